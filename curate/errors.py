@@ -1,0 +1,47 @@
+"""Every error that is the user's to mend.
+
+```
+CurateError                 base; the command line prints it in one line and exits with 2
+├── RecipeError             the recipe is wrong: names the field and what to type instead
+├── InputError              a source file is wrong: names the file, and the line where there is one
+├── TokenizerError          a tokenizer is absent, or failed its self-test
+├── MissingEvidence         a method lacks what it needs: names the command that makes it
+├── InfeasiblePlan          supply cannot meet the plan: names the domain that binds, and ways out
+├── ShardError              a written dataset is damaged or not ours
+└── EngineError             a worker died
+```
+
+Wrong arrays passed to pure maths raise `ValueError`; broken invariants are assertions.
+"""
+
+
+class CurateError(Exception):
+    """A fault whose message tells the user what was asked, what is possible, and what to type."""
+
+
+class RecipeError(CurateError):
+    """The recipe asks for something that does not exist or contradicts itself."""
+
+
+class InputError(CurateError):
+    """A source file cannot be read as the recipe says."""
+
+
+class TokenizerError(CurateError):
+    """A tokenizer cannot be loaded, or does not do what the recipe says of it."""
+
+
+class MissingEvidence(CurateError):  # noqa: N818 - a name others rely on
+    """A mixing method needs evidence that has not been made yet."""
+
+
+class InfeasiblePlan(CurateError):  # noqa: N818 - a name others rely on
+    """Weights, supply and budget cannot all hold."""
+
+
+class ShardError(CurateError):
+    """A built dataset is incomplete, damaged, or was not written by curate."""
+
+
+class EngineError(CurateError):
+    """A worker process ended without a result."""
