@@ -1,0 +1,207 @@
+"""What to say when weights, supply and budget cannot all hold, and the ways out.
+
+Every way out is text that can be typed or pasted into the recipe, and works as it stands: tests
+feed it back. A message is one line, whatever the number of domains.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from decimal import Decimal
+from fractions import Fraction
+
+import yaml
+
+from curate.mixture.apportion import apportion, fits, largest_total, quota_bounds
+from curate.mixture.base import DomainSupply, MixtureRequest, cap_tokens, limit_tokens
+from curate.mixture.simplex import project_capped
+
+DOMAINS_NAMED = 5
+"""Domains that a message lists before it only counts the rest."""
+
+
+def explain_infeasible(request: MixtureRequest, weights: Sequence[float]) -> str:
+    """Why these weights cannot be had at the budget, and what to type instead.
+
+    Args:
+        request: Supply, caps and budget; the weights do not fit them.
+        weights: shape (domains,), what was asked for.
+
+    Returns:
+        One line: the domain that binds with its epochs, the largest budget at these weights, the
+        nearest mixture that fits where there is one, and the `max_epochs` that would do.
+    """
+    empty = explain_empty(request, weights)
+    if empty is not None:
+        return empty
+    budget, limits = request.budget_tokens, limit_tokens(request)
+    quotas = [high for _, high in quota_bounds(weights, budget)]
+    short = _short(weights, budget, limits)
+    binding = request.domains[min(short, key=lambda i: Fraction(limits[i], quotas[i]))]
+    epochs = {
+        request.domains[i].name: _decimal(_hundredths(quotas[i], request.domains[i])) for i in short
+    }
+    ways = []
+    largest = largest_total(weights, limits)
+    if largest:
+        ways.append(f"budget_tokens: {largest:_} (the most at these weights)")
+    policies = "repeat"
+    if sum(limit for weight, limit in zip(weights, limits, strict=True) if weight > 0) >= budget:
+        policies = "redistribute (to that) or repeat"
+        names = [domain.name for domain in request.domains]
+        ways.append(f"{paste_mixture(names, weights, limits, budget)} (the nearest that fits)")
+    ways.append(" and ".join(f"max_epochs: {text} for '{name}'" for name, text in epochs.items()))
+    ways.append(f"on_shortfall: {policies}")
+    return (
+        f"plan: {format_tokens(budget)} tokens at these weights need {epochs[binding.name]} epochs "
+        f"of '{binding.name}' (max_epochs {binding.max_epochs:g}). Either set {', or '.join(ways)}"
+    )
+
+
+def explain_supply(request: MixtureRequest, support: Sequence[int]) -> str:
+    """Why no weights of these domains can fill the budget, and what to type instead.
+
+    Args:
+        request: Supply, caps and budget.
+        support: Positions of the domains that may be used.
+    """
+    domains = [request.domains[i] for i in support]
+    limits = limit_tokens(request)
+    held = sum(limits[i] for i in support)
+    listed = ", ".join(
+        f"'{domain.name}' {format_tokens(domain.supply_tokens)} x {domain.max_epochs:g}"
+        for domain in domains[:DOMAINS_NAMED]
+    )
+    if len(domains) > DOMAINS_NAMED:
+        listed += f" and {len(domains) - DOMAINS_NAMED} more"
+    ways = [f"budget_tokens: {held:_} (the most they hold)"] if held else []
+    ways.append(
+        f"max_epochs: {_decimal(_sufficient_hundredths(request, support))} for those with less"
+    )
+    ways.append("on_shortfall: repeat")
+    return (
+        f"plan: {format_tokens(request.budget_tokens)} tokens asked for, but within max_epochs "
+        f"there are {held:_} ({listed}). Either set {', or '.join(ways)}"
+    )
+
+
+def explain_empty(request: MixtureRequest, weights: Sequence[float] | None) -> str | None:
+    """Name the domains that have nothing to give but are asked to; None where there is none.
+
+    Args:
+        request: The domains.
+        weights: shape (domains,); a domain of weight zero may be empty. None: all are asked.
+    """
+    empty = [
+        f"'{domain.name}'"
+        for i, domain in enumerate(request.domains)
+        if domain.supply_tokens == 0 and (weights is None or weights[i] > 0)
+    ]
+    if not empty:
+        return None
+    several = len(empty) > 1
+    return (
+        f"plan: {'domains' if several else 'domain'} {', '.join(empty)} "
+        f"{'have' if several else 'has'} no training tokens. Check paths and what was quarantined, "
+        f"or remove {'them' if several else 'it'} (with method manual: weight 0)"
+    )
+
+
+def paste_mixture(
+    names: Sequence[str], weights: Sequence[float], limits: Sequence[int], budget_tokens: int
+) -> str:
+    """The nearest mixture that fits, as one line of YAML for the recipe.
+
+    Weights are decimals that sum to exactly 1, those at a cap rounded down, with as few digits as
+    keep every one within 1 % of its value.
+
+    Args:
+        names: Names of the domains.
+        weights: shape (domains,), what was asked for.
+        limits: shape (domains,), most tokens of each; together at least the budget where weights
+            are positive.
+        budget_tokens: The budget.
+
+    Example:
+        >>> paste_mixture(["wiki", "arxiv"], [0.5, 0.5], [42, 100], 100)
+        'mixture: {method: manual, weights: {wiki: 0.42, arxiv: 0.58}}'
+    """
+    nearest = project_capped(weights, [limit / budget_tokens for limit in limits])
+    texts = [f"{Decimal(repr(share)):f}" for share in nearest]
+    for digits in (4, 6, 9, 12, 15):
+        unit = 10**digits
+        try:
+            parts = apportion(nearest, unit, [limit * unit // budget_tokens for limit in limits])
+        except ValueError:
+            continue
+        pairs = zip(parts, nearest, strict=True)
+        if all(abs(part / unit - share) <= 0.01 * share for part, share in pairs) and fits(
+            [part / unit for part in parts], budget_tokens, limits
+        ):
+            texts = [_decimal(part, digits) for part in parts]
+            break
+    items = ", ".join(f"{_key(name)}: {text}" for name, text in zip(names, texts, strict=True))
+    return f"mixture: {{method: manual, weights: {{{items}}}}}"
+
+
+def format_tokens(tokens: int) -> str:
+    """A count of tokens for people.
+
+    Example:
+        >>> format_tokens(10_000_000_000), format_tokens(9_500)
+        ('10.0B', '9_500')
+    """
+    for scale, letter in ((10**12, "T"), (10**9, "B"), (10**6, "M")):
+        if tokens >= scale:
+            return f"{tokens / scale:.1f}{letter}"
+    return f"{tokens:_}"
+
+
+def _short(weights: Sequence[float], budget_tokens: int, limits: Sequence[int]) -> list[int]:
+    """Positions of the domains that must give more for these weights to fit.
+
+    Those whose quota passes the limit by a token or more, if giving them enough is enough; else
+    all whose quota passes it.
+    """
+    quotas = quota_bounds(weights, budget_tokens)
+    clearly = [i for i, (low, _) in enumerate(quotas) if low > limits[i]]
+    raised = [quotas[i][1] if i in clearly else limit for i, limit in enumerate(limits)]
+    if fits(weights, budget_tokens, raised):
+        return clearly
+    return [i for i, (_, high) in enumerate(quotas) if high > limits[i]]
+
+
+def _key(name: str) -> str:
+    """A mapping key that YAML reads back as this very string."""
+    plain = re.fullmatch(r"[A-Za-z][A-Za-z0-9_.+-]*", name) and yaml.safe_load(name) == name
+    return name if plain else json.dumps(name, ensure_ascii=False)
+
+
+def _decimal(parts: int, digits: int = 2) -> str:
+    """`parts` / 10^digits as a decimal without trailing zeros: 470 → 4.7."""
+    text = f"{parts // 10**digits}.{parts % 10**digits:0{digits}d}".rstrip("0")
+    return text.rstrip(".")
+
+
+def _hundredths(tokens: int, domain: DomainSupply) -> int:
+    """Epochs that give at least this many tokens, in hundredths, rounded up."""
+    return -(-100 * tokens // domain.supply_tokens)
+
+
+def _sufficient_hundredths(request: MixtureRequest, support: Sequence[int]) -> int:
+    """Least `max_epochs`, in hundredths, that lets these domains fill the budget.
+
+    Domains with more keep theirs. What they give together grows with it, so bisection finds it.
+    """
+    domains = [request.domains[i] for i in support]
+    own = [cap_tokens(domain) or 0 for domain in domains]
+    supply = [domain.supply_tokens for domain in domains]
+    low, high = 0, 100 * math.ceil(Fraction(request.budget_tokens + len(domains), sum(supply)))
+    while high - low > 1:
+        middle = (low + high) // 2
+        held = sum(max(cap, middle * s // 100) for cap, s in zip(own, supply, strict=True))
+        low, high = (low, middle) if held >= request.budget_tokens else (middle, high)
+    return high
