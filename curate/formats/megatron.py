@@ -1,0 +1,240 @@
+"""Megatron-LM's indexed dataset: `<stem>.bin` holds the tokens, `<stem>.idx` where documents begin.
+
+One sequence a document. Left out: sequences of several parts, the modes of multimodal data, and
+the loss masks of GPT-NeoX; `read` takes only the layout that `write` makes. All is little-endian:
+
+| offset | type | value |
+|---|---|---|
+| 0 | 9 bytes | `MMIDIDX`, two zero bytes |
+| 9 | u64 | 1, the version |
+| 17 | u8 | code of the dtype: 8 uint16, 4 int32 |
+| 18 | u64 | S, sequences |
+| 26 | u64 | S + 1, document boundaries |
+| 34 | i32[S] | tokens of each sequence |
+| | i64[S] | byte of `.bin` where each sequence begins |
+| | i64[S + 1] | first sequence of each document, 0 to S: a document is a sequence |
+
+Megatron takes uint16 for a vocabulary below 65 500 and there is no code for uint32. Its
+`fast_cache_load` path ignores the file and assumes uint16 up to a vocabulary of 65 536: do not use
+it with 65 500 to 65 536 ids. Megatron cannot open an empty `.bin`, so a shard without a token is
+only for curate to read.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curate.errors import RecipeError, ShardError
+from curate.formats.base import (
+    FILL,
+    READ_BATCH_TOKENS,
+    TokenBatch,
+    TokenFormat,
+    open_shard,
+    read_tokens,
+    runs,
+    sibling,
+    write_tokens,
+)
+from curate.storage import atomic_path
+
+MAGIC = b"MMIDIDX\0\0"
+VERSION = 1
+HEADER = struct.Struct("<9sQBQQ")
+UINT16, INT32, INT64 = np.dtype("<u2"), np.dtype("<i4"), np.dtype("<i8")
+CODES: dict[int, np.dtype[Any]] = {8: UINT16, 4: INT32}
+VOCABULARY_OF_INT32 = 65_500
+"""Smallest vocabulary that Megatron's own writer stores as int32."""
+LONGEST_TOKENS = 2**31 - 1
+INDEX_PIECE = 1 << 20
+"""Entries of the index handled at a time, so that only the lengths are held in memory."""
+
+
+def dtype_for(highest_id: int) -> np.dtype[Any]:
+    """Uint16 for a vocabulary below 65 500, else int32, as Megatron chooses.
+
+    Raises:
+        RecipeError: The highest id needs more than 31 bits.
+
+    Example:
+        >>> dtype_for(65_498).name, dtype_for(65_499).name
+        ('uint16', 'int32')
+    """
+    if highest_id > np.iinfo(INT32).max:
+        raise RecipeError(
+            f"output.format: megatron holds token ids up to {np.iinfo(INT32).max}, the tokenizer "
+            f"has {highest_id}; output.format: npy holds 32 bits"
+        )
+    return UINT16 if highest_id + 1 < VOCABULARY_OF_INT32 else INT32
+
+
+def write(stem: Path, batches: Iterable[TokenBatch], dtype: np.dtype[Any]) -> list[Path]:
+    """Write `<stem>.bin`, then `<stem>.idx`: an index never stands without its tokens.
+
+    Raises:
+        ValueError: `dtype` is neither uint16 nor int32, or a batch contradicts itself.
+        ShardError: A document has 2^31 tokens or more, or a token id does not fit `dtype`.
+    """
+    if dtype not in (UINT16, INT32):
+        raise ValueError(f"dtype must be uint16 or int32, got {dtype.name}")
+    bin_path, idx_path = sibling(stem, ".bin"), sibling(stem, ".idx")
+    pieces: list[NDArray[np.int32]] = []
+    with atomic_path(idx_path) as idx_temporary, atomic_path(bin_path) as bin_temporary:
+        with bin_temporary.open(FILL, buffering=0) as file:
+            for batch in batches:
+                longest = int(batch.lengths.max(initial=0))
+                if longest > LONGEST_TOKENS:
+                    raise ShardError(
+                        f"{bin_path}: a document has {longest} tokens, megatron indexes at most "
+                        f"{LONGEST_TOKENS}; split it, or set output.format: npy"
+                    )
+                write_tokens(file, batch, dtype)
+                pieces.append(batch.lengths.astype(INT32))
+        lengths = np.concatenate([np.empty(0, INT32), *pieces])
+        with idx_temporary.open(FILL) as index:
+            write_index(index, lengths, dtype)
+        # An index from an earlier run would not fit the new tokens in the moment between renames.
+        idx_path.unlink(missing_ok=True)
+    return [bin_path, idx_path]
+
+
+def write_index(index: BinaryIO, lengths: NDArray[np.int32], dtype: np.dtype[Any]) -> None:
+    """Write a whole `.idx`.
+
+    Args:
+        index: Opened for writing, at its beginning.
+        lengths: shape (sequences,), tokens of each sequence.
+        dtype: Of the tokens in `.bin`.
+    """
+    sequences = len(lengths)
+    code = next(code for code, known in CODES.items() if known == dtype)
+    index.write(HEADER.pack(MAGIC, VERSION, code, sequences, sequences + 1))
+    index.write(lengths.view(np.uint8).data)
+    for _, begins_bytes in sequence_begins(lengths, dtype):
+        index.write(begins_bytes.view(np.uint8).data)
+    for start in range(0, sequences + 1, INDEX_PIECE):
+        boundaries = np.arange(start, min(start + INDEX_PIECE, sequences + 1), dtype=INT64)
+        index.write(boundaries.view(np.uint8).data)
+
+
+def sequence_begins(
+    lengths: NDArray[np.int32], dtype: np.dtype[Any]
+) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """Where in `.bin` sequences begin, a piece at a time.
+
+    Yields:
+        (first sequence of the piece, shape (sequences of the piece,) offsets in bytes).
+    """
+    total_bytes = 0
+    for start in range(0, len(lengths), INDEX_PIECE):
+        lengths_bytes = lengths[start : start + INDEX_PIECE].astype(INT64) * dtype.itemsize
+        ends_bytes = np.cumsum(lengths_bytes, dtype=INT64) + total_bytes
+        yield start, ends_bytes - lengths_bytes
+        total_bytes = int(ends_bytes[-1])
+
+
+def read(stem: Path, dtype: np.dtype[Any]) -> Iterator[TokenBatch]:
+    """The documents of a shard, up to 4M tokens at a time; a longer document comes alone.
+
+    Raises:
+        ShardError: A file is absent, cut or too long, the index contradicts itself, or it says
+            another dtype.
+    """
+    bin_path = sibling(stem, ".bin")
+    lengths = read_index(sibling(stem, ".idx"), dtype)
+    count_tokens = int(lengths.sum(dtype=np.int64))
+    with open_shard(bin_path) as file:
+        expect_bytes(bin_path, count_tokens * dtype.itemsize, f"{count_tokens} tokens")
+        for start, stop in runs(lengths, READ_BATCH_TOKENS):
+            batch_lengths = lengths[start:stop].astype(np.int64)
+            tokens = read_tokens(file, int(batch_lengths.sum()), dtype, bin_path)
+            yield TokenBatch(tokens, batch_lengths)
+
+
+def read_index(path: Path, dtype: np.dtype[Any]) -> NDArray[np.int32]:
+    """Tokens of each sequence, after checking every field of the index.
+
+    Raises:
+        ShardError: A field is not what the format and the lengths demand.
+    """
+    with open_shard(path) as index:
+        sequences = read_header(path, index.read(HEADER.size), dtype)
+        index_bytes = HEADER.size + 4 * sequences + 8 * sequences + 8 * (sequences + 1)
+        expect_bytes(path, index_bytes, f"an index of {sequences} sequences")
+        lengths = read_tokens(index, sequences, INT32, path)
+        if sequences and lengths.min() < 0:
+            where = int(lengths.argmin())
+            raise ShardError(f"{path}: sequence {where} has {lengths[where]} tokens")
+        for start, expected in sequence_begins(lengths, dtype):
+            found = read_tokens(index, len(expected), INT64, path)
+            expect_equal(path, "byte offset of sequence", start, expected, found)
+        for start in range(0, sequences + 1, INDEX_PIECE):
+            expected = np.arange(start, min(start + INDEX_PIECE, sequences + 1), dtype=INT64)
+            found = read_tokens(index, len(expected), INT64, path)
+            expect_equal(path, "first sequence of document", start, expected, found)
+    return lengths
+
+
+def read_header(path: Path, found: bytes, dtype: np.dtype[Any]) -> int:
+    """Number of sequences that the header of an `.idx` announces.
+
+    Raises:
+        ShardError: It is cut, not Megatron's, or of another dtype.
+    """
+    if len(found) != HEADER.size:
+        raise ShardError(f"{path}: expected a header of {HEADER.size} bytes, found {len(found)}")
+    magic, version, code, sequences, boundaries = HEADER.unpack(found)
+    if (magic, version) != (MAGIC, VERSION):
+        raise ShardError(
+            f"{path}: expected a Megatron index starting {MAGIC!r}, version {VERSION}, "
+            f"found {magic!r}, version {version}"
+        )
+    if code not in CODES or CODES[code] != dtype:
+        stored = CODES[code].name if code in CODES else "a dtype curate does not write"
+        raise ShardError(f"{path}: expected tokens of {dtype.name}, found code {code}: {stored}")
+    if boundaries != sequences + 1:
+        raise ShardError(
+            f"{path}: expected {sequences + 1} document boundaries for {sequences} sequences, "
+            f"found {boundaries}"
+        )
+    return int(sequences)
+
+
+def expect_bytes(path: Path, expected_bytes: int, what: str) -> None:
+    """Raise `ShardError` unless the file has exactly that size."""
+    found_bytes = path.stat().st_size
+    if found_bytes != expected_bytes:
+        raise ShardError(f"{path}: expected {expected_bytes} bytes for {what}, found {found_bytes}")
+
+
+def expect_equal(
+    path: Path, what: str, start: int, expected: NDArray[Any], found: NDArray[Any]
+) -> None:
+    """Raise `ShardError` at the first entry, counted from `start`, that differs."""
+    differing = np.flatnonzero(expected != found)
+    if differing.size:
+        first = int(differing[0])
+        raise ShardError(
+            f"{path}: {what} {start + first}: expected {expected[first]}, found {found[first]}"
+        )
+
+
+FORMAT = TokenFormat(
+    name="megatron",
+    summary="token ids with an index of documents (.bin and .idx)",
+    trainers="Megatron-LM, NeMo, Megatron-Bridge, GPT-NeoX (data_impl: mmap), MaxText",
+    keeps_documents=True,
+    dtype_for=dtype_for,
+    write=write,
+    read=read,
+    snippet="""from megatron.core.datasets.indexed_dataset import IndexedDataset
+
+documents = IndexedDataset("{path}")  # to train: --data-path {path}
+""",
+)

@@ -1,0 +1,143 @@
+"""Files written whole or not at all, and the hashes they are known by.
+
+Everything curate writes goes to a temporary name in the same directory first and is renamed when
+complete, so a killed run leaves no half file under a final name. Reading goes through fsspec where
+a path is a URL. Locks and remote *output* are left out: outputs are local directories.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import xxhash
+
+from curate.errors import InputError
+
+HASH_CHUNK_BYTES = 4 << 20
+STAT_SAFETY_NANOSECONDS = 2_000_000_000
+"""A file modified this shortly before it was hashed may change again within one clock tick."""
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary sibling of `path`; rename it on success, remove it on an exception."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        os.chmod(temporary, 0o666 & ~current_umask())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_directory(path: Path) -> Iterator[Path]:
+    """Yield a temporary sibling directory; rename it on success, remove it on an exception.
+
+    If another process has put `path` there meanwhile, that one is kept: names are made of content,
+    so both hold the same.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    try:
+        yield temporary
+        os.chmod(temporary, 0o777 & ~current_umask())
+        try:
+            os.rename(temporary, path)
+        except OSError:
+            if not path.is_dir():
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def current_umask() -> int:
+    """The process's file mode creation mask, which can only be read by setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, atomically; keys keep their order."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON.
+
+    Raises:
+        InputError: The file is absent or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise InputError(f"{path}: not valid JSON ({error})") from error
+
+
+def hash_bytes(*pieces: bytes) -> str:
+    """xxh3-128 over length-prefixed pieces, 32 hexadecimal digits.
+
+    Example:
+        >>> hash_bytes(b"ab", b"c") == hash_bytes(b"a", b"bc")
+        False
+    """
+    digest = xxhash.xxh3_128()
+    for piece in pieces:
+        digest.update(len(piece).to_bytes(8, "little"))
+        digest.update(piece)
+    return digest.hexdigest()
+
+
+def hash_json(value: Any) -> str:
+    """Hash of a JSON value that does not depend on the order of keys."""
+    return hash_bytes(json.dumps(value, sort_keys=True, ensure_ascii=False).encode())
+
+
+def hash_stream(stream: BinaryIO) -> str:
+    """xxh3-128 of everything the stream still holds, 32 hexadecimal digits."""
+    digest = xxhash.xxh3_128()
+    while chunk := stream.read(HASH_CHUNK_BYTES):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def hash_file(path: Path) -> str:
+    """xxh3-128 of a local file's bytes, 32 hexadecimal digits."""
+    with path.open("rb", buffering=0) as stream:
+        return hash_stream(stream)
+
+
+def is_url(path: str) -> bool:
+    """Whether `path` names a protocol, as in `s3://bucket/key`."""
+    return "://" in path
+
+
+def open_input(path: str) -> BinaryIO:
+    """Open a local path or a URL for reading bytes, seekable.
+
+    Raises:
+        InputError: It cannot be opened; the message names it and says why.
+    """
+    try:
+        if is_url(path):
+            import fsspec
+
+            remote: BinaryIO = fsspec.open(path, "rb").open()
+            return remote
+        return open(path, "rb", buffering=0)
+    except (OSError, ValueError, ImportError) as error:
+        raise InputError(f"{path}: cannot be opened ({error})") from error
