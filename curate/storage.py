@@ -70,8 +70,11 @@ def current_umask() -> int:
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, atomically; keys keep their order."""
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    if not _is_encodable(text):  # a file name that is not UTF-8: escaped, it reads back the same
+        text = json.dumps(value, indent=2)
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", "utf-8")
+        temporary.write_text(text + "\n", "utf-8")
 
 
 def read_json(path: Path) -> Any:
@@ -103,8 +106,14 @@ def hash_bytes(*pieces: bytes) -> str:
 
 
 def hash_json(value: Any) -> str:
-    """Hash of a JSON value that does not depend on the order of keys."""
-    return hash_bytes(json.dumps(value, sort_keys=True, ensure_ascii=False).encode())
+    """Hash of a JSON value that does not depend on the order of keys.
+
+    Example:
+        >>> hash_json({"a": 1, "b": None}) == hash_json({"b": None, "a": 1})
+        True
+    """
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False)
+    return hash_bytes(text.encode("utf-8", "surrogatepass"))  # file names may hold surrogates
 
 
 def hash_stream(stream: BinaryIO) -> str:
@@ -132,12 +141,33 @@ def open_input(path: str) -> BinaryIO:
     Raises:
         InputError: It cannot be opened; the message names it and says why.
     """
+    if is_url(path):
+        return _open_url(path)
     try:
-        if is_url(path):
-            import fsspec
-
-            remote: BinaryIO = fsspec.open(path, "rb").open()
-            return remote
         return open(path, "rb", buffering=0)
-    except (OSError, ValueError, ImportError) as error:
-        raise InputError(f"{path}: cannot be opened ({error})") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise InputError(f"{path}: cannot be opened ({_reason(error)})") from error
+
+
+def _open_url(path: str) -> BinaryIO:
+    import fsspec
+
+    try:
+        remote: BinaryIO = fsspec.open(path, "rb").open()
+    except Exception as error:  # noqa: BLE001 - each protocol raises errors of its own library
+        raise InputError(f"{path}: cannot be opened ({_reason(error)})") from error
+    return remote
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, in one line and without the path again."""
+    words = getattr(error, "strerror", None) or " ".join(str(error).split())
+    return words or type(error).__name__
+
+
+def _is_encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

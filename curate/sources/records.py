@@ -40,6 +40,8 @@ class SourceFile:
     size_bytes: int
     content_hash: str
     """xxh3-128 of the raw bytes, 32 hexadecimal digits."""
+    name: str = ""
+    """Path below the directory the recipe names, or the file's name: what a text file is called."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,202 @@
+"""Worker processes on this machine.
+
+Workers are forked where the platform allows, so that they share what the parent has imported, and
+spawned elsewhere. They take work from shared counters and send back descriptors, never data. A
+worker that dies ends the run with an error that says how; what was finished stays on disk. Workers
+never outlive the parent, however it ends.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+from curate import errors
+from curate.errors import CurateError, EngineError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Send = Callable[[Any], None]
+
+TICK_SECONDS = 0.1
+
+
+def context() -> multiprocessing.context.BaseContext:
+    """Fork on Linux; spawn where forking is unsafe (macOS) or absent (Windows)."""
+    return multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+
+
+def default_workers() -> int:
+    """Cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """How a worker ended, in words that survive the way to the parent."""
+
+    kind: str
+    message: str
+
+
+def run_workers(
+    body: Callable[[int, Send], None],
+    workers: int,
+    on_message: Callable[[Any], None],
+    on_tick: Callable[[], None],
+) -> None:
+    """Run `body(worker_number, send)` in each worker and hand on what they send.
+
+    Args:
+        body: Picklable where the platform spawns; anything where it forks.
+        workers: Processes, at least 1.
+        on_message: Called in the parent with each object sent, in the order of arrival.
+        on_tick: Called in the parent about ten times a second, and between messages.
+
+    Raises:
+        CurateError: What a worker raised.
+        EngineError: A worker died.
+    """
+    started = context()
+    processes: dict[Any, Any] = {}
+    try:
+        for number in range(workers):
+            receiver, sender = started.Pipe(duplex=False)
+            process = started.Process(  # type: ignore[attr-defined]
+                target=_work, args=(body, number, sender), daemon=True
+            )
+            process.start()
+            sender.close()
+            processes[receiver] = process
+        _collect(processes, on_message, on_tick)
+    finally:
+        for process in processes.values():
+            if process.is_alive():
+                process.terminate()
+        for process in processes.values():
+            process.join()
+
+
+def _collect(
+    processes: dict[Any, Any],
+    on_message: Callable[[Any], None],
+    on_tick: Callable[[], None],
+) -> None:
+    """Receive until every worker has ended; `processes` is by the parent's end of the pipe."""
+    open_ends = dict(processes)
+    while open_ends:
+        for ready in multiprocessing.connection.wait(list(open_ends), TICK_SECONDS):
+            receiver: Any = ready
+            try:
+                message = receiver.recv()
+            except (EOFError, OSError):
+                process = open_ends.pop(receiver)
+                process.join()
+                if process.exitcode != 0:
+                    raise EngineError(_obituary(process.exitcode)) from None
+                continue
+            if isinstance(message, _Failure):
+                raise _revive(message)
+            on_message(message)
+        on_tick()
+
+
+def _work(body: Callable[[int, Send], None], number: int, sender: Any) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it and ends the workers
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    try:
+        body(number, sender.send)
+    except CurateError as error:
+        sender.send(_Failure(type(error).__name__, str(error)))
+    except MemoryError:
+        sender.send(_Failure("EngineError", _out_of_memory()))
+    except Exception:  # noqa: BLE001 - a fault of ours, shown whole in the parent
+        sender.send(_Failure("", traceback.format_exc()))
+    finally:
+        sender.close()
+
+
+def _end_with_parent() -> None:
+    """Wait until the parent is gone, killed perhaps, and then end this worker too."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _revive(failure: _Failure) -> Exception:
+    kind = getattr(errors, failure.kind, None)
+    if kind is None:
+        return RuntimeError(f"a worker failed:\n{failure.message}")
+    error: Exception = kind(failure.message)
+    return error
+
+
+def _obituary(exit_code: int | None) -> str:
+    if exit_code is not None and exit_code < 0:
+        number = -exit_code
+        known = number in {item.value for item in signal.Signals}  # not so for real-time signals
+        name = signal.Signals(number).name if known else f"signal {number}"
+        if name == "SIGKILL":
+            return _out_of_memory()
+        return f"a worker was ended by {name}; what it finished is kept, run again to go on"
+    return f"a worker ended with exit code {exit_code}; run again to go on"
+
+
+def _out_of_memory() -> str:
+    return (
+        "a worker was killed, most likely for want of memory; what was finished is kept: "
+        "run again with fewer workers (--workers 1)"
+    )
+
+
+def map_tasks(
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    workers: int,
+    on_tick: Callable[[], None] = lambda: None,
+) -> list[Result]:
+    """Apply `function` to every item, in parallel, and return the results in order.
+
+    Example:
+        >>> map_tasks(abs, [-3, 1, -2], workers=2)
+        [3, 1, 2]
+    """
+    results: dict[int, Result] = {}
+    workers = min(workers, len(items))
+    if workers <= 1:
+        for number, item in enumerate(items):
+            results[number] = function(item)
+            on_tick()
+        return [results[number] for number in range(len(items))]
+    counter = context().Value("q", 0)
+
+    def keep(message: tuple[int, Result]) -> None:
+        results[message[0]] = message[1]
+
+    run_workers(partial(_map_body, function, items, counter), workers, keep, on_tick)
+    return [results[number] for number in range(len(items))]
+
+
+def _map_body(
+    function: Callable[[Any], Any], items: Sequence[Any], counter: Any, number: int, send: Send
+) -> None:
+    while True:
+        with counter.get_lock():
+            position = counter.value
+            counter.value += 1
+        if position >= len(items):
+            return
+        send((position, function(items[position])))

@@ -1,0 +1,186 @@
+"""Files to documents: find the files, identify them, cut them into segments, read the segments.
+
+    paths = expand(patterns, options, base)      which files
+    files = identify(paths, cache)               what is in them, as hashes
+    plans = segments(files, options)             how each is cut, by which reader
+    reader.read(plan.segment(k))                 blocks of documents, and of bad records
+
+`READERS` are the kinds of file that can be read; adding one touches its own file and one row here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol
+
+from curate.errors import RecipeError
+from curate.sources.csv_files import CsvReader
+from curate.sources.discover import InputPath, expand
+from curate.sources.identify import identify
+from curate.sources.json_array import JsonArrayReader
+from curate.sources.jsonl import JsonlReader
+from curate.sources.plans import (
+    HEAD_BYTES,
+    FilePlan,
+    PlanRequest,
+    plan_lines,
+    plan_whole,
+    reader_of,
+)
+from curate.sources.records import SEGMENT_BYTES, Block, ReadOptions, Segment, SourceFile
+from curate.sources.streams import StreamDamage, open_stream
+from curate.sources.tables import TableReader, plan_table
+from curate.sources.text_files import TextReader
+
+__all__ = [
+    "READERS",
+    "FilePlan",
+    "InputPath",
+    "ReaderInfo",
+    "SegmentReader",
+    "expand",
+    "identify",
+    "segments",
+]
+
+GROUP_FILES = 4096
+"""Most small files that one segment covers."""
+
+
+class Reader(Protocol):
+    """Reads segments of one kind of file; may keep a file open for the segment that follows."""
+
+    def read(self, segment: Segment, keep_metadata: bool) -> Iterator[Block]:
+        """The documents of one segment."""
+        ...
+
+    def close(self) -> None:
+        """Close what is open."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ReaderInfo:
+    """One kind of file."""
+
+    summary: str
+    open: Callable[[], Reader]
+    plan: Callable[[PlanRequest], FilePlan] | None
+    """Cuts one file; None: files are whole documents, read in groups."""
+
+
+READERS: dict[str, ReaderInfo] = {
+    "jsonl": ReaderInfo("JSON lines: one record a line", JsonlReader, plan_lines),
+    "json_array": ReaderInfo("one JSON array of records", JsonArrayReader, plan_whole),
+    "parquet": ReaderInfo("Parquet", TableReader, plan_table),
+    "arrow": ReaderInfo("Arrow or Feather file, or Arrow stream", TableReader, plan_table),
+    "csv": ReaderInfo("CSV or TSV with a header row", CsvReader, plan_whole),
+    "text": ReaderInfo("plain text or source code: one document a file", TextReader, None),
+}
+
+
+class SegmentReader:
+    """Reads segments, one worker's worth.
+
+    The file of the last segment stays open, so segments of a compressed file read in rising order
+    decompress it once.
+    """
+
+    def __init__(self) -> None:
+        """Start with no file open."""
+        self._readers: dict[str, Reader] = {}
+
+    def read(self, segment: Segment, keep_metadata: bool = False) -> Iterator[Block]:
+        """The documents of a segment in blocks of about `BLOCK_BYTES`, at least one block.
+
+        Bad records, and damage to the file, are in `Block.bad`.
+
+        Raises:
+            InputError: The file is gone, cannot be read, or has changed.
+        """
+        if segment.reader not in self._readers:
+            self._readers[segment.reader] = READERS[segment.reader].open()
+        return self._readers[segment.reader].read(segment, keep_metadata)
+
+    def close(self) -> None:
+        """Close the files that are open."""
+        for reader in self._readers.values():
+            reader.close()
+
+    def __del__(self) -> None:
+        """Close the files that are open, if nobody has."""
+        self.close()
+
+    def __enter__(self) -> SegmentReader:
+        """The reader itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the files that are open."""
+        self.close()
+
+
+def segments(
+    files: list[SourceFile], options: ReadOptions, segment_bytes: int = SEGMENT_BYTES
+) -> list[FilePlan]:
+    """Decide the reader of each file and how the file is cut.
+
+    Args:
+        files: As `identify` gives them.
+        options: The domain's; `reader` other than `auto` is taken at its word.
+        segment_bytes: Decompressed bytes of a segment; part of what was cut, so keep it fixed.
+
+    Returns:
+        Plans in the order of their first files. Text files go in groups of up to `segment_bytes`
+        or 4,096 files, in the order given; every other file has its own plan.
+
+    Raises:
+        RecipeError: `options.reader` is not in `READERS`.
+        InputError: A file cannot be opened, or has changed since it was identified.
+    """
+    if options.reader != "auto" and options.reader not in READERS:
+        nearest = difflib.get_close_matches(options.reader, READERS, n=1)
+        meant = f"did you mean '{nearest[0]}'? " if nearest else ""
+        raise RecipeError(
+            f"reader: there is no '{options.reader}'; {meant}Choose auto or one of "
+            f"{', '.join(READERS)}"
+        )
+    entries: list[FilePlan | list[SourceFile]] = []
+    group: list[SourceFile] = []
+    group_bytes = segment_bytes
+    for file in files:
+        reader, stream_kind = recognise(file, options)
+        plan = READERS[reader].plan
+        if plan is not None:
+            entries.append(plan(PlanRequest(reader, file, options, stream_kind, segment_bytes)))
+            continue
+        if group_bytes >= segment_bytes or len(group) == GROUP_FILES:
+            group, group_bytes = [], 0
+            entries.append(group)
+        group.append(file)
+        group_bytes += file.size_bytes
+    return [
+        FilePlan("text", tuple(entry), options, count=1) if isinstance(entry, list) else entry
+        for entry in entries
+    ]
+
+
+def recognise(file: SourceFile, options: ReadOptions) -> tuple[str, str]:
+    """The reader for a file, and what the file is compressed with."""
+    if options.reader == "text":
+        return "text", ""
+    head = b""
+    with open_stream(file.path, file.size_bytes) as stream:
+        with contextlib.suppress(StreamDamage):
+            head = stream.read(HEAD_BYTES)
+        reader = reader_of(head, file.path) if options.reader == "auto" else options.reader
+        return reader, stream.kind

@@ -1,0 +1,185 @@
+"""Columns of Arrow tables as Python values: texts, identifiers, metadata."""
+
+from __future__ import annotations
+
+import base64
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from curate.sources.documents import identifier
+
+TextValue = str | bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnPath:
+    """Where a value is: a column, and the fields of the structs inside it."""
+
+    column: str
+    fields: tuple[str, ...]
+    type: Any
+    """Arrow type of the value."""
+
+    @property
+    def dotted(self) -> str:
+        """The path as Parquet writes it."""
+        return ".".join((self.column, *self.fields))
+
+    @property
+    def holds_text(self) -> bool:
+        """Whether the values can be texts: strings or bytes, plain or dictionary-encoded."""
+        return is_textual(self.type)
+
+    def values(self, batch: Any) -> Any:
+        """The Arrow array at this path in a record batch."""
+        array = batch.column(batch.schema.names.index(self.column))
+        for field in self.fields:
+            array = pc.struct_field(array, field)
+        # Views share their buffers between rows, so the length of a slice could not be known.
+        if pa.types.is_string_view(array.type):
+            array = array.cast(pa.large_string())
+        elif pa.types.is_binary_view(array.type):
+            array = array.cast(pa.large_binary())
+        return array
+
+
+def is_textual(kind: Any) -> bool:
+    """Whether an Arrow type holds strings or bytes, or nothing but nulls."""
+    types = pa.types
+    if types.is_dictionary(kind):
+        return is_textual(kind.value_type)
+    return (
+        types.is_string(kind)
+        or types.is_large_string(kind)
+        or types.is_string_view(kind)
+        or types.is_null(kind)
+        or is_bytes(kind)
+    )
+
+
+def is_bytes(kind: Any) -> bool:
+    """Whether an Arrow type holds bytes of any layout."""
+    types = pa.types
+    return bool(
+        types.is_binary(kind)
+        or types.is_large_binary(kind)
+        or types.is_binary_view(kind)
+        or types.is_fixed_size_binary(kind)
+    )
+
+
+def find_column(schema: Any, path: str) -> ColumnPath | None:
+    """Find a column by its name, or a struct's field by a dotted path; None if there is none."""
+    if path in schema.names:
+        return ColumnPath(path, (), schema.types[schema.names.index(path)])
+    column, *fields = path.split(".")
+    if column not in schema.names:
+        return None
+    kind = schema.types[schema.names.index(column)]
+    for field in fields:
+        if not pa.types.is_struct(kind) or kind.get_field_index(field) < 0:
+            return None
+        kind = kind.field(field).type
+    return ColumnPath(column, tuple(fields), kind)
+
+
+def describe_columns(schema: Any) -> str:
+    """Columns and their types for a message."""
+    return ", ".join(f"{field.name} {field.type}" for field in schema) or "none"
+
+
+def text_values(array: Any) -> list[TextValue]:
+    """Strings of a textual array; bytes where they are not UTF-8, None where null."""
+    if pa.types.is_dictionary(array.type):
+        values = text_values(array.dictionary)
+        return [None if i is None else values[i] for i in array.indices.to_pylist()]
+    try:
+        if is_bytes(array.type):
+            array = array.cast(pa.large_binary()).cast(pa.large_string())
+        texts: list[TextValue] = array.to_pylist()
+        return texts
+    except (pa.ArrowInvalid, UnicodeDecodeError):
+        return [decode(value) for value in array.cast(pa.large_binary()).to_pylist()]
+
+
+def decode(value: bytes | None) -> TextValue:
+    """UTF-8 as text, other bytes as they are."""
+    try:
+        return None if value is None else value.decode("utf-8")
+    except UnicodeDecodeError:
+        return value
+
+
+def check_column(array: Any) -> None:
+    """Prove that an array's offsets stay inside its buffers; Arrow trusts them otherwise.
+
+    Raises:
+        ArrowInvalid: They do not. Strings that are not UTF-8 are left to `text_values`.
+    """
+    if pa.types.is_string(array.type):
+        array = array.cast(pa.binary())
+    elif pa.types.is_large_string(array.type):
+        array = array.cast(pa.large_binary())
+    array.validate(full=True)
+
+
+def identifiers(array: Any) -> list[str]:
+    """Strings and integers of an array as identifiers, empty for all else."""
+    if is_textual(array.type):
+        return [value if isinstance(value, str) else "" for value in text_values(array)]
+    if pa.types.is_integer(array.type):
+        return [identifier(value) for value in array.to_pylist()]
+    return [""] * len(array)
+
+
+def metadata_values(array: Any) -> list[Any]:
+    """The values of any column as JSON can hold them; times as Arrow writes them.
+
+    Python's own time types stop at microseconds and at the year 9999, and what Arrow makes of
+    finer ones depends on whether pandas is installed.
+    """
+    try:
+        return [jsonable(value) for value in array.cast(without_times(array.type)).to_pylist()]
+    except (pa.ArrowException, ValueError, OverflowError):
+        return [array.slice(row, 1).to_string() for row in range(len(array))]
+
+
+def without_times(kind: Any) -> Any:
+    """An Arrow type with every date, time and duration in it replaced by string."""
+    types = pa.types
+    if types.is_date(kind) or types.is_time(kind) or types.is_timestamp(kind):
+        return pa.string()
+    if types.is_duration(kind):
+        return pa.string()
+    if types.is_struct(kind):
+        return pa.struct([field.with_type(without_times(field.type)) for field in kind])
+    if types.is_list(kind):
+        return pa.list_(kind.value_field.with_type(without_times(kind.value_type)))
+    if types.is_large_list(kind):
+        return pa.large_list(kind.value_field.with_type(without_times(kind.value_type)))
+    return kind
+
+
+def jsonable(value: Any) -> Any:
+    r"""A Python value as JSON can hold it; bytes that are not UTF-8 in base64.
+
+    Example:
+        >>> jsonable({"a": (1, float("nan")), "b": b"\xff"})
+        {'a': [1, None], 'b': '/w=='}
+    """
+    if value is None or isinstance(value, str | int):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(key): jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [jsonable(item) for item in value]
+    if isinstance(value, bytes):
+        text = decode(value)
+        return text if isinstance(text, str) else base64.b64encode(value).decode("ascii")
+    return str(value)

@@ -1,0 +1,164 @@
+"""Which files a recipe's `paths` mean: names, globs, directories and URLs.
+
+Hidden files, whose names start with a dot, are taken only where a pattern names them, literally or
+by a part that starts with a dot. Symbolic links to directories are followed, each directory once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import glob
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from curate.errors import InputError
+from curate.sources.records import ReadOptions
+from curate.sources.remote import GLOB_CHARACTERS, Fits, expand_url, name_filter
+from curate.storage import is_url
+
+LISTED_NAMES = 8
+
+
+class InputPath(NamedTuple):
+    """A file, and what it is called below the directory that the recipe names."""
+
+    path: str
+    name: str
+
+
+def expand(patterns: Sequence[str], options: ReadOptions, base: Path) -> list[InputPath]:
+    """Find the files that patterns mean.
+
+    A pattern is a file, a directory (walked for files whose names fit `options.glob`), a glob in
+    which `**` stands for any directories, or one of these as a URL. What exists under a pattern's
+    own name is taken literally, even if the name holds glob characters.
+
+    Args:
+        patterns: As in the recipe; relative ones start at `base`, `~` is the home directory.
+        options: `glob` restricts what is found by walking directories.
+        base: The recipe's directory.
+
+    Returns:
+        Files sorted by path, each once. `name` is the path below the directory that was walked,
+        or below the fixed part of the glob; for a file named literally it is its own name.
+
+    Raises:
+        InputError: A pattern matches nothing; the message names what is there instead.
+    """
+    fits = name_filter(options.glob)
+    found: dict[str, InputPath] = {}
+    for pattern in patterns:
+        if is_url(pattern):
+            matches = [InputPath(path, name) for path, name in expand_url(pattern, fits)]
+        else:
+            matches = expand_local(str(base / os.path.expanduser(pattern)), fits)
+        if not matches:
+            raise InputError(explain_no_match(pattern, base, options))
+        for match in matches:
+            found.setdefault(match.path, match)
+    return [found[path] for path in sorted(found)]
+
+
+def expand_local(pattern: str, fits: Fits) -> list[InputPath]:
+    """The files of one pattern on this machine."""
+    root, rest = split_glob(pattern)
+    if not rest:
+        if not os.path.isdir(root):
+            return [InputPath(root, os.path.basename(root))] if os.path.exists(root) else []
+        matches = [root]
+    else:
+        matches = glob.glob(join(glob.escape(root), rest), recursive=True)
+    found = []
+    for match in matches:
+        for path in walk(match, fits) if os.path.isdir(match) else [match]:
+            name = path if root == os.curdir else path.removeprefix(root).lstrip(os.sep)
+            found.append(InputPath(path, name.replace(os.sep, "/")))
+    return found
+
+
+def join(directory: str, name: str) -> str:
+    """`directory/name`, without a leading `./`."""
+    return name if directory == os.curdir else os.path.join(directory, name)
+
+
+def split_glob(pattern: str) -> tuple[str, str]:
+    """Split a pattern into the part that exists as it stands and the glob below it.
+
+    Example:
+        >>> split_glob("/proc/*/no*such")
+        ('/proc', '*/no*such')
+    """
+    if os.path.lexists(pattern):
+        return pattern, ""
+    parts = Path(pattern).parts
+    fixed = 0
+    while fixed < len(parts) - 1 and (
+        not GLOB_CHARACTERS & set(parts[fixed]) or os.path.lexists(Path(*parts[: fixed + 1]))
+    ):
+        fixed += 1
+    if not any(GLOB_CHARACTERS & set(part) for part in parts[fixed:]):
+        return pattern, ""
+    return str(Path(*parts[:fixed])), os.path.join(*parts[fixed:])
+
+
+def walk(root: str, fits: Fits) -> Iterator[str]:
+    """Files below a directory whose names fit, hidden ones left out."""
+    seen: set[tuple[int, int]] = set()
+    pending = [root]
+    while pending:
+        directory = pending.pop()
+        try:
+            status = os.stat(directory)
+            if (status.st_dev, status.st_ino) in seen:
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            with os.scandir(directory) as entries:
+                for entry in entries:
+                    if entry.name.startswith("."):
+                        continue
+                    if entry.is_dir():
+                        pending.append(join(directory, entry.name))
+                    elif fits(entry.name):
+                        yield join(directory, entry.name)
+        except OSError as error:
+            raise InputError(f"{directory}: cannot be listed ({error.strerror})") from error
+
+
+def explain_no_match(pattern: str, base: Path, options: ReadOptions) -> str:
+    """Why a pattern may have matched nothing: what the nearest directory above it holds."""
+    if is_url(pattern):
+        return f"'{pattern}' matches no file; look at what is there with its own tool"
+    wanted = base / os.path.expanduser(pattern)
+    parent = wanted
+    while not parent.is_dir() and parent != parent.parent:
+        parent = parent.parent
+    try:
+        names = sorted(os.listdir(parent))
+    except OSError as error:
+        return f"'{pattern}' matches no file; {parent} cannot be listed ({error.strerror})"
+    if parent == wanted:
+        limit = f" that fits glob '{options.glob}'" if options.glob != "*" else ""
+        return f"'{pattern}' holds no file{limit}; {describe_names(names)}"
+    sought = wanted.parts[len(parent.parts)]
+    nearest = difflib.get_close_matches(sought, names, n=1)
+    meant = f"did you mean '{nearest[0]}'? " if nearest else ""
+    return f"'{pattern}' matches no file; {meant}{parent} holds {describe_names(names)}"
+
+
+def describe_names(names: list[str]) -> str:
+    """What is in a directory, for a message.
+
+    Example:
+        >>> describe_names([".git", "a.jsonl", "b"])
+        "'a.jsonl', 'b', and 1 hidden, which are read only where a pattern names them"
+    """
+    shown = [name for name in names if not name.startswith(".")]
+    words = [f"'{name}'" for name in shown[:LISTED_NAMES]]
+    if len(shown) > LISTED_NAMES:
+        words.append(f"{len(shown) - LISTED_NAMES} more")
+    hidden = len(names) - len(shown)
+    if hidden:
+        words.append(f"and {hidden} hidden, which are read only where a pattern names them")
+    return ", ".join(words) or "nothing"

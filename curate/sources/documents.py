@@ -1,0 +1,120 @@
+"""When a record is a document: the rules every reader shares.
+
+A document's text is a string with something to see in it. Everything else is a bad record with a
+reason a person can act on.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+EXCERPT_CHARACTERS = 200
+LISTED_FIELDS = 12
+EMPTY_DOCUMENT = "empty document"
+
+has_content = re.compile(
+    # White space, and what is invisible: soft hyphen, zero-width and direction marks, BOM.
+    "[^\\s\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff]"
+).search
+"""Whether a text shows anything; a `TypeError` for what is not a string."""
+
+
+def excerpt(record: str | bytes) -> str:
+    """The start of a record, at most 200 characters, whatever bytes it holds."""
+    if isinstance(record, bytes):
+        record = record[: 4 * EXCERPT_CHARACTERS].decode("utf-8", "replace")
+    return record[:EXCERPT_CHARACTERS]
+
+
+def identifier(value: Any) -> str:
+    """A record's own identifier as text; empty for anything but strings and integers.
+
+    Example:
+        >>> identifier(7), identifier("a"), identifier(None), identifier(True)
+        ('7', 'a', '', '')
+    """
+    if isinstance(value, str):
+        return value
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else ""
+
+
+def type_name(value: Any) -> str:
+    """The word for a value's type in messages."""
+    return "null" if value is None else type(value).__name__
+
+
+def list_fields(names: Any) -> str:
+    """Field names for a message, the first dozen.
+
+    Example:
+        >>> list_fields(["id", "body"])
+        'id, body'
+    """
+    names = list(names)
+    more = f", … {len(names) - LISTED_FIELDS} more" if len(names) > LISTED_FIELDS else ""
+    return (", ".join(excerpt(str(name)) for name in names[:LISTED_FIELDS]) or "none") + more
+
+
+def text_fault(record: Any, path: str) -> str | None:
+    """Why a parsed record is no document; None if it is one.
+
+    Args:
+        record: Any JSON value.
+        path: Key of the text; dots reach into nested objects.
+
+    Example:
+        >>> text_fault({"id": 1, "body": "x"}, "text")
+        "no field 'text' (fields: id, body)"
+        >>> text_fault({"text": 17}, "text")
+        "'text' is int, not a string"
+        >>> text_fault({"data": {"body": "x"}}, "data.body") is None
+        True
+    """
+    value, reached = record, ""
+    for key in path.split("."):
+        if not isinstance(value, dict):
+            subject = f"'{reached}'" if reached else "the record"
+            return f"{subject} is {type_name(value)}, not an object"
+        reached = f"{reached}.{key}" if reached else key
+        if key not in value:
+            return f"no field '{reached}' (fields: {list_fields(value)})"
+        value = value[key]
+    if not isinstance(value, str):
+        return (
+            f"'{path}' is null"
+            if value is None
+            else f"'{path}' is {type_name(value)}, not a string"
+        )
+    return None if has_content(value) else EMPTY_DOCUMENT
+
+
+def utf8_fault(data: bytes) -> str | None:
+    r"""Where bytes stop being UTF-8; None if they are all of it.
+
+    Example:
+        >>> utf8_fault(b"caf\xe9")
+        'not UTF-8 at byte 3 (0xe9)'
+    """
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return f"not UTF-8 at byte {error.start} (0x{data[error.start]:02x})"
+    return None
+
+
+def look_up(record: Any, path: str) -> Any:
+    """The value at a dotted path, None where there is none."""
+    for key in path.split("."):
+        record = record.get(key) if isinstance(record, dict) else None
+    return record
+
+
+def remove(record: dict[str, Any], keys: Sequence[str]) -> None:
+    """Delete the value that a path of keys leads to, if it is there."""
+    value: Any = record
+    for key in keys[:-1]:
+        value = value.get(key) if isinstance(value, dict) else None
+    if isinstance(value, dict):
+        value.pop(keys[-1], None)

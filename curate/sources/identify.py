@@ -1,0 +1,160 @@
+"""What is in a file, as a hash; files that have not changed since are not read again.
+
+A file counts as unchanged if its size, time of modification and inode are. An entry made so soon
+after the modification that another could have followed within the same tick of the clock is not
+kept. URLs go by what their store says instead, such as an entity tag.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from curate.errors import InputError
+from curate.sources.discover import InputPath
+from curate.sources.records import SourceFile
+from curate.sources.remote import remote_status
+from curate.storage import (
+    STAT_SAFETY_NANOSECONDS,
+    atomic_path,
+    hash_stream,
+    is_url,
+    open_input,
+)
+
+CACHE_NAME = "files.json"
+CACHE_VERSION = 1
+HASH_THREADS = 4
+BATCH_FILES = 256
+BATCH_BYTES = 64 << 20
+"""A thread takes this many small files, or bytes, at once."""
+
+Status = tuple[int | str, ...]
+"""Size and what else tells that a file has changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A file's content, and the status it had when that was read."""
+
+    size_bytes: int
+    content_hash: str
+    status: Status
+    is_lasting: bool
+    """Whether the same status will always mean the same content."""
+
+
+def identify(paths: Sequence[InputPath], cache: Path) -> list[SourceFile]:
+    """Hash the files that are new or have changed.
+
+    Args:
+        paths: As `expand` gives them; a path may occur twice.
+        cache: Directory of the cache; what was learnt is kept in `files.json` there.
+
+    Returns:
+        One file for each of `paths`, in the same order.
+
+    Raises:
+        InputError: A file cannot be read, or changes while it is read.
+    """
+    known = read_cache(cache)
+    statuses = {path.path: status_of(path.path) for path in paths}
+    keys = {path: path if is_url(path) else os.path.abspath(path) for path in statuses}
+    found: dict[str, Identity] = {}
+    unknown: list[str] = []
+    for path, status in statuses.items():
+        entry = known.get(keys[path])
+        if entry is not None and tuple(entry[2:]) == status:
+            found[path] = Identity(entry[0], entry[1], status, is_lasting=True)
+        else:
+            unknown.append(path)
+    for path, identity in zip(unknown, hash_all(unknown, statuses), strict=True):
+        found[path] = identity
+        known.pop(keys[path], None)
+        if identity.is_lasting:
+            known[keys[path]] = [identity.size_bytes, identity.content_hash, *identity.status]
+    if unknown:
+        write_cache(cache, known)
+    return [
+        SourceFile(path, found[path].size_bytes, found[path].content_hash, name)
+        for path, name in paths
+    ]
+
+
+def status_of(path: str) -> Status:
+    """What tells that a file has changed: for local ones size, time of modification, inode."""
+    if is_url(path):
+        return remote_status(path)
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise InputError(f"{path}: not a regular file; name files that can be read again")
+    return status.st_size, status.st_mtime_ns, status.st_ino
+
+
+def hash_all(paths: Sequence[str], statuses: dict[str, Status]) -> list[Identity]:
+    """Hash files in a few threads, small ones many at a time."""
+    batches: list[list[str]] = []
+    batch_bytes = BATCH_BYTES
+    for path in paths:
+        if batch_bytes >= BATCH_BYTES or len(batches[-1]) == BATCH_FILES:
+            batches.append([])
+            batch_bytes = 0
+        batches[-1].append(path)
+        batch_bytes += int(statuses[path][0])
+
+    def hash_batch(batch: list[str]) -> list[Identity]:
+        return [hash_path(path, statuses[path]) for path in batch]
+
+    with ThreadPoolExecutor(HASH_THREADS) as threads:
+        return [identity for batch in threads.map(hash_batch, batches) for identity in batch]
+
+
+def hash_path(path: str, status: Status) -> Identity:
+    """Read a file whole and hash it.
+
+    Raises:
+        InputError: It cannot be read, or is not what it was when reading began.
+    """
+    started = time.time_ns()
+    try:
+        with open_input(path) as file:
+            content_hash = hash_stream(file)
+            size_bytes = file.tell()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error})") from error
+    if status_of(path) != status:
+        raise InputError(
+            f"{path}: changed while it was being read; let whatever writes it finish, "
+            "then run again"
+        )
+    is_lasting = is_url(path) or started - int(status[1]) > STAT_SAFETY_NANOSECONDS
+    return Identity(size_bytes, content_hash, status, is_lasting)
+
+
+def read_cache(cache: Path) -> dict[str, list[Any]]:
+    """What is known of files by path; nothing where the cache is absent or not of this version."""
+    try:
+        content = orjson.loads((cache / CACHE_NAME).read_bytes())
+    except (OSError, orjson.JSONDecodeError):
+        return {}
+    if not isinstance(content, dict) or content.get("version") != CACHE_VERSION:
+        return {}
+    files: dict[str, list[Any]] = content["files"]
+    return files
+
+
+def write_cache(cache: Path, known: dict[str, list[Any]]) -> None:
+    """Keep what is known; of two runs that write at once, one's new entries are learnt again."""
+    with atomic_path(cache / CACHE_NAME) as temporary:
+        temporary.write_bytes(orjson.dumps({"version": CACHE_VERSION, "files": known}))

@@ -1,0 +1,179 @@
+"""JSON that is not lines: one array of records, or records spread over several lines.
+
+Records are found by brackets and quotes alone and then parsed one by one, so memory is bounded by
+the largest record and a bad record costs only itself, as long as its brackets and quotes match.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from curate.sources.documents import excerpt
+from curate.sources.json_records import JsonRecords
+from curate.sources.records import BLOCK_BYTES, BadRecord, Block, Segment
+from curate.sources.streams import CHUNK_BYTES, Stream, StreamDamage, open_stream
+
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+BACKSLASH = 0x5C
+
+find_mark = re.compile(rb'["\[\]{},]').search
+find_content = re.compile(rb"[^ \t\r\n]").search
+
+
+class RecordScanner:
+    """Cuts the text of a JSON file into records, whatever they are.
+
+    A record is an element of the array, or, in a file that does not start with `[`, a value of
+    its own. `fault` tells why the rest of the file, `rest`, is no record; empty if all is well.
+    """
+
+    def __init__(self, stream: Stream) -> None:
+        """Read from the start of `stream`."""
+        self._stream = stream
+        self._data = b""
+        self._at = 0
+        self.fault = ""
+        self.rest = b""
+
+    def records(self) -> Iterator[bytes]:
+        """The records in order; look at `fault` afterwards."""
+        try:
+            self._more()
+            self._data = self._data.removeprefix(BYTE_ORDER_MARK)
+            is_array = self._next_byte() == b"["
+            self._at += is_array
+            yield from self._elements() if is_array else self._values()
+        except StreamDamage as damage:
+            self.fault = str(damage)
+        self.rest = self._data[self._at :]
+
+    def _elements(self) -> Iterator[bytes]:
+        if self._next_byte() == b"]":
+            self._at += 1
+        else:
+            closing = b","
+            while closing == b",":
+                end = self._value_end(is_element=True)
+                if end is None:
+                    self.fault = "the array is not closed"
+                    return
+                record, closing = self._data[self._at : end].strip(), self._data[end : end + 1]
+                self._at = end + 1
+                yield record
+        if self._next_byte():
+            self.fault = "the array is followed by something else"
+
+    def _values(self) -> Iterator[bytes]:
+        while first := self._next_byte():
+            end = self._value_end(is_element=False) if first == b"{" else None
+            if end is None:
+                self.fault = "the object is not closed" if first == b"{" else "not a JSON object"
+                return
+            record, self._at = self._data[self._at : end], end
+            yield record
+
+    def _next_byte(self) -> bytes:
+        """Pass white space; the byte after it, empty at the end of the file."""
+        while not (match := find_content(self._data, self._at)):
+            self._at = len(self._data)
+            if not self._more():
+                return b""
+        self._at = match.start()
+        return match.group()
+
+    def _value_end(self, is_element: bool) -> int | None:
+        """Where the value at `_at` ends: at the `,` or `]` after an element, or behind its `}`.
+
+        None if the file ends before.
+        """
+        depth, at = 0, self._at
+        while True:
+            match = find_mark(self._data, at)
+            if match is None:
+                at = len(self._data) - self._at
+                if not self._more():
+                    return None
+                continue
+            mark, at = match.group(), match.end()
+            if mark == b'"':
+                string_end = self._string_end(at)
+                if string_end is None:
+                    return None
+                at = string_end
+            elif mark in b"[{":
+                depth += 1
+            elif depth == 0:
+                return match.start()
+            elif mark != b",":
+                depth -= 1
+                if depth == 0 and not is_element:
+                    return at
+
+    def _string_end(self, at: int) -> int | None:
+        """Where the string whose content starts at `at` ends, behind its quote."""
+        content = at - self._at
+        while True:
+            quote = self._data.find(b'"', at)
+            if quote < 0:
+                at = len(self._data) - self._at
+                if not self._more():
+                    return None
+                continue
+            backslash = quote
+            while backslash > self._at + content and self._data[backslash - 1] == BACKSLASH:
+                backslash -= 1
+            at = quote + 1
+            if (quote - backslash) % 2 == 0:
+                return at
+
+    def _more(self) -> bool:
+        """Drop what has been handed out and double what is held; False at the end of the file."""
+        pieces = [self._data[self._at :]]
+        held_bytes = len(pieces[0])
+        wanted_bytes = max(CHUNK_BYTES, 2 * held_bytes)
+        try:
+            while held_bytes < wanted_bytes and (chunk := self._stream.read(CHUNK_BYTES)):
+                pieces.append(chunk)
+                held_bytes += len(chunk)
+        except StreamDamage:
+            if len(pieces) == 1:
+                raise
+        self._data, self._at = b"".join(pieces), 0
+        return len(pieces) > 1
+
+    @property
+    def consumed_bytes(self) -> int:
+        """Decompressed bytes up to the end of the last record."""
+        return self._stream.position - (len(self._data) - self._at)
+
+
+class JsonArrayReader:
+    """Reads a whole file as one segment."""
+
+    def read(self, segment: Segment, keep_metadata: bool) -> Iterator[Block]:
+        """The documents of the file, in blocks of about `BLOCK_BYTES`."""
+        file = segment.files[0]
+        parser = JsonRecords(segment.options, keep_metadata)
+        block, counted_bytes = parser.new_block(), 0
+        with open_stream(file.path, file.size_bytes) as stream:
+            scanner = RecordScanner(stream)
+            number = 0
+            for number, record in enumerate(scanner.records(), 1):
+                if block.raw_bytes >= BLOCK_BYTES:
+                    yield block
+                    block = parser.new_block()
+                parser.add_record(block, record, number)
+                block.lines_read += 1
+                block.raw_bytes += scanner.consumed_bytes - counted_bytes
+                counted_bytes = scanner.consumed_bytes
+            block.raw_bytes += stream.position - counted_bytes
+        if scanner.fault:
+            is_whole_file = not number and not scanner.rest
+            line = 0 if is_whole_file else number + 1
+            block.bad.append(BadRecord(0, line, scanner.fault, excerpt(scanner.rest)))
+        block.end_of_file = True
+        yield block
+
+    def close(self) -> None:
+        """Nothing stays open between segments."""

@@ -1,0 +1,174 @@
+"""JSON records as documents: fast where all is well, one by one where something is not.
+
+Only the text and the identifier are taken out of a record; its other fields are passed over, and
+what is wrong inside them (bytes that are not UTF-8, numbers beyond a double) does not make the
+record bad. Decoding the two fields alone measured 1.5 times the speed of parsing whole records.
+"""
+
+from __future__ import annotations
+
+from itertools import repeat
+from typing import Any
+
+import msgspec
+import orjson
+
+from curate.sources.documents import (
+    excerpt,
+    has_content,
+    identifier,
+    look_up,
+    remove,
+    text_fault,
+    utf8_fault,
+)
+from curate.sources.records import BadRecord, Block, ReadOptions
+
+RETURN, OPENING, CLOSING = b"\r{}"
+
+LONGEST_RUN_BYTES = 1 << 20
+"""Several lines never come together beyond this; what is longer is one line."""
+
+NOT_DECODED = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
+
+def record_decoder(text: str, identity: str) -> msgspec.json.Decoder[Any]:
+    """A decoder of records to objects with `text` and `id`.
+
+    Args:
+        text: Key of the text; of a dotted path, the first part, whose whole value is decoded.
+        identity: The same for the identifier.
+    """
+    fields: list[Any] = [("text", str if "." not in text else Any)]
+    rename = {"text": text.split(".")[0]}
+    if identity.split(".")[0] != rename["text"]:
+        fields.append(("id", Any, None))
+        rename["id"] = identity.split(".")[0]
+    return msgspec.json.Decoder(msgspec.defstruct("Record", fields, rename=rename, gc=False))
+
+
+def count_records(lines: bytes) -> int:
+    r"""Number of lines if each starts with `{` and ends with `}`, else 0.
+
+    No record then spans lines, since `}` and `{` cannot follow each other inside one. So if as
+    many records are decoded as there are lines, there is one on each.
+
+    Example:
+        >>> count_records(b'{"a": 1}\n{"a": 2}\r\n'), count_records(b'{"a": 1}\n\n{"a":\n2}\n')
+        (2, 0)
+    """
+    count, start = 0, 0
+    while start < len(lines):
+        # A search a line, not one over all: `find` scans at memory speed, `count` does not.
+        end = lines.find(b"\n", start)
+        if end < start + len("{}") or lines[start] != OPENING:
+            return 0
+        last = lines[end - 1]
+        if (lines[end - 2] if last == RETURN else last) != CLOSING:
+            return 0
+        count += 1
+        start = end + 1
+    return count
+
+
+class JsonRecords:
+    """Adds records to blocks."""
+
+    def __init__(self, options: ReadOptions, keep_metadata: bool) -> None:
+        """Find documents as `options` say."""
+        self._options = options
+        self._keep_metadata = keep_metadata
+        self._decoder = record_decoder(options.text, options.id)
+        self._text_rest = options.text.partition(".")[2]
+        self._id_rest = options.id.partition(".")[2]
+        self._id_in_text = options.id.split(".")[0] == options.text.split(".")[0]
+
+    def new_block(self) -> Block:
+        """An empty block, with room for metadata if that is kept."""
+        return Block(metadata=[] if self._keep_metadata else None)
+
+    def add_lines(self, block: Block, data: bytes, first_line: int) -> int:
+        """Add the records of whole lines, numbered from `first_line`; returns how many lines."""
+        if len(data) > LONGEST_RUN_BYTES:
+            self.add_record(block, data, first_line)
+            return 1
+        lines = 0 if self._keep_metadata else count_records(data)
+        if lines:
+            try:
+                records = self._decoder.decode_lines(data)
+                if len(records) == lines and self._add_all(block, records, first_line):
+                    return lines
+            except NOT_DECODED:
+                pass  # one of them is bad, and is found below
+        pieces = data.removesuffix(b"\n").split(b"\n")
+        for number, line in enumerate(pieces, first_line):
+            self.add_record(block, line, number)
+        return len(pieces)
+
+    def _add_all(self, block: Block, records: list[Any], first_line: int) -> bool:
+        """Add decoded records if every one is a document."""
+        texts = self._texts(records)
+        try:
+            if not all(map(has_content, texts)):
+                return False
+        except TypeError:
+            return False
+        block.texts += texts
+        block.ids += self._ids(records)
+        block.files.extend(repeat(0, len(texts)))
+        block.lines.extend(range(first_line, first_line + len(texts)))
+        return True
+
+    def _texts(self, records: list[Any]) -> list[Any]:
+        texts = [record.text for record in records]
+        return [look_up(text, self._text_rest) for text in texts] if self._text_rest else texts
+
+    def _ids(self, records: list[Any]) -> list[str]:
+        if self._id_in_text:
+            values = [record.text for record in records]
+        else:
+            values = [record.id for record in records]
+        if self._id_rest:
+            values = [look_up(value, self._id_rest) for value in values]
+        return [value if type(value) is str else identifier(value) for value in values]
+
+    def add_record(self, block: Block, record: bytes, number: int) -> None:
+        """Add one record, blank, bad or good, counted as line `number`."""
+        if not record or record.isspace():
+            return
+        try:
+            decoded = [self._decoder.decode(record)]
+            text, identity = self._texts(decoded)[0], self._ids(decoded)[0]
+            is_document = isinstance(text, str) and has_content(text)
+        except NOT_DECODED:
+            is_document = False
+        if not is_document:
+            try:
+                value = orjson.loads(record)
+                reason = text_fault(value, self._options.text)
+            except orjson.JSONDecodeError as error:
+                reason = utf8_fault(record)
+                reason = reason or f"not valid JSON: {error.msg} (character {error.pos})"
+            if reason is not None:
+                block.bad.append(BadRecord(0, number, reason, excerpt(record)))
+                return
+            text = look_up(value, self._options.text)
+            identity = identifier(look_up(value, self._options.id))
+        block.texts.append(text)
+        block.ids.append(identity)
+        block.files.append(0)
+        block.lines.append(number)
+        if block.metadata is not None:
+            block.metadata.append(self._metadata(record))
+
+    def _metadata(self, record: bytes) -> dict[str, Any]:
+        """The record's other fields, with what is not UTF-8 replaced; none if they are no JSON."""
+        for readable in (record, record.decode("utf-8", "replace")):
+            try:
+                fields: dict[str, Any] = orjson.loads(readable)
+            except orjson.JSONDecodeError:
+                continue
+            remove(fields, self._options.text.split("."))
+            remove(fields, self._options.id.split("."))
+            return fields
+        return {}

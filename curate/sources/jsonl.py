@@ -1,0 +1,197 @@
+"""JSON lines: one record a line, plain or compressed, any part of a file.
+
+A segment owns the lines that *start* in its range of decompressed bytes, so segments of any length
+give the same documents. Blank lines are counted and passed over. A worker that reads the segments
+of a file in rising order decompresses it once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+
+import orjson
+
+from curate.sources.documents import excerpt
+from curate.sources.json_records import JsonRecords
+from curate.sources.records import BLOCK_BYTES, BadRecord, Block, Segment, SourceFile
+from curate.sources.streams import CHUNK_BYTES, StreamDamage, open_stream
+
+OVERRUN_BYTES = 64 << 10
+"""Read at once beyond a segment's end, to finish its last line."""
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+class LineCursor:
+    """Hands out the lines of one file, forward only.
+
+    `position` is where the next line starts, in decompressed bytes.
+    """
+
+    def __init__(self, file: SourceFile) -> None:
+        """Open the file, before its first line."""
+        self.file = file
+        self.position = 0
+        self.unfinished: list[bytes] = []
+        """Pieces of the line that starts at `position` and whose end has not been read."""
+        self._stream = open_stream(file.path, file.size_bytes)
+        self._pending = b""
+        self._floor = 0
+
+    def can_reach(self, file: SourceFile, start: int) -> bool:
+        """Whether no line that starts at or after `start` has been handed out yet."""
+        return file == self.file and start >= self._floor
+
+    def settle(self, start: int) -> bool:
+        """Go to the first line that starts at or after `start`; False if the file ends before.
+
+        Damage before that line ends the file here: the segment where it strikes tells of it.
+        """
+        try:
+            return self.position >= start or self._seek_line(start)
+        except StreamDamage:
+            return False
+
+    def _seek_line(self, start: int) -> bool:
+        """Find the line end at or after the byte before `start`."""
+        before = start - 1
+        self._pending = self._pending[before - self.position :]
+        self.position = before
+        if not self._pending:
+            self._stream.skip_to(before)
+        while chunk := self._pending or self._stream.read(CHUNK_BYTES):
+            newline = chunk.find(b"\n")
+            self._pending = chunk[newline + 1 :] if newline >= 0 else b""
+            self.position += len(chunk) - len(self._pending)
+            if newline >= 0:
+                return True
+        return False
+
+    def take(self, stop: int | None) -> Iterator[bytes]:
+        """The lines that start before `stop`, runs of whole lines at a time.
+
+        Raises:
+            StreamDamage: After the lines before it; `unfinished` holds what came of the next.
+        """
+        self._floor = sys.maxsize if stop is None else stop
+        pieces = self.unfinished
+        offset = self.position
+        while pieces or offset < self._floor:
+            left_bytes = self._floor - offset
+            limit_bytes = min(CHUNK_BYTES, left_bytes) if left_bytes > 0 else OVERRUN_BYTES
+            chunk, self._pending = self._pending or self._stream.read(limit_bytes), b""
+            if not chunk:
+                break
+            if len(chunk) > left_bytes:
+                # The line end at or after `stop - 1` is that of the last line starting before.
+                cut = chunk.find(b"\n", max(0, left_bytes - 1)) + 1 or len(chunk)
+                chunk, self._pending = chunk[:cut], chunk[cut:]
+            is_long = offset - self.position > CHUNK_BYTES
+            offset += len(chunk)
+            # A long line goes alone, so that its bytes are not copied with those of others.
+            end = chunk.find(b"\n") + 1 if is_long else chunk.rfind(b"\n") + 1
+            if is_long and 0 < end < len(chunk):
+                self._pending = chunk[end:] + self._pending
+                offset -= len(chunk) - end
+                chunk = chunk[:end]
+            pieces.append(chunk[:end] if end else chunk)
+            if end:
+                yield self._hand_out()
+                if end < len(chunk):
+                    pieces.append(chunk[end:])
+        if pieces:
+            yield self._hand_out()
+
+    def _hand_out(self) -> bytes:
+        run = b"".join(self.unfinished)
+        self.unfinished.clear()
+        has_mark = self.position == 0 and run.startswith(BYTE_ORDER_MARK)
+        self.position += len(run)
+        return run[len(BYTE_ORDER_MARK) :] if has_mark else run
+
+    def at_end(self) -> bool:
+        """Whether nothing follows; damage that follows is for a later segment to tell."""
+        try:
+            self._pending = self._pending or self._stream.read(OVERRUN_BYTES)
+        except StreamDamage:
+            return False
+        return not self._pending
+
+    def close(self) -> None:
+        """Close the file."""
+        self._stream.close()
+
+
+class JsonlReader:
+    """Reads segments of JSON lines, and keeps the last file open for the segment that follows."""
+
+    def __init__(self) -> None:
+        """Start with no file open."""
+        self._cursor: LineCursor | None = None
+
+    def read(self, segment: Segment, keep_metadata: bool) -> Iterator[Block]:
+        """The documents of one segment, in blocks of about `BLOCK_BYTES`."""
+        cursor = self._cursor_for(segment)
+        records = JsonRecords(segment.options, keep_metadata)
+        block, line, is_end, is_kept = records.new_block(), 1, True, False
+        try:
+            if cursor.settle(segment.start):
+                position = cursor.position
+                for run in cursor.take(segment.stop):
+                    if block.raw_bytes >= BLOCK_BYTES:
+                        yield block
+                        block = records.new_block()
+                    lines = records.add_lines(block, run, line)
+                    line += lines
+                    block.lines_read += lines
+                    block.raw_bytes += cursor.position - position
+                    position = cursor.position
+                is_end = cursor.at_end()
+                is_kept = not is_end
+        except StreamDamage as damage:
+            add_damage(records, block, cursor, line, str(damage))
+        finally:
+            if is_kept:
+                self._cursor = cursor
+            else:
+                cursor.close()
+        block.end_of_file = is_end
+        yield block
+
+    def _cursor_for(self, segment: Segment) -> LineCursor:
+        """The open cursor if it can serve, else a new one; taken from `self` while in use."""
+        cursor, self._cursor = self._cursor, None
+        if cursor is not None:
+            if cursor.can_reach(segment.files[0], segment.start):
+                return cursor
+            cursor.close()
+        return LineCursor(segment.files[0])
+
+    def close(self) -> None:
+        """Close the file that is open, if any."""
+        if self._cursor is not None:
+            self._cursor.close()
+            self._cursor = None
+
+
+def add_damage(
+    records: JsonRecords, block: Block, cursor: LineCursor, line: int, reason: str
+) -> None:
+    """Add what damage left of a line: the document if it is whole, and one bad record."""
+    rest = b"".join(cursor.unfinished)
+    if rest:
+        block.lines_read += 1
+        block.raw_bytes += len(rest)
+        if is_object(rest):
+            records.add_record(block, rest, line)
+            line, rest = line + 1, b""
+    is_whole_file = cursor.position == 0 and not rest
+    block.bad.append(BadRecord(0, 0 if is_whole_file else line, reason, excerpt(rest)))
+
+
+def is_object(line: bytes) -> bool:
+    """Whether a line is a complete JSON object."""
+    try:
+        return isinstance(orjson.loads(line), dict)
+    except orjson.JSONDecodeError:
+        return False

@@ -1,0 +1,164 @@
+"""How files are cut into segments, and how a file's reader is told from its content.
+
+Both depend on content and options alone, so what was made of a segment once can be used again.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import orjson
+
+from curate.sources.records import ReadOptions, Segment, SourceFile
+
+HEAD_BYTES = 64 << 10
+"""Decompressed bytes looked at to tell what a file holds."""
+
+PARQUET_MAGIC = b"PAR1"
+ARROW_FILE_MAGIC = b"ARROW1"
+ARROW_STREAM_MAGIC = b"\xff\xff\xff\xff"
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+COMPRESSED_NAMES = (".zst", ".zstd", ".gz", ".gzip")
+READER_OF_NAME = {
+    ".jsonl": "jsonl",
+    ".json": "jsonl",
+    ".ndjson": "jsonl",
+    ".jsonlines": "jsonl",
+    ".jl": "jsonl",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+    ".feather": "arrow",
+}
+
+starts_with_record = re.compile(rb"\[\s*\{").match
+starts_with_open_object = re.compile(rb'\{[ \t\r]*\n\s*"').match
+
+
+@dataclass(frozen=True, slots=True)
+class FilePlan:
+    """How one file, or a group of small files, is cut into segments."""
+
+    reader: str
+    files: tuple[SourceFile, ...]
+    options: ReadOptions
+    count: int | None
+    """Number of segments; None: ask for 0, 1, 2, … until a block says `end_of_file`."""
+    step_bytes: int = 0
+    """Segments are byte ranges of this length; 0 where they are not cut by bytes."""
+    cuts: tuple[int, ...] = ()
+    """Segment k runs from cuts[k] to cuts[k + 1], in row groups or record batches."""
+
+    def segment(self, index: int) -> Segment:
+        """Segment `index`, from 0.
+
+        Raises:
+            ValueError: There is no such segment.
+        """
+        if index < 0 or (self.count is not None and index >= self.count):
+            raise ValueError(f"expected a segment from 0 to {self.count}, got {index}")
+        start, stop = 0, None
+        if self.step_bytes:
+            start, stop = index * self.step_bytes, (index + 1) * self.step_bytes
+        elif self.cuts:
+            start, stop = self.cuts[index], self.cuts[index + 1]
+        return Segment(self.reader, self.files, start, stop, index, self.options)
+
+
+@dataclass(frozen=True, slots=True)
+class PlanRequest:
+    """A file to be cut into segments."""
+
+    reader: str
+    file: SourceFile
+    options: ReadOptions
+    stream_kind: str
+    """What the file is compressed with; `plain` if nothing."""
+    segment_bytes: int
+
+
+def plan_whole(request: PlanRequest) -> FilePlan:
+    """A file that is one segment."""
+    return FilePlan(request.reader, (request.file,), request.options, count=1)
+
+
+def plan_lines(request: PlanRequest) -> FilePlan:
+    """A file cut by decompressed bytes, whose number only a plain file tells beforehand."""
+    step_bytes, count = request.segment_bytes, None
+    if request.stream_kind == "plain":
+        count = max(1, -(-request.file.size_bytes // step_bytes))
+    return FilePlan(request.reader, (request.file,), request.options, count, step_bytes)
+
+
+def cut_evenly(sizes_bytes: list[int], segment_bytes: int) -> tuple[int, ...]:
+    """Cut points of runs that each reach `segment_bytes`, the last one perhaps not.
+
+    Example:
+        >>> cut_evenly([30, 30, 50, 10], segment_bytes=60)
+        (0, 2, 4)
+    """
+    cuts, run_bytes = [0], 0
+    for index, size_bytes in enumerate(sizes_bytes, 1):
+        run_bytes += size_bytes
+        if run_bytes >= segment_bytes or index == len(sizes_bytes):
+            cuts.append(index)
+            run_bytes = 0
+    return tuple(cuts)
+
+
+def reader_of(head: bytes, path: str) -> str:
+    r"""The reader for a file, by its first decompressed bytes, else by its name.
+
+    A name decides only where the content does not: JSON in a file that is not called so needs a
+    whole record on its first line, so that source code starting with a bracket stays text.
+
+    Example:
+        >>> reader_of(b"PAR1...", "a.jsonl"), reader_of(b'{"text": "x"}\n', "a.txt")
+        ('parquet', 'jsonl')
+        >>> reader_of(b'[\n{"text": "x"}]', "a.json.gz"), reader_of(b"[section]", "a.toml")
+        ('json_array', 'text')
+    """
+    if head.startswith(PARQUET_MAGIC):
+        return "parquet"
+    if head.startswith((ARROW_FILE_MAGIC, ARROW_STREAM_MAGIC)):
+        return "arrow"
+    named = reader_of_name(path)
+    content = head.removeprefix(BYTE_ORDER_MARK).lstrip()
+    first_line, _, following = content.partition(b"\n")
+    first_value = whole_json(first_line)
+    if content.startswith(b"{"):
+        is_long = len(head) >= HEAD_BYTES and not following
+        if isinstance(first_value, dict) or (is_long and content.startswith(b'{"')):
+            return "jsonl"
+        if named == "jsonl" and starts_with_open_object(content):
+            return "json_array"
+    elif content.startswith(b"[") and (named == "jsonl" or starts_with_record(content)):
+        has_lines = isinstance(first_value, list) and following.strip()
+        return "jsonl" if has_lines else "json_array"
+    return named
+
+
+def reader_of_name(path: str) -> str:
+    """The reader that a file's name suggests, compression suffixes aside.
+
+    Example:
+        >>> reader_of_name("a.jsonl.zst"), reader_of_name("b.TSV"), reader_of_name("c.py")
+        ('jsonl', 'csv', 'text')
+    """
+    name = path.lower()
+    for suffix in COMPRESSED_NAMES:
+        name = name.removesuffix(suffix)
+    dot = name.rfind(".")
+    return READER_OF_NAME.get(name[dot:], "text") if dot >= 0 else "text"
+
+
+def whole_json(line: bytes) -> object:
+    """The value a line holds, None where it is not JSON."""
+    try:
+        value: object = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return None
+    return value

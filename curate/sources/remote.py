@@ -1,0 +1,88 @@
+"""Finding and identifying files behind URLs, through fsspec; and the name filter for both."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+
+from curate.errors import InputError
+
+Fits: TypeAlias = Callable[[str], Any]
+"""Whether a file name is wanted."""
+
+GLOB_CHARACTERS = frozenset("*?[")
+
+
+def name_filter(patterns: str) -> Fits:
+    """A test for comma-separated fnmatch patterns.
+
+    Example:
+        >>> fits = name_filter("*.py, *.md")
+        >>> bool(fits("a.py")), bool(fits("a.pyc"))
+        (True, False)
+    """
+    wanted = [pattern.strip() for pattern in patterns.split(",") if pattern.strip()]
+    return re.compile("|".join(map(fnmatch.translate, wanted))).match
+
+
+@contextmanager
+def faults_told(url: str) -> Iterator[None]:
+    """Turn what goes wrong with a remote store into `InputError`."""
+    try:
+        yield
+    except (OSError, ValueError, ImportError) as error:
+        raise InputError(f"{url}: cannot be reached ({error})") from error
+
+
+def expand_url(url: str, fits: Fits) -> list[tuple[str, str]]:
+    """The files of one URL: a file, a glob, or a directory whose files fit.
+
+    Returns:
+        URLs, and what each file is called below the fixed part of the pattern.
+
+    Raises:
+        InputError: The store cannot be reached, or the protocol's package is not installed.
+    """
+    with faults_told(url):
+        filesystem, path = _open(url)
+        if filesystem.isfile(path):
+            return [(url, path.rsplit("/", 1)[-1])]
+        root = path
+        if GLOB_CHARACTERS & set(path):
+            fixed = path[: min(path.find(mark) for mark in GLOB_CHARACTERS if mark in path)]
+            root = fixed.rpartition("/")[0]
+            matches = filesystem.glob(path, detail=True)
+        else:
+            matches = {path: {"type": "directory"}} if filesystem.isdir(path) else {}
+        found = []
+        for match, details in matches.items():
+            is_directory = details["type"] == "directory"
+            for file in filesystem.find(match) if is_directory else [match]:
+                name = file.removeprefix(root).strip("/")
+                if is_directory and not fits(name.rsplit("/", 1)[-1]):
+                    continue
+                if "/." in f"/{name}" and "/." not in url:
+                    continue
+                found.append((filesystem.unstrip_protocol(file), name))
+        return found
+
+
+def remote_status(url: str) -> tuple[int, str]:
+    """Size in bytes (0: the store does not tell), and a text that changes when the file does.
+
+    Raises:
+        InputError: The store cannot be reached.
+    """
+    with faults_told(url):
+        filesystem, path = _open(url)
+        return filesystem.info(path).get("size") or 0, str(filesystem.ukey(path))
+
+
+def _open(url: str) -> tuple[Any, str]:
+    import fsspec
+
+    filesystem, path = fsspec.core.url_to_fs(url)
+    return filesystem, str(path)

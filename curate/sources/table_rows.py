@@ -1,0 +1,142 @@
+"""Rows of Arrow record batches as documents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import repeat
+from typing import Any
+
+import pyarrow as pa
+
+from curate.sources.columns import (
+    ColumnPath,
+    describe_columns,
+    find_column,
+    identifiers,
+    metadata_values,
+    text_values,
+)
+from curate.sources.documents import EMPTY_DOCUMENT, excerpt, has_content, remove
+from curate.sources.records import BLOCK_BYTES, BadRecord, Block, ReadOptions
+
+
+class TableRows:
+    """Gathers the rows of one segment in blocks. `next_row` is 1 for the segment's first row."""
+
+    def __init__(self, options: ReadOptions, keep_metadata: bool) -> None:
+        """Find documents as `options` say, once bound to a schema."""
+        self._options = options
+        self._keep_metadata = keep_metadata
+        self._text: ColumnPath | None = None
+        self._id: ColumnPath | None = None
+        self._columns = ""
+        self.wanted: list[ColumnPath] | None = None
+        """The columns to read; None: all."""
+        self.next_row = 1
+        self._block = self._new_block()
+
+    def _new_block(self) -> Block:
+        return Block(metadata=[] if self._keep_metadata else None)
+
+    def bind(self, schema: Any) -> bool:
+        """Find the columns; where the text's is missing, that is the file's one bad record."""
+        self._text = find_column(schema, self._options.text)
+        self._id = find_column(schema, self._options.id)
+        self._columns = describe_columns(schema)
+        if self._text is None:
+            reason = f"no column '{self._options.text}' (columns: {self._columns})"
+            self._block.bad.append(BadRecord(0, 0, reason))
+            return False
+        if not self._keep_metadata:
+            self.wanted = [self._text] + ([self._id] if self._id else [])
+        return True
+
+    def add(self, batch: Any) -> Iterator[None]:
+        """Add a record batch, pausing whenever the block is full."""
+        assert self._text is not None
+        texts = self._text.values(batch)
+        step_rows = rows_of_a_block(texts)
+        for start in range(0, batch.num_rows, step_rows):
+            if self._block.raw_bytes >= BLOCK_BYTES:
+                yield
+            self._add_slice(batch.slice(start, step_rows), texts.slice(start, step_rows))
+
+    def _add_slice(self, batch: Any, array: Any) -> None:
+        assert self._text is not None
+        block, rows = self._block, len(array)
+        values: Sequence[Any] = text_values(array) if self._text.holds_text else [False] * rows
+        kept = self._keep(values)
+        ids = identifiers(self._id.values(batch)) if self._id else [""] * rows
+        block.texts += [values[row] for row in kept]
+        block.ids += [ids[row] for row in kept]
+        block.files.extend(repeat(0, len(kept)))
+        block.lines += [self.next_row + row for row in kept]
+        if block.metadata is not None:
+            metadata = self._metadata(batch)
+            block.metadata += [metadata[row] for row in kept]
+        block.lines_read += rows
+        # A dictionary is counted once for every row that points into it.
+        is_shared = pa.types.is_dictionary(array.type)
+        block.raw_bytes += sum(map(len, filter(None, values))) if is_shared else array.nbytes
+        self.next_row += rows
+
+    def _keep(self, values: Sequence[Any]) -> Sequence[int]:
+        """Which values are documents' texts; the others go to the block's bad records."""
+        try:
+            if all(map(has_content, values)):
+                return range(len(values))
+        except TypeError:
+            pass  # a null, or bytes that are not UTF-8: told one by one below
+        kept = []
+        for row, value in enumerate(values):
+            reason = self._fault(value)
+            if reason is None:
+                kept.append(row)
+            else:
+                shown = excerpt(value) if value else ""
+                self._block.bad.append(BadRecord(0, self.next_row + row, reason, shown))
+        return kept
+
+    def _fault(self, value: Any) -> str | None:
+        """Why a value is no document's text; `False` stands for a value of another type."""
+        assert self._text is not None
+        name = self._options.text
+        if value is False:
+            return f"'{name}' is {self._text.type}, not a string (columns: {self._columns})"
+        if value is None:
+            return f"'{name}' is null"
+        if isinstance(value, bytes):
+            return f"'{name}' is not UTF-8"
+        return None if has_content(value) else EMPTY_DOCUMENT
+
+    def _metadata(self, batch: Any) -> list[dict[str, Any]]:
+        """Each row's other columns."""
+        columns = [metadata_values(column) for column in batch.columns]
+        names = batch.schema.names
+        rows = [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
+        for path in filter(None, (self._text, self._id)):
+            for row in rows:
+                remove(row, (path.column, *path.fields))
+        return rows
+
+    def add_damage(self, reason: str) -> None:
+        """Add the bad record for damage that strikes at the next row, or the file as a whole."""
+        row = 0 if self._text is None else self.next_row
+        self._block.bad.append(BadRecord(0, row, reason))
+
+    def pass_to(self, row: int) -> None:
+        """Count the rows before `row` as read, though they could not be."""
+        self._block.lines_read += row - self.next_row
+        self.next_row = row
+
+    def hand_over(self) -> Block:
+        """The block gathered so far; a new one takes its place."""
+        block, self._block = self._block, self._new_block()
+        return block
+
+
+def rows_of_a_block(array: Any) -> int:
+    """How many rows of a text column make about one block."""
+    if pa.types.is_dictionary(array.type):
+        array = array.dictionary
+    return max(1, BLOCK_BYTES * len(array) // max(1, int(array.nbytes)))

@@ -1,0 +1,252 @@
+"""Parquet and Arrow files: segments are runs of row groups or record batches.
+
+Rows are read in batches of about a block, so memory does not grow with the size of a row group. A
+damaged row group or record batch is one bad record; those after it are still read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from curate.errors import InputError
+from curate.sources.columns import ColumnPath, check_column, find_column
+from curate.sources.plans import (
+    ARROW_FILE_MAGIC,
+    ARROW_STREAM_MAGIC,
+    PARQUET_MAGIC,
+    FilePlan,
+    PlanRequest,
+    cut_evenly,
+    plan_whole,
+)
+from curate.sources.records import BLOCK_BYTES, Block, Segment, SourceFile
+from curate.sources.streams import CHUNK_BYTES, StreamDamage, StreamFile, open_stream
+from curate.sources.table_rows import TableRows
+from curate.storage import is_url, open_input
+
+LARGEST_BATCH_ROWS = 8192
+PARQUET_BUFFER_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class RowRun:
+    """A row group or a record batch, which damage may spoil without spoiling the next."""
+
+    rows: int | None
+    """Its rows, where that is known before reading."""
+    batches: Iterator[Any]
+    """Its record batches; raises `StreamDamage`."""
+
+
+class Table(Protocol):
+    """An open file of rows."""
+
+    schema: Any
+    run_sizes_bytes: list[int]
+    """Uncompressed bytes of each run; empty where the file cannot be cut."""
+
+    def runs(self, segment: Segment, wanted: list[ColumnPath] | None) -> Iterator[RowRun]:
+        """The runs of one segment with the wanted columns; None: all of them."""
+        ...
+
+    def close(self) -> None:
+        """Close the file."""
+        ...
+
+
+@contextlib.contextmanager
+def damage_told(path: str) -> Iterator[None]:
+    """Turn Arrow's errors into `StreamDamage`, the operating system's into `InputError`."""
+    try:
+        yield
+    except pa.ArrowException as error:
+        raise StreamDamage(str(error).splitlines()[0]) from error
+    except OSError as error:
+        # Arrow raises OSError without a number for what is wrong inside a file.
+        if error.errno is not None:
+            raise InputError(f"{path}: cannot be read ({error})") from error
+        raise StreamDamage(str(error).splitlines()[0]) from error
+
+
+class ParquetTable:
+    """A Parquet file; its runs are row groups."""
+
+    def __init__(self, file: SourceFile) -> None:
+        """Open the file and read its footer; raises `StreamDamage`."""
+        self._path = file.path
+        self._source = open_input(file.path) if is_url(file.path) else file.path
+        with damage_told(file.path):
+            self._parquet = pq.ParquetFile(
+                self._source, buffer_size=PARQUET_BUFFER_BYTES, page_checksum_verification=True
+            )
+            self.schema = self._parquet.schema_arrow
+            self._groups = list(
+                map(self._parquet.metadata.row_group, range(self._parquet.num_row_groups))
+            )
+        self.run_sizes_bytes = [group.total_byte_size for group in self._groups]
+
+    def runs(self, segment: Segment, wanted: list[ColumnPath] | None) -> Iterator[RowRun]:
+        """See `Table.runs`."""
+        for index in range(len(self._groups))[segment.start : segment.stop]:
+            yield RowRun(self._groups[index].num_rows, self._batches(index, wanted))
+
+    def _batches(self, index: int, wanted: list[ColumnPath] | None) -> Iterator[Any]:
+        columns = None if wanted is None else [path.dotted for path in wanted]
+        group = self._groups[index]
+        block_rows = BLOCK_BYTES * group.num_rows // max(1, group.total_byte_size)
+        batch_rows = max(1, min(LARGEST_BATCH_ROWS, block_rows))
+        with damage_told(self._path):
+            yield from self._parquet.iter_batches(batch_rows, [index], columns, use_threads=False)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._parquet.close()
+        if not isinstance(self._source, str):
+            self._source.close()
+
+
+class ArrowTable:
+    """An Arrow file, whose runs are record batches, or an Arrow stream, which is one run."""
+
+    def __init__(self, file: SourceFile, is_stream: bool) -> None:
+        """Open the file and read its schema; raises `StreamDamage`."""
+        self._file = file
+        self._is_stream = is_stream
+        self._source: Any = None
+        self._reader = self._open(None)
+        self.schema = self._reader.schema
+        count = 0 if is_stream else self._reader.num_record_batches
+        # The footer knows the length of each batch, but the library does not tell.
+        self.run_sizes_bytes = [file.size_bytes // count] * count if count else []
+
+    def _open(self, positions: list[int] | None) -> Any:
+        """Open the file anew, to read only the columns at these positions; None: all."""
+        self.close()
+        options = pa.ipc.IpcReadOptions(included_fields=positions, use_threads=False)
+        with damage_told(self._file.path):
+            if self._is_stream:
+                stream = open_stream(self._file.path, self._file.size_bytes)
+                self._source = io.BufferedReader(StreamFile(stream), CHUNK_BYTES)
+                return pa.ipc.open_stream(self._source, options=options)
+            self._source = open_input(self._file.path)
+            return pa.ipc.open_file(self._source, options=options)
+
+    def runs(self, segment: Segment, wanted: list[ColumnPath] | None) -> Iterator[RowRun]:
+        """See `Table.runs`."""
+        positions = None
+        if wanted is not None:
+            positions = sorted({self.schema.names.index(path.column) for path in wanted})
+        self._reader = self._open(positions)
+        if self._is_stream:
+            yield RowRun(None, self._checked(iter(self._reader)))
+            return
+        for index in range(self._reader.num_record_batches)[segment.start : segment.stop]:
+            yield RowRun(None, self._checked(map(self._reader.get_batch, [index])))
+
+    def _checked(self, batches: Iterator[Any]) -> Iterator[Any]:
+        """The batches, each proved not to point outside its own buffers."""
+        with damage_told(self._file.path):
+            for batch in batches:
+                for column in batch.columns:
+                    check_column(column)
+                yield batch
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._source is not None:
+            self._source.close()
+
+
+def open_table(file: SourceFile) -> Table:
+    """Open a Parquet file, an Arrow file or an Arrow stream, by its first bytes.
+
+    Raises:
+        StreamDamage: It is none of them, or cannot be read as what it says it is.
+        InputError: It cannot be opened.
+    """
+    with open_stream(file.path, file.size_bytes) as stream:
+        magic = stream.read(len(ARROW_FILE_MAGIC))
+        needs_seeking = magic.startswith((PARQUET_MAGIC, ARROW_FILE_MAGIC))
+        if stream.kind != "plain" and needs_seeking:
+            raise StreamDamage(f"a table inside {stream.kind} cannot be read; decompress the file")
+    if magic.startswith(PARQUET_MAGIC):
+        return ParquetTable(file)
+    if needs_seeking or magic.startswith(ARROW_STREAM_MAGIC):
+        return ArrowTable(file, is_stream=not needs_seeking)
+    raise StreamDamage("neither Parquet nor Arrow data")
+
+
+def plan_table(request: PlanRequest) -> FilePlan:
+    """A table cut into runs of row groups or record batches."""
+    if request.stream_kind != "plain":
+        return plan_whole(request)
+    try:
+        with contextlib.closing(open_table(request.file)) as table:
+            sizes_bytes = table.run_sizes_bytes
+            has_text = find_column(table.schema, request.options.text) is not None
+    except StreamDamage:
+        return plan_whole(request)
+    if not has_text or not sizes_bytes:
+        return plan_whole(request)
+    cuts = cut_evenly(sizes_bytes, request.segment_bytes)
+    files = (request.file,)
+    return FilePlan(request.reader, files, request.options, len(cuts) - 1, cuts=cuts)
+
+
+class TableReader:
+    """Reads runs of rows, and keeps the last file open for the segment that follows."""
+
+    def __init__(self) -> None:
+        """Start with no file open."""
+        self._file: SourceFile | None = None
+        self._table: Table | None = None
+
+    def read(self, segment: Segment, keep_metadata: bool) -> Iterator[Block]:
+        """The documents of one segment, in blocks of about `BLOCK_BYTES`."""
+        rows = TableRows(segment.options, keep_metadata)
+        is_end = True
+        try:
+            table = self._open(segment.files[0])
+            is_end = segment.stop is None or segment.stop == len(table.run_sizes_bytes)
+            if rows.bind(table.schema):
+                for run in table.runs(segment, rows.wanted):
+                    yield from read_run(run, rows)
+        except StreamDamage as damage:
+            rows.add_damage(str(damage))
+        block = rows.hand_over()
+        block.end_of_file = is_end
+        if is_end:
+            self.close()
+        yield block
+
+    def _open(self, file: SourceFile) -> Table:
+        if self._table is None or self._file != file:
+            self.close()
+            self._file, self._table = file, open_table(file)
+        return self._table
+
+    def close(self) -> None:
+        """Close the file that is open, if any."""
+        if self._table is not None:
+            self._table.close()
+        self._file, self._table = None, None
+
+
+def read_run(run: RowRun, rows: TableRows) -> Iterator[Block]:
+    """Add the rows of one run, giving out blocks as they fill; damage costs the rest of the run."""
+    first_row = rows.next_row
+    try:
+        for batch in run.batches:
+            for _ in rows.add(batch):
+                yield rows.hand_over()
+    except StreamDamage as damage:
+        rows.add_damage(str(damage))
+        if run.rows is not None:
+            rows.pass_to(first_row + run.rows)

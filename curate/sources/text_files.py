@@ -1,0 +1,58 @@
+"""Plain text: one document a file, its name the identifier. Empty files are bad records.
+
+A document's identifier is part of its name on disk, not of its content: whatever keeps what was
+made of a segment has to keep it by `SourceFile.name` as well as by content hash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from curate.sources.documents import EMPTY_DOCUMENT, excerpt, has_content
+from curate.sources.records import BLOCK_BYTES, BadRecord, Block, Segment
+from curate.sources.streams import CHUNK_BYTES, StreamDamage, open_stream
+
+EXCERPT_LEAD_BYTES = 40
+"""Bytes shown before a byte that is not UTF-8."""
+
+
+class TextReader:
+    """Reads a group of files, each whole."""
+
+    def read(self, segment: Segment, keep_metadata: bool) -> Iterator[Block]:
+        """One document for each file that is text, in blocks of about `BLOCK_BYTES`."""
+        block = Block(metadata=[] if keep_metadata else None)
+        for index, file in enumerate(segment.files):
+            if block.raw_bytes >= BLOCK_BYTES:
+                yield block
+                block = Block(metadata=[] if keep_metadata else None)
+            block.lines_read += 1
+            data = b""
+            try:
+                with open_stream(file.path, file.size_bytes) as stream:
+                    data = b"".join(iter(lambda: stream.read(CHUNK_BYTES), b""))
+                text = data.decode("utf-8").removeprefix("\ufeff")
+            except StreamDamage as damage:
+                block.bad.append(BadRecord(index, 0, str(damage)))
+                continue
+            except UnicodeDecodeError as error:
+                reason = f"not UTF-8 at byte {error.start} (0x{data[error.start]:02x})"
+                around = data[max(0, error.start - EXCERPT_LEAD_BYTES) :]
+                block.bad.append(BadRecord(index, 1, reason, excerpt(around)))
+                continue
+            finally:
+                block.raw_bytes += len(data)
+            if not has_content(text):
+                block.bad.append(BadRecord(index, 1, EMPTY_DOCUMENT, excerpt(text)))
+                continue
+            block.texts.append(text)
+            block.ids.append(file.name)
+            block.files.append(index)
+            block.lines.append(1)
+            if block.metadata is not None:
+                block.metadata.append({})
+        block.end_of_file = True
+        yield block
+
+    def close(self) -> None:
+        """Nothing stays open between segments."""
