@@ -1,0 +1,1 @@
+"""Tokenizers, the token store, and the counts taken while it is filled."""

@@ -1,0 +1,145 @@
+"""Bigram counts of whole domains, kept up to date as files come and go.
+
+A domain's table is known by the entries it counts. It is made from an earlier table of the same
+domain if that counts nothing which is gone, from what the tokenising run counted on its way, and
+from the store for whatever neither covers (after a run that was killed, say).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from curate.storage import hash_json, write_json
+from curate.tokens.counting import COUNT_TOKENS, BigramCounter, merge_tables
+from curate.tokens.pipeline import append_ends
+from curate.tokens.store import DOCUMENT, DomainTokens, StoredEntry
+from curate.tokens.tokenizer import Tokenizer
+
+EntryKey = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class CountRequest:
+    """One domain to count."""
+
+    domain: DomainTokens
+    tokenizer: Tokenizer
+    directory: Path
+    """Where the tables of this tokenizer's domains are kept."""
+    spill: Path
+    """For runs; must not be shared with another request."""
+    runs: tuple[tuple[Path, tuple[EntryKey, ...]], ...]
+    """Tables made while tokenising, each with what it counts."""
+    memory_bytes: int
+
+
+def domain_counts(request: CountRequest) -> Path:
+    """The bigram table of a domain, made if need be; see `counting.read_table`."""
+    needed = Counter(
+        (stored.entry.key, stored.entry.segment)
+        for file in request.domain.files
+        for stored in file.entries
+    )
+    listed = sorted([key, segment, times] for (key, segment), times in needed.items())
+    prefix = request.domain.name
+    path = request.directory / f"{prefix}-{hash_json(listed)[:24]}"
+    if path.is_dir():
+        return path
+    tables = []
+    base = _largest_subset(request.directory, prefix, needed)
+    if base is not None:
+        tables.append(base[0])
+        needed -= base[1]
+    for run, counted in request.runs:
+        keys = Counter(counted)
+        if keys and keys <= needed:
+            tables.append(run)
+            needed -= keys
+    if needed:
+        rest = request.spill / "rest"
+        _count_entries(request, needed, rest)
+        tables.append(rest)
+    symbols = symbol_count(request.tokenizer)
+    request.spill.mkdir(parents=True, exist_ok=True)
+    if not tables:
+        BigramCounter(request.tokenizer.end_symbol, symbols, 1 << 20, request.spill).finish(path)
+    else:
+        merge_tables(tables, path, symbols)
+    write_json(path / "entries.json", listed)
+    return path
+
+
+def symbol_count(tokenizer: Tokenizer) -> int:
+    """One more than the highest id that counts may hold, the end symbol included."""
+    return max(tokenizer.vocabulary, tokenizer.end_symbol + 1)
+
+
+def _largest_subset(
+    directory: Path, prefix: str, needed: Counter[EntryKey]
+) -> tuple[Path, Counter[EntryKey]] | None:
+    """An earlier table of the domain that counts only what is still there."""
+    best: tuple[Path, Counter[EntryKey]] | None = None
+    for path in sorted(directory.glob(f"{prefix}-*")) if directory.is_dir() else []:
+        listing = path / "entries.json"
+        if not listing.exists():
+            continue
+        rows = msgspec.json.decode(listing.read_bytes(), type=list[tuple[str, int, int]])
+        counted = Counter({(key, segment): times for key, segment, times in rows})
+        if counted <= needed and (best is None or counted.total() > best[1].total()):
+            best = (path, counted)
+    return best if best is not None and best[1] else None
+
+
+def _count_entries(request: CountRequest, needed: Counter[EntryKey], destination: Path) -> None:
+    spill = request.spill / "count"
+    spill.mkdir(parents=True, exist_ok=True)
+    counter = BigramCounter(
+        request.tokenizer.end_symbol, symbol_count(request.tokenizer), request.memory_bytes, spill
+    )
+    remaining = Counter(needed)
+    for file in request.domain.files:
+        for stored in file.entries:
+            key = (stored.entry.key, stored.entry.segment)
+            if remaining[key]:
+                remaining[key] -= 1
+                for stream in entry_streams(stored, request.tokenizer):
+                    counter.add(stream)
+    counter.finish(destination)
+
+
+def entry_streams(stored: StoredEntry, tokenizer: Tokenizer) -> Iterator[NDArray[Any]]:
+    """An entry's tokens with an end symbol after each document, in bounded pieces."""
+    entry = stored.entry
+    documents = entry.document_stop - entry.document_start
+    if not documents:
+        return
+    offset = entry.document_start * DOCUMENT.itemsize
+    table = np.fromfile(stored.part / "documents.bin", DOCUMENT, documents, offset=offset)
+    stops = table["token_stop"].astype(np.int64)
+    begin = 0
+    token_start = entry.token_start
+    while begin < documents:
+        end = int(np.searchsorted(stops, token_start + COUNT_TOKENS, side="right"))
+        end = max(begin + 1, end)
+        token_stop = int(stops[end - 1])
+        tokens = np.fromfile(
+            stored.part / "tokens.bin",
+            tokenizer.dtype,
+            token_stop - token_start,
+            offset=token_start * tokenizer.dtype.itemsize,
+        )
+        if tokenizer.eos_id is None:
+            offsets = np.concatenate([[token_start], stops[begin:end]]) - token_start
+            ended = np.empty(len(tokens) + end - begin, np.uint32)
+            append_ends(tokens, offsets, tokenizer.end_symbol, ended)
+            tokens = ended
+        yield tokens
+        begin, token_start = end, token_stop

@@ -1,0 +1,150 @@
+"""A tokenizer as curate sees it: one canonical definition, and what must hold of it.
+
+The definition is a `tokenizer.json` with truncation and padding removed and the end-of-text token
+marked special, so that every backend is built from the same text. Special-token strings inside
+documents are encoded as ordinary text, never as special ids. Beginning-of-text tokens and
+post-processors are left out: a store holds a document's tokens and then the end-of-text token.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from curate.errors import TokenizerError
+from curate.storage import hash_json, write_json
+
+UINT16_LIMIT = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Tokenizer:
+    """A checked tokenizer definition."""
+
+    name: str
+    """What the recipe called it."""
+    definition: str
+    """Canonical tokenizer.json text."""
+    fingerprint: str
+    """Hash of definition and end-of-text token; part of the key of everything tokenised."""
+    eos: str | None
+    eos_id: int | None
+    vocabulary: int
+    """One more than the highest id, added tokens included."""
+    special_tokens: tuple[str, ...]
+    notices: tuple[str, ...] = ()
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Width of a token in the store: uint16 where the highest id allows, else uint32."""
+        return np.dtype("<u2" if self.vocabulary <= UINT16_LIMIT else "<u4")
+
+    @property
+    def end_symbol(self) -> int:
+        """The id that ends documents in counts; one past the vocabulary without an end token."""
+        return self.vocabulary if self.eos_id is None else self.eos_id
+
+
+def load(path: Path, eos: str | None) -> Tokenizer:
+    """Read and check a Hugging Face `tokenizer.json`.
+
+    Raises:
+        TokenizerError: Absent, not a tokenizer, random (BPE dropout), or `eos` is not in it.
+    """
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TokenizerError(f"tokenizer {path}: cannot be read ({error})") from error
+    return from_json(text, eos, str(path))
+
+
+def load_hub(identifier: str, eos: str | None) -> Tokenizer:
+    """Fetch `owner/name[@revision]` from the Hugging Face hub, or reuse what is in its cache.
+
+    Raises:
+        TokenizerError: It cannot be fetched; the message says why and names the alternative.
+    """
+    try:
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import HfHubHTTPError
+    except ImportError as error:
+        raise TokenizerError(
+            f"tokenizer {identifier}: needs the package huggingface_hub; "
+            "install it, or give tokenizer.path a tokenizer.json"
+        ) from error
+    repository, _, revision = identifier.partition("@")
+    try:
+        path = hf_hub_download(repository, "tokenizer.json", revision=revision or None)
+    except (OSError, ValueError, HfHubHTTPError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise TokenizerError(
+            f"tokenizer {identifier}: not to be had from the hub ({reason}); "
+            "download its tokenizer.json and give tokenizer.path"
+        ) from error
+    return from_json(Path(path).read_text("utf-8"), eos, identifier)
+
+
+def from_json(text: str, eos: str | None, name: str) -> Tokenizer:
+    """Check a `tokenizer.json` text and make it canonical; see `load`."""
+    import tokenizers
+
+    try:
+        definition = json.loads(text)
+        if not isinstance(definition, dict) or "model" not in definition:
+            raise ValueError("no 'model' in it")
+    except ValueError as error:
+        raise TokenizerError(f"tokenizer {name}: not a tokenizer.json ({error})") from error
+    if definition["model"].get("dropout"):
+        raise TokenizerError(
+            f"tokenizer {name}: BPE dropout {definition['model']['dropout']} makes ids random; "
+            "set model.dropout to null in its tokenizer.json"
+        )
+    definition["truncation"] = None
+    definition["padding"] = None
+    notices = []
+    for token in definition.get("added_tokens") or []:
+        if token["content"] == eos and not token.get("special"):
+            token["special"] = True
+            notices.append(f"tokenizer: '{eos}' is treated as special, so text cannot produce it")
+    canonical = json.dumps(definition, ensure_ascii=False)
+    try:
+        reference = tokenizers.Tokenizer.from_str(canonical)
+    except Exception as error:  # noqa: BLE001 - the library raises bare Exception
+        raise TokenizerError(f"tokenizer {name}: cannot be loaded ({error})") from error
+    vocabulary = reference.get_vocab(with_added_tokens=True)
+    special = tuple(
+        token["content"] for token in definition.get("added_tokens") or [] if token.get("special")
+    )
+    eos_id = None
+    if eos is not None:
+        eos_id = vocabulary.get(eos)
+        if eos_id is None:
+            known = ", ".join(special) or "none"
+            raise TokenizerError(
+                f"tokenizer.eos: '{eos}' is not in {name}; its special tokens: {known}. "
+                "Name one of them, or eos: null for documents without an end"
+            )
+        if eos not in special:
+            raise TokenizerError(
+                f"tokenizer.eos: '{eos}' is an ordinary token of {name} (id {eos_id}), so text "
+                "can produce it; name a special token, or eos: null"
+            )
+    return Tokenizer(
+        name=name,
+        definition=canonical,
+        fingerprint=hash_json([definition, eos]),
+        eos=eos,
+        eos_id=eos_id,
+        vocabulary=max(vocabulary.values()) + 1,
+        special_tokens=special,
+        notices=tuple(notices),
+    )
+
+
+def save(tokenizer: Tokenizer, path: Path) -> None:
+    """Write the canonical definition, for trainers and for reading the dataset back."""
+    write_json(path, json.loads(tokenizer.definition))
