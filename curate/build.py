@@ -1,0 +1,396 @@
+"""The main job: measure, mix, plan, write, certify.
+
+Stages pass state through files in the dataset's directory, each written whole, each with the hash
+of the recipe it was made from. What needs no data (names of methods, formats and measures) is
+checked before any is read, and an infeasible plan ends the build before any is written.
+"""
+
+from __future__ import annotations
+
+import difflib
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from curate import __version__, dataset
+from curate.dataset import InputRecord, Layout, Manifest, ShardRecord, TokenizerRecord
+from curate.errors import RecipeError, ShardError, TokenizerError
+from curate.formats import find as find_format
+from curate.formats.base import TextFormat, TokenFormat
+from curate.ingest import Ingested, find_files, ingest
+from curate.mixture import DomainSupply, Mixture, MixtureOptions, MixtureRequest, mix
+from curate.mixture import find as find_method
+from curate.mixture.entropic import MEASURES
+from curate.observer import Observer
+from curate.plan import Plan, make_plan
+from curate.recipe import LoadedRecipe
+from curate.report.card import write_card
+from curate.sample import DocumentSampler, SequenceSampler, Stream, shard_count, stream
+from curate.storage import atomic_path, hash_json, write_json
+from curate.text import TextJob, write_text_shards
+from curate.tokens import tokenizer as tokenizers
+from curate.tokens.store import TokenStore
+from curate.tokens.tokenizer import Tokenizer
+from curate.verify import verify
+from curate.write import ShardTask, ShardWriter, write_shards
+
+TEXT_SHARD_TOKENS = 64_000_000
+"""Most tokens in a shard of text, about 250 MB: readers take text a file at a time."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """A finished dataset."""
+
+    directory: Path
+    ingested: Ingested
+    mixture: Mixture
+    plan: Plan
+    certificate: dict[str, Any]
+    reused: bool
+    """The same dataset was there already; it was only read back."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """Everything known before a byte is written."""
+
+    ingested: Ingested
+    request: MixtureRequest
+    mixture: Mixture
+    plan: Plan
+    streams: tuple[Stream, ...]
+    sampler: DocumentSampler | SequenceSampler
+
+
+def check_names(loaded: LoadedRecipe) -> None:
+    """Resolve every name in the recipe that a registry owns, before data is read.
+
+    Raises:
+        RecipeError: A method, measure or format is unknown, or they do not go together.
+    """
+    recipe = loaded.recipe
+    find_method(recipe.mixture.method)
+    if recipe.mixture.measure not in MEASURES:
+        near = difflib.get_close_matches(recipe.mixture.measure, MEASURES, n=1)
+        hint = f"; did you mean '{near[0]}'?" if near else ""
+        raise RecipeError(
+            f"mixture.measure: no measure is called '{recipe.mixture.measure}'{hint} "
+            f"(known: {', '.join(MEASURES)})"
+        )
+    chosen = find_format(recipe.output.format)
+    keeps = isinstance(chosen, TextFormat) or chosen.keeps_documents
+    if keeps and recipe.sequence_length is not None:
+        raise RecipeError(
+            f"sequence_length: format {chosen.name} keeps whole documents and its readers cut "
+            "them; remove sequence_length, or use output.format: npy"
+        )
+
+
+def plan_dataset(
+    loaded: LoadedRecipe, workers: int, observer: Observer, *, write: bool = True
+) -> Planned:
+    """Measure, mix and plan; write `stats.json`, `mixture.json` and `plan.json`.
+
+    Raises:
+        CurateError: What the user can mend; an infeasible plan among it.
+    """
+    check_names(loaded)
+    ingested = ingest(loaded, workers, observer)
+    _check_dtype(loaded, ingested.tokenizer)
+    if write:
+        write_stats(loaded, ingested, observer)
+    request = mixture_request(loaded, ingested)
+    mixture = mix(request)
+    plan = make_plan(mixture, request)
+    streams = tuple(
+        stream(domain, ~held_out, planned.tokens, loaded.recipe.seed)
+        for domain, held_out, planned in zip(
+            ingested.domains, ingested.validation, plan.domains, strict=True
+        )
+    )
+    sampler = _sampler(loaded, streams, ingested)
+    plan = _with_documents(plan, sampler.documents())
+    if write:
+        stamp = _stamp(loaded, ingested)
+        write_json(loaded.output_dir / "mixture.json", {**stamp, **mixture.to_json()})
+        write_json(loaded.output_dir / "plan.json", {**stamp, **plan.to_json()})
+    for warning in [*mixture.warnings, *plan.warnings]:
+        observer.notice(warning)
+    for active in mixture.constraints_active:
+        observer.notice(f"mixture: {active}")
+    return Planned(ingested, request, mixture, plan, streams, sampler)
+
+
+def build(loaded: LoadedRecipe, workers: int, observer: Observer) -> Built:
+    """Everything the recipe asks for, in order, reusing what is fresh.
+
+    Raises:
+        CurateError: What the user can mend.
+    """
+    planned = plan_dataset(loaded, workers, observer)
+    ingested = planned.ingested
+    reused = _is_fresh(loaded, ingested)
+    if reused:
+        observer.notice("built already: reading it back")
+    else:
+        _write(loaded, planned, workers, observer)
+    observer.begin("verify", [loaded.recipe.name])
+    certificate = verify(
+        loaded.output_dir, ingested.domains, workers, lambda: observer.advance(_NOTHING)
+    )
+    observer.end("ok" if certificate["ok"] else f"{len(certificate['problems'])} problems")
+    write_card(loaded, planned.ingested.stats, certificate)
+    return Built(loaded.output_dir, ingested, planned.mixture, planned.plan, certificate, reused)
+
+
+def mixture_request(loaded: LoadedRecipe, ingested: Ingested) -> MixtureRequest:
+    """What a mixing method needs, from the recipe and the measurements."""
+    recipe = loaded.recipe
+    by_hand = recipe.mixture.weights
+    domains = tuple(
+        DomainSupply(
+            name=domain.name,
+            supply_tokens=stats.tokens_train,
+            max_epochs=domain.max_epochs or recipe.max_epochs,
+            entropy={measure: getattr(stats.entropies, measure)
+                     for measure in ("shannon", "joint", "conditional")},
+            weight=domain.weight if by_hand is None else by_hand.get(domain.name),
+        )
+        for domain, stats in zip(recipe.domains, ingested.stats, strict=True)
+    )  # fmt: skip
+    options = MixtureOptions(
+        recipe.mixture.temperature, recipe.mixture.measure, recipe.on_shortfall
+    )
+    return MixtureRequest(domains, recipe.budget_tokens, recipe.mixture.method, options)
+
+
+def write_stats(loaded: LoadedRecipe, ingested: Ingested, observer: Observer) -> None:
+    """Write `stats.json`, and `quarantine.jsonl` with every bad record."""
+    domains = {stats.name: stats.to_json() for stats in ingested.stats}
+    backend = {"backend": ingested.backend, "tokenizer": ingested.tokenizer.name}
+    write_json(
+        loaded.output_dir / "stats.json",
+        {**_stamp(loaded, ingested), **backend, "domains": domains},
+    )
+    bad_records = sum(stats.bad_records for stats in ingested.stats)
+    path = loaded.output_dir / "quarantine.jsonl"
+    path.unlink(missing_ok=True)
+    if not bad_records:
+        return
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        for domain in ingested.domains:
+            for source, line, reason, excerpt in domain.bad_record_rows():
+                row = {"domain": domain.name, "file": source, "line": line, "reason": reason,
+                       "excerpt": excerpt}  # fmt: skip
+                file.write(msgspec.json.encode(row) + b"\n")
+    observer.notice(f"{bad_records:,} bad records: see {path}")
+
+
+def reopen(directory: Path) -> tuple[Manifest, Sequence[Any] | None]:
+    """A dataset's manifest and, if its token store is still at hand, its domains.
+
+    Raises:
+        ShardError: There is no finished dataset.
+    """
+    from curate.tokens.store import DomainFile, DomainTokens
+
+    manifest = dataset.load_manifest(directory)
+    try:
+        tokenizer = tokenizers.load(directory / "tokenizer.json", manifest.tokenizer.eos)
+    except TokenizerError as error:
+        raise ShardError(str(error)) from error
+    store = TokenStore(Path(manifest.cache), tokenizer.fingerprint, tokenizer.dtype)
+    store.scan()
+    domains = []
+    for name in manifest.domains:
+        files = []
+        for record in manifest.inputs:
+            if record.domain == name:
+                entries = store.file_entries(record.content, record.segments)
+                if entries is None:
+                    return manifest, None
+                files.append(DomainFile(record.path, tuple(entries)))
+        domains.append(DomainTokens(name, files, tokenizer.dtype))
+    return manifest, domains
+
+
+_NOTHING = np.zeros((0, 5), np.int64)
+
+
+def _sampler(
+    loaded: LoadedRecipe, streams: Sequence[Stream], ingested: Ingested
+) -> DocumentSampler | SequenceSampler:
+    recipe = loaded.recipe
+    chosen = find_format(recipe.output.format)
+    if isinstance(chosen, TokenFormat) and not chosen.keeps_documents:
+        if recipe.sequence_length is not None:
+            return SequenceSampler(streams, recipe.sequence_length, recipe.seed)
+    # A document of text needs a token of text beside its end-of-text token.
+    ended = ingested.tokenizer.eos_id is not None
+    smallest = 2 if isinstance(chosen, TextFormat) and ended else 1
+    return DocumentSampler(streams, ingested.domains, recipe.seed, smallest)
+
+
+def _with_documents(plan: Plan, documents: Sequence[int]) -> Plan:
+    domains = tuple(
+        replace(domain, documents=count)
+        for domain, count in zip(plan.domains, documents, strict=True)
+    )
+    return replace(plan, domains=domains)
+
+
+def _check_dtype(loaded: LoadedRecipe, tokenizer: Tokenizer) -> None:
+    chosen = find_format(loaded.recipe.output.format)
+    if isinstance(chosen, TokenFormat):
+        chosen.dtype_for(tokenizer.vocabulary - 1)
+
+
+def _build_hash(loaded: LoadedRecipe, ingested: Ingested) -> str:
+    return hash_json(
+        [__version__, loaded.hash, ingested.tokenizer.fingerprint, ingested.content_hash]
+    )
+
+
+def _stamp(loaded: LoadedRecipe, ingested: Ingested) -> dict[str, Any]:
+    """What every artifact says of its origin."""
+    return {
+        "schema": 1,
+        "curate_version": __version__,
+        "recipe_hash": loaded.hash,
+        "inputs": {
+            "documents": ingested.content_hash,
+            "tokenizer": ingested.tokenizer.fingerprint,
+        },
+    }
+
+
+def _is_fresh(loaded: LoadedRecipe, ingested: Ingested) -> bool:
+    try:
+        manifest = dataset.load_manifest(loaded.output_dir)
+    except ShardError:
+        return False
+    if manifest.build_hash != _build_hash(loaded, ingested):
+        return False
+    files = [file for shard in manifest.shards for file in [*shard.files, shard.provenance]]
+    directory = loaded.output_dir
+    return all(
+        (directory / file.path).is_file() and (directory / file.path).stat().st_size == file.bytes
+        for file in files
+    )
+
+
+def _write(loaded: LoadedRecipe, planned: Planned, workers: int, observer: Observer) -> None:
+    """Write shards, then the manifest."""
+    recipe, directory = loaded.recipe, loaded.output_dir
+    ingested = planned.ingested
+    chosen = find_format(recipe.output.format)
+    shard_tokens = recipe.output.shard_tokens
+    if isinstance(chosen, TextFormat):
+        shard_tokens = min(shard_tokens, TEXT_SHARD_TOKENS)
+    shards = shard_count(recipe.budget_tokens, shard_tokens)
+    tasks = [ShardTask("train", f"shard-{number:05d}", number) for number in range(shards)]
+    tasks += [
+        ShardTask("validation", domain.name, number)
+        for number, domain in enumerate(ingested.domains)
+        if ingested.validation[number].any()
+    ]
+    dataset.clear(directory, [(task.split, task.name) for task in tasks])
+    _check_room(planned, directory)
+    tokenizers.save(ingested.tokenizer, directory / "tokenizer.json")
+    dtype = np.dtype(np.uint32)
+    if isinstance(chosen, TokenFormat):
+        dtype = chosen.dtype_for(ingested.tokenizer.vocabulary - 1)
+    writer = ShardWriter(
+        Layout(directory), chosen, dtype, planned.sampler, shards, ingested.domains,
+        ingested.validation, recipe.sequence_length,
+    )  # fmt: skip
+    observer.begin("write", [recipe.name], [recipe.budget_tokens])
+
+    def tick() -> None:
+        observer.advance(_NOTHING)
+
+    records = _run_writer(loaded, writer, tasks, ingested, workers, tick)
+    dataset.write_manifest(_manifest(loaded, ingested, records, dtype), directory)
+    written = sum(file.bytes for record in records for file in record.files)
+    observer.end(f"{len(records)} shards, {written / 1e6:.1f} MB")
+
+
+def _run_writer(  # noqa: PLR0913 - one stage, all of whose inputs are its own
+    loaded: LoadedRecipe,
+    writer: ShardWriter,
+    tasks: Sequence[ShardTask],
+    ingested: Ingested,
+    workers: int,
+    tick: Callable[[], None],
+) -> list[ShardRecord]:
+    if isinstance(writer.format, TokenFormat):
+        return write_shards(writer, tasks, workers, tick)
+    spill = Path(tempfile.mkdtemp(prefix=".text-", dir=loaded.cache_dir))
+    try:
+        plans = [
+            [replace(plan, files=(file,)) for plan in domain for file in plan.files]
+            for domain in find_files(loaded, Observer())
+        ]
+        job = TextJob(
+            writer, writer.format, plans, ingested.tokenizer,
+            ingested.backend.split()[0], spill,
+        )  # fmt: skip
+        return write_text_shards(job, tasks, workers, tick)
+    finally:
+        shutil.rmtree(spill, ignore_errors=True)
+
+
+def _check_room(planned: Planned, directory: Path) -> None:
+    """Refuse to start what the disk cannot hold."""
+    needed = planned.plan.budget_tokens * planned.ingested.tokenizer.dtype.itemsize
+    free = shutil.disk_usage(directory).free
+    if needed > free:
+        raise ShardError(
+            f"{directory}: needs about {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; "
+            "make room, lower budget_tokens, or give output.dir another disk"
+        )
+
+
+def _manifest(
+    loaded: LoadedRecipe,
+    ingested: Ingested,
+    records: list[ShardRecord],
+    dtype: np.dtype[Any],
+) -> Manifest:
+    recipe, tokenizer = loaded.recipe, ingested.tokenizer
+    chosen = find_format(recipe.output.format)
+    inputs = [
+        InputRecord(
+            domain.name, file.path, file.entries[0].entry.key if file.entries else "",
+            len(file.entries),
+        )
+        for domain in ingested.domains
+        for file in domain.files
+    ]  # fmt: skip
+    return Manifest(
+        schema=dataset.SCHEMA,
+        curate_version=__version__,
+        name=recipe.name,
+        recipe_hash=loaded.hash,
+        build_hash=_build_hash(loaded, ingested),
+        format=recipe.output.format,
+        dtype=dtype.str if isinstance(chosen, TokenFormat) else None,
+        sequence_length=recipe.sequence_length,
+        seed=recipe.seed,
+        budget_tokens=recipe.budget_tokens,
+        tokenizer=TokenizerRecord(
+            tokenizer.name, tokenizer.fingerprint, tokenizer.eos, tokenizer.eos_id,
+            tokenizer.vocabulary, ingested.backend,
+        ),
+        domains=[domain.name for domain in ingested.domains],
+        shards=records,
+        inputs=inputs,
+        cache=str(loaded.cache_dir.resolve()),
+    )  # fmt: skip

@@ -1,0 +1,222 @@
+"""A built dataset on disk: where things are, and the manifest that says what must be there.
+
+```
+<dir>/manifest.json        written last; lists every file with its hash
+<dir>/train/               shards: shard-00000…, in the trainer's format
+<dir>/validation/<domain>  held-out documents of each domain, in the same format
+<dir>/provenance/          for each shard, which document every run of tokens came from
+<dir>/tokenizer.json       the definition that made the tokens
+<dir>/stats.json mixture.json plan.json certificate.json quarantine.jsonl README.md
+```
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from curate.errors import ShardError
+from curate.sample import PIECE
+from curate.storage import atomic_path, hash_file
+
+SCHEMA = 1
+
+SPLITS = ("train", "validation")
+
+PROVENANCE = np.dtype([*[(name, PIECE[name]) for name in PIECE.names or ()], ("content", "<u8")])
+"""A piece and the first half of its document's content hash."""
+
+OWN_DIRECTORIES = ("train", "validation", "provenance")
+MARK = ".curate"
+"""Lists the shards that a directory is for."""
+
+
+class FileRecord(msgspec.Struct, frozen=True):
+    """A file of the dataset."""
+
+    path: str
+    """Relative to the dataset's directory."""
+    bytes: int
+    xxh3: str
+    """xxh3-128, 32 hexadecimal digits."""
+
+
+class ShardRecord(msgspec.Struct, frozen=True):
+    """A shard and its provenance."""
+
+    split: str
+    stem: str
+    """What the format's reader is given, relative to the dataset's directory."""
+    sequences: int
+    tokens: int
+    files: list[FileRecord]
+    provenance: FileRecord
+
+
+class TokenizerRecord(msgspec.Struct, frozen=True):
+    """What made the tokens."""
+
+    name: str
+    fingerprint: str
+    eos: str | None
+    eos_id: int | None
+    vocabulary: int
+    backend: str
+
+
+class InputRecord(msgspec.Struct, frozen=True):
+    """An input file."""
+
+    domain: str
+    path: str
+    content: str
+    """Key of its content and of how it was read; see `tokens.store.file_key`."""
+    segments: int
+    """How many it was read in."""
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """`manifest.json`."""
+
+    schema: int
+    curate_version: str
+    name: str
+    recipe_hash: str
+    build_hash: str
+    """Recipe, tokenizer, documents and curate version: the same hash gives the same shards."""
+    format: str
+    dtype: str | None
+    """Of a token on disk; None for text."""
+    sequence_length: int | None
+    seed: int
+    budget_tokens: int
+    tokenizer: TokenizerRecord
+    domains: list[str]
+    shards: list[ShardRecord]
+    inputs: list[InputRecord]
+    cache: str
+    """Where the token store was; absolute."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Paths of a dataset."""
+
+    directory: Path
+
+    @property
+    def manifest(self) -> Path:
+        """Written last, removed first."""
+        return self.directory / "manifest.json"
+
+    def stem(self, split: str, name: str) -> Path:
+        """Where a shard goes, without the format's suffix."""
+        return self.directory / split / name
+
+    def provenance(self, split: str, name: str) -> Path:
+        """Where a shard's provenance goes."""
+        return self.directory / "provenance" / f"{split}-{name}.npy"
+
+    def relative(self, path: Path) -> str:
+        """Path as the manifest says it."""
+        return path.relative_to(self.directory).as_posix()
+
+
+def load_manifest(directory: Path) -> Manifest:
+    """Read a dataset's manifest.
+
+    Raises:
+        ShardError: There is none, or it is not one of ours.
+    """
+    path = Layout(directory).manifest
+    try:
+        manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
+    except FileNotFoundError as error:
+        raise ShardError(
+            f"{directory}: no manifest.json, so no finished dataset; run curate build"
+        ) from error
+    except (OSError, msgspec.DecodeError) as error:
+        raise ShardError(f"{path}: not a manifest of curate ({error})") from error
+    if manifest.schema != SCHEMA:
+        raise ShardError(
+            f"{path}: schema {manifest.schema}, this curate reads {SCHEMA}; build it again"
+        )
+    return manifest
+
+
+def clear(directory: Path, shards: Sequence[tuple[str, str]]) -> None:
+    """Make room for new shards, removing older ones of ours and nothing else.
+
+    Args:
+        directory: Of the dataset.
+        shards: (split, name) of the shards about to be written; noted down first, so that those of
+            a build that is killed are known as ours too.
+
+    Raises:
+        ShardError: The directory holds files that curate did not make; names some.
+    """
+    layout = Layout(directory)
+    foreign = [
+        layout.relative(path)
+        for name in OWN_DIRECTORIES
+        for path in sorted((directory / name).rglob("*"))
+        if not path.is_dir() and not _is_ours(path, directory / name)
+    ]
+    if foreign:
+        shown = ", ".join(foreign[:3]) + (", …" if len(foreign) > 3 else "")
+        raise ShardError(
+            f"{directory}: holds {len(foreign)} files that curate did not write ({shown}); "
+            "move them away, or give output.dir another directory"
+        )
+    layout.manifest.unlink(missing_ok=True)
+    (directory / "certificate.json").unlink(missing_ok=True)
+    for name in OWN_DIRECTORIES:
+        shutil.rmtree(directory / name, ignore_errors=True)
+        (directory / name).mkdir(parents=True)
+    marks = {split: [name for owner, name in shards if owner == split] for split in SPLITS}
+    marks["provenance"] = [f"{split}-{name}" for split, name in shards]
+    for name, stems in marks.items():
+        (directory / name / MARK).write_text("".join(f"{stem}\n" for stem in stems), "utf-8")
+
+
+def _is_ours(path: Path, owned: Path) -> bool:
+    """Whether a file is the mark, or a shard (or its unfinished form) that the mark names."""
+    if path.name == MARK:
+        return True
+    if path.parent != owned or not (owned / MARK).exists():
+        return False
+    stems = (owned / MARK).read_text("utf-8").split()
+    return path.name.lstrip(".").startswith(tuple(f"{stem}." for stem in stems))
+
+
+def record_file(path: Path, directory: Path) -> FileRecord:
+    """Size and hash of a file just written."""
+    return FileRecord(path.relative_to(directory).as_posix(), path.stat().st_size, hash_file(path))
+
+
+def write_manifest(manifest: Manifest, directory: Path) -> None:
+    """Write the manifest, the last act of a build."""
+    with atomic_path(Layout(directory).manifest) as temporary:
+        temporary.write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=2))
+
+
+def read_provenance(path: Path) -> NDArray[Any]:
+    """Read a shard's provenance.
+
+    Raises:
+        ShardError: Absent or damaged.
+    """
+    try:
+        found: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise ShardError(f"{path}: provenance cannot be read ({error})") from error
+    if found.dtype != PROVENANCE:
+        raise ShardError(f"{path}: not provenance of this version of curate")
+    return found

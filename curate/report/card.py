@@ -1,0 +1,125 @@
+"""The dataset card: a `README.md` with metadata the Hugging Face hub accepts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from curate import __version__
+from curate.formats import find
+from curate.formats.base import TextFormat
+from curate.recipe import LoadedRecipe
+from curate.stats.report import DomainStats
+from curate.storage import atomic_path
+
+SIZE_CATEGORIES = (
+    (1_000, "n<1K"),
+    (10_000, "1K<n<10K"),
+    (100_000, "10K<n<100K"),
+    (1_000_000, "100K<n<1M"),
+    (10_000_000, "1M<n<10M"),
+    (100_000_000, "10M<n<100M"),
+    (1_000_000_000, "100M<n<1B"),
+    (10_000_000_000, "1B<n<10B"),
+    (100_000_000_000, "10B<n<100B"),
+    (1_000_000_000_000, "100B<n<1T"),
+)
+"""Rows, and the hub's word for fewer than that."""
+
+
+def write_card(
+    loaded: LoadedRecipe, stats: Sequence[DomainStats], certificate: dict[str, Any]
+) -> Path:
+    """Write the card beside the shards; returns its path."""
+    path = loaded.output_dir / "README.md"
+    front = yaml.safe_dump(_metadata(loaded, certificate), sort_keys=False, allow_unicode=True)
+    with atomic_path(path) as temporary:
+        temporary.write_text(f"---\n{front}---\n\n{_body(loaded, stats, certificate)}", "utf-8")
+    return path
+
+
+def _metadata(loaded: LoadedRecipe, certificate: dict[str, Any]) -> dict[str, Any]:
+    recipe = loaded.recipe
+    licences = sorted({domain.license for domain in recipe.domains if domain.license})
+    metadata: dict[str, Any] = {
+        "pretty_name": recipe.name,
+        "task_categories": ["text-generation"],
+        "task_ids": ["language-modeling"],
+        "tags": ["pretraining", "curate", f"format:{recipe.output.format}"],
+        "size_categories": [_size_category(certificate["train_sequences"])],
+    }
+    if len(licences) == 1 and all(domain.license for domain in recipe.domains):
+        metadata["license"] = licences[0].lower()
+    else:
+        metadata["license"] = "other"
+        metadata["license_name"] = "by-source"
+    if isinstance(find(recipe.output.format), TextFormat):
+        suffix = {"parquet": "parquet", "jsonl": "jsonl.zst"}[recipe.output.format]
+        metadata["configs"] = [
+            {
+                "config_name": "default",
+                "data_files": [
+                    {"split": "train", "path": f"train/*.{suffix}"},
+                    {"split": "validation", "path": f"validation/*.{suffix}"},
+                ],
+            }
+        ]
+    return metadata
+
+
+def _size_category(rows: int) -> str:
+    for limit, name in SIZE_CATEGORIES:
+        if rows < limit:
+            return name
+    return "n>1T"
+
+
+def _body(loaded: LoadedRecipe, stats: Sequence[DomainStats], certificate: dict[str, Any]) -> str:
+    recipe = loaded.recipe
+    chosen = find(recipe.output.format)
+    verdict = "passed" if certificate["ok"] else "FAILED: " + "; ".join(certificate["problems"])
+    licence = {domain.name: domain.license or "not stated" for domain in recipe.domains}
+    rows = []
+    for domain in stats:
+        row = certificate["domains"][domain.name]
+        rows.append(
+            f"| {domain.name} | {row['asked_share']:.4%} | {row['realised_share']:.4%} "
+            f"| {row['realised_tokens']:,} | {row['epochs']:.3f} | {domain.documents:,} "
+            f"| {domain.bytes:,} | {domain.bad_records:,} | {licence[domain.name]} |"
+        )
+    table = "\n".join(rows)
+    return f"""# {recipe.name}
+
+{certificate["realised_tokens"]:,} training tokens from {len(stats)} domains, mixed by
+`{recipe.mixture.method}` and written as `{recipe.output.format}` by curate {__version__}.
+Read back after writing: {verdict}.
+
+## Composition
+
+Shares are of tokens. Documents, bytes and bad records are those of the whole source.
+
+| domain | asked | realised | tokens | epochs | documents | bytes | bad records | licence |
+|---|---:|---:|---:|---:|---:|---:|---:|---|
+{table}
+
+Validation documents ({recipe.validation.documents:.3%} of each domain, chosen by content hash) are
+under `validation/`, one file a domain; {certificate["train_validation_overlap_documents"]} of them
+are also in the training set.
+
+## Loading
+
+For {chosen.trainers}.
+
+```
+{chosen.snippet.replace("{path}", "train/shard-00000").strip()}
+```
+
+## Provenance
+
+`manifest.json` lists every file with its hash and every input; `provenance/` says for each run of
+tokens which document it came from; `certificate.json` compares what was asked, planned and written.
+Recipe hash `{loaded.hash}`, seed {recipe.seed}. Tokenizer: `tokenizer.json`.
+"""

@@ -1,0 +1,181 @@
+"""Live progress and final tables for a terminal, through rich."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from curate.observer import Observer
+
+NATS_TO_BITS = 1 / np.log(2)
+
+REFRESH_SECONDS = 0.25
+
+
+class TerminalObserver(Observer):
+    """Shows stages as lines and, on a terminal, a table of domains that moves."""
+
+    def __init__(self, console: Console) -> None:
+        """Write to `console`."""
+        self._console = console
+        self._stage = ""
+        self._names: Sequence[str] = ()
+        self._totals: Sequence[int] = ()
+        self._started = 0.0
+        self._shown = 0.0
+        self._live: Live | None = None
+
+    def notice(self, message: str) -> None:
+        """See `Observer`."""
+        self._console.print(f"[yellow]note[/] {_plain(message)}", highlight=False, soft_wrap=True)
+
+    def begin(self, stage: str, names: Sequence[str] = (), totals: Sequence[int] = ()) -> None:
+        """See `Observer`."""
+        self.close()
+        self._stage, self._names, self._totals = stage, names, totals
+        self._started = time.monotonic()
+        self._shown = 0.0
+
+    def advance(self, counters: NDArray[np.int64]) -> None:
+        """See `Observer`."""
+        now = time.monotonic()
+        if not self._console.is_terminal or now - self._shown < REFRESH_SECONDS:
+            return
+        self._shown = now
+        table = self._table(counters, now - self._started)
+        if self._live is None:
+            # Refreshed by hand: a refreshing thread would stand in the way of forking workers.
+            self._live = Live(table, console=self._console, auto_refresh=False, transient=True)
+            self._live.start()
+        self._live.update(table, refresh=True)
+
+    def end(self, summary: str = "") -> None:
+        """See `Observer`."""
+        self.close()
+        seconds = time.monotonic() - self._started
+        self._console.print(
+            f"[green]✓[/] {self._stage:<16} {_plain(summary)} [dim]{seconds:.1f} s[/]",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+    def close(self) -> None:
+        """Take the moving table off the terminal."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def _table(self, counters: NDArray[np.int64], seconds: float) -> Table:
+        table = Table(title=f"{self._stage} · {seconds:.0f} s", title_justify="left", box=None)
+        for heading in ("domain", "documents", "tokens", "MB", "MB/s", "Mtok/s", "bad", "left"):
+            table.add_column(heading, justify="left" if heading == "domain" else "right")
+        done = counters[:, 0].sum() if len(counters) else 0
+        for name, row in zip(self._names, counters, strict=False):
+            raw, text, tokens, documents, bad = (int(value) for value in row)
+            table.add_row(
+                _plain(name), f"{documents:,}", f"{tokens:,}", f"{text / 1e6:.1f}",
+                f"{text / 1e6 / max(seconds, 1e-9):.1f}",
+                f"{tokens / 1e6 / max(seconds, 1e-9):.2f}", f"{bad:,}", "" if raw else "waiting",
+            )  # fmt: skip
+        if len(counters) > 1:
+            total = counters.sum(axis=0)
+            table.add_row(
+                "all", f"{total[3]:,}", f"{total[2]:,}", f"{total[1] / 1e6:.1f}",
+                f"{total[1] / 1e6 / max(seconds, 1e-9):.1f}",
+                f"{total[2] / 1e6 / max(seconds, 1e-9):.2f}", f"{total[4]:,}",
+                self._left(int(done), seconds),
+            )  # fmt: skip
+        return table
+
+    def _left(self, done: int, seconds: float) -> str:
+        """Time left, from bytes on disk and a guess of how far they unpack."""
+        expected = sum(self._totals)
+        if not done or not expected:
+            return ""
+        share = min(0.99, done / max(expected, done))
+        return f"≈ {seconds * (1 - share) / share:.0f} s" if expected > done else "…"
+
+
+def _plain(text: str) -> str:
+    """Text that rich will not take for markup."""
+    return text.replace("[", "\\[")
+
+
+def result_table(certificate: dict[str, Any], bad_records: dict[str, int]) -> Table:
+    """Asked, planned and realised, by domain."""
+    table = Table(title="asked, planned and realised, in shares of tokens", title_justify="left")
+    table.add_column("domain")
+    for heading in ("asked", "realised", "planned tokens", "realised tokens", "epochs", "bad"):
+        table.add_column(heading, justify="right")
+    for name, row in certificate["domains"].items():
+        exact = row["planned_tokens"] == row["realised_tokens"]
+        table.add_row(
+            _plain(name),
+            f"{row['asked_share']:.4%}",
+            f"{row['realised_share']:.4%}",
+            f"{row['planned_tokens']:,}",
+            f"{row['realised_tokens']:,}" if exact else f"[red]{row['realised_tokens']:,}[/]",
+            f"{row['epochs']:.3f}",
+            f"{bad_records.get(name, 0):,}",
+        )
+    table.add_section()
+    table.add_row(
+        "all", "", "", f"{certificate['budget_tokens']:,}", f"{certificate['realised_tokens']:,}",
+        "", f"{sum(bad_records.values()):,}",
+    )  # fmt: skip
+    return table
+
+
+def stats_table(stats: dict[str, Any]) -> Table:
+    """What each domain holds; entropies in bits a token."""
+    table = Table(title="domains; entropies in bits per token, plug-in", title_justify="left")
+    table.add_column("domain")
+    headings = ("documents", "MB", "tokens", "held out", "bytes/token", "types",
+                "shannon", "joint", "conditional", "bad")  # fmt: skip
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    for name, row in stats["domains"].items():
+        bits = [row["entropy"][measure]["nats"] * NATS_TO_BITS
+                for measure in ("shannon", "joint", "conditional")]  # fmt: skip
+        table.add_row(
+            _plain(name), f"{row['documents']:,}", f"{row['bytes'] / 1e6:.1f}",
+            f"{row['tokens']:,}", f"{row['tokens_validation']:,}", f"{row['bytes_per_token']:.2f}",
+            f"{row['vocabulary_used']:,}", *(f"{value:.3f}" for value in bits),
+            f"{row['bad_records']:,}",
+        )  # fmt: skip
+    return table
+
+
+def mixture_table(mixture: dict[str, Any], supply_tokens: dict[str, int]) -> Table:
+    """Weights, what the method wanted before caps, and epochs."""
+    table = Table(title=f"{mixture['method']}; weights are shares of tokens", title_justify="left")
+    table.add_column("domain")
+    for heading in ("weight", "before caps", "epochs", "supply tokens"):
+        table.add_column(heading, justify="right")
+    for name, weight in mixture["weights"].items():
+        table.add_row(
+            _plain(name), f"{weight:.4%}", f"{mixture['unconstrained'][name]:.4%}",
+            f"{mixture['epochs'][name]:.3f}", f"{supply_tokens[name]:,}",
+        )  # fmt: skip
+    return table
+
+
+def plan_table(plan: dict[str, Any]) -> Table:
+    """Whole tokens by domain."""
+    table = Table(title=f"plan of {plan['budget_tokens']:,} tokens", title_justify="left")
+    table.add_column("domain")
+    for heading in ("weight", "tokens", "documents", "epochs", "supply tokens"):
+        table.add_column(heading, justify="right")
+    for name, row in plan["domains"].items():
+        table.add_row(
+            _plain(name), f"{row['weight']:.4%}", f"{row['tokens']:,}", f"{row['documents']:,}",
+            f"{row['epochs']:.3f}", f"{row['supply_tokens']:,}",
+        )  # fmt: skip
+    return table

@@ -1,0 +1,319 @@
+"""Read a dataset back, compare it with its plan, and say so in a certificate.
+
+What is checked: every file has the bytes the manifest says; the format's own reader gives as many
+tokens as the provenance accounts for; every token equals the token of the document it is said to
+come from (where the token store is at hand); tokens by domain equal the plan; no training document
+has the content hash of a validation document; how far the mixture strays in windows of the output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curate import __version__
+from curate.dataset import FileRecord, Manifest, ShardRecord, load_manifest, read_provenance
+from curate.engine.local import map_tasks
+from curate.errors import InputError, ShardError
+from curate.formats import find
+from curate.formats.base import TextFormat, TokenFormat
+from curate.sample import TokenCopier
+from curate.storage import hash_file, read_json, write_json
+from curate.tokens.store import DomainTokens
+
+WINDOWS = 100
+"""Windows that the output is cut into to see how evenly it is mixed."""
+
+
+@dataclass
+class ShardCheck:
+    """What reading one shard back gave."""
+
+    problems: list[str] = field(default_factory=list)
+    tokens: dict[int, int] = field(default_factory=dict)
+    """By domain."""
+    windows: NDArray[np.int64] = field(default_factory=lambda: np.empty((0, 0), np.int64))
+    """Training shards: tokens by window and domain."""
+    content: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
+    """Distinct first halves of the content hashes of its documents."""
+    content_checked: bool = False
+
+
+def verify(
+    directory: Path,
+    domains: Sequence[DomainTokens] | None,
+    workers: int,
+    on_tick: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
+    """Check a dataset and write `certificate.json`.
+
+    Args:
+        directory: Of the dataset.
+        domains: Its domains in the token store, in the manifest's order; None if the store is not
+            at hand, and then tokens are compared with hashes only.
+        workers: Processes.
+        on_tick: Called now and then.
+
+    Returns:
+        The certificate; `ok` says whether everything held.
+
+    Raises:
+        ShardError: There is no finished dataset.
+    """
+    manifest = load_manifest(directory)
+    plan = _read_plan(directory)
+    starts = _shard_starts(manifest)
+    check = partial(_check_shard, directory, manifest, domains)
+    tasks = [(shard, starts[number]) for number, shard in enumerate(manifest.shards)]
+    checks = map_tasks(check, tasks, workers, on_tick)
+    certificate = _certificate(manifest, plan, checks)
+    write_json(directory / "certificate.json", certificate)
+    return certificate
+
+
+def _read_plan(directory: Path) -> dict[str, Any]:
+    try:
+        plan = read_json(directory / "plan.json")
+        for name in plan["domains"]:
+            plan["domains"][name]["tokens"] += 0
+    except (InputError, KeyError, TypeError) as error:
+        raise ShardError(f"{directory}/plan.json: cannot be read ({error})") from error
+    found: dict[str, Any] = plan
+    return found
+
+
+def _shard_starts(manifest: Manifest) -> list[int]:
+    """First token of each training shard in the dataset; 0 for others."""
+    starts, position = [], 0
+    for shard in manifest.shards:
+        starts.append(position if shard.split == "train" else 0)
+        position += shard.tokens if shard.split == "train" else 0
+    return starts
+
+
+def _check_shard(
+    directory: Path,
+    manifest: Manifest,
+    domains: Sequence[DomainTokens] | None,
+    task: tuple[ShardRecord, int],
+) -> ShardCheck:
+    shard, start = task
+    found = ShardCheck()
+    for file in [*shard.files, shard.provenance]:
+        _check_file(directory, file, found.problems)
+    if found.problems:
+        return found
+    try:
+        pieces = read_provenance(directory / shard.provenance.path)
+        chosen = find(manifest.format)
+        if isinstance(chosen, TokenFormat):
+            _check_tokens(directory, manifest, chosen, shard, pieces, domains, found)
+        else:
+            _check_text(directory, manifest, chosen, shard, pieces, domains, found)
+    except ShardError as error:
+        found.problems.append(str(error))
+        return found
+    counts = np.bincount(pieces["domain"], pieces["tokens"], len(manifest.domains))
+    found.tokens = {number: int(count) for number, count in enumerate(counts) if count}
+    found.content = np.unique(pieces["content"])
+    if shard.split == "train":
+        found.windows = _windows(pieces, start, manifest)
+    return found
+
+
+def _check_file(directory: Path, file: FileRecord, problems: list[str]) -> None:
+    path = directory / file.path
+    if not path.is_file():
+        problems.append(f"{file.path}: missing")
+    elif path.stat().st_size != file.bytes:
+        problems.append(f"{file.path}: {path.stat().st_size} bytes, the manifest says {file.bytes}")
+    elif hash_file(path) != file.xxh3:
+        problems.append(f"{file.path}: content differs from the manifest's hash")
+
+
+def _check_tokens(  # noqa: PLR0913 - one check, all of whose inputs are its own
+    directory: Path,
+    manifest: Manifest,
+    chosen: TokenFormat,
+    shard: ShardRecord,
+    pieces: NDArray[Any],
+    domains: Sequence[DomainTokens] | None,
+    found: ShardCheck,
+) -> None:
+    """Compare tokens on disk with the documents they are said to come from."""
+    dtype = np.dtype(manifest.dtype)
+    copier = None if domains is None else TokenCopier(domains)
+    if domains is not None:
+        _check_content(pieces, domains, found, shard.stem)
+    stops = np.concatenate([[0], np.cumsum(pieces["tokens"])])
+    position = sequences = 0
+    for batch in chosen.read(directory / shard.stem, dtype):
+        if chosen.keeps_documents and not np.array_equal(
+            batch.lengths, pieces["tokens"][sequences : sequences + len(batch.lengths)]
+        ):
+            found.problems.append(f"{shard.stem}: sequence lengths differ from the provenance")
+            return
+        sequences += len(batch.lengths)
+        end = position + len(batch.tokens)
+        if end > stops[-1]:
+            break
+        if copier is not None:
+            expected = np.empty(len(batch.tokens), dtype)
+            copier.copy(_clip(pieces, stops, position, end), expected)
+            if not np.array_equal(expected, batch.tokens):
+                at = position + int(np.argmax(expected != batch.tokens))
+                found.problems.append(f"{shard.stem}: token {at} differs from its document")
+                return
+        position = end
+    if position != stops[-1] or position != shard.tokens:
+        found.problems.append(
+            f"{shard.stem}: {position} tokens read back, provenance accounts for {stops[-1]}, "
+            f"the manifest says {shard.tokens}"
+        )
+    found.content_checked = copier is not None
+
+
+def _clip(pieces: NDArray[Any], stops: NDArray[np.int64], begin: int, end: int) -> NDArray[Any]:
+    """The pieces under tokens [begin, end) of a shard, the outer ones cut to fit."""
+    first = int(np.searchsorted(stops, begin, side="right")) - 1
+    last = int(np.searchsorted(stops, end, side="left"))
+    chosen = np.array(pieces[first:last])
+    if len(chosen):
+        skipped = begin - int(stops[first])
+        chosen["start"][0] += skipped
+        chosen["tokens"][0] -= skipped
+        chosen["tokens"][-1] -= int(stops[last]) - end
+    return chosen
+
+
+def _check_content(
+    pieces: NDArray[Any], domains: Sequence[DomainTokens], found: ShardCheck, stem: str
+) -> None:
+    for number, domain in enumerate(domains):
+        own = pieces[pieces["domain"] == number]
+        if len(own) and (
+            own["document"].max() >= len(domain)
+            or not np.array_equal(domain.content_high[own["document"]], own["content"])
+        ):
+            found.problems.append(
+                f"{stem}: the documents of '{domain.name}' in the token store are not those that "
+                "were written; build again"
+            )
+            raise ShardError(found.problems.pop())
+
+
+def _check_text(  # noqa: PLR0913 - one check, all of whose inputs are its own
+    directory: Path,
+    manifest: Manifest,
+    chosen: TextFormat,
+    shard: ShardRecord,
+    pieces: NDArray[Any],
+    domains: Sequence[DomainTokens] | None,
+    found: ShardCheck,
+) -> None:
+    from curate.text import check_text
+
+    check_text(directory, manifest, chosen, shard, pieces, found.problems)
+    if domains is not None:
+        _check_content(pieces, domains, found, shard.stem)
+    found.content_checked = True
+
+
+def _windows(pieces: NDArray[Any], start: int, manifest: Manifest) -> NDArray[np.int64]:
+    """Tokens by window and domain; a piece counts where it begins."""
+    begins = start + np.cumsum(pieces["tokens"]) - pieces["tokens"]
+    window = np.minimum(begins * WINDOWS // manifest.budget_tokens, WINDOWS - 1)
+    size = WINDOWS * len(manifest.domains)
+    flat = np.bincount(window * len(manifest.domains) + pieces["domain"], pieces["tokens"], size)
+    return flat.astype(np.int64).reshape(WINDOWS, len(manifest.domains))
+
+
+def _certificate(
+    manifest: Manifest, plan: dict[str, Any], checks: Sequence[ShardCheck]
+) -> dict[str, Any]:
+    problems = [problem for check in checks for problem in check.problems]
+    train = [c for c, s in zip(checks, manifest.shards, strict=True) if s.split == "train"]
+    held_out = [c for c, s in zip(checks, manifest.shards, strict=True) if s.split != "train"]
+    rows: dict[str, Any] = {}
+    realised_total = sum(sum(check.tokens.values()) for check in train)
+    for number, name in enumerate(manifest.domains):
+        planned = plan["domains"].get(name)
+        if planned is None:
+            problems.append(f"plan.json has no domain '{name}'")
+            continue
+        realised = sum(check.tokens.get(number, 0) for check in train)
+        if realised != planned["tokens"]:
+            problems.append(f"'{name}': planned {planned['tokens']} tokens, realised {realised}")
+        supply = planned["supply_tokens"]
+        rows[name] = {
+            "asked_share": planned["weight"],
+            "planned_tokens": planned["tokens"],
+            "realised_tokens": realised,
+            "realised_share": realised / realised_total if realised_total else 0.0,
+            "epochs": realised / supply if supply else 0.0,
+            "validation_tokens": sum(check.tokens.get(number, 0) for check in held_out),
+        }
+    if realised_total != manifest.budget_tokens:
+        problems.append(f"budget_tokens {manifest.budget_tokens}, realised {realised_total} in all")
+    overlap = _overlap(train, held_out)
+    if overlap:
+        problems.append(f"{overlap} documents are in training and in validation")
+    return {
+        "schema": 1,
+        "curate_version": __version__,
+        "recipe_hash": manifest.recipe_hash,
+        "build_hash": manifest.build_hash,
+        "ok": not problems,
+        "problems": problems,
+        "budget_tokens": manifest.budget_tokens,
+        "realised_tokens": realised_total,
+        "train_sequences": sum(
+            shard.sequences for shard in manifest.shards if shard.split == "train"
+        ),
+        "domains": rows,
+        "train_validation_overlap_documents": overlap,
+        "tokens_compared_with_store": bool(checks) and all(c.content_checked for c in checks),
+        "largest_share_deviation_in_windows": _deviation(train, rows, manifest),
+        "shards": [
+            {"path": file.path, "bytes": file.bytes, "xxh3": file.xxh3}
+            for shard in manifest.shards
+            for file in shard.files
+        ],
+    }
+
+
+def _overlap(train: Sequence[ShardCheck], held_out: Sequence[ShardCheck]) -> int:
+    if not train or not held_out:
+        return 0
+    validation = np.unique(np.concatenate([check.content for check in held_out]))
+    seen = np.zeros(len(validation), bool)
+    for check in train:
+        seen |= np.isin(validation, check.content)
+    return int(seen.sum())
+
+
+def _deviation(
+    train: Sequence[ShardCheck], rows: dict[str, Any], manifest: Manifest
+) -> dict[str, Any] | None:
+    """Where and by how much a window's share differs most from the realised one."""
+    windows = [check.windows for check in train if check.windows.size]
+    if not windows or len(rows) != len(manifest.domains):
+        return None
+    tokens = np.sum(windows, axis=0)
+    totals = tokens.sum(axis=1, keepdims=True)
+    shares = np.divide(tokens, totals, out=np.zeros(tokens.shape), where=totals > 0)
+    asked = np.array([rows[name]["realised_share"] for name in manifest.domains])
+    off = np.abs(shares - asked) * (totals > 0)
+    window, domain = np.unravel_index(int(np.argmax(off)), off.shape)
+    return {
+        "window_tokens": -(-manifest.budget_tokens // WINDOWS),
+        "domain": manifest.domains[domain],
+        "share": float(shares[window, domain]),
+        "realised_share": float(asked[domain]),
+    }

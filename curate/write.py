@@ -1,0 +1,137 @@
+"""Write the shards of a dataset that stores tokens.
+
+Each shard is made by one task from the plan alone, so any number of workers writes the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curate.dataset import PROVENANCE, Layout, ShardRecord, record_file
+from curate.engine.local import map_tasks
+from curate.formats.base import TextFormat, TokenBatch, TokenFormat
+from curate.sample import PIECE, Samples, TokenCopier
+from curate.storage import atomic_path
+from curate.tokens.store import DomainTokens
+
+BATCH_TOKENS = 4 << 20
+"""Tokens copied and handed to a writer at once."""
+
+
+class Sampler(Protocol):
+    """`sample.DocumentSampler` or `sample.SequenceSampler`."""
+
+    def shard(self, number: int, shards: int) -> Samples:
+        """Samples of one of `shards` stretches of the dataset."""
+        ...
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """One shard to write."""
+
+    split: str
+    name: str
+    number: int
+    """Among the training shards; the domain for a validation shard."""
+
+
+@dataclass(frozen=True)
+class ShardWriter:
+    """Everything that the shards of a dataset have in common."""
+
+    layout: Layout
+    format: TokenFormat | TextFormat
+    dtype: np.dtype[Any]
+    """On disk; of no meaning for text."""
+    sampler: Sampler
+    shards: int
+    domains: Sequence[DomainTokens]
+    validation: Sequence[NDArray[np.bool_]]
+    sequence_length: int | None
+
+    def write(self, task: ShardTask) -> ShardRecord:
+        """Write one shard and its provenance."""
+        assert isinstance(self.format, TokenFormat)
+        samples = self.samples(task)
+        stem = self.layout.stem(task.split, task.name)
+        copier = TokenCopier(self.domains)
+        files = self.format.write(stem, token_batches(samples, copier, self.dtype), self.dtype)
+        provenance = self.layout.provenance(task.split, task.name)
+        write_provenance(provenance, samples.pieces, self.domains)
+        directory = self.layout.directory
+        return ShardRecord(
+            split=task.split,
+            stem=self.layout.relative(stem),
+            sequences=self._sequences(samples),
+            tokens=int(samples.lengths.sum()),
+            files=[record_file(path, directory) for path in files],
+            provenance=record_file(provenance, directory),
+        )
+
+    def samples(self, task: ShardTask) -> Samples:
+        """What goes into a shard, in order."""
+        if task.split == "train":
+            return self.sampler.shard(task.number, self.shards)
+        return self._held_out(task.number)
+
+    def _sequences(self, samples: Samples) -> int:
+        """Sequences as a reader sees them: documents, or cuts of `sequence_length`."""
+        if isinstance(self.format, TextFormat) or self.format.keeps_documents:
+            return len(samples.lengths)
+        if self.sequence_length is None:
+            return len(samples.lengths)
+        return -(-int(samples.lengths.sum()) // self.sequence_length)
+
+    def _held_out(self, domain: int) -> Samples:
+        """A domain's validation documents, in the order of their content hash."""
+        numbers = np.flatnonzero(self.validation[domain])
+        pieces = np.zeros(len(numbers), PIECE)
+        pieces["domain"] = domain
+        pieces["document"] = numbers
+        pieces["tokens"] = self.domains[domain].tokens[numbers]
+        return Samples(pieces, pieces["tokens"].astype(np.int64))
+
+
+def write_shards(
+    writer: ShardWriter, tasks: Sequence[ShardTask], workers: int, on_tick: Callable[[], None]
+) -> list[ShardRecord]:
+    """Write all shards; records in the order of the tasks."""
+    return map_tasks(partial(ShardWriter.write, writer), tasks, workers, on_tick)
+
+
+def token_batches(
+    samples: Samples, copier: TokenCopier, dtype: np.dtype[Any]
+) -> Iterator[TokenBatch]:
+    """Samples as batches of whole sequences of about `BATCH_TOKENS` tokens."""
+    sequence_stops = np.cumsum(samples.lengths)
+    piece_stops = np.cumsum(samples.pieces["tokens"])
+    sequence = piece = position = 0
+    while sequence < len(samples.lengths):
+        limit = position + BATCH_TOKENS
+        stop = max(sequence + 1, int(np.searchsorted(sequence_stops, limit, side="right")))
+        position = int(sequence_stops[stop - 1])
+        piece_stop = int(np.searchsorted(piece_stops, position, side="left")) + 1
+        tokens = np.empty(int(samples.lengths[sequence:stop].sum()), dtype)
+        copier.copy(samples.pieces[piece:piece_stop], tokens)
+        yield TokenBatch(tokens, samples.lengths[sequence:stop])
+        sequence, piece = stop, piece_stop
+
+
+def write_provenance(path: Path, pieces: NDArray[Any], domains: Sequence[DomainTokens]) -> None:
+    """Write which document each piece came from, and the start of its content hash."""
+    rows = np.empty(len(pieces), PROVENANCE)
+    for name in PIECE.names or ():
+        rows[name] = pieces[name]
+    for number, domain in enumerate(domains):
+        own = pieces["domain"] == number
+        rows["content"][own] = domain.content_high[pieces["document"][own]]
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.save(file, rows, allow_pickle=False)

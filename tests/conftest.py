@@ -1,0 +1,68 @@
+"""Small real inputs: three domains of made-up words, and a tokenizer trained on them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+WORDS = {
+    "wiki": "the river city history of and in was north king founded museum station".split(),
+    "code": "def return self import for in range ( ) : = + value index size list".split(),
+    "talk": "yes no hello please thanks when where would like to book a table 你好 ещё".split(),
+}
+
+
+def make_documents(domain: str, documents: int, seed: int = 0) -> list[dict[str, str]]:
+    """Seeded documents of 5 to 120 words, the last of each ten a copy of the first."""
+    rng = np.random.default_rng([seed, *domain.encode()])
+    rows: list[dict[str, str]] = []
+    for number in range(documents):
+        words = rng.choice(WORDS[domain], rng.integers(5, 120))
+        text = " ".join(words) + f" {number}\n"
+        if number % 10 == 9:
+            text = rows[number - 9]["text"]
+        rows.append({"id": f"{domain}-{number}", "text": text, "lang": "xx"})
+    return rows
+
+
+def write_jsonl(path: Path, rows: list[dict[str, str]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with `data/<domain>/part-<n>.jsonl`, 600 documents in all."""
+    root = tmp_path_factory.mktemp("corpus")
+    for domain, documents in (("wiki", 300), ("code", 200), ("talk", 100)):
+        rows = make_documents(domain, documents)
+        half = documents // 2
+        write_jsonl(root / "data" / domain / "part-0.jsonl", rows[:half])
+        write_jsonl(root / "data" / domain / "part-1.jsonl", rows[half:])
+    return root
+
+
+RECIPE = """
+name: tiny
+tokenizer: {{train: {{vocab_size: 400, sample_bytes: 60000}}}}
+domains:
+  - {{name: wiki, paths: "{data}/wiki/*"}}
+  - {{name: code, paths: "{data}/code/*"}}
+  - {{name: talk, paths: "{data}/talk/*"}}
+mixture: {{method: entropy}}
+max_epochs: 4
+budget_tokens: 30000
+validation: {{documents: 0.05}}
+"""
+
+
+@pytest.fixture
+def recipe(corpus: Path, tmp_path: Path) -> Path:
+    """A recipe over the corpus, with a cache and an output of its own."""
+    path = tmp_path / "recipe.yaml"
+    path.write_text(RECIPE.format(data=corpus / "data"), "utf-8")
+    return path
