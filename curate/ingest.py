@@ -6,19 +6,19 @@ there already is not made again.
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.engine.local import map_tasks
+from curate.engine.local import map_tasks, workers_share_memory
 from curate.errors import InputError, RecipeError, TokenizerError
 from curate.observer import Observer
 from curate.recipe import DomainRecipe, LoadedRecipe
@@ -31,13 +31,20 @@ from curate.stats.report import DomainStats, domain_stats
 from curate.storage import hash_json
 from curate.tokens import tokenizer as tokenizers
 from curate.tokens import train
-from curate.tokens.backends import BACKENDS, Choice, check_round_trip, choose, installed
+from curate.tokens.backends import (
+    BACKENDS,
+    BackendRefused,
+    Choice,
+    first_choice,
+    reference_choice,
+    self_test,
+)
 from curate.tokens.domain_counts import CountRequest, domain_counts
-from curate.tokens.pipeline import Job, Tokenised, keys_of, plan_tasks, tokenise
+from curate.tokens.pipeline import PROGRESS, Job, Tokenised, keys_of, plan_tasks, tokenise
 from curate.tokens.store import DomainFile, DomainTokens, TokenStore
 from curate.tokens.tokenizer import Tokenizer
 
-SAMPLE_BYTES = 192 << 10
+SAMPLE_BYTES = 96 << 10
 """Text of the user's own documents that a fast tokenizer must get right, all domains together."""
 
 
@@ -165,20 +172,22 @@ def _fill(  # noqa: PLR0913 - one stage, all of whose inputs are its own
     if not tasks:
         observer.notice("tokenised already: every file is in the store")
         return Tokenised(), 0
-    wanted = recipe.tokenizer.backend
-    choice = _first_choice(wanted)
-    if choice.notice:
-        observer.notice(choice.notice)
-    last = np.zeros((len(names), 5), np.int64)
+    last = np.zeros((len(names), len(PROGRESS)), np.int64)
+    totals = [
+        sum(task.size_bytes for task in tasks if task.domain == number)
+        for number in range(len(names))
+    ]
 
     def progress(counters: NDArray[np.int64]) -> None:
         last[:] = counters
         observer.advance(counters)
 
-    def attempt(choice: Choice, test: Any) -> Tokenised:
+    def attempt(choice: Choice) -> Tokenised:
+        encoder = BACKENDS[choice.name](tokenizer)
         job = Job(
             tokenizer=tokenizer,
             backend=choice,
+            encoder=encoder if workers_share_memory() else None,
             store=store.directory,
             spill=spill / choice.name,
             domains=tuple(names),
@@ -187,53 +196,37 @@ def _fill(  # noqa: PLR0913 - one stage, all of whose inputs are its own
             count_memory_bytes=recipe.counting.memory_mb << 20,
             stop_on_bad_record=recipe.on_bad_record == "error",
         )
-        totals = [sum(task.size_bytes for task in tasks if task.domain == n)
-                  for n in range(len(names))]  # fmt: skip
+
+        def test() -> None:
+            sample = sample_documents([task.items[0].plan for task in tasks])
+            verdict = self_test(tokenizer, choice.name, encoder, sample, memory_dir())
+            for notice in verdict.notices:
+                observer.notice(notice)
+            if verdict.problem is not None:
+                raise BackendRefused(verdict.problem)
+
         observer.begin("tokenise", names, totals)
         return tokenise(job, workers, progress, test)
 
-    verdict: list[Choice] = []
-
-    def test() -> str | None:
-        sample = sample_documents([task.items[0].plan for task in tasks])
-        for notice in check_round_trip(tokenizer, sample):
-            observer.notice(notice)
-        verdict.append(choose(tokenizer, wanted, sample, memory_dir()))
-        return None if verdict[0].name == choice.name else "the backend failed its test"
-
+    choice = first_choice(recipe.tokenizer.backend)
+    if choice.notice:
+        observer.notice(choice.notice)
     try:
-        made = attempt(choice, test)
-    except TokenizerError:
-        if not verdict or verdict[0].name == choice.name:
-            raise
-        observer.notice(verdict[0].notice or "")
-        made = attempt(verdict[0], lambda: None)
+        made = attempt(choice)
+    except BackendRefused as error:
+        if recipe.tokenizer.backend != "auto":
+            raise TokenizerError(
+                f"tokenizer.backend: {error}; use backend: auto or backend: tokenizers"
+            ) from error
+        choice = reference_choice(str(error))
+        observer.notice(choice.notice or "")
+        made = attempt(choice)
     observer.end(f"{last[:, 1].sum() / 1e6:.1f} MB of text, {last[:, 2].sum():,} tokens")
     return made, int(last[:, 1].sum())
 
 
-def _first_choice(wanted: str) -> Choice:
-    """The backend to start with, before its test is over."""
-    name = "fastokens" if wanted == "auto" else wanted
-    version = installed(name)
-    if version is not None:
-        return Choice(name, version)
-    if wanted != "auto":
-        raise RecipeError(
-            f"tokenizer.backend: {wanted} is not installed; use backend: auto, "
-            f"or install it (known: {', '.join(BACKENDS)})"
-        )
-    return Choice(
-        "tokenizers",
-        installed("tokenizers") or "unknown",
-        f"tokenizer backend {name} is not installed: using tokenizers, which is much slower",
-    )
-
-
 def memory_dir() -> Path:
     """Where verdicts on tokenizer backends are remembered, for this user and machine."""
-    import os
-
     root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(root) / "curate" / "backends"
 
@@ -303,12 +296,11 @@ def _open_domain(
             f"({opened.bad_records} bad records in '{domain.name}')"
         )
     if not len(opened):
+        first = next(iter(opened.bad_record_rows()), None)
+        reason = f"; {first[0]}:{first[1]}: {first[2]}" if first else f" ({files[0].path})"
         raise InputError(
             f"domain '{domain.name}' has no document: {len(files)} files, "
-            f"{opened.bad_records} bad records"
-            + "".join(
-                f"; {row[0]}:{row[1]}: {row[2]}" for row in list(opened.bad_record_rows())[:1]
-            )
+            f"{opened.bad_records} bad records{reason}"
         )
     return opened
 

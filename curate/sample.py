@@ -21,13 +21,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numba
 import numpy as np
-from numba.core import cgutils, types
-from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from curate.errors import InfeasiblePlan
+from curate.kernels import Pointers, kernel
 from curate.tokens.store import DomainTokens, mix64, mix64_scalar
 
 ORDER_KEY, PASS_KEY, PLACE_KEY, TAIL_KEY = 1, 2, 3, 4
@@ -67,9 +65,7 @@ class Samples:
     """Tokens of each sample; the pieces of a sample follow each other."""
 
 
-def stream(
-    domain: DomainTokens, chosen: NDArray[np.bool_], tokens: int, seed: int
-) -> Stream:
+def stream(domain: DomainTokens, chosen: NDArray[np.bool_], tokens: int, seed: int) -> Stream:
     """Put the chosen documents of a domain into keyed order.
 
     Args:
@@ -156,7 +152,7 @@ class DocumentSampler:
                 the document before it gives up what is missing.
 
         Raises:
-            InfeasiblePlan: A domain gets fewer tokens than the smallest document.
+            InfeasiblePlan: A domain gets fewer tokens than that.
         """
         self._appearances = [
             _appearances(stream, domain, seed, smallest_tokens)
@@ -190,6 +186,8 @@ class DocumentSampler:
 
 @dataclass(frozen=True)
 class _Appearances:
+    """Appearances of a domain's documents, in the order of their places; shape (appearances,)."""
+
     documents: NDArray[np.int64]
     tokens: NDArray[np.int64]
     places: NDArray[np.float64]
@@ -199,39 +197,38 @@ class _Appearances:
 def _appearances(
     stream: Stream, domain: DomainTokens, seed: int, smallest_tokens: int
 ) -> _Appearances:
-    supply = stream.supply_tokens
-    documents: list[NDArray[np.int64]] = []
-    tokens: list[NDArray[np.int64]] = []
-    remaining = stream.tokens
-    turn = 0
-    while remaining > 0:
-        taken = len(stream.stops)
-        if remaining < supply:
-            taken = int(np.searchsorted(stream.stops, remaining)) + 1
-        chosen = stream.documents[:taken]
-        lengths = domain.tokens[chosen].copy()
-        lengths[-1] -= max(0, int(stream.stops[taken - 1]) - remaining)
-        _lengthen_last(lengths, smallest_tokens, stream)
-        order = np.argsort(
-            mix64(_document_keys(domain, chosen, seed, PASS_KEY), _filled(len(chosen), turn)),
-            kind="stable",
-        )
-        documents.append(chosen[order])
-        tokens.append(lengths[order])
-        remaining -= min(remaining, supply)
-        turn += 1
-    if not documents:
+    if not stream.tokens:
         empty = np.empty(0, np.int64)
         return _Appearances(empty, empty, np.empty(0, np.float64))
-    lengths = np.concatenate(tokens)
+    passes, partial = _passes(stream)
+    sizes = [len(stream.documents)] * passes + [partial] * (partial > 0)
+    documents = np.concatenate([stream.documents[:taken] for taken in sizes])
+    lengths = domain.tokens[documents]
+    own_tokens = int(lengths[-1])
+    lengths[-1] += stream.tokens - int(lengths.sum())
+    _lengthen_last(lengths, min(smallest_tokens, own_tokens), stream)
+    start = 0
+    for turn, taken in enumerate(sizes):
+        own = slice(start, start + taken)
+        key = _document_keys(domain, documents[own], seed, PASS_KEY)
+        order = np.argsort(mix64(key, _filled(taken, turn)), kind="stable")
+        documents[own] = documents[own][order]
+        lengths[own] = lengths[own][order]
+        start += taken
     stops = np.cumsum(lengths)
     jitter = _uniform(np.arange(len(lengths)), mix_key(seed, PLACE_KEY, stream.name))
     places = (stops - lengths + jitter * lengths) / stream.tokens
-    return _Appearances(np.concatenate(documents), lengths, places)
+    return _Appearances(documents, lengths, places)
+
+
+def _passes(stream: Stream) -> tuple[int, int]:
+    """Whole passes over a domain, and documents of a further one, the last perhaps cut."""
+    passes, rest = divmod(stream.tokens, max(1, stream.supply_tokens))
+    return passes, int(np.searchsorted(stream.stops, rest)) + 1 if rest else 0
 
 
 def _lengthen_last(lengths: NDArray[np.int64], smallest_tokens: int, stream: Stream) -> None:
-    """Move tokens from earlier documents to the last, in place, until it is long enough."""
+    """Move tokens from earlier appearances to the last, in place, until it is long enough."""
     donor = len(lengths) - 2
     while lengths[-1] < smallest_tokens:
         if donor < 0:
@@ -266,8 +263,7 @@ class SequenceSampler:
         """Appearances of documents, whole or in part, by domain."""
         counts = []
         for stream in self._streams:
-            passes, rest = divmod(stream.tokens, max(1, stream.supply_tokens))
-            partial = int(np.searchsorted(stream.stops, rest)) + 1 if rest else 0
+            passes, partial = _passes(stream)
             counts.append(passes * len(stream.documents) + partial)
         return counts
 
@@ -303,7 +299,7 @@ class SequenceSampler:
             turn = int(slots[done]) * self._length // supply
             start = -(-turn * supply // self._length)
             stop = min(chunks, -(-(turn + 1) * supply // self._length))
-            inside_pass = slots[done:][slots[done:] < stop]
+            inside_pass = slots[done : np.searchsorted(slots, stop)]
             key = mix_key(self._seed, PASS_KEY, f"{stream.name}/{turn}")
             numbers[done : done + len(inside_pass)] = start + permute(
                 inside_pass - start, stop - start, key
@@ -392,32 +388,48 @@ class _StreamIndex:
         tokens: NDArray[np.int64],
     ) -> NDArray[Any]:
         """Ranges (domain, first stream token, tokens) → pieces, in order."""
-        arguments = (domains, starts, tokens, self._stops, self._bases)
-        total = _expand_ranges(*arguments, self._documents, np.empty(0, PIECE), False)
+        supplies = self._stops[self._bases[domains + 1] - 1]
+        positions = starts % supplies
+        arguments = (domains, positions, tokens, len(domains), self._stops, self._bases)
+        columns = [np.empty(0, np.int64) for _ in range(4)]
+        total = _expand_ranges(*arguments, *columns, 0)
+        columns = [np.empty(total, np.int64) for _ in range(4)]
+        _expand_ranges(*arguments, *columns, 1)
+        owners, rows, firsts, taken = columns
         pieces = np.empty(total, PIECE)
-        _expand_ranges(*arguments, self._documents, pieces, True)
+        pieces["domain"] = domains[owners]
+        pieces["document"] = self._documents[rows]
+        pieces["start"] = firsts
+        pieces["tokens"] = taken
         return pieces
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[misc]
-def _expand_ranges(domains, starts, tokens, stops, bases, documents, pieces, fill):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202, PLR0913
-    """Count pieces, or fill them in."""
+@kernel
+def _expand_ranges(  # type: ignore[no-untyped-def]  # noqa: ANN202, PLR0913
+    domains, positions, tokens, ranges, stops, bases,  # noqa: ANN001
+    piece_owner, piece_row, piece_start, piece_tokens, fill,  # noqa: ANN001
+):  # fmt: skip
+    """Count the pieces under ranges of streams, or fill them in."""
     written = 0
-    for number in range(len(domains)):
-        domain = domains[number]
-        base, end = bases[domain], bases[domain + 1]
-        supply = stops[end - 1]
-        position = starts[number] % supply
+    for number in range(ranges):
+        base, end = bases[domains[number]], bases[domains[number] + 1]
+        position = positions[number]
         remaining = tokens[number]
-        row = base + np.searchsorted(stops[base:end], position, side="right")
+        row, above = base, end - 1
+        while row < above:  # the first document that stops after `position`
+            middle = (row + above) // 2
+            if stops[middle] > position:
+                above = middle
+            else:
+                row = middle + 1
         while remaining > 0:
             first = stops[row - 1] if row > base else 0
             taken = min(remaining, stops[row] - position)
             if fill:
-                pieces[written].domain = domain
-                pieces[written].document = documents[row]
-                pieces[written].start = position - first
-                pieces[written].tokens = taken
+                piece_owner[written] = number
+                piece_row[written] = row
+                piece_start[written] = position - first
+                piece_tokens[written] = taken
             written += 1
             remaining -= taken
             position += taken
@@ -433,11 +445,11 @@ class TokenCopier:
 
     def __init__(self, domains: Sequence[DomainTokens]) -> None:
         """Prepare for pieces whose `domain` counts in the order given."""
-        self._domains = domains  # keeps the maps alive while addresses are used
+        self._domains = tuple(domains)  # keeps the maps alive while addresses are used
         self._addresses = np.concatenate([domain.addresses for domain in domains])
         self._tokens = np.concatenate([domain.tokens for domain in domains])
-        sizes = [len(domain) for domain in domains]
-        self._bases = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        self._documents = np.array([len(domain) for domain in domains], np.int64)
+        self._bases = np.cumsum(self._documents) - self._documents
         self._template = np.empty(0, domains[0].dtype)
 
     def copy(self, pieces: NDArray[Any], out: NDArray[Any]) -> None:
@@ -445,41 +457,45 @@ class TokenCopier:
 
         Args:
             pieces: dtype PIECE.
-            out: shape (sum of tokens,), any integer dtype that holds the ids.
+            out: shape (sum of tokens,), an integer dtype that holds the ids.
 
         Raises:
-            ValueError: A piece reaches outside its document, or `out` has another length.
+            ValueError: A piece reaches outside its domain or document, or `out` has another
+                length or is too narrow.
         """
-        rows = self._bases[pieces["domain"]] + pieces["document"]
+        domains, documents = pieces["domain"], pieces["document"]
+        known = domains < len(self._domains)
+        known[known] = (documents[known] >= 0) & (
+            documents[known] < self._documents[domains[known]]
+        )
+        if not known.all():
+            raise ValueError(f"piece {int(np.argmin(known))} is of a document that is not there")
+        rows = self._bases[domains] + documents
         starts, tokens = pieces["start"], pieces["tokens"]
-        within = (starts >= 0) & (tokens >= 0) & (starts + tokens <= self._tokens[rows])
+        within = (starts >= 0) & (tokens >= 0) & (tokens <= self._tokens[rows] - starts)
         if not within.all():
             raise ValueError(f"piece {int(np.argmin(within))} reaches outside its document")
         if int(tokens.sum()) != len(out):
             raise ValueError(f"pieces of {int(tokens.sum())} tokens for room of {len(out)}")
+        highest = min(int(np.iinfo(self._template.dtype).max), int(np.iinfo(np.int32).max))
+        if out.dtype.kind not in "iu" or np.iinfo(out.dtype).max < highest:
+            raise ValueError(f"{self._template.dtype} tokens do not fit into {out.dtype}")
         width = np.uint64(self._template.itemsize)
         addresses = self._addresses[rows] + starts.astype(np.uint64) * width
-        _copy(addresses, tokens.astype(np.int64), self._template, out)
+        sources = Pointers(addresses, self._template.dtype)
+        _copy(sources, tokens.astype(np.int64), len(pieces), out)
 
 
-@intrinsic  # type: ignore[misc]
-def _pointer(typing_context, address):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202, ARG001
-    """An address as a pointer that `carray` takes."""
-
-    def code(context, builder, signature, arguments):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202, ARG001
-        return builder.inttoptr(arguments[0], cgutils.voidptr_t)
-
-    return types.voidptr(types.uint64), code
-
-
-@numba.njit(cache=True, nogil=True)  # type: ignore[misc]
-def _copy(addresses, tokens, template, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+@kernel
+def _copy(sources, tokens, pieces, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Copy `tokens[n]` items from each of the `sources` pointers, back to back."""
     write = 0
-    for piece in range(len(addresses)):
-        source = numba.carray(_pointer(addresses[piece]), (tokens[piece],), template.dtype)
+    for piece in range(pieces):
+        source = sources[piece]
         for position in range(tokens[piece]):
             out[write + position] = source[position]
         write += tokens[piece]
+    return write
 
 
 def mix_key(seed: int, purpose: int, name: str) -> int:
@@ -493,7 +509,8 @@ def mix_key(seed: int, purpose: int, name: str) -> int:
 def _uniform(index: NDArray[np.int64], key: int) -> NDArray[np.float64]:
     """Keyed uniform numbers in [0, 1), one for each index."""
     mixed = mix64(index.astype(np.uint64) ^ np.uint64(key), _filled(len(index), key))
-    return (mixed >> np.uint64(11)) * 2.0**-53
+    uniform: NDArray[np.float64] = (mixed >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    return uniform
 
 
 def _filled(length: int, value: int) -> NDArray[np.uint64]:

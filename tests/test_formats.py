@@ -732,7 +732,7 @@ def test_parquet_row_groups_hold_at_most_64_megabytes_of_text(tmp_path: Path) ->
             pa.table([[1]] * 4, names=["text", "id", "source", "metadata"]),
             "found text int64, id int64",
         ),
-        (pa.Table.from_pylist([{"text": None}], parquet.SCHEMA), "row group 0: text has a null"),
+        (pa.Table.from_pylist([{"text": None}], parquet.schema()), "row group 0: text has a null"),
     ],
 )
 def test_parquet_of_another_kind_is_refused(table: pa.Table, message: str, tmp_path: Path) -> None:

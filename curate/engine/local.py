@@ -32,7 +32,12 @@ TICK_SECONDS = 0.1
 
 def context() -> multiprocessing.context.BaseContext:
     """Fork on Linux; spawn where forking is unsafe (macOS) or absent (Windows)."""
-    return multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    return multiprocessing.get_context("fork" if workers_share_memory() else "spawn")
+
+
+def workers_share_memory() -> bool:
+    """Whether workers see what the parent made before they started."""
+    return sys.platform == "linux"
 
 
 def default_workers() -> int:
@@ -122,7 +127,9 @@ def _work(body: Callable[[int, Send], None], number: int, sender: Any) -> None:
         sender.send(_Failure(type(error).__name__, str(error)))
     except MemoryError:
         sender.send(_Failure("EngineError", _out_of_memory()))
-    except Exception:  # noqa: BLE001 - a fault of ours, shown whole in the parent
+    except (SystemExit, KeyboardInterrupt):
+        raise
+    except BaseException:  # noqa: BLE001 - a fault of ours, or a panic in Rust, shown in the parent
         sender.send(_Failure("", traceback.format_exc()))
     finally:
         sender.close()

@@ -15,9 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from curate.errors import ShardError
@@ -31,7 +28,7 @@ from curate.formats.base import (
 )
 from curate.storage import atomic_path
 
-SCHEMA = pa.schema([(name, pa.string()) for name in ("text", "id", "source", "metadata")])
+COLUMNS = ("text", "id", "source", "metadata")
 MAGIC = b"PAR1"
 ROW_GROUP_ROWS = 1024
 ROW_GROUP_BYTES = 64 << 20
@@ -45,12 +42,15 @@ def write(stem: Path, batches: Iterable[TextBatch]) -> list[Path]:
         ValueError: The lists of a batch differ in length.
         ShardError: A text cannot be stored as UTF-8.
     """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     path = sibling(stem, ".parquet")
     with (
         atomic_path(path) as temporary,
         pq.ParquetWriter(
             str(temporary),
-            SCHEMA,
+            schema(),
             compression="zstd",
             compression_level=3,
             use_dictionary=["source"],
@@ -58,7 +58,7 @@ def write(stem: Path, batches: Iterable[TextBatch]) -> list[Path]:
             write_page_checksum=True,
         ) as writer,
     ):
-        pending = SCHEMA.empty_table()
+        pending = schema().empty_table()
         for batch in batches:
             pending = pa.concat_tables([pending, to_table(batch)])
             groups = list(runs(text_bytes(pending), ROW_GROUP_BYTES, ROW_GROUP_ROWS))
@@ -71,6 +71,13 @@ def write(stem: Path, batches: Iterable[TextBatch]) -> list[Path]:
     return [path]
 
 
+def schema() -> Any:
+    """The four string columns."""
+    import pyarrow as pa
+
+    return pa.schema([(name, pa.string()) for name in COLUMNS])
+
+
 def to_table(batch: TextBatch) -> Any:
     """The batch as an Arrow table.
 
@@ -78,15 +85,19 @@ def to_table(batch: TextBatch) -> Any:
         ValueError: The lists differ in length.
         ShardError: A text holds a lone surrogate, which UTF-8 has no bytes for.
     """
+    import pyarrow as pa
+
     columns = (batch.texts, batch.ids, batch.domains, batch.metadata)
     try:
-        return pa.Table.from_pydict(dict(zip(SCHEMA.names, columns, strict=True)), schema=SCHEMA)
+        return pa.Table.from_pydict(dict(zip(COLUMNS, columns, strict=True)), schema=schema())
     except UnicodeEncodeError as error:
         raise ShardError(f"a document cannot be stored as UTF-8 ({error})") from error
 
 
 def text_bytes(table: Any) -> NDArray[np.int64]:
     """UTF-8 bytes of each text, shape (rows,)."""
+    import pyarrow.compute as pc
+
     lengths: NDArray[np.int64] = pc.binary_length(table["text"]).to_numpy().astype(np.int64)
     return lengths
 
@@ -97,13 +108,15 @@ def read(stem: Path) -> Iterator[TextBatch]:
     Raises:
         ShardError: The file is absent, cut or damaged, or its columns are not the four of `write`.
     """
+    import pyarrow.parquet as pq
+
     path = sibling(stem, ".parquet")
     check_magic(path)
     with damage_named(path):
         file = pq.ParquetFile(str(path), page_checksum_verification=True)
     with file:
-        if not file.schema_arrow.equals(SCHEMA):
-            expected, found = describe(SCHEMA), describe(file.schema_arrow)
+        if not file.schema_arrow.equals(schema()):
+            expected, found = describe(schema()), describe(file.schema_arrow)
             raise ShardError(f"{path}: expected the columns {expected}, found {found}")
         for group in range(file.num_row_groups):
             with damage_named(path):
@@ -114,7 +127,7 @@ def read(stem: Path) -> Iterator[TextBatch]:
             for start, stop in runs(text_bytes(table), READ_BATCH_BYTES):
                 with damage_named(path):
                     columns = table.slice(start, stop - start).to_pydict()
-                yield TextBatch(*(columns[name] for name in SCHEMA.names))
+                yield TextBatch(*(columns[name] for name in COLUMNS))
 
 
 def check_magic(path: Path) -> None:
@@ -134,15 +147,17 @@ def check_magic(path: Path) -> None:
 @contextlib.contextmanager
 def damage_named(path: Path) -> Iterator[None]:
     """Turn what Arrow says of a damaged file into a `ShardError` that names the file."""
+    import pyarrow as pa
+
     try:
         yield
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise ShardError(f"{path}: expected a whole Parquet file, found damage: {error}") from error
 
 
-def describe(schema: Any) -> str:
+def describe(columns: Any) -> str:
     """Columns and types in one line."""
-    return ", ".join(f"{field.name} {field.type}" for field in schema)
+    return ", ".join(f"{field.name} {field.type}" for field in columns)
 
 
 FORMAT = TextFormat(

@@ -33,7 +33,6 @@ from curate.sources.plans import (
 )
 from curate.sources.records import SEGMENT_BYTES, Block, ReadOptions, Segment, SourceFile
 from curate.sources.streams import StreamDamage, open_stream
-from curate.sources.tables import TableReader, plan_table
 from curate.sources.text_files import TextReader
 
 __all__ = [
@@ -73,11 +72,25 @@ class ReaderInfo:
     """Cuts one file; None: files are whole documents, read in groups."""
 
 
+def open_table() -> Reader:
+    """A reader of tables; pyarrow takes a quarter of a second to import, so only where needed."""
+    from curate.sources.tables import TableReader
+
+    return TableReader()
+
+
+def plan_rows(request: PlanRequest) -> FilePlan:
+    """Cut a table by row groups or record batches."""
+    from curate.sources.tables import plan_table
+
+    return plan_table(request)
+
+
 READERS: dict[str, ReaderInfo] = {
     "jsonl": ReaderInfo("JSON lines: one record a line", JsonlReader, plan_lines),
     "json_array": ReaderInfo("one JSON array of records", JsonArrayReader, plan_whole),
-    "parquet": ReaderInfo("Parquet", TableReader, plan_table),
-    "arrow": ReaderInfo("Arrow or Feather file, or Arrow stream", TableReader, plan_table),
+    "parquet": ReaderInfo("Parquet", open_table, plan_rows),
+    "arrow": ReaderInfo("Arrow or Feather file, or Arrow stream", open_table, plan_rows),
     "csv": ReaderInfo("CSV or TSV with a header row", CsvReader, plan_whole),
     "text": ReaderInfo("plain text or source code: one document a file", TextReader, None),
 }

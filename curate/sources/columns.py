@@ -39,11 +39,6 @@ class ColumnPath:
         array = batch.column(batch.schema.names.index(self.column))
         for field in self.fields:
             array = pc.struct_field(array, field)
-        # Views share their buffers between rows, so the length of a slice could not be known.
-        if pa.types.is_string_view(array.type):
-            array = array.cast(pa.large_string())
-        elif pa.types.is_binary_view(array.type):
-            array = array.cast(pa.large_binary())
         return array
 
 
@@ -72,24 +67,47 @@ def is_bytes(kind: Any) -> bool:
     )
 
 
-def find_column(schema: Any, path: str) -> ColumnPath | None:
-    """Find a column by its name, or a struct's field by a dotted path; None if there is none."""
-    if path in schema.names:
-        return ColumnPath(path, (), schema.types[schema.names.index(path)])
-    column, *fields = path.split(".")
-    if column not in schema.names:
-        return None
-    kind = schema.types[schema.names.index(column)]
-    for field in fields:
-        if not pa.types.is_struct(kind) or kind.get_field_index(field) < 0:
-            return None
-        kind = kind.field(field).type
-    return ColumnPath(column, tuple(fields), kind)
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """A table's columns: all that is needed of its schema."""
+
+    types: dict[str, Any]
+    """Arrow types by name; of columns that share a name, the first one's."""
+    description: str
+    """Names and types, for messages."""
+
+    def find(self, path: str) -> ColumnPath | None:
+        """Find a column by its name, or a struct's field by a dotted path."""
+        if path in self.types:
+            return ColumnPath(path, (), self.types[path])
+        column, *fields = path.split(".")
+        kind = self.types.get(column)
+        for field in fields:
+            if kind is None or not pa.types.is_struct(kind) or kind.get_field_index(field) < 0:
+                return None
+            kind = kind.field(field).type
+        return None if kind is None else ColumnPath(column, tuple(fields), kind)
 
 
-def describe_columns(schema: Any) -> str:
-    """Columns and their types for a message."""
-    return ", ".join(f"{field.name} {field.type}" for field in schema) or "none"
+def columns_of(schema: Any) -> Columns:
+    """The columns of an Arrow schema.
+
+    Raises:
+        UnicodeDecodeError: A name is not UTF-8.
+    """
+    types: dict[str, Any] = {}
+    for field in schema:
+        types.setdefault(field.name, field.type)
+    words = (f"{name} {kind}" for name, kind in types.items())
+    return Columns(types, ", ".join(words) or "none")
+
+
+def shares_buffers(kind: Any) -> bool:
+    """Whether rows point into buffers in common, so that a slice's length cannot be told."""
+    types = pa.types
+    return bool(
+        types.is_dictionary(kind) or types.is_string_view(kind) or types.is_binary_view(kind)
+    )
 
 
 def text_values(array: Any) -> list[TextValue]:
@@ -102,14 +120,14 @@ def text_values(array: Any) -> list[TextValue]:
             array = array.cast(pa.large_binary()).cast(pa.large_string())
         texts: list[TextValue] = array.to_pylist()
         return texts
-    except (pa.ArrowInvalid, UnicodeDecodeError):
-        return [decode(value) for value in array.cast(pa.large_binary()).to_pylist()]
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, UnicodeDecodeError):
+        return [decode(row.as_buffer().to_pybytes()) if row.is_valid else None for row in array]
 
 
-def decode(value: bytes | None) -> TextValue:
+def decode(value: bytes) -> str | bytes:
     """UTF-8 as text, other bytes as they are."""
     try:
-        return None if value is None else value.decode("utf-8")
+        return value.decode("utf-8")
     except UnicodeDecodeError:
         return value
 
@@ -121,9 +139,11 @@ def check_column(array: Any) -> None:
         ArrowInvalid: They do not. Strings that are not UTF-8 are left to `text_values`.
     """
     if pa.types.is_string(array.type):
-        array = array.cast(pa.binary())
+        array = array.view(pa.binary())
     elif pa.types.is_large_string(array.type):
-        array = array.cast(pa.large_binary())
+        array = array.view(pa.large_binary())
+    elif pa.types.is_string_view(array.type):
+        array = array.view(pa.binary_view())
     array.validate(full=True)
 
 

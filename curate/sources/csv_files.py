@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 from collections.abc import Iterator
 from itertools import chain
 from typing import Any
@@ -21,9 +20,6 @@ DELIMITERS = (",", ";", "\t")
 FIELD_LIMIT_CHARACTERS = 2**31 - 1
 """Longest field; the standard library stops at 131,072 characters unless told otherwise."""
 
-find_undecodable = re.compile("[\udc80-\udcff]").search
-"""A byte that was not UTF-8, as `surrogateescape` keeps it."""
-
 
 def choose_delimiter(header: str) -> str:
     r"""The delimiter that gives the header most fields; the comma where none splits it.
@@ -34,9 +30,21 @@ def choose_delimiter(header: str) -> str:
     """
 
     def fields(delimiter: str) -> int:
-        return max(map(len, csv.reader([header], delimiter=delimiter)), default=0)
+        try:
+            return max(map(len, csv.reader([header], delimiter=delimiter)), default=0)
+        except csv.Error:
+            return 0
 
     return max(DELIMITERS, key=fields)
+
+
+def was_utf8(field: str) -> bool:
+    """Whether a field holds no byte that `surrogateescape` had to keep."""
+    try:
+        field.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def repair(field: str) -> str:
@@ -53,7 +61,7 @@ class CsvReader:
         with open_stream(file.path, file.size_bytes) as stream:
             table = CsvTable(stream, segment.options, keep_metadata)
             for _ in table.rows():
-                if table.block.raw_bytes >= BLOCK_BYTES:
+                if table.gathered_bytes >= BLOCK_BYTES:
                     yield table.hand_over()
             block = table.hand_over()
         block.end_of_file = True
@@ -98,9 +106,9 @@ class CsvTable:
         """Read row by row into `block`; a fault in the file ends it, one in a row does not."""
         csv.field_size_limit(max(csv.field_size_limit(), FIELD_LIMIT_CHARACTERS))
         raw = io.BufferedReader(StreamFile(self._stream), CHUNK_BYTES)
-        lines = io.TextIOWrapper(raw, "utf-8-sig", errors="surrogateescape", newline="")
+        lines = io.TextIOWrapper(raw, "utf-8", errors="surrogateescape", newline="")
         try:
-            first_line = lines.readline()
+            first_line = lines.readline().removeprefix("\ufeff")
             delimiter = choose_delimiter(first_line)
             parser = csv.reader(chain([first_line], lines), delimiter=delimiter, strict=True)
             while (row := self._next_row(parser)) is not None:
@@ -133,7 +141,7 @@ class CsvTable:
             reason = f"{len(row)} fields, the header has {len(self._columns)}"
         else:
             text = row[self._columns.index(self._options.text)]
-            if find_undecodable(text):
+            if not was_utf8(text):
                 reason = f"'{self._options.text}' is not UTF-8"
             elif not has_content(text):
                 reason = EMPTY_DOCUMENT

@@ -57,8 +57,21 @@ def expand(patterns: Sequence[str], options: ReadOptions, base: Path) -> list[In
         if not matches:
             raise InputError(explain_no_match(pattern, base, options))
         for match in matches:
+            check_name(match.path)
             found.setdefault(match.path, match)
     return [found[path] for path in sorted(found)]
+
+
+def check_name(path: str) -> None:
+    """Refuse a name that no artifact could hold.
+
+    Raises:
+        InputError: The name is not UTF-8.
+    """
+    try:
+        path.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InputError(f"{path!r}: the name is not UTF-8; rename the file") from error
 
 
 def expand_local(pattern: str, fits: Fits) -> list[InputPath]:
@@ -140,7 +153,7 @@ def explain_no_match(pattern: str, base: Path, options: ReadOptions) -> str:
         return f"'{pattern}' matches no file; {parent} cannot be listed ({error.strerror})"
     if parent == wanted:
         limit = f" that fits glob '{options.glob}'" if options.glob != "*" else ""
-        return f"'{pattern}' holds no file{limit}; {describe_names(names)}"
+        return f"'{pattern}' holds no file{limit}; it holds {describe_names(names)}"
     sought = wanted.parts[len(parent.parts)]
     nearest = difflib.get_close_matches(sought, names, n=1)
     meant = f"did you mean '{nearest[0]}'? " if nearest else ""
@@ -152,7 +165,7 @@ def describe_names(names: list[str]) -> str:
 
     Example:
         >>> describe_names([".git", "a.jsonl", "b"])
-        "'a.jsonl', 'b', and 1 hidden, which are read only where a pattern names them"
+        "'a.jsonl', 'b', 1 hidden (read only where a pattern names them)"
     """
     shown = [name for name in names if not name.startswith(".")]
     words = [f"'{name}'" for name in shown[:LISTED_NAMES]]
@@ -160,5 +173,5 @@ def describe_names(names: list[str]) -> str:
         words.append(f"{len(shown) - LISTED_NAMES} more")
     hidden = len(names) - len(shown)
     if hidden:
-        words.append(f"and {hidden} hidden, which are read only where a pattern names them")
+        words.append(f"{hidden} hidden (read only where a pattern names them)")
     return ", ".join(words) or "nothing"

@@ -7,6 +7,7 @@ the largest record and a bad record costs only itself, as long as its brackets a
 from __future__ import annotations
 
 import re
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 
 from curate.sources.documents import excerpt
@@ -14,7 +15,6 @@ from curate.sources.json_records import JsonRecords
 from curate.sources.records import BLOCK_BYTES, BadRecord, Block, Segment
 from curate.sources.streams import CHUNK_BYTES, Stream, StreamDamage, open_stream
 
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 BACKSLASH = 0x5C
 
 find_mark = re.compile(rb'["\[\]{},]').search
@@ -40,7 +40,7 @@ class RecordScanner:
         """The records in order; look at `fault` afterwards."""
         try:
             self._more()
-            self._data = self._data.removeprefix(BYTE_ORDER_MARK)
+            self._data = self._data.removeprefix(BOM_UTF8)
             is_array = self._next_byte() == b"["
             self._at += is_array
             yield from self._elements() if is_array else self._values()

@@ -2,11 +2,13 @@
 
 Only the text and the identifier are taken out of a record; its other fields are passed over, and
 what is wrong inside them (bytes that are not UTF-8, numbers beyond a double) does not make the
-record bad. Decoding the two fields alone measured 1.5 times the speed of parsing whole records.
+record bad. Decoding runs of lines to the two fields takes 4.9 us a record where splitting lines and
+parsing them whole takes 7.4 us (3.5 KB a record, Xeon at 2.3 GHz).
 """
 
 from __future__ import annotations
 
+import functools
 from itertools import repeat
 from typing import Any
 
@@ -23,15 +25,17 @@ from curate.sources.documents import (
     utf8_fault,
 )
 from curate.sources.records import BadRecord, Block, ReadOptions
+from curate.sources.streams import CHUNK_BYTES
 
 RETURN, OPENING, CLOSING = b"\r{}"
 
-LONGEST_RUN_BYTES = 1 << 20
-"""Several lines never come together beyond this; what is longer is one line."""
+LONGEST_RUN_BYTES = 2 * CHUNK_BYTES
+"""Most bytes that several lines have together: the pieces of one before a chunk, and the chunk."""
 
 NOT_DECODED = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
+@functools.lru_cache(maxsize=64)
 def record_decoder(text: str, identity: str) -> msgspec.json.Decoder[Any]:
     """A decoder of records to objects with `text` and `id`.
 
@@ -92,18 +96,18 @@ class JsonRecords:
         if len(data) > LONGEST_RUN_BYTES:
             self.add_record(block, data, first_line)
             return 1
-        lines = 0 if self._keep_metadata else count_records(data)
-        if lines:
+        if not self._keep_metadata and (count := count_records(data)):
             try:
                 records = self._decoder.decode_lines(data)
-                if len(records) == lines and self._add_all(block, records, first_line):
-                    return lines
+                if len(records) == count and self._add_all(block, records, first_line):
+                    return count
             except NOT_DECODED:
                 pass  # one of them is bad, and is found below
-        pieces = data.removesuffix(b"\n").split(b"\n")
-        for number, line in enumerate(pieces, first_line):
-            self.add_record(block, line, number)
-        return len(pieces)
+        lines = data.removesuffix(b"\n").split(b"\n")
+        if not (self._keep_metadata and self._add_all_whole(block, lines, first_line)):
+            for number, line in enumerate(lines, first_line):
+                self.add_record(block, line, number)
+        return len(lines)
 
     def _add_all(self, block: Block, records: list[Any], first_line: int) -> bool:
         """Add decoded records if every one is a document."""
@@ -117,6 +121,26 @@ class JsonRecords:
         block.ids += self._ids(records)
         block.files.extend(repeat(0, len(texts)))
         block.lines.extend(range(first_line, first_line + len(texts)))
+        return True
+
+    def _add_all_whole(self, block: Block, lines: list[bytes], first_line: int) -> bool:
+        """Add records with their metadata if every one is a document and JSON throughout."""
+        try:
+            values = list(map(orjson.loads, lines))
+            texts = [look_up(value, self._options.text) for value in values]
+            is_good = all(map(has_content, texts))
+        except (orjson.JSONDecodeError, TypeError):
+            return False
+        identities = [look_up(value, self._options.id) for value in values]
+        # Integers beyond 64 bits come out as floats here, but not of the other decoder.
+        if not is_good or float in map(type, identities):
+            return False
+        assert block.metadata is not None
+        block.texts += texts
+        block.ids += map(identifier, identities)
+        block.files.extend(repeat(0, len(texts)))
+        block.lines.extend(range(first_line, first_line + len(texts)))
+        block.metadata += map(self._without_document, values)
         return True
 
     def _texts(self, records: list[Any]) -> list[Any]:
@@ -136,6 +160,7 @@ class JsonRecords:
         """Add one record, blank, bad or good, counted as line `number`."""
         if not record or record.isspace():
             return
+        record = record.removesuffix(b"\r")
         try:
             decoded = [self._decoder.decode(record)]
             text, identity = self._texts(decoded)[0], self._ids(decoded)[0]
@@ -168,7 +193,11 @@ class JsonRecords:
                 fields: dict[str, Any] = orjson.loads(readable)
             except orjson.JSONDecodeError:
                 continue
-            remove(fields, self._options.text.split("."))
-            remove(fields, self._options.id.split("."))
-            return fields
+            return self._without_document(fields)
         return {}
+
+    def _without_document(self, fields: dict[str, Any]) -> dict[str, Any]:
+        """A record's fields but its text and identifier, which are removed in place."""
+        remove(fields, self._options.text.split("."))
+        remove(fields, self._options.id.split("."))
+        return fields

@@ -8,6 +8,7 @@ of a file in rising order decompresses it once.
 from __future__ import annotations
 
 import sys
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 
 import orjson
@@ -19,7 +20,6 @@ from curate.sources.streams import CHUNK_BYTES, StreamDamage, open_stream
 
 OVERRUN_BYTES = 64 << 10
 """Read at once beyond a segment's end, to finish its last line."""
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 class LineCursor:
@@ -105,9 +105,9 @@ class LineCursor:
     def _hand_out(self) -> bytes:
         run = b"".join(self.unfinished)
         self.unfinished.clear()
-        has_mark = self.position == 0 and run.startswith(BYTE_ORDER_MARK)
+        has_mark = self.position == 0 and run.startswith(BOM_UTF8)
         self.position += len(run)
-        return run[len(BYTE_ORDER_MARK) :] if has_mark else run
+        return run[len(BOM_UTF8) :] if has_mark else run
 
     def at_end(self) -> bool:
         """Whether nothing follows; damage that follows is for a later segment to tell."""

@@ -6,6 +6,7 @@ Both depend on content and options alone, so what was made of a segment once can
 from __future__ import annotations
 
 import re
+from codecs import BOM_UTF8
 from dataclasses import dataclass
 
 import orjson
@@ -18,7 +19,6 @@ HEAD_BYTES = 64 << 10
 PARQUET_MAGIC = b"PAR1"
 ARROW_FILE_MAGIC = b"ARROW1"
 ARROW_STREAM_MAGIC = b"\xff\xff\xff\xff"
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 COMPRESSED_NAMES = (".zst", ".zstd", ".gz", ".gzip")
 READER_OF_NAME = {
@@ -126,7 +126,7 @@ def reader_of(head: bytes, path: str) -> str:
     if head.startswith((ARROW_FILE_MAGIC, ARROW_STREAM_MAGIC)):
         return "arrow"
     named = reader_of_name(path)
-    content = head.removeprefix(BYTE_ORDER_MARK).lstrip()
+    content = head.removeprefix(BOM_UTF8).lstrip()
     first_line, _, following = content.partition(b"\n")
     first_value = whole_json(first_line)
     if content.startswith(b"{"):

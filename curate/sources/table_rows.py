@@ -10,10 +10,10 @@ import pyarrow as pa
 
 from curate.sources.columns import (
     ColumnPath,
-    describe_columns,
-    find_column,
+    Columns,
     identifiers,
     metadata_values,
+    shares_buffers,
     text_values,
 )
 from curate.sources.documents import EMPTY_DOCUMENT, excerpt, has_content, remove
@@ -38,11 +38,11 @@ class TableRows:
     def _new_block(self) -> Block:
         return Block(metadata=[] if self._keep_metadata else None)
 
-    def bind(self, schema: Any) -> bool:
+    def bind(self, columns: Columns) -> bool:
         """Find the columns; where the text's is missing, that is the file's one bad record."""
-        self._text = find_column(schema, self._options.text)
-        self._id = find_column(schema, self._options.id)
-        self._columns = describe_columns(schema)
+        self._text = columns.find(self._options.text)
+        self._id = columns.find(self._options.id)
+        self._columns = columns.description
         if self._text is None:
             reason = f"no column '{self._options.text}' (columns: {self._columns})"
             self._block.bad.append(BadRecord(0, 0, reason))
@@ -75,9 +75,10 @@ class TableRows:
             metadata = self._metadata(batch)
             block.metadata += [metadata[row] for row in kept]
         block.lines_read += rows
-        # A dictionary is counted once for every row that points into it.
-        is_shared = pa.types.is_dictionary(array.type)
-        block.raw_bytes += sum(map(len, filter(None, values))) if is_shared else array.nbytes
+        if shares_buffers(array.type):
+            block.raw_bytes += sum(map(len, filter(None, values)))
+        else:
+            block.raw_bytes += array.nbytes
         self.next_row += rows
 
     def _keep(self, values: Sequence[Any]) -> Sequence[int]:
@@ -139,4 +140,6 @@ def rows_of_a_block(array: Any) -> int:
     """How many rows of a text column make about one block."""
     if pa.types.is_dictionary(array.type):
         array = array.dictionary
-    return max(1, BLOCK_BYTES * len(array) // max(1, int(array.nbytes)))
+    is_view = shares_buffers(array.type)
+    size_bytes = array.get_total_buffer_size() if is_view else array.nbytes
+    return max(1, BLOCK_BYTES * len(array) // max(1, int(size_bytes)))

@@ -7,6 +7,7 @@ damaged row group or record batch is one bad record; those after it are still re
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curate.errors import InputError
-from curate.sources.columns import ColumnPath, check_column, find_column
+from curate.sources.columns import ColumnPath, Columns, check_column, columns_of
 from curate.sources.plans import (
     ARROW_FILE_MAGIC,
     ARROW_STREAM_MAGIC,
@@ -48,7 +49,7 @@ class RowRun:
 class Table(Protocol):
     """An open file of rows."""
 
-    schema: Any
+    columns: Columns
     run_sizes_bytes: list[int]
     """Uncompressed bytes of each run; empty where the file cannot be cut."""
 
@@ -66,13 +67,29 @@ def damage_told(path: str) -> Iterator[None]:
     """Turn Arrow's errors into `StreamDamage`, the operating system's into `InputError`."""
     try:
         yield
-    except pa.ArrowException as error:
+    except (pa.ArrowException, UnicodeDecodeError) as error:
         raise StreamDamage(str(error).splitlines()[0]) from error
+    except MemoryError as error:
+        # Where the machine truly has no memory left, asking for it rarely fails like this.
+        raise StreamDamage(f"it states a length that no memory can hold ({error})") from error
     except OSError as error:
-        # Arrow raises OSError without a number for what is wrong inside a file.
-        if error.errno is not None:
+        # What is wrong inside a file gives no number, or that of a seek to an impossible place.
+        if error.errno not in (None, errno.EINVAL):
             raise InputError(f"{path}: cannot be read ({error})") from error
         raise StreamDamage(str(error).splitlines()[0]) from error
+
+
+def checked(batches: Iterator[Any], path: str) -> Iterator[Any]:
+    """The batches, each proved not to point outside its own buffers.
+
+    Raises:
+        StreamDamage: One does, or cannot be read.
+    """
+    with damage_told(path):
+        for batch in batches:
+            for column in batch.columns:
+                check_column(column)
+            yield batch
 
 
 class ParquetTable:
@@ -81,15 +98,19 @@ class ParquetTable:
     def __init__(self, file: SourceFile) -> None:
         """Open the file and read its footer; raises `StreamDamage`."""
         self._path = file.path
-        self._source = open_input(file.path) if is_url(file.path) else file.path
-        with damage_told(file.path):
+        with contextlib.ExitStack() as opened, damage_told(file.path):
+            source: Any = file.path
+            if is_url(file.path):
+                source = opened.enter_context(open_input(file.path))
             self._parquet = pq.ParquetFile(
-                self._source, buffer_size=PARQUET_BUFFER_BYTES, page_checksum_verification=True
+                source, buffer_size=PARQUET_BUFFER_BYTES, page_checksum_verification=True
             )
-            self.schema = self._parquet.schema_arrow
+            opened.callback(self._parquet.close)
+            self.columns = columns_of(self._parquet.schema_arrow)
             self._groups = list(
                 map(self._parquet.metadata.row_group, range(self._parquet.num_row_groups))
             )
+            self._opened = opened.pop_all()
         self.run_sizes_bytes = [group.total_byte_size for group in self._groups]
 
     def runs(self, segment: Segment, wanted: list[ColumnPath] | None) -> Iterator[RowRun]:
@@ -103,13 +124,12 @@ class ParquetTable:
         block_rows = BLOCK_BYTES * group.num_rows // max(1, group.total_byte_size)
         batch_rows = max(1, min(LARGEST_BATCH_ROWS, block_rows))
         with damage_told(self._path):
-            yield from self._parquet.iter_batches(batch_rows, [index], columns, use_threads=False)
+            batches = self._parquet.iter_batches(batch_rows, [index], columns, use_threads=False)
+        yield from checked(batches, self._path)
 
     def close(self) -> None:
         """Close the file."""
-        self._parquet.close()
-        if not isinstance(self._source, str):
-            self._source.close()
+        self._opened.close()
 
 
 class ArrowTable:
@@ -119,10 +139,16 @@ class ArrowTable:
         """Open the file and read its schema; raises `StreamDamage`."""
         self._file = file
         self._is_stream = is_stream
-        self._source: Any = None
+        self._opened = contextlib.ExitStack()
         self._reader = self._open(None)
-        self.schema = self._reader.schema
-        count = 0 if is_stream else self._reader.num_record_batches
+        try:
+            with damage_told(file.path):
+                self.columns = columns_of(self._reader.schema)
+                self._names = self._reader.schema.names
+                count = 0 if is_stream else self._reader.num_record_batches
+        except StreamDamage:
+            self.close()
+            raise
         # The footer knows the length of each batch, but the library does not tell.
         self.run_sizes_bytes = [file.size_bytes // count] * count if count else []
 
@@ -130,38 +156,32 @@ class ArrowTable:
         """Open the file anew, to read only the columns at these positions; None: all."""
         self.close()
         options = pa.ipc.IpcReadOptions(included_fields=positions, use_threads=False)
-        with damage_told(self._file.path):
+        with contextlib.ExitStack() as opened, damage_told(self._file.path):
             if self._is_stream:
-                stream = open_stream(self._file.path, self._file.size_bytes)
-                self._source = io.BufferedReader(StreamFile(stream), CHUNK_BYTES)
-                return pa.ipc.open_stream(self._source, options=options)
-            self._source = open_input(self._file.path)
-            return pa.ipc.open_file(self._source, options=options)
+                stream = StreamFile(open_stream(self._file.path, self._file.size_bytes))
+                source = opened.enter_context(io.BufferedReader(stream, CHUNK_BYTES))
+                reader = pa.ipc.open_stream(source, options=options)
+            else:
+                file = opened.enter_context(open_input(self._file.path))
+                reader = pa.ipc.open_file(file, options=options)
+            self._opened = opened.pop_all()
+            return reader
 
     def runs(self, segment: Segment, wanted: list[ColumnPath] | None) -> Iterator[RowRun]:
         """See `Table.runs`."""
         positions = None
         if wanted is not None:
-            positions = sorted({self.schema.names.index(path.column) for path in wanted})
+            positions = sorted({self._names.index(path.column) for path in wanted})
         self._reader = self._open(positions)
         if self._is_stream:
-            yield RowRun(None, self._checked(iter(self._reader)))
+            yield RowRun(None, checked(iter(self._reader), self._file.path))
             return
         for index in range(self._reader.num_record_batches)[segment.start : segment.stop]:
-            yield RowRun(None, self._checked(map(self._reader.get_batch, [index])))
-
-    def _checked(self, batches: Iterator[Any]) -> Iterator[Any]:
-        """The batches, each proved not to point outside its own buffers."""
-        with damage_told(self._file.path):
-            for batch in batches:
-                for column in batch.columns:
-                    check_column(column)
-                yield batch
+            yield RowRun(None, checked(map(self._reader.get_batch, [index]), self._file.path))
 
     def close(self) -> None:
         """Close the file."""
-        if self._source is not None:
-            self._source.close()
+        self._opened.close()
 
 
 def open_table(file: SourceFile) -> Table:
@@ -190,7 +210,7 @@ def plan_table(request: PlanRequest) -> FilePlan:
     try:
         with contextlib.closing(open_table(request.file)) as table:
             sizes_bytes = table.run_sizes_bytes
-            has_text = find_column(table.schema, request.options.text) is not None
+            has_text = table.columns.find(request.options.text) is not None
     except StreamDamage:
         return plan_whole(request)
     if not has_text or not sizes_bytes:
@@ -215,7 +235,7 @@ class TableReader:
         try:
             table = self._open(segment.files[0])
             is_end = segment.stop is None or segment.stop == len(table.run_sizes_bytes)
-            if rows.bind(table.schema):
+            if rows.bind(table.columns):
                 for run in table.runs(segment, rows.wanted):
                     yield from read_run(run, rows)
         except StreamDamage as damage:

@@ -73,9 +73,14 @@ def skippable_frame_bytes(data: bytes) -> int | None:
         >>> skippable_frame_bytes(bytes.fromhex("502a4d18 0a000000"))
         18
     """
-    if len(data) < 8 or int.from_bytes(data[:4], "little") not in SKIPPABLE_MAGIC:
+    if len(data) < 8 or not is_skippable_magic(data[:4]):
         return None
     return 8 + int.from_bytes(data[4:8], "little")
+
+
+def is_skippable_magic(data: bytes) -> bool:
+    """Whether four bytes start a skippable frame."""
+    return int.from_bytes(data, "little") in SKIPPABLE_MAGIC
 
 
 class ZstdStream(DecodedStream):
@@ -108,7 +113,7 @@ class ZstdStream(DecodedStream):
             return False
         header = parse_frame_header(data)
         if header is None:
-            if data[:4] == ZSTD_MAGIC[: len(data)]:
+            if data[:4] == ZSTD_MAGIC[: len(data)] or is_skippable_magic(data[:4]):
                 raise StreamDamage(CUT_SHORT)
             raise StreamDamage(
                 f"the zstd data is followed by something else at byte {self._raw.offset}"

@@ -8,28 +8,39 @@ remembered; the sample is checked in every run that tokenises.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.errors import TokenizerError
+from curate.errors import InputError, TokenizerError
 from curate.storage import hash_json, read_json, write_json
 from curate.tokens.tokenizer import Tokenizer
+
+Result = TypeVar("Result")
 
 PROBE_VERSION = 1
 """Raised when the probes change, so that remembered verdicts are not."""
 
 
+class BackendRefused(Exception):  # noqa: N818 - an event, not a fault
+    """A fast tokenizer cannot be used, and why; nothing it made is kept."""
+
+
+Encoded = tuple[NDArray[np.uint32], NDArray[np.int64]]
+"""Ids of texts back to back, and texts + 1 offsets into them."""
+
+
 class Encoder(Protocol):
     """Texts to token ids, without end-of-text tokens; deterministic and order-preserving."""
 
-    def encode(self, texts: list[str]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+    def encode(self, texts: list[str]) -> Encoded:
         """Ids of all texts back to back, and texts + 1 offsets into them."""
         ...
 
@@ -38,13 +49,24 @@ class ReferenceEncoder:
     """Hugging Face `tokenizers`."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        """Build from the canonical definition."""
+        """Build from the canonical definition.
+
+        Raises:
+            TokenizerError: It cannot be built, or gives other ids than the definition says.
+        """
         import tokenizers
 
-        self._tokenizer = tokenizers.Tokenizer.from_str(tokenizer.definition)
+        try:
+            self._tokenizer = tokenizers.Tokenizer.from_str(tokenizer.definition)
+        except Exception as error:  # noqa: BLE001 - the library raises bare Exception
+            raise TokenizerError(
+                f"tokenizer {tokenizer.name}: cannot be loaded ({error})"
+            ) from error
+        added = self._tokenizer.get_added_tokens_decoder()
+        _check_added_ids(tokenizer, {token.content: number for number, token in added.items()})
         self._tokenizer.encode_special_tokens = True  # special strings in text stay text
 
-    def encode(self, texts: list[str]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+    def encode(self, texts: list[str]) -> Encoded:
         """See `Encoder`."""
         encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         pieces = [np.array(encoding.ids, np.uint32) for encoding in encodings]
@@ -52,19 +74,31 @@ class ReferenceEncoder:
         np.cumsum([len(piece) for piece in pieces], out=offsets[1:])
         return np.concatenate(pieces) if pieces else np.empty(0, np.uint32), offsets
 
+    def decode(self, ids: NDArray[np.uint32]) -> str:
+        """The text of ids, special tokens included."""
+        text: str = self._tokenizer.decode(ids.tolist(), skip_special_tokens=False)
+        return text
+
 
 class FastokensEncoder:
     """Crusoe `fastokens`, kept to one thread: curate runs one process a core."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        """Build from the canonical definition."""
+        """Build from the canonical definition.
+
+        Raises:
+            BackendRefused: It cannot be built.
+        """
         import fastokens
 
+        problem = f"fastokens cannot load {tokenizer.name}"
+        self._tokenizer = _guarded(
+            lambda: fastokens.Tokenizer.from_json_str(tokenizer.definition), problem
+        )
         with _one_core():  # its pool takes as many threads as the process may use cores
-            self._tokenizer = fastokens.Tokenizer.from_json_str(tokenizer.definition)
-            self._tokenizer.encode_batch_flat(["warm", "up"], split_special_tokens=True)
+            _guarded(lambda: self.encode(["warm", "up"]), problem)
 
-    def encode(self, texts: list[str]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+    def encode(self, texts: list[str]) -> Encoded:
         """See `Encoder`."""
         ids, offsets = self._tokenizer.encode_batch_flat(texts, split_special_tokens=True)
         return np.frombuffer(ids, np.uint32), np.frombuffer(offsets, np.int64)
@@ -81,7 +115,11 @@ class GigatokenEncoder:
     """Text after which the tokenizer is rebuilt; its cache grows up to 10 bytes a byte of text."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        """Build from the canonical definition."""
+        """Build from the canonical definition.
+
+        Raises:
+            BackendRefused: It cannot be built.
+        """
         self._definition = tokenizer
         self._special = tokenizer.special_tokens
         self._reference: ReferenceEncoder | None = None
@@ -90,10 +128,13 @@ class GigatokenEncoder:
     def _renew(self) -> None:
         import gigatoken
 
-        self._tokenizer = gigatoken.Tokenizer.from_json(self._definition.definition)
+        self._tokenizer = _guarded(
+            lambda: gigatoken.Tokenizer.from_json(self._definition.definition),
+            f"gigatoken cannot load {self._definition.name}",
+        )
         self._seen_characters = 0
 
-    def encode(self, texts: list[str]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+    def encode(self, texts: list[str]) -> Encoded:
         """See `Encoder`."""
         self._seen_characters += sum(map(len, texts))
         if self._seen_characters > self.RENEW_BYTES:
@@ -135,55 +176,85 @@ class Choice:
     """Why it is not the one wanted."""
 
 
-def choose(tokenizer: Tokenizer, wanted: str, sample: Sequence[str], memory: Path) -> Choice:
-    """Pick the backend: the wanted one if it equals the reference, else the reference.
+def first_choice(wanted: str) -> Choice:
+    """The backend to start with; whether it may be used is for `self_test` to say.
+
+    Args:
+        wanted: A key of `BACKENDS`, or `auto`.
+
+    Raises:
+        TokenizerError: A backend pinned by the recipe is not installed.
+    """
+    name = AUTOMATIC if wanted == "auto" else wanted
+    version = installed(name)
+    if version is not None:
+        return Choice(name, version)
+    if wanted != "auto":
+        raise TokenizerError(
+            f"tokenizer.backend: {name} is not installed; install it, or use backend: auto "
+            f"(known: {', '.join(BACKENDS)})"
+        )
+    return reference_choice(f"{name} is not installed")
+
+
+def reference_choice(problem: str) -> Choice:
+    """The reference, with the reason why nothing faster is used."""
+    notice = f"tokenizer backend {problem}: using tokenizers, which is much slower"
+    return Choice("tokenizers", installed("tokenizers") or "unknown", notice)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a self-test found."""
+
+    problem: str | None
+    """Why the backend may not be used; None if every id agreed."""
+    notices: tuple[str, ...] = ()
+
+
+def self_test(
+    tokenizer: Tokenizer, name: str, candidate: Encoder, sample: Sequence[str], memory: Path
+) -> Verdict:
+    """Compare a backend with the reference, on odd inputs and on the user's own documents.
 
     Args:
         tokenizer: The definition.
-        wanted: A key of `BACKENDS`, or `auto`.
+        name: The backend's.
+        candidate: The backend.
         sample: Some of the documents about to be tokenised.
         memory: Directory where verdicts on the odd inputs are remembered.
 
     Raises:
-        TokenizerError: A backend pinned by the recipe is absent or fails the self-test.
+        TokenizerError: The reference cannot load the tokenizer, or a document's text produces the
+            end-of-text id, so that documents could not be told apart.
     """
-    name = AUTOMATIC if wanted == "auto" else wanted
-    reference = Choice("tokenizers", installed("tokenizers") or "unknown")
-    if name == "tokenizers":
-        return reference
-    version = installed(name)
-    if version is None:
-        problem = "is not installed"
-    else:
-        problem = self_test(tokenizer, name, sample, memory) or ""
-        if not problem:
-            return Choice(name, version)
-    if wanted != "auto":
-        raise TokenizerError(
-            f"tokenizer.backend: {name} {problem}; use backend: auto or backend: tokenizers"
-        )
-    notice = f"tokenizer backend {name} {problem}: using tokenizers, which is much slower"
-    return Choice(reference.name, reference.version, notice)
-
-
-def self_test(tokenizer: Tokenizer, name: str, sample: Sequence[str], memory: Path) -> str | None:
-    """Compare a backend with the reference; None if every id agrees, else what differs."""
-    versions = [name, installed(name), installed("tokenizers"), PROBE_VERSION]
-    verdict_file = memory / f"{hash_json([tokenizer.fingerprint, versions])}.json"
-    remembered = read_json(verdict_file)["problem"] if verdict_file.exists() else ""
-    if remembered:
-        return str(remembered)
-    try:
-        candidate = BACKENDS[name](tokenizer)
-    except Exception as error:  # noqa: BLE001 - any failure to load means: use the reference
-        return f"cannot load {tokenizer.name} ({error})"
     reference = ReferenceEncoder(tokenizer)
-    if remembered == "":
-        problem = _first_difference(candidate, reference, probes(tokenizer), "odd input")
-        write_json(verdict_file, {"problem": problem, "versions": versions})
-        if problem:
-            return problem
-    return _first_difference(candidate, reference, list(sample), "document")
+    documents = list(sample)
+    expected = reference.encode(documents)
+    notices = _round_trip(tokenizer, reference, documents, expected)
+    if name == "tokenizers":
+        return Verdict(None, notices)
+    versions = [name, installed(name), installed("tokenizers"), PROBE_VERSION]
+    remembered = memory / f"{hash_json([tokenizer.fingerprint, versions])}.json"
+    verdict = _recall(remembered)
+    if "problem" in verdict:
+        problem = verdict["problem"]
+    else:
+        odd = probes(tokenizer)
+        problem = _first_difference(candidate, odd, reference.encode(odd), "an odd input")
+        with contextlib.suppress(OSError):  # a verdict that cannot be kept is found again
+            write_json(remembered, {"problem": problem, "versions": versions})
+    problem = problem or _first_difference(candidate, documents, expected, "a document")
+    return Verdict(None if problem is None else f"{name} {problem}", notices)
+
+
+def _recall(path: Path) -> dict[str, Any]:
+    """A remembered verdict, or nothing."""
+    try:
+        verdict = read_json(path)
+    except InputError:
+        return {}
+    return verdict if isinstance(verdict, dict) else {}
 
 
 def probes(tokenizer: Tokenizer) -> list[str]:
@@ -216,48 +287,82 @@ def installed(distribution: str) -> str | None:
         return None
 
 
-def check_round_trip(tokenizer: Tokenizer, sample: Sequence[str]) -> list[str]:
-    """Decode what was encoded; notices where the tokenizer does not give the text back."""
-    import tokenizers
+def _check_added_ids(tokenizer: Tokenizer, given: dict[str, int]) -> None:
+    """Compare the ids that the library gives added tokens with those read from the definition.
 
-    reference = tokenizers.Tokenizer.from_str(tokenizer.definition)
-    reference.encode_special_tokens = True
-    changed = 0
-    for text in sample:
-        ids = reference.encode(text, add_special_tokens=False).ids
-        if tokenizer.eos_id is not None and tokenizer.eos_id in ids:
-            raise TokenizerError(
-                f"tokenizer {tokenizer.name}: the text of a document produced the end-of-text id "
-                f"{tokenizer.eos_id}, so documents could not be told apart"
-            )
-        changed += reference.decode(ids, skip_special_tokens=False) != text
-    if changed:
-        return [
-            f"tokenizer: {changed} of {len(sample)} sampled documents do not decode to the same "
-            "text (a normaliser or an unknown token); tokens are as the tokenizer gives them"
-        ]
-    return []
+    It ignores the ids written there: a token that the model lacks gets the next free one.
+    """
+    if tokenizer.eos is not None and given.get(tokenizer.eos) != tokenizer.eos_id:
+        raise TokenizerError(
+            f"tokenizer {tokenizer.name}: '{tokenizer.eos}' gets id {given.get(tokenizer.eos)}, "
+            f"not {tokenizer.eos_id} as written; mend the ids of added_tokens in its tokenizer.json"
+        )
+    highest = max(given.values(), default=-1)
+    if highest >= tokenizer.vocabulary:
+        raise TokenizerError(
+            f"tokenizer {tokenizer.name}: an added token gets id {highest}, above the highest one "
+            f"written, {tokenizer.vocabulary - 1}; mend the ids of added_tokens in its "
+            "tokenizer.json"
+        )
+
+
+def _guarded(call: Callable[[], Result], problem: str) -> Result:
+    """Call a backend that is only used if it works."""
+    try:
+        return call()
+    except BaseException as error:  # noqa: BLE001 - any failure means: use the reference
+        # A panic in Rust is no Exception, but neither is the user's wish to stop.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise BackendRefused(f"{problem} ({reason})") from error
+
+
+def _round_trip(
+    tokenizer: Tokenizer, reference: ReferenceEncoder, sample: list[str], encoded: Encoded
+) -> tuple[str, ...]:
+    """Decode what was encoded; notices where the tokenizer does not give the text back."""
+    ids, offsets = encoded
+    if tokenizer.eos_id is not None and (ids == tokenizer.eos_id).any():
+        raise TokenizerError(
+            f"tokenizer {tokenizer.name}: the text of a document produced the end-of-text id "
+            f"{tokenizer.eos_id}, so documents could not be told apart; name another token as "
+            "tokenizer.eos"
+        )
+    changed = sum(
+        reference.decode(ids[offsets[number] : offsets[number + 1]]) != text
+        for number, text in enumerate(sample)
+    )
+    if not changed:
+        return ()
+    return (
+        f"tokenizer: {changed} of {len(sample)} sampled documents do not decode to the same text "
+        "(a normaliser or an unknown token); tokens are as the tokenizer gives them",
+    )
 
 
 def _first_difference(
-    candidate: Encoder, reference: Encoder, texts: list[str], kind: str
+    candidate: Encoder, texts: list[str], expected_encoding: Encoded, kind: str
 ) -> str | None:
+    """Where a backend's ids are not the reference's, in words; None if nowhere."""
     try:
-        got_ids, got_offsets = candidate.encode(texts)
-    except Exception as error:  # noqa: BLE001 - a backend that fails is a backend not used
-        return f"fails on an {kind} ({type(error).__name__}: {error})"
-    ids, offsets = reference.encode(texts)
+        got_ids, got_offsets = _guarded(lambda: candidate.encode(texts), f"fails on {kind}")
+    except BackendRefused as error:
+        return str(error)
+    ids, offsets = expected_encoding
+    if len(got_offsets) != len(offsets):
+        return f"gives {len(got_offsets) - 1} results for {len(texts)} texts"
     for number in range(len(texts)):
         expected = ids[offsets[number] : offsets[number + 1]]
         got = got_ids[got_offsets[number] : got_offsets[number + 1]]
         if not np.array_equal(expected, got):
             shown = texts[number][:40].encode("unicode_escape").decode()
-            return f"differs from the reference on an {kind} starting '{shown}'"
+            return f"differs from the reference on {kind} starting '{shown}'"
     return None
 
 
 class _one_core:  # noqa: N801 - reads as a phrase
-    """While inside, the process may use one core, so that thread pools made there have one thread."""
+    """While inside, one core may be used, so that thread pools made there have one thread."""
 
     def __enter__(self) -> None:
         self._allowed: set[int] | None = None
@@ -269,10 +374,11 @@ class _one_core:  # noqa: N801 - reads as a phrase
         if self._allowed is not None:
             os.sched_setaffinity(0, self._allowed)
             for thread in os.listdir("/proc/self/task"):
-                os.sched_setaffinity(int(thread), self._allowed)
+                with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
+                    os.sched_setaffinity(int(thread), self._allowed)
 
 
-def _flatten(encoded: Any) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+def _flatten(encoded: Any) -> Encoded:
     """An awkward array of lists → flat ids and offsets, without a copy where it is packed."""
     layout = encoded.layout
     offsets = np.asarray(layout.offsets.data, np.int64)

@@ -19,14 +19,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from curate.errors import InputError
+from curate.kernels import kernel
 from curate.storage import atomic_directory
 
 COUNT_TOKENS = 8 << 20
 """Tokens tallied at once; the scatter buffers take 6 to 8 bytes each."""
+
+COUNT_MOST = (1 << 31) - 1
+"""Tokens that can be counted at once: places in the scatter are 32 bits wide."""
 
 MERGE_ENTRIES = 2 << 20
 """Distinct bigrams held at once while runs are merged from disk."""
@@ -49,12 +53,7 @@ class CountTable:
             raise ValueError(
                 f"tables over {len(self.row_starts) - 1} and {len(other.row_starts) - 1} symbols"
             )
-        return CountTable(
-            *_merge(
-                self.row_starts, self.second, self.count,
-                other.row_starts, other.second, other.count,
-            )
-        )  # fmt: skip
+        return _merge(self, other)
 
     @property
     def memory_bytes(self) -> int:
@@ -82,7 +81,8 @@ def count_stream(stream: NDArray[Any], end: int, symbols: int) -> CountTable:
         symbols: one more than the highest id, the end symbol included.
 
     Raises:
-        ValueError: The stream does not end with `end`, so its last token has no successor.
+        ValueError: The stream does not end with `end`, so its last token has no successor, or it
+            holds signed numbers, an id outside the symbols, or more than COUNT_MOST tokens.
 
     Example:
         >>> table = count_stream(np.array([1, 2, 2, 0, 1, 2, 0], np.uint16), end=0, symbols=3)
@@ -91,39 +91,74 @@ def count_stream(stream: NDArray[Any], end: int, symbols: int) -> CountTable:
         >>> [(int(s), int(c)) for s, c in zip(table.second, table.count)]
         [(2, 2), (0, 2), (2, 1)]
     """
-    if len(stream) and stream[-1] != end:
-        raise ValueError("the stream does not end with the end symbol")
-    return CountTable(*_count(stream, end, symbols))
+    if stream.dtype.kind != "u" or len(stream) > COUNT_MOST:
+        raise ValueError(
+            f"expected at most {COUNT_MOST} unsigned ids, got {len(stream)} of {stream.dtype}"
+        )
+    if len(stream):
+        highest = int(stream.max())  # an id outside would be counted outside the arrays
+        if highest >= symbols:
+            raise ValueError(f"expected ids below {symbols}, got {highest}")
+        if stream[-1] != end:
+            raise ValueError(f"the stream ends with {stream[-1]}, not with the end symbol {end}")
+    return _count(stream, end, symbols)
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[misc]
-def _count(stream, end, symbols):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    cursor = np.zeros(symbols + 1, np.int32)  # first sizes, then starts, then ends of buckets
-    for position in range(len(stream) - 1):
+def _count(stream: NDArray[Any], end: int, symbols: int) -> CountTable:
+    bucket_stops = np.zeros(symbols + 1, np.int32)
+    firsts = np.empty(len(stream), stream.dtype)
+    tallies = np.empty(len(stream), np.uint32)  # what is not touched costs nothing
+    tally = np.zeros(symbols, np.uint32)
+    distinct_stops = np.empty(symbols, np.int64)
+    row_starts = np.zeros(symbols + 1, np.int64)
+    entries = _tally_buckets(
+        stream, len(stream), end, symbols, bucket_stops, firsts, tallies, tally, distinct_stops,
+        row_starts,
+    )  # fmt: skip
+    second = np.empty(entries, np.uint32)
+    count = np.empty(entries, np.int64)
+    _turn_around(
+        symbols,
+        bucket_stops,
+        distinct_stops,
+        firsts,
+        tallies,
+        row_starts[:-1].copy(),
+        second,
+        count,
+    )
+    return CountTable(row_starts, second, count)
+
+
+@kernel
+def _tally_buckets(  # type: ignore[no-untyped-def]  # noqa: ANN202, PLR0913
+    stream, tokens, end, symbols, bucket_stops, firsts, tallies, tally, distinct_stops,  # noqa: ANN001
+    row_starts,  # noqa: ANN001
+):  # fmt: skip
+    """Scatter first ids by second id and tally each bucket; returns distinct bigrams.
+
+    A bucket's distinct first ids end up at its front, up to `distinct_stops`, their tallies beside
+    them. `bucket_stops`, `tally` and `row_starts` come zeroed.
+    """
+    for position in range(tokens - 1):
         if stream[position] != end:
-            cursor[stream[position + 1]] += 1
+            bucket_stops[stream[position + 1]] += 1
     total = 0
-    for symbol in range(symbols + 1):
-        size = cursor[symbol]
-        cursor[symbol] = total
+    for symbol in range(symbols):
+        size = bucket_stops[symbol]
+        bucket_stops[symbol] = total
         total += size
-    firsts = np.empty(total, stream.dtype)
-    for position in range(len(stream) - 1):
+    for position in range(tokens - 1):
         first = stream[position]
         if first != end:
             second = stream[position + 1]
-            firsts[cursor[second]] = first
-            cursor[second] += 1
-    # Each bucket is one second id. Its distinct first ids move to its front, their tallies beside
-    # them; turning that around by first id then leaves every row in ascending order unsorted.
-    tallies = np.empty(total, np.uint32)
-    distinct = np.empty(symbols, np.int64)
-    tally = np.zeros(symbols, np.uint32)
-    row_starts = np.zeros(symbols + 1, np.int64)
+            cursor = bucket_stops[second]
+            firsts[cursor] = first
+            bucket_stops[second] = cursor + 1
     start = 0
     for second in range(symbols):
         write = start
-        for position in range(start, cursor[second]):
+        for position in range(start, bucket_stops[second]):
             first = firsts[position]
             if tally[first] == 0:
                 firsts[write] = first
@@ -134,32 +169,47 @@ def _count(stream, end, symbols):  # type: ignore[no-untyped-def]  # noqa: ANN00
             tallies[entry] = tally[first]
             tally[first] = 0
             row_starts[first + 1] += 1
-        distinct[second] = write
-        start = cursor[second]
+        distinct_stops[second] = write
+        start = bucket_stops[second]
     for symbol in range(symbols):
         row_starts[symbol + 1] += row_starts[symbol]
-    write_at = row_starts[:-1].copy()
-    second_ids = np.empty(row_starts[symbols], np.uint32)
-    counts = np.empty(row_starts[symbols], np.int64)
+    return row_starts[symbols]
+
+
+@kernel
+def _turn_around(  # type: ignore[no-untyped-def]  # noqa: ANN202, PLR0913
+    symbols, bucket_stops, distinct_stops, firsts, tallies, write_at, second_ids, counts,  # noqa: ANN001
+):  # fmt: skip
+    """Buckets by second id → rows by first id, ascending within a row without sorting."""
     start = 0
     for second in range(symbols):
-        for entry in range(start, distinct[second]):
-            first = firsts[entry]
-            second_ids[write_at[first]] = second
-            counts[write_at[first]] = tallies[entry]
-            write_at[first] += 1
-        start = cursor[second]
-    return row_starts, second_ids, counts
+        for entry in range(start, distinct_stops[second]):
+            row = firsts[entry]
+            second_ids[write_at[row]] = second
+            counts[write_at[row]] = tallies[entry]
+            write_at[row] += 1
+        start = bucket_stops[second]
+    return 0
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[misc]
-def _merge(starts_a, second_a, count_a, starts_b, second_b, count_b):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202, PLR0913
-    """Merge two tables row by row; starts may begin anywhere in their arrays."""
-    symbols = len(starts_a) - 1
-    most = starts_a[symbols] - starts_a[0] + starts_b[symbols] - starts_b[0]
+def _merge(a: CountTable, b: CountTable) -> CountTable:
+    symbols = len(a.row_starts) - 1
+    most = len(a.count) + len(b.count)
+    row_starts = np.zeros(symbols + 1, np.int64)
     second = np.empty(most, np.uint32)
     count = np.empty(most, np.int64)
-    row_starts = np.zeros(symbols + 1, np.int64)
+    entries = _merge_rows(
+        symbols, a.row_starts, a.second, a.count, b.row_starts, b.second, b.count,
+        row_starts, second, count,
+    )  # fmt: skip
+    return CountTable(row_starts, second[:entries].copy(), count[:entries].copy())
+
+
+@kernel
+def _merge_rows(  # type: ignore[no-untyped-def]  # noqa: ANN202, PLR0913
+    symbols, starts_a, second_a, count_a, starts_b, second_b, count_b, row_starts, second, count,  # noqa: ANN001
+):  # fmt: skip
+    """Merge two tables row by row; returns entries."""
     entries = 0
     for row in range(symbols):
         a, stop_a = starts_a[row], starts_a[row + 1]
@@ -191,7 +241,7 @@ def _merge(starts_a, second_a, count_a, starts_b, second_b, count_b):  # type: i
             b += 1
             entries += 1
         row_starts[row + 1] = entries
-    return row_starts, second[:entries].copy(), count[:entries].copy()
+    return entries
 
 
 class BigramCounter:
@@ -202,7 +252,10 @@ class BigramCounter:
     """
 
     def __init__(self, end: int, symbols: int, memory_bytes: int, spill: Path) -> None:
-        """Count up to `symbols` ids; keep `memory_bytes` of tables, the rest under `spill`."""
+        """Count up to `symbols` ids; keep `memory_bytes` of tables, the rest under `spill`.
+
+        The directory `spill` is this counter's own.
+        """
         self._end = end
         self._symbols = symbols
         self._memory_bytes = memory_bytes
@@ -236,6 +289,7 @@ class BigramCounter:
         table = self._merged()
         if table is not None:
             path = self._spill / f"run-{len(self.runs):05d}"
+            assert not path.exists(), f"{path} is another counter's"
             write_table(path, [table], self._symbols)
             self.runs.append(path)
 
@@ -288,19 +342,36 @@ def read_table(path: Path, most_entries: int = MERGE_ENTRIES) -> Iterator[tuple[
 
     Yields:
         The first row of the range, and its rows as a table of their own.
+
+    Raises:
+        InputError: The table is damaged.
     """
-    row_starts = np.fromfile(path / "row_starts.bin", np.int64)
+    row_starts = _read_starts(path)
     for start, stop in _row_ranges(row_starts, most_entries):
         yield start, _read_rows(path, row_starts, start, stop)
 
 
-def merge_tables(paths: Sequence[Path], destination: Path, symbols: int) -> None:
-    """Add up tables on disk into one on disk, a range of rows at a time."""
-    starts = [np.fromfile(path / "row_starts.bin", np.int64) for path in paths]
-    combined = np.sum(starts, axis=0)
+def merge_tables(
+    paths: Sequence[Path], destination: Path, symbols: int, most_entries: int = MERGE_ENTRIES
+) -> None:
+    """Add up tables on disk into one on disk, a range of rows at a time.
+
+    Args:
+        paths: Tables over the same symbols.
+        destination: Where the sum goes; what is there already is kept.
+        symbols: One more than the highest id.
+        most_entries: Entries of all tables together in a range, but at least one row.
+
+    Raises:
+        InputError: A table is damaged.
+    """
+    starts = [_read_starts(path) for path in paths]
+    combined = np.zeros(symbols + 1, np.int64)
+    for row_starts in starts:
+        combined += row_starts
 
     def pieces() -> Iterator[CountTable]:
-        for first, stop in _row_ranges(combined, MERGE_ENTRIES):
+        for first, stop in _row_ranges(combined, most_entries) if paths else ():
             total: CountTable | None = None
             for path, row_starts in zip(paths, starts, strict=True):
                 piece = _read_rows(path, row_starts, first, stop)
@@ -320,6 +391,20 @@ def _row_ranges(row_starts: NDArray[np.int64], most_entries: int) -> Iterator[tu
         stop = max(start + 1, int(np.searchsorted(row_starts, limit, side="right")) - 1)
         yield start, stop
         start = stop
+
+
+def _read_starts(path: Path) -> NDArray[np.int64]:
+    """Where rows start, after a look at the sizes of all three files."""
+    row_starts = np.fromfile(path / "row_starts.bin", np.int64)
+    entries = int(row_starts[-1]) if len(row_starts) else -1
+    for name, width in (("second.bin", 4), ("count.bin", 8)):
+        found = (path / name).stat().st_size
+        if found != entries * width:
+            raise InputError(
+                f"{path}: a damaged count table ({name} has {found} bytes, not {entries * width}); "
+                "remove it and run again"
+            )
+    return row_starts
 
 
 def _read_rows(path: Path, row_starts: NDArray[np.int64], start: int, stop: int) -> CountTable:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from curate.storage import hash_json, write_json
 from curate.tokens.counting import COUNT_TOKENS, BigramCounter, merge_tables
-from curate.tokens.pipeline import append_ends
+from curate.tokens.pipeline import append_ends, symbol_count
 from curate.tokens.store import DOCUMENT, DomainTokens, StoredEntry
 from curate.tokens.tokenizer import Tokenizer
 
@@ -75,11 +75,6 @@ def domain_counts(request: CountRequest) -> Path:
         merge_tables(tables, path, symbols)
     write_json(path / "entries.json", listed)
     return path
-
-
-def symbol_count(tokenizer: Tokenizer) -> int:
-    """One more than the highest id that counts may hold, the end symbol included."""
-    return max(tokenizer.vocabulary, tokenizer.end_symbol + 1)
 
 
 def _largest_subset(

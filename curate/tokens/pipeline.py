@@ -14,18 +14,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numba
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
 from curate.engine import local
-from curate.errors import InputError, TokenizerError
+from curate.errors import EngineError, InputError
+from curate.kernels import kernel
 from curate.sources import SegmentReader
 from curate.sources.plans import FilePlan
 from curate.sources.records import SEGMENT_BYTES, BadRecord, Block, Segment
 from curate.tokens.backends import BACKENDS, Choice, Encoder
-from curate.tokens.counting import BigramCounter
+from curate.tokens.counting import BigramCounter, count_stream
 from curate.tokens.store import (
     DOCUMENT,
     Entry,
@@ -40,6 +40,12 @@ SMALL_FILE_BYTES = 2 << 20
 """Files up to this many bytes on disk are taken several at a time, into one part."""
 
 FILES_A_TASK = 4096
+
+PART_BYTES = SEGMENT_BYTES // 2
+"""Text after which a part is written."""
+
+ENCODE_BYTES = 1 << 20
+"""Bytes read before they are encoded; small files are encoded together."""
 
 PROGRESS = ("raw_bytes", "text_bytes", "tokens", "documents", "bad_records")
 """Columns of the live counters, by worker and domain."""
@@ -70,6 +76,8 @@ class Job:
 
     tokenizer: Tokenizer
     backend: Choice
+    encoder: Encoder | None
+    """Made before workers fork and shared by them; None where each must make its own."""
     store: Path
     spill: Path
     """Directory for count runs, emptied by the caller."""
@@ -165,7 +173,7 @@ def tokenise(
     job: Job,
     workers: int,
     on_progress: Callable[[NDArray[np.int64]], None],
-    test_backend: Callable[[], str | None],
+    test_backend: Callable[[], None],
 ) -> Tokenised:
     """Run a job and return what it made.
 
@@ -173,11 +181,10 @@ def tokenise(
         job: What to do.
         workers: Processes.
         on_progress: Called about ten times a second with shape (domains, len(PROGRESS)) totals.
-        test_backend: Run in the parent while workers start; a problem ends the run before any
+        test_backend: Run in the parent while workers start; what it raises ends the run before any
             part is written.
 
     Raises:
-        TokenizerError: The backend failed its test.
         InputError: A file cannot be read, or a bad record where the recipe allows none.
     """
     made = Tokenised()
@@ -194,6 +201,8 @@ def tokenise(
         verdict=process.Value("b", 0),
     )
     totals = np.frombuffer(shared.counters, np.int64).reshape(shape)
+    if local.workers_share_memory():
+        _load_kernels(job.tokenizer)
 
     def keep(message: tuple[str, Any]) -> None:
         kind, value = message
@@ -205,15 +214,32 @@ def tokenise(
 
     def tick() -> None:
         if shared.verdict.value == 0:
-            problem = test_backend()
-            if problem:
-                raise TokenizerError(problem)
+            test_backend()
             shared.verdict.value = 1
         on_progress(totals.sum(axis=0))
 
-    local.run_workers(partial(_worker, job, shared, workers), workers, keep, tick)
+    try:
+        local.run_workers(partial(_worker, job, shared, workers), workers, keep, tick)
+    except (EngineError, RuntimeError):
+        if shared.verdict.value == 0:  # what ended a worker may be the backend's fault
+            test_backend()
+        raise
     on_progress(totals.sum(axis=0))
     return made
+
+
+def _load_kernels(tokenizer: Tokenizer) -> None:
+    """Run every compiled loop once, so that forked workers need not load them each."""
+    end = tokenizer.end_symbol
+    stream = np.full(2, end, _stream_dtype(tokenizer))
+    append_ends(np.empty(0, np.uint32), np.zeros(2, np.int64), end, stream[:1])
+    table = count_stream(stream, end, symbol_count(tokenizer))
+    _ = table + table
+
+
+def symbol_count(tokenizer: Tokenizer) -> int:
+    """One more than the highest id that counts may hold, the end symbol included."""
+    return max(tokenizer.vocabulary, tokenizer.end_symbol + 1)
 
 
 def _useful_workers(tasks: Sequence[Task]) -> int:
@@ -263,6 +289,16 @@ def _add_totals(
         found[file].text_bytes += document_bytes
 
 
+def _merge(blocks: list[Block]) -> Block:
+    """The documents of several blocks as one."""
+    merged = Block()
+    for block in blocks:
+        merged.texts += block.texts
+        merged.ids += block.ids
+        merged.lines += block.lines
+    return merged
+
+
 def document_rows(block: Block, names: list[bytes]) -> NDArray[Any]:
     """A block's document table, but for where tokens stop."""
     encoded = [text.encode() for text in block.texts]
@@ -289,12 +325,15 @@ class _Worker:
         self._number = number
         shape = (workers, len(job.domains), len(PROGRESS))
         self._progress = np.frombuffer(shared.counters, np.int64).reshape(shape)[number]
-        self._encoder: Encoder = BACKENDS[job.backend.name](job.tokenizer)
+        self._encoder = job.encoder or BACKENDS[job.backend.name](job.tokenizer)
         label = f"{job.backend.name} {job.backend.version}"
         self._part = PartWriter(job.store, job.tokenizer.dtype, label)
         self._reader = SegmentReader()
         self._counter: BigramCounter | None = None
         self._streams: list[NDArray[Any]] = []
+        self._pending: list[tuple[Block, list[_FileTotals]]] = []
+        self._pending_bytes = 0
+        self._finished: list[tuple[list[str], Segment, list[_FileTotals], bool]] = []
         self._counted: list[tuple[str, int]] = []
         self._domain = -1
         self._runs = 0
@@ -330,8 +369,7 @@ class _Worker:
                 else iter(range(1 << 40))
             )
             self._read_file(item.plan, segments, position)
-        if not task.shared or self._part.text_bytes:
-            self._flush()
+        self._flush()
 
     def _claim_segments(self, position: int) -> Iterator[int]:
         while not self._shared.ended[position]:
@@ -348,7 +386,7 @@ class _Worker:
             if len(keys) == 1 and (keys[0], segment) in self._job.present:
                 continue
             last = self._read_segment(keys, plan, segment)
-            if self._part.text_bytes >= SEGMENT_BYTES // 2:
+            if self._part.text_bytes >= PART_BYTES:
                 self._flush()
             if last:
                 self._shared.ended[position] = 1
@@ -357,53 +395,42 @@ class _Worker:
     def _read_segment(self, keys: list[str], plan: FilePlan, number: int) -> bool:
         """Read one segment as one entry a file; whether it reached the end of its file."""
         segment = plan.segment(number)
-        found = [_FileTotals() for _ in keys]
+        totals = [_FileTotals() for _ in keys]
         last = False
         for block in self._reader.read(segment):
-            if block.texts:
-                self._add_block(block, found)
             for record in block.bad:
                 self._add_bad(keys[record.file], plan, number, record)
-                found[record.file].bad_records += 1
-            found[0].lines += block.lines_read
-            found[0].raw_bytes += block.raw_bytes
+                totals[record.file].bad_records += 1
+            totals[0].lines += block.lines_read
+            totals[0].raw_bytes += block.raw_bytes
             last = block.end_of_file
             self._progress[self._domain, 0] += block.raw_bytes
             self._progress[self._domain, 4] += len(block.bad)
-        if len(keys) > 1:  # a group of documents, each a file: the lines are theirs, not the first's
-            found[0].lines = 1
-        self._add_entries(keys, segment, found, last)
+            self._pending.append((block, totals))
+            self._pending_bytes += block.raw_bytes
+            if self._pending_bytes >= ENCODE_BYTES:
+                self._encode_pending()
+        self._finished.append((keys, segment, totals, last))
         return last
 
-    def _add_entries(
-        self, keys: list[str], segment: Segment, found: list[_FileTotals], last: bool
-    ) -> None:
-        part = self._part
-        document = part.document_count - sum(totals.documents for totals in found)
-        token = part.token_count - sum(totals.tokens for totals in found)
-        for file, key, totals in zip(segment.files, keys, found, strict=True):
-            part.entries.append(
-                Entry(
-                    key=key,
-                    segment=segment.index,
-                    last=last,
-                    path=file.path,
-                    document_start=document,
-                    document_stop=document + totals.documents,
-                    token_start=token,
-                    token_stop=token + totals.tokens,
-                    lines=max(totals.lines, 1) if len(keys) > 1 else totals.lines,
-                    raw_bytes=totals.raw_bytes,
-                    text_bytes=totals.text_bytes,
-                    bad_records=totals.bad_records,
-                )
-            )
-            document += totals.documents
-            token += totals.tokens
-            self._counted.append((key, segment.index))
+    def _encode_pending(self) -> None:
+        """Encode what was read, small files together, and add the entries that are complete."""
+        blocks = [(block, totals) for block, totals in self._pending if block.texts]
+        if blocks:
+            merged = blocks[0][0] if len(blocks) == 1 else _merge([block for block, _ in blocks])
+            tokens, text_bytes = self._encode(merged)
+            start = 0
+            for block, totals in blocks:
+                stop = start + len(block.texts)
+                _add_totals(totals, block.files, tokens[start:stop], text_bytes[start:stop])
+                start = stop
+        self._pending, self._pending_bytes = [], 0
+        for keys, segment, totals, last in self._finished:
+            self._add_entries(keys, segment, totals, last)
+        self._finished = []
 
-    def _add_block(self, block: Block, found: list[_FileTotals]) -> None:
-        """Encode, end, and keep a block's documents; add them to the totals of their files."""
+    def _encode(self, block: Block) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Encode, end, and keep a block's documents; their tokens and bytes."""
         tokenizer = self._job.tokenizer
         ids, offsets = self._encoder.encode(block.texts)
         ended = np.empty(len(ids) + len(block.texts), _stream_dtype(tokenizer))
@@ -414,14 +441,42 @@ class _Worker:
         names = [name.encode() for name in block.ids]
         table = document_rows(block, names)
         table["token_stop"] = stops
-        lengths = np.diff(stops, prepend=0)
-        _add_totals(found, block.files, lengths, table["text_bytes"].astype(np.int64))
+        text_bytes = table["text_bytes"].astype(np.int64)
         row = self._progress[self._domain]
-        row[1] += int(table["text_bytes"].sum())
+        row[1] += int(text_bytes.sum())
         row[2] += len(tokens)
         row[3] += len(table)
         self._part.add_documents(tokens, table, names)
         self._streams.append(ended)
+        return np.diff(stops, prepend=0), text_bytes
+
+    def _add_entries(
+        self, keys: list[str], segment: Segment, totals: list[_FileTotals], last: bool
+    ) -> None:
+        """Note what the part holds of each file of a segment, after what it holds already."""
+        part = self._part
+        document = part.entries[-1].document_stop if part.entries else 0
+        token = part.entries[-1].token_stop if part.entries else 0
+        for file, key, found in zip(segment.files, keys, totals, strict=True):
+            part.entries.append(
+                Entry(
+                    key=key,
+                    segment=segment.index,
+                    last=last,
+                    path=file.path,
+                    document_start=document,
+                    document_stop=document + found.documents,
+                    token_start=token,
+                    token_stop=token + found.tokens,
+                    lines=found.lines if len(keys) == 1 else 1,
+                    raw_bytes=found.raw_bytes,
+                    text_bytes=found.text_bytes,
+                    bad_records=found.bad_records,
+                )
+            )
+            document += found.documents
+            token += found.tokens
+            self._counted.append((key, segment.index))
 
     def _add_bad(self, key: str, plan: FilePlan, number: int, record: BadRecord) -> None:
         if self._job.stop_on_bad_record:
@@ -441,6 +496,7 @@ class _Worker:
 
     def _flush(self) -> None:
         """Count what is in the part and write it, once the backend has passed its test."""
+        self._encode_pending()
         if self._streams:
             assert self._counter is not None
             self._counter.add(np.concatenate(self._streams))
@@ -456,9 +512,8 @@ class _Worker:
         spill = self._job.spill / f"worker-{self._number}-{self._runs}"
         spill.mkdir(parents=True)
         tokenizer = self._job.tokenizer
-        symbols = max(tokenizer.vocabulary, tokenizer.end_symbol + 1)
         self._counter = BigramCounter(
-            tokenizer.end_symbol, symbols, self._job.count_memory_bytes, spill
+            tokenizer.end_symbol, symbol_count(tokenizer), self._job.count_memory_bytes, spill
         )
         self._counted = []
         self._runs += 1
@@ -483,13 +538,27 @@ def _pause() -> None:
     time.sleep(0.005)
 
 
-@numba.njit(cache=True, nogil=True)
-def append_ends(ids, offsets, end, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
-    """Copy documents into `out` with `end` after each; `out` has room for exactly that."""
+def append_ends(ids: NDArray[Any], offsets: NDArray[np.int64], end: int, out: NDArray[Any]) -> None:
+    """Copy documents into `out` with `end` after each.
+
+    Args:
+        ids: shape (tokens,), documents back to back.
+        offsets: shape (documents + 1,), ascending from 0 to `tokens`.
+        end: id of the end symbol.
+        out: shape (tokens + documents,).
+    """
+    if len(out) != len(ids) + len(offsets) - 1 or offsets[-1] != len(ids):
+        raise ValueError(f"{len(ids)} tokens and {len(offsets) - 1} ends for room of {len(out)}")
+    _append_ends(ids, offsets, len(offsets) - 1, end, out)
+
+
+@kernel
+def _append_ends(ids, offsets, documents, end, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     write = 0
-    for document in range(len(offsets) - 1):
+    for document in range(documents):
         for position in range(offsets[document], offsets[document + 1]):
             out[write] = ids[position]
             write += 1
         out[write] = end
         write += 1
+    return write

@@ -11,9 +11,9 @@ which makes everything built on it independent of how files were cut, named and 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +93,12 @@ def file_key(file: SourceFile, reader: str, options: ReadOptions) -> str:
     The name counts only for plain text, where it is the document's identifier.
     """
     name = file.name if reader == "text" else ""
-    return hash_json([file.content_hash, reader, name, asdict(options)])
+    return hash_bytes(file.content_hash.encode(), reader.encode(), name.encode(), _key(options))
+
+
+@lru_cache(maxsize=1024)
+def _key(options: ReadOptions) -> bytes:
+    return hash_json(asdict(options)).encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,19 +276,8 @@ class DomainTokens:
                     self._slice_lines.append(lines)
                 lines += stored.entry.lines
         paths = sorted({stored.part for stored in self._slices})
-        part_number = {path: number for number, path in enumerate(paths)}
         self.parts = [_map(path / "tokens.bin", dtype) for path in paths]
-        tables = [_map(path / "documents.bin", DOCUMENT) for path in paths]
-        columns = [
-            _columns(tables[part_number[stored.part]], part_number[stored.part], number, stored)
-            for number, stored in enumerate(self._slices)
-        ]
-        unsorted: dict[str, NDArray[Any]] = {
-            key: np.concatenate([column[key] for column in columns])
-            if columns
-            else np.empty(0, np.uint64 if key in _HASHES else np.int64)
-            for key in _COLUMNS
-        }
+        unsorted = _columns(self._slices, paths)
         order = _canonical_order(
             unsorted["content_high"], unsorted["content_low"], unsorted["identity"]
         )
@@ -396,34 +390,59 @@ class DomainTokens:
                 lines += stored.entry.lines
 
 
-_COLUMNS = (
-    "part", "token_start", "tokens", "text_bytes", "content_high", "content_low", "identity",
-    "slice", "row",
-)  # fmt: skip
+def _columns(slices: Sequence[StoredEntry], paths: Sequence[Path]) -> dict[str, NDArray[Any]]:
+    """The columns of all documents, in the order of the entries that hold them."""
+    part_number = {path: number for number, path in enumerate(paths)}
+    tables = [_map(path / "documents.bin", DOCUMENT) for path in paths]
+    columns = [
+        _run_columns(tables[part_number[path]], part_number[path], start, stop)
+        for path, start, stop in _runs(slices)
+    ]
+    found: dict[str, NDArray[Any]] = {
+        key: np.concatenate([column[key] for column in columns])
+        if columns
+        else np.empty(0, np.uint64 if key in _HASHES else np.int64)
+        for key in _COLUMNS
+    }
+    documents = [stored.entry.document_stop - stored.entry.document_start for stored in slices]
+    found["slice"] = np.repeat(np.arange(len(slices)), documents)
+    return found
 
 
 _HASHES = ("content_high", "content_low", "identity")
 
+_COLUMNS = (*_HASHES, "part", "token_start", "tokens", "text_bytes", "row")
 
-def _columns(
-    table: NDArray[Any], part: int, number: int, stored: StoredEntry
-) -> dict[str, NDArray[Any]]:
-    """The columns of one entry's documents."""
-    entry = stored.entry
-    rows = table[entry.document_start : entry.document_stop]
+
+def _runs(slices: Sequence[StoredEntry]) -> Iterator[tuple[Path, int, int]]:
+    """Part and document range of entries that follow each other in a part, taken together."""
+    run: tuple[Path, int, int] | None = None
+    for stored in slices:
+        start, stop = stored.entry.document_start, stored.entry.document_stop
+        if run is not None and run[0] == stored.part and run[2] == start:
+            run = run[0], run[1], stop
+            continue
+        if run is not None:
+            yield run
+        run = stored.part, start, stop
+    if run is not None:
+        yield run
+
+
+def _run_columns(table: NDArray[Any], part: int, start: int, stop: int) -> dict[str, NDArray[Any]]:
+    rows = table[start:stop]
+    first = table["token_stop"][start - 1] if start else 0
     stops = rows["token_stop"].astype(np.int64)
-    starts = np.concatenate([np.array([entry.token_start], np.int64), stops[:-1]])
-    documents = len(rows)
+    starts = np.concatenate([np.array([first], np.int64), stops[:-1]])
     return {
-        "part": np.full(documents, part, np.int64),
-        "token_start": starts,
-        "tokens": stops - starts,
-        "text_bytes": rows["text_bytes"].astype(np.int64),
         "content_high": rows["content_high"].copy(),
         "content_low": rows["content_low"].copy(),
         "identity": rows["identity"].copy(),
-        "slice": np.full(documents, number, np.int64),
-        "row": np.arange(entry.document_start, entry.document_stop),
+        "part": np.full(stop - start, part, np.int64),
+        "token_start": starts,
+        "tokens": stops - starts,
+        "text_bytes": rows["text_bytes"].astype(np.int64),
+        "row": np.arange(start, stop),
     }
 
 

@@ -1,0 +1,148 @@
+"""Loops over arrays that must run at the speed of memory, compiled once, loaded in milliseconds.
+
+A kernel is a plain Python function over pointers and integers, compiled by numba for the types it
+is called with. Importing and setting up numba takes about half a second in every process, so the
+object code is kept in the user's cache and loaded by llvmlite alone (0.1 s in the same run); numba
+itself is imported only where there is no such file yet.
+
+Inside a kernel: pointers are indexed, integers are 64 bits, the result is an integer. There is no
+bounds check, no allocation, no exception and no call but to arithmetic; callers check and allocate.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import inspect
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curate.storage import atomic_path, hash_bytes
+
+_loaded: list[Any] = []
+"""Engines that own loaded code; they must live as long as the process."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pointers:
+    """An array of memory addresses, each of the first of some items."""
+
+    addresses: NDArray[np.uint64]
+    dtype: np.dtype[Any]
+    """Of the items."""
+
+
+class Kernel:
+    """A function over pointers, compiled for each combination of types it is called with."""
+
+    def __init__(self, function: Callable[..., int]) -> None:
+        """Wrap; nothing is compiled before the first call."""
+        self._function = function
+        self._source = inspect.getsource(function)
+        self._compiled: dict[tuple[str, ...], Any] = {}
+
+    def __call__(self, *arguments: NDArray[Any] | Pointers | int) -> int:
+        """Run on arrays (as pointers to their first items), `Pointers` and integers.
+
+        Raises:
+            ValueError: An array is not contiguous, so a pointer does not say where its items are.
+        """
+        types, values = zip(*map(_lower, arguments), strict=True)
+        compiled = self._compiled.get(types)
+        if compiled is None:
+            compiled = self._compiled[types] = self._load(types)
+        return int(compiled(*values))
+
+    def _load(self, types: tuple[str, ...]) -> Any:
+        path = cache_directory() / f"{self._key(types)}.o"
+        try:
+            code = path.read_bytes()
+        except OSError:
+            code = _compile(self._function, types)
+            try:
+                with atomic_path(path) as temporary:
+                    temporary.write_bytes(code)
+            except OSError:
+                pass  # a read-only home: the next process compiles again
+        symbol, _, binary = code.partition(b"\n")
+        return _link(symbol.decode(), binary, len(types))
+
+    def _key(self, types: tuple[str, ...]) -> str:
+        import llvmlite
+        import llvmlite.binding as llvm
+
+        machine = [llvmlite.__version__, llvm.get_host_cpu_name()]
+        machine.append(llvm.get_host_cpu_features().flatten())
+        parts = [self._source, *types, *machine]
+        return f"{self._function.__name__}-{hash_bytes(*(part.encode() for part in parts))[:24]}"
+
+
+def kernel(function: Callable[..., int]) -> Kernel:
+    """Make a `Kernel` of a function.
+
+    Example:
+        >>> @kernel
+        ... def total(values, count):
+        ...     found = 0
+        ...     for position in range(count):
+        ...         found += values[position]
+        ...     return found
+        >>> total(np.arange(5), 5)
+        10
+    """
+    return Kernel(function)
+
+
+def cache_directory() -> Path:
+    """Where object code is kept, for this user and machine."""
+    root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(root) / "curate" / "kernels"
+
+
+def _lower(argument: NDArray[Any] | Pointers | int) -> tuple[str, int]:
+    """Type and machine word of an argument."""
+    if isinstance(argument, np.ndarray):
+        if not argument.flags.c_contiguous:
+            raise ValueError("a kernel takes contiguous arrays")
+        return f"*{argument.dtype.str[1:]}", argument.__array_interface__["data"][0]
+    if isinstance(argument, Pointers):
+        return f"**{argument.dtype.str[1:]}", argument.addresses.__array_interface__["data"][0]
+    return "i8", int(argument)
+
+
+def _compile(function: Callable[..., int], types: tuple[str, ...]) -> bytes:
+    """Symbol, a line break, and object code; through the interface numba's own cache uses."""
+    numba: Any = importlib.import_module("numba")
+    signature = numba.types.int64(*(_numba_type(numba, name) for name in types))
+    compiled = numba.cfunc(signature, error_model="numpy")(function)
+    _, kind, (binary, _) = compiled._library.serialize_using_object_code()
+    assert kind == "object"
+    symbol: str = compiled._wrapper_name
+    return symbol.encode() + b"\n" + bytes(binary)
+
+
+def _numba_type(numba: Any, name: str) -> Any:
+    if name.startswith("*"):
+        return numba.types.CPointer(_numba_type(numba, name[1:]))
+    return numba.from_dtype(np.dtype(name))
+
+
+def _link(symbol: str, binary: bytes, arguments: int) -> Any:
+    """Load object code into the process; a callable that takes machine words."""
+    import llvmlite.binding as llvm
+
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    machine = llvm.Target.from_default_triple().create_target_machine(codemodel="jitdefault")
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+    engine.add_object_file(llvm.ObjectFileRef.from_data(binary))
+    engine.finalize_object()
+    _loaded.append(engine)
+    prototype = ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * arguments)
+    return prototype(engine.get_function_address(symbol))

@@ -1,0 +1,68 @@
+"""Exit codes and what goes to which stream."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "curate.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["build", "absent.yaml"], "absent.yaml"),
+        (["build"], "Missing argument"),
+        (["bild"], "No such command"),
+        (["verify", "absent"], "no manifest.json"),
+        (["formats", "megatrn"], "megatron"),
+    ],
+)
+def test_user_faults_are_one_line_and_exit_2(arguments: list[str], expected: str) -> None:
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert done.stdout == "" and expected in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_help_lists_commands_and_imports_nothing_heavy() -> None:
+    code = "import sys, curate.cli; print([m for m in ('numpy', 'numba', 'rich', 'pyarrow') " \
+           "if m in sys.modules])"  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+    assert "build" in run("--help").stdout
+
+
+def test_json_is_json_and_quiet_is_quiet(recipe: Path) -> None:
+    done = run("plan", recipe, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["budget_tokens"] == 30000
+    stats = json.loads(run("stats", recipe, "--json").stdout)
+    assert stats["domains"]["wiki"]["documents"] == 300
+    assert json.loads(run("mix", recipe, "--json").stdout)["method"] == "entropy"
+    quiet = run("build", recipe, "--quiet")
+    assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, "", "")
+    verified = run("verify", recipe.parent / "out" / "tiny", "--json")
+    assert json.loads(verified.stdout)["ok"] is True
+
+
+def test_dry_run_writes_a_plan_and_no_shard(recipe: Path) -> None:
+    done = run("build", recipe, "--dry-run")
+    assert done.returncode == 0 and "plan of 30,000 tokens" in done.stdout
+    directory = recipe.parent / "out" / "tiny"
+    assert (directory / "plan.json").exists() and not (directory / "train").exists()
+
+
+def test_lists(tmp_path: Path) -> None:
+    assert {row["method"] for row in json.loads(run("methods", "--json").stdout)} >= {"entropy"}
+    assert {row["format"] for row in json.loads(run("formats", "--json").stdout)} >= {"megatron"}
+    assert "np.load" in run("formats", "npy").stdout
+    assert json.loads(run("schema").stdout)["$defs"]
+    assert "numba" in run("doctor").stdout

@@ -1,0 +1,250 @@
+"""Worker processes: results in order, faults as they were, and nothing left behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from curate import errors
+from curate.engine.local import context, default_workers, map_tasks, run_workers
+from curate.errors import CurateError, EngineError
+
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux", reason="the tasks here are closures, which only a fork takes along"
+)
+
+ROOT = str(Path(__file__).parents[1])
+
+
+def slow_square(number):
+    time.sleep(0.001 * (number % 7))  # later items overtake earlier ones
+    return number * number
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5, 100])
+def test_results_come_in_the_order_of_the_items(workers):
+    items = list(range(60))
+    assert map_tasks(slow_square, items, workers) == [number**2 for number in items]
+
+
+def test_no_items():
+    assert map_tasks(slow_square, [], 4) == []
+
+
+def test_work_is_spread_over_processes():
+    barrier = context().Barrier(3)  # passed only by three at once
+
+    def worker_of(number):
+        barrier.wait(60)
+        return os.getpid()
+
+    pids = set(map_tasks(worker_of, [1, 2, 3], 3))
+    assert len(pids) == 3
+    assert os.getpid() not in pids
+
+
+def test_one_worker_works_here():
+    assert map_tasks(lambda number: os.getpid(), [1, 2], 1) == [os.getpid()] * 2
+
+
+def test_ticks_come_while_waiting_and_for_each_item_done_here():
+    ticks = []
+    map_tasks(time.sleep, [0.5, 0.5], 2, lambda: ticks.append(1))
+    assert len(ticks) >= 2
+    ticks.clear()
+    map_tasks(abs, [1, 2, 3], 1, lambda: ticks.append(1))
+    assert len(ticks) == 3
+
+
+def test_messages_of_a_worker_arrive_in_order_and_whole():
+    def body(number, send):
+        for position in range(50):
+            send((number, position, b"x" * (1 << (position % 18))))
+
+    messages = []
+    run_workers(body, 3, messages.append, lambda: None)
+    assert len(messages) == 150
+    for number in range(3):
+        own = [message for message in messages if message[0] == number]
+        assert [message[1] for message in own] == list(range(50))
+        assert all(len(message[2]) == 1 << (message[1] % 18) for message in own)
+
+
+def curate_errors():
+    found = [CurateError]
+    for kind in found:
+        found += kind.__subclasses__()
+    return [kind for kind in found if kind.__module__ == errors.__name__]
+
+
+@pytest.mark.parametrize("kind", curate_errors())
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_users_fault_comes_back_as_it_was(kind, workers):
+    def fail(number):
+        if number == 3:
+            raise kind("data/a.jsonl:7: 'text' is null")
+        return number
+
+    with pytest.raises(CurateError) as caught:
+        map_tasks(fail, list(range(6)), workers)
+    assert type(caught.value) is kind
+    assert str(caught.value) == "data/a.jsonl:7: 'text' is null"
+
+
+def test_a_bug_shows_where_it_was():
+    def deep_inside(number):
+        return 1 // number
+
+    with pytest.raises(RuntimeError) as caught:
+        map_tasks(deep_inside, [1, 0], 2)
+    message = str(caught.value)
+    assert message.startswith("a worker failed:\nTraceback")
+    assert "in deep_inside" in message
+    assert "ZeroDivisionError" in message
+
+
+def test_a_panic_in_rust_shows_where_it_was():
+    class PanicException(BaseException):  # noqa: N818 - the name that it has in Python
+        pass
+
+    def panic(number):
+        raise PanicException("index out of bounds")
+
+    with pytest.raises(RuntimeError, match=r"(?s)in panic.*PanicException: index out of bounds"):
+        map_tasks(panic, [1, 0], 2)
+
+
+def test_a_result_that_cannot_travel_is_a_bug_too():
+    with pytest.raises(RuntimeError, match=r"(?s)a worker failed:.*(pickle|lambda)"):
+        map_tasks(lambda number: lambda: number, [1, 2], 2)
+
+
+def test_want_of_memory_says_what_to_type():
+    def hungry(number):
+        raise MemoryError
+
+    with pytest.raises(EngineError, match=r"want of memory.*--workers 1"):
+        map_tasks(hungry, [1, 2], 2)
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [
+        (signal.SIGKILL, "most likely for want of memory"),
+        (signal.SIGHUP, "a worker was ended by SIGHUP"),
+        (signal.SIGTERM, "a worker was ended by SIGTERM"),
+        (signal.SIGRTMIN + 1, f"a worker was ended by signal {signal.SIGRTMIN + 1}"),
+    ],
+)
+def test_a_killed_worker(number, expected):
+    def die(item):
+        if item == 1:
+            os.kill(os.getpid(), number)
+        time.sleep(30)
+
+    started = time.monotonic()
+    with pytest.raises(EngineError, match=expected):
+        map_tasks(die, [0, 1, 2], 3)
+    assert time.monotonic() - started < 25  # the others are not waited for
+
+
+def test_a_worker_that_exits():
+    with pytest.raises(EngineError, match="a worker ended with exit code 3; run again to go on"):
+        map_tasks(lambda number: os._exit(3), [0, 1], 2)
+
+
+def is_alive(pid):
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+def wait_until_dead(pids):
+    deadline = time.monotonic() + 10
+    while any(map(is_alive, pids)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return [pid for pid in pids if is_alive(pid)]
+
+
+def test_a_fault_in_the_parent_ends_the_workers():
+    pids = []
+
+    def body(number, send):
+        send(os.getpid())
+        time.sleep(60)
+
+    def tick():
+        if len(pids) == 2:
+            raise KeyError("parent")
+
+    with pytest.raises(KeyError):
+        run_workers(body, 2, pids.append, tick)
+    assert wait_until_dead(pids) == []
+
+
+SCRIPT = """
+import os, sys, time
+from curate.engine.local import run_workers
+
+def body(number, send):
+    send(os.getpid())
+    while True:
+        time.sleep(60)
+
+def show(pid):
+    print(pid, flush=True)
+
+try:
+    run_workers(body, 3, show, lambda: None)
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+    sys.exit(130)
+"""
+
+
+@pytest.mark.parametrize("to_group", [False, True])
+def test_ctrl_c_ends_everything(to_group):
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT], cwd=ROOT, start_new_session=True, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None
+    pids = [int(process.stdout.readline()) for _ in range(3)]
+    assert all(map(is_alive, pids))
+    if to_group:  # as a terminal does
+        os.killpg(process.pid, signal.SIGINT)
+    else:
+        process.send_signal(signal.SIGINT)
+    output, noise = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert output == "interrupted\n"
+    assert noise == ""
+    assert wait_until_dead(pids) == []
+
+
+def test_workers_do_not_outlive_a_parent_that_was_killed():
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT], cwd=ROOT, text=True, stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    pids = [int(process.stdout.readline()) for _ in range(3)]
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    assert wait_until_dead(pids) == []
+
+
+def test_default_workers_are_the_cores_this_process_may_use():
+    allowed = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(allowed)})
+        assert default_workers() == 1
+    finally:
+        os.sched_setaffinity(0, allowed)
+    assert default_workers() == len(allowed)
