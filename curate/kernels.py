@@ -11,6 +11,7 @@ bounds check, no allocation, no exception and no call but to arithmetic; callers
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib
 import inspect
@@ -61,15 +62,12 @@ class Kernel:
 
     def _load(self, types: tuple[str, ...]) -> Any:
         path = cache_directory() / f"{self._key(types)}.o"
-        try:
-            code = path.read_bytes()
-        except OSError:
+        code = _read(path)
+        if code is None:
             code = _compile(self._function, types)
-            try:
+            with contextlib.suppress(OSError):  # a read-only home: the next process compiles again
                 with atomic_path(path) as temporary:
-                    temporary.write_bytes(code)
-            except OSError:
-                pass  # a read-only home: the next process compiles again
+                    temporary.write_bytes(hash_bytes(code).encode() + b"\n" + code)
         symbol, _, binary = code.partition(b"\n")
         return _link(symbol.decode(), binary, len(types))
 
@@ -114,6 +112,15 @@ def _lower(argument: NDArray[Any] | Pointers | int) -> tuple[str, int]:
     if isinstance(argument, Pointers):
         return f"**{argument.dtype.str[1:]}", argument.addresses.__array_interface__["data"][0]
     return "i8", int(argument)
+
+
+def _read(path: Path) -> bytes | None:
+    """What `_compile` gave, if it is there and whole: damaged code would end the process."""
+    try:
+        checksum, _, code = path.read_bytes().partition(b"\n")
+    except OSError:
+        return None
+    return code if checksum == hash_bytes(code).encode() else None
 
 
 def _compile(function: Callable[..., int], types: tuple[str, ...]) -> bytes:

@@ -1,0 +1,77 @@
+"""Compiled loops: right for every type, kept between processes, never loaded when damaged."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from curate.kernels import Pointers, kernel
+
+PROGRAM = """
+import sys
+import numpy as np
+from curate.tokens.counting import count_stream
+table = count_stream(np.array([1, 2, 1, 2, 0], np.uint16), end=0, symbols=3)
+print(table.count.tolist(), "numba" in sys.modules)
+"""
+
+
+@kernel
+def weighted_sum(values, weights, count):  # type: ignore[no-untyped-def]
+    total = 0
+    for position in range(count):
+        total += values[position] * weights[position]
+    return total
+
+
+@kernel
+def gather(sources, lengths, count, out):  # type: ignore[no-untyped-def]
+    write = 0
+    for source in range(count):
+        pointer = sources[source]
+        for position in range(lengths[source]):
+            out[write] = pointer[position]
+            write += 1
+    return write
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.uint32, np.int64])
+def test_types(dtype: type) -> None:
+    values = np.arange(1000).astype(dtype)
+    weights = np.arange(1000)[::-1].copy()
+    assert weighted_sum(values, weights, 1000) == int(values.astype(np.int64) @ weights)
+
+
+def test_pointers() -> None:
+    items = np.arange(100, dtype=np.uint16)
+    starts, lengths = np.array([90, 5, 50]), np.array([10, 0, 3])
+    out = np.zeros(13, np.uint32)
+    addresses = np.uint64(items.ctypes.data) + 2 * starts.astype(np.uint64)
+    assert gather(Pointers(addresses, items.dtype), lengths, 3, out) == 13
+    assert out.tolist() == [*range(90, 100), 50, 51, 52]
+
+
+def test_strided_arrays_are_refused() -> None:
+    with pytest.raises(ValueError, match="contiguous"):
+        weighted_sum(np.arange(10)[::2], np.arange(5), 5)
+
+
+def run(cache: Path) -> str:
+    environment = {**os.environ, "XDG_CACHE_HOME": str(cache)}
+    command = [sys.executable, "-c", PROGRAM]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    return done.stdout.strip()
+
+
+def test_a_second_process_does_not_import_numba(tmp_path: Path) -> None:
+    assert run(tmp_path) == "[2, 1, 1] True"  # bigrams (1, 2), (2, 0) and (2, 1)
+    assert run(tmp_path) == "[2, 1, 1] False"
+    for path in (tmp_path / "curate" / "kernels").iterdir():
+        path.write_bytes(path.read_bytes()[:-7])
+    assert run(tmp_path) == "[2, 1, 1] True"
+    assert run(tmp_path) == "[2, 1, 1] False"
