@@ -44,6 +44,8 @@ from curate.tokens.pipeline import PROGRESS, Job, Tokenised, keys_of, plan_tasks
 from curate.tokens.store import DomainFile, DomainTokens, TokenStore
 from curate.tokens.tokenizer import Tokenizer
 
+CORPUS_PROTOCOL = "corpus://"
+
 SAMPLE_BYTES = 96 << 10
 """Text of the user's own documents that a fast tokenizer must get right, all domains together."""
 
@@ -119,6 +121,7 @@ def find_files(loaded: LoadedRecipe, observer: Observer) -> list[list[FilePlan]]
     recipe = loaded.recipe
     for domain in recipe.domains:
         _check_reader(domain)
+    _harvest(loaded, observer)
     observer.begin("find files")
     expanded = [_expand(domain, loaded) for domain in recipe.domains]
     files = identify([path for paths in expanded for path in paths], loaded.cache_dir)
@@ -130,6 +133,21 @@ def find_files(loaded: LoadedRecipe, observer: Observer) -> list[list[FilePlan]]
     size_bytes = sum(file.size_bytes for file in files)
     observer.end(f"{len(files)} files, {size_bytes / 1e6:.1f} MB")
     return plans
+
+
+def _harvest(loaded: LoadedRecipe, observer: Observer) -> None:
+    """Make the embedded corpus if a domain is of it."""
+    patterns = [
+        pattern
+        for domain in loaded.recipe.domains
+        for pattern in _patterns(domain)
+        if pattern.startswith(CORPUS_PROTOCOL)
+    ]
+    if patterns:
+        observer.begin("harvest corpus")
+        for pattern in patterns:
+            resolve(pattern, loaded.cache_dir)
+        observer.end("the embedded corpus, from this Python installation")
 
 
 def load_tokenizer(
@@ -251,15 +269,18 @@ def sample_documents(plans: Sequence[FilePlan]) -> list[str]:
 
 
 def _expand(domain: DomainRecipe, loaded: LoadedRecipe) -> list[InputPath]:
-    patterns = [domain.paths] if isinstance(domain.paths, str) else domain.paths
     local = [
-        str(resolve(pattern, loaded.cache_dir)) if pattern.startswith("corpus://") else pattern
-        for pattern in patterns
+        str(resolve(pattern, loaded.cache_dir)) if pattern.startswith(CORPUS_PROTOCOL) else pattern
+        for pattern in _patterns(domain)
     ]
     try:
         return expand(local, _options(domain), loaded.base)
     except InputError as error:
         raise InputError(f"domains[{domain.name}].paths: {error}") from error
+
+
+def _patterns(domain: DomainRecipe) -> list[str]:
+    return [domain.paths] if isinstance(domain.paths, str) else domain.paths
 
 
 def _options(domain: DomainRecipe) -> ReadOptions:
