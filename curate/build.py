@@ -309,7 +309,7 @@ def _write(loaded: LoadedRecipe, planned: Planned, workers: int, observer: Obser
         dtype = chosen.dtype_for(ingested.tokenizer.vocabulary - 1)
     writer = ShardWriter(
         Layout(directory), chosen, dtype, planned.sampler, shards, ingested.domains,
-        ingested.validation, recipe.sequence_length,
+        ingested.validation, recipe.sequence_length, max(1, workers // shards),
     )  # fmt: skip
     observer.begin("write", [recipe.name], [recipe.budget_tokens])
 

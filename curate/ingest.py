@@ -23,7 +23,7 @@ from curate.errors import InputError, RecipeError, TokenizerError
 from curate.observer import Observer
 from curate.recipe import DomainRecipe, LoadedRecipe
 from curate.sources import READERS, InputPath, SegmentReader, expand, identify, segments
-from curate.sources.corpus import resolve
+from curate.sources.corpus import SCHEME, resolve
 from curate.sources.plans import FilePlan
 from curate.sources.records import ReadOptions
 from curate.stats.entropy import table_entropies
@@ -43,8 +43,6 @@ from curate.tokens.domain_counts import CountRequest, domain_counts
 from curate.tokens.pipeline import PROGRESS, Job, Tokenised, keys_of, plan_tasks, tokenise
 from curate.tokens.store import DomainFile, DomainTokens, TokenStore
 from curate.tokens.tokenizer import Tokenizer
-
-CORPUS_PROTOCOL = "corpus://"
 
 SAMPLE_BYTES = 96 << 10
 """Text of the user's own documents that a fast tokenizer must get right, all domains together."""
@@ -141,7 +139,7 @@ def _harvest(loaded: LoadedRecipe, observer: Observer) -> None:
         pattern
         for domain in loaded.recipe.domains
         for pattern in _patterns(domain)
-        if pattern.startswith(CORPUS_PROTOCOL)
+        if pattern.startswith(SCHEME)
     ]
     if patterns:
         observer.begin("harvest corpus")
@@ -270,7 +268,7 @@ def sample_documents(plans: Sequence[FilePlan]) -> list[str]:
 
 def _expand(domain: DomainRecipe, loaded: LoadedRecipe) -> list[InputPath]:
     local = [
-        str(resolve(pattern, loaded.cache_dir)) if pattern.startswith(CORPUS_PROTOCOL) else pattern
+        str(resolve(pattern, loaded.cache_dir)) if pattern.startswith(SCHEME) else pattern
         for pattern in _patterns(domain)
     ]
     try:

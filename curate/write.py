@@ -5,7 +5,9 @@ Each shard is made by one task from the plan alone, so any number of workers wri
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -56,6 +58,8 @@ class ShardWriter:
     domains: Sequence[DomainTokens]
     validation: Sequence[NDArray[np.bool_]]
     sequence_length: int | None
+    threads: int
+    """That copy tokens for one shard; more than one where there are fewer shards than workers."""
 
     def write(self, task: ShardTask) -> ShardRecord:
         """Write one shard and its provenance."""
@@ -63,7 +67,8 @@ class ShardWriter:
         samples = self.samples(task)
         stem = self.layout.stem(task.split, task.name)
         copier = TokenCopier(self.domains)
-        files = self.format.write(stem, token_batches(samples, copier, self.dtype), self.dtype)
+        batches = token_batches(samples, copier, self.dtype, self.threads)
+        files = self.format.write(stem, batches, self.dtype)
         provenance = self.layout.provenance(task.split, task.name)
         write_provenance(provenance, samples.pieces, self.domains)
         directory = self.layout.directory
@@ -108,9 +113,33 @@ def write_shards(
 
 
 def token_batches(
-    samples: Samples, copier: TokenCopier, dtype: np.dtype[Any]
+    samples: Samples, copier: TokenCopier, dtype: np.dtype[Any], threads: int = 1
 ) -> Iterator[TokenBatch]:
-    """Samples as batches of whole sequences of about `BATCH_TOKENS` tokens."""
+    """Samples as batches of whole sequences of about `BATCH_TOKENS` tokens.
+
+    Copying lets go of the interpreter's lock, so `threads` batches are made at once, and while the
+    one before is written.
+    """
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque[Future[TokenBatch]] = deque()
+        for lengths, pieces in _cut(samples):
+            waiting.append(pool.submit(_copy_batch, copier, lengths, pieces, dtype))
+            if len(waiting) > threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _copy_batch(
+    copier: TokenCopier, lengths: NDArray[np.int64], pieces: NDArray[Any], dtype: np.dtype[Any]
+) -> TokenBatch:
+    tokens = np.empty(int(lengths.sum()), dtype)
+    copier.copy(pieces, tokens)
+    return TokenBatch(tokens, lengths)
+
+
+def _cut(samples: Samples) -> Iterator[tuple[NDArray[np.int64], NDArray[Any]]]:
+    """Runs of whole sequences, as their lengths and their pieces."""
     sequence_stops = np.cumsum(samples.lengths)
     piece_stops = np.cumsum(samples.pieces["tokens"])
     sequence = piece = position = 0
@@ -119,9 +148,7 @@ def token_batches(
         stop = max(sequence + 1, int(np.searchsorted(sequence_stops, limit, side="right")))
         position = int(sequence_stops[stop - 1])
         piece_stop = int(np.searchsorted(piece_stops, position, side="left")) + 1
-        tokens = np.empty(int(samples.lengths[sequence:stop].sum()), dtype)
-        copier.copy(samples.pieces[piece:piece_stop], tokens)
-        yield TokenBatch(tokens, samples.lengths[sequence:stop])
+        yield samples.lengths[sequence:stop], samples.pieces[piece:piece_stop]
         sequence, piece = stop, piece_stop
 
 

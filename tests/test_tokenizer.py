@@ -196,10 +196,10 @@ def test_what_is_no_tokenizer(text):
 
 
 def test_files_that_cannot_be_read(tmp_path):
-    with pytest.raises(TokenizerError, match=r"tokenizer .*absent\.json: cannot be read \(.*No su"):
+    with pytest.raises(TokenizerError, match=r"tokenizer .*absent\.json: cannot be read \(No suc"):
         load(tmp_path / "absent.json", None)
     (tmp_path / "binary.json").write_bytes(b"\xff\xfe")
-    with pytest.raises(TokenizerError, match=r"binary\.json: cannot be read"):
+    with pytest.raises(TokenizerError, match=r"binary\.json: not a tokenizer\.json \("):
         load(tmp_path / "binary.json", None)
 
 

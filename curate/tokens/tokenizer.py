@@ -56,9 +56,9 @@ def load(path: Path, eos: str | None) -> Tokenizer:
         TokenizerError: Absent, not a tokenizer, random (BPE dropout), or `eos` is not in it.
     """
     try:
-        text = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise TokenizerError(f"tokenizer {path}: cannot be read ({error})") from error
+        text = path.read_bytes()
+    except OSError as error:
+        raise TokenizerError(f"tokenizer {path}: cannot be read ({error.strerror})") from error
     return from_json(text, eos, str(path))
 
 
@@ -85,10 +85,10 @@ def load_hub(identifier: str, eos: str | None) -> Tokenizer:
             f"tokenizer {identifier}: not to be had from the hub ({reason}); "
             "download its tokenizer.json and give tokenizer.path"
         ) from error
-    return from_json(Path(path).read_text("utf-8"), eos, identifier)
+    return from_json(Path(path).read_bytes(), eos, identifier)
 
 
-def from_json(text: str, eos: str | None, name: str) -> Tokenizer:
+def from_json(text: str | bytes, eos: str | None, name: str) -> Tokenizer:
     """Check a `tokenizer.json` text and make it canonical; see `load`.
 
     Ids are read from the JSON itself, which takes a tenth of the time of building the tokenizer;
