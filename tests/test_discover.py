@@ -1,0 +1,279 @@
+"""Patterns find the files a person means, and files are known by content without rereading."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import time
+from pathlib import Path
+
+import fsspec
+import pytest
+from source_files import documents, json_lines, read_plan, write
+
+from curate.errors import InputError
+from curate.sources import InputPath, SegmentReader, expand, identify, segments
+from curate.sources.discover import split_glob
+from curate.sources.identify import CACHE_NAME, read_cache
+from curate.sources.records import ReadOptions
+from curate.storage import STAT_SAFETY_NANOSECONDS, hash_file
+
+TREE = [
+    "a.jsonl",
+    "b.jsonl.zst",
+    ".hidden.jsonl",
+    "with space.jsonl",
+    "-dash.jsonl",
+    "ünïcødé 文件.jsonl",
+    "star*[1].jsonl",
+    "star1.jsonl",
+    "directory.jsonl/inner.jsonl",
+    "deep/er/c.jsonl",
+    "deep/er/notes.txt",
+    "deep/.git/config",
+    "deep/.cache.jsonl",
+]
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    for name in TREE:
+        write(tmp_path / name, name.encode())
+    return tmp_path
+
+
+def found(tree: Path, *patterns: str, glob: str = "*") -> list[str]:
+    """Names found below the tree, each of which can be opened."""
+    paths = [found.path for found in expand(patterns, ReadOptions(glob=glob), tree)]
+    assert all(Path(path).is_file() for path in paths)
+    return [str(Path(path).relative_to(tree)) for path in paths]
+
+
+VISIBLE = sorted(name for name in TREE if "/." not in f"/{name}")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("a.jsonl", ["a.jsonl"]),
+        ("./deep/../a.jsonl", ["deep/../a.jsonl"]),
+        (".", VISIBLE),
+        ("**", VISIBLE),
+        ("**/*", VISIBLE),
+        ("*.zst", ["b.jsonl.zst"]),
+        ("**/c.jsonl", ["deep/er/c.jsonl"]),
+        ("deep", ["deep/er/c.jsonl", "deep/er/notes.txt"]),
+        ("deep/", ["deep/er/c.jsonl", "deep/er/notes.txt"]),
+        ("d*", ["deep/er/c.jsonl", "deep/er/notes.txt", "directory.jsonl/inner.jsonl"]),
+        ("*/*.jsonl", ["directory.jsonl/inner.jsonl"]),
+        ("directory.jsonl", ["directory.jsonl/inner.jsonl"]),
+        ("d*.jsonl", ["directory.jsonl/inner.jsonl"]),
+        (".hidden.jsonl", [".hidden.jsonl"]),
+        (".*.jsonl", [".hidden.jsonl"]),
+        ("deep/.git", ["deep/.git/config"]),
+        ("deep/.*.jsonl", ["deep/.cache.jsonl"]),
+        ("-*", ["-dash.jsonl"]),
+        ("* *", ["with space.jsonl", "ünïcødé 文件.jsonl"]),
+        ("star*[1].jsonl", ["star*[1].jsonl"]),
+        ("star?.jsonl", ["star1.jsonl"]),
+        ("[ab].jsonl*", ["a.jsonl", "b.jsonl.zst"]),
+    ],
+)
+def test_patterns(tree: Path, pattern: str, expected: list[str]) -> None:
+    assert found(tree, pattern) == sorted(expected)
+    assert found(tree, str(tree / pattern)) == sorted(expected)
+
+
+def test_files_are_sorted_and_each_is_taken_once(tree: Path) -> None:
+    assert found(tree, "star1.jsonl", "*.jsonl", "a.jsonl", "deep", "deep/er", "deep/**") == [
+        name for name in VISIBLE if name != "b.jsonl.zst"
+    ]
+
+
+def test_directories_are_walked_for_names_that_fit(tree: Path) -> None:
+    assert found(tree, ".", glob="*.txt, inner.*") == [
+        "deep/er/notes.txt",
+        "directory.jsonl/inner.jsonl",
+    ]
+    assert found(tree, "a.jsonl", "deep", glob="*.txt") == ["a.jsonl", "deep/er/notes.txt"]
+
+
+def test_names_are_paths_below_what_was_named(tree: Path) -> None:
+    names = {
+        pattern: [found.name for found in expand([pattern], ReadOptions(), tree)]
+        for pattern in ("deep", "deep/**/*.txt", "deep/er/notes.txt", "*/*/c.jsonl", "deep/er/*")
+    }
+    assert names == {
+        "deep": ["er/c.jsonl", "er/notes.txt"],
+        "deep/**/*.txt": ["er/notes.txt"],
+        "deep/er/notes.txt": ["notes.txt"],
+        "*/*/c.jsonl": ["deep/er/c.jsonl"],
+        "deep/er/*": ["c.jsonl", "notes.txt"],
+    }
+
+
+def test_paths_relative_to_the_working_directory(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tree / "deep")
+    here = [InputPath("er/c.jsonl", "er/c.jsonl"), InputPath("er/notes.txt", "er/notes.txt")]
+    assert expand(["."], ReadOptions(), Path(".")) == here
+    assert expand(["er/*", "**/*.txt"], ReadOptions(), Path("."))[0].path == "er/c.jsonl"
+    assert expand(["../a.jsonl"], ReadOptions(), Path(".")) == [InputPath("../a.jsonl", "a.jsonl")]
+
+
+def test_a_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    try:
+        (tmp_path / "caf\udce9.txt").write_bytes(b"text")
+    except (OSError, UnicodeEncodeError):
+        pytest.skip("this file system takes no such names")
+    with pytest.raises(
+        InputError, match=r"caf\\udce9.txt': the name is not UTF-8; rename the file"
+    ):
+        expand(["."], ReadOptions(), tmp_path)
+
+
+def test_a_directory_with_glob_characters_in_its_name(tmp_path: Path) -> None:
+    write(tmp_path / "v[1]*" / "a.jsonl", b"")
+    write(tmp_path / "v1" / "b.jsonl", b"")
+    assert found(tmp_path, "v[1]*/*.jsonl") == ["v[1]*/a.jsonl"]
+    assert found(tmp_path / "v[1]*", "*.jsonl") == ["a.jsonl"]
+    assert split_glob(str(tmp_path / "v1/x")) == (str(tmp_path / "v1/x"), "")
+
+
+def test_links_to_directories_are_followed_once(tmp_path: Path) -> None:
+    write(tmp_path / "data/a.jsonl", b"")
+    write(tmp_path / "else/b.jsonl", b"")
+    (tmp_path / "data/more").symlink_to(tmp_path / "else")
+    (tmp_path / "else/loop").symlink_to(tmp_path / "data")
+    assert found(tmp_path, "data") == ["data/a.jsonl", "data/more/b.jsonl"]
+
+
+def test_a_pattern_that_matches_nothing_says_what_is_there(tree: Path) -> None:
+    def message(pattern: str, glob: str = "*") -> str:
+        with pytest.raises(InputError) as caught:
+            expand(["a.jsonl", pattern], ReadOptions(glob=glob), tree)
+        return str(caught.value)
+
+    assert message("deep/err/*.jsonl") == (
+        f"'deep/err/*.jsonl' matches no file; did you mean 'er'? {tree / 'deep'} holds 'er', "
+        "2 hidden (read only where a pattern names them)"
+    )
+    assert "did you mean 'with space.jsonl'" in message("with_space.jsonl")
+    assert "'absent/far/x.jsonl' matches no file" in message("absent/far/x.jsonl")
+    assert "1 more" in message("absent")
+    assert message("deep", glob="*.md").startswith("'deep' holds no file that fits glob '*.md'")
+    (tree / "empty").mkdir()
+    assert message("empty") == "'empty' holds no file; it holds nothing"
+    (tree / "broken.jsonl").symlink_to(tree / "nowhere")
+    assert message("broken.jsonl").startswith("'broken.jsonl' matches no file")
+
+
+def test_urls(tmp_path: Path) -> None:
+    memory = fsspec.filesystem("memory")
+    content = json_lines(documents(3))
+    for name in ("a.jsonl", "sub/b.jsonl", "sub/.c.jsonl", "sub/d.txt", "x[1].jsonl"):
+        memory.pipe(f"/curate-test/{name}", content)
+    memory.pipe("/curate-test/e.jsonl.gz", gzip.compress(content))
+    try:
+        root = "memory://curate-test"
+        options = ReadOptions()
+
+        def names(pattern: str, glob: str = "*") -> list[str]:
+            return [found.name for found in expand([pattern], ReadOptions(glob=glob), tmp_path)]
+
+        assert names(f"{root}/a.jsonl") == ["a.jsonl"]
+        assert names(f"{root}/x[1].jsonl") == ["x[1].jsonl"]
+        assert names(f"{root}/*.jsonl") == ["a.jsonl", "x[1].jsonl"]
+        assert names(f"{root}/sub") == ["b.jsonl", "d.txt"]
+        assert names(f"{root}/s*", glob="*.jsonl") == ["sub/b.jsonl"]
+        assert names(f"{root}/sub/.*.jsonl") == [".c.jsonl"]
+        with pytest.raises(InputError, match="matches no file"):
+            expand([f"{root}/absent*"], options, tmp_path)
+        with pytest.raises(InputError, match="cannot be reached"):
+            expand(["no-such-protocol://x"], options, tmp_path)
+
+        files = identify(expand([f"{root}/*l", f"{root}/*.gz"], options, tmp_path), tmp_path)
+        assert files[0].size_bytes == len(content)
+        assert files[0].content_hash == hash_file(write(tmp_path / "same", content))
+        assert len(read_cache(tmp_path)) == 3
+        assert identify([InputPath(file.path, file.name) for file in files], tmp_path) == files
+        with SegmentReader() as reader:
+            for plan in segments(files, options, segment_bytes=50):
+                assert len(read_plan(plan, reader).texts) == 3
+    finally:
+        memory.rm("/curate-test", recursive=True)
+
+
+def age(path: Path, seconds: float) -> None:
+    """Make a file look as if it had last been changed some time ago."""
+    then = time.time_ns() - int(seconds * 1e9)
+    os.utime(path, ns=(then, then))
+
+
+def test_identities(tmp_path: Path) -> None:
+    paths = [InputPath(str(write(tmp_path / f"{n}", b"x" * n)), f"n{n}") for n in range(600)]
+    files = identify([*paths, paths[3]], tmp_path / "cache")
+    assert [file.size_bytes for file in files] == [*range(600), 3]
+    assert [file.name for file in files] == [path.name for path in [*paths, paths[3]]]
+    assert [file.content_hash for file in files[:600]] == [hash_file(Path(p.path)) for p in paths]
+
+
+def test_a_file_is_read_again_only_if_it_may_have_changed(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    path = write(tmp_path / "a", b"first")
+    inputs = [InputPath(str(path), "a")]
+
+    def content_hash() -> str:
+        (file,) = identify(inputs, cache)
+        return file.content_hash
+
+    first = content_hash()
+    assert read_cache(cache) == {}, "written a moment ago: the next write may leave the same time"
+    age(path, seconds=60)
+    assert content_hash() == first
+    entry = read_cache(cache)[str(path)]
+    assert entry[:2] == [5, first]
+
+    # Same size, time and inode: taken for unchanged, which is how we see that it was not read.
+    status = path.stat()
+    path.write_bytes(b"other")
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert content_hash() == first
+
+    age(path, seconds=59)
+    second = content_hash()
+    assert second == hash_file(path) != first
+    replacement = write(tmp_path / "b", b"third")
+    os.utime(replacement, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns))
+    os.replace(replacement, path)
+    assert content_hash() == hash_file(path) != second, "another inode"
+    path.write_bytes(b"longer")
+    assert content_hash() == hash_file(path)
+
+
+@pytest.mark.parametrize("seconds", [STAT_SAFETY_NANOSECONDS / 2e9, -3600.0])
+def test_a_file_changed_a_moment_ago_or_in_the_future_is_not_trusted(
+    tmp_path: Path, seconds: float
+) -> None:
+    path = write(tmp_path / "a", b"text")
+    age(path, seconds)
+    identify([InputPath(str(path), "a")], tmp_path / "cache")
+    assert read_cache(tmp_path / "cache") == {}
+
+
+def test_a_spoilt_cache_is_made_again(tmp_path: Path) -> None:
+    path = write(tmp_path / "a", b"text")
+    age(path, seconds=60)
+    for spoilt in (b"", b"{", b"[]", b'{"version": 0, "files": 5}'):
+        write(tmp_path / CACHE_NAME, spoilt)
+        (file,) = identify([InputPath(str(path), "a")], tmp_path)
+        assert file.content_hash == hash_file(path)
+        assert len(read_cache(tmp_path)) == 1
+
+
+def test_what_cannot_be_identified_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="absent: No such file"):
+        identify([InputPath(str(tmp_path / "absent"), "")], tmp_path)
+    with pytest.raises(InputError, match="not a regular file"):
+        identify([InputPath(str(tmp_path), "")], tmp_path)
