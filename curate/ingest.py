@@ -6,6 +6,7 @@ there already is not made again.
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import tempfile
@@ -123,9 +124,9 @@ def find_files(loaded: LoadedRecipe, observer: Observer) -> list[list[FilePlan]]
     observer.begin("find files")
     expanded = [_expand(domain, loaded) for domain in recipe.domains]
     files = identify([path for paths in expanded for path in paths], loaded.cache_dir)
-    by_path = {file.path: file for file in files}
+    remaining = iter(files)
     plans = [
-        segments([by_path[path.path] for path in paths], _options(domain))
+        segments(list(itertools.islice(remaining, len(paths))), _options(domain))
         for domain, paths in zip(recipe.domains, expanded, strict=True)
     ]
     size_bytes = sum(file.size_bytes for file in files)

@@ -374,3 +374,22 @@ def test_shared_dev_small_builds(tmp_path: Path) -> None:
     path.write_text(yaml.safe_dump(value))
     built = make(path, workers=2)
     assert built.certificate["ok"], built.certificate["problems"]
+
+
+def test_a_damaged_part_is_made_again(recipe: Path) -> None:
+    first = shard_bytes(make(recipe).directory)
+    part = next((recipe.parent / ".curate" / "tokens").glob("*/part-*"))
+    tokens = part / "tokens.bin"
+    tokens.write_bytes(tokens.read_bytes()[:-10])
+    again = make(recipe, "output.dir=again")
+    assert again.ingested.tokenised_bytes > 0 and again.certificate["ok"]
+    assert shard_bytes(again.directory) == first
+
+
+def test_one_file_in_two_domains(recipe: Path, corpus: Path) -> None:
+    extra = f'domains:\n  - {{name: again, paths: "{corpus}/data/wiki/part-0.jsonl"}}'
+    recipe.write_text(recipe.read_text().replace("domains:", extra))
+    built = make(recipe)
+    assert built.certificate["ok"], built.certificate["problems"]
+    stats = json.loads((built.directory / "stats.json").read_text())["domains"]
+    assert (stats["again"]["documents"], stats["wiki"]["documents"]) == (150, 300)

@@ -20,7 +20,7 @@ from typing import Protocol
 from curate.errors import RecipeError
 from curate.sources.csv_files import CsvReader
 from curate.sources.discover import InputPath, expand
-from curate.sources.identify import identify
+from curate.sources.identities import identify
 from curate.sources.json_array import JsonArrayReader
 from curate.sources.jsonl import JsonlReader
 from curate.sources.plans import (

@@ -11,6 +11,7 @@ which makes everything built on it independent of how files were cut, named and 
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
@@ -137,6 +138,7 @@ class TokenStore:
             if info.schema != SCHEMA or np.dtype(info.dtype) != self.dtype:
                 continue
             if not self._whole(path, info):
+                shutil.rmtree(path, ignore_errors=True)  # it would stand in the way of a whole one
                 continue
             for entry in info.entries:
                 self._entries.setdefault(entry.key, {})[entry.segment] = StoredEntry(
