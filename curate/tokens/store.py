@@ -130,7 +130,6 @@ class TokenStore:
         for path in sorted(self.directory.iterdir()):
             if path.name in self._seen or path.name.startswith("."):
                 continue
-            self._seen.add(path.name)
             try:
                 info = decoder.decode((path / "part.json").read_bytes())
             except (OSError, msgspec.DecodeError):
@@ -140,6 +139,7 @@ class TokenStore:
             if not self._whole(path, info):
                 shutil.rmtree(path, ignore_errors=True)  # it would stand in the way of a whole one
                 continue
+            self._seen.add(path.name)
             for entry in info.entries:
                 self._entries.setdefault(entry.key, {})[entry.segment] = StoredEntry(
                     path, entry, info.backend
