@@ -107,9 +107,7 @@ def _check_shard(
     found = ShardCheck()
     for file in [*shard.files, shard.provenance]:
         _check_file(directory, file, found.problems)
-    if found.problems:
-        return found
-    try:
+    try:  # what can still be read is still counted
         pieces = read_provenance(directory / shard.provenance.path)
         chosen = find(manifest.format)
         if isinstance(chosen, TokenFormat):
@@ -118,6 +116,9 @@ def _check_shard(
             _check_text(directory, manifest, chosen, shard, pieces, domains, found)
     except ShardError as error:
         found.problems.append(str(error))
+        return found
+    if len(pieces) and pieces["domain"].max() >= len(manifest.domains):
+        found.problems.append(f"{shard.provenance.path}: names a domain that is not there")
         return found
     counts = np.bincount(pieces["domain"], pieces["tokens"], len(manifest.domains))
     found.tokens = {number: int(count) for number, count in enumerate(counts) if count}
