@@ -153,7 +153,8 @@ def _collect(job: TextJob, numbered: tuple[int, _Wanted]) -> None:
                 cursor += 1
         _spill(job.spill, number, outputs)
     if cursor < len(wanted.lines):
-        raise InputError(f"{plan.files[0].path}:{wanted.lines[cursor]}: no longer there; build again")
+        where = f"{plan.files[0].path}:{wanted.lines[cursor]}"
+        raise InputError(f"{where}: no longer there; build again")
 
 
 def _check_unchanged(domain: DomainTokens, document: int, text: str, path: str, line: int) -> None:

@@ -315,9 +315,7 @@ def test_bad_records_are_quarantined_and_counted(recipe: Path, corpus: Path) -> 
     data = recipe.parent / "bad.jsonl"
     good = (corpus / "data" / "wiki" / "part-0.jsonl").read_text("utf-8")
     data.write_text(good + '{"text": 3}\n\n{"text": "a"\n' + '{"id": "x"}\n')
-    recipe.write_text(
-        recipe.read_text().replace(f'{corpus}/data/wiki/*"', f'{data}"')
-    )
+    recipe.write_text(recipe.read_text().replace(f'{corpus}/data/wiki/*"', f'{data}"'))
     built = make(recipe, "budget_tokens=9000")
     stats = json.loads((built.directory / "stats.json").read_text())
     assert stats["domains"]["wiki"]["bad_records"] == 3
@@ -345,7 +343,9 @@ def test_text_trees_are_documents(recipe: Path, tmp_path: Path) -> None:
         path = tree / f"d{number % 3}" / f"{number}.txt"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"document number {number} " * 20)
-    recipe.write_text(recipe.read_text().replace("domains:", f"domains:\n  - {{name: tree, paths: {tree}}}"))
+    recipe.write_text(
+        recipe.read_text().replace("domains:", f"domains:\n  - {{name: tree, paths: {tree}}}")
+    )
     first = make(recipe, "budget_tokens=3000")
     stats = json.loads((first.directory / "stats.json").read_text())["domains"]["tree"]
     assert stats["documents"] == stats["files"] == 50
