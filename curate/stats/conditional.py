@@ -1,0 +1,114 @@
+"""Conditional entropy of the next token, for samples in which most pairs are new.
+
+Two estimates with opposite faults are combined. The *pairs* estimate, joint minus Shannon by
+`unseen`, knows nothing of tokens it has not seen side by side: it is too low, and rises with the
+sample. The *lift* estimate, entropy of the successor minus mutual information, takes for chance
+what it has seen too rarely: it is too high, and falls with the sample. The default is the
+combination of the two that does not move with the sample size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curate.stats.estimators import plugin
+from curate.stats.lift import LiftFit, Octaves, fit_lifts
+from curate.stats.pairs import PairCounts, PairSample
+from curate.stats.unseen import unseen
+
+PARTS = 4
+"""Parts of the documents on which both estimates are repeated to see how they move."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """Both estimates of one sample, in nats per token."""
+
+    pairs: float
+    lift: float
+    fits: Mapping[Octaves, LiftFit] = field(default_factory=dict, repr=False, compare=False)
+    """Lifts found, to start the fit of nearly the same sample from."""
+
+    def at(self, lift_share: float) -> float:
+        """The combination with this much of the lift estimate."""
+        return lift_share * self.lift + (1 - lift_share) * self.pairs
+
+
+@dataclass(frozen=True, slots=True)
+class Conditional:
+    """The default estimate and what it rests on, in nats per token."""
+
+    nats: float
+    lift_share: float
+    """Share of the lift estimate in it, 0 to 1."""
+    ends: Ends
+    part_ends: Ends
+    """Mean of the ends over the parts."""
+    plugin: float
+
+    @property
+    def drift(self) -> float:
+        """How far the combination moves from a part to the whole."""
+        return self.nats - self.part_ends.at(self.lift_share)
+
+
+def ends(counts: PairCounts, known: Ends | None = None) -> Ends:
+    """Both estimates from counts of pairs, fits starting from those of nearly the same sample."""
+    if not counts.tokens:
+        return Ends(0.0, 0.0)
+    by_pairs = unseen(counts.count) - unseen(counts.first_margin())
+    information, fits = fit_lifts(counts, {} if known is None else known.fits)
+    by_lift = unseen(counts.second_margin()) - information
+    return Ends(max(0.0, by_pairs), max(0.0, by_lift), fits)
+
+
+def conditional_plugin(counts: PairCounts) -> float:
+    """Joint minus Shannon of the frequencies, nats per token."""
+    return max(0.0, plugin(counts.count) - plugin(counts.first_margin()))
+
+
+def conditional(sample: PairSample) -> Conditional:
+    """Conditional entropy of the next token given the current one.
+
+    With U(n) the pairs estimate and L(n) the lift estimate on the whole, and their means over the
+    quarters of the documents at n/4, the result is w L(n) + (1 - w) U(n) with w, between 0 and 1,
+    such that the same combination at n/4 gives the same number.
+
+    Args:
+        sample: Tokens with their successors.
+
+    References:
+        None: the combination is ours. It is the delta-squared idea with two sequences that share a
+        limit; `tools/bench/entropy.py` measures it on sources of known entropy.
+    """
+    whole = sample.totals()
+    counts = sample.counts(whole)
+    full = ends(counts)
+    part_of = sample.group(PARTS)
+    parts = [ends(sample.counts(sample.totals(part_of == part))) for part in range(PARTS)]
+    tokens = np.bincount(part_of, minlength=PARTS)
+    mean = Ends(_mean([p.pairs for p in parts], tokens), _mean([p.lift for p in parts], tokens))
+    share = stationary_share(full, mean)
+    return Conditional(full.at(share), share, full, mean, conditional_plugin(counts))
+
+
+def stationary_share(whole: Ends, part: Ends) -> float:
+    """Share of the lift estimate in the combination that is equal for both samples.
+
+    Example:
+        >>> stationary_share(Ends(pairs=2.0, lift=4.0), Ends(pairs=1.0, lift=5.0))
+        0.5
+    """
+    rise = whole.pairs - part.pairs
+    move = rise - (whole.lift - part.lift)
+    # Both moving alike, or the ends crossing, leaves nothing to choose by: then the middle.
+    return min(1.0, max(0.0, rise / move)) if move > 0 else 0.5
+
+
+def _mean(values: list[float], tokens: NDArray[np.int64]) -> float:
+    used = tokens > 0
+    return float(np.average(np.array(values)[used], weights=tokens[used])) if used.any() else 0.0

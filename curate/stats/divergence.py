@@ -1,0 +1,82 @@
+"""How far domains are from each other: Jensen-Shannon divergence and shared pairs of tokens."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curate.stats.estimators import Estimator
+from curate.stats.pairs import PairCounts
+from curate.stats.unseen import unseen
+
+
+def jensen_shannon(
+    left: NDArray[np.int64], right: NDArray[np.int64], estimator: Estimator = unseen
+) -> float:
+    """Divergence of two distributions of tokens from samples of the same size.
+
+    JS = H((P + Q)/2) - (H(P) + H(Q))/2. With equal numbers of tokens, both samples together are a
+    sample of the even mixture, so an estimator that corrects the bias of H corrects that of JS;
+    the plug-in finds differences between two samples of one source.
+
+    Args:
+        left: shape (symbols,), counts.
+        right: shape (symbols,), counts of as many tokens.
+        estimator: Of entropy, from counts.
+
+    Returns:
+        Nats, between 0 and ln 2.
+
+    Raises:
+        ValueError: Shapes or totals differ by more than one in a hundred, or there is no token.
+
+    Example:
+        >>> round(jensen_shannon(np.array([500, 0]), np.array([0, 500])), 4)
+        0.6931
+
+    References:
+        Lin 1991, "Divergence measures based on the Shannon entropy", doi:10.1109/18.61115.
+    """
+    if left.shape != right.shape:
+        raise ValueError(f"expected counts of the same symbols, got {left.shape}, {right.shape}")
+    totals = int(left.sum()), int(right.sum())
+    if not min(totals) or max(totals) > 1.01 * min(totals):
+        raise ValueError(f"expected samples of the same positive size, got {totals} tokens")
+    nats = estimator(left + right) - (estimator(left) + estimator(right)) / 2
+    return min(math.log(2), max(0.0, nats))
+
+
+def js_matrix(
+    counts: Sequence[NDArray[np.int64]], estimator: Estimator = unseen
+) -> NDArray[np.float64]:
+    """Divergence of every domain from every other, shape (domains, domains); see above."""
+    size = max((len(count) for count in counts), default=0)
+    padded = [np.pad(count, (0, size - len(count))) for count in counts]
+    matrix = np.zeros((len(counts), len(counts)))
+    for row in range(len(counts)):
+        for column in range(row):
+            nats = jensen_shannon(padded[row], padded[column], estimator)
+            matrix[row, column] = matrix[column, row] = nats
+    return matrix
+
+
+def pair_overlap(samples: Sequence[PairCounts]) -> NDArray[np.float64]:
+    """Share of the tokens of one domain that begin a pair which the other's sample has too.
+
+    Depends on the size of the samples, which should be the same.
+
+    Returns:
+        Shape (domains, domains), [a, b] for tokens of a found in b; 1 on the diagonal.
+    """
+    symbols = max((sample.symbols for sample in samples), default=1)
+    keys = [sample.first * symbols + sample.second for sample in samples]
+    matrix = np.eye(len(samples))
+    for row, sample in enumerate(samples):
+        for column in range(len(samples)):
+            if row != column:
+                shared = np.isin(keys[row], keys[column], assume_unique=True)
+                matrix[row, column] = sample.count[shared].sum() / max(1, sample.tokens)
+    return matrix

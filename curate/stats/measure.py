@@ -1,0 +1,196 @@
+"""Everything that is measured of domains without a model, at the same sample size for all.
+
+`measure_domain` is one task for one worker; `compare` joins what the domains gave.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curate.stats.divergence import js_matrix, pair_overlap
+from curate.stats.embedding import BUILT_IN, load_encoder
+from curate.stats.heldout import held_out
+from curate.stats.intervals import EntropyReport, Estimate, convergence, entropy_report
+from curate.stats.neumann import NeumannReport, neumann_report
+from curate.stats.pairs import EXCERPT_TOKENS, PairCounts, draw_pairs
+from curate.stats.signals import (
+    Compression,
+    Duplicates,
+    bits_per_byte,
+    compression,
+    duplicates,
+    excerpt_texts,
+    sample_texts,
+    type_token_curve,
+)
+from curate.tokens.store import DomainTokens
+from curate.tokens.tokenizer import Tokenizer
+
+MOST_TOKENS, FEWEST_TOKENS = 2_000_000, 20_000
+MOST_EXCERPTS, FEWEST_EXCERPTS = 2_000, 200
+"""Limits of the common sample: the smallest domain sets it, but one below the lower limit is
+measured on all it has, alone, rather than pulling the others down."""
+
+TEXT_BYTES = 4 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class SamplePlan:
+    """What is drawn of every domain."""
+
+    sample_tokens: int
+    sample_excerpts: int
+    """Of documents, to be embedded; see `pairs.EXCERPT_TOKENS`."""
+    text_bytes: int
+    encoder: str
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class DomainReport:
+    """What was measured of one domain."""
+
+    name: str
+    plan: SamplePlan
+    entropies: EntropyReport
+    held_out: float | None
+    """Nats per token; None for a single document."""
+    von_neumann: NeumannReport
+    compression: Compression
+    duplicates: Duplicates
+    bytes_per_token: float
+    types: list[tuple[int, int]]
+    """Tokens, and distinct ones among them."""
+    curve: list[dict[str, float]]
+    """See `intervals.convergence`."""
+    counts: PairCounts
+    """The sample, for comparisons between domains."""
+
+    def measure(self, name: str) -> Estimate:
+        """`shannon`, `joint`, `conditional` or `von_neumann`, in nats."""
+        if name == "von_neumann":
+            return self.von_neumann.entropy
+        found: Estimate = getattr(self.entropies, name)
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        """Fields to add to the domain's entry in `stats.json`."""
+        entropy = {
+            name: self.measure(name).to_json()
+            for name in ("shannon", "joint", "conditional", "von_neumann")
+        }
+        entropy["von_neumann"] |= {
+            "encoder": self.von_neumann.encoder,
+            "sample_excerpts": self.von_neumann.documents,
+            "vendi": self.von_neumann.vendi,
+        }
+        detail = self.entropies.detail
+        entropy["conditional"] |= {
+            "plugin": detail.plugin,
+            "pairs_end": detail.ends.pairs,
+            "lift_end": detail.ends.lift,
+            "lift_share": detail.lift_share,
+            "held_out": self.held_out,
+            "bits_per_byte": bits_per_byte(detail.nats, self.bytes_per_token),
+        }
+        return {
+            "entropy": entropy,
+            "bytes_per_token": self.bytes_per_token,
+            "compression_ratio": self.compression.ratio,
+            "compression": self.compression.to_json(),
+            "duplicates": {
+                "documents": self.duplicates.documents,
+                "document_share": self.duplicates.document_share,
+                "token_share": self.duplicates.token_share,
+            },
+            "type_token": [list(point) for point in self.types],
+            "convergence": self.curve,
+        }
+
+
+def sample_plan(
+    domains: Sequence[DomainTokens], seed: int, encoder: str = BUILT_IN
+) -> tuple[SamplePlan, tuple[str, ...]]:
+    """The largest sample that all domains have, and warnings about those that fall short.
+
+    Args:
+        domains: All that are to be compared.
+        seed: The recipe's.
+        encoder: Of documents; see `embedding.load_encoder`.
+    """
+    tokens = [domain.total_tokens - len(domain) for domain in domains]
+    pieces = [int((-(-domain.tokens // EXCERPT_TOKENS)).sum()) for domain in domains]
+    common = min(MOST_TOKENS, max(FEWEST_TOKENS, min(tokens, default=0)))
+    common_pieces = min(MOST_EXCERPTS, max(FEWEST_EXCERPTS, min(pieces, default=0)))
+    warnings = tuple(
+        f"'{domain.name}' has {own:,} {unit}, fewer than the {wanted:,} that domains are compared "
+        "on: its entropies rest on less than the others'"
+        for unit, wanted, supplies in (
+            ("tokens", common, tokens), ("excerpts", common_pieces, pieces),
+        )
+        for domain, own in zip(domains, supplies, strict=True)
+        if own < wanted
+    )  # fmt: skip
+    return SamplePlan(common, common_pieces, TEXT_BYTES, encoder, seed), warnings
+
+
+def measure_domain(domain: DomainTokens, tokenizer: Tokenizer, plan: SamplePlan) -> DomainReport:
+    """Measure one domain on the sample of the plan.
+
+    Raises:
+        RecipeError: The encoder cannot be loaded.
+        ValueError: The domain has no text.
+    """
+    sample = draw_pairs(domain, tokenizer, plan.sample_tokens, plan.seed)
+    texts = sample_texts(domain, tokenizer, plan.text_bytes, plan.seed)
+    ended = len(domain) if tokenizer.eos_id is not None else 0
+    return DomainReport(
+        name=domain.name,
+        plan=plan,
+        entropies=entropy_report(sample),
+        held_out=held_out(sample) if sample.blocks > 1 else None,
+        von_neumann=_neumann(domain, tokenizer, plan),
+        compression=compression(texts),
+        duplicates=duplicates(domain),
+        bytes_per_token=int(domain.text_bytes.sum()) / max(1, domain.total_tokens - ended),
+        types=type_token_curve(sample),
+        curve=convergence(sample),
+        counts=sample.counts(sample.totals()),
+    )
+
+
+def _neumann(domain: DomainTokens, tokenizer: Tokenizer, plan: SamplePlan) -> NeumannReport:
+    texts, block = excerpt_texts(domain, tokenizer, plan.sample_excerpts, plan.seed)
+    embedding = load_encoder(plan.encoder)(texts)
+    # An excerpt too short for any n-gram has no direction.
+    used = np.linalg.norm(embedding, axis=1) > 0
+    _, block = np.unique(block[used], return_inverse=True)
+    return neumann_report(embedding[used], plan.encoder, block)
+
+
+def compare(reports: Sequence[DomainReport]) -> dict[str, NDArray[np.float64]]:
+    """Divergence and overlap of every two domains; domains of unequal samples are not compared.
+
+    Returns:
+        `js` and `pair_overlap`, shape (domains, domains) each; NaN where samples differ in size.
+    """
+    full = [
+        number
+        for number, report in enumerate(reports)
+        if report.counts.tokens == report.plan.sample_tokens
+    ]
+    counts = [reports[number].counts for number in full]
+    found = {}
+    for name, matrix in (
+        ("js", js_matrix([count.first_margin() for count in counts])),
+        ("pair_overlap", pair_overlap(counts)),
+    ):
+        whole = np.full((len(reports), len(reports)), np.nan)
+        whole[np.ix_(full, full)] = matrix
+        found[name] = whole
+    return found
