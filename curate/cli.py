@@ -26,6 +26,7 @@ from curate.errors import CurateError  # noqa: E402
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from curate.ingest import Ingested
     from curate.observer import Observer
     from curate.recipe import LoadedRecipe
 
@@ -148,16 +149,54 @@ def tokenize(session: Session) -> None:
 
 
 @cli.command()
-@with_session
-def stats(session: Session) -> None:
+@click.option(
+    "--intervals",
+    is_flag=True,
+    help="Bias-corrected entropies with 95 % intervals; writes entropy_report.json.",
+)
+@click.option(
+    "--compare",
+    is_flag=True,
+    help="Also the mixtures of several methods side by side; implies --intervals.",
+)
+@recipe_command
+def stats(intervals: bool, compare: bool, **options: Any) -> None:
     """Documents, bytes, tokens and entropies of every domain."""
     from curate.build import check_names, write_stats
     from curate.ingest import ingest
 
+    session = Session(options)
     check_names(session.loaded)
     ingested = ingest(session.loaded, session.workers, session.observer)
     write_stats(session.loaded, ingested, session.observer)
-    _show_stats(session)
+    if intervals or compare:
+        _show_entropies(session, ingested, compare)
+    else:
+        _show_stats(session)
+
+
+def _show_entropies(session: Session, ingested: Ingested, with_mixtures: bool) -> None:
+    from rich.console import Group
+
+    from curate.build import mixture_request
+    from curate.compare import compare_mixtures, measure_domains
+    from curate.report.entropies import entropy_tables
+    from curate.report.terminal import stats_table
+    from curate.storage import read_json, write_json
+
+    loaded = session.loaded
+    measured = measure_domains(ingested, loaded.recipe.seed, session.workers, session.observer)
+    found = read_json(loaded.output_dir / "stats.json")
+    report = measured.to_json(found)
+    if with_mixtures:
+        report["comparison"] = compare_mixtures(measured, mixture_request(loaded, ingested))
+        for reason in report["comparison"]["left_out"]:
+            session.observer.notice(reason)
+    write_json(loaded.output_dir / "entropy_report.json", report)
+    session.show(
+        {**found, "entropy_report": report},
+        lambda: Group(stats_table(found), *entropy_tables(report)),
+    )
 
 
 def _show_stats(session: Session) -> None:

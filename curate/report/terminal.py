@@ -34,7 +34,7 @@ class TerminalObserver(Observer):
 
     def notice(self, message: str) -> None:
         """See `Observer`."""
-        self._console.print(f"[yellow]note[/] {_plain(message)}", highlight=False, soft_wrap=True)
+        self._console.print(f"[yellow]note[/] {plain(message)}", highlight=False, soft_wrap=True)
 
     def begin(self, stage: str, names: Sequence[str] = (), totals: Sequence[int] = ()) -> None:
         """See `Observer`."""
@@ -61,7 +61,7 @@ class TerminalObserver(Observer):
         self.close()
         seconds = time.monotonic() - self._started
         self._console.print(
-            f"[green]✓[/] {self._stage:<16} {_plain(summary)} [dim]{seconds:.1f} s[/]",
+            f"[green]✓[/] {self._stage:<16} {plain(summary)} [dim]{seconds:.1f} s[/]",
             highlight=False,
             soft_wrap=True,
         )
@@ -80,7 +80,7 @@ class TerminalObserver(Observer):
         for name, row in zip(self._names, counters, strict=False):
             raw, text, tokens, documents, bad = (int(value) for value in row)
             table.add_row(
-                _plain(name), f"{documents:,}", f"{tokens:,}", f"{text / 1e6:.1f}",
+                plain(name), f"{documents:,}", f"{tokens:,}", f"{text / 1e6:.1f}",
                 f"{text / 1e6 / max(seconds, 1e-9):.1f}",
                 f"{tokens / 1e6 / max(seconds, 1e-9):.2f}", f"{bad:,}", "" if raw else "waiting",
             )  # fmt: skip
@@ -103,7 +103,7 @@ class TerminalObserver(Observer):
         return f"≈ {seconds * (1 - share) / share:.0f} s" if expected > done else "…"
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text that rich will not take for markup."""
     return text.replace("[", "\\[")
 
@@ -117,7 +117,7 @@ def result_table(certificate: dict[str, Any], bad_records: dict[str, int]) -> Ta
     for name, row in certificate["domains"].items():
         exact = row["planned_tokens"] == row["realised_tokens"]
         table.add_row(
-            _plain(name),
+            plain(name),
             f"{row['asked_share']:.4%}",
             f"{row['realised_share']:.4%}",
             f"{row['planned_tokens']:,}",
@@ -145,7 +145,7 @@ def stats_table(stats: dict[str, Any]) -> Table:
         bits = [row["entropy"][measure]["nats"] * NATS_TO_BITS
                 for measure in ("shannon", "joint", "conditional")]  # fmt: skip
         table.add_row(
-            _plain(name), f"{row['documents']:,}", f"{row['bytes'] / 1e6:.1f}",
+            plain(name), f"{row['documents']:,}", f"{row['bytes'] / 1e6:.1f}",
             f"{row['tokens']:,}", f"{row['tokens_validation']:,}", f"{row['bytes_per_token']:.2f}",
             f"{row['vocabulary_used']:,}", *(f"{value:.3f}" for value in bits),
             f"{row['bad_records']:,}",
@@ -161,7 +161,7 @@ def mixture_table(mixture: dict[str, Any], supply_tokens: dict[str, int]) -> Tab
         table.add_column(heading, justify="right")
     for name, weight in mixture["weights"].items():
         table.add_row(
-            _plain(name), f"{weight:.4%}", f"{mixture['unconstrained'][name]:.4%}",
+            plain(name), f"{weight:.4%}", f"{mixture['unconstrained'][name]:.4%}",
             f"{mixture['epochs'][name]:.3f}", f"{supply_tokens[name]:,}",
         )  # fmt: skip
     return table
@@ -175,7 +175,7 @@ def plan_table(plan: dict[str, Any]) -> Table:
         table.add_column(heading, justify="right")
     for name, row in plan["domains"].items():
         table.add_row(
-            _plain(name), f"{row['weight']:.4%}", f"{row['tokens']:,}", f"{row['documents']:,}",
+            plain(name), f"{row['weight']:.4%}", f"{row['tokens']:,}", f"{row['documents']:,}",
             f"{row['epochs']:.3f}", f"{row['supply_tokens']:,}",
         )  # fmt: skip
     return table

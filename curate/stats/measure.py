@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from curate.errors import InputError
 from curate.stats.divergence import js_matrix, pair_overlap
 from curate.stats.embedding import BUILT_IN, load_encoder
 from curate.stats.heldout import held_out
 from curate.stats.intervals import EntropyReport, Estimate, convergence, entropy_report
-from curate.stats.neumann import NeumannReport, neumann_report
+from curate.stats.neumann import NeumannReport, neumann_report, normalised_rows
 from curate.stats.pairs import EXCERPT_TOKENS, PairCounts, draw_pairs
 from curate.stats.signals import (
     Compression,
@@ -61,6 +62,8 @@ class DomainReport:
     held_out: float | None
     """Nats per token; None for a single document."""
     von_neumann: NeumannReport
+    mean_embedding: NDArray[np.float64]
+    """shape (dimension,), mean direction of the excerpts."""
     compression: Compression
     duplicates: Duplicates
     bytes_per_token: float
@@ -79,7 +82,7 @@ class DomainReport:
         return found
 
     def to_json(self) -> dict[str, Any]:
-        """Fields to add to the domain's entry in `stats.json`."""
+        """The domain's entry in `entropy_report.json`."""
         entropy = {
             name: self.measure(name).to_json()
             for name in ("shannon", "joint", "conditional", "von_neumann")
@@ -144,17 +147,20 @@ def measure_domain(domain: DomainTokens, tokenizer: Tokenizer, plan: SamplePlan)
 
     Raises:
         RecipeError: The encoder cannot be loaded.
+        InputError: No document is long enough to be embedded.
         ValueError: The domain has no text.
     """
     sample = draw_pairs(domain, tokenizer, plan.sample_tokens, plan.seed)
     texts = sample_texts(domain, tokenizer, plan.text_bytes, plan.seed)
+    embedding, block = _embed_excerpts(domain, tokenizer, plan)
     ended = len(domain) if tokenizer.eos_id is not None else 0
     return DomainReport(
         name=domain.name,
         plan=plan,
         entropies=entropy_report(sample),
         held_out=held_out(sample) if sample.blocks > 1 else None,
-        von_neumann=_neumann(domain, tokenizer, plan),
+        von_neumann=neumann_report(embedding, plan.encoder, block),
+        mean_embedding=np.asarray(normalised_rows(embedding).mean(0)),
         compression=compression(texts),
         duplicates=duplicates(domain),
         bytes_per_token=int(domain.text_bytes.sum()) / max(1, domain.total_tokens - ended),
@@ -164,13 +170,30 @@ def measure_domain(domain: DomainTokens, tokenizer: Tokenizer, plan: SamplePlan)
     )
 
 
-def _neumann(domain: DomainTokens, tokenizer: Tokenizer, plan: SamplePlan) -> NeumannReport:
+def _embed_excerpts(
+    domain: DomainTokens, tokenizer: Tokenizer, plan: SamplePlan
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Embeddings of excerpts of a domain's documents, and the document of each.
+
+    Returns:
+        Shapes (excerpts, dimension) and (excerpts,), documents numbered from 0; no row is zero.
+
+    Raises:
+        RecipeError: The encoder cannot be loaded.
+        InputError: No document is long enough to be embedded.
+    """
     texts, block = excerpt_texts(domain, tokenizer, plan.sample_excerpts, plan.seed)
     embedding = load_encoder(plan.encoder)(texts)
     # An excerpt too short for any n-gram has no direction.
     used = np.linalg.norm(embedding, axis=1) > 0
+    if not used.any():
+        raise InputError(
+            f"domain '{domain.name}': none of its {len(domain):,} documents is long enough for the "
+            f"encoder '{plan.encoder}'; run `curate stats` without --intervals and --compare, or "
+            "leave the domain out"
+        )
     _, block = np.unique(block[used], return_inverse=True)
-    return neumann_report(embedding[used], plan.encoder, block)
+    return embedding[used], block
 
 
 def compare(reports: Sequence[DomainReport]) -> dict[str, NDArray[np.float64]]:

@@ -1,0 +1,216 @@
+"""Domains measured with intervals, and the mixtures that different methods would make of them.
+
+`measure_domains` makes what `entropy_report.json` holds, `compare_mixtures` the mixtures beside it.
+Neither changes `stats.json` or what a build uses: its entropies stay the plug-in ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curate.engine.local import map_tasks
+from curate.ingest import Ingested
+from curate.mixture import METHODS, MixtureOptions, MixtureRequest, limit_tokens
+from curate.mixture.leverage import leverage_scores, pretraining_weights
+from curate.mixture.simplex import normalised
+from curate.observer import Observer
+from curate.stats.intervals import WeightIntervals, weight_intervals
+from curate.stats.measure import (
+    DomainReport,
+    SamplePlan,
+    compare,
+    measure_domain,
+    sample_plan,
+)
+from curate.tokens.store import DomainTokens
+from curate.tokens.tokenizer import Tokenizer
+
+ORIGIN = ("schema", "curate_version", "recipe_hash", "inputs", "backend", "tokenizer")
+"""Fields of `stats.json` that say where the numbers come from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """All domains on one sample plan."""
+
+    plan: SamplePlan
+    domains: tuple[DomainReport, ...]
+    warnings: tuple[str, ...]
+    """Domains that are too small, and neighbours whose order is within noise."""
+
+    def to_json(self, stats: Mapping[str, Any]) -> dict[str, Any]:
+        """The fields of `entropy_report.json`.
+
+        Args:
+            stats: What `stats.json` holds, for the origin.
+        """
+        matrices = compare(self.domains)
+        return {
+            **{field: stats[field] for field in ORIGIN},
+            "sample": {
+                "tokens": self.plan.sample_tokens,
+                "excerpts": self.plan.sample_excerpts,
+                "text_bytes": self.plan.text_bytes,
+                "encoder": self.plan.encoder,
+                "seed": self.plan.seed,
+            },
+            "estimators": {
+                name: sorted({report.measure(name).estimator for report in self.domains})
+                for name in ("shannon", "joint", "conditional", "von_neumann")
+            },
+            "domains": {report.name: report.to_json() for report in self.domains},
+            "between": {
+                "order": [report.name for report in self.domains],
+                **{name: _nullable(matrix) for name, matrix in matrices.items()},
+            },
+            "warnings": list(self.warnings),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    domain: DomainTokens
+    tokenizer: Tokenizer
+    plan: SamplePlan
+
+
+def measure_domains(ingested: Ingested, seed: int, workers: int, observer: Observer) -> Measured:
+    """Measure every domain on a sample of the same size, a domain a task.
+
+    Args:
+        ingested: The domains, in the store.
+        seed: The recipe's.
+        workers: Processes.
+        observer: Told of the stage and of every warning.
+    """
+    plan, warnings = sample_plan(ingested.domains, seed)
+    observer.begin("entropies", [domain.name for domain in ingested.domains])
+    tasks = [_Task(domain, ingested.tokenizer, plan) for domain in ingested.domains]
+    reports = tuple(map_tasks(_measure, tasks, workers))
+    observer.end(f"at most {plan.sample_tokens:,} tokens of each domain")
+    alone = _without_interval(reports)
+    warnings += tuple(
+        f"'{name}' has a single document, so its entropies, and all weights made of them, have "
+        "no interval"
+        for name in alone
+    )
+    if others := [report for report in reports if report.name not in alone]:
+        warnings += corrected_weights(others, 1.0).warnings
+    for warning in warnings:
+        observer.notice(warning)
+    return Measured(plan, reports, warnings)
+
+
+def corrected_weights(reports: Sequence[DomainReport], temperature: float) -> WeightIntervals:
+    """Shares proportional to exp(CE / T), CE bias corrected, with their 95 % intervals."""
+    return weight_intervals(
+        {report.name: report.measure("conditional") for report in reports}, temperature
+    )
+
+
+def compare_mixtures(measured: Measured, request: MixtureRequest) -> dict[str, Any]:
+    """What each method would choose, before caps but for UniMax, which has them built in.
+
+    Args:
+        measured: The same domains as the request's, in its order.
+        request: The recipe's; its method matters only for the temperature of `entropy`.
+
+    Returns:
+        `budget_tokens`, `temperature` of the entropies, `left_out` (why a mixture is not there)
+        and `mixtures`: by name `weights`, `low` and `high` (or None), `epochs` at the budget and
+        `tv_natural`, the total-variation distance to the natural mixture.
+
+    Raises:
+        RecipeError: The temperature is not positive, or the recipe's weights are none.
+    """
+    names = [domain.name for domain in request.domains]
+    heat = request.options.temperature if request.method == "entropy" else None
+    heat = 1.0 if heat is None else heat
+    chosen = _baselines(request)
+    entropy = replace(request, options=MixtureOptions(heat, "conditional"))
+    chosen["entropy, plug-in"] = _solve("entropy", entropy)
+    corrected = corrected_weights(measured.domains, heat)
+    chosen["entropy, corrected"] = [corrected.weights[name] for name in names]
+    scores = leverage_scores(np.stack([report.mean_embedding for report in measured.domains]))
+    chosen["leverage"] = pretraining_weights(scores)
+    alone = _without_interval(measured.domains)
+    mixtures: dict[str, dict[str, Any]] = {}
+    for label, shares in chosen.items():
+        interval = corrected if label == "entropy, corrected" and not alone else None
+        mixtures[label] = {
+            "weights": dict(zip(names, shares, strict=True)),
+            "low": interval and interval.low,
+            "high": interval and interval.high,
+            "epochs": _epochs(shares, request),
+            "tv_natural": total_variation(shares, chosen["natural"]),
+        }
+    return {
+        "budget_tokens": request.budget_tokens,
+        "temperature": heat,
+        "left_out": _left_out(request),
+        "mixtures": mixtures,
+    }
+
+
+def total_variation(left: Sequence[float], right: Sequence[float]) -> float:
+    """Half the sum of absolute differences of two mixtures: the share of tokens that moves.
+
+    Example:
+        >>> total_variation([0.5, 0.5, 0.0], [0.25, 0.5, 0.25])
+        0.25
+    """
+    return sum(abs(a - b) for a, b in zip(left, right, strict=True)) / 2
+
+
+def _without_interval(reports: Sequence[DomainReport]) -> list[str]:
+    """Domains of a single document, whose error is unknown rather than nothing."""
+    return [report.name for report in reports if report.measure("conditional").low is None]
+
+
+def _measure(task: _Task) -> DomainReport:
+    return measure_domain(task.domain, task.tokenizer, task.plan)
+
+
+def _baselines(request: MixtureRequest) -> dict[str, list[float]]:
+    """Mixtures that look at no text, by name."""
+    chosen = {name: _solve(name, request) for name in ("natural", "uniform")}
+    if not _left_out(request):
+        chosen["unimax"] = _solve("unimax", request)
+    if all(domain.weight is not None for domain in request.domains):
+        chosen["manual"] = _solve("manual", request)
+    return chosen
+
+
+def _left_out(request: MixtureRequest) -> list[str]:
+    """UniMax needs caps that the budget fits into."""
+    most = sum(limit_tokens(request))
+    if most >= request.budget_tokens:
+        return []
+    return [
+        f"unimax is left out: max_epochs allows {most:,} tokens, budget_tokens is "
+        f"{request.budget_tokens:,}; lower the budget or raise max_epochs"
+    ]
+
+
+def _solve(name: str, request: MixtureRequest) -> list[float]:
+    return normalised(METHODS[name].solve(request).weights)
+
+
+def _epochs(shares: Sequence[float], request: MixtureRequest) -> dict[str, float | None]:
+    """Passes over each domain at the budget; None where there is nothing to pass over."""
+    return {
+        domain.name: share * request.budget_tokens / domain.supply_tokens
+        if domain.supply_tokens
+        else None
+        for share, domain in zip(shares, request.domains, strict=True)
+    }
+
+
+def _nullable(matrix: NDArray[np.float64]) -> list[list[float | None]]:
+    """Rows of a matrix, None for NaN."""
+    return [[None if np.isnan(value) else float(value) for value in row] for row in matrix]

@@ -1,0 +1,63 @@
+"""`curate stats --intervals` and `--compare`, as they are used."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from curate.cli import cli
+
+MEASURES = ("shannon", "joint", "conditional", "von_neumann")
+
+
+def test_stats_compare_writes_intervals_and_mixtures(recipe: Path) -> None:
+    recipe.write_text(
+        recipe.read_text("utf-8").replace("/*", "/part-0*"), "utf-8"
+    )  # half, for speed
+    by_hand = 'mixture.weights={"wiki": 2, "code": 1, "talk": 1}'
+    done = CliRunner().invoke(
+        cli, ["stats", str(recipe), "--compare", "--workers", "1", "--set", by_hand]
+    )
+    assert done.exit_code == 0, done.output
+    assert "CE [95 %]" in done.output and "distance to natural" in done.output
+    directory = recipe.parent / "out" / "tiny"
+    report = json.loads((directory / "entropy_report.json").read_text("utf-8"))
+    stats = json.loads((directory / "stats.json").read_text("utf-8"))
+    assert report["recipe_hash"] == stats["recipe_hash"]
+    for name, row in report["domains"].items():
+        for measure in MEASURES:
+            found = row["entropy"][measure]
+            assert found["low"] < found["nats"] < found["high"], (name, measure)
+        joint = row["entropy"]["shannon"]["nats"] + row["entropy"]["conditional"]["nats"]
+        assert row["entropy"]["joint"]["nats"] == pytest.approx(joint, abs=1e-12)
+        assert stats["domains"][name]["entropy"]["conditional"]["estimator"] == "plugin"
+
+    mixtures = report["comparison"]["mixtures"]
+    assert list(mixtures) == ["natural", "uniform", "unimax", "manual", "entropy, plug-in",
+                              "entropy, corrected", "leverage"]  # fmt: skip
+    for mixture in mixtures.values():
+        assert sum(mixture["weights"].values()) == pytest.approx(1, abs=1e-12)
+    supply = {name: row["tokens_train"] for name, row in stats["domains"].items()}
+    natural, manual = mixtures["natural"], mixtures["manual"]
+    assert natural["tv_natural"] == 0
+    assert manual["weights"] == {"wiki": 0.5, "code": 0.25, "talk": 0.25}
+    moved = sum(abs(manual["weights"][name] - natural["weights"][name]) for name in supply)
+    assert manual["tv_natural"] == pytest.approx(moved / 2)
+    for name, tokens in supply.items():
+        assert natural["epochs"][name] == pytest.approx(30_000 / sum(supply.values()))
+        assert manual["epochs"][name] == pytest.approx(manual["weights"][name] * 30_000 / tokens)
+        corrected = mixtures["entropy, corrected"]
+        assert corrected["low"][name] < corrected["weights"][name] < corrected["high"][name]
+
+    # A domain below the common sample is warned of, and not compared with the others.
+    small = [
+        name
+        for name, row in report["domains"].items()
+        if row["entropy"]["shannon"]["sample_tokens"] < report["sample"]["tokens"]
+    ]
+    assert small and any(text.startswith(f"'{small[0]}' has") for text in report["warnings"])
+    between = report["between"]
+    assert between["js"][between["order"].index(small[0])] == [None] * len(supply)
