@@ -61,6 +61,9 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(EXIT_FAILED)
+    except OSError as error:  # a full disk, a directory that may not be written, a file in its way
+        click.echo(f"curate: {error.filename or 'a file'}: {error.strerror or error}", err=True)
+        sys.exit(EXIT_USER)
 
 
 def recipe_command(command: Command) -> Command:

@@ -60,6 +60,13 @@ def test_dry_run_writes_a_plan_and_no_shard(recipe: Path) -> None:
     assert (directory / "plan.json").exists() and not (directory / "train").exists()
 
 
+def test_output_that_cannot_be_written_is_one_line(recipe: Path) -> None:
+    (recipe.parent / "file").write_text("in the way")
+    done = run("build", recipe, "--quiet", "--out", recipe.parent / "file")
+    assert done.returncode == 2
+    assert done.stderr.startswith("curate: ") and done.stderr.count("\n") == 1
+
+
 def test_lists(tmp_path: Path) -> None:
     assert {row["method"] for row in json.loads(run("methods", "--json").stdout)} >= {"entropy"}
     assert {row["format"] for row in json.loads(run("formats", "--json").stdout)} >= {"megatron"}
