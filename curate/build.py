@@ -26,12 +26,12 @@ from curate.formats.base import TextFormat, TokenFormat
 from curate.ingest import Ingested, find_files, ingest
 from curate.mixture import DomainSupply, Mixture, MixtureOptions, MixtureRequest, mix
 from curate.mixture import find as find_method
-from curate.mixture.entropic import MEASURES
 from curate.observer import Observer
 from curate.plan import Plan, make_plan
 from curate.recipe import LoadedRecipe
 from curate.report.card import write_card
 from curate.sample import DocumentSampler, SequenceSampler, Stream, shard_count, stream
+from curate.stats.entropy import MEASURES
 from curate.storage import atomic_path, hash_json, write_json
 from curate.text import TextJob, write_text_shards
 from curate.tokens import tokenizer as tokenizers
@@ -128,6 +128,14 @@ def plan_dataset(
     return Planned(ingested, request, mixture, plan, streams, sampler)
 
 
+def built_otherwise(loaded: LoadedRecipe) -> bool:
+    """Whether the output directory holds a dataset of another recipe, whose plan must stay."""
+    try:
+        return dataset.load_manifest(loaded.output_dir).recipe_hash != loaded.hash
+    except ShardError:
+        return False
+
+
 def build(loaded: LoadedRecipe, workers: int, observer: Observer) -> Built:
     """Everything the recipe asks for, in order, reusing what is fresh.
 
@@ -146,6 +154,10 @@ def build(loaded: LoadedRecipe, workers: int, observer: Observer) -> Built:
         loaded.output_dir, ingested.domains, workers, lambda: observer.advance(_NOTHING)
     )
     observer.end("ok" if certificate["ok"] else f"{len(certificate['problems'])} problems")
+    if reused and not certificate["ok"]:
+        observer.notice("what was built is damaged: writing it again")
+        _write(loaded, planned, workers, observer)
+        certificate, reused = verify(loaded.output_dir, ingested.domains, workers), False
     write_card(loaded, planned.ingested.stats, certificate)
     return Built(loaded.output_dir, ingested, planned.mixture, planned.plan, certificate, reused)
 
@@ -206,6 +218,10 @@ def reopen(directory: Path) -> tuple[Manifest, Sequence[Any] | None]:
         tokenizer = tokenizers.load(directory / "tokenizer.json", manifest.tokenizer.eos)
     except TokenizerError as error:
         raise ShardError(str(error)) from error
+    if tokenizer.fingerprint != manifest.tokenizer.fingerprint:
+        raise ShardError(
+            f"{directory}/tokenizer.json: not the tokenizer that made the dataset; put it back"
+        )
     store = TokenStore(Path(manifest.cache), tokenizer.fingerprint, tokenizer.dtype)
     store.scan()
     domains = []
@@ -301,8 +317,8 @@ def _write(loaded: LoadedRecipe, planned: Planned, workers: int, observer: Obser
         for number, domain in enumerate(ingested.domains)
         if ingested.validation[number].any()
     ]
-    dataset.clear(directory, [(task.split, task.name) for task in tasks])
     _check_room(planned, directory)
+    dataset.clear(directory, [(task.split, task.name) for task in tasks])
     tokenizers.save(ingested.tokenizer, directory / "tokenizer.json")
     dtype = np.dtype(np.uint32)
     if isinstance(chosen, TokenFormat):
@@ -349,11 +365,12 @@ def _run_writer(  # noqa: PLR0913 - one stage, all of whose inputs are its own
 
 def _check_room(planned: Planned, directory: Path) -> None:
     """Refuse to start what the disk cannot hold."""
+    directory.mkdir(parents=True, exist_ok=True)
     needed = planned.plan.budget_tokens * planned.ingested.tokenizer.dtype.itemsize
     free = shutil.disk_usage(directory).free
     if needed > free:
         raise ShardError(
-            f"{directory}: needs about {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; "
+            f"{directory}: needs about {needed / 1e6:.0f} MB, {free / 1e6:.0f} MB are free; "
             "make room, lower budget_tokens, or give output.dir another disk"
         )
 

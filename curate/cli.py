@@ -26,6 +26,7 @@ from curate.errors import CurateError  # noqa: E402
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from curate.build import Planned
     from curate.ingest import Ingested
     from curate.observer import Observer
     from curate.recipe import LoadedRecipe
@@ -214,10 +215,9 @@ def _show_stats(session: Session) -> None:
 @with_session
 def mix(session: Session) -> None:
     """Derive the mixture: weights as shares of tokens."""
-    from curate.build import plan_dataset
     from curate.report.terminal import mixture_table
 
-    planned = plan_dataset(session.loaded, session.workers, session.observer)
+    planned = _plan(session)
     found = planned.mixture.to_json()
     supply = {domain.name: domain.supply_tokens for domain in planned.request.domains}
     session.show(found, lambda: mixture_table(found, supply))
@@ -227,11 +227,23 @@ def mix(session: Session) -> None:
 @with_session
 def plan(session: Session) -> None:
     """Turn the mixture into exact tokens by domain, and stop before writing."""
-    from curate.build import plan_dataset
     from curate.report.terminal import plan_table
 
-    found = plan_dataset(session.loaded, session.workers, session.observer).plan.to_json()
+    found = _plan(session).plan.to_json()
     session.show(found, lambda: plan_table(found))
+
+
+def _plan(session: Session) -> Planned:
+    """Plan without touching the artifacts of a dataset that was built otherwise."""
+    from curate.build import built_otherwise, plan_dataset
+
+    keep = built_otherwise(session.loaded)
+    if keep:
+        session.observer.notice(
+            f"{session.loaded.output_dir} holds a dataset of another recipe: its artifacts are "
+            "kept, nothing is written"
+        )
+    return plan_dataset(session.loaded, session.workers, session.observer, write=not keep)
 
 
 @cli.command()

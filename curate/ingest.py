@@ -98,7 +98,7 @@ def ingest(loaded: LoadedRecipe, workers: int, observer: Observer) -> Ingested:
         ]
         tables = map_tasks(domain_counts, requests, workers)
     share, key = recipe.validation.documents, recipe.validation.key
-    validation = tuple(domain.validation(share, key) for domain in domains)
+    validation = _held_out(domains, share, key)
     stats = tuple(
         domain_stats(domain, held_out, table_entropies(table))
         for domain, held_out, table in zip(domains, validation, tables, strict=True)
@@ -323,6 +323,19 @@ def _open_domain(
             f"{opened.bad_records} bad records{reason}"
         )
     return opened
+
+
+def _held_out(
+    domains: Sequence[DomainTokens], share: float, key: int
+) -> tuple[NDArray[np.bool_], ...]:
+    """Documents held out, by domain: also those that another domain holds out the text of."""
+    chosen = [domain.validation(share, key) for domain in domains]
+    held = [domain.content_high[own] for domain, own in zip(domains, chosen, strict=True)]
+    texts = np.unique(np.concatenate(held))
+    return tuple(
+        own | np.isin(domain.content_high, texts)
+        for domain, own in zip(domains, chosen, strict=True)
+    )
 
 
 def _backends(domains: Sequence[DomainTokens]) -> set[str]:

@@ -27,7 +27,7 @@ from curate.sources import SegmentReader
 from curate.sources.plans import FilePlan
 from curate.sources.records import Block
 from curate.tokens import tokenizer as tokenizers
-from curate.tokens.backends import BACKENDS, Encoder
+from curate.tokens.backends import Encoder, load_encoder
 from curate.tokens.store import DomainTokens
 from curate.tokens.tokenizer import Tokenizer
 from curate.write import ShardTask, ShardWriter, write_provenance
@@ -35,7 +35,10 @@ from curate.write import ShardTask, ShardWriter, write_provenance
 BATCH_DOCUMENTS = 1024
 BATCH_BYTES = 8 << 20
 
-CUT_SEARCH_CHARACTERS = 256
+CUT_STARTS = 64
+"""Characters that may be left out at the beginning of a cut document."""
+
+CUT_SEARCH_CHARACTERS = 16
 """How far from a token's border to look for a cut that gives the number of tokens wanted."""
 
 
@@ -143,7 +146,7 @@ def _collect(job: TextJob, numbered: tuple[int, _Wanted]) -> None:
                 _check_unchanged(domain, document, text, plan.files[0].path, absolute)
                 tokens = int(wanted.tokens[cursor])
                 if tokens < int(domain.tokens[document]):
-                    encoder = encoder or BACKENDS[job.backend](job.tokenizer)
+                    encoder = encoder or load_encoder(job.backend, job.tokenizer)
                     text = cut_text(text, tokens - _end_tokens(job.tokenizer), encoder)
                 record = Spilled(
                     int(wanted.positions[cursor]), text,
@@ -239,11 +242,25 @@ def _batches(
 
 
 def cut_text(text: str, tokens: int, encoder: Encoder) -> str:
-    """A beginning of `text` that encodes to exactly `tokens` tokens.
+    """A run of `text`, from its beginning if that can be, that encodes to exactly `tokens` tokens.
+
+    Some numbers no beginning has, since one more character can add two tokens; then the run starts
+    a few characters later.
 
     Raises:
-        ShardError: No cut near the right place gives that number.
+        ShardError: No run that starts near the beginning has that number.
     """
+    for start in range(min(CUT_STARTS, len(text))):
+        found = _cut_end(text[start:], tokens, encoder)
+        if found is not None:
+            return found
+    raise ShardError(
+        f"no part of the document starting '{text[:40]}' has exactly {tokens} tokens; "
+        "change budget_tokens by a few tokens"
+    )
+
+
+def _cut_end(text: str, tokens: int, encoder: Encoder) -> str | None:
     low, high = 0, len(text)
     while low < high:  # counts grow with the text but for a token or two near the cut
         middle = (low + high) // 2
@@ -256,10 +273,7 @@ def cut_text(text: str, tokens: int, encoder: Encoder) -> str:
             if 0 < end <= len(text) and text[:end].strip():
                 if _count(text[:end], encoder) == tokens:
                     return text[:end]
-    raise ShardError(
-        f"no beginning of the document starting '{text[:40]}' has exactly {tokens} tokens; "
-        "change budget_tokens by a few tokens"
-    )
+    return None
 
 
 def _count(text: str, encoder: Encoder) -> int:
@@ -280,7 +294,7 @@ def check_text(  # noqa: PLR0913 - one check, all of whose inputs are its own
         problems.append("tokenizer.json: not the one that made the dataset")
         return
     backend = manifest.tokenizer.backend.split()[0]
-    encoder = BACKENDS.get(backend, BACKENDS["tokenizers"])(tokenizer)
+    encoder = load_encoder(backend, tokenizer)
     position = cut_documents = 0
     for batch in chosen.read(directory / shard.stem):
         rows = pieces[position : position + len(batch.texts)]

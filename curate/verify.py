@@ -25,7 +25,7 @@ from curate.formats import find
 from curate.formats.base import TextFormat, TokenFormat
 from curate.sample import TokenCopier
 from curate.storage import hash_file, read_json, write_json
-from curate.tokens.store import DomainTokens
+from curate.tokens.store import DomainTokens, part_damage
 
 WINDOWS = 100
 """Windows that the output is cut into to see how evenly it is mixed."""
@@ -72,7 +72,9 @@ def verify(
     check = partial(_check_shard, directory, manifest, domains)
     tasks = [(shard, starts[number]) for number, shard in enumerate(manifest.shards)]
     checks = map_tasks(check, tasks, workers, on_tick)
-    certificate = _certificate(manifest, plan, checks)
+    parts = sorted({part for domain in domains or () for part in domain.part_paths})
+    damage = [found for found in map_tasks(part_damage, parts, workers, on_tick) if found]
+    certificate = _certificate(manifest, plan, checks, damage)
     write_json(directory / "certificate.json", certificate)
     return certificate
 
@@ -236,9 +238,12 @@ def _windows(pieces: NDArray[Any], start: int, manifest: Manifest) -> NDArray[np
 
 
 def _certificate(
-    manifest: Manifest, plan: dict[str, Any], checks: Sequence[ShardCheck]
+    manifest: Manifest,
+    plan: dict[str, Any],
+    checks: Sequence[ShardCheck],
+    damage: Sequence[str],
 ) -> dict[str, Any]:
-    problems = [problem for check in checks for problem in check.problems]
+    problems = [*damage, *(problem for check in checks for problem in check.problems)]
     train = [c for c, s in zip(checks, manifest.shards, strict=True) if s.split == "train"]
     held_out = [c for c, s in zip(checks, manifest.shards, strict=True) if s.split != "train"]
     rows: dict[str, Any] = {}

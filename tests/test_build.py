@@ -393,3 +393,50 @@ def test_one_file_in_two_domains(recipe: Path, corpus: Path) -> None:
     assert built.certificate["ok"], built.certificate["problems"]
     stats = json.loads((built.directory / "stats.json").read_text())["domains"]
     assert (stats["again"]["documents"], stats["wiki"]["documents"]) == (150, 300)
+
+
+def test_the_same_text_in_two_domains_never_leaks_into_training(recipe: Path, corpus: Path) -> None:
+    rows = (corpus / "data" / "wiki" / "part-0.jsonl").read_text("utf-8").splitlines()[:9]
+    few = recipe.parent / "few.jsonl"
+    few.write_text("".join(f"{row}\n" for row in rows))
+    recipe.write_text(
+        recipe.read_text().replace("domains:", f'domains:\n  - {{name: few, paths: "{few}"}}')
+    )
+    built = make(recipe, "validation.documents=0.01", "mixture.method=natural")
+    assert built.certificate["ok"], built.certificate["problems"]
+
+
+def test_a_store_damaged_in_place_is_not_certified(recipe: Path) -> None:
+    make(recipe)
+    part = next((recipe.parent / ".curate" / "tokens").glob("*/part-*"))
+    content = bytearray((part / "tokens.bin").read_bytes())
+    content[50:60] = bytes(10)
+    (part / "tokens.bin").write_bytes(content)
+    built = make(recipe, "seed=5")
+    assert not built.certificate["ok"]
+    assert any("token store is damaged" in problem for problem in built.certificate["problems"])
+
+
+def test_planning_leaves_a_built_dataset_as_it_is(recipe: Path) -> None:
+    directory = make(recipe).directory
+    done = run("plan", recipe, "--set", "budget_tokens=10000")
+    assert done.returncode == 0 and "kept" in done.stdout
+    assert run("verify", directory).returncode == 0
+
+
+def test_another_tokenizer_json_is_noticed(recipe: Path) -> None:
+    directory = make(recipe).directory
+    tokenizer = json.loads((directory / "tokenizer.json").read_text())
+    tokenizer["model"]["merges"] = tokenizer["model"]["merges"][:-1]
+    (directory / "tokenizer.json").write_text(json.dumps(tokenizer))
+    done = run("verify", directory)
+    assert done.returncode == 2 and "tokenizer.json" in done.stderr
+
+
+def test_a_damaged_shard_is_written_again(recipe: Path) -> None:
+    directory = make(recipe).directory
+    shard = directory / "train" / "shard-00000.bin"
+    content = bytearray(shard.read_bytes())
+    content[10] ^= 1
+    shard.write_bytes(content)
+    assert make(recipe).certificate["ok"]

@@ -125,6 +125,9 @@ def _work(body: Callable[[int, Send], None], number: int, sender: Any) -> None:
         body(number, sender.send)
     except CurateError as error:
         sender.send(_Failure(type(error).__name__, str(error)))
+    except OSError as error:  # a full disk, a file that may not be read
+        where = f"{error.filename}: " if error.filename else ""
+        sender.send(_Failure("EngineError", f"{where}{error.strerror or error}"))
     except MemoryError:
         sender.send(_Failure("EngineError", _out_of_memory()))
     except (SystemExit, KeyboardInterrupt):

@@ -62,8 +62,9 @@ def _metadata(loaded: LoadedRecipe, certificate: dict[str, Any]) -> dict[str, An
             {
                 "config_name": "default",
                 "data_files": [
-                    {"split": "train", "path": f"train/*.{suffix}"},
-                    {"split": "validation", "path": f"validation/*.{suffix}"},
+                    {"split": split, "path": f"{split}/*.{suffix}"}
+                    for split in ("train", "validation")
+                    if split == "train" or recipe.validation.documents > 0
                 ],
             }
         ]

@@ -257,6 +257,13 @@ def _recall(path: Path) -> dict[str, Any]:
     return verdict if isinstance(verdict, dict) else {}
 
 
+def load_encoder(name: str, tokenizer: Tokenizer) -> Encoder:
+    """The backend of this name, or the reference where it is not installed: their ids are equal."""
+    if name not in BACKENDS or installed(name) is None:
+        return ReferenceEncoder(tokenizer)
+    return BACKENDS[name](tokenizer)
+
+
 def probes(tokenizer: Tokenizer) -> list[str]:
     """Odd inputs: where fast tokenizers have been seen to differ from the reference."""
     words = ["a" * 1_000_000, "".join(chr(97 + i * i % 26) for i in range(200_000))]

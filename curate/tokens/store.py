@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 
 from curate.errors import InputError
 from curate.sources.records import ReadOptions, SourceFile
-from curate.storage import atomic_directory, hash_bytes, hash_json
+from curate.storage import atomic_directory, hash_bytes, hash_file, hash_json
 
-SCHEMA = 1
+SCHEMA = 2
 
 VALIDATION_KEY = 0x76616C69
 """Keeps the choice of validation documents apart from every other use of the content hash."""
@@ -74,6 +74,8 @@ class PartInfo(msgspec.Struct, frozen=True):
     dtype: str
     documents: int
     tokens: int
+    checksum: str
+    """Hash of `tokens.bin` and `documents.bin`; checked when a dataset is verified."""
     entries: list[Entry]
 
 
@@ -222,10 +224,6 @@ class PartWriter:
             return None
         keys = [f"{entry.key}:{entry.segment}".encode() for entry in self.entries]
         path = self._store / f"part-{hash_bytes(*keys)[:24]}"
-        info = PartInfo(
-            SCHEMA, self._backend, self._dtype.str, self.document_count, self.token_count,
-            self.entries,
-        )  # fmt: skip
         with atomic_directory(path) as directory:
             with (directory / "tokens.bin").open("wb") as file:
                 for tokens in self.tokens:
@@ -237,9 +235,31 @@ class PartWriter:
             with (directory / "bad.jsonl").open("wb") as file:
                 for record in self.bad:
                     file.write(msgspec.json.encode(record) + b"\n")
+            info = PartInfo(
+                SCHEMA, self._backend, self._dtype.str, self.document_count, self.token_count,
+                part_checksum(directory), self.entries,
+            )  # fmt: skip
             (directory / "part.json").write_bytes(msgspec.json.encode(info))
         self._reset()
         return path
+
+
+def part_checksum(part: Path) -> str:
+    """Hash of a part's tokens and document table."""
+    hashes = [hash_file(part / name) for name in ("tokens.bin", "documents.bin")]
+    return hash_json(hashes)
+
+
+def part_damage(part: Path) -> str | None:
+    """What is wrong with a part, in one line; None if it holds what was written."""
+    try:
+        info = msgspec.json.decode((part / "part.json").read_bytes(), type=PartInfo)
+        whole = info.checksum == part_checksum(part)
+    except (OSError, msgspec.DecodeError):
+        whole = False
+    if whole:
+        return None
+    return f"{part}: the token store is damaged there; remove that directory and build again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,7 +297,7 @@ class DomainTokens:
                     self._slice_file.append(number)
                     self._slice_lines.append(lines)
                 lines += stored.entry.lines
-        paths = sorted({stored.part for stored in self._slices})
+        paths = self.part_paths
         self.parts = [_map(path / "tokens.bin", dtype) for path in paths]
         unsorted = _columns(self._slices, paths)
         order = _canonical_order(
@@ -297,6 +317,11 @@ class DomainTokens:
     def __len__(self) -> int:
         """Documents."""
         return len(self.tokens)
+
+    @property
+    def part_paths(self) -> list[Path]:
+        """Directories of the parts that hold its documents."""
+        return sorted({stored.part for stored in self._slices})
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel to another process as names of files, not as tokens."""
