@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -48,6 +49,7 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line and turn faults into one line and an exit code."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ended politely, like Ctrl-C
     try:
         cli.main(standalone_mode=False)
     except CurateError as error:

@@ -34,6 +34,9 @@ PROVENANCE = np.dtype([*[(name, PIECE[name]) for name in PIECE.names or ()], ("c
 """A piece and the first half of its document's content hash."""
 
 OWN_DIRECTORIES = ("train", "validation", "provenance")
+OWN_FILES = ("README.md", "tokenizer.json")
+"""Written beside the shards; where no dataset of ours is, they are somebody else's."""
+
 MARK = ".curate"
 """Lists the shards that a directory is for."""
 
@@ -163,7 +166,9 @@ def clear(directory: Path, shards: Sequence[tuple[str, str]]) -> None:
         ShardError: The directory holds files that curate did not make; names some.
     """
     layout = Layout(directory)
-    foreign = [
+    known = layout.manifest.exists() or (directory / "train" / MARK).exists()
+    foreign = [name for name in OWN_FILES if not known and (directory / name).exists()]
+    foreign += [
         layout.relative(path)
         for name in OWN_DIRECTORIES
         for path in sorted((directory / name).rglob("*"))

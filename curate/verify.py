@@ -18,7 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate import __version__
-from curate.dataset import FileRecord, Manifest, ShardRecord, load_manifest, read_provenance
+from curate.dataset import (
+    MARK,
+    SPLITS,
+    FileRecord,
+    Manifest,
+    ShardRecord,
+    load_manifest,
+    read_provenance,
+)
 from curate.engine.local import map_tasks
 from curate.errors import InputError, ShardError
 from curate.formats import find
@@ -74,9 +82,20 @@ def verify(
     checks = map_tasks(check, tasks, workers, on_tick)
     parts = sorted({part for domain in domains or () for part in domain.part_paths})
     damage = [found for found in map_tasks(part_damage, parts, workers, on_tick) if found]
-    certificate = _certificate(manifest, plan, checks, damage)
+    certificate = _certificate(manifest, plan, checks, [*damage, *_unlisted(directory, manifest)])
     write_json(directory / "certificate.json", certificate)
     return certificate
+
+
+def _unlisted(directory: Path, manifest: Manifest) -> list[str]:
+    """Files among the shards that a trainer would read though the manifest does not know them."""
+    listed = {file.path for shard in manifest.shards for file in shard.files}
+    return [
+        f"{path.relative_to(directory).as_posix()}: not in the manifest"
+        for split in SPLITS
+        for path in sorted((directory / split).glob("*"))
+        if path.name != MARK and path.relative_to(directory).as_posix() not in listed
+    ]
 
 
 def _read_plan(directory: Path) -> dict[str, Any]:

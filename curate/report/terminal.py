@@ -74,6 +74,8 @@ class TerminalObserver(Observer):
 
     def _table(self, counters: NDArray[np.int64], seconds: float) -> Table:
         table = Table(title=f"{self._stage} · {seconds:.0f} s", title_justify="left", box=None)
+        if not len(counters):
+            return table
         for heading in ("domain", "documents", "tokens", "MB", "MB/s", "Mtok/s", "bad", "left"):
             table.add_column(heading, justify="left" if heading == "domain" else "right")
         done = counters[:, 0].sum() if len(counters) else 0
