@@ -32,7 +32,7 @@ from curate.recipe import LoadedRecipe
 from curate.report.card import write_card
 from curate.sample import DocumentSampler, SequenceSampler, Stream, shard_count, stream
 from curate.stats.entropy import MEASURES
-from curate.storage import atomic_path, hash_json, write_json
+from curate.storage import atomic_path, directory_lock, hash_json, write_json
 from curate.text import TextJob, write_text_shards
 from curate.tokens import tokenizer as tokenizers
 from curate.tokens.store import TokenStore
@@ -142,6 +142,12 @@ def build(loaded: LoadedRecipe, workers: int, observer: Observer) -> Built:
     Raises:
         CurateError: What the user can mend.
     """
+    check_names(loaded)
+    with directory_lock(loaded.output_dir):
+        return _build(loaded, workers, observer)
+
+
+def _build(loaded: LoadedRecipe, workers: int, observer: Observer) -> Built:
     planned = plan_dataset(loaded, workers, observer)
     ingested = planned.ingested
     reused = _is_fresh(loaded, ingested)

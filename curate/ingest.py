@@ -29,7 +29,7 @@ from curate.sources.plans import FilePlan
 from curate.sources.records import ReadOptions
 from curate.stats.entropy import table_entropies
 from curate.stats.report import DomainStats, domain_stats
-from curate.storage import hash_json
+from curate.storage import hash_json, is_running
 from curate.tokens import tokenizer as tokenizers
 from curate.tokens import train
 from curate.tokens.backends import (
@@ -349,22 +349,12 @@ def _content_hash(domains: Sequence[DomainTokens]) -> str:
     return hash_json([[domain.name, domain.fingerprint()] for domain in domains])
 
 
-def _is_running(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # it is somebody else's, or the platform cannot tell
-        return True
-    return True
-
-
 @contextmanager
 def _spill(cache: Path) -> Iterator[Path]:
     cache.mkdir(parents=True, exist_ok=True)
     for stale in cache.glob(".spill-[0-9]*-*"):  # of runs that were killed
         process = stale.name.split("-")[1]
-        if process.isdigit() and not _is_running(int(process)):
+        if process.isdigit() and not is_running(int(process)):
             shutil.rmtree(stale, ignore_errors=True)
     path = Path(tempfile.mkdtemp(prefix=f".spill-{os.getpid()}-", dir=cache))
     try:

@@ -18,8 +18,8 @@ from curate.errors import RecipeError
 from curate.recipe_text import apply_override, nearest_hint, read_yaml, translate
 from curate.storage import hash_json
 
-Positive = Annotated[int, Meta(ge=1)]
-Share = Annotated[float, Meta(ge=0)]
+Positive = Annotated[int, Meta(ge=1, le=10**18)]
+Share = Annotated[float, Meta(ge=0, le=1e9)]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$(?!\n)")]
 """Fit for a directory's name; the end keeps Python's `$` from passing a last line break."""
 
@@ -73,7 +73,7 @@ class DomainRecipe(Frozen, frozen=True):
     """Files, directories, globs or URLs, relative to the recipe; `corpus://NAME` is built in."""
     weight: Share | None = None
     """Share of tokens, for `method: manual`."""
-    max_epochs: Annotated[float, Meta(gt=0)] | None = None
+    max_epochs: Annotated[float, Meta(gt=0, le=1e6)] | None = None
     """Passes over the domain that a mixture may use; omitted: the recipe's `max_epochs`."""
     text: str = "text"
     id: str = "id"
@@ -130,7 +130,7 @@ class Recipe(Frozen, frozen=True):
     mixture: MixtureRecipe = MixtureRecipe()
     sequence_length: Positive | None = None
     """Tokens a sequence, for formats that cut the stream; omit for those that keep documents."""
-    max_epochs: Annotated[float, Meta(gt=0)] = 1.0
+    max_epochs: Annotated[float, Meta(gt=0, le=1e6)] = 1.0
     """Passes over a domain that a mixture may use, where the domain says nothing else."""
     validation: ValidationRecipe = ValidationRecipe()
     on_shortfall: Literal["error", "repeat", "redistribute"] = "error"

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 
 import xxhash
 
-from curate.errors import InputError
+from curate.errors import InputError, ShardError
 
 HASH_CHUNK_BYTES = 4 << 20
 STAT_SAFETY_NANOSECONDS = 2_000_000_000
@@ -59,6 +59,42 @@ def atomic_directory(path: Path) -> Iterator[Path]:
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def directory_lock(directory: Path) -> Iterator[None]:
+    """Hold a directory for this process; a lock left by a process that is gone is taken over.
+
+    Raises:
+        ShardError: A running process holds it.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / ".curate.lock"
+    if path.exists():
+        holder = path.read_text("utf-8").strip()
+        if holder.isdigit() and int(holder) != os.getpid() and is_running(int(holder)):
+            raise ShardError(
+                f"{directory}: process {holder} is building there; wait for it, give another "
+                f"--out, or remove {path.name} if that process is gone"
+            )
+    path.write_text(f"{os.getpid()}\n", "utf-8")
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def is_running(process: int) -> bool:
+    """Whether a process of this number exists; always so where the platform cannot tell."""
+    if os.name != "posix":
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it is somebody else's
+        return True
+    return True
 
 
 def current_umask() -> int:

@@ -440,3 +440,14 @@ def test_a_damaged_shard_is_written_again(recipe: Path) -> None:
     content[10] ^= 1
     shard.write_bytes(content)
     assert make(recipe).certificate["ok"]
+
+
+def test_two_builds_into_one_directory_are_kept_apart(recipe: Path) -> None:
+    directory = recipe.parent / "out" / "tiny"
+    directory.mkdir(parents=True)
+    (directory / ".curate.lock").write_text(f"{os.getppid()}\n")
+    with pytest.raises(ShardError, match=r"is building there; .*--out"):
+        make(recipe)
+    (directory / ".curate.lock").write_text("999999999\n")  # a process that is gone
+    assert make(recipe).certificate["ok"]
+    assert not (directory / ".curate.lock").exists()
