@@ -23,7 +23,7 @@ from curate.dataset import InputRecord, Layout, Manifest, ShardRecord, Tokenizer
 from curate.errors import RecipeError, ShardError, TokenizerError
 from curate.formats import find as find_format
 from curate.formats.base import TextFormat, TokenFormat
-from curate.ingest import Ingested, find_files, ingest
+from curate.ingest import Ingested, ingest
 from curate.mixture import DomainSupply, Mixture, MixtureOptions, MixtureRequest, mix
 from curate.mixture import find as find_method
 from curate.observer import Observer
@@ -35,7 +35,8 @@ from curate.stats.entropy import MEASURES
 from curate.storage import atomic_path, directory_lock, hash_json, write_json
 from curate.text import TextJob, write_text_shards
 from curate.tokens import tokenizer as tokenizers
-from curate.tokens.store import TokenStore
+from curate.tokens.pipeline import PROGRESS
+from curate.tokens.store import DomainFile, DomainTokens, TokenStore
 from curate.tokens.tokenizer import Tokenizer
 from curate.verify import verify
 from curate.write import ShardTask, ShardWriter, write_shards
@@ -177,8 +178,7 @@ def mixture_request(loaded: LoadedRecipe, ingested: Ingested) -> MixtureRequest:
             name=domain.name,
             supply_tokens=stats.tokens_train,
             max_epochs=domain.max_epochs or recipe.max_epochs,
-            entropy={measure: getattr(stats.entropies, measure)
-                     for measure in ("shannon", "joint", "conditional")},
+            entropy={measure: getattr(stats.entropies, measure) for measure in MEASURES},
             weight=domain.weight if by_hand is None else by_hand.get(domain.name),
         )
         for domain, stats in zip(recipe.domains, ingested.stats, strict=True)
@@ -211,14 +211,12 @@ def write_stats(loaded: LoadedRecipe, ingested: Ingested, observer: Observer) ->
     observer.notice(f"{bad_records:,} bad records: see {path}")
 
 
-def reopen(directory: Path) -> tuple[Manifest, Sequence[Any] | None]:
+def reopen(directory: Path) -> tuple[Manifest, Sequence[DomainTokens] | None]:
     """A dataset's manifest and, if its token store is still at hand, its domains.
 
     Raises:
         ShardError: There is no finished dataset.
     """
-    from curate.tokens.store import DomainFile, DomainTokens
-
     manifest = dataset.load_manifest(directory)
     try:
         tokenizer = tokenizers.load(directory / "tokenizer.json", manifest.tokenizer.eos)
@@ -243,7 +241,8 @@ def reopen(directory: Path) -> tuple[Manifest, Sequence[Any] | None]:
     return manifest, domains
 
 
-_NOTHING = np.zeros((0, 5), np.int64)
+_NOTHING = np.zeros((0, len(PROGRESS)), np.int64)
+"""Counters of a stage that has none."""
 
 
 def _sampler(
@@ -358,7 +357,7 @@ def _run_writer(  # noqa: PLR0913 - one stage, all of whose inputs are its own
     try:
         plans = [
             [replace(plan, files=(file,)) for plan in domain for file in plan.files]
-            for domain in find_files(loaded, Observer())
+            for domain in ingested.plans
         ]
         job = TextJob(
             writer, writer.format, plans, ingested.tokenizer,

@@ -145,13 +145,19 @@ def with_session(command: Callable[[Session], Any]) -> Callable[..., Any]:
 @with_session
 def tokenize(session: Session) -> None:
     """Tokenise what is not in the token store yet, and measure it."""
+    _measure(session)
+    _show_stats(session)
+
+
+def _measure(session: Session) -> Ingested:
+    """Tokenise what is new and write `stats.json`."""
     from curate.build import check_names, write_stats
     from curate.ingest import ingest
 
     check_names(session.loaded)
     ingested = ingest(session.loaded, session.workers, session.observer)
     write_stats(session.loaded, ingested, session.observer)
-    _show_stats(session)
+    return ingested
 
 
 @cli.command()
@@ -168,13 +174,8 @@ def tokenize(session: Session) -> None:
 @recipe_command
 def stats(intervals: bool, compare: bool, **options: Any) -> None:
     """Documents, bytes, tokens and entropies of every domain."""
-    from curate.build import check_names, write_stats
-    from curate.ingest import ingest
-
     session = Session(options)
-    check_names(session.loaded)
-    ingested = ingest(session.loaded, session.workers, session.observer)
-    write_stats(session.loaded, ingested, session.observer)
+    ingested = _measure(session)
     if intervals or compare:
         _show_entropies(session, ingested, compare)
     else:

@@ -56,6 +56,8 @@ class Ingested:
     tokenizer: Tokenizer
     backend: str
     """Name and version of what tokenised; several, where parts were made at different times."""
+    plans: tuple[tuple[FilePlan, ...], ...]
+    """By domain, how its files are read."""
     domains: tuple[DomainTokens, ...]
     validation: tuple[NDArray[np.bool_], ...]
     """By domain, which documents are held out."""
@@ -107,6 +109,7 @@ def ingest(loaded: LoadedRecipe, workers: int, observer: Observer) -> Ingested:
     return Ingested(
         tokenizer=tokenizer,
         backend=", ".join(sorted(_backends(domains))) or "none",
+        plans=tuple(tuple(found) for found in plans),
         domains=domains,
         validation=validation,
         stats=stats,

@@ -33,6 +33,7 @@ from curate.formats import find
 from curate.formats.base import TextFormat, TokenFormat
 from curate.sample import TokenCopier
 from curate.storage import hash_file, read_json, write_json
+from curate.text import check_text
 from curate.tokens.store import DomainTokens, part_damage
 
 WINDOWS = 100
@@ -172,7 +173,7 @@ def _check_tokens(  # noqa: PLR0913 - one check, all of whose inputs are its own
     dtype = np.dtype(manifest.dtype)
     copier = None if domains is None else TokenCopier(domains)
     if domains is not None:
-        _check_content(pieces, domains, found, shard.stem)
+        _check_content(pieces, domains, shard.stem)
     stops = np.concatenate([[0], np.cumsum(pieces["tokens"])])
     position = sequences = 0
     for batch in chosen.read(directory / shard.stem, dtype):
@@ -214,20 +215,18 @@ def _clip(pieces: NDArray[Any], stops: NDArray[np.int64], begin: int, end: int) 
     return chosen
 
 
-def _check_content(
-    pieces: NDArray[Any], domains: Sequence[DomainTokens], found: ShardCheck, stem: str
-) -> None:
+def _check_content(pieces: NDArray[Any], domains: Sequence[DomainTokens], stem: str) -> None:
+    """Raise `ShardError` unless the store holds the documents that the provenance names."""
     for number, domain in enumerate(domains):
         own = pieces[pieces["domain"] == number]
         if len(own) and (
             own["document"].max() >= len(domain)
             or not np.array_equal(domain.content_high[own["document"]], own["content"])
         ):
-            found.problems.append(
+            raise ShardError(
                 f"{stem}: the documents of '{domain.name}' in the token store are not those that "
                 "were written; build again"
             )
-            raise ShardError(found.problems.pop())
 
 
 def _check_text(  # noqa: PLR0913 - one check, all of whose inputs are its own
@@ -239,11 +238,9 @@ def _check_text(  # noqa: PLR0913 - one check, all of whose inputs are its own
     domains: Sequence[DomainTokens] | None,
     found: ShardCheck,
 ) -> None:
-    from curate.text import check_text
-
     check_text(directory, manifest, chosen, shard, pieces, found.problems)
     if domains is not None:
-        _check_content(pieces, domains, found, shard.stem)
+        _check_content(pieces, domains, shard.stem)
     found.content_checked = True
 
 

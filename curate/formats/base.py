@@ -2,7 +2,7 @@
 
 A format turns batches of sequences into one shard file (or a few that belong together) and reads
 them back. It knows nothing of domains, mixtures or plans: which sequence came from where is kept
-beside the shards by `curate.build`. Shards are written under a temporary name and renamed when
+beside the shards by `curate.write`. Shards are written under a temporary name and renamed when
 whole, so a shard that exists is complete; the manifest is written after the last shard.
 """
 

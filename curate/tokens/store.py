@@ -373,17 +373,6 @@ class DomainTokens:
         tokens: NDArray[Any] = self.parts[self.part[number]][start : start + self.tokens[number]]
         return tokens
 
-    def identifier(self, number: int) -> str:
-        """The record's own identifier, or else the content hash."""
-        stored = self._slices[self._slice[number]]
-        table = _map(stored.part / "documents.bin", DOCUMENT)
-        row = int(self._row[number])
-        start = int(table["id_stop"][row - 1]) if row else 0
-        with (stored.part / "ids.bin").open("rb") as file:
-            file.seek(start)
-            own = file.read(int(table["id_stop"][row]) - start).decode()
-        return own or self.content_hash(number)
-
     def content_hash(self, number: int) -> str:
         """xxh3-128 of a document's text, 32 hexadecimal digits."""
         return f"{int(self.content_high[number]):016x}{int(self.content_low[number]):016x}"
