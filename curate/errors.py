@@ -6,6 +6,7 @@ CurateError                 base; the command line prints it in one line and exi
 ├── InputError              a source file is wrong: names the file, and the line where there is one
 ├── TokenizerError          a tokenizer is absent, or failed its self-test
 ├── MissingEvidence         a method lacks what it needs: names the command that makes it
+├── FitError                a law cannot be fitted to these runs: says what would be enough
 ├── InfeasiblePlan          supply cannot meet the plan: names the domain that binds, and ways out
 ├── ShardError              a written dataset is damaged or not ours
 └── EngineError             a worker died
@@ -33,6 +34,10 @@ class TokenizerError(CurateError):
 
 class MissingEvidence(CurateError):  # noqa: N818 - a name others rely on
     """A mixing method needs evidence that has not been made yet."""
+
+
+class FitError(CurateError):
+    """A run table is wrong, or cannot determine the law that was asked for."""
 
 
 class InfeasiblePlan(CurateError):  # noqa: N818 - a name others rely on

@@ -1,0 +1,63 @@
+"""The command line: one thin function a command; the only place that prints and exits.
+
+Modules are imported inside commands, so that `curate --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+# One process a core does the work here; BLAS threads beside them would only be in the way.
+for _variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_variable, "1")
+
+import click  # noqa: E402
+
+from curate import __version__  # noqa: E402
+from curate.cli import data, info  # noqa: E402
+from curate.cli.session import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USER  # noqa: E402
+from curate.errors import CurateError  # noqa: E402
+
+COMMANDS = (
+    data.tokenize, data.stats, data.mix, data.plan, data.build, data.verify,
+    info.methods, info.formats, info.corpus, info.schema, info.doctor,
+)  # fmt: skip
+"""In the order of `curate --help`."""
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="curate")
+def cli() -> None:
+    """Turn raw text corpora into the right pretraining mix.
+
+    Tokenise each domain once, measure it, derive the mixture, plan it to the token, write shards,
+    read them back and certify them.
+    """
+
+
+for _command in COMMANDS:
+    cli.add_command(_command)
+
+
+def main() -> None:
+    """Run the command line and turn faults into one line and an exit code."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ended politely, like Ctrl-C
+    try:
+        cli.main(standalone_mode=False)
+    except CurateError as error:
+        click.echo(f"curate: {error}", err=True)
+        sys.exit(EXIT_USER)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(EXIT_USER)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("curate: interrupted; what was finished is kept, run again to go on", err=True)
+        sys.exit(EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(EXIT_FAILED)
+    except OSError as error:  # a full disk, a directory that may not be written, a file in its way
+        click.echo(f"curate: {error.filename or 'a file'}: {error.strerror or error}", err=True)
+        sys.exit(EXIT_USER)

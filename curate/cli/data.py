@@ -1,0 +1,180 @@
+"""The commands of the main job: tokenise, measure, mix, plan, build, verify."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from curate.cli.session import EXIT_FAILED, Session, observer_for, recipe_command, with_session
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from curate.build import Planned
+    from curate.ingest import Ingested
+
+
+@click.command()
+@with_session
+def tokenize(session: Session) -> None:
+    """Tokenise what is not in the token store yet, and measure it."""
+    _measure(session)
+    _show_stats(session)
+
+
+def _measure(session: Session) -> Ingested:
+    """Tokenise what is new and write `stats.json`."""
+    from curate.build import check_names, write_stats
+    from curate.ingest import ingest
+
+    check_names(session.loaded)
+    ingested = ingest(session.loaded, session.workers, session.observer)
+    write_stats(session.loaded, ingested, session.observer)
+    return ingested
+
+
+@click.command()
+@click.option(
+    "--intervals",
+    is_flag=True,
+    help="Bias-corrected entropies with 95 % intervals; writes entropy_report.json.",
+)
+@click.option(
+    "--compare",
+    is_flag=True,
+    help="Also the mixtures of several methods side by side; implies --intervals.",
+)
+@recipe_command
+def stats(intervals: bool, compare: bool, **options: Any) -> None:
+    """Documents, bytes, tokens and entropies of every domain."""
+    session = Session(options)
+    ingested = _measure(session)
+    if intervals or compare:
+        _show_entropies(session, ingested, compare)
+    else:
+        _show_stats(session)
+
+
+def _show_entropies(session: Session, ingested: Ingested, with_mixtures: bool) -> None:
+    from rich.console import Group
+
+    from curate.build import mixture_request
+    from curate.compare import compare_mixtures, measure_domains
+    from curate.report.entropies import entropy_tables
+    from curate.report.terminal import stats_table
+    from curate.storage import read_json, write_json
+
+    loaded = session.loaded
+    measured = measure_domains(ingested, loaded.recipe.seed, session.workers, session.observer)
+    found = read_json(loaded.output_dir / "stats.json")
+    report = measured.to_json(found)
+    if with_mixtures:
+        report["comparison"] = compare_mixtures(measured, mixture_request(loaded, ingested))
+        for reason in report["comparison"]["left_out"]:
+            session.observer.notice(reason)
+    write_json(loaded.output_dir / "entropy_report.json", report)
+    session.show(
+        {**found, "entropy_report": report},
+        lambda: Group(stats_table(found), *entropy_tables(report)),
+    )
+
+
+def _show_stats(session: Session) -> None:
+    from curate.report.terminal import stats_table
+    from curate.storage import read_json
+
+    found = read_json(session.loaded.output_dir / "stats.json")
+    session.show(found, lambda: stats_table(found))
+
+
+@click.command()
+@with_session
+def mix(session: Session) -> None:
+    """Derive the mixture: weights as shares of tokens."""
+    from curate.report.terminal import mixture_table
+
+    planned = _plan(session)
+    found = planned.mixture.to_json()
+    supply = {domain.name: domain.supply_tokens for domain in planned.request.domains}
+    session.show(found, lambda: mixture_table(found, supply))
+
+
+@click.command()
+@with_session
+def plan(session: Session) -> None:
+    """Turn the mixture into exact tokens by domain, and stop before writing."""
+    from curate.report.terminal import plan_table
+
+    found = _plan(session).plan.to_json()
+    session.show(found, lambda: plan_table(found))
+
+
+def _plan(session: Session) -> Planned:
+    """Plan without touching the artifacts of a dataset that was built otherwise."""
+    from curate.build import built_otherwise, plan_dataset
+
+    keep = built_otherwise(session.loaded)
+    if keep:
+        session.observer.notice(
+            f"{session.loaded.output_dir} holds a dataset of another recipe: its artifacts are "
+            "kept, nothing is written"
+        )
+    return plan_dataset(session.loaded, session.workers, session.observer, write=not keep)
+
+
+@click.command()
+@click.option("--dry-run", is_flag=True, help="Stop at the plan.")
+@recipe_command
+@click.pass_context
+def build(context: click.Context, /, dry_run: bool, **options: Any) -> None:
+    """Build the dataset: everything the recipe asks for, reusing what is fresh."""
+    from curate.build import build as build_dataset
+    from curate.report.terminal import result_table
+
+    if dry_run:
+        context.invoke(plan, **options)
+        return
+    session = Session(options)
+    built = build_dataset(session.loaded, session.workers, session.observer)
+    bad = {stats.name: stats.bad_records for stats in built.ingested.stats}
+    session.show(built.certificate, lambda: result_table(built.certificate, bad))
+    _finish(session.console, built.certificate, built.directory)
+
+
+@click.command()
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--workers", type=click.IntRange(1), help="Processes; default: the cores.")
+@click.option("--json", "as_json", is_flag=True, help="Print the certificate as JSON.")
+@click.option("--quiet", is_flag=True, help="Print nothing but errors.")
+def verify(directory: Path, workers: int | None, as_json: bool, quiet: bool) -> None:
+    """Read a built dataset back and compare it with its plan; exit 1 on any difference."""
+    from curate.build import reopen
+    from curate.engine.local import default_workers
+    from curate.report.terminal import result_table
+    from curate.verify import verify as verify_dataset
+
+    _, console = observer_for(quiet or as_json)
+    _, domains = reopen(directory)
+    if domains is None and console is not None:
+        console.print("note: the token store is not at hand; tokens are compared by hash only")
+    certificate = verify_dataset(directory, domains, workers or default_workers())
+    if as_json:
+        click.echo(json.dumps(certificate, indent=2, ensure_ascii=False))
+    elif console is not None:
+        bad = {} if domains is None else {domain.name: domain.bad_records for domain in domains}
+        console.print(result_table(certificate, bad))
+    _finish(console, certificate, directory)
+
+
+def _finish(console: Console | None, certificate: dict[str, Any], directory: Path) -> None:
+    for problem in certificate["problems"]:
+        click.echo(f"curate: {problem}", err=True)
+    if console is not None:
+        verdict = "[green]ok: true[/]" if certificate["ok"] else "[red]ok: false[/]"
+        console.print(f"certificate {verdict}  {directory / 'certificate.json'}", soft_wrap=True)
+    if not certificate["ok"]:
+        sys.exit(EXIT_FAILED)

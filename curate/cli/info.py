@@ -1,0 +1,88 @@
+"""The commands that say what is available: methods, formats, the embedded corpus, the machine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from curate import __version__
+from curate.cli.session import print_rows
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True)
+def methods(as_json: bool) -> None:
+    """Mixing methods: what each does, needs, and which paper it is from."""
+    from curate.mixture import METHODS
+
+    rows = [
+        {"method": method.name, "what": method.summary, "needs": method.needs,
+         "paper": method.paper}
+        for method in METHODS.values()
+    ]  # fmt: skip
+    print_rows(rows, as_json)
+
+
+@click.command()
+@click.argument("name", required=False)
+@click.option("--json", "as_json", is_flag=True)
+def formats(name: str | None, as_json: bool) -> None:
+    """Output formats; with a NAME, how its files are loaded."""
+    from curate.formats import FORMATS, find
+
+    if name is not None:
+        found = find(name)
+        click.echo(f"{found.name}: {found.summary}\nfor {found.trainers}\n\n{found.snippet}")
+        return
+    rows = [
+        {"format": found.name, "what": found.summary, "for": found.trainers}
+        for found in FORMATS.values()
+    ]
+    print_rows(rows, as_json)
+
+
+@click.command()
+@click.option("--cache", type=click.Path(path_type=Path), default=Path(".curate"))
+@click.option("--json", "as_json", is_flag=True)
+def corpus(cache: Path, as_json: bool) -> None:
+    """The embedded corpus: domains, sizes, and the packages it is harvested from."""
+    from curate.sources.corpus import DOMAINS, materialise
+
+    info = materialise(cache / "corpus")
+    rows = [
+        {"domain": f"corpus://{name}", "what": DOMAINS[name],
+         "documents": f"{found.documents:,}", "MB": f"{found.bytes / 1e6:.1f}",
+         "content hash": found.content_hash[:16]}
+        for name, found in info.domains.items()
+    ]  # fmt: skip
+    print_rows(rows, as_json)
+    if not as_json:
+        packages = ", ".join(f"{name} {version}" for name, version in info.distributions.items())
+        click.echo(f"harvested from Python {info.python}, {packages}")
+        for note in info.notes:
+            click.echo(f"note: {note}")
+
+
+@click.command()
+def schema() -> None:
+    """The recipe's JSON Schema, for editors."""
+    from curate.recipe import schema as recipe_schema
+
+    click.echo(json.dumps(recipe_schema(), indent=2))
+
+
+@click.command()
+def doctor() -> None:
+    """The machine, the versions, and which optional parts are installed."""
+    import platform
+
+    from curate.engine.local import default_workers
+    from curate.tokens.backends import BACKENDS, installed
+
+    click.echo(f"curate {__version__}, Python {platform.python_version()}, {platform.platform()}")
+    click.echo(f"workers by default: {default_workers()}")
+    names = ["numpy", "numba", "pyarrow", "zstandard", *BACKENDS, "huggingface_hub", "torch"]
+    for name in dict.fromkeys(names):
+        click.echo(f"  {name}: {installed(name) or 'not installed'}")

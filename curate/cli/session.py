@@ -1,0 +1,114 @@
+"""What commands that take a recipe have in common: options, the recipe, what is shown.
+
+Exit codes: 0 done, 1 verification failed, 2 the user's fault (one line on stderr), 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from curate.observer import Observer
+    from curate.recipe import LoadedRecipe
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+EXIT_FAILED, EXIT_USER, EXIT_INTERRUPTED = 1, 2, 130
+
+
+def recipe_command(command: Command) -> Command:
+    """The argument and options of every command that takes a recipe."""
+    decorators = [
+        click.argument("recipe", type=click.Path(path_type=Path)),
+        click.option("--out", type=click.Path(path_type=Path), help="Instead of output.dir."),
+        click.option("--set", "overrides", multiple=True, metavar="KEY.SUB=VALUE",
+                     help="Change the recipe; may be repeated."),
+        click.option("--workers", type=click.IntRange(1), help="Processes; default: the cores."),
+        click.option("--seed", type=int, help="Instead of the recipe's seed."),
+        click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
+        click.option("--quiet", is_flag=True, help="Print nothing but errors."),
+    ]  # fmt: skip
+    for decorator in reversed(decorators):
+        command = decorator(command)
+    return command
+
+
+class Session:
+    """What a recipe command works with."""
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        """Read the recipe and set up what is shown."""
+        from curate.engine.local import default_workers
+        from curate.recipe import load
+
+        overrides = list(options["overrides"])
+        if options["out"] is not None:
+            overrides.append(f"output.dir={json.dumps(str(options['out'].resolve()))}")
+        if options["seed"] is not None:
+            overrides.append(f"seed={options['seed']}")
+        self.workers: int = options["workers"] or default_workers()
+        self.as_json: bool = options["as_json"]
+        self.quiet: bool = options["quiet"]
+        self.observer: Observer
+        self.console: Console | None
+        self.observer, self.console = observer_for(self.quiet or self.as_json)
+        self.loaded: LoadedRecipe = load(options["recipe"], tuple(overrides))
+        for notice in self.loaded.notices:
+            self.observer.notice(notice)
+
+    def show(self, result: dict[str, Any], table: Callable[[], Any]) -> None:
+        """Print the result as the user asked."""
+        if self.as_json:
+            click.echo(json.dumps(result, indent=2, ensure_ascii=False))
+        elif self.console is not None:
+            self.console.print(table())
+
+
+def observer_for(silent: bool) -> tuple[Observer, Console | None]:
+    """What shows progress, and where results are printed; nothing of both if `silent`."""
+    from curate.observer import Observer
+
+    if silent:
+        return Observer(), None
+    from rich.console import Console
+
+    from curate.report.terminal import TerminalObserver
+
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    return TerminalObserver(console), console
+
+
+def with_session(command: Callable[[Session], Any]) -> Callable[..., Any]:
+    """Give a command a `Session` made of its options."""
+
+    @recipe_command
+    @wraps(command)
+    def run(**options: Any) -> Any:
+        return command(Session(options))
+
+    return run
+
+
+def print_rows(rows: list[dict[str, str]], as_json: bool) -> None:
+    """A table with the keys as headings, or the rows as JSON."""
+    if as_json:
+        click.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(show_lines=len(rows) > 1 and max(len(v) for r in rows for v in r.values()) > 40)
+    for heading in rows[0]:
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        table.add_row(*(value.replace("[", "\\[") for value in row.values()))
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
