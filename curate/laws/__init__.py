@@ -1,1 +1,95 @@
-"""Laws and regressors over run tables: how loss depends on the mixture, tokens and model size."""
+"""Laws and regressors over run tables: how loss depends on the mixture, tokens and model size.
+
+`LAWS` lists them. Adding one takes a file and a row here, and the contract test picks it up.
+"""
+
+from __future__ import annotations
+
+import difflib
+
+from curate.errors import FitError
+from curate.laws.additive import fit_additive
+from curate.laws.autoscale import fit_autoscale
+from curate.laws.base import FittedLaw, Law, RunTable
+from curate.laws.bimix import fit_bimix
+from curate.laws.bimix_mixed import fit_bimix_mixed
+from curate.laws.dummies import fit_mean, fit_own_share
+from curate.laws.exponential import fit_exponential
+from curate.laws.ridge import fit_ridge
+
+__all__ = ["DUMMIES", "LAWS", "FittedLaw", "Law", "RunTable", "find"]
+
+DUMMIES = ("mean", "own_share")
+"""Laws that the others must beat."""
+
+LAWS: dict[str, Law] = {
+    "bimix": Law(
+        name="bimix",
+        summary="own share and tokens: r^-alpha (b s^-beta + c)",
+        paper="BiMix, Ge et al. 2024, arXiv:2405.14908v4, Eq. 3",
+        needs="targets that are domains, two different positive shares of each",
+        fit=fit_bimix,
+    ),
+    "bimix_mixed": Law(
+        name="bimix_mixed",
+        summary="BiMix with the shares of all domains, summed",
+        paper="after BiMix Eq. 3 and Olmix, Chen et al. 2026, arXiv:2602.12237",
+        needs="runs; better with more of them than twice the domains",
+        fit=fit_bimix_mixed,
+    ),
+    "exponential": Law(
+        name="exponential",
+        summary="data mixing law: c + exp(t.w), with a prior on the slopes",
+        paper="Data Mixing Laws, Ye et al. 2024, arXiv:2403.16952, Eq. 7",
+        needs="runs; better with more of them than domains",
+        fit=fit_exponential,
+    ),
+    "additive": Law(
+        name="additive",
+        summary="E + 1 / sum C w^gamma + A/N^alpha + B/D^beta",
+        paper="Shukor et al. 2025, arXiv:2507.09404, additive law",
+        needs="runs; better with more of them than twice the domains",
+        fit=fit_additive,
+    ),
+    "autoscale": Law(
+        name="autoscale",
+        summary="a power law of the tokens of every domain, summed",
+        paper="AutoScale, Kang et al. 2024, arXiv:2407.20177",
+        needs="runs; better with more of them than three times the domains",
+        fit=fit_autoscale,
+    ),
+    "ridge": Law(
+        name="ridge",
+        summary="linear in the shares, penalty by cross-validation",
+        paper="RegMix, Liu et al. 2024, arXiv:2407.01492v2, App. E",
+        needs="runs",
+        fit=fit_ridge,
+    ),
+    "mean": Law(
+        name="mean",
+        summary="the mean loss, whatever the mixture: a dummy",
+        paper="no paper",
+        needs="runs",
+        fit=fit_mean,
+    ),
+    "own_share": Law(
+        name="own_share",
+        summary="the mean loss times a power of the own share: a dummy",
+        paper="no paper",
+        needs="runs",
+        fit=fit_own_share,
+    ),
+}
+
+
+def find(name: str) -> Law:
+    """The law of that name.
+
+    Raises:
+        FitError: There is none; says which there are.
+    """
+    if name not in LAWS:
+        near = difflib.get_close_matches(name, LAWS, 1)
+        hint = f" (did you mean '{near[0]}'?)" if near else ""
+        raise FitError(f"fit: no law '{name}'{hint}; there is: {', '.join(LAWS)}")
+    return LAWS[name]
