@@ -13,8 +13,10 @@ from curate.laws.autoscale import fit_autoscale
 from curate.laws.base import FittedLaw, Law, RunTable
 from curate.laws.bimix import fit_bimix
 from curate.laws.bimix_mixed import fit_bimix_mixed
+from curate.laws.boosted import fit_boosted, fit_boosted_regmix
 from curate.laws.dummies import fit_mean, fit_own_share
 from curate.laws.exponential import fit_exponential
+from curate.laws.gaussian import fit_gaussian
 from curate.laws.ridge import fit_ridge
 
 __all__ = ["DUMMIES", "LAWS", "FittedLaw", "Law", "RunTable", "find"]
@@ -64,6 +66,27 @@ LAWS: dict[str, Law] = {
         paper="RegMix, Liu et al. 2024, arXiv:2407.01492v2, App. E",
         needs="runs",
         fit=fit_ridge,
+    ),
+    "boosted": Law(
+        name="boosted",
+        summary="boosted trees (LightGBM) with small leaves",
+        paper="after RegMix, Liu et al. 2024, arXiv:2407.01492v2",
+        needs="LightGBM; runs, better with more than 100",
+        fit=fit_boosted,
+    ),
+    "boosted_regmix": Law(
+        name="boosted_regmix",
+        summary="boosted trees (LightGBM) with RegMix's settings",
+        paper="RegMix, Liu et al. 2024, arXiv:2407.01492v2",
+        needs="LightGBM; 40 rows, better with more than 250",
+        fit=fit_boosted_regmix,
+    ),
+    "gaussian": Law(
+        name="gaussian",
+        summary="a Gaussian process on square-root shares around the additive law",
+        paper="Rasmussen and Williams 2006, around arXiv:2507.09404",
+        needs="runs",
+        fit=fit_gaussian,
     ),
     "mean": Law(
         name="mean",
