@@ -9,6 +9,7 @@ import pytest
 
 from curate.cli import cli
 from curate.formats import FORMATS
+from curate.laws import LAWS
 from curate.mixture import METHODS
 from curate.recipe import Recipe, parse, schema
 from curate.recipe_text import ALIASES
@@ -29,7 +30,7 @@ def test_readme_names_no_command_that_is_not() -> None:
     assert set(re.findall(r"`curate ([a-z]+)", README)) <= set(cli.commands)
 
 
-@pytest.mark.parametrize("name", [*METHODS, *FORMATS, *READERS, *BACKENDS])
+@pytest.mark.parametrize("name", [*METHODS, *FORMATS, *LAWS, *READERS, *BACKENDS])
 def test_every_name_of_a_registry_is_in_the_readme(name: str) -> None:
     assert f"`{name}`" in README
 

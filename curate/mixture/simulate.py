@@ -55,5 +55,6 @@ def simulate(
     # The notebook's numbers come from this generator; a new-style one gives other draws.
     mixtures = np.random.RandomState(seed).dirichlet(prior, draws)
     order = np.argsort(score(mixtures), kind="stable")
-    mean: Array = mixtures[order[:best]].mean(axis=0)
-    return mean / mean.sum()
+    mean = mixtures[order[:best]].mean(axis=0)
+    shares: Array = mean / mean.sum()
+    return shares

@@ -1,0 +1,75 @@
+"""The commands that turn training runs into evidence for a mixture."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from curate import __version__
+from curate.cli.session import observer_for
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--laws", default="all", show_default=True, help="Names with commas, or all.")
+@click.option("--folds", default=5, show_default=True, help="Of the cross-validation by mixture.")
+@click.option("--targets", help="Losses to fit, names with commas; default: every one.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path(), help="Where fit.json goes.")
+@click.option("--workers", type=click.IntRange(1), help="Processes; default: the cores.")
+@click.option("--json", "as_json", is_flag=True, help="Print fit.json instead of a table.")
+@click.option("--quiet", is_flag=True, help="Print nothing but errors.")
+def fit(runs: tuple[Path, ...], laws: str, folds: int, **options: Any) -> None:
+    """Fit laws to a run table and compare them on mixtures they have not seen.
+
+    RUNS is a runs.csv, or two files: mixtures (ratios.csv) and losses (metrics.csv).
+    """
+    from curate.engine.local import default_workers
+    from curate.laws import LAWS
+    from curate.laws.crossval import cross_validate
+    from curate.laws.tables import read_runs
+    from curate.storage import hash_file, write_json
+
+    observer, console = observer_for(options["quiet"] or options["as_json"])
+    targets = options["targets"].split(",") if options["targets"] else None
+    table, notices = read_runs(runs, targets)
+    for notice in notices:
+        observer.notice(notice)
+    names = list(LAWS) if laws == "all" else laws.split(",")
+    found = cross_validate(table, names, folds, options["workers"] or default_workers())
+    result = {
+        "schema": 1,
+        "curate_version": __version__,
+        "inputs": {str(path): hash_file(path) for path in runs},
+        "notices": list(notices),
+        "table": {
+            "rows": len(table.runs),
+            "runs": len(set(table.runs)),
+            "domains": list(table.domains),
+            "targets": list(table.targets),
+        },
+        **found.to_json(),
+    }
+    options["out"].mkdir(parents=True, exist_ok=True)
+    write_json(options["out"] / "fit.json", result)
+    if options["as_json"]:
+        click.echo(json.dumps(result, indent=2, ensure_ascii=False))
+    elif console is not None:
+        from curate.report.laws import law_table, problems
+
+        for problem in problems(result):
+            observer.notice(f"left out: {problem}")
+        console.print(law_table(result))
+        console.print(_noise_line(result["seed_noise"]), highlight=False)
+
+
+def _noise_line(noise: dict[str, Any]) -> str:
+    if not noise["groups"]:
+        return "no mixture was run twice, so seed noise is unknown; = : ties by paired errors alone"
+    spread = noise["relative_of_mean"]
+    return (
+        f"seed noise, {noise['groups']} mixtures run more than once: {spread * 100:.3f} % of the "
+        "mean loss; = : cannot be told from the best"
+    )

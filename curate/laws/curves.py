@@ -1,0 +1,89 @@
+"""The loss curve of a single run, and where it goes: a power law of tokens plus a constant.
+
+BiMix at a fixed mixture. Curves of different runs tell nothing to each other here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import least_squares
+
+from curate.errors import FitError
+from curate.laws.base import Array
+
+LEAST_POINTS = 4
+BETA_STARTS = (0.2, 0.6, 1.2)
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """loss = amplitude * (tokens / tokens_unit)^-beta + level; all non-negative."""
+
+    amplitude: float
+    beta: float
+    level: float
+    tokens_unit: float
+
+    def predict(self, tokens: Array) -> Array:
+        """Losses at these tokens."""
+        fall: Array = (tokens / self.tokens_unit) ** -self.beta
+        return self.amplitude * fall + self.level
+
+
+def fit_curve(tokens: Array, losses: Array) -> Curve:
+    """Fit by Trust Region Reflective to the log losses.
+
+    Args:
+        tokens: shape (points,), positive, at least four different values.
+        losses: shape (points,), positive.
+
+    Returns:
+        The curve.
+
+    Raises:
+        FitError: There are fewer than four different token counts.
+
+    Example:
+        >>> tokens = np.array([1.0, 2.0, 4.0, 8.0, 16.0])
+        >>> curve = fit_curve(tokens, 2 + tokens**-0.5)
+        >>> round(curve.beta, 6), round(curve.level, 6)
+        (0.5, 2.0)
+
+    References:
+        Ge et al. 2024, "BiMix", arXiv:2405.14908v4, Eq. 4 and Table 1.
+    """
+    points = len(np.unique(tokens))
+    if points < LEAST_POINTS:
+        raise FitError(
+            f"curve: {points} different token counts; three numbers and a check need at least "
+            f"{LEAST_POINTS}: evaluate the run more often"
+        )
+    unit = float(np.exp(np.log(tokens).mean()))
+    progress, observed = np.log(tokens / unit), np.log(losses)
+
+    def residuals(theta: Array) -> Array:
+        curve = theta[0] * np.exp(-theta[1] * progress) + theta[2]
+        found: Array = np.log(np.maximum(curve, 1e-300)) - observed
+        return found
+
+    def jacobian(theta: Array) -> Array:
+        fall = np.exp(-theta[1] * progress)
+        curve = np.maximum(theta[0] * fall + theta[2], 1e-300)
+        columns = np.stack([fall, -theta[0] * progress * fall, np.ones_like(fall)], axis=1)
+        found: Array = columns / curve[:, None]
+        return found
+
+    scale = float(losses.min())
+    best = None
+    for beta in BETA_STARTS:
+        found = least_squares(
+            residuals, np.array([0.2 * scale, beta, 0.8 * scale]), jac=jacobian, x_scale="jac",
+            bounds=(0.0, np.inf), method="trf", xtol=1e-12, ftol=1e-12, gtol=1e-12, max_nfev=500,
+        )  # fmt: skip
+        if best is None or found.cost < best.cost:
+            best = found
+    assert best is not None
+    amplitude, exponent, level = (float(value) for value in best.x)
+    return Curve(amplitude, exponent, level, unit)

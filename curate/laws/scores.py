@@ -1,0 +1,143 @@
+"""How well predicted losses agree with observed ones: error, R2, rank correlation, seed noise.
+
+Pure functions of arrays. Which rows are predicted from which is `crossval`'s business.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curate.laws.base import Array, RunTable
+
+LEAST_RANKED = 3
+"""Runs below which a rank correlation says nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Agreement over a set of rows, by target and in all; NaN where it is not defined."""
+
+    relative_error: Array
+    """shape (targets,), mean of |predicted - observed| / observed."""
+    r2: Array
+    """shape (targets,), of log losses, about their mean at the same tokens and model size."""
+    r2_all: Array
+    """shape (targets,), of log losses, about the mean of all rows; progress counts as explained."""
+    spearman: Array
+    """shape (targets,), rank correlation over the last checkpoints, a mean over model sizes."""
+    spearman_of_mean: float
+    """The same for the mean of all targets' losses."""
+
+
+def score(table: RunTable, predicted: Array) -> Scores:
+    """Compare predicted losses, shape (rows, targets), with those of the table."""
+    place = checkpoints(table)
+    logs, fitted = np.log(table.losses), np.log(np.maximum(predicted, 1e-300))
+    means = np.stack([logs[place == point].mean(axis=0) for point in range(place.max() + 1)])
+    shared = np.bincount(place)[place] > 1
+    last = last_checkpoints(table, place)
+    both = [(table.losses[:, t], predicted[:, t]) for t in range(table.losses.shape[1])]
+    return Scores(
+        relative_error=np.abs(predicted / table.losses - 1).mean(axis=0),
+        r2=_r2(logs[shared], fitted[shared], means[place][shared]),
+        r2_all=_r2(logs, fitted, logs.mean(axis=0)),
+        spearman=np.array([_spearman_by(last, *pair) for pair in both]),
+        spearman_of_mean=_spearman_by(last, table.losses.mean(axis=1), predicted.mean(axis=1)),
+    )
+
+
+def checkpoints(table: RunTable) -> NDArray[np.int64]:
+    """Shape (rows,), a number for each combination of tokens and parameters."""
+    values = np.nan_to_num(np.stack([table.tokens, table.params], axis=1))
+    _, place = np.unique(values, axis=0, return_inverse=True)
+    return np.asarray(place, np.int64).reshape(-1)
+
+
+def last_checkpoints(table: RunTable, place: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Rows of each model size at the most tokens that at least three runs have reached."""
+    tokens, params = np.nan_to_num(table.tokens), np.nan_to_num(table.params)
+    found = []
+    for size in np.unique(params):
+        groups = [np.flatnonzero(place == point) for point in np.unique(place[params == size])]
+        groups = [rows for rows in groups if len(rows) >= LEAST_RANKED]
+        if groups:
+            found.append(max(groups, key=lambda rows: tokens[rows[0]]))
+    return found
+
+
+def spearman(first: Array, second: Array) -> float:
+    """Rank correlation with ties given their mean rank; NaN where one side is constant.
+
+    Example:
+        >>> round(spearman(np.array([1.0, 2.0, 3.0]), np.array([1.0, 3.0, 2.0])), 12)
+        0.5
+    """
+    ranks = [_ranks(values) for values in (first, second)]
+    off = [rank - rank.mean() for rank in ranks]
+    scale = math.sqrt(float(off[0] @ off[0]) * float(off[1] @ off[1]))
+    return float(off[0] @ off[1]) / scale if scale > 0 else math.nan
+
+
+def _ranks(values: Array) -> Array:
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    ranks: Array = (last - (counts - 1) / 2)[place]
+    return ranks
+
+
+def _spearman_by(groups: list[NDArray[np.int64]], observed: Array, predicted: Array) -> float:
+    """Mean over groups of rows, by their number of rows; groups where it is undefined count 0."""
+    if not groups:
+        return math.nan
+    found = [spearman(observed[rows], predicted[rows]) for rows in groups]
+    sizes = [len(rows) for rows in groups]
+    if all(math.isnan(value) for value in found):
+        return math.nan
+    return float(np.average(np.nan_to_num(found), weights=sizes))
+
+
+def _r2(observed: Array, predicted: Array, means: Array) -> Array:
+    total = ((observed - means) ** 2).sum(axis=0)
+    left = ((observed - predicted) ** 2).sum(axis=0)
+    # Rounding leaves a little variance in equal rows, which a ratio must not take for signal.
+    defined = total > 1e-20 * max(len(observed), 1)
+    return np.where(defined, 1 - left / np.where(defined, total, 1), np.nan)
+
+
+@dataclass(frozen=True, slots=True)
+class SeedNoise:
+    """How far runs of the same mixture, tokens and model size lie apart."""
+
+    groups: int
+    """Combinations that at least two runs share; with 0 of them nothing is known."""
+    runs: int
+    relative: Array
+    """shape (targets,), standard deviation of log losses between such runs; NaN if unknown."""
+    relative_of_mean: float
+    """The same for the mean of all targets."""
+
+
+def seed_noise(table: RunTable) -> SeedNoise:
+    """Spread between repeats, pooled over groups: sqrt(sum of squares / sum of (repeats - 1))."""
+    keys = np.concatenate(
+        [np.round(table.weights, 9), np.nan_to_num(table.tokens)[:, None],
+         np.nan_to_num(table.params)[:, None]], axis=1,
+    )  # fmt: skip
+    _, place = np.unique(keys, axis=0, return_inverse=True)
+    place = np.asarray(place).reshape(-1)
+    logs = np.log(np.concatenate([table.losses, table.losses.mean(axis=1)[:, None]], axis=1))
+    squares, freedom, groups, runs = np.zeros(logs.shape[1]), 0, 0, set()
+    for point in np.flatnonzero(np.bincount(place) > 1):
+        rows = np.flatnonzero(place == point)
+        names = {table.runs[row] for row in rows}
+        if len(names) < 2:
+            continue
+        squares += ((logs[rows] - logs[rows].mean(axis=0)) ** 2).sum(axis=0)
+        freedom, groups = freedom + len(rows) - 1, groups + 1
+        runs |= names
+    spread = np.sqrt(squares / freedom) if freedom else np.full(logs.shape[1], math.nan)
+    return SeedNoise(groups, len(runs), spread[:-1], float(spread[-1]))
