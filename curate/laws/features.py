@@ -44,8 +44,9 @@ def progress_of(table: RunTable) -> Progress:
 def run_folds(table: RunTable, folds: int, seed: int = 0) -> list[NDArray[np.bool_]]:
     """Rows held out in each fold, all checkpoints of a run, and of the same mixture, in one.
 
-    Mixtures are shuffled by a seeded permutation that does not depend on the rows' order. Runs of
-    one mixture at several seeds or model sizes stay together, or a fold would be told the answer.
+    Mixtures are shuffled by a seeded permutation that depends neither on the order of rows nor on
+    that of domains. Runs of one mixture at several seeds or model sizes stay together, or a fold
+    would be told the answer.
 
     Args:
         table: The runs.
@@ -55,7 +56,8 @@ def run_folds(table: RunTable, folds: int, seed: int = 0) -> list[NDArray[np.boo
     Returns:
         Shape (rows,) for each fold; empty where all runs have one mixture.
     """
-    rounded = np.round(table.weights, 9)
+    by_name = np.argsort(np.array(table.domains), kind="stable")
+    rounded = np.round(table.weights[:, by_name], 9)
     mixtures, inverse = np.unique(rounded, axis=0, return_inverse=True)
     place = np.asarray(inverse).reshape(-1)
     # A run whose mixture changes on the way ties its mixtures together.

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from curate.laws.base import Array, RunTable
 
+LEAST_PREDICTED = 0.1
+"""Of the smallest observed loss; predictions below it count as it in R2."""
 LEAST_RANKED = 3
 """Runs below which a rank correlation says nothing."""
 
@@ -36,7 +38,10 @@ class Scores:
 def score(table: RunTable, predicted: Array) -> Scores:
     """Compare predicted losses, shape (rows, targets), with those of the table."""
     place = checkpoints(table)
-    logs, fitted = np.log(table.losses), np.log(np.maximum(predicted, 1e-300))
+    # A linear law may predict a loss below zero; its logarithm counts as that of a tenth of the
+    # smallest loss seen, wrong enough, or one row would be all that R2 shows.
+    floor = LEAST_PREDICTED * table.losses.min(axis=0)
+    logs, fitted = np.log(table.losses), np.log(np.maximum(predicted, floor))
     means = np.stack([logs[place == point].mean(axis=0) for point in range(place.max() + 1)])
     shared = np.bincount(place)[place] > 1
     last = last_checkpoints(table, place)

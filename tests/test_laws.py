@@ -1,0 +1,351 @@
+"""One contract for every law, and planted truths for those whose form allows it."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from law_tables import DOMAINS, mixtures, table_of
+
+from curate.errors import FitError
+from curate.laws import DUMMIES, LAWS, find
+from curate.laws.additive import FittedAdditive
+from curate.laws.autoscale import FittedAutoscale
+from curate.laws.base import Array, FittedLaw, RunTable
+from curate.laws.bimix import Coefficients, FittedBimix, fit_bimix
+from curate.laws.bimix_mixed import FittedBimixMixed
+from curate.laws.boosted import fit_boosted_regmix
+from curate.laws.curves import fit_curve
+from curate.laws.exponential import FittedExponential
+from curate.laws.gaussian import fit_process, negative_log_likelihood
+from curate.laws.horizon import Horizon
+from curate.laws.ridge import fit_ridge
+
+TOKENS = (1e9, 2e9, 4e9, 8e9)
+NAN = float("nan")
+
+
+@pytest.fixture(scope="module")
+def table() -> RunTable:
+    return table_of(mixtures(60, 4, 1), TOKENS[:2], noise=0.001)
+
+
+@pytest.fixture(scope="module")
+def fitted(table: RunTable) -> dict[str, FittedLaw]:
+    return {name: law.fit(table) for name, law in LAWS.items()}
+
+
+def permuted(table: RunTable, order: list[int]) -> RunTable:
+    names = tuple(table.domains[i] for i in order)
+    return replace(table, domains=names, weights=table.weights[:, order])
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_predictions_are_losses_of_the_right_shape(
+    name: str, table: RunTable, fitted: dict[str, FittedLaw]
+) -> None:
+    assert LAWS[name].name == name
+    found = fitted[name].predict(table.weights, table.tokens, table.params)
+    assert found.shape == table.losses.shape
+    assert np.isfinite(found).all() and (found > 0).all()
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_unseen_mixtures_are_predicted_better_than_by_the_mean(
+    name: str, fitted: dict[str, FittedLaw]
+) -> None:
+    unseen = table_of(mixtures(40, 4, 2), TOKENS[:2])
+    found = fitted[name].predict(unseen.weights, unseen.tokens, unseen.params)
+    error = np.abs(found / unseen.losses - 1).mean()
+    bars = {"additive": 0.003, "gaussian": 0.003, "exponential": 0.01, "boosted": 0.02}
+    if name == "mean":
+        assert error > 0.05  # the dummy fails every bar
+    else:
+        assert error < bars.get(name, 0.035)
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_a_law_is_a_function_of_its_table(
+    name: str, table: RunTable, fitted: dict[str, FittedLaw]
+) -> None:
+    again = LAWS[name].fit(table)
+    arguments = (table.weights[:9], table.tokens[:9], table.params[:9])
+    assert np.array_equal(again.predict(*arguments), fitted[name].predict(*arguments))
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_permuting_domains_changes_no_prediction(
+    name: str, table: RunTable, fitted: dict[str, FittedLaw]
+) -> None:
+    order = [2, 0, 3, 1]
+    other = LAWS[name].fit(permuted(table, order))
+    weights = mixtures(20, 4, 3)
+    tokens, params = np.full(20, 2e9), np.full(20, NAN)
+    assert other.predict(weights[:, order], tokens, params) == pytest.approx(
+        fitted[name].predict(weights, tokens, params), rel=2e-4
+    )
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_gradient_is_the_derivative(name: str, fitted: dict[str, FittedLaw]) -> None:
+    weights = mixtures(6, 4, 4, least=0.05)
+    tokens, params = np.full(6, 1.5e9), np.full(6, NAN)
+    slopes = fitted[name].gradient(weights, tokens, params)
+    if slopes is None:
+        assert name.startswith("boosted")
+        return
+    assert slopes.shape == (6, 4, 4)
+    for domain in range(4):
+        up, down = weights.copy(), weights.copy()
+        up[:, domain] += 1e-5
+        down[:, domain] -= 1e-5
+        rise = fitted[name].predict(up, tokens, params) - fitted[name].predict(down, tokens, params)
+        assert slopes[:, :, domain] == pytest.approx(rise / 2e-5, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_zero_weights_have_finite_losses_and_slopes(name: str, table: RunTable) -> None:
+    weights = table.weights.copy()
+    weights[:20, 1] = 0
+    weights /= weights.sum(axis=1, keepdims=True)
+    fitted = LAWS[name].fit(replace(table, weights=weights))
+    corner = np.eye(4)
+    tokens, params = np.full(4, 2e9), np.full(4, NAN)
+    found = fitted.predict(corner, tokens, params)
+    assert np.isfinite(found).all()
+    slopes = fitted.gradient(corner, tokens, params)
+    assert slopes is None or np.isfinite(slopes).all()
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_a_domain_never_sampled_is_predicted_or_named(name: str, table: RunTable) -> None:
+    weights = table.weights.copy()
+    weights[:, 2] = 0
+    weights /= weights.sum(axis=1, keepdims=True)
+    never = replace(table, weights=weights)
+    if name == "bimix":
+        with pytest.raises(FitError, match="'talk' was never sampled.*at least two"):
+            LAWS[name].fit(never)
+        return
+    found = LAWS[name].fit(never).predict(weights, table.tokens, table.params)
+    assert np.abs(found / table.losses - 1).mean() < 0.08
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_fewer_runs_than_parameters(name: str) -> None:
+    few = table_of(mixtures(4, 4, 5))
+    if name == "boosted_regmix":
+        with pytest.raises(FitError, match="4 rows.*at least 40.*--laws boosted"):
+            fit_boosted_regmix(few)
+        return
+    found = LAWS[name].fit(few).predict(few.weights, few.tokens, few.params)
+    assert np.abs(found / few.losses - 1).mean() < 0.1
+    other = mixtures(20, 4, 6)
+    away = LAWS[name].fit(few).predict(other, np.full(20, NAN), np.full(20, NAN))
+    assert np.isfinite(away).all() and away.max() < 3 * few.losses.max()
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_identical_mixtures(name: str) -> None:
+    same = table_of(np.repeat(mixtures(1, 4, 7), 50, axis=0), noise=0.01)
+    if name == "bimix":
+        with pytest.raises(FitError, match="'wiki' has the same share in every run"):
+            LAWS[name].fit(same)
+        return
+    found = LAWS[name].fit(same).predict(same.weights, same.tokens, same.params)
+    assert found == pytest.approx(np.repeat([same.losses.mean(axis=0)], 50, axis=0), rel=0.01)
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_one_checkpoint_without_tokens_or_sizes(name: str) -> None:
+    single = table_of(mixtures(60, 4, 8))
+    found = LAWS[name].fit(single).predict(single.weights, single.tokens, single.params)
+    error = np.abs(found / single.losses - 1).mean()
+    assert error > 0.03 if name == "mean" else error < 0.04
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_tokens_and_model_sizes_together(name: str) -> None:
+    rich = table_of(mixtures(25, 4, 9), TOKENS, (1e8, 1e9))
+    found = LAWS[name].fit(rich).predict(rich.weights, rich.tokens, rich.params)
+    error = np.abs(found / rich.losses - 1).mean()
+    assert error > 0.03 if name == "mean" else error < 0.04
+
+
+def test_dummies_and_names() -> None:
+    assert set(DUMMIES) <= set(LAWS)
+    with pytest.raises(FitError, match="no law 'aditive'.*did you mean 'additive'.*gaussian"):
+        find("aditive")
+
+
+# Truths of a law's own form.
+
+HORIZON = Horizon(2.0e9, 3.0e8)
+TERMS = np.log(np.array([[0.3, 0.4, 0.5, 0.3], [0.4, 0.3, 0.2, 0.5]]))
+BETWEEN = np.random.default_rng(10).uniform(0, 1, (2, 4))
+
+PLANTED: dict[str, FittedLaw] = {
+    "exponential": FittedExponential(
+        np.array([1.5, 2.0]), np.array([0.1, -0.3]), 2 * BETWEEN - 1.5, HORIZON, TERMS
+    ),
+    "additive": FittedAdditive(
+        np.array([1.5, 2.0]), 0.2 + BETWEEN, 0.3 + 0.4 * BETWEEN[::-1], HORIZON, TERMS
+    ),
+    "autoscale": FittedAutoscale(
+        np.array([1.0, 1.4]), 0.2 + 0.4 * BETWEEN, 0.05 + 0.2 * BETWEEN[::-1], 0.3 + BETWEEN,
+        2.0e9, Horizon(NAN, 3.0e8), TERMS[:, 2:],
+    ),
+    "bimix_mixed": FittedBimixMixed(
+        0.3 + BETWEEN, 0.02 + 0.2 * BETWEEN[::-1], HORIZON, TERMS
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_a_planted_law_is_recovered(name: str) -> None:
+    """Not its coefficients, which trade off, but what it says of other mixtures and tokens."""
+    base = table_of(mixtures(40, 4, 11, 0.005), TOKENS, (1e8, 3e8, 1e9))
+    losses = PLANTED[name].predict(base.weights, base.tokens, base.params)
+    table = replace(base, targets=("a", "b"), losses=losses)
+    found = LAWS[name].fit(table)
+    weights = mixtures(50, 4, 12, 0.005)
+    tokens, params = np.full(50, 1.6e10), np.full(50, 5e8)
+    truth = PLANTED[name].predict(weights, tokens, params)
+    error = np.abs(found.predict(weights, tokens, params) / truth - 1)
+    assert error.max() < 2e-3
+    dummy = LAWS["own_share"].fit(table).predict(weights, tokens, params)
+    assert np.abs(dummy / truth - 1).max() > 0.05
+
+
+SHARES = Path(__file__).parent / "data" / "bimix_slimpajama.csv"
+ALPHA = np.array([0.056, 0.020, 0.020, 0.069, 0.021, 0.048, 0.091])
+SCALE = np.array([1.594, 2.998, 3.143, 0.991, 2.995, 1.743, 1.901])
+FALL = np.array([0.724, 0.682, 0.708, 1.639, 0.815, 1.022, 1.471])
+BETA = np.array([0.859, 1.053, 1.084, 1.162, 1.119, 1.095, 1.164])
+
+
+def slimpajama(noise: float) -> RunTable:
+    """Four entropy mixtures at 20 token counts, losses by the law with plausible coefficients."""
+    with SHARES.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    names = tuple(row["domain"] for row in rows)
+    mixture = np.array([[float(row[key]) for row in rows] for key in ("SE", "CE", "JE", "VNE")])
+    mixture /= mixture.sum(axis=1, keepdims=True)
+    weights = np.repeat(mixture, 20, axis=0)
+    tokens = np.tile(np.arange(1, 21) * 5.24, 4)
+    losses = SCALE * weights**-ALPHA * (FALL * tokens[:, None] ** -BETA + 1)
+    losses *= np.exp(noise * np.random.default_rng(13).standard_normal(losses.shape))
+    runs = tuple(np.repeat(["SE", "CE", "JE", "VNE"], 20).tolist())
+    return RunTable(names, names, runs, weights, tokens, np.full(80, NAN), losses)
+
+
+@pytest.mark.parametrize(("noise", "close"), [(0.0, 1e-5), (5e-4, 0.1)])
+def test_bimix_coefficients_from_the_four_entropy_mixtures(noise: float, close: float) -> None:
+    found = fit_bimix(slimpajama(noise))
+    assert found.targets[0] == "ArXiv"
+    size = found.size(NAN)
+    assert size.alpha == pytest.approx(ALPHA, rel=close)
+    assert size.level == pytest.approx(SCALE, rel=close / 10)
+    assert size.beta == pytest.approx(BETA, rel=close)
+    amplitude = SCALE * FALL * found.tokens_unit**-BETA
+    assert size.amplitude == pytest.approx(amplitude, rel=close)
+    # K_i = A_i (B_i / s^beta_i + C_i), what an optimiser needs
+    scale = SCALE * (FALL * 20.0**-BETA + 1)
+    assert found.scale(20.0, NAN) == pytest.approx(scale, rel=close / 10)
+
+
+def test_bimix_share_below_the_smallest_is_read_as_that() -> None:
+    coefficients = Coefficients(*(np.array([v]) for v in (0.5, 1.0, 1.0, 2.0, 0.01)))
+    law = FittedBimix(("a",), (0,), 1.0, np.array([NAN]), (coefficients,))
+    weights = np.array([[0.0, 1.0], [0.01, 0.99], [0.04, 0.96]])
+    losses = law.predict(weights, np.full(3, 2.0), np.full(3, NAN))
+    assert losses[:, 0] == pytest.approx([25.0, 25.0, 12.5])  # 0.1^-1 (1/2 + 2), 0.2^-1 (…)
+
+
+def test_bimix_knows_no_other_model_size_and_no_other_target() -> None:
+    table = table_of(mixtures(10, 3, 14), TOKENS, (1e8, 1e9))
+    found = fit_bimix(table)
+    with pytest.raises(FitError, match=r"5e\+08 parameters were not among the runs \(1e\+08, 1e"):
+        found.predict(table.weights[:1], np.array([1e9]), np.array([5e8]))
+    with pytest.raises(FitError, match="'other' is not a training domain.*--targets.*bimix_mixed"):
+        fit_bimix(replace(table, targets=("wiki", "other", "talk")))
+
+
+def test_bimix_with_two_token_counts_holds_beta() -> None:
+    found = fit_bimix(table_of(mixtures(10, 3, 14), TOKENS[:2]))
+    assert found.size(NAN).beta == pytest.approx([0.5, 0.5, 0.5])
+
+
+def test_rare_domain_does_not_explode() -> None:
+    """Slopes of a domain seen up to 1 % stay such that a fifth of it is not absurd."""
+    weights = mixtures(30, 4, 15)
+    weights[:, 3] *= 0.02
+    weights /= weights.sum(axis=1, keepdims=True)
+    table = table_of(weights, noise=0.01)
+    law = LAWS["exponential"].fit(table)
+    far = np.array([[0.25, 0.25, 0.25, 0.25]])
+    found = law.predict(far, np.array([NAN]), np.array([NAN]))
+    assert (found < 3 * table.losses.max()).all() and (found > 0.3 * table.losses.min()).all()
+
+
+def test_curve_of_a_run_extrapolates_within_half_a_percent() -> None:
+    tokens = np.arange(1, 21) * 5.24e9
+    losses = 2.4 + 0.9 * (tokens / 1e9) ** -0.6
+    noisy = losses * np.exp(0.001 * np.random.default_rng(16).standard_normal(20))
+    curve = fit_curve(tokens[:-4], noisy[:-4])
+    assert curve.predict(tokens[-4:]) == pytest.approx(losses[-4:], rel=0.005)
+    with pytest.raises(FitError, match="3 different token counts.*at least 4"):
+        fit_curve(tokens[:3], losses[:3])
+
+
+def test_marginal_likelihood_of_two_points_by_hand_and_its_gradient() -> None:
+    """K = [[1, .83], [.83, 1]] + .01 I at distance .5; checked against the density itself."""
+    theta = np.log(np.array([1.0, 1.0, 0.1]))
+    features, residuals = np.array([[0.0], [0.5]]), np.array([0.3, -0.1])
+    d = np.sqrt(5) * 0.5
+    off = (1 + d + d * d / 3) * np.exp(-d)
+    determinant = 1.01**2 - off**2
+    square = (1.01 * (0.09 + 0.01) - 2 * off * 0.3 * -0.1) / determinant
+    expected = 0.5 * square + 0.5 * np.log(determinant) + np.log(2 * np.pi)
+    group = np.array([0])
+    assert negative_log_likelihood(theta, features, residuals, group)[0] == pytest.approx(expected)
+    rng = np.random.default_rng(17)
+    features, residuals = rng.random((12, 3)), rng.normal(0, 0.1, 12)
+    group, theta = np.array([0, 0, 1]), np.array([-1.0, 0.2, -0.4, -2.0])
+    _, slope = negative_log_likelihood(theta, features, residuals, group)
+    for at in range(4):
+        step = np.eye(4)[at] * 1e-5
+        up = negative_log_likelihood(theta + step, features, residuals, group)[0]
+        down = negative_log_likelihood(theta - step, features, residuals, group)[0]
+        assert slope[at] == pytest.approx((up - down) / 2e-5, rel=1e-5)
+
+
+def test_gaussian_doubts_more_far_from_the_runs() -> None:
+    table = table_of(mixtures(30, 3, 18, 0.2), noise=0.002)
+    law = fit_process(table, by_domain=True)
+    weights = np.array([[0.34, 0.33, 0.33], [1.0, 0.0, 0.0]])
+    doubt: Array = law.deviation(weights, np.full(2, NAN), np.full(2, NAN))
+    assert doubt.shape == (2, 3) and (doubt[1] > doubt[0]).all()
+
+
+def test_ridge_takes_a_small_penalty_for_a_linear_truth() -> None:
+    weights = mixtures(50, 4, 19)
+    losses = 3 + weights @ np.array([[1.0, 0.2], [-1.0, 0.1], [0.5, -0.2], [0.0, 0.4]])
+    table = replace(table_of(weights), targets=("a", "b"), losses=losses)
+    law = fit_ridge(table)
+    assert law.penalty == 1e-3
+    assert law.predict(weights, table.tokens, table.params) == pytest.approx(losses, rel=1e-3)
+    worse: Callable[..., Array] = LAWS["mean"].fit(table).predict
+    assert np.abs(worse(weights, table.tokens, table.params) / losses - 1).max() > 0.05
+
+
+def test_tables_must_fit_together() -> None:
+    table = table_of(mixtures(5, 4, 20))
+    with pytest.raises(ValueError, match=r"weights: expected shape \(5, 4\), got \(5, 3\)"):
+        replace(table, weights=table.weights[:, :3])
+    assert table.take(np.array([1, 3])).runs == (table.runs[1], table.runs[3])
+    assert table.domains == DOMAINS
