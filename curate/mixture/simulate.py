@@ -37,10 +37,11 @@ def simulate(
         ValueError: A concentration is not positive and finite, or `best` is not in [1, draws].
 
     Example:
-        With the second domain's share as the score, nothing of it is left.
+        The best draws lie around the second domain's best share.
 
-        >>> [round(float(share), 3) for share in simulate(lambda w: w[:, 1], np.ones(2), 1000, 1)]
-        [0.999, 0.001]
+        >>> found = simulate(lambda w: abs(w[:, 1] - 0.25), np.ones(2), 1000, 10)
+        >>> [round(float(share), 3) for share in found]
+        [0.751, 0.249]
 
     References:
         Liu et al. 2024, "RegMix", arXiv:2407.01492v2, Section 3, and its released notebook.
