@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.engine.local import map_tasks, workers_share_memory
+from curate.engine.local import ahead, map_tasks, workers_share_memory
 from curate.errors import InputError, RecipeError, TokenizerError
 from curate.observer import Observer
 from curate.recipe import DomainRecipe, LoadedRecipe
@@ -34,11 +34,13 @@ from curate.tokens import tokenizer as tokenizers
 from curate.tokens import train
 from curate.tokens.backends import (
     BACKENDS,
+    Answers,
     BackendRefused,
     Choice,
     first_choice,
+    judge,
+    reference_answers,
     reference_choice,
-    self_test,
 )
 from curate.tokens.domain_counts import CountRequest, domain_counts
 from curate.tokens.pipeline import PROGRESS, Job, Tokenised, keys_of, plan_tasks, tokenise
@@ -203,30 +205,34 @@ def _fill(  # noqa: PLR0913 - one stage, all of whose inputs are its own
         observer.advance(counters)
 
     def attempt(choice: Choice) -> Tokenised:
-        encoder = BACKENDS[choice.name](tokenizer)
-        job = Job(
-            tokenizer=tokenizer,
-            backend=choice,
-            encoder=encoder if workers_share_memory() else None,
-            store=store.directory,
-            spill=spill / choice.name,
-            domains=tuple(names),
-            tasks=tasks,
-            present=present,
-            count_memory_bytes=recipe.counting.memory_mb << 20,
-            stop_on_bad_record=recipe.on_bad_record == "error",
-        )
-
-        def test() -> None:
+        def ask_reference() -> Answers:
             sample = sample_documents([task.items[0].plan for task in tasks])
-            verdict = self_test(tokenizer, choice.name, encoder, sample, memory_dir())
-            for notice in verdict.notices:
-                observer.notice(notice)
-            if verdict.problem is not None:
-                raise BackendRefused(verdict.problem)
+            return reference_answers(tokenizer, choice.name, sample, memory_dir())
 
-        observer.begin("tokenise", names, totals)
-        return tokenise(job, workers, progress, test)
+        with ahead(ask_reference) as answers:  # while the backend is loaded
+            encoder = BACKENDS[choice.name](tokenizer)
+
+            def test() -> None:
+                verdict = judge(tokenizer, choice.name, encoder, answers(), memory_dir())
+                for notice in verdict.notices:
+                    observer.notice(notice)
+                if verdict.problem is not None:
+                    raise BackendRefused(verdict.problem)
+
+            job = Job(
+                tokenizer=tokenizer,
+                backend=choice,
+                encoder=encoder if workers_share_memory() else None,
+                store=store.directory,
+                spill=spill / choice.name,
+                domains=tuple(names),
+                tasks=tasks,
+                present=present,
+                count_memory_bytes=recipe.counting.memory_mb << 20,
+                stop_on_bad_record=recipe.on_bad_record == "error",
+            )
+            observer.begin("tokenise", names, totals)
+            return tokenise(job, workers, progress, test)
 
     choice = first_choice(recipe.tokenizer.backend)
     if choice.notice:
@@ -259,7 +265,7 @@ def sample_documents(plans: Sequence[FilePlan]) -> list[str]:
     reader = SegmentReader()
     for plan in chosen:
         taken = 0
-        for block in reader.read(plan.segment(0)):
+        for block in reader.read(plan.beginning(4 * room)):
             for text in block.texts:
                 piece = text[: room - taken]
                 sample.append(piece)

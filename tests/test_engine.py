@@ -1,5 +1,6 @@
 """Worker processes: results in order, faults as they were, and nothing left behind."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -10,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from curate import errors
-from curate.engine.local import context, default_workers, map_tasks, run_workers
-from curate.errors import CurateError, EngineError
+from curate.engine.local import ahead, context, default_workers, map_tasks, run_workers
+from curate.errors import CurateError, EngineError, InputError
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="the tasks here are closures, which only a fork takes along"
@@ -248,3 +249,21 @@ def test_default_workers_are_the_cores_this_process_may_use():
     finally:
         os.sched_setaffinity(0, allowed)
     assert default_workers() == len(allowed)
+
+
+def test_work_begun_ahead_gives_its_result_or_its_error() -> None:
+    with ahead(lambda: list(range(3))) as result:
+        assert result() == result() == [0, 1, 2]
+
+    def fail() -> int:
+        raise InputError("x.txt: absent")
+
+    with ahead(fail) as result, pytest.raises(InputError, match=r"x\.txt: absent"):
+        result()
+
+
+def test_work_begun_ahead_ends_with_its_context() -> None:
+    before = set(multiprocessing.active_children())
+    with ahead(lambda: time.sleep(600)):
+        assert set(multiprocessing.active_children()) - before
+    assert set(multiprocessing.active_children()) == before

@@ -26,9 +26,10 @@ from curate.tokens.backends import (
     Verdict,
     first_choice,
     installed,
+    judge,
     probes,
+    reference_answers,
     reference_choice,
-    self_test,
 )
 from curate.tokens.tokenizer import Tokenizer, from_json, load, load_hub, save
 
@@ -467,6 +468,11 @@ SAMPLE = ["the river city", "no hello"]
 def short_probes(monkeypatch):
     """The odd inputs without the two long ones, which take the reference a second."""
     monkeypatch.setattr(backends, "probes", lambda tokenizer: probes(tokenizer)[:-2])
+
+
+def self_test(tokenizer, name, candidate, sample, memory):
+    answers = reference_answers(tokenizer, name, sample, memory)
+    return judge(tokenizer, name, candidate, answers, memory)
 
 
 def verdict_of(kind, tokenizer, memory, sample=SAMPLE, name="fastokens"):

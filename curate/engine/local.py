@@ -15,7 +15,8 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -91,6 +92,43 @@ def run_workers(
                 process.terminate()
         for process in processes.values():
             process.join()
+
+
+@contextmanager
+def ahead(function: Callable[[], Result]) -> Iterator[Callable[[], Result]]:
+    """Begin `function` in a process beside this one, and give a way to wait for its result.
+
+    It is ended with the context if nobody waited. Where workers do not fork, it runs when its
+    result is asked for.
+
+    Example:
+        >>> with ahead(lambda: 2 + 2) as result:
+        ...     result()
+        4
+    """
+    if not workers_share_memory():
+        yield function
+        return
+    receiver, sender = context().Pipe(duplex=False)
+    process = context().Process(  # type: ignore[attr-defined]
+        target=_work, args=(lambda _, send: send(function()), 0, sender), daemon=True
+    )
+    process.start()
+    sender.close()
+
+    received: list[Result] = []
+
+    def wait() -> Result:
+        if not received:
+            _collect({receiver: process}, received.append, lambda: None)
+        return received[0]
+
+    try:
+        yield wait
+    finally:
+        if process.is_alive():
+            process.terminate()
+        process.join()
 
 
 def _collect(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from codecs import BOM_UTF8
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import orjson
 
@@ -66,6 +66,11 @@ class FilePlan:
         elif self.cuts:
             start, stop = self.cuts[index], self.cuts[index + 1]
         return Segment(self.reader, self.files, start, stop, index, self.options)
+
+    def beginning(self, size_bytes: int) -> Segment:
+        """Segment 0, of a file cut by bytes only the documents that start in its first bytes."""
+        whole = self.segment(0)
+        return replace(whole, stop=min(size_bytes, self.step_bytes)) if self.step_bytes else whole
 
 
 @dataclass(frozen=True, slots=True)

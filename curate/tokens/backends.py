@@ -212,15 +212,31 @@ class Verdict:
     notices: tuple[str, ...] = ()
 
 
-def self_test(
-    tokenizer: Tokenizer, name: str, candidate: Encoder, sample: Sequence[str], memory: Path
-) -> Verdict:
-    """Compare a backend with the reference, on odd inputs and on the user's own documents.
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What the reference says, for a backend to be compared with."""
+
+    documents: list[str]
+    """Of the user's own."""
+    expected: Encoded
+    """Their ids."""
+    odd: list[str]
+    """Odd inputs; none where the backend's verdict on them is remembered."""
+    odd_expected: Encoded
+    problem: str | None
+    """The remembered verdict."""
+    notices: tuple[str, ...]
+    """What the user should know of the tokenizer, whatever the backend."""
+
+
+def reference_answers(
+    tokenizer: Tokenizer, name: str, sample: Sequence[str], memory: Path
+) -> Answers:
+    """Ids by the reference, of the user's own documents and of odd inputs.
 
     Args:
         tokenizer: The definition.
-        name: The backend's.
-        candidate: The backend.
+        name: The backend they are for.
         sample: Some of the documents about to be tokenised.
         memory: Directory where verdicts on the odd inputs are remembered.
 
@@ -232,20 +248,32 @@ def self_test(
     documents = list(sample)
     expected = reference.encode(documents)
     notices = _round_trip(tokenizer, reference, documents, expected)
+    verdict = _recall(_verdict_path(tokenizer, name, memory))
+    is_known = name == "tokenizers" or "problem" in verdict
+    odd = [] if is_known else probes(tokenizer)
+    return Answers(documents, expected, odd, reference.encode(odd), verdict.get("problem"), notices)
+
+
+def judge(
+    tokenizer: Tokenizer, name: str, candidate: Encoder, answers: Answers, memory: Path
+) -> Verdict:
+    """Compare a backend with the reference's answers; remember what it made of the odd inputs."""
     if name == "tokenizers":
-        return Verdict(None, notices)
-    versions = [name, installed(name), installed("tokenizers"), PROBE_VERSION]
-    remembered = memory / f"{hash_json([tokenizer.fingerprint, versions])}.json"
-    verdict = _recall(remembered)
-    if "problem" in verdict:
-        problem = verdict["problem"]
-    else:
-        odd = probes(tokenizer)
-        problem = _first_difference(candidate, odd, reference.encode(odd), "an odd input")
+        return Verdict(None, answers.notices)
+    problem = answers.problem
+    if answers.odd:
+        problem = _first_difference(candidate, answers.odd, answers.odd_expected, "an odd input")
         with contextlib.suppress(OSError):  # a verdict that cannot be kept is found again
-            write_json(remembered, {"problem": problem, "versions": versions})
-    problem = problem or _first_difference(candidate, documents, expected, "a document")
-    return Verdict(None if problem is None else f"{name} {problem}", notices)
+            write_json(_verdict_path(tokenizer, name, memory), {"problem": problem})
+    problem = problem or _first_difference(
+        candidate, answers.documents, answers.expected, "a document"
+    )
+    return Verdict(None if problem is None else f"{name} {problem}", answers.notices)
+
+
+def _verdict_path(tokenizer: Tokenizer, name: str, memory: Path) -> Path:
+    versions = [name, installed(name), installed("tokenizers"), PROBE_VERSION]
+    return memory / f"{hash_json([tokenizer.fingerprint, versions])}.json"
 
 
 def _recall(path: Path) -> dict[str, Any]:

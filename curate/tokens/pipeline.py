@@ -25,7 +25,7 @@ from curate.sources import SegmentReader
 from curate.sources.plans import FilePlan
 from curate.sources.records import SEGMENT_BYTES, BadRecord, Block, Segment
 from curate.tokens.backends import BACKENDS, Choice, Encoder
-from curate.tokens.counting import BigramCounter, count_stream
+from curate.tokens.counting import COUNT_TOKENS, BigramCounter, count_stream
 from curate.tokens.store import (
     DOCUMENT,
     Entry,
@@ -331,6 +331,7 @@ class _Worker:
         self._reader = SegmentReader()
         self._counter: BigramCounter | None = None
         self._streams: list[NDArray[Any]] = []
+        self._uncounted_tokens = 0
         self._pending: list[tuple[Block, list[_FileTotals]]] = []
         self._pending_bytes = 0
         self._finished: list[tuple[list[str], Segment, list[_FileTotals], bool]] = []
@@ -448,6 +449,7 @@ class _Worker:
         row[3] += len(table)
         self._part.add_documents(tokens, table, names)
         self._streams.append(ended)
+        self._uncounted_tokens += len(ended)
         return np.diff(stops, prepend=0), text_bytes
 
     def _add_entries(
@@ -495,17 +497,22 @@ class _Worker:
         )
 
     def _flush(self) -> None:
-        """Count what is in the part and write it, once the backend has passed its test."""
+        """Write the part, once the backend has passed its test, and count when it is worth it."""
         self._encode_pending()
-        if self._streams:
-            assert self._counter is not None
-            self._counter.add(np.concatenate(self._streams))
-            self._streams = []
+        if self._uncounted_tokens >= COUNT_TOKENS // 2:
+            self._count()
         while self._shared.verdict.value == 0:
             _pause()
         path = self._part.flush()
         if path is not None:
             self._send(("part", path))
+
+    def _count(self) -> None:
+        """Count what was encoded since the last time: many tokens at once cost less each."""
+        if self._streams:
+            assert self._counter is not None
+            self._counter.add(np.concatenate(self._streams))
+            self._streams, self._uncounted_tokens = [], 0
 
     def _start_domain(self, domain: int) -> None:
         self._domain = domain
@@ -522,6 +529,7 @@ class _Worker:
         """Write the counts of the domain worked on until now."""
         if self._counter is None:
             return
+        self._count()
         path = self._job.spill / f"counts-{self._number}-{self._runs}"
         self._counter.finish(path)
         self._send(("counts", (self._domain, path, self._counted)))
