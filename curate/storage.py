@@ -134,11 +134,9 @@ def hash_bytes(*pieces: bytes) -> str:
         >>> hash_bytes(b"ab", b"c") == hash_bytes(b"a", b"bc")
         False
     """
-    digest = xxhash.xxh3_128()
-    for piece in pieces:
-        digest.update(len(piece).to_bytes(8, "little"))
-        digest.update(piece)
-    return digest.hexdigest()
+    return xxhash.xxh3_128_hexdigest(
+        b"".join([part for piece in pieces for part in (len(piece).to_bytes(8, "little"), piece)])
+    )
 
 
 def hash_json(value: Any) -> str:

@@ -13,6 +13,7 @@ import pytest
 import zstandard
 from source_files import documents, json_lines, plan, read, read_plan, source, write
 
+from curate.errors import InputError
 from curate.sources import SegmentReader, segments
 from curate.sources.json_records import count_records
 from curate.sources.records import BLOCK_BYTES, ReadOptions
@@ -317,3 +318,27 @@ def test_a_reader_left_half_way_can_go_on_with_another_segment(tmp_path: Path) -
     with SegmentReader() as reader:
         next(iter(reader.read(cut.segment(0))))
         assert len(read_plan(cut, reader).texts) == 12_000
+
+
+def test_small_files_of_lines_are_read_as_a_group(tmp_path: Path) -> None:
+    contents = [
+        json_lines(documents(2)),
+        b"\xef\xbb\xbf" + json_lines(documents(1)).rstrip(b"\n"),  # a mark, and no last line end
+        b'{"text": 1}\n\n{"id": "x", "text": "late"}\n',
+        b"",
+    ]
+    files = [
+        source(write(tmp_path / f"{number}.jsonl", content))
+        for number, content in enumerate(contents)
+    ]
+    (group,) = segments(files, ReadOptions())
+    with SegmentReader() as reader:
+        (block,) = reader.read(group.segment(0))
+        alone = [next(reader.read(segments([file], ReadOptions())[0].segment(0))) for file in files]
+    assert block.texts == [text for one in alone for text in one.texts]
+    assert (block.files, block.lines) == ([0, 0, 1, 2], [1, 2, 1, 3])
+    assert [(bad.file, bad.line) for bad in block.bad] == [(2, 1)]
+    assert block.lines_read == sum(one.lines_read for one in alone)
+    (tmp_path / "1.jsonl").write_bytes(b"{}\n")
+    with SegmentReader() as reader, pytest.raises(InputError, match=r"1\.jsonl: changed since"):
+        list(reader.read(group.segment(0)))

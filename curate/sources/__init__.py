@@ -10,10 +10,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Protocol
 
@@ -22,17 +21,10 @@ from curate.sources.csv_files import CsvReader
 from curate.sources.discover import InputPath, expand
 from curate.sources.identities import identify
 from curate.sources.json_array import JsonArrayReader
-from curate.sources.jsonl import JsonlReader
-from curate.sources.plans import (
-    HEAD_BYTES,
-    FilePlan,
-    PlanRequest,
-    plan_lines,
-    plan_whole,
-    reader_of,
-)
+from curate.sources.jsonl import SMALL_BYTES, JsonlReader
+from curate.sources.plans import FilePlan, PlanRequest, plan_lines, plan_whole, recognise
 from curate.sources.records import SEGMENT_BYTES, Block, ReadOptions, Segment, SourceFile
-from curate.sources.streams import StreamDamage, open_stream
+from curate.sources.streams import open_stream
 from curate.sources.text_files import TextReader
 
 __all__ = [
@@ -153,8 +145,9 @@ def segments(
         segment_bytes: Decompressed bytes of a segment; part of what was cut, so keep it fixed.
 
     Returns:
-        Plans in the order of their first files. Text files go in groups of up to `segment_bytes`
-        or 4,096 files, in the order given; every other file has its own plan.
+        Plans in the order of their first files. Text files, and small plain files of JSON lines,
+        go in groups of up to `segment_bytes` or 4,096 files, in the order given; every other file
+        has its own plan.
 
     Raises:
         RecipeError: `options.reader` is not in `READERS`.
@@ -167,33 +160,49 @@ def segments(
             f"reader: there is no '{options.reader}'; {meant}Choose auto or one of "
             f"{', '.join(READERS)}"
         )
-    entries: list[FilePlan | list[SourceFile]] = []
-    group: list[SourceFile] = []
-    group_bytes = segment_bytes
+    entries: list[FilePlan | _Group] = []
+    groups: dict[str, _Group] = {}
     for file in files:
-        reader, stream_kind = recognise(file, options)
+        reader, compression = kind_of(file, options)
         plan = READERS[reader].plan
-        if plan is not None:
-            entries.append(plan(PlanRequest(reader, file, options, stream_kind, segment_bytes)))
+        if plan is not None and not _is_small(file, reader, compression, segment_bytes):
+            entries.append(plan(PlanRequest(reader, file, options, compression, segment_bytes)))
             continue
-        if group_bytes >= segment_bytes or len(group) == GROUP_FILES:
-            group, group_bytes = [], 0
+        group = groups.get(reader)
+        if group is None or group.size_bytes >= segment_bytes or len(group.files) == GROUP_FILES:
+            group = groups[reader] = _Group(reader)
             entries.append(group)
-        group.append(file)
-        group_bytes += file.size_bytes
+        group.files.append(file)
+        group.size_bytes += file.size_bytes
     return [
-        FilePlan("text", tuple(entry), options, count=1) if isinstance(entry, list) else entry
+        FilePlan(entry.reader, tuple(entry.files), options, count=1)
+        if isinstance(entry, _Group)
+        else entry
         for entry in entries
     ]
 
 
-def recognise(file: SourceFile, options: ReadOptions) -> tuple[str, str]:
+@dataclass(slots=True)
+class _Group:
+    """Small files that one segment covers."""
+
+    reader: str
+    files: list[SourceFile] = field(default_factory=list)
+    size_bytes: int = 0
+
+
+def _is_small(file: SourceFile, reader: str, compression: str, segment_bytes: int) -> bool:
+    """Whether a file is read with others, in a group."""
+    limit_bytes = min(SMALL_BYTES, segment_bytes)
+    return reader == "jsonl" and compression == "plain" and file.size_bytes <= limit_bytes
+
+
+def kind_of(file: SourceFile, options: ReadOptions) -> tuple[str, str]:
     """The reader for a file, and what the file is compressed with."""
     if options.reader == "text":
         return "text", ""
-    head = b""
-    with open_stream(file.path, file.size_bytes) as stream:
-        with contextlib.suppress(StreamDamage):
-            head = stream.read(HEAD_BYTES)
-        reader = reader_of(head, file.path) if options.reader == "auto" else options.reader
-        return reader, stream.kind
+    reader, compression = file.reader, file.compression
+    if not reader:
+        with open_stream(file.path, file.size_bytes) as stream:
+            reader, compression = recognise(stream, file.path)
+    return reader if options.reader == "auto" else options.reader, compression

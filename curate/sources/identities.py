@@ -1,4 +1,4 @@
-"""What is in a file, as a hash; files that have not changed since are not read again.
+"""What is in a file: a hash, its kind; files that have not changed since are not read again.
 
 A file counts as unchanged if its size, time of modification and inode are. An entry made so soon
 after the modification that another could have followed within the same tick of the clock is not
@@ -7,6 +7,8 @@ kept. URLs go by what their store says instead, such as an entity tag.
 
 from __future__ import annotations
 
+import io
+import itertools
 import os
 import stat
 import time
@@ -18,10 +20,14 @@ from typing import Any
 
 import orjson
 
+from curate.engine.local import default_workers, map_tasks
 from curate.errors import InputError
 from curate.sources.discover import InputPath
+from curate.sources.plans import recognise
 from curate.sources.records import SourceFile
 from curate.sources.remote import remote_status
+from curate.sources.stream_base import RawInput
+from curate.sources.streams import recognise_stream
 from curate.storage import (
     STAT_SAFETY_NANOSECONDS,
     atomic_path,
@@ -31,9 +37,11 @@ from curate.storage import (
 )
 
 CACHE_NAME = "files.json"
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 HASH_THREADS = 4
 LARGE_FILE_BYTES = 1 << 20
+MANY_FILES = 4000
+"""More small files than this are hashed by several processes."""
 
 Status = tuple[int | str, ...]
 """Size and what else tells that a file has changed."""
@@ -45,6 +53,8 @@ class Identity:
 
     size_bytes: int
     content_hash: str
+    reader: str
+    compression: str
     status: Status
     is_lasting: bool
     """Whether the same status will always mean the same content."""
@@ -70,21 +80,28 @@ def identify(paths: Sequence[InputPath], cache: Path) -> list[SourceFile]:
     unknown: list[str] = []
     for path, status in statuses.items():
         entry = known.get(keys[path])
-        if entry is not None and tuple(entry[2:]) == status:
-            found[path] = Identity(entry[0], entry[1], status, is_lasting=True)
+        if entry is not None and tuple(entry[4:]) == status:
+            size_bytes, content_hash, reader, compression = entry[:4]
+            found[path] = Identity(size_bytes, content_hash, reader, compression, status, True)
         else:
             unknown.append(path)
     for path, identity in zip(unknown, hash_all(unknown, statuses), strict=True):
         found[path] = identity
         known.pop(keys[path], None)
         if identity.is_lasting:
-            known[keys[path]] = [identity.size_bytes, identity.content_hash, *identity.status]
+            known[keys[path]] = [
+                identity.size_bytes, identity.content_hash, identity.reader, identity.compression,
+                *identity.status,
+            ]  # fmt: skip
     if unknown:
         write_cache(cache, known)
     return [
-        SourceFile(path, found[path].size_bytes, found[path].content_hash, name)
+        SourceFile(
+            path, found[path].size_bytes, found[path].content_hash, name, found[path].reader,
+            found[path].compression,
+        )
         for path, name in paths
-    ]
+    ]  # fmt: skip
 
 
 def status_of(path: str) -> Status:
@@ -104,9 +121,15 @@ def hash_all(paths: Sequence[str], statuses: dict[str, Status]) -> list[Identity
     """Hash files: URLs and large files in a few threads, small files meanwhile in this one.
 
     20,000 files of 1 KB took 0.4 s in one thread and up to 1.2 s in four, which spent the
-    difference on handing the interpreter's lock around.
+    difference on handing the interpreter's lock around; so many go to processes instead.
     """
     slow = [path for path in paths if is_url(path) or int(statuses[path][0]) >= LARGE_FILE_BYTES]
+    if not slow and len(paths) > MANY_FILES:
+        runs = [
+            [(path, statuses[path]) for path in paths[start : start + MANY_FILES // 4]]
+            for start in range(0, len(paths), MANY_FILES // 4)
+        ]
+        return list(itertools.chain(*map_tasks(_hash_run, runs, default_workers())))
     with ThreadPoolExecutor(HASH_THREADS) as threads:
         waiting = {path: threads.submit(hash_path, path, statuses[path]) for path in slow}
         try:
@@ -118,17 +141,26 @@ def hash_all(paths: Sequence[str], statuses: dict[str, Status]) -> list[Identity
             threads.shutdown(cancel_futures=True)
 
 
+def _hash_run(run: list[tuple[str, Status]]) -> list[Identity]:
+    return [hash_path(path, status) for path, status in run]
+
+
 def hash_path(path: str, status: Status) -> Identity:
-    """Read a file whole and hash it.
+    """Read a file whole, hash it and look at what kind it is.
 
     Raises:
         InputError: It cannot be read, or is not what it was when reading began.
     """
     started = time.time_ns()
     try:
-        with open_input(path) as file:
+        with open_input(path) as opened:
+            file = opened
+            if not is_url(path) and int(status[0]) < LARGE_FILE_BYTES:
+                file = io.BytesIO(opened.read())
             content_hash = hash_stream(file)
             size_bytes = file.tell()
+            stream = recognise_stream(RawInput(file, path, size_bytes))
+            reader, compression = recognise(stream, path)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error})") from error
     if status_of(path) != status:
@@ -137,7 +169,7 @@ def hash_path(path: str, status: Status) -> Identity:
             "then run again"
         )
     is_lasting = is_url(path) or started - int(status[1]) > STAT_SAFETY_NANOSECONDS
-    return Identity(size_bytes, content_hash, status, is_lasting)
+    return Identity(size_bytes, content_hash, reader, compression, status, is_lasting)
 
 
 def read_cache(cache: Path) -> dict[str, list[Any]]:

@@ -91,25 +91,25 @@ class JsonRecords:
         """An empty block, with room for metadata if that is kept."""
         return Block(metadata=[] if self._keep_metadata else None)
 
-    def add_lines(self, block: Block, data: bytes, first_line: int) -> int:
+    def add_lines(self, block: Block, data: bytes, first_line: int, file: int = 0) -> int:
         """Add the records of whole lines, numbered from `first_line`; returns how many lines."""
         if len(data) > LONGEST_RUN_BYTES:
-            self.add_record(block, data, first_line)
+            self.add_record(block, data, first_line, file)
             return 1
         if not self._keep_metadata and (count := count_records(data)):
             try:
                 records = self._decoder.decode_lines(data)
-                if len(records) == count and self._add_all(block, records, first_line):
+                if len(records) == count and self._add_all(block, records, first_line, file):
                     return count
             except NOT_DECODED:
                 pass  # one of them is bad, and is found below
         lines = data.removesuffix(b"\n").split(b"\n")
-        if not (self._keep_metadata and self._add_all_whole(block, lines, first_line)):
+        if not (self._keep_metadata and self._add_all_whole(block, lines, first_line, file)):
             for number, line in enumerate(lines, first_line):
-                self.add_record(block, line, number)
+                self.add_record(block, line, number, file)
         return len(lines)
 
-    def _add_all(self, block: Block, records: list[Any], first_line: int) -> bool:
+    def _add_all(self, block: Block, records: list[Any], first_line: int, file: int) -> bool:
         """Add decoded records if every one is a document."""
         texts = self._texts(records)
         try:
@@ -119,11 +119,11 @@ class JsonRecords:
             return False
         block.texts += texts
         block.ids += self._ids(records)
-        block.files.extend(repeat(0, len(texts)))
+        block.files.extend(repeat(file, len(texts)))
         block.lines.extend(range(first_line, first_line + len(texts)))
         return True
 
-    def _add_all_whole(self, block: Block, lines: list[bytes], first_line: int) -> bool:
+    def _add_all_whole(self, block: Block, lines: list[bytes], first_line: int, file: int) -> bool:
         """Add records with their metadata if every one is a document and JSON throughout."""
         try:
             values = list(map(orjson.loads, lines))
@@ -138,7 +138,7 @@ class JsonRecords:
         assert block.metadata is not None
         block.texts += texts
         block.ids += map(identifier, identities)
-        block.files.extend(repeat(0, len(texts)))
+        block.files.extend(repeat(file, len(texts)))
         block.lines.extend(range(first_line, first_line + len(texts)))
         block.metadata += map(self._without_document, values)
         return True
@@ -156,7 +156,7 @@ class JsonRecords:
             values = [look_up(value, self._id_rest) for value in values]
         return [value if type(value) is str else identifier(value) for value in values]
 
-    def add_record(self, block: Block, record: bytes, number: int) -> None:
+    def add_record(self, block: Block, record: bytes, number: int, file: int = 0) -> None:
         """Add one record, blank, bad or good, counted as line `number`."""
         if not record or record.isspace():
             return
@@ -175,13 +175,13 @@ class JsonRecords:
                 reason = utf8_fault(record)
                 reason = reason or f"not valid JSON: {error.msg} (character {error.pos})"
             if reason is not None:
-                block.bad.append(BadRecord(0, number, reason, excerpt(record)))
+                block.bad.append(BadRecord(file, number, reason, excerpt(record)))
                 return
             text = look_up(value, self._options.text)
             identity = identifier(look_up(value, self._options.id))
         block.texts.append(text)
         block.ids.append(identity)
-        block.files.append(0)
+        block.files.append(file)
         block.lines.append(number)
         if block.metadata is not None:
             block.metadata.append(self._metadata(record))

@@ -13,10 +13,15 @@ from collections.abc import Iterator
 
 import orjson
 
+from curate.errors import InputError
 from curate.sources.documents import excerpt
 from curate.sources.json_records import JsonRecords
 from curate.sources.records import BLOCK_BYTES, BadRecord, Block, Segment, SourceFile
 from curate.sources.streams import CHUNK_BYTES, StreamDamage, open_stream
+from curate.storage import open_input
+
+SMALL_BYTES = 128 << 10
+"""Plain files up to this size are read in groups, each at once."""
 
 OVERRUN_BYTES = 64 << 10
 """Read at once beyond a segment's end, to finish its last line."""
@@ -131,8 +136,11 @@ class JsonlReader:
 
     def read(self, segment: Segment, keep_metadata: bool) -> Iterator[Block]:
         """The documents of one segment, in blocks of about `BLOCK_BYTES`."""
-        cursor = self._cursor_for(segment)
         records = JsonRecords(segment.options, keep_metadata)
+        if len(segment.files) > 1:
+            yield from _read_small_files(segment, records)
+            return
+        cursor = self._cursor_for(segment)
         block, line, is_end, is_kept = records.new_block(), 1, True, False
         try:
             if cursor.settle(segment.start):
@@ -172,6 +180,41 @@ class JsonlReader:
         if self._cursor is not None:
             self._cursor.close()
             self._cursor = None
+
+
+def _read_small_files(segment: Segment, records: JsonRecords) -> Iterator[Block]:
+    """The documents of a group of files, each read whole."""
+    block = records.new_block()
+    for index, file in enumerate(segment.files):
+        if block.raw_bytes >= BLOCK_BYTES:
+            yield block
+            block = records.new_block()
+        data = read_small_file(file).removeprefix(BOM_UTF8)
+        if data:
+            lines = data if data.endswith(b"\n") else data + b"\n"
+            block.lines_read += records.add_lines(block, lines, 1, index)
+            block.raw_bytes += len(data)
+    block.end_of_file = True
+    yield block
+
+
+def read_small_file(file: SourceFile) -> bytes:
+    """All bytes of a plain file.
+
+    Raises:
+        InputError: It cannot be read, or has another size than it had.
+    """
+    try:
+        with open_input(file.path) as opened:
+            data = opened.read(file.size_bytes + 1)
+    except OSError as error:
+        raise InputError(f"{file.path}: cannot be read ({error.strerror or error})") from error
+    if len(data) != file.size_bytes:
+        raise InputError(
+            f"{file.path}: changed since it was identified ({file.size_bytes:,} bytes); let "
+            "whatever writes it finish, then run again"
+        )
+    return data
 
 
 def add_damage(

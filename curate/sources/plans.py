@@ -5,6 +5,7 @@ Both depend on content and options alone, so what was made of a segment once can
 
 from __future__ import annotations
 
+import contextlib
 import re
 from codecs import BOM_UTF8
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from dataclasses import dataclass, replace
 import orjson
 
 from curate.sources.records import ReadOptions, Segment, SourceFile
+from curate.sources.streams import Stream, StreamDamage
 
 HEAD_BYTES = 64 << 10
 """Decompressed bytes looked at to tell what a file holds."""
@@ -112,6 +114,14 @@ def cut_evenly(sizes_bytes: list[int], segment_bytes: int) -> tuple[int, ...]:
             cuts.append(index)
             run_bytes = 0
     return tuple(cuts)
+
+
+def recognise(stream: Stream, path: str) -> tuple[str, str]:
+    """The reader for a file, by its beginning and its name, and what it is compressed with."""
+    head = b""
+    with contextlib.suppress(StreamDamage):
+        head = stream.read(HEAD_BYTES)
+    return reader_of(head, path), stream.kind
 
 
 def reader_of(head: bytes, path: str) -> str:

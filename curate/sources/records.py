@@ -42,6 +42,10 @@ class SourceFile:
     """xxh3-128 of the raw bytes, 32 hexadecimal digits."""
     name: str = ""
     """Path below the directory the recipe names, or the file's name: what a text file is called."""
+    reader: str = ""
+    """A key of `READERS`, as its content tells; empty where nobody has looked."""
+    compression: str = ""
+    """`plain`, `gzip`, `zstd` or `refused`; empty where nobody has looked."""
 
 
 @dataclass(frozen=True, slots=True)

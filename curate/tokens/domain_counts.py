@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.storage import hash_json, write_json
+from curate.storage import hash_json
 from curate.tokens.counting import COUNT_TOKENS, BigramCounter, merge_tables
 from curate.tokens.pipeline import append_ends, symbol_count
 from curate.tokens.store import DOCUMENT, DomainTokens, StoredEntry
@@ -73,7 +73,7 @@ def domain_counts(request: CountRequest) -> Path:
         BigramCounter(request.tokenizer.end_symbol, symbols, 1 << 20, request.spill).finish(path)
     else:
         merge_tables(tables, path, symbols)
-    write_json(path / "entries.json", listed)
+    (path / "entries.json").write_bytes(msgspec.json.encode(listed))
     return path
 
 

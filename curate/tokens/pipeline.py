@@ -127,7 +127,6 @@ def plan_tasks(
             plan = _missing_files(whole_plan, store, seen)
             if plan is None:
                 continue
-            seen.update(keys_of(plan))
             size_bytes = sum(file.size_bytes for file in plan.files)
             stored = store.segments_of(keys_of(plan)[0])
             present.update((keys_of(plan)[0], segment) for segment in stored)
@@ -155,12 +154,15 @@ def plan_tasks(
 
 
 def _missing_files(plan: FilePlan, store: TokenStore, seen: set[str]) -> FilePlan | None:
-    """The plan for those of its files that are not stored whole, nor planned already."""
-    missing = tuple(
-        file
-        for file, key in zip(plan.files, keys_of(plan), strict=True)
-        if key not in seen and store.file_entries(key, plan.count) is None
-    )
+    """The plan for those of its files that are not stored whole, nor in `seen`; adds to `seen`."""
+    found = []
+    for file, key in zip(plan.files, keys_of(plan), strict=True):
+        if key not in seen and store.file_entries(key, plan.count) is None:
+            seen.add(key)  # the same content again, in this plan too, is tokenised once
+            found.append(file)
+    missing = tuple(found)
+    if len(missing) == len(plan.files):
+        return plan
     return replace(plan, files=missing) if missing else None
 
 
@@ -272,21 +274,23 @@ class _FileTotals:
 
 def _add_totals(
     found: list[_FileTotals],
-    files: list[int],
+    block: Block,
     tokens: NDArray[np.int64],
     text_bytes: NDArray[np.int64],
 ) -> None:
     if len(found) == 1:
-        found[0].documents += len(files)
+        found[0].documents += len(block.files)
         found[0].tokens += int(tokens.sum())
         found[0].text_bytes += int(text_bytes.sum())
         return
-    for file, document_tokens, document_bytes in zip(
-        files, tokens.tolist(), text_bytes.tolist(), strict=True
+    for file, line, document_tokens, document_bytes in zip(
+        block.files, block.lines, tokens.tolist(), text_bytes.tolist(), strict=True
     ):
-        found[file].documents += 1
-        found[file].tokens += document_tokens
-        found[file].text_bytes += document_bytes
+        totals = found[file]
+        totals.documents += 1
+        totals.tokens += document_tokens
+        totals.text_bytes += document_bytes
+        totals.lines = max(totals.lines, line)  # blank lines that end it count for nothing
 
 
 def _merge(blocks: list[Block]) -> Block:
@@ -402,7 +406,10 @@ class _Worker:
             for record in block.bad:
                 self._add_bad(keys[record.file], plan, number, record)
                 totals[record.file].bad_records += 1
-            totals[0].lines += block.lines_read
+                if len(keys) > 1:
+                    totals[record.file].lines = max(totals[record.file].lines, record.line)
+            if len(keys) == 1:
+                totals[0].lines += block.lines_read
             totals[0].raw_bytes += block.raw_bytes
             last = block.end_of_file
             self._progress[self._domain, 0] += block.raw_bytes
@@ -423,7 +430,7 @@ class _Worker:
             start = 0
             for block, totals in blocks:
                 stop = start + len(block.texts)
-                _add_totals(totals, block.files, tokens[start:stop], text_bytes[start:stop])
+                _add_totals(totals, block, tokens[start:stop], text_bytes[start:stop])
                 start = stop
         self._pending, self._pending_bytes = [], 0
         for keys, segment, totals, last in self._finished:
@@ -470,7 +477,7 @@ class _Worker:
                     document_stop=document + found.documents,
                     token_start=token,
                     token_stop=token + found.tokens,
-                    lines=found.lines if len(keys) == 1 else 1,
+                    lines=found.lines,
                     raw_bytes=found.raw_bytes,
                     text_bytes=found.text_bytes,
                     bad_records=found.bad_records,

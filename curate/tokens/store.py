@@ -90,10 +90,12 @@ class StoredBadRecord(msgspec.Struct, frozen=True):
     excerpt: str
 
 
+@lru_cache(maxsize=1 << 18)
 def file_key(file: SourceFile, reader: str, options: ReadOptions) -> str:
     """Identity of a file's documents: its content and how it is read.
 
-    The name counts only for plain text, where it is the document's identifier.
+    Asked for several times a file, and there may be many files. The name counts only for plain
+    text, where it is the document's identifier.
     """
     name = file.name if reader == "text" else ""
     return hash_bytes(file.content_hash.encode(), reader.encode(), name.encode(), _key(options))
