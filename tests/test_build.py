@@ -23,6 +23,7 @@ from curate.errors import InfeasiblePlan, InputError, RecipeError, ShardError
 from curate.formats import FORMATS, find
 from curate.observer import Observer
 from curate.recipe import load
+from curate.tokens import store
 
 
 def run(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -451,3 +452,13 @@ def test_two_builds_into_one_directory_are_kept_apart(recipe: Path) -> None:
     (directory / ".curate.lock").write_text("999999999\n")  # a process that is gone
     assert make(recipe).certificate["ok"]
     assert not (directory / ".curate.lock").exists()
+
+
+def test_a_store_of_another_version_is_left_alone(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = make(recipe)
+    monkeypatch.setattr(store, "SCHEMA", store.SCHEMA + 1)
+    again = make(recipe, "seed=7")
+    assert again.certificate["ok"]
+    assert again.ingested.tokenised_bytes == first.ingested.tokenised_bytes

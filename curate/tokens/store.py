@@ -224,7 +224,9 @@ class PartWriter:
         """Write what was collected as one part; its name is made of what is in it."""
         if not self.entries:
             return None
-        keys = [f"{entry.key}:{entry.segment}".encode() for entry in self.entries]
+        # The schema too: a part of another version would keep its place and never be read.
+        keys = [f"schema {SCHEMA}".encode()]
+        keys += [f"{entry.key}:{entry.segment}".encode() for entry in self.entries]
         path = self._store / f"part-{hash_bytes(*keys)[:24]}"
         with atomic_directory(path) as directory:
             with (directory / "tokens.bin").open("wb") as file:
