@@ -17,6 +17,7 @@ independently of each other.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +29,7 @@ from curate.errors import InfeasiblePlan
 from curate.kernels import Pointers, kernel
 from curate.tokens.store import DomainTokens, mix64, mix64_scalar
 
-ORDER_KEY, PASS_KEY, PLACE_KEY, TAIL_KEY = 1, 2, 3, 4
+ORDER_KEY, PASS_KEY, PLACE_KEY, TAIL_KEY, EPOCH_KEY = 1, 2, 3, 4, 5
 """Domain separation: each choice mixes the seed with a number of its own."""
 
 PIECE = np.dtype([("domain", "<u2"), ("document", "<i8"), ("start", "<i8"), ("tokens", "<i8")])
@@ -256,6 +257,7 @@ class SequenceSampler:
         self._streams = streams
         self._length = sequence_length
         self._seed = seed
+        self._order_seed = seed
         self._index = _StreamIndex(streams)
         self._tails = self._join_tails()
 
@@ -267,19 +269,51 @@ class SequenceSampler:
             counts.append(passes * len(stream.documents) + partial)
         return counts
 
+    def reordered(self, seed: int) -> SequenceSampler:
+        """The same sequences in the order of another seed."""
+        other = copy.copy(self)
+        other._order_seed = seed
+        return other
+
+    def sequences(self) -> list[int]:
+        """Whole sequences by domain, then those that join what the domains have left."""
+        whole = [stream.tokens // self._length for stream in self._streams]
+        return [*whole, int(self._tails[2].sum()) // self._length]
+
+    def sequences_before(self, number: int, shards: int) -> int:
+        """Sequences in the stretches before one of `shards`, without making them."""
+        low = number / shards
+        counts = self.sequences()
+        names = [stream.name for stream in self._streams]
+        before = 0
+        for count, purpose, name in zip(
+            counts, [PLACE_KEY] * len(names) + [TAIL_KEY], [*names, ""], strict=True
+        ):
+            first = min(count, max(0, int(low * count) - 1))
+            slots = np.arange(first, min(count, int(low * count) + 2))
+            key = mix_key(self._order_seed, purpose, name)
+            before += first + int(((slots + _uniform(slots, key)) / max(1, count) < low).sum())
+        return before
+
     def shard(self, number: int, shards: int) -> Samples:
         """Samples of one of `shards` stretches of the dataset."""
+        return self.expand(*self.numbers(number, shards))
+
+    def numbers(self, number: int, shards: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Sequences of a stretch in order: domain, and number of the sequence in its domain.
+
+        A sequence that joins tails has the number of domains for its domain.
+        """
         low, high = number / shards, (number + 1) / shards
         parts: list[tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]] = []
         for domain, stream in enumerate(self._streams):
             places, chunks = self._placed_chunks(stream, low, high)
-            parts.append((places, np.full(len(chunks), domain), chunks * self._length))
+            parts.append((places, np.full(len(chunks), domain), chunks))
         places, tail_numbers = self._placed_tails(low, high, number + 1 == shards)
         parts.append((places, np.full(len(places), len(self._streams)), tail_numbers))
         order = np.argsort(np.concatenate([part[0] for part in parts]), kind="stable")
         domains = np.concatenate([part[1] for part in parts])[order]
-        starts = np.concatenate([part[2] for part in parts])[order]
-        return self._expand(domains, starts)
+        return domains, np.concatenate([part[2] for part in parts])[order]
 
     def _placed_chunks(
         self, stream: Stream, low: float, high: float
@@ -288,7 +322,7 @@ class SequenceSampler:
         chunks = stream.tokens // self._length
         first = max(0, int(low * chunks) - 1)
         slots = np.arange(first, min(chunks, int(high * chunks) + 2))
-        key = mix_key(self._seed, PLACE_KEY, stream.name)
+        key = mix_key(self._order_seed, PLACE_KEY, stream.name)
         places = (slots + _uniform(slots, key)) / max(1, chunks)
         inside = (places >= low) & ((places < high) | (high >= 1.0))
         slots, places = slots[inside], places[inside]
@@ -300,7 +334,7 @@ class SequenceSampler:
             start = -(-turn * supply // self._length)
             stop = min(chunks, -(-(turn + 1) * supply // self._length))
             inside_pass = slots[done : np.searchsorted(slots, stop)]
-            key = mix_key(self._seed, PASS_KEY, f"{stream.name}/{turn}")
+            key = mix_key(self._order_seed, PASS_KEY, f"{stream.name}/{turn}")
             numbers[done : done + len(inside_pass)] = start + permute(
                 inside_pass - start, stop - start, key
             )
@@ -325,7 +359,7 @@ class SequenceSampler:
         total = int(self._tails[2].sum())
         whole = total // self._length
         numbers = np.arange(whole)
-        key = mix_key(self._seed, TAIL_KEY, "")
+        key = mix_key(self._order_seed, TAIL_KEY, "")
         places = (numbers + _uniform(numbers, key)) / max(1, whole)
         inside = (places >= low) & ((places < high) | last_shard)
         places, numbers = places[inside], numbers[inside]
@@ -334,15 +368,18 @@ class SequenceSampler:
             numbers = np.append(numbers, whole)
         return places, numbers
 
-    def _expand(self, domains: NDArray[np.int64], starts: NDArray[np.int64]) -> Samples:
-        """Sequences → pieces of documents; a tail sequence is cut at domain borders first."""
+    def expand(self, domains: NDArray[np.int64], numbers: NDArray[np.int64]) -> Samples:
+        """Sequences, as `numbers` gives them, → pieces of documents.
+
+        A sequence that joins tails is cut at domain borders first.
+        """
         is_tail = domains == len(self._streams)
         range_domain = [domains]
-        range_start = [starts]
+        range_start = [numbers * self._length]
         range_tokens = [np.full(len(domains), self._length, np.int64)]
         sample = [np.arange(len(domains))]
         for position in np.flatnonzero(is_tail):
-            for domain, start, tokens in self._tail_ranges(int(starts[position])):
+            for domain, start, tokens in self._tail_ranges(int(numbers[position])):
                 range_domain.append(np.array([domain]))
                 range_start.append(np.array([start]))
                 range_tokens.append(np.array([tokens]))
@@ -483,11 +520,11 @@ class TokenCopier:
         width = np.uint64(self._template.itemsize)
         addresses = self._addresses[rows] + starts.astype(np.uint64) * width
         sources = Pointers(addresses, self._template.dtype)
-        _copy(sources, tokens.astype(np.int64), len(pieces), out)
+        copy_runs(sources, tokens.astype(np.int64), len(pieces), out)
 
 
 @kernel
-def _copy(sources, tokens, pieces, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def copy_runs(sources, tokens, pieces, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
     """Copy `tokens[n]` items from each of the `sources` pointers, back to back."""
     write = 0
     for piece in range(pieces):
@@ -496,6 +533,16 @@ def _copy(sources, tokens, pieces, out):  # type: ignore[no-untyped-def]  # noqa
             out[write + position] = source[position]
         write += tokens[piece]
     return write
+
+
+def epoch_seed(seed: int, epoch: int) -> int:
+    """Seed of an epoch's order; that of epoch 0 is the seed itself.
+
+    Example:
+        >>> epoch_seed(42, 0), epoch_seed(42, 1) == epoch_seed(42, 2)
+        (42, False)
+    """
+    return mix_key(seed, EPOCH_KEY, str(epoch)) if epoch else seed
 
 
 def mix_key(seed: int, purpose: int, name: str) -> int:
