@@ -69,6 +69,9 @@ class TokenFormat:
     """(stem, dtype) → the sequences, bounded memory; raises `ShardError` on damage."""
     snippet: str
     """Python or shell lines that load `{path}`, the stem: a shard's path without suffix."""
+    view: Callable[[Path, np.dtype[Any]], NDArray[Any]] | None = None
+    """(stem, dtype) → all tokens, memory-mapped; raises `ShardError` on damage. None where they do
+    not lie back to back in one file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +145,22 @@ def read_tokens(
     if found_bytes != tokens.nbytes:
         raise ShardError(f"{path}: expected {tokens.nbytes} more bytes, found {found_bytes}")
     return tokens
+
+
+def map_tokens(
+    path: Path, offset_bytes: int, count_tokens: int, dtype: np.dtype[Any]
+) -> NDArray[Any]:
+    """Tokens in a file, memory-mapped; its size has been checked.
+
+    Raises:
+        ShardError: It cannot be mapped.
+    """
+    if not count_tokens:
+        return np.empty(0, dtype)  # an empty range cannot be mapped
+    try:
+        return np.memmap(path, dtype, "r", offset_bytes, (count_tokens,))
+    except (OSError, ValueError) as error:
+        raise ShardError(f"{path}: cannot be mapped ({error})") from error
 
 
 def runs(lengths: NDArray[Any], limit: int, most: int = 1 << 16) -> Iterator[tuple[int, int]]:

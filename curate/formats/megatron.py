@@ -36,6 +36,7 @@ from curate.formats.base import (
     READ_BATCH_TOKENS,
     TokenBatch,
     TokenFormat,
+    map_tokens,
     open_shard,
     read_tokens,
     runs,
@@ -157,6 +158,27 @@ def read(stem: Path, dtype: np.dtype[Any]) -> Iterator[TokenBatch]:
             yield TokenBatch(tokens, batch_lengths)
 
 
+def view(stem: Path, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """All tokens of `<stem>.bin`, memory-mapped; of the index only header and lengths are read.
+
+    Raises:
+        ShardError: A file is absent, cut or too long, or the index says another dtype.
+    """
+    bin_path, idx_path = sibling(stem, ".bin"), sibling(stem, ".idx")
+    with open_shard(idx_path) as index:
+        sequences = read_header(idx_path, index.read(HEADER.size), dtype)
+        expect_bytes(
+            idx_path, HEADER.size + 20 * sequences + 8, f"an index of {sequences} sequences"
+        )
+        count_tokens = 0
+        for start in range(0, sequences, INDEX_PIECE):
+            taken = min(INDEX_PIECE, sequences - start)
+            count_tokens += int(read_tokens(index, taken, INT32, idx_path).sum(dtype=np.int64))
+    with open_shard(bin_path):
+        expect_bytes(bin_path, count_tokens * dtype.itemsize, f"{count_tokens} tokens")
+    return map_tokens(bin_path, 0, count_tokens, dtype)
+
+
 def read_index(path: Path, dtype: np.dtype[Any]) -> NDArray[np.int32]:
     """Tokens of each sequence, after checking every field of the index.
 
@@ -237,4 +259,5 @@ FORMAT = TokenFormat(
 
 documents = IndexedDataset("{path}")  # to train: --data-path {path}
 """,
+    view=view,
 )

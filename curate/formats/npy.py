@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from curate.errors import RecipeError, ShardError
 from curate.formats.base import (
@@ -25,6 +26,7 @@ from curate.formats.base import (
     READ_BATCH_TOKENS,
     TokenBatch,
     TokenFormat,
+    map_tokens,
     open_shard,
     read_tokens,
     sibling,
@@ -107,6 +109,18 @@ def read(stem: Path, dtype: np.dtype[Any]) -> Iterator[TokenBatch]:
             yield TokenBatch(tokens, np.array([tokens.size], np.int64))
 
 
+def view(stem: Path, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """All tokens of `<stem>.npy`, memory-mapped.
+
+    Raises:
+        ShardError: As `read`.
+    """
+    path = sibling(stem, ".npy")
+    with open_shard(path) as file:
+        count_tokens = read_header(path, file.read(HEADER_BYTES), dtype)
+    return map_tokens(path, HEADER_BYTES, count_tokens, dtype)
+
+
 def read_header(path: Path, found: bytes, dtype: np.dtype[Any]) -> int:
     """Number of tokens that follow the header, compared with the size of the file.
 
@@ -147,4 +161,5 @@ FORMAT = TokenFormat(
 
 tokens = np.load("{path}.npy", mmap_mode="r")
 """,
+    view=view,
 )
