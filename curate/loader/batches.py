@@ -1,0 +1,251 @@
+"""Batches of an epoch, shared among ranks and workers by arithmetic, and exact resumption.
+
+All that has happened is one number: how many sequences of the epoch's order were used, by all ranks
+together. Step k after a start at position p uses the positions [p + k·R·B, p + (k + 1)·R·B) of R
+ranks with batches of B, rank r the r-th B of these; worker w of W makes the steps k ≡ w (mod W).
+So ranks, workers and batch may change at any step: the next position is the same.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curate.errors import RecipeError, ShardError
+from curate.loader.fields import Batch
+from curate.loader.reader import Reader
+from curate.loader.source import Order
+from curate.loader.state import STATE_VERSION, check_state
+
+ORDERS = {
+    "shuffled": "another order in every epoch",
+    "stored": "that of the build in every epoch; fastest from disks that seek",
+}
+LAST_STEPS = {
+    "short": "the last step of an epoch has smaller batches",
+    "drop": "what does not fill the last step is left out, and counted",
+}
+PLANNED_SEQUENCES = 4096
+"""Whose numbers are worked out together; evaluating an order has a cost for each call."""
+
+
+@dataclass(frozen=True)
+class LoaderOptions:
+    """How a loader goes through its sequences."""
+
+    order: str = "shuffled"
+    """A name out of `ORDERS`."""
+    seed: int | None = None
+    """Of the order; None takes the recipe's."""
+    last: str = "short"
+    """A name out of `LAST_STEPS`."""
+    prefetch_batches: int = 2
+    """Made ahead of what was asked for; 0 for none."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which sequences of a step are ours."""
+
+    batch_sequences: int
+    rank: int
+    ranks: int
+
+    @property
+    def step_sequences(self) -> int:
+        """Sequences of a step, of all ranks."""
+        return self.batch_sequences * self.ranks
+
+    def positions(self, first: int, stop: int) -> NDArray[np.int64]:
+        """Our positions of the step that begins at `first`, in an epoch that ends at `stop`.
+
+        Example:
+            >>> [Share(2, rank, 3).positions(10, 14).tolist() for rank in range(3)]
+            [[10], [11], [12, 13]]
+        """
+        step = min(self.step_sequences, stop - first)
+        low, high = self.rank * step // self.ranks, (self.rank + 1) * step // self.ranks
+        return np.arange(first + low, first + high)
+
+
+class BatchLoader:
+    """Iterates over what is left of an epoch, then over the next one, and so on."""
+
+    def __init__(self, reader: Reader, share: Share, options: LoaderOptions) -> None:
+        """Start at the first position of epoch 0.
+
+        Raises:
+            RecipeError: An argument is out of range; says which may be given.
+        """
+        _check(share, options, len(reader))
+        self.reader = reader
+        self.share = share
+        self.options = options
+        self.epoch = 0
+        self.position = 0
+        """Sequences of the epoch that were used, by all ranks."""
+
+    @property
+    def seed(self) -> int:
+        """Of the order."""
+        return self.reader.source.seed if self.options.seed is None else self.options.seed
+
+    def steps(self) -> int:
+        """Batches that are left in this epoch."""
+        left = len(self.reader) - self.position
+        if self.options.last == "drop":
+            return left // self.share.step_sequences
+        return -(-left // self.share.step_sequences)
+
+    def __len__(self) -> int:
+        """Batches that are left in this epoch."""
+        return self.steps()
+
+    @property
+    def dropped_sequences(self) -> int:
+        """Sequences at the end of this epoch that no batch will hold."""
+        if self.options.last != "drop":
+            return 0
+        return (len(self.reader) - self.position) % self.share.step_sequences
+
+    def __repr__(self) -> str:
+        """Where it stands, and what it leaves out."""
+        return (
+            f"<{self.steps():,} batches of {self.share.batch_sequences} left in epoch "
+            f"{self.epoch}, rank {self.share.rank} of {self.share.ranks}; "
+            f"{self.dropped_sequences} sequences dropped at its end; {self.reader!r}>"
+        )
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Batches from where it stands to the end of the epoch.
+
+        The state counts a batch as used when it is handed out, whatever was read ahead.
+
+        Raises:
+            RecipeError: The last step has too few sequences for every rank to get one.
+        """
+        for epoch, position, batch in self.batches():
+            self.epoch, self.position = epoch, position
+            yield batch
+
+    def batches(self, worker: int = 0, workers: int = 1) -> Iterator[tuple[int, int, Batch]]:
+        """Batches of one of some workers, each with the epoch and position after it.
+
+        Raises:
+            RecipeError: The last step has too few sequences for every rank to get one.
+        """
+        self._check_last_step()
+        waiting: deque[tuple[int, int, Future[Batch]]] = deque()
+        with ThreadPoolExecutor(1) as pool:
+            for epoch, position, numbers in self._plan(worker, workers):
+                if not self.options.prefetch_batches:
+                    yield epoch, position, self.reader.read(numbers)
+                    continue
+                waiting.append((epoch, position, pool.submit(self.reader.read, numbers)))
+                if len(waiting) > self.options.prefetch_batches:
+                    yield _wait(waiting)
+            while waiting:
+                yield _wait(waiting)
+
+    def _plan(self, worker: int, workers: int) -> Iterator[tuple[int, int, NDArray[np.int64]]]:
+        """Numbers of each batch of a worker, and the state after it; many planned at once."""
+        order = self._order()
+        epoch, base, steps = self.epoch, self.position, self.steps()
+        stop = len(self.reader)
+        together = max(1, PLANNED_SEQUENCES // self.share.batch_sequences)
+        own = range(worker, steps, workers)
+        for start in range(0, len(own), together):
+            firsts = [base + step * self.share.step_sequences
+                      for step in own[start : start + together]]  # fmt: skip
+            positions = [self.share.positions(first, stop) for first in firsts]
+            numbers = order(np.concatenate(positions))
+            taken = 0
+            for first, places in zip(firsts, positions, strict=True):
+                after = min(first + self.share.step_sequences, stop)
+                state = (epoch, after) if after + self._least() <= stop else (epoch + 1, 0)
+                yield *state, numbers[taken : taken + len(places)]
+                taken += len(places)
+
+    def _least(self) -> int:
+        """Sequences that must be left for a step."""
+        return self.share.step_sequences if self.options.last == "drop" else 1
+
+    def _order(self) -> Order:
+        source = self.reader.source
+        if self.options.order == "stored":
+            return source.stored_order()
+        return source.order(self.seed, self.epoch)
+
+    def _check_last_step(self) -> None:
+        rest = (len(self.reader) - self.position) % self.share.step_sequences
+        if self.options.last == "short" and 0 < rest < self.share.ranks:
+            raise RecipeError(
+                f"curate.load: the last step of epoch {self.epoch} has {rest} sequences for "
+                f"{self.share.ranks} ranks, so some would wait for ever; set last='drop' in "
+                f"LoaderOptions to leave these {rest} out, or change batch_sequences"
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where it stands and what it reads: the same on all ranks, plain values."""
+        source = self.reader.source
+        return {
+            "version": STATE_VERSION,
+            "epoch": self.epoch,
+            "position": self.position,
+            "sequences": len(self.reader),
+            "window_tokens": source.window_tokens,
+            "order": self.options.order,
+            "seed": self.seed,
+            "shards": source.fingerprint(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on after the last batch that was handed out when the state was taken.
+
+        Ranks, workers and the batch may be others than then.
+
+        Raises:
+            ShardError: The state is not ours, or of other shards, sequences or another order.
+        """
+        check_state(state, self.state_dict(), self.reader.source.where)
+        epoch, position = state["epoch"], state["position"]
+        if position > len(self.reader):
+            raise ShardError(
+                f"state: position {position} is beyond the {len(self.reader)} sequences"
+            )
+        over = position + self._least() > len(self.reader)
+        self.epoch, self.position = (epoch + 1, 0) if over else (epoch, position)
+
+
+def _wait(waiting: deque[tuple[int, int, Future[Batch]]]) -> tuple[int, int, Batch]:
+    epoch, position, batch = waiting.popleft()
+    return epoch, position, batch.result()
+
+
+def _check(share: Share, options: LoaderOptions, sequences: int) -> None:
+    if share.batch_sequences < 1 or share.ranks < 1 or not 0 <= share.rank < share.ranks:
+        raise RecipeError(
+            f"curate.load: batch_sequences {share.batch_sequences}, rank {share.rank} of "
+            f"{share.ranks}: a batch has at least 1 sequence, ranks count from 0"
+        )
+    for key, value, known in (
+        ("order", options.order, ORDERS),
+        ("last", options.last, LAST_STEPS),
+    ):
+        if value not in known:
+            raise RecipeError(f"curate.load: {key}: no {value!r}; there are {', '.join(known)}")
+    if options.prefetch_batches < 0:
+        raise RecipeError(
+            f"curate.load: prefetch_batches: {options.prefetch_batches} is below 0, which is none"
+        )
+    if options.last == "drop" and share.step_sequences > sequences:
+        raise RecipeError(
+            f"curate.load: a step of {share.ranks} ranks takes {share.step_sequences} sequences, "
+            f"there are {sequences}; lower batch_sequences, or set last='short'"
+        )

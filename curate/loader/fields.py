@@ -1,0 +1,147 @@
+"""What a batch holds beside its tokens, made from the runs of documents that lie under it.
+
+A *segment* is a run of tokens of one document within one window. Attention that must not look
+across documents takes `cu_seqlens` (kernels for variable length) or `segments` (masks), with
+`positions`, which count from 0 in every segment, also in one whose beginning another window holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curate.errors import RecipeError
+
+FIELDS = {
+    "tokens": "shape (batch, L), token ids",
+    "labels": "shape (batch, L), the token after each; windows then hold L + 1 tokens",
+    "document_labels": "as labels, -100 where the token after is of another document",
+    "positions": "shape (batch, L), place of each token in its segment, from 0",
+    "segments": "shape (batch, L), number of each token's segment in its sequence, from 0",
+    "domains": "shape (batch, L), number of each token's domain",
+    "cu_seqlens": "shape (segments + 1,), int32, where segments begin in the flattened batch, "
+    "and its length",
+    "samples": "shape (batch,), number of each sequence in the dataset",
+}
+"""Name → what it is; int64 unless said."""
+
+LABEL_FIELDS = ("labels", "document_labels")
+SEGMENT_FIELDS = ("document_labels", "positions", "segments", "domains", "cu_seqlens")
+IGNORED_LABEL = -100
+"""What losses leave out by default."""
+
+Batch = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Segments:
+    """Segments of consecutive windows, back to back; none crosses the border of a window."""
+
+    domains: NDArray[np.int64]
+    """shape (segments,)."""
+    tokens: NDArray[np.int64]
+    """shape (segments,), positive."""
+
+
+def check_fields(fields: Sequence[str]) -> tuple[str, ...]:
+    """The fields asked for, each once.
+
+    Raises:
+        RecipeError: There is none of that name, or none at all was asked for.
+
+    Example:
+        >>> check_fields(["tokens", "labels"])
+        ('tokens', 'labels')
+    """
+    asked = (fields,) if isinstance(fields, str) else tuple(dict.fromkeys(fields))
+    unknown = [name for name in asked if name not in FIELDS]
+    if unknown or not asked:
+        what = f"there is no {unknown[0]!r}" if unknown else "none given"
+        raise RecipeError(f"curate.load: fields: {what}; there are {', '.join(FIELDS)}")
+    return asked
+
+
+def extra_tokens(fields: Sequence[str]) -> int:
+    """Tokens of a window beyond the sequence length: one, where labels are asked for."""
+    return int(any(name in LABEL_FIELDS for name in fields))
+
+
+def needs_segments(fields: Sequence[str]) -> bool:
+    """Whether a field is made from segments."""
+    return any(name in SEGMENT_FIELDS for name in fields)
+
+
+def assemble(
+    fields: Sequence[str],
+    windows: NDArray[Any],
+    length: int,
+    segments: Segments | None,
+    numbers: NDArray[np.int64],
+) -> Batch:
+    """Make the fields of a batch.
+
+    Args:
+        fields: Names out of `FIELDS`.
+        windows: shape (batch, length or length + 1), tokens.
+        length: Of a sequence, L.
+        segments: Of these windows; needed by some fields.
+        numbers: shape (batch,), of the windows.
+
+    Returns:
+        Arrays by name. `tokens` and `labels` are views of `windows`.
+
+    Example:
+        >>> windows = np.array([[5, 6, 7, 8]])
+        >>> segments = Segments(np.array([0, 1]), np.array([3, 1]))
+        >>> names = ["labels", "document_labels", "positions", "cu_seqlens"]
+        >>> batch = assemble(names, windows, 3, segments, np.array([0]))
+        >>> {name: batch[name].tolist() for name in names[:2]}
+        {'labels': [[6, 7, 8]], 'document_labels': [[6, 7, -100]]}
+        >>> {name: batch[name].tolist() for name in names[2:]}
+        {'positions': [[0, 1, 2]], 'cu_seqlens': [0, 3]}
+    """
+    batch: Batch = {}
+    if "tokens" in fields:
+        batch["tokens"] = windows[:, :length]
+    if "labels" in fields:
+        batch["labels"] = windows[:, 1:]
+    if "samples" in fields:
+        batch["samples"] = numbers
+    if segments is not None and needs_segments(fields):
+        batch.update(_from_segments(fields, windows, length, segments))
+    return {name: batch[name] for name in fields}
+
+
+def _from_segments(
+    fields: Sequence[str], windows: NDArray[Any], length: int, segments: Segments
+) -> Batch:
+    count, window_tokens = windows.shape
+    tokens = segments.tokens
+    begins = np.cumsum(tokens) - tokens
+    window, offset = np.divmod(begins, window_tokens)
+    batch: Batch = {}
+    if "positions" in fields:
+        positions = np.arange(windows.size) - np.repeat(begins, tokens)
+        batch["positions"] = positions.reshape(windows.shape)[:, :length]
+    if "domains" in fields:
+        domains = np.repeat(segments.domains, tokens)
+        batch["domains"] = domains.reshape(windows.shape)[:, :length]
+    if "segments" in fields or "document_labels" in fields:
+        firsts = np.flatnonzero(offset == 0)
+        numbers = np.repeat(np.arange(len(tokens)) - firsts[window], tokens)
+        numbers = numbers.reshape(windows.shape)
+        batch["segments"] = numbers[:, :length]
+        if "document_labels" in fields:
+            last = numbers[:, 1:] != numbers[:, :-1]
+            labels = windows[:, 1:].astype(np.int64)
+            labels[last] = IGNORED_LABEL
+            batch["document_labels"] = labels
+    if "cu_seqlens" in fields:
+        within = offset < length
+        starts = window[within] * length + offset[within]
+        batch["cu_seqlens"] = np.append(starts, count * length).astype(np.int32)
+    return batch

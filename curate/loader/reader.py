@@ -1,0 +1,65 @@
+"""Numbers of sequences → batches of the fields asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from curate.errors import RecipeError
+from curate.loader.fields import Batch, assemble, check_fields, extra_tokens
+from curate.loader.source import Source
+
+
+class Reader:
+    """Reads sequences of a source."""
+
+    def __init__(self, source: Source, fields: Sequence[str], dtype: DTypeLike) -> None:
+        """Wrap a source that was opened for these fields.
+
+        Args:
+            source: With windows of a token more where labels are asked for.
+            fields: Names out of `fields.FIELDS`.
+            dtype: Of `tokens` and `labels`.
+
+        Raises:
+            RecipeError: A field is unknown, or the dtype cannot hold the tokens.
+        """
+        self.source = source
+        self.fields = check_fields(fields)
+        self.dtype = np.dtype(dtype)
+        if self.dtype.kind not in "iu" or not self.dtype.isnative:
+            raise RecipeError(
+                f"curate.load: dtype: tokens are integers in this machine's byte order, "
+                f"{self.dtype} is not; int64 is what torch embeddings and losses take"
+            )
+        if np.iinfo(self.dtype).max < source.highest_id:
+            raise RecipeError(
+                f"curate.load: dtype: {self.dtype} holds ids up to {np.iinfo(self.dtype).max}, "
+                f"the tokenizer has {source.highest_id}; take int32 or int64"
+            )
+        self.sequence_length = source.window_tokens - extra_tokens(self.fields)
+
+    def __len__(self) -> int:
+        """Sequences."""
+        return self.source.windows
+
+    def read(self, numbers: NDArray[np.int64]) -> Batch:
+        """A batch, arrays by field.
+
+        Raises:
+            IndexError: A number is out of range.
+        """
+        if len(numbers) and not 0 <= int(numbers.min()) <= int(numbers.max()) < len(self):
+            raise IndexError(f"there are {len(self)} sequences; asked for {numbers}")
+        windows = np.empty((len(numbers), self.source.window_tokens), self.dtype)
+        segments = self.source.read(numbers, windows)
+        return assemble(self.fields, windows, self.sequence_length, segments, numbers)
+
+    def __repr__(self) -> str:
+        """What is there, and what is left over."""
+        return (
+            f"<{len(self):,} sequences of {self.sequence_length:,} tokens from "
+            f"{self.source.where}; {self.source.left_over_tokens:,} tokens fill none>"
+        )

@@ -1,0 +1,284 @@
+"""Windows over written shards, memory-mapped.
+
+Shards that hold fixed sequences are cut within each sequence. All others are one stream: a window
+may cross documents and the border of two shards, and windows with labels share a token with the
+next, so that every token but the first is a label once. Where documents lie is read from the
+provenance beside the shards, the same for every format, never guessed from end tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curate.dataset import SPLITS, Manifest, ShardRecord, load_manifest, read_provenance
+from curate.errors import RecipeError, ShardError
+from curate.formats import find as find_format
+from curate.formats.base import TokenFormat
+from curate.kernels import Pointers
+from curate.loader.fields import Segments
+from curate.loader.source import Order
+from curate.sample import copy_runs, epoch_seed, permute
+from curate.storage import hash_json
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How a stretch of tokens is cut into windows."""
+
+    length: int
+    """From the start of a window to the start of the next."""
+    window_tokens: int
+    """Tokens of a window, `length` or one more."""
+    sequence_tokens: int
+    """Windows lie within stored sequences of so many tokens."""
+
+    @property
+    def per_sequence(self) -> int:
+        """Windows of a whole sequence."""
+        return (self.sequence_tokens - self.window_tokens) // self.length + 1
+
+    def windows(self, tokens: int) -> int:
+        """Windows of a stretch.
+
+        Example:
+            >>> Cut(4, 5, 100).windows(9), Cut(4, 5, 100).windows(8), Cut(4, 4, 9).windows(18)
+            (2, 1, 4)
+        """
+        whole, rest = divmod(tokens, self.sequence_tokens)
+        in_rest = max(0, (rest - self.window_tokens) // self.length + 1)
+        return whole * self.per_sequence + in_rest
+
+    def covered_tokens(self, tokens: int) -> int:
+        """Tokens of a stretch that lie in a window."""
+        shared = self.window_tokens - self.length
+        whole, rest = divmod(tokens, self.sequence_tokens)
+        in_rest = max(0, (rest - self.window_tokens) // self.length + 1)
+        covered = whole * (self.per_sequence * self.length + shared)
+        return covered + (in_rest * self.length + shared if in_rest else 0)
+
+    def starts(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """First token in the stretch of each window."""
+        sequence, within = np.divmod(numbers, self.per_sequence)
+        starts: NDArray[np.int64] = sequence * self.sequence_tokens + within * self.length
+        return starts
+
+
+class ShardSource:
+    """Windows over the shards of a built dataset."""
+
+    def __init__(
+        self,
+        directory: Path,
+        split: str,
+        length: int | None,
+        extra_tokens: int,
+        segments: bool,
+    ) -> None:
+        """Map the shards; sizes and headers are checked, contents are `curate verify`'s to check.
+
+        Args:
+            directory: Of a finished build.
+            split: `train`, `validation`, or `validation/<domain>`.
+            length: Tokens of a sequence; None takes that of the build.
+            extra_tokens: 1 where windows hold a token more.
+            segments: Whether `read` gives them; costs 10 bytes of memory a document.
+
+        Raises:
+            ShardError: A shard is absent, cut, or of another dtype than the manifest says.
+            RecipeError: No sequence length is known, or no window fits.
+        """
+        self._arguments = (directory, split, length, extra_tokens, segments)
+        self.where = str(directory)
+        self.manifest = load_manifest(directory)
+        self.split = split
+        self.domains = tuple(self.manifest.domains)
+        self.seed = self.manifest.seed
+        self.highest_id = self.manifest.tokenizer.vocabulary - 1
+        records = _records(self.manifest, split, self.where)
+        self._tokens = _map_shards(directory, self.manifest, records)
+        lengths = np.array([len(tokens) for tokens in self._tokens], np.int64)
+        self._stops = np.cumsum(lengths)
+        self._starts = self._stops - lengths
+        bases = [tokens.ctypes.data for tokens in self._tokens]
+        self._bases = np.array(bases, np.uint64)
+        self._hashes = [file.xxh3 for record in records for file in record.files]
+        self._cut_into_windows(length, extra_tokens)
+        self._segments = _segments_of(directory, records) if segments else None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel to another process as names of files."""
+        return ShardSource, self._arguments
+
+    def _cut_into_windows(self, length: int | None, extra_tokens: int) -> None:
+        total = int(self._stops[-1])
+        stored = self.manifest.sequence_length if self.split == "train" else None
+        if length is None and self.manifest.sequence_length is not None:
+            length = self.manifest.sequence_length - extra_tokens
+        if length is None:
+            raise RecipeError(
+                f"{self.where}: the shards hold whole documents, so say how long sequences shall "
+                'be: curate.load("…", 2048)'
+            )
+        window = length + extra_tokens
+        if length < 1 or window > (stored or total):
+            held = f"sequences of {stored}" if stored else f"{total}"
+            raise RecipeError(
+                f"{self.where}: asked for windows of {window} tokens (sequence_length {length}"
+                f"{' and a label' * extra_tokens}), but the {self.split} shards hold {held} "
+                f"tokens; sequence_length may be 1 to {(stored or total) - extra_tokens}"
+            )
+        self.window_tokens = window
+        self._cut = Cut(length, window, stored or total + 1)
+        runs = np.diff(self._stops, prepend=0) if stored else np.array([total])
+        counts = [self._cut.windows(tokens) for tokens in runs.tolist()]
+        self._run_windows = np.cumsum(counts)
+        self._run_starts = np.cumsum(runs) - runs
+        self.windows = sum(counts)
+        covered = sum(self._cut.covered_tokens(tokens) for tokens in runs.tolist())
+        self.left_over_tokens = total - covered
+
+    def fingerprint(self) -> str:
+        """Hash of the shards' hashes and of how they are cut."""
+        cut = [self._cut.length, self._cut.window_tokens, self._cut.sequence_tokens]
+        return hash_json([self.split, self._hashes, cut])
+
+    def read(self, numbers: NDArray[np.int64], out: NDArray[Any]) -> Segments | None:
+        """Fill `out`, shape (numbers, window_tokens)."""
+        starts = self._window_starts(numbers)
+        sources, tokens = self._runs(starts)
+        pointers = Pointers(sources, np.dtype(self._tokens[0].dtype))
+        copy_runs(pointers, tokens, len(tokens), out.reshape(-1))
+        return None if self._segments is None else self._segments_under(starts)
+
+    def _window_starts(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        run = np.searchsorted(self._run_windows, numbers, side="right")
+        before = np.where(run > 0, self._run_windows[run - 1], 0)
+        return self._run_starts[run] + self._cut.starts(numbers - before)
+
+    def _runs(self, starts: NDArray[np.int64]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+        """Addresses and tokens of what lies under each window: one run, or several shards'."""
+        window = self.window_tokens
+        first = np.searchsorted(self._stops, starts, side="right")
+        last = np.searchsorted(self._stops, starts + window - 1, side="right")
+        crossed = last - first
+        if crossed.any():
+            owner, shard = _ranges(first, crossed + 1)
+            begins = np.maximum(starts[owner], self._starts[shard])
+            tokens = np.minimum(starts[owner] + window, self._stops[shard]) - begins
+        else:
+            shard, begins = first, starts
+            tokens = np.full(len(starts), window, np.int64)
+        width = np.uint64(self._tokens[0].dtype.itemsize)
+        offsets = (begins - self._starts[shard]).astype(np.uint64) * width
+        return self._bases[shard] + offsets, tokens
+
+    def _segments_under(self, starts: NDArray[np.int64]) -> Segments:
+        assert self._segments is not None
+        domains, stops = self._segments
+        window = self.window_tokens
+        first = np.searchsorted(stops, starts, side="right")
+        last = np.searchsorted(stops, starts + window - 1, side="right")
+        owner, piece = _ranges(first, last - first + 1)
+        begins = np.where(piece > 0, stops[piece - 1], 0)
+        low, high = starts[owner], starts[owner] + window
+        tokens = np.minimum(high, stops[piece]) - np.maximum(low, begins)
+        return Segments(domains[piece].astype(np.int64), tokens)
+
+    def order(self, seed: int, epoch: int) -> Order:
+        """A keyed permutation of all windows, evaluated only where asked."""
+        return partial(permute, size=self.windows, key=epoch_seed(seed, epoch))
+
+    def stored_order(self) -> Order:
+        """As they lie in the shards."""
+        return np.ndarray.copy
+
+
+def _ranges(
+    first: NDArray[np.int64], counts: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Owner and value of each member of the ranges [first, first + count), back to back.
+
+    Example:
+        >>> [found.tolist() for found in _ranges(np.array([5, 9]), np.array([2, 1]))]
+        [[0, 0, 1], [5, 6, 9]]
+    """
+    owner = np.repeat(np.arange(len(counts)), counts)
+    before = np.cumsum(counts) - counts
+    return owner, first[owner] + np.arange(len(owner)) - before[owner]
+
+
+def _records(manifest: Manifest, split: str, where: str) -> list[ShardRecord]:
+    name, _, domain = split.partition("/")
+    found = [
+        record
+        for record in manifest.shards
+        if record.split == name and (not domain or record.stem == split) and record.tokens
+    ]
+    if name not in SPLITS or (domain and name != "validation") or not found:
+        held = sorted({record.split for record in manifest.shards if record.tokens})
+        held += [record.stem for record in manifest.shards if record.split == "validation"]
+        raise RecipeError(f"{where}: split {split!r} has no tokens; there are {', '.join(held)}")
+    return found
+
+
+def _map_shards(
+    directory: Path, manifest: Manifest, records: Sequence[ShardRecord]
+) -> list[NDArray[Any]]:
+    chosen = find_format(manifest.format)
+    if not isinstance(chosen, TokenFormat) or chosen.view is None or manifest.dtype is None:
+        raise RecipeError(
+            f"{directory}: format {manifest.format} is not read by curate.load; load the recipe "
+            "instead of the directory, or build with output.format: megatron or npy"
+        )
+    dtype = np.dtype(manifest.dtype)
+    mapped = []
+    for record in records:
+        for file in record.files:
+            _check_size(directory / file.path, file.bytes)
+        tokens = chosen.view(directory / record.stem, dtype)
+        if len(tokens) != record.tokens:
+            raise ShardError(
+                f"{directory / record.stem}: expected {record.tokens} tokens as the manifest says, "
+                f"found {len(tokens)}; build it again"
+            )
+        mapped.append(tokens)
+    return mapped
+
+
+def _check_size(path: Path, expected_bytes: int) -> None:
+    try:
+        found_bytes = path.stat().st_size
+    except OSError as error:
+        raise ShardError(f"{path}: cannot be read ({error.strerror})") from error
+    if found_bytes != expected_bytes:
+        raise ShardError(
+            f"{path}: expected {expected_bytes} bytes as the manifest says, found {found_bytes}; "
+            "run curate verify to see all damage, curate build to mend it"
+        )
+
+
+def _segments_of(
+    directory: Path, records: Sequence[ShardRecord]
+) -> tuple[NDArray[np.uint16], NDArray[np.int64]]:
+    """Domain of each run of a document in the shards, and where in the stream it ends."""
+    domains, tokens = [], []
+    for record in records:
+        path = directory / record.provenance.path
+        _check_size(path, record.provenance.bytes)
+        rows = read_provenance(path)
+        rows = rows[rows["tokens"] > 0]
+        if int(rows["tokens"].sum()) != record.tokens:
+            raise ShardError(
+                f"{path}: speaks of {int(rows['tokens'].sum())} tokens, its shard holds "
+                f"{record.tokens}; build it again"
+            )
+        domains.append(rows["domain"].copy())
+        tokens.append(rows["tokens"].copy())
+    return np.concatenate(domains), np.cumsum(np.concatenate(tokens))

@@ -1,0 +1,101 @@
+"""The loader's batches for torch: an `IterableDataset` and a `DataLoader` that knows its state.
+
+The only module of the loader that imports torch. Worker processes make whole batches, in turn, so
+torch hands them on in order; the process that trains counts what it was handed, hence the state is
+exact whatever the workers have read ahead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+import torch.distributed
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from curate.errors import RecipeError
+from curate.loader.batches import BatchLoader
+from curate.loader.fields import Batch
+
+Tensors = dict[str, torch.Tensor]
+Step = tuple[int, int, Tensors]
+"""Epoch and position after a batch, and the batch."""
+
+
+class TorchBatches(IterableDataset[Step]):
+    """What is left of the epoch, as (epoch after it, position after it, tensors).
+
+    For a `DataLoader` with batch_size=None and any number of workers.
+    """
+
+    def __init__(self, loader: BatchLoader) -> None:
+        """Wrap; a worker gets a copy, whose files it maps anew where processes are spawned."""
+        self.loader = loader
+
+    def __iter__(self) -> Iterator[Step]:
+        """The batches of this worker, or all where there are none."""
+        worker = get_worker_info()
+        index, workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        for epoch, position, batch in self.loader.batches(index, workers):
+            yield epoch, position, to_tensors(batch)
+
+
+class TorchLoader(DataLoader[Step]):
+    """Iterates over what is left of an epoch, then over the next one; yields tensors by name."""
+
+    def __init__(self, loader: BatchLoader, workers: int) -> None:
+        """Read in `workers` processes, or in a thread of this one if 0.
+
+        Raises:
+            RecipeError: The number of workers is negative.
+        """
+        if workers < 0:
+            raise RecipeError(f"curate.load: workers: {workers} is below 0, which is none")
+        ahead = max(1, loader.options.prefetch_batches) if workers else None
+        super().__init__(
+            TorchBatches(loader),
+            batch_size=None,
+            num_workers=workers,
+            prefetch_factor=ahead,
+            collate_fn=_as_it_is,
+        )
+        self.loader = loader
+
+    def __len__(self) -> int:
+        """Batches that are left in this epoch."""
+        return self.loader.steps()
+
+    def __iter__(self) -> Iterator[Tensors]:  # type: ignore[override]
+        """Batches from where it stands to the end of the epoch."""
+        for epoch, position, batch in super().__iter__():
+            self.loader.epoch, self.loader.position = epoch, position
+            yield batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where it stands after the last batch handed out; see `BatchLoader.state_dict`."""
+        return self.loader.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state of any number of ranks and workers, torch's or NumPy's.
+
+        Raises:
+            ShardError: See `BatchLoader.load_state_dict`.
+        """
+        self.loader.load_state_dict(state)
+
+
+def to_tensors(batch: Batch) -> Tensors:
+    """Tensors that share the arrays' memory."""
+    return {name: torch.from_numpy(values) for name, values in batch.items()}
+
+
+def default_share() -> tuple[int, int]:
+    """Rank and ranks of `torch.distributed`, or the only one."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1
+
+
+def _as_it_is(step: Any) -> Any:
+    return step
