@@ -110,20 +110,23 @@ def permute(index: NDArray[np.int64], size: int, key: int) -> NDArray[np.int64]:
         Black and Rogaway 2002, "Ciphers with arbitrary finite domains", §3 (cycle walking).
     """
     half_bits = max(1, (max(size - 1, 1).bit_length() + 1) // 2)
+    turn_keys = [mix64_scalar(key * FEISTEL_ROUNDS + turn) for turn in range(FEISTEL_ROUNDS)]
     value = index.astype(np.uint64)
     walking = np.arange(len(value))
     while len(walking):
-        value[walking] = _feistel(value[walking], half_bits, key)
+        value[walking] = _feistel(value[walking], half_bits, turn_keys)
         walking = walking[value[walking] >= size]
     return value.astype(np.int64)
 
 
-def _feistel(value: NDArray[np.uint64], half_bits: int, key: int) -> NDArray[np.uint64]:
+def _feistel(
+    value: NDArray[np.uint64], half_bits: int, turn_keys: Sequence[np.uint64]
+) -> NDArray[np.uint64]:
     mask = np.uint64((1 << half_bits) - 1)
     shift = np.uint64(half_bits)
     left, right = value >> shift, value & mask
-    for turn in range(FEISTEL_ROUNDS):
-        mixed = mix64(right ^ mix64_scalar(key * FEISTEL_ROUNDS + turn), right)
+    for turn_key in turn_keys:
+        mixed = mix64(right ^ turn_key, right)
         left, right = right, left ^ (mixed & mask)
     return (left << shift) | right
 

@@ -116,6 +116,24 @@ def assemble(
     return {name: batch[name] for name in fields}
 
 
+def cut_rows(batch: Batch, low: int, high: int, length: int) -> Batch:
+    """The sequences [low, high) of a batch, as views.
+
+    Example:
+        >>> batch = {"samples": np.arange(3), "cu_seqlens": np.array([0, 3, 4, 6, 8, 12])}
+        >>> {name: values.tolist() for name, values in cut_rows(batch, 1, 3, 4).items()}
+        {'samples': [1, 2], 'cu_seqlens': [0, 2, 4, 8]}
+    """
+    found = {}
+    for name, values in batch.items():
+        if name == "cu_seqlens":
+            first, last = np.searchsorted(values, [low * length, high * length])
+            found[name] = values[first : last + 1] - values[first]
+        else:
+            found[name] = values[low:high]
+    return found
+
+
 def _from_segments(
     fields: Sequence[str], windows: NDArray[Any], length: int, segments: Segments
 ) -> Batch:
