@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate.errors import RecipeError
+from curate.kernels import kernel
 
 FIELDS = {
     "tokens": "shape (batch, L), token ids",
@@ -116,6 +117,27 @@ def assemble(
     return {name: batch[name] for name in fields}
 
 
+def _spread(
+    values: NDArray[np.int64], step: int, tokens: NDArray[np.int64], shape: tuple[int, ...]
+) -> NDArray[np.int64]:
+    """For each token its segment's value, raised by `step` from token to token."""
+    out = np.empty(shape, np.int64)
+    _fill(values, step, tokens, len(tokens), out)
+    return out
+
+
+@kernel
+def _fill(values, step, tokens, segments, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Write `tokens[n]` items for each segment, back to back."""
+    write = 0
+    for segment in range(segments):
+        value = values[segment]
+        for position in range(tokens[segment]):
+            out[write + position] = value + step * position
+        write += tokens[segment]
+    return write
+
+
 def cut_rows(batch: Batch, low: int, high: int, length: int) -> Batch:
     """The sequences [low, high) of a batch, as views.
 
@@ -143,21 +165,20 @@ def _from_segments(
     window, offset = np.divmod(begins, window_tokens)
     batch: Batch = {}
     if "positions" in fields:
-        positions = np.arange(windows.size) - np.repeat(begins, tokens)
-        batch["positions"] = positions.reshape(windows.shape)[:, :length]
+        batch["positions"] = _spread(np.zeros_like(tokens), 1, tokens, windows.shape)
     if "domains" in fields:
-        domains = np.repeat(segments.domains, tokens)
-        batch["domains"] = domains.reshape(windows.shape)[:, :length]
-    if "segments" in fields or "document_labels" in fields:
+        batch["domains"] = _spread(segments.domains, 0, tokens, windows.shape)
+    if "segments" in fields:
         firsts = np.flatnonzero(offset == 0)
-        numbers = np.repeat(np.arange(len(tokens)) - firsts[window], tokens)
-        numbers = numbers.reshape(windows.shape)
-        batch["segments"] = numbers[:, :length]
-        if "document_labels" in fields:
-            last = numbers[:, 1:] != numbers[:, :-1]
-            labels = windows[:, 1:].astype(np.int64)
-            labels[last] = IGNORED_LABEL
-            batch["document_labels"] = labels
+        numbers = np.arange(len(tokens)) - firsts[window]
+        batch["segments"] = _spread(numbers, 0, tokens, windows.shape)
+    batch = {name: values[:, :length] for name, values in batch.items()}
+    if "document_labels" in fields:
+        labels = windows[:, 1:].astype(np.int64)
+        last = offset + tokens - 1
+        within = last < length
+        labels[window[within], last[within]] = IGNORED_LABEL
+        batch["document_labels"] = labels
     if "cu_seqlens" in fields:
         within = offset < length
         starts = window[within] * length + offset[within]
