@@ -431,6 +431,19 @@ def test_a_state_of_other_shards_is_refused(places: dict[str, Path], tmp_path: P
     assert own.loader(2).load_state_dict(state) is None
 
 
+def test_a_state_of_another_plan_is_refused(places: dict[str, Path], tmp_path: Path) -> None:
+    state = curate.load(places["recipe"], LENGTH).loader(2).state_dict()
+    again = curate.load(places["recipe"], LENGTH).loader(3)
+    again.load_state_dict(state)
+    text = places["recipe"].read_text("utf-8").replace("{method: entropy}", "{method: uniform}")
+    other = places["recipe"].with_name("other.yaml")  # beside it, so that the store is the same
+    other.write_text(text, "utf-8")
+    with pytest.raises(ShardError, match="shards, store or plan changed since it was saved"):
+        curate.load(other, LENGTH).loader(2).load_state_dict(state)
+    with pytest.raises(ShardError, match="the tokens are not those of the state"):
+        curate.load(places["fixed"], LENGTH).loader(2).load_state_dict(state)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -583,6 +596,37 @@ def test_no_workers_then_two_then_three_ranks(places: dict[str, Path]) -> None:
 def take(loader: Any, steps: int) -> list[int]:
     batches = iter(loader)
     return [sample for _ in range(steps) for sample in next(batches)["samples"].tolist()]
+
+
+RANK_PROGRAM = """
+import sys
+import torch.distributed
+import curate
+rank, root, place = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+torch.distributed.init_process_group("gloo", f"file://{root}/meet", rank=rank, world_size=2)
+loader = curate.load(place, 64, fields=["samples"]).torch_loader(5)
+found = [sample for batch in loader for sample in batch["samples"].tolist()]
+torch.distributed.destroy_process_group()
+print(found)
+"""
+
+
+@pytest.mark.slow
+def test_ranks_come_from_torch_distributed(places: dict[str, Path], tmp_path: Path) -> None:
+    pytest.importorskip("torch.distributed")
+    command = [sys.executable, "-c", RANK_PROGRAM]
+    running = [
+        subprocess.Popen(
+            [*command, str(rank), str(tmp_path), str(places["documents"])],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    found = [json.loads(process.communicate(timeout=120)[0]) for process in running]
+    assert [process.returncode for process in running] == [0, 0]
+    assert len(found[0]) == len(found[1])
+    assert sorted(found[0] + found[1]) == list(range(468))
 
 
 def test_torch_workers_below_none(places: dict[str, Path]) -> None:

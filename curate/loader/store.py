@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -75,6 +76,10 @@ class StoreSource:
 
     def fingerprint(self) -> str:
         """Hash of the documents in their order, what is taken of them, and the window."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
         streams = [
             [stream.name, stream.tokens, hash_bytes(stream.documents.tobytes()),
              hash_bytes(stream.stops.tobytes()), domain.fingerprint()]
