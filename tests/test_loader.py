@@ -47,6 +47,12 @@ def places(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
 KINDS = ("documents", "fixed", "recipe")
 
 
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of a few batches, so that the small dataset has many; forked workers inherit it."""
+    monkeypatch.setattr("curate.loader.batches.BLOCK_TOKENS", 15 * LENGTH)
+
+
 def open_all(places: dict[str, Path], kind: str, *fields: str, length: int = LENGTH) -> Sequences:
     found = curate.load(places[kind], length, fields=fields or ("tokens", "samples"))
     assert isinstance(found, Sequences)
@@ -221,6 +227,7 @@ def test_validation_by_split_and_domain(places: dict[str, Path]) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.usefixtures("small_blocks")
 def test_ten_epochs_are_ten_permutations(places: dict[str, Path], kind: str) -> None:
     data = open_all(places, kind)
     loader = data.loader(10)
@@ -278,6 +285,7 @@ def train(data: Sequences, ranks: int, state: Any, steps: int, batch: int) -> tu
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("seed", range(4))
+@pytest.mark.usefixtures("small_blocks")
 def test_resuming_on_other_ranks_continues_with_the_unseen(
     places: dict[str, Path], kind: str, seed: int
 ) -> None:
@@ -299,6 +307,7 @@ def test_resuming_on_other_ranks_continues_with_the_unseen(
     assert sorted(following) == list(range(len(data))) and following != seen + used
 
 
+@pytest.mark.usefixtures("small_blocks")
 def test_one_rank_then_three(places: dict[str, Path]) -> None:
     data = open_all(places, "recipe")
     straight = collect(data.loader(6))
@@ -316,6 +325,7 @@ def resumed(data: Sequences, rank: int, ranks: int, state: Any, batch: int) -> A
     return loader
 
 
+@pytest.mark.usefixtures("small_blocks")
 def test_what_is_read_ahead_is_not_counted(places: dict[str, Path]) -> None:
     loader = open_all(places, "documents").loader(4, options=LoaderOptions(prefetch_batches=8))
     batches = iter(loader)
@@ -341,14 +351,20 @@ def test_dropping_is_counted(places: dict[str, Path]) -> None:
     assert short.dropped_sequences == 0 and len(short) == 3
 
 
+@pytest.mark.usefixtures("small_blocks")
 def test_workers_share_the_steps_of_a_rank(places: dict[str, Path]) -> None:
     loader = open_all(places, "recipe").loader(5, 1, 3)
-    whole = [batch["samples"].tolist() for _, _, batch in loader.batches()]
+    whole = [batch["samples"].tolist() for batch in loader]
+    loader = open_all(places, "recipe").loader(5, 1, 3)
     for workers in (2, 3, 200):
-        parts = [[batch["samples"].tolist() for _, _, batch in loader.batches(own, workers)]
-                 for own in range(workers)]  # fmt: skip
-        together = [parts[step % workers][step // workers] for step in range(len(whole))]
-        assert together == whole and sum(map(len, parts)) == len(whole)
+        parts = [list(loader.blocks(own, workers)) for own in range(workers)]
+        blocks = sum(map(len, parts))
+        assert blocks == -(-len(whole) // 3) > 8
+        found = []
+        for number in range(blocks):  # the order in which torch asks its workers
+            block, read = parts[number % workers][number // workers]
+            found += [batch["samples"].tolist() for _, _, batch in block.batches(read)]
+        assert found == whole
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -573,6 +589,7 @@ def test_torch_takes_it_as_a_map_style_dataset(places: dict[str, Path]) -> None:
     assert sorted(collect(loader).tolist()) == list(range(len(data)))
 
 
+@pytest.mark.usefixtures("small_blocks")
 def test_no_workers_then_two_then_three_ranks(places: dict[str, Path]) -> None:
     """A state after a random step goes on with exactly the unseen samples."""
     pytest.importorskip("torch")

@@ -2,14 +2,15 @@
 
 All that has happened is one number: how many sequences of the epoch's order were used, by all ranks
 together. Step k after a start at position p uses the positions [p + k·R·B, p + (k + 1)·R·B) of R
-ranks with batches of B, rank r the r-th B of these; worker w of W makes the steps k ≡ w (mod W).
+ranks with batches of B, rank r the r-th B of these. Some steps in a row make a block, which is read
+at once; worker w of W reads the blocks w, w + W, w + 2·W, …
 So ranks, workers and batch may change at any step: the next position is the same.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -77,6 +78,26 @@ class Share:
         return np.arange(first + low, first + high)
 
 
+@dataclass(frozen=True)
+class Block:
+    """Batches that are read together."""
+
+    states: list[tuple[int, int]]
+    """Epoch and position after each."""
+    rows: list[int]
+    """Where batches begin, and the end of the last."""
+    numbers: NDArray[np.int64]
+    """Of all their sequences."""
+    sequence_length: int
+
+    def batches(self, read: Batch) -> Iterator[tuple[int, int, Batch]]:
+        """Cut what was read into batches, which copies nothing; each with the state after it."""
+        for (epoch, position), low, high in zip(
+            self.states, self.rows, self.rows[1:], strict=False
+        ):
+            yield epoch, position, cut_rows(read, low, high, self.sequence_length)
+
+
 class BatchLoader:
     """Iterates over what is left of an epoch, then over the next one, and so on."""
 
@@ -133,57 +154,67 @@ class BatchLoader:
         Raises:
             RecipeError: The last step has too few sequences for every rank to get one.
         """
-        for epoch, position, batch in self.batches():
-            self.epoch, self.position = epoch, position
-            yield batch
+        for block, read in self.blocks():
+            for epoch, position, batch in block.batches(read):
+                self.epoch, self.position = epoch, position
+                yield batch
 
-    def batches(self, worker: int = 0, workers: int = 1) -> Iterator[tuple[int, int, Batch]]:
-        """Batches of one of some workers, each with the epoch and position after it.
+    def blocks(self, worker: int = 0, workers: int = 1) -> Iterator[tuple[Block, Batch]]:
+        """What one of some workers reads, some batches together, and how to cut it into these.
 
         Raises:
             RecipeError: The last step has too few sequences for every rank to get one.
         """
         self._check_last_step()
         ahead = -(-self.options.prefetch_batches // self._batches_together())
-        waiting: deque[tuple[_Block, Future[Batch]]] = deque()
+        waiting: deque[tuple[Block, Future[Batch]]] = deque()
         with ThreadPoolExecutor(1) as pool:
-            for block in self._blocks(worker, workers):
+            for block in self._planned(worker, workers):
                 if not ahead:
-                    yield from block.batches(self.reader.read(block.numbers), self.reader)
+                    yield block, self.reader.read(block.numbers)
                     continue
                 waiting.append((block, pool.submit(self.reader.read, block.numbers)))
                 if len(waiting) > ahead:
                     done, read = waiting.popleft()
-                    yield from done.batches(read.result(), self.reader)
+                    yield done, read.result()
             for done, read in waiting:
-                yield from done.batches(read.result(), self.reader)
+                yield done, read.result()
 
     def _batches_together(self) -> int:
         tokens = self.share.batch_sequences * self.reader.sequence_length
         return max(1, BLOCK_TOKENS // tokens)
 
-    def _blocks(self, worker: int, workers: int) -> Iterator[_Block]:
-        """The batches of a worker, as many together as are read at once."""
+    def _planned(self, worker: int, workers: int) -> Iterator[Block]:
+        """The blocks of a worker; the numbers of many are found at once."""
         order = self._order()
-        epoch, base = self.epoch, self.position
-        stop, step_sequences = len(self.reader), self.share.step_sequences
-        own = range(worker, self.steps(), workers)
-        together = self._batches_together()
-        planned = together * max(1, PLANNED_SEQUENCES // (together * self.share.batch_sequences))
-        for start in range(0, len(own), planned):
-            firsts = [base + step * step_sequences for step in own[start : start + planned]]
-            positions = [self.share.positions(first, stop) for first in firsts]
-            numbers = order(np.concatenate(positions))
-            cuts = np.cumsum([0, *map(len, positions)]).tolist()
-            afters = [min(first + step_sequences, stop) for first in firsts]
+        together, steps = self._batches_together(), self.steps()
+        own = range(worker, -(-steps // together), workers)
+        at_once = max(1, PLANNED_SEQUENCES // (together * self.share.batch_sequences))
+        for start in range(0, len(own), at_once):
+            blocks = [
+                range(block * together, min((block + 1) * together, steps))
+                for block in own[start : start + at_once]
+            ]
+            yield from self._number(blocks, order)
+
+    def _number(self, blocks: Sequence[range], order: Order) -> Iterator[Block]:
+        """Blocks of steps, counted from the position, with the numbers of their sequences."""
+        base, stop, taken = self.position, len(self.reader), self.share.step_sequences
+        epoch = self.epoch
+        firsts = [[base + step * taken for step in block] for block in blocks]
+        positions = [[self.share.positions(first, stop) for first in block] for block in firsts]
+        numbers = order(np.concatenate([own for block in positions for own in block]))
+        start = 0
+        for block, places in zip(firsts, positions, strict=True):
+            rows = np.cumsum([0, *map(len, places)]).tolist()
+            afters = [min(first + taken, stop) for first in block]
             states = [
                 (epoch, after) if after + self._least() <= stop else (epoch + 1, 0)
                 for after in afters
             ]
-            for low in range(0, len(firsts), together):
-                high = min(low + together, len(firsts))
-                rows = [cut - cuts[low] for cut in cuts[low : high + 1]]
-                yield _Block(states[low:high], rows, numbers[cuts[low] : cuts[high]])
+            own = numbers[start : start + rows[-1]]
+            yield Block(states, rows, own, self.reader.sequence_length)
+            start += rows[-1]
 
     def _least(self) -> int:
         """Sequences that must be left for a step."""
@@ -234,25 +265,6 @@ class BatchLoader:
             )
         over = position + self._least() > len(self.reader)
         self.epoch, self.position = (epoch + 1, 0) if over else (epoch, position)
-
-
-@dataclass(frozen=True)
-class _Block:
-    """Batches that are read together."""
-
-    states: list[tuple[int, int]]
-    """Epoch and position after each."""
-    rows: list[int]
-    """Where batches begin, and the end of the last."""
-    numbers: NDArray[np.int64]
-    """Of all their sequences."""
-
-    def batches(self, read: Batch, reader: Reader) -> Iterator[tuple[int, int, Batch]]:
-        """Cut what was read into batches, which copies nothing."""
-        for (epoch, position), low, high in zip(
-            self.states, self.rows, self.rows[1:], strict=False
-        ):
-            yield epoch, position, cut_rows(read, low, high, reader.sequence_length)
 
 
 def _check(share: Share, options: LoaderOptions, sequences: int) -> None:

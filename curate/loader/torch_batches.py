@@ -1,8 +1,9 @@
 """The loader's batches for torch: an `IterableDataset` and a `DataLoader` that knows its state.
 
-The only module of the loader that imports torch. Worker processes make whole batches, in turn, so
-torch hands them on in order; the process that trains counts what it was handed, hence the state is
-exact whatever the workers have read ahead.
+The only module of the loader that imports torch. Worker processes read blocks of batches, in turn,
+so torch hands them on in order, and few and large ones, as each costs a passing of shared memory.
+The process that trains cuts them and counts what it handed out, hence the state is exact whatever
+the workers have read ahead.
 """
 
 from __future__ import annotations
@@ -15,16 +16,16 @@ import torch.distributed
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from curate.errors import RecipeError
-from curate.loader.batches import BatchLoader
+from curate.loader.batches import BatchLoader, Block
 from curate.loader.fields import Batch
 
 Tensors = dict[str, torch.Tensor]
-Step = tuple[int, int, Tensors]
-"""Epoch and position after a batch, and the batch."""
+Read = tuple[Block, Tensors]
+"""Batches together, and how to cut them."""
 
 
-class TorchBatches(IterableDataset[Step]):
-    """What is left of the epoch, as (epoch after it, position after it, tensors).
+class TorchBatches(IterableDataset[Read]):
+    """What is left of the epoch, as blocks of batches.
 
     For a `DataLoader` with batch_size=None and any number of workers.
     """
@@ -33,15 +34,15 @@ class TorchBatches(IterableDataset[Step]):
         """Wrap; a worker gets a copy, whose files it maps anew where processes are spawned."""
         self.loader = loader
 
-    def __iter__(self) -> Iterator[Step]:
-        """The batches of this worker, or all where there are none."""
+    def __iter__(self) -> Iterator[Read]:
+        """The blocks of this worker, or all where there are none."""
         worker = get_worker_info()
         index, workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        for epoch, position, batch in self.loader.batches(index, workers):
-            yield epoch, position, to_tensors(batch)
+        for block, read in self.loader.blocks(index, workers):
+            yield block, to_tensors(read)
 
 
-class TorchLoader(DataLoader[Step]):
+class TorchLoader(DataLoader[Read]):
     """Iterates over what is left of an epoch, then over the next one; yields tensors by name."""
 
     def __init__(self, loader: BatchLoader, workers: int) -> None:
@@ -52,12 +53,11 @@ class TorchLoader(DataLoader[Step]):
         """
         if workers < 0:
             raise RecipeError(f"curate.load: workers: {workers} is below 0, which is none")
-        ahead = max(1, loader.options.prefetch_batches) if workers else None
         super().__init__(
             TorchBatches(loader),
             batch_size=None,
             num_workers=workers,
-            prefetch_factor=ahead,
+            prefetch_factor=1 if workers else None,
             collate_fn=_as_it_is,
         )
         self.loader = loader
@@ -68,9 +68,11 @@ class TorchLoader(DataLoader[Step]):
 
     def __iter__(self) -> Iterator[Tensors]:  # type: ignore[override]
         """Batches from where it stands to the end of the epoch."""
-        for epoch, position, batch in super().__iter__():
-            self.loader.epoch, self.loader.position = epoch, position
-            yield batch
+        for block, read in super().__iter__():
+            arrays = {name: values.numpy() for name, values in read.items()}
+            for epoch, position, batch in block.batches(arrays):
+                self.loader.epoch, self.loader.position = epoch, position
+                yield to_tensors(batch)
 
     def state_dict(self) -> dict[str, Any]:
         """Where it stands after the last batch handed out; see `BatchLoader.state_dict`."""
@@ -97,5 +99,5 @@ def default_share() -> tuple[int, int]:
     return 0, 1
 
 
-def _as_it_is(step: Any) -> Any:
-    return step
+def _as_it_is(read: Any) -> Any:
+    return read
