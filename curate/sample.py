@@ -110,25 +110,38 @@ def permute(index: NDArray[np.int64], size: int, key: int) -> NDArray[np.int64]:
         Black and Rogaway 2002, "Ciphers with arbitrary finite domains", §3 (cycle walking).
     """
     half_bits = max(1, (max(size - 1, 1).bit_length() + 1) // 2)
-    turn_keys = [mix64_scalar(key * FEISTEL_ROUNDS + turn) for turn in range(FEISTEL_ROUNDS)]
+    keys = [mix64_scalar(key * FEISTEL_ROUNDS + turn) for turn in range(FEISTEL_ROUNDS)]
     value = index.astype(np.uint64)
-    walking = np.arange(len(value))
-    while len(walking):
-        value[walking] = _feistel(value[walking], half_bits, turn_keys)
-        walking = walking[value[walking] >= size]
+    limits = np.array([size, half_bits], np.uint64)
+    _walk(value, len(value), limits, np.array(keys, np.uint64), FEISTEL_ROUNDS)
     return value.astype(np.int64)
 
 
-def _feistel(
-    value: NDArray[np.uint64], half_bits: int, turn_keys: Sequence[np.uint64]
-) -> NDArray[np.uint64]:
-    mask = np.uint64((1 << half_bits) - 1)
-    shift = np.uint64(half_bits)
-    left, right = value >> shift, value & mask
-    for turn_key in turn_keys:
-        mixed = mix64(right ^ turn_key, right)
-        left, right = right, left ^ (mixed & mask)
-    return (left << shift) | right
+@kernel
+def _walk(values, count, limits, keys, rounds):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Send each value through the network, in place, until it is below `limits[0]`."""
+    size, shift = limits[0], limits[1]
+    mask = (np.uint64(1) << shift) - np.uint64(1)
+    for number in range(count):
+        value = values[number]
+        outside = True
+        while outside:
+            left, right = value >> shift, value & mask
+            for turn in range(rounds):
+                word = right ^ keys[turn]  # what follows is `mix64(word, right)`
+                word ^= word >> np.uint64(30)
+                word *= np.uint64(0xBF58476D1CE4E5B9)
+                word ^= word >> np.uint64(27)
+                word += right
+                word *= np.uint64(0x94D049BB133111EB)
+                word ^= word >> np.uint64(31)
+                word *= np.uint64(0x9E3779B97F4A7C15)
+                word ^= word >> np.uint64(32)
+                left, right = right, left ^ (word & mask)
+            value = (left << shift) | right
+            outside = value >= size
+        values[number] = value
+    return count
 
 
 def shard_count(total_tokens: int, shard_tokens: int) -> int:
