@@ -19,10 +19,12 @@ import msgspec
 import numpy as np
 
 from curate import __version__, dataset
-from curate.dataset import InputRecord, Layout, Manifest, ShardRecord, TokenizerRecord
-from curate.errors import RecipeError, ShardError, TokenizerError
+from curate.dataset import FileRecord, InputRecord, Layout, Manifest, ShardRecord, TokenizerRecord
+from curate.errors import InfeasiblePlan, RecipeError, ShardError, TokenizerError
+from curate.formats import check_options, configure
 from curate.formats import find as find_format
-from curate.formats.base import TextFormat, TokenFormat
+from curate.formats.base import Folder, Settings, TextFormat, TokenFormat
+from curate.formats.losses import worst_tails
 from curate.ingest import Ingested, ingest
 from curate.mixture import DomainSupply, Mixture, MixtureOptions, MixtureRequest, mix
 from curate.mixture import find as find_method
@@ -43,6 +45,10 @@ from curate.write import ShardTask, ShardWriter, write_shards
 
 TEXT_SHARD_TOKENS = 64_000_000
 """Most tokens in a shard of text, about 250 MB: readers take text a file at a time."""
+
+
+MOST_LOSS = 0.05
+"""Share of the training set that a reader may drop, where the recipe states its windows."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,10 @@ class Planned:
     plan: Plan
     streams: tuple[Stream, ...]
     sampler: DocumentSampler | SequenceSampler
+    format: TokenFormat | TextFormat
+    """Configured."""
+    shards: int
+    """Of the training set."""
 
 
 def check_names(loaded: LoadedRecipe) -> None:
@@ -86,7 +96,10 @@ def check_names(loaded: LoadedRecipe) -> None:
             f"(known: {', '.join(MEASURES)})"
         )
     chosen = find_format(recipe.output.format)
-    keeps = isinstance(chosen, TextFormat) or chosen.keeps_documents
+    check_options(recipe.output.format, recipe.output.options)
+    keeps = isinstance(chosen, TextFormat) or (
+        chosen.keeps_documents and not chosen.takes_sequences
+    )
     if keeps and recipe.sequence_length is not None:
         raise RecipeError(
             f"sequence_length: format {chosen.name} keeps whole documents and its readers cut "
@@ -104,7 +117,10 @@ def plan_dataset(
     """
     check_names(loaded)
     ingested = ingest(loaded, workers, observer)
-    _check_dtype(loaded, ingested.tokenizer)
+    settings = _settings(loaded, ingested.tokenizer)
+    chosen = configure(loaded.recipe.output.format, settings)
+    if isinstance(chosen, TokenFormat):
+        chosen.dtype_for(ingested.tokenizer.vocabulary - 1)
     if write:
         write_stats(loaded, ingested, observer)
     request = mixture_request(loaded, ingested)
@@ -116,17 +132,22 @@ def plan_dataset(
             ingested.domains, ingested.validation, plan.domains, strict=True
         )
     )
-    sampler = _sampler(loaded, streams, ingested)
+    sampler = _sampler(loaded, chosen, streams, ingested)
+    shards = _shards(loaded, chosen, sampler)
+    loss = _reader_loss(loaded, chosen, settings, shards)
     plan = _with_documents(plan, sampler.documents())
     if write:
         stamp = _stamp(loaded, ingested)
         write_json(loaded.output_dir / "mixture.json", {**stamp, **mixture.to_json()})
-        write_json(loaded.output_dir / "plan.json", {**stamp, **plan.to_json()})
-    for warning in [*mixture.warnings, *plan.warnings]:
+        write_json(
+            loaded.output_dir / "plan.json", {**stamp, **plan.to_json(), "reader_loss": loss}
+        )
+    told = chosen.notices(settings) if chosen.notices is not None else []
+    for warning in [*mixture.warnings, *plan.warnings, *told]:
         observer.notice(warning)
     for active in mixture.constraints_active:
         observer.notice(f"mixture: {active}")
-    return Planned(ingested, request, mixture, plan, streams, sampler)
+    return Planned(ingested, request, mixture, plan, streams, sampler, chosen, shards)
 
 
 def built_otherwise(loaded: LoadedRecipe) -> bool:
@@ -245,12 +266,77 @@ _NOTHING = np.zeros((0, len(PROGRESS)), np.int64)
 """Counters of a stage that has none."""
 
 
+def _settings(loaded: LoadedRecipe, tokenizer: Tokenizer) -> Settings:
+    """What the output format is configured with."""
+    recipe = loaded.recipe
+    return Settings(
+        tokenizer.eos_id, tokenizer.vocabulary, tokenizer.name, recipe.sequence_length,
+        check_options(recipe.output.format, recipe.output.options),
+    )  # fmt: skip
+
+
+def _shards(
+    loaded: LoadedRecipe,
+    chosen: TokenFormat | TextFormat,
+    sampler: DocumentSampler | SequenceSampler,
+) -> int:
+    """Training shards: as many as `shard_tokens` asks for and the format's readers take.
+
+    Raises:
+        InfeasiblePlan: The whole training set is shorter than the shortest shard a reader takes.
+    """
+    recipe = loaded.recipe
+    most = TEXT_SHARD_TOKENS if isinstance(chosen, TextFormat) else chosen.shard_tokens_most
+    least = 1 if isinstance(chosen, TextFormat) else chosen.shard_tokens_least
+    shards = shard_count(recipe.budget_tokens, min(recipe.output.shard_tokens, most or 10**18))
+    if least == 1:
+        return shards
+    if recipe.budget_tokens < least:
+        raise InfeasiblePlan(
+            f"plan: budget_tokens {recipe.budget_tokens} is less than the {least} that every shard "
+            f"of format {chosen.name} needs (step_tokens + 1: its reader stops at a shorter one); "
+            f"either set budget_tokens: {least} or a smaller output.options.step_tokens"
+        )
+    shards = min(shards, recipe.budget_tokens // least)
+    while shards > 1:
+        lengths = (sampler.shard(number, shards).lengths.sum() for number in range(shards))
+        if min(lengths) >= least:
+            break
+        shards -= 1
+    return shards
+
+
+def _reader_loss(
+    loaded: LoadedRecipe, chosen: TokenFormat | TextFormat, settings: Settings, shards: int
+) -> dict[str, int] | None:
+    """What the trainer's reader may drop at the ends of shards, for `plan.json`.
+
+    Raises:
+        InfeasiblePlan: More than a share that can be meant, in windows that the recipe states.
+    """
+    if isinstance(chosen, TextFormat) or chosen.loss_tokens is None:
+        return None
+    budget, window = loaded.recipe.budget_tokens, settings.window_tokens
+    lost = worst_tails(shards, window, budget)
+    stated = settings.options.get("window_tokens") is not None
+    if stated and lost > MOST_LOSS * budget:
+        fewest = max(1, int(MOST_LOSS * budget / window))
+        raise InfeasiblePlan(
+            f"plan: readers of {chosen.name} may drop {lost} of {budget} tokens, a window of "
+            f"{window} at the end of each of {shards} shards, more than {MOST_LOSS:.0%}; set "
+            f"output.shard_tokens: {-(-budget // fewest)} or more, or leave out window_tokens"
+        )
+    return {"window_tokens": window, "tokens_at_most": lost}
+
+
 def _sampler(
-    loaded: LoadedRecipe, streams: Sequence[Stream], ingested: Ingested
+    loaded: LoadedRecipe,
+    chosen: TokenFormat | TextFormat,
+    streams: Sequence[Stream],
+    ingested: Ingested,
 ) -> DocumentSampler | SequenceSampler:
     recipe = loaded.recipe
-    chosen = find_format(recipe.output.format)
-    if isinstance(chosen, TokenFormat) and not chosen.keeps_documents:
+    if isinstance(chosen, TokenFormat):
         if recipe.sequence_length is not None:
             return SequenceSampler(streams, recipe.sequence_length, recipe.seed)
     # A document of text needs a token of text beside its end-of-text token.
@@ -265,12 +351,6 @@ def _with_documents(plan: Plan, documents: Sequence[int]) -> Plan:
         for domain, count in zip(plan.domains, documents, strict=True)
     )
     return replace(plan, domains=domains)
-
-
-def _check_dtype(loaded: LoadedRecipe, tokenizer: Tokenizer) -> None:
-    chosen = find_format(loaded.recipe.output.format)
-    if isinstance(chosen, TokenFormat):
-        chosen.dtype_for(tokenizer.vocabulary - 1)
 
 
 def _build_hash(loaded: LoadedRecipe, ingested: Ingested) -> str:
@@ -300,6 +380,7 @@ def _is_fresh(loaded: LoadedRecipe, ingested: Ingested) -> bool:
     if manifest.build_hash != _build_hash(loaded, ingested):
         return False
     files = [file for shard in manifest.shards for file in [*shard.files, shard.provenance]]
+    files += manifest.folder_files
     directory = loaded.output_dir
     return all(
         (directory / file.path).is_file() and (directory / file.path).stat().st_size == file.bytes
@@ -311,11 +392,7 @@ def _write(loaded: LoadedRecipe, planned: Planned, workers: int, observer: Obser
     """Write shards, then the manifest."""
     recipe, directory = loaded.recipe, loaded.output_dir
     ingested = planned.ingested
-    chosen = find_format(recipe.output.format)
-    shard_tokens = recipe.output.shard_tokens
-    if isinstance(chosen, TextFormat):
-        shard_tokens = min(shard_tokens, TEXT_SHARD_TOKENS)
-    shards = shard_count(recipe.budget_tokens, shard_tokens)
+    chosen, shards = planned.format, planned.shards
     tasks = [ShardTask("train", f"shard-{number:05d}", number) for number in range(shards)]
     tasks += [
         ShardTask("validation", domain.name, number)
@@ -323,7 +400,7 @@ def _write(loaded: LoadedRecipe, planned: Planned, workers: int, observer: Obser
         if ingested.validation[number].any()
     ]
     _check_room(planned, directory)
-    dataset.clear(directory, [(task.split, task.name) for task in tasks])
+    dataset.clear(directory, [(task.split, task.name) for task in tasks], chosen.folder_stems)
     tokenizers.save(ingested.tokenizer, directory / "tokenizer.json")
     dtype = np.dtype(np.uint32)
     if isinstance(chosen, TokenFormat):
@@ -338,9 +415,29 @@ def _write(loaded: LoadedRecipe, planned: Planned, workers: int, observer: Obser
         observer.advance(_NOTHING)
 
     records = _run_writer(loaded, writer, tasks, ingested, workers, tick)
-    dataset.write_manifest(_manifest(loaded, ingested, records, dtype), directory)
+    folder_files = _finish(directory, chosen, tasks, dtype)
+    manifest = _manifest(loaded, ingested, records, dtype)
+    dataset.write_manifest(msgspec.structs.replace(manifest, folder_files=folder_files), directory)
     written = sum(file.bytes for record in records for file in record.files)
     observer.end(f"{len(records)} shards, {written / 1e6:.1f} MB")
+
+
+def _finish(
+    directory: Path,
+    chosen: TokenFormat | TextFormat,
+    tasks: Sequence[ShardTask],
+    dtype: np.dtype[Any],
+) -> list[FileRecord]:
+    """Write what the format's readers want beside the shards."""
+    if chosen.finish is None:
+        return []
+    layout = Layout(directory)
+    stems = {
+        split: [layout.stem(split, task.name) for task in tasks if task.split == split]
+        for split in dataset.SPLITS
+    }
+    files = chosen.finish(Folder(directory, stems, dtype))
+    return [dataset.record_file(path, directory) for path in files]
 
 
 def _run_writer(  # noqa: PLR0913 - one stage, all of whose inputs are its own
@@ -415,4 +512,5 @@ def _manifest(
         shards=records,
         inputs=inputs,
         cache=str(loaded.cache_dir.resolve()),
+        options=dict(recipe.output.options),
     )  # fmt: skip

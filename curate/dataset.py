@@ -5,6 +5,7 @@
 <dir>/train/               shards: shard-00000…, in the trainer's format
 <dir>/validation/<domain>  held-out documents of each domain, in the same format
 <dir>/provenance/          for each shard, which document every run of tokens came from
+<dir>/trainer/             for some formats: what trainers want of a whole split
 <dir>/tokenizer.json       the definition that made the tokens
 <dir>/stats.json mixture.json plan.json certificate.json quarantine.jsonl README.md
 ```
@@ -23,6 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate.errors import ShardError
+from curate.formats import Settings, TextFormat, TokenFormat, configure
+from curate.formats.folder import DIRECTORY as TRAINER
 from curate.sample import PIECE
 from curate.storage import atomic_path, hash_file
 
@@ -33,7 +36,7 @@ SPLITS = ("train", "validation")
 PROVENANCE = np.dtype([*[(name, PIECE[name]) for name in PIECE.names or ()], ("content", "<u8")])
 """A piece and the first half of its document's content hash."""
 
-OWN_DIRECTORIES = ("train", "validation", "provenance")
+OWN_DIRECTORIES = ("train", "validation", "provenance", TRAINER)
 OWN_FILES = ("README.md", "tokenizer.json")
 """Written beside the shards; where no dataset of ours is, they are somebody else's."""
 
@@ -106,6 +109,25 @@ class Manifest(msgspec.Struct, frozen=True):
     inputs: list[InputRecord]
     cache: str
     """Where the token store was; absolute."""
+    options: dict[str, Any] = {}
+    """Of the format, as the recipe gave them."""
+    folder_files: list[FileRecord] = []
+    """What the format's readers want beside the shards."""
+
+    @property
+    def settings(self) -> Settings:
+        """What the format was configured with."""
+        return Settings(
+            eos_id=self.tokenizer.eos_id,
+            vocabulary=self.tokenizer.vocabulary,
+            tokenizer=self.tokenizer.name,
+            sequence_length=self.sequence_length,
+            options=self.options,
+        )
+
+    def configured(self) -> TokenFormat | TextFormat:
+        """The format that wrote the shards, options and all."""
+        return configure(self.format, self.settings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,13 +176,17 @@ def load_manifest(directory: Path) -> Manifest:
     return manifest
 
 
-def clear(directory: Path, shards: Sequence[tuple[str, str]]) -> None:
+def clear(
+    directory: Path, shards: Sequence[tuple[str, str]], folder_stems: Sequence[str] = ()
+) -> None:
     """Make room for new shards, removing older ones of ours and nothing else.
 
     Args:
         directory: Of the dataset.
         shards: (split, name) of the shards about to be written; noted down first, so that those of
             a build that is killed are known as ours too.
+        folder_stems: Names, without suffix, of what the format writes beside the shards; `*` at
+            the end stands for anything.
 
     Raises:
         ShardError: The directory holds files that curate did not make; names some.
@@ -184,11 +210,15 @@ def clear(directory: Path, shards: Sequence[tuple[str, str]]) -> None:
     (directory / "certificate.json").unlink(missing_ok=True)
     for name in OWN_DIRECTORIES:
         shutil.rmtree(directory / name, ignore_errors=True)
-        (directory / name).mkdir(parents=True)
+        if name != TRAINER or folder_stems:
+            (directory / name).mkdir(parents=True)
     marks = {split: [name for owner, name in shards if owner == split] for split in SPLITS}
+    marks = {split: [*names, *folder_stems] for split, names in marks.items()}
     marks["provenance"] = [f"{split}-{name}" for split, name in shards]
+    marks[TRAINER] = [*folder_stems]
     for name, stems in marks.items():
-        (directory / name / MARK).write_text("".join(f"{stem}\n" for stem in stems), "utf-8")
+        if (directory / name).is_dir():
+            (directory / name / MARK).write_text("".join(f"{stem}\n" for stem in stems), "utf-8")
 
 
 def _is_ours(path: Path, owned: Path) -> bool:
@@ -198,7 +228,7 @@ def _is_ours(path: Path, owned: Path) -> bool:
     if path.parent != owned or not (owned / MARK).exists():
         return False
     stems = (owned / MARK).read_text("utf-8").split()
-    return path.name.lstrip(".").startswith(tuple(f"{stem}." for stem in stems))
+    return path.name.lstrip(".").startswith(tuple(f"{stem}.".replace("*.", "") for stem in stems))
 
 
 def record_file(path: Path, directory: Path) -> FileRecord:

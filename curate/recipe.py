@@ -110,6 +110,8 @@ class OutputRecipe(Frozen, frozen=True):
     dir: str | None = None
     """Omitted: `out/<name>` beside the recipe."""
     shard_tokens: Positive = 500_000_000
+    options: dict[str, Any] = {}
+    """What the format lets you choose; `curate formats NAME` lists it."""
 
 
 class CountingRecipe(Frozen, frozen=True):

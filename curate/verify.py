@@ -29,8 +29,8 @@ from curate.dataset import (
 )
 from curate.engine.local import map_tasks
 from curate.errors import InputError, ShardError
-from curate.formats import find
 from curate.formats.base import TextFormat, TokenFormat
+from curate.formats.folder import DIRECTORY as TRAINER
 from curate.sample import TokenCopier
 from curate.storage import hash_file, read_json, write_json
 from curate.text import check_text
@@ -52,6 +52,8 @@ class ShardCheck:
     content: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
     """Distinct first halves of the content hashes of its documents."""
     content_checked: bool = False
+    lost_tokens: int = 0
+    """Training shards: what a trainer's reader never shows."""
 
 
 def verify(
@@ -83,6 +85,8 @@ def verify(
     checks = map_tasks(check, tasks, workers, on_tick)
     parts = sorted({part for domain in domains or () for part in domain.part_paths})
     damage = [found for found in map_tasks(part_damage, parts, workers, on_tick) if found]
+    for file in manifest.folder_files:
+        _check_file(directory, file, damage)
     certificate = _certificate(manifest, plan, checks, [*damage, *_unlisted(directory, manifest)])
     write_json(directory / "certificate.json", certificate)
     return certificate
@@ -91,9 +95,10 @@ def verify(
 def _unlisted(directory: Path, manifest: Manifest) -> list[str]:
     """Files among the shards that a trainer would read though the manifest does not know them."""
     listed = {file.path for shard in manifest.shards for file in shard.files}
+    listed |= {file.path for file in manifest.folder_files}
     return [
         f"{path.relative_to(directory).as_posix()}: not in the manifest"
-        for split in SPLITS
+        for split in (*SPLITS, TRAINER)
         for path in sorted((directory / split).glob("*"))
         if path.name != MARK and path.relative_to(directory).as_posix() not in listed
     ]
@@ -131,7 +136,7 @@ def _check_shard(
         _check_file(directory, file, found.problems)
     try:  # what can still be read is still counted
         pieces = read_provenance(directory / shard.provenance.path)
-        chosen = find(manifest.format)
+        chosen = manifest.configured()
         if isinstance(chosen, TokenFormat):
             _check_tokens(directory, manifest, chosen, shard, pieces, domains, found)
         else:
@@ -147,7 +152,18 @@ def _check_shard(
     found.content = np.unique(pieces["content"])
     if shard.split == "train":
         found.windows = _windows(pieces, start, manifest)
+        if isinstance(chosen, TokenFormat) and chosen.loss_tokens is not None:
+            rows = _row_tokens(pieces, manifest.sequence_length)
+            found.lost_tokens = chosen.loss_tokens(rows, manifest.settings.window_tokens)
     return found
+
+
+def _row_tokens(pieces: NDArray[Any], sequence_length: int | None) -> NDArray[np.int64]:
+    """Tokens of each sequence of a shard: a piece is a document, or sequences are all full."""
+    if sequence_length is None:
+        return pieces["tokens"].astype(np.int64)
+    whole, rest = divmod(int(pieces["tokens"].sum()), sequence_length)
+    return np.array([sequence_length] * whole + [rest] * (rest > 0), np.int64)
 
 
 def _check_file(directory: Path, file: FileRecord, problems: list[str]) -> None:
@@ -175,10 +191,11 @@ def _check_tokens(  # noqa: PLR0913 - one check, all of whose inputs are its own
     if domains is not None:
         _check_content(pieces, domains, shard.stem)
     stops = np.concatenate([[0], np.cumsum(pieces["tokens"])])
+    rows = _row_tokens(pieces, manifest.sequence_length)
     position = sequences = 0
     for batch in chosen.read(directory / shard.stem, dtype):
         if chosen.keeps_documents and not np.array_equal(
-            batch.lengths, pieces["tokens"][sequences : sequences + len(batch.lengths)]
+            batch.lengths, rows[sequences : sequences + len(batch.lengths)]
         ):
             found.problems.append(f"{shard.stem}: sequence lengths differ from the provenance")
             return
@@ -301,6 +318,7 @@ def _certificate(
         "domains": rows,
         "train_validation_overlap_documents": overlap,
         "tokens_compared_with_store": bool(checks) and all(c.content_checked for c in checks),
+        "reader_loss": _reader_loss(manifest, train),
         "largest_share_deviation_in_windows": _deviation(train, rows, manifest),
         "shards": [
             {"path": file.path, "bytes": file.bytes, "xxh3": file.xxh3}
@@ -308,6 +326,15 @@ def _certificate(
             for file in shard.files
         ],
     }
+
+
+def _reader_loss(manifest: Manifest, train: Sequence[ShardCheck]) -> dict[str, int] | None:
+    """Training tokens that the trainer's reader never shows in an epoch."""
+    chosen = manifest.configured()
+    if not isinstance(chosen, TokenFormat) or chosen.loss_tokens is None:
+        return None
+    tokens = sum(check.lost_tokens for check in train)
+    return {"window_tokens": manifest.settings.window_tokens, "tokens": tokens}
 
 
 def _overlap(train: Sequence[ShardCheck], held_out: Sequence[ShardCheck]) -> int:

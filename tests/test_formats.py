@@ -34,22 +34,38 @@ from curate.formats import (
     npy,
     parquet,
 )
-from curate.formats.base import READ_BATCH_BYTES, READ_BATCH_TOKENS, runs, write_tokens
+from curate.formats.base import READ_BATCH_BYTES, READ_BATCH_TOKENS, Folder, runs, write_tokens
 
 HIGHEST_ID = 50_256
 ALPHABET = list("abc xyz é漢🙂\"'\\/\n\r\t\0\u2028\u0085{}[],:")
 
 HEADERS = {
-    "megatron": (".idx", 34),
-    "npy": (".npy", 128),
-    "parquet": (".parquet", 4),
-    "jsonl": (".jsonl.zst", 7),  # magic, flags and size of the first frame
+    "megatron": (".idx", 0, 34),
+    "npy": (".npy", 0, 128),
+    "olmo": (".csv.gz", 0, 40),
+    "datatrove": (".ds.metadata", len("tokenizer.json"), 24),  # all but the name
+    "mds": (".mds", 0, 12),  # count and two offsets
+    "litdata": (".bin", 0, 8),
+    "llmc": (".bin", 0, 1020),  # all but whether the end token at the front was added
+    "parquet": (".parquet", 0, 4),
+    "jsonl": (".jsonl.zst", 0, 7),  # magic, flags and size of the first frame
 }
-"""Format → file, and how many of its first bytes are a header in which any flip is found."""
+"""Format → file, and from where to where any flip is found."""
+
+ONE_WIDTH = ("llmc",)
+"""Formats with a single dtype."""
+
+WIDTH_IS_IN_THE_INDEX = ("litdata",)
+"""Formats whose shards do not say their dtype."""
 
 SNIPPET_CHECKS = {
     "megatron": "print(sum(int(documents[i].sum()) for i in range(len(documents))))",
     "npy": "print(int(tokens.sum()))",
+    "olmo": "print(int(tokens.sum()))",
+    "datatrove": "print(sum(int(window['input_ids'].sum()) for window in windows))",
+    "mds": "print(sum(int(sample['tokens'].sum()) for sample in samples))",
+    "litdata": "print(sum(int(block.sum()) for block in blocks))",
+    "llmc": "print(int(tokens.sum()))",
     "parquet": "print(sum(map(len, documents['text'].to_pylist())))",
     "jsonl": "print(sum(len(document['text']) for document in documents))",
 }
@@ -264,10 +280,10 @@ def test_an_absent_file_is_named(case: Case, tmp_path: Path) -> None:
 def test_any_changed_byte_of_the_header_is_found(case: Case, tmp_path: Path) -> None:
     stem = tmp_path / "shard"
     case.write(stem, some_batches(case))
-    suffix, header_bytes = HEADERS[case.format.name]
+    suffix, start, stop = HEADERS[case.format.name]
     path = stem.with_name(stem.name + suffix)
     whole = path.read_bytes()
-    for position in range(header_bytes):
+    for position in range(start, stop):
         for flip in (0xFF, 0x01):
             changed = bytearray(whole)
             changed[position] ^= flip
@@ -313,12 +329,16 @@ def test_memory_does_not_grow_with_the_shard(case: Case, tmp_path: Path) -> None
 
 @over(CASES)
 def test_the_snippet_loads_a_shard(case: Case, tmp_path: Path) -> None:
-    library = re.findall(r"^(?:from|import) (\w+)", case.format.snippet)[0]
-    if importlib.util.find_spec(library) is None:
-        pytest.skip(f"{library} is not installed")
+    for library in re.findall(r"^(?:from|import) (\w+)", case.format.snippet, re.MULTILINE):
+        if importlib.util.find_spec(library) is None:
+            pytest.skip(f"{library} is not installed")
     batches = some_batches(case)
-    case.write(tmp_path / "shard", batches)
-    code = case.format.snippet.format(path=tmp_path / "shard") + SNIPPET_CHECKS[case.format.name]
+    stem = tmp_path / "train" / "shard"
+    case.write(stem, batches)
+    if case.format.finish is not None:
+        dtype = case.dtype if isinstance(case.format, TokenFormat) else np.dtype(np.uint16)
+        case.format.finish(Folder(tmp_path, {"train": [stem], "validation": []}, dtype))
+    code = case.format.snippet.format(path=stem) + SNIPPET_CHECKS[case.format.name]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.stderr, done.stdout) == ("", f"{case.content_sum(batches)}\n")
 
@@ -384,7 +404,8 @@ def test_every_width_of_batch_is_stored_at_every_width_of_disk(
 ) -> None:
     form = case.format
     assert isinstance(form, TokenFormat)
-    for dtype in (form.dtype_for(100), form.dtype_for(70_000)):
+    highest_ids = (100,) if form.name in ONE_WIDTH else (100, 70_000)
+    for dtype in map(form.dtype_for, highest_ids):
         batch = batch_of([0, 65_498, 7], [1, 2], source)
         form.write(tmp_path / "shard", [batch], dtype)
         found = list(form.read(tmp_path / "shard", dtype))
@@ -439,13 +460,15 @@ def test_lengths_that_contradict_the_tokens_are_refused(
 def test_the_wrong_dtype_is_refused_both_ways(case: Case, tmp_path: Path) -> None:
     form = case.format
     assert isinstance(form, TokenFormat)
+    with pytest.raises(ValueError, match="dtype must be uint16.*int64"):
+        form.write(tmp_path / "other", [], np.dtype(np.int64))
+    if form.name in ONE_WIDTH + WIDTH_IS_IN_THE_INDEX:
+        return
     narrow, wide = form.dtype_for(100), form.dtype_for(70_000)
     for stored, asked in ((narrow, wide), (wide, narrow)):
         form.write(tmp_path / "shard", [batch_of([1, 2], [2], "uint16")], stored)
         with pytest.raises(ShardError, match=f"expected tokens of {asked.name}.*{stored.name}"):
             list(form.read(tmp_path / "shard", asked))
-    with pytest.raises(ValueError, match="dtype must be uint16 or .*int64"):
-        form.write(tmp_path / "other", [], np.dtype(np.int64))
 
 
 @over(TOKEN_CASES)

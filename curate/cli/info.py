@@ -30,17 +30,35 @@ def methods(as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True)
 def formats(name: str | None, as_json: bool) -> None:
     """Output formats; with a NAME, how its files are loaded."""
-    from curate.formats import FORMATS, find
+    from curate.formats import FORMATS
 
     if name is not None:
-        found = find(name)
-        click.echo(f"{found.name}: {found.summary}\nfor {found.trainers}\n\n{found.snippet}")
+        _print_format(name)
         return
     rows = [
         {"format": found.name, "what": found.summary, "for": found.trainers}
         for found in FORMATS.values()
     ]
     print_rows(rows, as_json)
+
+
+def _print_format(name: str) -> None:
+    """A format, its options, and how to load what each variant writes."""
+    from curate.formats import Settings, configure, find
+
+    found = find(name)
+    click.echo(f"{found.name}: {found.summary}\nfor {found.trainers}\n")
+    for key, option in found.options.items():
+        choices = f"; one of {', '.join(option.choices)}" if option.choices else ""
+        click.echo(f"output.options.{key}: {option.summary}{choices} (default {option.default})")
+    click.echo("\n" * bool(found.options) + found.snippet)
+    variant = found.options.get("variant")
+    if variant is None:
+        return
+    for choice in variant.choices:
+        if choice != variant.default:
+            configured = configure(name, Settings(options={"variant": choice}))
+            click.echo(f"variant {choice}:\n\n{configured.snippet}")
 
 
 @click.command()

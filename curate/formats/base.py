@@ -4,12 +4,16 @@ A format turns batches of sequences into one shard file (or a few that belong to
 them back. It knows nothing of domains, mixtures or plans: which sequence came from where is kept
 beside the shards by `curate.write`. Shards are written under a temporary name and renamed when
 whole, so a shard that exists is complete; the manifest is written after the last shard.
+
+What a recipe may choose about a format are its `options`; `configure` gives the format with these
+choices and what it must know of the tokenizer. Formats whose readers want a file about the whole
+folder write it in `finish`, when every shard is there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from io import BufferedReader, RawIOBase
 from pathlib import Path
 from typing import Any, Final
@@ -17,7 +21,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.errors import ShardError
+from curate.errors import RecipeError, ShardError
+from curate.formats.losses import DEFAULT_WINDOW_TOKENS
 
 FILL: Final = "r+b"
 """Mode that opens the empty file `atomic_path` has made. "wb" would truncate it once more, upon
@@ -52,6 +57,54 @@ class TextBatch:
 
 
 @dataclass(frozen=True, slots=True)
+class Option:
+    """Something a recipe may choose about a format, under `output.options`."""
+
+    summary: str
+    kind: type
+    """str, bool or int; an int is at least 1."""
+    default: Any = None
+    choices: tuple[str, ...] = ()
+    """The only values a str may have; empty for any."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a format is configured with."""
+
+    eos_id: int | None = 0
+    """Of the token that ends every document; None for none."""
+    vocabulary: int = 50_257
+    """Number of ids: the highest and one."""
+    tokenizer: str = "tokenizer.json"
+    """A name that trainers can load it by."""
+    sequence_length: int | None = None
+    """Tokens of every sequence; None where sequences are documents."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """One value for every option of the format."""
+
+    @property
+    def window_tokens(self) -> int:
+        """Tokens of the windows that the trainer's reader cuts, as far as the recipe says."""
+        for name in ("window_tokens", "step_tokens"):
+            if self.options.get(name) is not None:
+                return int(self.options[name])
+        return self.sequence_length or DEFAULT_WINDOW_TOKENS
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """A dataset whose shards are all written."""
+
+    directory: Path
+    """Of the dataset; what is not a shard's neighbour goes to `trainer/` in it."""
+    stems: Mapping[str, Sequence[Path]]
+    """Stems of the shards of each split, `train` and `validation`, in order."""
+    dtype: np.dtype[Any]
+    """Of a token on disk; of no meaning for text."""
+
+
+@dataclass(frozen=True, slots=True)
 class TokenFormat:
     """A format that stores token ids."""
 
@@ -60,7 +113,7 @@ class TokenFormat:
     trainers: str
     """Whose readers take it, in words."""
     keeps_documents: bool
-    """True: a sequence is a document; False: the file is one stream, cut by sequence length."""
+    """True: the boundaries of sequences are stored; False: the file is one stream."""
     dtype_for: Callable[[int], np.dtype[Any]]
     """Highest token id → dtype on disk; raises `RecipeError` where the format cannot hold it."""
     write: Callable[[Path, Iterable[TokenBatch], np.dtype[Any]], list[Path]]
@@ -72,6 +125,26 @@ class TokenFormat:
     view: Callable[[Path, np.dtype[Any]], NDArray[Any]] | None = None
     """(stem, dtype) → all tokens, memory-mapped; raises `ShardError` on damage. None where they do
     not lie back to back in one file."""
+    takes_sequences: bool = False
+    """Whether sequences may be of a fixed length though their boundaries are stored."""
+    options: Mapping[str, Option] = field(default_factory=dict)
+    configure: Callable[[Settings], TokenFormat] | None = None
+    """Raises `RecipeError` where the format cannot do what is asked."""
+    finish: Callable[[Folder], list[Path]] | None = None
+    """Writes what its readers want beside the shards; returns these files."""
+    folder_stems: tuple[str, ...] = ()
+    """Names of these files without suffix; `*` at the end stands for anything."""
+    loss_tokens: Callable[[NDArray[np.int64], int], int] | None = None
+    """(tokens of each sequence of a shard, of a reader's window) → tokens its reader never shows.
+    The options then have `window_tokens`."""
+    notices: Callable[[Settings], list[str]] | None = None
+    """What the user should know before writing."""
+    shard_tokens_most: int | None = None
+    """Larger shards its readers take badly or not at all."""
+    shard_tokens_least: int = 1
+    """Shorter training shards its readers refuse."""
+    hub_suffix: str | None = None
+    """Of the files that Hugging Face `load_dataset` reads; None where it does not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +157,12 @@ class TextFormat:
     write: Callable[[Path, Iterable[TextBatch]], list[Path]]
     read: Callable[[Path], Iterator[TextBatch]]
     snippet: str
+    options: Mapping[str, Option] = field(default_factory=dict)
+    configure: Callable[[Settings], TextFormat] | None = None
+    finish: Callable[[Folder], list[Path]] | None = None
+    folder_stems: tuple[str, ...] = ()
+    notices: Callable[[Settings], list[str]] | None = None
+    hub_suffix: str | None = None
 
 
 def sibling(stem: Path, suffix: str) -> Path:
@@ -115,6 +194,16 @@ def write_tokens(file: RawIOBase, batch: TokenBatch, dtype: np.dtype[Any]) -> No
         ValueError: The lengths do not add up to the tokens.
         ShardError: A token id does not fit `dtype`; NumPy would let it wrap round.
     """
+    write_bytes(file, to_dtype(batch, dtype).view(np.uint8).data)
+
+
+def to_dtype(batch: TokenBatch, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """A batch's tokens, contiguous, as they go to disk.
+
+    Raises:
+        ValueError: The lengths do not add up to the tokens.
+        ShardError: A token id does not fit `dtype`; NumPy would let it wrap round.
+    """
     length_tokens = int(batch.lengths.sum())
     if batch.tokens.shape != (length_tokens,) or np.any(batch.lengths < 0):
         raise ValueError(f"lengths add up to {length_tokens}, tokens have {batch.tokens.shape}")
@@ -126,10 +215,65 @@ def write_tokens(file: RawIOBase, batch: TokenBatch, dtype: np.dtype[Any]) -> No
                     f"token id {token} does not fit {dtype.name} (0 to {limit}); the dtype must "
                     "come from the tokenizer's highest id"
                 )
-    tokens = np.ascontiguousarray(batch.tokens, dtype=dtype)
-    unwritten = tokens.view(np.uint8).data
-    while unwritten:  # a raw write may stop short, on Linux always at 2 GiB
+    return np.ascontiguousarray(batch.tokens, dtype=dtype)
+
+
+def write_bytes(file: RawIOBase, unwritten: Any) -> None:
+    """Append a buffer of bytes; a raw write may stop short, on Linux always at 2 GiB."""
+    unwritten = memoryview(unwritten)
+    while unwritten:
         unwritten = unwritten[file.write(unwritten) :]
+
+
+def check_dtype(dtype: np.dtype[Any], known: Sequence[np.dtype[Any]]) -> None:
+    """Raise `ValueError` unless the format stores that dtype."""
+    if dtype not in known:
+        names = " or ".join(one.name for one in known)
+        raise ValueError(f"dtype must be {names}, got {dtype.name}")
+
+
+def narrowest(highest_id: int, known: Sequence[np.dtype[Any]], name: str) -> np.dtype[Any]:
+    """The first of `known` dtypes that holds every id.
+
+    Raises:
+        RecipeError: None does.
+
+    Example:
+        >>> narrowest(65_536, [np.dtype("<u2"), np.dtype("<u4")], "npy").name
+        'uint32'
+    """
+    for dtype in known:
+        if highest_id <= np.iinfo(dtype).max:
+            return dtype
+    raise RecipeError(
+        f"output.format: {name} holds token ids up to {np.iinfo(known[-1]).max}, the tokenizer "
+        f"has {highest_id}; take another format (curate formats), or a smaller vocabulary"
+    )
+
+
+def expect_bytes(path: Path, expected_bytes: int, what: str) -> None:
+    """Raise `ShardError` unless the file has exactly that size."""
+    found_bytes = path.stat().st_size
+    if found_bytes != expected_bytes:
+        raise ShardError(f"{path}: expected {expected_bytes} bytes for {what}, found {found_bytes}")
+
+
+def check_ends(tokens: NDArray[Any], lengths: NDArray[np.int64], eos_id: int, path: Path) -> None:
+    """Refuse an end token that stands inside a document, whose readers would cut it there.
+
+    Raises:
+        ShardError: One does; says where.
+    """
+    found = np.flatnonzero(tokens == tokens.dtype.type(eos_id))
+    stops = np.cumsum(lengths)
+    at_ends = int(np.count_nonzero(tokens[stops[lengths > 0] - 1] == eos_id)) if len(stops) else 0
+    if len(found) != at_ends:
+        inside = found[~np.isin(found, stops - 1)]
+        document = int(np.searchsorted(stops, inside[0], side="right"))
+        raise ShardError(
+            f"{path}: document {document} of a batch holds the end token {eos_id} inside, where "
+            "readers of this format would cut it; remove it from the text or take megatron"
+        )
 
 
 def read_tokens(

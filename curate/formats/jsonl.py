@@ -183,6 +183,7 @@ FORMAT = TextFormat(
     trainers="Hugging Face datasets, torchtitan, GPT-NeoX, levanter, datatrove",
     write=write,
     read=read,
+    hub_suffix=".jsonl.zst",
     snippet="""import io, json, zstandard
 
 with open("{path}.jsonl.zst", "rb") as file:

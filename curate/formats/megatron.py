@@ -34,15 +34,19 @@ from curate.errors import RecipeError, ShardError
 from curate.formats.base import (
     FILL,
     READ_BATCH_TOKENS,
+    Option,
+    Settings,
     TokenBatch,
     TokenFormat,
     map_tokens,
+    expect_bytes,
     open_shard,
     read_tokens,
     runs,
     sibling,
     write_tokens,
 )
+from curate.formats.losses import overlapping_tails
 from curate.storage import atomic_path
 
 MAGIC = b"MMIDIDX\0\0"
@@ -52,6 +56,7 @@ UINT16, INT32, INT64 = np.dtype("<u2"), np.dtype("<i4"), np.dtype("<i8")
 CODES: dict[int, np.dtype[Any]] = {8: UINT16, 4: INT32}
 VOCABULARY_OF_INT32 = 65_500
 """Smallest vocabulary that Megatron's own writer stores as int32."""
+UINT16_IDS = 65_536
 LONGEST_TOKENS = 2**31 - 1
 INDEX_PIECE = 1 << 20
 """Entries of the index handled at a time, so that only the lengths are held in memory."""
@@ -228,13 +233,6 @@ def read_header(path: Path, found: bytes, dtype: np.dtype[Any]) -> int:
     return int(sequences)
 
 
-def expect_bytes(path: Path, expected_bytes: int, what: str) -> None:
-    """Raise `ShardError` unless the file has exactly that size."""
-    found_bytes = path.stat().st_size
-    if found_bytes != expected_bytes:
-        raise ShardError(f"{path}: expected {expected_bytes} bytes for {what}, found {found_bytes}")
-
-
 def expect_equal(
     path: Path, what: str, start: int, expected: NDArray[Any], found: NDArray[Any]
 ) -> None:
@@ -247,6 +245,17 @@ def expect_equal(
         )
 
 
+def notices(settings: Settings) -> list[str]:
+    """That one of Megatron's paths guesses the dtype wrong for a few vocabularies."""
+    if not VOCABULARY_OF_INT32 <= settings.vocabulary <= UINT16_IDS:
+        return []
+    return [
+        f"megatron: with a vocabulary of {settings.vocabulary} the files are int32, but Megatron's "
+        "fast_cache_load and --per-dataset-sequences-path take uint16 and read garbage: do not use "
+        "them, or pad the vocabulary beyond 65536"
+    ]
+
+
 FORMAT = TokenFormat(
     name="megatron",
     summary="token ids with an index of documents (.bin and .idx)",
@@ -255,6 +264,9 @@ FORMAT = TokenFormat(
     dtype_for=dtype_for,
     write=write,
     read=read,
+    options={"window_tokens": Option("the trainer's sequence length, to state its loss", int)},
+    loss_tokens=overlapping_tails,
+    notices=notices,
     snippet="""from megatron.core.datasets.indexed_dataset import IndexedDataset
 
 documents = IndexedDataset("{path}")  # to train: --data-path {path}

@@ -166,6 +166,7 @@ FORMAT = TextFormat(
     trainers="Hugging Face datasets, torchtitan, nanochat, levanter, MaxText, datatrove, axolotl",
     write=write,
     read=read,
+    hub_suffix=".parquet",
     snippet="""import pyarrow.parquet as pq
 
 documents = pq.read_table("{path}.parquet")

@@ -9,8 +9,8 @@ from typing import Any
 import yaml
 
 from curate import __version__
-from curate.formats import find
-from curate.formats.base import TextFormat
+from curate.dataset import load_manifest
+from curate.formats.base import TextFormat, TokenFormat
 from curate.recipe import LoadedRecipe
 from curate.stats.report import DomainStats
 from curate.storage import atomic_path
@@ -35,13 +35,20 @@ def write_card(
 ) -> Path:
     """Write the card beside the shards; returns its path."""
     path = loaded.output_dir / "README.md"
-    front = yaml.safe_dump(_metadata(loaded, certificate), sort_keys=False, allow_unicode=True)
+    chosen = load_manifest(loaded.output_dir).configured()
+    front = yaml.safe_dump(
+        _metadata(loaded, chosen, certificate), sort_keys=False, allow_unicode=True
+    )
     with atomic_path(path) as temporary:
-        temporary.write_text(f"---\n{front}---\n\n{_body(loaded, stats, certificate)}", "utf-8")
+        temporary.write_text(
+            f"---\n{front}---\n\n{_body(loaded, chosen, stats, certificate)}", "utf-8"
+        )
     return path
 
 
-def _metadata(loaded: LoadedRecipe, certificate: dict[str, Any]) -> dict[str, Any]:
+def _metadata(
+    loaded: LoadedRecipe, chosen: TokenFormat | TextFormat, certificate: dict[str, Any]
+) -> dict[str, Any]:
     recipe = loaded.recipe
     licences = sorted({domain.license for domain in recipe.domains if domain.license})
     metadata: dict[str, Any] = {
@@ -56,13 +63,13 @@ def _metadata(loaded: LoadedRecipe, certificate: dict[str, Any]) -> dict[str, An
     else:
         metadata["license"] = "other"
         metadata["license_name"] = "by-source"
-    if isinstance(find(recipe.output.format), TextFormat):
-        suffix = {"parquet": "parquet", "jsonl": "jsonl.zst"}[recipe.output.format]
+    suffix = chosen.hub_suffix
+    if suffix is not None:
         metadata["configs"] = [
             {
                 "config_name": "default",
                 "data_files": [
-                    {"split": split, "path": f"{split}/*.{suffix}"}
+                    {"split": split, "path": f"{split}/*{suffix}"}
                     for split in ("train", "validation")
                     if split == "train" or recipe.validation.documents > 0
                 ],
@@ -78,9 +85,13 @@ def _size_category(rows: int) -> str:
     return "n>1T"
 
 
-def _body(loaded: LoadedRecipe, stats: Sequence[DomainStats], certificate: dict[str, Any]) -> str:
+def _body(
+    loaded: LoadedRecipe,
+    chosen: TokenFormat | TextFormat,
+    stats: Sequence[DomainStats],
+    certificate: dict[str, Any],
+) -> str:
     recipe = loaded.recipe
-    chosen = find(recipe.output.format)
     verdict = "passed" if certificate["ok"] else "FAILED: " + "; ".join(certificate["problems"])
     licence = {domain.name: domain.license or "not stated" for domain in recipe.domains}
     rows = []
@@ -112,7 +123,7 @@ are also in the training set.
 
 ## Loading
 
-For {chosen.trainers}.
+For {chosen.trainers}.{_loss_sentence(certificate)}
 
 ```
 {chosen.snippet.replace("{path}", "train/shard-00000").strip()}
@@ -124,3 +135,14 @@ For {chosen.trainers}.
 tokens which document it came from; `certificate.json` compares what was asked, planned and written.
 Recipe hash `{loaded.hash}`, seed {recipe.seed}. Tokenizer: `tokenizer.json`.
 """
+
+
+def _loss_sentence(certificate: dict[str, Any]) -> str:
+    """What the reader of the format does not show, in words."""
+    loss = certificate["reader_loss"]
+    if loss is None:
+        return ""
+    return (
+        f" Its reader, with windows of {loss['window_tokens']:,} tokens, leaves out "
+        f"{loss['tokens']:,} training tokens at the ends of shards or sequences."
+    )

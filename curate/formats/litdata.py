@@ -1,0 +1,148 @@
+"""litdata chunks for its TokensLoader: `<stem>.bin` and, over a folder, `index.json`.
+
+A chunk is u32 items, u32 offsets of the items and of the end, then the token ids of all items back
+to back. TokensLoader sees one flat array a chunk, cut into blocks that never cross chunks, so the
+tail of each is lost: few large chunks lose less. litgpt asks for blocks of its sequence length and
+one more. The dtype stands only in `index.json`: 20 is torch.uint16, 16 torch.int32.
+
+Left out: compression and encryption.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curate.errors import ShardError
+from curate.formats.base import (
+    READ_BATCH_TOKENS,
+    Folder,
+    Option,
+    TokenBatch,
+    TokenFormat,
+    check_dtype,
+    narrowest,
+    open_shard,
+    read_tokens,
+    runs,
+    sibling,
+    to_dtype,
+)
+from curate.formats.framed import OFFSET, read_offsets, write_framed
+from curate.formats.losses import labelled_tails
+from curate.storage import write_json
+
+CODES: dict[np.dtype[Any], int] = {np.dtype("<u2"): 20, np.dtype("<i4"): 16}
+DTYPES = tuple(CODES)
+SHARD_TOKENS = 64_000_000
+DATA_SPEC = '[1, {"type": null, "context": null, "children_spec": []}]'
+
+
+def dtype_for(highest_id: int) -> np.dtype[Any]:
+    """Uint16 or int32: litdata's torch codes have no uint32.
+
+    Example:
+        >>> dtype_for(65_535).name, dtype_for(65_536).name
+        ('uint16', 'int32')
+    """
+    return narrowest(highest_id, DTYPES, "litdata")
+
+
+def write(stem: Path, batches: Iterable[TokenBatch], dtype: np.dtype[Any]) -> list[Path]:
+    """Write `<stem>.bin`.
+
+    Raises:
+        ValueError: `dtype` is neither uint16 nor int32, or a batch contradicts itself.
+        ShardError: A token id does not fit, or the chunk would be 4 GiB or more.
+    """
+    check_dtype(dtype, DTYPES)
+    path = sibling(stem, ".bin")
+    write_framed(path, (_block(batch, dtype) for batch in batches))
+    return [path]
+
+
+def _block(batch: TokenBatch, dtype: np.dtype[Any]) -> tuple[memoryview, NDArray[np.int64]]:
+    tokens = to_dtype(batch, dtype)
+    return tokens.view(np.uint8).data, batch.lengths * dtype.itemsize
+
+
+def read(stem: Path, dtype: np.dtype[Any]) -> Iterator[TokenBatch]:
+    """The items of a chunk, up to 4M tokens at a time; a longer one comes alone.
+
+    Raises:
+        ShardError: The file is absent, cut or too long, or an item is no whole tokens.
+    """
+    path = sibling(stem, ".bin")
+    offsets = read_offsets(path)
+    if offsets[0] != OFFSET.itemsize * (len(offsets) + 1):
+        raise ShardError(f"{path}: expected items right behind their offsets, found a gap")
+    lengths, rest = np.divmod(np.diff(offsets), dtype.itemsize)
+    if np.any(rest):
+        first = int(np.flatnonzero(rest)[0])
+        raise ShardError(f"{path}: item {first} is no whole number of {dtype.name} tokens")
+    with open_shard(path) as file:
+        file.seek(int(offsets[0]))
+        for start, stop in runs(lengths, READ_BATCH_TOKENS):
+            tokens = read_tokens(file, int(lengths[start:stop].sum()), dtype, path)
+            yield TokenBatch(tokens, lengths[start:stop])
+
+
+def finish(folder: Folder) -> list[Path]:
+    """Write `index.json` of each split; chunks without items are left out of it."""
+    written = []
+    for split, stems in folder.stems.items():
+        chunks = [_chunk(sibling(stem, ".bin"), folder.dtype) for stem in stems]
+        config = {
+            "chunk_bytes": max((chunk["chunk_bytes"] for chunk in chunks), default=0),
+            "chunk_size": None,
+            "compression": None,
+            "data_format": [f"no_header_tensor:{CODES[folder.dtype]}"],
+            "data_spec": DATA_SPEC,
+            "encryption": None,
+            "item_loader": "TokensLoader",
+        }
+        if stems:
+            path = folder.directory / split / "index.json"
+            whole = [chunk for chunk in chunks if chunk["chunk_size"]]
+            write_json(path, {"chunks": whole, "config": config, "updated_at": "0"})
+            written.append(path)
+    return written
+
+
+def _chunk(path: Path, dtype: np.dtype[Any]) -> dict[str, Any]:
+    offsets = read_offsets(path)
+    return {
+        "chunk_bytes": path.stat().st_size,
+        "chunk_size": len(offsets) - 1,
+        "dim": int(offsets[-1] - offsets[0]) // dtype.itemsize,
+        "filename": path.name,
+    }
+
+
+FORMAT = TokenFormat(
+    name="litdata",
+    summary="litdata chunks of token ids (.bin, index.json) for TokensLoader",
+    trainers="litdata, litgpt (LitData)",
+    keeps_documents=True,
+    takes_sequences=True,
+    dtype_for=dtype_for,
+    write=write,
+    read=read,
+    options={"window_tokens": Option("the trainer's sequence length, to state its loss", int)},
+    finish=finish,
+    folder_stems=("index",),
+    loss_tokens=labelled_tails,
+    shard_tokens_most=SHARD_TOKENS,
+    snippet="""from pathlib import Path
+
+from litdata import StreamingDataset, TokensLoader
+
+folder = str(Path("{path}").parent)  # holds index.json
+blocks = StreamingDataset(folder, item_loader=TokensLoader(block_size=2049))
+# litgpt pretrain --data LitData --data.data_path the directory above --data.split_names ...
+""",
+)

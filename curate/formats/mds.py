@@ -1,0 +1,271 @@
+"""MosaicML's MDS: `<stem>.mds` and, over a folder, `index.json`; one column `tokens` a sample.
+
+| part | type |
+|---|---|
+| samples | u32 |
+| offset of each sample and of the end | u32[samples + 1] |
+| columns and encodings | JSON with sorted keys |
+| each sample | u32 bytes of the value, then the value |
+
+The value is an array: a byte (dimensions << 2 | k), the shape as one integer (k: 0 u8, 1 u16,
+2 u32, the smallest that fits), the token ids. Arrays must not be empty. Samples are documents, or
+sequences of `sequence_length`; llm-foundry takes a sample as one sequence and cuts what is longer,
+so give it a sequence length. Shards are held to 16M tokens, since each is fetched whole. Left out:
+compression of shards, and hashes in `index.json`: the manifest has them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curate.errors import ShardError
+from curate.formats.base import (
+    READ_BATCH_TOKENS,
+    Folder,
+    Option,
+    Settings,
+    TokenBatch,
+    TokenFormat,
+    check_dtype,
+    narrowest,
+    open_shard,
+    read_tokens,
+    runs,
+    sibling,
+    to_dtype,
+)
+from curate.formats.framed import OFFSET, read_offsets, write_framed
+from curate.formats.losses import cut_rows
+from curate.storage import write_json
+
+DTYPES = (np.dtype("<u2"), np.dtype("<i4"))
+VERSION = 2
+ONE_DIMENSION = 1 << 2
+LONGEST_HEAD_BYTES = 9
+SHARD_TOKENS = 16_000_000
+
+
+def dtype_for(highest_id: int) -> np.dtype[Any]:
+    """Uint16 or int32: torch does little with uint32.
+
+    Example:
+        >>> dtype_for(65_535).name, dtype_for(65_536).name
+        ('uint16', 'int32')
+    """
+    return narrowest(highest_id, DTYPES, "mds")
+
+
+def columns(dtype: np.dtype[Any]) -> dict[str, Any]:
+    """What shard and index say of the samples, keys sorted."""
+    return {
+        "column_encodings": [f"ndarray:{dtype.name}"],
+        "column_names": ["tokens"],
+        "column_sizes": [None],
+        "compression": None,
+        "format": "mds",
+        "hashes": [],
+        "size_limit": None,
+        "version": VERSION,
+    }
+
+
+def columns_bytes(dtype: np.dtype[Any]) -> bytes:
+    """The JSON in a shard."""
+    return json.dumps(columns(dtype), sort_keys=True).encode()
+
+
+def write(stem: Path, batches: Iterable[TokenBatch], dtype: np.dtype[Any]) -> list[Path]:
+    """Write `<stem>.mds`.
+
+    Raises:
+        ValueError: `dtype` is neither uint16 nor int32, or a batch contradicts itself.
+        ShardError: A token id does not fit, a sample is empty, or the shard is 4 GiB or more.
+    """
+    check_dtype(dtype, DTYPES)
+    path = sibling(stem, ".mds")
+    blocks = (_block(path, batch, dtype) for batch in batches)
+    write_framed(path, blocks, columns_bytes(dtype))
+    return [path]
+
+
+def _block(path: Path, batch: TokenBatch, dtype: np.dtype[Any]) -> tuple[bytes, NDArray[np.int64]]:
+    """Samples as bytes, and bytes of each."""
+    values = memoryview(to_dtype(batch, dtype).view(np.uint8).data)
+    if batch.lengths.size and batch.lengths.min() < 1:
+        raise ShardError(f"{path}: a sample has no tokens, which MDS refuses")
+    heads, head_bytes = sample_heads(batch.lengths, dtype)
+    stops = np.cumsum(batch.lengths) * dtype.itemsize
+    parts: list[bytes | memoryview] = []
+    start = 0
+    shown = heads.reshape(-1).data
+    for number, (stop, taken) in enumerate(zip(stops.tolist(), head_bytes.tolist(), strict=True)):
+        at = number * LONGEST_HEAD_BYTES
+        parts.append(shown[at : at + taken])
+        parts.append(values[start:stop])
+        start = stop
+    return b"".join(parts), head_bytes + batch.lengths * dtype.itemsize
+
+
+def sample_heads(
+    lengths: NDArray[np.int64], dtype: np.dtype[Any]
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    r"""What stands before the tokens of each sample: shape (samples, 9), and bytes of it in use.
+
+    Example:
+        >>> heads, used = sample_heads(np.array([3]), np.dtype("uint16"))
+        >>> bytes(heads[0, :used[0]])
+        b'\x08\x00\x00\x00\x04\x03'
+    """
+    k = (lengths > 0xFF).astype(np.int64) + (lengths > 0xFFFF)
+    shape_bytes = np.int64(1) << k
+    value_bytes = 1 + shape_bytes + lengths * dtype.itemsize
+    heads = np.zeros((len(lengths), LONGEST_HEAD_BYTES), np.uint8)
+    heads[:, :4] = value_bytes.astype(OFFSET).view(np.uint8).reshape(-1, 4)
+    heads[:, 4] = ONE_DIMENSION | k
+    heads[:, 5:9] = lengths.astype(OFFSET).view(np.uint8).reshape(-1, 4)
+    heads[:, 5:9][np.arange(4) >= shape_bytes[:, None]] = 0
+    return heads, 5 + shape_bytes
+
+
+def read(stem: Path, dtype: np.dtype[Any]) -> Iterator[TokenBatch]:
+    """The samples of a shard, up to 4M tokens at a time; a longer one comes alone.
+
+    Raises:
+        ShardError: The file is absent, cut or damaged in anything but a token.
+    """
+    path = sibling(stem, ".mds")
+    offsets = read_offsets(path)
+    with open_shard(path) as file:
+        start = OFFSET.itemsize * (len(offsets) + 1)
+        file.seek(start)
+        _check_columns(path, file.read(int(offsets[0]) - start), dtype)
+        lengths = sample_lengths(path, offsets, dtype)
+        for first, stop in runs(lengths, READ_BATCH_TOKENS):
+            stored = read_tokens(
+                file, int(offsets[stop] - offsets[first]), np.dtype(np.uint8), path
+            )
+            begins = offsets[first:stop] - offsets[first]
+            yield TokenBatch(
+                _values(path, stored, begins, lengths[first:stop], dtype), lengths[first:stop]
+            )
+
+
+def _check_columns(path: Path, found: bytes, dtype: np.dtype[Any]) -> None:
+    if found == columns_bytes(dtype):
+        return
+    for stored in DTYPES:
+        if found == columns_bytes(stored):
+            raise ShardError(f"{path}: expected tokens of {dtype.name}, found {stored.name}")
+    raise ShardError(f"{path}: expected one column 'tokens' as curate writes it, found {found!r}")
+
+
+def sample_lengths(
+    path: Path, offsets: NDArray[np.int64], dtype: np.dtype[Any]
+) -> NDArray[np.int64]:
+    """Tokens of each sample, from its bytes.
+
+    Raises:
+        ShardError: A sample's bytes are no head and whole tokens.
+    """
+    sizes = np.diff(offsets)
+    lengths = np.zeros(len(sizes), np.int64)
+    for shape_bytes, least, most in ((1, 1, 0xFF), (2, 0x100, 0xFFFF), (4, 0x10000, 2**32)):
+        found, rest = np.divmod(sizes - 5 - shape_bytes, dtype.itemsize)
+        fits = (rest == 0) & (found >= least) & (found <= most)
+        lengths[fits] = found[fits]
+    if np.any(lengths == 0):
+        first = int(np.flatnonzero(lengths == 0)[0])
+        raise ShardError(
+            f"{path}: sample {first}: expected an array of {dtype.name}, {sizes[first]} bytes hold "
+            "none"
+        )
+    return lengths
+
+
+def _values(
+    path: Path,
+    stored: NDArray[np.uint8],
+    begins: NDArray[np.int64],
+    lengths: NDArray[np.int64],
+    dtype: np.dtype[Any],
+) -> NDArray[Any]:
+    """Tokens of consecutive samples, their heads checked and taken off."""
+    heads, head_bytes = sample_heads(lengths, dtype)
+    places = np.minimum(begins[:, None] + np.arange(LONGEST_HEAD_BYTES), len(stored) - 1)
+    used = np.arange(LONGEST_HEAD_BYTES) < head_bytes[:, None]
+    wrong = np.flatnonzero(((stored[places] != heads) & used).any(axis=1))
+    if len(wrong):
+        found = bytes(stored[places[wrong[0]]])
+        raise ShardError(
+            f"{path}: expected an array of {lengths[wrong[0]]} {dtype.name}, found a sample "
+            f"starting {found!r}"
+        )
+    starts = (begins + head_bytes).tolist()
+    kept = 0
+    for start, size_bytes in zip(starts, (lengths * dtype.itemsize).tolist(), strict=True):
+        stored[kept : kept + size_bytes] = stored[start : start + size_bytes]  # in place: halves it
+        kept += size_bytes
+    return stored[:kept].view(dtype)
+
+
+def finish(folder: Folder) -> list[Path]:
+    """Write `index.json` of each split; shards without samples are left out of it."""
+    written = []
+    for split, stems in folder.stems.items():
+        shards = []
+        for stem in stems:
+            path = sibling(stem, ".mds")
+            samples = len(read_offsets(path)) - 1
+            if samples:
+                raw = {"basename": path.name, "bytes": path.stat().st_size, "hashes": {}}
+                shards.append(
+                    {**columns(folder.dtype), "raw_data": raw, "samples": samples, "zip_data": None}
+                )
+        if stems:
+            path = folder.directory / split / "index.json"
+            write_json(path, {"shards": shards, "version": VERSION})
+            written.append(path)
+    return written
+
+
+def notices(settings: Settings) -> list[str]:
+    """That llm-foundry cuts documents that are longer than its sequences."""
+    if settings.sequence_length is not None:
+        return []
+    return [
+        "mds: samples are whole documents, of which llm-foundry cuts off what is longer than its "
+        "max_seq_len; set sequence_length to pack them into sequences that it takes whole"
+    ]
+
+
+FORMAT = TokenFormat(
+    name="mds",
+    summary="MosaicML shards (.mds, index.json): documents, or sequences of one length",
+    trainers="MosaicML streaming, llm-foundry (StreamingTextDataset)",
+    keeps_documents=True,
+    takes_sequences=True,
+    dtype_for=dtype_for,
+    write=write,
+    read=read,
+    options={"window_tokens": Option("the trainer's max_seq_len, to state its loss", int)},
+    finish=finish,
+    folder_stems=("index",),
+    loss_tokens=cut_rows,
+    notices=notices,
+    shard_tokens_most=SHARD_TOKENS,
+    snippet="""from pathlib import Path
+
+from streaming import StreamingDataset
+
+folder = str(Path("{path}").parent)  # holds index.json
+samples = StreamingDataset(local=folder, shuffle=False, batch_size=1)
+first = samples[0]["tokens"]
+# llm-foundry: dataset.streams.mix.local: that folder; max_seq_len: the recipe's sequence_length
+""",
+)
