@@ -102,7 +102,24 @@ class ShardWriter:
         pieces["domain"] = domain
         pieces["document"] = numbers
         pieces["tokens"] = self.domains[domain].tokens[numbers]
+        if isinstance(self.format, TokenFormat) and self.format.takes_sequences:
+            if self.sequence_length is not None:
+                return _in_sequences(pieces, self.sequence_length)
         return Samples(pieces, pieces["tokens"].astype(np.int64))
+
+
+def _in_sequences(pieces: NDArray[Any], sequence_length: int) -> Samples:
+    """Consecutive pieces as sequences of one length, the last perhaps shorter."""
+    stops = np.cumsum(pieces["tokens"])
+    total = int(stops[-1]) if len(stops) else 0
+    sequence_stops = np.append(np.arange(sequence_length, total, sequence_length), total)
+    cuts = np.union1d(stops, sequence_stops)
+    begins = np.concatenate([[0], cuts[:-1]])
+    owner = np.searchsorted(stops, begins, side="right")
+    cut = pieces[owner]
+    cut["start"] += begins - (stops - pieces["tokens"])[owner]
+    cut["tokens"] = cuts - begins
+    return Samples(cut, np.diff(sequence_stops, prepend=0))
 
 
 def write_shards(

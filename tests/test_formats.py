@@ -47,7 +47,10 @@ HEADERS = {
     "mds": (".mds", 0, 12),  # count and two offsets
     "litdata": (".bin", 0, 8),
     "llmc": (".bin", 0, 1020),  # all but whether the end token at the front was added
+    "input_ids": (".parquet", 0, 4),
     "parquet": (".parquet", 0, 4),
+    "arrow": (".arrow", 0, 256),  # the schema
+    "webdataset": (".tar", 0, 512),
     "jsonl": (".jsonl.zst", 0, 7),  # magic, flags and size of the first frame
 }
 """Format → file, and from where to where any flip is found."""
@@ -66,7 +69,10 @@ SNIPPET_CHECKS = {
     "mds": "print(sum(int(sample['tokens'].sum()) for sample in samples))",
     "litdata": "print(sum(int(block.sum()) for block in blocks))",
     "llmc": "print(int(tokens.sum()))",
+    "input_ids": "print(sum(sum(row) for row in rows.to_pylist()))",
     "parquet": "print(sum(map(len, documents['text'].to_pylist())))",
+    "arrow": "print(sum(map(len, documents['text'])))",
+    "webdataset": "print(sum(len(document['txt']) for document in documents))",
     "jsonl": "print(sum(len(document['text']) for document in documents))",
 }
 """Format → a line after its snippet that prints a sum over what was loaded."""
@@ -298,6 +304,8 @@ def test_memory_does_not_grow_with_the_shard(case: Case, tmp_path: Path) -> None
     if isinstance(case.format, TokenFormat):
         batch = case.batch(np.random.default_rng(0), [1000] * 1000)
         limit_bytes = 20 << 20  # shard of 120 MB; two of a reader's batches are 16 MB
+        if case.format.name == "input_ids":
+            limit_bytes += 28 << 20  # and row groups on their way to a batch, as Arrow and as ours
     else:
         rows = [chr(97 + row % 26) * 16_000 for row in range(128)]
         names = [str(row) for row in range(128)]
@@ -696,7 +704,7 @@ def test_a_changed_byte_of_the_content_is_found(case: Case, tmp_path: Path) -> N
     stem = tmp_path / "shard"
     (path,) = case.write(stem, [case.batch(rng, [3000] * 3)])
     whole = path.read_bytes()
-    for position in rng.integers(100, 2000, 40).tolist():  # within the compressed text
+    for position in rng.integers(720, 2000, 40).tolist():  # within the compressed text
         changed = bytearray(whole)
         changed[position] ^= 0x10
         path.write_bytes(changed)

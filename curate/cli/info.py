@@ -51,14 +51,15 @@ def _print_format(name: str) -> None:
     for key, option in found.options.items():
         choices = f"; one of {', '.join(option.choices)}" if option.choices else ""
         click.echo(f"output.options.{key}: {option.summary}{choices} (default {option.default})")
-    click.echo("\n" * bool(found.options) + found.snippet)
+    click.echo("\n" * bool(found.options) + found.snippet.format(path="train/shard-00000"))
     variant = found.options.get("variant")
     if variant is None:
         return
     for choice in variant.choices:
         if choice != variant.default:
             configured = configure(name, Settings(options={"variant": choice}))
-            click.echo(f"variant {choice}:\n\n{configured.snippet}")
+            snippet = configured.snippet.format(path="train/shard-00000")
+            click.echo(f"variant {choice}:\n\n{snippet}")
 
 
 @click.command()

@@ -13,7 +13,20 @@ from dataclasses import replace
 from typing import Any
 
 from curate.errors import RecipeError
-from curate.formats import datatrove, jsonl, litdata, llmc, mds, megatron, npy, olmo, parquet
+from curate.formats import (
+    arrow,
+    datatrove,
+    input_ids,
+    jsonl,
+    litdata,
+    llmc,
+    mds,
+    megatron,
+    npy,
+    olmo,
+    parquet,
+    webdataset,
+)
 from curate.formats.base import Option, Settings, TextBatch, TextFormat, TokenBatch, TokenFormat
 
 __all__ = [
@@ -36,8 +49,11 @@ FORMATS: dict[str, TokenFormat | TextFormat] = {
     "mds": mds.FORMAT,
     "litdata": litdata.FORMAT,
     "llmc": llmc.FORMAT,
+    "input_ids": input_ids.FORMAT,
     "parquet": parquet.FORMAT,
     "jsonl": jsonl.FORMAT,
+    "arrow": arrow.FORMAT,
+    "webdataset": webdataset.FORMAT,
 }
 
 

@@ -1,10 +1,19 @@
-"""JSON Lines under zstd: one document a line, with `text`, `id`, `source` and `metadata`.
+"""JSON Lines: one document a line, with `text`, `id`, `source` and `metadata`.
 
-A file is a run of zstd frames. Each holds about 16 MB of whole lines, its decompressed size and a
+| variant | file | for |
+|---|---|---|
+| `zstd` | `.jsonl.zst` | the default |
+| `dolma` | `.jsonl.gz` | dolma and OLMo, whose records have just these fields |
+| `plain` | `.jsonl` | Megatron's preprocess_data.py, torchtitan's byte offsets, lingua |
+
+A zstd file is a run of frames. Each holds about 16 MB of whole lines, its decompressed size and a
 checksum, so readers can skip frames or share them out. An empty frame ends the file: zstd calls
 any whole number of frames a whole file, so without it a file cut between frames, or a file of no
 bytes, would read as a shorter shard. Readers see nothing of it (checked with zstandard, pyarrow
 and the zstd command). The window is level 3's 2 MB; some readers refuse more than 128 MB.
+
+A gzip file is a run of members in the same way. A plain file has no checksums and may be cut
+between lines without a trace: there only the manifest knows.
 
 Readers that guess types turn a `text` that looks like a date into one: pass them a schema, or use
 Parquet.
@@ -12,19 +21,36 @@ Parquet.
 
 from __future__ import annotations
 
+import gzip
 import io
+import zlib
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import orjson
 import zstandard
 
 from curate.errors import ShardError
-from curate.formats.base import FILL, READ_BATCH_BYTES, TextBatch, TextFormat, open_shard, sibling
+from curate.formats.base import (
+    FILL,
+    READ_BATCH_BYTES,
+    Option,
+    Settings,
+    TextBatch,
+    TextFormat,
+    open_shard,
+    sibling,
+)
 from curate.storage import atomic_path
 
 LEVEL = 3
+GZIP_LEVEL = 6
+MOST_WINDOW_LOG = 27
+"""Readers refuse zstd windows beyond 2^27 bytes."""
 FRAME_BYTES = 16 << 20
 """Of lines; a frame is closed by the line that reaches it."""
 READ_CHUNK_BYTES = 1 << 20
@@ -39,26 +65,39 @@ class Line(msgspec.Struct, forbid_unknown_fields=True):
     metadata: msgspec.Raw
 
 
-def write(stem: Path, batches: Iterable[TextBatch]) -> list[Path]:
+SUFFIXES = {"zstd": ".jsonl.zst", "dolma": ".jsonl.gz", "plain": ".jsonl"}
+
+
+def frame_of(lines: bytes | bytearray, variant: str) -> bytes:
+    """Lines as a frame of the variant's compression, which is a whole file by itself."""
+    if variant == "plain":
+        return bytes(lines)
+    if variant == "dolma":
+        return gzip.compress(lines, GZIP_LEVEL, mtime=0)
+    return zstandard.ZstdCompressor(LEVEL, write_checksum=True, write_content_size=True).compress(
+        lines
+    )
+
+
+def write(stem: Path, batches: Iterable[TextBatch], variant: str = "zstd") -> list[Path]:
     """Write `<stem>.jsonl.zst`; frames do not depend on how documents were batched.
 
     Raises:
         ValueError: The lists of a batch differ in length.
         ShardError: Metadata is not a JSON object on one line, or a text is not valid Unicode.
     """
-    path = sibling(stem, ".jsonl.zst")
-    compressor = zstandard.ZstdCompressor(LEVEL, write_checksum=True, write_content_size=True)
+    path = sibling(stem, SUFFIXES[variant])
     lines = bytearray()
     with atomic_path(path) as temporary, temporary.open(FILL) as file:
         for batch in batches:
             for document in zip(batch.texts, batch.ids, batch.domains, batch.metadata, strict=True):
                 lines += to_line(*document)
                 if len(lines) >= FRAME_BYTES:
-                    file.write(compressor.compress(lines))
+                    file.write(frame_of(lines, variant))
                     lines.clear()
         if lines:
-            file.write(compressor.compress(lines))
-        file.write(compressor.compress(b""))
+            file.write(frame_of(lines, variant))
+        file.write(frame_of(b"", variant))
     return [path]
 
 
@@ -72,15 +111,7 @@ def to_line(text: str, identifier: str, source: str, metadata: str) -> bytes:
         >>> to_line("a\nb", "7", "wiki", '{"year": 2020}')
         b'{"text":"a\\nb","id":"7","source":"wiki","metadata":{"year": 2020}}\n'
     """
-    try:
-        is_object = isinstance(orjson.loads(metadata), dict) and "\n" not in metadata
-    except orjson.JSONDecodeError:
-        is_object = False
-    if not is_object:
-        raise ShardError(
-            f"document {identifier!r} of {source!r}: expected metadata that is a JSON object on "
-            f"one line, found {metadata[:200]!r}"
-        )
+    check_metadata(identifier, source, metadata)
     record = {
         "text": text,
         "id": identifier,
@@ -95,20 +126,34 @@ def to_line(text: str, identifier: str, source: str, metadata: str) -> bytes:
         ) from error
 
 
-def read(stem: Path) -> Iterator[TextBatch]:
+def check_metadata(identifier: str, source: str, metadata: str) -> None:
+    """Raise `ShardError` unless a document's metadata is a JSON object on one line."""
+    try:
+        is_object = isinstance(orjson.loads(metadata), dict) and "\n" not in metadata
+    except orjson.JSONDecodeError:
+        is_object = False
+    if not is_object:
+        raise ShardError(
+            f"document {identifier!r} of {source!r}: expected metadata that is a JSON object on "
+            f"one line, found {metadata[:200]!r}"
+        )
+
+
+def read(stem: Path, variant: str = "zstd") -> Iterator[TextBatch]:
     """The documents of `<stem>.jsonl.zst`, up to 8 MB at a time; a frame is in memory.
 
     Raises:
         ShardError: The file is absent, cut or damaged, or a line is not as `write` makes it.
     """
-    path = sibling(stem, ".jsonl.zst")
+    path = sibling(stem, SUFFIXES[variant])
     decoder = msgspec.json.Decoder(Line)
     line_number = 0
     batch, batch_bytes = TextBatch([], [], [], []), 0
-    for frame in read_frames(path):
+    for frame in read_lines(path) if variant == "plain" else read_frames(path, variant):
         if not frame.endswith(b"\n"):
             raise ShardError(
-                f"{path}: expected zstd frames of whole lines, found one ending {frame[-20:]!r}"
+                f"{path}: expected {variant} frames of whole lines, found one ending "
+                f"{frame[-20:]!r}"
             )
         for line in io.BytesIO(frame):  # unlike a split, without a second copy of the frame
             line_number += 1
@@ -144,7 +189,21 @@ def parse_line(decoder: msgspec.json.Decoder[Line], line: bytes, where: str) -> 
     return document
 
 
-def read_frames(path: Path) -> Iterator[bytes]:
+def read_lines(path: Path) -> Iterator[bytes]:
+    """Whole lines of a plain file, about 1 MB at a time; the last may lack its line feed."""
+    with open_shard(path) as file:
+        while lines := file.readlines(READ_CHUNK_BYTES):
+            yield b"".join(lines)
+
+
+def decompressor(variant: str) -> Any:
+    """Of one frame."""
+    if variant == "dolma":
+        return zlib.decompressobj(zlib.MAX_WBITS | 16)
+    return zstandard.ZstdDecompressor().decompressobj()
+
+
+def read_frames(path: Path, variant: str = "zstd") -> Iterator[bytes]:
     """The content of each frame, without the empty one that ends the file.
 
     Raises:
@@ -152,7 +211,7 @@ def read_frames(path: Path) -> Iterator[bytes]:
     """
     frames = 0
     ended = False
-    frame = zstandard.ZstdDecompressor().decompressobj()
+    frame = decompressor(variant)
     content: list[bytes] = []
     with open_shard(path) as file:
         while compressed := file.read(READ_CHUNK_BYTES):
@@ -161,33 +220,65 @@ def read_frames(path: Path) -> Iterator[bytes]:
                     raise ShardError(f"{path}: expected its end after {frames} frames, found more")
                 try:
                     content.append(frame.decompress(compressed))
-                except zstandard.ZstdError as error:
-                    raise ShardError(f"{path}: zstd frame {frames} is damaged ({error})") from error
+                except (zstandard.ZstdError, zlib.error) as error:
+                    raise ShardError(
+                        f"{path}: {variant} frame {frames} is damaged ({error})"
+                    ) from error
                 compressed = frame.unused_data if frame.eof else b""
                 if frame.eof:
                     whole = b"".join(content)
-                    frame, content = zstandard.ZstdDecompressor().decompressobj(), []
+                    frame, content = decompressor(variant), []
                     ended = not whole
                     frames += 1
                     if whole:
                         yield whole
     if not ended:
         raise ShardError(
-            f"{path}: expected an empty zstd frame at its end, found it cut in frame {frames}"
+            f"{path}: expected an empty {variant} frame at its end, found it cut in frame {frames}"
         )
 
 
-FORMAT = TextFormat(
-    name="jsonl",
-    summary="JSON Lines under zstd: text, id, source, metadata",
-    trainers="Hugging Face datasets, torchtitan, GPT-NeoX, levanter, datatrove",
-    write=write,
-    read=read,
-    hub_suffix=".jsonl.zst",
-    snippet="""import io, json, zstandard
+def configure(settings: Settings) -> TextFormat:
+    """The format of a variant."""
+    variant = settings.options["variant"]
+    return replace(
+        FORMAT,
+        write=partial(write, variant=variant),
+        read=partial(read, variant=variant),
+        hub_suffix=SUFFIXES[variant],
+        snippet=SNIPPETS[variant],
+    )
+
+
+SNIPPETS = {
+    "zstd": """import io, json, zstandard
 
 with open("{path}.jsonl.zst", "rb") as file:
     frames = zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True)
     documents = [json.loads(line) for line in io.TextIOWrapper(frames, "utf-8", newline="\\n")]
 """,
+    "dolma": """import gzip, json
+
+with gzip.open("{path}.jsonl.gz", "rt", encoding="utf-8", newline="\\n") as lines:
+    documents = [json.loads(line) for line in lines]
+# dolma tokens --documents "train/*.jsonl.gz"
+""",
+    "plain": """import json
+
+with open("{path}.jsonl", encoding="utf-8", newline="\\n") as lines:
+    documents = [json.loads(line) for line in lines]
+# Megatron: preprocess_data.py --input {path}.jsonl --append-eod; torchtitan: the same file
+""",
+}
+
+FORMAT = TextFormat(
+    name="jsonl",
+    summary="JSON Lines: text, id, source, metadata; under zstd, gzip or plain",
+    trainers="Hugging Face datasets, torchtitan, GPT-NeoX, levanter, datatrove, dolma",
+    write=write,
+    read=read,
+    options={"variant": Option("compression and file name", str, "zstd", tuple(SUFFIXES))},
+    configure=configure,
+    hub_suffix=SUFFIXES["zstd"],
+    snippet=SNIPPETS["zstd"],
 )

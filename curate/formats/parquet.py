@@ -5,12 +5,17 @@ in each, and nested types differ from document to document. The schema is fixed,
 guessed from the data. Row groups are small (1 024 rows, as nanochat's own files have) because
 readers deal them out to ranks. Text has neither dictionary nor statistics: both would only copy
 it. Pages carry checksums, so damage is found by every reader that asks.
+
+nanochat takes one flat directory of at least two files, whose last by name is for validation:
+`variant: nanochat` makes it in `trainer/`, links to the training shards as `shard_00000.parquet` …
+and the validation documents of all domains behind them. Columns beside `text` are ignored there.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +25,16 @@ from numpy.typing import NDArray
 from curate.errors import ShardError
 from curate.formats.base import (
     READ_BATCH_BYTES,
+    Folder,
+    Option,
+    Settings,
     TextBatch,
     TextFormat,
     open_shard,
     runs,
     sibling,
 )
+from curate.formats.folder import DIRECTORY, chained, link
 from curate.storage import atomic_path
 
 COLUMNS = ("text", "id", "source", "metadata")
@@ -160,12 +169,50 @@ def describe(columns: Any) -> str:
     return ", ".join(f"{field.name} {field.type}" for field in columns)
 
 
+def finish_nanochat(folder: Folder) -> list[Path]:
+    """Make nanochat's directory.
+
+    Raises:
+        ShardError: There are no validation documents for its last file.
+    """
+    directory = folder.directory / DIRECTORY
+    train, held_out = folder.stems["train"], folder.stems["validation"]
+    if not held_out:
+        raise ShardError(
+            "output.options.variant: nanochat takes its last file for validation, and no document "
+            "is held out; raise validation.documents"
+        )
+    files = [
+        link(sibling(stem, ".parquet"), directory / f"shard_{number:05d}.parquet")
+        for number, stem in enumerate(train)
+    ]
+    last = directory / f"shard_{len(train):05d}"
+    return [*files, *write(last, chained(held_out, read))]
+
+
+def configure(settings: Settings) -> TextFormat:
+    """The format of a variant."""
+    if settings.options["variant"] == "parquet":
+        return FORMAT
+    return replace(
+        FORMAT, finish=finish_nanochat, folder_stems=("shard_*",), snippet=NANOCHAT_SNIPPET
+    )
+
+
+NANOCHAT_SNIPPET = """import pyarrow.parquet as pq
+
+rows = pq.ParquetFile("trainer/shard_00000.parquet").read_row_group(0)["text"]
+# nanochat: link trainer/ to base_data_climbmix/ in its base directory; ranks <= row groups a file
+"""
+
 FORMAT = TextFormat(
     name="parquet",
     summary="text in Parquet with zstd: text, id, source, metadata",
     trainers="Hugging Face datasets, torchtitan, nanochat, levanter, MaxText, datatrove, axolotl",
     write=write,
     read=read,
+    options={"variant": Option("whose folder", str, "parquet", ("parquet", "nanochat"))},
+    configure=configure,
     hub_suffix=".parquet",
     snippet="""import pyarrow.parquet as pq
 

@@ -126,7 +126,7 @@ are also in the training set.
 For {chosen.trainers}.{_loss_sentence(certificate)}
 
 ```
-{chosen.snippet.replace("{path}", "train/shard-00000").strip()}
+{chosen.snippet.format(path="train/shard-00000").strip()}
 ```
 
 ## Provenance

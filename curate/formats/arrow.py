@@ -1,0 +1,185 @@
+"""Arrow streams as Hugging Face `save_to_disk` lays them out, for `load_from_disk`.
+
+`<stem>.arrow` holds the four string columns of Parquet in the Arrow *stream* format, uncompressed,
+so that it can be memory-mapped; `state.json` and `dataset_info.json` stand in the folder of each
+split. Arrow has no checksums: each batch of rows carries a hash of its text in the message's own
+metadata, which other readers pass over. A stream that is cut between batches reads as a shorter one
+elsewhere; here its end mark must be there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from curate.errors import ShardError
+from curate.formats.base import (
+    READ_BATCH_BYTES,
+    Folder,
+    TextBatch,
+    TextFormat,
+    open_shard,
+    runs,
+    sibling,
+)
+from curate.formats.parquet import COLUMNS, schema, text_bytes, to_table
+from curate.storage import atomic_path, hash_bytes, write_json
+
+BATCH_ROWS = 1000
+"""As `datasets` writes them."""
+BATCH_BYTES = 8 << 20
+END = b"\xff\xff\xff\xff\0\0\0\0"
+HASH_KEY = b"xxh3"
+
+
+def write(stem: Path, batches: Iterable[TextBatch]) -> list[Path]:
+    """Write `<stem>.arrow`; its batches of rows do not depend on how documents were batched.
+
+    Raises:
+        ValueError: The lists of a batch differ in length.
+        ShardError: A text cannot be stored as UTF-8.
+    """
+    import pyarrow as pa
+
+    path = sibling(stem, ".arrow")
+    with atomic_path(path) as temporary, pa.ipc.new_stream(str(temporary), schema()) as stream:
+        pending = schema().empty_table()
+        for batch in batches:
+            pending = pa.concat_tables([pending, to_table(batch)])
+            groups = list(runs(text_bytes(pending), BATCH_BYTES, BATCH_ROWS))
+            for start, stop in groups[:-1]:
+                _write_rows(stream, pending.slice(start, stop - start))
+            if groups:  # the last batch may still grow
+                pending = pending.slice(groups[-1][0])
+        if pending.num_rows:
+            _write_rows(stream, pending)
+    return [path]
+
+
+def _write_rows(stream: Any, table: Any) -> None:
+    rows = table.combine_chunks().to_batches()[0]
+    stream.write_batch(rows, custom_metadata={HASH_KEY: rows_hash(rows)})
+
+
+def rows_hash(rows: Any) -> bytes:
+    """xxh3-128 of the strings of a batch of rows and their lengths, 32 hexadecimal digits."""
+    import pyarrow.compute as pc
+
+    digest = xxhash.xxh3_128()
+    for column in rows.columns:
+        lengths = pc.binary_length(column).to_numpy(zero_copy_only=False).astype(np.int64)
+        digest.update(lengths.tobytes())
+        _, offsets, data = column.buffers()
+        first = np.frombuffer(offsets, np.int32)[column.offset] if data is not None else 0
+        shown = memoryview(data or b"")[first : first + int(lengths.sum())]
+        digest.update(shown)
+    return digest.hexdigest().encode()
+
+
+def read(stem: Path) -> Iterator[TextBatch]:
+    """The documents of `<stem>.arrow`, up to 8 MB of text at a time; a batch of rows is in memory.
+
+    Raises:
+        ShardError: The file is absent, cut or damaged, or its columns are not the four of `write`.
+    """
+    import pyarrow as pa
+
+    path = sibling(stem, ".arrow")
+    _check_ends(path)
+    with pa.OSFile(str(path)) as file:
+        with damage_named(path):
+            stream = pa.ipc.open_stream(file)
+        number = 0
+        while True:
+            with damage_named(path):
+                try:
+                    rows, metadata = stream.read_next_batch_with_custom_metadata()
+                except StopIteration:
+                    break
+                rows.validate(full=True)
+                found = rows_hash(rows)
+            if metadata is None or metadata.get(HASH_KEY) != found:
+                raise ShardError(f"{path}: batch {number}: its rows differ from their hash")
+            number += 1
+            for start, stop in runs(text_bytes(pa.table(rows)), READ_BATCH_BYTES):
+                with damage_named(path):
+                    columns = rows.slice(start, stop - start).to_pydict()
+                yield TextBatch(*(columns[name] for name in COLUMNS))
+        if file.tell() != path.stat().st_size:
+            raise ShardError(f"{path}: expected its end at {file.tell()}, found more bytes")
+
+
+def _check_ends(path: Path) -> None:
+    """Raise `ShardError` unless the file begins with our schema and ends as a stream does."""
+    start = schema().serialize().to_pybytes()
+    with open_shard(path) as file:
+        size_bytes = path.stat().st_size
+        head = file.read(len(start))
+        file.seek(max(0, size_bytes - len(END)))
+        end = file.read()
+    if head != start:
+        raise ShardError(
+            f"{path}: expected an Arrow stream of the columns {', '.join(COLUMNS)}, found one "
+            f"starting {head[:16]!r}"
+        )
+    if end != END or size_bytes < len(start) + len(END):
+        raise ShardError(f"{path}: expected the end mark of an Arrow stream, found {end!r}")
+
+
+@contextlib.contextmanager
+def damage_named(path: Path) -> Iterator[None]:
+    """Turn what Arrow says of a damaged file into a `ShardError` that names the file."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except (OSError, pa.ArrowException, UnicodeDecodeError, ValueError, MemoryError) as error:
+        raise ShardError(f"{path}: expected a whole Arrow stream, found damage: {error}") from error
+
+
+def finish(folder: Folder) -> list[Path]:
+    """Write `state.json` and `dataset_info.json` of each split."""
+    features = {name: {"dtype": "string", "_type": "Value"} for name in COLUMNS}
+    written = []
+    for split, stems in folder.stems.items():
+        if not stems:
+            continue
+        names = [sibling(stem, ".arrow").name for stem in stems]
+        directory = folder.directory / split
+        state: dict[str, object] = {
+            "_data_files": [{"filename": name} for name in names],
+            "_fingerprint": hash_bytes(split.encode(), *(name.encode() for name in names))[:16],
+            "_format_columns": None,
+            "_format_kwargs": {},
+            "_format_type": None,
+            "_output_all_columns": False,
+            "_split": split,
+        }
+        write_json(directory / "state.json", state)
+        info = {"citation": "", "description": "", "features": features, "homepage": "",
+                "license": ""}  # fmt: skip
+        write_json(directory / "dataset_info.json", info)
+        written += [directory / "state.json", directory / "dataset_info.json"]
+    return written
+
+
+FORMAT = TextFormat(
+    name="arrow",
+    summary="text in Arrow streams as save_to_disk lays them out: text, id, source, metadata",
+    trainers="Hugging Face datasets (load_from_disk)",
+    write=write,
+    read=read,
+    finish=finish,
+    folder_stems=("state", "dataset_info"),
+    snippet="""from pathlib import Path
+
+from datasets import load_from_disk
+
+documents = load_from_disk(str(Path("{path}").parent))
+""",
+)

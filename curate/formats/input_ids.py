@@ -1,0 +1,199 @@
+"""Parquet of token ids: one column `input_ids`, a list a row, for readers that take tokenised rows.
+
+Rows are documents, or sequences of `sequence_length`. levanter takes them as its `prebuilt` format
+(`format: {type: prebuilt, input_ids_key: input_ids}`) and makes its own tensor store of them.
+Row groups hold about a million tokens, pages carry checksums. Integers are stored by byte streams,
+so that the zeros of narrow ids cost little.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curate.errors import ShardError
+from curate.formats.base import (
+    READ_BATCH_TOKENS,
+    Option,
+    Settings,
+    TokenBatch,
+    TokenFormat,
+    check_dtype,
+    narrowest,
+    runs,
+    sibling,
+    to_dtype,
+)
+from curate.formats.losses import cut_rows
+from curate.formats.parquet import check_magic, damage_named, describe
+from curate.storage import atomic_path
+
+DTYPES = (np.dtype("<u2"), np.dtype("<i4"))
+COLUMN = "input_ids"
+GROUP_TOKENS = 1 << 20
+GROUP_ROWS = 1 << 14
+SHARD_TOKENS = 64_000_000
+
+
+def dtype_for(highest_id: int) -> np.dtype[Any]:
+    """Uint16 or int32, as readers expect ids.
+
+    Example:
+        >>> dtype_for(65_535).name, dtype_for(65_536).name
+        ('uint16', 'int32')
+    """
+    return narrowest(highest_id, DTYPES, "input_ids")
+
+
+def schema(dtype: np.dtype[Any]) -> Any:
+    """The one column."""
+    import pyarrow as pa
+
+    return pa.schema([(COLUMN, pa.list_(pa.from_numpy_dtype(dtype)))])
+
+
+def write(stem: Path, batches: Iterable[TokenBatch], dtype: np.dtype[Any]) -> list[Path]:
+    """Write `<stem>.parquet`; row groups do not depend on how sequences were batched.
+
+    Raises:
+        ValueError: `dtype` is neither uint16 nor int32, or a batch contradicts itself.
+        ShardError: A token id does not fit.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    check_dtype(dtype, DTYPES)
+    path = sibling(stem, ".parquet")
+    with (
+        atomic_path(path) as temporary,
+        pq.ParquetWriter(
+            str(temporary),
+            schema(dtype),
+            compression="lz4",
+            use_dictionary=False,
+            use_byte_stream_split=True,
+            write_statistics=False,
+            write_page_checksum=True,
+        ) as writer,
+    ):
+        pending, lengths = schema(dtype).empty_table(), np.empty(0, np.int64)
+        for batch in batches:
+            pending = pa.concat_tables([pending, to_table(batch, dtype)])
+            lengths = np.concatenate([lengths, batch.lengths])
+            groups = list(runs(lengths, GROUP_TOKENS, GROUP_ROWS))
+            for start, stop in groups[:-1]:
+                writer.write_table(pending.slice(start, stop - start).combine_chunks())
+            if groups:  # the last group may still grow
+                start = groups[-1][0]
+                pending, lengths = pending.slice(start).combine_chunks(), lengths[start:]
+        if len(lengths):
+            writer.write_table(pending)
+    return [path]
+
+
+def to_table(batch: TokenBatch, dtype: np.dtype[Any]) -> Any:
+    """The batch as an Arrow table that shares its tokens."""
+    import pyarrow as pa
+
+    tokens = to_dtype(batch, dtype)
+    offsets = np.concatenate([[0], np.cumsum(batch.lengths)]).astype(np.int32)
+    rows = pa.ListArray.from_arrays(pa.array(offsets), pa.array(tokens))
+    return pa.Table.from_arrays([rows], schema=schema(dtype))
+
+
+def read(stem: Path, dtype: np.dtype[Any]) -> Iterator[TokenBatch]:
+    """The rows of `<stem>.parquet`, up to 4M tokens at a time; a row group is in memory.
+
+    Raises:
+        ShardError: The file is absent, cut or damaged, or its column is not that of `write`.
+    """
+    import pyarrow.parquet as pq
+
+    path = sibling(stem, ".parquet")
+    check_magic(path)
+    with damage_named(path):
+        file = pq.ParquetFile(str(path), page_checksum_verification=True)
+    with file:
+        if not file.schema_arrow.equals(schema(dtype)):
+            for stored in DTYPES:
+                if file.schema_arrow.equals(schema(stored)):
+                    raise ShardError(
+                        f"{path}: expected tokens of {dtype.name}, found {stored.name}"
+                    )
+            raise ShardError(
+                f"{path}: expected the column {describe(schema(dtype))}, found "
+                f"{describe(file.schema_arrow)}"
+            )
+        for batch in _groups(path, file):
+            yield from _cut(batch)
+
+
+def _groups(path: Path, file: Any) -> Iterator[TokenBatch]:
+    """Row groups, small ones joined up to 4M tokens."""
+    waiting: list[TokenBatch] = []
+    for group in range(file.num_row_groups):
+        with damage_named(path):
+            rows = file.read_row_group(group).column(0).combine_chunks()
+        if rows.null_count or rows.flatten().null_count:
+            raise ShardError(f"{path}: row group {group}: {COLUMN} has a null")
+        lengths = np.diff(rows.offsets.to_numpy()).astype(np.int64)
+        found = TokenBatch(rows.flatten().to_numpy(), lengths)
+        if waiting and sum(one.tokens.size for one in [*waiting, found]) > READ_BATCH_TOKENS:
+            yield _joined(waiting)
+            waiting = []
+        waiting.append(found)
+    if waiting:
+        yield _joined(waiting)
+
+
+def _joined(batches: list[TokenBatch]) -> TokenBatch:
+    if len(batches) == 1:
+        return batches[0]
+    return TokenBatch(
+        np.concatenate([batch.tokens for batch in batches]),
+        np.concatenate([batch.lengths for batch in batches]),
+    )
+
+
+def _cut(batch: TokenBatch) -> Iterator[TokenBatch]:
+    """A batch in runs of up to 4M tokens."""
+    stops: NDArray[np.int64] = np.concatenate([[0], np.cumsum(batch.lengths)])
+    for start, stop in runs(batch.lengths, READ_BATCH_TOKENS):
+        yield TokenBatch(batch.tokens[stops[start] : stops[stop]], batch.lengths[start:stop])
+
+
+def notices(settings: Settings) -> list[str]:
+    """That weights of such readers count rows."""
+    if settings.sequence_length is not None:
+        return []
+    return [
+        "input_ids: rows are whole documents; readers that weight or cut rows do not count tokens: "
+        "set sequence_length for rows of one length"
+    ]
+
+
+FORMAT = TokenFormat(
+    name="input_ids",
+    summary="Parquet with a column input_ids: documents, or sequences of one length",
+    trainers="levanter (prebuilt), Hugging Face Trainer, axolotl, any reader of tokenised rows",
+    keeps_documents=True,
+    takes_sequences=True,
+    dtype_for=dtype_for,
+    write=write,
+    read=read,
+    options={"window_tokens": Option("the longest row the trainer takes, to state its loss", int)},
+    loss_tokens=cut_rows,
+    notices=notices,
+    shard_tokens_most=SHARD_TOKENS,
+    hub_suffix=".parquet",
+    snippet="""import pyarrow.parquet as pq
+
+rows = pq.read_table("{path}.parquet")["input_ids"]
+# levanter: source train_urls: ["{path}.parquet"], format: {{type: prebuilt,
+#     input_ids_key: input_ids}}
+""",
+)
