@@ -28,11 +28,11 @@ END_BYTES = 2 * BLOCK_BYTES
 
 
 class Record(msgspec.Struct, forbid_unknown_fields=True):
-    """What `KEY.json` must hold; metadata is kept as it was written."""
+    """What `KEY.json` must hold; metadata is JSON as text, so that its type never varies."""
 
     id: str
     source: str
-    metadata: msgspec.Raw
+    metadata: str
     xxh3: str
 
 
@@ -69,7 +69,7 @@ def to_members(text: str, identifier: str, source: str, metadata: str) -> tuple[
         record = {
             "id": identifier,
             "source": source,
-            "metadata": orjson.Fragment(metadata),
+            "metadata": metadata,
             "xxh3": content_hash(content, identifier, source, metadata),
         }
         return content, orjson.dumps(record)
@@ -119,7 +119,7 @@ def read(stem: Path) -> Iterator[TextBatch]:
             batch.texts.append(text.decode())
             batch.ids.append(record.id)
             batch.domains.append(record.source)
-            batch.metadata.append(bytes(record.metadata).decode())
+            batch.metadata.append(record.metadata)
             batch_bytes += len(text)
             number += 1
         if file.read(1):
@@ -167,8 +167,7 @@ def parse(
     where = f"{path}: document {number}"
     try:
         record = decoder.decode(stored or b"")
-        metadata = bytes(record.metadata).decode()
-        found = content_hash(text, record.id, record.source, metadata)
+        found = content_hash(text, record.id, record.source, record.metadata)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ShardError(
             f"{where}: expected an object of id, source, metadata and xxh3 ({error})"
