@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate.errors import ShardError
-from curate.formats.base import FILL, open_shard, read_tokens
+from curate.formats.base import FILL, open_shard, read_tokens, write_bytes
 from curate.storage import atomic_path
 
-COPY_BYTES = 4 << 20
+COPY_BYTES = 1 << 20
 OFFSET = np.dtype("<u4")
 MOST_BYTES = 2**32 - 1
 
@@ -40,9 +40,9 @@ def write_framed(
     """
     sizes: list[NDArray[np.int64]] = []
     with atomic_path(path) as temporary, temporary.open(FILL, buffering=0) as file:
-        with tempfile.TemporaryFile(dir=path.parent, prefix=f".{path.name}.") as body:
+        with tempfile.TemporaryFile(dir=path.parent, prefix=f".{path.name}.", buffering=0) as body:
             for content, sizes_bytes in blocks:
-                body.write(content)
+                write_bytes(body, content)
                 sizes.append(sizes_bytes)
             body.seek(0)
             write_offsets(path, file, np.concatenate([np.empty(0, np.int64), *sizes]), between)

@@ -49,6 +49,7 @@ VERSION = 2
 ONE_DIMENSION = 1 << 2
 LONGEST_HEAD_BYTES = 9
 SHARD_TOKENS = 16_000_000
+BLOCK_TOKENS = 1 << 18
 
 
 def dtype_for(highest_id: int) -> np.dtype[Any]:
@@ -89,18 +90,29 @@ def write(stem: Path, batches: Iterable[TokenBatch], dtype: np.dtype[Any]) -> li
     """
     check_dtype(dtype, DTYPES)
     path = sibling(stem, ".mds")
-    blocks = (_block(path, batch, dtype) for batch in batches)
+    blocks = (block for batch in batches for block in _blocks(path, batch, dtype))
     write_framed(path, blocks, columns_bytes(dtype))
     return [path]
 
 
-def _block(path: Path, batch: TokenBatch, dtype: np.dtype[Any]) -> tuple[bytes, NDArray[np.int64]]:
-    """Samples as bytes, and bytes of each."""
-    values = memoryview(to_dtype(batch, dtype).view(np.uint8).data)
+def _blocks(
+    path: Path, batch: TokenBatch, dtype: np.dtype[Any]
+) -> Iterator[tuple[bytes, NDArray[np.int64]]]:
+    """A batch as blocks that stay in the processor's cache."""
+    tokens = to_dtype(batch, dtype)
     if batch.lengths.size and batch.lengths.min() < 1:
         raise ShardError(f"{path}: a sample has no tokens, which MDS refuses")
-    heads, head_bytes = sample_heads(batch.lengths, dtype)
-    stops = np.cumsum(batch.lengths) * dtype.itemsize
+    stops = np.concatenate([[0], np.cumsum(batch.lengths)])
+    for first, last in runs(batch.lengths, BLOCK_TOKENS):
+        yield _block(tokens[stops[first] : stops[last]], batch.lengths[first:last])
+
+
+def _block(tokens: NDArray[Any], lengths: NDArray[np.int64]) -> tuple[bytes, NDArray[np.int64]]:
+    """Samples as bytes, and bytes of each."""
+    dtype = tokens.dtype
+    values = tokens.view(np.uint8).data
+    heads, head_bytes = sample_heads(lengths, dtype)
+    stops = np.cumsum(lengths) * dtype.itemsize
     parts: list[bytes | memoryview] = []
     start = 0
     shown = heads.reshape(-1).data
@@ -109,7 +121,7 @@ def _block(path: Path, batch: TokenBatch, dtype: np.dtype[Any]) -> tuple[bytes, 
         parts.append(shown[at : at + taken])
         parts.append(values[start:stop])
         start = stop
-    return b"".join(parts), head_bytes + batch.lengths * dtype.itemsize
+    return b"".join(parts), head_bytes + lengths * dtype.itemsize
 
 
 def sample_heads(
