@@ -21,6 +21,7 @@ import numpy as np
 from curate import __version__, dataset
 from curate.dataset import FileRecord, InputRecord, Layout, Manifest, ShardRecord, TokenizerRecord
 from curate.errors import InfeasiblePlan, RecipeError, ShardError, TokenizerError
+from curate.evidence import Evidence, gather, recall, wanted
 from curate.formats import check_options, configure
 from curate.formats import find as find_format
 from curate.formats.base import Folder, Settings, TextFormat, TokenFormat
@@ -28,12 +29,14 @@ from curate.formats.losses import worst_tails
 from curate.ingest import Ingested, ingest
 from curate.mixture import DomainSupply, Mixture, MixtureOptions, MixtureRequest, mix
 from curate.mixture import find as find_method
+from curate.mixture.entropic import MEASURES
 from curate.observer import Observer
 from curate.plan import Plan, make_plan
 from curate.recipe import LoadedRecipe
 from curate.report.card import write_card
 from curate.sample import DocumentSampler, SequenceSampler, Stream, shard_count, stream
-from curate.stats.entropy import MEASURES
+from curate.stats.entropy import MEASURES as PLUGIN_MEASURES
+from curate.stats.report import DomainStats
 from curate.storage import atomic_path, directory_lock, hash_json, write_json
 from curate.text import TextJob, write_text_shards
 from curate.tokens import tokenizer as tokenizers
@@ -121,9 +124,10 @@ def plan_dataset(
     chosen = configure(loaded.recipe.output.format, settings)
     if isinstance(chosen, TokenFormat):
         chosen.dtype_for(ingested.tokenizer.vocabulary - 1)
+    found = gather(loaded, ingested, wanted(loaded.recipe.mixture), workers, observer)
     if write:
         write_stats(loaded, ingested, observer)
-    request = mixture_request(loaded, ingested)
+    request = mixture_request(loaded, ingested, found)
     mixture = mix(request)
     plan = make_plan(mixture, request)
     streams = tuple(
@@ -190,8 +194,16 @@ def _build(loaded: LoadedRecipe, workers: int, observer: Observer) -> Built:
     return Built(loaded.output_dir, ingested, planned.mixture, planned.plan, certificate, reused)
 
 
-def mixture_request(loaded: LoadedRecipe, ingested: Ingested) -> MixtureRequest:
-    """What a mixing method needs, from the recipe and the measurements."""
+def mixture_request(
+    loaded: LoadedRecipe, ingested: Ingested, found: Sequence[Evidence] = ()
+) -> MixtureRequest:
+    """What a mixing method needs, from the recipe and the measurements.
+
+    Args:
+        loaded: The recipe.
+        ingested: Supply, and the plug-in entropies of all tokens.
+        found: shape (domains,), what was measured beyond that; none: plug-in entropies only.
+    """
     recipe = loaded.recipe
     by_hand = recipe.mixture.weights
     domains = tuple(
@@ -199,20 +211,44 @@ def mixture_request(loaded: LoadedRecipe, ingested: Ingested) -> MixtureRequest:
             name=domain.name,
             supply_tokens=stats.tokens_train,
             max_epochs=domain.max_epochs or recipe.max_epochs,
-            entropy={measure: getattr(stats.entropies, measure) for measure in MEASURES},
             weight=domain.weight if by_hand is None else by_hand.get(domain.name),
+            **_entropies(stats, evidence, recipe.mixture.estimator == "corrected"),
+            embedding=evidence.embedding,
         )
-        for domain, stats in zip(recipe.domains, ingested.stats, strict=True)
-    )  # fmt: skip
+        for domain, stats, evidence in zip(
+            recipe.domains, ingested.stats, found or [Evidence()] * len(ingested.stats), strict=True
+        )
+    )
     options = MixtureOptions(
         recipe.mixture.temperature, recipe.mixture.measure, recipe.on_shortfall
     )
     return MixtureRequest(domains, recipe.budget_tokens, recipe.mixture.method, options)
 
 
+def _entropies(
+    stats: DomainStats, evidence: Evidence, corrected: bool
+) -> dict[str, dict[str, float]]:
+    """Fields `entropy` and `entropy_error` of a domain: corrected where asked for and measured."""
+    entropy = {measure: getattr(stats.entropies, measure) for measure in PLUGIN_MEASURES}
+    entropy |= evidence.plugin
+    if not corrected:
+        return {"entropy": entropy}
+    entropy |= {measure: found.nats for measure, found in evidence.entropy.items()}
+    error = {measure: found.error for measure, found in evidence.entropy.items()}
+    known = {measure: value for measure, value in error.items() if value is not None}
+    return {"entropy": entropy, "entropy_error": known}
+
+
 def write_stats(loaded: LoadedRecipe, ingested: Ingested, observer: Observer) -> None:
-    """Write `stats.json`, and `quarantine.jsonl` with every bad record."""
-    domains = {stats.name: stats.to_json() for stats in ingested.stats}
+    """Write `stats.json`, and `quarantine.jsonl` with every bad record.
+
+    Entropies that this or an earlier run measured with intervals stand in place of the plug-in
+    ones, which stay beside them.
+    """
+    domains = {
+        stats.name: stats.to_json(found.entropy)
+        for stats, found in zip(ingested.stats, recall(loaded, ingested), strict=True)
+    }
     backend = {"backend": ingested.backend, "tokenizer": ingested.tokenizer.name}
     write_json(
         loaded.output_dir / "stats.json",

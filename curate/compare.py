@@ -1,7 +1,7 @@
 """Domains measured with intervals, and the mixtures that different methods would make of them.
 
 `measure_domains` makes what `entropy_report.json` holds, `compare_mixtures` the mixtures beside it.
-Neither changes `stats.json` or what a build uses: its entropies stay the plug-in ones.
+What was measured is kept by `curate.evidence`, so a build after it measures nothing again.
 """
 
 from __future__ import annotations
@@ -15,18 +15,24 @@ from numpy.typing import NDArray
 
 from curate.engine.local import map_tasks
 from curate.ingest import Ingested
-from curate.mixture import METHODS, MixtureOptions, MixtureRequest, limit_tokens
-from curate.mixture.leverage import leverage_scores, pretraining_weights
+from curate.mixture import (
+    METHODS,
+    DomainSupply,
+    MixtureOptions,
+    MixtureRequest,
+    Preference,
+    limit_tokens,
+)
+from curate.mixture.entropic import MEASURES
 from curate.mixture.simplex import normalised
 from curate.observer import Observer
-from curate.stats.intervals import WeightIntervals, weight_intervals
+from curate.stats.estimate import WeightIntervals, weight_intervals
 from curate.stats.measure import (
     DomainReport,
-    SamplePlan,
     compare,
     measure_domain,
-    sample_plan,
 )
+from curate.stats.sampling import SamplePlan, sample_plan
 from curate.tokens.store import DomainTokens
 from curate.tokens.tokenizer import Tokenizer
 
@@ -61,7 +67,7 @@ class Measured:
             },
             "estimators": {
                 name: sorted({report.measure(name).estimator for report in self.domains})
-                for name in ("shannon", "joint", "conditional", "von_neumann")
+                for name in MEASURES
             },
             "domains": {report.name: report.to_json() for report in self.domains},
             "between": {
@@ -118,7 +124,8 @@ def compare_mixtures(measured: Measured, request: MixtureRequest) -> dict[str, A
 
     Args:
         measured: The same domains as the request's, in its order.
-        request: The recipe's; its method matters only for the temperature of `entropy`.
+        request: The recipe's, with plug-in entropies; its method matters only for the temperature
+            of `entropy`.
 
     Returns:
         `budget_tokens`, `temperature` of the entropies, `left_out` (why a mixture is not there)
@@ -132,22 +139,24 @@ def compare_mixtures(measured: Measured, request: MixtureRequest) -> dict[str, A
     heat = request.options.temperature if request.method == "entropy" else None
     heat = 1.0 if heat is None else heat
     chosen = _baselines(request)
-    entropy = replace(request, options=MixtureOptions(heat, "conditional"))
-    chosen["entropy, plug-in"] = _solve("entropy", entropy)
-    corrected = corrected_weights(measured.domains, heat)
-    chosen["entropy, corrected"] = [corrected.weights[name] for name in names]
-    scores = leverage_scores(np.stack([report.mean_embedding for report in measured.domains]))
-    chosen["leverage"] = pretraining_weights(scores)
-    alone = _without_interval(measured.domains)
+    plain = replace(request, options=MixtureOptions(heat, "conditional"))
+    chosen["entropy, plug-in"] = METHODS["entropy"].solve(plain)
+    known = replace(request, domains=_with_reports(request, measured))
+    for measure in ("conditional", "shannon", "joint", "von_neumann"):
+        asked = replace(known, options=MixtureOptions(heat, measure))
+        chosen[f"entropy, {measure}"] = METHODS["entropy"].solve(asked)
+    chosen["leverage"] = METHODS["leverage"].solve(replace(known, options=MixtureOptions()))
+    natural = normalised(chosen["natural"].weights)
     mixtures: dict[str, dict[str, Any]] = {}
-    for label, shares in chosen.items():
-        interval = corrected if label == "entropy, corrected" and not alone else None
+    for label, preference in chosen.items():
+        shares = normalised(preference.weights)
+        low, high = _ends(preference)
         mixtures[label] = {
             "weights": dict(zip(names, shares, strict=True)),
-            "low": interval and interval.low,
-            "high": interval and interval.high,
+            "low": low and dict(zip(names, low, strict=True)),
+            "high": high and dict(zip(names, high, strict=True)),
             "epochs": _epochs(shares, request),
-            "tv_natural": total_variation(shares, chosen["natural"]),
+            "tv_natural": total_variation(shares, natural),
         }
     return {
         "budget_tokens": request.budget_tokens,
@@ -155,6 +164,32 @@ def compare_mixtures(measured: Measured, request: MixtureRequest) -> dict[str, A
         "left_out": _left_out(request),
         "mixtures": mixtures,
     }
+
+
+def _with_reports(request: MixtureRequest, measured: Measured) -> tuple[DomainSupply, ...]:
+    """The request's domains with what was measured of them."""
+    domains = []
+    for domain, report in zip(request.domains, measured.domains, strict=True):
+        found = {measure: report.measure(measure) for measure in MEASURES}
+        error = {measure: estimate.error for measure, estimate in found.items()}
+        domains.append(
+            replace(
+                domain,
+                entropy={measure: estimate.nats for measure, estimate in found.items()},
+                entropy_error={name: value for name, value in error.items() if value is not None},
+                embedding=tuple(report.mean_embedding.tolist()),
+            )
+        )
+    return tuple(domains)
+
+
+def _ends(preference: Preference) -> tuple[list[float] | None, list[float] | None]:
+    """95 % intervals of the shares before caps, where the method has them."""
+    if preference.draws is None:
+        return None, None
+    low, high = np.quantile(preference.draws, [0.025, 0.975], axis=0)
+    weights = preference.weights
+    return np.minimum(low, weights).tolist(), np.maximum(high, weights).tolist()
 
 
 def total_variation(left: Sequence[float], right: Sequence[float]) -> float:
@@ -176,13 +211,13 @@ def _measure(task: _Task) -> DomainReport:
     return measure_domain(task.domain, task.tokenizer, task.plan)
 
 
-def _baselines(request: MixtureRequest) -> dict[str, list[float]]:
+def _baselines(request: MixtureRequest) -> dict[str, Preference]:
     """Mixtures that look at no text, by name."""
-    chosen = {name: _solve(name, request) for name in ("natural", "uniform")}
+    chosen = {name: METHODS[name].solve(request) for name in ("natural", "uniform")}
     if not _left_out(request):
-        chosen["unimax"] = _solve("unimax", request)
+        chosen["unimax"] = METHODS["unimax"].solve(request)
     if all(domain.weight is not None for domain in request.domains):
-        chosen["manual"] = _solve("manual", request)
+        chosen["manual"] = METHODS["manual"].solve(request)
     return chosen
 
 
@@ -195,10 +230,6 @@ def _left_out(request: MixtureRequest) -> list[str]:
         f"unimax is left out: max_epochs allows {most:,} tokens, budget_tokens is "
         f"{request.budget_tokens:,}; lower the budget or raise max_epochs"
     ]
-
-
-def _solve(name: str, request: MixtureRequest) -> list[float]:
-    return normalised(METHODS[name].solve(request).weights)
 
 
 def _epochs(shares: Sequence[float], request: MixtureRequest) -> dict[str, float | None]:

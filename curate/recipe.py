@@ -88,7 +88,10 @@ class MixtureRecipe(Frozen, frozen=True):
 
     method: str = "natural"
     measure: str = "conditional"
-    """For `entropy`: shannon, joint or conditional."""
+    """For `entropy`: shannon, joint, conditional or von_neumann."""
+    estimator: Literal["corrected", "plugin"] = "corrected"
+    """For `entropy`: bias corrected on samples of equal size, with intervals; or the frequencies
+    of all tokens as they are, the paper's."""
     temperature: Annotated[float, Meta(gt=0)] | None = None
     weights: dict[str, Share] | None = None
     """For `manual`: share of tokens by domain; instead of `weight` in each domain."""

@@ -53,7 +53,7 @@ domains:
   - {{name: wiki, paths: "{data}/wiki/*"}}
   - {{name: code, paths: "{data}/code/*"}}
   - {{name: talk, paths: "{data}/talk/*"}}
-mixture: {{method: entropy}}
+mixture: {{method: entropy, estimator: plugin}}
 max_epochs: 4
 budget_tokens: 30000
 validation: {{documents: 0.05}}

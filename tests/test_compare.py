@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 from curate.cli import cli
 
+FIELDS = ("nats", "low", "high", "estimator", "sample_tokens")
 MEASURES = ("shannon", "joint", "conditional", "von_neumann")
 
 
@@ -22,7 +23,9 @@ def test_stats_compare_writes_intervals_and_mixtures(recipe: Path) -> None:
         cli, ["stats", str(recipe), "--compare", "--workers", "1", "--set", by_hand]
     )
     assert done.exit_code == 0, done.output
-    assert "CE [95 %]" in done.output and "distance to natural" in done.output
+    for heading in ("CE held-out", "vN bits", "as the sample grows", "between domains: above",
+                    "CE [95 %]", "distance"):  # fmt: skip
+        assert heading in done.output
     directory = recipe.parent / "out" / "tiny"
     report = json.loads((directory / "entropy_report.json").read_text("utf-8"))
     stats = json.loads((directory / "stats.json").read_text("utf-8"))
@@ -33,11 +36,16 @@ def test_stats_compare_writes_intervals_and_mixtures(recipe: Path) -> None:
             assert found["low"] < found["nats"] < found["high"], (name, measure)
         joint = row["entropy"]["shannon"]["nats"] + row["entropy"]["conditional"]["nats"]
         assert row["entropy"]["joint"]["nats"] == pytest.approx(joint, abs=1e-12)
-        assert stats["domains"][name]["entropy"]["conditional"]["estimator"] == "plugin"
+        for measure, found in stats["domains"][name]["entropy"].items():
+            same = row["entropy"][measure]
+            assert {field: same[field] for field in FIELDS} == {
+                field: found[field] for field in FIELDS
+            }
 
     mixtures = report["comparison"]["mixtures"]
     assert list(mixtures) == ["natural", "uniform", "unimax", "manual", "entropy, plug-in",
-                              "entropy, corrected", "leverage"]  # fmt: skip
+                              "entropy, conditional", "entropy, shannon", "entropy, joint",
+                              "entropy, von_neumann", "leverage"]  # fmt: skip
     for mixture in mixtures.values():
         assert sum(mixture["weights"].values()) == pytest.approx(1, abs=1e-12)
     supply = {name: row["tokens_train"] for name, row in stats["domains"].items()}
@@ -49,7 +57,7 @@ def test_stats_compare_writes_intervals_and_mixtures(recipe: Path) -> None:
     for name, tokens in supply.items():
         assert natural["epochs"][name] == pytest.approx(30_000 / sum(supply.values()))
         assert manual["epochs"][name] == pytest.approx(manual["weights"][name] * 30_000 / tokens)
-        corrected = mixtures["entropy, corrected"]
+        corrected = mixtures["entropy, conditional"]
         assert corrected["low"][name] < corrected["weights"][name] < corrected["high"][name]
 
     # A domain below the common sample is warned of, and not compared with the others.

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from curate.stats.conditional import conditional, ends
+from curate.stats.estimate import Estimate, estimate, weight_intervals
 from curate.stats.estimators import (
     ESTIMATORS,
     chao_shen,
@@ -20,13 +21,7 @@ from curate.stats.estimators import (
     plugin,
 )
 from curate.stats.heldout import held_out
-from curate.stats.intervals import (
-    Estimate,
-    convergence,
-    entropy_report,
-    estimate,
-    weight_intervals,
-)
+from curate.stats.intervals import convergence, entropy_report
 from curate.stats.lift import mutual_information
 from curate.stats.pairs import PairCounts, PairSample, next_order, pair_sample, table_counts
 from curate.stats.unseen import unseen

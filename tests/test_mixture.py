@@ -29,7 +29,12 @@ from curate.mixture.base import cap_tokens
 from curate.mixture.baselines import uniform
 from curate.mixture.entropic import MEASURES
 from curate.mixture.shortfall import paste_mixture
-from curate.mixture.simplex import normalised, project_capped, softmax
+from curate.mixture.simplex import (
+    normalised,
+    project_capped,
+    project_capped_rows,
+    softmax,
+)
 from curate.plan import make_plan
 
 DATA = Path(__file__).parent / "data"
@@ -42,8 +47,12 @@ def request(method, budget, supplies, **settings):
     epochs = settings.pop("max_epochs", [math.inf] * count)
     weights = settings.pop("weights", [None] * count)
     entropies = settings.pop("entropy", [{}] * count)
+    errors = settings.pop("entropy_error", [{}] * count)
+    embeddings = settings.pop("embedding", [()] * count)
     domains = tuple(
-        DomainSupply(chr(97 + i), supplies[i], epochs[i], entropies[i], weights[i])
+        DomainSupply(
+            chr(97 + i), supplies[i], epochs[i], entropies[i], weights[i], errors[i], embeddings[i]
+        )
         for i in range(count)
     )
     return MixtureRequest(domains, budget, method, MixtureOptions(**settings))
@@ -159,6 +168,8 @@ def random_request(rng, method):
             max_epochs=float(rng.choice([0.5, 1, 2.5, 4])),
             entropy={measure: float(rng.normal(6, 1)) for measure in MEASURES},
             weight=float(rng.random() + 0.01),
+            entropy_error={measure: float(rng.uniform(0.01, 0.3)) for measure in MEASURES},
+            embedding=tuple(rng.normal(size=4).tolist()),
         )
         for i in range(count)
     )
@@ -178,6 +189,13 @@ PLANTED = {
     "entropy": (
         request("entropy", 9, [9, 9, 9], entropy=[{"conditional": math.log(x)} for x in (1, 2, 5)]),
         [1 / 8, 2 / 8, 5 / 8],
+    ),
+    # Centred already; K scaled to mean diagonal 1 is 1.5 [[1, -1, 0], [-1, 1, 0], [0, 0, 0]], with
+    # the eigenvalue 3 along (1, -1, 0): scores 3/33/2, 3/33/2 and 0, which counts as a hundredth of
+    # the largest. So 1/score is 22, 22, 2200, over its mean 22, 22, 2200 by 748.
+    "leverage": (
+        request("leverage", 9, [9, 9, 9], embedding=[(1.0, 0.0), (-1.0, 0.0), (0.0, 0.0)]),
+        softmax([22 / 748, 22 / 748, 2200 / 748], 5.0),
     ),
 }
 """A request whose answer is known by hand, for every method."""
@@ -330,6 +348,60 @@ def test_bimix_tables(table, domains):
     assert by_entropy(chained, "joint") != pytest.approx(columns["von_neumann"], abs=1e-2)
 
 
+def test_entropy_weights_carry_intervals_through_the_caps():
+    rng = np.random.default_rng(11)
+    for _ in range(30):
+        asked = random_request(rng, "entropy")
+        mixture = mix(asked)
+        for domain, limit in zip(asked.domains, limit_tokens(asked), strict=True):
+            low, high = mixture.low[domain.name], mixture.high[domain.name]
+            assert 0 <= low <= mixture.weights[domain.name] <= high
+            assert high * asked.budget_tokens <= limit * (1 + 1e-9)
+        turned = dataclasses.replace(asked, domains=asked.domains[::-1])
+        assert mix(turned).low == pytest.approx(mixture.low, rel=1e-9)
+
+
+def test_entropy_intervals_by_hand():
+    """Two domains of equal entropy: ln(w/(1-w)) is normal with the errors' hypotenuse."""
+    known = [{"conditional": 5.0}] * 2
+    errors = [{"conditional": 0.3}, {"conditional": 0.4}]
+    mixture = mix(request("entropy", 9, [99, 99], entropy=known, entropy_error=errors))
+    expected = 1 / (1 + math.exp(1.96 * 0.5))
+    assert mixture.low == pytest.approx({"a": expected, "b": expected}, abs=0.015)
+    assert mixture.high["a"] == pytest.approx(1 - expected, abs=0.015)
+    assert mixture.warnings == (
+        "the order of a and b is within noise: 5.000 and 5.000 nats, difference 0.000 ± 0.980",
+    )
+    flat = mix(request("entropy", 9, [99, 99], entropy=known, entropy_error=errors, temperature=9))
+    assert flat.high["a"] - flat.low["a"] < (mixture.high["a"] - mixture.low["a"]) / 5
+    plain = mix(request("entropy", 9, [99, 99], entropy=known))
+    assert plain.low is None and plain.high is None and plain.warnings == ()
+    alone = mix(request("entropy", 9, [99, 99], entropy=known, entropy_error=[{}, errors[0]]))
+    assert alone.low is None
+    assert alone.warnings == (
+        "the conditional entropy of 'a' has no interval, so no weight has one",
+    )
+
+
+def test_projection_of_rows_is_that_of_each():
+    rng = np.random.default_rng(5)
+    for _ in range(50):
+        count = int(rng.integers(1, 9))
+        rows = rng.dirichlet(np.full(count, 0.5), 20) + 1e-12
+        caps = rng.dirichlet(np.full(count, 0.5)) * rng.choice([1.001, 1.5, 4])
+        caps *= max(1.0, 1.0001 / np.minimum(caps, 1).sum())
+        found = project_capped_rows(rows, caps.tolist())
+        for row, held in zip(rows, found, strict=True):
+            assert held == pytest.approx(project_capped(row.tolist(), caps.tolist()), abs=1e-9)
+
+
+def test_leverage_needs_embeddings():
+    with pytest.raises(
+        MissingEvidence, match=r"'leverage' needs an embedding of 'b'\. Run `curate mix RECIPE`"
+    ):
+        mix(request("leverage", 9, [9, 9], embedding=[(1.0,), ()]))
+
+
 def test_manual_weights_are_read_as_written():
     assert mix(request("manual", 9, [9, 9], weights=[0.25, 0.75])).warnings == ()
     percent = mix(request("manual", 9, [9, 9], weights=[33.3, 66.7]))
@@ -406,7 +478,7 @@ def test_json_has_the_fields_others_rely_on():
             request("unimx", 9, [9]),
             RecipeError,
             "mixture.method: no method is called 'unimx'; did you mean 'unimax'? (known: natural, "
-            "uniform, temperature, unimax, manual, entropy)",
+            "uniform, temperature, unimax, manual, entropy, leverage)",
         ),
         (
             request("temperature", 9, [9]),

@@ -62,14 +62,17 @@ def stats(intervals: bool, compare: bool, **options: Any) -> None:
 def _show_entropies(session: Session, ingested: Ingested, with_mixtures: bool) -> None:
     from rich.console import Group
 
-    from curate.build import mixture_request
+    from curate.build import mixture_request, write_stats
     from curate.compare import compare_mixtures, measure_domains
+    from curate.evidence import remember
     from curate.report.entropies import entropy_tables
     from curate.report.terminal import stats_table
     from curate.storage import read_json, write_json
 
     loaded = session.loaded
     measured = measure_domains(ingested, loaded.recipe.seed, session.workers, session.observer)
+    remember(loaded, ingested, measured.plan, measured.domains)
+    write_stats(loaded, ingested, session.observer)
     found = read_json(loaded.output_dir / "stats.json")
     report = measured.to_json(found)
     if with_mixtures:

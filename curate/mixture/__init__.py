@@ -10,8 +10,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 
+import numpy as np
+
 from curate.errors import InfeasiblePlan, RecipeError
-from curate.mixture import baselines, entropic
+from curate.mixture import baselines, entropic, leverage
 from curate.mixture.apportion import fits
 from curate.mixture.base import (
     DomainSupply,
@@ -25,7 +27,12 @@ from curate.mixture.base import (
     limit_tokens,
 )
 from curate.mixture.shortfall import explain_empty, explain_infeasible, explain_supply
-from curate.mixture.simplex import SUM_TOLERANCE, normalised, project_capped
+from curate.mixture.simplex import (
+    SUM_TOLERANCE,
+    normalised,
+    project_capped,
+    project_capped_rows,
+)
 
 __all__ = [
     "METHODS",
@@ -86,6 +93,13 @@ METHODS: dict[str, Method] = {
         needs="entropies from `curate stats`",
         solve=entropic.entropy,
     ),
+    "leverage": Method(
+        name="leverage",
+        summary="more for domains that others resemble, by ridge leverage of mean embeddings",
+        paper="Chameleon 2025, arXiv:2505.24844 (kernel scaled to mean diagonal 1)",
+        needs="embeddings of excerpts, made when asked for",
+        solve=leverage.leverage,
+    ),
 }
 
 
@@ -135,6 +149,7 @@ def mix_with(method: Method, request: MixtureRequest) -> Mixture:
     preferred = normalised(preference.weights)
     wanted = normalised(preference.unconstrained or preference.weights)
     weights, warnings = _hold_to_caps(method, request, preferred)
+    low, high = _interval(request, preference, weights)
     names = [domain.name for domain in request.domains]
     epochs = [
         weight * request.budget_tokens / domain.supply_tokens if domain.supply_tokens else 0.0
@@ -148,10 +163,25 @@ def mix_with(method: Method, request: MixtureRequest) -> Mixture:
         constraints_active=_active(request, weights),
         warnings=(*preference.warnings, *warnings),
         paper=method.paper,
-        low=dict(zip(names, preference.low, strict=True)) if preference.low else None,
-        high=dict(zip(names, preference.high, strict=True)) if preference.high else None,
+        low=dict(zip(names, low, strict=True)) if low else None,
+        high=dict(zip(names, high, strict=True)) if high else None,
         predicted_loss=preference.predicted_loss,
     )
+
+
+def _interval(
+    request: MixtureRequest, preference: Preference, weights: Sequence[float]
+) -> tuple[Sequence[float] | None, Sequence[float] | None]:
+    """Ends of the 95 % intervals of the shares, as the caps leave them; None: there are none."""
+    if preference.draws is None:
+        return preference.low, preference.high
+    caps = [limit / request.budget_tokens for limit in limit_tokens(request)]
+    draws = np.asarray(preference.draws, np.float64)
+    free = request.options.on_shortfall == "repeat"
+    held = draws if free else project_capped_rows(draws, caps)
+    ends = np.quantile(held, [0.025, 0.975], axis=0)
+    low, high = np.minimum(ends[0], weights), np.maximum(ends[1], weights)
+    return low.tolist(), high.tolist()
 
 
 def _check_supply(request: MixtureRequest, weights: Sequence[float] | None) -> None:

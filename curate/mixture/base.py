@@ -8,7 +8,7 @@ method. Whole tokens are left to `curate.plan`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -31,6 +31,10 @@ class DomainSupply:
     """Nats per token, by measure; empty where nothing was measured."""
     weight: float | None = None
     """The recipe's own weight, for `manual`."""
+    entropy_error: Mapping[str, float] = field(default_factory=dict)
+    """Standard error of each, nats; a measure that is not here has no known error."""
+    embedding: tuple[float, ...] = ()
+    """Mean embedding of its text, shape (dimension,); empty where none was made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,9 @@ class Preference:
     low: tuple[float, ...] | None = None
     """Lower ends of 95 % intervals of the shares, where the method has them."""
     high: tuple[float, ...] | None = None
+    draws: Sequence[Sequence[float]] | None = None
+    """Choices that the evidence would as well have led to, each shape (domains,): held to the caps
+    one by one, they give the interval, in place of `low` and `high`."""
     predicted_loss: float | None = None
     """Nats per token."""
     warnings: tuple[str, ...] = ()

@@ -8,13 +8,19 @@ from __future__ import annotations
 import difflib
 import math
 
+import numpy as np
+
 from curate.errors import MissingEvidence, RecipeError
 from curate.mixture.base import MixtureRequest, Preference
 from curate.mixture.baselines import check_temperature
 from curate.mixture.simplex import softmax
+from curate.stats.estimate import order_warnings, weight_draws
 
 MEASURES = ("shannon", "joint", "conditional", "von_neumann")
 """Entropy of the token, of the pair, of the next token given this one, and of the embeddings."""
+
+DRAWS = 1000
+"""Of the entropies, for the interval of the weights."""
 
 
 def entropy(request: MixtureRequest) -> Preference:
@@ -22,6 +28,9 @@ def entropy(request: MixtureRequest) -> Preference:
 
     With entropies in nats and temperature 1, the paper's, a domain's share is proportional to its
     perplexity. Supply plays no part, so small domains are soon repeated: caps matter.
+
+    Where the entropies come with standard errors, so do the shares, and domains whose order is
+    within noise are named.
 
     Returns:
         Shares of tokens, before caps.
@@ -57,4 +66,29 @@ def entropy(request: MixtureRequest) -> Preference:
             f"`curate stats RECIPE`, which writes domains.{lacking[0].name}.entropy.{measure} to "
             f"stats.json{instead}"
         )
-    return Preference(tuple(softmax(values, heat)))
+    return _with_interval(request, measure, values, heat)
+
+
+def _with_interval(
+    request: MixtureRequest, measure: str, values: list[float], heat: float
+) -> Preference:
+    """The shares, and what the errors of the entropies say about them."""
+    weights = tuple(softmax(values, heat))
+    error = {
+        domain.name: domain.entropy_error[measure]
+        for domain in request.domains
+        if measure in domain.entropy_error
+    }
+    if not error:
+        return Preference(weights)
+    centre = {domain.name: value for domain, value in zip(request.domains, values, strict=True)}
+    known = [name for name in centre if name in error]
+    warnings = order_warnings(
+        known, np.array([centre[name] for name in known]), np.array([error[name] for name in known])
+    )
+    if len(known) < len(centre):
+        names = ", ".join(f"'{name}'" for name in centre if name not in error)
+        lacking = f"the {measure} entropy of {names} has no interval, so no weight has one"
+        return Preference(weights, warnings=(lacking, *warnings))
+    draws = weight_draws(centre, error, heat, DRAWS).tolist()
+    return Preference(weights, draws=draws, warnings=warnings)

@@ -9,12 +9,50 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from curate.errors import MissingEvidence
+from curate.mixture.base import MixtureRequest, Preference
+from curate.mixture.baselines import check_temperature
 from curate.mixture.simplex import softmax
 
 RIDGE = 10.0
 TEMPERATURE_PRETRAINING = 5.0
 TEMPERATURE_TUNING = 0.2
 """The paper's settings, quoted from its code."""
+
+
+def leverage(request: MixtureRequest) -> Preference:
+    """Shares of tokens by how much each domain has in common with the others.
+
+    `mixture.temperature` replaces the paper's temperature of 5.
+
+    Raises:
+        RecipeError: The temperature is not positive.
+        MissingEvidence: A domain has no embedding.
+
+    References:
+        Chameleon 2025, arXiv:2505.24844; see `leverage_scores` and `pretraining_weights`.
+
+    Differs from the paper:
+        The embeddings are means of what the text's excerpts are embedded as, not hidden states of
+        a proxy model.
+    """
+    heat = request.options.temperature
+    heat = TEMPERATURE_PRETRAINING if heat is None else heat
+    check_temperature(heat)
+    lacking = [f"'{domain.name}'" for domain in request.domains if not domain.embedding]
+    if lacking:
+        raise MissingEvidence(
+            f"mixture: method 'leverage' needs an embedding of {', '.join(lacking)}. Run `curate "
+            "mix RECIPE`, which makes them, or set mixture.method: unimax, which needs none"
+        )
+    # In an order of the embeddings' own, so that rounding does not depend on that of the domains.
+    order = sorted(range(len(request.domains)), key=lambda i: request.domains[i].embedding)
+    rows = np.array([request.domains[i].embedding for i in order])
+    shares = pretraining_weights(leverage_scores(rows), heat)
+    weights = [0.0] * len(order)
+    for place, share in zip(order, shares, strict=True):
+        weights[place] = share
+    return Preference(tuple(weights))
 
 
 def leverage_scores(embedding: NDArray[np.float64], ridge: float = RIDGE) -> NDArray[np.float64]:

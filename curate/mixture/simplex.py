@@ -10,6 +10,9 @@ import math
 from collections.abc import Sequence
 from fractions import Fraction
 
+import numpy as np
+from numpy.typing import NDArray
+
 SUM_TOLERANCE = 1e-12
 """How far from 1 a sum of shares may lie by rounding alone."""
 
@@ -69,6 +72,35 @@ def project_capped(weights: Sequence[float], caps: Sequence[float]) -> list[floa
         left -= cap[i]
         free -= exact[i]
     return shares
+
+
+def project_capped_rows(weights: NDArray[np.float64], caps: Sequence[float]) -> NDArray[np.float64]:
+    """`project_capped` of many rows at once, in floats: for intervals, where rounding is nothing.
+
+    Args:
+        weights: shape (rows, domains), positive.
+        caps: shape (domains,), largest share of each domain, summing to at least 1.
+
+    Returns:
+        Shape (rows, domains), shares.
+
+    Example:
+        >>> project_capped_rows(np.array([[0.5, 0.3, 0.2]]), [0.2, 1.0, 1.0]).round(9).tolist()
+        [[0.2, 0.48, 0.32]]
+    """
+    limit = np.minimum(np.asarray(caps, np.float64), 1.0)
+    ratio = limit / weights
+    order = np.argsort(ratio, axis=1)
+    sorted_weights = np.take_along_axis(weights, order, 1)
+    sorted_limits = limit[order]
+    left = 1.0 - (np.cumsum(sorted_limits, 1) - sorted_limits)
+    free = np.cumsum(sorted_weights[:, ::-1], 1)[:, ::-1]
+    scale = left / free
+    # The first domain that its share of what is left does not bring to its cap, and all after it.
+    fits = np.take_along_axis(ratio, order, 1) >= scale
+    first = np.where(fits.any(1), fits.argmax(1), weights.shape[1] - 1)
+    factor = np.take_along_axis(scale, first[:, None], 1)
+    return np.asarray(np.minimum(limit, weights * factor))
 
 
 def softmax(values: Sequence[float], temperature: float = 1.0) -> list[float]:

@@ -12,10 +12,24 @@ from curate.report.terminal import NATS_TO_BITS, plain
 
 MEASURES = {"shannon": "SE", "joint": "JE", "conditional": "CE"}
 
+HEADINGS = {
+    "entropy, plug-in": "CE plug-in",
+    "entropy, conditional": "CE [95 %]",
+    "entropy, shannon": "SE",
+    "entropy, joint": "JE",
+    "entropy, von_neumann": "vN",
+}
+"""Short names of mixtures; others are called what they are."""
+
+COLUMNS = 5
+"""Sample sizes in the table of growth, the largest; all are in the report."""
+
 
 def entropy_tables(report: Mapping[str, Any]) -> list[Table]:
     """Everything in `entropy_report.json` that is read at a glance."""
-    tables = [_entropies(report), _signals(report)]
+    tables = [_entropies(report), _signals(report), _growth(report)]
+    if len(report["domains"]) > 1:
+        tables.append(_between(report))
     if "comparison" in report:
         tables += [_weights(report["comparison"]), _epochs(report["comparison"])]
     return tables
@@ -30,61 +44,128 @@ def _table(title: str, headings: list[str]) -> Table:
 
 
 def _entropies(report: Mapping[str, Any]) -> Table:
-    headings = ["domain", "sample", *(f"{short} [95 %]" for short in MEASURES.values())]
+    """In the order of conditional entropy, highest first; a tie is marked."""
+    headings = ["domain", "", *MEASURES.values(), "CE plug-in", "CE held-out", "CE bits/byte"]
     table = _table(
-        f"bits per token with 95 % intervals, bias corrected, on at most "
-        f"{report['sample']['tokens']:,} tokens a domain",
-        [*headings, "CE plug-in", "CE held-out"],
+        "entropies in bits per token ± half a 95 % interval, bias corrected, on at most "
+        f"{report['sample']['tokens']:,} tokens a domain;\n≈ where the order of CE to the next is "
+        "within noise",
+        headings,
     )
-    for name, row in report["domains"].items():
+    for name, tied in _ranked(report):
+        row = report["domains"][name]
         found = row["entropy"]
         table.add_row(
-            plain(name), f"{found['shannon']['sample_tokens']:,}",
-            *(_interval(found[measure]) for measure in MEASURES),
+            plain(name), "≈" if tied else "", *(_interval(found[measure]) for measure in MEASURES),
             _bits(found["conditional"]["plugin"]), _bits(found["conditional"]["held_out"]),
+            _interval(found["conditional"], row["bytes_per_token"]),
         )  # fmt: skip
     return table
 
 
+def _ranked(report: Mapping[str, Any]) -> list[tuple[str, bool]]:
+    """Domains by falling CE, and whether the next one could as well come first."""
+    found = {name: row["entropy"]["conditional"] for name, row in report["domains"].items()}
+    names = sorted(found, key=lambda name: -found[name]["nats"])
+    ranked = []
+    for name, following in zip(names, [*names[1:], ""], strict=True):
+        tied = False
+        if following and None not in (found[name]["low"], found[following]["high"]):
+            gap = found[name]["nats"] - found[following]["nats"]
+            tied = gap < math.hypot(_half(found[name]), _half(found[following]))
+        ranked.append((name, tied))
+    return ranked
+
+
 def _signals(report: Mapping[str, Any]) -> Table:
     sample = report["sample"]
-    headings = ["domain", "von Neumann bits [95 %]", "Vendi", "compression", "bytes/token",
-                "copied docs", "copied tokens", "CE bits/byte"]  # fmt: skip
+    headings = ["domain", "vN bits", "Vendi", "zstd", "zstd b/B", "held-out b/B",
+                "bytes/token", "types", "copied docs", "tokens"]  # fmt: skip
     table = _table(
-        f"other signals; von Neumann and Vendi by {plain(sample['encoder'])} on at most "
-        f"{sample['excerpts']:,} excerpts; compression is bytes by compressed bytes",
+        f"other signals: von Neumann entropy by {plain(sample['encoder'])} on at most "
+        f"{sample['excerpts']:,} excerpts; zstd: bytes by compressed bytes;\nb/B: bits "
+        "per byte, whatever the tokenizer",
         headings,
     )
     for name, row in report["domains"].items():
         found = row["entropy"]
         table.add_row(
             plain(name), _interval(found["von_neumann"]), f"{found['von_neumann']['vendi']:.1f}",
-            f"{row['compression_ratio']:.2f}", f"{row['bytes_per_token']:.2f}",
+            f"{row['compression_ratio']:.2f}", f"{row['compression']['bits_per_byte']:.3f}",
+            _bits(found["conditional"]["held_out"], row["bytes_per_token"]),
+            f"{row['bytes_per_token']:.2f}", f"{row['type_token'][-1][1]:,}",
             f"{row['duplicates']['document_share']:.2%}",
             f"{row['duplicates']['token_share']:.2%}",
-            f"{found['conditional']['bits_per_byte']:.3f}",
         )  # fmt: skip
+    return table
+
+
+def _growth(report: Mapping[str, Any]) -> Table:
+    """What still moves with the sample: an estimate that does is no property of the domain."""
+    sizes = sorted({row["sample_tokens"] for found in report["domains"].values()
+                    for row in found["convergence"]})[-COLUMNS:]  # fmt: skip
+    table = _table(
+        "as the sample grows: CE bits per token (plug-in), and types",
+        ["domain", *(f"{size:,} tokens" for size in sizes)],
+    )
+    for name, row in report["domains"].items():
+        rows = {point["sample_tokens"]: point for point in row["convergence"]}
+        types = dict(row["type_token"])
+        cells = []
+        for size in sizes:
+            point = rows.get(size)
+            cells.append(
+                f"{point['conditional'] * NATS_TO_BITS:.2f} "
+                f"({point['conditional_plugin'] * NATS_TO_BITS:.2f}) {types.get(size, 0):,}"
+                if point
+                else ""
+            )
+        table.add_row(plain(name), *cells)
+    return table
+
+
+def _between(report: Mapping[str, Any]) -> Table:
+    names = report["between"]["order"]
+    js, overlap = report["between"]["js"], report["between"]["pair_overlap"]
+    table = _table(
+        "between domains: above the diagonal, Jensen-Shannon divergence\nof tokens in bits (0 to "
+        "1); below, % of tokens whose pair both\nsamples have, mean of both directions",
+        ["domain", *(plain(name) for name in names)],
+    )
+    for row, name in enumerate(names):
+        cells = []
+        for column in range(len(names)):
+            if column == row:
+                cells.append("·")
+            elif column > row:
+                nats = js[row][column]
+                cells.append("" if nats is None else f"{nats * NATS_TO_BITS:.3f}")
+            else:
+                both = overlap[row][column], overlap[column][row]
+                cells.append("" if None in both else f"{sum(both) * 50:.1f}")
+        table.add_row(plain(name), *cells)
     return table
 
 
 def _weights(comparison: Mapping[str, Any]) -> Table:
     mixtures = comparison["mixtures"]
     table = _table(
-        "mixtures: shares of tokens before caps (UniMax: within them), in %",
-        ["domain", *mixtures],
+        "mixtures: % of tokens before caps (UniMax: within them); SE, JE, CE, vN: softmax of that "
+        "entropy;\ndistance: % of tokens that differ from natural",
+        ["domain", *(HEADINGS.get(name, name) for name in mixtures)],
     )
     for name in mixtures["natural"]["weights"]:
         cells = []
-        for mixture in mixtures.values():
-            cell = f"{mixture['weights'][name] * 100:.2f}"
-            if mixture["low"] is not None:
+        for label, mixture in mixtures.items():
+            cell = f"{mixture['weights'][name] * 100:.1f}"
+            if mixture["low"] is not None and label == "entropy, conditional":
                 low, high = mixture["low"][name] * 100, mixture["high"][name] * 100
-                cell += f" \\[{low:.2f}, {high:.2f}]"
+                cell += f" \\[{low:.1f}, {high:.1f}]"
             cells.append(cell)
         table.add_row(plain(name), *cells)
     table.add_section()
-    distances = (f"{mixture['tv_natural'] * 100:.2f}" for mixture in mixtures.values())
-    table.add_row("distance to natural", *distances)
+    distances = (f"{mixture['tv_natural'] * 100:.1f}" for mixture in mixtures.values())
+    table.add_row("distance", *distances)
     return table
 
 
@@ -92,7 +173,7 @@ def _epochs(comparison: Mapping[str, Any]) -> Table:
     mixtures = comparison["mixtures"]
     table = _table(
         f"epochs at {comparison['budget_tokens']:,} tokens, if nothing capped them",
-        ["domain", *mixtures],
+        ["domain", *(HEADINGS.get(name, name).removesuffix(" [95 %]") for name in mixtures)],
     )
     for name in mixtures["natural"]["weights"]:
         epochs = (mixture["epochs"][name] for mixture in mixtures.values())
@@ -100,13 +181,19 @@ def _epochs(comparison: Mapping[str, Any]) -> Table:
     return table
 
 
-def _interval(found: Mapping[str, Any]) -> str:
-    """Such as `7.182 [7.021, 7.343]`; no bracket where nothing could be resampled."""
-    bits = _bits(found["nats"])
-    if found["low"] is None:
-        return bits
-    return f"{bits} \\[{_bits(found['low'])}, {_bits(found['high'])}]"
+def _half(found: Mapping[str, Any]) -> float:
+    """Half the interval, nats; the upper half, which nothing cuts off at 0."""
+    return float(found["high"] - found["nats"])
 
 
-def _bits(nats: float | None) -> str:
-    return "" if nats is None or math.isnan(nats) else f"{nats * NATS_TO_BITS:.3f}"
+def _interval(found: Mapping[str, Any], bytes_per_token: float = 1.0) -> str:
+    """Such as `7.182 ± 0.161`; no ± where nothing could be resampled."""
+    bits = _bits(found["nats"], bytes_per_token)
+    return bits if found["low"] is None else f"{bits} ± {_bits(_half(found), bytes_per_token)}"
+
+
+def _bits(nats: float | None, bytes_per_token: float = 1.0) -> str:
+    """Bits per token, or per byte where tokens have so many bytes."""
+    if nats is None or math.isnan(nats):
+        return ""
+    return f"{nats * NATS_TO_BITS / bytes_per_token:.3f}"

@@ -144,7 +144,7 @@ def stats_table(stats: dict[str, Any]) -> Table:
     for heading in headings:
         table.add_column(heading, justify="right")
     for name, row in stats["domains"].items():
-        bits = [row["entropy"][measure]["nats"] * NATS_TO_BITS
+        bits = [row["entropy"][measure]["plugin"] * NATS_TO_BITS
                 for measure in ("shannon", "joint", "conditional")]  # fmt: skip
         table.add_row(
             plain(name), f"{row['documents']:,}", f"{row['bytes'] / 1e6:.1f}",

@@ -17,13 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate.errors import RecipeError
+from curate.stats.sampling import BUILT_IN
 
 DIMENSION = 256
 FEATURES_LOG2 = 18
 LONGEST_BYTES = 4096
 """Only so much of a document is embedded, so that long documents do not all look alike."""
-
-BUILT_IN = "hashed-ngrams"
 
 Encoder = Callable[[Sequence[bytes]], NDArray[np.float64]]
 """UTF-8 texts → shape (texts, dimension)."""

@@ -222,7 +222,7 @@ def _lift_grid(typical: float, sparse: bool) -> NDArray[np.float64]:
     highest = 0.25 / typical
     if highest > lowest:
         points = max(4, int(math.log(highest / lowest) * 2.5))
-        parts.append(np.geomspace(lowest, highest, points)[:-1])
+        parts.append(lowest * (highest / lowest) ** (np.arange(points - 1) / (points - 1)))
     lift = np.unique(np.concatenate(parts))
     return lift[lift >= 1.0] if sparse else lift
 

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 
 from curate.errors import InputError
 from curate.stats.divergence import js_matrix, pair_overlap
-from curate.stats.embedding import BUILT_IN, load_encoder
-from curate.stats.heldout import held_out
-from curate.stats.intervals import EntropyReport, Estimate, convergence, entropy_report
+from curate.stats.embedding import load_encoder
+from curate.stats.estimate import Estimate
+from curate.stats.intervals import EntropyReport, convergence, entropy_report
 from curate.stats.neumann import NeumannReport, neumann_report, normalised_rows
-from curate.stats.pairs import EXCERPT_TOKENS, PairCounts, draw_pairs
+from curate.stats.pairs import PairCounts, draw_pairs
+from curate.stats.sampling import SamplePlan
 from curate.stats.signals import (
     Compression,
     Duplicates,
@@ -32,25 +33,6 @@ from curate.stats.signals import (
 from curate.tokens.store import DomainTokens
 from curate.tokens.tokenizer import Tokenizer
 
-MOST_TOKENS, FEWEST_TOKENS = 2_000_000, 20_000
-MOST_EXCERPTS, FEWEST_EXCERPTS = 2_000, 200
-"""Limits of the common sample: the smallest domain sets it, but one below the lower limit is
-measured on all it has, alone, rather than pulling the others down."""
-
-TEXT_BYTES = 4 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class SamplePlan:
-    """What is drawn of every domain."""
-
-    sample_tokens: int
-    sample_excerpts: int
-    """Of documents, to be embedded; see `pairs.EXCERPT_TOKENS`."""
-    text_bytes: int
-    encoder: str
-    seed: int
-
 
 @dataclass(frozen=True, slots=True)
 class DomainReport:
@@ -59,8 +41,6 @@ class DomainReport:
     name: str
     plan: SamplePlan
     entropies: EntropyReport
-    held_out: float | None
-    """Nats per token; None for a single document."""
     von_neumann: NeumannReport
     mean_embedding: NDArray[np.float64]
     """shape (dimension,), mean direction of the excerpts."""
@@ -98,7 +78,7 @@ class DomainReport:
             "pairs_end": detail.ends.pairs,
             "lift_end": detail.ends.lift,
             "lift_share": detail.lift_share,
-            "held_out": self.held_out,
+            "held_out": self.entropies.held_out,
             "bits_per_byte": bits_per_byte(detail.nats, self.bytes_per_token),
         }
         return {
@@ -116,32 +96,6 @@ class DomainReport:
         }
 
 
-def sample_plan(
-    domains: Sequence[DomainTokens], seed: int, encoder: str = BUILT_IN
-) -> tuple[SamplePlan, tuple[str, ...]]:
-    """The largest sample that all domains have, and warnings about those that fall short.
-
-    Args:
-        domains: All that are to be compared.
-        seed: The recipe's.
-        encoder: Of documents; see `embedding.load_encoder`.
-    """
-    tokens = [domain.total_tokens - len(domain) for domain in domains]
-    pieces = [int((-(-domain.tokens // EXCERPT_TOKENS)).sum()) for domain in domains]
-    common = min(MOST_TOKENS, max(FEWEST_TOKENS, min(tokens, default=0)))
-    common_pieces = min(MOST_EXCERPTS, max(FEWEST_EXCERPTS, min(pieces, default=0)))
-    warnings = tuple(
-        f"'{domain.name}' has {own:,} {unit}, fewer than the {wanted:,} that domains are compared "
-        "on: its entropies rest on less than the others'"
-        for unit, wanted, supplies in (
-            ("tokens", common, tokens), ("excerpts", common_pieces, pieces),
-        )
-        for domain, own in zip(domains, supplies, strict=True)
-        if own < wanted
-    )  # fmt: skip
-    return SamplePlan(common, common_pieces, TEXT_BYTES, encoder, seed), warnings
-
-
 def measure_domain(domain: DomainTokens, tokenizer: Tokenizer, plan: SamplePlan) -> DomainReport:
     """Measure one domain on the sample of the plan.
 
@@ -152,15 +106,14 @@ def measure_domain(domain: DomainTokens, tokenizer: Tokenizer, plan: SamplePlan)
     """
     sample = draw_pairs(domain, tokenizer, plan.sample_tokens, plan.seed)
     texts = sample_texts(domain, tokenizer, plan.text_bytes, plan.seed)
-    embedding, block = _embed_excerpts(domain, tokenizer, plan)
+    von_neumann, mean_embedding = excerpt_entropy(domain, tokenizer, plan)
     ended = len(domain) if tokenizer.eos_id is not None else 0
     return DomainReport(
         name=domain.name,
         plan=plan,
         entropies=entropy_report(sample),
-        held_out=held_out(sample) if sample.blocks > 1 else None,
-        von_neumann=neumann_report(embedding, plan.encoder, block),
-        mean_embedding=np.asarray(normalised_rows(embedding).mean(0)),
+        von_neumann=von_neumann,
+        mean_embedding=mean_embedding,
         compression=compression(texts),
         duplicates=duplicates(domain),
         bytes_per_token=int(domain.text_bytes.sum()) / max(1, domain.total_tokens - ended),
@@ -168,6 +121,25 @@ def measure_domain(domain: DomainTokens, tokenizer: Tokenizer, plan: SamplePlan)
         curve=convergence(sample),
         counts=sample.counts(sample.totals()),
     )
+
+
+def token_entropies(domain: DomainTokens, tokenizer: Tokenizer, plan: SamplePlan) -> EntropyReport:
+    """Entropies of a domain's tokens on the sample of the plan, and nothing else."""
+    return entropy_report(draw_pairs(domain, tokenizer, plan.sample_tokens, plan.seed))
+
+
+def excerpt_entropy(
+    domain: DomainTokens, tokenizer: Tokenizer, plan: SamplePlan
+) -> tuple[NeumannReport, NDArray[np.float64]]:
+    """Von Neumann entropy of a domain's excerpts, and their mean direction.
+
+    Raises:
+        RecipeError: The encoder cannot be loaded.
+        InputError: No document is long enough to be embedded.
+    """
+    embedding, block = _embed_excerpts(domain, tokenizer, plan)
+    report = neumann_report(embedding, plan.encoder, block)
+    return report, np.asarray(normalised_rows(embedding).mean(0))
 
 
 def _embed_excerpts(
@@ -188,9 +160,9 @@ def _embed_excerpts(
     used = np.linalg.norm(embedding, axis=1) > 0
     if not used.any():
         raise InputError(
-            f"domain '{domain.name}': none of its {len(domain):,} documents is long enough for the "
-            f"encoder '{plan.encoder}'; run `curate stats` without --intervals and --compare, or "
-            "leave the domain out"
+            f"domain '{domain.name}': none of its {len(domain):,} documents is long enough for "
+            f"the encoder '{plan.encoder}'; leave the domain out, or use a mixture and a report "
+            "without embeddings (mixture.measure: conditional, `curate stats` without --intervals)"
         )
     _, block = np.unique(block[used], return_inverse=True)
     return embedding[used], block

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.stats.intervals import GROUPS, Estimate, estimate
+from curate.stats.estimate import GROUPS, Estimate, estimate
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from curate.kernels import kernel
 from curate.tokens.counting import CountTable
 from curate.tokens.store import DomainTokens, mix64, mix64_scalar
 from curate.tokens.tokenizer import Tokenizer
@@ -186,8 +186,8 @@ def draw_pairs(
         here = domain.part[document] == number
         source = np.asarray(part)
         begin = (domain.token_start[document] + start)[here]
-        _gather(source, begin, tokens[here], places[here], first)
-        _gather(source, begin + 1, followed[here], places[here], second)
+        _gather(len(begin), source, begin, tokens[here], places[here], first)
+        _gather(len(begin), source, begin + 1, followed[here], places[here], second)
     _, block = np.unique(text_numbers(domain)[document], return_inverse=True)
     # An end token inside a text begins no pair, as in the counts of whole domains.
     text = np.flatnonzero(first != end)[:sample_tokens]
@@ -231,8 +231,11 @@ def _keys(domain: DomainTokens, seed: int) -> NDArray[np.uint64]:
     return mix64(domain.content_high ^ mix64_scalar(seed ^ SAMPLE_KEY), domain.content_low)
 
 
-@numba.njit(cache=True, nogil=True)
-def _gather(source, starts, tokens, places, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    for document in range(len(starts)):
+@kernel
+def _gather(documents, source, starts, tokens, places, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202, PLR0913
+    for document in range(documents):
+        start = starts[document]
+        place = places[document]
         for position in range(tokens[document]):
-            out[places[document] + position] = source[starts[document] + position]
+            out[place + position] = source[start + position]
+    return 0

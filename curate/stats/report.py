@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from curate.stats.entropy import MEASURES, Entropies
+from curate.stats.estimate import Estimate
 from curate.tokens.store import DomainTokens
 
 
@@ -33,8 +35,13 @@ class DomainStats:
         """Bytes of text for each token of text; end-of-text tokens do not count."""
         return self.bytes / self.entropies.tokens if self.entropies.tokens else 0.0
 
-    def to_json(self) -> dict[str, Any]:
-        """One value of `domains` in `stats.json`."""
+    def to_json(self, measured: Mapping[str, Estimate] | None = None) -> dict[str, Any]:
+        """One value of `domains` in `stats.json`.
+
+        Args:
+            measured: Entropies with intervals, by measure, where there are any; they stand in
+                place of the plug-in ones.
+        """
         found = self.entropies
         return {
             "files": self.files,
@@ -49,16 +56,27 @@ class DomainStats:
             "bigrams_used": found.bigrams_used,
             "bytes_per_token": self.bytes_per_token,
             "entropy": {
-                measure: {
-                    "nats": getattr(found, measure),
-                    "low": None,
-                    "high": None,
-                    "estimator": "plugin",
-                    "sample_tokens": found.tokens,
-                }
-                for measure in MEASURES
+                **{measure: _plugin(found, measure) for measure in MEASURES},
+                **{
+                    measure: _measured(found, measure, estimate)
+                    for measure, estimate in (measured or {}).items()
+                },
             },
         }
+
+
+def _plugin(found: Entropies, measure: str) -> dict[str, Any]:
+    nats = getattr(found, measure)
+    return {"nats": nats, "low": None, "high": None, "estimator": "plugin",
+            "sample_tokens": found.tokens, "plugin": nats}  # fmt: skip
+
+
+def _measured(found: Entropies, measure: str, estimate: Estimate) -> dict[str, Any]:
+    """A measured entropy, and the plug-in of all tokens where there is one."""
+    plugin = getattr(found, measure) if measure in MEASURES else None
+    return {"nats": estimate.nats, "low": estimate.low, "high": estimate.high,
+            "estimator": estimate.estimator, "sample_tokens": estimate.sample_tokens,
+            "plugin": plugin}  # fmt: skip
 
 
 def domain_stats(

@@ -15,7 +15,7 @@ import zstandard
 from numpy.typing import NDArray
 from tokenizers import Tokenizer as ReferenceTokenizer
 
-from curate.stats.intervals import student_t
+from curate.stats.estimate import student_t
 from curate.stats.pairs import (
     EXCERPT_TOKENS,
     PairSample,

@@ -1,0 +1,179 @@
+"""A number with its 95 % interval, and what intervals of entropies say about mixtures.
+
+Arithmetic on estimates that are already there; nothing here counts or compiles, so that
+commands which only use estimates start fast. How they are made is the business of
+`curate.stats.intervals`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+GROUPS = 20
+"""Groups of documents that are left out in turn, unless said otherwise."""
+
+_T_97_5 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179,
+           2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093)  # fmt: skip
+"""97.5 % points of Student's t by degrees of freedom; Abramowitz and Stegun 1964, table 26.10."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A number with its 95 % interval; nats per token where it is an entropy."""
+
+    nats: float
+    low: float | None
+    """None where a single document leaves nothing to resample."""
+    high: float | None
+    standard_error: float
+    """From resampling documents."""
+    bias_error: float
+    """Standard error that stands for doubt about the bias correction."""
+    estimator: str
+    sample_tokens: int
+
+    @property
+    def error(self) -> float | None:
+        """Standard error, resampling and bias correction together; None where none is known."""
+        return None if self.low is None else math.hypot(self.standard_error, self.bias_error)
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields of one measure in `entropy_report.json`."""
+        return asdict(self)
+
+
+def estimate(
+    nats: float, replicates: Sequence[float], bias_error: float, estimator: str, sample_tokens: int
+) -> Estimate:
+    """An estimate with the interval that its delete-a-group replicates give.
+
+    Args:
+        nats: The estimate on the whole sample.
+        replicates: The estimate with each group left out.
+        bias_error: Standard error to add in quadrature.
+        estimator: Its name.
+        sample_tokens: Tokens of the sample.
+
+    References:
+        Kott 2001, "The delete-a-group jackknife", J. Official Statistics 17(4).
+    """
+    groups = len(replicates)
+    if groups < 2:
+        return Estimate(nats, None, None, 0.0, bias_error, estimator, sample_tokens)
+    values = np.array(replicates)
+    error = math.sqrt((groups - 1) / groups * float(((values - values.mean()) ** 2).sum()))
+    half = student_t(groups - 1) * math.hypot(error, bias_error)
+    return Estimate(
+        nats, max(0.0, nats - half), nats + half, error, bias_error, estimator, sample_tokens
+    )
+
+
+def student_t(degrees: int) -> float:
+    """97.5 % point of Student's t; the normal one and its first correction beyond the table.
+
+    Example:
+        >>> student_t(19), round(student_t(40), 3)
+        (2.093, 2.019)
+    """
+    if degrees <= len(_T_97_5):
+        return _T_97_5[degrees - 1]
+    normal = 1.959964
+    return normal + (normal**3 + normal) / (4 * degrees)
+
+
+@dataclass(frozen=True, slots=True)
+class WeightIntervals:
+    """Softmax weights of entropies with 95 % intervals; keys are domains."""
+
+    weights: dict[str, float]
+    low: dict[str, float]
+    high: dict[str, float]
+    warnings: tuple[str, ...]
+    """Neighbours in the order of entropies whose order is within noise."""
+
+
+def weight_draws(
+    centre: Mapping[str, float],
+    error: Mapping[str, float],
+    temperature: float = 1.0,
+    draws: int = 4000,
+    seed: int = 0,
+) -> NDArray[np.float64]:
+    """Weights exp(H / T) / sum of exp(H / T) of entropies drawn around their estimates.
+
+    Domains are sampled apart from each other, so their errors are drawn independently, as normal
+    numbers.
+
+    Args:
+        centre: Nats by domain.
+        error: Standard error of each, nats.
+        temperature: T, positive.
+        draws: Of all domains together.
+        seed: Of the draws.
+
+    Returns:
+        Shape (draws, domains), columns in the order of `centre`; rows sum to 1.
+    """
+    names = sorted(centre)  # so that the order of the domains changes nothing
+    noise = np.random.default_rng(seed).standard_normal((draws, len(names)))
+    spread = noise * np.array([error[name] for name in names])
+    exponent = (np.array([centre[name] for name in names]) + spread) / temperature
+    power = np.exp(exponent - exponent.max(1, keepdims=True))
+    column = [names.index(name) for name in centre]
+    return np.asarray((power / power.sum(1, keepdims=True))[:, column])
+
+
+def weight_intervals(
+    entropies: Mapping[str, Estimate], temperature: float = 1.0
+) -> WeightIntervals:
+    """Carry intervals of entropies to the weights exp(H / T) / sum of exp(H / T).
+
+    Args:
+        entropies: By domain.
+        temperature: T, positive.
+    """
+    centre = {name: found.nats for name, found in entropies.items()}
+    error = {
+        name: math.hypot(found.standard_error, found.bias_error)
+        for name, found in entropies.items()
+    }
+    draws = weight_draws(centre, error, temperature)
+    low, high = np.quantile(draws, [0.025, 0.975], axis=0).tolist()
+    nats = np.array(list(centre.values()))
+    best = np.exp((nats - nats.max()) / temperature)
+    weights = dict(zip(entropies, (best / best.sum()).tolist(), strict=True))
+    return WeightIntervals(
+        weights,
+        {name: min(end, weights[name]) for name, end in zip(entropies, low, strict=True)},
+        {name: max(end, weights[name]) for name, end in zip(entropies, high, strict=True)},
+        order_warnings(list(entropies), nats, np.array(list(error.values()))),
+    )
+
+
+def order_warnings(
+    names: Sequence[str], centre: NDArray[np.float64], error: NDArray[np.float64]
+) -> tuple[str, ...]:
+    """Neighbours in descending order whose difference is within 1.96 of its standard error.
+
+    Example:
+        >>> order_warnings(["a", "b"], np.array([5.0, 5.01]), np.array([0.01, 0.01]))
+        ('the order of b and a is within noise: 5.010 and 5.000 nats, difference 0.010 ± 0.028',)
+    """
+    order = np.argsort(-centre, kind="stable")
+    warnings = []
+    for upper, lower in zip(order[:-1], order[1:], strict=True):
+        half = 1.959964 * math.hypot(float(error[upper]), float(error[lower]))
+        gap = float(centre[upper] - centre[lower])
+        if gap < half:
+            warnings.append(
+                f"the order of {names[upper]} and {names[lower]} is within noise: "
+                f"{centre[upper]:.3f} and {centre[lower]:.3f} nats, difference "
+                f"{gap:.3f} ± {half:.3f}"
+            )
+    return tuple(warnings)

@@ -1,0 +1,75 @@
+"""Which sample all domains are measured on: one of the same size for all.
+
+An estimate moves with its sample, on bursty text most of all, so domains compare at equal size
+only. The price is that the smallest domain decides how much of the others is looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from curate.stats.pairs import EXCERPT_TOKENS
+from curate.tokens.store import DomainTokens
+
+BUILT_IN = "hashed-ngrams"
+"""The encoder that needs no model."""
+
+MOST_TOKENS, FEWEST_TOKENS = 1_000_000, 20_000
+MOST_EXCERPTS, FEWEST_EXCERPTS = 2_000, 200
+"""Limits of the common sample: the smallest domain sets it, but one below the lower limit is
+measured on all it has, alone, rather than pulling the others down."""
+
+TEXT_BYTES = 4 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class SamplePlan:
+    """What is drawn of every domain."""
+
+    sample_tokens: int
+    sample_excerpts: int
+    """Of documents, to be embedded; see `pairs.EXCERPT_TOKENS`."""
+    text_bytes: int
+    encoder: str
+    seed: int
+
+
+def sample_plan(
+    domains: Sequence[DomainTokens], seed: int, encoder: str = BUILT_IN
+) -> tuple[SamplePlan, tuple[str, ...]]:
+    """The largest sample that all domains have, and warnings about those that fall short.
+
+    Args:
+        domains: All that are to be compared.
+        seed: The recipe's.
+        encoder: Of documents; see `embedding.load_encoder`.
+    """
+    tokens = [domain.total_tokens - len(domain) for domain in domains]
+    pieces = [int((-(-domain.tokens // EXCERPT_TOKENS)).sum()) for domain in domains]
+    common = _common(tokens, FEWEST_TOKENS, MOST_TOKENS)
+    common_pieces = _common(pieces, FEWEST_EXCERPTS, MOST_EXCERPTS)
+    warnings = tuple(
+        f"'{domain.name}' has {own:,} {unit}, fewer than the {wanted:,} that domains are compared "
+        "on: its entropies rest on less than the others'"
+        for unit, wanted, supplies in (
+            ("tokens", common, tokens), ("excerpts", common_pieces, pieces),
+        )
+        for domain, own in zip(domains, supplies, strict=True)
+        if own < wanted
+    )  # fmt: skip
+    return SamplePlan(common, common_pieces, TEXT_BYTES, encoder, seed), warnings
+
+
+def _common(supplies: Sequence[int], fewest: int, most: int) -> int:
+    """The smallest supply that is not below the lower limit, within the limits.
+
+    Example:
+        >>> _common([500, 60, 900], fewest=100, most=800), _common([60], fewest=100, most=800)
+        (500, 100)
+    """
+    return (
+        min([most, *(supply for supply in supplies if supply >= fewest)])
+        if any(supply >= fewest for supply in supplies)
+        else fewest
+    )
