@@ -27,8 +27,8 @@ the truth in 90 to 99 % of synthetic sources; see tools/bench/entropy.py."""
 
 END_DOUBT, FAR_NATS = 1.3, 4.0
 """Standard error of the place between the ends of `Conditional`, as a share of w (1 - w) times
-their distance, and the distance from which that counts in full, in proportion below. Nothing where one
-end is taken, most where the sample cannot tell: at 10^4 tokens, sources with more symbols than
+their distance, and the distance from which that counts in full, in proportion below. Nothing where
+one end is taken, most where the sample cannot tell: at 10^4 tokens, sources with more symbols than
 tokens leave the ends up to 7 nats apart, and intervals without it cover 82 %. Both numbers and the
 share above were chosen on trials 0 to 299 of the bench; what README reports are later ones."""
 
