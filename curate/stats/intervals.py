@@ -33,6 +33,11 @@ tokens leave the ends up to 7 nats apart, and intervals without it cover 82 %. B
 share above were chosen on trials 0 to 299 of the bench; what README reports are later ones."""
 
 
+FEW_TOKENS = 5_000
+"""Below, the sample cannot choose between the ends at all: in proportion to what is missing, half
+their distance is added to the doubt."""
+
+
 @dataclass(frozen=True, slots=True)
 class EntropyReport:
     """Shannon, joint and conditional entropy of one sample; JE = SE + CE exactly."""
@@ -80,6 +85,7 @@ def entropy_report(sample: PairSample, groups: int = GROUPS) -> EntropyReport:
         CORRECTION_DOUBT["conditional"] * (nats - found.plugin),
         found.drift / 2,
         END_DOUBT * between,
+        apart / 2 * max(0.0, 1 - sample.tokens / FEW_TOKENS),
     )
     joint_replicates = [
         a + b for a, b in zip(shannon_replicates, conditional_replicates, strict=True)

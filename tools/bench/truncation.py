@@ -3,7 +3,9 @@
 Each domain of a recipe in turn is cut to a hundredth of its bytes (documents in the order of a hash
 of their text, the last one cut), the others stay whole. Compared are the plug-in on all there is,
 the plug-in and the corrected estimate on samples of equal size (the cut domain's, for all), and the
-corrected estimate with every domain on a sample of its own. Run as
+corrected estimate with every domain on a sample of its own. A hundredth of the documents is other
+text, too; `--thinned` takes a hundredth of the excerpts of the whole domain instead, which leaves
+the effect of size alone: plug-in and corrected, the others whole. Run as
 `python tools/bench/truncation.py RECIPE WORK_DIRECTORY`; the recipe's domains must be JSON Lines,
 plain or compressed, a file each.
 """
@@ -13,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +27,7 @@ from curate.ingest import Ingested, ingest
 from curate.observer import Observer
 from curate.recipe import load
 from curate.sources import SegmentReader
+from curate.sources.plans import FilePlan
 from curate.stats.conditional import Conditional, conditional
 from curate.stats.pairs import draw_pairs
 from curate.stats.sampling import MOST_TOKENS
@@ -46,17 +50,25 @@ def write_cut(texts: list[str], path: Path) -> None:
                 file.write(json.dumps({"text": piece}, ensure_ascii=False) + "\n")
 
 
+def texts_of(plan: FilePlan) -> Iterator[str]:
+    """All documents of a file."""
+    reader, segment, ended = SegmentReader(), 0, False
+    while not ended and (plan.count is None or segment < plan.count):
+        for block in reader.read(plan.segment(segment)):
+            yield from block.texts
+            ended = block.end_of_file
+        segment += 1
+
+
 def with_cuts(recipe: Path, directory: Path) -> Path:
     """A recipe of all domains, whole and cut."""
     loaded = load(recipe)
     written = yaml.safe_load(recipe.read_text("utf-8"))
     found = ingest(loaded, 2, Observer())
-    reader = SegmentReader()
     for plans, domain in zip(found.plans, list(written["domains"]), strict=True):
         path = directory / f"{domain['name']}{CUT}.jsonl"
         if not path.exists():
-            blocks = (block for plan in plans for block in reader.read(plan.segment(0)))
-            write_cut([text for block in blocks for text in block.texts], path)
+            write_cut([text for plan in plans for text in texts_of(plan)], path)
         written["domains"].append({"name": domain["name"] + CUT, "paths": str(path)})
     written["cache"] = str(loaded.cache_dir.resolve())
     changed = directory / "cut.yaml"
@@ -96,10 +108,25 @@ class Samples:
         return conditional(draw_pairs(self._domains[key[0]], self._tokenizer, key[1], self._seed))
 
 
+def thinned(samples: Samples, whole: dict[str, Conditional], tokens: dict[str, int]) -> None:
+    """Print the moves when so many tokens of a domain are drawn from all of it."""
+    small = dict(zip(tokens, samples.measure(list(tokens.items())), strict=True))
+    for name in tokens:
+        moves = []
+        for measure in ("plugin", "nats"):
+            before = {one: getattr(found, measure) for one, found in whole.items()}
+            after = {**before, name: getattr(small[name], measure)}
+            moves.append((weight(before, name), weight(after, name)))
+        cells = [f"{a:.4f} to {b:.4f}" for a, b in moves]
+        share = abs(moves[1][1] - moves[1][0]) / abs(moves[0][1] - moves[0][0])
+        print(f"{name:12}{tokens[name]:9,}", *(f"{cell:>20}" for cell in cells), f"{share:7.1%}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("recipe", type=Path)
     parser.add_argument("directory", type=Path)
+    parser.add_argument("--thinned", action="store_true")
     arguments = parser.parse_args()
     arguments.directory.mkdir(parents=True, exist_ok=True)
     loaded = load(with_cuts(arguments.recipe, arguments.directory.resolve()))
@@ -113,6 +140,9 @@ def main() -> None:
     whole_tokens = min(own[name] for name in names)
     whole = dict(zip(names, samples.measure([(n, whole_tokens) for n in names]), strict=True))
     heading = ("plug-in, all", "plug-in, equal", "corrected, equal", "corrected, own")
+    if arguments.thinned:
+        thinned(samples, whole, {name: own[name + CUT] for name in names})
+        return
     print(f"{'domain':12}{'tokens':>9}", *(f"{name:>28}" for name in heading))
     for name in names:
         cut = name + CUT
