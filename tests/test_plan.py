@@ -203,6 +203,7 @@ def test_every_budget_up_to_the_last_token_can_be_planned(method):
                 float(rng.choice([1, 1.5, 4])),
                 {"conditional": float(rng.normal(6, 1))},
                 float(rng.random() + 0.001),
+                embedding=tuple(rng.normal(size=4).tolist()),
             )
             for i in range(count)
         )
