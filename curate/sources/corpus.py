@@ -61,7 +61,7 @@ for 4 to 6 MB of code (measured on one core), hence the limit of `python_code`."
 
 DEPENDENCIES = (
     *("click", "fastokens", "fsspec", "msgspec", "numba", "numpy", "orjson", "pyarrow", "pyyaml"),
-    *("rich", "tokenizers", "xxhash", "zstandard"),
+    *("rich", "scipy", "tokenizers", "xxhash", "zstandard"),
 )
 """What curate requires, for a source checkout that is not installed; a test holds it to that."""
 
