@@ -1,0 +1,126 @@
+"""The shares a mixture may take: floors and caps on the simplex, and the projections onto them.
+
+Pure functions of NumPy arrays, for optimisers that call them thousands of times. What a method
+finally returns goes through `simplex.project_capped`, which is exact.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+HALVINGS = 200
+"""Bisection steps; more than a double can tell apart."""
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """Shares with low <= w <= high and sum 1; shape (domains,) each."""
+
+    low: Array
+    high: Array
+
+    def __post_init__(self) -> None:
+        """Raise `ValueError` where there are no such shares."""
+        if self.low.shape != self.high.shape or self.low.ndim != 1 or not len(self.low):
+            raise ValueError(f"expected one shape, got {self.low.shape} and {self.high.shape}")
+        if not (np.all(self.low >= 0) and np.all(self.low <= self.high + 1e-15)):
+            raise ValueError(f"expected 0 <= low <= high, got {self.low} and {self.high}")
+        if self.low.sum() > 1 + 1e-12 or self.high.sum() < 1 - 1e-12:
+            raise ValueError(
+                f"no shares: floors sum to {self.low.sum():g}, caps to {self.high.sum():g}"
+            )
+
+
+def whole(domains: int) -> Box:
+    """All shares of so many domains.
+
+    Example:
+        >>> whole(2).high.tolist()
+        [1.0, 1.0]
+    """
+    return Box(np.zeros(domains), np.ones(domains))
+
+
+def nearest(point: Array, box: Box) -> Array:
+    """The shares of the box nearest to a point, in Euclidean distance.
+
+    w = clip(point - t, low, high), with t found by bisection on sum w = 1.
+
+    Example:
+        >>> nearest(np.array([0.9, 0.5]), whole(2)).round(3).tolist()
+        [0.7, 0.3]
+    """
+    low = float((point - box.high).min()) - 1e-12
+    high = float((point - box.low).max()) + 1e-12
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        if middle in (low, high):
+            break
+        if np.clip(point - middle, box.low, box.high).sum() >= 1:
+            low = middle
+        else:
+            high = middle
+    return _summing(np.clip(point - low, box.low, box.high), box)
+
+
+def nearest_in_proportion(weights: Array, box: Box) -> Array:
+    """The shares of the box nearest in KL divergence: clip(c * weights, low, high).
+
+    This is also the maximum of sum_i weights_i ln w_i over the box. A domain of weight zero gets
+    its floor, and more only where all others are at their caps.
+
+    Example:
+        >>> box = Box(np.zeros(3), np.array([0.2, 1, 1]))
+        >>> nearest_in_proportion(np.array([0.5, 0.3, 0.2]), box).round(3).tolist()
+        [0.2, 0.48, 0.32]
+    """
+    with np.errstate(divide="ignore"):
+        logs = np.log(weights)
+    known = np.isfinite(logs)
+    if not known.any() or np.where(known, box.high, box.low).sum() < 1:
+        short = np.where(known, box.high, box.low)
+        return nearest(short + (1 - short.sum()) / max(1, int((~known).sum())) * ~known, box)
+    low, high = -logs[known].max() - 800, -logs[known].min() + 800
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        if middle in (low, high):
+            break
+        if np.clip(np.exp(np.minimum(logs + middle, 700)), box.low, box.high).sum() >= 1:
+            high = middle
+        else:
+            low = middle
+    return _summing(np.clip(np.exp(np.minimum(logs + high, 700)), box.low, box.high), box)
+
+
+def best_corner(slopes: Array, box: Box) -> Array:
+    """The shares of the box that minimise slopes . w: floors, then the cheapest up to their caps.
+
+    Example:
+        >>> best_corner(np.array([3.0, 1.0, 2.0]), Box(np.zeros(3), np.full(3, 0.6))).tolist()
+        [0.0, 0.6, 0.4]
+    """
+    shares = box.low.copy()
+    left = 1 - shares.sum()
+    for domain in np.argsort(slopes, kind="stable"):
+        added = min(left, float(box.high[domain] - box.low[domain]))
+        shares[domain] += max(added, 0.0)
+        left -= added
+        if left <= 0:
+            break
+    return shares
+
+
+def _summing(shares: Array, box: Box) -> Array:
+    """Take the last rounding error off the sum, where there is room."""
+    for _ in range(3):
+        error = shares.sum() - 1
+        room = (shares - box.low) if error > 0 else (box.high - shares)
+        if error == 0 or room.sum() <= 0:
+            break
+        shares = np.clip(shares - error * room / room.sum(), box.low, box.high)
+    return shares
