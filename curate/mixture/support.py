@@ -1,0 +1,141 @@
+"""How far a mixture is from those that were trained, and where a law may be believed.
+
+Distance is Hellinger's, between square roots of the shares: it sees a domain go from 0 to 1 % as
+clearly as one go from 30 to 42 %, which is what losses react to. A mixture is inside the support if
+its nearest run is no further than runs usually are from each other, so that the error a law shows
+on runs held out says something of its error there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+USUAL_QUANTILE = 0.95
+"""Share of the runs whose nearest other run is within the radius."""
+RANGE_SLACK = 1.1
+"""A share is outside its range from 1.1 times the largest trained, or below the least / 1.1."""
+NAMED = 4
+"""Domains that a warning names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Support:
+    """The mixtures that were trained."""
+
+    mixtures: Array
+    """shape (mixtures, domains), distinct."""
+    radius: float
+    """Hellinger distance; 95 % of the mixtures have another one within it."""
+
+
+@dataclass(frozen=True, slots=True)
+class SupportCheck:
+    """Where a mixture lies."""
+
+    distance: float
+    """To the nearest trained mixture, between 0 and 1."""
+    radius: float
+    inside: bool
+    outside_range: dict[str, tuple[float, float, float]]
+    """By domain: the share, and the least and largest that were trained."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The field `support` of `mixture.json`."""
+        return {
+            "distance": self.distance,
+            "radius": self.radius,
+            "inside": self.inside,
+            "outside_range": {
+                name: {"share": share, "trained_low": low, "trained_high": high}
+                for name, (share, low, high) in self.outside_range.items()
+            },
+        }
+
+
+def hellinger(first: Array, second: Array) -> Array:
+    """Hellinger distances of all pairs: sqrt(1 - sum_i sqrt(p_i q_i)).
+
+    Args:
+        first: shape (m, domains), shares.
+        second: shape (n, domains), shares.
+
+    Returns:
+        Shape (m, n), between 0 (the same) and 1 (no domain in common).
+
+    Example:
+        >>> hellinger(np.array([[1.0, 0.0]]), np.array([[1.0, 0.0], [0.0, 1.0]])).tolist()
+        [[0.0, 1.0]]
+    """
+    overlap = np.sqrt(np.maximum(first, 0)) @ np.sqrt(np.maximum(second, 0)).T
+    return np.asarray(np.sqrt(np.maximum(0.0, 1 - overlap)))
+
+
+def support_of(weights: Array) -> Support:
+    """The support of a set of runs; repeated mixtures (seeds, checkpoints) count once.
+
+    Args:
+        weights: shape (rows, domains), shares.
+
+    Raises:
+        ValueError: There is no row.
+    """
+    if not len(weights):
+        raise ValueError("expected at least one mixture")
+    mixtures = np.unique(np.round(weights, 12), axis=0)
+    if len(mixtures) == 1:
+        return Support(mixtures, 0.0)
+    distances = hellinger(mixtures, mixtures)
+    np.fill_diagonal(distances, np.inf)
+    return Support(mixtures, float(np.quantile(distances.min(axis=1), USUAL_QUANTILE)))
+
+
+def check_support(shares: Array, support: Support, domains: Sequence[str]) -> SupportCheck:
+    """Where these shares lie.
+
+    Args:
+        shares: shape (domains,).
+        support: What was trained.
+        domains: Names, for the ranges.
+
+    Example:
+        >>> trained = support_of(np.array([[0.5, 0.5], [0.6, 0.4], [0.7, 0.3]]))
+        >>> check_support(np.array([0.65, 0.35]), trained, ["web", "code"]).inside
+        True
+        >>> check_support(np.array([0.05, 0.95]), trained, ["web", "code"]).inside
+        False
+    """
+    distance = float(hellinger(shares[None], support.mixtures).min())
+    low, high = support.mixtures.min(axis=0), support.mixtures.max(axis=0)
+    outside = {
+        name: (float(shares[i]), float(low[i]), float(high[i]))
+        for i, name in enumerate(domains)
+        if shares[i] > high[i] * RANGE_SLACK + 1e-9 or shares[i] < low[i] / RANGE_SLACK - 1e-9
+    }
+    # A hair of room: a trust region ends exactly at the radius.
+    inside = distance <= support.radius + 1e-6
+    return SupportCheck(distance, support.radius, inside, outside)
+
+
+def support_warning(check: SupportCheck) -> str | None:
+    """What to say of a mixture outside the support; None inside."""
+    if check.inside:
+        return None
+    worst = sorted(
+        check.outside_range.items(), key=lambda item: -abs(item[1][0] - np.clip(*item[1]))
+    )
+    ranges = ", ".join(
+        f"'{name}' {share:.3g} (trained {low:.3g} to {high:.3g})"
+        for name, (share, low, high) in worst[:NAMED]
+    )
+    return (
+        f"outside the data: the nearest run is {check.distance:.3f} away, runs are within "
+        f"{check.radius:.3f} of each other{'; ' if ranges else ''}{ranges}. The predicted loss is "
+        "a guess there: train the mixtures of `curate design`, or keep trust_region: true"
+    )
