@@ -55,17 +55,20 @@ def nearest(point: Array, box: Box) -> Array:
         >>> nearest(np.array([0.9, 0.5]), whole(2)).round(3).tolist()
         [0.7, 0.3]
     """
-    low = float((point - box.high).min()) - 1e-12
-    high = float((point - box.low).max()) + 1e-12
+    return np.asarray(nearest_rows(point[None], box)[0])
+
+
+def nearest_rows(points: Array, box: Box) -> Array:
+    """`nearest` for each row of shape (rows, domains)."""
+    low = (points - box.high).min(axis=1, keepdims=True) - 1e-12
+    high = (points - box.low).max(axis=1, keepdims=True) + 1e-12
     for _ in range(HALVINGS):
         middle = (low + high) / 2
-        if middle in (low, high):
+        if np.all((middle == low) | (middle == high)):
             break
-        if np.clip(point - middle, box.low, box.high).sum() >= 1:
-            low = middle
-        else:
-            high = middle
-    return _summing(np.clip(point - low, box.low, box.high), box)
+        above = np.clip(points - middle, box.low, box.high).sum(axis=1, keepdims=True) >= 1
+        low, high = np.where(above, middle, low), np.where(above, high, middle)
+    return _summing(np.clip(points - low, box.low, box.high), box)
 
 
 def nearest_in_proportion(weights: Array, box: Box) -> Array:
@@ -116,11 +119,10 @@ def best_corner(slopes: Array, box: Box) -> Array:
 
 
 def _summing(shares: Array, box: Box) -> Array:
-    """Take the last rounding error off the sum, where there is room."""
+    """Take the last rounding error off the sums of rows, where there is room."""
     for _ in range(3):
-        error = shares.sum() - 1
-        room = (shares - box.low) if error > 0 else (box.high - shares)
-        if error == 0 or room.sum() <= 0:
-            break
-        shares = np.clip(shares - error * room / room.sum(), box.low, box.high)
+        error = shares.sum(axis=-1, keepdims=True) - 1
+        room = np.where(error > 0, shares - box.low, box.high - shares)
+        total = np.maximum(room.sum(axis=-1, keepdims=True), 1e-300)
+        shares = np.clip(shares - error * room / total, box.low, box.high)
     return shares

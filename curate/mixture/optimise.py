@@ -18,7 +18,7 @@ from scipy import optimize
 
 from curate.errors import FitError
 from curate.mixture.descent import Ball, descend
-from curate.mixture.feasible import Box, best_corner, nearest, nearest_in_proportion
+from curate.mixture.feasible import Box, best_corner, nearest, nearest_in_proportion, nearest_rows
 from curate.mixture.objective import (
     TINY,
     Problem,
@@ -137,7 +137,7 @@ def _starts(problem: Problem, rng: np.random.Generator) -> list[Array]:
     if problem.convex:
         return starts[-1:]
     if problem.support is not None:
-        runs = np.array([nearest(mixture, box) for mixture in problem.support.mixtures])
+        runs = nearest_rows(problem.support.mixtures, box)
         order = np.argsort(value_at(problem, runs), kind="stable")
         starts += [runs[row] for row in order[:3]]
     # From sparse to even, the best of many: a descent from each would cost too much.
@@ -225,10 +225,9 @@ def _search(
 
 def _into_box(draws: Array, box: Box) -> Array:
     """Shares moved into the box; those already in it, most of them, are not touched."""
-    outside = np.flatnonzero(((draws < box.low) | (draws > box.high)).any(axis=1))
+    outside = ((draws < box.low) | (draws > box.high)).any(axis=1)
     moved = draws.copy()
-    for row in outside:
-        moved[row] = nearest(draws[row], box)
+    moved[outside] = nearest_rows(draws[outside], box)
     return moved
 
 
