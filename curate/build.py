@@ -30,6 +30,7 @@ from curate.ingest import Ingested, ingest
 from curate.mixture import DomainSupply, Mixture, MixtureOptions, MixtureRequest, mix
 from curate.mixture import find as find_method
 from curate.mixture.entropic import MEASURES
+from curate.mixture.evidence import evidence_hash, evidence_paths, read_evidence, search_options
 from curate.observer import Observer
 from curate.plan import Plan, make_plan
 from curate.recipe import LoadedRecipe
@@ -91,6 +92,7 @@ def check_names(loaded: LoadedRecipe) -> None:
     """
     recipe = loaded.recipe
     find_method(recipe.mixture.method)
+    evidence_paths(loaded)
     if recipe.mixture.measure not in MEASURES:
         near = difflib.get_close_matches(recipe.mixture.measure, MEASURES, n=1)
         hint = f"; did you mean '{near[0]}'?" if near else ""
@@ -220,9 +222,12 @@ def mixture_request(
         )
     )
     options = MixtureOptions(
-        recipe.mixture.temperature, recipe.mixture.measure, recipe.on_shortfall
+        recipe.mixture.temperature, recipe.mixture.measure, recipe.on_shortfall,
+        search_options(recipe.mixture, recipe.seed),
+    )  # fmt: skip
+    return MixtureRequest(
+        domains, recipe.budget_tokens, recipe.mixture.method, options, read_evidence(loaded)
     )
-    return MixtureRequest(domains, recipe.budget_tokens, recipe.mixture.method, options)
 
 
 def _entropies(
@@ -390,13 +395,16 @@ def _with_documents(plan: Plan, documents: Sequence[int]) -> Plan:
 
 
 def _build_hash(loaded: LoadedRecipe, ingested: Ingested) -> str:
+    evidence = evidence_hash(loaded)
     return hash_json(
         [__version__, loaded.hash, ingested.tokenizer.fingerprint, ingested.content_hash]
+        + ([] if evidence is None else [evidence])
     )
 
 
 def _stamp(loaded: LoadedRecipe, ingested: Ingested) -> dict[str, Any]:
     """What every artifact says of its origin."""
+    evidence = evidence_hash(loaded)
     return {
         "schema": 1,
         "curate_version": __version__,
@@ -404,6 +412,7 @@ def _stamp(loaded: LoadedRecipe, ingested: Ingested) -> dict[str, Any]:
         "inputs": {
             "documents": ingested.content_hash,
             "tokenizer": ingested.tokenizer.fingerprint,
+            **({} if evidence is None else {"evidence": evidence}),
         },
     }
 

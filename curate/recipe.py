@@ -83,6 +83,24 @@ class DomainRecipe(Frozen, frozen=True):
     metadata: dict[str, Any] = {}
 
 
+class EvidenceRecipe(Frozen, frozen=True):
+    """What was learnt from models; files relative to the recipe."""
+
+    runs: str | list[str] | None = None
+    """A run table, `runs.csv`, or a file of mixtures and one of losses."""
+    experts: str | None = None
+    """Log-probabilities of validation text under one model a domain."""
+
+
+class ObjectiveRecipe(Frozen, frozen=True):
+    """Exactly one of `target` and `weights`."""
+
+    target: str | None = None
+    """Minimise this loss alone."""
+    weights: dict[str, Share] | None = None
+    """Minimise the mean with these importances."""
+
+
 class MixtureRecipe(Frozen, frozen=True):
     """How the weights are found."""
 
@@ -95,6 +113,30 @@ class MixtureRecipe(Frozen, frozen=True):
     temperature: Annotated[float, Meta(gt=0)] | None = None
     weights: dict[str, Share] | None = None
     """For `manual`: share of tokens by domain; instead of `weight` in each domain."""
+    evidence: EvidenceRecipe | None = None
+    """For the methods that learn from runs or experts; they alone read what follows."""
+    law: str | None = None
+    """For `law`: a law of `curate fit`."""
+    objective: str | ObjectiveRecipe = "mean"
+    """`mean`, `worst`, `{target: NAME}` or `{weights: {NAME: importance}}`."""
+    at_tokens: Annotated[float, Meta(gt=0)] | None = None
+    """Training tokens at which losses are compared; omitted: the most of the runs."""
+    at_params: Annotated[float, Meta(gt=0)] | None = None
+    """Model parameters, likewise."""
+    kl: Annotated[float, Meta(ge=0)] | None = None
+    """Pull to `prior`: nats of loss for a nat of KL divergence; omitted: the method's own."""
+    prior: str | dict[str, Share] = "natural"
+    """`natural`, `uniform`, or shares by domain."""
+    floors: dict[str, Share] = {}
+    """Least share of a domain."""
+    trust_region: bool = True
+    """Keep to mixtures near to some run."""
+    replicates: Annotated[int, Meta(ge=0, le=100_000)] | None = None
+    """Resamples for intervals, 0 for none; omitted: what the law can afford."""
+    discount_repeats: bool = False
+    """Count repeated tokens for less."""
+    level: str | Annotated[int, Meta(ge=1)] | None = None
+    """For `mde` and `mixmin`: `token`, `document`, or tokens of a chunk."""
 
 
 class ValidationRecipe(Frozen, frozen=True):
@@ -219,6 +261,7 @@ def parse(
     _check_tokenizer(recipe.tokenizer, source)
     _check_domains(recipe, source)
     _check_weights(recipe, source, notices)
+    _check_objective(recipe.mixture, source)
     return LoadedRecipe(recipe, base, notices)
 
 
@@ -342,6 +385,18 @@ def _check_domains(recipe: Recipe, source: str) -> None:
                 f"{source}: domains[{domain.name}].paths is empty; name a file, a directory, a "
                 "glob or a URL"
             )
+
+
+def _check_objective(mixture: MixtureRecipe, source: str) -> None:
+    objective = mixture.objective
+    if isinstance(objective, str):
+        return
+    given = [key for key in ("target", "weights") if getattr(objective, key) is not None]
+    if len(given) != 1:
+        found = " and ".join(given) or "none"
+        raise RecipeError(
+            f"{source}: mixture.objective needs exactly one of target and weights; found {found}"
+        )
 
 
 def _check_weights(recipe: Recipe, source: str, notices: list[str]) -> None:

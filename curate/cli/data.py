@@ -95,15 +95,42 @@ def _show_stats(session: Session) -> None:
 
 
 @click.command()
-@with_session
-def mix(session: Session) -> None:
+@click.option("--method", metavar="NAME", help="Instead of the recipe's mixture.method.")
+@click.option(
+    "--compare",
+    is_flag=True,
+    help="Every method that the recipe's evidence allows, side by side; writes mixtures.json.",
+)
+@recipe_command
+def mix(method: str | None, compare: bool, **options: Any) -> None:
     """Derive the mixture: weights as shares of tokens."""
     from curate.report.terminal import mixture_table
 
+    if method is not None:
+        options["overrides"] = (*options["overrides"], f"mixture.method={method}")
+    session = Session(options)
+    if compare:
+        _compare(session)
+        return
     planned = _plan(session)
     found = planned.mixture.to_json()
     supply = {domain.name: domain.supply_tokens for domain in planned.request.domains}
     session.show(found, lambda: mixture_table(found, supply))
+
+
+def _compare(session: Session) -> None:
+    from curate.build import check_names, mixture_request
+    from curate.ingest import ingest
+    from curate.mixture.contest import compare_methods
+    from curate.report.methods import comparison_tables
+    from curate.storage import write_json
+
+    loaded = session.loaded
+    check_names(loaded)
+    ingested = ingest(loaded, session.workers, session.observer)
+    found = compare_methods(mixture_request(loaded, ingested))
+    write_json(loaded.output_dir / "mixtures.json", found)
+    session.show(found, lambda: comparison_tables(found))
 
 
 @click.command()

@@ -13,15 +13,17 @@ from collections.abc import Sequence
 import numpy as np
 
 from curate.errors import InfeasiblePlan, RecipeError
-from curate.mixture import baselines, entropic, leverage
+from curate.mixture import baselines, entropic, evidenced, leverage
 from curate.mixture.apportion import fits
 from curate.mixture.base import (
     DomainSupply,
+    Evidence,
     Method,
     Mixture,
     MixtureOptions,
     MixtureRequest,
     Preference,
+    SearchOptions,
     cap_tokens,
     check_request,
     limit_tokens,
@@ -37,11 +39,13 @@ from curate.mixture.simplex import (
 __all__ = [
     "METHODS",
     "DomainSupply",
+    "Evidence",
     "Method",
     "Mixture",
     "MixtureOptions",
     "MixtureRequest",
     "Preference",
+    "SearchOptions",
     "explain_infeasible",
     "find",
     "limit_tokens",
@@ -99,6 +103,110 @@ METHODS: dict[str, Method] = {
         paper="Chameleon 2025, arXiv:2505.24844 (kernel scaled to mean diagonal 1)",
         needs="embeddings of excerpts, made when asked for",
         solve=leverage.leverage,
+    ),
+    "bimix": Method(
+        name="bimix",
+        summary="least loss by BiMix's law of each domain's own share",
+        paper="Ge et al. 2024, BiMix, arXiv:2405.14908v4, Eq. 15",
+        needs="runs of at least two mixtures",
+        solve=evidenced.from_runs,
+        evidence="runs",
+    ),
+    "bimix_mixed": Method(
+        name="bimix_mixed",
+        summary="least loss by BiMix's law with the shares of all domains",
+        paper="after Ge et al. 2024, arXiv:2405.14908v4, Eq. 3",
+        needs="runs, better more than twice the domains",
+        solve=evidenced.from_runs,
+        evidence="runs",
+    ),
+    "dml": Method(
+        name="dml",
+        summary="least loss by the data mixing law, log-linear in the shares",
+        paper="Ye et al. 2024, Data Mixing Laws, arXiv:2403.16952, Eq. 7",
+        needs="runs, better more than the domains",
+        solve=evidenced.from_runs,
+        evidence="runs",
+    ),
+    "olmix": Method(
+        name="olmix",
+        summary="the same with a KL pull of 0.05 to the natural mixture",
+        paper="Chen et al. 2026, Olmix, arXiv:2602.12237",
+        needs="runs, better 3 (domains + 1)",
+        solve=evidenced.from_runs,
+        evidence="runs",
+    ),
+    "additive": Method(
+        name="additive",
+        summary="least loss by the additive law of mixture, tokens and size",
+        paper="Shukor et al. 2025, arXiv:2507.09404",
+        needs="runs, better more than twice the domains",
+        solve=evidenced.from_runs,
+        evidence="runs",
+    ),
+    "autoscale": Method(
+        name="autoscale",
+        summary="least loss by power laws of every domain's tokens",
+        paper="Kang et al. 2024, AutoScale, arXiv:2407.20177",
+        needs="runs, better more than three times the domains",
+        solve=evidenced.from_runs,
+        evidence="runs",
+    ),
+    "ridge": Method(
+        name="ridge",
+        summary="least loss by linear regression: a corner of what is allowed",
+        paper="Liu et al. 2024, RegMix, arXiv:2407.01492v2, App. E",
+        needs="runs",
+        solve=evidenced.from_runs,
+        evidence="runs",
+    ),
+    "gaussian": Method(
+        name="gaussian",
+        summary="least loss by a Gaussian process on square-root shares",
+        paper="no paper, after Rasmussen and Williams 2006",
+        needs="runs",
+        solve=evidenced.from_runs,
+        evidence="runs",
+    ),
+    "boosted": Method(
+        name="boosted",
+        summary="least loss by boosted trees with small leaves",
+        paper="after Liu et al. 2024, arXiv:2407.01492v2",
+        needs="LightGBM and runs, better more than 100",
+        solve=evidenced.from_runs,
+        evidence="runs",
+    ),
+    "regmix": Method(
+        name="regmix",
+        summary="boosted trees, and the mean of the best of simulated mixtures",
+        paper="Liu et al. 2024, RegMix, arXiv:2407.01492v2",
+        needs="LightGBM and 40 runs, better more than 250",
+        solve=evidenced.from_runs,
+        evidence="runs",
+    ),
+    "law": Method(
+        name="law",
+        summary="least loss by any law of `curate fit`, named in mixture.law",
+        paper="that of the law; the method itself has no paper",
+        needs="runs, and mixture.law",
+        solve=evidenced.from_runs,
+        evidence="runs",
+    ),
+    "mde": Method(
+        name="mde",
+        summary="experts mixed token by token predict the targets best",
+        paper="Belenki et al. 2025, MDE, arXiv:2502.15950",
+        needs="log-probabilities from `curate experts`",
+        solve=evidenced.from_experts,
+        evidence="experts",
+    ),
+    "mixmin": Method(
+        name="mixmin",
+        summary="experts mixed document by document predict the targets best",
+        paper="Thudi et al. 2025, MixMin, arXiv:2502.10510",
+        needs="log-probabilities from `curate experts`",
+        solve=evidenced.from_experts,
+        evidence="experts",
     ),
 }
 
@@ -166,6 +274,7 @@ def mix_with(method: Method, request: MixtureRequest) -> Mixture:
         low=dict(zip(names, low, strict=True)) if low else None,
         high=dict(zip(names, high, strict=True)) if high else None,
         predicted_loss=preference.predicted_loss,
+        details=preference.details,
     )
 
 

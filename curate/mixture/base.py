@@ -11,9 +11,13 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from curate.errors import RecipeError
+
+if TYPE_CHECKING:
+    from curate.laws.base import RunTable
+    from curate.laws.likelihoods import Likelihoods
 
 SHORTFALL_POLICIES = ("error", "repeat", "redistribute")
 
@@ -38,6 +42,47 @@ class DomainSupply:
 
 
 @dataclass(frozen=True, slots=True)
+class Evidence:
+    """What was learnt from models; each None where there is none."""
+
+    runs: RunTable | None = None
+    """Training runs on known mixtures, for the laws."""
+    experts: Likelihoods | None = None
+    """What one model a domain thinks of validation text, for `mde` and `mixmin`."""
+    notices: tuple[str, ...] = ()
+    """What was left out or changed while reading."""
+
+
+@dataclass(frozen=True, slots=True)
+class SearchOptions:
+    """What the methods that optimise a predicted loss are to look for."""
+
+    objective: str | Mapping[str, float] = "mean"
+    """`mean` of all targets' losses, `worst`, or importance by target (one target: all on it)."""
+    law: str | None = None
+    """For method `law`."""
+    at_tokens: float | None = None
+    """Training tokens at which losses are compared; None: the most of the runs."""
+    at_params: float | None = None
+    """Model parameters, likewise."""
+    kl: float | None = None
+    """Nats of loss that a nat of KL divergence from the prior is worth; None: the method's own."""
+    prior: str | Mapping[str, float] = "natural"
+    """`natural`, `uniform`, or shares by domain."""
+    floors: Mapping[str, float] = field(default_factory=dict)
+    """Least share of a domain."""
+    trust_region: bool = True
+    """Keep to mixtures that are near to some run."""
+    replicates: int | None = None
+    """Resamples for intervals, 0 for none; None: what the law can afford."""
+    discount_repeats: bool = False
+    """Count repeated tokens for less, by Muennighoff's law."""
+    level: str | int | None = None
+    """For experts: `token`, `document` or tokens of a chunk; None: the method's own."""
+    seed: int = 42
+
+
+@dataclass(frozen=True, slots=True)
 class MixtureOptions:
     """The recipe's settings of a method; a method ignores those it has no use for."""
 
@@ -47,6 +92,7 @@ class MixtureOptions:
     on_shortfall: str = "error"
     """`error`: the user's own weights must fit their caps. `redistribute`: they are moved to the
     nearest that do. `repeat`: caps are ignored, for every method."""
+    search: SearchOptions = field(default_factory=SearchOptions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +103,7 @@ class MixtureRequest:
     budget_tokens: int
     method: str
     options: MixtureOptions = field(default_factory=MixtureOptions)
+    evidence: Evidence | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +123,8 @@ class Preference:
     predicted_loss: float | None = None
     """Nats per token."""
     warnings: tuple[str, ...] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """More fields of `mixture.json`, such as `support` and `regret`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +140,8 @@ class Method:
     solve: Callable[[MixtureRequest], Preference]
     by_hand: bool = False
     """True: the weights are the user's own, and caps may not move them unasked."""
+    evidence: Literal["runs", "experts"] | None = None
+    """What it needs beside the corpus itself, from `mixture.evidence`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +162,7 @@ class Mixture:
     low: dict[str, float] | None = None
     high: dict[str, float] | None = None
     predicted_loss: float | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The fields of `mixture.json`; what it was made from is added by whoever writes it."""
@@ -125,6 +177,7 @@ class Mixture:
             "constraints_active": list(self.constraints_active),
             "warnings": list(self.warnings),
             "paper": self.paper,
+            **self.details,
         }
 
 

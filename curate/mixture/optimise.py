@@ -39,7 +39,7 @@ ANCHORS = 6
 """Runs around which a trust region is searched."""
 HOPS = 3
 """Times a search may go on from the ball of one run to that of another."""
-CANDIDATES = 20_000
+CANDIDATES = 4_000
 """Mixtures tried in each round for a law without a gradient."""
 ROUNDS = 3
 KEPT = 128

@@ -1,0 +1,46 @@
+"""The methods that need evidence from models, as rows of `METHODS` see them.
+
+Laws and solvers take SciPy, which is loaded only when one of these is asked for.
+"""
+
+from __future__ import annotations
+
+from curate.errors import MissingEvidence
+from curate.mixture.base import MixtureRequest, Preference
+
+
+def from_runs(request: MixtureRequest) -> Preference:
+    """Fit the method's law to the runs and find the mixture of least predicted loss.
+
+    Raises:
+        MissingEvidence: There are no runs, or they do not know a domain.
+        RecipeError: The objective, prior or floors name something that is not there.
+        FitError: The runs cannot determine the law.
+    """
+    from curate.mixture import law_methods
+
+    if request.evidence is None or request.evidence.runs is None:
+        raise MissingEvidence(
+            f"mixture: method '{request.method}' needs training runs. Name the table in the "
+            "recipe, mixture: {evidence: {runs: runs.csv}} (or [ratios.csv, metrics.csv]); "
+            "`curate proxy RECIPE` trains one, `curate design` proposes its mixtures"
+        )
+    return law_methods.solve(request, request.evidence.runs)
+
+
+def from_experts(request: MixtureRequest) -> Preference:
+    """Find the mixture of the experts that predicts the targets best.
+
+    Raises:
+        MissingEvidence: There are no log-probabilities, or none of a domain's expert.
+        RecipeError: The objective or floors name something that is not there.
+    """
+    from curate.mixture import expert_methods
+
+    if request.evidence is None or request.evidence.experts is None:
+        raise MissingEvidence(
+            f"mixture: method '{request.method}' needs the experts' log-probabilities. Name the "
+            "file in the recipe, mixture: {evidence: {experts: experts.parquet}}; `curate experts "
+            "RECIPE` makes it"
+        )
+    return expert_methods.solve(request, request.evidence.experts)

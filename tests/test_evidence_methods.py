@@ -1,0 +1,374 @@
+"""The contract of methods that need runs or experts, and every fault of evidence."""
+
+import csv
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from mixing_laws import LogLinear, PowerLaw, table_of
+
+from curate.cli import cli
+from curate.errors import FitError, InfeasiblePlan, MissingEvidence, RecipeError
+from curate.laws.base import RunTable
+from curate.laws.likelihoods import Likelihoods, write_likelihoods
+from curate.mixture import (
+    METHODS,
+    DomainSupply,
+    Evidence,
+    MixtureOptions,
+    MixtureRequest,
+    SearchOptions,
+    mix,
+)
+from curate.mixture.contest import compare_methods
+from curate.mixture.feasible import Box, whole
+from curate.mixture.power import power_optimum
+
+NAMES = ("a", "b", "c")
+SCALES, EXPONENTS = np.array([2.0, 3.0, 2.5]), np.array([0.12, 0.05, 0.2])
+BY_RUNS = [name for name, method in METHODS.items() if method.evidence == "runs"]
+BY_EXPERTS = [name for name, method in METHODS.items() if method.evidence == "experts"]
+
+
+def runs(count=60, noise=0.002, names=NAMES):
+    weights = np.random.default_rng(0).dirichlet(np.full(3, 1.5), count)
+    return table_of(PowerLaw(SCALES, EXPONENTS), weights, noise, names=names)
+
+
+def experts(names=NAMES):
+    rng = np.random.default_rng(1)
+    tables = np.exp(rng.normal(0, 1, (3, 20)))
+    tables /= tables.sum(axis=1, keepdims=True)
+    token = rng.choice(20, size=900, p=np.array([0.5, 0.3, 0.2]) @ tables)
+    starts = np.arange(0, 901, 30)
+    target = (np.arange(30) >= 15).astype(np.int64)
+    return Likelihoods(tuple(names), ("x", "y"), target, starts, np.log(tables[:, token]).T)
+
+
+def asked(method, caps=(np.inf,) * 3, names=NAMES, evidence=None, **search):
+    domains = tuple(DomainSupply(name, 1000, cap) for name, cap in zip(names, caps, strict=True))
+    search.setdefault("replicates", 0)
+    if method == "law":
+        search.setdefault("law", "exponential")
+    found = Evidence(runs(), experts()) if evidence is None else evidence
+    options = MixtureOptions(search=SearchOptions(**search))
+    return MixtureRequest(domains, 1000, method, options, found)
+
+
+def permuted(table, order):
+    return dataclasses.replace(
+        table, domains=tuple(table.domains[i] for i in order), weights=table.weights[:, order]
+    )
+
+
+SLOW = {"boosted", "regmix"}
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name
+        for name in [*BY_RUNS, *BY_EXPERTS]
+    ],
+)
+def test_contract(method):
+    free = mix(asked(method))
+    assert sum(free.weights.values()) == pytest.approx(1, abs=1e-12)
+    assert min(free.weights.values()) >= 0
+    assert free.weights == mix(asked(method)).weights
+    assert free.predicted_loss is not None and np.isfinite(free.predicted_loss)
+    assert json.loads(json.dumps(free.to_json()))["method"] == method
+    capped = mix(asked(method, caps=(0.2, np.inf, 0.3), trust_region=False))
+    assert capped.weights["a"] <= 0.2 + 1e-12 and capped.weights["c"] <= 0.3 + 1e-12
+    assert capped.predicted_loss >= free.predicted_loss - 1e-6
+    floored = mix(asked(method, floors={"b": 0.5}))
+    assert floored.weights["b"] >= 0.5 - 1e-9
+    # By name, not by position.
+    turned = mix(asked(method, names=("c", "a", "b")))
+    if method not in ("boosted", "regmix", "gaussian"):  # random draws follow the order
+        for name in NAMES:
+            assert turned.weights[name] == pytest.approx(free.weights[name], abs=2e-3)
+
+
+def test_bimix_finds_the_planted_optimum():
+    expected = power_optimum(SCALES, EXPONENTS, whole(3))
+    found = mix(asked("bimix", evidence=Evidence(runs(noise=0))))
+    assert list(found.weights.values()) == pytest.approx(expected, abs=1e-9)
+    assert found.details["support"]["inside"] and found.details["optimality_gap"] < 1e-9
+    capped = power_optimum(SCALES, EXPONENTS, Box(np.zeros(3), np.array([1, 1, 0.25])))
+    held = mix(asked("bimix", caps=(np.inf, np.inf, 0.25), evidence=Evidence(runs(noise=0))))
+    assert list(held.weights.values()) == pytest.approx(capped, abs=1e-9)
+    assert list(held.unconstrained.values()) == pytest.approx(capped, abs=1e-9)
+    assert held.constraints_active == ("c: max_epochs 0.25 binds",)
+
+
+def test_methods_agree_on_a_law_they_share():
+    bimix, dml = mix(asked("bimix")), mix(asked("dml"))
+    moved = sum(abs(bimix.weights[name] - dml.weights[name]) for name in NAMES) / 2
+    assert moved < 0.2
+    assert mix(asked("law", law="bimix")).weights == bimix.weights
+
+
+def test_objectives():
+    one = mix(asked("bimix", objective={"b": 1.0}, trust_region=False))
+    assert one.weights["b"] > 0.99
+    even = mix(asked("bimix", objective={"a": 2.0, "b": 2.0, "c": 2.0}))
+    assert even.weights == pytest.approx(mix(asked("bimix")).weights)
+    worst = mix(asked("bimix", objective="worst"))
+    table = runs()
+    excess = [worst.details["predicted_losses"][n] / table.losses[:, i].min()
+              for i, n in enumerate(NAMES)]  # fmt: skip
+    assert max(excess) - min(excess) < 1e-3
+    pulled = mix(asked("dml", kl=1000.0, prior={"a": 1, "b": 1, "c": 2}))
+    assert list(pulled.weights.values()) == pytest.approx([0.25, 0.25, 0.5], abs=0.01)
+    natural = mix(asked("olmix", kl=1000.0))
+    assert list(natural.weights.values()) == pytest.approx([1 / 3] * 3, abs=0.01)
+
+
+def test_intervals_and_regret_reach_the_artifact():
+    found = mix(asked("bimix", replicates=30)).to_json()
+    for name in NAMES:
+        assert found["low"][name] <= found["weights"][name] <= found["high"][name]
+        assert found["high"][name] - found["low"][name] < 0.2
+    assert set(found["regret"]) == {"recommendation", "natural", "uniform", "best observed run"}
+    assert found["regret"]["uniform"]["mean"] > found["regret"]["recommendation"]["mean"]
+    assert set(found["within_noise_of_best"]) == set(NAMES)
+    mixed = mix(asked("mde", replicates=30))
+    assert all(mixed.low[n] <= mixed.weights[n] <= mixed.high[n] for n in NAMES)
+
+
+def test_trust_region_is_on_and_says_so():
+    weights = np.random.default_rng(3).dirichlet(np.full(3, 30.0), 40)
+    table = table_of(LogLinear(np.ones(1), np.array([[-2.0, 0.0, 1.0]])), weights, 0.001)
+    held = mix(asked("dml", evidence=Evidence(table)))
+    free = mix(asked("dml", evidence=Evidence(table), trust_region=False))
+    assert free.weights["a"] > 0.95 and not free.details["support"]["inside"]
+    assert any("outside the data" in warning for warning in free.warnings)
+    assert held.weights["a"] < 0.7 and held.details["support"]["inside"]
+    assert any("the trust region binds" in warning for warning in held.warnings)
+    assert held.unconstrained["a"] > 0.95
+
+
+def test_domains_the_recipe_lacks_get_nothing():
+    wide = asked("bimix", names=("a", "c"), caps=(np.inf,) * 2)
+    found = mix(dataclasses.replace(wide, evidence=Evidence(runs(noise=0))))
+    assert set(found.weights) == {"a", "c"}
+    assert any("'b' is in the runs and not in the recipe" in w for w in found.warnings)
+
+
+def test_levels_of_experts():
+    token, document = mix(asked("mde")), mix(asked("mixmin"))
+    assert mix(asked("mde", level="document")).weights == document.weights
+    assert mix(asked("mixmin", level=1)).weights == pytest.approx(token.weights)
+    assert token.details["level"] == "token" and token.details["optimality_gap"] < 1e-6
+    one = mix(asked("mde", objective={"y": 1.0}))
+    assert one.weights != token.weights
+    worst = mix(asked("mde", objective="worst"))
+    assert max(worst.details["predicted_losses"].values()) <= max(
+        token.details["predicted_losses"].values()
+    )
+
+
+@pytest.mark.parametrize(
+    ("method", "search", "error", "message"),
+    [
+        (
+            "bimix",
+            {"objective": "best"},
+            RecipeError,
+            "objective: cannot be 'best' .known: mean",
+        ),
+        (
+            "bimix",
+            {"objective": {"z": 1}},
+            RecipeError,
+            "nothing is called 'z'.*a, b, c",
+        ),
+        ("bimix", {"objective": {"a": 0}}, RecipeError, "objective: no importance is positive"),
+        (
+            "bimix",
+            {"floors": {"aa": 0.1}},
+            RecipeError,
+            "floors: nothing is called 'aa'; d",
+        ),
+        (
+            "bimix",
+            {"floors": {"a": 0.6, "b": 0.6}},
+            InfeasiblePlan,
+            "they sum to 1.2, more",
+        ),
+        ("dml", {"prior": "even"}, RecipeError, "mixture.prior: cannot be 'even' .known: natural"),
+        ("dml", {"prior": {"a": 0}}, RecipeError, "mixture.prior: no share is positive"),
+        ("dml", {"prior": {"q": 1}}, RecipeError, "mixture.prior: nothing is called 'q'"),
+        ("dml", {"at_tokens": 1e9}, RecipeError, "at_tokens: the runs do not say their tokens"),
+        ("dml", {"at_params": 1e9}, RecipeError, "at_params: the runs do not say their parameters"),
+        ("dml", {"replicates": 5}, RecipeError, "replicates: 5 is too few for an interval; set 20"),
+        ("law", {"law": "none"}, RecipeError, "mixture.law: no law is called 'none' .known: bimix"),
+        ("mde", {"level": "word"}, RecipeError, "mixture.level: cannot be 'word' .known: token, d"),
+        (
+            "mde",
+            {"discount_repeats": True},
+            RecipeError,
+            "experts have no tokens to disc",
+        ),
+    ],
+)
+def test_wishes_that_cannot_be(method, search, error, message):
+    with pytest.raises(error, match=message):
+        mix(asked(method, **search))
+
+
+def test_faults_of_evidence():
+    for method, what in (("bimix", "needs training runs"), ("mde", "log-probabilities")):
+        with pytest.raises(MissingEvidence, match=what):
+            mix(asked(method, evidence=Evidence()))
+        with pytest.raises(MissingEvidence, match=what):
+            mix(dataclasses.replace(asked(method), evidence=None))
+        with pytest.raises(MissingEvidence, match="say nothing of 'd' .they know a, b, c."):
+            mix(asked(method, names=("a", "b", "d")))
+    with pytest.raises(RecipeError, match="mixture.law is missing: method law needs one of bimix"):
+        bare = asked("law")
+        search = dataclasses.replace(bare.options.search, law=None)
+        mix(dataclasses.replace(bare, options=MixtureOptions(search=search)))
+    with pytest.raises(InfeasiblePlan, match="at least 0.3, but its tokens allow 0.2"):
+        mix(asked("bimix", caps=(0.2, np.inf, np.inf), floors={"a": 0.3}))
+    table = runs()
+    never = dataclasses.replace(
+        table, weights=np.column_stack([np.zeros(60), np.full(60, 0.5), np.full(60, 0.5)])
+    )
+    with pytest.raises(FitError, match="'a' was never sampled"):
+        mix(asked("bimix", evidence=Evidence(never)))
+
+
+def test_a_domain_that_was_never_sampled_stays_out_of_reach():
+    rng = np.random.default_rng(4)
+    weights = np.column_stack([rng.dirichlet(np.ones(2) * 3, 30), np.zeros(30)])
+    law = LogLinear(np.ones(1), np.array([[-1.0, 0.5, 0.0]]))
+    found = mix(asked("dml", evidence=Evidence(table_of(law, weights, 0.001))))
+    assert found.weights["c"] < 0.05 and found.details["support"]["inside"]
+
+
+def test_one_checkpoint_of_the_same_mixture():
+    same = np.tile([0.2, 0.3, 0.5], (6, 1))
+    table = table_of(PowerLaw(SCALES, EXPONENTS), same, 0.01)
+    with pytest.raises(FitError, match="same share in every run"):
+        mix(asked("bimix", evidence=Evidence(table)))
+    found = mix(asked("ridge", evidence=Evidence(table)))
+    # Nothing but that mixture was trained, so the trust region holds nothing else.
+    assert list(found.weights.values()) == pytest.approx([0.2, 0.3, 0.5], abs=1e-3)
+
+
+def test_discounted_repetition_moves_the_answer():
+    table = runs()
+    tokens = np.tile([1e9, 2e9], 30)
+    losses = table.losses * (1 + 3 * (tokens / 1e9) ** -0.5)[:, None]
+    known = RunTable(
+        table.domains, table.targets, table.runs, table.weights, tokens, table.params, losses
+    )
+    settings = {"evidence": Evidence(known), "at_tokens": 2e9, "trust_region": False}
+    scarce = asked("bimix", caps=(40.0, 40, 40), discount_repeats=True, **settings)
+    scarce = dataclasses.replace(
+        scarce, budget_tokens=10_000,
+        domains=(DomainSupply("a", 10_000, 40), DomainSupply("b", 10_000, 40),
+                 DomainSupply("c", 200, 40)),
+    )  # fmt: skip
+    plainly = dataclasses.replace(
+        scarce,
+        options=MixtureOptions(
+            search=dataclasses.replace(scarce.options.search, discount_repeats=False)
+        ),
+    )
+    assert mix(scarce).weights["c"] < mix(plainly).weights["c"] - 0.02
+
+
+@pytest.mark.slow
+def test_comparison_says_why_a_method_is_left_out():
+    found = compare_methods(asked("natural", evidence=Evidence(runs(30))))
+    assert {"natural", "uniform", "bimix", "dml", "regmix"} - set(found["mixtures"]) <= {"regmix"}
+    assert "log-probabilities" in found["left_out"]["mde"]
+    assert "mixture.law is missing" in found["left_out"]["law"]
+    assert found["mixtures"]["bimix"]["max_epochs"] > 0
+
+
+# --- the command
+
+
+def write_runs(path, table):
+    with path.open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        columns = [f"w_{n}" for n in table.domains] + [f"loss_{n}" for n in table.targets]
+        writer.writerow(["run", *columns])
+        for row, name in enumerate(table.runs):
+            writer.writerow([name, *table.weights[row], *table.losses[row]])
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    rng = np.random.default_rng(5)
+    words = ["alpha", "beta", "gamma", "delta", "run", "the", "of", "law"]
+    for name in NAMES:
+        lines = [json.dumps({"text": " ".join(rng.choice(words, 40))}) for _ in range(200)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+    write_runs(tmp_path / "runs.csv", runs(30))
+    write_likelihoods(experts(), tmp_path / "experts.parquet")
+    domains = ", ".join(f"{{name: {name}, paths: {name}.jsonl}}" for name in NAMES)
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        f"{{name: tiny, tokenizer: {{train: {{vocab_size: 280}}}}, domains: [{domains}], "
+        "budget_tokens: 3000, mixture: {method: bimix, evidence: {runs: runs.csv, "
+        "experts: experts.parquet}, objective: {target: c}, replicates: 20}}"
+    )
+    return path
+
+
+def run(*arguments):
+    return CliRunner().invoke(cli, list(map(str, arguments)))
+
+
+def test_mix_command(recipe):
+    done = run("mix", recipe, "--json")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.output)
+    written = json.loads((recipe.parent / "out/tiny/mixture.json").read_text())
+    assert written["weights"] == found["weights"] and found["weights"]["c"] > 0.5
+    assert written["inputs"]["evidence"] and written["regret"]["recommendation"]["mean"] >= 0
+    other = json.loads(run("mix", recipe, "--method", "mde", "--json", "--set",
+                           "mixture.objective=mean").output)  # fmt: skip
+    assert other["method"] == "mde" and other["level"] == "token"
+
+
+@pytest.mark.slow
+def test_compare_command(recipe):
+    done = run("mix", recipe, "--compare", "--set", "mixture.objective=mean")
+    assert done.exit_code == 0, done.output
+    written = json.loads((recipe.parent / "out/tiny/mixtures.json").read_text())
+    assert {"natural", "bimix", "mde", "mixmin"} <= set(written["mixtures"])
+    assert "support" in done.output and "left out" in done.output
+
+
+def test_new_evidence_is_a_new_build(recipe):
+    from curate.mixture.evidence import evidence_hash
+    from curate.recipe import load
+
+    before = evidence_hash(load(recipe))
+    write_runs(recipe.parent / "runs.csv", runs(31))
+    assert evidence_hash(load(recipe)) != before
+
+
+@pytest.mark.parametrize(
+    ("setting", "error", "message"),
+    [
+        ("mixture.evidence.runs=none.csv", MissingEvidence, "none.csv is not there; `curate proxy"),
+        ("mixture.objective={}", RecipeError, "objective needs exactly one of target and weights"),
+        ("mixture.objective={target: a, weights: {a: 1}}", RecipeError, "found target and weights"),
+        ("mixture.evidence.run=x", RecipeError, "unknown key 'mixture.evidence.run'; did you mean"),
+        ("mixture.floors={a: -1}", RecipeError, "mixture.floors[a]: expected"),
+        ("mixture.floors={a: 2}", InfeasiblePlan, "at least 2, but its tokens allow"),
+    ],
+)
+def test_recipes_that_cannot_be(recipe, setting, error, message):
+    found = run("mix", recipe, "--set", setting)
+    assert isinstance(found.exception, error)
+    assert message in str(found.exception)
