@@ -1,0 +1,200 @@
+"""Which mixtures to train next, so that a law of them will be worth something.
+
+Every strategy stays within the epoch caps that hold for the target, and knows the runs there are.
+How the proxies are trained is no business of this module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curate.errors import MissingEvidence, RecipeError
+from curate.mixture.base import MixtureRequest
+from curate.mixture.feasible import Box, nearest_rows
+from curate.mixture.simplex import softmax
+from curate.mixture.support import hellinger
+
+Array = NDArray[np.float64]
+
+POOL = 6_000
+"""Mixtures drawn, of which a strategy chooses."""
+STRENGTHS = (0.1, 5.0, 15)
+"""Least, most and number of Dirichlet strengths. RegMix, arXiv:2407.01492v2, its released code."""
+PRIOR_POWER = 0.5
+"""Supply shares are flattened by this power before drawing, as in RegMix's code."""
+SMALLEST = 2e-4
+"""Smaller shares are set to zero, as in RegMix's code."""
+TRIES = 60
+"""Draws for each mixture of the pool before those that break a cap are moved into the box."""
+RIDGE = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class Design:
+    """Mixtures to train."""
+
+    domains: tuple[str, ...]
+    mixtures: Array
+    """shape (runs, domains), shares."""
+    needed: int
+    """Runs that this many domains need in all."""
+    existing: int
+    """Distinct mixtures that were trained already."""
+
+
+def runs_needed(domains: int) -> int:
+    """How many runs a law of so many domains needs: 3 (m + 1).
+
+    Example:
+        >>> runs_needed(17)
+        54
+
+    References:
+        Olmix 2026, arXiv:2602.12237: at least three times one more than the domains.
+    """
+    return 3 * (domains + 1)
+
+
+def design(request: MixtureRequest, box: Box, trained: Array, strategy: str, count: int) -> Design:
+    """Propose mixtures.
+
+    Args:
+        request: Supply and seed; entropies for strategy `entropy`.
+        box: Floors and caps, in the order of the request.
+        trained: shape (runs, domains), mixtures that there are; may have no row.
+        strategy: A key of `STRATEGIES`.
+        count: How many, positive.
+
+    Raises:
+        RecipeError: The strategy is unknown, or cannot give so many.
+        MissingEvidence: `entropy` lacks entropies.
+    """
+    if strategy not in STRATEGIES:
+        raise RecipeError(
+            f"design: no strategy is called '{strategy}' (known: {', '.join(STRATEGIES)})"
+        )
+    names = tuple(domain.name for domain in request.domains)
+    rng = np.random.default_rng(request.options.search.seed)
+    mixtures = STRATEGIES[strategy](request, box, trained, count, rng)
+    distinct = len(np.unique(np.round(trained, 6), axis=0)) if len(trained) else 0
+    return Design(names, mixtures, runs_needed(len(names)), distinct)
+
+
+def draw(request: MixtureRequest, box: Box, count: int, rng: np.random.Generator) -> Array:
+    """RegMix's draws: Dirichlet around flattened supply, from sparse to even, within the caps.
+
+    Draws that break a cap are drawn again; what is left of them after many tries is moved to the
+    nearest mixture within.
+
+    Differs from the paper: caps are the target's epochs, not 15 times the natural share.
+    """
+    supply = np.array([float(domain.supply_tokens) for domain in request.domains])
+    prior = (supply / supply.sum()) ** PRIOR_POWER
+    prior /= prior.sum()
+    strengths = np.geomspace(*STRENGTHS)
+    found = np.empty((0, len(prior)))
+    rest = found
+    for _ in range(TRIES):
+        strength = rng.choice(strengths, count)[:, None]
+        draws = rng.standard_gamma(prior * strength) + 1e-300
+        draws /= draws.sum(axis=1, keepdims=True)
+        draws = np.where(draws < SMALLEST, 0.0, draws)
+        draws /= draws.sum(axis=1, keepdims=True)
+        fits = ((draws >= box.low) & (draws <= box.high)).all(axis=1)
+        found, rest = np.vstack([found, draws[fits]]), draws[~fits]
+        if len(found) >= count:
+            return found[:count]
+    short = count - len(found)
+    return np.vstack([found, nearest_rows(np.resize(rest, (short, len(prior))), box)])
+
+
+def _dirichlet(
+    request: MixtureRequest, box: Box, trained: Array, count: int, rng: np.random.Generator
+) -> Array:
+    return draw(request, box, count, rng)
+
+
+def _entropy(
+    request: MixtureRequest, box: Box, trained: Array, count: int, rng: np.random.Generator
+) -> Array:
+    """The softmax of each entropy that all domains have, held to the caps."""
+    measures = [
+        measure
+        for measure in request.domains[0].entropy
+        if all(np.isfinite(domain.entropy.get(measure, np.nan)) for domain in request.domains)
+    ]
+    if not measures:
+        raise MissingEvidence(
+            "design: strategy entropy needs entropies of every domain; run `curate stats RECIPE`"
+        )
+    if count > len(measures):
+        raise RecipeError(
+            f"design: strategy entropy gives {len(measures)} mixtures, one for each of "
+            f"{', '.join(measures)}; ask for at most {len(measures)}, or take filling for more"
+        )
+    shares = [
+        softmax([domain.entropy[measure] for domain in request.domains]) for measure in measures
+    ]
+    return nearest_rows(np.array(shares[:count]), box)
+
+
+def _filling(
+    request: MixtureRequest, box: Box, trained: Array, count: int, rng: np.random.Generator
+) -> Array:
+    """Each as far as can be from those before it and from the runs, among many draws."""
+    pool = draw(request, box, POOL, rng)
+    chosen: list[int] = []
+    if len(trained):
+        distance = hellinger(pool, trained).min(axis=1)
+    else:
+        chosen.append(int(np.argmin(hellinger(pool, pool.mean(axis=0)[None])[:, 0])))
+        distance = hellinger(pool, pool[chosen])[:, 0]
+    while len(chosen) < count:
+        following = int(np.argmax(distance))
+        chosen.append(following)
+        distance = np.minimum(distance, hellinger(pool, pool[[following]])[:, 0])
+    return pool[chosen]
+
+
+def _determinant(
+    request: MixtureRequest, box: Box, trained: Array, count: int, rng: np.random.Generator
+) -> Array:
+    """Each adds most to the determinant of the information on shares and their square roots.
+
+    For a linear law of those features this is the mixture whose prediction is least sure.
+    """
+    pool = draw(request, box, POOL, rng)
+    features = _features(pool)
+    information = RIDGE * np.eye(features.shape[1])
+    if len(trained):
+        known = _features(trained)
+        information += known.T @ known
+    inverse = np.linalg.inv(information)
+    chosen: list[int] = []
+    for _ in range(count):
+        doubt = ((features @ inverse) * features).sum(axis=1)
+        doubt[chosen] = -np.inf  # a repeat tells of noise only
+        best = int(np.argmax(doubt))
+        chosen.append(best)
+        along = inverse @ features[best]
+        inverse -= np.outer(along, along) / (1 + doubt[best])
+    return pool[chosen]
+
+
+def _features(mixtures: Array) -> Array:
+    return np.hstack([mixtures, np.sqrt(mixtures)])
+
+
+Strategy = Callable[[MixtureRequest, Box, Array, int, np.random.Generator], Array]
+
+STRATEGIES: dict[str, Strategy] = {
+    "dirichlet": _dirichlet,
+    "entropy": _entropy,
+    "filling": _filling,
+    "determinant": _determinant,
+}
+"""RegMix's; BiMix's four entropy mixtures (arXiv:2405.14908v4); space-filling; D-optimal."""

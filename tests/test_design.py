@@ -1,0 +1,105 @@
+"""Proposed mixtures: within supply, spread out, better than a dummy's, and the command."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from curate.cli import cli
+from curate.errors import MissingEvidence, RecipeError
+from curate.mixture import DomainSupply, MixtureRequest
+from curate.mixture.design import STRATEGIES, _features, design, draw, runs_needed
+from curate.mixture.feasible import Box, whole
+from curate.mixture.support import hellinger
+
+
+def asked(supplies=(100, 400, 50, 900), entropies=None):
+    domains = tuple(
+        DomainSupply(chr(97 + i), supply, 4, {} if entropies is None else entropies[i])
+        for i, supply in enumerate(supplies)
+    )
+    return MixtureRequest(domains, 1000, "natural")
+
+
+NOTHING = np.empty((0, 4))
+BOX = Box(np.array([0, 0, 0.02, 0]), np.array([0.4, 1, 0.2, 1]))
+
+
+@pytest.mark.parametrize("strategy", ["dirichlet", "filling", "determinant"])
+def test_designs_stay_within_supply_and_repeat(strategy):
+    found = design(asked(), BOX, NOTHING, strategy, 20)
+    assert found.mixtures.shape == (20, 4) and found.needed == 15 and found.existing == 0
+    assert np.allclose(found.mixtures.sum(axis=1), 1)
+    assert np.all(found.mixtures >= BOX.low - 1e-12) and np.all(found.mixtures <= BOX.high + 1e-12)
+    again = design(asked(), BOX, NOTHING, strategy, 20)
+    assert np.array_equal(found.mixtures, again.mixtures)
+    assert len(np.unique(found.mixtures.round(6), axis=0)) == 20
+
+
+def test_filling_keeps_its_distance_from_the_runs():
+    trained = draw(asked(), whole(4), 30, np.random.default_rng(0))
+    filled = design(asked(), whole(4), trained, "filling", 10)
+    drawn = design(asked(), whole(4), trained, "dirichlet", 10)
+
+    def nearest_of(mixtures):
+        both = np.vstack([trained, mixtures])
+        distance = hellinger(mixtures, both)
+        distance[np.arange(10), 30 + np.arange(10)] = 1
+        return distance.min()
+
+    assert nearest_of(filled.mixtures) > 2 * nearest_of(drawn.mixtures)
+    assert filled.existing == len(np.unique(trained.round(6), axis=0))
+
+
+def test_determinant_beats_random_draws():
+    def information(mixtures):
+        features = _features(mixtures)
+        return np.linalg.slogdet(features.T @ features + 1e-3 * np.eye(8))[1]
+
+    best = information(design(asked(), BOX, NOTHING, "determinant", 16).mixtures)
+    random = [
+        information(draw(asked(), BOX, 16, np.random.default_rng(seed))) for seed in range(20)
+    ]
+    assert best > max(random)
+
+
+def test_entropy_mixtures():
+    entropies = [{"shannon": np.log(1 + i), "conditional": np.log(4.0 - i)} for i in range(4)]
+    found = design(asked(entropies=entropies), whole(4), NOTHING, "entropy", 2).mixtures
+    assert found[0] == pytest.approx([0.1, 0.2, 0.3, 0.4])
+    assert found[1] == pytest.approx([0.4, 0.3, 0.2, 0.1])
+    with pytest.raises(RecipeError, match="strategy entropy gives 2 mixtures, one for each of sh"):
+        design(asked(entropies=entropies), whole(4), NOTHING, "entropy", 3)
+    with pytest.raises(MissingEvidence, match="strategy entropy needs entropies"):
+        design(asked(), whole(4), NOTHING, "entropy", 1)
+
+
+def test_unknown_strategy_and_rule():
+    with pytest.raises(RecipeError, match="no strategy is called 'best' .known: dirichlet, entr"):
+        design(asked(), whole(4), NOTHING, "best", 1)
+    assert runs_needed(17) == 54 and set(STRATEGIES) >= {"dirichlet", "filling"}
+
+
+def test_command(tmp_path):
+    rng = np.random.default_rng(1)
+    for name in "ab":
+        lines = [json.dumps({"text": " ".join(rng.choice(["one", "two", "three"], 30))})
+                 for _ in range(150)]  # fmt: skip
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(
+        "{name: tiny, tokenizer: {train: {vocab_size: 262}}, domains: [{name: a, paths: a.jsonl}, "
+        "{name: b, paths: b.jsonl}], budget_tokens: 2000}"
+    )
+    done = CliRunner().invoke(cli, ["design", str(recipe), "-n", "4"])
+    assert done.exit_code == 0, done.exception
+    assert "2 domains need 9 runs" in done.output.replace("\n", " ")
+    with (tmp_path / "out/tiny/design.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["run"] for row in rows] == [f"filling-{i:04d}" for i in range(4)]
+    assert all(float(row["w_a"]) + float(row["w_b"]) == pytest.approx(1) for row in rows)
+    printed = CliRunner().invoke(cli, ["design", str(recipe), "--json", "--strategy", "entropy",
+                                       "-n", "3"])  # fmt: skip
+    assert len(json.loads(printed.output)["runs"]) == 3
