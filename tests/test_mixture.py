@@ -480,7 +480,8 @@ def test_json_has_the_fields_others_rely_on():
             request("unimx", 9, [9]),
             RecipeError,
             "mixture.method: no method is called 'unimx'; did you mean 'unimax'? (known: natural, "
-            "uniform, temperature, unimax, manual, entropy, leverage)",
+            "uniform, temperature, unimax, manual, entropy, leverage, bimix, bimix_mixed, dml, "
+            "olmix, additive, autoscale, ridge, gaussian, boosted, regmix, law, mde, mixmin)",
         ),
         (
             request("temperature", 9, [9]),

@@ -119,7 +119,10 @@ def mix(method: str | None, compare: bool, **options: Any) -> None:
 
 
 def _compare(session: Session) -> None:
+    from msgspec.structs import replace
+
     from curate.build import check_names, mixture_request
+    from curate.evidence import gather, wanted
     from curate.ingest import ingest
     from curate.mixture.contest import compare_methods
     from curate.report.methods import comparison_tables
@@ -128,7 +131,14 @@ def _compare(session: Session) -> None:
     loaded = session.loaded
     check_names(loaded)
     ingested = ingest(loaded, session.workers, session.observer)
-    found = compare_methods(mixture_request(loaded, ingested))
+    mixture = loaded.recipe.mixture
+    kinds = {
+        kind: None
+        for method in ("entropy", "leverage")
+        for kind in wanted(replace(mixture, method=method))
+    }
+    measured = gather(loaded, ingested, tuple(kinds), session.workers, session.observer)
+    found = compare_methods(mixture_request(loaded, ingested, measured))
     write_json(loaded.output_dir / "mixtures.json", found)
     session.show(found, lambda: comparison_tables(found))
 
