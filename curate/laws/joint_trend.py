@@ -1,0 +1,199 @@
+"""The effective-share trend: how a loss falls with useful data, in a few parameters a target.
+
+A target sees every domain through a transfer of its own, S(w) = sum_i e^t_i (w_i + offset)^p, and
+its loss is a sum of power laws of S, tokens and model size. BiMix is the case of one transfer and
+terms that share an exponent; the exponential law is the limit of a large exponent at p = 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from curate.laws.base import Array, RunTable
+from curate.laws.features import Progress
+from curate.laws.levenberg import Prior, fit_log_losses
+
+SHARE_OFFSET = 1e-4
+"""Added to every share: powers below one have no derivative at zero."""
+FIXED = 1e-4
+"""Spread of a parameter that is to stay at its centre."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrendPrior:
+    """What is believed of the transfers before any run."""
+
+    transfer_spread: float
+    """Standard deviation of t; `FIXED`: the mixture has no effect."""
+    power: float
+    """Centre of p."""
+    power_spread: float
+    """Standard deviation of ln p; `FIXED`: p is not fitted."""
+
+
+DIMINISHING = TrendPrior(1.0, 0.6, 0.3)
+"""A domain's first tokens teach most, how strongly is fitted: best where runs are like these."""
+PROPORTIONAL = TrendPrior(1.0, 1.0, FIXED)
+"""Linear in the shares inside S, as the exponential law: best far from the runs."""
+PROGRESS_ONLY = TrendPrior(FIXED, 1.0, FIXED)
+"""S = 1 for every mixture: the mean curve over tokens and model size."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where a target's parameters lie in its row of the parameter matrix.
+
+    Terms of the loss, in order: the floor, the term of S alone, one of each column of progress.
+    """
+
+    domains: int
+    columns: int
+    """Of progress: tokens and parameters where they vary, so 0 to 2."""
+
+    @property
+    def power(self) -> int:
+        """Place of ln p; the transfers come before it."""
+        return self.domains
+
+    @property
+    def offsets(self) -> slice:
+        """Places of ln size of every term."""
+        return slice(self.domains + 1, self.domains + 3 + self.columns)
+
+    @property
+    def share_exponents(self) -> slice:
+        """Places of ln exponent of S in every term but the floor."""
+        end = self.offsets.stop
+        return slice(end, end + 1 + self.columns)
+
+    @property
+    def progress_exponents(self) -> slice:
+        """Places of ln exponent of progress in the terms that have one."""
+        end = self.share_exponents.stop
+        return slice(end, end + self.columns)
+
+
+@dataclass(frozen=True, slots=True)
+class Trend:
+    """Coefficients of every target; predicts log losses."""
+
+    layout: Layout
+    progress: Progress
+    theta: Array
+    """shape (targets, parameters), see `Layout`."""
+
+    def log_losses(self, weights: Array, tokens: Array, params: Array) -> Array:
+        """Shape (rows, targets)."""
+        columns = self.progress.columns(tokens, params)
+        state = _evaluate(self.layout, self.theta, weights, columns)
+        return state.log_losses.T
+
+    def gradient(self, weights: Array, tokens: Array, params: Array) -> Array:
+        """Derivative of log losses by the weights, shape (rows, targets, domains)."""
+        columns = self.progress.columns(tokens, params)
+        state = _evaluate(self.layout, self.theta, weights, columns)
+        power = np.exp(self.theta[:, self.layout.power])[:, None, None]
+        by_share = state.parts * power / (weights + SHARE_OFFSET)
+        slopes: Array = (state.by_log_sum[:, :, None] * by_share).transpose(1, 0, 2)
+        return slopes
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """The law at some rows, for all targets; T targets, R rows, K terms, D domains."""
+
+    log_losses: Array
+    """shape (T, R)."""
+    term_shares: Array
+    """shape (T, R, K), what each term is of the loss."""
+    parts: Array
+    """shape (T, R, D), what each domain is of S."""
+    log_sum: Array
+    """ln S, shape (T, R)."""
+    by_log_sum: Array
+    """Derivative of the log loss by ln S, shape (T, R)."""
+
+
+def _evaluate(layout: Layout, theta: Array, weights: Array, columns: Array) -> _State:
+    power = np.exp(theta[:, layout.power])
+    shares = np.log(weights + SHARE_OFFSET)
+    exponents = theta[:, None, : layout.domains] + power[:, None, None] * shares
+    top = exponents.max(axis=2, keepdims=True)
+    parts = np.exp(exponents - top)
+    total = parts.sum(axis=2, keepdims=True)
+    log_sum = (top + np.log(total))[:, :, 0]
+    terms = np.repeat(theta[:, None, layout.offsets], len(weights), axis=1)
+    by_sum = np.exp(theta[:, layout.share_exponents])
+    terms[:, :, 1:] -= by_sum[:, None, :] * log_sum[:, :, None]
+    terms[:, :, 2:] -= np.exp(theta[:, None, layout.progress_exponents]) * columns
+    highest = terms.max(axis=2, keepdims=True)
+    sizes = np.exp(terms - highest)
+    loss = sizes.sum(axis=2, keepdims=True)
+    term_shares = sizes / loss
+    by_log_sum = -(term_shares[:, :, 1:] * by_sum[:, None, :]).sum(axis=2)
+    log_losses = (highest + np.log(loss))[:, :, 0]
+    return _State(log_losses, term_shares, parts / total, log_sum, by_log_sum)
+
+
+def _derivatives(layout: Layout, theta: Array, state: _State, rows: tuple[Array, Array]) -> Array:
+    """Of log losses by the parameters, shape (targets, rows, parameters)."""
+    weights, columns = rows
+    power = np.exp(theta[:, layout.power])
+    by_transfer = state.by_log_sum[:, :, None] * state.parts
+    logs = np.log(weights + SHARE_OFFSET)
+    by_power = (by_transfer * logs).sum(axis=2) * power[:, None]
+    by_share_exponent = (
+        -state.term_shares[:, :, 1:]
+        * state.log_sum[:, :, None]
+        * np.exp(theta[:, None, layout.share_exponents])
+    )
+    by_progress_exponent = (
+        -state.term_shares[:, :, 2:] * columns * np.exp(theta[:, None, layout.progress_exponents])
+    )
+    return np.concatenate(
+        [by_transfer, by_power[:, :, None], state.term_shares, by_share_exponent,
+         by_progress_exponent], axis=2,
+    )  # fmt: skip
+
+
+def fit_trend(table: RunTable, progress: Progress, belief: TrendPrior) -> Trend:
+    """Fit L = E + A_0 S^-a_0 + sum over progress columns x_k of A_k S^-a_k e^(-b_k x_k).
+
+    Least squares of log losses under normal priors, for all targets at once. x is standardised ln
+    tokens or ln parameters, so e^(-b x) is a power of either.
+
+    Args:
+        table: Any runs.
+        progress: Which columns there are.
+        belief: About the transfers.
+
+    Returns:
+        The fitted trend.
+    """
+    columns = progress.columns(table.tokens, table.params)
+    layout = Layout(len(table.domains), columns.shape[1])
+
+    def model(theta: Array) -> tuple[Array, Array]:
+        state = _evaluate(layout, theta, table.weights, columns)
+        losses = np.exp(state.log_losses)
+        by_log = _derivatives(layout, theta, state, (table.weights, columns))
+        return losses, losses[:, :, None] * by_log
+
+    return Trend(layout, progress, fit_log_losses(model, _prior(table, layout, belief), table.losses))
+
+
+def _prior(table: RunTable, layout: Layout, belief: TrendPrior) -> Prior:
+    """Two thirds of the loss are floor, the rest falls: with S^-0.3 and a fifth a deviation."""
+    targets = len(table.targets)
+    size = layout.progress_exponents.stop
+    centre, spread = np.zeros((targets, size)), np.ones(size)
+    spread[: layout.domains] = belief.transfer_spread
+    centre[:, layout.power], spread[layout.power] = np.log(belief.power), belief.power_spread
+    sizes = np.log(np.array([0.65, 0.25, *[0.1] * layout.columns]))
+    centre[:, layout.offsets] = np.log(table.losses).mean(axis=0)[:, None] + sizes
+    spread[layout.offsets] = 2.0
+    centre[:, layout.share_exponents] = np.log(0.3)
+    centre[:, layout.progress_exponents] = np.log(0.2)
+    return Prior(centre, spread)
