@@ -10,10 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from curate.laws.base import Array, RunTable
 from curate.laws.features import Progress
 from curate.laws.levenberg import Prior, fit_log_losses
+
+Groups = NDArray[np.int64]
 
 SHARE_OFFSET = 1e-4
 """Added to every share: powers below one have no derivative at zero."""
@@ -181,7 +184,50 @@ def fit_trend(table: RunTable, progress: Progress, belief: TrendPrior) -> Trend:
         by_log = _derivatives(layout, theta, state, (table.weights, columns))
         return losses, losses[:, :, None] * by_log
 
-    return Trend(layout, progress, fit_log_losses(model, _prior(table, layout, belief), table.losses))
+    prior = _prior(table, layout, belief)
+    return Trend(layout, progress, fit_log_losses(model, prior, table.losses))
+
+
+def left_out(trend: Trend, table: RunTable, belief: TrendPrior, group: Groups) -> Array:
+    """Errors of log losses at every row, had the rows of its group not been fitted.
+
+    The trend is taken as linear in its parameters around the fit: with residuals e and hat matrix
+    H, the error of block b is (I - H_bb)^-1 e_b. Exact for linear models.
+
+    Args:
+        trend: Fitted to the table.
+        table: n rows.
+        belief: That it was fitted with.
+        group: shape (n,), equal for rows that are left out together.
+
+    Returns:
+        Shape (n, targets).
+    """
+    columns = trend.progress.columns(table.tokens, table.params)
+    state = _evaluate(trend.layout, trend.theta, table.weights, columns)
+    jacobian = _derivatives(trend.layout, trend.theta, state, (table.weights, columns))
+    residual = np.log(table.losses).T - state.log_losses
+    precision = 1 / _prior(table, trend.layout, belief).spread ** 2
+    blocks = [np.flatnonzero(group == name) for name in np.unique(group)]
+    errors = np.empty_like(residual)
+    for target, slopes in enumerate(jacobian):
+        information = slopes.T @ slopes
+        noise = _noise_variance(information, precision, residual[target])
+        inverse = np.linalg.inv(information + noise * np.diag(precision))
+        for block in blocks:
+            hat = slopes[block] @ inverse @ slopes[block].T
+            kept = np.eye(len(block)) - hat
+            errors[target, block] = np.linalg.solve(kept, residual[target, block])
+    return errors.T
+
+
+def _noise_variance(information: Array, precision: Array, residual: Array) -> float:
+    """Variance of residuals with the parameters' effective degrees of freedom taken off."""
+    noise = float(residual @ residual) / len(residual) + 1e-12
+    for _ in range(3):
+        used = np.trace(np.linalg.solve(information + noise * np.diag(precision), information))
+        noise = float(residual @ residual) / max(len(residual) - used, 0.5) + 1e-12
+    return noise
 
 
 def _prior(table: RunTable, layout: Layout, belief: TrendPrior) -> Prior:
