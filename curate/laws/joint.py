@@ -74,7 +74,8 @@ class FittedJoint:
         by_root = np.stack([process.gradient(rows) for process in self.processes], axis=1)
         slopes = (self.votes[2] * self.scales)[:, None] * by_root
         slopes /= 2 * rows.mixture[:, None, :]
-        for vote, trend in zip(self.votes, self.trends, strict=False):
+        # The curve depends on the shares' sum, which is free here.
+        for vote, trend in zip(self.votes, (*self.trends, self.curve), strict=True):
             slopes += vote[:, None] * trend.gradient(weights, tokens, params)
         found: Array = self.predict(weights, tokens, params)[:, :, None] * slopes
         return found

@@ -49,13 +49,14 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class Covariance:
-    """Lengths and sizes, all as logarithms."""
+    """Lengths and sizes."""
 
     domains: int
     columns: int
     theta: Array
-    """shape (parameters,): ln length of every domain; of every column in products; of every column
-    alone; ln standard deviations of step, plane, noise, and with progress product, progress, run."""
+    """shape (parameters,), all logarithms: length of every domain, of every column in products, of
+    every column alone; standard deviations of step, plane, noise and, where there is progress, of
+    product, progress, run."""
 
     @property
     def lengths(self) -> Array:
