@@ -159,7 +159,9 @@ def test_same_answer_again_and_for_reordered_domains() -> None:
 
 def test_too_few_mixtures() -> None:
     table = planted(7, 3, [1e10], [1e8])
-    with pytest.raises(FitError, match="joint: 3 different mixtures of 4 domains in 3 rows; it ne"):
+    with pytest.raises(
+        FitError, match="3 different mixtures of 4 domains; it needs 4, better 8.*additive"
+    ):
         fit_joint(table)
 
 

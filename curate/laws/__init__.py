@@ -17,6 +17,7 @@ from curate.laws.boosted import fit_boosted, fit_boosted_regmix
 from curate.laws.dummies import fit_mean, fit_own_share
 from curate.laws.exponential import fit_exponential
 from curate.laws.gaussian import fit_gaussian
+from curate.laws.joint import fit_joint
 from curate.laws.ridge import fit_ridge
 
 __all__ = ["DUMMIES", "LAWS", "FittedLaw", "Law", "RunTable", "find"]
@@ -87,6 +88,13 @@ LAWS: dict[str, Law] = {
         paper="Rasmussen and Williams 2006, around arXiv:2507.09404",
         needs="runs",
         fit=fit_gaussian,
+    ),
+    "joint": Law(
+        name="joint",
+        summary="two trends of useful data and a Gaussian process, weighed by errors left out",
+        paper="no paper; ours",
+        needs="4 different mixtures; better with twice as many runs as domains",
+        fit=fit_joint,
     ),
     "mean": Law(
         name="mean",

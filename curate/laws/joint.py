@@ -129,9 +129,9 @@ def fit_joint(table: RunTable) -> FittedJoint:
     mixtures = int(mixture.max(initial=-1)) + 1
     if mixtures < LEAST_MIXTURES:
         raise FitError(
-            f"joint: {mixtures} different mixtures of {len(table.domains)} domains in "
-            f"{len(table.runs)} rows; it needs {LEAST_MIXTURES}, and is good from about "
-            f"{2 * len(table.domains)}. Train runs at other weights, or fit 'bimix', which needs 2"
+            f"joint: the runs have {mixtures} different mixtures of {len(table.domains)} domains; "
+            f"it needs {LEAST_MIXTURES}, better {2 * len(table.domains)}. Train runs at other "
+            "weights, or fit --laws additive, which takes what there is"
         )
     _, run = np.unique(np.array(table.runs), return_inverse=True)
     order = _spread_over_runs(np.asarray(run, np.int64).reshape(-1))
