@@ -178,7 +178,8 @@ def _trend_errors(
 def _votes(errors: list[Array]) -> Array:
     """Shares in inverse proportion to mean squared errors, shape (experts, targets)."""
     precision = 1 / (np.stack(errors) + 1e-18)
-    return precision / precision.sum(axis=0)
+    votes: Array = precision / precision.sum(axis=0)
+    return votes
 
 
 def _spread_over_runs(run: NDArray[np.int64]) -> NDArray[np.int64]:

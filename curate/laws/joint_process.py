@@ -84,7 +84,7 @@ class Covariance:
         """Covariances of what lasts beyond a run, shape (rows of first, rows of second)."""
         step, plane, _, product, alone, _ = self.variances
         (a, b, c), (x, y, z) = self.split(first), self.split(second)
-        found = step * np.ones((len(a), len(x)))
+        found: Array = step * np.ones((len(a), len(x)))
         if self.columns:
             found += product * _matern(_squares(b, y))[0]
         found *= _matern(_squares(a, x))[0]
@@ -248,7 +248,8 @@ class Process:
         mixture = covariance.split(new)[0]
         before = step + product + alone + plane * (mixture**2).sum(axis=1) + LEVEL_VARIANCE
         left = np.maximum(before - (known**2).sum(axis=0), 0)
-        return np.sqrt(left + noise + same)
+        spread: Array = np.sqrt(left + noise + same)
+        return spread
 
 
 def observe(covariance: Covariance, rows: Rows, values: Array) -> Process:
