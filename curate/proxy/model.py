@@ -1,0 +1,150 @@
+"""The model, for K sets of parameters at once.
+
+Every weight has a leading axis of models, every product is a batched one, and nothing mixes models,
+so a model in a stack does what it would do alone. The blocks are those of Llama (RMSNorm, rotary
+positions by halves, causal attention, SwiGLU), which the tests compare with.
+
+Shapes: K models, B sequences, T positions, N = B * T, D width, H heads, E head width, F SwiGLU
+width, V vocabulary, L layers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from curate.proxy.shape import Shape
+
+NORM_EPSILON = 1e-5
+ROTARY_BASE = 10_000.0
+
+Weights = dict[str, Tensor]
+"""Name → stacked parameter; see `weight_shapes`."""
+
+MATRICES = ("qkv", "attention_out", "gate_up", "down", "head")
+"""Weights that tokens are multiplied with; the tied embedding is named `head` too."""
+
+
+def weight_shapes(shape: Shape) -> dict[str, tuple[int, ...]]:
+    """Shape of each parameter of one model, without the axis of models.
+
+    Layers share a tensor, since a few large tensors are quicker to update than many small ones.
+    """
+    D, F, V, L = shape.width, shape.mlp, shape.vocabulary, shape.layers
+    shapes: dict[str, tuple[int, ...]] = {
+        "head": (V, D),
+        "attention_norm": (L, D),
+        "qkv": (L, D, 3 * D),
+        "attention_out": (L, D, D),
+        "mlp_norm": (L, D),
+        "gate_up": (L, D, 2 * F),
+        "down": (L, F, D),
+        "final_norm": (D,),
+    }
+    if not shape.tied:
+        shapes["embedding"] = (V, D)
+    return shapes
+
+
+def initial_weights(shape: Shape, seeds: Sequence[int], device: torch.device) -> Weights:
+    """Random weights, one model a seed; a seed gives the same model in every stack and device.
+
+    Normal with deviation 1 / sqrt(inputs), the two that write to the residual stream divided by
+    sqrt(2 * layers) more; embeddings 0.02 times sqrt(256 / width), which keeps logits of a tied
+    model small. Norms start at one.
+
+    Args:
+        shape: Of every model.
+        seeds: shape (K,).
+        device: Where the weights go; drawing is always on the CPU.
+    """
+    weights = {
+        name: torch.empty((len(seeds), *sizes), dtype=torch.float32, device=device)
+        for name, sizes in weight_shapes(shape).items()
+    }
+    for model, seed in enumerate(seeds):
+        generator = torch.Generator().manual_seed(seed)
+        for name in sorted(weights):
+            own = weights[name][model]
+            if name.endswith("norm"):
+                own.fill_(1.0)
+                continue
+            deviation = _deviation(name, shape)
+            own.copy_(torch.randn(own.shape, generator=generator) * deviation)
+    return weights
+
+
+def _deviation(name: str, shape: Shape) -> float:
+    if name in ("embedding", "head"):
+        return 0.02 * math.sqrt(256 / shape.width)
+    inputs = shape.mlp if name == "down" else shape.width
+    residual = math.sqrt(2 * shape.layers) if name in ("down", "attention_out") else 1.0
+    return 1 / math.sqrt(inputs) / residual
+
+
+def hidden_states(weights: Weights, tokens_KBT: Tensor, shape: Shape) -> Tensor:
+    """Last hidden states, normalised: what the head is multiplied with.
+
+    Args:
+        weights: Of K models, in the type to compute in.
+        tokens_KBT: Ids; each position sees itself and what is before it.
+        shape: Of every model.
+
+    Returns:
+        Shape (K, N, D), in the type of the weights.
+    """
+    K, B, T = tokens_KBT.shape
+    embedding_KVD = weights["head"] if shape.tied else weights["embedding"]
+    first_K = torch.arange(K, device=tokens_KBT.device) * shape.vocabulary
+    rows_KN = tokens_KBT.reshape(K, B * T) + first_K[:, None]
+    x_KND = functional.embedding(rows_KN, embedding_KVD.reshape(-1, shape.width))
+    rotary = _rotary(T, shape.head_width, x_KND)
+    layers = {
+        name: weights[name].unbind(1)
+        for name in ("attention_norm", "qkv", "attention_out", "mlp_norm", "gate_up", "down")
+    }
+    for layer in range(shape.layers):
+        y_KND = _normalise(x_KND, layers["attention_norm"][layer])
+        mixed_KND = _attention(torch.bmm(y_KND, layers["qkv"][layer]), rotary, (K, B, T), shape)
+        x_KND = x_KND + torch.bmm(mixed_KND, layers["attention_out"][layer])
+        y_KND = _normalise(x_KND, layers["mlp_norm"][layer])
+        gate_KNF, up_KNF = torch.bmm(y_KND, layers["gate_up"][layer]).chunk(2, dim=-1)
+        x_KND = x_KND + torch.bmm(functional.silu(gate_KNF) * up_KNF, layers["down"][layer])
+    return _normalise(x_KND, weights["final_norm"])
+
+
+def _normalise(x_KND: Tensor, gain_KD: Tensor) -> Tensor:
+    return functional.rms_norm(x_KND, x_KND.shape[-1:], eps=NORM_EPSILON) * gain_KD[:, None]
+
+
+def _rotary(T: int, E: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of the rotations, shape (T, E), in the type of `like`.
+
+    Su et al. 2021, arXiv:2104.09864, Eq. 15; pairs are (i, i + E / 2), as in Llama.
+    """
+    rate = ROTARY_BASE ** (-torch.arange(0, E, 2, dtype=torch.float32, device=like.device) / E)
+    angle_TE = torch.arange(T, dtype=torch.float32, device=like.device)[:, None] * rate.repeat(2)
+    return angle_TE.cos().to(like.dtype), angle_TE.sin().to(like.dtype)
+
+
+def _rotate(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+    cosine_TE, sine_TE = rotary
+    low, high = x.chunk(2, dim=-1)
+    return x * cosine_TE + torch.cat((-high, low), dim=-1) * sine_TE
+
+
+def _attention(
+    qkv: Tensor, rotary: tuple[Tensor, Tensor], sizes: tuple[int, int, int], shape: Shape
+) -> Tensor:
+    """Causal attention of each sequence; models and sequences are one batch to it."""
+    K, B, T = sizes
+    H, E = shape.heads, shape.head_width
+    query, key, value = qkv.view(K * B, T, 3, H, E).permute(2, 0, 3, 1, 4)
+    mixed = functional.scaled_dot_product_attention(
+        _rotate(query, rotary), _rotate(key, rotary), value, is_causal=True
+    )
+    return mixed.transpose(1, 2).reshape(K, B * T, H * E)

@@ -1,0 +1,139 @@
+"""AdamW over stacked parameters: each model has its own clipping, learning rate and fate.
+
+Learning rates are given for width 256 and carried to other widths: matrices inside the model and
+the head take rate * 256 / width, embeddings and gains the rate itself, with initial deviations that
+fall as 1 / sqrt(inputs). This is the per-layer rule under which Adam's best rate stays where it is
+when the width changes (Everett et al. 2024, arXiv:2407.05872, standard parametrisation). A tied
+matrix counts as a head.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from curate.proxy.model import MATRICES, Weights
+
+BASE_WIDTH = 256
+
+FINAL_SHARE = 0.1
+"""Of the learning rate at the end of the cosine."""
+
+DECAY_SHARE = 0.2
+"""Of the steps, over which warm-up-stable-decay falls to nothing."""
+
+Schedule = Literal["constant", "cosine", "wsd"]
+
+
+@dataclass(frozen=True, slots=True)
+class OptimiserSettings:
+    """What the update does; the defaults but the rate are RegMix's."""
+
+    learning_rate: float
+    """At width 256, after warm-up."""
+    schedule: Schedule = "constant"
+    steps: int = 1000
+    warmup_steps: int = 100
+    weight_decay: float = 0.1
+    """Of matrices; embeddings and gains have none."""
+    beta1: float = 0.9
+    beta2: float = 0.95
+    epsilon: float = 1e-8
+    clip: float = 1.0
+    """Largest norm of a model's gradient."""
+
+
+def schedule_factor(settings: OptimiserSettings, step: int) -> float:
+    """Share of the learning rate in step `step`, counted from 1.
+
+    Example:
+        >>> settings = OptimiserSettings(1e-3, "wsd", steps=100, warmup_steps=10)
+        >>> [round(schedule_factor(settings, step), 2) for step in (1, 10, 80, 90, 100)]
+        [0.1, 1.0, 1.0, 0.5, 0.0]
+    """
+    if step < settings.warmup_steps:
+        return step / settings.warmup_steps
+    left = max(0, settings.steps - step)
+    if settings.schedule == "cosine":
+        span = max(1, settings.steps - settings.warmup_steps)
+        wave = 0.5 * (1 - math.cos(math.pi * left / span))
+        return FINAL_SHARE + (1 - FINAL_SHARE) * wave
+    if settings.schedule == "wsd":
+        return min(1.0, left / max(1.0, DECAY_SHARE * settings.steps))
+    return 1.0
+
+
+class StackedAdamW:
+    """Moments of a stack of models, and which of them still train."""
+
+    def __init__(self, weights: Weights, rates: Tensor, settings: OptimiserSettings) -> None:
+        """Start at step 0.
+
+        Args:
+            weights: float32, updated in place.
+            rates: shape (K,), learning rate of each model at width 256.
+            settings: For all of them; its `learning_rate` is not used here.
+        """
+        self._weights = weights
+        self._rates = rates
+        self._settings = settings
+        self.step_number = 0
+        self.first: Weights = {name: torch.zeros_like(w) for name, w in weights.items()}
+        self.second: Weights = {name: torch.zeros_like(w) for name, w in weights.items()}
+        self.alive_K = torch.ones(len(rates), dtype=torch.bool, device=rates.device)
+        """False from the step on in which a model's gradient was not finite."""
+        self.failed_step_K = torch.zeros(len(rates), dtype=torch.int64, device=rates.device)
+        """The step in which that was; 0: never."""
+
+    @torch.no_grad()
+    def step(self) -> Tensor:
+        """Clip, update, and clear the gradients; returns the norms before clipping, shape (K,).
+
+        A model whose gradient is not finite keeps its weights and trains no more; no other model
+        notices. Nothing here waits for the device.
+        """
+        self.step_number += 1
+        settings, step = self._settings, self.step_number
+        gradients = {name: weight.grad for name, weight in self._weights.items()}
+        norm_K = _norms(gradients)
+        fine_K = self.alive_K & torch.isfinite(norm_K)
+        self.failed_step_K = torch.where(self.alive_K & ~fine_K, step, self.failed_step_K)
+        self.alive_K = fine_K
+        scale_K = settings.clip / norm_K.clamp_min(settings.clip)
+        rate_K = self._rates * schedule_factor(settings, step) * fine_K
+        correction1 = 1 - settings.beta1**step
+        correction2 = 1 - settings.beta2**step
+        for name, weight in self._weights.items():
+            grad = gradients[name]
+            assert grad is not None
+            grad = torch.where(_spread(fine_K, grad), grad * _spread(scale_K, grad), 0.0)
+            first, second = self.first[name], self.second[name]
+            first.lerp_(grad, 1 - settings.beta1)
+            second.mul_(settings.beta2).addcmul_(grad, grad, value=1 - settings.beta2)
+            update = (second / correction2).sqrt_().add_(settings.epsilon)
+            update = (first / correction1).div_(update)
+            if name in MATRICES:
+                update.add_(weight, alpha=settings.weight_decay)
+            weight.sub_(update.mul_(_spread(rate_K * self._width_factor(name), update)))
+            weight.grad = None
+        return norm_K
+
+    def _width_factor(self, name: str) -> float:
+        if name not in MATRICES:
+            return 1.0
+        return BASE_WIDTH / self._weights["final_norm"].shape[-1]
+
+
+def _norms(gradients: dict[str, Tensor | None]) -> Tensor:
+    """Norm of each model's whole gradient, shape (K,)."""
+    squares = [grad.flatten(1).square().sum(1) for grad in gradients.values() if grad is not None]
+    return torch.stack(squares).sum(0).sqrt()
+
+
+def _spread(values_K: Tensor, like: Tensor) -> Tensor:
+    """One value a model, shaped to multiply `like`."""
+    return values_K.view(-1, *[1] * (like.dim() - 1))

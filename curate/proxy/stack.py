@@ -1,0 +1,162 @@
+"""K models that train together: a step, an evaluation, and their state as plain tensors.
+
+Shapes: K models, B sequences, T positions, N = B * T, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from curate.proxy.batches import ValidationRows
+from curate.proxy.loss import chunk_tokens, head_loss, token_losses
+from curate.proxy.model import Weights, hidden_states, initial_weights
+from curate.proxy.optimiser import OptimiserSettings, StackedAdamW
+from curate.proxy.shape import Shape
+
+
+@dataclass(frozen=True, slots=True)
+class StackSettings:
+    """What all models of a stack share."""
+
+    shape: Shape
+    optimiser: OptimiserSettings
+    device: torch.device
+    compute: torch.dtype
+    """Of products; weights, gradients and moments are float32."""
+
+
+class Stack:
+    """Parameters and optimiser of K models."""
+
+    def __init__(
+        self,
+        settings: StackSettings,
+        seeds: Sequence[int],
+        learning_rates: Sequence[float] | None = None,
+    ) -> None:
+        """Draw the initial weights.
+
+        Args:
+            settings: Shared by the models.
+            seeds: shape (K,); a model starts as it would alone.
+            learning_rates: shape (K,), instead of the settings' one.
+        """
+        self.settings = settings
+        rates = learning_rates or [settings.optimiser.learning_rate] * len(seeds)
+        self.weights = initial_weights(settings.shape, seeds, settings.device)
+        for weight in self.weights.values():
+            weight.requires_grad_()
+        self.optimiser = StackedAdamW(
+            self.weights, torch.tensor(rates, device=settings.device), settings.optimiser
+        )
+
+    @property
+    def models(self) -> int:
+        """K."""
+        return len(self.weights["head"])
+
+    @property
+    def step_number(self) -> int:
+        """Steps taken."""
+        return self.optimiser.step_number
+
+    def train_step(self, batch: NDArray[np.int64], micro_sequences: int) -> Tensor:
+        """One update of every model.
+
+        Args:
+            batch: shape (K, B, T + 1), context and targets.
+            micro_sequences: Sequences of each model in memory at a time.
+
+        Returns:
+            Mean loss of each model before the update, shape (K,), nats; on the device, unread.
+        """
+        ids_KBT = torch.from_numpy(batch).to(self.settings.device, non_blocking=True)
+        sequences = ids_KBT.shape[1]
+        loss_K = torch.zeros(self.models, device=self.settings.device)
+        for start in range(0, sequences, micro_sequences):
+            part = ids_KBT[:, start : start + micro_sequences]
+            own_K = self._loss(part) * (part.shape[1] / sequences)
+            own_K.sum().backward()  # type: ignore[no-untyped-call]
+            loss_K += own_K.detach()
+        self.optimiser.step()
+        return loss_K
+
+    def _loss(self, ids_KBT: Tensor) -> Tensor:
+        hidden_KND = self._hidden(ids_KBT[:, :, :-1])
+        target_KN = ids_KBT[:, :, 1:].flatten(1)
+        return head_loss(hidden_KND, self.weights["head"], target_KN, self._chunk())
+
+    def _hidden(self, ids_KBT: Tensor) -> Tensor:
+        weights: Weights = {
+            name: weight.to(self.settings.compute) for name, weight in self.weights.items()
+        }
+        return hidden_states(weights, ids_KBT, self.settings.shape)
+
+    def _chunk(self) -> int:
+        return chunk_tokens(self.models, self.settings.shape.vocabulary, self.settings.device)
+
+    @torch.no_grad()
+    def row_losses(self, batch: NDArray[np.int64]) -> Tensor:
+        """Loss of every token of a batch that all models share.
+
+        Args:
+            batch: shape (B, T + 1); padding is computed too, and is for the caller to leave out.
+
+        Returns:
+            Shape (K, B, T), nats.
+        """
+        ids_BT = torch.from_numpy(batch).to(self.settings.device)
+        ids_KBT = ids_BT.expand(self.models, *ids_BT.shape)
+        hidden_KND = self._hidden(ids_KBT[:, :, :-1])
+        target_KN = ids_KBT[:, :, 1:].flatten(1)
+        losses_KN = token_losses(hidden_KND, self.weights["head"], target_KN, self._chunk())
+        return losses_KN.view(self.models, len(batch), -1)
+
+    def domain_losses(self, rows: ValidationRows, most_tokens: int) -> NDArray[np.float64]:
+        """Sum of losses over each domain's validation tokens, shape (K, domains), nats.
+
+        Args:
+            rows: Held-out tokens.
+            most_tokens: Of a batch, for each model.
+        """
+        domains = len(rows.domain_tokens)
+        total = torch.zeros(self.models, domains, device=self.settings.device, dtype=torch.float64)
+        for numbers, batch in rows.batches(most_tokens):
+            losses_KBT = self.row_losses(batch)
+            lengths_B = torch.from_numpy(rows.tokens[numbers]).to(losses_KBT.device)
+            columns_T = torch.arange(losses_KBT.shape[2], device=losses_KBT.device)
+            inside_BT = columns_T < lengths_B[:, None]
+            sums_KB = torch.where(inside_BT, losses_KBT, 0.0).sum(2, dtype=torch.float64)
+            owner_B = torch.from_numpy(rows.domain[numbers]).to(total.device)
+            total.index_add_(1, owner_B, sums_KB)
+        found: NDArray[np.float64] = total.cpu().numpy()
+        return found
+
+    def state(self) -> Weights:
+        """Everything that training goes on from, as named tensors with models leading."""
+        optimiser = self.optimiser
+        tensors = {f"weight.{name}": weight.detach() for name, weight in self.weights.items()}
+        tensors |= {f"first.{name}": moment for name, moment in optimiser.first.items()}
+        tensors |= {f"second.{name}": moment for name, moment in optimiser.second.items()}
+        tensors["alive"] = optimiser.alive_K
+        tensors["failed_step"] = optimiser.failed_step_K
+        tensors["step"] = torch.full((self.models,), optimiser.step_number)
+        return tensors
+
+    @torch.no_grad()
+    def load(self, state: Weights) -> None:
+        """Go on from a state of as many models."""
+        optimiser = self.optimiser
+        for name, weight in self.weights.items():
+            weight.copy_(state[f"weight.{name}"])
+            optimiser.first[name].copy_(state[f"first.{name}"])
+            optimiser.second[name].copy_(state[f"second.{name}"])
+        optimiser.alive_K = state["alive"].to(self.settings.device)
+        optimiser.failed_step_K = state["failed_step"].to(self.settings.device)
+        optimiser.step_number = int(state["step"][0])

@@ -1,0 +1,162 @@
+"""The proxy model: equal to an independent one, stacked equal to single, loss equal to plain."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from curate.errors import RecipeError
+from curate.proxy.loss import chunk_tokens, head_loss, token_losses
+from curate.proxy.model import hidden_states, initial_weights, weight_shapes
+from curate.proxy.shape import PRESETS, Shape, find_preset
+
+CPU = torch.device("cpu")
+SMALL = Shape(layers=2, width=32, heads=4, mlp=48, vocabulary=96)
+
+
+def random_tokens(shape: Shape, models: int = 1, seed: int = 0) -> torch.Tensor:
+    rng = np.random.default_rng(seed)
+    return torch.from_numpy(rng.integers(0, shape.vocabulary, (models, 3, 17)))
+
+
+@pytest.mark.parametrize(
+    ("name", "vocabulary", "expected"),
+    [  # blocks and norms, with head, with embedding: RegMix's code; BiMix's base, tied
+        ("1M", 50_432, (1.31e6, 14.2e6, 27.1e6)),
+        ("60M", 50_432, (59.0e6, 97.7e6, 136.5e6)),
+        ("bimix", 50_277, (84.9e6, 123.6e6, 123.6e6)),
+    ],
+)
+def test_published_parameter_counts(
+    name: str, vocabulary: int, expected: tuple[float, float, float]
+) -> None:
+    shape = PRESETS[name].sized(vocabulary)
+    found = shape.block_parameters, shape.matmul_parameters, shape.parameters
+    assert found == pytest.approx(expected, rel=0.003)
+
+
+@pytest.mark.parametrize("name", ["nano", "micro"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_counts_are_those_of_the_weights(name: str, tied: bool) -> None:
+    shape = PRESETS[name].sized(500, tied)
+    assert shape.vocabulary == 512
+    assert shape.parameters == sum(int(np.prod(s)) for s in weight_shapes(shape).values())
+
+
+def test_arithmetic_of_regmix_1m() -> None:
+    # 6 x 14.2 M plus attention 6 x 2 x 256 x 2048 = 6.3 M
+    assert PRESETS["1M"].sized(50_432).training_flops(2048) == pytest.approx(91.6e6, rel=1e-3)
+
+
+def test_shapes_that_cannot_be() -> None:
+    with pytest.raises(ValueError, match="does not split into 5 heads"):
+        Shape(1, 64, 5, 8, 8)
+    with pytest.raises(ValueError, match="at least 1"):
+        Shape(0, 64, 4, 8, 8)
+    with pytest.raises(RecipeError, match="no preset is called 'nanno'; did you mean 'nano'"):
+        find_preset("nanno")
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_equals_llama_of_transformers(tied: bool) -> None:
+    transformers = pytest.importorskip("transformers")
+    shape = Shape(2, 32, 4, 48, 96, tied)
+    config = transformers.LlamaConfig(
+        vocab_size=96, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+        num_attention_heads=4, rms_norm_eps=1e-5, rope_theta=10_000.0, tie_word_embeddings=tied,
+        max_position_embeddings=64, attention_bias=False, mlp_bias=False,
+    )  # fmt: skip
+    theirs = transformers.LlamaForCausalLM(config).eval()
+    weights = initial_weights(shape, [5], CPU)
+    rng = torch.Generator().manual_seed(1)
+    for name in ("attention_norm", "mlp_norm", "final_norm"):
+        weights[name] += 0.3 * torch.randn(weights[name].shape, generator=rng)
+    own = {name: weight[0] for name, weight in weights.items()}
+    state = {
+        "model.embed_tokens.weight": own["head" if tied else "embedding"],
+        "model.norm.weight": own["final_norm"],
+        "lm_head.weight": own["head"],
+    }
+    for layer in range(2):
+        query, key, value = own["qkv"][layer].T.chunk(3)
+        gate, up = own["gate_up"][layer].T.chunk(2)
+        prefix = f"model.layers.{layer}"
+        state |= {
+            f"{prefix}.self_attn.q_proj.weight": query,
+            f"{prefix}.self_attn.k_proj.weight": key,
+            f"{prefix}.self_attn.v_proj.weight": value,
+            f"{prefix}.self_attn.o_proj.weight": own["attention_out"][layer].T,
+            f"{prefix}.mlp.gate_proj.weight": gate,
+            f"{prefix}.mlp.up_proj.weight": up,
+            f"{prefix}.mlp.down_proj.weight": own["down"][layer].T,
+            f"{prefix}.input_layernorm.weight": own["attention_norm"][layer],
+            f"{prefix}.post_attention_layernorm.weight": own["mlp_norm"][layer],
+        }
+    theirs.load_state_dict(state)
+    tokens = random_tokens(shape)
+    with torch.no_grad():
+        expected = theirs(tokens[0]).logits
+        hidden = hidden_states(weights, tokens, shape)
+        found = (hidden[0] @ own["head"].T).view(expected.shape)
+    assert torch.allclose(found, expected, atol=1e-4)
+    assert expected.abs().max() > 0.1  # it would not do if all were near zero
+
+
+def test_a_position_sees_nothing_after_it() -> None:
+    weights = initial_weights(SMALL, [0], CPU)
+    tokens = random_tokens(SMALL)
+    changed = tokens.clone()
+    changed[:, :, 9:] = (changed[:, :, 9:] + 1) % SMALL.vocabulary
+    first, second = (hidden_states(weights, t, SMALL).view(3, 17, 32) for t in (tokens, changed))
+    assert torch.equal(first[:, :9], second[:, :9])
+    assert not torch.allclose(first[:, 9:], second[:, 9:])
+
+
+def test_a_stacked_model_is_the_model_alone() -> None:
+    tokens = random_tokens(SMALL, models=3)
+    stacked = hidden_states(initial_weights(SMALL, [7, 8, 9], CPU), tokens, SMALL)
+    for model, seed in enumerate([7, 8, 9]):
+        weights = initial_weights(SMALL, [seed], CPU)
+        alone = hidden_states(weights, tokens[model : model + 1], SMALL)
+        assert torch.allclose(stacked[model], alone[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 51, 1000])
+def test_fused_loss_and_gradients_equal_plain_ones(chunk: int) -> None:
+    rng = torch.Generator().manual_seed(0)
+    hidden = torch.randn(2, 51, 32, generator=rng, requires_grad=True)
+    head = torch.randn(2, 96, 32, generator=rng, requires_grad=True)
+    target = torch.randint(0, 96, (2, 51), generator=rng)
+    scale = torch.tensor([1.0, -2.5])
+    plain = torch.stack([
+        functional.cross_entropy(hidden[k] @ head[k].T, target[k]) for k in range(2)
+    ])  # fmt: skip
+    expected = torch.autograd.grad((plain * scale).sum(), (hidden, head))
+    fused = head_loss(hidden, head, target, chunk)
+    found = torch.autograd.grad((fused * scale).sum(), (hidden, head))
+    assert torch.allclose(fused, plain, rtol=1e-5)
+    for one, other in itertools.zip_longest(found, expected):
+        assert torch.allclose(one, other, atol=1e-5)
+    each = token_losses(hidden, head, target, chunk)
+    assert torch.allclose(each.mean(1), plain, rtol=1e-5)
+
+
+def test_bfloat16_loss_is_near_the_exact_one() -> None:
+    rng = torch.Generator().manual_seed(0)
+    hidden = torch.randn(1, 2000, 32, generator=rng)
+    head = 0.3 * torch.randn(1, 96, 32, generator=rng)
+    target = torch.randint(0, 96, (1, 2000), generator=rng)
+    exact = token_losses(hidden, head, target, 500).mean()
+    low = head_loss(hidden.bfloat16().requires_grad_(), head.requires_grad_(), target, 500)
+    assert float(low.detach()) == pytest.approx(float(exact), abs=2e-3)
+    low.sum().backward()
+    assert head.grad is not None and head.grad.dtype == torch.float32
+
+
+def test_a_chunk_has_at_least_a_token() -> None:
+    assert chunk_tokens(64, 10**6, CPU, logits=1000) == 1
+    assert chunk_tokens(2, 100, CPU, logits=1000) == 5
