@@ -166,6 +166,45 @@ class CountingRecipe(Frozen, frozen=True):
     """Count tables a worker keeps in memory before it spills them to disk."""
 
 
+class ProxyTokenizer(Frozen, frozen=True):
+    """A smaller tokenizer for the proxies alone."""
+
+    train: TrainTokenizer
+
+
+class ProxyRecipe(Frozen, frozen=True):
+    """Small models trained on many mixtures; what is omitted is the preset's."""
+
+    preset: str = "nano"
+    runs: Annotated[int, Meta(ge=1, le=100_000)] = 16
+    """Mixtures to draw, where `mixtures` gives none."""
+    mixtures: str | None = None
+    """CSV with a column a domain, relative to the recipe; shares of the recipe's tokens."""
+    seeds: Annotated[int, Meta(ge=1, le=1000)] = 1
+    """Runs of each mixture."""
+    tokens: Positive | None = None
+    """Of a run."""
+    sequence_length: Positive | None = None
+    batch: Positive | None = None
+    """Sequences of a step."""
+    learning_rate: Annotated[float, Meta(gt=0)] | None = None
+    """At width 256; carried to the preset's width."""
+    schedule: Literal["constant", "cosine", "wsd"] = "constant"
+    checkpoints: Annotated[int, Meta(ge=1, le=1000)] = 6
+    """Times that losses are measured, evenly spaced in the logarithm of steps."""
+    validation_tokens: Positive = 50_000
+    """Held-out tokens of a domain that losses are measured on, at most."""
+    repetition: Literal["matched", "fresh"] = "matched"
+    """matched: each domain repeats as often as in `budget_tokens`; fresh: as little as can be."""
+    tied: bool | None = None
+    """One matrix for embedding and head."""
+    tokenizer: ProxyTokenizer | None = None
+    """Omitted: the recipe's."""
+    device: str = "auto"
+    models: Positive | None = None
+    """Most to train at once; omitted: as many as fit into memory."""
+
+
 class Recipe(Frozen, frozen=True):
     """What to build. Everything omitted has the default shown."""
 
@@ -184,6 +223,7 @@ class Recipe(Frozen, frozen=True):
     on_bad_record: Literal["error", "quarantine"] = "quarantine"
     output: OutputRecipe = OutputRecipe()
     counting: CountingRecipe = CountingRecipe()
+    proxy: ProxyRecipe = ProxyRecipe()
     cache: str = ".curate"
     """Directory of the token store, relative to the recipe; shared by recipes."""
     seed: int = 42
@@ -202,6 +242,7 @@ class LoadedRecipe(Struct, frozen=True):
         """Hash of everything that shapes the dataset; where it is put does not count."""
         value = msgspec.to_builtins(self.recipe, str_keys=True)
         value.pop("cache")
+        value.pop("proxy")
         value["output"].pop("dir", None)
         return hash_json(value)
 

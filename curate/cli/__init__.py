@@ -16,13 +16,14 @@ for _variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 import click  # noqa: E402
 
 from curate import __version__  # noqa: E402
-from curate.cli import data, design, evidence, info  # noqa: E402
+from curate.cli import data, design, evidence, info, proxies  # noqa: E402
 from curate.cli.session import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USER  # noqa: E402
 from curate.errors import CurateError  # noqa: E402
 
 COMMANDS = (
-    data.tokenize, data.stats, data.mix, data.plan, data.build, data.verify, evidence.fit,
-    design.design, info.methods, info.formats, info.corpus, info.schema, info.doctor,
+    data.tokenize, data.stats, data.mix, data.plan, data.build, data.verify,
+    proxies.proxy, proxies.experts, evidence.fit, design.design,
+    info.methods, info.formats, info.corpus, info.schema, info.doctor,
 )  # fmt: skip
 """In the order of `curate --help`."""
 

@@ -98,12 +98,16 @@ def _check_supply(run: RunTokens, domain: ProxyDomain, own: Stream) -> None:
     if own.tokens <= most:
         return
     epochs = own.tokens / supply if supply else float("inf")
-    seen = "" if domain.supply_share >= 1 else " of the supply that matches the target run's"
+    fewer = f"proxy.tokens: {int(run.tokens * most / own.tokens):_}"
+    seen = ""
+    if domain.supply_share < 1:  # fewer tokens would be drawn from a supply as much smaller
+        fewer = f"budget_tokens times {most / own.tokens:.4g}, or proxy.repetition: fresh"
+        seen = ", as often as the target run would see it"
     raise InfeasiblePlan(
         f"proxy: run '{run.run}' needs {own.tokens:,} tokens of '{own.name}' (share "
-        f"{own.tokens / run.tokens:.4g}), {epochs:.3g} epochs{seen}; max_epochs {domain.max_epochs:g} allow "
-        f"{most:,}. Either give it a share of at most {most / run.tokens:.4g} in proxy.mixtures, "
-        f"or proxy.tokens: {int(run.tokens * most / own.tokens):_}, or domains[{own.name}]."
+        f"{own.tokens / run.tokens:.4g}), {epochs:.3g} epochs{seen}; max_epochs "
+        f"{domain.max_epochs:g} allow {most:,}. Either give it a share of at most "
+        f"{most / run.tokens:.4g} in proxy.mixtures, or {fewer}, or domains[{own.name}]."
         f"max_epochs: {np.ceil(epochs * 100) / 100:g}"
     )
 
@@ -272,6 +276,6 @@ def validation_rows(
     order = np.argsort(table[:, 0], kind="stable")
     table = table[order]
     starts = np.cumsum(table[:, 0] + 1) - table[:, 0] - 1
-    return ValidationRows(
-        np.concatenate([ids[row] for row in order]), starts, *table.T, totals, text_bytes
-    )
+    tokens, domain, document, position = table.T
+    joined = np.concatenate([ids[row] for row in order])
+    return ValidationRows(joined, starts, tokens, domain, document, position, totals, text_bytes)

@@ -9,6 +9,7 @@ Shapes: K models, N tokens of each, D width, V vocabulary, C tokens of a chunk.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -60,7 +61,7 @@ class _HeadLoss(torch.autograd.Function):
         return total_K / N
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad_K: Tensor) -> tuple[Tensor, Tensor, None, None]:
         hidden, head = ctx.gradients
         del ctx.gradients
@@ -87,8 +88,8 @@ def head_loss(hidden_KND: Tensor, head_KVD: Tensor, target_KN: Tensor, chunk: in
     Returns:
         Shape (K,), float32.
     """
-    loss_K: Tensor = _HeadLoss.apply(hidden_KND, head_KVD, target_KN, chunk)  # type: ignore[no-untyped-call]
-    return loss_K
+    apply: Callable[..., Tensor] = _HeadLoss.apply
+    return apply(hidden_KND, head_KVD, target_KN, chunk)
 
 
 @torch.no_grad()

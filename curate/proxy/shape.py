@@ -71,6 +71,17 @@ class Shape:
 
 
 @dataclass(frozen=True, slots=True)
+class Training:
+    """How models of a preset are trained where the recipe says nothing else."""
+
+    sequence_length: int
+    batch_sequences: int
+    tokens: int
+    learning_rate: float
+    """At width 256; see `optimiser`."""
+
+
+@dataclass(frozen=True, slots=True)
 class Preset:
     """A shape for any vocabulary."""
 
@@ -78,6 +89,7 @@ class Preset:
     width: int
     heads: int
     mlp: int
+    training: Training
     summary: str
     tied: bool = False
 
@@ -93,14 +105,17 @@ class Preset:
         return Shape(self.layers, self.width, self.heads, self.mlp, rows, tie)
 
 
+SMALL = Training(128, 16, 2_000_000, 4e-3)
+LARGE = Training(2048, 512, 1_000_000_000, 4e-4)
+
 PRESETS = {
-    "nano": Preset(2, 64, 4, 160, "trains in seconds on a CPU; for tests and first looks"),
-    "micro": Preset(2, 128, 4, 320, "a CPU's proxy"),
-    "1M": Preset(2, 256, 8, 512, "RegMix's 1M (Liu et al. 2024)"),
-    "10M": Preset(6, 384, 6, 1024, "between RegMix's two"),
-    "60M": Preset(10, 768, 8, 1536, "RegMix's 60M (Liu et al. 2024)"),
-    "bimix": Preset(12, 768, 12, 2048, "as large as BiMix's base (Ge et al. 2024)", tied=True),
-    "500M": Preset(24, 1280, 20, 3456, "one step below a target"),
+    "nano": Preset(2, 64, 4, 160, SMALL, "trains in seconds on a CPU; for tests and first looks"),
+    "micro": Preset(2, 128, 4, 320, SMALL, "a CPU's proxy"),
+    "1M": Preset(2, 256, 8, 512, LARGE, "RegMix's 1M (Liu et al. 2024)"),
+    "10M": Preset(6, 384, 6, 1024, LARGE, "between RegMix's two"),
+    "60M": Preset(10, 768, 8, 1536, LARGE, "RegMix's 60M (Liu et al. 2024)"),
+    "bimix": Preset(12, 768, 12, 2048, LARGE, "like BiMix's base (Ge et al. 2024)", tied=True),
+    "500M": Preset(24, 1280, 20, 3456, LARGE, "one step below a target"),
 }
 """By name; RegMix's as its code has them, BiMix's with SwiGLU of as many parameters as its MLP."""
 

@@ -1,0 +1,63 @@
+"""The commands that make evidence: proxies and experts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from curate.cli.session import Session, with_session
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+@click.command()
+@with_session
+def proxy(session: Session) -> None:
+    """Train small models on many mixtures, many at once; what is in runs.csv is not done twice."""
+    from curate.swarms import final_rows, train_proxies
+
+    result = train_proxies(session.loaded, session.workers, session.observer)
+    names = [domain.name for domain in session.loaded.recipe.domains]
+    rows = {
+        row.run: {
+            "weights": dict(zip(names, row.weights, strict=True)),
+            "loss": dict(zip(names, row.losses, strict=True)),
+            "bits_per_byte": dict(zip(names, row.bits_per_byte, strict=True)),
+        }
+        for row in final_rows(result)
+    }
+    path = session.loaded.output_dir / "runs.csv"
+    found = {"runs": rows, "failed": result.failed, "path": str(path)}
+    session.show(found, lambda: _loss_table(rows, f"runs, nats per token · {path}"))
+
+
+@click.command()
+@with_session
+def experts(session: Session) -> None:
+    """Train one small model a domain; write its log-probabilities of all held-out tokens."""
+    from curate.swarms import train_domain_experts
+
+    losses = train_domain_experts(session.loaded, session.workers, session.observer)
+    names = [domain.name for domain in session.loaded.recipe.domains]
+    rows = {run: {"loss": dict(zip(names, found, strict=True))} for run, found in losses.items()}
+    path = session.loaded.output_dir / "experts.parquet"
+    found = {"experts": rows, "path": str(path)}
+    session.show(found, lambda: _loss_table(rows, f"experts, nats per token · {path}"))
+
+
+def _loss_table(rows: dict[str, dict[str, Any]], title: str) -> Table:
+    """A row a run, a column a domain, and the plain mean."""
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    table.add_column("run")
+    names = list(next(iter(rows.values()))["loss"])
+    for name in [*names, "mean"]:
+        table.add_column(name, justify="right")
+    for run, row in rows.items():
+        losses = list(row["loss"].values())
+        cells = [f"{value:.4f}" for value in [*losses, sum(losses) / len(losses)]]
+        table.add_row(run.replace("[", "\\["), *cells)
+    return table

@@ -1,0 +1,93 @@
+"""Log-probabilities of one model a domain on everybody's held-out tokens.
+
+The experts are a swarm whose mixtures are single domains. What methods of the expert family need of
+them is the natural logarithm of the probability of each held-out token, so that is what is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from curate.observer import Observer
+from curate.proxy.batches import ValidationRows
+from curate.proxy.stack import Stack
+from curate.proxy.train import Swarm, SwarmRun, evaluation_tokens, train_swarm
+from curate.storage import atomic_path
+
+
+def expert_runs(domains: Sequence[str]) -> tuple[SwarmRun, ...]:
+    """One run a domain, named by it, with nothing but that domain."""
+    rows = np.eye(len(domains)).tolist()
+    return tuple(
+        SwarmRun(name, 0, tuple(row), tuple(row)) for name, row in zip(domains, rows, strict=True)
+    )
+
+
+def train_experts(swarm: Swarm, directory: Path, observer: Observer) -> dict[str, list[float]]:
+    """Train what is missing and write `experts.parquet`: a row a held-out token.
+
+    Columns: target_domain, document (its number in the domain), position (of the token in it),
+    logp_<expert>… (float32, nats); sorted by the first three. A document's first token is
+    predicted from the end-of-text token.
+
+    Args:
+        swarm: Its runs are `expert_runs` of its domains.
+        directory: For `experts.parquet`; runs and checkpoints go to `experts/` there.
+        observer: Hears of progress.
+
+    Returns:
+        Mean loss of each expert on each domain, nats per token.
+    """
+    own = directory / "experts"
+
+    def finish(stack: Stack, runs: Sequence[SwarmRun]) -> None:
+        found = token_log_probabilities(stack, swarm.validation)
+        for run, values in zip(runs, found, strict=True):
+            with atomic_path(own / f"logp-{run.name}.npy") as temporary:
+                with temporary.open("wb") as file:
+                    np.save(file, values, allow_pickle=False)
+
+    result = train_swarm(swarm, own, observer, finish)
+    names = [run.name for run in swarm.runs if run.name not in result.failed]
+    values = {name: np.load(own / f"logp-{name}.npy", allow_pickle=False) for name in names}
+    table = expert_table(swarm.validation, swarm.names, values)
+    with atomic_path(directory / "experts.parquet") as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+    return {row.run: list(row.losses) for row in result.rows if row.step == swarm.steps}
+
+
+def token_log_probabilities(stack: Stack, rows: ValidationRows) -> NDArray[np.float32]:
+    """Of every held-out token under every model, shape (K, tokens), in the order of `rows`."""
+    stops = np.cumsum(rows.tokens)
+    out = np.empty((stack.models, int(stops[-1])), np.float32)
+    for numbers, batch in rows.batches(evaluation_tokens(stack)):
+        losses = stack.row_losses(batch).cpu().numpy()
+        inside = np.arange(losses.shape[2]) < rows.tokens[numbers, None]
+        first = int(stops[numbers[0]] - rows.tokens[numbers[0]])
+        out[:, first : int(stops[numbers[-1]])] = -losses[:, inside]
+    return out
+
+
+def expert_table(
+    rows: ValidationRows, domains: Sequence[str], values: dict[str, NDArray[np.float32]]
+) -> Any:
+    """The rows of `experts.parquet` as an Arrow table."""
+    stops = np.cumsum(rows.tokens)
+    within = np.arange(int(stops[-1])) - np.repeat(stops - rows.tokens, rows.tokens)
+    domain = np.repeat(rows.domain, rows.tokens)
+    document = np.repeat(rows.document, rows.tokens)
+    position = np.repeat(rows.position, rows.tokens) + within
+    order = np.lexsort((position, document, domain))
+    named = pa.DictionaryArray.from_arrays(
+        pa.array(domain[order].astype(np.int32)), pa.array(list(domains))
+    )
+    columns = {"target_domain": named, "document": document[order], "position": position[order]}
+    columns |= {f"logp_{name}": found[order] for name, found in values.items()}
+    return pa.table(columns)
