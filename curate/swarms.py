@@ -124,6 +124,7 @@ def _prepare(loaded: LoadedRecipe, workers: int, observer: Observer) -> Prepared
     recipe = loaded.recipe.proxy
     training = find_preset(recipe.preset).training
     device = default_device(recipe.device)
+    torch.set_num_threads(workers)
     ingested = ingest(loaded, workers, observer)
     own = _ingest_for_proxies(loaded, ingested, workers, observer)
     length = recipe.sequence_length or training.sequence_length

@@ -143,8 +143,7 @@ def _attention(
     """Causal attention of each sequence; models and sequences are one batch to it."""
     K, B, T = sizes
     H, E = shape.heads, shape.head_width
-    query, key, value = qkv.view(K * B, T, 3, H, E).permute(2, 0, 3, 1, 4)
-    mixed = functional.scaled_dot_product_attention(
-        _rotate(query, rotary), _rotate(key, rotary), value, is_causal=True
-    )
+    split = qkv.view(K * B, T, 3, H, E).permute(2, 0, 3, 1, 4)
+    query, key = _rotate(split[:2], rotary)
+    mixed = functional.scaled_dot_product_attention(query, key, split[2], is_causal=True)
     return mixed.transpose(1, 2).reshape(K, B * T, H * E)

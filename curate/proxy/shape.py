@@ -105,7 +105,7 @@ class Preset:
         return Shape(self.layers, self.width, self.heads, self.mlp, rows, tie)
 
 
-SMALL = Training(128, 16, 2_000_000, 4e-3)
+SMALL = Training(128, 8, 250_000, 4e-3)
 LARGE = Training(2048, 512, 1_000_000_000, 4e-4)
 
 PRESETS = {
