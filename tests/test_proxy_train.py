@@ -1,0 +1,334 @@
+"""Training: stacked as alone, killed and resumed, one that breaks, memory that runs out."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from curate.errors import CurateError, EngineError, InputError, MissingEvidence, RecipeError
+from curate.swarms import check_proxy, train_domain_experts, train_proxies
+from curate.observer import Observer
+from curate.proxy.memory import fit_models, halve_until_it_fits, is_out_of_memory
+from curate.proxy.optimiser import OptimiserSettings, StackedAdamW
+from curate.proxy.runs import RunRow, append_runs, read_runs
+from curate.proxy.shape import PRESETS, Shape
+from curate.proxy.stack import Stack, StackSettings
+from curate.proxy.train import default_device
+from curate.recipe import LoadedRecipe, load
+
+CPU = torch.device("cpu")
+TINY = Shape(2, 16, 2, 32, 64)
+
+SWARM = (
+    "proxy={preset: nano, runs: 4, tokens: 4096, sequence_length: 32, batch: 4, checkpoints: 3,"
+    " validation_tokens: 400, learning_rate: 0.004}",
+)
+NAMES = ("wiki", "code", "talk")
+
+
+class Notes(Observer):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.notices: list[str] = []
+
+    def notice(self, message: str) -> None:
+        self.notices.append(message)
+
+
+def tiny_stack(seeds: list[int], rates: list[float] | None = None, steps: int = 200) -> Stack:
+    settings = OptimiserSettings(5e-4, steps=steps, warmup_steps=10)
+    return Stack(StackSettings(TINY, settings, CPU, torch.float32), seeds, rates)
+
+
+def tiny_batches(models: int, steps: int, seed: int = 0) -> np.ndarray:
+    """Sequences that count upwards, so that there is something to learn."""
+    starts = np.random.default_rng(seed).integers(0, 64, (steps, models, 2, 1))
+    return (starts + np.arange(17) * (1 + np.arange(models)[:, None, None])) % 64
+
+
+def test_stacked_training_is_training_alone_for_200_steps() -> None:
+    batches = tiny_batches(3, 200)
+    together = tiny_stack([1, 2, 3])
+    stacked = [together.train_step(batch, 2) for batch in batches]
+    for model, seed in enumerate([1, 2, 3]):
+        alone = tiny_stack([seed])
+        for batch, losses in zip(batches, stacked, strict=True):
+            loss = alone.train_step(batch[model : model + 1], 2)
+            assert float(loss[0]) == pytest.approx(float(losses[model]), rel=1e-3)
+    assert stacked[-1].max() < 0.5 * stacked[0].min()  # it has learnt
+
+
+def test_micro_batches_add_up_to_the_batch() -> None:
+    batch = tiny_batches(2, 1)[0]
+    whole, parts = tiny_stack([1, 2]), tiny_stack([1, 2])
+    assert torch.allclose(whole.train_step(batch, 2), parts.train_step(batch, 1), rtol=1e-5)
+    for name, weight in whole.weights.items():
+        assert torch.allclose(weight, parts.weights[name], atol=1e-5)
+
+
+def test_update_equals_that_of_torch() -> None:
+    """One model, no clipping, width 256 so that no rate is scaled: `torch.optim.AdamW`."""
+    rng = torch.Generator().manual_seed(0)
+    weights = {name: torch.randn(1, 256, generator=rng) for name in ("final_norm", "head")}
+    own = {name: w.clone().requires_grad_() for name, w in weights.items()}
+    theirs = {name: w.clone().requires_grad_() for name, w in weights.items()}
+    settings = OptimiserSettings(1e-2, warmup_steps=0, clip=1e9)
+    ours = StackedAdamW(own, torch.tensor([1e-2]), settings)
+    groups = [
+        {"params": [theirs["head"]], "weight_decay": 0.1},
+        {"params": [theirs["final_norm"]], "weight_decay": 0.0},
+    ]
+    reference = torch.optim.AdamW(groups, lr=1e-2, betas=(0.9, 0.95), eps=1e-8)
+    for _ in range(5):
+        for name in weights:
+            grad = torch.randn(1, 256, generator=rng)
+            own[name].grad, theirs[name].grad = grad.clone(), grad.clone()
+        ours.step()
+        reference.step()
+    for name in weights:
+        assert torch.allclose(own[name], theirs[name], atol=1e-6)
+
+
+def test_each_model_is_clipped_by_its_own_norm() -> None:
+    weights = {"final_norm": torch.zeros(2, 256, requires_grad=True)}
+    optimiser = StackedAdamW(weights, torch.tensor([1e-2, 1e-2]), OptimiserSettings(1e-2))
+    weights["final_norm"].grad = torch.stack([torch.full((256,), 1.0), torch.full((256,), 1e-3)])
+    norms = optimiser.step()
+    assert norms.tolist() == pytest.approx([16.0, 0.016])
+    first = optimiser.first["final_norm"] / 0.1
+    assert first[:, 0].tolist() == pytest.approx([1 / 16, 1e-3])
+
+
+def test_a_model_that_breaks_ends_alone() -> None:
+    batches = tiny_batches(2, 30)
+    broken, fine = tiny_stack([1, 2]), tiny_stack([2])
+    with torch.no_grad():
+        broken.weights["down"][0, 0, 0, 0] = float("nan")
+    for batch in batches:
+        broken.train_step(batch, 2)
+        fine.train_step(batch[1:], 2)
+    assert broken.optimiser.alive_K.tolist() == [False, True]
+    assert broken.optimiser.failed_step_K.tolist() == [1, 0]
+    assert torch.allclose(broken.weights["head"][1], fine.weights["head"][0], rtol=1e-3, atol=1e-4)
+
+
+def final_losses(directory: Path) -> dict[str, np.ndarray]:
+    rows = read_runs(directory / "runs.csv", NAMES)
+    return {row.run: np.array(row.losses) for row in rows if row.step == 32}
+
+
+def test_a_swarm_writes_its_runs_once(recipe: Path, tmp_path: Path) -> None:
+    loaded = load(recipe, SWARM)
+    result = train_proxies(loaded, 1, Observer())
+    with (loaded.output_dir / "runs.csv").open(encoding="utf-8") as file:
+        lines = list(csv.DictReader(file))
+    assert [(line["run"], line["step"], line["tokens"]) for line in lines[:3]] == [
+        ("m000", "1", "128"), ("m001", "1", "128"), ("m002", "1", "128"),
+    ]  # fmt: skip
+    assert len(lines) == 12 and not result.failed
+    assert {int(line["params"]) for line in lines} == {PRESETS["nano"].sized(400).matmul_parameters}
+    for line in lines:
+        assert sum(float(line[f"w_{name}"]) for name in NAMES) == pytest.approx(1)
+    mean = {step: np.mean([float(line["loss_wiki"]) for line in lines if line["step"] == step])
+            for step in ("1", "32")}  # fmt: skip
+    assert mean["32"] < mean["1"] - 0.5
+    assert not list(loaded.output_dir.glob("group-*"))
+    before = (loaded.output_dir / "runs.csv").read_bytes()
+    notes = Notes()
+    train_proxies(loaded, 1, notes)
+    assert (loaded.output_dir / "runs.csv").read_bytes() == before
+    assert "4 runs are there already" in notes.notices
+    one_by_one = load(recipe, (*SWARM, "proxy.models=1", f"output.dir={tmp_path / 'single'}"))
+    train_proxies(one_by_one, 1, Observer())
+    stacked, single = final_losses(loaded.output_dir), final_losses(one_by_one.output_dir)
+    assert all(np.allclose(stacked[run], single[run], rtol=1e-3) for run in stacked)
+
+
+def test_runs_of_other_settings_are_set_aside(recipe: Path) -> None:
+    loaded = load(recipe, SWARM)
+    train_proxies(loaded, 1, Observer())
+    notes = Notes()
+    train_proxies(load(recipe, (*SWARM, "proxy.learning_rate=0.001")), 1, notes)
+    assert any("is of other settings: kept as runs-" in notice for notice in notes.notices)
+    assert len(list(loaded.output_dir.glob("runs-*.csv"))) == 1
+
+
+def test_killed_and_started_again_gives_the_same_runs(recipe: Path, tmp_path: Path) -> None:
+    more = (*SWARM, "proxy.tokens=16384", "proxy.checkpoints=8")
+    whole = load(recipe, (*more, f"output.dir={tmp_path / 'whole'}"))
+    train_proxies(whole, 1, Observer())
+    command = [sys.executable, "-m", "curate.cli", "proxy", str(recipe), "--workers", "1"]
+    for override in (*more, f"output.dir={tmp_path / 'killed'}"):
+        command += ["--set", override]
+    with subprocess.Popen(command, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+                          stdout=subprocess.DEVNULL) as process:  # fmt: skip
+        deadline = time.monotonic() + 60
+        while not list((tmp_path / "killed").glob("group-*.safetensors")):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+    assert not (tmp_path / "killed" / "runs.csv").exists()
+    train_proxies(load(recipe, (*more, f"output.dir={tmp_path / 'killed'}")), 1, Observer())
+    expected, found = (read_runs(tmp_path / n / "runs.csv", NAMES) for n in ("whole", "killed"))
+    assert [(row.run, row.step) for row in found] == [(row.run, row.step) for row in expected]
+    for one, other in zip(found, expected, strict=True):
+        assert one.losses == pytest.approx(other.losses, rel=1e-4)
+        assert one.weights == other.weights
+
+
+def test_a_run_whose_loss_explodes_is_left_out_with_a_notice(recipe: Path) -> None:
+    notes = Notes()
+    with pytest.raises(InputError, match=r"no run ended .* lower proxy.learning_rate \(it was 1e"):
+        train_proxies(load(recipe, (*SWARM, "proxy.learning_rate=1e30")), 1, notes)
+    assert any("run 'm000': its gradient was not finite at step" in n for n in notes.notices)
+
+
+def test_a_proxy_tokenizer_keeps_the_shares_of_text(recipe: Path) -> None:
+    own = (*SWARM, "proxy.tokenizer={train: {vocab_size: 300, sample_bytes: 60000}}")
+    result = train_proxies(load(recipe, own), 1, Observer())
+    with_recipe = train_proxies(load(recipe, SWARM), 1, Observer())
+    assert result.rows[0].params == PRESETS["nano"].sized(300).matmul_parameters
+    assert result.rows[0].weights == with_recipe.rows[0].weights  # of the recipe's tokens, in both
+    ratio = [row.losses[0] / row.bits_per_byte[0] for row in (result.rows[0], with_recipe.rows[0])]
+    assert ratio[0] < ratio[1]  # shorter tokens have fewer bytes
+
+
+def test_seeds_repeat_every_mixture(recipe: Path) -> None:
+    result = train_proxies(load(recipe, (*SWARM, "proxy.runs=1", "proxy.seeds=2")), 1, Observer())
+    first, second = (row for row in result.rows if row.step == 32)
+    assert (first.run, second.run, second.seed) == ("m000", "m000.s1", 1)
+    assert first.weights == second.weights and first.losses != second.losses
+
+
+def test_experts_know_their_own_domain_best(recipe: Path) -> None:
+    own = (*SWARM, "proxy.tokens=8192", "max_epochs=10")
+    loaded = load(recipe, own)
+    losses = train_domain_experts(loaded, 1, Observer())
+    table = np.array([losses[name] for name in NAMES])
+    assert (table.argmin(axis=0) == [0, 1, 2]).all()
+    found = pq.read_table(loaded.output_dir / "experts.parquet").to_pydict()
+    owner = np.array(found["target_domain"])
+    for expert, row in zip(NAMES, table, strict=True):
+        values = np.array(found[f"logp_{expert}"])
+        means = [-values[owner == name].mean() for name in NAMES]
+        assert means == pytest.approx(row, rel=1e-4)
+    keys = list(zip(found["target_domain"], found["document"], found["position"], strict=True))
+    assert len(set(keys)) == len(keys)
+    assert train_domain_experts(loaded, 1, Observer()) == losses  # nothing is trained again
+
+
+def test_memory_that_runs_out_halves_the_stack() -> None:
+    done: list[tuple[int, ...]] = []
+    notices: list[str] = []
+
+    def work(items: list[int], micro: int) -> None:
+        if len(items) * micro > 4:  # what fits
+            raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
+        done.append((*items, micro))
+
+    halve_until_it_fits([1, 2, 3, 4, 5], 2, work, notices.append)
+    assert done == [(1, 2, 2), (3, 2), (4, 5, 2)]
+    assert notices[0] == "out of memory with 5 models at once: going on with 3"
+    done.clear()
+    halve_until_it_fits([1], 16, work, notices.append)
+    assert done == [(1, 4)]
+    assert notices[-1] == "out of memory with 8 sequences at a time: going on with 4"
+
+
+def test_what_cannot_fit_and_what_is_no_lack_of_memory() -> None:
+    def hopeless(items: list[int], micro: int) -> None:
+        raise MemoryError
+
+    def wrong(items: list[int], micro: int) -> None:
+        raise RuntimeError("shapes differ")
+
+    with pytest.raises(EngineError, match="one sequence does not fit .* smaller proxy.preset"):
+        halve_until_it_fits([1, 2], 2, hopeless, lambda _: None)
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        halve_until_it_fits([1, 2], 2, wrong, lambda _: None)
+    with pytest.raises(RuntimeError) as real:
+        torch.empty(1 << 60)
+    assert is_out_of_memory(real.value)
+
+
+def test_a_fit_is_possible_and_smaller_for_larger_models() -> None:
+    large, small = (fit_models(PRESETS[name].sized(50_432), 2048, 64, torch.float32, CPU)
+                    for name in ("60M", "1M"))  # fmt: skip
+    assert 1 <= large.models <= small.models and 1 <= small.micro_sequences <= 64
+
+
+def test_a_run_table_is_read_as_written(tmp_path: Path) -> None:
+    path = tmp_path / "runs.csv"
+    row = RunRow("m0", 3, 10, 5, 100, (0.1, 0.9), (1 / 3, 2.0), (1e-17, 4.0))
+    append_runs(path, ["a", "b"], [row])
+    append_runs(path, ["a", "b"], [replace(row, run="m,1")])
+    assert read_runs(path, ["a", "b"]) == [row, replace(row, run="m,1")]
+    with pytest.raises(InputError, match="runs.csv:1: not the columns of these domains"):
+        read_runs(path, ["a", "c"])
+    path.write_text(path.read_text("utf-8") + "m2,0,1,1\n", "utf-8")
+    with pytest.raises(InputError, match="runs.csv:4: not a row of a run"):
+        read_runs(path, ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("override", "error", "message"),
+    [
+        ("proxy.preset=mega", RecipeError, "no preset is called 'mega'"),
+        ("proxy.tokens=100", RecipeError, "less than one step of 4 sequences of 32 tokens; set "),
+        ("proxy.device=cuda:9", InputError, "cuda:9 is not there: torch .* sees no GPU"),
+        ("proxy.mixtures=none.csv", InputError, "none.csv: No such file"),
+    ],
+)
+def test_what_a_recipe_cannot_ask(
+    recipe: Path, override: str, error: type[CurateError], message: str
+) -> None:
+    if "cuda" in override and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(error, match=message):
+        train_proxies(load(recipe, (*SWARM, override)), 1, Observer())
+
+
+def test_without_torch_the_command_says_what_to_install(recipe: Path) -> None:
+    code = "import sys; sys.modules['torch'] = None; from curate.cli import main; main()"
+    found = subprocess.run(
+        [sys.executable, "-c", code, "proxy", str(recipe)],
+        capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    assert found.returncode == 2
+    assert found.stderr == (
+        "curate: proxy: torch is not installed, and proxies train with it; "
+        "pip install 'curate-mix[proxy]'\n"
+    )
+
+
+def test_a_recipe_without_proxies_is_the_recipe_it_was(recipe: Path) -> None:
+    plain, changed = load(recipe), load(recipe, ("proxy.preset=1M",))
+    assert plain.hash == changed.hash  # datasets built before stay fresh
+    assert isinstance(plain, LoadedRecipe)
+    check_proxy(plain)
+    assert MissingEvidence.__doc__
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_bfloat16_on_a_gpu_learns_as_float32_on_the_cpu() -> None:
+    device = default_device("auto")
+    settings = OptimiserSettings(5e-4, steps=100, warmup_steps=10)
+    low = Stack(StackSettings(TINY, settings, device, torch.bfloat16), [1, 2])
+    exact = tiny_stack([1, 2], steps=100)
+    for batch in tiny_batches(2, 100):
+        one, other = low.train_step(batch, 2), exact.train_step(batch, 2)
+    assert torch.allclose(one.cpu(), other, rtol=0.05, atol=0.05)
