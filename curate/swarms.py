@@ -113,18 +113,15 @@ def final_rows(result: SwarmResult) -> list[RunRow]:
 
 def _prepare(loaded: LoadedRecipe, workers: int, observer: Observer) -> Prepared:
     """Tokenise and measure; set up everything but the runs."""
-    import torch
-
     from curate.proxy.batches import ProxyDomain, validation_rows
+    from curate.proxy.device import find_device, stack_settings
     from curate.proxy.memory import Fit
     from curate.proxy.optimiser import OptimiserSettings
-    from curate.proxy.stack import StackSettings
-    from curate.proxy.train import Swarm, checkpoint_steps, default_device
+    from curate.proxy.train import Swarm, checkpoint_steps
 
     recipe = loaded.recipe.proxy
     training = find_preset(recipe.preset).training
-    device = default_device(recipe.device)
-    torch.set_num_threads(workers)
+    device = find_device(recipe.device)
     ingested = ingest(loaded, workers, observer)
     own = _ingest_for_proxies(loaded, ingested, workers, observer)
     length = recipe.sequence_length or training.sequence_length
@@ -148,9 +145,8 @@ def _prepare(loaded: LoadedRecipe, workers: int, observer: Observer) -> Prepared
         steps,
         min(MOST_WARMUP_STEPS, max(1, round(steps * WARMUP_SHARE))),
     )
-    compute = torch.bfloat16 if device.type == "cuda" else torch.float32
     swarm = Swarm(
-        stack=StackSettings(shape, optimiser, device, compute),
+        stack=stack_settings(shape, optimiser, device, workers),
         runs=(),
         domains=domains,
         validation=validation_rows(domains, length, recipe.validation_tokens, start_id, seed),

@@ -15,16 +15,17 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from conftest import RECIPE
 
 from curate.errors import CurateError, EngineError, InputError, MissingEvidence, RecipeError
 from curate.swarms import check_proxy, train_domain_experts, train_proxies
 from curate.observer import Observer
+from curate.proxy.device import find_device
 from curate.proxy.memory import fit_models, halve_until_it_fits, is_out_of_memory
 from curate.proxy.optimiser import OptimiserSettings, StackedAdamW
 from curate.proxy.runs import RunRow, append_runs, read_runs
 from curate.proxy.shape import PRESETS, Shape
 from curate.proxy.stack import Stack, StackSettings
-from curate.proxy.train import default_device
 from curate.recipe import LoadedRecipe, load
 
 CPU = torch.device("cpu")
@@ -32,9 +33,22 @@ TINY = Shape(2, 16, 2, 32, 64)
 
 SWARM = (
     "proxy={preset: nano, runs: 4, tokens: 4096, sequence_length: 32, batch: 4, checkpoints: 3,"
-    " validation_tokens: 400, learning_rate: 0.004}",
+    " validation_tokens: 400, learning_rate: 0.0005}",
 )
 NAMES = ("wiki", "code", "talk")
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tokenised once for all tests here."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def recipe(corpus: Path, cache: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(RECIPE.format(data=corpus / "data") + f"cache: {cache}\n", "utf-8")
+    return path
 
 
 class Notes(Observer):
@@ -143,7 +157,7 @@ def test_a_swarm_writes_its_runs_once(recipe: Path, tmp_path: Path) -> None:
         assert sum(float(line[f"w_{name}"]) for name in NAMES) == pytest.approx(1)
     mean = {step: np.mean([float(line["loss_wiki"]) for line in lines if line["step"] == step])
             for step in ("1", "32")}  # fmt: skip
-    assert mean["32"] < mean["1"] - 0.5
+    assert mean["32"] < mean["1"] - 0.3
     assert not list(loaded.output_dir.glob("group-*"))
     before = (loaded.output_dir / "runs.csv").read_bytes()
     notes = Notes()
@@ -166,7 +180,7 @@ def test_runs_of_other_settings_are_set_aside(recipe: Path) -> None:
 
 
 def test_killed_and_started_again_gives_the_same_runs(recipe: Path, tmp_path: Path) -> None:
-    more = (*SWARM, "proxy.tokens=16384", "proxy.checkpoints=8")
+    more = (*SWARM, "proxy.tokens=8192", "proxy.checkpoints=8")
     whole = load(recipe, (*more, f"output.dir={tmp_path / 'whole'}"))
     train_proxies(whole, 1, Observer())
     command = [sys.executable, "-m", "curate.cli", "proxy", str(recipe), "--workers", "1"]
@@ -287,15 +301,17 @@ def test_a_run_table_is_read_as_written(tmp_path: Path) -> None:
     [
         ("proxy.preset=mega", RecipeError, "no preset is called 'mega'"),
         ("proxy.tokens=100", RecipeError, "less than one step of 4 sequences of 32 tokens; set "),
-        ("proxy.device=cuda:9", InputError, "cuda:9 is not there: torch .* sees no GPU"),
+        (
+            "proxy.device=cuda:9",
+            InputError,
+            "cuda:9 cannot be used .*; set proxy.device: auto or cpu",
+        ),
         ("proxy.mixtures=none.csv", InputError, "none.csv: No such file"),
     ],
 )
 def test_what_a_recipe_cannot_ask(
     recipe: Path, override: str, error: type[CurateError], message: str
 ) -> None:
-    if "cuda" in override and torch.cuda.is_available():
-        pytest.skip("there is a GPU")
     with pytest.raises(error, match=message):
         train_proxies(load(recipe, (*SWARM, override)), 1, Observer())
 
@@ -325,7 +341,7 @@ def test_a_recipe_without_proxies_is_the_recipe_it_was(recipe: Path) -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_bfloat16_on_a_gpu_learns_as_float32_on_the_cpu() -> None:
-    device = default_device("auto")
+    device = find_device("auto")
     settings = OptimiserSettings(5e-4, steps=100, warmup_steps=10)
     low = Stack(StackSettings(TINY, settings, device, torch.bfloat16), [1, 2])
     exact = tiny_stack([1, 2], steps=100)

@@ -21,8 +21,11 @@ TEMPERATURE = 0.5
 SMALLEST = 2e-4
 """Shares below become 0 (RegMix's code)."""
 
+ALIKE = 1e-3
+"""Sum of differences below which a mixture is not drawn again: weak draws end in corners."""
+
 DRAWS_PER_RUN = 2000
-"""After so many draws for each run that the caps refuse, they are too tight for this design."""
+"""After so many draws for each run that are refused, the caps are too tight for this design."""
 
 
 def read_mixtures(path: Path, domains: Sequence[str]) -> dict[str, tuple[float, ...]]:
@@ -75,7 +78,7 @@ def draw_mixtures(
     """Natural shares, equal shares, then draws around the natural ones, all within the caps.
 
     Draws are RegMix's: Dirichlet with the square root of natural shares, times a strength from 0.1
-    to 5, refused where a share is above its cap. Natural and equal shares are left out where the
+    to 5, refused where a share is above its cap or the mixture is there already. Natural and equal shares are left out where the
     caps do not allow them.
 
     Args:
@@ -108,6 +111,8 @@ def draw_mixtures(
         drawn = rng.dirichlet(centre * strength)
         drawn[drawn < SMALLEST] = 0.0
         total = drawn.sum()
-        if np.isfinite(total) and total > 0 and (drawn / total <= bound).all():
+        if not (np.isfinite(total) and total > 0 and (drawn / total <= bound).all()):
+            continue
+        if min((np.abs(drawn / total - other).sum() for other in found), default=1.0) > ALIKE:
             found.append(drawn / total)
     return np.array(found[:runs])

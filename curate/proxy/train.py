@@ -14,7 +14,6 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from curate.errors import InputError
@@ -322,19 +321,3 @@ def _note_failures(
                 f"run '{run.name}': its gradient was not finite at step {step}, so it is left out; "
                 f"a lower proxy.learning_rate (now {swarm.stack.optimiser.learning_rate:g}) helps"
             )
-
-
-def default_device(name: str) -> torch.device:
-    """The device of that name; `auto`: a GPU if there is one.
-
-    Raises:
-        InputError: This machine has none of that name.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise InputError(
-            f"proxy.device: {name} is not there: torch {torch.__version__} sees no GPU; set "
-            "proxy.device: auto or cpu"
-        )
-    return torch.device(name)
