@@ -72,6 +72,7 @@ def tiny_batches(models: int, steps: int, seed: int = 0) -> np.ndarray:
     return (starts + np.arange(17) * (1 + np.arange(models)[:, None, None])) % 64
 
 
+@pytest.mark.slow
 def test_stacked_training_is_training_alone_for_200_steps() -> None:
     batches = tiny_batches(3, 200)
     together = tiny_stack([1, 2, 3])
@@ -179,6 +180,7 @@ def test_runs_of_other_settings_are_set_aside(recipe: Path) -> None:
     assert len(list(loaded.output_dir.glob("runs-*.csv"))) == 1
 
 
+@pytest.mark.slow
 def test_killed_and_started_again_gives_the_same_runs(recipe: Path, tmp_path: Path) -> None:
     more = (*SWARM, "proxy.tokens=8192", "proxy.checkpoints=8")
     whole = load(recipe, (*more, f"output.dir={tmp_path / 'whole'}"))

@@ -78,8 +78,8 @@ def draw_mixtures(
     """Natural shares, equal shares, then draws around the natural ones, all within the caps.
 
     Draws are RegMix's: Dirichlet with the square root of natural shares, times a strength from 0.1
-    to 5, refused where a share is above its cap or the mixture is there already. Natural and equal shares are left out where the
-    caps do not allow them.
+    to 5, refused where a share is above its cap or the mixture is there already. Natural
+    and equal shares are left out where the caps do not allow them.
 
     Args:
         supply: shape (domains,), tokens; positive.
