@@ -20,6 +20,7 @@ from conftest import RECIPE
 from curate.errors import CurateError, EngineError, InputError, MissingEvidence, RecipeError
 from curate.swarms import check_proxy, train_domain_experts, train_proxies
 from curate.observer import Observer
+from curate.proxy.checkpoint import find_checkpoint, save_checkpoint
 from curate.proxy.device import find_device
 from curate.proxy.memory import fit_models, halve_until_it_fits, is_out_of_memory
 from curate.proxy.optimiser import OptimiserSettings, StackedAdamW
@@ -261,6 +262,27 @@ def test_memory_that_runs_out_halves_the_stack() -> None:
     halve_until_it_fits([1], 16, work, notices.append)
     assert done == [(1, 4)]
     assert notices[-1] == "out of memory with 8 sequences at a time: going on with 4"
+
+
+def test_half_of_a_group_goes_on_where_the_group_was(tmp_path: Path) -> None:
+    batches = tiny_batches(3, 6)
+    whole = tiny_stack([1, 2, 3])
+    for batch in batches[:3]:
+        whole.train_step(batch, 2)
+    path = tmp_path / "group-abc.safetensors"
+    save_checkpoint(path, "settings", ["a", "b", "c"], b"[]", whole.state())
+    state = find_checkpoint(tmp_path, "settings", ["c", "a"])
+    assert state is not None
+    half = tiny_stack([7, 7])
+    half.load(state.tensors)
+    assert half.step_number == 3
+    for batch in batches[3:]:
+        expected, found = whole.train_step(batch, 2), half.train_step(batch[[2, 0]], 2)
+        assert torch.allclose(found, expected[[2, 0]], rtol=1e-4)
+    assert find_checkpoint(tmp_path, "settings", ["a", "d"]) is None
+    assert find_checkpoint(tmp_path, "others", ["a"]) is None
+    path.write_bytes(path.read_bytes()[:100])  # damaged: training starts again
+    assert find_checkpoint(tmp_path, "settings", ["a"]) is None
 
 
 def test_what_cannot_fit_and_what_is_no_lack_of_memory() -> None:

@@ -55,3 +55,25 @@ def load_checkpoint(path: Path, settings: str) -> Checkpoint | None:
     except (OSError, SafetensorError):
         return None  # training again from the start gives the same
     return Checkpoint(json.loads(metadata["runs"]), metadata["rows"].encode(), tensors)
+
+
+def find_checkpoint(directory: Path, settings: str, runs: Sequence[str]) -> Checkpoint | None:
+    """State of these runs, from the group that holds all of them, which may be larger.
+
+    A group that did not fit into memory was cut in halves; each half goes on where both were.
+
+    Args:
+        directory: Of checkpoints, `group-*.safetensors`.
+        settings: See `save_checkpoint`.
+        runs: Names; the models of the result are in this order, and its rows are still of all.
+    """
+    found: Checkpoint | None = None
+    for path in sorted(directory.glob("group-*.safetensors")):
+        state = load_checkpoint(path, settings)
+        if state is None or not set(runs) <= set(state.runs):
+            continue
+        if found is None or int(state.tensors["step"][0]) > int(found.tensors["step"][0]):
+            chosen = [state.runs.index(run) for run in runs]
+            tensors = {name: tensor[chosen] for name, tensor in state.tensors.items()}
+            found = Checkpoint(list(runs), state.rows, tensors)
+    return found

@@ -106,8 +106,8 @@ class Preset:
 
 
 SMALL = Training(128, 8, 250_000, 1e-3)
-"""Mean loss of nano on three domains after 250k tokens, 1,024 ids: 5.24 nats at a rate of 5e-4, 5.00
-at 1e-3, 5.04 at 2e-3, 5.07 at 4e-3, 5.20 at 8e-3; micro takes the same rate unmeasured."""
+"""Mean loss of nano on three domains after 250k tokens, 1,024 ids: 5.24 nats at a rate of 5e-4,
+5.00 at 1e-3, 5.04 at 2e-3, 5.07 at 4e-3, 5.20 at 8e-3; micro takes the same rate unmeasured."""
 
 LARGE = Training(2048, 512, 1_000_000_000, 4e-4)
 """RegMix's own settings for its 1M."""

@@ -26,7 +26,7 @@ from curate.proxy.batches import (
     run_streams,
     supply_streams,
 )
-from curate.proxy.checkpoint import load_checkpoint, save_checkpoint
+from curate.proxy.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
 from curate.proxy.memory import Fit, halve_until_it_fits
 from curate.proxy.runs import RunRow, append_runs, read_runs
 from curate.proxy.stack import Stack, StackSettings
@@ -159,6 +159,8 @@ def train_swarm(
             lambda runs, micro: _train_group(swarm, runs, micro, record, progress, finish),
             observer.notice,
         )
+    for leftover in directory.glob("group-*.safetensors"):  # of groups that were halved
+        leftover.unlink()
     observer.end(f"{len(pending)} runs of {swarm.steps * swarm.step_tokens:,} tokens")
     known = {run.name for run in swarm.runs}
     rows = [row for row in read_runs(directory / "runs.csv", swarm.names) if row.run in known]
@@ -252,11 +254,13 @@ def _train_group(  # noqa: PLR0913 - one stage, all of whose inputs are its own
     """Train runs together to their end, and append their rows."""
     stack = Stack(swarm.stack, [run.seed for run in runs])
     path = _group_path(record.directory, runs)
-    state = load_checkpoint(path, swarm.settings_hash)
+    names = [run.name for run in runs]
+    state = find_checkpoint(record.directory, swarm.settings_hash, names)
     rows: list[RunRow] = []
     if state is not None:
         stack.load(state.tensors)
-        rows = msgspec.json.decode(state.rows, type=list[RunRow])
+        kept = msgspec.json.decode(state.rows, type=list[RunRow])
+        rows = [row for row in kept if row.run in names]
         progress.add(stack.step_number * swarm.step_tokens * len(runs))
     source = BatchSource(
         [swarm.run_tokens(run) for run in runs],
@@ -273,7 +277,6 @@ def _train_group(  # noqa: PLR0913 - one stage, all of whose inputs are its own
             rows += _measure(swarm, stack, runs)
             _note_failures(swarm, stack, runs, record, progress.notice)
         if measure or time.monotonic() - saved > SAVE_SECONDS:
-            names = [run.name for run in runs]
             encoded = msgspec.json.encode(rows)
             save_checkpoint(path, swarm.settings_hash, names, encoded, stack.state())
             saved = time.monotonic()
