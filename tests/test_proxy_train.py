@@ -18,7 +18,6 @@ import torch
 from conftest import RECIPE
 
 from curate.errors import CurateError, EngineError, InputError, MissingEvidence, RecipeError
-from curate.swarms import check_proxy, train_domain_experts, train_proxies
 from curate.observer import Observer
 from curate.proxy.checkpoint import find_checkpoint, save_checkpoint
 from curate.proxy.device import find_device
@@ -28,6 +27,7 @@ from curate.proxy.runs import RunRow, append_runs, read_runs
 from curate.proxy.shape import PRESETS, Shape
 from curate.proxy.stack import Stack, StackSettings
 from curate.recipe import LoadedRecipe, load
+from curate.swarms import check_proxy, train_domain_experts, train_proxies
 
 CPU = torch.device("cpu")
 TINY = Shape(2, 16, 2, 32, 64)
