@@ -1,0 +1,256 @@
+"""Build one mixture in every format, and write down what its readers must give.
+
+    python tools/readers/prepare.py WORK [--input DIR] [--tokens 2e6]
+
+`DIR` holds `<domain>.jsonl` files with a `text`; by default four domains of the embedded corpus are
+taken. Documents are made distinct, so that a text says its domain. The same mixture is built in
+each of `FORMATS`, and each domain by itself for trainers that mix.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from curate.build import build  # noqa: E402
+from curate.dataset import load_manifest, read_provenance  # noqa: E402
+from curate.observer import Observer  # noqa: E402
+from curate.recipe import parse  # noqa: E402
+from curate.sources import corpus  # noqa: E402
+from curate.storage import read_json, write_json  # noqa: E402
+
+EMBEDDED = ("python_code", "docstrings", "c_headers", "manuals")
+SHARES = (0.4, 0.3, 0.2, 0.1)
+"""Of the domains in order; further ones share what the last has."""
+SEQUENCE_TOKENS = 512
+VOCABULARY = 8192
+SHARDS = 3
+WINDOWS = {"window_tokens": SEQUENCE_TOKENS}
+"""So that certificates state the loss in the windows that the reader scripts ask for."""
+EOS = "<|endoftext|>"
+LONGEST_CHARACTERS = 60_000
+BYTES_A_TOKEN = 3.4
+"""Of the embedded corpus under a small vocabulary; how much text to take."""
+
+
+@dataclass(frozen=True)
+class Build:
+    """One dataset to build."""
+
+    format: str
+    options: dict[str, Any] = field(default_factory=dict)
+    sequences: bool = False
+    """Whether rows are sequences of one length."""
+    by_domain: bool = False
+    """Whether each domain is built by itself too."""
+
+
+BUILDS: dict[str, Build] = {
+    "megatron": Build("megatron", WINDOWS, by_domain=True),
+    "olmo": Build("olmo", WINDOWS, by_domain=True),
+    "datatrove": Build("datatrove", WINDOWS, by_domain=True),
+    "mds": Build("mds", sequences=True, by_domain=True),
+    "mds_documents": Build("mds"),
+    "litdata": Build("litdata", WINDOWS, by_domain=True),
+    "llmc": Build("llmc", {**WINDOWS, "step_tokens": SEQUENCE_TOKENS}),
+    "nanogpt": Build("llmc", {"variant": "nanogpt"}),
+    "nemo": Build("llmc", {"variant": "nemo", **WINDOWS}),
+    "npy": Build("npy"),
+    "input_ids": Build("input_ids", by_domain=True),
+    "parquet": Build("parquet", by_domain=True),
+    "jsonl": Build("jsonl", by_domain=True),
+    "arrow": Build("arrow"),
+    "webdataset": Build("webdataset"),
+}
+
+
+def main() -> None:
+    """Prepare a work directory."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--input", type=Path, help="folder of <domain>.jsonl")
+    parser.add_argument("--tokens", type=float, default=2e6)
+    options = parser.parse_args()
+    prepare(options.work.resolve(), options.input, int(options.tokens))
+
+
+def prepare(work: Path, source: Path | None, budget_tokens: int) -> None:
+    """Fill a work directory, unless that was done already."""
+    if (work / "work.json").exists():
+        return
+    work.mkdir(parents=True, exist_ok=True)
+    texts = _distinct(source, work, budget_tokens)
+    weights = dict(zip(texts, _shares(len(texts)), strict=True))
+    for domain, documents in texts.items():
+        path = work / "data" / f"{domain}.jsonl"
+        path.parent.mkdir(exist_ok=True)
+        rows = [
+            json.dumps({"id": f"{domain}-{number}", "text": text}, ensure_ascii=False)
+            for number, text in enumerate(documents)
+        ]
+        path.write_text("\n".join(rows) + "\n", "utf-8")
+    recipes = _Recipes(work, weights, budget_tokens)
+    trained = _build(work, recipes.mixed("megatron", BUILDS["megatron"]))
+    (work / "tokenizer.json").write_bytes((trained / "tokenizer.json").read_bytes())
+    encoded = _encode(work, texts)
+    datasets = {}
+    for name, one in BUILDS.items():
+        directory = _build(work, recipes.mixed(name, one))
+        datasets[name] = _expect(work, name, directory, encoded)
+        for domain in weights if one.by_domain else ():
+            single = f"{name}-{domain}"
+            tokens = datasets[name]["tokens"][domain]
+            directory = _build(work, recipes.single(single, one, domain, tokens))
+            datasets[single] = _expect(work, single, directory, encoded)
+        print(name, flush=True)
+    write_json(
+        work / "work.json",
+        {"weights": weights, "sequence_tokens": SEQUENCE_TOKENS, "datasets": datasets},
+    )
+
+
+def _shares(domains: int) -> list[float]:
+    shares = [*SHARES[: domains - 1]][: len(SHARES) - 1]
+    rest = round((1 - sum(shares)) / (domains - len(shares)), 12)
+    return [*shares, *[rest] * (domains - len(shares))]
+
+
+def _distinct(source: Path | None, work: Path, budget_tokens: int) -> dict[str, list[str]]:
+    """Distinct texts of each domain, as many as the budget wants of any."""
+    if source is None:
+        found = {name: corpus.resolve(f"corpus://{name}", work / "cache") for name in EMBEDDED}
+    else:
+        found = {path.stem: path for path in sorted(source.glob("*.jsonl"))}
+    enough = int(budget_tokens * BYTES_A_TOKEN * 0.45)
+    seen: set[str] = set()
+    texts: dict[str, list[str]] = {}
+    for domain, path in found.items():
+        taken, characters = [], 0
+        for text in _texts(path):
+            if characters < enough and len(text) < LONGEST_CHARACTERS and text not in seen:
+                seen.add(text)
+                taken.append(text)
+                characters += len(text)
+        texts[domain] = taken
+    return texts
+
+
+def _texts(path: Path) -> Iterator[str]:
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            text = json.loads(line)["text"]
+            if text.strip():
+                yield text
+
+
+@dataclass(frozen=True)
+class _Recipes:
+    """The recipes, as YAML, which is JSON here."""
+
+    work: Path
+    weights: dict[str, float]
+    budget_tokens: int
+
+    def mixed(self, name: str, one: Build) -> str:
+        """All domains at their weights."""
+        recipe = self._recipe(name, one, self.budget_tokens, list(self.weights))
+        recipe["mixture"] = {"method": "manual", "weights": self.weights}
+        return json.dumps(recipe)
+
+    def single(self, name: str, one: Build, domain: str, tokens: int) -> str:
+        """One domain."""
+        return json.dumps(self._recipe(name, one, tokens, [domain]))
+
+    def _recipe(self, name: str, one: Build, tokens: int, domains: list[str]) -> dict[str, Any]:
+        ready = self.work / "tokenizer.json"
+        recipe: dict[str, Any] = {
+            "name": name,
+            "tokenizer": {"path": str(ready), "eos": EOS}
+            if ready.exists()
+            else {"train": {"vocab_size": VOCABULARY, "sample_bytes": 4_000_000}},
+            "domains": [
+                {"name": domain, "paths": str(self.work / "data" / f"{domain}.jsonl")}
+                for domain in domains
+            ],
+            "max_epochs": 8,
+            "budget_tokens": tokens,
+            "validation": {"documents": 0.01},
+            "output": {
+                "format": one.format, "options": one.options,
+                "shard_tokens": -(-self.budget_tokens // SHARDS),
+                "dir": str(self.work / "out" / name),
+            },
+            "cache": str(self.work / "cache"),
+        }  # fmt: skip
+        if one.sequences:
+            recipe["sequence_length"] = SEQUENCE_TOKENS
+        return recipe
+
+
+def _build(work: Path, recipe: str) -> Path:
+    built = build(parse(recipe, work), 1, Observer())
+    if not built.certificate["ok"]:
+        raise SystemExit(f"{built.directory}: {built.certificate['problems']}")
+    return built.directory
+
+
+def _encode(work: Path, texts: dict[str, list[str]]) -> dict[str, list[np.ndarray]]:
+    """Documents as ids by the reference tokenizer, and `sources.jsonl`."""
+    tokenizer = Tokenizer.from_file(str(work / "tokenizer.json"))
+    tokenizer.encode_special_tokens = True
+    eos_id = tokenizer.token_to_id(EOS)
+    encoded: dict[str, list[np.ndarray]] = {}
+    with (work / "sources.jsonl").open("w", encoding="utf-8") as file:
+        for domain, documents in texts.items():
+            found = tokenizer.encode_batch_fast(documents, add_special_tokens=False)
+            encoded[domain] = [np.array([*one.ids, eos_id], np.uint32) for one in found]
+            for text, ids in zip(documents, encoded[domain], strict=True):
+                row = {"domain": domain, "text": text, "tokens": len(ids)}
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    return encoded
+
+
+def _expect(
+    work: Path, name: str, directory: Path, encoded: dict[str, list[np.ndarray]]
+) -> dict[str, Any]:
+    """Write the stream that must come out of the training shards; returns its description."""
+    manifest = load_manifest(directory)
+    certificate = read_json(directory / "certificate.json")
+    shards = [shard for shard in manifest.shards if shard.split == "train"]
+    rows = np.concatenate([read_provenance(directory / one.provenance.path) for one in shards])
+    pieces = [
+        encoded[manifest.domains[row["domain"]]][row["document"]][row["start"] :][: row["tokens"]]
+        for row in rows
+    ]
+    target = work / "expected" / name
+    target.mkdir(parents=True, exist_ok=True)
+    np.save(target / "stream.npy", np.concatenate(pieces))
+    np.save(target / "domain_of.npy", np.repeat(rows["domain"].astype(np.uint8), rows["tokens"]))
+    np.save(target / "lengths.npy", rows["tokens"])
+    domains = certificate["domains"].items()
+    return {
+        "format": manifest.format,
+        "dtype": manifest.dtype,
+        "eos_id": manifest.tokenizer.eos_id,
+        "vocabulary": manifest.tokenizer.vocabulary,
+        "domains": manifest.domains,
+        "tokens": {domain: row["realised_tokens"] for domain, row in domains},
+        "shards": [{"stem": one.stem, "tokens": one.tokens} for one in shards],
+        "lost_tokens": (certificate["reader_loss"] or {}).get("tokens"),
+    }
+
+
+if __name__ == "__main__":
+    main()
