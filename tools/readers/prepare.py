@@ -10,7 +10,6 @@ each of `FORMATS`, and each domain by itself for trainers that mix.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import sys
 from collections.abc import Iterator
@@ -24,8 +23,8 @@ from tokenizers import Tokenizer
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from curate.build import build  # noqa: E402
-from curate.dataset import load_manifest, read_provenance  # noqa: E402
+from curate.build import build, reopen  # noqa: E402
+from curate.dataset import read_provenance  # noqa: E402
 from curate.observer import Observer  # noqa: E402
 from curate.recipe import parse  # noqa: E402
 from curate.sources import corpus  # noqa: E402
@@ -226,27 +225,35 @@ def _expect(
     work: Path, name: str, directory: Path, encoded: dict[str, list[np.ndarray]]
 ) -> dict[str, Any]:
     """Write the stream that must come out of the training shards; returns its description."""
-    manifest = load_manifest(directory)
+    manifest, domains = reopen(directory)
+    assert domains is not None
     certificate = read_json(directory / "certificate.json")
     shards = [shard for shard in manifest.shards if shard.split == "train"]
     rows = np.concatenate([read_provenance(directory / one.provenance.path) for one in shards])
+    lines = [domain.locate(np.arange(len(domain.tokens)))[1] - 1 for domain in domains]
+    documents = [encoded[name] for name in manifest.domains]
     pieces = [
-        encoded[manifest.domains[row["domain"]]][row["document"]][row["start"] :][: row["tokens"]]
-        for row in rows
+        documents[domain][lines[domain][number]][start : start + tokens]
+        for domain, number, start, tokens in rows[
+            ["domain", "document", "start", "tokens"]
+        ].tolist()
     ]
     target = work / "expected" / name
     target.mkdir(parents=True, exist_ok=True)
-    np.save(target / "stream.npy", np.concatenate(pieces))
+    stream = np.concatenate(pieces)
+    assert len(stream) == rows["tokens"].sum()
+    np.save(target / "stream.npy", stream)
     np.save(target / "domain_of.npy", np.repeat(rows["domain"].astype(np.uint8), rows["tokens"]))
     np.save(target / "lengths.npy", rows["tokens"])
-    domains = certificate["domains"].items()
     return {
         "format": manifest.format,
         "dtype": manifest.dtype,
         "eos_id": manifest.tokenizer.eos_id,
         "vocabulary": manifest.tokenizer.vocabulary,
         "domains": manifest.domains,
-        "tokens": {domain: row["realised_tokens"] for domain, row in domains},
+        "tokens": {
+            domain: row["realised_tokens"] for domain, row in certificate["domains"].items()
+        },
         "shards": [{"stem": one.stem, "tokens": one.tokens} for one in shards],
         "lost_tokens": (certificate["reader_loss"] or {}).get("tokens"),
     }

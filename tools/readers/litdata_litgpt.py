@@ -1,0 +1,116 @@
+"""litdata's StreamingDataset with TokensLoader, a weighted mix, resume; litgpt's LitData."""
+
+from __future__ import annotations
+
+import numpy as np
+from expected import Dataset, Report, Tally, Work, split_documents, windows_of, work_from_arguments
+from litdata import CombinedStreamingDataset, StreamingDataLoader, StreamingDataset, TokensLoader
+
+DRAWS = 3000
+BATCH = 4
+
+
+def main() -> None:
+    work = work_from_arguments()
+    report = Report("litdata", "litdata")
+    data = work.dataset("litdata")
+    length = work.sequence_tokens + 1
+    blocks = [block.numpy() for block in stream(data, length)]
+    starts = windows_of(data, length, length)
+    report.windows("TokensLoader: blocks are the source's", data, blocks, starts)
+
+    one_token = np.concatenate([block.numpy() for block in stream(data, 1)])
+    tally = Tally(work, data)
+    for document in documents_of(one_token, data):
+        tally.add_tokens(document)
+    tally.report(report, "TokensLoader, blocks of 1")
+    resume(report, data, length)
+    combined(work, report, length)
+    litgpt(work, data)
+
+
+def stream(data: Dataset, block_tokens: int, *, shuffle: bool = False) -> StreamingDataset:
+    """The training folder in blocks."""
+    loader = TokensLoader(block_size=block_tokens)
+    return StreamingDataset(str(data.directory / "train"), item_loader=loader, shuffle=shuffle)
+
+
+def documents_of(tokens: np.ndarray, data: Dataset) -> list[np.ndarray]:
+    """Documents by end tokens; a cut one has none, so what follows it is taken off."""
+    found = []
+    stops = np.cumsum(data.lengths)
+    cut = stops[data.stream[stops - 1] != data.eos_id]
+    for piece in np.split(tokens, cut):
+        found += split_documents(piece, data.eos_id)
+    return found
+
+
+def resume(report: Report, data: Dataset, length: int) -> None:
+    """A loader stopped half way goes on with the next block."""
+    whole = [_key(batch) for batch in _loader(data, length)]
+    first = _loader(data, length)
+    half = len(whole) // 2
+    seen = []
+    for number, batch in enumerate(first):
+        seen.append(_key(batch))
+        if number + 1 == half:
+            state = first.state_dict()
+            break
+    again = _loader(data, length)
+    again.load_state_dict(state)
+    seen += [_key(batch) for batch in again]
+    report.add("StreamingDataLoader: resume", seen == whole, f"{half} of {len(whole)} batches")
+
+
+def _loader(data: Dataset, length: int) -> StreamingDataLoader:
+    return StreamingDataLoader(stream(data, length, shuffle=True), batch_size=BATCH)
+
+
+def _key(batch: object) -> bytes:
+    return batch.numpy().tobytes()
+
+
+def combined(work: Work, report: Report, length: int) -> None:
+    """Weights are of blocks, drawn at random."""
+    sets = [work.dataset(f"litdata-{domain}") for domain in work.domains]
+    owner = {}
+    for number, data in enumerate(sets):
+        for block in stream(data, length):
+            owner[block.numpy().tobytes()] = number
+    weights = list(work.weights.values())
+    mixed = CombinedStreamingDataset(
+        [stream(data, length) for data in sets], weights=weights, seed=1, iterate_over_all=False
+    )
+    count = np.zeros(len(sets))
+    for block in mixed:
+        count[owner[block.numpy().tobytes()]] += 1
+    drawn = count.sum()
+    share = np.array(weights)
+    worst = float((np.abs(count - drawn * share) / np.sqrt(drawn * share * (1 - share))).max())
+    report.add(
+        "CombinedStreamingDataset: share", worst < 4,
+        f"{drawn:.0f} blocks, furthest {worst:.1f} standard deviations; random by design",
+    )  # fmt: skip
+
+
+def litgpt(work: Work, data: Dataset) -> None:
+    """Blocks of its sequence length and one more, as litgpt asks for."""
+    report = Report("litgpt", "litgpt")
+    from litgpt.data import LitData
+
+    module = LitData(
+        data_path=str(data.directory), split_names=("train", "validation"), num_workers=0
+    )
+    module.connect(tokenizer=None, batch_size=BATCH, max_seq_length=work.sequence_tokens)
+    rows = [row for batch in module.train_dataloader() for row in batch.numpy()]
+    starts = windows_of(data, work.sequence_tokens + 1, work.sequence_tokens + 1)
+    place = {data.stream[start:][: work.sequence_tokens + 1].tobytes(): start for start in starts}
+    known = [place.get(row.astype(data.stream.dtype).tobytes()) for row in rows]
+    fine = None not in known and sorted(known) == sorted(starts)
+    report.add("LitData: each block once", fine, f"{len(rows)} of {len(starts)} blocks, shuffled")
+    validation = sum(len(batch) for batch in module.val_dataloader())
+    report.add("LitData: validation", validation > 0, f"{validation} blocks")
+
+
+if __name__ == "__main__":
+    main()

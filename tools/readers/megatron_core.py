@@ -1,0 +1,152 @@
+"""Megatron-core: IndexedDataset, GPTDataset and a blend of one prefix a domain.
+
+GPTDataset shuffles documents and then samples of L tokens and one more; its own indices say where a
+sample stands, so each is compared with the source documents in that order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from expected import Dataset, Report, Shard, Tally, Work, work_from_arguments
+from megatron.core.datasets.blended_dataset import BlendedDataset
+from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
+from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
+from megatron.core.datasets.indexed_dataset import IndexedDataset
+from megatron.core.datasets.utils import Split
+
+BLEND_SAMPLES = 2000
+SEED = 7
+
+
+@dataclass
+class EndToken:
+    """What Megatron asks of a tokenizer while it reads."""
+
+    vocab_size: int
+    eod: int
+    pad: int = -1
+    """Outside the vocabulary: a pad that is a token of the data would be masked."""
+    unique_identifiers: str = "curate"
+
+
+def main() -> None:
+    work = work_from_arguments()
+    report = Report("Megatron-core", "megatron-core")
+    data = work.dataset("megatron")
+    tally, same = Tally(work, data), True
+    number = 0
+    for shard in data.shards:
+        indexed = IndexedDataset(str(shard.stem))
+        for document in indexed:
+            tally.add_tokens(document)
+            same &= len(document) == data.lengths[number]
+            number += 1
+    tally.report(report, "IndexedDataset")
+    report.add("IndexedDataset: boundaries", same and number == len(data.lengths), f"{number:,}")
+    shown = np.zeros(len(data.stream), bool)
+    wrong = samples = 0
+    for shard in data.shards:
+        one = gpt_dataset(work, data, shard)
+        wrong += sum(not fits(one, index, data, shard, shown) for index in range(len(one)))
+        samples += len(one)
+    lost = len(shown) - int(shown.sum())
+    report.add(
+        "GPTDataset: samples are the source's tokens",
+        not wrong and lost == data.lost_tokens,
+        f"{samples:,} samples, {wrong} wrong; {lost:,} tokens not shown "
+        f"(certificate: {data.lost_tokens:,})",
+    )
+    blend(work, report)
+    every_sample_once(work, report, data)
+
+
+def configuration(work: Work, data: Dataset, **blend: object) -> GPTDatasetConfig:
+    """As a training run sets it."""
+    return GPTDatasetConfig(
+        random_seed=SEED,
+        sequence_length=work.sequence_tokens,
+        tokenizer=EndToken(data.vocabulary, data.eos_id),
+        reset_position_ids=False,
+        reset_attention_mask=False,
+        eod_mask_loss=False,
+        create_attention_mask=False,
+        **blend,
+    )
+
+
+def gpt_dataset(work: Work, data: Dataset, shard: Shard) -> GPTDataset:
+    """One epoch of a shard."""
+    config = configuration(work, data, blend=([str(shard.stem)], None), split="1,0,0")
+    indexed = GPTDataset.build_low_level_dataset(str(shard.stem), config)
+    documents = np.arange(len(indexed), dtype=np.int32)
+    return GPTDataset(indexed, str(shard.stem), documents, None, Split.train, config)
+
+
+def fits(
+    one: GPTDataset, index: int, data: Dataset, shard: Shard, shown: np.ndarray | None = None
+) -> bool:
+    """Whether a sample is the source's tokens at the place that the indices name."""
+    begin = int(one.shuffle_index[index])
+    length = one.config.sequence_length
+    first, last = one.sample_index[begin], one.sample_index[begin + 1]
+    stops = np.cumsum(data.lengths)
+    before = int(np.searchsorted(stops, shard.start, side="right"))
+    places = []
+    for position in range(int(first[0]), int(last[0]) + 1):
+        document = before + int(one.document_index[position])
+        start = int(stops[document] - data.lengths[document])
+        low = int(first[1]) if position == first[0] else 0
+        high = int(last[1]) + 1 if position == last[0] else int(data.lengths[document])
+        places.append(np.arange(start + low, start + high))
+    place = np.concatenate(places)
+    if shown is not None:
+        shown[place] = True
+    sample = one[index]
+    tokens = np.append(sample["tokens"].numpy(), sample["labels"].numpy()[-1])
+    return len(place) == length + 1 and np.array_equal(tokens, data.stream[place])
+
+
+def blend(work: Work, report: Report) -> None:
+    """`--train-data-path 40 prefix 30 prefix …`: a prefix is a shard of a domain."""
+    sets = [work.dataset(f"megatron-{domain}") for domain in work.domains]
+    shards = [(data, shard) for data in sets for shard in data.shards]
+    weights = [
+        work.weights[data.domains[0]] * shard.tokens / sum(one.tokens for one in data.shards)
+        for data, shard in shards
+    ]
+    prefixes = [str(shard.stem) for _, shard in shards]
+    config = configuration(work, sets[0], blend_per_split=[(prefixes, weights), None, None])
+    blended = build(config, BLEND_SAMPLES)
+    found = dict.fromkeys(work.domains, 0)
+    wrong = 0
+    for index in range(len(blended)):
+        which, sample = int(blended.dataset_index[index]), int(blended.dataset_sample_index[index])
+        data, shard = shards[which]
+        one = blended.datasets[which]
+        wrong += not fits(one, sample, data, shard)
+        found[data.domains[0]] += work.sequence_tokens
+    report.add("BlendedDataset: samples are the domain's", not wrong, f"{len(blended):,} samples")
+    most = max(len(data.shards) for data in sets)
+    report.shares("BlendedDataset: share", found, work.weights, most * work.sequence_tokens)
+
+
+def every_sample_once(work: Work, report: Report, data: Dataset) -> None:
+    """`--data-path prefix prefix …` without weights, as for a mixed output."""
+    prefixes = [str(shard.stem) for shard in data.shards]
+    config = configuration(work, data, blend_per_split=[(prefixes, None), None, None])
+    found = build(config, None)
+    wanted = sum((shard.tokens - 1) // work.sequence_tokens for shard in data.shards)
+    report.add("Blend without weights: every sample once", len(found) == wanted, f"{len(found):,}")
+
+
+def build(config: GPTDatasetConfig, samples: int | None) -> BlendedDataset:
+    """The training split, by Megatron's own builder."""
+    sizes: Sequence[int | None] = [samples, None, None]
+    return BlendedMegatronDatasetBuilder(GPTDataset, sizes, lambda: True, config).build()[0]
+
+
+if __name__ == "__main__":
+    main()
