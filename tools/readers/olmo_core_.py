@@ -1,0 +1,158 @@
+"""OLMo-core: windows (FSL), packed documents, and a source mixture."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+from expected import Dataset, Report, Tally, Work, split_documents, windows_of, work_from_arguments
+from olmo_core.data import (
+    NumpyFSLDatasetConfig,
+    NumpyPackedFSLDatasetConfig,
+    TokenizerConfig,
+)
+from olmo_core.data.source_mixture import (
+    SourceMixtureConfig,
+    SourceMixtureDatasetConfig,
+    SourceMixtureList,
+)
+from olmo_core.data.types import NumpyDatasetDType
+
+LONGEST_TOKENS = 32_768
+"""Longer than any document, so that packing cuts none."""
+BATCH_SEQUENCES = 8
+MIXED_SHARE = 0.5
+"""Of the budget that the source mixture asks for, so that no source is short."""
+
+
+def main() -> None:
+    work = work_from_arguments()
+    report = Report("OLMo-core", "ai2-olmo-core")
+    data = work.dataset("olmo")
+    paths = [shard.path(".npy") for shard in data.shards]
+    common = {"tokenizer": tokenizer(data), "dtype": NumpyDatasetDType(data.dtype.name)}
+
+    config = NumpyFSLDatasetConfig(
+        paths=paths, sequence_length=work.sequence_tokens, work_dir=scratch("fsl"), **common
+    )
+    dataset = config.build()
+    dataset.prepare()
+    windows = [dataset[number]["input_ids"].numpy() for number in range(len(dataset))]
+    starts = windows_of(data, work.sequence_tokens, work.sequence_tokens)
+    report.windows("NumpyFSLDataset: windows are the source's", data, windows, starts)
+    packed(work, report, data, common)
+    source_mixture(work, report, common)
+
+
+def scratch(name: str) -> str:
+    """A folder for OLMo-core's indices."""
+    path = Path(f"olmo-{name}").resolve()
+    path.mkdir(exist_ok=True)
+    return str(path)
+
+
+def tokenizer(data: Dataset) -> TokenizerConfig:
+    """Pad lies outside the vocabulary."""
+    return TokenizerConfig(data.vocabulary, data.eos_id, pad_token_id=data.vocabulary)
+
+
+def packed(work: Work, report: Report, data: Dataset, common: dict) -> None:
+    """Documents by the boundaries in .csv.gz, then as found by end tokens."""
+    paths = [shard.path(".npy") for shard in data.shards]
+    for name, from_array in (("boundaries of .csv.gz", False), ("end tokens", None)):
+        dataset = NumpyPackedFSLDatasetConfig(
+            paths=paths, sequence_length=LONGEST_TOKENS, generate_doc_lengths=True,
+            use_array_if_local=from_array, work_dir=scratch(f"packed-{from_array}"), **common,
+        ).build()  # fmt: skip
+        dataset.prepare()
+        if from_array is None:
+            by_end_tokens(report, data, dataset)
+            continue
+        tally = Tally(work, data)
+        for number in range(len(dataset)):
+            instance = dataset[number]
+            kept = instance["input_ids"].numpy()[instance["label_mask"].numpy()]
+            for document in documents(kept, data):
+                tally.add_tokens(document)
+        tally.report(report, f"NumpyPackedFSLDataset, {name}")
+
+
+def documents(tokens: np.ndarray, data: Dataset) -> list[np.ndarray]:
+    """Documents by end tokens, where a cut one stands before another document: both apart."""
+    cut = _cut_documents(data)
+    found = []
+    for piece in split_documents(tokens, data.eos_id):
+        for one in cut:
+            if len(piece) > len(one) and np.array_equal(piece[: len(one)], one):
+                found += [piece[: len(one)], piece[len(one) :]]
+                break
+        else:
+            found.append(piece)
+    return found
+
+
+def _cut_documents(data: Dataset) -> list[np.ndarray]:
+    stops = np.cumsum(data.lengths)
+    pieces = zip(stops - data.lengths, stops, strict=True)
+    return [data.stream[a:b] for a, b in pieces if data.stream[b - 1] != data.eos_id]
+
+
+def by_end_tokens(report: Report, data: Dataset, dataset: object) -> None:
+    """What is after the last end token of a file is not shown; all else is, once."""
+    shown = sum(int(dataset[number]["label_mask"].sum()) for number in range(len(dataset)))
+    after = 0
+    for shard in data.shards:
+        tokens = data.stream[shard.start : shard.start + shard.tokens]
+        after += shard.tokens - 1 - int(np.flatnonzero(tokens == data.eos_id)[-1])
+    total = len(data.stream)
+    report.add(
+        "NumpyPackedFSLDataset, end tokens: all up to each file's last", shown == total - after,
+        f"{shown:,} of {total:,} tokens, {after:,} after a last end token",
+    )  # fmt: skip
+
+
+def source_mixture(work: Work, report: Report, common: dict) -> None:
+    """Ratios of tokens, rounded to instances and the total up to whole batches."""
+    sets = [work.dataset(f"olmo-{domain}") for domain in work.domains]
+    length = work.sequence_tokens
+    sources = [
+        SourceMixtureConfig(
+            source_name=data.domains[0],
+            target_ratio=work.weights[data.domains[0]],
+            paths=[str(data.directory / "train" / "*.npy")],
+        )
+        for data in sets
+    ]
+    asked = int(sum(len(data.stream) for data in sets) * MIXED_SHARE)
+    mixture = SourceMixtureDatasetConfig(
+        source_list=SourceMixtureList(sources), requested_tokens=asked,
+        global_batch_size=BATCH_SEQUENCES * length, render_tables=False,
+    )  # fmt: skip
+    dataset = NumpyFSLDatasetConfig.from_src_mix(
+        mixture, sequence_length=length, work_dir=scratch("mixture"), **common
+    ).build()
+    dataset.prepare()
+    owner = {
+        data.stream[start : start + length].tobytes(): data.domains[0]
+        for data in sets
+        for start in windows_of(data, length, length)
+    }
+    found: Counter[str | None] = Counter()
+    for number in range(len(dataset)):
+        tokens = dataset[number]["input_ids"].numpy().astype(sets[0].stream.dtype)
+        found[owner.get(tokens.tobytes())] += length
+    unknown = found.pop(None, 0)
+    report.add(
+        "SourceMixture: windows are the source's", not unknown,
+        f"{len(dataset):,} windows, {unknown // length} unknown",
+    )  # fmt: skip
+    batches = len(dataset) / BATCH_SEQUENCES
+    report.add("SourceMixture: whole batches", batches.is_integer(), f"{batches:g} batches")
+    report.shares("SourceMixture: share", dict(found), work.weights, 2 * length)
+
+
+if __name__ == "__main__":
+    logging.disable(logging.INFO)
+    main()
