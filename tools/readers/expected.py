@@ -26,8 +26,6 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-NOTICE = "cannot check: "
-
 
 @dataclass(frozen=True)
 class Shard:
@@ -92,6 +90,11 @@ class Work:
         self.sequence_tokens: int = self.description["sequence_tokens"]
         self.weights: dict[str, float] = self.description["weights"]
         self.domains = list(self.weights)
+
+    def refused(self, name: str) -> str | None:
+        """Why curate did not write a dataset; None where it did."""
+        found: str | None = self.description["refused"].get(name)
+        return found
 
     def dataset(self, name: str) -> Dataset:
         """A dataset by name; of one domain, `megatron-wiki`."""

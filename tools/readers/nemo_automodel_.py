@@ -14,6 +14,10 @@ def main() -> None:
     work = work_from_arguments()
     report = Report("nemo-automodel", "nemo-automodel")
     for name in ("llmc", "nemo"):
+        reason = work.refused(name)
+        if reason is not None:
+            report.unable(f"{name}: not written, as it must be", reason)
+            continue
         shards(work, report, name)
         windows(work, report, name)
 

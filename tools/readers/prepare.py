@@ -1,10 +1,12 @@
 """Build one mixture in every format, and write down what its readers must give.
 
-    python tools/readers/prepare.py WORK [--input DIR] [--tokens 2e6]
+    python tools/readers/prepare.py WORK [--input DIR] [--tokens 2e6] [--wide]
 
 `DIR` holds `<domain>.jsonl` files with a `text`; by default four domains of the embedded corpus are
-taken. Documents are made distinct, so that a text says its domain. The same mixture is built in
-each of `FORMATS`, and each domain by itself for trainers that mix.
+taken. Documents are made distinct, so that a text says its domain. The same mixture is built as
+each of `BUILDS`, and each domain by itself for trainers that mix. `--wide` gives the tokenizer
+60,000 ids that no text uses, so that tokens need more than 16 bits; formats that cannot hold
+them are then left out, with the reason.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ sys.path.insert(0, str(ROOT))
 
 from curate.build import build, reopen  # noqa: E402
 from curate.dataset import read_provenance  # noqa: E402
+from curate.errors import RecipeError  # noqa: E402
 from curate.observer import Observer  # noqa: E402
 from curate.recipe import parse  # noqa: E402
 from curate.sources import corpus  # noqa: E402
@@ -36,6 +39,8 @@ SHARES = (0.4, 0.3, 0.2, 0.1)
 SEQUENCE_TOKENS = 512
 VOCABULARY = 8192
 SHARDS = 3
+UNUSED_FROM = 1000
+UNUSED = 60_000
 WINDOWS = {"window_tokens": SEQUENCE_TOKENS}
 """So that certificates state the loss in the windows that the reader scripts ask for."""
 EOS = "<|endoftext|>"
@@ -81,11 +86,12 @@ def main() -> None:
     parser.add_argument("work", type=Path)
     parser.add_argument("--input", type=Path, help="folder of <domain>.jsonl")
     parser.add_argument("--tokens", type=float, default=2e6)
+    parser.add_argument("--wide", action="store_true")
     options = parser.parse_args()
-    prepare(options.work.resolve(), options.input, int(options.tokens))
+    prepare(options.work.resolve(), options.input, int(options.tokens), wide=options.wide)
 
 
-def prepare(work: Path, source: Path | None, budget_tokens: int) -> None:
+def prepare(work: Path, source: Path | None, budget_tokens: int, *, wide: bool) -> None:
     """Fill a work directory, unless that was done already."""
     if (work / "work.json").exists():
         return
@@ -102,11 +108,18 @@ def prepare(work: Path, source: Path | None, budget_tokens: int) -> None:
         path.write_text("\n".join(rows) + "\n", "utf-8")
     recipes = _Recipes(work, weights, budget_tokens)
     trained = _build(work, recipes.mixed("megatron", BUILDS["megatron"]))
-    (work / "tokenizer.json").write_bytes((trained / "tokenizer.json").read_bytes())
+    definition = json.loads((trained / "tokenizer.json").read_bytes())
+    if wide:
+        _widen(definition)
+    (work / "tokenizer.json").write_text(json.dumps(definition), "utf-8")
     encoded = _encode(work, texts)
-    datasets = {}
+    datasets, refused = {}, {}
     for name, one in BUILDS.items():
-        directory = _build(work, recipes.mixed(name, one))
+        try:
+            directory = _build(work, recipes.mixed(name, one))
+        except RecipeError as error:
+            refused[name] = str(error)
+            continue
         datasets[name] = _expect(work, name, directory, encoded)
         for domain in weights if one.by_domain else ():
             single = f"{name}-{domain}"
@@ -116,8 +129,23 @@ def prepare(work: Path, source: Path | None, budget_tokens: int) -> None:
         print(name, flush=True)
     write_json(
         work / "work.json",
-        {"weights": weights, "sequence_tokens": SEQUENCE_TOKENS, "datasets": datasets},
+        {
+            "weights": weights,
+            "sequence_tokens": SEQUENCE_TOKENS,
+            "datasets": datasets,
+            "refused": refused,
+        },  # fmt: skip
     )
+
+
+def _widen(definition: dict[str, Any]) -> None:
+    """Move the ids from `UNUSED_FROM` up and fill the gap with tokens that no merge makes."""
+    vocabulary = definition["model"]["vocab"]
+    for token, number in vocabulary.items():
+        if number >= UNUSED_FROM:
+            vocabulary[token] = number + UNUSED
+    for number in range(UNUSED_FROM, UNUSED_FROM + UNUSED):
+        vocabulary[f"unused {number}"] = number
 
 
 def _shares(domains: int) -> list[float]:

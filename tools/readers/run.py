@@ -1,7 +1,7 @@
 """Read one dataset with the trainers' own readers and print what came of it.
 
     python tools/readers/run.py WORK --envs DIR [--install] [--only megatron_core,levanter]
-        [--input DIR] [--tokens 2e6] [--markdown FILE]
+        [--input DIR] [--tokens 2e6] [--wide] [--markdown FILE]
 
 `WORK` gets the datasets (`prepare.py`), `DIR` the environments: `torch` for most readers and
 `levanter` for one that goes with JAX. `--install` makes them (2.2 GB and 1.8 GB). Each reader runs
@@ -46,12 +46,13 @@ READERS = (
     Reader("hf_datasets", "torch", "datasets"),
     Reader("torchtitan_", "torch", "torchtitan"),
     Reader("webdataset_", "torch", "webdataset"),
+    Reader("numpy_", "torch", "numpy"),
     Reader("levanter_", "levanter", "marin-levanter"),
 )
 
 ABSENT = {
     "llm.c (C)": "not a package: its reader is a C header; its layout is checked byte by byte",
-    "nanoGPT": "not a package: it reads with one numpy.memmap, which `npy` of this table is too",
+    "nanoGPT": "not a package; it reads with one numpy.memmap, as the row of NumPy does",
     "nanotron (Nanoset)": "the package (0.4, 2024) has no Nanoset; datatrove's reader, which "
     "Nanoset wraps, is checked",
     "llm-foundry": "needs torch < 2.7.1, which does not go with the other readers",
@@ -70,12 +71,13 @@ def main() -> None:
     parser.add_argument("--only", default="")
     parser.add_argument("--input", type=Path)
     parser.add_argument("--tokens", type=float, default=2e6)
+    parser.add_argument("--wide", action="store_true", help="token ids of more than 16 bits")
     parser.add_argument("--markdown", type=Path)
     options = parser.parse_args()
     if options.install:
         install(options.envs.resolve())
     work = options.work.resolve()
-    prepare.prepare(work, options.input, int(options.tokens))
+    prepare.prepare(work, options.input, int(options.tokens), wide=options.wide)
     chosen = [one for one in READERS if not options.only or one.script in options.only.split(",")]
     rows = [row for one in chosen for row in read(one, work, options.envs.resolve())]
     if not options.only:
