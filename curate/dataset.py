@@ -43,6 +43,10 @@ OWN_FILES = ("README.md", "tokenizer.json")
 MARK = ".curate"
 """Lists the shards that a directory is for."""
 
+READER_CACHE = "cache"
+"""Megatron keeps indices in `<stem>/cache` where it is given no other place. They know a shard by
+its name and not by its content, so they go when the shard is written anew."""
+
 
 class FileRecord(msgspec.Struct, frozen=True):
     """A file of the dataset."""
@@ -223,12 +227,24 @@ def clear(
 
 def _is_ours(path: Path, owned: Path) -> bool:
     """Whether a file is the mark, or a shard (or its unfinished form) that the mark names."""
-    if path.name == MARK:
+    if path.name == MARK or is_reader_cache(path, owned):
         return True
     if path.parent != owned or not (owned / MARK).exists():
         return False
-    stems = (owned / MARK).read_text("utf-8").split()
+    stems = _marked(owned)
     return path.name.lstrip(".").startswith(tuple(f"{stem}.".replace("*.", "") for stem in stems))
+
+
+def is_reader_cache(path: Path, owned: Path) -> bool:
+    """Whether a file is what a trainer's reader keeps beside a shard of the directory `owned`."""
+    parts = path.relative_to(owned).parts
+    return len(parts) > 2 and parts[1] == READER_CACHE and parts[0] in _marked(owned)
+
+
+def _marked(owned: Path) -> list[str]:
+    """Stems that the mark of a directory names."""
+    mark = owned / MARK
+    return mark.read_text("utf-8").split() if mark.exists() else []
 
 
 def record_file(path: Path, directory: Path) -> FileRecord:

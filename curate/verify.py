@@ -24,6 +24,7 @@ from curate.dataset import (
     FileRecord,
     Manifest,
     ShardRecord,
+    is_reader_cache,
     load_manifest,
     read_provenance,
 )
@@ -99,8 +100,11 @@ def _unlisted(directory: Path, manifest: Manifest) -> list[str]:
     return [
         f"{path.relative_to(directory).as_posix()}: not in the manifest"
         for split in (*SPLITS, TRAINER)
-        for path in sorted((directory / split).glob("*"))
-        if path.name != MARK and path.relative_to(directory).as_posix() not in listed
+        for path in sorted((directory / split).rglob("*"))
+        if path.is_file()
+        and path.name != MARK
+        and not is_reader_cache(path, directory / split)
+        and path.relative_to(directory).as_posix() not in listed
     ]
 
 

@@ -441,3 +441,28 @@ def test_card_and_command_show_how_to_load(recipe: Path, name: str) -> None:
 def test_the_command_shows_every_variant() -> None:
     shown = CliRunner().invoke(cli, ["formats", "llmc"]).output
     assert "variant nanogpt:" in shown and "trainer/train.bin" in shown
+
+
+# --- what trainers leave behind --------------------------------------------------------------
+
+
+def test_megatrons_cache_beside_a_shard_is_no_damage_and_goes_with_it(recipe: Path) -> None:
+    built, _ = make(recipe)
+    cache = built.directory / "train" / "shard-00000" / "cache" / "GPTDataset_indices"
+    cache.mkdir(parents=True)
+    (cache / "0-description.txt").write_text("of the shard as it was")
+    assert verify(built.directory, None, 1)["ok"]
+    make(recipe, "seed=7")
+    assert not cache.exists()
+
+
+def test_other_files_in_a_folder_of_a_shards_name_are_named(recipe: Path) -> None:
+    built, _ = make(recipe)
+    stray = built.directory / "train" / "shard-00000" / "notes.txt"
+    stray.parent.mkdir()
+    stray.write_text("mine")
+    found = verify(built.directory, None, 1)["problems"]
+    assert found == ["train/shard-00000/notes.txt: not in the manifest"]
+    with pytest.raises(ShardError, match=r"1 files that curate did not write \(train/shard-00000/"):
+        make(recipe, "seed=7")
+    assert stray.read_text() == "mine"

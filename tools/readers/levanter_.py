@@ -1,0 +1,107 @@
+"""levanter: Parquet of input_ids as `prebuilt`, the cache it makes of it, and `train_weights`.
+
+`prebuilt` takes a row as a sequence, so its rows must have the trainer's length. The cache that
+levanter makes of whole documents is one stream, which its `text` format cuts into sequences.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import haliax
+import jax
+import numpy as np
+from expected import Dataset, Report, Tally, Work, windows_of, work_from_arguments
+from levanter.data.text import (
+    DatasetComponent,
+    LmDataConfig,
+    PrebuiltLmDatasetFormat,
+    UrlDatasetSourceConfig,
+)
+from levanter.data.text.datasets import TokenSeqDataset
+from levanter.schedule import BatchSchedule
+
+BLOCK_SEQUENCES = 512
+BLOCKS = 4
+
+
+def main() -> None:
+    work = work_from_arguments()
+    report = Report("levanter", "marin-levanter")
+    data = work.dataset("input_ids")
+    cache = configuration(work, {"mix": data}).build_caches("train")["mix"]
+    tally = Tally(work, data)
+    for row in asyncio.run(rows_of(cache)):
+        tally.add_tokens(row["input_ids"])
+    tally.report(report, "prebuilt, documents")
+
+    windows = asyncio.run(windows_from(cache, work.sequence_tokens))
+    starts = [number * work.sequence_tokens for number in range(len(windows))]
+    report.windows("its cache as text: sequences are the source's", data, windows, starts)
+    mixture(work, report)
+
+
+async def rows_of(cache: object) -> list[dict]:
+    """All rows of a cache."""
+    return await cache.get_batch(range(await cache.async_len()))
+
+
+async def windows_from(cache: object, length: int) -> list[np.ndarray]:
+    """The cache cut into sequences."""
+    dataset = TokenSeqDataset(cache, length)
+    found = await dataset.get_batch(range(await dataset.async_len()))
+    return [np.asarray(one["input_ids"]) for one in found]
+
+
+def configuration(work: Work, sets: dict[str, Dataset], **settings: object) -> LmDataConfig:
+    """As a training run's `data:`."""
+    folder = Path("levanter-cache").resolve() / "-".join(data.name for data in sets.values())
+    shutil.rmtree(folder, ignore_errors=True)
+    components = {
+        name: DatasetComponent(
+            source=UrlDatasetSourceConfig(
+                train_urls=[shard.path(".parquet") for shard in data.shards]
+            ),
+            format=PrebuiltLmDatasetFormat(input_ids_key="input_ids"),
+            cache_dir=str(folder / name),
+        )
+        for name, data in sets.items()
+    }
+    vocabulary = next(iter(sets.values())).vocabulary
+    return LmDataConfig(
+        tokenizer="passthrough", vocab_size=vocabulary, components=components,
+        cache_dir=str(folder), **settings,
+    )  # fmt: skip
+
+
+def mixture(work: Work, report: Report) -> None:
+    """Weights are of sequences, exact in every block."""
+    sets = {domain: work.dataset(f"input_ids_sequences-{domain}") for domain in work.domains}
+    config = configuration(
+        work, sets, train_weights=work.weights, mixture_block_size=BLOCK_SEQUENCES, shuffle=True
+    )
+    position = haliax.Axis("position", work.sequence_tokens)
+    dataset = config.train_set(position, BatchSchedule(8), key=jax.random.PRNGKey(0))
+    examples = asyncio.run(dataset.get_batch(range(BLOCKS * BLOCK_SEQUENCES)))
+    owner = {
+        data.stream[start : start + work.sequence_tokens].tobytes(): domain
+        for domain, data in sets.items()
+        for start in windows_of(data, work.sequence_tokens, work.sequence_tokens)
+    }
+    found: Counter[str | None] = Counter()
+    for example in examples:
+        tokens = np.asarray(example.tokens.array).astype(np.uint32)
+        found[owner.get(tokens.tobytes())] += len(tokens)
+    unknown = found.pop(None, 0)
+    report.add("train_weights: sequences are the domain's", not unknown, f"{unknown} unknown")
+    rounding = BLOCKS * work.sequence_tokens
+    report.shares("train_weights: share", dict(found), work.weights, rounding)
+
+
+if __name__ == "__main__":
+    logging.disable(logging.INFO)
+    main()
