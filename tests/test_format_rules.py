@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from click.testing import CliRunner
@@ -441,6 +442,44 @@ def test_card_and_command_show_how_to_load(recipe: Path, name: str) -> None:
 def test_the_command_shows_every_variant() -> None:
     shown = CliRunner().invoke(cli, ["formats", "llmc"]).output
     assert "variant nanogpt:" in shown and "trainer/train.bin" in shown
+
+
+def test_input_ids_of_one_length_for_readers_that_refuse_a_short_row(tmp_path: Path) -> None:
+    form = configure("input_ids", Settings(eos_id=9, sequence_length=4))
+    assert isinstance(form, TokenFormat)
+    sequences = [batch([1, 2, 3, 4], [5, 6, 7, 8]), batch([1, 2, 3, 4], [5])]
+    (path,) = form.write(tmp_path / "s", sequences, UINT16)
+    rows = pq.read_table(path)["input_ids"].to_pylist()
+    assert rows == [[1, 2, 3, 4], [5, 6, 7, 8], [1, 2, 3, 4], [5, 9, 9, 9]]
+    assert stream_of(form, tmp_path / "s") == [1, 2, 3, 4, 5, 6, 7, 8, 1, 2, 3, 4, 5]
+    with pytest.raises(ValueError, match=r"all sequences but the last must have 4 tokens"):
+        form.write(tmp_path / "t", [batch([1, 2]), batch([3, 4, 5, 6])], UINT16)
+    with pytest.raises(ValueError, match=r"must have 4 tokens, got \[5\]"):
+        form.write(tmp_path / "t", [batch([1, 2, 3, 4, 5])], UINT16)
+    assert not (tmp_path / "t.parquet").exists()
+    (whole,) = form.write(tmp_path / "w", [batch([1, 2, 3, 4])], UINT16)
+    assert b"curate.fill_tokens" not in (pq.read_metadata(whole).metadata or {})
+
+
+def test_input_ids_that_lies_about_what_was_filled_up(tmp_path: Path) -> None:
+    form = token_format("input_ids")
+    table = pa.table({"input_ids": pa.array([[1, 2]], pa.list_(pa.uint16()))})
+    pq.write_table(
+        table.replace_schema_metadata({"curate.fill_tokens": "2"}), tmp_path / "s.parquet"
+    )
+    with pytest.raises(ShardError, match=r"expected curate.fill_tokens below the 2 tokens of the"):
+        stream_of(form, tmp_path / "s")
+
+
+@pytest.mark.parametrize(
+    ("eos_id", "said"), [(9, "filled up to 4 tokens with end tokens"), (None, "levanter refuses")]
+)
+def test_input_ids_says_what_becomes_of_a_short_last_sequence(
+    eos_id: int | None, said: str
+) -> None:
+    notices = FORMATS["input_ids"].notices
+    assert notices is not None
+    assert said in notices(Settings(eos_id=eos_id, sequence_length=4))[0]
 
 
 # --- what trainers leave behind --------------------------------------------------------------

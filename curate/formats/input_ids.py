@@ -1,7 +1,10 @@
 """Parquet of token ids: one column `input_ids`, a list a row, for readers that take tokenised rows.
 
 Rows are documents, or sequences of `sequence_length`. levanter takes them as its `prebuilt` format
-(`format: {type: prebuilt, input_ids_key: input_ids}`) and makes its own tensor store of them.
+(`format: {type: prebuilt, input_ids_key: input_ids}`) and makes its own tensor store of them. There
+a row is an example, and one that is shorter than the trainer's sequences ends the run. So the last
+sequence of a file is filled up with end tokens, and the file's metadata says how many; `read`
+leaves them out.
 Row groups hold about a million tokens, pages carry checksums. Integers are stored by byte streams,
 so that the zeros of narrow ids cost little.
 """
@@ -9,6 +12,8 @@ so that the zeros of narrow ids cost little.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +39,8 @@ from curate.storage import atomic_path
 
 DTYPES = (np.dtype("<u2"), np.dtype("<i4"))
 COLUMN = "input_ids"
+FILL_KEY = "curate.fill_tokens"
+"""In the file's metadata: end tokens at its end that belong to no document."""
 GROUP_TOKENS = 1 << 20
 GROUP_ROWS = 1 << 14
 SHARD_TOKENS = 64_000_000
@@ -56,8 +63,49 @@ def schema(dtype: np.dtype[Any]) -> Any:
     return pa.schema([(COLUMN, pa.list_(pa.from_numpy_dtype(dtype)))])
 
 
-def write(stem: Path, batches: Iterable[TokenBatch], dtype: np.dtype[Any]) -> list[Path]:
+@dataclass
+class Fill:
+    """Makes the last sequence of a file as long as the others."""
+
+    sequence_tokens: int
+    eos_id: int
+    tokens: int = 0
+    """Added so far."""
+
+    def __call__(self, batch: TokenBatch) -> TokenBatch:
+        """The batch, its last sequence filled up.
+
+        Raises:
+            ValueError: A sequence is too long, or short and not the last of the file.
+        """
+        missing = self.sequence_tokens - batch.lengths
+        if len(missing) and (self.tokens or missing[:-1].any() or missing[-1] < 0):
+            raise ValueError(
+                f"all sequences but the last must have {self.sequence_tokens} tokens, got "
+                f"{batch.lengths.tolist()[:8]}"
+            )
+        if not missing.any():
+            return batch
+        self.tokens = int(missing[-1])
+        added = np.full(self.tokens, self.eos_id, batch.tokens.dtype)
+        return TokenBatch(np.concatenate([batch.tokens, added]), batch.lengths + missing)
+
+
+def write(
+    stem: Path,
+    batches: Iterable[TokenBatch],
+    dtype: np.dtype[Any],
+    sequence_tokens: int | None = None,
+    eos_id: int = 0,
+) -> list[Path]:
     """Write `<stem>.parquet`; row groups do not depend on how sequences were batched.
+
+    Args:
+        stem: Of the shard.
+        batches: Documents or sequences.
+        dtype: On disk.
+        sequence_tokens: Of every row, the last of the file being filled up; None for documents.
+        eos_id: What it is filled up with.
 
     Raises:
         ValueError: `dtype` is neither uint16 nor int32, or a batch contradicts itself.
@@ -68,6 +116,7 @@ def write(stem: Path, batches: Iterable[TokenBatch], dtype: np.dtype[Any]) -> li
 
     check_dtype(dtype, DTYPES)
     path = sibling(stem, ".parquet")
+    fill = None if sequence_tokens is None else Fill(sequence_tokens, eos_id)
     with (
         atomic_path(path) as temporary,
         pq.ParquetWriter(
@@ -81,7 +130,7 @@ def write(stem: Path, batches: Iterable[TokenBatch], dtype: np.dtype[Any]) -> li
         ) as writer,
     ):
         pending, lengths = schema(dtype).empty_table(), np.empty(0, np.int64)
-        for batch in batches:
+        for batch in batches if fill is None else map(fill, batches):
             pending = pa.concat_tables([pending, to_table(batch, dtype)])
             lengths = np.concatenate([lengths, batch.lengths])
             groups = list(runs(lengths, GROUP_TOKENS, GROUP_ROWS))
@@ -92,6 +141,8 @@ def write(stem: Path, batches: Iterable[TokenBatch], dtype: np.dtype[Any]) -> li
                 pending, lengths = pending.slice(start).combine_chunks(), lengths[start:]
         if len(lengths):
             writer.write_table(pending)
+        if fill is not None and fill.tokens:
+            writer.add_key_value_metadata({FILL_KEY: str(fill.tokens)})
     return [path]
 
 
@@ -128,8 +179,29 @@ def read(stem: Path, dtype: np.dtype[Any]) -> Iterator[TokenBatch]:
                 f"{path}: expected the column {describe(schema(dtype))}, found "
                 f"{describe(file.schema_arrow)}"
             )
-        for batch in _groups(path, file):
+        for batch in _without_fill(path, file):
             yield from _cut(batch)
+
+
+def _without_fill(path: Path, file: Any) -> Iterator[TokenBatch]:
+    """Row groups, the last row without the end tokens that fill it up.
+
+    Raises:
+        ShardError: The file says that more were added than the row holds.
+    """
+    said = (file.metadata.metadata or {}).get(FILL_KEY.encode(), b"0")
+    rows = 0
+    for batch in _groups(path, file):
+        rows += len(batch.lengths)
+        if rows == file.metadata.num_rows and said != b"0":
+            if not said.isdigit() or not 0 < int(said) < batch.lengths[-1]:
+                raise ShardError(
+                    f"{path}: expected {FILL_KEY} below the {batch.lengths[-1]} tokens of the last "
+                    f"row, found {said.decode(errors='replace')}"
+                )
+            batch.lengths[-1] -= int(said)
+            batch = TokenBatch(batch.tokens[: -int(said)], batch.lengths)
+        yield batch
 
 
 def _groups(path: Path, file: Any) -> Iterator[TokenBatch]:
@@ -166,10 +238,26 @@ def _cut(batch: TokenBatch) -> Iterator[TokenBatch]:
         yield TokenBatch(batch.tokens[stops[start] : stops[stop]], batch.lengths[start:stop])
 
 
+def configure(settings: Settings) -> TokenFormat:
+    """The format; with a sequence length and an end token, rows are all of that length."""
+    if settings.sequence_length is None or settings.eos_id is None:
+        return FORMAT
+    writer = partial(write, sequence_tokens=settings.sequence_length, eos_id=settings.eos_id)
+    return replace(FORMAT, write=writer)
+
+
 def notices(settings: Settings) -> list[str]:
-    """That weights of such readers count rows."""
+    """What becomes of a short last sequence; that weights of such readers count rows."""
+    if settings.sequence_length is not None and settings.eos_id is None:
+        return [
+            "input_ids: the last sequence of a file may be short, which levanter refuses: it would "
+            "be filled up with end tokens, but the tokenizer has none"
+        ]
     if settings.sequence_length is not None:
-        return []
+        return [
+            f"input_ids: the last sequence of a file is filled up to {settings.sequence_length} "
+            "tokens with end tokens, which are in no count"
+        ]
     return [
         "input_ids: rows are whole documents; readers that weight or cut rows do not count tokens: "
         "set sequence_length for rows of one length"
@@ -185,6 +273,7 @@ FORMAT = TokenFormat(
     dtype_for=dtype_for,
     write=write,
     read=read,
+    configure=configure,
     options={"window_tokens": Option("the longest row the trainer takes, to state its loss", int)},
     loss_tokens=cut_rows,
     notices=notices,

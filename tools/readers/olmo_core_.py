@@ -74,22 +74,24 @@ def packed(work: Work, report: Report, data: Dataset, common: dict) -> None:
         for number in range(len(dataset)):
             instance = dataset[number]
             kept = instance["input_ids"].numpy()[instance["label_mask"].numpy()]
-            for document in documents(kept, data):
+            for document in documents(kept, work, data):
                 tally.add_tokens(document)
         tally.report(report, f"NumpyPackedFSLDataset, {name}")
 
 
-def documents(tokens: np.ndarray, data: Dataset) -> list[np.ndarray]:
-    """Documents by end tokens, where a cut one stands before another document: both apart."""
-    cut = _cut_documents(data)
-    found = []
-    for piece in split_documents(tokens, data.eos_id):
-        for one in cut:
-            if len(piece) > len(one) and np.array_equal(piece[: len(one)], one):
-                found += [piece[: len(one)], piece[len(one) :]]
-                break
-        else:
+def documents(tokens: np.ndarray, work: Work, data: Dataset) -> list[np.ndarray]:
+    """Documents by end tokens, cut ones taken off the front of what they stand before."""
+    cut, found = _cut_documents(data), []
+    waiting = split_documents(tokens, data.eos_id)[::-1]
+    while waiting:
+        piece = waiting.pop()
+        text = work.tokenizer.decode(piece[:-1].tolist(), skip_special_tokens=False)
+        fronts = [one for one in cut if np.array_equal(piece[: len(one)], one)]
+        if text in work.sources or not fronts or len(fronts[0]) == len(piece):
             found.append(piece)
+        else:
+            found.append(fronts[0])
+            waiting.append(piece[len(fronts[0]) :])
     return found
 
 
