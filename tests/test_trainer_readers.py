@@ -27,6 +27,11 @@ from curate.observer import Observer
 from curate.recipe import load
 
 
+def of_a_trainer(test: Callable[..., None]) -> Callable[..., None]:
+    """Mark a test that imports a trainer's package, whose own warnings are no fault of ours."""
+    return pytest.mark.readers(pytest.mark.filterwarnings("default")(test))
+
+
 @pytest.fixture
 def made(recipe: Path) -> Callable[..., Built]:
     def make(name: str, *overrides: str) -> Built:
@@ -157,7 +162,7 @@ def test_the_check_of_streams_can_fail(made: Any, corpus: Path) -> None:
         check_stream(built, corpus, np.where(stream == stream[5], stream[6], stream))
 
 
-@pytest.mark.readers
+@of_a_trainer
 @pytest.mark.parametrize("name", ["parquet", "jsonl"])
 def test_load_dataset(name: str, made: Any, corpus: Path, tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
@@ -169,7 +174,7 @@ def test_load_dataset(name: str, made: Any, corpus: Path, tmp_path: Path) -> Non
     assert [row["id"] for row in stream] == list(whole["id"])
 
 
-@pytest.mark.readers
+@of_a_trainer
 def test_load_from_disk(made: Any, corpus: Path) -> None:
     datasets = pytest.importorskip("datasets")
     built = made("arrow")
@@ -177,7 +182,7 @@ def test_load_from_disk(made: Any, corpus: Path) -> None:
     check_texts(built, corpus, zip(rows["text"], rows["source"], strict=True))
 
 
-@pytest.mark.readers
+@of_a_trainer
 def test_webdataset(made: Any, corpus: Path) -> None:
     webdataset = pytest.importorskip("webdataset")
     built = made("webdataset")
@@ -186,7 +191,7 @@ def test_webdataset(made: Any, corpus: Path) -> None:
     check_texts(built, corpus, ((row["txt"], row["json"]["source"]) for row in rows))
 
 
-@pytest.mark.readers
+@of_a_trainer
 def test_datatrove(made: Any, corpus: Path) -> None:
     pytest.importorskip("torch")
     dataset = pytest.importorskip("datatrove.utils.dataset")
@@ -205,7 +210,7 @@ def by_window(folder_dataset: Any, built: Built) -> Iterator[int]:
                 yield from windows[number]["input_ids"].tolist()
 
 
-@pytest.mark.readers
+@of_a_trainer
 def test_litdata(made: Any, corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LITDATA_DISABLE_VERSION_CHECK", "1")
     litdata = pytest.importorskip("litdata")
@@ -215,14 +220,13 @@ def test_litdata(made: Any, corpus: Path, monkeypatch: pytest.MonkeyPatch) -> No
     check_stream(built, corpus, (int(block[0]) for block in blocks))
 
 
-@pytest.mark.readers
+@of_a_trainer
 def test_megatron(made: Any, corpus: Path) -> None:
     module = pytest.importorskip("megatron.core.datasets.indexed_dataset")
     built = made("megatron")
-    documents = [
-        document
-        for path in shards(built, ".idx")
-        for document in module.IndexedDataset(str(path.with_suffix("")))
-    ]
+    documents = []
+    for path in shards(built, ".idx"):
+        indexed = module.IndexedDataset(str(path.with_suffix("")))
+        documents += [np.array(document) for document in indexed]  # it unmaps the file when it goes
     check_stream(built, corpus, np.concatenate(documents))
     assert len(documents) == sum(domain.documents for domain in built.plan.domains)
