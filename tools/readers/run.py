@@ -57,7 +57,7 @@ ABSENT = {
     "Nanoset wraps, is checked",
     "llm-foundry": "needs torch < 2.7.1, which does not go with the other readers",
     "GPT-NeoX": "not a package; reads the same files as Megatron-core",
-    "nanochat": "the source package builds Rust crates; its folder is read with pyarrow",
+    "nanochat": "the source package builds Rust crates",
 }
 """Readers that no registry has in a usable form, and why."""
 
