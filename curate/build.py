@@ -22,9 +22,10 @@ from curate import __version__, dataset
 from curate.dataset import FileRecord, InputRecord, Layout, Manifest, ShardRecord, TokenizerRecord
 from curate.errors import InfeasiblePlan, RecipeError, ShardError, TokenizerError
 from curate.evidence import Evidence, gather, recall, wanted
-from curate.formats import check_options, configure
+from curate.formats import blend_files, check_options, configure
 from curate.formats import find as find_format
 from curate.formats.base import Folder, Settings, TextFormat, TokenFormat
+from curate.formats.blends import Forecast, SourceFile
 from curate.formats.losses import worst_tails
 from curate.ingest import Ingested, ingest
 from curate.mixture import DomainSupply, Mixture, MixtureOptions, MixtureRequest, mix
@@ -33,9 +34,18 @@ from curate.mixture.entropic import MEASURES
 from curate.mixture.evidence import evidence_hash, evidence_paths, read_evidence, search_options
 from curate.observer import Observer
 from curate.plan import Plan, make_plan
-from curate.recipe import LoadedRecipe
+from curate.recipe import LoadedRecipe, Recipe
 from curate.report.card import write_card
 from curate.sample import DocumentSampler, SequenceSampler, Stream, shard_count, stream
+from curate.shape import (
+    PER_DOMAIN,
+    DomainSampler,
+    check_shape,
+    data_suffix,
+    forecasts,
+    shard_stem,
+    sources_of,
+)
 from curate.stats.entropy import MEASURES as PLUGIN_MEASURES
 from curate.stats.report import DomainStats
 from curate.storage import atomic_path, directory_lock, hash_json, write_json
@@ -77,11 +87,13 @@ class Planned:
     mixture: Mixture
     plan: Plan
     streams: tuple[Stream, ...]
-    sampler: DocumentSampler | SequenceSampler
+    sampler: DocumentSampler | SequenceSampler | DomainSampler
     format: TokenFormat | TextFormat
     """Configured."""
     shards: int
     """Of the training set."""
+    forecasts: tuple[Forecast, ...]
+    """What each trainer's own mixture will do, where domains are written apart."""
 
 
 def check_names(loaded: LoadedRecipe) -> None:
@@ -101,7 +113,9 @@ def check_names(loaded: LoadedRecipe) -> None:
             f"(known: {', '.join(MEASURES)})"
         )
     chosen = find_format(recipe.output.format)
-    check_options(recipe.output.format, recipe.output.options)
+    options = check_options(recipe.output.format, recipe.output.options)
+    if recipe.output.shape == PER_DOMAIN:
+        check_shape(recipe.output.format, options)
     keeps = isinstance(chosen, TextFormat) or (
         chosen.keeps_documents and not chosen.takes_sequences
     )
@@ -133,27 +147,36 @@ def plan_dataset(
     mixture = mix(request)
     plan = make_plan(mixture, request)
     streams = tuple(
-        stream(domain, ~held_out, planned.tokens, loaded.recipe.seed)
-        for domain, held_out, planned in zip(
-            ingested.domains, ingested.validation, plan.domains, strict=True
+        stream(domain, ~held_out, tokens, loaded.recipe.seed)
+        for domain, held_out, tokens in zip(
+            ingested.domains, ingested.validation, _written_tokens(loaded, plan), strict=True
         )
     )
-    sampler = _sampler(loaded, chosen, streams, ingested)
-    shards = _shards(loaded, chosen, sampler)
-    loss = _reader_loss(loaded, chosen, settings, shards)
+    sampler, shards, loss, told_by = _shape(loaded, chosen, streams, ingested, plan)
     plan = _with_documents(plan, sampler.documents())
+    planned = Planned(ingested, request, mixture, plan, streams, sampler, chosen, shards, told_by)
     if write:
         stamp = _stamp(loaded, ingested)
         write_json(loaded.output_dir / "mixture.json", {**stamp, **mixture.to_json()})
-        write_json(
-            loaded.output_dir / "plan.json", {**stamp, **plan.to_json(), "reader_loss": loss}
-        )
+        found = {**stamp, **plan_json(planned), "reader_loss": loss}
+        write_json(loaded.output_dir / "plan.json", found)
     told = chosen.notices(settings) if chosen.notices is not None else []
+    told += [warning for found in told_by for warning in found.warnings]
     for warning in [*mixture.warnings, *plan.warnings, *told]:
         observer.notice(warning)
     for active in mixture.constraints_active:
         observer.notice(f"mixture: {active}")
-    return Planned(ingested, request, mixture, plan, streams, sampler, chosen, shards)
+    return planned
+
+
+def plan_json(planned: Planned) -> dict[str, Any]:
+    """The fields of `plan.json` that say what will be written, and what trainers make of it."""
+    found = planned.plan.to_json()
+    if planned.forecasts:
+        for planned_stream in planned.streams:
+            found["domains"][planned_stream.name]["written_tokens"] = planned_stream.tokens
+        found["trainer_mixture"] = [forecast.to_json() for forecast in planned.forecasts]
+    return found
 
 
 def built_otherwise(loaded: LoadedRecipe) -> bool:
@@ -316,6 +339,85 @@ def _settings(loaded: LoadedRecipe, tokenizer: Tokenizer) -> Settings:
     )  # fmt: skip
 
 
+def _written_tokens(loaded: LoadedRecipe, plan: Plan) -> list[int]:
+    """Tokens on disk by domain: all that are planned, or with domains apart those of one pass."""
+    if loaded.recipe.output.shape == PER_DOMAIN:
+        return [min(domain.tokens, domain.supply_tokens) for domain in plan.domains]
+    return [domain.tokens for domain in plan.domains]
+
+
+def _shape(
+    loaded: LoadedRecipe,
+    chosen: TokenFormat | TextFormat,
+    streams: Sequence[Stream],
+    ingested: Ingested,
+    plan: Plan,
+) -> tuple[
+    DocumentSampler | SequenceSampler | DomainSampler, int, dict[str, int] | None,
+    tuple[Forecast, ...],
+]:  # fmt: skip
+    """Sampler, training shards, what readers may lose, and what trainers will mix."""
+    settings = _settings(loaded, ingested.tokenizer)
+    if loaded.recipe.output.shape != PER_DOMAIN:
+        mixed = _sampler(loaded, chosen, streams, ingested)
+        shards = _shards(loaded, chosen, mixed)
+        return mixed, shards, _reader_loss(loaded, chosen, settings, shards), ()
+    sampler = _domain_sampler(loaded, chosen, streams, ingested)
+    rows = sampler.rows()
+    names = [stream.name for stream in streams]
+    files = [
+        (
+            place.domain,
+            SourceFile(
+                f"train/{shard_stem(names[place.domain], place.number)}",
+                int(lengths.sum()), len(lengths),
+            ),
+        )
+        for place, lengths in zip(sampler.shards, rows, strict=True)
+    ]  # fmt: skip
+    sources = sources_of(names, [domain.tokens for domain in plan.domains], files)
+    loss = None
+    if isinstance(chosen, TokenFormat) and chosen.loss_tokens is not None:
+        window = settings.window_tokens
+        lost = sum(chosen.loss_tokens(lengths, window) for lengths in rows)
+        loss = {"window_tokens": window, "tokens_at_most": lost}
+        _refuse_loss(loaded, chosen, settings, lost, sum(stream.tokens for stream in streams))
+    found = forecasts(loaded.recipe.output.format, sources, settings.window_tokens)
+    return sampler, len(files), loss, tuple(found)
+
+
+def _refuse_loss(
+    loaded: LoadedRecipe, chosen: TokenFormat, settings: Settings, lost: int, written: int
+) -> None:
+    """Raise `InfeasiblePlan` where readers drop more of domains apart than can be meant."""
+    stated = settings.options.get("window_tokens") is not None
+    if stated and lost > MOST_LOSS * written:
+        raise InfeasiblePlan(
+            f"plan: readers of {chosen.name} drop {lost} of {written} tokens at the ends of "
+            f"{len(loaded.recipe.domains)} domains written apart, in windows of "
+            f"{settings.window_tokens}, more than {MOST_LOSS:.0%}; set output.shape: mixed, or "
+            "raise budget_tokens, or leave out window_tokens"
+        )
+
+
+def _domain_sampler(
+    loaded: LoadedRecipe,
+    chosen: TokenFormat | TextFormat,
+    streams: Sequence[Stream],
+    ingested: Ingested,
+) -> DomainSampler:
+    """A sampler for each domain that gives tokens."""
+    most = TEXT_SHARD_TOKENS if isinstance(chosen, TextFormat) else chosen.shard_tokens_most
+    shard_tokens = min(loaded.recipe.output.shard_tokens, most or 10**18)
+    return DomainSampler(
+        [
+            _sampler(loaded, chosen, [stream], ingested, [domain]) if stream.tokens else None
+            for stream, domain in zip(streams, ingested.domains, strict=True)
+        ],
+        [shard_count(stream.tokens, shard_tokens) for stream in streams],
+    )
+
+
 def _shards(
     loaded: LoadedRecipe,
     chosen: TokenFormat | TextFormat,
@@ -375,7 +477,9 @@ def _sampler(
     chosen: TokenFormat | TextFormat,
     streams: Sequence[Stream],
     ingested: Ingested,
+    domains: Sequence[DomainTokens] | None = None,
 ) -> DocumentSampler | SequenceSampler:
+    """A sampler of streams, whose domains are all unless given."""
     recipe = loaded.recipe
     if isinstance(chosen, TokenFormat):
         if recipe.sequence_length is not None:
@@ -383,7 +487,7 @@ def _sampler(
     # A document of text needs a token of text beside its end-of-text token.
     ended = ingested.tokenizer.eos_id is not None
     smallest = 2 if isinstance(chosen, TextFormat) and ended else 1
-    return DocumentSampler(streams, ingested.domains, recipe.seed, smallest)
+    return DocumentSampler(streams, domains or ingested.domains, recipe.seed, smallest)
 
 
 def _with_documents(plan: Plan, documents: Sequence[int]) -> Plan:
@@ -438,14 +542,19 @@ def _write(loaded: LoadedRecipe, planned: Planned, workers: int, observer: Obser
     recipe, directory = loaded.recipe, loaded.output_dir
     ingested = planned.ingested
     chosen, shards = planned.format, planned.shards
-    tasks = [ShardTask("train", f"shard-{number:05d}", number) for number in range(shards)]
+    tasks = [ShardTask("train", name, number) for number, name in enumerate(_names(planned))]
     tasks += [
         ShardTask("validation", domain.name, number)
         for number, domain in enumerate(ingested.domains)
         if ingested.validation[number].any()
     ]
     _check_room(planned, directory)
-    dataset.clear(directory, [(task.split, task.name) for task in tasks], chosen.folder_stems)
+    dataset.clear(
+        directory,
+        [(task.split, task.name) for task in tasks],
+        chosen.folder_stems,
+        blend_files.STEMS if recipe.output.shape == PER_DOMAIN else (),
+    )
     tokenizers.save(ingested.tokenizer, directory / "tokenizer.json")
     dtype = np.dtype(np.uint32)
     if isinstance(chosen, TokenFormat):
@@ -461,6 +570,8 @@ def _write(loaded: LoadedRecipe, planned: Planned, workers: int, observer: Obser
 
     records = _run_writer(loaded, writer, tasks, ingested, workers, tick)
     folder_files = _finish(directory, chosen, tasks, dtype)
+    if isinstance(planned.sampler, DomainSampler):
+        folder_files += _write_blends(directory, planned, records, recipe)
     manifest = _manifest(loaded, ingested, records, dtype)
     dataset.write_manifest(msgspec.structs.replace(manifest, folder_files=folder_files), directory)
     written = sum(file.bytes for record in records for file in record.files)
@@ -477,12 +588,52 @@ def _finish(
     if chosen.finish is None:
         return []
     layout = Layout(directory)
-    stems = {
-        split: [layout.stem(split, task.name) for task in tasks if task.split == split]
-        for split in dataset.SPLITS
-    }
-    files = chosen.finish(Folder(directory, stems, dtype))
+    files = []
+    for folder in sorted({task.name.rpartition("/")[0] for task in tasks}):
+        stems = {
+            split: [
+                layout.stem(split, task.name)
+                for task in tasks
+                if task.split == split and task.name.rpartition("/")[0] == folder
+            ]
+            for split in dataset.SPLITS
+        }
+        files += chosen.finish(Folder(directory, stems, dtype))
     return [dataset.record_file(path, directory) for path in files]
+
+
+def _names(planned: Planned) -> list[str]:
+    """Of the training shards, under `train/`."""
+    if isinstance(planned.sampler, DomainSampler):
+        names = [stream.name for stream in planned.streams]
+        return [shard_stem(names[place.domain], place.number) for place in planned.sampler.shards]
+    return [f"shard-{number:05d}" for number in range(planned.shards)]
+
+
+def _write_blends(
+    directory: Path, planned: Planned, records: Sequence[ShardRecord], recipe: Recipe
+) -> list[FileRecord]:
+    """Write the trainers' own mixture files, from what was written."""
+    assert isinstance(planned.sampler, DomainSampler)
+    files = [
+        (place.domain, SourceFile(record.stem, record.tokens, record.sequences))
+        for place, record in zip(planned.sampler.shards, records, strict=False)
+    ]
+    domains = planned.plan.domains
+    sources = sources_of([d.name for d in domains], [d.tokens for d in domains], files)
+    made = blend_files.Domains(
+        [source for source in sources if source.tokens],
+        {
+            record.stem.rpartition("/")[2]: record.stem
+            for record in records
+            if record.split == "validation" and record.tokens
+        },
+        planned.forecasts[0].window_tokens,
+        data_suffix(planned.format),
+        isinstance(planned.format, TokenFormat),
+    )
+    paths = blend_files.write(recipe.output.format, made, directory)
+    return [dataset.record_file(path, directory) for path in paths]
 
 
 def _run_writer(  # noqa: PLR0913 - one stage, all of whose inputs are its own
@@ -558,4 +709,5 @@ def _manifest(
         inputs=inputs,
         cache=str(loaded.cache_dir.resolve()),
         options=dict(recipe.output.options),
+        shape=recipe.output.shape,
     )  # fmt: skip

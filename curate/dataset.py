@@ -2,10 +2,12 @@
 
 ```
 <dir>/manifest.json        written last; lists every file with its hash
-<dir>/train/               shards: shard-00000…, in the trainer's format
+<dir>/train/               shards: shard-00000…, in the trainer's format; with
+                           `output.shape: per-domain` in a folder for each domain
 <dir>/validation/<domain>  held-out documents of each domain, in the same format
 <dir>/provenance/          for each shard, which document every run of tokens came from
-<dir>/trainer/             for some formats: what trainers want of a whole split
+<dir>/trainer/             for some formats: what trainers want of a whole split, and
+                           with domains apart the trainers' own mixture files
 <dir>/tokenizer.json       the definition that made the tokens
 <dir>/stats.json mixture.json plan.json certificate.json quarantine.jsonl README.md
 ```
@@ -117,6 +119,8 @@ class Manifest(msgspec.Struct, frozen=True):
     """Of the format, as the recipe gave them."""
     folder_files: list[FileRecord] = []
     """What the format's readers want beside the shards."""
+    shape: str = "mixed"
+    """`mixed`, or `per-domain`: a folder a domain, the mixture left to the trainer."""
 
     @property
     def settings(self) -> Settings:
@@ -151,7 +155,7 @@ class Layout:
 
     def provenance(self, split: str, name: str) -> Path:
         """Where a shard's provenance goes."""
-        return self.directory / "provenance" / f"{split}-{name}.npy"
+        return self.directory / "provenance" / f"{split}-{name.replace('/', '--')}.npy"
 
     def relative(self, path: Path) -> str:
         """Path as the manifest says it."""
@@ -181,7 +185,10 @@ def load_manifest(directory: Path) -> Manifest:
 
 
 def clear(
-    directory: Path, shards: Sequence[tuple[str, str]], folder_stems: Sequence[str] = ()
+    directory: Path,
+    shards: Sequence[tuple[str, str]],
+    folder_stems: Sequence[str] = (),
+    trainer_stems: Sequence[str] = (),
 ) -> None:
     """Make room for new shards, removing older ones of ours and nothing else.
 
@@ -191,6 +198,7 @@ def clear(
             a build that is killed are known as ours too.
         folder_stems: Names, without suffix, of what the format writes beside the shards; `*` at
             the end stands for anything.
+        trainer_stems: The same of what else is written to `trainer/`.
 
     Raises:
         ShardError: The directory holds files that curate did not make; names some.
@@ -214,12 +222,18 @@ def clear(
     (directory / "certificate.json").unlink(missing_ok=True)
     for name in OWN_DIRECTORIES:
         shutil.rmtree(directory / name, ignore_errors=True)
-        if name != TRAINER or folder_stems:
+        if name != TRAINER or folder_stems or trainer_stems:
             (directory / name).mkdir(parents=True)
-    marks = {split: [name for owner, name in shards if owner == split] for split in SPLITS}
-    marks = {split: [*names, *folder_stems] for split, names in marks.items()}
-    marks["provenance"] = [f"{split}-{name}" for split, name in shards]
-    marks[TRAINER] = [*folder_stems]
+    marks: dict[str, list[str]] = {}
+    for split in SPLITS:
+        names = [name for owner, name in shards if owner == split]
+        folders = sorted({name.rpartition("/")[0] for name in names} | {""})
+        for folder in folders:
+            (directory / split / folder).mkdir(exist_ok=True)
+        prefixes = [f"{folder}/" if folder else "" for folder in folders]
+        marks[split] = names + [prefix + stem for prefix in prefixes for stem in folder_stems]
+    marks["provenance"] = [layout.provenance(*shard).stem for shard in shards]
+    marks[TRAINER] = [*folder_stems, *trainer_stems]
     for name, stems in marks.items():
         if (directory / name).is_dir():
             (directory / name / MARK).write_text("".join(f"{stem}\n" for stem in stems), "utf-8")
@@ -229,16 +243,18 @@ def _is_ours(path: Path, owned: Path) -> bool:
     """Whether a file is the mark, or a shard (or its unfinished form) that the mark names."""
     if path.name == MARK or is_reader_cache(path, owned):
         return True
-    if path.parent != owned or not (owned / MARK).exists():
+    if not (owned / MARK).exists():
         return False
-    stems = _marked(owned)
-    return path.name.lstrip(".").startswith(tuple(f"{stem}.".replace("*.", "") for stem in stems))
+    found = (path.parent / path.name.lstrip(".")).relative_to(owned).as_posix()
+    level = found.count("/")
+    stems = [stem for stem in _marked(owned) if stem.count("/") == level]
+    return found.startswith(tuple(f"{stem}.".replace("*.", "") for stem in stems))
 
 
 def is_reader_cache(path: Path, owned: Path) -> bool:
     """Whether a file is what a trainer's reader keeps beside a shard of the directory `owned`."""
-    parts = path.relative_to(owned).parts
-    return len(parts) > 2 and parts[1] == READER_CACHE and parts[0] in _marked(owned)
+    stem, found, _ = path.relative_to(owned).as_posix().partition(f"/{READER_CACHE}/")
+    return bool(found) and stem in _marked(owned)
 
 
 def _marked(owned: Path) -> list[str]:

@@ -152,6 +152,8 @@ class OutputRecipe(Frozen, frozen=True):
     """Where the dataset goes and how."""
 
     format: str = "megatron"
+    shape: Literal["mixed", "per-domain"] = "mixed"
+    """One mixed stream, or a folder a domain with the trainer's own mixture file."""
     dir: str | None = None
     """Omitted: `out/<name>` beside the recipe."""
     shard_tokens: Positive = 500_000_000

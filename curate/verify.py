@@ -31,8 +31,10 @@ from curate.dataset import (
 from curate.engine.local import map_tasks
 from curate.errors import InputError, ShardError
 from curate.formats.base import TextFormat, TokenFormat
+from curate.formats.blends import SourceFile
 from curate.formats.folder import DIRECTORY as TRAINER
 from curate.sample import TokenCopier
+from curate.shape import MIXED, PER_DOMAIN, forecasts, sources_of
 from curate.storage import hash_file, read_json, write_json
 from curate.text import check_text
 from curate.tokens.store import DomainTokens, part_damage
@@ -101,8 +103,8 @@ def _unlisted(directory: Path, manifest: Manifest) -> list[str]:
         f"{path.relative_to(directory).as_posix()}: not in the manifest"
         for split in (*SPLITS, TRAINER)
         for path in sorted((directory / split).rglob("*"))
-        if path.is_file()
-        and path.name != MARK
+        if path.name != MARK
+        and not path.is_dir()
         and not is_reader_cache(path, directory / split)
         and path.relative_to(directory).as_posix() not in listed
     ]
@@ -155,7 +157,8 @@ def _check_shard(
     found.tokens = {number: int(count) for number, count in enumerate(counts) if count}
     found.content = np.unique(pieces["content"])
     if shard.split == "train":
-        found.windows = _windows(pieces, start, manifest)
+        if manifest.shape == MIXED:
+            found.windows = _windows(pieces, start, manifest)
         if isinstance(chosen, TokenFormat) and chosen.loss_tokens is not None:
             rows = _row_tokens(pieces, manifest.sequence_length)
             found.lost_tokens = chosen.loss_tokens(rows, manifest.settings.window_tokens)
@@ -291,8 +294,9 @@ def _certificate(
             problems.append(f"plan.json has no domain '{name}'")
             continue
         realised = sum(check.tokens.get(number, 0) for check in train)
-        if realised != planned["tokens"]:
-            problems.append(f"'{name}': planned {planned['tokens']} tokens, realised {realised}")
+        wanted = planned.get("written_tokens", planned["tokens"])
+        if realised != wanted:
+            problems.append(f"'{name}': planned {wanted} tokens, realised {realised}")
         supply = planned["supply_tokens"]
         rows[name] = {
             "asked_share": planned["weight"],
@@ -302,8 +306,12 @@ def _certificate(
             "epochs": realised / supply if supply else 0.0,
             "validation_tokens": sum(check.tokens.get(number, 0) for check in held_out),
         }
-    if realised_total != manifest.budget_tokens:
+    mixtures: list[dict[str, Any]] = []
+    if manifest.shape == MIXED and realised_total != manifest.budget_tokens:
         problems.append(f"budget_tokens {manifest.budget_tokens}, realised {realised_total} in all")
+    if manifest.shape == PER_DOMAIN:
+        mixtures = _trainer_mixtures(manifest, plan, train)
+        _as_trained(rows, mixtures[0])
     overlap = _overlap(train, held_out)
     if overlap:
         problems.append(f"{overlap} documents are in training and in validation")
@@ -319,7 +327,9 @@ def _certificate(
         "train_sequences": sum(
             shard.sequences for shard in manifest.shards if shard.split == "train"
         ),
+        "shape": manifest.shape,
         "domains": rows,
+        "trainer_mixture": mixtures,
         "train_validation_overlap_documents": overlap,
         "tokens_compared_with_store": bool(checks) and all(c.content_checked for c in checks),
         "reader_loss": _reader_loss(manifest, train),
@@ -330,6 +340,30 @@ def _certificate(
             for file in shard.files
         ],
     }
+
+
+def _trainer_mixtures(
+    manifest: Manifest, plan: dict[str, Any], train: Sequence[ShardCheck]
+) -> list[dict[str, Any]]:
+    """What trainers' own mixtures make of the tokens found on disk."""
+    shards = [shard for shard in manifest.shards if shard.split == "train"]
+    files = [
+        (domain, SourceFile(shard.stem, tokens, shard.sequences))
+        for shard, check in zip(shards, train, strict=True)
+        for domain, tokens in check.tokens.items()
+    ]
+    planned = [plan["domains"].get(name, {}).get("tokens", 0) for name in manifest.domains]
+    sources = sources_of(manifest.domains, planned, files)
+    window_tokens = manifest.settings.window_tokens
+    return [found.to_json() for found in forecasts(manifest.format, sources, window_tokens)]
+
+
+def _as_trained(rows: dict[str, Any], mixture: dict[str, Any]) -> None:
+    """Shares and passes as the trainer's mixture makes them, in place."""
+    for name, row in rows.items():
+        found = mixture["domains"].get(name, {"share": 0.0, "epochs": 0.0})
+        row["written_tokens"] = row["realised_tokens"]
+        row["realised_share"], row["epochs"] = found["share"], found["epochs"]
 
 
 def _reader_loss(manifest: Manifest, train: Sequence[ShardCheck]) -> dict[str, int] | None:

@@ -150,7 +150,7 @@ def finish(folder: Folder) -> list[Path]:
         if not stems:
             continue
         names = [sibling(stem, ".arrow").name for stem in stems]
-        directory = folder.directory / split
+        directory = stems[0].parent
         state: dict[str, object] = {
             "_data_files": [{"filename": name} for name in names],
             "_fingerprint": hash_bytes(split.encode(), *(name.encode() for name in names))[:16],

@@ -94,7 +94,7 @@ def read(stem: Path, dtype: np.dtype[Any]) -> Iterator[TokenBatch]:
 def finish(folder: Folder) -> list[Path]:
     """Write `index.json` of each split; chunks without items are left out of it."""
     written = []
-    for split, stems in folder.stems.items():
+    for stems in folder.stems.values():
         chunks = [_chunk(sibling(stem, ".bin"), folder.dtype) for stem in stems]
         config = {
             "chunk_bytes": max((chunk["chunk_bytes"] for chunk in chunks), default=0),
@@ -106,7 +106,7 @@ def finish(folder: Folder) -> list[Path]:
             "item_loader": "TokensLoader",
         }
         if stems:
-            path = folder.directory / split / "index.json"
+            path = stems[0].parent / "index.json"
             whole = [chunk for chunk in chunks if chunk["chunk_size"]]
             write_json(path, {"chunks": whole, "config": config, "updated_at": "0"})
             written.append(path)

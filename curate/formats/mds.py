@@ -229,7 +229,7 @@ def _values(
 def finish(folder: Folder) -> list[Path]:
     """Write `index.json` of each split; shards without samples are left out of it."""
     written = []
-    for split, stems in folder.stems.items():
+    for stems in folder.stems.values():
         shards = []
         for stem in stems:
             path = sibling(stem, ".mds")
@@ -240,7 +240,7 @@ def finish(folder: Folder) -> list[Path]:
                     {**columns(folder.dtype), "raw_data": raw, "samples": samples, "zip_data": None}
                 )
         if stems:
-            path = folder.directory / split / "index.json"
+            path = stems[0].parent / "index.json"
             write_json(path, {"shards": shards, "version": VERSION})
             written.append(path)
     return written

@@ -12,6 +12,7 @@ from curate import __version__
 from curate.dataset import load_manifest
 from curate.formats.base import TextFormat, TokenFormat
 from curate.recipe import LoadedRecipe
+from curate.shape import PER_DOMAIN, shard_stem
 from curate.stats.report import DomainStats
 from curate.storage import atomic_path
 
@@ -69,13 +70,25 @@ def _metadata(
             {
                 "config_name": "default",
                 "data_files": [
-                    {"split": split, "path": f"{split}/*{suffix}"}
+                    {"split": split, "path": f"{split}/{_folders(loaded, split)}*{suffix}"}
                     for split in ("train", "validation")
                     if split == "train" or recipe.validation.documents > 0
                 ],
             }
         ]
     return metadata
+
+
+def _folders(loaded: LoadedRecipe, split: str) -> str:
+    """Pattern of the folders that the shards of a split are in."""
+    return "*/" if split == "train" and loaded.recipe.output.shape == PER_DOMAIN else ""
+
+
+def _first_shard(loaded: LoadedRecipe) -> str:
+    """Stem of the shard that the loading snippet shows."""
+    if loaded.recipe.output.shape == PER_DOMAIN:
+        return f"train/{shard_stem(loaded.recipe.domains[0].name, 0)}"
+    return "train/shard-00000"
 
 
 def _size_category(rows: int) -> str:
@@ -116,7 +129,7 @@ Shares are of tokens. Documents, bytes and bad records are those of the whole so
 | domain | asked | realised | tokens | epochs | documents | bytes | bad records | licence |
 |---|---:|---:|---:|---:|---:|---:|---:|---|
 {table}
-
+{_mixture_sentence(certificate)}
 Validation documents ({recipe.validation.documents:.3%} of each domain, chosen by content hash) are
 under `validation/`, one file a domain; {certificate["train_validation_overlap_documents"]} of them
 are also in the training set.
@@ -126,7 +139,7 @@ are also in the training set.
 For {chosen.trainers}.{_loss_sentence(certificate)}
 
 ```
-{chosen.snippet.format(path="train/shard-00000").strip()}
+{chosen.snippet.format(path=_first_shard(loaded)).strip()}
 ```
 
 ## Provenance
@@ -135,6 +148,19 @@ For {chosen.trainers}.{_loss_sentence(certificate)}
 tokens which document it came from; `certificate.json` compares what was asked, planned and written.
 Recipe hash `{loaded.hash}`, seed {recipe.seed}. Tokenizer: `tokenizer.json`.
 """
+
+
+def _mixture_sentence(certificate: dict[str, Any]) -> str:
+    """Who mixes domains that are written apart, in words."""
+    if not certificate["trainer_mixture"]:
+        return ""
+    found = certificate["trainer_mixture"][0]
+    drawn = "" if found["exact"] else ", on average, for it draws by lot"
+    return (
+        "\nDomains are written apart, their tokens once; `trainer/` holds the trainer's own "
+        f"mixture.\nRealised shares and epochs are those that {found['trainer']} makes of it in "
+        f"{found['samples']:,} {found['unit']}{drawn}.\n"
+    )
 
 
 def _loss_sentence(certificate: dict[str, Any]) -> str:

@@ -1,0 +1,316 @@
+"""What trainers' own mixtures draw, against their rules written out once more in plain Python."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import yaml
+
+from curate.errors import RecipeError
+from curate.formats import FORMATS, blend_files, rounding
+from curate.formats.blends import BLENDS, Source, SourceFile, forecast
+
+WINDOW = 2048
+LENGTHS = (16, 64, 256)
+
+
+def plain_greedy(weights: list[float], samples: int) -> list[int]:
+    """Megatron's and Nanoset's loop, a list at a time."""
+    total = float(np.asarray(weights).sum())
+    shares = [weight / total for weight in weights]
+    drawn = [0] * len(weights)
+    for sample in range(samples):
+        missing = [
+            share * max(sample, 1) - count for share, count in zip(shares, drawn, strict=True)
+        ]
+        drawn[missing.index(max(missing))] += 1
+    return drawn
+
+
+def plain_block(weights: list[float], block: int) -> list[int]:
+    """Levanter's counts in a block."""
+    total = float(np.asarray(weights).sum())
+    counts = [int(weight / total * block) for weight in weights]
+    counts[counts.index(max(counts))] += block - sum(counts)
+    return counts
+
+
+def plain_olmo(sources: list[tuple[int, int]], window: int, batch_tokens: int) -> list[int]:
+    """Instances by source of (tokens held in one file, tokens wanted); no source repeats."""
+    requested = sum(wanted for _, wanted in sources)
+    instances = math.ceil(requested / batch_tokens) * (batch_tokens // window)
+    given = [wanted // window for _, wanted in sources]
+    free = [held // window - count for (held, _), count in zip(sources, given, strict=True)]
+    able = [number for number, room in enumerate(free) if room > 0]
+    missing = instances - sum(given)
+    if missing > 0 and able:
+        for number in able:
+            given[number] += min(missing // len(able), free[number])
+        missing = instances - sum(given)
+        left = [n for n in able if given[n] < sources[n][0] // window]
+        left.sort(key=lambda n: (Fraction(sources[n][1] % window, window), n), reverse=True)
+        for number in left[:missing]:
+            given[number] += 1
+    return given
+
+
+def zipf(domains: int, budget: int, row_tokens: int = 700) -> list[Source]:
+    """Weights 1 / rank^2, exact to the token."""
+    weights = [1 / (rank + 1) ** 2 for rank in range(domains)]
+    tokens = rounding.largest_remainder(weights, budget).tolist()
+    return [
+        Source(
+            f"d{rank}",
+            count,
+            (SourceFile(f"train/d{rank}/shard-00000", count, -(-count // row_tokens)),),
+        )
+        for rank, count in enumerate(tokens)
+    ]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_greedy_is_the_trainers_loop(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    weights = (rng.pareto(1, rng.integers(1, 40)) + 1e-6).tolist()
+    samples = int(rng.integers(1, 3000))
+    drawn = rounding.greedy(weights, samples)
+    assert drawn.tolist() == plain_greedy(weights, samples)
+    assert drawn.sum() == samples
+
+
+def test_greedy_at_the_published_numbers() -> None:
+    assert rounding.greedy([30, 70], 1000).tolist() == [300, 700]
+    many = rounding.greedy([1.0] * 500, 10**6)  # beyond the steps that are gone one by one
+    assert many.tolist() == [2000] * 500
+
+
+def test_greedy_draws_a_tiny_prefix_beside_one_but_not_among_many() -> None:
+    """Errors sum to 0 after each step: with two prefixes the tiny one is soon the larger."""
+    assert rounding.greedy([0.9999, 0.0001], 100).tolist() == [99, 1]
+    drawn = rounding.greedy([1 / rank**2 for rank in range(1, 301)], 1000)
+    due = rounding.normalised([1 / rank**2 for rank in range(1, 301)]) * 1000
+    assert np.all(np.abs(drawn - due) < 1)
+    assert np.all(drawn[due < 0.3] == 0)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_levanter_rounds_down_and_gives_the_rest_to_the_largest(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    weights = (rng.pareto(0.7, rng.integers(1, 60)) + 1e-9).tolist()
+    for block in rounding.LEVANTER_BLOCKS:
+        assert rounding.block_counts(weights, block).tolist() == plain_block(weights, block)
+
+
+def test_levanter_block_is_the_smallest_that_holds_all() -> None:
+    weights = [1 / rank**2 for rank in range(1, 101)]  # the least is 1 / 16350
+    assert rounding.levanter_block(weights) == 16384
+    assert rounding.block_counts(weights, 16384).min() == 1
+    assert rounding.block_counts(weights, 2048).min() == 0  # what the default would have lost
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_olmo_deals_out_instances_as_its_source_mixture(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    window = int(rng.choice(LENGTHS))
+    wanted = rng.integers(1, 50 * window, rng.integers(1, 30)).tolist()
+    sources = [(int(want * rng.uniform(1, 2)) + 1, want) for want in wanted]
+    batch = window * int(rng.integers(1, 5))
+    instances = math.ceil(sum(wanted) / batch) * (batch // window)
+    # The share of a file is rounded up to a token; a wish of whole tokens stays itself.
+    paths = [rounding.Path(held, want / held) for held, want in sources]
+    whole = [math.ceil(path.tokens * path.ratio) for path in paths]
+    exact = [(held, count) for (held, _), count in zip(sources, whole, strict=True)]
+    if whole == wanted:
+        assert rounding.olmo_instances(paths, window, instances) == plain_olmo(exact, window, batch)
+
+
+def test_olmo_rounds_up_to_whole_batches() -> None:
+    """10 000 tokens in windows of 16 and batches of 4: 628 instances for 625."""
+    paths = [rounding.Path(40_000, 0.1), rounding.Path(60_000, 0.1)]
+    assert sum(rounding.olmo_instances(paths, 16, 628)) == 628
+    assert rounding.olmo_instances(paths, 16, 625) == [250, 375]
+
+
+def test_olmo_lists_a_repeated_source_again() -> None:
+    assert [path.ratio for path in rounding.olmo_paths([100], 250)] == [1.0, 1.0, 0.5]
+    assert rounding.olmo_instances(rounding.olmo_paths([160], 400), 16, 25) == [10, 10, 5]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_mosaic_proportions_are_rounded_down_and_filled_by_lot(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    weights = rng.uniform(0.001, 1, 30)
+    drawn = rounding.proportions(weights, 1000)
+    down = [int(1000 * weight / weights.sum()) for weight in weights]
+    assert drawn.sum() == 1000
+    assert set((drawn - down).tolist()) <= {0, 1}
+    assert rounding.proportions([0.3, 0.7], 1000).tolist() == [300, 700]
+
+
+@pytest.mark.parametrize("weights", [[], [0.0], [-1.0, 2.0], [float("nan")]])
+def test_weights_that_are_none_are_refused(weights: list[float]) -> None:
+    with pytest.raises(ValueError, match="weights must be non-negative and not all zero"):
+        rounding.greedy(weights, 10)
+
+
+RULES: dict[str, Callable[[list[Source]], list[float]]] = {
+    "Megatron-LM": lambda found: plain_greedy(
+        [s.planned_tokens for s in found], sum(s.planned_tokens for s in found) // WINDOW
+    ),
+    "OLMo-core source mixture": lambda found: plain_olmo(
+        [(s.tokens, s.planned_tokens) for s in found], WINDOW, WINDOW
+    ),
+    "levanter": lambda found: plain_block([s.planned_tokens for s in found], 32768),
+    "streaming, choose": lambda found: [max(1, s.rows) for s in found],
+}
+"""Trainer → samples by source, for sources that are wanted once."""
+
+
+@pytest.mark.parametrize("budget", [2_000_000, 200_000_000])
+@pytest.mark.parametrize("name", BLENDS)
+def test_no_domain_of_300_is_lost_without_a_warning_that_names_it(name: str, budget: int) -> None:
+    sources = zipf(300, budget)
+    for blend in BLENDS[name]:
+        found = forecast(blend, sources, WINDOW)
+        assert len(found.rows) == 300
+        assert math.isclose(sum(row["share"] for row in found.rows.values()), 1.0)
+        warned = " ".join(found.warnings)
+        for domain, row in found.rows.items():
+            if row["samples"] == 0:
+                assert f"'{domain}'" in warned, (blend.trainer, domain)
+        if blend.trainer in RULES:
+            expected = RULES[blend.trainer](sources)
+            if blend.trainer != "levanter" or budget > 32768 * WINDOW:
+                zero = {s.name for s, count in zip(sources, expected, strict=True) if count == 0}
+                assert all(f"'{domain}'" in warned for domain in zero)
+                if blend.trainer != "levanter":
+                    assert [row["samples"] for row in found.rows.values()] == expected
+
+
+def test_small_budgets_do_lose_domains_so_that_the_warnings_are_not_idle() -> None:
+    sources = zipf(300, 2_000_000)
+    lost = {
+        blend.trainer: [n for n, row in forecast(blend, sources, WINDOW).rows.items()
+                        if row["samples"] == 0]
+        for name in BLENDS for blend in BLENDS[name]
+    }  # fmt: skip
+    assert len(lost["OLMo-core source mixture"]) > 200
+    assert len(lost["nanotron Nanoset"]) > 200
+    assert len(lost["Megatron-LM"]) > 200
+    assert lost["streaming, choose"] == []
+
+
+def test_choosing_rows_is_nearer_than_proportions() -> None:
+    sources = zipf(300, 200_000_000)
+    chosen, proportion = (forecast(blend, sources, WINDOW).to_json() for blend in BLENDS["mds"])
+    assert chosen["largest_difference"] < 1e-9
+    assert 0 < proportion["largest_difference"] < 1e-3
+
+
+def test_repeats_beyond_the_plan_are_named() -> None:
+    """A domain of 3 tokens gets a window of 2048 from Megatron: 1024 passes where one is meant."""
+    files = (SourceFile("train/a/shard-00000", 10**6, 1000),)
+    tiny = (SourceFile("train/b/shard-00000", 3, 1),)
+    sources = [Source("a", 10**6, files), Source("b", 3, tiny)]
+    found = forecast(BLENDS["megatron"][0], sources, WINDOW)
+    assert found.rows["b"]["samples"] == 1
+    assert found.rows["b"]["epochs"] == 1024
+    assert any("repeats more than planned: 'b' (1.02e+03 passes)" in w for w in found.warnings)
+
+
+def test_nanoset_never_draws_some_windows_of_domains_beside_a_repeated_one() -> None:
+    window = 15  # 16 tokens with the label
+    sources = [
+        Source("a", 16_000, (SourceFile("train/a/shard-00000", 16_000, 10),)),
+        Source("b", 16_000, (SourceFile("train/b/shard-00000", 4_000, 10),)),
+    ]
+    found = forecast(BLENDS["datatrove"][0], sources, window)
+    # An epoch has 1000 + 250 windows, half of them of each; a keeps 375 that no epoch shows.
+    assert [row["samples"] for row in found.rows.values()] == [625, 625]
+    assert found.rows["a"]["unseen"] == 375
+
+
+def test_draws_by_lot_say_what_may_be_missed() -> None:
+    found = forecast(BLENDS["litdata"][0], zipf(300, 20_000_000), WINDOW)
+    assert not found.exact
+    assert any("may never draw" in warning and "'d60'" in warning for warning in found.warnings)
+
+
+def test_every_format_mixes_or_is_refused() -> None:
+    assert set(BLENDS) | {"npy", "llmc"} == set(FORMATS)
+    assert set(BLENDS) == set(blend_files.FILES)
+
+
+def domains_of(sources: list[Source], suffix: str = ".parquet") -> blend_files.Domains:
+    held_out = {source.name: f"validation/{source.name}" for source in sources[:2]}
+    return blend_files.Domains(sources, held_out, WINDOW, suffix)
+
+
+def test_megatron_files_say_the_same_list_twice() -> None:
+    sources = zipf(3, 10**6)
+    made = blend_files.megatron(domains_of(sources))
+    flat = made["blend.txt"].split()
+    splits = json.loads(made["blend.json"])
+    assert flat == splits["train"]
+    assert splits["test"] is None
+    weights = [float(weight) for weight in flat[::2]]
+    assert weights == [source.planned_tokens / 10**6 for source in sources]
+    assert not any(part.replace(".", "").isdigit() for part in flat[1::2])
+    assert yaml.safe_load(made["neox.yml"])["train_data_weights"] == weights
+
+
+def test_a_blend_of_more_prefixes_than_int16_is_refused() -> None:
+    files = tuple(SourceFile(f"train/a/shard-{n:05d}", 10, 1) for n in range(32_768))
+    with pytest.raises(RecipeError, match="makes 32768 prefixes, Megatron blends at most 32767"):
+        blend_files.megatron(domains_of([Source("a", 10, files)]))
+
+
+@pytest.mark.parametrize("planned", [10, 30, 31, 100, 999_999_999])
+def test_olmo_may_always_repeat_as_often_as_planned(planned: int) -> None:
+    source = Source("a", planned, (SourceFile("train/a/shard-00000", 30, 1),))
+    made = yaml.safe_load(blend_files.olmo(domains_of([source], ".npy"))["mixture.yaml"])
+    allowed = made["sources"][0]["max_repetition_ratio"]
+    assert allowed >= 1
+    assert int(30 * allowed) >= min(planned, int(planned * made["sources"][0]["target_ratio"]))
+    assert made["sources"][0]["paths"] == ["train/a/shard-00000.npy"]
+
+
+def test_nanotron_and_litdata_leave_out_folders_without_a_window() -> None:
+    sources = zipf(300, 2_000_000)
+    nanoset = yaml.safe_load(blend_files.nanotron(domains_of(sources))["nanoset.yaml"])["dataset"]
+    combined = json.loads(blend_files.litdata(domains_of(sources))["combined.json"])
+    whole = [f"train/{s.name}" for s in sources if s.tokens >= WINDOW + 1]
+    assert nanoset["dataset_folder"] == combined["folders"] == whole
+    assert len(nanoset["dataset_weights"]) == len(combined["weights"]) == len(whole) < 300
+
+
+def test_hugging_face_weights_are_of_rows() -> None:
+    """Equal tokens in rows of 10 and of 90 tokens: nine rows of the one for each of the other."""
+    sources = [
+        Source("short", 9000, (SourceFile("train/short/shard-00000", 9000, 900),)),
+        Source("long", 9000, (SourceFile("train/long/shard-00000", 9000, 100),)),
+    ]
+    made = json.loads(blend_files.hugging_face(domains_of(sources))["interleave.json"])
+    assert made["probabilities"] == [0.9, 0.1]
+    assert made["rows"] == 1000
+    assert made["stopping_strategy"] == "all_exhausted_without_replacement"
+    twice = [Source("short", 18000, sources[0].files), sources[1]]
+    made = json.loads(blend_files.hugging_face(domains_of(twice))["interleave.json"])
+    assert made["stopping_strategy"] == "all_exhausted"
+
+
+def test_row_forecasts_come_back_to_the_tokens_asked_for() -> None:
+    sources = [
+        Source("short", 9000, (SourceFile("train/short/shard-00000", 9000, 900),)),
+        Source("long", 9000, (SourceFile("train/long/shard-00000", 9000, 100),)),
+    ]
+    for blend in (*BLENDS["mds"], *BLENDS["webdataset"]):
+        rows = forecast(blend, sources, WINDOW).rows
+        assert [row["share"] for row in rows.values()] == [0.5, 0.5]
+    # What taking shares of tokens for shares of rows would give: a dummy the numbers must beat.
+    assert 0.5 * 10 / (0.5 * 10 + 0.5 * 90) == pytest.approx(0.1)
