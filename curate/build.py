@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from curate import __version__, dataset
 from curate.dataset import FileRecord, InputRecord, Layout, Manifest, ShardRecord, TokenizerRecord
@@ -25,14 +26,15 @@ from curate.evidence import Evidence, gather, recall, wanted
 from curate.formats import blend_files, check_options, configure
 from curate.formats import find as find_format
 from curate.formats.base import Folder, Settings, TextFormat, TokenFormat
-from curate.formats.blends import Forecast, SourceFile
-from curate.formats.losses import worst_tails
+from curate.formats.blends import Forecast, Source, SourceFile
+from curate.formats.losses import cut_rows, worst_tails
 from curate.ingest import Ingested, ingest
 from curate.mixture import DomainSupply, Mixture, MixtureOptions, MixtureRequest, mix
 from curate.mixture import find as find_method
 from curate.mixture.entropic import MEASURES
 from curate.mixture.evidence import evidence_hash, evidence_paths, read_evidence, search_options
 from curate.observer import Observer
+from curate.packing import BEST_FIT, CONCAT, WHOLE, PackedSampler, Tally, tally
 from curate.plan import Plan, make_plan
 from curate.recipe import LoadedRecipe, Recipe
 from curate.report.card import write_card
@@ -57,9 +59,19 @@ from curate.tokens.tokenizer import Tokenizer
 from curate.verify import verify
 from curate.write import ShardTask, ShardWriter, write_shards
 
+Sampler = DocumentSampler | SequenceSampler | PackedSampler
+
 TEXT_SHARD_TOKENS = 64_000_000
 """Most tokens in a shard of text, about 250 MB: readers take text a file at a time."""
 
+
+PACKINGS = {
+    "npy": (CONCAT, BEST_FIT),
+    "litdata": (CONCAT, BEST_FIT),
+    "mds": (CONCAT, BEST_FIT, WHOLE),
+    "input_ids": (CONCAT, BEST_FIT, WHOLE),
+}
+"""By format; readers of npy and litdata see rows only where all are full."""
 
 MOST_LOSS = 0.05
 """Share of the training set that a reader may drop, where the recipe states its windows."""
@@ -79,6 +91,21 @@ class Built:
 
 
 @dataclass(frozen=True)
+class Shaped:
+    """Training shards, and what will become of them."""
+
+    sampler: Sampler | DomainSampler
+    shards: int
+    reader_loss: dict[str, int] | None
+    packing: dict[str, Any] | None = None
+    """Rows, filling and cuts, where documents are packed."""
+    sources: tuple[Source, ...] = ()
+    """Every domain, where they are written apart."""
+    forecasts: tuple[Forecast, ...] = ()
+    """What each trainer's own mixture will do with them."""
+
+
+@dataclass(frozen=True)
 class Planned:
     """Everything known before a byte is written."""
 
@@ -87,13 +114,9 @@ class Planned:
     mixture: Mixture
     plan: Plan
     streams: tuple[Stream, ...]
-    sampler: DocumentSampler | SequenceSampler | DomainSampler
     format: TokenFormat | TextFormat
     """Configured."""
-    shards: int
-    """Of the training set."""
-    forecasts: tuple[Forecast, ...]
-    """What each trainer's own mixture will do, where domains are written apart."""
+    shaped: Shaped
 
 
 def check_names(loaded: LoadedRecipe) -> None:
@@ -116,6 +139,13 @@ def check_names(loaded: LoadedRecipe) -> None:
     options = check_options(recipe.output.format, recipe.output.options)
     if recipe.output.shape == PER_DOMAIN:
         check_shape(recipe.output.format, options)
+    if recipe.packing not in PACKINGS.get(recipe.output.format, (CONCAT,)):
+        fit = [name for name, known in PACKINGS.items() if recipe.packing in known]
+        raise RecipeError(
+            f"packing: {recipe.packing} is not for format {recipe.output.format}, whose readers "
+            f"would not keep its rows; it is for {', '.join(fit)}. Set packing: concat, or another "
+            "output.format"
+        )
     keeps = isinstance(chosen, TextFormat) or (
         chosen.keeps_documents and not chosen.takes_sequences
     )
@@ -152,16 +182,15 @@ def plan_dataset(
             ingested.domains, ingested.validation, _written_tokens(loaded, plan), strict=True
         )
     )
-    sampler, shards, loss, told_by = _shape(loaded, chosen, streams, ingested, plan)
-    plan = _with_documents(plan, sampler.documents())
-    planned = Planned(ingested, request, mixture, plan, streams, sampler, chosen, shards, told_by)
+    shaped = _shape(loaded, chosen, streams, ingested, plan)
+    plan = _with_documents(plan, shaped.sampler.documents())
+    planned = Planned(ingested, request, mixture, plan, streams, chosen, shaped)
     if write:
         stamp = _stamp(loaded, ingested)
         write_json(loaded.output_dir / "mixture.json", {**stamp, **mixture.to_json()})
-        found = {**stamp, **plan_json(planned), "reader_loss": loss}
-        write_json(loaded.output_dir / "plan.json", found)
+        write_json(loaded.output_dir / "plan.json", {**stamp, **plan_json(planned)})
     told = chosen.notices(settings) if chosen.notices is not None else []
-    told += [warning for found in told_by for warning in found.warnings]
+    told += [warning for found in shaped.forecasts for warning in found.warnings]
     for warning in [*mixture.warnings, *plan.warnings, *told]:
         observer.notice(warning)
     for active in mixture.constraints_active:
@@ -172,10 +201,14 @@ def plan_dataset(
 def plan_json(planned: Planned) -> dict[str, Any]:
     """The fields of `plan.json` that say what will be written, and what trainers make of it."""
     found = planned.plan.to_json()
-    if planned.forecasts:
+    shaped = planned.shaped
+    if shaped.forecasts:
         for planned_stream in planned.streams:
             found["domains"][planned_stream.name]["written_tokens"] = planned_stream.tokens
-        found["trainer_mixture"] = [forecast.to_json() for forecast in planned.forecasts]
+        found["trainer_mixture"] = [forecast.to_json() for forecast in shaped.forecasts]
+    if shaped.packing is not None:
+        found["packing"] = shaped.packing
+    found["reader_loss"] = shaped.reader_loss
     return found
 
 
@@ -335,6 +368,7 @@ def _settings(loaded: LoadedRecipe, tokenizer: Tokenizer) -> Settings:
     recipe = loaded.recipe
     return Settings(
         tokenizer.eos_id, tokenizer.vocabulary, tokenizer.name, recipe.sequence_length,
+        None if recipe.packing == WHOLE else recipe.row_tokens,
         check_options(recipe.output.format, recipe.output.options),
     )  # fmt: skip
 
@@ -352,38 +386,88 @@ def _shape(
     streams: Sequence[Stream],
     ingested: Ingested,
     plan: Plan,
-) -> tuple[
-    DocumentSampler | SequenceSampler | DomainSampler, int, dict[str, int] | None,
-    tuple[Forecast, ...],
-]:  # fmt: skip
-    """Sampler, training shards, what readers may lose, and what trainers will mix."""
+) -> Shaped:
+    """Decide on shards, and foretell what readers and trainers make of them."""
     settings = _settings(loaded, ingested.tokenizer)
-    if loaded.recipe.output.shape != PER_DOMAIN:
-        mixed = _sampler(loaded, chosen, streams, ingested)
-        shards = _shards(loaded, chosen, mixed)
-        return mixed, shards, _reader_loss(loaded, chosen, settings, shards), ()
-    sampler = _domain_sampler(loaded, chosen, streams, ingested)
-    rows = sampler.rows()
-    names = [stream.name for stream in streams]
+    recipe = loaded.recipe
+    if recipe.output.shape == PER_DOMAIN:
+        return _apart(loaded, chosen, _domain_sampler(loaded, chosen, streams, ingested), plan,
+                      settings)  # fmt: skip
+    sampler = _sampler(loaded, chosen, streams, ingested)
+    shards = _shards(loaded, chosen, sampler)
+    if isinstance(sampler, PackedSampler):
+        rows, tallies = _rows_of(sampler, shards)
+        loss = _exact_loss(chosen, settings, rows)
+        return Shaped(sampler, shards, loss, _packing_json(loaded, tallies))
+    loss = _reader_loss(loaded, chosen, settings, shards)
+    if isinstance(sampler, DocumentSampler) and loss is not None and _by_row(chosen):
+        loss = _exact_loss(chosen, settings, [sampler.lengths()])
+    return Shaped(sampler, shards, loss)
+
+
+def _apart(
+    loaded: LoadedRecipe,
+    chosen: TokenFormat | TextFormat,
+    sampler: DomainSampler,
+    plan: Plan,
+    settings: Settings,
+) -> Shaped:
+    """With domains apart everything about rows is known before they are written."""
+    rows, tallies = _rows_of(sampler, len(sampler.shards))
+    names = [domain.name for domain in plan.domains]
     files = [
         (
             place.domain,
             SourceFile(
                 f"train/{shard_stem(names[place.domain], place.number)}",
-                int(lengths.sum()), len(lengths),
+                found.document_tokens,
+                found.rows,
             ),
         )
-        for place, lengths in zip(sampler.shards, rows, strict=True)
-    ]  # fmt: skip
+        for place, found in zip(sampler.shards, tallies, strict=True)
+    ]
     sources = sources_of(names, [domain.tokens for domain in plan.domains], files)
-    loss = None
-    if isinstance(chosen, TokenFormat) and chosen.loss_tokens is not None:
-        window = settings.window_tokens
-        lost = sum(chosen.loss_tokens(lengths, window) for lengths in rows)
-        loss = {"window_tokens": window, "tokens_at_most": lost}
-        _refuse_loss(loaded, chosen, settings, lost, sum(stream.tokens for stream in streams))
+    loss = _exact_loss(chosen, settings, rows)
+    if loss is not None and isinstance(chosen, TokenFormat):
+        written = sum(found.document_tokens for found in tallies)
+        _refuse_loss(loaded, chosen, settings, loss["tokens_at_most"], written)
     found = forecasts(loaded.recipe.output.format, sources, settings.window_tokens)
-    return sampler, len(files), loss, tuple(found)
+    packing = _packing_json(loaded, tallies) if loaded.recipe.packing != CONCAT else None
+    return Shaped(sampler, len(files), loss, packing, tuple(sources), tuple(found))
+
+
+def _rows_of(
+    sampler: PackedSampler | DomainSampler, shards: int
+) -> tuple[list[NDArray[np.int64]], list[Tally]]:
+    """Tokens of each row, and what rows are made of, by shard."""
+    rows, tallies = [], []
+    for number in range(shards):
+        samples = sampler.shard(number, shards)
+        rows.append(samples.lengths)
+        tallies.append(tally(samples.pieces, len(samples.lengths)))
+    return rows, tallies
+
+
+def _packing_json(loaded: LoadedRecipe, tallies: Sequence[Tally]) -> dict[str, Any]:
+    row_tokens = loaded.recipe.row_tokens
+    assert row_tokens is not None
+    return sum(tallies, Tally()).to_json(loaded.recipe.packing, row_tokens)
+
+
+def _by_row(chosen: TokenFormat | TextFormat) -> bool:
+    """Whether readers cut single rows, so that their loss does not depend on shards."""
+    return isinstance(chosen, TokenFormat) and chosen.loss_tokens is cut_rows
+
+
+def _exact_loss(
+    chosen: TokenFormat | TextFormat, settings: Settings, rows: Sequence[NDArray[np.int64]]
+) -> dict[str, int] | None:
+    """What the trainer's reader drops of shards whose rows are known."""
+    if isinstance(chosen, TextFormat) or chosen.loss_tokens is None:
+        return None
+    window = settings.window_tokens
+    lost = sum(chosen.loss_tokens(lengths, window) for lengths in rows)
+    return {"window_tokens": window, "tokens_at_most": lost}
 
 
 def _refuse_loss(
@@ -421,7 +505,7 @@ def _domain_sampler(
 def _shards(
     loaded: LoadedRecipe,
     chosen: TokenFormat | TextFormat,
-    sampler: DocumentSampler | SequenceSampler,
+    sampler: Sampler,
 ) -> int:
     """Training shards: as many as `shard_tokens` asks for and the format's readers take.
 
@@ -478,16 +562,24 @@ def _sampler(
     streams: Sequence[Stream],
     ingested: Ingested,
     domains: Sequence[DomainTokens] | None = None,
-) -> DocumentSampler | SequenceSampler:
+) -> Sampler:
     """A sampler of streams, whose domains are all unless given."""
     recipe = loaded.recipe
     if isinstance(chosen, TokenFormat):
-        if recipe.sequence_length is not None:
-            return SequenceSampler(streams, recipe.sequence_length, recipe.seed)
+        if recipe.row_tokens is not None and recipe.packing == CONCAT:
+            return SequenceSampler(streams, recipe.row_tokens, recipe.seed)
     # A document of text needs a token of text beside its end-of-text token.
     ended = ingested.tokenizer.eos_id is not None
     smallest = 2 if isinstance(chosen, TextFormat) and ended else 1
-    return DocumentSampler(streams, domains or ingested.domains, recipe.seed, smallest)
+    whole = DocumentSampler(streams, domains or ingested.domains, recipe.seed, smallest)
+    if recipe.row_tokens is None:
+        return whole
+    if recipe.packing == BEST_FIT and ingested.tokenizer.eos_id is None:
+        raise RecipeError(
+            "packing: best-fit fills rows with the end token, and the tokenizer has none; set "
+            "tokenizer.eos, or packing: whole"
+        )
+    return PackedSampler(whole, recipe.row_tokens, recipe.packing)
 
 
 def _with_documents(plan: Plan, documents: Sequence[int]) -> Plan:
@@ -541,7 +633,7 @@ def _write(loaded: LoadedRecipe, planned: Planned, workers: int, observer: Obser
     """Write shards, then the manifest."""
     recipe, directory = loaded.recipe, loaded.output_dir
     ingested = planned.ingested
-    chosen, shards = planned.format, planned.shards
+    chosen, shards = planned.format, planned.shaped.shards
     tasks = [ShardTask("train", name, number) for number, name in enumerate(_names(planned))]
     tasks += [
         ShardTask("validation", domain.name, number)
@@ -560,8 +652,9 @@ def _write(loaded: LoadedRecipe, planned: Planned, workers: int, observer: Obser
     if isinstance(chosen, TokenFormat):
         dtype = chosen.dtype_for(ingested.tokenizer.vocabulary - 1)
     writer = ShardWriter(
-        Layout(directory), chosen, dtype, planned.sampler, shards, ingested.domains,
-        ingested.validation, recipe.sequence_length, max(1, workers // shards),
+        Layout(directory), chosen, dtype, planned.shaped.sampler, shards, ingested.domains,
+        ingested.validation, recipe.row_tokens, max(1, workers // shards), recipe.packing,
+        ingested.tokenizer.eos_id or 0,
     )  # fmt: skip
     observer.begin("write", [recipe.name], [recipe.budget_tokens])
 
@@ -570,7 +663,7 @@ def _write(loaded: LoadedRecipe, planned: Planned, workers: int, observer: Obser
 
     records = _run_writer(loaded, writer, tasks, ingested, workers, tick)
     folder_files = _finish(directory, chosen, tasks, dtype)
-    if isinstance(planned.sampler, DomainSampler):
+    if isinstance(planned.shaped.sampler, DomainSampler):
         folder_files += _write_blends(directory, planned, records, recipe)
     manifest = _manifest(loaded, ingested, records, dtype)
     dataset.write_manifest(msgspec.structs.replace(manifest, folder_files=folder_files), directory)
@@ -604,31 +697,25 @@ def _finish(
 
 def _names(planned: Planned) -> list[str]:
     """Of the training shards, under `train/`."""
-    if isinstance(planned.sampler, DomainSampler):
+    sampler = planned.shaped.sampler
+    if isinstance(sampler, DomainSampler):
         names = [stream.name for stream in planned.streams]
-        return [shard_stem(names[place.domain], place.number) for place in planned.sampler.shards]
-    return [f"shard-{number:05d}" for number in range(planned.shards)]
+        return [shard_stem(names[place.domain], place.number) for place in sampler.shards]
+    return [f"shard-{number:05d}" for number in range(planned.shaped.shards)]
 
 
 def _write_blends(
     directory: Path, planned: Planned, records: Sequence[ShardRecord], recipe: Recipe
 ) -> list[FileRecord]:
     """Write the trainers' own mixture files, from what was written."""
-    assert isinstance(planned.sampler, DomainSampler)
-    files = [
-        (place.domain, SourceFile(record.stem, record.tokens, record.sequences))
-        for place, record in zip(planned.sampler.shards, records, strict=False)
-    ]
-    domains = planned.plan.domains
-    sources = sources_of([d.name for d in domains], [d.tokens for d in domains], files)
     made = blend_files.Domains(
-        [source for source in sources if source.tokens],
+        [source for source in planned.shaped.sources if source.tokens],
         {
             record.stem.rpartition("/")[2]: record.stem
             for record in records
             if record.split == "validation" and record.tokens
         },
-        planned.forecasts[0].window_tokens,
+        planned.shaped.forecasts[0].window_tokens,
         data_suffix(planned.format),
         isinstance(planned.format, TokenFormat),
     )
@@ -697,7 +784,9 @@ def _manifest(
         build_hash=_build_hash(loaded, ingested),
         format=recipe.output.format,
         dtype=dtype.str if isinstance(chosen, TokenFormat) else None,
-        sequence_length=recipe.sequence_length,
+        sequence_length=recipe.row_tokens,
+        window=recipe.window,
+        packing=recipe.packing,
         seed=recipe.seed,
         budget_tokens=recipe.budget_tokens,
         tokenizer=TokenizerRecord(

@@ -119,6 +119,10 @@ class Manifest(msgspec.Struct, frozen=True):
     """Of the format, as the recipe gave them."""
     folder_files: list[FileRecord] = []
     """What the format's readers want beside the shards."""
+    window: str = "L"
+    """`L+1` where `sequence_length` is one more than the trainer's."""
+    packing: str = "concat"
+    """How documents make sequences; see `curate.packing`."""
     shape: str = "mixed"
     """`mixed`, or `per-domain`: a folder a domain, the mixture left to the trainer."""
 
@@ -129,7 +133,8 @@ class Manifest(msgspec.Struct, frozen=True):
             eos_id=self.tokenizer.eos_id,
             vocabulary=self.tokenizer.vocabulary,
             tokenizer=self.tokenizer.name,
-            sequence_length=self.sequence_length,
+            sequence_length=self.sequence_length and self.sequence_length - (self.window == "L+1"),
+            row_tokens=None if self.packing == "whole" else self.sequence_length,
             options=self.options,
         )
 

@@ -218,6 +218,10 @@ class Recipe(Frozen, frozen=True):
     mixture: MixtureRecipe = MixtureRecipe()
     sequence_length: Positive | None = None
     """Tokens a sequence, for formats that cut the stream; omit for those that keep documents."""
+    window: Literal["L", "L+1"] = "L"
+    """Tokens of a row: `sequence_length`, or one more for trainers that take labels from it."""
+    packing: Literal["concat", "best-fit", "whole"] = "concat"
+    """How documents make rows of `sequence_length`; see `curate.packing`."""
     max_epochs: Annotated[float, Meta(gt=0, le=1e6)] = 1.0
     """Passes over a domain that a mixture may use, where the domain says nothing else."""
     validation: ValidationRecipe = ValidationRecipe()
@@ -229,6 +233,13 @@ class Recipe(Frozen, frozen=True):
     cache: str = ".curate"
     """Directory of the token store, relative to the recipe; shared by recipes."""
     seed: int = 42
+
+    @property
+    def row_tokens(self) -> int | None:
+        """Tokens of a row on disk; None where rows are documents."""
+        if self.sequence_length is None:
+            return None
+        return self.sequence_length + (self.window == "L+1")
 
 
 class LoadedRecipe(Struct, frozen=True):
@@ -303,6 +314,7 @@ def parse(
         raise RecipeError(f"{source}: {_readable(str(error), value)}") from error
     _check_tokenizer(recipe.tokenizer, source)
     _check_domains(recipe, source)
+    _check_rows(recipe, source)
     _check_weights(recipe, source, notices)
     _check_objective(recipe.mixture, source)
     return LoadedRecipe(recipe, base, notices)
@@ -440,6 +452,16 @@ def _check_objective(mixture: MixtureRecipe, source: str) -> None:
         raise RecipeError(
             f"{source}: mixture.objective needs exactly one of target and weights; found {found}"
         )
+
+
+def _check_rows(recipe: Recipe, source: str) -> None:
+    for key, plain in (("packing", "concat"), ("window", "L")):
+        value = getattr(recipe, key)
+        if value != plain and recipe.sequence_length is None:
+            raise RecipeError(
+                f"{source}: {key}: {value} is about rows of sequence_length, which is missing; "
+                f"set sequence_length, or leave out {key}"
+            )
 
 
 def _check_weights(recipe: Recipe, source: str, notices: list[str]) -> None:

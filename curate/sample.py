@@ -35,6 +35,12 @@ ORDER_KEY, PASS_KEY, PLACE_KEY, TAIL_KEY, EPOCH_KEY = 1, 2, 3, 4, 5
 PIECE = np.dtype([("domain", "<u2"), ("document", "<i8"), ("start", "<i8"), ("tokens", "<i8")])
 """A run of tokens of one document: its domain, its number there, first token and tokens."""
 
+Pieces = NDArray[Any]
+"""dtype PIECE."""
+
+PAD = 0xFFFF
+"""Domain of a piece that is no document's but filling: end tokens, `tokens` times."""
+
 FEISTEL_ROUNDS = 6
 
 
@@ -179,6 +185,10 @@ class DocumentSampler:
     def documents(self) -> list[int]:
         """Appearances of documents, by domain."""
         return [len(appearances.documents) for appearances in self._appearances]
+
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of every appearance of every document, domain by domain."""
+        return np.concatenate([appearances.tokens for appearances in self._appearances])
 
     def shard(self, number: int, shards: int) -> Samples:
         """Samples of one of `shards` stretches of the dataset."""
@@ -496,14 +506,23 @@ def _expand_ranges(  # type: ignore[no-untyped-def]  # noqa: ANN202, PLR0913
 class TokenCopier:
     """Copies pieces of documents out of the memory-mapped store."""
 
-    def __init__(self, domains: Sequence[DomainTokens]) -> None:
-        """Prepare for pieces whose `domain` counts in the order given."""
+    def __init__(
+        self, domains: Sequence[DomainTokens], pad_id: int = 0, pad_tokens: int = 0
+    ) -> None:
+        """Prepare for pieces whose `domain` counts in the order given.
+
+        Args:
+            domains: In the token store.
+            pad_id: The token that filling (domain `PAD`) consists of.
+            pad_tokens: Of the longest filling.
+        """
         self._domains = tuple(domains)  # keeps the maps alive while addresses are used
         self._addresses = np.concatenate([domain.addresses for domain in domains])
         self._tokens = np.concatenate([domain.tokens for domain in domains])
         self._documents = np.array([len(domain) for domain in domains], np.int64)
         self._bases = np.cumsum(self._documents) - self._documents
         self._template = np.empty(0, domains[0].dtype)
+        self._filling = np.full(pad_tokens, pad_id, domains[0].dtype)
 
     def copy(self, pieces: NDArray[Any], out: NDArray[Any]) -> None:
         """Write the tokens of pieces back to back into `out`.
@@ -516,6 +535,11 @@ class TokenCopier:
             ValueError: A piece reaches outside its domain or document, or `out` has another
                 length or is too narrow.
         """
+        if len(self._filling):
+            filling = pieces["domain"] == PAD
+            if filling.any():
+                self._copy_filled(pieces, filling, out)
+                return
         domains, documents = pieces["domain"], pieces["document"]
         known = domains < len(self._domains)
         known[known] = (documents[known] >= 0) & (
@@ -537,6 +561,23 @@ class TokenCopier:
         addresses = self._addresses[rows] + starts.astype(np.uint64) * width
         sources = Pointers(addresses, self._template.dtype)
         copy_runs(sources, tokens.astype(np.int64), len(pieces), out)
+
+    def _copy_filled(self, pieces: Pieces, filling: NDArray[np.bool_], out: NDArray[Any]) -> None:
+        """Copy documents, then move them apart by what is filled in between.
+
+        Raises:
+            ValueError: As `copy`; or a filling is longer than those prepared for.
+        """
+        tokens = pieces["tokens"].astype(np.int64)
+        if int(tokens.sum()) != len(out):
+            raise ValueError(f"pieces of {int(tokens.sum())} tokens for room of {len(out)}")
+        if np.any(tokens[filling] > len(self._filling)) or np.any(tokens < 0):
+            raise ValueError(f"filling is prepared for at most {len(self._filling)} tokens")
+        own = pieces[~filling]
+        packed = np.empty(int(own["tokens"].sum()), out.dtype)
+        self.copy(own, packed)
+        out[...] = self._filling[0]
+        out[np.repeat(~filling, tokens)] = packed
 
 
 @kernel

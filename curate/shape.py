@@ -10,13 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from curate.errors import RecipeError
 from curate.formats.base import TextFormat, TokenFormat
 from curate.formats.blends import BLENDS, Forecast, Source, SourceFile, forecast
-from curate.sample import DocumentSampler, Samples, SequenceSampler
+from curate.packing import PackedSampler
+from curate.sample import PAD, DocumentSampler, Samples, SequenceSampler
 
 MIXED, PER_DOMAIN = "mixed", "per-domain"
 """Values of `output.shape`."""
@@ -41,7 +39,7 @@ class DomainSampler:
 
     def __init__(
         self,
-        samplers: Sequence[DocumentSampler | SequenceSampler | None],
+        samplers: Sequence[DocumentSampler | SequenceSampler | PackedSampler | None],
         shards: Sequence[int],
     ) -> None:
         """Number the shards through all domains.
@@ -70,12 +68,8 @@ class DomainSampler:
         sampler = self._samplers[place.domain]
         assert sampler is not None
         samples = sampler.shard(place.number, place.shards)
-        samples.pieces["domain"] = place.domain
+        samples.pieces["domain"][samples.pieces["domain"] != PAD] = place.domain
         return samples
-
-    def rows(self) -> list[NDArray[np.int64]]:
-        """Tokens of each sample of each shard, in the order of the shards."""
-        return [self.shard(number, len(self.shards)).lengths for number in range(len(self.shards))]
 
 
 def check_shape(name: str, options: dict[str, object]) -> None:

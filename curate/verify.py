@@ -33,7 +33,8 @@ from curate.errors import InputError, ShardError
 from curate.formats.base import TextFormat, TokenFormat
 from curate.formats.blends import SourceFile
 from curate.formats.folder import DIRECTORY as TRAINER
-from curate.sample import TokenCopier
+from curate.packing import BEST_FIT, CONCAT, WHOLE, Tally, tally
+from curate.sample import PAD, TokenCopier
 from curate.shape import MIXED, PER_DOMAIN, forecasts, sources_of
 from curate.storage import hash_file, read_json, write_json
 from curate.text import check_text
@@ -55,6 +56,8 @@ class ShardCheck:
     content: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
     """Distinct first halves of the content hashes of its documents."""
     content_checked: bool = False
+    tally: Tally = Tally()
+    """What its rows are made of."""
     lost_tokens: int = 0
     """Training shards: what a trainer's reader never shows."""
 
@@ -150,6 +153,10 @@ def _check_shard(
     except ShardError as error:
         found.problems.append(str(error))
         return found
+    rows = _row_tokens(pieces, manifest)
+    found.tally = tally(pieces, len(rows))
+    if manifest.packing != CONCAT:
+        pieces = pieces[pieces["domain"] != PAD]
     if len(pieces) and pieces["domain"].max() >= len(manifest.domains):
         found.problems.append(f"{shard.provenance.path}: names a domain that is not there")
         return found
@@ -160,14 +167,14 @@ def _check_shard(
         if manifest.shape == MIXED:
             found.windows = _windows(pieces, start, manifest)
         if isinstance(chosen, TokenFormat) and chosen.loss_tokens is not None:
-            rows = _row_tokens(pieces, manifest.sequence_length)
             found.lost_tokens = chosen.loss_tokens(rows, manifest.settings.window_tokens)
     return found
 
 
-def _row_tokens(pieces: NDArray[Any], sequence_length: int | None) -> NDArray[np.int64]:
-    """Tokens of each sequence of a shard: a piece is a document, or sequences are all full."""
-    if sequence_length is None:
+def _row_tokens(pieces: NDArray[Any], manifest: Manifest) -> NDArray[np.int64]:
+    """Tokens of each sequence of a shard: a piece is one, or they are all full but the last."""
+    sequence_length = manifest.sequence_length
+    if sequence_length is None or manifest.packing == WHOLE:
         return pieces["tokens"].astype(np.int64)
     whole, rest = divmod(int(pieces["tokens"].sum()), sequence_length)
     return np.array([sequence_length] * whole + [rest] * (rest > 0), np.int64)
@@ -194,11 +201,13 @@ def _check_tokens(  # noqa: PLR0913 - one check, all of whose inputs are its own
 ) -> None:
     """Compare tokens on disk with the documents they are said to come from."""
     dtype = np.dtype(manifest.dtype)
-    copier = None if domains is None else TokenCopier(domains)
+    fills = (manifest.sequence_length or 0) if manifest.packing == BEST_FIT else 0
+    pad_id = manifest.tokenizer.eos_id or 0
+    copier = None if domains is None else TokenCopier(domains, pad_id, fills)
     if domains is not None:
         _check_content(pieces, domains, shard.stem)
     stops = np.concatenate([[0], np.cumsum(pieces["tokens"])])
-    rows = _row_tokens(pieces, manifest.sequence_length)
+    rows = _row_tokens(pieces, manifest)
     position = sequences = 0
     for batch in chosen.read(directory / shard.stem, dtype):
         if chosen.keeps_documents and not np.array_equal(
@@ -298,7 +307,9 @@ def _certificate(
         if realised != wanted:
             problems.append(f"'{name}': planned {wanted} tokens, realised {realised}")
         supply = planned["supply_tokens"]
+        written = {"written_tokens": wanted} if manifest.shape == PER_DOMAIN else {}
         rows[name] = {
+            **written,
             "asked_share": planned["weight"],
             "planned_tokens": planned["tokens"],
             "realised_tokens": realised,
@@ -333,6 +344,7 @@ def _certificate(
         "train_validation_overlap_documents": overlap,
         "tokens_compared_with_store": bool(checks) and all(c.content_checked for c in checks),
         "reader_loss": _reader_loss(manifest, train),
+        "packing": _packing(manifest, train),
         "largest_share_deviation_in_windows": _deviation(train, rows, manifest),
         "shards": [
             {"path": file.path, "bytes": file.bytes, "xxh3": file.xxh3}
@@ -362,8 +374,15 @@ def _as_trained(rows: dict[str, Any], mixture: dict[str, Any]) -> None:
     """Shares and passes as the trainer's mixture makes them, in place."""
     for name, row in rows.items():
         found = mixture["domains"].get(name, {"share": 0.0, "epochs": 0.0})
-        row["written_tokens"] = row["realised_tokens"]
         row["realised_share"], row["epochs"] = found["share"], found["epochs"]
+
+
+def _packing(manifest: Manifest, train: Sequence[ShardCheck]) -> dict[str, Any] | None:
+    """What rows of one length are made of."""
+    if manifest.sequence_length is None or manifest.dtype is None:
+        return None
+    found = sum((check.tally for check in train), Tally())
+    return found.to_json(manifest.packing, manifest.sequence_length)
 
 
 def _reader_loss(manifest: Manifest, train: Sequence[ShardCheck]) -> dict[str, int] | None:

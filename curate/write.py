@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from curate.dataset import PROVENANCE, Layout, ShardRecord, record_file
 from curate.engine.local import map_tasks
 from curate.formats.base import TextFormat, TokenBatch, TokenFormat
+from curate.packing import BEST_FIT, CONCAT, pack
 from curate.sample import PIECE, Samples, TokenCopier
 from curate.storage import atomic_path
 from curate.tokens.store import DomainTokens
@@ -60,13 +61,17 @@ class ShardWriter:
     sequence_length: int | None
     threads: int
     """That copy tokens for one shard; more than one where there are fewer shards than workers."""
+    packing: str = CONCAT
+    pad_id: int = 0
+    """The end token, which fills rows up."""
 
     def write(self, task: ShardTask) -> ShardRecord:
         """Write one shard and its provenance."""
         assert isinstance(self.format, TokenFormat)
         samples = self.samples(task)
         stem = self.layout.stem(task.split, task.name)
-        copier = TokenCopier(self.domains)
+        fills = self.packing == BEST_FIT
+        copier = TokenCopier(self.domains, self.pad_id, (self.sequence_length or 0) if fills else 0)
         batches = token_batches(samples, copier, self.dtype, self.threads)
         files = self.format.write(stem, batches, self.dtype)
         provenance = self.layout.provenance(task.split, task.name)
@@ -103,6 +108,8 @@ class ShardWriter:
         pieces["document"] = numbers
         pieces["tokens"] = self.domains[domain].tokens[numbers]
         if isinstance(self.format, TokenFormat) and self.format.takes_sequences:
+            if self.sequence_length is not None and self.packing != CONCAT:
+                return pack(pieces, self.sequence_length, self.packing)
             if self.sequence_length is not None:
                 return _in_sequences(pieces, self.sequence_length)
         return Samples(pieces, pieces["tokens"].astype(np.int64))
@@ -171,7 +178,7 @@ def _cut(samples: Samples) -> Iterator[tuple[NDArray[np.int64], NDArray[Any]]]:
 
 def write_provenance(path: Path, pieces: NDArray[Any], domains: Sequence[DomainTokens]) -> None:
     """Write which document each piece came from, and the start of its content hash."""
-    rows = np.empty(len(pieces), PROVENANCE)
+    rows = np.zeros(len(pieces), PROVENANCE)  # filling has no content
     for name in PIECE.names or ():
         rows[name] = pieces[name]
     for number, domain in enumerate(domains):

@@ -147,10 +147,17 @@ def _compare(session: Session) -> None:
 @with_session
 def plan(session: Session) -> None:
     """Turn the mixture into exact tokens by domain, and stop before writing."""
-    from curate.report.terminal import plan_table
+    from rich.console import Group
 
-    found = _plan(session).plan.to_json()
-    session.show(found, lambda: plan_table(found))
+    from curate.build import plan_json
+    from curate.report.terminal import plan_table, reader_lines, trainer_table
+
+    found = plan_json(_plan(session))
+    mixtures = found.get("trainer_mixture", [])
+    session.show(
+        found,
+        lambda: Group(plan_table(found), *map(trainer_table, mixtures), *reader_lines(found)),
+    )
 
 
 def _plan(session: Session) -> Planned:
@@ -172,8 +179,10 @@ def _plan(session: Session) -> Planned:
 @click.pass_context
 def build(context: click.Context, /, dry_run: bool, **options: Any) -> None:
     """Build the dataset: everything the recipe asks for, reusing what is fresh."""
+    from rich.console import Group
+
     from curate.build import build as build_dataset
-    from curate.report.terminal import result_table
+    from curate.report.terminal import reader_lines, result_table
 
     if dry_run:
         context.invoke(plan, **options)
@@ -181,7 +190,10 @@ def build(context: click.Context, /, dry_run: bool, **options: Any) -> None:
     session = Session(options)
     built = build_dataset(session.loaded, session.workers, session.observer)
     bad = {stats.name: stats.bad_records for stats in built.ingested.stats}
-    session.show(built.certificate, lambda: result_table(built.certificate, bad))
+    session.show(
+        built.certificate,
+        lambda: Group(result_table(built.certificate, bad), *reader_lines(built.certificate)),
+    )
     _finish(session.console, built.certificate, built.directory)
 
 

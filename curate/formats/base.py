@@ -80,6 +80,8 @@ class Settings:
     """A name that trainers can load it by."""
     sequence_length: int | None = None
     """Tokens of every sequence; None where sequences are documents."""
+    row_tokens: int | None = None
+    """Tokens of every row but perhaps the last; None where rows are of any length."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """One value for every option of the format."""
 

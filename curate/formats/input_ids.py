@@ -33,7 +33,7 @@ from curate.formats.base import (
     sibling,
     to_dtype,
 )
-from curate.formats.losses import cut_rows
+from curate.formats.losses import cut_rows, whole_rows
 from curate.formats.parquet import check_magic, damage_named, describe
 from curate.storage import atomic_path
 
@@ -239,23 +239,26 @@ def _cut(batch: TokenBatch) -> Iterator[TokenBatch]:
 
 
 def configure(settings: Settings) -> TokenFormat:
-    """The format; with a sequence length and an end token, rows are all of that length."""
-    if settings.sequence_length is None or settings.eos_id is None:
-        return FORMAT
-    writer = partial(write, sequence_tokens=settings.sequence_length, eos_id=settings.eos_id)
-    return replace(FORMAT, write=writer)
+    """The format: rows of one length filled up, and taken whole where nothing else is said."""
+    chosen = FORMAT
+    if settings.row_tokens is not None and settings.eos_id is not None:
+        writer = partial(write, sequence_tokens=settings.row_tokens, eos_id=settings.eos_id)
+        chosen = replace(chosen, write=writer)
+    if settings.sequence_length is None or settings.options["window_tokens"] is not None:
+        return chosen
+    return replace(chosen, loss_tokens=whole_rows)
 
 
 def notices(settings: Settings) -> list[str]:
     """What becomes of a short last sequence; that weights of such readers count rows."""
-    if settings.sequence_length is not None and settings.eos_id is None:
+    if settings.row_tokens is not None and settings.eos_id is None:
         return [
             "input_ids: the last sequence of a file may be short, which levanter refuses: it would "
             "be filled up with end tokens, but the tokenizer has none"
         ]
-    if settings.sequence_length is not None:
+    if settings.row_tokens is not None:
         return [
-            f"input_ids: the last sequence of a file is filled up to {settings.sequence_length} "
+            f"input_ids: the last sequence of a file is filled up to {settings.row_tokens} "
             "tokens with end tokens, which are in no count"
         ]
     return [
@@ -273,8 +276,8 @@ FORMAT = TokenFormat(
     dtype_for=dtype_for,
     write=write,
     read=read,
-    configure=configure,
     options={"window_tokens": Option("the longest row the trainer takes, to state its loss", int)},
+    configure=configure,
     loss_tokens=cut_rows,
     notices=notices,
     shard_tokens_most=SHARD_TOKENS,

@@ -62,6 +62,17 @@ def cut_rows(row_tokens: NDArray[np.int64], most_tokens: int) -> int:
     return int(np.maximum(row_tokens - most_tokens, 0).sum())
 
 
+def whole_rows(row_tokens: NDArray[np.int64], most_tokens: int) -> int:
+    """Readers whose sequences are the rows, whatever their length: nothing is lost.
+
+    Example:
+        >>> whole_rows(np.array([33, 33]), 32)
+        0
+    """
+    del row_tokens, most_tokens
+    return 0
+
+
 def worst_tails(shards: int, window_tokens: int, budget_tokens: int) -> int:
     """Most tokens that the tails of files of yet unknown length can lose.
 

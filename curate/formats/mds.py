@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ from curate.formats.base import (
     to_dtype,
 )
 from curate.formats.framed import OFFSET, read_offsets, write_framed
-from curate.formats.losses import cut_rows
+from curate.formats.losses import cut_rows, whole_rows
 from curate.storage import write_json
 
 DTYPES = (np.dtype("<u2"), np.dtype("<i4"))
@@ -256,6 +257,13 @@ def notices(settings: Settings) -> list[str]:
     ]
 
 
+def configure(settings: Settings) -> TokenFormat:
+    """Where rows are sequences, and nothing else is said, the trainer takes them whole."""
+    if settings.sequence_length is None or settings.options["window_tokens"] is not None:
+        return FORMAT
+    return replace(FORMAT, loss_tokens=whole_rows)
+
+
 FORMAT = TokenFormat(
     name="mds",
     summary="MosaicML shards (.mds, index.json): documents, or sequences of one length",
@@ -268,6 +276,7 @@ FORMAT = TokenFormat(
     options={"window_tokens": Option("the trainer's max_seq_len, to state its loss", int)},
     finish=finish,
     folder_stems=("index",),
+    configure=configure,
     loss_tokens=cut_rows,
     notices=notices,
     shard_tokens_most=SHARD_TOKENS,
