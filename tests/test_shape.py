@@ -205,7 +205,7 @@ def test_the_plan_tells_what_trainers_will_lose(recipe: Path) -> None:
     weights = "mixture={method: manual, weights: {wiki: 0.9, code: 0.0999, talk: 0.0001}}"
     loaded = load(recipe, (*overrides, weights, "budget_tokens=12000"))
     planned = plan_dataset(loaded, 1, listener)
-    assert planned.forecasts[0].rows["talk"]["samples"] == 0
+    assert planned.shaped.forecasts[0].rows["talk"]["samples"] == 0
     assert any("gives no window of 2048 tokens to" in told and "'talk'" in told
                for told in listener.told)  # fmt: skip
 
