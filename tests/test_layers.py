@@ -11,8 +11,8 @@ PACKAGE = Path(__file__).parents[1] / "curate"
 
 LAYERS = (
     "errors", "observer", "storage", "kernels", "recipe_text", "recipe", "engine", "sources",
-    "tokens", "stats", "laws", "mixture", "plan", "sample", "packing", "formats", "shape", "dataset",
-    "write", "text", "verify", "proxy", "report", "ingest", "evidence", "build", "compare",
+    "tokens", "stats", "laws", "mixture", "plan", "sample", "packing", "formats", "shape",
+    "dataset", "write", "text", "verify", "proxy", "report", "ingest", "evidence", "build", "compare",
     "swarms", "loader",
     "cli",
 )  # fmt: skip
