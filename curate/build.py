@@ -177,9 +177,9 @@ def plan_dataset(
     mixture = mix(request)
     plan = make_plan(mixture, request)
     streams = tuple(
-        stream(domain, ~held_out, tokens, loaded.recipe.seed)
-        for domain, held_out, tokens in zip(
-            ingested.domains, ingested.validation, _written_tokens(loaded, plan), strict=True
+        stream(domain, ~held_out, planned.tokens, loaded.recipe.seed)
+        for domain, held_out, planned in zip(
+            ingested.domains, ingested.validation, plan.domains, strict=True
         )
     )
     shaped = _shape(loaded, chosen, streams, ingested, plan)
@@ -203,8 +203,8 @@ def plan_json(planned: Planned) -> dict[str, Any]:
     found = planned.plan.to_json()
     shaped = planned.shaped
     if shaped.forecasts:
-        for planned_stream in planned.streams:
-            found["domains"][planned_stream.name]["written_tokens"] = planned_stream.tokens
+        for row in found["domains"].values():
+            row["written_tokens"] = min(row["tokens"], row["supply_tokens"])
         found["trainer_mixture"] = [forecast.to_json() for forecast in shaped.forecasts]
     if shaped.packing is not None:
         found["packing"] = shaped.packing
@@ -373,13 +373,6 @@ def _settings(loaded: LoadedRecipe, tokenizer: Tokenizer) -> Settings:
     )  # fmt: skip
 
 
-def _written_tokens(loaded: LoadedRecipe, plan: Plan) -> list[int]:
-    """Tokens on disk by domain: all that are planned, or with domains apart those of one pass."""
-    if loaded.recipe.output.shape == PER_DOMAIN:
-        return [min(domain.tokens, domain.supply_tokens) for domain in plan.domains]
-    return [domain.tokens for domain in plan.domains]
-
-
 def _shape(
     loaded: LoadedRecipe,
     chosen: TokenFormat | TextFormat,
@@ -490,9 +483,12 @@ def _domain_sampler(
     streams: Sequence[Stream],
     ingested: Ingested,
 ) -> DomainSampler:
-    """A sampler for each domain that gives tokens."""
+    """A sampler for each domain that gives tokens, of one pass at most."""
     most = TEXT_SHARD_TOKENS if isinstance(chosen, TextFormat) else chosen.shard_tokens_most
     shard_tokens = min(loaded.recipe.output.shard_tokens, most or 10**18)
+    streams = [
+        replace(stream, tokens=min(stream.tokens, stream.supply_tokens)) for stream in streams
+    ]
     return DomainSampler(
         [
             _sampler(loaded, chosen, [stream], ingested, [domain]) if stream.tokens else None

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+import curate
 from curate.build import build, plan_dataset, reopen
 from curate.cli import cli
 from curate.dataset import load_manifest
@@ -218,6 +219,15 @@ def test_the_terminal_shows_what_trainers_will_do(recipe: Path) -> None:
     assert "readers leave out at most" in done.output and "windows of 2,048" in done.output
     done = CliRunner().invoke(cli, ["plan", str(recipe), *overrides, "--json"])
     assert json.loads(done.stdout)["trainer_mixture"][0]["trainer"] == "OLMo-core source mixture"
+
+
+def test_the_loader_reads_the_recipe_not_the_folders(recipe: Path) -> None:
+    built = make(recipe)
+    with pytest.raises(RecipeError, match="shards with domains apart are for trainers"):
+        curate.load(built.directory, 64)
+    apart = recipe.with_name("apart.yaml")
+    apart.write_text(recipe.read_text() + "output: {shape: per-domain}\n")
+    assert len(curate.load(apart, 64)) == len(curate.load(recipe, 64)) == 30000 // 64
 
 
 def test_card_configs_match_the_folders(recipe: Path) -> None:

@@ -24,7 +24,9 @@ from curate.formats.base import TokenFormat
 from curate.kernels import Pointers
 from curate.loader.fields import Segments
 from curate.loader.source import Order
+from curate.packing import CONCAT
 from curate.sample import copy_runs, epoch_seed, permute
+from curate.shape import MIXED
 from curate.storage import hash_json
 
 
@@ -232,6 +234,12 @@ def _map_shards(
     directory: Path, manifest: Manifest, records: Sequence[ShardRecord]
 ) -> list[NDArray[Any]]:
     chosen = find_format(manifest.format)
+    if manifest.shape != MIXED or manifest.packing != CONCAT:
+        what = f"packing: {manifest.packing}" if manifest.shape == MIXED else "domains apart"
+        raise RecipeError(
+            f"{directory}: shards with {what} are for trainers that mix or pad for themselves, and "
+            "are not read by curate.load; load the recipe instead of the directory"
+        )
     if not isinstance(chosen, TokenFormat) or chosen.view is None or manifest.dtype is None:
         raise RecipeError(
             f"{directory}: format {manifest.format} is not read by curate.load; load the recipe "
