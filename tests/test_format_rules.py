@@ -445,7 +445,7 @@ def test_the_command_shows_every_variant() -> None:
 
 
 def test_input_ids_of_one_length_for_readers_that_refuse_a_short_row(tmp_path: Path) -> None:
-    form = configure("input_ids", Settings(eos_id=9, sequence_length=4))
+    form = configure("input_ids", Settings(eos_id=9, sequence_length=4, row_tokens=4))
     assert isinstance(form, TokenFormat)
     sequences = [batch([1, 2, 3, 4], [5, 6, 7, 8]), batch([1, 2, 3, 4], [5])]
     (path,) = form.write(tmp_path / "s", sequences, UINT16)
@@ -479,7 +479,7 @@ def test_input_ids_says_what_becomes_of_a_short_last_sequence(
 ) -> None:
     notices = FORMATS["input_ids"].notices
     assert notices is not None
-    assert said in notices(Settings(eos_id=eos_id, sequence_length=4))[0]
+    assert said in notices(Settings(eos_id=eos_id, sequence_length=4, row_tokens=4))[0]
 
 
 # --- what trainers leave behind --------------------------------------------------------------
