@@ -70,6 +70,24 @@ def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
     assert "shares of 1 rows did not sum to 1 (off by at most 0.01)" in text
 
 
+def test_seeds_of_a_run_are_runs(tmp_path: Path) -> None:
+    """A repeat with another seed tells of noise; taken for a repeated row, it would be dropped."""
+    text = "run,seed,w_x,w_y,loss_x\na,1,0.5,0.5,2\na,2,0.5,0.5,3\nb,1,0.4,0.6,4\na,2,0.5,0.5,9\n"
+    table, notices = read_runs([write(tmp_path / "r.csv", text)])
+    assert table.runs == ("a, seed 1", "a, seed 2", "b")
+    assert table.losses[:, 0].tolist() == [2, 3, 4]
+    assert len(notices) == 1 and "1 rows repeat a run" in notices[0]
+
+
+def test_an_empty_share_is_zero_only_where_the_rest_sums_to_one(tmp_path: Path) -> None:
+    text = "run,w_x,w_y,loss_x\na,1,,2\nb,0.6,nan,3\nc,0.1,,3\nd,0.5,0.5,4\n"
+    table, notices = read_runs([write(tmp_path / "r.csv", text)])
+    assert table.runs == ("a", "d") and table.weights.tolist() == [[1, 0], [0.5, 0.5]]
+    assert len(notices) == 1 and "2 rows with empty shares" in notices[0]
+    with pytest.raises(FitError, match="no row .* and shares: .*1 rows with empty shares"):
+        read_runs([write(tmp_path / "r.csv", "run,w_x,w_y,loss_x\na,0.3,,2\n")])
+
+
 def pair(tmp_path: Path, mixtures: str, losses: str) -> list[Path]:
     return [write(tmp_path / "ratios.csv", mixtures), write(tmp_path / "metrics.csv", losses)]
 
@@ -115,6 +133,10 @@ def test_prefixes_of_regmix_are_taken_off(tmp_path: Path) -> None:
         ("run,x,y\na,1,1\n", r"r.csv:1: not a run table: expected columns run, w_<domain>"),
         ("run,w_x,loss_x\na,1,nan\n", r"r.csv: no row has a positive number for every loss"),
         ("run,tokens,w_x,loss_x\na,-1,1,1\n", r"r.csv:2: column 'tokens': expected a number of"),
+        (
+            "run,params,w_x,loss_x\na,0,1,1\n",
+            r"r.csv:2: column 'params': expected a number above 0",
+        ),
         ("run,tokens,w_x,loss_x\na,1,1,1\nb,,1,1\n", r"'tokens' is given in 1 rows and absent in"),
     ],
 )

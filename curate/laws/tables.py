@@ -27,6 +27,9 @@ PROGRESS = ("params", "tokens", "step", "seed")
 SUM_RANGE = (0.5, 1.5)
 """Where sums of shares lie by rounding or an absent domain; others are no shares."""
 SUM_NOTICE = 1e-6
+ABSENT_SUM = 0.02
+"""How far from 1 the shares of a row with an empty share may sum; further off, it is unknown which
+domain lacks how much."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,46 +236,66 @@ def _plain(file: _File, rename: Callable[[str], str]) -> dict[str, str]:
 def _assemble(layout: _Layout) -> tuple[RunTable, list[str]]:
     """Numbers of the rows that are complete and not repeats."""
     progress = _progress(layout)
+    names = _run_names(layout)
     cells: list[tuple[str, list[float], float, float, list[float]]] = []
     seen: set[tuple[str, float, float]] = set()
-    incomplete = repeated = rescaled = untrained = 0
-    furthest = 0.0
-    names = layout.weights.header.index(layout.key)
-    for weight_row, loss_row in layout.pairs:
+    left_out = dict.fromkeys(("untrained", "incomplete", "unknown", "repeated"), 0)
+    rescaled, furthest = 0, 0.0
+    for (weight_row, loss_row), run in zip(layout.pairs, names, strict=True):
         losses = [layout.losses.number(loss_row, column) for column in layout.targets.values()]
         tokens, params = (read(weight_row, loss_row) for read in progress)
-        shares = _shares(layout, weight_row)
-        if tokens == 0:
-            untrained += 1
-            continue
-        if not all(math.isfinite(value) and value > 0 for value in losses):
-            incomplete += 1
-            continue
-        run = layout.weights.rows[weight_row][names].strip()
-        identity = (run, _or_zero(tokens), _or_zero(params))
-        if identity in seen:
-            repeated += 1
-            continue
-        seen.add(identity)
+        shares, some_absent = _shares(layout, weight_row)
         total = math.fsum(shares)
-        rescaled += abs(total - 1) > SUM_NOTICE
-        furthest = max(furthest, abs(total - 1))
-        cells.append((run, [share / total for share in shares], tokens, params, losses))
-    notices = []
+        identity = (run, _or_zero(tokens), _or_zero(params))
+        if tokens == 0:
+            left_out["untrained"] += 1
+        elif not all(math.isfinite(value) and value > 0 for value in losses):
+            left_out["incomplete"] += 1
+        elif some_absent and abs(total - 1) > ABSENT_SUM:
+            left_out["unknown"] += 1
+        elif identity in seen:
+            left_out["repeated"] += 1
+        else:
+            seen.add(identity)
+            rescaled += abs(total - 1) > SUM_NOTICE
+            furthest = max(furthest, abs(total - 1))
+            cells.append((run, [share / total for share in shares], tokens, params, losses))
     where = layout.losses.path
-    if untrained:
-        notices.append(f"{where}: {untrained} rows at 0 tokens; left out")
-    if incomplete:
-        notices.append(f"{where}: {incomplete} rows without a positive number for every loss; "
-                       "left out")  # fmt: skip
-    if repeated:
-        notices.append(f"{where}: {repeated} rows repeat a run at the same tokens; left out")
+    reasons = {
+        "untrained": f"{where}: {{}} rows at 0 tokens; left out",
+        "incomplete": f"{where}: {{}} rows without a positive number for every loss; left out",
+        "unknown": f"{layout.weights.path}: {{}} rows with empty shares, and others that do not "
+        "sum to 1; left out",
+        "repeated": f"{where}: {{}} rows repeat a run at the same tokens; left out",
+    }
+    notices = [reasons[why].format(rows) for why, rows in left_out.items() if rows]
     if rescaled:
         notices.append(f"{layout.weights.path}: shares of {rescaled} rows did not sum to 1 (off by "
                        f"at most {furthest:.3g}); divided by their sum")  # fmt: skip
     if not cells:
-        raise FitError(f"{where}: no row has a positive number for every loss")
+        reason = "; ".join(notices) or "no row is complete"
+        raise FitError(
+            f"{where}: no row has a positive number for every loss, and shares: {reason}"
+        )
     return _table(layout, cells), notices
+
+
+def _run_names(layout: _Layout) -> list[str]:
+    """The run of each pair of rows; runs of one name and several seeds are several runs."""
+    weights = layout.weights
+    place = weights.header.index(layout.key)
+    names = [weights.rows[row][place].strip() for row, _ in layout.pairs]
+    if weights is not layout.losses or "seed" not in weights.header:
+        return names
+    place = weights.header.index("seed")
+    seeds = [weights.rows[row][place].strip() for row, _ in layout.pairs]
+    seeds_of: dict[str, set[str]] = {}
+    for name, seed in zip(names, seeds, strict=True):
+        seeds_of.setdefault(name, set()).add(seed)
+    return [
+        f"{name}, seed {seed}" if len(seeds_of[name]) > 1 else name
+        for name, seed in zip(names, seeds, strict=True)
+    ]
 
 
 def _or_zero(value: float) -> float:
@@ -297,12 +320,13 @@ def _table(
     )  # fmt: skip
 
 
-def _shares(layout: _Layout, row: int) -> list[float]:
-    """Shares of one row as they stand; an empty cell is a domain that was not used."""
+def _shares(layout: _Layout, row: int) -> tuple[list[float], bool]:
+    """Shares of one row as they stand, and whether some are empty; those count as 0."""
     file = layout.weights
-    shares = []
+    shares, absent = [], False
     for name, column in layout.domains.items():
         value = file.number(row, column)
+        absent |= math.isnan(value)
         value = 0.0 if math.isnan(value) else value
         if not 0 <= value < math.inf:
             raise FitError(
@@ -311,12 +335,12 @@ def _shares(layout: _Layout, row: int) -> list[float]:
             )
         shares.append(value)
     total = math.fsum(shares)
-    if not SUM_RANGE[0] <= total <= SUM_RANGE[1]:
+    if not SUM_RANGE[0] <= total <= SUM_RANGE[1] and not (absent and total < 1):
         raise FitError(
             f"{file.path}:{file.lines[row]}: the shares sum to {total:g}; expected shares of "
             "tokens, which sum to 1"
         )
-    return shares
+    return shares, absent
 
 
 def _progress(
@@ -340,10 +364,11 @@ def _column_reader(file: _File, name: str, position: int) -> Callable[[int, int]
     def read(weight_row: int, loss_row: int) -> float:
         row = weight_row if position else loss_row
         value = file.number(row, name)
-        if not math.isnan(value) and not 0 <= value < math.inf:
+        least = "above 0" if name == "params" else "of at least 0"
+        if value < 0 or value == math.inf or (value == 0 and name == "params"):
             raise FitError(
-                f"{file.path}:{file.lines[row]}: column '{name}': expected a number of at least 0, "
-                f"found {value:g}"
+                f"{file.path}:{file.lines[row]}: column '{name}': expected a number {least}, found "
+                f"{value:g}"
             )
         return value
 
