@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.errors import RecipeError
+from curate.errors import FitError, RecipeError
 from curate.laws import LAWS, Law, RunTable
 from curate.laws.base import FittedLaw
 from curate.laws.bimix import FittedBimix
@@ -68,6 +68,12 @@ def solve(request: MixtureRequest, runs: RunTable) -> Preference:
     search = request.options.search
     law = _law(request)
     wished = wishes(request, runs.domains, runs.targets, "runs")
+    if len(np.unique(np.round(runs.weights, 9), axis=0)) < 2:
+        raise FitError(
+            f"mixture: all {len(set(runs.runs))} runs have the same mixture, so nothing says what "
+            "another would do; train different ones (`curate design`), or take a method that needs "
+            "none, such as entropy"
+        )
     problem = _problem(request, wished, runs, law.fit(runs))
     found = _optimum(request, problem, wished)
     warnings = [

@@ -194,17 +194,38 @@ def stats_table(stats: dict[str, Any]) -> Table:
 
 
 def mixture_table(mixture: dict[str, Any], supply_tokens: dict[str, int]) -> Table:
-    """Weights, what the method wanted before caps, and epochs."""
-    table = Table(title=f"{mixture['method']}; weights are shares of tokens", title_justify="left")
-    table.add_column("domain")
-    for heading in ("weight", "before caps", "epochs", "supply tokens"):
+    """Weights, their intervals if any, what the method wanted before caps, and epochs."""
+    table = Table(
+        title=f"{mixture['method']}; weights are shares of tokens", title_justify="left",
+        caption=_prediction(mixture), caption_justify="left",
+    )  # fmt: skip
+    low, high = mixture["low"], mixture["high"]
+    table.add_column("domain", overflow="fold")
+    interval = () if low is None else ("95 % interval",)
+    for heading in ("weight", *interval, "before caps", "epochs", "supply tokens"):
         table.add_column(heading, justify="right")
     for name, weight in mixture["weights"].items():
+        ends = () if low is None else (f"{100 * low[name]:.1f} to {100 * high[name]:.1f}",)
         table.add_row(
-            plain(name), f"{weight:.4%}", f"{mixture['unconstrained'][name]:.4%}",
+            plain(name), f"{weight:.4%}", *ends, f"{mixture['unconstrained'][name]:.4%}",
             f"{mixture['epochs'][name]:.3f}", f"{supply_tokens[name]:,}",
         )  # fmt: skip
     return table
+
+
+def _prediction(mixture: dict[str, Any]) -> str | None:
+    """Predicted loss, regret and distance from the runs, for methods that have them."""
+    said = []
+    if mixture["predicted_loss"] is not None:
+        said.append(f"predicted loss {mixture['predicted_loss']:.4f}")
+    regret = mixture.get("regret", {}).get("recommendation")
+    if regret is not None:
+        said.append(f"expected regret {regret['mean']:.4f}")
+    support = mixture.get("support")
+    if support is not None:
+        said.append(f"{support['distance']:.3f} from the nearest run, runs within "
+                    f"{support['radius']:.3f} of each other")  # fmt: skip
+    return "; ".join(said) or None
 
 
 def plan_table(plan: dict[str, Any]) -> Table:
