@@ -16,6 +16,7 @@ from mixing_laws import (
 )
 
 from curate.errors import FitError
+from curate.mixture.descent import Ball, descend
 from curate.mixture.feasible import (
     Box,
     best_corner,
@@ -319,6 +320,23 @@ def test_trust_region_holds_a_law_that_wants_a_corner():
     near = rng.dirichlet(np.full(5, 4.0), 40_000)
     near = near[hellinger(near, support.mixtures).min(axis=1) <= support.radius]
     assert losses_at(plain(law, 5, 1), near).min() >= held.value - 1e-6
+
+
+def test_the_edge_of_a_ball_takes_few_evaluations():
+    """(a, b) at Hellinger distance r of (1/2, 1/2): sqrt(a/2) + sqrt(b/2) = 1 - r^2."""
+    calls = []
+
+    class Counted(Linear):
+        def predict(self, weights, tokens, params):
+            calls.append(len(weights))
+            return super().predict(weights, tokens, params)
+
+    law = Counted(np.array([2.0]), np.array([[0.3, -0.2]]))
+    problem = Problem(law, whole(2), np.ones(1), convex=True)
+    found = descend(problem, np.array([0.5, 0.5]), Ball(np.array([0.5, 0.5]), 0.1))
+    root = (0.99 - np.sqrt(1 - 0.99**2)) / np.sqrt(2)
+    assert found[0] == pytest.approx(root**2, abs=1e-6)
+    assert len(calls) < 700
 
 
 def test_trust_region_does_nothing_inside():
