@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from curate.laws.dummies import fit_mean, fit_own_share
 from curate.laws.features import progress_of
 from curate.laws.joint import FittedJoint, _spread_over_runs, fit_joint
 from curate.laws.joint_process import Rows, _belief, _unlikelihood, learn, left_out, observe
-from curate.laws.joint_trend import HEADROOM, PROPORTIONAL, fit_trend
+from curate.laws.joint_trend import HEADROOM, NO_HEAD_START, PROPORTIONAL, fit_trend
 from curate.laws.joint_trend import left_out as trend_left_out
 
 Array = NDArray[np.float64]
@@ -140,6 +141,31 @@ def test_tokens_extrapolate_as_planted() -> None:
     law = fit_joint(table.take(~late))
     assert mean_error(law, table.take(late)) < 0.005
     assert mean_error(fit_mean(table.take(~late)), table.take(late)) > 0.02
+
+
+def with_head_start(seed: int, mixtures: int) -> RunTable:
+    """(0.1 + useful billions)^-0.4 above a floor: a model that knows something before any run."""
+    rng = np.random.default_rng(seed)
+    transfer = 0.02 + np.eye(4)
+    weights = np.repeat(rng.dirichlet(np.ones(4), mixtures), 5, axis=0)
+    tokens = np.tile([5e8, 1e9, 2e9, 4e9, 8e9], mixtures)
+    losses = 1.6 + 0.6 * (0.1 + tokens[:, None] / 1e9 * (weights @ transfer)) ** -0.4
+    losses *= np.exp(rng.normal(0, 5e-4, losses.shape))
+    runs = tuple(str(row) for row in np.repeat(np.arange(mixtures), 5))
+    return RunTable(
+        tuple("abcd"), tuple("abcd"), runs, weights, tokens, np.full(len(runs), np.nan), losses
+    )
+
+
+def test_trend_levels_off_where_it_started_ahead() -> None:
+    """Without the part of S that stands for a start, the error is several times the noise."""
+    table, unseen = with_head_start(0, 24), with_head_start(1, 12)
+    errors = []
+    for belief in (PROPORTIONAL, dataclasses.replace(PROPORTIONAL, head_start=NO_HEAD_START)):
+        trend = fit_trend(table, progress_of(table), belief)
+        found = trend.log_losses(unseen.weights, unseen.tokens, unseen.params)
+        errors.append(float(np.mean(np.abs(np.exp(found) / unseen.losses - 1))))
+    assert errors[0] < 0.0006 and errors[1] > 3 * errors[0], errors
 
 
 def test_same_answer_again_and_for_reordered_domains() -> None:
