@@ -129,7 +129,7 @@ def fit_bimix(table: RunTable) -> FittedBimix:
     if absent:
         raise FitError(
             f"bimix: '{absent[0]}' is not a training domain, and the law knows a domain's loss by "
-            "its own share only; leave it out with --targets, or take bimix_mixed"
+            "its own share only; leave it out (curate fit --targets), or take bimix_mixed"
         )
     own = tuple(table.domains.index(name) for name in table.targets)
     known = np.isfinite(table.tokens)
@@ -154,7 +154,7 @@ def _fit_size(table: RunTable, own: tuple[int, ...], unit: float) -> Coefficient
             what = "was never sampled" if not used.any() else "has the same share in every run"
             raise FitError(
                 f"bimix: '{name}' {what}, so its exponent is not determined; train at least two "
-                f"different positive shares of it, or leave it out with --targets"
+                f"different positive shares of it, or leave it out (curate fit --targets)"
             )
         tokens = table.tokens[used] / unit if np.isfinite(unit) else np.ones(used.sum())
         found = _fit_domain(shares[used], tokens, table.losses[used, target])

@@ -99,7 +99,7 @@ def solve(request: MixtureRequest, runs: RunTable) -> Preference:
             warnings.append(f"{spread.failed} of {replicates} resamples cannot determine the law")
     elif search.replicates is None:
         warnings.append(
-            f"no intervals: law {law.name} takes long to fit; set mixture.replicates: 100 for them"
+            f"no intervals: law {law.name} gives them on request, mixture.replicates: 100"
         )
     losses = losses_at(problem, found.weights[None])[0]
     return Preference(
