@@ -63,7 +63,7 @@ def permuted(table, order):
     )
 
 
-SLOW = {"boosted", "regmix"}
+SLOW = {"boosted", "regmix", "boosted_mde"}
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,12 @@ def test_contract(method):
     assert floored.weights["b"] >= 0.5 - 1e-9
     # By name, not by position.
     turned = mix(asked(method, names=("c", "a", "b")))
-    if method not in ("boosted", "regmix", "gaussian"):  # random draws follow the order
+    if method not in (
+        "boosted",
+        "regmix",
+        "boosted_mde",
+        "gaussian",
+    ):  # random draws follow the order
         for name in NAMES:
             assert turned.weights[name] == pytest.approx(free.weights[name], abs=2e-3)
 
@@ -247,6 +252,23 @@ def test_a_domain_that_was_never_sampled_stays_out_of_reach():
     law = LogLinear(np.ones(1), np.array([[-1.0, 0.5, 0.0]]))
     found = mix(asked("dml", evidence=Evidence(table_of(law, weights, 0.001))))
     assert found.weights["c"] < 0.05 and found.details["support"]["inside"]
+
+
+def test_regressions_with_experts_need_both():
+    both = Evidence(runs(), experts())
+    plain, beside = mix(asked("ridge")), mix(asked("ridge_mde", evidence=both))
+    assert beside.details["law"] == "ridge_mde" and beside.weights != plain.weights
+    named = mix(asked("law", law="ridge_mde", evidence=both))
+    assert named.weights == beside.weights
+    for alone in (Evidence(runs()), Evidence()):
+        with pytest.raises(MissingEvidence, match="'ridge_mde' needs the experts' log-prob.*both"):
+            mix(asked("ridge_mde", evidence=alone))
+    with pytest.raises(MissingEvidence, match="'ridge_mde' needs training runs"):
+        mix(asked("ridge_mde", evidence=Evidence(None, experts())))
+    with pytest.raises(MissingEvidence, match="law 'ridge_mde' needs the experts.*or take the law"):
+        mix(asked("law", law="ridge_mde", evidence=Evidence(runs())))
+    with pytest.raises(MissingEvidence, match="there is no expert of 'b'"):
+        mix(asked("ridge_mde", evidence=Evidence(runs(), experts(("a", "z", "c")))))
 
 
 def test_one_checkpoint_of_the_same_mixture():

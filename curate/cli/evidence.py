@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from curate import __version__
 from curate.cli.session import observer_for
 
+if TYPE_CHECKING:
+    from curate.laws import Law, RunTable
+
 
 @click.command()
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--laws", default="all", show_default=True, help="Names with commas, or all.")
 @click.option("--folds", default=5, show_default=True, help="Of the cross-validation by mixture.")
+@click.option(
+    "--experts",
+    type=click.Path(path_type=Path),
+    help="Log-probabilities of an expert a domain: adds regressions with and without them.",
+)
 @click.option("--targets", help="Losses to fit, names with commas; default: every one.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path(), help="Where fit.json goes.")
 @click.option("--workers", type=click.IntRange(1), help="Processes; default: the cores.")
@@ -38,11 +46,12 @@ def fit(runs: tuple[Path, ...], laws: str, folds: int, **options: Any) -> None:
     for notice in notices:
         observer.notice(notice)
     names = list(LAWS) if laws == "all" else laws.split(",")
-    found = cross_validate(table, names, folds, options["workers"] or default_workers())
+    chosen: list[str | Law] = [*names, *_with_experts(options["experts"], table)]
+    found = cross_validate(table, chosen, folds, options["workers"] or default_workers())
     result = {
         "schema": 1,
         "curate_version": __version__,
-        "inputs": {str(path): hash_file(path) for path in runs},
+        "inputs": {str(path): hash_file(path) for path in (*runs, options["experts"]) if path},
         "notices": list(notices),
         "table": {
             "rows": len(table.runs),
@@ -63,6 +72,18 @@ def fit(runs: tuple[Path, ...], laws: str, folds: int, **options: Any) -> None:
             observer.notice(f"left out: {problem}")
         console.print(law_table(result))
         console.print(_noise_line(result["seed_noise"]), highlight=False)
+
+
+def _with_experts(path: Path | None, table: RunTable) -> list[Law]:
+    """Every regression that can take experts' losses, each with them and without."""
+    if path is None:
+        return []
+    from curate.laws.informed import INFORMED, ablated, informed
+    from curate.laws.likelihoods import read_likelihoods
+    from curate.mixture.expert_features import expert_features
+
+    experts = expert_features(read_likelihoods(path), table.domains)
+    return [law for name in INFORMED for law in (informed(name, experts), ablated(name))]
 
 
 def _noise_line(noise: dict[str, Any]) -> str:

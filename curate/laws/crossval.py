@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from curate.engine.local import map_tasks
 from curate.errors import FitError
-from curate.laws import DUMMIES, find
+from curate.laws import DUMMIES, Law, find
 from curate.laws.base import Array, RunTable
 from curate.laws.features import run_folds
 from curate.laws.scores import Scores, SeedNoise, score, seed_noise
@@ -88,7 +88,7 @@ class CrossValidation:
 class _Task:
     """Fit a law to some rows, predict others."""
 
-    law: str
+    law: Law
     table: RunTable
     fitted: Rows
     held: Rows
@@ -96,7 +96,7 @@ class _Task:
 
 def cross_validate(
     table: RunTable,
-    laws: Sequence[str],
+    laws: Sequence[str | Law],
     folds: int = 5,
     workers: int = 1,
     on_tick: Callable[[], None] = lambda: None,
@@ -105,7 +105,8 @@ def cross_validate(
 
     Args:
         table: The runs.
-        laws: Names; the dummies are added, since nothing is good or bad without them.
+        laws: Names, or laws that are in no list, such as those given experts; the dummies are
+            added, since nothing is good or bad without them.
         folds: At least 2.
         workers: Processes.
         on_tick: Called between fits.
@@ -116,7 +117,9 @@ def cross_validate(
     Raises:
         FitError: A law is unknown, or all runs have the same mixture, so none can be held out.
     """
-    names = list(dict.fromkeys([*(find(name).name for name in laws), *DUMMIES]))
+    asked = [find(law) if isinstance(law, str) else law for law in (*laws, *DUMMIES)]
+    chosen = {law.name: law for law in asked}
+    names = list(chosen)
     if folds < 2:
         raise FitError(f"fit: {folds} folds; cross-validation needs at least 2: --folds 5")
     held_rows = run_folds(table, folds)
@@ -127,7 +130,7 @@ def cross_validate(
         )
     later = later_rows(table)
     splits = [*held_rows, *([] if later is None else [later])]
-    tasks = [_Task(name, table, ~held, held) for name in names for held in splits]
+    tasks = [_Task(law, table, ~held, held) for law in chosen.values() for held in splits]
     results = map_tasks(_run, tasks, workers, on_tick)
     found = []
     errors: dict[str, Array] = {}
@@ -170,7 +173,7 @@ def _run(task: _Task) -> tuple[Array, float, str]:
     started = time.process_time()
     held = task.table.take(task.held)
     try:
-        fitted = find(task.law).fit(task.table.take(task.fitted))
+        fitted = task.law.fit(task.table.take(task.fitted))
         predicted = fitted.predict(held.weights, held.tokens, held.params)
     except FitError as error:
         return np.zeros((0, 0)), time.process_time() - started, str(error)

@@ -44,3 +44,20 @@ def from_experts(request: MixtureRequest) -> Preference:
             "RECIPE` makes it"
         )
     return expert_methods.solve(request, request.evidence.experts)
+
+
+def from_both(request: MixtureRequest) -> Preference:
+    """As `from_runs`, by a law that also sees what experts mixed by the shares lose.
+
+    Raises:
+        MissingEvidence: There are no runs or no experts, or they do not know a domain.
+        RecipeError: The objective, prior or floors name something that is not there.
+        FitError: The runs cannot determine the law.
+    """
+    if request.evidence is None or request.evidence.experts is None:
+        raise MissingEvidence(
+            f"mixture: method '{request.method}' needs the experts' log-probabilities beside the "
+            "runs. Name both in the recipe, mixture: {evidence: {runs: runs.csv, experts: "
+            "experts.parquet}}; `curate experts RECIPE` makes the latter"
+        )
+    return from_runs(request)

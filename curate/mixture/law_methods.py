@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.errors import FitError, RecipeError
+from curate.errors import FitError, MissingEvidence, RecipeError
 from curate.laws import LAWS, Law, RunTable
 from curate.laws.base import FittedLaw
 from curate.laws.bimix import FittedBimix
+from curate.laws.informed import INFORMED, informed
 from curate.mixture.base import MixtureRequest, Preference
+from curate.mixture.expert_features import expert_features
 from curate.mixture.feasible import nearest_in_proportion
 from curate.mixture.objective import Problem, losses_at, value_at
 from curate.mixture.optimise import certificate, optimise
@@ -39,6 +41,10 @@ LAW_OF = {
     "gaussian": "gaussian",
     "boosted": "boosted",
     "regmix": "boosted_regmix",
+    "joint": "joint",
+    "ridge_mde": "ridge_mde",
+    "gaussian_mde": "gaussian_mde",
+    "boosted_mde": "boosted_mde",
 }
 """Method → law; method `law` names its own."""
 
@@ -66,7 +72,7 @@ class _Found:
 def solve(request: MixtureRequest, runs: RunTable) -> Preference:
     """See `evidenced.from_runs`."""
     search = request.options.search
-    law = _law(request)
+    law = _law(request, runs)
     wished = wishes(request, runs.domains, runs.targets, "runs")
     if len(np.unique(np.round(runs.weights, 9), axis=0)) < 2:
         raise FitError(
@@ -120,15 +126,25 @@ def solve(request: MixtureRequest, runs: RunTable) -> Preference:
     )
 
 
-def _law(request: MixtureRequest) -> Law:
+def _law(request: MixtureRequest, runs: RunTable) -> Law:
     name = LAW_OF.get(request.method, request.options.search.law)
     if name is None:
         raise RecipeError(
             f"mixture.law is missing: method law needs one of {', '.join(LAWS)}; compare them with "
             "`curate fit`"
         )
+    if name in INFORMED:
+        experts = request.evidence.experts if request.evidence else None
+        if experts is None:
+            raise MissingEvidence(
+                f"mixture: law '{name}' needs the experts' log-probabilities beside the runs; add "
+                "mixture: {evidence: {experts: experts.parquet}}, or take the law "
+                f"{name.removesuffix('_mde')}"
+            )
+        return informed(name, expert_features(experts, runs.domains))
     if name not in LAWS:
-        raise RecipeError(f"mixture.law: no law is called '{name}' (known: {', '.join(LAWS)})")
+        known = ", ".join([*LAWS, *INFORMED])
+        raise RecipeError(f"mixture.law: no law is called '{name}' (known: {known})")
     return LAWS[name]
 
 
