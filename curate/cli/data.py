@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from curate.cli.loose import mix_runs, recipe_or_runs_command, wants_runs
 from curate.cli.session import EXIT_FAILED, Session, observer_for, recipe_command, with_session
 
 if TYPE_CHECKING:
@@ -101,13 +102,19 @@ def _show_stats(session: Session) -> None:
     is_flag=True,
     help="Every method that the recipe's evidence allows, side by side; writes mixtures.json.",
 )
-@recipe_command
+@recipe_or_runs_command
 def mix(method: str | None, compare: bool, **options: Any) -> None:
-    """Derive the mixture: weights as shares of tokens."""
+    """Derive the mixture: weights as shares of tokens.
+
+    Without RECIPE, from --runs or --experts alone.
+    """
     from curate.report.terminal import mixture_table
 
     if method is not None:
         options["overrides"] = (*options["overrides"], f"mixture.method={method}")
+    if wants_runs(options):
+        mix_runs(options, compare)
+        return
     session = Session(options)
     if compare:
         _compare(session)

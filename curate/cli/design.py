@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from curate.cli.session import Session, recipe_command
+from curate.cli.loose import Loose, recipe_or_runs_command, wants_runs
+from curate.cli.session import Session
 
 
 @click.command()
@@ -17,9 +18,12 @@ from curate.cli.session import Session, recipe_command
     "--strategy", default="filling", show_default=True,
     help="dirichlet, entropy, filling or determinant.",
 )  # fmt: skip
-@recipe_command
+@recipe_or_runs_command
 def design(count: int | None, strategy: str, **options: Any) -> None:
-    """Propose the next mixtures to train, within supply."""
+    """Propose the next mixtures to train, within supply.
+
+    Without RECIPE, for the domains of --runs.
+    """
     import numpy as np
     from rich.table import Table
 
@@ -30,9 +34,15 @@ def design(count: int | None, strategy: str, **options: Any) -> None:
     from curate.mixture.wishes import wishes
     from curate.storage import atomic_path
 
-    session = Session(options)
-    loaded = session.loaded
-    request = mixture_request(loaded, ingest(loaded, session.workers, session.observer))
+    session: Session | Loose
+    if wants_runs(options):
+        session = Loose(options)
+        request, directory = session.found.request, session.directory
+    else:
+        session = Session(options)
+        loaded = session.loaded
+        request = mixture_request(loaded, ingest(loaded, session.workers, session.observer))
+        directory = loaded.output_dir
     names = [domain.name for domain in request.domains]
     mean = replace(request.options, search=replace(request.options.search, objective="mean"))
     box = wishes(replace(request, options=mean), names, names, "domains").box
@@ -43,7 +53,7 @@ def design(count: int | None, strategy: str, **options: Any) -> None:
         trained = trained / np.maximum(trained.sum(axis=1, keepdims=True), 1e-12)
     lacking = runs_needed(len(names)) - len(np.unique(np.round(trained, 6), axis=0))
     found = propose(request, box, trained, strategy, count or max(lacking, 1))
-    path = loaded.output_dir / "design.csv"
+    path = directory / "design.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
     labels = [f"{strategy}-{found.existing + i:04d}" for i in range(len(found.mixtures))]
     shares = found.mixtures.tolist()

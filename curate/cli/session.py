@@ -25,10 +25,10 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 EXIT_FAILED, EXIT_USER, EXIT_INTERRUPTED = 1, 2, 130
 
 
-def recipe_command(command: Command) -> Command:
-    """The argument and options of every command that takes a recipe."""
-    decorators = [
-        click.argument("recipe", type=click.Path(path_type=Path)),
+def recipe_options(required: bool) -> list[Callable[[Any], Any]]:
+    """The argument and options of a command that takes a recipe."""
+    return [
+        click.argument("recipe", required=required, type=click.Path(path_type=Path)),
         click.option("--out", type=click.Path(path_type=Path), help="Instead of output.dir."),
         click.option("--set", "overrides", multiple=True, metavar="KEY.SUB=VALUE",
                      help="Change the recipe; may be repeated."),
@@ -37,7 +37,11 @@ def recipe_command(command: Command) -> Command:
         click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
         click.option("--quiet", is_flag=True, help="Print nothing but errors."),
     ]  # fmt: skip
-    for decorator in reversed(decorators):
+
+
+def recipe_command(command: Command) -> Command:
+    """Give a command the argument and options of those that take a recipe."""
+    for decorator in reversed(recipe_options(required=True)):
         command = decorator(command)
     return command
 

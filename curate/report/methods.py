@@ -15,8 +15,11 @@ REASON_CHARACTERS = 90
 
 def comparison_tables(comparison: dict[str, Any]) -> Group:
     """One row a method: its largest shares with intervals, its loss, epochs and support."""
+    budget = comparison["budget_tokens"]
     table = Table(
-        title=f"mixtures of {comparison['budget_tokens']:,} tokens; shares in %, 95 % intervals",
+        title="mixtures"
+        + ("" if budget is None else f" of {budget:,} tokens")
+        + "; shares in %, 95 % intervals",
         title_justify="left",
         caption="loss: predicted by the method's own law. support: distance to the nearest run, "
         "and how far runs are from each other; ! outside",
@@ -31,7 +34,8 @@ def comparison_tables(comparison: dict[str, Any]) -> Group:
         regret = row.get("regret", {}).get("recommendation")
         table.add_row(
             plain(name), plain(_shares(row)), "" if loss is None else f"{loss:.4f}",
-            "" if regret is None else f"{regret['mean']:.4f}", f"{row['max_epochs']:.2f}",
+            "" if regret is None else f"{regret['mean']:.4f}",
+            "" if row["max_epochs"] is None else f"{row['max_epochs']:.2f}",
             _support(row.get("support")),
         )  # fmt: skip
     if not comparison["left_out"]:

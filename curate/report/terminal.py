@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -193,8 +193,8 @@ def stats_table(stats: dict[str, Any]) -> Table:
     return table
 
 
-def mixture_table(mixture: dict[str, Any], supply_tokens: dict[str, int]) -> Table:
-    """Weights, their intervals if any, what the method wanted before caps, and epochs."""
+def mixture_table(mixture: dict[str, Any], supply_tokens: Mapping[str, int | None]) -> Table:
+    """Weights, their intervals if any, what the method wanted before caps; epochs where known."""
     table = Table(
         title=f"{mixture['method']}; weights are shares of tokens", title_justify="left",
         caption=_prediction(mixture), caption_justify="left",
@@ -206,9 +206,10 @@ def mixture_table(mixture: dict[str, Any], supply_tokens: dict[str, int]) -> Tab
         table.add_column(heading, justify="right")
     for name, weight in mixture["weights"].items():
         ends = () if low is None else (f"{100 * low[name]:.1f} to {100 * high[name]:.1f}",)
+        epochs, supply = mixture["epochs"][name], supply_tokens[name]
         table.add_row(
             plain(name), f"{weight:.4%}", *ends, f"{mixture['unconstrained'][name]:.4%}",
-            f"{mixture['epochs'][name]:.3f}", f"{supply_tokens[name]:,}",
+            "" if epochs is None else f"{epochs:.3f}", "" if supply is None else f"{supply:,}",
         )  # fmt: skip
     return table
 
