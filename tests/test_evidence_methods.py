@@ -156,6 +156,24 @@ def test_trust_region_is_on_and_says_so():
     assert held.unconstrained["a"] > 0.95
 
 
+def test_a_promise_beyond_the_law_s_own_errors_is_warned_of():
+    """Far outside the runs it is; where noise hides what little there is to gain, it is not."""
+    weights = np.random.default_rng(3).dirichlet(np.full(3, 30.0), 40)
+    table = table_of(LogLinear(np.ones(1), np.array([[-2.0, 0.0, 1.0]])), weights, 0.001)
+    free = mix(asked("dml", evidence=Evidence(table), trust_region=False))
+    said = [warning for warning in free.warnings if "nothing like it was observed" in warning]
+    assert len(said) == 1 and "the law promises" in said[0]
+    observed = free.details["observed"]
+    assert observed["best"] == table.losses.min()
+    assert 0 < observed["misfit"] < observed["best"] - free.predicted_loss
+    noisy = table_of(LogLinear(np.ones(1), np.array([[-0.02, 0.0, 0.01]])), weights, 0.1)
+    held = mix(asked("ridge", evidence=Evidence(noisy)))
+    assert not any("nothing like it" in warning for warning in held.warnings)
+    assert held.details["observed"]["misfit"] is None or (
+        held.predicted_loss >= held.details["observed"]["best"] - held.details["observed"]["misfit"]
+    )
+
+
 def test_domains_the_recipe_lacks_get_nothing():
     wide = asked("bimix", names=("a", "c"), caps=(np.inf,) * 2)
     found = mix(dataclasses.replace(wide, evidence=Evidence(runs(noise=0))))

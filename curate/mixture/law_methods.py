@@ -16,6 +16,7 @@ from curate.errors import FitError, MissingEvidence, RecipeError
 from curate.laws import LAWS, Law, RunTable
 from curate.laws.base import FittedLaw
 from curate.laws.bimix import FittedBimix
+from curate.laws.features import run_folds
 from curate.laws.informed import INFORMED, informed
 from curate.mixture.base import MixtureRequest, Preference
 from curate.mixture.expert_features import expert_features
@@ -57,6 +58,9 @@ OLMIX_KL = 0.05
 REPLICATES = {"bimix": 100, "exponential": 50, "ridge": 100}
 """Resamples that fit in a minute on 512 runs of 17 domains; other laws take more than a second a
 fit, and get none unless the recipe asks."""
+
+MISFIT_FOLDS = 3
+"""Parts held out in turn to learn a law's error; more would take as many more fits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,22 +112,73 @@ def solve(request: MixtureRequest, runs: RunTable) -> Preference:
             f"no intervals: law {law.name} gives them on request, mixture.replicates: 100"
         )
     losses = losses_at(problem, found.weights[None])[0]
+    expected = float(losses.max() if wished.worst else losses @ wished.target_weights)
+    trusted = _compared_with_runs(problem, wished, runs, (law, found.weights))
+    warnings += [] if trusted.warning is None else [trusted.warning]
     return Preference(
         weights=wished.back(found.weights),
         unconstrained=wished.back(found.unconstrained),
         low=None if spread is None else wished.back(spread.low),
         high=None if spread is None else wished.back(spread.high),
-        predicted_loss=float(losses.max() if wished.worst else losses @ wished.target_weights),
+        predicted_loss=expected,
         warnings=(*warnings, *(request.evidence.notices if request.evidence else ())),
         details={
             "law": law.name,
             "support": check.to_json(),
             "optimality_gap": found.gap,
+            "observed": {"best": trusted.best, "misfit": trusted.misfit},
             "at": {"tokens": _or_none(problem.tokens), "params": _or_none(problem.params)},
             "predicted_losses": dict(zip(runs.targets, map(float, losses), strict=True)),
             **({} if spread is None else _spread_json(spread, wished, runs.domains)),
         },
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Trust:
+    """The objective where runs were seen, in the objective's own unit."""
+
+    best: float | None
+    """Least of a run; None where no run is at the problem's tokens and size."""
+    misfit: float | None
+    """Root mean square error on mixtures held out; None where it was not needed."""
+    warning: str | None
+
+
+def _compared_with_runs(
+    problem: Problem, wished: Wishes, runs: RunTable, answer: tuple[Law, Array]
+) -> _Trust:
+    """Whether the answer promises more below the best run than the law's errors on runs allow.
+
+    The law is fitted again without each third of the mixtures, unless the answer promises no more
+    than the best run had.
+    """
+    law, weights = answer
+    plain = replace(problem, kl=0.0)
+    seen = _observed(plain, runs, np.full(len(runs.runs), math.inf))
+    best = float(seen.min())
+    if not math.isfinite(best):
+        return _Trust(None, None, None)
+    promised = best - float(value_at(plain, weights[None])[0])
+    folds = run_folds(runs, MISFIT_FOLDS) if promised > 0 else []
+    errors = []
+    for held in folds:
+        try:
+            without = replace(plain, law=law.fit(runs.take(~held)), unique_share=None)
+        except FitError:
+            return _Trust(best, None, None)
+        rows = held & np.isfinite(seen)
+        errors.append(value_at(without, runs.weights[rows]) - seen[rows])
+    if not errors:
+        return _Trust(best, None, None)
+    misfit = float(np.sqrt(np.mean(np.concatenate(errors) ** 2)))
+    if promised <= misfit:
+        return _Trust(best, misfit, None)
+    return _Trust(best, misfit, (
+        f"the law promises {promised:.4g} below the best run ({best:.4g}), and errs by "
+        f"{misfit:.4g} on runs it has not seen: nothing like it was observed, so train this "
+        "mixture before you rely on it"
+    ))  # fmt: skip
 
 
 def _law(request: MixtureRequest, runs: RunTable) -> Law:
