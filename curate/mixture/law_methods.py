@@ -55,7 +55,7 @@ CONVEX = ("bimix", "exponential", "ridge")
 OLMIX_KL = 0.05
 """arXiv:2602.12237."""
 
-REPLICATES = {"bimix": 100, "exponential": 50, "ridge": 100}
+REPLICATES = {"bimix": 100, "exponential": 40, "ridge": 100}
 """Resamples that fit in a minute on 512 runs of 17 domains; other laws take more than a second a
 fit, and get none unless the recipe asks."""
 
