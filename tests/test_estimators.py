@@ -242,8 +242,8 @@ def test_a_single_document_has_no_interval() -> None:
 
 def test_held_out_is_above_the_truth_and_falls_with_the_sample() -> None:
     source = bench.markov_source(500, 10, 0.0, 100, 3)
-    small = held_out(bench.draw(source, 5_000, np.random.default_rng(0)))
-    large = held_out(bench.draw(source, 100_000, np.random.default_rng(0)))
+    small = held_out(bench.draw(source, 5_000, np.random.default_rng(0))).documents
+    large = held_out(bench.draw(source, 100_000, np.random.default_rng(0))).documents
     assert source.conditional < large < small
     assert large - source.conditional < 0.15
     with pytest.raises(ValueError, match="at least 2 folds and blocks, got 5, 1"):

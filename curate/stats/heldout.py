@@ -7,6 +7,7 @@ tokens are drawn, and unlike bias corrections it can be checked by compressing t
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +16,29 @@ from curate.stats.pairs import PairSample
 
 FOLDS = 5
 
+DEAL_SEED = 0
+"""Of the deal of single tokens to folds; any will do, and a fixed one repeats."""
 
-def held_out(sample: PairSample, folds: int = FOLDS) -> float:
-    """Mean of -ln q(y | x) over held-out documents, nats per token.
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """What a smoothed model pays on tokens it has not seen, nats per token."""
+
+    documents: float
+    """Where whole documents are left out."""
+    tokens: float
+    """Where as many tokens are left out, one by one, so that their documents stay in the model."""
+    train_share: float
+    """Share of the tokens that the models saw, mean over the tokens they were asked for."""
+
+    @property
+    def gap(self) -> float:
+        """What knowing the rest of its document is worth to a token; 0 but for noise if nothing."""
+        return max(0.0, self.documents - self.tokens)
+
+
+def held_out(sample: PairSample, folds: int = FOLDS) -> HeldOut:
+    """Mean of -ln q(y | x) over held-out documents, and over held-out tokens.
 
     The model interpolates: q(y | x) = max(c(x, y) - D, 0) / c(x) + D t(x) / c(x) q(y), with t(x)
     the distinct successors of x, and q(y) made likewise from c(y) and the uniform distribution over
@@ -38,9 +59,20 @@ def held_out(sample: PairSample, folds: int = FOLDS) -> float:
     if used < 2:
         raise ValueError(f"expected at least 2 folds and blocks, got {folds}, {sample.blocks}")
     fold_of = sample.group(used)
+    # The same sizes of folds, or the smaller model would show in the difference.
+    dealt = np.random.default_rng(DEAL_SEED).permutation(fold_of)
+    fold_share = np.bincount(fold_of, minlength=used) / sample.tokens
+    return HeldOut(
+        _folds_cost(sample, fold_of, used), _folds_cost(sample, dealt, used),
+        float(1 - (fold_share**2).sum()),
+    )  # fmt: skip
+
+
+def _folds_cost(sample: PairSample, fold_of: NDArray[np.int64], folds: int) -> float:
+    """Nats per token under the models of the other folds."""
     whole = sample.totals()
     nats = 0.0
-    for fold in range(used):
+    for fold in range(folds):
         test = sample.totals(fold_of == fold)
         nats += _cost(sample, whole - test, test)
     return nats / sample.tokens

@@ -3,8 +3,9 @@
 What is resampled is documents, never tokens: they are dealt into groups, and each group is left
 out in turn (delete-a-group jackknife). To the spread this gives, the interval adds what no
 resampling shows, the doubt about the bias correction itself: a share of its size, half of what the
-estimate still moves between a quarter of the sample and the whole, and, where the conditional
-entropy lies between two ends that are far apart, a share of the way to them.
+estimate still moves between a quarter of the sample and the whole, half of what was added for
+bursts within documents, and, where the conditional entropy lies between two ends that are far
+apart, a share of the way to them.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ import numpy as np
 from curate.stats.conditional import PARTS, Conditional, conditional, ends
 from curate.stats.estimate import GROUPS, Estimate, estimate
 from curate.stats.estimators import plugin
-from curate.stats.heldout import held_out
 from curate.stats.pairs import PairSample
 from curate.stats.unseen import unseen
 
@@ -32,6 +32,8 @@ one end is taken, most where the sample cannot tell: at 10^4 tokens, sources wit
 tokens leave the ends up to 7 nats apart, and intervals without it cover 82 %. Both numbers and the
 share above were chosen on trials 0 to 299 of the bench; what README reports are later ones."""
 
+BURST_DOUBT = 0.5
+"""Standard error of what is added for bursts, as a share of it; see `conditional.BURST_SHARE`."""
 
 FEW_TOKENS = 5_000
 """Below, the sample cannot choose between the ends at all: in proportion to what is missing, half
@@ -46,25 +48,18 @@ class EntropyReport:
     joint: Estimate
     conditional: Estimate
     detail: Conditional
-    """The two ends that the conditional entropy combines, and the plug-in."""
-    held_out: float | None
-    """What a smoothed model pays on documents it has not seen; None for a single document."""
+    """What the conditional entropy rests on."""
 
 
 def entropy_report(sample: PairSample, groups: int = GROUPS) -> EntropyReport:
     """Entropies of a sample of documents, bias corrected, with intervals.
 
-    The conditional entropy is not let above what a smoothed model pays on documents it has not
-    seen, nor below the plug-in: on tiny samples, the correction can be larger than what there is
-    to correct, and both ends are biased outwards.
-
     Args:
         sample: The documents' tokens; see `pairs.draw_pairs`.
         groups: Groups to leave out in turn; no more than there are blocks of documents.
     """
-    held = held_out(sample) if sample.blocks > 1 else None
     found = conditional(sample)
-    nats = found.nats if held is None else max(found.plugin, min(found.nats, held))
+    nats = found.nats
     whole = sample.totals()
     margin = sample.counts(whole).first_margin()
     shannon = unseen(margin)
@@ -84,6 +79,7 @@ def entropy_report(sample: PairSample, groups: int = GROUPS) -> EntropyReport:
     conditional_bias = math.hypot(
         CORRECTION_DOUBT["conditional"] * (nats - found.plugin),
         found.drift / 2,
+        BURST_DOUBT * found.bursts,
         END_DOUBT * between,
         apart / 2 * max(0.0, 1 - sample.tokens / FEW_TOKENS),
     )
@@ -99,7 +95,6 @@ def entropy_report(sample: PairSample, groups: int = GROUPS) -> EntropyReport:
         ),
         estimate(nats, conditional_replicates, conditional_bias, "stationary", tokens),
         found,
-        held,
     )  # fmt: skip
 
 

