@@ -197,12 +197,47 @@ def test_neither_end_alone_passes() -> None:
 
 
 @pytest.mark.slow
-def test_intervals_cover_and_naive_ones_do_not() -> None:
-    """A short form of tools/bench/entropy.py, which runs 300 trials at 10^5 tokens."""
-    rows = [bench.trial(number, 20_000) for number in range(12)]
+def test_the_default_meets_both_bars_and_the_dummy_neither() -> None:
+    """Error at most a third of the plug-in's, and 95 % intervals that cover.
+
+    The dummy is the plug-in with naive intervals; it is asked exactly what the default is. A short
+    form of tools/bench/entropy.py, which runs 300 trials. Intervals that cover 95 % miss more than
+    2 of 12 in 2 % of such runs; the seeds are fixed.
+    """
+    rows = [bench.trial(number, 30_000) for number in range(2000, 2012)]
+
+    def bars(measure: str, error: str, covered: str) -> tuple[bool, bool]:
+        root, base = (
+            np.sqrt(np.mean([float(row[f"{measure}_{name}"]) ** 2 for row in rows]))
+            for name in (error, "plugin")
+        )
+        within = sum(float(row[f"{measure}_{covered}"]) for row in rows)
+        return bool(root <= base / 3), bool(within >= 10)
+
     for measure in ("shannon", "conditional"):
-        assert sum(float(row[f"{measure}_covered"]) for row in rows) >= 10
-        assert sum(float(row[f"{measure}_naive"]) for row in rows) <= 7
+        assert bars(measure, "default", "covered") == (True, True)
+        assert bars(measure, "plugin", "naive") == (False, False)
+
+
+def test_bursts_are_added_back_and_independent_documents_left_alone() -> None:
+    """Every document uses a tenth of the words; 40 documents of 500 tokens hide most of them."""
+    rng = np.random.default_rng(4)
+    documents, length, words = 40, 500, 2000
+    truth = math.log(words)  # of the token after any other, over all documents there could be
+    own = np.stack([rng.choice(words, words // 10, replace=False) for _ in range(documents)])
+    bursty = own[np.arange(documents)[:, None], rng.integers(0, words // 10, (documents, length))]
+    plain = rng.integers(0, words, (documents, length))
+    found = []
+    for text in (bursty, plain):
+        following = np.append(text[:, 1:], np.full((documents, 1), words), axis=1)
+        block = np.repeat(np.arange(documents), length)
+        found.append(conditional(pair_sample(text.ravel(), following.ravel(), block, words + 1)))
+    assert found[1].bursts < 0.01
+    assert found[0].bursts > 0.1
+    assert abs(found[0].nats - truth) < abs(found[0].nats - found[0].bursts - truth)
+    # The same documents under one number: nothing to compare, nothing added.
+    single = pair_sample(bursty.ravel(), bursty.ravel(), np.zeros(bursty.size, np.int64), words + 1)
+    assert conditional(single).bursts == 0 and conditional(single).held_out is None
 
 
 def test_intervals_of_tiny_samples_admit_that_they_know_nothing() -> None:
@@ -242,10 +277,13 @@ def test_a_single_document_has_no_interval() -> None:
 
 def test_held_out_is_above_the_truth_and_falls_with_the_sample() -> None:
     source = bench.markov_source(500, 10, 0.0, 100, 3)
-    small = held_out(bench.draw(source, 5_000, np.random.default_rng(0))).documents
-    large = held_out(bench.draw(source, 100_000, np.random.default_rng(0))).documents
-    assert source.conditional < large < small
-    assert large - source.conditional < 0.15
+    small = held_out(bench.draw(source, 5_000, np.random.default_rng(0)))
+    large = held_out(bench.draw(source, 100_000, np.random.default_rng(0)))
+    assert source.conditional < large.documents < small.documents
+    assert large.documents - source.conditional < 0.15
+    # Documents of one source tell nothing of their own; five folds see four fifths.
+    assert large.documents == pytest.approx(large.tokens, abs=0.005)
+    assert large.train_share == pytest.approx(0.8, abs=0.01)
     with pytest.raises(ValueError, match="at least 2 folds and blocks, got 5, 1"):
         held_out(tiny_sample([[1, 2]], 3))
 

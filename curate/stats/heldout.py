@@ -74,12 +74,12 @@ def _folds_cost(sample: PairSample, fold_of: NDArray[np.int64], folds: int) -> f
     nats = 0.0
     for fold in range(folds):
         test = sample.totals(fold_of == fold)
-        nats += _cost(sample, whole - test, test)
+        nats += model_cost(sample, whole - test, test)
     return nats / sample.tokens
 
 
-def _cost(sample: PairSample, train: NDArray[np.int64], test: NDArray[np.int64]) -> float:
-    """Nats that the test counts cost under the model of the training counts."""
+def model_cost(sample: PairSample, train: NDArray[np.int64], test: NDArray[np.int64]) -> float:
+    """Nats that the test counts cost under the model of the training counts; see `held_out`."""
     symbols = sample.symbols
     margin = np.bincount(sample.first, train, symbols)
     distinct = np.bincount(sample.first[train > 0], minlength=symbols)

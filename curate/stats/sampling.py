@@ -1,11 +1,13 @@
 """Which sample all domains are measured on: one of the same size for all.
 
 An estimate moves with its sample, on bursty text most of all, so domains compare at equal size
-only. The price is that the smallest domain decides how much of the others is looked at.
+only. The price is that a small domain decides how much of the others is looked at, so one far
+smaller than the rest is measured alone instead.
 """
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,6 +21,11 @@ MOST_TOKENS, FEWEST_TOKENS = 1_000_000, 20_000
 MOST_EXCERPTS, FEWEST_EXCERPTS = 2_000, 200
 """Limits of the common sample: the smallest domain sets it, but one below the lower limit is
 measured on all it has, alone, rather than pulling the others down."""
+
+LEAST_SHARE = 0.25
+"""So is one below this share of what the middle domain could give. Cut a domain to a hundredth, and
+its own weight then moves less than if all others were measured on as little
+(tools/bench/truncation.py)."""
 
 TEXT_BYTES = 4 << 20
 
@@ -62,14 +69,15 @@ def sample_plan(
 
 
 def _common(supplies: Sequence[int], fewest: int, most: int) -> int:
-    """The smallest supply that is not below the lower limit, within the limits.
+    """The smallest supply that is not below the lower limits, within the upper one.
 
     Example:
         >>> _common([500, 60, 900], fewest=100, most=800), _common([60], fewest=100, most=800)
         (500, 100)
+        >>> _common([500, 110, 900], fewest=100, most=800)
+        500
     """
-    return (
-        min([most, *(supply for supply in supplies if supply >= fewest)])
-        if any(supply >= fewest for supply in supplies)
-        else fewest
-    )
+    middle = statistics.median_low(min(most, supply) for supply in supplies)
+    least = max(fewest, LEAST_SHARE * middle)
+    enough = [supply for supply in supplies if supply >= least]
+    return min([most, *enough]) if enough else fewest
