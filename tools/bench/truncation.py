@@ -159,9 +159,10 @@ def main() -> None:
             cells.append(moved_cell(weight(corrected, name), after, move))
         print(f"{name:10}{tokens:9,}", *(f"{cell:>38}" for cell in cells),
               f"  {np.mean(chosen):+.2f} (sd {np.std(chosen):.2f})", flush=True)  # fmt: skip
+        bursts = (f"{cut.bursts:.3f}" for cut in small)
         print("    nats: whole", f"{corrected[name]:.3f}; cut:",
               *(f"{cut.nats:.3f}" for cut in small), "; for bursts:",
-              f"{whole[name].bursts:.3f};", *(f"{cut.bursts:.3f}" for cut in small), flush=True)  # fmt: skip
+              f"{whole[name].bursts:.3f};", *bursts, flush=True)  # fmt: skip
 
 
 if __name__ == "__main__":
