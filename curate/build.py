@@ -32,7 +32,13 @@ from curate.ingest import Ingested, ingest
 from curate.mixture import DomainSupply, Mixture, MixtureOptions, MixtureRequest, mix
 from curate.mixture import find as find_method
 from curate.mixture.entropic import MEASURES
-from curate.mixture.evidence import evidence_hash, evidence_paths, read_evidence, search_options
+from curate.mixture.evidence import (
+    evidence_hash,
+    evidence_paths,
+    made_by_proxies,
+    read_evidence,
+    search_options,
+)
 from curate.observer import Observer
 from curate.packing import BEST_FIT, CONCAT, WHOLE, PackedSampler, Tally, tally
 from curate.plan import Plan, make_plan
@@ -51,6 +57,7 @@ from curate.shape import (
 from curate.stats.entropy import MEASURES as PLUGIN_MEASURES
 from curate.stats.report import DomainStats
 from curate.storage import atomic_path, directory_lock, hash_json, write_json
+from curate.swarms import check_proxy, make_evidence
 from curate.text import TextJob, write_text_shards
 from curate.tokens import tokenizer as tokenizers
 from curate.tokens.pipeline import PROGRESS
@@ -128,6 +135,8 @@ def check_names(loaded: LoadedRecipe) -> None:
     recipe = loaded.recipe
     find_method(recipe.mixture.method)
     evidence_paths(loaded)
+    if made_by_proxies(loaded) is not None:
+        check_proxy(loaded)
     if recipe.mixture.measure not in MEASURES:
         near = difflib.get_close_matches(recipe.mixture.measure, MEASURES, n=1)
         hint = f"; did you mean '{near[0]}'?" if near else ""
@@ -171,6 +180,7 @@ def plan_dataset(
     if isinstance(chosen, TokenFormat):
         chosen.dtype_for(ingested.tokenizer.vocabulary - 1)
     found = gather(loaded, ingested, wanted(loaded.recipe.mixture), workers, observer)
+    make_evidence(loaded, ingested, workers, observer)
     if write:
         write_stats(loaded, ingested, observer)
     request = mixture_request(loaded, ingested, found)

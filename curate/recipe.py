@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 from curate.errors import RecipeError
 from curate.recipe_text import apply_override, nearest_hint, read_yaml, translate
@@ -83,6 +84,45 @@ class DomainRecipe(Frozen, frozen=True):
     metadata: dict[str, Any] = {}
 
 
+class ProxyTokenizer(Frozen, frozen=True):
+    """A smaller tokenizer for the proxies alone."""
+
+    train: TrainTokenizer
+
+
+class ProxyRecipe(Frozen, frozen=True):
+    """Small models trained on many mixtures; what is omitted is the preset's."""
+
+    preset: str = "nano"
+    runs: Annotated[int, Meta(ge=1, le=100_000)] = 16
+    """Mixtures to draw, where `mixtures` gives none."""
+    mixtures: str | None = None
+    """CSV with a column a domain, relative to the recipe; shares of the recipe's tokens."""
+    seeds: Annotated[int, Meta(ge=1, le=1000)] = 1
+    """Runs of each mixture."""
+    tokens: Positive | None = None
+    """Of a run."""
+    sequence_length: Positive | None = None
+    batch: Positive | None = None
+    """Sequences of a step."""
+    learning_rate: Annotated[float, Meta(gt=0)] | None = None
+    """At width 256; carried to the preset's width."""
+    schedule: Literal["constant", "cosine", "wsd"] = "constant"
+    checkpoints: Annotated[int, Meta(ge=1, le=1000)] = 6
+    """Times that losses are measured, evenly spaced in the logarithm of steps."""
+    validation_tokens: Positive = 50_000
+    """Held-out tokens of a domain that losses are measured on, at most."""
+    repetition: Literal["matched", "fresh"] = "matched"
+    """matched: each domain repeats as often as in `budget_tokens`; fresh: as little as can be."""
+    tied: bool | None = None
+    """One matrix for embedding and head."""
+    tokenizer: ProxyTokenizer | None = None
+    """Omitted: the recipe's."""
+    device: str = "auto"
+    models: Positive | None = None
+    """Most to train at once; omitted: as many as fit into memory."""
+
+
 class EvidenceRecipe(Frozen, frozen=True):
     """What was learnt from models; files relative to the recipe."""
 
@@ -90,6 +130,8 @@ class EvidenceRecipe(Frozen, frozen=True):
     """A run table, `runs.csv`, or a file of mixtures and one of losses."""
     experts: str | None = None
     """Log-probabilities of validation text under one model a domain."""
+    proxy: ProxyRecipe | None = None
+    """Small models to train for what the method needs and no file gives; instead of `proxy`."""
 
 
 class ObjectiveRecipe(Frozen, frozen=True):
@@ -168,45 +210,6 @@ class CountingRecipe(Frozen, frozen=True):
     """Count tables a worker keeps in memory before it spills them to disk."""
 
 
-class ProxyTokenizer(Frozen, frozen=True):
-    """A smaller tokenizer for the proxies alone."""
-
-    train: TrainTokenizer
-
-
-class ProxyRecipe(Frozen, frozen=True):
-    """Small models trained on many mixtures; what is omitted is the preset's."""
-
-    preset: str = "nano"
-    runs: Annotated[int, Meta(ge=1, le=100_000)] = 16
-    """Mixtures to draw, where `mixtures` gives none."""
-    mixtures: str | None = None
-    """CSV with a column a domain, relative to the recipe; shares of the recipe's tokens."""
-    seeds: Annotated[int, Meta(ge=1, le=1000)] = 1
-    """Runs of each mixture."""
-    tokens: Positive | None = None
-    """Of a run."""
-    sequence_length: Positive | None = None
-    batch: Positive | None = None
-    """Sequences of a step."""
-    learning_rate: Annotated[float, Meta(gt=0)] | None = None
-    """At width 256; carried to the preset's width."""
-    schedule: Literal["constant", "cosine", "wsd"] = "constant"
-    checkpoints: Annotated[int, Meta(ge=1, le=1000)] = 6
-    """Times that losses are measured, evenly spaced in the logarithm of steps."""
-    validation_tokens: Positive = 50_000
-    """Held-out tokens of a domain that losses are measured on, at most."""
-    repetition: Literal["matched", "fresh"] = "matched"
-    """matched: each domain repeats as often as in `budget_tokens`; fresh: as little as can be."""
-    tied: bool | None = None
-    """One matrix for embedding and head."""
-    tokenizer: ProxyTokenizer | None = None
-    """Omitted: the recipe's."""
-    device: str = "auto"
-    models: Positive | None = None
-    """Most to train at once; omitted: as many as fit into memory."""
-
-
 class Recipe(Frozen, frozen=True):
     """What to build. Everything omitted has the default shown."""
 
@@ -257,7 +260,24 @@ class LoadedRecipe(Struct, frozen=True):
         value.pop("cache")
         value.pop("proxy")
         value["output"].pop("dir", None)
+        if value["mixture"]["evidence"] is not None:  # what proxies find counts, as evidence
+            value["mixture"]["evidence"].pop("proxy")
         return hash_json(value)
+
+    @property
+    def proxies(self) -> ProxyRecipe:
+        """The small models, from `mixture.evidence.proxy` or `proxy`."""
+        evidence = self.recipe.mixture.evidence
+        asked = evidence.proxy if evidence is not None else None
+        return self.recipe.proxy if asked is None else asked
+
+    def with_proxies(self, proxies: ProxyRecipe) -> LoadedRecipe:
+        """The same recipe with other small models, put where it has its own."""
+        mixture = self.recipe.mixture
+        if mixture.evidence is None or mixture.evidence.proxy is None:
+            return replace(self, recipe=replace(self.recipe, proxy=proxies))
+        mixture = replace(mixture, evidence=replace(mixture.evidence, proxy=proxies))
+        return replace(self, recipe=replace(self.recipe, mixture=mixture))
 
     @property
     def cache_dir(self) -> Path:
@@ -317,6 +337,7 @@ def parse(
     _check_rows(recipe, source)
     _check_weights(recipe, source, notices)
     _check_objective(recipe.mixture, source)
+    _check_proxies(recipe, source)
     return LoadedRecipe(recipe, base, notices)
 
 
@@ -462,6 +483,16 @@ def _check_rows(recipe: Recipe, source: str) -> None:
                 f"{source}: {key}: {value} is about rows of sequence_length, which is missing; "
                 f"set sequence_length, or leave out {key}"
             )
+
+
+def _check_proxies(recipe: Recipe, source: str) -> None:
+    evidence = recipe.mixture.evidence
+    if evidence is None or evidence.proxy is None or recipe.proxy == ProxyRecipe():
+        return
+    raise RecipeError(
+        f"{source}: small models stand both in mixture.evidence.proxy and in proxy: keep one (the "
+        "first trains them for the mixture as needed, the second for `curate proxy` alone)"
+    )
 
 
 def _check_weights(recipe: Recipe, source: str, notices: list[str]) -> None:

@@ -72,7 +72,10 @@ def directory_lock(directory: Path) -> Iterator[None]:
     path = directory / ".curate.lock"
     if path.exists():
         holder = path.read_text("utf-8").strip()
-        if holder.isdigit() and int(holder) != os.getpid() and is_running(int(holder)):
+        if holder == str(os.getpid()):  # a stage within a stage
+            yield
+            return
+        if holder.isdigit() and is_running(int(holder)):
             raise ShardError(
                 f"{directory}: process {holder} is building there; wait for it, give another "
                 f"--out, or remove {path.name} if that process is gone"

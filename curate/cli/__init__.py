@@ -24,7 +24,7 @@ from curate.errors import CurateError  # noqa: E402
 
 COMMANDS = (
     data.tokenize, data.stats, data.mix, data.plan, data.build, data.verify,
-    proxies.proxy, proxies.experts, evidence.fit, design.design,
+    proxies.proxy, proxies.experts, proxies.validate, evidence.fit, design.design,
     info.methods, info.formats, info.corpus, info.schema, info.doctor,
 )  # fmt: skip
 """In the order of `curate --help`."""

@@ -134,6 +134,7 @@ def _compare(session: Session) -> None:
     from curate.mixture.contest import compare_methods
     from curate.report.methods import comparison_tables
     from curate.storage import write_json
+    from curate.swarms import make_evidence
 
     loaded = session.loaded
     check_names(loaded)
@@ -145,6 +146,7 @@ def _compare(session: Session) -> None:
         for kind in wanted(replace(mixture, method=method))
     }
     measured = gather(loaded, ingested, tuple(kinds), session.workers, session.observer)
+    make_evidence(loaded, ingested, session.workers, session.observer)
     found = compare_methods(mixture_request(loaded, ingested, measured))
     write_json(loaded.output_dir / "mixtures.json", found)
     session.show(found, lambda: comparison_tables(found))

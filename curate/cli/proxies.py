@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from curate.cli.session import Session, with_session
+from curate.cli.session import Session, recipe_command, with_session
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -45,6 +45,35 @@ def experts(session: Session) -> None:
     path = session.loaded.output_dir / "experts.parquet"
     found = {"experts": rows, "path": str(path)}
     session.show(found, lambda: _loss_table(rows, f"experts, nats per token · {path}"))
+
+
+@click.command()
+@click.option(
+    "--seeds", type=click.IntRange(2), default=3, show_default=True, help="Runs of each mixture."
+)
+@click.option(
+    "--preset",
+    "presets",
+    multiple=True,
+    metavar="NAME",
+    help="A size; may be repeated. Default: the recipe's.",
+)
+@click.option("--up", is_flag=True, help="Also one size larger: does the ranking hold?")
+@recipe_command
+def validate(seeds: int, presets: tuple[str, ...], up: bool, **options: Any) -> None:
+    """Train the recommended mixture and its rivals with several seeds, and judge the advice."""
+    from rich.console import Group
+
+    from curate.report.validation import loss_table, summary_lines
+    from curate.validate import Asked
+    from curate.validate import validate as validate_mixture
+
+    session = Session(options)
+    asked = Asked(seeds, presets, up)
+    found = validate_mixture(session.loaded, asked, session.workers, session.observer)
+    session.show(
+        found, lambda: Group(*map(loss_table, found["sizes"]), "\n".join(summary_lines(found)))
+    )
 
 
 def _loss_table(rows: dict[str, dict[str, Any]], title: str) -> Table:

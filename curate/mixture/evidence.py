@@ -3,33 +3,58 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import xxhash
 
 from curate.errors import MissingEvidence
+from curate.mixture import find
 from curate.mixture.base import Evidence, SearchOptions
 from curate.recipe import LoadedRecipe, MixtureRecipe
 from curate.storage import hash_json
 
+MADE = {"runs": "runs.csv", "experts": "experts.parquet"}
+"""What `mixture.evidence.proxy` makes, and its file in the output directory."""
+
+
+def made_by_proxies(loaded: LoadedRecipe) -> Literal["runs", "experts"] | None:
+    """What the recipe's method needs, no file gives and `mixture.evidence.proxy` is to make."""
+    named, kind = loaded.recipe.mixture.evidence, find(loaded.recipe.mixture.method).evidence
+    if named is None or named.proxy is None or kind is None or getattr(named, kind):
+        return None
+    return kind
+
 
 def evidence_paths(loaded: LoadedRecipe) -> list[Path]:
-    """The files of the recipe's evidence, runs first.
+    """The files of the recipe's evidence, runs first; of what proxies make, as far as it is made.
 
     Raises:
-        MissingEvidence: One of them is not there.
+        MissingEvidence: One that the recipe names is not there.
     """
+    runs, experts = _paths(loaded)
+    return [*runs, *experts]
+
+
+def _paths(loaded: LoadedRecipe) -> tuple[list[Path], list[Path]]:
+    """Files of runs, and of experts."""
     evidence = loaded.recipe.mixture.evidence
     if evidence is None:
-        return []
-    runs = [evidence.runs] if isinstance(evidence.runs, str) else evidence.runs or []
-    paths = [loaded.base / name for name in [*runs, evidence.experts] if name]
-    for path in paths:
+        return [], []
+    named = [evidence.runs] if isinstance(evidence.runs, str) else evidence.runs or []
+    runs = [loaded.base / name for name in named]
+    experts = [loaded.base / evidence.experts] if evidence.experts else []
+    for path in [*runs, *experts]:
         if not path.is_file():
             raise MissingEvidence(
                 f"mixture.evidence: {path} is not there; `curate proxy RECIPE` makes run tables, "
-                "`curate experts RECIPE` log-probabilities"
+                "`curate experts RECIPE` log-probabilities, and mixture: {evidence: {proxy: "
+                "{preset: nano, runs: 16}}} either of them as needed"
             )
-    return paths
+    kind = made_by_proxies(loaded)
+    if kind is not None:
+        made = loaded.output_dir / MADE[kind]
+        (runs if kind == "runs" else experts).extend([made] if made.is_file() else [])
+    return runs, experts
 
 
 def evidence_hash(loaded: LoadedRecipe) -> str | None:
@@ -48,20 +73,19 @@ def read_evidence(loaded: LoadedRecipe) -> Evidence | None:
         FitError: The run table is wrong.
         InputError: The experts' file is wrong.
     """
-    named = loaded.recipe.mixture.evidence
-    paths = evidence_paths(loaded)
-    if named is None or not paths:
+    run_paths, expert_paths = _paths(loaded)
+    if not run_paths and not expert_paths:
         return None
     runs, experts = None, None
     notices: tuple[str, ...] = ()
-    if named.runs:
+    if run_paths:
         from curate.laws.tables import read_runs
 
-        runs, notices = read_runs(paths[:-1] if named.experts else paths)
-    if named.experts:
+        runs, notices = read_runs(run_paths)
+    if expert_paths:
         from curate.laws.likelihoods import read_likelihoods
 
-        experts = read_likelihoods(paths[-1])
+        experts = read_likelihoods(expert_paths[0])
     return Evidence(runs, experts, notices)
 
 

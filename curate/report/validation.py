@@ -1,0 +1,69 @@
+"""Tables of a validation: measured and predicted losses, and the verdict."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.table import Table
+
+from curate.report.terminal import plain
+
+COLOURS = {"confirmed": "green", "tied": "yellow", "refuted": "red"}
+
+
+def loss_table(size: dict[str, Any]) -> Table:
+    """A row a candidate, best first: losses with half of their 95 % interval, prediction below."""
+    title = f"{size['preset']}, {size['tokens']:,} tokens; nats per token ± 95 % over seeds"
+    if size["prediction"] is not None:
+        title += f"; in brackets as {size['prediction']['by']} predicted"
+    table = Table(title=title, title_justify="left")
+    table.add_column("mixture")
+    for heading in (*size["candidates"]["recommended"]["loss"], "objective", "recommended is"):
+        table.add_column(plain(heading), justify="right")
+    for name in size["ranking"]:
+        row = size["candidates"][name]
+        cells = [_loss(cell) for cell in row["loss"].values()]
+        against = size["against"].get(name)
+        table.add_row(plain(name), *cells, _loss(row["objective"]), against and _against(against))
+    return table
+
+
+def summary_lines(result: dict[str, Any]) -> list[str]:
+    """The verdict, errors of prediction and transfer between sizes, in rich markup."""
+    lines = []
+    for size in result["sizes"]:
+        verdict = size["verdict"]
+        lines.append(
+            f"{size['preset']}: the recommendation of {plain(result['method'])} is "
+            f"[{COLOURS[verdict]}]{verdict}[/]; best first: {', '.join(size['ranking'])}"
+        )
+        found = size["prediction"]
+        if found is None:
+            lines.append(f"{size['preset']}: nothing predicts losses at this size")
+        else:
+            rank = "" if found["spearman"] is None else f", Spearman {found['spearman']:.2f}"
+            lines.append(
+                f"{size['preset']}: {found['by']} misses losses by "
+                f"{found['mean_relative_error']:.2%} on average (bias "
+                f"{found['relative_bias']:+.2%}){rank}"
+            )
+    for moved in result["transfer"]:
+        rank = "none" if moved["spearman"] is None else f"{moved['spearman']:.2f}"
+        best = "the same" if moved["same_best"] else "another"
+        lines.append(
+            f"ranking from {moved['from']} to {moved['to']}: Spearman {rank}, {best} mixture is "
+            "best"
+        )
+    return lines
+
+
+def _loss(cell: dict[str, Any]) -> str:
+    text = f"{cell['mean']:.4f} ± {cell['high'] - cell['mean']:.4f}"
+    predicted = cell.get("predicted")
+    return text if predicted is None else f"{text}\n({predicted:.4f})"
+
+
+def _against(found: dict[str, Any]) -> str:
+    half = found["high"] - found["mean"]
+    colour = COLOURS[found["verdict"]]
+    return f"{found['mean']:+.4f} ± {half:.4f}\n[{colour}]{found['verdict']}[/]"

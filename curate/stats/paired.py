@@ -1,0 +1,92 @@
+"""Intervals over seeds: of a mean, and of the difference of two mixtures trained with each seed.
+
+Seeds change the initial weights and the order of the data. Two mixtures share both where they share
+a seed, so their difference is taken seed by seed; what both owe to the seed falls out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import stdtrit
+
+Array = NDArray[np.float64]
+Verdict = Literal["confirmed", "tied", "refuted"]
+
+TAIL = 0.975
+"""Two-sided 95 %."""
+
+
+@dataclass(frozen=True, slots=True)
+class SeedMean:
+    """A mean over seeds with its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+    def to_json(self) -> dict[str, float]:
+        """As artifacts hold it."""
+        return {"mean": self.mean, "low": self.low, "high": self.high}
+
+
+def seed_mean(values: Array) -> SeedMean:
+    """Mean and Student's interval: mean ± t(seeds - 1) s / sqrt(seeds).
+
+    Args:
+        values: shape (seeds,), at least 2.
+
+    Raises:
+        ValueError: Fewer than two seeds.
+
+    Example:
+        >>> found = seed_mean(np.array([1.0, 2.0, 3.0]))  # t of 2 degrees is 4.3027
+        >>> found.mean, round(found.high - found.mean, 4)
+        (2.0, 2.4841)
+    """
+    if values.ndim != 1 or len(values) < 2:
+        raise ValueError(f"expected values of at least 2 seeds, got shape {values.shape}")
+    mean = float(values.mean())
+    error = float(values.std(ddof=1)) / np.sqrt(len(values))
+    half = float(stdtrit(len(values) - 1, TAIL) * error)
+    return SeedMean(mean, mean - half, mean + half)
+
+
+def verdict_of(difference: SeedMean) -> Verdict:
+    """What a difference (recommended minus rival, lower is better) says of the recommendation.
+
+    Example:
+        >>> verdict_of(SeedMean(-0.2, -0.3, -0.1)), verdict_of(SeedMean(-0.2, -0.5, 0.1))
+        ('confirmed', 'tied')
+    """
+    if difference.high < 0:
+        return "confirmed"
+    return "refuted" if difference.low > 0 else "tied"
+
+
+def joint_verdict(verdicts: list[Verdict]) -> Verdict:
+    """Refuted by any rival, confirmed only against all, tied otherwise.
+
+    Example:
+        >>> joint_verdict(["confirmed", "tied"]), joint_verdict(["confirmed", "refuted"])
+        ('tied', 'refuted')
+    """
+    if "refuted" in verdicts:
+        return "refuted"
+    return "confirmed" if verdicts and set(verdicts) == {"confirmed"} else "tied"
+
+
+def rank_correlation(first: Array, second: Array) -> float:
+    """Spearman's, of two lists of values without ties; NaN for fewer than two or a constant one.
+
+    Example:
+        >>> rank_correlation(np.array([1.0, 2.0, 5.0]), np.array([10.0, 30.0, 20.0]))
+        0.5
+    """
+    if len(first) < 2 or np.ptp(first) == 0 or np.ptp(second) == 0:
+        return float("nan")
+    ranks = [np.argsort(np.argsort(values, kind="stable")) for values in (first, second)]
+    return round(float(np.corrcoef(ranks[0], ranks[1])[0, 1]), 12)

@@ -1,0 +1,228 @@
+"""The recommendation against its rivals: verdicts, predictions, one command from the recipe."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from conftest import RECIPE
+
+from curate.build import plan_dataset
+from curate.cli import cli
+from curate.errors import CurateError, FitError, InputError, MissingEvidence, RecipeError
+from curate.laws.base import RunTable
+from curate.mixture import DomainSupply, MixtureOptions, MixtureRequest
+from curate.mixture.base import Evidence, SearchOptions
+from curate.mixture.forecast import forecast
+from curate.observer import Observer
+from curate.recipe import load, parse
+from curate.stats.paired import joint_verdict, rank_correlation, seed_mean, verdict_of
+from curate.swarms import next_preset, with_preset
+from curate.validate import Asked, Measured, judge, objective_of, validate
+
+NAMES = ("wiki", "code", "talk")
+PROXY = (
+    "{preset: nano, runs: 8, tokens: 4096, sequence_length: 32, batch: 4, checkpoints: 3,"
+    " validation_tokens: 400}"
+)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tokenised once for all tests here."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def recipe(corpus: Path, cache: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "recipe.yaml"
+    text = RECIPE.format(data=corpus / "data") + f"cache: {cache}\n"
+    own = f"{{method: bimix, replicates: 0, evidence: {{proxy: {PROXY}}}}}"
+    path.write_text(text.replace("{method: entropy, estimator: plugin}", own), "utf-8")
+    return path
+
+
+def request_of(
+    method: str = "bimix", runs: RunTable | None = None, objective: str = "mean"
+) -> MixtureRequest:
+    domains = tuple(DomainSupply(name, 1000, 4) for name in NAMES)
+    options = MixtureOptions(search=SearchOptions(objective=objective))
+    return MixtureRequest(domains, 1000, method, options, Evidence(runs))
+
+
+def measured(objective: list[float], noise: float, seeds: int = 3) -> Measured:
+    """Candidates whose mean losses are these, with seed noise that all share and some of their own.
+
+    The shared noise is ten times as large, so that only a paired comparison can see through it.
+    """
+    rng = np.random.default_rng(0)
+    shared = rng.normal(0, 10 * noise, (1, seeds, 1))
+    own = rng.normal(0, noise, (len(objective), seeds, 3))
+    return Measured("nano", 100, 4096, np.array(objective)[:, None, None] + shared + own)
+
+
+CANDIDATES = {"recommended": (0.5, 0.3, 0.2), "natural": (0.3, 0.3, 0.4), "uniform": (1 / 3,) * 3}
+
+
+@pytest.mark.parametrize(
+    ("objective", "verdicts", "verdict"),
+    [
+        ([4.0, 4.5, 4.6], ["confirmed", "confirmed"], "confirmed"),
+        ([4.0, 4.0, 4.6], ["tied", "confirmed"], "tied"),
+        ([4.5, 4.0, 4.9], ["refuted", "confirmed"], "refuted"),
+    ],
+)
+def test_a_planted_difference_is_judged(
+    objective: list[float], verdicts: list[str], verdict: str
+) -> None:
+    found = judge(request_of(), CANDIDATES, [measured(objective, 0.01)])
+    assert [row["verdict"] for row in found["sizes"][0]["against"].values()] == verdicts
+    assert found["verdict"] == verdict
+    unpaired = measured(objective, 0.01).losses.mean(axis=2)
+    assert unpaired.std(axis=1).max() > 0.03  # what seeds share would drown a gap of the noise
+
+
+def test_equal_mixtures_are_refuted_or_confirmed_as_seldom_as_the_interval_says() -> None:
+    rng = np.random.default_rng(1)
+    found = [verdict_of(seed_mean(rng.normal(0, 1, 3))) for _ in range(2000)]
+    assert 0.03 < 1 - found.count("tied") / 2000 < 0.07
+    normal = [abs(v.mean()) > 1.96 * v.std(ddof=1) / 3**0.5 for v in rng.normal(0, 1, (2000, 3))]
+    assert np.mean(normal) > 0.15  # the dummy: normal quantiles on three seeds
+
+
+def test_transfer_between_sizes() -> None:
+    sizes = [measured([4.0, 4.5, 4.6], 0.001), measured([3.9, 4.1, 4.0], 0.001)]
+    found = judge(request_of(), CANDIDATES, sizes)["transfer"]
+    assert found == [{"from": "nano", "to": "nano", "spearman": 0.5, "same_best": True}]
+
+
+def bimix_runs() -> RunTable:
+    """L = r^-0.1 (20 s^-0.4 + 3), for all domains."""
+    rng = np.random.default_rng(0)
+    weights = np.repeat(rng.dirichlet(np.ones(3) * 3, 8), 6, axis=0)
+    tokens = np.tile(np.geomspace(500, 4096, 6), 8)
+    losses = weights**-0.1 * (20 * tokens[:, None] ** -0.4 + 3)
+    names = tuple(f"m{row // 6}" for row in range(48))
+    return RunTable(NAMES, NAMES, names, weights, tokens, np.full(48, 100.0), losses)
+
+
+def test_predicted_losses_are_those_of_the_law_at_the_size_of_its_runs() -> None:
+    request = request_of(runs=bimix_runs())
+    mixtures = np.array(list(CANDIDATES.values()))
+    truth = mixtures**-0.1 * (20 * 4096**-0.4 + 3)
+    losses = truth[:, None, :] * np.array([0.999, 1.0, 1.001])[None, :, None]
+    found = judge(request, CANDIDATES, [Measured("nano", 100, 4096, losses)])["sizes"][0]
+    assert found["prediction"]["by"] == "bimix"
+    assert found["prediction"]["mean_relative_error"] < 1e-3
+    cell = found["candidates"]["natural"]["loss"]["talk"]
+    assert cell["predicted"] == pytest.approx(truth[1, 2], rel=1e-3)
+    assert cell["low"] < truth[1, 2] < cell["high"]
+    assert forecast(request, mixtures, 4096, 5000) is None  # the runs know one other size only
+    assert forecast(request_of("entropy", bimix_runs()), mixtures, 4096, 100) is None
+    assert forecast(request_of(), mixtures, 4096, 100) is None
+
+
+def test_the_objective_is_the_recipes() -> None:
+    losses = np.array([[[1.0, 8.0, 3.0]], [[2.0, 4.0, 3.0]]])
+    assert objective_of(losses, "mean", NAMES).tolist() == [[4.0], [3.0]]
+    assert objective_of(losses, "worst", NAMES).tolist() == [[2.0], [2.0]]
+    assert objective_of(losses, {"code": 3, "wiki": 1}, NAMES).tolist() == [[6.25], [3.5]]
+    assert objective_of(losses, {"elsewhere": 1}, NAMES).tolist() == [[4.0], [3.0]]
+
+
+def test_means_over_seeds() -> None:
+    with pytest.raises(ValueError, match=r"at least 2 seeds, got shape \(1,\)"):
+        seed_mean(np.array([1.0]))
+    assert joint_verdict([]) == "tied"
+    assert rank_correlation(np.arange(4.0), np.arange(4.0)[::-1]) == -1
+    assert np.isnan(rank_correlation(np.ones(3), np.arange(3.0)))
+
+
+def test_one_command_trains_mixes_and_judges(recipe: Path) -> None:
+    asked = ["validate", str(recipe), "--seeds", "2", "--up", "--workers", "1"]
+    done = CliRunner().invoke(cli, [*asked, "--json"], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.output)
+    out = load(recipe).output_dir
+    assert found == json.loads((out / "validation.json").read_text("utf-8"))
+    assert [size["preset"] for size in found["sizes"]] == ["nano", "micro"]
+    assert found["sizes"][0]["params"] < found["sizes"][1]["params"]
+    assert found["sizes"][0]["tokens"] == found["sizes"][1]["tokens"] == 4096
+    assert set(found["weights"]) == {"recommended", "natural", "uniform"}
+    assert found["sizes"][0]["prediction"]["by"] == "bimix"
+    assert found["sizes"][1]["prediction"] is None
+    with (out / "runs.csv").open(encoding="utf-8") as file:
+        assert len(list(csv.DictReader(file))) == 8 * 3
+    mixture = json.loads((out / "mixture.json").read_text("utf-8"))
+    assert mixture["method"] == "bimix" and mixture["weights"] == found["weights"]["recommended"]
+    before = {path: path.read_bytes() for path in out.rglob("runs.csv")}
+    assert len(before) == 3
+    again = CliRunner().invoke(cli, asked, catch_exceptions=False)
+    assert "the recommendation of bimix is" in again.output
+    assert {path: path.read_bytes() for path in out.rglob("runs.csv")} == before
+
+
+def test_experts_are_trained_where_the_method_needs_them(recipe: Path) -> None:
+    loaded = load(recipe, ("mixture.method=mixmin",))
+    planned = plan_dataset(loaded, 1, Observer())
+    assert (loaded.output_dir / "experts.parquet").exists()
+    assert not (loaded.output_dir / "runs.csv").exists()
+    assert planned.mixture.details["level"] == "document"
+    plain = load(recipe, ("mixture.method=natural", f"output.dir={loaded.output_dir / 'plain'}"))
+    plan_dataset(plain, 1, Observer())
+    assert not list((loaded.output_dir / "plain").glob("runs.csv"))  # natural needs nothing
+
+
+def test_your_own_weights_are_a_rival(recipe: Path) -> None:
+    own = ("mixture.weights={wiki: 0.2, code: 0.3, talk: 0.5}", "mixture.method=uniform")
+    found = validate(load(recipe, own), Asked(seeds=2), 1, Observer())
+    assert found["weights"]["yours"]["wiki"] == pytest.approx(0.2)
+    assert found["sizes"][0]["against"]["uniform"]["verdict"] == "tied"  # it is the recommendation
+    assert found["sizes"][0]["against"]["uniform"]["mean"] == 0
+
+
+@pytest.mark.parametrize(
+    ("override", "asked", "error", "message"),
+    [
+        ("seed=1", Asked(seeds=1), InputError, "1 seed says nothing .* --seeds 2 or more"),
+        ("seed=1", Asked(presets=("mega",)), RecipeError, "no preset is called 'mega'"),
+        ("seed=1", Asked(presets=("500M",), up=True), RecipeError, "'500M' is the largest preset"),
+        (
+            "mixture.evidence.proxy.learning_rate=1e30",
+            Asked(),
+            InputError,
+            "no run ended with finite losses; set a lower",
+        ),
+    ],
+)
+def test_what_cannot_be_validated(
+    override: str, asked: Asked, error: type[CurateError], message: str, recipe: Path
+) -> None:
+    with pytest.raises(error, match=message):
+        validate(load(recipe, (override,)), asked, 1, Observer())
+
+
+def test_a_named_table_is_taken_before_proxies_and_must_be_there(recipe: Path) -> None:
+    loaded = load(recipe, ("mixture.evidence.runs=mine.csv",))
+    with pytest.raises(MissingEvidence, match=r"mine.csv is not there; .* evidence: \{proxy: "):
+        plan_dataset(loaded, 1, Observer())
+    (loaded.base / "mine.csv").write_text("run\n", "utf-8")
+    with pytest.raises(FitError, match="mine.csv"):
+        plan_dataset(loaded, 1, Observer())
+
+
+def test_proxies_stand_in_one_place() -> None:
+    text = "{name: t, tokenizer: {train: {vocab_size: 512}}, budget_tokens: 9, domains: [{name: a,"
+    text += " paths: x}], mixture: {evidence: {proxy: {runs: 4}}}"
+    with pytest.raises(RecipeError, match="both in mixture.evidence.proxy and in proxy: keep one"):
+        parse(text + ", proxy: {runs: 8}}", Path())
+    loaded = parse(text + "}", Path())
+    assert loaded.proxies.runs == 4
+    micro = with_preset(loaded, "micro")
+    assert (micro.proxies.preset, micro.proxies.tokens, micro.proxies.runs) == ("micro", 250_000, 4)
+    assert micro.hash == loaded.hash  # what proxies find counts, not how they were asked for
+    assert next_preset("60M") == "bimix"
