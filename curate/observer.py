@@ -3,9 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingProgress:
+    """How far models that train together have come."""
+
+    models: int
+    step: int
+    steps: int
+    loss: float
+    """Mean over the models, of the last batch, nats per token."""
+    done_tokens: int
+    """Of all groups of the stage, those that an earlier process trained on included."""
+    fresh_tokens: int
+    """Of those, what this process trained on: what speed is told from."""
+    total_tokens: int
+    token_flops: float
+    """Floating-point operations to train on a token."""
 
 
 class Observer:
@@ -25,6 +44,9 @@ class Observer:
 
     def advance(self, counters: NDArray[np.int64]) -> None:
         """Totals so far, shape (names, columns of `tokens.pipeline.PROGRESS`)."""
+
+    def train(self, progress: TrainingProgress) -> None:
+        """Models have taken steps; told about once a second."""
 
     def end(self, summary: str = "") -> None:
         """The stage is over; what it did, in a few words."""

@@ -161,6 +161,14 @@ def test_a_swarm_writes_its_runs_once(recipe: Path, tmp_path: Path) -> None:
             for step in ("1", "32")}  # fmt: skip
     assert mean["32"] < mean["1"] - 0.3
     assert not list(loaded.output_dir.glob("group-*"))
+    (curves,) = (loaded.output_dir / "curves").glob("*.parquet")
+    table = pq.read_table(curves).to_pydict()
+    assert table["run"] == [f"m00{run}" for run in range(4) for _ in range(32)]
+    assert table["tokens"] == [128 * step for step in range(1, 33)] * 4 and set(table["seed"]) == {
+        0
+    }
+    assert table["loss"][0] == pytest.approx(np.log(512), rel=0.02)  # all ids alike, at first
+    assert np.mean(table["loss"][28:32]) < table["loss"][0] - 0.3
     before = (loaded.output_dir / "runs.csv").read_bytes()
     notes = Notes()
     train_proxies(loaded, 1, notes)
@@ -200,6 +208,11 @@ def test_killed_and_started_again_gives_the_same_runs(recipe: Path, tmp_path: Pa
     train_proxies(load(recipe, (*more, f"output.dir={tmp_path / 'killed'}")), 1, Observer())
     expected, found = (read_runs(tmp_path / n / "runs.csv", NAMES) for n in ("whole", "killed"))
     assert [(row.run, row.step) for row in found] == [(row.run, row.step) for row in expected]
+    curves = [
+        pq.read_table(next((tmp_path / n / "curves").glob("*.parquet"))).to_pydict()
+        for n in ("whole", "killed")
+    ]
+    assert curves[1]["loss"] == pytest.approx(curves[0]["loss"], rel=1e-4)
     for one, other in zip(found, expected, strict=True):
         assert one.losses == pytest.approx(other.losses, rel=1e-4)
         assert one.weights == other.weights

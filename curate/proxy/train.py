@@ -14,7 +14,9 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from curate.errors import InputError
 from curate.observer import Observer
@@ -26,11 +28,21 @@ from curate.proxy.batches import (
     run_streams,
     supply_streams,
 )
-from curate.proxy.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
+from curate.proxy.checkpoint import (
+    Checkpoint,
+    find_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
+from curate.proxy.curves import write_curves
 from curate.proxy.memory import Fit, halve_until_it_fits
+from curate.proxy.progress import Progress
 from curate.proxy.runs import RunRow, append_runs, read_runs
 from curate.proxy.stack import Stack, StackSettings
 from curate.storage import hash_json, read_json, write_json
+
+CURVE = "train_loss"
+"""Name of the training losses in a checkpoint, shape (K, steps)."""
 
 SAVE_SECONDS = 60.0
 """Between checkpoints of a group, beside those at every evaluation."""
@@ -140,6 +152,8 @@ def train_swarm(
         observer: Hears of progress in tokens.
         finish: Given each group's trained models before their rows are written.
 
+    Training losses of every step go to `curves/`, a Parquet file for each group.
+
     Raises:
         InfeasiblePlan: A domain has too few tokens for its share of a run.
         EngineError: Not even one model fits into memory.
@@ -150,7 +164,8 @@ def train_swarm(
     if len(pending) < len(swarm.runs):
         observer.notice(f"{len(swarm.runs) - len(pending)} runs are there already")
     _check_supply(swarm, pending)
-    progress = _Progress(len(pending) * swarm.steps * swarm.step_tokens, observer)
+    flops = swarm.stack.shape.training_flops(swarm.sequence_length)
+    progress = Progress(len(pending), swarm.steps, swarm.step_tokens, flops, observer)
     observer.begin("train proxies", ["proxies"], [progress.total_tokens])
     for group in _groups(swarm, pending, directory):
         halve_until_it_fits(
@@ -161,7 +176,9 @@ def train_swarm(
         )
     for leftover in directory.glob("group-*.safetensors"):  # of groups that were halved
         leftover.unlink()
-    observer.end(f"{len(pending)} runs of {swarm.steps * swarm.step_tokens:,} tokens")
+    observer.end(
+        f"{len(pending)} runs of {swarm.steps * swarm.step_tokens:,} tokens{progress.speed()}"
+    )
     known = {run.name for run in swarm.runs}
     rows = [row for row in read_runs(directory / "runs.csv", swarm.names) if row.run in known]
     if not rows:
@@ -225,20 +242,6 @@ def _groups(swarm: Swarm, pending: Sequence[SwarmRun], directory: Path) -> list[
     return groups
 
 
-class _Progress:
-    """Tokens trained on so far, over all groups."""
-
-    def __init__(self, total_tokens: int, observer: Observer) -> None:
-        self.total_tokens = total_tokens
-        self._done = 0
-        self._observer = observer
-        self.notice = observer.notice
-
-    def add(self, tokens: int) -> None:
-        self._done += tokens
-        self._observer.advance(np.array([[self._done, 0, self._done, 0, 0]], np.int64))
-
-
 def _group_path(directory: Path, runs: Sequence[SwarmRun]) -> Path:
     return directory / f"group-{hash_json([run.name for run in runs])[:12]}.safetensors"
 
@@ -248,7 +251,7 @@ def _train_group(  # noqa: PLR0913 - one stage, all of whose inputs are its own
     runs: Sequence[SwarmRun],
     micro: int,
     record: _Record,
-    progress: _Progress,
+    progress: Progress,
     finish: Finish | None,
 ) -> None:
     """Train runs together to their end, and append their rows."""
@@ -261,7 +264,8 @@ def _train_group(  # noqa: PLR0913 - one stage, all of whose inputs are its own
         stack.load(state.tensors)
         kept = msgspec.json.decode(state.rows, type=list[RunRow])
         rows = [row for row in kept if row.run in names]
-        progress.add(stack.step_number * swarm.step_tokens * len(runs))
+        progress.resume(stack.step_number, len(runs))
+    curve = _curve_so_far(state, swarm.stack.device)
     source = BatchSource(
         [swarm.run_tokens(run) for run in runs],
         swarm.domains,
@@ -270,21 +274,34 @@ def _train_group(  # noqa: PLR0913 - one stage, all of whose inputs are its own
     )
     saved = time.monotonic()
     for batch in source.batches(swarm.batch_sequences, stack.step_number):
-        stack.train_step(batch, micro)
-        progress.add(swarm.step_tokens * len(runs))
+        curve.append(stack.train_step(batch, micro))
+        progress.add(stack.step_number, curve[-1])
         measure = stack.step_number in swarm.checkpoints
         if measure:
             rows += _measure(swarm, stack, runs)
             _note_failures(swarm, stack, runs, record, progress.notice)
         if measure or time.monotonic() - saved > SAVE_SECONDS:
             encoded = msgspec.json.encode(rows)
-            save_checkpoint(path, swarm.settings_hash, names, encoded, stack.state())
+            curve = [torch.column_stack(curve)]
+            tensors = {**stack.state(), CURVE: curve[0]}
+            save_checkpoint(path, swarm.settings_hash, names, encoded, tensors)
             saved = time.monotonic()
     if finish is not None:
         finish(stack, runs)
+    write_curves(
+        record.directory / "curves" / f"{swarm.settings_hash[:8]}-{path.stem}.parquet",
+        [(run.name, run.seed) for run in runs],
+        torch.column_stack(curve).cpu().numpy(),
+        swarm.step_tokens,
+    )
     complete = [row for row in rows if row.run not in record.failed]
     append_runs(record.directory / "runs.csv", swarm.names, complete)
     path.unlink(missing_ok=True)
+
+
+def _curve_so_far(state: Checkpoint | None, device: torch.device) -> list[Tensor]:
+    """Training losses of the steps before a checkpoint, as columns of shape (K, steps)."""
+    return [] if state is None else [state.tensors[CURVE].to(device)]
 
 
 def _measure(swarm: Swarm, stack: Stack, runs: Sequence[SwarmRun]) -> list[RunRow]:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from curate.observer import Observer
+from curate.observer import Observer, TrainingProgress
 
 NATS_TO_BITS = 1 / np.log(2)
 
@@ -49,12 +49,20 @@ class TerminalObserver(Observer):
         if not self._console.is_terminal or now - self._shown < REFRESH_SECONDS:
             return
         self._shown = now
-        table = self._table(counters, now - self._started)
+        self._show(self._table(counters, now - self._started))
+
+    def _show(self, table: Table) -> None:
         if self._live is None:
             # Refreshed by hand: a refreshing thread would stand in the way of forking workers.
             self._live = Live(table, console=self._console, auto_refresh=False, transient=True)
             self._live.start()
         self._live.update(table, refresh=True)
+
+    def train(self, progress: TrainingProgress) -> None:
+        """See `Observer`."""
+        if not self._console.is_terminal:
+            return
+        self._show(training_table(progress, time.monotonic() - self._started))
 
     def end(self, summary: str = "") -> None:
         """See `Observer`."""
@@ -103,6 +111,27 @@ class TerminalObserver(Observer):
             return ""
         share = min(0.99, done / max(expected, done))
         return f"≈ {seconds * (1 - share) / share:.0f} s" if expected > done else "…"
+
+
+def training_table(progress: TrainingProgress, seconds: float) -> Table:
+    """One row: how far a swarm is, how fast, and how long it will take.
+
+    Args:
+        progress: Of its stage.
+        seconds: Since the stage began in this process.
+    """
+    speed = progress.fresh_tokens / max(seconds, 1e-9)
+    left = (progress.total_tokens - progress.done_tokens) / max(speed, 1e-9)
+    table = Table(title=f"train proxies · {seconds:.0f} s", title_justify="left", box=None)
+    headings = ("models", "step", "loss", "tokens", "tokens/s", "GFLOP/s", "left")
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    table.add_row(
+        f"{progress.models:,}", f"{progress.step:,} of {progress.steps:,}", f"{progress.loss:.4f}",
+        f"{progress.done_tokens / max(progress.total_tokens, 1):.1%}", f"{speed:,.0f}",
+        f"{speed * progress.token_flops / 1e9:,.1f}", f"≈ {left:,.0f} s" if speed else "…",
+    )  # fmt: skip
+    return table
 
 
 def plain(text: str) -> str:
