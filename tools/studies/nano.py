@@ -28,8 +28,14 @@ from curate.validate import Asked, validate
 
 LAWS = ("bimix", "bimix_mixed", "exponential", "additive", "ridge", "gaussian", "joint")
 FOLDS = 8
-SEEN = 5
-"""Checkpoints that the last is extrapolated from; the first steps follow no power law."""
+LONGER = tuple(
+    f"mixture.evidence.proxy.{key}={value}"
+    for key, value in {"runs": 2, "tokens": 245_760, "checkpoints": 40}.items()
+)
+"""Natural and equal shares for longer, looked at often."""
+LEAST_SEEN = 5
+LATER_SHARE = 0.25
+"""Of a run's tokens, from where its checkpoints are taken: the first steps follow no power law."""
 
 
 class Loud(Observer):
@@ -61,10 +67,13 @@ def main() -> None:
     train_proxies(loaded, asked.workers, Loud())
     runs, _ = read_runs([work / "runs.csv"])
     best = show_laws(runs)
-    show_extrapolation(runs)
+    show_extrapolation(runs, 0.0)
+    longer = (f"output.dir={json.dumps(str(work / 'longer'))}", *LONGER)
+    train_proxies(load(asked.recipe, (*places, *longer)), asked.workers, Loud())
+    show_extrapolation(read_runs([work / "longer" / "runs.csv"])[0], LATER_SHARE)
     for override in ("mixture.method=bimix", f"mixture={chosen(loaded, best)}"):
         own = load(asked.recipe, (*places, override))
-        show_validation(validate(own, Asked(), asked.workers, Loud()), override)
+        show_validation(validate(own, Asked(), asked.workers, Loud()), best)
     print(f"\n{time.monotonic() - wall:.0f} s, {time.process_time() - cpu:.0f} s of CPU in all")
 
 
@@ -99,14 +108,19 @@ def show_laws(runs: RunTable) -> str:
     return best
 
 
-def show_extrapolation(runs: RunTable) -> None:
-    """Each run's last checkpoint from the five before it, by BiMix's curve in tokens."""
+def show_extrapolation(runs: RunTable, later: float) -> None:
+    """Each run's last checkpoint from those before it, by BiMix's curve in tokens.
+
+    From the checkpoints beyond that share of the run's tokens, and at least five.
+    """
     errors, constant = [], []
     names = np.array(runs.runs)
     for run in dict.fromkeys(runs.runs):
         rows = np.flatnonzero(names == run)
         order = rows[np.argsort(runs.tokens[rows])]
-        seen, last = runs.take(order[-1 - SEEN : -1]), runs.take(order[-1:])
+        beyond = order[runs.tokens[order] >= later * runs.tokens[order[-1]]]
+        used = order[-1 - LEAST_SEEN :] if not later or len(beyond) <= LEAST_SEEN else beyond
+        seen, last = runs.take(used[:-1]), runs.take(used[-1:])
         for target in range(len(runs.targets)):
             losses, truth = seen.losses[:, target], last.losses[0, target]
             predicted = fit_curve(seen.tokens, losses).predict(last.tokens)[0]
@@ -121,9 +135,10 @@ def show_extrapolation(runs: RunTable) -> None:
     )
 
 
-def show_validation(found: dict[str, object], what: str) -> None:
+def show_validation(found: dict[str, object], law: str) -> None:
     size = found["sizes"][0]  # type: ignore[index]
-    print(f"\n{what.partition('evidence')[0]}: {size['verdict']}; {size['prediction']}")
+    named = f"law {law}" if found["method"] == "law" else found["method"]
+    print(f"\n{named}: {size['verdict']}; {size['prediction']}")
     domains = list(size["candidates"]["recommended"]["loss"])
     print(f"\n| mixture | shares % | {' | '.join(domains)} | mean | recommended minus it |")
     print("|---" * (len(domains) + 4) + "|")
