@@ -481,7 +481,8 @@ def test_json_has_the_fields_others_rely_on():
             RecipeError,
             "mixture.method: no method is called 'unimx'; did you mean 'unimax'? (known: natural, "
             "uniform, temperature, unimax, manual, entropy, leverage, bimix, bimix_mixed, dml, "
-            "olmix, additive, autoscale, ridge, gaussian, boosted, regmix, law, mde, mixmin)",
+            "olmix, additive, autoscale, ridge, gaussian, boosted, regmix, joint, ridge_mde, "
+            "gaussian_mde, boosted_mde, law, mde, mixmin)",
         ),
         (
             request("temperature", 9, [9]),
