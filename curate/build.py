@@ -7,7 +7,6 @@ checked before any is read, and an infeasible plan ends the build before any is 
 
 from __future__ import annotations
 
-import difflib
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -43,6 +42,7 @@ from curate.observer import Observer
 from curate.packing import BEST_FIT, CONCAT, WHOLE, PackedSampler, Tally, tally
 from curate.plan import Plan, make_plan
 from curate.recipe import LoadedRecipe, Recipe
+from curate.recipe_text import nearest_hint
 from curate.report.card import write_card
 from curate.sample import DocumentSampler, SequenceSampler, Stream, shard_count, stream
 from curate.shape import (
@@ -138,10 +138,9 @@ def check_names(loaded: LoadedRecipe) -> None:
     if made_by_proxies(loaded) is not None:
         check_proxy(loaded)
     if recipe.mixture.measure not in MEASURES:
-        near = difflib.get_close_matches(recipe.mixture.measure, MEASURES, n=1)
-        hint = f"; did you mean '{near[0]}'?" if near else ""
+        measure = recipe.mixture.measure
         raise RecipeError(
-            f"mixture.measure: no measure is called '{recipe.mixture.measure}'{hint} "
+            f"mixture.measure: no measure is called '{measure}'{nearest_hint(measure, MEASURES)} "
             f"(known: {', '.join(MEASURES)})"
         )
     chosen = find_format(recipe.output.format)

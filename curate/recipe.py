@@ -39,6 +39,9 @@ WORDS = {
 
 SHOWN_CHARACTERS = 40
 
+NEAR = 0.5
+"""Likeness that makes a hint: keys and domains are mistyped more freely than names of methods."""
+
 
 class Frozen(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Base of every part of a recipe."""
@@ -356,16 +359,15 @@ def _check_fields(value: Any, struct: type[Struct], where: str, source: str) -> 
     fields = get_type_hints(struct)
     for key, item in value.items():
         if key not in fields:
-            known = ", ".join(fields)
+            hint = nearest_hint(str(key), fields, NEAR)
             raise RecipeError(
-                f"{source}: unknown key '{where}{key}'{nearest_hint(str(key), fields)} "
-                f"(known here: {known})"
+                f"{source}: unknown key '{where}{key}'{hint} (known here: {', '.join(fields)})"
             )
         choices = get_args(fields[key]) if get_origin(fields[key]) is Literal else ()
         if choices and item not in choices:
+            hint = nearest_hint(str(item), choices, NEAR)
             raise RecipeError(
-                f"{source}: {where}{key}: cannot be '{item}'{nearest_hint(str(item), choices)} "
-                f"(known: {', '.join(choices)})"
+                f"{source}: {where}{key}: cannot be '{item}'{hint} (known: {', '.join(choices)})"
             )
         if isinstance(item, float) and item.is_integer():
             if int in (fields[key], *get_args(fields[key])):
@@ -501,8 +503,9 @@ def _check_weights(recipe: Recipe, source: str, notices: list[str]) -> None:
     weighted = [domain.name for domain in recipe.domains if domain.weight is not None]
     for name in weights or ():
         if name not in names:
+            hint = nearest_hint(name, names, NEAR)
             raise RecipeError(
-                f"{source}: mixture.weights names no domain '{name}'{nearest_hint(name, names)} "
+                f"{source}: mixture.weights names no domain '{name}'{hint} "
                 f"(known: {', '.join(names)})"
             )
     if weights is not None and weighted:

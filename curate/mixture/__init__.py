@@ -7,7 +7,6 @@ the contract test picks it up.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 
 import numpy as np
@@ -35,6 +34,7 @@ from curate.mixture.simplex import (
     project_capped,
     project_capped_rows,
 )
+from curate.recipe_text import nearest_hint
 
 __all__ = [
     "METHODS",
@@ -272,8 +272,7 @@ def find(name: str) -> Method:
     """
     method = METHODS.get(name)
     if method is None:
-        near = difflib.get_close_matches(str(name), METHODS, n=1)
-        hint = f"; did you mean '{near[0]}'?" if near else ""
+        hint = nearest_hint(str(name), METHODS)
         raise RecipeError(
             f"mixture.method: no method is called '{name}'{hint} (known: {', '.join(METHODS)})"
         )

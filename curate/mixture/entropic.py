@@ -5,7 +5,6 @@ How entropies are measured, and how good the measurement is, is `curate.stats`' 
 
 from __future__ import annotations
 
-import difflib
 import math
 
 import numpy as np
@@ -14,6 +13,7 @@ from curate.errors import MissingEvidence, RecipeError
 from curate.mixture.base import MixtureRequest, Preference
 from curate.mixture.baselines import check_temperature
 from curate.mixture.simplex import softmax
+from curate.recipe_text import nearest_hint
 from curate.stats.estimate import order_warnings, weight_draws
 
 MEASURES = ("shannon", "joint", "conditional", "von_neumann")
@@ -45,8 +45,7 @@ def entropy(request: MixtureRequest) -> Preference:
     """
     measure = request.options.measure
     if measure not in MEASURES:
-        near = difflib.get_close_matches(str(measure), MEASURES, n=1)
-        hint = f"; did you mean '{near[0]}'?" if near else ""
+        hint = nearest_hint(str(measure), MEASURES)
         raise RecipeError(
             f"mixture.measure: no entropy is called '{measure}'{hint} (known: "
             f"{', '.join(MEASURES)})"

@@ -6,7 +6,6 @@ share.
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from curate.errors import InfeasiblePlan, MissingEvidence, RecipeError
 from curate.mixture.base import MixtureRequest, limit_tokens
 from curate.mixture.feasible import Box
+from curate.recipe_text import nearest_hint
 
 Array = NDArray[np.float64]
 
@@ -144,6 +144,5 @@ def _importance(objective: str | Mapping[str, float], targets: Sequence[str]) ->
 def _known(name: str, known: Sequence[str], where: str) -> int:
     if name in known:
         return list(known).index(name)
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"; did you mean '{near[0]}'?" if near else ""
+    hint = nearest_hint(name, known)
     raise RecipeError(f"{where}: nothing is called '{name}'{hint} (known: {', '.join(known)})")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 
 from curate.errors import RecipeError
+from curate.recipe_text import nearest_hint
 
 VOCABULARY_MULTIPLE = 64
 """The head's rows are padded to this, which is what matrix units of GPUs want."""
@@ -132,8 +132,7 @@ def find_preset(name: str) -> Preset:
     """
     if name in PRESETS:
         return PRESETS[name]
-    near = difflib.get_close_matches(name, PRESETS, n=1)
-    hint = f"; did you mean '{near[0]}'?" if near else ""
+    hint = nearest_hint(name, PRESETS)
     raise RecipeError(
         f"proxy.preset: no preset is called '{name}'{hint} (known: {', '.join(PRESETS)})"
     )
