@@ -179,7 +179,7 @@ def _measure(task: _Task) -> Evidence:
 def _path(task: _Task, cache: Path) -> Path:
     plan = task.plan
     size = plan.sample_tokens if task.kind == TOKENS else [plan.sample_excerpts, plan.encoder]
-    key = hash_json([SCHEMA, __version__, task.domain.fingerprint(), size, plan.seed])
+    key = hash_json([SCHEMA, __version__, task.domain.fingerprint, size, plan.seed])
     directory = cache / "evidence" / task.tokenizer.fingerprint[:16]
     return directory / f"{task.domain.name}-{task.kind}-{key[:24]}.json"
 

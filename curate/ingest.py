@@ -355,7 +355,7 @@ def _backends(domains: Sequence[DomainTokens]) -> set[str]:
 
 def _content_hash(domains: Sequence[DomainTokens]) -> str:
     """Hash of the domains' documents in canonical order."""
-    return hash_json([[domain.name, domain.fingerprint()] for domain in domains])
+    return hash_json([[domain.name, domain.fingerprint] for domain in domains])
 
 
 @contextmanager

@@ -45,6 +45,10 @@ class Observer:
     def advance(self, counters: NDArray[np.int64]) -> None:
         """Totals so far, shape (names, columns of `tokens.pipeline.PROGRESS`)."""
 
+    def tick(self) -> None:
+        """Work goes on in a stage that counts nothing."""
+        self.advance(np.zeros((0, 0), np.int64))
+
     def train(self, progress: TrainingProgress) -> None:
         """Models have taken steps; told about once a second."""
 

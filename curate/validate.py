@@ -18,10 +18,11 @@ from msgspec.structs import replace as with_fields
 from numpy.typing import NDArray
 
 from curate import __version__
-from curate.build import Planned, built_otherwise, plan_dataset
+from curate.build import built_otherwise
 from curate.errors import InputError
 from curate.mixture import METHODS, MixtureRequest, mix_with
 from curate.observer import Observer
+from curate.planning import Planned, plan_dataset
 from curate.recipe import LoadedRecipe
 from curate.stats.paired import joint_verdict, rank_correlation, seed_mean, verdict_of
 from curate.storage import directory_lock, write_json

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from conftest import write_jsonl
 
-from curate.build import plan_dataset
 from curate.errors import InputError
 from curate.observer import Observer
+from curate.planning import plan_dataset
 from curate.recipe import MixtureRecipe, load
 
 CORRECTED = "mixture={method: entropy, estimator: corrected}"

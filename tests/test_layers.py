@@ -13,7 +13,7 @@ LAYERS = (
     "errors", "observer", "storage", "kernels", "recipe_text", "recipe", "engine", "sources",
     "tokens", "stats", "laws", "mixture", "plan", "sample", "packing", "formats", "shape",
     "dataset", "write", "text", "verify", "proxy", "report", "ingest", "evidence", "swarms",
-    "build", "compare", "validate", "loader",
+    "sharding", "planning", "assemble", "build", "compare", "validate", "loader",
     "cli",
 )  # fmt: skip
 """Modules and packages of curate in the order data meets them; a new one needs a place here."""

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from curate.build import plan_dataset
 from curate.errors import CurateError
 from curate.observer import Observer
+from curate.planning import plan_dataset
 from curate.recipe import LoadedRecipe, load
 
 ROOT = Path(__file__).parents[1]

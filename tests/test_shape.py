@@ -12,13 +12,14 @@ import yaml
 from click.testing import CliRunner
 
 import curate
-from curate.build import build, plan_dataset, reopen
+from curate.build import build, reopen
 from curate.cli import cli
 from curate.dataset import load_manifest
 from curate.errors import InfeasiblePlan, RecipeError, ShardError
 from curate.formats import find
 from curate.formats.blends import BLENDS
 from curate.observer import Observer
+from curate.planning import plan_dataset
 from curate.recipe import load
 from curate.verify import verify
 

@@ -11,7 +11,6 @@ import pytest
 from click.testing import CliRunner
 from conftest import RECIPE
 
-from curate.build import plan_dataset
 from curate.cli import cli
 from curate.errors import CurateError, FitError, InputError, MissingEvidence, RecipeError
 from curate.laws.base import RunTable
@@ -19,6 +18,7 @@ from curate.mixture import DomainSupply, MixtureOptions, MixtureRequest
 from curate.mixture.base import Evidence, SearchOptions
 from curate.mixture.forecast import forecast
 from curate.observer import Observer
+from curate.planning import plan_dataset
 from curate.recipe import load, parse
 from curate.stats.paired import joint_verdict, rank_correlation, seed_mean, verdict_of
 from curate.swarms import next_preset, with_preset

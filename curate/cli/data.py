@@ -15,8 +15,8 @@ from curate.cli.session import EXIT_FAILED, Session, observer_for, recipe_comman
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from curate.build import Planned
     from curate.ingest import Ingested
+    from curate.planning import Planned
 
 
 @click.command()
@@ -29,12 +29,13 @@ def tokenize(session: Session) -> None:
 
 def _measure(session: Session) -> Ingested:
     """Tokenise what is new and write `stats.json`."""
-    from curate.build import check_names, write_stats
+    from curate.evidence import recall
     from curate.ingest import ingest
+    from curate.planning import check_names, write_stats
 
     check_names(session.loaded)
     ingested = ingest(session.loaded, session.workers, session.observer)
-    write_stats(session.loaded, ingested, session.observer)
+    write_stats(session.loaded, ingested, recall(session.loaded, ingested), session.observer)
     return ingested
 
 
@@ -63,9 +64,9 @@ def stats(intervals: bool, compare: bool, **options: Any) -> None:
 def _show_entropies(session: Session, ingested: Ingested, with_mixtures: bool) -> None:
     from rich.console import Group
 
-    from curate.build import mixture_request, write_stats
     from curate.compare import compare_mixtures, measure_domains
-    from curate.evidence import remember
+    from curate.evidence import recall, remember
+    from curate.planning import mixture_request, write_stats
     from curate.report.entropies import entropy_tables
     from curate.report.terminal import stats_table
     from curate.storage import read_json, write_json
@@ -73,7 +74,7 @@ def _show_entropies(session: Session, ingested: Ingested, with_mixtures: bool) -
     loaded = session.loaded
     measured = measure_domains(ingested, loaded.recipe.seed, session.workers, session.observer)
     remember(loaded, ingested, measured.plan, measured.domains)
-    write_stats(loaded, ingested, session.observer)
+    write_stats(loaded, ingested, recall(loaded, ingested), session.observer)
     found = read_json(loaded.output_dir / "stats.json")
     report = measured.to_json(found)
     if with_mixtures:
@@ -128,10 +129,10 @@ def mix(method: str | None, compare: bool, **options: Any) -> None:
 def _compare(session: Session) -> None:
     from msgspec.structs import replace
 
-    from curate.build import check_names, mixture_request
     from curate.evidence import gather, wanted
     from curate.ingest import ingest
     from curate.mixture.contest import compare_methods
+    from curate.planning import check_names, mixture_request
     from curate.report.methods import comparison_tables
     from curate.storage import write_json
     from curate.swarms import make_evidence
@@ -158,7 +159,7 @@ def plan(session: Session) -> None:
     """Turn the mixture into exact tokens by domain, and stop before writing."""
     from rich.console import Group
 
-    from curate.build import plan_json
+    from curate.planning import plan_json
     from curate.report.terminal import plan_table, reader_lines, trainer_table
 
     found = plan_json(_plan(session))
@@ -171,7 +172,8 @@ def plan(session: Session) -> None:
 
 def _plan(session: Session) -> Planned:
     """Plan without touching the artifacts of a dataset that was built otherwise."""
-    from curate.build import built_otherwise, plan_dataset
+    from curate.build import built_otherwise
+    from curate.planning import plan_dataset
 
     keep = built_otherwise(session.loaded)
     if keep:

@@ -27,11 +27,11 @@ def design(count: int | None, strategy: str, **options: Any) -> None:
     import numpy as np
     from rich.table import Table
 
-    from curate.build import mixture_request
     from curate.ingest import ingest
     from curate.mixture.design import design as propose
     from curate.mixture.design import runs_needed
     from curate.mixture.wishes import wishes
+    from curate.planning import mixture_request
     from curate.storage import atomic_path
 
     session: Session | Loose

@@ -19,7 +19,6 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from curate import recipe as recipes
-from curate.build import plan_dataset
 from curate.engine.local import default_workers
 from curate.errors import RecipeError
 from curate.loader.batches import BatchLoader, LoaderOptions
@@ -29,6 +28,7 @@ from curate.loader.shards import ShardSource
 from curate.loader.source import Source
 from curate.loader.store import PlannedStore, StoreSource
 from curate.observer import Observer
+from curate.planning import plan_dataset
 
 __all__ = ["FIELDS", "BatchLoader", "LoaderOptions", "Sequences", "load", "open_recipe"]
 

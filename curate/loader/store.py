@@ -82,7 +82,7 @@ class StoreSource:
     def _fingerprint(self) -> str:
         streams = [
             [stream.name, stream.tokens, hash_bytes(stream.documents.tobytes()),
-             hash_bytes(stream.stops.tobytes()), domain.fingerprint()]
+             hash_bytes(stream.stops.tobytes()), domain.fingerprint]
             for stream, domain in zip(self._planned.streams, self._planned.domains, strict=True)
         ]  # fmt: skip
         return hash_json([streams, self.window_tokens, self.seed])

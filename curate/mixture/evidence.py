@@ -5,13 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-import xxhash
-
 from curate.errors import MissingEvidence
 from curate.mixture import find
 from curate.mixture.base import Evidence, SearchOptions
 from curate.recipe import LoadedRecipe, MixtureRecipe
-from curate.storage import hash_json
+from curate.storage import hash_file, hash_json
 
 MADE = {"runs": "runs.csv", "experts": "experts.parquet"}
 """What `mixture.evidence.proxy` makes, and its file in the output directory."""
@@ -62,7 +60,7 @@ def evidence_hash(loaded: LoadedRecipe) -> str | None:
     paths = evidence_paths(loaded)
     if not paths:
         return None
-    return hash_json([xxhash.xxh3_128_hexdigest(path.read_bytes()) for path in paths])
+    return hash_json([hash_file(path) for path in paths])
 
 
 def read_evidence(loaded: LoadedRecipe) -> Evidence | None:

@@ -331,6 +331,7 @@ class DomainTokens:
         """Travel to another process as names of files, not as tokens."""
         return DomainTokens, (self.name, self.files, self.dtype)
 
+    @cached_property
     def fingerprint(self) -> str:
         """Hash of the documents, whatever files they lie in."""
         return hash_bytes(
