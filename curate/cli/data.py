@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from curate.cli.loose import mix_runs, recipe_or_runs_command, wants_runs
-from curate.cli.session import EXIT_FAILED, Session, observer_for, recipe_command, with_session
+from curate.cli.session import EXIT_FAILED, Screen, Session, recipe_command, with_session
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -220,17 +219,16 @@ def verify(directory: Path, workers: int | None, as_json: bool, quiet: bool) -> 
     from curate.report.terminal import result_table
     from curate.verify import verify as verify_dataset
 
-    _, console = observer_for(quiet or as_json)
+    screen = Screen(as_json, quiet)
     _, domains = reopen(directory)
-    if domains is None and console is not None:
-        console.print("note: the token store is not at hand; tokens are compared by hash only")
+    if domains is None and screen.console is not None:
+        screen.console.print(
+            "note: the token store is not at hand; tokens are compared by hash only"
+        )
     certificate = verify_dataset(directory, domains, workers or default_workers())
-    if as_json:
-        click.echo(json.dumps(certificate, indent=2, ensure_ascii=False))
-    elif console is not None:
-        bad = {} if domains is None else {domain.name: domain.bad_records for domain in domains}
-        console.print(result_table(certificate, bad))
-    _finish(console, certificate, directory)
+    bad = {domain.name: domain.bad_records for domain in domains or ()}
+    screen.show(certificate, lambda: result_table(certificate, bad))
+    _finish(screen.console, certificate, directory)
 
 
 def _finish(console: Console | None, certificate: dict[str, Any], directory: Path) -> None:

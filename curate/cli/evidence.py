@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from curate import __version__
-from curate.cli.session import observer_for
+from curate.cli.session import Screen
 
 if TYPE_CHECKING:
     from curate.laws import Law, RunTable
@@ -38,13 +37,14 @@ def fit(runs: tuple[Path, ...], laws: str, folds: int, **options: Any) -> None:
     from curate.laws import LAWS
     from curate.laws.crossval import cross_validate
     from curate.laws.tables import read_runs
+    from curate.report.laws import law_table, problems
     from curate.storage import hash_file, write_json
 
-    observer, console = observer_for(options["quiet"] or options["as_json"])
+    screen = Screen(options["as_json"], options["quiet"])
     targets = options["targets"].split(",") if options["targets"] else None
     table, notices = read_runs(runs, targets)
     for notice in notices:
-        observer.notice(notice)
+        screen.observer.notice(notice)
     names = list(LAWS) if laws == "all" else laws.split(",")
     chosen: list[str | Law] = [*names, *_with_experts(options["experts"], table)]
     found = cross_validate(table, chosen, folds, options["workers"] or default_workers())
@@ -63,15 +63,11 @@ def fit(runs: tuple[Path, ...], laws: str, folds: int, **options: Any) -> None:
     }
     options["out"].mkdir(parents=True, exist_ok=True)
     write_json(options["out"] / "fit.json", result)
-    if options["as_json"]:
-        click.echo(json.dumps(result, indent=2, ensure_ascii=False))
-    elif console is not None:
-        from curate.report.laws import law_table, problems
-
-        for problem in problems(result):
-            observer.notice(f"left out: {problem}")
-        console.print(law_table(result))
-        console.print(_noise_line(result["seed_noise"]), highlight=False)
+    for problem in problems(result):
+        screen.observer.notice(f"left out: {problem}")
+    screen.show(result, lambda: law_table(result))
+    if screen.console is not None:
+        screen.console.print(_noise_line(result["seed_noise"]), highlight=False)
 
 
 def _with_experts(path: Path | None, table: RunTable) -> list[Law]:

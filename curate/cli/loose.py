@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,13 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from curate import __version__
-from curate.cli.session import observer_for, recipe_options
+from curate.cli.session import Screen, recipe_options
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from curate.mixture.standalone import Standalone
-    from curate.observer import Observer
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -41,22 +37,19 @@ def recipe_or_runs_command(command: Command) -> Command:
     return command
 
 
-class Loose:
+class Loose(Screen):
     """What such a command works with when there is no recipe."""
 
     def __init__(self, options: dict[str, Any]) -> None:
         """Read the evidence and set up what is shown."""
         from curate.mixture.standalone import Asked, standalone
 
+        super().__init__(options["as_json"], options["quiet"])
         overrides = list(options["overrides"])
         if options["seed"] is not None:
             overrides.append(f"seed={options['seed']}")
         budget = options["budget"]
-        self.as_json: bool = options["as_json"]
         self.directory: Path = options["out"] or Path()
-        self.observer: Observer
-        self.console: Console | None
-        self.observer, self.console = observer_for(options["quiet"] or self.as_json)
         asked = Asked(
             options["runs"], options["experts"], options["supply"],
             None if budget is None else int(budget), options["max_epochs"], tuple(overrides),
@@ -65,13 +58,6 @@ class Loose:
         notices = self.found.request.evidence.notices if self.found.request.evidence else ()
         for notice in (*self.found.notices, *notices):
             self.observer.notice(notice)
-
-    def show(self, result: dict[str, Any], table: Callable[[], Any]) -> None:
-        """Print the result as the user asked."""
-        if self.as_json:
-            click.echo(json.dumps(result, indent=2, ensure_ascii=False))
-        elif self.console is not None:
-            self.console.print(table())
 
     def write(self, name: str, result: dict[str, Any]) -> None:
         """Write an artifact."""

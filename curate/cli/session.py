@@ -46,28 +46,24 @@ def recipe_command(command: Command) -> Command:
     return command
 
 
-class Session:
-    """What a recipe command works with."""
+class Screen:
+    """Where progress and results are shown: as tables, as JSON alone, or not at all."""
 
-    def __init__(self, options: dict[str, Any]) -> None:
-        """Read the recipe and set up what is shown."""
-        from curate.engine.local import default_workers
-        from curate.recipe import load
+    def __init__(self, as_json: bool, quiet: bool) -> None:
+        """Open the console, unless only JSON or nothing is to be printed."""
+        from curate.observer import Observer
 
-        overrides = list(options["overrides"])
-        if options["out"] is not None:
-            overrides.append(f"output.dir={json.dumps(str(options['out'].resolve()))}")
-        if options["seed"] is not None:
-            overrides.append(f"seed={options['seed']}")
-        self.workers: int = options["workers"] or default_workers()
-        self.as_json: bool = options["as_json"]
-        self.quiet: bool = options["quiet"]
-        self.observer: Observer
-        self.console: Console | None
-        self.observer, self.console = observer_for(self.quiet or self.as_json)
-        self.loaded: LoadedRecipe = load(options["recipe"], tuple(overrides))
-        for notice in self.loaded.notices:
-            self.observer.notice(notice)
+        self.as_json = as_json
+        self.observer: Observer = Observer()
+        self.console: Console | None = None
+        if quiet or as_json:
+            return
+        from rich.console import Console
+
+        from curate.report.terminal import TerminalObserver
+
+        self.console = Console(width=None if sys.stdout.isatty() else 120)
+        self.observer = TerminalObserver(self.console)
 
     def show(self, result: dict[str, Any], table: Callable[[], Any]) -> None:
         """Print the result as the user asked."""
@@ -77,18 +73,24 @@ class Session:
             self.console.print(table())
 
 
-def observer_for(silent: bool) -> tuple[Observer, Console | None]:
-    """What shows progress, and where results are printed; nothing of both if `silent`."""
-    from curate.observer import Observer
+class Session(Screen):
+    """What a recipe command works with."""
 
-    if silent:
-        return Observer(), None
-    from rich.console import Console
+    def __init__(self, options: dict[str, Any]) -> None:
+        """Read the recipe and set up what is shown."""
+        from curate.engine.local import default_workers
+        from curate.recipe import load
 
-    from curate.report.terminal import TerminalObserver
-
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    return TerminalObserver(console), console
+        super().__init__(options["as_json"], options["quiet"])
+        overrides = list(options["overrides"])
+        if options["out"] is not None:
+            overrides.append(f"output.dir={json.dumps(str(options['out'].resolve()))}")
+        if options["seed"] is not None:
+            overrides.append(f"seed={options['seed']}")
+        self.workers: int = options["workers"] or default_workers()
+        self.loaded: LoadedRecipe = load(options["recipe"], tuple(overrides))
+        for notice in self.loaded.notices:
+            self.observer.notice(notice)
 
 
 def with_session(command: Callable[[Session], Any]) -> Callable[..., Any]:
