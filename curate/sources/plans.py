@@ -142,16 +142,16 @@ def reader_of(head: bytes, path: str) -> str:
         return "arrow"
     named = reader_of_name(path)
     content = head.removeprefix(BOM_UTF8).lstrip()
-    first_line, _, following = content.partition(b"\n")
-    first_value = whole_json(first_line)
     if content.startswith(b"{"):
+        if named == "jsonl":
+            return "json_array" if starts_with_open_object(content) else "jsonl"
+        first_line, _, following = content.partition(b"\n")
         is_long = len(head) >= HEAD_BYTES and not following
-        if isinstance(first_value, dict) or (is_long and content.startswith(b'{"')):
+        if isinstance(whole_json(first_line), dict) or (is_long and content.startswith(b'{"')):
             return "jsonl"
-        if named == "jsonl" and starts_with_open_object(content):
-            return "json_array"
     elif content.startswith(b"[") and (named == "jsonl" or starts_with_record(content)):
-        has_lines = isinstance(first_value, list) and following.strip()
+        first_line, _, following = content.partition(b"\n")
+        has_lines = isinstance(whole_json(first_line), list) and following.strip()
         return "jsonl" if has_lines else "json_array"
     return named
 

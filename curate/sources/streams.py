@@ -27,6 +27,9 @@ REFUSED_MAGIC = {
 }
 BZIP2_BLOCK_MAGIC = b"1AY&SY"
 
+MAGIC_BYTES = 16
+"""Bytes of a file's beginning that tell its compression."""
+
 
 class RefusedStream(Stream):
     """A file in a compression that is known but not read; empty but for its damage."""
@@ -97,14 +100,29 @@ def open_stream(path: str, size_bytes: int) -> Stream:
 
 def recognise_stream(raw: RawInput) -> Stream:
     """The stream that fits the first bytes of a file."""
-    magic = raw.read_at(0, 16)
+    compression = compression_of(raw.read_at(0, MAGIC_BYTES))
+    if compression in REFUSED_MAGIC.values():
+        return RefusedStream(raw, compression)
+    return {"gzip": GzipStream, "zstd": ZstdStream, "plain": Stream}[compression](raw)
+
+
+def compression_of(magic: bytes) -> str:
+    r"""What a file is compressed with, or `plain`.
+
+    Args:
+        magic: Its first `MAGIC_BYTES`; fewer where it is shorter.
+
+    Example:
+        >>> compression_of(b"\x1f\x8b\x08"), compression_of(b'{"text": "BZh"}')
+        ('gzip', 'plain')
+    """
     if magic.startswith(GZIP_MAGIC):
-        return GzipStream(raw)
+        return "gzip"
     if magic.startswith(ZSTD_MAGIC) or skippable_frame_bytes(magic) is not None:
-        return ZstdStream(raw)
+        return "zstd"
     for prefix, compression in REFUSED_MAGIC.items():
         if magic.startswith(prefix) and (
             compression != "bzip2" or magic[4:10] == BZIP2_BLOCK_MAGIC
         ):
-            return RefusedStream(raw, compression)
-    return Stream(raw)
+            return compression
+    return "plain"
