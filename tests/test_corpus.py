@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from curate.errors import InputError, RecipeError
-from curate.sources import corpus
+from curate.sources import corpus, distributions
+from curate.sources.docstrings import strip_docstrings
 from curate.storage import hash_bytes, hash_file
 
 MEGABYTE = 1_000_000
@@ -234,7 +235,7 @@ def test_an_unknown_domain_names_the_nearest_and_all(tmp_path):
     ],
 )
 def test_strip_docstrings(source, code, docstrings):
-    stripped, found = corpus.strip_docstrings(source)
+    stripped, found = strip_docstrings(source)
     assert found == docstrings
     assert docstrings_left(stripped) == []
     if code is not None:
@@ -243,9 +244,9 @@ def test_strip_docstrings(source, code, docstrings):
 
 def test_what_remains_of_our_own_source_is_the_same_program():
     source = inspect.getsource(corpus)
-    stripped, found = corpus.strip_docstrings(source)
+    stripped, found = strip_docstrings(source)
     assert found[0].startswith("The embedded corpus")
-    assert "Split Python source into code" in "\n".join(found)
+    assert "Take a document unless it is short" in "\n".join(found)
 
     def shape(code):
         """Syntax of the code without docstrings, nor the `pass` put where there was only one."""
@@ -261,28 +262,13 @@ def test_what_remains_of_our_own_source_is_the_same_program():
     assert len(stripped) < len(source)
 
 
-@pytest.mark.parametrize(
-    ("marker", "holds"),
-    [
-        ("", True),
-        ("extra == 'test'", False),
-        ("python_version >= '3.9'", True),
-        ("python_version < '3.9'", False),
-        ("python_full_version >= '3.9.1'", True),
-        ("python_version >= '3.9' and extra == 'http'", False),
-        ("python_version < '3.9' or (os_name != 'none' and sys_platform not in 'a b')", True),
-        ("platform_machine in 'no such machine'", False),
-        ("python_version ~= '3.1'", True),
-    ],
-)
-def test_marker_holds(marker, holds):
-    assert corpus.marker_holds(marker) is holds
-
-
 def test_dependencies_are_those_of_the_project():
     project = (Path(__file__).parents[1] / "pyproject.toml").read_text("utf-8")
     listed = re.search(r"^dependencies = \[\n(.*?)^\]", project, re.MULTILINE | re.DOTALL)
-    assert tuple(re.findall(r'^ +"([a-z0-9-]+)', listed[1], re.MULTILINE)) == corpus.DEPENDENCIES
+    assert (
+        tuple(re.findall(r'^ +"([a-z0-9-]+)', listed[1], re.MULTILINE))
+        == distributions.DEPENDENCIES
+    )
 
 
 def test_only_dependencies_are_read(info):
@@ -328,7 +314,7 @@ def test_what_is_taken_of_a_distribution(tmp_path, monkeypatch):
     }
     plant(tmp_path / "site", "planted", files, "License: MIT\n")
     monkeypatch.syspath_prepend(tmp_path / "site")
-    installed = corpus._installed(["Planted", "not-installed"])
+    installed = distributions.installed(["Planted", "not-installed"])
     wanted = {"manuals", "licences", "stubs_config"}
     domains = corpus._harvest(installed, wanted, corpus.LIMIT_BYTES)
     planted = {
@@ -369,13 +355,14 @@ def test_requirements_are_followed_where_their_markers_hold(tmp_path, monkeypatc
         "planted-third; extra == 'x'",
         "planted-absent",
         "planted-windows; sys_platform == 'none'",
+        "not a requirement (",
     ]
     plant(tmp_path, "planted_first", {}, "".join(f"Requires-Dist: {need}\n" for need in needs))
     plant(tmp_path, "planted_second", None, "Requires-Dist: planted-first\n")
     plant(tmp_path, "planted_third", {})
     plant(tmp_path, "planted_windows", {})
     monkeypatch.syspath_prepend(tmp_path)
-    found = corpus._closure(("planted-first",), follow=True)
+    found = distributions.closure(("planted-first",), follow=True)
     assert list(found) == ["planted-first", "planted-second"]
     assert corpus._notes(found, {"manuals": corpus._Domain(0)}) == [
         "manuals: left out, nothing found in Python or the distributions read",

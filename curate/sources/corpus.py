@@ -15,27 +15,25 @@ from __future__ import annotations
 import ast
 import contextlib
 import difflib
-import functools
 import gc
 import importlib.metadata
-import inspect
 import itertools
-import operator
 import os
 import platform
 import re
-import sys
 import sysconfig
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import TypeAlias
 
 import orjson
 
 from curate.errors import InputError, RecipeError
+from curate.sources.distributions import Installed, installed
+from curate.sources.docstrings import strip_docstrings
+from curate.sources.records import SCHEME
 from curate.storage import atomic_directory, hash_bytes, hash_json, read_json, write_json
 
 DOMAINS: dict[str, str] = {
@@ -59,14 +57,6 @@ LIMIT_BYTES: dict[str, int] = {
 """Most bytes of text a domain may hold. Parsing is four fifths of the time of a harvest: a second
 for 4 to 6 MB of code (measured on one core), hence the limit of `python_code`."""
 
-DEPENDENCIES = (
-    *("click", "fastokens", "fsspec", "msgspec", "numba", "numpy", "orjson", "pyarrow", "pyyaml"),
-    *("rich", "scipy", "tokenizers", "xxhash", "zstandard"),
-)
-"""What curate requires, for a source checkout that is not installed; a test holds it to that."""
-
-SCHEME = "corpus://"
-DISTRIBUTION = "curate-mix"
 HARVEST_VERSION = 1
 """Raised whenever the same installation would give another text."""
 
@@ -85,10 +75,6 @@ DESCRIPTION_NAMES = frozenset({"METADATA", "PKG-INFO"})
 TOPICS_PATH = "pydoc_data/topics.py"
 TEST_DIRECTORIES = frozenset({"test", "tests", "idle_test"})
 SKIPPED_DIRECTORIES = frozenset({"__pycache__", "site-packages", "dist-packages"})
-
-
-_Installed: TypeAlias = dict[str, importlib.metadata.Distribution]
-"""Canonical name → distribution."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +187,7 @@ def harvest(
     limits = LIMIT_BYTES
     if limit_bytes is not None:
         limits = {name: min(limit, limit_bytes) for name, limit in LIMIT_BYTES.items()}
-    return _harvest(_installed(distributions), {domain}, limits)[domain].documents
+    return _harvest(installed(distributions), {domain}, limits)[domain].documents
 
 
 def materialise(directory: Path, distributions: Sequence[str] | None = None) -> CorpusInfo:
@@ -216,13 +202,13 @@ def materialise(directory: Path, distributions: Sequence[str] | None = None) -> 
     Raises:
         InputError: The corpus there has been tampered with; the message says what to delete.
     """
-    installed = _installed(distributions)
-    versions = {name: found.version for name, found in installed.items()}
+    read = installed(distributions)
+    versions = {name: found.version for name, found in read.items()}
     build = [platform.python_version(), *platform.python_build(), sysconfig.get_platform()]
     key = hash_json({"harvest": HARVEST_VERSION, "python": build, "distributions": versions})
     target = directory / key
     if not target.is_dir():
-        domains = _harvest(installed, set(DOMAINS), LIMIT_BYTES)
+        domains = _harvest(read, set(DOMAINS), LIMIT_BYTES)
         with atomic_directory(target) as temporary:
             stored = {
                 "key": key,
@@ -233,7 +219,7 @@ def materialise(directory: Path, distributions: Sequence[str] | None = None) -> 
                     for name, domain in domains.items()
                     if domain.documents
                 },
-                "notes": _notes(installed, domains),
+                "notes": _notes(read, domains),
             }
             write_json(temporary / "corpus.json", stored)
     return _open(target)
@@ -259,86 +245,6 @@ def resolve(url: str, cache: Path) -> Path:
     return info.directory / f"{domain}.jsonl"
 
 
-def strip_docstrings(source: str) -> tuple[str, list[str]]:
-    r"""Split Python source into code without docstrings and the docstrings themselves.
-
-    A docstring is the leading string statement of a module, class or function, wherever that is
-    nested. Lines it held alone go; a body that held nothing else gets `pass`. Strings elsewhere
-    stay, also those documenting an attribute.
-
-    Args:
-        source: Python source with `\n` line ends.
-
-    Returns:
-        The code, and the docstrings in the order of the source, dedented.
-
-    Raises:
-        SyntaxError: The source does not parse on this Python (or `ValueError`, for a NUL).
-
-    Example:
-        >>> strip_docstrings('def f():\n    "Twice."\n    return 2\n')
-        ('def f():\n    return 2\n', ['Twice.'])
-    """
-    lines = source.split("\n")
-    docstrings = []
-    removed: set[int] = set()
-    # From the last to the first, so that columns of what is still to be edited stay true.
-    for statement, value, alone in reversed(_docstring_statements(ast.parse(source))):
-        docstrings.append(inspect.cleandoc(value))
-        first, last = statement.lineno - 1, (statement.end_lineno or statement.lineno) - 1
-        before = lines[first].encode()[: statement.col_offset].decode()
-        after = lines[last].encode()[statement.end_col_offset :].decode()
-        removed.update(range(first + 1, last + 1))
-        if alone or before.strip() or (after.strip() and not after.lstrip().startswith("#")):
-            lines[first] = before + "pass" + after
-        elif after.strip():
-            lines[first] = before + after.lstrip()
-        else:
-            removed.add(first)
-    kept = (line for number, line in enumerate(lines) if number not in removed)
-    return "\n".join(kept), docstrings[::-1]
-
-
-_BLOCK_FIELDS = ("body", "orelse", "finalbody", "handlers", "cases")
-_BLOCK_KINDS: tuple[type[ast.AST], ...] = (
-    *(ast.Module, ast.ExceptHandler, ast.match_case),
-    *ast.stmt.__subclasses__(),
-)
-_BLOCKS = {
-    kind: tuple(name for name in kind._fields if name in _BLOCK_FIELDS) for kind in _BLOCK_KINDS
-}
-"""Where statements nest. No expression holds a docstring, and there are many more of those."""
-
-
-def _docstring_statements(tree: ast.Module) -> list[tuple[ast.Expr, str, bool]]:
-    """Every docstring in order: its statement, its value, whether its body holds nothing else.
-
-    A second leading string counts too: it would become the docstring once the first is gone.
-    """
-    found = []
-    pending: list[ast.AST] = [tree]
-    while pending:
-        node = pending.pop()
-        blocks = _BLOCKS[type(node)]
-        if not blocks:
-            continue
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            leading = []
-            for statement in node.body:
-                if not (
-                    isinstance(statement, ast.Expr)
-                    and isinstance(statement.value, ast.Constant)
-                    and isinstance(statement.value.value, str)
-                ):
-                    break
-                leading.append((statement, statement.value.value))
-            alone = len(leading) == len(node.body) and not isinstance(node, ast.Module)
-            found += [(statement, value, alone) for statement, value in leading]
-        for name in blocks:
-            pending.extend(getattr(node, name))
-    return sorted(found, key=lambda entry: (entry[0].lineno, entry[0].col_offset))
-
-
 def _check_domain(domain: str) -> None:
     if domain in DOMAINS:
         return
@@ -348,114 +254,6 @@ def _check_domain(domain: str) -> None:
         f"{SCHEME}{domain}: there is no such embedded domain.{hint} "
         f"There are: {', '.join(SCHEME + name for name in DOMAINS)}"
     )
-
-
-# Which distributions are read.
-
-
-def _installed(distributions: Sequence[str] | None) -> _Installed:
-    """The distributions asked for, or all that curate depends on, as far as installed."""
-    if distributions is not None:
-        return _closure(tuple(distributions), follow=False)
-    own = _find(DISTRIBUTION)
-    return _closure(tuple(_requirements(own)) if own else DEPENDENCIES, follow=True)
-
-
-@functools.cache
-def _closure(names: tuple[str, ...], *, follow: bool) -> _Installed:
-    """The named distributions and, if `follow`, what those require in turn, sorted by name."""
-    pending = list(names)
-    asked: set[str] = set()
-    found: _Installed = {}
-    while pending:
-        name = re.sub(r"[-_.]+", "-", pending.pop()).lower()
-        distribution = None if name in asked else _find(name)
-        asked.add(name)
-        if distribution:
-            found[name] = distribution
-            pending += _requirements(distribution) if follow else []
-    return dict(sorted(found.items()))
-
-
-def _find(name: str) -> importlib.metadata.Distribution | None:
-    try:
-        return importlib.metadata.distribution(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _requirements(distribution: importlib.metadata.Distribution) -> list[str]:
-    """Names a distribution requires here, extras apart."""
-    names = []
-    for requirement in distribution.requires or []:
-        specifier, _, marker = requirement.partition(";")
-        name = re.match(r"\s*([A-Za-z0-9._-]+)", specifier)
-        if name and marker_holds(marker):
-            names.append(name[1])
-    return names
-
-
-_COMPARISONS: dict[type[ast.cmpop], Callable[..., bool]] = {
-    ast.Eq: operator.eq,
-    ast.NotEq: operator.ne,
-    ast.Lt: operator.lt,
-    ast.LtE: operator.le,
-    ast.Gt: operator.gt,
-    ast.GtE: operator.ge,
-    ast.In: lambda left, right: left in right,
-    ast.NotIn: lambda left, right: left not in right,
-}
-
-
-def marker_holds(marker: str) -> bool:
-    """Whether a requirement's environment marker holds here with no extra asked for.
-
-    Markers are read as the Python expressions that nearly all of them are. One that is not (`~=`)
-    counts as true: of what is required, only what is installed is read.
-
-    Example:
-        >>> marker_holds("python_version >= '3.10' and os_name != ''"), marker_holds("extra == 'x'")
-        (True, False)
-    """
-    try:
-        tree = ast.parse(marker.strip() or "'' == ''", mode="eval")
-    except SyntaxError:
-        return True
-    return _marker_value(tree.body)
-
-
-def _marker_value(node: ast.expr) -> bool:
-    if isinstance(node, ast.BoolOp):
-        combine = all if isinstance(node.op, ast.And) else any
-        return combine([_marker_value(value) for value in node.values])
-    if not isinstance(node, ast.Compare) or type(node.ops[0]) not in _COMPARISONS:
-        return True
-    environment = {
-        "extra": "",
-        "implementation_name": sys.implementation.name,
-        "os_name": os.name,
-        "platform_machine": platform.machine(),
-        "platform_python_implementation": platform.python_implementation(),
-        "platform_system": platform.system(),
-        "python_full_version": platform.python_version(),
-        "python_version": ".".join(platform.python_version_tuple()[:2]),
-        "sys_platform": sys.platform,
-    }
-    sides: list[str] = []
-    is_version = False
-    for side in (node.left, node.comparators[0]):
-        if isinstance(side, ast.Name):
-            is_version = is_version or side.id.endswith("version")
-            sides.append(environment.get(side.id, ""))
-        else:
-            sides.append(str(side.value) if isinstance(side, ast.Constant) else "")
-    compare = _COMPARISONS[type(node.ops[0])]
-    if is_version and not isinstance(node.ops[0], ast.In | ast.NotIn):
-        return compare(*([int(part) for part in re.findall(r"\d+", side)] for side in sides))
-    return compare(*sides)
-
-
-# Which files are read.
 
 
 def _domain_of(path: PurePosixPath) -> str | None:
@@ -518,7 +316,7 @@ def _licence(distribution: importlib.metadata.Distribution) -> str:
     return ", ".join(entry.rpartition(" :: ")[2] for entry in classifiers)
 
 
-def _candidates(installed: _Installed, wanted: set[str]) -> dict[str, list[_Candidate]]:
+def _candidates(installed: Installed, wanted: set[str]) -> dict[str, list[_Candidate]]:
     """Files of each wanted domain, in the order they are to be taken."""
     origins = [({"distribution": "python", "version": platform.python_version()}, _python_files())]
     origins[0][0]["licence"] = "PSF-2.0"
@@ -549,7 +347,7 @@ def _candidates(installed: _Installed, wanted: set[str]) -> dict[str, list[_Cand
 # From files to documents.
 
 
-def _harvest(installed: _Installed, wanted: set[str], limits: dict[str, int]) -> dict[str, _Domain]:
+def _harvest(installed: Installed, wanted: set[str], limits: dict[str, int]) -> dict[str, _Domain]:
     """The wanted domains, their documents sorted; code and docstrings come from one parse."""
     domains = {name: _Domain(limit_bytes) for name, limit_bytes in limits.items()}
     # How full `python_code` is decides which files are parsed, so docstrings need it made too.
@@ -669,7 +467,7 @@ def _write_domain(path: Path, domain: _Domain) -> DomainInfo:
     )
 
 
-def _notes(installed: _Installed, domains: dict[str, _Domain]) -> list[str]:
+def _notes(installed: Installed, domains: dict[str, _Domain]) -> list[str]:
     """What is missing from this corpus that another installation would give."""
     notes = [
         f"{name}: left out, nothing found in Python or the distributions read"

@@ -10,6 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+SCHEME = "corpus://"
+"""What paths to domains of the embedded corpus begin with."""
+
 SEGMENT_BYTES = 32 << 20
 """Decompressed bytes of input that one segment covers, more or less: about 8M tokens."""
 
