@@ -19,36 +19,24 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.engine.local import ahead, map_tasks, workers_share_memory
-from curate.errors import InputError, RecipeError, TokenizerError
+from curate.engine.local import map_tasks
+from curate.errors import InputError, RecipeError
 from curate.observer import Observer
 from curate.recipe import DomainRecipe, LoadedRecipe
-from curate.sources import READERS, InputPath, SegmentReader, expand, identify, segments
-from curate.sources.corpus import SCHEME, resolve
+from curate.sources import READERS, InputPath, expand, identify, segments
 from curate.sources.plans import FilePlan
-from curate.sources.records import ReadOptions
+from curate.sources.records import SCHEME, ReadOptions
 from curate.stats.entropy import table_entropies
 from curate.stats.report import DomainStats, domain_stats
 from curate.storage import hash_json, is_running
 from curate.tokens import tokenizer as tokenizers
 from curate.tokens import train
-from curate.tokens.backends import (
-    BACKENDS,
-    Answers,
-    BackendRefused,
-    Choice,
-    first_choice,
-    judge,
-    reference_answers,
-    reference_choice,
-)
+from curate.tokens.backends import first_choice
 from curate.tokens.domain_counts import CountRequest, domain_counts
-from curate.tokens.pipeline import PROGRESS, Job, Tokenised, keys_of, plan_tasks, tokenise
+from curate.tokens.fill import Filling, begin_loading, fill
+from curate.tokens.pipeline import keys_of
 from curate.tokens.store import DomainFile, DomainTokens, TokenStore
 from curate.tokens.tokenizer import Tokenizer
-
-SAMPLE_BYTES = 96 << 10
-"""Text of the user's own documents that a fast tokenizer must get right, all domains together."""
 
 
 @dataclass(frozen=True)
@@ -77,12 +65,17 @@ def ingest(loaded: LoadedRecipe, workers: int, observer: Observer) -> Ingested:
         CurateError: What the user can mend: the recipe, a file, the tokenizer.
     """
     recipe, cache = loaded.recipe, loaded.cache_dir
-    plans = find_files(loaded, observer)
-    tokenizer = load_tokenizer(loaded, plans, workers, observer)
+    for domain in recipe.domains:
+        _check_reader(domain)
+    choice = first_choice(recipe.tokenizer.backend)
+    plans = find_files(loaded, observer) if recipe.tokenizer.train else None
+    tokenizer = load_tokenizer(loaded, plans or [], workers, observer)
     store = TokenStore(cache, tokenizer.fingerprint, tokenizer.dtype)
     store.scan()
-    with _spill(cache) as spill:
-        made, tokenised_bytes = _fill(loaded, plans, tokenizer, store, spill, workers, observer)
+    with begin_loading(choice, tokenizer, store) as loading, _spill(cache) as spill:
+        plans = plans or find_files(loaded, observer)
+        filling = Filling(recipe, tokenizer, store, spill, workers, observer, choice, loading)
+        filled = fill(filling, plans)
         store.scan()
         domains = tuple(
             _open_domain(domain, plans[number], store, tokenizer, recipe.on_bad_record)
@@ -95,7 +88,7 @@ def ingest(loaded: LoadedRecipe, workers: int, observer: Observer) -> Ingested:
                 tokenizer,
                 cache / "counts" / tokenizer.fingerprint[:16],
                 spill / f"domain-{number}",
-                tuple((run, tuple(counted)) for run, counted in made.runs.get(number, [])),
+                tuple((run, tuple(counted)) for run, counted in filled.made.runs.get(number, [])),
                 recipe.counting.memory_mb << 20,
             )
             for number, domain in enumerate(domains)
@@ -116,15 +109,13 @@ def ingest(loaded: LoadedRecipe, workers: int, observer: Observer) -> Ingested:
         validation=validation,
         stats=stats,
         content_hash=_content_hash(domains),
-        tokenised_bytes=tokenised_bytes,
+        tokenised_bytes=filled.text_bytes,
     )
 
 
 def find_files(loaded: LoadedRecipe, observer: Observer) -> list[list[FilePlan]]:
     """The files of every domain, identified by content, and how each will be read."""
     recipe = loaded.recipe
-    for domain in recipe.domains:
-        _check_reader(domain)
     _harvest(loaded, observer)
     observer.begin("find files")
     expanded = [_expand(domain, loaded) for domain in recipe.domains]
@@ -148,6 +139,8 @@ def _harvest(loaded: LoadedRecipe, observer: Observer) -> None:
         if pattern.startswith(SCHEME)
     ]
     if patterns:
+        from curate.sources.corpus import resolve
+
         observer.begin("harvest corpus")
         for pattern in patterns:
             resolve(pattern, loaded.cache_dir)
@@ -178,113 +171,21 @@ def load_tokenizer(
     return found
 
 
-def _fill(  # noqa: PLR0913 - one stage, all of whose inputs are its own
-    loaded: LoadedRecipe,
-    plans: list[list[FilePlan]],
-    tokenizer: Tokenizer,
-    store: TokenStore,
-    spill: Path,
-    workers: int,
-    observer: Observer,
-) -> tuple[Tokenised, int]:
-    """Tokenise what the store lacks; what was made, and its bytes of text."""
-    recipe = loaded.recipe
-    names = [domain.name for domain in recipe.domains]
-    tasks, present = plan_tasks(plans, store)
-    if not tasks:
-        observer.notice("tokenised already: every file is in the store")
-        return Tokenised(), 0
-    last = np.zeros((len(names), len(PROGRESS)), np.int64)
-    totals = [
-        sum(task.size_bytes for task in tasks if task.domain == number)
-        for number in range(len(names))
-    ]
-
-    def progress(counters: NDArray[np.int64]) -> None:
-        last[:] = counters
-        observer.advance(counters)
-
-    def attempt(choice: Choice) -> Tokenised:
-        def ask_reference() -> Answers:
-            sample = sample_documents([task.items[0].plan for task in tasks])
-            return reference_answers(tokenizer, choice.name, sample, memory_dir())
-
-        with ahead(ask_reference) as answers:  # while the backend is loaded
-            encoder = BACKENDS[choice.name](tokenizer)
-
-            def test() -> None:
-                verdict = judge(tokenizer, choice.name, encoder, answers(), memory_dir())
-                for notice in verdict.notices:
-                    observer.notice(notice)
-                if verdict.problem is not None:
-                    raise BackendRefused(verdict.problem)
-
-            job = Job(
-                tokenizer=tokenizer,
-                backend=choice,
-                encoder=encoder if workers_share_memory() else None,
-                store=store.directory,
-                spill=spill / choice.name,
-                domains=tuple(names),
-                tasks=tasks,
-                present=present,
-                count_memory_bytes=recipe.counting.memory_mb << 20,
-                stop_on_bad_record=recipe.on_bad_record == "error",
-            )
-            observer.begin("tokenise", names, totals)
-            return tokenise(job, workers, progress, test)
-
-    choice = first_choice(recipe.tokenizer.backend)
-    if choice.notice:
-        observer.notice(choice.notice)
-    try:
-        made = attempt(choice)
-    except BackendRefused as error:
-        if recipe.tokenizer.backend != "auto":
-            raise TokenizerError(
-                f"tokenizer.backend: {error}; use backend: auto or backend: tokenizers"
-            ) from error
-        choice = reference_choice(str(error))
-        observer.notice(choice.notice or "")
-        made = attempt(choice)
-    observer.end(f"{last[:, 1].sum() / 1e6:.1f} MB of text, {last[:, 2].sum():,} tokens")
-    return made, int(last[:, 1].sum())
-
-
-def memory_dir() -> Path:
-    """Where verdicts on tokenizer backends are remembered, for this user and machine."""
-    root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(root) / "curate" / "backends"
-
-
-def sample_documents(plans: Sequence[FilePlan]) -> list[str]:
-    """Beginnings of documents at the start of some files, spread over the list of files."""
-    chosen = list(plans)[:: max(1, len(plans) // 8)]
-    room = SAMPLE_BYTES // max(1, len(chosen))
-    sample: list[str] = []
-    reader = SegmentReader()
-    for plan in chosen:
-        taken = 0
-        for block in reader.read(plan.beginning(4 * room)):
-            for text in block.texts:
-                piece = text[: room - taken]
-                sample.append(piece)
-                taken += len(piece)
-                if taken >= room:
-                    break
-            break
-    return sample
-
-
 def _expand(domain: DomainRecipe, loaded: LoadedRecipe) -> list[InputPath]:
-    local = [
-        str(resolve(pattern, loaded.cache_dir)) if pattern.startswith(SCHEME) else pattern
-        for pattern in _patterns(domain)
-    ]
+    local = [_local(pattern, loaded.cache_dir) for pattern in _patterns(domain)]
     try:
         return expand(local, _options(domain), loaded.base)
     except InputError as error:
         raise InputError(f"domains[{domain.name}].paths: {error}") from error
+
+
+def _local(pattern: str, cache: Path) -> str:
+    """The file behind a pattern that names a domain of the embedded corpus."""
+    if not pattern.startswith(SCHEME):
+        return pattern
+    from curate.sources.corpus import resolve
+
+    return str(resolve(pattern, cache))
 
 
 def _patterns(domain: DomainRecipe) -> list[str]:

@@ -128,8 +128,9 @@ def plan_tasks(
             if plan is None:
                 continue
             size_bytes = sum(file.size_bytes for file in plan.files)
-            stored = store.segments_of(keys_of(plan)[0])
-            present.update((keys_of(plan)[0], segment) for segment in stored)
+            first = file_key(plan.files[0], plan.reader, plan.options)
+            stored = store.segments_of(first)
+            present.update((first, segment) for segment in stored)
             if size_bytes <= SMALL_FILE_BYTES:
                 pending.append(Item(plan, None))
                 pending_bytes += size_bytes

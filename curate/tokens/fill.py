@@ -1,0 +1,190 @@
+"""Bring what the token store lacks into it, by the fastest backend that equals the reference.
+
+The backend is built while other things go on: in a thread while files are looked for where the
+store is empty, so that all of them will need it, else while another process asks the reference for
+its answers on a sample. Workers start before the verdict and write nothing until it is there.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curate.engine.local import ahead, workers_share_memory
+from curate.errors import TokenizerError
+from curate.observer import Observer
+from curate.recipe import Recipe
+from curate.sources import SegmentReader
+from curate.sources.plans import FilePlan
+from curate.tokens.backends import (
+    BACKENDS,
+    Answers,
+    BackendRefused,
+    Choice,
+    Encoder,
+    judge,
+    reference_answers,
+    reference_choice,
+)
+from curate.tokens.pipeline import PROGRESS, Job, Task, Tokenised, plan_tasks, tokenise
+from curate.tokens.store import TokenStore
+from curate.tokens.tokenizer import Tokenizer
+
+SAMPLE_BYTES = 96 << 10
+"""Text of the user's own documents that a fast tokenizer must get right, all domains together."""
+
+
+@dataclass(frozen=True)
+class Filling:
+    """What there is to fill, with what, and who is told."""
+
+    recipe: Recipe
+    tokenizer: Tokenizer
+    store: TokenStore
+    spill: Path
+    """Directory for count runs, emptied by the caller."""
+    workers: int
+    observer: Observer
+    choice: Choice
+    """The backend to try first."""
+    loading: Future[Encoder] | None
+    """It, on its way, where it was begun early."""
+
+
+@dataclass(frozen=True)
+class Filled:
+    """What was added."""
+
+    made: Tokenised
+    text_bytes: int
+
+
+@contextmanager
+def begin_loading(
+    choice: Choice, tokenizer: Tokenizer, store: TokenStore
+) -> Iterator[Future[Encoder] | None]:
+    """Build a backend in a thread, if the store has nothing yet and will surely need it."""
+    if not store.is_empty:
+        yield None
+        return
+    with ThreadPoolExecutor(1) as thread:
+        yield thread.submit(BACKENDS[choice.name], tokenizer)
+
+
+def fill(filling: Filling, plans: Sequence[Sequence[FilePlan]]) -> Filled:
+    """Tokenise what the store lacks.
+
+    Args:
+        filling: With what.
+        plans: By domain, its files.
+
+    Raises:
+        TokenizerError: The recipe pins a backend that cannot be used.
+        InputError: A file cannot be read, or a bad record where the recipe allows none.
+    """
+    tasks, present = plan_tasks(plans, filling.store)
+    if not tasks:
+        filling.observer.notice("tokenised already: every file is in the store")
+        return Filled(Tokenised(), 0)
+    choice, wanted = filling.choice, filling.recipe.tokenizer.backend
+    if choice.notice:
+        filling.observer.notice(choice.notice)
+    try:
+        return _attempt(filling, choice, tasks, present)
+    except BackendRefused as error:
+        if wanted != "auto":
+            raise TokenizerError(
+                f"tokenizer.backend: {error}; use backend: auto or backend: tokenizers"
+            ) from error
+        choice = reference_choice(str(error))
+        filling.observer.notice(choice.notice or "")
+        return _attempt(filling, choice, tasks, present)
+
+
+def _attempt(
+    filling: Filling,
+    choice: Choice,
+    tasks: tuple[Task, ...],
+    present: frozenset[tuple[str, int]],
+) -> Filled:
+    """Tokenise with one backend.
+
+    Raises:
+        BackendRefused: It cannot be built, or differs from the reference.
+    """
+    recipe, tokenizer, observer = filling.recipe, filling.tokenizer, filling.observer
+    names = [domain.name for domain in recipe.domains]
+    done = np.zeros((len(names), len(PROGRESS)), np.int64)
+    totals = [
+        sum(task.size_bytes for task in tasks if task.domain == number)
+        for number in range(len(names))
+    ]
+
+    def progress(counters: NDArray[np.int64]) -> None:
+        done[:] = counters
+        observer.advance(counters)
+
+    def ask_reference() -> Answers:
+        sample = sample_documents([task.items[0].plan for task in tasks])
+        return reference_answers(tokenizer, choice.name, sample, memory_dir())
+
+    with ahead(ask_reference) as answers:
+        early = filling.loading if choice == filling.choice else None
+        encoder = early.result() if early else BACKENDS[choice.name](tokenizer)
+
+        def test() -> None:
+            verdict = judge(tokenizer, choice.name, encoder, answers(), memory_dir())
+            for notice in verdict.notices:
+                observer.notice(notice)
+            if verdict.problem is not None:
+                raise BackendRefused(verdict.problem)
+
+        job = Job(
+            tokenizer=tokenizer,
+            backend=choice,
+            encoder=encoder if workers_share_memory() else None,
+            store=filling.store.directory,
+            spill=filling.spill / choice.name,
+            domains=tuple(names),
+            tasks=tasks,
+            present=present,
+            count_memory_bytes=recipe.counting.memory_mb << 20,
+            stop_on_bad_record=recipe.on_bad_record == "error",
+        )
+        observer.begin("tokenise", names, totals)
+        made = tokenise(job, filling.workers, progress, test)
+    text_bytes, tokens = int(done[:, 1].sum()), int(done[:, 2].sum())
+    observer.end(f"{text_bytes / 1e6:.1f} MB of text, {tokens:,} tokens")
+    return Filled(made, text_bytes)
+
+
+def memory_dir() -> Path:
+    """Where verdicts on tokenizer backends are remembered, for this user and machine."""
+    root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(root) / "curate" / "backends"
+
+
+def sample_documents(plans: Sequence[FilePlan]) -> list[str]:
+    """Beginnings of documents at the start of some files, spread over the list of files."""
+    chosen = list(plans)[:: max(1, len(plans) // 8)]
+    room = SAMPLE_BYTES // max(1, len(chosen))
+    sample: list[str] = []
+    reader = SegmentReader()
+    for plan in chosen:
+        taken = 0
+        for block in reader.read(plan.beginning(4 * room)):
+            for text in block.texts:
+                piece = text[: room - taken]
+                sample.append(piece)
+                taken += len(piece)
+                if taken >= room:
+                    break
+            break
+    return sample
