@@ -123,6 +123,8 @@ class Manifest(msgspec.Struct, frozen=True):
     """`L+1` where `sequence_length` is one more than the trainer's."""
     packing: str = "concat"
     """How documents make sequences; see `curate.packing`."""
+    plan: FileRecord | None = None
+    """`plan.json`, by which the shards were written; None in datasets of earlier versions."""
     shape: str = "mixed"
     """`mixed`, or `per-domain`: a folder a domain, the mixture left to the trainer."""
 

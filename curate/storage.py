@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import platform
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -29,7 +31,7 @@ STAT_SAFETY_NANOSECONDS = 2_000_000_000
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary sibling of `path`; rename it on success, remove it on an exception."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=_prefix(path), suffix=".tmp", dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -48,7 +50,7 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     so both hold the same.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    temporary = Path(tempfile.mkdtemp(prefix=_prefix(path), suffix=".tmp", dir=path.parent))
     try:
         yield temporary
         os.chmod(temporary, 0o777 & ~current_umask())
@@ -59,6 +61,27 @@ def atomic_directory(path: Path) -> Iterator[Path]:
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _prefix(path: Path) -> str:
+    """Of a temporary sibling's name: it says which process of which machine it belongs to."""
+    return f".{path.name}.{_host()}-{os.getpid()}-"
+
+
+def _host() -> str:
+    """Short and safe in a file's name."""
+    return hash_bytes(platform.node().encode())[:8]
+
+
+def sweep(directory: Path) -> None:
+    """Remove what processes of this machine that were killed left half written there."""
+    for path in directory.glob(".*.tmp") if directory.is_dir() else ():
+        found = re.search(r"\.([0-9a-f]{8})-(\d+)-[^.]*\.tmp$", path.name)
+        if found and found[1] == _host() and not is_running(int(found[2])):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -1,9 +1,10 @@
 """Read a dataset back, compare it with its plan, and say so in a certificate.
 
-What is checked: every file has the bytes the manifest says; the format's own reader gives as many
-tokens as the provenance accounts for; every token equals the token of the document it is said to
-come from (where the token store is at hand); tokens by domain equal the plan; no training document
-has the content hash of a validation document; how far the mixture strays in windows of the output.
+What is checked: every file, the plan among them, has the bytes the manifest says; the format's own
+reader gives as many tokens as the provenance accounts for; every token equals the token of the
+document it is said to come from (where the token store is at hand); tokens by domain equal the
+plan; no training document has the content hash of a validation document; how far the mixture strays
+in windows of the output.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ def verify(
     checks = map_tasks(check, tasks, workers, on_tick)
     parts = sorted({part for domain in domains or () for part in domain.part_paths})
     damage = [found for found in map_tasks(part_damage, parts, workers, on_tick) if found]
-    for file in manifest.folder_files:
+    for file in [*manifest.folder_files, *([manifest.plan] if manifest.plan else [])]:
         _check_file(directory, file, damage)
     certificate = _certificate(manifest, plan, checks, [*damage, *_unlisted(directory, manifest)])
     write_json(directory / "certificate.json", certificate)

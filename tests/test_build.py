@@ -220,7 +220,7 @@ def test_killed_run_goes_on_and_ends_the_same(recipe: Path, tmp_path: Path) -> N
     assert (resumed.directory / "stats.json").read_text() == (whole / "stats.json").read_text()
 
 
-@pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "plan", "swap"])
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "plan", "weight", "swap"])
 def test_verify_finds_damage(recipe: Path, damage: str) -> None:
     directory = make(recipe, "output.shard_tokens=9000").directory
     shard = directory / "train" / "shard-00000.bin"
@@ -238,7 +238,7 @@ def test_verify_finds_damage(recipe: Path, damage: str) -> None:
         other.write_bytes(content)
     else:
         plan = json.loads((directory / "plan.json").read_text())
-        plan["domains"]["wiki"]["tokens"] += 1
+        plan["domains"]["wiki"]["tokens" if damage == "plan" else "weight"] += 1
         (directory / "plan.json").write_text(json.dumps(plan))
     done = run("verify", directory)
     assert done.returncode == 1
@@ -385,6 +385,16 @@ def test_a_damaged_part_is_made_again(recipe: Path) -> None:
     again = make(recipe, "output.dir=again")
     assert again.ingested.tokenised_bytes > 0 and again.certificate["ok"]
     assert shard_bytes(again.directory) == first
+
+
+def test_a_damaged_count_table_is_made_again(recipe: Path) -> None:
+    make(recipe)
+    stats = (recipe.parent / "out" / "tiny" / "stats.json").read_text()
+    for table in (recipe.parent / ".curate" / "counts").glob("*/wiki-*"):
+        (table / "count.bin").write_bytes((table / "count.bin").read_bytes()[:-1])
+    make(recipe, "output.dir=again")
+    again = (recipe.parent / "again" / "stats.json").read_text()
+    assert json.loads(again)["domains"] == json.loads(stats)["domains"]
 
 
 def test_one_file_in_two_domains(recipe: Path, corpus: Path) -> None:

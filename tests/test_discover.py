@@ -205,6 +205,24 @@ def test_urls(tmp_path: Path) -> None:
         memory.rm("/curate-test", recursive=True)
 
 
+class Unreachable(fsspec.AbstractFileSystem):
+    """A store whose library has an exception of its own, as those of most stores have."""
+
+    protocol = "unreachable"
+
+    class RefusedError(Exception):
+        """Derived from nothing that curate knows."""
+
+    def info(self, path: str, **kwargs: object) -> dict[str, object]:
+        raise self.RefusedError("no\nroute")
+
+
+def test_a_store_that_fails_in_its_own_way_is_named(tmp_path: Path) -> None:
+    fsspec.register_implementation("unreachable", Unreachable, clobber=True)
+    with pytest.raises(InputError, match=r"^unreachable://a/b: cannot be reached \(no route\)$"):
+        expand(["unreachable://a/b"], ReadOptions(), tmp_path)
+
+
 def age(path: Path, seconds: float) -> None:
     """Make a file look as if it had last been changed some time ago."""
     then = time.time_ns() - int(seconds * 1e9)

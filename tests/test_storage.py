@@ -25,6 +25,7 @@ from curate.storage import (
     is_url,
     open_input,
     read_json,
+    sweep,
     write_json,
 )
 
@@ -239,3 +240,22 @@ def test_hashes_stay_what_they_are():
     # Caches on disk are keyed by these: a change throws them all away.
     assert hash_bytes(b"curate") == "0dafaba2b5fd760c13bf847e06755f25"
     assert hash_json({"a": [1, "é"]}) == "145674e7f258654f1e4ed03bbb114150"
+
+
+def test_sweep_removes_only_what_dead_processes_left(tmp_path):
+    script = (
+        "import os, sys; from pathlib import Path\n"
+        "from curate.storage import atomic_directory, atomic_path\n"
+        "with atomic_directory(Path('part')) as one, atomic_path(Path('b.json')) as two:\n"
+        "    (one / 'x').write_text('half'); os._exit(9)"
+    )
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=False)
+    assert len(names(tmp_path)) == 2
+    (tmp_path / ".foreign.tmp").write_text("not ours")
+    elsewhere = tmp_path / f".part.{'0' * 8}-{os.getpid()}-abc.tmp"
+    elsewhere.write_text("of another machine")
+    with atomic_path(tmp_path / "alive") as temporary:
+        sweep(tmp_path)
+        assert temporary.exists()
+    assert names(tmp_path) == sorted([".foreign.tmp", elsewhere.name, "alive"])
+    sweep(tmp_path / "absent")

@@ -33,8 +33,9 @@ def faults_told(url: str) -> Iterator[None]:
     """Turn what goes wrong with a remote store into `InputError`."""
     try:
         yield
-    except (OSError, ValueError, ImportError) as error:
-        raise InputError(f"{url}: cannot be reached ({error})") from error
+    except Exception as error:  # noqa: BLE001 - every store's library has exceptions of its own
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{url}: cannot be reached ({reason})") from error
 
 
 def expand_url(url: str, fits: Fits) -> list[tuple[str, str]]:

@@ -384,6 +384,16 @@ def merge_tables(
     write_table(destination, pieces(), symbols)
 
 
+def check_table(path: Path) -> None:
+    """Look at the sizes of a table's files.
+
+    Raises:
+        InputError: It is damaged.
+        OSError: It is not there.
+    """
+    _read_starts(path)
+
+
 def _row_ranges(row_starts: NDArray[np.int64], most_entries: int) -> Iterator[tuple[int, int]]:
     """Cut rows into ranges of at most `most_entries` entries, but at least one row each."""
     rows = len(row_starts) - 1

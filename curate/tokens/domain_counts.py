@@ -7,6 +7,7 @@ from the store for whatever neither covers (after a run that was killed, say).
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,8 +18,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.storage import hash_json
-from curate.tokens.counting import COUNT_TOKENS, BigramCounter, merge_tables
+from curate.errors import InputError
+from curate.storage import hash_json, sweep
+from curate.tokens.counting import COUNT_TOKENS, BigramCounter, check_table, merge_tables
 from curate.tokens.pipeline import append_ends, symbol_count
 from curate.tokens.store import DOCUMENT, DomainTokens, StoredEntry
 from curate.tokens.tokenizer import Tokenizer
@@ -51,8 +53,10 @@ def domain_counts(request: CountRequest) -> Path:
     listed = sorted([key, segment, times] for (key, segment), times in needed.items())
     prefix = request.domain.name
     path = request.directory / f"{prefix}-{hash_json(listed)[:24]}"
-    if path.is_dir():
+    sweep(request.directory)
+    if _is_whole(path):
         return path
+    shutil.rmtree(path, ignore_errors=True)  # damaged: its tokens are still there to be counted
     tables = []
     base = _largest_subset(request.directory, prefix, needed)
     if base is not None:
@@ -77,18 +81,29 @@ def domain_counts(request: CountRequest) -> Path:
     return path
 
 
+def _is_whole(path: Path) -> bool:
+    """Whether a table is there with all the bytes it should have."""
+    try:
+        check_table(path)
+    except (OSError, InputError):
+        return False
+    return True
+
+
 def _largest_subset(
     directory: Path, prefix: str, needed: Counter[EntryKey]
 ) -> tuple[Path, Counter[EntryKey]] | None:
     """An earlier table of the domain that counts only what is still there."""
     best: tuple[Path, Counter[EntryKey]] | None = None
     for path in sorted(directory.glob(f"{prefix}-*")) if directory.is_dir() else []:
-        listing = path / "entries.json"
-        if not listing.exists():
+        try:
+            listing = (path / "entries.json").read_bytes()
+            rows = msgspec.json.decode(listing, type=list[tuple[str, int, int]])
+        except (OSError, msgspec.MsgspecError):
             continue
-        rows = msgspec.json.decode(listing.read_bytes(), type=list[tuple[str, int, int]])
         counted = Counter({(key, segment): times for key, segment, times in rows})
-        if counted <= needed and (best is None or counted.total() > best[1].total()):
+        is_best = counted <= needed and (best is None or counted.total() > best[1].total())
+        if is_best and _is_whole(path):
             best = (path, counted)
     return best if best is not None and best[1] else None
 

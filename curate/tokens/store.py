@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from curate.errors import InputError
 from curate.sources.records import ReadOptions, SourceFile
-from curate.storage import atomic_directory, hash_bytes, hash_file, hash_json
+from curate.storage import atomic_directory, hash_bytes, hash_file, hash_json, sweep
 
 SCHEMA = 2
 
@@ -135,6 +135,7 @@ class TokenStore:
         """Learn of the parts that are on disk and not known yet."""
         if not self.directory.is_dir():
             return
+        sweep(self.directory)
         decoder = msgspec.json.Decoder(PartInfo)
         for path in sorted(self.directory.iterdir()):
             if path.name in self._seen or path.name.startswith("."):
