@@ -25,7 +25,8 @@ from curate.recipe import LoadedRecipe
 from curate.report.card import write_card
 from curate.storage import directory_lock
 from curate.tokens import tokenizer as tokenizers
-from curate.tokens.store import DomainFile, DomainTokens, TokenStore
+from curate.tokens.domain import DomainFile, DomainTokens
+from curate.tokens.store import TokenStore
 from curate.verify import verify
 
 

@@ -33,7 +33,7 @@ from curate.stats.measure import (
     measure_domain,
 )
 from curate.stats.sampling import SamplePlan, sample_plan
-from curate.tokens.store import DomainTokens
+from curate.tokens.domain import DomainTokens
 from curate.tokens.tokenizer import Tokenizer
 
 ORIGIN = ("schema", "curate_version", "recipe_hash", "inputs", "backend", "tokenizer")

@@ -24,7 +24,7 @@ from curate.recipe import LoadedRecipe, MixtureRecipe
 from curate.stats.estimate import Estimate
 from curate.stats.sampling import SamplePlan, sample_plan
 from curate.storage import atomic_path, hash_json
-from curate.tokens.store import DomainTokens
+from curate.tokens.domain import DomainTokens
 from curate.tokens.tokenizer import Tokenizer
 
 if TYPE_CHECKING:  # what measures loads compiled code, which most commands do not need

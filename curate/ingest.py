@@ -32,10 +32,11 @@ from curate.storage import hash_json, is_running
 from curate.tokens import tokenizer as tokenizers
 from curate.tokens import train
 from curate.tokens.backends import first_choice
+from curate.tokens.domain import DomainFile, DomainTokens
 from curate.tokens.domain_counts import CountRequest, domain_counts
 from curate.tokens.fill import Filling, begin_loading, fill
-from curate.tokens.pipeline import keys_of
-from curate.tokens.store import DomainFile, DomainTokens, TokenStore
+from curate.tokens.jobs import keys_of
+from curate.tokens.store import TokenStore
 from curate.tokens.tokenizer import Tokenizer
 
 

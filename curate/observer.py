@@ -43,7 +43,7 @@ class Observer:
         """
 
     def advance(self, counters: NDArray[np.int64]) -> None:
-        """Totals so far, shape (names, columns of `tokens.pipeline.PROGRESS`)."""
+        """Totals so far, shape (names, columns of `tokens.jobs.PROGRESS`)."""
 
     def tick(self) -> None:
         """Work goes on in a stage that counts nothing."""

@@ -26,7 +26,7 @@ from curate.shape import (
     shard_stem,
     sources_of,
 )
-from curate.tokens.store import DomainTokens
+from curate.tokens.domain import DomainTokens
 from curate.tokens.tokenizer import Tokenizer
 
 Sampler = DocumentSampler | SequenceSampler | PackedSampler

@@ -28,7 +28,7 @@ from curate.sources.plans import FilePlan
 from curate.sources.records import Block
 from curate.tokens import tokenizer as tokenizers
 from curate.tokens.backends import Encoder, load_encoder
-from curate.tokens.store import DomainTokens
+from curate.tokens.domain import DomainTokens
 from curate.tokens.tokenizer import Tokenizer
 from curate.write import ShardTask, ShardWriter, write_provenance
 

@@ -39,7 +39,8 @@ from curate.sample import PAD, TokenCopier
 from curate.shape import MIXED, PER_DOMAIN, forecasts, sources_of
 from curate.storage import hash_file, read_json, write_json
 from curate.text import check_text
-from curate.tokens.store import DomainTokens, part_damage
+from curate.tokens.domain import DomainTokens
+from curate.tokens.store import part_damage
 
 WINDOWS = 100
 """Windows that the output is cut into to see how evenly it is mixed."""

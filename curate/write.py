@@ -22,7 +22,7 @@ from curate.formats.base import TextFormat, TokenBatch, TokenFormat
 from curate.packing import BEST_FIT, CONCAT, pack
 from curate.sample import PIECE, Samples, TokenCopier
 from curate.storage import atomic_path
-from curate.tokens.store import DomainTokens
+from curate.tokens.domain import DomainTokens
 
 BATCH_TOKENS = 4 << 20
 """Tokens copied and handed to a writer at once."""

@@ -12,20 +12,14 @@ from curate.sample import (
     SequenceSampler,
     Stream,
     TokenCopier,
-    _lengthen_last,
     mix_key,
     permute,
     shard_count,
     stream,
 )
-from curate.tokens.store import (
-    DOCUMENT,
-    DomainFile,
-    DomainTokens,
-    Entry,
-    PartWriter,
-    StoredEntry,
-)
+from curate.sample.documents import lengthen_last
+from curate.tokens.domain import DomainFile, DomainTokens
+from curate.tokens.store import DOCUMENT, Entry, PartWriter, StoredEntry
 
 SEED = 42
 LENGTH = 64
@@ -498,7 +492,7 @@ def test_a_document_shorter_than_the_smallest_stays_as_it_is(tmp_path):
 )
 def test_lengthen_last_by_hand(lengths, smallest, expected):
     found = np.array(lengths)
-    _lengthen_last(found, smallest, Stream("x", found, np.cumsum(found), int(found.sum())))
+    lengthen_last(found, smallest, Stream("x", found, np.cumsum(found), int(found.sum())))
     assert found.tolist() == expected
 
 
@@ -506,7 +500,7 @@ def test_lengthen_last_says_what_to_type():
     lengths = np.array([2, 2, 1])
     one = Stream("talk", lengths, np.cumsum(lengths), 5)
     with pytest.raises(InfeasiblePlan) as caught:
-        _lengthen_last(lengths, 3, one)
+        lengthen_last(lengths, 3, one)
     assert str(caught.value) == (
         "plan: 'talk' gets 5 tokens, less than a document of this format needs (3); raise its "
         "weight or budget_tokens, or set its weight to 0"

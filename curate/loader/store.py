@@ -20,7 +20,7 @@ from curate.loader.fields import Segments
 from curate.loader.source import Order
 from curate.sample import SequenceSampler, Stream, TokenCopier, epoch_seed
 from curate.storage import hash_bytes, hash_json
-from curate.tokens.store import DomainTokens
+from curate.tokens.domain import DomainTokens
 
 STRETCH_SEQUENCES = 4096
 """Sequences whose order is worked out together: a few milliseconds and less than 1 MB."""

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from curate.errors import InfeasiblePlan, InputError
 from curate.plan import allocate
 from curate.sample import PIECE, SequenceSampler, Stream, TokenCopier, shard_count, stream
-from curate.tokens.store import DomainTokens
+from curate.tokens.domain import DomainTokens
 
 STRETCH_TOKENS = 4_000_000
 """Tokens of a run whose places are worked out at a time."""

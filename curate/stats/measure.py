@@ -30,7 +30,7 @@ from curate.stats.signals import (
     sample_texts,
     type_token_curve,
 )
-from curate.tokens.store import DomainTokens
+from curate.tokens.domain import DomainTokens
 from curate.tokens.tokenizer import Tokenizer
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from curate.kernels import kernel
 from curate.tokens.counting import CountTable
-from curate.tokens.store import DomainTokens, mix64, mix64_scalar
+from curate.tokens.domain import DomainTokens, mix64, mix64_scalar
 from curate.tokens.tokenizer import Tokenizer
 
 SAMPLE_KEY = 0x656E7472

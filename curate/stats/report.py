@@ -10,7 +10,7 @@ import numpy as np
 
 from curate.stats.entropy import MEASURES, Entropies
 from curate.stats.estimate import Estimate
-from curate.tokens.store import DomainTokens
+from curate.tokens.domain import DomainTokens
 
 
 @dataclass(frozen=True, slots=True)

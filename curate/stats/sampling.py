@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from curate.stats.pairs import EXCERPT_TOKENS
-from curate.tokens.store import DomainTokens
+from curate.tokens.domain import DomainTokens
 
 BUILT_IN = "hashed-ngrams"
 """The encoder that needs no model."""

@@ -24,7 +24,7 @@ from curate.stats.pairs import (
     keyed_documents,
     text_numbers,
 )
-from curate.tokens.store import DomainTokens
+from curate.tokens.domain import DomainTokens
 from curate.tokens.tokenizer import Tokenizer
 
 COMPRESSION_LEVEL = 9

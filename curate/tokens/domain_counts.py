@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 from curate.errors import InputError
 from curate.storage import hash_json, sweep
 from curate.tokens.counting import COUNT_TOKENS, BigramCounter, check_table, merge_tables
-from curate.tokens.pipeline import append_ends, symbol_count
-from curate.tokens.store import DOCUMENT, DomainTokens, StoredEntry
+from curate.tokens.domain import DomainTokens
+from curate.tokens.store import DOCUMENT, StoredEntry
 from curate.tokens.tokenizer import Tokenizer
+from curate.tokens.worker import append_ends
 
 EntryKey = tuple[str, int]
 
@@ -71,7 +72,7 @@ def domain_counts(request: CountRequest) -> Path:
         rest = request.spill / "rest"
         _count_entries(request, needed, rest)
         tables.append(rest)
-    symbols = symbol_count(request.tokenizer)
+    symbols = request.tokenizer.symbols
     request.spill.mkdir(parents=True, exist_ok=True)
     if not tables:
         BigramCounter(request.tokenizer.end_symbol, symbols, 1 << 20, request.spill).finish(path)
@@ -112,7 +113,7 @@ def _count_entries(request: CountRequest, needed: Counter[EntryKey], destination
     spill = request.spill / "count"
     spill.mkdir(parents=True, exist_ok=True)
     counter = BigramCounter(
-        request.tokenizer.end_symbol, symbol_count(request.tokenizer), request.memory_bytes, spill
+        request.tokenizer.end_symbol, request.tokenizer.symbols, request.memory_bytes, spill
     )
     remaining = Counter(needed)
     for file in request.domain.files:

@@ -33,7 +33,8 @@ from curate.tokens.backends import (
     reference_answers,
     reference_choice,
 )
-from curate.tokens.pipeline import PROGRESS, Job, Task, Tokenised, plan_tasks, tokenise
+from curate.tokens.jobs import PROGRESS, Job, Task, plan_tasks
+from curate.tokens.pipeline import Tokenised, tokenise
 from curate.tokens.store import TokenStore
 from curate.tokens.tokenizer import Tokenizer
 

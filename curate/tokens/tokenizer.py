@@ -48,6 +48,16 @@ class Tokenizer:
         """The id that ends documents in counts; one past the vocabulary without an end token."""
         return self.vocabulary if self.eos_id is None else self.eos_id
 
+    @property
+    def symbols(self) -> int:
+        """One more than the highest id that counts may hold, the end symbol included."""
+        return max(self.vocabulary, self.end_symbol + 1)
+
+    @property
+    def stream_dtype(self) -> np.dtype[Any]:
+        """What documents with their end symbols are counted as."""
+        return np.dtype("<u4") if self.end_symbol >= UINT16_LIMIT else self.dtype
+
 
 def load(path: Path, eos: str | None) -> Tokenizer:
     """Read and check a Hugging Face `tokenizer.json`.

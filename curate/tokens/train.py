@@ -21,7 +21,7 @@ from curate.sources import SegmentReader
 from curate.sources.plans import FilePlan
 from curate.storage import atomic_path, hash_bytes, hash_json
 from curate.tokens.backends import installed
-from curate.tokens.pipeline import keys_of
+from curate.tokens.jobs import keys_of
 from curate.tokens.tokenizer import Tokenizer, from_json
 
 END_OF_TEXT = "<|endoftext|>"

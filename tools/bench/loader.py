@@ -35,14 +35,8 @@ from curate.formats.base import TokenFormat  # noqa: E402
 from curate.loader import LoaderOptions, Sequences, load  # noqa: E402
 from curate.loader.store import PlannedStore, StoreSource  # noqa: E402
 from curate.sample import DocumentSampler, SequenceSampler, stream  # noqa: E402
-from curate.tokens.store import (  # noqa: E402
-    DOCUMENT,
-    DomainFile,
-    DomainTokens,
-    Entry,
-    PartWriter,
-    StoredEntry,
-)
+from curate.tokens.domain import DomainFile, DomainTokens  # noqa: E402
+from curate.tokens.store import DOCUMENT, Entry, PartWriter, StoredEntry  # noqa: E402
 from curate.write import ShardTask, ShardWriter, write_shards  # noqa: E402
 
 DOMAINS = 7

@@ -24,7 +24,7 @@ from curate.ingest import Ingested, ingest
 from curate.observer import Observer
 from curate.recipe import load
 from curate.sources import FilePlan, SegmentReader
-from curate.tokens.store import DomainTokens
+from curate.tokens.domain import DomainTokens
 
 DECODED_AT_ONCE = 256
 

@@ -30,7 +30,7 @@ from curate.stats.conditional import Conditional, conditional
 from curate.stats.heldout import FOLDS, model_cost
 from curate.stats.pairs import draw_pairs, pair_sample
 from curate.stats.sampling import MOST_TOKENS
-from curate.tokens.store import DomainTokens
+from curate.tokens.domain import DomainTokens
 from curate.tokens.tokenizer import Tokenizer
 
 SHARE = 0.01

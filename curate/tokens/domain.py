@@ -1,0 +1,265 @@
+"""A domain's documents in the token store, whatever files they came in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from curate.errors import InputError
+from curate.storage import hash_bytes
+from curate.tokens.store import DOCUMENT, StoredBadRecord, StoredEntry
+
+VALIDATION_KEY = 0x76616C69
+"""Keeps the choice of validation documents apart from every other use of the content hash."""
+
+
+@dataclass(frozen=True, slots=True)
+class DomainFile:
+    """A file of a domain and its stored entries in order."""
+
+    path: str
+    entries: tuple[StoredEntry, ...]
+
+
+class DomainTokens:
+    """The documents of a domain, in the order of their content hash, memory-mapped.
+
+    Arrays have shape (documents,) and are aligned with each other. Memory is about 60 bytes a
+    document; tokens stay on disk.
+    """
+
+    def __init__(self, name: str, files: Sequence[DomainFile], dtype: np.dtype[Any]) -> None:
+        """Open the parts that hold `files`.
+
+        Raises:
+            InputError: A part cannot be mapped.
+        """
+        self.name = name
+        self.files = tuple(files)
+        self.dtype = dtype
+        self._slices: list[StoredEntry] = []
+        self._slice_file: list[int] = []
+        self._slice_lines: list[int] = []
+        for number, file in enumerate(files):
+            lines = 0
+            for stored in file.entries:
+                if stored.entry.document_stop > stored.entry.document_start:
+                    self._slices.append(stored)
+                    self._slice_file.append(number)
+                    self._slice_lines.append(lines)
+                lines += stored.entry.lines
+        paths = self.part_paths
+        self.parts = [_map(path / "tokens.bin", dtype) for path in paths]
+        unsorted = _columns(self._slices, paths)
+        order = _canonical_order(
+            unsorted["content_high"], unsorted["content_low"], unsorted["identity"]
+        )
+        self.part: NDArray[np.int64] = unsorted["part"][order]
+        self.token_start: NDArray[np.int64] = unsorted["token_start"][order]
+        self.tokens: NDArray[np.int64] = unsorted["tokens"][order]
+        """Tokens of each document, its end token included."""
+        self.text_bytes: NDArray[np.int64] = unsorted["text_bytes"][order]
+        self.content_high: NDArray[np.uint64] = unsorted["content_high"][order]
+        self.content_low: NDArray[np.uint64] = unsorted["content_low"][order]
+        self.identity: NDArray[np.uint64] = unsorted["identity"][order]
+        self._slice: NDArray[np.int64] = unsorted["slice"][order]
+        self._row: NDArray[np.int64] = unsorted["row"][order]
+
+    def __len__(self) -> int:
+        """Documents."""
+        return len(self.tokens)
+
+    @property
+    def part_paths(self) -> list[Path]:
+        """Directories of the parts that hold its documents."""
+        return sorted({stored.part for stored in self._slices})
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel to another process as names of files, not as tokens."""
+        return DomainTokens, (self.name, self.files, self.dtype)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the documents, whatever files they lie in."""
+        return hash_bytes(
+            self.content_high.tobytes(), self.content_low.tobytes(), self.identity.tobytes()
+        )
+
+    @property
+    def total_tokens(self) -> int:
+        """Tokens of all documents, end tokens included."""
+        return int(self.tokens.sum())
+
+    @property
+    def bad_records(self) -> int:
+        """Records of the domain's files that gave no document."""
+        return sum(stored.entry.bad_records for file in self.files for stored in file.entries)
+
+    def validation(self, share: float, key: int) -> NDArray[np.bool_]:
+        """Which documents are held out: decided by content hash, so duplicates stay together.
+
+        A domain of few documents, of which chance would hold out none, gives the one with the
+        smallest hash, if it has another.
+
+        Args:
+            share: Of documents, 0 to 1.
+            key: Another key holds out others.
+        """
+        mixed = mix64(self.content_high ^ mix64_scalar(key ^ VALIDATION_KEY), self.content_low)
+        chosen: NDArray[np.bool_] = mixed < np.uint64(min(int(share * 2.0**64), 2**64 - 1))
+        if share > 0 and len(mixed) and not chosen.any():
+            smallest = mixed == mixed.min()
+            return smallest if not smallest.all() else chosen
+        return chosen
+
+    @cached_property
+    def addresses(self) -> NDArray[np.uint64]:
+        """Memory address of each document's first token."""
+        bases = np.array([part.ctypes.data for part in self.parts], np.uint64)
+        offsets = self.token_start.astype(np.uint64) * np.uint64(self.dtype.itemsize)
+        return bases[self.part] + offsets if len(bases) else np.empty(0, np.uint64)
+
+    def document(self, number: int) -> NDArray[Any]:
+        """Tokens of one document, end token included."""
+        start = int(self.token_start[number])
+        tokens: NDArray[Any] = self.parts[self.part[number]][start : start + self.tokens[number]]
+        return tokens
+
+    def content_hash(self, number: int) -> str:
+        """xxh3-128 of a document's text, 32 hexadecimal digits."""
+        return f"{int(self.content_high[number]):016x}{int(self.content_low[number]):016x}"
+
+    def locate(self, numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Index into `files`, and 1-based line or row there, of each document."""
+        lines = np.zeros(len(numbers), np.int64)
+        slices = self._slice[numbers]
+        for number in np.unique(slices):
+            table = _map(self._slices[number].part / "documents.bin", DOCUMENT)
+            chosen = slices == number
+            rows = self._row[numbers[chosen]]
+            lines[chosen] = table["line"][rows].astype(np.int64) + self._slice_lines[number]
+        return np.array(self._slice_file, np.int64)[slices], lines
+
+    def bad_record_rows(self) -> Iterable[tuple[str, int, str, str]]:
+        """File, absolute line (0: the file as a whole), reason and excerpt of each bad record."""
+        decoder = msgspec.json.Decoder(StoredBadRecord)
+        for file in self.files:
+            lines = 0
+            for stored in file.entries:
+                if stored.entry.bad_records:
+                    for text in (stored.part / "bad.jsonl").read_bytes().splitlines():
+                        record = decoder.decode(text)
+                        same = (record.key, record.segment) == (
+                            stored.entry.key, stored.entry.segment,
+                        )  # fmt: skip
+                        if same:
+                            line = record.line + lines if record.line else 0
+                            yield file.path, line, record.reason, record.excerpt
+                lines += stored.entry.lines
+
+
+def _columns(slices: Sequence[StoredEntry], paths: Sequence[Path]) -> dict[str, NDArray[Any]]:
+    """The columns of all documents, in the order of the entries that hold them."""
+    part_number = {path: number for number, path in enumerate(paths)}
+    tables = [_map(path / "documents.bin", DOCUMENT) for path in paths]
+    columns = [
+        _run_columns(tables[part_number[path]], part_number[path], start, stop)
+        for path, start, stop in _runs(slices)
+    ]
+    found: dict[str, NDArray[Any]] = {
+        key: np.concatenate([column[key] for column in columns])
+        if columns
+        else np.empty(0, np.uint64 if key in _HASHES else np.int64)
+        for key in _COLUMNS
+    }
+    documents = [stored.entry.document_stop - stored.entry.document_start for stored in slices]
+    found["slice"] = np.repeat(np.arange(len(slices)), documents)
+    return found
+
+
+_HASHES = ("content_high", "content_low", "identity")
+
+_COLUMNS = (*_HASHES, "part", "token_start", "tokens", "text_bytes", "row")
+
+
+def _runs(slices: Sequence[StoredEntry]) -> Iterator[tuple[Path, int, int]]:
+    """Part and document range of entries that follow each other in a part, taken together."""
+    run: tuple[Path, int, int] | None = None
+    for stored in slices:
+        start, stop = stored.entry.document_start, stored.entry.document_stop
+        if run is not None and run[0] == stored.part and run[2] == start:
+            run = run[0], run[1], stop
+            continue
+        if run is not None:
+            yield run
+        run = stored.part, start, stop
+    if run is not None:
+        yield run
+
+
+def _run_columns(table: NDArray[Any], part: int, start: int, stop: int) -> dict[str, NDArray[Any]]:
+    rows = table[start:stop]
+    first = table["token_stop"][start - 1] if start else 0
+    stops = rows["token_stop"].astype(np.int64)
+    starts = np.concatenate([np.array([first], np.int64), stops[:-1]])
+    return {
+        "content_high": rows["content_high"].copy(),
+        "content_low": rows["content_low"].copy(),
+        "identity": rows["identity"].copy(),
+        "part": np.full(stop - start, part, np.int64),
+        "token_start": starts,
+        "tokens": stops - starts,
+        "text_bytes": rows["text_bytes"].astype(np.int64),
+        "row": np.arange(start, stop),
+    }
+
+
+def _canonical_order(
+    high: NDArray[np.uint64], low: NDArray[np.uint64], identity: NDArray[np.uint64]
+) -> NDArray[np.int64]:
+    """Order by (high, low, identity); only equal `high` are looked at twice."""
+    order = np.argsort(high, kind="stable")
+    ranked = high[order]
+    equal = ranked[1:] == ranked[:-1]
+    if equal.any():
+        tied = np.flatnonzero(np.append(equal, False) | np.insert(equal, 0, False))
+        members = order[tied]
+        again = np.lexsort((identity[members], low[members], high[members]))
+        order[tied] = members[again]
+    return order
+
+
+def mix64(high: NDArray[np.uint64], low: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Mix two 64-bit words into one, each bit depending on all (Stafford's variant 13 twice)."""
+    value = high.copy()
+    value ^= value >> np.uint64(30)
+    value *= np.uint64(0xBF58476D1CE4E5B9)
+    value ^= value >> np.uint64(27)
+    value += low
+    value *= np.uint64(0x94D049BB133111EB)
+    value ^= value >> np.uint64(31)
+    value *= np.uint64(0x9E3779B97F4A7C15)
+    value ^= value >> np.uint64(32)
+    return value
+
+
+def mix64_scalar(value: int) -> np.uint64:
+    """`mix64` of one number, for keys."""
+    word = np.array([value & (2**64 - 1)], np.uint64)
+    return np.uint64(mix64(word, word)[0])
+
+
+def _map(path: Path, dtype: np.dtype[Any]) -> NDArray[Any]:
+    try:
+        if path.stat().st_size == 0:
+            return np.empty(0, dtype)
+        return np.memmap(path, dtype, mode="r")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be mapped ({error})") from error

@@ -1,0 +1,134 @@
+"""What there is to tokenise: tasks for workers, and the memory they share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from curate.sources.plans import FilePlan
+from curate.sources.records import SEGMENT_BYTES
+from curate.tokens.backends import Choice, Encoder
+from curate.tokens.store import TokenStore, file_key
+from curate.tokens.tokenizer import Tokenizer
+
+SMALL_FILE_BYTES = 2 << 20
+"""Files up to this many bytes on disk are taken several at a time, into one part."""
+
+FILES_A_TASK = 4096
+
+PROGRESS = ("raw_bytes", "text_bytes", "tokens", "documents", "bad_records")
+"""Columns of the live counters, by worker and domain."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A file or a group of files, and which segments to read; None: all, until the end."""
+
+    plan: FilePlan
+    segments: tuple[int, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What a worker takes at once: items of one domain that go into the same part."""
+
+    domain: int
+    items: tuple[Item, ...]
+    size_bytes: int
+    shared: bool
+    """Several workers may join: each claims segments of the one file."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """All there is to tokenise in a run."""
+
+    tokenizer: Tokenizer
+    backend: Choice
+    encoder: Encoder | None
+    """Made before workers fork and shared by them; None where each must make its own."""
+    store: Path
+    spill: Path
+    """Directory for count runs, emptied by the caller."""
+    domains: tuple[str, ...]
+    tasks: tuple[Task, ...]
+    present: frozenset[tuple[str, int]]
+    """(file key, segment) pairs of unfinished files that are stored already."""
+    count_memory_bytes: int
+    stop_on_bad_record: bool
+
+
+@dataclass(slots=True)
+class Shared:
+    """Memory that all workers see."""
+
+    counters: Any
+    """int64, workers x domains x len(PROGRESS)."""
+    next_task: Any
+    claimed: Any
+    """Next segment of each shared task."""
+    ended: Any
+    """1 for each shared task whose end some worker has seen."""
+    verdict: Any
+    """0 while the backend is being tested, 1 passed, 2 failed."""
+
+
+def plan_tasks(
+    domains: Sequence[Sequence[FilePlan]], store: TokenStore
+) -> tuple[tuple[Task, ...], frozenset[tuple[str, int]]]:
+    """What is missing from the store, cut into tasks, the largest domains first."""
+    tasks: list[Task] = []
+    present: set[tuple[str, int]] = set()
+    seen: set[str] = set()
+    for number, plans in enumerate(domains):
+        pending: list[Item] = []
+        pending_bytes = 0
+        for whole_plan in plans:
+            plan = _missing_files(whole_plan, store, seen)
+            if plan is None:
+                continue
+            size_bytes = sum(file.size_bytes for file in plan.files)
+            first = file_key(plan.files[0], plan.reader, plan.options)
+            stored = store.segments_of(first)
+            present.update((first, segment) for segment in stored)
+            if size_bytes <= SMALL_FILE_BYTES:
+                pending.append(Item(plan, None))
+                pending_bytes += size_bytes
+                if len(pending) >= FILES_A_TASK or pending_bytes >= SEGMENT_BYTES // 2:
+                    tasks.append(Task(number, tuple(pending), pending_bytes, False))
+                    pending, pending_bytes = [], 0
+            elif plan.count is None:
+                tasks.append(Task(number, (Item(plan, None),), size_bytes, True))
+            else:
+                tasks += [
+                    Task(number, (Item(plan, (segment,)),), size_bytes // plan.count, False)
+                    for segment in range(plan.count)
+                    if segment not in stored
+                ]
+        if pending:
+            tasks.append(Task(number, tuple(pending), pending_bytes, False))
+    totals: dict[int, int] = {}
+    for task in tasks:
+        totals[task.domain] = totals.get(task.domain, 0) + task.size_bytes
+    tasks.sort(key=lambda task: (-totals[task.domain], task.domain, -task.size_bytes))
+    return tuple(tasks), frozenset(present)
+
+
+def _missing_files(plan: FilePlan, store: TokenStore, seen: set[str]) -> FilePlan | None:
+    """The plan for those of its files that are not stored whole, nor in `seen`; adds to `seen`."""
+    found = []
+    for file, key in zip(plan.files, keys_of(plan), strict=True):
+        if key not in seen and store.file_entries(key, plan.count) is None:
+            seen.add(key)  # the same content again, in this plan too, is tokenised once
+            found.append(file)
+    missing = tuple(found)
+    if len(missing) == len(plan.files):
+        return plan
+    return replace(plan, files=missing) if missing else None
+
+
+def keys_of(plan: FilePlan) -> list[str]:
+    """Identity in the store of each file of a plan."""
+    return [file_key(file, plan.reader, plan.options) for file in plan.files]

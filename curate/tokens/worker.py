@@ -1,0 +1,353 @@
+"""What a worker does: segments to tokens, document table, counts and parts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from curate.engine import local
+from curate.errors import InputError
+from curate.kernels import kernel
+from curate.sources import SegmentReader
+from curate.sources.plans import FilePlan
+from curate.sources.records import SEGMENT_BYTES, BadRecord, Block, Segment
+from curate.tokens.backends import BACKENDS
+from curate.tokens.counting import COUNT_TOKENS, BigramCounter
+from curate.tokens.jobs import PROGRESS, Job, Shared, keys_of
+from curate.tokens.store import DOCUMENT, Entry, PartWriter, StoredBadRecord
+
+PART_BYTES = SEGMENT_BYTES // 2
+"""Text after which a part is written."""
+
+ENCODE_BYTES = 1 << 20
+"""Bytes read before they are encoded; small files are encoded together."""
+
+
+def work(job: Job, shared: Shared, workers: int, number: int, send: local.Send) -> None:
+    """Take tasks until none is left, then help with shared ones."""
+    worker = _Worker(job, shared, workers, number, send)
+    while (position := worker.claim_task()) is not None:
+        worker.run(position)
+    while (position := worker.open_shared_task()) is not None:
+        worker.run(position)
+    worker.finish_domain()
+
+
+@dataclass(slots=True)
+class _FileTotals:
+    """What one file of a segment gave."""
+
+    documents: int = 0
+    tokens: int = 0
+    lines: int = 0
+    raw_bytes: int = 0
+    text_bytes: int = 0
+    bad_records: int = 0
+
+
+def _add_totals(
+    found: list[_FileTotals],
+    block: Block,
+    tokens: NDArray[np.int64],
+    text_bytes: NDArray[np.int64],
+) -> None:
+    if len(found) == 1:
+        found[0].documents += len(block.files)
+        found[0].tokens += int(tokens.sum())
+        found[0].text_bytes += int(text_bytes.sum())
+        return
+    for file, line, document_tokens, document_bytes in zip(
+        block.files, block.lines, tokens.tolist(), text_bytes.tolist(), strict=True
+    ):
+        totals = found[file]
+        totals.documents += 1
+        totals.tokens += document_tokens
+        totals.text_bytes += document_bytes
+        totals.lines = max(totals.lines, line)  # blank lines that end it count for nothing
+
+
+def _merge(blocks: list[Block]) -> Block:
+    """The documents of several blocks as one."""
+    merged = Block()
+    for block in blocks:
+        merged.texts += block.texts
+        merged.ids += block.ids
+        merged.lines += block.lines
+    return merged
+
+
+def document_rows(block: Block, names: list[bytes]) -> NDArray[Any]:
+    """A block's document table, but for where tokens stop."""
+    encoded = [text.encode() for text in block.texts]
+    table = np.zeros(len(encoded), DOCUMENT)
+    table["text_bytes"] = list(map(len, encoded))
+    hashes = np.frombuffer(b"".join(map(xxhash.xxh3_128_digest, encoded)), ">u8")
+    table["content_high"] = hashes[0::2]
+    table["content_low"] = hashes[1::2]
+    table["identity"] = list(map(xxhash.xxh3_64_intdigest, names))
+    table["id_stop"] = np.cumsum(list(map(len, names)))
+    table["line"] = block.lines
+    return table
+
+
+class _Worker:
+    """One process's tokenizer, part under construction, counter and open stream."""
+
+    def __init__(
+        self, job: Job, shared: Shared, workers: int, number: int, send: local.Send
+    ) -> None:
+        self._job = job
+        self._shared = shared
+        self._send = send
+        self._number = number
+        shape = (workers, len(job.domains), len(PROGRESS))
+        self._progress = np.frombuffer(shared.counters, np.int64).reshape(shape)[number]
+        self._encoder = job.encoder or BACKENDS[job.backend.name](job.tokenizer)
+        label = f"{job.backend.name} {job.backend.version}"
+        self._part = PartWriter(job.store, job.tokenizer.dtype, label)
+        self._reader = SegmentReader()
+        self._counter: BigramCounter | None = None
+        self._streams: list[NDArray[Any]] = []
+        self._uncounted_tokens = 0
+        self._pending: list[tuple[Block, list[_FileTotals]]] = []
+        self._pending_bytes = 0
+        self._finished: list[tuple[list[str], Segment, list[_FileTotals], bool]] = []
+        self._counted: list[tuple[str, int]] = []
+        self._domain = -1
+        self._runs = 0
+
+    def claim_task(self) -> int | None:
+        """The next task nobody has, or None."""
+        with self._shared.next_task.get_lock():
+            position = int(self._shared.next_task.value)
+            self._shared.next_task.value += 1
+        return position if position < len(self._job.tasks) else None
+
+    def open_shared_task(self) -> int | None:
+        """A shared task with the most bytes not claimed yet, or None."""
+        remaining = {
+            position: task.size_bytes - self._shared.claimed[position] * (SEGMENT_BYTES // 4)
+            for position, task in enumerate(self._job.tasks)
+            if task.shared and not self._shared.ended[position]
+        }
+        return max(remaining, key=lambda position: remaining[position]) if remaining else None
+
+    def run(self, position: int) -> None:
+        """Read a task's segments into parts."""
+        task = self._job.tasks[position]
+        if task.domain != self._domain:
+            self.finish_domain()
+            self._start_domain(task.domain)
+        for item in task.items:
+            segments = (
+                self._claim_segments(position)
+                if task.shared
+                else iter(item.segments)
+                if item.segments is not None
+                else iter(range(1 << 40))
+            )
+            self._read_file(item.plan, segments, position)
+        self._flush()
+
+    def _claim_segments(self, position: int) -> Iterator[int]:
+        while not self._shared.ended[position]:
+            with self._shared.next_task.get_lock():
+                segment = int(self._shared.claimed[position])
+                self._shared.claimed[position] += 1
+            yield segment
+
+    def _read_file(self, plan: FilePlan, segments: Iterator[int], position: int) -> None:
+        keys = keys_of(plan)
+        for segment in segments:
+            if plan.count is not None and segment >= plan.count:
+                return
+            if len(keys) == 1 and (keys[0], segment) in self._job.present:
+                continue
+            last = self._read_segment(keys, plan, segment)
+            if self._part.text_bytes >= PART_BYTES:
+                self._flush()
+            if last:
+                self._shared.ended[position] = 1
+                return
+
+    def _read_segment(self, keys: list[str], plan: FilePlan, number: int) -> bool:
+        """Read one segment as one entry a file; whether it reached the end of its file."""
+        segment = plan.segment(number)
+        totals = [_FileTotals() for _ in keys]
+        last = False
+        for block in self._reader.read(segment):
+            for record in block.bad:
+                self._add_bad(keys[record.file], plan, number, record)
+                totals[record.file].bad_records += 1
+                if len(keys) > 1:
+                    totals[record.file].lines = max(totals[record.file].lines, record.line)
+            if len(keys) == 1:
+                totals[0].lines += block.lines_read
+            totals[0].raw_bytes += block.raw_bytes
+            last = block.end_of_file
+            self._progress[self._domain, 0] += block.raw_bytes
+            self._progress[self._domain, 4] += len(block.bad)
+            self._pending.append((block, totals))
+            self._pending_bytes += block.raw_bytes
+            if self._pending_bytes >= ENCODE_BYTES:
+                self._encode_pending()
+        self._finished.append((keys, segment, totals, last))
+        return last
+
+    def _encode_pending(self) -> None:
+        """Encode what was read, small files together, and add the entries that are complete."""
+        blocks = [(block, totals) for block, totals in self._pending if block.texts]
+        if blocks:
+            merged = blocks[0][0] if len(blocks) == 1 else _merge([block for block, _ in blocks])
+            tokens, text_bytes = self._encode(merged)
+            start = 0
+            for block, totals in blocks:
+                stop = start + len(block.texts)
+                _add_totals(totals, block, tokens[start:stop], text_bytes[start:stop])
+                start = stop
+        self._pending, self._pending_bytes = [], 0
+        for keys, segment, totals, last in self._finished:
+            self._add_entries(keys, segment, totals, last)
+        self._finished = []
+
+    def _encode(self, block: Block) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Encode, end, and keep a block's documents; their tokens and bytes."""
+        tokenizer = self._job.tokenizer
+        ids, offsets = self._encoder.encode(block.texts)
+        ended = np.empty(len(ids) + len(block.texts), tokenizer.stream_dtype)
+        append_ends(ids, offsets, tokenizer.end_symbol, ended)
+        tokens, stops = ended, offsets[1:] + np.arange(1, len(offsets))
+        if tokenizer.eos_id is None:
+            tokens, stops = ids.astype(tokenizer.dtype), offsets[1:]
+        names = [name.encode() for name in block.ids]
+        table = document_rows(block, names)
+        table["token_stop"] = stops
+        text_bytes = table["text_bytes"].astype(np.int64)
+        row = self._progress[self._domain]
+        row[1] += int(text_bytes.sum())
+        row[2] += len(tokens)
+        row[3] += len(table)
+        self._part.add_documents(tokens, table, names)
+        self._streams.append(ended)
+        self._uncounted_tokens += len(ended)
+        return np.diff(stops, prepend=0), text_bytes
+
+    def _add_entries(
+        self, keys: list[str], segment: Segment, totals: list[_FileTotals], last: bool
+    ) -> None:
+        """Note what the part holds of each file of a segment, after what it holds already."""
+        part = self._part
+        document = part.entries[-1].document_stop if part.entries else 0
+        token = part.entries[-1].token_stop if part.entries else 0
+        for file, key, found in zip(segment.files, keys, totals, strict=True):
+            part.entries.append(
+                Entry(
+                    key=key,
+                    segment=segment.index,
+                    last=last,
+                    path=file.path,
+                    document_start=document,
+                    document_stop=document + found.documents,
+                    token_start=token,
+                    token_stop=token + found.tokens,
+                    lines=found.lines,
+                    raw_bytes=found.raw_bytes,
+                    text_bytes=found.text_bytes,
+                    bad_records=found.bad_records,
+                )
+            )
+            document += found.documents
+            token += found.tokens
+            self._counted.append((key, segment.index))
+
+    def _add_bad(self, key: str, plan: FilePlan, number: int, record: BadRecord) -> None:
+        if self._job.stop_on_bad_record:
+            path, line = plan.files[record.file].path, record.line
+            if len(plan.files) == 1 and line:
+                line += sum(
+                    block.lines_read
+                    for earlier in range(number)
+                    for block in SegmentReader().read(plan.segment(earlier))
+                )
+            raise InputError(
+                f"{path}:{line}: {record.reason}; mend it, or set on_bad_record: quarantine"
+            )
+        self._part.bad.append(
+            StoredBadRecord(key, number, record.line, record.reason, record.excerpt)
+        )
+
+    def _flush(self) -> None:
+        """Write the part, once the backend has passed its test, and count when it is worth it."""
+        self._encode_pending()
+        if self._uncounted_tokens >= COUNT_TOKENS // 2:
+            self._count()
+        while self._shared.verdict.value == 0:
+            _pause()
+        path = self._part.flush()
+        if path is not None:
+            self._send(("part", path))
+
+    def _count(self) -> None:
+        """Count what was encoded since the last time: many tokens at once cost less each."""
+        if self._streams:
+            assert self._counter is not None
+            self._counter.add(np.concatenate(self._streams))
+            self._streams, self._uncounted_tokens = [], 0
+
+    def _start_domain(self, domain: int) -> None:
+        self._domain = domain
+        spill = self._job.spill / f"worker-{self._number}-{self._runs}"
+        spill.mkdir(parents=True)
+        tokenizer = self._job.tokenizer
+        self._counter = BigramCounter(
+            tokenizer.end_symbol, tokenizer.symbols, self._job.count_memory_bytes, spill
+        )
+        self._counted = []
+        self._runs += 1
+
+    def finish_domain(self) -> None:
+        """Write the counts of the domain worked on until now."""
+        if self._counter is None:
+            return
+        self._count()
+        path = self._job.spill / f"counts-{self._number}-{self._runs}"
+        self._counter.finish(path)
+        self._send(("counts", (self._domain, path, self._counted)))
+        self._counter = None
+
+
+def _pause() -> None:
+    import time
+
+    time.sleep(0.005)
+
+
+def append_ends(ids: NDArray[Any], offsets: NDArray[np.int64], end: int, out: NDArray[Any]) -> None:
+    """Copy documents into `out` with `end` after each.
+
+    Args:
+        ids: shape (tokens,), documents back to back.
+        offsets: shape (documents + 1,), ascending from 0 to `tokens`.
+        end: id of the end symbol.
+        out: shape (tokens + documents,).
+    """
+    if len(out) != len(ids) + len(offsets) - 1 or offsets[-1] != len(ids):
+        raise ValueError(f"{len(ids)} tokens and {len(offsets) - 1} ends for room of {len(out)}")
+    _append_ends(ids, offsets, len(offsets) - 1, end, out)
+
+
+@kernel
+def _append_ends(ids, offsets, documents, end, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    write = 0
+    for document in range(documents):
+        for position in range(offsets[document], offsets[document + 1]):
+            out[write] = ids[position]
+            write += 1
+        out[write] = end
+        write += 1
+    return write
