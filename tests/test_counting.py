@@ -7,14 +7,8 @@ import pytest
 
 from curate.errors import InputError
 from curate.tokens import counting
-from curate.tokens.counting import (
-    BigramCounter,
-    CountTable,
-    count_stream,
-    merge_tables,
-    read_table,
-    write_table,
-)
+from curate.tokens.count_tables import CountTable, merge_tables, read_table, write_table
+from curate.tokens.counting import BigramCounter, count_stream
 
 
 def random_stream(rng, symbols, documents, dtype, end=0):

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from curate.stats.entropy import MEASURES, Entropies, entropies, table_entropies
-from curate.tokens.counting import CountTable, count_stream, write_table
+from curate.tokens.count_tables import CountTable, write_table
+from curate.tokens.counting import count_stream
 
 
 def random_stream(rng, symbols, tokens):

@@ -17,20 +17,17 @@ from curate.errors import TokenizerError
 from curate.ingest import ingest
 from curate.observer import Observer
 from curate.recipe import load as load_recipe
-from curate.tokens import backends
+from curate.tokens import backends, selftest
 from curate.tokens.backends import (
     BACKENDS,
     BackendRefused,
     FastokensEncoder,
     ReferenceEncoder,
-    Verdict,
     first_choice,
     installed,
-    judge,
-    probes,
-    reference_answers,
     reference_choice,
 )
+from curate.tokens.selftest import Verdict, judge, probes, reference_answers
 from curate.tokens.tokenizer import Tokenizer, from_json, load, load_hub, save
 
 END = "<|endoftext|>"
@@ -467,7 +464,7 @@ SAMPLE = ["the river city", "no hello"]
 @pytest.fixture
 def short_probes(monkeypatch):
     """The odd inputs without the two long ones, which take the reference a second."""
-    monkeypatch.setattr(backends, "probes", lambda tokenizer: probes(tokenizer)[:-2])
+    monkeypatch.setattr(selftest, "probes", lambda tokenizer: probes(tokenizer)[:-2])
 
 
 def self_test(tokenizer, name, candidate, sample, memory):

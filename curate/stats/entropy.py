@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.tokens.counting import CountTable, read_table
+from curate.tokens.count_tables import CountTable, read_table
 
 MEASURES = ("shannon", "joint", "conditional")
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate.kernels import kernel
-from curate.tokens.counting import CountTable
+from curate.tokens.count_tables import CountTable
 from curate.tokens.domain import DomainTokens, mix64, mix64_scalar
 from curate.tokens.tokenizer import Tokenizer
 

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from curate.errors import InputError
 from curate.storage import hash_json, sweep
-from curate.tokens.counting import COUNT_TOKENS, BigramCounter, check_table, merge_tables
+from curate.tokens.count_tables import check_table, merge_tables
+from curate.tokens.counting import COUNT_TOKENS, BigramCounter
 from curate.tokens.domain import DomainTokens
 from curate.tokens.store import DOCUMENT, StoredEntry
 from curate.tokens.tokenizer import Tokenizer

@@ -23,18 +23,10 @@ from curate.observer import Observer
 from curate.recipe import Recipe
 from curate.sources import SegmentReader
 from curate.sources.plans import FilePlan
-from curate.tokens.backends import (
-    BACKENDS,
-    Answers,
-    BackendRefused,
-    Choice,
-    Encoder,
-    judge,
-    reference_answers,
-    reference_choice,
-)
+from curate.tokens.backends import BACKENDS, BackendRefused, Choice, Encoder, reference_choice
 from curate.tokens.jobs import PROGRESS, Job, Task, plan_tasks
 from curate.tokens.pipeline import Tokenised, tokenise
+from curate.tokens.selftest import Answers, judge, reference_answers
 from curate.tokens.store import TokenStore
 from curate.tokens.tokenizer import Tokenizer
 

@@ -1,0 +1,211 @@
+"""Tables of bigram counts: sparse matrices that add up by merging rows, in memory and on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curate.errors import InputError
+from curate.kernels import kernel
+from curate.storage import atomic_directory
+
+MERGE_ENTRIES = 2 << 20
+"""Distinct bigrams held at once while runs are merged from disk."""
+
+
+@dataclass(frozen=True, slots=True)
+class CountTable:
+    """Bigram counts as a sparse matrix by row; adds up with `+`."""
+
+    row_starts: NDArray[np.int64]
+    """shape (symbols + 1,), where each first id's entries begin."""
+    second: NDArray[np.uint32]
+    """shape (entries,), ascending within a row."""
+    count: NDArray[np.int64]
+    """shape (entries,), all positive."""
+
+    def __add__(self, other: CountTable) -> CountTable:
+        """Counts of both; the tables cover the same symbols."""
+        if self.row_starts.shape != other.row_starts.shape:
+            raise ValueError(
+                f"tables over {len(self.row_starts) - 1} and {len(other.row_starts) - 1} symbols"
+            )
+        return _merge(self, other)
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes the table holds."""
+        return self.row_starts.nbytes + self.second.nbytes + self.count.nbytes
+
+    @property
+    def tokens(self) -> int:
+        """Bigrams counted, which is tokens counted."""
+        return int(self.count.sum())
+
+    def unigrams(self) -> NDArray[np.int64]:
+        """Row sums: shape (symbols,), times each id occurs as a token of a document."""
+        totals = np.zeros(len(self.count) + 1, np.int64)
+        np.cumsum(self.count, out=totals[1:])
+        return np.diff(totals[self.row_starts])
+
+
+def _merge(a: CountTable, b: CountTable) -> CountTable:
+    symbols = len(a.row_starts) - 1
+    most = len(a.count) + len(b.count)
+    row_starts = np.zeros(symbols + 1, np.int64)
+    second = np.empty(most, np.uint32)
+    count = np.empty(most, np.int64)
+    entries = _merge_rows(
+        symbols, a.row_starts, a.second, a.count, b.row_starts, b.second, b.count,
+        row_starts, second, count,
+    )  # fmt: skip
+    # What lies behind the entries was never touched, so it takes no memory.
+    return CountTable(row_starts, second[:entries], count[:entries])
+
+
+@kernel
+def _merge_rows(  # type: ignore[no-untyped-def]  # noqa: ANN202, PLR0913
+    symbols, starts_a, second_a, count_a, starts_b, second_b, count_b, row_starts, second, count,  # noqa: ANN001
+):  # fmt: skip
+    """Merge two tables row by row; returns entries."""
+    entries = 0
+    for row in range(symbols):
+        a, stop_a = starts_a[row], starts_a[row + 1]
+        b, stop_b = starts_b[row], starts_b[row + 1]
+        while a < stop_a and b < stop_b:
+            id_a, id_b = second_a[a], second_b[b]
+            if id_a < id_b:
+                second[entries] = id_a
+                count[entries] = count_a[a]
+                a += 1
+            elif id_b < id_a:
+                second[entries] = id_b
+                count[entries] = count_b[b]
+                b += 1
+            else:
+                second[entries] = id_a
+                count[entries] = count_a[a] + count_b[b]
+                a += 1
+                b += 1
+            entries += 1
+        while a < stop_a:
+            second[entries] = second_a[a]
+            count[entries] = count_a[a]
+            a += 1
+            entries += 1
+        while b < stop_b:
+            second[entries] = second_b[b]
+            count[entries] = count_b[b]
+            b += 1
+            entries += 1
+        row_starts[row + 1] = entries
+    return entries
+
+
+def write_table(path: Path, pieces: Iterable[CountTable], symbols: int) -> None:
+    """Write tables over consecutive row ranges as one table on disk, atomically."""
+    with atomic_directory(path) as directory:
+        row_starts = [np.zeros(1, np.int64)]
+        entries = 0
+        with (directory / "second.bin").open("wb") as seconds:
+            with (directory / "count.bin").open("wb") as counts:
+                for piece in pieces:
+                    piece.second.tofile(seconds)
+                    piece.count.tofile(counts)
+                    row_starts.append(piece.row_starts[1:] + entries)
+                    entries += len(piece.count)
+        starts = np.concatenate(row_starts)
+        if len(starts) == 1:
+            starts = np.zeros(symbols + 1, np.int64)
+        starts.tofile(directory / "row_starts.bin")
+
+
+def read_table(path: Path, most_entries: int = MERGE_ENTRIES) -> Iterator[tuple[int, CountTable]]:
+    """Read a table on disk in ranges of rows of about `most_entries` entries.
+
+    Yields:
+        The first row of the range, and its rows as a table of their own.
+
+    Raises:
+        InputError: The table is damaged.
+    """
+    row_starts = _read_starts(path)
+    for start, stop in _row_ranges(row_starts, most_entries):
+        yield start, _read_rows(path, row_starts, start, stop)
+
+
+def merge_tables(
+    paths: Sequence[Path], destination: Path, symbols: int, most_entries: int = MERGE_ENTRIES
+) -> None:
+    """Add up tables on disk into one on disk, a range of rows at a time.
+
+    Args:
+        paths: Tables over the same symbols.
+        destination: Where the sum goes; what is there already is kept.
+        symbols: One more than the highest id.
+        most_entries: Entries of all tables together in a range, but at least one row.
+
+    Raises:
+        InputError: A table is damaged.
+    """
+    starts = [_read_starts(path) for path in paths]
+    combined = np.zeros(symbols + 1, np.int64)
+    for row_starts in starts:
+        combined += row_starts
+
+    def pieces() -> Iterator[CountTable]:
+        for first, stop in _row_ranges(combined, most_entries) if paths else ():
+            total: CountTable | None = None
+            for path, row_starts in zip(paths, starts, strict=True):
+                piece = _read_rows(path, row_starts, first, stop)
+                total = piece if total is None else total + piece
+            assert total is not None
+            yield total
+
+    write_table(destination, pieces(), symbols)
+
+
+def check_table(path: Path) -> None:
+    """Look at the sizes of a table's files.
+
+    Raises:
+        InputError: It is damaged.
+        OSError: It is not there.
+    """
+    _read_starts(path)
+
+
+def _row_ranges(row_starts: NDArray[np.int64], most_entries: int) -> Iterator[tuple[int, int]]:
+    """Cut rows into ranges of at most `most_entries` entries, but at least one row each."""
+    rows = len(row_starts) - 1
+    start = 0
+    while start < rows:
+        limit = row_starts[start] + most_entries
+        stop = max(start + 1, int(np.searchsorted(row_starts, limit, side="right")) - 1)
+        yield start, stop
+        start = stop
+
+
+def _read_starts(path: Path) -> NDArray[np.int64]:
+    """Where rows start, after a look at the sizes of all three files."""
+    row_starts = np.fromfile(path / "row_starts.bin", np.int64)
+    entries = int(row_starts[-1]) if len(row_starts) else -1
+    for name, width in (("second.bin", 4), ("count.bin", 8)):
+        found = (path / name).stat().st_size
+        if found != entries * width:
+            raise InputError(
+                f"{path}: a damaged count table ({name} has {found} bytes, not {entries * width}); "
+                "remove it and run again"
+            )
+    return row_starts
+
+
+def _read_rows(path: Path, row_starts: NDArray[np.int64], start: int, stop: int) -> CountTable:
+    first, last = int(row_starts[start]), int(row_starts[stop])
+    second = np.fromfile(path / "second.bin", np.uint32, last - first, offset=4 * first)
+    count = np.fromfile(path / "count.bin", np.int64, last - first, offset=8 * first)
+    return CountTable(row_starts[start : stop + 1] - first, second, count)

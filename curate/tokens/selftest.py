@@ -1,0 +1,177 @@
+"""The test that a fast backend gives the reference's ids, on odd inputs and on the user's own text.
+
+The verdict on the odd inputs depends on versions alone and is remembered; the sample is checked in
+every run that tokenises.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from curate.errors import InputError, TokenizerError
+from curate.storage import hash_json, read_json, write_json
+from curate.tokens.backends import (
+    BackendRefused,
+    Encoded,
+    Encoder,
+    ReferenceEncoder,
+    guarded,
+    installed,
+)
+from curate.tokens.tokenizer import Tokenizer
+
+PROBE_VERSION = 1
+"""Raised when the probes change, so that remembered verdicts are not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a self-test found."""
+
+    problem: str | None
+    """Why the backend may not be used; None if every id agreed."""
+    notices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What the reference says, for a backend to be compared with."""
+
+    documents: list[str]
+    """Of the user's own."""
+    expected: Encoded
+    """Their ids."""
+    odd: list[str]
+    """Odd inputs; none where the backend's verdict on them is remembered."""
+    odd_expected: Encoded
+    problem: str | None
+    """The remembered verdict."""
+    notices: tuple[str, ...]
+    """What the user should know of the tokenizer, whatever the backend."""
+
+
+def reference_answers(
+    tokenizer: Tokenizer, name: str, sample: Sequence[str], memory: Path
+) -> Answers:
+    """Ids by the reference, of the user's own documents and of odd inputs.
+
+    Args:
+        tokenizer: The definition.
+        name: The backend they are for.
+        sample: Some of the documents about to be tokenised.
+        memory: Directory where verdicts on the odd inputs are remembered.
+
+    Raises:
+        TokenizerError: The reference cannot load the tokenizer, or a document's text produces the
+            end-of-text id, so that documents could not be told apart.
+    """
+    reference = ReferenceEncoder(tokenizer)
+    documents = list(sample)
+    expected = reference.encode(documents)
+    notices = _round_trip(tokenizer, reference, documents, expected)
+    verdict = _recall(_verdict_path(tokenizer, name, memory))
+    is_known = name == "tokenizers" or "problem" in verdict
+    odd = [] if is_known else probes(tokenizer)
+    return Answers(documents, expected, odd, reference.encode(odd), verdict.get("problem"), notices)
+
+
+def judge(
+    tokenizer: Tokenizer, name: str, candidate: Encoder, answers: Answers, memory: Path
+) -> Verdict:
+    """Compare a backend with the reference's answers; remember what it made of the odd inputs."""
+    if name == "tokenizers":
+        return Verdict(None, answers.notices)
+    problem = answers.problem
+    if answers.odd:
+        problem = _first_difference(candidate, answers.odd, answers.odd_expected, "an odd input")
+        with contextlib.suppress(OSError):  # a verdict that cannot be kept is found again
+            write_json(_verdict_path(tokenizer, name, memory), {"problem": problem})
+    problem = problem or _first_difference(
+        candidate, answers.documents, answers.expected, "a document"
+    )
+    return Verdict(None if problem is None else f"{name} {problem}", answers.notices)
+
+
+def _verdict_path(tokenizer: Tokenizer, name: str, memory: Path) -> Path:
+    versions = [name, installed(name), installed("tokenizers"), PROBE_VERSION]
+    return memory / f"{hash_json([tokenizer.fingerprint, versions])}.json"
+
+
+def _recall(path: Path) -> dict[str, Any]:
+    """A remembered verdict, or nothing."""
+    try:
+        verdict = read_json(path)
+    except InputError:
+        return {}
+    return verdict if isinstance(verdict, dict) else {}
+
+
+def probes(tokenizer: Tokenizer) -> list[str]:
+    """Odd inputs: where fast tokenizers have been seen to differ from the reference."""
+    words = ["a" * 1_000_000, "".join(chr(97 + i * i % 26) for i in range(200_000))]
+    unicode = [
+        "",
+        "\x00",
+        "e\u0301 \u212b \ufb01 \u0130i \u1e9e",  # combining marks, compatibility forms
+        "\u200b\ufeff\u00ad\u2028\u2029\u0085",  # invisible separators
+        "\U0001f468\u200d\U0001f469\u200d\U0001f467 \U0001f1e9\U0001f1ea",  # joined emoji, flags
+        "\u0645\u0631\u062d\u0628\u0627 \u05e9\u05dc\u05d5\u05dd \u202e abc",  # right to left
+        "\u4f60\u597d\u4e16\u754c" * 50 + "\ud55c\uad6d\uc5b4 \u0e20\u0e32\u0e29\u0e32",
+        "\U0010ffff\ue000\u0cdc\u32d6\u0378",  # last, private, lately assigned, unassigned
+        "I'll we've DON'T it's 'tis ''s \u2019s",
+        "1234567890 3.14e-10 0x1F \u0661\u0662\u0663 \u2167 \u00bd",
+        "tab\tnewline\n\n\r\n  \n   trailing   ",
+        " " * 3 + "x" + " " * 31 + "y" + "\t" * 9 + "\u00a0\u3000 z" + " " * 1000,
+        "=" * 500 + "-" * 77 + "_" * 300 + "\n" * 40,
+    ]
+    marks = [f"a{token}b {token} {token}{token}" for token in tokenizer.special_tokens[:20]]
+    return unicode + marks + [" ".join(tokenizer.special_tokens[:20])] + words
+
+
+def _round_trip(
+    tokenizer: Tokenizer, reference: ReferenceEncoder, sample: list[str], encoded: Encoded
+) -> tuple[str, ...]:
+    """Decode what was encoded; notices where the tokenizer does not give the text back."""
+    ids, offsets = encoded
+    if tokenizer.eos_id is not None and (ids == tokenizer.eos_id).any():
+        raise TokenizerError(
+            f"tokenizer {tokenizer.name}: the text of a document produced the end-of-text id "
+            f"{tokenizer.eos_id}, so documents could not be told apart; name another token as "
+            "tokenizer.eos"
+        )
+    changed = sum(
+        reference.decode(ids[offsets[number] : offsets[number + 1]]) != text
+        for number, text in enumerate(sample)
+    )
+    if not changed:
+        return ()
+    return (
+        f"tokenizer: {changed} of {len(sample)} sampled documents do not decode to the same text "
+        "(a normaliser or an unknown token); tokens are as the tokenizer gives them",
+    )
+
+
+def _first_difference(
+    candidate: Encoder, texts: list[str], expected_encoding: Encoded, kind: str
+) -> str | None:
+    """Where a backend's ids are not the reference's, in words; None if nowhere."""
+    try:
+        got_ids, got_offsets = guarded(lambda: candidate.encode(texts), f"fails on {kind}")
+    except BackendRefused as error:
+        return str(error)
+    ids, offsets = expected_encoding
+    if len(got_offsets) != len(offsets):
+        return f"gives {len(got_offsets) - 1} results for {len(texts)} texts"
+    for number in range(len(texts)):
+        expected = ids[offsets[number] : offsets[number + 1]]
+        got = got_ids[got_offsets[number] : got_offsets[number + 1]]
+        if not np.array_equal(expected, got):
+            shown = texts[number][:40].encode("unicode_escape").decode()
+            return f"differs from the reference on {kind} starting '{shown}'"
+    return None
