@@ -12,9 +12,8 @@ PACKAGE = Path(__file__).parents[1] / "curate"
 LAYERS = (
     "errors", "observer", "storage", "kernels", "recipe_text", "recipe", "engine", "sources",
     "tokens", "stats", "laws", "mixture", "plan", "sample", "packing", "formats", "shape",
-    "dataset", "write", "text", "verify", "proxy", "report", "ingest", "evidence", "swarms",
-    "sharding", "planning", "assemble", "build", "compare", "validate", "loader",
-    "cli",
+    "dataset", "write", "text", "certificate", "verify", "proxy", "report", "ingest", "evidence",
+    "swarms", "sharding", "planning", "assemble", "build", "compare", "validate", "loader", "cli",
 )  # fmt: skip
 """Modules and packages of curate in the order data meets them; a new one needs a place here."""
 
