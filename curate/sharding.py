@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -99,7 +99,7 @@ def shape_shards(
         return Shaped(sampler, shards, loss, _packing_json(loaded, tallies))
     loss = _reader_loss(loaded, chosen, settings, shards)
     if isinstance(sampler, DocumentSampler) and loss is not None and _by_row(chosen):
-        loss = _exact_loss(chosen, settings, [sampler.lengths()])
+        loss = _exact_loss(chosen, settings, sampler.lengths())
     return Shaped(sampler, shards, loss)
 
 
@@ -158,7 +158,7 @@ def _by_row(chosen: TokenFormat | TextFormat) -> bool:
 
 
 def _exact_loss(
-    chosen: TokenFormat | TextFormat, settings: Settings, rows: Sequence[NDArray[np.int64]]
+    chosen: TokenFormat | TextFormat, settings: Settings, rows: Iterable[NDArray[np.int64]]
 ) -> dict[str, int] | None:
     """What the trainer's reader drops of shards whose rows are known."""
     if isinstance(chosen, TextFormat) or chosen.loss_tokens is None:

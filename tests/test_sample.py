@@ -17,6 +17,7 @@ from curate.sample import (
     shard_count,
     stream,
 )
+from curate.sample import documents as documents_module
 from curate.sample.documents import lengthen_last
 from curate.tokens.domain import DomainFile, DomainTokens
 from curate.tokens.store import DOCUMENT, Entry, PartWriter, StoredEntry
@@ -626,3 +627,26 @@ def test_copier_refuses_a_dtype_that_does_not_hold_the_ids(dtype, out_dtype, tmp
     domain = write_domain(tmp_path, "x", [[("a", [1, 2])]], dtype)
     with pytest.raises(ValueError, match=r"uint(16|32) tokens do not fit into"):
         TokenCopier([domain]).copy(pieces_of((0, 0, 0, 2)), np.empty(2, out_dtype))
+
+
+def test_appearances_too_many_to_hold_are_placed_shard_by_shard(domains, monkeypatch):
+    supplies = [domain.total_tokens for domain in domains]
+    tokens = [3 * supplies[0] + 7, supplies[1], 5 * supplies[2] // 2]
+    held = make_sampler("documents", domains, tokens)
+    monkeypatch.setattr(documents_module, "MOST_HELD", 0)
+    placed = make_sampler("documents", domains, tokens)
+    assert placed.documents() == held.documents()
+    for shards in (1, 4):
+        for number in range(shards):
+            expected, got = held.shard(number, shards), placed.shard(number, shards)
+            assert np.array_equal(got.pieces, expected.pieces)
+
+
+def test_a_trillion_tokens_of_a_small_supply_take_no_memory(domains):
+    tokens = [10**12, 0, 0]
+    sampler = make_sampler("documents", domains, tokens)
+    passes = 10**12 // domains[0].total_tokens
+    assert sampler.documents()[0] >= passes * len(domains[0])
+    shards = 10**8
+    samples = sampler.shard(12_345_678, shards)
+    assert 9_000 < samples.lengths.sum() < 11_000
