@@ -7,7 +7,7 @@ How the proxies are trained is no business of this module.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from curate.mixture.base import MixtureRequest
 from curate.mixture.feasible import Box, nearest_rows
 from curate.mixture.simplex import softmax
 from curate.mixture.support import hellinger
+from curate.mixture.wishes import wishes
 
 Array = NDArray[np.float64]
 
@@ -37,6 +38,7 @@ RIDGE = 1e-3
 class Design:
     """Mixtures to train."""
 
+    strategy: str
     domains: tuple[str, ...]
     mixtures: Array
     """shape (runs, domains), shares."""
@@ -44,6 +46,13 @@ class Design:
     """Runs that this many domains need in all."""
     existing: int
     """Distinct mixtures that were trained already."""
+
+    def runs(self) -> dict[str, list[float]]:
+        """Shares of each mixture, by a name for its run."""
+        return {
+            f"{self.strategy}-{self.existing + number:04d}": shares
+            for number, shares in enumerate(self.mixtures.tolist())
+        }
 
 
 def runs_needed(domains: int) -> int:
@@ -57,6 +66,37 @@ def runs_needed(domains: int) -> int:
         Olmix 2026, arXiv:2602.12237: at least three times one more than the domains.
     """
     return 3 * (domains + 1)
+
+
+def next_runs(request: MixtureRequest, strategy: str, count: int | None = None) -> Design:
+    """Propose the mixtures to train after those that the request's evidence holds.
+
+    Args:
+        request: Supply, seed, caps, and the runs there are.
+        strategy: A key of `STRATEGIES`.
+        count: How many; None: what the domains still need, at least one.
+
+    Raises:
+        RecipeError: See `design`.
+        MissingEvidence: See `design`; or the runs are not of the request's domains.
+    """
+    names = [domain.name for domain in request.domains]
+    mean = replace(request.options, search=replace(request.options.search, objective="mean"))
+    box = wishes(replace(request, options=mean), names, names, "domains").box
+    trained = np.empty((0, len(names)))
+    runs = request.evidence.runs if request.evidence else None
+    if runs is not None:
+        trained = runs.weights[:, wishes(request, runs.domains, runs.targets, "runs").place]
+        trained = trained / np.maximum(trained.sum(axis=1, keepdims=True), 1e-12)
+    return design(request, box, trained, strategy, count or max(1, _lacking(trained)))
+
+
+def _distinct(trained: Array) -> int:
+    return len(np.unique(np.round(trained, 6), axis=0))
+
+
+def _lacking(trained: Array) -> int:
+    return runs_needed(trained.shape[1]) - _distinct(trained)
 
 
 def design(request: MixtureRequest, box: Box, trained: Array, strategy: str, count: int) -> Design:
@@ -80,8 +120,7 @@ def design(request: MixtureRequest, box: Box, trained: Array, strategy: str, cou
     names = tuple(domain.name for domain in request.domains)
     rng = np.random.default_rng(request.options.search.seed)
     mixtures = STRATEGIES[strategy](request, box, trained, count, rng)
-    distinct = len(np.unique(np.round(trained, 6), axis=0)) if len(trained) else 0
-    return Design(names, mixtures, runs_needed(len(names)), distinct)
+    return Design(strategy, names, mixtures, runs_needed(len(names)), _distinct(trained))
 
 
 def draw(request: MixtureRequest, box: Box, count: int, rng: np.random.Generator) -> Array:
