@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
@@ -20,11 +21,13 @@ from curate.mixture import (
     MixtureOptions,
     MixtureRequest,
     SearchOptions,
+    contest,
     mix,
 )
-from curate.mixture.contest import compare_methods
+from curate.mixture.contest import Contender, compare_methods
 from curate.mixture.feasible import Box, whole
 from curate.mixture.power import power_optimum
+from curate.report.methods import contender_line
 
 NAMES = ("a", "b", "c")
 SCALES, EXPONENTS = np.array([2.0, 3.0, 2.5]), np.array([0.12, 0.05, 0.2])
@@ -319,6 +322,24 @@ def test_discounted_repetition_moves_the_answer():
         ),
     )
     assert mix(scarce).weights["c"] < mix(plainly).weights["c"] - 0.02
+
+
+def test_comparison_is_the_same_for_any_number_of_workers(monkeypatch):
+    """And says of every method when it ends, whatever becomes of it."""
+    few = ("natural", "bimix", "additive", "mde")
+    monkeypatch.setattr(contest, "METHODS", {name: METHODS[name] for name in few})
+    request = asked("natural", evidence=Evidence(runs(30)))
+    told: list[Contender] = []
+    alone = compare_methods(request, 1, told.append)
+    assert [ended.method for ended in told] == list(reversed(few))
+    lines = [contender_line(ended) for ended in told]
+    assert lines[0] == "mde: left out"
+    assert re.fullmatch(r"bimix: loss \d\.\d{4}, \d+\.\d s of CPU", lines[2])
+    assert re.fullmatch(r"natural: \d+\.\d s of CPU", lines[3])
+    told.clear()
+    assert compare_methods(request, 2, told.append) == alone
+    assert {ended.method for ended in told} == set(few)
+    assert list(alone["mixtures"]) == list(few[:3])
 
 
 @pytest.mark.slow

@@ -132,7 +132,7 @@ def _compare(session: Session) -> None:
     from curate.ingest import ingest
     from curate.mixture.contest import compare_methods
     from curate.planning import check_names, mixture_request
-    from curate.report.methods import comparison_tables
+    from curate.report.methods import comparison_tables, contender_line
     from curate.storage import write_json
     from curate.swarms import make_evidence
 
@@ -147,7 +147,10 @@ def _compare(session: Session) -> None:
     }
     measured = gather(loaded, ingested, tuple(kinds), session.workers, session.observer)
     make_evidence(loaded, ingested, session.workers, session.observer)
-    found = compare_methods(mixture_request(loaded, ingested, measured))
+    found = compare_methods(
+        mixture_request(loaded, ingested, measured), session.workers,
+        lambda ended: session.observer.notice(contender_line(ended)),
+    )  # fmt: skip
     write_json(loaded.output_dir / "mixtures.json", found)
     session.show(found, lambda: comparison_tables(found))
 

@@ -42,8 +42,10 @@ class Loose(Screen):
 
     def __init__(self, options: dict[str, Any]) -> None:
         """Read the evidence and set up what is shown."""
+        from curate.engine.local import default_workers
         from curate.mixture.standalone import Asked, standalone
 
+        self.workers: int = options["workers"] or default_workers()
         super().__init__(options["as_json"], options["quiet"])
         overrides = list(options["overrides"])
         if options["seed"] is not None:
@@ -82,13 +84,16 @@ def mix_runs(options: dict[str, Any], compare: bool) -> None:
     """`curate mix --runs`."""
     from curate.mixture import mix
     from curate.mixture.contest import compare_methods
-    from curate.report.methods import comparison_tables
+    from curate.report.methods import comparison_tables, contender_line
     from curate.report.terminal import mixture_table
 
     session = Loose(options)
     request, known = session.found.request, session.found.supply_known
     if compare:
-        found = compare_methods(request)
+        found = compare_methods(
+            request, session.workers,
+            lambda ended: session.observer.notice(contender_line(ended)),
+        )  # fmt: skip
         if not known:
             found["budget_tokens"] = None
             for row in found["mixtures"].values():

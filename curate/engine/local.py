@@ -216,25 +216,34 @@ def map_tasks(
     items: Sequence[Item],
     workers: int,
     on_tick: Callable[[], None] = lambda: None,
+    on_result: Callable[[Result], None] = lambda _: None,
 ) -> list[Result]:
     """Apply `function` to every item, in parallel, and return the results in order.
+
+    Args:
+        function: Picklable where the platform spawns.
+        items: Begun in this order.
+        workers: Processes; with one, everything happens in this one.
+        on_tick: Called in the parent now and then.
+        on_result: Called in the parent with each result, in the order of their ends.
 
     Example:
         >>> map_tasks(abs, [-3, 1, -2], workers=2)
         [3, 1, 2]
     """
     results: dict[int, Result] = {}
-    workers = min(workers, len(items))
-    if workers <= 1:
-        for number, item in enumerate(items):
-            results[number] = function(item)
-            on_tick()
-        return [results[number] for number in range(len(items))]
-    counter = context().Value("q", 0)
 
     def keep(message: tuple[int, Result]) -> None:
         results[message[0]] = message[1]
+        on_result(message[1])
 
+    workers = min(workers, len(items))
+    if workers <= 1:
+        for number, item in enumerate(items):
+            keep((number, function(item)))
+            on_tick()
+        return [results[number] for number in range(len(items))]
+    counter = context().Value("q", 0)
     run_workers(partial(_map_body, function, items, counter), workers, keep, on_tick)
     return [results[number] for number in range(len(items))]
 

@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Group
 from rich.table import Table
 
+from curate.mixture.contest import Contender
 from curate.report.terminal import plain
 
 SHARES_SHOWN = 5
@@ -47,6 +48,15 @@ def comparison_tables(comparison: dict[str, Any]) -> Group:
         shown = reason if len(reason) <= REASON_CHARACTERS else reason[:REASON_CHARACTERS] + "…"
         left_out.add_row(plain(name), plain(shown))
     return Group(table, left_out)
+
+
+def contender_line(contender: Contender) -> str:
+    """What a method came to, said as it ends."""
+    if contender.mixture is None:
+        return f"{contender.method}: left out"
+    loss = contender.mixture.predicted_loss
+    said = "" if loss is None else f"loss {loss:.4f}, "
+    return f"{contender.method}: {said}{contender.seconds:.1f} s of CPU"
 
 
 def _shares(row: dict[str, Any]) -> str:
