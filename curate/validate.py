@@ -8,7 +8,6 @@ Intervals are over seeds: all see the same held-out documents, so they say nothi
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -20,11 +19,12 @@ from numpy.typing import NDArray
 from curate import __version__
 from curate.build import built_otherwise
 from curate.errors import InputError
+from curate.laws.scores import finite_or_none, spearman
 from curate.mixture import METHODS, MixtureRequest, mix_with
 from curate.observer import Observer
 from curate.planning import Planned, plan_dataset
 from curate.recipe import LoadedRecipe
-from curate.stats.paired import joint_verdict, rank_correlation, seed_mean, verdict_of
+from curate.stats.paired import joint_verdict, seed_mean, verdict_of
 from curate.storage import directory_lock, write_json
 from curate.swarms import (
     check_proxy,
@@ -190,12 +190,12 @@ def judge(
     transfer = []
     for larger in sizes[1:]:
         first, second = (_objectives(size) for size in (sizes[0], larger))
-        rank = rank_correlation(first, second)
+        rank = spearman(first, second)
         transfer.append(
             {
                 "from": sizes[0]["preset"],
                 "to": larger["preset"],
-                "spearman": _finite(rank),
+                "spearman": finite_or_none(rank),
                 "same_best": bool(first.argmin() == second.argmin()),
             }
         )
@@ -225,7 +225,9 @@ def _judge_size(
             "loss": {
                 domain: {
                     **seed_mean(measured.losses[number, :, place]).to_json(),
-                    "predicted": None if expected is None else _finite(expected[number, place]),
+                    "predicted": None
+                    if expected is None
+                    else finite_or_none(expected[number, place]),
                 }
                 for place, domain in enumerate(names)
             },
@@ -259,12 +261,12 @@ def _prediction(expected: Array | None, losses: Array, source: str) -> dict[str,
         return None
     means = losses.mean(axis=1)[:, known]
     own = expected[:, known]
-    rank = rank_correlation(own.mean(axis=1), means.mean(axis=1))
+    rank = spearman(own.mean(axis=1), means.mean(axis=1))
     return {
         "by": source,
         "mean_relative_error": float(np.abs(own / means - 1).mean()),
         "relative_bias": float((own / means - 1).mean()),
-        "spearman": _finite(rank),
+        "spearman": finite_or_none(rank),
     }
 
 
@@ -310,7 +312,3 @@ def _by_domain(losses: Array, targets: Sequence[str], names: Sequence[str]) -> A
 
 def _names(request: MixtureRequest) -> list[str]:
     return [domain.name for domain in request.domains]
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None

@@ -20,7 +20,7 @@ from curate.mixture.forecast import forecast
 from curate.observer import Observer
 from curate.planning import plan_dataset
 from curate.recipe import load, parse
-from curate.stats.paired import joint_verdict, rank_correlation, seed_mean, verdict_of
+from curate.stats.paired import joint_verdict, seed_mean, verdict_of
 from curate.swarms import next_preset, with_preset
 from curate.validate import Asked, Measured, judge, objective_of, validate
 
@@ -138,8 +138,6 @@ def test_means_over_seeds() -> None:
     with pytest.raises(ValueError, match=r"at least 2 seeds, got shape \(1,\)"):
         seed_mean(np.array([1.0]))
     assert joint_verdict([]) == "tied"
-    assert rank_correlation(np.arange(4.0), np.arange(4.0)[::-1]) == -1
-    assert np.isnan(rank_correlation(np.ones(3), np.arange(3.0)))
 
 
 def test_one_command_trains_mixes_and_judges(recipe: Path) -> None:

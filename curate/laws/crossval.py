@@ -21,7 +21,7 @@ from curate.errors import FitError
 from curate.laws import DUMMIES, Law, find
 from curate.laws.base import Array, RunTable
 from curate.laws.features import run_folds
-from curate.laws.scores import Scores, SeedNoise, score, seed_noise
+from curate.laws.scores import Scores, SeedNoise, finite_or_none, score, seed_noise
 
 Rows = NDArray[np.bool_]
 
@@ -68,7 +68,7 @@ class CrossValidation:
                 "groups": self.noise.groups,
                 "runs": self.noise.runs,
                 "relative": _by_target(self.targets, self.noise.relative),
-                "relative_of_mean": _finite(self.noise.relative_of_mean),
+                "relative_of_mean": finite_or_none(self.noise.relative_of_mean),
             },
             "laws": {
                 found.law: {
@@ -219,17 +219,17 @@ def _scores_json(targets: tuple[str, ...], scores: Scores | None) -> dict[str, A
     if scores is None:
         return None
     return {
-        "mean_relative_error": _finite(float(scores.relative_error.mean())),
-        "r2_mean": _finite(float(scores.r2.mean())),
-        "r2_worst": _finite(float(scores.r2.min())),
-        "spearman_mean": _finite(float(scores.spearman.mean())),
-        "spearman_of_mean": _finite(scores.spearman_of_mean),
+        "mean_relative_error": finite_or_none(float(scores.relative_error.mean())),
+        "r2_mean": finite_or_none(float(scores.r2.mean())),
+        "r2_worst": finite_or_none(float(scores.r2.min())),
+        "spearman_mean": finite_or_none(float(scores.spearman.mean())),
+        "spearman_of_mean": finite_or_none(scores.spearman_of_mean),
         "targets": {
             name: {
-                "relative_error": _finite(float(scores.relative_error[at])),
-                "r2": _finite(float(scores.r2[at])),
-                "r2_all": _finite(float(scores.r2_all[at])),
-                "spearman": _finite(float(scores.spearman[at])),
+                "relative_error": finite_or_none(float(scores.relative_error[at])),
+                "r2": finite_or_none(float(scores.r2[at])),
+                "r2_all": finite_or_none(float(scores.r2_all[at])),
+                "spearman": finite_or_none(float(scores.spearman[at])),
             }
             for at, name in enumerate(targets)
         },
@@ -237,8 +237,4 @@ def _scores_json(targets: tuple[str, ...], scores: Scores | None) -> dict[str, A
 
 
 def _by_target(targets: tuple[str, ...], values: Array) -> dict[str, float | None]:
-    return {name: _finite(float(value)) for name, value in zip(targets, values, strict=True)}
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+    return {name: finite_or_none(float(value)) for name, value in zip(targets, values, strict=True)}

@@ -15,6 +15,7 @@ from scipy.optimize import minimize
 from curate.laws.additive import FittedAdditive, fit_additive
 from curate.laws.base import Array, RunTable
 from curate.laws.features import Progress, progress_of
+from curate.laws.matern import matern, squared_distances
 
 SHARE_OFFSET = 1e-4
 """Added to every share: the square root has no derivative at zero."""
@@ -55,7 +56,7 @@ class FittedGaussian:
         places = _features(weights, tokens, params, self.progress)
         logs = np.stack(
             [
-                _matern(kernel, places, self.features)[0] @ self.coefficients[:, target]
+                _correlated(kernel, places, self.features)[0] @ self.coefficients[:, target]
                 for target, kernel in enumerate(self.kernels)
             ],
             axis=1,
@@ -72,7 +73,7 @@ class FittedGaussian:
         logs = np.empty_like(mean)
         by_share = 0.5 / places[:, :domains]
         for target, kernel in enumerate(self.kernels):
-            values, inner = _matern(kernel, places, self.features)
+            values, inner = _correlated(kernel, places, self.features)
             logs[:, target] = values @ self.coefficients[:, target]
             pull = inner * self.coefficients[:, target]
             off = pull.sum(axis=1)[:, None] * places - pull @ self.features
@@ -89,7 +90,7 @@ class FittedGaussian:
         spread = np.empty((len(places), len(self.kernels)))
         for target, kernel in enumerate(self.kernels):
             factor = cho_factor(_covariance(kernel, self.features), lower=True)
-            cross = _matern(kernel, places, self.features)[0]
+            cross = _correlated(kernel, places, self.features)[0]
             explained = np.einsum("ij,ji->i", cross, cho_solve(factor, cross.T))
             spread[:, target] = np.sqrt(np.maximum(kernel.amplitude**2 - explained, 0))
         return spread
@@ -175,7 +176,7 @@ def negative_log_likelihood(
         The value, and the gradient, shape (2 + groups,).
     """
     kernel = _kernel(theta, group)
-    clean, inner = _matern(kernel, features, features)
+    clean, inner = _correlated(kernel, features, features)
     covariance = clean.copy()
     covariance[np.diag_indices_from(covariance)] += kernel.noise**2
     lower, failed = lapack.dpotrf(covariance, lower=1, clean=1)
@@ -205,15 +206,12 @@ def _kernel(theta: Array, group: Array) -> Kernel:
 
 
 def _covariance(kernel: Kernel, features: Array) -> Array:
-    covariance, _ = _matern(kernel, features, features)
+    covariance, _ = _correlated(kernel, features, features)
     covariance[np.diag_indices_from(covariance)] += kernel.noise**2
     return covariance
 
 
-def _matern(kernel: Kernel, places: Array, others: Array) -> tuple[Array, Array]:
+def _correlated(kernel: Kernel, places: Array, others: Array) -> tuple[Array, Array]:
     """Kernel values, and g with d value / d place_f = g * (place_f - other_f) / length_f^2."""
-    scaled, against = places / kernel.lengths, others / kernel.lengths
-    squared = (scaled**2).sum(axis=1)[:, None] + (against**2).sum(axis=1) - 2 * scaled @ against.T
-    distance = np.sqrt(5 * np.maximum(squared, 0))
-    decay = kernel.amplitude**2 * np.exp(-distance)
-    return decay * (1 + distance + distance**2 / 3), -5 / 3 * decay * (1 + distance)
+    value, slope = matern(squared_distances(places / kernel.lengths, others / kernel.lengths))
+    return kernel.amplitude**2 * value, 2 * kernel.amplitude**2 * slope

@@ -22,6 +22,7 @@ from scipy.linalg import cho_solve, cholesky, lapack, solve_triangular
 from scipy.optimize import minimize
 
 from curate.laws.base import Array
+from curate.laws.matern import matern, squared_distances
 
 JITTER = 1e-8
 """Added to the diagonal, in variances of the target, so that repeated rows do no harm."""
@@ -86,11 +87,11 @@ class Covariance:
         (a, b, c), (x, y, z) = self.split(first), self.split(second)
         found: Array = step * np.ones((len(a), len(x)))
         if self.columns:
-            found += product * _matern(_squares(b, y))[0]
-        found *= _matern(_squares(a, x))[0]
+            found += product * matern(squared_distances(b, y))[0]
+        found *= matern(squared_distances(a, x))[0]
         found += plane * (a @ x.T) + LEVEL_VARIANCE
         if self.columns:
-            found += alone * _matern(_squares(c, z))[0]
+            found += alone * matern(squared_distances(c, z))[0]
         return found
 
     def of(self, rows: Rows) -> Array:
@@ -100,24 +101,6 @@ class Covariance:
             found += self.variances[5] * _same_run(rows.run)
         found[np.diag_indices(len(found))] += self.variances[2] + JITTER
         return found
-
-
-def _squares(first: Array, second: Array) -> Array:
-    cross: Array = first @ second.T
-    cross *= -2
-    cross += (first**2).sum(axis=1)[:, None]
-    cross += (second**2).sum(axis=1)
-    return np.maximum(cross, 0, out=cross)
-
-
-def _matern(squares: Array) -> tuple[Array, Array]:
-    """Matern 5/2 of squared distances, and its derivative by them."""
-    distance = np.sqrt(5 * squares)
-    decay = np.exp(-distance)
-    slope = (1 + distance) * decay
-    value = slope + distance**2 / 3 * decay
-    slope *= -5 / 6
-    return value, slope
 
 
 def _same_run(run: NDArray[np.int64]) -> Array:
@@ -137,7 +120,7 @@ class Belief:
 def _belief(rows: Rows) -> Belief:
     """Lengths of the order of the rows' distances; small noise; little that is not smooth."""
     domains, columns = rows.mixture.shape[1], rows.progress.shape[1]
-    distances = _squares(rows.mixture, rows.mixture)[np.triu_indices(len(rows.mixture), 1)]
+    distances = squared_distances(rows.mixture, rows.mixture)[np.triu_indices(len(rows.mixture), 1)]
     typical = max(float(np.sqrt(np.median(distances))), 1e-3)
     sizes = [(0.0, 2.0, -6, 4), (-1.0, 2.0, -9, 4), (-3.0, 2.0, -8, 1)]
     if columns:
@@ -157,11 +140,11 @@ def _unlikelihood(theta: Array, rows: Rows, values: Array, belief: Belief) -> tu
     covariance = Covariance(rows.mixture.shape[1], rows.progress.shape[1], theta)
     step, plane, noise, product, alone, same = covariance.variances
     mixture, inside, outside = covariance.split(rows)
-    near, near_slope = _matern(_squares(mixture, mixture))
+    near, near_slope = matern(squared_distances(mixture, mixture))
     flat = mixture @ mixture.T
     if covariance.columns:
-        within, within_slope = _matern(_squares(inside, inside))
-        beyond, beyond_slope = _matern(_squares(outside, outside))
+        within, within_slope = matern(squared_distances(inside, inside))
+        beyond, beyond_slope = matern(squared_distances(outside, outside))
         runs = _same_run(rows.run)
         total = near * (step + product * within) + alone * beyond + same * runs
     else:
@@ -234,8 +217,8 @@ class Process:
         (a, b, _), (x, y, _) = covariance.split(new), covariance.split(self.rows)
         pull = step * np.ones((len(a), len(x)))
         if covariance.columns:
-            pull += product * _matern(_squares(b, y))[0]
-        pull *= 2 * _matern(_squares(a, x))[1] * self.solved
+            pull += product * matern(squared_distances(b, y))[0]
+        pull *= 2 * matern(squared_distances(a, x))[1] * self.solved
         slopes: Array = a * pull.sum(axis=1)[:, None] - pull @ x + plane * (self.solved @ x)
         return slopes / covariance.lengths[: covariance.domains]
 

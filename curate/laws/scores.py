@@ -87,6 +87,11 @@ def spearman(first: Array, second: Array) -> float:
     return float(off[0] @ off[1]) / scale if scale > 0 else math.nan
 
 
+def finite_or_none(value: float) -> float | None:
+    """As JSON holds it: NaN and infinity become null."""
+    return float(value) if math.isfinite(value) else None
+
+
 def _ranks(values: Array) -> Array:
     _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)

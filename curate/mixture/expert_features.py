@@ -3,54 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from curate.errors import MissingEvidence
 from curate.laws.likelihoods import Likelihoods
-from curate.mixture.experts import Blocks, blocks_of, scores
-
-Array = NDArray[np.float64]
+from curate.mixture.experts import Blocks, ExpertsLaw, blocks_of
 
 BLOCKS = 4_000
 """Blocks a target; of more, an even selection. The same ones for every mixture, so what is left out
 shifts the level, which the regression corrects."""
-CHUNK = 256
-"""Mixtures evaluated at once."""
-
-
-@dataclass(frozen=True, slots=True)
-class ExpertFeatures:
-    """A law, as `FittedLaw` says it, of the mixed experts' loss on each of their targets."""
-
-    parts: tuple[Blocks, ...]
-    """One for each target; columns in the order of the runs' domains."""
-
-    def predict(self, weights: Array, tokens: Array, params: Array) -> Array:
-        """Nats per token, shape (rows, targets); tokens and params play no part."""
-        found = np.empty((len(weights), len(self.parts)))
-        for first in range(0, len(weights), CHUNK):
-            rows = np.maximum(weights[first : first + CHUNK], 0)
-            for at, part in enumerate(self.parts):
-                with np.errstate(divide="ignore"):
-                    logs = np.log(part.scaled @ rows.T)
-                level = part.importance @ part.peak_nats
-                found[first : first + CHUNK, at] = -(part.importance @ logs + level)
-                found[first : first + CHUNK, at] /= part.tokens_per_block
-        return found
-
-    def gradient(self, weights: Array, tokens: Array, params: Array) -> Array:
-        """Shape (rows, targets, domains)."""
-        return np.array(
-            [[-scores(part, row) / part.tokens_per_block for part in self.parts] for row in weights]
-        )
 
 
 def expert_features(
     likelihoods: Likelihoods, domains: Sequence[str], level: str | int = "token"
-) -> ExpertFeatures:
+) -> ExpertsLaw:
     """The experts' losses in the order of these domains; other experts get no share.
 
     Args:
@@ -74,7 +41,7 @@ def expert_features(
     for target in range(len(likelihoods.targets)):
         own = np.flatnonzero(likelihoods.target == target)
         parts.append(_thinned(blocks_of(likelihoods, level, own), place))
-    return ExpertFeatures(tuple(parts))
+    return ExpertsLaw(tuple(parts))
 
 
 def _thinned(blocks: Blocks, place: Sequence[int]) -> Blocks:

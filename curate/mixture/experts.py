@@ -27,6 +27,7 @@ Array = NDArray[np.float64]
 TOLERANCE = 1e-7
 """Certificate at which expectation-maximisation ends, in nats."""
 ITERATIONS = 20_000
+MIXTURES_AT_ONCE = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,11 +121,22 @@ class ExpertsLaw:
     """The experts' losses as a law: what an optimiser for any law takes. Convex."""
 
     parts: tuple[Blocks, ...]
-    """One for each target."""
+    """One for each target; columns in the order of the mixtures' domains."""
 
     def predict(self, weights: Array, tokens: Array, params: Array) -> Array:
-        """See `FittedLaw.predict`; tokens and params play no part."""
-        return np.array([[loss_of(part, row) for part in self.parts] for row in weights])
+        """See `FittedLaw.predict`; tokens and params play no part.
+
+        Infinite where the experts of a mixture exclude a block.
+        """
+        found = np.empty((len(weights), len(self.parts)))
+        for first in range(0, len(weights), MIXTURES_AT_ONCE):
+            rows = slice(first, first + MIXTURES_AT_ONCE)
+            for target, part in enumerate(self.parts):
+                with np.errstate(divide="ignore"):
+                    logs = np.log(part.scaled @ np.maximum(weights[rows], 0).T)
+                level = part.importance @ part.peak_nats
+                found[rows, target] = -(part.importance @ logs + level) / part.tokens_per_block
+        return found
 
     def gradient(self, weights: Array, tokens: Array, params: Array) -> Array:
         """See `FittedLaw.gradient`."""

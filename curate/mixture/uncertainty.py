@@ -102,63 +102,72 @@ def bootstrap(
         Efron and Tibshirani 1993, "An Introduction to the Bootstrap", for the percentile interval;
         Hesterberg 2015, arXiv:1411.5279, section 4.2, for its expansion in small samples.
     """
-    table, replicates, seed = resampling.table, resampling.replicates, resampling.seed
-    if replicates < 20:
-        raise ValueError(f"expected at least 20 replicates, got {replicates}")
-    names = sorted(set(table.runs))
-    if len(names) < 4:
+    if resampling.replicates < 20:
+        raise ValueError(f"expected at least 20 replicates, got {resampling.replicates}")
+    runs = len(set(resampling.table.runs))
+    if runs < 4:
         raise FitError(
-            f"mix: intervals need at least 4 runs, there are {len(names)}; set "
+            f"mix: intervals need at least 4 runs, there are {runs}; set "
             "mixture.replicates: 0 to go without, or train more"
         )
-    rows_of = {name: np.flatnonzero(np.array(table.runs) == name) for name in names}
-    find = resampling.solve or (lambda sampled: optimise(sampled, seed).weights)
-    rng = np.random.default_rng(seed)
-    laws: list[FittedLaw] = []
-    optima: list[Array] = []
-    failed = 0
-    for _ in range(replicates):
-        drawn = rng.integers(len(names), size=len(names))
-        try:
-            law = resampling.fit(_resampled(table, names, rows_of, drawn))
-            optimum = find(with_law(problem, law))
-        except FitError:
-            failed += 1
-            continue
-        laws.append(law)
-        optima.append(optimum)
-    if failed > MOST_FAILED * replicates:
+    laws, found, failed = _replicated(resampling, problem)
+    if failed > MOST_FAILED * resampling.replicates:
         raise FitError(
-            f"mix: {failed} of {replicates} resamples of the {len(names)} runs cannot determine "
-            "the law, so its optimum has no interval; train more runs, choose a law with fewer "
-            "coefficients, or set mixture.replicates: 0"
+            f"mix: {failed} of {resampling.replicates} resamples of the {runs} runs cannot "
+            "determine the law, so its optimum has no interval; train more runs, choose a law with "
+            "fewer coefficients, or set mixture.replicates: 0"
         )
-    found = np.array(optima)
-    low, high = interval(found, best, len(names))
+    low, high = interval(found, best, runs)
     tried = {"recommendation": best, **rivals}
-    middles = (found + best) / 2
-    points = np.vstack([*tried.values(), middles, found])
+    points = np.vstack([*tried.values(), (found + best) / 2, found])
     values = np.array([value_at(with_law(problem, law), points) for law in laws])
-    # What each resample's own best found is the optimum unless another point beats it.
-    lowest = values.min(axis=1, keepdims=True)
     no_worse = (values <= values[:, :1] + 1e-12).mean(axis=0) >= INDISTINCT
-    regrets = values - lowest
     return Uncertainty(
         low=np.maximum(low, 0.0),
         high=np.minimum(high, 1.0),
         optima=found,
         noise_low=points[no_worse].min(axis=0),
         noise_high=points[no_worse].max(axis=0),
-        regret={
-            name: Regret(
-                float(regrets[:, column].mean()),
-                float(np.quantile(regrets[:, column], COVERAGE)),
-                bool(no_worse[column]),
-            )
-            for column, name in enumerate(tried)
-        },
+        regret=_regrets(tuple(tried), values, no_worse),
         failed=failed,
     )
+
+
+def _replicated(resampling: Resampling, problem: Problem) -> tuple[list[FittedLaw], Array, int]:
+    """Laws of the resamples, their optima, and how many could not be fitted."""
+    table = resampling.table
+    names = sorted(set(table.runs))
+    rows_of = {name: np.flatnonzero(np.array(table.runs) == name) for name in names}
+    find = resampling.solve or (lambda sampled: optimise(sampled, resampling.seed).weights)
+    rng = np.random.default_rng(resampling.seed)
+    laws: list[FittedLaw] = []
+    optima: list[Array] = []
+    for _ in range(resampling.replicates):
+        drawn = rng.integers(len(names), size=len(names))
+        try:
+            law = resampling.fit(_resampled(table, names, rows_of, drawn))
+            optimum = find(with_law(problem, law))
+        except FitError:
+            continue
+        laws.append(law)
+        optima.append(optimum)
+    return laws, np.array(optima), resampling.replicates - len(laws)
+
+
+def _regrets(
+    names: tuple[str, ...], values: Array, no_worse: NDArray[np.bool_]
+) -> dict[str, Regret]:
+    """Of the first columns of `values`, shape (replicates, points), which bear these names."""
+    # What each resample's own best found is the optimum unless another point beats it.
+    lost = values - values.min(axis=1, keepdims=True)
+    return {
+        name: Regret(
+            float(lost[:, column].mean()),
+            float(np.quantile(lost[:, column], COVERAGE)),
+            bool(no_worse[column]),
+        )
+        for column, name in enumerate(names)
+    }
 
 
 def interval(draws: Array, centre: Array, runs: int) -> tuple[Array, Array]:

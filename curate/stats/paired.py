@@ -77,16 +77,3 @@ def joint_verdict(verdicts: list[Verdict]) -> Verdict:
     if "refuted" in verdicts:
         return "refuted"
     return "confirmed" if verdicts and set(verdicts) == {"confirmed"} else "tied"
-
-
-def rank_correlation(first: Array, second: Array) -> float:
-    """Spearman's, of two lists of values without ties; NaN for fewer than two or a constant one.
-
-    Example:
-        >>> rank_correlation(np.array([1.0, 2.0, 5.0]), np.array([10.0, 30.0, 20.0]))
-        0.5
-    """
-    if len(first) < 2 or np.ptp(first) == 0 or np.ptp(second) == 0:
-        return float("nan")
-    ranks = [np.argsort(np.argsort(values, kind="stable")) for values in (first, second)]
-    return round(float(np.corrcoef(ranks[0], ranks[1])[0, 1]), 12)
