@@ -306,3 +306,35 @@ def test_regmix_ranks() -> None:
     assert spearman(far, large.losses[:, 0]) > 0.98
     own = test.weights[:, [name.endswith("pile_cc") for name in train.domains]][:, 0]
     assert spearman(-own, test.losses[:, 0]) < 0.9
+
+
+def products(seed: int) -> RunTable:
+    """Tokens and size multiply what the mixture gives: no sum of powers says that."""
+    rng = np.random.default_rng(seed)
+    truth = np.random.default_rng(7)
+    slopes = truth.normal(0, 0.6, (3, 3)) - np.diag(truth.uniform(1, 3, 3))
+    place = np.indices((24, 2, 3)).reshape(3, -1)
+    weights = rng.dirichlet(np.ones(3), 24)[place[0]]
+    tokens, params = 4e9 * (1.0 + place[2]), np.array([1e8, 4e8])[place[1]]
+    losses = (
+        1.5
+        + 0.8
+        * np.exp(weights @ slopes.T)
+        * (params[:, None] / 1e8) ** -0.12
+        * (tokens[:, None] / 8e9) ** -0.15
+    )
+    losses *= np.exp(rng.normal(0, 1e-3, losses.shape))
+    runs = tuple(f"{a}-{b}" for a, b in zip(place[0], place[1], strict=True))
+    return RunTable(tuple("abc"), tuple("abc"), runs, weights, tokens, params, losses)
+
+
+def test_where_progress_varies_a_process_corrects_the_trend() -> None:
+    law, unseen = fit_joint(products(0)), products(1)
+    assert len(law.arounds) == 2
+    votes = law.votes.copy()
+    votes[3] = 0
+    without = dataclasses.replace(law, votes=votes / votes.sum(axis=0))
+    assert mean_error(law, unseen) < 0.95 * mean_error(without, unseen)
+    last = products(0)
+    last = last.take((last.tokens == last.tokens.max()) & (last.params == 1e8))
+    assert len(fit_joint(last).arounds) == 1

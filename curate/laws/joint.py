@@ -1,11 +1,12 @@
 """Our joint law: mixture, tokens and model size together, for prediction and for optimising.
 
-The mean of log losses of three experts, none of which is best everywhere:
+The mean of log losses of three or four experts, none of which is best everywhere:
 
 - the effective-share trend with diminishing returns (`joint_trend`), good from few runs;
 - the same, proportional in the shares: best far from the runs;
 - a Gaussian process on square roots of shares (`joint_process`) around the mean curve over
-  tokens and model size: best among the runs.
+  tokens and model size: best among the runs;
+- where tokens or model size vary, such a process around the diminishing trend too.
 
 Each counts in inverse proportion to its mean squared error on mixtures left out, for every target
 on its own.
@@ -29,7 +30,6 @@ from curate.laws.joint_trend import (
     PROPORTIONAL,
     SHARE_OFFSET,
     Trend,
-    TrendPrior,
     fit_trend,
 )
 from curate.laws.joint_trend import left_out as trend_left_out
@@ -45,21 +45,46 @@ LEAST_MIXTURES = 4
 
 
 @dataclass(frozen=True, slots=True)
-class FittedJoint:
-    """The three experts of every target."""
+class Around:
+    """A process of every target around a trend, for what the trend leaves of log losses."""
 
-    trends: tuple[Trend, Trend]
-    """Diminishing and proportional."""
-    curve: Trend
-    """Mean over mixtures; the process is around it."""
+    trend: Trend
     processes: tuple[Process, ...]
     """One a target."""
     centres: Array
-    """shape (targets,), mean of what the process sees, in log losses."""
+    """shape (targets,), mean of what the processes see, in log losses."""
     scales: Array
     """shape (targets,), standard deviation of the same."""
+
+    def log_losses(self, trend: Array, rows: Rows) -> Array:
+        """Shape (rows, targets), given the trend's."""
+        near = np.stack([process.mean(rows) for process in self.processes], axis=1)
+        found: Array = trend + self.centres + self.scales * near
+        return found
+
+    def gradient(self, trend: Array, rows: Rows) -> Array:
+        """Derivative by the weights, shape (rows, targets, domains), given the trend's."""
+        by_root = np.stack([process.gradient(rows) for process in self.processes], axis=1)
+        slopes = self.scales[:, None] * by_root / (2 * rows.mixture[:, None, :])
+        # The trend depends on the shares' sum, which is free here.
+        return np.asarray(trend + slopes)
+
+    def deviation(self, rows: Rows) -> Array:
+        """Standard deviation of a new run's log losses, shape (rows, targets)."""
+        spread = np.stack([process.deviation(rows) for process in self.processes], axis=1)
+        return np.asarray(spread * self.scales)
+
+
+@dataclass(frozen=True, slots=True)
+class FittedJoint:
+    """The experts of every target."""
+
+    trends: tuple[Trend, ...]
+    """Diminishing and proportional."""
+    arounds: tuple[Around, ...]
+    """Around the mean curve and, where progress varies, around the diminishing trend."""
     votes: Array
-    """shape (experts, targets): both trends, the process; each column sums to 1."""
+    """shape (experts, targets): the trends, the processes; each column sums to 1."""
     progress: Progress
 
     def predict(self, weights: Array, tokens: Array, params: Array) -> Array:
@@ -71,44 +96,40 @@ class FittedJoint:
     def gradient(self, weights: Array, tokens: Array, params: Array) -> Array:
         """See `FittedLaw`."""
         rows = self._rows(weights, tokens, params)
-        by_root = np.stack([process.gradient(rows) for process in self.processes], axis=1)
-        slopes = (self.votes[2] * self.scales)[:, None] * by_root
-        slopes /= 2 * rows.mixture[:, None, :]
-        # The curve depends on the shares' sum, which is free here.
-        for vote, trend in zip(self.votes, (*self.trends, self.curve), strict=True):
-            slopes += vote[:, None] * trend.gradient(weights, tokens, params)
-        found: Array = self.predict(weights, tokens, params)[:, :, None] * slopes
+        at = (weights, tokens, params)
+        slopes = [trend.gradient(*at) for trend in self.trends]
+        slopes += [around.gradient(around.trend.gradient(*at), rows) for around in self.arounds]
+        by_weight = sum(
+            vote[:, None] * slope for vote, slope in zip(self.votes, slopes, strict=True)
+        )
+        found: Array = self.predict(weights, tokens, params)[:, :, None] * by_weight
         return found
 
     def predict_std(self, weights: Array, tokens: Array, params: Array) -> Array:
         """Standard deviation of the loss of a new run at these rows, shape (rows, targets).
 
-        The process's, with noise between runs, and the experts' disagreement: large where a
-        mixture is unlike all runs.
+        That of the process around the mean curve, with noise between runs, and the experts'
+        disagreement: large where a mixture is unlike all runs.
         """
-        rows = self._rows(weights, tokens, params)
-        spread = np.stack([process.deviation(rows) for process in self.processes], axis=1)
+        spread = self.arounds[0].deviation(self._rows(weights, tokens, params))
         experts = self.experts(weights, tokens, params)
         votes = self.votes[:, None, :]
         mean = (votes * experts).sum(axis=0)
         disagreement = (votes * (experts - mean) ** 2).sum(axis=0)
-        found: Array = np.exp(mean) * np.sqrt((spread * self.scales) ** 2 + disagreement)
+        found: Array = np.exp(mean) * np.sqrt(spread**2 + disagreement)
         return found
 
     def experts(self, weights: Array, tokens: Array, params: Array) -> Array:
         """Log losses that each expert predicts, shape (experts, rows, targets)."""
         rows = self._rows(weights, tokens, params)
-        near = np.stack([process.mean(rows) for process in self.processes], axis=1)
-        curve = self.curve.log_losses(weights, tokens, params)
-        trends = [trend.log_losses(weights, tokens, params) for trend in self.trends]
-        return np.stack([*trends, curve + self.centres + self.scales * near])
+        at = (weights, tokens, params)
+        found = [trend.log_losses(*at) for trend in self.trends]
+        found += [around.log_losses(around.trend.log_losses(*at), rows) for around in self.arounds]
+        return np.stack(found)
 
     def _rows(self, weights: Array, tokens: Array, params: Array) -> Rows:
-        return Rows(
-            np.sqrt(weights + SHARE_OFFSET),
-            self.progress.columns(tokens, params),
-            np.full(len(weights), -1, np.int64),
-        )
+        nobody = np.full(len(weights), -1, np.int64)
+        return _rows_of(weights, self.progress.columns(tokens, params), nobody)
 
 
 def fit_joint(table: RunTable) -> FittedJoint:
@@ -134,50 +155,72 @@ def fit_joint(table: RunTable) -> FittedJoint:
             "weights, or fit --laws additive, which takes what there is"
         )
     _, run = np.unique(np.array(table.runs), return_inverse=True)
-    order = _spread_over_runs(np.asarray(run, np.int64).reshape(-1))
+    run = np.asarray(run, np.int64).reshape(-1)
+    order = _spread_over_runs(run)
     few, judged, many = (np.sort(order[:rows]) for rows in (ROWS_LEARN, ROWS_JUDGE, ROWS_KEEP))
+    sample = _Sample(few, judged, many, mixture[judged])
     progress = progress_of(table)
+    columns = progress.columns(table.tokens, table.params)
+    rows = _rows_of(table.weights, columns, run)
     some = table.take(judged)
-    beliefs = (DIMINISHING, PROPORTIONAL)
-    trends = [fit_trend(some, progress, belief) for belief in beliefs]
-    errors = [
-        _trend_errors(trend, some, belief, mixture[judged])
-        for trend, belief in zip(trends, beliefs, strict=True)
+    trends = [fit_trend(some, progress, belief) for belief in (DIMINISHING, PROPORTIONAL)]
+    missed = [
+        trend_left_out(trend, some, belief, sample.group)
+        for trend, belief in zip(trends, (DIMINISHING, PROPORTIONAL), strict=True)
     ]
     curve = fit_trend(some, progress, PROGRESS_ONLY)
-    residual = np.log(table.losses) - curve.log_losses(table.weights, table.tokens, table.params)
-    centres = residual[many].mean(axis=0)
-    scales = np.maximum(residual[many].std(axis=0), 1e-9)
+    near, missed_near = _fit_around(curve, table, rows, sample)
+    arounds, missed = [near], [*missed, missed_near]
+    if columns.shape[1]:
+        closer, missed_closer = _fit_around(trends[0], table, rows, sample)
+        arounds, missed = [*arounds, closer], [*missed, missed_closer]
+    return FittedJoint(tuple(trends), tuple(arounds), _votes(missed), progress)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    """Rows of a table, by what they are used for."""
+
+    learn: NDArray[np.int64]
+    judge: NDArray[np.int64]
+    keep: NDArray[np.int64]
+    group: NDArray[np.int64]
+    """Mixtures of the rows to judge."""
+
+
+def _fit_around(trend: Trend, table: RunTable, rows: Rows, sample: _Sample) -> tuple[Around, Array]:
+    """Processes around a trend, and their errors on mixtures left out of the rows to judge.
+
+    The trend is not fitted again without those mixtures; taking its own errors on them into account
+    made the votes no better.
+    """
+    residual = np.log(table.losses) - trend.log_losses(table.weights, table.tokens, table.params)
+    centres = residual[sample.keep].mean(axis=0)
+    scales = np.maximum(residual[sample.keep].std(axis=0), 1e-9)
     values = (residual - centres) / scales
-    rows = Rows(
-        np.sqrt(table.weights + SHARE_OFFSET),
-        progress.columns(table.tokens, table.params),
-        np.asarray(run, np.int64).reshape(-1),
-    )
-    processes, process_errors = [], []
-    for target in range(len(table.targets)):
-        seen = values[:, target]
-        covariance = learn(rows.take(few), seen[few])
-        processes.append(observe(covariance, rows.take(many), seen[many]))
-        missed = process_left_out(covariance, rows.take(judged), seen[judged], mixture[judged])
-        process_errors.append(float(np.mean(missed**2)))
-    errors.append(np.array(process_errors) * scales**2)
-    return FittedJoint(
-        (trends[0], trends[1]), curve, tuple(processes), centres, scales, _votes(errors), progress
-    )
+    processes, missed = [], []
+    for seen in values.T:
+        covariance = learn(rows.take(sample.learn), seen[sample.learn])
+        processes.append(observe(covariance, rows.take(sample.keep), seen[sample.keep]))
+        judged = rows.take(sample.judge), seen[sample.judge]
+        missed.append(process_left_out(covariance, *judged, sample.group))
+    return Around(trend, tuple(processes), centres, scales), np.stack(missed, axis=1) * scales
 
 
-def _trend_errors(
-    trend: Trend, table: RunTable, belief: TrendPrior, group: NDArray[np.int64]
-) -> Array:
-    """Mean squared errors on mixtures left out, shape (targets,)."""
-    found: Array = np.mean(trend_left_out(trend, table, belief, group) ** 2, axis=0)
-    return found
+def _rows_of(weights: Array, columns: Array, run: NDArray[np.int64]) -> Rows:
+    return Rows(np.sqrt(weights + SHARE_OFFSET), columns, run)
 
 
-def _votes(errors: list[Array]) -> Array:
-    """Shares in inverse proportion to mean squared errors, shape (experts, targets)."""
-    precision = 1 / (np.stack(errors) + 1e-18)
+def _votes(missed: list[Array]) -> Array:
+    """Shares of experts in inverse proportion to their mean squared errors.
+
+    Args:
+        missed: By expert, errors of log losses on mixtures left out, shape (rows, targets).
+
+    Returns:
+        Shape (experts, targets).
+    """
+    precision = 1 / (np.stack([np.mean(errors**2, axis=0) for errors in missed]) + 1e-18)
     votes: Array = precision / precision.sum(axis=0)
     return votes
 
