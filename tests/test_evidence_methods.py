@@ -324,6 +324,28 @@ def test_discounted_repetition_moves_the_answer():
     assert mix(scarce).weights["c"] < mix(plainly).weights["c"] - 0.02
 
 
+def test_a_domain_that_no_run_had_is_named():
+    """Its share is a guess, even where the mixture lies near the runs."""
+    table = runs(30)
+    weights = table.weights.copy()
+    weights[:, 2] = 0
+    weights /= weights.sum(axis=1, keepdims=True)
+    known = Evidence(dataclasses.replace(table, weights=weights))
+    found = mix(asked("dml", evidence=known, floors={"c": 0.02}))
+    assert found.weights["c"] >= 0.02
+    said = [text for text in found.warnings if text.startswith("no run had any of 'c' ")]
+    assert len(said) == 1 and "Train runs that have it" in said[0]
+    assert not any("no run had" in text for text in mix(asked("dml")).warnings)
+
+
+def test_equal_losses_promise_nothing():
+    table = runs(30)
+    flat = Evidence(dataclasses.replace(table, losses=np.full_like(table.losses, 2.0)))
+    found = mix(asked("ridge", evidence=flat))
+    assert found.predicted_loss == pytest.approx(2.0, abs=1e-6)
+    assert not any("promises" in text for text in found.warnings)
+
+
 def test_comparison_is_the_same_for_any_number_of_workers(monkeypatch):
     """And says of every method when it ends, whatever becomes of it."""
     few = ("natural", "bimix", "additive", "mde")

@@ -58,6 +58,8 @@ def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
         "b,1,0.5,0.5,\n"
         "b,2,0.5,0.5,2\n"
         "b,2,0.5,0.5,3\n"
+        "b,2,0.5,0.5,2\n"
+        "b,3,0.5,0.5,1e300\n"
         "c,2,0.6,0.39,3\n"
     )
     table, notices = read_runs([write(tmp_path / "r.csv", text)])
@@ -66,7 +68,9 @@ def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
     text = "\n".join(notices)
     assert "1 rows at 0 tokens" in text
     assert "2 rows without a positive number for every loss" in text
-    assert "1 rows repeat a run at the same tokens" in text
+    assert "1 rows repeat a run at the same tokens; left out" in text
+    assert "1 rows repeat a run at the same tokens with other losses; the first of each is" in text
+    assert "1 rows with a loss a million times its median, or a millionth; left out" in text
     assert "shares of 1 rows did not sum to 1 (off by at most 0.01)" in text
 
 
@@ -84,7 +88,7 @@ def test_an_empty_share_is_zero_only_where_the_rest_sums_to_one(tmp_path: Path) 
     table, notices = read_runs([write(tmp_path / "r.csv", text)])
     assert table.runs == ("a", "d") and table.weights.tolist() == [[1, 0], [0.5, 0.5]]
     assert len(notices) == 1 and "2 rows with empty shares" in notices[0]
-    with pytest.raises(FitError, match="no row .* and shares: .*1 rows with empty shares"):
+    with pytest.raises(FitError, match="no row is complete: .*1 rows with empty shares"):
         read_runs([write(tmp_path / "r.csv", "run,w_x,w_y,loss_x\na,0.3,,2\n")])
 
 
@@ -126,12 +130,21 @@ def test_prefixes_of_regmix_are_taken_off(tmp_path: Path) -> None:
     [
         ("run,w_x,w_y,loss_x\na,0.5,oops,1\n", r"r.csv:2: column 'w_y': expected a number, found"),
         ("run,w_x,w_y,loss_x\na,0.5,0.5,1\nb,-0.5,1.5,1\n", r"r.csv:3: column 'w_x': the share"),
-        ("run,w_x,w_y,loss_x\na,50,50,1\n", r"r.csv:2: the shares sum to 100; expected shares"),
+        (
+            "run,w_x,w_y,loss_x\na,50,50,1\n",
+            r"r.csv:2: .* 100; .*percentages by 100",
+        ),
+        ("run,w_x,w_y,loss_x\na,0.2,0.1,1\n", r"r.csv:2: .*a domain missing\? There are x, y"),
+        ("run;w_x;loss_x\na;1;2\n", r"r.csv:1: .*separated by ';': save it with commas"),
+        ("run,w_x,loss_x,tokens\na,1,2,0\n", r"no row is complete: .*r.csv: 1 rows at 0 tokens"),
         ("run,w_x,w_y,loss_x\na,0.5,0.5\n", r"r.csv:2: 3 cells, but 4 columns"),
         ("run,w_x,w_x,loss_x\na,0.5,0.5,1\n", r"r.csv:1: column 'w_x' occurs twice"),
         ("run,w_x,loss_x\n", r"r.csv: no rows"),
         ("run,x,y\na,1,1\n", r"r.csv:1: not a run table: expected columns run, w_<domain>"),
-        ("run,w_x,loss_x\na,1,nan\n", r"r.csv: no row has a positive number for every loss"),
+        (
+            "run,w_x,loss_x\na,1,nan\n",
+            r"r.csv: no row has .* in column 'loss_x'; leave it out",
+        ),
         ("run,tokens,w_x,loss_x\na,-1,1,1\n", r"r.csv:2: column 'tokens': expected a number of"),
         (
             "run,params,w_x,loss_x\na,0,1,1\n",

@@ -109,7 +109,9 @@ def mix_runs(options: dict[str, Any], compare: bool) -> None:
     if not known:
         found["epochs"] = dict.fromkeys(found["epochs"])
     session.write("mixture.json", found)
+    told = request.evidence.notices if request.evidence else ()
     for warning in found["warnings"]:
-        session.observer.notice(warning)
+        if warning not in told:
+            session.observer.notice(warning)
     supply = {d.name: d.supply_tokens if known else None for d in request.domains}
     session.show(found, lambda: mixture_table(found, supply))

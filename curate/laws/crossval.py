@@ -137,6 +137,8 @@ def cross_validate(
     for position, name in enumerate(names):
         own = results[position * len(splits) : (position + 1) * len(splits)]
         problem = next((message for _, _, message in own[: len(held_rows)] if message), "")
+        if problem:
+            problem = f"{problem} (with mixtures held out, one part in {len(held_rows)})"
         unseen = after = None
         if not problem:
             predicted = np.empty_like(table.losses)

@@ -27,6 +27,8 @@ PROGRESS = ("params", "tokens", "step", "seed")
 SUM_RANGE = (0.5, 1.5)
 """Where sums of shares lie by rounding or an absent domain; others are no shares."""
 SUM_NOTICE = 1e-6
+OUTLYING = 1e6
+"""Times its target's median, or part of it, beyond which a loss is a slip and no loss."""
 ABSENT_SUM = 0.02
 """How far from 1 the shares of a row with an empty share may sum; further off, it is unknown which
 domain lacks how much."""
@@ -149,10 +151,12 @@ def _single(file: _File) -> tuple[_Layout, list[str]]:
             notices.append(f"{file.path}: no loss_… columns; bpb_… (bits per byte) taken instead")
     key = next((name for name in KEYS if name in file.header), None)
     if key is None or not domains or not targets:
+        separator = next((mark for mark in (";", "\t") if mark in "".join(file.header)), None)
         raise FitError(
             f"{file.path}:1: not a run table: expected columns run, w_<domain>…, loss_<domain>…; "
-            "mixtures and losses in two files are given as two arguments"
-        )
+            + (f"cells are separated by {separator!r}: save it with commas" if separator else
+               "mixtures and losses in two files are given as two arguments")
+        )  # fmt: skip
     rows = tuple((row, row) for row in range(len(file.rows)))
     return _Layout(file, file, domains, targets, rows, key), notices
 
@@ -238,8 +242,10 @@ def _assemble(layout: _Layout) -> tuple[RunTable, list[str]]:
     progress = _progress(layout)
     names = _run_names(layout)
     cells: list[tuple[str, list[float], float, float, list[float]]] = []
-    seen: set[tuple[str, float, float]] = set()
-    left_out = dict.fromkeys(("untrained", "incomplete", "unknown", "repeated"), 0)
+    seen: dict[tuple[str, float, float], list[float]] = {}
+    kinds = ("untrained", "incomplete", "outlying", "unknown", "repeated", "contradicting")
+    left_out = dict.fromkeys(kinds, 0)
+    middle = _medians(layout)
     rescaled, furthest = 0, 0.0
     for (weight_row, loss_row), run in zip(layout.pairs, names, strict=True):
         losses = [layout.losses.number(loss_row, column) for column in layout.targets.values()]
@@ -251,12 +257,15 @@ def _assemble(layout: _Layout) -> tuple[RunTable, list[str]]:
             left_out["untrained"] += 1
         elif not all(math.isfinite(value) and value > 0 for value in losses):
             left_out["incomplete"] += 1
+        elif any(abs(math.log(loss / m)) > math.log(OUTLYING)
+                 for loss, m in zip(losses, middle, strict=True)):  # fmt: skip
+            left_out["outlying"] += 1
         elif some_absent and abs(total - 1) > ABSENT_SUM:
             left_out["unknown"] += 1
         elif identity in seen:
-            left_out["repeated"] += 1
+            left_out["repeated" if seen[identity] == losses else "contradicting"] += 1
         else:
-            seen.add(identity)
+            seen[identity] = losses
             rescaled += abs(total - 1) > SUM_NOTICE
             furthest = max(furthest, abs(total - 1))
             cells.append((run, [share / total for share in shares], tokens, params, losses))
@@ -264,20 +273,38 @@ def _assemble(layout: _Layout) -> tuple[RunTable, list[str]]:
     reasons = {
         "untrained": f"{where}: {{}} rows at 0 tokens; left out",
         "incomplete": f"{where}: {{}} rows without a positive number for every loss; left out",
+        "outlying": f"{where}: {{}} rows with a loss a million times its median, or a millionth; "
+        "left out",
         "unknown": f"{layout.weights.path}: {{}} rows with empty shares, and others that do not "
         "sum to 1; left out",
         "repeated": f"{where}: {{}} rows repeat a run at the same tokens; left out",
+        "contradicting": f"{where}: {{}} rows repeat a run at the same tokens with other losses; "
+        "the first of each is kept. Runs of several seeds need names, or a column seed, of their "
+        "own",
     }
     notices = [reasons[why].format(rows) for why, rows in left_out.items() if rows]
     if rescaled:
         notices.append(f"{layout.weights.path}: shares of {rescaled} rows did not sum to 1 (off by "
                        f"at most {furthest:.3g}); divided by their sum")  # fmt: skip
     if not cells:
-        reason = "; ".join(notices) or "no row is complete"
-        raise FitError(
-            f"{where}: no row has a positive number for every loss, and shares: {reason}"
-        )
+        empty = [name for name, m in zip(layout.targets, middle, strict=True) if math.isnan(m)]
+        if empty:
+            raise FitError(
+                f"{where}: no row has a positive number in column '{layout.targets[empty[0]]}'; "
+                "leave it out (curate fit --targets), or remove the column"
+            )
+        raise FitError(f"no row is complete: {'; '.join(notices)}")
     return _table(layout, cells), notices
+
+
+def _medians(layout: _Layout) -> list[float]:
+    """Of each target's losses; NaN where no row has one."""
+    found = []
+    for column in layout.targets.values():
+        losses = [layout.losses.number(row, column) for _, row in layout.pairs]
+        known = [loss for loss in losses if math.isfinite(loss) and loss > 0]
+        found.append(float(np.median(known)) if known else math.nan)
+    return found
 
 
 def _run_names(layout: _Layout) -> list[str]:
@@ -338,9 +365,17 @@ def _shares(layout: _Layout, row: int) -> tuple[list[float], bool]:
     if not SUM_RANGE[0] <= total <= SUM_RANGE[1] and not (absent and total < 1):
         raise FitError(
             f"{file.path}:{file.lines[row]}: the shares sum to {total:g}; expected shares of "
-            "tokens, which sum to 1"
+            "tokens, which sum to 1" + _sum_hint(layout, total)
         )
     return shares, absent
+
+
+def _sum_hint(layout: _Layout, total: float) -> str:
+    if abs(total - 100) < 2:
+        return ": divide percentages by 100"
+    if total < 1:
+        return f"; is the column of a domain missing? There are {', '.join(layout.domains)}"
+    return ""
 
 
 def _progress(

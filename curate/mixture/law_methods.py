@@ -60,6 +60,10 @@ REPLICATES = {"bimix": 100, "exponential": 40, "ridge": 20}
 fit, and get none unless the recipe asks. An optimum of ridge on the edge of the trust region takes
 two seconds."""
 
+LEAST_NAMED = 1e-4
+"""Share of a domain that no run had, from which it is warned of."""
+ROUNDING = 1e-6
+"""Relative gain that says nothing."""
 MISFIT_FOLDS = 3
 """Parts held out in turn to learn a law's error; more would take as many more fits."""
 
@@ -102,6 +106,8 @@ def solve(request: MixtureRequest, runs: RunTable) -> Preference:
             f"nearest run, where runs are within {support.radius:.3f} of each other; "
             "mixture.trust_region: false would take it"
         )
+    never = _never_sampled(runs, found.weights)
+    warnings += [never] if never else []
     replicates = REPLICATES.get(law.name, 0) if search.replicates is None else search.replicates
     spread = None
     if replicates:
@@ -132,6 +138,22 @@ def solve(request: MixtureRequest, runs: RunTable) -> Preference:
             "predicted_losses": dict(zip(runs.targets, map(float, losses), strict=True)),
             **({} if spread is None else _spread_json(spread, wished, runs.domains)),
         },
+    )
+
+
+def _never_sampled(runs: RunTable, weights: Array) -> str | None:
+    """What to say of domains that get a share and that no run had."""
+    most = runs.weights.max(axis=0)
+    guessed = [
+        f"'{name}' {share:.2%}"
+        for name, share, known in zip(runs.domains, weights, most, strict=True)
+        if known == 0 and share > LEAST_NAMED
+    ]
+    if not guessed:
+        return None
+    return (
+        f"no run had any of {', '.join(guessed)}: what it does is a guess. Train runs that have it "
+        "(`curate design`), or leave it out"
     )
 
 
@@ -173,7 +195,7 @@ def _compared_with_runs(
     if not errors:
         return _Trust(best, None, None)
     misfit = float(np.sqrt(np.mean(np.concatenate(errors) ** 2)))
-    if promised <= misfit:
+    if promised <= max(misfit, ROUNDING * abs(best)):
         return _Trust(best, misfit, None)
     return _Trust(best, misfit, (
         f"the law promises {promised:.4g} below the best run ({best:.4g}), and errs by "
