@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 
+import mixtures
 import numpy as np
 from datasets import (
     IterableDataset,
@@ -12,6 +14,14 @@ from datasets import (
     load_from_disk,
 )
 from expected import Report, Tally, Work, work_from_arguments
+
+OWN = (
+    ("parquet", "parquet", "text"),
+    ("jsonl", "json", "text"),
+    ("arrow", "arrow", "text"),
+    ("input_ids", "parquet", "input_ids"),
+)
+"""Dataset, the loader's name for its files, its column."""
 
 
 def main() -> None:
@@ -36,6 +46,8 @@ def main() -> None:
         tally.add_tokens(np.array(row["input_ids"]))
     tally.report(report, "load_dataset, input_ids with card")
     interleave(work, report)
+    for name, kind, column in OWN:
+        own_interleave(work, report, name, kind, column)
 
 
 def _texts(rows: list[dict]) -> list[str]:
@@ -95,6 +107,40 @@ def interleave(work: Work, report: Report) -> None:
         "interleave_datasets: rows as drawn", worst < 4,
         f"{draws} rows, furthest {worst:.1f} standard deviations; random by design",
     )  # fmt: skip
+
+
+def own_interleave(work: Work, report: Report, name: str, kind: str, column: str) -> None:
+    """`trainer/interleave.json`, each key as the argument of that name."""
+    data = work.dataset(f"{name}-apart")
+    promise = mixtures.promised(data, "datasets.interleave_datasets")
+    settings = mixtures.configuration(data, "interleave.json")
+    names, files = settings.pop("names"), settings.pop("data_files")
+    rows = settings.pop("rows")
+    with contextlib.chdir(data.directory):
+        sets = [load_dataset(kind, data_files=paths, split="train") for paths in files]
+    lengths = [_tokens(work, one[column]) for one in sets]
+    sets = [
+        one.select_columns([column]).add_column("place", [[number, at] for at in range(len(one))])
+        for number, one in enumerate(sets)
+    ]
+    drawn: mixtures.Drawn = {}
+    for number, at in interleave_datasets(sets, **settings)["place"]:
+        drawn.setdefault(names[number], []).append(int(lengths[number][at]))
+    mixtures.keeps(report, promise, drawn, name)
+    once = settings["stopping_strategy"].endswith("without_replacement")
+    total = sum(map(len, drawn.values()))
+    fine = total == rows if once else total >= rows * 0.9
+    report.add(f"own mixture file: rows until its end ({name})", fine, f"{total:,} for {rows:,}")
+
+
+def _tokens(work: Work, rows: list) -> np.ndarray:
+    """Tokens of each row; a text's with its end token."""
+    if isinstance(rows[0], str):
+        return np.array([
+            work.sources[text][1] if text in work.sources
+            else len(work.tokenizer.encode(text).ids) + 1 for text in rows
+        ])  # fmt: skip
+    return np.array([len(row) for row in rows])
 
 
 if __name__ == "__main__":

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+
+import mixtures
 import numpy as np
 from expected import Dataset, Report, Tally, Work, split_documents, windows_of, work_from_arguments
 from litdata import CombinedStreamingDataset, StreamingDataLoader, StreamingDataset, TokensLoader
@@ -27,6 +31,7 @@ def main() -> None:
     resume(report, data, length)
     combined(work, report, length)
     litgpt(work, data)
+    own_mixture(work, report, length)
 
 
 def stream(data: Dataset, block_tokens: int, *, shuffle: bool = False) -> StreamingDataset:
@@ -115,6 +120,32 @@ def litgpt(work: Work, data: Dataset) -> None:
     )  # fmt: skip
     validation = sum(len(batch) for batch in module.val_dataloader())
     report.add("LitData: validation", validation > 0, f"{validation} blocks")
+
+
+def own_mixture(work: Work, report: Report, length: int) -> None:
+    """`trainer/combined.json`; an epoch ends with the first folder that is used up."""
+    data = work.dataset("litdata-apart")
+    promise = mixtures.promised(data, "litdata CombinedStreamingDataset")
+    settings = mixtures.configuration(data, "combined.json")
+    folders = settings.pop("folders")
+    owners = mixtures.Owners(data)
+    with contextlib.chdir(data.directory):
+        sets = [  # a loader for each: it keeps what it has mapped
+            StreamingDataset(one, item_loader=TokensLoader(block_size=length), shuffle=True)
+            for one in folders
+        ]
+        mixed = CombinedStreamingDataset(sets, **settings)
+        first = [block.numpy() for block in itertools.islice(mixed, promise.samples)]
+        mixed.set_epoch(2)
+        second = [block.numpy() for block in itertools.islice(mixed, promise.samples)]
+    mixtures.keeps(report, promise, owners.sort(first))
+    seen = {block.tobytes() for block in first}
+    again = sum(block.tobytes() in seen for block in second) / len(second)
+    report.add(
+        "own mixture file: length of an epoch", len(first) <= promise.samples,
+        f"{len(first):,} of {promise.samples:,} blocks, when the first folder is used up; "
+        f"{again:.0%} of the next epoch's were in it",
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -6,18 +6,22 @@ sample stands, so each is compared with the source documents in that order.
 
 from __future__ import annotations
 
+import contextlib
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import mixtures
 import numpy as np
 from expected import Dataset, Report, Shard, Tally, Work, work_from_arguments
 from megatron.core.datasets.blended_dataset import BlendedDataset
 from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
 from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
 from megatron.core.datasets.indexed_dataset import IndexedDataset
-from megatron.core.datasets.utils import Split
+from megatron.core.datasets.utils import Split, get_blend_from_list
 
 BLEND_SAMPLES = 2000
+VALIDATION_SAMPLES = 20
 SEED = 7
 
 
@@ -61,6 +65,7 @@ def main() -> None:
     )
     blend(work, report)
     every_sample_once(work, report, data)
+    own_blend(work, report)
 
 
 def configuration(work: Work, data: Dataset, **blend: object) -> GPTDatasetConfig:
@@ -144,8 +149,39 @@ def every_sample_once(work: Work, report: Report, data: Dataset) -> None:
 
 def build(config: GPTDatasetConfig, samples: int | None) -> BlendedDataset:
     """The training split, by Megatron's own builder."""
-    sizes: Sequence[int | None] = [samples, None, None]
-    return BlendedMegatronDatasetBuilder(GPTDataset, sizes, lambda: True, config).build()[0]
+    return build_splits(config, [samples, None, None])[0]
+
+
+def build_splits(config: GPTDatasetConfig, sizes: Sequence[int | None]) -> list[BlendedDataset]:
+    """All splits."""
+    return BlendedMegatronDatasetBuilder(GPTDataset, sizes, lambda: True, config).build()
+
+
+def own_blend(work: Work, report: Report) -> None:
+    """`trainer/blend.txt` as `--data-args-path`, `trainer/blend.json` by split, as written."""
+    data = work.dataset("megatron-apart")
+    promise = mixtures.promised(data, "Megatron-LM")
+    splits = mixtures.configuration(data, "blend.json")
+    listed = get_blend_from_list((data.directory / "trainer/blend.txt").read_text().split())
+    by_split = [get_blend_from_list(splits.pop(name)) for name in ("train", "valid", "test")]
+    fine = not splits and listed == by_split[0] and by_split[2] is None
+    report.add("own mixture file: both say the same", fine, f"{len(listed[0])} prefixes")
+    shards = {str(shard.stem.relative_to(data.directory)): shard for shard in data.shards}
+    with contextlib.chdir(data.directory):
+        config = configuration(work, data, blend_per_split=by_split)
+        sizes = [promise.samples, VALIDATION_SAMPLES, None]
+        train, validation, _ = build_splits(config, sizes)
+        wrong, drawn = 0, defaultdict(list)
+        for index in range(promise.samples):  # a few more are made, and not trained on
+            which, sample = int(train.dataset_index[index]), int(train.dataset_sample_index[index])
+            shard = shards[by_split[0][0][which]]
+            wrong += not fits(train.datasets[which], sample, data, shard)
+            drawn[mixtures.folder_of(shard.stem)].append(work.sequence_tokens)
+        held_out = {len(validation[index]["tokens"]) for index in range(len(validation))}
+    report.add("own mixture file: samples are the domain's", not wrong, f"{wrong} wrong")
+    mixtures.keeps(report, promise, drawn)
+    fine = len(validation) >= VALIDATION_SAMPLES and held_out == {work.sequence_tokens}
+    report.add("own mixture file: validation", fine, f"{len(validation)} samples")
 
 
 if __name__ == "__main__":

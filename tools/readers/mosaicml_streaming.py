@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import types
 from collections import Counter
 from pathlib import Path
 
+import mixtures
 import numpy as np
 import transformers  # noqa: F401 - before the stand-in below: it would take it for the real one
 from expected import Dataset, Report, Tally, Work, windows_of, work_from_arguments
@@ -62,6 +64,12 @@ def main() -> None:
     )  # fmt: skip
     proportions(work, report)
     resume(report, data)
+    for name in ("mds-apart", "mds_documents-apart"):
+        for file, trainer in (
+            ("streams.yaml", "streaming, choose"),
+            ("streams_proportion.yaml", "streaming, proportion"),
+        ):
+            own_streams(work, report, name, file, trainer)
 
 
 def folder(data: Dataset) -> str:
@@ -122,6 +130,39 @@ def collate(rows: list[dict]) -> dict:
 def key(batch: dict) -> bytes:
     """What a batch holds."""
     return np.concatenate(batch["tokens"]).tobytes()
+
+
+def own_streams(work: Work, report: Report, name: str, file: str, trainer: str) -> None:
+    """A file of `trainer/`: every key goes to Stream or StreamingDataset, as llm-foundry does."""
+    data = work.dataset(name)
+    promise = mixtures.promised(data, trainer)
+    settings = mixtures.configuration(data, file).pop("dataset")
+    streams = settings.pop("streams").values()
+    owner = rows_of(data, work.sequence_tokens if name == "mds-apart" else None)
+    drawn: mixtures.Drawn = {}
+    with contextlib.chdir(data.directory):
+        rows = StreamingDataset(
+            streams=[Stream(**keys) for keys in streams], shuffle=True, batch_size=1,
+            **settings,
+        )  # fmt: skip
+        for row in rows:
+            domain = owner.get(row["tokens"].astype(np.uint32).tobytes())
+            drawn.setdefault(domain, []).append(len(row["tokens"]))
+    mixtures.keeps(report, promise, drawn, name.removesuffix("-apart"))
+
+
+def rows_of(data: Dataset, length: int | None) -> dict[bytes, str]:
+    """Each row's domain: documents, or sequences of `length`."""
+    stops = np.cumsum(data.lengths)
+    if length is not None:
+        ends = [s.start + s.tokens for s in data.shards]
+        steps = [np.arange(s.start, s.start + s.tokens, length)[1:] for s in data.shards]
+        stops = np.sort(np.concatenate([ends, *steps]))
+    starts = np.concatenate([[0], stops[:-1]])
+    return {
+        data.stream[start:stop].tobytes(): data.domains[data.domain_of[start]]
+        for start, stop in zip(starts, stops, strict=True)
+    }
 
 
 if __name__ == "__main__":

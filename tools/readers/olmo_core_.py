@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import re
 from collections import Counter
 from pathlib import Path
 
+import mixtures
 import numpy as np
 from expected import Dataset, Report, Tally, Work, split_documents, windows_of, work_from_arguments
 from olmo_core.data import (
@@ -44,6 +47,7 @@ def main() -> None:
     report.windows("NumpyFSLDataset: windows are the source's", data, windows, starts)
     packed(work, report, data, common)
     source_mixture(work, report, common)
+    own_mixture(work, report, common)
 
 
 def scratch(name: str) -> str:
@@ -153,6 +157,41 @@ def source_mixture(work: Work, report: Report, common: dict) -> None:
     batches = len(dataset) / BATCH_SEQUENCES
     report.add("SourceMixture: whole batches", batches.is_integer(), f"{batches:g} batches")
     report.shares("SourceMixture: share", dict(found), work.weights, 2 * length)
+
+
+def own_mixture(work: Work, report: Report, common: dict) -> None:
+    """`trainer/mixture.yaml`, in batches of one window as forecast and of eight."""
+    data = work.dataset("olmo-apart")
+    promise = mixtures.promised(data, "OLMo-core source mixture")
+    owners, length = mixtures.Owners(data), work.sequence_tokens
+    heading = (data.directory / "trainer/mixture.yaml").read_text("utf-8").splitlines()[0]
+    requested = int(re.search(r"requested_tokens: (\d+)", heading)[1])
+    counts = {}
+    for batch in (1, BATCH_SEQUENCES):
+        folder = scratch(f"own-{batch}")
+        with contextlib.chdir(data.directory):
+            listed = SourceMixtureList.from_yaml(Path("trainer/mixture.yaml"))
+            mixture = SourceMixtureDatasetConfig(
+                source_list=listed, requested_tokens=requested,
+                global_batch_size=batch * length, render_tables=False,
+            )  # fmt: skip
+            dataset = NumpyFSLDatasetConfig.from_src_mix(
+                mixture, sequence_length=length, work_dir=folder, **common
+            ).build()
+            dataset.prepare()
+            windows = (dataset[number]["input_ids"].numpy() for number in range(len(dataset)))
+            counts[batch] = owners.sort(windows)
+    mixtures.keeps(report, promise, counts[1])
+    eight, one = (
+        {name: len(found) for name, found in counts[batch].items()}
+        for batch in (BATCH_SEQUENCES, 1)
+    )
+    added = sum(eight.values()) - sum(one.values())
+    moved = max(abs(eight[name] - one[name]) for name in promise.domains)
+    report.add(
+        "own mixture file: in batches of eight", 0 <= added < BATCH_SEQUENCES >= moved,
+        f"{added} instances more than in batches of one",
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

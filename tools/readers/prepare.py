@@ -4,9 +4,9 @@
 
 `DIR` holds `<domain>.jsonl` files with a `text`; by default four domains of the embedded corpus are
 taken. Documents are made distinct, so that a text says its domain. The same mixture is built as
-each of `BUILDS`, and each domain by itself for trainers that mix. `--wide` gives the tokenizer
-60,000 ids that no text uses, so that tokens need more than 16 bits; formats that cannot hold
-them are then left out, with the reason.
+each of `BUILDS`, each domain by itself, and another mixture with `output.shape: per-domain`, for
+trainers that mix. `--wide` gives the tokenizer 60,000 ids that no text uses, so that tokens need
+more than 16 bits; formats that cannot hold them are then left out, with the reason.
 """
 
 from __future__ import annotations
@@ -59,25 +59,27 @@ class Build:
     """Whether rows are sequences of one length."""
     by_domain: bool = False
     """Whether each domain is built by itself too."""
+    apart: bool = False
+    """Whether it is also built with the trainer's own mixture file, as `NAME-apart`."""
 
 
 BUILDS: dict[str, Build] = {
-    "megatron": Build("megatron", WINDOWS, by_domain=True),
-    "olmo": Build("olmo", WINDOWS, by_domain=True),
-    "datatrove": Build("datatrove", WINDOWS, by_domain=True),
-    "mds": Build("mds", sequences=True, by_domain=True),
-    "mds_documents": Build("mds"),
-    "litdata": Build("litdata", WINDOWS, by_domain=True),
+    "megatron": Build("megatron", WINDOWS, by_domain=True, apart=True),
+    "olmo": Build("olmo", WINDOWS, by_domain=True, apart=True),
+    "datatrove": Build("datatrove", WINDOWS, by_domain=True, apart=True),
+    "mds": Build("mds", sequences=True, by_domain=True, apart=True),
+    "mds_documents": Build("mds", apart=True),
+    "litdata": Build("litdata", WINDOWS, by_domain=True, apart=True),
     "llmc": Build("llmc", {**WINDOWS, "step_tokens": SEQUENCE_TOKENS}),
     "nanogpt": Build("llmc", {"variant": "nanogpt"}),
     "nemo": Build("llmc", {"variant": "nemo", **WINDOWS}),
     "npy": Build("npy"),
-    "input_ids": Build("input_ids"),
-    "input_ids_sequences": Build("input_ids", sequences=True, by_domain=True),
-    "parquet": Build("parquet", by_domain=True),
-    "jsonl": Build("jsonl", by_domain=True),
-    "arrow": Build("arrow"),
-    "webdataset": Build("webdataset"),
+    "input_ids": Build("input_ids", apart=True),
+    "input_ids_sequences": Build("input_ids", sequences=True, by_domain=True, apart=True),
+    "parquet": Build("parquet", by_domain=True, apart=True),
+    "jsonl": Build("jsonl", by_domain=True, apart=True),
+    "arrow": Build("arrow", apart=True),
+    "webdataset": Build("webdataset", apart=True),
 }
 
 
@@ -127,6 +129,9 @@ def prepare(work: Path, source: Path | None, budget_tokens: int, *, wide: bool) 
             tokens = datasets[name]["tokens"][domain]
             directory = _build(work, recipes.single(single, one, domain, tokens))
             datasets[single] = _expect(work, single, directory, encoded)
+        if one.apart:
+            directory = _build(work, recipes.apart(f"{name}-apart", one))
+            datasets[f"{name}-apart"] = _expect(work, f"{name}-apart", directory, encoded)
         print(name, flush=True)
     write_json(
         work / "work.json",
@@ -200,6 +205,14 @@ class _Recipes:
     def single(self, name: str, one: Build, domain: str, tokens: int) -> str:
         """One domain."""
         return json.dumps(self._recipe(name, one, tokens, [domain]))
+
+    def apart(self, name: str, one: Build) -> str:
+        """Each domain in a folder of its own; the last has most weight, so that it repeats."""
+        recipe = self._recipe(name, one, self.budget_tokens, list(self.weights))
+        shares = dict(zip(self.weights, reversed(self.weights.values()), strict=True))
+        recipe["mixture"] = {"method": "manual", "weights": shares}
+        recipe["output"]["shape"] = "per-domain"
+        return json.dumps(recipe)
 
     def _recipe(self, name: str, one: Build, tokens: int, domains: list[str]) -> dict[str, Any]:
         ready = self.work / "tokenizer.json"

@@ -6,9 +6,11 @@ token gives n inputs; a document is whole once its last label, the end token, wa
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Iterator
 
+import mixtures
 import numpy as np
 from expected import Report, Tally, Work, work_from_arguments
 from torchtitan.components.tokenizer import BaseTokenizer
@@ -50,6 +52,8 @@ def main() -> None:
         folder(work, report, name)
     resume(work, report)
     interleaved(work, report)
+    for name in ("parquet", "jsonl"):
+        own_sources(work, report, name)
 
 
 def folder(work: Work, report: Report, name: str) -> None:
@@ -130,6 +134,24 @@ def interleaved(work: Work, report: Report) -> None:
         f"{drawn:.0f} windows, {unknown} unknown, furthest {worst:.1f} standard deviations; "
         "random by design",
     )  # fmt: skip
+
+
+def own_sources(work: Work, report: Report, name: str) -> None:
+    """`trainer/torchtitan.json`: each source's keys go to HFDataSource."""
+    data = work.dataset(f"{name}-apart")
+    promise = mixtures.promised(data, "torchtitan")
+    settings = mixtures.configuration(data, "torchtitan.json")
+    sources = [HFDataSource(**keys) for keys in settings.pop("sources")]
+    with contextlib.chdir(data.directory):
+        loader = InterleavedHuggingFaceTextDataLoader(
+            InterleavedHuggingFaceTextDataLoader.Config(sources=sources, **settings),
+            dp_world_size=1, dp_rank=0, tokenizer=Ours(work, data.eos_id),
+            seq_len=promise.window_tokens, local_batch_size=1,
+        )  # fmt: skip
+        drawn = mixtures.Owners(data).sort(
+            sample["input"].numpy() for sample, _ in itertools.islice(loader, promise.samples)
+        )
+    mixtures.keeps(report, promise, drawn, name)
 
 
 if __name__ == "__main__":
