@@ -19,6 +19,7 @@ from curate.formats import blend_files
 from curate.formats.base import Folder, TextFormat, TokenFormat
 from curate.ingest import Ingested
 from curate.observer import Observer
+from curate.packing import WHOLE
 from curate.planning import Planned
 from curate.recipe import LoadedRecipe, Recipe
 from curate.shape import (
@@ -121,6 +122,7 @@ def _write_blends(
         planned.shaped.forecasts[0].window_tokens,
         data_suffix(planned.format),
         isinstance(planned.format, TokenFormat),
+        recipe.row_tokens is not None and recipe.packing != WHOLE,
     )
     paths = blend_files.write(recipe.output.format, made, directory)
     return [dataset.record_file(path, directory) for path in paths]

@@ -140,8 +140,7 @@ def _trainer_mixtures(
     ]
     planned = [plan["domains"].get(name, {}).get("tokens", 0) for name in manifest.domains]
     sources = sources_of(manifest.domains, planned, files)
-    window_tokens = manifest.settings.window_tokens
-    return [found.to_json() for found in forecasts(manifest.format, sources, window_tokens)]
+    return [found.to_json() for found in forecasts(manifest.format, sources, manifest.settings)]
 
 
 def _as_trained(rows: dict[str, Any], mixture: dict[str, Any]) -> None:

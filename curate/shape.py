@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from curate.errors import RecipeError
-from curate.formats.base import TextFormat, TokenFormat
+from curate.formats.base import Settings, TextFormat, TokenFormat
 from curate.formats.blends import BLENDS, Forecast, Source, SourceFile, forecast
 from curate.packing import PackedSampler
 from curate.sample import PAD, DocumentSampler, Samples, SequenceSampler
@@ -114,9 +114,13 @@ def sources_of(
     ]
 
 
-def forecasts(name: str, sources: Sequence[Source], window_tokens: int) -> list[Forecast]:
+def forecasts(name: str, sources: Sequence[Source], settings: Settings) -> list[Forecast]:
     """What each trainer of a format will do with the domains, the certificate's first."""
-    return [forecast(blend, sources, window_tokens) for blend in BLENDS[name]]
+    return [
+        forecast(blend, sources, settings.window_tokens)
+        for blend in BLENDS[name]
+        if settings.row_tokens is not None or not blend.one_length
+    ]
 
 
 def data_suffix(chosen: TokenFormat | TextFormat) -> str:

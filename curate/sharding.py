@@ -129,7 +129,7 @@ def _apart(
     if loss is not None and isinstance(chosen, TokenFormat):
         written = sum(found.document_tokens for found in tallies)
         _refuse_loss(loaded, chosen, settings, loss["tokens_at_most"], written)
-    found = forecasts(loaded.recipe.output.format, sources, settings.window_tokens)
+    found = forecasts(loaded.recipe.output.format, sources, settings)
     packing = _packing_json(loaded, tallies) if loaded.recipe.packing != CONCAT else None
     return Shaped(sampler, len(files), loss, packing, tuple(sources), tuple(found))
 

@@ -235,6 +235,23 @@ def test_nanoset_never_draws_some_windows_of_domains_beside_a_repeated_one() -> 
     assert found.rows["a"]["unseen"] == 375
 
 
+@pytest.mark.parametrize(("name", "warns"), [("litdata", True), ("webdataset", True),
+                                            ("megatron", False), ("arrow", False)])  # fmt: skip
+def test_an_epoch_that_ends_with_a_repeated_domain_is_warned_of(name: str, warns: bool) -> None:
+    """b is planned three times over: a third of the plan, and an epoch is over."""
+    sources = [
+        Source("a", 10**6, (SourceFile("train/a/shard-00000", 10**6, 1000),)),
+        Source("b", 10**6, (SourceFile("train/b/shard-00000", 333_000, 333),)),
+    ]
+    found = forecast(BLENDS[name][0], sources, WINDOW)
+    said = [w for w in found.warnings if "ends an epoch when the first folder is used up" in w]
+    assert bool(said) == warns
+    if warns:
+        assert "here 'b' after 33% of the planned" in said[0]
+    once = [Source(s.name, s.tokens, s.files) for s in sources]
+    assert not any("ends an epoch" in w for w in forecast(BLENDS[name][0], once, WINDOW).warnings)
+
+
 def test_draws_by_lot_say_what_may_be_missed() -> None:
     found = forecast(BLENDS["litdata"][0], zipf(300, 20_000_000), WINDOW)
     assert not found.exact

@@ -85,7 +85,7 @@ def test_every_format_with_a_mixture_is_written_apart(recipe: Path, name: str) -
         assert certificate["domains"][domain]["realised_tokens"] == on_disk[domain]
     assert sum(row["tokens"] for row in plan["domains"].values()) == 30000
     assert [found["trainer"] for found in certificate["trainer_mixture"]] == [
-        blend.trainer for blend in BLENDS[name]
+        blend.trainer for blend in BLENDS[name] if not blend.one_length
     ]
     assert certificate["trainer_mixture"] == plan["trainer_mixture"]
     first = certificate["trainer_mixture"][0]
@@ -93,6 +93,25 @@ def test_every_format_with_a_mixture_is_written_apart(recipe: Path, name: str) -
     for domain, row in certificate["domains"].items():
         assert row["realised_share"] == first["domains"][domain]["share"]
     check_mixture_files(built.directory)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "mixes"),
+    [
+        (["sequence_length=64"], True),
+        (["sequence_length=64", "packing=best-fit"], True),
+        (["sequence_length=64", "packing=whole"], False),
+        ([], False),
+    ],
+)
+def test_levanter_mixes_token_rows_only_of_one_length(
+    recipe: Path, overrides: list[str], mixes: bool
+) -> None:
+    built = make(recipe, "output.format=input_ids", *overrides)
+    trainers = [found["trainer"] for found in built.certificate["trainer_mixture"]]
+    assert trainers == ["levanter"] * mixes + ["datasets.interleave_datasets"]
+    assert (built.directory / "trainer" / "levanter.yaml").exists() == mixes
+    assert built.certificate["ok"]
 
 
 def test_repeated_domains_are_written_once_and_repeated_by_the_trainer(recipe: Path) -> None:

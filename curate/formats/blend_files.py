@@ -37,6 +37,8 @@ class Domains:
     suffix: str
     """Of the file of tokens or text, after the stem."""
     tokenised: bool = True
+    one_length: bool = True
+    """Whether all rows of tokens are of one length."""
 
 
 def _json(value: Any) -> str:
@@ -174,7 +176,13 @@ def litdata(domains: Domains) -> dict[str, str]:
 
 
 def levanter(domains: Domains) -> dict[str, str]:
-    """Components and `train_weights` of levanter, in blocks that hold every domain if possible."""
+    """Components and `train_weights` of levanter, in blocks that hold every domain if possible.
+
+    None for rows of tokens of many lengths: its `prebuilt` format takes a row for a sequence, and
+    stops at one of another length.
+    """
+    if domains.tokenised and not domains.one_length:
+        return {}
     weights = blends.by_planned(domains.train)
     prebuilt = {"type": "prebuilt", "input_ids_key": "input_ids"}
     layout = prebuilt if domains.tokenised else {"type": "text"}

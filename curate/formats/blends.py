@@ -24,6 +24,9 @@ from curate.formats import rounding
 LIKELY_MISSED = 0.01
 """Chance of not being drawn at all from which a domain is warned of."""
 
+SHORT_EPOCH = 0.9
+"""Share of the planned samples below which an epoch that ends early is warned of."""
+
 MUCH_REPEATED = 2.0
 """Passes, as a multiple of those planned (or of one), from which a domain is warned of."""
 
@@ -90,6 +93,10 @@ class Blend:
     """(sources, tokens of the trainer's window) → what it draws."""
     repeats_order: bool = False
     """Whether every epoch draws the same samples, so that what one leaves out is never seen."""
+    ends_first: bool = False
+    """Whether an epoch is over as soon as one source is used up."""
+    one_length: bool = False
+    """Whether rows must be as long as the trainer's sequences."""
 
 
 def by_planned(sources: Sequence[Source]) -> list[float]:
@@ -249,6 +256,7 @@ def _drawn(
 
 HUGGING_FACE = Blend("datasets.interleave_datasets", "rows", False, by_lot_rows)
 LEVANTER = Blend("levanter", "windows", True, levanter)
+LEVANTER_PREBUILT = Blend("levanter", "windows", True, levanter, one_length=True)
 TORCHTITAN = Blend("torchtitan", "windows", False, by_lot_windows)
 
 BLENDS: dict[str, tuple[Blend, ...]] = {
@@ -259,12 +267,16 @@ BLENDS: dict[str, tuple[Blend, ...]] = {
         Blend("streaming, choose", "rows", True, mosaic),
         Blend("streaming, proportion", "rows", True, mosaic_proportion),
     ),
-    "litdata": (Blend("litdata CombinedStreamingDataset", "windows", False, litdata),),
-    "input_ids": (LEVANTER, HUGGING_FACE),
+    "litdata": (
+        Blend("litdata CombinedStreamingDataset", "windows", False, litdata, ends_first=True),
+    ),
+    "input_ids": (LEVANTER_PREBUILT, HUGGING_FACE),
     "parquet": (HUGGING_FACE, TORCHTITAN, LEVANTER),
     "jsonl": (HUGGING_FACE, TORCHTITAN, LEVANTER),
     "arrow": (HUGGING_FACE,),
-    "webdataset": (Blend("webdataset.RandomMix, energon", "rows", False, by_lot_rows),),
+    "webdataset": (
+        Blend("webdataset.RandomMix, energon", "rows", False, by_lot_rows, ends_first=True),
+    ),
 }
 """By format; those that are absent have readers without a mixture."""
 
@@ -362,4 +374,21 @@ def _warnings(
             f"{blend.trainer} draws whole samples and so repeats more than planned: "
             f"{', '.join(repeated)}"
         )
-    return found
+    return found + (_short_epoch(blend, sources, drawn) if blend.ends_first else [])
+
+
+def _short_epoch(blend: Blend, sources: Sequence[Source], drawn: Drawn) -> list[str]:
+    """A line where the first source to be used up is one that the plan repeats."""
+    epochs = [
+        (held / samples, source.name)
+        for source, samples, held in zip(sources, drawn.samples, drawn.pass_samples, strict=True)
+        if samples and held
+    ]
+    share, name = min(epochs, default=(1.0, ""))
+    if share >= SHORT_EPOCH:
+        return []
+    return [
+        f"{blend.trainer} ends an epoch when the first folder is used up, here '{name}' after "
+        f"{share:.0%} of the planned {blend.unit}, and starts them all again: shuffle, so that "
+        "epochs differ, or let each folder repeat by itself where the reader can"
+    ]

@@ -7,14 +7,18 @@ levanter makes of whole documents is one stream, which its `text` format cuts in
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
+import json
 import logging
 import shutil
 from collections import Counter
 from pathlib import Path
 
+import draccus
 import haliax
 import jax
+import mixtures
 import numpy as np
 from expected import Dataset, Report, Tally, Work, work_from_arguments
 from levanter.data.text import (
@@ -26,6 +30,9 @@ from levanter.data.text import (
 from levanter.data.text.datasets import TokenSeqDataset
 from levanter.schedule import BatchSchedule
 
+EOS = "<|endoftext|>"
+BATCH_SEQUENCES = 64
+"""Of a training step. levanter's store gives a first row cut short to a batch that has it twice."""
 BLOCK_SEQUENCES = 2048
 """levanter's default. In each block every weight is rounded down and one takes what is left."""
 
@@ -45,6 +52,9 @@ def main() -> None:
     plain = dataclasses.replace(data, lost_tokens=None)  # the certificate's is for rows cut short
     report.windows("its cache as text: sequences are the source's", plain, windows, starts)
     mixture(work, report)
+    own_data(work, report, "input_ids_sequences", "passthrough")
+    for name in ("parquet", "jsonl"):
+        own_data(work, report, name, tokenizer(work))
 
 
 async def rows_of(cache: object) -> list[dict]:
@@ -102,6 +112,41 @@ def mixture(work: Work, report: Report) -> None:
     report.add("train_weights: sequences are the domain's", not unknown, f"{unknown} unknown")
     rounding = (len(sets) - 1) * work.sequence_tokens
     report.shares("train_weights: share", dict(found), work.weights, rounding)
+
+
+def tokenizer(work: Work) -> str:
+    """A folder with the reference tokenizer, as levanter loads one."""
+    folder = Path("tokenizer").resolve()
+    folder.mkdir(exist_ok=True)
+    shutil.copy(work.tokenizer_path, folder / "tokenizer.json")
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": EOS}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return str(folder)
+
+
+def own_data(work: Work, report: Report, name: str, tokenizer: str) -> None:
+    """`trainer/levanter.yaml`, decoded as a training run's; one whole block of sequences."""
+    data = work.dataset(f"{name}-apart")
+    promise = mixtures.promised(data, "levanter")
+    settings = mixtures.configuration(data, "levanter.yaml").pop("data")
+    cache = Path("levanter-own").resolve() / name
+    shutil.rmtree(cache, ignore_errors=True)
+    given = {"tokenizer": tokenizer, "cache_dir": str(cache)}
+    given |= {"vocab_size": data.vocabulary} if tokenizer == "passthrough" else {}
+    with contextlib.chdir(data.directory):
+        config = draccus.decode(LmDataConfig, settings | given)
+        position = haliax.Axis("position", promise.window_tokens)
+        train = config.train_set(position, BatchSchedule(8), key=jax.random.PRNGKey(0))
+        examples = [
+            example
+            for start in range(0, config.mixture_block_size, BATCH_SEQUENCES)
+            for example in asyncio.run(train.get_batch(range(start, start + BATCH_SEQUENCES)))
+        ]
+        held_out = config.validation_sets(position)
+        rows = {key: len(one.as_sync_dataset()) for key, one in held_out.items()}
+    drawn = mixtures.Owners(data).sort(np.asarray(one.tokens.array) for one in examples)
+    mixtures.keeps(report, promise, drawn, name)
+    report.add(f"own mixture file: validation ({name})", set(rows) == set(data.domains), str(rows))
 
 
 def filled(data: Dataset, length: int) -> np.ndarray:

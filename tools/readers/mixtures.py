@@ -76,9 +76,10 @@ def keeps(report: Report, promise: Promise, drawn: Drawn, what: str = "") -> Non
     counts = np.array([len(drawn.get(name, [])) for name in promise.domains])
     total = int(counts.sum())
     if promise.exact:
-        wanted = np.array([int(row["samples"]) for row in promise.domains.values()])
-        off = int(np.abs(counts - wanted).max())
-        fine, told = off == 0, f"furthest off the forecast by {off}"
+        wanted = np.array([row["samples"] for row in promise.domains.values()])
+        off = float(np.abs(counts - wanted * total / promise.samples).max())
+        fine = off < (1 if total != promise.samples else 0.5)
+        told = f"furthest off the forecast by {off:.2g}"
     else:
         weights = np.array([row["weight"] for row in promise.domains.values()])
         spread = np.sqrt(total * weights * (1 - weights))
