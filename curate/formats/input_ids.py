@@ -5,8 +5,8 @@ Rows are documents, or sequences of `sequence_length`. levanter takes them as it
 a row is an example, and one that is shorter than the trainer's sequences ends the run. So the last
 sequence of a file is filled up with end tokens, and the file's metadata says how many; `read`
 leaves them out.
-Row groups hold about a million tokens, pages carry checksums. Integers are stored by byte streams,
-so that the zeros of narrow ids cost little.
+Row groups hold about two million tokens, pages carry checksums. See `token_pages` for why they are
+not written by pyarrow.
 """
 
 from __future__ import annotations
@@ -35,13 +35,14 @@ from curate.formats.base import (
 )
 from curate.formats.losses import cut_rows, whole_rows
 from curate.formats.parquet import check_magic, damage_named, describe
+from curate.formats.token_pages import TokenPages
 from curate.storage import atomic_path
 
 DTYPES = (np.dtype("<u2"), np.dtype("<i4"))
 COLUMN = "input_ids"
 FILL_KEY = "curate.fill_tokens"
 """In the file's metadata: end tokens at its end that belong to no document."""
-GROUP_TOKENS = 1 << 20
+GROUP_TOKENS = 1 << 21
 GROUP_ROWS = 1 << 14
 SHARD_TOKENS = 64_000_000
 
@@ -111,49 +112,26 @@ def write(
         ValueError: `dtype` is neither uint16 nor int32, or a batch contradicts itself.
         ShardError: A token id does not fit.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     check_dtype(dtype, DTYPES)
     path = sibling(stem, ".parquet")
     fill = None if sequence_tokens is None else Fill(sequence_tokens, eos_id)
-    with (
-        atomic_path(path) as temporary,
-        pq.ParquetWriter(
-            str(temporary),
-            schema(dtype),
-            compression="lz4",
-            use_dictionary=False,
-            use_byte_stream_split=True,
-            write_statistics=False,
-            write_page_checksum=True,
-        ) as writer,
-    ):
-        pending, lengths = schema(dtype).empty_table(), np.empty(0, np.int64)
+    with atomic_path(path) as temporary, temporary.open("wb", buffering=0) as file:
+        pages = TokenPages(file, COLUMN, schema(dtype))
+        tokens, lengths = np.empty(0, dtype), np.empty(0, np.int64)
         for batch in batches if fill is None else map(fill, batches):
-            pending = pa.concat_tables([pending, to_table(batch, dtype)])
+            tokens = np.concatenate([tokens, to_dtype(batch, dtype)])
             lengths = np.concatenate([lengths, batch.lengths])
             groups = list(runs(lengths, GROUP_TOKENS, GROUP_ROWS))
+            stops = np.concatenate([[0], np.cumsum(lengths)])
             for start, stop in groups[:-1]:
-                writer.write_table(pending.slice(start, stop - start).combine_chunks())
+                pages.add(tokens[stops[start] : stops[stop]], lengths[start:stop])
             if groups:  # the last group may still grow
                 start = groups[-1][0]
-                pending, lengths = pending.slice(start).combine_chunks(), lengths[start:]
+                tokens, lengths = tokens[stops[start] :], lengths[start:]
         if len(lengths):
-            writer.write_table(pending)
-        if fill is not None and fill.tokens:
-            writer.add_key_value_metadata({FILL_KEY: str(fill.tokens)})
+            pages.add(tokens, lengths)
+        pages.finish({FILL_KEY: str(fill.tokens)} if fill is not None and fill.tokens else {})
     return [path]
-
-
-def to_table(batch: TokenBatch, dtype: np.dtype[Any]) -> Any:
-    """The batch as an Arrow table that shares its tokens."""
-    import pyarrow as pa
-
-    tokens = to_dtype(batch, dtype)
-    offsets = np.concatenate([[0], np.cumsum(batch.lengths)]).astype(np.int32)
-    rows = pa.ListArray.from_arrays(pa.array(offsets), pa.array(tokens))
-    return pa.Table.from_arrays([rows], schema=schema(dtype))
 
 
 def read(stem: Path, dtype: np.dtype[Any]) -> Iterator[TokenBatch]:

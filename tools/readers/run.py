@@ -58,6 +58,7 @@ ABSENT = {
     "llm-foundry": "needs torch < 2.7.1, which does not go with the other readers",
     "GPT-NeoX": "not a package; reads the same files as Megatron-core",
     "nanochat": "the source package builds Rust crates",
+    "megatron-energon": "its storage client needs filelock >= 4.1, OLMo-core < 4",
 }
 """Readers that no registry has in a usable form, and why."""
 
