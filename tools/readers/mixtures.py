@@ -94,10 +94,11 @@ def keeps(report: Report, promise: Promise, drawn: Drawn, what: str = "") -> Non
     )  # fmt: skip
     share, bound = _shares(promise, drawn)
     off = {name: abs(share[name] - promise.asked(name)) for name in share}
-    worst = max(off, key=lambda name: off[name] - bound[name])
+    worst = max(off, key=lambda name: off[name])
     report.add(
         f"{kind}: share of tokens", all(off[name] <= bound[name] for name in off),
-        f"{worst} {share[worst]:.3%} for {promise.asked(worst):.3%}, bound {bound[worst]:.3%}",
+        f"furthest off is {worst}: {share[worst]:.3%} for {promise.asked(worst):.3%}, bound "
+        f"{bound[worst]:.3%}",
     )  # fmt: skip
 
 
