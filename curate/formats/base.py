@@ -107,6 +107,19 @@ class Folder:
 
 
 @dataclass(frozen=True, slots=True)
+class Mapped:
+    """Where a shard's tokens lie in memory: runs, one after another in the shard's order."""
+
+    content: NDArray[np.uint8]
+    """All bytes of a file, memory-mapped."""
+    starts: NDArray[np.int64]
+    """shape (runs,), byte at which each run begins; of any alignment."""
+    tokens: NDArray[np.int64]
+    """shape (runs,), of each run; positive."""
+    dtype: np.dtype[Any]
+
+
+@dataclass(frozen=True, slots=True)
 class TokenFormat:
     """A format that stores token ids."""
 
@@ -124,9 +137,9 @@ class TokenFormat:
     """(stem, dtype) → the sequences, bounded memory; raises `ShardError` on damage."""
     snippet: str
     """Python or shell lines that load `{path}`, the stem: a shard's path without suffix."""
-    view: Callable[[Path, np.dtype[Any]], NDArray[Any]] | None = None
-    """(stem, dtype) → all tokens, memory-mapped; raises `ShardError` on damage. None where they do
-    not lie back to back in one file."""
+    view: Callable[[Path, np.dtype[Any]], Mapped] | None = None
+    """(stem, dtype) → where all tokens lie; raises `ShardError` on damage of a size or a header.
+    None where they are stored as no plain integers."""
     takes_sequences: bool = False
     """Whether sequences may be of a fixed length though their boundaries are stored."""
     options: Mapping[str, Option] = field(default_factory=dict)
@@ -293,20 +306,34 @@ def read_tokens(
     return tokens
 
 
-def map_tokens(
-    path: Path, offset_bytes: int, count_tokens: int, dtype: np.dtype[Any]
-) -> NDArray[Any]:
-    """Tokens in a file, memory-mapped; its size has been checked.
+def map_runs(
+    path: Path, starts: NDArray[np.int64], tokens: NDArray[np.int64], dtype: np.dtype[Any]
+) -> Mapped:
+    """Runs of tokens in a file, memory-mapped; its size has been checked.
+
+    Args:
+        path: Of the file.
+        starts: shape (runs,), byte at which each begins.
+        tokens: shape (runs,), of each.
+        dtype: Of a token.
 
     Raises:
         ShardError: It cannot be mapped.
     """
-    if not count_tokens:
-        return np.empty(0, dtype)  # an empty range cannot be mapped
+    kept = tokens > 0
+    if not kept.any():  # an empty file cannot be mapped
+        nothing = np.empty(0, np.int64)
+        return Mapped(np.empty(0, np.uint8), nothing, nothing, dtype)
     try:
-        return np.memmap(path, dtype, "r", offset_bytes, (count_tokens,))
+        content = np.memmap(path, np.uint8, "r")
     except (OSError, ValueError) as error:
         raise ShardError(f"{path}: cannot be mapped ({error})") from error
+    return Mapped(content, starts[kept], tokens[kept], dtype)
+
+
+def map_tokens(path: Path, offset_bytes: int, count_tokens: int, dtype: np.dtype[Any]) -> Mapped:
+    """Tokens that lie back to back in a file, as `map_runs`."""
+    return map_runs(path, np.array([offset_bytes]), np.array([count_tokens]), dtype)
 
 
 def runs(lengths: NDArray[Any], limit: int, most: int = 1 << 16) -> Iterator[tuple[int, int]]:

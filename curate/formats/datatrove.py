@@ -24,6 +24,7 @@ from curate.errors import RecipeError, ShardError
 from curate.formats.base import (
     FILL,
     READ_BATCH_TOKENS,
+    Mapped,
     Option,
     Settings,
     TokenBatch,
@@ -31,6 +32,7 @@ from curate.formats.base import (
     check_dtype,
     check_ends,
     expect_bytes,
+    map_tokens,
     narrowest,
     open_shard,
     read_tokens,
@@ -133,6 +135,19 @@ def read(stem: Path, dtype: np.dtype[Any]) -> Iterator[TokenBatch]:
             yield TokenBatch(tokens, lengths[start:stop])
 
 
+def view(stem: Path, dtype: np.dtype[Any]) -> Mapped:
+    """All tokens of `<stem>.ds`, memory-mapped; the index is not read.
+
+    Raises:
+        ShardError: A file is absent, cut or too long, or of another dtype.
+    """
+    path = sibling(stem, ".ds")
+    count_tokens = read_metadata(sibling(stem, ".ds.metadata"), dtype)
+    with open_shard(path):
+        expect_bytes(path, count_tokens * dtype.itemsize, f"{count_tokens} tokens")
+    return map_tokens(path, 0, count_tokens, dtype)
+
+
 def read_metadata(path: Path, dtype: np.dtype[Any]) -> int:
     """Tokens that the metadata states.
 
@@ -209,6 +224,7 @@ FORMAT = TokenFormat(
     dtype_for=dtype_for,
     write=write,
     read=read,
+    view=view,
     options={
         "tokenizer": Option("hub id or directory that nanotron loads", str),
         "window_tokens": Option("the trainer's sequence length, to state its loss", int),

@@ -21,10 +21,12 @@ from curate.errors import ShardError
 from curate.formats.base import (
     READ_BATCH_TOKENS,
     Folder,
+    Mapped,
     Option,
     TokenBatch,
     TokenFormat,
     check_dtype,
+    map_tokens,
     narrowest,
     open_shard,
     read_tokens,
@@ -77,6 +79,20 @@ def read(stem: Path, dtype: np.dtype[Any]) -> Iterator[TokenBatch]:
         ShardError: The file is absent, cut or too long, or an item is no whole tokens.
     """
     path = sibling(stem, ".bin")
+    offsets, lengths = _items(path, dtype)
+    with open_shard(path) as file:
+        file.seek(int(offsets[0]))
+        for start, stop in runs(lengths, READ_BATCH_TOKENS):
+            tokens = read_tokens(file, int(lengths[start:stop].sum()), dtype, path)
+            yield TokenBatch(tokens, lengths[start:stop])
+
+
+def _items(path: Path, dtype: np.dtype[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Offsets of a chunk's items, and tokens of each.
+
+    Raises:
+        ShardError: The file is absent, cut or too long, or an item is no whole tokens.
+    """
     offsets = read_offsets(path)
     if offsets[0] != OFFSET.itemsize * (len(offsets) + 1):
         raise ShardError(f"{path}: expected items right behind their offsets, found a gap")
@@ -84,11 +100,18 @@ def read(stem: Path, dtype: np.dtype[Any]) -> Iterator[TokenBatch]:
     if np.any(rest):
         first = int(np.flatnonzero(rest)[0])
         raise ShardError(f"{path}: item {first} is no whole number of {dtype.name} tokens")
-    with open_shard(path) as file:
-        file.seek(int(offsets[0]))
-        for start, stop in runs(lengths, READ_BATCH_TOKENS):
-            tokens = read_tokens(file, int(lengths[start:stop].sum()), dtype, path)
-            yield TokenBatch(tokens, lengths[start:stop])
+    return offsets, lengths
+
+
+def view(stem: Path, dtype: np.dtype[Any]) -> Mapped:
+    """All tokens of `<stem>.bin`, memory-mapped.
+
+    Raises:
+        ShardError: As `read`.
+    """
+    path = sibling(stem, ".bin")
+    offsets, lengths = _items(path, dtype)
+    return map_tokens(path, int(offsets[0]), int(lengths.sum()), dtype)
 
 
 def finish(folder: Folder) -> list[Path]:
@@ -132,6 +155,7 @@ FORMAT = TokenFormat(
     dtype_for=dtype_for,
     write=write,
     read=read,
+    view=view,
     options={"window_tokens": Option("the trainer's sequence length, to state its loss", int)},
     finish=finish,
     folder_stems=("index",),

@@ -33,6 +33,7 @@ from curate.formats.base import (
     FILL,
     READ_BATCH_TOKENS,
     Folder,
+    Mapped,
     Option,
     Settings,
     TokenBatch,
@@ -40,6 +41,8 @@ from curate.formats.base import (
     check_dtype,
     check_ends,
     expect_bytes,
+    map_runs,
+    map_tokens,
     narrowest,
     open_shard,
     read_tokens,
@@ -166,9 +169,7 @@ def read(
     with open_shard(path) as file:
         left_tokens, ended = _open(path, file, kind, dtype)
         if kind.magic is not None and left_tokens:
-            front = int(read_tokens(file, 1, dtype, path)[0])
-            if front != eos_id:
-                raise ShardError(f"{path}: expected the end token {eos_id} first, found {front}")
+            _check_front(path, file, dtype, eos_id)
             left_tokens -= 1
         while left_tokens:
             tokens = read_tokens(file, min(left_tokens, READ_BATCH_TOKENS), dtype, path)
@@ -176,6 +177,30 @@ def read(
             yield TokenBatch(tokens, np.array([tokens.size], np.int64))
         if ended:
             yield TokenBatch(np.array([eos_id], dtype), np.array([1], np.int64))
+
+
+def view(stem: Path, dtype: np.dtype[Any], variant: str = "llmc", eos_id: int = 0) -> Mapped:
+    """The tokens of `<stem>.bin` in the order of `read`, memory-mapped.
+
+    Raises:
+        ShardError: As `read`.
+    """
+    kind = VARIANTS[variant]
+    path = sibling(stem, ".bin")
+    with open_shard(path) as file:
+        stored_tokens, ended = _open(path, file, kind, dtype)
+        if kind.magic is None or not stored_tokens:
+            return map_tokens(path, 0, stored_tokens, dtype)
+        _check_front(path, file, dtype, eos_id)
+    # Where the last sequence ended, its end token is the one at the front.
+    starts = np.array([HEADER_BYTES + dtype.itemsize, HEADER_BYTES])
+    return map_runs(path, starts, np.array([stored_tokens - 1, int(ended)]), dtype)
+
+
+def _check_front(path: Path, file: BufferedReader, dtype: np.dtype[Any], eos_id: int) -> None:
+    front = int(read_tokens(file, 1, dtype, path)[0])
+    if front != eos_id:
+        raise ShardError(f"{path}: expected the end token {eos_id} first, found {front}")
 
 
 def _open(
@@ -243,6 +268,7 @@ def configure(settings: Settings) -> TokenFormat:
         dtype_for=partial(dtype_for, variant=variant),
         write=partial(write, documents=documents, **chosen),
         read=partial(read, **chosen),
+        view=partial(view, **chosen),
         finish=partial(finish, **chosen),
         loss_tokens=losses[variant],
         shard_tokens_least=1 if step_tokens is None else step_tokens + 1,
@@ -286,6 +312,7 @@ FORMAT = TokenFormat(
     dtype_for=dtype_for,
     write=write,
     read=read,
+    view=view,
     options={
         "variant": Option("whose header", str, "llmc", tuple(VARIANTS)),
         "step_tokens": Option("ranks x batch x sequence of llm.c; no shard is shorter", int),

@@ -19,6 +19,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,13 @@ from curate.errors import ShardError
 from curate.formats.base import (
     READ_BATCH_TOKENS,
     Folder,
+    Mapped,
     Option,
     Settings,
     TokenBatch,
     TokenFormat,
     check_dtype,
+    map_runs,
     narrowest,
     open_shard,
     read_tokens,
@@ -153,12 +156,8 @@ def read(stem: Path, dtype: np.dtype[Any]) -> Iterator[TokenBatch]:
         ShardError: The file is absent, cut or damaged in anything but a token.
     """
     path = sibling(stem, ".mds")
-    offsets = read_offsets(path)
     with open_shard(path) as file:
-        start = OFFSET.itemsize * (len(offsets) + 1)
-        file.seek(start)
-        _check_columns(path, file.read(int(offsets[0]) - start), dtype)
-        lengths = sample_lengths(path, offsets, dtype)
+        offsets, lengths = _samples(path, file, dtype)
         for first, stop in runs(lengths, READ_BATCH_TOKENS):
             stored = read_tokens(
                 file, int(offsets[stop] - offsets[first]), np.dtype(np.uint8), path
@@ -167,6 +166,29 @@ def read(stem: Path, dtype: np.dtype[Any]) -> Iterator[TokenBatch]:
             yield TokenBatch(
                 _values(path, stored, begins, lengths[first:stop], dtype), lengths[first:stop]
             )
+
+
+def _samples(
+    path: Path, file: BufferedReader, dtype: np.dtype[Any]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Offsets of a shard's samples, and tokens of each; leaves the file at the first."""
+    offsets = read_offsets(path)
+    start = OFFSET.itemsize * (len(offsets) + 1)
+    file.seek(start)
+    _check_columns(path, file.read(int(offsets[0]) - start), dtype)
+    return offsets, sample_lengths(path, offsets, dtype)
+
+
+def view(stem: Path, dtype: np.dtype[Any]) -> Mapped:
+    """The samples of `<stem>.mds`, memory-mapped: a run each, of odd alignment too.
+
+    Raises:
+        ShardError: The file is absent, cut, too long, or of another dtype.
+    """
+    path = sibling(stem, ".mds")
+    with open_shard(path) as file:
+        offsets, lengths = _samples(path, file, dtype)
+    return map_runs(path, offsets[:-1] + sample_heads(lengths, dtype)[1], lengths, dtype)
 
 
 def _check_columns(path: Path, found: bytes, dtype: np.dtype[Any]) -> None:
@@ -273,6 +295,7 @@ FORMAT = TokenFormat(
     dtype_for=dtype_for,
     write=write,
     read=read,
+    view=view,
     options={"window_tokens": Option("the trainer's max_seq_len, to state its loss", int)},
     finish=finish,
     folder_stems=("index",),

@@ -34,6 +34,7 @@ from curate.errors import RecipeError, ShardError
 from curate.formats.base import (
     FILL,
     READ_BATCH_TOKENS,
+    Mapped,
     Option,
     Settings,
     TokenBatch,
@@ -163,7 +164,7 @@ def read(stem: Path, dtype: np.dtype[Any]) -> Iterator[TokenBatch]:
             yield TokenBatch(tokens, batch_lengths)
 
 
-def view(stem: Path, dtype: np.dtype[Any]) -> NDArray[Any]:
+def view(stem: Path, dtype: np.dtype[Any]) -> Mapped:
     """All tokens of `<stem>.bin`, memory-mapped; of the index only header and lengths are read.
 
     Raises:

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from curate.errors import RecipeError, ShardError
 from curate.formats.base import (
     FILL,
     READ_BATCH_TOKENS,
+    Mapped,
     TokenBatch,
     TokenFormat,
     map_tokens,
@@ -109,7 +109,7 @@ def read(stem: Path, dtype: np.dtype[Any]) -> Iterator[TokenBatch]:
             yield TokenBatch(tokens, np.array([tokens.size], np.int64))
 
 
-def view(stem: Path, dtype: np.dtype[Any]) -> NDArray[Any]:
+def view(stem: Path, dtype: np.dtype[Any]) -> Mapped:
     """All tokens of `<stem>.npy`, memory-mapped.
 
     Raises:

@@ -28,6 +28,7 @@ from curate.errors import RecipeError, ShardError
 from curate.formats.base import (
     FILL,
     READ_BATCH_TOKENS,
+    Mapped,
     Option,
     Settings,
     TokenBatch,
@@ -35,6 +36,7 @@ from curate.formats.base import (
     check_dtype,
     check_ends,
     expect_bytes,
+    map_tokens,
     narrowest,
     open_shard,
     read_tokens,
@@ -155,6 +157,20 @@ def read(stem: Path, dtype: np.dtype[Any], documents: bool = True) -> Iterator[T
             yield TokenBatch(tokens, lengths[start:stop].astype(np.int64))
 
 
+def view(stem: Path, dtype: np.dtype[Any]) -> Mapped:
+    """All tokens of `<stem>.npy`, memory-mapped; the rows of documents are not read.
+
+    Raises:
+        ShardError: The file is absent, or holds no whole tokens.
+    """
+    path = sibling(stem, ".npy")
+    with open_shard(path):
+        count_tokens, rest = divmod(path.stat().st_size, dtype.itemsize)
+    if rest:
+        raise ShardError(f"{path}: {path.stat().st_size} bytes are no whole {dtype.name} tokens")
+    return map_tokens(path, 0, count_tokens, dtype)
+
+
 def read_rows(path: Path) -> NDArray[np.int64]:
     """Tokens of each document, from the rows.
 
@@ -248,6 +264,7 @@ FORMAT = TokenFormat(
     dtype_for=dtype_for,
     write=write,
     read=read,
+    view=view,
     options={
         "documents": Option("write the .csv.gz of document boundaries", bool, True),
         "window_tokens": Option("the trainer's sequence length, to state its loss", int),
