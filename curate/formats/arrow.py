@@ -9,7 +9,6 @@ elsewhere; here its end mark must be there.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from curate.formats.base import (
     runs,
     sibling,
 )
-from curate.formats.parquet import COLUMNS, schema, text_bytes, to_table
+from curate.formats.parquet import COLUMNS, damage_named, schema, text_bytes, to_table
 from curate.storage import atomic_path, hash_bytes, write_json
 
 BATCH_ROWS = 1000
@@ -35,6 +34,7 @@ BATCH_ROWS = 1000
 BATCH_BYTES = 8 << 20
 END = b"\xff\xff\xff\xff\0\0\0\0"
 HASH_KEY = b"xxh3"
+STREAM = "Arrow stream"
 
 
 def write(stem: Path, batches: Iterable[TextBatch]) -> list[Path]:
@@ -92,11 +92,11 @@ def read(stem: Path) -> Iterator[TextBatch]:
     path = sibling(stem, ".arrow")
     _check_ends(path)
     with pa.OSFile(str(path)) as file:
-        with damage_named(path):
+        with damage_named(path, STREAM):
             stream = pa.ipc.open_stream(file)
         number = 0
         while True:
-            with damage_named(path):
+            with damage_named(path, STREAM):
                 try:
                     rows, metadata = stream.read_next_batch_with_custom_metadata()
                 except StopIteration:
@@ -107,7 +107,7 @@ def read(stem: Path) -> Iterator[TextBatch]:
                 raise ShardError(f"{path}: batch {number}: its rows differ from their hash")
             number += 1
             for start, stop in runs(text_bytes(pa.table(rows)), READ_BATCH_BYTES):
-                with damage_named(path):
+                with damage_named(path, STREAM):
                     columns = rows.slice(start, stop - start).to_pydict()
                 yield TextBatch(*(columns[name] for name in COLUMNS))
         if file.tell() != path.stat().st_size:
@@ -129,17 +129,6 @@ def _check_ends(path: Path) -> None:
         )
     if end != END or size_bytes < len(start) + len(END):
         raise ShardError(f"{path}: expected the end mark of an Arrow stream, found {end!r}")
-
-
-@contextlib.contextmanager
-def damage_named(path: Path) -> Iterator[None]:
-    """Turn what Arrow says of a damaged file into a `ShardError` that names the file."""
-    import pyarrow as pa
-
-    try:
-        yield
-    except (OSError, pa.ArrowException, UnicodeDecodeError, ValueError, MemoryError) as error:
-        raise ShardError(f"{path}: expected a whole Arrow stream, found damage: {error}") from error
 
 
 def finish(folder: Folder) -> list[Path]:

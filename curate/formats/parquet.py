@@ -154,14 +154,14 @@ def check_magic(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def damage_named(path: Path) -> Iterator[None]:
+def damage_named(path: Path, what: str = "Parquet file") -> Iterator[None]:
     """Turn what Arrow says of a damaged file into a `ShardError` that names the file."""
     import pyarrow as pa
 
     try:
         yield
-    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
-        raise ShardError(f"{path}: expected a whole Parquet file, found damage: {error}") from error
+    except (OSError, pa.ArrowException, ValueError, MemoryError) as error:
+        raise ShardError(f"{path}: expected a whole {what}, found damage: {error}") from error
 
 
 def describe(columns: Any) -> str:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from plain import plain_write, shown
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
@@ -33,7 +34,6 @@ VOCABULARY = 50_257
 EOS = 0
 BATCH_TOKENS = 4_000_000
 BATCHES = 4
-PLAIN_WRITE_BYTES = 8 << 20
 SMOKE_TOKENS = 400_000
 
 
@@ -50,21 +50,19 @@ def main() -> None:
     plain: list[float] = []
     for _ in range(1 if options.smoke else options.rounds):
         for name in names:
-            before = _plain_write(options.work, 2 * tokens)
+            before = plain_write(options.work, 2 * tokens)
             seconds, cpu_seconds, sizes[name], written = _write(name, pool, tokens, options.work)
-            after = _plain_write(options.work, 2 * tokens)
+            after = plain_write(options.work, 2 * tokens)
             plain.append(2 * written / 1e6 / statistics.mean([before, after]))
             rates[name].append(2 * written / 1e6 / seconds)
             cpu_rates[name].append(2 * written / 1e6 / cpu_seconds)
             ratios[name].append(rates[name][-1] / plain[-1])
     print(f"{tokens / 1e6:.0f}M tokens of 2 bytes, documents of about {options.document_tokens}")
-    print(f"plain writing: {_shown(plain, 0)} MB/s\n")
+    print(f"plain writing: {shown(plain, 0)} MB/s\n")
     print("| format | MB on disk | MB/s | MB/s of CPU | of plain writing |\n|---|---|---|---|---|")
     for name in names:
         row = f"{sizes[name] / 1e6:.0f} | "
-        row += (
-            f"{_shown(rates[name], 0)} | {_shown(cpu_rates[name], 0)} | {_shown(ratios[name], 2)}"
-        )
+        row += f"{shown(rates[name], 0)} | {shown(cpu_rates[name], 0)} | {shown(ratios[name], 2)}"
         print(f"| {name} | {row} |")
 
 
@@ -122,26 +120,6 @@ def _write(
     written = sum(batch.tokens.size for batch in _batches(pool, tokens))
     shutil.rmtree(directory)
     return seconds, cpu_seconds, size_bytes, written
-
-
-def _plain_write(work: Path, size_bytes: int) -> float:
-    """Seconds to write a buffer over and over to a fresh file, unflushed."""
-    buffer = os.urandom(min(size_bytes, PLAIN_WRITE_BYTES))
-    path = work / "plain.bin"
-    os.sync()
-    start = time.perf_counter()
-    with path.open("wb", buffering=0) as file:
-        remaining = size_bytes
-        while remaining > 0:
-            remaining -= file.write(buffer[:remaining] if remaining < len(buffer) else buffer)
-    taken = time.perf_counter() - start
-    path.unlink()
-    return taken
-
-
-def _shown(values: list[float], digits: int) -> str:
-    middle = statistics.median(values)
-    return f"{middle:.{digits}f} ({min(values):.{digits}f}-{max(values):.{digits}f})"
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import inputs
+from plain import plain_write, shown
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
@@ -36,7 +37,6 @@ from curate.recipe import LoadedRecipe, parse  # noqa: E402
 
 SEQUENCE_TOKENS = 2048
 SMOKE_TOKENS = 200_000
-PLAIN_WRITE_BYTES = 8 << 20
 MOST_EPOCHS = 10_000.0
 
 
@@ -149,7 +149,7 @@ def _measure(text: str, work: Path, workers: int, result: Result, plain: list[fl
     """One build between two plain writes."""
     token_bytes = result.token_bytes
     clock = StageClock()
-    before_seconds = _plain_write(work, token_bytes)
+    before_seconds = plain_write(work, token_bytes)
     start = time.perf_counter()
     built = _build(text, work, workers, clock)
     whole_seconds = time.perf_counter() - start
@@ -157,7 +157,7 @@ def _measure(text: str, work: Path, workers: int, result: Result, plain: list[fl
         raise SystemExit(f"remix: {text}: {built.certificate['problems'] or 'was built before'}")
     written = sum(path.stat().st_size for path in built.directory.rglob("*") if path.is_file())
     shutil.rmtree(built.directory)
-    after_seconds = _plain_write(work, token_bytes)
+    after_seconds = plain_write(work, token_bytes)
     rate = token_bytes / 1e6 / clock.seconds["write"]
     reference = token_bytes / 1e6 / statistics.mean([before_seconds, after_seconds])
     plain.append(reference)
@@ -165,21 +165,6 @@ def _measure(text: str, work: Path, workers: int, result: Result, plain: list[fl
     result.write.append(rate)
     result.ratio.append(rate / reference)
     result.whole.append(token_bytes / 1e6 / whole_seconds)
-
-
-def _plain_write(work: Path, size_bytes: int) -> float:
-    """Seconds to write a buffer over and over to a fresh file, one process, unflushed."""
-    buffer = os.urandom(min(size_bytes, PLAIN_WRITE_BYTES))
-    path = work / "plain.bin"
-    os.sync()
-    start = time.perf_counter()
-    with path.open("wb", buffering=0) as file:
-        remaining = size_bytes
-        while remaining > 0:
-            remaining -= file.write(buffer[:remaining] if remaining < len(buffer) else buffer)
-    taken = time.perf_counter() - start
-    path.unlink()
-    return taken
 
 
 def _table(
@@ -194,22 +179,17 @@ def _table(
         f"{budget_tokens / 1e6:.1f}M tokens a mixture from {text_mb:.0f} MB of text "
         f"({described['source']}), {rounds} rounds: median (least-most), MB of training tokens "
         "a second",
-        f"plain writing: {_shown(plain, 0)} MB/s",
+        f"plain writing: {shown(plain, 0)} MB/s",
         "",
         "| format | MB on disk | stage write MB/s | of plain writing | whole build MB/s |",
         "|---|---|---|---|---|",
     ]
     lines += [
-        f"| {name} | {result.written_mb:.0f} | {_shown(result.write, 0)} | "
-        f"{_shown(result.ratio, 2)} | {_shown(result.whole, 0)} |"
+        f"| {name} | {result.written_mb:.0f} | {shown(result.write, 0)} | "
+        f"{shown(result.ratio, 2)} | {shown(result.whole, 0)} |"
         for name, result in results.items()
     ]
     return "\n".join(lines)
-
-
-def _shown(values: Sequence[float], digits: int) -> str:
-    middle = statistics.median(values)
-    return f"{middle:.{digits}f} ({min(values):.{digits}f}-{max(values):.{digits}f})"
 
 
 if __name__ == "__main__":
