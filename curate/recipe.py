@@ -21,7 +21,7 @@ from curate.storage import hash_json
 
 Positive = Annotated[int, Meta(ge=1, le=10**18)]
 Share = Annotated[float, Meta(ge=0, le=1e9)]
-Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$(?!\n)")]
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,99}$(?!\n)")]
 """Fit for a directory's name; the end keeps Python's `$` from passing a last line break."""
 
 WORDS = {
@@ -409,7 +409,7 @@ def _readable(message: str, value: dict[str, Any]) -> str:
     if path.startswith("`key`"):
         return f"{field}: every key must be text; write numbers in quotes"
     if "matching regex" in body:
-        body = "Expected letters, digits and . _ + -, the first a letter or digit"
+        body = "Expected 1 to 100 letters, digits and . _ + -, the first a letter or digit"
     body = re.sub(r"`([^`]*)`", _type_in_words, body)
     shown = repr(found)
     if len(shown) > SHOWN_CHARACTERS:

@@ -88,6 +88,13 @@ def shape_shards(
     """
     settings = format_settings(loaded, ingested.tokenizer)
     recipe = loaded.recipe
+    row_tokens = settings.row_tokens or 0
+    if row_tokens > recipe.budget_tokens and recipe.packing == CONCAT:
+        raise InfeasiblePlan(
+            f"plan: not one sequence of {row_tokens} tokens is full with budget_tokens "
+            f"{recipe.budget_tokens}; set sequence_length: {recipe.budget_tokens} or less, or "
+            f"budget_tokens: {row_tokens} or more"
+        )
     if recipe.output.shape == PER_DOMAIN:
         return _apart(loaded, chosen, _domain_sampler(loaded, chosen, streams, ingested), plan,
                       settings)  # fmt: skip
@@ -130,6 +137,12 @@ def _apart(
         written = sum(found.document_tokens for found in tallies)
         _refuse_loss(loaded, chosen, settings, loss["tokens_at_most"], written)
     found = forecasts(loaded.recipe.output.format, sources, settings)
+    if not any(row["samples"] for row in found[0].rows.values()):
+        raise InfeasiblePlan(
+            f"plan: {found[0].trainer} would find no {found[0].unit.removesuffix('s')} of "
+            f"{found[0].window_tokens} tokens in any of the domains, written apart; set "
+            "output.shape: mixed, or raise budget_tokens, or shorten its windows"
+        )
     packing = _packing_json(loaded, tallies) if loaded.recipe.packing != CONCAT else None
     return Shaped(sampler, len(files), loss, packing, tuple(sources), tuple(found))
 
@@ -248,11 +261,17 @@ def _reader_loss(
     lost = worst_tails(shards, window, budget)
     stated = settings.options.get("window_tokens") is not None
     if stated and lost > MOST_LOSS * budget:
-        fewest = max(1, int(MOST_LOSS * budget / window))
+        most_shards = int(MOST_LOSS * budget / window)
+        enough = -(-window * 100 // round(100 * MOST_LOSS))
+        remedy = (
+            f"output.shard_tokens: {-(-budget // most_shards)} or more"
+            if most_shards
+            else f"budget_tokens: {enough} or more, in one shard"
+        )
         raise InfeasiblePlan(
             f"plan: readers of {chosen.name} may drop {lost} of {budget} tokens, a window of "
             f"{window} at the end of each of {shards} shards, more than {MOST_LOSS:.0%}; set "
-            f"output.shard_tokens: {-(-budget // fewest)} or more, or leave out window_tokens"
+            f"{remedy}, or leave out window_tokens"
         )
     return {"window_tokens": window, "tokens_at_most": lost}
 

@@ -89,10 +89,17 @@ def directory_lock(directory: Path) -> Iterator[None]:
     """Hold a directory for this process; a lock left by a process that is gone is taken over.
 
     Raises:
-        ShardError: A running process holds it.
+        ShardError: A running process holds it, or nothing can be written there.
     """
-    directory.mkdir(parents=True, exist_ok=True)
     path = directory / ".curate.lock"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=directory).close()
+    except OSError as error:
+        raise ShardError(
+            f"{directory}: nothing can be written there ({error.strerror}); give output.dir or "
+            "--out another directory"
+        ) from error
     if path.exists():
         holder = path.read_text("utf-8").strip()
         if holder == str(os.getpid()):  # a stage within a stage

@@ -367,11 +367,27 @@ def test_the_loss_is_planned_certified_and_refused_where_it_is_large(recipe: Pat
     lost = sum(shard.tokens % 100 for shard in shards)
     assert built.certificate["reader_loss"] == {"window_tokens": 99, "tokens": lost}
     assert f"leaves out {lost} training" in (built.directory / "README.md").read_text()
-    with pytest.raises(InfeasiblePlan, match=r"may drop 8192 of 30000 .*shard_tokens: 30000"):
-        make(
-            recipe, "output.format=datatrove", "output.options={window_tokens: 2048}",
-            "output.shard_tokens=9000",
-        )  # fmt: skip
+    shape = ("output.format=datatrove", "output.shard_tokens=9000")
+    with pytest.raises(InfeasiblePlan, match=r"may drop 8192 of 30000 .*set budget_tokens: 40960"):
+        make(recipe, *shape, "output.options={window_tokens: 2048}")
+    with pytest.raises(InfeasiblePlan, match=r"may drop 1600 of 30000 .*shard_tokens: 10000 or"):
+        make(recipe, *shape, "output.options={window_tokens: 400}")
+    fewer = ("output.shard_tokens=10000", "output.options={window_tokens: 400}")
+    assert make(recipe, *shape, *fewer)[0].certificate["ok"]  # the advice helps
+
+
+@pytest.mark.parametrize("name", ["npy", "mds", "litdata", "input_ids"])
+def test_a_sequence_longer_than_all_tokens_is_refused(recipe: Path, name: str) -> None:
+    message = "not one sequence of 40000 tokens is full with budget_tokens 30000; set sequence_le"
+    with pytest.raises(InfeasiblePlan, match=message):
+        make(recipe, f"output.format={name}", "sequence_length=40000")
+
+
+def test_an_output_that_cannot_be_written_is_named(recipe: Path, tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("mine")
+    with pytest.raises(ShardError, match=r"taken: nothing can be written there \(File exists\)"):
+        make(recipe, f"output.dir={tmp_path / 'taken'}")
+    assert (tmp_path / "taken").read_text() == "mine"
 
 
 def test_nanogpt_and_nanochat_get_their_folders(recipe: Path) -> None:

@@ -292,8 +292,9 @@ def test_unknown_keys_at_every_level(field, value, expected, tmp_path):
 @pytest.mark.parametrize(
     ("field", "value", "expected"),
     [
-        ("name", "a b", "name: expected letters, digits and . _ + -, the first a letter or digi"),
-        ("name", "ok\n", "name: expected letters, digits and . _ + -"),
+        ("name", "a b", "name: expected 1 to 100 letters, digits and . _ + -, the first a letter"),
+        ("name", "ok\n", "name: expected 1 to 100 letters, digits and . _ + -"),
+        ("name", "x" * 101, "name: expected 1 to 100 letters, digits and . _ + -"),
         ("name", 7, "name: expected text, got a whole number; found 7"),
         ("budget_tokens", 0, "budget_tokens: expected a whole number >= 1; found 0"),
         ("budget_tokens", "10B", "budget_tokens: expected a whole number, got text; found '10B'"),

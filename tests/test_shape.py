@@ -220,6 +220,12 @@ def test_more_than_a_share_lost_at_the_ends_of_domains_is_refused(recipe: Path) 
         make(recipe, "output.format=olmo", "output.options={window_tokens: 4000}")
 
 
+def test_domains_apart_of_which_a_trainer_draws_nothing_are_refused(recipe: Path) -> None:
+    message = "litdata CombinedStreamingDataset would find no window of 20000 tokens in any of the"
+    with pytest.raises(InfeasiblePlan, match=message):
+        make(recipe, "output.format=litdata", "sequence_length=20000")
+
+
 def test_the_plan_tells_what_trainers_will_lose(recipe: Path) -> None:
     listener = Listener()
     overrides = (APART, "output.format=olmo", "sequence_length=null")
