@@ -43,7 +43,8 @@ from curate.sharding import PACKINGS, Shaped, format_settings, shape_shards
 from curate.stats.entropy import MEASURES as PLUGIN_MEASURES
 from curate.stats.report import DomainStats
 from curate.storage import atomic_path, hash_json, write_json
-from curate.swarms import check_proxy, make_evidence
+from curate.swarms import make_evidence
+from curate.swarms.setup import check_proxy
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 Everything curate writes goes to a temporary name in the same directory first and is renamed when
 complete, so a killed run leaves no half file under a final name. Reading goes through fsspec where
-a path is a URL. Locks and remote *output* are left out: outputs are local directories.
+a path is a URL. Remote *output* is left out: outputs are directories, which machines may share.
 """
 
 from __future__ import annotations
@@ -13,9 +13,12 @@ import os
 import platform
 import re
 import shutil
+import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import TracebackType
 from typing import Any, BinaryIO
 
 import xxhash
@@ -115,6 +118,59 @@ def directory_lock(directory: Path) -> Iterator[None]:
         yield
     finally:
         path.unlink(missing_ok=True)
+
+
+LOCK_POLL_SECONDS = 0.05
+LOCKED_BYTE = 1 << 40
+"""Beyond what a locked file holds, so that where locks are mandatory it can still be read."""
+
+
+class FileLock:
+    """A file that one process holds; the system lets go of it when that process ends, however.
+
+    On file systems that machines share it holds between machines if the file system knows locks
+    (NFS 4, Lustre, GPFS). The file itself stays.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open the file, and make it if there is none; nobody holds it yet."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = open(path, "a+b")
+
+    def take(self) -> bool:
+        """Hold it if nobody else does; whether that is so."""
+        try:
+            if sys.platform == "win32":
+                import msvcrt
+
+                self._file.seek(LOCKED_BYTE)
+                msvcrt.locking(self._file.fileno(), msvcrt.LK_NBLCK, 1)
+            else:
+                import fcntl
+
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            return False
+        return True
+
+    def close(self) -> None:
+        """Let go of it."""
+        self._file.close()
+
+    def __enter__(self) -> FileLock:
+        """Wait until it is held."""
+        while not self.take():
+            time.sleep(LOCK_POLL_SECONDS)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Let go of it."""
+        self.close()
 
 
 def is_running(process: int) -> bool:

@@ -27,7 +27,6 @@ from curate.recipe import LoadedRecipe
 from curate.stats.paired import joint_verdict, seed_mean, verdict_of
 from curate.storage import directory_lock, write_json
 from curate.swarms import (
-    check_proxy,
     final_rows,
     fresh_seeds,
     next_preset,
@@ -35,6 +34,7 @@ from curate.swarms import (
     train_mixtures,
     with_preset,
 )
+from curate.swarms.setup import check_proxy
 
 if TYPE_CHECKING:
     from curate.proxy.runs import RunRow

@@ -9,7 +9,7 @@ import pytest
 
 from curate.errors import InfeasiblePlan, InputError
 from curate.proxy.mixtures import draw_mixtures, read_mixtures
-from curate.proxy.train import checkpoint_steps
+from curate.proxy.swarm import checkpoint_steps
 
 
 def test_a_table_with_and_without_names(tmp_path: Path) -> None:

@@ -27,7 +27,8 @@ from curate.proxy.runs import RunRow, append_runs, read_runs
 from curate.proxy.shape import PRESETS, Shape
 from curate.proxy.stack import Stack, StackSettings
 from curate.recipe import LoadedRecipe, load
-from curate.swarms import check_proxy, train_domain_experts, train_proxies
+from curate.swarms import train_domain_experts, train_proxies
+from curate.swarms.setup import check_proxy
 
 CPU = torch.device("cpu")
 TINY = Shape(2, 16, 2, 32, 64)

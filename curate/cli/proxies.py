@@ -6,18 +6,40 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from curate.cli.session import Session, recipe_command, with_session
+from curate.cli.session import Command, Session, recipe_command
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 
+def proxy_command(command: Command) -> Command:
+    """Give a command what those that take a recipe have, and how to train its proxies."""
+    for option in (
+        click.option("--devices", metavar="NAMES", help="cuda:0,cuda:1: a process on each."),
+    ):
+        command = option(command)
+    return recipe_command(command)
+
+
+def proxy_session(options: dict[str, Any]) -> Session:
+    """The session, its recipe's proxies changed as the options say."""
+    from msgspec.structs import replace
+
+    devices = options.pop("devices")
+    session = Session(options)
+    if devices is not None:
+        proxies = replace(session.loaded.proxies, device=devices)
+        session.loaded = session.loaded.with_proxies(proxies)
+    return session
+
+
 @click.command()
-@with_session
-def proxy(session: Session) -> None:
+@proxy_command
+def proxy(**options: Any) -> None:
     """Train small models on many mixtures, many at once; what is in runs.csv is not done twice."""
     from curate.swarms import final_rows, train_proxies
 
+    session = proxy_session(options)
     result = train_proxies(session.loaded, session.workers, session.observer)
     names = [domain.name for domain in session.loaded.recipe.domains]
     rows = {
@@ -34,11 +56,12 @@ def proxy(session: Session) -> None:
 
 
 @click.command()
-@with_session
-def experts(session: Session) -> None:
+@proxy_command
+def experts(**options: Any) -> None:
     """Train one small model a domain; write its log-probabilities of all held-out tokens."""
     from curate.swarms import train_domain_experts
 
+    session = proxy_session(options)
     losses = train_domain_experts(session.loaded, session.workers, session.observer)
     names = [domain.name for domain in session.loaded.recipe.domains]
     rows = {run: {"loss": dict(zip(names, found, strict=True))} for run, found in losses.items()}
@@ -59,7 +82,7 @@ def experts(session: Session) -> None:
     help="A size; may be repeated. Default: the recipe's.",
 )
 @click.option("--up", is_flag=True, help="Also one size larger: does the ranking hold?")
-@recipe_command
+@proxy_command
 def validate(seeds: int, presets: tuple[str, ...], up: bool, **options: Any) -> None:
     """Train the recommended mixture and its rivals with several seeds, and judge the advice."""
     from rich.console import Group
@@ -68,7 +91,7 @@ def validate(seeds: int, presets: tuple[str, ...], up: bool, **options: Any) -> 
     from curate.validate import Asked
     from curate.validate import validate as validate_mixture
 
-    session = Session(options)
+    session = proxy_session(options)
     asked = Asked(seeds, presets, up)
     found = validate_mixture(session.loaded, asked, session.workers, session.observer)
     session.show(

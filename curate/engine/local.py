@@ -74,18 +74,53 @@ def run_workers(
         CurateError: What a worker raised.
         EngineError: A worker died.
     """
-    started = context()
+    with _started(context(), body, workers, daemon=True) as processes:
+        _collect(processes, on_message, on_tick)
+
+
+def run_apart(
+    body: Callable[[int, Send], None],
+    workers: int,
+    on_message: Callable[[Any], None],
+    on_death: Callable[[int, str], None],
+) -> None:
+    """Run `body(worker_number, send)` in new processes, of which some may die.
+
+    They share nothing with this process, as devices and their libraries want it, and may have
+    workers of their own.
+
+    Args:
+        body: Picklable.
+        workers: Processes, at least 1.
+        on_message: Called in the parent with each object sent, in the order of arrival.
+        on_death: Called in the parent with a worker's number and how it ended; the rest go on.
+
+    Raises:
+        CurateError: What a worker raised; the others are ended.
+    """
+    with _started(multiprocessing.get_context("spawn"), body, workers, daemon=False) as processes:
+        _collect(processes, on_message, lambda: None, on_death)
+
+
+@contextmanager
+def _started(
+    kind: multiprocessing.context.BaseContext,
+    body: Callable[[int, Send], None],
+    workers: int,
+    daemon: bool,
+) -> Iterator[dict[Any, Any]]:
+    """Processes by the parent's end of their pipe; ended with the context."""
     processes: dict[Any, Any] = {}
     try:
         for number in range(workers):
-            receiver, sender = started.Pipe(duplex=False)
-            process = started.Process(  # type: ignore[attr-defined]
-                target=_work, args=(body, number, sender), daemon=True
+            receiver, sender = kind.Pipe(duplex=False)
+            process = kind.Process(  # type: ignore[attr-defined]
+                target=_work, args=(body, number, sender), daemon=daemon
             )
             process.start()
             sender.close()
             processes[receiver] = process
-        _collect(processes, on_message, on_tick)
+        yield processes
     finally:
         for process in processes.values():
             if process.is_alive():
@@ -135,9 +170,10 @@ def _collect(
     processes: dict[Any, Any],
     on_message: Callable[[Any], None],
     on_tick: Callable[[], None],
+    on_death: Callable[[int, str], None] | None = None,
 ) -> None:
     """Receive until every worker has ended; `processes` is by the parent's end of the pipe."""
-    open_ends = dict(processes)
+    open_ends, numbers = dict(processes), {end: place for place, end in enumerate(processes)}
     while open_ends:
         for ready in multiprocessing.connection.wait(list(open_ends), TICK_SECONDS):
             receiver: Any = ready
@@ -146,7 +182,9 @@ def _collect(
             except (EOFError, OSError):
                 process = open_ends.pop(receiver)
                 process.join()
-                if process.exitcode != 0:
+                if process.exitcode != 0 and on_death is not None:
+                    on_death(numbers[receiver], _ending(process.exitcode))
+                elif process.exitcode != 0:
                     raise EngineError(_obituary(process.exitcode)) from None
                 continue
             if isinstance(message, _Failure):
@@ -194,14 +232,26 @@ def _revive(failure: _Failure) -> Exception:
 
 
 def _obituary(exit_code: int | None) -> str:
+    ending = _ending(exit_code)
+    if ending == "was ended by SIGKILL":
+        return _out_of_memory()
     if exit_code is not None and exit_code < 0:
-        number = -exit_code
-        known = number in {item.value for item in signal.Signals}  # not so for real-time signals
-        name = signal.Signals(number).name if known else f"signal {number}"
-        if name == "SIGKILL":
-            return _out_of_memory()
-        return f"a worker was ended by {name}; what it finished is kept, run again to go on"
-    return f"a worker ended with exit code {exit_code}; run again to go on"
+        return f"a worker {ending}; what it finished is kept, run again to go on"
+    return f"a worker {ending}; run again to go on"
+
+
+def _ending(exit_code: int | None) -> str:
+    """How a process ended.
+
+    Example:
+        >>> _ending(-9), _ending(3)
+        ('was ended by SIGKILL', 'ended with exit code 3')
+    """
+    if exit_code is None or exit_code >= 0:
+        return f"ended with exit code {exit_code}"
+    number = -exit_code
+    known = number in {item.value for item in signal.Signals}  # not so for real-time signals
+    return f"was ended by {signal.Signals(number).name if known else f'signal {number}'}"
 
 
 def _out_of_memory() -> str:

@@ -57,6 +57,19 @@ def load_checkpoint(path: Path, settings: str) -> Checkpoint | None:
     return Checkpoint(json.loads(metadata["runs"]), metadata["rows"].encode(), tensors)
 
 
+def checkpoint_runs(path: Path, settings: str) -> list[str]:
+    """Names of the runs in a checkpoint; none where it is of other settings, or damaged."""
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+    except (OSError, SafetensorError):
+        return []
+    if metadata.get("settings") != settings:
+        return []
+    names: list[str] = json.loads(metadata["runs"])
+    return names
+
+
 def find_checkpoint(directory: Path, settings: str, runs: Sequence[str]) -> Checkpoint | None:
     """State of these runs, from the group that holds all of them, which may be larger.
 

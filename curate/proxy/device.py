@@ -29,6 +29,32 @@ def find_device(name: str) -> torch.device:
     return device
 
 
+def device_names(text: str) -> list[str]:
+    """The devices that a recipe names, separated by commas.
+
+    Example:
+        >>> device_names("cuda:0, cuda:1"), device_names("auto")
+        (['cuda:0', 'cuda:1'], ['auto'])
+    """
+    return [name.strip() for name in text.split(",") if name.strip()] or ["auto"]
+
+
+def find_devices(text: str) -> list[torch.device]:
+    """The devices of those names, all of one kind.
+
+    Raises:
+        InputError: This machine lacks one, or their arithmetic differs.
+    """
+    found = [find_device(name) for name in device_names(text)]
+    kinds = sorted({device.type for device in found})
+    if len(kinds) > 1:
+        raise InputError(
+            f"proxy.device: {text} are of {len(kinds)} kinds ({', '.join(kinds)}), which compute "
+            "with different precision; name devices of one kind"
+        )
+    return found
+
+
 def stack_settings(
     shape: Shape, optimiser: OptimiserSettings, device: torch.device, threads: int
 ) -> StackSettings:

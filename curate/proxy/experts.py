@@ -15,10 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from curate.observer import Observer
 from curate.proxy.batches import ValidationRows
 from curate.proxy.stack import Stack
-from curate.proxy.train import Swarm, SwarmRun, evaluation_tokens, train_swarm
+from curate.proxy.swarm import Swarm, SwarmResult, SwarmRun
+from curate.proxy.train import evaluation_tokens
 from curate.storage import atomic_path
 
 
@@ -30,8 +30,19 @@ def expert_runs(domains: Sequence[str]) -> tuple[SwarmRun, ...]:
     )
 
 
-def train_experts(swarm: Swarm, directory: Path, observer: Observer) -> dict[str, list[float]]:
-    """Train what is missing and write `experts.parquet`: a row a held-out token.
+def keep_log_probabilities(
+    rows: ValidationRows, directory: Path, stack: Stack, runs: Sequence[SwarmRun]
+) -> None:
+    """Write the log-probabilities that trained experts give to held-out tokens, a file a run."""
+    found = token_log_probabilities(stack, rows)
+    for run, values in zip(runs, found, strict=True):
+        with atomic_path(directory / f"logp-{run.name}.npy") as temporary:
+            with temporary.open("wb") as file:
+                np.save(file, values, allow_pickle=False)
+
+
+def write_experts(swarm: Swarm, result: SwarmResult, directory: Path) -> None:
+    """Write `experts.parquet`: a row a held-out token.
 
     Columns: target_domain, document (its number in the domain), position (of the token in it),
     logp_<expert>… (float32, nats); sorted by the first three. A document's first token is
@@ -39,28 +50,20 @@ def train_experts(swarm: Swarm, directory: Path, observer: Observer) -> dict[str
 
     Args:
         swarm: Its runs are `expert_runs` of its domains.
-        directory: For `experts.parquet`; runs and checkpoints go to `experts/` there.
-        observer: Hears of progress.
-
-    Returns:
-        Mean loss of each expert on each domain, nats per token.
+        result: Of their training, in `experts/` of the directory.
+        directory: For `experts.parquet`.
     """
     own = directory / "experts"
-
-    def finish(stack: Stack, runs: Sequence[SwarmRun]) -> None:
-        found = token_log_probabilities(stack, swarm.validation)
-        for run, values in zip(runs, found, strict=True):
-            with atomic_path(own / f"logp-{run.name}.npy") as temporary:
-                with temporary.open("wb") as file:
-                    np.save(file, values, allow_pickle=False)
-
-    result = train_swarm(swarm, own, observer, finish)
     names = [run.name for run in swarm.runs if run.name not in result.failed]
     values = {name: np.load(own / f"logp-{name}.npy", allow_pickle=False) for name in names}
     table = expert_table(swarm.validation, swarm.names, values)
     with atomic_path(directory / "experts.parquet") as temporary:
         pq.write_table(table, temporary, compression="zstd")
-    return {row.run: list(row.losses) for row in result.rows if row.step == swarm.steps}
+
+
+def final_losses(result: SwarmResult) -> dict[str, list[float]]:
+    """Mean loss of each expert on each domain at its end, nats per token."""
+    return {row.run: list(row.losses) for row in result.rows}
 
 
 def token_log_probabilities(stack: Stack, rows: ValidationRows) -> NDArray[np.float32]:

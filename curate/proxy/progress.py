@@ -38,6 +38,10 @@ class Progress:
         """An earlier process has taken so many steps with these models."""
         self._done += step * models * self._step_tokens
 
+    def elsewhere(self, runs: int) -> None:
+        """So many runs have been trained by other processes."""
+        self._done += runs * self._steps * self._step_tokens
+
     def add(self, step: int, loss_K: Tensor) -> None:
         """A step of models that train together, with their losses, shape (K,)."""
         tokens = self._step_tokens * len(loss_K)

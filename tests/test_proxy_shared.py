@@ -1,0 +1,202 @@
+"""A swarm that several processes train: claims, devices, processes that die."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import RECIPE
+
+from curate.engine.local import Send, run_apart
+from curate.errors import InputError, ShardError
+from curate.observer import Observer
+from curate.proxy.claims import Claims
+from curate.proxy.runs import read_runs
+from curate.recipe import load
+from curate.storage import FileLock
+from curate.swarms import train_domain_experts, train_proxies
+
+NAMES = ("wiki", "code", "talk")
+SWARM = (
+    "proxy={preset: nano, runs: 4, tokens: 8192, sequence_length: 32, batch: 4, checkpoints: 8,"
+    " validation_tokens: 400, learning_rate: 0.0005}",
+)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tokenised once for all tests here."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def recipe(corpus: Path, cache: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(RECIPE.format(data=corpus / "data") + f"cache: {cache}\n", "utf-8")
+    return path
+
+
+def same_runs(one: Path, other: Path) -> None:
+    """The same rows, in whatever order, to numerical noise."""
+    found, expected = (
+        sorted(read_runs(path / "runs.csv", NAMES), key=lambda row: (row.run, row.step))
+        for path in (one, other)
+    )
+    assert [(row.run, row.step) for row in found] == [(row.run, row.step) for row in expected]
+    for row, known in zip(found, expected, strict=True):
+        assert row.losses == pytest.approx(known.losses, rel=1e-3)
+
+
+def test_a_lock_has_one_holder(tmp_path: Path) -> None:
+    first, second = FileLock(tmp_path / "lock"), FileLock(tmp_path / "lock")
+    assert first.take() and not second.take()
+    first.close()
+    assert second.take()
+    second.close()
+
+
+def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
+    code = "import sys, time; from pathlib import Path; from curate.storage import FileLock; "
+    code += "lock = FileLock(Path(sys.argv[1])); print(lock.take(), flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "lock")], text=True,
+                          stdout=subprocess.PIPE) as process:  # fmt: skip
+        assert process.stdout is not None and process.stdout.readline() == "True\n"
+        ours = FileLock(tmp_path / "lock")
+        assert not ours.take()
+        process.send_signal(signal.SIGKILL)
+    with ours:
+        pass
+
+
+def test_claimed_runs_are_nobody_elses_until_they_are_let_go(tmp_path: Path) -> None:
+    one, other = Claims(tmp_path), Claims(tmp_path)
+    runs = ["a", "b", "c"]
+    claim = one.take(lambda held: [run for run in runs if run not in held][:2])
+    assert claim is not None and claim.runs == ("a", "b")
+    second = other.take(lambda held: [run for run in runs if run not in held])
+    assert second is not None and second.runs == ("c",)
+    assert one.take(lambda held: [run for run in runs if run not in held]) is None
+    claim.lock.close()  # as when its process has died
+    assert other.held() == {"c"}
+    other.release(second)
+    assert other.held() == set() and not list((tmp_path / "claims").glob("*.json"))
+
+
+def _say_or_die(number: int, send: Send) -> None:
+    if number == 1:
+        os._exit(3)
+    if number == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    send(number)
+
+
+def test_processes_go_on_where_one_dies() -> None:
+    heard: list[int] = []
+    deaths: list[tuple[int, str]] = []
+    run_apart(_say_or_die, 3, heard.append, lambda number, how: deaths.append((number, how)))
+    assert heard == [0]
+    assert sorted(deaths) == [(1, "ended with exit code 3"), (2, "was ended by SIGKILL")]
+
+
+@pytest.mark.slow
+def test_two_devices_give_the_runs_of_one(recipe: Path, tmp_path: Path) -> None:
+    one = load(recipe, (*SWARM, f"output.dir={tmp_path / 'one'}"))
+    two = load(recipe, (*SWARM, "proxy.device=cpu,cpu", f"output.dir={tmp_path / 'two'}"))
+    train_proxies(one, 1, Observer())
+    result = train_proxies(two, 2, Observer())
+    assert len(result.rows) == 4 * 8
+    same_runs(two.output_dir, one.output_dir)
+    assert len(list((two.output_dir / "curves").glob("*.parquet"))) == 2  # half of the runs each
+    left = {path.name for path in two.output_dir.iterdir()}
+    assert left == {"runs.csv", "proxy.json", "curves", "claims"}
+    again = train_proxies(two, 2, Observer())
+    assert again.rows == result.rows
+
+
+@pytest.mark.slow
+def test_experts_on_two_devices(recipe: Path, tmp_path: Path) -> None:
+    more = (*SWARM, "max_epochs=10", "proxy.tokens=4096")
+    one = load(recipe, (*more, f"output.dir={tmp_path / 'one'}"))
+    two = load(recipe, (*more, "proxy.device=cpu,cpu", f"output.dir={tmp_path / 'two'}"))
+    expected, found = (
+        train_domain_experts(one, 1, Observer()),
+        train_domain_experts(two, 2, Observer()),
+    )  # noqa: E501
+    assert set(found) == set(expected)
+    for name in NAMES:
+        assert found[name] == pytest.approx(expected[name], rel=1e-3)
+    assert (tmp_path / "two" / "experts.parquet").exists()
+
+
+def claimants(directory: Path) -> list[int]:
+    """Processes that hold claims."""
+    return [json.loads(path.read_text("utf-8"))["process"]
+            for path in (directory / "claims").glob("*.json") if path.stat().st_size]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victims", [1, 2])
+def test_killed_processes_and_who_goes_on(recipe: Path, tmp_path: Path, victims: int) -> None:
+    more = (*SWARM, "proxy.tokens=16384", "max_epochs=8")
+    whole = load(recipe, (*more, f"output.dir={tmp_path / 'whole'}"))
+    train_proxies(whole, 1, Observer())
+    shared = tmp_path / "shared"
+    command = [sys.executable, "-m", "curate.cli", "proxy", str(recipe), "--devices", "cpu,cpu"]
+    for override in (*more, f"output.dir={shared}"):
+        command += ["--set", override]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        deadline = time.monotonic() + 120
+        while len(list(shared.glob("group-*.safetensors"))) < 2:
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.01)
+        for victim in claimants(shared)[:victims]:
+            os.kill(victim, signal.SIGKILL)
+        said, complaint = process.communicate(timeout=120)
+    if victims == 2:
+        assert process.returncode == 2
+        assert "proxy: 4 runs are not trained, since every process that trained them" in complaint
+        train_proxies(load(recipe, (*more, f"output.dir={shared}")), 1, Observer())
+    else:
+        assert process.returncode == 0
+        assert "was ended by SIGKILL; the others go on with its runs" in " ".join(said.split())
+    same_runs(shared, whole.output_dir)
+
+
+@pytest.mark.slow
+def test_a_second_command_shares_the_work(recipe: Path, tmp_path: Path) -> None:
+    more = (*SWARM, "proxy.models=1", f"output.dir={tmp_path / 'shared'}")
+    command = [sys.executable, "-m", "curate.cli", "proxy", str(recipe), "--workers", "1"]
+    for override in more:
+        command += ["--set", override]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    both = [subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) for _ in "ab"]
+    assert [process.wait(120) for process in both] == [0, 0]
+    rows = read_runs(tmp_path / "shared" / "runs.csv", NAMES)
+    assert len({(row.run, row.step) for row in rows}) == len(rows) == 4 * 8
+    assert len(list((tmp_path / "shared" / "curves").glob("*.parquet"))) == 4
+
+
+def test_settings_do_not_change_under_somebodys_hands(recipe: Path) -> None:
+    loaded = load(recipe, (*SWARM, "proxy.runs=1", "proxy.tokens=256", "proxy.checkpoints=1"))
+    train_proxies(loaded, 1, Observer())
+    other = Claims(loaded.output_dir)
+    claim = other.take(lambda held: ["m000"])
+    changed = load(recipe, (*SWARM, "proxy.runs=1", "proxy.tokens=128"))
+    with pytest.raises(ShardError, match="other settings there; wait for it, or give another --ou"):
+        train_proxies(changed, 1, Observer())
+    assert claim is not None
+    other.release(claim)
+
+
+def test_devices_of_two_kinds_are_refused(recipe: Path) -> None:
+    with pytest.raises(InputError, match=r"cpu,meta are of 2 kinds \(cpu, meta\), which compute"):
+        train_proxies(load(recipe, (*SWARM, "proxy.device=cpu,meta")), 1, Observer())
