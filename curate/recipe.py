@@ -110,9 +110,11 @@ class ProxyRecipe(Frozen, frozen=True):
     """Sequences of a step."""
     learning_rate: Annotated[float, Meta(gt=0)] | None = None
     """At width 256; carried to the preset's width."""
-    schedule: Literal["constant", "cosine", "wsd"] = "constant"
+    schedule: Literal["constant", "cosine", "exponential", "wsd"] = "constant"
     checkpoints: Annotated[int, Meta(ge=1, le=1000)] = 6
-    """Times that losses are measured, evenly spaced in the logarithm of steps."""
+    """Times that losses are measured."""
+    spacing: Literal["log", "even"] = "log"
+    """Of the checkpoints: even in the logarithm of steps, or in steps."""
     validation_tokens: Positive = 50_000
     """Held-out tokens of a domain that losses are measured on, at most."""
     repetition: Literal["matched", "fresh"] = "matched"

@@ -19,7 +19,7 @@ from curate.laws.base import Array, FittedLaw, RunTable
 from curate.laws.bimix import Coefficients, FittedBimix, fit_bimix
 from curate.laws.bimix_mixed import FittedBimixMixed
 from curate.laws.boosted import fit_boosted_regmix
-from curate.laws.curves import fit_curve
+from curate.laws.curves import fit_curve, fit_settled_curve, settled_from
 from curate.laws.exponential import FittedExponential
 from curate.laws.gaussian import fit_process, negative_log_likelihood
 from curate.laws.horizon import Horizon
@@ -310,6 +310,26 @@ def test_curve_of_a_run_extrapolates_within_half_a_percent() -> None:
     assert curve.predict(tokens[-4:]) == pytest.approx(losses[-4:], rel=0.005)
     with pytest.raises(FitError, match="3 different token counts.*at least 4"):
         fit_curve(tokens[:3], losses[:3])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_curve_leaves_out_the_steps_that_a_run_begins_with(seed: int) -> None:
+    """A plateau and a fall before the power law: the whole curve misses, the settled one hits."""
+    tokens = np.arange(1, 21) * 1e5
+    losses = 3 + 4 * (tokens / 1e5) ** -0.5
+    losses[:5] = [6.5, 6.4, 6.0, 5.4, 4.9]
+    noisy = losses * np.exp(0.0005 * np.random.default_rng(seed).standard_normal(20))
+    first = settled_from(tokens[:-1], noisy[:-1])
+    assert 4 <= first <= 9
+    settled = fit_settled_curve(tokens[:-1], noisy[:-1]).predict(tokens[-1:])[0]
+    whole = fit_curve(tokens[:-1], noisy[:-1]).predict(tokens[-1:])[0]
+    assert abs(settled / losses[-1] - 1) < 0.003 < abs(whole / losses[-1] - 1)
+    shuffled = np.random.default_rng(seed).permutation(19)
+    again = fit_settled_curve(tokens[:-1][shuffled], noisy[:-1][shuffled])
+    assert again.predict(tokens[-1:])[0] == pytest.approx(settled, rel=1e-6)
+    assert settled_from(tokens[:6], noisy[:6]) == 0  # too few to choose
+    with pytest.raises(FitError, match="2 different token counts"):
+        fit_settled_curve(tokens[:2], losses[:2])
 
 
 def test_marginal_likelihood_of_two_points_by_hand_and_its_gradient() -> None:

@@ -16,6 +16,15 @@ from curate.laws.base import Array
 LEAST_POINTS = 4
 BETA_STARTS = (0.2, 0.6, 1.2)
 
+FORECASTS = 4
+"""Last known losses that each candidate start of a curve must forecast."""
+
+STARTS = 10
+"""Candidates for the start of a curve are so many to the whole of its points, in the first half."""
+
+LEAST_GAIN = 1e-6
+"""Nats in the logarithm of a loss, by which a later start must be better."""
+
 
 @dataclass(frozen=True, slots=True)
 class Curve:
@@ -87,3 +96,53 @@ def fit_curve(tokens: Array, losses: Array) -> Curve:
     assert best is not None
     amplitude, exponent, level = (float(value) for value in best.x)
     return Curve(amplitude, exponent, level, unit)
+
+
+def settled_from(tokens: Array, losses: Array) -> int:
+    """From which point on a run's losses follow a power law.
+
+    While a model learns the frequencies of single tokens, its loss falls in steps that no power law
+    describes, and a curve that must pass through them misses what comes later. Of several starts in
+    the first half of the points, this is the one whose curves, fitted on what was known before,
+    come closest on average to each of the last `FORECASTS` points. What is to be predicted has no
+    part in it.
+
+    Args:
+        tokens: shape (points,), ascending.
+        losses: shape (points,), positive.
+
+    Returns:
+        Number of the first point to fit; 0 where there are too few points to choose.
+
+    Example:
+        >>> tokens = np.arange(1.0, 21.0)
+        >>> losses = 2 + tokens**-0.5
+        >>> losses[:6] = losses[6]  # a plateau first
+        >>> settled_from(tokens, losses)
+        6
+    """
+    points = len(tokens)
+    best, first = np.inf, 0
+    for start in range(0, points // 2 + 1, max(1, points // STARTS)):
+        stops = range(max(start + LEAST_POINTS, points - FORECASTS), points)
+        if len(stops) < FORECASTS:
+            break
+        missed = [
+            abs(np.log(fit_curve(tokens[start:stop], losses[start:stop]).predict(tokens[stop])
+                / losses[stop]))
+            for stop in stops
+        ]  # fmt: skip
+        if np.mean(missed) < best - LEAST_GAIN:  # else the longer curve
+            best, first = float(np.mean(missed)), start
+    return first
+
+
+def fit_settled_curve(tokens: Array, losses: Array) -> Curve:
+    """`fit_curve` from where the losses follow a power law, see `settled_from`.
+
+    Raises:
+        FitError: There are fewer than four different token counts.
+    """
+    order = np.argsort(tokens, kind="stable")
+    first = settled_from(tokens[order], losses[order])
+    return fit_curve(tokens[order][first:], losses[order][first:])

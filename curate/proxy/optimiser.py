@@ -21,12 +21,12 @@ from curate.proxy.model import MATRICES, Weights
 BASE_WIDTH = 256
 
 FINAL_SHARE = 0.1
-"""Of the learning rate at the end of the cosine."""
+"""Of the learning rate at the end of the cosine, and of the exponential."""
 
 DECAY_SHARE = 0.2
 """Of the steps, over which warm-up-stable-decay falls to nothing."""
 
-Schedule = Literal["constant", "cosine", "wsd"]
+Schedule = Literal["constant", "cosine", "exponential", "wsd"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +54,17 @@ def schedule_factor(settings: OptimiserSettings, step: int) -> float:
         >>> settings = OptimiserSettings(1e-3, "wsd", steps=100, warmup_steps=10)
         >>> [round(schedule_factor(settings, step), 2) for step in (1, 10, 80, 90, 100)]
         [0.1, 1.0, 1.0, 0.5, 0.0]
+        >>> settings = OptimiserSettings(1e-3, "exponential", steps=110, warmup_steps=10)
+        >>> [round(schedule_factor(settings, step), 3) for step in (5, 10, 60, 110)]
+        [0.5, 1.0, 0.316, 0.1]
     """
     if step < settings.warmup_steps:
         return step / settings.warmup_steps
     left = max(0, settings.steps - step)
+    span = max(1, settings.steps - settings.warmup_steps)
+    if settings.schedule == "exponential":  # BiMix's, Ge et al. 2024, Section 5
+        return math.pow(FINAL_SHARE, 1 - left / span)
     if settings.schedule == "cosine":
-        span = max(1, settings.steps - settings.warmup_steps)
         wave = 0.5 * (1 - math.cos(math.pi * left / span))
         return FINAL_SHARE + (1 - FINAL_SHARE) * wave
     if settings.schedule == "wsd":

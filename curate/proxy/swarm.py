@@ -80,17 +80,27 @@ class Swarm:
         return RunTokens(run.name, run.drawn, tokens, self.data_seed + run.seed)
 
 
-def checkpoint_steps(steps: int, count: int) -> tuple[int, ...]:
-    """At most `count` steps, evenly spaced in their logarithm, from steps / 32 to `steps`.
+def checkpoint_steps(steps: int, count: int, spacing: str = "log") -> tuple[int, ...]:
+    """At most `count` steps, the last of which is `steps`.
+
+    Args:
+        steps: Of a run.
+        count: At least 1.
+        spacing: `log`: even in their logarithm, from steps / 32 on; `even`: at equal distances.
 
     Example:
         >>> checkpoint_steps(1000, 6), checkpoint_steps(3, 6), checkpoint_steps(50, 1)
         ((31, 62, 125, 250, 500, 1000), (1, 2, 3), (50,))
+        >>> checkpoint_steps(1000, 4, "even"), checkpoint_steps(3, 6, "even")
+        ((250, 500, 750, 1000), (1, 2, 3))
     """
     if count == 1:
         return (steps,)
-    found = np.geomspace(max(1.0, steps / 32), steps, count)
-    return tuple(sorted({int(step) for step in np.round(found)} | {steps}))
+    if spacing == "even":
+        found = np.linspace(steps / count, steps, count)
+    else:
+        found = np.geomspace(max(1.0, steps / 32), steps, count)
+    return tuple(sorted({max(1, int(step)) for step in np.round(found)} | {steps}))
 
 
 @dataclass(frozen=True)

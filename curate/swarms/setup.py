@@ -114,7 +114,7 @@ def prepare(
         validation=validation_rows(domains, length, recipe.validation_tokens, start_id, seed),
         sequence_length=length,
         batch_sequences=batch,
-        checkpoints=checkpoint_steps(steps, recipe.checkpoints),
+        checkpoints=checkpoint_steps(steps, recipe.checkpoints, recipe.spacing),
         start_id=start_id,
         data_seed=seed,
         data_hash=hash_json([own.content_hash, own.tokenizer.fingerprint]),

@@ -17,9 +17,9 @@ import numpy as np
 
 from curate.engine.local import default_workers
 from curate.laws import DUMMIES
-from curate.laws.base import RunTable
+from curate.laws.base import Array, RunTable
 from curate.laws.crossval import cross_validate
-from curate.laws.curves import fit_curve
+from curate.laws.curves import fit_curve, fit_settled_curve, settled_from
 from curate.laws.tables import read_runs
 from curate.observer import Observer
 from curate.recipe import LoadedRecipe, load
@@ -28,14 +28,21 @@ from curate.validate import Asked, validate
 
 LAWS = ("bimix", "bimix_mixed", "exponential", "additive", "ridge", "gaussian", "joint")
 FOLDS = 8
-LONGER = tuple(
-    f"mixture.evidence.proxy.{key}={value}"
-    for key, value in {"runs": 2, "tokens": 245_760, "checkpoints": 40}.items()
-)
-"""Natural and equal shares for longer, looked at often."""
-LEAST_SEEN = 5
-LATER_SHARE = 0.25
-"""Of a run's tokens, from where its checkpoints are taken: the first steps follow no power law."""
+LONGER = (
+    *(
+        f"mixture.evidence.proxy.{key}={value}"
+        for key, value in {
+            "runs": 2, "tokens": 614_400, "batch": 32, "schedule": "exponential",
+            "checkpoints": 20, "spacing": "even", "validation_tokens": 5000,
+        }.items()
+    ),
+    "validation.documents=0.05",
+    "seed=43",
+)  # fmt: skip
+"""Natural and equal shares for longer, as BiMix trained: its schedule, 20 even checkpoints. Another
+seed than the runs had on which this and `settled_from` were chosen (42)."""
+AHEAD = (1, 4)
+"""Checkpoints beyond the last known one that BiMix is asked for: the paper's, and a harder one."""
 
 
 class Loud(Observer):
@@ -67,10 +74,12 @@ def main() -> None:
     train_proxies(loaded, asked.workers, Loud())
     runs, _ = read_runs([work / "runs.csv"])
     best = show_laws(runs)
-    show_extrapolation(runs, 0.0)
+    show_extrapolation(runs, 1)
     longer = (f"output.dir={json.dumps(str(work / 'longer'))}", *LONGER)
     train_proxies(load(asked.recipe, (*places, *longer)), asked.workers, Loud())
-    show_extrapolation(read_runs([work / "longer" / "runs.csv"])[0], LATER_SHARE)
+    curves, _ = read_runs([work / "longer" / "runs.csv"])
+    for ahead in AHEAD:
+        show_extrapolation(curves, ahead)
     for override in ("mixture.method=bimix", f"mixture={chosen(loaded, best)}"):
         own = load(asked.recipe, (*places, override))
         show_validation(validate(own, Asked(), asked.workers, Loud()), best)
@@ -108,31 +117,41 @@ def show_laws(runs: RunTable) -> str:
     return best
 
 
-def show_extrapolation(runs: RunTable, later: float) -> None:
-    """Each run's last checkpoint from those before it, by BiMix's curve in tokens.
+def show_extrapolation(runs: RunTable, ahead: int) -> None:
+    """Each run's last checkpoint, from those that are known `ahead` checkpoints before it.
 
-    From the checkpoints beyond that share of the run's tokens, and at least five.
+    By BiMix's curve in tokens from where it holds, by the same from the first checkpoint, by a line
+    in logarithms through what the first saw, and by the last known loss.
     """
-    errors, constant = [], []
+    errors: dict[str, list[float]] = {}
     names = np.array(runs.runs)
     for run in dict.fromkeys(runs.runs):
         rows = np.flatnonzero(names == run)
         order = rows[np.argsort(runs.tokens[rows])]
-        beyond = order[runs.tokens[order] >= later * runs.tokens[order[-1]]]
-        used = order[-1 - LEAST_SEEN :] if not later or len(beyond) <= LEAST_SEEN else beyond
-        seen, last = runs.take(used[:-1]), runs.take(used[-1:])
+        seen, last = runs.take(order[:-ahead]), runs.take(order[-1:])
         for target in range(len(runs.targets)):
-            losses, truth = seen.losses[:, target], last.losses[0, target]
-            predicted = fit_curve(seen.tokens, losses).predict(last.tokens)[0]
-            errors.append(abs(predicted / truth - 1))
-            constant.append(abs(losses[-1] / truth - 1))
-    print(
-        f"\nBiMix to the last checkpoint of each run, {last.tokens[0] / seen.tokens[-1]:.2f} times "
-        f"the tokens before it: error {np.mean(errors):.3%} (mean), {np.median(errors):.3%} "
-        f"(median), {np.max(errors):.3%} (worst of {len(errors)}); the checkpoint before it, "
-        f"unchanged: {np.mean(constant):.3%}",
-        flush=True,
-    )
+            truth = last.losses[0, target]
+            for name, found in forecasts(seen.tokens, seen.losses[:, target], last.tokens).items():
+                errors.setdefault(name, []).append(abs(found / truth - 1))
+    times = last.tokens[0] / seen.tokens[-1]
+    print(f"\nThe last checkpoint of each run, {times:.2f} times the tokens known:\n")
+    print("| by | mean error % | median | worst |\n|---|---|---|---|")
+    for name, own in errors.items():
+        cells = (np.mean(own), np.median(own), np.max(own))
+        print(f"| {name} | {' | '.join(f'{100 * cell:.2f}' for cell in cells)} |")
+    print(f"\n{len(errors['last known loss *'])} curves", flush=True)
+
+
+def forecasts(tokens: Array, losses: Array, at: Array) -> dict[str, float]:
+    """What is to be lost at a later point; `*` marks dummies."""
+    first = settled_from(tokens, losses)
+    line = np.polyfit(np.log(tokens[first:]), np.log(losses[first:]), 1)
+    return {
+        "BiMix, from where it holds": fit_settled_curve(tokens, losses).predict(at)[0],
+        "BiMix, all checkpoints": fit_curve(tokens, losses).predict(at)[0],
+        "line in logarithms *": float(np.exp(np.polyval(line, np.log(at[0])))),
+        "last known loss *": losses[-1],
+    }
 
 
 def show_validation(found: dict[str, object], law: str) -> None:
