@@ -126,6 +126,8 @@ class ProxyRecipe(Frozen, frozen=True):
     device: str = "auto"
     models: Positive | None = None
     """Most to train at once; omitted: as many as fit into memory."""
+    tensorboard: str | None = None
+    """Directory for TensorBoard, relative to the recipe."""
 
 
 class EvidenceRecipe(Frozen, frozen=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import os
 import signal
 import subprocess
@@ -179,6 +180,50 @@ def test_a_swarm_writes_its_runs_once(recipe: Path, tmp_path: Path) -> None:
     train_proxies(one_by_one, 1, Observer())
     stacked, single = final_losses(loaded.output_dir), final_losses(one_by_one.output_dir)
     assert all(np.allclose(stacked[run], single[run], rtol=1e-3) for run in stacked)
+
+
+def scalars(directory: Path) -> dict[str, dict[int, float]]:
+    """What TensorBoard reads: tag → step → value."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    found = EventAccumulator(str(directory))
+    found.Reload()
+    return {tag: {event.step: event.value for event in found.Scalars(tag)}
+            for tag in found.Tags()["scalars"]}  # fmt: skip
+
+
+def test_tensorboard_reads_what_runs_lost(recipe: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    board = tmp_path / "board"
+    own = (*SWARM, "proxy.runs=2", "proxy.schedule=cosine", f"proxy.tensorboard={board}")
+    loaded = load(recipe, own)
+    result = train_proxies(loaded, 1, Observer())
+    assert sorted(path.name for path in board.iterdir()) == ["m000", "m001"]
+    (curves,) = (loaded.output_dir / "curves").glob("*.parquet")
+    table = pq.read_table(curves).to_pydict()
+    for number, run in enumerate(("m000", "m001")):
+        found = scalars(board / run)
+        losses = table["loss"][32 * number : 32 * number + 32]
+        assert found["train/loss"] == pytest.approx(dict(enumerate(losses, 1)))
+        rates = found["train/learning_rate"]
+        assert rates[1] < rates[3] == pytest.approx(5e-4) and rates[32] == pytest.approx(5e-5)
+        assert set(found["train/tokens_per_second"]) == {1, 6, 32}
+        assert min(found["train/tokens_per_second"].values()) > 0
+        for row in result.rows:
+            if row.run != run:
+                continue
+            for name, loss, bits in zip(NAMES, row.losses, row.bits_per_byte, strict=True):
+                assert found[f"validation/{name}"][row.step] == pytest.approx(loss)
+                assert found[f"bits_per_byte/{name}"][row.step] == pytest.approx(bits)
+
+
+def test_tensorboard_that_is_not_installed(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "tensorboard" else known(name)
+    )
+    with pytest.raises(MissingEvidence, match=r"pip install 'curate-mix\[tensorboard\]'"):
+        check_proxy(load(recipe, (*SWARM, "proxy.tensorboard=board")))
 
 
 def test_runs_of_other_settings_are_set_aside(recipe: Path) -> None:

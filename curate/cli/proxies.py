@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,8 +16,10 @@ if TYPE_CHECKING:
 def proxy_command(command: Command) -> Command:
     """Give a command what those that take a recipe have, and how to train its proxies."""
     for option in (
+        click.option("--tensorboard", type=click.Path(path_type=Path), metavar="DIR",
+                     help="Write scalars of every run there."),
         click.option("--devices", metavar="NAMES", help="cuda:0,cuda:1: a process on each."),
-    ):
+    ):  # fmt: skip
         command = option(command)
     return recipe_command(command)
 
@@ -25,11 +28,14 @@ def proxy_session(options: dict[str, Any]) -> Session:
     """The session, its recipe's proxies changed as the options say."""
     from msgspec.structs import replace
 
-    devices = options.pop("devices")
+    devices, board = options.pop("devices"), options.pop("tensorboard")
     session = Session(options)
+    own = session.loaded.proxies
     if devices is not None:
-        proxies = replace(session.loaded.proxies, device=devices)
-        session.loaded = session.loaded.with_proxies(proxies)
+        own = replace(own, device=devices)
+    if board is not None:
+        own = replace(own, tensorboard=str(board.resolve()))
+    session.loaded = session.loaded.with_proxies(own)
     return session
 
 

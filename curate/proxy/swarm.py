@@ -47,6 +47,8 @@ class Swarm:
     data_hash: str
     """Of documents and tokenizer."""
     fit: Fit
+    tensorboard: Path | None = None
+    """Directory for TensorBoard."""
     names: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
@@ -30,6 +31,9 @@ from curate.proxy.shared import Shared
 from curate.proxy.stack import Stack
 from curate.proxy.swarm import Swarm, SwarmResult, SwarmRun, swarm_result
 from curate.storage import hash_json
+
+if TYPE_CHECKING:
+    from curate.proxy.board import Boards
 
 CURVE = "train_loss"
 """Name of the training losses in a checkpoint, shape (K, steps)."""
@@ -140,6 +144,7 @@ def _train_group(
         swarm.sequence_length,
         swarm.start_id,
     )
+    boards = _boards(swarm, names, stack.step_number)
     saved = time.monotonic()
     for batch in source.batches(swarm.batch_sequences, stack.step_number):
         curve.append(stack.train_step(batch, micro))
@@ -153,7 +158,11 @@ def _train_group(
             curve = [torch.column_stack(curve)]
             tensors = {**stack.state(), CURVE: curve[0]}
             save_checkpoint(path, swarm.settings_hash, names, encoded, tensors)
+            for board in boards:
+                board.add(curve[0].cpu().numpy(), rows)
             saved = time.monotonic()
+    for board in boards:
+        board.close()
     if finish is not None:
         finish(stack, runs)
     write_curves(
@@ -165,6 +174,15 @@ def _train_group(
     failed = shared.failed()
     shared.append([row for row in rows if row.run not in failed])
     path.unlink(missing_ok=True)
+
+
+def _boards(swarm: Swarm, names: Sequence[str], step: int) -> list[Boards]:
+    """Where TensorBoard is to be told; nobody where the swarm names no directory."""
+    if swarm.tensorboard is None:
+        return []
+    from curate.proxy.board import Boards
+
+    return [Boards(swarm.tensorboard, swarm, names, step)]
 
 
 def _curve_so_far(state: Checkpoint | None, device: torch.device) -> list[Tensor]:

@@ -57,6 +57,11 @@ def check_proxy(loaded: LoadedRecipe) -> None:
                 f"proxy: {name} is not installed, and proxies train with it; "
                 "pip install 'curate-mix[proxy]'"
             )
+    if recipe.tensorboard is not None and importlib.util.find_spec("tensorboard") is None:
+        raise MissingEvidence(
+            "proxy.tensorboard: tensorboard is not installed; pip install "
+            "'curate-mix[tensorboard]', or leave it out (curves/*.parquet hold the same losses)"
+        )
     tokens = recipe.tokens or preset.training.tokens
     batch = recipe.batch or preset.training.batch_sequences
     length = recipe.sequence_length or preset.training.sequence_length
@@ -119,6 +124,7 @@ def prepare(
         data_seed=seed,
         data_hash=hash_json([own.content_hash, own.tokenizer.fingerprint]),
         fit=Fit(1, 1),
+        tensorboard=None if recipe.tensorboard is None else loaded.base / recipe.tensorboard,
     )
     # By the proxies' supply, so that mixtures drawn below them never fail for a rounded document.
     caps = tuple(
