@@ -124,6 +124,8 @@ class ProxyRecipe(Frozen, frozen=True):
     tokenizer: ProxyTokenizer | None = None
     """Omitted: the recipe's."""
     device: str = "auto"
+    engine: Literal["local", "ray"] = "local"
+    """Where the processes of several devices are: on this machine, or in a Ray cluster."""
     models: Positive | None = None
     """Most to train at once; omitted: as many as fit into memory."""
     tensorboard: str | None = None

@@ -185,6 +185,34 @@ def test_a_second_command_shares_the_work(recipe: Path, tmp_path: Path) -> None:
     assert len(list((tmp_path / "shared" / "curves").glob("*.parquet"))) == 4
 
 
+@pytest.mark.slow
+def test_ray_gives_the_runs_of_one_device(recipe: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    one = load(recipe, (*SWARM, f"output.dir={tmp_path / 'one'}"))
+    train_proxies(one, 1, Observer())
+    command = [sys.executable, "-m", "curate.cli", "proxy", str(recipe), "--engine", "ray"]
+    command += ["--devices", "cpu,cpu", "--workers", "2"]
+    for override in (*SWARM, f"output.dir={tmp_path / 'ray'}"):
+        command += ["--set", override]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=True)
+    same_runs(tmp_path / "ray", one.output_dir)
+    broken = [*command, "--set", "proxy.learning_rate=1e30"]
+    found = subprocess.run(broken, env=environment, capture_output=True, text=True, check=False)
+    assert found.returncode == 2 and "no run ended with finite losses" in found.stderr
+
+
+def test_without_ray_the_command_says_what_to_install(recipe: Path) -> None:
+    code = "import sys; sys.modules['ray'] = None; from curate.cli import main; main()"
+    arguments = ["proxy", str(recipe), "--engine", "ray", "--set", SWARM[0]]
+    found = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    assert found.returncode == 2
+    assert "engine ray: ray is not installed; pip install 'curate-mix[ray]'" in found.stderr
+
+
 def test_settings_do_not_change_under_somebodys_hands(recipe: Path) -> None:
     loaded = load(recipe, (*SWARM, "proxy.runs=1", "proxy.tokens=256", "proxy.checkpoints=1"))
     train_proxies(loaded, 1, Observer())

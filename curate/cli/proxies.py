@@ -18,6 +18,8 @@ def proxy_command(command: Command) -> Command:
     for option in (
         click.option("--tensorboard", type=click.Path(path_type=Path), metavar="DIR",
                      help="Write scalars of every run there."),
+        click.option("--engine", type=click.Choice(["local", "ray"]),
+                     help="Where devices are: here, or in a Ray cluster."),
         click.option("--devices", metavar="NAMES", help="cuda:0,cuda:1: a process on each."),
     ):  # fmt: skip
         command = option(command)
@@ -29,10 +31,13 @@ def proxy_session(options: dict[str, Any]) -> Session:
     from msgspec.structs import replace
 
     devices, board = options.pop("devices"), options.pop("tensorboard")
+    engine = options.pop("engine")
     session = Session(options)
     own = session.loaded.proxies
     if devices is not None:
         own = replace(own, device=devices)
+    if engine is not None:
+        own = replace(own, engine=engine)
     if board is not None:
         own = replace(own, tensorboard=str(board.resolve()))
     session.loaded = session.loaded.with_proxies(own)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace as with_fields
 
 from curate.engine.local import Send, run_apart
+from curate.engine.ray import cluster_gpus, run_on_ray
 from curate.errors import EngineError
 from curate.observer import Observer, TrainingProgress
 from curate.recipe import LoadedRecipe
@@ -65,8 +66,11 @@ def train_job(job: Job, prepared: Prepared, workers: int, observer: Observer) ->
 
     job.directory.mkdir(parents=True, exist_ok=True)
     swarm = job.swarm(prepared)
-    devices = device_names(job.loaded.proxies.device)
-    if len(devices) == 1:
+    proxies = job.loaded.proxies
+    devices = device_names(proxies.device)
+    if proxies.engine == "ray":
+        devices = _ray_devices(devices)
+    if len(devices) == 1 and proxies.engine == "local":
         return train_swarm(swarm, job.directory, observer, job.finish(swarm))
     return _train_apart(job, swarm, devices, workers, observer)
 
@@ -92,7 +96,11 @@ def _train_apart(
         total = len(pending) * swarm.steps * swarm.step_tokens
         observer.begin(f"train proxies on {len(devices)} devices", ["proxies"], [total])
         body = partial(_serve, job, devices, (models, threads))
-        run_apart(body, len(devices), watch.hear, watch.lose)
+        if job.loaded.proxies.engine == "ray":
+            needs = {"num_cpus": threads, "num_gpus": int(devices[0] != "cpu")}
+            run_on_ray(body, len(devices), watch.hear, needs)
+        else:
+            run_apart(body, len(devices), watch.hear, watch.lose)
         observer.end(f"{len(pending)} runs of {swarm.steps * swarm.step_tokens:,} tokens")
     left = shared.pending()
     if left:
@@ -101,6 +109,13 @@ def _train_apart(
             "run again to go on from their checkpoints"
         )
     return swarm_result(swarm, job.directory)
+
+
+def _ray_devices(devices: list[str]) -> list[str]:
+    """A device for each GPU of the cluster, which Ray shows to a task as its only one."""
+    if devices == ["auto"]:
+        return ["cuda"] * cluster_gpus() or ["cpu"]
+    return ["cpu" if name == "cpu" else "cuda" for name in devices]
 
 
 def _serve(job: Job, devices: list[str], cut: tuple[int, int], number: int, send: Send) -> None:
