@@ -23,7 +23,7 @@ from typing import Any, BinaryIO
 
 import xxhash
 
-from curate.errors import InputError, ShardError
+from curate.errors import EngineError, InputError, ShardError
 
 HASH_CHUNK_BYTES = 4 << 20
 STAT_SAFETY_NANOSECONDS = 2_000_000_000
@@ -138,7 +138,11 @@ class FileLock:
         self._file = open(path, "a+b")
 
     def take(self) -> bool:
-        """Hold it if nobody else does; whether that is so."""
+        """Hold it if nobody else does; whether that is so.
+
+        Raises:
+            EngineError: The file system has no locks.
+        """
         try:
             if sys.platform == "win32":
                 import msvcrt
@@ -151,6 +155,11 @@ class FileLock:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
             return False
+        except OSError as error:  # ENOLCK, ENOSYS, ENOTSUP: network file systems mounted so
+            raise EngineError(
+                f"{self._file.name}: its file system has no locks ({error.strerror}), by which "
+                "processes share runs; give an --out on a local disk, or mount it with locks"
+            ) from error
         return True
 
     def close(self) -> None:
@@ -159,8 +168,12 @@ class FileLock:
 
     def __enter__(self) -> FileLock:
         """Wait until it is held."""
-        while not self.take():
-            time.sleep(LOCK_POLL_SECONDS)
+        try:
+            while not self.take():
+                time.sleep(LOCK_POLL_SECONDS)
+        except BaseException:
+            self.close()
+            raise
         return self
 
     def __exit__(

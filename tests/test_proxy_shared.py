@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -14,7 +15,7 @@ import pytest
 from conftest import RECIPE
 
 from curate.engine.local import Send, run_apart
-from curate.errors import InputError, ShardError
+from curate.errors import EngineError, InputError, ShardError
 from curate.observer import Observer
 from curate.proxy.claims import Claims
 from curate.proxy.runs import read_runs
@@ -59,6 +60,19 @@ def test_a_lock_has_one_holder(tmp_path: Path) -> None:
     first.close()
     assert second.take()
     second.close()
+
+
+def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fcntl = pytest.importorskip("fcntl")
+
+    def refuse(file: object, operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    lock = FileLock(tmp_path / "lock")
+    with pytest.raises(EngineError, match=r"has no locks \(No locks available\), .* give an --out"):
+        lock.take()
+    lock.close()
 
 
 def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:

@@ -30,9 +30,10 @@ RATES = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2)
 WIDTHS = (32, 64, 128, 256)
 HEAD_WIDTH = 16
 RULES = {"carried": "matrices at the rate * 256 / width", "one": "one rate for everything"}
-SETTINGS = tuple(
-    f"mixture.evidence.proxy.{key}={value}"
-    for key, value in {"validation_tokens": 1500, "schedule": "cosine"}.items()
+SETTINGS = (
+    "mixture.evidence.proxy.validation_tokens=1500",
+    "mixture.evidence.proxy.schedule=cosine",
+    "validation.documents=0.02",
 )
 
 
