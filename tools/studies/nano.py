@@ -23,6 +23,7 @@ from curate.laws.curves import fit_curve, fit_settled_curve, settled_from
 from curate.laws.tables import read_runs
 from curate.observer import Observer
 from curate.recipe import LoadedRecipe, load
+from curate.storage import write_json
 from curate.swarms import train_proxies
 from curate.validate import Asked, validate
 
@@ -33,7 +34,7 @@ LONGER = (
         f"mixture.evidence.proxy.{key}={value}"
         for key, value in {
             "runs": 2, "tokens": 614_400, "batch": 32, "schedule": "exponential",
-            "checkpoints": 20, "spacing": "even", "validation_tokens": 5000,
+            "learning_rate": 1e-3, "checkpoints": 20, "spacing": "even", "validation_tokens": 5000,
         }.items()
     ),
     "validation.documents=0.05",
@@ -82,7 +83,9 @@ def main() -> None:
         show_extrapolation(curves, ahead)
     for override in ("mixture.method=bimix", f"mixture={chosen(loaded, best)}"):
         own = load(asked.recipe, (*places, override))
-        show_validation(validate(own, Asked(), asked.workers, Loud()), best)
+        found = validate(own, Asked(), asked.workers, Loud())
+        write_json(work / f"validation-{found['method']}.json", found)
+        show_validation(found, best)
     print(f"\n{time.monotonic() - wall:.0f} s, {time.process_time() - cpu:.0f} s of CPU in all")
 
 

@@ -1,0 +1,97 @@
+"""Does the ranking of mixtures survive another tokenizer? `python tools/studies/vocabulary.py`.
+
+Trains the mixtures of the nano study (run that first) under a smaller tokenizer, on the same text,
+and once more under their own with another seed, which says what noise alone does to a ranking.
+Compares bits per byte of held-out text.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from curate.ingest import ingest
+from curate.observer import Observer
+from curate.proxy.runs import RunRow, read_runs
+from curate.recipe import LoadedRecipe, load
+from curate.stats.paired import rank_correlation
+from curate.swarms import final_rows, fresh_seeds, run_name, train_mixtures, train_proxies
+from curate.swarms.setup import prepare
+
+VOCABULARY = 512
+PROXY = "mixture.evidence.proxy"
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--work", type=Path, default=Path("bench-work/nano-study"))
+    arguments.add_argument("--recipe", type=Path, default=Path(__file__).with_name("nano.yaml"))
+    arguments.add_argument("--workers", type=int, default=1)
+    asked = arguments.parse_args()
+    work = asked.work.resolve()
+    places = (f"cache={json.dumps(str(work / 'cache'))}",)
+    plain = load(asked.recipe, places)
+    names = [domain.name for domain in plain.recipe.domains]
+    first = last_rows(work / "runs.csv", names)
+    mixtures = work / "mixtures.csv"
+    with mixtures.open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["run", *(f"w_{name}" for name in names)])
+        table.writerows([row.run, *row.weights] for row in first.values())
+
+    smaller = f"{PROXY}.tokenizer={{train: {{vocab_size: {VOCABULARY}, sample_bytes: 2000000}}}}"
+    tokens = same_text(load(asked.recipe, (*places, smaller)), asked.workers)
+    out = work / "tokenizer"
+    changes = (
+        smaller, f"{PROXY}.tokens={tokens}", f"{PROXY}.mixtures={mixtures}",
+        f"output.dir={json.dumps(str(out))}",
+    )  # fmt: skip
+    train_proxies(load(asked.recipe, (*places, *changes)), asked.workers, Observer())
+    print(f"{VOCABULARY} ids on {tokens:,} tokens a run, the same text\n")
+    print(f"| Spearman of bits per byte with the study's | {' | '.join(names)} | mean |")
+    print("|---" * (len(names) + 2) + "|")
+    other = last_rows(out / "runs.csv", names)
+    show(f"{VOCABULARY} ids", [(first[name], other[name]) for name in first if name in other])
+    effort = (asked.workers, Observer())
+    shares = {name: row.weights for name, row in first.items()}
+    trained = train_mixtures(plain, ingest(plain, *effort), shares, work / "seed", effort)
+    by_name = {row.run: row for row in final_rows(trained)}
+    (seed,) = fresh_seeds(plain)
+    again = [(first[name], by_name[run_name(weights, seed)]) for name, weights in shares.items()]
+    show("its own ids, another seed", again)
+    for title, rows in (("the study", first), (f"{VOCABULARY} ids", other)):
+        best = min(rows.values(), key=lambda row: np.mean(row.bits_per_byte))
+        print(f"\nbest by {title}: {best.run}, {np.mean(best.bits_per_byte):.4f} bits per byte")
+
+
+def show(title: str, pairs: Sequence[tuple[RunRow, RunRow]]) -> None:
+    print(f"| {title} | {' | '.join(f'{cell:.3f}' for cell in spearman(pairs))} |", flush=True)
+
+
+def last_rows(path: Path, names: Sequence[str]) -> dict[str, RunRow]:
+    """The last checkpoint of each run."""
+    return {row.run: row for row in read_runs(path, names)}
+
+
+def same_text(loaded: LoadedRecipe, workers: int) -> int:
+    """Tokens of a run, in whole steps, that hold the text of the study's, in all domains' mean."""
+    swarm = prepare(loaded, None, workers, Observer())
+    ratio = float(np.dot(swarm.ratio, swarm.supply) / np.sum(swarm.supply))
+    step = swarm.swarm.step_tokens
+    return step * round(swarm.swarm.steps * ratio)
+
+
+def spearman(pairs: Sequence[tuple[RunRow, RunRow]]) -> list[float]:
+    """Of every domain's bits per byte, and of their mean."""
+    one, other = (np.array([pair[side].bits_per_byte for pair in pairs]) for side in (0, 1))
+    columns = [rank_correlation(a, b) for a, b in zip(one.T, other.T, strict=True)]
+    return [*columns, rank_correlation(one.mean(axis=1), other.mean(axis=1))]
+
+
+if __name__ == "__main__":
+    main()
