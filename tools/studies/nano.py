@@ -1,7 +1,7 @@
 """From a swarm to a validated mixture: `python tools/studies/nano.py`.
 
-Trains the recipe beside it (16 mixtures of four domains of the embedded corpus), compares laws on
-mixtures left out, lets BiMix extrapolate every run to its last checkpoint, takes the mixtures of
+Trains the recipe beside it (16 mixtures of four domains of the embedded corpus, each with several
+seeds), compares laws on the mean losses of mixtures left out, lets BiMix extrapolate every run to its last checkpoint, takes the mixtures of
 BiMix and of the law that ranks best, and trains both against natural and equal shares with three
 seeds. Prints Markdown tables. What is in the work directory already is not trained again.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +74,7 @@ def main() -> None:
     loaded = load(asked.recipe, places)
     wall, cpu = time.monotonic(), time.process_time()
     train_proxies(loaded, asked.workers, Loud())
-    runs, _ = read_runs([work / "runs.csv"])
+    runs = over_seeds(read_runs([work / "runs.csv"])[0])
     best = show_laws(runs)
     show_extrapolation(runs, 1)
     longer = (f"output.dir={json.dumps(str(work / 'longer'))}", *LONGER)
@@ -87,6 +88,16 @@ def main() -> None:
         write_json(work / f"validation-{found['method']}.json", found)
         show_validation(found, best)
     print(f"\n{time.monotonic() - wall:.0f} s, {time.process_time() - cpu:.0f} s of CPU in all")
+
+
+def over_seeds(runs: RunTable) -> RunTable:
+    """One run a mixture, its losses the mean over its seeds."""
+    keys = np.round(np.column_stack([runs.weights, runs.tokens]), 9)
+    _, first, of_row = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+    losses = np.zeros((len(first), len(runs.targets)))
+    np.add.at(losses, of_row.reshape(-1), runs.losses)
+    seeds = np.bincount(of_row.reshape(-1))
+    return replace(runs.take(first), losses=losses / seeds[:, None])
 
 
 def chosen(loaded: LoadedRecipe, law: str) -> str:
