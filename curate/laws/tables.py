@@ -7,66 +7,31 @@ by their sum) is counted and said in notices. What the numbers mean is `base.Run
 
 from __future__ import annotations
 
-import csv
-import io
 import math
-import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from curate.errors import FitError
 from curate.laws.base import RunTable
+from curate.laws.table_files import (
+    SUM_RANGE,
+    Layout,
+    TableFile,
+    load_file,
+    pair_layout,
+    single_layout,
+)
 
-KEYS = ("run", "run_id", "index", "name")
-"""Columns that may name a run, the first that both files have is taken."""
-PROGRESS = ("params", "tokens", "step", "seed")
-"""Columns that are neither a share nor a loss."""
-SUM_RANGE = (0.5, 1.5)
-"""Where sums of shares lie by rounding or an absent domain; others are no shares."""
 SUM_NOTICE = 1e-6
+
 OUTLYING = 1e6
 """Times its target's median, or part of it, beyond which a loss is a slip and no loss."""
+
 ABSENT_SUM = 0.02
 """How far from 1 the shares of a row with an empty share may sum; further off, it is unknown which
 domain lacks how much."""
-
-
-@dataclass(frozen=True, slots=True)
-class _File:
-    """A CSV file as text cells."""
-
-    path: Path
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    lines: tuple[int, ...]
-    """shape (rows,), the line of the file where each row ends."""
-
-    def number(self, row: int, column: str) -> float:
-        """A cell as a number; an empty one or `nan` is NaN."""
-        text = self.rows[row][self.header.index(column)].strip()
-        try:
-            return float(text) if text else math.nan
-        except ValueError:
-            where = f"{self.path}:{self.lines[row]}: column '{column}'"
-            raise FitError(f"{where}: expected a number, found '{text}'") from None
-
-
-@dataclass(frozen=True, slots=True)
-class _Layout:
-    """Where the parts of a table are: names by column, of one file or of two."""
-
-    weights: _File
-    losses: _File
-    domains: dict[str, str]
-    """domain → its column in `weights`."""
-    targets: dict[str, str]
-    """target → its column in `losses`."""
-    pairs: tuple[tuple[int, int], ...]
-    """Row of `weights` and row of `losses` that belong together."""
-    key: str
 
 
 def read_runs(
@@ -92,9 +57,9 @@ def read_runs(
             the shares of a row are far from 1; a target is unknown; no complete row is left.
     """
     if len(paths) == 1:
-        layout, notices = _single(_load(paths[0]))
+        layout, notices = single_layout(load_file(paths[0]))
     elif len(paths) == 2:
-        layout, notices = _pair(_load(paths[0]), _load(paths[1]))
+        layout, notices = pair_layout(load_file(paths[0]), load_file(paths[1]))
     else:
         raise FitError(f"fit: expected one run table or a pair of files, got {len(paths)} files")
     if targets is not None:
@@ -105,139 +70,14 @@ def read_runs(
                 + ", ".join(layout.targets)
             )
         chosen = {name: layout.targets[name] for name in targets}
-        layout = _Layout(
+        layout = Layout(
             layout.weights, layout.losses, layout.domains, chosen, layout.pairs, layout.key
         )
     table, more = _assemble(layout)
     return table, (*notices, *more)
 
 
-def _load(path: Path) -> _File:
-    try:
-        text = path.read_text("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise FitError(f"{path}: cannot be read: {reason}") from None
-    reader = csv.reader(io.StringIO(text, newline=""))
-    rows, lines = [], []
-    header: tuple[str, ...] = ()
-    for cells in reader:
-        if not any(cell.strip() for cell in cells):
-            continue
-        if not header:
-            header = tuple(cell.strip() for cell in cells)
-            repeated = {name for name in header if name and header.count(name) > 1}
-            if repeated:
-                raise FitError(f"{path}:1: column '{min(repeated)}' occurs twice")
-            continue
-        if len(cells) != len(header):
-            raise FitError(
-                f"{path}:{reader.line_num}: {len(cells)} cells, but {len(header)} columns"
-            )
-        rows.append(tuple(cells))
-        lines.append(reader.line_num)
-    if not rows:
-        raise FitError(f"{path}: no rows; expected a header and a row for each checkpoint")
-    return _File(path, header, tuple(rows), tuple(lines))
-
-
-def _single(file: _File) -> tuple[_Layout, list[str]]:
-    domains = {name[2:]: name for name in file.header if name.startswith("w_")}
-    targets = {name[5:]: name for name in file.header if name.startswith("loss_")}
-    notices = []
-    if not targets:
-        targets = {name[4:]: name for name in file.header if name.startswith("bpb_")}
-        if targets:
-            notices.append(f"{file.path}: no loss_… columns; bpb_… (bits per byte) taken instead")
-    key = next((name for name in KEYS if name in file.header), None)
-    if key is None or not domains or not targets:
-        separator = next((mark for mark in (";", "\t") if mark in "".join(file.header)), None)
-        raise FitError(
-            f"{file.path}:1: not a run table: expected columns run, w_<domain>…, loss_<domain>…; "
-            + (f"cells are separated by {separator!r}: save it with commas" if separator else
-               "mixtures and losses in two files are given as two arguments")
-        )  # fmt: skip
-    rows = tuple((row, row) for row in range(len(file.rows)))
-    return _Layout(file, file, domains, targets, rows, key), notices
-
-
-def _pair(first: _File, second: _File) -> tuple[_Layout, list[str]]:
-    key = next((name for name in KEYS if name in first.header and name in second.header), None)
-    if key is None:
-        raise FitError(
-            f"{first.path} and {second.path} have no column in common to join rows on; expected "
-            f"one of {', '.join(KEYS)} in both"
-        )
-    are_shares = [_looks_like_shares(file) for file in (first, second)]
-    if are_shares[0] == are_shares[1]:
-        which = "both" if are_shares[0] else "neither"
-        raise FitError(
-            f"{first.path} and {second.path}: {which} of them has rows of shares that sum to 1; "
-            "expected one file of mixtures and one of losses"
-        )
-    weights, losses = (first, second) if are_shares[0] else (second, first)
-    numbers = {name: row for row, name in _keyed(losses, key)}
-    pairs = tuple((row, numbers[name]) for name, row in _named(weights, key) if name in numbers)
-    notices = []
-    alone = len({name for name, _ in _named(weights, key)} - set(numbers))
-    if alone:
-        notices.append(f"{weights.path}: {alone} runs have no losses in {losses.path}; left out")
-    alone = len(set(numbers) - {name for name, _ in _named(weights, key)})
-    if alone:
-        notices.append(f"{losses.path}: {alone} runs have no mixture in {weights.path}; left out")
-    if not pairs:
-        raise FitError(f"{weights.path} and {losses.path} share no value of '{key}'")
-    repeated = len(losses.rows) - len(numbers)
-    if repeated:
-        notices.append(f"{losses.path}: {repeated} rows repeat a run; the first of each is kept")
-    layout = _Layout(
-        weights, losses, _plain(weights, _domain_name), _plain(losses, _target_name), pairs, key
-    )
-    return layout, notices
-
-
-def _named(file: _File, key: str) -> list[tuple[str, int]]:
-    column = file.header.index(key)
-    return [(cells[column].strip(), row) for row, cells in enumerate(file.rows)]
-
-
-def _keyed(file: _File, key: str) -> list[tuple[int, str]]:
-    """Row and name, the first row of a name last, so that a dict keeps that one."""
-    return [(row, name) for name, row in reversed(_named(file, key))]
-
-
-def _values(file: _File) -> list[str]:
-    return [name for name in file.header if name and name not in (*KEYS, *PROGRESS)]
-
-
-def _looks_like_shares(file: _File) -> bool:
-    columns = _values(file)
-    sums = []
-    for row in range(len(file.rows)):
-        values = [file.number(row, column) for column in columns]
-        if any(not 0 <= value <= SUM_RANGE[1] for value in values):
-            return False
-        sums.append(math.fsum(values))
-    return bool(sums) and abs(float(np.median(sums)) - 1) < 0.1
-
-
-def _domain_name(column: str) -> str:
-    return re.sub(r"^(w_|train_the_pile_|train_)", "", column)
-
-
-def _target_name(column: str) -> str:
-    plain = re.sub(r"^metric/(the_pile_)?|^loss_", "", column)
-    return re.sub(r"_val_loss$", "", plain)
-
-
-def _plain(file: _File, rename: Callable[[str], str]) -> dict[str, str]:
-    """Short name → column; the columns' own names where short ones would clash."""
-    columns = _values(file)
-    short = [rename(column) for column in columns]
-    return dict(zip(short if len(set(short)) == len(short) else columns, columns, strict=True))
-
-
-def _assemble(layout: _Layout) -> tuple[RunTable, list[str]]:
+def _assemble(layout: Layout) -> tuple[RunTable, list[str]]:
     """Numbers of the rows that are complete and not repeats."""
     progress = _progress(layout)
     names = _run_names(layout)
@@ -297,7 +137,7 @@ def _assemble(layout: _Layout) -> tuple[RunTable, list[str]]:
     return _table(layout, cells), notices
 
 
-def _medians(layout: _Layout) -> list[float]:
+def _medians(layout: Layout) -> list[float]:
     """Of each target's losses; NaN where no row has one."""
     found = []
     for column in layout.targets.values():
@@ -307,7 +147,7 @@ def _medians(layout: _Layout) -> list[float]:
     return found
 
 
-def _run_names(layout: _Layout) -> list[str]:
+def _run_names(layout: Layout) -> list[str]:
     """The run of each pair of rows; runs of one name and several seeds are several runs."""
     weights = layout.weights
     place = weights.header.index(layout.key)
@@ -330,7 +170,7 @@ def _or_zero(value: float) -> float:
 
 
 def _table(
-    layout: _Layout, cells: list[tuple[str, list[float], float, float, list[float]]]
+    layout: Layout, cells: list[tuple[str, list[float], float, float, list[float]]]
 ) -> RunTable:
     runs, shares, tokens, params, losses = zip(*cells, strict=True)
     for name, column in (("tokens", tokens), ("params", params)):
@@ -347,7 +187,7 @@ def _table(
     )  # fmt: skip
 
 
-def _shares(layout: _Layout, row: int) -> tuple[list[float], bool]:
+def _shares(layout: Layout, row: int) -> tuple[list[float], bool]:
     """Shares of one row as they stand, and whether some are empty; those count as 0."""
     file = layout.weights
     shares, absent = [], False
@@ -370,7 +210,7 @@ def _shares(layout: _Layout, row: int) -> tuple[list[float], bool]:
     return shares, absent
 
 
-def _sum_hint(layout: _Layout, total: float) -> str:
+def _sum_hint(layout: Layout, total: float) -> str:
     if abs(total - 100) < 2:
         return ": divide percentages by 100"
     if total < 1:
@@ -379,7 +219,7 @@ def _sum_hint(layout: _Layout, total: float) -> str:
 
 
 def _progress(
-    layout: _Layout,
+    layout: Layout,
 ) -> tuple[Callable[[int, int], float], Callable[[int, int], float]]:
     """How tokens (steps, where there are only those) and parameters of a row are read."""
 
@@ -395,7 +235,7 @@ def _progress(
     return reader(("tokens", "step")), reader(("params",))
 
 
-def _column_reader(file: _File, name: str, position: int) -> Callable[[int, int], float]:
+def _column_reader(file: TableFile, name: str, position: int) -> Callable[[int, int], float]:
     def read(weight_row: int, loss_row: int) -> float:
         row = weight_row if position else loss_row
         value = file.number(row, name)

@@ -1,9 +1,10 @@
 """From a swarm to a validated mixture: `python tools/studies/nano.py`.
 
 Trains the recipe beside it (16 mixtures of four domains of the embedded corpus, each with several
-seeds), compares laws on the mean losses of mixtures left out, lets BiMix extrapolate every run to its last checkpoint, takes the mixtures of
-BiMix and of the law that ranks best, and trains both against natural and equal shares with three
-seeds. Prints Markdown tables. What is in the work directory already is not trained again.
+seeds), compares laws on the mean losses of mixtures left out, lets BiMix extrapolate every run to
+its last checkpoint, takes the mixtures of BiMix and of the law that ranks best, and trains both
+against natural and equal shares with three seeds. Prints Markdown tables. What is in the work
+directory already is not trained again.
 """
 
 from __future__ import annotations
