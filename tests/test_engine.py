@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -260,6 +261,30 @@ def test_work_begun_ahead_gives_its_result_or_its_error() -> None:
 
     with ahead(fail) as result, pytest.raises(InputError, match=r"x\.txt: absent"):
         result()
+
+
+def deaf_to_sigterm() -> bytes:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as one is that loses it while it is forked
+    return bytes(1 << 20)  # more than a pipe holds, so that sending it waits for a reader
+
+
+def test_nothing_begun_can_outstay_its_welcome() -> None:
+    began = time.monotonic()
+    with pytest.raises(KeyError), ahead(deaf_to_sigterm):
+        time.sleep(0.3)
+        raise KeyError("parent")
+
+    def body(number: int, send: Any) -> None:
+        deaf_to_sigterm()
+        send("ready")
+        time.sleep(60)
+
+    def give_up(message: str) -> None:
+        raise KeyError(message)
+
+    with pytest.raises(KeyError, match="ready"):
+        run_workers(body, 2, give_up, lambda: None)
+    assert time.monotonic() - began < 30
 
 
 def test_work_begun_ahead_ends_with_its_context() -> None:

@@ -15,7 +15,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -122,11 +122,7 @@ def _started(
             processes[receiver] = process
         yield processes
     finally:
-        for process in processes.values():
-            if process.is_alive():
-                process.terminate()
-        for process in processes.values():
-            process.join()
+        _end(processes.values())
 
 
 @contextmanager
@@ -161,8 +157,19 @@ def ahead(function: Callable[[], Result]) -> Iterator[Callable[[], Result]]:
     try:
         yield wait
     finally:
+        _end([process])
+
+
+def _end(processes: Collection[Any]) -> None:
+    """Kill those that still run, and wait for all.
+
+    By SIGKILL: a SIGTERM that strikes while a process is being forked is lost, and the wait for a
+    worker that itself waits, for this process to read what it sends, would have no end.
+    """
+    for process in processes:
         if process.is_alive():
-            process.terminate()
+            process.kill()
+    for process in processes:
         process.join()
 
 
