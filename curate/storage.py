@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import Any, BinaryIO
 
 import xxhash
+from numpy.typing import NDArray
 
 from curate.errors import EngineError, InputError, ShardError
 
@@ -52,18 +53,45 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     If another process has put `path` there meanwhile, that one is kept: names are made of content,
     so both hold the same.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=_prefix(path), suffix=".tmp", dir=path.parent))
+    temporary = begin_directory(path)
     try:
         yield temporary
-        os.chmod(temporary, 0o777 & ~current_umask())
-        try:
-            os.rename(temporary, path)
-        except OSError:
-            if not path.is_dir():
-                raise
+        place_directory(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def begin_directory(path: Path) -> Path:
+    """Make a temporary sibling of `path`; `sweep` removes it once this process is gone."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return Path(tempfile.mkdtemp(prefix=_prefix(path), suffix=".tmp", dir=path.parent))
+
+
+def place_directory(temporary: Path, path: Path) -> None:
+    """Give a temporary directory its final name, or remove it where `path` is there already."""
+    os.chmod(temporary, 0o777 & ~current_umask())
+    try:
+        os.rename(temporary, path)
+    except OSError:
+        if not path.is_dir():
+            raise
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def append(path: Path, *pieces: bytes | NDArray[Any]) -> None:
+    """Add bytes and arrays to the end of a file, which is made if it is not there.
+
+    `ndarray.tofile` is not used: on a full disk it loses the end of an array without a word.
+
+    Raises:
+        OSError: It cannot be written whole; the error names the file.
+    """
+    try:
+        with path.open("ab") as file:
+            for piece in pieces:
+                file.write(piece if isinstance(piece, bytes) else piece.data)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def _prefix(path: Path) -> str:

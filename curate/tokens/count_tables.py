@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from curate.errors import InputError
 from curate.kernels import kernel
-from curate.storage import atomic_directory
+from curate.storage import append, atomic_directory
 
 MERGE_ENTRIES = 2 << 20
 """Distinct bigrams held at once while runs are merged from disk."""
@@ -111,17 +111,18 @@ def write_table(path: Path, pieces: Iterable[CountTable], symbols: int) -> None:
     with atomic_directory(path) as directory:
         row_starts = [np.zeros(1, np.int64)]
         entries = 0
-        with (directory / "second.bin").open("wb") as seconds:
-            with (directory / "count.bin").open("wb") as counts:
-                for piece in pieces:
-                    piece.second.tofile(seconds)
-                    piece.count.tofile(counts)
-                    row_starts.append(piece.row_starts[1:] + entries)
-                    entries += len(piece.count)
+        seconds, counts = directory / "second.bin", directory / "count.bin"
+        append(seconds)
+        append(counts)
+        for piece in pieces:
+            append(seconds, piece.second)
+            append(counts, piece.count)
+            row_starts.append(piece.row_starts[1:] + entries)
+            entries += len(piece.count)
         starts = np.concatenate(row_starts)
         if len(starts) == 1:
             starts = np.zeros(symbols + 1, np.int64)
-        starts.tofile(directory / "row_starts.bin")
+        append(directory / "row_starts.bin", starts)
 
 
 def read_table(path: Path, most_entries: int = MERGE_ENTRIES) -> Iterator[tuple[int, CountTable]]:
