@@ -19,7 +19,7 @@ from typing import Protocol
 from curate.errors import RecipeError
 from curate.sources.csv_files import CsvReader
 from curate.sources.discover import InputPath, expand
-from curate.sources.identities import identify
+from curate.sources.identities import check_unchanged, identify
 from curate.sources.json_array import JsonArrayReader
 from curate.sources.jsonl import SMALL_BYTES, JsonlReader
 from curate.sources.plans import FilePlan, PlanRequest, plan_lines, plan_whole, recognise
@@ -33,6 +33,7 @@ __all__ = [
     "InputPath",
     "ReaderInfo",
     "SegmentReader",
+    "check_unchanged",
     "expand",
     "identify",
     "segments",

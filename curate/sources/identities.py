@@ -97,7 +97,7 @@ def identify(paths: Sequence[InputPath], cache: Path) -> list[SourceFile]:
     return [
         SourceFile(
             path, found[path].size_bytes, found[path].content_hash, name, found[path].reader,
-            found[path].compression,
+            found[path].compression, found[path].status,
         )
         for path, name in paths
     ]  # fmt: skip
@@ -205,6 +205,18 @@ def hash_path(path: str, status: Status) -> Identity:
 
 def _is_lasting(started: int, status: Status) -> bool:
     return started - int(status[1]) > STAT_SAFETY_NANOSECONDS
+
+
+def check_unchanged(file: SourceFile) -> None:
+    """Look whether a local file is still what was identified, after it was read again.
+
+    URLs are taken at their word: asking their store again for every part costs too much.
+
+    Raises:
+        InputError: It has changed since, or is gone.
+    """
+    if file.status and not is_url(file.path) and status_of(file.path) != file.status:
+        raise _changing(file.path)
 
 
 def _changing(path: str) -> InputError:

@@ -49,6 +49,8 @@ class SourceFile:
     """A key of `READERS`, as its content tells; empty where nobody has looked."""
     compression: str = ""
     """`plain`, `gzip`, `zstd` or `refused`; empty where nobody has looked."""
+    status: tuple[int | str, ...] = field(default=(), compare=False)
+    """What told that the file was unchanged when it was identified; empty where nobody asked."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -140,11 +140,7 @@ def _round_trip(
     """Decode what was encoded; notices where the tokenizer does not give the text back."""
     ids, offsets = encoded
     if tokenizer.eos_id is not None and (ids == tokenizer.eos_id).any():
-        raise TokenizerError(
-            f"tokenizer {tokenizer.name}: the text of a document produced the end-of-text id "
-            f"{tokenizer.eos_id}, so documents could not be told apart; name another token as "
-            "tokenizer.eos"
-        )
+        raise end_in_text(tokenizer)
     changed = sum(
         reference.decode(ids[offsets[number] : offsets[number + 1]]) != text
         for number, text in enumerate(sample)
@@ -154,6 +150,17 @@ def _round_trip(
     return (
         f"tokenizer: {changed} of {len(sample)} sampled documents do not decode to the same text "
         "(a normaliser or an unknown token); tokens are as the tokenizer gives them",
+    )
+
+
+def end_in_text(tokenizer: Tokenizer, text: str = "") -> TokenizerError:
+    """The fault of a tokenizer that makes its end-of-text id of a document's own text."""
+    at = max(0, text.find(tokenizer.eos or "") - 20)
+    shown = f" (in '{text[at : at + 80].encode('unicode_escape').decode()}')" if text else ""
+    return TokenizerError(
+        f"tokenizer {tokenizer.name}: the text of a document produced the end-of-text id "
+        f"{tokenizer.eos_id}{shown}, so documents could not be told apart; name another token as "
+        "tokenizer.eos"
     )
 
 

@@ -23,10 +23,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate.sources.records import ReadOptions, SourceFile
-from curate.storage import atomic_directory, hash_bytes, hash_file, hash_json, sweep
+from curate.storage import (
+    append,
+    begin_directory,
+    hash_bytes,
+    hash_file,
+    hash_json,
+    place_directory,
+    sweep,
+)
 
 SCHEMA = 2
 
+SPILL_TOKENS = 16 << 20
+"""Tokens of an unfinished part kept in memory: where a file cannot be cut, neither can its part."""
+
+SPILL_BAD_RECORDS = 1 << 14
+"""The same of bad records, each up to a kilobyte."""
 
 DOCUMENT = np.dtype(
     [
@@ -198,6 +211,8 @@ class PartWriter:
         self._reset()
 
     def _reset(self) -> None:
+        self._directory: Path | None = None
+        self._held_tokens = 0
         self.tokens: list[NDArray[Any]] = []
         self.documents: list[NDArray[Any]] = []
         self.ids: list[bytes] = []
@@ -219,9 +234,35 @@ class PartWriter:
         joined = b"".join(ids)
         self.ids.append(joined)
         self.token_count += len(tokens)
+        self._held_tokens += len(tokens)
         self.document_count += len(table)
         self.id_bytes += len(joined)
         self.text_bytes += int(table["text_bytes"].sum())
+
+    @property
+    def is_heavy(self) -> bool:
+        """Whether so much is held in memory that `spill` is due."""
+        return self._held_tokens >= SPILL_TOKENS or len(self.bad) >= SPILL_BAD_RECORDS
+
+    def spill(self) -> Path:
+        """Move all but the entries to disk, into the directory that becomes the part."""
+        if self._directory is None:
+            self._directory = begin_directory(self._store / "part")
+        directory = self._directory
+        append(directory / "tokens.bin", *self.tokens)
+        append(directory / "documents.bin", *self.documents)
+        append(directory / "ids.bin", *self.ids)
+        records = b"".join(msgspec.json.encode(record) + b"\n" for record in self.bad)
+        append(directory / "bad.jsonl", records)
+        self.tokens, self.documents, self.ids, self.bad = [], [], [], []
+        self._held_tokens = 0
+        return directory
+
+    def discard(self) -> None:
+        """Remove what was collected and not written as a part."""
+        if self._directory is not None:
+            shutil.rmtree(self._directory, ignore_errors=True)
+        self._reset()
 
     def flush(self) -> Path | None:
         """Write what was collected as one part; its name is made of what is in it."""
@@ -231,22 +272,13 @@ class PartWriter:
         keys = [f"schema {SCHEMA}".encode()]
         keys += [f"{entry.key}:{entry.segment}".encode() for entry in self.entries]
         path = self._store / f"part-{hash_bytes(*keys)[:24]}"
-        with atomic_directory(path) as directory:
-            with (directory / "tokens.bin").open("wb") as file:
-                for tokens in self.tokens:
-                    tokens.tofile(file)
-            with (directory / "documents.bin").open("wb") as file:
-                for table in self.documents:
-                    table.tofile(file)
-            (directory / "ids.bin").write_bytes(b"".join(self.ids))
-            with (directory / "bad.jsonl").open("wb") as file:
-                for record in self.bad:
-                    file.write(msgspec.json.encode(record) + b"\n")
-            info = PartInfo(
-                SCHEMA, self._backend, self._dtype.str, self.document_count, self.token_count,
-                part_checksum(directory), self.entries,
-            )  # fmt: skip
-            (directory / "part.json").write_bytes(msgspec.json.encode(info))
+        directory = self.spill()
+        info = PartInfo(
+            SCHEMA, self._backend, self._dtype.str, self.document_count, self.token_count,
+            part_checksum(directory), self.entries,
+        )  # fmt: skip
+        append(directory / "part.json", msgspec.json.encode(info))
+        place_directory(directory, path)
         self._reset()
         return path
 

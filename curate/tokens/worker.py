@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from curate.engine import local
 from curate.errors import InputError
 from curate.kernels import kernel
-from curate.sources import SegmentReader
+from curate.sources import SegmentReader, check_unchanged
 from curate.sources.plans import FilePlan
-from curate.sources.records import SEGMENT_BYTES, BadRecord, Block, Segment
+from curate.sources.records import SEGMENT_BYTES, BadRecord, Block, Segment, SourceFile
 from curate.tokens.backends import BACKENDS
 from curate.tokens.counting import COUNT_TOKENS, BigramCounter
 from curate.tokens.jobs import PROGRESS, Job, Shared, keys_of
+from curate.tokens.selftest import end_in_text
 from curate.tokens.store import DOCUMENT, Entry, PartWriter, StoredBadRecord
 
 PART_BYTES = SEGMENT_BYTES // 2
@@ -31,11 +32,14 @@ ENCODE_BYTES = 1 << 20
 def work(job: Job, shared: Shared, workers: int, number: int, send: local.Send) -> None:
     """Take tasks until none is left, then help with shared ones."""
     worker = _Worker(job, shared, workers, number, send)
-    while (position := worker.claim_task()) is not None:
-        worker.run(position)
-    while (position := worker.open_shared_task()) is not None:
-        worker.run(position)
-    worker.finish_domain()
+    try:
+        while (position := worker.claim_task()) is not None:
+            worker.run(position)
+        while (position := worker.open_shared_task()) is not None:
+            worker.run(position)
+        worker.finish_domain()
+    finally:
+        worker.discard_part()
 
 
 @dataclass(slots=True)
@@ -118,6 +122,7 @@ class _Worker:
         self._pending_bytes = 0
         self._finished: list[tuple[list[str], Segment, list[_FileTotals], bool]] = []
         self._counted: list[tuple[str, int]] = []
+        self._unwritten: set[SourceFile] = set()
         self._domain = -1
         self._runs = 0
 
@@ -197,6 +202,7 @@ class _Worker:
             if self._pending_bytes >= ENCODE_BYTES:
                 self._encode_pending()
         self._finished.append((keys, segment, totals, last))
+        self._unwritten.update(segment.files)
         return last
 
     def _encode_pending(self) -> None:
@@ -214,11 +220,20 @@ class _Worker:
         for keys, segment, totals, last in self._finished:
             self._add_entries(keys, segment, totals, last)
         self._finished = []
+        if self._uncounted_tokens >= COUNT_TOKENS // 2:
+            self._count()
+        if self._part.is_heavy:
+            self._wait_for_verdict()
+            self._part.spill()
 
     def _encode(self, block: Block) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Encode, end, and keep a block's documents; their tokens and bytes."""
         tokenizer = self._job.tokenizer
         ids, offsets = self._encoder.encode(block.texts)
+        if tokenizer.eos_id is not None and (ids == tokenizer.eos_id).any():
+            first = int(np.flatnonzero(ids == tokenizer.eos_id)[0])
+            guilty = int(np.searchsorted(offsets, first, side="right")) - 1
+            raise end_in_text(tokenizer, block.texts[guilty])
         ended = np.empty(len(ids) + len(block.texts), tokenizer.stream_dtype)
         append_ends(ids, offsets, tokenizer.end_symbol, ended)
         tokens, stops = ended, offsets[1:] + np.arange(1, len(offsets))
@@ -282,15 +297,27 @@ class _Worker:
         )
 
     def _flush(self) -> None:
-        """Write the part, once the backend has passed its test, and count when it is worth it."""
+        """Write the part, once the backend has passed its test, and count when it is worth it.
+
+        Raises:
+            InputError: A file that it is from has changed since it was identified.
+        """
         self._encode_pending()
-        if self._uncounted_tokens >= COUNT_TOKENS // 2:
-            self._count()
-        while self._shared.verdict.value == 0:
-            _pause()
+        self._wait_for_verdict()
+        for file in self._unwritten:  # or it would be kept for what the file held before
+            check_unchanged(file)
+        self._unwritten.clear()
         path = self._part.flush()
         if path is not None:
             self._send(("part", path))
+
+    def _wait_for_verdict(self) -> None:
+        while self._shared.verdict.value == 0:
+            _pause()
+
+    def discard_part(self) -> None:
+        """Remove what an exception left of a part that is not written."""
+        self._part.discard()
 
     def _count(self) -> None:
         """Count what was encoded since the last time: many tokens at once cost less each."""

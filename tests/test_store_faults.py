@@ -1,0 +1,148 @@
+"""What could put wrong tokens into the store: changing files, full disks, ends inside text."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import make_documents, write_jsonl
+
+from curate.errors import InputError, TokenizerError
+from curate.ingest import ingest
+from curate.observer import Observer
+from curate.recipe import load
+from curate.sources import check_unchanged, identify
+from curate.sources.discover import InputPath
+from curate.storage import append
+from curate.tokens import store, worker
+from curate.tokens.store import DOCUMENT, Entry, PartWriter, StoredBadRecord, part_damage
+
+LONG_AGO = 1_000_000_000
+
+
+class Meddler(Observer):
+    """Rewrites a file, at its old length, when tokenising begins."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def begin(self, stage: str, names: Sequence[str] = (), totals: Sequence[int] = ()) -> None:
+        if stage == "tokenise":
+            self.path.write_bytes(self.path.read_bytes().replace(b"river", b"RIVER"))
+
+
+def test_what_changes_after_it_was_identified_is_not_stored(recipe: Path, tmp_path: Path) -> None:
+    data = write_jsonl(tmp_path / "changing.jsonl", make_documents("wiki", 200))
+    os.utime(data, (LONG_AGO, LONG_AGO))
+    overrides = [f"domains=[{{name: wiki, paths: {data}}}]"]
+    for workers in (1, 2):
+        with pytest.raises(InputError, match=r"changing\.jsonl: changed while it was being read"):
+            ingest(load(recipe, overrides), workers, Meddler(data))
+        assert not list((recipe.parent / ".curate" / "tokens").glob("*/*"))
+        data.write_bytes(data.read_bytes().replace(b"RIVER", b"river"))
+        os.utime(data, (LONG_AGO, LONG_AGO))
+    assert len(ingest(load(recipe, overrides), 1, Observer()).domains[0]) == 200
+
+
+def test_files_are_compared_with_what_they_were(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("abc")
+    (file,) = identify([InputPath(str(path), "a.txt")], tmp_path)
+    check_unchanged(file)
+    os.utime(path, (LONG_AGO, LONG_AGO))
+    with pytest.raises(InputError, match=r"a\.txt: changed while it was being read; let whatever"):
+        check_unchanged(file)
+    path.unlink()
+    with pytest.raises(InputError, match=r"a\.txt: No such file"):
+        check_unchanged(file)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no full device")
+@pytest.mark.parametrize("items", [1, 1_000_000])
+def test_a_full_disk_is_told_with_the_name_of_the_file(items: int) -> None:
+    with pytest.raises(OSError, match="No space left") as told:
+        append(Path("/dev/full"), np.zeros(items, np.uint16))
+    assert told.value.filename == "/dev/full"
+
+
+def write_part(directory: Path, spill_after: set[int]) -> Path:
+    """A part of ten documents of one token each, moved to disk after some of them."""
+    writer = PartWriter(directory, np.dtype("<u2"), "test 1")
+    for number in range(10):
+        table = np.zeros(1, DOCUMENT)
+        table["token_stop"], table["id_stop"], table["text_bytes"] = 1, 2, 3
+        writer.add_documents(np.array([number], np.uint16), table, [b"id"])
+        writer.bad.append(StoredBadRecord("key", 0, number, "reason", ""))
+        if number in spill_after:
+            writer.spill()
+    writer.entries.append(Entry("key", 0, True, "a.csv", 0, 10, 0, 10, 20, 30, 30, 10))
+    path = writer.flush()
+    assert path is not None
+    assert writer.flush() is None
+    return path
+
+
+def test_a_part_is_the_same_however_often_it_went_to_disk(tmp_path: Path) -> None:
+    parts = [
+        write_part(tmp_path / f"{len(after)}", after) for after in (set(), {4}, set(range(10)))
+    ]
+    contents = [{file.name: file.read_bytes() for file in part.iterdir()} for part in parts]
+    assert contents[0] == contents[1] == contents[2]
+    assert np.frombuffer(contents[0]["documents.bin"], DOCUMENT)["token_stop"].tolist() == [
+        *range(1, 11)
+    ]
+    assert part_damage(parts[2]) is None
+    assert [list(part.parent.iterdir()) for part in parts] == [[part] for part in parts]
+
+
+def test_what_is_discarded_leaves_nothing(tmp_path: Path) -> None:
+    writer = PartWriter(tmp_path, np.dtype("<u2"), "test 1")
+    writer.spill()
+    assert list(tmp_path.iterdir())
+    writer.discard()
+    assert not list(tmp_path.iterdir())
+    writer.discard()
+
+
+def test_a_file_that_cannot_be_cut_is_kept_on_disk_as_it_is_read(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "array.json"
+    data.write_text(json.dumps(make_documents("wiki", 3000)))
+    overrides = [f"domains=[{{name: wiki, paths: {data}}}]"]
+    whole = ingest(load(recipe, [*overrides, "cache=whole"]), 1, Observer())
+    monkeypatch.setattr(store, "SPILL_TOKENS", 1000)
+    monkeypatch.setattr(worker, "ENCODE_BYTES", 1000)
+    monkeypatch.setattr("curate.sources.json_array.BLOCK_BYTES", 10_000)
+    pieces = ingest(load(recipe, [*overrides, "cache=pieces"]), 1, Observer())
+    assert pieces.stats == whole.stats
+    assert pieces.content_hash == whole.content_hash
+    (part,) = (path for path in (recipe.parent / "pieces" / "tokens").glob("*/part-*"))
+    (same,) = (path for path in (recipe.parent / "whole" / "tokens").glob("*/part-*"))
+    for name in ("tokens.bin", "documents.bin", "ids.bin", "bad.jsonl"):
+        assert (part / name).read_bytes() == (same / name).read_bytes()
+
+
+def test_an_end_made_of_text_is_refused_wherever_it_is(recipe: Path, tmp_path: Path) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    model = models.WordPiece({"[UNK]": 0, "[SEP]": 1, "the": 2}, unk_token="[UNK]")
+    made = Tokenizer(model)
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    made.add_special_tokens(["[SEP]", "[UNK]"])
+    made.save(str(tmp_path / "words.json"))
+    rows = [{"text": "the " * 20_000} for _ in range(20)]  # more than the sample that is tried
+    overrides = [
+        "tokenizer={path: words.json, eos: '[SEP]'}",
+        f"domains=[{{name: a, paths: {tmp_path / 'late.jsonl'}}}]",
+    ]
+    write_jsonl(tmp_path / "late.jsonl", [*rows, {"text": "said the [SEP] thing"}])
+    with pytest.raises(TokenizerError, match=r"end-of-text id 1 \(in 'said the \[SEP\] thing'\)"):
+        ingest(load(recipe, overrides), 1, Observer())
+    assert not list((recipe.parent / ".curate" / "tokens").glob("*/*"))
+    write_jsonl(tmp_path / "late.jsonl", rows)
+    assert ingest(load(recipe, overrides), 1, Observer()).stats[0].documents == 20
