@@ -31,6 +31,7 @@ LINES: dict[str, tuple[bytes, str | None]] = {
     "bad bytes elsewhere": (b'{"text": "x", "m": "\xff"}', None),
     "special token": (b'{"text": "<|endoftext|>"}', None),
     "nested 1000 deep": (b'{"text": "x", "m": ' + b"[" * 1000 + b"]" * 1000 + b"}", None),
+    "joined behind a mark": (b'\xef\xbb\xbf{"text": "x"}', None),
     "cut": (b'{"text": "cut off', BAD_JSON),
     "trailing comma": (b'{"text": "x",}', BAD_JSON),
     "single quotes": (b"{'text': 'x'}", BAD_JSON),
@@ -74,7 +75,8 @@ def test_each_kind_of_line(tmp_path: Path, name: str, end: bytes) -> None:
     found = read(write(tmp_path / "a.jsonl", end.join([GOOD.encode(), line, GOOD.encode()])))
     if reason is None:
         assert (found.lines, found.bad) == ([1, 2, 3], [])
-        assert found.texts[1] == orjson.loads(line.replace(b"\xff", b"?"))["text"]
+        readable = line.removeprefix(b"\xef\xbb\xbf").replace(b"\xff", b"?")
+        assert found.texts[1] == orjson.loads(readable)["text"]
     else:
         assert (found.lines, len(found.bad)) == ([1, 3], 1)
         assert found.bad[0][0] == 2
