@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +27,7 @@ from curate.shape import (
     data_suffix,
     shard_stem,
 )
+from curate.storage import begin_directory
 from curate.text import TextJob, write_text_shards
 from curate.tokens import tokenizer as tokenizers
 from curate.write import ShardTask, ShardWriter, write_shards
@@ -138,7 +138,7 @@ def _run_writer(  # noqa: PLR0913 - one stage, all of whose inputs are its own
 ) -> list[ShardRecord]:
     if isinstance(writer.format, TokenFormat):
         return write_shards(writer, tasks, workers, tick)
-    spill = Path(tempfile.mkdtemp(prefix=".text-", dir=loaded.cache_dir))
+    spill = begin_directory(loaded.cache_dir / "text")
     try:
         plans = [
             [replace(plan, files=(file,)) for plan in domain for file in plan.files]

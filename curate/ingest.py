@@ -7,9 +7,7 @@ there already is not made again.
 from __future__ import annotations
 
 import itertools
-import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,7 +26,7 @@ from curate.sources.plans import FilePlan
 from curate.sources.records import SCHEME, ReadOptions
 from curate.stats.entropy import table_entropies
 from curate.stats.report import DomainStats, domain_stats
-from curate.storage import hash_json, is_running
+from curate.storage import begin_directory, hash_json, sweep
 from curate.tokens import tokenizer as tokenizers
 from curate.tokens import train
 from curate.tokens.backends import first_choice
@@ -262,12 +260,8 @@ def _content_hash(domains: Sequence[DomainTokens]) -> str:
 
 @contextmanager
 def _spill(cache: Path) -> Iterator[Path]:
-    cache.mkdir(parents=True, exist_ok=True)
-    for stale in cache.glob(".spill-[0-9]*-*"):  # of runs that were killed
-        process = stale.name.split("-")[1]
-        if process.isdigit() and not is_running(int(process)):
-            shutil.rmtree(stale, ignore_errors=True)
-    path = Path(tempfile.mkdtemp(prefix=f".spill-{os.getpid()}-", dir=cache))
+    sweep(cache)  # what runs left that were killed
+    path = begin_directory(cache / "spill")
     try:
         yield path
     finally:

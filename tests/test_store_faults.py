@@ -17,7 +17,7 @@ from curate.observer import Observer
 from curate.recipe import load
 from curate.sources import check_unchanged, identify
 from curate.sources.discover import InputPath
-from curate.storage import append
+from curate.storage import append, begin_directory
 from curate.tokens import store, worker
 from curate.tokens.store import DOCUMENT, Entry, PartWriter, StoredBadRecord, part_damage
 
@@ -146,3 +146,17 @@ def test_an_end_made_of_text_is_refused_wherever_it_is(recipe: Path, tmp_path: P
     assert not list((recipe.parent / ".curate" / "tokens").glob("*/*"))
     write_jsonl(tmp_path / "late.jsonl", rows)
     assert ingest(load(recipe, overrides), 1, Observer()).stats[0].documents == 20
+
+
+def test_only_what_dead_processes_left_in_the_cache_is_removed(recipe: Path) -> None:
+    cache = recipe.parent / ".curate"
+    cache.mkdir()
+    host = begin_directory(cache / "x").name.split(".")[2].split("-")[0]
+    of_the_dead = cache / f".spill.{host}-{2**22 + 1}-abc.tmp"  # above the highest Linux gives
+    elsewhere = cache / f".spill.{'0' * 8}-{2**22 + 1}-abc.tmp"
+    for path in (of_the_dead, elsewhere):
+        path.mkdir()
+    ingest(load(recipe), 1, Observer())
+    assert elsewhere.is_dir()
+    assert not of_the_dead.exists()
+    assert len(list(cache.glob(".*.tmp"))) == 2  # that one, and the one this process made
