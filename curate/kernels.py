@@ -15,7 +15,6 @@ import contextlib
 import ctypes
 import importlib
 import inspect
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.storage import atomic_path, hash_bytes
+from curate.storage import atomic_path, hash_bytes, user_cache
 
 _loaded: list[Any] = []
 """Engines that own loaded code; they must live as long as the process."""
@@ -99,8 +98,7 @@ def kernel(function: Callable[..., int]) -> Kernel:
 
 def cache_directory() -> Path:
     """Where object code is kept, for this user and machine."""
-    root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(root) / "curate" / "kernels"
+    return user_cache() / "kernels"
 
 
 def _lower(argument: NDArray[Any] | Pointers | int) -> tuple[str, int]:

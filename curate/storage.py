@@ -214,6 +214,21 @@ class FileLock:
         self.close()
 
 
+def user_cache() -> Path:
+    """Where what depends on this user and machine alone is kept.
+
+    Raises:
+        InputError: Nothing says where the user's files are.
+    """
+    root = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return (Path(root) if root else Path.home() / ".cache") / "curate"
+    except RuntimeError as error:
+        raise InputError(
+            "this user has no home directory; set HOME or XDG_CACHE_HOME to a directory of its own"
+        ) from error
+
+
 def is_running(process: int) -> bool:
     """Whether a process of this number exists; always so where the platform cannot tell."""
     if os.name != "posix":

@@ -17,7 +17,7 @@ from curate.observer import Observer
 from curate.recipe import load
 from curate.sources import check_unchanged, identify
 from curate.sources.discover import InputPath
-from curate.storage import append, begin_directory
+from curate.storage import append, begin_directory, user_cache
 from curate.tokens import store, worker
 from curate.tokens.store import DOCUMENT, Entry, PartWriter, StoredBadRecord, part_damage
 
@@ -59,6 +59,22 @@ def test_files_are_compared_with_what_they_were(tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(InputError, match=r"a\.txt: No such file"):
         check_unchanged(file)
+    path.symlink_to("gone.txt")
+    with pytest.raises(InputError, match=r"a\.txt: a link to gone\.txt, which is gone"):
+        check_unchanged(file)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="users are told by number on POSIX systems")
+def test_a_user_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
+    assert user_cache() == Path("/somewhere/curate")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", "/home/me")
+    assert user_cache() == Path("/home/me/.cache/curate")
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 2)  # nobody has that number
+    with pytest.raises(InputError, match="no home directory; set HOME or XDG_CACHE_HOME"):
+        user_cache()
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no full device")

@@ -110,6 +110,8 @@ def status_of(path: str) -> Status:
     try:
         status = os.stat(path)
     except OSError as error:
+        if os.path.islink(path) and not os.path.exists(path):
+            raise InputError(f"{path}: a link to {os.readlink(path)}, which is gone") from error
         raise InputError(f"{path}: {error.strerror}") from error
     if not stat.S_ISREG(status.st_mode):
         raise InputError(f"{path}: not a regular file; name files that can be read again")
@@ -167,7 +169,7 @@ def hash_small(path: str, status: Status) -> Identity:
             content = file.read()
             now = _local_status(os.fstat(file.fileno()))
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error})") from error
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
     if now != status:
         raise _changing(path)
     compression = compression_of(content[:MAGIC_BYTES])
@@ -196,7 +198,7 @@ def hash_path(path: str, status: Status) -> Identity:
             stream = recognise_stream(RawInput(file, path, size_bytes))
             reader, compression = recognise(stream, path)
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error})") from error
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
     if status_of(path) != status:
         raise _changing(path)
     is_lasting = is_url(path) or _is_lasting(started, status)

@@ -39,7 +39,8 @@ class RawInput:
             self.file.seek(offset)
             return self.file.read(limit_bytes)
         except OSError as error:
-            raise InputError(f"{self.path}: cannot be read at byte {offset} ({error})") from error
+            reason = error.strerror or error
+            raise InputError(f"{self.path}: cannot be read at byte {offset} ({reason})") from error
 
     def peek(self, count_bytes: int) -> memoryview:
         """The next bytes: `count_bytes` of them, or as many as the file still holds."""

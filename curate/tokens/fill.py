@@ -7,7 +7,6 @@ its answers on a sample. Workers start before the verdict and write nothing unti
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from curate.observer import Observer
 from curate.recipe import Recipe
 from curate.sources import SegmentReader
 from curate.sources.plans import FilePlan
+from curate.storage import user_cache
 from curate.tokens.backends import BACKENDS, BackendRefused, Choice, Encoder, reference_choice
 from curate.tokens.jobs import PROGRESS, Job, Task, plan_tasks
 from curate.tokens.pipeline import Tokenised, tokenise
@@ -160,8 +160,7 @@ def _attempt(
 
 def memory_dir() -> Path:
     """Where verdicts on tokenizer backends are remembered, for this user and machine."""
-    root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(root) / "curate" / "backends"
+    return user_cache() / "backends"
 
 
 def sample_documents(plans: Sequence[FilePlan]) -> list[str]:
