@@ -458,11 +458,17 @@ def _check_tokenizer(tokenizer: TokenizerRecipe, source: str) -> None:
 
 
 def _check_domains(recipe: Recipe, source: str) -> None:
-    names = [domain.name for domain in recipe.domains]
-    for name in names:
-        if names.count(name) > 1:
-            raise RecipeError(f"{source}: domains: two are called '{name}'; rename one")
+    known: dict[str, str] = {}
     for domain in recipe.domains:
+        other = known.get(domain.name.lower())
+        if other == domain.name:
+            raise RecipeError(f"{source}: domains: two are called '{other}'; rename one")
+        if other is not None:
+            raise RecipeError(
+                f"{source}: domains: '{other}' and '{domain.name}' differ only in case, and would "
+                "be one file where file names ignore case (macOS, Windows); rename one"
+            )
+        known[domain.name.lower()] = domain.name
         paths = [domain.paths] if isinstance(domain.paths, str) else domain.paths
         if not paths or not all(paths):
             raise RecipeError(

@@ -310,6 +310,7 @@ def test_unknown_keys_at_every_level(field, value, expected, tmp_path):
         ("domains", [{"name": "a", "paths": ["x", ""]}], "domains[a].paths is empty"),
         ("domains", [{"name": "a", "paths": "p", "weight": -1}], "domains[a].weight: expected a n"),
         ("domains", [{"name": "a", "paths": "p"}] * 2, "domains: two are called 'a'; rename one"),
+        ("domains", [{"name": n, "paths": "p"} for n in "Aa"], "'A' and 'a' differ only in case"),
         ("domains", ["a"], "domains[0]: expected a mapping, got text; found 'a'"),
         ("mixture", 5, "mixture: expected a mapping, got a whole number; found 5"),
         ("mixture", {"temperature": 0}, "mixture.temperature: expected a number > 0.0; found 0"),
