@@ -42,6 +42,10 @@ OWN_DIRECTORIES = ("train", "validation", "provenance", TRAINER)
 OWN_FILES = ("README.md", "tokenizer.json")
 """Written beside the shards; where no dataset of ours is, they are somebody else's."""
 
+ARTIFACTS = ("stats.json", "mixture.json", "plan.json", "manifest.json", "certificate.json")
+"""JSON files beside the shards; ours say which version of curate wrote them."""
+QUARANTINE = "quarantine.jsonl"
+
 MARK = ".curate"
 """Lists the shards that a directory is for."""
 
@@ -191,6 +195,49 @@ def load_manifest(directory: Path) -> Manifest:
     return manifest
 
 
+def refuse_foreign(directory: Path) -> None:
+    """See that no artifact would take the place of somebody else's file of its name.
+
+    Where a dataset of ours is, damaged artifacts are ours too and are written anew.
+
+    Raises:
+        ShardError: The directory holds such files; names some.
+    """
+    if _holds_dataset(directory):
+        return
+    foreign = [
+        name
+        for name in ARTIFACTS
+        if (directory / name).exists() and not _is_artifact(directory / name)
+    ]
+    if (directory / QUARANTINE).exists() and not _is_artifact(directory / "stats.json"):
+        foreign.append(QUARANTINE)
+    _refuse(directory, foreign)
+
+
+def _holds_dataset(directory: Path) -> bool:
+    return (directory / "train" / MARK).exists() or _is_artifact(Layout(directory).manifest)
+
+
+def _is_artifact(path: Path) -> bool:
+    """Whether a file is JSON that says which version of curate wrote it."""
+    try:
+        found = msgspec.json.decode(path.read_bytes())
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+        return False
+    return isinstance(found, dict) and "curate_version" in found
+
+
+def _refuse(directory: Path, foreign: Sequence[str]) -> None:
+    if not foreign:
+        return
+    shown = ", ".join(foreign[:3]) + (", …" if len(foreign) > 3 else "")
+    raise ShardError(
+        f"{directory}: holds {len(foreign)} files that curate did not write ({shown}); "
+        "move them away, or give output.dir another directory"
+    )
+
+
 def clear(
     directory: Path,
     shards: Sequence[tuple[str, str]],
@@ -211,7 +258,7 @@ def clear(
         ShardError: The directory holds files that curate did not make; names some.
     """
     layout = Layout(directory)
-    known = layout.manifest.exists() or (directory / "train" / MARK).exists()
+    known = _holds_dataset(directory)
     foreign = [name for name in OWN_FILES if not known and (directory / name).exists()]
     foreign += [
         layout.relative(path)
@@ -219,12 +266,7 @@ def clear(
         for path in sorted((directory / name).rglob("*"))
         if not path.is_dir() and not _is_ours(path, directory / name)
     ]
-    if foreign:
-        shown = ", ".join(foreign[:3]) + (", …" if len(foreign) > 3 else "")
-        raise ShardError(
-            f"{directory}: holds {len(foreign)} files that curate did not write ({shown}); "
-            "move them away, or give output.dir another directory"
-        )
+    _refuse(directory, foreign)
     layout.manifest.unlink(missing_ok=True)
     (directory / "certificate.json").unlink(missing_ok=True)
     for name in OWN_DIRECTORIES:

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from curate import __version__
+from curate.dataset import QUARANTINE, refuse_foreign
 from curate.errors import RecipeError
 from curate.evidence import Evidence, gather, wanted
 from curate.formats import check_options, configure
@@ -222,7 +223,11 @@ def write_stats(
         found: shape (domains,), entropies measured with intervals, by this or an earlier run; they
             stand in place of the plug-in ones, which stay beside them.
         observer: Told of bad records.
+
+    Raises:
+        ShardError: The directory holds files of these names that curate did not write.
     """
+    refuse_foreign(loaded.output_dir)
     domains = {
         stats.name: stats.to_json(evidence.entropy)
         for stats, evidence in zip(ingested.stats, found, strict=True)
@@ -233,7 +238,7 @@ def write_stats(
         {**origin(loaded, ingested), **backend, "domains": domains},
     )
     bad_records = sum(stats.bad_records for stats in ingested.stats)
-    path = loaded.output_dir / "quarantine.jsonl"
+    path = loaded.output_dir / QUARANTINE
     path.unlink(missing_ok=True)
     if not bad_records:
         return

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 import curate
 from curate.build import build, reopen
 from curate.cli import cli
-from curate.dataset import load_manifest
+from curate.dataset import ARTIFACTS, QUARANTINE, load_manifest
 from curate.errors import InfeasiblePlan, RecipeError, ShardError
 from curate.formats import find
 from curate.formats.blends import BLENDS
@@ -168,6 +168,23 @@ def test_changing_the_shape_clears_the_other(recipe: Path) -> None:
     assert again.certificate["ok"] and not again.reused
     assert make(recipe, "name=same").reused
     assert not list((first.directory / "train").glob("shard-*"))
+
+
+@pytest.mark.parametrize("name", [*ARTIFACTS, QUARANTINE])
+def test_files_of_an_artifacts_name_are_not_touched(recipe: Path, name: str) -> None:
+    foreign = load(recipe, ()).output_dir / name
+    foreign.parent.mkdir(parents=True)
+    foreign.write_text('{"mine": 1}')
+    beside = foreign.with_name("README.md")
+    beside.write_text("mine")
+    with pytest.raises(ShardError, match=rf"files that curate did not write \({name}"):
+        make(recipe)
+    assert (foreign.read_text(), beside.read_text()) == ('{"mine": 1}', "mine")
+    foreign.unlink()
+    with pytest.raises(ShardError, match=r"did not write \(README.md\)"):
+        make(recipe)
+    beside.unlink()
+    assert make(recipe).certificate["ok"]
 
 
 @pytest.mark.parametrize("where", ["train/wiki/mine.txt", "train/wiki/deep/shard-00000.bin",

@@ -166,6 +166,8 @@ def _distinct(source: Path | None, work: Path, budget_tokens: int) -> dict[str, 
         found = {name: corpus.resolve(f"corpus://{name}", work / "cache") for name in EMBEDDED}
     else:
         found = {path.stem: path for path in sorted(source.glob("*.jsonl"))}
+        if not found:
+            raise SystemExit(f"{source}: expected files <domain>.jsonl, found none")
     enough = int(budget_tokens * BYTES_A_TOKEN * 0.45)
     seen: set[str] = set()
     texts: dict[str, list[str]] = {}
