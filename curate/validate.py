@@ -115,8 +115,8 @@ def _sizes(loaded: LoadedRecipe, asked: Asked) -> list[LoadedRecipe]:
             f"validate: {asked.seeds} seed says nothing of seed noise; give --seeds 2 or more"
         )
     presets = list(dict.fromkeys(asked.presets or (loaded.proxies.preset,)))
-    if asked.up:
-        presets.append(next_preset(presets[-1]))
+    if asked.up and (larger := next_preset(presets[-1])) not in presets:
+        presets.append(larger)
     own = loaded.proxies.preset
     sizes = [loaded if name == own else with_preset(loaded, name) for name in presets]
     return [size.with_proxies(with_fields(size.proxies, seeds=asked.seeds)) for size in sizes]

@@ -33,12 +33,23 @@ def test_a_table_with_and_without_names(tmp_path: Path) -> None:
         ("a,b\n0.5\n", r"m.csv:2: every domain needs a number"),
         ("run,a,b\nx,1,0\nx,0,1\n", r"m.csv:3: two mixtures are called 'x'; rename one"),
         ("a,b\n", r"m.csv: no mixture in it"),
+        ("run,a,b\n../x,1,0\n", r"m.csv:2: a run cannot be called '../x', as its folder for Tens"),
+        ("run,a,b\nx.s1,1,0\n", r"m.csv:2: a run cannot be called 'x.s1', .* no '.s1' at the end"),
     ],
 )
 def test_tables_that_cannot_be(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_text(text, "utf-8")
     with pytest.raises(InputError, match=message):
         read_mixtures(tmp_path / "m.csv", ["a", "b"])
+
+
+def test_tables_as_spreadsheets_write_them(tmp_path: Path) -> None:
+    path = tmp_path / "m.csv"
+    path.write_text("a,b\n1,0\n", "utf-8-sig")
+    assert read_mixtures(path, ["a", "b"]) == {"m000": (1.0, 0.0)}
+    path.write_text("a,b\n1,0\n", "utf-16")
+    with pytest.raises(InputError, match=r"m.csv: not UTF-8 \(invalid start byte\)"):
+        read_mixtures(path, ["a", "b"])
 
 
 @pytest.mark.parametrize("seed", range(5))

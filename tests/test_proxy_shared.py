@@ -239,6 +239,20 @@ def test_settings_do_not_change_under_somebodys_hands(recipe: Path) -> None:
     other.release(claim)
 
 
+def test_a_name_keeps_its_mixture_while_somebody_trains_it(recipe: Path) -> None:
+    table = recipe.with_name("mixtures.csv")
+    table.write_text("run,wiki,code,talk\na,0.5,0.3,0.2\n", "utf-8")
+    loaded = load(recipe, (*SWARM, f"proxy.mixtures={table}", "proxy.tokens=256"))
+    train_proxies(loaded, 1, Observer())
+    other = Claims(loaded.output_dir)
+    claim = other.take(lambda held: ["a"])
+    table.write_text("run,wiki,code,talk\na,0.6,0.3,0.1\n", "utf-8")
+    with pytest.raises(ShardError, match="other mixtures of the same names there; wait for it"):
+        train_proxies(loaded, 1, Observer())
+    assert claim is not None
+    other.release(claim)
+
+
 def test_devices_of_two_kinds_are_refused(recipe: Path) -> None:
     with pytest.raises(InputError, match=r"cpu,meta are of 2 kinds \(cpu, meta\), which compute"):
         train_proxies(load(recipe, (*SWARM, "proxy.device=cpu,meta")), 1, Observer())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import json
 import os
 import signal
 import subprocess
@@ -235,6 +236,40 @@ def test_runs_of_other_settings_are_set_aside(recipe: Path) -> None:
     assert len(list(loaded.output_dir.glob("runs-*.csv"))) == 1
 
 
+def test_other_held_out_documents_are_other_settings(recipe: Path) -> None:
+    """What a run trained on must not be what its loss is measured on after all."""
+    train_proxies(load(recipe, SWARM), 1, Observer())
+    train_proxies(load(recipe, (*SWARM, "validation.key=1")), 1, heard := Notes())
+    assert any("is of other settings: kept as runs-" in notice for notice in heard.notices)
+
+
+def test_a_name_that_means_another_mixture_is_trained_again(recipe: Path) -> None:
+    table = recipe.with_name("mixtures.csv")
+    table.write_text("run,wiki,code,talk\na,0.5,0.3,0.2\nb,0.2,0.3,0.5\n", "utf-8")
+    loaded = load(recipe, (*SWARM, f"proxy.mixtures={table}"))
+    before = {row.run: row for row in train_proxies(loaded, 1, Observer()).rows}
+    table.write_text("run,wiki,code,talk\na,0.5,0.3,0.2\nb,0.5,0.25,0.25\n", "utf-8")
+    settings = json.loads((loaded.output_dir / "proxy.json").read_text("utf-8"))["settings"]
+    begun = loaded.output_dir / "group-0.safetensors"  # of the old mixture: not to go on from
+    save_checkpoint(begun, settings, ["b"], b"[]", {"step": torch.ones(1)})
+    heard = Notes()
+    after = {row.run: row for row in train_proxies(loaded, 1, heard).rows}
+    assert after["a"] == before["a"]
+    assert after["b"].weights == (0.5, 0.25, 0.25) and after["b"].losses != before["b"].losses
+    assert "1 runs are there already" in heard.notices
+    (aside,) = loaded.output_dir.glob("runs-*.csv")
+    assert f"1 runs were of other mixtures: their rows are kept in {aside.name}" in heard.notices
+    assert read_runs(aside, NAMES)[-1] == before["b"]
+
+
+def test_runs_drawn_within_other_caps_stay(recipe: Path) -> None:
+    before = train_proxies(load(recipe, (*SWARM, "max_epochs=1.5")), 1, Observer()).rows
+    heard = Notes()
+    after = train_proxies(load(recipe, (*SWARM, "max_epochs=30")), 1, heard).rows
+    assert after == before
+    assert any("runs were drawn within other epoch caps: they stay" in n for n in heard.notices)
+
+
 @pytest.mark.slow
 def test_killed_and_started_again_gives_the_same_runs(recipe: Path, tmp_path: Path) -> None:
     more = (*SWARM, "proxy.tokens=8192", "proxy.checkpoints=8")
@@ -351,6 +386,7 @@ def test_what_cannot_fit_and_what_is_no_lack_of_memory() -> None:
     def wrong(items: list[int], micro: int) -> None:
         raise RuntimeError("shapes differ")
 
+    assert is_out_of_memory(RuntimeError("DefaultCPUAllocator: not enough memory: you tried"))
     with pytest.raises(EngineError, match="one sequence does not fit .* smaller proxy.preset"):
         halve_until_it_fits([1, 2], 2, hopeless, lambda _: None)
     with pytest.raises(RuntimeError, match="shapes differ"):

@@ -183,6 +183,13 @@ def test_your_own_weights_are_a_rival(recipe: Path) -> None:
     assert found["sizes"][0]["against"]["uniform"]["mean"] == 0
 
 
+def test_one_size_up_is_measured_once(recipe: Path) -> None:
+    asked = Asked(seeds=2, presets=("micro", "nano"), up=True)
+    found = validate(load(recipe, ("mixture.method=natural",)), asked, 1, Observer())
+    assert [size["preset"] for size in found["sizes"]] == ["micro", "nano"]
+    assert len(found["transfer"]) == 1
+
+
 @pytest.mark.parametrize(
     ("override", "asked", "error", "message"),
     [

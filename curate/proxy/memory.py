@@ -91,7 +91,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that memory ran out, on whatever device."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    said = ("can't allocate memory", "not enough memory")  # torch's on POSIX, and on Windows
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in said)
 
 
 def halve_until_it_fits(

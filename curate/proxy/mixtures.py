@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import difflib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,6 +29,10 @@ DRAWS_PER_RUN = 2000
 """After so many draws for each run that are refused, the caps are too tight for this design."""
 
 
+RUN_NAME = re.compile(r"(?!.*\.s\d+$)\w(?:[\w.=+ -]*[\w=+-])?")
+"""What may be a folder's name anywhere; endings such as `.s1` tell further seeds of a mixture."""
+
+
 def read_mixtures(path: Path, domains: Sequence[str]) -> dict[str, tuple[float, ...]]:
     """Name → shares, from a CSV with a column a domain, and one called `run` if they have names.
 
@@ -38,9 +43,11 @@ def read_mixtures(path: Path, domains: Sequence[str]) -> dict[str, tuple[float, 
         InputError: A domain has no column, or a line is not a mixture; names file and line.
     """
     try:
-        text = path.read_text("utf-8")
+        text = path.read_text("utf-8-sig")  # spreadsheets write a byte order mark
     except OSError as error:
         raise InputError(f"proxy.mixtures: {path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"proxy.mixtures: {path}: not UTF-8 ({error.reason})") from error
     lines = csv.DictReader(text.splitlines())
     headings = lines.fieldnames or []
     taken = {domain: _heading(domain, headings, path) for domain in domains}
@@ -55,6 +62,11 @@ def read_mixtures(path: Path, domains: Sequence[str]) -> dict[str, tuple[float, 
         if not (min(shares) >= 0 and abs(total - 1) <= 0.01):
             raise InputError(f"{where}: shares must be 0 or more and sum to 1; they sum to {total}")
         name = line.get("run") or f"m{len(found):03d}"
+        if not RUN_NAME.fullmatch(name):
+            raise InputError(
+                f"{where}: a run cannot be called '{name}', as its folder for TensorBoard is; use "
+                "letters, digits, '-', '_', '.' and spaces within, and no '.s1' at the end"
+            )
         if name in found:
             raise InputError(f"{where}: two mixtures are called '{name}'; rename one")
         found[name] = tuple(share / total for share in shares)

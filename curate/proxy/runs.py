@@ -85,11 +85,15 @@ def _row(line: Sequence[str], domains: int) -> RunRow:
 
 def append_runs(path: Path, domains: Sequence[str], rows: Sequence[RunRow]) -> None:
     """Add rows; a reader sees the table without them or with all of them."""
-    kept = read_runs(path, domains)
+    write_runs(path, domains, [*read_runs(path, domains), *rows])
+
+
+def write_runs(path: Path, domains: Sequence[str], rows: Sequence[RunRow]) -> None:
+    """Write a table of these rows, whole or not at all."""
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns(domains))
-        for row in [*kept, *rows]:
+        for row in rows:
             numbers = [*row.weights, *row.losses, *row.bits_per_byte]
             writer.writerow(
                 [row.run, row.seed, row.params, row.step, row.tokens, *map(repr, numbers)]

@@ -28,6 +28,14 @@ class SwarmRun:
     drawn: tuple[float, ...]
     """shape (domains,), shares of the tokens that batches are made of; differ from `weights` where
     proxies have a tokenizer of their own."""
+    named: bool = False
+    """Somebody gave the mixture its name, and may give that to another; else it was drawn, and a
+    row of an earlier draw is evidence as good."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of what the run has of its own, so that another one of its name is told from it."""
+        return hash_json([self.seed, self.weights, self.drawn])[:12]
 
 
 @dataclass(frozen=True)
@@ -45,7 +53,7 @@ class Swarm:
     start_id: int
     data_seed: int
     data_hash: str
-    """Of documents and tokenizer."""
+    """Of documents, which of them are held out, and tokenizer."""
     fit: Fit
     tensorboard: Path | None = None
     """Directory for TensorBoard."""

@@ -205,7 +205,8 @@ def _runs(loaded: LoadedRecipe, prepared: Prepared) -> tuple[SwarmRun, ...]:
     for seed in range(recipe.seeds):
         for name, weights in mixtures.items():
             run = name if seed == 0 else f"{name}.s{seed}"
-            runs.append(SwarmRun(run, seed, weights, _drawn_shares(weights, prepared.ratio)))
+            shares = _drawn_shares(weights, prepared.ratio)
+            runs.append(SwarmRun(run, seed, weights, shares, recipe.mixtures is not None))
     return tuple(runs)
 
 

@@ -9,6 +9,7 @@ import importlib.util
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from msgspec.structs import asdict
 from msgspec.structs import replace as with_fields
 
 from curate.errors import MissingEvidence, RecipeError
@@ -122,7 +123,9 @@ def prepare(
         checkpoints=checkpoint_steps(steps, recipe.checkpoints, recipe.spacing),
         start_id=start_id,
         data_seed=seed,
-        data_hash=hash_json([own.content_hash, own.tokenizer.fingerprint]),
+        data_hash=hash_json(
+            [own.content_hash, own.tokenizer.fingerprint, asdict(loaded.recipe.validation)]
+        ),
         fit=Fit(1, 1),
         tensorboard=None if recipe.tensorboard is None else loaded.base / recipe.tensorboard,
     )
