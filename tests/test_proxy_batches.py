@@ -123,6 +123,10 @@ def test_a_domain_with_too_few_tokens_for_its_share(ingested: Ingested) -> None:
     possible = int(message.split("proxy.tokens: ")[1].split(",")[0])
     smaller = RunTokens("m007", (0.0, 0.0, 1.0), possible // LENGTH * LENGTH, 42)
     BatchSource([smaller], domains_of(ingested, max_epochs=2.0), LENGTH, START)
+    assert "share of at most" not in message  # an expert's share is nobody's choice
+    with pytest.raises(InfeasiblePlan, match="give it a share of at most 0.* in proxy.mixtures"):
+        own = RunTokens("m007", (0.0, 0.1, 0.9), 4096 * LENGTH, 42)
+        BatchSource([own], domains_of(ingested, max_epochs=2.0), LENGTH, START)
     with pytest.raises(InfeasiblePlan, match="as often as the target run would see it; max_epochs"):
         BatchSource([run], domains_of(ingested, share=0.5), LENGTH, START)
 

@@ -99,15 +99,16 @@ def _check_supply(run: RunTokens, domain: ProxyDomain, own: Stream) -> None:
         return
     epochs = own.tokens / supply if supply else float("inf")
     fewer = f"proxy.tokens: {int(run.tokens * most / own.tokens):_}"
-    seen = ""
+    seen = lower = ""
+    if own.tokens < run.tokens:  # else an expert, whose share is nobody's choice
+        lower = f"give it a share of at most {most / run.tokens:.4g} in proxy.mixtures, or "
     if domain.supply_share < 1:  # fewer tokens would be drawn from a supply as much smaller
         fewer = f"budget_tokens times {most / own.tokens:.4g}, or proxy.repetition: fresh"
         seen = ", as often as the target run would see it"
     raise InfeasiblePlan(
         f"proxy: run '{run.run}' needs {own.tokens:,} tokens of '{own.name}' (share "
         f"{own.tokens / run.tokens:.4g}), {epochs:.3g} epochs{seen}; max_epochs "
-        f"{domain.max_epochs:g} allow {most:,}. Either give it a share of at most "
-        f"{most / run.tokens:.4g} in proxy.mixtures, or {fewer}, or domains[{own.name}]."
+        f"{domain.max_epochs:g} allow {most:,}. Either {lower}{fewer}, or domains[{own.name}]."
         f"max_epochs: {np.ceil(epochs * 100) / 100:g}"
     )
 
