@@ -12,13 +12,14 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib import pyplot as plt
+from nano import over_seeds
 
 from curate.laws import find
 from curate.laws.base import Array, RunTable
 from curate.laws.curves import fit_settled_curve, settled_from
 from curate.laws.features import run_folds
+from curate.laws.scores import spearman
 from curate.laws.tables import read_runs
-from curate.stats.paired import rank_correlation
 from curate.storage import read_json
 
 FOLDS, AHEAD = 8, 4
@@ -40,9 +41,9 @@ def main() -> None:
     asked.out.mkdir(exist_ok=True)
     mpl.rcParams.update(STYLE)
     curves, _ = read_runs([asked.work / "longer" / "runs.csv"])
-    save(draw_curves(curves), asked.out / "curves.svg")
+    save(draw_curves(first_seed(curves)), asked.out / "curves.svg")
     runs, _ = read_runs([asked.work / "runs.csv"])
-    save(draw_ranking(runs), asked.out / "ranking.svg")
+    save(draw_ranking(over_seeds(runs)), asked.out / "ranking.svg")
     found = [read_json(path) for path in sorted(asked.work.glob("validation-*.json"))]
     save(draw_rivals(found), asked.out / "rivals.svg")
 
@@ -51,6 +52,15 @@ def save(figure: Any, path: Path) -> None:
     figure.savefig(path, metadata={"Date": None}, bbox_inches="tight")
     plt.close(figure)
     print(f"{path}: {path.stat().st_size:,} bytes")
+
+
+def first_seed(runs: RunTable) -> RunTable:
+    """One run of each mixture, as a curve of means would be smoother than what is extrapolated."""
+    mixtures = [tuple(row) for row in runs.weights]
+    first: dict[tuple[float, ...], str] = {}
+    for mixture, run in zip(mixtures, runs.runs, strict=True):
+        first[mixture] = min(first.get(mixture, run), run)
+    return runs.take(np.isin(runs.runs, list(first.values())))
 
 
 def draw_curves(runs: RunTable) -> Any:
@@ -93,7 +103,7 @@ def draw_ranking(runs: RunTable) -> Any:
         ends = [both.min() - 0.03, both.max() + 0.03]
         panel.plot(ends, ends, color=GREY, lw=0.8)
         panel.plot(predicted, measured, "o", ms=4, color=ORANGE if law == "own_share" else BLUE)
-        rank = rank_correlation(predicted, measured)
+        rank = spearman(predicted, measured)
         dummy = " (a dummy)" if law == "own_share" else ""
         panel.set_title(f"{law}{dummy}: Spearman {rank:.2f}")
         panel.set_xlabel("predicted mean loss, mixture left out")

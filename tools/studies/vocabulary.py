@@ -1,8 +1,8 @@
 """Does the ranking of mixtures survive another tokenizer? `python tools/studies/vocabulary.py`.
 
 Trains the mixtures of the nano study (run that first) under a smaller tokenizer, on the same text,
-and once more under their own with another seed, which says what noise alone does to a ranking.
-Compares bits per byte of held-out text.
+and once more under their own with other seeds, which says what noise alone does to a ranking.
+Compares bits per byte of held-out text, means over the recipe's seeds.
 """
 
 from __future__ import annotations
@@ -10,17 +10,18 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from curate.ingest import ingest
+from curate.laws.scores import spearman
 from curate.observer import Observer
 from curate.proxy.runs import RunRow, read_runs
 from curate.recipe import LoadedRecipe, load
-from curate.stats.paired import rank_correlation
-from curate.swarms import final_rows, fresh_seeds, run_name, train_mixtures, train_proxies
+from curate.swarms import run_name, train_mixtures, train_proxies
 from curate.swarms.setup import prepare
 
 VOCABULARY = 512
@@ -37,7 +38,7 @@ def main() -> None:
     places = (f"cache={json.dumps(str(work / 'cache'))}",)
     plain = load(asked.recipe, places)
     names = [domain.name for domain in plain.recipe.domains]
-    first = last_rows(work / "runs.csv", names)
+    first = over_seeds(read_runs(work / "runs.csv", names))
     mixtures = work / "mixtures.csv"
     with mixtures.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file)
@@ -55,27 +56,37 @@ def main() -> None:
     print(f"{VOCABULARY} ids on {tokens:,} tokens a run, the same text\n")
     print(f"| Spearman of bits per byte with the study's | {' | '.join(names)} | mean |")
     print("|---" * (len(names) + 2) + "|")
-    other = last_rows(out / "runs.csv", names)
+    other = over_seeds(read_runs(out / "runs.csv", names))
     show(f"{VOCABULARY} ids", [(first[name], other[name]) for name in first if name in other])
     effort = (asked.workers, Observer())
     shares = {name: row.weights for name, row in first.items()}
     trained = train_mixtures(plain, ingest(plain, *effort), shares, work / "seed", effort)
-    by_name = {row.run: row for row in final_rows(trained)}
-    (seed,) = fresh_seeds(plain)
-    again = [(first[name], by_name[run_name(weights, seed)]) for name, weights in shares.items()]
-    show("its own ids, another seed", again)
+    fresh = over_seeds(trained.rows)
+    again = [
+        (first[name], fresh[run_name(weights, 0).removesuffix(".s0")])
+        for name, weights in shares.items()
+    ]
+    show("its own ids, other seeds", again)
     for title, rows in (("the study", first), (f"{VOCABULARY} ids", other)):
         best = min(rows.values(), key=lambda row: np.mean(row.bits_per_byte))
         print(f"\nbest by {title}: {best.run}, {np.mean(best.bits_per_byte):.4f} bits per byte")
 
 
 def show(title: str, pairs: Sequence[tuple[RunRow, RunRow]]) -> None:
-    print(f"| {title} | {' | '.join(f'{cell:.3f}' for cell in spearman(pairs))} |", flush=True)
+    print(f"| {title} | {' | '.join(f'{cell:.3f}' for cell in rankings(pairs))} |", flush=True)
 
 
-def last_rows(path: Path, names: Sequence[str]) -> dict[str, RunRow]:
-    """The last checkpoint of each run."""
-    return {row.run: row for row in read_runs(path, names)}
+def over_seeds(rows: Iterable[RunRow]) -> dict[str, RunRow]:
+    """The last checkpoint of each mixture, its bits per byte the mean over its seeds."""
+    found: dict[str, list[RunRow]] = {}
+    for row in {row.run: row for row in rows}.values():
+        found.setdefault(row.run.removesuffix(f".s{row.seed}"), []).append(row)
+    return {
+        name: replace(
+            own[0], bits_per_byte=tuple(np.mean([row.bits_per_byte for row in own], axis=0))
+        )
+        for name, own in found.items()
+    }
 
 
 def same_text(loaded: LoadedRecipe, workers: int) -> int:
@@ -86,11 +97,11 @@ def same_text(loaded: LoadedRecipe, workers: int) -> int:
     return step * round(swarm.swarm.steps * ratio)
 
 
-def spearman(pairs: Sequence[tuple[RunRow, RunRow]]) -> list[float]:
+def rankings(pairs: Sequence[tuple[RunRow, RunRow]]) -> list[float]:
     """Of every domain's bits per byte, and of their mean."""
     one, other = (np.array([pair[side].bits_per_byte for pair in pairs]) for side in (0, 1))
-    columns = [rank_correlation(a, b) for a, b in zip(one.T, other.T, strict=True)]
-    return [*columns, rank_correlation(one.mean(axis=1), other.mean(axis=1))]
+    columns = [spearman(a, b) for a, b in zip(one.T, other.T, strict=True)]
+    return [*columns, spearman(one.mean(axis=1), other.mean(axis=1))]
 
 
 if __name__ == "__main__":
