@@ -35,7 +35,7 @@ LONGER = (
     *(
         f"mixture.evidence.proxy.{key}={value}"
         for key, value in {
-            "runs": 2, "tokens": 614_400, "batch": 32, "schedule": "exponential",
+            "runs": 2, "seeds": 1, "tokens": 614_400, "batch": 32, "schedule": "exponential",
             "learning_rate": 1e-3, "checkpoints": 20, "spacing": "even", "validation_tokens": 5000,
         }.items()
     ),
