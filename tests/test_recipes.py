@@ -58,9 +58,12 @@ def test_there_is_one_for_each_way() -> None:
     "path", [path for path in RECIPES if path not in EMBEDDED], ids=lambda path: path.stem
 )
 def test_recipes_of_your_own_data_say_what_is_missing(path: Path, tmp_path: Path) -> None:
-    loaded = load(path, (f"cache={tmp_path / 'cache'}", f"output.dir={tmp_path / 'out'}"))
+    places = (f"cache={tmp_path / 'cache'}", f"output.dir={tmp_path / 'out'}")
+    with pytest.raises(CurateError, match=r"^tokenizer .*tokenizer\.json: cannot be read"):
+        plan_dataset(load(path, places), 1, Observer())
     name = path.stem.removesuffix("-like")
     message = rf"^domains\[arxiv\]\.paths: 'data/{name}/arxiv/\*\.jsonl\.zst' matches no file; "
+    loaded = load(path, (*places, "tokenizer={train: {vocab_size: 400}}"))
     with pytest.raises(CurateError, match=message):
         plan_dataset(loaded, 1, Observer())
 
