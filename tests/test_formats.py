@@ -403,6 +403,8 @@ def test_an_id_beyond_the_format_is_refused() -> None:
         megatron.dtype_for(2**31)
     with pytest.raises(RecipeError, match="npy holds token ids up to 4294967295.*4294967296"):
         npy.dtype_for(2**32)
+    with pytest.raises(RecipeError, match=r"llmc \(variant llmc\) holds .*take variant: nemo if"):
+        find("llmc").dtype_for(70_000)
 
 
 @over(TOKEN_CASES)

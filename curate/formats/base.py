@@ -247,8 +247,13 @@ def check_dtype(dtype: np.dtype[Any], known: Sequence[np.dtype[Any]]) -> None:
         raise ValueError(f"dtype must be {names}, got {dtype.name}")
 
 
-def narrowest(highest_id: int, known: Sequence[np.dtype[Any]], name: str) -> np.dtype[Any]:
-    """The first of `known` dtypes that holds every id.
+def narrowest(
+    highest_id: int,
+    known: Sequence[np.dtype[Any]],
+    name: str,
+    instead: str = "another format (curate formats)",
+) -> np.dtype[Any]:
+    """The first of `known` dtypes that holds every id; `instead` is what to take if none does.
 
     Raises:
         RecipeError: None does.
@@ -262,7 +267,7 @@ def narrowest(highest_id: int, known: Sequence[np.dtype[Any]], name: str) -> np.
             return dtype
     raise RecipeError(
         f"output.format: {name} holds token ids up to {np.iinfo(known[-1]).max}, the tokenizer "
-        f"has {highest_id}; take another format (curate formats), or a smaller vocabulary"
+        f"has {highest_id}; take {instead}, or a smaller vocabulary"
     )
 
 

@@ -89,7 +89,8 @@ def dtype_for(highest_id: int, variant: str = "llmc") -> np.dtype[Any]:
         >>> dtype_for(50_256).name, dtype_for(100_000, "nemo").name
         ('uint16', 'uint32')
     """
-    return narrowest(highest_id, VARIANTS[variant].dtypes, f"llmc (variant {variant})")
+    instead = "variant: nemo if nemo-automodel reads it, another format (curate formats)"
+    return narrowest(highest_id, VARIANTS[variant].dtypes, f"llmc (variant {variant})", instead)
 
 
 def write(  # noqa: PLR0913 - three of a format, three of a variant
