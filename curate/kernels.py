@@ -6,13 +6,15 @@ object code is kept in the user's cache and loaded by llvmlite alone (0.1 s in t
 itself is imported only where there is no such file yet.
 
 Inside a kernel: pointers are indexed, integers are 64 bits, the result is an integer. There is no
-bounds check, no allocation, no exception and no call but to arithmetic; callers check and allocate.
+bounds check, no allocation, no exception and no call but to arithmetic and `prefetch`; callers
+check and allocate.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import importlib
 import inspect
 from collections.abc import Callable
@@ -96,6 +98,13 @@ def kernel(function: Callable[..., int]) -> Kernel:
     return Kernel(function)
 
 
+def prefetch(pointer: NDArray[Any], position: int) -> None:
+    """Inside a kernel: have the memory of an item that will be written brought near.
+
+    A hint that changes no result; processors write in order, so one far write holds up the rest.
+    """
+
+
 def cache_directory() -> Path:
     """Where object code is kept, for this user and machine."""
     return user_cache() / "kernels"
@@ -124,12 +133,36 @@ def _read(path: Path) -> bytes | None:
 def _compile(function: Callable[..., int], types: tuple[str, ...]) -> bytes:
     """Symbol, a line break, and object code; through the interface numba's own cache uses."""
     numba: Any = importlib.import_module("numba")
+    _teach_prefetch(numba)
     signature = numba.types.int64(*(_numba_type(numba, name) for name in types))
     compiled = numba.cfunc(signature, error_model="numpy")(function)
     _, kind, (binary, _) = compiled._library.serialize_using_object_code()
     assert kind == "object"
     symbol: str = compiled._wrapper_name
     return symbol.encode() + b"\n" + bytes(binary)
+
+
+@functools.cache
+def _teach_prefetch(numba: Any) -> None:
+    """Have numba compile `prefetch` to the processor's own instruction."""
+    from llvmlite import ir
+
+    def typed(_: Any, pointer: Any, position: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            byte, word = ir.IntType(8).as_pointer(), ir.IntType(32)
+            kind = ir.FunctionType(ir.VoidType(), [byte, word, word, word])
+            function = builder.module.declare_intrinsic("llvm.prefetch", [byte], kind)
+            address = builder.bitcast(builder.gep(arguments[0], [arguments[1]]), byte)
+            # to write (1), wanted near (3), as data (1)
+            builder.call(function, [address, word(1), word(3), word(1)])
+            return context.get_dummy_value()
+
+        return numba.types.void(pointer, position), generate
+
+    hint = numba.extending.intrinsic(typed)
+    numba.extending.overload(prefetch)(
+        lambda pointer, position: lambda pointer, position: hint(pointer, position)
+    )
 
 
 def _numba_type(numba: Any, name: str) -> Any:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from curate.kernels import Pointers, kernel
+from curate.kernels import Pointers, kernel, prefetch
 
 PROGRAM = """
 import sys
@@ -40,6 +40,16 @@ def gather(sources, lengths, count, out):  # type: ignore[no-untyped-def]
     return write
 
 
+@kernel
+def scatter(values, places, count, out):  # type: ignore[no-untyped-def]
+    for position in range(count):
+        prefetch(out, places[position])
+    for position in range(count):
+        out[places[position]] = values[position]
+    prefetch(out, 1 << 60)  # nobody's memory
+    return count
+
+
 @pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.uint32, np.int64])
 def test_types(dtype: type) -> None:
     values = np.arange(1000).astype(dtype)
@@ -54,6 +64,14 @@ def test_pointers() -> None:
     addresses = np.uint64(items.ctypes.data) + 2 * starts.astype(np.uint64)
     assert gather(Pointers(addresses, items.dtype), lengths, 3, out) == 13
     assert out.tolist() == [*range(90, 100), 50, 51, 52]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint32])
+def test_prefetching_is_a_hint(dtype: type) -> None:
+    places = np.random.default_rng(1).permutation(1000)
+    out = np.zeros(1000, dtype)
+    assert scatter(np.arange(1000), places, 1000, out) == 1000
+    assert (out[places] == np.arange(1000).astype(dtype)).all()
 
 
 def test_strided_arrays_are_refused() -> None:

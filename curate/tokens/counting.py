@@ -20,12 +20,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.kernels import kernel
+from curate.kernels import kernel, prefetch
 from curate.tokens.count_tables import CountTable, merge_tables, write_table
 
 COUNT_TOKENS = 16 << 20
 """Tokens tallied at once; the scatter buffers take 2 to 8 bytes each. Counting 48M tokens
 cost 7.8 ns each, merges included, at 16M tokens, 9.2 ns at 8M and 10.4 ns at 4M."""
+
+SCATTER_BLOCK = 512
+"""Places in memory asked for before any is written: 4.9 ns a token in all with 256 to 1,024 at
+once, 5.6 with 64, 8 without asking."""
 
 COUNT_MOST = (1 << 31) - 1
 """Tokens that can be counted at once: places in the scatter are 32 bits wide."""
@@ -64,16 +68,17 @@ def count_stream(stream: NDArray[Any], end: int, symbols: int) -> CountTable:
 
 
 def _count(stream: NDArray[Any], end: int, symbols: int) -> CountTable:
-    bucket_stops = np.zeros(symbols + 1, np.int32)
+    bucket_stops = np.zeros(symbols, np.uint32)
     firsts = np.empty(len(stream), stream.dtype)
     tallies = np.empty(len(stream), np.uint32)  # filled from the front; the rest costs nothing
     tally = np.zeros(symbols, np.uint32)
     distinct_stops = np.empty(symbols, np.int64)
     row_starts = np.zeros(symbols + 1, np.int64)
+    places = np.empty(SCATTER_BLOCK, np.uint32)
+    _scatter(stream, len(stream), symbols, bucket_stops, tally, places, SCATTER_BLOCK, firsts)
     entries = _tally_buckets(
-        stream, len(stream), end, symbols, bucket_stops, firsts, tallies, tally, distinct_stops,
-        row_starts,
-    )  # fmt: skip
+        firsts, end, symbols, bucket_stops, tally, tallies, distinct_stops, row_starts
+    )
     second = np.empty(entries, np.uint32)
     count = np.empty(entries, np.int64)
     _turn_around(
@@ -83,35 +88,48 @@ def _count(stream: NDArray[Any], end: int, symbols: int) -> CountTable:
 
 
 @kernel
+def _scatter(stream, tokens, symbols, bucket_stops, others, places, block, firsts):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202, PLR0913
+    """Scatter each id but the last into the bucket of its successor, in order.
+
+    `bucket_stops` and `others` come zeroed; `others` is left so.
+    """
+    pairs = max(tokens - 1, 0)
+    # Two histograms, because the next increment of a number waits for the last one.
+    for position in range(1, pairs, 2):
+        bucket_stops[stream[position]] += 1
+        others[stream[position + 1]] += 1
+    if pairs % 2:
+        bucket_stops[stream[pairs]] += 1
+    total = 0
+    for symbol in range(symbols):
+        found = bucket_stops[symbol] + others[symbol]
+        others[symbol] = 0
+        bucket_stops[symbol] = total
+        total += found
+    # Writes go all over memory, one after another; asked for a block ahead they do not wait.
+    for start in range(0, pairs, block):
+        stop = min(block, pairs - start)
+        for offset in range(stop):
+            second = stream[start + offset + 1]
+            place = bucket_stops[second]
+            bucket_stops[second] = place + 1
+            places[offset] = place
+            prefetch(firsts, place)
+        for offset in range(stop):
+            firsts[places[offset]] = stream[start + offset]
+    return 0
+
+
+@kernel
 def _tally_buckets(  # type: ignore[no-untyped-def]  # noqa: ANN202, PLR0913
-    stream, tokens, end, symbols, bucket_stops, firsts, tallies, tally, distinct_stops,  # noqa: ANN001
-    row_starts,  # noqa: ANN001
+    firsts, end, symbols, bucket_stops, tally, tallies, distinct_stops, row_starts,  # noqa: ANN001
 ):  # fmt: skip
-    """Scatter first ids by second id and tally each bucket; returns distinct bigrams.
+    """Tally each bucket; returns distinct bigrams.
 
     Distinct first ids end up at the front of `firsts`, those of a bucket up to its
     `distinct_stops`, their tallies beside them: what is written never passes what is still to be
-    read. `bucket_stops`, `tally` and `row_starts` come zeroed.
+    read. The end symbol begins no bigram. `tally` and `row_starts` come zeroed.
     """
-    first = end
-    for position in range(tokens):
-        second = stream[position]
-        if first != end:
-            bucket_stops[second] += 1
-        first = second
-    total = 0
-    for symbol in range(symbols):
-        size = bucket_stops[symbol]
-        bucket_stops[symbol] = total
-        total += size
-    first = end
-    for position in range(tokens):
-        second = stream[position]
-        if first != end:
-            cursor = bucket_stops[second]
-            firsts[cursor] = first
-            bucket_stops[second] = cursor + 1
-        first = second
     start = 0
     distinct = 0
     for bucket in range(symbols):
@@ -123,11 +141,16 @@ def _tally_buckets(  # type: ignore[no-untyped-def]  # noqa: ANN202, PLR0913
             firsts[distinct] = first  # without a branch, which would be mispredicted too often
             distinct += seen == 0
             tally[first] = seen + 1
-        for entry in range(bucket_start, distinct):
+        bucket_stop = distinct
+        distinct = bucket_start
+        for entry in range(bucket_start, bucket_stop):
             first = firsts[entry]
-            tallies[entry] = tally[first]
+            firsts[distinct] = first
+            tallies[distinct] = tally[first]
             tally[first] = 0
-            row_starts[first + 1] += 1
+            begins = first != end
+            distinct += begins
+            row_starts[first + 1] += begins
         distinct_stops[bucket] = distinct
         start = stop
     for symbol in range(symbols):
