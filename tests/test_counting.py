@@ -7,7 +7,13 @@ import pytest
 
 from curate.errors import InputError
 from curate.tokens import counting
-from curate.tokens.count_tables import CountTable, merge_tables, read_table, write_table
+from curate.tokens.count_tables import (
+    CountTable,
+    StoredTable,
+    merge_tables,
+    read_table,
+    write_table,
+)
 from curate.tokens.counting import BigramCounter, count_stream
 
 
@@ -155,8 +161,9 @@ def test_tables_over_different_symbols_do_not_add_up():
 @pytest.mark.parametrize("memory_bytes", [0, 3_000, 10_000, 1 << 30])
 @pytest.mark.parametrize("dtype", [np.uint16, np.uint32])
 def test_counter_equals_the_direct_count_however_little_memory_it_has(
-    memory_bytes, dtype, tmp_path
+    memory_bytes, dtype, tmp_path, monkeypatch
 ):
+    monkeypatch.setattr(counting, "COUNT_BYTES", 1)  # every document by itself
     symbols = 60
     rng = np.random.default_rng(memory_bytes)
     spill = tmp_path / "spill"
@@ -169,7 +176,7 @@ def test_counter_equals_the_direct_count_however_little_memory_it_has(
     runs = len(counter.runs)
     assert (runs == 0) == (memory_bytes == 1 << 30)
     if memory_bytes == 0:
-        assert runs == sum(len(stream) > 0 for stream in streams)  # one a stream
+        assert runs == sum(np.count_nonzero(stream == 0) for stream in streams)
     counter.finish(tmp_path / "total")
     whole = count_stream(np.concatenate(streams), 0, symbols)
     assert same(table_on_disk(tmp_path / "total"), whole)
@@ -200,11 +207,25 @@ def test_counter_without_anything_writes_an_empty_table(tmp_path):
     assert table.tokens == 0
 
 
-def test_counters_do_not_share_a_spill_directory(tmp_path):
+def test_counters_do_not_share_a_spill_directory(tmp_path, monkeypatch):
+    monkeypatch.setattr(counting, "COUNT_BYTES", 1)
     first, second = (BigramCounter(0, 9, 0, tmp_path / "spill") for _ in range(2))
     first.add(np.array([1, 0], np.uint16))
     with pytest.raises(AssertionError, match="another counter's"):
         second.add(np.array([2, 0], np.uint16))
+
+
+def test_streams_counted_together(tmp_path):
+    rng = np.random.default_rng(5)
+    counter = BigramCounter(0, 30, 1 << 20, tmp_path / "spill")
+    streams = [random_stream(rng, 30, int(rng.integers(0, 4)), np.uint16) for _ in range(300)]
+    for stream in streams:
+        counter.add(stream)
+    counter.finish(tmp_path / "total")
+    whole = count_stream(np.concatenate(streams), 0, 30)
+    assert same(table_on_disk(tmp_path / "total"), whole)
+    with pytest.raises(ValueError, match="the stream ends with 2, not with the end symbol 0"):
+        counter.add(np.array([1, 2], np.uint16))  # at once, not when it is counted
 
 
 @pytest.mark.parametrize("most", [1, 2, 7, 64, 1000])
@@ -212,7 +233,7 @@ def test_long_streams_are_cut_between_documents(most, tmp_path, monkeypatch):
     rng = np.random.default_rng(most)
     stream = random_stream(rng, 30, 40, np.uint16)
     expected = count_stream(stream, 0, 30)
-    monkeypatch.setattr(counting, "COUNT_TOKENS", most)
+    monkeypatch.setattr(counting, "COUNT_BYTES", 2 * most)
     counter = BigramCounter(0, 30, 1 << 20, tmp_path / "spill")
     counter.add(stream)
     counter.finish(tmp_path / "total")
@@ -222,7 +243,7 @@ def test_long_streams_are_cut_between_documents(most, tmp_path, monkeypatch):
 def test_a_document_longer_than_a_cut_is_counted_whole(tmp_path, monkeypatch):
     long = np.append(np.random.default_rng(3).integers(1, 30, 200_000), 0).astype(np.uint16)
     stream = np.concatenate([long, [5, 0], long[:1], [0]]).astype(np.uint16)
-    monkeypatch.setattr(counting, "COUNT_TOKENS", 1000)
+    monkeypatch.setattr(counting, "COUNT_BYTES", 2000)
     counter = BigramCounter(0, 30, 1 << 20, tmp_path / "spill")
     counter.add(stream)
     counter.finish(tmp_path / "total")
@@ -247,7 +268,9 @@ def test_tables_on_disk_are_read_and_merged_in_ranges(most_entries, tmp_path):
         assert len(piece.count) <= max(most_entries, rows.max())
         assert len(piece.row_starts) >= 2
     assert (len(pieces) > 1) == (most_entries < len(tables[0].count))
-    merge_tables(paths, tmp_path / "total", symbols, most_entries)
+    merge_tables(
+        [StoredTable.open(path) for path in paths], tmp_path / "total", symbols, most_entries
+    )
     whole = tables[0] + tables[1] + tables[2] + tables[3]
     assert same(table_on_disk(tmp_path / "total"), whole)
     totals = sum(piece.unigrams().sum() for _, piece in read_table(tmp_path / "total", 7))
@@ -277,5 +300,5 @@ def test_damaged_tables_are_found(name, tmp_path):
     with pytest.raises(InputError, match=r"a damaged count table .*remove it and run again"):
         list(read_table(tmp_path / "table"))
     with pytest.raises(InputError, match="a damaged count table"):
-        merge_tables([tmp_path / "table"], tmp_path / "total", 4)
+        StoredTable.open(tmp_path / "table")
     assert not (tmp_path / "total").exists()

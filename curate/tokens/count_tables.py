@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +15,9 @@ from curate.errors import InputError
 from curate.kernels import kernel
 from curate.storage import append, atomic_directory
 
-MERGE_ENTRIES = 2 << 20
-"""Distinct bigrams held at once while runs are merged from disk."""
+MERGE_ENTRIES = 1 << 18
+"""Distinct bigrams held at once while tables are merged into one on disk: few enough to stay in
+the caches, where merging takes a quarter of the time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +49,51 @@ class CountTable:
         """Bigrams counted, which is tokens counted."""
         return int(self.count.sum())
 
+    def rows(self, first: int, stop: int) -> CountTable:
+        """Some rows, as a table of their own."""
+        start, end = self.row_starts[first], self.row_starts[stop]
+        starts = self.row_starts[first : stop + 1] - start
+        return CountTable(starts, self.second[start:end], self.count[start:end])
+
     def unigrams(self) -> NDArray[np.int64]:
         """Row sums: shape (symbols,), times each id occurs as a token of a document."""
         totals = np.zeros(len(self.count) + 1, np.int64)
         np.cumsum(self.count, out=totals[1:])
         return np.diff(totals[self.row_starts])
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTable:
+    """A table on disk, of which some rows at a time come into memory."""
+
+    path: Path
+    row_starts: NDArray[np.int64]
+
+    @classmethod
+    def open(cls, path: Path) -> StoredTable:
+        """Look at where rows start and at the sizes of all three files.
+
+        Raises:
+            InputError: It is damaged.
+            OSError: It is not there.
+        """
+        row_starts = np.fromfile(path / "row_starts.bin", np.int64)
+        entries = int(row_starts[-1]) if len(row_starts) else -1
+        for name, width in (("second.bin", 4), ("count.bin", 8)):
+            found = (path / name).stat().st_size
+            if found != entries * width:
+                raise InputError(
+                    f"{path}: a damaged count table ({name} has {found} bytes, not "
+                    f"{entries * width}); remove it and run again"
+                )
+        return cls(path, row_starts)
+
+    def rows(self, first: int, stop: int) -> CountTable:
+        """Some rows, as a table of their own."""
+        start, end = int(self.row_starts[first]), int(self.row_starts[stop])
+        second = np.fromfile(self.path / "second.bin", np.uint32, end - start, offset=4 * start)
+        count = np.fromfile(self.path / "count.bin", np.int64, end - start, offset=8 * start)
+        return CountTable(self.row_starts[first : stop + 1] - start, second, count)
 
 
 def _merge(a: CountTable, b: CountTable) -> CountTable:
@@ -134,50 +177,33 @@ def read_table(path: Path, most_entries: int = MERGE_ENTRIES) -> Iterator[tuple[
     Raises:
         InputError: The table is damaged.
     """
-    row_starts = _read_starts(path)
-    for start, stop in _row_ranges(row_starts, most_entries):
-        yield start, _read_rows(path, row_starts, start, stop)
+    table = StoredTable.open(path)
+    for first, stop in _row_ranges(table.row_starts, most_entries):
+        yield first, table.rows(first, stop)
 
 
 def merge_tables(
-    paths: Sequence[Path], destination: Path, symbols: int, most_entries: int = MERGE_ENTRIES
+    tables: Sequence[CountTable | StoredTable],
+    destination: Path,
+    symbols: int,
+    most_entries: int = MERGE_ENTRIES,
 ) -> None:
-    """Add up tables on disk into one on disk, a range of rows at a time.
+    """Add up tables into one on disk, a range of rows at a time.
 
     Args:
-        paths: Tables over the same symbols.
+        tables: Over the same symbols.
         destination: Where the sum goes; what is there already is kept.
         symbols: One more than the highest id.
         most_entries: Entries of all tables together in a range, but at least one row.
-
-    Raises:
-        InputError: A table is damaged.
     """
-    starts = [_read_starts(path) for path in paths]
     combined = np.zeros(symbols + 1, np.int64)
-    for row_starts in starts:
-        combined += row_starts
-
-    def pieces() -> Iterator[CountTable]:
-        for first, stop in _row_ranges(combined, most_entries) if paths else ():
-            total: CountTable | None = None
-            for path, row_starts in zip(paths, starts, strict=True):
-                piece = _read_rows(path, row_starts, first, stop)
-                total = piece if total is None else total + piece
-            assert total is not None
-            yield total
-
-    write_table(destination, pieces(), symbols)
-
-
-def check_table(path: Path) -> None:
-    """Look at the sizes of a table's files.
-
-    Raises:
-        InputError: It is damaged.
-        OSError: It is not there.
-    """
-    _read_starts(path)
+    for table in tables:
+        combined += table.row_starts
+    pieces = (
+        reduce(add, [table.rows(first, stop) for table in tables])
+        for first, stop in (_row_ranges(combined, most_entries) if tables else ())
+    )
+    write_table(destination, pieces, symbols)
 
 
 def _row_ranges(row_starts: NDArray[np.int64], most_entries: int) -> Iterator[tuple[int, int]]:
@@ -189,24 +215,3 @@ def _row_ranges(row_starts: NDArray[np.int64], most_entries: int) -> Iterator[tu
         stop = max(start + 1, int(np.searchsorted(row_starts, limit, side="right")) - 1)
         yield start, stop
         start = stop
-
-
-def _read_starts(path: Path) -> NDArray[np.int64]:
-    """Where rows start, after a look at the sizes of all three files."""
-    row_starts = np.fromfile(path / "row_starts.bin", np.int64)
-    entries = int(row_starts[-1]) if len(row_starts) else -1
-    for name, width in (("second.bin", 4), ("count.bin", 8)):
-        found = (path / name).stat().st_size
-        if found != entries * width:
-            raise InputError(
-                f"{path}: a damaged count table ({name} has {found} bytes, not {entries * width}); "
-                "remove it and run again"
-            )
-    return row_starts
-
-
-def _read_rows(path: Path, row_starts: NDArray[np.int64], start: int, stop: int) -> CountTable:
-    first, last = int(row_starts[start]), int(row_starts[stop])
-    second = np.fromfile(path / "second.bin", np.uint32, last - first, offset=4 * first)
-    count = np.fromfile(path / "count.bin", np.int64, last - first, offset=8 * first)
-    return CountTable(row_starts[start : stop + 1] - first, second, count)

@@ -14,6 +14,10 @@ symbol itself is not counted as a token. No bigram crosses a document border.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import reduce
+from operator import add
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +25,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate.kernels import kernel, prefetch
-from curate.tokens.count_tables import CountTable, merge_tables, write_table
+from curate.tokens.count_tables import CountTable, StoredTable, merge_tables
 
-COUNT_TOKENS = 16 << 20
-"""Tokens tallied at once; the scatter buffers take 2 to 8 bytes each. Counting 48M tokens
-cost 7.8 ns each, merges included, at 16M tokens, 9.2 ns at 8M and 10.4 ns at 4M."""
+COUNT_BYTES = 32 << 20
+"""Ids tallied at once: 16M tokens of two bytes. The scatter takes as much again; with less there
+are more tables to merge, which costs as much as all the rest from about 4M tokens down."""
 
 SCATTER_BLOCK = 512
 """Places in memory asked for before any is written: 4.9 ns a token in all with 256 to 1,024 at
@@ -54,6 +58,11 @@ def count_stream(stream: NDArray[Any], end: int, symbols: int) -> CountTable:
         >>> [(int(s), int(c)) for s, c in zip(table.second, table.count)]
         [(2, 2), (0, 2), (2, 1)]
     """
+    _check(stream, end, symbols)
+    return _count([stream], end, symbols, _Scratch())
+
+
+def _check(stream: NDArray[Any], end: int, symbols: int) -> None:
     if stream.dtype.kind != "u" or len(stream) > COUNT_MOST:
         raise ValueError(
             f"expected at most {COUNT_MOST} unsigned ids, got {len(stream)} of {stream.dtype}"
@@ -64,18 +73,40 @@ def count_stream(stream: NDArray[Any], end: int, symbols: int) -> CountTable:
             raise ValueError(f"expected ids below {symbols}, got {highest}")
         if stream[-1] != end:
             raise ValueError(f"the stream ends with {stream[-1]}, not with the end symbol {end}")
-    return _count(stream, end, symbols)
 
 
-def _count(stream: NDArray[Any], end: int, symbols: int) -> CountTable:
-    bucket_stops = np.zeros(symbols, np.uint32)
-    firsts = np.empty(len(stream), stream.dtype)
-    tallies = np.empty(len(stream), np.uint32)  # filled from the front; the rest costs nothing
-    tally = np.zeros(symbols, np.uint32)
+@dataclass
+class _Scratch:
+    """Memory that the next count uses again: to have 32 MB cleared takes longer than to fill it."""
+
+    firsts: NDArray[Any] = field(default_factory=lambda: np.empty(0, np.uint16))
+    tallies: NDArray[np.uint32] = field(default_factory=lambda: np.empty(0, np.uint32))
+
+    def fit(self, tokens: int, dtype: np.dtype[Any]) -> None:
+        """Make room for so many tokens."""
+        if len(self.firsts) < tokens or self.firsts.dtype != dtype:
+            self.firsts = np.empty(tokens, dtype)
+            self.tallies = np.empty(tokens, np.uint32)  # what is not used takes no memory
+
+
+def _count(
+    streams: Sequence[NDArray[Any]], end: int, symbols: int, scratch: _Scratch
+) -> CountTable:
+    """Count streams that `_check` has passed."""
+    sizes, tally = np.zeros((2, symbols), np.uint32)
+    for stream in streams:
+        _histogram(stream, len(stream), sizes, tally)
+    sizes += tally
+    tally[:] = 0
+    bucket_stops = np.cumsum(sizes, dtype=np.uint32)
+    bucket_stops -= sizes  # their starts, which move on as they fill
+    scratch.fit(sum(map(len, streams)), np.result_type(*streams))
+    firsts, tallies = scratch.firsts, scratch.tallies
+    places = np.empty(SCATTER_BLOCK, np.uint32)
+    for stream in streams:
+        _scatter(stream, len(stream), bucket_stops, places, SCATTER_BLOCK, firsts)
     distinct_stops = np.empty(symbols, np.int64)
     row_starts = np.zeros(symbols + 1, np.int64)
-    places = np.empty(SCATTER_BLOCK, np.uint32)
-    _scatter(stream, len(stream), symbols, bucket_stops, tally, places, SCATTER_BLOCK, firsts)
     entries = _tally_buckets(
         firsts, end, symbols, bucket_stops, tally, tallies, distinct_stops, row_starts
     )
@@ -88,24 +119,20 @@ def _count(stream: NDArray[Any], end: int, symbols: int) -> CountTable:
 
 
 @kernel
-def _scatter(stream, tokens, symbols, bucket_stops, others, places, block, firsts):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202, PLR0913
-    """Scatter each id but the last into the bucket of its successor, in order.
-
-    `bucket_stops` and `others` come zeroed; `others` is left so.
-    """
-    pairs = max(tokens - 1, 0)
-    # Two histograms, because the next increment of a number waits for the last one.
-    for position in range(1, pairs, 2):
-        bucket_stops[stream[position]] += 1
+def _histogram(stream, tokens, sizes, others):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Count all ids but the first, in two tables: an increment waits for the last of the same."""
+    for position in range(1, tokens - 1, 2):
+        sizes[stream[position]] += 1
         others[stream[position + 1]] += 1
-    if pairs % 2:
-        bucket_stops[stream[pairs]] += 1
-    total = 0
-    for symbol in range(symbols):
-        found = bucket_stops[symbol] + others[symbol]
-        others[symbol] = 0
-        bucket_stops[symbol] = total
-        total += found
+    if tokens and tokens % 2 == 0:
+        sizes[stream[tokens - 1]] += 1
+    return 0
+
+
+@kernel
+def _scatter(stream, tokens, bucket_stops, places, block, firsts):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202, PLR0913
+    """Write each id but the last to the end of its successor's bucket."""
+    pairs = tokens - 1
     # Writes go all over memory, one after another; asked for a block ahead they do not wait.
     for start in range(0, pairs, block):
         stop = min(block, pairs - start)
@@ -177,8 +204,8 @@ def _turn_around(  # type: ignore[no-untyped-def]  # noqa: ANN202, PLR0913
 class BigramCounter:
     """Adds up streams within a memory limit, spilling sorted runs to a directory.
 
-    Tables are kept in a stack in which each is at least twice the one above, so that a bigram is
-    merged a logarithmic number of times whatever the number of streams.
+    Tables are merged in memory only where that makes room enough for as many again, and otherwise
+    on their way to disk, a range of rows at a time, which needs no memory for the whole.
     """
 
     def __init__(self, end: int, symbols: int, memory_bytes: int, spill: Path) -> None:
@@ -190,54 +217,65 @@ class BigramCounter:
         self._symbols = symbols
         self._memory_bytes = memory_bytes
         self._spill = spill
-        self._stack: list[CountTable] = []
+        self._pending: list[NDArray[Any]] = []
+        self._pending_bytes = 0
+        self._scratch = _Scratch()
+        self._tables: list[CountTable] = []
         self.runs: list[Path] = []
 
     def add(self, stream: NDArray[Any]) -> None:
-        """Count one stream of whole documents, each ending with the end symbol."""
-        start = 0
+        """Count one stream of whole documents, each ending with the end symbol.
+
+        It is kept, and must not change, until there is enough to be counted at once.
+        """
+        _check(stream, self._end, self._symbols)
+        start, most = 0, max(1, COUNT_BYTES // stream.itemsize)
         while start < len(stream):
-            stop = min(start + COUNT_TOKENS, len(stream))
+            stop = min(start + most, len(stream))
             if stop < len(stream):
                 stop = self._document_border(stream, stop)
-            self.add_table(count_stream(stream[start:stop], self._end, self._symbols))
+            self._pending.append(stream[start:stop])
+            self._pending_bytes += (stop - start) * stream.itemsize
             start = stop
+            if self._pending_bytes >= COUNT_BYTES:
+                self._count_pending()
+
+    def _count_pending(self) -> None:
+        if self._pending:
+            streams, self._pending, self._pending_bytes = self._pending, [], 0
+            self.add_table(_count(streams, self._end, self._symbols, self._scratch))
 
     def add_table(self, table: CountTable) -> None:
         """Add counts taken elsewhere over the same symbols."""
-        self._stack.append(table)
-        while len(self._stack) > 1 and (
-            self._stack[-2].memory_bytes < 2 * self._stack[-1].memory_bytes
-        ):
-            self._stack.append(self._stack.pop() + self._stack.pop())
-        # A merge holds its two inputs and its output, so the stack itself gets a third.
-        if sum(kept.memory_bytes for kept in self._stack) > self._memory_bytes // 3:
-            self.flush()
+        self._tables.append(table)
+        most_bytes = self._memory_bytes // 3  # a merge holds its two inputs and its output
+        if self._held_bytes > most_bytes:
+            self._tables = [reduce(add, self._tables)]
+            if self._held_bytes > most_bytes // 2:
+                self.flush()
+
+    @property
+    def _held_bytes(self) -> int:
+        return sum(table.memory_bytes for table in self._tables)
 
     def flush(self) -> None:
         """Write what is in memory as one sorted run; `runs` then names everything counted."""
-        table = self._merged()
-        if table is not None:
+        self._count_pending()
+        if self._tables:
             path = self._spill / f"run-{len(self.runs):05d}"
             assert not path.exists(), f"{path} is another counter's"
-            write_table(path, [table], self._symbols)
+            merge_tables(self._tables, path, self._symbols)
             self.runs.append(path)
+            self._tables = []
 
     def finish(self, path: Path) -> None:
         """Write the total of everything added as one table."""
-        table = self._merged()
+        self._count_pending()
         if self.runs:
-            if table is not None:
-                self._stack.append(table)
             self.flush()
-            merge_tables(self.runs, path, self._symbols)
-        else:
-            write_table(path, [] if table is None else [table], self._symbols)
-
-    def _merged(self) -> CountTable | None:
-        while len(self._stack) > 1:
-            self._stack.append(self._stack.pop() + self._stack.pop())
-        return self._stack.pop() if self._stack else None
+        tables = [StoredTable.open(run) for run in self.runs] or self._tables
+        merge_tables(tables, path, self._symbols)
+        self._tables = []
 
     def _document_border(self, stream: NDArray[Any], position: int) -> int:
         """The first position at or after `position` that follows an end symbol."""

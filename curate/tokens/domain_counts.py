@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from curate.errors import InputError
 from curate.storage import hash_json, sweep
-from curate.tokens.count_tables import check_table, merge_tables
-from curate.tokens.counting import COUNT_TOKENS, BigramCounter
+from curate.tokens.count_tables import StoredTable, merge_tables
+from curate.tokens.counting import COUNT_BYTES, BigramCounter
 from curate.tokens.domain import DomainTokens
 from curate.tokens.store import DOCUMENT, StoredEntry
 from curate.tokens.tokenizer import Tokenizer
@@ -74,11 +74,7 @@ def domain_counts(request: CountRequest) -> Path:
         _count_entries(request, needed, rest)
         tables.append(rest)
     symbols = request.tokenizer.symbols
-    request.spill.mkdir(parents=True, exist_ok=True)
-    if not tables:
-        BigramCounter(request.tokenizer.end_symbol, symbols, 1 << 20, request.spill).finish(path)
-    else:
-        merge_tables(tables, path, symbols)
+    merge_tables([StoredTable.open(table) for table in tables], path, symbols)
     (path / "entries.json").write_bytes(msgspec.json.encode(listed))
     return path
 
@@ -86,7 +82,7 @@ def domain_counts(request: CountRequest) -> Path:
 def _is_whole(path: Path) -> bool:
     """Whether a table is there with all the bytes it should have."""
     try:
-        check_table(path)
+        StoredTable.open(path)
     except (OSError, InputError):
         return False
     return True
@@ -138,8 +134,9 @@ def entry_streams(stored: StoredEntry, tokenizer: Tokenizer) -> Iterator[NDArray
     stops = table["token_stop"].astype(np.int64)
     begin = 0
     token_start = entry.token_start
+    most_tokens = COUNT_BYTES // tokenizer.dtype.itemsize
     while begin < documents:
-        end = int(np.searchsorted(stops, token_start + COUNT_TOKENS, side="right"))
+        end = int(np.searchsorted(stops, token_start + most_tokens, side="right"))
         end = max(begin + 1, end)
         token_stop = int(stops[end - 1])
         tokens = np.fromfile(

@@ -17,7 +17,7 @@ from curate.sources import SegmentReader, check_unchanged
 from curate.sources.plans import FilePlan
 from curate.sources.records import SEGMENT_BYTES, BadRecord, Block, Segment, SourceFile
 from curate.tokens.backends import BACKENDS
-from curate.tokens.counting import COUNT_TOKENS, BigramCounter
+from curate.tokens.counting import BigramCounter
 from curate.tokens.jobs import PROGRESS, Job, Shared, keys_of
 from curate.tokens.selftest import end_in_text
 from curate.tokens.store import DOCUMENT, Entry, PartWriter, StoredBadRecord
@@ -116,8 +116,6 @@ class _Worker:
         self._part = PartWriter(job.store, job.tokenizer.dtype, label)
         self._reader = SegmentReader()
         self._counter: BigramCounter | None = None
-        self._streams: list[NDArray[Any]] = []
-        self._uncounted_tokens = 0
         self._pending: list[tuple[Block, list[_FileTotals]]] = []
         self._pending_bytes = 0
         self._finished: list[tuple[list[str], Segment, list[_FileTotals], bool]] = []
@@ -220,8 +218,6 @@ class _Worker:
         for keys, segment, totals, last in self._finished:
             self._add_entries(keys, segment, totals, last)
         self._finished = []
-        if self._uncounted_tokens >= COUNT_TOKENS // 2:
-            self._count()
         if self._part.is_heavy:
             self._wait_for_verdict()
             self._part.spill()
@@ -248,8 +244,8 @@ class _Worker:
         row[2] += len(tokens)
         row[3] += len(table)
         self._part.add_documents(tokens, table, names)
-        self._streams.append(ended)
-        self._uncounted_tokens += len(ended)
+        assert self._counter is not None
+        self._counter.add(ended)
         return np.diff(stops, prepend=0), text_bytes
 
     def _add_entries(
@@ -297,7 +293,7 @@ class _Worker:
         )
 
     def _flush(self) -> None:
-        """Write the part, once the backend has passed its test, and count when it is worth it.
+        """Write the part, once the backend has passed its test.
 
         Raises:
             InputError: A file that it is from has changed since it was identified.
@@ -319,13 +315,6 @@ class _Worker:
         """Remove what an exception left of a part that is not written."""
         self._part.discard()
 
-    def _count(self) -> None:
-        """Count what was encoded since the last time: many tokens at once cost less each."""
-        if self._streams:
-            assert self._counter is not None
-            self._counter.add(np.concatenate(self._streams))
-            self._streams, self._uncounted_tokens = [], 0
-
     def _start_domain(self, domain: int) -> None:
         self._domain = domain
         spill = self._job.spill / f"worker-{self._number}-{self._runs}"
@@ -341,7 +330,6 @@ class _Worker:
         """Write the counts of the domain worked on until now."""
         if self._counter is None:
             return
-        self._count()
         path = self._job.spill / f"counts-{self._number}-{self._runs}"
         self._counter.finish(path)
         self._send(("counts", (self._domain, path, self._counted)))
