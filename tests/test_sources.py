@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import random
 import tracemalloc
 from pathlib import Path
@@ -14,9 +15,10 @@ import zstandard
 from source_files import documents, json_lines, plan, read, read_plan, source, write
 
 from curate.errors import InputError
-from curate.sources import SegmentReader, segments
+from curate.sources import SegmentReader, expand, identify, segments
 from curate.sources.json_records import count_records
 from curate.sources.records import BLOCK_BYTES, ReadOptions
+from curate.storage import read_local
 
 GOOD = '{"id": "g", "text": "fine"}'
 
@@ -342,5 +344,33 @@ def test_small_files_of_lines_are_read_as_a_group(tmp_path: Path) -> None:
     assert [(bad.file, bad.line) for bad in block.bad] == [(2, 1)]
     assert block.lines_read == sum(one.lines_read for one in alone)
     (tmp_path / "1.jsonl").write_bytes(b"{}\n")
-    with SegmentReader() as reader, pytest.raises(InputError, match=r"1\.jsonl: changed since"):
+    with SegmentReader() as reader, pytest.raises(InputError, match=r"1\.jsonl: changed while"):
         list(reader.read(group.segment(0)))
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl"])
+def test_small_files_are_what_was_identified(name: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "in" / name, b'{"text": "one"}\n')
+    write(tmp_path / "in" / f"b{path.suffix}", b'{"text": "two"}\n')
+    found = expand([str(tmp_path / "in")], ReadOptions(), tmp_path)
+    (group,) = segments(identify(found, tmp_path), ReadOptions())
+    with SegmentReader() as reader:
+        assert sum(len(block.texts) for block in reader.read(group.segment(0))) == 2
+    first = group.beginning(1)
+    assert [file.path for file in first.files] == [str(path)]
+    assert group.beginning(10**6) == group.segment(0)
+    path.write_bytes(b'{"text": "ONE"}\n')  # as long as before
+    os.utime(path, ns=(1, 1))
+    with SegmentReader() as reader, pytest.raises(InputError, match="changed while it was being"):
+        list(reader.read(group.segment(0)))
+    path.unlink()
+    with SegmentReader() as reader, pytest.raises(InputError, match="cannot be read"):
+        list(reader.read(group.segment(0)))
+
+
+def test_local_files_of_any_length_are_read_whole(tmp_path: Path) -> None:
+    path = write(tmp_path / "a", bytes(range(256)) * 40_000)
+    for expected_bytes in (0, 7, 256 * 40_000, 1 << 25):
+        content, status = read_local(str(path), expected_bytes)
+        assert content == path.read_bytes()
+        assert status.st_size == 256 * 40_000

@@ -34,6 +34,7 @@ from curate.storage import (
     hash_stream,
     is_url,
     open_input,
+    read_local,
 )
 
 CACHE_NAME = "files.json"
@@ -135,7 +136,7 @@ def hash_all(paths: Sequence[str], statuses: dict[str, Status]) -> list[Identity
         step = MANY_FILES // 4
         runs = [small[start : start + step] for start in range(0, len(small), step)]
         hashed = itertools.chain(*map_tasks(_hash_run, runs, default_workers()))
-        found = {path: identity for (path, _), identity in zip(small, hashed, strict=True)}
+        found = {path: Identity(*row) for (path, _), row in zip(small, hashed, strict=True)}
     with ThreadPoolExecutor(HASH_THREADS) as threads:
         waiting = {path: threads.submit(hash_path, path, statuses[path]) for path in slow}
         try:
@@ -153,8 +154,9 @@ def _is_small(path: str, status: Status) -> bool:
     return not is_url(path) and int(status[0]) < LARGE_FILE_BYTES
 
 
-def _hash_run(run: list[tuple[str, Status]]) -> list[Identity]:
-    return [hash_small(path, status) for path, status in run]
+def _hash_run(run: list[tuple[str, Status]]) -> list[tuple[Any, ...]]:
+    """Identities as bare tuples, which go to another process in a quarter of the time."""
+    return [tuple(hash_small(path, status)) for path, status in run]
 
 
 def hash_small(path: str, status: Status) -> Identity:
@@ -165,12 +167,10 @@ def hash_small(path: str, status: Status) -> Identity:
     """
     started = time.time_ns()
     try:
-        with open(path, "rb", buffering=0) as file:
-            content = file.read()
-            now = _local_status(os.fstat(file.fileno()))
+        content, now = read_local(path, int(status[0]))
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
-    if now != status:
+        raise _unreadable(path, error) from error
+    if _local_status(now) != status:
         raise _changing(path)
     compression = compression_of(content[:MAGIC_BYTES])
     if compression == "plain":
@@ -182,6 +182,27 @@ def hash_small(path: str, status: Status) -> Identity:
     return Identity(
         len(content), content_hash, reader, compression, status, _is_lasting(started, status)
     )
+
+
+def read_whole(file: SourceFile) -> bytes:
+    """All bytes of a file that fits in memory, sure to be those that were identified.
+
+    Raises:
+        InputError: It cannot be read, or has changed since.
+    """
+    if is_url(file.path):
+        with open_input(file.path) as opened:
+            content = opened.read(file.size_bytes + 1)
+    else:
+        try:
+            content, now = read_local(file.path, file.size_bytes)
+        except OSError as error:
+            raise _unreadable(file.path, error) from error
+        if file.status and _local_status(now) != file.status:
+            raise _changing(file.path)
+    if len(content) != file.size_bytes:
+        raise _changing(file.path)
+    return content
 
 
 def hash_path(path: str, status: Status) -> Identity:
@@ -198,7 +219,7 @@ def hash_path(path: str, status: Status) -> Identity:
             stream = recognise_stream(RawInput(file, path, size_bytes))
             reader, compression = recognise(stream, path)
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+        raise _unreadable(path, error) from error
     if status_of(path) != status:
         raise _changing(path)
     is_lasting = is_url(path) or _is_lasting(started, status)
@@ -219,6 +240,10 @@ def check_unchanged(file: SourceFile) -> None:
     """
     if file.status and not is_url(file.path) and status_of(file.path) != file.status:
         raise _changing(file.path)
+
+
+def _unreadable(path: str, error: OSError) -> InputError:
+    return InputError(f"{path}: cannot be read ({error.strerror or error})")
 
 
 def _changing(path: str) -> InputError:

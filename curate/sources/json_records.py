@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import functools
 from codecs import BOM_UTF8
-from itertools import repeat
+from collections.abc import Iterable, Sequence
+from itertools import chain, repeat
 from typing import Any
 
 import msgspec
@@ -97,31 +98,44 @@ class JsonRecords:
         if len(data) > LONGEST_RUN_BYTES:
             self.add_record(block, data, first_line, file)
             return 1
-        if not self._keep_metadata and (count := count_records(data)):
-            try:
-                records = self._decoder.decode_lines(data)
-                if len(records) == count and self._add_all(block, records, first_line, file):
-                    return count
-            except NOT_DECODED:
-                pass  # one of them is bad, and is found below
-        lines = data.removesuffix(b"\n").split(b"\n")
-        if not (self._keep_metadata and self._add_all_whole(block, lines, first_line, file)):
-            for number, line in enumerate(lines, first_line):
+        count = 0 if self._keep_metadata else count_records(data)
+        if count:
+            lines = range(first_line, first_line + count)
+            if self._add_all(block, data, repeat(file, count), lines):
+                return count
+        rows = data.removesuffix(b"\n").split(b"\n")
+        if not (self._keep_metadata and self._add_all_whole(block, rows, first_line, file)):
+            for number, line in enumerate(rows, first_line):
                 self.add_record(block, line, number, file)
-        return len(lines)
+        return len(rows)
 
-    def _add_all(self, block: Block, records: list[Any], first_line: int, file: int) -> bool:
-        """Add decoded records if every one is a document."""
-        texts = self._texts(records)
+    def add_files(self, block: Block, files: Sequence[tuple[int, bytes]]) -> int:
+        """Add the records of files, each by its number and its whole lines; returns lines."""
+        counts = [0] if self._keep_metadata else [count_records(data) for _, data in files]
+        if all(counts):
+            numbers = [number for number, _ in files]
+            owners = chain.from_iterable(map(repeat, numbers, counts))
+            lines = chain.from_iterable(range(1, count + 1) for count in counts)
+            if self._add_all(block, b"".join([data for _, data in files]), owners, lines):
+                return sum(counts)
+        return sum(self.add_lines(block, data, 1, number) for number, data in files)
+
+    def _add_all(
+        self, block: Block, data: bytes, files: Iterable[int], lines: Iterable[int]
+    ) -> bool:
+        """Add the records of lines that `count_records` found whole, if each is a document."""
+        owners = list(files)
         try:
-            if not all(map(has_content, texts)):
+            records = self._decoder.decode_lines(data)
+            texts, identities = self._texts(records), self._ids(records)
+            if len(records) != len(owners) or not all(map(has_content, texts)):
                 return False
-        except TypeError:
-            return False
+        except (*NOT_DECODED, TypeError):
+            return False  # one of them is bad, and is found when each is read by itself
         block.texts += texts
-        block.ids += self._ids(records)
-        block.files.extend(repeat(file, len(texts)))
-        block.lines.extend(range(first_line, first_line + len(texts)))
+        block.ids += identities
+        block.files += owners
+        block.lines += lines
         return True
 
     def _add_all_whole(self, block: Block, lines: list[bytes], first_line: int, file: int) -> bool:

@@ -13,15 +13,17 @@ from collections.abc import Iterator
 
 import orjson
 
-from curate.errors import InputError
 from curate.sources.documents import excerpt
+from curate.sources.identities import read_whole
 from curate.sources.json_records import JsonRecords
 from curate.sources.records import BLOCK_BYTES, BadRecord, Block, Segment, SourceFile
 from curate.sources.streams import CHUNK_BYTES, StreamDamage, open_stream
-from curate.storage import open_input
 
 SMALL_BYTES = 128 << 10
 """Plain files up to this size are read in groups, each at once."""
+
+TOGETHER_BYTES = 256 << 10
+"""Bytes of small files that are decoded at once."""
 
 OVERRUN_BYTES = 64 << 10
 """Read at once beyond a segment's end, to finish its last line."""
@@ -184,37 +186,23 @@ class JsonlReader:
 
 def _read_small_files(segment: Segment, records: JsonRecords) -> Iterator[Block]:
     """The documents of a group of files, each read whole."""
-    block = records.new_block()
+    block, pending, pending_bytes = records.new_block(), [], 0
     for index, file in enumerate(segment.files):
+        data = read_whole(file).removeprefix(BOM_UTF8)
+        if data:
+            pending.append((index, data if data.endswith(b"\n") else data + b"\n"))
+            pending_bytes += len(data)
+        if pending_bytes >= TOGETHER_BYTES:
+            block.lines_read += records.add_files(block, pending)
+            block.raw_bytes += pending_bytes
+            pending, pending_bytes = [], 0
         if block.raw_bytes >= BLOCK_BYTES:
             yield block
             block = records.new_block()
-        data = read_small_file(file).removeprefix(BOM_UTF8)
-        if data:
-            lines = data if data.endswith(b"\n") else data + b"\n"
-            block.lines_read += records.add_lines(block, lines, 1, index)
-            block.raw_bytes += len(data)
+    block.lines_read += records.add_files(block, pending)
+    block.raw_bytes += pending_bytes
     block.end_of_file = True
     yield block
-
-
-def read_small_file(file: SourceFile) -> bytes:
-    """All bytes of a plain file.
-
-    Raises:
-        InputError: It cannot be read, or has another size than it had.
-    """
-    try:
-        with open_input(file.path) as opened:
-            data = opened.read(file.size_bytes + 1)
-    except OSError as error:
-        raise InputError(f"{file.path}: cannot be read ({error.strerror or error})") from error
-    if len(data) != file.size_bytes:
-        raise InputError(
-            f"{file.path}: changed since it was identified ({file.size_bytes:,} bytes); let "
-            "whatever writes it finish, then run again"
-        )
-    return data
 
 
 def add_damage(

@@ -6,6 +6,7 @@ Both depend on content and options alone, so what was made of a segment once can
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 from codecs import BOM_UTF8
 from dataclasses import dataclass, replace
@@ -70,9 +71,13 @@ class FilePlan:
         return Segment(self.reader, self.files, start, stop, index, self.options)
 
     def beginning(self, size_bytes: int) -> Segment:
-        """Segment 0, of a file cut by bytes only the documents that start in its first bytes."""
+        """Segment 0, or less of it: documents that start, or files that lie, in its first bytes."""
         whole = self.segment(0)
-        return replace(whole, stop=min(size_bytes, self.step_bytes)) if self.step_bytes else whole
+        if self.step_bytes:
+            return replace(whole, stop=min(size_bytes, self.step_bytes))
+        stops = enumerate(itertools.accumulate(file.size_bytes for file in self.files), 1)
+        files = next((number for number, stop in stops if stop >= size_bytes), len(self.files))
+        return replace(whole, files=self.files[:files])
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from curate.sources.documents import EMPTY_DOCUMENT, excerpt, has_content
-from curate.sources.records import BLOCK_BYTES, BadRecord, Block, Segment
+from curate.sources.identities import check_unchanged, read_whole
+from curate.sources.records import BLOCK_BYTES, BadRecord, Block, Segment, SourceFile
 from curate.sources.streams import CHUNK_BYTES, StreamDamage, open_stream
 
 EXCERPT_LEAD_BYTES = 40
@@ -29,8 +30,7 @@ class TextReader:
             block.lines_read += 1
             data = b""
             try:
-                with open_stream(file.path, file.size_bytes) as stream:
-                    data = b"".join(iter(lambda: stream.read(CHUNK_BYTES), b""))
+                data = _content(file)
                 text = data.decode("utf-8").removeprefix("\ufeff")
             except StreamDamage as damage:
                 block.bad.append(BadRecord(index, 0, str(damage)))
@@ -56,3 +56,13 @@ class TextReader:
 
     def close(self) -> None:
         """Nothing stays open between segments."""
+
+
+def _content(file: SourceFile) -> bytes:
+    """What is in a file, decompressed."""
+    if file.compression == "plain":
+        return read_whole(file)
+    with open_stream(file.path, file.size_bytes) as stream:
+        content = b"".join(iter(lambda: stream.read(CHUNK_BYTES), b""))
+    check_unchanged(file)
+    return content

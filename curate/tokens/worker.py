@@ -200,7 +200,8 @@ class _Worker:
             if self._pending_bytes >= ENCODE_BYTES:
                 self._encode_pending()
         self._finished.append((keys, segment, totals, last))
-        self._unwritten.update(segment.files)
+        if len(segment.files) == 1:  # readers of groups look at each file as they read it
+            self._unwritten.update(segment.files)
         return last
 
     def _encode_pending(self) -> None:
