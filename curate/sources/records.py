@@ -8,7 +8,7 @@ part of the token store made from a segment can be reused whenever that content 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 SCHEME = "corpus://"
 """What paths to domains of the embedded corpus begin with."""
@@ -34,9 +34,8 @@ class ReadOptions:
     """For directories of plain text: which file names are documents (fnmatch, comma-separated)."""
 
 
-@dataclass(frozen=True, slots=True)
-class SourceFile:
-    """One input file, identified by what is in it."""
+class SourceFile(NamedTuple):
+    """One input file, identified by what is in it; there may be millions, so they are tuples."""
 
     path: str
     """As the user would type it: a local path, a URL, or `corpus://<domain>`."""
@@ -49,7 +48,7 @@ class SourceFile:
     """A key of `READERS`, as its content tells; empty where nobody has looked."""
     compression: str = ""
     """`plain`, `gzip`, `zstd` or `refused`; empty where nobody has looked."""
-    status: tuple[int | str, ...] = field(default=(), compare=False)
+    status: tuple[int | str, ...] = ()
     """What told that the file was unchanged when it was identified; empty where nobody asked."""
 
 

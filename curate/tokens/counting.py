@@ -27,9 +27,9 @@ from numpy.typing import NDArray
 from curate.kernels import kernel, prefetch
 from curate.tokens.count_tables import CountTable, StoredTable, merge_tables
 
-COUNT_BYTES = 32 << 20
-"""Ids tallied at once: 16M tokens of two bytes. The scatter takes as much again; with less there
-are more tables to merge, which costs as much as all the rest from about 4M tokens down."""
+COUNT_BYTES = 16 << 20
+"""Ids tallied at once: 8M tokens of two bytes. The scatter takes as much memory again; twice as
+much at once is no faster, and a quarter makes so many tables that merging them costs more."""
 
 SCATTER_BLOCK = 512
 """Places in memory asked for before any is written: 4.9 ns a token in all with 256 to 1,024 at
@@ -77,7 +77,7 @@ def _check(stream: NDArray[Any], end: int, symbols: int) -> None:
 
 @dataclass
 class _Scratch:
-    """Memory that the next count uses again: to have 32 MB cleared takes longer than to fill it."""
+    """Memory that the next count uses again: having it cleared takes longer than filling it."""
 
     firsts: NDArray[Any] = field(default_factory=lambda: np.empty(0, np.uint16))
     tallies: NDArray[np.uint32] = field(default_factory=lambda: np.empty(0, np.uint32))

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -20,8 +19,7 @@ VALIDATION_KEY = 0x76616C69
 """Keeps the choice of validation documents apart from every other use of the content hash."""
 
 
-@dataclass(frozen=True, slots=True)
-class DomainFile:
+class DomainFile(NamedTuple):
     """A file of a domain and its stored entries in order."""
 
     path: str

@@ -52,7 +52,7 @@ def domain_counts(request: CountRequest) -> Path:
         for file in request.domain.files
         for stored in file.entries
     )
-    listed = sorted([key, segment, times] for (key, segment), times in needed.items())
+    listed = sorted((key, segment, times) for (key, segment), times in needed.items())
     prefix = request.domain.name
     path = request.directory / f"{prefix}-{hash_json(listed)[:24]}"
     sweep(request.directory)

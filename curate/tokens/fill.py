@@ -25,7 +25,7 @@ from curate.sources.plans import FilePlan
 from curate.storage import user_cache
 from curate.tokens.backends import BACKENDS, BackendRefused, Choice, Encoder, reference_choice
 from curate.tokens.jobs import PROGRESS, Job, Task, plan_tasks
-from curate.tokens.pipeline import Tokenised, tokenise
+from curate.tokens.pipeline import Tokenised, load_kernels, tokenise
 from curate.tokens.selftest import Answers, judge, reference_answers
 from curate.tokens.store import TokenStore
 from curate.tokens.tokenizer import Tokenizer
@@ -129,6 +129,8 @@ def _attempt(
         return reference_answers(tokenizer, choice.name, sample, memory_dir())
 
     with ahead(ask_reference) as answers:
+        if workers_share_memory():
+            load_kernels(tokenizer)
         early = filling.loading if choice == filling.choice else None
         encoder = early.result() if early else BACKENDS[choice.name](tokenizer)
 

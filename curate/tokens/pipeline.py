@@ -66,8 +66,6 @@ def tokenise(
         verdict=process.Value("b", 0),
     )
     totals = np.frombuffer(shared.counters, np.int64).reshape(shape)
-    if local.workers_share_memory():
-        _load_kernels(job.tokenizer)
 
     def keep(message: tuple[str, Any]) -> None:
         kind, value = message
@@ -93,8 +91,8 @@ def tokenise(
     return made
 
 
-def _load_kernels(tokenizer: Tokenizer) -> None:
-    """Run every compiled loop once, so that forked workers need not load them each."""
+def load_kernels(tokenizer: Tokenizer) -> None:
+    """Run every compiled loop once, so that workers forked later need not load them each."""
     end = tokenizer.end_symbol
     stream = np.full(2, end, tokenizer.stream_dtype)
     append_ends(np.empty(0, np.uint32), np.zeros(2, np.int64), end, stream[:1])

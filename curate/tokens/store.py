@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -55,7 +55,7 @@ DOCUMENT = np.dtype(
 """One row of `documents.bin`."""
 
 
-class Entry(msgspec.Struct, frozen=True):
+class Entry(msgspec.Struct, frozen=True, gc=False):
     """What a part holds of one segment of one file."""
 
     key: str
@@ -116,8 +116,7 @@ def _key(options: ReadOptions) -> bytes:
     return hash_json(asdict(options)).encode()
 
 
-@dataclass(frozen=True, slots=True)
-class StoredEntry:
+class StoredEntry(NamedTuple):
     """An entry and the part it is in."""
 
     part: Path
@@ -133,7 +132,7 @@ class TokenStore:
         """Open the store of a tokenizer under the cache directory `root`."""
         self.directory = root / "tokens" / fingerprint[:16]
         self.dtype = dtype
-        self._entries: dict[str, dict[int, StoredEntry]] = {}
+        self._entries: dict[str, list[StoredEntry]] = {}
         self._seen: set[str] = set()
 
     @property
@@ -161,13 +160,12 @@ class TokenStore:
                 continue
             self._seen.add(path.name)
             for entry in info.entries:
-                self._entries.setdefault(entry.key, {})[entry.segment] = StoredEntry(
-                    path, entry, info.backend
-                )
+                stored = StoredEntry(path, entry, info.backend)
+                self._entries.setdefault(entry.key, []).append(stored)
 
     def segments_of(self, key: str) -> dict[int, StoredEntry]:
         """What is stored of a file, by segment."""
-        return self._entries.get(key, {})
+        return {stored.entry.segment: stored for stored in self._entries.get(key, ())}
 
     def file_entries(self, key: str, count: int | None) -> list[StoredEntry] | None:
         """All segments of a file in order, or None while any is missing.
