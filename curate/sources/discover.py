@@ -131,10 +131,11 @@ def walk(root: str, fits: Fits) -> Iterator[str]:
                 for entry in entries:
                     if entry.name.startswith("."):
                         continue
+                    path = entry.path if directory != os.curdir else entry.name
                     if entry.is_dir():
-                        pending.append(join(directory, entry.name))
+                        pending.append(path)
                     elif fits(entry.name):
-                        yield join(directory, entry.name)
+                        yield path
         except OSError as error:
             raise InputError(f"{directory}: cannot be listed ({error.strerror})") from error
 

@@ -74,18 +74,17 @@ def identify(paths: Sequence[InputPath], cache: Path) -> list[SourceFile]:
         InputError: A file cannot be read, or changes while it is read.
     """
     known = read_cache(cache)
-    statuses = {path.path: status_of(path.path) for path in paths}
-    keys = {path: path if is_url(path) else os.path.abspath(path) for path in statuses}
+    keys = {path: path if is_url(path) else os.path.abspath(path) for path, _ in paths}
     found: dict[str, Identity] = {}
     unknown: list[str] = []
-    for path, status in statuses.items():
-        entry = known.get(keys[path])
-        if entry is not None and tuple(entry[4:]) == status:
+    for path, key in keys.items():
+        entry = known.get(key)
+        if entry is not None and tuple(entry[4:]) == (status := status_of(path)):
             size_bytes, content_hash, reader, compression = entry[:4]
             found[path] = Identity(size_bytes, content_hash, reader, compression, status, True)
         else:
             unknown.append(path)
-    for path, identity in zip(unknown, hash_all(unknown, statuses), strict=True):
+    for path, identity in zip(unknown, hash_all(unknown), strict=True):
         found[path] = identity
         known.pop(keys[path], None)
         if identity.is_lasting:
@@ -123,28 +122,31 @@ def _local_status(status: os.stat_result) -> Status:
     return status.st_size, status.st_mtime_ns, status.st_ino
 
 
-def hash_all(paths: Sequence[str], statuses: dict[str, Status]) -> list[Identity]:
+def hash_all(paths: Sequence[str]) -> list[Identity]:
     """Hash files: URLs and large files in a few threads, small files meanwhile in this one.
 
     20,000 files of 1 KB took 0.4 s in one thread and up to 1.2 s in four, which spent the
     difference on handing the interpreter's lock around; so many go to processes instead.
     """
-    slow = [path for path in paths if not _is_small(path, statuses[path])]
-    small = [(path, statuses[path]) for path in paths if _is_small(path, statuses[path])]
-    found: dict[str, Identity] = {}
-    if len(small) > MANY_FILES:
+    small: list[Identity | None]
+    if len(paths) > MANY_FILES:
         step = MANY_FILES // 4
-        runs = [small[start : start + step] for start in range(0, len(small), step)]
+        runs = [paths[start : start + step] for start in range(0, len(paths), step)]
         hashed = itertools.chain(*map_tasks(_hash_run, runs, default_workers()))
-        found = {path: Identity(*row) for (path, _), row in zip(small, hashed, strict=True)}
+        small = [None if row is None else Identity(*row) for row in hashed]
+    else:
+        small = [None] * len(paths)
     with ThreadPoolExecutor(HASH_THREADS) as threads:
-        waiting = {path: threads.submit(hash_path, path, statuses[path]) for path in slow}
+        waiting = {}
+        for number, path in enumerate(paths):
+            if small[number] is None and not _is_small(path, status := status_of(path)):
+                waiting[number] = threads.submit(hash_path, path, status)
         try:
             return [
-                waiting[path].result()
-                if path in waiting
-                else found.get(path) or hash_small(path, statuses[path])
-                for path in paths
+                waiting[number].result()
+                if number in waiting
+                else small[number] or hash_small(path, status_of(path))
+                for number, path in enumerate(paths)
             ]
         finally:
             threads.shutdown(cancel_futures=True)
@@ -154,9 +156,13 @@ def _is_small(path: str, status: Status) -> bool:
     return not is_url(path) and int(status[0]) < LARGE_FILE_BYTES
 
 
-def _hash_run(run: list[tuple[str, Status]]) -> list[tuple[Any, ...]]:
-    """Identities as bare tuples, which go to another process in a quarter of the time."""
-    return [tuple(hash_small(path, status)) for path, status in run]
+def _hash_run(run: Sequence[str]) -> list[tuple[Any, ...] | None]:
+    """Identities of small files as bare tuples, which go between processes four times as fast."""
+    statuses = [None if is_url(path) else status_of(path) for path in run]
+    return [
+        tuple(hash_small(path, status)) if status and _is_small(path, status) else None
+        for path, status in zip(run, statuses, strict=True)
+    ]
 
 
 def hash_small(path: str, status: Status) -> Identity:
