@@ -40,6 +40,19 @@ def test_help_lists_commands_and_imports_nothing_heavy() -> None:
     assert "build" in run("--help").stdout
 
 
+def test_what_is_left_to_the_end_is_done() -> None:
+    code = "import atexit, sys; atexit.register(print, 'kept'); sys.argv[1:] = ['formats']; " \
+           "from curate.cli import main; main(); print('never')"  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("kept\n") and "megatron" in done.stdout
+    if not Path("/dev/full").exists():
+        return
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "curate.cli", "formats"]
+        lost = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert lost.returncode == 2 and "No space left" in lost.stderr
+
+
 def test_json_is_json_and_quiet_is_quiet(recipe: Path) -> None:
     done = run("plan", recipe, "--json")
     assert done.returncode == 0, done.stderr

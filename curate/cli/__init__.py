@@ -5,6 +5,7 @@ Modules are imported inside commands, so that `curate --help` answers at once.
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import signal
@@ -53,6 +54,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ended politely, like Ctrl-C
     try:
         cli.main(standalone_mode=False)
+        _leave()
     except CurateError as error:
         click.echo(f"curate: {error}", err=True)
         sys.exit(EXIT_USER)
@@ -68,3 +70,11 @@ def main() -> None:
     except OSError as error:  # a full disk, a directory that may not be written, a file in its way
         click.echo(f"curate: {error.filename or 'a file'}: {error.strerror or error}", err=True)
         sys.exit(EXIT_USER)
+
+
+def _leave() -> None:
+    """End the process as it is: to take tokenizers and tables apart first took 0.09 s of 2.5."""
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
