@@ -36,10 +36,7 @@ from curate.plan import Plan, make_plan
 from curate.recipe import LoadedRecipe
 from curate.recipe_text import nearest_hint
 from curate.sample import Stream, stream
-from curate.shape import (
-    PER_DOMAIN,
-    check_shape,
-)
+from curate.shape import PER_DOMAIN, check_shape
 from curate.sharding import PACKINGS, Shaped, format_settings, shape_shards
 from curate.stats.entropy import MEASURES as PLUGIN_MEASURES
 from curate.stats.report import DomainStats

@@ -18,7 +18,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any, BinaryIO
 
 import xxhash
@@ -194,24 +193,15 @@ class FileLock:
         """Let go of it."""
         self._file.close()
 
-    def __enter__(self) -> FileLock:
-        """Wait until it is held."""
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Wait until it is held, and let go of it in the end."""
         try:
             while not self.take():
                 time.sleep(LOCK_POLL_SECONDS)
-        except BaseException:
+            yield
+        finally:
             self.close()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Let go of it."""
-        self.close()
 
 
 def user_cache() -> Path:

@@ -66,3 +66,17 @@ def recipe(corpus: Path, tmp_path: Path) -> Path:
     path = tmp_path / "recipe.yaml"
     path.write_text(RECIPE.format(data=corpus / "data"), "utf-8")
     return path
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache for all tests of a module, so that the corpus is tokenised once."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def cached_recipe(recipe: Path, cache: Path) -> Path:
+    """The same with the module's cache."""
+    with recipe.open("a", encoding="utf-8") as file:
+        file.write(f"cache: {cache}\n")
+    return recipe

@@ -8,12 +8,13 @@ import re
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from expert_files import write_likelihoods
 from mixing_laws import LogLinear, PowerLaw, table_of
 
 from curate.cli import cli
 from curate.errors import FitError, InfeasiblePlan, MissingEvidence, RecipeError
 from curate.laws.base import RunTable
-from curate.laws.likelihoods import Likelihoods, write_likelihoods
+from curate.laws.likelihoods import Likelihoods
 from curate.mixture import (
     METHODS,
     DomainSupply,

@@ -6,9 +6,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from expert_files import write_likelihoods
 
 from curate.errors import InputError
-from curate.laws.likelihoods import Likelihoods, read_likelihoods, write_likelihoods
+from curate.laws.likelihoods import Likelihoods, read_likelihoods
 from curate.mixture.experts import (
     blocks_of,
     combined,

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from expert_files import write_likelihoods
 from mixing_laws import LogLinear, table_of
 
 from curate.cli import cli
@@ -18,7 +19,7 @@ from curate.laws import LAWS
 from curate.laws.base import FittedLaw, RunTable
 from curate.laws.crossval import cross_validate
 from curate.laws.informed import INFORMED, ablated, informed
-from curate.laws.likelihoods import Likelihoods, write_likelihoods
+from curate.laws.likelihoods import Likelihoods
 from curate.mixture.expert_features import BLOCKS, expert_features
 from curate.mixture.experts import experts_law
 

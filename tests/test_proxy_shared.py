@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import RECIPE
 
 from curate.engine.local import Send, run_apart
 from curate.errors import EngineError, InputError, ShardError
@@ -30,17 +29,9 @@ SWARM = (
 )
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Tokenised once for all tests here."""
-    return tmp_path_factory.mktemp("cache")
-
-
 @pytest.fixture
-def recipe(corpus: Path, cache: Path, tmp_path: Path) -> Path:
-    path = tmp_path / "recipe.yaml"
-    path.write_text(RECIPE.format(data=corpus / "data") + f"cache: {cache}\n", "utf-8")
-    return path
+def recipe(cached_recipe: Path) -> Path:
+    return cached_recipe
 
 
 def same_runs(one: Path, other: Path) -> None:
@@ -84,7 +75,7 @@ def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
         ours = FileLock(tmp_path / "lock")
         assert not ours.take()
         process.send_signal(signal.SIGKILL)
-    with ours:
+    with ours.held():
         pass
 
 

@@ -17,7 +17,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import RECIPE
 
 from curate.errors import CurateError, EngineError, InputError, MissingEvidence, RecipeError
 from curate.observer import Observer
@@ -42,17 +41,9 @@ SWARM = (
 NAMES = ("wiki", "code", "talk")
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Tokenised once for all tests here."""
-    return tmp_path_factory.mktemp("cache")
-
-
 @pytest.fixture
-def recipe(corpus: Path, cache: Path, tmp_path: Path) -> Path:
-    path = tmp_path / "recipe.yaml"
-    path.write_text(RECIPE.format(data=corpus / "data") + f"cache: {cache}\n", "utf-8")
-    return path
+def recipe(cached_recipe: Path) -> Path:
+    return cached_recipe
 
 
 class Notes(Observer):

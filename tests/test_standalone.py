@@ -6,11 +6,12 @@ import json
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from expert_files import write_likelihoods
 from mixing_laws import PowerLaw, table_of
 
 from curate.cli import cli
 from curate.errors import InfeasiblePlan, InputError, MissingEvidence, RecipeError
-from curate.laws.likelihoods import Likelihoods, write_likelihoods
+from curate.laws.likelihoods import Likelihoods
 from curate.mixture.standalone import Asked, standalone
 
 NAMES = ("a", "b:x", "c")

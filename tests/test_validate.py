@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from conftest import RECIPE
 
 from curate.cli import cli
 from curate.errors import CurateError, FitError, InputError, MissingEvidence, RecipeError
@@ -31,19 +30,12 @@ PROXY = (
 )
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Tokenised once for all tests here."""
-    return tmp_path_factory.mktemp("cache")
-
-
 @pytest.fixture
-def recipe(corpus: Path, cache: Path, tmp_path: Path) -> Path:
-    path = tmp_path / "recipe.yaml"
-    text = RECIPE.format(data=corpus / "data") + f"cache: {cache}\n"
+def recipe(cached_recipe: Path) -> Path:
     own = f"{{method: bimix, replicates: 0, evidence: {{proxy: {PROXY}}}}}"
-    path.write_text(text.replace("{method: entropy, estimator: plugin}", own), "utf-8")
-    return path
+    text = cached_recipe.read_text("utf-8")
+    cached_recipe.write_text(text.replace("{method: entropy, estimator: plugin}", own), "utf-8")
+    return cached_recipe
 
 
 def request_of(

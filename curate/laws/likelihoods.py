@@ -17,7 +17,6 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from curate.errors import InputError
-from curate.storage import atomic_path
 
 Array = NDArray[np.float64]
 
@@ -93,25 +92,6 @@ def read_likelihoods(path: Path) -> Likelihoods:
             "mixture of them can"
         )
     return _assembled(table, path, tuple(name.removeprefix(PREFIX) for name in columns), logp)
-
-
-def write_likelihoods(likelihoods: Likelihoods, path: Path) -> None:
-    """Write an experts file that `read_likelihoods` reads back unchanged."""
-    lengths = np.diff(likelihoods.starts)
-    document = np.repeat(np.arange(len(lengths)), lengths)
-    position = np.arange(len(document)) - likelihoods.starts[document]
-    columns = {
-        "target_domain": pa.array(
-            [likelihoods.targets[likelihoods.target[number]] for number in document],
-            pa.string(),
-        ).dictionary_encode(),
-        "document": pa.array(document, pa.int64()),
-        "position": pa.array(position, pa.int64()),
-    }
-    for number, expert in enumerate(likelihoods.experts):
-        columns[PREFIX + expert] = pa.array(likelihoods.logp_nats[:, number], pa.float64())
-    with atomic_path(path) as temporary:
-        pq.write_table(pa.table(columns), temporary, compression="zstd")
 
 
 def _numbers(table: pa.Table, name: str, path: Path) -> Array:

@@ -11,6 +11,7 @@ import json
 import os
 import platform
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,9 +36,9 @@ class Claims:
         """Of the swarm that `directory` holds."""
         self._directory = directory / "claims"
 
-    def lock(self) -> FileLock:
-        """For whoever reads and writes what processes share; to be held shortly."""
-        return FileLock(self._directory / "lock")
+    def lock(self) -> AbstractContextManager[None]:
+        """Held by whoever reads or writes what processes share; only shortly."""
+        return FileLock(self._directory / "lock").held()
 
     def held(self) -> set[str]:
         """Runs that living processes train; claims of others are removed. Under the lock only."""
