@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,7 @@ from curate.observer import Observer
 from curate.packing import WHOLE
 from curate.planning import Planned
 from curate.recipe import LoadedRecipe, Recipe
-from curate.shape import (
-    PER_DOMAIN,
-    DomainSampler,
-    data_suffix,
-    shard_stem,
-)
+from curate.shape import PER_DOMAIN, DomainSampler, data_suffix, shard_stem
 from curate.storage import begin_directory
 from curate.text import TextJob, write_text_shards
 from curate.tokens import tokenizer as tokenizers
@@ -65,7 +61,11 @@ def write_dataset(loaded: LoadedRecipe, planned: Planned, workers: int, observer
         ingested.tokenizer.eos_id or 0,
     )  # fmt: skip
     observer.begin("write", [recipe.name], [recipe.budget_tokens])
-    records = _run_writer(loaded, writer, tasks, ingested, workers, observer.tick)
+    if isinstance(chosen, TokenFormat):
+        records = write_shards(writer, tasks, workers, observer.tick)
+    else:
+        with _text_job(loaded, writer, chosen, ingested) as job:
+            records = write_text_shards(job, tasks, workers, observer.tick)
     folder_files = _finish(directory, chosen, tasks, dtype)
     if isinstance(planned.shaped.sampler, DomainSampler):
         folder_files += _write_blends(directory, planned, records, recipe)
@@ -128,27 +128,18 @@ def _write_blends(
     return [dataset.record_file(path, directory) for path in paths]
 
 
-def _run_writer(  # noqa: PLR0913 - one stage, all of whose inputs are its own
-    loaded: LoadedRecipe,
-    writer: ShardWriter,
-    tasks: Sequence[ShardTask],
-    ingested: Ingested,
-    workers: int,
-    tick: Callable[[], None],
-) -> list[ShardRecord]:
-    if isinstance(writer.format, TokenFormat):
-        return write_shards(writer, tasks, workers, tick)
+@contextmanager
+def _text_job(
+    loaded: LoadedRecipe, writer: ShardWriter, chosen: TextFormat, ingested: Ingested
+) -> Iterator[TextJob]:
+    """A job of writing text, with a directory for what it puts aside."""
     spill = begin_directory(loaded.cache_dir / "text")
+    plans = [
+        [replace(plan, files=(file,)) for plan in domain for file in plan.files]
+        for domain in ingested.plans
+    ]
     try:
-        plans = [
-            [replace(plan, files=(file,)) for plan in domain for file in plan.files]
-            for domain in ingested.plans
-        ]
-        job = TextJob(
-            writer, writer.format, plans, ingested.tokenizer,
-            ingested.backend.split()[0], spill,
-        )  # fmt: skip
-        return write_text_shards(job, tasks, workers, tick)
+        yield TextJob(writer, chosen, plans, ingested.tokenizer, ingested.backend.split()[0], spill)
     finally:
         shutil.rmtree(spill, ignore_errors=True)
 

@@ -20,6 +20,7 @@ from curate.recipe import LoadedRecipe, TokenizerRecipe
 from curate.storage import hash_json
 
 if TYPE_CHECKING:
+    from curate.proxy.optimiser import OptimiserSettings
     from curate.proxy.swarm import Swarm, SwarmRun
 
 WARMUP_SHARE, MOST_WARMUP_STEPS = 0.1, 100
@@ -84,7 +85,6 @@ def prepare(
     from curate.proxy.batches import ProxyDomain, validation_rows
     from curate.proxy.device import find_devices, stack_settings
     from curate.proxy.memory import Fit
-    from curate.proxy.optimiser import OptimiserSettings
     from curate.proxy.swarm import Swarm, checkpoint_steps
 
     recipe = loaded.proxies
@@ -107,14 +107,8 @@ def prepare(
     )
     start_id = own.tokenizer.eos_id or 0
     seed = loaded.recipe.seed
-    optimiser = OptimiserSettings(
-        recipe.learning_rate or training.learning_rate,
-        recipe.schedule,
-        steps,
-        min(MOST_WARMUP_STEPS, max(1, round(steps * WARMUP_SHARE))),
-    )
     swarm = Swarm(
-        stack=stack_settings(shape, optimiser, device, workers),
+        stack=stack_settings(shape, _optimiser(loaded, steps), device, workers),
         runs=(),
         domains=domains,
         validation=validation_rows(domains, length, recipe.validation_tokens, start_id, seed),
@@ -137,6 +131,18 @@ def prepare(
     _notice_shape(shape, recipe.preset, observer)
     ratio = tuple(p / s if s else 1.0 for p, s in zip(proxy_supply, supply, strict=True))
     return Prepared(swarm, ratio, supply, caps)
+
+
+def _optimiser(loaded: LoadedRecipe, steps: int) -> OptimiserSettings:
+    from curate.proxy.optimiser import OptimiserSettings
+
+    recipe = loaded.proxies
+    return OptimiserSettings(
+        recipe.learning_rate or find_preset(recipe.preset).training.learning_rate,
+        recipe.schedule,
+        steps,
+        min(MOST_WARMUP_STEPS, max(1, round(steps * WARMUP_SHARE))),
+    )
 
 
 def _supply_share(loaded: LoadedRecipe, run_tokens: float) -> float:
