@@ -3,16 +3,33 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+from curate.observer import Observer
 
 WORDS = {
     "wiki": "the river city history of and in was north king founded museum station".split(),
     "code": "def return self import for in range ( ) : = + value index size list".split(),
     "talk": "yes no hello please thanks when where would like to book a table 你好 ещё".split(),
 }
+
+
+class Listener(Observer):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.begun: list[str] = []
+        self.notices: list[str] = []
+
+    def begin(self, stage: str, names: Sequence[str] = (), totals: Sequence[int] = ()) -> None:
+        self.begun.append(stage)
+
+    def notice(self, message: str) -> None:
+        self.notices.append(message)
 
 
 def make_documents(domain: str, documents: int, seed: int = 0) -> list[dict[str, str]]:

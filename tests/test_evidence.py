@@ -7,33 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import write_jsonl
+from conftest import Listener, write_jsonl
 
 from curate.errors import InputError
-from curate.observer import Observer
 from curate.planning import plan_dataset
 from curate.recipe import MixtureRecipe, load
 
 CORRECTED = "mixture={method: entropy, estimator: corrected}"
 
 
-class Stages(Observer):
-    """Remembers what it is told."""
-
-    def __init__(self) -> None:
-        self.begun: list[str] = []
-        self.notices: list[str] = []
-
-    def begin(self, stage: str, names: Any = (), totals: Any = ()) -> None:
-        self.begun.append(stage)
-
-    def notice(self, message: str) -> None:
-        self.notices.append(message)
-
-
-def planned(recipe: Path, *overrides: str) -> tuple[Any, dict[str, Any], Stages]:
+def planned(recipe: Path, *overrides: str) -> tuple[Any, dict[str, Any], Listener]:
     """Weights as `mixture.json` has them, `stats.json`, and what was said."""
-    heard = Stages()
+    heard = Listener()
     loaded = load(recipe, overrides)
     plan_dataset(loaded, 1, heard)
     found = [

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from click.testing import CliRunner
+from conftest import Listener
 
 from curate.build import build
 from curate.cli import cli
@@ -35,26 +36,15 @@ from curate.formats import (
     olmo,
 )
 from curate.formats.base import Folder, TextFormat
-from curate.observer import Observer
 from curate.recipe import load
 from curate.verify import verify
 
 UINT16 = np.dtype(np.uint16)
 
 
-class Notices(Observer):
-    """Keeps what a build says."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def notice(self, text: str) -> None:
-        self.said.append(text)
-
-
 def make(recipe: Path, *overrides: str) -> tuple[Any, list[str]]:
-    observer = Notices()
-    return build(load(recipe, overrides), 1, observer), observer.said
+    observer = Listener()
+    return build(load(recipe, overrides), 1, observer), observer.notices
 
 
 def batch(*documents: list[int], dtype: str = "uint16") -> TokenBatch:

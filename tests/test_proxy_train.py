@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from conftest import Listener
 
 from curate.errors import CurateError, EngineError, InputError, MissingEvidence, RecipeError
 from curate.observer import Observer
@@ -44,16 +45,6 @@ NAMES = ("wiki", "code", "talk")
 @pytest.fixture
 def recipe(cached_recipe: Path) -> Path:
     return cached_recipe
-
-
-class Notes(Observer):
-    """Keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.notices: list[str] = []
-
-    def notice(self, message: str) -> None:
-        self.notices.append(message)
 
 
 def tiny_stack(seeds: list[int], rates: list[float] | None = None, steps: int = 200) -> Stack:
@@ -164,7 +155,7 @@ def test_a_swarm_writes_its_runs_once(recipe: Path, tmp_path: Path) -> None:
     assert table["loss"][0] == pytest.approx(np.log(512), rel=0.02)  # all ids alike, at first
     assert np.mean(table["loss"][28:32]) < table["loss"][0] - 0.3
     before = (loaded.output_dir / "runs.csv").read_bytes()
-    notes = Notes()
+    notes = Listener()
     train_proxies(loaded, 1, notes)
     assert (loaded.output_dir / "runs.csv").read_bytes() == before
     assert "4 runs are there already" in notes.notices
@@ -221,7 +212,7 @@ def test_tensorboard_that_is_not_installed(recipe: Path, monkeypatch: pytest.Mon
 def test_runs_of_other_settings_are_set_aside(recipe: Path) -> None:
     loaded = load(recipe, SWARM)
     train_proxies(loaded, 1, Observer())
-    notes = Notes()
+    notes = Listener()
     train_proxies(load(recipe, (*SWARM, "proxy.learning_rate=0.001")), 1, notes)
     assert any("is of other settings: kept as runs-" in notice for notice in notes.notices)
     assert len(list(loaded.output_dir.glob("runs-*.csv"))) == 1
@@ -230,7 +221,7 @@ def test_runs_of_other_settings_are_set_aside(recipe: Path) -> None:
 def test_other_held_out_documents_are_other_settings(recipe: Path) -> None:
     """What a run trained on must not be what its loss is measured on after all."""
     train_proxies(load(recipe, SWARM), 1, Observer())
-    train_proxies(load(recipe, (*SWARM, "validation.key=1")), 1, heard := Notes())
+    train_proxies(load(recipe, (*SWARM, "validation.key=1")), 1, heard := Listener())
     assert any("is of other settings: kept as runs-" in notice for notice in heard.notices)
 
 
@@ -243,7 +234,7 @@ def test_a_name_that_means_another_mixture_is_trained_again(recipe: Path) -> Non
     settings = json.loads((loaded.output_dir / "proxy.json").read_text("utf-8"))["settings"]
     begun = loaded.output_dir / "group-0.safetensors"  # of the old mixture: not to go on from
     save_checkpoint(begun, settings, ["b"], b"[]", {"step": torch.ones(1)})
-    heard = Notes()
+    heard = Listener()
     after = {row.run: row for row in train_proxies(loaded, 1, heard).rows}
     assert after["a"] == before["a"]
     assert after["b"].weights == (0.5, 0.25, 0.25) and after["b"].losses != before["b"].losses
@@ -255,7 +246,7 @@ def test_a_name_that_means_another_mixture_is_trained_again(recipe: Path) -> Non
 
 def test_runs_drawn_within_other_caps_stay(recipe: Path) -> None:
     before = train_proxies(load(recipe, (*SWARM, "max_epochs=1.5")), 1, Observer()).rows
-    heard = Notes()
+    heard = Listener()
     after = train_proxies(load(recipe, (*SWARM, "max_epochs=30")), 1, heard).rows
     assert after == before
     assert any("runs were drawn within other epoch caps: they stay" in n for n in heard.notices)
@@ -291,7 +282,7 @@ def test_killed_and_started_again_gives_the_same_runs(recipe: Path, tmp_path: Pa
 
 
 def test_a_run_whose_loss_explodes_is_left_out_with_a_notice(recipe: Path) -> None:
-    notes = Notes()
+    notes = Listener()
     with pytest.raises(InputError, match=r"no run ended .* lower proxy.learning_rate \(it was 1e"):
         train_proxies(load(recipe, (*SWARM, "proxy.learning_rate=1e30")), 1, notes)
     assert any("run 'm000': its gradient was not finite at step" in n for n in notes.notices)

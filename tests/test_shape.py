@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import yaml
 from click.testing import CliRunner
+from conftest import Listener
 
 import curate
 from curate.build import build, reopen
@@ -24,16 +25,6 @@ from curate.recipe import load
 from curate.verify import verify
 
 APART = "output.shape=per-domain"
-
-
-class Listener(Observer):
-    """Keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.told: list[str] = []
-
-    def notice(self, message: str) -> None:
-        self.told.append(message)
 
 
 def make(recipe: Path, *overrides: str, workers: int = 1) -> Any:
@@ -251,7 +242,7 @@ def test_the_plan_tells_what_trainers_will_lose(recipe: Path) -> None:
     planned = plan_dataset(loaded, 1, listener)
     assert planned.shaped.forecasts[0].rows["talk"]["samples"] == 0
     assert any("gives no window of 2048 tokens to" in told and "'talk'" in told
-               for told in listener.told)  # fmt: skip
+               for told in listener.notices)  # fmt: skip
 
 
 def test_the_terminal_shows_what_trainers_will_do(recipe: Path) -> None:

@@ -10,12 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tokenizers
-from conftest import make_documents
+from conftest import Listener, make_documents
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from curate.errors import TokenizerError
 from curate.ingest import ingest
-from curate.observer import Observer
 from curate.recipe import load as load_recipe
 from curate.tokens import backends, selftest
 from curate.tokens.backends import (
@@ -572,14 +571,6 @@ def test_first_choices(monkeypatch):
     assert first_choice("auto").notice == (
         "tokenizer backend nosuch is not installed: using tokenizers, which is much slower"
     )
-
-
-class Listener(Observer):
-    def __init__(self):
-        self.notices = []
-
-    def notice(self, message):
-        self.notices.append(message)
 
 
 def ingest_with(backend, recipe, monkeypatch, *overrides):
