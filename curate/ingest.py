@@ -126,7 +126,25 @@ def find_files(loaded: LoadedRecipe, observer: Observer) -> list[list[FilePlan]]
     ]
     size_bytes = sum(file.size_bytes for file in files)
     observer.end(f"{len(files)} files, {size_bytes / 1e6:.1f} MB")
+    for domain, found in zip(recipe.domains, plans, strict=True):
+        _notice_copies(domain.name, found, observer)
     return plans
+
+
+def _notice_copies(name: str, plans: Sequence[FilePlan], observer: Observer) -> None:
+    """Say which files hold what another of their domain holds: their documents count again."""
+    first: dict[str, str] = {}
+    copies = []
+    for file in (file for plan in plans for file in plan.files if file.size_bytes):
+        original = first.setdefault(file.content_hash, file.path)
+        if original != file.path:
+            copies.append((file.path, original))
+    if copies:
+        copy, original = copies[0]
+        observer.notice(
+            f"domain '{name}': {len(copies)} of its files hold what another of them holds, and "
+            f"count again ({copy} is the same as {original})"
+        )
 
 
 def _harvest(loaded: LoadedRecipe, observer: Observer) -> None:

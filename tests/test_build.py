@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from conftest import make_documents, write_jsonl
+from conftest import Listener, make_documents, write_jsonl
 
 from curate.build import build
 from curate.dataset import load_manifest
@@ -77,6 +77,20 @@ def test_command_builds_and_certifies(recipe: Path) -> None:
     card = (directory / "README.md").read_text()
     front = yaml.safe_load(card.split("---")[1])
     assert front["size_categories"] and front["pretty_name"] == "tiny"
+
+
+def test_files_that_hold_the_same_are_named(recipe: Path, corpus: Path, tmp_path: Path) -> None:
+    for name in ("one", "two", "three"):
+        (tmp_path / name).symlink_to(corpus / "data" / "wiki" / "part-0.jsonl")
+    (tmp_path / "empty").write_bytes(b"")
+    (tmp_path / "void").write_bytes(b"")
+    domain = f'domains=[{{name: wiki, paths: "{tmp_path}/[otev]*"}}]'
+    heard = Listener()
+    built = build(load(recipe, (domain, "validation.documents=0")), 1, heard)
+    assert sum(len(found) for found in built.ingested.domains) == 3 * 150
+    (said,) = [notice for notice in heard.notices if "count again" in notice]
+    assert said.startswith("domain 'wiki': 2 of its files hold what another of them holds")
+    assert f"({tmp_path}/three is the same as {tmp_path}/one)" in said
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -81,7 +81,12 @@ def test_mix_from_experts_alone(tmp_path):
     experts = Likelihoods(NAMES, ("x",), np.zeros(4, np.int64), np.arange(0, 41, 10), logp)
     write_likelihoods(experts, tmp_path / "experts.parquet")
     done = run("mix", "--experts", tmp_path / "experts.parquet", "--out", tmp_path, "--json")
-    assert json.loads(done.output)["method"] == "mde"
+    found = json.loads(done.output)
+    assert found["method"] == "mde" and "one held-out document" not in str(found["warnings"])
+    alone = Likelihoods(NAMES, ("x",), np.zeros(1, np.int64), np.array([0, 40]), logp)
+    write_likelihoods(alone, tmp_path / "alone.parquet")
+    found = json.loads(run("mix", "--experts", tmp_path / "alone.parquet", "--json").output)
+    assert "'x' has one held-out document, so the intervals do not" in str(found["warnings"])
 
 
 @pytest.mark.slow

@@ -53,6 +53,13 @@ def solve(request: MixtureRequest, experts: Likelihoods) -> Preference:
         f"'{name}' has an expert and is not in the recipe: it gets no share"
         for name in wished.left_out
     )
+    if low is not None:
+        warnings += tuple(
+            f"'{name}' has one held-out document, so the intervals do not know how another would "
+            "differ; hold out more (validation.documents)"
+            for number, name in enumerate(experts.targets)
+            if np.count_nonzero(experts.target == number) == 1
+        )
     return Preference(
         weights=wished.back(weights),
         unconstrained=wished.back(free),
