@@ -46,7 +46,6 @@ class Kernel:
     def __init__(self, function: Callable[..., int]) -> None:
         """Wrap; nothing is compiled before the first call."""
         self._function = function
-        self._source = inspect.getsource(function)
         self._compiled: dict[tuple[str, ...], Any] = {}
 
     def __call__(self, *arguments: NDArray[Any] | Pointers | int) -> int:
@@ -78,7 +77,7 @@ class Kernel:
 
         machine = [llvmlite.__version__, llvm.get_host_cpu_name()]
         machine.append(llvm.get_host_cpu_features().flatten())
-        parts = [self._source, *types, *machine]
+        parts = [inspect.getsource(self._function), *types, *machine]
         return f"{self._function.__name__}-{hash_bytes(*(part.encode() for part in parts))[:24]}"
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -184,7 +183,7 @@ def interval(draws: Array, centre: Array, runs: int) -> tuple[Array, Array]:
         (0.02, 0.98)
     """
     factor = math.sqrt(runs / (runs - 1))
-    tail = NormalDist().cdf(factor * float(stats.t.ppf((1 - COVERAGE) / 2, runs - 1)))
+    tail = float(stats.norm.cdf(factor * stats.t.ppf((1 - COVERAGE) / 2, runs - 1)))
     low, high = np.quantile(draws, [tail, 1 - tail], axis=0)
     return np.minimum(low, centre), np.maximum(high, centre)
 

@@ -7,7 +7,6 @@ smaller than the rest is measured alone instead.
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -77,7 +76,7 @@ def _common(supplies: Sequence[int], fewest: int, most: int) -> int:
         >>> _common([500, 110, 900], fewest=100, most=800)
         500
     """
-    middle = statistics.median_low(min(most, supply) for supply in supplies)
+    middle = sorted(min(most, supply) for supply in supplies)[(len(supplies) - 1) // 2]
     least = max(fewest, LEAST_SHARE * middle)
     enough = [supply for supply in supplies if supply >= least]
     return min([most, *enough]) if enough else fewest
