@@ -1,0 +1,229 @@
+"""Refusals of a recipe, each naming the field and what may stand there.
+
+`check_fields` and `readable` speak of the mapping that was read, `check_recipe` of the structs made
+of it: there it is said what no one field tells.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import msgspec
+from msgspec import Struct
+
+from curate.errors import RecipeError
+from curate.recipe.structs import MixtureRecipe, ProxyRecipe, Recipe, Share, TokenizerRecipe
+from curate.recipe_text import nearest_hint
+
+WORDS = {
+    "object": "a mapping",
+    "array": "a list",
+    "str": "text",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "null": "nothing",
+    "date": "a date",
+    "datetime": "a time",
+}
+"""How the types of a recipe are called in messages."""
+
+SHOWN_CHARACTERS = 40
+
+NEAR = 0.5
+"""Likeness that makes a hint: keys and domains are mistyped more freely than names of methods."""
+
+
+def check_fields(value: Any, struct: type[Struct], where: str, source: str) -> None:
+    """Refuse unknown keys and unknown words, with the nearest known one, anywhere.
+
+    A float such as 1e9 becomes a whole number, in place, where the field wants one.
+    """
+    if not isinstance(value, dict):
+        return
+    fields = get_type_hints(struct)
+    for key, item in value.items():
+        if key not in fields:
+            hint = nearest_hint(str(key), fields, NEAR)
+            raise RecipeError(
+                f"{source}: unknown key '{where}{key}'{hint} (known here: {', '.join(fields)})"
+            )
+        choices = get_args(fields[key]) if get_origin(fields[key]) is Literal else ()
+        if choices and item not in choices:
+            hint = nearest_hint(str(item), choices, NEAR)
+            raise RecipeError(
+                f"{source}: {where}{key}: cannot be '{item}'{hint} (known: {', '.join(choices)})"
+            )
+        if isinstance(item, float) and item.is_integer():
+            if int in (fields[key], *get_args(fields[key])):
+                value[key] = int(item)
+        for nested in _structs_of(fields[key]):
+            if isinstance(item, list):
+                for position, entry in enumerate(item):
+                    name = entry.get("name", position) if isinstance(entry, dict) else position
+                    check_fields(entry, nested, f"{where}{key}[{name}].", source)
+            else:
+                check_fields(item, nested, f"{where}{key}.", source)
+
+
+def _structs_of(annotation: Any) -> list[type[Struct]]:
+    """The struct types inside an annotation such as `list[DomainRecipe] | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, Struct):
+        return [annotation]
+    return [found for part in get_args(annotation) for found in _structs_of(part)]
+
+
+def readable(message: str, value: dict[str, Any]) -> str:
+    """Turn msgspec's `... - at `$.domains[0].weight`` into words that start with the field."""
+    body, _, path = message.partition(" - at ")
+    field = ""
+    found: Any = value
+    for name, index in re.findall(r"\.(\w+)|\[(\d+|\.\.\.)\]", path):
+        if name:
+            found = found[name]
+            field += f".{name}"
+        else:
+            key = _refused_key(found) if index == "..." else int(index)
+            found = found[key]
+            label = found.get("name", key) if isinstance(found, dict) else key
+            field += f"[{label}]"
+    field = field.removeprefix(".")
+    missing = re.fullmatch(r"Object missing required field `(\w+)`", body)
+    if missing:
+        return f"{field}.{missing[1]} is missing" if field else f"{missing[1]} is missing"
+    if path.startswith("`key`"):
+        return f"{field}: every key must be text; write numbers in quotes"
+    if "matching regex" in body:
+        body = "Expected 1 to 100 letters, digits and . _ + -, the first a letter or digit"
+    body = re.sub(r"`([^`]*)`", _type_in_words, body)
+    shown = repr(found)
+    if len(shown) > SHOWN_CHARACTERS:
+        shown = f"{shown[:SHOWN_CHARACTERS]}…"
+    return f"{field}: {body[0].lower()}{body[1:]}; found {shown}"
+
+
+def _type_in_words(quoted: re.Match[str]) -> str:
+    """Such as `str | array` → text or a list."""
+    return " or ".join(WORDS.get(part, part) for part in quoted[1].split(" | "))
+
+
+def _refused_key(weights: dict[str, Any]) -> str:
+    """The first domain whose weight is not a share."""
+    for name, weight in weights.items():
+        try:
+            msgspec.convert(weight, Share)
+        except msgspec.ValidationError:
+            return name
+    raise AssertionError("no weight is refused")
+
+
+def check_recipe(recipe: Recipe, source: str, notices: list[str]) -> None:
+    """Refuse what the fields of a recipe say against each other, or leave unsaid together.
+
+    Args:
+        recipe: Each of its fields fits by itself.
+        source: What messages call the recipe.
+        notices: Added to where something is taken, but without effect.
+
+    Raises:
+        RecipeError: Fields that contradict each other or are missing; names them.
+    """
+    _check_tokenizer(recipe.tokenizer, source)
+    _check_domains(recipe, source)
+    _check_rows(recipe, source)
+    _check_weights(recipe, source, notices)
+    _check_objective(recipe.mixture, source)
+    _check_proxies(recipe, source)
+
+
+def _check_tokenizer(tokenizer: TokenizerRecipe, source: str) -> None:
+    given = [key for key in ("path", "hub", "train") if getattr(tokenizer, key) is not None]
+    if len(given) != 1:
+        found = " and ".join(given) or "none"
+        raise RecipeError(
+            f"{source}: tokenizer needs exactly one of path, hub and train; found {found}"
+        )
+    if tokenizer.eos is msgspec.UNSET and tokenizer.train is None:
+        raise RecipeError(
+            f"{source}: tokenizer.eos is missing: name the token that ends a document, "
+            'such as eos: "<|endoftext|>", or eos: null for none'
+        )
+    if tokenizer.train is not None and tokenizer.eos is None:
+        raise RecipeError(
+            f"{source}: tokenizer.eos: a trained tokenizer always has an end-of-text token; "
+            "name it, or leave eos out"
+        )
+
+
+def _check_domains(recipe: Recipe, source: str) -> None:
+    known: dict[str, str] = {}
+    for domain in recipe.domains:
+        other = known.get(domain.name.lower())
+        if other == domain.name:
+            raise RecipeError(f"{source}: domains: two are called '{other}'; rename one")
+        if other is not None:
+            raise RecipeError(
+                f"{source}: domains: '{other}' and '{domain.name}' differ only in case, and would "
+                "be one file where file names ignore case (macOS, Windows); rename one"
+            )
+        known[domain.name.lower()] = domain.name
+        paths = [domain.paths] if isinstance(domain.paths, str) else domain.paths
+        if not paths or not all(paths):
+            raise RecipeError(
+                f"{source}: domains[{domain.name}].paths is empty; name a file, a directory, a "
+                "glob or a URL"
+            )
+
+
+def _check_objective(mixture: MixtureRecipe, source: str) -> None:
+    objective = mixture.objective
+    if isinstance(objective, str):
+        return
+    given = [key for key in ("target", "weights") if getattr(objective, key) is not None]
+    if len(given) != 1:
+        found = " and ".join(given) or "none"
+        raise RecipeError(
+            f"{source}: mixture.objective needs exactly one of target and weights; found {found}"
+        )
+
+
+def _check_rows(recipe: Recipe, source: str) -> None:
+    for key, plain in (("packing", "concat"), ("window", "L")):
+        value = getattr(recipe, key)
+        if value != plain and recipe.sequence_length is None:
+            raise RecipeError(
+                f"{source}: {key}: {value} is about rows of sequence_length, which is missing; "
+                f"set sequence_length, or leave out {key}"
+            )
+
+
+def _check_proxies(recipe: Recipe, source: str) -> None:
+    evidence = recipe.mixture.evidence
+    if evidence is None or evidence.proxy is None or recipe.proxy == ProxyRecipe():
+        return
+    raise RecipeError(
+        f"{source}: small models stand both in mixture.evidence.proxy and in proxy: keep one (the "
+        "first trains them for the mixture as needed, the second for `curate proxy` alone)"
+    )
+
+
+def _check_weights(recipe: Recipe, source: str, notices: list[str]) -> None:
+    names = [domain.name for domain in recipe.domains]
+    weights = recipe.mixture.weights
+    weighted = [domain.name for domain in recipe.domains if domain.weight is not None]
+    for name in weights or ():
+        if name not in names:
+            hint = nearest_hint(name, names, NEAR)
+            raise RecipeError(
+                f"{source}: mixture.weights names no domain '{name}'{hint} "
+                f"(known: {', '.join(names)})"
+            )
+    if weights is not None and weighted:
+        raise RecipeError(
+            f"{source}: weights stand both in mixture.weights and in domains[{weighted[0]}].weight:"
+            " keep one"
+        )
+    method = recipe.mixture.method
+    if method != "manual" and (weights is not None or weighted):
+        notices.append(f"the recipe's weights are not used: mixture.method is {method}, not manual")
