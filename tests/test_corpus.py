@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from curate.errors import InputError, RecipeError
-from curate.sources import corpus, distributions
+from curate.sources import corpus, distributions, harvesting, installed_files
 from curate.sources.docstrings import strip_docstrings
 from curate.storage import hash_bytes, hash_file
 
@@ -72,7 +72,7 @@ def test_documents_are_sorted_unique_and_not_empty(records):
         texts = [record["text"] for record in documents]
         assert ids == sorted(ids)
         assert len(set(texts)) == len(texts), name
-        assert min(len(text.strip()) for text in texts) >= corpus.SHORTEST_DOCUMENT_CHARACTERS
+        assert min(len(text.strip()) for text in texts) >= harvesting.SHORTEST_DOCUMENT_CHARACTERS
         assert not any("\0" in text for text in texts)
         # A docstring may spell a carriage return with an escape.
         assert name == "docstrings" or not any("\r" in text for text in texts)
@@ -143,7 +143,7 @@ def test_two_harvests_are_equal_and_a_smaller_one_is_part_of_a_larger(records):
 
 def test_python_alone_gives_ten_megabytes():
     limits = {**corpus.LIMIT_BYTES, "python_code": 10 * MEGABYTE}
-    domains = corpus._harvest({}, {"python_code", "docstrings", "manuals"}, limits)
+    domains = harvesting.harvest_domains({}, {"python_code", "docstrings", "manuals"}, limits)
     origins = {d.metadata["distribution"] for domain in domains.values() for d in domain.documents}
     assert origins == {"python"}
     assert sum(domain.text_bytes for domain in domains.values()) >= 10 * MEGABYTE
@@ -243,9 +243,9 @@ def test_strip_docstrings(source, code, docstrings):
 
 
 def test_what_remains_of_our_own_source_is_the_same_program():
-    source = inspect.getsource(corpus)
+    source = inspect.getsource(harvesting)
     stripped, found = strip_docstrings(source)
-    assert found[0].startswith("The embedded corpus")
+    assert found[0].startswith("From installed files")
     assert "Take a document unless it is short" in "\n".join(found)
 
     def shape(code):
@@ -301,7 +301,7 @@ def test_what_is_taken_of_a_distribution(tmp_path, monkeypatch):
         "planted/latin.md": b"\xe9 " + prose,
         "planted/binary.md": b"\0" + prose,
         "planted/minified.md": prose * 20,
-        "planted/long.md": (prose + b"\n") * (corpus.LONGEST_FILE_BYTES // len(prose)),
+        "planted/long.md": (prose + b"\n") * (harvesting.LONGEST_FILE_BYTES // len(prose)),
         "planted/requirements.txt": b"requirement " + prose,
         "planted/tests/notes.md": b"test " + prose,
         "planted/COPYING": b"copying " + prose,
@@ -316,7 +316,7 @@ def test_what_is_taken_of_a_distribution(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path / "site")
     installed = distributions.installed(["Planted", "not-installed"])
     wanted = {"manuals", "licences", "stubs_config"}
-    domains = corpus._harvest(installed, wanted, corpus.LIMIT_BYTES)
+    domains = harvesting.harvest_domains(installed, wanted, corpus.LIMIT_BYTES)
     planted = {
         document.id.removeprefix("planted/"): document
         for domain in domains.values()
@@ -337,7 +337,7 @@ def test_what_is_taken_of_a_distribution(tmp_path, monkeypatch):
     assert planted["planted-1.5.dist-info/METADATA"].text == f"planted: {PROSE}\n"
     origin = {"distribution": "planted", "version": "1.5", "licence": "MIT", "path": guide}
     assert planted[guide].metadata == origin
-    bare = corpus._harvest({}, wanted, corpus.LIMIT_BYTES)
+    bare = harvesting.harvest_domains({}, wanted, corpus.LIMIT_BYTES)
     assert domains["manuals"].skipped - bare["manuals"].skipped == {
         "cannot be read": 1,
         "duplicate": 1,
@@ -364,7 +364,7 @@ def test_requirements_are_followed_where_their_markers_hold(tmp_path, monkeypatc
     monkeypatch.syspath_prepend(tmp_path)
     found = distributions.closure(("planted-first",), follow=True)
     assert list(found) == ["planted-first", "planted-second"]
-    assert corpus._notes(found, {"manuals": corpus._Domain(0)}) == [
+    assert corpus._notes(found, {"manuals": harvesting.Domain(0)}) == [
         "manuals: left out, nothing found in Python or the distributions read",
         "planted-second 1.5: lists no files, so it was not read",
     ]
@@ -379,16 +379,16 @@ def test_files_that_do_not_parse_are_counted(tmp_path):
     candidates = []
     for name, source in sources.items():
         (tmp_path / name).write_text(source, "utf-8")
-        candidates.append(corpus._Candidate((False, name, name), name, tmp_path / name, {}))
-    code, docstrings = corpus._Domain(MEGABYTE), corpus._Domain(MEGABYTE)
-    corpus._collect_python(candidates, code, docstrings)
+        candidates.append(installed_files.Candidate((False, name, name), name, tmp_path / name, {}))
+    code, docstrings = harvesting.Domain(MEGABYTE), harvesting.Domain(MEGABYTE)
+    harvesting.collect_python(candidates, code, docstrings)
     assert code.skipped == {"does not parse": 2}
     assert [document.text for document in code.documents] == [f'x = """{PROSE}"""\n']
     assert [(d.id, d.text) for d in docstrings.documents] == [("good.py#docstrings", PROSE)]
 
 
 def test_a_full_domain_takes_no_more():
-    domain = corpus._Domain(limit_bytes=1_000)
+    domain = harvesting.Domain(limit_bytes=1_000)
     for number in range(3):
         domain.add(str(number), f"{number}" * 400, {})
     assert [document.id for document in domain.documents] == ["0", "1"]
