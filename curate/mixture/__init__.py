@@ -7,13 +7,8 @@ the contract test picks it up.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import numpy as np
-
-from curate.errors import InfeasiblePlan, RecipeError
+from curate.errors import RecipeError
 from curate.mixture import baselines, entropic, evidenced, leverage
-from curate.mixture.apportion import fits
 from curate.mixture.base import (
     DomainSupply,
     Evidence,
@@ -23,17 +18,12 @@ from curate.mixture.base import (
     MixtureRequest,
     Preference,
     SearchOptions,
-    cap_tokens,
     check_request,
     limit_tokens,
 )
-from curate.mixture.shortfall import explain_empty, explain_infeasible, explain_supply
-from curate.mixture.simplex import (
-    SUM_TOLERANCE,
-    normalised,
-    project_capped,
-    project_capped_rows,
-)
+from curate.mixture.caps import active_caps, capped_interval, check_supply, hold_to_caps
+from curate.mixture.shortfall import explain_infeasible
+from curate.mixture.simplex import normalised
 from curate.recipe_text import nearest_hint
 
 __all__ = [
@@ -283,12 +273,12 @@ def mix_with(method: Method, request: MixtureRequest) -> Mixture:
     """`mix`, for a method that need not be in `METHODS`; the request's own name is ignored."""
     check_request(request)
     if not method.by_hand:
-        _check_supply(request, None)
+        check_supply(request, None)
     preference = method.solve(request)
     preferred = normalised(preference.weights)
     wanted = normalised(preference.unconstrained or preference.weights)
-    weights, warnings = _hold_to_caps(method, request, preferred)
-    low, high = _interval(request, preference, weights)
+    weights, warnings = hold_to_caps(method, request, preferred)
+    low, high = capped_interval(request, preference, weights)
     names = [domain.name for domain in request.domains]
     epochs = [
         weight * request.budget_tokens / domain.supply_tokens if domain.supply_tokens else 0.0
@@ -299,7 +289,7 @@ def mix_with(method: Method, request: MixtureRequest) -> Mixture:
         weights=dict(zip(names, weights, strict=True)),
         unconstrained=dict(zip(names, wanted, strict=True)),
         epochs=dict(zip(names, epochs, strict=True)),
-        constraints_active=_active(request, weights),
+        constraints_active=active_caps(request, weights),
         warnings=(*preference.warnings, *warnings),
         paper=method.paper,
         low=dict(zip(names, low, strict=True)) if low else None,
@@ -307,82 +297,3 @@ def mix_with(method: Method, request: MixtureRequest) -> Mixture:
         predicted_loss=preference.predicted_loss,
         details=preference.details,
     )
-
-
-def _interval(
-    request: MixtureRequest, preference: Preference, weights: Sequence[float]
-) -> tuple[Sequence[float] | None, Sequence[float] | None]:
-    """Ends of the 95 % intervals of the shares, as the caps leave them; None: there are none."""
-    if preference.draws is None:
-        return preference.low, preference.high
-    caps = [limit / request.budget_tokens for limit in limit_tokens(request)]
-    draws = np.asarray(preference.draws, np.float64)
-    free = request.options.on_shortfall == "repeat"
-    held = draws if free else project_capped_rows(draws, caps)
-    ends = np.quantile(held, [0.025, 0.975], axis=0)
-    low, high = np.minimum(ends[0], weights), np.maximum(ends[1], weights)
-    return low.tolist(), high.tolist()
-
-
-def _check_supply(request: MixtureRequest, weights: Sequence[float] | None) -> None:
-    """Raise `InfeasiblePlan` where no shares of the domains in use could fill the budget."""
-    empty = explain_empty(request, weights)
-    if empty is not None:
-        raise InfeasiblePlan(empty)
-    support = [i for i in range(len(request.domains)) if weights is None or weights[i] > 0]
-    limits = limit_tokens(request)
-    if sum(limits[i] for i in support) < request.budget_tokens:
-        raise InfeasiblePlan(explain_supply(request, support))
-
-
-def _hold_to_caps(
-    method: Method, request: MixtureRequest, weights: list[float]
-) -> tuple[list[float], tuple[str, ...]]:
-    """Shares within the caps as the policy says, and what must be said about it."""
-    budget, limits = request.budget_tokens, limit_tokens(request)
-    if request.options.on_shortfall == "repeat":
-        empty = explain_empty(request, weights)
-        if empty is not None:
-            raise InfeasiblePlan(empty)
-        return weights, _repetitions(request, weights)
-    if method.by_hand and fits(weights, budget, limits):
-        return weights, ()
-    if method.by_hand and request.options.on_shortfall == "error":
-        raise InfeasiblePlan(explain_infeasible(request, weights))
-    _check_supply(request, weights)
-    held = project_capped(weights, [limit / budget for limit in limits])
-    if not method.by_hand:
-        return held, ()
-    moved = ", ".join(
-        f"'{domain.name}' {before:.4g} to {after:.4g}"
-        for domain, before, after in zip(request.domains, weights, held, strict=True)
-        if abs(after - before) > SUM_TOLERANCE
-    )
-    return held, (f"on_shortfall redistribute: weights moved to obey max_epochs: {moved}",)
-
-
-def _repetitions(request: MixtureRequest, weights: list[float]) -> tuple[str, ...]:
-    """One warning for each domain that is read more often than its cap would allow."""
-    warnings = []
-    for domain, weight in zip(request.domains, weights, strict=True):
-        cap = cap_tokens(domain)
-        asked = weight * request.budget_tokens
-        if cap is not None and asked > cap * (1 + SUM_TOLERANCE):
-            warnings.append(
-                f"on_shortfall repeat: '{domain.name}' is read {asked / domain.supply_tokens:.4g} "
-                f"times (max_epochs {domain.max_epochs:g})"
-            )
-    return tuple(warnings)
-
-
-def _active(request: MixtureRequest, weights: list[float]) -> tuple[str, ...]:
-    """The caps that the shares have reached."""
-    if request.options.on_shortfall == "repeat":
-        return ()
-    active = []
-    for domain, weight in zip(request.domains, weights, strict=True):
-        cap = cap_tokens(domain)
-        asked = weight * request.budget_tokens
-        if cap is not None and asked > 0 and asked >= cap * (1 - SUM_TOLERANCE):
-            active.append(f"{domain.name}: max_epochs {domain.max_epochs:g} binds")
-    return tuple(active)
