@@ -14,7 +14,7 @@ from curate.dataset import (
     Manifest,
 )
 from curate.formats.base import TokenFormat
-from curate.formats.blends import SourceFile
+from curate.formats.draws import SourceFile
 from curate.packing import Tally
 from curate.shape import MIXED, PER_DOMAIN, forecasts, sources_of
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from curate.errors import RecipeError
 from curate.formats.base import Settings, TextFormat, TokenFormat
-from curate.formats.blends import BLENDS, Forecast, Source, SourceFile, forecast
+from curate.formats.blends import BLENDS, Forecast, forecast
+from curate.formats.draws import Source, SourceFile
 from curate.packing import PackedSampler
 from curate.sample import PAD, DocumentSampler, Samples, SequenceSampler
 

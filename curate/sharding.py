@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from curate.errors import InfeasiblePlan, RecipeError
 from curate.formats import check_options
 from curate.formats.base import Settings, TextFormat, TokenFormat
-from curate.formats.blends import Forecast, Source, SourceFile
+from curate.formats.blends import Forecast
+from curate.formats.draws import Source, SourceFile
 from curate.formats.losses import cut_rows, worst_tails
 from curate.ingest import Ingested
 from curate.packing import BEST_FIT, CONCAT, WHOLE, PackedSampler, Tally, tally

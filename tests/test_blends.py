@@ -13,7 +13,8 @@ import yaml
 
 from curate.errors import RecipeError
 from curate.formats import FORMATS, blend_files, rounding
-from curate.formats.blends import BLENDS, Source, SourceFile, forecast
+from curate.formats.blends import BLENDS, forecast
+from curate.formats.draws import Source, SourceFile
 
 WINDOW = 2048
 LENGTHS = (16, 64, 256)

@@ -16,10 +16,13 @@ from typing import Any
 import yaml
 
 from curate.errors import RecipeError
-from curate.formats import blends, rounding
-from curate.formats.blends import Source
+from curate.formats import draws, rounding
+from curate.formats.draws import Source
 from curate.formats.folder import DIRECTORY
 from curate.storage import atomic_path
+
+MOST_PREFIXES = 32_767
+"""Of a Megatron blend, whose dataset numbers are int16."""
 
 REPETITION_UNIT = 1_000_000
 """Of `max_repetition_ratio`."""
@@ -64,16 +67,16 @@ def megatron(domains: Domains) -> dict[str, str]:
     Raises:
         RecipeError: More prefixes than a blend numbers.
     """
-    shares = blends.by_planned(domains.train)
+    shares = draws.by_planned(domains.train)
     weighted = [
         (f"{share * file.tokens / source.tokens:.17g}", file.stem)
         for source, share in zip(domains.train, shares, strict=True)
         for file in source.files
     ]
-    if len(weighted) > blends.MOST_PREFIXES:
+    if len(weighted) > MOST_PREFIXES:
         raise RecipeError(
             f"output.shape: per-domain makes {len(weighted)} prefixes, Megatron blends at most "
-            f"{blends.MOST_PREFIXES}; raise output.shard_tokens, or set output.shape: mixed"
+            f"{MOST_PREFIXES}; raise output.shard_tokens, or set output.shape: mixed"
         )
     train = [part for pair in weighted for part in pair]
     valid = [
@@ -99,7 +102,7 @@ def megatron(domains: Domains) -> dict[str, str]:
 
 def olmo(domains: Domains) -> dict[str, str]:
     """The list of OLMo-core's source mixture."""
-    shares = blends.by_planned(domains.train)
+    shares = draws.by_planned(domains.train)
     requested = sum(source.planned_tokens for source in domains.train)
     sources = [
         {
@@ -123,7 +126,7 @@ def repetition(source: Source) -> float:
     """Passes over a source, rounded up so that OLMo-core does not fall short of them.
 
     Example:
-        >>> from curate.formats.blends import SourceFile
+        >>> from curate.formats.draws import SourceFile
         >>> repetition(Source("a", 100, (SourceFile("a", 30, 1),)))
         3.333334
     """
@@ -133,7 +136,7 @@ def repetition(source: Source) -> float:
 
 def nanotron(domains: Domains) -> dict[str, str]:
     """Folders and weights of a Nanoset; folders without a window would stop it."""
-    weights = blends.nanotron(domains.train, domains.window_tokens).weights
+    weights = draws.nanotron(domains.train, domains.window_tokens).weights
     kept = [(s, weight) for s, weight in zip(domains.train, weights, strict=True) if weight]
     dataset = {
         "dataset_folder": [_folder(source) for source, _ in kept],
@@ -144,8 +147,8 @@ def nanotron(domains: Domains) -> dict[str, str]:
 
 def mosaic(domains: Domains) -> dict[str, str]:
     """Streams of llm-foundry, in whole rows, and again in proportions."""
-    chosen = blends.mosaic(domains.train, domains.window_tokens)
-    proportion = blends.mosaic_proportion(domains.train, domains.window_tokens)
+    chosen = draws.mosaic(domains.train, domains.window_tokens)
+    proportion = draws.mosaic_proportion(domains.train, domains.window_tokens)
     rows = {
         source.name: {"local": _folder(source), "choose": samples}
         for source, samples in zip(domains.train, chosen.samples, strict=True)
@@ -154,7 +157,7 @@ def mosaic(domains: Domains) -> dict[str, str]:
         source.name: {"local": _folder(source), "proportion": weight}
         for source, weight in zip(domains.train, proportion.weights, strict=True)
     }
-    epoch = {"streams": shares, "epoch_size": blends.epoch_rows(domains.train)}
+    epoch = {"streams": shares, "epoch_size": draws.epoch_rows(domains.train)}
     return {
         "streams.yaml": _yaml({"dataset": {"streams": rows}}, "train_loader of llm-foundry"),
         "streams_proportion.yaml": _yaml(
@@ -165,7 +168,7 @@ def mosaic(domains: Domains) -> dict[str, str]:
 
 def litdata(domains: Domains) -> dict[str, str]:
     """Folders and weights of a CombinedStreamingDataset."""
-    weights = blends.litdata(domains.train, domains.window_tokens).weights
+    weights = draws.litdata(domains.train, domains.window_tokens).weights
     kept = [(s, weight) for s, weight in zip(domains.train, weights, strict=True) if weight]
     combined = {
         "folders": [_folder(source) for source, _ in kept],
@@ -183,7 +186,7 @@ def levanter(domains: Domains) -> dict[str, str]:
     """
     if domains.tokenised and not domains.one_length:
         return {}
-    weights = blends.by_planned(domains.train)
+    weights = draws.by_planned(domains.train)
     prebuilt = {"type": "prebuilt", "input_ids_key": "input_ids"}
     layout = prebuilt if domains.tokenised else {"type": "text"}
     components = {}
@@ -203,7 +206,7 @@ def levanter(domains: Domains) -> dict[str, str]:
 
 def hugging_face(domains: Domains) -> dict[str, str]:
     """Files, probabilities of rows and strategy for `interleave_datasets`."""
-    drawn = blends.by_lot_rows(domains.train, domains.window_tokens)
+    drawn = draws.by_lot_rows(domains.train, domains.window_tokens)
     repeats = any(source.planned_tokens > source.tokens for source in domains.train)
     # Without repeats every row is wanted once, which no strategy but the first gives.
     strategy = "all_exhausted" if repeats else "all_exhausted_without_replacement"
@@ -215,7 +218,7 @@ def hugging_face(domains: Domains) -> dict[str, str]:
                 "probabilities": drawn.weights,
                 "stopping_strategy": strategy,
                 "seed": 42,
-                "rows": blends.epoch_rows(domains.train),
+                "rows": draws.epoch_rows(domains.train),
             }
         )
     }
@@ -223,7 +226,7 @@ def hugging_face(domains: Domains) -> dict[str, str]:
 
 def torchtitan(domains: Domains) -> dict[str, str]:
     """Folders and weights of torchtitan's interleaved sources, which pack before they draw."""
-    shares = blends.by_planned(domains.train)
+    shares = draws.by_planned(domains.train)
     sources = [
         {"dataset": "c4_test", "dataset_path": _folder(source), "weight": share}
         for source, share in zip(domains.train, shares, strict=True)
@@ -233,7 +236,7 @@ def torchtitan(domains: Domains) -> dict[str, str]:
 
 def webdataset(domains: Domains) -> dict[str, str]:
     """Shards and probabilities of `webdataset.RandomMix`, and a blend of energon."""
-    drawn = blends.by_lot_rows(domains.train, domains.window_tokens)
+    drawn = draws.by_lot_rows(domains.train, domains.window_tokens)
     mix = {
         "urls": [_paths(source, domains.suffix) for source in domains.train],
         "probs": drawn.weights,
