@@ -23,9 +23,9 @@ from curate.storage import hash_json, sweep
 from curate.tokens.count_tables import StoredTable, merge_tables
 from curate.tokens.counting import COUNT_BYTES, BigramCounter
 from curate.tokens.domain import DomainTokens
+from curate.tokens.rows import append_ends
 from curate.tokens.store import DOCUMENT, StoredEntry
 from curate.tokens.tokenizer import Tokenizer
-from curate.tokens.worker import append_ends
 
 EntryKey = tuple[str, int]
 

@@ -21,8 +21,9 @@ from curate.engine import local
 from curate.errors import EngineError
 from curate.tokens.counting import count_stream
 from curate.tokens.jobs import PROGRESS, Job, Shared, Task
+from curate.tokens.rows import append_ends
 from curate.tokens.tokenizer import Tokenizer
-from curate.tokens.worker import append_ends, work
+from curate.tokens.worker import work
 
 
 @dataclass

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import xxhash
 from numpy.typing import NDArray
 
 from curate.engine import local
 from curate.errors import InputError
-from curate.kernels import kernel
 from curate.sources import SegmentReader, check_unchanged
 from curate.sources.plans import FilePlan
 from curate.sources.records import SEGMENT_BYTES, BadRecord, Block, Segment, SourceFile
 from curate.tokens.backends import BACKENDS
 from curate.tokens.counting import BigramCounter
 from curate.tokens.jobs import PROGRESS, Job, Shared, keys_of
+from curate.tokens.rows import FileTotals, add_totals, append_ends, document_rows, merge_blocks
 from curate.tokens.selftest import end_in_text
-from curate.tokens.store import DOCUMENT, Entry, PartWriter, StoredBadRecord
+from curate.tokens.store import Entry, PartWriter, StoredBadRecord
 
 PART_BYTES = SEGMENT_BYTES // 2
 """Text after which a part is written."""
@@ -42,63 +39,6 @@ def work(job: Job, shared: Shared, workers: int, number: int, send: local.Send) 
         worker.discard_part()
 
 
-@dataclass(slots=True)
-class _FileTotals:
-    """What one file of a segment gave."""
-
-    documents: int = 0
-    tokens: int = 0
-    lines: int = 0
-    raw_bytes: int = 0
-    text_bytes: int = 0
-    bad_records: int = 0
-
-
-def _add_totals(
-    found: list[_FileTotals],
-    block: Block,
-    tokens: NDArray[np.int64],
-    text_bytes: NDArray[np.int64],
-) -> None:
-    if len(found) == 1:
-        found[0].documents += len(block.files)
-        found[0].tokens += int(tokens.sum())
-        found[0].text_bytes += int(text_bytes.sum())
-        return
-    for file, line, document_tokens, document_bytes in zip(
-        block.files, block.lines, tokens.tolist(), text_bytes.tolist(), strict=True
-    ):
-        totals = found[file]
-        totals.documents += 1
-        totals.tokens += document_tokens
-        totals.text_bytes += document_bytes
-        totals.lines = max(totals.lines, line)  # blank lines that end it count for nothing
-
-
-def _merge(blocks: list[Block]) -> Block:
-    """The documents of several blocks as one."""
-    merged = Block()
-    for block in blocks:
-        merged.texts += block.texts
-        merged.ids += block.ids
-        merged.lines += block.lines
-    return merged
-
-
-def document_rows(block: Block, names: list[bytes]) -> NDArray[Any]:
-    """A block's document table, but for where tokens stop."""
-    encoded = [text.encode() for text in block.texts]
-    table = np.zeros(len(encoded), DOCUMENT)
-    table["text_bytes"] = list(map(len, encoded))
-    hashes = np.frombuffer(b"".join(map(xxhash.xxh3_128_digest, encoded)), ">u8")
-    table["content_high"] = hashes[0::2]
-    table["content_low"] = hashes[1::2]
-    table["identity"] = list(map(xxhash.xxh3_64_intdigest, names))
-    table["id_stop"] = np.cumsum(list(map(len, names)))
-    table["line"] = block.lines
-    return table
-
-
 class _Worker:
     """One process's tokenizer, part under construction, counter and open stream."""
 
@@ -116,9 +56,9 @@ class _Worker:
         self._part = PartWriter(job.store, job.tokenizer.dtype, label)
         self._reader = SegmentReader()
         self._counter: BigramCounter | None = None
-        self._pending: list[tuple[Block, list[_FileTotals]]] = []
+        self._pending: list[tuple[Block, list[FileTotals]]] = []
         self._pending_bytes = 0
-        self._finished: list[tuple[list[str], Segment, list[_FileTotals], bool]] = []
+        self._finished: list[tuple[list[str], Segment, list[FileTotals], bool]] = []
         self._counted: list[tuple[str, int]] = []
         self._unwritten: set[SourceFile] = set()
         self._domain = -1
@@ -181,7 +121,7 @@ class _Worker:
     def _read_segment(self, keys: list[str], plan: FilePlan, number: int) -> bool:
         """Read one segment as one entry a file; whether it reached the end of its file."""
         segment = plan.segment(number)
-        totals = [_FileTotals() for _ in keys]
+        totals = [FileTotals() for _ in keys]
         last = False
         for block in self._reader.read(segment):
             for record in block.bad:
@@ -208,12 +148,14 @@ class _Worker:
         """Encode what was read, small files together, and add the entries that are complete."""
         blocks = [(block, totals) for block, totals in self._pending if block.texts]
         if blocks:
-            merged = blocks[0][0] if len(blocks) == 1 else _merge([block for block, _ in blocks])
+            merged = (
+                blocks[0][0] if len(blocks) == 1 else merge_blocks([block for block, _ in blocks])
+            )
             tokens, text_bytes = self._encode(merged)
             start = 0
             for block, totals in blocks:
                 stop = start + len(block.texts)
-                _add_totals(totals, block, tokens[start:stop], text_bytes[start:stop])
+                add_totals(totals, block, tokens[start:stop], text_bytes[start:stop])
                 start = stop
         self._pending, self._pending_bytes = [], 0
         for keys, segment, totals, last in self._finished:
@@ -250,7 +192,7 @@ class _Worker:
         return np.diff(stops, prepend=0), text_bytes
 
     def _add_entries(
-        self, keys: list[str], segment: Segment, totals: list[_FileTotals], last: bool
+        self, keys: list[str], segment: Segment, totals: list[FileTotals], last: bool
     ) -> None:
         """Note what the part holds of each file of a segment, after what it holds already."""
         part = self._part
@@ -341,29 +283,3 @@ def _pause() -> None:
     import time
 
     time.sleep(0.005)
-
-
-def append_ends(ids: NDArray[Any], offsets: NDArray[np.int64], end: int, out: NDArray[Any]) -> None:
-    """Copy documents into `out` with `end` after each.
-
-    Args:
-        ids: shape (tokens,), documents back to back.
-        offsets: shape (documents + 1,), ascending from 0 to `tokens`.
-        end: id of the end symbol.
-        out: shape (tokens + documents,).
-    """
-    if len(out) != len(ids) + len(offsets) - 1 or offsets[-1] != len(ids):
-        raise ValueError(f"{len(ids)} tokens and {len(offsets) - 1} ends for room of {len(out)}")
-    _append_ends(ids, offsets, len(offsets) - 1, end, out)
-
-
-@kernel
-def _append_ends(ids, offsets, documents, end, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    write = 0
-    for document in range(documents):
-        for position in range(offsets[document], offsets[document + 1]):
-            out[write] = ids[position]
-            write += 1
-        out[write] = end
-        write += 1
-    return write

@@ -1,0 +1,105 @@
+"""What blocks of documents become in the store: table rows, totals by file, tokens with ends."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from curate.kernels import kernel
+from curate.sources.records import Block
+from curate.tokens.store import DOCUMENT
+
+
+@dataclass(slots=True)
+class FileTotals:
+    """What one file of a segment gave."""
+
+    documents: int = 0
+    tokens: int = 0
+    lines: int = 0
+    raw_bytes: int = 0
+    text_bytes: int = 0
+    bad_records: int = 0
+
+
+def add_totals(
+    found: list[FileTotals],
+    block: Block,
+    tokens: NDArray[np.int64],
+    text_bytes: NDArray[np.int64],
+) -> None:
+    """Add a block's documents to the totals of the files they are of.
+
+    Args:
+        found: By file of the segment.
+        block: Its documents.
+        tokens: shape (documents,).
+        text_bytes: shape (documents,), of UTF-8.
+    """
+    if len(found) == 1:
+        found[0].documents += len(block.files)
+        found[0].tokens += int(tokens.sum())
+        found[0].text_bytes += int(text_bytes.sum())
+        return
+    for file, line, document_tokens, document_bytes in zip(
+        block.files, block.lines, tokens.tolist(), text_bytes.tolist(), strict=True
+    ):
+        totals = found[file]
+        totals.documents += 1
+        totals.tokens += document_tokens
+        totals.text_bytes += document_bytes
+        totals.lines = max(totals.lines, line)  # blank lines that end it count for nothing
+
+
+def merge_blocks(blocks: list[Block]) -> Block:
+    """The documents of several blocks as one."""
+    merged = Block()
+    for block in blocks:
+        merged.texts += block.texts
+        merged.ids += block.ids
+        merged.lines += block.lines
+    return merged
+
+
+def document_rows(block: Block, names: list[bytes]) -> NDArray[Any]:
+    """A block's document table, but for where tokens stop."""
+    encoded = [text.encode() for text in block.texts]
+    table = np.zeros(len(encoded), DOCUMENT)
+    table["text_bytes"] = list(map(len, encoded))
+    hashes = np.frombuffer(b"".join(map(xxhash.xxh3_128_digest, encoded)), ">u8")
+    table["content_high"] = hashes[0::2]
+    table["content_low"] = hashes[1::2]
+    table["identity"] = list(map(xxhash.xxh3_64_intdigest, names))
+    table["id_stop"] = np.cumsum(list(map(len, names)))
+    table["line"] = block.lines
+    return table
+
+
+def append_ends(ids: NDArray[Any], offsets: NDArray[np.int64], end: int, out: NDArray[Any]) -> None:
+    """Copy documents into `out` with `end` after each.
+
+    Args:
+        ids: shape (tokens,), documents back to back.
+        offsets: shape (documents + 1,), ascending from 0 to `tokens`.
+        end: id of the end symbol.
+        out: shape (tokens + documents,).
+    """
+    if len(out) != len(ids) + len(offsets) - 1 or offsets[-1] != len(ids):
+        raise ValueError(f"{len(ids)} tokens and {len(offsets) - 1} ends for room of {len(out)}")
+    _append_ends(ids, offsets, len(offsets) - 1, end, out)
+
+
+@kernel
+def _append_ends(ids, offsets, documents, end, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    write = 0
+    for document in range(documents):
+        for position in range(offsets[document], offsets[document + 1]):
+            out[write] = ids[position]
+            write += 1
+        out[write] = end
+        write += 1
+    return write
