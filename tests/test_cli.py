@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -51,6 +52,13 @@ def test_what_is_left_to_the_end_is_done() -> None:
         command = [sys.executable, "-m", "curate.cli", "formats"]
         lost = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert lost.returncode == 2 and "No space left" in lost.stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="closes descriptors in the shell's way")
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_success_where_nobody_listens(closed: str) -> None:
+    command = f"'{sys.executable}' -m curate.cli --help {closed}"
+    assert subprocess.run(command, shell=True, capture_output=True, check=False).returncode == 0
 
 
 def test_json_is_json_and_quiet_is_quiet(recipe: Path) -> None:
