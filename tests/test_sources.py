@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gzip
+import io
 import os
 import random
 import tracemalloc
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import orjson
 import pytest
 import zstandard
@@ -16,8 +18,9 @@ from source_files import documents, json_lines, plan, read, read_plan, source, w
 
 from curate.errors import InputError
 from curate.sources import SegmentReader, expand, identify, segments
+from curate.sources.identities import read_whole
 from curate.sources.json_records import count_records
-from curate.sources.records import BLOCK_BYTES, ReadOptions
+from curate.sources.records import BLOCK_BYTES, ReadOptions, SourceFile
 from curate.storage import read_local
 
 GOOD = '{"id": "g", "text": "fine"}'
@@ -366,6 +369,51 @@ def test_small_files_are_what_was_identified(name: str, tmp_path: Path) -> None:
     path.unlink()
     with SegmentReader() as reader, pytest.raises(InputError, match="cannot be read"):
         list(reader.read(group.segment(0)))
+
+
+def test_damage_in_a_small_file_is_of_what_was_identified(tmp_path: Path) -> None:
+    for name in ("a.txt.gz", "b.txt.gz"):
+        write(tmp_path / "in" / name, gzip.compress(name.encode()))
+    found = expand([str(tmp_path / "in")], ReadOptions(), tmp_path)
+    (group,) = segments(identify(found, tmp_path), ReadOptions())
+    path = tmp_path / "in" / "a.txt.gz"
+    path.write_bytes(path.read_bytes()[:-8] + bytes(8))  # as long as before
+    os.utime(path, ns=(1, 1))
+    with SegmentReader() as reader, pytest.raises(InputError, match="changed while it was being"):
+        list(reader.read(group.segment(0)))
+
+
+def test_small_files_behind_urls(tmp_path: Path) -> None:
+    content = b'{"text": "one"}\n'
+    path = write(tmp_path / "a.jsonl", content)
+    url = f"file://{path}"
+    assert read_whole(SourceFile(url, len(content), "", "a.jsonl")) == content
+    for wrong_bytes in (len(content) - 1, len(content) + 1):
+        with pytest.raises(InputError, match=r"file://.*a\.jsonl: changed while it was being read"):
+            read_whole(SourceFile(url, wrong_bytes, "", "a.jsonl"))
+
+
+class Unreachable(io.RawIOBase):
+    """A file whose store goes away once it is open."""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        raise ConnectionResetError("the store has gone")
+
+
+class Away(fsspec.AbstractFileSystem):
+    protocol = "away"
+
+    def _open(self, path: str, **_: Any) -> io.RawIOBase:
+        return Unreachable()
+
+
+def test_small_files_whose_store_goes_away(tmp_path: Path) -> None:
+    fsspec.register_implementation("away", Away, clobber=True)
+    with pytest.raises(InputError, match=r"^away://x/y: cannot be read \(the store has gone\)"):
+        read_whole(SourceFile("away://x/y", 7, "", "y"))
 
 
 def test_local_files_of_any_length_are_read_whole(tmp_path: Path) -> None:

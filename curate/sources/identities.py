@@ -193,20 +193,22 @@ def hash_small(path: str, status: Status) -> Identity:
 def read_whole(file: SourceFile) -> bytes:
     """All bytes of a file that fits in memory, sure to be those that were identified.
 
+    Of a URL only the length is compared; see `check_unchanged`.
+
     Raises:
         InputError: It cannot be read, or has changed since.
     """
-    if is_url(file.path):
-        with open_input(file.path) as opened:
-            content = opened.read(file.size_bytes + 1)
-    else:
-        try:
-            content, now = read_local(file.path, file.size_bytes)
-        except OSError as error:
-            raise _unreadable(file.path, error) from error
-        if file.status and _local_status(now) != file.status:
-            raise _changing(file.path)
-    if len(content) != file.size_bytes:
+    now: Status = ()
+    try:
+        if is_url(file.path):
+            with open_input(file.path) as opened:
+                content = opened.read(file.size_bytes + 1)
+        else:
+            content, status = read_local(file.path, file.size_bytes)
+            now = _local_status(status)
+    except OSError as error:
+        raise _unreadable(file.path, error) from error
+    if len(content) != file.size_bytes or (now and file.status and now != file.status):
         raise _changing(file.path)
     return content
 

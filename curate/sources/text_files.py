@@ -63,6 +63,7 @@ def _content(file: SourceFile) -> bytes:
     if file.compression == "plain":
         return read_whole(file)
     with open_stream(file.path, file.size_bytes) as stream:
-        content = b"".join(iter(lambda: stream.read(CHUNK_BYTES), b""))
-    check_unchanged(file)
-    return content
+        try:
+            return b"".join(iter(lambda: stream.read(CHUNK_BYTES), b""))
+        finally:  # damage too may be what was written over the file since
+            check_unchanged(file)
