@@ -240,6 +240,17 @@ def test_identities(tmp_path: Path) -> None:
     assert [file.content_hash for file in files[:-1]] == [hash_file(Path(p.path)) for p in paths]
 
 
+def test_a_file_that_is_gone_is_told_before_others_are_hashed(tmp_path: Path) -> None:
+    paths = [InputPath(str(write(tmp_path / f"{number}", b"")), "") for number in range(8)]
+    for path, _ in paths:
+        os.truncate(path, 1 << 30)  # sparse: takes no room, but a second to hash
+    (tmp_path / "link").symlink_to("nowhere")
+    started = time.process_time()
+    with pytest.raises(InputError, match="a link to nowhere, which is gone"):
+        identify([*paths, InputPath(str(tmp_path / "link"), "")], tmp_path / "cache")
+    assert time.process_time() - started < 0.3
+
+
 def test_a_file_is_read_again_only_if_it_may_have_changed(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     path = write(tmp_path / "a", b"first")

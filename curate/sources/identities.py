@@ -136,16 +136,21 @@ def hash_all(paths: Sequence[str]) -> list[Identity]:
         small = [None if row is None else Identity(*row) for row in hashed]
     else:
         small = [None] * len(paths)
+    # All of them first: an error shall not wait for large files that are being hashed.
+    statuses = {
+        number: status_of(path) for number, path in enumerate(paths) if small[number] is None
+    }
     with ThreadPoolExecutor(HASH_THREADS) as threads:
-        waiting = {}
-        for number, path in enumerate(paths):
-            if small[number] is None and not _is_small(path, status := status_of(path)):
-                waiting[number] = threads.submit(hash_path, path, status)
+        waiting = {
+            number: threads.submit(hash_path, paths[number], status)
+            for number, status in statuses.items()
+            if not _is_small(paths[number], status)
+        }
         try:
             return [
                 waiting[number].result()
                 if number in waiting
-                else small[number] or hash_small(path, status_of(path))
+                else small[number] or hash_small(path, statuses[number])
                 for number, path in enumerate(paths)
             ]
         finally:
