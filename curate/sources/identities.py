@@ -42,7 +42,7 @@ CACHE_VERSION = 2
 HASH_THREADS = 4
 LARGE_FILE_BYTES = 1 << 20
 MANY_FILES = 4000
-"""More small files than this are hashed by several processes."""
+"""Where there are more files than this, several processes hash the small ones."""
 
 Status = tuple[int | str, ...]
 """Size and what else tells that a file has changed."""
