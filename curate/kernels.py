@@ -27,6 +27,9 @@ from numpy.typing import NDArray
 
 from curate.storage import atomic_path, hash_bytes, user_cache
 
+SCHEMA = 2
+"""Of how kernels are compiled; a change of `prefetch` must raise it."""
+
 _loaded: list[Any] = []
 """Engines that own loaded code; they must live as long as the process."""
 
@@ -77,7 +80,7 @@ class Kernel:
 
         machine = [llvmlite.__version__, llvm.get_host_cpu_name()]
         machine.append(llvm.get_host_cpu_features().flatten())
-        parts = [inspect.getsource(self._function), *types, *machine]
+        parts = [f"schema {SCHEMA}", inspect.getsource(self._function), *types, *machine]
         return f"{self._function.__name__}-{hash_bytes(*(part.encode() for part in parts))[:24]}"
 
 

@@ -132,6 +132,10 @@ def test_streams_that_cannot_be_counted():
         count_stream(np.array([9, 0], np.uint16), end=0, symbols=3)
     with pytest.raises(ValueError, match="unsigned ids, got 2 of int64"):
         count_stream(np.array([1, 0], np.int64), end=0, symbols=3)
+    with pytest.raises(ValueError, match="ids one after the other, in this machine's order"):
+        count_stream(np.array([1, 2, 3, 0], np.uint16)[::3], end=0, symbols=3)
+    with pytest.raises(ValueError, match="ids one after the other, in this machine's order"):
+        count_stream(np.array([1, 0], ">u2"), end=0, symbols=3)
     unread = np.broadcast_to(np.uint16(0), (1 << 31,))  # takes no memory
     with pytest.raises(ValueError, match="at most 2147483647 unsigned ids, got 2147483648"):
         count_stream(unread, end=0, symbols=3)
@@ -215,7 +219,11 @@ def test_counters_do_not_share_a_spill_directory(tmp_path, monkeypatch):
         second.add(np.array([2, 0], np.uint16))
 
 
-def test_streams_counted_together(tmp_path):
+@pytest.mark.parametrize(("small_bytes", "small_streams"), [(0, 1), (1 << 14, 1024), (60, 7)])
+def test_streams_counted_together(small_bytes, small_streams, tmp_path, monkeypatch):
+    monkeypatch.setattr(counting, "SMALL_BYTES", small_bytes)
+    monkeypatch.setattr(counting, "SMALL_STREAMS", small_streams)
+    monkeypatch.setattr(counting, "COUNT_BYTES", 3000)
     rng = np.random.default_rng(5)
     counter = BigramCounter(0, 30, 1 << 20, tmp_path / "spill")
     streams = [random_stream(rng, 30, int(rng.integers(0, 4)), np.uint16) for _ in range(300)]

@@ -62,7 +62,7 @@ class Screen:
 
         from curate.report.terminal import TerminalObserver
 
-        self.console = Console(width=None if sys.stdout.isatty() else 120)
+        self.console = Console(width=_width())
         self.observer = TerminalObserver(self.console)
 
     def show(self, result: dict[str, Any], table: Callable[[], Any]) -> None:
@@ -117,4 +117,9 @@ def print_rows(rows: list[dict[str, str]], as_json: bool) -> None:
         table.add_column(heading, overflow="fold")
     for row in rows:
         table.add_row(*(value.replace("[", "\\[") for value in row.values()))
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    Console(width=_width()).print(table)
+
+
+def _width() -> int | None:
+    """That of the terminal; 120 for a file, a pipe, or nothing at all."""
+    return None if sys.stdout is not None and sys.stdout.isatty() else 120
