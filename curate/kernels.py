@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import functools
 import importlib
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -46,7 +46,7 @@ class Pointers:
 class Kernel:
     """A function over pointers, compiled for each combination of types it is called with."""
 
-    def __init__(self, function: Callable[..., int]) -> None:
+    def __init__(self, function: FunctionType) -> None:
         """Wrap; nothing is compiled before the first call."""
         self._function = function
         self._compiled: dict[tuple[str, ...], Any] = {}
@@ -97,6 +97,7 @@ def kernel(function: Callable[..., int]) -> Kernel:
         >>> total(np.arange(5), 5)
         10
     """
+    assert isinstance(function, FunctionType)
     return Kernel(function)
 
 
@@ -132,21 +133,21 @@ def _read(path: Path) -> bytes | None:
     return code if checksum == hash_bytes(code).encode() else None
 
 
-def _compile(function: Callable[..., int], types: tuple[str, ...]) -> bytes:
+def _compile(function: FunctionType, types: tuple[str, ...]) -> bytes:
     """Symbol, a line break, and object code; through the interface numba's own cache uses."""
     numba: Any = importlib.import_module("numba")
-    _teach_prefetch(numba)
+    names = {**function.__globals__, prefetch.__name__: _prefetch_of(numba)}
+    named = FunctionType(function.__code__, names, function.__name__)
     signature = numba.types.int64(*(_numba_type(numba, name) for name in types))
-    compiled = numba.cfunc(signature, error_model="numpy")(function)
+    compiled = numba.cfunc(signature, error_model="numpy")(named)
     _, kind, (binary, _) = compiled._library.serialize_using_object_code()
     assert kind == "object"
     symbol: str = compiled._wrapper_name
     return symbol.encode() + b"\n" + bytes(binary)
 
 
-@functools.cache
-def _teach_prefetch(numba: Any) -> None:
-    """Have numba compile `prefetch` to the processor's own instruction."""
+def _prefetch_of(numba: Any) -> Any:
+    """`prefetch` as numba compiles it: to the processor's own instruction."""
     from llvmlite import ir
 
     def typed(_: Any, pointer: Any, position: Any) -> Any:
@@ -161,10 +162,7 @@ def _teach_prefetch(numba: Any) -> None:
 
         return numba.types.void(pointer, position), generate
 
-    hint = numba.extending.intrinsic(typed)
-    numba.extending.overload(prefetch)(
-        lambda pointer, position: lambda pointer, position: hint(pointer, position)
-    )
+    return numba.extending.intrinsic(typed)
 
 
 def _numba_type(numba: Any, name: str) -> Any:
