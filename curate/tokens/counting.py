@@ -16,8 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import reduce
-from operator import add
 from pathlib import Path
 from typing import Any
 
@@ -272,7 +270,8 @@ class BigramCounter:
         self._tables.append(table)
         most_bytes = self._memory_bytes // 3  # a merge holds its two inputs and its output
         if self._held_bytes > most_bytes:
-            self._tables = [reduce(add, self._tables)]
+            while len(self._tables) > 1:
+                self._tables.append(self._tables.pop() + self._tables.pop())
             if self._held_bytes > most_bytes // 2:
                 self.flush()
 
