@@ -16,6 +16,8 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 from curate.errors import TokenizerError
 from curate.ingest import ingest
 from curate.recipe import load as load_recipe
+from curate.sources import expand, identify, segments
+from curate.sources.records import ReadOptions
 from curate.tokens import backends, selftest
 from curate.tokens.backends import (
     BACKENDS,
@@ -26,6 +28,7 @@ from curate.tokens.backends import (
     installed,
     reference_choice,
 )
+from curate.tokens.fill import SAMPLE_BYTES, sample_documents
 from curate.tokens.selftest import Verdict, judge, probes, reference_answers
 from curate.tokens.tokenizer import Tokenizer, from_json, load, load_hub, save
 
@@ -631,3 +634,18 @@ def test_a_definition_that_a_backend_cannot_load_goes_to_the_reference(
 def test_tokenizers_are_values(bpe):
     assert read(bpe) == read(bpe)
     assert isinstance(read(bpe), Tokenizer)
+
+
+def test_the_sample_for_a_backend_is_of_different_files(tmp_path):
+    paths = []
+    for name in "abc":
+        paths.append(tmp_path / f"{name}.jsonl")
+        rows = [{"text": f"{name}{number} " * 2000} for number in range(60)]
+        paths[-1].write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = identify(expand(list(map(str, paths)), ReadOptions(), tmp_path), tmp_path)
+    plans = segments(found, ReadOptions(), segment_bytes=100_000)
+    assert all(plan.count > 3 for plan in plans)
+    sample = sample_documents([plan for plan in plans for _ in range(plan.count)])
+    assert {text[0] for text in sample} == set("abc")
+    assert len(set(sample)) == len(sample)
+    assert sum(map(len, sample)) > 0.9 * SAMPLE_BYTES

@@ -167,7 +167,9 @@ def memory_dir() -> Path:
 
 def sample_documents(plans: Sequence[FilePlan]) -> list[str]:
     """Beginnings of documents at the start of some files, spread over the list of files."""
-    chosen = list(plans)[:: max(1, len(plans) // 8)]
+    # A large file has a task for each of its segments, all with its one plan.
+    different = list({id(plan): plan for plan in plans}.values())
+    chosen = different[:: max(1, len(different) // 8)]
     room = SAMPLE_BYTES // max(1, len(chosen))
     sample: list[str] = []
     reader = SegmentReader()
