@@ -7,6 +7,7 @@ from the store for whatever neither covers (after a run that was killed, say).
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -53,22 +54,12 @@ def domain_counts(request: CountRequest) -> Path:
         for stored in file.entries
     )
     listed = sorted((key, segment, times) for (key, segment), times in needed.items())
-    prefix = request.domain.name
-    path = request.directory / f"{prefix}-{hash_json(listed)[:24]}"
+    path = request.directory / f"{request.domain.name}-{hash_json(listed)[:24]}"
     sweep(request.directory)
     if _is_whole(path):
         return path
     shutil.rmtree(path, ignore_errors=True)  # damaged: its tokens are still there to be counted
-    tables = []
-    base = _largest_subset(request.directory, prefix, needed)
-    if base is not None:
-        tables.append(base[0])
-        needed -= base[1]
-    for run, counted in request.runs:
-        keys = Counter(counted)
-        if keys and keys <= needed:
-            tables.append(run)
-            needed -= keys
+    tables, needed = _tables_at_hand(request, needed)
     if needed:
         rest = request.spill / "rest"
         _count_entries(request, needed, rest)
@@ -77,6 +68,26 @@ def domain_counts(request: CountRequest) -> Path:
     merge_tables([StoredTable.open(table) for table in tables], path, symbols)
     (path / "entries.json").write_bytes(msgspec.json.encode(listed))
     return path
+
+
+def _tables_at_hand(
+    request: CountRequest, needed: Counter[EntryKey]
+) -> tuple[list[Path], Counter[EntryKey]]:
+    """Tables that count nothing but what is needed, and what none of them counts."""
+    made = Counter(itertools.chain.from_iterable(counted for _, counted in request.runs))
+    if dict.__eq__(made, needed):  # all of it was tokenised in this run
+        return [run for run, counted in request.runs if counted], Counter()
+    tables = []
+    base = _largest_subset(request.directory, request.domain.name, needed)
+    if base is not None:
+        tables.append(base[0])
+        needed -= base[1]
+    for run, counted in request.runs:
+        keys = Counter(counted)
+        if keys and keys <= needed:
+            tables.append(run)
+            needed -= keys
+    return tables, needed
 
 
 def _is_whole(path: Path) -> bool:

@@ -174,6 +174,9 @@ class TokenStore:
             key: See `file_key`.
             count: Segments the file has; None where only reading to its end tells.
         """
+        known = self._entries.get(key, [])
+        if count == 1 and len(known) == 1:  # a small file, of which there may be very many
+            return known if known[0].entry.segment == 0 else None
         stored = self.segments_of(key)
         found = []
         for segment in range(len(stored)):
