@@ -85,7 +85,8 @@ def test_mix_from_experts_alone(tmp_path):
     assert found["method"] == "mde" and "one held-out document" not in str(found["warnings"])
     alone = Likelihoods(NAMES, ("x",), np.zeros(1, np.int64), np.array([0, 40]), logp)
     write_likelihoods(alone, tmp_path / "alone.parquet")
-    found = json.loads(run("mix", "--experts", tmp_path / "alone.parquet", "--json").output)
+    done = run("mix", "--experts", tmp_path / "alone.parquet", "--out", tmp_path, "--json")
+    found = json.loads(done.output)
     assert "'x' has one held-out document, so the intervals do not" in str(found["warnings"])
 
 
