@@ -140,24 +140,15 @@ def ahead(function: Callable[[], Result]) -> Iterator[Callable[[], Result]]:
     if not workers_share_memory():
         yield function
         return
-    receiver, sender = context().Pipe(duplex=False)
-    process = context().Process(  # type: ignore[attr-defined]
-        target=_work, args=(lambda _, send: send(function()), 0, sender), daemon=True
-    )
-    process.start()
-    sender.close()
-
     received: list[Result] = []
+    with _started(context(), lambda _, send: send(function()), 1, daemon=True) as processes:
 
-    def wait() -> Result:
-        if not received:
-            _collect({receiver: process}, received.append, lambda: None)
-        return received[0]
+        def wait() -> Result:
+            if not received:
+                _collect(processes, received.append, lambda: None)
+            return received[0]
 
-    try:
         yield wait
-    finally:
-        _end([process])
 
 
 def _end(processes: Collection[Any]) -> None:
