@@ -192,8 +192,7 @@ def _runs(slices: Sequence[StoredEntry]) -> Iterator[tuple[Path, int, int]]:
     run: tuple[Path, int, int] | None = None
     for stored in slices:
         start, stop = stored.entry.document_start, stored.entry.document_stop
-        # Paths are compared only where they are not the very same: that takes most of the time.
-        if run is not None and run[2] == start and (run[0] is stored.part or run[0] == stored.part):
+        if run is not None and run[0] is stored.part and run[2] == start:  # quicker than `==`
             run = run[0], run[1], stop
             continue
         if run is not None:

@@ -7,7 +7,6 @@ from the store for whatever neither covers (after a run that was killed, say).
 
 from __future__ import annotations
 
-import itertools
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -47,7 +46,7 @@ class CountRequest:
 
 
 def domain_counts(request: CountRequest) -> Path:
-    """The bigram table of a domain, made if need be; see `counting.read_table`."""
+    """The bigram table of a domain, made if need be; see `count_tables.read_table`."""
     needed = Counter(
         (stored.entry.key, stored.entry.segment)
         for file in request.domain.files
@@ -74,9 +73,6 @@ def _tables_at_hand(
     request: CountRequest, needed: Counter[EntryKey]
 ) -> tuple[list[Path], Counter[EntryKey]]:
     """Tables that count nothing but what is needed, and what none of them counts."""
-    made = Counter(itertools.chain.from_iterable(counted for _, counted in request.runs))
-    if dict.__eq__(made, needed):  # all of it was tokenised in this run
-        return [run for run, counted in request.runs if counted], Counter()
     tables = []
     base = _largest_subset(request.directory, request.domain.name, needed)
     if base is not None:

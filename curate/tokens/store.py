@@ -132,7 +132,7 @@ class TokenStore:
         """Open the store of a tokenizer under the cache directory `root`."""
         self.directory = root / "tokens" / fingerprint[:16]
         self.dtype = dtype
-        self._entries: dict[str, list[StoredEntry]] = {}
+        self._entries: dict[str, dict[int, StoredEntry]] = {}
         self._seen: set[str] = set()
 
     @property
@@ -161,11 +161,11 @@ class TokenStore:
             self._seen.add(path.name)
             for entry in info.entries:
                 stored = StoredEntry(path, entry, info.backend)
-                self._entries.setdefault(entry.key, []).append(stored)
+                self._entries.setdefault(entry.key, {})[entry.segment] = stored
 
     def segments_of(self, key: str) -> dict[int, StoredEntry]:
         """What is stored of a file, by segment."""
-        return {stored.entry.segment: stored for stored in self._entries.get(key, ())}
+        return self._entries.get(key, {})
 
     def file_entries(self, key: str, count: int | None) -> list[StoredEntry] | None:
         """All segments of a file in order, or None while any is missing.
@@ -174,9 +174,6 @@ class TokenStore:
             key: See `file_key`.
             count: Segments the file has; None where only reading to its end tells.
         """
-        known = self._entries.get(key, [])
-        if count == 1 and len(known) == 1:  # a small file, of which there may be very many
-            return known if known[0].entry.segment == 0 else None
         stored = self.segments_of(key)
         found = []
         for segment in range(len(stored)):
