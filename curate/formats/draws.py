@@ -154,13 +154,13 @@ def litdata(sources: Sequence[Source], window_tokens: int) -> Drawn:
     """Independent draws of blocks, which never cross files; an empty folder cannot be mixed."""
     held = [_whole_windows(source, window_tokens + 1) for source in sources]
     kept = [number for number, blocks in enumerate(held) if blocks]
-    found = by_lot_windows([sources[number] for number in kept], window_tokens) if kept else None
     weights, samples = [0.0] * len(sources), [0] * len(sources)
     missed = [1.0] * len(sources)
-    for place, number in enumerate(kept):
-        assert found is not None
-        weights[number], samples[number] = found.weights[place], found.samples[place]
-        missed[number] = found.missed[place]
+    if kept:
+        found = by_lot_windows([sources[number] for number in kept], window_tokens)
+        for place, number in enumerate(kept):
+            weights[number], samples[number] = found.weights[place], found.samples[place]
+            missed[number] = found.missed[place]
     sample_tokens = [float(window_tokens)] * len(sources)
     return Drawn(weights, samples, sample_tokens, [float(blocks) for blocks in held], missed)
 

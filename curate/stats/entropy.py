@@ -46,7 +46,7 @@ def entropies(pieces: Iterable[CountTable]) -> Entropies:
     so JE = SE + CE holds exactly, up to rounding of the arithmetic.
 
     Args:
-        pieces: The table, as consecutive ranges of rows; see `counting.read_table`.
+        pieces: The table, as consecutive ranges of rows; see `count_tables.read_table`.
 
     Returns:
         Nats per token; all zero for a domain without tokens.

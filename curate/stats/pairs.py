@@ -142,7 +142,7 @@ def next_order(sample: PairSample, end: int) -> PairSample:
 
 
 def table_counts(pieces: Iterable[tuple[int, CountTable]], symbols: int) -> PairCounts:
-    """Counts of a whole table, read in ranges of rows; see `counting.read_table`."""
+    """Counts of a whole table, read in ranges of rows; see `count_tables.read_table`."""
     first, second, count = [], [], []
     for start, piece in pieces:
         rows = np.repeat(np.arange(len(piece.row_starts) - 1), np.diff(piece.row_starts))
