@@ -24,7 +24,7 @@ from curate.recipe import DomainRecipe, LoadedRecipe
 from curate.sources import READERS, InputPath, expand, identify, segments
 from curate.sources.plans import FilePlan
 from curate.sources.records import SCHEME, ReadOptions
-from curate.stats.entropy import table_entropies
+from curate.stats.entropy import Entropies, table_entropies
 from curate.stats.report import DomainStats, domain_stats
 from curate.storage import begin_directory, hash_json, sweep
 from curate.tokens import tokenizer as tokenizers
@@ -92,12 +92,12 @@ def ingest(loaded: LoadedRecipe, workers: int, observer: Observer) -> Ingested:
             )
             for number, domain in enumerate(domains)
         ]
-        tables = map_tasks(domain_counts, requests, workers)
+        entropies = map_tasks(_entropies, requests, workers)
     share, key = recipe.validation.documents, recipe.validation.key
     validation = _held_out(domains, share, key)
     stats = tuple(
-        domain_stats(domain, held_out, table_entropies(table))
-        for domain, held_out, table in zip(domains, validation, tables, strict=True)
+        domain_stats(domain, held_out, found)
+        for domain, held_out, found in zip(domains, validation, entropies, strict=True)
     )
     observer.end()
     return Ingested(
@@ -250,6 +250,10 @@ def _open_domain(
             f"{opened.bad_records} bad records{reason}"
         )
     return opened
+
+
+def _entropies(request: CountRequest) -> Entropies:
+    return table_entropies(domain_counts(request))
 
 
 def _held_out(

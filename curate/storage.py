@@ -18,12 +18,14 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import xxhash
-from numpy.typing import NDArray
 
 from curate.errors import EngineError, InputError, ShardError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 HASH_CHUNK_BYTES = 4 << 20
 STAT_SAFETY_NANOSECONDS = 2_000_000_000

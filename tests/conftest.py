@@ -5,11 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from curate.observer import Observer
+
+END = "<|endoftext|>"
+PAD = "<|pad|>"
 
 WORDS = {
     "wiki": "the river city history of and in was north king founded museum station".split(),
@@ -61,6 +67,24 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_jsonl(root / "data" / domain / "part-0.jsonl", rows[:half])
         write_jsonl(root / "data" / domain / "part-1.jsonl", rows[half:])
     return root
+
+
+@pytest.fixture(scope="session")
+def bpe() -> dict[str, Any]:
+    """A byte-level BPE of 400 tokens as a tokenizer.json value."""
+    trained = tokenizers.Tokenizer(models.BPE())
+    trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trained.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=[END, PAD],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    texts = [row["text"] for name in ("wiki", "code", "talk") for row in make_documents(name, 50)]
+    trained.train_from_iterator(texts, trainer)
+    value: dict[str, Any] = json.loads(trained.to_str())
+    return value
 
 
 RECIPE = """

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tokenizers
-from conftest import Listener, make_documents
-from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
+from conftest import END, PAD, Listener, make_documents
+from tokenizers import models, normalizers, pre_tokenizers
 
 from curate.errors import TokenizerError
 from curate.ingest import ingest
@@ -32,26 +32,6 @@ from curate.tokens.fill import SAMPLE_BYTES, sample_documents
 from curate.tokens.selftest import Verdict, judge, probes, reference_answers
 from curate.tokens.tokenizer import Tokenizer, from_json, load, load_hub, save
 
-END = "<|endoftext|>"
-PAD = "<|pad|>"
-
-
-@pytest.fixture(scope="module")
-def bpe():
-    """A byte-level BPE of 400 tokens as a tokenizer.json value."""
-    trained = tokenizers.Tokenizer(models.BPE())
-    trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    trained.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=400,
-        special_tokens=[END, PAD],
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
-    texts = [row["text"] for name in ("wiki", "code", "talk") for row in make_documents(name, 50)]
-    trained.train_from_iterator(texts, trainer)
-    return json.loads(trained.to_str())
-
 
 def changed(definition, **fields):
     value = json.loads(json.dumps(definition))
@@ -61,7 +41,7 @@ def changed(definition, **fields):
 
 def read(definition, eos=END):
     text = definition if isinstance(definition, str) else json.dumps(definition)
-    return from_json(text, eos, "tokenizer.json")
+    return from_json(text.encode(), eos, "tokenizer.json")
 
 
 def fault(definition, eos=END):
@@ -240,7 +220,7 @@ def test_beginnings_of_text_are_left_out(bpe):
 def test_fingerprint_is_of_the_definition_and_the_end(bpe, tmp_path):
     found = read(bpe)
     assert read(json.dumps(bpe, indent=4)).fingerprint == found.fingerprint
-    assert from_json(json.dumps(bpe), END, "another name").fingerprint == found.fingerprint
+    assert from_json(json.dumps(bpe).encode(), END, "another name").fingerprint == found.fingerprint
     others = [
         read(bpe, PAD), read(bpe, None), read(changed(bpe, normalizer={"type": "NFC"})),
         read(changed(bpe, added_tokens=[added(0, END)])),
@@ -393,7 +373,7 @@ pre = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "us
 text = json.dumps({"version": "1.0", "model": words, "added_tokens": [special],
                    "pre_tokenizer": pre})
 before = len(os.listdir("/proc/self/task"))
-encoder = FastokensEncoder(from_json(text, "<e>", "x"))
+encoder = FastokensEncoder(from_json(text.encode(), "<e>", "x"))
 encoder.encode(["ab" * 1000] * 1000)
 threads = os.listdir("/proc/self/task")
 assert len(threads) <= before + 1, threads

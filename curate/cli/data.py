@@ -88,11 +88,16 @@ def _show_entropies(session: Session, ingested: Ingested, with_mixtures: bool) -
 
 
 def _show_stats(session: Session) -> None:
-    from curate.report.terminal import stats_table
     from curate.storage import read_json
 
     found = read_json(session.loaded.output_dir / "stats.json")
-    session.show(found, lambda: stats_table(found))
+
+    def table() -> Any:
+        from curate.report.terminal import stats_table
+
+        return stats_table(found)
+
+    session.show(found, table)
 
 
 @click.command()

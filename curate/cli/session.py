@@ -78,17 +78,20 @@ class Session(Screen):
 
     def __init__(self, options: dict[str, Any]) -> None:
         """Read the recipe and set up what is shown."""
-        from curate.engine.local import default_workers
         from curate.recipe import load
+        from curate.tokens import head_start
 
-        super().__init__(options["as_json"], options["quiet"])
         overrides = list(options["overrides"])
         if options["out"] is not None:
             overrides.append(f"output.dir={json.dumps(str(options['out'].resolve()))}")
         if options["seed"] is not None:
             overrides.append(f"seed={options['seed']}")
-        self.workers: int = options["workers"] or default_workers()
         self.loaded: LoadedRecipe = load(options["recipe"], tuple(overrides))
+        head_start.begin(self.loaded)
+        from curate.engine.local import default_workers
+
+        self.workers: int = options["workers"] or default_workers()
+        super().__init__(options["as_json"], options["quiet"])
         for notice in self.loaded.notices:
             self.observer.notice(notice)
 

@@ -6,9 +6,7 @@ are several times faster; either is used only if it passes `selftest`.
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -17,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate.errors import TokenizerError
+from curate.tokens import head_start
 from curate.tokens.tokenizer import Tokenizer
 
 Result = TypeVar("Result")
@@ -82,14 +81,10 @@ class FastokensEncoder:
         Raises:
             BackendRefused: It cannot be built.
         """
-        import fastokens
-
-        problem = f"fastokens cannot load {tokenizer.name}"
         self._tokenizer = guarded(
-            lambda: fastokens.Tokenizer.from_json_str(tokenizer.definition), problem
+            lambda: head_start.take(tokenizer.file_hash) or head_start.build(tokenizer.definition),
+            f"fastokens cannot load {tokenizer.name}",
         )
-        with _one_core():  # its pool takes as many threads as the process may use cores
-            guarded(lambda: self.encode(["warm", "up"]), problem)
 
     def encode(self, texts: list[str]) -> Encoded:
         """See `Encoder`."""
@@ -240,23 +235,6 @@ def guarded(call: Callable[[], Result], problem: str) -> Result:
             raise
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise BackendRefused(f"{problem} ({reason})") from error
-
-
-class _one_core:  # noqa: N801 - reads as a phrase
-    """While inside, one core may be used, so that thread pools made there have one thread."""
-
-    def __enter__(self) -> None:
-        self._allowed: set[int] | None = None
-        if hasattr(os, "sched_setaffinity"):
-            self._allowed = os.sched_getaffinity(0)
-            os.sched_setaffinity(0, {min(self._allowed)})
-
-    def __exit__(self, *exception: object) -> None:
-        if self._allowed is not None:
-            os.sched_setaffinity(0, self._allowed)
-            for thread in os.listdir("/proc/self/task"):
-                with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
-                    os.sched_setaffinity(int(thread), self._allowed)
 
 
 def _flatten(encoded: Any) -> Encoded:

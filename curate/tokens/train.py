@@ -65,7 +65,7 @@ def train(
         with atomic_path(pointer) as temporary:
             temporary.write_text(trained.name, "utf-8")
         observer.end(f"{sum(map(len, sample)) / 1e6:.1f} MB of text")
-    definition = (directory / pointer.read_text("utf-8")).read_text("utf-8")
+    definition = (directory / pointer.read_text("utf-8")).read_bytes()
     return from_json(definition, request.eos, name)
 
 

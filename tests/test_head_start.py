@@ -1,0 +1,106 @@
+"""A tokenizer that is begun early is the one that is used, or it is as if it had not been begun."""
+
+import json
+import threading
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from conftest import END, make_documents
+
+from curate.cli import cli
+from curate.recipe import load as load_recipe
+from curate.tokens import head_start
+from curate.tokens.backends import FastokensEncoder, ReferenceEncoder
+from curate.tokens.tokenizer import load
+
+
+@pytest.fixture(autouse=True)
+def _nothing_begun(monkeypatch):
+    monkeypatch.setattr(head_start, "_begun", [])
+
+
+@pytest.fixture
+def definition(bpe, tmp_path):
+    """A tokenizer.json, indented as the hub has them."""
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(bpe, indent=2))
+    return path
+
+
+def with_path(path):
+    return f"tokenizer={{path: {path}, eos: '{END}'}}"
+
+
+@pytest.fixture
+def built(monkeypatch):
+    """Definitions that a tokenizer was built from, and whether in the main thread."""
+    build, found = head_start.build, []
+
+    def watched(definition):
+        found.append((definition, threading.current_thread() is threading.main_thread()))
+        return build(definition)
+
+    monkeypatch.setattr(head_start, "build", watched)
+    return found
+
+
+def test_what_was_begun_is_what_encodes(recipe, definition, built):
+    head_start.begin(load_recipe(recipe, (with_path(definition),)))
+    tokenizer = load(definition, END)
+    texts = [row["text"] for row in make_documents("wiki", 20)]
+    found = FastokensEncoder(tokenizer).encode(texts)
+    expected = ReferenceEncoder(tokenizer).encode(texts)
+    assert all(map(np.array_equal, found, expected))
+    assert [in_main for _, in_main in built] == [False]
+    assert head_start.take(tokenizer.file_hash) is None  # given away once
+
+
+def test_the_command_line_begins_early_where_there_is_no_cache(recipe, definition, built):
+    command = ["tokenize", str(recipe), "--quiet", "--set", with_path(definition)]
+    assert CliRunner().invoke(cli, command, catch_exceptions=False).exit_code == 0
+    assert built == [(definition.read_text(), False)]
+    assert CliRunner().invoke(cli, command, catch_exceptions=False).exit_code == 0
+    assert len(built) == 1
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["tokenizer.backend=tokenizers", "tokenizer={train: {vocab_size: 512}}", "cache=."],
+)
+def test_nothing_is_begun_that_may_not_be_needed(recipe, definition, built, override):
+    head_start.begin(load_recipe(recipe, (with_path(definition), override)))
+    assert head_start.take(None) is None
+    assert built == []
+
+
+def test_a_definition_made_canonical_is_built_from_that(recipe, bpe, definition, built):
+    """Of a file with truncation on, what was begun would cut documents short."""
+    cut = {"direction": "Right", "max_length": 5, "strategy": "LongestFirst", "stride": 0}
+    definition.write_text(json.dumps({**bpe, "truncation": cut}))
+    head_start.begin(load_recipe(recipe, (with_path(definition),)))
+    tokenizer = load(definition, END)
+    texts = [row["text"] for row in make_documents("code", 5)]
+    ids, offsets = FastokensEncoder(tokenizer).encode(texts)
+    assert np.diff(offsets).min() > 5
+    assert np.array_equal(ids, ReferenceEncoder(tokenizer).encode(texts)[0])
+    assert [text for text, _ in built] == [definition.read_text(), tokenizer.definition]
+
+
+@pytest.mark.parametrize("text", ["{}", "no json", None])
+def test_what_cannot_be_begun_is_told_by_who_needs_it(recipe, text):
+    path = recipe.parent / "broken.json"
+    if text is not None:
+        path.write_text(text)
+    command = ["tokenize", str(recipe), "--set", with_path(path)]
+    result = CliRunner().invoke(cli, command)
+    assert str(result.exception).startswith(f"tokenizer {path}: ")
+    assert head_start.take(None) is None
+
+
+def test_another_definition_than_was_begun_is_built_anew(recipe, bpe, definition, built):
+    head_start.begin(load_recipe(recipe, (with_path(definition),)))
+    other = recipe.parent / "other.json"
+    other.write_text(json.dumps(bpe))
+    FastokensEncoder(load(other, END))
+    assert len(built) == 2
