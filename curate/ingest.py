@@ -262,11 +262,17 @@ def _held_out(
     """Documents held out, by domain: also those that another domain holds out the text of."""
     chosen = [domain.validation(share, key) for domain in domains]
     held = [domain.content_high[own] for domain, own in zip(domains, chosen, strict=True)]
-    texts = np.unique(np.concatenate(held))
+    texts = np.sort(np.concatenate(held))
     return tuple(
-        own | np.isin(domain.content_high, texts)
+        own | _is_among(domain.content_high, texts)
         for domain, own in zip(domains, chosen, strict=True)
     )
+
+
+def _is_among(values: NDArray[np.uint64], ranked: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Which values an ascending array holds; `numpy.isin` first imports what takes 0.01 s."""
+    found: NDArray[np.bool_] = ranked.searchsorted(values) != ranked.searchsorted(values, "right")
+    return found
 
 
 def _backends(domains: Sequence[DomainTokens]) -> set[str]:
