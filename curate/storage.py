@@ -13,12 +13,13 @@ import os
 import platform
 import re
 import shutil
+import stat
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import xxhash
 
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 HASH_CHUNK_BYTES = 4 << 20
+READ_FLAGS = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
+"""Without waiting for a writer, should the file be a pipe."""
+
 STAT_SAFETY_NANOSECONDS = 2_000_000_000
 """A file modified this shortly before it was hashed may change again within one clock tick."""
 
@@ -271,9 +275,17 @@ def hash_bytes(*pieces: bytes) -> str:
         >>> hash_bytes(b"ab", b"c") == hash_bytes(b"a", b"bc")
         False
     """
-    return xxhash.xxh3_128_hexdigest(
-        b"".join([part for piece in pieces for part in (len(piece).to_bytes(8, "little"), piece)])
-    )
+    return hash_framed(framed(*pieces))
+
+
+def framed(*pieces: bytes) -> bytes:
+    """Pieces one after the other, each after its length, so that no two lists give the same."""
+    return b"".join([part for piece in pieces for part in (len(piece).to_bytes(8, "little"), piece)])
+
+
+def hash_framed(pieces: bytes) -> str:
+    """`hash_bytes` of pieces that `framed` has put together, perhaps some of them earlier."""
+    return xxhash.xxh3_128_hexdigest(pieces)
 
 
 def hash_json(value: Any) -> str:
@@ -320,27 +332,34 @@ def open_input(path: str) -> BinaryIO:
         raise InputError(f"{path}: cannot be opened ({_reason(error)})") from error
 
 
-def read_local(path: str, expected_bytes: int) -> tuple[bytes, os.stat_result]:
-    """All bytes of a local file, and its status after they were read.
+class LocalFile(NamedTuple):
+    """A local file that was read whole."""
+
+    content: bytes
+    before: os.stat_result
+    after: os.stat_result
+
+
+def read_local(path: str, most_bytes: int = sys.maxsize) -> LocalFile | None:
+    """Read a local file at once; None where it is longer than `most_bytes` or not a regular file.
 
     Takes half the time of a file object where files are small and many.
-
-    Args:
-        path: A regular file.
-        expected_bytes: Its likely size, asked for at once.
 
     Raises:
         OSError: It cannot be read.
     """
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    descriptor = os.open(path, READ_FLAGS)
     try:
-        pieces = [os.read(descriptor, expected_bytes + 1)]
-        while sum(map(len, pieces)) != expected_bytes:  # it grew or shrank, or is very large
+        before = os.fstat(descriptor)
+        if before.st_size > most_bytes or not stat.S_ISREG(before.st_mode):
+            return None
+        pieces = [os.read(descriptor, before.st_size + 1)]
+        while sum(map(len, pieces)) != before.st_size:  # it grew or shrank, or is very large
             pieces.append(os.read(descriptor, HASH_CHUNK_BYTES))
             if not pieces[-1]:
                 break
         content = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        return content, os.fstat(descriptor)
+        return LocalFile(content, before, os.fstat(descriptor))
     finally:
         os.close(descriptor)
 

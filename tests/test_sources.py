@@ -18,7 +18,7 @@ from source_files import documents, json_lines, plan, read, read_plan, source, w
 
 from curate.errors import InputError
 from curate.sources import SegmentReader, expand, identify, segments
-from curate.sources.identities import read_whole
+from curate.sources.identities import hash_small, read_whole
 from curate.sources.json_records import count_records
 from curate.sources.records import BLOCK_BYTES, ReadOptions, SourceFile
 from curate.storage import read_local
@@ -417,8 +417,32 @@ def test_small_files_whose_store_goes_away(tmp_path: Path) -> None:
 
 
 def test_local_files_of_any_length_are_read_whole(tmp_path: Path) -> None:
-    path = write(tmp_path / "a", bytes(range(256)) * 40_000)
-    for expected_bytes in (0, 7, 256 * 40_000, 1 << 25):
-        content, status = read_local(str(path), expected_bytes)
-        assert content == path.read_bytes()
-        assert status.st_size == 256 * 40_000
+    for length_bytes in (0, 1, 256 * 40_000):
+        path = write(tmp_path / "a", (bytes(range(256)) * 40_000)[:length_bytes])
+        found = read_local(str(path), length_bytes)
+        assert found is not None
+        assert found.content == path.read_bytes()
+        assert found.before.st_size == found.after.st_size == length_bytes
+    assert read_local(str(path), 256 * 40_000 - 1) is None
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes with names here")
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert read_local(str(tmp_path / "pipe")) is None
+    assert read_local(str(tmp_path)) is None
+
+
+def test_a_file_that_grows_while_it_is_read_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "a.txt", b"some words")
+    read = os.read
+
+    def read_late(descriptor: int, length_bytes: int) -> bytes:
+        path.write_bytes(b"some words and more")
+        return read(descriptor, length_bytes)
+
+    monkeypatch.setattr(os, "read", read_late)
+    with pytest.raises(InputError, match="changed while it was being read"):
+        hash_small(str(path))

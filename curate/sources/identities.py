@@ -96,10 +96,11 @@ def identify(paths: Sequence[InputPath], cache: Path) -> list[SourceFile]:
         write_cache(cache, known)
     return [
         SourceFile(
-            path, found[path].size_bytes, found[path].content_hash, name, found[path].reader,
-            found[path].compression, found[path].status,
+            path, identity.size_bytes, identity.content_hash, name, identity.reader,
+            identity.compression, identity.status,
         )
         for path, name in paths
+        for identity in (found[path],)
     ]  # fmt: skip
 
 
@@ -133,7 +134,7 @@ def hash_all(paths: Sequence[str]) -> list[Identity]:
         step = MANY_FILES // 4
         runs = [paths[start : start + step] for start in range(0, len(paths), step)]
         hashed = itertools.chain(*map_tasks(_hash_run, runs, default_workers()))
-        small = [None if row is None else Identity(*row) for row in hashed]
+        small = [None if row is None else Identity._make(row) for row in hashed]
     else:
         small = [None] * len(paths)
     # All of them first: an error shall not wait for large files that are being hashed.
@@ -150,7 +151,7 @@ def hash_all(paths: Sequence[str]) -> list[Identity]:
             return [
                 waiting[number].result()
                 if number in waiting
-                else small[number] or hash_small(path, statuses[number])
+                else small[number] or hash_small(path) or hash_path(path, statuses[number])
                 for number, path in enumerate(paths)
             ]
         finally:
@@ -158,30 +159,31 @@ def hash_all(paths: Sequence[str]) -> list[Identity]:
 
 
 def _is_small(path: str, status: Status) -> bool:
-    return not is_url(path) and int(status[0]) < LARGE_FILE_BYTES
+    return not is_url(path) and int(status[0]) <= LARGE_FILE_BYTES
 
 
 def _hash_run(run: Sequence[str]) -> list[tuple[Any, ...] | None]:
     """Identities of small files as bare tuples, which go between processes four times as fast."""
-    statuses = [None if is_url(path) else status_of(path) for path in run]
-    return [
-        tuple(hash_small(path, status)) if status and _is_small(path, status) else None
-        for path, status in zip(run, statuses, strict=True)
-    ]
+    found = [None if is_url(path) else hash_small(path) for path in run]
+    return [None if identity is None else tuple(identity) for identity in found]
 
 
-def hash_small(path: str, status: Status) -> Identity:
-    """`hash_path` of a local file that fits in memory, in a third of the time.
+def hash_small(path: str) -> Identity | None:
+    """`hash_path` of a local file that fits in memory, in a third of the time; None if it does not.
 
     Raises:
         InputError: It cannot be read, or is not what it was when reading began.
     """
     started = time.time_ns()
     try:
-        content, now = read_local(path, int(status[0]))
+        file = read_local(path, LARGE_FILE_BYTES)
     except OSError as error:
+        status_of(path)  # which may know better what is wrong
         raise _unreadable(path, error) from error
-    if _local_status(now) != status:
+    if file is None:
+        return None
+    content, status = file.content, _local_status(file.before)
+    if _local_status(file.after) != status:
         raise _changing(path)
     compression = compression_of(content[:MAGIC_BYTES])
     if compression == "plain":
@@ -206,11 +208,13 @@ def read_whole(file: SourceFile) -> bytes:
     now: Status = ()
     try:
         if is_url(file.path):
-            with open_input(file.path) as opened:
-                content = opened.read(file.size_bytes + 1)
+            with open_input(file.path) as remote:
+                content = remote.read(file.size_bytes + 1)
         else:
-            content, status = read_local(file.path, file.size_bytes)
-            now = _local_status(status)
+            opened = read_local(file.path)
+            if opened is None:
+                raise _changing(file.path)
+            content, now = opened.content, _local_status(opened.after)
     except OSError as error:
         raise _unreadable(file.path, error) from error
     if len(content) != file.size_bytes or (now and file.status and now != file.status):

@@ -169,8 +169,9 @@ def reader_of_name(path: str) -> str:
         ('jsonl', 'csv', 'text')
     """
     name = path.lower()
-    for suffix in COMPRESSED_NAMES:
-        name = name.removesuffix(suffix)
+    if name.endswith(COMPRESSED_NAMES):
+        for suffix in COMPRESSED_NAMES:
+            name = name.removesuffix(suffix)
     dot = name.rfind(".")
     return READER_OF_NAME.get(name[dot:], "text") if dot >= 0 else "text"
 

