@@ -21,6 +21,7 @@ from curate.sources import SegmentReader, expand, identify, segments
 from curate.sources.identities import hash_small, read_whole
 from curate.sources.json_records import count_records
 from curate.sources.records import BLOCK_BYTES, ReadOptions, SourceFile
+from curate.sources.streams import CHUNK_BYTES
 from curate.storage import read_local
 
 GOOD = '{"id": "g", "text": "fine"}'
@@ -294,8 +295,10 @@ def test_blocks_are_of_about_their_size(tmp_path: Path) -> None:
     for name, content in contents.items():
         found = read(write(tmp_path / name, content))
         assert (len(found.texts), found.raw_bytes) == (15_000, len(content))
-        assert len(content) / found.blocks == pytest.approx(BLOCK_BYTES, rel=0.2)
-    files = [source(write(tmp_path / f"{n}.txt", b"word " * 200_000)) for n in range(10)]
+        # They end with what was read of a stream at once, or with a run of rows.
+        block_bytes = len(content) / found.blocks
+        assert 0.8 * BLOCK_BYTES < block_bytes < BLOCK_BYTES + 1.2 * CHUNK_BYTES
+    files = [source(write(tmp_path / f"{n}.txt", b"word " * 25_000)) for n in range(10)]
     (group,) = segments(files, ReadOptions())
     with SegmentReader() as reader:
         assert [len(block.texts) for block in reader.read(group.segment(0))] == [5, 5]
@@ -314,8 +317,8 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path, compress: Any) -> No
     finally:
         tracemalloc.stop()
     assert documents == 12_000
-    assert len(content) > 5 * BLOCK_BYTES
-    assert peak_bytes < 4 * BLOCK_BYTES
+    assert len(content) > 20 << 20
+    assert peak_bytes < 8 << 20
 
 
 def test_a_reader_left_half_way_can_go_on_with_another_segment(tmp_path: Path) -> None:

@@ -16,8 +16,10 @@ SCHEME = "corpus://"
 SEGMENT_BYTES = 32 << 20
 """Decompressed bytes of input that one segment covers, more or less: about 8M tokens."""
 
-BLOCK_BYTES = 4 << 20
-"""Bytes of text a block holds before it is handed on; a longer document makes a longer block."""
+BLOCK_BYTES = 512 << 10
+"""Bytes of text a block holds before it is handed on; a longer document makes a longer block.
+Texts and their tokens stay in a core's cache: tokenising all was 1.03-1.05x as fast as with 4 MB,
+and a quarter as much was no faster."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from curate.tokens.store import Entry, PartWriter, StoredBadRecord
 PART_BYTES = SEGMENT_BYTES // 2
 """Text after which a part is written."""
 
-ENCODE_BYTES = 1 << 20
+ENCODE_BYTES = 512 << 10
 """Bytes read before they are encoded; small files are encoded together."""
 
 
