@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import reduce
 from operator import add
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,11 +90,19 @@ class StoredTable:
         return cls(path, row_starts)
 
     def rows(self, first: int, stop: int) -> CountTable:
-        """Some rows, as a table of their own."""
+        """Some rows, as a table of their own that is read as it is looked at."""
         start, end = int(self.row_starts[first]), int(self.row_starts[stop])
-        second = np.fromfile(self.path / "second.bin", np.uint32, end - start, offset=4 * start)
-        count = np.fromfile(self.path / "count.bin", np.int64, end - start, offset=8 * start)
+        second = _mapped(self.path / "second.bin", np.uint32, start, end)
+        count = _mapped(self.path / "count.bin", np.int64, start, end)
         return CountTable(self.row_starts[first : stop + 1] - start, second, count)
+
+
+def _mapped(path: Path, dtype: type[np.integer[Any]], start: int, end: int) -> NDArray[Any]:
+    """Some entries of a file, in place."""
+    if start == end:  # nothing cannot be mapped
+        return np.empty(0, dtype)
+    offset_bytes = start * np.dtype(dtype).itemsize
+    return np.memmap(path, dtype, "r", offset_bytes, (end - start,)).view(np.ndarray)
 
 
 def _merge(a: CountTable, b: CountTable) -> CountTable:
