@@ -280,7 +280,9 @@ def hash_bytes(*pieces: bytes) -> str:
 
 def framed(*pieces: bytes) -> bytes:
     """Pieces one after the other, each after its length, so that no two lists give the same."""
-    return b"".join([part for piece in pieces for part in (len(piece).to_bytes(8, "little"), piece)])
+    return b"".join(
+        [part for piece in pieces for part in (len(piece).to_bytes(8, "little"), piece)]
+    )
 
 
 def hash_framed(pieces: bytes) -> str:

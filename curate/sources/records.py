@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 SCHEME = "corpus://"
 """What paths to domains of the embedded corpus begin with."""
 
-SEGMENT_BYTES = 32 << 20
-"""Decompressed bytes of input that one segment covers, more or less: about 8M tokens."""
+SEGMENT_BYTES = 8 << 20
+"""Decompressed bytes of input that one segment covers, more or less: about 2M tokens."""
 
 BLOCK_BYTES = 512 << 10
 """Bytes of text a block holds before it is handed on; a longer document makes a longer block.

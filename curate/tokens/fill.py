@@ -82,7 +82,7 @@ def fill(filling: Filling, plans: Sequence[Sequence[FilePlan]]) -> Filled:
         TokenizerError: The recipe pins a backend that cannot be used.
         InputError: A file cannot be read, or a bad record where the recipe allows none.
     """
-    tasks, present = plan_tasks(plans, filling.store)
+    tasks, present = plan_tasks(plans, filling.store, filling.workers)
     if not tasks:
         filling.observer.notice("tokenised already: every file is in the store")
         return Filled(Tokenised(), 0)

@@ -18,6 +18,9 @@ SMALL_FILE_BYTES = 2 << 20
 
 FILES_A_TASK = 4096
 
+TASK_SEGMENTS = 4
+"""Neighbouring segments that a worker takes at once, while there is enough for all."""
+
 PROGRESS = ("raw_bytes", "text_bytes", "tokens", "documents", "bad_records")
 """Columns of the live counters, by worker and domain."""
 
@@ -76,9 +79,9 @@ class Shared:
 
 
 def plan_tasks(
-    domains: Sequence[Sequence[FilePlan]], store: TokenStore
+    domains: Sequence[Sequence[FilePlan]], store: TokenStore, workers: int
 ) -> tuple[tuple[Task, ...], frozenset[tuple[str, int]]]:
-    """What is missing from the store, cut into tasks, the largest domains first."""
+    """What is missing from the store, cut into tasks for workers, the largest domains first."""
     tasks: list[Task] = []
     present: set[tuple[str, int]] = set()
     seen: set[str] = set()
@@ -96,7 +99,7 @@ def plan_tasks(
             if size_bytes <= SMALL_FILE_BYTES:
                 pending.append(Item(plan, None))
                 pending_bytes += size_bytes
-                if len(pending) >= FILES_A_TASK or pending_bytes >= SEGMENT_BYTES // 2:
+                if len(pending) >= FILES_A_TASK or pending_bytes >= 2 * SEGMENT_BYTES:
                     tasks.append(Task(number, tuple(pending), pending_bytes, False))
                     pending, pending_bytes = [], 0
             elif plan.count is None:
@@ -113,7 +116,37 @@ def plan_tasks(
     for task in tasks:
         totals[task.domain] = totals.get(task.domain, 0) + task.size_bytes
     tasks.sort(key=lambda task: (-totals[task.domain], task.domain, -task.size_bytes))
-    return tuple(tasks), frozenset(present)
+    return tuple(_joined(tasks, workers)), frozenset(present)
+
+
+def _joined(tasks: Sequence[Task], workers: int) -> list[Task]:
+    """Put neighbouring segments into one task, fewer and fewer towards the end.
+
+    So workers go on through a file while there is much to do, and end at about the same time.
+    """
+    remaining = sum(task.size_bytes for task in tasks)
+    joined: list[Task] = []
+    for task in tasks:
+        most_bytes = min(TASK_SEGMENTS * SEGMENT_BYTES, remaining // (2 * workers))
+        remaining -= task.size_bytes
+        both = _followed_by(joined[-1], task) if joined else None
+        if both is not None and both.size_bytes <= most_bytes:
+            joined[-1] = both
+        else:
+            joined.append(task)
+    return joined
+
+
+def _followed_by(task: Task, other: Task) -> Task | None:
+    """Two tasks as one, if the second begins in a file where the first ends."""
+    last, first = task.items[-1], other.items[0]
+    if last.plan is not first.plan or not last.segments or not first.segments:
+        return None
+    if last.segments[-1] + 1 != first.segments[0]:
+        return None
+    item = Item(last.plan, last.segments + first.segments)
+    size_bytes = task.size_bytes + other.size_bytes
+    return replace(task, items=(item,), size_bytes=size_bytes)
 
 
 def _missing_files(plan: FilePlan, store: TokenStore, seen: set[str]) -> FilePlan | None:

@@ -34,7 +34,8 @@ from curate.storage import (
     sweep,
 )
 
-SCHEMA = 2
+SCHEMA = 3
+"""Raised too when files are cut into other segments, whose numbers would mean other bytes."""
 
 SPILL_TOKENS = 16 << 20
 """Tokens of an unfinished part kept in memory: where a file cannot be cut, neither can its part."""

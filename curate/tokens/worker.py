@@ -14,13 +14,13 @@ from curate.sources.plans import FilePlan
 from curate.sources.records import SEGMENT_BYTES, BadRecord, Block, Segment, SourceFile
 from curate.tokens.backends import BACKENDS
 from curate.tokens.counting import BigramCounter
-from curate.tokens.jobs import PROGRESS, Job, Shared, keys_of
+from curate.tokens.jobs import PROGRESS, TASK_SEGMENTS, Job, Shared, keys_of
 from curate.tokens.rows import FileTotals, add_totals, append_ends, document_rows, merge_blocks
 from curate.tokens.selftest import end_in_text
 from curate.tokens.store import Entry, PartWriter, StoredBadRecord
 
-PART_BYTES = SEGMENT_BYTES // 2
-"""Text after which a part is written."""
+PART_BYTES = 3 * SEGMENT_BYTES
+"""Text after which a part is written; a task's segments make one, though not all of it is text."""
 
 ENCODE_BYTES = 512 << 10
 """Bytes read before they are encoded; small files are encoded together."""
@@ -98,11 +98,12 @@ class _Worker:
         self._flush()
 
     def _claim_segments(self, position: int) -> Iterator[int]:
+        """Neighbours, as many as a task has: each worker must decompress all that lies before."""
         while not self._shared.ended[position]:
             with self._shared.next_task.get_lock():
-                segment = int(self._shared.claimed[position])
-                self._shared.claimed[position] += 1
-            yield segment
+                first = int(self._shared.claimed[position])
+                self._shared.claimed[position] += TASK_SEGMENTS
+            yield from range(first, first + TASK_SEGMENTS)
 
     def _read_file(self, plan: FilePlan, segments: Iterator[int], position: int) -> None:
         keys = keys_of(plan)
