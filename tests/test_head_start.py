@@ -1,7 +1,11 @@
 """A tokenizer that is begun early is the one that is used, or it is as if it had not been begun."""
 
 import json
+import os
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -104,3 +108,30 @@ def test_another_definition_than_was_begun_is_built_anew(recipe, bpe, definition
     other.write_text(json.dumps(bpe))
     FastokensEncoder(load(other, END))
     assert len(built) == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes with names here")
+def test_a_pipe_is_left_to_who_reads_it_once(recipe):
+    pipe = recipe.parent / "tokenizer.pipe"
+    os.mkfifo(pipe)
+    head_start.begin(load_recipe(recipe, (with_path(pipe),)))
+    assert head_start._begun == []
+
+
+def test_threads_find_imported_what_they_use():
+    """Or a process forked meanwhile inherits the lock of an import that nobody will end."""
+    script = """
+import sys
+from curate.tokens.backends import BACKENDS, first_choice
+from curate.tokens.fill import begin_loading
+
+class Empty:
+    is_empty = True
+
+for name in ("tokenizers", "fastokens"):
+    assert name not in sys.modules
+    BACKENDS[name] = lambda tokenizer, name=name: name in sys.modules
+    with begin_loading(first_choice(name), None, Empty()) as loading:
+        assert loading.result(), name
+"""
+    subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parents[1], check=True)

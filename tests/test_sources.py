@@ -308,7 +308,7 @@ def test_blocks_are_of_about_their_size(tmp_path: Path) -> None:
 def test_memory_does_not_grow_with_the_file(tmp_path: Path, compress: Any) -> None:
     content = json_lines({"text": "word " * 400} for _ in range(12_000))
     path = write(tmp_path / "a.jsonl", compress(content))
-    whole = plan(path, ReadOptions())
+    whole = plan(path, ReadOptions(), segment_bytes=64 << 20)
     tracemalloc.start()
     try:
         with SegmentReader() as reader:

@@ -23,6 +23,7 @@ from curate.recipe import Recipe
 from curate.sources import SegmentReader
 from curate.sources.plans import FilePlan
 from curate.storage import user_cache
+from curate.tokens import head_start
 from curate.tokens.backends import BACKENDS, BackendRefused, Choice, Encoder, reference_choice
 from curate.tokens.jobs import PROGRESS, Job, Task, plan_tasks
 from curate.tokens.pipeline import Tokenised, load_kernels, tokenise
@@ -67,8 +68,12 @@ def begin_loading(
     if not store.is_empty:
         yield None
         return
-    with ThreadPoolExecutor(1) as thread:
+    head_start.import_early(choice.name)  # where it cannot be, the thread tells
+    thread = ThreadPoolExecutor(1)
+    try:
         yield thread.submit(BACKENDS[choice.name], tokenizer)
+    finally:
+        thread.shutdown(wait=False)  # an interrupted run need not end what it began
 
 
 def fill(filling: Filling, plans: Sequence[Sequence[FilePlan]]) -> Filled:

@@ -8,6 +8,7 @@ imports take another core. Imports next to nothing itself, as that would come fi
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -24,11 +25,25 @@ and stored, and can carry no thread."""
 
 
 def begin(loaded: LoadedRecipe) -> None:
-    """Begin to build `fastokens` if it will surely be needed: there is no cache yet."""
+    """Begin to build `fastokens` if it will most likely be needed: there is no cache yet."""
     tokenizer = loaded.recipe.tokenizer
     is_needed = tokenizer.backend in ("auto", "fastokens") and not loaded.cache_dir.exists()
-    if is_needed and tokenizer.path is not None and not _begun:
-        _begun.append(ThreadPoolExecutor(1).submit(_read_and_build, loaded.base / tokenizer.path))
+    if not is_needed or tokenizer.path is None or _begun:
+        return
+    path = loaded.base / tokenizer.path
+    if path.is_file() and import_early("fastokens"):  # a pipe can be read only once
+        _begun.append(ThreadPoolExecutor(1).submit(_read_and_build, path))
+
+
+def import_early(package: str) -> bool:
+    """Import what a thread is about to use; whether it could be.
+
+    A process forked while another thread imports inherits a lock that nobody will open.
+    """
+    with contextlib.suppress(ImportError):
+        importlib.import_module(package)
+        return True
+    return False
 
 
 def take(definition_hash: str | None) -> Any | None:
