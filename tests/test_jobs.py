@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from conftest import END, write_jsonl
 
+from curate.ingest import ingest
+from curate.observer import Observer
+from curate.recipe import load
 from curate.sources.plans import FilePlan, PlanRequest, plan_lines
 from curate.sources.records import SEGMENT_BYTES, ReadOptions, SourceFile
 from curate.tokens.jobs import TASK_SEGMENTS, Item, plan_tasks
@@ -68,3 +74,21 @@ def test_what_is_stored_is_not_bridged(store: TokenStore, monkeypatch: pytest.Mo
     found = [[segment for _, segment in pieces(task.items)] for task in tasks]
     assert list(itertools.chain(*found)) == [0, 1, 2, *range(4, 10)]
     assert not any({2, 4} <= set(numbers) for numbers in found)
+
+
+def test_segments_in_which_no_line_starts(
+    recipe: Path, bpe: dict[str, Any], tmp_path: Path
+) -> None:
+    """The line before reaches the end of the file, and yet what follows has to be seen as read."""
+    rows = [{"text": f"the river {number}"} for number in range(3)]
+    long = {"text": "the long river " * (13 * SEGMENT_BYTES // 2 // 15)}
+    path = write_jsonl(tmp_path / "long.jsonl", [*rows, long])
+    tokenizer = tmp_path / "tokenizer.json"
+    tokenizer.write_text(json.dumps(bpe))
+    overrides = (
+        f"domains=[{{name: long, paths: {path}}}]",
+        f"tokenizer={{path: {tokenizer}, eos: '{END}'}}",
+    )
+    found = ingest(load(recipe, overrides), 1, Observer())
+    assert [stats.documents for stats in found.stats] == [4]
+    assert found.plans[0][0].count == 7

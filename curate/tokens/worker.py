@@ -115,7 +115,7 @@ class _Worker:
             last = self._read_segment(keys, plan, segment)
             if self._part.text_bytes >= PART_BYTES:
                 self._flush()
-            if last:
+            if last and plan.count is None:
                 self._shared.ended[position] = 1
                 return
 
