@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from curate.recipe import LoadedRecipe
 
 _begun: list[Future[tuple[str, Any]]] = []
-"""At most one. The only state of a process outside its objects: recipes are sent to other processes
-and stored, and can carry no thread."""
+"""At most one; here, as recipes are sent to other processes and can carry no thread."""
 
 
 def begin(loaded: LoadedRecipe) -> None:
