@@ -297,7 +297,7 @@ def test_blocks_are_of_about_their_size(tmp_path: Path) -> None:
         assert (len(found.texts), found.raw_bytes) == (15_000, len(content))
         # They end with what was read of a stream at once, or with a run of rows.
         block_bytes = len(content) / found.blocks
-        assert 0.8 * BLOCK_BYTES < block_bytes < BLOCK_BYTES + 1.2 * CHUNK_BYTES
+        assert 0.8 * BLOCK_BYTES < block_bytes < BLOCK_BYTES + CHUNK_BYTES
     files = [source(write(tmp_path / f"{n}.txt", b"word " * 25_000)) for n in range(10)]
     (group,) = segments(files, ReadOptions())
     with SegmentReader() as reader:

@@ -92,7 +92,7 @@ def _show_stats(session: Session) -> None:
 
     found = read_json(session.loaded.output_dir / "stats.json")
 
-    def table() -> Any:
+    def table() -> Any:  # what draws tables takes 0.03 s to import: only where one is shown
         from curate.report.terminal import stats_table
 
         return stats_table(found)

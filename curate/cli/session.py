@@ -87,7 +87,7 @@ class Session(Screen):
         if options["seed"] is not None:
             overrides.append(f"seed={options['seed']}")
         self.loaded: LoadedRecipe = load(options["recipe"], tuple(overrides))
-        head_start.begin(self.loaded)
+        head_start.begin(self.loaded)  # before what takes long to import
         from curate.engine.local import default_workers
 
         self.workers: int = options["workers"] or default_workers()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,18 +76,18 @@ def build(definition: str) -> Any:
     return tokenizer
 
 
-class _one_core:  # noqa: N801 - reads as a phrase
+@contextlib.contextmanager
+def _one_core() -> Iterator[None]:
     """While inside, one core may be used, so that thread pools made there have one thread."""
-
-    def __enter__(self) -> None:
-        self._allowed: set[int] | None = None
-        if hasattr(os, "sched_setaffinity"):
-            self._allowed = os.sched_getaffinity(0)
-            os.sched_setaffinity(0, {min(self._allowed)})
-
-    def __exit__(self, *exception: object) -> None:
-        if self._allowed is not None:
-            os.sched_setaffinity(0, self._allowed)
-            for thread in os.listdir("/proc/self/task"):
-                with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
-                    os.sched_setaffinity(int(thread), self._allowed)
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
+        for thread in os.listdir("/proc/self/task"):
+            with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
+                os.sched_setaffinity(int(thread), allowed)

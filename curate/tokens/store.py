@@ -182,18 +182,13 @@ class TokenStore:
             count: Segments the file has; None where only reading to its end tells.
         """
         stored = self.segments_of(key)
-        if count == 1:  # most files, where there are many
-            return [stored[0]] if 0 in stored else None
-        found = []
-        for segment in range(len(stored)):
-            if segment not in stored:
+        if count is None:
+            ends = [segment for segment, found in stored.items() if found.entry.last]
+            if not ends:
                 return None
-            found.append(stored[segment])
-            if count is None and stored[segment].entry.last:
-                return found
-            if count is not None and segment + 1 == count:
-                return found
-        return found if count == 0 else None
+            count = min(ends) + 1
+        whole = [stored[segment] for segment in range(count) if segment in stored]
+        return whole if len(whole) == count else None
 
     def _whole(self, path: Path, info: PartInfo) -> bool:
         """Sizes on disk as stated: a part that lost data is made again, never mapped."""

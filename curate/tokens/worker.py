@@ -20,7 +20,7 @@ from curate.tokens.selftest import end_in_text
 from curate.tokens.store import Entry, PartWriter, StoredBadRecord
 
 PART_BYTES = 7 * SEGMENT_BYTES // 2
-"""Text after which a part is written: what three segments never hold, and four often."""
+"""Text after which a part is written: what three segments seldom hold, and four often."""
 
 ENCODE_BYTES = 512 << 10
 """Bytes read before they are encoded; small files are encoded together."""
