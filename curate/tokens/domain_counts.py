@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate.errors import InputError
-from curate.storage import hash_bytes, sweep
+from curate.storage import hash_bytes, place_directory, sweep
 from curate.tokens.count_tables import StoredTable, merge_tables
 from curate.tokens.counting import COUNT_BYTES, BigramCounter
 from curate.tokens.domain import DomainTokens
@@ -60,32 +60,37 @@ def domain_counts(request: CountRequest) -> Path:
     if _is_whole(path):
         return path
     shutil.rmtree(path, ignore_errors=True)  # damaged: its tokens are still there to be counted
-    tables, needed = _tables_at_hand(request, needed)
+    base, runs, needed = _tables_at_hand(request, needed)
     if needed:
         rest = request.spill / "rest"
         _count_entries(request, needed, rest)
-        tables.append(rest)
-    symbols = request.tokenizer.symbols
-    merge_tables([StoredTable.open(table) for table in tables], path, symbols)
+        runs.append(rest)
+    if base is None and len(runs) == 1:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        place_directory(runs[0], path)
+    else:
+        tables = [StoredTable.open(table) for table in ([base] if base else []) + runs]
+        merge_tables(tables, path, request.tokenizer.symbols)
     (path / "entries.json").write_bytes(msgspec.json.encode(listed))
     return path
 
 
 def _tables_at_hand(
     request: CountRequest, needed: Counter[EntryKey]
-) -> tuple[list[Path], Counter[EntryKey]]:
-    """Tables that count nothing but what is needed, and what none of them counts."""
-    tables = []
-    base = _largest_subset(request.directory, request.domain.name, needed)
-    if base is not None:
-        tables.append(base[0])
-        needed -= base[1]
-    for run, counted in request.runs:
-        keys = Counter(counted)
+) -> tuple[Path | None, list[Path], Counter[EntryKey]]:
+    """Tables that count nothing but what is needed, and what none of them counts.
+
+    The first is an earlier table of the domain, the others are of this run.
+    """
+    base, counted = _largest_subset(request.directory, request.domain.name, needed)
+    needed -= counted
+    runs = []
+    for run, of_run in request.runs:
+        keys = Counter(of_run)
         if keys and keys <= needed:
-            tables.append(run)
+            runs.append(run)
             needed -= keys
-    return tables, needed
+    return base, runs, needed
 
 
 def _is_whole(path: Path) -> bool:
@@ -99,9 +104,9 @@ def _is_whole(path: Path) -> bool:
 
 def _largest_subset(
     directory: Path, prefix: str, needed: Counter[EntryKey]
-) -> tuple[Path, Counter[EntryKey]] | None:
-    """An earlier table of the domain that counts only what is still there."""
-    best: tuple[Path, Counter[EntryKey]] | None = None
+) -> tuple[Path | None, Counter[EntryKey]]:
+    """An earlier table of the domain that counts only what is still there, and what it counts."""
+    best: tuple[Path | None, Counter[EntryKey]] = (None, Counter())
     for path in sorted(directory.glob(f"{prefix}-*")) if directory.is_dir() else []:
         try:
             listing = (path / "entries.json").read_bytes()
@@ -109,10 +114,10 @@ def _largest_subset(
             counted = Counter({(key, int(segment)): int(times) for key, segment, times in rows})
         except (OSError, msgspec.MsgspecError, ValueError):
             continue
-        is_best = counted <= needed and (best is None or counted.total() > best[1].total())
+        is_best = counted <= needed and counted.total() > best[1].total()
         if is_best and _is_whole(path):
             best = (path, counted)
-    return best if best is not None and best[1] else None
+    return best
 
 
 def _count_entries(request: CountRequest, needed: Counter[EntryKey], destination: Path) -> None:

@@ -1,11 +1,11 @@
-"""What there is to tokenise: tasks for workers, and the memory they share."""
+"""What there is to tokenise, cut into tasks for workers."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from curate.sources.plans import FilePlan
 from curate.sources.records import SEGMENT_BYTES
@@ -63,21 +63,6 @@ class Job:
     stop_on_bad_record: bool
 
 
-@dataclass(slots=True)
-class Shared:
-    """Memory that all workers see."""
-
-    counters: Any
-    """int64, workers x domains x len(PROGRESS)."""
-    next_task: Any
-    claimed: Any
-    """Next segment of each shared task."""
-    ended: Any
-    """1 for each shared task whose end some worker has seen."""
-    verdict: Any
-    """0 while the backend is being tested, 1 passed, 2 failed."""
-
-
 def plan_tasks(
     domains: Sequence[Sequence[FilePlan]], store: TokenStore, workers: int
 ) -> tuple[tuple[Task, ...], frozenset[tuple[str, int]]]:
@@ -116,11 +101,13 @@ def plan_tasks(
     for task in tasks:
         totals[task.domain] = totals.get(task.domain, 0) + task.size_bytes
     tasks.sort(key=lambda task: (-totals[task.domain], task.domain, -task.size_bytes))
-    return tuple(_joined(tasks, workers)), frozenset(present)
+    by_domain = itertools.groupby(tasks, key=lambda task: task.domain)
+    joined = [_joined(list(group), workers) for _, group in by_domain]
+    return tuple(itertools.chain(*joined)), frozenset(present)
 
 
 def _joined(tasks: Sequence[Task], workers: int) -> list[Task]:
-    """Put neighbouring segments into one task, fewer and fewer towards the end.
+    """Put neighbouring segments into one task, fewer and fewer towards the end of a domain.
 
     So workers go on through a file while there is much to do, and end at about the same time.
     """

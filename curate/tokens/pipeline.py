@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 from curate.engine import local
 from curate.errors import EngineError
 from curate.tokens.counting import count_stream
-from curate.tokens.jobs import PROGRESS, Job, Shared, Task
+from curate.tokens.claims import Claims
+from curate.tokens.jobs import PROGRESS, Job, Task
 from curate.tokens.rows import append_ends
 from curate.tokens.tokenizer import Tokenizer
-from curate.tokens.worker import work
+from curate.tokens.worker import Shared, work
 
 
 @dataclass
@@ -61,10 +62,8 @@ def tokenise(
     shape = (workers, len(job.domains), len(PROGRESS))
     shared = Shared(
         counters=process.RawArray("q", int(np.prod(shape))),
-        next_task=process.Value("q", 0),
-        claimed=process.RawArray("q", len(job.tasks)),
-        ended=process.RawArray("b", len(job.tasks)),
-        verdict=process.Value("b", 0),
+        verdict=process.RawValue("b", 0),
+        claims=Claims(job.tasks, workers),
     )
     totals = np.frombuffer(shared.counters, np.int64).reshape(shape)
 
@@ -83,7 +82,7 @@ def tokenise(
         on_progress(totals.sum(axis=0))
 
     try:
-        local.run_workers(partial(work, job, shared, workers), workers, keep, tick)
+        local.run_workers(partial(work, job, shared), workers, keep, tick)
     except (EngineError, RuntimeError):
         if shared.verdict.value == 0:  # what ended a worker may be the backend's fault
             test_backend()

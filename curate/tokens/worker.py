@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +15,9 @@ from curate.sources import SegmentReader, check_unchanged
 from curate.sources.plans import FilePlan
 from curate.sources.records import SEGMENT_BYTES, BadRecord, Block, Segment, SourceFile
 from curate.tokens.backends import BACKENDS
+from curate.tokens.claims import Claims
 from curate.tokens.counting import BigramCounter
-from curate.tokens.jobs import PROGRESS, TASK_SEGMENTS, Job, Shared, keys_of
+from curate.tokens.jobs import PROGRESS, Job, keys_of
 from curate.tokens.rows import FileTotals, add_totals, append_ends, document_rows, merge_blocks
 from curate.tokens.selftest import end_in_text
 from curate.tokens.store import Entry, PartWriter, StoredBadRecord
@@ -26,13 +29,24 @@ ENCODE_BYTES = 512 << 10
 """Bytes read before they are encoded; small files are encoded together."""
 
 
-def work(job: Job, shared: Shared, workers: int, number: int, send: local.Send) -> None:
+@dataclass(slots=True)
+class Shared:
+    """Memory that all workers see."""
+
+    counters: Any
+    """int64, workers x domains x len(PROGRESS)."""
+    verdict: Any
+    """0 while the backend is being tested, 1 passed."""
+    claims: Claims
+
+
+def work(job: Job, shared: Shared, number: int, send: local.Send) -> None:
     """Take tasks until none is left, then help with shared ones."""
-    worker = _Worker(job, shared, workers, number, send)
+    worker = _Worker(job, shared, number, send)
     try:
-        while (position := worker.claim_task()) is not None:
+        while (position := shared.claims.take(worker.domain)) is not None:
             worker.run(position)
-        while (position := worker.open_shared_task()) is not None:
+        while (position := shared.claims.shared_task()) is not None:
             worker.run(position)
         worker.finish_domain()
     finally:
@@ -42,15 +56,15 @@ def work(job: Job, shared: Shared, workers: int, number: int, send: local.Send) 
 class _Worker:
     """One process's tokenizer, part under construction, counter and open stream."""
 
-    def __init__(
-        self, job: Job, shared: Shared, workers: int, number: int, send: local.Send
-    ) -> None:
+    def __init__(self, job: Job, shared: Shared, number: int, send: local.Send) -> None:
         self._job = job
         self._shared = shared
         self._send = send
         self._number = number
-        shape = (workers, len(job.domains), len(PROGRESS))
-        self._progress = np.frombuffer(shared.counters, np.int64).reshape(shape)[number]
+        shape = (-1, len(job.domains), len(PROGRESS))
+        self._counters = np.frombuffer(shared.counters, np.int64).reshape(shape)[number]
+        self._progress = self._counters[0]
+        """Of the domain of the last task."""
         self._encoder = job.encoder or BACKENDS[job.backend.name](job.tokenizer)
         label = f"{job.backend.name} {job.backend.version}"
         self._part = PartWriter(job.store, job.tokenizer.dtype, label)
@@ -61,49 +75,25 @@ class _Worker:
         self._finished: list[tuple[list[str], Segment, list[FileTotals], bool]] = []
         self._counted: list[tuple[str, int]] = []
         self._unwritten: set[SourceFile] = set()
-        self._domain = -1
         self._runs = 0
-
-    def claim_task(self) -> int | None:
-        """The next task nobody has, or None."""
-        with self._shared.next_task.get_lock():
-            position = int(self._shared.next_task.value)
-            self._shared.next_task.value += 1
-        return position if position < len(self._job.tasks) else None
-
-    def open_shared_task(self) -> int | None:
-        """A shared task with the most bytes not claimed yet, or None."""
-        remaining = {
-            position: task.size_bytes - self._shared.claimed[position] * (SEGMENT_BYTES // 4)
-            for position, task in enumerate(self._job.tasks)
-            if task.shared and not self._shared.ended[position]
-        }
-        return max(remaining, key=lambda position: remaining[position]) if remaining else None
+        self.domain: int | None = None
+        """Of the last task."""
 
     def run(self, position: int) -> None:
         """Read a task's segments into parts."""
         task = self._job.tasks[position]
-        if task.domain != self._domain:
+        if task.domain != self.domain:
             self.finish_domain()
             self._start_domain(task.domain)
         for item in task.items:
             segments = (
-                self._claim_segments(position)
+                self._shared.claims.segments(position)
                 if task.shared
                 else iter(item.segments)
                 if item.segments is not None
                 else iter(range(1 << 40))
             )
             self._read_file(item.plan, segments, position)
-        self._flush()
-
-    def _claim_segments(self, position: int) -> Iterator[int]:
-        """Neighbours, as many as a task has: each worker must decompress all that lies before."""
-        while not self._shared.ended[position]:
-            with self._shared.next_task.get_lock():
-                first = int(self._shared.claimed[position])
-                self._shared.claimed[position] += TASK_SEGMENTS
-            yield from range(first, first + TASK_SEGMENTS)
 
     def _read_file(self, plan: FilePlan, segments: Iterator[int], position: int) -> None:
         keys = keys_of(plan)
@@ -116,7 +106,7 @@ class _Worker:
             if self._part.text_bytes >= PART_BYTES:
                 self._flush()
             if last and plan.count is None:
-                self._shared.ended[position] = 1
+                self._shared.claims.end(position)
                 return
 
     def _read_segment(self, keys: list[str], plan: FilePlan, number: int) -> bool:
@@ -134,8 +124,8 @@ class _Worker:
                 totals[0].lines += block.lines_read
             totals[0].raw_bytes += block.raw_bytes
             last = block.end_of_file
-            self._progress[self._domain, 0] += block.raw_bytes
-            self._progress[self._domain, 4] += len(block.bad)
+            self._progress[0] += block.raw_bytes
+            self._progress[4] += len(block.bad)
             self._pending.append((block, totals))
             self._pending_bytes += block.raw_bytes
             if self._pending_bytes >= ENCODE_BYTES:
@@ -183,10 +173,7 @@ class _Worker:
         table = document_rows(block, names)
         table["token_stop"] = stops
         text_bytes = table["text_bytes"].astype(np.int64)
-        row = self._progress[self._domain]
-        row[1] += int(text_bytes.sum())
-        row[2] += len(tokens)
-        row[3] += len(table)
+        self._progress[1:4] += int(text_bytes.sum()), len(tokens), len(table)
         self._part.add_documents(tokens, table, names)
         assert self._counter is not None
         self._counter.add(ended)
@@ -260,7 +247,7 @@ class _Worker:
         self._part.discard()
 
     def _start_domain(self, domain: int) -> None:
-        self._domain = domain
+        self.domain, self._progress = domain, self._counters[domain]
         spill = self._job.spill / f"worker-{self._number}-{self._runs}"
         spill.mkdir(parents=True)
         tokenizer = self._job.tokenizer
@@ -271,12 +258,13 @@ class _Worker:
         self._runs += 1
 
     def finish_domain(self) -> None:
-        """Write the counts of the domain worked on until now."""
+        """Write what is left and the counts of the domain worked on until now."""
         if self._counter is None:
             return
+        self._flush()
         path = self._job.spill / f"counts-{self._number}-{self._runs}"
         self._counter.finish(path)
-        self._send(("counts", (self._domain, path, self._counted)))
+        self._send(("counts", (self.domain, path, self._counted)))
         self._counter = None
 
 
