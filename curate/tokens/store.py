@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 from curate.sources.records import ReadOptions, SourceFile
@@ -36,6 +37,9 @@ from curate.storage import (
 
 SCHEMA = 3
 """Raised too when files are cut into other segments, whose numbers would mean other bytes."""
+
+HASHED = ("tokens.bin", "documents.bin")
+"""What of a part its checksum is of."""
 
 SPILL_TOKENS = 16 << 20
 """Tokens of an unfinished part kept in memory: where a file cannot be cut, neither can its part."""
@@ -87,7 +91,7 @@ class PartInfo(msgspec.Struct, frozen=True):
     documents: int
     tokens: int
     checksum: str
-    """Hash of `tokens.bin` and `documents.bin`; checked when a dataset is verified."""
+    """Hash of the files `HASHED`; checked when a dataset is verified."""
     entries: list[Entry]
 
 
@@ -214,6 +218,7 @@ class PartWriter:
 
     def _reset(self) -> None:
         self._directory: Path | None = None
+        self._hashes = {name: xxhash.xxh3_128() for name in HASHED}
         self._held_tokens = 0
         self.tokens: list[NDArray[Any]] = []
         self.documents: list[NDArray[Any]] = []
@@ -251,8 +256,11 @@ class PartWriter:
         if self._directory is None:
             self._directory = begin_directory(self._store / "part")
         directory = self._directory
-        append(directory / "tokens.bin", *self.tokens)
-        append(directory / "documents.bin", *self.documents)
+        # Hashed as they are written: to read them again would take longer than to write them.
+        for name, arrays in zip(HASHED, (self.tokens, self.documents), strict=True):
+            append(directory / name, *arrays)
+            for array in arrays:
+                self._hashes[name].update(array.data)
         append(directory / "ids.bin", *self.ids)
         records = b"".join(msgspec.json.encode(record) + b"\n" for record in self.bad)
         append(directory / "bad.jsonl", records)
@@ -275,9 +283,10 @@ class PartWriter:
         keys += [f"{entry.key}:{entry.segment}".encode() for entry in self.entries]
         path = self._store / f"part-{hash_bytes(*keys)[:24]}"
         directory = self.spill()
+        checksum = hash_json([self._hashes[name].hexdigest() for name in HASHED])
         info = PartInfo(
             SCHEMA, self._backend, self._dtype.str, self.document_count, self.token_count,
-            part_checksum(directory), self.entries,
+            checksum, self.entries,
         )  # fmt: skip
         append(directory / "part.json", msgspec.json.encode(info))
         place_directory(directory, path)
@@ -287,8 +296,7 @@ class PartWriter:
 
 def part_checksum(part: Path) -> str:
     """Hash of a part's tokens and document table."""
-    hashes = [hash_file(part / name) for name in ("tokens.bin", "documents.bin")]
-    return hash_json(hashes)
+    return hash_json([hash_file(part / name) for name in HASHED])
 
 
 def part_damage(part: Path) -> str | None:
