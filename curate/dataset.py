@@ -93,7 +93,7 @@ class InputRecord(msgspec.Struct, frozen=True):
     domain: str
     path: str
     content: str
-    """Key of its content and of how it was read; see `tokens.store.file_keys`."""
+    """Key of its content and of how it was read; see `FilePlan.keys`."""
     segments: int
     """How many it was read in."""
 

@@ -33,7 +33,6 @@ from curate.tokens.backends import first_choice
 from curate.tokens.domain import DomainFile, DomainTokens
 from curate.tokens.domain_counts import CountRequest, domain_counts
 from curate.tokens.fill import Filling, begin_loading, fill
-from curate.tokens.jobs import keys_of
 from curate.tokens.store import TokenStore
 from curate.tokens.tokenizer import Tokenizer
 
@@ -230,7 +229,7 @@ def _open_domain(
 ) -> DomainTokens:
     files = []
     for plan in plans:
-        for file, key in zip(plan.files, keys_of(plan), strict=True):
+        for file, key in zip(plan.files, plan.keys, strict=True):
             entries = store.file_entries(key, plan.count)
             if entries is None:
                 raise InputError(f"{file.path}: changed while it was read; run again")

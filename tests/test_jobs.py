@@ -17,7 +17,7 @@ from curate.recipe import load
 from curate.sources.plans import FilePlan, PlanRequest, plan_lines
 from curate.sources.records import SEGMENT_BYTES, ReadOptions, SourceFile
 from curate.tokens.jobs import TASK_SEGMENTS, Item, plan_tasks
-from curate.tokens.store import Entry, PartWriter, TokenStore, file_keys
+from curate.tokens.store import Entry, PartWriter, TokenStore
 
 OPTIONS = ReadOptions()
 
@@ -65,7 +65,7 @@ def test_tasks_are_long_at_first_and_short_at_the_end(store: TokenStore) -> None
 
 def test_what_is_stored_is_not_bridged(store: TokenStore) -> None:
     plan = lines_plan("a", 10 * SEGMENT_BYTES)
-    (key,) = file_keys(plan.files, plan.reader, plan.options)
+    (key,) = plan.keys
     writer = PartWriter(store.directory, store.dtype, "a backend")
     writer.entries.append(Entry(key, 3, False, "a", 0, 0, 0, 0, 0, 0, 0, 0))
     writer.flush()

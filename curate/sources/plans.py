@@ -9,12 +9,14 @@ import contextlib
 import itertools
 import re
 from codecs import BOM_UTF8
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 
 import orjson
 
 from curate.sources.records import ReadOptions, Segment, SourceFile
 from curate.sources.streams import Stream, StreamDamage
+from curate.storage import framed, hash_framed, hash_json
 
 HEAD_BYTES = 64 << 10
 """Decompressed bytes looked at to tell what a file holds."""
@@ -41,7 +43,7 @@ starts_with_record = re.compile(rb"\[\s*\{").match
 starts_with_open_object = re.compile(rb'\{[ \t\r]*\n\s*"').match
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class FilePlan:
     """How one file, or a group of small files, is cut into segments."""
 
@@ -54,6 +56,26 @@ class FilePlan:
     """Segments are byte ranges of this length; 0 where they are not cut by bytes."""
     cuts: tuple[int, ...] = ()
     """Segment k runs from cuts[k] to cuts[k + 1], in row groups or record batches."""
+
+    @cached_property
+    def keys(self) -> tuple[str, ...]:
+        """Identity of each file's documents: its content and how it is read.
+
+        The name counts only for plain text, where it is the document's identifier.
+        """
+        how = hash_json(asdict(self.options)).encode()
+
+        def reading(name: str) -> bytes:
+            return framed(self.reader.encode(), name.encode(), how)
+
+        nameless = reading("")
+        return tuple(
+            hash_framed(
+                framed(file.content_hash.encode())
+                + (reading(file.name) if self.reader == "text" else nameless)
+            )
+            for file in self.files
+        )
 
     def segment(self, index: int) -> Segment:
         """Segment `index`, from 0.

@@ -84,7 +84,7 @@ class Claims:
 
     def _bytes_left(self, domain: int) -> int:
         """Bytes of a domain's tasks that nobody has, 1 for an empty task; 0: all are taken."""
-        position = self._starts[domain] + self._taken[domain]
+        position = self._starts[domain] + int(self._taken[domain])
         if position >= self._stops[domain]:
             return 0
         return max(1, self._bytes_after[position])

@@ -10,7 +10,7 @@ from pathlib import Path
 from curate.sources.plans import FilePlan
 from curate.sources.records import SEGMENT_BYTES
 from curate.tokens.backends import Choice, Encoder
-from curate.tokens.store import TokenStore, file_keys
+from curate.tokens.store import TokenStore
 from curate.tokens.tokenizer import Tokenizer
 
 SMALL_FILE_BYTES = 2 << 20
@@ -78,7 +78,7 @@ def plan_tasks(
             if plan is None:
                 continue
             size_bytes = sum(file.size_bytes for file in plan.files)
-            (first,) = file_keys(plan.files[:1], plan.reader, plan.options)
+            first = plan.keys[0]
             stored = store.segments_of(first)
             present.update((first, segment) for segment in stored)
             if size_bytes <= SMALL_FILE_BYTES:
@@ -139,7 +139,7 @@ def _followed_by(task: Task, other: Task) -> Task | None:
 def _missing_files(plan: FilePlan, store: TokenStore, seen: set[str]) -> FilePlan | None:
     """The plan for those of its files that are not stored whole, nor in `seen`; adds to `seen`."""
     found = []
-    for file, key in zip(plan.files, keys_of(plan), strict=True):
+    for file, key in zip(plan.files, plan.keys, strict=True):
         if key not in seen and store.file_entries(key, plan.count) is None:
             seen.add(key)  # the same content again, in this plan too, is tokenised once
             found.append(file)
@@ -147,8 +147,3 @@ def _missing_files(plan: FilePlan, store: TokenStore, seen: set[str]) -> FilePla
     if len(missing) == len(plan.files):
         return plan
     return replace(plan, files=missing) if missing else None
-
-
-def keys_of(plan: FilePlan) -> list[str]:
-    """Identity in the store of each file of a plan."""
-    return file_keys(plan.files, plan.reader, plan.options)

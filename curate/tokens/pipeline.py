@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from curate.engine import local
 from curate.errors import EngineError
-from curate.tokens.counting import count_stream
 from curate.tokens.claims import Claims
+from curate.tokens.counting import count_stream
 from curate.tokens.jobs import PROGRESS, Job, Task
 from curate.tokens.rows import append_ends
 from curate.tokens.tokenizer import Tokenizer

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,14 +21,11 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from curate.sources.records import ReadOptions, SourceFile
 from curate.storage import (
     append,
     begin_directory,
-    framed,
     hash_bytes,
     hash_file,
-    hash_framed,
     hash_json,
     place_directory,
     sweep,
@@ -65,7 +61,7 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     """What a part holds of one segment of one file."""
 
     key: str
-    """Of the file; see `file_keys`."""
+    """Of the file; see `FilePlan.keys`."""
     segment: int
     last: bool
     """The segment reaches the end of its file."""
@@ -104,27 +100,6 @@ class StoredBadRecord(msgspec.Struct, frozen=True):
     """1-based, from the start of the segment; 0: the file as a whole."""
     reason: str
     excerpt: str
-
-
-def file_keys(files: Sequence[SourceFile], reader: str, options: ReadOptions) -> list[str]:
-    """Identity of each file's documents: its content and how it is read.
-
-    Asked for several times a file, and there may be many files. The name counts only for plain
-    text, where it is the document's identifier.
-    """
-    how = hash_json(asdict(options)).encode()
-
-    def reading(name: str) -> bytes:
-        return framed(reader.encode(), name.encode(), how)
-
-    nameless = reading("")
-    return [
-        hash_framed(
-            framed(file.content_hash.encode())
-            + (reading(file.name) if reader == "text" else nameless)
-        )
-        for file in files
-    ]
 
 
 class StoredEntry(NamedTuple):
@@ -182,7 +157,7 @@ class TokenStore:
         """All segments of a file in order, or None while any is missing.
 
         Args:
-            key: See `file_keys`.
+            key: See `FilePlan.keys`.
             count: Segments the file has; None where only reading to its end tells.
         """
         stored = self.segments_of(key)

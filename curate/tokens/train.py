@@ -21,7 +21,6 @@ from curate.sources import SegmentReader
 from curate.sources.plans import FilePlan
 from curate.storage import atomic_path, hash_bytes, hash_json
 from curate.tokens.backends import installed
-from curate.tokens.jobs import keys_of
 from curate.tokens.tokenizer import Tokenizer, from_json
 
 END_OF_TEXT = "<|endoftext|>"
@@ -52,7 +51,7 @@ def train(
         TokenizerError: The sample is too small for the vocabulary.
     """
     settings = [request.vocab_size, request.sample_bytes, request.eos, installed("tokenizers")]
-    files = [sorted(key for plan in plans for key in keys_of(plan)) for plans in domains]
+    files = [sorted(key for plan in plans for key in plan.keys) for plans in domains]
     directory = request.cache / "trained"
     pointer = directory / f"files-{hash_json([files, settings])[:24]}"
     name = f"byte-level BPE trained on {len(domains)} domains"

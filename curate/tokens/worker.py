@@ -17,7 +17,7 @@ from curate.sources.records import SEGMENT_BYTES, BadRecord, Block, Segment, Sou
 from curate.tokens.backends import BACKENDS
 from curate.tokens.claims import Claims
 from curate.tokens.counting import BigramCounter
-from curate.tokens.jobs import PROGRESS, Job, keys_of
+from curate.tokens.jobs import PROGRESS, Job
 from curate.tokens.rows import FileTotals, add_totals, append_ends, document_rows, merge_blocks
 from curate.tokens.selftest import end_in_text
 from curate.tokens.store import Entry, PartWriter, StoredBadRecord
@@ -72,7 +72,7 @@ class _Worker:
         self._counter: BigramCounter | None = None
         self._pending: list[tuple[Block, list[FileTotals]]] = []
         self._pending_bytes = 0
-        self._finished: list[tuple[list[str], Segment, list[FileTotals], bool]] = []
+        self._finished: list[tuple[tuple[str, ...], Segment, list[FileTotals], bool]] = []
         self._counted: list[tuple[str, int]] = []
         self._unwritten: set[SourceFile] = set()
         self._runs = 0
@@ -96,7 +96,7 @@ class _Worker:
             self._read_file(item.plan, segments, position)
 
     def _read_file(self, plan: FilePlan, segments: Iterator[int], position: int) -> None:
-        keys = keys_of(plan)
+        keys = plan.keys
         for segment in segments:
             if plan.count is not None and segment >= plan.count:
                 return
@@ -109,7 +109,7 @@ class _Worker:
                 self._shared.claims.end(position)
                 return
 
-    def _read_segment(self, keys: list[str], plan: FilePlan, number: int) -> bool:
+    def _read_segment(self, keys: tuple[str, ...], plan: FilePlan, number: int) -> bool:
         """Read one segment as one entry a file; whether it reached the end of its file."""
         segment = plan.segment(number)
         totals = [FileTotals() for _ in keys]
@@ -180,7 +180,7 @@ class _Worker:
         return np.diff(stops, prepend=0), text_bytes
 
     def _add_entries(
-        self, keys: list[str], segment: Segment, totals: list[FileTotals], last: bool
+        self, keys: tuple[str, ...], segment: Segment, totals: list[FileTotals], last: bool
     ) -> None:
         """Note what the part holds of each file of a segment, after what it holds already."""
         part = self._part
