@@ -106,7 +106,7 @@ def reopen(directory: Path) -> tuple[Manifest, Sequence[DomainTokens] | None]:
                 entries = store.file_entries(record.content, record.segments)
                 if entries is None:
                     return manifest, None
-                files.append(DomainFile(record.path, tuple(entries)))
+                files.append(DomainFile(record.path, entries))
         domains.append(DomainTokens(name, files, tokenizer.dtype))
     return manifest, domains
 

@@ -233,7 +233,7 @@ def _open_domain(
             entries = store.file_entries(key, plan.count)
             if entries is None:
                 raise InputError(f"{file.path}: changed while it was read; run again")
-            files.append(DomainFile(file.path, tuple(entries)))
+            files.append(DomainFile(file.path, entries))
     opened = DomainTokens(domain.name, files, tokenizer.dtype)
     if on_bad_record == "error" and opened.bad_records:
         path, line, reason, _ = next(iter(opened.bad_record_rows()))

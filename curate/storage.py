@@ -355,15 +355,20 @@ def read_local(path: str, most_bytes: int = sys.maxsize) -> LocalFile | None:
         before = os.fstat(descriptor)
         if before.st_size > most_bytes or not stat.S_ISREG(before.st_mode):
             return None
-        pieces = [os.read(descriptor, before.st_size + 1)]
-        while sum(map(len, pieces)) != before.st_size:  # it grew or shrank, or is very large
-            pieces.append(os.read(descriptor, HASH_CHUNK_BYTES))
-            if not pieces[-1]:
-                break
-        content = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        content = os.read(descriptor, before.st_size + 1)
+        if len(content) != before.st_size:  # it grew or shrank, or is very large
+            content = _read_on(descriptor, content, before.st_size)
         return LocalFile(content, before, os.fstat(descriptor))
     finally:
         os.close(descriptor)
+
+
+def _read_on(descriptor: int, content: bytes, size_bytes: int) -> bytes:
+    """`content` and what follows it, until there are so many bytes or no more."""
+    pieces = [content]
+    while pieces[-1] and sum(map(len, pieces)) != size_bytes:
+        pieces.append(os.read(descriptor, HASH_CHUNK_BYTES))
+    return b"".join(pieces)
 
 
 def _open_url(path: str) -> BinaryIO:

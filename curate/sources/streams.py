@@ -14,7 +14,12 @@ from typing import Any
 from curate.errors import InputError
 from curate.sources.gzip_stream import GZIP_MAGIC, GzipStream
 from curate.sources.stream_base import CHUNK_BYTES, RawInput, Stream, StreamDamage
-from curate.sources.zstd_stream import ZSTD_MAGIC, ZstdStream, skippable_frame_bytes
+from curate.sources.zstd_stream import (
+    SKIPPABLE_FIRST_BYTES,
+    ZSTD_MAGIC,
+    ZstdStream,
+    skippable_frame_bytes,
+)
 from curate.storage import is_url, open_input
 
 __all__ = ["CHUNK_BYTES", "Stream", "StreamDamage", "StreamFile", "open_stream"]
@@ -26,6 +31,11 @@ REFUSED_MAGIC = {
     b"BZh": "bzip2",
 }
 BZIP2_BLOCK_MAGIC = b"1AY&SY"
+
+FIRST_BYTES = frozenset(
+    [GZIP_MAGIC[0], ZSTD_MAGIC[0], *SKIPPABLE_FIRST_BYTES, *(magic[0] for magic in REFUSED_MAGIC)]
+)
+"""What compressed files begin with: most text does not, and need not be compared with each."""
 
 MAGIC_BYTES = 16
 """Bytes of a file's beginning that tell its compression."""
@@ -116,6 +126,8 @@ def compression_of(magic: bytes) -> str:
         >>> compression_of(b"\x1f\x8b\x08"), compression_of(b'{"text": "BZh"}')
         ('gzip', 'plain')
     """
+    if not magic or magic[0] not in FIRST_BYTES:
+        return "plain"
     if magic.startswith(GZIP_MAGIC):
         return "gzip"
     if magic.startswith(ZSTD_MAGIC) or skippable_frame_bytes(magic) is not None:

@@ -48,11 +48,12 @@ class DomainTokens:
         for number, file in enumerate(files):
             lines = 0
             for stored in file.entries:
-                if stored.entry.document_stop > stored.entry.document_start:
+                entry = stored.entry
+                if entry.document_stop > entry.document_start:
                     self._slices.append(stored)
                     self._slice_file.append(number)
                     self._slice_lines.append(lines)
-                lines += stored.entry.lines
+                lines += entry.lines
         paths = self.part_paths
         self.parts = [_map(path / "tokens.bin", dtype) for path in paths]
         unsorted = _columns(self._slices, paths)
@@ -177,7 +178,7 @@ def _columns(slices: Sequence[StoredEntry], paths: Sequence[Path]) -> dict[str, 
         else np.empty(0, np.uint64 if key in _HASHES else np.int64)
         for key in _COLUMNS
     }
-    documents = [stored.entry.document_stop - stored.entry.document_start for stored in slices]
+    documents = [entry.document_stop - entry.document_start for _, entry, _ in slices]
     found["slice"] = np.repeat(np.arange(len(slices)), documents)
     return found
 
@@ -190,14 +191,14 @@ _COLUMNS = (*_HASHES, "part", "token_start", "tokens", "text_bytes", "row")
 def _runs(slices: Sequence[StoredEntry]) -> Iterator[tuple[Path, int, int]]:
     """Part and document range of entries that follow each other in a part, taken together."""
     run: tuple[Path, int, int] | None = None
-    for stored in slices:
-        start, stop = stored.entry.document_start, stored.entry.document_stop
-        if run is not None and run[0] is stored.part and run[2] == start:  # quicker than `==`
+    for part, entry, _ in slices:
+        start, stop = entry.document_start, entry.document_stop
+        if run is not None and run[0] is part and run[2] == start:  # quicker than `==`
             run = run[0], run[1], stop
             continue
         if run is not None:
             yield run
-        run = stored.part, start, stop
+        run = part, start, stop
     if run is not None:
         yield run
 

@@ -11,6 +11,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,9 @@ def _tables_at_hand(
 
     The first is an earlier table of the domain, the others are of this run.
     """
+    counted_now = Counter(chain(*(counted for _, counted in request.runs)))
+    if dict.__eq__(counted_now, needed):  # a tenth of the time that `Counter` takes
+        return None, [run for run, counted in request.runs if counted], Counter()
     base, counted = _largest_subset(request.directory, request.domain.name, needed)
     needed -= counted
     runs = []

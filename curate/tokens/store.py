@@ -153,20 +153,22 @@ class TokenStore:
         """What is stored of a file, by segment."""
         return self._entries.get(key, {})
 
-    def file_entries(self, key: str, count: int | None) -> list[StoredEntry] | None:
+    def file_entries(self, key: str, count: int | None) -> tuple[StoredEntry, ...] | None:
         """All segments of a file in order, or None while any is missing.
 
         Args:
             key: See `FilePlan.keys`.
             count: Segments the file has; None where only reading to its end tells.
         """
-        stored = self.segments_of(key)
+        stored = self._entries.get(key, {})
+        if count == 1:  # of small files there may be very many
+            return (stored[0],) if 0 in stored else None
         if count is None:
             ends = [segment for segment, found in stored.items() if found.entry.last]
             if not ends:
                 return None
             count = min(ends) + 1
-        whole = [stored[segment] for segment in range(count) if segment in stored]
+        whole = tuple(stored[segment] for segment in range(count) if segment in stored)
         return whole if len(whole) == count else None
 
     def _whole(self, path: Path, info: PartInfo) -> bool:
