@@ -275,19 +275,9 @@ def hash_bytes(*pieces: bytes) -> str:
         >>> hash_bytes(b"ab", b"c") == hash_bytes(b"a", b"bc")
         False
     """
-    return hash_framed(framed(*pieces))
-
-
-def framed(*pieces: bytes) -> bytes:
-    """Pieces one after the other, each after its length, so that no two lists give the same."""
-    return b"".join(
-        [part for piece in pieces for part in (len(piece).to_bytes(8, "little"), piece)]
+    return xxhash.xxh3_128_hexdigest(
+        b"".join([part for piece in pieces for part in (len(piece).to_bytes(8, "little"), piece)])
     )
-
-
-def hash_framed(pieces: bytes) -> str:
-    """`hash_bytes` of pieces that `framed` has put together, perhaps some of them earlier."""
-    return xxhash.xxh3_128_hexdigest(pieces)
 
 
 def hash_json(value: Any) -> str:

@@ -16,10 +16,13 @@ import orjson
 
 from curate.sources.records import ReadOptions, Segment, SourceFile
 from curate.sources.streams import Stream, StreamDamage
-from curate.storage import framed, hash_framed, hash_json
+from curate.storage import hash_bytes, hash_json
 
 HEAD_BYTES = 64 << 10
 """Decompressed bytes looked at to tell what a file holds."""
+
+READING_DIGITS = 16
+"""Hexadecimal digits of a key that tell how a file is read."""
 
 PARQUET_MAGIC = b"PAR1"
 ARROW_FILE_MAGIC = b"ARROW1"
@@ -63,19 +66,14 @@ class FilePlan:
 
         The name counts only for plain text, where it is the document's identifier.
         """
-        how = hash_json(asdict(self.options)).encode()
-
-        def reading(name: str) -> bytes:
-            return framed(self.reader.encode(), name.encode(), how)
-
-        nameless = reading("")
-        return tuple(
-            hash_framed(
-                framed(file.content_hash.encode())
-                + (reading(file.name) if self.reader == "text" else nameless)
+        reading = hash_json([self.reader, asdict(self.options)])[:READING_DIGITS]
+        if self.reader == "text":
+            named = reading.encode()
+            return tuple(
+                f"{file.content_hash}-{hash_bytes(named, file.name.encode())[:READING_DIGITS]}"
+                for file in self.files
             )
-            for file in self.files
-        )
+        return tuple([f"{file.content_hash}-{reading}" for file in self.files])
 
     def segment(self, index: int) -> Segment:
         """Segment `index`, from 0.

@@ -28,7 +28,8 @@ from curate.tokens.rows import append_ends
 from curate.tokens.store import DOCUMENT, StoredEntry
 from curate.tokens.tokenizer import Tokenizer
 
-EntryKey = tuple[str, int]
+EntryKey = str
+"""See `Entry.name`."""
 
 
 @dataclass(frozen=True)
@@ -48,13 +49,9 @@ class CountRequest:
 
 def domain_counts(request: CountRequest) -> Path:
     """The bigram table of a domain, made if need be; see `count_tables.read_table`."""
-    needed = Counter(
-        (stored.entry.key, stored.entry.segment)
-        for file in request.domain.files
-        for stored in file.entries
-    )
-    # As words: to sort 20,000 tuples and write them as JSON took 0.08 s, so 0.02.
-    listed = sorted(f"{key}:{segment}:{times}" for (key, segment), times in needed.items())
+    files = request.domain.files
+    needed = Counter([stored.entry.name for file in files for stored in file.entries])
+    listed = sorted(f"{entry}:{times}" for entry, times in needed.items())
     name = hash_bytes("\n".join(listed).encode())[:24]
     path = request.directory / f"{request.domain.name}-{name}"
     sweep(request.directory)
@@ -114,8 +111,8 @@ def _largest_subset(
     for path in sorted(directory.glob(f"{prefix}-*")) if directory.is_dir() else []:
         try:
             listing = (path / "entries.json").read_bytes()
-            rows = [row.split(":") for row in msgspec.json.decode(listing, type=list[str])]
-            counted = Counter({(key, int(segment)): int(times) for key, segment, times in rows})
+            rows = [row.rpartition(":") for row in msgspec.json.decode(listing, type=list[str])]
+            counted = Counter({entry: int(times) for entry, _, times in rows})
         except (OSError, msgspec.MsgspecError, ValueError):
             continue
         is_best = counted <= needed and counted.total() > best[1].total()
@@ -133,9 +130,8 @@ def _count_entries(request: CountRequest, needed: Counter[EntryKey], destination
     remaining = Counter(needed)
     for file in request.domain.files:
         for stored in file.entries:
-            key = (stored.entry.key, stored.entry.segment)
-            if remaining[key]:
-                remaining[key] -= 1
+            if remaining[stored.entry.name]:
+                remaining[stored.entry.name] -= 1
                 for stream in entry_streams(stored, request.tokenizer):
                     counter.add(stream)
     counter.finish(destination)

@@ -32,8 +32,8 @@ class Tokenised:
     """What a run added."""
 
     parts: list[Path] = field(default_factory=list)
-    runs: dict[int, list[tuple[Path, list[tuple[str, int]]]]] = field(default_factory=dict)
-    """By domain: count tables on disk, each with the (file key, segment) pairs it counts."""
+    runs: dict[int, list[tuple[Path, list[str]]]] = field(default_factory=dict)
+    """By domain: count tables on disk, each with the names of the entries it counts."""
 
 
 def tokenise(

@@ -31,7 +31,7 @@ from curate.storage import (
     sweep,
 )
 
-SCHEMA = 3
+SCHEMA = 4
 """Raised too when files are cut into other segments, whose numbers would mean other bytes."""
 
 HASHED = ("tokens.bin", "documents.bin")
@@ -57,7 +57,7 @@ DOCUMENT = np.dtype(
 """One row of `documents.bin`."""
 
 
-class Entry(msgspec.Struct, frozen=True, gc=False):
+class Entry(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """What a part holds of one segment of one file."""
 
     key: str
@@ -76,6 +76,11 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     raw_bytes: int
     text_bytes: int
     bad_records: int
+
+    @property
+    def name(self) -> str:
+        """Which segment of which file, in a word."""
+        return f"{self.key}:{self.segment}"
 
 
 class PartInfo(msgspec.Struct, frozen=True):
@@ -257,7 +262,7 @@ class PartWriter:
             return None
         # The schema too: a part of another version would keep its place and never be read.
         keys = [f"schema {SCHEMA}".encode()]
-        keys += [f"{entry.key}:{entry.segment}".encode() for entry in self.entries]
+        keys += [entry.name.encode() for entry in self.entries]
         path = self._store / f"part-{hash_bytes(*keys)[:24]}"
         directory = self.spill()
         checksum = hash_json([self._hashes[name].hexdigest() for name in HASHED])

@@ -73,7 +73,7 @@ class _Worker:
         self._pending: list[tuple[Block, list[FileTotals]]] = []
         self._pending_bytes = 0
         self._finished: list[tuple[tuple[str, ...], Segment, list[FileTotals], bool]] = []
-        self._counted: list[tuple[str, int]] = []
+        self._counted: list[str] = []
         self._unwritten: set[SourceFile] = set()
         self._runs = 0
         self.domain: int | None = None
@@ -205,7 +205,7 @@ class _Worker:
             )
             document += found.documents
             token += found.tokens
-            self._counted.append((key, segment.index))
+            self._counted.append(part.entries[-1].name)
 
     def _add_bad(self, key: str, plan: FilePlan, number: int, record: BadRecord) -> None:
         if self._job.stop_on_bad_record:
