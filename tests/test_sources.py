@@ -22,7 +22,7 @@ from curate.sources.identities import hash_small, read_whole
 from curate.sources.json_records import count_records
 from curate.sources.records import BLOCK_BYTES, ReadOptions, SourceFile
 from curate.sources.streams import CHUNK_BYTES
-from curate.storage import read_local
+from curate.storage import read_known, read_new
 
 GOOD = '{"id": "g", "text": "fine"}'
 
@@ -422,18 +422,21 @@ def test_small_files_whose_store_goes_away(tmp_path: Path) -> None:
 def test_local_files_of_any_length_are_read_whole(tmp_path: Path) -> None:
     for length_bytes in (0, 1, 256 * 40_000):
         path = write(tmp_path / "a", (bytes(range(256)) * 40_000)[:length_bytes])
-        found = read_local(str(path), length_bytes)
+        found = read_new(str(path), length_bytes)
         assert found is not None
-        assert found.content == path.read_bytes()
-        assert found.before.st_size == found.after.st_size == length_bytes
-    assert read_local(str(path), 256 * 40_000 - 1) is None
+        assert found[0] == path.read_bytes()
+        assert found[1].st_size == length_bytes
+        assert [read_known(str(path), expected)[0] for expected in (0, length_bytes, 99)] == [
+            found[0]
+        ] * 3
+    assert read_new(str(path), 256 * 40_000 - 1) is None
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes with names here")
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    assert read_local(str(tmp_path / "pipe")) is None
-    assert read_local(str(tmp_path)) is None
+    assert read_new(str(tmp_path / "pipe"), 1 << 20) is None
+    assert read_new(str(tmp_path), 1 << 20) is None
 
 
 def test_a_file_that_grows_while_it_is_read_is_told(

@@ -34,7 +34,8 @@ from curate.storage import (
     hash_stream,
     is_url,
     open_input,
-    read_local,
+    read_known,
+    read_new,
 )
 
 CACHE_NAME = "files.json"
@@ -164,21 +165,24 @@ def _hash_run(run: Sequence[str]) -> list[tuple[Any, ...] | None]:
 def hash_small(path: str) -> Identity | None:
     """`hash_path` of a local file that fits in memory, in a third of the time; None if it does not.
 
+    What is written to it meanwhile changes its status from the one returned, which is the one
+    before: `read_whole` sees that, and so does the next run.
+
     Raises:
-        InputError: It cannot be read, or is not what it was when reading began.
+        InputError: It cannot be read, or grows or shrinks.
     """
     if is_url(path):
         return None
     started = time.time_ns()
     try:
-        file = read_local(path, LARGE_FILE_BYTES)
+        file = read_new(path, LARGE_FILE_BYTES)
     except OSError as error:
         status_of(path)  # which may know better what is wrong
         raise _unreadable(path, error) from error
     if file is None:
         return None
-    content, status = file.content, _local_status(file.before)
-    if _local_status(file.after) != status:
+    content, status = file[0], _local_status(file[1])
+    if len(content) != status[0]:
         raise _changing(path)
     compression = compression_of(content[:MAGIC_BYTES])
     if compression == "plain":
@@ -206,10 +210,8 @@ def read_whole(file: SourceFile) -> bytes:
             with open_input(file.path) as remote:
                 content = remote.read(file.size_bytes + 1)
         else:
-            opened = read_local(file.path)
-            if opened is None:
-                raise _changing(file.path)
-            content, now = opened.content, _local_status(opened.after)
+            content, status = read_known(file.path, file.size_bytes)
+            now = _local_status(status)
     except OSError as error:
         raise _unreadable(file.path, error) from error
     if len(content) != file.size_bytes or (now and file.status and now != file.status):
