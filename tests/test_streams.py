@@ -15,9 +15,16 @@ import zstandard
 from source_files import write
 
 from curate.errors import InputError
+from curate.sources.gzip_stream import GZIP_MAGIC
 from curate.sources.stream_base import CHUNK_BYTES
-from curate.sources.streams import StreamDamage, open_stream
-from curate.sources.zstd_stream import FrameHeader, parse_frame_header
+from curate.sources.streams import (
+    BZIP2_BLOCK_MAGIC,
+    REFUSED_MAGIC,
+    StreamDamage,
+    compression_of,
+    open_stream,
+)
+from curate.sources.zstd_stream import ZSTD_MAGIC, FrameHeader, parse_frame_header
 
 SKIPPABLE_FRAME = bytes.fromhex("532a4d18") + (5).to_bytes(4, "little") + b"notes"
 DATA = bytes(random.Random(1).choices(range(64), k=700_000))
@@ -150,6 +157,18 @@ def test_other_compressions_are_named(tmp_path: Path, compression: str, content:
         b"",
         f"{compression} is not read; recompress it with zstd or gzip",
     )
+
+
+def test_every_beginning_of_compressed_data_is_known() -> None:
+    skippable = [bytes([0x50 + kind]) + bytes.fromhex("2a4d18 00000000") for kind in range(16)]
+    assert {compression_of(magic) for magic in [ZSTD_MAGIC, *skippable]} == {"zstd"}
+    assert compression_of(GZIP_MAGIC) == "gzip"
+    for magic, name in REFUSED_MAGIC.items():
+        assert (
+            compression_of(magic + b"9" + BZIP2_BLOCK_MAGIC if name == "bzip2" else magic) == name
+        )
+    plain = [b"", b"{", b"PAR1", b"BZhello", b"(", bytes.fromhex("502a4d17") + bytes(8), b"P"]
+    assert {compression_of(magic) for magic in plain} == {"plain"}
 
 
 def test_a_window_of_two_gigabytes_is_read(tmp_path: Path) -> None:

@@ -31,13 +31,13 @@ class Claims:
         self._tasks = tasks
         self._workers = workers
         self._starts: dict[int, int] = {}
-        """By domain, in the order of the tasks: its first task."""
+        self._stops: dict[int, int] = {}
+        """By domain: its first task, and one past its last."""
         for position, task in enumerate(tasks):
             self._starts.setdefault(task.domain, position)
+            self._stops[task.domain] = position + 1
         self._domains = list(self._starts)
-        stops = [*list(self._starts.values())[1:], len(tasks)]
-        self._stops = dict(zip(self._domains, stops, strict=True))
-        self._bytes_after = _bytes_after(tasks)
+        self._bytes_from = _bytes_from(tasks)
         process: Any = local.context()
         most = max(self._domains, default=-1) + 1
         self._lock = process.Lock()
@@ -87,7 +87,7 @@ class Claims:
         position = self._starts[domain] + int(self._taken[domain])
         if position >= self._stops[domain]:
             return 0
-        return max(1, self._bytes_after[position])
+        return max(1, self._bytes_from[position])
 
     def shared_task(self) -> int | None:
         """The shared task with the most bytes that nobody has taken, perhaps none; None: all ended.
@@ -126,7 +126,7 @@ class Claims:
         self._ended[position] = 1
 
 
-def _bytes_after(tasks: Sequence[Task]) -> list[int]:
+def _bytes_from(tasks: Sequence[Task]) -> list[int]:
     """By task: its bytes and those of the tasks of its domain that follow."""
     sums: list[int] = []
     for number in range(len(tasks) - 1, -1, -1):

@@ -4,10 +4,10 @@
         [--shapes tiny,large,long,unique] [--large-copies 10]
 
 Every round runs `curate tokenize` into an empty cache on the well-cut input (files of 16 MB) and on
-each shape: `tiny`, the same documents, in the same order, in 20,000 files; `large`, the whole input over and over in
-one file of about 2 GB; `long`, the input with a document of 50 MB in it; `unique`, 270 MB of words
-that never repeat, for the memory it takes. Ratios are of MB/s to the well-cut input's in the same
-round, whole process.
+each shape: `tiny`, the same documents in the same order in 20,000 files; `large`, the whole input
+over and over in one file of about 2 GB; `long`, the input with a document of 50 MB in it; `unique`,
+270 MB of words that never repeat, for the memory it takes. Ratios are of MB/s to the well-cut
+input's in the same round, whole process.
 """
 
 from __future__ import annotations
