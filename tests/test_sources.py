@@ -17,7 +17,7 @@ import zstandard
 from source_files import documents, json_lines, plan, read, read_plan, source, write
 
 from curate.errors import InputError
-from curate.sources import SegmentReader, expand, identify, segments
+from curate.sources import SegmentReader, expand, identify, identities, segments
 from curate.sources.identities import hash_small, read_whole
 from curate.sources.json_records import count_records
 from curate.sources.records import BLOCK_BYTES, ReadOptions, SourceFile
@@ -430,6 +430,21 @@ def test_local_files_of_any_length_are_read_whole(tmp_path: Path) -> None:
             found[0]
         ] * 3
     assert read_new(str(path), 256 * 40_000 - 1) is None
+
+
+def test_very_many_files_are_identified_by_several_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(30):
+        write(tmp_path / f"{number:02d}.txt", f"text {number % 7}".encode())
+    write(tmp_path / "large.txt", bytes(3 << 20))
+    paths = expand([str(tmp_path)], ReadOptions(), tmp_path)
+    here = identify(paths, tmp_path / "a")
+    monkeypatch.setattr(identities, "MANY_FILES", 8)
+    assert identify(paths, tmp_path / "b") == here
+    (tmp_path / "29.txt").unlink()
+    with pytest.raises(InputError, match=r"29\.txt: No such file"):
+        identify(paths, tmp_path / "c")
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes with names here")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zstandard
 from conftest import make_documents, write_jsonl
 
 from curate.errors import InputError, TokenizerError
@@ -17,8 +18,9 @@ from curate.observer import Observer
 from curate.recipe import load
 from curate.sources import check_unchanged, identify
 from curate.sources.discover import InputPath
+from curate.sources.records import SEGMENT_BYTES
 from curate.storage import append, begin_directory, user_cache
-from curate.tokens import store, worker
+from curate.tokens import domain_counts, jobs, store, worker
 from curate.tokens.store import DOCUMENT, Entry, PartWriter, StoredBadRecord, part_damage
 
 LONG_AGO = 1_000_000_000
@@ -176,3 +178,24 @@ def test_only_what_dead_processes_left_in_the_cache_is_removed(recipe: Path) -> 
     assert elsewhere.is_dir()
     assert not of_the_dead.exists()
     assert len(list(cache.glob(".*.tmp"))) == 2  # that one, and the one this process made
+
+
+@pytest.mark.parametrize("workers", [2, 6])
+def test_nothing_is_counted_again_where_workers_look_beyond_the_end(
+    recipe: Path, tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who shares a compressed file takes segments that it turns out not to have."""
+    data = tmp_path / "wiki.jsonl.zst"
+    rows = b"".join(json.dumps(row).encode() + b"\n" for row in make_documents("wiki", 400))
+    copies = 5 * SEGMENT_BYTES // 2 // len(rows)
+    data.write_bytes(zstandard.compress(rows * copies))
+
+    def fail(*_: object) -> None:
+        raise AssertionError("counted again")
+
+    monkeypatch.setattr(domain_counts, "_count_entries", fail)
+    monkeypatch.setattr(jobs, "SMALL_FILE_BYTES", 0)  # so that the file is shared
+    overrides = [f"domains=[{{name: wiki, paths: {data}}}]"]
+    found = ingest(load(recipe, overrides), workers, Observer())
+    assert found.stats[0].documents == 400 * copies
+    assert len(found.domains[0].files[0].entries) == 3

@@ -234,7 +234,7 @@ def verify(directory: Path, workers: int | None, as_json: bool, quiet: bool) -> 
             "note: the token store is not at hand; tokens are compared by hash only"
         )
     certificate = verify_dataset(directory, domains, workers or default_workers())
-    bad = {domain.name: domain.bad_records for domain in domains or ()}
+    bad = None if domains is None else {own.name: own.bad_records for own in domains}
     screen.show(certificate, lambda: result_table(certificate, bad))
     _finish(screen.console, certificate, directory)
 

@@ -139,8 +139,14 @@ def plain(text: str) -> str:
     return text.replace("[", "\\[")
 
 
-def result_table(certificate: dict[str, Any], bad_records: dict[str, int]) -> Table:
-    """Asked, planned and realised, by domain."""
+def result_table(certificate: dict[str, Any], bad_records: dict[str, int] | None) -> Table:
+    """Asked, planned and realised, by domain.
+
+    Args:
+        certificate: As `verify` gives it.
+        bad_records: By domain; None where nobody can tell.
+    """
+    bad = bad_records or {}
     table = Table(title="asked, planned and realised, in shares of tokens", title_justify="left")
     table.add_column("domain")
     for heading in ("asked", "realised", "planned tokens", "realised tokens", "epochs", "bad"):
@@ -156,12 +162,12 @@ def result_table(certificate: dict[str, Any], bad_records: dict[str, int]) -> Ta
             f"{row['planned_tokens']:,}",
             f"{row['realised_tokens']:,}" if exact else f"[red]{row['realised_tokens']:,}[/]",
             f"{row['epochs']:.3f}",
-            f"{bad_records.get(name, 0):,}",
+            f"{bad[name]:,}" if name in bad else "-",
         )
     table.add_section()
     table.add_row(
         "all", "", "", f"{certificate['budget_tokens']:,}", f"{certificate['realised_tokens']:,}",
-        "", f"{sum(bad_records.values()):,}",
+        "", f"{sum(bad.values()):,}" if bad else "-",
     )  # fmt: skip
     return table
 

@@ -15,7 +15,8 @@ from curate.sources.records import SEGMENT_BYTES
 from curate.tokens.jobs import TASK_SEGMENTS, Task
 
 COMPRESSION = 4
-"""Bytes that come of one byte of a compressed file, more or less; real text gives 3 to 5."""
+"""Bytes that come of one byte of a compressed file, more or less: 3 to 7 in seven domains of JSON
+lines, with zstd at its level 3 or higher."""
 
 
 class Claims:
@@ -117,7 +118,7 @@ class Claims:
             yield from range(first, stop)
 
     def _segment_bytes_left(self, position: int) -> int:
-        """Bytes on disk of a shared task that nobody has; below 0 where it compresses better."""
+        """Bytes on disk of a shared task that nobody has, by estimate: perhaps below 0."""
         taken = self._segments[position] * (SEGMENT_BYTES // COMPRESSION)
         return int(self._tasks[position].size_bytes - taken)
 

@@ -49,8 +49,16 @@ class CountRequest:
 
 def domain_counts(request: CountRequest) -> Path:
     """The bigram table of a domain, made if need be; see `count_tables.read_table`."""
-    files = request.domain.files
-    needed = Counter([stored.entry.name for file in files for stored in file.entries])
+    # What has no document has no counts. Workers see such segments of files whose end they look
+    # for that no file turns out to have.
+    needed = Counter(
+        [
+            entry.name
+            for file in request.domain.files
+            for _, entry, _ in file.entries
+            if entry.document_stop > entry.document_start
+        ]
+    )
     listed = sorted(f"{entry}:{times}" for entry, times in needed.items())
     name = hash_bytes("\n".join(listed).encode())[:24]
     path = request.directory / f"{request.domain.name}-{name}"

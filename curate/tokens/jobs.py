@@ -14,7 +14,7 @@ from curate.tokens.store import TokenStore
 from curate.tokens.tokenizer import Tokenizer
 
 SMALL_FILE_BYTES = 2 << 20
-"""Files up to this many bytes on disk are taken several at a time, into one part."""
+"""Files and groups of files up to this many bytes are taken several at a time."""
 
 FILES_A_TASK = 4096
 
@@ -35,7 +35,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What a worker takes at once: items of one domain that go into the same part."""
+    """What a worker takes at once: items of one domain."""
 
     domain: int
     items: tuple[Item, ...]

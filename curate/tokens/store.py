@@ -32,9 +32,10 @@ from curate.storage import (
 )
 
 SCHEMA = 4
-"""Raised too when files are cut into other segments, whose numbers would mean other bytes."""
+"""Raised too when the fields of `Entry` change their order, and when files are cut into other
+segments, whose numbers would mean other bytes."""
 
-HASHED = ("tokens.bin", "documents.bin")
+HASHED = ("tokens.bin", "documents.bin", "ids.bin", "bad.jsonl")
 """What of a part its checksum is of."""
 
 SPILL_TOKENS = 16 << 20
@@ -136,14 +137,12 @@ class TokenStore:
         if not self.directory.is_dir():
             return
         sweep(self.directory)
-        decoder = msgspec.json.Decoder(PartInfo)
         for path in sorted(self.directory.iterdir()):
             if path.name in self._seen or path.name.startswith("."):
                 continue
-            try:
-                info = decoder.decode((path / "part.json").read_bytes())
-            except (OSError, msgspec.DecodeError):
-                continue  # not a part of this version: it is neither used nor touched
+            info = _read_info(path)
+            if info is None:
+                continue  # damaged, or of another version: `PartWriter.flush` can tell
             if info.schema != SCHEMA or np.dtype(info.dtype) != self.dtype:
                 continue
             if not self._whole(path, info):
@@ -238,14 +237,13 @@ class PartWriter:
         if self._directory is None:
             self._directory = begin_directory(self._store / "part")
         directory = self._directory
+        records = [msgspec.json.encode(record) + b"\n" for record in self.bad]
         # Hashed as they are written: to read them again would take longer than to write them.
-        for name, arrays in zip(HASHED, (self.tokens, self.documents), strict=True):
-            append(directory / name, *arrays)
-            for array in arrays:
-                self._hashes[name].update(array.data)
-        append(directory / "ids.bin", *self.ids)
-        records = b"".join(msgspec.json.encode(record) + b"\n" for record in self.bad)
-        append(directory / "bad.jsonl", records)
+        held: tuple[Sequence[Any], ...] = (self.tokens, self.documents, self.ids, records)
+        for name, pieces in zip(HASHED, held, strict=True):
+            append(directory / name, *pieces)
+            for piece in pieces:
+                self._hashes[name].update(memoryview(piece))
         self.tokens, self.documents, self.ids, self.bad = [], [], [], []
         self._held_tokens = 0
         return directory
@@ -271,22 +269,35 @@ class PartWriter:
             checksum, self.entries,
         )  # fmt: skip
         append(directory / "part.json", msgspec.json.encode(info))
+        if path.is_dir() and _read_info(path) is None:  # of this version, by its name: damaged
+            shutil.rmtree(path, ignore_errors=True)
         place_directory(directory, path)
         self._reset()
         return path
 
 
+def _read_info(part: Path) -> PartInfo | None:
+    """What a part says of itself; None where that is damaged or of another version."""
+    try:
+        return _info_decoder.decode((part / "part.json").read_bytes())
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+_info_decoder = msgspec.json.Decoder(PartInfo)
+
+
 def part_checksum(part: Path) -> str:
-    """Hash of a part's tokens and document table."""
+    """Hash of a part's files."""
     return hash_json([hash_file(part / name) for name in HASHED])
 
 
 def part_damage(part: Path) -> str | None:
     """What is wrong with a part, in one line; None if it holds what was written."""
     try:
-        info = msgspec.json.decode((part / "part.json").read_bytes(), type=PartInfo)
-        whole = info.checksum == part_checksum(part)
-    except (OSError, msgspec.DecodeError):
+        info = _read_info(part)
+        whole = info is not None and info.checksum == part_checksum(part)
+    except OSError:
         whole = False
     if whole:
         return None

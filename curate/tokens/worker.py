@@ -205,7 +205,8 @@ class _Worker:
             )
             document += found.documents
             token += found.tokens
-            self._counted.append(part.entries[-1].name)
+            if found.documents:
+                self._counted.append(part.entries[-1].name)
 
     def _add_bad(self, key: str, plan: FilePlan, number: int, record: BadRecord) -> None:
         if self._job.stop_on_bad_record:
