@@ -77,7 +77,7 @@ def identify(paths: Sequence[InputPath], cache: Path) -> list[SourceFile]:
         InputError: A file cannot be read, or changes while it is read.
     """
     known = read_cache(cache)
-    keys = {path: path if is_url(path) else os.path.abspath(path) for path, _ in paths}
+    keys = {path: _cache_key(path) for path, _ in paths}
     found: dict[str, Identity] = {}
     unknown: list[str] = []
     for path, key in keys.items():
@@ -98,13 +98,15 @@ def identify(paths: Sequence[InputPath], cache: Path) -> list[SourceFile]:
     if unknown:
         write_cache(cache, known)
     return [
-        SourceFile(
-            path, identity.size_bytes, identity.content_hash, name, identity.reader,
-            identity.compression, identity.status,
-        )
+        SourceFile(path, size_bytes, content_hash, name, reader, compression, status)
         for path, name in paths
-        for identity in (found[path],)
-    ]  # fmt: skip
+        for size_bytes, content_hash, reader, compression, status, _ in (found[path],)
+    ]
+
+
+def _cache_key(path: str) -> str:
+    """What a file is known by in the cache, whatever directory a command is run in."""
+    return path if path.startswith(os.sep) or is_url(path) else os.path.abspath(path)
 
 
 def status_of(path: str) -> Status:
