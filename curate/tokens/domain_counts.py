@@ -49,8 +49,7 @@ class CountRequest:
 
 def domain_counts(request: CountRequest) -> Path:
     """The bigram table of a domain, made if need be; see `count_tables.read_table`."""
-    # What has no document has no counts. Workers see such segments of files whose end they look
-    # for that no file turns out to have.
+    # What has no document has no counts, and may be a segment that its file turned out not to have.
     needed = Counter(
         [
             entry.name
