@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import make_documents, write_jsonl
 
-from curate.engine.local import run_workers
+from curate.engine.local import Send, run_workers
 from curate.ingest import ingest
 from curate.observer import Observer
 from curate.recipe import load
@@ -96,12 +96,12 @@ def test_processes_take_each_task_once() -> None:
     claims = Claims(tasks, 3)
     found: list[int] = []
 
-    def body(number: int, send: object) -> None:
+    def body(number: int, send: Send) -> None:
         domain, mine = None, []
         while (position := claims.take(domain)) is not None:
             domain = tasks[position].domain
             mine.append(position)
-        send(mine)  # type: ignore[operator]
+        send(mine)
 
     run_workers(body, 3, found.extend, lambda: None)
     assert sorted(found) == list(range(len(tasks)))

@@ -122,16 +122,17 @@ def test_threads_find_imported_what_they_use():
     """Or a process forked meanwhile inherits the lock of an import that nobody will end."""
     script = """
 import sys
+from pathlib import Path
+import numpy as np
 from curate.tokens.backends import BACKENDS, first_choice
 from curate.tokens.fill import begin_loading
+from curate.tokens.store import TokenStore
 
-class Empty:
-    is_empty = True
-
+empty = TokenStore(Path("nowhere"), "0" * 32, np.dtype("<u2"))
 for name in ("tokenizers", "fastokens"):
     assert name not in sys.modules
     BACKENDS[name] = lambda tokenizer, name=name: name in sys.modules
-    with begin_loading(first_choice(name), None, Empty()) as loading:
+    with begin_loading(first_choice(name), None, empty) as loading:
         assert loading.result(), name
 """
     subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parents[1], check=True)

@@ -15,7 +15,7 @@ from curate.errors import InputError
 from curate.sources.gzip_stream import GZIP_MAGIC, GzipStream
 from curate.sources.stream_base import CHUNK_BYTES, RawInput, Stream, StreamDamage
 from curate.sources.zstd_stream import (
-    SKIPPABLE_FIRST_BYTES,
+    SKIPPABLE_MAGIC,
     ZSTD_MAGIC,
     ZstdStream,
     skippable_frame_bytes,
@@ -33,7 +33,10 @@ REFUSED_MAGIC = {
 BZIP2_BLOCK_MAGIC = b"1AY&SY"
 
 FIRST_BYTES = frozenset(
-    [GZIP_MAGIC[0], ZSTD_MAGIC[0], *SKIPPABLE_FIRST_BYTES, *(magic[0] for magic in REFUSED_MAGIC)]
+    [
+        *(magic[0] for magic in (GZIP_MAGIC, ZSTD_MAGIC, *REFUSED_MAGIC)),
+        *(magic & 0xFF for magic in SKIPPABLE_MAGIC),
+    ]
 )
 """What compressed files begin with: most text does not, and need not be compared with each."""
 

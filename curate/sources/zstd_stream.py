@@ -20,7 +20,6 @@ from curate.sources.stream_base import DecodedStream, RawInput, StreamDamage
 
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 SKIPPABLE_MAGIC = range(0x184D2A50, 0x184D2A60)
-SKIPPABLE_FIRST_BYTES = range(0x50, 0x60)
 LARGEST_WINDOW_BYTES = 1 << 31
 LONGEST_HEADER_BYTES = 18
 BLOCK_HEADER_BYTES = 3

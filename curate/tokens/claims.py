@@ -12,7 +12,7 @@ from typing import Any
 
 from curate.engine import local
 from curate.sources.records import SEGMENT_BYTES
-from curate.tokens.jobs import TASK_SEGMENTS, Task
+from curate.tokens.jobs import Task, most_at_once
 
 COMPRESSION = 4
 """Bytes that come of one byte of a compressed file, more or less: 3 to 7 in seven domains of JSON
@@ -31,21 +31,23 @@ class Claims:
         """
         self._tasks = tasks
         self._workers = workers
-        self._starts: dict[int, int] = {}
+        starts: dict[int, int] = {}
         self._stops: dict[int, int] = {}
-        """By domain: its first task, and one past its last."""
+        """By domain: one past its last task."""
+        most = max((task.domain + 1 for task in tasks), default=0)
+        bytes_left = [0] * most
         for position, task in enumerate(tasks):
-            self._starts.setdefault(task.domain, position)
+            starts.setdefault(task.domain, position)
             self._stops[task.domain] = position + 1
-        self._domains = list(self._starts)
-        self._bytes_from = _bytes_from(tasks)
+            bytes_left[task.domain] += task.size_bytes
         process: Any = local.context()
-        most = max(self._domains, default=-1) + 1
         self._lock = process.Lock()
         self._begun = process.RawValue("q", 0)
-        """Domains that some worker has begun, in their order."""
-        self._taken = process.RawArray("q", most)
-        """By domain: tasks."""
+        """Domains that some worker has begun, in the order of the tasks."""
+        self._next = process.RawArray("q", [starts.get(domain, 0) for domain in range(most)])
+        """By domain: its first task that nobody has."""
+        self._bytes_left = process.RawArray("q", bytes_left)
+        """By domain: of tasks that nobody has."""
         self._members = process.RawArray("q", most)
         """By domain: workers at its tasks."""
         self._segments = process.RawArray("q", len(tasks))
@@ -60,35 +62,33 @@ class Claims:
             domain: Of the task this worker had before.
         """
         with self._lock:
-            if domain is None or not self._bytes_left(domain):
+            if domain is None or not self._has_tasks(domain):
                 if domain is not None:
                     self._members[domain] -= 1
                 domain = self._next_domain()
                 if domain is None:
                     return None
                 self._members[domain] += 1
-            self._taken[domain] += 1
-            return self._starts[domain] + int(self._taken[domain]) - 1
+            position = int(self._next[domain])
+            self._next[domain] += 1
+            self._bytes_left[domain] -= self._tasks[position].size_bytes
+            return position
 
     def _next_domain(self) -> int | None:
         """The largest that nobody has begun, else the one with the most to do for each worker."""
-        if self._begun.value < len(self._domains):
+        domains = list(self._stops)
+        if self._begun.value < len(domains):
             self._begun.value += 1
-            return self._domains[int(self._begun.value) - 1]
-        left = {domain: self._bytes_left(domain) for domain in self._domains}
-        open_domains = [domain for domain in self._domains if left[domain]]
+            return domains[int(self._begun.value) - 1]
         return max(
-            open_domains,
-            key=lambda domain: left[domain] / (self._members[domain] + 1),
+            filter(self._has_tasks, domains),
+            key=lambda domain: self._bytes_left[domain] / (self._members[domain] + 1),
             default=None,
         )
 
-    def _bytes_left(self, domain: int) -> int:
-        """Bytes of a domain's tasks that nobody has, 1 for an empty task; 0: all are taken."""
-        position = self._starts[domain] + int(self._taken[domain])
-        if position >= self._stops[domain]:
-            return 0
-        return max(1, self._bytes_from[position])
+    def _has_tasks(self, domain: int) -> bool:
+        """Whether it has a task that nobody has."""
+        return int(self._next[domain]) < self._stops[domain]
 
     def shared_task(self) -> int | None:
         """The shared task with the most bytes that nobody has taken, perhaps none; None: all ended.
@@ -105,15 +105,13 @@ class Claims:
     def segments(self, position: int) -> Iterator[int]:
         """Segments of a shared task for this worker, until somebody has seen the task's end.
 
-        Neighbours, as many as a task has: each worker must decompress all that lies before. Fewer
-        towards the end, so that all workers end at about the same time.
+        Neighbours, as many as a task has: each worker must decompress all that lies before.
         """
-        share_bytes = 2 * self._workers * SEGMENT_BYTES
         while not self._ended[position]:
             with self._lock:
                 first = int(self._segments[position])
-                left = self._segment_bytes_left(position) * COMPRESSION // share_bytes
-                stop = first + max(1, min(TASK_SEGMENTS, left))
+                left_bytes = COMPRESSION * self._segment_bytes_left(position)
+                stop = first + max(1, most_at_once(left_bytes, self._workers) // SEGMENT_BYTES)
                 self._segments[position] = stop
             yield from range(first, stop)
 
@@ -125,12 +123,3 @@ class Claims:
     def end(self, position: int) -> None:
         """Tell all that a shared task has no more segments."""
         self._ended[position] = 1
-
-
-def _bytes_from(tasks: Sequence[Task]) -> list[int]:
-    """By task: its bytes and those of the tasks of its domain that follow."""
-    sums: list[int] = []
-    for number in range(len(tasks) - 1, -1, -1):
-        is_last = number + 1 == len(tasks) or tasks[number + 1].domain != tasks[number].domain
-        sums.append(tasks[number].size_bytes + (0 if is_last else sums[-1]))
-    return sums[::-1]

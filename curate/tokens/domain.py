@@ -48,12 +48,11 @@ class DomainTokens:
         for number, file in enumerate(files):
             lines = 0
             for stored in file.entries:
-                entry = stored.entry
-                if entry.document_stop > entry.document_start:
+                if stored.entry.documents:
                     self._slices.append(stored)
                     self._slice_file.append(number)
                     self._slice_lines.append(lines)
-                lines += entry.lines
+                lines += stored.entry.lines
         paths = self.part_paths
         self.parts = [_map(path / "tokens.bin", dtype) for path in paths]
         unsorted = _columns(self._slices, paths)
@@ -178,7 +177,7 @@ def _columns(slices: Sequence[StoredEntry], paths: Sequence[Path]) -> dict[str, 
         else np.empty(0, np.uint64 if key in _HASHES else np.int64)
         for key in _COLUMNS
     }
-    documents = [entry.document_stop - entry.document_start for _, entry, _ in slices]
+    documents = [stored.entry.documents for stored in slices]
     found["slice"] = np.repeat(np.arange(len(slices)), documents)
     return found
 

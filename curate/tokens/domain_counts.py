@@ -52,10 +52,10 @@ def domain_counts(request: CountRequest) -> Path:
     # What has no document has no counts, and may be a segment that its file turned out not to have.
     needed = Counter(
         [
-            entry.name
+            stored.entry.name
             for file in request.domain.files
-            for _, entry, _ in file.entries
-            if entry.document_stop > entry.document_start
+            for stored in file.entries
+            if stored.entry.documents
         ]
     )
     listed = sorted(f"{entry}:{times}" for entry, times in needed.items())
@@ -147,7 +147,7 @@ def _count_entries(request: CountRequest, needed: Counter[EntryKey], destination
 def entry_streams(stored: StoredEntry, tokenizer: Tokenizer) -> Iterator[NDArray[Any]]:
     """An entry's tokens with an end symbol after each document, in bounded pieces."""
     entry = stored.entry
-    documents = entry.document_stop - entry.document_start
+    documents = entry.documents
     if not documents:
         return
     offset = entry.document_start * DOCUMENT.itemsize

@@ -106,15 +106,22 @@ def plan_tasks(
     return tuple(itertools.chain(*joined)), frozenset(present)
 
 
-def _joined(tasks: Sequence[Task], workers: int) -> list[Task]:
-    """Put neighbouring segments into one task, fewer and fewer towards the end of a domain.
+def most_at_once(remaining_bytes: int, workers: int) -> int:
+    """Bytes that a worker takes at once: fewer and fewer, so that all end at about the same time.
 
-    So workers go on through a file while there is much to do, and end at about the same time.
+    Args:
+        remaining_bytes: What nobody has taken yet.
+        workers: Who share it.
     """
+    return min(TASK_SEGMENTS * SEGMENT_BYTES, remaining_bytes // (2 * workers))
+
+
+def _joined(tasks: Sequence[Task], workers: int) -> list[Task]:
+    """Put neighbouring segments of a domain into one task, so that workers go on through a file."""
     remaining = sum(task.size_bytes for task in tasks)
     joined: list[Task] = []
     for task in tasks:
-        most_bytes = min(TASK_SEGMENTS * SEGMENT_BYTES, remaining // (2 * workers))
+        most_bytes = most_at_once(remaining, workers)
         remaining -= task.size_bytes
         both = _followed_by(joined[-1], task) if joined else None
         if both is not None and both.size_bytes <= most_bytes:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +30,6 @@ from curate.tokens.worker import Shared, work
 class Tokenised:
     """What a run added."""
 
-    parts: list[Path] = field(default_factory=list)
     runs: dict[int, list[tuple[Path, list[str]]]] = field(default_factory=dict)
     """By domain: count tables on disk, each with the names of the entries it counts."""
 
@@ -67,13 +65,9 @@ def tokenise(
     )
     totals = np.frombuffer(shared.counters, np.int64).reshape(shape)
 
-    def keep(message: tuple[str, Any]) -> None:
-        kind, value = message
-        if kind == "part":
-            made.parts.append(value)
-        else:
-            domain, run, counted = value
-            made.runs.setdefault(domain, []).append((run, counted))
+    def keep(message: tuple[int, Path, list[str]]) -> None:
+        domain, run, counted = message
+        made.runs.setdefault(domain, []).append((run, counted))
 
     def tick() -> None:
         if shared.verdict.value == 0:

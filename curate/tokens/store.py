@@ -83,6 +83,11 @@ class Entry(msgspec.Struct, frozen=True, gc=False, array_like=True):
         """Which segment of which file, in a word."""
         return f"{self.key}:{self.segment}"
 
+    @property
+    def documents(self) -> int:
+        """How many it has."""
+        return self.document_stop - self.document_start
+
 
 class PartInfo(msgspec.Struct, frozen=True):
     """`part.json`."""
@@ -164,7 +169,7 @@ class TokenStore:
             key: See `FilePlan.keys`.
             count: Segments the file has; None where only reading to its end tells.
         """
-        stored = self._entries.get(key, {})
+        stored = self.segments_of(key)
         if count == 1:  # of small files there may be very many
             return (stored[0],) if 0 in stored else None
         if count is None:
@@ -279,12 +284,9 @@ class PartWriter:
 def _read_info(part: Path) -> PartInfo | None:
     """What a part says of itself; None where that is damaged or of another version."""
     try:
-        return _info_decoder.decode((part / "part.json").read_bytes())
+        return msgspec.json.decode((part / "part.json").read_bytes(), type=PartInfo)
     except (OSError, msgspec.DecodeError):
         return None
-
-
-_info_decoder = msgspec.json.Decoder(PartInfo)
 
 
 def part_checksum(part: Path) -> str:

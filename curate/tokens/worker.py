@@ -96,22 +96,21 @@ class _Worker:
             self._read_file(item.plan, segments, position)
 
     def _read_file(self, plan: FilePlan, segments: Iterator[int], position: int) -> None:
-        keys = plan.keys
         for segment in segments:
             if plan.count is not None and segment >= plan.count:
                 return
-            if len(keys) == 1 and (keys[0], segment) in self._job.present:
+            if len(plan.files) == 1 and (plan.keys[0], segment) in self._job.present:
                 continue
-            last = self._read_segment(keys, plan, segment)
+            last = self._read_segment(plan, segment)
             if self._part.text_bytes >= PART_BYTES:
                 self._flush()
             if last and plan.count is None:
                 self._shared.claims.end(position)
                 return
 
-    def _read_segment(self, keys: tuple[str, ...], plan: FilePlan, number: int) -> bool:
+    def _read_segment(self, plan: FilePlan, number: int) -> bool:
         """Read one segment as one entry a file; whether it reached the end of its file."""
-        segment = plan.segment(number)
+        keys, segment = plan.keys, plan.segment(number)
         totals = [FileTotals() for _ in keys]
         last = False
         for block in self._reader.read(segment):
@@ -235,9 +234,7 @@ class _Worker:
         for file in self._unwritten:  # or it would be kept for what the file held before
             check_unchanged(file)
         self._unwritten.clear()
-        path = self._part.flush()
-        if path is not None:
-            self._send(("part", path))
+        self._part.flush()
 
     def _wait_for_verdict(self) -> None:
         while self._shared.verdict.value == 0:
@@ -265,7 +262,7 @@ class _Worker:
         self._flush()
         path = self._job.spill / f"counts-{self._number}-{self._runs}"
         self._counter.finish(path)
-        self._send(("counts", (self.domain, path, self._counted)))
+        self._send((self.domain, path, self._counted))
         self._counter = None
 
 
