@@ -37,7 +37,7 @@ from curate.recipe import LoadedRecipe
 from curate.recipe_text import nearest_hint
 from curate.sample import Stream, stream
 from curate.shape import PER_DOMAIN, check_shape
-from curate.sharding import PACKINGS, Shaped, format_settings, shape_shards
+from curate.sharding import PACKINGS, Shaped, ShardInputs, format_settings, shape_shards
 from curate.stats.entropy import MEASURES as PLUGIN_MEASURES
 from curate.stats.report import DomainStats
 from curate.storage import atomic_path, hash_json, write_json
@@ -131,7 +131,8 @@ def plan_dataset(
             ingested.domains, ingested.validation, plan.domains, strict=True
         )
     )
-    shaped = shape_shards(loaded, chosen, streams, ingested, plan)
+    inputs = ShardInputs(chosen, settings, streams, ingested.domains, plan)
+    shaped = shape_shards(loaded, inputs)
     plan = _with_documents(plan, shaped.sampler.documents())
     stamp = origin(loaded, ingested)
     planned = Planned(ingested, request, mixture, plan, streams, chosen, shaped, stamp)

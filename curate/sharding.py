@@ -15,7 +15,6 @@ from curate.formats.base import Settings, TextFormat, TokenFormat
 from curate.formats.blends import Forecast
 from curate.formats.draws import Source, SourceFile
 from curate.formats.losses import cut_rows, worst_tails
-from curate.ingest import Ingested
 from curate.packing import BEST_FIT, CONCAT, WHOLE, PackedSampler, Tally, tally
 from curate.plan import Plan
 from curate.recipe import LoadedRecipe
@@ -49,6 +48,19 @@ MOST_LOSS = 0.05
 
 
 @dataclass(frozen=True)
+class ShardInputs:
+    """What training shards are cut from."""
+
+    format: TokenFormat | TextFormat
+    """Configured with `settings`."""
+    settings: Settings
+    streams: Sequence[Stream]
+    """By domain, its training documents in order."""
+    domains: Sequence[DomainTokens]
+    plan: Plan
+
+
+@dataclass(frozen=True)
 class Shaped:
     """Training shards, and what will become of them."""
 
@@ -73,13 +85,7 @@ def format_settings(loaded: LoadedRecipe, tokenizer: Tokenizer) -> Settings:
     )  # fmt: skip
 
 
-def shape_shards(
-    loaded: LoadedRecipe,
-    chosen: TokenFormat | TextFormat,
-    streams: Sequence[Stream],
-    ingested: Ingested,
-    plan: Plan,
-) -> Shaped:
+def shape_shards(loaded: LoadedRecipe, inputs: ShardInputs) -> Shaped:
     """Decide on shards, and foretell what readers and trainers make of them.
 
     Raises:
@@ -87,7 +93,7 @@ def shape_shards(
             than can be meant.
         RecipeError: Rows cannot be packed with this tokenizer.
     """
-    settings = format_settings(loaded, ingested.tokenizer)
+    chosen, settings = inputs.format, inputs.settings
     recipe = loaded.recipe
     row_tokens = settings.row_tokens or 0
     if row_tokens > recipe.budget_tokens and recipe.packing == CONCAT:
@@ -97,9 +103,8 @@ def shape_shards(
             f"budget_tokens: {row_tokens} or more"
         )
     if recipe.output.shape == PER_DOMAIN:
-        return _apart(loaded, chosen, _domain_sampler(loaded, chosen, streams, ingested), plan,
-                      settings)  # fmt: skip
-    sampler = _sampler(loaded, chosen, streams, ingested)
+        return _apart(loaded, inputs, _domain_sampler(loaded, inputs))
+    sampler = _sampler(loaded, inputs, inputs.streams, inputs.domains)
     shards = _shards(loaded, chosen, sampler)
     if isinstance(sampler, PackedSampler):
         rows, tallies = _rows_of(sampler, shards)
@@ -111,14 +116,9 @@ def shape_shards(
     return Shaped(sampler, shards, loss)
 
 
-def _apart(
-    loaded: LoadedRecipe,
-    chosen: TokenFormat | TextFormat,
-    sampler: DomainSampler,
-    plan: Plan,
-    settings: Settings,
-) -> Shaped:
+def _apart(loaded: LoadedRecipe, inputs: ShardInputs, sampler: DomainSampler) -> Shaped:
     """With domains apart everything about rows is known before they are written."""
+    chosen, settings, plan = inputs.format, inputs.settings, inputs.plan
     rows, tallies = _rows_of(sampler, len(sampler.shards))
     names = [domain.name for domain in plan.domains]
     files = [
@@ -196,21 +196,17 @@ def _refuse_loss(
         )
 
 
-def _domain_sampler(
-    loaded: LoadedRecipe,
-    chosen: TokenFormat | TextFormat,
-    streams: Sequence[Stream],
-    ingested: Ingested,
-) -> DomainSampler:
+def _domain_sampler(loaded: LoadedRecipe, inputs: ShardInputs) -> DomainSampler:
     """A sampler for each domain that gives tokens, of one pass at most."""
-    shard_tokens = _shard_tokens(loaded, chosen)
+    shard_tokens = _shard_tokens(loaded, inputs.format)
     streams = [
-        replace(stream, tokens=min(stream.tokens, stream.supply_tokens)) for stream in streams
+        replace(stream, tokens=min(stream.tokens, stream.supply_tokens))
+        for stream in inputs.streams
     ]
     return DomainSampler(
         [
-            _sampler(loaded, chosen, [stream], ingested, [domain]) if stream.tokens else None
-            for stream, domain in zip(streams, ingested.domains, strict=True)
+            _sampler(loaded, inputs, [stream], [domain]) if stream.tokens else None
+            for stream, domain in zip(streams, inputs.domains, strict=True)
         ],
         [shard_count(stream.tokens, shard_tokens) for stream in streams],
     )
@@ -279,23 +275,22 @@ def _reader_loss(
 
 def _sampler(
     loaded: LoadedRecipe,
-    chosen: TokenFormat | TextFormat,
+    inputs: ShardInputs,
     streams: Sequence[Stream],
-    ingested: Ingested,
-    domains: Sequence[DomainTokens] | None = None,
+    domains: Sequence[DomainTokens],
 ) -> Sampler:
-    """A sampler of streams, whose domains are all unless given."""
-    recipe = loaded.recipe
+    """A sampler of the streams of these domains."""
+    recipe, chosen = loaded.recipe, inputs.format
     if isinstance(chosen, TokenFormat):
         if recipe.row_tokens is not None and recipe.packing == CONCAT:
             return SequenceSampler(streams, recipe.row_tokens, recipe.seed)
     # A document of text needs a token of text beside its end-of-text token.
-    ended = ingested.tokenizer.eos_id is not None
+    ended = inputs.settings.eos_id is not None
     smallest = 2 if isinstance(chosen, TextFormat) and ended else 1
-    whole = DocumentSampler(streams, domains or ingested.domains, recipe.seed, smallest)
+    whole = DocumentSampler(streams, domains, recipe.seed, smallest)
     if recipe.row_tokens is None:
         return whole
-    if recipe.packing == BEST_FIT and ingested.tokenizer.eos_id is None:
+    if recipe.packing == BEST_FIT and inputs.settings.eos_id is None:
         raise RecipeError(
             "packing: best-fit fills rows with the end token, and the tokenizer has none; set "
             "tokenizer.eos, or packing: whole"
