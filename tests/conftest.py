@@ -12,7 +12,7 @@ import pytest
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from curate.observer import Observer
+from curate.runtime.progress import Observer
 
 END = "<|endoftext|>"
 PAD = "<|pad|>"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from curate.laws.base import Array, RunTable
+from curate.laws.law import Array, RunTable
 
 DOMAINS = ("wiki", "code", "talk", "law")
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from curate.laws.base import RunTable
+from curate.laws.law import RunTable
 
 BIMIX_A = np.array([1.594, 2.998, 3.143, 0.991, 2.995, 1.743, 1.901])
 BIMIX_EXPONENTS = np.array([0.056, 0.020, 0.020, 0.069, 0.021, 0.048, 0.091])

@@ -9,9 +9,9 @@ from typing import Any
 
 import orjson
 
+from curate.runtime.files import hash_file
 from curate.sources import FilePlan, SegmentReader, segments
 from curate.sources.records import SEGMENT_BYTES, Block, ReadOptions, SourceFile
-from curate.storage import hash_file
 
 
 @dataclass

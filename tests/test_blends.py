@@ -12,9 +12,11 @@ import pytest
 import yaml
 
 from curate.errors import RecipeError
-from curate.formats import FORMATS, blend_files, rounding
-from curate.formats.blends import BLENDS, forecast
-from curate.formats.draws import Source, SourceFile
+from curate.formats import FORMATS
+from curate.formats.trainers import config_files as blend_files
+from curate.formats.trainers import rounding
+from curate.formats.trainers.draws import Source, SourceFile
+from curate.formats.trainers.mixtures import BLENDS, forecast
 
 WINDOW = 2048
 LENGTHS = (16, 64, 256)

@@ -17,12 +17,12 @@ import pytest
 import yaml
 from conftest import Listener, make_documents, write_jsonl
 
-from curate.build import build
-from curate.dataset import load_manifest
+from curate.dataset.manifest import load_manifest
 from curate.errors import InfeasiblePlan, InputError, RecipeError, ShardError
 from curate.formats import FORMATS, find
-from curate.observer import Observer
+from curate.pipeline.build import build
 from curate.recipe import load
+from curate.runtime.progress import Observer
 from curate.tokens import store
 
 
@@ -262,7 +262,7 @@ def test_verify_finds_damage(recipe: Path, damage: str) -> None:
 
 def test_verify_compares_tokens_not_only_hashes(recipe: Path) -> None:
     """A shard rewritten together with its hash is still found to differ from its documents."""
-    from curate.dataset import record_file
+    from curate.dataset.manifest import record_file
 
     directory = make(recipe).directory
     shard = directory / "train" / "shard-00000.bin"

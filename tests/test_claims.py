@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from conftest import make_documents, write_jsonl
 
-from curate.engine.local import Send, run_workers
-from curate.ingest import ingest
-from curate.observer import Observer
+from curate.pipeline.tokenize import ingest
 from curate.recipe import load
+from curate.runtime.progress import Observer
+from curate.runtime.workers import Send, run_workers
 from curate.sources.records import SEGMENT_BYTES
-from curate.tokens.claims import COMPRESSION, Claims
-from curate.tokens.jobs import TASK_SEGMENTS, Task
+from curate.tokens.task_queue import COMPRESSION, Claims
+from curate.tokens.tasks import TASK_SEGMENTS, Task
 
 
 def tasks_of(*domains: list[int], shared: bool = False) -> list[Task]:
@@ -113,7 +113,7 @@ def test_counts_do_not_depend_on_who_counted(
 ) -> None:
     """One worker's table of a domain is taken over as it is; those of several are added."""
     monkeypatch.setattr("curate.sources.GROUP_FILES", 1)
-    monkeypatch.setattr("curate.tokens.jobs.FILES_A_TASK", 1)  # so that each file is a task
+    monkeypatch.setattr("curate.tokens.tasks.FILES_A_TASK", 1)  # so that each file is a task
     rows = []
     for number, name in enumerate(("wiki", "code", "talk")):
         for part in range(number + 1):

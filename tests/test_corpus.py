@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from curate.errors import InputError, RecipeError
-from curate.sources import corpus, distributions, harvesting, installed_files
-from curate.sources.docstrings import strip_docstrings
-from curate.storage import hash_bytes, hash_file
+from curate.runtime.files import hash_bytes, hash_file
+from curate.sources.embedded import corpus, distributions, installed_files
+from curate.sources.embedded import harvest as harvesting
+from curate.sources.embedded.docstrings import strip_docstrings
 
 MEGABYTE = 1_000_000
 PROSE = "A sentence that is long enough to count, were it not for the need of a few more. " * 4

@@ -13,9 +13,9 @@ import pytest
 from law_tables import mixtures, table_of
 
 from curate.errors import FitError
-from curate.laws.base import Array, RunTable
 from curate.laws.crossval import cross_validate, later_rows
-from curate.laws.features import run_folds
+from curate.laws.fitting.features import run_folds
+from curate.laws.law import Array, RunTable
 from curate.laws.scores import score, seed_noise, spearman
 
 TOKENS = (1e9, 2e9, 3e9, 4e9, 5e9)

@@ -11,8 +11,8 @@ from curate.cli import cli
 from curate.errors import MissingEvidence, RecipeError
 from curate.mixture import DomainSupply, MixtureRequest
 from curate.mixture.design import STRATEGIES, _features, design, draw, runs_needed
-from curate.mixture.feasible import Box, whole
-from curate.mixture.support import hellinger
+from curate.mixture.search.simplex_box import Box, whole
+from curate.mixture.search.trust_region import hellinger
 
 
 def asked(supplies=(100, 400, 50, 900), entropies=None):

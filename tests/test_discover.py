@@ -12,11 +12,11 @@ import pytest
 from source_files import documents, json_lines, read_plan, write
 
 from curate.errors import InputError
+from curate.runtime.files import STAT_SAFETY_NANOSECONDS, hash_file
 from curate.sources import InputPath, SegmentReader, expand, identify, segments
 from curate.sources.discover import split_glob
 from curate.sources.identities import CACHE_NAME, read_cache
 from curate.sources.records import ReadOptions
-from curate.storage import STAT_SAFETY_NANOSECONDS, hash_file
 
 TREE = [
     "a.jsonl",

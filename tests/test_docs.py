@@ -12,7 +12,7 @@ from curate.formats import FORMATS
 from curate.laws import LAWS
 from curate.mixture import METHODS
 from curate.recipe import Recipe, parse, schema
-from curate.recipe_text import ALIASES
+from curate.recipe.text import ALIASES
 from curate.sources import READERS
 from curate.tokens.backends import BACKENDS
 

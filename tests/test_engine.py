@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from curate import errors
-from curate.engine.local import ahead, context, default_workers, map_tasks, run_workers
 from curate.errors import CurateError, EngineError, InputError
+from curate.runtime.workers import ahead, context, default_workers, map_tasks, run_workers
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="the tasks here are closures, which only a fork takes along"
@@ -192,7 +192,7 @@ def test_a_fault_in_the_parent_ends_the_workers():
 
 SCRIPT = """
 import os, sys, time
-from curate.engine.local import run_workers
+from curate.runtime.workers import run_workers
 
 def body(number, send):
     send(os.getpid())

@@ -9,7 +9,9 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from curate.stats.bigram_sample import PairCounts, PairSample, next_order, pair_sample, table_counts
 from curate.stats.conditional import conditional, ends
+from curate.stats.cross_entropy import held_out
 from curate.stats.estimate import Estimate, estimate, weight_intervals
 from curate.stats.estimators import (
     ESTIMATORS,
@@ -20,11 +22,9 @@ from curate.stats.estimators import (
     miller_madow,
     plugin,
 )
-from curate.stats.heldout import held_out
 from curate.stats.intervals import convergence, entropy_report
-from curate.stats.lift import mutual_information
-from curate.stats.pairs import PairCounts, PairSample, next_order, pair_sample, table_counts
-from curate.stats.unseen import unseen
+from curate.stats.mutual_information import mutual_information
+from curate.stats.unseen_species import unseen
 from curate.tokens.counting import count_stream
 
 

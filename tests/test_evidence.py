@@ -10,7 +10,7 @@ import pytest
 from conftest import Listener, write_jsonl
 
 from curate.errors import InputError
-from curate.planning import plan_dataset
+from curate.pipeline.plan import plan_dataset
 from curate.recipe import MixtureRecipe, load
 
 CORRECTED = "mixture={method: entropy, estimator: corrected}"

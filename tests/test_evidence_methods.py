@@ -13,7 +13,7 @@ from mixing_laws import LogLinear, PowerLaw, table_of
 
 from curate.cli import cli
 from curate.errors import FitError, InfeasiblePlan, MissingEvidence, RecipeError
-from curate.laws.base import RunTable
+from curate.laws.law import RunTable
 from curate.laws.likelihoods import Likelihoods
 from curate.mixture import (
     METHODS,
@@ -22,12 +22,12 @@ from curate.mixture import (
     MixtureOptions,
     MixtureRequest,
     SearchOptions,
-    contest,
     mix,
 )
-from curate.mixture.contest import Contender, compare_methods
-from curate.mixture.feasible import Box, whole
-from curate.mixture.power import power_optimum
+from curate.mixture import compare_methods as comparing
+from curate.mixture.compare_methods import Contender, compare_methods
+from curate.mixture.search.bimix_optimum import power_optimum
+from curate.mixture.search.simplex_box import Box, whole
 from curate.report.methods import contender_line
 
 NAMES = ("a", "b", "c")
@@ -350,7 +350,7 @@ def test_equal_losses_promise_nothing():
 def test_comparison_is_the_same_for_any_number_of_workers(monkeypatch):
     """And says of every method when it ends, whatever becomes of it."""
     few = ("natural", "bimix", "additive", "mde")
-    monkeypatch.setattr(contest, "METHODS", {name: METHODS[name] for name in few})
+    monkeypatch.setattr(comparing, "METHODS", {name: METHODS[name] for name in few})
     request = asked("natural", evidence=Evidence(runs(30)))
     told: list[Contender] = []
     alone = compare_methods(request, 1, told.append)
@@ -434,7 +434,7 @@ def test_compare_command(recipe):
 
 
 def test_new_evidence_is_a_new_build(recipe):
-    from curate.mixture.evidence import evidence_hash
+    from curate.pipeline.read_evidence import evidence_hash
     from curate.recipe import load
 
     before = evidence_hash(load(recipe))

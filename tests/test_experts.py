@@ -10,7 +10,7 @@ from expert_files import write_likelihoods
 
 from curate.errors import InputError
 from curate.laws.likelihoods import Likelihoods, read_likelihoods
-from curate.mixture.experts import (
+from curate.mixture.search.expert_mixing import (
     blocks_of,
     combined,
     experts_law,
@@ -19,9 +19,9 @@ from curate.mixture.experts import (
     solve,
     solve_by_gradient,
 )
-from curate.mixture.feasible import Box
-from curate.mixture.objective import Problem
-from curate.mixture.optimise import optimise
+from curate.mixture.search.objective import Problem
+from curate.mixture.search.optimise import optimise
+from curate.mixture.search.simplex_box import Box
 
 PLANTED = np.array([0.6, 0.3, 0.1])
 

@@ -17,9 +17,9 @@ import yaml
 from click.testing import CliRunner
 from conftest import Listener
 
-from curate.build import build
 from curate.cli import cli
-from curate.dataset import load_manifest
+from curate.dataset.manifest import load_manifest
+from curate.dataset.verify import verify
 from curate.errors import InfeasiblePlan, RecipeError, ShardError
 from curate.formats import (
     FORMATS,
@@ -30,14 +30,14 @@ from curate.formats import (
     check_options,
     configure,
     datatrove,
+    dropped_tokens,
     llmc,
-    losses,
     mds,
     olmo,
 )
 from curate.formats.base import Folder, TextFormat
+from curate.pipeline.build import build
 from curate.recipe import load
-from curate.verify import verify
 
 UINT16 = np.dtype(np.uint16)
 
@@ -275,14 +275,18 @@ def test_losses_are_what_a_reader_leaves_out() -> None:
         tokens, window = int(rows.sum()), int(rng.integers(1, 70))
         apart = {i for start in range(0, tokens - window + 1, window)
                  for i in range(start, start + window)}  # fmt: skip
-        assert losses.tails(rows, window) == tokens - len(apart)
+        assert dropped_tokens.tails(rows, window) == tokens - len(apart)
         over = {i for start in range(0, tokens - window, window)
                 for i in range(start, start + window + 1)}  # fmt: skip
-        assert losses.overlapping_tails(rows, window) == tokens - len(over)
-        assert losses.labelled_tails(rows, window) == losses.tails(rows, window + 1)
-        assert losses.cut_rows(rows, window) == sum(max(0, row - window) for row in rows)
-        for loss in (losses.tails, losses.labelled_tails, losses.overlapping_tails):
-            assert loss(rows, window) <= losses.worst_tails(1, window, tokens)
+        assert dropped_tokens.overlapping_tails(rows, window) == tokens - len(over)
+        assert dropped_tokens.labelled_tails(rows, window) == dropped_tokens.tails(rows, window + 1)
+        assert dropped_tokens.cut_rows(rows, window) == sum(max(0, row - window) for row in rows)
+        for loss in (
+            dropped_tokens.tails,
+            dropped_tokens.labelled_tails,
+            dropped_tokens.overlapping_tails,
+        ):
+            assert loss(rows, window) <= dropped_tokens.worst_tails(1, window, tokens)
 
 
 # --- whole builds ------------------------------------------------------------------------------

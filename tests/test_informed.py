@@ -16,12 +16,12 @@ from mixing_laws import LogLinear, table_of
 from curate.cli import cli
 from curate.errors import MissingEvidence
 from curate.laws import LAWS
-from curate.laws.base import FittedLaw, RunTable
 from curate.laws.crossval import cross_validate
-from curate.laws.informed import INFORMED, ablated, informed
+from curate.laws.forms.expert_regression import INFORMED, ablated, informed
+from curate.laws.law import FittedLaw, RunTable
 from curate.laws.likelihoods import Likelihoods
-from curate.mixture.expert_features import BLOCKS, expert_features
-from curate.mixture.experts import experts_law
+from curate.mixture.methods.expert_features import BLOCKS, expert_features
+from curate.mixture.search.expert_mixing import experts_law
 
 DOMAINS = tuple("abcdefgh")
 TARGETS = ("x", "y", "z")

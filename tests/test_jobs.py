@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from conftest import END, write_jsonl
 
-from curate.ingest import ingest
-from curate.observer import Observer
+from curate.pipeline.tokenize import ingest
 from curate.recipe import load
+from curate.runtime.progress import Observer
 from curate.sources.plans import FilePlan, PlanRequest, plan_lines
 from curate.sources.records import SEGMENT_BYTES, ReadOptions, SourceFile
-from curate.tokens.jobs import TASK_SEGMENTS, Item, plan_tasks
 from curate.tokens.store import Entry, PartWriter, TokenStore
+from curate.tokens.tasks import TASK_SEGMENTS, Item, plan_tasks
 
 OPTIONS = ReadOptions()
 

@@ -11,13 +11,13 @@ import pytest
 from numpy.typing import NDArray
 
 from curate.errors import FitError
-from curate.laws.base import RunTable
-from curate.laws.dummies import fit_mean, fit_own_share
-from curate.laws.features import progress_of
-from curate.laws.joint import FittedJoint, _spread_over_runs, fit_joint
-from curate.laws.joint_process import Rows, _belief, _unlikelihood, learn, left_out, observe
-from curate.laws.joint_trend import HEADROOM, NO_HEAD_START, PROPORTIONAL, fit_trend
-from curate.laws.joint_trend import left_out as trend_left_out
+from curate.laws.fitting.features import progress_of
+from curate.laws.forms.dummies import fit_mean, fit_own_share
+from curate.laws.forms.joint import FittedJoint, _spread_over_runs, fit_joint
+from curate.laws.forms.joint_process import Rows, _belief, _unlikelihood, learn, left_out, observe
+from curate.laws.forms.joint_trend import HEADROOM, NO_HEAD_START, PROPORTIONAL, fit_trend
+from curate.laws.forms.joint_trend import left_out as trend_left_out
+from curate.laws.law import RunTable
 
 Array = NDArray[np.float64]
 TABLES = Path(__file__).parents[2] / "shared" / "data"

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from curate.kernels import Pointers, kernel, prefetch
+from curate.runtime.compiled import Pointers, kernel, prefetch
 
 PROGRAM = """
 import sys

@@ -9,21 +9,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from curves import fit_curve, fit_settled_curve, settled_from
 from law_tables import DOMAINS, mixtures, table_of
 
 from curate.errors import FitError
 from curate.laws import DUMMIES, LAWS, find
-from curate.laws.additive import FittedAdditive
-from curate.laws.autoscale import FittedAutoscale
-from curate.laws.base import Array, FittedLaw, RunTable
-from curate.laws.bimix import Coefficients, FittedBimix, fit_bimix
-from curate.laws.bimix_mixed import FittedBimixMixed
-from curate.laws.boosted import fit_boosted_regmix
-from curate.laws.curves import fit_curve, fit_settled_curve, settled_from
-from curate.laws.exponential import FittedExponential
-from curate.laws.gaussian import fit_process, negative_log_likelihood
-from curate.laws.horizon import Horizon
-from curate.laws.ridge import fit_ridge
+from curate.laws.fitting.progress_term import Horizon
+from curate.laws.forms.additive import FittedAdditive
+from curate.laws.forms.autoscale import FittedAutoscale
+from curate.laws.forms.bimix import Coefficients, FittedBimix, fit_bimix
+from curate.laws.forms.bimix_mixed import FittedBimixMixed
+from curate.laws.forms.boosted import fit_boosted_regmix
+from curate.laws.forms.exponential import FittedExponential
+from curate.laws.forms.gaussian import fit_process, negative_log_likelihood
+from curate.laws.forms.ridge import fit_ridge
+from curate.laws.law import Array, FittedLaw, RunTable
 
 TOKENS = (1e9, 2e9, 4e9, 8e9)
 NAN = float("nan")

@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 
 import curate
-from curate.build import build
-from curate.dataset import load_manifest, read_provenance
+from curate.dataset.manifest import load_manifest, read_provenance
 from curate.errors import CurateError, RecipeError, ShardError
 from curate.formats import find
 from curate.loader import FIELDS, LoaderOptions, Sequences
 from curate.loader.batches import Share
-from curate.observer import Observer
+from curate.pipeline.build import build
 from curate.recipe import load as load_recipe
+from curate.runtime.progress import Observer
 
 LENGTH = 64
 SMALL_SHARDS = "output.shard_tokens=7000"

@@ -11,13 +11,13 @@ import pytest
 from conftest import RECIPE
 
 import curate
-from curate.build import build
-from curate.dataset import load_manifest
+from curate.dataset.manifest import load_manifest
 from curate.errors import RecipeError, ShardError
 from curate.formats import FORMATS
 from curate.formats.base import TokenFormat
-from curate.observer import Observer
+from curate.pipeline.build import build
 from curate.recipe import load as load_recipe
+from curate.runtime.progress import Observer
 
 LENGTH = 64
 SHARDS = "output.shard_tokens=7000"

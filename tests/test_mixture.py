@@ -25,9 +25,9 @@ from curate.mixture import (
     mix_with,
 )
 from curate.mixture.apportion import fits
-from curate.mixture.base import cap_tokens
-from curate.mixture.baselines import uniform
-from curate.mixture.entropic import MEASURES
+from curate.mixture.methods.baselines import uniform
+from curate.mixture.methods.entropic import MEASURES
+from curate.mixture.request import cap_tokens
 from curate.mixture.shortfall import paste_mixture
 from curate.mixture.simplex import (
     normalised,
@@ -35,7 +35,7 @@ from curate.mixture.simplex import (
     project_capped_rows,
     softmax,
 )
-from curate.plan import make_plan
+from curate.plan.budget import make_plan
 
 DATA = Path(__file__).parent / "data"
 PLAIN = [name for name, method in METHODS.items() if method.evidence is None]

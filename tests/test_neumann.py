@@ -8,7 +8,7 @@ import pytest
 
 from curate.errors import RecipeError
 from curate.stats.embedding import BUILT_IN, DIMENSION, LONGEST_BYTES, hashed_ngrams, load_encoder
-from curate.stats.neumann import gram_entropy, kernel_entropy, neumann_report
+from curate.stats.von_neumann import gram_entropy, kernel_entropy, neumann_report
 
 
 @pytest.mark.parametrize("documents", [1, 2, 7, 50])

@@ -16,19 +16,19 @@ from mixing_laws import (
 )
 
 from curate.errors import FitError
-from curate.mixture.descent import Ball, descend
-from curate.mixture.feasible import (
+from curate.mixture.search.bimix_optimum import power_gap, power_optimum
+from curate.mixture.search.descent import Ball, descend
+from curate.mixture.search.objective import Problem, losses_at, slopes_at, value_at
+from curate.mixture.search.optimise import certificate, optimise
+from curate.mixture.search.simplex_box import (
     Box,
     best_corner,
     nearest,
     nearest_in_proportion,
     whole,
 )
-from curate.mixture.objective import Problem, losses_at, slopes_at, value_at
-from curate.mixture.optimise import certificate, optimise
-from curate.mixture.power import power_gap, power_optimum
+from curate.mixture.search.trust_region import check_support, hellinger, support_of, support_warning
 from curate.mixture.simplex import project_capped
-from curate.mixture.support import check_support, hellinger, support_of, support_warning
 
 PUBLISHED = [0.1527, 0.0944, 0.0987, 0.1212, 0.0991, 0.1393, 0.2947]
 

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from curate.build import build
-from curate.dataset import load_manifest, read_provenance
+from curate.dataset.manifest import load_manifest, read_provenance
 from curate.errors import RecipeError
 from curate.formats import find
-from curate.observer import Observer
-from curate.packing import BEST_FIT, WHOLE, PackedSampler, Tally, best_fit, pack, split, tally
+from curate.pipeline.build import build
+from curate.plan import PAD, PIECE
+from curate.plan.packing import BEST_FIT, WHOLE, PackedSampler, Tally, best_fit, pack, split, tally
 from curate.recipe import load
-from curate.sample import PAD, PIECE
+from curate.runtime.progress import Observer
 
 ROW = 64
 
@@ -195,8 +195,8 @@ def test_domains_apart_are_packed_too(recipe: Path) -> None:
 
 
 def test_verify_finds_a_changed_filling(recipe: Path) -> None:
-    from curate.build import reopen
-    from curate.verify import verify
+    from curate.dataset.verify import verify
+    from curate.pipeline.build import reopen
 
     built = make(recipe, "output.format=npy", "packing=best-fit")
     _, domains = reopen(built.directory)

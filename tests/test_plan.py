@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from curate.errors import InfeasiblePlan, RecipeError
 from curate.mixture import METHODS, DomainSupply, MixtureOptions, MixtureRequest, mix
 from curate.mixture.apportion import apportion, fits, largest_total, quota_bounds
-from curate.plan import allocate, make_plan
+from curate.plan.budget import allocate, make_plan
 
 
 def hamilton(weights, total):

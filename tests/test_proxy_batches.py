@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from curate.errors import InfeasiblePlan, InputError
-from curate.ingest import Ingested, ingest
-from curate.observer import Observer
-from curate.plan import allocate
+from curate.pipeline.tokenize import Ingested, ingest
+from curate.plan import SequenceSampler, TokenCopier, stream
+from curate.plan.budget import allocate
 from curate.proxy.batches import (
     BatchSource,
     ProxyDomain,
@@ -20,7 +20,7 @@ from curate.proxy.batches import (
     validation_rows,
 )
 from curate.recipe import load
-from curate.sample import SequenceSampler, TokenCopier, stream
+from curate.runtime.progress import Observer
 
 LENGTH = 32
 START = 1

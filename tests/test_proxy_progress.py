@@ -10,11 +10,11 @@ import pytest
 import torch
 from rich.console import Console
 
-from curate.observer import Observer, TrainingProgress
 from curate.proxy import progress as module
 from curate.proxy.curves import write_curves
 from curate.proxy.progress import Progress
 from curate.report.terminal import TerminalObserver, training_table
+from curate.runtime.progress import Observer, TrainingProgress
 
 
 class Listener(Observer):

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from curate.engine.local import Send, run_apart
 from curate.errors import EngineError, InputError, ShardError
-from curate.observer import Observer
+from curate.pipeline.proxies import train_domain_experts, train_proxies
 from curate.proxy.claims import Claims
 from curate.proxy.runs import read_runs
 from curate.recipe import load
-from curate.storage import FileLock
-from curate.swarms import train_domain_experts, train_proxies
+from curate.runtime.files import FileLock
+from curate.runtime.progress import Observer
+from curate.runtime.workers import Send, run_apart
 
 NAMES = ("wiki", "code", "talk")
 SWARM = (
@@ -67,7 +67,7 @@ def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
-    code = "import sys, time; from pathlib import Path; from curate.storage import FileLock; "
+    code = "import sys, time; from pathlib import Path; from curate.runtime.files import FileLock; "
     code += "lock = FileLock(Path(sys.argv[1])); print(lock.take(), flush=True); time.sleep(60)"
     with subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "lock")], text=True,
                           stdout=subprocess.PIPE) as process:  # fmt: skip

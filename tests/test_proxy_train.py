@@ -20,7 +20,8 @@ import torch
 from conftest import Listener
 
 from curate.errors import CurateError, EngineError, InputError, MissingEvidence, RecipeError
-from curate.observer import Observer
+from curate.pipeline.proxies import train_domain_experts, train_proxies
+from curate.pipeline.proxy_setup import check_proxy
 from curate.proxy.checkpoint import find_checkpoint, save_checkpoint
 from curate.proxy.device import find_device
 from curate.proxy.memory import fit_models, halve_until_it_fits, is_out_of_memory
@@ -29,8 +30,7 @@ from curate.proxy.runs import RunRow, append_runs, read_runs
 from curate.proxy.shape import PRESETS, Shape
 from curate.proxy.stack import Stack, StackSettings
 from curate.recipe import LoadedRecipe, load
-from curate.swarms import train_domain_experts, train_proxies
-from curate.swarms.setup import check_proxy
+from curate.runtime.progress import Observer
 
 CPU = torch.device("cpu")
 TINY = Shape(2, 16, 2, 32, 64)

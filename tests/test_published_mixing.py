@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from curate.laws import LAWS
-from curate.laws.tables import read_runs
+from curate.laws.run_tables.read import read_runs
 from curate.mixture import (
     DomainSupply,
     Evidence,
@@ -16,11 +16,11 @@ from curate.mixture import (
     SearchOptions,
     mix,
 )
-from curate.mixture.feasible import whole
-from curate.mixture.objective import Problem
-from curate.mixture.optimise import optimise
-from curate.mixture.simulate import simulate
-from curate.mixture.support import check_support, support_of
+from curate.mixture.search.objective import Problem
+from curate.mixture.search.optimise import optimise
+from curate.mixture.search.regmix_simulation import simulate
+from curate.mixture.search.simplex_box import whole
+from curate.mixture.search.trust_region import check_support, support_of
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 needs_shared = pytest.mark.skipif(not SHARED.exists(), reason="the tables are not at hand")

@@ -21,7 +21,7 @@ from curate.recipe import (
     parse,
     schema,
 )
-from curate.recipe_text import ALIASES, BAD_RECORD_ALIASES
+from curate.recipe.text import ALIASES, BAD_RECORD_ALIASES
 
 FULL = """
 name: my-mix

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from curate.errors import CurateError
-from curate.observer import Observer
-from curate.planning import plan_dataset
+from curate.pipeline.plan import plan_dataset
 from curate.recipe import LoadedRecipe, load
+from curate.runtime.progress import Observer
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))

@@ -12,7 +12,7 @@ import pytest
 
 from curate.laws import LAWS
 from curate.laws.scores import score
-from curate.mixture.simulate import simulate
+from curate.mixture.search.regmix_simulation import simulate
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"

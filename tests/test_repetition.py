@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from curate.mixture.repetition import (
+from curate.mixture.search.repetition import (
     best_allocation,
     data_constrained_loss,
     effective_tokens,

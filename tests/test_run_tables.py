@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from curate.errors import FitError
-from curate.laws.tables import read_runs
+from curate.laws.run_tables.read import read_runs
 
 OURS = """run,seed,params,step,tokens,w_wiki,w_code,loss_code,loss_wiki,bpb_wiki
 a,1,1e6,10,1e7,0.25,0.75,2.0,3.0,1.0

@@ -5,7 +5,7 @@ import pytest
 import xxhash
 
 from curate.errors import InfeasiblePlan
-from curate.sample import (
+from curate.plan import (
     PIECE,
     DocumentSampler,
     Samples,
@@ -17,8 +17,8 @@ from curate.sample import (
     shard_count,
     stream,
 )
-from curate.sample import documents as documents_module
-from curate.sample.documents import lengthen_last
+from curate.plan import documents as documents_module
+from curate.plan.documents import lengthen_last
 from curate.tokens.domain import DomainFile, DomainTokens
 from curate.tokens.store import DOCUMENT, Entry, PartWriter, StoredEntry
 

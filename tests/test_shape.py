@@ -13,16 +13,16 @@ from click.testing import CliRunner
 from conftest import Listener
 
 import curate
-from curate.build import build, reopen
 from curate.cli import cli
-from curate.dataset import ARTIFACTS, QUARANTINE, load_manifest
+from curate.dataset.manifest import ARTIFACTS, QUARANTINE, load_manifest
+from curate.dataset.verify import verify
 from curate.errors import InfeasiblePlan, RecipeError, ShardError
 from curate.formats import find
-from curate.formats.blends import BLENDS
-from curate.observer import Observer
-from curate.planning import plan_dataset
+from curate.formats.trainers.mixtures import BLENDS
+from curate.pipeline.build import build, reopen
+from curate.pipeline.plan import plan_dataset
 from curate.recipe import load
-from curate.verify import verify
+from curate.runtime.progress import Observer
 
 APART = "output.shape=per-domain"
 

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from curate import recipe as recipes
-from curate.ingest import Ingested, ingest
-from curate.mixture.leverage import leverage_scores, pretraining_weights, tuning_weights
-from curate.observer import Observer
+from curate.mixture.methods.leverage import leverage_scores, pretraining_weights, tuning_weights
+from curate.pipeline.tokenize import Ingested, ingest
+from curate.runtime.progress import Observer
+from curate.stats.bigram_sample import draw_pairs, pair_sample, table_counts
 from curate.stats.divergence import jensen_shannon, js_matrix, pair_overlap
 from curate.stats.estimators import plugin
 from curate.stats.measure import compare, measure_domain
-from curate.stats.pairs import draw_pairs, pair_sample, table_counts
 from curate.stats.sampling import sample_plan
 from curate.stats.signals import (
     FRAME_BYTES,

@@ -17,12 +17,12 @@ import zstandard
 from source_files import documents, json_lines, plan, read, read_plan, source, write
 
 from curate.errors import InputError
+from curate.runtime.files import read_known, read_new
 from curate.sources import SegmentReader, expand, identify, identities, segments
+from curate.sources.decompress.open import CHUNK_BYTES
 from curate.sources.identities import hash_small, read_whole
 from curate.sources.json_records import count_records
 from curate.sources.records import BLOCK_BYTES, ReadOptions, SourceFile
-from curate.sources.streams import CHUNK_BYTES
-from curate.storage import read_known, read_new
 
 GOOD = '{"id": "g", "text": "fine"}'
 

@@ -12,7 +12,7 @@ from mixing_laws import PowerLaw, table_of
 from curate.cli import cli
 from curate.errors import InfeasiblePlan, InputError, MissingEvidence, RecipeError
 from curate.laws.likelihoods import Likelihoods
-from curate.mixture.standalone import Asked, standalone
+from curate.pipeline.from_run_table import Asked, standalone
 
 NAMES = ("a", "b:x", "c")
 

@@ -13,7 +13,7 @@ import pytest
 import xxhash
 
 from curate.errors import InputError
-from curate.storage import (
+from curate.runtime.files import (
     HASH_CHUNK_BYTES,
     atomic_directory,
     atomic_path,
@@ -113,7 +113,7 @@ def test_modes_follow_the_umask(mask, tmp_path):
 def test_a_killed_process_leaves_no_final_name(tmp_path):
     script = f"""
 import os, signal, pathlib
-from curate.storage import atomic_directory, atomic_path
+from curate.runtime.files import atomic_directory, atomic_path
 target = pathlib.Path({str(tmp_path)!r})
 with atomic_path(target / "file") as file, atomic_directory(target / "part") as part:
     file.write_bytes(b"half")
@@ -245,7 +245,7 @@ def test_hashes_stay_what_they_are():
 def test_sweep_removes_only_what_dead_processes_left(tmp_path):
     script = (
         "import os, sys; from pathlib import Path\n"
-        "from curate.storage import atomic_directory, atomic_path\n"
+        "from curate.runtime.files import atomic_directory, atomic_path\n"
         "with atomic_directory(Path('part')) as one, atomic_path(Path('b.json')) as two:\n"
         "    (one / 'x').write_text('half'); os._exit(9)"
     )

@@ -13,14 +13,14 @@ import zstandard
 from conftest import make_documents, write_jsonl
 
 from curate.errors import InputError, TokenizerError
-from curate.ingest import ingest
-from curate.observer import Observer
+from curate.pipeline.tokenize import ingest
 from curate.recipe import load
+from curate.runtime.files import append, begin_directory, user_cache
+from curate.runtime.progress import Observer
 from curate.sources import check_unchanged, identify
 from curate.sources.discover import InputPath
 from curate.sources.records import SEGMENT_BYTES
-from curate.storage import append, begin_directory, user_cache
-from curate.tokens import domain_counts, jobs, store, worker
+from curate.tokens import domain_counts, store, tasks, worker
 from curate.tokens.store import DOCUMENT, Entry, PartWriter, StoredBadRecord, part_damage
 
 LONG_AGO = 1_000_000_000
@@ -194,7 +194,7 @@ def test_nothing_is_counted_again_where_workers_look_beyond_the_end(
         raise AssertionError("counted again")
 
     monkeypatch.setattr(domain_counts, "_count_entries", fail)
-    monkeypatch.setattr(jobs, "SMALL_FILE_BYTES", 0)  # so that the file is shared
+    monkeypatch.setattr(tasks, "SMALL_FILE_BYTES", 0)  # so that the file is shared
     overrides = [f"domains=[{{name: wiki, paths: {data}}}]"]
     found = ingest(load(recipe, overrides), workers, Observer())
     assert found.stats[0].documents == 400 * copies

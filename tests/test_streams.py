@@ -15,16 +15,16 @@ import zstandard
 from source_files import write
 
 from curate.errors import InputError
-from curate.sources.gzip_stream import GZIP_MAGIC
-from curate.sources.stream_base import CHUNK_BYTES
-from curate.sources.streams import (
+from curate.sources.decompress.gzip_stream import GZIP_MAGIC
+from curate.sources.decompress.open import (
     BZIP2_BLOCK_MAGIC,
     REFUSED_MAGIC,
     StreamDamage,
     compression_of,
     open_stream,
 )
-from curate.sources.zstd_stream import ZSTD_MAGIC, FrameHeader, parse_frame_header
+from curate.sources.decompress.stream import CHUNK_BYTES
+from curate.sources.decompress.zstd_stream import ZSTD_MAGIC, FrameHeader, parse_frame_header
 
 SKIPPABLE_FRAME = bytes.fromhex("532a4d18") + (5).to_bytes(4, "little") + b"notes"
 DATA = bytes(random.Random(1).choices(range(64), k=700_000))

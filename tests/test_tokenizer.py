@@ -14,7 +14,7 @@ from conftest import END, PAD, Listener, make_documents
 from tokenizers import models, normalizers, pre_tokenizers
 
 from curate.errors import TokenizerError
-from curate.ingest import ingest
+from curate.pipeline.tokenize import ingest
 from curate.recipe import load as load_recipe
 from curate.sources import expand, identify, segments
 from curate.sources.records import ReadOptions

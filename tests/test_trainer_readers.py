@@ -21,10 +21,10 @@ import pytest
 import zstandard
 from tokenizers import Tokenizer
 
-from curate.build import Built, build
-from curate.dataset import load_manifest
-from curate.observer import Observer
+from curate.dataset.manifest import load_manifest
+from curate.pipeline.build import Built, build
 from curate.recipe import load
+from curate.runtime.progress import Observer
 
 
 def of_a_trainer(test: Callable[..., None]) -> Callable[..., None]:

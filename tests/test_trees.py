@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from law_tables import mixtures, table_of
 
-from curate.laws import boosted
-from curate.laws.boosted import SETTINGS, fit_boosted
-from curate.laws.trees import forest_of
+from curate.laws.fitting.tree_prediction import forest_of
+from curate.laws.forms import boosted
+from curate.laws.forms.boosted import SETTINGS, fit_boosted
 
 TOKENS = (1e9, 2e9, 4e9)
 

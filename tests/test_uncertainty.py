@@ -5,11 +5,11 @@ import pytest
 from mixing_laws import BIMIX_EXPONENTS, PowerLaw, bimix_scales, table_of
 
 from curate.errors import FitError
-from curate.laws.base import RunTable
-from curate.mixture.feasible import whole
-from curate.mixture.objective import Problem
-from curate.mixture.power import power_optimum
-from curate.mixture.uncertainty import Resampling, bootstrap, interval
+from curate.laws.law import RunTable
+from curate.mixture.search.bimix_optimum import power_optimum
+from curate.mixture.search.objective import Problem
+from curate.mixture.search.simplex_box import whole
+from curate.mixture.search.uncertainty import Resampling, bootstrap, interval
 
 SCALES = bimix_scales(20.0)
 TRUTH = power_optimum(SCALES, BIMIX_EXPONENTS, whole(7))

@@ -12,16 +12,16 @@ from click.testing import CliRunner
 
 from curate.cli import cli
 from curate.errors import CurateError, FitError, InputError, MissingEvidence, RecipeError
-from curate.laws.base import RunTable
+from curate.laws.law import RunTable
 from curate.mixture import DomainSupply, MixtureOptions, MixtureRequest
-from curate.mixture.base import Evidence, SearchOptions
-from curate.mixture.forecast import forecast
-from curate.observer import Observer
-from curate.planning import plan_dataset
+from curate.mixture.predicted_losses import forecast
+from curate.mixture.request import Evidence, SearchOptions
+from curate.pipeline.plan import plan_dataset
+from curate.pipeline.proxies import next_preset, with_preset
+from curate.pipeline.validate import Asked, Measured, judge, objective_of, validate
 from curate.recipe import load, parse
-from curate.stats.paired import joint_verdict, seed_mean, verdict_of
-from curate.swarms import next_preset, with_preset
-from curate.validate import Asked, Measured, judge, objective_of, validate
+from curate.runtime.progress import Observer
+from curate.stats.seed_intervals import joint_verdict, seed_mean, verdict_of
 
 NAMES = ("wiki", "code", "talk")
 PROXY = (

@@ -24,12 +24,12 @@ gc.set_threshold(500_000)
 import click  # noqa: E402
 
 from curate import __version__  # noqa: E402
-from curate.cli import data, design, evidence, info, proxies  # noqa: E402
+from curate.cli import design, evidence, info, main_job, proxies  # noqa: E402
 from curate.cli.session import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USER  # noqa: E402
 from curate.errors import CurateError  # noqa: E402
 
 COMMANDS = (
-    data.tokenize, data.stats, data.mix, data.plan, data.build, data.verify,
+    main_job.tokenize, main_job.stats, main_job.mix, main_job.plan, main_job.build, main_job.verify,
     proxies.proxy, proxies.experts, proxies.validate, evidence.fit, design.design,
     info.methods, info.formats, info.corpus, info.schema, info.doctor,
 )  # fmt: skip

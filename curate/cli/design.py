@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from curate.cli.loose import Loose, recipe_or_runs_command, wants_runs
 from curate.cli.session import Session
+from curate.cli.without_recipe import Loose, recipe_or_runs_command, wants_runs
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -29,9 +29,9 @@ def design(count: int | None, strategy: str, **options: Any) -> None:
 
     Without RECIPE, for the domains of --runs.
     """
-    from curate.ingest import ingest
     from curate.mixture.design import next_runs
-    from curate.planning import mixture_request
+    from curate.pipeline.plan import mixture_request
+    from curate.pipeline.tokenize import ingest
 
     session: Session | Loose
     if wants_runs(options):
@@ -61,7 +61,7 @@ def design(count: int | None, strategy: str, **options: Any) -> None:
 
 def _write(found: Design, path: Path) -> None:
     """Write `design.csv`: a run a row, as `runs.csv` has its weights."""
-    from curate.storage import atomic_path
+    from curate.runtime.files import atomic_path
 
     with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)

@@ -33,12 +33,12 @@ def fit(runs: tuple[Path, ...], laws: str, folds: int, **options: Any) -> None:
 
     RUNS is a runs.csv, or two files: mixtures (ratios.csv) and losses (metrics.csv).
     """
-    from curate.engine.local import default_workers
     from curate.laws import LAWS
     from curate.laws.crossval import cross_validate
-    from curate.laws.tables import read_runs
+    from curate.laws.run_tables.read import read_runs
     from curate.report.laws import law_table, problems
-    from curate.storage import hash_file, write_json
+    from curate.runtime.files import hash_file, write_json
+    from curate.runtime.workers import default_workers
 
     screen = Screen(options["as_json"], options["quiet"])
     targets = options["targets"].split(",") if options["targets"] else None
@@ -74,9 +74,9 @@ def _with_experts(path: Path | None, table: RunTable) -> list[Law]:
     """Every regression that can take experts' losses, each with them and without."""
     if path is None:
         return []
-    from curate.laws.informed import INFORMED, ablated, informed
+    from curate.laws.forms.expert_regression import INFORMED, ablated, informed
     from curate.laws.likelihoods import read_likelihoods
-    from curate.mixture.expert_features import expert_features
+    from curate.mixture.methods.expert_features import expert_features
 
     experts = expert_features(read_likelihoods(path), table.domains)
     return [law for name in INFORMED for law in (informed(name, experts), ablated(name))]

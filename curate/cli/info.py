@@ -67,7 +67,7 @@ def _print_format(name: str) -> None:
 @click.option("--json", "as_json", is_flag=True)
 def corpus(cache: Path, as_json: bool) -> None:
     """The embedded corpus: domains, sizes, and the packages it is harvested from."""
-    from curate.sources.corpus import DOMAINS, materialise
+    from curate.sources.embedded.corpus import DOMAINS, materialise
 
     info = materialise(cache / "corpus")
     rows = [
@@ -97,7 +97,7 @@ def doctor() -> None:
     """The machine, the versions, and which optional parts are installed."""
     import platform
 
-    from curate.engine.local import default_workers
+    from curate.runtime.workers import default_workers
     from curate.tokens.backends import BACKENDS, installed
 
     click.echo(f"curate {__version__}, Python {platform.python_version()}, {platform.platform()}")

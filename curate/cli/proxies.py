@@ -48,7 +48,7 @@ def proxy_session(options: dict[str, Any]) -> Session:
 @proxy_command
 def proxy(**options: Any) -> None:
     """Train small models on many mixtures, many at once; what is in runs.csv is not done twice."""
-    from curate.swarms import final_rows, train_proxies
+    from curate.pipeline.proxies import final_rows, train_proxies
 
     session = proxy_session(options)
     result = train_proxies(session.loaded, session.workers, session.observer)
@@ -70,7 +70,7 @@ def proxy(**options: Any) -> None:
 @proxy_command
 def experts(**options: Any) -> None:
     """Train one small model a domain; write its log-probabilities of all held-out tokens."""
-    from curate.swarms import train_domain_experts
+    from curate.pipeline.proxies import train_domain_experts
 
     session = proxy_session(options)
     losses = train_domain_experts(session.loaded, session.workers, session.observer)
@@ -98,9 +98,9 @@ def validate(seeds: int, presets: tuple[str, ...], up: bool, **options: Any) -> 
     """Train the recommended mixture and its rivals with several seeds, and judge the advice."""
     from rich.console import Group
 
+    from curate.pipeline.validate import Asked
+    from curate.pipeline.validate import validate as validate_mixture
     from curate.report.validation import loss_table, summary_lines
-    from curate.validate import Asked
-    from curate.validate import validate as validate_mixture
 
     session = proxy_session(options)
     asked = Asked(seeds, presets, up)

@@ -17,8 +17,8 @@ import click
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from curate.observer import Observer
     from curate.recipe import LoadedRecipe
+    from curate.runtime.progress import Observer
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -51,7 +51,7 @@ class Screen:
 
     def __init__(self, as_json: bool, quiet: bool) -> None:
         """Open the console, unless only JSON or nothing is to be printed."""
-        from curate.observer import Observer
+        from curate.runtime.progress import Observer
 
         self.as_json = as_json
         self.observer: Observer = Observer()
@@ -79,7 +79,7 @@ class Session(Screen):
     def __init__(self, options: dict[str, Any]) -> None:
         """Read the recipe and set up what is shown."""
         from curate.recipe import load
-        from curate.tokens import head_start
+        from curate.tokens import preload
 
         overrides = list(options["overrides"])
         if options["out"] is not None:
@@ -87,8 +87,8 @@ class Session(Screen):
         if options["seed"] is not None:
             overrides.append(f"seed={options['seed']}")
         self.loaded: LoadedRecipe = load(options["recipe"], tuple(overrides))
-        head_start.begin(self.loaded)  # before what takes long to import
-        from curate.engine.local import default_workers
+        preload.begin(self.loaded)  # before what takes long to import
+        from curate.runtime.workers import default_workers
 
         self.workers: int = options["workers"] or default_workers()
         super().__init__(options["as_json"], options["quiet"])

@@ -27,7 +27,7 @@ from curate.formats.base import (
     sibling,
 )
 from curate.formats.parquet import COLUMNS, damage_named, schema, text_bytes, to_table
-from curate.storage import atomic_path, hash_bytes, write_json
+from curate.runtime.files import atomic_path, hash_bytes, write_json
 
 BATCH_ROWS = 1000
 """As `datasets` writes them."""

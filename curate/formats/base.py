@@ -2,8 +2,9 @@
 
 A format turns batches of sequences into one shard file (or a few that belong together) and reads
 them back. It knows nothing of domains, mixtures or plans: which sequence came from where is kept
-beside the shards by `curate.write`. Shards are written under a temporary name and renamed when
-whole, so a shard that exists is complete; the manifest is written after the last shard.
+beside the shards by `curate.dataset.write_tokens`. Shards are written under a temporary name and
+renamed when whole, so a shard that exists is complete; the manifest is written after the last
+shard.
 
 What a recipe may choose about a format are its `options`; `configure` gives the format with these
 choices and what it must know of the tokenizer. Formats whose readers want a file about the whole
@@ -22,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate.errors import RecipeError, ShardError
-from curate.formats.losses import DEFAULT_WINDOW_TOKENS
+from curate.formats.dropped_tokens import DEFAULT_WINDOW_TOKENS
 
 FILL: Final = "r+b"
 """Mode that opens the empty file `atomic_path` has made. "wb" would truncate it once more, upon

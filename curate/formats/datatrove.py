@@ -41,8 +41,8 @@ from curate.formats.base import (
     to_dtype,
     write_bytes,
 )
-from curate.formats.losses import labelled_tails
-from curate.storage import atomic_path
+from curate.formats.dropped_tokens import labelled_tails
+from curate.runtime.files import atomic_path
 
 DTYPES = (np.dtype("<u2"), np.dtype("<u4"))
 ENDS = np.dtype("<u8")

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from curate.errors import ShardError
 from curate.formats.base import FILL, open_shard, read_tokens, write_bytes
-from curate.storage import atomic_path
+from curate.runtime.files import atomic_path
 
 COPY_BYTES = 1 << 20
 OFFSET = np.dtype("<u4")

@@ -33,10 +33,10 @@ from curate.formats.base import (
     sibling,
     to_dtype,
 )
-from curate.formats.losses import cut_rows, whole_rows
+from curate.formats.dropped_tokens import cut_rows, whole_rows
 from curate.formats.parquet import check_magic, damage_named, describe
 from curate.formats.token_pages import TokenPages
-from curate.storage import atomic_path
+from curate.runtime.files import atomic_path
 
 DTYPES = (np.dtype("<u2"), np.dtype("<i4"))
 COLUMN = "input_ids"

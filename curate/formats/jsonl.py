@@ -45,7 +45,7 @@ from curate.formats.base import (
     open_shard,
     sibling,
 )
-from curate.storage import atomic_path
+from curate.runtime.files import atomic_path
 
 LEVEL = 3
 GZIP_LEVEL = 6

@@ -34,9 +34,9 @@ from curate.formats.base import (
     sibling,
     to_dtype,
 )
+from curate.formats.dropped_tokens import labelled_tails
 from curate.formats.framed import OFFSET, read_offsets, write_framed
-from curate.formats.losses import labelled_tails
-from curate.storage import write_json
+from curate.runtime.files import write_json
 
 CODES: dict[np.dtype[Any], int] = {np.dtype("<u2"): 20, np.dtype("<i4"): 16}
 DTYPES = tuple(CODES)

@@ -50,9 +50,9 @@ from curate.formats.base import (
     to_dtype,
     write_bytes,
 )
-from curate.formats.folder import DIRECTORY, chained, link
-from curate.formats.losses import labelled_tails, overlapping_tails
-from curate.storage import atomic_path
+from curate.formats.dropped_tokens import labelled_tails, overlapping_tails
+from curate.formats.trainer_files import DIRECTORY, chained, link
+from curate.runtime.files import atomic_path
 
 HEADER_BYTES: Final = 1024
 INTEGER = np.dtype("<i4")

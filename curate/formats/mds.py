@@ -44,9 +44,9 @@ from curate.formats.base import (
     sibling,
     to_dtype,
 )
+from curate.formats.dropped_tokens import cut_rows, whole_rows
 from curate.formats.framed import OFFSET, read_offsets, write_framed
-from curate.formats.losses import cut_rows, whole_rows
-from curate.storage import write_json
+from curate.runtime.files import write_json
 
 DTYPES = (np.dtype("<u2"), np.dtype("<i4"))
 VERSION = 2

@@ -47,8 +47,8 @@ from curate.formats.base import (
     sibling,
     write_tokens,
 )
-from curate.formats.losses import overlapping_tails
-from curate.storage import atomic_path
+from curate.formats.dropped_tokens import overlapping_tails
+from curate.runtime.files import atomic_path
 
 MAGIC = b"MMIDIDX\0\0"
 VERSION = 1

@@ -32,7 +32,7 @@ from curate.formats.base import (
     sibling,
     write_tokens,
 )
-from curate.storage import atomic_path
+from curate.runtime.files import atomic_path
 
 MAGIC = b"\x93NUMPY\x01\x00"
 HEADER_BYTES = 128

@@ -45,8 +45,8 @@ from curate.formats.base import (
     to_dtype,
     write_bytes,
 )
-from curate.formats.losses import tails
-from curate.storage import atomic_path
+from curate.formats.dropped_tokens import tails
+from curate.runtime.files import atomic_path
 
 DTYPES = (np.dtype("<u2"), np.dtype("<u4"))
 GZIP_HEADER = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"

@@ -34,8 +34,8 @@ from curate.formats.base import (
     runs,
     sibling,
 )
-from curate.formats.folder import DIRECTORY, chained, link
-from curate.storage import atomic_path
+from curate.formats.trainer_files import DIRECTORY, chained, link
+from curate.runtime.files import atomic_path
 
 COLUMNS = ("text", "id", "source", "metadata")
 MAGIC = b"PAR1"

@@ -35,7 +35,7 @@ from curate.formats.thrift import (
     struct,
     varint,
 )
-from curate.kernels import kernel
+from curate.runtime.compiled import kernel
 
 MAGIC = b"PAR1"
 CREATED_BY = "curate"

@@ -21,7 +21,7 @@ import xxhash
 from curate.errors import ShardError
 from curate.formats.base import FILL, READ_BATCH_BYTES, TextBatch, TextFormat, open_shard, sibling
 from curate.formats.jsonl import check_metadata
-from curate.storage import atomic_path
+from curate.runtime.files import atomic_path
 
 BLOCK_BYTES = tarfile.BLOCKSIZE
 END_BYTES = 2 * BLOCK_BYTES

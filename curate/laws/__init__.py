@@ -8,17 +8,17 @@ from __future__ import annotations
 import difflib
 
 from curate.errors import FitError
-from curate.laws.additive import fit_additive
-from curate.laws.autoscale import fit_autoscale
-from curate.laws.base import FittedLaw, Law, RunTable
-from curate.laws.bimix import fit_bimix
-from curate.laws.bimix_mixed import fit_bimix_mixed
-from curate.laws.boosted import fit_boosted, fit_boosted_regmix
-from curate.laws.dummies import fit_mean, fit_own_share
-from curate.laws.exponential import fit_exponential
-from curate.laws.gaussian import fit_gaussian
-from curate.laws.joint import fit_joint
-from curate.laws.ridge import fit_ridge
+from curate.laws.forms.additive import fit_additive
+from curate.laws.forms.autoscale import fit_autoscale
+from curate.laws.forms.bimix import fit_bimix
+from curate.laws.forms.bimix_mixed import fit_bimix_mixed
+from curate.laws.forms.boosted import fit_boosted, fit_boosted_regmix
+from curate.laws.forms.dummies import fit_mean, fit_own_share
+from curate.laws.forms.exponential import fit_exponential
+from curate.laws.forms.gaussian import fit_gaussian
+from curate.laws.forms.joint import fit_joint
+from curate.laws.forms.ridge import fit_ridge
+from curate.laws.law import FittedLaw, Law, RunTable
 
 __all__ = ["DUMMIES", "LAWS", "FittedLaw", "Law", "RunTable", "find"]
 

@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.engine.local import map_tasks
 from curate.errors import FitError
 from curate.laws import DUMMIES, Law, find
-from curate.laws.base import Array, RunTable
-from curate.laws.features import run_folds
+from curate.laws.fitting.features import run_folds
+from curate.laws.law import Array, RunTable
 from curate.laws.scores import Scores, SeedNoise, finite_or_none, score, seed_noise
+from curate.runtime.workers import map_tasks
 
 Rows = NDArray[np.bool_]
 

@@ -3,7 +3,7 @@
 An expert is a model trained on one domain. The file has a row for each token that was predicted:
 `target_domain` (text), `document` and `position` (whole numbers, the position counted from the
 document's start), and `logp_<expert>` for each expert, in nats. Rows of a document stand together
-and in order. How the matrix is used is `curate.mixture.experts`' business.
+and in order. How the matrix is used is `curate.mixture.search.expert_mixing`' business.
 """
 
 from __future__ import annotations

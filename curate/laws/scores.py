@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.laws.base import Array, RunTable
+from curate.laws.law import Array, RunTable
 
 LEAST_PREDICTED = 0.1
 """Of the smallest observed loss; predictions below it count as it in R2."""

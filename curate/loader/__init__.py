@@ -19,7 +19,6 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from curate import recipe as recipes
-from curate.engine.local import default_workers
 from curate.errors import RecipeError
 from curate.loader.batches import BatchLoader, LoaderOptions
 from curate.loader.fields import FIELDS, check_fields, extra_tokens, needs_segments
@@ -27,8 +26,9 @@ from curate.loader.sequences import Sequences
 from curate.loader.shards import ShardSource
 from curate.loader.source import Source
 from curate.loader.store import PlannedStore, StoreSource
-from curate.observer import Observer
-from curate.planning import plan_dataset
+from curate.pipeline.plan import plan_dataset
+from curate.runtime.progress import Observer
+from curate.runtime.workers import default_workers
 
 __all__ = ["FIELDS", "BatchLoader", "LoaderOptions", "Sequences", "load", "open_recipe"]
 

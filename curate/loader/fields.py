@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate.errors import RecipeError
-from curate.kernels import kernel
+from curate.runtime.compiled import kernel
 
 FIELDS = {
     "tokens": "shape (batch, L), token ids",

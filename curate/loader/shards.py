@@ -17,17 +17,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.dataset import SPLITS, Manifest, ShardRecord, load_manifest, read_provenance
+from curate.dataset.manifest import SPLITS, Manifest, ShardRecord, load_manifest, read_provenance
 from curate.errors import RecipeError, ShardError
 from curate.formats import FORMATS
 from curate.formats.base import Mapped, TokenFormat
-from curate.kernels import Pointers
 from curate.loader.fields import Segments
 from curate.loader.source import Order
-from curate.packing import CONCAT
-from curate.sample import copy_runs, epoch_seed, permute
-from curate.shape import MIXED
-from curate.storage import hash_json
+from curate.plan import copy_runs, epoch_seed, permute
+from curate.plan.packing import CONCAT
+from curate.plan.per_domain import MIXED
+from curate.runtime.compiled import Pointers
+from curate.runtime.files import hash_json
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from curate.errors import RecipeError
 from curate.loader.fields import Segments
 from curate.loader.source import Order
-from curate.sample import SequenceSampler, Stream, TokenCopier, epoch_seed
-from curate.storage import hash_bytes, hash_json
+from curate.plan import SequenceSampler, Stream, TokenCopier, epoch_seed
+from curate.runtime.files import hash_bytes, hash_json
 from curate.tokens.domain import DomainTokens
 
 STRETCH_SEQUENCES = 4096

@@ -8,8 +8,10 @@ the contract test picks it up.
 from __future__ import annotations
 
 from curate.errors import RecipeError
-from curate.mixture import baselines, entropic, evidenced, leverage
-from curate.mixture.base import (
+from curate.mixture.caps import active_caps, capped_interval, check_supply, hold_to_caps
+from curate.mixture.methods import baselines, entropic, leverage
+from curate.mixture.methods import needs_evidence as evidenced
+from curate.mixture.request import (
     DomainSupply,
     Evidence,
     Method,
@@ -21,10 +23,9 @@ from curate.mixture.base import (
     check_request,
     limit_tokens,
 )
-from curate.mixture.caps import active_caps, capped_interval, check_supply, hold_to_caps
 from curate.mixture.shortfall import explain_infeasible
 from curate.mixture.simplex import normalised
-from curate.recipe_text import nearest_hint
+from curate.recipe.text import nearest_hint
 
 __all__ = [
     "METHODS",

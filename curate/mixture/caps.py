@@ -12,7 +12,7 @@ import numpy as np
 
 from curate.errors import InfeasiblePlan
 from curate.mixture.apportion import fits
-from curate.mixture.base import Method, MixtureRequest, Preference, cap_tokens, limit_tokens
+from curate.mixture.request import Method, MixtureRequest, Preference, cap_tokens, limit_tokens
 from curate.mixture.shortfall import explain_empty, explain_infeasible, explain_supply
 from curate.mixture.simplex import SUM_TOLERANCE, project_capped, project_capped_rows
 

@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate.errors import MissingEvidence, RecipeError
-from curate.mixture.base import MixtureRequest
-from curate.mixture.feasible import Box, nearest_rows
+from curate.mixture.constraints import wishes
+from curate.mixture.request import MixtureRequest
+from curate.mixture.search.simplex_box import Box, nearest_rows
+from curate.mixture.search.trust_region import hellinger
 from curate.mixture.simplex import softmax
-from curate.mixture.support import hellinger
-from curate.mixture.wishes import wishes
 
 Array = NDArray[np.float64]
 

@@ -16,7 +16,7 @@ from fractions import Fraction
 import yaml
 
 from curate.mixture.apportion import apportion, fits, largest_total, quota_bounds
-from curate.mixture.base import DomainSupply, MixtureRequest, cap_tokens, limit_tokens
+from curate.mixture.request import DomainSupply, MixtureRequest, cap_tokens, limit_tokens
 from curate.mixture.simplex import project_capped
 
 DOMAINS_NAMED = 5

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate.errors import InfeasiblePlan, InputError
-from curate.plan import allocate
-from curate.sample import PIECE, SequenceSampler, Stream, TokenCopier, shard_count, stream
+from curate.plan import PIECE, SequenceSampler, Stream, TokenCopier, shard_count, stream
+from curate.plan.budget import allocate
 from curate.tokens.domain import DomainTokens
 
 STRETCH_TOKENS = 4_000_000

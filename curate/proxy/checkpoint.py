@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from curate.storage import atomic_path
+from curate.runtime.files import atomic_path
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from curate.storage import FileLock, hash_json
+from curate.runtime.files import FileLock, hash_json
 
 Choose = Callable[[set[str]], Sequence[str]]
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from curate.storage import atomic_path
+from curate.runtime.files import atomic_path
 
 
 def write_curves(

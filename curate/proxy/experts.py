@@ -19,7 +19,7 @@ from curate.proxy.batches import ValidationRows
 from curate.proxy.stack import Stack
 from curate.proxy.swarm import Swarm, SwarmResult, SwarmRun
 from curate.proxy.train import evaluation_tokens
-from curate.storage import atomic_path
+from curate.runtime.files import atomic_path
 
 
 def expert_runs(domains: Sequence[str]) -> tuple[SwarmRun, ...]:

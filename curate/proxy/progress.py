@@ -6,7 +6,7 @@ import time
 
 from torch import Tensor
 
-from curate.observer import Observer, TrainingProgress
+from curate.runtime.progress import Observer, TrainingProgress
 
 SHOW_SECONDS = 1.0
 """Between reports of progress: reading a loss makes the device wait."""

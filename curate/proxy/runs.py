@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from curate.errors import InputError
-from curate.storage import atomic_path
+from curate.runtime.files import atomic_path
 
 
 @dataclass(frozen=True, slots=True)

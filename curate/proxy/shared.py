@@ -12,7 +12,7 @@ from curate.proxy.checkpoint import checkpoint_runs
 from curate.proxy.claims import Claim, Claims
 from curate.proxy.runs import RunRow, append_runs, read_runs, write_runs
 from curate.proxy.swarm import Swarm, SwarmRun
-from curate.storage import read_json, write_json
+from curate.runtime.files import read_json, write_json
 
 
 @dataclass(frozen=True)

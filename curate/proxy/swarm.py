@@ -12,7 +12,7 @@ from curate.proxy.batches import ProxyDomain, RunTokens, ValidationRows
 from curate.proxy.memory import Fit
 from curate.proxy.runs import RunRow, read_runs
 from curate.proxy.stack import StackSettings
-from curate.storage import hash_json, read_json
+from curate.runtime.files import hash_json, read_json
 
 
 @dataclass(frozen=True, slots=True)

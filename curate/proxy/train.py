@@ -19,7 +19,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from curate.observer import Observer
 from curate.proxy.batches import BatchSource, run_streams, supply_streams
 from curate.proxy.checkpoint import Checkpoint, find_checkpoint, save_checkpoint
 from curate.proxy.claims import Claims
@@ -30,7 +29,8 @@ from curate.proxy.runs import RunRow
 from curate.proxy.shared import Shared
 from curate.proxy.stack import Stack
 from curate.proxy.swarm import Swarm, SwarmResult, SwarmRun, swarm_result
-from curate.storage import hash_json
+from curate.runtime.files import hash_json
+from curate.runtime.progress import Observer
 
 if TYPE_CHECKING:
     from curate.proxy.board import Boards

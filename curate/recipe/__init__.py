@@ -29,7 +29,7 @@ from curate.recipe.structs import (
     TrainTokenizer,
     ValidationRecipe,
 )
-from curate.recipe_text import apply_override, read_yaml, translate
+from curate.recipe.text import apply_override, read_yaml, translate
 
 __all__ = [
     "CountingRecipe",

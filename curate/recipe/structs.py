@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
-from curate.storage import hash_json
+from curate.runtime.files import hash_json
 
 Positive = Annotated[int, Meta(ge=1, le=10**18)]
 Share = Annotated[float, Meta(ge=0, le=1e9)]
@@ -210,7 +210,7 @@ class Recipe(Frozen, frozen=True):
     window: Literal["L", "L+1"] = "L"
     """Tokens of a row: `sequence_length`, or one more for trainers that take labels from it."""
     packing: Literal["concat", "best-fit", "whole"] = "concat"
-    """How documents make rows of `sequence_length`; see `curate.packing`."""
+    """How documents make rows of `sequence_length`; see `curate.plan.packing`."""
     max_epochs: Annotated[float, Meta(gt=0, le=1e6)] = 1.0
     """Passes over a domain that a mixture may use, where the domain says nothing else."""
     validation: ValidationRecipe = ValidationRecipe()

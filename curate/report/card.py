@@ -9,12 +9,12 @@ from typing import Any
 import yaml
 
 from curate import __version__
-from curate.dataset import load_manifest
+from curate.dataset.manifest import load_manifest
 from curate.formats.base import TextFormat, TokenFormat
+from curate.plan.per_domain import PER_DOMAIN, shard_stem
 from curate.recipe import LoadedRecipe
-from curate.shape import PER_DOMAIN, shard_stem
-from curate.stats.report import DomainStats
-from curate.storage import atomic_path
+from curate.runtime.files import atomic_path
+from curate.stats.domain_stats import DomainStats
 
 SIZE_CATEGORIES = (
     (1_000, "n<1K"),

@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Group
 from rich.table import Table
 
-from curate.mixture.contest import Contender
+from curate.mixture.compare_methods import Contender
 from curate.report.terminal import plain
 
 SHARES_SHOWN = 5

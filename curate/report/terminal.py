@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from curate.observer import Observer, TrainingProgress
+from curate.runtime.progress import Observer, TrainingProgress
 
 NATS_TO_BITS = 1 / np.log(2)
 

@@ -18,13 +18,13 @@ from typing import Protocol
 
 from curate.errors import RecipeError
 from curate.sources.csv_files import CsvReader
+from curate.sources.decompress.open import open_stream
 from curate.sources.discover import InputPath, expand
 from curate.sources.identities import check_unchanged, identify
 from curate.sources.json_array import JsonArrayReader
 from curate.sources.jsonl import SMALL_BYTES, JsonlReader
 from curate.sources.plans import FilePlan, PlanRequest, plan_lines, plan_whole, recognise
 from curate.sources.records import SEGMENT_BYTES, Block, ReadOptions, Segment, SourceFile
-from curate.sources.streams import open_stream
 from curate.sources.text_files import TextReader
 
 __all__ = [

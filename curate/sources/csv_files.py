@@ -12,9 +12,15 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import Any
 
+from curate.sources.decompress.open import (
+    CHUNK_BYTES,
+    Stream,
+    StreamDamage,
+    StreamFile,
+    open_stream,
+)
 from curate.sources.documents import EMPTY_DOCUMENT, excerpt, has_content, list_fields
 from curate.sources.records import BLOCK_BYTES, BadRecord, Block, ReadOptions, Segment
-from curate.sources.streams import CHUNK_BYTES, Stream, StreamDamage, StreamFile, open_stream
 
 DELIMITERS = (",", ";", "\t")
 FIELD_LIMIT_CHARACTERS = 2**31 - 1

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from curate.errors import InputError
+from curate.runtime.files import is_url
 from curate.sources.records import ReadOptions
 from curate.sources.remote import GLOB_CHARACTERS, Fits, expand_url, name_filter
-from curate.storage import is_url
 
 LISTED_NAMES = 8
 

@@ -20,15 +20,8 @@ from typing import Any, NamedTuple
 import orjson
 import xxhash
 
-from curate.engine.local import default_workers, map_tasks
 from curate.errors import InputError
-from curate.sources.discover import InputPath
-from curate.sources.plans import HEAD_BYTES, reader_of, recognise
-from curate.sources.records import SourceFile
-from curate.sources.remote import remote_status
-from curate.sources.stream_base import RawInput
-from curate.sources.streams import MAGIC_BYTES, compression_of, recognise_stream
-from curate.storage import (
+from curate.runtime.files import (
     STAT_SAFETY_NANOSECONDS,
     atomic_path,
     hash_stream,
@@ -37,6 +30,13 @@ from curate.storage import (
     read_known,
     read_new,
 )
+from curate.runtime.workers import default_workers, map_tasks
+from curate.sources.decompress.open import MAGIC_BYTES, compression_of, recognise_stream
+from curate.sources.decompress.stream import RawInput
+from curate.sources.discover import InputPath
+from curate.sources.plans import HEAD_BYTES, reader_of, recognise
+from curate.sources.records import SourceFile
+from curate.sources.remote import remote_status
 
 CACHE_NAME = "files.json"
 CACHE_VERSION = 2

@@ -10,10 +10,10 @@ import re
 from codecs import BOM_UTF8
 from collections.abc import Iterator
 
+from curate.sources.decompress.open import CHUNK_BYTES, Stream, StreamDamage, open_stream
 from curate.sources.documents import excerpt
 from curate.sources.json_records import JsonRecords
 from curate.sources.records import BLOCK_BYTES, BadRecord, Block, Segment
-from curate.sources.streams import CHUNK_BYTES, Stream, StreamDamage, open_stream
 
 BACKSLASH = 0x5C
 

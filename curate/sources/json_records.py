@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 import orjson
 
+from curate.sources.decompress.open import CHUNK_BYTES
 from curate.sources.documents import (
     excerpt,
     has_content,
@@ -27,7 +28,6 @@ from curate.sources.documents import (
     utf8_fault,
 )
 from curate.sources.records import BadRecord, Block, ReadOptions
-from curate.sources.streams import CHUNK_BYTES
 
 RETURN, OPENING, CLOSING = b"\r{}"
 

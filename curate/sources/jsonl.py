@@ -13,11 +13,11 @@ from collections.abc import Iterator
 
 import orjson
 
+from curate.sources.decompress.open import CHUNK_BYTES, StreamDamage, open_stream
 from curate.sources.documents import excerpt
 from curate.sources.identities import read_whole
 from curate.sources.json_records import JsonRecords
 from curate.sources.records import BLOCK_BYTES, BadRecord, Block, Segment, SourceFile
-from curate.sources.streams import CHUNK_BYTES, StreamDamage, open_stream
 
 SMALL_BYTES = 128 << 10
 """Plain files up to this size are read in groups, each at once."""

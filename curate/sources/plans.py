@@ -14,9 +14,9 @@ from functools import cached_property
 
 import orjson
 
+from curate.runtime.files import hash_bytes, hash_json
+from curate.sources.decompress.open import Stream, StreamDamage
 from curate.sources.records import ReadOptions, Segment, SourceFile
-from curate.sources.streams import Stream, StreamDamage
-from curate.storage import hash_bytes, hash_json
 
 HEAD_BYTES = 64 << 10
 """Decompressed bytes looked at to tell what a file holds."""

@@ -17,7 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curate.errors import InputError
+from curate.runtime.files import is_url, open_input
 from curate.sources.columns import ColumnPath, Columns, check_column, columns_of
+from curate.sources.decompress.open import CHUNK_BYTES, StreamDamage, StreamFile, open_stream
 from curate.sources.plans import (
     ARROW_FILE_MAGIC,
     ARROW_STREAM_MAGIC,
@@ -28,9 +30,7 @@ from curate.sources.plans import (
     plan_whole,
 )
 from curate.sources.records import BLOCK_BYTES, Block, Segment, SourceFile
-from curate.sources.streams import CHUNK_BYTES, StreamDamage, StreamFile, open_stream
 from curate.sources.table_rows import TableRows
-from curate.storage import is_url, open_input
 
 LARGEST_BATCH_ROWS = 8192
 PARQUET_BUFFER_BYTES = 1 << 20

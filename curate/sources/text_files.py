@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from curate.sources.decompress.open import CHUNK_BYTES, StreamDamage, open_stream
 from curate.sources.documents import EMPTY_DOCUMENT, excerpt, has_content
 from curate.sources.identities import check_unchanged, read_whole
 from curate.sources.records import BLOCK_BYTES, BadRecord, Block, Segment, SourceFile
-from curate.sources.streams import CHUNK_BYTES, StreamDamage, open_stream
 
 EXCERPT_LEAD_BYTES = 40
 """Bytes shown before a byte that is not UTF-8."""

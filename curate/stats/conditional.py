@@ -19,11 +19,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from curate.stats.bigram_sample import PairCounts, PairSample
+from curate.stats.cross_entropy import DEAL_SEED, HeldOut, held_out
 from curate.stats.estimators import plugin
-from curate.stats.heldout import DEAL_SEED, HeldOut, held_out
-from curate.stats.lift import LiftFit, Octaves, fit_lifts
-from curate.stats.pairs import PairCounts, PairSample
-from curate.stats.unseen import unseen
+from curate.stats.mutual_information import LiftFit, Octaves, fit_lifts
+from curate.stats.unseen_species import unseen
 
 PARTS = 4
 """Parts of the tokens on which both estimates are repeated to see how they move."""

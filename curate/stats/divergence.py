@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from curate.stats.bigram_sample import PairCounts
 from curate.stats.estimators import Estimator
-from curate.stats.pairs import PairCounts
-from curate.stats.unseen import unseen
+from curate.stats.unseen_species import unseen
 
 
 def jensen_shannon(

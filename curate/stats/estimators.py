@@ -14,7 +14,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.stats.unseen import unseen
+from curate.stats.unseen_species import unseen
 
 Estimator = Callable[[NDArray[np.int64]], float]
 """Counts, shape (symbols,), zeros allowed → nats."""

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from curate.stats.bigram_sample import PairSample
 from curate.stats.conditional import PARTS, Conditional, conditional, ends
 from curate.stats.estimate import GROUPS, Estimate, estimate
 from curate.stats.estimators import plugin
-from curate.stats.pairs import PairSample
-from curate.stats.unseen import unseen
+from curate.stats.unseen_species import unseen
 
 CORRECTION_DOUBT = {"shannon": 0.05, "conditional": 0.02}
 """Standard error of a bias correction, as a share of the correction. Chosen so that intervals cover

@@ -13,12 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate.errors import InputError
+from curate.stats.bigram_sample import PairCounts, draw_pairs
 from curate.stats.divergence import js_matrix, pair_overlap
 from curate.stats.embedding import load_encoder
 from curate.stats.estimate import Estimate
 from curate.stats.intervals import EntropyReport, convergence, entropy_report
-from curate.stats.neumann import NeumannReport, neumann_report, normalised_rows
-from curate.stats.pairs import PairCounts, draw_pairs
 from curate.stats.sampling import SamplePlan
 from curate.stats.signals import (
     Compression,
@@ -30,6 +29,7 @@ from curate.stats.signals import (
     sample_texts,
     type_token_curve,
 )
+from curate.stats.von_neumann import NeumannReport, neumann_report, normalised_rows
 from curate.tokens.domain import DomainTokens
 from curate.tokens.tokenizer import Tokenizer
 

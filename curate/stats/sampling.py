@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from curate.stats.pairs import EXCERPT_TOKENS
+from curate.stats.bigram_sample import EXCERPT_TOKENS
 from curate.tokens.domain import DomainTokens
 
 BUILT_IN = "hashed-ngrams"

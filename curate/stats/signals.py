@@ -15,8 +15,7 @@ import zstandard
 from numpy.typing import NDArray
 from tokenizers import Tokenizer as ReferenceTokenizer
 
-from curate.stats.estimate import student_t
-from curate.stats.pairs import (
+from curate.stats.bigram_sample import (
     EXCERPT_TOKENS,
     PairSample,
     copies,
@@ -24,6 +23,7 @@ from curate.stats.pairs import (
     keyed_documents,
     text_numbers,
 )
+from curate.stats.estimate import student_t
 from curate.tokens.domain import DomainTokens
 from curate.tokens.tokenizer import Tokenizer
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate.errors import TokenizerError
-from curate.tokens import head_start
+from curate.tokens import preload
 from curate.tokens.tokenizer import Tokenizer
 
 Result = TypeVar("Result")
@@ -82,7 +82,7 @@ class FastokensEncoder:
             BackendRefused: It cannot be built.
         """
         self._tokenizer = guarded(
-            lambda: head_start.take(tokenizer.file_hash) or head_start.build(tokenizer.definition),
+            lambda: preload.take(tokenizer.file_hash) or preload.build(tokenizer.definition),
             f"fastokens cannot load {tokenizer.name}",
         )
 

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate.errors import InputError
-from curate.kernels import kernel
-from curate.storage import append, atomic_directory
+from curate.runtime.compiled import kernel
+from curate.runtime.files import append, atomic_directory
 
 MERGE_ENTRIES = 1 << 18
 """Distinct bigrams held at once while tables are merged into one on disk: few enough to stay in

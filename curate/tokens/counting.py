@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.kernels import kernel, prefetch
+from curate.runtime.compiled import kernel, prefetch
 from curate.tokens.count_tables import CountTable, StoredTable, merge_tables
 
 COUNT_BYTES = 16 << 20

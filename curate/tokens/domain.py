@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate.errors import InputError
-from curate.storage import hash_bytes
+from curate.runtime.files import hash_bytes
 from curate.tokens.store import DOCUMENT, StoredBadRecord, StoredEntry
 
 VALIDATION_KEY = 0x76616C69

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate.errors import InputError
-from curate.storage import hash_bytes, place_directory, sweep
+from curate.runtime.files import hash_bytes, place_directory, sweep
 from curate.tokens.count_tables import StoredTable, merge_tables
 from curate.tokens.counting import COUNT_BYTES, BigramCounter
 from curate.tokens.domain import DomainTokens

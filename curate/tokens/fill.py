@@ -16,19 +16,19 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.engine.local import ahead, workers_share_memory
 from curate.errors import TokenizerError
-from curate.observer import Observer
 from curate.recipe import Recipe
+from curate.runtime.files import user_cache
+from curate.runtime.progress import Observer
+from curate.runtime.workers import ahead, workers_share_memory
 from curate.sources import SegmentReader
 from curate.sources.plans import FilePlan
-from curate.storage import user_cache
-from curate.tokens import head_start
+from curate.tokens import preload
 from curate.tokens.backends import BACKENDS, BackendRefused, Choice, Encoder, reference_choice
-from curate.tokens.jobs import PROGRESS, Job, Task, plan_tasks
-from curate.tokens.pipeline import Tokenised, load_kernels, tokenise
+from curate.tokens.run import Tokenised, load_kernels, tokenise
 from curate.tokens.selftest import Answers, judge, reference_answers
 from curate.tokens.store import TokenStore
+from curate.tokens.tasks import PROGRESS, Job, Task, plan_tasks
 from curate.tokens.tokenizer import Tokenizer
 
 SAMPLE_BYTES = 96 << 10
@@ -68,7 +68,7 @@ def begin_loading(
     if not store.is_empty:
         yield None
         return
-    head_start.import_early(choice.name)  # where it cannot be, the thread tells
+    preload.import_early(choice.name)  # where it cannot be, the thread tells
     thread = ThreadPoolExecutor(1)
     try:
         yield thread.submit(BACKENDS[choice.name], tokenizer)

@@ -9,7 +9,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from curate.kernels import kernel
+from curate.runtime.compiled import kernel
 from curate.sources.records import Block
 from curate.tokens.store import DOCUMENT
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from curate.errors import InputError, TokenizerError
-from curate.storage import hash_json, read_json, write_json
+from curate.runtime.files import hash_json, read_json, write_json
 from curate.tokens.backends import (
     BackendRefused,
     Encoded,

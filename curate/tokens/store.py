@@ -21,7 +21,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from curate.storage import (
+from curate.runtime.files import (
     append,
     begin_directory,
     hash_bytes,

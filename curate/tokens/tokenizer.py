@@ -16,7 +16,7 @@ import numpy as np
 import orjson
 
 from curate.errors import TokenizerError
-from curate.storage import atomic_path, hash_bytes
+from curate.runtime.files import atomic_path, hash_bytes
 
 UINT16_LIMIT = 1 << 16
 

@@ -9,18 +9,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.engine import local
 from curate.errors import InputError
+from curate.runtime import workers as local
 from curate.sources import SegmentReader, check_unchanged
 from curate.sources.plans import FilePlan
 from curate.sources.records import SEGMENT_BYTES, BadRecord, Block, Segment, SourceFile
 from curate.tokens.backends import BACKENDS
-from curate.tokens.claims import Claims
 from curate.tokens.counting import BigramCounter
-from curate.tokens.jobs import PROGRESS, Job
 from curate.tokens.rows import FileTotals, add_totals, append_ends, document_rows, merge_blocks
 from curate.tokens.selftest import end_in_text
 from curate.tokens.store import Entry, PartWriter, StoredBadRecord
+from curate.tokens.task_queue import Claims
+from curate.tokens.tasks import PROGRESS, Job
 
 PART_BYTES = 7 * SEGMENT_BYTES // 2
 """Text after which a part is written: what three segments seldom hold, and four often."""

@@ -16,11 +16,11 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.engine.local import map_tasks
+from curate.runtime.workers import map_tasks
+from curate.stats.bigram_sample import PairCounts, PairSample, pair_sample
 from curate.stats.conditional import conditional_plugin
 from curate.stats.estimators import ESTIMATORS, plugin
 from curate.stats.intervals import entropy_report
-from curate.stats.pairs import PairCounts, PairSample, pair_sample
 
 
 @dataclass(frozen=True)

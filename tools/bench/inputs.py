@@ -104,7 +104,7 @@ def find_domains(source: Path | None, directory: Path) -> dict[str, list[Path]]:
     """Files of each domain, in order."""
     if source is None:
         sys.path.insert(0, str(ROOT))
-        from curate.sources.corpus import materialise
+        from curate.sources.embedded.corpus import materialise
 
         source = materialise(directory / "corpus").directory
     domains: dict[str, list[Path]] = {}

@@ -15,14 +15,14 @@ from pathlib import Path
 
 import numpy as np
 
-from curate.laws.additive import fit_additive
-from curate.laws.base import Array, RunTable
-from curate.laws.bimix import fit_bimix
-from curate.laws.dummies import fit_mean
-from curate.laws.features import run_folds
-from curate.laws.joint import fit_joint
+from curate.laws.fitting.features import run_folds
+from curate.laws.forms.additive import fit_additive
+from curate.laws.forms.bimix import fit_bimix
+from curate.laws.forms.dummies import fit_mean
+from curate.laws.forms.joint import fit_joint
+from curate.laws.law import Array, RunTable
+from curate.laws.run_tables.read import read_runs
 from curate.laws.scores import spearman
-from curate.laws.tables import read_runs
 
 NOT_USED = ("qasper_yesno", "sciriff_yesno", "lab_bench_dbqa", "lab_bench_protocolqa", "medqa_en")
 """Tasks that olmix's own configuration drops; MMLU's 57 subjects are averaged to one task."""

@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 
 from curate.laws import LAWS
-from curate.laws.base import Array, RunTable
-from curate.laws.boosted import REGMIX_LEAF_RUNS, fit_trees
-from curate.laws.ridge import solve
+from curate.laws.forms.boosted import REGMIX_LEAF_RUNS, fit_trees
+from curate.laws.forms.ridge import solve
+from curate.laws.law import Array, RunTable
+from curate.laws.run_tables.read import read_runs
 from curate.laws.scores import score, spearman
-from curate.laws.tables import read_runs
-from curate.mixture.simulate import simulate
+from curate.mixture.search.regmix_simulation import simulate
 
 TABLE2_ROWS = slice(128, 1000)
 """Rows of RegMix's longer history that its Table 2 was fitted on; the first 128 stop the trees."""

@@ -28,16 +28,16 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
 
-from curate import dataset  # noqa: E402
-from curate.dataset import Layout, Manifest, TokenizerRecord  # noqa: E402
+from curate.dataset import manifest as dataset  # noqa: E402
+from curate.dataset.manifest import Layout, Manifest, TokenizerRecord  # noqa: E402
+from curate.dataset.write_tokens import ShardTask, ShardWriter, write_shards  # noqa: E402
 from curate.formats import find  # noqa: E402
 from curate.formats.base import TokenFormat  # noqa: E402
 from curate.loader import LoaderOptions, Sequences, load  # noqa: E402
 from curate.loader.store import PlannedStore, StoreSource  # noqa: E402
-from curate.sample import DocumentSampler, SequenceSampler, stream  # noqa: E402
+from curate.plan import DocumentSampler, SequenceSampler, stream  # noqa: E402
 from curate.tokens.domain import DomainFile, DomainTokens  # noqa: E402
 from curate.tokens.store import DOCUMENT, Entry, PartWriter, StoredEntry  # noqa: E402
-from curate.write import ShardTask, ShardWriter, write_shards  # noqa: E402
 
 DOMAINS = 7
 VOCABULARY = 50_257

@@ -17,9 +17,9 @@ for _variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import numpy as np  # noqa: E402
 
-from curate.laws.tables import read_runs  # noqa: E402
+from curate.laws.run_tables.read import read_runs  # noqa: E402
 from curate.mixture import METHODS, mix  # noqa: E402
-from curate.mixture.standalone import Asked, standalone  # noqa: E402
+from curate.pipeline.from_run_table import Asked, standalone  # noqa: E402
 
 
 def main() -> None:

@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from curate.laws.base import Array, RunTable
-from curate.laws.features import run_folds
-from curate.laws.joint import fit_joint
+from curate.laws.fitting.features import run_folds
+from curate.laws.forms.joint import fit_joint
+from curate.laws.law import Array, RunTable
 
 Random = np.random.Generator
 

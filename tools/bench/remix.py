@@ -30,10 +30,10 @@ from plain import plain_write, shown
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from curate.build import Built, build  # noqa: E402
-from curate.engine.local import default_workers  # noqa: E402
-from curate.observer import Observer  # noqa: E402
+from curate.pipeline.build import Built, build  # noqa: E402
 from curate.recipe import LoadedRecipe, parse  # noqa: E402
+from curate.runtime.progress import Observer  # noqa: E402
+from curate.runtime.workers import default_workers  # noqa: E402
 
 SEQUENCE_TOKENS = 2048
 SMOKE_TOKENS = 200_000

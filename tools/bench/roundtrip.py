@@ -19,10 +19,10 @@ import numpy as np
 import tokenizers
 import xxhash
 
-from curate.engine.local import default_workers
-from curate.ingest import Ingested, ingest
-from curate.observer import Observer
+from curate.pipeline.tokenize import Ingested, ingest
 from curate.recipe import load
+from curate.runtime.progress import Observer
+from curate.runtime.workers import default_workers
 from curate.sources import FilePlan, SegmentReader
 from curate.tokens.domain import DomainTokens
 

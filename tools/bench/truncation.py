@@ -22,13 +22,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.engine.local import map_tasks
-from curate.ingest import ingest
-from curate.observer import Observer
+from curate.pipeline.tokenize import ingest
 from curate.recipe import load
+from curate.runtime.progress import Observer
+from curate.runtime.workers import map_tasks
+from curate.stats.bigram_sample import draw_pairs, pair_sample
 from curate.stats.conditional import Conditional, conditional
-from curate.stats.heldout import FOLDS, model_cost
-from curate.stats.pairs import draw_pairs, pair_sample
+from curate.stats.cross_entropy import FOLDS, model_cost
 from curate.stats.sampling import MOST_TOKENS
 from curate.tokens.domain import DomainTokens
 from curate.tokens.tokenizer import Tokenizer

@@ -25,13 +25,13 @@ from tokenizers import Tokenizer
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from curate.build import build, reopen  # noqa: E402
-from curate.dataset import read_provenance  # noqa: E402
+from curate.dataset.manifest import read_provenance  # noqa: E402
 from curate.errors import RecipeError  # noqa: E402
-from curate.observer import Observer  # noqa: E402
+from curate.pipeline.build import build, reopen  # noqa: E402
 from curate.recipe import parse  # noqa: E402
-from curate.sources import corpus  # noqa: E402
-from curate.storage import read_json, write_json  # noqa: E402
+from curate.runtime.files import read_json, write_json  # noqa: E402
+from curate.runtime.progress import Observer  # noqa: E402
+from curate.sources.embedded import corpus  # noqa: E402
 
 EMBEDDED = ("python_code", "docstrings", "c_headers", "manuals")
 SHARES = (0.4, 0.3, 0.2, 0.1)

@@ -16,18 +16,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from curves import fit_curve, fit_settled_curve, settled_from
 
-from curate.engine.local import default_workers
 from curate.laws import DUMMIES
-from curate.laws.base import Array, RunTable
 from curate.laws.crossval import cross_validate
-from curate.laws.curves import fit_curve, fit_settled_curve, settled_from
-from curate.laws.tables import read_runs
-from curate.observer import Observer
+from curate.laws.law import Array, RunTable
+from curate.laws.run_tables.read import read_runs
+from curate.pipeline.proxies import train_proxies
+from curate.pipeline.validate import Asked, validate
 from curate.recipe import LoadedRecipe, load
-from curate.storage import write_json
-from curate.swarms import train_proxies
-from curate.validate import Asked, validate
+from curate.runtime.files import write_json
+from curate.runtime.progress import Observer
+from curate.runtime.workers import default_workers
 
 LAWS = ("bimix", "bimix_mixed", "exponential", "additive", "ridge", "gaussian", "joint")
 FOLDS = 8

@@ -11,16 +11,16 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from curves import fit_settled_curve, settled_from
 from matplotlib import pyplot as plt
 from nano import over_seeds
 
 from curate.laws import find
-from curate.laws.base import Array, RunTable
-from curate.laws.curves import fit_settled_curve, settled_from
-from curate.laws.features import run_folds
+from curate.laws.fitting.features import run_folds
+from curate.laws.law import Array, RunTable
+from curate.laws.run_tables.read import read_runs
 from curate.laws.scores import spearman
-from curate.laws.tables import read_runs
-from curate.storage import read_json
+from curate.runtime.files import read_json
 
 FOLDS, AHEAD = 8, 4
 RANKED = ("joint", "bimix", "own_share")

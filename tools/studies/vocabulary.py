@@ -16,13 +16,13 @@ from pathlib import Path
 
 import numpy as np
 
-from curate.ingest import ingest
 from curate.laws.scores import spearman
-from curate.observer import Observer
+from curate.pipeline.proxies import run_name, train_mixtures, train_proxies
+from curate.pipeline.proxy_setup import prepare
+from curate.pipeline.tokenize import ingest
 from curate.proxy.runs import RunRow, read_runs
 from curate.recipe import LoadedRecipe, load
-from curate.swarms import run_name, train_mixtures, train_proxies
-from curate.swarms.setup import prepare
+from curate.runtime.progress import Observer
 
 VOCABULARY = 512
 PROXY = "mixture.evidence.proxy"

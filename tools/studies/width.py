@@ -16,14 +16,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from curate.observer import Observer
+from curate.pipeline.proxy_setup import prepare
 from curate.proxy.batches import BatchSource
 from curate.proxy.optimiser import StackedAdamW
 from curate.proxy.stack import Stack
 from curate.proxy.swarm import Swarm, SwarmRun
 from curate.proxy.train import evaluation_tokens
 from curate.recipe import load
-from curate.swarms.setup import prepare
+from curate.runtime.progress import Observer
 
 RATES = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2)
 """At width 256."""

@@ -1,0 +1,1 @@
+"""A dataset on disk: its manifest, writing it, reading it back, the certificate."""

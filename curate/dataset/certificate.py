@@ -1,0 +1,196 @@
+"""What reading a dataset back found, put against its plan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curate import __version__
+from curate.dataset.manifest import Manifest
+from curate.formats.base import TokenFormat
+from curate.formats.trainers.draws import SourceFile
+from curate.plan.packing import Tally
+from curate.plan.per_domain import MIXED, PER_DOMAIN, forecasts, sources_of
+
+WINDOWS = 100
+"""Windows that the output is cut into to see how evenly it is mixed."""
+
+
+@dataclass
+class ShardCheck:
+    """What reading one shard back gave."""
+
+    problems: list[str] = field(default_factory=list)
+    tokens: dict[int, int] = field(default_factory=dict)
+    """By domain."""
+    windows: NDArray[np.int64] = field(default_factory=lambda: np.empty((0, 0), np.int64))
+    """Training shards: tokens by window and domain."""
+    content: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
+    """Distinct first halves of the content hashes of its documents."""
+    content_checked: bool = False
+    tally: Tally = Tally()
+    """What its rows are made of."""
+    lost_tokens: int = 0
+    """Training shards: what a trainer's reader never shows."""
+
+
+def certify(
+    manifest: Manifest,
+    plan: dict[str, Any],
+    checks: Sequence[ShardCheck],
+    damage: Sequence[str],
+) -> dict[str, Any]:
+    """The fields of `certificate.json`.
+
+    Args:
+        manifest: Of the dataset.
+        plan: `plan.json`.
+        checks: shape (shards,), in the manifest's order.
+        damage: Problems with files that are not shards.
+    """
+    problems = [*damage, *(problem for check in checks for problem in check.problems)]
+    train = [c for c, s in zip(checks, manifest.shards, strict=True) if s.split == "train"]
+    held_out = [c for c, s in zip(checks, manifest.shards, strict=True) if s.split != "train"]
+    realised_total = sum(sum(check.tokens.values()) for check in train)
+    rows = _domain_rows(manifest, plan, train, held_out, problems)
+    mixtures: list[dict[str, Any]] = []
+    if manifest.shape == MIXED and realised_total != manifest.budget_tokens:
+        problems.append(f"budget_tokens {manifest.budget_tokens}, realised {realised_total} in all")
+    if manifest.shape == PER_DOMAIN:
+        mixtures = _trainer_mixtures(manifest, plan, train)
+        _as_trained(rows, mixtures[0])
+    overlap = _overlap(train, held_out)
+    if overlap:
+        problems.append(f"{overlap} documents are in training and in validation")
+    sequences = sum(shard.sequences for shard in manifest.shards if shard.split == "train")
+    return {
+        "schema": 1,
+        "curate_version": __version__,
+        "recipe_hash": manifest.recipe_hash,
+        "build_hash": manifest.build_hash,
+        "ok": not problems,
+        "problems": problems,
+        "budget_tokens": manifest.budget_tokens,
+        "realised_tokens": realised_total,
+        "train_sequences": sequences,
+        "shape": manifest.shape,
+        "domains": rows,
+        "trainer_mixture": mixtures,
+        "train_validation_overlap_documents": overlap,
+        "tokens_compared_with_store": bool(checks) and all(c.content_checked for c in checks),
+        "reader_loss": _reader_loss(manifest, train),
+        "packing": _packing(manifest, train),
+        "largest_share_deviation_in_windows": _deviation(train, rows, manifest),
+        "shards": [
+            {"path": file.path, "bytes": file.bytes, "xxh3": file.xxh3}
+            for shard in manifest.shards
+            for file in shard.files
+        ],
+    }
+
+
+def _domain_rows(
+    manifest: Manifest,
+    plan: dict[str, Any],
+    train: Sequence[ShardCheck],
+    held_out: Sequence[ShardCheck],
+    problems: list[str],
+) -> dict[str, Any]:
+    """Planned and realised, by domain; adds to `problems` where they differ."""
+    rows: dict[str, Any] = {}
+    realised_total = sum(sum(check.tokens.values()) for check in train)
+    for number, name in enumerate(manifest.domains):
+        planned = plan["domains"].get(name)
+        if planned is None:
+            problems.append(f"plan.json has no domain '{name}'")
+            continue
+        realised = sum(check.tokens.get(number, 0) for check in train)
+        wanted = planned.get("written_tokens", planned["tokens"])
+        if realised != wanted:
+            problems.append(f"'{name}': planned {wanted} tokens, realised {realised}")
+        supply = planned["supply_tokens"]
+        written = {"written_tokens": wanted} if manifest.shape == PER_DOMAIN else {}
+        rows[name] = {
+            **written,
+            "asked_share": planned["weight"],
+            "planned_tokens": planned["tokens"],
+            "realised_tokens": realised,
+            "realised_share": realised / realised_total if realised_total else 0.0,
+            "epochs": realised / supply if supply else 0.0,
+            "validation_tokens": sum(check.tokens.get(number, 0) for check in held_out),
+        }
+    return rows
+
+
+def _trainer_mixtures(
+    manifest: Manifest, plan: dict[str, Any], train: Sequence[ShardCheck]
+) -> list[dict[str, Any]]:
+    """What trainers' own mixtures make of the tokens found on disk."""
+    shards = [shard for shard in manifest.shards if shard.split == "train"]
+    files = [
+        (domain, SourceFile(shard.stem, tokens, shard.sequences))
+        for shard, check in zip(shards, train, strict=True)
+        for domain, tokens in check.tokens.items()
+    ]
+    planned = [plan["domains"].get(name, {}).get("tokens", 0) for name in manifest.domains]
+    sources = sources_of(manifest.domains, planned, files)
+    return [found.to_json() for found in forecasts(manifest.format, sources, manifest.settings)]
+
+
+def _as_trained(rows: dict[str, Any], mixture: dict[str, Any]) -> None:
+    """Shares and passes as the trainer's mixture makes them, in place."""
+    for name, row in rows.items():
+        found = mixture["domains"].get(name, {"share": 0.0, "epochs": 0.0})
+        row["realised_share"], row["epochs"] = found["share"], found["epochs"]
+
+
+def _packing(manifest: Manifest, train: Sequence[ShardCheck]) -> dict[str, Any] | None:
+    """What rows of one length are made of."""
+    if manifest.sequence_length is None or manifest.dtype is None:
+        return None
+    found = sum((check.tally for check in train), Tally())
+    return found.to_json(manifest.packing, manifest.sequence_length)
+
+
+def _reader_loss(manifest: Manifest, train: Sequence[ShardCheck]) -> dict[str, int] | None:
+    """Training tokens that the trainer's reader never shows in an epoch."""
+    chosen = manifest.configured()
+    if not isinstance(chosen, TokenFormat) or chosen.loss_tokens is None:
+        return None
+    tokens = sum(check.lost_tokens for check in train)
+    return {"window_tokens": manifest.settings.window_tokens, "tokens": tokens}
+
+
+def _overlap(train: Sequence[ShardCheck], held_out: Sequence[ShardCheck]) -> int:
+    if not train or not held_out:
+        return 0
+    validation = np.unique(np.concatenate([check.content for check in held_out]))
+    seen = np.zeros(len(validation), bool)
+    for check in train:
+        seen |= np.isin(validation, check.content)
+    return int(seen.sum())
+
+
+def _deviation(
+    train: Sequence[ShardCheck], rows: dict[str, Any], manifest: Manifest
+) -> dict[str, Any] | None:
+    """Where and by how much a window's share differs most from the realised one."""
+    windows = [check.windows for check in train if check.windows.size]
+    if not windows or len(rows) != len(manifest.domains):
+        return None
+    tokens = np.sum(windows, axis=0)
+    totals = tokens.sum(axis=1, keepdims=True)
+    shares = np.divide(tokens, totals, out=np.zeros(tokens.shape), where=totals > 0)
+    asked = np.array([rows[name]["realised_share"] for name in manifest.domains])
+    off = np.abs(shares - asked) * (totals > 0)
+    window, domain = np.unravel_index(int(np.argmax(off)), off.shape)
+    return {
+        "window_tokens": -(-manifest.budget_tokens // WINDOWS),
+        "domain": manifest.domains[domain],
+        "share": float(shares[window, domain]),
+        "realised_share": float(asked[domain]),
+    }

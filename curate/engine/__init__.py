@@ -1,1 +1,0 @@
-"""The same tasks on the processes of one machine; the only place that starts any."""

@@ -1,0 +1,1 @@
+"""What each trainer does with a mixture of domains written apart."""

@@ -1,0 +1,1 @@
+"""Numerics that laws are fitted with: least squares, features, trees, kernels."""

@@ -1,0 +1,75 @@
+"""The part of a loss that falls with tokens and model size, added to laws that have none.
+
+The mixture laws of the literature are fitted at one token count and one model size. Where a table
+has several, they get the additive terms B / D^beta and A / N^alpha here, each of which exists only
+where the table can tell its exponent.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from curate.laws.law import Array, RunTable
+
+DISTINCT = 2
+"""Values of tokens or parameters from which on a term exists; priors help with few."""
+
+
+@dataclass(frozen=True, slots=True)
+class Horizon:
+    """Which terms there are, and the units in which tokens and parameters are measured."""
+
+    tokens_unit: float
+    """Geometric mean of the table's tokens; NaN: no term."""
+    params_unit: float
+
+    @property
+    def parameters(self) -> int:
+        """Parameters of a target: ln amplitude and ln exponent of each term."""
+        return 2 * sum(np.isfinite([self.tokens_unit, self.params_unit]))
+
+    def start(self, losses: Array) -> Array:
+        """Prior centres, shape (targets, parameters): a tenth of the loss, exponent 0.3."""
+        terms = self.parameters // 2
+        amplitude = np.log(0.1 * np.exp(np.log(losses).mean(axis=0)))
+        exponent = np.full(losses.shape[1], np.log(0.3))
+        return np.stack([amplitude, exponent] * terms, axis=1) if terms else _none(losses)
+
+    def spread(self) -> Array:
+        """Prior standard deviations, shape (parameters,)."""
+        return np.tile([2.0, 0.7], self.parameters // 2)
+
+    def evaluate(self, theta: Array, tokens: Array, params: Array) -> tuple[Array, Array]:
+        """The terms' sum, shape (targets, rows), and its derivatives by `theta`."""
+        total = np.zeros((len(theta), len(tokens)))
+        derivatives = np.zeros((*total.shape, self.parameters))
+        at = 0
+        for unit, values in ((self.tokens_unit, tokens), (self.params_unit, params)):
+            if not np.isfinite(unit):
+                continue
+            exponent = np.exp(theta[:, at + 1, None])
+            logs = np.log(values / unit)
+            term = np.exp(theta[:, at, None] - exponent * logs)
+            total += term
+            derivatives[:, :, at] = term
+            derivatives[:, :, at + 1] = -term * exponent * logs
+            at += 2
+        return total, derivatives
+
+
+def horizon_of(table: RunTable) -> Horizon:
+    """The terms that this table can tell."""
+    return Horizon(_unit(table.tokens), _unit(table.params))
+
+
+def _unit(values: Array) -> float:
+    known = values[np.isfinite(values)]
+    if len(np.unique(known)) < DISTINCT:
+        return float("nan")
+    return float(np.exp(np.log(known).mean()))
+
+
+def _none(losses: Array) -> Array:
+    return np.zeros((losses.shape[1], 0))

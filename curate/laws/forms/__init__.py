@@ -1,0 +1,1 @@
+"""The laws of loss, one a file."""

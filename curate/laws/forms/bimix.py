@@ -1,0 +1,208 @@
+"""BiMix: the loss of a domain from its own share and the tokens seen.
+
+Model size is no variable of the law: a table with several sizes gives coefficients for each size,
+and other sizes cannot be predicted. A law of all shares is `bimix_mixed`'s business.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import least_squares
+
+from curate.errors import FitError
+from curate.laws.law import Array, RunTable
+
+BETA_STARTS = (0.3, 1.0)
+BETA_TWO_POINTS = 0.5
+"""Held there where there are only two token counts, which cannot tell three numbers."""
+SIZE_TOLERANCE = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Coefficients:
+    """L = share^-alpha * (amplitude * (tokens / tokens_unit)^-beta + level), for each domain.
+
+    Of the paper's five numbers only these four are determined: amplitude is A B and level is A C.
+    """
+
+    alpha: Array
+    amplitude: Array
+    """In the unit of the losses, at `tokens_unit`; zero where the table has one token count."""
+    beta: Array
+    level: Array
+    share_floor: Array
+    """Smallest positive share each domain was fitted on; smaller shares are read as this."""
+
+
+@dataclass(frozen=True, slots=True)
+class FittedBimix:
+    """Coefficients of every target, for each model size."""
+
+    targets: tuple[str, ...]
+    own: tuple[int, ...]
+    """Column of the weights for each target."""
+    tokens_unit: float
+    params: Array
+    """shape (sizes,), ascending; one NaN where the table has no sizes."""
+    sizes: tuple[Coefficients, ...]
+
+    def predict(self, weights: Array, tokens: Array, params: Array) -> Array:
+        """See `FittedLaw`.
+
+        Raises:
+            FitError: A model size was not among the runs.
+        """
+        losses = np.empty((len(weights), len(self.own)))
+        for size, rows in self._by_size(params):
+            shares = np.maximum(weights[rows][:, self.own], size.share_floor)
+            losses[rows] = shares**-size.alpha * self._progress(size, tokens[rows])
+        return losses
+
+    def gradient(self, weights: Array, tokens: Array, params: Array) -> Array:
+        """See `FittedLaw`; below the floor it is the slope at the floor, not zero."""
+        slopes = np.zeros((len(weights), len(self.own), weights.shape[1]))
+        for size, rows in self._by_size(params):
+            shares = np.maximum(weights[rows][:, self.own], size.share_floor)
+            own = -size.alpha * shares ** (-size.alpha - 1) * self._progress(size, tokens[rows])
+            for target, domain in enumerate(self.own):
+                slopes[rows, target, domain] = own[:, target]
+        return slopes
+
+    def scale(self, tokens: float, params: float) -> Array:
+        """K_i of L_i = K_i r_i^-alpha_i at these tokens, shape (targets,)."""
+        size = self.size(params)
+        scale: Array = self._progress(size, np.array([tokens]))[0]
+        return scale
+
+    def size(self, params: float) -> Coefficients:
+        """Coefficients of one model size; NaN where the table had none."""
+        return next(size for size, _ in self._by_size(np.array([params])))
+
+    def _progress(self, size: Coefficients, tokens: Array) -> Array:
+        if not np.any(size.amplitude):
+            return np.broadcast_to(size.level, (len(tokens), len(size.level)))
+        later = (tokens[:, None] / self.tokens_unit) ** -size.beta
+        found: Array = size.amplitude * later + size.level
+        return found
+
+    def _by_size(self, params: Array) -> list[tuple[Coefficients, NDArray[np.bool_]]]:
+        if np.isnan(self.params[0]):
+            return [(self.sizes[0], np.ones(len(params), bool))]
+        place = np.abs(params[:, None] - self.params).argmin(axis=1)
+        off = ~np.isclose(params, self.params[place], rtol=SIZE_TOLERANCE)
+        if off.any():
+            known = ", ".join(f"{value:g}" for value in self.params)
+            raise FitError(
+                f"bimix: {params[off][0]:g} parameters were not among the runs ({known}), and the "
+                "law has no model size; ask for one of those, or take a law that has it (additive)"
+            )
+        return [(self.sizes[at], place == at) for at in np.unique(place)]
+
+
+def fit_bimix(table: RunTable) -> FittedBimix:
+    """Fit L_i = r_i^-alpha_i (AB_i / s^beta_i + AC_i) by Trust Region Reflective.
+
+    The law is undefined at r_i = 0: such rows are left out of the fit of domain i, and a share
+    below the smallest positive one is predicted as that one. With one token count the loss is
+    AC_i r_i^-alpha_i; with two, beta is held at 1/2.
+
+    Args:
+        table: Every target must be a domain by name, and have at least two different positive
+            shares (of each model size).
+
+    Returns:
+        The fitted law.
+
+    Raises:
+        FitError: A target is no domain, was never sampled, or has always the same share.
+
+    References:
+        Ge et al. 2024, "BiMix", arXiv:2405.14908v4, Eq. 3 and Section 4.
+
+    Differs from the paper: four numbers a domain instead of five, the four that runs determine;
+    residuals are those of log losses, since the paper says neither.
+    """
+    absent = [name for name in table.targets if name not in table.domains]
+    if absent:
+        raise FitError(
+            f"bimix: '{absent[0]}' is not a training domain, and the law knows a domain's loss by "
+            "its own share only; leave it out (curate fit --targets), or take bimix_mixed"
+        )
+    own = tuple(table.domains.index(name) for name in table.targets)
+    known = np.isfinite(table.tokens)
+    unit = float(np.exp(np.log(table.tokens[known]).mean())) if known.any() else float("nan")
+    sizes = np.unique(table.params[np.isfinite(table.params)])
+    if not len(sizes):
+        sizes = np.array([np.nan])
+    fitted = tuple(
+        _fit_size(table if np.isnan(size) else table.take(table.params == size), own, unit)
+        for size in sizes
+    )
+    return FittedBimix(table.targets, own, unit, sizes, fitted)
+
+
+def _fit_size(table: RunTable, own: tuple[int, ...], unit: float) -> Coefficients:
+    columns = []
+    for target, domain in enumerate(own):
+        name = table.targets[target]
+        shares = table.weights[:, domain]
+        used = shares > 0
+        if len(np.unique(np.round(shares[used], 12))) < 2:
+            what = "was never sampled" if not used.any() else "has the same share in every run"
+            raise FitError(
+                f"bimix: '{name}' {what}, so its exponent is not determined; train at least two "
+                f"different positive shares of it, or leave it out (curate fit --targets)"
+            )
+        tokens = table.tokens[used] / unit if np.isfinite(unit) else np.ones(used.sum())
+        found = _fit_domain(shares[used], tokens, table.losses[used, target])
+        columns.append((*found, shares[used].min()))
+    alpha, amplitude, beta, level, floor = np.array(columns).T
+    return Coefficients(alpha, amplitude, beta, level, floor)
+
+
+def _fit_domain(shares: Array, tokens: Array, losses: Array) -> tuple[float, float, float, float]:
+    """alpha, amplitude, beta, level of one domain at one size."""
+    logs, progress, observed = np.log(shares), np.log(tokens), np.log(losses)
+    counts = len(np.unique(tokens))
+    if counts == 1:
+        design = np.stack([-logs, np.ones_like(logs)], axis=1)
+        alpha, level = np.linalg.lstsq(design, observed, rcond=None)[0]
+        if alpha < 0:  # more of a domain does not make its loss worse
+            return 0.0, 0.0, 0.0, float(np.exp(observed.mean()))
+        return float(alpha), 0.0, 0.0, float(np.exp(level))
+    held = counts == 2
+
+    def unpack(theta: Array) -> tuple[float, float, float, float]:
+        alpha, amplitude, level = (float(value) for value in theta[:3])
+        return alpha, amplitude, BETA_TWO_POINTS if held else float(theta[3]), level
+
+    def residuals(theta: Array) -> Array:
+        alpha, amplitude, beta, level = unpack(theta)
+        curve = amplitude * np.exp(-beta * progress) + level
+        found: Array = np.log(np.maximum(curve, 1e-300)) - alpha * logs - observed
+        return found
+
+    def jacobian(theta: Array) -> Array:
+        alpha, amplitude, beta, level = unpack(theta)
+        fall = np.exp(-beta * progress)
+        curve = np.maximum(amplitude * fall + level, 1e-300)
+        columns = [-logs, fall / curve, 1 / curve]
+        if not held:
+            columns.append(-amplitude * fall * progress / curve)
+        return np.stack(columns, axis=1)
+
+    scale = float(np.exp(observed.mean()))
+    best = None
+    for beta in BETA_STARTS:
+        start = np.array([0.05, 0.2 * scale, 0.7 * scale, *([] if held else [beta])])
+        found = least_squares(
+            residuals, start, jac=jacobian, bounds=(0.0, np.inf), method="trf", x_scale="jac",
+            xtol=1e-12, ftol=1e-12, gtol=1e-12, max_nfev=500,
+        )  # fmt: skip
+        if best is None or found.cost < best.cost:
+            best = found
+    assert best is not None
+    return unpack(best.x)

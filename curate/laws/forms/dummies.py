@@ -1,0 +1,93 @@
+"""What any law must beat: the mean loss, and the own share alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from curate.laws.law import Array, RunTable
+
+SHARE_OFFSET = 1e-3
+"""Added to a share before its logarithm, so that an absent domain has one."""
+
+
+@dataclass(frozen=True, slots=True)
+class FittedDummy:
+    """Mean log losses by token count and model size, and a slope in the own share."""
+
+    points: Array
+    """shape (points, 2), ln tokens and ln parameters of every combination seen; 0 for none."""
+    means: Array
+    """shape (points, targets), mean log loss there."""
+    own: tuple[int | None, ...]
+    """Column of the weights for each target; None: it is no domain, or the share is not used."""
+    slopes: Array
+    """shape (targets,), of log loss by ln(share + offset)."""
+    centres: Array
+    """shape (targets,), mean of ln(share + offset)."""
+
+    def predict(self, weights: Array, tokens: Array, params: Array) -> Array:
+        """See `FittedLaw`."""
+        logs = self.means[_nearest(self.points, _places(tokens, params))].copy()
+        for target, domain in enumerate(self.own):
+            if domain is not None:
+                share = np.log(weights[:, domain] + SHARE_OFFSET)
+                logs[:, target] += self.slopes[target] * (share - self.centres[target])
+        found: Array = np.exp(logs)
+        return found
+
+    def gradient(self, weights: Array, tokens: Array, params: Array) -> Array:
+        """See `FittedLaw`."""
+        losses = self.predict(weights, tokens, params)
+        slopes = np.zeros((*losses.shape, weights.shape[1]))
+        for target, domain in enumerate(self.own):
+            if domain is not None:
+                by_share = self.slopes[target] / (weights[:, domain] + SHARE_OFFSET)
+                slopes[:, target, domain] = losses[:, target] * by_share
+        return slopes
+
+
+def fit_mean(table: RunTable) -> FittedDummy:
+    """The geometric mean loss of the runs at the nearest token count and model size."""
+    targets = len(table.targets)
+    points, means, _ = _means(table)
+    return FittedDummy(points, means, (None,) * targets, np.zeros(targets), np.zeros(targets))
+
+
+def fit_own_share(table: RunTable) -> FittedDummy:
+    """The mean, times a power of the target's own share (plus 0.001)."""
+    points, means, place = _means(table)
+    own = tuple(
+        table.domains.index(name) if name in table.domains else None for name in table.targets
+    )
+    slopes, centres = np.zeros(len(own)), np.zeros(len(own))
+    left = np.log(table.losses) - means[place]
+    for target, domain in enumerate(own):
+        if domain is not None:
+            share = np.log(table.weights[:, domain] + SHARE_OFFSET)
+            centres[target] = share.mean()
+            varied = share - centres[target]
+            square = float(varied @ varied)
+            slopes[target] = float(varied @ left[:, target]) / square if square > 0 else 0.0
+    return FittedDummy(points, means, own, slopes, centres)
+
+
+def _means(table: RunTable) -> tuple[Array, Array, Array]:
+    """Combinations of tokens and parameters, their mean log losses, and the one of each row."""
+    points, inverse = np.unique(_places(table.tokens, table.params), axis=0, return_inverse=True)
+    place = np.asarray(inverse).reshape(-1)
+    logs = np.log(table.losses)
+    means = np.stack([logs[place == point].mean(axis=0) for point in range(len(points))])
+    return points, means, place  # type: ignore[return-value]
+
+
+def _places(tokens: Array, params: Array) -> Array:
+    return np.stack([np.log(np.where(np.isnan(v), 1, v)) for v in (tokens, params)], axis=1)
+
+
+def _nearest(points: Array, places: Array) -> Array:
+    """Index of the nearest point; a factor in parameters counts ten times one in tokens."""
+    off = np.abs(places[:, None, :] - points[None]) * np.array([1.0, 10.0])
+    found: Array = off.sum(axis=2).argmin(axis=1)
+    return found

@@ -1,0 +1,272 @@
+"""Regressors that see, beside the shares, what experts mixed by those shares lose.
+
+One model a domain is trained once; mixing their probabilities gives a loss of any mixture without
+training it (MDE). Its level is off, its order is good, so a regression on the few mixtures that
+were trained corrects it. Whether it says more than the shares do depends on the experts: each law
+here has one without (`ablated`) that it must be compared with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from curate.laws.fitting.features import Progress, progress_of
+from curate.laws.forms.boosted import fit_boosted
+from curate.laws.forms.joint_process import Process, Rows, learn, observe
+from curate.laws.forms.ridge import fit_ridge
+from curate.laws.law import Array, FittedLaw, Law, RunTable
+
+SHARE_OFFSET = 1e-4
+"""Added to every share: the square root has no derivative at zero."""
+ROWS_LEARN = 320
+"""Rows on which the process's lengths are learnt; time grows with their cube."""
+ROWS_KEEP = 3000
+FURTHEST = 6.0
+"""Standard deviations from the runs' mean beyond which an experts' loss is not followed; it is
+infinite where the experts of the mixture exclude a token."""
+
+Fit = Callable[[RunTable], FittedLaw]
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertLosses:
+    """The experts' losses as columns, standardised over the runs of the fit."""
+
+    experts: FittedLaw
+    """Losses of the experts mixed by shares, in the order of the runs' domains."""
+    centres: Array
+    """shape (features,), nats."""
+    scales: Array
+    """shape (features,), nats; infinite for a feature that does not vary."""
+
+    def columns(self, weights: Array) -> Array:
+        """Shape (rows, features), within `FURTHEST` of zero."""
+        found = (_raw(self.experts, weights) - self.centres) / self.scales
+        return np.asarray(np.clip(found, -FURTHEST, FURTHEST))
+
+    def slopes(self, weights: Array) -> Array:
+        """Derivative of the columns by the shares, shape (rows, features, domains)."""
+        missing = np.full(len(weights), np.nan)
+        found = self.experts.gradient(weights, missing, missing)
+        assert found is not None, "experts' losses have a gradient"
+        held = np.abs(self.columns(weights)) >= FURTHEST
+        return np.asarray(np.where(held[:, :, None], 0.0, found / self.scales[:, None]))
+
+
+def expert_losses(experts: FittedLaw, weights: Array) -> ExpertLosses:
+    """Standardise over these mixtures, shape (rows, domains)."""
+    found = _raw(experts, weights)
+    known = np.where(np.isfinite(found), found, np.nan)
+    known = np.where(np.isnan(known).all(axis=0), 0.0, known)
+    scales = np.nanstd(known, axis=0)
+    return ExpertLosses(
+        experts, np.nanmean(known, axis=0), np.where(scales > 1e-12, scales, np.inf)
+    )
+
+
+def _raw(experts: FittedLaw, weights: Array) -> Array:
+    missing = np.full(len(weights), np.nan)
+    return experts.predict(weights, missing, missing)
+
+
+@dataclass(frozen=True, slots=True)
+class FittedBeside:
+    """A law of shares and experts' losses that takes both as columns."""
+
+    inner: FittedLaw
+    features: ExpertLosses
+
+    def predict(self, weights: Array, tokens: Array, params: Array) -> Array:
+        """See `FittedLaw`."""
+        both = np.hstack([weights, self.features.columns(weights)])
+        return self.inner.predict(both, tokens, params)
+
+    def gradient(self, weights: Array, tokens: Array, params: Array) -> Array | None:
+        """See `FittedLaw`."""
+        columns = self.features.columns(weights)
+        slopes = self.inner.gradient(np.hstack([weights, columns]), tokens, params)
+        if slopes is None:
+            return None
+        domains = weights.shape[1]
+        inward = slopes[:, :, domains:] @ self.features.slopes(weights)
+        return np.asarray(slopes[:, :, :domains] + inward)
+
+
+def fit_beside(table: RunTable, experts: FittedLaw, fit: Fit) -> FittedBeside:
+    """Fit a regression that is linear in its columns, or trees, to shares and experts' losses.
+
+    Args:
+        table: The runs.
+        experts: Losses of the experts mixed by shares, in the order of the runs' domains.
+        fit: Takes columns of any range in place of shares.
+    """
+    features = expert_losses(experts, table.weights)
+    columns = features.columns(table.weights)
+    wide = replace(
+        table,
+        domains=(*table.domains, *(f"{at:04d} experts' loss" for at in range(columns.shape[1]))),
+        weights=np.hstack([table.weights, columns]),
+    )
+    return FittedBeside(fit(wide), features)
+
+
+@dataclass(frozen=True, slots=True)
+class FittedProcess:
+    """A Gaussian process over square roots of shares and experts' losses, one a target."""
+
+    features: ExpertLosses
+    unit: float
+    """What standardised columns are multiplied by, to be of the size of the square roots."""
+    processes: tuple[Process, ...]
+    centres: Array
+    """shape (targets,), mean log loss."""
+    scales: Array
+    """shape (targets,), its standard deviation."""
+    progress: Progress
+
+    def predict(self, weights: Array, tokens: Array, params: Array) -> Array:
+        """See `FittedLaw`."""
+        rows = self._rows(weights, tokens, params)
+        means = np.stack([process.mean(rows) for process in self.processes], axis=1)
+        losses: Array = np.exp(self.centres + self.scales * means)
+        return losses
+
+    def gradient(self, weights: Array, tokens: Array, params: Array) -> Array:
+        """See `FittedLaw`."""
+        rows = self._rows(weights, tokens, params)
+        domains = weights.shape[1]
+        by_column = np.stack([process.gradient(rows) for process in self.processes], axis=1)
+        by_share = by_column[:, :, :domains] / (2 * rows.mixture[:, None, :domains])
+        by_share += by_column[:, :, domains:] @ (self.unit * self.features.slopes(weights))
+        losses = self.predict(weights, tokens, params)
+        return np.asarray(losses[:, :, None] * self.scales[:, None] * by_share)
+
+    def _rows(self, weights: Array, tokens: Array, params: Array) -> Rows:
+        return Rows(
+            _columns(weights, self.features, self.unit),
+            self.progress.columns(tokens, params),
+            np.full(len(weights), -1, np.int64),
+        )
+
+
+def fit_process(table: RunTable, experts: FittedLaw) -> FittedProcess:
+    """Fit a step and a plane of square roots of shares and experts' losses to log losses.
+
+    Differs from the paper: one process a target, without sharing between targets; each target sees
+    the experts' losses of all.
+    """
+    if len(table.runs) > ROWS_KEEP:
+        table = table.take(np.linspace(0, len(table.runs) - 1, ROWS_KEEP).astype(np.int64))
+    features = expert_losses(experts, table.weights)
+    unit = float(np.sqrt(table.weights).std(axis=0).mean()) or 1.0
+    logs = np.log(table.losses)
+    centres, scales = logs.mean(axis=0), np.maximum(logs.std(axis=0), 1e-9)
+    _, run = np.unique(np.array(table.runs), return_inverse=True)
+    progress = progress_of(table)
+    rows = Rows(
+        _columns(table.weights, features, unit),
+        progress.columns(table.tokens, table.params),
+        np.asarray(run, np.int64).reshape(-1),
+    )
+    few = np.linspace(0, len(logs) - 1, min(len(logs), ROWS_LEARN)).astype(np.int64)
+    processes = []
+    for target in range(len(table.targets)):
+        values = (logs[:, target] - centres[target]) / scales[target]
+        covariance = learn(rows.take(few), values[few])
+        processes.append(observe(covariance, rows, values))
+    return FittedProcess(features, unit, tuple(processes), centres, scales, progress)
+
+
+def _columns(weights: Array, features: ExpertLosses, unit: float) -> Array:
+    roots = np.sqrt(np.maximum(weights, 0) + SHARE_OFFSET)
+    return np.hstack([roots, unit * features.columns(weights)])
+
+
+def _fit_ridge(table: RunTable, experts: FittedLaw) -> FittedLaw:
+    return fit_beside(table, experts, fit_ridge)
+
+
+def _fit_boosted(table: RunTable, experts: FittedLaw) -> FittedLaw:
+    return fit_beside(table, experts, fit_boosted)
+
+
+@dataclass(frozen=True, slots=True)
+class Informed:
+    """A row of `INFORMED`."""
+
+    plain: str
+    """Name of the same regression of the shares alone, to compare with: a law of `LAWS` or, where
+    there is none, what `ablated` makes."""
+    summary: str
+    fit: Callable[[RunTable, FittedLaw], FittedLaw]
+
+
+INFORMED: dict[str, Informed] = {
+    "ridge_mde": Informed("ridge", "linear in the shares and the experts' losses", _fit_ridge),
+    "gaussian_mde": Informed(
+        "process", "a Gaussian process on root shares and the experts' losses", fit_process
+    ),
+    "boosted_mde": Informed(
+        "boosted", "boosted trees (LightGBM) on the shares and the experts' losses", _fit_boosted
+    ),
+}
+"""Laws that need experts beside runs; `informed` gives them the experts."""
+
+
+@dataclass(frozen=True, slots=True)
+class NoExperts:
+    """Experts with no target: what is left of a law of `INFORMED` sees the shares alone."""
+
+    def predict(self, weights: Array, tokens: Array, params: Array) -> Array:
+        """Shape (rows, 0)."""
+        return np.zeros((len(weights), 0))
+
+    def gradient(self, weights: Array, tokens: Array, params: Array) -> Array:
+        """Shape (rows, 0, domains)."""
+        return np.zeros((len(weights), 0, weights.shape[1]))
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """A fit with its experts, that processes can be sent."""
+
+    fit: Callable[[RunTable, FittedLaw], FittedLaw]
+    experts: FittedLaw
+
+    def __call__(self, table: RunTable) -> FittedLaw:
+        return self.fit(table, self.experts)
+
+
+def informed(name: str, experts: FittedLaw) -> Law:
+    """The law of that name, given its experts.
+
+    Args:
+        name: A key of `INFORMED`.
+        experts: Losses of the experts mixed by shares, in the order of the runs' domains; with a
+            gradient.
+
+    References:
+        Belenki et al. 2025, "Mixtures of Data Experts", arXiv:2502.15950.
+    """
+    row = INFORMED[name]
+    return Law(
+        name=name,
+        summary=row.summary,
+        paper="MDE, Belenki et al. 2025, arXiv:2502.15950",
+        needs="runs, and log-probabilities of an expert a domain",
+        fit=_Given(row.fit, experts),
+    )
+
+
+def ablated(name: str) -> Law:
+    """The regression behind a law of `INFORMED`, of the shares alone.
+
+    Example:
+        >>> [ablated(name).name for name in INFORMED]
+        ['ridge', 'process', 'boosted']
+    """
+    row = INFORMED[name]
+    return replace(informed(name, NoExperts()), name=row.plain, needs="runs")

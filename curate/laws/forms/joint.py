@@ -1,0 +1,242 @@
+"""Our joint law: mixture, tokens and model size together, for prediction and for optimising.
+
+The mean of log losses of three or four experts, none of which is best everywhere:
+
+- the effective-share trend with diminishing returns (`joint_trend`), good from few runs;
+- the same, proportional in the shares: best far from the runs;
+- a Gaussian process on square roots of shares (`joint_process`) around the mean curve over
+  tokens and model size: best among the runs;
+- where tokens or model size vary, such a process around the diminishing trend too.
+
+Each counts in inverse proportion to its mean squared error on mixtures left out, for every target
+on its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curate.errors import FitError
+from curate.laws.fitting.features import Progress, progress_of
+from curate.laws.forms.joint_process import Process, Rows, learn, observe
+from curate.laws.forms.joint_process import left_out as process_left_out
+from curate.laws.forms.joint_trend import (
+    DIMINISHING,
+    PROGRESS_ONLY,
+    PROPORTIONAL,
+    SHARE_OFFSET,
+    Trend,
+    fit_trend,
+)
+from curate.laws.forms.joint_trend import left_out as trend_left_out
+from curate.laws.law import Array, RunTable
+
+ROWS_LEARN = 320
+"""Rows on which lengths and sizes are learnt; time grows with their cube."""
+ROWS_KEEP = 3000
+"""Rows that the process is given; of more, the checkpoints of every run are thinned."""
+ROWS_JUDGE = 800
+"""Rows on which experts are compared, and trends fitted."""
+LEAST_MIXTURES = 4
+"""Different mixtures below which nothing can be said of the mixture's effect."""
+
+
+@dataclass(frozen=True, slots=True)
+class Around:
+    """A process of every target around a trend, for what the trend leaves of log losses."""
+
+    trend: Trend
+    processes: tuple[Process, ...]
+    """One a target."""
+    centres: Array
+    """shape (targets,), mean of what the processes see, in log losses."""
+    scales: Array
+    """shape (targets,), standard deviation of the same."""
+
+    def log_losses(self, trend: Array, rows: Rows) -> Array:
+        """Shape (rows, targets), given the trend's."""
+        near = np.stack([process.mean(rows) for process in self.processes], axis=1)
+        found: Array = trend + self.centres + self.scales * near
+        return found
+
+    def gradient(self, trend: Array, rows: Rows) -> Array:
+        """Derivative by the weights, shape (rows, targets, domains), given the trend's."""
+        by_root = np.stack([process.gradient(rows) for process in self.processes], axis=1)
+        slopes = self.scales[:, None] * by_root / (2 * rows.mixture[:, None, :])
+        # The trend depends on the shares' sum, which is free here.
+        return np.asarray(trend + slopes)
+
+    def deviation(self, rows: Rows) -> Array:
+        """Standard deviation of a new run's log losses, shape (rows, targets)."""
+        spread = np.stack([process.deviation(rows) for process in self.processes], axis=1)
+        return np.asarray(spread * self.scales)
+
+
+@dataclass(frozen=True, slots=True)
+class FittedJoint:
+    """The experts of every target."""
+
+    trends: tuple[Trend, ...]
+    """Diminishing and proportional."""
+    arounds: tuple[Around, ...]
+    """Around the mean curve and, where progress varies, around the diminishing trend."""
+    votes: Array
+    """shape (experts, targets): the trends, the processes; each column sums to 1."""
+    progress: Progress
+
+    def predict(self, weights: Array, tokens: Array, params: Array) -> Array:
+        """See `FittedLaw`."""
+        experts = self.experts(weights, tokens, params)
+        losses: Array = np.exp((self.votes[:, None, :] * experts).sum(axis=0))
+        return losses
+
+    def gradient(self, weights: Array, tokens: Array, params: Array) -> Array:
+        """See `FittedLaw`."""
+        rows = self._rows(weights, tokens, params)
+        at = (weights, tokens, params)
+        slopes = [trend.gradient(*at) for trend in self.trends]
+        slopes += [around.gradient(around.trend.gradient(*at), rows) for around in self.arounds]
+        by_weight = sum(
+            vote[:, None] * slope for vote, slope in zip(self.votes, slopes, strict=True)
+        )
+        found: Array = self.predict(weights, tokens, params)[:, :, None] * by_weight
+        return found
+
+    def predict_std(self, weights: Array, tokens: Array, params: Array) -> Array:
+        """Standard deviation of the loss of a new run at these rows, shape (rows, targets).
+
+        That of the process around the mean curve, with noise between runs, and the experts'
+        disagreement: large where a mixture is unlike all runs.
+        """
+        spread = self.arounds[0].deviation(self._rows(weights, tokens, params))
+        experts = self.experts(weights, tokens, params)
+        votes = self.votes[:, None, :]
+        mean = (votes * experts).sum(axis=0)
+        disagreement = (votes * (experts - mean) ** 2).sum(axis=0)
+        found: Array = np.exp(mean) * np.sqrt(spread**2 + disagreement)
+        return found
+
+    def experts(self, weights: Array, tokens: Array, params: Array) -> Array:
+        """Log losses that each expert predicts, shape (experts, rows, targets)."""
+        rows = self._rows(weights, tokens, params)
+        at = (weights, tokens, params)
+        found = [trend.log_losses(*at) for trend in self.trends]
+        found += [around.log_losses(around.trend.log_losses(*at), rows) for around in self.arounds]
+        return np.stack(found)
+
+    def _rows(self, weights: Array, tokens: Array, params: Array) -> Rows:
+        nobody = np.full(len(weights), -1, np.int64)
+        return _rows_of(weights, self.progress.columns(tokens, params), nobody)
+
+
+def fit_joint(table: RunTable) -> FittedJoint:
+    """Fit the joint law.
+
+    Args:
+        table: Any number of checkpoints, sizes and targets, of at least 4 different mixtures;
+            terms of tokens and model size exist where those vary.
+
+    Returns:
+        The fitted law.
+
+    Raises:
+        FitError: Fewer mixtures than that.
+    """
+    _, mixture = np.unique(np.round(table.weights, 9), axis=0, return_inverse=True)
+    mixture = np.asarray(mixture, np.int64).reshape(-1)
+    mixtures = int(mixture.max(initial=-1)) + 1
+    if mixtures < LEAST_MIXTURES:
+        raise FitError(
+            f"joint: the runs have {mixtures} different mixtures of {len(table.domains)} domains; "
+            f"it needs {LEAST_MIXTURES}, better {2 * len(table.domains)}. Train runs at other "
+            "weights, or fit --laws additive, which takes what there is"
+        )
+    _, run = np.unique(np.array(table.runs), return_inverse=True)
+    run = np.asarray(run, np.int64).reshape(-1)
+    order = _spread_over_runs(run)
+    few, judged, many = (np.sort(order[:rows]) for rows in (ROWS_LEARN, ROWS_JUDGE, ROWS_KEEP))
+    sample = _Sample(few, judged, many, mixture[judged])
+    progress = progress_of(table)
+    columns = progress.columns(table.tokens, table.params)
+    rows = _rows_of(table.weights, columns, run)
+    some = table.take(judged)
+    trends = [fit_trend(some, progress, belief) for belief in (DIMINISHING, PROPORTIONAL)]
+    missed = [
+        trend_left_out(trend, some, belief, sample.group)
+        for trend, belief in zip(trends, (DIMINISHING, PROPORTIONAL), strict=True)
+    ]
+    curve = fit_trend(some, progress, PROGRESS_ONLY)
+    near, missed_near = _fit_around(curve, table, rows, sample)
+    arounds, missed = [near], [*missed, missed_near]
+    if columns.shape[1]:
+        closer, missed_closer = _fit_around(trends[0], table, rows, sample)
+        arounds, missed = [*arounds, closer], [*missed, missed_closer]
+    return FittedJoint(tuple(trends), tuple(arounds), _votes(missed), progress)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    """Rows of a table, by what they are used for."""
+
+    learn: NDArray[np.int64]
+    judge: NDArray[np.int64]
+    keep: NDArray[np.int64]
+    group: NDArray[np.int64]
+    """Mixtures of the rows to judge."""
+
+
+def _fit_around(trend: Trend, table: RunTable, rows: Rows, sample: _Sample) -> tuple[Around, Array]:
+    """Processes around a trend, and their errors on mixtures left out of the rows to judge.
+
+    The trend is not fitted again without those mixtures; taking its own errors on them into account
+    made the votes no better.
+    """
+    residual = np.log(table.losses) - trend.log_losses(table.weights, table.tokens, table.params)
+    centres = residual[sample.keep].mean(axis=0)
+    scales = np.maximum(residual[sample.keep].std(axis=0), 1e-9)
+    values = (residual - centres) / scales
+    processes, missed = [], []
+    for seen in values.T:
+        covariance = learn(rows.take(sample.learn), seen[sample.learn])
+        processes.append(observe(covariance, rows.take(sample.keep), seen[sample.keep]))
+        judged = rows.take(sample.judge), seen[sample.judge]
+        missed.append(process_left_out(covariance, *judged, sample.group))
+    return Around(trend, tuple(processes), centres, scales), np.stack(missed, axis=1) * scales
+
+
+def _rows_of(weights: Array, columns: Array, run: NDArray[np.int64]) -> Rows:
+    return Rows(np.sqrt(weights + SHARE_OFFSET), columns, run)
+
+
+def _votes(missed: list[Array]) -> Array:
+    """Shares of experts in inverse proportion to their mean squared errors.
+
+    Args:
+        missed: By expert, errors of log losses on mixtures left out, shape (rows, targets).
+
+    Returns:
+        Shape (experts, targets).
+    """
+    precision = 1 / (np.stack([np.mean(errors**2, axis=0) for errors in missed]) + 1e-18)
+    votes: Array = precision / precision.sum(axis=0)
+    return votes
+
+
+def _spread_over_runs(run: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Rows in an order whose every beginning has equally many of each run.
+
+    Within a run the order is a seeded permutation, another for every run, so that a beginning also
+    sees all stages of training.
+    """
+    shuffled = np.random.default_rng(0).permutation(len(run))
+    by_run = shuffled[np.argsort(run[shuffled], kind="stable")]
+    counts = np.bincount(run)
+    starts = np.repeat(np.cumsum(counts) - counts, counts)
+    rank = np.arange(len(run)) - starts
+    # Which runs come first when a beginning ends within a rank is left to the shuffle too.
+    place = np.empty(len(run), np.int64)
+    place[shuffled] = np.arange(len(run))
+    return by_run[np.lexsort((place[by_run], rank))]

@@ -1,0 +1,298 @@
+"""The effective-share trend: how a loss falls with useful data, in a few parameters a target.
+
+A target sees every domain through a transfer of its own, S(w) = sum_i e^t_i (w_i + offset)^p, and
+its loss is a sum of power laws of S, tokens and model size. Where tokens vary, S has one part more,
+a head start e^h / tokens: as if the model had seen so much already, so that (tokens S)^-a levels
+off at small shares and early on. BiMix is the case of one transfer and terms that share an
+exponent; the exponential law is the limit of a large exponent at p = 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curate.laws.fitting.features import Progress
+from curate.laws.fitting.least_squares import Prior, fit_log_losses
+from curate.laws.law import Array, RunTable
+
+Groups = NDArray[np.int64]
+
+SHARE_OFFSET = 1e-4
+"""Added to every share: powers below one have no derivative at zero."""
+HEADROOM = 0.5
+"""How far above the highest loss of the table a prediction may rise, in ranges of log losses: with
+a domain that hardly any run has, a product of exponents can otherwise explode."""
+BEND = 0.05
+"""Ranges of log losses over which the rise levels off; inside the table it changes nothing."""
+NO_HEAD_START = -40.0
+"""ln of a head start that changes nothing."""
+HEAD_START_SPREAD = 1.5
+"""Standard deviation of h. Where losses have such a start (planted, with repeated tokens, 48
+mixtures x 5 x 3), the joint law misses unseen mixtures by 0.088 % with it and by 0.163 % without;
+on `additive` of `tools/bench/joint.py`, which has none, by 0.125 and 0.124 %."""
+FIXED = 1e-4
+"""Spread of a parameter that is to stay at its centre."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrendPrior:
+    """What is believed of the transfers before any run."""
+
+    transfer_spread: float
+    """Standard deviation of t; `FIXED`: the mixture has no effect."""
+    power: float
+    """Centre of p."""
+    power_spread: float
+    """Standard deviation of ln p; `FIXED`: p is not fitted."""
+    head_start: float
+    """Centre of h, at the table's mean tokens; `NO_HEAD_START`: there is none."""
+
+
+DIMINISHING = TrendPrior(1.0, 0.6, 0.3, -3.0)
+"""A domain's first tokens teach most, how strongly is fitted: best where runs are like these."""
+PROPORTIONAL = TrendPrior(1.0, 1.0, FIXED, -3.0)
+"""Linear in the shares inside S, as the exponential law: best far from the runs."""
+PROGRESS_ONLY = TrendPrior(FIXED, 1.0, FIXED, NO_HEAD_START)
+"""S = 1 for every mixture: the mean curve over tokens and model size."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where a target's parameters lie in its row of the parameter matrix.
+
+    Terms of the loss, in order: the floor, the term of S alone, one of each column of progress.
+    """
+
+    domains: int
+    columns: int
+    """Of progress: tokens and parameters where they vary, so 0 to 2."""
+    tokens_scale: float
+    """Standard deviation of ln tokens, the unit of the first column; 0: tokens do not vary."""
+
+    @property
+    def parts(self) -> int:
+        """Of S: the domains, and the head start where tokens vary."""
+        return self.domains + (self.tokens_scale > 0)
+
+    def amounts(self, weights: Array, columns: Array) -> Array:
+        """What the parts of S are made of, shape (rows, parts)."""
+        if not self.tokens_scale:
+            return weights
+        return np.column_stack([weights, np.exp(-self.tokens_scale * columns[:, 0])])
+
+    @property
+    def power(self) -> int:
+        """Place of ln p; the transfers come before it."""
+        return self.parts
+
+    @property
+    def offsets(self) -> slice:
+        """Places of ln size of every term."""
+        return slice(self.parts + 1, self.parts + 3 + self.columns)
+
+    @property
+    def share_exponents(self) -> slice:
+        """Places of ln exponent of S in every term but the floor."""
+        end = self.offsets.stop
+        return slice(end, end + 1 + self.columns)
+
+    @property
+    def progress_exponents(self) -> slice:
+        """Places of ln exponent of progress in the terms that have one."""
+        end = self.share_exponents.stop
+        return slice(end, end + self.columns)
+
+
+@dataclass(frozen=True, slots=True)
+class Trend:
+    """Coefficients of every target; predicts log losses."""
+
+    layout: Layout
+    progress: Progress
+    theta: Array
+    """shape (targets, parameters), see `Layout`."""
+    highest: Array
+    """shape (targets,), of the table's log losses."""
+    ranges: Array
+    """shape (targets,), of the same, highest minus lowest."""
+
+    def log_losses(self, weights: Array, tokens: Array, params: Array) -> Array:
+        """Shape (rows, targets)."""
+        columns = self.progress.columns(tokens, params)
+        state = _evaluate(self.layout, self.theta, weights, columns)
+        return self._level(state.log_losses)[0].T
+
+    def gradient(self, weights: Array, tokens: Array, params: Array) -> Array:
+        """Derivative of log losses by the weights, shape (rows, targets, domains)."""
+        columns = self.progress.columns(tokens, params)
+        state = _evaluate(self.layout, self.theta, weights, columns)
+        power = np.exp(self.theta[:, self.layout.power])[:, None, None]
+        parts = state.parts[:, :, : self.layout.domains]
+        by_share = parts * power / (weights + SHARE_OFFSET)
+        by_log_sum = state.by_log_sum * self._level(state.log_losses)[1]
+        slopes: Array = (by_log_sum[:, :, None] * by_share).transpose(1, 0, 2)
+        return slopes
+
+    def _level(self, log_losses: Array) -> tuple[Array, Array]:
+        """Log losses, shape (targets, rows), kept below the ceiling; and their derivative."""
+        bend = (BEND * self.ranges)[:, None]
+        below = (self.highest + HEADROOM * self.ranges)[:, None] - log_losses
+        low = np.exp(-np.abs(below) / bend)
+        # bend * ln(1 + e^(below / bend)), written so that it cannot overflow
+        room = np.maximum(below, 0) + bend * np.log1p(low)
+        slope = np.where(below > 0, 1, low) / (1 + low)
+        return log_losses + below - room, slope
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """The law at some rows, for all targets; T targets, R rows, K terms, D domains."""
+
+    log_losses: Array
+    """shape (T, R)."""
+    term_shares: Array
+    """shape (T, R, K), what each term is of the loss."""
+    parts: Array
+    """shape (T, R, D or D + 1), what each domain, and the head start, is of S."""
+    log_sum: Array
+    """ln S, shape (T, R)."""
+    by_log_sum: Array
+    """Derivative of the log loss by ln S, shape (T, R)."""
+
+
+def _evaluate(layout: Layout, theta: Array, weights: Array, columns: Array) -> _State:
+    power = np.exp(theta[:, layout.power])
+    shares = np.log(layout.amounts(weights, columns) + SHARE_OFFSET)
+    exponents = theta[:, None, : layout.parts] + power[:, None, None] * shares
+    top = exponents.max(axis=2, keepdims=True)
+    parts = np.exp(exponents - top)
+    total = parts.sum(axis=2, keepdims=True)
+    log_sum = (top + np.log(total))[:, :, 0]
+    terms = np.repeat(theta[:, None, layout.offsets], len(weights), axis=1)
+    by_sum = np.exp(theta[:, layout.share_exponents])
+    terms[:, :, 1:] -= by_sum[:, None, :] * log_sum[:, :, None]
+    terms[:, :, 2:] -= np.exp(theta[:, None, layout.progress_exponents]) * columns
+    highest = terms.max(axis=2, keepdims=True)
+    sizes = np.exp(terms - highest)
+    loss = sizes.sum(axis=2, keepdims=True)
+    term_shares = sizes / loss
+    by_log_sum = -(term_shares[:, :, 1:] * by_sum[:, None, :]).sum(axis=2)
+    log_losses = (highest + np.log(loss))[:, :, 0]
+    return _State(log_losses, term_shares, parts / total, log_sum, by_log_sum)
+
+
+def _derivatives(layout: Layout, theta: Array, state: _State, rows: tuple[Array, Array]) -> Array:
+    """Of log losses by the parameters, shape (targets, rows, parameters)."""
+    weights, columns = rows
+    power = np.exp(theta[:, layout.power])
+    by_transfer = state.by_log_sum[:, :, None] * state.parts
+    logs = np.log(layout.amounts(weights, columns) + SHARE_OFFSET)
+    by_power = (by_transfer * logs).sum(axis=2) * power[:, None]
+    by_share_exponent = (
+        -state.term_shares[:, :, 1:]
+        * state.log_sum[:, :, None]
+        * np.exp(theta[:, None, layout.share_exponents])
+    )
+    by_progress_exponent = (
+        -state.term_shares[:, :, 2:] * columns * np.exp(theta[:, None, layout.progress_exponents])
+    )
+    return np.concatenate(
+        [by_transfer, by_power[:, :, None], state.term_shares, by_share_exponent,
+         by_progress_exponent], axis=2,
+    )  # fmt: skip
+
+
+def fit_trend(table: RunTable, progress: Progress, belief: TrendPrior) -> Trend:
+    """Fit L = E + A_0 S^-a_0 + sum over progress columns x_k of A_k S^-a_k e^(-b_k x_k).
+
+    Least squares of log losses under normal priors, for all targets at once. x is standardised ln
+    tokens or ln parameters, so e^(-b x) is a power of either.
+
+    Args:
+        table: Any runs.
+        progress: Which columns there are.
+        belief: About the transfers.
+
+    Returns:
+        The fitted trend.
+    """
+    columns = progress.columns(table.tokens, table.params)
+    tokens_vary = bool(np.isfinite(progress.centres[0]))
+    scale = progress.scales[0] if tokens_vary else 0.0
+    layout = Layout(len(table.domains), columns.shape[1], scale)
+
+    def model(theta: Array) -> tuple[Array, Array]:
+        state = _evaluate(layout, theta, table.weights, columns)
+        losses = np.exp(state.log_losses)
+        by_log = _derivatives(layout, theta, state, (table.weights, columns))
+        return losses, losses[:, :, None] * by_log
+
+    prior = _prior(table, layout, belief)
+    theta = fit_log_losses(model, prior, table.losses)
+    logs = np.log(table.losses)
+    ranges = np.maximum(np.ptp(logs, axis=0), 1e-6)
+    return Trend(layout, progress, theta, logs.max(axis=0), ranges)
+
+
+def left_out(trend: Trend, table: RunTable, belief: TrendPrior, group: Groups) -> Array:
+    """Errors of log losses at every row, had the rows of its group not been fitted.
+
+    The trend is taken as linear in its parameters around the fit: with residuals e and hat matrix
+    H, the error of block b is (I - H_bb)^-1 e_b. Exact for linear models.
+
+    Args:
+        trend: Fitted to the table.
+        table: n rows.
+        belief: That it was fitted with.
+        group: shape (n,), equal for rows that are left out together.
+
+    Returns:
+        Shape (n, targets).
+    """
+    columns = trend.progress.columns(table.tokens, table.params)
+    state = _evaluate(trend.layout, trend.theta, table.weights, columns)
+    jacobian = _derivatives(trend.layout, trend.theta, state, (table.weights, columns))
+    residual = np.log(table.losses).T - state.log_losses
+    precision = 1 / _prior(table, trend.layout, belief).spread ** 2
+    blocks = [np.flatnonzero(group == name) for name in np.unique(group)]
+    errors = np.empty_like(residual)
+    for target, slopes in enumerate(jacobian):
+        information = slopes.T @ slopes
+        noise = _noise_variance(information, precision, residual[target])
+        inverse = np.linalg.inv(information + noise * np.diag(precision))
+        for block in blocks:
+            hat = slopes[block] @ inverse @ slopes[block].T
+            kept = np.eye(len(block)) - hat
+            errors[target, block] = np.linalg.solve(kept, residual[target, block])
+    return errors.T
+
+
+def _noise_variance(information: Array, precision: Array, residual: Array) -> float:
+    """Variance of residuals with the parameters' effective degrees of freedom taken off."""
+    noise = float(residual @ residual) / len(residual) + 1e-12
+    for _ in range(3):
+        used = np.trace(np.linalg.solve(information + noise * np.diag(precision), information))
+        noise = float(residual @ residual) / max(len(residual) - used, 0.5) + 1e-12
+    return noise
+
+
+def _prior(table: RunTable, layout: Layout, belief: TrendPrior) -> Prior:
+    """Two thirds of the loss are floor, the rest falls: with S^-0.3 and a fifth a deviation."""
+    targets = len(table.targets)
+    size = layout.progress_exponents.stop
+    centre, spread = np.zeros((targets, size)), np.ones(size)
+    spread[: layout.domains] = belief.transfer_spread
+    if layout.parts > layout.domains:
+        centre[:, layout.domains] = belief.head_start
+        fixed = belief.head_start == NO_HEAD_START
+        spread[layout.domains] = FIXED if fixed else HEAD_START_SPREAD
+    centre[:, layout.power], spread[layout.power] = np.log(belief.power), belief.power_spread
+    sizes = np.log(np.array([0.65, 0.25, *[0.1] * layout.columns]))
+    centre[:, layout.offsets] = np.log(table.losses).mean(axis=0)[:, None] + sizes
+    spread[layout.offsets] = 2.0
+    centre[:, layout.share_exponents], spread[layout.share_exponents] = np.log(0.3), 0.5
+    centre[:, layout.progress_exponents] = np.log(0.2)
+    return Prior(centre, spread)

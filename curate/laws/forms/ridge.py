@@ -1,0 +1,82 @@
+"""Linear regression of losses on shares with a quadratic penalty, as a plain yardstick.
+
+The penalty is chosen by five-fold cross-validation, runs kept whole.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from curate.laws.fitting.features import Progress, progress_of, run_folds
+from curate.laws.law import Array, RunTable
+
+PENALTIES = tuple(10.0**power for power in range(-3, 4))
+"""RegMix's grid, App. E."""
+
+
+@dataclass(frozen=True, slots=True)
+class FittedRidge:
+    """A linear function of shares, ln tokens and ln parameters."""
+
+    intercept: Array
+    """shape (targets,)."""
+    slopes: Array
+    """shape (targets, domains + columns of progress)."""
+    progress: Progress
+    penalty: float
+
+    def predict(self, weights: Array, tokens: Array, params: Array) -> Array:
+        """See `FittedLaw`."""
+        design = np.concatenate([weights, self.progress.columns(tokens, params)], axis=1)
+        losses: Array = self.intercept + design @ self.slopes.T
+        return losses
+
+    def gradient(self, weights: Array, tokens: Array, params: Array) -> Array:
+        """See `FittedLaw`."""
+        slopes = self.slopes[:, : weights.shape[1]]
+        return np.broadcast_to(slopes, (len(weights), *slopes.shape)).copy()
+
+
+def fit_ridge(table: RunTable) -> FittedRidge:
+    """Fit with the penalty of RegMix's grid whose mean squared error over five folds is least.
+
+    References:
+        Liu et al. 2024, "RegMix", arXiv:2407.01492v2, App. E.
+
+    Differs from the paper: one penalty for all targets (their errors relative to their variance are
+    averaged); checkpoints of a run stay in one fold.
+    """
+    progress = progress_of(table)
+    design = np.concatenate([table.weights, progress.columns(table.tokens, table.params)], axis=1)
+    best = PENALTIES[0]
+    folds = run_folds(table, 5)
+    if folds:
+        variance = np.maximum(table.losses.var(axis=0), 1e-300)
+        errors = []
+        for penalty in PENALTIES:
+            total = 0.0
+            for held in folds:
+                intercept, slopes = solve(design[~held], table.losses[~held], penalty)
+                off = intercept + design[held] @ slopes.T - table.losses[held]
+                total += float((off**2 / variance).sum())
+            errors.append(total)
+        best = PENALTIES[int(np.argmin(errors))]
+    intercept, slopes = solve(design, table.losses, best)
+    return FittedRidge(intercept, slopes, progress, best)
+
+
+def solve(design: Array, losses: Array, penalty: float) -> tuple[Array, Array]:
+    """Intercepts (targets,) and slopes (targets, columns): |y - a - X b|^2 + penalty |b|^2.
+
+    Example:
+        >>> intercept, slopes = solve(np.array([[-1.0], [1.0]]), np.array([[0.0], [2.0]]), 2.0)
+        >>> float(intercept[0]), float(slopes[0, 0])
+        (1.0, 0.5)
+    """
+    centre, mean = design.mean(axis=0), losses.mean(axis=0)
+    shifted = design - centre
+    square = shifted.T @ shifted + penalty * np.eye(design.shape[1])
+    slopes = np.linalg.solve(square, shifted.T @ (losses - mean)).T
+    return mean - slopes @ centre, slopes

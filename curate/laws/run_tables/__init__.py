@@ -1,0 +1,1 @@
+"""Tables of training runs: how columns are found, and how rows become runs."""

@@ -1,0 +1,148 @@
+"""From what a recipe asks of an optimised mixture to arrays in the order of the evidence.
+
+Names are matched, never positions. Evidence may know more domains than the recipe: those get no
+share.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curate.errors import InfeasiblePlan, MissingEvidence, RecipeError
+from curate.mixture.request import MixtureRequest, limit_tokens
+from curate.mixture.search.simplex_box import Box
+from curate.recipe.text import nearest_hint
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What is wanted, in the order of the evidence's domains and targets."""
+
+    domains: tuple[str, ...]
+    """The evidence's."""
+    place: NDArray[np.int64]
+    """shape (domains of the recipe,), where each stands in `domains`."""
+    box: Box
+    natural: Array
+    """shape (domains,), shares of supply."""
+    unique_share: Array
+    """shape (domains,), supply over budget."""
+    target_weights: Array
+    """shape (targets,), importance; sums to 1, or all 1 for the worst case."""
+    worst: bool
+    left_out: tuple[str, ...]
+    """Domains that the evidence knows and the recipe does not have."""
+
+    def back(self, shares: Array) -> tuple[float, ...]:
+        """Shares in the order of the recipe."""
+        return tuple(float(share) for share in shares[self.place])
+
+
+def wishes(
+    request: MixtureRequest, domains: Sequence[str], targets: Sequence[str], source: str
+) -> Wishes:
+    """Match a request with evidence.
+
+    Args:
+        request: The recipe's.
+        domains: Domains that the evidence knows.
+        targets: Losses that it has.
+        source: What the evidence is called in messages: `runs` or `experts`.
+
+    Raises:
+        MissingEvidence: A domain of the recipe is not among those of the evidence.
+        RecipeError: The objective or a floor names something unknown.
+        InfeasiblePlan: Floors and caps exclude each other.
+    """
+    names = [domain.name for domain in request.domains]
+    absent = [name for name in names if name not in domains]
+    if absent:
+        listed = ", ".join(f"'{name}'" for name in absent)
+        raise MissingEvidence(
+            f"mixture: the {source} say nothing of {listed} (they know {', '.join(domains)}). "
+            f"Rename the domains so that they match, train {source} with "
+            f"{'it' if len(absent) == 1 else 'them'}, or take a method that needs none, such as "
+            "entropy"
+        )
+    place = np.array([domains.index(name) for name in names])
+    low, high = np.zeros(len(domains)), np.zeros(len(domains))
+    high[place] = np.array(limit_tokens(request)) / request.budget_tokens
+    for name, floor in request.options.search.floors.items():
+        low[place[_known(name, names, "mixture.floors")]] = floor
+    _check_room(low, high, domains)
+    supply = np.array([float(domain.supply_tokens) for domain in request.domains])
+    natural, unique = np.zeros(len(domains)), np.ones(len(domains))
+    natural[place] = supply / supply.sum()
+    unique[place] = supply / request.budget_tokens
+    weights, worst = _importance(request.options.search.objective, targets)
+    left_out = tuple(name for name in domains if name not in names)
+    return Wishes(tuple(domains), place, Box(low, high), natural, unique, weights, worst, left_out)
+
+
+def prior_of(request: MixtureRequest, wished: Wishes) -> Array:
+    """The prior mixture in the order of the evidence, shape (domains,).
+
+    Raises:
+        RecipeError: It names an unknown domain, or no share is positive.
+    """
+    prior = request.options.search.prior
+    if prior == "natural":
+        return wished.natural
+    shares = np.zeros(len(wished.domains))
+    if prior == "uniform":
+        shares[wished.place] = 1 / len(wished.place)
+        return shares
+    names = [domain.name for domain in request.domains]
+    if isinstance(prior, str):
+        raise RecipeError(
+            f"mixture.prior: cannot be '{prior}' (known: natural, uniform, or shares by domain)"
+        )
+    for name, share in prior.items():
+        shares[wished.place[_known(name, names, "mixture.prior")]] = share
+    if not shares.sum() > 0:
+        raise RecipeError("mixture.prior: no share is positive; name at least one domain's")
+    return np.asarray(shares / shares.sum())
+
+
+def _check_room(low: Array, high: Array, domains: Sequence[str]) -> None:
+    above = [i for i in range(len(low)) if low[i] > high[i]]
+    if above:
+        i = above[0]
+        raise InfeasiblePlan(
+            f"mixture.floors: '{domains[i]}' is to have at least {low[i]:g}, but its tokens allow "
+            f"{high[i]:.4g} at this budget. Lower the floor, or raise its max_epochs"
+        )
+    if low.sum() > 1 + 1e-12:
+        raise InfeasiblePlan(f"mixture.floors: they sum to {low.sum():g}, more than 1. Lower them")
+
+
+def _importance(objective: str | Mapping[str, float], targets: Sequence[str]) -> tuple[Array, bool]:
+    if objective == "mean":
+        return np.full(len(targets), 1 / len(targets)), False
+    if objective == "worst":
+        return np.ones(len(targets)), True
+    if isinstance(objective, str):
+        raise RecipeError(
+            f"mixture.objective: cannot be '{objective}' (known: mean, worst, "
+            "{target: NAME}, {weights: {NAME: importance, …}})"
+        )
+    weights = np.zeros(len(targets))
+    for name, importance in objective.items():
+        weights[_known(name, targets, "mixture.objective")] = importance
+    if not (math.isfinite(weights.sum()) and weights.sum() > 0):
+        raise RecipeError("mixture.objective: no importance is positive; name at least one target")
+    return np.asarray(weights / weights.sum()), False
+
+
+def _known(name: str, known: Sequence[str], where: str) -> int:
+    if name in known:
+        return list(known).index(name)
+    hint = nearest_hint(name, known)
+    raise RecipeError(f"{where}: nothing is called '{name}'{hint} (known: {', '.join(known)})")

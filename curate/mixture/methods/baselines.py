@@ -1,0 +1,121 @@
+"""Methods that need nothing but token counts: the yardsticks for every other.
+
+The user's own weights are here too. Functions take a request and return a `Preference`; caps
+are applied by `curate.mixture.mix`, except by UniMax, whose published form has them built in.
+"""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+from curate.errors import RecipeError
+from curate.mixture.request import MixtureRequest, Preference, limit_tokens
+from curate.mixture.simplex import normalised, softmax
+
+SUM_SLACK = 1e-6
+"""Weights typed by hand may miss their sum by this much without a word."""
+
+
+def natural(request: MixtureRequest) -> Preference:
+    """Shares proportional to supply: one pass over the whole gives each document once."""
+    return Preference(tuple(normalised([domain.supply_tokens for domain in request.domains])))
+
+
+def uniform(request: MixtureRequest) -> Preference:
+    """The same share of tokens to every domain."""
+    return Preference((1 / len(request.domains),) * len(request.domains))
+
+
+def temperature(request: MixtureRequest) -> Preference:
+    """Shares proportional to supply^(1 / temperature).
+
+    Temperature 1 is `natural`; the larger it is, the nearer to `uniform`.
+
+    Raises:
+        RecipeError: No temperature is given, or it is not positive and finite.
+
+    References:
+        Arivazhagan et al. 2019, "Massively Multilingual Neural Machine Translation in the Wild",
+        arXiv:1907.05019, who use 5; Xue et al. 2020, "mT5", arXiv:2010.11934, write the
+        exponent 1 / temperature as alpha and use 0.3.
+    """
+    value = request.options.temperature
+    if value is None:
+        raise RecipeError(
+            "mixture.temperature is missing: method 'temperature' needs it; 1 is natural, larger "
+            "is nearer to uniform (mT5: 3.33), as in mixture: {method: temperature, "
+            "temperature: 3.33}"
+        )
+    check_temperature(value)
+    logarithms = [math.log(domain.supply_tokens) for domain in request.domains]
+    return Preference(tuple(softmax(logarithms, value)))
+
+
+def check_temperature(value: float) -> None:
+    """Check a temperature of the recipe.
+
+    Raises:
+        RecipeError: It is not positive and finite.
+    """
+    if not 0 < value < math.inf:
+        raise RecipeError(f"mixture.temperature: {value} is not a positive finite number")
+
+
+def unimax(request: MixtureRequest) -> Preference:
+    """As uniform as the epoch caps allow.
+
+    Domains are visited from the least to the most they can give. Each is offered an equal part of
+    what is left of the budget, and takes that or all it can give, whichever is less.
+
+    Differs from the paper: caps are per domain, so the order is by supply times `max_epochs`;
+    units are tokens, not characters; and a budget beyond all caps is refused before this runs.
+
+    Returns:
+        Shares within their caps; `unconstrained` is uniform.
+
+    References:
+        Chung et al. 2023, "UniMax", arXiv:2304.09151, Algorithm 1.
+    """
+    limits = limit_tokens(request)
+    shares = [0.0] * len(limits)
+    left = Fraction(request.budget_tokens)
+    order = sorted(range(len(limits)), key=lambda i: limits[i])
+    for visited, i in enumerate(order):
+        taken = min(Fraction(limits[i]), left / (len(order) - visited))
+        shares[i] = float(taken / request.budget_tokens)
+        left -= taken
+    return Preference(tuple(shares), unconstrained=uniform(request).weights)
+
+
+def manual(request: MixtureRequest) -> Preference:
+    """The recipe's own weights, as shares.
+
+    Weights that sum to 100 are read as percent; weights with another sum than 1 are divided by it.
+    Both are said in a warning.
+
+    Raises:
+        RecipeError: A domain has no weight, a weight is negative or not finite, or all are zero.
+    """
+    missing = [f"'{domain.name}'" for domain in request.domains if domain.weight is None]
+    if missing:
+        raise RecipeError(
+            f"mixture: method 'manual' needs a weight for every domain; {', '.join(missing)} "
+            f"{'has' if len(missing) == 1 else 'have'} none. Set domains[].weight or "
+            "mixture.weights, 0 to leave a domain out"
+        )
+    weights = [float(domain.weight or 0.0) for domain in request.domains]
+    for domain, weight in zip(request.domains, weights, strict=True):
+        if not 0 <= weight < math.inf:
+            raise RecipeError(
+                f"domains[{domain.name}].weight: {weight} is not a finite number of at least 0"
+            )
+    if not any(weight > 0 for weight in weights):
+        raise RecipeError("mixture: every weight is 0; give at least one domain a positive weight")
+    total = math.fsum(weights)
+    warnings = []
+    if abs(total - 100) <= SUM_SLACK:
+        warnings.append("manual weights sum to 100 and are read as percent of tokens")
+    elif abs(total - 1) > SUM_SLACK:
+        warnings.append(f"manual weights sum to {total:.10g}, not 1, and are divided by that")
+    return Preference(tuple(normalised(weights)), warnings=tuple(warnings))

@@ -1,0 +1,93 @@
+"""Mixtures from the entropies of the domains: no model is trained.
+
+How entropies are measured, and how good the measurement is, is `curate.stats`' business.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from curate.errors import MissingEvidence, RecipeError
+from curate.mixture.methods.baselines import check_temperature
+from curate.mixture.request import MixtureRequest, Preference
+from curate.mixture.simplex import softmax
+from curate.recipe.text import nearest_hint
+from curate.stats.estimate import order_warnings, weight_draws
+
+MEASURES = ("shannon", "joint", "conditional", "von_neumann")
+"""Entropy of the token, of the pair, of the next token given this one, and of the embeddings."""
+
+DRAWS = 1000
+"""Of the entropies, for the interval of the weights."""
+
+
+def entropy(request: MixtureRequest) -> Preference:
+    """Shares proportional to exp(entropy / temperature).
+
+    With entropies in nats and temperature 1, the paper's, a domain's share is proportional to its
+    perplexity. Supply plays no part, so small domains are soon repeated: caps matter.
+
+    Where the entropies come with standard errors, so do the shares, and domains whose order is
+    within noise are named.
+
+    Returns:
+        Shares of tokens, before caps.
+
+    Raises:
+        RecipeError: The measure is unknown or the temperature is not positive.
+        MissingEvidence: A domain lacks this measure.
+
+    References:
+        Ge et al. 2024, "BiMix", arXiv:2405.14908v4, Eq. 13. The paper recommends the conditional
+        entropy, and mixes by the measures of Eq. 12 and Appendix A.
+    """
+    measure = request.options.measure
+    if measure not in MEASURES:
+        hint = nearest_hint(str(measure), MEASURES)
+        raise RecipeError(
+            f"mixture.measure: no entropy is called '{measure}'{hint} (known: "
+            f"{', '.join(MEASURES)})"
+        )
+    heat = 1.0 if request.options.temperature is None else request.options.temperature
+    check_temperature(heat)
+    values = [domain.entropy.get(measure, math.nan) for domain in request.domains]
+    lacking = [
+        domain for domain, value in zip(request.domains, values, strict=True) if math.isnan(value)
+    ]
+    if lacking:
+        names = ", ".join(f"'{domain.name}'" for domain in lacking)
+        others = [known for known in MEASURES if all(known in d.entropy for d in request.domains)]
+        instead = f", or set mixture.measure: {others[0]}, which all have" if others else ""
+        raise MissingEvidence(
+            f"mixture: method 'entropy' needs the {measure} entropy of {names}. Run "
+            f"`curate stats RECIPE`, which writes domains.{lacking[0].name}.entropy.{measure} to "
+            f"stats.json{instead}"
+        )
+    return _with_interval(request, measure, values, heat)
+
+
+def _with_interval(
+    request: MixtureRequest, measure: str, values: list[float], heat: float
+) -> Preference:
+    """The shares, and what the errors of the entropies say about them."""
+    weights = tuple(softmax(values, heat))
+    error = {
+        domain.name: domain.entropy_error[measure]
+        for domain in request.domains
+        if measure in domain.entropy_error
+    }
+    if not error:
+        return Preference(weights)
+    centre = {domain.name: value for domain, value in zip(request.domains, values, strict=True)}
+    known = [name for name in centre if name in error]
+    warnings = order_warnings(
+        known, np.array([centre[name] for name in known]), np.array([error[name] for name in known])
+    )
+    if len(known) < len(centre):
+        names = ", ".join(f"'{name}'" for name in centre if name not in error)
+        lacking = f"the {measure} entropy of {names} has no interval, so no weight has one"
+        return Preference(weights, warnings=(lacking, *warnings))
+    draws = weight_draws(centre, error, heat, DRAWS).tolist()
+    return Preference(weights, draws=draws, warnings=warnings)

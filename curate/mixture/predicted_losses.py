@@ -1,0 +1,77 @@
+"""What a recipe's method expects of any mixture, by the law or the experts that it would use."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curate.laws import find as find_law
+from curate.mixture.constraints import wishes
+from curate.mixture.methods.expert_methods import LEVEL_OF
+from curate.mixture.methods.law_methods import LAW_OF
+from curate.mixture.request import MixtureRequest
+from curate.mixture.search.expert_mixing import experts_law
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """Predicted losses."""
+
+    source: str
+    """The law, or the method where experts predict."""
+    targets: tuple[str, ...]
+    losses: Array
+    """shape (mixtures, targets), nats per token."""
+
+
+def forecast(
+    request: MixtureRequest, mixtures: Array, tokens: float, params: float
+) -> Forecast | None:
+    """Predict the losses of mixtures; None where the recipe's evidence cannot.
+
+    A law predicts where its runs had models of this size, since what it says of a size from runs of
+    one other size alone is nothing. Experts predict the loss of a mixture of models, which stands
+    for a model of the mixture only in its order (Belenki et al. 2025).
+
+    Args:
+        request: The recipe's.
+        mixtures: shape (mixtures, domains of the recipe).
+        tokens: Of a run.
+        params: As in the run table.
+
+    Raises:
+        FitError: The runs cannot determine the law.
+    """
+    evidence = request.evidence
+    if evidence is None:
+        return None
+    level = LEVEL_OF.get(request.method)
+    if evidence.experts is not None and level is not None:
+        experts = evidence.experts
+        place = wishes(request, experts.experts, experts.targets, "experts").place
+        law = experts_law(experts, request.options.search.level or level)
+        shares = _placed(mixtures, place, len(experts.experts))
+        return Forecast(request.method, experts.targets, law.predict(shares, shares, shares))
+    name = LAW_OF.get(request.method, request.options.search.law)
+    runs = evidence.runs
+    if runs is None or name is None:
+        return None
+    known = ~np.isnan(runs.params).all()
+    if known and not np.isclose(runs.params, params).any():
+        return None
+    place = wishes(request, runs.domains, runs.targets, "runs").place
+    shares = _placed(mixtures, place, len(runs.domains))
+    at_tokens = np.full(len(shares), np.nan if np.isnan(runs.tokens).all() else tokens)
+    at_params = np.full(len(shares), params if known else np.nan)
+    losses = find_law(name).fit(runs).predict(shares, at_tokens, at_params)
+    return Forecast(name, runs.targets, losses)
+
+
+def _placed(mixtures: Array, place: NDArray[np.int64], domains: int) -> Array:
+    shares = np.zeros((len(mixtures), domains))
+    shares[:, place] = mixtures
+    return shares

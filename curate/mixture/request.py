@@ -1,0 +1,237 @@
+"""What every mixing method takes and gives, and what supply allows.
+
+A method maps a `MixtureRequest` (supply, evidence, budget) to a `Preference`: the shares of tokens
+it would choose. `curate.mixture.mix` then holds them to the epoch caps, the same way for every
+method. Whole tokens are left to `curate.plan.budget`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, Literal
+
+from curate.errors import RecipeError
+
+if TYPE_CHECKING:
+    from curate.laws.law import RunTable
+    from curate.laws.likelihoods import Likelihoods
+
+SHORTFALL_POLICIES = ("error", "repeat", "redistribute")
+
+
+@dataclass(frozen=True, slots=True)
+class DomainSupply:
+    """One domain: how much text it has, and what is known of it."""
+
+    name: str
+    supply_tokens: int
+    """Tokens of its training documents, each counted once."""
+    max_epochs: float
+    """Passes that a mixture may take over it; positive, infinity for no cap."""
+    entropy: Mapping[str, float] = field(default_factory=dict)
+    """Nats per token, by measure; empty where nothing was measured."""
+    weight: float | None = None
+    """The recipe's own weight, for `manual`."""
+    entropy_error: Mapping[str, float] = field(default_factory=dict)
+    """Standard error of each, nats; a measure that is not here has no known error."""
+    embedding: tuple[float, ...] = ()
+    """Mean embedding of its text, shape (dimension,); empty where none was made."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What was learnt from models; each None where there is none."""
+
+    runs: RunTable | None = None
+    """Training runs on known mixtures, for the laws."""
+    experts: Likelihoods | None = None
+    """What one model a domain thinks of validation text, for `mde` and `mixmin`."""
+    notices: tuple[str, ...] = ()
+    """What was left out or changed while reading."""
+
+
+@dataclass(frozen=True, slots=True)
+class SearchOptions:
+    """What the methods that optimise a predicted loss are to look for."""
+
+    objective: str | Mapping[str, float] = "mean"
+    """`mean` of all targets' losses, `worst`, or importance by target (one target: all on it)."""
+    law: str | None = None
+    """For method `law`."""
+    at_tokens: float | None = None
+    """Training tokens at which losses are compared; None: the most of the runs."""
+    at_params: float | None = None
+    """Model parameters, likewise."""
+    kl: float | None = None
+    """Nats of loss that a nat of KL divergence from the prior is worth; None: the method's own."""
+    prior: str | Mapping[str, float] = "natural"
+    """`natural`, `uniform`, or shares by domain."""
+    floors: Mapping[str, float] = field(default_factory=dict)
+    """Least share of a domain."""
+    trust_region: bool = True
+    """Keep to mixtures that are near to some run."""
+    replicates: int | None = None
+    """Resamples for intervals, 0 for none; None: what the law can afford."""
+    discount_repeats: bool = False
+    """Count repeated tokens for less, by Muennighoff's law."""
+    level: str | int | None = None
+    """For experts: `token`, `document` or tokens of a chunk; None: the method's own."""
+    seed: int = 42
+
+
+@dataclass(frozen=True, slots=True)
+class MixtureOptions:
+    """The recipe's settings of a method; a method ignores those it has no use for."""
+
+    temperature: float | None = None
+    """None: the method's own default, where it has one."""
+    measure: str = "conditional"
+    on_shortfall: str = "error"
+    """`error`: the user's own weights must fit their caps. `redistribute`: they are moved to the
+    nearest that do. `repeat`: caps are ignored, for every method."""
+    search: SearchOptions = field(default_factory=SearchOptions)
+
+
+@dataclass(frozen=True, slots=True)
+class MixtureRequest:
+    """Everything a mixing method may look at."""
+
+    domains: tuple[DomainSupply, ...]
+    budget_tokens: int
+    method: str
+    options: MixtureOptions = field(default_factory=MixtureOptions)
+    evidence: Evidence | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """What a method would choose; shape (domains,) each, in the order of the request."""
+
+    weights: tuple[float, ...]
+    """Non-negative; need not sum to 1."""
+    unconstrained: tuple[float, ...] | None = None
+    """What it would choose without caps, if `weights` already took them into account."""
+    low: tuple[float, ...] | None = None
+    """Lower ends of 95 % intervals of the shares, where the method has them."""
+    high: tuple[float, ...] | None = None
+    draws: Sequence[Sequence[float]] | None = None
+    """Choices that the evidence would as well have led to, each shape (domains,): held to the caps
+    one by one, they give the interval, in place of `low` and `high`."""
+    predicted_loss: float | None = None
+    """Nats per token."""
+    warnings: tuple[str, ...] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """More fields of `mixture.json`, such as `support` and `regret`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A row of `METHODS`."""
+
+    name: str
+    summary: str
+    paper: str
+    """Short citation with arXiv number and equation; says so where there is none."""
+    needs: str
+    """The evidence it needs, in words."""
+    solve: Callable[[MixtureRequest], Preference]
+    by_hand: bool = False
+    """True: the weights are the user's own, and caps may not move them unasked."""
+    evidence: Literal["runs", "experts"] | None = None
+    """What it needs beside the corpus itself, from `mixture.evidence`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mixture:
+    """Shares of tokens, and how they came about; keys are domain names."""
+
+    method: str
+    weights: dict[str, float]
+    """Sum to 1 within 1e-12."""
+    unconstrained: dict[str, float]
+    """What the method wanted before caps; sums to 1 too."""
+    epochs: dict[str, float]
+    """Passes over each domain at the budget."""
+    constraints_active: tuple[str, ...]
+    """Such as `wiki: max_epochs 4 binds`."""
+    warnings: tuple[str, ...]
+    paper: str
+    low: dict[str, float] | None = None
+    high: dict[str, float] | None = None
+    predicted_loss: float | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields of `mixture.json`; what it was made from is added by whoever writes it."""
+        return {
+            "method": self.method,
+            "weights": self.weights,
+            "unconstrained": self.unconstrained,
+            "low": self.low,
+            "high": self.high,
+            "predicted_loss": self.predicted_loss,
+            "epochs": self.epochs,
+            "constraints_active": list(self.constraints_active),
+            "warnings": list(self.warnings),
+            "paper": self.paper,
+            **self.details,
+        }
+
+
+def cap_tokens(domain: DomainSupply) -> int | None:
+    """Most tokens the domain's own cap allows, floor(max_epochs * supply); None: no cap.
+
+    `max_epochs` is taken as the decimal the user wrote, not as the binary float next to it.
+
+    Example:
+        >>> cap_tokens(DomainSupply("wiki", 10, 0.3))
+        3
+    """
+    if math.isinf(domain.max_epochs):
+        return None
+    return int(Fraction(str(float(domain.max_epochs))) * domain.supply_tokens)
+
+
+def limit_tokens(request: MixtureRequest) -> list[int]:
+    """Most tokens each domain may give to this budget, shape (domains,).
+
+    Never above the budget; the budget itself where there is no cap, or where the recipe says to
+    repeat whatever is short.
+    """
+    budget = request.budget_tokens
+    if request.options.on_shortfall == "repeat":
+        return [budget] * len(request.domains)
+    caps = [cap_tokens(domain) for domain in request.domains]
+    return [budget if cap is None else min(cap, budget) for cap in caps]
+
+
+def check_request(request: MixtureRequest) -> None:
+    """Check what types cannot say.
+
+    Raises:
+        RecipeError: No domain, two of one name, a budget or `max_epochs` that is not positive, or
+            an unknown `on_shortfall`; names the field and what to type.
+        ValueError: A negative supply.
+    """
+    if not request.domains:
+        raise RecipeError("domains: a mixture needs at least one")
+    names = [domain.name for domain in request.domains]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise RecipeError(f"domains: two are called '{twice[0]}'; give each a name of its own")
+    if request.budget_tokens < 1:
+        raise RecipeError(f"budget_tokens: {request.budget_tokens} is not a positive number")
+    for domain in request.domains:
+        if not domain.max_epochs > 0:
+            raise RecipeError(
+                f"domains[{domain.name}].max_epochs: {domain.max_epochs} is not a positive number"
+            )
+        if domain.supply_tokens < 0:
+            raise ValueError(f"expected a supply of at least 0, got {domain.supply_tokens}")
+    policy = request.options.on_shortfall
+    if policy not in SHORTFALL_POLICIES:
+        known = ", ".join(SHORTFALL_POLICIES)
+        raise RecipeError(f"on_shortfall: '{policy}' is not one of {known}")

@@ -1,0 +1,1 @@
+"""The mixture of least predicted loss, under the constraints of a request."""

@@ -1,0 +1,125 @@
+"""What is minimised: one number from the losses a law predicts, and its derivative.
+
+The number is a weighted mean of losses, or the worst of them, plus an optional KL pull to a prior
+mixture. Repeated tokens may be discounted before the law sees the mixture.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curate.laws.law import FittedLaw
+from curate.mixture.search.repetition import effective_tokens, marginal_value
+from curate.mixture.search.simplex_box import Box
+from curate.mixture.search.trust_region import Support
+
+Array = NDArray[np.float64]
+
+TINY = 1e-12
+"""Share below which logarithms are not followed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Which mixture is wanted."""
+
+    law: FittedLaw
+    box: Box
+    """Floors and caps."""
+    target_weights: Array
+    """shape (targets,), importance of each loss in the mean; for the worst case, what each is
+    multiplied by before they are compared (0 leaves it out)."""
+    worst: bool = False
+    """Minimise the largest of the losses instead of their mean."""
+    tokens: float = np.nan
+    """Training tokens (or what stands in their place in the run table); NaN where it has none."""
+    params: float = np.nan
+    kl: float = 0.0
+    """Nats of loss that one nat of KL divergence from the prior is worth."""
+    prior: Array | None = None
+    """shape (domains,), shares; where it is zero, so is the mixture if `kl` is positive."""
+    unique_share: Array | None = None
+    """shape (domains,), supply over the budget. Given: repeated tokens are discounted."""
+    support: Support | None = None
+    """Given: the mixture must stay within its radius of some run."""
+    convex: bool = False
+    """The objective is known to be convex: one start is enough, and the gap is a certificate."""
+
+
+def losses_at(problem: Problem, weights: Array) -> Array:
+    """Predicted losses, shape (rows, targets), of shares of shape (rows, domains)."""
+    seen, tokens = _exposure(problem, weights)
+    params = np.full(len(weights), problem.params)
+    return problem.law.predict(seen, tokens, params)
+
+
+def value_at(problem: Problem, weights: Array) -> Array:
+    """The number that is minimised, shape (rows,)."""
+    losses = losses_at(problem, weights)
+    if problem.worst:
+        used = problem.target_weights > 0
+        value = (losses * problem.target_weights)[:, used].max(axis=1)
+    else:
+        value = losses @ problem.target_weights
+    return np.asarray(value + _pull(problem, weights))
+
+
+def slopes_at(problem: Problem, weights: Array) -> Array | None:
+    """Derivatives of the losses by the shares, shape (targets, domains); None: the law has none.
+
+    Args:
+        problem: The problem.
+        weights: shape (domains,).
+    """
+    seen, tokens = _exposure(problem, weights[None])
+    params = np.full(1, problem.params)
+    slopes = problem.law.gradient(seen, tokens, params)
+    if slopes is None:
+        return None
+    if problem.unique_share is None:
+        return np.asarray(slopes[0])
+    # seen_i = d_i(w_i) / sum d and tokens = T sum d, with d the discounted exposures.
+    worth = effective_tokens(weights, problem.unique_share)
+    rate = marginal_value(weights, problem.unique_share)
+    total = worth.sum()
+    inward = (slopes[0] - (slopes[0] @ seen[0])[:, None]) * rate / total
+    if np.isnan(problem.tokens):
+        return np.asarray(inward)
+    step = tokens[0] * 1e-5
+    ahead = problem.law.predict(seen, tokens + step, params)
+    behind = problem.law.predict(seen, tokens - step, params)
+    by_tokens = (ahead - behind)[0] / (2 * step)
+    return np.asarray(inward + by_tokens[:, None] * problem.tokens * rate)
+
+
+def pull_slopes(problem: Problem, weights: Array) -> Array:
+    """Derivative of the KL term by the shares, shape (domains,)."""
+    if not problem.kl or problem.prior is None:
+        return np.zeros(len(weights))
+    ratio = np.maximum(weights, TINY) / np.maximum(problem.prior, TINY)
+    return np.asarray(problem.kl * (np.log(ratio) + 1))
+
+
+def with_law(problem: Problem, law: FittedLaw) -> Problem:
+    """The same problem for another law, such as one fitted to a resample of the runs."""
+    return replace(problem, law=law)
+
+
+def _pull(problem: Problem, weights: Array) -> Array:
+    if not problem.kl or problem.prior is None:
+        return np.zeros(len(weights))
+    ratio = np.maximum(weights, TINY) / np.maximum(problem.prior, TINY)
+    return np.asarray(problem.kl * (np.maximum(weights, 0) * np.log(ratio)).sum(axis=1))
+
+
+def _exposure(problem: Problem, weights: Array) -> tuple[Array, Array]:
+    """Shares and tokens as the law should see them."""
+    tokens = np.full(len(weights), problem.tokens)
+    if problem.unique_share is None:
+        return weights, tokens
+    worth = effective_tokens(np.maximum(weights, 0), problem.unique_share)
+    total = worth.sum(axis=1, keepdims=True)
+    return worth / total, tokens * total[:, 0]

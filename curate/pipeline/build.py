@@ -1,0 +1,127 @@
+"""The main job: measure, mix, plan, write, certify.
+
+Stages pass state through files in the dataset's directory, each written whole, each with the hash
+of the recipe it was made from. What needs no data (names of methods, formats and measures) is
+checked before any is read, and an infeasible plan ends the build before any is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from curate.dataset import manifest as dataset
+from curate.dataset.manifest import Manifest
+from curate.dataset.verify import verify
+from curate.errors import ShardError, TokenizerError
+from curate.mixture import Mixture
+from curate.pipeline.plan import Planned, check_names, plan_dataset
+from curate.pipeline.tokenize import Ingested
+from curate.pipeline.write import write_dataset
+from curate.plan.budget import Plan
+from curate.recipe import LoadedRecipe
+from curate.report.card import write_card
+from curate.runtime.files import directory_lock
+from curate.runtime.progress import Observer
+from curate.tokens import tokenizer as tokenizers
+from curate.tokens.domain import DomainFile, DomainTokens
+from curate.tokens.store import TokenStore
+
+
+@dataclass(frozen=True)
+class Built:
+    """A finished dataset."""
+
+    directory: Path
+    ingested: Ingested
+    mixture: Mixture
+    plan: Plan
+    certificate: dict[str, Any]
+    reused: bool
+    """The same dataset was there already; it was only read back."""
+
+
+def built_otherwise(loaded: LoadedRecipe) -> bool:
+    """Whether the output directory holds a dataset of another recipe, whose plan must stay."""
+    try:
+        return dataset.load_manifest(loaded.output_dir).recipe_hash != loaded.hash
+    except ShardError:
+        return False
+
+
+def build(loaded: LoadedRecipe, workers: int, observer: Observer) -> Built:
+    """Everything the recipe asks for, in order, reusing what is fresh.
+
+    Raises:
+        CurateError: What the user can mend.
+    """
+    check_names(loaded)
+    with directory_lock(loaded.output_dir):
+        return _build(loaded, workers, observer)
+
+
+def _build(loaded: LoadedRecipe, workers: int, observer: Observer) -> Built:
+    planned = plan_dataset(loaded, workers, observer)
+    ingested = planned.ingested
+    reused = _is_fresh(loaded, planned)
+    if reused:
+        observer.notice("built already: reading it back")
+    else:
+        write_dataset(loaded, planned, workers, observer)
+    observer.begin("verify", [loaded.recipe.name])
+    certificate = verify(loaded.output_dir, ingested.domains, workers, observer.tick)
+    observer.end("ok" if certificate["ok"] else f"{len(certificate['problems'])} problems")
+    if reused and not certificate["ok"]:
+        observer.notice("what was built is damaged: writing it again")
+        write_dataset(loaded, planned, workers, observer)
+        certificate, reused = verify(loaded.output_dir, ingested.domains, workers), False
+    write_card(loaded, planned.ingested.stats, certificate)
+    return Built(loaded.output_dir, ingested, planned.mixture, planned.plan, certificate, reused)
+
+
+def reopen(directory: Path) -> tuple[Manifest, Sequence[DomainTokens] | None]:
+    """A dataset's manifest and, if its token store is still at hand, its domains.
+
+    Raises:
+        ShardError: There is no finished dataset.
+    """
+    manifest = dataset.load_manifest(directory)
+    try:
+        tokenizer = tokenizers.load(directory / "tokenizer.json", manifest.tokenizer.eos)
+    except TokenizerError as error:
+        raise ShardError(str(error)) from error
+    if tokenizer.fingerprint != manifest.tokenizer.fingerprint:
+        raise ShardError(
+            f"{directory}/tokenizer.json: not the tokenizer that made the dataset; put it back"
+        )
+    store = TokenStore(Path(manifest.cache), tokenizer.fingerprint, tokenizer.dtype)
+    store.scan()
+    domains = []
+    for name in manifest.domains:
+        files = []
+        for record in manifest.inputs:
+            if record.domain == name:
+                entries = store.file_entries(record.content, record.segments)
+                if entries is None:
+                    return manifest, None
+                files.append(DomainFile(record.path, entries))
+        domains.append(DomainTokens(name, files, tokenizer.dtype))
+    return manifest, domains
+
+
+def _is_fresh(loaded: LoadedRecipe, planned: Planned) -> bool:
+    try:
+        manifest = dataset.load_manifest(loaded.output_dir)
+    except ShardError:
+        return False
+    if manifest.build_hash != planned.build_hash:
+        return False
+    files = [file for shard in manifest.shards for file in [*shard.files, shard.provenance]]
+    files += manifest.folder_files
+    directory = loaded.output_dir
+    return all(
+        (directory / file.path).is_file() and (directory / file.path).stat().st_size == file.bytes
+        for file in files
+    )

@@ -1,0 +1,216 @@
+"""Evidence made from a recipe: swarms of proxies and experts, where data, plan and models meet.
+
+torch is imported when a swarm is about to train, and not before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from msgspec.structs import replace as with_fields
+
+from curate.errors import RecipeError
+from curate.pipeline.proxy_devices import Job, train_job
+from curate.pipeline.proxy_setup import Prepared, check_proxy, prepare
+from curate.pipeline.read_evidence import made_by_proxies
+from curate.pipeline.tokenize import Ingested
+from curate.proxy.mixtures import draw_mixtures, read_mixtures
+from curate.proxy.shape import PRESETS, find_preset
+from curate.recipe import LoadedRecipe
+from curate.runtime.files import hash_json
+from curate.runtime.progress import Observer
+
+if TYPE_CHECKING:
+    from curate.proxy.runs import RunRow
+    from curate.proxy.swarm import SwarmResult, SwarmRun
+
+CAP_SLACK = 1.001
+"""Shares at their cap may be above it by a token of rounding."""
+
+FIRST_FRESH_SEED = 1000
+"""Beyond the seeds of `proxy.seeds`, so that luck that chose a mixture does not confirm it."""
+
+
+def make_evidence(
+    loaded: LoadedRecipe, ingested: Ingested, workers: int, observer: Observer
+) -> None:
+    """Train what the recipe's method needs and `mixture.evidence.proxy` asks for.
+
+    What is in the output directory already is not trained again; where the recipe asks for nothing,
+    nothing happens.
+
+    Raises:
+        CurateError: What the user can mend.
+    """
+    kind = made_by_proxies(loaded)
+    if kind == "runs":
+        train_proxies(loaded, workers, observer, ingested)
+    elif kind == "experts":
+        train_domain_experts(loaded, workers, observer, ingested)
+
+
+def train_proxies(
+    loaded: LoadedRecipe, workers: int, observer: Observer, ingested: Ingested | None = None
+) -> SwarmResult:
+    """Train the recipe's swarm as far as it is not in `runs.csv` yet.
+
+    Processes and machines that do this at once in one directory share the runs.
+
+    Raises:
+        CurateError: What the user can mend.
+    """
+    check_proxy(loaded)
+    prepared = prepare(loaded, ingested, workers, observer)
+    job = Job(loaded, _runs(loaded, prepared), loaded.output_dir)
+    return train_job(job, prepared, workers, observer)
+
+
+def train_domain_experts(
+    loaded: LoadedRecipe, workers: int, observer: Observer, ingested: Ingested | None = None
+) -> dict[str, list[float]]:
+    """Train one model a domain and write `experts.parquet`; see `curate.proxy.experts`.
+
+    An expert is no miniature of the target run, so its domain repeats as little as can be.
+
+    Returns:
+        Mean loss of each expert on each domain, nats per token.
+
+    Raises:
+        CurateError: What the user can mend.
+    """
+    check_proxy(loaded)
+    from curate.proxy.experts import expert_runs, final_losses, write_experts
+
+    fresh = loaded.with_proxies(with_fields(loaded.proxies, repetition="fresh"))
+    prepared = prepare(fresh, ingested, workers, observer)
+    runs = expert_runs(prepared.swarm.names)
+    job = Job(fresh, runs, loaded.output_dir / "experts", experts=True)
+    result = train_job(job, prepared, workers, observer)
+    write_experts(job.swarm(prepared), result, loaded.output_dir)
+    return final_losses(result)
+
+
+def train_mixtures(
+    loaded: LoadedRecipe,
+    ingested: Ingested,
+    mixtures: Mapping[str, Sequence[float]],
+    directory: Path,
+    effort: tuple[int, Observer],
+) -> SwarmResult:
+    """Train named mixtures as one swarm, each with as many seeds, none of which the runs had.
+
+    Args:
+        loaded: Its proxies say how, and how many seeds.
+        ingested: The domains.
+        mixtures: By name, shares of the recipe's tokens, shape (domains,).
+        directory: For `runs.csv` and checkpoints.
+        effort: Processes, and who hears of progress.
+
+    Returns:
+        Runs called `run_name(weights, seed)`: a mixture that is there twice is trained once.
+
+    Raises:
+        CurateError: What the user can mend.
+    """
+    from curate.proxy.swarm import SwarmRun
+
+    workers, observer = effort
+    prepared = prepare(loaded, ingested, workers, observer)
+    runs = {
+        (name := run_name(weights, seed)): SwarmRun(
+            name, seed, tuple(weights), _drawn_shares(weights, prepared.ratio)
+        )
+        for seed in fresh_seeds(loaded)
+        for weights in mixtures.values()
+    }
+    job = Job(loaded, tuple(runs.values()), directory, cap_slack=CAP_SLACK)
+    return train_job(job, prepared, workers, observer)
+
+
+def fresh_seeds(loaded: LoadedRecipe) -> range:
+    """As many seeds as the recipe's proxies have, from `FIRST_FRESH_SEED` on."""
+    return range(FIRST_FRESH_SEED, FIRST_FRESH_SEED + loaded.proxies.seeds)
+
+
+def run_name(weights: Sequence[float], seed: int) -> str:
+    """Name of a run that holds its mixture, so that another mixture's is never taken for it.
+
+    Example:
+        >>> run_name([0.5, 0.5], 3) == run_name((0.5, 0.5), 3) != run_name([0.4, 0.6], 3)
+        True
+    """
+    return f"w{hash_json([float(weight) for weight in weights])[:12]}.s{seed}"
+
+
+def with_preset(loaded: LoadedRecipe, preset: str) -> LoadedRecipe:
+    """The recipe with proxies of another size, trained on as many tokens in the same batches.
+
+    Raises:
+        RecipeError: There is no such preset.
+    """
+    find_preset(preset)
+    proxies = loaded.proxies
+    training = find_preset(proxies.preset).training
+    return loaded.with_proxies(
+        with_fields(
+            proxies,
+            preset=preset,
+            tokens=proxies.tokens or training.tokens,
+            sequence_length=proxies.sequence_length or training.sequence_length,
+            batch=proxies.batch or training.batch_sequences,
+            learning_rate=proxies.learning_rate or training.learning_rate,
+        )
+    )
+
+
+def next_preset(preset: str) -> str:
+    """The preset one step larger.
+
+    Raises:
+        RecipeError: There is none.
+
+    Example:
+        >>> next_preset("nano")
+        'micro'
+    """
+    names = list(PRESETS)
+    position = names.index(preset)
+    if position + 1 == len(names):
+        raise RecipeError(
+            f"validate --up: '{preset}' is the largest preset; name a smaller one with --preset"
+        )
+    return names[position + 1]
+
+
+def final_rows(result: SwarmResult) -> list[RunRow]:
+    """The last checkpoint of each run."""
+    last = {row.run: row for row in result.rows}
+    return list(last.values())
+
+
+def _runs(loaded: LoadedRecipe, prepared: Prepared) -> tuple[SwarmRun, ...]:
+    """Every mixture with every seed."""
+    from curate.proxy.swarm import SwarmRun
+
+    recipe = loaded.proxies
+    if recipe.mixtures is not None:
+        mixtures = read_mixtures(loaded.base / recipe.mixtures, prepared.swarm.names)
+    else:
+        drawn = draw_mixtures(prepared.supply, prepared.caps, recipe.runs, loaded.recipe.seed)
+        mixtures = {f"m{number:03d}": tuple(row) for number, row in enumerate(drawn.tolist())}
+    runs = []
+    for seed in range(recipe.seeds):
+        for name, weights in mixtures.items():
+            run = name if seed == 0 else f"{name}.s{seed}"
+            shares = _drawn_shares(weights, prepared.ratio)
+            runs.append(SwarmRun(run, seed, weights, shares, recipe.mixtures is not None))
+    return tuple(runs)
+
+
+def _drawn_shares(weights: Sequence[float], ratio: Sequence[float]) -> tuple[float, ...]:
+    """Shares of the recipe's tokens → shares of the proxies' tokens of the same text."""
+    found = np.asarray(weights) * np.asarray(ratio)
+    return tuple((found / found.sum()).tolist())

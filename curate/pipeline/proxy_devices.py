@@ -1,0 +1,179 @@
+"""One process a device, which share a swarm's runs through its directory.
+
+Each process sets the swarm up again from the recipe, whose tokens are in the store by then, and
+takes groups of runs until none is left. Where one dies, the others go on with its runs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace as with_fields
+
+from curate.errors import EngineError
+from curate.pipeline.proxy_setup import Prepared, prepare, with_runs
+from curate.recipe import LoadedRecipe
+from curate.runtime.progress import Observer, TrainingProgress
+from curate.runtime.ray import cluster_gpus, run_on_ray
+from curate.runtime.workers import Send, run_apart
+
+if TYPE_CHECKING:
+    from curate.proxy.swarm import Swarm, SwarmResult, SwarmRun
+    from curate.proxy.train import Finish
+
+
+@dataclass(frozen=True)
+class Job:
+    """A swarm in a form that other processes can set up again."""
+
+    loaded: LoadedRecipe
+    runs: tuple[SwarmRun, ...]
+    directory: Path
+    """For `runs.csv` and checkpoints."""
+    cap_slack: float = 1.0
+    """By which runs may pass their epoch caps."""
+    experts: bool = False
+    """Keep the log-probabilities that each model gives."""
+
+    def swarm(self, prepared: Prepared) -> Swarm:
+        """The swarm, for the device that it was prepared for."""
+        domains = tuple(
+            replace(domain, max_epochs=domain.max_epochs * self.cap_slack)
+            for domain in prepared.swarm.domains
+        )
+        return with_runs(self.loaded, replace(prepared.swarm, domains=domains), self.runs)
+
+    def finish(self, swarm: Swarm) -> Finish | None:
+        """What is done with trained models."""
+        if not self.experts:
+            return None
+        from curate.proxy.experts import keep_log_probabilities
+
+        return partial(keep_log_probabilities, swarm.validation, self.directory)
+
+
+def train_job(job: Job, prepared: Prepared, workers: int, observer: Observer) -> SwarmResult:
+    """Train what is not in `runs.csv` yet, on one device or on all that the recipe names.
+
+    Raises:
+        CurateError: What the user can mend.
+    """
+    from curate.proxy.device import device_names
+    from curate.proxy.train import train_swarm
+
+    job.directory.mkdir(parents=True, exist_ok=True)
+    swarm = job.swarm(prepared)
+    proxies = job.loaded.proxies
+    devices = device_names(proxies.device)
+    if proxies.engine == "ray":
+        devices = _ray_devices(devices)
+    if len(devices) == 1 and proxies.engine == "local":
+        return train_swarm(swarm, job.directory, observer, job.finish(swarm))
+    return _train_apart(job, swarm, devices, workers, observer)
+
+
+def _train_apart(
+    job: Job, swarm: Swarm, devices: list[str], workers: int, observer: Observer
+) -> SwarmResult:
+    from curate.proxy.claims import Claims
+    from curate.proxy.shared import Shared
+    from curate.proxy.swarm import swarm_result
+    from curate.proxy.train import check_supply
+
+    shared = Shared(swarm, job.directory, Claims(job.directory))
+    shared.open(observer.notice)
+    pending = shared.pending()
+    if len(pending) < len(swarm.runs):
+        observer.notice(f"{len(swarm.runs) - len(pending)} runs are there already")
+    check_supply(swarm, pending)
+    if pending:
+        models = min(swarm.fit.models, -(-len(pending) // len(devices)))
+        threads = max(1, workers // len(devices))
+        watch = _Watch(devices, observer)
+        total = len(pending) * swarm.steps * swarm.step_tokens
+        observer.begin(f"train proxies on {len(devices)} devices", ["proxies"], [total])
+        body = partial(_serve, job, devices, (models, threads))
+        if job.loaded.proxies.engine == "ray":
+            needs = {"num_cpus": threads, "num_gpus": int(devices[0] != "cpu")}
+            run_on_ray(body, len(devices), watch.hear, needs)
+        else:
+            run_apart(body, len(devices), watch.hear, watch.lose)
+        observer.end(f"{len(pending)} runs of {swarm.steps * swarm.step_tokens:,} tokens")
+    left = shared.pending()
+    if left:
+        raise EngineError(
+            f"proxy: {len(left)} runs are not trained, since every process that trained them died; "
+            "run again to go on from their checkpoints"
+        )
+    return swarm_result(swarm, job.directory)
+
+
+def _ray_devices(devices: list[str]) -> list[str]:
+    """A device for each GPU of the cluster, which Ray shows to a task as its only one."""
+    if devices == ["auto"]:
+        return ["cuda"] * cluster_gpus() or ["cpu"]
+    return ["cpu" if name == "cpu" else "cuda" for name in devices]
+
+
+def _serve(job: Job, devices: list[str], cut: tuple[int, int], number: int, send: Send) -> None:
+    """What the process of a device does; `cut` is models at once, and threads."""
+    from curate.proxy.train import train_swarm
+
+    models, threads = cut
+    proxies = with_fields(job.loaded.proxies, device=devices[number], models=models)
+    own = replace(job, loaded=job.loaded.with_proxies(proxies))
+    swarm = own.swarm(prepare(own.loaded, None, threads, Observer()))
+    train_swarm(swarm, own.directory, _Relay(number, send), own.finish(swarm))
+
+
+class _Relay(Observer):
+    """Sends what it hears to the process that shows it."""
+
+    def __init__(self, number: int, send: Send) -> None:
+        self._number, self._send = number, send
+
+    def notice(self, message: str) -> None:
+        """See `Observer`."""
+        self._send(message)
+
+    def train(self, progress: TrainingProgress) -> None:
+        """See `Observer`."""
+        self._send((self._number, progress))
+
+
+class _Watch:
+    """Adds up what the processes of a swarm say."""
+
+    def __init__(self, devices: list[str], observer: Observer) -> None:
+        self._devices, self._observer = devices, observer
+        self._latest: dict[int, TrainingProgress] = {}
+        self._said: set[str] = set()
+
+    def hear(self, message: str | tuple[int, TrainingProgress]) -> None:
+        """A notice, said once whoever says it, or the progress of one process."""
+        if isinstance(message, str):
+            if message not in self._said:
+                self._said.add(message)
+                self._observer.notice(message)
+            return
+        number, progress = message
+        self._latest[number] = progress
+        fresh = sum(one.fresh_tokens for one in self._latest.values())
+        models = sum(one.models for one in self._latest.values())
+        total = max(one.total_tokens for one in self._latest.values())
+        self._observer.train(
+            replace(
+                progress, models=models, fresh_tokens=fresh, total_tokens=total, done_tokens=fresh
+            )
+        )
+
+    def lose(self, number: int, how: str) -> None:
+        """A process has died."""
+        self._latest.pop(number, None)
+        self._observer.notice(
+            f"the process that trained on {self._devices[number]} {how}; the others go on with "
+            "its runs"
+        )

@@ -1,0 +1,183 @@
+"""A swarm as a recipe asks for it: data, shapes and settings, and what fits into memory.
+
+torch is imported when a swarm is about to train, and not before.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from msgspec.structs import asdict
+from msgspec.structs import replace as with_fields
+
+from curate.errors import MissingEvidence, RecipeError
+from curate.pipeline.tokenize import Ingested, ingest
+from curate.proxy.shape import Shape, find_preset
+from curate.recipe import LoadedRecipe, TokenizerRecipe
+from curate.runtime.files import hash_json
+from curate.runtime.progress import Observer
+
+if TYPE_CHECKING:
+    from curate.proxy.optimiser import OptimiserSettings
+    from curate.proxy.swarm import Swarm, SwarmRun
+
+WARMUP_SHARE, MOST_WARMUP_STEPS = 0.1, 100
+"""Of a run's steps; RegMix warms up for 100 of 1000."""
+
+TOKENIZER_SLACK = 1.25
+"""Epochs with a tokenizer of the proxies' own match those of the recipe's only on average over
+mixtures, so caps that the recipe's tokens respect may be passed by this factor."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A swarm without runs yet, and what its mixtures need to know."""
+
+    swarm: Swarm
+    ratio: tuple[float, ...]
+    """By domain, tokens of the proxies' tokenizer for one of the recipe's."""
+    supply: tuple[int, ...]
+    """By domain, the recipe's training tokens."""
+    caps: tuple[float, ...]
+    """By domain, the largest share that its epoch cap allows."""
+
+
+def check_proxy(loaded: LoadedRecipe) -> None:
+    """Resolve what the recipe says of proxies before data is read.
+
+    Raises:
+        MissingEvidence: torch is not installed.
+        RecipeError: A name is unknown, or a run is shorter than a step.
+    """
+    recipe = loaded.proxies
+    preset = find_preset(recipe.preset)
+    for name in ("torch", "safetensors"):
+        if importlib.util.find_spec(name) is None:
+            raise MissingEvidence(
+                f"proxy: {name} is not installed, and proxies train with it; "
+                "pip install 'curate-mix[proxy]'"
+            )
+    if recipe.tensorboard is not None and importlib.util.find_spec("tensorboard") is None:
+        raise MissingEvidence(
+            "proxy.tensorboard: tensorboard is not installed; pip install "
+            "'curate-mix[tensorboard]', or leave it out (curves/*.parquet hold the same losses)"
+        )
+    tokens = recipe.tokens or preset.training.tokens
+    batch = recipe.batch or preset.training.batch_sequences
+    length = recipe.sequence_length or preset.training.sequence_length
+    if tokens < batch * length:
+        raise RecipeError(
+            f"proxy.tokens: {tokens:,} are less than one step of {batch} sequences of {length} "
+            f"tokens; set proxy.tokens: {batch * length:_} or more, or a smaller proxy.batch"
+        )
+
+
+def prepare(
+    loaded: LoadedRecipe, ingested: Ingested | None, workers: int, observer: Observer
+) -> Prepared:
+    """Tokenise and measure unless that is done; set up everything but the runs.
+
+    Raises:
+        CurateError: What the user can mend.
+    """
+    from curate.proxy.batches import ProxyDomain, validation_rows
+    from curate.proxy.device import find_devices, stack_settings
+    from curate.proxy.memory import Fit
+    from curate.proxy.swarm import Swarm, checkpoint_steps
+
+    recipe = loaded.proxies
+    training = find_preset(recipe.preset).training
+    device = find_devices(recipe.device)[0]
+    ingested = ingested or ingest(loaded, workers, observer)
+    own = _ingest_for_proxies(loaded, ingested, workers, observer)
+    length = recipe.sequence_length or training.sequence_length
+    batch = recipe.batch or training.batch_sequences
+    steps = (recipe.tokens or training.tokens) // (batch * length)
+    shape = find_preset(recipe.preset).sized(own.tokenizer.vocabulary, recipe.tied)
+    supply = tuple(stats.tokens_train for stats in ingested.stats)
+    proxy_supply = tuple(stats.tokens_train for stats in own.stats)
+    share = _supply_share(loaded, steps * batch * length * sum(supply) / sum(proxy_supply))
+    slack = 1.0 if recipe.tokenizer is None else TOKENIZER_SLACK
+    epochs = [domain.max_epochs or loaded.recipe.max_epochs for domain in loaded.recipe.domains]
+    domains = tuple(
+        ProxyDomain(domain, held_out, cap * slack, share)
+        for domain, held_out, cap in zip(own.domains, own.validation, epochs, strict=True)
+    )
+    start_id = own.tokenizer.eos_id or 0
+    seed = loaded.recipe.seed
+    swarm = Swarm(
+        stack=stack_settings(shape, _optimiser(loaded, steps), device, workers),
+        runs=(),
+        domains=domains,
+        validation=validation_rows(domains, length, recipe.validation_tokens, start_id, seed),
+        sequence_length=length,
+        batch_sequences=batch,
+        checkpoints=checkpoint_steps(steps, recipe.checkpoints, recipe.spacing),
+        start_id=start_id,
+        data_seed=seed,
+        data_hash=hash_json(
+            [own.content_hash, own.tokenizer.fingerprint, asdict(loaded.recipe.validation)]
+        ),
+        fit=Fit(1, 1),
+        tensorboard=None if recipe.tensorboard is None else loaded.base / recipe.tensorboard,
+    )
+    # By the proxies' supply, so that mixtures drawn below them never fail for a rounded document.
+    caps = tuple(
+        cap * tokens * share / (steps * batch * length) * sum(proxy_supply) / sum(supply) * 0.999
+        for cap, tokens in zip(epochs, supply, strict=True)
+    )
+    _notice_shape(shape, recipe.preset, observer)
+    ratio = tuple(p / s if s else 1.0 for p, s in zip(proxy_supply, supply, strict=True))
+    return Prepared(swarm, ratio, supply, caps)
+
+
+def _optimiser(loaded: LoadedRecipe, steps: int) -> OptimiserSettings:
+    from curate.proxy.optimiser import OptimiserSettings
+
+    recipe = loaded.proxies
+    return OptimiserSettings(
+        recipe.learning_rate or find_preset(recipe.preset).training.learning_rate,
+        recipe.schedule,
+        steps,
+        min(MOST_WARMUP_STEPS, max(1, round(steps * WARMUP_SHARE))),
+    )
+
+
+def _supply_share(loaded: LoadedRecipe, run_tokens: float) -> float:
+    """Share of each domain's supply that runs may see; `run_tokens` in the recipe's tokens."""
+    if loaded.proxies.repetition == "fresh":
+        return 1.0
+    return min(1.0, run_tokens / loaded.recipe.budget_tokens)
+
+
+def _ingest_for_proxies(
+    loaded: LoadedRecipe, ingested: Ingested, workers: int, observer: Observer
+) -> Ingested:
+    """The same documents with the proxies' tokenizer, if they have one."""
+    tokenizer = loaded.proxies.tokenizer
+    if tokenizer is None:
+        return ingested
+    recipe = with_fields(loaded.recipe, tokenizer=TokenizerRecipe(train=tokenizer.train))
+    return ingest(with_fields(loaded, recipe=recipe), workers, observer)
+
+
+def _notice_shape(shape: Shape, preset: str, observer: Observer) -> None:
+    observer.notice(
+        f"proxy '{preset}': {shape.block_parameters:,} parameters in blocks, "
+        f"{shape.matmul_parameters:,} with the head, {shape.parameters:,} in all "
+        f"({shape.vocabulary:,} ids)"
+    )
+
+
+def with_runs(loaded: LoadedRecipe, swarm: Swarm, runs: tuple[SwarmRun, ...]) -> Swarm:
+    """The swarm with runs, and as many at once as fit."""
+    from curate.proxy.memory import fit_models
+
+    fit = fit_models(
+        swarm.stack.shape, swarm.sequence_length, swarm.batch_sequences, swarm.stack.compute,
+        swarm.stack.device,
+    )  # fmt: skip
+    most = min(fit.models, loaded.proxies.models or fit.models, len(runs))
+    return replace(swarm, runs=runs, fit=replace(fit, models=most))

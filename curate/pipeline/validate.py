@@ -1,0 +1,314 @@
+"""The recommended mixture against its rivals: trained, measured, compared with what was predicted.
+
+Every mixture is trained with the same seeds, none of which the runs behind the recommendation had,
+as one swarm. Differences are paired by seed and set against seed noise; a recommendation that is
+better than all rivals beyond it is confirmed, one that any rival beats is refuted, the rest tie.
+Intervals are over seeds: all see the same held-out documents, so they say nothing of other text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from msgspec.structs import replace as with_fields
+from numpy.typing import NDArray
+
+from curate import __version__
+from curate.errors import InputError
+from curate.laws.scores import finite_or_none, spearman
+from curate.mixture import METHODS, MixtureRequest, mix_with
+from curate.pipeline.build import built_otherwise
+from curate.pipeline.plan import Planned, plan_dataset
+from curate.pipeline.proxies import (
+    final_rows,
+    fresh_seeds,
+    next_preset,
+    run_name,
+    train_mixtures,
+    with_preset,
+)
+from curate.pipeline.proxy_setup import check_proxy
+from curate.recipe import LoadedRecipe
+from curate.runtime.files import directory_lock, write_json
+from curate.runtime.progress import Observer
+from curate.stats.seed_intervals import joint_verdict, seed_mean, verdict_of
+
+if TYPE_CHECKING:
+    from curate.proxy.runs import RunRow
+
+Array = NDArray[np.float64]
+
+RECOMMENDED, OWN = "recommended", "yours"
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """How thoroughly to validate."""
+
+    seeds: int = 3
+    """Of each mixture; at least 2."""
+    presets: tuple[str, ...] = ()
+    """Sizes; empty: the recipe's own."""
+    up: bool = False
+    """Also one size larger than the last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """The candidates at one size."""
+
+    preset: str
+    params: int
+    tokens: int
+    losses: Array
+    """shape (candidates, seeds, domains), nats per token at the end of each run."""
+
+
+def validate(
+    loaded: LoadedRecipe, asked: Asked, workers: int, observer: Observer
+) -> dict[str, Any]:
+    """Train the recommendation and its rivals, judge, and write `validation.json`.
+
+    Args:
+        loaded: The recipe; its proxies say how to train.
+        asked: Seeds and sizes.
+        workers: Processes and threads.
+        observer: Hears of progress.
+
+    Returns:
+        What `validation.json` holds.
+
+    Raises:
+        CurateError: What the user can mend.
+    """
+    sizes = _sizes(loaded, asked)
+    for size in sizes:
+        check_proxy(size)
+    with directory_lock(loaded.output_dir):
+        planned = plan_dataset(loaded, workers, observer, write=not built_otherwise(loaded))
+        candidates = rivals_of(planned, observer)
+        found = [_measure(size, planned, candidates, (workers, observer)) for size in sizes]
+        result = {
+            "schema": 1,
+            "curate_version": __version__,
+            "recipe_hash": loaded.hash,
+            "inputs": {"documents": planned.ingested.content_hash},
+            "method": planned.mixture.method,
+            "seeds": list(fresh_seeds(sizes[0])),
+            "weights": {
+                name: dict(zip(_names(planned.request), shares, strict=True))
+                for name, shares in candidates.items()
+            },
+            **judge(planned.request, candidates, found),
+        }
+        write_json(loaded.output_dir / "validation.json", result)
+    return result
+
+
+def _sizes(loaded: LoadedRecipe, asked: Asked) -> list[LoadedRecipe]:
+    """The recipe with the proxies of each size."""
+    if asked.seeds < 2:
+        raise InputError(
+            f"validate: {asked.seeds} seed says nothing of seed noise; give --seeds 2 or more"
+        )
+    presets = list(dict.fromkeys(asked.presets or (loaded.proxies.preset,)))
+    if asked.up and (larger := next_preset(presets[-1])) not in presets:
+        presets.append(larger)
+    own = loaded.proxies.preset
+    sizes = [loaded if name == own else with_preset(loaded, name) for name in presets]
+    return [size.with_proxies(with_fields(size.proxies, seeds=asked.seeds)) for size in sizes]
+
+
+def rivals_of(planned: Planned, observer: Observer) -> dict[str, tuple[float, ...]]:
+    """The recommendation, natural and equal shares within the caps, and the recipe's own weights.
+
+    The recipe's own are moved to the nearest mixture within the caps, with a notice if that moves
+    them.
+    """
+    request = planned.request
+    found = {RECOMMENDED: tuple(planned.mixture.weights.values())}
+    for name in ("natural", "uniform"):
+        found[name] = tuple(mix_with(METHODS[name], request).weights.values())
+    by_hand = [domain.weight for domain in request.domains]
+    if request.method != "manual" and None not in by_hand and sum(map(_known, by_hand)) > 0:
+        options = replace(request.options, on_shortfall="redistribute")
+        mixture = mix_with(METHODS["manual"], replace(request, options=options))
+        found[OWN] = tuple(mixture.weights.values())
+        for active in mixture.constraints_active:
+            observer.notice(f"your weights: {active}")
+    return found
+
+
+def _known(weight: float | None) -> float:
+    return weight or 0.0
+
+
+def _measure(
+    size: LoadedRecipe,
+    planned: Planned,
+    candidates: Mapping[str, Sequence[float]],
+    effort: tuple[int, Observer],
+) -> Measured:
+    directory = size.output_dir / "validation" / size.proxies.preset
+    trained = train_mixtures(size, planned.ingested, candidates, directory, effort)
+    rows = {row.run: row for row in final_rows(trained)}
+    losses = []
+    for name, weights in candidates.items():
+        own: list[RunRow] = []
+        for seed in fresh_seeds(size):
+            run = run_name(weights, seed)
+            if run not in rows:
+                raise InputError(
+                    f"validate: '{name}' with seed {seed} did not end with finite losses; set a "
+                    "lower proxy.learning_rate"
+                )
+            own.append(rows[run])
+        losses.append([row.losses for row in own])
+    last = next(iter(rows.values()))
+    return Measured(size.proxies.preset, last.params, last.tokens, np.array(losses))
+
+
+def judge(
+    request: MixtureRequest,
+    candidates: Mapping[str, Sequence[float]],
+    found: Sequence[Measured],
+) -> dict[str, Any]:
+    """Verdicts from measured losses.
+
+    Args:
+        request: The recipe's, with its objective and evidence.
+        candidates: By name, shares; the recommendation first.
+        found: shape (sizes,).
+
+    Returns:
+        `verdict` at the first size, `sizes` and `transfer` between sizes of `validation.json`.
+    """
+    sizes = [_judge_size(request, candidates, measured) for measured in found]
+    transfer = []
+    for larger in sizes[1:]:
+        first, second = (_objectives(size) for size in (sizes[0], larger))
+        rank = spearman(first, second)
+        transfer.append(
+            {
+                "from": sizes[0]["preset"],
+                "to": larger["preset"],
+                "spearman": finite_or_none(rank),
+                "same_best": bool(first.argmin() == second.argmin()),
+            }
+        )
+    return {"verdict": sizes[0]["verdict"], "sizes": sizes, "transfer": transfer}
+
+
+def _objectives(size: Mapping[str, Any]) -> Array:
+    return np.array([row["objective"]["mean"] for row in size["candidates"].values()])
+
+
+def _judge_size(
+    request: MixtureRequest, candidates: Mapping[str, Sequence[float]], measured: Measured
+) -> dict[str, Any]:
+    from curate.mixture.predicted_losses import forecast
+
+    names = _names(request)
+    values = objective_of(measured.losses, request.options.search.objective, names)
+    predicted = forecast(
+        request, np.array(list(candidates.values())), measured.tokens, measured.params
+    )
+    expected = _by_domain(predicted.losses, predicted.targets, names) if predicted else None
+    source = "" if predicted is None else predicted.source
+    rows: dict[str, Any] = {}
+    for number, name in enumerate(candidates):
+        rows[name] = {
+            "objective": seed_mean(values[number]).to_json(),
+            "loss": {
+                domain: {
+                    **seed_mean(measured.losses[number, :, place]).to_json(),
+                    "predicted": None
+                    if expected is None
+                    else finite_or_none(expected[number, place]),
+                }
+                for place, domain in enumerate(names)
+            },
+        }
+    rivals = list(candidates)[1:]
+    differences = [seed_mean(values[0] - own) for own in values[1:]]
+    verdicts = [verdict_of(difference) for difference in differences]
+    against = {
+        name: {**difference.to_json(), "verdict": verdict}
+        for name, difference, verdict in zip(rivals, differences, verdicts, strict=True)
+    }
+    ranked = sorted(rows, key=lambda name: rows[name]["objective"]["mean"])
+    return {
+        "preset": measured.preset,
+        "params": measured.params,
+        "tokens": measured.tokens,
+        "verdict": joint_verdict(verdicts),
+        "against": against,
+        "ranking": ranked,
+        "candidates": rows,
+        "prediction": _prediction(expected, measured.losses, source),
+    }
+
+
+def _prediction(expected: Array | None, losses: Array, source: str) -> dict[str, Any] | None:
+    """How far predicted losses are from measured ones, and whether they rank the mixtures alike."""
+    if expected is None:
+        return None
+    known = ~np.isnan(expected).any(axis=0)
+    if not known.any():
+        return None
+    means = losses.mean(axis=1)[:, known]
+    own = expected[:, known]
+    rank = spearman(own.mean(axis=1), means.mean(axis=1))
+    return {
+        "by": source,
+        "mean_relative_error": float(np.abs(own / means - 1).mean()),
+        "relative_bias": float((own / means - 1).mean()),
+        "spearman": finite_or_none(rank),
+    }
+
+
+def objective_of(
+    losses: Array, objective: str | Mapping[str, float], names: Sequence[str]
+) -> Array:
+    """What the recipe minimises, of measured losses, shape (candidates, seeds).
+
+    The plain mean, a weighted mean, or the worst: the largest ratio of a loss to the least mean
+    loss that any candidate has on that domain. A target that is no domain of the recipe cannot be
+    measured here, and counts for nothing; if none can, the plain mean stands in.
+
+    Args:
+        losses: shape (candidates, seeds, domains).
+        objective: The recipe's.
+        names: shape (domains,).
+
+    Example:
+        >>> objective_of(np.array([[[1.0, 4.0]]]), {"b": 1.0}, ["a", "b"]).tolist()
+        [[4.0]]
+    """
+    if objective == "worst":
+        least = losses.mean(axis=1).min(axis=0)
+        worst: Array = (losses / least).max(axis=2)
+        return worst
+    weights = np.ones(len(names))
+    if not isinstance(objective, str):
+        weights = np.array([objective.get(name, 0.0) for name in names])
+    if not weights.sum() > 0:
+        weights = np.ones(len(names))
+    mean: Array = losses @ (weights / weights.sum())
+    return mean
+
+
+def _by_domain(losses: Array, targets: Sequence[str], names: Sequence[str]) -> Array:
+    """Columns in the order of the recipe's domains; NaN for one that is no target."""
+    out = np.full((len(losses), len(names)), np.nan)
+    for place, name in enumerate(names):
+        if name in targets:
+            out[:, place] = losses[:, list(targets).index(name)]
+    return out
+
+
+def _names(request: MixtureRequest) -> list[str]:
+    return [domain.name for domain in request.domains]

@@ -1,0 +1,204 @@
+"""Writes a planned dataset: shards, what trainers want beside them, and last the manifest."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from curate import __version__
+from curate.dataset import manifest as dataset
+from curate.dataset.manifest import (
+    FileRecord,
+    InputRecord,
+    Layout,
+    Manifest,
+    ShardRecord,
+    TokenizerRecord,
+)
+from curate.dataset.write_text import TextJob, write_text_shards
+from curate.dataset.write_tokens import ShardTask, ShardWriter, write_shards
+from curate.errors import ShardError
+from curate.formats.base import Folder, TextFormat, TokenFormat
+from curate.formats.trainers import config_files as blend_files
+from curate.pipeline.plan import Planned
+from curate.pipeline.tokenize import Ingested
+from curate.plan.packing import WHOLE
+from curate.plan.per_domain import PER_DOMAIN, DomainSampler, data_suffix, shard_stem
+from curate.recipe import LoadedRecipe, Recipe
+from curate.runtime.files import begin_directory
+from curate.runtime.progress import Observer
+from curate.tokens import tokenizer as tokenizers
+
+
+def write_dataset(loaded: LoadedRecipe, planned: Planned, workers: int, observer: Observer) -> None:
+    """Write shards, then the manifest, over whatever dataset of ours the directory holds.
+
+    Raises:
+        ShardError: The directory holds what curate did not write, or the disk is too small.
+    """
+    recipe, directory = loaded.recipe, loaded.output_dir
+    ingested = planned.ingested
+    chosen, shards = planned.format, planned.shaped.shards
+    tasks = [ShardTask("train", name, number) for number, name in enumerate(_names(planned))]
+    tasks += [
+        ShardTask("validation", domain.name, number)
+        for number, domain in enumerate(ingested.domains)
+        if ingested.validation[number].any()
+    ]
+    _check_room(planned, directory)
+    dataset.clear(
+        directory,
+        [(task.split, task.name) for task in tasks],
+        chosen.folder_stems,
+        blend_files.STEMS if recipe.output.shape == PER_DOMAIN else (),
+    )
+    tokenizers.save(ingested.tokenizer, directory / "tokenizer.json")
+    dtype = np.dtype(np.uint32)
+    if isinstance(chosen, TokenFormat):
+        dtype = chosen.dtype_for(ingested.tokenizer.vocabulary - 1)
+    writer = ShardWriter(
+        Layout(directory), chosen, dtype, planned.shaped.sampler, shards, ingested.domains,
+        ingested.validation, recipe.row_tokens, max(1, workers // shards), recipe.packing,
+        ingested.tokenizer.eos_id or 0,
+    )  # fmt: skip
+    observer.begin("write", [recipe.name], [recipe.budget_tokens])
+    if isinstance(chosen, TokenFormat):
+        records = write_shards(writer, tasks, workers, observer.tick)
+    else:
+        with _text_job(loaded, writer, chosen, ingested) as job:
+            records = write_text_shards(job, tasks, workers, observer.tick)
+    folder_files = _finish(directory, chosen, tasks, dtype)
+    if isinstance(planned.shaped.sampler, DomainSampler):
+        folder_files += _write_blends(directory, planned, records, recipe)
+    manifest = _manifest(loaded, planned, records, dtype)
+    dataset.write_manifest(msgspec.structs.replace(manifest, folder_files=folder_files), directory)
+    written = sum(file.bytes for record in records for file in record.files)
+    observer.end(f"{len(records)} shards, {written / 1e6:.1f} MB")
+
+
+def _finish(
+    directory: Path,
+    chosen: TokenFormat | TextFormat,
+    tasks: Sequence[ShardTask],
+    dtype: np.dtype[Any],
+) -> list[FileRecord]:
+    """Write what the format's readers want beside the shards."""
+    if chosen.finish is None:
+        return []
+    layout = Layout(directory)
+    files = []
+    for folder in sorted({task.name.rpartition("/")[0] for task in tasks}):
+        stems = {
+            split: [
+                layout.stem(split, task.name)
+                for task in tasks
+                if task.split == split and task.name.rpartition("/")[0] == folder
+            ]
+            for split in dataset.SPLITS
+        }
+        files += chosen.finish(Folder(directory, stems, dtype))
+    return [dataset.record_file(path, directory) for path in files]
+
+
+def _names(planned: Planned) -> list[str]:
+    """Of the training shards, under `train/`."""
+    sampler = planned.shaped.sampler
+    if isinstance(sampler, DomainSampler):
+        names = [stream.name for stream in planned.streams]
+        return [shard_stem(names[place.domain], place.number) for place in sampler.shards]
+    return [f"shard-{number:05d}" for number in range(planned.shaped.shards)]
+
+
+def _write_blends(
+    directory: Path, planned: Planned, records: Sequence[ShardRecord], recipe: Recipe
+) -> list[FileRecord]:
+    """Write the trainers' own mixture files, from what was written."""
+    made = blend_files.Domains(
+        [source for source in planned.shaped.sources if source.tokens],
+        {
+            record.stem.rpartition("/")[2]: record.stem
+            for record in records
+            if record.split == "validation" and record.tokens
+        },
+        planned.shaped.forecasts[0].window_tokens,
+        data_suffix(planned.format),
+        isinstance(planned.format, TokenFormat),
+        recipe.row_tokens is not None and recipe.packing != WHOLE,
+    )
+    paths = blend_files.write(recipe.output.format, made, directory)
+    return [dataset.record_file(path, directory) for path in paths]
+
+
+@contextmanager
+def _text_job(
+    loaded: LoadedRecipe, writer: ShardWriter, chosen: TextFormat, ingested: Ingested
+) -> Iterator[TextJob]:
+    """A job of writing text, with a directory for what it puts aside."""
+    spill = begin_directory(loaded.cache_dir / "text")
+    plans = [
+        [replace(plan, files=(file,)) for plan in domain for file in plan.files]
+        for domain in ingested.plans
+    ]
+    try:
+        yield TextJob(writer, chosen, plans, ingested.tokenizer, ingested.backend.split()[0], spill)
+    finally:
+        shutil.rmtree(spill, ignore_errors=True)
+
+
+def _check_room(planned: Planned, directory: Path) -> None:
+    """Refuse to start what the disk cannot hold."""
+    directory.mkdir(parents=True, exist_ok=True)
+    needed = planned.plan.budget_tokens * planned.ingested.tokenizer.dtype.itemsize
+    free = shutil.disk_usage(directory).free
+    if needed > free:
+        raise ShardError(
+            f"{directory}: needs about {needed / 1e6:.0f} MB, {free / 1e6:.0f} MB are free; "
+            "make room, lower budget_tokens, or give output.dir another disk"
+        )
+
+
+def _manifest(
+    loaded: LoadedRecipe, planned: Planned, records: list[ShardRecord], dtype: np.dtype[Any]
+) -> Manifest:
+    recipe, ingested = loaded.recipe, planned.ingested
+    tokenizer = ingested.tokenizer
+    inputs = [
+        InputRecord(
+            domain.name, file.path, file.entries[0].entry.key if file.entries else "",
+            len(file.entries),
+        )
+        for domain in ingested.domains
+        for file in domain.files
+    ]  # fmt: skip
+    return Manifest(
+        schema=dataset.SCHEMA,
+        curate_version=__version__,
+        name=recipe.name,
+        recipe_hash=loaded.hash,
+        build_hash=planned.build_hash,
+        format=recipe.output.format,
+        dtype=dtype.str if isinstance(planned.format, TokenFormat) else None,
+        sequence_length=recipe.row_tokens,
+        window=recipe.window,
+        packing=recipe.packing,
+        seed=recipe.seed,
+        budget_tokens=recipe.budget_tokens,
+        tokenizer=TokenizerRecord(
+            tokenizer.name, tokenizer.fingerprint, tokenizer.eos, tokenizer.eos_id,
+            tokenizer.vocabulary, ingested.backend,
+        ),
+        domains=[domain.name for domain in ingested.domains],
+        shards=records,
+        inputs=inputs,
+        cache=str(loaded.cache_dir.resolve()),
+        options=dict(recipe.output.options),
+        plan=dataset.record_file(loaded.output_dir / "plan.json", loaded.output_dir),
+        shape=recipe.output.shape,
+    )  # fmt: skip

@@ -1,0 +1,256 @@
+"""Samples that are sequences of one length, cut from each domain's stream."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curate.plan.streams import (
+    PASS_KEY,
+    PIECE,
+    PLACE_KEY,
+    TAIL_KEY,
+    Samples,
+    Stream,
+    mix_key,
+    permute,
+    uniform,
+    whole_passes,
+)
+from curate.runtime.compiled import kernel
+
+
+class SequenceSampler:
+    """Samples are sequences of a fixed length, cut from each domain's stream.
+
+    What is left of each domain after its whole sequences is joined into sequences that mix
+    domains, fewer than there are domains; only the very last may be short.
+    """
+
+    def __init__(self, streams: Sequence[Stream], sequence_length: int, seed: int) -> None:
+        """Prepare; takes no memory in the number of sequences."""
+        self._streams = streams
+        self._length = sequence_length
+        self._seed = seed
+        self._order_seed = seed
+        self._index = _StreamIndex(streams)
+        self._tails = self._join_tails()
+
+    def documents(self) -> list[int]:
+        """Appearances of documents, whole or in part, by domain."""
+        counts = []
+        for stream in self._streams:
+            passes, partial = whole_passes(stream)
+            counts.append(passes * len(stream.documents) + partial)
+        return counts
+
+    def reordered(self, seed: int) -> SequenceSampler:
+        """The same sequences in the order of another seed."""
+        other = copy.copy(self)
+        other._order_seed = seed
+        return other
+
+    def sequences(self) -> list[int]:
+        """Whole sequences by domain, then those that join what the domains have left."""
+        whole = [stream.tokens // self._length for stream in self._streams]
+        return [*whole, int(self._tails[2].sum()) // self._length]
+
+    def sequences_before(self, number: int, shards: int) -> int:
+        """Sequences in the stretches before one of `shards`, without making them."""
+        low = number / shards
+        counts = self.sequences()
+        names = [stream.name for stream in self._streams]
+        before = 0
+        for count, purpose, name in zip(
+            counts, [PLACE_KEY] * len(names) + [TAIL_KEY], [*names, ""], strict=True
+        ):
+            first = min(count, max(0, int(low * count) - 1))
+            slots = np.arange(first, min(count, int(low * count) + 2))
+            key = mix_key(self._order_seed, purpose, name)
+            before += first + int(((slots + uniform(slots, key)) / max(1, count) < low).sum())
+        return before
+
+    def shard(self, number: int, shards: int) -> Samples:
+        """Samples of one of `shards` stretches of the dataset."""
+        return self.expand(*self.numbers(number, shards))
+
+    def numbers(self, number: int, shards: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Sequences of a stretch in order: domain, and number of the sequence in its domain.
+
+        A sequence that joins tails has the number of domains for its domain.
+        """
+        low, high = number / shards, (number + 1) / shards
+        parts: list[tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]] = []
+        for domain, stream in enumerate(self._streams):
+            places, chunks = self._placed_chunks(stream, low, high)
+            parts.append((places, np.full(len(chunks), domain), chunks))
+        places, tail_numbers = self._placed_tails(low, high, number + 1 == shards)
+        parts.append((places, np.full(len(places), len(self._streams)), tail_numbers))
+        order = np.argsort(np.concatenate([part[0] for part in parts]), kind="stable")
+        domains = np.concatenate([part[1] for part in parts])[order]
+        return domains, np.concatenate([part[2] for part in parts])[order]
+
+    def _placed_chunks(
+        self, stream: Stream, low: float, high: float
+    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Whole sequences of a domain with places in [low, high): places, and chunk numbers."""
+        chunks = stream.tokens // self._length
+        first = max(0, int(low * chunks) - 1)
+        slots = np.arange(first, min(chunks, int(high * chunks) + 2))
+        key = mix_key(self._order_seed, PLACE_KEY, stream.name)
+        places = (slots + uniform(slots, key)) / max(1, chunks)
+        inside = (places >= low) & ((places < high) | (high >= 1.0))
+        slots, places = slots[inside], places[inside]
+        numbers = np.empty_like(slots)
+        supply = stream.supply_tokens
+        done = 0
+        while done < len(slots):  # one turn for each pass over the domain that the stretch meets
+            turn = int(slots[done]) * self._length // supply
+            start = -(-turn * supply // self._length)
+            stop = min(chunks, -(-(turn + 1) * supply // self._length))
+            inside_pass = slots[done : np.searchsorted(slots, stop)]
+            key = mix_key(self._order_seed, PASS_KEY, f"{stream.name}/{turn}")
+            numbers[done : done + len(inside_pass)] = start + permute(
+                inside_pass - start, stop - start, key
+            )
+            done += len(inside_pass)
+        return places, numbers
+
+    def _join_tails(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Domain, first token in its stream, and tokens of each tail, in keyed order."""
+        tails = [
+            (int(mix_key(self._seed, TAIL_KEY, stream.name)), number,
+             stream.tokens // self._length * self._length, stream.tokens % self._length)
+            for number, stream in enumerate(self._streams)
+            if stream.tokens % self._length
+        ]  # fmt: skip
+        tails.sort()
+        columns = np.array([tail[1:] for tail in tails], np.int64).reshape(-1, 3)
+        return columns[:, 0], columns[:, 1], columns[:, 2]
+
+    def _placed_tails(
+        self, low: float, high: float, last_shard: bool
+    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        total = int(self._tails[2].sum())
+        whole = total // self._length
+        numbers = np.arange(whole)
+        key = mix_key(self._order_seed, TAIL_KEY, "")
+        places = (numbers + uniform(numbers, key)) / max(1, whole)
+        inside = (places >= low) & ((places < high) | last_shard)
+        places, numbers = places[inside], numbers[inside]
+        if last_shard and total % self._length:
+            places = np.append(places, 2.0)  # the short sequence ends the dataset
+            numbers = np.append(numbers, whole)
+        return places, numbers
+
+    def expand(self, domains: NDArray[np.int64], numbers: NDArray[np.int64]) -> Samples:
+        """Sequences, as `numbers` gives them, → pieces of documents.
+
+        A sequence that joins tails is cut at domain borders first.
+        """
+        is_tail = domains == len(self._streams)
+        range_domain = [domains]
+        range_start = [numbers * self._length]
+        range_tokens = [np.full(len(domains), self._length, np.int64)]
+        sample = [np.arange(len(domains))]
+        for position in np.flatnonzero(is_tail):
+            for domain, start, tokens in self._tail_ranges(int(numbers[position])):
+                range_domain.append(np.array([domain]))
+                range_start.append(np.array([start]))
+                range_tokens.append(np.array([tokens]))
+                sample.append(np.array([position]))
+        keep = np.concatenate([~is_tail, np.ones(sum(map(len, sample[1:])), bool)])
+        owner = np.concatenate(sample)[keep]
+        order = np.argsort(owner, kind="stable")
+        tokens = np.concatenate(range_tokens)[keep][order]
+        pieces = self._index.expand(
+            np.concatenate(range_domain)[keep][order],
+            np.concatenate(range_start)[keep][order],
+            tokens,
+        )
+        lengths = np.bincount(owner[order], tokens, len(domains)).astype(np.int64)
+        return Samples(pieces, lengths)
+
+    def _tail_ranges(self, number: int) -> Iterator[tuple[int, int, int]]:
+        """Domain, first stream token and tokens of the parts of one tail sequence."""
+        domains, firsts, tokens = self._tails
+        stops = np.cumsum(tokens)
+        low, high = number * self._length, min((number + 1) * self._length, int(stops[-1]))
+        for tail in range(len(domains)):
+            begin = max(low, int(stops[tail] - tokens[tail]))
+            end = min(high, int(stops[tail]))
+            if begin < end:
+                offset = begin - int(stops[tail] - tokens[tail])
+                yield int(domains[tail]), int(firsts[tail]) + offset, end - begin
+
+
+class _StreamIndex:
+    """Finds the documents under a range of a domain's repeating stream."""
+
+    def __init__(self, streams: Sequence[Stream]) -> None:
+        self._documents = np.concatenate([stream.documents for stream in streams])
+        self._stops = np.concatenate([stream.stops for stream in streams])
+        sizes = [len(stream.documents) for stream in streams]
+        self._bases = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+
+    def expand(
+        self,
+        domains: NDArray[np.int64],
+        starts: NDArray[np.int64],
+        tokens: NDArray[np.int64],
+    ) -> NDArray[Any]:
+        """Ranges (domain, first stream token, tokens) → pieces, in order."""
+        supplies = self._stops[self._bases[domains + 1] - 1]
+        positions = starts % supplies
+        arguments = (domains, positions, tokens, len(domains), self._stops, self._bases)
+        columns = [np.empty(0, np.int64) for _ in range(4)]
+        total = _expand_ranges(*arguments, *columns, 0)
+        columns = [np.empty(total, np.int64) for _ in range(4)]
+        _expand_ranges(*arguments, *columns, 1)
+        owners, rows, firsts, taken = columns
+        pieces = np.empty(total, PIECE)
+        pieces["domain"] = domains[owners]
+        pieces["document"] = self._documents[rows]
+        pieces["start"] = firsts
+        pieces["tokens"] = taken
+        return pieces
+
+
+@kernel
+def _expand_ranges(  # type: ignore[no-untyped-def]  # noqa: ANN202, PLR0913
+    domains, positions, tokens, ranges, stops, bases,  # noqa: ANN001
+    piece_owner, piece_row, piece_start, piece_tokens, fill,  # noqa: ANN001
+):  # fmt: skip
+    """Count the pieces under ranges of streams, or fill them in."""
+    written = 0
+    for number in range(ranges):
+        base, end = bases[domains[number]], bases[domains[number] + 1]
+        position = positions[number]
+        remaining = tokens[number]
+        row, above = base, end - 1
+        while row < above:  # the first document that stops after `position`
+            middle = (row + above) // 2
+            if stops[middle] > position:
+                above = middle
+            else:
+                row = middle + 1
+        while remaining > 0:
+            first = stops[row - 1] if row > base else 0
+            taken = min(remaining, stops[row] - position)
+            if fill:
+                piece_owner[written] = number
+                piece_row[written] = row
+                piece_start[written] = position - first
+                piece_tokens[written] = taken
+            written += 1
+            remaining -= taken
+            position += taken
+            row += 1
+            if row == end:
+                row = base
+                position = 0
+    return written

@@ -1,0 +1,175 @@
+"""Streams of a domain's documents, and the keyed choices that everything else is made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curate.runtime.compiled import kernel
+from curate.tokens.domain import DomainTokens, mix64, mix64_scalar
+
+ORDER_KEY, PASS_KEY, PLACE_KEY, TAIL_KEY, EPOCH_KEY = 1, 2, 3, 4, 5
+"""Domain separation: each choice mixes the seed with a number of its own."""
+
+
+PIECE = np.dtype([("domain", "<u2"), ("document", "<i8"), ("start", "<i8"), ("tokens", "<i8")])
+"""A run of tokens of one document: its domain, its number there, first token and tokens."""
+
+Pieces = NDArray[Any]
+"""dtype PIECE."""
+
+PAD = 0xFFFF
+"""Domain of a piece that is no document's but filling: end tokens, `tokens` times."""
+
+FEISTEL_ROUNDS = 6
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A domain's documents in keyed order, to be read from the start, again and again."""
+
+    name: str
+    documents: NDArray[np.int64]
+    """shape (documents,), numbers in the domain, in keyed order."""
+    stops: NDArray[np.int64]
+    """shape (documents,), tokens up to and including each."""
+    tokens: int
+    """To be taken: budgeted tokens of the domain."""
+
+    @property
+    def supply_tokens(self) -> int:
+        """Tokens in one pass."""
+        return int(self.stops[-1]) if len(self.stops) else 0
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Samples of one shard, in output order."""
+
+    pieces: NDArray[Any]
+    """dtype PIECE, in output order."""
+    lengths: NDArray[np.int64]
+    """Tokens of each sample; the pieces of a sample follow each other."""
+
+
+def stream(domain: DomainTokens, chosen: NDArray[np.bool_], tokens: int, seed: int) -> Stream:
+    """Put the chosen documents of a domain into keyed order.
+
+    Args:
+        domain: The domain.
+        chosen: shape (documents,), which may be used.
+        tokens: To be taken from it.
+        seed: The recipe's.
+    """
+    numbers = np.flatnonzero(chosen & (domain.tokens > 0))
+    key = document_keys(domain, numbers, seed, ORDER_KEY)
+    order = np.argsort(key, kind="stable")
+    documents = numbers[order]
+    return Stream(domain.name, documents, np.cumsum(domain.tokens[documents]), tokens)
+
+
+def whole_passes(stream: Stream) -> tuple[int, int]:
+    """Whole passes over a domain, and documents of a further one, the last perhaps cut."""
+    passes, rest = divmod(stream.tokens, max(1, stream.supply_tokens))
+    return passes, int(np.searchsorted(stream.stops, rest)) + 1 if rest else 0
+
+
+def document_keys(
+    domain: DomainTokens, numbers: NDArray[np.int64], seed: int, purpose: int
+) -> NDArray[np.uint64]:
+    """Keyed hashes of documents, shape (documents,); equal texts of one id get equal keys."""
+    content = mix64(
+        domain.content_high[numbers] ^ mix64_scalar(seed * 8 + purpose), domain.content_low[numbers]
+    )
+    return mix64(content, domain.identity[numbers])
+
+
+def permute(index: NDArray[np.int64], size: int, key: int) -> NDArray[np.int64]:
+    """A keyed permutation of 0 … size - 1, evaluated only where asked.
+
+    A balanced Feistel network over the next even number of bits, walked along its cycles until the
+    value is in range, so it is a bijection for every size and needs no memory.
+
+    Args:
+        index: shape (n,), values in [0, size).
+        size: Of the permuted set, at least 1.
+        key: Any integer.
+
+    Example:
+        >>> sorted(permute(np.arange(10), 10, key=7).tolist())
+        [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
+
+    References:
+        Black and Rogaway 2002, "Ciphers with arbitrary finite domains", §3 (cycle walking).
+    """
+    half_bits = max(1, (max(size - 1, 1).bit_length() + 1) // 2)
+    keys = [mix64_scalar(key * FEISTEL_ROUNDS + turn) for turn in range(FEISTEL_ROUNDS)]
+    value = index.astype(np.uint64)
+    limits = np.array([size, half_bits], np.uint64)
+    _walk(value, len(value), limits, np.array(keys, np.uint64), FEISTEL_ROUNDS)
+    return value.astype(np.int64)
+
+
+@kernel
+def _walk(values, count, limits, keys, rounds):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Send each value through the network, in place, until it is below `limits[0]`."""
+    size, shift = limits[0], limits[1]
+    mask = (np.uint64(1) << shift) - np.uint64(1)
+    for number in range(count):
+        value = values[number]
+        outside = True
+        while outside:
+            left, right = value >> shift, value & mask
+            for turn in range(rounds):
+                word = right ^ keys[turn]  # what follows is `mix64(word, right)`
+                word ^= word >> np.uint64(30)
+                word *= np.uint64(0xBF58476D1CE4E5B9)
+                word ^= word >> np.uint64(27)
+                word += right
+                word *= np.uint64(0x94D049BB133111EB)
+                word ^= word >> np.uint64(31)
+                word *= np.uint64(0x9E3779B97F4A7C15)
+                word ^= word >> np.uint64(32)
+                left, right = right, left ^ (word & mask)
+            value = (left << shift) | right
+            outside = value >= size
+        values[number] = value
+    return count
+
+
+def shard_count(total_tokens: int, shard_tokens: int) -> int:
+    """Shards that a dataset is cut into: at least one, each of about `shard_tokens`."""
+    return max(1, -(-total_tokens // shard_tokens))
+
+
+def epoch_seed(seed: int, epoch: int) -> int:
+    """Seed of an epoch's order; that of epoch 0 is the seed itself.
+
+    Example:
+        >>> epoch_seed(42, 0), epoch_seed(42, 1) == epoch_seed(42, 2)
+        (42, False)
+    """
+    return mix_key(seed, EPOCH_KEY, str(epoch)) if epoch else seed
+
+
+def mix_key(seed: int, purpose: int, name: str) -> int:
+    """A 64-bit key for one purpose and one name."""
+    word = mix64_scalar(seed * 8 + purpose)
+    for character in name.encode():
+        word = mix64_scalar(int(word) ^ character)
+    return int(word)
+
+
+def uniform(index: NDArray[np.int64], key: int) -> NDArray[np.float64]:
+    """Keyed uniform numbers in [0, 1), one for each index."""
+    mixed = mix64(index.astype(np.uint64) ^ np.uint64(key), filled(len(index), key))
+    uniform: NDArray[np.float64] = (mixed >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    return uniform
+
+
+def filled(length: int, value: int) -> NDArray[np.uint64]:
+    """The low 64 bits of `value`, `length` times."""
+    return np.full(length, value & (2**64 - 1), np.uint64)

@@ -1,0 +1,186 @@
+"""Loops over arrays that must run at the speed of memory, compiled once, loaded in milliseconds.
+
+A kernel is a plain Python function over pointers and integers, compiled by numba for the types it
+is called with. Importing and setting up numba takes about half a second in every process, so the
+object code is kept in the user's cache and loaded by llvmlite alone (0.1 s in the same run); numba
+itself is imported only where there is no such file yet.
+
+Inside a kernel: pointers are indexed, integers are 64 bits, the result is an integer. There is no
+bounds check, no allocation, no exception and no call but to arithmetic and `prefetch`; callers
+check and allocate.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import FunctionType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curate.runtime.files import atomic_path, hash_bytes, user_cache
+
+SCHEMA = 2
+"""Of how kernels are compiled; a change of `prefetch` must raise it."""
+
+_loaded: list[Any] = []
+"""Engines that own loaded code; they must live as long as the process."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pointers:
+    """An array of memory addresses, each of the first of some items."""
+
+    addresses: NDArray[np.uint64]
+    dtype: np.dtype[Any]
+    """Of the items."""
+
+
+class Kernel:
+    """A function over pointers, compiled for each combination of types it is called with."""
+
+    def __init__(self, function: FunctionType) -> None:
+        """Wrap; nothing is compiled before the first call."""
+        self._function = function
+        self._compiled: dict[tuple[str, ...], Any] = {}
+
+    def __call__(self, *arguments: NDArray[Any] | Pointers | int) -> int:
+        """Run on arrays (as pointers to their first items), `Pointers` and integers.
+
+        Raises:
+            ValueError: An array is not contiguous, so a pointer does not say where its items are.
+        """
+        types, values = zip(*map(_lower, arguments), strict=True)
+        compiled = self._compiled.get(types)
+        if compiled is None:
+            compiled = self._compiled[types] = self._load(types)
+        return int(compiled(*values))
+
+    def _load(self, types: tuple[str, ...]) -> Any:
+        path = cache_directory() / f"{self._key(types)}.o"
+        code = _read(path)
+        if code is None:
+            code = _compile(self._function, types)
+            with contextlib.suppress(OSError):  # a read-only home: the next process compiles again
+                with atomic_path(path) as temporary:
+                    temporary.write_bytes(hash_bytes(code).encode() + b"\n" + code)
+        symbol, _, binary = code.partition(b"\n")
+        return _link(symbol.decode(), binary, len(types))
+
+    def _key(self, types: tuple[str, ...]) -> str:
+        import llvmlite
+        import llvmlite.binding as llvm
+
+        machine = [llvmlite.__version__, llvm.get_host_cpu_name()]
+        machine.append(llvm.get_host_cpu_features().flatten())
+        parts = [f"schema {SCHEMA}", inspect.getsource(self._function), *types, *machine]
+        return f"{self._function.__name__}-{hash_bytes(*(part.encode() for part in parts))[:24]}"
+
+
+def kernel(function: Callable[..., int]) -> Kernel:
+    """Make a `Kernel` of a function.
+
+    Example:
+        >>> @kernel
+        ... def total(values, count):
+        ...     found = 0
+        ...     for position in range(count):
+        ...         found += values[position]
+        ...     return found
+        >>> total(np.arange(5), 5)
+        10
+    """
+    assert isinstance(function, FunctionType)
+    return Kernel(function)
+
+
+def prefetch(pointer: NDArray[Any], position: int) -> None:
+    """Inside a kernel: have the memory of an item that will be written brought near.
+
+    A hint that changes no result; processors write in order, so one far write holds up the rest.
+    """
+
+
+def cache_directory() -> Path:
+    """Where object code is kept, for this user and machine."""
+    return user_cache() / "kernels"
+
+
+def _lower(argument: NDArray[Any] | Pointers | int) -> tuple[str, int]:
+    """Type and machine word of an argument."""
+    if isinstance(argument, np.ndarray):
+        if not argument.flags.c_contiguous:
+            raise ValueError("a kernel takes contiguous arrays")
+        return f"*{argument.dtype.str[1:]}", argument.__array_interface__["data"][0]
+    if isinstance(argument, Pointers):
+        return f"**{argument.dtype.str[1:]}", argument.addresses.__array_interface__["data"][0]
+    return "i8", int(argument)
+
+
+def _read(path: Path) -> bytes | None:
+    """What `_compile` gave, if it is there and whole: damaged code would end the process."""
+    try:
+        checksum, _, code = path.read_bytes().partition(b"\n")
+    except OSError:
+        return None
+    return code if checksum == hash_bytes(code).encode() else None
+
+
+def _compile(function: FunctionType, types: tuple[str, ...]) -> bytes:
+    """Symbol, a line break, and object code; through the interface numba's own cache uses."""
+    numba: Any = importlib.import_module("numba")
+    names = {**function.__globals__, prefetch.__name__: _prefetch_of(numba)}
+    named = FunctionType(function.__code__, names, function.__name__)
+    signature = numba.types.int64(*(_numba_type(numba, name) for name in types))
+    compiled = numba.cfunc(signature, error_model="numpy")(named)
+    _, kind, (binary, _) = compiled._library.serialize_using_object_code()
+    assert kind == "object"
+    symbol: str = compiled._wrapper_name
+    return symbol.encode() + b"\n" + bytes(binary)
+
+
+def _prefetch_of(numba: Any) -> Any:
+    """`prefetch` as numba compiles it: to the processor's own instruction."""
+    from llvmlite import ir
+
+    def typed(_: Any, pointer: Any, position: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            byte, word = ir.IntType(8).as_pointer(), ir.IntType(32)
+            kind = ir.FunctionType(ir.VoidType(), [byte, word, word, word])
+            function = builder.module.declare_intrinsic("llvm.prefetch", [byte], kind)
+            address = builder.bitcast(builder.gep(arguments[0], [arguments[1]]), byte)
+            # to write (1), wanted near (3), as data (1)
+            builder.call(function, [address, word(1), word(3), word(1)])
+            return context.get_dummy_value()
+
+        return numba.types.void(pointer, position), generate
+
+    return numba.extending.intrinsic(typed)
+
+
+def _numba_type(numba: Any, name: str) -> Any:
+    if name.startswith("*"):
+        return numba.types.CPointer(_numba_type(numba, name[1:]))
+    return numba.from_dtype(np.dtype(name))
+
+
+def _link(symbol: str, binary: bytes, arguments: int) -> Any:
+    """Load object code into the process; a callable that takes machine words."""
+    import llvmlite.binding as llvm
+
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    machine = llvm.Target.from_default_triple().create_target_machine(codemodel="jitdefault")
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+    engine.add_object_file(llvm.ObjectFileRef.from_data(binary))
+    engine.finalize_object()
+    _loaded.append(engine)
+    prototype = ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_int64] * arguments)
+    return prototype(engine.get_function_address(symbol))

@@ -1,0 +1,91 @@
+"""The same work on a Ray cluster, or on a Ray that is started here for it.
+
+Ray brings `body` to its machines; these must see the same files under the same paths, as the
+work is shared through them. A task whose process dies is started again by Ray. ray is imported when
+work is about to start, and not before.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from curate.errors import CurateError, MissingEvidence
+from curate.runtime.workers import Send
+
+POLL_SECONDS = 0.5
+
+
+def cluster_gpus() -> int:
+    """GPUs of the cluster that this process is connected to, or of this machine.
+
+    Raises:
+        MissingEvidence: ray is not installed.
+    """
+    return int(_connected().cluster_resources().get("GPU", 0))
+
+
+def run_on_ray(
+    body: Callable[[int, Send], None],
+    workers: int,
+    on_message: Callable[[Any], None],
+    needs: Mapping[str, float],
+) -> None:
+    """Run `body(worker_number, send)` as so many Ray tasks.
+
+    Args:
+        body: Picklable.
+        workers: Tasks, at least 1; those that the cluster has no room for wait.
+        on_message: Called here with each object sent.
+        needs: `num_cpus` and `num_gpus` of a task.
+
+    Raises:
+        CurateError: What a task raised.
+        MissingEvidence: ray is not installed.
+    """
+    ray = _connected()
+    from ray.exceptions import RayTaskError
+    from ray.util.queue import Queue
+
+    queue = Queue(actor_options={"num_cpus": 0})
+
+    def hear() -> None:
+        for message in queue.get_nowait_batch(queue.qsize()):
+            on_message(message)
+
+    task = ray.remote(_work).options(**needs)
+    running = [task.remote(body, number, queue) for number in range(workers)]
+    try:
+        while running:
+            ended, running = ray.wait(running, timeout=POLL_SECONDS)
+            hear()
+            ray.get(ended)
+        hear()
+    except RayTaskError as error:
+        if isinstance(error.cause, CurateError):
+            raise error.cause from None
+        raise
+    finally:
+        for left in running:
+            ray.cancel(left, force=True)
+        queue.shutdown()
+
+
+def _work(body: Callable[[int, Send], None], number: int, queue: Any) -> None:
+    body(number, queue.put)
+
+
+def _connected() -> Any:
+    try:
+        import ray
+    except ImportError:
+        raise MissingEvidence(
+            "engine ray: ray is not installed; pip install 'curate-mix[ray]', or leave it out and "
+            "name several devices (--devices), or run the command on each machine"
+        ) from None
+    if not ray.is_initialized():
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # of a Ray that is started here
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    return ray

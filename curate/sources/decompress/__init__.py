@@ -1,0 +1,1 @@
+"""Compressed files as streams that can begin in the middle."""

@@ -1,0 +1,143 @@
+"""The bytes of one input file, decompressed, read forward.
+
+What a file is compressed with is told by its first bytes, never by its name. Truncated or corrupt
+data raises `StreamDamage` after everything that could be decoded before it has been delivered.
+Left out: xz, bzip2, zip and lz4, which are recognised only to say so.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from typing import Any
+
+from curate.errors import InputError
+from curate.runtime.files import is_url, open_input
+from curate.sources.decompress.gzip_stream import GZIP_MAGIC, GzipStream
+from curate.sources.decompress.stream import CHUNK_BYTES, RawInput, Stream, StreamDamage
+from curate.sources.decompress.zstd_stream import (
+    SKIPPABLE_MAGIC,
+    ZSTD_MAGIC,
+    ZstdStream,
+    skippable_frame_bytes,
+)
+
+__all__ = ["CHUNK_BYTES", "Stream", "StreamDamage", "StreamFile", "open_stream"]
+
+REFUSED_MAGIC = {
+    b"\xfd7zXZ\x00": "xz",
+    b"PK\x03\x04": "zip",
+    b"\x04\x22\x4d\x18": "lz4",
+    b"BZh": "bzip2",
+}
+BZIP2_BLOCK_MAGIC = b"1AY&SY"
+
+FIRST_BYTES = frozenset(
+    [
+        *(magic[0] for magic in (GZIP_MAGIC, ZSTD_MAGIC, *REFUSED_MAGIC)),
+        *(magic & 0xFF for magic in SKIPPABLE_MAGIC),
+    ]
+)
+"""What compressed files begin with: most text does not, and need not be compared with each."""
+
+MAGIC_BYTES = 16
+"""Bytes of a file's beginning that tell its compression."""
+
+
+class RefusedStream(Stream):
+    """A file in a compression that is known but not read; empty but for its damage."""
+
+    kind = "refused"
+
+    def __init__(self, raw: RawInput, compression: str) -> None:
+        super().__init__(raw)
+        self._reason = f"{compression} is not read; recompress it with zstd or gzip"
+
+    def read(self, limit_bytes: int) -> bytes:
+        """Raise `StreamDamage`, saying what to do instead."""
+        raise StreamDamage(self._reason)
+
+    def skip_to(self, offset: int) -> None:
+        """Raise `StreamDamage`, saying what to do instead."""
+        raise StreamDamage(self._reason)
+
+
+class StreamFile(io.RawIOBase):
+    """A stream as a Python file object, for libraries that want one."""
+
+    def __init__(self, stream: Stream) -> None:
+        """Take over the stream: closing the file closes it."""
+        self._stream = stream
+
+    def readable(self) -> bool:
+        """Always."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill a part of `buffer`; damage in the stream passes through as `StreamDamage`."""
+        view = memoryview(buffer)
+        data = self._stream.read(len(view))
+        view[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        """Close the stream."""
+        self._stream.close()
+        super().close()
+
+
+def open_stream(path: str, size_bytes: int) -> Stream:
+    """Open a local path or a URL as the bytes it holds once decompressed.
+
+    Args:
+        path: As in `SourceFile.path`.
+        size_bytes: Raw size when the file was identified.
+
+    Raises:
+        InputError: It cannot be opened, or has another size now.
+    """
+    file = open_input(path)
+    try:
+        if not is_url(path):
+            now_bytes = os.fstat(file.fileno()).st_size
+            if now_bytes != size_bytes:
+                raise InputError(
+                    f"{path}: has {now_bytes:,} bytes now, and had {size_bytes:,} when it was "
+                    "identified; let whatever writes it finish, then run again"
+                )
+        return recognise_stream(RawInput(file, path, size_bytes))
+    except BaseException:
+        file.close()
+        raise
+
+
+def recognise_stream(raw: RawInput) -> Stream:
+    """The stream that fits the first bytes of a file."""
+    compression = compression_of(raw.read_at(0, MAGIC_BYTES))
+    if compression in REFUSED_MAGIC.values():
+        return RefusedStream(raw, compression)
+    return {"gzip": GzipStream, "zstd": ZstdStream, "plain": Stream}[compression](raw)
+
+
+def compression_of(magic: bytes) -> str:
+    r"""What a file is compressed with, or `plain`.
+
+    Args:
+        magic: Its first `MAGIC_BYTES`; fewer where it is shorter.
+
+    Example:
+        >>> compression_of(b"\x1f\x8b\x08"), compression_of(b'{"text": "BZh"}')
+        ('gzip', 'plain')
+    """
+    if not magic or magic[0] not in FIRST_BYTES:
+        return "plain"
+    if magic.startswith(GZIP_MAGIC):
+        return "gzip"
+    if magic.startswith(ZSTD_MAGIC) or skippable_frame_bytes(magic) is not None:
+        return "zstd"
+    for prefix, compression in REFUSED_MAGIC.items():
+        if magic.startswith(prefix) and (
+            compression != "bzip2" or magic[4:10] == BZIP2_BLOCK_MAGIC
+        ):
+            return compression
+    return "plain"

@@ -1,0 +1,1 @@
+"""The corpus that is always there, harvested from the Python installation."""

@@ -1,0 +1,182 @@
+"""The embedded corpus: six domains of real text harvested from the Python that runs curate.
+
+Nothing is downloaded and nothing is shipped. The text is what is installed already: Python's own
+library and headers, and the distributions that curate depends on. Other distributions are never
+read, so that the corpus does not change with what else is installed. A recipe names a domain as
+`corpus://python_code`; `resolve` gives the JSON Lines file behind that name.
+
+The size of a domain is bounded: its files are taken in the order of the hash of their bytes until
+the bound is reached, so the choice does not depend on the order of directories. Tests come last.
+Left out: generated tables, man pages, and text that only importing a module would show.
+"""
+
+from __future__ import annotations
+
+import difflib
+import platform
+import sysconfig
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from curate.errors import InputError, RecipeError
+from curate.runtime.files import atomic_directory, hash_json, read_json, write_json
+from curate.sources.embedded.distributions import Installed, installed
+from curate.sources.embedded.harvest import (
+    DOMAINS,
+    HARVEST_VERSION,
+    LIMIT_BYTES,
+    CorpusDocument,
+    Domain,
+    DomainInfo,
+    harvest_domains,
+    write_domain,
+)
+from curate.sources.records import SCHEME
+
+__all__ = [
+    "DOMAINS",
+    "LIMIT_BYTES",
+    "CorpusDocument",
+    "CorpusInfo",
+    "DomainInfo",
+    "harvest",
+    "materialise",
+    "resolve",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class CorpusInfo:
+    """A corpus on disk: one `<domain>.jsonl` for each of `domains`, and `corpus.json`."""
+
+    directory: Path
+    key: str
+    """Changes when another interpreter, distribution or harvest would give another text."""
+    python: str
+    distributions: dict[str, str]
+    """Name → version of each distribution read, Python itself apart."""
+    domains: dict[str, DomainInfo]
+    notes: list[str]
+    """What could not be harvested here, and why."""
+
+
+def harvest(
+    domain: str, distributions: Sequence[str] | None = None, limit_bytes: int | None = None
+) -> list[CorpusDocument]:
+    """Read one domain of the embedded corpus.
+
+    Args:
+        domain: A key of `DOMAINS`.
+        distributions: Names of the distributions to read besides Python itself; None: those that
+            curate depends on, directly or not. Those not installed are passed over.
+        limit_bytes: Most bytes of text wanted; None: `LIMIT_BYTES[domain]`, which it cannot
+            exceed. For `docstrings` it bounds the code parsed for them. What a smaller limit
+            gives is part of what a larger one gives.
+
+    Returns:
+        Documents in the order of their identifiers, without duplicates; empty where the
+        installation has nothing for this domain.
+
+    Raises:
+        RecipeError: There is no such domain.
+    """
+    _check_domain(domain)
+    limits = LIMIT_BYTES
+    if limit_bytes is not None:
+        limits = {name: min(limit, limit_bytes) for name, limit in LIMIT_BYTES.items()}
+    return harvest_domains(installed(distributions), {domain}, limits)[domain].documents
+
+
+def materialise(directory: Path, distributions: Sequence[str] | None = None) -> CorpusInfo:
+    """Write every domain as JSON Lines into `directory/<key>/`, unless that is there already.
+
+    A line holds `id`, `text`, `distribution`, `version`, `path` and `licence`.
+
+    Args:
+        directory: Where corpora are kept; made if absent.
+        distributions: As for `harvest`.
+
+    Raises:
+        InputError: The corpus there has been tampered with; the message says what to delete.
+    """
+    read = installed(distributions)
+    versions = {name: found.version for name, found in read.items()}
+    build = [platform.python_version(), *platform.python_build(), sysconfig.get_platform()]
+    key = hash_json({"harvest": HARVEST_VERSION, "python": build, "distributions": versions})
+    target = directory / key
+    if not target.is_dir():
+        domains = harvest_domains(read, set(DOMAINS), LIMIT_BYTES)
+        with atomic_directory(target) as temporary:
+            stored = {
+                "key": key,
+                "python": platform.python_version(),
+                "distributions": versions,
+                "domains": {
+                    name: asdict(write_domain(temporary / f"{name}.jsonl", domain))
+                    for name, domain in domains.items()
+                    if domain.documents
+                },
+                "notes": _notes(read, domains),
+            }
+            write_json(temporary / "corpus.json", stored)
+    return _open(target)
+
+
+def resolve(url: str, cache: Path) -> Path:
+    """The JSON Lines file behind `corpus://<domain>`, harvested into `cache/corpus` if need be.
+
+    Raises:
+        RecipeError: There is no such domain, or this installation has no text for it.
+        InputError: The harvested corpus has been tampered with.
+    """
+    if not url.startswith(SCHEME):
+        raise RecipeError(f"'{url}' does not name an embedded domain: write {SCHEME}<domain>")
+    domain = url.removeprefix(SCHEME)
+    _check_domain(domain)
+    info = materialise(cache / "corpus")
+    if domain not in info.domains:
+        raise RecipeError(
+            f"{url}: this Python installation has no text for '{domain}'. "
+            f"Use one of: {', '.join(SCHEME + name for name in info.domains)}"
+        )
+    return info.directory / f"{domain}.jsonl"
+
+
+def _check_domain(domain: str) -> None:
+    if domain in DOMAINS:
+        return
+    nearest = difflib.get_close_matches(domain, DOMAINS, n=1, cutoff=0.5)
+    hint = f" Did you mean {SCHEME}{nearest[0]}?" if nearest else ""
+    raise RecipeError(
+        f"{SCHEME}{domain}: there is no such embedded domain.{hint} "
+        f"There are: {', '.join(SCHEME + name for name in DOMAINS)}"
+    )
+
+
+def _notes(installed: Installed, domains: dict[str, Domain]) -> list[str]:
+    """What is missing from this corpus that another installation would give."""
+    notes = [
+        f"{name}: left out, nothing found in Python or the distributions read"
+        for name, domain in domains.items()
+        if not domain.documents
+    ]
+    for name, distribution in installed.items():
+        if not distribution.files:
+            notes.append(f"{name} {distribution.version}: lists no files, so it was not read")
+    return notes
+
+
+def _open(directory: Path) -> CorpusInfo:
+    """Describe a corpus on disk, having checked that its files are as long as they were."""
+    stored = read_json(directory / "corpus.json")
+    domains = {name: DomainInfo(**fields) for name, fields in stored.pop("domains").items()}
+    for name, domain in domains.items():
+        path = directory / f"{name}.jsonl"
+        found_bytes = path.stat().st_size if path.is_file() else 0
+        if found_bytes != domain.file_bytes:
+            raise InputError(
+                f"{path}: has {found_bytes} bytes where {domain.file_bytes} were harvested. "
+                f"Delete {directory} and run again"
+            )
+    return CorpusInfo(directory=directory, domains=domains, **stored)

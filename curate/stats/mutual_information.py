@@ -1,0 +1,286 @@
+"""Mutual information of neighbouring tokens when most pairs were never seen.
+
+Every pair of symbols, seen or not, is a cell with an expected count under independence, the product
+of its margins over the tokens, and a *lift*: how many times more likely the pair really is. Cells
+of similar margins share one distribution of lifts, found by maximum likelihood from how often they
+were seen 0, 1, 2, ... times. Independent tokens give lift 1 and information 0 however few tokens
+there are, where estimators that look at pairs alone see only singletons.
+
+The estimate leans towards independence where the sample cannot tell, so an entropy made with it is
+an upper end; `curate.stats.conditional` combines it with a lower one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from curate.stats.bigram_sample import PairCounts
+from curate.stats.unseen_species import fit_mixture
+
+RARE_COUNT = 20
+"""Cells seen more often contribute their frequency; the mixture explains the others."""
+
+CLASSES_PER_OCTAVE = 2
+"""Margins within a factor 2^(1/2) are taken as equal; a mixture covers an octave by an octave."""
+
+SPARSE_EXPECTED = 0.5
+"""Below this expected count, unseen cells say nothing about lift and are left out of the fit."""
+
+INHERITED = 0.9
+"""Share of a fit's start taken from the fits of its neighbours with more tokens."""
+
+MIXTURE_ROUNDS = 100
+
+REFIT_ROUNDS = 15
+"""Rounds from the fit of nearly the same sample: what the counts determine settles that soon."""
+
+Octaves = tuple[int, int]
+"""Floor of log2 of the counts of a token and of its successor."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Margin:
+    """Symbols of one margin, grouped by how often they occur."""
+
+    symbol_class: NDArray[np.int64]
+    """shape (symbols,), class of each; -1 where it does not occur."""
+    mean: NDArray[np.float64]
+    symbols: NDArray[np.int64]
+    octave: NDArray[np.int64]
+    """shape (classes,) each: mean count, symbols, and floor of log2 of the count."""
+
+
+@dataclass(frozen=True, slots=True)
+class LiftFit:
+    """Lifts found for one octave of margins by another."""
+
+    lift: NDArray[np.float64]
+    """shape (atoms,)."""
+    weight: NDArray[np.float64]
+    """shape (atoms,), share of the cells at each."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """Cells of one octave of margins by another."""
+
+    seen: NDArray[np.float64]
+    """shape (classes, counts), cells of each class seen 0, 1, ... times."""
+    expected: NDArray[np.float64]
+    """shape (classes,), expected count under independence."""
+    cells: NDArray[np.float64]
+    """shape (classes,), cells there are."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """Where a fit starts."""
+
+    fits: Sequence[LiftFit]
+    share: float
+    """How much of the start comes from the fits; the rest is flat."""
+    rounds: int
+
+
+def mutual_information(pairs: PairCounts) -> float:
+    """Information of a token about its successor, by the distribution of lifts.
+
+    With e = c(x) c(y) / N and lift r, counts of a cell are Poisson with mean e r, and the
+    information is the sum over cells of (e/N) E(r ln r). A cell seen more than `RARE_COUNT` times
+    contributes (c ln(c/e) - 1/2) / N; of the others, the mixture gives the sum of what remains in
+    expectation, as in `unseen`.
+
+    Args:
+        pairs: Counts of pairs.
+
+    Returns:
+        Nats per token; not below 0.
+
+    References:
+        None that we know of does this for pairs. The mixture is an empirical Bayes estimate in the
+        sense of Robbins 1956; conditioning on margins is as in Fisher's test of independence.
+    """
+    return fit_lifts(pairs, {})[0]
+
+
+def fit_lifts(
+    pairs: PairCounts, known: Mapping[Octaves, LiftFit]
+) -> tuple[float, dict[Octaves, LiftFit]]:
+    """`mutual_information`, and the lifts it found.
+
+    Args:
+        pairs: Counts of pairs.
+        known: Fits of nearly the same sample to start from, or none.
+    """
+    tokens = pairs.tokens
+    if not tokens:
+        return 0.0, {}
+    first, second = pairs.first_margin(), pairs.second_margin()
+    rows, columns = _margin(first), _margin(second)
+    width = 2 * RARE_COUNT + 2
+    cell = rows.symbol_class[pairs.first] * len(columns.mean) + columns.symbol_class[pairs.second]
+    clipped = np.minimum(pairs.count, width - 1)
+    size = len(rows.mean) * len(columns.mean) * width
+    table = np.bincount(cell * width + clipped, minlength=size)
+    observed = table.reshape(len(rows.mean), len(columns.mean), width).astype(np.float64)
+    cells = rows.symbols[:, None].astype(np.float64) * columns.symbols[None, :]
+    observed[:, :, 0] = np.maximum(cells - observed.sum(2), 0.0)
+    expected = rows.mean[:, None] * columns.mean[None, :] / tokens
+
+    often = pairs.count > RARE_COUNT
+    count = pairs.count[often].astype(np.float64)
+    chance = first[pairs.first[often]] * (second[pairs.second[often]] / tokens)
+    nats = float((count * np.log(count / chance) - 0.5).sum()) / tokens
+    octaves = [(a, b) for a in np.unique(rows.octave) for b in np.unique(columns.octave)]
+    fits: dict[Octaves, LiftFit] = {}
+    for a, b in sorted(octaves, key=lambda pair: (-pair[0] - pair[1], pair)):
+        block = np.ix_(rows.octave == a, columns.octave == b)
+        seen = observed[block].reshape(-1, width)[:, : width - 1]
+        if not seen[:, 1:].any():
+            continue
+        near = [fits[key] for key in ((a + 1, b), (a, b + 1)) if key in fits]
+        start = _Start(near, INHERITED, MIXTURE_ROUNDS)
+        if (a, b) in known:
+            start = _Start([known[a, b]], 1.0, REFIT_ROUNDS)
+        fits[a, b], value = _fit_block(
+            _Block(seen, expected[block].ravel(), cells[block].ravel()), start, tokens
+        )
+        nats += value
+    return max(0.0, nats), fits
+
+
+def _margin(count: NDArray[np.int64]) -> _Margin:
+    """Group the symbols of a margin by half octaves of their count."""
+    used = count > 0
+    half_octave = np.full(len(count), -1, np.int64)
+    half_octave[used] = np.floor(np.log2(count[used]) * CLASSES_PER_OCTAVE + 1e-9)
+    level, member = np.unique(half_octave[used], return_inverse=True)
+    symbol_class = np.full(len(count), -1, np.int64)
+    symbol_class[used] = member
+    symbols = np.bincount(member)
+    mean = np.bincount(member, count[used]) / symbols
+    return _Margin(symbol_class, mean, symbols, level // CLASSES_PER_OCTAVE)
+
+
+def _fit_block(block: _Block, start: _Start, tokens: int) -> tuple[LiftFit, float]:
+    """Lifts of one block of cells, and the information its rare cells hold."""
+    typical = float(
+        np.exp(np.average(np.log(block.expected), weights=block.cells * block.expected))
+    )
+    sparse = typical < SPARSE_EXPECTED
+    lift = _lift_grid(typical, sparse)
+    likelihood, frequency, chance, value = _tabulate(
+        block.seen, block.expected, block.cells, lift, sparse, tokens, RARE_COUNT
+    )
+    inverse = np.where(chance > 1e-12, 1.0 / np.maximum(chance, 1e-12), 0.0)
+    # Shares of what the fit sees: observed cells where sparse, else all cells.
+    share = np.full(len(lift), 1.0 / len(lift))
+    if start.fits and (sparse or start.share == 1.0):
+        share = start.share * _inherited(start.fits, lift, chance) + (1 - start.share) * share
+    weight = share * inverse
+    weight /= weight.sum()
+    fit_mixture(likelihood, frequency / frequency.sum(), weight, inverse, start.rounds)
+    # Weights become shares of all cells. Sparse fits know only how many cells were seen; what is
+    # missing to 1 are cells that never occur.
+    if sparse:
+        weight *= frequency.sum() / float(weight @ chance) / block.cells.sum()
+    else:
+        weight /= weight.sum()
+    return LiftFit(lift, weight), float(weight @ value)
+
+
+def _inherited(
+    fits: Sequence[LiftFit], lift: NDArray[np.float64], chance: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Lifts of other fits on this grid, by their tokens, as shares of what a fit sees."""
+    found = np.zeros(len(lift))
+    for fit in fits:
+        mass = fit.weight * np.maximum(fit.lift, 1e-3)
+        place = np.abs(np.log(lift + 1e-3)[:, None] - np.log(fit.lift + 1e-3)[None, :]).argmin(0)
+        np.add.at(found, place, mass / mass.sum() / len(fits))
+    found *= chance / np.maximum(lift, 1e-3)
+    total = float(found.sum())
+    return found / total if total > 0 else np.full(len(lift), 1.0 / len(lift))
+
+
+def _lift_grid(typical: float, sparse: bool) -> NDArray[np.float64]:
+    """Lifts to choose from: 1, geometric up to a quarter of a count, then even in its root.
+
+    Sparse cells get no lift below 1, which their counts could not tell from 1.
+    """
+    lowest = 1.0 if sparse else 0.05
+    parts = [
+        np.array([1.0] if sparse else [0.0, 1.0]),
+        np.arange(0.5, math.sqrt(3 * RARE_COUNT), 0.25) ** 2 / typical,
+    ]
+    highest = 0.25 / typical
+    if highest > lowest:
+        points = max(4, int(math.log(highest / lowest) * 2.5))
+        parts.append(lowest * (highest / lowest) ** (np.arange(points - 1) / (points - 1)))
+    lift = np.unique(np.concatenate(parts))
+    return lift[lift >= 1.0] if sparse else lift
+
+
+@numba.njit(cache=True, nogil=True)
+def _tabulate(seen, expected, cells, lift, sparse, tokens, rare):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202, PLR0913
+    """Likelihood of what was seen, chance of being in the fit, and information, by lift.
+
+    Returns:
+        likelihood, shape (outcomes, atoms); frequency, shape (outcomes,); chance, shape (atoms,),
+        mean over cells; value, shape (atoms,), information of the block if all its cells had that
+        lift, less what the cells seen often are expected to contribute by themselves.
+    """
+    classes, counts = seen.shape
+    atoms = len(lift)
+    lowest = 1 if sparse else 0
+    outcomes = 0
+    for group in range(classes):
+        for count in range(lowest, counts):
+            outcomes += seen[group, count] > 0
+    likelihood = np.empty((outcomes, atoms))
+    frequency = np.empty(outcomes)
+    chance = np.zeros(atoms)
+    value = np.zeros(atoms)
+    total = cells.sum()
+    highest = 16 * rare
+    often = np.zeros(highest)
+    column = np.empty(counts)
+    base = 0
+    for group in range(classes):
+        for count in range(rare + 1, highest):
+            often[count] = (count * math.log(count / expected[group]) - 0.5) / tokens
+        for atom in range(atoms):
+            rate = expected[group] * lift[atom]
+            probability = math.exp(-rate)
+            reached = 0.0
+            column[:] = 0.0
+            information = rate / tokens * math.log(lift[atom]) if lift[atom] > 0 else 0.0
+            for count in range(highest):
+                if count > 0:
+                    probability *= rate / count
+                if count < counts:
+                    column[count] = probability
+                    if count >= lowest:
+                        reached += probability
+                if count > rare:
+                    information -= probability * often[count]
+                    if count > rate and probability < 1e-17:
+                        break
+            chance[atom] += reached * cells[group] / total
+            value[atom] += information * cells[group]
+            row = base
+            for count in range(lowest, counts):
+                if seen[group, count] > 0:
+                    likelihood[row, atom] = column[count]
+                    row += 1
+        for count in range(lowest, counts):
+            if seen[group, count] > 0:
+                frequency[base] = seen[group, count]
+                base += 1
+    return likelihood, frequency, chance, value

@@ -1,0 +1,152 @@
+"""Train a byte-level BPE on a balanced sample of the domains.
+
+The sample is the documents with the smallest content hashes, the same bytes from every domain, so
+it depends on what the documents are, not on how files are cut, named or read. Training itself is
+the `tokenizers` library's; its result is kept in the cache under the hash of the sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import xxhash
+
+from curate.errors import TokenizerError
+from curate.runtime.files import atomic_path, hash_bytes, hash_json
+from curate.runtime.progress import Observer
+from curate.runtime.workers import map_tasks
+from curate.sources import SegmentReader
+from curate.sources.plans import FilePlan
+from curate.tokens.backends import installed
+from curate.tokens.tokenizer import Tokenizer, from_json
+
+END_OF_TEXT = "<|endoftext|>"
+
+EXCERPT_CHARACTERS = 1 << 16
+"""A long document gives its beginning only, so that it cannot fill the sample alone."""
+
+Candidate = tuple[bytes, str]
+"""Content hash of a document, and its beginning."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainRequest:
+    """What to train."""
+
+    vocab_size: int
+    sample_bytes: int
+    eos: str
+    cache: Path
+
+
+def train(
+    request: TrainRequest, domains: Sequence[Sequence[FilePlan]], workers: int, observer: Observer
+) -> Tokenizer:
+    """Train, or reuse what was trained on the same files or the same sample before.
+
+    Raises:
+        TokenizerError: The sample is too small for the vocabulary.
+    """
+    settings = [request.vocab_size, request.sample_bytes, request.eos, installed("tokenizers")]
+    files = [sorted(key for plan in plans for key in plan.keys) for plans in domains]
+    directory = request.cache / "trained"
+    pointer = directory / f"files-{hash_json([files, settings])[:24]}"
+    name = f"byte-level BPE trained on {len(domains)} domains"
+    if not pointer.exists():
+        observer.begin("train tokenizer")
+        sample = _balanced_sample(domains, request.sample_bytes, workers)
+        trained = directory / f"bpe-{hash_bytes(*sample, hash_json(settings).encode())[:24]}.json"
+        if not trained.exists():
+            _train(request, [text.decode() for text in sample], trained)
+        with atomic_path(pointer) as temporary:
+            temporary.write_text(trained.name, "utf-8")
+        observer.end(f"{sum(map(len, sample)) / 1e6:.1f} MB of text")
+    definition = (directory / pointer.read_text("utf-8")).read_bytes()
+    return from_json(definition, request.eos, name)
+
+
+def _balanced_sample(
+    domains: Sequence[Sequence[FilePlan]], sample_bytes: int, workers: int
+) -> list[bytes]:
+    """Beginnings of documents, as many bytes from every domain as it has, up to its part."""
+    room = -(-sample_bytes // len(domains))
+    owners: list[int] = []
+    groups: list[list[FilePlan]] = []
+    for number, plans in enumerate(domains):
+        for start in range(min(workers, len(plans))):
+            owners.append(number)
+            groups.append(list(plans[start::workers]))
+    found = map_tasks(partial(_smallest_hashes, room), groups, workers)
+    sample: list[bytes] = []
+    for number in range(len(domains)):
+        pool: set[Candidate] = set()
+        for owner, candidates in zip(owners, found, strict=True):
+            pool.update(candidates if owner == number else ())
+        sample += [text.encode() for _, text in _take(sorted(pool), room)]
+    return sample
+
+
+def _smallest_hashes(room: int, plans: Sequence[FilePlan]) -> list[Candidate]:
+    """The documents of some files with the smallest content hashes, up to `room` characters."""
+    kept: list[Candidate] = []
+    fresh = 0
+    for texts in _texts(plans):
+        kept += [
+            (xxhash.xxh3_128_digest(text.encode()), text[:EXCERPT_CHARACTERS]) for text in texts
+        ]
+        fresh += sum(min(len(text), EXCERPT_CHARACTERS) for text in texts)
+        if fresh > 2 * room:  # drop what can no longer be among the smallest
+            kept = _take(sorted(set(kept)), room)
+            fresh = 0
+    return _take(sorted(set(kept)), room)
+
+
+def _texts(plans: Sequence[FilePlan]) -> Iterator[list[str]]:
+    reader = SegmentReader()
+    for plan in plans:
+        segment = 0
+        ended = False
+        while not ended and (plan.count is None or segment < plan.count):
+            for block in reader.read(plan.segment(segment)):
+                yield block.texts
+                ended = block.end_of_file
+            segment += 1
+
+
+def _take(ordered: Sequence[Candidate], room: int) -> list[Candidate]:
+    """The first documents that fill `room` characters."""
+    taken: list[Candidate] = []
+    for candidate in ordered:
+        if room <= 0:
+            break
+        taken.append(candidate)
+        room -= len(candidate[1])
+    return taken
+
+
+def _train(request: TrainRequest, sample: list[str], path: Path) -> None:
+    from tokenizers import Tokenizer as Trainable
+    from tokenizers import decoders, models, pre_tokenizers, trainers
+
+    model = Trainable(models.BPE())
+    model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    model.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=request.vocab_size,
+        special_tokens=[request.eos],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    model.train_from_iterator(sample, trainer)
+    learned = model.get_vocab_size()
+    if learned < request.vocab_size:
+        raise TokenizerError(
+            f"tokenizer.train.vocab_size: the sample of {sum(map(len, sample)):,} characters "
+            f"gives {learned:,} tokens, not {request.vocab_size:,}; ask for at most {learned:,}, "
+            "or raise tokenizer.train.sample_bytes"
+        )
+    with atomic_path(path) as temporary:
+        temporary.write_text(model.to_str(), "utf-8")
