@@ -25,7 +25,7 @@ from curate.mixture.request import (
 )
 from curate.mixture.shortfall import explain_infeasible
 from curate.mixture.simplex import normalised
-from curate.recipe.text import nearest_hint
+from curate.runtime.registry import nearest_hint
 
 __all__ = [
     "METHODS",

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from curate.errors import InfeasiblePlan, MissingEvidence, RecipeError
 from curate.mixture.request import MixtureRequest, limit_tokens
 from curate.mixture.search.simplex_box import Box
-from curate.recipe.text import nearest_hint
+from curate.runtime.registry import nearest_hint
 
 Array = NDArray[np.float64]
 

@@ -38,9 +38,9 @@ from curate.plan.packing import CONCAT
 from curate.plan.per_domain import PER_DOMAIN, check_shape
 from curate.plan.shards import PACKINGS, Shaped, ShardInputs, format_settings, shape_shards
 from curate.recipe import LoadedRecipe
-from curate.recipe.text import nearest_hint
 from curate.runtime.files import atomic_path, hash_json, write_json
 from curate.runtime.progress import Observer
+from curate.runtime.registry import nearest_hint
 from curate.stats.domain_stats import DomainStats
 from curate.stats.entropy import MEASURES as PLUGIN_MEASURES
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from curate.errors import RecipeError
-from curate.recipe.text import nearest_hint
+from curate.runtime.registry import nearest_hint
 
 VOCABULARY_MULTIPLE = 64
 """The head's rows are padded to this, which is what matrix units of GPUs want."""

@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from curate.errors import RecipeError
 from curate.recipe.structs import MixtureRecipe, ProxyRecipe, Recipe, Share, TokenizerRecipe
-from curate.recipe.text import nearest_hint
+from curate.runtime.registry import nearest_hint
 
 WORDS = {
     "object": "a mapping",

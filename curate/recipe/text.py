@@ -5,9 +5,7 @@ What the values may be is left to `curate.recipe`.
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Iterable
 from typing import Any
 
 import yaml
@@ -183,19 +181,3 @@ def _rename(
             )
         value[ours] = value.pop(alias)
         notices.append(f"{where}{alias} is read as {where}{ours}")
-
-
-def nearest_hint(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
-    """`; did you mean '...'?` where a known word is near, else nothing.
-
-    Args:
-        word: What was typed.
-        known: What could have been meant.
-        cutoff: Likeness from 0 to 1 (`difflib.get_close_matches`) that counts as near.
-
-    Example:
-        >>> nearest_hint("budget_token", ["seed", "budget_tokens"])
-        "; did you mean 'budget_tokens'?"
-    """
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=cutoff)
-    return f"; did you mean '{near[0]}'?" if near else ""

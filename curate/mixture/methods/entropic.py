@@ -13,7 +13,7 @@ from curate.errors import MissingEvidence, RecipeError
 from curate.mixture.methods.baselines import check_temperature
 from curate.mixture.request import MixtureRequest, Preference
 from curate.mixture.simplex import softmax
-from curate.recipe.text import nearest_hint
+from curate.runtime.registry import nearest_hint
 from curate.stats.estimate import order_warnings, weight_draws
 
 MEASURES = ("shannon", "joint", "conditional", "von_neumann")
