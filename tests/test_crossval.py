@@ -148,7 +148,7 @@ def test_faults_are_named() -> None:
         cross_validate(same, ["ridge"])
     with pytest.raises(FitError, match="1 folds; cross-validation needs at least 2: --folds 5"):
         cross_validate(table_of(mixtures(4, 3, 9)), ["ridge"], folds=1)
-    with pytest.raises(FitError, match="no law 'rigde'"):
+    with pytest.raises(FitError, match="no law is called 'rigde'"):
         cross_validate(table_of(mixtures(4, 3, 9)), ["rigde"])
 
 

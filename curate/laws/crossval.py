@@ -1,8 +1,8 @@
-"""Laws compared on runs they have not seen: folds over mixtures, and the last tokens held out.
+"""Compare laws on runs they have not seen: folds over mixtures, and the last tokens held out.
 
-Whatever a law chooses for itself (a penalty, a noise level, lengths) it chooses inside the rows it
-is fitted to, so the cross-validation is nested. All checkpoints of a run, and all runs of a
-mixture, are in one fold.
+A law selects its hyperparameters (a penalty, a noise level, length scales) from the rows it is
+fitted to, so the cross-validation is nested. All checkpoints of a run, and all runs of a mixture,
+are in one fold.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from curate.errors import FitError
-from curate.laws import DUMMIES, Law, find
+from curate.laws import LAWS, Law
 from curate.laws.fitting.features import run_folds
 from curate.laws.law import Array, RunTable
 from curate.laws.scores import Scores, SeedNoise, finite_or_none, score, seed_noise
@@ -26,42 +26,42 @@ from curate.runtime.workers import map_tasks
 Rows = NDArray[np.bool_]
 
 HELD_TOKENS = 0.2
-"""Part of each run's tokens that the extrapolation test holds out, at the end."""
+"""Fraction of each run's tokens, the last ones, that the extrapolation test holds out."""
 TIE_ERRORS = 2.0
-"""Laws tie with the best where the difference of their errors is within so many standard errors."""
+"""A law ties with the best where their errors differ by at most so many standard errors."""
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One law on one table."""
+    """Cross-validation of one law on one table."""
 
     law: str
     seconds: float
-    """CPU of all its fits."""
+    """CPU time of all its fits."""
     unseen: Scores | None
-    """On mixtures it was not fitted to; None: it could not be fitted."""
+    """Scores on mixtures it was not fitted to; None if it could not be fitted."""
     later: Scores | None
-    """On the last fifth of tokens of all runs; None: the table has too few token counts."""
+    """Scores on the last fifth of every run's tokens; None if there are too few token counts."""
     problem: str
     """Why it could not be fitted, or empty."""
-    ties: bool
-    """Its error cannot be told from the best law's."""
-    beats_dummies: bool
-    """Mean relative error below that of each dummy."""
+    ties: bool = False
+    """Whether its error is indistinguishable from the best law's."""
+    beats_dummies: bool = False
+    """Whether its mean relative error is below that of every dummy."""
 
 
 @dataclass(frozen=True, slots=True)
 class CrossValidation:
-    """All laws on one table."""
+    """Cross-validation of several laws on one table."""
 
     folds: int
     targets: tuple[str, ...]
     comparisons: tuple[Comparison, ...]
-    """Best first, by mean relative error on unseen mixtures; those that failed last."""
+    """Best first, by mean relative error on unseen mixtures; laws that failed come last."""
     noise: SeedNoise
 
     def to_json(self) -> dict[str, Any]:
-        """What `fit.json` holds of it; NaN becomes null."""
+        """Return its part of `fit.json`; NaN becomes null."""
         return {
             "folds": self.folds,
             "seed_noise": {
@@ -71,27 +71,38 @@ class CrossValidation:
                 "relative_of_mean": finite_or_none(self.noise.relative_of_mean),
             },
             "laws": {
-                found.law: {
-                    "problem": found.problem or None,
-                    "seconds": round(found.seconds, 3),
-                    "ties_with_best": found.ties,
-                    "beats_dummies": found.beats_dummies,
-                    "unseen_mixtures": _scores_json(self.targets, found.unseen),
-                    "later_tokens": _scores_json(self.targets, found.later),
+                row.law: {
+                    "problem": row.problem or None,
+                    "seconds": round(row.seconds, 3),
+                    "ties_with_best": row.ties,
+                    "beats_dummies": row.beats_dummies,
+                    "unseen_mixtures": _scores_json(self.targets, row.unseen),
+                    "later_tokens": _scores_json(self.targets, row.later),
                 }
-                for found in self.comparisons
+                for row in self.comparisons
             },
         }
 
 
 @dataclass(frozen=True, slots=True)
-class _Task:
-    """Fit a law to some rows, predict others."""
+class _FitTask:
+    """Fit a law to some rows and predict the others."""
 
     law: Law
     table: RunTable
-    fitted: Rows
     held: Rows
+
+
+@dataclass(frozen=True, slots=True)
+class _FitResult:
+    """Predictions of one task."""
+
+    losses: Array
+    """shape (held rows, targets); empty where the fit failed."""
+    seconds: float
+    """CPU time."""
+    problem: str
+    """Why the fit failed, or empty."""
 
 
 def cross_validate(
@@ -105,21 +116,18 @@ def cross_validate(
 
     Args:
         table: The runs.
-        laws: Names, or laws that are in no list, such as those given experts; the dummies are
-            added, since nothing is good or bad without them.
+        laws: Names of laws, or laws that are not registered, such as those given experts. The
+            dummies are added, since an error means nothing without theirs.
         folds: At least 2.
         workers: Processes.
         on_tick: Called between fits.
 
-    Returns:
-        The comparison.
-
     Raises:
         FitError: A law is unknown, or all runs have the same mixture, so none can be held out.
     """
-    asked = [find(law) if isinstance(law, str) else law for law in (*laws, *DUMMIES)]
-    chosen = {law.name: law for law in asked}
-    names = list(chosen)
+    dummies = [law for law in LAWS.values() if law.dummy]
+    rows = [LAWS.find(law, "fit", FitError) if isinstance(law, str) else law for law in laws]
+    compared = {law.name: law for law in (*rows, *dummies)}
     if folds < 2:
         raise FitError(f"fit: {folds} folds; cross-validation needs at least 2: --folds 5")
     held_rows = run_folds(table, folds)
@@ -130,34 +138,36 @@ def cross_validate(
         )
     later = later_rows(table)
     splits = [*held_rows, *([] if later is None else [later])]
-    tasks = [_Task(law, table, ~held, held) for law in chosen.values() for held in splits]
-    results = map_tasks(_run, tasks, workers, on_tick)
-    found = []
+    tasks = [_FitTask(law, table, held) for law in compared.values() for held in splits]
+    results = map_tasks(_fit_and_predict, tasks, workers, on_tick)
+    comparisons = []
     errors: dict[str, Array] = {}
-    for position, name in enumerate(names):
-        own = results[position * len(splits) : (position + 1) * len(splits)]
-        problem = next((message for _, _, message in own[: len(held_rows)] if message), "")
+    for position, law in enumerate(compared.values()):
+        fits = results[position * len(splits) : (position + 1) * len(splits)]
+        problem = next((fit.problem for fit in fits[: len(held_rows)] if fit.problem), "")
         if problem:
             problem = f"{problem} (with mixtures held out, one part in {len(held_rows)})"
         unseen = after = None
         if not problem:
             predicted = np.empty_like(table.losses)
-            for held, (losses, _, _) in zip(held_rows, own, strict=False):
-                predicted[held] = losses
+            for held, fit in zip(held_rows, fits, strict=False):
+                predicted[held] = fit.losses
             unseen = score(table, predicted)
-            errors[name] = _error_by_mixture(table, predicted)
-        if later is not None and not own[-1][2]:
-            after = score(table.take(later), own[-1][0])
-        seconds = sum(taken for _, taken, _ in own)
-        found.append(Comparison(name, seconds, unseen, after, problem, False, False))
+            errors[law.name] = _error_by_mixture(table, predicted)
+        if later is not None and not fits[-1].problem:
+            after = score(table.take(later), fits[-1].losses)
+        seconds = sum(fit.seconds for fit in fits)
+        comparisons.append(Comparison(law.name, seconds, unseen, after, problem))
     noise = seed_noise(table)
-    return CrossValidation(len(held_rows), table.targets, _ranked(found, errors, noise), noise)
+    ranked = _ranked(comparisons, errors, noise, {law.name for law in dummies})
+    return CrossValidation(len(held_rows), table.targets, ranked, noise)
 
 
 def later_rows(table: RunTable) -> Rows | None:
-    """Rows beyond four fifths of the tokens of their run, as booleans.
+    """Select the rows beyond four fifths of the tokens of their run.
 
-    None where no run has at least four checkpoints before and one after, or tokens are unknown.
+    Returns:
+        shape (rows,); None if tokens are unknown, or fewer than four token counts come before.
     """
     if not np.isfinite(table.tokens).all():
         return None
@@ -170,16 +180,15 @@ def later_rows(table: RunTable) -> Rows | None:
     return held if before >= 4 else None
 
 
-def _run(task: _Task) -> tuple[Array, float, str]:
-    """Predictions of the held rows, seconds of CPU, and what went wrong."""
+def _fit_and_predict(task: _FitTask) -> _FitResult:
     started = time.process_time()
     held = task.table.take(task.held)
     try:
-        fitted = task.law.fit(task.table.take(task.fitted))
+        fitted = task.law.fit(task.table.take(~task.held))
         predicted = fitted.predict(held.weights, held.tokens, held.params)
     except FitError as error:
-        return np.zeros((0, 0)), time.process_time() - started, str(error)
-    return predicted, time.process_time() - started, ""
+        return _FitResult(np.zeros((0, 0)), time.process_time() - started, str(error))
+    return _FitResult(predicted, time.process_time() - started, "")
 
 
 def _error_by_mixture(table: RunTable, predicted: Array) -> Array:
@@ -192,28 +201,34 @@ def _error_by_mixture(table: RunTable, predicted: Array) -> Array:
 
 
 def _ranked(
-    found: list[Comparison], errors: dict[str, Array], noise: SeedNoise
+    comparisons: list[Comparison], errors: dict[str, Array], noise: SeedNoise, dummies: set[str]
 ) -> tuple[Comparison, ...]:
-    """Best first; ties are paired over mixtures, and differences below seed noise are none."""
+    """Sort best first, and mark ties with the best and laws that beat the dummies.
+
+    Args:
+        comparisons: One a law.
+        errors: By law that could be fitted, shape (mixtures,).
+        noise: Differences below it count as ties.
+        dummies: Names of the dummies.
+    """
     means = {name: float(error.mean()) for name, error in errors.items()}
-    order = sorted(found, key=lambda item: means.get(item.law, math.inf))
+    order = sorted(comparisons, key=lambda row: means.get(row.law, math.inf))
     if not means:
         return tuple(order)
     best = errors[order[0].law]
-    bar = min(means[name] for name in DUMMIES if name in means)
-    # Two predictions that differ by less than a repeat of the run would cannot be told apart.
+    bar = min(means[name] for name in dummies if name in means)
+    # Two predictions that differ by less than a repeat of the run are indistinguishable.
     within = np.nanmean(noise.relative) / math.sqrt(len(best)) if noise.groups else 0.0
     ranked = []
-    for item in order:
+    for row in order:
         ties = beats = False
-        if item.law in means:
-            off = errors[item.law] - best
+        if row.law in means:
+            # Both laws predict the same mixtures, so their errors are compared in pairs.
+            off = errors[row.law] - best
             doubt = float(off.std(ddof=1)) / math.sqrt(len(off)) if len(off) > 1 else 0.0
             ties = float(off.mean()) <= max(TIE_ERRORS * doubt, float(within))
-            beats = item.law not in DUMMIES and means[item.law] < bar
-        ranked.append(
-            Comparison(item.law, item.seconds, item.unseen, item.later, item.problem, ties, beats)
-        )
+            beats = row.law not in dummies and means[row.law] < bar
+        ranked.append(replace(row, ties=ties, beats_dummies=beats))
     return tuple(ranked)
 
 

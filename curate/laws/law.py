@@ -90,3 +90,5 @@ class Law:
     """What a table must have, in words: checkpoints, model sizes, more runs than so many."""
     fit: Callable[[RunTable], FittedLaw]
     """Raises `FitError` where the table cannot determine it, saying what would."""
+    dummy: bool = False
+    """Whether it is a yardstick that any other law must beat."""

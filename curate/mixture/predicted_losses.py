@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.laws import find as find_law
+from curate.errors import FitError
+from curate.laws import LAWS
 from curate.mixture.constraints import wishes
 from curate.mixture.methods.expert_methods import LEVEL_OF
 from curate.mixture.methods.law_methods import LAW_OF
@@ -67,7 +68,9 @@ def forecast(
     shares = _placed(mixtures, place, len(runs.domains))
     at_tokens = np.full(len(shares), np.nan if np.isnan(runs.tokens).all() else tokens)
     at_params = np.full(len(shares), params if known else np.nan)
-    losses = find_law(name).fit(runs).predict(shares, at_tokens, at_params)
+    losses = (
+        LAWS.find(name, "mixture.law", FitError).fit(runs).predict(shares, at_tokens, at_params)
+    )
     return Forecast(name, runs.targets, losses)
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from curves import fit_curve, fit_settled_curve, settled_from
 
-from curate.laws import DUMMIES
+from curate.laws import LAWS as REGISTERED
 from curate.laws.crossval import cross_validate
 from curate.laws.law import Array, RunTable
 from curate.laws.run_tables.read import read_runs
@@ -125,7 +125,7 @@ def show_laws(runs: RunTable) -> str:
             f"| `{item.law}` | {item.unseen.relative_error.mean() * 100:.2f} | {rank:.3f} "
             f"| {later} |"
         )
-        if item.law not in DUMMIES:
+        if not REGISTERED[item.law].dummy:
             ranks[item.law] = rank
     best = max(ranks, key=lambda name: ranks[name])
     print(f"\nbest ranking of mixtures left out: {best}", flush=True)

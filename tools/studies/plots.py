@@ -15,7 +15,7 @@ from curves import fit_settled_curve, settled_from
 from matplotlib import pyplot as plt
 from nano import over_seeds
 
-from curate.laws import find
+from curate.laws import LAWS
 from curate.laws.fitting.features import run_folds
 from curate.laws.law import Array, RunTable
 from curate.laws.run_tables.read import read_runs
@@ -116,7 +116,7 @@ def left_out(runs: RunTable, law: str) -> Array:
     """Losses of every row by the law fitted on the other folds."""
     found = np.full_like(runs.losses, np.nan)
     for held in run_folds(runs, FOLDS):
-        fitted = find(law).fit(runs.take(~held))
+        fitted = LAWS[law].fit(runs.take(~held))
         rows = runs.take(held)
         found[held] = fitted.predict(rows.weights, rows.tokens, rows.params)
     return found

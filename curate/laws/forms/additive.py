@@ -11,7 +11,7 @@ import numpy as np
 
 from curate.laws.fitting.least_squares import Prior, fit_log_losses
 from curate.laws.fitting.progress_term import Horizon, horizon_of
-from curate.laws.law import Array, RunTable
+from curate.laws.law import Array, Law, RunTable
 
 SHARE_OFFSET = 1e-4
 """Added to every share: powers below one have no derivative at zero."""
@@ -97,3 +97,12 @@ def fit_additive(table: RunTable) -> FittedAdditive:
     theta = fit_log_losses(model, Prior(centre, spread), table.losses)
     use, powers = np.exp(theta[:, ends[0] : ends[1]]), np.exp(theta[:, ends[1] : ends[2]])
     return FittedAdditive(np.exp(theta[:, 0]), use, powers, horizon, theta[:, ends[2] :])
+
+
+ADDITIVE = Law(
+    name="additive",
+    summary="E + 1 / sum C w^gamma + A/N^alpha + B/D^beta",
+    paper="Shukor et al. 2025, arXiv:2507.09404, additive law",
+    needs="runs; better with more of them than twice the domains",
+    fit=fit_additive,
+)

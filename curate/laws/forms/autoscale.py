@@ -11,7 +11,7 @@ import numpy as np
 
 from curate.laws.fitting.least_squares import Prior, fit_log_losses
 from curate.laws.fitting.progress_term import Horizon, horizon_of
-from curate.laws.law import Array, RunTable
+from curate.laws.law import Array, Law, RunTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,3 +114,12 @@ def fit_autoscale(table: RunTable) -> FittedAutoscale:
 
 def _relative(tokens: Array, unit: float) -> Array:
     return tokens / unit if np.isfinite(unit) else np.ones(len(tokens))
+
+
+AUTOSCALE = Law(
+    name="autoscale",
+    summary="a power law of the tokens of every domain, summed",
+    paper="AutoScale, Kang et al. 2024, arXiv:2407.20177",
+    needs="runs; better with more of them than three times the domains",
+    fit=fit_autoscale,
+)

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import least_squares
 
 from curate.errors import FitError
-from curate.laws.law import Array, RunTable
+from curate.laws.law import Array, Law, RunTable
 
 BETA_STARTS = (0.3, 1.0)
 BETA_TWO_POINTS = 0.5
@@ -165,6 +164,8 @@ def _fit_size(table: RunTable, own: tuple[int, ...], unit: float) -> Coefficient
 
 def _fit_domain(shares: Array, tokens: Array, losses: Array) -> tuple[float, float, float, float]:
     """alpha, amplitude, beta, level of one domain at one size."""
+    from scipy.optimize import least_squares  # takes 0.3 s
+
     logs, progress, observed = np.log(shares), np.log(tokens), np.log(losses)
     counts = len(np.unique(tokens))
     if counts == 1:
@@ -206,3 +207,12 @@ def _fit_domain(shares: Array, tokens: Array, losses: Array) -> tuple[float, flo
             best = found
     assert best is not None
     return unpack(best.x)
+
+
+BIMIX = Law(
+    name="bimix",
+    summary="own share and tokens: r^-alpha (b s^-beta + c)",
+    paper="BiMix, Ge et al. 2024, arXiv:2405.14908v4, Eq. 3",
+    needs="targets that are domains, two different positive shares of each",
+    fit=fit_bimix,
+)

@@ -11,7 +11,7 @@ import numpy as np
 
 from curate.laws.fitting.least_squares import Prior, fit_log_losses
 from curate.laws.fitting.progress_term import Horizon, horizon_of
-from curate.laws.law import Array, RunTable
+from curate.laws.law import Array, Law, RunTable
 
 SHARE_OFFSET = 5e-4
 """Added to every share, since a negative power is infinite at zero; about the smallest share that
@@ -92,3 +92,12 @@ def fit_bimix_mixed(table: RunTable) -> FittedBimixMixed:
     theta = fit_log_losses(model, Prior(centre, spread), table.losses)
     scales, powers = np.exp(theta[:, :domains]), np.exp(theta[:, domains : 2 * domains])
     return FittedBimixMixed(scales, powers, horizon, theta[:, 2 * domains :])
+
+
+BIMIX_MIXED = Law(
+    name="bimix_mixed",
+    summary="BiMix with the shares of all domains, summed",
+    paper="after BiMix Eq. 3 and Olmix, Chen et al. 2026, arXiv:2602.12237",
+    needs="runs; better with more of them than twice the domains",
+    fit=fit_bimix_mixed,
+)

@@ -14,7 +14,7 @@ import numpy as np
 
 from curate.errors import FitError
 from curate.laws.fitting.features import Progress, progress_of
-from curate.laws.law import Array, RunTable
+from curate.laws.law import Array, Law, RunTable
 
 if TYPE_CHECKING:
     from curate.laws.fitting.tree_prediction import Forest
@@ -140,3 +140,20 @@ def _design(
     weights: Array, tokens: Array, params: Array, order: tuple[int, ...], progress: Progress
 ) -> Array:
     return np.concatenate([weights[:, order], progress.columns(tokens, params)], axis=1)
+
+
+BOOSTED = Law(
+    name="boosted",
+    summary="boosted trees (LightGBM) with small leaves",
+    paper="after RegMix, Liu et al. 2024, arXiv:2407.01492v2",
+    needs="LightGBM; runs, better with more than 100",
+    fit=fit_boosted,
+)
+
+BOOSTED_REGMIX = Law(
+    name="boosted_regmix",
+    summary="boosted trees (LightGBM) with RegMix's settings",
+    paper="RegMix, Liu et al. 2024, arXiv:2407.01492v2",
+    needs="LightGBM; 40 rows, better with more than 250",
+    fit=fit_boosted_regmix,
+)

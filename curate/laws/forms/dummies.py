@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from curate.laws.law import Array, RunTable
+from curate.laws.law import Array, Law, RunTable
 
 SHARE_OFFSET = 1e-3
 """Added to a share before its logarithm, so that an absent domain has one."""
@@ -91,3 +91,22 @@ def _nearest(points: Array, places: Array) -> Array:
     off = np.abs(places[:, None, :] - points[None]) * np.array([1.0, 10.0])
     found: Array = off.sum(axis=2).argmin(axis=1)
     return found
+
+
+MEAN = Law(
+    name="mean",
+    summary="the mean loss, whatever the mixture: a dummy",
+    paper="no paper",
+    needs="runs",
+    fit=fit_mean,
+    dummy=True,
+)
+
+OWN_SHARE = Law(
+    name="own_share",
+    summary="the mean loss times a power of the own share: a dummy",
+    paper="no paper",
+    needs="runs",
+    fit=fit_own_share,
+    dummy=True,
+)

@@ -11,7 +11,7 @@ import numpy as np
 
 from curate.laws.fitting.least_squares import Prior, fit_log_losses
 from curate.laws.fitting.progress_term import Horizon, horizon_of
-from curate.laws.law import Array, RunTable
+from curate.laws.law import Array, Law, RunTable
 
 SLOPE_SPREAD = 10.0
 """Prior standard deviation of a domain's slope. Without it a domain that was only ever seen up to
@@ -92,3 +92,12 @@ def fit_exponential(table: RunTable) -> FittedExponential:
         np.exp(theta[:, 0]), theta[:, 1], theta[:, 2 : 2 + domains], horizon,
         theta[:, 2 + domains :],
     )  # fmt: skip
+
+
+EXPONENTIAL = Law(
+    name="exponential",
+    summary="data mixing law: c + exp(t.w), with a prior on the slopes",
+    paper="Data Mixing Laws, Ye et al. 2024, arXiv:2403.16952, Eq. 7",
+    needs="runs; better with more of them than domains",
+    fit=fit_exponential,
+)

@@ -15,7 +15,7 @@ from scipy.optimize import minimize
 from curate.laws.fitting.features import Progress, progress_of
 from curate.laws.fitting.matern import matern, squared_distances
 from curate.laws.forms.additive import FittedAdditive, fit_additive
-from curate.laws.law import Array, RunTable
+from curate.laws.law import Array, Law, RunTable
 
 SHARE_OFFSET = 1e-4
 """Added to every share: the square root has no derivative at zero."""
@@ -215,3 +215,12 @@ def _correlated(kernel: Kernel, places: Array, others: Array) -> tuple[Array, Ar
     """Kernel values, and g with d value / d place_f = g * (place_f - other_f) / length_f^2."""
     value, slope = matern(squared_distances(places / kernel.lengths, others / kernel.lengths))
     return kernel.amplitude**2 * value, 2 * kernel.amplitude**2 * slope
+
+
+GAUSSIAN = Law(
+    name="gaussian",
+    summary="a Gaussian process on square-root shares around the additive law",
+    paper="Rasmussen and Williams 2006, around arXiv:2507.09404",
+    needs="runs",
+    fit=fit_gaussian,
+)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from curate.laws.fitting.features import Progress, progress_of, run_folds
-from curate.laws.law import Array, RunTable
+from curate.laws.law import Array, Law, RunTable
 
 PENALTIES = tuple(10.0**power for power in range(-3, 4))
 """RegMix's grid, App. E."""
@@ -80,3 +80,12 @@ def solve(design: Array, losses: Array, penalty: float) -> tuple[Array, Array]:
     square = shifted.T @ shifted + penalty * np.eye(design.shape[1])
     slopes = np.linalg.solve(square, shifted.T @ (losses - mean)).T
     return mean - slopes @ centre, slopes
+
+
+RIDGE = Law(
+    name="ridge",
+    summary="linear in the shares, penalty by cross-validation",
+    paper="RegMix, Liu et al. 2024, arXiv:2407.01492v2, App. E",
+    needs="runs",
+    fit=fit_ridge,
+)
