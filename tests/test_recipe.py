@@ -17,6 +17,7 @@ from curate.recipe import (
     TokenizerRecipe,
     TrainTokenizer,
     ValidationRecipe,
+    descriptions,
     load,
     parse,
     schema,
@@ -512,6 +513,11 @@ def test_schema_is_a_json_schema_of_every_field():
         definition = definitions[struct.__name__]
         assert list(definition["properties"]) == [f.name for f in msgspec.structs.fields(struct)]
         assert definition["additionalProperties"] is False
+        keys = [f.name for f in msgspec.structs.fields(struct)]
+        assert list(descriptions()[struct.__name__]) == keys  # each described, in order
+        for key, field in definition["properties"].items():
+            assert field["description"].endswith((".", ")."))
+            assert field["description"] == descriptions()[struct.__name__][key]
     assert definitions["Recipe"]["required"] == ["name", "tokenizer", "domains", "budget_tokens"]
     with pytest.raises(AssertionError):  # the check itself can fail
         check_schema({"anyOf": [{"$ref": "#/$defs/Nothing"}]}, definitions)

@@ -8,12 +8,12 @@ function that owns it before a byte of data is read. Weights are shares of token
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from curate.errors import RecipeError
 from curate.recipe.checks import check_fields, check_recipe, readable
+from curate.recipe.reference import descriptions, schema
 from curate.recipe.structs import (
     CountingRecipe,
     DomainRecipe,
@@ -45,6 +45,7 @@ __all__ = [
     "TokenizerRecipe",
     "TrainTokenizer",
     "ValidationRecipe",
+    "descriptions",
     "load",
     "parse",
     "schema",
@@ -95,8 +96,3 @@ def parse(
         raise RecipeError(f"{source}: {readable(str(error), value)}") from error
     check_recipe(recipe, source, notices)
     return LoadedRecipe(recipe, base, notices)
-
-
-def schema() -> dict[str, Any]:
-    """JSON Schema of a recipe, for editors; peers' aliases are not in it."""
-    return msgspec.json.schema(Recipe)

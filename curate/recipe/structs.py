@@ -1,6 +1,8 @@
-"""What a recipe says, as frozen structs with the bounds of every number.
+"""The keys of a recipe as frozen structs: type, bounds, default and meaning of each.
 
-Weights are shares of tokens. Left out: what no one field tells, see `checks`.
+The strings below the fields are the recipe reference: `reference.descriptions` reads them for
+`curate schema` and for the documentation. Weights are shares of tokens. Rules that concern several
+keys at once are in `checks`.
 """
 
 from __future__ import annotations
@@ -25,203 +27,356 @@ class Frozen(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class TrainTokenizer(Frozen, frozen=True):
-    """Train a byte-level BPE on a balanced sample of the domains."""
+    """A byte-level BPE tokenizer to train on a balanced sample of the domains."""
 
     vocab_size: Annotated[int, Meta(ge=260, le=2_000_000)]
-    """Ids in all, the end-of-text token included; 256 bytes are always among them."""
+    """Number of token ids in all, from 260 to 2,000,000. It includes the 256 bytes and the
+    end-of-text token.
+    """
     sample_bytes: Positive = 16_000_000
-    """Bytes of text to train on, the same from every domain that holds enough."""
+    """Bytes of text to train on, shared equally among the domains as far as each has enough."""
 
 
 class TokenizerRecipe(Frozen, frozen=True):
-    """Exactly one of `path`, `hub` and `train`."""
+    """The tokenizer: exactly one of `path`, `hub` and `train`."""
 
     path: str | None = None
-    """A Hugging Face `tokenizer.json`, relative to the recipe."""
+    """A Hugging Face `tokenizer.json` file. A relative path starts from the recipe's directory."""
     hub: str | None = None
-    """A repository on the Hugging Face hub, `owner/name` or `owner/name@revision`."""
+    """A repository on the Hugging Face hub, written `owner/name` or `owner/name@revision`."""
     train: TrainTokenizer | None = None
+    """Train a byte-level BPE tokenizer on the recipe's own domains."""
     eos: str | None | msgspec.UnsetType = msgspec.UNSET
-    """The token that ends every document; null for none. Needed with `path` and `hub`."""
+    """The token that ends every document, such as `<|endoftext|>`, or null for none. Required with
+    `path` and `hub`; with `train` it only renames the end-of-text token.
+    """
     backend: Literal["auto", "tokenizers", "fastokens", "gigatoken"] = "auto"
+    """The library that encodes text. `tokenizers` is the reference; the others are faster and are
+    used only if they give the same ids in a self-test. `auto` tries `fastokens` and falls back to
+    the reference; a backend named here is an error if it cannot be used.
+    """
 
 
 class DomainRecipe(Frozen, frozen=True):
-    """One source of text with a name of its own in the mixture."""
+    """One source of text, with a share of its own in the mixture."""
 
     name: Name
+    """The domain's name in every report and file: 1 to 100 letters, digits and `. _ + -`, starting
+    with a letter or digit. Names must differ in more than case.
+    """
     paths: list[str] | str
-    """Files, directories, globs or URLs, relative to the recipe; `corpus://NAME` is built in."""
+    """Files, directories, globs (`**` spans directories) or URLs that fsspec can open;
+    `corpus://NAME` is a built-in corpus (see `curate corpus`). Relative paths start from the
+    recipe's directory, `~` is the home directory. Hidden files are read only where a pattern names
+    them.
+    """
     weight: Share | None = None
-    """Share of tokens, for `method: manual`."""
+    """Relative share of the training tokens, at least 0. Only method `manual` uses it, which needs
+    one for every domain, here or in `mixture.weights`.
+    """
     max_epochs: Annotated[float, Meta(gt=0, le=1e6)] | None = None
-    """Passes over the domain that a mixture may use; omitted: the recipe's `max_epochs`."""
+    """Most passes over the domain's training documents that the mixture may take, greater than 0
+    and at most 1,000,000. Every method obeys it unless `on_shortfall` is `repeat`; omitted, the
+    recipe's `max_epochs` applies.
+    """
     text: str = "text"
+    """The column or key that holds a record's text. Dots reach into nested objects, as in
+    `content.body`.
+    """
     id: str = "id"
+    """The column or key that holds a record's identifier, text or a whole number. Dots reach into
+    nested objects; a record without one is identified by a hash of its content.
+    """
     reader: str = "auto"
+    """How files are read: `jsonl`, `json_array`, `parquet`, `arrow`, `csv` or `text`. `auto`
+    decides by each file's content.
+    """
     glob: str = "*"
+    """Which file names are read where a path is a directory: one or more patterns separated by
+    commas, as in `*.py,*.c`.
+    """
     license: str | None = None
+    """The license of the text, for the dataset card."""
     metadata: dict[str, Any] = {}
+    """Any further facts about the domain. They count in the recipe's hash and have no other effect.
+    """
 
 
 class ProxyTokenizer(Frozen, frozen=True):
-    """A smaller tokenizer for the proxies alone."""
+    """A smaller tokenizer that only the proxy models use."""
 
     train: TrainTokenizer
+    """The tokenizer to train on the recipe's own domains."""
 
 
 class ProxyRecipe(Frozen, frozen=True):
-    """Small models trained on many mixtures; what is omitted is the preset's."""
+    """Small models trained on many mixtures. Omitted sizes are the preset's."""
 
     preset: str = "nano"
+    """The model's size and training defaults: `nano`, `micro`, `1M`, `10M`, `60M`, `bimix` or
+    `500M`.
+    """
     runs: Annotated[int, Meta(ge=1, le=100_000)] = 16
-    """Mixtures to draw, where `mixtures` gives none."""
+    """Number of mixtures to draw, from 1 to 100,000. It has no effect where `mixtures` names a
+    file.
+    """
     mixtures: str | None = None
-    """CSV with a column a domain, relative to the recipe; shares of the recipe's tokens."""
+    """A CSV file of mixtures to train: a column for each domain, a row for each mixture, shares of
+    the recipe's tokens. A relative path starts from the recipe's directory.
+    """
     seeds: Annotated[int, Meta(ge=1, le=1000)] = 1
-    """Runs of each mixture."""
+    """Models trained on each mixture, from 1 to 1,000, which differ only in their random seed."""
     tokens: Positive | None = None
-    """Of a run."""
+    """Training tokens of each run, at least one step of `batch` times `sequence_length` tokens.
+    Omitted: the preset's.
+    """
     sequence_length: Positive | None = None
+    """Tokens in each training sequence of a proxy. Omitted: the preset's; the recipe's own
+    `sequence_length` does not apply.
+    """
     batch: Positive | None = None
-    """Sequences of a step."""
+    """Sequences in each training step. Omitted: the preset's."""
     learning_rate: Annotated[float, Meta(gt=0)] | None = None
-    """At width 256; carried to the preset's width."""
+    """Peak learning rate at width 256, greater than 0, carried over to the preset's width. Omitted:
+    the preset's.
+    """
     schedule: Literal["constant", "cosine", "exponential", "wsd"] = "constant"
+    """How the learning rate changes after its warm-up: `constant`, `cosine`, `exponential`, or
+    `wsd` (warm-up, stable, decay).
+    """
     checkpoints: Annotated[int, Meta(ge=1, le=1000)] = 6
-    """Times that losses are measured."""
+    """Number of times in a run that losses are measured, from 1 to 1,000; the last is at the end.
+    """
     spacing: Literal["log", "even"] = "log"
-    """Of the checkpoints: even in the logarithm of steps, or in steps."""
+    """Where the checkpoints lie: `log` spaces them evenly in the logarithm of training steps,
+    `even` in steps.
+    """
     validation_tokens: Positive = 50_000
-    """Held-out tokens of a domain that losses are measured on, at most."""
+    """Most held-out tokens of each domain on which losses are measured."""
     repetition: Literal["matched", "fresh"] = "matched"
-    """matched: each domain repeats as often as in `budget_tokens`; fresh: as little as can be."""
+    """How often proxies repeat a domain. `matched`: as often as the final dataset of
+    `budget_tokens` would; `fresh`: as rarely as possible.
+    """
     tied: bool | None = None
-    """One matrix for embedding and head."""
+    """Whether the embedding and the output head share one matrix. Omitted: the preset's choice."""
     tokenizer: ProxyTokenizer | None = None
-    """Omitted: the recipe's."""
+    """A smaller tokenizer for the proxies. Omitted: the recipe's."""
     device: str = "auto"
+    """The device that proxies train on: `auto` (a GPU if there is one), `cpu`, `cuda:0`, or several
+    of one kind separated by commas.
+    """
     engine: Literal["local", "ray"] = "local"
-    """Where the processes of several devices are: on this machine, or in a Ray cluster."""
+    """Where the processes of several devices run: `local` on this machine, `ray` in a Ray cluster.
+    """
     models: Positive | None = None
-    """Most to train at once; omitted: as many as fit into memory."""
+    """Most models to train at once. Omitted: as many as fit into the device's memory."""
     tensorboard: str | None = None
-    """Directory for TensorBoard, relative to the recipe."""
+    """A directory for TensorBoard logs. A relative path starts from the recipe's directory;
+    omitted, no logs are written.
+    """
 
 
 class EvidenceRecipe(Frozen, frozen=True):
-    """What was learnt from models; files relative to the recipe."""
+    """What was learnt by training models on other mixtures."""
 
     runs: str | list[str] | None = None
-    """A run table, `runs.csv`, or a file of mixtures and one of losses."""
+    """A run table such as `runs.csv`, or a pair of files, mixtures and losses, as in `[ratios.csv,
+    metrics.csv]`. Relative paths start from the recipe's directory. Every method that fits a law
+    needs it: `bimix`, `bimix_mixed`, `dml`, `olmix`, `additive`, `autoscale`, `ridge`, `gaussian`,
+    `boosted`, `regmix`, `joint`, `law`, `ridge_mde`, `gaussian_mde` and `boosted_mde`.
+    """
     experts: str | None = None
-    """Log-probabilities of validation text under one model a domain."""
+    """A Parquet file from `curate experts`: log-probabilities of validation text under one model
+    for each domain. A relative path starts from the recipe's directory. Methods `mde`, `mixmin`,
+    `ridge_mde`, `gaussian_mde` and `boosted_mde` need it.
+    """
     proxy: ProxyRecipe | None = None
-    """Small models to train for what the method needs and no file gives; instead of `proxy`."""
+    """Proxy models to train for the evidence that the method needs and no file gives. It takes the
+    keys of the recipe's `proxy`, and stands in its place.
+    """
 
 
 class ObjectiveRecipe(Frozen, frozen=True):
-    """Exactly one of `target` and `weights`."""
+    """The loss to minimise: exactly one of `target` and `weights`."""
 
     target: str | None = None
-    """Minimise this loss alone."""
+    """Minimise the loss on this target alone."""
     weights: dict[str, Share] | None = None
-    """Minimise the mean with these importances."""
+    """Minimise the weighted mean of the targets' losses, with these relative importances of at
+    least 0. A target that is left out counts for nothing.
+    """
 
 
 class MixtureRecipe(Frozen, frozen=True):
-    """How the weights are found."""
+    """How each domain's share of the tokens is chosen."""
 
     method: str = "natural"
+    """The mixing method. `curate methods` lists them with what each needs."""
     measure: str = "conditional"
-    """For `entropy`: shannon, joint, conditional or von_neumann."""
+    """The entropy that method `entropy` uses: `shannon`, `joint`, `conditional` or `von_neumann`.
+    """
     estimator: Literal["corrected", "plugin"] = "corrected"
-    """For `entropy`: bias corrected on samples of equal size, with intervals; or the frequencies
-    of all tokens as they are, the paper's."""
+    """How method `entropy` estimates. `corrected` corrects for bias on samples of equal size and
+    gives intervals; `plugin` takes the frequencies of all tokens as they are, as in the BiMix
+    paper.
+    """
     temperature: Annotated[float, Meta(gt=0)] | None = None
+    """How even the shares are, greater than 0: larger is nearer to uniform. Method `temperature`
+    needs it; `entropy` (1 if omitted) and `leverage` (5 if omitted) take it.
+    """
     weights: dict[str, Share] | None = None
-    """For `manual`: share of tokens by domain; instead of `weight` in each domain."""
+    """Relative share of the training tokens by domain, at least 0. Only method `manual` uses it; it
+    stands in place of `weight` in each domain.
+    """
     evidence: EvidenceRecipe | None = None
-    """For the methods that learn from runs or experts; they alone read what follows."""
+    """Losses of models trained on other mixtures. Only the methods that learn from runs or experts
+    read it, and only they obey `law` and every key from `objective` to `level`.
+    """
     law: str | None = None
-    """For `law`: a law of `curate fit`."""
+    """The law that method `law` fits, which needs it. `curate fit` compares the laws on a run
+    table.
+    """
     objective: str | ObjectiveRecipe = "mean"
-    """`mean`, `worst`, `{target: NAME}` or `{weights: {NAME: importance}}`."""
+    """The loss to minimise: the `mean` of the targets' losses, the `worst` of them, `{target:
+    NAME}` or `{weights: {NAME: importance}}`. All methods that learn from runs or experts obey it.
+    """
     at_tokens: Annotated[float, Meta(gt=0)] | None = None
-    """Training tokens at which losses are compared; omitted: the most of the runs."""
+    """Number of training tokens at which predicted losses are compared, greater than 0. Methods
+    that learn from runs obey it; omitted, the most of any run.
+    """
     at_params: Annotated[float, Meta(gt=0)] | None = None
-    """Model parameters, likewise."""
+    """Number of model parameters at which predicted losses are compared, greater than 0. Methods
+    that learn from runs obey it; omitted, the most of any run.
+    """
     kl: Annotated[float, Meta(ge=0)] | None = None
-    """Pull to `prior`: nats of loss for a nat of KL divergence; omitted: the method's own."""
+    """Strength of the pull towards `prior`, at least 0: nats of loss per nat of KL divergence from
+    it. Methods that learn from runs or experts obey it; omitted, 0.05 for `olmix` and 0 for the
+    others.
+    """
     prior: str | dict[str, Share] = "natural"
-    """`natural`, `uniform`, or shares by domain."""
+    """The mixture that `kl` pulls towards and around which `regmix` draws: `natural` (in proportion
+    to supply), `uniform`, or relative shares by domain.
+    """
     floors: dict[str, Share] = {}
-    """Least share of a domain."""
+    """Least share of the training tokens by domain, from 0 to 1; their sum is at most 1. Methods
+    that learn from runs or experts obey them.
+    """
     trust_region: bool = True
-    """Keep to mixtures near to some run."""
+    """Whether to stay close to mixtures that some run has tried. Methods that learn from runs obey
+    it, except `regmix`.
+    """
     replicates: Annotated[int, Meta(ge=0, le=100_000)] | None = None
-    """Resamples for intervals, 0 for none; omitted: what the law can afford."""
+    """Number of resamples for the shares' intervals, from 0 (no intervals) to 100,000. Methods that
+    learn from runs or experts obey it; omitted, 100 for `mde`, `mixmin` and law `bimix`, 40 for
+    `exponential`, 20 for `ridge`, 0 for the other laws.
+    """
     discount_repeats: bool = False
-    """Count repeated tokens for less."""
+    """Whether repeated tokens count for less (Muennighoff et al. 2023, arXiv:2305.16264). Methods
+    that learn from runs obey it; `mde` and `mixmin` refuse it.
+    """
     level: str | Annotated[int, Meta(ge=1)] | None = None
-    """For `mde` and `mixmin`: `token`, `document`, or tokens of a chunk."""
+    """The unit of text that `mde` and `mixmin` mix experts over: `token`, `document`, or a chunk of
+    this many tokens, at least 1. Omitted: `token` for `mde`, `document` for `mixmin`.
+    """
 
 
 class ValidationRecipe(Frozen, frozen=True):
-    """Documents held out of every mixture, chosen by content hash."""
+    """Documents held out of every mixture, selected by a hash of their content."""
 
     documents: Annotated[float, Meta(ge=0, lt=1)] = 0.005
-    """Share of each domain's documents."""
+    """Share of each domain's documents to hold out, at least 0 and less than 1."""
     key: int = 0
-    """Another key holds out other documents."""
+    """Any whole number; another one holds out other documents."""
 
 
 class OutputRecipe(Frozen, frozen=True):
-    """Where the dataset goes and how."""
+    """The format and place of the dataset."""
 
     format: str = "megatron"
+    """The output format. `curate formats` lists them."""
     shape: Literal["mixed", "per-domain"] = "mixed"
-    """One mixed stream, or a folder a domain with the trainer's own mixture file."""
+    """`mixed` writes one stream in training order. `per-domain` writes a folder for each domain,
+    with a mixture file for the trainer.
+    """
     dir: str | None = None
-    """Omitted: `out/<name>` beside the recipe."""
+    """The directory of the dataset. A relative path starts from the recipe's directory; omitted, it
+    is `out/<name>` there.
+    """
     shard_tokens: Positive = 500_000_000
+    """Tokens in each shard, about. A format may set a lower limit of its own, such as 64 million
+    for text formats.
+    """
     options: dict[str, Any] = {}
-    """What the format lets you choose; `curate formats NAME` lists it."""
+    """Settings of the format. `curate formats NAME` lists them with their defaults."""
 
 
 class CountingRecipe(Frozen, frozen=True):
     """Limits of the bigram counter."""
 
     memory_mb: Annotated[int, Meta(ge=16)] = 256
-    """Count tables a worker keeps in memory before it spills them to disk."""
+    """Memory for count tables in each worker, in MiB, at least 16. Tables beyond that go to disk.
+    """
 
 
 class Recipe(Frozen, frozen=True):
-    """What to build. Everything omitted has the default shown."""
+    """What to build. Relative paths start from the recipe's directory."""
 
     name: Name
+    """The dataset's name, which also names its directory: 1 to 100 letters, digits and `. _ + -`,
+    starting with a letter or digit.
+    """
     tokenizer: TokenizerRecipe
+    """The tokenizer of the dataset."""
     domains: Annotated[list[DomainRecipe], Meta(min_length=1)]
+    """The sources of text, at least one."""
     budget_tokens: Positive
-    """Tokens of the training set in all, end-of-text tokens included; hit exactly."""
+    """Tokens of the training set in all, end-of-text tokens included. The dataset has exactly this
+    many.
+    """
     mixture: MixtureRecipe = MixtureRecipe()
+    """How each domain's share of the tokens is chosen."""
     sequence_length: Positive | None = None
-    """Tokens a sequence, for formats that cut the stream; omit for those that keep documents."""
+    """Tokens in each row. Formats that cut the stream into rows need it; omit it for those that
+    keep documents.
+    """
     window: Literal["L", "L+1"] = "L"
-    """Tokens of a row: `sequence_length`, or one more for trainers that take labels from it."""
+    """Tokens stored for each row: `L` is `sequence_length`, `L+1` is one more, for trainers that
+    take the last label from the row. Needs `sequence_length`.
+    """
     packing: Literal["concat", "best-fit", "whole"] = "concat"
-    """How documents make rows of `sequence_length`; see `curate.plan.packing`."""
+    """How documents fill rows. `concat` joins them and cuts the stream; `best-fit` packs parts of
+    documents to cut as few as possible; `whole` gives each part a row of its own. Needs
+    `sequence_length`.
+    """
     max_epochs: Annotated[float, Meta(gt=0, le=1e6)] = 1.0
-    """Passes over a domain that a mixture may use, where the domain says nothing else."""
+    """Most passes over any domain's training documents, greater than 0 and at most 1,000,000, where
+    the domain sets none itself. Every method obeys it unless `on_shortfall` is `repeat`.
+    """
     validation: ValidationRecipe = ValidationRecipe()
+    """Documents held out for validation."""
     on_shortfall: Literal["error", "repeat", "redistribute"] = "error"
+    """What to do where a domain has too few tokens for its share. `error` refuses weights of method
+    `manual` that break a cap; `redistribute` moves them to the nearest that fit; `repeat` ignores
+    the caps of every method. Methods other than `manual` always stay within the caps otherwise.
+    """
     on_bad_record: Literal["error", "quarantine"] = "quarantine"
+    """What to do with a record that cannot be read: stop with an `error`, or set it aside and count
+    it (`quarantine`).
+    """
     output: OutputRecipe = OutputRecipe()
+    """The format and place of the dataset."""
     counting: CountingRecipe = CountingRecipe()
+    """Limits of the bigram counter."""
     proxy: ProxyRecipe = ProxyRecipe()
+    """Proxy models for `curate proxy`; `mixture.evidence.proxy` trains them for the mixture
+    instead.
+    """
     cache: str = ".curate"
-    """Directory of the token store, relative to the recipe; shared by recipes."""
+    """The directory of the token store, which recipes may share. A relative path starts from the
+    recipe's directory.
+    """
     seed: int = 42
+    """Any whole number: it determines the order and selection of documents."""
 
     @property
     def row_tokens(self) -> int | None:
