@@ -15,9 +15,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from io import BufferedReader, RawIOBase
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -203,7 +203,14 @@ def open_shard(path: Path) -> BufferedReader:
         raise ShardError(f"{path}: cannot be opened ({error.strerror or error})") from error
 
 
-def write_tokens(file: RawIOBase, batch: TokenBatch, dtype: np.dtype[Any]) -> None:
+class UnbufferedFile(Protocol):
+    """A binary file opened without a buffer; Windows wraps temporary ones in a class apart."""
+
+    def write(self, content: memoryview, /) -> int | None:
+        """Write a first part of `content`; return its length in bytes."""
+
+
+def write_tokens(file: UnbufferedFile, batch: TokenBatch, dtype: np.dtype[Any]) -> None:
     """Append a batch's tokens to an unbuffered file, which copies them once if `dtype` is theirs.
 
     Raises:
@@ -234,7 +241,7 @@ def to_dtype(batch: TokenBatch, dtype: np.dtype[Any]) -> NDArray[Any]:
     return np.ascontiguousarray(batch.tokens, dtype=dtype)
 
 
-def write_bytes(file: RawIOBase, unwritten: Any) -> None:
+def write_bytes(file: UnbufferedFile, unwritten: Any) -> None:
     """Append a buffer of bytes; a raw write may stop short, on Linux always at 2 GiB."""
     unwritten = memoryview(unwritten)
     while unwritten:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,10 @@ STATE_BYTES = 16 + 8
 """A parameter's weight, gradient and two moments, and what an update holds beside them."""
 
 SAFE_SHARE = 0.7
-"""Of free memory, that is planned with."""
+"""Share of the free memory that is planned with."""
+
+UNKNOWN_FREE_BYTES = 4 << 30
+"""Memory taken for free where the system does not say; conservative for a machine that trains."""
 
 CPU_MODELS = 16
 """A CPU gains nothing from more at once, and a killed group loses less."""
@@ -41,13 +45,12 @@ def free_bytes(device: torch.device) -> int:
     """Memory that is free on the device now."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    try:
-        for line in Path("/proc/meminfo").read_text("ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except OSError:  # not Linux
-        return 4 << 30
-    return int(os.sysconf("SC_PAGE_SIZE")) * int(os.sysconf("SC_AVPHYS_PAGES"))
+    if sys.platform != "linux":  # the standard library does not tell
+        return UNKNOWN_FREE_BYTES
+    for line in Path("/proc/meminfo").read_text("ascii").splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
 
 
 def model_bytes(shape: Shape, compute: torch.dtype) -> int:

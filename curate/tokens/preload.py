@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import sys
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -79,7 +80,7 @@ def build(definition: str) -> Any:
 @contextlib.contextmanager
 def _one_core() -> Iterator[None]:
     """While inside, one core may be used, so that thread pools made there have one thread."""
-    if not hasattr(os, "sched_setaffinity"):
+    if sys.platform != "linux":
         yield
         return
     allowed = os.sched_getaffinity(0)
