@@ -12,9 +12,16 @@ from numpy.typing import NDArray
 
 from curate.errors import FitError
 from curate.laws.fitting.features import progress_of
+from curate.laws.fitting.gaussian_process import (
+    Rows,
+    _prior,
+    _unlikelihood,
+    learn,
+    left_out,
+    observe,
+)
 from curate.laws.forms.dummies import fit_mean, fit_own_share
 from curate.laws.forms.joint import FittedJoint, _spread_over_runs, fit_joint
-from curate.laws.forms.joint_process import Rows, _belief, _unlikelihood, learn, left_out, observe
 from curate.laws.forms.joint_trend import HEADROOM, NO_HEAD_START, PROPORTIONAL, fit_trend
 from curate.laws.forms.joint_trend import left_out as trend_left_out
 from curate.laws.law import RunTable
@@ -194,14 +201,14 @@ def test_too_few_mixtures() -> None:
 def test_likelihood_gradient() -> None:
     rng = np.random.default_rng(8)
     rows = Rows(rng.random((24, 3)), rng.random((24, 2)), np.arange(24) // 3)
-    belief, values = _belief(rows), rng.normal(size=24)
-    theta = belief.centre + rng.normal(0, 0.3, len(belief.centre))
-    _, found = _unlikelihood(theta, rows, values, belief)
+    prior, values = _prior(rows), rng.normal(size=24)
+    theta = prior.centre + rng.normal(0, 0.3, len(prior.centre))
+    _, found = _unlikelihood(theta, rows, values, prior)
     for place in range(len(theta)):
         step = np.zeros(len(theta))
         step[place] = 1e-6
-        ahead, _ = _unlikelihood(theta + step, rows, values, belief)
-        behind, _ = _unlikelihood(theta - step, rows, values, belief)
+        ahead, _ = _unlikelihood(theta + step, rows, values, prior)
+        behind, _ = _unlikelihood(theta - step, rows, values, prior)
         assert found[place] == pytest.approx((ahead - behind) / 2e-6, rel=1e-4, abs=1e-4)
 
 
@@ -330,11 +337,11 @@ def products(seed: int) -> RunTable:
 
 def test_where_progress_varies_a_process_corrects_the_trend() -> None:
     law, unseen = fit_joint(products(0)), products(1)
-    assert len(law.arounds) == 2
+    assert len(law.corrected) == 2
     votes = law.votes.copy()
     votes[3] = 0
     without = dataclasses.replace(law, votes=votes / votes.sum(axis=0))
     assert mean_error(law, unseen) < 0.95 * mean_error(without, unseen)
     last = products(0)
     last = last.take((last.tokens == last.tokens.max()) & (last.params == 1e8))
-    assert len(fit_joint(last).arounds) == 1
+    assert len(fit_joint(last).corrected) == 1

@@ -21,13 +21,14 @@ from law_tables import DOMAINS, mixtures, table_of
 
 from curate.errors import FitError
 from curate.laws import LAWS, Law
+from curate.laws.fitting.gaussian_process import Rows, _prior, _unlikelihood
 from curate.laws.fitting.progress_term import Horizon
 from curate.laws.forms.additive import FittedAdditive
 from curate.laws.forms.autoscale import FittedAutoscale
 from curate.laws.forms.bimix import Coefficients, FittedBimix, fit_bimix
 from curate.laws.forms.bimix_mixed import FittedBimixMixed
 from curate.laws.forms.exponential import FittedExponential
-from curate.laws.forms.gaussian import fit_process, negative_log_likelihood
+from curate.laws.forms.gaussian import fit_gaussian
 from curate.laws.forms.ridge import fit_ridge
 from curate.laws.law import Array, FittedLaw, RunTable
 
@@ -234,31 +235,23 @@ def test_a_curve_leaves_out_the_steps_that_a_run_begins_with(seed: int) -> None:
         fit_settled_curve(tokens[:2], losses[:2])
 
 
-def test_marginal_likelihood_of_two_points_by_hand_and_its_gradient() -> None:
-    """K = [[1, .83], [.83, 1]] + .01 I at distance .5; checked against the density itself."""
-    theta = np.log(np.array([1.0, 1.0, 0.1]))
-    features, residuals = np.array([[0.0], [0.5]]), np.array([0.3, -0.1])
+def test_marginal_likelihood_of_two_points_by_hand() -> None:
+    """K = [[1, .83], [.83, 1]] + 10 for the unknown mean + .01 I, at distance .5."""
+    rows = Rows(np.array([[0.0], [0.5]]), np.zeros((2, 0)), np.arange(2))
+    theta = np.array([0.0, 0.0, -30.0, np.log(0.1)])  # length 1, step 1, hardly a plane, noise .1
     d = np.sqrt(5) * 0.5
-    off = (1 + d + d * d / 3) * np.exp(-d)
-    determinant = 1.01**2 - off**2
-    square = (1.01 * (0.09 + 0.01) - 2 * off * 0.3 * -0.1) / determinant
-    expected = 0.5 * square + 0.5 * np.log(determinant) + np.log(2 * np.pi)
-    group = np.array([0])
-    assert negative_log_likelihood(theta, features, residuals, group)[0] == pytest.approx(expected)
-    rng = np.random.default_rng(17)
-    features, residuals = rng.random((12, 3)), rng.normal(0, 0.1, 12)
-    group, theta = np.array([0, 0, 1]), np.array([-1.0, 0.2, -0.4, -2.0])
-    _, slope = negative_log_likelihood(theta, features, residuals, group)
-    for at in range(4):
-        step = np.eye(4)[at] * 1e-5
-        up = negative_log_likelihood(theta + step, features, residuals, group)[0]
-        down = negative_log_likelihood(theta - step, features, residuals, group)[0]
-        assert slope[at] == pytest.approx((up - down) / 2e-5, rel=1e-5)
+    off = 10 + (1 + d + d * d / 3) * np.exp(-d)
+    determinant = 11.01**2 - off**2
+    square = (11.01 * (0.09 + 0.01) - 2 * off * 0.3 * -0.1) / determinant
+    expected = 0.5 * square + 0.5 * np.log(determinant)
+    prior = replace(_prior(rows), centre=theta)
+    value, _ = _unlikelihood(theta, rows, np.array([0.3, -0.1]), prior)
+    assert value == pytest.approx(expected, rel=1e-5)
 
 
 def test_gaussian_doubts_more_far_from_the_runs() -> None:
     table = table_of(mixtures(30, 3, 18, 0.2), noise=0.002)
-    law = fit_process(table, by_domain=True)
+    law = fit_gaussian(table)
     weights = np.array([[0.34, 0.33, 0.33], [1.0, 0.0, 0.0]])
     doubt: Array = law.deviation(weights, np.full(2, NAN), np.full(2, NAN))
     assert doubt.shape == (2, 3) and (doubt[1] > doubt[0]).all()

@@ -21,6 +21,7 @@ from curate.laws import LAWS, Law
 from curate.laws.fitting.features import run_folds
 from curate.laws.law import Array, RunTable
 from curate.laws.scores import Scores, SeedNoise, finite_or_none, score, seed_noise
+from curate.runtime.threads import one_blas_thread
 from curate.runtime.workers import map_tasks
 
 Rows = NDArray[np.bool_]
@@ -180,6 +181,7 @@ def later_rows(table: RunTable) -> Rows | None:
     return held if before >= 4 else None
 
 
+@one_blas_thread()
 def _fit_and_predict(task: _FitTask) -> _FitResult:
     started = time.process_time()
     held = task.table.take(task.held)

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate.laws.law import Array
+from curate.runtime.threads import one_blas_thread
 
 Model = Callable[[Array], tuple[Array, Array]]
 """Parameters (targets, parameters) → losses (targets, rows), and their derivatives by the
@@ -41,6 +42,7 @@ class Prior:
     """shape (parameters,), standard deviations; positive, infinity for none."""
 
 
+@one_blas_thread()
 def fit_log_losses(model: Model, prior: Prior, losses: Array) -> Array:
     """Parameters that minimise, for every target on its own, the negative log posterior.
 

@@ -14,16 +14,21 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from curate.laws.fitting.features import Progress, progress_of
+from curate.laws.fitting.gaussian_process import (
+    Rows,
+    TargetProcesses,
+    evenly,
+    fit_processes,
+    new_runs,
+    run_numbers,
+)
 from curate.laws.forms.boosted import fit_boosted
-from curate.laws.forms.joint_process import Process, Rows, learn, observe
 from curate.laws.forms.ridge import fit_ridge
 from curate.laws.law import Array, FittedLaw, Law, RunTable
+from curate.runtime.threads import one_blas_thread
 
 SHARE_OFFSET = 1e-4
 """Added to every share: the square root has no derivative at zero."""
-ROWS_LEARN = 320
-"""Rows on which the process's lengths are learnt; time grows with their cube."""
-ROWS_KEEP = 3000
 FURTHEST = 6.0
 """Standard deviations from the runs' mean beyond which an experts' loss is not followed; it is
 infinite where the experts of the mixture exclude a token."""
@@ -114,70 +119,57 @@ def fit_beside(table: RunTable, experts: FittedLaw, fit: Fit) -> FittedBeside:
 
 
 @dataclass(frozen=True, slots=True)
-class FittedProcess:
+class FittedExpertProcess:
     """A Gaussian process over square roots of shares and experts' losses, one a target."""
 
     features: ExpertLosses
     unit: float
     """What standardised columns are multiplied by, to be of the size of the square roots."""
-    processes: tuple[Process, ...]
-    centres: Array
-    """shape (targets,), mean log loss."""
-    scales: Array
-    """shape (targets,), its standard deviation."""
+    processes: TargetProcesses
+    """Over log losses."""
     progress: Progress
 
     def predict(self, weights: Array, tokens: Array, params: Array) -> Array:
         """See `FittedLaw`."""
-        rows = self._rows(weights, tokens, params)
-        means = np.stack([process.mean(rows) for process in self.processes], axis=1)
-        losses: Array = np.exp(self.centres + self.scales * means)
+        losses: Array = np.exp(self.processes.mean(self._new_rows(weights, tokens, params)))
         return losses
 
     def gradient(self, weights: Array, tokens: Array, params: Array) -> Array:
         """See `FittedLaw`."""
-        rows = self._rows(weights, tokens, params)
+        rows = self._new_rows(weights, tokens, params)
         domains = weights.shape[1]
-        by_column = np.stack([process.gradient(rows) for process in self.processes], axis=1)
+        by_column = self.processes.standard_gradient(rows)
         by_share = by_column[:, :, :domains] / (2 * rows.mixture[:, None, :domains])
         by_share += by_column[:, :, domains:] @ (self.unit * self.features.slopes(weights))
         losses = self.predict(weights, tokens, params)
-        return np.asarray(losses[:, :, None] * self.scales[:, None] * by_share)
+        return np.asarray(losses[:, :, None] * self.processes.scales[:, None] * by_share)
 
-    def _rows(self, weights: Array, tokens: Array, params: Array) -> Rows:
-        return Rows(
-            _columns(weights, self.features, self.unit),
-            self.progress.columns(tokens, params),
-            np.full(len(weights), -1, np.int64),
-        )
+    def _new_rows(self, weights: Array, tokens: Array, params: Array) -> Rows:
+        columns = _columns(weights, self.features, self.unit)
+        return Rows(columns, self.progress.columns(tokens, params), new_runs(len(weights)))
 
 
-def fit_process(table: RunTable, experts: FittedLaw) -> FittedProcess:
-    """Fit a step and a plane of square roots of shares and experts' losses to log losses.
+@one_blas_thread()
+def fit_expert_process(table: RunTable, experts: FittedLaw) -> FittedExpertProcess:
+    """Fit a Gaussian process over square roots of shares and experts' losses to log losses.
+
+    Args:
+        table: Any number of runs; of more than 3000 rows an even selection is kept.
+        experts: Losses of the experts mixed by shares, in the order of the runs' domains.
 
     Differs from the paper: one process a target, without sharing between targets; each target sees
     the experts' losses of all.
     """
-    if len(table.runs) > ROWS_KEEP:
-        table = table.take(np.linspace(0, len(table.runs) - 1, ROWS_KEEP).astype(np.int64))
+    table = evenly(table)
     features = expert_losses(experts, table.weights)
     unit = float(np.sqrt(table.weights).std(axis=0).mean()) or 1.0
-    logs = np.log(table.losses)
-    centres, scales = logs.mean(axis=0), np.maximum(logs.std(axis=0), 1e-9)
-    _, run = np.unique(np.array(table.runs), return_inverse=True)
     progress = progress_of(table)
     rows = Rows(
         _columns(table.weights, features, unit),
         progress.columns(table.tokens, table.params),
-        np.asarray(run, np.int64).reshape(-1),
+        run_numbers(table),
     )
-    few = np.linspace(0, len(logs) - 1, min(len(logs), ROWS_LEARN)).astype(np.int64)
-    processes = []
-    for target in range(len(table.targets)):
-        values = (logs[:, target] - centres[target]) / scales[target]
-        covariance = learn(rows.take(few), values[few])
-        processes.append(observe(covariance, rows, values))
-    return FittedProcess(features, unit, tuple(processes), centres, scales, progress)
+    return FittedExpertProcess(features, unit, fit_processes(rows, np.log(table.losses)), progress)
 
 
 def _columns(weights: Array, features: ExpertLosses, unit: float) -> Array:
@@ -207,7 +199,7 @@ class Informed:
 INFORMED: dict[str, Informed] = {
     "ridge_mde": Informed("ridge", "linear in the shares and the experts' losses", _fit_ridge),
     "gaussian_mde": Informed(
-        "process", "a Gaussian process on root shares and the experts' losses", fit_process
+        "process", "a Gaussian process on root shares and the experts' losses", fit_expert_process
     ),
     "boosted_mde": Informed(
         "boosted", "boosted trees (LightGBM) on the shares and the experts' losses", _fit_boosted

@@ -4,7 +4,7 @@ The mean of log losses of three or four experts, none of which is best everywher
 
 - the effective-share trend with diminishing returns (`joint_trend`), good from few runs;
 - the same, proportional in the shares: best far from the runs;
-- a Gaussian process on square roots of shares (`joint_process`) around the mean curve over
+- a Gaussian process on square roots of shares (`gaussian_process`) around the mean curve over
   tokens and model size: best among the runs;
 - where tokens or model size vary, such a process around the diminishing trend too.
 
@@ -21,8 +21,17 @@ from numpy.typing import NDArray
 
 from curate.errors import FitError
 from curate.laws.fitting.features import Progress, progress_of
-from curate.laws.forms.joint_process import Process, Rows, learn, observe
-from curate.laws.forms.joint_process import left_out as process_left_out
+from curate.laws.fitting.gaussian_process import (
+    ROWS_KEEP,
+    ROWS_LEARN,
+    Rows,
+    TargetProcesses,
+    learn,
+    new_runs,
+    observe,
+    run_numbers,
+)
+from curate.laws.fitting.gaussian_process import left_out as process_left_out
 from curate.laws.forms.joint_trend import (
     DIMINISHING,
     PROGRESS_ONLY,
@@ -33,11 +42,8 @@ from curate.laws.forms.joint_trend import (
 )
 from curate.laws.forms.joint_trend import left_out as trend_left_out
 from curate.laws.law import Array, Law, RunTable
+from curate.runtime.threads import one_blas_thread
 
-ROWS_LEARN = 320
-"""Rows on which lengths and sizes are learnt; time grows with their cube."""
-ROWS_KEEP = 3000
-"""Rows that the process is given; of more, the checkpoints of every run are thinned."""
 ROWS_JUDGE = 800
 """Rows on which experts are compared, and trends fitted."""
 LEAST_MIXTURES = 4
@@ -45,34 +51,21 @@ LEAST_MIXTURES = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Around:
-    """A process of every target around a trend, for what the trend leaves of log losses."""
+class CorrectedTrend:
+    """A trend, and a process of every target for what it misses in log losses."""
 
     trend: Trend
-    processes: tuple[Process, ...]
-    """One a target."""
-    centres: Array
-    """shape (targets,), mean of what the processes see, in log losses."""
-    scales: Array
-    """shape (targets,), standard deviation of the same."""
+    residuals: TargetProcesses
 
     def log_losses(self, trend: Array, rows: Rows) -> Array:
-        """Shape (rows, targets), given the trend's."""
-        near = np.stack([process.mean(rows) for process in self.processes], axis=1)
-        found: Array = trend + self.centres + self.scales * near
-        return found
+        """Correct the trend's log losses, shape (rows, targets)."""
+        return self.residuals.mean(rows, trend)
 
     def gradient(self, trend: Array, rows: Rows) -> Array:
-        """Derivative by the weights, shape (rows, targets, domains), given the trend's."""
-        by_root = np.stack([process.gradient(rows) for process in self.processes], axis=1)
-        slopes = self.scales[:, None] * by_root / (2 * rows.mixture[:, None, :])
-        # The trend depends on the shares' sum, which is free here.
+        """Correct the trend's derivative by the weights, shape (rows, targets, domains)."""
+        by_root = self.residuals.standard_gradient(rows)
+        slopes = self.residuals.scales[:, None] * by_root / (2 * rows.mixture[:, None, :])
         return np.asarray(trend + slopes)
-
-    def deviation(self, rows: Rows) -> Array:
-        """Standard deviation of a new run's log losses, shape (rows, targets)."""
-        spread = np.stack([process.deviation(rows) for process in self.processes], axis=1)
-        return np.asarray(spread * self.scales)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +74,7 @@ class FittedJoint:
 
     trends: tuple[Trend, ...]
     """Diminishing and proportional."""
-    arounds: tuple[Around, ...]
+    corrected: tuple[CorrectedTrend, ...]
     """Around the mean curve and, where progress varies, around the diminishing trend."""
     votes: Array
     """shape (experts, targets): the trends, the processes; each column sums to 1."""
@@ -98,7 +91,7 @@ class FittedJoint:
         rows = self._rows(weights, tokens, params)
         at = (weights, tokens, params)
         slopes = [trend.gradient(*at) for trend in self.trends]
-        slopes += [around.gradient(around.trend.gradient(*at), rows) for around in self.arounds]
+        slopes += [expert.gradient(expert.trend.gradient(*at), rows) for expert in self.corrected]
         by_weight = sum(
             vote[:, None] * slope for vote, slope in zip(self.votes, slopes, strict=True)
         )
@@ -111,7 +104,7 @@ class FittedJoint:
         That of the process around the mean curve, with noise between runs, and the experts'
         disagreement: large where a mixture is unlike all runs.
         """
-        spread = self.arounds[0].deviation(self._rows(weights, tokens, params))
+        spread = self.corrected[0].residuals.deviation(self._rows(weights, tokens, params))
         experts = self.experts(weights, tokens, params)
         votes = self.votes[:, None, :]
         mean = (votes * experts).sum(axis=0)
@@ -123,15 +116,18 @@ class FittedJoint:
         """Log losses that each expert predicts, shape (experts, rows, targets)."""
         rows = self._rows(weights, tokens, params)
         at = (weights, tokens, params)
-        found = [trend.log_losses(*at) for trend in self.trends]
-        found += [around.log_losses(around.trend.log_losses(*at), rows) for around in self.arounds]
-        return np.stack(found)
+        trends = [trend.log_losses(*at) for trend in self.trends]
+        corrected = [
+            expert.log_losses(expert.trend.log_losses(*at), rows) for expert in self.corrected
+        ]
+        return np.stack([*trends, *corrected])
 
     def _rows(self, weights: Array, tokens: Array, params: Array) -> Rows:
-        nobody = np.full(len(weights), -1, np.int64)
-        return _rows_of(weights, self.progress.columns(tokens, params), nobody)
+        columns = self.progress.columns(tokens, params)
+        return _rows_of(weights, columns, new_runs(len(weights)))
 
 
+@one_blas_thread()
 def fit_joint(table: RunTable) -> FittedJoint:
     """Fit the joint law.
 
@@ -154,8 +150,7 @@ def fit_joint(table: RunTable) -> FittedJoint:
             f"it needs {LEAST_MIXTURES}, better {2 * len(table.domains)}. Train runs at other "
             "weights, or fit --laws additive, which takes what there is"
         )
-    _, run = np.unique(np.array(table.runs), return_inverse=True)
-    run = np.asarray(run, np.int64).reshape(-1)
+    run = run_numbers(table)
     order = _spread_over_runs(run)
     few, judged, many = (np.sort(order[:rows]) for rows in (ROWS_LEARN, ROWS_JUDGE, ROWS_KEEP))
     sample = _Sample(few, judged, many, mixture[judged])
@@ -169,12 +164,12 @@ def fit_joint(table: RunTable) -> FittedJoint:
         for trend, belief in zip(trends, (DIMINISHING, PROPORTIONAL), strict=True)
     ]
     curve = fit_trend(some, progress, PROGRESS_ONLY)
-    near, missed_near = _fit_around(curve, table, rows, sample)
-    arounds, missed = [near], [*missed, missed_near]
+    near, missed_near = _fit_corrected(curve, table, rows, sample)
+    corrected, missed = [near], [*missed, missed_near]
     if columns.shape[1]:
-        closer, missed_closer = _fit_around(trends[0], table, rows, sample)
-        arounds, missed = [*arounds, closer], [*missed, missed_closer]
-    return FittedJoint(tuple(trends), tuple(arounds), _votes(missed), progress)
+        closer, missed_closer = _fit_corrected(trends[0], table, rows, sample)
+        corrected, missed = [*corrected, closer], [*missed, missed_closer]
+    return FittedJoint(tuple(trends), tuple(corrected), _votes(missed), progress)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +183,9 @@ class _Sample:
     """Mixtures of the rows to judge."""
 
 
-def _fit_around(trend: Trend, table: RunTable, rows: Rows, sample: _Sample) -> tuple[Around, Array]:
+def _fit_corrected(
+    trend: Trend, table: RunTable, rows: Rows, sample: _Sample
+) -> tuple[CorrectedTrend, Array]:
     """Processes around a trend, and their errors on mixtures left out of the rows to judge.
 
     The trend is not fitted again without those mixtures; taking its own errors on them into account
@@ -204,7 +201,8 @@ def _fit_around(trend: Trend, table: RunTable, rows: Rows, sample: _Sample) -> t
         processes.append(observe(covariance, rows.take(sample.keep), seen[sample.keep]))
         judged = rows.take(sample.judge), seen[sample.judge]
         missed.append(process_left_out(covariance, *judged, sample.group))
-    return Around(trend, tuple(processes), centres, scales), np.stack(missed, axis=1) * scales
+    residuals = TargetProcesses(tuple(processes), centres, scales)
+    return CorrectedTrend(trend, residuals), np.stack(missed, axis=1) * scales
 
 
 def _rows_of(weights: Array, columns: Array, run: NDArray[np.int64]) -> Rows:
