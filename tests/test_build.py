@@ -87,7 +87,7 @@ def test_files_that_hold_the_same_are_named(recipe: Path, corpus: Path, tmp_path
     domain = f'domains=[{{name: wiki, paths: "{tmp_path}/[otev]*"}}]'
     heard = Listener()
     built = build(load(recipe, (domain, "validation.documents=0")), 1, heard)
-    assert sum(len(found) for found in built.ingested.domains) == 3 * 150
+    assert sum(len(found) for found in built.tokenized.domains) == 3 * 150
     (said,) = [notice for notice in heard.notices if "count again" in notice]
     assert said.startswith("domain 'wiki': 2 of its files hold what another of them holds")
     assert f"({tmp_path}/three is the same as {tmp_path}/one)" in said
@@ -123,9 +123,9 @@ def test_text_formats_hold_the_source_text(recipe: Path, corpus: Path) -> None:
 
 
 def test_remixing_tokenises_nothing(recipe: Path) -> None:
-    assert make(recipe).ingested.tokenised_bytes > 0
+    assert make(recipe).tokenized.tokenised_bytes > 0
     again = make(recipe, "mixture.method=uniform", "budget_tokens=20000", "name=other")
-    assert again.ingested.tokenised_bytes == 0 and again.certificate["ok"]
+    assert again.tokenized.tokenised_bytes == 0 and again.certificate["ok"]
 
 
 def test_a_fresh_dataset_is_only_read_back(recipe: Path) -> None:
@@ -201,7 +201,7 @@ def test_only_a_changed_file_is_tokenised_again(recipe: Path, corpus: Path, tmp_
     (copy / "code" / "part-0.jsonl").rename(copy / "code" / "renamed.jsonl")
     again = make(recipe)
     unique_bytes = sum(len(row["text"].encode()) for row in added)
-    assert again.ingested.tokenised_bytes == unique_bytes
+    assert again.tokenized.tokenised_bytes == unique_bytes
     stats = json.loads((again.directory / "stats.json").read_text())
     assert stats["domains"]["wiki"]["documents"] == 320
     fresh = make(recipe, "cache=fresh", "output.dir=fresh")
@@ -368,10 +368,10 @@ def test_text_trees_are_documents(recipe: Path, tmp_path: Path) -> None:
     stats = json.loads((first.directory / "stats.json").read_text())["domains"]["tree"]
     assert stats["documents"] == stats["files"] == 50
     (tree / "d0" / "0.txt").write_text("another text")
-    tokenizer = first.ingested.tokenizer.fingerprint
+    tokenizer = first.tokenized.tokenizer.fingerprint
     again = make(recipe, "budget_tokens=3000", "output.format=jsonl")
-    if again.ingested.tokenizer.fingerprint == tokenizer:
-        assert again.ingested.tokenised_bytes == len("another text")
+    if again.tokenized.tokenizer.fingerprint == tokenizer:
+        assert again.tokenized.tokenised_bytes == len("another text")
     assert again.certificate["ok"], again.certificate["problems"]
 
 
@@ -404,7 +404,7 @@ def test_a_damaged_part_is_made_again(recipe: Path, name: str, kept: float | Non
     if kept is not None:
         path.write_bytes(content[: int(len(content) * kept)])
     again = make(recipe, "output.dir=again")
-    assert again.ingested.tokenised_bytes > 0 and again.certificate["ok"]
+    assert again.tokenized.tokenised_bytes > 0 and again.certificate["ok"]
     assert shard_bytes(again.directory) == first
 
 
@@ -493,4 +493,4 @@ def test_a_store_of_another_version_is_left_alone(
     monkeypatch.setattr(store, "SCHEMA", store.SCHEMA + 1)
     again = make(recipe, "seed=7")
     assert again.certificate["ok"]
-    assert again.ingested.tokenised_bytes == first.ingested.tokenised_bytes
+    assert again.tokenized.tokenised_bytes == first.tokenized.tokenised_bytes

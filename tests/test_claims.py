@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import make_documents, write_jsonl
 
-from curate.pipeline.tokenize import ingest
+from curate.pipeline.tokenize import tokenize_domains
 from curate.recipe import load
 from curate.runtime.progress import Observer
 from curate.runtime.workers import Send, run_workers
@@ -121,8 +121,8 @@ def test_counts_do_not_depend_on_who_counted(
             write_jsonl(path, make_documents(name, 300, seed=part))
         rows.append(f"{{name: {name}, paths: {tmp_path}/{name}-*.jsonl}}")
     overrides = [f"domains=[{', '.join(rows)}]"]
-    alone = ingest(load(recipe, [*overrides, "cache=alone"]), 1, Observer())
-    found = ingest(load(recipe, [*overrides, f"cache=by-{workers}"]), workers, Observer())
+    alone = tokenize_domains(load(recipe, [*overrides, "cache=alone"]), 1, Observer())
+    found = tokenize_domains(load(recipe, [*overrides, f"cache=by-{workers}"]), workers, Observer())
     assert found.stats == alone.stats
     tables = [
         {path.name: path.read_bytes() for path in directory.iterdir()}

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import END, write_jsonl
 
-from curate.pipeline.tokenize import ingest
+from curate.pipeline.tokenize import tokenize_domains
 from curate.recipe import load
 from curate.runtime.progress import Observer
 from curate.sources.plans import FilePlan, PlanRequest, plan_lines
@@ -90,6 +90,6 @@ def test_segments_in_which_no_line_starts(
         f"domains=[{{name: long, paths: {path}}}]",
         f"tokenizer={{path: {tokenizer}, eos: '{END}'}}",
     )
-    found = ingest(load(recipe, overrides), 1, Observer())
+    found = tokenize_domains(load(recipe, overrides), 1, Observer())
     assert [stats.documents for stats in found.stats] == [4]
     assert found.plans[0][0].count == 7

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from curate.errors import InfeasiblePlan, InputError
-from curate.pipeline.tokenize import Ingested, ingest
+from curate.pipeline.tokenize import TokenizedDomains, tokenize_domains
 from curate.plan import SequenceSampler, TokenCopier, stream
 from curate.plan.budget import allocate
 from curate.proxy.batches import (
@@ -27,16 +27,16 @@ START = 1
 
 
 @pytest.fixture
-def ingested(recipe: Path) -> Ingested:
-    return ingest(load(recipe), 1, Observer())
+def tokenized(recipe: Path) -> TokenizedDomains:
+    return tokenize_domains(load(recipe), 1, Observer())
 
 
 def domains_of(
-    ingested: Ingested, max_epochs: float = 4.0, share: float = 1.0
+    tokenized: TokenizedDomains, max_epochs: float = 4.0, share: float = 1.0
 ) -> tuple[ProxyDomain, ...]:
     return tuple(
         ProxyDomain(domain, held_out, max_epochs, share)
-        for domain, held_out in zip(ingested.domains, ingested.validation, strict=True)
+        for domain, held_out in zip(tokenized.domains, tokenized.validation, strict=True)
     )
 
 
@@ -47,8 +47,8 @@ RUNS = [
 ]
 
 
-def test_every_planned_token_is_a_target_once(ingested: Ingested) -> None:
-    domains = domains_of(ingested)
+def test_every_planned_token_is_a_target_once(tokenized: TokenizedDomains) -> None:
+    domains = domains_of(tokenized)
     batches = list(BatchSource(RUNS, domains, LENGTH, START).batches(4))
     assert len(batches) == 10 and batches[0].shape == (3, 4, LENGTH + 1)
     found = np.concatenate(batches, axis=1)
@@ -58,30 +58,30 @@ def test_every_planned_token_is_a_target_once(ingested: Ingested) -> None:
         planned = []
         for own, tokens in zip(supply, allocate(run.weights, run.tokens), strict=True):
             number = supply.index(own)
-            whole = np.concatenate([ingested.domains[number].document(d) for d in own.documents])
+            whole = np.concatenate([tokenized.domains[number].document(d) for d in own.documents])
             planned.append(np.resize(whole, tokens))  # repeats from the start where it is short
         expected = np.sort(np.concatenate(planned))
         assert np.array_equal(np.sort(found[model, :, 1:].ravel()), expected)
 
 
-def test_order_is_that_of_the_dataset_builder(ingested: Ingested) -> None:
+def test_order_is_that_of_the_dataset_builder(tokenized: TokenizedDomains) -> None:
     run = RUNS[0]
     streams = [
         stream(domain, ~held_out, tokens, run.seed)
         for domain, held_out, tokens in zip(
-            ingested.domains, ingested.validation, allocate(run.weights, run.tokens), strict=True
+            tokenized.domains, tokenized.validation, allocate(run.weights, run.tokens), strict=True
         )
     ]
     built = SequenceSampler(streams, LENGTH, run.seed).shard(0, 1)
     expected = np.empty(run.tokens, np.int64)
-    TokenCopier(ingested.domains).copy(built.pieces, expected)
-    batches = BatchSource([run], domains_of(ingested), LENGTH, START).batches(5)
+    TokenCopier(tokenized.domains).copy(built.pieces, expected)
+    batches = BatchSource([run], domains_of(tokenized), LENGTH, START).batches(5)
     found = np.concatenate([batch[0, :, 1:].ravel() for batch in batches])
     assert np.array_equal(found, expected)
 
 
-def test_a_stack_draws_what_each_run_draws_alone(ingested: Ingested) -> None:
-    domains = domains_of(ingested)
+def test_a_stack_draws_what_each_run_draws_alone(tokenized: TokenizedDomains) -> None:
+    domains = domains_of(tokenized)
     together = list(BatchSource(RUNS, domains, LENGTH, START).batches(4))
     for model, run in enumerate(RUNS):
         alone = list(BatchSource([run], domains, LENGTH, START).batches(4))
@@ -90,21 +90,21 @@ def test_a_stack_draws_what_each_run_draws_alone(ingested: Ingested) -> None:
 
 @pytest.mark.parametrize("first", [0, 1, 7, 10])
 def test_going_on_at_a_step_draws_the_rest(
-    ingested: Ingested, first: int, monkeypatch: pytest.MonkeyPatch
+    tokenized: TokenizedDomains, first: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("curate.proxy.batches.STRETCH_TOKENS", 7 * LENGTH)  # several stretches
-    source = BatchSource(RUNS, domains_of(ingested), LENGTH, START)
+    source = BatchSource(RUNS, domains_of(tokenized), LENGTH, START)
     whole, rest = list(source.batches(4)), list(source.batches(4, first))
     assert len(whole) == 10 and len(rest) == 10 - first
     assert all(np.array_equal(a, b) for a, b in zip(whole[first:], rest, strict=True))
 
 
-def test_matched_repetition_shows_the_first_documents_as_often(ingested: Ingested) -> None:
+def test_matched_repetition_shows_the_first_documents_as_often(tokenized: TokenizedDomains) -> None:
     # A target of 30,000 tokens and runs of 3,000: a tenth of each supply, at the same epochs.
-    domains = domains_of(ingested, share=0.1)
+    domains = domains_of(tokenized, share=0.1)
     weights = (0.5, 0.3, 0.2)
     run = RunTokens("a", weights, 3000, 42)
-    full = supply_streams(domains_of(ingested), 42)
+    full = supply_streams(domains_of(tokenized), 42)
     for own, whole, weight in zip(
         run_streams(run, domains, supply_streams(domains, 42)), full, weights, strict=True
     ):
@@ -113,33 +113,33 @@ def test_matched_repetition_shows_the_first_documents_as_often(ingested: Ingeste
         assert np.array_equal(own.documents, whole.documents[: len(own.documents)])
 
 
-def test_a_domain_with_too_few_tokens_for_its_share(ingested: Ingested) -> None:
+def test_a_domain_with_too_few_tokens_for_its_share(tokenized: TokenizedDomains) -> None:
     run = RunTokens("m007", (0.0, 0.0, 1.0), 4096 * LENGTH, 42)
     with pytest.raises(InfeasiblePlan) as caught:
-        BatchSource([run], domains_of(ingested, max_epochs=2.0), LENGTH, START)
+        BatchSource([run], domains_of(tokenized, max_epochs=2.0), LENGTH, START)
     message = str(caught.value)
     assert "run 'm007' needs 131,072 tokens of 'talk' (share 1)" in message
     assert "max_epochs 2 allow" in message and "proxy.tokens: " in message
     possible = int(message.split("proxy.tokens: ")[1].split(",")[0])
     smaller = RunTokens("m007", (0.0, 0.0, 1.0), possible // LENGTH * LENGTH, 42)
-    BatchSource([smaller], domains_of(ingested, max_epochs=2.0), LENGTH, START)
+    BatchSource([smaller], domains_of(tokenized, max_epochs=2.0), LENGTH, START)
     assert "share of at most" not in message  # an expert's share is nobody's choice
     with pytest.raises(InfeasiblePlan, match="give it a share of at most 0.* in proxy.mixtures"):
         own = RunTokens("m007", (0.0, 0.1, 0.9), 4096 * LENGTH, 42)
-        BatchSource([own], domains_of(ingested, max_epochs=2.0), LENGTH, START)
+        BatchSource([own], domains_of(tokenized, max_epochs=2.0), LENGTH, START)
     with pytest.raises(InfeasiblePlan, match="as often as the target run would see it; max_epochs"):
-        BatchSource([run], domains_of(ingested, share=0.5), LENGTH, START)
+        BatchSource([run], domains_of(tokenized, share=0.5), LENGTH, START)
 
 
-def test_validation_rows_are_the_held_out_documents(ingested: Ingested) -> None:
-    rows = validation_rows(domains_of(ingested), LENGTH, 300, START, seed=42)
+def test_validation_rows_are_the_held_out_documents(tokenized: TokenizedDomains) -> None:
+    rows = validation_rows(domains_of(tokenized), LENGTH, 300, START, seed=42)
     assert (np.diff(rows.tokens) >= 0).all() and rows.tokens.max() <= LENGTH
     total = np.bincount(rows.domain, rows.tokens, 3).astype(int)
     assert np.array_equal(total, rows.domain_tokens) and (total <= 300).all()
     for row in range(len(rows.tokens)):
         number, document = rows.domain[row], rows.document[row]
-        assert ingested.validation[number][document]
-        text = ingested.domains[number].document(document)
+        assert tokenized.validation[number][document]
+        text = tokenized.domains[number].document(document)
         first, tokens = rows.position[row], rows.tokens[row]
         own = rows.ids[rows.starts[row] : rows.starts[row] + tokens + 1]
         assert own[0] == (text[first - 1] if first else START)
@@ -152,15 +152,15 @@ def test_validation_rows_are_the_held_out_documents(ingested: Ingested) -> None:
     assert seen == list(range(len(rows.tokens)))
 
 
-def test_bytes_of_whole_documents_are_exact(ingested: Ingested) -> None:
-    rows = validation_rows(domains_of(ingested), LENGTH, 10**9, START, seed=42)
-    for number, domain in enumerate(ingested.domains):
-        held_out = ingested.validation[number]
+def test_bytes_of_whole_documents_are_exact(tokenized: TokenizedDomains) -> None:
+    rows = validation_rows(domains_of(tokenized), LENGTH, 10**9, START, seed=42)
+    for number, domain in enumerate(tokenized.domains):
+        held_out = tokenized.validation[number]
         assert rows.domain_bytes[number] == domain.text_bytes[held_out].sum()
         assert rows.domain_tokens[number] == domain.tokens[held_out].sum()
 
 
 def test_a_domain_that_holds_nothing_out(recipe: Path) -> None:
-    none = ingest(load(recipe, ("validation.documents=0",)), 1, Observer())
+    none = tokenize_domains(load(recipe, ("validation.documents=0",)), 1, Observer())
     with pytest.raises(InputError, match="'wiki' holds out no document .* validation.documents"):
         validation_rows(domains_of(none), LENGTH, 100, START, seed=0)

@@ -8,7 +8,7 @@ import pytest
 
 from curate import recipe as recipes
 from curate.mixture.methods.leverage import leverage_scores, pretraining_weights, tuning_weights
-from curate.pipeline.tokenize import Ingested, ingest
+from curate.pipeline.tokenize import TokenizedDomains, tokenize_domains
 from curate.runtime.progress import Observer
 from curate.stats.bigram_sample import draw_pairs, pair_sample, table_counts
 from curate.stats.divergence import jensen_shannon, js_matrix, pair_overlap
@@ -27,13 +27,15 @@ from curate.stats.signals import (
 
 
 @pytest.fixture
-def ingested(recipe: Path) -> Ingested:
-    return ingest(recipes.load(recipe), 1, Observer())
+def tokenized(recipe: Path) -> TokenizedDomains:
+    return tokenize_domains(recipes.load(recipe), 1, Observer())
 
 
-def test_a_drawn_sample_of_everything_has_the_counts_of_the_store(ingested: Ingested) -> None:
-    for domain, stats in zip(ingested.domains, ingested.stats, strict=True):
-        sample = draw_pairs(domain, ingested.tokenizer, 1 << 40, seed=3)
+def test_a_drawn_sample_of_everything_has_the_counts_of_the_store(
+    tokenized: TokenizedDomains,
+) -> None:
+    for domain, stats in zip(tokenized.domains, tokenized.stats, strict=True):
+        sample = draw_pairs(domain, tokenized.tokenizer, 1 << 40, seed=3)
         counts = sample.counts(sample.totals())
         assert sample.tokens == stats.entropies.tokens
         assert len(counts.count) == stats.entropies.bigrams_used
@@ -41,11 +43,11 @@ def test_a_drawn_sample_of_everything_has_the_counts_of_the_store(ingested: Inge
         assert plugin(counts.count) == pytest.approx(stats.entropies.joint)
 
 
-def test_a_smaller_sample_is_the_beginning_of_a_larger_one(ingested: Ingested) -> None:
-    domain = ingested.domains[0]
-    small = draw_pairs(domain, ingested.tokenizer, 500, seed=3)
-    large = draw_pairs(domain, ingested.tokenizer, 2000, seed=3)
-    other = draw_pairs(domain, ingested.tokenizer, 500, seed=4)
+def test_a_smaller_sample_is_the_beginning_of_a_larger_one(tokenized: TokenizedDomains) -> None:
+    domain = tokenized.domains[0]
+    small = draw_pairs(domain, tokenized.tokenizer, 500, seed=3)
+    large = draw_pairs(domain, tokenized.tokenizer, 2000, seed=3)
+    other = draw_pairs(domain, tokenized.tokenizer, 500, seed=4)
     assert (small.tokens, large.tokens) == (500, 2000)
     for name in ("first", "second"):
         begin = getattr(large, name)[large.pair][:500]
@@ -53,26 +55,26 @@ def test_a_smaller_sample_is_the_beginning_of_a_larger_one(ingested: Ingested) -
     assert (other.first[other.pair] != small.first[small.pair]).any()
 
 
-def test_copies_share_a_block(ingested: Ingested) -> None:
-    domain = ingested.domains[0]
-    sample = draw_pairs(domain, ingested.tokenizer, 1 << 40, seed=3)
+def test_copies_share_a_block(tokenized: TokenizedDomains) -> None:
+    domain = tokenized.domains[0]
+    sample = draw_pairs(domain, tokenized.tokenizer, 1 << 40, seed=3)
     assert sample.blocks == len(domain) - duplicates(domain).documents
 
 
-def test_duplicates_of_the_planted_corpus(ingested: Ingested) -> None:
+def test_duplicates_of_the_planted_corpus(tokenized: TokenizedDomains) -> None:
     # The last of each ten documents is a copy of the first.
-    for domain in ingested.domains:
+    for domain in tokenized.domains:
         found = duplicates(domain)
         assert found.documents == len(domain) // 10
         assert found.document_share == pytest.approx(0.1)
         assert 0.03 < found.token_share < 0.25
 
 
-def test_texts_come_back_from_their_tokens(ingested: Ingested) -> None:
-    for domain in ingested.domains:
-        texts = sample_texts(domain, ingested.tokenizer, 1 << 40, seed=0)
+def test_texts_come_back_from_their_tokens(tokenized: TokenizedDomains) -> None:
+    for domain in tokenized.domains:
+        texts = sample_texts(domain, tokenized.tokenizer, 1 << 40, seed=0)
         assert sum(map(len, texts)) == int(domain.text_bytes.sum())
-        some = sample_texts(domain, ingested.tokenizer, 2000, seed=0)
+        some = sample_texts(domain, tokenized.tokenizer, 2000, seed=0)
         assert some == texts[: len(some)]
         assert 2000 <= sum(map(len, some)) < 2000 + 1200
 
@@ -146,7 +148,7 @@ def test_overlap_counts_tokens_whose_pair_is_shared() -> None:
     assert pair_overlap([left, right]).tolist() == [[1.0, 0.5], [0.5, 1.0]]
 
 
-def test_tables_of_the_store_give_the_same_counts(ingested: Ingested) -> None:
+def test_tables_of_the_store_give_the_same_counts(tokenized: TokenizedDomains) -> None:
     assert table_counts([], 4).tokens == 0
 
 
@@ -175,13 +177,13 @@ def test_leverage_by_hand_and_both_mixtures() -> None:
         leverage_scores(np.full((2, 2), np.nan))
 
 
-def test_every_domain_is_measured_on_the_same_sample(ingested: Ingested) -> None:
-    plan, warnings = sample_plan(ingested.domains, seed=5)
-    short = [d.name for d in ingested.domains if d.total_tokens - len(d) < plan.sample_tokens]
+def test_every_domain_is_measured_on_the_same_sample(tokenized: TokenizedDomains) -> None:
+    plan, warnings = sample_plan(tokenized.domains, seed=5)
+    short = [d.name for d in tokenized.domains if d.total_tokens - len(d) < plan.sample_tokens]
     about_tokens = [warning for warning in warnings if " tokens, fewer than the" in warning]
     assert [warning.split("'")[1] for warning in about_tokens] == short
-    reports = [measure_domain(domain, ingested.tokenizer, plan) for domain in ingested.domains]
-    for report, domain in zip(reports, ingested.domains, strict=True):
+    reports = [measure_domain(domain, tokenized.tokenizer, plan) for domain in tokenized.domains]
+    for report, domain in zip(reports, tokenized.domains, strict=True):
         supply = domain.total_tokens - len(domain)
         shown = report.to_json()
         assert shown["entropy"]["conditional"]["sample_tokens"] == min(supply, plan.sample_tokens)

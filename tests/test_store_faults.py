@@ -13,7 +13,7 @@ import zstandard
 from conftest import make_documents, write_jsonl
 
 from curate.errors import InputError, TokenizerError
-from curate.pipeline.tokenize import ingest
+from curate.pipeline.tokenize import tokenize_domains
 from curate.recipe import load
 from curate.runtime.files import append, begin_directory, user_cache
 from curate.runtime.progress import Observer
@@ -43,11 +43,11 @@ def test_what_changes_after_it_was_identified_is_not_stored(recipe: Path, tmp_pa
     overrides = [f"domains=[{{name: wiki, paths: {data}}}]"]
     for workers in (1, 2):
         with pytest.raises(InputError, match=r"changing\.jsonl: changed while it was being read"):
-            ingest(load(recipe, overrides), workers, Meddler(data))
+            tokenize_domains(load(recipe, overrides), workers, Meddler(data))
         assert not list((recipe.parent / ".curate" / "tokens").glob("*/*"))
         data.write_bytes(data.read_bytes().replace(b"RIVER", b"river"))
         os.utime(data, (LONG_AGO, LONG_AGO))
-    assert len(ingest(load(recipe, overrides), 1, Observer()).domains[0]) == 200
+    assert len(tokenize_domains(load(recipe, overrides), 1, Observer()).domains[0]) == 200
 
 
 def test_files_are_compared_with_what_they_were(tmp_path: Path) -> None:
@@ -132,11 +132,11 @@ def test_a_file_that_cannot_be_cut_is_kept_on_disk_as_it_is_read(
     data = tmp_path / "array.json"
     data.write_text(json.dumps(make_documents("wiki", 3000)))
     overrides = [f"domains=[{{name: wiki, paths: {data}}}]"]
-    whole = ingest(load(recipe, [*overrides, "cache=whole"]), 1, Observer())
+    whole = tokenize_domains(load(recipe, [*overrides, "cache=whole"]), 1, Observer())
     monkeypatch.setattr(store, "SPILL_TOKENS", 1000)
     monkeypatch.setattr(worker, "ENCODE_BYTES", 1000)
     monkeypatch.setattr("curate.sources.json_array.BLOCK_BYTES", 10_000)
-    pieces = ingest(load(recipe, [*overrides, "cache=pieces"]), 1, Observer())
+    pieces = tokenize_domains(load(recipe, [*overrides, "cache=pieces"]), 1, Observer())
     assert pieces.stats == whole.stats
     assert pieces.content_hash == whole.content_hash
     (part,) = (path for path in (recipe.parent / "pieces" / "tokens").glob("*/part-*"))
@@ -160,10 +160,10 @@ def test_an_end_made_of_text_is_refused_wherever_it_is(recipe: Path, tmp_path: P
     ]
     write_jsonl(tmp_path / "late.jsonl", [*rows, {"text": "said the [SEP] thing"}])
     with pytest.raises(TokenizerError, match=r"end-of-text id 1 \(in 'said the \[SEP\] thing'\)"):
-        ingest(load(recipe, overrides), 1, Observer())
+        tokenize_domains(load(recipe, overrides), 1, Observer())
     assert not list((recipe.parent / ".curate" / "tokens").glob("*/*"))
     write_jsonl(tmp_path / "late.jsonl", rows)
-    assert ingest(load(recipe, overrides), 1, Observer()).stats[0].documents == 20
+    assert tokenize_domains(load(recipe, overrides), 1, Observer()).stats[0].documents == 20
 
 
 def test_only_what_dead_processes_left_in_the_cache_is_removed(recipe: Path) -> None:
@@ -174,7 +174,7 @@ def test_only_what_dead_processes_left_in_the_cache_is_removed(recipe: Path) -> 
     elsewhere = cache / f".spill.{'0' * 8}-{2**22 + 1}-abc.tmp"
     for path in (of_the_dead, elsewhere):
         path.mkdir()
-    ingest(load(recipe), 1, Observer())
+    tokenize_domains(load(recipe), 1, Observer())
     assert elsewhere.is_dir()
     assert not of_the_dead.exists()
     assert len(list(cache.glob(".*.tmp"))) == 2  # that one, and the one this process made
@@ -196,6 +196,6 @@ def test_nothing_is_counted_again_where_workers_look_beyond_the_end(
     monkeypatch.setattr(domain_counts, "_count_entries", fail)
     monkeypatch.setattr(tasks, "SMALL_FILE_BYTES", 0)  # so that the file is shared
     overrides = [f"domains=[{{name: wiki, paths: {data}}}]"]
-    found = ingest(load(recipe, overrides), workers, Observer())
+    found = tokenize_domains(load(recipe, overrides), workers, Observer())
     assert found.stats[0].documents == 400 * copies
     assert len(found.domains[0].files[0].entries) == 3

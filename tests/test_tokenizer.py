@@ -14,7 +14,7 @@ from conftest import END, PAD, Listener, make_documents
 from tokenizers import models, normalizers, pre_tokenizers
 
 from curate.errors import TokenizerError
-from curate.pipeline.tokenize import ingest
+from curate.pipeline.tokenize import tokenize_domains
 from curate.recipe import load as load_recipe
 from curate.sources import expand, identify, segments
 from curate.sources.records import ReadOptions
@@ -562,7 +562,7 @@ def ingest_with(backend, recipe, monkeypatch, *overrides):
     if backend is not None:
         monkeypatch.setitem(BACKENDS, "fastokens", backend)
     listener = Listener()
-    return ingest(load_recipe(recipe, overrides), 2, listener), listener.notices
+    return tokenize_domains(load_recipe(recipe, overrides), 2, listener), listener.notices
 
 
 @pytest.mark.parametrize("kind", [Wrong, WrongOnRivers, Panicking])

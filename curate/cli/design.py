@@ -31,7 +31,7 @@ def design(count: int | None, strategy: str, **options: Any) -> None:
     """
     from curate.mixture.design import next_runs
     from curate.pipeline.plan import mixture_request
-    from curate.pipeline.tokenize import ingest
+    from curate.pipeline.tokenize import tokenize_domains
 
     session: Session | Loose
     if wants_runs(options):
@@ -40,7 +40,9 @@ def design(count: int | None, strategy: str, **options: Any) -> None:
     else:
         session = Session(options)
         loaded = session.loaded
-        request = mixture_request(loaded, ingest(loaded, session.workers, session.observer))
+        request = mixture_request(
+            loaded, tokenize_domains(loaded, session.workers, session.observer)
+        )
         directory = loaded.output_dir
     found = next_runs(request, strategy, count)
     path = directory / "design.csv"

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from curate.pipeline.plan import Planned
-    from curate.pipeline.tokenize import Ingested
+    from curate.pipeline.tokenize import TokenizedDomains
 
 
 @click.command()
@@ -26,16 +26,16 @@ def tokenize(session: Session) -> None:
     _show_stats(session)
 
 
-def _measure(session: Session) -> Ingested:
+def _measure(session: Session) -> TokenizedDomains:
     """Tokenise what is new and write `stats.json`."""
     from curate.pipeline.measure import recall
     from curate.pipeline.plan import check_names, write_stats
-    from curate.pipeline.tokenize import ingest
+    from curate.pipeline.tokenize import tokenize_domains
 
     check_names(session.loaded)
-    ingested = ingest(session.loaded, session.workers, session.observer)
-    write_stats(session.loaded, ingested, recall(session.loaded, ingested), session.observer)
-    return ingested
+    tokenized = tokenize_domains(session.loaded, session.workers, session.observer)
+    write_stats(session.loaded, tokenized, recall(session.loaded, tokenized), session.observer)
+    return tokenized
 
 
 @click.command()
@@ -53,14 +53,14 @@ def _measure(session: Session) -> Ingested:
 def stats(intervals: bool, compare: bool, **options: Any) -> None:
     """Documents, bytes, tokens and entropies of every domain."""
     session = Session(options)
-    ingested = _measure(session)
+    tokenized = _measure(session)
     if intervals or compare:
-        _show_entropies(session, ingested, compare)
+        _show_entropies(session, tokenized, compare)
     else:
         _show_stats(session)
 
 
-def _show_entropies(session: Session, ingested: Ingested, with_mixtures: bool) -> None:
+def _show_entropies(session: Session, tokenized: TokenizedDomains, with_mixtures: bool) -> None:
     from rich.console import Group
 
     from curate.pipeline.compare_entropies import compare_mixtures, measure_domains
@@ -71,13 +71,13 @@ def _show_entropies(session: Session, ingested: Ingested, with_mixtures: bool) -
     from curate.runtime.files import read_json, write_json
 
     loaded = session.loaded
-    measured = measure_domains(ingested, loaded.recipe.seed, session.workers, session.observer)
-    remember(loaded, ingested, measured.plan, measured.domains)
-    write_stats(loaded, ingested, recall(loaded, ingested), session.observer)
+    measured = measure_domains(tokenized, loaded.recipe.seed, session.workers, session.observer)
+    remember(loaded, tokenized, measured.plan, measured.domains)
+    write_stats(loaded, tokenized, recall(loaded, tokenized), session.observer)
     found = read_json(loaded.output_dir / "stats.json")
     report = measured.to_json(found)
     if with_mixtures:
-        report["comparison"] = compare_mixtures(measured, mixture_request(loaded, ingested))
+        report["comparison"] = compare_mixtures(measured, mixture_request(loaded, tokenized))
         for reason in report["comparison"]["left_out"]:
             session.observer.notice(reason)
     write_json(loaded.output_dir / "entropy_report.json", report)
@@ -137,23 +137,23 @@ def _compare(session: Session) -> None:
     from curate.pipeline.measure import gather, wanted
     from curate.pipeline.plan import check_names, mixture_request
     from curate.pipeline.proxies import make_evidence
-    from curate.pipeline.tokenize import ingest
+    from curate.pipeline.tokenize import tokenize_domains
     from curate.report.methods import comparison_tables, contender_line
     from curate.runtime.files import write_json
 
     loaded = session.loaded
     check_names(loaded)
-    ingested = ingest(loaded, session.workers, session.observer)
+    tokenized = tokenize_domains(loaded, session.workers, session.observer)
     mixture = loaded.recipe.mixture
     kinds = {
         kind: None
         for method in ("entropy", "leverage")
         for kind in wanted(replace(mixture, method=method))
     }
-    measured = gather(loaded, ingested, tuple(kinds), session.workers, session.observer)
-    make_evidence(loaded, ingested, session.workers, session.observer)
+    measured = gather(loaded, tokenized, tuple(kinds), session.workers, session.observer)
+    make_evidence(loaded, tokenized, session.workers, session.observer)
     found = compare_methods(
-        mixture_request(loaded, ingested, measured), session.workers,
+        mixture_request(loaded, tokenized, measured), session.workers,
         lambda ended: session.observer.notice(contender_line(ended)),
     )  # fmt: skip
     write_json(loaded.output_dir / "mixtures.json", found)
@@ -207,7 +207,7 @@ def build(context: click.Context, /, dry_run: bool, **options: Any) -> None:
         return
     session = Session(options)
     built = build_dataset(session.loaded, session.workers, session.observer)
-    bad = {stats.name: stats.bad_records for stats in built.ingested.stats}
+    bad = {stats.name: stats.bad_records for stats in built.tokenized.stats}
     session.show(
         built.certificate,
         lambda: Group(result_table(built.certificate, bad), *reader_lines(built.certificate)),

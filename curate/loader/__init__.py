@@ -99,8 +99,8 @@ def open_recipe(
             'how many tokens a sequence shall have, as in curate.load("…", 2048)'
         )
     planned = plan_dataset(loaded, default_workers(), Observer(), write=False)
-    ingested = planned.ingested
-    highest_id = ingested.tokenizer.vocabulary - 1
+    tokenized = planned.tokenized
+    highest_id = tokenized.tokenizer.vocabulary - 1
     seed = loaded.recipe.seed
-    store = PlannedStore(where, planned.streams, ingested.domains, highest_id, seed)
+    store = PlannedStore(where, planned.streams, tokenized.domains, highest_id, seed)
     return StoreSource(store, length + extra)

@@ -18,7 +18,7 @@ from curate.dataset.verify import verify
 from curate.errors import ShardError, TokenizerError
 from curate.mixture import Mixture
 from curate.pipeline.plan import Planned, check_names, plan_dataset
-from curate.pipeline.tokenize import Ingested
+from curate.pipeline.tokenize import TokenizedDomains
 from curate.pipeline.write import write_dataset
 from curate.plan.budget import Plan
 from curate.recipe import LoadedRecipe
@@ -35,7 +35,7 @@ class Built:
     """A finished dataset."""
 
     directory: Path
-    ingested: Ingested
+    tokenized: TokenizedDomains
     mixture: Mixture
     plan: Plan
     certificate: dict[str, Any]
@@ -64,21 +64,21 @@ def build(loaded: LoadedRecipe, workers: int, observer: Observer) -> Built:
 
 def _build(loaded: LoadedRecipe, workers: int, observer: Observer) -> Built:
     planned = plan_dataset(loaded, workers, observer)
-    ingested = planned.ingested
+    tokenized = planned.tokenized
     reused = _is_fresh(loaded, planned)
     if reused:
         observer.notice("built already: reading it back")
     else:
         write_dataset(loaded, planned, workers, observer)
     observer.begin("verify", [loaded.recipe.name])
-    certificate = verify(loaded.output_dir, ingested.domains, workers, observer.tick)
+    certificate = verify(loaded.output_dir, tokenized.domains, workers, observer.tick)
     observer.end("ok" if certificate["ok"] else f"{len(certificate['problems'])} problems")
     if reused and not certificate["ok"]:
         observer.notice("what was built is damaged: writing it again")
         write_dataset(loaded, planned, workers, observer)
-        certificate, reused = verify(loaded.output_dir, ingested.domains, workers), False
-    write_card(loaded, planned.ingested.stats, certificate)
-    return Built(loaded.output_dir, ingested, planned.mixture, planned.plan, certificate, reused)
+        certificate, reused = verify(loaded.output_dir, tokenized.domains, workers), False
+    write_card(loaded, planned.tokenized.stats, certificate)
+    return Built(loaded.output_dir, tokenized, planned.mixture, planned.plan, certificate, reused)
 
 
 def reopen(directory: Path) -> tuple[Manifest, Sequence[DomainTokens] | None]:

@@ -23,7 +23,7 @@ from curate.mixture import (
 )
 from curate.mixture.methods.entropic import MEASURES
 from curate.mixture.simplex import normalised
-from curate.pipeline.tokenize import Ingested
+from curate.pipeline.tokenize import TokenizedDomains
 from curate.runtime.progress import Observer
 from curate.runtime.workers import map_tasks
 from curate.stats.estimate import WeightIntervals, weight_intervals
@@ -85,18 +85,20 @@ class _Task:
     plan: SamplePlan
 
 
-def measure_domains(ingested: Ingested, seed: int, workers: int, observer: Observer) -> Measured:
+def measure_domains(
+    tokenized: TokenizedDomains, seed: int, workers: int, observer: Observer
+) -> Measured:
     """Measure every domain on a sample of the same size, a domain a task.
 
     Args:
-        ingested: The domains, in the store.
+        tokenized: The domains, in the store.
         seed: The recipe's.
         workers: Processes.
         observer: Told of the stage and of every warning.
     """
-    plan, warnings = sample_plan(ingested.domains, seed)
-    observer.begin("entropies", [domain.name for domain in ingested.domains])
-    tasks = [_Task(domain, ingested.tokenizer, plan) for domain in ingested.domains]
+    plan, warnings = sample_plan(tokenized.domains, seed)
+    observer.begin("entropies", [domain.name for domain in tokenized.domains])
+    tasks = [_Task(domain, tokenized.tokenizer, plan) for domain in tokenized.domains]
     reports = tuple(map_tasks(_measure, tasks, workers))
     observer.end(f"at most {plan.sample_tokens:,} tokens of each domain")
     alone = _without_interval(reports)

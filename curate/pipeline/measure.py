@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate import __version__
-from curate.pipeline.tokenize import Ingested
+from curate.pipeline.tokenize import TokenizedDomains
 from curate.recipe import LoadedRecipe, MixtureRecipe
 from curate.runtime.files import atomic_path, hash_json
 from curate.runtime.progress import Observer
@@ -83,13 +83,13 @@ def wanted(mixture: MixtureRecipe) -> tuple[str, ...]:
     return (TOKENS,) if mixture.estimator == "corrected" else ()
 
 
-def recall(loaded: LoadedRecipe, ingested: Ingested) -> tuple[Evidence, ...]:
+def recall(loaded: LoadedRecipe, tokenized: TokenizedDomains) -> tuple[Evidence, ...]:
     """What earlier runs have measured of these domains, shape (domains,); measures nothing."""
-    plan, _ = sample_plan(ingested.domains, loaded.recipe.seed)
+    plan, _ = sample_plan(tokenized.domains, loaded.recipe.seed)
     found = []
-    for domain in ingested.domains:
+    for domain in tokenized.domains:
         paths = [
-            _path(_Task(domain, ingested.tokenizer, plan, kind), loaded.cache_dir)
+            _path(_Task(domain, tokenized.tokenizer, plan, kind), loaded.cache_dir)
             for kind in (TOKENS, EXCERPTS)
         ]
         found.append(_read(paths[0]).joined(_read(paths[1])))
@@ -98,7 +98,7 @@ def recall(loaded: LoadedRecipe, ingested: Ingested) -> tuple[Evidence, ...]:
 
 def gather(
     loaded: LoadedRecipe,
-    ingested: Ingested,
+    tokenized: TokenizedDomains,
     kinds: Collection[str],
     workers: int,
     observer: Observer,
@@ -107,7 +107,7 @@ def gather(
 
     Args:
         loaded: The recipe, for its seed and its cache.
-        ingested: The domains, in the store. One without a document has no evidence.
+        tokenized: The domains, in the store. One without a document has no evidence.
         kinds: `TOKENS`, `EXCERPTS` or both.
         workers: Processes.
         observer: Told of the stage, and of domains too small to compare.
@@ -115,11 +115,11 @@ def gather(
     Raises:
         InputError: No document of a domain is long enough to be embedded.
     """
-    plan, warnings = sample_plan(ingested.domains, loaded.recipe.seed)
+    plan, warnings = sample_plan(tokenized.domains, loaded.recipe.seed)
     tasks = [
-        _Task(domain, ingested.tokenizer, plan, kind)
+        _Task(domain, tokenized.tokenizer, plan, kind)
         for kind in kinds
-        for domain in ingested.domains
+        for domain in tokenized.domains
         if len(domain)
     ]
     tasks = [task for task in tasks if not _read(_path(task, loaded.cache_dir)).entropy]
@@ -130,26 +130,29 @@ def gather(
         observer.end(f"at most {plan.sample_tokens:,} tokens of each domain")
     for warning in warnings if kinds else ():
         observer.notice(warning)
-    return recall(loaded, ingested)
+    return recall(loaded, tokenized)
 
 
 def remember(
-    loaded: LoadedRecipe, ingested: Ingested, plan: SamplePlan, reports: Sequence[DomainReport]
+    loaded: LoadedRecipe,
+    tokenized: TokenizedDomains,
+    plan: SamplePlan,
+    reports: Sequence[DomainReport],
 ) -> None:
     """Keep what `curate.pipeline.compare_entropies` measured for later runs.
 
     Args:
         loaded: The recipe, for its cache.
-        ingested: The domains.
+        tokenized: The domains.
         plan: The sample they were measured on.
         reports: shape (domains,).
     """
-    for domain, report in zip(ingested.domains, reports, strict=True):
+    for domain, report in zip(tokenized.domains, reports, strict=True):
         for kind, found in (
             (TOKENS, token_evidence(report.entropies)),
             (EXCERPTS, excerpt_evidence(report.von_neumann, report.mean_embedding)),
         ):
-            _write(_path(_Task(domain, ingested.tokenizer, plan, kind), loaded.cache_dir), found)
+            _write(_path(_Task(domain, tokenized.tokenizer, plan, kind), loaded.cache_dir), found)
 
 
 def token_evidence(report: EntropyReport) -> Evidence:

@@ -31,7 +31,7 @@ from curate.pipeline.read_evidence import (
     read_evidence,
     search_options,
 )
-from curate.pipeline.tokenize import Ingested, ingest
+from curate.pipeline.tokenize import TokenizedDomains, tokenize_domains
 from curate.plan import Stream, stream
 from curate.plan.budget import Plan, make_plan
 from curate.plan.packing import CONCAT
@@ -49,7 +49,7 @@ from curate.stats.entropy import MEASURES as PLUGIN_MEASURES
 class Planned:
     """Everything known before a byte is written."""
 
-    ingested: Ingested
+    tokenized: TokenizedDomains
     request: MixtureRequest
     mixture: Mixture
     plan: Plan
@@ -113,29 +113,29 @@ def plan_dataset(
         CurateError: What the user can mend; an infeasible plan among it.
     """
     check_names(loaded)
-    ingested = ingest(loaded, workers, observer)
-    settings = format_settings(loaded, ingested.tokenizer)
+    tokenized = tokenize_domains(loaded, workers, observer)
+    settings = format_settings(loaded, tokenized.tokenizer)
     chosen = configure(loaded.recipe.output.format, settings)
     if isinstance(chosen, TokenFormat):
-        chosen.dtype_for(ingested.tokenizer.vocabulary - 1)
-    found = gather(loaded, ingested, wanted(loaded.recipe.mixture), workers, observer)
-    make_evidence(loaded, ingested, workers, observer)
+        chosen.dtype_for(tokenized.tokenizer.vocabulary - 1)
+    found = gather(loaded, tokenized, wanted(loaded.recipe.mixture), workers, observer)
+    make_evidence(loaded, tokenized, workers, observer)
     if write:
-        write_stats(loaded, ingested, found, observer)
-    request = mixture_request(loaded, ingested, found)
+        write_stats(loaded, tokenized, found, observer)
+    request = mixture_request(loaded, tokenized, found)
     mixture = mix(request)
     plan = make_plan(mixture, request)
     streams = tuple(
         stream(domain, ~held_out, planned.tokens, loaded.recipe.seed)
         for domain, held_out, planned in zip(
-            ingested.domains, ingested.validation, plan.domains, strict=True
+            tokenized.domains, tokenized.validation, plan.domains, strict=True
         )
     )
-    inputs = ShardInputs(chosen, settings, streams, ingested.domains, plan)
+    inputs = ShardInputs(chosen, settings, streams, tokenized.domains, plan)
     shaped = shape_shards(loaded, inputs)
     plan = _with_documents(plan, shaped.sampler.documents())
-    stamp = origin(loaded, ingested)
-    planned = Planned(ingested, request, mixture, plan, streams, chosen, shaped, stamp)
+    stamp = origin(loaded, tokenized)
+    planned = Planned(tokenized, request, mixture, plan, streams, chosen, shaped, stamp)
     if write:
         write_json(loaded.output_dir / "mixture.json", {**stamp, **mixture.to_json()})
         write_json(loaded.output_dir / "plan.json", {**stamp, **plan_json(planned)})
@@ -163,13 +163,13 @@ def plan_json(planned: Planned) -> dict[str, Any]:
 
 
 def mixture_request(
-    loaded: LoadedRecipe, ingested: Ingested, found: Sequence[Evidence] = ()
+    loaded: LoadedRecipe, tokenized: TokenizedDomains, found: Sequence[Evidence] = ()
 ) -> MixtureRequest:
     """What a mixing method needs, from the recipe and the measurements.
 
     Args:
         loaded: The recipe.
-        ingested: Supply, and the plug-in entropies of all tokens.
+        tokenized: Supply, and the plug-in entropies of all tokens.
         found: shape (domains,), what was measured beyond that; none: plug-in entropies only.
     """
     recipe = loaded.recipe
@@ -184,7 +184,10 @@ def mixture_request(
             embedding=evidence.embedding,
         )
         for domain, stats, evidence in zip(
-            recipe.domains, ingested.stats, found or [Evidence()] * len(ingested.stats), strict=True
+            recipe.domains,
+            tokenized.stats,
+            found or [Evidence()] * len(tokenized.stats),
+            strict=True,
         )
     )
     options = MixtureOptions(
@@ -211,13 +214,13 @@ def _entropies(
 
 
 def write_stats(
-    loaded: LoadedRecipe, ingested: Ingested, found: Sequence[Evidence], observer: Observer
+    loaded: LoadedRecipe, tokenized: TokenizedDomains, found: Sequence[Evidence], observer: Observer
 ) -> None:
     """Write `stats.json`, and `quarantine.jsonl` with every bad record.
 
     Args:
         loaded: The recipe.
-        ingested: Documents, counts and plug-in entropies.
+        tokenized: Documents, counts and plug-in entropies.
         found: shape (domains,), entropies measured with intervals, by this or an earlier run; they
             stand in place of the plug-in ones, which stay beside them.
         observer: Told of bad records.
@@ -228,20 +231,20 @@ def write_stats(
     refuse_foreign(loaded.output_dir)
     domains = {
         stats.name: stats.to_json(evidence.entropy)
-        for stats, evidence in zip(ingested.stats, found, strict=True)
+        for stats, evidence in zip(tokenized.stats, found, strict=True)
     }
-    backend = {"backend": ingested.backend, "tokenizer": ingested.tokenizer.name}
+    backend = {"backend": tokenized.backend, "tokenizer": tokenized.tokenizer.name}
     write_json(
         loaded.output_dir / "stats.json",
-        {**origin(loaded, ingested), **backend, "domains": domains},
+        {**origin(loaded, tokenized), **backend, "domains": domains},
     )
-    bad_records = sum(stats.bad_records for stats in ingested.stats)
+    bad_records = sum(stats.bad_records for stats in tokenized.stats)
     path = loaded.output_dir / QUARANTINE
     path.unlink(missing_ok=True)
     if not bad_records:
         return
     with atomic_path(path) as temporary, temporary.open("wb") as file:
-        for domain in ingested.domains:
+        for domain in tokenized.domains:
             for source, line, reason, excerpt in domain.bad_record_rows():
                 row = {"domain": domain.name, "file": source, "line": line, "reason": reason,
                        "excerpt": excerpt}  # fmt: skip
@@ -257,7 +260,7 @@ def _with_documents(plan: Plan, documents: Sequence[int]) -> Plan:
     return replace(plan, domains=domains)
 
 
-def origin(loaded: LoadedRecipe, ingested: Ingested) -> dict[str, Any]:
+def origin(loaded: LoadedRecipe, tokenized: TokenizedDomains) -> dict[str, Any]:
     """What every artifact says of its origin."""
     evidence = evidence_hash(loaded)
     return {
@@ -265,8 +268,8 @@ def origin(loaded: LoadedRecipe, ingested: Ingested) -> dict[str, Any]:
         "curate_version": __version__,
         "recipe_hash": loaded.hash,
         "inputs": {
-            "documents": ingested.content_hash,
-            "tokenizer": ingested.tokenizer.fingerprint,
+            "documents": tokenized.content_hash,
+            "tokenizer": tokenized.tokenizer.fingerprint,
             **({} if evidence is None else {"evidence": evidence}),
         },
     }

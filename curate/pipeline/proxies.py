@@ -16,7 +16,7 @@ from curate.errors import RecipeError
 from curate.pipeline.proxy_devices import Job, train_job
 from curate.pipeline.proxy_setup import Prepared, check_proxy, prepare
 from curate.pipeline.read_evidence import made_by_proxies
-from curate.pipeline.tokenize import Ingested
+from curate.pipeline.tokenize import TokenizedDomains
 from curate.proxy.mixtures import draw_mixtures, read_mixtures
 from curate.proxy.shape import PRESETS, find_preset
 from curate.recipe import LoadedRecipe
@@ -35,7 +35,7 @@ FIRST_FRESH_SEED = 1000
 
 
 def make_evidence(
-    loaded: LoadedRecipe, ingested: Ingested, workers: int, observer: Observer
+    loaded: LoadedRecipe, tokenized: TokenizedDomains, workers: int, observer: Observer
 ) -> None:
     """Train what the recipe's method needs and `mixture.evidence.proxy` asks for.
 
@@ -47,13 +47,16 @@ def make_evidence(
     """
     kind = made_by_proxies(loaded)
     if kind == "runs":
-        train_proxies(loaded, workers, observer, ingested)
+        train_proxies(loaded, workers, observer, tokenized)
     elif kind == "experts":
-        train_domain_experts(loaded, workers, observer, ingested)
+        train_domain_experts(loaded, workers, observer, tokenized)
 
 
 def train_proxies(
-    loaded: LoadedRecipe, workers: int, observer: Observer, ingested: Ingested | None = None
+    loaded: LoadedRecipe,
+    workers: int,
+    observer: Observer,
+    tokenized: TokenizedDomains | None = None,
 ) -> SwarmResult:
     """Train the recipe's swarm as far as it is not in `runs.csv` yet.
 
@@ -63,13 +66,16 @@ def train_proxies(
         CurateError: What the user can mend.
     """
     check_proxy(loaded)
-    prepared = prepare(loaded, ingested, workers, observer)
+    prepared = prepare(loaded, tokenized, workers, observer)
     job = Job(loaded, _runs(loaded, prepared), loaded.output_dir)
     return train_job(job, prepared, workers, observer)
 
 
 def train_domain_experts(
-    loaded: LoadedRecipe, workers: int, observer: Observer, ingested: Ingested | None = None
+    loaded: LoadedRecipe,
+    workers: int,
+    observer: Observer,
+    tokenized: TokenizedDomains | None = None,
 ) -> dict[str, list[float]]:
     """Train one model a domain and write `experts.parquet`; see `curate.proxy.experts`.
 
@@ -85,7 +91,7 @@ def train_domain_experts(
     from curate.proxy.experts import expert_runs, final_losses, write_experts
 
     fresh = loaded.with_proxies(with_fields(loaded.proxies, repetition="fresh"))
-    prepared = prepare(fresh, ingested, workers, observer)
+    prepared = prepare(fresh, tokenized, workers, observer)
     runs = expert_runs(prepared.swarm.names)
     job = Job(fresh, runs, loaded.output_dir / "experts", experts=True)
     result = train_job(job, prepared, workers, observer)
@@ -95,7 +101,7 @@ def train_domain_experts(
 
 def train_mixtures(
     loaded: LoadedRecipe,
-    ingested: Ingested,
+    tokenized: TokenizedDomains,
     mixtures: Mapping[str, Sequence[float]],
     directory: Path,
     effort: tuple[int, Observer],
@@ -104,7 +110,7 @@ def train_mixtures(
 
     Args:
         loaded: Its proxies say how, and how many seeds.
-        ingested: The domains.
+        tokenized: The domains.
         mixtures: By name, shares of the recipe's tokens, shape (domains,).
         directory: For `runs.csv` and checkpoints.
         effort: Processes, and who hears of progress.
@@ -118,7 +124,7 @@ def train_mixtures(
     from curate.proxy.swarm import SwarmRun
 
     workers, observer = effort
-    prepared = prepare(loaded, ingested, workers, observer)
+    prepared = prepare(loaded, tokenized, workers, observer)
     runs = {
         (name := run_name(weights, seed)): SwarmRun(
             name, seed, tuple(weights), _drawn_shares(weights, prepared.ratio)

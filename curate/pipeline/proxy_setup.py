@@ -13,7 +13,7 @@ from msgspec.structs import asdict
 from msgspec.structs import replace as with_fields
 
 from curate.errors import MissingEvidence, RecipeError
-from curate.pipeline.tokenize import Ingested, ingest
+from curate.pipeline.tokenize import TokenizedDomains, tokenize_domains
 from curate.proxy.shape import Shape, find_preset
 from curate.recipe import LoadedRecipe, TokenizerRecipe
 from curate.runtime.files import hash_json
@@ -75,7 +75,7 @@ def check_proxy(loaded: LoadedRecipe) -> None:
 
 
 def prepare(
-    loaded: LoadedRecipe, ingested: Ingested | None, workers: int, observer: Observer
+    loaded: LoadedRecipe, tokenized: TokenizedDomains | None, workers: int, observer: Observer
 ) -> Prepared:
     """Tokenise and measure unless that is done; set up everything but the runs.
 
@@ -90,13 +90,13 @@ def prepare(
     recipe = loaded.proxies
     training = find_preset(recipe.preset).training
     device = find_devices(recipe.device)[0]
-    ingested = ingested or ingest(loaded, workers, observer)
-    own = _ingest_for_proxies(loaded, ingested, workers, observer)
+    tokenized = tokenized or tokenize_domains(loaded, workers, observer)
+    own = _tokenize_for_proxies(loaded, tokenized, workers, observer)
     length = recipe.sequence_length or training.sequence_length
     batch = recipe.batch or training.batch_sequences
     steps = (recipe.tokens or training.tokens) // (batch * length)
     shape = find_preset(recipe.preset).sized(own.tokenizer.vocabulary, recipe.tied)
-    supply = tuple(stats.tokens_train for stats in ingested.stats)
+    supply = tuple(stats.tokens_train for stats in tokenized.stats)
     proxy_supply = tuple(stats.tokens_train for stats in own.stats)
     share = _supply_share(loaded, steps * batch * length * sum(supply) / sum(proxy_supply))
     slack = 1.0 if recipe.tokenizer is None else TOKENIZER_SLACK
@@ -152,15 +152,15 @@ def _supply_share(loaded: LoadedRecipe, run_tokens: float) -> float:
     return min(1.0, run_tokens / loaded.recipe.budget_tokens)
 
 
-def _ingest_for_proxies(
-    loaded: LoadedRecipe, ingested: Ingested, workers: int, observer: Observer
-) -> Ingested:
+def _tokenize_for_proxies(
+    loaded: LoadedRecipe, tokenized: TokenizedDomains, workers: int, observer: Observer
+) -> TokenizedDomains:
     """The same documents with the proxies' tokenizer, if they have one."""
     tokenizer = loaded.proxies.tokenizer
     if tokenizer is None:
-        return ingested
+        return tokenized
     recipe = with_fields(loaded.recipe, tokenizer=TokenizerRecipe(train=tokenizer.train))
-    return ingest(with_fields(loaded, recipe=recipe), workers, observer)
+    return tokenize_domains(with_fields(loaded, recipe=recipe), workers, observer)
 
 
 def _notice_shape(shape: Shape, preset: str, observer: Observer) -> None:

@@ -38,7 +38,7 @@ from curate.tokens.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
-class Ingested:
+class TokenizedDomains:
     """Domains in the store, measured."""
 
     tokenizer: Tokenizer
@@ -56,7 +56,7 @@ class Ingested:
     """Text that had to be tokenised in this run."""
 
 
-def ingest(loaded: LoadedRecipe, workers: int, observer: Observer) -> Ingested:
+def tokenize_domains(loaded: LoadedRecipe, workers: int, observer: Observer) -> TokenizedDomains:
     """Tokenise what is new, and measure every domain.
 
     Raises:
@@ -99,7 +99,7 @@ def ingest(loaded: LoadedRecipe, workers: int, observer: Observer) -> Ingested:
         for domain, held_out, found in zip(domains, validation, entropies, strict=True)
     )
     observer.end()
-    return Ingested(
+    return TokenizedDomains(
         tokenizer=tokenizer,
         backend=", ".join(sorted(_backends(domains))) or "none",
         plans=tuple(tuple(found) for found in plans),

@@ -95,7 +95,7 @@ def validate(
             "schema": 1,
             "curate_version": __version__,
             "recipe_hash": loaded.hash,
-            "inputs": {"documents": planned.ingested.content_hash},
+            "inputs": {"documents": planned.tokenized.content_hash},
             "method": planned.mixture.method,
             "seeds": list(fresh_seeds(sizes[0])),
             "weights": {
@@ -153,7 +153,7 @@ def _measure(
     effort: tuple[int, Observer],
 ) -> Measured:
     directory = size.output_dir / "validation" / size.proxies.preset
-    trained = train_mixtures(size, planned.ingested, candidates, directory, effort)
+    trained = train_mixtures(size, planned.tokenized, candidates, directory, effort)
     rows = {row.run: row for row in final_rows(trained)}
     losses = []
     for name, weights in candidates.items():

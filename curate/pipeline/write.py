@@ -28,7 +28,7 @@ from curate.errors import ShardError
 from curate.formats.base import Folder, TextFormat, TokenFormat
 from curate.formats.trainers import config_files as blend_files
 from curate.pipeline.plan import Planned
-from curate.pipeline.tokenize import Ingested
+from curate.pipeline.tokenize import TokenizedDomains
 from curate.plan.packing import WHOLE
 from curate.plan.per_domain import PER_DOMAIN, DomainSampler, data_suffix, shard_stem
 from curate.recipe import LoadedRecipe, Recipe
@@ -44,13 +44,13 @@ def write_dataset(loaded: LoadedRecipe, planned: Planned, workers: int, observer
         ShardError: The directory holds what curate did not write, or the disk is too small.
     """
     recipe, directory = loaded.recipe, loaded.output_dir
-    ingested = planned.ingested
+    tokenized = planned.tokenized
     chosen, shards = planned.format, planned.shaped.shards
     tasks = [ShardTask("train", name, number) for number, name in enumerate(_names(planned))]
     tasks += [
         ShardTask("validation", domain.name, number)
-        for number, domain in enumerate(ingested.domains)
-        if ingested.validation[number].any()
+        for number, domain in enumerate(tokenized.domains)
+        if tokenized.validation[number].any()
     ]
     _check_room(planned, directory)
     dataset.clear(
@@ -59,20 +59,20 @@ def write_dataset(loaded: LoadedRecipe, planned: Planned, workers: int, observer
         chosen.folder_stems,
         blend_files.STEMS if recipe.output.shape == PER_DOMAIN else (),
     )
-    tokenizers.save(ingested.tokenizer, directory / "tokenizer.json")
+    tokenizers.save(tokenized.tokenizer, directory / "tokenizer.json")
     dtype = np.dtype(np.uint32)
     if isinstance(chosen, TokenFormat):
-        dtype = chosen.dtype_for(ingested.tokenizer.vocabulary - 1)
+        dtype = chosen.dtype_for(tokenized.tokenizer.vocabulary - 1)
     writer = ShardWriter(
-        Layout(directory), chosen, dtype, planned.shaped.sampler, shards, ingested.domains,
-        ingested.validation, recipe.row_tokens, max(1, workers // shards), recipe.packing,
-        ingested.tokenizer.eos_id or 0,
+        Layout(directory), chosen, dtype, planned.shaped.sampler, shards, tokenized.domains,
+        tokenized.validation, recipe.row_tokens, max(1, workers // shards), recipe.packing,
+        tokenized.tokenizer.eos_id or 0,
     )  # fmt: skip
     observer.begin("write", [recipe.name], [recipe.budget_tokens])
     if isinstance(chosen, TokenFormat):
         records = write_shards(writer, tasks, workers, observer.tick)
     else:
-        with _text_job(loaded, writer, chosen, ingested) as job:
+        with _text_job(loaded, writer, chosen, tokenized) as job:
             records = write_text_shards(job, tasks, workers, observer.tick)
     folder_files = _finish(directory, chosen, tasks, dtype)
     if isinstance(planned.shaped.sampler, DomainSampler):
@@ -138,16 +138,18 @@ def _write_blends(
 
 @contextmanager
 def _text_job(
-    loaded: LoadedRecipe, writer: ShardWriter, chosen: TextFormat, ingested: Ingested
+    loaded: LoadedRecipe, writer: ShardWriter, chosen: TextFormat, tokenized: TokenizedDomains
 ) -> Iterator[TextJob]:
     """A job of writing text, with a directory for what it puts aside."""
     spill = begin_directory(loaded.cache_dir / "text")
     plans = [
         [replace(plan, files=(file,)) for plan in domain for file in plan.files]
-        for domain in ingested.plans
+        for domain in tokenized.plans
     ]
     try:
-        yield TextJob(writer, chosen, plans, ingested.tokenizer, ingested.backend.split()[0], spill)
+        yield TextJob(
+            writer, chosen, plans, tokenized.tokenizer, tokenized.backend.split()[0], spill
+        )
     finally:
         shutil.rmtree(spill, ignore_errors=True)
 
@@ -155,7 +157,7 @@ def _text_job(
 def _check_room(planned: Planned, directory: Path) -> None:
     """Refuse to start what the disk cannot hold."""
     directory.mkdir(parents=True, exist_ok=True)
-    needed = planned.plan.budget_tokens * planned.ingested.tokenizer.dtype.itemsize
+    needed = planned.plan.budget_tokens * planned.tokenized.tokenizer.dtype.itemsize
     free = shutil.disk_usage(directory).free
     if needed > free:
         raise ShardError(
@@ -167,14 +169,14 @@ def _check_room(planned: Planned, directory: Path) -> None:
 def _manifest(
     loaded: LoadedRecipe, planned: Planned, records: list[ShardRecord], dtype: np.dtype[Any]
 ) -> Manifest:
-    recipe, ingested = loaded.recipe, planned.ingested
-    tokenizer = ingested.tokenizer
+    recipe, tokenized = loaded.recipe, planned.tokenized
+    tokenizer = tokenized.tokenizer
     inputs = [
         InputRecord(
             domain.name, file.path, file.entries[0].entry.key if file.entries else "",
             len(file.entries),
         )
-        for domain in ingested.domains
+        for domain in tokenized.domains
         for file in domain.files
     ]  # fmt: skip
     return Manifest(
@@ -192,9 +194,9 @@ def _manifest(
         budget_tokens=recipe.budget_tokens,
         tokenizer=TokenizerRecord(
             tokenizer.name, tokenizer.fingerprint, tokenizer.eos, tokenizer.eos_id,
-            tokenizer.vocabulary, ingested.backend,
+            tokenizer.vocabulary, tokenized.backend,
         ),
-        domains=[domain.name for domain in ingested.domains],
+        domains=[domain.name for domain in tokenized.domains],
         shards=records,
         inputs=inputs,
         cache=str(loaded.cache_dir.resolve()),

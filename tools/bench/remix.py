@@ -83,7 +83,7 @@ def main() -> None:
     formats = options.formats.split(",")
     first = _recipe(directory, described, budget_tokens, formats[0], seed=0)
     built = _build(first, work, options.workers, StageClock())  # fills the store and compiles
-    token_bytes = budget_tokens * built.ingested.tokenizer.dtype.itemsize
+    token_bytes = budget_tokens * built.tokenized.tokenizer.dtype.itemsize
     results = {name: Result(token_bytes) for name in formats}
     plain: list[float] = []
     for number in range(rounds):

@@ -19,7 +19,7 @@ import numpy as np
 import tokenizers
 import xxhash
 
-from curate.pipeline.tokenize import Ingested, ingest
+from curate.pipeline.tokenize import TokenizedDomains, tokenize_domains
 from curate.recipe import load
 from curate.runtime.progress import Observer
 from curate.runtime.workers import default_workers
@@ -34,22 +34,24 @@ def main() -> None:
     parser.add_argument("recipe", type=Path)
     parser.add_argument("--share", type=float, default=1.0, help="of documents that are decoded")
     options = parser.parse_args()
-    ingested = ingest(load(options.recipe), default_workers(), Observer())
+    tokenized = tokenize_domains(load(options.recipe), default_workers(), Observer())
     print("| domain | documents | in the files | misplaced | decoded | differ |")
     print("|---|---|---|---|---|---|")
     failed = False
-    for number in range(len(ingested.domains)):
-        row = compare(ingested, number, options.share)
+    for number in range(len(tokenized.domains)):
+        row = compare(tokenized, number, options.share)
         failed |= row[0] != row[1] or row[2] > 0 or row[4] > 0
         shown = " | ".join(f"{value:,}" for value in row)
-        print(f"| {ingested.domains[number].name} | {shown} |", flush=True)
+        print(f"| {tokenized.domains[number].name} | {shown} |", flush=True)
     sys.exit(int(failed))
 
 
-def compare(ingested: Ingested, number: int, share: float) -> tuple[int, int, int, int, int]:
+def compare(
+    tokenized: TokenizedDomains, number: int, share: float
+) -> tuple[int, int, int, int, int]:
     """Documents in the store and in the files, misplaced ones; decoded ones and those differing."""
-    domain = ingested.domains[number]
-    reference = tokenizers.Tokenizer.from_str(ingested.tokenizer.definition)
+    domain = tokenized.domains[number]
+    reference = tokenizers.Tokenizer.from_str(tokenized.tokenizer.definition)
     files, lines = domain.locate(np.arange(len(domain)))
     places = {
         (int(file), int(line)): position
@@ -57,7 +59,7 @@ def compare(ingested: Ingested, number: int, share: float) -> tuple[int, int, in
     }
     found = misplaced = decoded = different = 0
     waiting: list[tuple[int, str]] = []
-    for file, line, text, name in documents(ingested.plans[number], domain):
+    for file, line, text, name in documents(tokenized.plans[number], domain):
         found += 1
         position = places.pop((file, line), None)
         digest = xxhash.xxh3_128_digest(text.encode())

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.pipeline.tokenize import ingest
+from curate.pipeline.tokenize import tokenize_domains
 from curate.recipe import load
 from curate.runtime.progress import Observer
 from curate.runtime.workers import map_tasks
@@ -129,7 +129,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
     loaded = load(arguments.recipe)
-    found = ingest(loaded, arguments.workers, Observer())
+    found = tokenize_domains(loaded, arguments.workers, Observer())
     domains = {domain.name: domain for domain in found.domains}
     plugin = {stats.name: stats.entropies.conditional for stats in found.stats}
     measured = Measured(domains, found.tokenizer, loaded.recipe.seed)

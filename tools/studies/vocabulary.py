@@ -19,7 +19,7 @@ import numpy as np
 from curate.laws.scores import spearman
 from curate.pipeline.proxies import run_name, train_mixtures, train_proxies
 from curate.pipeline.proxy_setup import prepare
-from curate.pipeline.tokenize import ingest
+from curate.pipeline.tokenize import tokenize_domains
 from curate.proxy.runs import RunRow, read_runs
 from curate.recipe import LoadedRecipe, load
 from curate.runtime.progress import Observer
@@ -60,7 +60,7 @@ def main() -> None:
     show(f"{VOCABULARY} ids", [(first[name], other[name]) for name in first if name in other])
     effort = (asked.workers, Observer())
     shares = {name: row.weights for name, row in first.items()}
-    trained = train_mixtures(plain, ingest(plain, *effort), shares, work / "seed", effort)
+    trained = train_mixtures(plain, tokenize_domains(plain, *effort), shares, work / "seed", effort)
     fresh = over_seeds(trained.rows)
     again = [
         (first[name], fresh[run_name(weights, 0).removesuffix(".s0")])
