@@ -17,7 +17,7 @@ from curate.dataset.manifest import load_manifest, read_provenance
 from curate.errors import CurateError, RecipeError, ShardError
 from curate.formats import find
 from curate.loader import FIELDS, LoaderOptions, Sequences
-from curate.loader.batches import Share
+from curate.loader.batch_loader import Share
 from curate.pipeline.build import build
 from curate.recipe import load as load_recipe
 from curate.runtime.progress import Observer
@@ -50,7 +50,7 @@ KINDS = ("documents", "fixed", "recipe")
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of a few batches, so that the small dataset has many; forked workers inherit it."""
-    monkeypatch.setattr("curate.loader.batches.BLOCK_TOKENS", 15 * LENGTH)
+    monkeypatch.setattr("curate.loader.batch_loader.BLOCK_TOKENS", 15 * LENGTH)
 
 
 def open_all(places: dict[str, Path], kind: str, *fields: str, length: int = LENGTH) -> Sequences:
@@ -255,8 +255,8 @@ def test_many_stretches_are_one_order(
     places: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = collect(open_all(places, "recipe").loader(8))
-    monkeypatch.setattr("curate.loader.store.STRETCH_SEQUENCES", 5)
-    monkeypatch.setattr("curate.loader.batches.PLANNED_SEQUENCES", 3)
+    monkeypatch.setattr("curate.loader.store_windows.STRETCH_SEQUENCES", 5)
+    monkeypatch.setattr("curate.loader.batch_loader.PLANNED_SEQUENCES", 3)
     data = open_all(places, "recipe")
     assert np.array_equal(collect(data.loader(8)), whole)
     by_one = [int(data[position]["samples"]) for position in range(len(data))]

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from curate.errors import InfeasiblePlan, InputError
-from curate.proxy.mixtures import draw_mixtures, read_mixtures
 from curate.proxy.swarm import checkpoint_steps
+from curate.proxy.swarm_mixtures import draw_mixtures, read_mixtures
 
 
 def test_a_table_with_and_without_names(tmp_path: Path) -> None:

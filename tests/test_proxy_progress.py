@@ -10,9 +10,9 @@ import pytest
 import torch
 from rich.console import Console
 
-from curate.proxy import progress as module
+from curate.proxy import swarm_progress as module
 from curate.proxy.curves import write_curves
-from curate.proxy.progress import Progress
+from curate.proxy.swarm_progress import SwarmProgress
 from curate.report.terminal import TerminalObserver, training_table
 from curate.runtime.progress import Observer, TrainingProgress
 
@@ -32,7 +32,7 @@ def test_tokens_are_counted_over_groups_and_what_was_there_is_not_speed(
 ) -> None:
     monkeypatch.setattr(module, "SHOW_SECONDS", 0.0)
     listener = Listener()
-    progress = Progress(4, 10, 100, 6e6, listener)
+    progress = SwarmProgress(4, 10, 100, 6e6, listener)
     progress.resume(5, 3)
     assert progress.speed() == ""
     progress.add(6, torch.tensor([1.0, 3.0, float("nan")]))  # one broke
@@ -46,7 +46,7 @@ def test_tokens_are_counted_over_groups_and_what_was_there_is_not_speed(
 
 def test_a_loss_is_not_read_at_every_step() -> None:
     listener = Listener()
-    progress = Progress(1, 10, 100, 6e6, listener)
+    progress = SwarmProgress(1, 10, 100, 6e6, listener)
     for step in range(1, 11):
         progress.add(step, torch.ones(1))
     assert listener.told == []  # within a second

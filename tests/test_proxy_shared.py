@@ -15,7 +15,7 @@ import pytest
 
 from curate.errors import EngineError, InputError, ShardError
 from curate.pipeline.proxies import train_domain_experts, train_proxies
-from curate.proxy.claims import Claims
+from curate.proxy.claims import RunClaims
 from curate.proxy.runs import read_runs
 from curate.recipe import load
 from curate.runtime.files import FileLock
@@ -80,7 +80,7 @@ def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
 
 
 def test_claimed_runs_are_nobody_elses_until_they_are_let_go(tmp_path: Path) -> None:
-    one, other = Claims(tmp_path), Claims(tmp_path)
+    one, other = RunClaims(tmp_path), RunClaims(tmp_path)
     runs = ["a", "b", "c"]
     claim = one.take(lambda held: [run for run in runs if run not in held][:2])
     assert claim is not None and claim.runs == ("a", "b")
@@ -221,7 +221,7 @@ def test_without_ray_the_command_says_what_to_install(recipe: Path) -> None:
 def test_settings_do_not_change_under_somebodys_hands(recipe: Path) -> None:
     loaded = load(recipe, (*SWARM, "proxy.runs=1", "proxy.tokens=256", "proxy.checkpoints=1"))
     train_proxies(loaded, 1, Observer())
-    other = Claims(loaded.output_dir)
+    other = RunClaims(loaded.output_dir)
     claim = other.take(lambda held: ["m000"])
     changed = load(recipe, (*SWARM, "proxy.runs=1", "proxy.tokens=128"))
     with pytest.raises(ShardError, match="other settings there; wait for it, or give another --ou"):
@@ -235,7 +235,7 @@ def test_a_name_keeps_its_mixture_while_somebody_trains_it(recipe: Path) -> None
     table.write_text("run,wiki,code,talk\na,0.5,0.3,0.2\n", "utf-8")
     loaded = load(recipe, (*SWARM, f"proxy.mixtures={table}", "proxy.tokens=256"))
     train_proxies(loaded, 1, Observer())
-    other = Claims(loaded.output_dir)
+    other = RunClaims(loaded.output_dir)
     claim = other.take(lambda held: ["a"])
     table.write_text("run,wiki,code,talk\na,0.6,0.3,0.1\n", "utf-8")
     with pytest.raises(ShardError, match="other mixtures of the same names there; wait for it"):

@@ -20,12 +20,12 @@ from numpy.typing import DTypeLike
 
 from curate import recipe as recipes
 from curate.errors import RecipeError
-from curate.loader.batches import BatchLoader, LoaderOptions
+from curate.loader.batch_loader import BatchLoader, LoaderOptions
 from curate.loader.fields import FIELDS, check_fields, extra_tokens, needs_segments
-from curate.loader.sequences import Sequences
-from curate.loader.shards import ShardSource
-from curate.loader.source import Source
-from curate.loader.store import PlannedStore, StoreSource
+from curate.loader.sequence_dataset import Sequences
+from curate.loader.shard_windows import ShardSource
+from curate.loader.store_windows import PlannedStore, StoreSource
+from curate.loader.window_source import WindowSource
 from curate.pipeline.plan import plan_dataset
 from curate.runtime.progress import Observer
 from curate.runtime.workers import default_workers
@@ -61,7 +61,7 @@ def load(
     """
     asked = check_fields(fields)
     path = Path(source)
-    opened: Source
+    opened: WindowSource
     if path.is_file():
         if split != "train":
             raise RecipeError(

@@ -9,13 +9,13 @@ from numpy.typing import DTypeLike, NDArray
 
 from curate.errors import RecipeError
 from curate.loader.fields import Batch, assemble, check_fields, extra_tokens
-from curate.loader.source import Source
+from curate.loader.window_source import WindowSource
 
 
-class Reader:
+class SequenceReader:
     """Reads sequences of a source."""
 
-    def __init__(self, source: Source, fields: Sequence[str], dtype: DTypeLike) -> None:
+    def __init__(self, source: WindowSource, fields: Sequence[str], dtype: DTypeLike) -> None:
         """Wrap a source that was opened for these fields.
 
         Args:

@@ -16,11 +16,11 @@ import torch.distributed
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from curate.errors import RecipeError
-from curate.loader.batches import BatchLoader, Block
+from curate.loader.batch_loader import BatchBlock, BatchLoader
 from curate.loader.fields import Batch
 
 Tensors = dict[str, torch.Tensor]
-Read = tuple[Block, Tensors]
+Read = tuple[BatchBlock, Tensors]
 """Batches together, and how to cut them."""
 
 

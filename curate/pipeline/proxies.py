@@ -17,8 +17,8 @@ from curate.pipeline.proxy_devices import Job, train_job
 from curate.pipeline.proxy_setup import Prepared, check_proxy, prepare
 from curate.pipeline.read_evidence import made_by_proxies
 from curate.pipeline.tokenize import TokenizedDomains
-from curate.proxy.mixtures import draw_mixtures, read_mixtures
 from curate.proxy.shape import PRESETS, find_preset
+from curate.proxy.swarm_mixtures import draw_mixtures, read_mixtures
 from curate.recipe import LoadedRecipe
 from curate.runtime.files import hash_json
 from curate.runtime.progress import Observer

@@ -78,19 +78,19 @@ def train_job(job: Job, prepared: Prepared, workers: int, observer: Observer) ->
 def _train_apart(
     job: Job, swarm: Swarm, devices: list[str], workers: int, observer: Observer
 ) -> SwarmResult:
-    from curate.proxy.claims import Claims
-    from curate.proxy.shared import Shared
+    from curate.proxy.claims import RunClaims
+    from curate.proxy.shared import SharedSwarm
     from curate.proxy.swarm import swarm_result
     from curate.proxy.train import check_supply
 
-    shared = Shared(swarm, job.directory, Claims(job.directory))
+    shared = SharedSwarm(swarm, job.directory, RunClaims(job.directory))
     shared.open(observer.notice)
     pending = shared.pending()
     if len(pending) < len(swarm.runs):
         observer.notice(f"{len(swarm.runs) - len(pending)} runs are there already")
     check_supply(swarm, pending)
     if pending:
-        models = min(swarm.fit.models, -(-len(pending) // len(devices)))
+        models = min(swarm.group.models, -(-len(pending) // len(devices)))
         threads = max(1, workers // len(devices))
         watch = _Watch(devices, observer)
         total = len(pending) * swarm.steps * swarm.step_tokens

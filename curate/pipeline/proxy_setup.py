@@ -82,10 +82,10 @@ def prepare(
     Raises:
         CurateError: What the user can mend.
     """
-    from curate.proxy.batches import ProxyDomain, validation_rows
     from curate.proxy.device import find_devices, stack_settings
-    from curate.proxy.memory import Fit
+    from curate.proxy.memory import GroupSize
     from curate.proxy.swarm import Swarm, checkpoint_steps
+    from curate.proxy.training_batches import ProxyDomain, validation_rows
 
     recipe = loaded.proxies
     training = find_preset(recipe.preset).training
@@ -120,7 +120,7 @@ def prepare(
         data_hash=hash_json(
             [own.content_hash, own.tokenizer.fingerprint, asdict(loaded.recipe.validation)]
         ),
-        fit=Fit(1, 1),
+        group=GroupSize(1, 1),
         tensorboard=None if recipe.tensorboard is None else loaded.base / recipe.tensorboard,
     )
     # By the proxies' supply, so that mixtures drawn below them never fail for a rounded document.
@@ -175,9 +175,9 @@ def with_runs(loaded: LoadedRecipe, swarm: Swarm, runs: tuple[SwarmRun, ...]) ->
     """The swarm with runs, and as many at once as fit."""
     from curate.proxy.memory import fit_models
 
-    fit = fit_models(
+    group = fit_models(
         swarm.stack.shape, swarm.sequence_length, swarm.batch_sequences, swarm.stack.compute,
         swarm.stack.device,
     )  # fmt: skip
-    most = min(fit.models, loaded.proxies.models or fit.models, len(runs))
-    return replace(swarm, runs=runs, fit=replace(fit, models=most))
+    most = min(group.models, loaded.proxies.models or group.models, len(runs))
+    return replace(swarm, runs=runs, group=replace(group, models=most))

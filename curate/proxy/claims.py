@@ -21,7 +21,7 @@ Choose = Callable[[set[str]], Sequence[str]]
 
 
 @dataclass(frozen=True)
-class Claim:
+class RunClaim:
     """Runs that this process trains."""
 
     runs: tuple[str, ...]
@@ -29,7 +29,7 @@ class Claim:
     lock: FileLock
 
 
-class Claims:
+class RunClaims:
     """The claims on the runs of a directory."""
 
     def __init__(self, directory: Path) -> None:
@@ -53,7 +53,7 @@ class Claims:
             runs |= set(json.loads(path.read_text("utf-8"))["runs"])
         return runs
 
-    def take(self, choose: Choose) -> Claim | None:
+    def take(self, choose: Choose) -> RunClaim | None:
         """Claim what `choose` picks; None where it picks nothing.
 
         Args:
@@ -70,9 +70,9 @@ class Claims:
             assert taken, "runs that nobody trains were locked"
             said = {"runs": runs, "process": os.getpid(), "machine": platform.node()}
             path.write_text(json.dumps(said), "utf-8")
-            return Claim(runs, path, lock)
+            return RunClaim(runs, path, lock)
 
-    def release(self, claim: Claim) -> None:
+    def release(self, claim: RunClaim) -> None:
         """Let go of runs: they have ended, or somebody else may have them."""
         with self.lock():
             claim.lock.close()

@@ -15,10 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from curate.proxy.batches import ValidationRows
 from curate.proxy.stack import Stack
 from curate.proxy.swarm import Swarm, SwarmResult, SwarmRun
 from curate.proxy.train import evaluation_tokens
+from curate.proxy.training_batches import ValidationRows
 from curate.runtime.files import atomic_path
 
 

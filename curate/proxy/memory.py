@@ -34,7 +34,7 @@ CPU_TOKENS = 8192
 
 
 @dataclass(frozen=True, slots=True)
-class Fit:
+class GroupSize:
     """How a swarm is cut up."""
 
     models: int
@@ -75,7 +75,7 @@ def fit_models(
     batch_sequences: int,
     compute: torch.dtype,
     device: torch.device,
-) -> Fit:
+) -> GroupSize:
     """As many models as leave half of the memory to activations, then sequences to fill that."""
     room = int(free_bytes(device) * SAFE_SHARE)
     state, sequence = model_bytes(shape, compute), sequence_bytes(shape, sequence_length, compute)
@@ -87,7 +87,7 @@ def fit_models(
     if device.type == "cpu":
         micro = max(1, min(micro, CPU_TOKENS // (models * sequence_length)))
     micro = min(batch_sequences, 1 << (micro.bit_length() - 1))
-    return Fit(models, micro)
+    return GroupSize(models, micro)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

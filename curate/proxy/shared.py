@@ -9,19 +9,19 @@ from typing import Any
 
 from curate.errors import ShardError
 from curate.proxy.checkpoint import checkpoint_runs
-from curate.proxy.claims import Claim, Claims
+from curate.proxy.claims import RunClaim, RunClaims
 from curate.proxy.runs import RunRow, append_runs, read_runs, write_runs
 from curate.proxy.swarm import Swarm, SwarmRun
 from curate.runtime.files import read_json, write_json
 
 
 @dataclass(frozen=True)
-class Shared:
+class SharedSwarm:
     """`runs.csv` holds what has ended; `proxy.json` what the runs share, and which failed."""
 
     swarm: Swarm
     directory: Path
-    claims: Claims
+    claims: RunClaims
 
     @property
     def record(self) -> Path:
@@ -122,7 +122,7 @@ class Shared:
         with self.claims.lock():
             return self.claims.held()
 
-    def claim(self) -> Claim | None:
+    def claim(self) -> RunClaim | None:
         """Runs to train next: a group that was begun, as it was, else so many as fit at once."""
         return self.claims.take(self._choose)
 
@@ -136,7 +136,7 @@ class Shared:
             if group:
                 return group
             path.unlink()
-        return free[: self.swarm.fit.models]
+        return free[: self.swarm.group.models]
 
     def tidy(self) -> None:
         """Remove the checkpoints that groups left which were halved."""

@@ -13,11 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from curate.proxy.batches import ValidationRows
 from curate.proxy.loss import chunk_tokens, head_loss, token_losses
 from curate.proxy.model import Weights, hidden_states, initial_weights
 from curate.proxy.optimiser import OptimiserSettings, StackedAdamW
 from curate.proxy.shape import Shape
+from curate.proxy.training_batches import ValidationRows
 
 
 @dataclass(frozen=True, slots=True)

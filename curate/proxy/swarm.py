@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from curate.errors import InputError
-from curate.proxy.batches import ProxyDomain, RunTokens, ValidationRows
-from curate.proxy.memory import Fit
+from curate.proxy.memory import GroupSize
 from curate.proxy.runs import RunRow, read_runs
 from curate.proxy.stack import StackSettings
+from curate.proxy.training_batches import ProxyDomain, RunTokens, ValidationRows
 from curate.runtime.files import hash_json, read_json
 
 
@@ -54,7 +54,7 @@ class Swarm:
     data_seed: int
     data_hash: str
     """Of documents, which of them are held out, and tokenizer."""
-    fit: Fit
+    group: GroupSize
     tensorboard: Path | None = None
     """Directory for TensorBoard."""
     names: tuple[str, ...] = field(init=False)

@@ -19,16 +19,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from curate.proxy.batches import BatchSource, run_streams, supply_streams
 from curate.proxy.checkpoint import Checkpoint, find_checkpoint, save_checkpoint
-from curate.proxy.claims import Claims
+from curate.proxy.claims import RunClaims
 from curate.proxy.curves import write_curves
 from curate.proxy.memory import halve_until_it_fits
-from curate.proxy.progress import Progress
 from curate.proxy.runs import RunRow
-from curate.proxy.shared import Shared
+from curate.proxy.shared import SharedSwarm
 from curate.proxy.stack import Stack
 from curate.proxy.swarm import Swarm, SwarmResult, SwarmRun, swarm_result
+from curate.proxy.swarm_progress import SwarmProgress
+from curate.proxy.training_batches import BatchSource, run_streams, supply_streams
 from curate.runtime.files import hash_json
 from curate.runtime.progress import Observer
 
@@ -70,14 +70,14 @@ def train_swarm(
         EngineError: Not even one model fits into memory.
         ShardError: Another process trains runs of other settings there.
     """
-    shared = Shared(swarm, directory, Claims(directory))
+    shared = SharedSwarm(swarm, directory, RunClaims(directory))
     shared.open(observer.notice)
     pending = shared.pending()
     if len(pending) < len(swarm.runs):
         observer.notice(f"{len(swarm.runs) - len(pending)} runs are there already")
     check_supply(swarm, pending)
     flops = swarm.stack.shape.training_flops(swarm.sequence_length)
-    progress = Progress(len(pending), swarm.steps, swarm.step_tokens, flops, observer)
+    progress = SwarmProgress(len(pending), swarm.steps, swarm.step_tokens, flops, observer)
     observer.begin("train proxies", ["proxies"], [progress.total_tokens])
     own = elsewhere = 0
     while left := shared.pending():
@@ -91,7 +91,7 @@ def train_swarm(
         try:
             halve_until_it_fits(
                 [run for run in left if run.name in claim.runs],
-                swarm.fit.micro_sequences,
+                swarm.group.micro_sequences,
                 lambda runs, micro: _train_group(shared, runs, micro, progress, finish),
                 observer.notice,
             )
@@ -119,10 +119,10 @@ def _group_path(directory: Path, runs: Sequence[SwarmRun]) -> Path:
 
 
 def _train_group(
-    shared: Shared,
+    shared: SharedSwarm,
     runs: Sequence[SwarmRun],
     micro: int,
-    progress: Progress,
+    progress: SwarmProgress,
     finish: Finish | None,
 ) -> None:
     """Train runs together to their end, and append their rows."""
@@ -212,7 +212,7 @@ def evaluation_tokens(stack: Stack) -> int:
 
 
 def _note_failures(
-    shared: Shared, stack: Stack, runs: Sequence[SwarmRun], notice: Callable[[str], None]
+    shared: SharedSwarm, stack: Stack, runs: Sequence[SwarmRun], notice: Callable[[str], None]
 ) -> None:
     steps, known = stack.optimiser.failed_step_K.tolist(), shared.failed()
     rate = shared.swarm.stack.optimiser.learning_rate

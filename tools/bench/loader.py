@@ -34,7 +34,7 @@ from curate.dataset.write_tokens import ShardTask, ShardWriter, write_shards  # 
 from curate.formats import find  # noqa: E402
 from curate.formats.base import TokenFormat  # noqa: E402
 from curate.loader import LoaderOptions, Sequences, load  # noqa: E402
-from curate.loader.store import PlannedStore, StoreSource  # noqa: E402
+from curate.loader.store_windows import PlannedStore, StoreSource  # noqa: E402
 from curate.plan import DocumentSampler, SequenceSampler, stream  # noqa: E402
 from curate.tokens.domain import DomainFile, DomainTokens  # noqa: E402
 from curate.tokens.store import DOCUMENT, Entry, PartWriter, StoredEntry  # noqa: E402

@@ -17,11 +17,11 @@ import numpy as np
 import torch
 
 from curate.pipeline.proxy_setup import prepare
-from curate.proxy.batches import BatchSource
 from curate.proxy.optimiser import StackedAdamW
 from curate.proxy.stack import Stack
 from curate.proxy.swarm import Swarm, SwarmRun
 from curate.proxy.train import evaluation_tokens
+from curate.proxy.training_batches import BatchSource
 from curate.recipe import load
 from curate.runtime.progress import Observer
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from curate.errors import RecipeError
 from curate.loader.fields import Segments
-from curate.loader.source import Order
+from curate.loader.window_source import Order
 from curate.plan import SequenceSampler, Stream, TokenCopier, epoch_seed
 from curate.runtime.files import hash_bytes, hash_json
 from curate.tokens.domain import DomainTokens

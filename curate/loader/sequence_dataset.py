@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from curate.errors import RecipeError
-from curate.loader.batches import BatchLoader, LoaderOptions, Share
+from curate.loader.batch_loader import BatchLoader, LoaderOptions, Share
 from curate.loader.fields import Batch
-from curate.loader.reader import Reader
-from curate.loader.source import Source
+from curate.loader.reader import SequenceReader
+from curate.loader.window_source import WindowSource
 
 if TYPE_CHECKING:
     from curate.loader.torch_batches import TorchLoader
@@ -26,14 +26,14 @@ class Sequences:
     """Sequences of equal length over a source."""
 
     def __init__(
-        self, source: Source, fields: Sequence[str] = ("tokens",), dtype: DTypeLike = np.int64
+        self, source: WindowSource, fields: Sequence[str] = ("tokens",), dtype: DTypeLike = np.int64
     ) -> None:
         """Wrap a source that was opened for these fields.
 
         Raises:
             RecipeError: A field is unknown, or the dtype is not of integers.
         """
-        self.reader = Reader(source, fields, dtype)
+        self.reader = SequenceReader(source, fields, dtype)
         self._stored_order = source.stored_order()
 
     @property

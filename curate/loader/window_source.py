@@ -17,7 +17,7 @@ Order = Callable[[NDArray[np.int64]], NDArray[np.int64]]
 """Positions in an epoch, ascending, → numbers of the windows that stand there; a bijection."""
 
 
-class Source(Protocol):
+class WindowSource(Protocol):
     """Windows of equal length."""
 
     @property

@@ -12,7 +12,7 @@ SHOW_SECONDS = 1.0
 """Between reports of progress: reading a loss makes the device wait."""
 
 
-class Progress:
+class SwarmProgress:
     """Tokens trained on so far, over all groups of a swarm."""
 
     def __init__(

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from curate.errors import RecipeError, ShardError
 from curate.loader.fields import Batch, cut_rows
-from curate.loader.reader import Reader
-from curate.loader.source import Order
+from curate.loader.reader import SequenceReader
 from curate.loader.state import STATE_VERSION, check_state
+from curate.loader.window_source import Order
 
 ORDERS = {
     "shuffled": "another order in every epoch",
@@ -79,7 +79,7 @@ class Share:
 
 
 @dataclass(frozen=True)
-class Block:
+class BatchBlock:
     """Batches that are read together."""
 
     states: list[tuple[int, int]]
@@ -101,7 +101,7 @@ class Block:
 class BatchLoader:
     """Iterates over what is left of an epoch, then over the next one, and so on."""
 
-    def __init__(self, reader: Reader, share: Share, options: LoaderOptions) -> None:
+    def __init__(self, reader: SequenceReader, share: Share, options: LoaderOptions) -> None:
         """Start at the first position of epoch 0.
 
         Raises:
@@ -159,7 +159,7 @@ class BatchLoader:
                 self.epoch, self.position = epoch, position
                 yield batch
 
-    def blocks(self, worker: int = 0, workers: int = 1) -> Iterator[tuple[Block, Batch]]:
+    def blocks(self, worker: int = 0, workers: int = 1) -> Iterator[tuple[BatchBlock, Batch]]:
         """What one of some workers reads, some batches together, and how to cut it into these.
 
         Raises:
@@ -167,7 +167,7 @@ class BatchLoader:
         """
         self._check_last_step()
         ahead = -(-self.options.prefetch_batches // self._batches_together())
-        waiting: deque[tuple[Block, Future[Batch]]] = deque()
+        waiting: deque[tuple[BatchBlock, Future[Batch]]] = deque()
         with ThreadPoolExecutor(1) as pool:
             for block in self._planned(worker, workers):
                 if not ahead:
@@ -184,7 +184,7 @@ class BatchLoader:
         tokens = self.share.batch_sequences * self.reader.sequence_length
         return max(1, BLOCK_TOKENS // tokens)
 
-    def _planned(self, worker: int, workers: int) -> Iterator[Block]:
+    def _planned(self, worker: int, workers: int) -> Iterator[BatchBlock]:
         """The blocks of a worker; the numbers of many are found at once."""
         order = self._order()
         together, steps = self._batches_together(), self.steps()
@@ -197,7 +197,7 @@ class BatchLoader:
             ]
             yield from self._number(blocks, order)
 
-    def _number(self, blocks: Sequence[range], order: Order) -> Iterator[Block]:
+    def _number(self, blocks: Sequence[range], order: Order) -> Iterator[BatchBlock]:
         """Blocks of steps, counted from the position, with the numbers of their sequences."""
         base, stop, taken = self.position, len(self.reader), self.share.step_sequences
         epoch = self.epoch
@@ -213,7 +213,7 @@ class BatchLoader:
                 for after in afters
             ]
             own = numbers[start : start + rows[-1]]
-            yield Block(states, rows, own, self.reader.sequence_length)
+            yield BatchBlock(states, rows, own, self.reader.sequence_length)
             start += rows[-1]
 
     def _least(self) -> int:

@@ -22,7 +22,7 @@ from curate.errors import RecipeError, ShardError
 from curate.formats import FORMATS
 from curate.formats.base import Mapped, TokenFormat
 from curate.loader.fields import Segments
-from curate.loader.source import Order
+from curate.loader.window_source import Order
 from curate.plan import copy_runs, epoch_seed, permute
 from curate.plan.packing import CONCAT
 from curate.plan.per_domain import MIXED
