@@ -92,3 +92,9 @@ class Law:
     """Raises `FitError` where the table cannot determine it, saying what would."""
     dummy: bool = False
     """Whether it is a yardstick that any other law must beat."""
+    convex: bool = False
+    """Whether its losses are convex in the shares as fitted here: then one descent finds the best
+    mixture, and a certificate says how near it is."""
+    replicates: int = 0
+    """Resamples that a mixture takes for its intervals unless the recipe says otherwise: as many as
+    fit in a minute on 512 runs of 17 domains. Most laws take over a second a fit, and get none."""

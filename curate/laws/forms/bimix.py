@@ -215,4 +215,6 @@ BIMIX = Law(
     paper="BiMix, Ge et al. 2024, arXiv:2405.14908v4, Eq. 3",
     needs="targets that are domains, two different positive shares of each",
     fit=fit_bimix,
+    convex=True,
+    replicates=100,
 )

@@ -100,4 +100,6 @@ EXPONENTIAL = Law(
     paper="Data Mixing Laws, Ye et al. 2024, arXiv:2403.16952, Eq. 7",
     needs="runs; better with more of them than domains",
     fit=fit_exponential,
+    convex=True,
+    replicates=40,
 )

@@ -88,4 +88,6 @@ RIDGE = Law(
     paper="RegMix, Liu et al. 2024, arXiv:2407.01492v2, App. E",
     needs="runs",
     fit=fit_ridge,
+    convex=True,
+    replicates=20,  # an optimum on the edge of the trust region takes two seconds
 )

@@ -17,7 +17,6 @@ from curate.laws import LAWS, Law, RunTable
 from curate.laws.fitting.features import run_folds
 from curate.laws.forms.bimix import FittedBimix
 from curate.laws.forms.expert_regression import INFORMED, informed
-from curate.laws.law import FittedLaw
 from curate.mixture.constraints import Wishes, prior_of, wishes
 from curate.mixture.methods.expert_features import expert_features
 from curate.mixture.request import MixtureRequest, Preference
@@ -49,16 +48,8 @@ LAW_OF = {
 }
 """Method → law; method `law` names its own."""
 
-CONVEX = ("bimix", "exponential", "ridge")
-"""Laws whose losses are convex in the shares, as fitted here."""
-
 OLMIX_KL = 0.05
 """arXiv:2602.12237."""
-
-REPLICATES = {"bimix": 100, "exponential": 40, "ridge": 20}
-"""Resamples that fit in a minute on 512 runs of 17 domains; other laws take more than a second a
-fit, and get none unless the recipe asks. An optimum of ridge on the edge of the trust region takes
-two seconds."""
 
 LEAST_NAMED = 1e-4
 """Share of a domain that no run had, from which it is warned of."""
@@ -89,7 +80,7 @@ def solve(request: MixtureRequest, runs: RunTable) -> Preference:
             "another would do; train different ones (`curate design`), or take a method that needs "
             "none, such as entropy"
         )
-    problem = _problem(request, wished, runs, law.fit(runs))
+    problem = _problem(request, wished, runs, law)
     found = _optimum(request, problem, wished)
     warnings = [
         f"'{name}' is in the runs and not in the recipe: it gets no share"
@@ -108,7 +99,7 @@ def solve(request: MixtureRequest, runs: RunTable) -> Preference:
         )
     never = _never_sampled(runs, found.weights)
     warnings += [never] if never else []
-    replicates = REPLICATES.get(law.name, 0) if search.replicates is None else search.replicates
+    replicates = law.replicates if search.replicates is None else search.replicates
     spread = None
     if replicates:
         spread = _uncertainty(request, (problem, found, wished), runs, (law, replicates))
@@ -226,7 +217,7 @@ def _law(request: MixtureRequest, runs: RunTable) -> Law:
     return LAWS[name]
 
 
-def _problem(request: MixtureRequest, wished: Wishes, runs: RunTable, fitted: FittedLaw) -> Problem:
+def _problem(request: MixtureRequest, wished: Wishes, runs: RunTable, law: Law) -> Problem:
     search = request.options.search
     kl = search.kl
     if kl is None:
@@ -234,9 +225,8 @@ def _problem(request: MixtureRequest, wished: Wishes, runs: RunTable, fitted: Fi
     # Losses of different domains are compared by how far each is above the best that a run had.
     scale = 1 / runs.losses.min(axis=0) if wished.worst else 1.0
     discount = search.discount_repeats
-    name = LAW_OF.get(request.method, search.law)
     return Problem(
-        law=fitted,
+        law=law.fit(runs),
         box=wished.box,
         target_weights=wished.target_weights * scale,
         worst=wished.worst,
@@ -246,7 +236,7 @@ def _problem(request: MixtureRequest, wished: Wishes, runs: RunTable, fitted: Fi
         prior=prior_of(request, wished),
         unique_share=wished.unique_share if discount else None,
         support=support_of(runs.weights) if search.trust_region else None,
-        convex=name in CONVEX and not discount,
+        convex=law.convex and not discount,
     )
 
 
