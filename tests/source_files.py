@@ -11,7 +11,7 @@ import orjson
 
 from curate.runtime.files import hash_file
 from curate.sources import FilePlan, SegmentReader, segments
-from curate.sources.records import SEGMENT_BYTES, Block, ReadOptions, SourceFile
+from curate.sources.records import SEGMENT_BYTES, DocumentBlock, InputFile, ReadOptions
 
 
 @dataclass
@@ -29,7 +29,7 @@ class Found:
     segments: int = 0
     blocks: int = 0
 
-    def add(self, block: Block, lines_before: int) -> None:
+    def add(self, block: DocumentBlock, lines_before: int) -> None:
         self.blocks += 1
         self.texts += block.texts
         self.ids += block.ids
@@ -41,8 +41,8 @@ class Found:
         assert len(block.texts) == len(block.ids) == len(block.files) == len(block.lines)
 
 
-def source(path: Path) -> SourceFile:
-    return SourceFile(str(path), path.stat().st_size, hash_file(path), path.name)
+def source(path: Path) -> InputFile:
+    return InputFile(str(path), path.stat().st_size, hash_file(path), path.name)
 
 
 def plan(path: Path, options: ReadOptions, segment_bytes: int = SEGMENT_BYTES) -> FilePlan:

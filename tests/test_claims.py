@@ -13,7 +13,7 @@ from curate.recipe import load
 from curate.runtime.progress import Observer
 from curate.runtime.workers import Send, run_workers
 from curate.sources.records import SEGMENT_BYTES
-from curate.tokens.task_queue import COMPRESSION, Claims
+from curate.tokens.task_queue import COMPRESSION, TaskQueue
 from curate.tokens.tasks import TASK_SEGMENTS, Task
 
 
@@ -30,7 +30,7 @@ def test_every_task_is_taken_once(seed: int) -> None:
     sizes = [draw.integers(0, 9, draw.integers(1, 6)).tolist() for _ in range(draw.integers(1, 9))]
     tasks = tasks_of(*sizes)
     workers = int(draw.integers(1, 6))
-    claims = Claims(tasks, workers)
+    claims = TaskQueue(tasks, workers)
     last: dict[int, int | None] = dict.fromkeys(range(workers))
     taken = []
     while last:
@@ -47,28 +47,28 @@ def test_every_task_is_taken_once(seed: int) -> None:
 
 
 def test_a_worker_begins_what_nobody_has_begun() -> None:
-    claims = Claims(tasks_of([9, 9], [5, 5], [1, 1]), 2)
+    claims = TaskQueue(tasks_of([9, 9], [5, 5], [1, 1]), 2)
     assert [claims.take(None), claims.take(None)] == [0, 2]
     assert [claims.take(1), claims.take(1)] == [3, 4]
     assert [claims.take(0), claims.take(0), claims.take(2), claims.take(2)] == [1, 5, None, None]
 
 
 def test_helpers_go_where_there_is_most_to_do_for_each() -> None:
-    claims = Claims(tasks_of([6] * 5, [8] * 3), 4)
+    claims = TaskQueue(tasks_of([6] * 5, [8] * 3), 4)
     assert [claims.take(None), claims.take(None)] == [0, 5]
     assert claims.take(None) == 1  # 24 bytes left for two, not 16
     assert claims.take(None) == 6  # 16 left for two, not 18 for three
 
 
 def test_no_task_is_no_work() -> None:
-    claims = Claims([], 3)
+    claims = TaskQueue([], 3)
     assert claims.take(None) is None
     assert claims.shared_task() is None
 
 
 def test_segments_of_a_shared_task_are_taken_in_ever_smaller_runs() -> None:
     decoded = 40 * SEGMENT_BYTES
-    claims = Claims(tasks_of([decoded // COMPRESSION], shared=True), 2)
+    claims = TaskQueue(tasks_of([decoded // COMPRESSION], shared=True), 2)
     assert claims.take(None) == 0
     assert claims.take(None) is None
     streams = [claims.segments(0), claims.segments(0)]
@@ -81,7 +81,7 @@ def test_segments_of_a_shared_task_are_taken_in_ever_smaller_runs() -> None:
 
 
 def test_runs_are_single_segments_at_the_end() -> None:
-    claims = Claims(tasks_of([40 * SEGMENT_BYTES // COMPRESSION], shared=True), 2)
+    claims = TaskQueue(tasks_of([40 * SEGMENT_BYTES // COMPRESSION], shared=True), 2)
     starts = [next(claims.segments(0))]
     while starts[-1] < 45:
         starts.append(next(claims.segments(0)))  # of another worker, of a run of its own
@@ -93,7 +93,7 @@ def test_runs_are_single_segments_at_the_end() -> None:
 
 def test_processes_take_each_task_once() -> None:
     tasks = tasks_of([1] * 300, [1] * 200, [1] * 7)
-    claims = Claims(tasks, 3)
+    claims = TaskQueue(tasks, 3)
     found: list[int] = []
 
     def body(number: int, send: Send) -> None:

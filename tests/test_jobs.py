@@ -15,9 +15,9 @@ from curate.pipeline.tokenize import tokenize_domains
 from curate.recipe import load
 from curate.runtime.progress import Observer
 from curate.sources.plans import FilePlan, PlanRequest, plan_lines
-from curate.sources.records import SEGMENT_BYTES, ReadOptions, SourceFile
+from curate.sources.records import SEGMENT_BYTES, InputFile, ReadOptions
 from curate.tokens.store import Entry, PartWriter, TokenStore
-from curate.tokens.tasks import TASK_SEGMENTS, Item, plan_tasks
+from curate.tokens.tasks import TASK_SEGMENTS, TaskItem, plan_tasks
 
 OPTIONS = ReadOptions()
 
@@ -28,11 +28,11 @@ def store(tmp_path: Path) -> TokenStore:
 
 
 def lines_plan(name: str, size_bytes: int) -> FilePlan:
-    file = SourceFile(name, size_bytes, name, name)
+    file = InputFile(name, size_bytes, name, name)
     return plan_lines(PlanRequest("jsonl", file, OPTIONS, "plain", SEGMENT_BYTES))
 
 
-def pieces(items: tuple[Item, ...]) -> list[tuple[str, int]]:
+def pieces(items: tuple[TaskItem, ...]) -> list[tuple[str, int]]:
     return [(item.plan.files[0].path, segment) for item in items for segment in item.segments or ()]
 
 

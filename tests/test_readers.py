@@ -13,7 +13,7 @@ from source_files import Found, documents, json_lines, plan, read, read_plan, so
 
 from curate.errors import InputError, RecipeError
 from curate.sources import GROUP_FILES, READERS, SegmentReader, segments
-from curate.sources.records import ReadOptions, SourceFile
+from curate.sources.records import InputFile, ReadOptions
 
 
 def test_arrays_of_records(tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_text_files_are_documents_in_groups(tmp_path: Path) -> None:
     assert (block.lines_read, block.end_of_file, block.metadata) == (8, True, [{}] * 5)
     small = segments(files, ReadOptions(), segment_bytes=40)
     assert [len(plan.files) for plan in small] == [4, 3, 1]
-    many = [SourceFile(f"{number}.txt", 1, "", "") for number in range(GROUP_FILES + 3)]
+    many = [InputFile(f"{number}.txt", 1, "", "") for number in range(GROUP_FILES + 3)]
     grouped = segments(many, ReadOptions(reader="text"))
     assert [len(plan.files) for plan in grouped] == [GROUP_FILES, 3]
 

@@ -22,7 +22,7 @@ from curate.sources import SegmentReader, expand, identify, identities, segments
 from curate.sources.decompress.open import CHUNK_BYTES
 from curate.sources.identities import hash_small, read_whole
 from curate.sources.json_records import count_records
-from curate.sources.records import BLOCK_BYTES, ReadOptions, SourceFile
+from curate.sources.records import BLOCK_BYTES, InputFile, ReadOptions
 
 GOOD = '{"id": "g", "text": "fine"}'
 
@@ -390,10 +390,10 @@ def test_small_files_behind_urls(tmp_path: Path) -> None:
     content = b'{"text": "one"}\n'
     path = write(tmp_path / "a.jsonl", content)
     url = f"file://{path}"
-    assert read_whole(SourceFile(url, len(content), "", "a.jsonl")) == content
+    assert read_whole(InputFile(url, len(content), "", "a.jsonl")) == content
     for wrong_bytes in (len(content) - 1, len(content) + 1):
         with pytest.raises(InputError, match=r"file://.*a\.jsonl: changed while it was being read"):
-            read_whole(SourceFile(url, wrong_bytes, "", "a.jsonl"))
+            read_whole(InputFile(url, wrong_bytes, "", "a.jsonl"))
 
 
 class Unreachable(io.RawIOBase):
@@ -416,7 +416,7 @@ class Away(fsspec.AbstractFileSystem):
 def test_small_files_whose_store_goes_away(tmp_path: Path) -> None:
     fsspec.register_implementation("away", Away, clobber=True)
     with pytest.raises(InputError, match=r"^away://x/y: cannot be read \(the store has gone\)"):
-        read_whole(SourceFile("away://x/y", 7, "", "y"))
+        read_whole(InputFile("away://x/y", 7, "", "y"))
 
 
 def test_local_files_of_any_length_are_read_whole(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from curate.formats.base import TextBatch, TextFormat
 from curate.runtime.workers import map_tasks
 from curate.sources import SegmentReader
 from curate.sources.plans import FilePlan
-from curate.sources.records import Block
+from curate.sources.records import DocumentBlock
 from curate.tokens import tokenizer as tokenizers
 from curate.tokens.backends import Encoder, load_encoder
 from curate.tokens.domain import DomainTokens
@@ -169,7 +169,7 @@ def _end_tokens(tokenizer: Tokenizer) -> int:
     return 0 if tokenizer.eos_id is None else 1
 
 
-def _metadata(block: Block, index: int) -> str:
+def _metadata(block: DocumentBlock, index: int) -> str:
     if block.metadata is None:
         return "{}"
     return msgspec.json.encode(block.metadata[index]).decode()

@@ -32,7 +32,7 @@ from curate.tokens import train_tokenizer
 from curate.tokens.backends import first_choice
 from curate.tokens.domain import DomainFile, DomainTokens
 from curate.tokens.domain_counts import CountRequest, domain_counts
-from curate.tokens.fill import Filling, begin_loading, fill
+from curate.tokens.fill import FillRequest, begin_loading, fill
 from curate.tokens.store import TokenStore
 from curate.tokens.tokenizer import Tokenizer
 
@@ -72,7 +72,7 @@ def tokenize_domains(loaded: LoadedRecipe, workers: int, observer: Observer) -> 
     store.scan()
     with begin_loading(choice, tokenizer, store) as loading, _spill(cache) as spill:
         plans = plans or find_files(loaded, observer)
-        filling = Filling(recipe, tokenizer, store, spill, workers, observer, choice, loading)
+        filling = FillRequest(recipe, tokenizer, store, spill, workers, observer, choice, loading)
         filled = fill(filling, plans)
         store.scan()
         domains = tuple(

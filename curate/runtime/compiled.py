@@ -43,7 +43,7 @@ class Pointers:
     """Of the items."""
 
 
-class Kernel:
+class CompiledKernel:
     """A function over pointers, compiled for each combination of types it is called with."""
 
     def __init__(self, function: FunctionType) -> None:
@@ -84,8 +84,8 @@ class Kernel:
         return f"{self._function.__name__}-{hash_bytes(*(part.encode() for part in parts))[:24]}"
 
 
-def kernel(function: Callable[..., int]) -> Kernel:
-    """Make a `Kernel` of a function.
+def kernel(function: Callable[..., int]) -> CompiledKernel:
+    """Make a `CompiledKernel` of a function.
 
     Example:
         >>> @kernel
@@ -98,7 +98,7 @@ def kernel(function: Callable[..., int]) -> Kernel:
         10
     """
     assert isinstance(function, FunctionType)
-    return Kernel(function)
+    return CompiledKernel(function)
 
 
 def prefetch(pointer: NDArray[Any], position: int) -> None:

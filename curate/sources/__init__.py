@@ -24,7 +24,7 @@ from curate.sources.identities import check_unchanged, identify
 from curate.sources.json_array import JsonArrayReader
 from curate.sources.jsonl import SMALL_BYTES, JsonlReader
 from curate.sources.plans import FilePlan, PlanRequest, plan_lines, plan_whole, recognise
-from curate.sources.records import SEGMENT_BYTES, Block, ReadOptions, Segment, SourceFile
+from curate.sources.records import SEGMENT_BYTES, DocumentBlock, InputFile, ReadOptions, Segment
 from curate.sources.text_files import TextReader
 
 __all__ = [
@@ -43,10 +43,10 @@ GROUP_FILES = 4096
 """Most small files that one segment covers."""
 
 
-class Reader(Protocol):
+class FileReader(Protocol):
     """Reads segments of one kind of file; may keep a file open for the segment that follows."""
 
-    def read(self, segment: Segment, keep_metadata: bool) -> Iterator[Block]:
+    def read(self, segment: Segment, keep_metadata: bool) -> Iterator[DocumentBlock]:
         """The documents of one segment."""
         ...
 
@@ -60,12 +60,12 @@ class ReaderInfo:
     """One kind of file."""
 
     summary: str
-    open: Callable[[], Reader]
+    open: Callable[[], FileReader]
     plan: Callable[[PlanRequest], FilePlan] | None
     """Cuts one file; None: files are whole documents, read in groups."""
 
 
-def open_table() -> Reader:
+def open_table() -> FileReader:
     """A reader of tables; pyarrow takes a quarter of a second to import, so only where needed."""
     from curate.sources.tables import TableReader
 
@@ -98,12 +98,12 @@ class SegmentReader:
 
     def __init__(self) -> None:
         """Start with no file open."""
-        self._readers: dict[str, Reader] = {}
+        self._readers: dict[str, FileReader] = {}
 
-    def read(self, segment: Segment, keep_metadata: bool = False) -> Iterator[Block]:
+    def read(self, segment: Segment, keep_metadata: bool = False) -> Iterator[DocumentBlock]:
         """The documents of a segment in blocks of about `BLOCK_BYTES`, at least one block.
 
-        Bad records, and damage to the file, are in `Block.bad`.
+        Bad records, and damage to the file, are in `DocumentBlock.bad`.
 
         Raises:
             InputError: The file is gone, cannot be read, or has changed.
@@ -136,7 +136,7 @@ class SegmentReader:
 
 
 def segments(
-    files: list[SourceFile], options: ReadOptions, segment_bytes: int = SEGMENT_BYTES
+    files: list[InputFile], options: ReadOptions, segment_bytes: int = SEGMENT_BYTES
 ) -> list[FilePlan]:
     """Decide the reader of each file and how the file is cut.
 
@@ -188,17 +188,17 @@ class _Group:
     """Small files that one segment covers."""
 
     reader: str
-    files: list[SourceFile] = field(default_factory=list)
+    files: list[InputFile] = field(default_factory=list)
     size_bytes: int = 0
 
 
-def _is_small(file: SourceFile, reader: str, compression: str, segment_bytes: int) -> bool:
+def _is_small(file: InputFile, reader: str, compression: str, segment_bytes: int) -> bool:
     """Whether a file is read with others, in a group."""
     limit_bytes = min(SMALL_BYTES, segment_bytes)
     return reader == "jsonl" and compression == "plain" and file.size_bytes <= limit_bytes
 
 
-def kind_of(file: SourceFile, options: ReadOptions) -> tuple[str, str]:
+def kind_of(file: InputFile, options: ReadOptions) -> tuple[str, str]:
     """The reader for a file, and what the file is compressed with."""
     if options.reader == "text":
         return "text", ""

@@ -68,7 +68,7 @@ def is_bytes(kind: Any) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Columns:
+class TableColumns:
     """A table's columns: all that is needed of its schema."""
 
     types: dict[str, Any]
@@ -89,7 +89,7 @@ class Columns:
         return None if kind is None else ColumnPath(column, tuple(fields), kind)
 
 
-def columns_of(schema: Any) -> Columns:
+def columns_of(schema: Any) -> TableColumns:
     """The columns of an Arrow schema.
 
     Raises:
@@ -99,7 +99,7 @@ def columns_of(schema: Any) -> Columns:
     for field in schema:
         types.setdefault(field.name, field.type)
     words = (f"{name} {kind}" for name, kind in types.items())
-    return Columns(types, ", ".join(words) or "none")
+    return TableColumns(types, ", ".join(words) or "none")
 
 
 def shares_buffers(kind: Any) -> bool:

@@ -14,13 +14,13 @@ from typing import Any
 
 from curate.sources.decompress.open import (
     CHUNK_BYTES,
-    Stream,
+    ByteStream,
     StreamDamage,
     StreamFile,
     open_stream,
 )
 from curate.sources.documents import EMPTY_DOCUMENT, excerpt, has_content, list_fields
-from curate.sources.records import BLOCK_BYTES, BadRecord, Block, ReadOptions, Segment
+from curate.sources.records import BLOCK_BYTES, BadRecord, DocumentBlock, ReadOptions, Segment
 
 DELIMITERS = (",", ";", "\t")
 FIELD_LIMIT_CHARACTERS = 2**31 - 1
@@ -61,7 +61,7 @@ def repair(field: str) -> str:
 class CsvReader:
     """Reads a whole file as one segment."""
 
-    def read(self, segment: Segment, keep_metadata: bool) -> Iterator[Block]:
+    def read(self, segment: Segment, keep_metadata: bool) -> Iterator[DocumentBlock]:
         """The documents of the file, in blocks of about `BLOCK_BYTES`."""
         file = segment.files[0]
         with open_stream(file.path, file.size_bytes) as stream:
@@ -80,7 +80,7 @@ class CsvReader:
 class CsvTable:
     """The rows of one file as documents, gathered in `block`."""
 
-    def __init__(self, stream: Stream, options: ReadOptions, keep_metadata: bool) -> None:
+    def __init__(self, stream: ByteStream, options: ReadOptions, keep_metadata: bool) -> None:
         """Read from the start of `stream`."""
         self._stream = stream
         self._options = options
@@ -91,15 +91,15 @@ class CsvTable:
         self._line = 0
         self.block = self._new_block()
 
-    def _new_block(self) -> Block:
-        return Block(metadata=[] if self._keep_metadata else None)
+    def _new_block(self) -> DocumentBlock:
+        return DocumentBlock(metadata=[] if self._keep_metadata else None)
 
     @property
     def gathered_bytes(self) -> int:
         """Decompressed bytes read since the last block was handed over."""
         return self._stream.position - self._bytes_counted
 
-    def hand_over(self) -> Block:
+    def hand_over(self) -> DocumentBlock:
         """The block gathered so far; a new one takes its place."""
         block, self.block = self.block, self._new_block()
         block.lines_read = self._line - self._lines_counted

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from curate.errors import InputError
 from curate.runtime.files import is_url
 from curate.sources.records import ReadOptions
-from curate.sources.remote import GLOB_CHARACTERS, Fits, expand_url, name_filter
+from curate.sources.remote import GLOB_CHARACTERS, NameFilter, expand_url, name_filter
 
 LISTED_NAMES = 8
 
@@ -74,7 +74,7 @@ def check_name(path: str) -> None:
         raise InputError(f"{path!r}: the name is not UTF-8; rename the file") from error
 
 
-def expand_local(pattern: str, fits: Fits) -> list[InputPath]:
+def expand_local(pattern: str, fits: NameFilter) -> list[InputPath]:
     """The files of one pattern on this machine."""
     root, rest = split_glob(pattern)
     if not rest:
@@ -116,7 +116,7 @@ def split_glob(pattern: str) -> tuple[str, str]:
     return str(Path(*parts[:fixed])), os.path.join(*parts[fixed:])
 
 
-def walk(root: str, fits: Fits) -> Iterator[str]:
+def walk(root: str, fits: NameFilter) -> Iterator[str]:
     """Files below a directory whose names fit, hidden ones left out."""
     seen: set[tuple[int, int]] = set()
     pending = [root]

@@ -35,7 +35,7 @@ from curate.sources.decompress.open import MAGIC_BYTES, compression_of, recognis
 from curate.sources.decompress.stream import RawInput
 from curate.sources.discover import InputPath
 from curate.sources.plans import HEAD_BYTES, reader_of, recognise
-from curate.sources.records import SourceFile
+from curate.sources.records import InputFile
 from curate.sources.remote import remote_status
 
 CACHE_NAME = "files.json"
@@ -63,7 +63,7 @@ class Identity(NamedTuple):
     """Whether the same status will always mean the same content."""
 
 
-def identify(paths: Sequence[InputPath], cache: Path) -> list[SourceFile]:
+def identify(paths: Sequence[InputPath], cache: Path) -> list[InputFile]:
     """Hash the files that are new or have changed.
 
     Args:
@@ -98,7 +98,7 @@ def identify(paths: Sequence[InputPath], cache: Path) -> list[SourceFile]:
     if unknown:
         write_cache(cache, known)
     return [
-        SourceFile(path, size_bytes, content_hash, name, reader, compression, status)
+        InputFile(path, size_bytes, content_hash, name, reader, compression, status)
         for path, name in paths
         for size_bytes, content_hash, reader, compression, status, _ in (found[path],)
     ]
@@ -199,7 +199,7 @@ def hash_small(path: str) -> Identity | None:
     )
 
 
-def read_whole(file: SourceFile) -> bytes:
+def read_whole(file: InputFile) -> bytes:
     """All bytes of a file that fits in memory, sure to be those that were identified.
 
     Of a URL only the length is compared; see `check_unchanged`.
@@ -247,7 +247,7 @@ def _is_lasting(started: int, status: Status) -> bool:
     return started - int(status[1]) > STAT_SAFETY_NANOSECONDS
 
 
-def check_unchanged(file: SourceFile) -> None:
+def check_unchanged(file: InputFile) -> None:
     """Look whether a local file is still what was identified, after it was read again.
 
     URLs are taken at their word: asking their store again for every part costs too much.

@@ -10,10 +10,10 @@ import re
 from codecs import BOM_UTF8
 from collections.abc import Iterator
 
-from curate.sources.decompress.open import CHUNK_BYTES, Stream, StreamDamage, open_stream
+from curate.sources.decompress.open import CHUNK_BYTES, ByteStream, StreamDamage, open_stream
 from curate.sources.documents import excerpt
 from curate.sources.json_records import JsonRecords
-from curate.sources.records import BLOCK_BYTES, BadRecord, Block, Segment
+from curate.sources.records import BLOCK_BYTES, BadRecord, DocumentBlock, Segment
 
 BACKSLASH = 0x5C
 
@@ -28,7 +28,7 @@ class RecordScanner:
     its own. `fault` tells why the rest of the file, `rest`, is no record; empty if all is well.
     """
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, stream: ByteStream) -> None:
         """Read from the start of `stream`."""
         self._stream = stream
         self._data = b""
@@ -151,7 +151,7 @@ class RecordScanner:
 class JsonArrayReader:
     """Reads a whole file as one segment."""
 
-    def read(self, segment: Segment, keep_metadata: bool) -> Iterator[Block]:
+    def read(self, segment: Segment, keep_metadata: bool) -> Iterator[DocumentBlock]:
         """The documents of the file, in blocks of about `BLOCK_BYTES`."""
         file = segment.files[0]
         parser = JsonRecords(segment.options, keep_metadata)

@@ -27,7 +27,7 @@ from curate.sources.documents import (
     text_fault,
     utf8_fault,
 )
-from curate.sources.records import BadRecord, Block, ReadOptions
+from curate.sources.records import BadRecord, DocumentBlock, ReadOptions
 
 RETURN, OPENING, CLOSING = b"\r{}"
 
@@ -89,11 +89,11 @@ class JsonRecords:
         self._id_rest = options.id.partition(".")[2]
         self._id_in_text = options.id.split(".")[0] == options.text.split(".")[0]
 
-    def new_block(self) -> Block:
+    def new_block(self) -> DocumentBlock:
         """An empty block, with room for metadata if that is kept."""
-        return Block(metadata=[] if self._keep_metadata else None)
+        return DocumentBlock(metadata=[] if self._keep_metadata else None)
 
-    def add_lines(self, block: Block, data: bytes, first_line: int, file: int = 0) -> int:
+    def add_lines(self, block: DocumentBlock, data: bytes, first_line: int, file: int = 0) -> int:
         """Add the records of whole lines, numbered from `first_line`; returns how many lines."""
         if len(data) > LONGEST_RUN_BYTES:
             self.add_record(block, data, first_line, file)
@@ -109,7 +109,7 @@ class JsonRecords:
                 self.add_record(block, line, number, file)
         return len(rows)
 
-    def add_files(self, block: Block, files: Sequence[tuple[int, bytes]]) -> int:
+    def add_files(self, block: DocumentBlock, files: Sequence[tuple[int, bytes]]) -> int:
         """Add the records of files, each by its number and its whole lines; returns lines."""
         counts = [0] if self._keep_metadata else [count_records(data) for _, data in files]
         if all(counts):
@@ -121,7 +121,7 @@ class JsonRecords:
         return sum(self.add_lines(block, data, 1, number) for number, data in files)
 
     def _add_all(
-        self, block: Block, data: bytes, files: Iterable[int], lines: Iterable[int]
+        self, block: DocumentBlock, data: bytes, files: Iterable[int], lines: Iterable[int]
     ) -> bool:
         """Add the records of lines that `count_records` found whole, if each is a document."""
         owners = list(files)
@@ -138,7 +138,9 @@ class JsonRecords:
         block.lines += lines
         return True
 
-    def _add_all_whole(self, block: Block, lines: list[bytes], first_line: int, file: int) -> bool:
+    def _add_all_whole(
+        self, block: DocumentBlock, lines: list[bytes], first_line: int, file: int
+    ) -> bool:
         """Add records with their metadata if every one is a document and JSON throughout."""
         try:
             values = list(map(orjson.loads, lines))
@@ -171,7 +173,7 @@ class JsonRecords:
             values = [look_up(value, self._id_rest) for value in values]
         return [value if type(value) is str else identifier(value) for value in values]
 
-    def add_record(self, block: Block, record: bytes, number: int, file: int = 0) -> None:
+    def add_record(self, block: DocumentBlock, record: bytes, number: int, file: int = 0) -> None:
         """Add one record, blank, bad or good, counted as line `number`."""
         record = record.removeprefix(BOM_UTF8)  # within a file where files were joined
         if not record or record.isspace():

@@ -17,7 +17,7 @@ from curate.sources.decompress.open import CHUNK_BYTES, StreamDamage, open_strea
 from curate.sources.documents import excerpt
 from curate.sources.identities import read_whole
 from curate.sources.json_records import JsonRecords
-from curate.sources.records import BLOCK_BYTES, BadRecord, Block, Segment, SourceFile
+from curate.sources.records import BLOCK_BYTES, BadRecord, DocumentBlock, InputFile, Segment
 
 SMALL_BYTES = 128 << 10
 """Plain files up to this size are read in groups, each at once."""
@@ -35,7 +35,7 @@ class LineCursor:
     `position` is where the next line starts, in decompressed bytes.
     """
 
-    def __init__(self, file: SourceFile) -> None:
+    def __init__(self, file: InputFile) -> None:
         """Open the file, before its first line."""
         self.file = file
         self.position = 0
@@ -45,7 +45,7 @@ class LineCursor:
         self._pending = b""
         self._floor = 0
 
-    def can_reach(self, file: SourceFile, start: int) -> bool:
+    def can_reach(self, file: InputFile, start: int) -> bool:
         """Whether no line that starts at or after `start` has been handed out yet."""
         return file == self.file and start >= self._floor
 
@@ -136,7 +136,7 @@ class JsonlReader:
         """Start with no file open."""
         self._cursor: LineCursor | None = None
 
-    def read(self, segment: Segment, keep_metadata: bool) -> Iterator[Block]:
+    def read(self, segment: Segment, keep_metadata: bool) -> Iterator[DocumentBlock]:
         """The documents of one segment, in blocks of about `BLOCK_BYTES`."""
         records = JsonRecords(segment.options, keep_metadata)
         if len(segment.files) > 1:
@@ -184,7 +184,7 @@ class JsonlReader:
             self._cursor = None
 
 
-def _read_small_files(segment: Segment, records: JsonRecords) -> Iterator[Block]:
+def _read_small_files(segment: Segment, records: JsonRecords) -> Iterator[DocumentBlock]:
     """The documents of a group of files, each read whole."""
     block, pending, pending_bytes = records.new_block(), [], 0
     for index, file in enumerate(segment.files):
@@ -206,7 +206,7 @@ def _read_small_files(segment: Segment, records: JsonRecords) -> Iterator[Block]
 
 
 def add_damage(
-    records: JsonRecords, block: Block, cursor: LineCursor, line: int, reason: str
+    records: JsonRecords, block: DocumentBlock, cursor: LineCursor, line: int, reason: str
 ) -> None:
     """Add what damage left of a line: the document if it is whole, and one bad record."""
     rest = b"".join(cursor.unfinished)

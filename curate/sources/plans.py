@@ -15,8 +15,8 @@ from functools import cached_property
 import orjson
 
 from curate.runtime.files import hash_bytes, hash_json
-from curate.sources.decompress.open import Stream, StreamDamage
-from curate.sources.records import ReadOptions, Segment, SourceFile
+from curate.sources.decompress.open import ByteStream, StreamDamage
+from curate.sources.records import InputFile, ReadOptions, Segment
 
 HEAD_BYTES = 64 << 10
 """Decompressed bytes looked at to tell what a file holds."""
@@ -51,7 +51,7 @@ class FilePlan:
     """How one file, or a group of small files, is cut into segments."""
 
     reader: str
-    files: tuple[SourceFile, ...]
+    files: tuple[InputFile, ...]
     options: ReadOptions
     count: int | None
     """Number of segments; None: ask for 0, 1, 2, … until a block says `end_of_file`."""
@@ -105,7 +105,7 @@ class PlanRequest:
     """A file to be cut into segments."""
 
     reader: str
-    file: SourceFile
+    file: InputFile
     options: ReadOptions
     stream_kind: str
     """What the file is compressed with; `plain` if nothing."""
@@ -141,7 +141,7 @@ def cut_evenly(sizes_bytes: list[int], segment_bytes: int) -> tuple[int, ...]:
     return tuple(cuts)
 
 
-def recognise(stream: Stream, path: str) -> tuple[str, str]:
+def recognise(stream: ByteStream, path: str) -> tuple[str, str]:
     """The reader for a file, by its beginning and its name, and what it is compressed with."""
     head = b""
     with contextlib.suppress(StreamDamage):

@@ -36,7 +36,7 @@ class ReadOptions:
     """For directories of plain text: which file names are documents (fnmatch, comma-separated)."""
 
 
-class SourceFile(NamedTuple):
+class InputFile(NamedTuple):
     """One input file, identified by what is in it; there may be millions, so they are tuples."""
 
     path: str
@@ -59,7 +59,7 @@ class Segment:
     """A piece of work: part of one file, or several small files whole."""
 
     reader: str
-    files: tuple[SourceFile, ...]
+    files: tuple[InputFile, ...]
     start: int
     """First byte (decompressed) or first row group that belongs to the segment."""
     stop: int | None
@@ -83,7 +83,7 @@ class BadRecord:
 
 
 @dataclass(slots=True)
-class Block:
+class DocumentBlock:
     """A run of documents of one segment, in file order; the lists have equal lengths."""
 
     texts: list[str] = field(default_factory=list)

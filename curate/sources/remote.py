@@ -10,13 +10,13 @@ from typing import Any, TypeAlias
 
 from curate.errors import InputError
 
-Fits: TypeAlias = Callable[[str], Any]
+NameFilter: TypeAlias = Callable[[str], Any]
 """Whether a file name is wanted."""
 
 GLOB_CHARACTERS = frozenset("*?[")
 
 
-def name_filter(patterns: str) -> Fits:
+def name_filter(patterns: str) -> NameFilter:
     """A test for comma-separated fnmatch patterns.
 
     Example:
@@ -38,7 +38,7 @@ def faults_told(url: str) -> Iterator[None]:
         raise InputError(f"{url}: cannot be reached ({reason})") from error
 
 
-def expand_url(url: str, fits: Fits) -> list[tuple[str, str]]:
+def expand_url(url: str, fits: NameFilter) -> list[tuple[str, str]]:
     """The files of one URL: a file, a glob, or a directory whose files fit.
 
     Returns:

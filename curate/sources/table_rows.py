@@ -10,14 +10,14 @@ import pyarrow as pa
 
 from curate.sources.columns import (
     ColumnPath,
-    Columns,
+    TableColumns,
     identifiers,
     metadata_values,
     shares_buffers,
     text_values,
 )
 from curate.sources.documents import EMPTY_DOCUMENT, excerpt, has_content, remove
-from curate.sources.records import BLOCK_BYTES, BadRecord, Block, ReadOptions
+from curate.sources.records import BLOCK_BYTES, BadRecord, DocumentBlock, ReadOptions
 
 
 class TableRows:
@@ -35,10 +35,10 @@ class TableRows:
         self.next_row = 1
         self._block = self._new_block()
 
-    def _new_block(self) -> Block:
-        return Block(metadata=[] if self._keep_metadata else None)
+    def _new_block(self) -> DocumentBlock:
+        return DocumentBlock(metadata=[] if self._keep_metadata else None)
 
-    def bind(self, columns: Columns) -> bool:
+    def bind(self, columns: TableColumns) -> bool:
         """Find the columns; where the text's is missing, that is the file's one bad record."""
         self._text = columns.find(self._options.text)
         self._id = columns.find(self._options.id)
@@ -130,7 +130,7 @@ class TableRows:
         self._block.lines_read += row - self.next_row
         self.next_row = row
 
-    def hand_over(self) -> Block:
+    def hand_over(self) -> DocumentBlock:
         """The block gathered so far; a new one takes its place."""
         block, self._block = self._block, self._new_block()
         return block

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from curate.errors import InputError
 from curate.runtime.files import is_url, open_input
-from curate.sources.columns import ColumnPath, Columns, check_column, columns_of
+from curate.sources.columns import ColumnPath, TableColumns, check_column, columns_of
 from curate.sources.decompress.open import CHUNK_BYTES, StreamDamage, StreamFile, open_stream
 from curate.sources.plans import (
     ARROW_FILE_MAGIC,
@@ -29,7 +29,7 @@ from curate.sources.plans import (
     cut_evenly,
     plan_whole,
 )
-from curate.sources.records import BLOCK_BYTES, Block, Segment, SourceFile
+from curate.sources.records import BLOCK_BYTES, DocumentBlock, InputFile, Segment
 from curate.sources.table_rows import TableRows
 
 LARGEST_BATCH_ROWS = 8192
@@ -49,7 +49,7 @@ class RowRun:
 class Table(Protocol):
     """An open file of rows."""
 
-    columns: Columns
+    columns: TableColumns
     run_sizes_bytes: list[int]
     """Uncompressed bytes of each run; empty where the file cannot be cut."""
 
@@ -95,7 +95,7 @@ def checked(batches: Iterator[Any], path: str) -> Iterator[Any]:
 class ParquetTable:
     """A Parquet file; its runs are row groups."""
 
-    def __init__(self, file: SourceFile) -> None:
+    def __init__(self, file: InputFile) -> None:
         """Open the file and read its footer; raises `StreamDamage`."""
         self._path = file.path
         with contextlib.ExitStack() as opened, damage_told(file.path):
@@ -135,7 +135,7 @@ class ParquetTable:
 class ArrowTable:
     """An Arrow file, whose runs are record batches, or an Arrow stream, which is one run."""
 
-    def __init__(self, file: SourceFile, is_stream: bool) -> None:
+    def __init__(self, file: InputFile, is_stream: bool) -> None:
         """Open the file and read its schema; raises `StreamDamage`."""
         self._file = file
         self._is_stream = is_stream
@@ -184,7 +184,7 @@ class ArrowTable:
         self._opened.close()
 
 
-def open_table(file: SourceFile) -> Table:
+def open_table(file: InputFile) -> Table:
     """Open a Parquet file, an Arrow file or an Arrow stream, by its first bytes.
 
     Raises:
@@ -225,10 +225,10 @@ class TableReader:
 
     def __init__(self) -> None:
         """Start with no file open."""
-        self._file: SourceFile | None = None
+        self._file: InputFile | None = None
         self._table: Table | None = None
 
-    def read(self, segment: Segment, keep_metadata: bool) -> Iterator[Block]:
+    def read(self, segment: Segment, keep_metadata: bool) -> Iterator[DocumentBlock]:
         """The documents of one segment, in blocks of about `BLOCK_BYTES`."""
         rows = TableRows(segment.options, keep_metadata)
         is_end = True
@@ -246,7 +246,7 @@ class TableReader:
             self.close()
         yield block
 
-    def _open(self, file: SourceFile) -> Table:
+    def _open(self, file: InputFile) -> Table:
         if self._table is None or self._file != file:
             self.close()
             self._file, self._table = file, open_table(file)
@@ -259,7 +259,7 @@ class TableReader:
         self._file, self._table = None, None
 
 
-def read_run(run: RowRun, rows: TableRows) -> Iterator[Block]:
+def read_run(run: RowRun, rows: TableRows) -> Iterator[DocumentBlock]:
     """Add the rows of one run, giving out blocks as they fill; damage costs the rest of the run."""
     first_row = rows.next_row
     try:

@@ -1,7 +1,7 @@
 """Plain text: one document a file, its name the identifier. Empty files are bad records.
 
 A document's identifier is part of its name on disk, not of its content: whatever keeps what was
-made of a segment has to keep it by `SourceFile.name` as well as by content hash.
+made of a segment has to keep it by `InputFile.name` as well as by content hash.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from curate.sources.decompress.open import CHUNK_BYTES, StreamDamage, open_stream
 from curate.sources.documents import EMPTY_DOCUMENT, excerpt, has_content
 from curate.sources.identities import check_unchanged, read_whole
-from curate.sources.records import BLOCK_BYTES, BadRecord, Block, Segment, SourceFile
+from curate.sources.records import BLOCK_BYTES, BadRecord, DocumentBlock, InputFile, Segment
 
 EXCERPT_LEAD_BYTES = 40
 """Bytes shown before a byte that is not UTF-8."""
@@ -20,13 +20,13 @@ EXCERPT_LEAD_BYTES = 40
 class TextReader:
     """Reads a group of files, each whole."""
 
-    def read(self, segment: Segment, keep_metadata: bool) -> Iterator[Block]:
+    def read(self, segment: Segment, keep_metadata: bool) -> Iterator[DocumentBlock]:
         """One document for each file that is text, in blocks of about `BLOCK_BYTES`."""
-        block = Block(metadata=[] if keep_metadata else None)
+        block = DocumentBlock(metadata=[] if keep_metadata else None)
         for index, file in enumerate(segment.files):
             if block.raw_bytes >= BLOCK_BYTES:
                 yield block
-                block = Block(metadata=[] if keep_metadata else None)
+                block = DocumentBlock(metadata=[] if keep_metadata else None)
             block.lines_read += 1
             data = b""
             try:
@@ -58,7 +58,7 @@ class TextReader:
         """Nothing stays open between segments."""
 
 
-def _content(file: SourceFile) -> bytes:
+def _content(file: InputFile) -> bytes:
     """What is in a file, decompressed."""
     if file.compression == "plain":
         return read_whole(file)

@@ -155,7 +155,7 @@ AUTOMATIC = "fastokens"
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class BackendChoice:
     """The backend a run uses."""
 
     name: str
@@ -164,7 +164,7 @@ class Choice:
     """Why it is not the one wanted."""
 
 
-def first_choice(wanted: str) -> Choice:
+def first_choice(wanted: str) -> BackendChoice:
     """The backend to start with; whether it may be used is for `selftest.judge` to say.
 
     Args:
@@ -176,7 +176,7 @@ def first_choice(wanted: str) -> Choice:
     name = AUTOMATIC if wanted == "auto" else wanted
     version = installed(name)
     if version is not None:
-        return Choice(name, version)
+        return BackendChoice(name, version)
     if wanted != "auto":
         raise TokenizerError(
             f"tokenizer.backend: {name} is not installed; install it, or use backend: auto "
@@ -185,10 +185,10 @@ def first_choice(wanted: str) -> Choice:
     return reference_choice(f"{name} is not installed")
 
 
-def reference_choice(problem: str) -> Choice:
+def reference_choice(problem: str) -> BackendChoice:
     """The reference, with the reason why nothing faster is used."""
     notice = f"tokenizer backend {problem}: using tokenizers, which is much slower"
-    return Choice("tokenizers", installed("tokenizers") or "unknown", notice)
+    return BackendChoice("tokenizers", installed("tokenizers") or "unknown", notice)
 
 
 def load_encoder(name: str, tokenizer: Tokenizer) -> Encoder:

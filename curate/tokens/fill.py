@@ -24,11 +24,17 @@ from curate.runtime.workers import ahead, workers_share_memory
 from curate.sources import SegmentReader
 from curate.sources.plans import FilePlan
 from curate.tokens import preload
-from curate.tokens.backends import BACKENDS, BackendRefused, Choice, Encoder, reference_choice
+from curate.tokens.backends import (
+    BACKENDS,
+    BackendChoice,
+    BackendRefused,
+    Encoder,
+    reference_choice,
+)
 from curate.tokens.run import Tokenised, load_kernels, tokenise
-from curate.tokens.selftest import Answers, judge, reference_answers
+from curate.tokens.selftest import ReferenceAnswers, judge, reference_answers
 from curate.tokens.store import TokenStore
-from curate.tokens.tasks import PROGRESS, Job, Task, plan_tasks
+from curate.tokens.tasks import PROGRESS, Task, TokeniseJob, plan_tasks
 from curate.tokens.tokenizer import Tokenizer
 
 SAMPLE_BYTES = 96 << 10
@@ -36,7 +42,7 @@ SAMPLE_BYTES = 96 << 10
 
 
 @dataclass(frozen=True)
-class Filling:
+class FillRequest:
     """What there is to fill, with what, and who is told."""
 
     recipe: Recipe
@@ -46,14 +52,14 @@ class Filling:
     """Directory for count runs, emptied by the caller."""
     workers: int
     observer: Observer
-    choice: Choice
+    choice: BackendChoice
     """The backend to try first."""
     loading: Future[Encoder] | None
     """It, on its way, where it was begun early."""
 
 
 @dataclass(frozen=True)
-class Filled:
+class FillResult:
     """What was added."""
 
     made: Tokenised
@@ -62,7 +68,7 @@ class Filled:
 
 @contextmanager
 def begin_loading(
-    choice: Choice, tokenizer: Tokenizer, store: TokenStore
+    choice: BackendChoice, tokenizer: Tokenizer, store: TokenStore
 ) -> Iterator[Future[Encoder] | None]:
     """Build a backend in a thread, if the store has nothing yet and will surely need it."""
     if not store.is_empty:
@@ -76,7 +82,7 @@ def begin_loading(
         thread.shutdown(wait=False)  # an interrupted run need not end what it began
 
 
-def fill(filling: Filling, plans: Sequence[Sequence[FilePlan]]) -> Filled:
+def fill(filling: FillRequest, plans: Sequence[Sequence[FilePlan]]) -> FillResult:
     """Tokenise what the store lacks.
 
     Args:
@@ -90,7 +96,7 @@ def fill(filling: Filling, plans: Sequence[Sequence[FilePlan]]) -> Filled:
     tasks, present = plan_tasks(plans, filling.store, filling.workers)
     if not tasks:
         filling.observer.notice("tokenised already: every file is in the store")
-        return Filled(Tokenised(), 0)
+        return FillResult(Tokenised(), 0)
     choice, wanted = filling.choice, filling.recipe.tokenizer.backend
     if choice.notice:
         filling.observer.notice(choice.notice)
@@ -107,11 +113,11 @@ def fill(filling: Filling, plans: Sequence[Sequence[FilePlan]]) -> Filled:
 
 
 def _attempt(
-    filling: Filling,
-    choice: Choice,
+    filling: FillRequest,
+    choice: BackendChoice,
     tasks: tuple[Task, ...],
     present: frozenset[tuple[str, int]],
-) -> Filled:
+) -> FillResult:
     """Tokenise with one backend.
 
     Raises:
@@ -129,7 +135,7 @@ def _attempt(
         done[:] = counters
         observer.advance(counters)
 
-    def ask_reference() -> Answers:
+    def ask_reference() -> ReferenceAnswers:
         sample = sample_documents([task.items[0].plan for task in tasks])
         return reference_answers(tokenizer, choice.name, sample, memory_dir())
 
@@ -146,7 +152,7 @@ def _attempt(
             if verdict.problem is not None:
                 raise BackendRefused(verdict.problem)
 
-        job = Job(
+        job = TokeniseJob(
             tokenizer=tokenizer,
             backend=choice,
             encoder=encoder if workers_share_memory() else None,
@@ -162,7 +168,7 @@ def _attempt(
         made = tokenise(job, filling.workers, progress, test)
     text_bytes, tokens = int(done[:, 1].sum()), int(done[:, 2].sum())
     observer.end(f"{text_bytes / 1e6:.1f} MB of text, {tokens:,} tokens")
-    return Filled(made, text_bytes)
+    return FillResult(made, text_bytes)
 
 
 def memory_dir() -> Path:

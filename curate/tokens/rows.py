@@ -10,7 +10,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from curate.runtime.compiled import kernel
-from curate.sources.records import Block
+from curate.sources.records import DocumentBlock
 from curate.tokens.store import DOCUMENT
 
 
@@ -28,7 +28,7 @@ class FileTotals:
 
 def add_totals(
     found: list[FileTotals],
-    block: Block,
+    block: DocumentBlock,
     tokens: NDArray[np.int64],
     text_bytes: NDArray[np.int64],
 ) -> None:
@@ -55,9 +55,9 @@ def add_totals(
         totals.lines = max(totals.lines, line)  # blank lines that end it count for nothing
 
 
-def merge_blocks(blocks: list[Block]) -> Block:
+def merge_blocks(blocks: list[DocumentBlock]) -> DocumentBlock:
     """The documents of several blocks as one."""
-    merged = Block()
+    merged = DocumentBlock()
     for block in blocks:
         merged.texts += block.texts
         merged.ids += block.ids
@@ -65,7 +65,7 @@ def merge_blocks(blocks: list[Block]) -> Block:
     return merged
 
 
-def document_rows(block: Block, names: list[bytes]) -> NDArray[Any]:
+def document_rows(block: DocumentBlock, names: list[bytes]) -> NDArray[Any]:
     """A block's document table, but for where tokens stop."""
     encoded = [text.encode() for text in block.texts]
     table = np.zeros(len(encoded), DOCUMENT)

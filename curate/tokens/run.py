@@ -20,10 +20,10 @@ from curate.errors import EngineError
 from curate.runtime import workers as local
 from curate.tokens.counting import count_stream
 from curate.tokens.rows import append_ends
-from curate.tokens.task_queue import Claims
-from curate.tokens.tasks import PROGRESS, Job, Task
+from curate.tokens.task_queue import TaskQueue
+from curate.tokens.tasks import PROGRESS, Task, TokeniseJob
 from curate.tokens.tokenizer import Tokenizer
-from curate.tokens.worker import Shared, work
+from curate.tokens.worker import SharedState, work
 
 
 @dataclass
@@ -35,7 +35,7 @@ class Tokenised:
 
 
 def tokenise(
-    job: Job,
+    job: TokeniseJob,
     workers: int,
     on_progress: Callable[[NDArray[np.int64]], None],
     test_backend: Callable[[], None],
@@ -58,10 +58,10 @@ def tokenise(
     workers = min(workers, _useful_workers(job.tasks))
     process = local.context()
     shape = (workers, len(job.domains), len(PROGRESS))
-    shared = Shared(
+    shared = SharedState(
         counters=process.RawArray("q", int(np.prod(shape))),
         verdict=process.RawValue("b", 0),
-        claims=Claims(job.tasks, workers),
+        queue=TaskQueue(job.tasks, workers),
     )
     totals = np.frombuffer(shared.counters, np.int64).reshape(shape)
 

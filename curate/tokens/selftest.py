@@ -40,7 +40,7 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
-class Answers:
+class ReferenceAnswers:
     """What the reference says, for a backend to be compared with."""
 
     documents: list[str]
@@ -58,7 +58,7 @@ class Answers:
 
 def reference_answers(
     tokenizer: Tokenizer, name: str, sample: Sequence[str], memory: Path
-) -> Answers:
+) -> ReferenceAnswers:
     """Ids by the reference, of the user's own documents and of odd inputs.
 
     Args:
@@ -78,11 +78,13 @@ def reference_answers(
     verdict = _recall(_verdict_path(tokenizer, name, memory))
     is_known = name == "tokenizers" or "problem" in verdict
     odd = [] if is_known else probes(tokenizer)
-    return Answers(documents, expected, odd, reference.encode(odd), verdict.get("problem"), notices)
+    return ReferenceAnswers(
+        documents, expected, odd, reference.encode(odd), verdict.get("problem"), notices
+    )
 
 
 def judge(
-    tokenizer: Tokenizer, name: str, candidate: Encoder, answers: Answers, memory: Path
+    tokenizer: Tokenizer, name: str, candidate: Encoder, answers: ReferenceAnswers, memory: Path
 ) -> Verdict:
     """Compare a backend with the reference's answers; remember what it made of the odd inputs."""
     if name == "tokenizers":

@@ -19,7 +19,7 @@ COMPRESSION = 4
 lines, with zstd at its level 3 or higher."""
 
 
-class Claims:
+class TaskQueue:
     """What is taken of a job's tasks. Made before workers start, which all use it."""
 
     def __init__(self, tasks: Sequence[Task], workers: int) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from curate.sources.plans import FilePlan
 from curate.sources.records import SEGMENT_BYTES
-from curate.tokens.backends import Choice, Encoder
+from curate.tokens.backends import BackendChoice, Encoder
 from curate.tokens.store import TokenStore
 from curate.tokens.tokenizer import Tokenizer
 
@@ -26,7 +26,7 @@ PROGRESS = ("raw_bytes", "text_bytes", "tokens", "documents", "bad_records")
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class TaskItem:
     """A file or a group of files, and which segments to read; None: all, until the end."""
 
     plan: FilePlan
@@ -38,18 +38,18 @@ class Task:
     """What a worker takes at once: items of one domain."""
 
     domain: int
-    items: tuple[Item, ...]
+    items: tuple[TaskItem, ...]
     size_bytes: int
     shared: bool
     """Several workers may join: each claims segments of the one file."""
 
 
 @dataclass(frozen=True)
-class Job:
+class TokeniseJob:
     """All there is to tokenise in a run."""
 
     tokenizer: Tokenizer
-    backend: Choice
+    backend: BackendChoice
     encoder: Encoder | None
     """Made before workers fork and shared by them; None where each must make its own."""
     store: Path
@@ -71,7 +71,7 @@ def plan_tasks(
     present: set[tuple[str, int]] = set()
     seen: set[str] = set()
     for number, plans in enumerate(domains):
-        pending: list[Item] = []
+        pending: list[TaskItem] = []
         pending_bytes = 0
         for whole_plan in plans:
             plan = _missing_files(whole_plan, store, seen)
@@ -82,16 +82,16 @@ def plan_tasks(
             stored = store.segments_of(first)
             present.update((first, segment) for segment in stored)
             if size_bytes <= SMALL_FILE_BYTES:
-                pending.append(Item(plan, None))
+                pending.append(TaskItem(plan, None))
                 pending_bytes += size_bytes
                 if len(pending) >= FILES_A_TASK or pending_bytes >= 2 * SEGMENT_BYTES:
                     tasks.append(Task(number, tuple(pending), pending_bytes, False))
                     pending, pending_bytes = [], 0
             elif plan.count is None:
-                tasks.append(Task(number, (Item(plan, None),), size_bytes, True))
+                tasks.append(Task(number, (TaskItem(plan, None),), size_bytes, True))
             else:
                 tasks += [
-                    Task(number, (Item(plan, (segment,)),), size_bytes // plan.count, False)
+                    Task(number, (TaskItem(plan, (segment,)),), size_bytes // plan.count, False)
                     for segment in range(plan.count)
                     if segment not in stored
                 ]
@@ -138,7 +138,7 @@ def _followed_by(task: Task, other: Task) -> Task | None:
         return None
     if last.segments[-1] + 1 != first.segments[0]:
         return None
-    item = Item(last.plan, last.segments + first.segments)
+    item = TaskItem(last.plan, last.segments + first.segments)
     size_bytes = task.size_bytes + other.size_bytes
     return replace(task, items=(item,), size_bytes=size_bytes)
 

@@ -13,14 +13,14 @@ from curate.errors import InputError
 from curate.runtime import workers as local
 from curate.sources import SegmentReader, check_unchanged
 from curate.sources.plans import FilePlan
-from curate.sources.records import SEGMENT_BYTES, BadRecord, Block, Segment, SourceFile
+from curate.sources.records import SEGMENT_BYTES, BadRecord, DocumentBlock, InputFile, Segment
 from curate.tokens.backends import BACKENDS
 from curate.tokens.counting import BigramCounter
 from curate.tokens.rows import FileTotals, add_totals, append_ends, document_rows, merge_blocks
 from curate.tokens.selftest import end_in_text
 from curate.tokens.store import Entry, PartWriter, StoredBadRecord
-from curate.tokens.task_queue import Claims
-from curate.tokens.tasks import PROGRESS, Job
+from curate.tokens.task_queue import TaskQueue
+from curate.tokens.tasks import PROGRESS, TokeniseJob
 
 PART_BYTES = 7 * SEGMENT_BYTES // 2
 """Text after which a part is written: what three segments seldom hold, and four often."""
@@ -30,23 +30,23 @@ ENCODE_BYTES = 512 << 10
 
 
 @dataclass(slots=True)
-class Shared:
+class SharedState:
     """Memory that all workers see."""
 
     counters: Any
     """int64, workers x domains x len(PROGRESS)."""
     verdict: Any
     """0 while the backend is being tested, 1 passed."""
-    claims: Claims
+    queue: TaskQueue
 
 
-def work(job: Job, shared: Shared, number: int, send: local.Send) -> None:
+def work(job: TokeniseJob, shared: SharedState, number: int, send: local.Send) -> None:
     """Take tasks until none is left, then help with shared ones."""
     worker = _Worker(job, shared, number, send)
     try:
-        while (position := shared.claims.take(worker.domain)) is not None:
+        while (position := shared.queue.take(worker.domain)) is not None:
             worker.run(position)
-        while (position := shared.claims.shared_task()) is not None:
+        while (position := shared.queue.shared_task()) is not None:
             worker.run(position)
         worker.finish_domain()
     finally:
@@ -56,7 +56,9 @@ def work(job: Job, shared: Shared, number: int, send: local.Send) -> None:
 class _Worker:
     """One process's tokenizer, part under construction, counter and open stream."""
 
-    def __init__(self, job: Job, shared: Shared, number: int, send: local.Send) -> None:
+    def __init__(
+        self, job: TokeniseJob, shared: SharedState, number: int, send: local.Send
+    ) -> None:
         self._job = job
         self._shared = shared
         self._send = send
@@ -70,11 +72,11 @@ class _Worker:
         self._part = PartWriter(job.store, job.tokenizer.dtype, label)
         self._reader = SegmentReader()
         self._counter: BigramCounter | None = None
-        self._pending: list[tuple[Block, list[FileTotals]]] = []
+        self._pending: list[tuple[DocumentBlock, list[FileTotals]]] = []
         self._pending_bytes = 0
         self._finished: list[tuple[tuple[str, ...], Segment, list[FileTotals], bool]] = []
         self._counted: list[str] = []
-        self._unwritten: set[SourceFile] = set()
+        self._unwritten: set[InputFile] = set()
         self._runs = 0
         self.domain: int | None = None
         """Of the last task."""
@@ -87,7 +89,7 @@ class _Worker:
             self._start_domain(task.domain)
         for item in task.items:
             segments = (
-                self._shared.claims.segments(position)
+                self._shared.queue.segments(position)
                 if task.shared
                 else iter(item.segments)
                 if item.segments is not None
@@ -105,7 +107,7 @@ class _Worker:
             if self._part.text_bytes >= PART_BYTES:
                 self._flush()
             if last and plan.count is None:
-                self._shared.claims.end(position)
+                self._shared.queue.end(position)
                 return
 
     def _read_segment(self, plan: FilePlan, number: int) -> bool:
@@ -155,7 +157,7 @@ class _Worker:
             self._wait_for_verdict()
             self._part.spill()
 
-    def _encode(self, block: Block) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def _encode(self, block: DocumentBlock) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Encode, end, and keep a block's documents; their tokens and bytes."""
         tokenizer = self._job.tokenizer
         ids, offsets = self._encoder.encode(block.texts)

@@ -14,7 +14,7 @@ from typing import Any
 from curate.errors import InputError
 from curate.runtime.files import is_url, open_input
 from curate.sources.decompress.gzip_stream import GZIP_MAGIC, GzipStream
-from curate.sources.decompress.stream import CHUNK_BYTES, RawInput, Stream, StreamDamage
+from curate.sources.decompress.stream import CHUNK_BYTES, ByteStream, RawInput, StreamDamage
 from curate.sources.decompress.zstd_stream import (
     SKIPPABLE_MAGIC,
     ZSTD_MAGIC,
@@ -22,7 +22,7 @@ from curate.sources.decompress.zstd_stream import (
     skippable_frame_bytes,
 )
 
-__all__ = ["CHUNK_BYTES", "Stream", "StreamDamage", "StreamFile", "open_stream"]
+__all__ = ["CHUNK_BYTES", "ByteStream", "StreamDamage", "StreamFile", "open_stream"]
 
 REFUSED_MAGIC = {
     b"\xfd7zXZ\x00": "xz",
@@ -44,7 +44,7 @@ MAGIC_BYTES = 16
 """Bytes of a file's beginning that tell its compression."""
 
 
-class RefusedStream(Stream):
+class RefusedStream(ByteStream):
     """A file in a compression that is known but not read; empty but for its damage."""
 
     kind = "refused"
@@ -65,7 +65,7 @@ class RefusedStream(Stream):
 class StreamFile(io.RawIOBase):
     """A stream as a Python file object, for libraries that want one."""
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, stream: ByteStream) -> None:
         """Take over the stream: closing the file closes it."""
         self._stream = stream
 
@@ -86,11 +86,11 @@ class StreamFile(io.RawIOBase):
         super().close()
 
 
-def open_stream(path: str, size_bytes: int) -> Stream:
+def open_stream(path: str, size_bytes: int) -> ByteStream:
     """Open a local path or a URL as the bytes it holds once decompressed.
 
     Args:
-        path: As in `SourceFile.path`.
+        path: As in `InputFile.path`.
         size_bytes: Raw size when the file was identified.
 
     Raises:
@@ -111,12 +111,12 @@ def open_stream(path: str, size_bytes: int) -> Stream:
         raise
 
 
-def recognise_stream(raw: RawInput) -> Stream:
+def recognise_stream(raw: RawInput) -> ByteStream:
     """The stream that fits the first bytes of a file."""
     compression = compression_of(raw.read_at(0, MAGIC_BYTES))
     if compression in REFUSED_MAGIC.values():
         return RefusedStream(raw, compression)
-    return {"gzip": GzipStream, "zstd": ZstdStream, "plain": Stream}[compression](raw)
+    return {"gzip": GzipStream, "zstd": ZstdStream, "plain": ByteStream}[compression](raw)
 
 
 def compression_of(magic: bytes) -> str:

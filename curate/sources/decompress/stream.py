@@ -66,7 +66,7 @@ class RawInput:
         return view
 
 
-class Stream:
+class ByteStream:
     """Bytes of one file, as they are. `position` counts those read or skipped so far."""
 
     kind = "plain"
@@ -107,7 +107,7 @@ class Stream:
         """Close the file."""
         self._raw.file.close()
 
-    def __enter__(self) -> Stream:
+    def __enter__(self) -> ByteStream:
         """The stream itself."""
         return self
 
@@ -121,7 +121,7 @@ class Stream:
         self.close()
 
 
-class DecodedStream(Stream):
+class DecodedStream(ByteStream):
     """What the streams share whose bytes come out of a decoder piece by piece."""
 
     def __init__(self, raw: RawInput) -> None:
@@ -132,7 +132,7 @@ class DecodedStream(Stream):
         self._damage = ""
 
     def read(self, limit_bytes: int) -> bytes:
-        """See `Stream.read`."""
+        """See `ByteStream.read`."""
         if self._taken_bytes == len(self._ready):
             self._ready, self._taken_bytes = self._gather(), 0
         data = self._ready[self._taken_bytes : self._taken_bytes + limit_bytes]
@@ -141,7 +141,7 @@ class DecodedStream(Stream):
         return data
 
     def skip_to(self, offset: int) -> None:
-        """See `Stream.skip_to`; decodes what lies between unless whole frames can be jumped."""
+        """See `ByteStream.skip_to`; decodes what lies between unless whole frames can be jumped."""
         while self.position < offset:
             if self._taken_bytes == len(self._ready):
                 if jumped_bytes := self._guarded_jump(offset - self.position):

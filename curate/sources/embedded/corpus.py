@@ -27,8 +27,8 @@ from curate.sources.embedded.harvest import (
     HARVEST_VERSION,
     LIMIT_BYTES,
     CorpusDocument,
-    Domain,
     DomainInfo,
+    HarvestedDomain,
     harvest_domains,
     write_domain,
 )
@@ -154,7 +154,7 @@ def _check_domain(domain: str) -> None:
     )
 
 
-def _notes(installed: Installed, domains: dict[str, Domain]) -> list[str]:
+def _notes(installed: Installed, domains: dict[str, HarvestedDomain]) -> list[str]:
     """What is missing from this corpus that another installation would give."""
     notes = [
         f"{name}: left out, nothing found in Python or the distributions read"

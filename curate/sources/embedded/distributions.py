@@ -1,4 +1,4 @@
-"""The distributions whose text makes the embedded corpus: all that curate depends on."""
+"""The distributions whose text makes the embedded corpus: a fixed list and what that requires."""
 
 from __future__ import annotations
 
@@ -10,49 +10,38 @@ from typing import TypeAlias
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
-DISTRIBUTION = "curate-mix"
-DEPENDENCIES = (
-    *(
-        "click",
-        "fastokens",
-        "fsspec",
-        "msgspec",
-        "numba",
-        "numpy",
-        "orjson",
-        "packaging",
-        "pyarrow",
-    ),
-    *("pyyaml", "rich", "scipy", "tokenizers", "xxhash", "zstandard"),
+SOURCES = (
+    *("click", "fastokens", "fsspec", "msgspec", "numba", "numpy", "orjson", "packaging"),
+    *("pyarrow", "pyyaml", "rich", "scipy", "tokenizers", "xxhash", "zstandard"),
 )
-"""What curate requires, for a source checkout that is not installed; a test holds it to that."""
+"""Distributions to read. All are dependencies of curate, but not every dependency is one: adding to
+this list changes the corpus of everyone, and with it every dataset built from it."""
 
 Installed: TypeAlias = dict[str, importlib.metadata.Distribution]
-"""Canonical name → distribution."""
+"""Distributions by canonical name."""
 
 
 def installed(distributions: Sequence[str] | None) -> Installed:
-    """The distributions asked for, or all that curate depends on, as far as installed."""
+    """Return the named distributions, or `SOURCES` and all they require, as far as installed."""
     if distributions is not None:
         return closure(tuple(distributions), follow=False)
-    own = _find(DISTRIBUTION)
-    return closure(tuple(requirements(own)) if own else DEPENDENCIES, follow=True)
+    return closure(SOURCES, follow=True)
 
 
 @functools.cache
 def closure(names: tuple[str, ...], *, follow: bool) -> Installed:
-    """The named distributions and, if `follow`, what those require in turn, sorted by name."""
+    """Find distributions and, if `follow`, what those require in turn; sorted by name."""
     pending = list(names)
-    asked: set[str] = set()
-    found: Installed = {}
+    visited: set[str] = set()
+    distributions: Installed = {}
     while pending:
         name = canonicalize_name(pending.pop())
-        distribution = None if name in asked else _find(name)
-        asked.add(name)
+        distribution = None if name in visited else _find(name)
+        visited.add(name)
         if distribution:
-            found[name] = distribution
+            distributions[name] = distribution
             pending += requirements(distribution) if follow else []
-    return dict(sorted(found.items()))
+    return dict(sorted(distributions.items()))
 
 
 def _find(name: str) -> importlib.metadata.Distribution | None:
@@ -63,7 +52,7 @@ def _find(name: str) -> importlib.metadata.Distribution | None:
 
 
 def requirements(distribution: importlib.metadata.Distribution) -> list[str]:
-    """Names a distribution requires here, extras apart; a line that is no requirement is none."""
+    """List the names that a distribution requires here, without extras; skip malformed lines."""
     names = []
     for line in distribution.requires or []:
         try:

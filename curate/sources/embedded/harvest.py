@@ -86,7 +86,7 @@ class DomainInfo:
 
 
 @dataclass(slots=True)
-class Domain:
+class HarvestedDomain:
     """Documents of one domain while they are collected."""
 
     limit_bytes: int
@@ -121,9 +121,9 @@ class Domain:
 
 def harvest_domains(
     installed: Installed, wanted: set[str], limits: dict[str, int]
-) -> dict[str, Domain]:
+) -> dict[str, HarvestedDomain]:
     """The wanted domains, their documents sorted; code and docstrings come from one parse."""
-    domains = {name: Domain(limit_bytes) for name, limit_bytes in limits.items()}
+    domains = {name: HarvestedDomain(limit_bytes) for name, limit_bytes in limits.items()}
     # How full `python_code` is decides which files are parsed, so docstrings need it made too.
     read = {"python_code" if name == "docstrings" else name for name in wanted}
     for name, candidates in find_candidates(installed, read).items():
@@ -149,7 +149,9 @@ def _paused_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
-def collect_python(candidates: Iterable[Candidate], code: Domain, docstrings: Domain) -> None:
+def collect_python(
+    candidates: Iterable[Candidate], code: HarvestedDomain, docstrings: HarvestedDomain
+) -> None:
     """Parse files until the code is full, and take both halves of each."""
     for candidate in candidates:
         source = _read(candidate, code.skipped)
@@ -169,7 +171,7 @@ def collect_python(candidates: Iterable[Candidate], code: Domain, docstrings: Do
         docstrings.add(f"{candidate.id}#docstrings", "\n\n".join(found), candidate.metadata)
 
 
-def _collect(candidates: Iterable[Candidate], domain: Domain) -> None:
+def _collect(candidates: Iterable[Candidate], domain: HarvestedDomain) -> None:
     """Take files whole, but for descriptions (without their header) and topics (one by one)."""
     for candidate in candidates:
         text = _read(candidate, domain.skipped)
@@ -219,7 +221,7 @@ def _topics(source: str) -> list[tuple[str, str]]:
     return topics
 
 
-def write_domain(path: Path, domain: Domain) -> DomainInfo:
+def write_domain(path: Path, domain: HarvestedDomain) -> DomainInfo:
     """Write one document a line."""
     with path.open("wb") as stream:
         for document in domain.documents:
