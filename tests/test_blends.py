@@ -13,10 +13,11 @@ import yaml
 
 from curate.errors import RecipeError
 from curate.formats import FORMATS
-from curate.formats.trainers import config_files as blend_files
-from curate.formats.trainers import rounding
-from curate.formats.trainers.draws import Source, SourceFile
-from curate.formats.trainers.mixtures import BLENDS, forecast
+from curate.formats.trainers import config_files, rounding
+from curate.formats.trainers.draws import WrittenDomain, WrittenShard
+from curate.formats.trainers.mixtures import predict
+
+MIXTURES = {name: row.mixtures for name, row in FORMATS.items() if row.mixtures}
 
 WINDOW = 2048
 LENGTHS = (16, 64, 256)
@@ -43,34 +44,34 @@ def plain_block(weights: list[float], block: int) -> list[int]:
     return counts
 
 
-def plain_olmo(sources: list[tuple[int, int]], window: int, batch_tokens: int) -> list[int]:
+def plain_olmo(domains: list[tuple[int, int]], window: int, batch_tokens: int) -> list[int]:
     """Instances by source of (tokens held in one file, tokens wanted); no source repeats."""
-    requested = sum(wanted for _, wanted in sources)
+    requested = sum(wanted for _, wanted in domains)
     instances = math.ceil(requested / batch_tokens) * (batch_tokens // window)
-    given = [wanted // window for _, wanted in sources]
-    free = [held // window - count for (held, _), count in zip(sources, given, strict=True)]
+    given = [wanted // window for _, wanted in domains]
+    free = [held // window - count for (held, _), count in zip(domains, given, strict=True)]
     able = [number for number, room in enumerate(free) if room > 0]
     missing = instances - sum(given)
     if missing > 0 and able:
         for number in able:
             given[number] += min(missing // len(able), free[number])
         missing = instances - sum(given)
-        left = [n for n in able if given[n] < sources[n][0] // window]
-        left.sort(key=lambda n: (Fraction(sources[n][1] % window, window), n), reverse=True)
+        left = [n for n in able if given[n] < domains[n][0] // window]
+        left.sort(key=lambda n: (Fraction(domains[n][1] % window, window), n), reverse=True)
         for number in left[:missing]:
             given[number] += 1
     return given
 
 
-def zipf(domains: int, budget: int, row_tokens: int = 700) -> list[Source]:
+def zipf(domains: int, budget: int, row_tokens: int = 700) -> list[WrittenDomain]:
     """Weights 1 / rank^2, exact to the token."""
     weights = [1 / (rank + 1) ** 2 for rank in range(domains)]
     tokens = rounding.largest_remainder(weights, budget).tolist()
     return [
-        Source(
+        WrittenDomain(
             f"d{rank}",
             count,
-            (SourceFile(f"train/d{rank}/shard-00000", count, -(-count // row_tokens)),),
+            (WrittenShard(f"train/d{rank}/shard-00000", count, -(-count // row_tokens)),),
         )
         for rank, count in enumerate(tokens)
     ]
@@ -121,20 +122,20 @@ def test_olmo_deals_out_instances_as_its_source_mixture(seed: int) -> None:
     rng = np.random.default_rng(seed)
     window = int(rng.choice(LENGTHS))
     wanted = rng.integers(1, 50 * window, rng.integers(1, 30)).tolist()
-    sources = [(int(want * rng.uniform(1, 2)) + 1, want) for want in wanted]
+    domains = [(int(want * rng.uniform(1, 2)) + 1, want) for want in wanted]
     batch = window * int(rng.integers(1, 5))
     instances = math.ceil(sum(wanted) / batch) * (batch // window)
     # The share of a file is rounded up to a token; a wish of whole tokens stays itself.
-    paths = [rounding.Path(held, want / held) for held, want in sources]
+    paths = [rounding.FileShare(held, want / held) for held, want in domains]
     whole = [math.ceil(path.tokens * path.ratio) for path in paths]
-    exact = [(held, count) for (held, _), count in zip(sources, whole, strict=True)]
+    exact = [(held, count) for (held, _), count in zip(domains, whole, strict=True)]
     if whole == wanted:
         assert rounding.olmo_instances(paths, window, instances) == plain_olmo(exact, window, batch)
 
 
 def test_olmo_rounds_up_to_whole_batches() -> None:
     """10 000 tokens in windows of 16 and batches of 4: 628 instances for 625."""
-    paths = [rounding.Path(40_000, 0.1), rounding.Path(60_000, 0.1)]
+    paths = [rounding.FileShare(40_000, 0.1), rounding.FileShare(60_000, 0.1)]
     assert sum(rounding.olmo_instances(paths, 16, 628)) == 628
     assert rounding.olmo_instances(paths, 16, 625) == [250, 375]
 
@@ -161,7 +162,7 @@ def test_weights_that_are_none_are_refused(weights: list[float]) -> None:
         rounding.greedy(weights, 10)
 
 
-RULES: dict[str, Callable[[list[Source]], list[float]]] = {
+RULES: dict[str, Callable[[list[WrittenDomain]], list[float]]] = {
     "Megatron-LM": lambda found: plain_greedy(
         [s.planned_tokens for s in found], sum(s.planned_tokens for s in found) // WINDOW
     ),
@@ -171,36 +172,36 @@ RULES: dict[str, Callable[[list[Source]], list[float]]] = {
     "levanter": lambda found: plain_block([s.planned_tokens for s in found], 32768),
     "streaming, choose": lambda found: [max(1, s.rows) for s in found],
 }
-"""Trainer → samples by source, for sources that are wanted once."""
+"""Trainer → samples by source, for domains that are wanted once."""
 
 
 @pytest.mark.parametrize("budget", [2_000_000, 200_000_000])
-@pytest.mark.parametrize("name", BLENDS)
+@pytest.mark.parametrize("name", MIXTURES)
 def test_no_domain_of_300_is_lost_without_a_warning_that_names_it(name: str, budget: int) -> None:
-    sources = zipf(300, budget)
-    for blend in BLENDS[name]:
-        found = forecast(blend, sources, WINDOW)
+    domains = zipf(300, budget)
+    for mixture in MIXTURES[name]:
+        found = predict(mixture, domains, WINDOW)
         assert len(found.rows) == 300
         assert math.isclose(sum(row["share"] for row in found.rows.values()), 1.0)
         warned = " ".join(found.warnings)
         for domain, row in found.rows.items():
             if row["samples"] == 0:
-                assert f"'{domain}'" in warned, (blend.trainer, domain)
-        if blend.trainer in RULES:
-            expected = RULES[blend.trainer](sources)
-            if blend.trainer != "levanter" or budget > 32768 * WINDOW:
-                zero = {s.name for s, count in zip(sources, expected, strict=True) if count == 0}
+                assert f"'{domain}'" in warned, (mixture.trainer, domain)
+        if mixture.trainer in RULES:
+            expected = RULES[mixture.trainer](domains)
+            if mixture.trainer != "levanter" or budget > 32768 * WINDOW:
+                zero = {s.name for s, count in zip(domains, expected, strict=True) if count == 0}
                 assert all(f"'{domain}'" in warned for domain in zero)
-                if blend.trainer != "levanter":
+                if mixture.trainer != "levanter":
                     assert [row["samples"] for row in found.rows.values()] == expected
 
 
 def test_small_budgets_do_lose_domains_so_that_the_warnings_are_not_idle() -> None:
-    sources = zipf(300, 2_000_000)
+    domains = zipf(300, 2_000_000)
     lost = {
-        blend.trainer: [n for n, row in forecast(blend, sources, WINDOW).rows.items()
+        mixture.trainer: [n for n, row in predict(mixture, domains, WINDOW).rows.items()
                         if row["samples"] == 0]
-        for name in BLENDS for blend in BLENDS[name]
+        for name in MIXTURES for mixture in MIXTURES[name]
     }  # fmt: skip
     assert len(lost["OLMo-core source mixture"]) > 200
     assert len(lost["nanotron Nanoset"]) > 200
@@ -209,18 +210,20 @@ def test_small_budgets_do_lose_domains_so_that_the_warnings_are_not_idle() -> No
 
 
 def test_choosing_rows_is_nearer_than_proportions() -> None:
-    sources = zipf(300, 200_000_000)
-    chosen, proportion = (forecast(blend, sources, WINDOW).to_json() for blend in BLENDS["mds"])
+    domains = zipf(300, 200_000_000)
+    chosen, proportion = (
+        predict(mixture, domains, WINDOW).to_json() for mixture in MIXTURES["mds"]
+    )
     assert chosen["largest_difference"] < 1e-9
     assert 0 < proportion["largest_difference"] < 1e-3
 
 
 def test_repeats_beyond_the_plan_are_named() -> None:
     """A domain of 3 tokens gets a window of 2048 from Megatron: 1024 passes where one is meant."""
-    files = (SourceFile("train/a/shard-00000", 10**6, 1000),)
-    tiny = (SourceFile("train/b/shard-00000", 3, 1),)
-    sources = [Source("a", 10**6, files), Source("b", 3, tiny)]
-    found = forecast(BLENDS["megatron"][0], sources, WINDOW)
+    files = (WrittenShard("train/a/shard-00000", 10**6, 1000),)
+    tiny = (WrittenShard("train/b/shard-00000", 3, 1),)
+    domains = [WrittenDomain("a", 10**6, files), WrittenDomain("b", 3, tiny)]
+    found = predict(MIXTURES["megatron"][0], domains, WINDOW)
     assert found.rows["b"]["samples"] == 1
     assert found.rows["b"]["epochs"] == 1024
     assert any("repeats more than planned: 'b' (1.02e+03 passes)" in w for w in found.warnings)
@@ -228,11 +231,11 @@ def test_repeats_beyond_the_plan_are_named() -> None:
 
 def test_nanoset_never_draws_some_windows_of_domains_beside_a_repeated_one() -> None:
     window = 15  # 16 tokens with the label
-    sources = [
-        Source("a", 16_000, (SourceFile("train/a/shard-00000", 16_000, 10),)),
-        Source("b", 16_000, (SourceFile("train/b/shard-00000", 4_000, 10),)),
+    domains = [
+        WrittenDomain("a", 16_000, (WrittenShard("train/a/shard-00000", 16_000, 10),)),
+        WrittenDomain("b", 16_000, (WrittenShard("train/b/shard-00000", 4_000, 10),)),
     ]
-    found = forecast(BLENDS["datatrove"][0], sources, window)
+    found = predict(MIXTURES["datatrove"][0], domains, window)
     # An epoch has 1000 + 250 windows, half of them of each; a keeps 375 that no epoch shows.
     assert [row["samples"] for row in found.rows.values()] == [625, 625]
     assert found.rows["a"]["unseen"] == 375
@@ -242,58 +245,64 @@ def test_nanoset_never_draws_some_windows_of_domains_beside_a_repeated_one() -> 
                                             ("megatron", False), ("arrow", False)])  # fmt: skip
 def test_an_epoch_that_ends_with_a_repeated_domain_is_warned_of(name: str, warns: bool) -> None:
     """b is planned three times over: a third of the plan, and an epoch is over."""
-    sources = [
-        Source("a", 10**6, (SourceFile("train/a/shard-00000", 10**6, 1000),)),
-        Source("b", 10**6, (SourceFile("train/b/shard-00000", 333_000, 333),)),
+    domains = [
+        WrittenDomain("a", 10**6, (WrittenShard("train/a/shard-00000", 10**6, 1000),)),
+        WrittenDomain("b", 10**6, (WrittenShard("train/b/shard-00000", 333_000, 333),)),
     ]
-    found = forecast(BLENDS[name][0], sources, WINDOW)
+    found = predict(MIXTURES[name][0], domains, WINDOW)
     said = [w for w in found.warnings if "ends an epoch when the first folder is used up" in w]
     assert bool(said) == warns
     if warns:
         assert "here 'b' after 33% of the planned" in said[0]
-    once = [Source(s.name, s.tokens, s.files) for s in sources]
-    assert not any("ends an epoch" in w for w in forecast(BLENDS[name][0], once, WINDOW).warnings)
+    once = [WrittenDomain(s.name, s.tokens, s.shards) for s in domains]
+    assert not any("ends an epoch" in w for w in predict(MIXTURES[name][0], once, WINDOW).warnings)
 
 
 def test_draws_by_lot_say_what_may_be_missed() -> None:
-    found = forecast(BLENDS["litdata"][0], zipf(300, 20_000_000), WINDOW)
+    found = predict(MIXTURES["litdata"][0], zipf(300, 20_000_000), WINDOW)
     assert not found.exact
     assert any("may never draw" in warning and "'d60'" in warning for warning in found.warnings)
 
 
 def test_every_format_mixes_or_is_refused() -> None:
-    assert set(BLENDS) | {"npy", "llmc"} == set(FORMATS)
-    assert set(BLENDS) == set(blend_files.FILES)
+    assert set(FORMATS) - set(MIXTURES) == {"npy", "llmc"}
 
 
-def domains_of(sources: list[Source], suffix: str = ".parquet") -> blend_files.Domains:
-    held_out = {source.name: f"validation/{source.name}" for source in sources[:2]}
-    return blend_files.Domains(sources, held_out, WINDOW, suffix)
+@pytest.mark.parametrize("name", MIXTURES)
+def test_the_row_names_the_files_that_a_mixture_writes(name: str) -> None:
+    for mixture in MIXTURES[name]:
+        made = mixture.config_files(domains_of(zipf(3, 10**6)))
+        assert {key.partition(".")[0] for key in made} == set(mixture.config_stems)
+
+
+def domains_of(domains: list[WrittenDomain], suffix: str = ".parquet") -> config_files.ConfigInputs:
+    held_out = {source.name: f"validation/{source.name}" for source in domains[:2]}
+    return config_files.ConfigInputs(domains, held_out, WINDOW, suffix)
 
 
 def test_megatron_files_say_the_same_list_twice() -> None:
-    sources = zipf(3, 10**6)
-    made = blend_files.megatron(domains_of(sources))
+    domains = zipf(3, 10**6)
+    made = config_files.megatron(domains_of(domains))
     flat = made["blend.txt"].split()
     splits = json.loads(made["blend.json"])
     assert flat == splits["train"]
     assert splits["test"] is None
     weights = [float(weight) for weight in flat[::2]]
-    assert weights == [source.planned_tokens / 10**6 for source in sources]
+    assert weights == [source.planned_tokens / 10**6 for source in domains]
     assert not any(part.replace(".", "").isdigit() for part in flat[1::2])
     assert yaml.safe_load(made["neox.yml"])["train_data_weights"] == weights
 
 
 def test_a_blend_of_more_prefixes_than_int16_is_refused() -> None:
-    files = tuple(SourceFile(f"train/a/shard-{n:05d}", 10, 1) for n in range(32_768))
+    files = tuple(WrittenShard(f"train/a/shard-{n:05d}", 10, 1) for n in range(32_768))
     with pytest.raises(RecipeError, match="makes 32768 prefixes, Megatron blends at most 32767"):
-        blend_files.megatron(domains_of([Source("a", 10, files)]))
+        config_files.megatron(domains_of([WrittenDomain("a", 10, files)]))
 
 
 @pytest.mark.parametrize("planned", [10, 30, 31, 100, 999_999_999])
 def test_olmo_may_always_repeat_as_often_as_planned(planned: int) -> None:
-    source = Source("a", planned, (SourceFile("train/a/shard-00000", 30, 1),))
-    made = yaml.safe_load(blend_files.olmo(domains_of([source], ".npy"))["mixture.yaml"])
+    source = WrittenDomain("a", planned, (WrittenShard("train/a/shard-00000", 30, 1),))
+    made = yaml.safe_load(config_files.olmo(domains_of([source], ".npy"))["mixture.yaml"])
     allowed = made["sources"][0]["max_repetition_ratio"]
     assert allowed >= 1
     assert int(30 * allowed) >= min(planned, int(planned * made["sources"][0]["target_ratio"]))
@@ -301,36 +310,36 @@ def test_olmo_may_always_repeat_as_often_as_planned(planned: int) -> None:
 
 
 def test_nanotron_and_litdata_leave_out_folders_without_a_window() -> None:
-    sources = zipf(300, 2_000_000)
-    nanoset = yaml.safe_load(blend_files.nanotron(domains_of(sources))["nanoset.yaml"])["dataset"]
-    combined = json.loads(blend_files.litdata(domains_of(sources))["combined.json"])
-    whole = [f"train/{s.name}" for s in sources if s.tokens >= WINDOW + 1]
+    domains = zipf(300, 2_000_000)
+    nanoset = yaml.safe_load(config_files.nanotron(domains_of(domains))["nanoset.yaml"])["dataset"]
+    combined = json.loads(config_files.litdata(domains_of(domains))["combined.json"])
+    whole = [f"train/{s.name}" for s in domains if s.tokens >= WINDOW + 1]
     assert nanoset["dataset_folder"] == combined["folders"] == whole
     assert len(nanoset["dataset_weights"]) == len(combined["weights"]) == len(whole) < 300
 
 
 def test_hugging_face_weights_are_of_rows() -> None:
     """Equal tokens in rows of 10 and of 90 tokens: nine rows of the one for each of the other."""
-    sources = [
-        Source("short", 9000, (SourceFile("train/short/shard-00000", 9000, 900),)),
-        Source("long", 9000, (SourceFile("train/long/shard-00000", 9000, 100),)),
+    domains = [
+        WrittenDomain("short", 9000, (WrittenShard("train/short/shard-00000", 9000, 900),)),
+        WrittenDomain("long", 9000, (WrittenShard("train/long/shard-00000", 9000, 100),)),
     ]
-    made = json.loads(blend_files.hugging_face(domains_of(sources))["interleave.json"])
+    made = json.loads(config_files.hugging_face(domains_of(domains))["interleave.json"])
     assert made["probabilities"] == [0.9, 0.1]
     assert made["rows"] == 1000
     assert made["stopping_strategy"] == "all_exhausted_without_replacement"
-    twice = [Source("short", 18000, sources[0].files), sources[1]]
-    made = json.loads(blend_files.hugging_face(domains_of(twice))["interleave.json"])
+    twice = [WrittenDomain("short", 18000, domains[0].shards), domains[1]]
+    made = json.loads(config_files.hugging_face(domains_of(twice))["interleave.json"])
     assert made["stopping_strategy"] == "all_exhausted"
 
 
 def test_row_forecasts_come_back_to_the_tokens_asked_for() -> None:
-    sources = [
-        Source("short", 9000, (SourceFile("train/short/shard-00000", 9000, 900),)),
-        Source("long", 9000, (SourceFile("train/long/shard-00000", 9000, 100),)),
+    domains = [
+        WrittenDomain("short", 9000, (WrittenShard("train/short/shard-00000", 9000, 900),)),
+        WrittenDomain("long", 9000, (WrittenShard("train/long/shard-00000", 9000, 100),)),
     ]
-    for blend in (*BLENDS["mds"], *BLENDS["webdataset"]):
-        rows = forecast(blend, sources, WINDOW).rows
+    for mixture in (*MIXTURES["mds"], *MIXTURES["webdataset"]):
+        rows = predict(mixture, domains, WINDOW).rows
         assert [row["share"] for row in rows.values()] == [0.5, 0.5]
     # What taking shares of tokens for shares of rows would give: a dummy the numbers must beat.
     assert 0.5 * 10 / (0.5 * 10 + 0.5 * 90) == pytest.approx(0.1)

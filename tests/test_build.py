@@ -318,7 +318,7 @@ budget_tokens: 1
     for change, expected in (
         ("mixture: {method: entrpy}", "did you mean 'entropy'"),
         ("mixture: {method: entropy, measure: join}", "did you mean 'joint'"),
-        ("output: {format: megatrn}", "nearest is 'megatron'"),
+        ("output: {format: megatrn}", "did you mean 'megatron'"),
         ("sequence_length: 8", "sequence_length"),
     ):
         path.write_text(text + change)

@@ -35,7 +35,7 @@ from curate.formats import (
     mds,
     olmo,
 )
-from curate.formats.base import Folder, TextFormat
+from curate.formats.base import DatasetFolder, TextFormat
 from curate.pipeline.build import build
 from curate.recipe import load
 
@@ -112,7 +112,7 @@ def test_litdata_by_hand(tmp_path: Path) -> None:
     assert path.read_bytes() == struct.pack("<4I5H", 2, 16, 22, 26, 5, 6, 9, 7, 9)
     assert form.finish is not None
     stems = {"train": [tmp_path / "train" / "s"], "validation": []}
-    (index,) = form.finish(Folder(tmp_path, stems, UINT16))
+    (index,) = form.finish(DatasetFolder(tmp_path, stems, UINT16))
     found = json.loads(index.read_text())
     assert found["chunks"] == [{"chunk_bytes": 26, "chunk_size": 2, "dim": 5, "filename": "s.bin"}]
     assert found["config"]["data_format"] == ["no_header_tensor:20"]
@@ -198,7 +198,7 @@ def test_arrow_is_a_stream_of_batches_of_a_thousand_rows(tmp_path: Path) -> None
 def test_an_unknown_option_names_the_known_ones() -> None:
     with pytest.raises(RecipeError, match=r"llmc has no option 'varient'; did you mean 'variant'"):
         check_options("llmc", {"varient": "nemo"})
-    with pytest.raises(RecipeError, match="npy has no option 'variant' It has: none"):
+    with pytest.raises(RecipeError, match=r"npy has no option 'variant' \(known: none\)"):
         check_options("npy", {"variant": "x"})
 
 

@@ -34,7 +34,13 @@ from curate.formats import (
     npy,
     parquet,
 )
-from curate.formats.base import READ_BATCH_BYTES, READ_BATCH_TOKENS, Folder, runs, write_tokens
+from curate.formats.base import (
+    READ_BATCH_BYTES,
+    READ_BATCH_TOKENS,
+    DatasetFolder,
+    runs,
+    write_tokens,
+)
 
 HIGHEST_ID = 50_256
 ALPHABET = list("abc xyz é漢🙂\"'\\/\n\r\t\0\u2028\u0085{}[],:")
@@ -345,17 +351,17 @@ def test_the_snippet_loads_a_shard(case: Case, tmp_path: Path) -> None:
     case.write(stem, batches)
     if case.format.finish is not None:
         dtype = case.dtype if isinstance(case.format, TokenFormat) else np.dtype(np.uint16)
-        case.format.finish(Folder(tmp_path, {"train": [stem], "validation": []}, dtype))
+        case.format.finish(DatasetFolder(tmp_path, {"train": [stem], "validation": []}, dtype))
     code = case.format.snippet.format(path=stem) + SNIPPET_CHECKS[case.format.name]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.stderr, done.stdout) == ("", f"{case.content_sum(batches)}\n")
 
 
 def test_an_unknown_format_is_refused_with_the_nearest_name() -> None:
-    with pytest.raises(RecipeError, match=r"no format 'megatorn'; the nearest is 'megatron'"):
+    with pytest.raises(RecipeError, match=r"is called 'megatorn'; did you mean 'megatron'\?"):
         find("megatorn")
-    with pytest.raises(RecipeError, match=r"'JSONL'; the nearest is 'jsonl', all are megatron, "):
-        find("JSONL")
+    with pytest.raises(RecipeError, match=r"'Jsonl'; did you mean 'jsonl'\? \(known: megatron, "):
+        find("Jsonl")
 
 
 def test_runs_cover_every_item_once_within_the_limits() -> None:

@@ -218,7 +218,7 @@ def test_verify_finds_a_changed_filling(recipe: Path) -> None:
         (["window=L+1", "sequence_length=null"], r"window: L\+1 is about rows of sequence_length"),
         (["packing=whole", "output.format=npy"],
          "packing: whole is not for format npy.*it is for mds, input_ids"),
-        (["packing=best-fit", "output.format=llmc"], "it is for npy, litdata, mds, input_ids"),
+        (["packing=best-fit", "output.format=llmc"], "it is for npy, mds, litdata, input_ids"),
         (["packing=bestfit"], "packing: cannot be 'bestfit'; did you mean 'best-fit'"),
     ],
 )  # fmt: skip

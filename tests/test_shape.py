@@ -17,8 +17,7 @@ from curate.cli import cli
 from curate.dataset.manifest import ARTIFACTS, QUARANTINE, load_manifest
 from curate.dataset.verify import verify
 from curate.errors import InfeasiblePlan, RecipeError, ShardError
-from curate.formats import find
-from curate.formats.trainers.mixtures import BLENDS
+from curate.formats import FORMATS, find
 from curate.pipeline.build import build, reopen
 from curate.pipeline.plan import plan_dataset
 from curate.recipe import load
@@ -58,7 +57,7 @@ def check_mixture_files(directory: Path) -> None:
             assert stem.exists() or list(stem.parent.glob(f"{stem.name}.*")), (path.name, text)
 
 
-@pytest.mark.parametrize("name", BLENDS)
+@pytest.mark.parametrize("name", [row.name for row in FORMATS.values() if row.mixtures])
 def test_every_format_with_a_mixture_is_written_apart(recipe: Path, name: str) -> None:
     built = make(recipe, f"output.format={name}", "output.shard_tokens=9000")
     certificate = built.certificate
@@ -76,7 +75,7 @@ def test_every_format_with_a_mixture_is_written_apart(recipe: Path, name: str) -
         assert certificate["domains"][domain]["realised_tokens"] == on_disk[domain]
     assert sum(row["tokens"] for row in plan["domains"].values()) == 30000
     assert [found["trainer"] for found in certificate["trainer_mixture"]] == [
-        blend.trainer for blend in BLENDS[name] if not blend.one_length
+        mixture.trainer for mixture in find(name).mixtures if not mixture.one_length
     ]
     assert certificate["trainer_mixture"] == plan["trainer_mixture"]
     first = certificate["trainer_mixture"][0]
@@ -240,7 +239,7 @@ def test_the_plan_tells_what_trainers_will_lose(recipe: Path) -> None:
     weights = "mixture={method: manual, weights: {wiki: 0.9, code: 0.0999, talk: 0.0001}}"
     loaded = load(recipe, (*overrides, weights, "budget_tokens=12000"))
     planned = plan_dataset(loaded, 1, listener)
-    assert planned.shaped.forecasts[0].rows["talk"]["samples"] == 0
+    assert planned.shaped.predictions[0].rows["talk"]["samples"] == 0
     assert any("gives no window of 2048 tokens to" in told and "'talk'" in told
                for told in listener.notices)  # fmt: skip
 

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from curate import __version__
 from curate.dataset.manifest import Manifest
 from curate.formats.base import TokenFormat
-from curate.formats.trainers.draws import SourceFile
+from curate.formats.trainers.draws import WrittenShard
 from curate.plan.packing import Tally
-from curate.plan.per_domain import MIXED, PER_DOMAIN, forecasts, sources_of
+from curate.plan.per_domain import MIXED, PER_DOMAIN, predict_mixtures, written_domains
 
 WINDOWS = 100
 """Windows that the output is cut into to see how evenly it is mixed."""
@@ -129,16 +129,17 @@ def _domain_rows(
 def _trainer_mixtures(
     manifest: Manifest, plan: dict[str, Any], train: Sequence[ShardCheck]
 ) -> list[dict[str, Any]]:
-    """What trainers' own mixtures make of the tokens found on disk."""
-    shards = [shard for shard in manifest.shards if shard.split == "train"]
-    files = [
-        (domain, SourceFile(shard.stem, tokens, shard.sequences))
-        for shard, check in zip(shards, train, strict=True)
+    """Predict what trainers' own mixtures make of the tokens on disk."""
+    records = [shard for shard in manifest.shards if shard.split == "train"]
+    shards = [
+        (domain, WrittenShard(record.stem, tokens, record.sequences))
+        for record, check in zip(records, train, strict=True)
         for domain, tokens in check.tokens.items()
     ]
     planned = [plan["domains"].get(name, {}).get("tokens", 0) for name in manifest.domains]
-    sources = sources_of(manifest.domains, planned, files)
-    return [found.to_json() for found in forecasts(manifest.format, sources, manifest.settings)]
+    domains = written_domains(manifest.domains, planned, shards)
+    predictions = predict_mixtures(manifest.configured(), domains, manifest.settings)
+    return [prediction.to_json() for prediction in predictions]
 
 
 def _as_trained(rows: dict[str, Any], mixture: dict[str, Any]) -> None:
@@ -159,7 +160,7 @@ def _packing(manifest: Manifest, train: Sequence[ShardCheck]) -> dict[str, Any] 
 def _reader_loss(manifest: Manifest, train: Sequence[ShardCheck]) -> dict[str, int] | None:
     """Training tokens that the trainer's reader never shows in an epoch."""
     chosen = manifest.configured()
-    if not isinstance(chosen, TokenFormat) or chosen.loss_tokens is None:
+    if not isinstance(chosen, TokenFormat) or chosen.dropped_tokens is None:
         return None
     tokens = sum(check.lost_tokens for check in train)
     return {"window_tokens": manifest.settings.window_tokens, "tokens": tokens}

@@ -30,10 +30,10 @@ from curate.dataset.manifest import (
 )
 from curate.dataset.write_text import check_text
 from curate.errors import InputError, ShardError
-from curate.formats.base import TextFormat, TokenFormat
+from curate.formats.base import BEST_FIT, CONCAT, WHOLE, TextFormat, TokenFormat
 from curate.formats.trainer_files import DIRECTORY as TRAINER
 from curate.plan import PAD, TokenCopier
-from curate.plan.packing import BEST_FIT, CONCAT, WHOLE, tally
+from curate.plan.packing import tally
 from curate.plan.per_domain import MIXED
 from curate.runtime.files import hash_file, read_json, write_json
 from curate.runtime.workers import map_tasks
@@ -145,8 +145,8 @@ def _check_shard(
     if shard.split == "train":
         if manifest.shape == MIXED:
             found.windows = _windows(pieces, start, manifest)
-        if isinstance(chosen, TokenFormat) and chosen.loss_tokens is not None:
-            found.lost_tokens = chosen.loss_tokens(rows, manifest.settings.window_tokens)
+        if isinstance(chosen, TokenFormat) and chosen.dropped_tokens is not None:
+            found.lost_tokens = chosen.dropped_tokens(rows, manifest.settings.window_tokens)
     return found
 
 

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate.dataset.manifest import PROVENANCE, Layout, ShardRecord, record_file
-from curate.formats.base import TextFormat, TokenBatch, TokenFormat
+from curate.formats.base import BEST_FIT, CONCAT, TextFormat, TokenBatch, TokenFormat
 from curate.plan import PIECE, Samples, TokenCopier
-from curate.plan.packing import BEST_FIT, CONCAT, pack
+from curate.plan.packing import pack
 from curate.runtime.files import atomic_path
 from curate.runtime.workers import map_tasks
 from curate.tokens.domain import DomainTokens

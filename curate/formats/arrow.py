@@ -19,7 +19,7 @@ import xxhash
 from curate.errors import ShardError
 from curate.formats.base import (
     READ_BATCH_BYTES,
-    Folder,
+    DatasetFolder,
     TextBatch,
     TextFormat,
     open_shard,
@@ -27,6 +27,7 @@ from curate.formats.base import (
     sibling,
 )
 from curate.formats.parquet import COLUMNS, damage_named, schema, text_bytes, to_table
+from curate.formats.trainers.mixtures import HUGGING_FACE
 from curate.runtime.files import atomic_path, hash_bytes, write_json
 
 BATCH_ROWS = 1000
@@ -131,7 +132,7 @@ def _check_ends(path: Path) -> None:
         raise ShardError(f"{path}: expected the end mark of an Arrow stream, found {end!r}")
 
 
-def finish(folder: Folder) -> list[Path]:
+def finish(folder: DatasetFolder) -> list[Path]:
     """Write `state.json` and `dataset_info.json` of each split."""
     features = {name: {"dtype": "string", "_type": "Value"} for name in COLUMNS}
     written = []
@@ -165,6 +166,8 @@ FORMAT = TextFormat(
     read=read,
     finish=finish,
     folder_stems=("state", "dataset_info"),
+    mixtures=(HUGGING_FACE,),
+    mixture_suffix=".arrow",
     snippet="""from pathlib import Path
 
 from datasets import load_from_disk

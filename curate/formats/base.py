@@ -1,4 +1,4 @@
-"""What every output format promises.
+"""The contract of output formats.
 
 A format turns batches of sequences into one shard file (or a few that belong together) and reads
 them back. It knows nothing of domains, mixtures or plans: which sequence came from where is kept
@@ -6,9 +6,9 @@ beside the shards by `curate.dataset.write_tokens`. Shards are written under a t
 renamed when whole, so a shard that exists is complete; the manifest is written after the last
 shard.
 
-What a recipe may choose about a format are its `options`; `configure` gives the format with these
-choices and what it must know of the tokenizer. Formats whose readers want a file about the whole
-folder write it in `finish`, when every shard is there.
+A recipe sets a format's `options`; `configure` returns the format with these values and with what
+it must know about the tokenizer. Formats whose readers expect a file about the whole folder write
+it in `finish`, when every shard is there.
 """
 
 from __future__ import annotations
@@ -24,10 +24,17 @@ from numpy.typing import NDArray
 
 from curate.errors import RecipeError, ShardError
 from curate.formats.dropped_tokens import DEFAULT_WINDOW_TOKENS
+from curate.formats.trainers.mixtures import TrainerMixture
 
 FILL: Final = "r+b"
-"""Mode that opens the empty file `atomic_path` has made. "wb" would truncate it once more, upon
-which ext4 writes the file out when it is closed: measured 1.0 GB/s instead of 3.3 GB/s."""
+"""Mode that opens the empty file that `atomic_path` has made. "wb" would truncate it once more, and
+ext4 then writes the file out when it is closed: measured 1.0 GB/s instead of 3.3 GB/s."""
+
+CONCAT, BEST_FIT, WHOLE = "concat", "best-fit", "whole"
+"""Values of the recipe's `packing`: how documents make sequences, see `curate.plan.packing`."""
+
+TEXT_SHARD_TOKENS = 64_000_000
+"""Most tokens in a shard of text, about 250 MB: readers load text one file at a time."""
 
 READ_BATCH_TOKENS = 4 << 20
 """Tokens a reader's batch holds at most; a longer sequence makes a longer batch."""
@@ -54,31 +61,31 @@ class TextBatch:
     ids: list[str]
     domains: list[str]
     metadata: list[str]
-    """Each a JSON object as text."""
+    """JSON objects as text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """Something a recipe may choose about a format, under `output.options`."""
+    """A setting of a format that a recipe may change, under `output.options`."""
 
     summary: str
     kind: type
     """str, bool or int; an int is at least 1."""
     default: Any = None
     choices: tuple[str, ...] = ()
-    """The only values a str may have; empty for any."""
+    """The only values a str may have; empty: any."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a format is configured with."""
+    """The recipe's options and the properties of tokens that a format is configured with."""
 
     eos_id: int | None = 0
-    """Of the token that ends every document; None for none."""
+    """Id of the token that ends every document; None where the tokenizer has none."""
     vocabulary: int = 50_257
     """Number of ids: the highest and one."""
     tokenizer: str = "tokenizer.json"
-    """A name that trainers can load it by."""
+    """Name that trainers can load the tokenizer by."""
     sequence_length: int | None = None
     """Tokens of every sequence; None where sequences are documents."""
     row_tokens: int | None = None
@@ -88,7 +95,7 @@ class Settings:
 
     @property
     def window_tokens(self) -> int:
-        """Tokens of the windows that the trainer's reader cuts, as far as the recipe says."""
+        """Tokens of the windows that the trainer's reader cuts, or a default."""
         for name in ("window_tokens", "step_tokens"):
             if self.options.get(name) is not None:
                 return int(self.options[name])
@@ -96,15 +103,15 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True)
-class Folder:
+class DatasetFolder:
     """A dataset whose shards are all written."""
 
     directory: Path
-    """Of the dataset; what is not a shard's neighbour goes to `trainer/` in it."""
+    """Directory of the dataset; files that do not lie beside shards go to `trainer/` in it."""
     stems: Mapping[str, Sequence[Path]]
     """Stems of the shards of each split, `train` and `validation`, in order."""
     dtype: np.dtype[Any]
-    """Of a token on disk; of no meaning for text."""
+    """Type of a token on disk; meaningless for text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,14 +127,54 @@ class Mapped:
     dtype: np.dtype[Any]
 
 
-@dataclass(frozen=True, slots=True)
-class TokenFormat:
-    """A format that stores token ids."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputFormat:
+    """A row of the table of formats: everything that the rest of curate asks about a format."""
 
     name: str
     summary: str
     trainers: str
-    """Whose readers take it, in words."""
+    """Trainers whose readers take it, in words."""
+    snippet: str
+    """Python or shell lines that load `{path}`, the stem: a shard's path without suffix."""
+    options: Mapping[str, Option] = field(default_factory=dict)
+    finish: Callable[[DatasetFolder], list[Path]] | None = None
+    """Writes the files that readers expect beside the shards; returns their paths."""
+    folder_stems: tuple[str, ...] = ()
+    """Names of these files without suffix; `*` at the end stands for anything."""
+    notices: Callable[[Settings], list[str]] | None = None
+    """Lines that the user should read before anything is written."""
+    shard_tokens_most: int | None = None
+    """Readers take larger shards badly or not at all."""
+    shard_tokens_least: int = 1
+    """Readers refuse shorter training shards."""
+    hub_suffix: str | None = None
+    """Suffix of the files that Hugging Face `load_dataset` reads; None where it does not."""
+    packings: tuple[str, ...] = (CONCAT,)
+    """Values of the recipe's `packing` whose rows the readers keep."""
+    mixtures: tuple[TrainerMixture, ...] = ()
+    """Trainers that can mix domains written apart; the certificate reports the first."""
+    mixture_suffix: str | None = None
+    """Suffix of the files that trainers' mixtures name; None: `hub_suffix`, else bare stems."""
+
+    @property
+    def data_suffix(self) -> str:
+        """Suffix of the files that trainers' mixtures name; empty where they name stems."""
+        return self.mixture_suffix or self.hub_suffix or ""
+
+    def mixtures_for(self, settings: Settings) -> list[TrainerMixture]:
+        """Return the mixtures that take rows of the lengths that the settings give."""
+        return [
+            mixture
+            for mixture in self.mixtures
+            if settings.row_tokens is not None or not mixture.one_length
+        ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenFormat(OutputFormat):
+    """A format that stores token ids."""
+
     keeps_documents: bool
     """True: the boundaries of sequences are stored; False: the file is one stream."""
     dtype_for: Callable[[int], np.dtype[Any]]
@@ -136,49 +183,31 @@ class TokenFormat:
     """(stem, batches, dtype) → the files written, final names; nothing remains on an exception."""
     read: Callable[[Path, np.dtype[Any]], Iterator[TokenBatch]]
     """(stem, dtype) → the sequences, bounded memory; raises `ShardError` on damage."""
-    snippet: str
-    """Python or shell lines that load `{path}`, the stem: a shard's path without suffix."""
+    configure: Callable[[Settings], TokenFormat] | None = None
+    """Applies a recipe's options; raises `RecipeError` where the format cannot do as asked."""
     view: Callable[[Path, np.dtype[Any]], Mapped] | None = None
-    """(stem, dtype) → where all tokens lie; raises `ShardError` on damage of a size or a header.
-    None where they are stored as no plain integers."""
+    """(stem, dtype) → where all tokens lie; raises `ShardError` on a wrong size or header.
+    None where they are not stored as plain integers."""
     takes_sequences: bool = False
     """Whether sequences may be of a fixed length though their boundaries are stored."""
-    options: Mapping[str, Option] = field(default_factory=dict)
-    configure: Callable[[Settings], TokenFormat] | None = None
-    """Raises `RecipeError` where the format cannot do what is asked."""
-    finish: Callable[[Folder], list[Path]] | None = None
-    """Writes what its readers want beside the shards; returns these files."""
-    folder_stems: tuple[str, ...] = ()
-    """Names of these files without suffix; `*` at the end stands for anything."""
-    loss_tokens: Callable[[NDArray[np.int64], int], int] | None = None
+    dropped_tokens: Callable[[NDArray[np.int64], int], int] | None = None
     """(tokens of each sequence of a shard, of a reader's window) → tokens its reader never shows.
     The options then have `window_tokens`."""
-    notices: Callable[[Settings], list[str]] | None = None
-    """What the user should know before writing."""
-    shard_tokens_most: int | None = None
-    """Larger shards its readers take badly or not at all."""
-    shard_tokens_least: int = 1
-    """Shorter training shards its readers refuse."""
-    hub_suffix: str | None = None
-    """Of the files that Hugging Face `load_dataset` reads; None where it does not."""
+    drops_by_row: bool = False
+    """Whether readers cut single rows, so that what they drop does not depend on shards."""
 
 
-@dataclass(frozen=True, slots=True)
-class TextFormat:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextFormat(OutputFormat):
     """A format that stores text, tokenised by the trainer."""
 
-    name: str
-    summary: str
-    trainers: str
     write: Callable[[Path, Iterable[TextBatch]], list[Path]]
+    """(stem, batches) → the files written, final names; nothing remains on an exception."""
     read: Callable[[Path], Iterator[TextBatch]]
-    snippet: str
-    options: Mapping[str, Option] = field(default_factory=dict)
+    """stem → the documents, bounded memory; raises `ShardError` on damage."""
     configure: Callable[[Settings], TextFormat] | None = None
-    finish: Callable[[Folder], list[Path]] | None = None
-    folder_stems: tuple[str, ...] = ()
-    notices: Callable[[Settings], list[str]] | None = None
-    hub_suffix: str | None = None
+    """Applies a recipe's options; raises `RecipeError` where the format cannot do as asked."""
+    shard_tokens_most: int | None = TEXT_SHARD_TOKENS
 
 
 def sibling(stem: Path, suffix: str) -> Path:
@@ -248,33 +277,39 @@ def write_bytes(file: UnbufferedFile, unwritten: Any) -> None:
         unwritten = unwritten[file.write(unwritten) :]
 
 
-def check_dtype(dtype: np.dtype[Any], known: Sequence[np.dtype[Any]]) -> None:
+def check_dtype(dtype: np.dtype[Any], stored: Sequence[np.dtype[Any]]) -> None:
     """Raise `ValueError` unless the format stores that dtype."""
-    if dtype not in known:
-        names = " or ".join(one.name for one in known)
+    if dtype not in stored:
+        names = " or ".join(one.name for one in stored)
         raise ValueError(f"dtype must be {names}, got {dtype.name}")
 
 
 def narrowest(
     highest_id: int,
-    known: Sequence[np.dtype[Any]],
+    stored: Sequence[np.dtype[Any]],
     name: str,
     instead: str = "another format (curate formats)",
 ) -> np.dtype[Any]:
-    """The first of `known` dtypes that holds every id; `instead` is what to take if none does.
+    """Return the first dtype that holds every id.
+
+    Args:
+        highest_id: Highest token id of the tokenizer.
+        stored: Dtypes that the format can store, narrowest first.
+        name: Name of the format, for the message.
+        instead: The remedy in the message.
 
     Raises:
-        RecipeError: None does.
+        RecipeError: No dtype holds every id.
 
     Example:
         >>> narrowest(65_536, [np.dtype("<u2"), np.dtype("<u4")], "npy").name
         'uint32'
     """
-    for dtype in known:
+    for dtype in stored:
         if highest_id <= np.iinfo(dtype).max:
             return dtype
     raise RecipeError(
-        f"output.format: {name} holds token ids up to {np.iinfo(known[-1]).max}, the tokenizer "
+        f"output.format: {name} holds token ids up to {np.iinfo(stored[-1]).max}, the tokenizer "
         f"has {highest_id}; take {instead}, or a smaller vocabulary"
     )
 

@@ -42,6 +42,8 @@ from curate.formats.base import (
     write_bytes,
 )
 from curate.formats.dropped_tokens import labelled_tails
+from curate.formats.trainers import config_files, draws
+from curate.formats.trainers.mixtures import TrainerMixture
 from curate.runtime.files import atomic_path
 
 DTYPES = (np.dtype("<u2"), np.dtype("<u4"))
@@ -230,8 +232,19 @@ FORMAT = TokenFormat(
         "window_tokens": Option("the trainer's sequence length, to state its loss", int),
     },
     configure=configure,
-    loss_tokens=labelled_tails,
+    dropped_tokens=labelled_tails,
     notices=notices,
+    mixtures=(
+        TrainerMixture(
+            "nanotron Nanoset",
+            "windows",
+            exact=True,
+            draw=draws.nanotron,
+            config_files=config_files.nanotron,
+            config_stems=("nanoset",),
+            repeats_order=True,
+        ),  # fmt: skip
+    ),
     snippet="""from datatrove.utils.dataset import DatatroveFileDataset
 
 windows = DatatroveFileDataset("{path}.ds", seq_len=2048, token_size=2)

@@ -22,7 +22,10 @@ from numpy.typing import NDArray
 
 from curate.errors import ShardError
 from curate.formats.base import (
+    BEST_FIT,
+    CONCAT,
     READ_BATCH_TOKENS,
+    WHOLE,
     Option,
     Settings,
     TokenBatch,
@@ -36,6 +39,7 @@ from curate.formats.base import (
 from curate.formats.dropped_tokens import cut_rows, whole_rows
 from curate.formats.parquet import check_magic, damage_named, describe
 from curate.formats.token_pages import TokenPages
+from curate.formats.trainers.mixtures import HUGGING_FACE, LEVANTER_PREBUILT
 from curate.runtime.files import atomic_path
 
 DTYPES = (np.dtype("<u2"), np.dtype("<i4"))
@@ -224,7 +228,7 @@ def configure(settings: Settings) -> TokenFormat:
         chosen = replace(chosen, write=writer)
     if settings.sequence_length is None or settings.options["window_tokens"] is not None:
         return chosen
-    return replace(chosen, loss_tokens=whole_rows)
+    return replace(chosen, dropped_tokens=whole_rows)
 
 
 def notices(settings: Settings) -> list[str]:
@@ -256,10 +260,13 @@ FORMAT = TokenFormat(
     read=read,
     options={"window_tokens": Option("the longest row the trainer takes, to state its loss", int)},
     configure=configure,
-    loss_tokens=cut_rows,
+    dropped_tokens=cut_rows,
     notices=notices,
     shard_tokens_most=SHARD_TOKENS,
     hub_suffix=".parquet",
+    drops_by_row=True,
+    packings=(CONCAT, BEST_FIT, WHOLE),
+    mixtures=(LEVANTER_PREBUILT, HUGGING_FACE),
     snippet="""import pyarrow.parquet as pq
 
 rows = pq.read_table("{path}.parquet")["input_ids"]

@@ -45,6 +45,7 @@ from curate.formats.base import (
     open_shard,
     sibling,
 )
+from curate.formats.trainers.mixtures import HUGGING_FACE, LEVANTER, TORCHTITAN
 from curate.runtime.files import atomic_path
 
 LEVEL = 3
@@ -280,5 +281,6 @@ FORMAT = TextFormat(
     options={"variant": Option("compression and file name", str, "zstd", tuple(SUFFIXES))},
     configure=configure,
     hub_suffix=SUFFIXES["zstd"],
+    mixtures=(HUGGING_FACE, TORCHTITAN, LEVANTER),
     snippet=SNIPPETS["zstd"],
 )

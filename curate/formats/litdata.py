@@ -19,8 +19,10 @@ from numpy.typing import NDArray
 
 from curate.errors import ShardError
 from curate.formats.base import (
+    BEST_FIT,
+    CONCAT,
     READ_BATCH_TOKENS,
-    Folder,
+    DatasetFolder,
     Mapped,
     Option,
     TokenBatch,
@@ -36,6 +38,8 @@ from curate.formats.base import (
 )
 from curate.formats.dropped_tokens import labelled_tails
 from curate.formats.framed import OFFSET, read_offsets, write_framed
+from curate.formats.trainers import config_files, draws
+from curate.formats.trainers.mixtures import TrainerMixture
 from curate.runtime.files import write_json
 
 CODES: dict[np.dtype[Any], int] = {np.dtype("<u2"): 20, np.dtype("<i4"): 16}
@@ -114,7 +118,7 @@ def view(stem: Path, dtype: np.dtype[Any]) -> Mapped:
     return map_tokens(path, int(offsets[0]), int(lengths.sum()), dtype)
 
 
-def finish(folder: Folder) -> list[Path]:
+def finish(folder: DatasetFolder) -> list[Path]:
     """Write `index.json` of each split; chunks without items are left out of it."""
     written = []
     for stems in folder.stems.values():
@@ -159,8 +163,20 @@ FORMAT = TokenFormat(
     options={"window_tokens": Option("the trainer's sequence length, to state its loss", int)},
     finish=finish,
     folder_stems=("index",),
-    loss_tokens=labelled_tails,
+    dropped_tokens=labelled_tails,
     shard_tokens_most=SHARD_TOKENS,
+    packings=(CONCAT, BEST_FIT),  # readers see rows only where all are full
+    mixtures=(
+        TrainerMixture(
+            "litdata CombinedStreamingDataset",
+            "windows",
+            exact=False,
+            draw=draws.litdata,
+            config_files=config_files.litdata,
+            config_stems=("combined",),
+            ends_first=True,
+        ),  # fmt: skip
+    ),
     snippet="""from pathlib import Path
 
 from litdata import StreamingDataset, TokensLoader

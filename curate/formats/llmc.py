@@ -32,7 +32,7 @@ from curate.errors import RecipeError, ShardError
 from curate.formats.base import (
     FILL,
     READ_BATCH_TOKENS,
-    Folder,
+    DatasetFolder,
     Mapped,
     Option,
     Settings,
@@ -230,7 +230,7 @@ def _open(
     return stored_tokens, stored_tokens > 0 and not added
 
 
-def finish(folder: Folder, variant: str = "llmc", eos_id: int = 0) -> list[Path]:
+def finish(folder: DatasetFolder, variant: str = "llmc", eos_id: int = 0) -> list[Path]:
     """Make one validation file of all domains and, for nanoGPT, one training file."""
     reader = partial(read, dtype=folder.dtype, variant=variant, eos_id=eos_id)
     names = {"train": "train", "validation": "val"}
@@ -271,7 +271,7 @@ def configure(settings: Settings) -> TokenFormat:
         read=partial(read, **chosen),
         view=partial(view, **chosen),
         finish=partial(finish, **chosen),
-        loss_tokens=losses[variant],
+        dropped_tokens=losses[variant],
         shard_tokens_least=1 if step_tokens is None else step_tokens + 1,
         snippet=SNIPPETS[variant],
     )
@@ -322,7 +322,7 @@ FORMAT = TokenFormat(
     configure=configure,
     finish=finish,
     folder_stems=("train", "val"),
-    loss_tokens=overlapping_tails,
+    dropped_tokens=overlapping_tails,
     notices=notices,
     shard_tokens_most=1_000_000_000,
     snippet=SNIPPETS["llmc"],

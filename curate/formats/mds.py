@@ -28,8 +28,11 @@ from numpy.typing import NDArray
 
 from curate.errors import ShardError
 from curate.formats.base import (
+    BEST_FIT,
+    CONCAT,
     READ_BATCH_TOKENS,
-    Folder,
+    WHOLE,
+    DatasetFolder,
     Mapped,
     Option,
     Settings,
@@ -46,6 +49,8 @@ from curate.formats.base import (
 )
 from curate.formats.dropped_tokens import cut_rows, whole_rows
 from curate.formats.framed import OFFSET, read_offsets, write_framed
+from curate.formats.trainers import config_files, draws
+from curate.formats.trainers.mixtures import TrainerMixture
 from curate.runtime.files import write_json
 
 DTYPES = (np.dtype("<u2"), np.dtype("<i4"))
@@ -249,7 +254,7 @@ def _values(
     return stored[:kept].view(dtype)
 
 
-def finish(folder: Folder) -> list[Path]:
+def finish(folder: DatasetFolder) -> list[Path]:
     """Write `index.json` of each split; shards without samples are left out of it."""
     written = []
     for stems in folder.stems.values():
@@ -283,7 +288,7 @@ def configure(settings: Settings) -> TokenFormat:
     """Where rows are sequences, and nothing else is said, the trainer takes them whole."""
     if settings.sequence_length is None or settings.options["window_tokens"] is not None:
         return FORMAT
-    return replace(FORMAT, loss_tokens=whole_rows)
+    return replace(FORMAT, dropped_tokens=whole_rows)
 
 
 FORMAT = TokenFormat(
@@ -300,9 +305,29 @@ FORMAT = TokenFormat(
     finish=finish,
     folder_stems=("index",),
     configure=configure,
-    loss_tokens=cut_rows,
+    dropped_tokens=cut_rows,
     notices=notices,
     shard_tokens_most=SHARD_TOKENS,
+    drops_by_row=True,
+    packings=(CONCAT, BEST_FIT, WHOLE),
+    mixtures=(
+        TrainerMixture(
+            "streaming, choose",
+            "rows",
+            exact=True,
+            draw=draws.mosaic,
+            config_files=config_files.mosaic,
+            config_stems=("streams",),
+        ),  # fmt: skip
+        TrainerMixture(
+            "streaming, proportion",
+            "rows",
+            exact=True,
+            draw=draws.mosaic_proportion,
+            config_files=config_files.mosaic_proportion,
+            config_stems=("streams_proportion",),
+        ),  # fmt: skip
+    ),
     snippet="""from pathlib import Path
 
 from streaming import StreamingDataset

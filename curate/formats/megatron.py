@@ -48,6 +48,8 @@ from curate.formats.base import (
     write_tokens,
 )
 from curate.formats.dropped_tokens import overlapping_tails
+from curate.formats.trainers import config_files, draws
+from curate.formats.trainers.mixtures import TrainerMixture
 from curate.runtime.files import atomic_path
 
 MAGIC = b"MMIDIDX\0\0"
@@ -266,8 +268,21 @@ FORMAT = TokenFormat(
     write=write,
     read=read,
     options={"window_tokens": Option("the trainer's sequence length, to state its loss", int)},
-    loss_tokens=overlapping_tails,
+    dropped_tokens=overlapping_tails,
     notices=notices,
+    mixtures=(
+        TrainerMixture(
+            "Megatron-LM",
+            "windows",
+            exact=True,
+            draw=draws.megatron,
+            config_files=config_files.megatron,
+            config_stems=(
+                "blend",
+                "neox",
+            ),
+        ),  # fmt: skip
+    ),
     snippet="""from megatron.core.datasets.indexed_dataset import IndexedDataset
 
 documents = IndexedDataset("{path}")  # to train: --data-path {path}

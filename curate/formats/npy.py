@@ -21,6 +21,8 @@ import numpy as np
 
 from curate.errors import RecipeError, ShardError
 from curate.formats.base import (
+    BEST_FIT,
+    CONCAT,
     FILL,
     READ_BATCH_TOKENS,
     Mapped,
@@ -157,6 +159,7 @@ FORMAT = TokenFormat(
     dtype_for=dtype_for,
     write=write,
     read=read,
+    packings=(CONCAT, BEST_FIT),  # readers see rows only where all are full
     snippet="""import numpy as np
 
 tokens = np.load("{path}.npy", mmap_mode="r")

@@ -46,6 +46,8 @@ from curate.formats.base import (
     write_bytes,
 )
 from curate.formats.dropped_tokens import tails
+from curate.formats.trainers import config_files, draws
+from curate.formats.trainers.mixtures import TrainerMixture
 from curate.runtime.files import atomic_path
 
 DTYPES = (np.dtype("<u2"), np.dtype("<u4"))
@@ -270,9 +272,20 @@ FORMAT = TokenFormat(
         "window_tokens": Option("the trainer's sequence length, to state its loss", int),
     },
     configure=configure,
-    loss_tokens=tails,
+    dropped_tokens=tails,
     notices=notices,
     shard_tokens_most=2**31,
+    mixtures=(
+        TrainerMixture(
+            "OLMo-core source mixture",
+            "windows",
+            exact=True,
+            draw=draws.olmo,
+            config_files=config_files.olmo,
+            config_stems=("mixture",),
+        ),  # fmt: skip
+    ),
+    mixture_suffix=".npy",
     snippet="""import numpy as np
 
 tokens = np.memmap("{path}.npy", dtype=np.uint16, mode="r")  # manifest.json says the dtype

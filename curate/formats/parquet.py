@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from curate.errors import ShardError
 from curate.formats.base import (
     READ_BATCH_BYTES,
-    Folder,
+    DatasetFolder,
     Option,
     Settings,
     TextBatch,
@@ -35,6 +35,7 @@ from curate.formats.base import (
     sibling,
 )
 from curate.formats.trainer_files import DIRECTORY, chained, link
+from curate.formats.trainers.mixtures import HUGGING_FACE, LEVANTER, TORCHTITAN
 from curate.runtime.files import atomic_path
 
 COLUMNS = ("text", "id", "source", "metadata")
@@ -169,7 +170,7 @@ def describe(columns: Any) -> str:
     return ", ".join(f"{field.name} {field.type}" for field in columns)
 
 
-def finish_nanochat(folder: Folder) -> list[Path]:
+def finish_nanochat(folder: DatasetFolder) -> list[Path]:
     """Make nanochat's directory.
 
     Raises:
@@ -195,7 +196,11 @@ def configure(settings: Settings) -> TextFormat:
     if settings.options["variant"] == "parquet":
         return FORMAT
     return replace(
-        FORMAT, finish=finish_nanochat, folder_stems=("shard_*",), snippet=NANOCHAT_SNIPPET
+        FORMAT,
+        finish=finish_nanochat,
+        folder_stems=("shard_*",),
+        snippet=NANOCHAT_SNIPPET,
+        mixtures=(),
     )
 
 
@@ -214,6 +219,7 @@ FORMAT = TextFormat(
     options={"variant": Option("whose folder", str, "parquet", ("parquet", "nanochat"))},
     configure=configure,
     hub_suffix=".parquet",
+    mixtures=(HUGGING_FACE, TORCHTITAN, LEVANTER),
     snippet="""import pyarrow.parquet as pq
 
 documents = pq.read_table("{path}.parquet")

@@ -21,6 +21,8 @@ import xxhash
 from curate.errors import ShardError
 from curate.formats.base import FILL, READ_BATCH_BYTES, TextBatch, TextFormat, open_shard, sibling
 from curate.formats.jsonl import check_metadata
+from curate.formats.trainers import config_files, draws
+from curate.formats.trainers.mixtures import TrainerMixture
 from curate.runtime.files import atomic_path
 
 BLOCK_BYTES = tarfile.BLOCKSIZE
@@ -184,6 +186,20 @@ FORMAT = TextFormat(
     write=write,
     read=read,
     hub_suffix=".tar",
+    mixtures=(
+        TrainerMixture(
+            "webdataset.RandomMix, energon",
+            "rows",
+            exact=False,
+            draw=draws.random_rows,
+            config_files=config_files.webdataset,
+            config_stems=(
+                "random_mix",
+                "energon",
+            ),
+            ends_first=True,
+        ),  # fmt: skip
+    ),
     snippet="""import webdataset
 
 documents = webdataset.WebDataset("{path}.tar", shardshuffle=False).decode()

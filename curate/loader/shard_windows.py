@@ -20,11 +20,10 @@ from numpy.typing import NDArray
 from curate.dataset.manifest import SPLITS, Manifest, ShardRecord, load_manifest, read_provenance
 from curate.errors import RecipeError, ShardError
 from curate.formats import FORMATS
-from curate.formats.base import Mapped, TokenFormat
+from curate.formats.base import CONCAT, Mapped, TokenFormat
 from curate.loader.fields import Segments
 from curate.loader.window_source import Order
 from curate.plan import copy_runs, epoch_seed, permute
-from curate.plan.packing import CONCAT
 from curate.plan.per_domain import MIXED
 from curate.runtime.compiled import Pointers
 from curate.runtime.files import hash_json

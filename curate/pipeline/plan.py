@@ -15,9 +15,9 @@ import msgspec
 from curate import __version__
 from curate.dataset.manifest import QUARANTINE, refuse_foreign
 from curate.errors import RecipeError
-from curate.formats import check_options, configure
+from curate.formats import FORMATS, check_options, configure
 from curate.formats import find as find_format
-from curate.formats.base import TextFormat, TokenFormat
+from curate.formats.base import Settings, TextFormat, TokenFormat
 from curate.mixture import DomainSupply, Mixture, MixtureOptions, MixtureRequest, mix
 from curate.mixture import find as find_method
 from curate.mixture.methods.entropic import MEASURES
@@ -34,9 +34,8 @@ from curate.pipeline.read_evidence import (
 from curate.pipeline.tokenize import TokenizedDomains, tokenize_domains
 from curate.plan import Stream, stream
 from curate.plan.budget import Plan, make_plan
-from curate.plan.packing import CONCAT
 from curate.plan.per_domain import PER_DOMAIN, check_shape
-from curate.plan.shards import PACKINGS, Shaped, ShardInputs, format_settings, shape_shards
+from curate.plan.shards import ShardInputs, ShardPlan, format_settings, plan_shards
 from curate.recipe import LoadedRecipe
 from curate.runtime.files import atomic_path, hash_json, write_json
 from curate.runtime.progress import Observer
@@ -56,7 +55,9 @@ class Planned:
     streams: tuple[Stream, ...]
     format: TokenFormat | TextFormat
     """Configured."""
-    shaped: Shaped
+    settings: Settings
+    """What `format` is configured with."""
+    shaped: ShardPlan
     origin: dict[str, Any]
     """What every artifact says of where it came from."""
 
@@ -87,8 +88,8 @@ def check_names(loaded: LoadedRecipe) -> None:
     options = check_options(recipe.output.format, recipe.output.options)
     if recipe.output.shape == PER_DOMAIN:
         check_shape(recipe.output.format, options)
-    if recipe.packing not in PACKINGS.get(recipe.output.format, (CONCAT,)):
-        fit = [name for name, known in PACKINGS.items() if recipe.packing in known]
+    if recipe.packing not in chosen.packings:
+        fit = [row.name for row in FORMATS.values() if recipe.packing in row.packings]
         raise RecipeError(
             f"packing: {recipe.packing} is not for format {recipe.output.format}, whose readers "
             f"would not keep its rows; it is for {', '.join(fit)}. Set packing: concat, or another "
@@ -132,15 +133,15 @@ def plan_dataset(
         )
     )
     inputs = ShardInputs(chosen, settings, streams, tokenized.domains, plan)
-    shaped = shape_shards(loaded, inputs)
+    shaped = plan_shards(loaded, inputs)
     plan = _with_documents(plan, shaped.sampler.documents())
     stamp = origin(loaded, tokenized)
-    planned = Planned(tokenized, request, mixture, plan, streams, chosen, shaped, stamp)
+    planned = Planned(tokenized, request, mixture, plan, streams, chosen, settings, shaped, stamp)
     if write:
         write_json(loaded.output_dir / "mixture.json", {**stamp, **mixture.to_json()})
         write_json(loaded.output_dir / "plan.json", {**stamp, **plan_json(planned)})
     told = chosen.notices(settings) if chosen.notices is not None else []
-    told += [warning for found in shaped.forecasts for warning in found.warnings]
+    told += [warning for made in shaped.predictions for warning in made.warnings]
     for warning in [*mixture.warnings, *plan.warnings, *told]:
         observer.notice(warning)
     for active in mixture.constraints_active:
@@ -152,10 +153,10 @@ def plan_json(planned: Planned) -> dict[str, Any]:
     """The fields of `plan.json` that say what will be written, and what trainers make of it."""
     found = planned.plan.to_json()
     shaped = planned.shaped
-    if shaped.forecasts:
+    if shaped.predictions:
         for row in found["domains"].values():
             row["written_tokens"] = min(row["tokens"], row["supply_tokens"])
-        found["trainer_mixture"] = [forecast.to_json() for forecast in shaped.forecasts]
+        found["trainer_mixture"] = [prediction.to_json() for prediction in shaped.predictions]
     if shaped.packing is not None:
         found["packing"] = shaped.packing
     found["reader_loss"] = shaped.reader_loss

@@ -25,13 +25,13 @@ from curate.dataset.manifest import (
 from curate.dataset.write_text import TextJob, write_text_shards
 from curate.dataset.write_tokens import ShardTask, ShardWriter, write_shards
 from curate.errors import ShardError
-from curate.formats.base import Folder, TextFormat, TokenFormat
-from curate.formats.trainers import config_files as blend_files
+from curate.formats import trainer_file_stems
+from curate.formats.base import DatasetFolder, TextFormat, TokenFormat
+from curate.formats.trainers import config_files
 from curate.pipeline.plan import Planned
 from curate.pipeline.tokenize import TokenizedDomains
-from curate.plan.packing import WHOLE
-from curate.plan.per_domain import PER_DOMAIN, DomainSampler, data_suffix, shard_stem
-from curate.recipe import LoadedRecipe, Recipe
+from curate.plan.per_domain import PER_DOMAIN, DomainSampler, shard_stem
+from curate.recipe import LoadedRecipe
 from curate.runtime.files import begin_directory
 from curate.runtime.progress import Observer
 from curate.tokens import tokenizer as tokenizers
@@ -57,7 +57,7 @@ def write_dataset(loaded: LoadedRecipe, planned: Planned, workers: int, observer
         directory,
         [(task.split, task.name) for task in tasks],
         chosen.folder_stems,
-        blend_files.STEMS if recipe.output.shape == PER_DOMAIN else (),
+        trainer_file_stems() if recipe.output.shape == PER_DOMAIN else (),
     )
     tokenizers.save(tokenized.tokenizer, directory / "tokenizer.json")
     dtype = np.dtype(np.uint32)
@@ -76,7 +76,7 @@ def write_dataset(loaded: LoadedRecipe, planned: Planned, workers: int, observer
             records = write_text_shards(job, tasks, workers, observer.tick)
     folder_files = _finish(directory, chosen, tasks, dtype)
     if isinstance(planned.shaped.sampler, DomainSampler):
-        folder_files += _write_blends(directory, planned, records, recipe)
+        folder_files += _write_mixtures(directory, planned, records)
     manifest = _manifest(loaded, planned, records, dtype)
     dataset.write_manifest(msgspec.structs.replace(manifest, folder_files=folder_files), directory)
     written = sum(file.bytes for record in records for file in record.files)
@@ -103,7 +103,7 @@ def _finish(
             ]
             for split in dataset.SPLITS
         }
-        files += chosen.finish(Folder(directory, stems, dtype))
+        files += chosen.finish(DatasetFolder(directory, stems, dtype))
     return [dataset.record_file(path, directory) for path in files]
 
 
@@ -116,23 +116,24 @@ def _names(planned: Planned) -> list[str]:
     return [f"shard-{number:05d}" for number in range(planned.shaped.shards)]
 
 
-def _write_blends(
-    directory: Path, planned: Planned, records: Sequence[ShardRecord], recipe: Recipe
+def _write_mixtures(
+    directory: Path, planned: Planned, records: Sequence[ShardRecord]
 ) -> list[FileRecord]:
     """Write the trainers' own mixture files, from what was written."""
-    made = blend_files.Domains(
-        [source for source in planned.shaped.sources if source.tokens],
-        {
+    inputs = config_files.ConfigInputs(
+        train=[domain for domain in planned.shaped.written_domains if domain.tokens],
+        validation={
             record.stem.rpartition("/")[2]: record.stem
             for record in records
             if record.split == "validation" and record.tokens
         },
-        planned.shaped.forecasts[0].window_tokens,
-        data_suffix(planned.format),
-        isinstance(planned.format, TokenFormat),
-        recipe.row_tokens is not None and recipe.packing != WHOLE,
+        window_tokens=planned.settings.window_tokens,
+        suffix=planned.format.data_suffix,
     )
-    paths = blend_files.write(recipe.output.format, made, directory)
+    texts: dict[str, str] = {}
+    for mixture in planned.format.mixtures_for(planned.settings):
+        texts |= mixture.config_files(inputs)
+    paths = config_files.write(texts, directory)
     return [dataset.record_file(path, directory) for path in paths]
 
 

@@ -20,11 +20,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from curate.formats.base import BEST_FIT, WHOLE
 from curate.plan import PAD, PIECE, DocumentSampler, Pieces, Samples
 from curate.runtime.compiled import kernel
-
-CONCAT, BEST_FIT, WHOLE = "concat", "best-fit", "whole"
-"""Values of `packing`."""
 
 GROUP_ROWS = 8192
 """Rows packed together: enough to leave few gaps, few enough to stay mixed in every window."""

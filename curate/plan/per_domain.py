@@ -1,27 +1,26 @@
-"""Domains written apart: which shards there are, and what trainers will mix of them.
+"""Lay out shards of domains written apart, and predict how trainers will mix them.
 
 With `output.shape: per-domain` each domain has a folder of shards, `train/<domain>/shard-00000` …,
 that hold its planned tokens once: what the plan takes more than one pass of is written in one, and
-the trainer's own mixture repeats it. Left out: the mixtures themselves, see `formats.blends`.
+the trainer's own mixture repeats it. Left out: the mixtures themselves, see `formats.trainers`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from curate.errors import RecipeError
-from curate.formats.base import Settings, TextFormat, TokenFormat
-from curate.formats.trainers.draws import Source, SourceFile
-from curate.formats.trainers.mixtures import BLENDS, Forecast, forecast
+from curate.formats import FORMATS, configure
+from curate.formats.base import OutputFormat, Settings
+from curate.formats.trainers.draws import WrittenDomain, WrittenShard
+from curate.formats.trainers.mixtures import MixturePrediction, predict
 from curate.plan import PAD, DocumentSampler, Samples, SequenceSampler
 from curate.plan.packing import PackedSampler
 
 MIXED, PER_DOMAIN = "mixed", "per-domain"
 """Values of `output.shape`."""
-
-SUFFIXES = {"olmo": ".npy", "arrow": ".arrow"}
-"""Of the file that a trainer is given, where it is not the one that the hub reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +29,9 @@ class DomainShard:
 
     domain: int
     number: int
-    """Among the domain's."""
+    """Number among the domain's shards."""
     shards: int
-    """Of the domain."""
+    """Shards of the domain."""
 
 
 class DomainSampler:
@@ -46,8 +45,9 @@ class DomainSampler:
         """Number the shards through all domains.
 
         Args:
-            samplers: By domain, each of that domain's stream alone; None where it gives nothing.
-            shards: By domain.
+            samplers: shape (domains,), each of that domain's stream alone; None where the domain
+                gives no tokens.
+            shards: shape (domains,), number of shards of each.
         """
         self._samplers = tuple(samplers)
         self.shards = [
@@ -56,14 +56,14 @@ class DomainSampler:
             if samplers[domain] is not None
             for number in range(count)
         ]
-        """In the order of their numbers."""
+        """All shards, in the order of their numbers."""
 
     def documents(self) -> list[int]:
-        """Appearances of documents, by domain."""
-        return [0 if found is None else found.documents()[0] for found in self._samplers]
+        """Count the appearances of documents, by domain."""
+        return [0 if sampler is None else sampler.documents()[0] for sampler in self._samplers]
 
     def shard(self, number: int, shards: int) -> Samples:
-        """Samples of one of the shards of all domains."""
+        """Return the samples of one of the shards of all domains."""
         assert shards == len(self.shards)
         place = self.shards[number]
         sampler = self._samplers[place.domain]
@@ -73,24 +73,28 @@ class DomainSampler:
         return samples
 
 
-def check_shape(name: str, options: dict[str, object]) -> None:
+def check_shape(name: str, options: Mapping[str, Any]) -> None:
     """Refuse to write domains apart for readers that cannot mix them.
+
+    Args:
+        name: The recipe's output format.
+        options: The recipe's options of that format.
 
     Raises:
         RecipeError: The format's trainers have no mixture of their own.
     """
-    if name in BLENDS and options.get("variant") != "nanochat":
+    if configure(name, Settings(options=options)).mixtures:
         return
-    known = ", ".join(BLENDS)
-    what = "parquet (variant nanochat)" if name in BLENDS else name
+    variant = f" (variant {options['variant']})" if FORMATS[name].mixtures else ""
+    able = ", ".join(row.name for row in FORMATS.values() if row.mixtures)
     raise RecipeError(
-        f"output.shape: per-domain leaves mixing to the trainer, and readers of {what} have no "
-        f"mixture of their own; set output.shape: mixed, or another format ({known})"
+        f"output.shape: per-domain leaves mixing to the trainer, and readers of {name}{variant} "
+        f"have no mixture of their own; set output.shape: mixed, or another format ({able})"
     )
 
 
 def shard_stem(name: str, number: int) -> str:
-    """Where a domain's shard goes under its split.
+    """Name a domain's shard under its split.
 
     Example:
         >>> shard_stem("wiki", 3)
@@ -99,31 +103,33 @@ def shard_stem(name: str, number: int) -> str:
     return f"{name}/shard-{number:05d}"
 
 
-def sources_of(
-    names: Sequence[str], planned_tokens: Sequence[int], files: Sequence[tuple[int, SourceFile]]
-) -> list[Source]:
-    """Domains with their files.
+def written_domains(
+    names: Sequence[str], planned_tokens: Sequence[int], shards: Sequence[tuple[int, WrittenShard]]
+) -> list[WrittenDomain]:
+    """Group shards by domain.
 
     Args:
-        names: Of all domains.
-        planned_tokens: By domain, repeats included.
-        files: (domain, file) of all shards, in order.
+        names: shape (domains,).
+        planned_tokens: shape (domains,), repeats included.
+        shards: (domain, shard) of all shards, in order.
     """
     return [
-        Source(name, planned, tuple(file for owner, file in files if owner == number))
+        WrittenDomain(name, planned, tuple(shard for owner, shard in shards if owner == number))
         for number, (name, planned) in enumerate(zip(names, planned_tokens, strict=True))
     ]
 
 
-def forecasts(name: str, sources: Sequence[Source], settings: Settings) -> list[Forecast]:
-    """What each trainer of a format will do with the domains, the certificate's first."""
+def predict_mixtures(
+    output_format: OutputFormat, domains: Sequence[WrittenDomain], settings: Settings
+) -> list[MixturePrediction]:
+    """Predict what each trainer of a format will draw; the certificate reports the first.
+
+    Args:
+        output_format: The format, configured.
+        domains: Every domain.
+        settings: What the format was configured with.
+    """
     return [
-        forecast(blend, sources, settings.window_tokens)
-        for blend in BLENDS[name]
-        if settings.row_tokens is not None or not blend.one_length
+        predict(mixture, domains, settings.window_tokens)
+        for mixture in output_format.mixtures_for(settings)
     ]
-
-
-def data_suffix(chosen: TokenFormat | TextFormat) -> str:
-    """Of the files that configuration files name; empty where trainers are given stems."""
-    return SUFFIXES.get(chosen.name, chosen.hub_suffix or "")

@@ -1,4 +1,4 @@
-"""Decides on shards and rows before a byte is written, and foretells what readers drop of them."""
+"""Choose shards and rows, and predict how many tokens each reader drops, before writing."""
 
 from __future__ import annotations
 
@@ -11,34 +11,28 @@ from numpy.typing import NDArray
 
 from curate.errors import InfeasiblePlan, RecipeError
 from curate.formats import check_options
-from curate.formats.base import Settings, TextFormat, TokenFormat
-from curate.formats.dropped_tokens import cut_rows, worst_tails
-from curate.formats.trainers.draws import Source, SourceFile
-from curate.formats.trainers.mixtures import Forecast
+from curate.formats.base import BEST_FIT, CONCAT, WHOLE, Settings, TextFormat, TokenFormat
+from curate.formats.dropped_tokens import worst_tails
+from curate.formats.trainers.draws import WrittenDomain, WrittenShard
+from curate.formats.trainers.mixtures import MixturePrediction
 from curate.plan import DocumentSampler, SequenceSampler, Stream, shard_count
 from curate.plan.budget import Plan
-from curate.plan.packing import BEST_FIT, CONCAT, WHOLE, PackedSampler, Tally, tally
-from curate.plan.per_domain import PER_DOMAIN, DomainSampler, forecasts, shard_stem, sources_of
+from curate.plan.packing import PackedSampler, Tally, tally
+from curate.plan.per_domain import (
+    PER_DOMAIN,
+    DomainSampler,
+    predict_mixtures,
+    shard_stem,
+    written_domains,
+)
 from curate.recipe import LoadedRecipe
 from curate.tokens.domain import DomainTokens
 from curate.tokens.tokenizer import Tokenizer
 
 Sampler = DocumentSampler | SequenceSampler | PackedSampler
 
-TEXT_SHARD_TOKENS = 64_000_000
-"""Most tokens in a shard of text, about 250 MB: readers take text a file at a time."""
-
-PACKINGS = {
-    "npy": (CONCAT, BEST_FIT),
-    "litdata": (CONCAT, BEST_FIT),
-    "mds": (CONCAT, BEST_FIT, WHOLE),
-    "input_ids": (CONCAT, BEST_FIT, WHOLE),
-}
-"""By format; readers of npy and litdata see rows only where all are full."""
-
-
 MOST_LOSS = 0.05
-"""Share of the training set that a reader may drop, where the recipe states its windows."""
+"""A reader may drop this share of the training set, where the recipe states its windows."""
 
 
 @dataclass(frozen=True)
@@ -55,36 +49,40 @@ class ShardInputs:
 
 
 @dataclass(frozen=True)
-class Shaped:
-    """Training shards, and what will become of them."""
+class ShardPlan:
+    """Training shards, and what readers and trainers will make of them."""
 
     sampler: Sampler | DomainSampler
     shards: int
     reader_loss: dict[str, int] | None
+    """Tokens that the trainer's reader may drop, and its window; None where it drops none."""
     packing: dict[str, Any] | None = None
-    """Rows, filling and cuts, where documents are packed."""
-    sources: tuple[Source, ...] = ()
+    """Counts of rows, filling and cuts, where documents are packed."""
+    written_domains: tuple[WrittenDomain, ...] = ()
     """Every domain, where they are written apart."""
-    forecasts: tuple[Forecast, ...] = ()
-    """What each trainer's own mixture will do with them."""
+    predictions: tuple[MixturePrediction, ...] = ()
+    """What each trainer's own mixture will draw from them."""
 
 
 def format_settings(loaded: LoadedRecipe, tokenizer: Tokenizer) -> Settings:
-    """What the output format is configured with."""
+    """Collect what the output format is configured with."""
     recipe = loaded.recipe
     return Settings(
-        tokenizer.eos_id, tokenizer.vocabulary, tokenizer.name, recipe.sequence_length,
-        None if recipe.packing == WHOLE else recipe.row_tokens,
-        check_options(recipe.output.format, recipe.output.options),
-    )  # fmt: skip
+        eos_id=tokenizer.eos_id,
+        vocabulary=tokenizer.vocabulary,
+        tokenizer=tokenizer.name,
+        sequence_length=recipe.sequence_length,
+        row_tokens=None if recipe.packing == WHOLE else recipe.row_tokens,
+        options=check_options(recipe.output.format, recipe.output.options),
+    )
 
 
-def shape_shards(loaded: LoadedRecipe, inputs: ShardInputs) -> Shaped:
-    """Decide on shards, and foretell what readers and trainers make of them.
+def plan_shards(loaded: LoadedRecipe, inputs: ShardInputs) -> ShardPlan:
+    """Choose shards, and predict what readers and trainers make of them.
 
     Raises:
-        InfeasiblePlan: The training set is too short for a shard, or readers would drop more of it
-            than can be meant.
+        InfeasiblePlan: The training set is too short for a shard, or readers would drop more than
+            5 % of it in windows that the recipe states.
         RecipeError: Rows cannot be packed with this tokenizer.
     """
     chosen, settings = inputs.format, inputs.settings
@@ -103,49 +101,51 @@ def shape_shards(loaded: LoadedRecipe, inputs: ShardInputs) -> Shaped:
     if isinstance(sampler, PackedSampler):
         rows, tallies = _rows_of(sampler, shards)
         loss = _exact_loss(chosen, settings, rows)
-        return Shaped(sampler, shards, loss, _packing_json(loaded, tallies))
+        return ShardPlan(sampler, shards, loss, _packing_json(loaded, tallies))
     loss = _reader_loss(loaded, chosen, settings, shards)
-    if isinstance(sampler, DocumentSampler) and loss is not None and _by_row(chosen):
+    by_row = isinstance(chosen, TokenFormat) and chosen.drops_by_row
+    if isinstance(sampler, DocumentSampler) and loss is not None and by_row:
         loss = _exact_loss(chosen, settings, sampler.lengths())
-    return Shaped(sampler, shards, loss)
+    return ShardPlan(sampler, shards, loss)
 
 
-def _apart(loaded: LoadedRecipe, inputs: ShardInputs, sampler: DomainSampler) -> Shaped:
-    """With domains apart everything about rows is known before they are written."""
+def _apart(loaded: LoadedRecipe, inputs: ShardInputs, sampler: DomainSampler) -> ShardPlan:
+    """Plan domains written apart; their rows are all known before they are written."""
     chosen, settings, plan = inputs.format, inputs.settings, inputs.plan
     rows, tallies = _rows_of(sampler, len(sampler.shards))
     names = [domain.name for domain in plan.domains]
-    files = [
+    shards = [
         (
             place.domain,
-            SourceFile(
+            WrittenShard(
                 f"train/{shard_stem(names[place.domain], place.number)}",
-                found.document_tokens,
-                found.rows,
+                counts.document_tokens,
+                counts.rows,
             ),
         )
-        for place, found in zip(sampler.shards, tallies, strict=True)
+        for place, counts in zip(sampler.shards, tallies, strict=True)
     ]
-    sources = sources_of(names, [domain.tokens for domain in plan.domains], files)
+    domains = written_domains(names, [domain.tokens for domain in plan.domains], shards)
     loss = _exact_loss(chosen, settings, rows)
     if loss is not None and isinstance(chosen, TokenFormat):
-        written = sum(found.document_tokens for found in tallies)
+        written = sum(counts.document_tokens for counts in tallies)
         _refuse_loss(loaded, chosen, settings, loss["tokens_at_most"], written)
-    found = forecasts(loaded.recipe.output.format, sources, settings)
-    if not any(row["samples"] for row in found[0].rows.values()):
+    predictions = predict_mixtures(chosen, domains, settings)
+    first = predictions[0]
+    if not any(row["samples"] for row in first.rows.values()):
         raise InfeasiblePlan(
-            f"plan: {found[0].trainer} would find no {found[0].unit.removesuffix('s')} of "
-            f"{found[0].window_tokens} tokens in any of the domains, written apart; set "
+            f"plan: {first.trainer} would find no {first.unit.removesuffix('s')} of "
+            f"{first.window_tokens} tokens in any of the domains, written apart; set "
             "output.shape: mixed, or raise budget_tokens, or shorten its windows"
         )
     packing = _packing_json(loaded, tallies) if loaded.recipe.packing != CONCAT else None
-    return Shaped(sampler, len(files), loss, packing, tuple(sources), tuple(found))
+    return ShardPlan(sampler, len(shards), loss, packing, tuple(domains), tuple(predictions))
 
 
 def _rows_of(
     sampler: PackedSampler | DomainSampler, shards: int
 ) -> tuple[list[NDArray[np.int64]], list[Tally]]:
-    """Tokens of each row, and what rows are made of, by shard."""
+    """Return the tokens of each row and the contents of rows, by shard."""
     rows, tallies = [], []
     for number in range(shards):
         samples = sampler.shard(number, shards)
@@ -160,26 +160,21 @@ def _packing_json(loaded: LoadedRecipe, tallies: Sequence[Tally]) -> dict[str, A
     return sum(tallies, Tally()).to_json(loaded.recipe.packing, row_tokens)
 
 
-def _by_row(chosen: TokenFormat | TextFormat) -> bool:
-    """Whether readers cut single rows, so that their loss does not depend on shards."""
-    return isinstance(chosen, TokenFormat) and chosen.loss_tokens is cut_rows
-
-
 def _exact_loss(
     chosen: TokenFormat | TextFormat, settings: Settings, rows: Iterable[NDArray[np.int64]]
 ) -> dict[str, int] | None:
-    """What the trainer's reader drops of shards whose rows are known."""
-    if isinstance(chosen, TextFormat) or chosen.loss_tokens is None:
+    """Count what the trainer's reader drops from shards whose rows are known."""
+    if isinstance(chosen, TextFormat) or chosen.dropped_tokens is None:
         return None
     window = settings.window_tokens
-    lost = sum(chosen.loss_tokens(lengths, window) for lengths in rows)
+    lost = sum(chosen.dropped_tokens(lengths, window) for lengths in rows)
     return {"window_tokens": window, "tokens_at_most": lost}
 
 
 def _refuse_loss(
     loaded: LoadedRecipe, chosen: TokenFormat, settings: Settings, lost: int, written: int
 ) -> None:
-    """Raise `InfeasiblePlan` where readers drop more of domains apart than can be meant."""
+    """Raise `InfeasiblePlan` where readers drop too much of domains written apart."""
     stated = settings.options.get("window_tokens") is not None
     if stated and lost > MOST_LOSS * written:
         raise InfeasiblePlan(
@@ -191,7 +186,7 @@ def _refuse_loss(
 
 
 def _domain_sampler(loaded: LoadedRecipe, inputs: ShardInputs) -> DomainSampler:
-    """A sampler for each domain that gives tokens, of one pass at most."""
+    """Make a sampler, of one pass at most, for each domain that gives tokens."""
     shard_tokens = _shard_tokens(loaded, inputs.format)
     streams = [
         replace(stream, tokens=min(stream.tokens, stream.supply_tokens))
@@ -207,19 +202,19 @@ def _domain_sampler(loaded: LoadedRecipe, inputs: ShardInputs) -> DomainSampler:
 
 
 def _shard_tokens(loaded: LoadedRecipe, chosen: TokenFormat | TextFormat) -> int:
-    """Most tokens in a shard, by the recipe and by what the format's readers take."""
-    most = TEXT_SHARD_TOKENS if isinstance(chosen, TextFormat) else chosen.shard_tokens_most
-    return min(loaded.recipe.output.shard_tokens, most or 10**18)
+    """Limit tokens in a shard by the recipe and by what the format's readers take."""
+    shard_tokens = loaded.recipe.output.shard_tokens
+    return min(shard_tokens, chosen.shard_tokens_most or shard_tokens)
 
 
 def _shards(loaded: LoadedRecipe, chosen: TokenFormat | TextFormat, sampler: Sampler) -> int:
-    """Training shards: as many as `shard_tokens` asks for and the format's readers take.
+    """Count training shards: as many as `shard_tokens` asks for and the format's readers take.
 
     Raises:
         InfeasiblePlan: The whole training set is shorter than the shortest shard a reader takes.
     """
     recipe = loaded.recipe
-    least = 1 if isinstance(chosen, TextFormat) else chosen.shard_tokens_least
+    least = chosen.shard_tokens_least
     shards = shard_count(recipe.budget_tokens, _shard_tokens(loaded, chosen))
     if least == 1:
         return shards
@@ -241,12 +236,12 @@ def _shards(loaded: LoadedRecipe, chosen: TokenFormat | TextFormat, sampler: Sam
 def _reader_loss(
     loaded: LoadedRecipe, chosen: TokenFormat | TextFormat, settings: Settings, shards: int
 ) -> dict[str, int] | None:
-    """What the trainer's reader may drop at the ends of shards, for `plan.json`.
+    """Bound what the trainer's reader drops at the ends of shards, for `plan.json`.
 
     Raises:
-        InfeasiblePlan: More than a share that can be meant, in windows that the recipe states.
+        InfeasiblePlan: More than 5 % of the budget, in windows that the recipe states.
     """
-    if isinstance(chosen, TextFormat) or chosen.loss_tokens is None:
+    if isinstance(chosen, TextFormat) or chosen.dropped_tokens is None:
         return None
     budget, window = loaded.recipe.budget_tokens, settings.window_tokens
     lost = worst_tails(shards, window, budget)
@@ -273,12 +268,12 @@ def _sampler(
     streams: Sequence[Stream],
     domains: Sequence[DomainTokens],
 ) -> Sampler:
-    """A sampler of the streams of these domains."""
+    """Make the sampler of these domains' streams."""
     recipe, chosen = loaded.recipe, inputs.format
     if isinstance(chosen, TokenFormat):
         if recipe.row_tokens is not None and recipe.packing == CONCAT:
             return SequenceSampler(streams, recipe.row_tokens, recipe.seed)
-    # A document of text needs a token of text beside its end-of-text token.
+    # A document of text that is cut must keep a token of text beside its end-of-text token.
     ended = inputs.settings.eos_id is not None
     smallest = 2 if isinstance(chosen, TextFormat) and ended else 1
     whole = DocumentSampler(streams, domains, recipe.seed, smallest)

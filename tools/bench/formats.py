@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from curate.formats import FORMATS, Settings, TokenBatch, TokenFormat, configure  # noqa: E402
-from curate.formats.base import Folder  # noqa: E402
+from curate.formats.base import DatasetFolder  # noqa: E402
 
 VOCABULARY = 50_257
 EOS = 0
@@ -114,7 +114,7 @@ def _write(
     start, start_cpu = time.perf_counter(), time.process_time()
     files = form.write(stem, _batches(pool, tokens), dtype)
     if form.finish is not None:
-        files += form.finish(Folder(directory, {"train": [stem], "validation": []}, dtype))
+        files += form.finish(DatasetFolder(directory, {"train": [stem], "validation": []}, dtype))
     seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - start_cpu
     size_bytes = sum(path.stat().st_size for path in files)
     written = sum(batch.tokens.size for batch in _batches(pool, tokens))

@@ -1,14 +1,13 @@
 """Configuration files with which trainers mix domains that are written apart.
 
-`FILES` maps a format to functions that each give files under `trainer/`, name and text. Paths in
-them are relative to the dataset's directory, so that it can be moved: start the trainer there, or
-put the directory before them.
+Each function returns files for `trainer/`, name and text. Paths in them are relative to the
+dataset's directory, so that it can be moved: start the trainer there, or prefix the paths with it.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,30 +17,28 @@ import yaml
 from curate.errors import RecipeError
 from curate.formats.trainer_files import DIRECTORY
 from curate.formats.trainers import draws, rounding
-from curate.formats.trainers.draws import Source
+from curate.formats.trainers.draws import WrittenDomain
 from curate.runtime.files import atomic_path
 
 MOST_PREFIXES = 32_767
-"""Of a Megatron blend, whose dataset numbers are int16."""
+"""Most entries of a Megatron blend, which numbers them in int16."""
 
 REPETITION_UNIT = 1_000_000
-"""Of `max_repetition_ratio`."""
+"""`max_repetition_ratio` is written in whole multiples of one over this."""
 
 
 @dataclass(frozen=True, slots=True)
-class Domains:
+class ConfigInputs:
     """Everything that a configuration file is made of."""
 
-    train: Sequence[Source]
-    """With tokens on disk."""
+    train: Sequence[WrittenDomain]
+    """Domains with tokens on disk."""
     validation: Mapping[str, str]
     """Domain → stem of its held-out documents."""
     window_tokens: int
+    """Tokens of the trainer's windows."""
     suffix: str
-    """Of the file of tokens or text, after the stem."""
-    tokenised: bool = True
-    one_length: bool = True
-    """Whether all rows of tokens are of one length."""
+    """Suffix of a shard's file of tokens or text, which follows the stem."""
 
 
 def _json(value: Any) -> str:
@@ -53,25 +50,25 @@ def _yaml(value: Any, *comments: str) -> str:
     return lines + str(yaml.safe_dump(value, sort_keys=False, allow_unicode=True))
 
 
-def _folder(source: Source) -> str:
-    return Path(source.files[0].stem).parent.as_posix()
+def _folder(domain: WrittenDomain) -> str:
+    return Path(domain.shards[0].stem).parent.as_posix()
 
 
-def _paths(source: Source, suffix: str) -> list[str]:
-    return [f"{file.stem}{suffix}" for file in source.files]
+def _paths(domain: WrittenDomain, suffix: str) -> list[str]:
+    return [f"{shard.stem}{suffix}" for shard in domain.shards]
 
 
-def megatron(domains: Domains) -> dict[str, str]:
-    """Megatron's blend list, the same for each split, and GPT-NeoX's keys.
+def megatron(inputs: ConfigInputs) -> dict[str, str]:
+    """Write Megatron's blend, as a list and by split, and GPT-NeoX's keys.
 
     Raises:
-        RecipeError: More prefixes than a blend numbers.
+        RecipeError: A blend cannot number as many shards.
     """
-    shares = draws.by_planned(domains.train)
+    shares = draws.by_planned(inputs.train)
     weighted = [
-        (f"{share * file.tokens / source.tokens:.17g}", file.stem)
-        for source, share in zip(domains.train, shares, strict=True)
-        for file in source.files
+        (f"{share * shard.tokens / domain.tokens:.17g}", shard.stem)
+        for domain, share in zip(inputs.train, shares, strict=True)
+        for shard in domain.shards
     ]
     if len(weighted) > MOST_PREFIXES:
         raise RecipeError(
@@ -81,9 +78,9 @@ def megatron(domains: Domains) -> dict[str, str]:
     train = [part for pair in weighted for part in pair]
     valid = [
         part
-        for source, share in zip(domains.train, shares, strict=True)
-        if source.name in domains.validation
-        for part in (f"{share:.17g}", domains.validation[source.name])
+        for domain, share in zip(inputs.train, shares, strict=True)
+        if domain.name in inputs.validation
+        for part in (f"{share:.17g}", inputs.validation[domain.name])
     ]
     neox: dict[str, Any] = {
         "data_impl": "mmap",
@@ -100,150 +97,157 @@ def megatron(domains: Domains) -> dict[str, str]:
     }
 
 
-def olmo(domains: Domains) -> dict[str, str]:
-    """The list of OLMo-core's source mixture."""
-    shares = draws.by_planned(domains.train)
-    requested = sum(source.planned_tokens for source in domains.train)
+def olmo(inputs: ConfigInputs) -> dict[str, str]:
+    """Write the list of OLMo-core's source mixture."""
+    shares = draws.by_planned(inputs.train)
+    requested = sum(domain.planned_tokens for domain in inputs.train)
     sources = [
         {
-            "source_name": source.name,
+            "source_name": domain.name,
             "target_ratio": share,
-            "paths": _paths(source, domains.suffix),
-            "max_repetition_ratio": repetition(source),
+            "paths": _paths(domain, inputs.suffix),
+            "max_repetition_ratio": repetition(domain),
         }
-        for source, share in zip(domains.train, shares, strict=True)
+        for domain, share in zip(inputs.train, shares, strict=True)
     ]
     return {
         "mixture.yaml": _yaml(
             {"sources": sources},
             f"for SourceMixtureList; requested_tokens: {requested}, sequence_length: "
-            f"{domains.window_tokens}",
+            f"{inputs.window_tokens}",
         )
     }
 
 
-def repetition(source: Source) -> float:
-    """Passes over a source, rounded up so that OLMo-core does not fall short of them.
+def repetition(domain: WrittenDomain) -> float:
+    """Count passes over a domain, rounded up so that OLMo-core does not fall short of them.
 
     Example:
-        >>> from curate.formats.trainers.draws import SourceFile
-        >>> repetition(Source("a", 100, (SourceFile("a", 30, 1),)))
+        >>> from curate.formats.trainers.draws import WrittenShard
+        >>> repetition(WrittenDomain("a", 100, (WrittenShard("a", 30, 1),)))
         3.333334
     """
-    parts = -(-source.planned_tokens * REPETITION_UNIT // source.tokens)
+    parts = -(-domain.planned_tokens * REPETITION_UNIT // domain.tokens)
     return max(REPETITION_UNIT, parts) / REPETITION_UNIT
 
 
-def nanotron(domains: Domains) -> dict[str, str]:
-    """Folders and weights of a Nanoset; folders without a window would stop it."""
-    weights = draws.nanotron(domains.train, domains.window_tokens).weights
-    kept = [(s, weight) for s, weight in zip(domains.train, weights, strict=True) if weight]
+def nanotron(inputs: ConfigInputs) -> dict[str, str]:
+    """Write folders and weights of a Nanoset, but for folders without a window, which stop it."""
+    weights = draws.nanotron(inputs.train, inputs.window_tokens).weights
+    kept = [(s, weight) for s, weight in zip(inputs.train, weights, strict=True) if weight]
     dataset = {
-        "dataset_folder": [_folder(source) for source, _ in kept],
+        "dataset_folder": [_folder(domain) for domain, _ in kept],
         "dataset_weights": [weight for _, weight in kept],
     }
     return {"nanoset.yaml": _yaml({"dataset": dataset}, "data_stages[].data of nanotron")}
 
 
-def mosaic(domains: Domains) -> dict[str, str]:
-    """Streams of llm-foundry, in whole rows, and again in proportions."""
-    chosen = draws.mosaic(domains.train, domains.window_tokens)
-    proportion = draws.mosaic_proportion(domains.train, domains.window_tokens)
-    rows = {
-        source.name: {"local": _folder(source), "choose": samples}
-        for source, samples in zip(domains.train, chosen.samples, strict=True)
+def mosaic(inputs: ConfigInputs) -> dict[str, str]:
+    """Write streams of llm-foundry, in whole rows."""
+    samples = draws.mosaic(inputs.train, inputs.window_tokens).samples
+    streams = {
+        domain.name: {"local": _folder(domain), "choose": rows}
+        for domain, rows in zip(inputs.train, samples, strict=True)
     }
-    shares = {
-        source.name: {"local": _folder(source), "proportion": weight}
-        for source, weight in zip(domains.train, proportion.weights, strict=True)
+    dataset = {"dataset": {"streams": streams}}
+    return {"streams.yaml": _yaml(dataset, "train_loader of llm-foundry")}
+
+
+def mosaic_proportion(inputs: ConfigInputs) -> dict[str, str]:
+    """Write the same streams in shares of rows."""
+    weights = draws.mosaic_proportion(inputs.train, inputs.window_tokens).weights
+    streams = {
+        domain.name: {"local": _folder(domain), "proportion": weight}
+        for domain, weight in zip(inputs.train, weights, strict=True)
     }
-    epoch = {"streams": shares, "epoch_size": draws.epoch_rows(domains.train)}
+    dataset = {"dataset": {"streams": streams, "epoch_size": draws.epoch_rows(inputs.train)}}
     return {
-        "streams.yaml": _yaml({"dataset": {"streams": rows}}, "train_loader of llm-foundry"),
         "streams_proportion.yaml": _yaml(
-            {"dataset": epoch}, "the same in shares of rows, which streaming rounds by lot"
-        ),
+            dataset, "the same in shares of rows, which streaming rounds by lot"
+        )
     }
 
 
-def litdata(domains: Domains) -> dict[str, str]:
-    """Folders and weights of a CombinedStreamingDataset."""
-    weights = draws.litdata(domains.train, domains.window_tokens).weights
-    kept = [(s, weight) for s, weight in zip(domains.train, weights, strict=True) if weight]
+def litdata(inputs: ConfigInputs) -> dict[str, str]:
+    """Write folders and weights of a CombinedStreamingDataset, but for folders without a block."""
+    weights = draws.litdata(inputs.train, inputs.window_tokens).weights
+    kept = [(s, weight) for s, weight in zip(inputs.train, weights, strict=True) if weight]
     combined = {
-        "folders": [_folder(source) for source, _ in kept],
+        "folders": [_folder(domain) for domain, _ in kept],
         "weights": [weight for _, weight in kept],
         "iterate_over_all": False,
     }
     return {"combined.json": _json(combined)}
 
 
-def levanter(domains: Domains) -> dict[str, str]:
-    """Components and `train_weights` of levanter, in blocks that hold every domain if possible.
+def levanter(inputs: ConfigInputs) -> dict[str, str]:
+    """Write components and `train_weights` of levanter for text."""
+    return _levanter(inputs, {"type": "text"})
 
-    None for rows of tokens of many lengths: its `prebuilt` format takes a row for a sequence, and
-    stops at one of another length.
-    """
-    if domains.tokenised and not domains.one_length:
-        return {}
-    weights = draws.by_planned(domains.train)
-    prebuilt = {"type": "prebuilt", "input_ids_key": "input_ids"}
-    layout = prebuilt if domains.tokenised else {"type": "text"}
+
+def levanter_prebuilt(inputs: ConfigInputs) -> dict[str, str]:
+    """Write the same for rows of tokens, each of which levanter takes for a sequence."""
+    return _levanter(inputs, {"type": "prebuilt", "input_ids_key": "input_ids"})
+
+
+def _levanter(inputs: ConfigInputs, row_format: dict[str, str]) -> dict[str, str]:
+    weights = draws.by_planned(inputs.train)
     components = {}
-    for source in domains.train:
-        urls: dict[str, Any] = {"type": "url", "train_urls": _paths(source, domains.suffix)}
-        if source.name in domains.validation:
-            urls["validation_urls"] = [domains.validation[source.name] + domains.suffix]
-        components[source.name] = {"source": urls, "format": dict(layout)}
+    for domain in inputs.train:
+        urls: dict[str, Any] = {"type": "url", "train_urls": _paths(domain, inputs.suffix)}
+        if domain.name in inputs.validation:
+            urls["validation_urls"] = [inputs.validation[domain.name] + inputs.suffix]
+        components[domain.name] = {"source": urls, "format": dict(row_format)}
     data = {
         "components": components,
-        "train_weights": {s.name: w for s, w in zip(domains.train, weights, strict=True)},
+        "train_weights": {s.name: w for s, w in zip(inputs.train, weights, strict=True)},
+        # The smallest block that holds every domain, if there is one.
         "mixture_block_size": rounding.levanter_block(weights),
         "stop_strategy": "restart",
     }
     return {"levanter.yaml": _yaml({"data": data})}
 
 
-def hugging_face(domains: Domains) -> dict[str, str]:
-    """Files, probabilities of rows and strategy for `interleave_datasets`."""
-    drawn = draws.by_lot_rows(domains.train, domains.window_tokens)
-    repeats = any(source.planned_tokens > source.tokens for source in domains.train)
-    # Without repeats every row is wanted once, which no strategy but the first gives.
+def hugging_face(inputs: ConfigInputs) -> dict[str, str]:
+    """Write files, probabilities of rows and strategy for `interleave_datasets`."""
+    drawn = draws.random_rows(inputs.train, inputs.window_tokens)
+    repeats = any(domain.planned_tokens > domain.tokens for domain in inputs.train)
+    # Without repeats the plan takes every row once, and only this strategy does.
     strategy = "all_exhausted" if repeats else "all_exhausted_without_replacement"
     return {
         "interleave.json": _json(
             {
-                "names": [source.name for source in domains.train],
-                "data_files": [_paths(source, domains.suffix) for source in domains.train],
+                "names": [domain.name for domain in inputs.train],
+                "data_files": [_paths(domain, inputs.suffix) for domain in inputs.train],
                 "probabilities": drawn.weights,
                 "stopping_strategy": strategy,
                 "seed": 42,
-                "rows": draws.epoch_rows(domains.train),
+                "rows": draws.epoch_rows(inputs.train),
             }
         )
     }
 
 
-def torchtitan(domains: Domains) -> dict[str, str]:
-    """Folders and weights of torchtitan's interleaved sources, which pack before they draw."""
-    shares = draws.by_planned(domains.train)
+def torchtitan(inputs: ConfigInputs) -> dict[str, str]:
+    """Write folders and weights of torchtitan's interleaved sources, which pack, then draw."""
+    shares = draws.by_planned(inputs.train)
     sources = [
-        {"dataset": "c4_test", "dataset_path": _folder(source), "weight": share}
-        for source, share in zip(domains.train, shares, strict=True)
+        {"dataset": "c4_test", "dataset_path": _folder(domain), "weight": share}
+        for domain, share in zip(inputs.train, shares, strict=True)
     ]
     return {"torchtitan.json": _json({"sources": sources})}
 
 
-def webdataset(domains: Domains) -> dict[str, str]:
-    """Shards and probabilities of `webdataset.RandomMix`, and a blend of energon."""
-    drawn = draws.by_lot_rows(domains.train, domains.window_tokens)
+def webdataset(inputs: ConfigInputs) -> dict[str, str]:
+    """Write shards and probabilities of `webdataset.RandomMix`, and a blend of energon."""
+    drawn = draws.random_rows(inputs.train, inputs.window_tokens)
     mix = {
-        "urls": [_paths(source, domains.suffix) for source in domains.train],
+        "urls": [_paths(domain, inputs.suffix) for domain in inputs.train],
         "probs": drawn.weights,
     }
     blend = [
-        {"path": _folder(source), "weight": weight}
-        for source, weight in zip(domains.train, drawn.weights, strict=True)
+        {"path": _folder(domain), "weight": weight}
+        for domain, weight in zip(inputs.train, drawn.weights, strict=True)
     ]
     energon = {
         "__module__": "megatron.energon",
@@ -256,43 +260,12 @@ def webdataset(domains: Domains) -> dict[str, str]:
     }
 
 
-FILES: dict[str, tuple[Callable[[Domains], dict[str, str]], ...]] = {
-    "megatron": (megatron,),
-    "olmo": (olmo,),
-    "datatrove": (nanotron,),
-    "mds": (mosaic,),
-    "litdata": (litdata,),
-    "input_ids": (levanter, hugging_face),
-    "parquet": (hugging_face, torchtitan, levanter),
-    "jsonl": (hugging_face, torchtitan, levanter),
-    "arrow": (hugging_face,),
-    "webdataset": (webdataset,),
-}
-"""By format, as `blends.BLENDS`."""
-
-STEMS = (
-    "blend", "neox", "mixture", "nanoset", "streams", "streams_proportion", "combined",
-    "levanter", "interleave", "torchtitan", "random_mix", "energon",
-)  # fmt: skip
-"""Names of all these files without suffix."""
-
-
-def write(name: str, domains: Domains, directory: Path) -> list[Path]:
-    """Write the files of a format's trainers under `trainer/`; returns their paths.
-
-    Args:
-        name: Of the format.
-        domains: What to mix.
-        directory: Of the dataset.
-
-    Raises:
-        RecipeError: A trainer cannot mix as many files.
-    """
-    texts = {key: text for make in FILES[name] for key, text in make(domains).items()}
-    written = []
-    for key, text in texts.items():
-        path = directory / DIRECTORY / key
+def write(texts: Mapping[str, str], directory: Path) -> list[Path]:
+    """Write configuration files, given as name and text, to `trainer/` of a dataset's directory."""
+    paths = []
+    for name, text in texts.items():
+        path = directory / DIRECTORY / name
         with atomic_path(path) as temporary:
             temporary.write_text(text, "utf-8")
-        written.append(path)
-    return written
+        paths.append(path)
+    return paths

@@ -1,10 +1,11 @@
 """What each trainer draws of domains that are written apart, by its own rule.
 
 A rule takes the domains on disk and the tokens of the trainer's window. Shares of tokens are
-translated to the unit that it weights (windows or rows), and its rounding is followed to the
+translated to the unit that it weights (windows or rows), and its rounding is reproduced to the
 sample.
 
-Left out: random draws themselves. Where a trainer draws by lot, counts are expected values.
+Left out: the random draws themselves. Where a trainer samples at random, counts are expected
+values.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from curate.formats.trainers import rounding
 
 
 @dataclass(frozen=True, slots=True)
-class SourceFile:
-    """One file, or set of files under one stem."""
+class WrittenShard:
+    """A shard of a domain written apart: the files under one stem."""
 
     stem: str
     """Relative to the dataset's directory."""
@@ -29,105 +30,106 @@ class SourceFile:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """A domain on disk, and what is wanted of it."""
+class WrittenDomain:
+    """A domain on disk, and the tokens that the plan takes from it."""
 
     name: str
     planned_tokens: int
-    """That training shall see, repeats included."""
-    files: tuple[SourceFile, ...]
+    """Tokens that training should see, repeats included."""
+    shards: tuple[WrittenShard, ...]
 
     @property
     def tokens(self) -> int:
-        """On disk."""
-        return sum(file.tokens for file in self.files)
+        """Tokens on disk."""
+        return sum(shard.tokens for shard in self.shards)
 
     @property
     def rows(self) -> int:
-        """On disk."""
-        return sum(file.rows for file in self.files)
+        """Rows on disk."""
+        return sum(shard.rows for shard in self.shards)
 
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """What a trainer draws; lists by source."""
+    """What a trainer draws in an epoch; each list has one entry a domain."""
 
     weights: list[float]
-    """As its configuration says them, zero where a source is left out of it."""
+    """Weights in the trainer's configuration; zero where a domain is left out of it."""
     samples: list[int]
     sample_tokens: list[float]
     """Mean tokens of a sample."""
     pass_samples: list[float]
     """Samples of one pass over what is on disk."""
     missed: list[float]
-    """Chance that a source is never drawn."""
+    """Probability that a domain is never drawn."""
 
 
-def by_planned(sources: Sequence[Source]) -> list[float]:
-    """Share of tokens of each source."""
-    total = sum(source.planned_tokens for source in sources)
-    return [source.planned_tokens / total for source in sources]
+def by_planned(domains: Sequence[WrittenDomain]) -> list[float]:
+    """Return each domain's share of the planned tokens."""
+    total = sum(domain.planned_tokens for domain in domains)
+    return [domain.planned_tokens / total for domain in domains]
 
 
-def _windows(sources: Sequence[Source], window_tokens: int) -> int:
-    """Windows that the planned tokens make."""
-    return max(1, sum(source.planned_tokens for source in sources) // window_tokens)
+def _windows(domains: Sequence[WrittenDomain], window_tokens: int) -> int:
+    """Count the windows that the planned tokens fill."""
+    return max(1, sum(domain.planned_tokens for domain in domains) // window_tokens)
 
 
-def _whole_windows(source: Source, stride: int, overlap: int = 0) -> int:
-    """Windows that each file holds, added up."""
-    return sum(max(0, file.tokens - overlap) // stride for file in source.files)
+def _whole_windows(domain: WrittenDomain, stride: int, overlap: int = 0) -> int:
+    """Count the windows that lie whole in one shard, over all shards of a domain."""
+    return sum(max(0, shard.tokens - overlap) // stride for shard in domain.shards)
 
 
-def megatron(sources: Sequence[Source], window_tokens: int) -> Drawn:
-    """Weights are of prefixes; a prefix that is too short starts again without a word."""
+def megatron(domains: Sequence[WrittenDomain], window_tokens: int) -> Drawn:
+    """Weight shards, not domains; Megatron repeats a shard that is too short without a warning."""
     weights, owners = [], []
-    for number, (source, share) in enumerate(zip(sources, by_planned(sources), strict=True)):
-        weights += [share * file.tokens / source.tokens for file in source.files]
-        owners += [number] * len(source.files)
-    drawn = rounding.greedy(weights, _windows(sources, window_tokens))
-    samples = np.bincount(owners, drawn, len(sources)).astype(np.int64).tolist()
-    passes = [max(0.0, (source.tokens - 1) / window_tokens) for source in sources]
-    return _drawn(by_planned(sources), samples, [float(window_tokens)] * len(sources), passes)
+    for number, (domain, share) in enumerate(zip(domains, by_planned(domains), strict=True)):
+        weights += [share * shard.tokens / domain.tokens for shard in domain.shards]
+        owners += [number] * len(domain.shards)
+    drawn = rounding.greedy(weights, _windows(domains, window_tokens))
+    samples = np.bincount(owners, drawn, len(domains)).astype(np.int64).tolist()
+    passes = [max(0.0, (domain.tokens - 1) / window_tokens) for domain in domains]
+    return _drawn(by_planned(domains), samples, [float(window_tokens)] * len(domains), passes)
 
 
-def olmo(sources: Sequence[Source], window_tokens: int) -> Drawn:
-    """The source mixture: the first tokens of each file, in batches of one window."""
-    requested = sum(source.planned_tokens for source in sources)
-    paths, owners = [], []
-    for number, (source, share) in enumerate(zip(sources, by_planned(sources), strict=True)):
-        found = rounding.olmo_paths([file.tokens for file in source.files], int(requested * share))
-        paths += found
-        owners += [number] * len(found)
+def olmo(domains: Sequence[WrittenDomain], window_tokens: int) -> Drawn:
+    """Take the first tokens of each file, in batches of one window (OLMo-core source mixture)."""
+    requested = sum(domain.planned_tokens for domain in domains)
+    paths: list[rounding.FileShare] = []
+    owners: list[int] = []
+    for number, (domain, share) in enumerate(zip(domains, by_planned(domains), strict=True)):
+        shard_tokens = [shard.tokens for shard in domain.shards]
+        paths += rounding.olmo_paths(shard_tokens, int(requested * share))
+        owners += [number] * (len(paths) - len(owners))
     instances = rounding.olmo_instances(paths, window_tokens, -(-requested // window_tokens))
-    samples = np.bincount(owners, instances, len(sources)).astype(np.int64).tolist()
-    passes = [float(_whole_windows(source, window_tokens)) for source in sources]
-    return _drawn(by_planned(sources), samples, [float(window_tokens)] * len(sources), passes)
+    samples = np.bincount(owners, instances, len(domains)).astype(np.int64).tolist()
+    passes = [float(_whole_windows(domain, window_tokens)) for domain in domains]
+    return _drawn(by_planned(domains), samples, [float(window_tokens)] * len(domains), passes)
 
 
-def nanotron(sources: Sequence[Source], window_tokens: int) -> Drawn:
-    """Nanoset: an epoch has as many windows as all folders hold; a folder without one fails."""
-    passes = [_whole_windows(source, window_tokens + 1) for source in sources]
-    wanted = by_planned(sources)
-    weights = [share if held else 0.0 for share, held in zip(wanted, passes, strict=True)]
+def nanotron(domains: Sequence[WrittenDomain], window_tokens: int) -> Drawn:
+    """Draw as many windows as all folders hold; Nanoset fails on a folder without a window."""
+    passes = [_whole_windows(domain, window_tokens + 1) for domain in domains]
+    shares = by_planned(domains)
+    weights = [share if held else 0.0 for share, held in zip(shares, passes, strict=True)]
     if not any(weights):
-        nothing = [0] * len(sources)
-        return _drawn(weights, nothing, [float(window_tokens)] * len(sources), [0.0] * len(sources))
+        nothing = [0] * len(domains)
+        return _drawn(weights, nothing, [float(window_tokens)] * len(domains), [0.0] * len(domains))
     drawn = rounding.greedy(weights, sum(passes))
     samples = [
         count if weight else 0 for count, weight in zip(drawn.tolist(), weights, strict=True)
     ]
     return _drawn(
-        weights, samples, [float(window_tokens)] * len(sources), [float(held) for held in passes]
+        weights, samples, [float(window_tokens)] * len(domains), [float(held) for held in passes]
     )
 
 
-def levanter(sources: Sequence[Source], window_tokens: int) -> Drawn:
-    """Counts in every block of sequences."""
-    weights = by_planned(sources)
+def levanter(domains: Sequence[WrittenDomain], window_tokens: int) -> Drawn:
+    """Round shares to whole sequences in every block of sequences."""
+    weights = by_planned(domains)
     block = rounding.levanter_block(weights)
     counts = rounding.block_counts(weights, block)
-    total = _windows(sources, window_tokens)
+    total = _windows(domains, window_tokens)
     shares = counts / block
     samples = (
         rounding.largest_remainder(shares, total).tolist()
@@ -135,81 +137,80 @@ def levanter(sources: Sequence[Source], window_tokens: int) -> Drawn:
         else [int(count) for count in np.rint(shares * total)]
     )
     missed = [(1.0 - share) ** total if total < block else float(share == 0) for share in shares]
-    passes = [source.tokens / window_tokens for source in sources]
-    sample_tokens = [float(window_tokens)] * len(sources)
+    passes = [domain.tokens / window_tokens for domain in domains]
+    sample_tokens = [float(window_tokens)] * len(domains)
     return Drawn(weights, samples, sample_tokens, passes, missed)
 
 
-def by_lot_windows(sources: Sequence[Source], window_tokens: int) -> Drawn:
-    """Independent draws of windows."""
-    weights = by_planned(sources)
-    total = _windows(sources, window_tokens)
+def random_windows(domains: Sequence[WrittenDomain], window_tokens: int) -> Drawn:
+    """Draw windows independently at random."""
+    weights = by_planned(domains)
+    total = _windows(domains, window_tokens)
     samples = rounding.largest_remainder(weights, total).tolist()
     missed = rounding.missed_chance(weights, total).tolist()
-    passes = [source.tokens / window_tokens for source in sources]
-    return Drawn(weights, samples, [float(window_tokens)] * len(sources), passes, missed)
+    passes = [domain.tokens / window_tokens for domain in domains]
+    return Drawn(weights, samples, [float(window_tokens)] * len(domains), passes, missed)
 
 
-def litdata(sources: Sequence[Source], window_tokens: int) -> Drawn:
-    """Independent draws of blocks, which never cross files; an empty folder cannot be mixed."""
-    held = [_whole_windows(source, window_tokens + 1) for source in sources]
+def litdata(domains: Sequence[WrittenDomain], window_tokens: int) -> Drawn:
+    """Draw blocks at random; a block never crosses files, and an empty folder cannot be mixed."""
+    held = [_whole_windows(domain, window_tokens + 1) for domain in domains]
     kept = [number for number, blocks in enumerate(held) if blocks]
-    weights, samples = [0.0] * len(sources), [0] * len(sources)
-    missed = [1.0] * len(sources)
+    weights, samples = [0.0] * len(domains), [0] * len(domains)
+    missed = [1.0] * len(domains)
     if kept:
-        found = by_lot_windows([sources[number] for number in kept], window_tokens)
+        drawn = random_windows([domains[number] for number in kept], window_tokens)
         for place, number in enumerate(kept):
-            weights[number], samples[number] = found.weights[place], found.samples[place]
-            missed[number] = found.missed[place]
-    sample_tokens = [float(window_tokens)] * len(sources)
+            weights[number], samples[number] = drawn.weights[place], drawn.samples[place]
+            missed[number] = drawn.missed[place]
+    sample_tokens = [float(window_tokens)] * len(domains)
     return Drawn(weights, samples, sample_tokens, [float(blocks) for blocks in held], missed)
 
 
-def row_tokens(source: Source) -> float:
-    """Mean tokens of a row."""
-    return source.tokens / max(1, source.rows)
+def row_tokens(domain: WrittenDomain) -> float:
+    """Return the mean tokens of a domain's rows."""
+    return domain.tokens / max(1, domain.rows)
 
 
-def planned_rows(sources: Sequence[Source]) -> list[float]:
-    """Rows that the planned tokens are, at each source's mean."""
-    return [source.planned_tokens / row_tokens(source) for source in sources]
+def planned_rows(domains: Sequence[WrittenDomain]) -> list[float]:
+    """Convert planned tokens to rows, at each domain's mean tokens a row."""
+    return [domain.planned_tokens / row_tokens(domain) for domain in domains]
 
 
-def mosaic(sources: Sequence[Source], window_tokens: int) -> Drawn:
-    """Streams with `choose`: whole rows, at least one, nothing left to chance."""
-    del window_tokens  # rows are what they are
-    wanted = planned_rows(sources)
-    samples = [max(1, round(rows)) for rows in wanted]
+def mosaic(domains: Sequence[WrittenDomain], window_tokens: int) -> Drawn:
+    """Choose whole rows, at least one of each domain; nothing is random (`choose`)."""
+    del window_tokens  # rows are taken as they are
+    samples = [max(1, round(rows)) for rows in planned_rows(domains)]
     weights = [rows / sum(samples) for rows in samples]
-    return _drawn(weights, samples, _mean_rows(sources), [float(s.rows) for s in sources])
+    return _drawn(weights, samples, _mean_rows(domains), [float(s.rows) for s in domains])
 
 
-def mosaic_proportion(sources: Sequence[Source], window_tokens: int) -> Drawn:
-    """Streams with `proportion` and an epoch of the planned rows."""
+def mosaic_proportion(domains: Sequence[WrittenDomain], window_tokens: int) -> Drawn:
+    """Round shares of rows over an epoch of the planned rows (`proportion`)."""
     del window_tokens
-    wanted = planned_rows(sources)
-    drawn = rounding.proportions(wanted, epoch_rows(sources))
-    weights = rounding.normalised(wanted).tolist()
-    return _drawn(weights, drawn.tolist(), _mean_rows(sources), [float(s.rows) for s in sources])
+    rows = planned_rows(domains)
+    drawn = rounding.proportions(rows, epoch_rows(domains))
+    weights = rounding.normalised(rows).tolist()
+    return _drawn(weights, drawn.tolist(), _mean_rows(domains), [float(s.rows) for s in domains])
 
 
-def epoch_rows(sources: Sequence[Source]) -> int:
-    """Rows that make the planned tokens."""
-    return max(1, round(sum(planned_rows(sources))))
+def epoch_rows(domains: Sequence[WrittenDomain]) -> int:
+    """Count the rows that hold the planned tokens."""
+    return max(1, round(sum(planned_rows(domains))))
 
 
-def by_lot_rows(sources: Sequence[Source], window_tokens: int) -> Drawn:
-    """Independent draws of rows."""
+def random_rows(domains: Sequence[WrittenDomain], window_tokens: int) -> Drawn:
+    """Draw rows independently at random."""
     del window_tokens
-    wanted = planned_rows(sources)
-    weights = rounding.normalised(wanted).tolist()
-    samples = rounding.largest_remainder(wanted, epoch_rows(sources)).tolist()
-    missed = rounding.missed_chance(wanted, epoch_rows(sources)).tolist()
-    return Drawn(weights, samples, _mean_rows(sources), [float(s.rows) for s in sources], missed)
+    rows = planned_rows(domains)
+    weights = rounding.normalised(rows).tolist()
+    samples = rounding.largest_remainder(rows, epoch_rows(domains)).tolist()
+    missed = rounding.missed_chance(rows, epoch_rows(domains)).tolist()
+    return Drawn(weights, samples, _mean_rows(domains), [float(s.rows) for s in domains], missed)
 
 
-def _mean_rows(sources: Sequence[Source]) -> list[float]:
-    return [row_tokens(source) for source in sources]
+def _mean_rows(domains: Sequence[WrittenDomain]) -> list[float]:
+    return [row_tokens(domain) for domain in domains]
 
 
 def _drawn(

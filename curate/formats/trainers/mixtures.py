@@ -1,83 +1,75 @@
-"""What a trainer's own mixture makes of domains that are written apart.
+"""Predict how trainers mix domains that are written apart.
 
 Where each domain has files of its own (`output.shape: per-domain`), the trainer mixes them. What
-it draws (`draws`) is set against the plan: samples, tokens, share and passes of each domain, and
-which domains it would lose. `BLENDS` lists, for each format, the trainers with a mixture of their
-own, the first of which the certificate goes by; `blend_files` writes their configuration files.
+it draws (`draws`) is compared with the plan: samples, tokens, share and passes of each domain, and
+which domains it would lose. A format's row lists the trainers that mix its files.
 
-Where a trainer draws by lot (`exact` is False), counts are expected values, and a domain is called
-lost if it may well be drawn never.
+Where a trainer samples at random (`exact` is False), counts are expected values, and a warning
+names each domain that may never be drawn.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from curate.formats.trainers import draws
-from curate.formats.trainers.draws import Drawn, Source, by_planned
+from curate.formats.trainers import config_files, draws
+from curate.formats.trainers.config_files import ConfigInputs
+from curate.formats.trainers.draws import Drawn, WrittenDomain, by_planned
 
 LIKELY_MISSED = 0.01
-"""Chance of not being drawn at all from which a domain is warned of."""
+"""Probability of never being drawn from which a warning names a domain."""
 
 SHORT_EPOCH = 0.9
-"""Share of the planned samples below which an epoch that ends early is warned of."""
+"""An epoch that ends before this share of the planned samples gets a warning."""
 
 MUCH_REPEATED = 2.0
-"""Passes, as a multiple of those planned (or of one), from which a domain is warned of."""
+"""Passes, as a multiple of the planned ones (or of one), above which a warning names a domain."""
 
 
 @dataclass(frozen=True, slots=True)
-class Blend:
-    """A trainer's mixture."""
+class TrainerMixture:
+    """How one trainer mixes domains, and the configuration files that tell it to."""
 
     trainer: str
     unit: str
-    """windows or rows."""
+    """What it draws: windows or rows."""
     exact: bool
-    """False where samples are drawn by lot."""
-    draw: Callable[[Sequence[Source], int], Drawn]
-    """(sources, tokens of the trainer's window) → what it draws."""
+    """False where samples are drawn at random."""
+    draw: Callable[[Sequence[WrittenDomain], int], Drawn]
+    """(domains, tokens of the trainer's window) → what it draws."""
+    config_files: Callable[[ConfigInputs], dict[str, str]]
+    """What to mix → name and text of each file in `trainer/`."""
+    config_stems: tuple[str, ...]
+    """Names of these files without suffix."""
     repeats_order: bool = False
     """Whether every epoch draws the same samples, so that what one leaves out is never seen."""
     ends_first: bool = False
-    """Whether an epoch is over as soon as one source is used up."""
+    """Whether an epoch is over as soon as one domain is used up."""
     one_length: bool = False
     """Whether rows must be as long as the trainer's sequences."""
 
 
-HUGGING_FACE = Blend("datasets.interleave_datasets", "rows", False, draws.by_lot_rows)
-LEVANTER = Blend("levanter", "windows", True, draws.levanter)
-LEVANTER_PREBUILT = Blend("levanter", "windows", True, draws.levanter, one_length=True)
-TORCHTITAN = Blend("torchtitan", "windows", False, draws.by_lot_windows)
-
-BLENDS: dict[str, tuple[Blend, ...]] = {
-    "megatron": (Blend("Megatron-LM", "windows", True, draws.megatron),),
-    "olmo": (Blend("OLMo-core source mixture", "windows", True, draws.olmo),),
-    "datatrove": (Blend("nanotron Nanoset", "windows", True, draws.nanotron, repeats_order=True),),
-    "mds": (
-        Blend("streaming, choose", "rows", True, draws.mosaic),
-        Blend("streaming, proportion", "rows", True, draws.mosaic_proportion),
-    ),
-    "litdata": (
-        Blend("litdata CombinedStreamingDataset", "windows", False, draws.litdata, ends_first=True),
-    ),
-    "input_ids": (LEVANTER_PREBUILT, HUGGING_FACE),
-    "parquet": (HUGGING_FACE, TORCHTITAN, LEVANTER),
-    "jsonl": (HUGGING_FACE, TORCHTITAN, LEVANTER),
-    "arrow": (HUGGING_FACE,),
-    "webdataset": (
-        Blend("webdataset.RandomMix, energon", "rows", False, draws.by_lot_rows, ends_first=True),
-    ),
-}
-"""By format; those that are absent have readers without a mixture."""
+HUGGING_FACE = TrainerMixture(
+    "datasets.interleave_datasets", "rows", exact=False, draw=draws.random_rows,
+    config_files=config_files.hugging_face, config_stems=("interleave",),
+)  # fmt: skip
+LEVANTER = TrainerMixture(
+    "levanter", "windows", exact=True, draw=draws.levanter,
+    config_files=config_files.levanter, config_stems=("levanter",),
+)  # fmt: skip
+LEVANTER_PREBUILT = replace(LEVANTER, config_files=config_files.levanter_prebuilt, one_length=True)
+TORCHTITAN = TrainerMixture(
+    "torchtitan", "windows", exact=False, draw=draws.random_windows,
+    config_files=config_files.torchtitan, config_stems=("torchtitan",),
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
-class Forecast:
-    """What one trainer will do."""
+class MixturePrediction:
+    """What one trainer will draw in an epoch."""
 
     trainer: str
     unit: str
@@ -88,7 +80,7 @@ class Forecast:
     warnings: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """As `plan.json` and `certificate.json` have it."""
+        """Return the entry of `trainer_mixture` in `plan.json` and `certificate.json`."""
         return {
             "trainer": self.trainer,
             "unit": self.unit,
@@ -103,86 +95,90 @@ class Forecast:
         }
 
 
-def forecast(blend: Blend, sources: Sequence[Source], window_tokens: int) -> Forecast:
-    """Foretell what a trainer draws.
+def predict(
+    mixture: TrainerMixture, domains: Sequence[WrittenDomain], window_tokens: int
+) -> MixturePrediction:
+    """Predict what a trainer draws.
 
     Args:
-        blend: The trainer's.
-        sources: Every domain; those without tokens on disk are no part of the mixture.
-        window_tokens: Of its windows.
+        mixture: The trainer's.
+        domains: Every domain; those without tokens on disk are left out of the mixture.
+        window_tokens: Tokens of the trainer's windows.
     """
-    held = [source for source in sources if source.tokens]
-    drawn = blend.draw(held, window_tokens)
+    held = [domain for domain in domains if domain.tokens]
+    drawn = mixture.draw(held, window_tokens)
     tokens = [count * mean for count, mean in zip(drawn.samples, drawn.sample_tokens, strict=True)]
     total = sum(tokens)
     rows = {}
-    for number, (source, asked) in enumerate(zip(held, by_planned(held), strict=True)):
+    for number, (domain, planned) in enumerate(zip(held, by_planned(held), strict=True)):
         share = tokens[number] / total if total else 0.0
         passes = drawn.pass_samples[number]
         samples = drawn.samples[number]
-        rows[source.name] = {
+        rows[domain.name] = {
             "weight": drawn.weights[number],
             "samples": samples,
             "tokens": round(tokens[number]),
             "share": share,
-            "difference": share - asked,
+            "difference": share - planned,
             "epochs": samples / passes if passes else 0.0,
-            "unseen": max(0, math.floor(passes) - samples) if blend.repeats_order else 0,
+            "unseen": max(0, math.floor(passes) - samples) if mixture.repeats_order else 0,
         }
-    return Forecast(
-        blend.trainer, blend.unit, blend.exact, window_tokens, rows,
-        tuple(_warnings(blend, held, drawn, window_tokens)),
+    return MixturePrediction(
+        mixture.trainer, mixture.unit, mixture.exact, window_tokens, rows,
+        tuple(_warnings(mixture, held, drawn, window_tokens)),
     )  # fmt: skip
 
 
 def _warnings(
-    blend: Blend, sources: Sequence[Source], drawn: Drawn, window_tokens: int
+    mixture: TrainerMixture, domains: Sequence[WrittenDomain], drawn: Drawn, window_tokens: int
 ) -> list[str]:
-    """One line for each thing that goes wrong, naming every domain it happens to."""
-    singular = blend.unit.removesuffix("s")
-    unit = f"window of {window_tokens} tokens" if blend.unit == "windows" else singular
-    lost = [s.name for s, chance in zip(sources, drawn.missed, strict=True) if chance == 1]
+    """Write one line for each problem, naming every domain that has it."""
+    singular = mixture.unit.removesuffix("s")
+    unit = f"window of {window_tokens} tokens" if mixture.unit == "windows" else singular
+    lost = [s.name for s, chance in zip(domains, drawn.missed, strict=True) if chance == 1]
     doubtful = [
-        f"'{source.name}' ({chance:.0%})"
-        for source, chance in zip(sources, drawn.missed, strict=True)
+        f"'{domain.name}' ({chance:.0%})"
+        for domain, chance in zip(domains, drawn.missed, strict=True)
         if LIKELY_MISSED <= chance < 1
     ]
     repeated = [
-        f"'{source.name}' ({samples / passes if passes else math.inf:.3g} passes)"
-        for source, samples, passes in zip(sources, drawn.samples, drawn.pass_samples, strict=True)
-        if samples > MUCH_REPEATED * max(1.0, source.planned_tokens / source.tokens) * passes
+        f"'{domain.name}' ({samples / passes if passes else math.inf:.3g} passes)"
+        for domain, samples, passes in zip(domains, drawn.samples, drawn.pass_samples, strict=True)
+        if samples > MUCH_REPEATED * max(1.0, domain.planned_tokens / domain.tokens) * passes
     ]
-    found = []
+    warnings = []
     if lost:
         names = ", ".join(f"'{name}'" for name in lost)
-        found.append(
-            f"{blend.trainer} gives no {unit} to {names}: raise budget_tokens or the weight, join "
-            "domains, or set output.shape: mixed"
+        warnings.append(
+            f"{mixture.trainer} gives no {unit} to {names}: raise budget_tokens or the weight, "
+            "join domains, or set output.shape: mixed"
         )
     if doubtful:
-        found.append(
-            f"{blend.trainer} draws by lot and may never draw a {unit} of {', '.join(doubtful)}"
+        warnings.append(
+            f"{mixture.trainer} draws by lot and may never draw a {unit} of {', '.join(doubtful)}"
         )
     if repeated:
-        found.append(
-            f"{blend.trainer} draws whole samples and so repeats more than planned: "
+        warnings.append(
+            f"{mixture.trainer} draws whole samples and so repeats more than planned: "
             f"{', '.join(repeated)}"
         )
-    return found + (_short_epoch(blend, sources, drawn) if blend.ends_first else [])
+    return warnings + (_short_epoch(mixture, domains, drawn) if mixture.ends_first else [])
 
 
-def _short_epoch(blend: Blend, sources: Sequence[Source], drawn: Drawn) -> list[str]:
-    """A line where the first source to be used up is one that the plan repeats."""
+def _short_epoch(
+    mixture: TrainerMixture, domains: Sequence[WrittenDomain], drawn: Drawn
+) -> list[str]:
+    """Warn where an epoch ends early, because the plan repeats the first domain to run out."""
     epochs = [
-        (held / samples, source.name)
-        for source, samples, held in zip(sources, drawn.samples, drawn.pass_samples, strict=True)
+        (held / samples, domain.name)
+        for domain, samples, held in zip(domains, drawn.samples, drawn.pass_samples, strict=True)
         if samples and held
     ]
     share, name = min(epochs, default=(1.0, ""))
     if share >= SHORT_EPOCH:
         return []
     return [
-        f"{blend.trainer} ends an epoch when the first folder is used up, here '{name}' after "
-        f"{share:.0%} of the planned {blend.unit}, and starts them all again: shuffle, so that "
+        f"{mixture.trainer} ends an epoch when the first folder is used up, here '{name}' after "
+        f"{share:.0%} of the planned {mixture.unit}, and starts them all again: shuffle, so that "
         "epochs differ, or let each folder repeat by itself where the reader can"
     ]

@@ -27,11 +27,11 @@ LEVANTER_BLOCKS = (2048, 4096, 8192, 16384, 32768)
 """Block sizes to choose from: the default first; levanter refuses 2^16."""
 
 MDS_SEED = 9176
-"""Of StreamingDataset where `shuffle_seed` is not given."""
+"""`shuffle_seed` of StreamingDataset where none is given."""
 
 
 @dataclass(frozen=True, slots=True)
-class Path:
+class FileShare:
     """A file that a trainer takes samples from."""
 
     tokens: int
@@ -153,47 +153,47 @@ def levanter_block(weights: Weights) -> int:
     return next((block for block in LEVANTER_BLOCKS if least * block >= 1), LEVANTER_BLOCKS[-1])
 
 
-def olmo_paths(file_tokens: Sequence[int], wanted_tokens: int) -> list[Path]:
-    """Files that OLMo-core's source mixture lists for a source: once, or again for each pass.
+def olmo_paths(file_tokens: Sequence[int], requested_tokens: int) -> list[FileShare]:
+    """List a source's files as OLMo-core's source mixture does: once, or again for each pass.
 
     Example:
         >>> [round(path.ratio, 3) for path in olmo_paths([100, 300], 500)]
         [1.0, 1.0, 0.25, 0.25]
     """
-    left = wanted_tokens / max(1, sum(file_tokens))
-    paths: list[Path] = []
+    left = requested_tokens / max(1, sum(file_tokens))
+    paths: list[FileShare] = []
     while left > 0:
         ratio = min(1.0, left)
-        paths += [Path(tokens, ratio) for tokens in file_tokens]
+        paths += [FileShare(tokens, ratio) for tokens in file_tokens]
         left -= ratio
     return paths
 
 
-def olmo_instances(paths: Sequence[Path], window_tokens: int, instances: int) -> list[int]:
-    """OLMo-core's source mixture: instances of each file.
+def olmo_instances(paths: Sequence[FileShare], window_tokens: int, instances: int) -> list[int]:
+    """Count the instances that OLMo-core's source mixture takes of each file.
 
-    Each file gives the whole instances of its wanted tokens. What is then missing is first dealt
-    out evenly among files that have more, and the rest to the largest remainders.
+    Each file gives the whole instances of its requested tokens. The instances still missing are
+    first dealt out evenly among files that have more; the rest goes to the largest remainders.
 
     Args:
-        paths: Of all sources, in order.
-        window_tokens: Of an instance.
-        instances: Wanted in all: requested tokens rounded up to whole batches, over the window.
+        paths: Files of all sources, in order.
+        window_tokens: Tokens of an instance.
+        instances: Instances in all: requested tokens, rounded up to whole batches, over the window.
 
     Example:
-        >>> olmo_instances([Path(40_000, 0.5), Path(60_000, 0.5)], 16, 3125)
+        >>> olmo_instances([FileShare(40_000, 0.5), FileShare(60_000, 0.5)], 16, 3125)
         [1250, 1875]
     """
-    wanted = [math.ceil(path.tokens * path.ratio) for path in paths]
+    requested = [math.ceil(path.tokens * path.ratio) for path in paths]
     most = [path.tokens // window_tokens for path in paths]
     given = [
-        min(tokens // window_tokens, limit) for tokens, limit in zip(wanted, most, strict=True)
+        min(tokens // window_tokens, limit) for tokens, limit in zip(requested, most, strict=True)
     ]
     able = [number for number in range(len(paths)) if given[number] < most[number]]
     missing = instances - sum(given)
     if missing <= 0 or not able:
         return given
-    order = sorted(((wanted[n] % window_tokens) / window_tokens, n) for n in able)[::-1]
+    order = sorted(((requested[n] % window_tokens) / window_tokens, n) for n in able)[::-1]
     for number in able:
         given[number] += min(missing // len(able), most[number] - given[number])
     missing = instances - sum(given)
