@@ -1,10 +1,15 @@
 """Least squares on log losses with weak priors, for all targets at once.
 
-Every target of a law has parameters of its own but shares mixtures and tokens, so one
-Levenberg-Marquardt iteration solves small damped systems for all of them in one call. Priors stand
-for what is known before any run (an exponent is of order one); they are weighed against the noise
+Every target of a law has its own parameters but shares mixtures and tokens, so one
+Levenberg-Marquardt iteration solves small damped systems for all of them in one call. Priors state
+what is plausible before any run (an exponent is of order one). They are weighed against the noise
 that the residuals themselves show, so they vanish where runs are many and exact, and keep the
 answer defined where runs are fewer than parameters.
+
+Hand-written because `scipy.optimize.least_squares` (method lm, one call a target) takes 27 s where
+this takes 9 s, for three laws on RegMix's 512 runs and olmix's 127. It is faster for the
+exponential law (0.13 against 0.22 s) and slower for bimix_mixed (16.6 against 2.9 s), where its
+unlimited steps overflow; it ended at a higher cost for 23 of olmix's 110 targets (additive law).
 """
 
 from __future__ import annotations
@@ -13,23 +18,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from curate.laws.law import Array
 from curate.runtime.threads import one_blas_thread
 
 Model = Callable[[Array], tuple[Array, Array]]
-"""Parameters (targets, parameters) → losses (targets, rows), and their derivatives by the
+"""Parameters (targets, parameters) → losses (targets, rows) and their derivatives by the
 parameters (targets, rows, parameters)."""
 
 NOISE_START = 0.05
-"""Relative error of a first fit; only its order matters."""
+"""Relative error assumed in the first fit; only its order of magnitude matters."""
 NOISE_FLOOR = 1e-6
 """Relative error below which runs count as exact."""
 ITERATIONS = 60
-"""At most so many for each estimate of the noise; the next one goes on from there."""
+"""Most iterations for each estimate of the noise; the next estimate continues from there."""
 ROUNDS = 4
-"""Times the noise is estimated again; it changes by less than a few percent after three."""
+"""Estimates of the noise; it changes by less than a few percent after three."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,30 +48,30 @@ class Prior:
 
 @one_blas_thread()
 def fit_log_losses(model: Model, prior: Prior, losses: Array) -> Array:
-    """Parameters that minimise, for every target on its own, the negative log posterior.
+    """Minimise the negative log posterior of every target's parameters.
 
-    sum over rows of (ln predicted - ln observed)^2 / s^2 + sum over parameters of
+    It is the sum over rows of (ln predicted - ln observed)^2 / s^2 + sum over parameters of
     ((parameter - centre) / spread)^2, starting from the centre; s is the root-mean-square residual
     with the parameters' effective degrees of freedom taken off, found by repeating the fit.
 
     Args:
-        model: The law; losses it returns must be positive near the centre.
+        model: The law; losses that it returns must be positive near the centre.
         prior: Centres, where the search starts, and spreads.
         losses: shape (rows, targets), positive.
 
     Returns:
-        Shape (targets, parameters).
+        shape (targets, parameters).
 
     Example:
-        Doubling along x = 0, 1, 2 is found whatever the vague prior says.
+        Losses that double along x = 0, 1, 2 give the rate ln 2, despite the vague prior.
 
         >>> x = np.array([0.0, 1.0, 2.0])
         >>> def line(theta):
         ...     loss = np.exp(theta * x)
         ...     return loss, (loss * x)[:, :, None]
         >>> prior = Prior(np.zeros((1, 1)), np.ones(1))
-        >>> found = fit_log_losses(line, prior, np.array([[1.0], [2.0], [4.0]]))
-        >>> round(float(found[0, 0]), 6)
+        >>> theta = fit_log_losses(line, prior, np.array([[1.0], [2.0], [4.0]]))
+        >>> round(float(theta[0, 0]), 6)
         0.693147
     """
     observed = np.log(losses).T
@@ -80,7 +84,7 @@ def fit_log_losses(model: Model, prior: Prior, losses: Array) -> Array:
 
 
 def _minimise(model: Model, theta: Array, prior: Prior, observed: Array, noise: Array) -> Array:
-    """Levenberg-Marquardt with a damping of its own for every target."""
+    """Levenberg-Marquardt with a separate damping for every target."""
     precision = 1 / prior.spread**2
     damping = np.full(len(theta), 1e-3)
     residual, jacobian = _linearise(model, theta, observed)
@@ -97,16 +101,16 @@ def _minimise(model: Model, theta: Array, prior: Prior, observed: Array, noise: 
         step = np.linalg.solve(hessian, gradient[:, :, None])[:, :, 0]
         # A step of more than 2 in any parameter, most of them logarithms, leaves the linear range.
         step *= np.minimum(1, 2 / np.maximum(np.abs(step).max(axis=1, keepdims=True), 1e-300))
-        tried = theta - step
-        residual_tried, jacobian_tried = _linearise(model, tried, observed)
-        cost_tried = _cost(residual_tried, tried, prior, noise)
-        better = cost_tried < cost
-        gain = np.where(better, (cost - cost_tried) / cost, 0)
+        candidate = theta - step
+        new_residual, new_jacobian = _linearise(model, candidate, observed)
+        new_cost = _cost(new_residual, candidate, prior, noise)
+        better = new_cost < cost
+        gain = np.where(better, (cost - new_cost) / cost, 0)
         settled = np.abs(step).max(axis=1) < 1e-9
-        theta = np.where(better[:, None], tried, theta)
-        residual = np.where(better[:, None], residual_tried, residual)
-        jacobian = np.where(better[:, None, None], jacobian_tried, jacobian)
-        cost = np.where(better, cost_tried, cost)
+        theta = np.where(better[:, None], candidate, theta)
+        residual = np.where(better[:, None], new_residual, residual)
+        jacobian = np.where(better[:, None, None], new_jacobian, jacobian)
+        cost = np.where(better, new_cost, cost)
         damping = np.where(better, damping / 5, damping * 4).clip(1e-12, 1e12)
         if np.all(settled | (better & (gain < 1e-10)) | (damping >= 1e8)):
             break
@@ -129,14 +133,12 @@ def _cost(residual: Array, theta: Array, prior: Prior, noise: Array) -> Array:
 
 
 def _noise(model: Model, theta: Array, prior: Prior, observed: Array, noise: Array) -> Array:
-    """Residual error, with as many rows taken off as the parameters effectively use."""
+    """Root-mean-square residual, over the rows that the parameters leave free, shape (targets,)."""
     residual, jacobian = _linearise(model, theta, observed)
     rows = residual.shape[1]
     information = np.matmul(jacobian.transpose(0, 2, 1), jacobian) / (noise**2)[:, None, None]
     posterior = information + np.diag(1 / prior.spread**2 + 1e-12)
     used = np.trace(np.linalg.solve(posterior, information), axis1=1, axis2=2)
-    # Where the parameters could use all rows, the residuals say little: half a row is left.
-    found: NDArray[np.float64] = np.sqrt(
-        (residual**2).sum(axis=1) / np.maximum(rows - used, 0.5)
-    ).clip(NOISE_FLOOR, 10)
-    return found
+    # Parameters as many as rows leave no freedom, and residuals near zero: count half a row.
+    free = np.maximum(rows - used, 0.5)
+    return np.asarray(np.sqrt((residual**2).sum(axis=1) / free).clip(NOISE_FLOOR, 10))

@@ -1,6 +1,11 @@
-"""The files of a run table: which column is a share, a loss, a run's name.
+"""Read the files of a run table, and find which columns are shares, losses and names of runs.
 
-Columns are found by name and rows joined by run, never by position; numbers are looked at later.
+Columns are matched by name and rows are joined by run, never by position.
+
+The CSV reader is Python's: Polars fills a row that is too short with nulls, which cannot be told
+from empty cells, and does not say which line of the file a row is on. Polars does the rest:
+numbers, and the join of two files. Processes forked afterwards must not use it, since its threads
+do not survive a fork.
 """
 
 from __future__ import annotations
@@ -12,20 +17,25 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from curate.errors import FitError
+from curate.laws.law import Array
+
+if TYPE_CHECKING:
+    import polars as pl
 
 KEYS = ("run", "run_id", "index", "name")
-"""Columns that may name a run, the first that both files have is taken."""
+"""Columns that may name a run; the first that all files have is used."""
 
 PROGRESS = ("params", "tokens", "step", "seed")
 """Columns that are neither a share nor a loss."""
 
-
 SUM_RANGE = (0.5, 1.5)
-"""Where sums of shares lie by rounding or an absent domain; others are no shares."""
+"""Sums of a row's shares that rounding or an absent domain can explain."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,23 +44,49 @@ class TableFile:
 
     path: Path
     header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    lines: tuple[int, ...]
+    cells: pl.DataFrame
+    """Stripped text; columns without a name are left out."""
+    lines: NDArray[np.int64]
     """shape (rows,), the line of the file where each row ends."""
 
-    def number(self, row: int, column: str) -> float:
-        """A cell as a number; an empty one or `nan` is NaN."""
-        text = self.rows[row][self.header.index(column)].strip()
-        try:
-            return float(text) if text else math.nan
-        except ValueError:
-            where = f"{self.path}:{self.lines[row]}: column '{column}'"
-            raise FitError(f"{where}: expected a number, found '{text}'") from None
+    def parse(self, column: str) -> tuple[Array, NDArray[np.bool_]]:
+        """Read a column as numbers.
+
+        Returns:
+            Numbers, shape (rows,), NaN where a cell is empty, `nan` or no number; and whether a
+            cell is no number, shape (rows,).
+        """
+        import polars as pl
+
+        text = self.cells[column]
+        numbers = text.cast(pl.Float64, strict=False)
+        wrong = (numbers.is_null() & (text != "")).to_numpy()
+        return numbers.fill_null(math.nan).to_numpy(), wrong
+
+    def numbers(self, column: str, rows: NDArray[np.int64]) -> Array:
+        """Read these rows of a column as numbers; an empty cell or `nan` is NaN.
+
+        Raises:
+            FitError: A cell of these rows is not a number.
+        """
+        numbers, wrong = self.parse(column)
+        if wrong[rows].any():
+            raise self.not_a_number(int(rows[wrong[rows].argmax()]), column)
+        return np.asarray(numbers[rows])
+
+    def not_a_number(self, row: int, column: str) -> FitError:
+        """Return the error that names the line, the column and the cell."""
+        text = self.cells[column][row]
+        return FitError(f"{self.where(row)}: column '{column}': expected a number, found '{text}'")
+
+    def where(self, row: int) -> str:
+        """File and line of a row, as `path:line`."""
+        return f"{self.path}:{self.lines[row]}"
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
-    """Where the parts of a table are: names by column, of one file or of two."""
+class TableLayout:
+    """Which columns of one file, or of two, hold which part of a run table."""
 
     weights: TableFile
     losses: TableFile
@@ -58,17 +94,22 @@ class Layout:
     """domain → its column in `weights`."""
     targets: dict[str, str]
     """target → its column in `losses`."""
-    pairs: tuple[tuple[int, int], ...]
-    """Row of `weights` and row of `losses` that belong together."""
+    weight_rows: NDArray[np.int64]
+    """shape (rows,), rows of `weights`."""
+    loss_rows: NDArray[np.int64]
+    """shape (rows,), rows of `losses` that belong to them."""
     key: str
+    """Column that names the run."""
 
 
 def load_file(path: Path) -> TableFile:
     """Read a CSV file.
 
     Raises:
-        FitError: It is absent, is no CSV, or a row has another length than the header.
+        FitError: It is absent, is not CSV, or a row has more or fewer cells than the header.
     """
+    import polars as pl
+
     try:
         text = path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -78,10 +119,11 @@ def load_file(path: Path) -> TableFile:
     rows, lines = [], []
     header: tuple[str, ...] = ()
     for cells in reader:
-        if not any(cell.strip() for cell in cells):
+        stripped = tuple(cell.strip() for cell in cells)
+        if not any(stripped):
             continue
         if not header:
-            header = tuple(cell.strip() for cell in cells)
+            header = stripped
             repeated = {name for name in header if name and header.count(name) > 1}
             if repeated:
                 raise FitError(f"{path}:1: column '{min(repeated)}' occurs twice")
@@ -90,15 +132,20 @@ def load_file(path: Path) -> TableFile:
             raise FitError(
                 f"{path}:{reader.line_num}: {len(cells)} cells, but {len(header)} columns"
             )
-        rows.append(tuple(cells))
+        rows.append(stripped)
         lines.append(reader.line_num)
     if not rows:
         raise FitError(f"{path}: no rows; expected a header and a row for each checkpoint")
-    return TableFile(path, header, tuple(rows), tuple(lines))
+    columns = zip(header, zip(*rows, strict=True), strict=True)
+    cells_by_name = {name: list(column) for name, column in columns if name}
+    return TableFile(path, header, pl.DataFrame(cells_by_name), np.array(lines, np.int64))
 
 
-def single_layout(file: TableFile) -> tuple[Layout, list[str]]:
-    """Columns of one file of ours, and what was left out, a sentence each.
+def single_layout(file: TableFile) -> tuple[TableLayout, list[str]]:
+    """Find the columns of one file that has everything.
+
+    Returns:
+        The layout, and what was left out, one sentence each.
 
     Raises:
         FitError: It has no column of shares or of losses.
@@ -118,16 +165,21 @@ def single_layout(file: TableFile) -> tuple[Layout, list[str]]:
             + (f"cells are separated by {separator!r}: save it with commas" if separator else
                "mixtures and losses in two files are given as two arguments")
         )  # fmt: skip
-    rows = tuple((row, row) for row in range(len(file.rows)))
-    return Layout(file, file, domains, targets, rows, key), notices
+    rows = np.arange(len(file.lines))
+    return TableLayout(file, file, domains, targets, rows, rows, key), notices
 
 
-def pair_layout(first: TableFile, second: TableFile) -> tuple[Layout, list[str]]:
-    """Columns of a file of mixtures and one of losses, in any order; and what was left out.
+def pair_layout(first: TableFile, second: TableFile) -> tuple[TableLayout, list[str]]:
+    """Find the columns of a file of mixtures and one of losses, in any order, and join their rows.
+
+    Returns:
+        The layout, and what was left out, one sentence each.
 
     Raises:
-        FitError: They share no name of runs or no run, or neither holds shares.
+        FitError: They share no column that names runs or no run, or neither holds shares.
     """
+    import polars as pl
+
     key = next((name for name in KEYS if name in first.header and name in second.header), None)
     if key is None:
         raise FitError(
@@ -142,49 +194,58 @@ def pair_layout(first: TableFile, second: TableFile) -> tuple[Layout, list[str]]
             "expected one file of mixtures and one of losses"
         )
     weights, losses = (first, second) if are_shares[0] else (second, first)
-    numbers = {name: row for row, name in _keyed(losses, key)}
-    pairs = tuple((row, numbers[name]) for name, row in _named(weights, key) if name in numbers)
+    left = weights.cells.select(run=pl.col(key)).with_row_index("weight_row")
+    every_loss = losses.cells.select(run=pl.col(key)).with_row_index("loss_row")
+    right = every_loss.unique("run", keep="first", maintain_order=True)
+    both = left.join(right, on="run", maintain_order="left")
     notices = []
-    alone = len({name for name, _ in _named(weights, key)} - set(numbers))
+    alone = left.join(right, on="run", how="anti")["run"].n_unique()
     if alone:
         notices.append(f"{weights.path}: {alone} runs have no losses in {losses.path}; left out")
-    alone = len(set(numbers) - {name for name, _ in _named(weights, key)})
+    alone = len(right.join(left, on="run", how="anti"))
     if alone:
         notices.append(f"{losses.path}: {alone} runs have no mixture in {weights.path}; left out")
-    if not pairs:
+    if both.is_empty():
         raise FitError(f"{weights.path} and {losses.path} share no value of '{key}'")
-    repeated = len(losses.rows) - len(numbers)
+    repeated = len(every_loss) - len(right)
     if repeated:
         notices.append(f"{losses.path}: {repeated} rows repeat a run; the first of each is kept")
-    layout = Layout(
-        weights, losses, _plain(weights, _domain_name), _plain(losses, _target_name), pairs, key
+    layout = TableLayout(
+        weights=weights,
+        losses=losses,
+        domains=_short_names(weights, _domain_name),
+        targets=_short_names(losses, _target_name),
+        weight_rows=both["weight_row"].to_numpy().astype(np.int64),
+        loss_rows=both["loss_row"].to_numpy().astype(np.int64),
+        key=key,
     )
     return layout, notices
 
 
-def _named(file: TableFile, key: str) -> list[tuple[str, int]]:
-    column = file.header.index(key)
-    return [(cells[column].strip(), row) for row, cells in enumerate(file.rows)]
-
-
-def _keyed(file: TableFile, key: str) -> list[tuple[int, str]]:
-    """Row and name, the first row of a name last, so that a dict keeps that one."""
-    return [(row, name) for name, row in reversed(_named(file, key))]
-
-
-def _values(file: TableFile) -> list[str]:
+def _value_columns(file: TableFile) -> list[str]:
     return [name for name in file.header if name and name not in (*KEYS, *PROGRESS)]
 
 
 def _looks_like_shares(file: TableFile) -> bool:
-    columns = _values(file)
-    sums = []
-    for row in range(len(file.rows)):
-        values = [file.number(row, column) for column in columns]
-        if any(not 0 <= value <= SUM_RANGE[1] for value in values):
-            return False
-        sums.append(math.fsum(values))
-    return bool(sums) and abs(float(np.median(sums)) - 1) < 0.1
+    """Whether all cells can be shares and the sums of most rows are near 1.
+
+    Raises:
+        FitError: A cell is not a number, and no earlier row rules shares out.
+    """
+    columns = _value_columns(file)
+    if not columns:
+        return False
+    parsed = [file.parse(column) for column in columns]
+    numbers = np.stack([numbers for numbers, _ in parsed], axis=1)
+    # NaN is in no range, so a cell without a number rules its row out too.
+    out = ~((numbers >= 0) & (numbers <= SUM_RANGE[1]))
+    if out.any():
+        row = int(out.any(axis=1).argmax())
+        for column, (_, wrong) in zip(columns, parsed, strict=True):
+            if wrong[row]:
+                raise file.not_a_number(row, column)
+        return False
+    return abs(float(np.median(numbers.sum(axis=1))) - 1) < 0.1
 
 
 def _domain_name(column: str) -> str:
@@ -196,8 +257,8 @@ def _target_name(column: str) -> str:
     return re.sub(r"_val_loss$", "", plain)
 
 
-def _plain(file: TableFile, rename: Callable[[str], str]) -> dict[str, str]:
-    """Short name → column; the columns' own names where short ones would clash."""
-    columns = _values(file)
+def _short_names(file: TableFile, rename: Callable[[str], str]) -> dict[str, str]:
+    """Short name → column; the full names where short ones would clash."""
+    columns = _value_columns(file)
     short = [rename(column) for column in columns]
     return dict(zip(short if len(set(short)) == len(short) else columns, columns, strict=True))

@@ -1,37 +1,40 @@
-"""Reads run tables: one file of ours, or a file of mixtures and a file of losses.
+"""Read run tables: one file of ours, or a file of mixtures and a file of losses.
 
-Columns are found by name and rows are joined by run, never by position. What is left out or changed
-on the way (rows without a loss, repeated rows, runs of one file only, shares that had to be divided
-by their sum) is counted and said in notices. What the numbers mean is `base.RunTable`'s business.
+Columns are matched by name and rows are joined by run, never by position. Whatever is left out or
+changed on the way (rows without a loss, repeated rows, runs of one file only, shares that had to be
+divided by their sum) is counted and reported in notices.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from curate.errors import FitError
-from curate.laws.law import RunTable
+from curate.laws.law import Array, RunTable
 from curate.laws.run_tables.columns import (
     SUM_RANGE,
-    Layout,
     TableFile,
+    TableLayout,
     load_file,
     pair_layout,
     single_layout,
 )
 
 SUM_NOTICE = 1e-6
+"""Distance of a row's sum of shares from 1 above which it is reported."""
 
 OUTLYING = 1e6
-"""Times its target's median, or part of it, beyond which a loss is a slip and no loss."""
+"""Factor from its target's median, up or down, beyond which a loss is a mistake."""
 
 ABSENT_SUM = 0.02
-"""How far from 1 the shares of a row with an empty share may sum; further off, it is unknown which
-domain lacks how much."""
+"""How far from 1 the shares of a row with an empty share may sum; further off, the empty share is
+unknown rather than zero."""
 
 
 def read_runs(
@@ -69,48 +72,113 @@ def read_runs(
                 f"fit: no loss named '{unknown[0]}' in {layout.losses.path}; there is: "
                 + ", ".join(layout.targets)
             )
-        chosen = {name: layout.targets[name] for name in targets}
-        layout = Layout(
-            layout.weights, layout.losses, layout.domains, chosen, layout.pairs, layout.key
-        )
+        layout = replace(layout, targets={name: layout.targets[name] for name in targets})
     table, more = _assemble(layout)
     return table, (*notices, *more)
 
 
-def _assemble(layout: Layout) -> tuple[RunTable, list[str]]:
-    """Numbers of the rows that are complete and not repeats."""
-    progress = _progress(layout)
-    names = _run_names(layout)
-    cells: list[tuple[str, list[float], float, float, list[float]]] = []
-    seen: dict[tuple[str, float, float], list[float]] = {}
-    kinds = ("untrained", "incomplete", "outlying", "unknown", "repeated", "contradicting")
-    left_out = dict.fromkeys(kinds, 0)
-    middle = _medians(layout)
-    rescaled, furthest = 0, 0.0
-    for (weight_row, loss_row), run in zip(layout.pairs, names, strict=True):
-        losses = [layout.losses.number(loss_row, column) for column in layout.targets.values()]
-        tokens, params = (read(weight_row, loss_row) for read in progress)
-        shares, some_absent = _shares(layout, weight_row)
-        total = math.fsum(shares)
-        identity = (run, _or_zero(tokens), _or_zero(params))
-        if tokens == 0:
-            left_out["untrained"] += 1
-        elif not all(math.isfinite(value) and value > 0 for value in losses):
-            left_out["incomplete"] += 1
-        elif any(abs(math.log(loss / m)) > math.log(OUTLYING)
-                 for loss, m in zip(losses, middle, strict=True)):  # fmt: skip
-            left_out["outlying"] += 1
-        elif some_absent and abs(total - 1) > ABSENT_SUM:
-            left_out["unknown"] += 1
-        elif identity in seen:
-            left_out["repeated" if seen[identity] == losses else "contradicting"] += 1
-        else:
-            seen[identity] = losses
-            rescaled += abs(total - 1) > SUM_NOTICE
-            furthest = max(furthest, abs(total - 1))
-            cells.append((run, [share / total for share in shares], tokens, params, losses))
-    where = layout.losses.path
+@dataclass(frozen=True, slots=True)
+class _Numbers:
+    """The numbers of a layout's rows."""
+
+    runs: list[str]
+    losses: Array
+    """shape (rows, targets); NaN where a cell is empty."""
+    tokens: Array
+    params: Array
+    shares: Array
+    """shape (rows, domains), as they stand; 0 where a cell is empty."""
+    some_absent: NDArray[np.bool_]
+    """shape (rows,), whether a share is empty."""
+    totals: Array
+    """shape (rows,), sums of the shares."""
+
+
+def _read_numbers(layout: TableLayout) -> _Numbers:
+    losses = np.stack(
+        [layout.losses.numbers(name, layout.loss_rows) for name in layout.targets.values()], axis=1
+    )
+    tokens, params = _progress(layout, ("tokens", "step")), _progress(layout, ("params",))
+    shares = np.stack(
+        [layout.weights.numbers(name, layout.weight_rows) for name in layout.domains.values()],
+        axis=1,
+    )
+    empty = np.isnan(shares)
+    some_absent = np.asarray(empty.any(axis=1))
+    shares[empty] = 0.0
+    # Exactly rounded, so that shares do not depend on the order of the columns.
+    totals = np.array([math.fsum(row) for row in shares.tolist()])
+    _check_shares(layout, shares, some_absent, totals)
+    return _Numbers(_run_names(layout), losses, tokens, params, shares, some_absent, totals)
+
+
+def _assemble(layout: TableLayout) -> tuple[RunTable, list[str]]:
+    """Keep the rows that are complete and not repeats; count the others by reason."""
+    numbers = _read_numbers(layout)
+    usable = np.isfinite(numbers.losses) & (numbers.losses > 0)
+    medians = _medians(numbers.losses, usable)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        distance = np.abs(np.log(numbers.losses / medians))
     reasons = {
+        "untrained": numbers.tokens == 0,
+        "incomplete": ~usable.all(axis=1),
+        "outlying": (distance > math.log(OUTLYING)).any(axis=1),
+        "unknown": numbers.some_absent & (np.abs(numbers.totals - 1) > ABSENT_SUM),
+    }
+    left = np.ones(len(numbers.runs), bool)
+    left_out = {}
+    for reason, rows in reasons.items():  # a row counts for the first reason that holds
+        left_out[reason] = int((left & rows).sum())
+        left &= ~rows
+    rows, left_out["repeated"], left_out["contradicting"] = _first_of_each(numbers, left)
+    off = np.abs(numbers.totals[rows] - 1)
+    notices = _notices(layout, left_out)
+    if (off > SUM_NOTICE).any():
+        notices.append(
+            f"{layout.weights.path}: shares of {int((off > SUM_NOTICE).sum())} rows did not sum to "
+            f"1 (off by at most {off.max():.3g}); divided by their sum"
+        )
+    if not len(rows):
+        empty = [name for name, m in zip(layout.targets, medians, strict=True) if math.isnan(m)]
+        if empty:
+            raise FitError(
+                f"{layout.losses.path}: no row has a positive number in column "
+                f"'{layout.targets[empty[0]]}'; leave it out (curate fit --targets), or remove the "
+                "column"
+            )
+        raise FitError(f"no row is complete: {'; '.join(notices)}")
+    return _table(layout, numbers, rows), notices
+
+
+def _medians(losses: Array, usable: NDArray[np.bool_]) -> Array:
+    """Median of each target's usable losses, shape (targets,); NaN where there are none."""
+    columns = zip(losses.T, usable.T, strict=True)
+    return np.array([np.median(column[use]) if use.any() else math.nan for column, use in columns])
+
+
+def _first_of_each(
+    numbers: _Numbers, left: NDArray[np.bool_]
+) -> tuple[NDArray[np.int64], int, int]:
+    """Keep the first row of each run, tokens and parameters.
+
+    Returns:
+        The rows; how many repeat one with the same losses; how many with other losses.
+    """
+    first: dict[tuple[str, float, float], int] = {}
+    repeated = contradicting = 0
+    progress = np.nan_to_num(np.stack([numbers.tokens, numbers.params], axis=1)).tolist()
+    for row in np.flatnonzero(left).tolist():
+        seen = first.setdefault((numbers.runs[row], *progress[row]), row)
+        if seen != row:
+            same = bool((numbers.losses[seen] == numbers.losses[row]).all())
+            repeated, contradicting = repeated + same, contradicting + (not same)
+    return np.array(list(first.values()), np.int64), repeated, contradicting
+
+
+def _notices(layout: TableLayout, left_out: dict[str, int]) -> list[str]:
+    """One sentence for each reason for which rows were left out."""
+    where = layout.losses.path
+    sentences = {
         "untrained": f"{where}: {{}} rows at 0 tokens; left out",
         "incomplete": f"{where}: {{}} rows without a positive number for every loss; left out",
         "outlying": f"{where}: {{}} rows with a loss a million times its median, or a millionth; "
@@ -119,98 +187,74 @@ def _assemble(layout: Layout) -> tuple[RunTable, list[str]]:
         "sum to 1; left out",
         "repeated": f"{where}: {{}} rows repeat a run at the same tokens; left out",
         "contradicting": f"{where}: {{}} rows repeat a run at the same tokens with other losses; "
-        "the first of each is kept. Runs of several seeds need names, or a column seed, of their "
-        "own",
+        "the first of each is kept. Runs of several seeds need different names, or a column seed",
     }
-    notices = [reasons[why].format(rows) for why, rows in left_out.items() if rows]
-    if rescaled:
-        notices.append(f"{layout.weights.path}: shares of {rescaled} rows did not sum to 1 (off by "
-                       f"at most {furthest:.3g}); divided by their sum")  # fmt: skip
-    if not cells:
-        empty = [name for name, m in zip(layout.targets, middle, strict=True) if math.isnan(m)]
-        if empty:
-            raise FitError(
-                f"{where}: no row has a positive number in column '{layout.targets[empty[0]]}'; "
-                "leave it out (curate fit --targets), or remove the column"
-            )
-        raise FitError(f"no row is complete: {'; '.join(notices)}")
-    return _table(layout, cells), notices
+    return [sentences[reason].format(rows) for reason, rows in left_out.items() if rows]
 
 
-def _medians(layout: Layout) -> list[float]:
-    """Of each target's losses; NaN where no row has one."""
-    found = []
-    for column in layout.targets.values():
-        losses = [layout.losses.number(row, column) for _, row in layout.pairs]
-        known = [loss for loss in losses if math.isfinite(loss) and loss > 0]
-        found.append(float(np.median(known)) if known else math.nan)
-    return found
+def _run_names(layout: TableLayout) -> list[str]:
+    """Name the run of each row; runs of one name and several seeds are several runs."""
+    import polars as pl
+
+    name, seed = pl.col(layout.key), pl.col("seed")
+    cells = layout.weights.cells
+    if layout.weights is layout.losses and "seed" in cells.columns:
+        several = seed.n_unique().over(layout.key) > 1
+        name = pl.when(several).then(pl.format("{}, seed {}", name, seed)).otherwise(name)
+    names: list[str] = cells.select(run=name)["run"].to_list()
+    return [names[row] for row in layout.weight_rows]
 
 
-def _run_names(layout: Layout) -> list[str]:
-    """The run of each pair of rows; runs of one name and several seeds are several runs."""
-    weights = layout.weights
-    place = weights.header.index(layout.key)
-    names = [weights.rows[row][place].strip() for row, _ in layout.pairs]
-    if weights is not layout.losses or "seed" not in weights.header:
-        return names
-    place = weights.header.index("seed")
-    seeds = [weights.rows[row][place].strip() for row, _ in layout.pairs]
-    seeds_of: dict[str, set[str]] = {}
-    for name, seed in zip(names, seeds, strict=True):
-        seeds_of.setdefault(name, set()).add(seed)
-    return [
-        f"{name}, seed {seed}" if len(seeds_of[name]) > 1 else name
-        for name, seed in zip(names, seeds, strict=True)
-    ]
-
-
-def _or_zero(value: float) -> float:
-    return 0.0 if math.isnan(value) else value
-
-
-def _table(
-    layout: Layout, cells: list[tuple[str, list[float], float, float, list[float]]]
-) -> RunTable:
-    runs, shares, tokens, params, losses = zip(*cells, strict=True)
+def _table(layout: TableLayout, numbers: _Numbers, rows: NDArray[np.int64]) -> RunTable:
+    tokens, params = numbers.tokens[rows], numbers.params[rows]
     for name, column in (("tokens", tokens), ("params", params)):
-        known = np.isfinite(np.array(column, np.float64))
-        if known.any() and not known.all():
+        given = np.isfinite(column)
+        if given.any() and not given.all():
             raise FitError(
-                f"{layout.weights.path}: '{name}' is given in {int(known.sum())} rows and absent "
-                f"in {int((~known).sum())}; give it in all or in none"
+                f"{layout.weights.path}: '{name}' is given in {int(given.sum())} rows and absent "
+                f"in {int((~given).sum())}; give it in all or in none"
             )
     return RunTable(
-        domains=tuple(layout.domains), targets=tuple(layout.targets), runs=tuple(runs),
-        weights=np.array(shares, np.float64), tokens=np.array(tokens, np.float64),
-        params=np.array(params, np.float64), losses=np.array(losses, np.float64),
-    )  # fmt: skip
+        domains=tuple(layout.domains),
+        targets=tuple(layout.targets),
+        runs=tuple(numbers.runs[row] for row in rows),
+        weights=numbers.shares[rows] / numbers.totals[rows, None],
+        tokens=tokens,
+        params=params,
+        losses=numbers.losses[rows],
+    )
 
 
-def _shares(layout: Layout, row: int) -> tuple[list[float], bool]:
-    """Shares of one row as they stand, and whether some are empty; those count as 0."""
-    file = layout.weights
-    shares, absent = [], False
-    for name, column in layout.domains.items():
-        value = file.number(row, column)
-        absent |= math.isnan(value)
-        value = 0.0 if math.isnan(value) else value
-        if not 0 <= value < math.inf:
-            raise FitError(
-                f"{file.path}:{file.lines[row]}: column '{column}': the share of '{name}' is "
-                f"{value:g}; expected at least 0"
-            )
-        shares.append(value)
-    total = math.fsum(shares)
-    if not SUM_RANGE[0] <= total <= SUM_RANGE[1] and not (absent and total < 1):
+def _check_shares(
+    layout: TableLayout, shares: Array, some_absent: NDArray[np.bool_], totals: Array
+) -> None:
+    """Refuse shares that are negative or do not sum to 1, naming the first line.
+
+    Raises:
+        FitError: A share is negative or infinite; or the shares of a row are far from 1.
+    """
+    wrong = ~((shares >= 0) & (shares < math.inf))
+    low, high = SUM_RANGE
+    off = ~((totals >= low) & (totals <= high)) & ~(some_absent & (totals < 1))
+    bad = wrong.any(axis=1) | off
+    if not bad.any():
+        return
+    row = int(bad.argmax())
+    where = layout.weights.where(int(layout.weight_rows[row]))
+    if wrong[row].any():
+        column = int(wrong[row].argmax())
+        name, header = list(layout.domains.items())[column]
         raise FitError(
-            f"{file.path}:{file.lines[row]}: the shares sum to {total:g}; expected shares of "
-            "tokens, which sum to 1" + _sum_hint(layout, total)
+            f"{where}: column '{header}': the share of '{name}' is {shares[row, column]:g}; "
+            "expected at least 0"
         )
-    return shares, absent
+    raise FitError(
+        f"{where}: the shares sum to {totals[row]:g}; expected shares of tokens, which sum to 1"
+        + _sum_hint(layout, float(totals[row]))
+    )
 
 
-def _sum_hint(layout: Layout, total: float) -> str:
+def _sum_hint(layout: TableLayout, total: float) -> str:
     if abs(total - 100) < 2:
         return ": divide percentages by 100"
     if total < 1:
@@ -218,33 +262,45 @@ def _sum_hint(layout: Layout, total: float) -> str:
     return ""
 
 
-def _progress(
-    layout: Layout,
-) -> tuple[Callable[[int, int], float], Callable[[int, int], float]]:
-    """How tokens (steps, where there are only those) and parameters of a row are read."""
+def _progress(layout: TableLayout, names: Sequence[str]) -> Array:
+    """Read the first of these columns that has a number, shape (rows,); NaN without one.
 
-    def reader(names: Sequence[str]) -> Callable[[int, int], float]:
-        for name in names:
-            for position, file in enumerate((layout.losses, layout.weights)):
-                if name in file.header and any(
-                    math.isfinite(file.number(row, name)) for row in range(len(file.rows))
-                ):
-                    return _column_reader(file, name, position)
-        return lambda weight_row, loss_row: math.nan
+    Raises:
+        FitError: A cell is not a number or out of range.
+    """
+    files = ((layout.losses, layout.loss_rows), (layout.weights, layout.weight_rows))
+    for name in names:
+        for file, rows in files:
+            if name in file.header and _has_numbers(file, name):
+                values = file.numbers(name, rows)
+                _check_progress(file, name, rows, values)
+                return values
+    return np.full(len(layout.weight_rows), math.nan)
 
-    return reader(("tokens", "step")), reader(("params",))
+
+def _has_numbers(file: TableFile, name: str) -> bool:
+    """Whether a column has a finite number.
+
+    Raises:
+        FitError: A cell that is not a number comes before any.
+    """
+    numbers, wrong = file.parse(name)
+    telling = np.isfinite(numbers) | wrong
+    if not telling.any():
+        return False
+    row = int(telling.argmax())
+    if wrong[row]:
+        raise file.not_a_number(row, name)
+    return True
 
 
-def _column_reader(file: TableFile, name: str, position: int) -> Callable[[int, int], float]:
-    def read(weight_row: int, loss_row: int) -> float:
-        row = weight_row if position else loss_row
-        value = file.number(row, name)
-        least = "above 0" if name == "params" else "of at least 0"
-        if value < 0 or value == math.inf or (value == 0 and name == "params"):
-            raise FitError(
-                f"{file.path}:{file.lines[row]}: column '{name}': expected a number {least}, found "
-                f"{value:g}"
-            )
-        return value
-
-    return read
+def _check_progress(file: TableFile, name: str, rows: NDArray[np.int64], values: Array) -> None:
+    positive = name == "params"
+    bad = (values < 0) | (values == math.inf) | ((values == 0) & positive)
+    if bad.any():
+        row = int(bad.argmax())
+        least = "above 0" if positive else "of at least 0"
+        raise FitError(
+            f"{file.where(int(rows[row]))}: column '{name}': expected a number {least}, found "
+            f"{values[row]:g}"
+        )
