@@ -25,10 +25,9 @@ from curate.mixture import (
     mix,
 )
 from curate.mixture import compare_methods as comparing
-from curate.mixture.compare_methods import Contender, compare_methods
+from curate.mixture.compare_methods import Contender, compare_mixtures, every_method
 from curate.mixture.search.bimix_optimum import power_optimum
 from curate.mixture.search.simplex_box import Box, whole
-from curate.report.methods import contender_line
 
 NAMES = ("a", "b", "c")
 SCALES, EXPONENTS = np.array([2.0, 3.0, 2.5]), np.array([0.12, 0.05, 0.2])
@@ -353,21 +352,21 @@ def test_comparison_is_the_same_for_any_number_of_workers(monkeypatch):
     monkeypatch.setattr(comparing, "METHODS", {name: METHODS[name] for name in few})
     request = asked("natural", evidence=Evidence(runs(30)))
     told: list[Contender] = []
-    alone = compare_methods(request, 1, told.append)
-    assert [ended.method for ended in told] == list(reversed(few))
-    lines = [contender_line(ended) for ended in told]
+    alone = compare_mixtures(every_method(request), 1, told.append)
+    assert [ended.label for ended in told] == list(reversed(few))
+    lines = [ended.line for ended in told]
     assert lines[0] == "mde: left out"
     assert re.fullmatch(r"bimix: loss \d\.\d{4}, \d+\.\d s of CPU", lines[2])
     assert re.fullmatch(r"natural: \d+\.\d s of CPU", lines[3])
     told.clear()
-    assert compare_methods(request, 2, told.append) == alone
-    assert {ended.method for ended in told} == set(few)
+    assert compare_mixtures(every_method(request), 2, told.append) == alone
+    assert {ended.label for ended in told} == set(few)
     assert list(alone["mixtures"]) == list(few[:3])
 
 
 @pytest.mark.slow
 def test_comparison_says_why_a_method_is_left_out():
-    found = compare_methods(asked("natural", evidence=Evidence(runs(30))))
+    found = compare_mixtures(every_method(asked("natural", evidence=Evidence(runs(30)))))
     assert {"natural", "uniform", "bimix", "dml", "regmix"} - set(found["mixtures"]) <= {"regmix"}
     assert "log-probabilities" in found["left_out"]["mde"]
     assert "mixture.law is missing" in found["left_out"]["law"]

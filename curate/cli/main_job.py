@@ -63,7 +63,9 @@ def stats(intervals: bool, compare: bool, **options: Any) -> None:
 def _show_entropies(session: Session, tokenized: TokenizedDomains, with_mixtures: bool) -> None:
     from rich.console import Group
 
-    from curate.pipeline.compare_entropies import compare_mixtures, measure_domains
+    from curate.mixture.compare_methods import entropy_temperature
+    from curate.pipeline.compare_entropies import entropy_entrants, measure_domains
+    from curate.pipeline.compare_mixtures import compare_mixtures
     from curate.pipeline.measure import recall, remember
     from curate.pipeline.plan import mixture_request, write_stats
     from curate.report.entropies import entropy_tables
@@ -77,9 +79,12 @@ def _show_entropies(session: Session, tokenized: TokenizedDomains, with_mixtures
     found = read_json(loaded.output_dir / "stats.json")
     report = measured.to_json(found)
     if with_mixtures:
-        report["comparison"] = compare_mixtures(measured, mixture_request(loaded, tokenized))
-        for reason in report["comparison"]["left_out"]:
-            session.observer.notice(reason)
+        request = mixture_request(loaded, tokenized)
+        entrants = entropy_entrants(measured, request)
+        report["comparison"] = {
+            **compare_mixtures(entrants, session.workers, session.observer),
+            "temperature": entropy_temperature(request),
+        }
     write_json(loaded.output_dir / "entropy_report.json", report)
     session.show(
         {**found, "entropy_report": report},
@@ -132,13 +137,15 @@ def mix(method: str | None, compare: bool, **options: Any) -> None:
 
 def _compare(session: Session) -> None:
     from msgspec.structs import replace
+    from rich.console import Group
 
-    from curate.mixture.compare_methods import compare_methods
+    from curate.mixture.compare_methods import every_method
+    from curate.pipeline.compare_mixtures import compare_mixtures
     from curate.pipeline.measure import gather, wanted
     from curate.pipeline.plan import check_names, mixture_request
     from curate.pipeline.proxies import make_evidence
     from curate.pipeline.tokenize import tokenize_domains
-    from curate.report.methods import comparison_tables, contender_line
+    from curate.report.methods import comparison_tables
     from curate.runtime.files import write_json
 
     loaded = session.loaded
@@ -152,12 +159,10 @@ def _compare(session: Session) -> None:
     }
     measured = gather(loaded, tokenized, tuple(kinds), session.workers, session.observer)
     make_evidence(loaded, tokenized, session.workers, session.observer)
-    found = compare_methods(
-        mixture_request(loaded, tokenized, measured), session.workers,
-        lambda ended: session.observer.notice(contender_line(ended)),
-    )  # fmt: skip
+    request = mixture_request(loaded, tokenized, measured)
+    found = compare_mixtures(every_method(request), session.workers, session.observer)
     write_json(loaded.output_dir / "mixtures.json", found)
-    session.show(found, lambda: comparison_tables(found))
+    session.show(found, lambda: Group(*comparison_tables(found)))
 
 
 @click.command()

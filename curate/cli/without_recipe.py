@@ -82,24 +82,25 @@ def wants_runs(options: dict[str, Any]) -> bool:
 
 def mix_runs(options: dict[str, Any], compare: bool) -> None:
     """`curate mix --runs`."""
+    from rich.console import Group
+
     from curate.mixture import mix
-    from curate.mixture.compare_methods import compare_methods
-    from curate.report.methods import comparison_tables, contender_line
+    from curate.mixture.compare_methods import every_method
+    from curate.pipeline.compare_mixtures import compare_mixtures
+    from curate.report.methods import comparison_tables
     from curate.report.terminal import mixture_table
 
     session = Loose(options)
     request, known = session.found.request, session.found.supply_known
     if compare:
-        found = compare_methods(
-            request, session.workers,
-            lambda ended: session.observer.notice(contender_line(ended)),
-        )  # fmt: skip
+        found = compare_mixtures(every_method(request), session.workers, session.observer)
         if not known:
             found["budget_tokens"] = None
             for row in found["mixtures"].values():
                 row["max_epochs"], row["epochs"] = None, dict.fromkeys(row["epochs"])
+                row["tv_natural"] = None
         session.write("mixtures.json", found)
-        session.show(found, lambda: comparison_tables(found))
+        session.show(found, lambda: Group(*comparison_tables(found)))
         return
     if request.method == "natural":
         request = replace(request, method="joint" if request.evidence and request.evidence.runs

@@ -1,64 +1,165 @@
-"""Every method on the same request, side by side."""
+"""Several mixtures of the same domains, side by side.
+
+`every_method` enters all methods under the recipe's caps; `before_caps` enters those that need no
+trained models, and every entropy, as they are before caps move them. `compare_mixtures` turns
+either list into the rows of `mixtures.json` and of `comparison` in `entropy_report.json`.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 from curate.errors import CurateError
-from curate.mixture import METHODS, Mixture, MixtureRequest, mix
+from curate.mixture import METHODS, Mixture, MixtureOptions, MixtureRequest, mix, mix_with
+from curate.mixture.caps import check_supply
+from curate.mixture.methods import baselines
+from curate.mixture.simplex import normalised
 from curate.runtime.workers import map_tasks
 
 
 @dataclass(frozen=True, slots=True)
-class Contender:
-    """What a method came to."""
+class Entrant:
+    """One row of a comparison, before it is computed."""
 
-    method: str
+    label: str
+    request: MixtureRequest
+    """Its method is the one to run."""
+    capped: bool = True
+    """False for the mixture that the method prefers, whatever `max_epochs` says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """The mixture of one entrant, or the reason why there is none."""
+
+    label: str
     mixture: Mixture | None
     problem: str
     """Why there is no mixture, or empty."""
     seconds: float
-    """CPU."""
+    """CPU time."""
+
+    @property
+    def line(self) -> str:
+        """Say in one line how the entrant ended, for progress."""
+        if self.mixture is None:
+            return f"{self.label}: left out"
+        loss = self.mixture.predicted_loss
+        text = "" if loss is None else f"loss {loss:.4f}, "
+        return f"{self.label}: {text}{self.seconds:.1f} s of CPU"
 
 
-def compare_methods(
-    request: MixtureRequest,
+def every_method(request: MixtureRequest) -> list[Entrant]:
+    """Enter every method on the same supply, caps, budget and evidence, cheapest first."""
+    return [Entrant(name, replace(request, method=name)) for name in METHODS]
+
+
+def before_caps(request: MixtureRequest, plugin: MixtureRequest) -> list[Entrant]:
+    """Enter the methods that need no trained models, with one row for every entropy.
+
+    The temperature of the entropies is the recipe's if its method is `entropy`, else 1.
+
+    Args:
+        request: The recipe's request with corrected entropies, their errors, and embeddings.
+        plugin: The same with plug-in entropies of all tokens.
+    """
+    heat = entropy_temperature(request)
+    entrants = []
+    for name, method in METHODS.items():
+        if method.evidence is not None:
+            continue
+        if name != "entropy":
+            entrants.append(Entrant(name, replace(request, method=name), capped=False))
+            continue
+        default = MixtureOptions().measure
+        measures = sorted(request.domains[0].entropy, key=lambda measure: measure != default)
+        for label, source, measure in (
+            ("plug-in", plugin, default),
+            *((measure, request, measure) for measure in measures),
+        ):
+            options = replace(request.options, temperature=heat, measure=measure)
+            entry = replace(source, method=name, options=options)
+            entrants.append(Entrant(f"{name}, {label}", entry, capped=False))
+    return entrants
+
+
+def entropy_temperature(request: MixtureRequest) -> float:
+    """Temperature at which `before_caps` compares entropies."""
+    heat = request.options.temperature if request.method == "entropy" else None
+    return 1.0 if heat is None else heat
+
+
+def compare_mixtures(
+    entrants: Sequence[Entrant],
     workers: int = 1,
     on_contender: Callable[[Contender], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """What each method would choose at the same supply, caps, budget and evidence.
+    """Compute the mixture of every entrant.
 
     Args:
-        request: Its own method plays no part.
-        workers: Processes; they change nothing but the time it takes.
-        on_contender: Called as each method ends.
+        entrants: At least one, with the same domains and budget, cheapest first.
+        workers: Number of processes; it changes nothing but the time taken.
+        on_contender: Called as each entrant ends.
 
     Returns:
-        `mixtures`, by method what `mixture.json` holds and `max_epochs`, the most passes over a
-        domain; `left_out`, by method why it could not; `budget_tokens`.
+        `budget_tokens`; `mixtures`, by label the fields of `mixture.json`, `max_epochs` (the most
+        passes over a domain) and `tv_natural` (total-variation distance to shares proportional to
+        supply, None without supply); `left_out`, by label why there is no mixture.
     """
-    # METHODS go from cheap to dear: begun from its end, no worker is left with a long one.
-    names = list(reversed(METHODS))
-    ended = map_tasks(partial(_contender, request), names, workers, on_result=on_contender)
+    # The most expensive begin first, so that no worker is left with a long one at the end.
+    ended = map_tasks(_contender, list(reversed(entrants)), workers, on_result=on_contender)
+    natural = _natural(entrants[0].request)
     mixtures: dict[str, Any] = {}
     left_out: dict[str, str] = {}
-    for found in reversed(ended):
-        if found.mixture is None:
-            left_out[found.method] = found.problem
+    for contender in reversed(ended):
+        if contender.mixture is None:
+            left_out[contender.label] = contender.problem
             continue
-        most = max(found.mixture.epochs.values())
-        mixtures[found.method] = {**found.mixture.to_json(), "max_epochs": most}
-    return {"budget_tokens": request.budget_tokens, "mixtures": mixtures, "left_out": left_out}
+        mixtures[contender.label] = {
+            **contender.mixture.to_json(),
+            "max_epochs": max(contender.mixture.epochs.values()),
+            "tv_natural": natural and total_variation(contender.mixture.weights, natural),
+        }
+    budget = entrants[0].request.budget_tokens
+    return {"budget_tokens": budget, "mixtures": mixtures, "left_out": left_out}
 
 
-def _contender(request: MixtureRequest, method: str) -> Contender:
+def total_variation(left: Mapping[str, float], right: Mapping[str, float]) -> float:
+    """Half the sum of absolute differences of two mixtures: the share of tokens that moves.
+
+    Example:
+        >>> total_variation({"a": 0.5, "b": 0.5, "c": 0.0}, {"a": 0.25, "b": 0.5, "c": 0.25})
+        0.25
+    """
+    return sum(abs(share - right[name]) for name, share in left.items()) / 2
+
+
+def _natural(request: MixtureRequest) -> dict[str, float] | None:
+    """Shares proportional to supply; None where there is no supply."""
+    if not any(domain.supply_tokens for domain in request.domains):
+        return None
+    shares = normalised(baselines.natural(request).weights)  # as `mix` does, to the last bit
+    return {domain.name: share for domain, share in zip(request.domains, shares, strict=True)}
+
+
+def _contender(entrant: Entrant) -> Contender:
     started = time.process_time()
     try:
-        found, problem = mix(replace(request, method=method)), ""
+        mixture = mix(entrant.request) if entrant.capped else _preferred(entrant.request)
+        problem = ""
     except CurateError as error:
-        found, problem = None, str(error)
-    return Contender(method, found, problem, time.process_time() - started)
+        mixture, problem = None, str(error)
+    return Contender(entrant.label, mixture, problem, time.process_time() - started)
+
+
+def _preferred(request: MixtureRequest) -> Mixture:
+    """The mixture a method prefers, held to caps only by a method that has them built in."""
+    method = METHODS[request.method]
+    preference = method.solve(request)
+    if preference.unconstrained is not None:  # its shares already obey the caps, so they must fit
+        check_supply(request, None)
+    uncapped = replace(request, options=replace(request.options, on_shortfall="repeat"))
+    return mix_with(replace(method, solve=lambda _: preference), uncapped)

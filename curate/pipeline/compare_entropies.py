@@ -1,7 +1,8 @@
-"""Domains measured with intervals, and the mixtures that different methods would make of them.
+"""Domains measured with intervals, and the mixtures that their entropies would make.
 
-`measure_domains` makes what `entropy_report.json` holds, `compare_mixtures` the mixtures beside it.
-What was measured is kept by `curate.pipeline.measure`, so a build after it measures nothing again.
+`measure_domains` makes the measurements of `entropy_report.json`, `entropy_entrants` the mixtures
+that are compared beside them. `curate.pipeline.measure` keeps the measurements, so a build after
+this measures nothing again.
 """
 
 from __future__ import annotations
@@ -13,16 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.mixture import (
-    METHODS,
-    DomainSupply,
-    MixtureOptions,
-    MixtureRequest,
-    Preference,
-    limit_tokens,
-)
+from curate.mixture import MixtureRequest
+from curate.mixture.compare_methods import Entrant, before_caps
 from curate.mixture.methods.entropic import MEASURES
-from curate.mixture.simplex import normalised
 from curate.pipeline.tokenize import TokenizedDomains
 from curate.runtime.progress import Observer
 from curate.runtime.workers import map_tasks
@@ -121,87 +115,26 @@ def corrected_weights(reports: Sequence[DomainReport], temperature: float) -> We
     )
 
 
-def compare_mixtures(measured: Measured, request: MixtureRequest) -> dict[str, Any]:
-    """What each method would choose, before caps but for UniMax, which has them built in.
+def entropy_entrants(measured: Measured, request: MixtureRequest) -> list[Entrant]:
+    """Enter the mixtures that need no trained models, before caps, with one for every entropy.
 
     Args:
-        measured: The same domains as the request's, in its order.
-        request: The recipe's, with plug-in entropies; its method matters only for the temperature
-            of `entropy`.
-
-    Returns:
-        `budget_tokens`, `temperature` of the entropies, `left_out` (why a mixture is not there)
-        and `mixtures`: by name `weights`, `low` and `high` (or None), `epochs` at the budget and
-        `tv_natural`, the total-variation distance to the natural mixture.
-
-    Raises:
-        RecipeError: The temperature is not positive, or the recipe's weights are none.
+        measured: Measurements of the request's domains, in its order.
+        request: The recipe's, with plug-in entropies of all tokens.
     """
-    names = [domain.name for domain in request.domains]
-    heat = request.options.temperature if request.method == "entropy" else None
-    heat = 1.0 if heat is None else heat
-    chosen = _baselines(request)
-    plain = replace(request, options=MixtureOptions(heat, "conditional"))
-    chosen["entropy, plug-in"] = METHODS["entropy"].solve(plain)
-    known = replace(request, domains=_with_reports(request, measured))
-    for measure in ("conditional", "shannon", "joint", "von_neumann"):
-        asked = replace(known, options=MixtureOptions(heat, measure))
-        chosen[f"entropy, {measure}"] = METHODS["entropy"].solve(asked)
-    chosen["leverage"] = METHODS["leverage"].solve(replace(known, options=MixtureOptions()))
-    natural = normalised(chosen["natural"].weights)
-    mixtures: dict[str, dict[str, Any]] = {}
-    for label, preference in chosen.items():
-        shares = normalised(preference.weights)
-        low, high = _ends(preference)
-        mixtures[label] = {
-            "weights": dict(zip(names, shares, strict=True)),
-            "low": low and dict(zip(names, low, strict=True)),
-            "high": high and dict(zip(names, high, strict=True)),
-            "epochs": _epochs(shares, request),
-            "tv_natural": total_variation(shares, natural),
-        }
-    return {
-        "budget_tokens": request.budget_tokens,
-        "temperature": heat,
-        "left_out": _left_out(request),
-        "mixtures": mixtures,
-    }
-
-
-def _with_reports(request: MixtureRequest, measured: Measured) -> tuple[DomainSupply, ...]:
-    """The request's domains with what was measured of them."""
     domains = []
     for domain, report in zip(request.domains, measured.domains, strict=True):
-        found = {measure: report.measure(measure) for measure in MEASURES}
-        error = {measure: estimate.error for measure, estimate in found.items()}
+        estimates = {name: report.measure(name) for name in MEASURES}
+        errors = {name: estimate.error for name, estimate in estimates.items()}
         domains.append(
             replace(
                 domain,
-                entropy={measure: estimate.nats for measure, estimate in found.items()},
-                entropy_error={name: value for name, value in error.items() if value is not None},
+                entropy={name: estimate.nats for name, estimate in estimates.items()},
+                entropy_error={name: value for name, value in errors.items() if value is not None},
                 embedding=tuple(report.mean_embedding.tolist()),
             )
         )
-    return tuple(domains)
-
-
-def _ends(preference: Preference) -> tuple[list[float] | None, list[float] | None]:
-    """95 % intervals of the shares before caps, where the method has them."""
-    if preference.draws is None:
-        return None, None
-    low, high = np.quantile(preference.draws, [0.025, 0.975], axis=0)
-    weights = preference.weights
-    return np.minimum(low, weights).tolist(), np.maximum(high, weights).tolist()
-
-
-def total_variation(left: Sequence[float], right: Sequence[float]) -> float:
-    """Half the sum of absolute differences of two mixtures: the share of tokens that moves.
-
-    Example:
-        >>> total_variation([0.5, 0.5, 0.0], [0.25, 0.5, 0.25])
-        0.25
-    """
-    return sum(abs(a - b) for a, b in zip(left, right, strict=True)) / 2
+    return before_caps(replace(request, domains=tuple(domains)), request)
 
 
 def _without_interval(reports: Sequence[DomainReport]) -> list[str]:
@@ -211,37 +144,6 @@ def _without_interval(reports: Sequence[DomainReport]) -> list[str]:
 
 def _measure(task: _Task) -> DomainReport:
     return measure_domain(task.domain, task.tokenizer, task.plan)
-
-
-def _baselines(request: MixtureRequest) -> dict[str, Preference]:
-    """Mixtures that look at no text, by name."""
-    chosen = {name: METHODS[name].solve(request) for name in ("natural", "uniform")}
-    if not _left_out(request):
-        chosen["unimax"] = METHODS["unimax"].solve(request)
-    if all(domain.weight is not None for domain in request.domains):
-        chosen["manual"] = METHODS["manual"].solve(request)
-    return chosen
-
-
-def _left_out(request: MixtureRequest) -> list[str]:
-    """UniMax needs caps that the budget fits into."""
-    most = sum(limit_tokens(request))
-    if most >= request.budget_tokens:
-        return []
-    return [
-        f"unimax is left out: max_epochs allows {most:,} tokens, budget_tokens is "
-        f"{request.budget_tokens:,}; lower the budget or raise max_epochs"
-    ]
-
-
-def _epochs(shares: Sequence[float], request: MixtureRequest) -> dict[str, float | None]:
-    """Passes over each domain at the budget; None where there is nothing to pass over."""
-    return {
-        domain.name: share * request.budget_tokens / domain.supply_tokens
-        if domain.supply_tokens
-        else None
-        for share, domain in zip(shares, request.domains, strict=True)
-    }
 
 
 def _nullable(matrix: NDArray[np.float64]) -> list[list[float | None]]:

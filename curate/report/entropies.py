@@ -1,4 +1,4 @@
-"""Tables of entropies with intervals, and of mixtures side by side; bits per token."""
+"""Tables of entropies with intervals, in bits per token, and of the other signals of a domain."""
 
 from __future__ import annotations
 
@@ -8,18 +8,10 @@ from typing import Any
 
 from rich.table import Table
 
+from curate.report.methods import comparison_tables
 from curate.report.terminal import NATS_TO_BITS, plain
 
 MEASURES = {"shannon": "SE", "joint": "JE", "conditional": "CE"}
-
-HEADINGS = {
-    "entropy, plug-in": "CE plug-in",
-    "entropy, conditional": "CE [95 %]",
-    "entropy, shannon": "SE",
-    "entropy, joint": "JE",
-    "entropy, von_neumann": "vN",
-}
-"""Short names of mixtures; others are called what they are."""
 
 COLUMNS = 5
 """Sample sizes in the table of growth, the largest; all are in the report."""
@@ -31,7 +23,7 @@ def entropy_tables(report: Mapping[str, Any]) -> list[Table]:
     if len(report["domains"]) > 1:
         tables.append(_between(report))
     if "comparison" in report:
-        tables += [_weights(report["comparison"]), _epochs(report["comparison"])]
+        tables += comparison_tables(report["comparison"])
     return tables
 
 
@@ -144,40 +136,6 @@ def _between(report: Mapping[str, Any]) -> Table:
                 both = overlap[row][column], overlap[column][row]
                 cells.append("" if None in both else f"{sum(both) * 50:.1f}")
         table.add_row(plain(name), *cells)
-    return table
-
-
-def _weights(comparison: Mapping[str, Any]) -> Table:
-    mixtures = comparison["mixtures"]
-    table = _table(
-        "mixtures: % of tokens before caps (UniMax: within them); SE, JE, CE, vN: softmax of that "
-        "entropy;\ndistance: % of tokens that differ from natural",
-        ["domain", *(HEADINGS.get(name, name) for name in mixtures)],
-    )
-    for name in mixtures["natural"]["weights"]:
-        cells = []
-        for label, mixture in mixtures.items():
-            cell = f"{mixture['weights'][name] * 100:.1f}"
-            if mixture["low"] is not None and label == "entropy, conditional":
-                low, high = mixture["low"][name] * 100, mixture["high"][name] * 100
-                cell += f" \\[{low:.1f}, {high:.1f}]"
-            cells.append(cell)
-        table.add_row(plain(name), *cells)
-    table.add_section()
-    distances = (f"{mixture['tv_natural'] * 100:.1f}" for mixture in mixtures.values())
-    table.add_row("distance", *distances)
-    return table
-
-
-def _epochs(comparison: Mapping[str, Any]) -> Table:
-    mixtures = comparison["mixtures"]
-    table = _table(
-        f"epochs at {comparison['budget_tokens']:,} tokens, if nothing capped them",
-        ["domain", *(HEADINGS.get(name, name).removesuffix(" [95 %]") for name in mixtures)],
-    )
-    for name in mixtures["natural"]["weights"]:
-        epochs = (mixture["epochs"][name] for mixture in mixtures.values())
-        table.add_row(plain(name), *("" if value is None else f"{value:.3f}" for value in epochs))
     return table
 
 
