@@ -195,7 +195,7 @@ def test_readers_are_told_from_content_then_from_names(
 
 
 def test_an_unknown_reader_is_refused_with_the_nearest() -> None:
-    with pytest.raises(RecipeError, match="there is no 'json'; did you mean 'jsonl'"):
+    with pytest.raises(RecipeError, match="no reader is called 'json'; did you mean 'jsonl'"):
         segments([], ReadOptions(reader="json"))
 
 

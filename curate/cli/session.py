@@ -79,7 +79,6 @@ class Session(Screen):
     def __init__(self, options: dict[str, Any]) -> None:
         """Read the recipe and set up what is shown."""
         from curate.recipe import load
-        from curate.tokens import preload
 
         overrides = list(options["overrides"])
         if options["out"] is not None:
@@ -87,7 +86,6 @@ class Session(Screen):
         if options["seed"] is not None:
             overrides.append(f"seed={options['seed']}")
         self.loaded: LoadedRecipe = load(options["recipe"], tuple(overrides))
-        preload.begin(self.loaded)  # before what takes long to import
         from curate.runtime.workers import default_workers
 
         self.workers: int = options["workers"] or default_workers()

@@ -17,12 +17,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.errors import InputError, RecipeError
+from curate.errors import InputError
 from curate.recipe import DomainRecipe, LoadedRecipe
 from curate.runtime.files import begin_directory, hash_json, sweep
 from curate.runtime.progress import Observer
 from curate.runtime.workers import map_tasks
-from curate.sources import READERS, InputPath, expand, identify, segments
+from curate.sources import InputPath, check_reader, expand, identify, segments
 from curate.sources.plans import FilePlan
 from curate.sources.records import SCHEME, ReadOptions
 from curate.stats.domain_stats import DomainStats, domain_stats
@@ -32,7 +32,7 @@ from curate.tokens import train_tokenizer
 from curate.tokens.backends import first_choice
 from curate.tokens.domain import DomainFile, DomainTokens
 from curate.tokens.domain_counts import CountRequest, domain_counts
-from curate.tokens.fill import FillRequest, begin_loading, fill
+from curate.tokens.fill import FillRequest, fill
 from curate.tokens.store import TokenStore
 from curate.tokens.tokenizer import Tokenizer
 
@@ -64,15 +64,15 @@ def tokenize_domains(loaded: LoadedRecipe, workers: int, observer: Observer) -> 
     """
     recipe, cache = loaded.recipe, loaded.cache_dir
     for domain in recipe.domains:
-        _check_reader(domain)
+        check_reader(domain.reader, f"domains[{domain.name}].reader")
     choice = first_choice(recipe.tokenizer.backend)
     plans = find_files(loaded, observer) if recipe.tokenizer.train else None
     tokenizer = load_tokenizer(loaded, plans or [], workers, observer)
     store = TokenStore(cache, tokenizer.fingerprint, tokenizer.dtype)
     store.scan()
-    with begin_loading(choice, tokenizer, store) as loading, _spill(cache) as spill:
+    with _spill(cache) as spill:
         plans = plans or find_files(loaded, observer)
-        filling = FillRequest(recipe, tokenizer, store, spill, workers, observer, choice, loading)
+        filling = FillRequest(recipe, tokenizer, store, spill, workers, observer, choice)
         filled = fill(filling, plans)
         store.scan()
         domains = tuple(
@@ -210,14 +210,6 @@ def _patterns(domain: DomainRecipe) -> list[str]:
 
 def _options(domain: DomainRecipe) -> ReadOptions:
     return ReadOptions(domain.text, domain.id, domain.reader, domain.glob)
-
-
-def _check_reader(domain: DomainRecipe) -> None:
-    if domain.reader != "auto" and domain.reader not in READERS:
-        raise RecipeError(
-            f"domains[{domain.name}].reader: no reader is called '{domain.reader}' "
-            f"(known: auto, {', '.join(READERS)})"
-        )
 
 
 def _open_domain(

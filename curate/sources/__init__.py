@@ -10,13 +10,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Protocol
 
 from curate.errors import RecipeError
+from curate.runtime.registry import unknown_name
 from curate.sources.csv_files import CsvReader
 from curate.sources.decompress.open import open_stream
 from curate.sources.discover import InputPath, expand
@@ -33,6 +33,7 @@ __all__ = [
     "InputPath",
     "ReaderInfo",
     "SegmentReader",
+    "check_reader",
     "check_unchanged",
     "expand",
     "identify",
@@ -87,6 +88,17 @@ READERS: dict[str, ReaderInfo] = {
     "csv": ReaderInfo("CSV or TSV with a header row", CsvReader, plan_whole),
     "text": ReaderInfo("plain text or source code: one document a file", TextReader, None),
 }
+
+
+def check_reader(name: str, where: str) -> None:
+    """Check that a recipe's reader exists.
+
+    Raises:
+        RecipeError: It is neither `auto` nor in `READERS`; names the nearest.
+    """
+    names = ("auto", *READERS)
+    if name not in names:
+        raise RecipeError(unknown_name("reader", name, names, where))
 
 
 class SegmentReader:
@@ -154,13 +166,7 @@ def segments(
         RecipeError: `options.reader` is not in `READERS`.
         InputError: A file cannot be opened, or has changed since it was identified.
     """
-    if options.reader != "auto" and options.reader not in READERS:
-        nearest = difflib.get_close_matches(options.reader, READERS, n=1)
-        meant = f"did you mean '{nearest[0]}'? " if nearest else ""
-        raise RecipeError(
-            f"reader: there is no '{options.reader}'; {meant}Choose auto or one of "
-            f"{', '.join(READERS)}"
-        )
+    check_reader(options.reader, "reader")
     entries: list[FilePlan | _Group] = []
     groups: dict[str, _Group] = {}
     for file in files:

@@ -6,7 +6,6 @@ by a part that starts with a dot. Symbolic links to directories are followed, ea
 
 from __future__ import annotations
 
-import difflib
 import glob
 import os
 from collections.abc import Iterator, Sequence
@@ -15,6 +14,7 @@ from typing import NamedTuple
 
 from curate.errors import InputError
 from curate.runtime.files import is_url
+from curate.runtime.registry import nearest_hint
 from curate.sources.records import ReadOptions
 from curate.sources.remote import GLOB_CHARACTERS, NameFilter, expand_url, name_filter
 
@@ -156,9 +156,8 @@ def explain_no_match(pattern: str, base: Path, options: ReadOptions) -> str:
         limit = f" that fits glob '{options.glob}'" if options.glob != "*" else ""
         return f"'{pattern}' holds no file{limit}; it holds {describe_names(names)}"
     sought = wanted.parts[len(parent.parts)]
-    nearest = difflib.get_close_matches(sought, names, n=1)
-    meant = f"did you mean '{nearest[0]}'? " if nearest else ""
-    return f"'{pattern}' matches no file; {meant}{parent} holds {describe_names(names)}"
+    hint = nearest_hint(sought, names) or ";"
+    return f"'{pattern}' matches no file{hint} {parent} holds {describe_names(names)}"
 
 
 def describe_names(names: list[str]) -> str:

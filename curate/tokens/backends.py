@@ -6,8 +6,10 @@ are several times faster; either is used only if it passes `selftest`.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -15,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate.errors import TokenizerError
-from curate.tokens import preload
 from curate.tokens.tokenizer import Tokenizer
 
 Result = TypeVar("Result")
@@ -82,7 +83,7 @@ class FastokensEncoder:
             BackendRefused: It cannot be built.
         """
         self._tokenizer = guarded(
-            lambda: preload.take(tokenizer.file_hash) or preload.build(tokenizer.definition),
+            lambda: _build_fastokens(tokenizer.definition),
             f"fastokens cannot load {tokenizer.name}",
         )
 
@@ -90,6 +91,34 @@ class FastokensEncoder:
         """See `Encoder`."""
         ids, offsets = self._tokenizer.encode_batch_flat(texts, split_special_tokens=True)
         return np.frombuffer(ids, np.uint32), np.frombuffer(offsets, np.int64)
+
+
+def _build_fastokens(definition: str) -> Any:
+    """Build a `fastokens.Tokenizer` whose thread pool has a single thread."""
+    import fastokens
+
+    tokenizer = fastokens.Tokenizer.from_json_str(definition)
+    with _one_core():  # its pool has as many threads as the cores that the process may use
+        tokenizer.encode_batch_flat(["warm", "up"], split_special_tokens=True)
+    return tokenizer
+
+
+@contextlib.contextmanager
+def _one_core() -> Iterator[None]:
+    """Restrict the process to one core while inside, so that thread pools get one thread."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
+        # Threads started inside inherited the restriction, which Linux keeps for each thread.
+        for thread in os.listdir("/proc/self/task"):
+            with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
+                os.sched_setaffinity(int(thread), allowed)
 
 
 class GigatokenEncoder:

@@ -132,11 +132,6 @@ class TokenStore:
         self._entries: dict[str, dict[int, StoredEntry]] = {}
         self._seen: set[str] = set()
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether no part is known."""
-        return not self._entries
-
     def scan(self) -> None:
         """Learn of the parts that are on disk and not known yet."""
         if not self.directory.is_dir():

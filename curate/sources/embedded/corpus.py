@@ -1,8 +1,8 @@
 """The embedded corpus: six domains of real text harvested from the Python that runs curate.
 
 Nothing is downloaded and nothing is shipped. The text is what is installed already: Python's own
-library and headers, and the distributions that curate depends on. Other distributions are never
-read, so that the corpus does not change with what else is installed. A recipe names a domain as
+library and headers, and the distributions in `distributions.SOURCES`. Others are never read, so
+that the corpus does not change with what else is installed. A recipe names a domain as
 `corpus://python_code`; `resolve` gives the JSON Lines file behind that name.
 
 The size of a domain is bounded: its files are taken in the order of the hash of their bytes until
@@ -12,7 +12,6 @@ Left out: generated tables, man pages, and text that only importing a module wou
 
 from __future__ import annotations
 
-import difflib
 import platform
 import sysconfig
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from pathlib import Path
 
 from curate.errors import InputError, RecipeError
 from curate.runtime.files import atomic_directory, hash_json, read_json, write_json
+from curate.runtime.registry import unknown_name
 from curate.sources.embedded.distributions import Installed, installed
 from curate.sources.embedded.harvest import (
     DOMAINS,
@@ -68,8 +68,8 @@ def harvest(
 
     Args:
         domain: A key of `DOMAINS`.
-        distributions: Names of the distributions to read besides Python itself; None: those that
-            curate depends on, directly or not. Those not installed are passed over.
+        distributions: Names of the distributions to read besides Python itself; None: those in
+            `distributions.SOURCES` and what they require. Those not installed are passed over.
         limit_bytes: Most bytes of text wanted; None: `LIMIT_BYTES[domain]`, which it cannot
             exceed. For `docstrings` it bounds the code parsed for them. What a smaller limit
             gives is part of what a larger one gives.
@@ -144,14 +144,8 @@ def resolve(url: str, cache: Path) -> Path:
 
 
 def _check_domain(domain: str) -> None:
-    if domain in DOMAINS:
-        return
-    nearest = difflib.get_close_matches(domain, DOMAINS, n=1, cutoff=0.5)
-    hint = f" Did you mean {SCHEME}{nearest[0]}?" if nearest else ""
-    raise RecipeError(
-        f"{SCHEME}{domain}: there is no such embedded domain.{hint} "
-        f"There are: {', '.join(SCHEME + name for name in DOMAINS)}"
-    )
+    if domain not in DOMAINS:
+        raise RecipeError(unknown_name("embedded domain", domain, DOMAINS, f"{SCHEME}{domain}"))
 
 
 def _notes(installed: Installed, domains: dict[str, HarvestedDomain]) -> list[str]:
