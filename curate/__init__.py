@@ -1,17 +1,90 @@
 """curate: turn raw text corpora into the right pretraining mix.
 
-The parts, in the order data meets them: `recipe`, `sources`, `tokens`, `stats`, `mixture`,
-`plan`, `sample`, `formats`, `verify`, `report`. `curate.cli` is a thin skin over them.
+Each command has a function of the same name here::
+
+    recipe = curate.load_recipe("recipe.yaml")
+    curate.stats(recipe).to_polars()
+    curate.build(recipe, progress="terminal")
+    data = curate.load("out/my-mix", 2048)
+
+Importing curate is fast: a function's module is imported when the function is first used.
 """
 
+from __future__ import annotations
+
 import importlib
-from typing import Any
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from curate.loader import load
+    from curate.pipeline.api import (
+        build,
+        compare,
+        design,
+        experts,
+        fit,
+        mix,
+        plan,
+        proxy,
+        stats,
+        tokenize,
+        validate,
+        verify,
+    )
+    from curate.recipe import load_recipe
 
 __version__ = "0.1.0"
 
+__all__ = [
+    "__version__",
+    "build",
+    "compare",
+    "design",
+    "experts",
+    "fit",
+    "load",
+    "load_recipe",
+    "mix",
+    "plan",
+    "proxy",
+    "stats",
+    "tokenize",
+    "validate",
+    "verify",
+]
 
-def __getattr__(name: str) -> Any:
-    """`curate.load`, brought in when it is first asked for: importing curate stays light."""
-    if name == "load":
-        return importlib.import_module("curate.loader").load
-    raise AttributeError(f"module 'curate' has no attribute {name!r}")
+_MODULES = dict.fromkeys(__all__[1:], "curate.pipeline.api") | {
+    "load": "curate.loader",
+    "load_recipe": "curate.recipe",
+}
+"""Module of each function."""
+
+
+class _LazyPackage(ModuleType):
+    """The package `curate`, whose functions are imported when they are first used.
+
+    `curate.stats`, `curate.plan` and `curate.proxy` are functions, yet packages of the same names
+    hold their parts. When such a package is first imported, the import system sets it as an
+    attribute of `curate`; that is ignored, so the name always means the function, whatever was
+    imported before. `from curate.stats.entropy import x` and pickles find packages in
+    `sys.modules` and work as ever; only `import curate.stats.entropy as e` cannot.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in _MODULES:
+            raise AttributeError(f"module 'curate' has no attribute {name!r}")
+        function = getattr(importlib.import_module(_MODULES[name]), name)
+        self.__dict__[name] = function
+        return function
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _MODULES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *__all__})
+
+
+sys.modules[__name__].__class__ = _LazyPackage

@@ -11,6 +11,7 @@ from curate.errors import InfeasiblePlan, InputError
 from curate.pipeline.tokenize import TokenizedDomains, tokenize_domains
 from curate.plan import SequenceSampler, TokenCopier, stream
 from curate.plan.budget import allocate
+from curate.proxy import training_batches
 from curate.proxy.training_batches import (
     BatchSource,
     ProxyDomain,
@@ -92,7 +93,7 @@ def test_a_stack_draws_what_each_run_draws_alone(tokenized: TokenizedDomains) ->
 def test_going_on_at_a_step_draws_the_rest(
     tokenized: TokenizedDomains, first: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("curate.proxy.training_batches.STRETCH_TOKENS", 7 * LENGTH)
+    monkeypatch.setattr(training_batches, "STRETCH_TOKENS", 7 * LENGTH)
     source = BatchSource(RUNS, domains_of(tokenized), LENGTH, START)
     whole, rest = list(source.batches(4)), list(source.batches(4, first))
     assert len(whole) == 10 and len(rest) == 10 - first

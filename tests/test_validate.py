@@ -18,7 +18,13 @@ from curate.mixture.predicted_losses import forecast
 from curate.mixture.request import Evidence, SearchOptions
 from curate.pipeline.plan import plan_dataset
 from curate.pipeline.proxies import next_preset, with_preset
-from curate.pipeline.validate import Asked, Measured, judge, objective_of, validate
+from curate.pipeline.validate import (
+    TrainedCandidates,
+    ValidationSettings,
+    judge,
+    objective_of,
+    validate_mixture,
+)
 from curate.recipe import load, parse
 from curate.runtime.progress import Observer
 from curate.stats.seed_intervals import joint_verdict, seed_mean, verdict_of
@@ -46,7 +52,7 @@ def request_of(
     return MixtureRequest(domains, 1000, method, options, Evidence(runs))
 
 
-def measured(objective: list[float], noise: float, seeds: int = 3) -> Measured:
+def measured(objective: list[float], noise: float, seeds: int = 3) -> TrainedCandidates:
     """Candidates whose mean losses are these, with seed noise that all share and some of their own.
 
     The shared noise is ten times as large, so that only a paired comparison can see through it.
@@ -54,7 +60,7 @@ def measured(objective: list[float], noise: float, seeds: int = 3) -> Measured:
     rng = np.random.default_rng(0)
     shared = rng.normal(0, 10 * noise, (1, seeds, 1))
     own = rng.normal(0, noise, (len(objective), seeds, 3))
-    return Measured("nano", 100, 4096, np.array(objective)[:, None, None] + shared + own)
+    return TrainedCandidates("nano", 100, 4096, np.array(objective)[:, None, None] + shared + own)
 
 
 CANDIDATES = {"recommended": (0.5, 0.3, 0.2), "natural": (0.3, 0.3, 0.4), "uniform": (1 / 3,) * 3}
@@ -107,7 +113,7 @@ def test_predicted_losses_are_those_of_the_law_at_the_size_of_its_runs() -> None
     mixtures = np.array(list(CANDIDATES.values()))
     truth = mixtures**-0.1 * (20 * 4096**-0.4 + 3)
     losses = truth[:, None, :] * np.array([0.999, 1.0, 1.001])[None, :, None]
-    found = judge(request, CANDIDATES, [Measured("nano", 100, 4096, losses)])["sizes"][0]
+    found = judge(request, CANDIDATES, [TrainedCandidates("nano", 100, 4096, losses)])["sizes"][0]
     assert found["prediction"]["by"] == "bimix"
     assert found["prediction"]["mean_relative_error"] < 1e-3
     cell = found["candidates"]["natural"]["loss"]["talk"]
@@ -169,15 +175,15 @@ def test_experts_are_trained_where_the_method_needs_them(recipe: Path) -> None:
 
 def test_your_own_weights_are_a_rival(recipe: Path) -> None:
     own = ("mixture.weights={wiki: 0.2, code: 0.3, talk: 0.5}", "mixture.method=uniform")
-    found = validate(load(recipe, own), Asked(seeds=2), 1, Observer())
+    found = validate_mixture(load(recipe, own), ValidationSettings(seeds=2), 1, Observer())
     assert found["weights"]["yours"]["wiki"] == pytest.approx(0.2)
     assert found["sizes"][0]["against"]["uniform"]["verdict"] == "tied"  # it is the recommendation
     assert found["sizes"][0]["against"]["uniform"]["mean"] == 0
 
 
 def test_one_size_up_is_measured_once(recipe: Path) -> None:
-    asked = Asked(seeds=2, presets=("micro", "nano"), up=True)
-    found = validate(load(recipe, ("mixture.method=natural",)), asked, 1, Observer())
+    asked = ValidationSettings(seeds=2, presets=("micro", "nano"), up=True)
+    found = validate_mixture(load(recipe, ("mixture.method=natural",)), asked, 1, Observer())
     assert [size["preset"] for size in found["sizes"]] == ["micro", "nano"]
     assert len(found["transfer"]) == 1
 
@@ -185,22 +191,37 @@ def test_one_size_up_is_measured_once(recipe: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "asked", "error", "message"),
     [
-        ("seed=1", Asked(seeds=1), InputError, "1 seed says nothing .* --seeds 2 or more"),
-        ("seed=1", Asked(presets=("mega",)), RecipeError, "no preset is called 'mega'"),
-        ("seed=1", Asked(presets=("500M",), up=True), RecipeError, "'500M' is the largest preset"),
+        (
+            "seed=1",
+            ValidationSettings(seeds=1),
+            InputError,
+            "1 seed says nothing .* --seeds 2 or more",
+        ),
+        (
+            "seed=1",
+            ValidationSettings(presets=("mega",)),
+            RecipeError,
+            "no preset is called 'mega'",
+        ),
+        (
+            "seed=1",
+            ValidationSettings(presets=("500M",), up=True),
+            RecipeError,
+            "'500M' is the largest preset",
+        ),
         (
             "mixture.evidence.proxy.learning_rate=1e30",
-            Asked(),
+            ValidationSettings(),
             InputError,
             "no run ended with finite losses; set a lower",
         ),
     ],
 )
 def test_what_cannot_be_validated(
-    override: str, asked: Asked, error: type[CurateError], message: str, recipe: Path
+    override: str, asked: ValidationSettings, error: type[CurateError], message: str, recipe: Path
 ) -> None:
     with pytest.raises(error, match=message):
-        validate(load(recipe, (override,)), asked, 1, Observer())
+        validate_mixture(load(recipe, (override,)), asked, 1, Observer())
 
 
 def test_a_named_table_is_taken_before_proxies_and_must_be_there(recipe: Path) -> None:

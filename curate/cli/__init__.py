@@ -24,13 +24,13 @@ gc.set_threshold(500_000)
 import click  # noqa: E402
 
 from curate import __version__  # noqa: E402
-from curate.cli import design, evidence, info, main_job, proxies  # noqa: E402
+from curate.cli import evidence, info, main_job, proxies  # noqa: E402
 from curate.cli.session import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USER  # noqa: E402
 from curate.errors import CurateError  # noqa: E402
 
 COMMANDS = (
     main_job.tokenize, main_job.stats, main_job.mix, main_job.plan, main_job.build, main_job.verify,
-    proxies.proxy, proxies.experts, proxies.validate, evidence.fit, design.design,
+    proxies.proxy, proxies.experts, proxies.validate, evidence.fit, evidence.design,
     info.methods, info.formats, info.corpus, info.schema, info.doctor,
 )  # fmt: skip
 """In the order of `curate --help`."""

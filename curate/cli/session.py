@@ -1,16 +1,15 @@
-"""What commands that take a recipe have in common: options, the recipe, what is shown.
+"""Options that commands share, and where results are shown.
 
-Exit codes: 0 done, 1 verification failed, 2 the user's fault (one line on stderr), 130 interrupted.
+Exit codes: 0 done, 1 verification failed, 2 a user-fixable error (one line on stderr), 130
+interrupted.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 import click
 
@@ -26,28 +25,48 @@ EXIT_FAILED, EXIT_USER, EXIT_INTERRUPTED = 1, 2, 130
 
 
 def recipe_options(required: bool) -> list[Callable[[Any], Any]]:
-    """The argument and options of a command that takes a recipe."""
+    """Return the argument and options of a command that takes a recipe."""
     return [
         click.argument("recipe", required=required, type=click.Path(path_type=Path)),
-        click.option("--out", type=click.Path(path_type=Path), help="Instead of output.dir."),
+        click.option("--out", type=click.Path(path_type=Path), help="Replaces output.dir."),
         click.option("--set", "overrides", multiple=True, metavar="KEY.SUB=VALUE",
-                     help="Change the recipe; may be repeated."),
-        click.option("--workers", type=click.IntRange(1), help="Processes; default: the cores."),
-        click.option("--seed", type=int, help="Instead of the recipe's seed."),
+                     help="Changes one key of the recipe; may be repeated."),
+        click.option("--workers", type=click.IntRange(1),
+                     help="Number of processes; default: the cores."),
+        click.option("--seed", type=int, help="Replaces the recipe's seed."),
         click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
-        click.option("--quiet", is_flag=True, help="Print nothing but errors."),
+        click.option("--quiet", is_flag=True, help="Print errors only."),
     ]  # fmt: skip
 
 
 def recipe_command(command: Command) -> Command:
-    """Give a command the argument and options of those that take a recipe."""
+    """Add the argument and options of a command that takes a recipe."""
     for decorator in reversed(recipe_options(required=True)):
         command = decorator(command)
     return command
 
 
+def recipe_or_runs_command(command: Command) -> Command:
+    """Add the options of a command that takes a recipe or, instead, a table of runs."""
+    decorators = [
+        *recipe_options(required=False),
+        click.option("--runs", "runs", multiple=True, type=click.Path(path_type=Path),
+                     help="Without RECIPE: a run table; twice for mixtures and losses."),
+        click.option("--experts", type=click.Path(path_type=Path),
+                     help="Without RECIPE: log-probabilities of one expert per domain."),
+        click.option("--supply", multiple=True, metavar="NAME=TOKENS|CSV",
+                     help="Without RECIPE: tokens of a domain; may be repeated."),
+        click.option("--budget", type=float, help="Without RECIPE: tokens to train on."),
+        click.option("--max-epochs", type=float, default=1.0, show_default=True,
+                     help="Without RECIPE: most passes over a domain."),
+    ]  # fmt: skip
+    for decorator in reversed(decorators):
+        command = decorator(command)
+    return command
+
+
 class Screen:
-    """Where progress and results are shown: as tables, as JSON alone, or not at all."""
+    """Show progress and results: as tables, as JSON alone, or not at all."""
 
     def __init__(self, as_json: bool, quiet: bool) -> None:
         """Open the console, unless only JSON or nothing is to be printed."""
@@ -58,26 +77,31 @@ class Screen:
         self.console: Console | None = None
         if quiet or as_json:
             return
-        from rich.console import Console
+        from curate.report.terminal import TerminalObserver, terminal_console
 
-        from curate.report.terminal import TerminalObserver
-
-        self.console = Console(width=_width())
+        self.console = terminal_console()
         self.observer = TerminalObserver(self.console)
 
-    def show(self, result: dict[str, Any], table: Callable[[], Any]) -> None:
-        """Print the result as the user asked."""
+    def show(self, fields: dict[str, Any], table: Callable[[], Any]) -> None:
+        """Print a result as JSON, as the table that `table` makes, or not at all."""
         if self.as_json:
-            click.echo(json.dumps(result, indent=2, ensure_ascii=False))
+            click.echo(json.dumps(fields, indent=2, ensure_ascii=False))
         elif self.console is not None:
             self.console.print(table())
 
 
-class Session(Screen):
-    """What a recipe command works with."""
+class Effort(TypedDict):
+    """Keyword arguments that every function of the API takes."""
+
+    workers: int | None
+    progress: Observer
+
+
+class RecipeSession(Screen):
+    """A loaded recipe, and where its results are shown."""
 
     def __init__(self, options: dict[str, Any]) -> None:
-        """Read the recipe and set up what is shown."""
+        """Read the recipe and open the screen."""
         from curate.recipe import load
 
         overrides = list(options["overrides"])
@@ -86,41 +110,49 @@ class Session(Screen):
         if options["seed"] is not None:
             overrides.append(f"seed={options['seed']}")
         self.loaded: LoadedRecipe = load(options["recipe"], tuple(overrides))
-        from curate.runtime.workers import default_workers
-
-        self.workers: int = options["workers"] or default_workers()
         super().__init__(options["as_json"], options["quiet"])
-        for notice in self.loaded.notices:
-            self.observer.notice(notice)
+        self.effort: Effort = {"workers": options["workers"], "progress": self.observer}
 
 
-def with_session(command: Callable[[Session], Any]) -> Callable[..., Any]:
-    """Give a command a `Session` made of its options."""
-
-    @recipe_command
-    @wraps(command)
-    def run(**options: Any) -> Any:
-        return command(Session(options))
-
-    return run
+def open_inputs(options: dict[str, Any]) -> tuple[Screen, dict[str, Any]]:
+    """Open the screen; return it with the arguments for `mix`, `compare` or `design`."""
+    instead = {
+        "runs": options["runs"],
+        "experts": options["experts"],
+        "supply": options["supply"],
+        "budget_tokens": options["budget"],
+    }
+    arguments: dict[str, Any] = {key: value for key, value in instead.items() if value}
+    if options["recipe"] is not None and not arguments:
+        session = RecipeSession(options)
+        return session, {"recipe": session.loaded, **session.effort}
+    screen = Screen(options["as_json"], options["quiet"])
+    overrides = list(options["overrides"])
+    if options["seed"] is not None:
+        overrides.append(f"seed={options['seed']}")
+    return screen, {
+        "recipe": options["recipe"],  # refused beside a run table, in the function's own words
+        "overrides": overrides,
+        "max_epochs": options["max_epochs"],
+        "directory": options["out"] or Path(),
+        "workers": options["workers"],
+        "progress": screen.observer,
+        **arguments,
+    }
 
 
 def print_rows(rows: list[dict[str, str]], as_json: bool) -> None:
-    """A table with the keys as headings, or the rows as JSON."""
+    """Print rows as a table with the keys as headings, or as JSON."""
     if as_json:
         click.echo(json.dumps(rows, indent=2, ensure_ascii=False))
         return
-    from rich.console import Console
     from rich.table import Table
+
+    from curate.report.terminal import plain, terminal_console
 
     table = Table(show_lines=len(rows) > 1 and max(len(v) for r in rows for v in r.values()) > 40)
     for heading in rows[0]:
         table.add_column(heading, overflow="fold")
     for row in rows:
-        table.add_row(*(value.replace("[", "\\[") for value in row.values()))
-    Console(width=_width()).print(table)
-
-
-def _width() -> int | None:
-    """That of the terminal; 120 for a file, a pipe, or nothing at all."""
-    return None if sys.stdout is not None and sys.stdout.isatty() else 120
+        table.add_row(*(plain(value) for value in row.values()))
+    terminal_console().print(table)

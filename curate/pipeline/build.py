@@ -1,8 +1,7 @@
-"""The main job: measure, mix, plan, write, certify.
+"""Build a dataset: tokenise, measure, mix, plan, write, read back and certify.
 
 Stages pass state through files in the dataset's directory, each written whole, each with the hash
-of the recipe it was made from. What needs no data (names of methods, formats and measures) is
-checked before any is read, and an infeasible plan ends the build before any is written.
+of the recipe it was made from. An infeasible plan ends the build before any shard is written.
 """
 
 from __future__ import annotations
@@ -17,7 +16,8 @@ from curate.dataset.manifest import Manifest
 from curate.dataset.verify import verify
 from curate.errors import ShardError, TokenizerError
 from curate.mixture import Mixture
-from curate.pipeline.plan import Planned, check_names, plan_dataset
+from curate.pipeline.check import check_names
+from curate.pipeline.plan import Planned, plan_dataset
 from curate.pipeline.tokenize import TokenizedDomains
 from curate.pipeline.write import write_dataset
 from curate.plan.budget import Plan
@@ -31,7 +31,7 @@ from curate.tokens.store import TokenStore
 
 
 @dataclass(frozen=True)
-class Built:
+class BuiltDataset:
     """A finished dataset."""
 
     directory: Path
@@ -40,29 +40,45 @@ class Built:
     plan: Plan
     certificate: dict[str, Any]
     reused: bool
-    """The same dataset was there already; it was only read back."""
+    """Whether the same dataset existed already and was only read back."""
 
 
-def built_otherwise(loaded: LoadedRecipe) -> bool:
-    """Whether the output directory holds a dataset of another recipe, whose plan must stay."""
+def keeps_other_dataset(loaded: LoadedRecipe, observer: Observer) -> bool:
+    """Whether the output directory holds a dataset of another recipe, whose artifacts must stay.
+
+    Args:
+        loaded: The recipe.
+        observer: Receives a notice if so.
+    """
     try:
-        return dataset.load_manifest(loaded.output_dir).recipe_hash != loaded.hash
+        is_other = dataset.load_manifest(loaded.output_dir).recipe_hash != loaded.hash
     except ShardError:
         return False
+    if is_other:
+        observer.notice(
+            f"{loaded.output_dir} holds a dataset of another recipe: its artifacts are kept, "
+            "nothing is written"
+        )
+    return is_other
 
 
-def build(loaded: LoadedRecipe, workers: int, observer: Observer) -> Built:
-    """Everything the recipe asks for, in order, reusing what is fresh.
+def build(loaded: LoadedRecipe, workers: int, observer: Observer) -> BuiltDataset:
+    """Run every stage, reusing what is up to date.
+
+    Args:
+        loaded: The recipe.
+        workers: Number of processes.
+        observer: Receives progress and warnings.
 
     Raises:
-        CurateError: What the user can mend.
+        CurateError: Any user-fixable error, including an infeasible plan.
     """
-    check_names(loaded)
+    check_names(loaded)  # before a directory is made
     with directory_lock(loaded.output_dir):
         return _build(loaded, workers, observer)
 
 
-def _build(loaded: LoadedRecipe, workers: int, observer: Observer) -> Built:
+def _build(loaded: LoadedRecipe, workers: int, observer: Observer) -> BuiltDataset:
     planned = plan_dataset(loaded, workers, observer)
     tokenized = planned.tokenized
     reused = _is_fresh(loaded, planned)
@@ -78,11 +94,18 @@ def _build(loaded: LoadedRecipe, workers: int, observer: Observer) -> Built:
         write_dataset(loaded, planned, workers, observer)
         certificate, reused = verify(loaded.output_dir, tokenized.domains, workers), False
     write_card(loaded, planned.tokenized.stats, certificate)
-    return Built(loaded.output_dir, tokenized, planned.mixture, planned.plan, certificate, reused)
+    return BuiltDataset(
+        directory=loaded.output_dir,
+        tokenized=tokenized,
+        mixture=planned.mixture,
+        plan=planned.plan,
+        certificate=certificate,
+        reused=reused,
+    )
 
 
 def reopen(directory: Path) -> tuple[Manifest, Sequence[DomainTokens] | None]:
-    """A dataset's manifest and, if its token store is still at hand, its domains.
+    """Open a dataset: its manifest and, if its token store still exists, its domains.
 
     Raises:
         ShardError: There is no finished dataset.

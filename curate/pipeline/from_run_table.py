@@ -1,108 +1,102 @@
-"""A mixture's request from run tables or experts alone, without text: supply is told, or unknown.
+"""Mix from run tables or experts alone, without text.
 
-Where nothing is said of supply there are no epochs to cap, and the natural mixture, which a method
-may take as a prior, is the mean of the runs.
+Where supply is unknown there are no epochs to cap, and the natural mixture, which a method may take
+as a prior, is the mean of the runs.
 """
 
 from __future__ import annotations
 
 import csv
-import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+from curate import __version__
 from curate.errors import InputError, MissingEvidence, RecipeError
+from curate.mixture import mix
+from curate.mixture.compare_methods import every_method
 from curate.mixture.request import DomainSupply, Evidence, MixtureOptions, MixtureRequest
-from curate.pipeline.read_evidence import read_evidence, search_options
-from curate.recipe import LoadedRecipe, parse
+from curate.pipeline.compare_mixtures import compare_mixtures
+from curate.pipeline.read_evidence import check_files, read_evidence_files, search_options
+from curate.pipeline.results import MethodsResult, MixtureResult
+from curate.recipe import parse_mixture_settings
+from curate.runtime.files import write_json
+from curate.runtime.progress import Observer
 
 UNKNOWN_BUDGET = 10**9
-"""Tokens that stand for any budget where supply is unknown; only shares are then told."""
+"""Tokens that stand for any budget where supply is unknown; only shares are reported then."""
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """What a command line says instead of a recipe."""
+class RunTableInputs:
+    """Everything that stands in for a recipe when there is no text."""
 
     runs: tuple[Path, ...] = ()
     """A run table, or a file of mixtures and one of losses."""
     experts: Path | None = None
+    """Log-probabilities of one expert for each domain."""
     supply: tuple[str, ...] = ()
     """`NAME=TOKENS` each, or the path of one CSV file with columns domain and tokens."""
     budget_tokens: int | None = None
+    """Tokens to train on; needs `supply`."""
     max_epochs: float = 1.0
+    """Most passes over a domain."""
     overrides: tuple[str, ...] = ()
-    """Of the recipe's keys below `mixture`, and `seed`, as for `--set`."""
+    """Texts such as `mixture.method=bimix` or `seed=1`, as for `--set`."""
 
 
 @dataclass(frozen=True, slots=True)
-class Standalone:
-    """A request, and what must be said of it."""
+class RequestWithoutText:
+    """A request made from a run table, and notices for the user."""
 
     request: MixtureRequest
     supply_known: bool
-    """False: epochs and tokens mean nothing."""
+    """If false, epochs and tokens mean nothing."""
     notices: tuple[str, ...]
 
 
-def standalone(asked: Asked) -> Standalone:
-    """Make a request of what was asked.
+def request_without_text(inputs: RunTableInputs) -> RequestWithoutText:
+    """Make a mixing request from a run table or experts.
 
     Raises:
-        MissingEvidence: There are neither runs nor experts, or a file is not there.
-        RecipeError: An override is wrong, or supply and budget do not belong together.
-        InputError: The supply cannot be read, or does not fit the domains.
+        MissingEvidence: There are neither runs nor experts, or a file does not exist.
+        RecipeError: An override is wrong, or one of supply and budget is missing.
+        InputError: The supply cannot be read, or does not match the domains.
     """
-    if not asked.runs and asked.experts is None:
+    if not inputs.runs and inputs.experts is None:
         raise MissingEvidence("mixture: name a RECIPE, or a table of runs: --runs runs.csv")
-    if bool(asked.supply) != (asked.budget_tokens is not None):
-        lacking = "--budget TOKENS" if asked.supply else "--supply NAME=TOKENS for each domain"
+    if bool(inputs.supply) != (inputs.budget_tokens is not None):
+        lacking = "--budget TOKENS" if inputs.supply else "--supply NAME=TOKENS for each domain"
         raise RecipeError(f"mixture: epochs need both supply and budget; add {lacking}")
-    loaded = _settings(asked)
-    evidence = read_evidence(loaded)
-    assert evidence is not None, "there are runs or experts"
-    names = _domains(evidence)
-    mixture = loaded.recipe.mixture
-    options = MixtureOptions(
-        mixture.temperature, search=search_options(mixture, loaded.recipe.seed)
-    )
-    notices: tuple[str, ...] = ()
-    if asked.supply:
-        tokens = _supply(asked.supply, names)
-        caps = asked.max_epochs
-        budget = asked.budget_tokens or 0
-    else:
-        tokens, caps, budget = _unknown(evidence, names), math.inf, UNKNOWN_BUDGET
-        notices = (
-            "supply is unknown: no epochs are capped, and natural means the mean of the runs; "
-            "--supply and --budget tell it",
-        )
-    domains = tuple(DomainSupply(name, tokens[name], caps) for name in names)
-    request = MixtureRequest(domains, budget, mixture.method, options, evidence)
-    return Standalone(request, bool(asked.supply), (*notices, *loaded.notices))
-
-
-def _settings(asked: Asked) -> LoadedRecipe:
-    """Settings below `mixture`, checked as a recipe's are; its domains play no part."""
-    refused = [o for o in asked.overrides if not o.startswith(("mixture.", "seed="))]
+    refused = [o for o in inputs.overrides if not o.startswith(("mixture.", "seed="))]
     if refused:
         raise RecipeError(
             f"--set {refused[0]}: without a recipe there are only mixture.… and seed to set"
         )
-    evidence = {
-        "runs": [str(path.resolve()) for path in asked.runs] or None,
-        "experts": None if asked.experts is None else str(asked.experts.resolve()),
-    }
-    text = {
-        "name": "standalone",
-        "tokenizer": {"path": "none", "eos": None},
-        "domains": [{"name": "none", "paths": "none"}],
-        "budget_tokens": 1,
-        "mixture": {"evidence": {key: value for key, value in evidence.items() if value}},
-    }
-    return parse(json.dumps(text), Path(), asked.overrides, "--set")
+    settings, notices = parse_mixture_settings(inputs.overrides)
+    experts = [] if inputs.experts is None else [inputs.experts]
+    check_files([*inputs.runs, *experts])
+    evidence = read_evidence_files([*inputs.runs], experts)
+    assert evidence is not None, "there are runs or experts"
+    names = _domains(evidence)
+    mixture = settings.mixture
+    options = MixtureOptions(mixture.temperature, search=search_options(mixture, settings.seed))
+    if inputs.supply:
+        tokens = _supply(inputs.supply, names)
+        caps = inputs.max_epochs
+        budget = inputs.budget_tokens or 0
+    else:
+        tokens, caps, budget = _assumed_supply(evidence, names), math.inf, UNKNOWN_BUDGET
+        notices.insert(
+            0,
+            "supply is unknown: no epochs are capped, and natural means the mean of the runs; "
+            "set both with --supply and --budget",
+        )
+    domains = tuple(DomainSupply(name, tokens[name], caps) for name in names)
+    request = MixtureRequest(domains, budget, mixture.method, options, evidence)
+    return RequestWithoutText(request, bool(inputs.supply), (*notices, *evidence.notices))
 
 
 def _domains(evidence: Evidence) -> tuple[str, ...]:
@@ -112,8 +106,8 @@ def _domains(evidence: Evidence) -> tuple[str, ...]:
     return evidence.experts.experts
 
 
-def _unknown(evidence: Evidence, names: Sequence[str]) -> dict[str, int]:
-    """Tokens in proportion to the mean mixture of the runs; equal for experts alone."""
+def _assumed_supply(evidence: Evidence, names: Sequence[str]) -> dict[str, int]:
+    """Set tokens in proportion to the mean mixture of the runs; equal for experts alone."""
     if evidence.runs is None:
         return dict.fromkeys(names, UNKNOWN_BUDGET // len(names))
     mean = evidence.runs.weights.mean(axis=0)
@@ -123,12 +117,12 @@ def _unknown(evidence: Evidence, names: Sequence[str]) -> dict[str, int]:
     }
 
 
-def _supply(told: Sequence[str], names: Sequence[str]) -> dict[str, int]:
-    """Tokens by domain."""
-    if len(told) == 1 and "=" not in told[0]:
-        pairs = _file(Path(told[0]))
+def _supply(texts: Sequence[str], names: Sequence[str]) -> dict[str, int]:
+    """Read tokens by domain."""
+    if len(texts) == 1 and "=" not in texts[0]:
+        pairs = _supply_file(Path(texts[0]))
     else:
-        pairs = [_pair(text) for text in told]
+        pairs = [_pair(text) for text in texts]
     tokens = {name: _tokens(name, number) for name, number in pairs}
     unknown = [name for name in tokens if name not in names]
     absent = [name for name in names if name not in tokens]
@@ -150,7 +144,7 @@ def _pair(text: str) -> tuple[str, str]:
     return name, number
 
 
-def _file(path: Path) -> list[tuple[str, str]]:
+def _supply_file(path: Path) -> list[tuple[str, str]]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:
             rows = list(csv.DictReader(stream))
@@ -172,3 +166,73 @@ def _tokens(name: str, text: str) -> int:
     if not (math.isfinite(number) and number >= 0):
         raise InputError(f"--supply: '{name}' has '{text}' tokens; expected a number such as 3e9")
     return int(number)
+
+
+def mix_without_text(
+    inputs: RunTableInputs, directory: Path | None, observer: Observer
+) -> MixtureResult:
+    """Derive a mixture from a run table or experts alone.
+
+    Args:
+        inputs: Runs or experts, and what replaces the rest of a recipe. Method `natural`, the
+            default of recipes, becomes `joint` for runs and `mde` for experts.
+        directory: Where to write `mixture.json`; None writes nothing.
+        observer: Receives notices.
+
+    Raises:
+        CurateError: Any user-fixable error.
+    """
+    prepared = _prepared(inputs, observer)
+    request = prepared.request
+    evidence = request.evidence or Evidence()
+    if request.method == "natural":
+        request = replace(request, method="joint" if evidence.runs else "mde")
+        observer.notice(f"method: {request.method}; --method takes another")
+    fields = mix(request).to_json()
+    if not prepared.supply_known:
+        fields["epochs"] = dict.fromkeys(fields["epochs"])
+    _write(directory, "mixture.json", fields)
+    for warning in fields["warnings"]:
+        if warning not in evidence.notices:
+            observer.notice(warning)
+    supply = {d.name: d.supply_tokens if prepared.supply_known else None for d in request.domains}
+    return MixtureResult(fields, supply)
+
+
+def compare_without_text(
+    inputs: RunTableInputs, directory: Path | None, workers: int, observer: Observer
+) -> MethodsResult:
+    """Derive the mixture of every method that a run table or experts allow.
+
+    Args:
+        inputs: Runs or experts, and what replaces the rest of a recipe.
+        directory: Where to write `mixtures.json`; None writes nothing.
+        workers: Number of processes.
+        observer: Receives notices, one as each method ends.
+
+    Raises:
+        CurateError: Any user-fixable error.
+    """
+    prepared = _prepared(inputs, observer)
+    comparison = compare_mixtures(every_method(prepared.request), workers, observer)
+    if not prepared.supply_known:
+        comparison["budget_tokens"] = None
+        for row in comparison["mixtures"].values():
+            row["max_epochs"], row["epochs"] = None, dict.fromkeys(row["epochs"])
+            row["tv_natural"] = None
+    _write(directory, "mixtures.json", comparison)
+    return MethodsResult(comparison)
+
+
+def _prepared(inputs: RunTableInputs, observer: Observer) -> RequestWithoutText:
+    prepared = request_without_text(inputs)
+    for notice in prepared.notices:
+        observer.notice(notice)
+    return prepared
+
+
+def _write(directory: Path | None, name: str, fields: dict[str, Any]) -> None:
+    if directory is None:
+        return
+    directory.mkdir(parents=True, exist_ok=True)
+    write_json(directory / name, {"schema": 1, "curate_version": __version__, **fields})

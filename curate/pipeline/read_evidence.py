@@ -1,4 +1,4 @@
-"""Reads what a recipe names as evidence, and puts its settings into the methods' words."""
+"""Read the evidence that a recipe names, and collect its settings for the methods."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MADE = {"runs": "runs.csv", "experts": "experts.parquet"}
 
 
 def made_by_proxies(loaded: LoadedRecipe) -> Literal["runs", "experts"] | None:
-    """What the recipe's method needs, no file gives and `mixture.evidence.proxy` is to make."""
+    """Return the kind of evidence that the recipe leaves to proxies to make, if any."""
     named, kind = loaded.recipe.mixture.evidence, find(loaded.recipe.mixture.method).evidence
     if named is None or named.proxy is None or kind is None or getattr(named, kind):
         return None
@@ -24,7 +24,7 @@ def made_by_proxies(loaded: LoadedRecipe) -> Literal["runs", "experts"] | None:
 
 
 def evidence_paths(loaded: LoadedRecipe) -> list[Path]:
-    """The files of the recipe's evidence, runs first; of what proxies make, as far as it is made.
+    """List the files of the recipe's evidence, runs first; those of proxies once they exist.
 
     Raises:
         MissingEvidence: One that the recipe names is not there.
@@ -34,20 +34,14 @@ def evidence_paths(loaded: LoadedRecipe) -> list[Path]:
 
 
 def _paths(loaded: LoadedRecipe) -> tuple[list[Path], list[Path]]:
-    """Files of runs, and of experts."""
+    """Return the files of runs, and those of experts."""
     evidence = loaded.recipe.mixture.evidence
     if evidence is None:
         return [], []
     named = [evidence.runs] if isinstance(evidence.runs, str) else evidence.runs or []
     runs = [loaded.base / name for name in named]
     experts = [loaded.base / evidence.experts] if evidence.experts else []
-    for path in [*runs, *experts]:
-        if not path.is_file():
-            raise MissingEvidence(
-                f"mixture.evidence: {path} is not there; `curate proxy RECIPE` makes run tables, "
-                "`curate experts RECIPE` log-probabilities, and mixture: {evidence: {proxy: "
-                "{preset: nano, runs: 16}}} either of them as needed"
-            )
+    check_files([*runs, *experts])
     kind = made_by_proxies(loaded)
     if kind is not None:
         made = loaded.output_dir / MADE[kind]
@@ -55,8 +49,23 @@ def _paths(loaded: LoadedRecipe) -> tuple[list[Path], list[Path]]:
     return runs, experts
 
 
+def check_files(paths: list[Path]) -> None:
+    """Check that every file of evidence exists.
+
+    Raises:
+        MissingEvidence: One does not.
+    """
+    for path in paths:
+        if not path.is_file():
+            raise MissingEvidence(
+                f"mixture.evidence: {path} is not there; `curate proxy RECIPE` makes run tables, "
+                "`curate experts RECIPE` log-probabilities, and mixture: {evidence: {proxy: "
+                "{preset: nano, runs: 16}}} either of them as needed"
+            )
+
+
 def evidence_hash(loaded: LoadedRecipe) -> str | None:
-    """Hash of the content of the evidence; None where the recipe names none."""
+    """Hash the content of the evidence; None where the recipe names none."""
     paths = evidence_paths(loaded)
     if not paths:
         return None
@@ -71,7 +80,20 @@ def read_evidence(loaded: LoadedRecipe) -> Evidence | None:
         FitError: The run table is wrong.
         InputError: The experts' file is wrong.
     """
-    run_paths, expert_paths = _paths(loaded)
+    return read_evidence_files(*_paths(loaded))
+
+
+def read_evidence_files(run_paths: list[Path], expert_paths: list[Path]) -> Evidence | None:
+    """Read a run table and experts' log-probabilities; None where there is neither.
+
+    Args:
+        run_paths: One run table, or a file of mixtures and one of losses; may be empty.
+        expert_paths: At most one file.
+
+    Raises:
+        FitError: The run table is wrong.
+        InputError: The experts' file is wrong.
+    """
     if not run_paths and not expert_paths:
         return None
     runs, experts = None, None
@@ -88,13 +110,13 @@ def read_evidence(loaded: LoadedRecipe) -> Evidence | None:
 
 
 def search_options(mixture: MixtureRecipe, seed: int) -> SearchOptions:
-    """The recipe's settings of the methods that optimise."""
-    asked = mixture.objective
+    """Collect the recipe's settings of the methods that optimise."""
+    goal = mixture.objective
     objective: str | dict[str, float]
-    if isinstance(asked, str):
-        objective = asked
+    if isinstance(goal, str):
+        objective = goal
     else:
-        objective = {asked.target: 1.0} if asked.target else dict(asked.weights or {})
+        objective = {goal.target: 1.0} if goal.target else dict(goal.weights or {})
     return SearchOptions(
         objective=objective,
         law=mixture.law,

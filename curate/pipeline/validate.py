@@ -20,7 +20,8 @@ from curate import __version__
 from curate.errors import InputError
 from curate.laws.scores import finite_or_none, spearman
 from curate.mixture import METHODS, MixtureRequest, mix_with
-from curate.pipeline.build import built_otherwise
+from curate.pipeline.build import keeps_other_dataset
+from curate.pipeline.check import check_names
 from curate.pipeline.plan import Planned, plan_dataset
 from curate.pipeline.proxies import (
     final_rows,
@@ -45,20 +46,20 @@ RECOMMENDED, OWN = "recommended", "yours"
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """How thoroughly to validate."""
+class ValidationSettings:
+    """Number of seeds and sizes of models."""
 
     seeds: int = 3
-    """Of each mixture; at least 2."""
+    """Runs of each mixture; at least 2."""
     presets: tuple[str, ...] = ()
-    """Sizes; empty: the recipe's own."""
+    """Sizes of models; empty for the recipe's."""
     up: bool = False
-    """Also one size larger than the last."""
+    """Whether to train one size larger than the last, too."""
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
-    """The candidates at one size."""
+class TrainedCandidates:
+    """Final losses of the candidates at one model size."""
 
     preset: str
     params: int
@@ -67,28 +68,30 @@ class Measured:
     """shape (candidates, seeds, domains), nats per token at the end of each run."""
 
 
-def validate(
-    loaded: LoadedRecipe, asked: Asked, workers: int, observer: Observer
+def validate_mixture(
+    loaded: LoadedRecipe, settings: ValidationSettings, workers: int, observer: Observer
 ) -> dict[str, Any]:
     """Train the recommendation and its rivals, judge, and write `validation.json`.
 
     Args:
         loaded: The recipe; its proxies say how to train.
-        asked: Seeds and sizes.
-        workers: Processes and threads.
-        observer: Hears of progress.
+        settings: Seeds and sizes.
+        workers: Number of processes and threads.
+        observer: Receives progress and warnings.
 
     Returns:
-        What `validation.json` holds.
+        The fields of `validation.json`.
 
     Raises:
-        CurateError: What the user can mend.
+        CurateError: Any user-fixable error.
     """
-    sizes = _sizes(loaded, asked)
+    sizes = _sizes(loaded, settings)
+    check_names(loaded)
     for size in sizes:
         check_proxy(size)
     with directory_lock(loaded.output_dir):
-        planned = plan_dataset(loaded, workers, observer, write=not built_otherwise(loaded))
+        write = not keeps_other_dataset(loaded, observer)
+        planned = plan_dataset(loaded, workers, observer, write=write)
         candidates = rivals_of(planned, observer)
         found = [_measure(size, planned, candidates, (workers, observer)) for size in sizes]
         result = {
@@ -108,18 +111,18 @@ def validate(
     return result
 
 
-def _sizes(loaded: LoadedRecipe, asked: Asked) -> list[LoadedRecipe]:
+def _sizes(loaded: LoadedRecipe, settings: ValidationSettings) -> list[LoadedRecipe]:
     """The recipe with the proxies of each size."""
-    if asked.seeds < 2:
+    if settings.seeds < 2:
         raise InputError(
-            f"validate: {asked.seeds} seed says nothing of seed noise; give --seeds 2 or more"
+            f"validate: {settings.seeds} seed says nothing of seed noise; give --seeds 2 or more"
         )
-    presets = list(dict.fromkeys(asked.presets or (loaded.proxies.preset,)))
-    if asked.up and (larger := next_preset(presets[-1])) not in presets:
+    presets = list(dict.fromkeys(settings.presets or (loaded.proxies.preset,)))
+    if settings.up and (larger := next_preset(presets[-1])) not in presets:
         presets.append(larger)
-    own = loaded.proxies.preset
-    sizes = [loaded if name == own else with_preset(loaded, name) for name in presets]
-    return [size.with_proxies(with_fields(size.proxies, seeds=asked.seeds)) for size in sizes]
+    default = loaded.proxies.preset
+    sizes = [loaded if name == default else with_preset(loaded, name) for name in presets]
+    return [size.with_proxies(with_fields(size.proxies, seeds=settings.seeds)) for size in sizes]
 
 
 def rivals_of(planned: Planned, observer: Observer) -> dict[str, tuple[float, ...]]:
@@ -151,7 +154,7 @@ def _measure(
     planned: Planned,
     candidates: Mapping[str, Sequence[float]],
     effort: tuple[int, Observer],
-) -> Measured:
+) -> TrainedCandidates:
     directory = size.output_dir / "validation" / size.proxies.preset
     trained = train_mixtures(size, planned.tokenized, candidates, directory, effort)
     rows = {row.run: row for row in final_rows(trained)}
@@ -168,13 +171,13 @@ def _measure(
             own.append(rows[run])
         losses.append([row.losses for row in own])
     last = next(iter(rows.values()))
-    return Measured(size.proxies.preset, last.params, last.tokens, np.array(losses))
+    return TrainedCandidates(size.proxies.preset, last.params, last.tokens, np.array(losses))
 
 
 def judge(
     request: MixtureRequest,
     candidates: Mapping[str, Sequence[float]],
-    found: Sequence[Measured],
+    found: Sequence[TrainedCandidates],
 ) -> dict[str, Any]:
     """Verdicts from measured losses.
 
@@ -207,7 +210,7 @@ def _objectives(size: Mapping[str, Any]) -> Array:
 
 
 def _judge_size(
-    request: MixtureRequest, candidates: Mapping[str, Sequence[float]], measured: Measured
+    request: MixtureRequest, candidates: Mapping[str, Sequence[float]], measured: TrainedCandidates
 ) -> dict[str, Any]:
     from curate.mixture.predicted_losses import forecast
 

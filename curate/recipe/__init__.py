@@ -7,12 +7,16 @@ function that owns it before a byte of data is read. Weights are shares of token
 
 from __future__ import annotations
 
+import json
+import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any, TypeVar
 
 import msgspec
 
 from curate.errors import RecipeError
-from curate.recipe.checks import check_fields, check_recipe, readable
+from curate.recipe.checks import check_fields, check_objective, check_recipe, readable
 from curate.recipe.reference import descriptions, schema
 from curate.recipe.structs import (
     CountingRecipe,
@@ -20,6 +24,7 @@ from curate.recipe.structs import (
     EvidenceRecipe,
     LoadedRecipe,
     MixtureRecipe,
+    MixtureSettings,
     ObjectiveRecipe,
     OutputRecipe,
     ProxyRecipe,
@@ -37,6 +42,7 @@ __all__ = [
     "EvidenceRecipe",
     "LoadedRecipe",
     "MixtureRecipe",
+    "MixtureSettings",
     "ObjectiveRecipe",
     "OutputRecipe",
     "ProxyRecipe",
@@ -47,9 +53,68 @@ __all__ = [
     "ValidationRecipe",
     "descriptions",
     "load",
+    "load_recipe",
+    "override_texts",
     "parse",
+    "parse_mixture_settings",
     "schema",
 ]
+
+StructType = TypeVar("StructType", bound=msgspec.Struct)
+
+
+def load_recipe(
+    source: str | os.PathLike[str] | Mapping[str, Any],
+    overrides: Mapping[str, Any] | Iterable[str] = (),
+) -> LoadedRecipe:
+    """Read a recipe from a YAML file, or from a mapping with the same keys.
+
+    Args:
+        source: Path of the file, from whose directory relative paths start; or the recipe itself,
+            whose relative paths start from the current directory.
+        overrides: Changes to the recipe by dotted key, such as `{"mixture.method": "uniform"}`, or
+            texts as the command line takes them, such as `["mixture.method=uniform"]`.
+
+    Returns:
+        The checked recipe; `notices` says what was read otherwise than it was written.
+
+    Raises:
+        RecipeError: The file cannot be read, or the recipe is wrong; names the field.
+
+    Example:
+        >>> recipe = {
+        ...     "name": "tiny",
+        ...     "tokenizer": {"train": {"vocab_size": 512}},
+        ...     "domains": [{"name": "code", "paths": "corpus://python_code"}],
+        ...     "budget_tokens": 1_000_000,
+        ... }
+        >>> load_recipe(recipe, {"mixture.method": "uniform"}).recipe.mixture.method
+        'uniform'
+    """
+    texts = override_texts(overrides)
+    if isinstance(source, Mapping):
+        return parse(_as_text(source), Path.cwd(), texts)
+    return load(Path(source), texts)
+
+
+def override_texts(overrides: Mapping[str, Any] | Iterable[str]) -> tuple[str, ...]:
+    """Write overrides as the command line takes them.
+
+    Example:
+        >>> override_texts({"mixture.method": "uniform", "seed": 3})
+        ('mixture.method="uniform"', 'seed=3')
+    """
+    if isinstance(overrides, Mapping):
+        return tuple(f"{key}={_as_text(value)}" for key, value in overrides.items())
+    return tuple(overrides)
+
+
+def _as_text(value: Any) -> str:
+    """Write a value as JSON, which YAML includes; paths become text."""
+    try:
+        return json.dumps(value, default=os.fspath)
+    except TypeError as error:
+        raise RecipeError(f"recipe: {error}; use text, numbers, lists and mappings") from None
 
 
 def load(path: Path, overrides: tuple[str, ...] = ()) -> LoadedRecipe:
@@ -89,10 +154,32 @@ def parse(
     for override in overrides:
         apply_override(value, override, notices)
         translate(value, notices, source)
-    check_fields(value, Recipe, "", source)
-    try:
-        recipe = msgspec.convert(value, Recipe)
-    except msgspec.ValidationError as error:
-        raise RecipeError(f"{source}: {readable(str(error), value)}") from error
+    recipe = _convert(value, Recipe, source)
     check_recipe(recipe, source, notices)
     return LoadedRecipe(recipe, base, notices)
+
+
+def parse_mixture_settings(overrides: Iterable[str]) -> tuple[MixtureSettings, list[str]]:
+    """Read the settings of a mixture that has no recipe; also returns notices.
+
+    Args:
+        overrides: Texts such as `mixture.method=bimix` or `seed=1`.
+
+    Raises:
+        RecipeError: A key is unknown or a value is wrong; names the field.
+    """
+    value: dict[str, Any] = {}
+    notices: list[str] = []
+    for override in overrides:
+        apply_override(value, override, notices)
+    settings = _convert(value, MixtureSettings, "--set")
+    check_objective(settings.mixture, "--set")
+    return settings, notices
+
+
+def _convert(value: dict[str, Any], struct: type[StructType], source: str) -> StructType:
+    check_fields(value, struct, "", source)
+    try:
+        return msgspec.convert(value, struct)
+    except msgspec.ValidationError as error:
+        raise RecipeError(f"{source}: {readable(str(error), value)}") from error

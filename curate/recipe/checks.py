@@ -133,7 +133,7 @@ def check_recipe(recipe: Recipe, source: str, notices: list[str]) -> None:
     _check_domains(recipe, source)
     _check_rows(recipe, source)
     _check_weights(recipe, source, notices)
-    _check_objective(recipe.mixture, source)
+    check_objective(recipe.mixture, source)
     _check_proxies(recipe, source)
 
 
@@ -176,7 +176,12 @@ def _check_domains(recipe: Recipe, source: str) -> None:
             )
 
 
-def _check_objective(mixture: MixtureRecipe, source: str) -> None:
+def check_objective(mixture: MixtureRecipe, source: str) -> None:
+    """Refuse an objective that is neither a word, one target, nor weights.
+
+    Raises:
+        RecipeError: It gives both a target and weights, or neither.
+    """
     objective = mixture.objective
     if isinstance(objective, str):
         return

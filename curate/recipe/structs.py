@@ -386,6 +386,15 @@ class Recipe(Frozen, frozen=True):
         return self.sequence_length + (self.window == "L+1")
 
 
+class MixtureSettings(Frozen, frozen=True):
+    """The part of a recipe that mixing a run table needs."""
+
+    mixture: MixtureRecipe = MixtureRecipe()
+    """How shares are chosen."""
+    seed: int = 42
+    """Seed of the search."""
+
+
 class LoadedRecipe(Struct, frozen=True):
     """A recipe with where it came from and what was said while reading it."""
 

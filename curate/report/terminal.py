@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -111,6 +112,12 @@ class TerminalObserver(Observer):
             return ""
         share = min(0.99, done / max(expected, done))
         return f"≈ {seconds * (1 - share) / share:.0f} s" if expected > done else "…"
+
+
+def terminal_console() -> Console:
+    """Make a console as wide as the terminal, or 120 columns for a file, a pipe or a notebook."""
+    is_terminal = sys.stdout is not None and sys.stdout.isatty()
+    return Console(width=None if is_terminal else 120)
 
 
 def training_table(progress: TrainingProgress, seconds: float) -> Table:

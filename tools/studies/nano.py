@@ -23,7 +23,7 @@ from curate.laws.crossval import cross_validate
 from curate.laws.law import Array, RunTable
 from curate.laws.run_tables.read import read_runs
 from curate.pipeline.proxies import train_proxies
-from curate.pipeline.validate import Asked, validate
+from curate.pipeline.validate import ValidationSettings, validate_mixture
 from curate.recipe import LoadedRecipe, load
 from curate.runtime.files import write_json
 from curate.runtime.progress import Observer
@@ -85,7 +85,7 @@ def main() -> None:
         show_extrapolation(curves, ahead)
     for override in ("mixture.method=bimix", f"mixture={chosen(loaded, best)}"):
         own = load(asked.recipe, (*places, override))
-        found = validate(own, Asked(), asked.workers, Loud())
+        found = validate_mixture(own, ValidationSettings(), asked.workers, Loud())
         write_json(work / f"validation-{found['method']}.json", found)
         show_validation(found, best)
     print(f"\n{time.monotonic() - wall:.0f} s, {time.process_time() - cpu:.0f} s of CPU in all")

@@ -12,7 +12,7 @@ from mixing_laws import PowerLaw, table_of
 from curate.cli import cli
 from curate.errors import InfeasiblePlan, InputError, MissingEvidence, RecipeError
 from curate.laws.likelihoods import Likelihoods
-from curate.pipeline.from_run_table import Asked, standalone
+from curate.pipeline.from_run_table import RunTableInputs, request_without_text
 
 NAMES = ("a", "b:x", "c")
 
@@ -118,15 +118,15 @@ def test_compare_from_runs_alone(runs, tmp_path):
 def test_faults(runs, asked, error, message):
     given = {} if asked == {} else {"runs": (runs,)}
     with pytest.raises(error, match=message):
-        standalone(Asked(**given, **asked))
+        request_without_text(RunTableInputs(**given, **asked))
 
 
 def test_more_faults(runs, tmp_path):
     bad = tmp_path / "supply.csv"
     bad.write_text("name,size\na,1\n")
     with pytest.raises(InputError, match="expected columns domain and tokens"):
-        standalone(Asked((runs,), None, (str(bad),), 9))
+        request_without_text(RunTableInputs((runs,), None, (str(bad),), 9))
     with pytest.raises(MissingEvidence, match=r"none.csv is not there"):
-        standalone(Asked((tmp_path / "none.csv",)))
-    both = run("mix", "recipe.yaml", "--runs", runs)
-    assert both.exit_code != 0 and "RECIPE and --runs exclude each other" in both.output
+        request_without_text(RunTableInputs((tmp_path / "none.csv",)))
+    with pytest.raises(RecipeError, match="RECIPE and --runs exclude each other"):
+        run("mix", "recipe.yaml", "--runs", runs, faults=True)

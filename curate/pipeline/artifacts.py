@@ -1,0 +1,74 @@
+"""Artifacts that every stage shares: where a file came from, `stats.json` and bad records."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from curate import __version__
+from curate.dataset.manifest import QUARANTINE, refuse_foreign
+from curate.pipeline.measure import Evidence
+from curate.pipeline.read_evidence import evidence_hash
+from curate.pipeline.tokenize import TokenizedDomains
+from curate.recipe import LoadedRecipe
+from curate.runtime.files import atomic_path, write_json
+from curate.runtime.progress import Observer
+
+
+def write_stats(
+    loaded: LoadedRecipe,
+    tokenized: TokenizedDomains,
+    measured: Sequence[Evidence],
+    observer: Observer,
+) -> None:
+    """Write `stats.json`, and `quarantine.jsonl` with every bad record.
+
+    Args:
+        loaded: The recipe.
+        tokenized: Documents, counts and plug-in entropies.
+        measured: shape (domains,), entropies with intervals, from this or an earlier run; they
+            stand in place of the plug-in ones, which stay beside them.
+        observer: Receives a notice of bad records.
+
+    Raises:
+        ShardError: The directory holds files of these names that curate did not write.
+    """
+    refuse_foreign(loaded.output_dir)
+    domains = {
+        stats.name: stats.to_json(evidence.entropy)
+        for stats, evidence in zip(tokenized.stats, measured, strict=True)
+    }
+    backend = {"backend": tokenized.backend, "tokenizer": tokenized.tokenizer.name}
+    write_json(
+        loaded.output_dir / "stats.json",
+        {**origin(loaded, tokenized), **backend, "domains": domains},
+    )
+    bad_records = sum(stats.bad_records for stats in tokenized.stats)
+    path = loaded.output_dir / QUARANTINE
+    path.unlink(missing_ok=True)
+    if not bad_records:
+        return
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        for domain in tokenized.domains:
+            for source, line, reason, excerpt in domain.bad_record_rows():
+                row = {"domain": domain.name, "file": source, "line": line, "reason": reason,
+                       "excerpt": excerpt}  # fmt: skip
+                file.write(msgspec.json.encode(row) + b"\n")
+    observer.notice(f"{bad_records:,} bad records: see {path}")
+
+
+def origin(loaded: LoadedRecipe, tokenized: TokenizedDomains) -> dict[str, Any]:
+    """Return the fields that every artifact starts with: versions and hashes of the inputs."""
+    evidence = evidence_hash(loaded)
+    return {
+        "schema": 1,
+        "curate_version": __version__,
+        "recipe_hash": loaded.hash,
+        "inputs": {
+            "documents": tokenized.content_hash,
+            "tokenizer": tokenized.tokenizer.fingerprint,
+            **({} if evidence is None else {"evidence": evidence}),
+        },
+    }

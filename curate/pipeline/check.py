@@ -1,0 +1,53 @@
+"""Check every name in a recipe that a registry owns, before any data is read."""
+
+from __future__ import annotations
+
+from curate.errors import RecipeError
+from curate.formats import FORMATS, check_options
+from curate.formats import find as find_format
+from curate.formats.base import TextFormat
+from curate.mixture import find as find_method
+from curate.mixture.methods.entropic import MEASURES
+from curate.pipeline.proxy_setup import check_proxy
+from curate.pipeline.read_evidence import evidence_paths, made_by_proxies
+from curate.plan.per_domain import PER_DOMAIN, check_shape
+from curate.recipe import LoadedRecipe
+from curate.runtime.registry import nearest_hint
+
+
+def check_names(loaded: LoadedRecipe) -> None:
+    """Resolve every name in the recipe that a registry owns, before data is read.
+
+    Raises:
+        RecipeError: A method, measure or format is unknown, or they do not go together.
+    """
+    recipe = loaded.recipe
+    find_method(recipe.mixture.method)
+    evidence_paths(loaded)
+    if made_by_proxies(loaded) is not None:
+        check_proxy(loaded)
+    if recipe.mixture.measure not in MEASURES:
+        measure = recipe.mixture.measure
+        raise RecipeError(
+            f"mixture.measure: no measure is called '{measure}'{nearest_hint(measure, MEASURES)} "
+            f"(known: {', '.join(MEASURES)})"
+        )
+    output_format = find_format(recipe.output.format)
+    options = check_options(recipe.output.format, recipe.output.options)
+    if recipe.output.shape == PER_DOMAIN:
+        check_shape(recipe.output.format, options)
+    if recipe.packing not in output_format.packings:
+        fit = [row.name for row in FORMATS.values() if recipe.packing in row.packings]
+        raise RecipeError(
+            f"packing: {recipe.packing} is not for format {recipe.output.format}, whose readers "
+            f"would not keep its rows; it is for {', '.join(fit)}. Set packing: concat, or another "
+            "output.format"
+        )
+    keeps = isinstance(output_format, TextFormat) or (
+        output_format.keeps_documents and not output_format.takes_sequences
+    )
+    if keeps and recipe.sequence_length is not None:
+        raise RecipeError(
+            f"sequence_length: format {output_format.name} keeps whole documents and its readers "
+            "cut them; remove sequence_length, or use output.format: npy"
+        )

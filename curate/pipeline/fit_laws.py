@@ -1,0 +1,89 @@
+"""Fit laws to a run table and compare them on mixtures that they have not seen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from curate import __version__
+from curate.laws import LAWS, Law, RunTable
+from curate.laws.crossval import cross_validate
+from curate.laws.run_tables.read import read_runs
+from curate.report.laws import problems
+from curate.runtime.files import hash_file, write_json
+from curate.runtime.progress import Observer
+
+
+@dataclass(frozen=True, slots=True)
+class FitInputs:
+    """Tables to read and laws to fit."""
+
+    runs: tuple[Path, ...]
+    """A run table, or a table of mixtures and one of losses."""
+    laws: tuple[str, ...] | None = None
+    """Names of laws; None for all."""
+    folds: int = 5
+    """Folds of the cross-validation over mixtures."""
+    experts: Path | None = None
+    """Log-probabilities of one expert for each domain; adds regressions with and without them."""
+    targets: tuple[str, ...] | None = None
+    """Losses to fit; None for every one."""
+
+
+def fit_laws(
+    inputs: FitInputs, directory: Path | None, workers: int, observer: Observer
+) -> dict[str, Any]:
+    """Fit and compare laws.
+
+    Args:
+        inputs: Tables to read and laws to fit.
+        directory: Where to write `fit.json`; None writes nothing.
+        workers: Number of processes.
+        observer: Receives notices of the tables, and of laws that could not be fitted.
+
+    Returns:
+        The fields of `fit.json`.
+
+    Raises:
+        FitError: A table is wrong, or a law is unknown.
+        InputError: The experts' file is wrong.
+    """
+    table, notices = read_runs(inputs.runs, inputs.targets)
+    for notice in notices:
+        observer.notice(notice)
+    names = LAWS if inputs.laws is None else inputs.laws
+    laws: list[str | Law] = [*names, *_with_experts(inputs.experts, table)]
+    comparison = cross_validate(table, laws, inputs.folds, workers)
+    files = [*inputs.runs, *([] if inputs.experts is None else [inputs.experts])]
+    fields = {
+        "schema": 1,
+        "curate_version": __version__,
+        "inputs": {str(path): hash_file(path) for path in files},
+        "notices": list(notices),
+        "table": {
+            "rows": len(table.runs),
+            "runs": len(set(table.runs)),
+            "domains": list(table.domains),
+            "targets": list(table.targets),
+        },
+        **comparison.to_json(),
+    }
+    if directory is not None:
+        directory.mkdir(parents=True, exist_ok=True)
+        write_json(directory / "fit.json", fields)
+    for problem in problems(fields):
+        observer.notice(f"left out: {problem}")
+    return fields
+
+
+def _with_experts(path: Path | None, table: RunTable) -> list[Law]:
+    """Make every regression that can take experts' losses, once with them and once without."""
+    if path is None:
+        return []
+    from curate.laws.forms.expert_regression import INFORMED, ablated, informed
+    from curate.laws.likelihoods import read_likelihoods
+    from curate.mixture.methods.expert_features import expert_features
+
+    experts = expert_features(read_likelihoods(path), table.domains)
+    return [law for name in INFORMED for law in (informed(name, experts), ablated(name))]

@@ -1,0 +1,154 @@
+"""The mixing stage: from tokenised domains and evidence to shares of tokens.
+
+No budget is turned into whole tokens here; that is `curate.pipeline.plan`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from msgspec.structs import replace as with_fields
+
+from curate.mixture import DomainSupply, Mixture, MixtureOptions, MixtureRequest, mix
+from curate.pipeline.artifacts import origin, write_stats
+from curate.pipeline.measure import Evidence, gather, wanted
+from curate.pipeline.proxies import make_evidence
+from curate.pipeline.read_evidence import read_evidence, search_options
+from curate.pipeline.tokenize import TokenizedDomains
+from curate.recipe import LoadedRecipe
+from curate.runtime.files import write_json
+from curate.runtime.progress import Observer
+from curate.stats.domain_stats import DomainStats
+from curate.stats.entropy import MEASURES as PLUGIN_MEASURES
+
+
+@dataclass(frozen=True, slots=True)
+class MixedDomains:
+    """Tokenised domains and their mixture."""
+
+    tokenized: TokenizedDomains
+    request: MixtureRequest
+    """What the method looked at."""
+    mixture: Mixture
+    origin: dict[str, Any]
+    """Fields that every artifact starts with: versions and hashes of the inputs."""
+
+
+def mix_domains(
+    loaded: LoadedRecipe,
+    tokenized: TokenizedDomains,
+    workers: int,
+    observer: Observer,
+    *,
+    write: bool = True,
+) -> MixedDomains:
+    """Measure what the method needs, train the proxies it needs, and mix.
+
+    Args:
+        loaded: The recipe.
+        tokenized: Its domains.
+        workers: Number of processes.
+        observer: Receives progress, warnings, and the constraints that bind.
+        write: Whether to write `stats.json`; `write_mixture` writes the rest.
+
+    Raises:
+        CurateError: Any user-fixable error.
+    """
+    measured = gather(loaded, tokenized, wanted(loaded.recipe.mixture), workers, observer)
+    make_evidence(loaded, tokenized, workers, observer)
+    if write:
+        write_stats(loaded, tokenized, measured, observer)
+    request = mixture_request(loaded, tokenized, measured)
+    mixture = mix(request)
+    for warning in mixture.warnings:
+        observer.notice(warning)
+    for constraint in mixture.constraints_active:
+        observer.notice(f"mixture: {constraint}")
+    return MixedDomains(tokenized, request, mixture, origin(loaded, tokenized))
+
+
+def write_mixture(loaded: LoadedRecipe, mixed: MixedDomains) -> None:
+    """Write `mixture.json`; a build does so only once the plan is known to be feasible."""
+    path = loaded.output_dir / "mixture.json"
+    write_json(path, {**mixed.origin, **mixed.mixture.to_json()})
+
+
+def comparison_request(
+    loaded: LoadedRecipe, tokenized: TokenizedDomains, workers: int, observer: Observer
+) -> MixtureRequest:
+    """Measure what any method could need, so that all can be compared on the same evidence.
+
+    Args:
+        loaded: The recipe; its own method plays no part.
+        tokenized: Its domains.
+        workers: Number of processes.
+        observer: Receives progress.
+
+    Raises:
+        CurateError: Any user-fixable error.
+    """
+    mixture = loaded.recipe.mixture
+    kinds = {
+        kind: None
+        for method in ("entropy", "leverage")
+        for kind in wanted(with_fields(mixture, method=method))
+    }
+    measured = gather(loaded, tokenized, tuple(kinds), workers, observer)
+    make_evidence(loaded, tokenized, workers, observer)
+    return mixture_request(loaded, tokenized, measured)
+
+
+def mixture_request(
+    loaded: LoadedRecipe, tokenized: TokenizedDomains, measured: Sequence[Evidence] = ()
+) -> MixtureRequest:
+    """Make the request of a mixing method from the recipe and the measurements.
+
+    Args:
+        loaded: The recipe.
+        tokenized: Supply, and the plug-in entropies of all tokens.
+        measured: shape (domains,), measurements beyond that; empty for plug-in entropies only.
+    """
+    recipe = loaded.recipe
+    by_hand = recipe.mixture.weights
+    domains = tuple(
+        DomainSupply(
+            name=domain.name,
+            supply_tokens=stats.tokens_train,
+            max_epochs=domain.max_epochs or recipe.max_epochs,
+            weight=domain.weight if by_hand is None else by_hand.get(domain.name),
+            **_entropies(stats, evidence, recipe.mixture.estimator == "corrected"),
+            embedding=evidence.embedding,
+        )
+        for domain, stats, evidence in zip(
+            recipe.domains,
+            tokenized.stats,
+            measured or [Evidence()] * len(tokenized.stats),
+            strict=True,
+        )
+    )
+    options = MixtureOptions(
+        recipe.mixture.temperature, recipe.mixture.measure, recipe.on_shortfall,
+        search_options(recipe.mixture, recipe.seed),
+    )  # fmt: skip
+    return MixtureRequest(
+        domains, recipe.budget_tokens, recipe.mixture.method, options, read_evidence(loaded)
+    )
+
+
+def _entropies(
+    stats: DomainStats, evidence: Evidence, corrected: bool
+) -> dict[str, dict[str, float]]:
+    """Fill `entropy` and `entropy_error`: corrected where the recipe says so and measured."""
+    entropy = {measure: getattr(stats.entropies, measure) for measure in PLUGIN_MEASURES}
+    entropy |= evidence.plugin
+    if not corrected:
+        return {"entropy": entropy}
+    entropy |= {measure: estimate.nats for measure, estimate in evidence.entropy.items()}
+    error = {
+        measure: estimate.error
+        for measure, estimate in evidence.entropy.items()
+        if estimate.error is not None
+    }
+    return {"entropy": entropy, "entropy_error": error}

@@ -1,0 +1,267 @@
+"""Results of curate's Python functions: the JSON that commands print, as tables where it helps."""
+
+from __future__ import annotations
+
+import html
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    import polars
+
+Row = dict[str, Any]
+"""One row of a result's table, by column."""
+
+
+@dataclass(frozen=True)
+class Result(ABC):
+    """Base of all results; notebooks show them as a table."""
+
+    json: dict[str, Any] = field(repr=False)
+    """The fields that the command prints with `--json`."""
+
+    title: ClassVar[str] = ""
+    """Heading of the table in a notebook."""
+
+    @abstractmethod
+    def rows(self) -> list[Row]:
+        """The result as rows with the same columns."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields that the command prints with `--json`."""
+        return self.json
+
+    def to_polars(self) -> polars.DataFrame:
+        """Return the rows as a polars data frame."""
+        import polars as pl
+
+        return pl.DataFrame(self.rows(), infer_schema_length=None)
+
+    def _repr_html_(self) -> str:
+        rows = self.rows()
+        headings = list(dict.fromkeys(key for row in rows for key in row))
+        head = "".join(f"<th>{html.escape(heading)}</th>" for heading in headings)
+        body = "".join(
+            "<tr>" + "".join(f"<td>{_cell(row.get(key))}</td>" for key in headings) + "</tr>"
+            for row in rows
+        )
+        return (
+            f"<table><caption>{html.escape(self.title)}</caption>"
+            f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        )
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.5g}" if isinstance(value, float) else html.escape(str(value))
+
+
+@dataclass(frozen=True)
+class StatsResult(Result):
+    """Documents, bytes, tokens and entropies of every domain."""
+
+    title: ClassVar[str] = "domains; entropies in nats per token"
+
+    def rows(self) -> list[Row]:
+        """One row for each domain; `<measure>_low` and `_high` are None where not measured."""
+        rows = []
+        for name, domain in self.json["domains"].items():
+            row: Row = {"domain": name}
+            row |= {key: value for key, value in domain.items() if not isinstance(value, dict)}
+            for measure, entropy in domain["entropy"].items():
+                row[f"{measure}_nats"] = entropy["nats"]
+                row[f"{measure}_low"] = entropy.get("low")
+                row[f"{measure}_high"] = entropy.get("high")
+            rows.append(row)
+        return rows
+
+
+@dataclass(frozen=True)
+class MixtureResult(Result):
+    """Shares of tokens that a method recommends."""
+
+    supply_tokens: dict[str, int | None]
+    """Training tokens that each domain has; None where unknown."""
+
+    title: ClassVar[str] = "mixture; weights are shares of tokens"
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Share of the training tokens by domain; they sum to 1."""
+        weights: dict[str, float] = self.json["weights"]
+        return weights
+
+    def rows(self) -> list[Row]:
+        """One row for each domain; `low` and `high` end a 95 % interval, None without one."""
+        low, high = self.json["low"] or {}, self.json["high"] or {}
+        return [
+            {
+                "domain": name,
+                "weight": weight,
+                "low": low.get(name),
+                "high": high.get(name),
+                "unconstrained": self.json["unconstrained"][name],
+                "epochs": self.json["epochs"][name],
+                "supply_tokens": self.supply_tokens[name],
+            }
+            for name, weight in self.weights.items()
+        ]
+
+
+@dataclass(frozen=True)
+class MethodsResult(Result):
+    """Mixtures of several methods for the same domains, budget and evidence."""
+
+    title: ClassVar[str] = "mixtures by method; weights are shares of tokens"
+
+    def rows(self) -> list[Row]:
+        """One row for each method and domain."""
+        return [
+            {
+                "method": method,
+                "domain": name,
+                "weight": weight,
+                "epochs": mixture["epochs"][name],
+                "predicted_loss": mixture["predicted_loss"],
+            }
+            for method, mixture in self.json["mixtures"].items()
+            for name, weight in mixture["weights"].items()
+        ]
+
+
+@dataclass(frozen=True)
+class PlanResult(Result):
+    """Whole tokens, documents and passes by domain."""
+
+    title: ClassVar[str] = "plan"
+
+    def rows(self) -> list[Row]:
+        """One row for each domain."""
+        return _domain_rows(self.json)
+
+
+@dataclass(frozen=True)
+class CertificateResult(Result):
+    """A dataset on disk, read back and compared with its plan."""
+
+    directory: Path
+    """Directory of the dataset."""
+    bad_records: dict[str, int] | None
+    """Bad records by domain; None where the token store is missing."""
+
+    title: ClassVar[str] = "planned and realised tokens"
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything on disk is as planned; `problems` says what is not."""
+        return bool(self.json["ok"])
+
+    @property
+    def problems(self) -> list[str]:
+        """Differences between plan and disk, one sentence each."""
+        return list(self.json["problems"])
+
+    def rows(self) -> list[Row]:
+        """One row for each domain."""
+        return _domain_rows(self.json)
+
+
+@dataclass(frozen=True)
+class FitResult(Result):
+    """Laws compared on a run table by cross-validation over mixtures."""
+
+    title: ClassVar[str] = "laws, best first; errors on mixtures they have not seen"
+
+    def rows(self) -> list[Row]:
+        """One row for each law; a law that could not be fitted has a `problem`."""
+        return [
+            {
+                "law": name,
+                "seconds": law["seconds"],
+                "ties_with_best": law["ties_with_best"],
+                "beats_dummies": law["beats_dummies"],
+                "problem": law["problem"],
+                **(law["unseen_mixtures"] or {}),
+            }
+            for name, law in self.json["laws"].items()
+        ]
+
+
+@dataclass(frozen=True)
+class DesignResult(Result):
+    """Mixtures to train next."""
+
+    path: Path | None
+    """`design.csv`; None if it was not written."""
+
+    title: ClassVar[str] = "mixtures to train, as shares of tokens"
+
+    def rows(self) -> list[Row]:
+        """One row for each run, with a column for each domain."""
+        return [{"run": run, **_prefixed("w", row)} for run, row in self.json["runs"].items()]
+
+
+@dataclass(frozen=True)
+class ProxyResult(Result):
+    """Losses of small models, at the end of their runs."""
+
+    path: Path
+    """`runs.csv` or `experts.parquet`."""
+
+    title: ClassVar[str] = "runs; losses in nats per token"
+
+    def rows(self) -> list[Row]:
+        """One row for each run, with columns for each domain."""
+        return [
+            {
+                "run": run,
+                **_prefixed("w", row.get("weights", {})),
+                **_prefixed("loss", row["loss"]),
+            }
+            for run, row in (self.json.get("runs") or self.json.get("experts") or {}).items()
+        ]
+
+
+@dataclass(frozen=True)
+class ValidationResult(Result):
+    """The recommended mixture against its rivals, trained with several seeds."""
+
+    title: ClassVar[str] = "candidates; objective in nats per token"
+
+    @property
+    def verdict(self) -> str:
+        """`confirmed`, `tied` or `refuted`."""
+        return str(self.json["verdict"])
+
+    def rows(self) -> list[Row]:
+        """One row for each size and candidate, best first."""
+        return [
+            {
+                "preset": size["preset"],
+                "mixture": name,
+                "objective": size["candidates"][name]["objective"]["mean"],
+                "low": size["candidates"][name]["objective"]["low"],
+                "high": size["candidates"][name]["objective"]["high"],
+                "recommended_is": size["against"].get(name, {}).get("verdict"),
+            }
+            for size in self.json["sizes"]
+            for name in size["ranking"]
+        ]
+
+
+def _domain_rows(fields: dict[str, Any]) -> list[Row]:
+    return [
+        {"domain": name, **{k: v for k, v in row.items() if not isinstance(v, dict | list)}}
+        for name, row in fields["domains"].items()
+    ]
+
+
+def _prefixed(prefix: str, values: dict[str, Any]) -> Row:
+    return {f"{prefix}_{name}": value for name, value in values.items()}
