@@ -22,7 +22,7 @@ import zstandard
 from tokenizers import Tokenizer
 
 from curate.dataset.manifest import load_manifest
-from curate.pipeline.build import Built, build
+from curate.pipeline.build import BuiltDataset, build
 from curate.recipe import load
 from curate.runtime.progress import Observer
 
@@ -33,8 +33,8 @@ def of_a_trainer(test: Callable[..., None]) -> Callable[..., None]:
 
 
 @pytest.fixture
-def made(recipe: Path) -> Callable[..., Built]:
-    def make(name: str, *overrides: str) -> Built:
+def made(recipe: Path) -> Callable[..., BuiltDataset]:
+    def make(name: str, *overrides: str) -> BuiltDataset:
         settings = (f"output={{format: {name}, shard_tokens: 12000}}", *overrides)
         return build(load(recipe, settings), 1, Observer())
 
@@ -50,7 +50,7 @@ def source(corpus: Path) -> dict[str, str]:
     return found
 
 
-def check_texts(built: Built, corpus: Path, rows: Iterable[tuple[str, str]]) -> None:
+def check_texts(built: BuiltDataset, corpus: Path, rows: Iterable[tuple[str, str]]) -> None:
     """Rows of (text, domain) are whole documents, but one cut one a domain; counts as planned."""
     known = source(corpus)
     documents: Counter[str] = Counter()
@@ -65,7 +65,7 @@ def check_texts(built: Built, corpus: Path, rows: Iterable[tuple[str, str]]) -> 
     assert dict(documents) == planned
 
 
-def check_stream(built: Built, corpus: Path, tokens: Iterable[int]) -> None:
+def check_stream(built: BuiltDataset, corpus: Path, tokens: Iterable[int]) -> None:
     """Ids of all documents: decode to the sources, and by domain as many as the certificate says.
 
     A cut document has no end token, so the one behind it is found in the same piece.
@@ -97,7 +97,7 @@ def check_stream(built: Built, corpus: Path, tokens: Iterable[int]) -> None:
     assert sum(rest.values()) == sum(len(one) for one in unknown)
 
 
-def shards(built: Built, suffix: str) -> list[Path]:
+def shards(built: BuiltDataset, suffix: str) -> list[Path]:
     found = sorted((built.directory / "train").glob(f"*{suffix}"))
     assert len(found) >= 2
     return found
@@ -199,7 +199,7 @@ def test_datatrove(made: Any, corpus: Path) -> None:
     check_stream(built, corpus, by_window(dataset.DatatroveFolderDataset, built))
 
 
-def by_window(folder_dataset: Any, built: Built) -> Iterator[int]:
+def by_window(folder_dataset: Any, built: BuiltDataset) -> Iterator[int]:
     """Windows of a label and nothing else: every token, file by file."""
     for shard in load_manifest(built.directory).shards:
         if shard.split == "train":

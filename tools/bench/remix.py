@@ -30,7 +30,7 @@ from plain import plain_write, shown
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from curate.pipeline.build import Built, build  # noqa: E402
+from curate.pipeline.build import BuiltDataset, build  # noqa: E402
 from curate.recipe import LoadedRecipe, parse  # noqa: E402
 from curate.runtime.progress import Observer  # noqa: E402
 from curate.runtime.workers import default_workers  # noqa: E402
@@ -138,7 +138,7 @@ def _recipe(
     return json.dumps(recipe)  # JSON is YAML
 
 
-def _build(text: str, work: Path, workers: int, clock: StageClock) -> Built:
+def _build(text: str, work: Path, workers: int, clock: StageClock) -> BuiltDataset:
     loaded: LoadedRecipe = parse(text, work)
     shutil.rmtree(loaded.output_dir, ignore_errors=True)
     os.sync()  # so that nothing written before is paid for here
