@@ -25,15 +25,15 @@ def test_a_table_with_and_without_names(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("a,c\n1,0\n", r"m.csv:1: no column for the domain 'b'"),
-        ("a,bb\n1,0\n", r"no column for the domain 'b'; is it 'bb'\?"),
+        ("a,bb\n1,0\n", r"no column for the domain 'b'; did you mean 'bb'\?"),
         ("a,b\n0.5,0.6\n", r"m.csv:2: shares must be 0 or more and sum to 1; they sum to 1.1"),
         ("a,b\n1.5,-0.5\n", r"m.csv:2: shares must be 0 or more"),
         ("a,b\nnan,1\n", r"m.csv:2: shares must be 0 or more"),
         ("a,b\n0.5,x\n", r"m.csv:2: every domain needs a number"),
         ("a,b\n0.5\n", r"m.csv:2: every domain needs a number"),
         ("run,a,b\nx,1,0\nx,0,1\n", r"m.csv:3: two mixtures are called 'x'; rename one"),
-        ("a,b\n", r"m.csv: no mixture in it"),
-        ("run,a,b\n../x,1,0\n", r"m.csv:2: a run cannot be called '../x', as its folder for Tens"),
+        ("a,b\n", r"m.csv: the table has no mixture; add a line of shares"),
+        ("run,a,b\n../x,1,0\n", r"m.csv:2: a run cannot be called '../x', as it names a Tensor"),
         ("run,a,b\nx.s1,1,0\n", r"m.csv:2: a run cannot be called 'x.s1', .* no '.s1' at the end"),
     ],
 )

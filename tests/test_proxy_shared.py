@@ -245,5 +245,5 @@ def test_a_name_keeps_its_mixture_while_somebody_trains_it(recipe: Path) -> None
 
 
 def test_devices_of_two_kinds_are_refused(recipe: Path) -> None:
-    with pytest.raises(InputError, match=r"cpu,meta are of 2 kinds \(cpu, meta\), which compute"):
+    with pytest.raises(InputError, match=r"cpu,meta names 2 kinds of device \(cpu, meta\), which"):
         train_proxies(load(recipe, (*SWARM, "proxy.device=cpu,meta")), 1, Observer())

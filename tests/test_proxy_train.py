@@ -158,7 +158,7 @@ def test_a_swarm_writes_its_runs_once(recipe: Path, tmp_path: Path) -> None:
     notes = Listener()
     train_proxies(loaded, 1, notes)
     assert (loaded.output_dir / "runs.csv").read_bytes() == before
-    assert "4 runs are there already" in notes.notices
+    assert "4 runs are finished already" in notes.notices
     one_by_one = load(recipe, (*SWARM, "proxy.models=1", f"output.dir={tmp_path / 'single'}"))
     train_proxies(one_by_one, 1, Observer())
     stacked, single = final_losses(loaded.output_dir), final_losses(one_by_one.output_dir)
@@ -214,7 +214,9 @@ def test_runs_of_other_settings_are_set_aside(recipe: Path) -> None:
     train_proxies(loaded, 1, Observer())
     notes = Listener()
     train_proxies(load(recipe, (*SWARM, "proxy.learning_rate=0.001")), 1, notes)
-    assert any("is of other settings: kept as runs-" in notice for notice in notes.notices)
+    assert any(
+        "has runs of other settings; it is kept as runs-" in notice for notice in notes.notices
+    )
     assert len(list(loaded.output_dir.glob("runs-*.csv"))) == 1
 
 
@@ -222,7 +224,9 @@ def test_other_held_out_documents_are_other_settings(recipe: Path) -> None:
     """What a run trained on must not be what its loss is measured on after all."""
     train_proxies(load(recipe, SWARM), 1, Observer())
     train_proxies(load(recipe, (*SWARM, "validation.key=1")), 1, heard := Listener())
-    assert any("is of other settings: kept as runs-" in notice for notice in heard.notices)
+    assert any(
+        "has runs of other settings; it is kept as runs-" in notice for notice in heard.notices
+    )
 
 
 def test_a_name_that_means_another_mixture_is_trained_again(recipe: Path) -> None:
@@ -238,9 +242,9 @@ def test_a_name_that_means_another_mixture_is_trained_again(recipe: Path) -> Non
     after = {row.run: row for row in train_proxies(loaded, 1, heard).rows}
     assert after["a"] == before["a"]
     assert after["b"].weights == (0.5, 0.25, 0.25) and after["b"].losses != before["b"].losses
-    assert "1 runs are there already" in heard.notices
+    assert "1 runs are finished already" in heard.notices
     (aside,) = loaded.output_dir.glob("runs-*.csv")
-    assert f"1 runs were of other mixtures: their rows are kept in {aside.name}" in heard.notices
+    assert f"1 runs had other mixtures; their rows are kept in {aside.name}" in heard.notices
     assert read_runs(aside, NAMES)[-1] == before["b"]
 
 
@@ -249,7 +253,9 @@ def test_runs_drawn_within_other_caps_stay(recipe: Path) -> None:
     heard = Listener()
     after = train_proxies(load(recipe, (*SWARM, "max_epochs=30")), 1, heard).rows
     assert after == before
-    assert any("runs were drawn within other epoch caps: they stay" in n for n in heard.notices)
+    assert any(
+        "runs were drawn within other epoch caps; their rows stay" in n for n in heard.notices
+    )
 
 
 @pytest.mark.slow
@@ -285,7 +291,9 @@ def test_a_run_whose_loss_explodes_is_left_out_with_a_notice(recipe: Path) -> No
     notes = Listener()
     with pytest.raises(InputError, match=r"no run ended .* lower proxy.learning_rate \(it was 1e"):
         train_proxies(load(recipe, (*SWARM, "proxy.learning_rate=1e30")), 1, notes)
-    assert any("run 'm000': its gradient was not finite at step" in n for n in notes.notices)
+    assert any(
+        "run 'm000' is left out: its gradient was not finite at step" in n for n in notes.notices
+    )
 
 
 def test_a_proxy_tokenizer_keeps_the_shares_of_text(recipe: Path) -> None:
@@ -333,11 +341,11 @@ def test_memory_that_runs_out_halves_the_stack() -> None:
 
     halve_until_it_fits([1, 2, 3, 4, 5], 2, work, notices.append)
     assert done == [(1, 2, 2), (3, 2), (4, 5, 2)]
-    assert notices[0] == "out of memory with 5 models at once: going on with 3"
+    assert notices[0] == "out of memory with 5 models at once; trying 3 at once"
     done.clear()
     halve_until_it_fits([1], 16, work, notices.append)
     assert done == [(1, 4)]
-    assert notices[-1] == "out of memory with 8 sequences at a time: going on with 4"
+    assert notices[-1] == "out of memory with 8 sequences at a time; trying 4"
 
 
 def test_half_of_a_group_goes_on_where_the_group_was(tmp_path: Path) -> None:
@@ -369,7 +377,7 @@ def test_what_cannot_fit_and_what_is_no_lack_of_memory() -> None:
         raise RuntimeError("shapes differ")
 
     assert is_out_of_memory(RuntimeError("DefaultCPUAllocator: not enough memory: you tried"))
-    with pytest.raises(EngineError, match="one sequence does not fit .* smaller proxy.preset"):
+    with pytest.raises(EngineError, match="one sequence; set a smaller proxy.preset"):
         halve_until_it_fits([1, 2], 2, hopeless, lambda _: None)
     with pytest.raises(RuntimeError, match="shapes differ"):
         halve_until_it_fits([1, 2], 2, wrong, lambda _: None)

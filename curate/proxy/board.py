@@ -1,8 +1,8 @@
-"""What TensorBoard shows of a swarm: a folder of scalars a run. Needs the package `tensorboard`.
+"""Event files for TensorBoard, a folder for each run; needs the package `tensorboard`.
 
-Steps are a run's own. Scalars are written where a checkpoint is saved, so that training does not
-wait for the device in between; a run that goes on from a checkpoint replaces what it had written
-beyond it.
+Each run counts its steps from 1. Scalars are written whenever a checkpoint is saved, so training
+does not wait for the device in between. A run that resumes from a checkpoint replaces what it had
+written beyond it.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ VALIDATION, BITS = "validation", "bits_per_byte"
 
 
 class Boards:
-    """The event files of runs that train together."""
+    """Event files of runs that train together."""
 
     def __init__(self, directory: Path, swarm: Swarm, runs: Sequence[str], step: int) -> None:
         """Open a folder for each run.
 
         Args:
-            directory: Holds a folder for each run of the swarm.
-            swarm: Of the runs.
+            directory: Folder that holds one for each run of the swarm.
+            swarm: Swarm of these runs.
             runs: Names, in the order of the models.
-            step: Steps taken so far; what is there of later ones is void.
+            step: Steps taken so far; events of later steps in the files are void.
         """
         from torch.utils.tensorboard import SummaryWriter
 
@@ -46,7 +46,7 @@ class Boards:
         """Write the steps since the last call.
 
         Args:
-            losses: shape (runs, steps so far of those), nats, of every step's own batch.
+            losses: shape (runs, steps so far), nats per token of each step's own batch.
             rows: Held-out losses so far.
         """
         steps = range(self._step + 1, losses.shape[1] + 1)
@@ -75,6 +75,6 @@ class Boards:
         self._step, self._since = steps[-1], time.monotonic()
 
     def close(self) -> None:
-        """End the files."""
+        """Close the files."""
         for writer in self._writers.values():
             writer.close()

@@ -1,4 +1,4 @@
-"""State of a group of runs on disk: one safetensors file, replaced whole, nothing executable."""
+"""State of a group of runs on disk: one safetensors file, replaced whole, without any code."""
 
 from __future__ import annotations
 
@@ -16,26 +16,27 @@ from curate.runtime.files import atomic_path
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a group goes on from."""
+    """State that a group resumes from."""
 
     runs: list[str]
+    """Names, in the order of the models."""
     rows: bytes
     """Losses measured so far, as JSON."""
     tensors: dict[str, Tensor]
-    """From `Stack.state`, on the CPU."""
+    """Result of `Stack.state`, on the CPU."""
 
 
 def save_checkpoint(
     path: Path, settings: str, runs: Sequence[str], rows: bytes, tensors: dict[str, Tensor]
 ) -> None:
-    """Write atomically, in place of the checkpoint before.
+    """Replace the checkpoint at `path`, atomically.
 
     Args:
-        path: Of the file.
-        settings: Hash of what the runs share; a checkpoint of other settings is not loaded.
+        path: File to write.
+        settings: Hash of what the runs share; a checkpoint of other settings is never loaded.
         runs: Names, in the order of the models.
-        rows: JSON.
-        tensors: With models leading.
+        rows: Losses measured so far, as JSON.
+        tensors: State with a leading axis of models.
     """
     metadata = {"settings": settings, "runs": json.dumps(list(runs)), "rows": rows.decode()}
     with atomic_path(path) as temporary:
@@ -43,7 +44,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(path: Path, settings: str) -> Checkpoint | None:
-    """Read a checkpoint; None where there is none of these settings, or it is damaged."""
+    """Read a checkpoint; None if there is none with these settings or it is damaged."""
     if not path.exists():
         return None
     try:
@@ -53,12 +54,12 @@ def load_checkpoint(path: Path, settings: str) -> Checkpoint | None:
                 return None
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError):
-        return None  # training again from the start gives the same
+        return None  # not an error: training again from the start gives the same losses
     return Checkpoint(json.loads(metadata["runs"]), metadata["rows"].encode(), tensors)
 
 
 def checkpoint_runs(path: Path, settings: str) -> list[str]:
-    """Names of the runs in a checkpoint; none where it is of other settings, or damaged."""
+    """Return the names of the runs in a checkpoint; none if it has other settings or is damaged."""
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
@@ -71,22 +72,26 @@ def checkpoint_runs(path: Path, settings: str) -> list[str]:
 
 
 def find_checkpoint(directory: Path, settings: str, runs: Sequence[str]) -> Checkpoint | None:
-    """State of these runs, from the group that holds all of them, which may be larger.
+    """Load the state of these runs from a group that holds all of them, and may hold more.
 
-    A group that did not fit into memory was cut in halves; each half goes on where both were.
+    A group that did not fit into memory was halved, and each half resumes where both were.
 
     Args:
-        directory: Of checkpoints, `group-*.safetensors`.
-        settings: See `save_checkpoint`.
-        runs: Names; the models of the result are in this order, and its rows are still of all.
+        directory: Folder of the checkpoints, `group-*.safetensors`.
+        settings: Hash of what the runs share.
+        runs: Names of the runs.
+
+    Returns:
+        The furthest state, models in the order of `runs`; its rows are still those of the whole
+        group. None if no checkpoint holds these runs.
     """
-    found: Checkpoint | None = None
+    furthest: Checkpoint | None = None
     for path in sorted(directory.glob("group-*.safetensors")):
         state = load_checkpoint(path, settings)
         if state is None or not set(runs) <= set(state.runs):
             continue
-        if found is None or int(state.tensors["step"][0]) > int(found.tensors["step"][0]):
-            chosen = [state.runs.index(run) for run in runs]
-            tensors = {name: tensor[chosen] for name, tensor in state.tensors.items()}
-            found = Checkpoint(list(runs), state.rows, tensors)
-    return found
+        if furthest is None or int(state.tensors["step"][0]) > int(furthest.tensors["step"][0]):
+            models = [state.runs.index(run) for run in runs]
+            tensors = {name: tensor[models] for name, tensor in state.tensors.items()}
+            furthest = Checkpoint(list(runs), state.rows, tensors)
+    return furthest

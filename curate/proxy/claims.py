@@ -1,8 +1,8 @@
-"""Who trains which runs, where several processes or machines share a swarm's directory.
+"""Claims on runs, for processes or machines that share a swarm's directory; needs no torch.
 
-A claim is a file that names its runs and that its process holds a lock of. A process that is gone
-holds nothing, so whoever looks next takes its runs over, from their checkpoint. All looking and
-writing is done under one lock of the directory. Needs no torch.
+A claim is a file that names its runs and that its process keeps locked. The operating system
+releases the lock when the process exits, so the next process to look takes its runs over from
+their checkpoint. Claims are read and written under one lock of the directory.
 """
 
 from __future__ import annotations
@@ -30,22 +30,25 @@ class RunClaim:
 
 
 class RunClaims:
-    """The claims on the runs of a directory."""
+    """Claims on the runs of a directory."""
 
     def __init__(self, directory: Path) -> None:
-        """Of the swarm that `directory` holds."""
+        """Use the folder `claims` of a swarm's directory."""
         self._directory = directory / "claims"
 
     def lock(self) -> AbstractContextManager[None]:
-        """Held by whoever reads or writes what processes share; only shortly."""
+        """Return the lock to hold, briefly, while reading or writing what processes share."""
         return FileLock(self._directory / "lock").held()
 
     def held(self) -> set[str]:
-        """Runs that living processes train; claims of others are removed. Under the lock only."""
+        """Return the runs that living processes train, and remove claims of dead ones.
+
+        Call it under the lock only.
+        """
         runs: set[str] = set()
         for path in sorted(self._directory.glob("*.json")):
             lock = FileLock(path)
-            abandoned = lock.take()
+            abandoned = lock.take()  # only a process that has ended leaves its claim unlocked
             lock.close()
             if abandoned:
                 path.unlink()
@@ -54,10 +57,10 @@ class RunClaims:
         return runs
 
     def take(self, choose: Choose) -> RunClaim | None:
-        """Claim what `choose` picks; None where it picks nothing.
+        """Claim the runs that `choose` picks; None if it picks none.
 
         Args:
-            choose: Given the runs that others train, returns names of runs to claim; it is called
+            choose: Takes the runs that others train and returns names of runs to claim; called
                 under the lock.
         """
         with self.lock():
@@ -68,12 +71,12 @@ class RunClaims:
             lock = FileLock(path)
             taken = lock.take()
             assert taken, "runs that nobody trains were locked"
-            said = {"runs": runs, "process": os.getpid(), "machine": platform.node()}
-            path.write_text(json.dumps(said), "utf-8")
+            content = {"runs": runs, "process": os.getpid(), "machine": platform.node()}
+            path.write_text(json.dumps(content), "utf-8")
             return RunClaim(runs, path, lock)
 
     def release(self, claim: RunClaim) -> None:
-        """Let go of runs: they have ended, or somebody else may have them."""
+        """Give up runs that have ended, or that another process may train."""
         with self.lock():
             claim.lock.close()
             claim.path.unlink()

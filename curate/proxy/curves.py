@@ -1,6 +1,6 @@
-"""Training losses of every step, kept as Parquet: one file for each group of runs that finished.
+"""Training losses of every step as Parquet, one file for each group of runs that finished.
 
-Columns: run, seed, step (from 1), tokens (trained on after that step), loss (of the step's own
+Columns: run, seed, step (from 1), tokens (trained on after that step), loss (mean of the step's
 batch before its update, nats per token). Losses on held-out text are in `runs.csv`.
 """
 
@@ -23,10 +23,10 @@ def write_curves(
     """Write the curves of a group, whole or not at all.
 
     Args:
-        path: Of the Parquet file; its directory is made.
-        runs: Name and seed of each.
+        path: Parquet file to write; its directory is made.
+        runs: Name and seed of each run.
         losses: shape (runs, steps), nats per token.
-        step_tokens: Of a run in one step.
+        step_tokens: Tokens of a run in one step.
 
     Raises:
         ValueError: There are not as many rows of losses as runs.

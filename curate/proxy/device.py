@@ -1,4 +1,4 @@
-"""The device that proxies train on, and the type it computes in."""
+"""Devices that proxies train on, and the type they compute in."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from curate.proxy.stack import StackSettings
 
 
 def find_device(name: str) -> torch.device:
-    """The device of that name; `auto`: a GPU if there is one.
+    """Return the device of this name; `auto` is a GPU if there is one.
 
     Raises:
-        InputError: This machine has none of that name.
+        InputError: This machine has no such device.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -30,7 +30,7 @@ def find_device(name: str) -> torch.device:
 
 
 def device_names(text: str) -> list[str]:
-    """The devices that a recipe names, separated by commas.
+    """Split a list of devices separated by commas.
 
     Example:
         >>> device_names("cuda:0, cuda:1"), device_names("auto")
@@ -40,25 +40,32 @@ def device_names(text: str) -> list[str]:
 
 
 def find_devices(text: str) -> list[torch.device]:
-    """The devices of those names, all of one kind.
+    """Return the devices that a list names, all of one kind.
 
     Raises:
-        InputError: This machine lacks one, or their arithmetic differs.
+        InputError: This machine lacks one of them, or they are of different kinds.
     """
-    found = [find_device(name) for name in device_names(text)]
-    kinds = sorted({device.type for device in found})
+    devices = [find_device(name) for name in device_names(text)]
+    kinds = sorted({device.type for device in devices})
     if len(kinds) > 1:
         raise InputError(
-            f"proxy.device: {text} are of {len(kinds)} kinds ({', '.join(kinds)}), which compute "
-            "with different precision; name devices of one kind"
+            f"proxy.device: {text} names {len(kinds)} kinds of device ({', '.join(kinds)}), which "
+            "compute with different precision; name devices of one kind"
         )
-    return found
+    return devices
 
 
 def stack_settings(
     shape: Shape, optimiser: OptimiserSettings, device: torch.device, threads: int
 ) -> StackSettings:
-    """bfloat16 on a GPU, float32 elsewhere; `threads` of the CPU."""
+    """Put settings together that suit a device: bfloat16 on a GPU, float32 elsewhere.
+
+    Args:
+        shape: Sizes of each model.
+        optimiser: Settings of the update.
+        device: Device to train on.
+        threads: CPU threads that torch may use in this process.
+    """
     torch.set_num_threads(threads)
     compute = torch.bfloat16 if device.type == "cuda" else torch.float32
     return StackSettings(shape, optimiser, device, compute)

@@ -1,4 +1,4 @@
-"""How many models fit at once, and what to do when they do not after all."""
+"""Estimate how many models fit into memory at once, and train fewer when they do not."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from curate.proxy.shape import Shape
 Item = TypeVar("Item")
 
 STATE_BYTES = 16 + 8
-"""A parameter's weight, gradient and two moments, and what an update holds beside them."""
+"""Bytes a parameter: weight, gradient and two moments, and two temporaries of an update."""
 
 SAFE_SHARE = 0.7
 """Share of the free memory that is planned with."""
@@ -27,22 +27,24 @@ UNKNOWN_FREE_BYTES = 4 << 30
 """Memory taken for free where the system does not say; conservative for a machine that trains."""
 
 CPU_MODELS = 16
-"""A CPU gains nothing from more at once, and a killed group loses less."""
+"""Most models at once on a CPU: more gain no speed, and a group that is killed loses less."""
 
 CPU_TOKENS = 8192
-"""At a time on a CPU, all models together; nano was 20 % slower with four times as many."""
+"""Most tokens at a time on a CPU, all models together; four times as many made nano 20 % slower."""
 
 
 @dataclass(frozen=True, slots=True)
 class GroupSize:
-    """How a swarm is cut up."""
+    """How much of a swarm is in memory at a time."""
 
     models: int
+    """Models that train together."""
     micro_sequences: int
+    """Sequences of each model whose activations are held together."""
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that is free on the device now."""
+    """Return the memory that is free on a device now, in bytes."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     if sys.platform != "linux":  # the standard library does not tell
@@ -54,16 +56,21 @@ def free_bytes(device: torch.device) -> int:
 
 
 def model_bytes(shape: Shape, compute: torch.dtype) -> int:
-    """Of one model's state in training; an estimate that leaves activations out."""
+    """Estimate the bytes of one model's state in training, without activations."""
     low = compute.itemsize if compute != torch.float32 else 0
     return shape.parameters * (STATE_BYTES + low)
 
 
 def sequence_bytes(shape: Shape, sequence_length: int, compute: torch.dtype) -> int:
-    """Activations kept for one training sequence of one model; an estimate.
+    """Estimate the bytes of the activations kept for one sequence of one model.
 
     A layer keeps about twelve tensors of its width (norms, projections, rotated queries and keys)
     and five of its inner width.
+
+    Args:
+        shape: Sizes of the model.
+        sequence_length: Tokens of a sequence.
+        compute: Type of the activations.
     """
     values = shape.layers * (12 * shape.width + 5 * shape.mlp) + 6 * shape.width
     return values * sequence_length * compute.itemsize
@@ -76,7 +83,15 @@ def fit_models(
     compute: torch.dtype,
     device: torch.device,
 ) -> GroupSize:
-    """As many models as leave half of the memory to activations, then sequences to fill that."""
+    """Choose as many models as leave half of the memory to activations, then fill that half.
+
+    Args:
+        shape: Sizes of each model.
+        sequence_length: Tokens of a sequence.
+        batch_sequences: Sequences of a batch of one model; the upper limit.
+        compute: Type of the activations.
+        device: Device to train on; its free memory is measured now.
+    """
     room = int(free_bytes(device) * SAFE_SHARE)
     state, sequence = model_bytes(shape, compute), sequence_bytes(shape, sequence_length, compute)
     chunk = chunk_tokens(1, shape.vocabulary, device) * shape.vocabulary * 8
@@ -91,11 +106,11 @@ def fit_models(
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory ran out, on whatever device."""
+    """Return whether an exception says that memory ran out, on any device."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    said = ("can't allocate memory", "not enough memory")  # torch's on POSIX, and on Windows
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in said)
+    messages = ("can't allocate memory", "not enough memory")  # torch's on POSIX, and on Windows
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in messages)
 
 
 def halve_until_it_fits(
@@ -104,15 +119,15 @@ def halve_until_it_fits(
     work: Callable[[Sequence[Item], int], None],
     notice: Callable[[str], None],
 ) -> None:
-    """Work on all items at once, or on halves where memory runs out, one half after the other.
+    """Work on all items at once; where memory runs out, on one half after the other.
 
-    One item alone gets fewer sequences at a time instead.
+    A single item that does not fit gets half as many sequences at a time.
 
     Args:
-        items: Runs.
-        micro_sequences: Sequences of each at a time.
-        work: Takes items and sequences; may be called again with fewer of them.
-        notice: Hears of every halving.
+        items: Runs to train.
+        micro_sequences: Sequences of each run at a time.
+        work: Called with items and sequences, again with fewer of them where memory ran out.
+        notice: Called with a sentence about every halving.
 
     Raises:
         EngineError: One item with one sequence does not fit.
@@ -124,21 +139,22 @@ def halve_until_it_fits(
         if not is_out_of_memory(error):
             raise
         failed = True
-    if not failed:  # the rest stands outside the handler, whose traceback would hold the tensors
+    if not failed:
         return
+    # Retry outside the handler: inside it the traceback would keep the failed tensors alive.
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     if len(items) > 1:
         half = (len(items) + 1) // 2
-        notice(f"out of memory with {len(items)} models at once: going on with {half}")
+        notice(f"out of memory with {len(items)} models at once; trying {half} at once")
         halve_until_it_fits(items[:half], micro_sequences, work, notice)
         halve_until_it_fits(items[half:], micro_sequences, work, notice)
     elif micro_sequences > 1:
         half = micro_sequences // 2
-        notice(f"out of memory with {micro_sequences} sequences at a time: going on with {half}")
+        notice(f"out of memory with {micro_sequences} sequences at a time; trying {half}")
         halve_until_it_fits(items, half, work, notice)
     else:
         raise EngineError(
-            "proxy: one model with one sequence does not fit into memory; set a smaller "
+            "proxy: out of memory with one model and one sequence; set a smaller "
             "proxy.preset or proxy.sequence_length, or proxy.tokenizer: {train: {vocab_size: 8192}}"
         )

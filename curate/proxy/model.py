@@ -1,8 +1,8 @@
-"""The model, for K sets of parameters at once.
+"""The forward pass, for K sets of parameters at once.
 
-Every weight has a leading axis of models, every product is a batched one, and nothing mixes models,
+Weights have a leading axis of models and every product is batched over it. Nothing mixes models,
 so a model in a stack does what it would do alone. The blocks are those of Llama (RMSNorm, rotary
-positions by halves, causal attention, SwiGLU), which the tests compare with.
+positions by halves, causal attention, SwiGLU); the tests compare with it.
 
 Shapes: K models, B sequences, T positions, N = B * T, D width, H heads, E head width, F SwiGLU
 width, V vocabulary, L layers.
@@ -23,7 +23,7 @@ NORM_EPSILON = 1e-5
 ROTARY_BASE = 10_000.0
 
 Weights = dict[str, Tensor]
-"""Name → stacked parameter; see `weight_shapes`."""
+"""Stacked parameters by name; see `weight_shapes`."""
 
 MATRICES = ("qkv", "attention_out", "gate_up", "down", "head")
 """Weights that tokens are multiplied with; the tied embedding is named `head` too."""
@@ -51,16 +51,19 @@ def weight_shapes(shape: Shape) -> dict[str, tuple[int, ...]]:
 
 
 def initial_weights(shape: Shape, seeds: Sequence[int], device: torch.device) -> Weights:
-    """Random weights, one model a seed; a seed gives the same model in every stack and device.
+    """Draw random weights; a seed gives the same model in every stack and on every device.
 
-    Normal with deviation 1 / sqrt(inputs), the two that write to the residual stream divided by
-    sqrt(2 * layers) more; embeddings 0.02 times sqrt(256 / width), which keeps logits of a tied
-    model small. Norms start at one.
+    Weights are normal with deviation 1 / sqrt(inputs); those that write to the residual stream are
+    also divided by sqrt(2 * layers). Embeddings have 0.02 * sqrt(256 / width), which keeps the
+    logits of a tied model small. Norms start at one.
 
     Args:
-        shape: Of every model.
-        seeds: shape (K,).
-        device: Where the weights go; drawing is always on the CPU.
+        shape: Sizes that all models share.
+        seeds: shape (K,), one for each model.
+        device: Device of the weights.
+
+    Returns:
+        float32 weights, drawn on the CPU so that they do not depend on the device.
     """
     weights = {
         name: torch.empty((len(seeds), *sizes), dtype=torch.float32, device=device)
@@ -68,13 +71,13 @@ def initial_weights(shape: Shape, seeds: Sequence[int], device: torch.device) ->
     }
     for model, seed in enumerate(seeds):
         generator = torch.Generator().manual_seed(seed)
-        for name in sorted(weights):
-            own = weights[name][model]
+        for name in sorted(weights):  # sorted: the order of the draws is part of what a seed means
+            weight = weights[name][model]
             if name.endswith("norm"):
-                own.fill_(1.0)
+                weight.fill_(1.0)
                 continue
             deviation = _deviation(name, shape)
-            own.copy_(torch.randn(own.shape, generator=generator) * deviation)
+            weight.copy_(torch.randn(weight.shape, generator=generator) * deviation)
     return weights
 
 
@@ -87,18 +90,19 @@ def _deviation(name: str, shape: Shape) -> float:
 
 
 def hidden_states(weights: Weights, tokens_KBT: Tensor, shape: Shape) -> Tensor:
-    """Last hidden states, normalised: what the head is multiplied with.
+    """Compute the last hidden states, normalised, which the head multiplies.
 
     Args:
-        weights: Of K models, in the type to compute in.
-        tokens_KBT: Ids; each position sees itself and what is before it.
-        shape: Of every model.
+        weights: Parameters of K models, in the type to compute in.
+        tokens_KBT: Token ids; each position sees itself and the positions before it.
+        shape: Sizes that all models share.
 
     Returns:
         Shape (K, N, D), in the type of the weights.
     """
     K, B, T = tokens_KBT.shape
     embedding_KVD = weights["head"] if shape.tied else weights["embedding"]
+    # One lookup for all models: their embeddings are rows of one tall matrix, K * V by D.
     first_K = torch.arange(K, device=tokens_KBT.device) * shape.vocabulary
     rows_KN = tokens_KBT.reshape(K, B * T) + first_K[:, None]
     x_KND = functional.embedding(rows_KN, embedding_KVD.reshape(-1, shape.width))
@@ -122,9 +126,10 @@ def _normalise(x_KND: Tensor, gain_KD: Tensor) -> Tensor:
 
 
 def _rotary(T: int, E: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of the rotations, shape (T, E), in the type of `like`.
+    """Return cosines and sines of the rotations, shape (T, E), in the type of `like`.
 
-    Su et al. 2021, arXiv:2104.09864, Eq. 15; pairs are (i, i + E / 2), as in Llama.
+    Su et al. 2021, arXiv:2104.09864, Eq. 15; pairs are (i, i + E / 2), as in Llama. Angles are
+    float32, since bfloat16 cannot tell neighbouring positions apart beyond 256.
     """
     rate = ROTARY_BASE ** (-torch.arange(0, E, 2, dtype=torch.float32, device=like.device) / E)
     angle_TE = torch.arange(T, dtype=torch.float32, device=like.device)[:, None] * rate.repeat(2)
@@ -140,7 +145,7 @@ def _rotate(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
 def _attention(
     qkv: Tensor, rotary: tuple[Tensor, Tensor], sizes: tuple[int, int, int], shape: Shape
 ) -> Tensor:
-    """Causal attention of each sequence; models and sequences are one batch to it."""
+    """Causal attention of each sequence; models and sequences form one batch."""
     K, B, T = sizes
     H, E = shape.heads, shape.head_width
     split = qkv.view(K * B, T, 3, H, E).permute(2, 0, 3, 1, 4)

@@ -1,10 +1,9 @@
-"""AdamW over stacked parameters: each model has its own clipping, learning rate and fate.
+"""AdamW over stacked parameters, with clipping, learning rate and failure for each model apart.
 
-Learning rates are given for width 256 and carried to other widths: matrices inside the model and
-the head take rate * 256 / width, embeddings and gains the rate itself, with initial deviations that
-fall as 1 / sqrt(inputs). This is the per-layer rule under which Adam's best rate stays where it is
-when the width changes (Everett et al. 2024, arXiv:2407.05872, standard parametrisation). A tied
-matrix counts as a head.
+Learning rates are given for width 256 and scaled to other widths: matrices inside the model and the
+head take rate * 256 / width, embeddings and gains take the rate itself. Initial deviations fall as
+1 / sqrt(inputs). Under this per-layer rule the best rate of Adam does not move with the width
+(Everett et al. 2024, arXiv:2407.05872, standard parametrisation). A tied matrix counts as a head.
 """
 
 from __future__ import annotations
@@ -21,25 +20,25 @@ from curate.proxy.model import MATRICES, Weights
 BASE_WIDTH = 256
 
 FINAL_SHARE = 0.1
-"""Of the learning rate at the end of the cosine, and of the exponential."""
+"""Share of the learning rate that is left at the end of the cosine and the exponential."""
 
 DECAY_SHARE = 0.2
-"""Of the steps, over which warm-up-stable-decay falls to nothing."""
+"""Share of the steps over which warm-up-stable-decay falls to 0."""
 
 Schedule = Literal["constant", "cosine", "exponential", "wsd"]
 
 
 @dataclass(frozen=True, slots=True)
 class OptimiserSettings:
-    """What the update does; the defaults but the rate are RegMix's."""
+    """Settings of the update; all defaults but the rate are RegMix's."""
 
     learning_rate: float
-    """At width 256, after warm-up."""
+    """Rate at width 256, after warm-up."""
     schedule: Schedule = "constant"
     steps: int = 1000
     warmup_steps: int = 100
     weight_decay: float = 0.1
-    """Of matrices; embeddings and gains have none."""
+    """Decay of matrices; embeddings and gains have none."""
     beta1: float = 0.9
     beta2: float = 0.95
     epsilon: float = 1e-8
@@ -48,7 +47,7 @@ class OptimiserSettings:
 
 
 def schedule_factor(settings: OptimiserSettings, step: int) -> float:
-    """Share of the learning rate in step `step`, counted from 1.
+    """Return the share of the learning rate that applies in step `step`, counted from 1.
 
     Example:
         >>> settings = OptimiserSettings(1e-3, "wsd", steps=100, warmup_steps=10)
@@ -73,15 +72,15 @@ def schedule_factor(settings: OptimiserSettings, step: int) -> float:
 
 
 class StackedAdamW:
-    """Moments of a stack of models, and which of them still train."""
+    """Updates a stack of models; holds their moments and which of them still train."""
 
     def __init__(self, weights: Weights, rates: Tensor, settings: OptimiserSettings) -> None:
         """Start at step 0.
 
         Args:
-            weights: float32, updated in place.
+            weights: Stacked float32 weights, updated in place.
             rates: shape (K,), learning rate of each model at width 256.
-            settings: For all of them; its `learning_rate` is not used here.
+            settings: Settings of all models; `learning_rate` is not read, `rates` is.
         """
         self._weights = weights
         self._rates = rates
@@ -92,14 +91,17 @@ class StackedAdamW:
         self.alive_K = torch.ones(len(rates), dtype=torch.bool, device=rates.device)
         """False from the step on in which a model's gradient was not finite."""
         self.failed_step_K = torch.zeros(len(rates), dtype=torch.int64, device=rates.device)
-        """The step in which that was; 0: never."""
+        """Step in which the gradient was not finite; 0 for never."""
 
     @torch.no_grad()
     def step(self) -> Tensor:
-        """Clip, update, and clear the gradients; returns the norms before clipping, shape (K,).
+        """Clip, update, and clear the gradients.
 
-        A model whose gradient is not finite keeps its weights and trains no more; no other model
-        notices. Nothing here waits for the device.
+        A model whose gradient is not finite keeps its weights and stops training; the others are
+        not affected. Nothing here waits for the device: failures stay tensors, read later.
+
+        Returns:
+            Norms of the gradients before clipping, shape (K,).
         """
         self.step_number += 1
         settings, step = self._settings, self.step_number
@@ -115,6 +117,7 @@ class StackedAdamW:
         for name, weight in self._weights.items():
             grad = gradients[name]
             assert grad is not None
+            # where, not a product with 0: 0 * nan is nan and would reach the moments
             grad = torch.where(_spread(fine_K, grad), grad * _spread(scale_K, grad), 0.0)
             first, second = self.first[name], self.second[name]
             first.lerp_(grad, 1 - settings.beta1)
@@ -134,11 +137,11 @@ class StackedAdamW:
 
 
 def _norms(gradients: dict[str, Tensor | None]) -> Tensor:
-    """Norm of each model's whole gradient, shape (K,)."""
+    """Compute the norm of each model's whole gradient, shape (K,)."""
     squares = [grad.flatten(1).square().sum(1) for grad in gradients.values() if grad is not None]
     return torch.stack(squares).sum(0).sqrt()
 
 
 def _spread(values_K: Tensor, like: Tensor) -> Tensor:
-    """One value a model, shaped to multiply `like`."""
+    """Shape one value for each model so that it multiplies `like`."""
     return values_K.view(-1, *[1] * (like.dim() - 1))

@@ -1,4 +1,4 @@
-"""`runs.csv`: one row a checkpoint of a run, written whole or not at all. Needs no torch.
+"""Read and write `runs.csv`, one row for each checkpoint of a run; needs no torch.
 
 Columns: run, seed, params, step, tokens, w_<domain>…, loss_<domain>… (nats per token),
 bpb_<domain>… (bits per byte of text).
@@ -22,23 +22,24 @@ class RunRow:
     run: str
     seed: int
     params: int
-    """Of blocks, norms and head."""
+    """Parameters of blocks, norms and head."""
     step: int
+    """Steps taken so far."""
     tokens: int
-    """Trained on so far."""
+    """Tokens trained on so far."""
     weights: tuple[float, ...]
     """shape (domains,), shares of tokens."""
     losses: tuple[float, ...]
     """shape (domains,), nats per token of held-out documents."""
     bits_per_byte: tuple[float, ...]
-    """shape (domains,), of their text; comparable between tokenizers."""
+    """shape (domains,), bits per byte of their text; comparable between tokenizers."""
 
 
 FIXED = ("run", "seed", "params", "step", "tokens")
 
 
 def columns(domains: Sequence[str]) -> list[str]:
-    """Headings of `runs.csv`.
+    """Return the headings of `runs.csv`.
 
     Example:
         >>> columns(["a"])
@@ -49,17 +50,17 @@ def columns(domains: Sequence[str]) -> list[str]:
 
 
 def read_runs(path: Path, domains: Sequence[str]) -> list[RunRow]:
-    """The rows of a table of these domains; none where there is no file.
+    """Read the rows of a table of these domains; none if there is no file.
 
     Raises:
-        InputError: It is of other domains, or a line is not ours.
+        InputError: The table has other domains, or a line is not a row of a run.
     """
     if not path.exists():
         return []
     with path.open(encoding="utf-8", newline="") as file:
         lines = csv.reader(file)
-        found = next(lines, [])
-        if found != columns(domains):
+        headings = next(lines, [])
+        if headings != columns(domains):
             raise InputError(
                 f"{path}:1: not the columns of these domains ({', '.join(domains)}); give another "
                 "--out, or move that file away"
@@ -78,18 +79,36 @@ def _row(line: Sequence[str], domains: int) -> RunRow:
     if len(values) != 3 * domains:
         raise ValueError(f"expected {5 + 3 * domains} columns, got {len(line)}")
     return RunRow(
-        line[0], int(line[1]), int(line[2]), int(line[3]), int(line[4]),
-        tuple(values[:domains]), tuple(values[domains : 2 * domains]), tuple(values[2 * domains :]),
-    )  # fmt: skip
+        run=line[0],
+        seed=int(line[1]),
+        params=int(line[2]),
+        step=int(line[3]),
+        tokens=int(line[4]),
+        weights=tuple(values[:domains]),
+        losses=tuple(values[domains : 2 * domains]),
+        bits_per_byte=tuple(values[2 * domains :]),
+    )
 
 
 def append_runs(path: Path, domains: Sequence[str], rows: Sequence[RunRow]) -> None:
-    """Add rows; a reader sees the table without them or with all of them."""
+    """Add rows; a reader sees the table without them or with all of them.
+
+    Args:
+        path: Table to extend, or to begin.
+        domains: Names of its domains.
+        rows: Rows to add.
+    """
     write_runs(path, domains, [*read_runs(path, domains), *rows])
 
 
 def write_runs(path: Path, domains: Sequence[str], rows: Sequence[RunRow]) -> None:
-    """Write a table of these rows, whole or not at all."""
+    """Write a table of these rows, whole or not at all.
+
+    Args:
+        path: Table to write or replace.
+        domains: Names of its domains.
+        rows: All its rows.
+    """
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns(domains))

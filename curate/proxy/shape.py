@@ -1,19 +1,18 @@
-"""What a proxy model is: sizes, presets, parameter counts, arithmetic. Needs no torch."""
+"""Sizes, presets, parameter counts and arithmetic of a proxy model; needs no torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from curate.errors import RecipeError
-from curate.runtime.registry import nearest_hint
+from curate.runtime.registry import Registry
 
 VOCABULARY_MULTIPLE = 64
-"""The head's rows are padded to this, which is what matrix units of GPUs want."""
+"""The head's rows are padded to a multiple of this, as GPU matrix units work in such tiles."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A decoder: RMSNorm, rotary positions, full attention, SwiGLU; no biases."""
+    """Sizes of a decoder: RMSNorm, rotary positions, full attention, SwiGLU, no biases."""
 
     layers: int
     width: int
@@ -21,12 +20,12 @@ class Shape:
     mlp: int
     """Inner width of the SwiGLU."""
     vocabulary: int
-    """Rows of embedding and head."""
+    """Rows of the embedding and of the head."""
     tied: bool = False
-    """One matrix is embedding and head."""
+    """Whether one matrix serves as embedding and head."""
 
     def __post_init__(self) -> None:
-        """Raise `ValueError` where the sizes do not go together."""
+        """Raise `ValueError` where the sizes do not fit together."""
         if min(self.layers, self.width, self.heads, self.mlp, self.vocabulary) < 1:
             raise ValueError(f"every size must be at least 1, got {self}")
         if self.width % (2 * self.heads):
@@ -41,7 +40,7 @@ class Shape:
 
     @property
     def block_parameters(self) -> int:
-        """Parameters of blocks and norms: neither embedding nor head.
+        """Parameters of blocks and norms, without embedding and head.
 
         Example:
             >>> PRESETS["1M"].sized(50_432).block_parameters
@@ -52,16 +51,16 @@ class Shape:
 
     @property
     def matmul_parameters(self) -> int:
-        """Blocks, norms and head: what every token is multiplied with; `params` of `runs.csv`."""
+        """Parameters that multiply every token: blocks, norms, head; `params` in `runs.csv`."""
         return self.block_parameters + self.vocabulary * self.width
 
     @property
     def parameters(self) -> int:
-        """All of them; an untied embedding counts beside the head."""
+        """All parameters; an untied embedding counts beside the head."""
         return self.matmul_parameters + (0 if self.tied else self.vocabulary * self.width)
 
     def training_flops(self, sequence_length: int) -> float:
-        """Floating-point operations to train on one token, the head counted.
+        """Floating-point operations to train on one token, including the head.
 
         Six for each parameter that is multiplied (norms are too few to matter), and six times
         layers x width x sequence length for causal attention: scores and values are two products
@@ -72,37 +71,46 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """How models of a preset are trained where the recipe says nothing else."""
+    """Training settings of a preset, for what the recipe leaves open."""
 
     sequence_length: int
     batch_sequences: int
     tokens: int
     learning_rate: float
-    """At width 256; see `optimiser`."""
+    """Rate at width 256; see `optimiser`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """A shape for any vocabulary."""
+    """A shape for any vocabulary, and how models of it are trained."""
 
+    name: str
+    summary: str
+    """A phrase for `curate proxy --help` and the documentation."""
+    training: Training
     layers: int
     width: int
     heads: int
     mlp: int
-    training: Training
-    summary: str
     tied: bool = False
 
     def sized(self, vocabulary: int, tied: bool | None = None) -> Shape:
-        """The shape for a tokenizer of `vocabulary` ids, padded for the machine.
+        """Return the shape for a tokenizer of `vocabulary` ids, rows padded for the hardware.
 
         Args:
             vocabulary: Ids of the tokenizer.
-            tied: Instead of the preset's choice.
+            tied: Overrides the preset's choice; None keeps it.
         """
         rows = -(-vocabulary // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
         tie = self.tied if tied is None else tied
-        return Shape(self.layers, self.width, self.heads, self.mlp, rows, tie)
+        return Shape(
+            layers=self.layers,
+            width=self.width,
+            heads=self.heads,
+            mlp=self.mlp,
+            vocabulary=rows,
+            tied=tie,
+        )
 
 
 SMALL = Training(128, 8, 250_000, 1e-3)
@@ -110,29 +118,39 @@ SMALL = Training(128, 8, 250_000, 1e-3)
 5.00 at 1e-3, 5.04 at 2e-3, 5.07 at 4e-3, 5.20 at 8e-3; micro takes the same rate unmeasured."""
 
 LARGE = Training(2048, 512, 1_000_000_000, 4e-4)
-"""RegMix's own settings for its 1M."""
+"""Settings that RegMix uses for its 1M."""
 
-PRESETS = {
-    "nano": Preset(2, 64, 4, 160, SMALL, "trains in seconds on a CPU; for tests and first looks"),
-    "micro": Preset(2, 128, 4, 320, SMALL, "a CPU's proxy"),
-    "1M": Preset(2, 256, 8, 512, LARGE, "RegMix's 1M (Liu et al. 2024)"),
-    "10M": Preset(6, 384, 6, 1024, LARGE, "between RegMix's two"),
-    "60M": Preset(10, 768, 8, 1536, LARGE, "RegMix's 60M (Liu et al. 2024)"),
-    "bimix": Preset(12, 768, 12, 2048, LARGE, "like BiMix's base (Ge et al. 2024)", tied=True),
-    "500M": Preset(24, 1280, 20, 3456, LARGE, "one step below a target"),
-}
-"""By name; RegMix's as its code has them, BiMix's with SwiGLU of as many parameters as its MLP."""
+PRESETS: Registry[Preset] = Registry(
+    "preset",
+    (
+        Preset(
+            "nano",
+            "trains in seconds on a CPU; for tests and first looks",
+            SMALL,
+            layers=2, width=64, heads=4, mlp=160,
+        ),
+        Preset("micro", "a CPU's proxy", SMALL, layers=2, width=128, heads=4, mlp=320),
+        Preset("1M", "RegMix's 1M (Liu et al. 2024)", LARGE, layers=2, width=256, heads=8, mlp=512),
+        Preset("10M", "between RegMix's two", LARGE, layers=6, width=384, heads=6, mlp=1024),
+        Preset(
+            "60M", "RegMix's 60M (Liu et al. 2024)", LARGE, layers=10, width=768, heads=8, mlp=1536
+        ),
+        Preset(
+            "bimix",
+            "like BiMix's base (Ge et al. 2024)",
+            LARGE,
+            layers=12, width=768, heads=12, mlp=2048, tied=True,
+        ),
+        Preset("500M", "one step below a target", LARGE, layers=24, width=1280, heads=20, mlp=3456),
+    ),
+)  # fmt: skip
+"""Presets: RegMix's as in its code, BiMix's with a SwiGLU of as many parameters as its MLP."""
 
 
 def find_preset(name: str) -> Preset:
-    """The preset of that name.
+    """Return the preset that `proxy.preset` names.
 
     Raises:
-        RecipeError: There is none; names the nearest.
+        RecipeError: There is no such preset; the message names the nearest.
     """
-    if name in PRESETS:
-        return PRESETS[name]
-    hint = nearest_hint(name, PRESETS)
-    raise RecipeError(
-        f"proxy.preset: no preset is called '{name}'{hint} (known: {', '.join(PRESETS)})"
-    )
+    return PRESETS.find(name, "proxy.preset")

@@ -1,4 +1,4 @@
-"""A swarm's files, as processes share them: what has ended, what has failed, what is claimed."""
+"""Files of a swarm that processes share: which runs ended, failed, or are claimed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from curate.runtime.files import read_json, write_json
 
 @dataclass(frozen=True)
 class SharedSwarm:
-    """`runs.csv` holds what has ended; `proxy.json` what the runs share, and which failed."""
+    """A swarm in its directory: `runs.csv` has runs that ended, `proxy.json` those that failed."""
 
     swarm: Swarm
     directory: Path
@@ -25,21 +25,21 @@ class SharedSwarm:
 
     @property
     def record(self) -> Path:
-        """What all runs share."""
+        """Path of the record that all runs share."""
         return self.directory / "proxy.json"
 
     def open(self, notice: Callable[[str], None]) -> None:
-        """Begin the record; runs of other settings or mixtures are set aside, not taken for ours.
+        """Begin or extend the record; move runs of other settings or mixtures to another file.
 
         Raises:
-            ShardError: Another process trains such runs there.
+            ShardError: Another process trains runs of other settings or mixtures there.
         """
         runs, ours = self.directory / "runs.csv", self.swarm.settings_hash
-        own = {run.name: run.fingerprint for run in self.swarm.runs}
+        fingerprints = {run.name: run.fingerprint for run in self.swarm.runs}
         with self.claims.lock():
-            found = read_json(self.record) if self.record.exists() else None
-            if found is not None and found["settings"] == ours:
-                self._go_on(found, own, notice)
+            record = read_json(self.record) if self.record.exists() else None
+            if record is not None and record["settings"] == ours:
+                self._resume(record, fingerprints, notice)
                 return
             if self.claims.held():
                 raise ShardError(
@@ -47,21 +47,24 @@ class SharedSwarm:
                     "wait for it, or give another --out"
                 )
             if runs.exists():
-                mark = found["settings"][:8] if found is not None else "unknown"
+                mark = record["settings"][:8] if record is not None else "unknown"
                 aside = self.directory / f"runs-{mark}.csv"
                 runs.replace(aside)
-                notice(f"{runs} is of other settings: kept as {aside.name}")
-            write_json(self.record, {"schema": 1, "settings": ours, "runs": own, "failed": {}})
+                notice(f"{runs} has runs of other settings; it is kept as {aside.name}")
+            write_json(
+                self.record, {"schema": 1, "settings": ours, "runs": fingerprints, "failed": {}}
+            )
 
-    def _go_on(
-        self, record: dict[str, Any], own: dict[str, str], notice: Callable[[str], None]
+    def _resume(
+        self, record: dict[str, Any], fingerprints: dict[str, str], notice: Callable[[str], None]
     ) -> None:
-        """Add our runs to the record; forget what is there of names that mean other mixtures now.
+        """Add our runs to the record, and set runs aside whose name means another mixture now.
 
-        Of a mixture that was drawn, rows stay, as the epoch caps alone can have moved the draw.
+        Rows of drawn mixtures stay: only other epoch caps can have changed the draw, and such a row
+        is still evidence.
         """
-        table, known = self.directory / "runs.csv", record["runs"]
-        changed = {name for name in own if known.get(name, own[name]) != own[name]}
+        table, recorded = self.directory / "runs.csv", record["runs"]
+        changed = {name for name, mark in fingerprints.items() if recorded.get(name, mark) != mark}
         if changed:
             if changed & self.claims.held():
                 raise ShardError(
@@ -73,16 +76,16 @@ class SharedSwarm:
             stay = changed & drawn & {row.run for row in rows}
             changed -= stay
             if stay:
-                notice(f"{len(stay)} runs were drawn within other epoch caps: they stay")
-            own = {name: mark for name, mark in own.items() if name not in stay}
+                notice(f"{len(stay)} runs were drawn within other epoch caps; their rows stay")
+            fingerprints = {name: mark for name, mark in fingerprints.items() if name not in stay}
             self._set_aside(changed, rows, notice)
         failed = {run: step for run, step in record["failed"].items() if run not in changed}
-        write_json(self.record, {**record, "runs": {**known, **own}, "failed": failed})
+        write_json(self.record, {**record, "runs": {**recorded, **fingerprints}, "failed": failed})
 
     def _set_aside(
         self, changed: set[str], rows: Sequence[RunRow], notice: Callable[[str], None]
     ) -> None:
-        """Move these runs' rows to another file, and leave nothing of them to go on from."""
+        """Move these runs' rows to another file, and remove checkpoints that hold any of them."""
         settings, domains = self.swarm.settings_hash, self.swarm.names
         moved = [row for row in rows if row.run in changed]
         if moved:
@@ -91,39 +94,39 @@ class SharedSwarm:
             left = [row for row in rows if row.run not in changed]
             write_runs(self.directory / "runs.csv", domains, left)
             count = len({row.run for row in moved})
-            notice(f"{count} runs were of other mixtures: their rows are kept in {aside.name}")
+            notice(f"{count} runs had other mixtures; their rows are kept in {aside.name}")
         for path in self.directory.glob("group-*.safetensors"):
             if changed.intersection(checkpoint_runs(path, settings)):
                 path.unlink()
 
     def failed(self) -> dict[str, int]:
-        """Run → step in which its gradient stopped being finite."""
+        """Return the step in which the gradient stopped being finite, by run."""
         return dict(read_json(self.record)["failed"])
 
     def fail(self, run: str, step: int) -> None:
-        """Note that a run has failed."""
+        """Record that a run has failed."""
         with self.claims.lock():
             record = read_json(self.record)
             write_json(self.record, {**record, "failed": {**record["failed"], run: step}})
 
     def append(self, rows: Sequence[RunRow]) -> None:
-        """Add rows of runs that have ended."""
+        """Add the rows of runs that have ended."""
         with self.claims.lock():
             append_runs(self.directory / "runs.csv", self.swarm.names, rows)
 
     def pending(self) -> list[SwarmRun]:
-        """Runs that have not ended, whoever trains them."""
+        """Return the runs that have not ended, even if another process trains them."""
         rows = read_runs(self.directory / "runs.csv", self.swarm.names)
         ended = {row.run for row in rows} | set(self.failed())
         return [run for run in self.swarm.runs if run.name not in ended]
 
     def held(self) -> set[str]:
-        """Runs that living processes train."""
+        """Return the runs that living processes train."""
         with self.claims.lock():
             return self.claims.held()
 
     def claim(self) -> RunClaim | None:
-        """Runs to train next: a group that was begun, as it was, else so many as fit at once."""
+        """Claim the runs to train next: a group that was begun, else as many as fit at once."""
         return self.claims.take(self._choose)
 
     def _choose(self, held: set[str]) -> Sequence[str]:
@@ -135,11 +138,11 @@ class SharedSwarm:
             group = [name for name in begun if name in free]
             if group:
                 return group
-            path.unlink()
+            path.unlink()  # all its runs have ended: a halved group has left it behind
         return free[: self.swarm.group.models]
 
     def tidy(self) -> None:
-        """Remove the checkpoints that groups left which were halved."""
+        """Remove the checkpoints that halved groups left behind."""
         with self.claims.lock():
             if not self.claims.held():
                 for leftover in self.directory.glob("group-*.safetensors"):

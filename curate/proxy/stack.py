@@ -1,4 +1,4 @@
-"""K models that train together: a step, an evaluation, and their state as plain tensors.
+"""Training step, evaluation and state of K models that train together.
 
 Shapes: K models, B sequences, T positions, N = B * T, D width, V vocabulary.
 """
@@ -22,13 +22,13 @@ from curate.proxy.training_batches import ValidationRows
 
 @dataclass(frozen=True, slots=True)
 class StackSettings:
-    """What all models of a stack share."""
+    """Settings that all models of a stack share."""
 
     shape: Shape
     optimiser: OptimiserSettings
     device: torch.device
     compute: torch.dtype
-    """Of products; weights, gradients and moments are float32."""
+    """Type of the matrix products; weights, gradients and moments are float32."""
 
 
 class Stack:
@@ -43,9 +43,9 @@ class Stack:
         """Draw the initial weights.
 
         Args:
-            settings: Shared by the models.
-            seeds: shape (K,); a model starts as it would alone.
-            learning_rates: shape (K,), instead of the settings' one.
+            settings: Settings that the models share.
+            seeds: shape (K,); each model starts as it would alone.
+            learning_rates: shape (K,), at width 256; None takes the settings' rate for all.
         """
         self.settings = settings
         rates = learning_rates or [settings.optimiser.learning_rate] * len(seeds)
@@ -58,32 +58,34 @@ class Stack:
 
     @property
     def models(self) -> int:
-        """K."""
+        """Number of models, K."""
         return len(self.weights["head"])
 
     @property
     def step_number(self) -> int:
-        """Steps taken."""
+        """Number of steps taken."""
         return self.optimiser.step_number
 
     def train_step(self, batch: NDArray[np.int64], micro_sequences: int) -> Tensor:
-        """One update of every model.
+        """Update every model once.
 
         Args:
-            batch: shape (K, B, T + 1), context and targets.
-            micro_sequences: Sequences of each model in memory at a time.
+            batch: shape (K, B, T + 1), token ids: context and targets.
+            micro_sequences: Sequences of each model whose activations are in memory at a time.
 
         Returns:
-            Mean loss of each model before the update, shape (K,), nats; on the device, unread.
+            Mean loss of each model before the update, shape (K,), nats per token. It stays on the
+            device: reading it would make the CPU wait for the step to end.
         """
         ids_KBT = torch.from_numpy(batch).to(self.settings.device, non_blocking=True)
         sequences = ids_KBT.shape[1]
         loss_K = torch.zeros(self.models, device=self.settings.device)
         for start in range(0, sequences, micro_sequences):
             part = ids_KBT[:, start : start + micro_sequences]
-            own_K = self._loss(part) * (part.shape[1] / sequences)
-            own_K.sum().backward()  # type: ignore[no-untyped-call]
-            loss_K += own_K.detach()
+            part_K = self._loss(part) * (part.shape[1] / sequences)
+            # Models share no weight, so the gradient of the sum is that of each model alone.
+            part_K.sum().backward()  # type: ignore[no-untyped-call]
+            loss_K += part_K.detach()
         self.optimiser.step()
         return loss_K
 
@@ -103,13 +105,14 @@ class Stack:
 
     @torch.no_grad()
     def row_losses(self, batch: NDArray[np.int64]) -> Tensor:
-        """Loss of every token of a batch that all models share.
+        """Compute the loss of every token of a batch that all models share.
 
         Args:
-            batch: shape (B, T + 1); padding is computed too, and is for the caller to leave out.
+            batch: shape (B, T + 1), token ids. Losses of padding are computed too; the caller drops
+                them.
 
         Returns:
-            Shape (K, B, T), nats.
+            Shape (K, B, T), nats per token.
         """
         ids_BT = torch.from_numpy(batch).to(self.settings.device)
         ids_KBT = ids_BT.expand(self.models, *ids_BT.shape)
@@ -119,11 +122,14 @@ class Stack:
         return losses_KN.view(self.models, len(batch), -1)
 
     def domain_losses(self, rows: ValidationRows, most_tokens: int) -> NDArray[np.float64]:
-        """Sum of losses over each domain's validation tokens, shape (K, domains), nats.
+        """Sum the losses over each domain's validation tokens.
 
         Args:
             rows: Held-out tokens.
-            most_tokens: Of a batch, for each model.
+            most_tokens: Largest batch for each model, in tokens.
+
+        Returns:
+            Shape (K, domains), nats.
         """
         domains = len(rows.domain_tokens)
         total = torch.zeros(self.models, domains, device=self.settings.device, dtype=torch.float64)
@@ -135,11 +141,11 @@ class Stack:
             sums_KB = torch.where(inside_BT, losses_KBT, 0.0).sum(2, dtype=torch.float64)
             owner_B = torch.from_numpy(rows.domain[numbers]).to(total.device)
             total.index_add_(1, owner_B, sums_KB)
-        found: NDArray[np.float64] = total.cpu().numpy()
-        return found
+        sums: NDArray[np.float64] = total.cpu().numpy()
+        return sums
 
     def state(self) -> Weights:
-        """Everything that training goes on from, as named tensors with models leading."""
+        """Return everything that training resumes from, as named tensors with a leading axis K."""
         optimiser = self.optimiser
         tensors = {f"weight.{name}": weight.detach() for name, weight in self.weights.items()}
         tensors |= {f"first.{name}": moment for name, moment in optimiser.first.items()}
@@ -151,7 +157,7 @@ class Stack:
 
     @torch.no_grad()
     def load(self, state: Weights) -> None:
-        """Go on from a state of as many models."""
+        """Resume from a state of the same number of models."""
         optimiser = self.optimiser
         for name, weight in self.weights.items():
             weight.copy_(state[f"weight.{name}"])

@@ -1,4 +1,4 @@
-"""What a swarm is: its runs, everything that decides their numbers, and what became of them."""
+"""Definition and result of a swarm: its runs, and everything that decides their numbers."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from curate.runtime.files import hash_json, read_json
 
 @dataclass(frozen=True, slots=True)
 class SwarmRun:
-    """One run that is to be."""
+    """One run to train."""
 
     name: str
-    """Unique; `run` of `runs.csv`."""
+    """Unique name; `run` in `runs.csv`."""
     seed: int
-    """Of initial weights, and added to the data's."""
+    """Seed of the initial weights; also added to the seed of the data."""
     weights: tuple[float, ...]
-    """shape (domains,), shares of tokens as `runs.csv` says them."""
+    """shape (domains,), shares of tokens that `runs.csv` reports."""
     drawn: tuple[float, ...]
-    """shape (domains,), shares of the tokens that batches are made of; differ from `weights` where
-    proxies have a tokenizer of their own."""
+    """shape (domains,), shares of the tokens that batches are made of. They differ from `weights`
+    when proxies have a tokenizer apart from the dataset's."""
     named: bool = False
-    """Somebody gave the mixture its name, and may give that to another; else it was drawn, and a
-    row of an earlier draw is evidence as good."""
+    """Whether the user named the mixture, and may give the name to another one. Otherwise it was
+    drawn, and a row of an earlier draw is evidence just as good."""
 
     @property
     def fingerprint(self) -> str:
-        """Hash of what the run has of its own, so that another one of its name is told from it."""
+        """Hash of the run's seed and shares, which differs for another run of the same name."""
         return hash_json([self.seed, self.weights, self.drawn])[:12]
 
 
 @dataclass(frozen=True)
 class Swarm:
-    """Everything that decides the numbers of `runs.csv`, and how work is cut."""
+    """Everything that decides the numbers of `runs.csv`, and how the work is divided."""
 
     stack: StackSettings
     runs: tuple[SwarmRun, ...]
@@ -51,13 +51,15 @@ class Swarm:
     checkpoints: tuple[int, ...]
     """Steps after which losses are measured, ascending; the last ends a run."""
     start_id: int
+    """Id of the token before every sequence."""
     data_seed: int
     data_hash: str
-    """Of documents, which of them are held out, and tokenizer."""
+    """Hash of the documents, of which are held out, and of the tokenizer."""
     group: GroupSize
     tensorboard: Path | None = None
-    """Directory for TensorBoard."""
+    """Directory for TensorBoard; None writes nothing for it."""
     names: tuple[str, ...] = field(init=False)
+    """Names of the domains."""
 
     def __post_init__(self) -> None:
         """Name the domains."""
@@ -65,17 +67,17 @@ class Swarm:
 
     @property
     def steps(self) -> int:
-        """Of a run."""
+        """Steps of a run."""
         return self.checkpoints[-1]
 
     @property
     def step_tokens(self) -> int:
-        """Of a run in one step."""
+        """Tokens of a run in one step."""
         return self.batch_sequences * self.sequence_length
 
     @property
     def settings_hash(self) -> str:
-        """Hash of what every run shares and depends on; how work is cut does not count."""
+        """Hash of what all runs share and depend on; how the work is divided does not count."""
         shared = [
             asdict(self.stack.shape), asdict(self.stack.optimiser), str(self.stack.compute),
             self.sequence_length, self.batch_sequences, self.checkpoints, self.data_seed,
@@ -85,18 +87,18 @@ class Swarm:
         return hash_json(shared)
 
     def run_tokens(self, run: SwarmRun) -> RunTokens:
-        """What a run reads."""
+        """Return the tokens that a run trains on."""
         tokens = self.steps * self.step_tokens
         return RunTokens(run.name, run.drawn, tokens, self.data_seed + run.seed)
 
 
 def checkpoint_steps(steps: int, count: int, spacing: str = "log") -> tuple[int, ...]:
-    """At most `count` steps, the last of which is `steps`.
+    """Choose at most `count` steps at which to measure, the last of which is `steps`.
 
     Args:
-        steps: Of a run.
+        steps: Steps of a run.
         count: At least 1.
-        spacing: `log`: even in their logarithm, from steps / 32 on; `even`: at equal distances.
+        spacing: `log` is even in the logarithm, from steps / 32 on; `even` is at equal distances.
 
     Example:
         >>> checkpoint_steps(1000, 6), checkpoint_steps(3, 6), checkpoint_steps(50, 1)
@@ -107,33 +109,33 @@ def checkpoint_steps(steps: int, count: int, spacing: str = "log") -> tuple[int,
     if count == 1:
         return (steps,)
     if spacing == "even":
-        found = np.linspace(steps / count, steps, count)
+        spaced = np.linspace(steps / count, steps, count)
     else:
-        found = np.geomspace(max(1.0, steps / 32), steps, count)
-    return tuple(sorted({max(1, int(step)) for step in np.round(found)} | {steps}))
+        spaced = np.geomspace(max(1.0, steps / 32), steps, count)
+    return tuple(sorted({max(1, int(step)) for step in np.round(spaced)} | {steps}))
 
 
 @dataclass(frozen=True)
 class SwarmResult:
-    """What became of the runs."""
+    """Losses of the runs that ended, and the runs that failed."""
 
     rows: list[RunRow]
     failed: dict[str, int]
-    """Run → step in which its gradient stopped being finite."""
+    """Step in which the gradient stopped being finite, by run."""
 
 
 def swarm_result(swarm: Swarm, directory: Path) -> SwarmResult:
-    """What is known of the swarm's runs.
+    """Read the result of the swarm's runs so far.
 
     Raises:
         InputError: No run ended with finite losses.
     """
-    known = {run.name for run in swarm.runs}
-    rows = [row for row in read_runs(directory / "runs.csv", swarm.names) if row.run in known]
+    names = {run.name for run in swarm.runs}
+    rows = [row for row in read_runs(directory / "runs.csv", swarm.names) if row.run in names]
     if not rows:
         raise InputError(
             "proxy: no run ended with finite losses; set a lower proxy.learning_rate "
             f"(it was {swarm.stack.optimiser.learning_rate:g})"
         )
     failed = read_json(directory / "proxy.json")["failed"]
-    return SwarmResult(rows, {run: step for run, step in failed.items() if run in known})
+    return SwarmResult(rows, {run: step for run, step in failed.items() if run in names})

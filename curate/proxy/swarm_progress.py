@@ -1,4 +1,4 @@
-"""How far a swarm has come and how fast it is, for whoever watches."""
+"""Progress and throughput of a swarm, reported to an observer."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from torch import Tensor
 from curate.runtime.progress import Observer, TrainingProgress
 
 SHOW_SECONDS = 1.0
-"""Between reports of progress: reading a loss makes the device wait."""
+"""Time between reports; reading a loss makes the CPU wait for the device."""
 
 
 class SwarmProgress:
-    """Tokens trained on so far, over all groups of a swarm."""
+    """Counts the tokens trained on, over all groups of a swarm."""
 
     def __init__(
         self, runs: int, steps: int, step_tokens: int, token_flops: float, observer: Observer
     ) -> None:
-        """Begin at nothing.
+        """Start at 0 tokens.
 
         Args:
-            runs: To train in all.
-            steps: Of each.
-            step_tokens: Of a run in one step.
+            runs: Runs to train in all.
+            steps: Steps of each run.
+            step_tokens: Tokens of a run in one step.
             token_flops: Floating-point operations to train on a token.
-            observer: Hears of it.
+            observer: Receives the reports.
         """
         self.total_tokens = runs * steps * step_tokens
         self.notice = observer.notice
@@ -35,15 +35,20 @@ class SwarmProgress:
         self._observer = observer
 
     def resume(self, step: int, models: int) -> None:
-        """An earlier process has taken so many steps with these models."""
+        """Count the steps that an earlier process has taken with these models."""
         self._done += step * models * self._step_tokens
 
     def elsewhere(self, runs: int) -> None:
-        """So many runs have been trained by other processes."""
+        """Count runs that other processes have trained."""
         self._done += runs * self._steps * self._step_tokens
 
     def add(self, step: int, loss_K: Tensor) -> None:
-        """A step of models that train together, with their losses, shape (K,)."""
+        """Count a step of models that train together; report at most once a second.
+
+        Args:
+            step: Number of the step, from 1.
+            loss_K: shape (K,), losses of the models, nats per token.
+        """
         tokens = self._step_tokens * len(loss_K)
         self._done += tokens
         self._fresh += tokens
@@ -52,12 +57,18 @@ class SwarmProgress:
         self._shown = time.monotonic()
         self._observer.train(
             TrainingProgress(
-                len(loss_K), step, self._steps, float(loss_K.nanmean()),
-                self._done, self._fresh, self.total_tokens, self._token_flops,
+                models=len(loss_K),
+                step=step,
+                steps=self._steps,
+                loss=float(loss_K.nanmean()),
+                done_tokens=self._done,
+                fresh_tokens=self._fresh,
+                total_tokens=self.total_tokens,
+                token_flops=self._token_flops,
             )
-        )  # fmt: skip
+        )
 
     def speed(self) -> str:
-        """Tokens a second of this process, evaluations counted; nothing if it trained on none."""
+        """Format this process's tokens per second, evaluations included; empty without any."""
         seconds = time.monotonic() - self._started
         return f", {self._fresh / max(seconds, 1e-9):,.0f} tokens/s" if self._fresh else ""

@@ -1,9 +1,9 @@
-"""A swarm: runs of one model on many mixtures, groups of them at once, resumable at any time.
+"""Train a swarm: runs of one model on many mixtures, in groups, resumable at any time.
 
-Finished runs are rows of `runs.csv`. A group that trains keeps one checkpoint (weights, moments,
-losses so far) that replaces itself; killed and started again, it goes on from there, drawing the
-same batches. A run whose gradient stops being finite ends alone and is noted in `proxy.json`.
-Processes that are given the same swarm and directory share its runs, see `claims`.
+Finished runs are rows of `runs.csv`. A group in training keeps one checkpoint (weights, moments,
+losses so far) and replaces it as it goes; a killed group resumes from there with the same batches.
+A run whose gradient stops being finite ends alone and is recorded in `proxy.json`. Processes with
+the same swarm and directory share its runs, see `claims`.
 """
 
 from __future__ import annotations
@@ -36,17 +36,16 @@ if TYPE_CHECKING:
     from curate.proxy.board import Boards
 
 CURVE = "train_loss"
-"""Name of the training losses in a checkpoint, shape (K, steps)."""
+"""Name of the training losses in a checkpoint; shape (K, steps)."""
 
 SAVE_SECONDS = 60.0
-"""Between checkpoints of a group, beside those at every evaluation."""
+"""Longest time between checkpoints of a group; every evaluation saves one too."""
 
 WAIT_SECONDS = 0.5
-"""Between looks at what other processes train, when nothing is left to claim."""
+"""Time between looks at what other processes train, once nothing is left to claim."""
 
 EVALUATION_TOKENS = {"cpu": 1 << 14, "cuda": 1 << 19}
-"""Of a batch of held-out tokens, over all models of a stack."""
-
+"""Tokens of a batch of held-out text, over all models of a stack."""
 
 Finish = Callable[[Stack, Sequence[SwarmRun]], None]
 
@@ -54,16 +53,16 @@ Finish = Callable[[Stack, Sequence[SwarmRun]], None]
 def train_swarm(
     swarm: Swarm, directory: Path, observer: Observer, finish: Finish | None = None
 ) -> SwarmResult:
-    """Train what is not in `runs.csv` yet, beside any other process that does the same.
+    """Train the runs that are not in `runs.csv` yet, beside other processes that do the same.
+
+    Training losses of every step go to `curves/`, a Parquet file for each group.
 
     Args:
         swarm: The runs.
-        directory: For `runs.csv`, `proxy.json` and checkpoints; processes and machines may share
-            it, each claims groups of runs and waits at the end for what others train.
-        observer: Hears of progress in tokens.
-        finish: Given each group's trained models before their rows are written.
-
-    Training losses of every step go to `curves/`, a Parquet file for each group.
+        directory: Folder for `runs.csv`, `proxy.json` and checkpoints. Processes and machines may
+            share it; each claims groups of runs and waits at the end for those of the others.
+        observer: Receives progress in tokens, and notices.
+        finish: Called with each group's trained models before their rows are written.
 
     Raises:
         InfeasiblePlan: A domain has too few tokens for its share of a run.
@@ -74,16 +73,16 @@ def train_swarm(
     shared.open(observer.notice)
     pending = shared.pending()
     if len(pending) < len(swarm.runs):
-        observer.notice(f"{len(swarm.runs) - len(pending)} runs are there already")
+        observer.notice(f"{len(swarm.runs) - len(pending)} runs are finished already")
     check_supply(swarm, pending)
     flops = swarm.stack.shape.training_flops(swarm.sequence_length)
     progress = SwarmProgress(len(pending), swarm.steps, swarm.step_tokens, flops, observer)
     observer.begin("train proxies", ["proxies"], [progress.total_tokens])
-    own = elsewhere = 0
+    trained_here = trained_elsewhere = 0
     while left := shared.pending():
-        ended = len(pending) - len(left) - own
-        progress.elsewhere(ended - elsewhere)
-        elsewhere = ended
+        elsewhere = len(pending) - len(left) - trained_here
+        progress.elsewhere(elsewhere - trained_elsewhere)
+        trained_elsewhere = elsewhere
         claim = shared.claim()
         if claim is None:
             time.sleep(WAIT_SECONDS)
@@ -97,7 +96,7 @@ def train_swarm(
             )
         finally:
             shared.claims.release(claim)
-        own += len(claim.runs)
+        trained_here += len(claim.runs)
     shared.tidy()
     observer.end(
         f"{len(pending)} runs of {swarm.steps * swarm.step_tokens:,} tokens{progress.speed()}"
@@ -106,7 +105,7 @@ def train_swarm(
 
 
 def check_supply(swarm: Swarm, runs: Sequence[SwarmRun]) -> None:
-    """Raise `InfeasiblePlan` where a domain has too few tokens for its share of a run."""
+    """Raise `InfeasiblePlan` if a domain has too few tokens for its share of a run."""
     seeds = {swarm.data_seed + run.seed for run in runs}
     supply = {seed: supply_streams(swarm.domains, seed) for seed in seeds}
     for run in runs:
@@ -155,7 +154,7 @@ def _train_group(
             _note_failures(shared, stack, runs, progress.notice)
         if measure or time.monotonic() - saved > SAVE_SECONDS:
             encoded = msgspec.json.encode(rows)
-            curve = [torch.column_stack(curve)]
+            curve = [torch.column_stack(curve)]  # one tensor again, else the list grows by a step
             tensors = {**stack.state(), CURVE: curve[0]}
             save_checkpoint(path, swarm.settings_hash, names, encoded, tensors)
             for board in boards:
@@ -177,7 +176,7 @@ def _train_group(
 
 
 def _boards(swarm: Swarm, names: Sequence[str], step: int) -> list[Boards]:
-    """Where TensorBoard is to be told; nobody where the swarm names no directory."""
+    """Open TensorBoard's event files; none if the swarm names no directory for them."""
     if swarm.tensorboard is None:
         return []
     from curate.proxy.board import Boards
@@ -186,27 +185,32 @@ def _boards(swarm: Swarm, names: Sequence[str], step: int) -> list[Boards]:
 
 
 def _curve_so_far(state: Checkpoint | None, device: torch.device) -> list[Tensor]:
-    """Training losses of the steps before a checkpoint, as columns of shape (K, steps)."""
+    """Return the training losses of the steps before a checkpoint, shape (K, steps), in a list."""
     return [] if state is None else [state.tensors[CURVE].to(device)]
 
 
 def _measure(swarm: Swarm, stack: Stack, runs: Sequence[SwarmRun]) -> list[RunRow]:
-    """Validation losses of every model, as rows."""
+    """Measure the validation losses of every model, as rows."""
     nats: NDArray[np.float64] = stack.domain_losses(swarm.validation, evaluation_tokens(stack))
     per_token = nats / swarm.validation.domain_tokens
     per_byte = nats / swarm.validation.domain_bytes / np.log(2)
     return [
         RunRow(
-            run.name, run.seed, swarm.stack.shape.matmul_parameters, stack.step_number,
-            stack.step_number * swarm.step_tokens, run.weights,
-            tuple(per_token[model].tolist()), tuple(per_byte[model].tolist()),
+            run=run.name,
+            seed=run.seed,
+            params=swarm.stack.shape.matmul_parameters,
+            step=stack.step_number,
+            tokens=stack.step_number * swarm.step_tokens,
+            weights=run.weights,
+            losses=tuple(per_token[model].tolist()),
+            bits_per_byte=tuple(per_byte[model].tolist()),
         )
         for model, run in enumerate(runs)
-    ]  # fmt: skip
+    ]
 
 
 def evaluation_tokens(stack: Stack) -> int:
-    """Held-out tokens of a batch, for each model; a row that is longer is a batch of its own."""
+    """Choose the held-out tokens of a batch for each model; a longer row is its own batch."""
     device = stack.settings.device.type
     return EVALUATION_TOKENS.get(device, EVALUATION_TOKENS["cuda"]) // stack.models
 
@@ -214,12 +218,12 @@ def evaluation_tokens(stack: Stack) -> int:
 def _note_failures(
     shared: SharedSwarm, stack: Stack, runs: Sequence[SwarmRun], notice: Callable[[str], None]
 ) -> None:
-    steps, known = stack.optimiser.failed_step_K.tolist(), shared.failed()
+    steps, recorded = stack.optimiser.failed_step_K.tolist(), shared.failed()
     rate = shared.swarm.stack.optimiser.learning_rate
     for run, step in zip(runs, steps, strict=True):
-        if step and run.name not in known:
+        if step and run.name not in recorded:
             shared.fail(run.name, step)
             notice(
-                f"run '{run.name}': its gradient was not finite at step {step}, so it is left out; "
-                f"a lower proxy.learning_rate (now {rate:g}) helps"
+                f"run '{run.name}' is left out: its gradient was not finite at step {step}; "
+                f"set a lower proxy.learning_rate (now {rate:g})"
             )

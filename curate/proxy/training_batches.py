@@ -1,9 +1,9 @@
 """Training batches and validation rows, straight from the memory-mapped token store.
 
-A run's tokens are chosen and ordered by the sampler of the dataset builder: whole tokens by domain
+The sampler of the dataset builder selects and orders the tokens of a run: whole tokens by domain
 that sum to the run exactly, documents in keyed order, samples spread evenly. Every sequence begins
-with the end-of-text token as context, so each of its tokens is predicted once, and shares hold for
-predictions too. Nothing is tokenised and nothing is copied but the batch itself.
+with the end-of-text token as context, so each of its tokens is predicted once and shares hold for
+predictions too. Nothing is tokenised, and nothing but the batch itself is copied.
 
 Shapes: K models, B sequences of each, T tokens of a sequence.
 """
@@ -23,37 +23,43 @@ from curate.plan.budget import allocate
 from curate.tokens.domain import DomainTokens
 
 STRETCH_TOKENS = 4_000_000
-"""Tokens of a run whose places are worked out at a time."""
+"""Tokens of a run whose places are computed at a time; bounds the memory of a long run."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProxyDomain:
-    """A domain as the swarm sees it."""
+    """Tokens of a domain, and which of them a swarm may train on."""
 
     tokens: DomainTokens
     held_out: NDArray[np.bool_]
-    """shape (documents,), for validation."""
+    """shape (documents,), true for the documents of validation."""
     max_epochs: float
     """Passes over its training tokens that a run may use."""
     supply_share: float = 1.0
-    """Of its training tokens, the first in keyed order, that runs may see: the tokens of a run over
-    those of the target run, where repetition is to match."""
+    """Share of its training tokens, the first in keyed order, that runs may see; below 1 where
+    repetition should match the target run: tokens of a run over those of the target run."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunTokens:
-    """What one run trains on."""
+    """Tokens that one run trains on, by number and shares."""
 
     run: str
+    """Name, for messages."""
     weights: tuple[float, ...]
     """shape (domains,), shares of tokens."""
     tokens: int
-    """In all; a multiple of the sequence length."""
+    """Total; a multiple of the sequence length."""
     seed: int
+    """Key of the order of documents and samples."""
 
 
 def supply_streams(domains: Sequence[ProxyDomain], seed: int) -> list[Stream]:
-    """What runs of one seed may see of each domain, in keyed order; the same for every mixture."""
+    """Select the documents that runs of one seed may see, in keyed order, whatever their mixture.
+
+    Returns:
+        One stream for each domain.
+    """
     streams = []
     for domain in domains:
         full = stream(domain.tokens, ~domain.held_out, 0, seed)
@@ -64,25 +70,25 @@ def supply_streams(domains: Sequence[ProxyDomain], seed: int) -> list[Stream]:
 def run_streams(
     run: RunTokens, domains: Sequence[ProxyDomain], supply: Sequence[Stream]
 ) -> list[Stream]:
-    """The supply, with how many tokens of each domain a run takes.
+    """Set how many tokens of each domain a run takes from the supply.
 
     Args:
-        run: Its shares and tokens.
-        domains: In the order of its shares.
-        supply: From `supply_streams`, of the run's seed.
+        run: Shares and tokens of the run.
+        domains: Domains in the order of the shares.
+        supply: Result of `supply_streams` for the run's seed.
 
     Raises:
-        InfeasiblePlan: A domain has too few tokens for its share; says what would do.
+        InfeasiblePlan: A domain has too few tokens for its share; the message says what to change.
     """
     taken = allocate(run.weights, run.tokens)
-    streams = [replace(own, tokens=tokens) for own, tokens in zip(supply, taken, strict=True)]
-    for domain, own in zip(domains, streams, strict=True):
-        _check_supply(run, domain, own)
+    streams = [replace(each, tokens=tokens) for each, tokens in zip(supply, taken, strict=True)]
+    for domain, needed in zip(domains, streams, strict=True):
+        _check_supply(run, domain, needed)
     return streams
 
 
 def _first_tokens(full: Stream, tokens: int) -> Stream:
-    """The stream with a supply of `tokens`, its last document cut; at least one token."""
+    """Cut a stream to its first `tokens`, at least one, through a document where need be."""
     tokens = max(1, tokens)
     if tokens >= full.supply_tokens:
         return full
@@ -92,29 +98,29 @@ def _first_tokens(full: Stream, tokens: int) -> Stream:
     return replace(full, documents=full.documents[:documents], stops=stops)
 
 
-def _check_supply(run: RunTokens, domain: ProxyDomain, own: Stream) -> None:
-    supply = own.supply_tokens
+def _check_supply(run: RunTokens, domain: ProxyDomain, needed: Stream) -> None:
+    supply = needed.supply_tokens
     most = int(supply * domain.max_epochs)
-    if own.tokens <= most:
+    if needed.tokens <= most:
         return
-    epochs = own.tokens / supply if supply else float("inf")
-    fewer = f"proxy.tokens: {int(run.tokens * most / own.tokens):_}"
+    epochs = needed.tokens / supply if supply else float("inf")
+    fewer = f"proxy.tokens: {int(run.tokens * most / needed.tokens):_}"
     seen = lower = ""
-    if own.tokens < run.tokens:  # else an expert, whose share is nobody's choice
+    if needed.tokens < run.tokens:  # else an expert, whose share of 1 cannot be lowered
         lower = f"give it a share of at most {most / run.tokens:.4g} in proxy.mixtures, or "
-    if domain.supply_share < 1:  # fewer tokens would be drawn from a supply as much smaller
-        fewer = f"budget_tokens times {most / own.tokens:.4g}, or proxy.repetition: fresh"
+    if domain.supply_share < 1:  # fewer proxy.tokens would shrink the supply by the same factor
+        fewer = f"budget_tokens times {most / needed.tokens:.4g}, or proxy.repetition: fresh"
         seen = ", as often as the target run would see it"
     raise InfeasiblePlan(
-        f"proxy: run '{run.run}' needs {own.tokens:,} tokens of '{own.name}' (share "
-        f"{own.tokens / run.tokens:.4g}), {epochs:.3g} epochs{seen}; max_epochs "
-        f"{domain.max_epochs:g} allow {most:,}. Either {lower}{fewer}, or domains[{own.name}]."
+        f"proxy: run '{run.run}' needs {needed.tokens:,} tokens of '{needed.name}' (share "
+        f"{needed.tokens / run.tokens:.4g}), {epochs:.3g} epochs{seen}; max_epochs "
+        f"{domain.max_epochs:g} allow {most:,}. Either {lower}{fewer}, or domains[{needed.name}]."
         f"max_epochs: {np.ceil(epochs * 100) / 100:g}"
     )
 
 
 class BatchSource:
-    """Batches of a stack of runs over the same domains."""
+    """Makes the batches of a stack of runs over the same domains."""
 
     def __init__(
         self,
@@ -126,10 +132,10 @@ class BatchSource:
         """Plan every run.
 
         Args:
-            runs: One a model.
-            domains: In the order of the runs' weights.
-            sequence_length: T.
-            start_id: Put before every sequence.
+            runs: One for each model.
+            domains: Domains in the order of the runs' weights.
+            sequence_length: Tokens of a sequence, T.
+            start_id: Id of the token put before every sequence.
 
         Raises:
             InfeasiblePlan: A domain has too few tokens for its share.
@@ -145,11 +151,14 @@ class BatchSource:
         self._copier = TokenCopier([domain.tokens for domain in domains])
 
     def batches(self, sequences: int, first_step: int = 0) -> Iterator[NDArray[np.int64]]:
-        """Shape (K, B, T + 1) a step: context and targets; the ids but the last are the input.
+        """Yield a batch for each step; all ids but the last of a sequence are the input.
 
         Args:
-            sequences: B.
-            first_step: Batches to leave out, of a run that goes on.
+            sequences: Sequences of each model in a batch, B.
+            first_step: Batches to skip, for runs that resume.
+
+        Yields:
+            Shape (K, B, T + 1), context and targets.
         """
         readers = [
             _sequences(sampler, run.tokens, sequences, first_step)
@@ -166,17 +175,19 @@ class BatchSource:
 def _sequences(
     sampler: SequenceSampler, tokens: int, sequences: int, first_step: int
 ) -> Iterator[NDArray[Any]]:
-    """Pieces of `sequences` whole sequences at a time, to the end of the run."""
+    """Yield the pieces of `sequences` whole sequences at a time, to the end of the run."""
     stretches = shard_count(tokens, STRETCH_TOKENS)
     skip = first_step * sequences
-    pieces, lengths = np.empty(0, PIECE), np.empty(0, np.int64)  # pieces, and how many a sequence
+    # Pieces that no batch holds yet, and how many of them make up each sequence. A batch may reach
+    # over the border of two stretches, so both are carried over.
+    pieces, lengths = np.empty(0, PIECE), np.empty(0, np.int64)
     for number in range(stretches):
-        found = sampler.shard(number, stretches)
-        counts = _pieces_of_each(found.pieces["tokens"], found.lengths)
+        samples = sampler.shard(number, stretches)
+        counts = _pieces_of_each(samples.pieces["tokens"], samples.lengths)
         if skip >= len(counts):
             skip -= len(counts)
             continue
-        pieces = np.concatenate([pieces, found.pieces[counts[:skip].sum() :]])
+        pieces = np.concatenate([pieces, samples.pieces[counts[:skip].sum() :]])
         lengths = np.concatenate([lengths, counts[skip:]])
         skip = 0
         stops = np.cumsum(lengths)
@@ -189,7 +200,7 @@ def _sequences(
 
 
 def _pieces_of_each(tokens: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    """How many pieces make up each sample."""
+    """Count the pieces of each sample."""
     ends = np.searchsorted(np.cumsum(tokens), np.cumsum(lengths)) + 1
     counts: NDArray[np.int64] = np.diff(ends, prepend=0)
     return counts
@@ -199,29 +210,33 @@ def _pieces_of_each(tokens: NDArray[np.int64], lengths: NDArray[np.int64]) -> ND
 class ValidationRows:
     """Held-out tokens of all domains, as rows that are evaluated together.
 
-    Each row is a stretch of one document: its first tokens after the end-of-text token, or further
-    ones after the token before them. Rows are sorted by length, so that little is padding.
+    Each row is a stretch of one document with the token before it as context, which for the first
+    stretch is the end-of-text token. Rows are sorted by length, so that little is padding.
     """
 
     ids: NDArray[np.int64]
-    """All tokens with the one before each row, rows one after another."""
+    """All rows one after another, each with its context token first."""
     starts: NDArray[np.int64]
-    """shape (rows,), of each row in `ids`, where the context token stands."""
+    """shape (rows,), index of each row's context token in `ids`."""
     tokens: NDArray[np.int64]
-    """shape (rows,), to predict; ascending."""
+    """shape (rows,), tokens to predict; ascending."""
     domain: NDArray[np.int64]
-    """shape (rows,)."""
+    """shape (rows,), number of the domain."""
     document: NDArray[np.int64]
-    """shape (rows,), number in the domain."""
+    """shape (rows,), number of the document in its domain."""
     position: NDArray[np.int64]
-    """shape (rows,), of the first predicted token in its document."""
+    """shape (rows,), place of the first predicted token in its document."""
     domain_tokens: NDArray[np.int64]
-    """shape (domains,)."""
+    """shape (domains,), tokens to predict."""
     domain_bytes: NDArray[np.float64]
-    """shape (domains,), of text; of a document that is cut, in proportion to its tokens."""
+    """shape (domains,), bytes of text; a cut document counts in proportion to its tokens."""
 
     def batches(self, most_tokens: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-        """Rows and a padded batch, shape (rows, longest + 1), of at most so many tokens."""
+        """Yield numbers of rows, and their ids padded to shape (rows, longest + 1).
+
+        Args:
+            most_tokens: Largest batch with its padding; a longer row is a batch of its own.
+        """
         first = 0
         while first < len(self.tokens):
             last = first
@@ -244,7 +259,14 @@ def validation_rows(
     start_id: int,
     seed: int,
 ) -> ValidationRows:
-    """Choose held-out documents in keyed order until a domain has enough; the last is cut.
+    """Take held-out documents in keyed order until a domain has enough tokens; the last is cut.
+
+    Args:
+        domains: Domains of the swarm.
+        sequence_length: Most tokens of a row.
+        tokens_per_domain: Tokens to predict for each domain; fewer where it holds out fewer.
+        start_id: Id of the token before each document.
+        seed: Key of the order of documents.
 
     Raises:
         InputError: A domain holds out no document.
@@ -253,13 +275,13 @@ def validation_rows(
     rows: list[tuple[int, int, int, int]] = []
     totals, text_bytes = np.zeros(len(domains), np.int64), np.zeros(len(domains))
     for number, domain in enumerate(domains):
-        chosen = stream(domain.tokens, domain.held_out, 0, seed)
-        if not chosen.supply_tokens:
+        held_out = stream(domain.tokens, domain.held_out, 0, seed)
+        if not held_out.supply_tokens:
             raise InputError(
                 f"proxy: domain '{domain.tokens.name}' holds out no document to measure its loss "
                 "on; set validation.documents higher"
             )
-        for document in chosen.documents.tolist():
+        for document in held_out.documents.tolist():
             left = tokens_per_domain - int(totals[number])
             if left <= 0:
                 break
@@ -271,12 +293,21 @@ def validation_rows(
                 ids.append(np.concatenate([[before], part]))
                 rows.append((len(part), number, document, position))
             totals[number] += len(taken)
-            own_bytes = int(domain.tokens.text_bytes[document])
-            text_bytes[number] += own_bytes * len(taken) / len(whole)
+            whole_bytes = int(domain.tokens.text_bytes[document])
+            text_bytes[number] += whole_bytes * len(taken) / len(whole)
     table = np.array(rows, np.int64)
     order = np.argsort(table[:, 0], kind="stable")
     table = table[order]
     starts = np.cumsum(table[:, 0] + 1) - table[:, 0] - 1
     tokens, domain, document, position = table.T
     joined = np.concatenate([ids[row] for row in order])
-    return ValidationRows(joined, starts, tokens, domain, document, position, totals, text_bytes)
+    return ValidationRows(
+        ids=joined,
+        starts=starts,
+        tokens=tokens,
+        domain=domain,
+        document=document,
+        position=position,
+        domain_tokens=totals,
+        domain_bytes=text_bytes,
+    )
