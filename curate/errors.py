@@ -1,4 +1,4 @@
-"""Every error that is the user's to mend.
+"""The exceptions of curate: any user-fixable error is a `CurateError`.
 
 ```
 CurateError                 base; the command line prints it in one line and exits with 2
@@ -17,7 +17,7 @@ Wrong arrays passed to pure maths raise `ValueError`; broken invariants are asse
 
 
 class CurateError(Exception):
-    """A fault whose message tells the user what was asked, what is possible, and what to type."""
+    """Any user-fixable error; its message says what is wrong, what is possible, what to type."""
 
 
 class RecipeError(CurateError):
@@ -29,7 +29,7 @@ class InputError(CurateError):
 
 
 class TokenizerError(CurateError):
-    """A tokenizer cannot be loaded, or does not do what the recipe says of it."""
+    """A tokenizer cannot be loaded, or does not behave as the recipe says."""
 
 
 class MissingEvidence(CurateError):  # noqa: N818 - a name others rely on
@@ -37,7 +37,7 @@ class MissingEvidence(CurateError):  # noqa: N818 - a name others rely on
 
 
 class FitError(CurateError):
-    """A run table is wrong, or cannot determine the law that was asked for."""
+    """A run table is wrong, or cannot determine the requested law."""
 
 
 class InfeasiblePlan(CurateError):  # noqa: N818 - a name others rely on

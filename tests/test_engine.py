@@ -129,14 +129,14 @@ def test_want_of_memory_says_what_to_type():
     def hungry(number):
         raise MemoryError
 
-    with pytest.raises(EngineError, match=r"want of memory.*--workers 1"):
+    with pytest.raises(EngineError, match=r"out of memory.*--workers 1"):
         map_tasks(hungry, [1, 2], 2)
 
 
 @pytest.mark.parametrize(
     ("number", "expected"),
     [
-        (signal.SIGKILL, "most likely for want of memory"),
+        (signal.SIGKILL, "most likely out of memory"),
         (signal.SIGHUP, "a worker was ended by SIGHUP"),
         (signal.SIGTERM, "a worker was ended by SIGTERM"),
         (signal.SIGRTMIN + 1, f"a worker was ended by signal {signal.SIGRTMIN + 1}"),

@@ -1,4 +1,4 @@
-"""YAML → frozen structs, strict.
+"""Read recipes strictly: YAML to frozen structs.
 
 An unknown key is an error with a suggestion; a word that peer tools use for one of ours is taken
 and a notice returned. Every name (method, format, measure, reader) is resolved here or by the front
@@ -121,7 +121,7 @@ def load(path: Path, overrides: tuple[str, ...] = ()) -> LoadedRecipe:
     """Read a recipe file and apply `--set key.sub=value` overrides.
 
     Raises:
-        RecipeError: It is absent, not YAML, or says something that cannot be; names the field.
+        RecipeError: The file is absent or not YAML, or a field is invalid; names the field.
     """
     try:
         text = path.read_text("utf-8")
@@ -136,6 +136,12 @@ def parse(
     text: str, base: Path, overrides: tuple[str, ...] = (), source: str = "recipe"
 ) -> LoadedRecipe:
     """Read a recipe from text; see `load`.
+
+    Args:
+        text: YAML.
+        base: Directory that relative paths start from.
+        overrides: Such as `mixture.method=uniform`, applied in order.
+        source: Name of the recipe in messages.
 
     Example:
         >>> text = "{name: tiny, tokenizer: {train: {vocab_size: 512}}, budget_tokens: 1e6,"

@@ -1,7 +1,7 @@
-"""Refusals of a recipe, each naming the field and what may stand there.
+"""Check a recipe; each message names the field and what it may hold.
 
-`check_fields` and `readable` speak of the mapping that was read, `check_recipe` of the structs made
-of it: there it is said what no one field tells.
+`check_fields` and `readable` look at the mapping that was read. `check_recipe` looks at the structs
+made from it, for rules that concern several fields.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ WORDS = {
     "date": "a date",
     "datetime": "a time",
 }
-"""How the types of a recipe are called in messages."""
+"""Names of the types of a recipe in messages."""
 
 SHOWN_CHARACTERS = 40
 
@@ -36,9 +36,18 @@ NEAR = 0.5
 
 
 def check_fields(value: Any, struct: type[Struct], where: str, source: str) -> None:
-    """Refuse unknown keys and unknown words, with the nearest known one, anywhere.
+    """Refuse unknown keys and values at any depth, naming the nearest valid one.
 
-    A float such as 1e9 becomes a whole number, in place, where the field wants one.
+    A float such as 1e9 becomes a whole number, in place, where the field requires one.
+
+    Args:
+        value: A mapping as YAML gives it; anything else is left to msgspec.
+        struct: The struct whose fields are its keys.
+        where: Path of the mapping, such as `mixture.`, for messages.
+        source: Name of the recipe in messages.
+
+    Raises:
+        RecipeError: A key or a value is unknown.
     """
     if not isinstance(value, dict):
         return
@@ -68,25 +77,25 @@ def check_fields(value: Any, struct: type[Struct], where: str, source: str) -> N
 
 
 def _structs_of(annotation: Any) -> list[type[Struct]]:
-    """The struct types inside an annotation such as `list[DomainRecipe] | None`."""
+    """List the struct types inside an annotation such as `list[DomainRecipe] | None`."""
     if isinstance(annotation, type) and issubclass(annotation, Struct):
         return [annotation]
-    return [found for part in get_args(annotation) for found in _structs_of(part)]
+    return [struct for part in get_args(annotation) for struct in _structs_of(part)]
 
 
 def readable(message: str, value: dict[str, Any]) -> str:
     """Turn msgspec's `... - at `$.domains[0].weight`` into words that start with the field."""
     body, _, path = message.partition(" - at ")
     field = ""
-    found: Any = value
+    refused: Any = value
     for name, index in re.findall(r"\.(\w+)|\[(\d+|\.\.\.)\]", path):
         if name:
-            found = found[name]
+            refused = refused[name]
             field += f".{name}"
         else:
-            key = _refused_key(found) if index == "..." else int(index)
-            found = found[key]
-            label = found.get("name", key) if isinstance(found, dict) else key
+            key = _refused_key(refused) if index == "..." else int(index)
+            refused = refused[key]
+            label = refused.get("name", key) if isinstance(refused, dict) else key
             field += f"[{label}]"
     field = field.removeprefix(".")
     missing = re.fullmatch(r"Object missing required field `(\w+)`", body)
@@ -97,19 +106,19 @@ def readable(message: str, value: dict[str, Any]) -> str:
     if "matching regex" in body:
         body = "Expected 1 to 100 letters, digits and . _ + -, the first a letter or digit"
     body = re.sub(r"`([^`]*)`", _type_in_words, body)
-    shown = repr(found)
+    shown = repr(refused)
     if len(shown) > SHOWN_CHARACTERS:
         shown = f"{shown[:SHOWN_CHARACTERS]}…"
     return f"{field}: {body[0].lower()}{body[1:]}; found {shown}"
 
 
 def _type_in_words(quoted: re.Match[str]) -> str:
-    """Such as `str | array` → text or a list."""
+    """Name types in plain words: `str | array` is text or a list."""
     return " or ".join(WORDS.get(part, part) for part in quoted[1].split(" | "))
 
 
 def _refused_key(weights: dict[str, Any]) -> str:
-    """The first domain whose weight is not a share."""
+    """Return the first domain whose weight is not a share."""
     for name, weight in weights.items():
         try:
             msgspec.convert(weight, Share)
@@ -119,12 +128,12 @@ def _refused_key(weights: dict[str, Any]) -> str:
 
 
 def check_recipe(recipe: Recipe, source: str, notices: list[str]) -> None:
-    """Refuse what the fields of a recipe say against each other, or leave unsaid together.
+    """Refuse fields that contradict each other or lack each other.
 
     Args:
-        recipe: Each of its fields fits by itself.
-        source: What messages call the recipe.
-        notices: Added to where something is taken, but without effect.
+        recipe: A recipe whose fields are each valid.
+        source: Name of the recipe in messages.
+        notices: Extended where a field has no effect.
 
     Raises:
         RecipeError: Fields that contradict each other or are missing; names them.
@@ -140,9 +149,9 @@ def check_recipe(recipe: Recipe, source: str, notices: list[str]) -> None:
 def _check_tokenizer(tokenizer: TokenizerRecipe, source: str) -> None:
     given = [key for key in ("path", "hub", "train") if getattr(tokenizer, key) is not None]
     if len(given) != 1:
-        found = " and ".join(given) or "none"
+        listed = " and ".join(given) or "none"
         raise RecipeError(
-            f"{source}: tokenizer needs exactly one of path, hub and train; found {found}"
+            f"{source}: tokenizer needs exactly one of path, hub and train; found {listed}"
         )
     if tokenizer.eos is msgspec.UNSET and tokenizer.train is None:
         raise RecipeError(
@@ -157,9 +166,9 @@ def _check_tokenizer(tokenizer: TokenizerRecipe, source: str) -> None:
 
 
 def _check_domains(recipe: Recipe, source: str) -> None:
-    known: dict[str, str] = {}
+    names: dict[str, str] = {}
     for domain in recipe.domains:
-        other = known.get(domain.name.lower())
+        other = names.get(domain.name.lower())
         if other == domain.name:
             raise RecipeError(f"{source}: domains: two are called '{other}'; rename one")
         if other is not None:
@@ -167,7 +176,7 @@ def _check_domains(recipe: Recipe, source: str) -> None:
                 f"{source}: domains: '{other}' and '{domain.name}' differ only in case, and would "
                 "be one file where file names ignore case (macOS, Windows); rename one"
             )
-        known[domain.name.lower()] = domain.name
+        names[domain.name.lower()] = domain.name
         paths = [domain.paths] if isinstance(domain.paths, str) else domain.paths
         if not paths or not all(paths):
             raise RecipeError(
@@ -187,9 +196,9 @@ def check_objective(mixture: MixtureRecipe, source: str) -> None:
         return
     given = [key for key in ("target", "weights") if getattr(objective, key) is not None]
     if len(given) != 1:
-        found = " and ".join(given) or "none"
+        listed = " and ".join(given) or "none"
         raise RecipeError(
-            f"{source}: mixture.objective needs exactly one of target and weights; found {found}"
+            f"{source}: mixture.objective needs exactly one of target and weights; found {listed}"
         )
 
 

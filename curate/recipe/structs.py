@@ -148,8 +148,8 @@ class ProxyRecipe(Frozen, frozen=True):
     """Number of times in a run that losses are measured, from 1 to 1,000; the last is at the end.
     """
     spacing: Literal["log", "even"] = "log"
-    """Where the checkpoints lie: `log` spaces them evenly in the logarithm of training steps,
-    `even` in steps.
+    """Spacing of the checkpoints: `log` is even in the logarithm of training steps, `even` in
+    steps.
     """
     validation_tokens: Positive = 50_000
     """Most held-out tokens of each domain on which losses are measured."""
@@ -166,7 +166,7 @@ class ProxyRecipe(Frozen, frozen=True):
     of one kind separated by commas.
     """
     engine: Literal["local", "ray"] = "local"
-    """Where the processes of several devices run: `local` on this machine, `ray` in a Ray cluster.
+    """Place of the processes of several devices: `local` (this machine) or `ray` (a Ray cluster).
     """
     models: Positive | None = None
     """Most models to train at once. Omitted: as many as fit into the device's memory."""
@@ -177,7 +177,7 @@ class ProxyRecipe(Frozen, frozen=True):
 
 
 class EvidenceRecipe(Frozen, frozen=True):
-    """What was learnt by training models on other mixtures."""
+    """Losses and log-probabilities from models trained on other mixtures."""
 
     runs: str | list[str] | None = None
     """A run table such as `runs.csv`, or a pair of files, mixtures and losses, as in `[ratios.csv,
@@ -319,7 +319,7 @@ class CountingRecipe(Frozen, frozen=True):
 
 
 class Recipe(Frozen, frozen=True):
-    """What to build. Relative paths start from the recipe's directory."""
+    """A dataset to build. Relative paths start from the recipe's directory."""
 
     name: Name
     """The dataset's name, which also names its directory: 1 to 100 letters, digits and `. _ + -`,
@@ -355,12 +355,12 @@ class Recipe(Frozen, frozen=True):
     validation: ValidationRecipe = ValidationRecipe()
     """Documents held out for validation."""
     on_shortfall: Literal["error", "repeat", "redistribute"] = "error"
-    """What to do where a domain has too few tokens for its share. `error` refuses weights of method
+    """Policy where a domain has too few tokens for its share. `error` refuses weights of method
     `manual` that break a cap; `redistribute` moves them to the nearest that fit; `repeat` ignores
     the caps of every method. Methods other than `manual` always stay within the caps otherwise.
     """
     on_bad_record: Literal["error", "quarantine"] = "quarantine"
-    """What to do with a record that cannot be read: stop with an `error`, or set it aside and count
+    """Policy for a record that cannot be read: stop with an `error`, or set it aside and count
     it (`quarantine`).
     """
     output: OutputRecipe = OutputRecipe()
@@ -396,7 +396,7 @@ class MixtureSettings(Frozen, frozen=True):
 
 
 class LoadedRecipe(Struct, frozen=True):
-    """A recipe with where it came from and what was said while reading it."""
+    """A recipe, the directory it came from, and notices from reading it."""
 
     recipe: Recipe
     base: Path
@@ -405,7 +405,7 @@ class LoadedRecipe(Struct, frozen=True):
 
     @property
     def hash(self) -> str:
-        """Hash of everything that shapes the dataset; where it is put does not count."""
+        """Hash of everything that shapes the dataset; its place on disk does not count."""
         value = msgspec.to_builtins(self.recipe, str_keys=True)
         value.pop("cache")
         value.pop("proxy")
@@ -418,8 +418,8 @@ class LoadedRecipe(Struct, frozen=True):
     def proxies(self) -> ProxyRecipe:
         """The small models, from `mixture.evidence.proxy` or `proxy`."""
         evidence = self.recipe.mixture.evidence
-        asked = evidence.proxy if evidence is not None else None
-        return self.recipe.proxy if asked is None else asked
+        evidence_proxy = evidence.proxy if evidence is not None else None
+        return self.recipe.proxy if evidence_proxy is None else evidence_proxy
 
     def with_proxies(self, proxies: ProxyRecipe) -> LoadedRecipe:
         """The same recipe with other small models, put where it has its own."""

@@ -1,6 +1,6 @@
-"""A recipe's text → plain values in our words: YAML, `--set` overrides, and peers' aliases.
+"""Turn a recipe's text into plain values: YAML, `--set` overrides, and aliases of peer tools.
 
-What the values may be is left to `curate.recipe`.
+`checks` decides which values are valid.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ ALIASES: dict[str, dict[str, str]] = {
         "meta": "metadata",
     },
 }
-"""Words of peer tools → ours, by where they stand."""
+"""Our key for each key of a peer tool, by the level it stands at."""
 
 BAD_RECORD_ALIASES = {"warn": "quarantine", "skip": "quarantine"}
 
@@ -45,7 +45,7 @@ MERGE_TAG = "tag:yaml.org,2002:merge"
 
 
 class _RecipeLoader(yaml.SafeLoader):
-    """YAML 1.2 floats, and an error for a key that stands twice."""
+    """Reads YAML 1.2 floats, and refuses a key that stands twice."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
@@ -59,7 +59,7 @@ class _RecipeLoader(yaml.SafeLoader):
         return node
 
 
-_RecipeLoader.add_implicit_resolver(  # 1e9 is a number, as everyone but YAML 1.1 thinks
+_RecipeLoader.add_implicit_resolver(  # 1e9 is a number, unlike in YAML 1.1
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?(\d[\d_]*(\.[\d_]*)?|\.\d+)([eE][-+]?\d+)$"),
     list("-+0123456789."),
@@ -84,10 +84,15 @@ def read_yaml(text: str, source: str) -> Any:
 
 
 def apply_override(value: dict[str, Any], override: str, notices: list[str]) -> None:
-    """Set one dotted key: `mixture.method=entropy`, `domains.wiki.max_epochs=2`.
+    """Set one dotted key, as in `mixture.method=entropy` or `domains.wiki.max_epochs=2`.
+
+    Args:
+        value: The recipe as YAML gives it, changed in place.
+        override: `key.sub=value`.
+        notices: Extended where an alias is used.
 
     Raises:
-        RecipeError: It is no `key.sub=value`, or leads to nothing that has keys.
+        RecipeError: The override is not `key.sub=value`, or its key leads to no mapping.
     """
     key, equals, text = override.partition("=")
     if not equals or not all(key.split(".")):
@@ -118,7 +123,7 @@ def apply_override(value: dict[str, Any], override: str, notices: list[str]) -> 
 
 
 def _key_parts(key: str, value: dict[str, Any], notices: list[str]) -> list[str]:
-    """Split a dotted key into our words; names of domains may hold dots themselves."""
+    """Split a dotted key into our keys; names of domains may hold dots themselves."""
     first, *rest = key.split(".")
     parts = [_our_word(first, ALIASES["recipe"], notices)]
     if parts[0] == "mixture" and rest[:1] == ["weights"] and len(rest) > 2:
@@ -146,15 +151,20 @@ def _list_item(items: list[Any], key: str, where: str, override: str) -> Any:
     if key.isdecimal() and int(key) < len(items):
         return items[int(key)]
     names = [str(item.get("name")) for item in items if isinstance(item, dict)]
-    known = f"there are {', '.join(names)}" if names else f"it has {len(items)} items"
-    raise RecipeError(f"--set {override}: no '{key}' in '{where}'; {known}")
+    choices = f"there are {', '.join(names)}" if names else f"it has {len(items)} items"
+    raise RecipeError(f"--set {override}: no '{key}' in '{where}'; {choices}")
 
 
 def translate(value: dict[str, Any], notices: list[str], source: str) -> None:
-    """Replace peers' words by ours, in place, with a notice for each.
+    """Replace aliases of peer tools by our keys, in place, with a notice for each.
+
+    Args:
+        value: The recipe as YAML gives it.
+        notices: Extended by one line for each alias.
+        source: Name of the recipe in messages.
 
     Raises:
-        RecipeError: A word of a peer stands beside ours.
+        RecipeError: An alias and our own key are both given.
     """
     _rename(value, ALIASES["recipe"], ("", source), notices)
     domains = value.get("domains")

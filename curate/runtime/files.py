@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and the hashes they are known by.
+"""Write files whole or not at all, and hash them.
 
 Everything curate writes goes to a temporary name in the same directory first and is renamed when
 complete, so a killed run leaves no half file under a final name. Reading goes through fsspec where
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 HASH_CHUNK_BYTES = 4 << 20
 READ_FLAGS = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
-"""Without waiting for a writer, should the file be a pipe."""
+"""Flags to open a file for reading without waiting for a writer, should it be a pipe."""
 
 STAT_SAFETY_NANOSECONDS = 2_000_000_000
 """A file modified this shortly before it was hashed may change again within one clock tick."""
@@ -55,7 +55,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 def atomic_directory(path: Path) -> Iterator[Path]:
     """Yield a temporary sibling directory; rename it on success, remove it on an exception.
 
-    If another process has put `path` there meanwhile, that one is kept: names are made of content,
+    If another process has created `path` meanwhile, that one is kept: names are made from content,
     so both hold the same.
     """
     temporary = begin_directory(path)
@@ -84,7 +84,7 @@ def place_directory(temporary: Path, path: Path) -> None:
 
 
 def append(path: Path, *pieces: bytes | NDArray[Any]) -> None:
-    """Add bytes and arrays to the end of a file, which is made if it is not there.
+    """Append bytes and arrays to a file, which is created if absent.
 
     `ndarray.tofile` is not used: on a full disk it loses the end of an array without a word.
 
@@ -100,20 +100,20 @@ def append(path: Path, *pieces: bytes | NDArray[Any]) -> None:
 
 
 def _prefix(path: Path) -> str:
-    """Of a temporary sibling's name: it says which process of which machine it belongs to."""
+    """Return the start of a temporary sibling's name, which holds its machine and process."""
     return f".{path.name}.{_host()}-{os.getpid()}-"
 
 
 def _host() -> str:
-    """Short and safe in a file's name."""
+    """Return a short name of this machine that is safe in file names."""
     return hash_bytes(platform.node().encode())[:8]
 
 
 def sweep(directory: Path) -> None:
-    """Remove what processes of this machine that were killed left half written there."""
+    """Remove temporary files that killed processes of this machine left in a directory."""
     for path in directory.glob(".*.tmp") if directory.is_dir() else ():
-        found = re.search(r"\.([0-9a-f]{8})-(\d+)-[^.]*\.tmp$", path.name)
-        if found and found[1] == _host() and not is_running(int(found[2])):
+        owner = re.search(r"\.([0-9a-f]{8})-(\d+)-[^.]*\.tmp$", path.name)
+        if owner and owner[1] == _host() and not is_running(int(owner[2])):
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             else:
@@ -122,7 +122,7 @@ def sweep(directory: Path) -> None:
 
 @contextlib.contextmanager
 def directory_lock(directory: Path) -> Iterator[None]:
-    """Hold a directory for this process; a lock left by a process that is gone is taken over.
+    """Lock a directory for this process, taking over a lock whose process is gone.
 
     Raises:
         ShardError: A running process holds it, or nothing can be written there.
@@ -155,23 +155,24 @@ def directory_lock(directory: Path) -> Iterator[None]:
 
 LOCK_POLL_SECONDS = 0.05
 LOCKED_BYTE = 1 << 40
-"""Beyond what a locked file holds, so that where locks are mandatory it can still be read."""
+"""Offset of the byte to lock on Windows, beyond the file's content so that it stays readable."""
 
 
 class FileLock:
-    """A file that one process holds; the system lets go of it when that process ends, however.
+    """A lock on a file that one process holds at a time.
 
-    On file systems that machines share it holds between machines if the file system knows locks
-    (NFS 4, Lustre, GPFS). The file itself stays.
+    The operating system releases the lock when the process exits, even if it is killed. On file
+    systems shared between machines it works between machines where they support locks (NFS 4,
+    Lustre, GPFS). The file itself stays.
     """
 
     def __init__(self, path: Path) -> None:
-        """Open the file, and make it if there is none; nobody holds it yet."""
+        """Open the file, creating it if absent, without taking the lock."""
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = open(path, "a+b")
 
     def take(self) -> bool:
-        """Hold it if nobody else does; whether that is so.
+        """Take the lock if no other process holds it, and return whether this succeeded.
 
         Raises:
             EngineError: The file system has no locks.
@@ -196,12 +197,12 @@ class FileLock:
         return True
 
     def close(self) -> None:
-        """Let go of it."""
+        """Release the lock and close the file."""
         self._file.close()
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Wait until it is held, and let go of it in the end."""
+        """Wait for the lock, and release it at the end of the context."""
         try:
             while not self.take():
                 time.sleep(LOCK_POLL_SECONDS)
@@ -211,7 +212,7 @@ class FileLock:
 
 
 def user_cache() -> Path:
-    """Where what depends on this user and machine alone is kept.
+    """Return the directory of files that depend on this user and machine alone.
 
     Raises:
         InputError: Nothing says where the user's files are.
@@ -226,14 +227,14 @@ def user_cache() -> Path:
 
 
 def is_running(process: int) -> bool:
-    """Whether a process of this number exists; always so where the platform cannot tell."""
+    """Whether a process of this number exists; True where the platform cannot tell."""
     if os.name != "posix":
         return True
     try:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except OSError:  # it is somebody else's
+    except OSError:  # it belongs to another user
         return True
     return True
 
@@ -325,9 +326,9 @@ def open_input(path: str) -> BinaryIO:
 
 
 def read_new(path: str, most_bytes: int) -> tuple[bytes, os.stat_result] | None:
-    """A local file's bytes, and its status before they were read.
+    """Read a local file, and return its bytes and its status from before.
 
-    Takes half the time of a file object where files are small and many. None where it is longer
+    For many small files this takes half the time of a file object. None if the file is longer
     than `most_bytes` or not a regular file.
 
     Raises:
@@ -344,7 +345,7 @@ def read_new(path: str, most_bytes: int) -> tuple[bytes, os.stat_result] | None:
 
 
 def read_known(path: str, size_bytes: int) -> tuple[bytes, os.stat_result]:
-    """The bytes of a local file that should have so many, and its status after they were read.
+    """Read a local file of `size_bytes`, and return its bytes and its status from afterwards.
 
     Raises:
         OSError: It cannot be read.
@@ -357,7 +358,7 @@ def read_known(path: str, size_bytes: int) -> tuple[bytes, os.stat_result]:
 
 
 def _read_all(descriptor: int, size_bytes: int) -> bytes:
-    """All of a file, at once if it is as long as it should be."""
+    """Read a file to its end, with a single call if it is as long as expected."""
     content = os.read(descriptor, size_bytes + 1)
     if len(content) == size_bytes:
         return content
@@ -378,7 +379,7 @@ def _open_url(path: str) -> BinaryIO:
 
 
 def _reason(error: Exception) -> str:
-    """What went wrong, in one line and without the path again."""
+    """Describe an error in one line, without repeating the path."""
     words = getattr(error, "strerror", None) or " ".join(str(error).split())
     return words or type(error).__name__
 

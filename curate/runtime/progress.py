@@ -1,4 +1,4 @@
-"""What long work tells whoever watches; the library itself never prints."""
+"""Events of long work for a watcher such as the terminal; the library itself never prints."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True)
 class TrainingProgress:
-    """How far models that train together have come."""
+    """Progress of models that train together."""
 
     models: int
     step: int
     steps: int
     loss: float
-    """Mean over the models, of the last batch, nats per token."""
+    """Loss of the last batch in nats per token, averaged over the models."""
     done_tokens: int
-    """Of all groups of the stage, those that an earlier process trained on included."""
+    """Tokens trained on in all groups of the stage, also by earlier processes."""
     fresh_tokens: int
-    """Of those, what this process trained on: what speed is told from."""
+    """Tokens that this process itself trained on, from which throughput is computed."""
     total_tokens: int
     token_flops: float
-    """Floating-point operations to train on a token."""
+    """Floating-point operations to train on one token."""
 
 
 class Observer:
-    """Hears what happens; this one does nothing with it."""
+    """Receives events; this base class ignores them."""
 
     def notice(self, message: str) -> None:
-        """Something the user should know, in one line."""
+        """Report something the user should know, in one line."""
 
     def begin(self, stage: str, names: Sequence[str] = (), totals: Sequence[int] = ()) -> None:
-        """A stage starts.
+        """Report that a stage starts.
 
         Args:
             stage: What it does, in two or three words.
@@ -43,14 +43,14 @@ class Observer:
         """
 
     def advance(self, counters: NDArray[np.int64]) -> None:
-        """Totals so far, shape (names, columns of `tokens.jobs.PROGRESS`)."""
+        """Report totals so far, shape (names, columns of `tokens.tasks.PROGRESS`)."""
 
     def tick(self) -> None:
-        """Work goes on in a stage that counts nothing."""
+        """Report that a stage which counts nothing is still at work."""
         self.advance(np.zeros((0, 0), np.int64))
 
     def train(self, progress: TrainingProgress) -> None:
-        """Models have taken steps; told about once a second."""
+        """Report that models have taken steps; called about once a second."""
 
     def end(self, summary: str = "") -> None:
-        """The stage is over; what it did, in a few words."""
+        """Report that the stage is over, and what it did in a few words."""

@@ -1,8 +1,8 @@
-"""The same work on a Ray cluster, or on a Ray that is started here for it.
+"""Run workers on a Ray cluster, or on a Ray that is started here for it.
 
-Ray brings `body` to its machines; these must see the same files under the same paths, as the
-work is shared through them. A task whose process dies is started again by Ray. ray is imported when
-work is about to start, and not before.
+Ray sends `body` to its machines. These must see the same files under the same paths, as work is
+shared through them. Ray restarts a task whose process dies. The package is imported only when work
+is about to start.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ POLL_SECONDS = 0.5
 
 
 def cluster_gpus() -> int:
-    """GPUs of the cluster that this process is connected to, or of this machine.
+    """Count the GPUs of the cluster that this process is connected to, or of this machine.
 
     Raises:
         MissingEvidence: ray is not installed.
@@ -33,11 +33,11 @@ def run_on_ray(
     on_message: Callable[[Any], None],
     needs: Mapping[str, float],
 ) -> None:
-    """Run `body(worker_number, send)` as so many Ray tasks.
+    """Run `body(worker_number, send)` as Ray tasks.
 
     Args:
         body: Picklable.
-        workers: Tasks, at least 1; those that the cluster has no room for wait.
+        workers: Number of tasks, at least 1. Tasks wait until the cluster has room for them.
         on_message: Called here with each object sent.
         needs: `num_cpus` and `num_gpus` of a task.
 
@@ -86,6 +86,6 @@ def _connected() -> Any:
             "name several devices (--devices), or run the command on each machine"
         ) from None
     if not ray.is_initialized():
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # of a Ray that is started here
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # only read by a Ray started here
         ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     return ray

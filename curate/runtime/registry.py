@@ -117,7 +117,13 @@ def _row_of(point: EntryPoint, kind: str) -> Row:  # type: ignore[type-var]
 
 
 def unknown_name(kind: str, name: str, names: Iterable[str], where: str) -> str:
-    """One line that says a name is unknown, which is nearest, and which there are.
+    """Say in one line that a name is unknown, which one is nearest, and which there are.
+
+    Args:
+        kind: What the name should name, such as "method".
+        name: What was typed.
+        names: All that exist.
+        where: The recipe key or option that holds the name.
 
     Example:
         >>> unknown_name("method", "natrual", ["natural", "uniform"], "mixture.method")

@@ -2,8 +2,8 @@
 
 Workers are forked where the platform allows, so that they share what the parent has imported, and
 spawned elsewhere. They take work from shared counters and send back descriptors, never data. A
-worker that dies ends the run with an error that says how; what was finished stays on disk. Workers
-never outlive the parent, however it ends.
+worker that dies ends the run with an error that says how, and finished work stays on disk. Workers
+never outlive the parent, even if it is killed.
 """
 
 from __future__ import annotations
@@ -32,17 +32,20 @@ TICK_SECONDS = 0.1
 
 
 def context() -> multiprocessing.context.BaseContext:
-    """Fork on Linux; spawn where forking is unsafe (macOS) or absent (Windows)."""
+    """Return the way to start workers: fork on Linux, spawn elsewhere.
+
+    Forking is unsafe on macOS and does not exist on Windows.
+    """
     return multiprocessing.get_context("fork" if workers_share_memory() else "spawn")
 
 
 def workers_share_memory() -> bool:
-    """Whether workers see what the parent made before they started."""
+    """Whether workers see objects that the parent made before they started."""
     return sys.platform == "linux"
 
 
 def default_workers() -> int:
-    """Cores this process may use."""
+    """Count the cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -50,7 +53,7 @@ def default_workers() -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Failure:
-    """How a worker ended, in words that survive the way to the parent."""
+    """A worker's error as text, which any process can send to its parent."""
 
     kind: str
     message: str
@@ -109,7 +112,7 @@ def _started(
     workers: int,
     daemon: bool,
 ) -> Iterator[dict[Any, Any]]:
-    """Processes by the parent's end of their pipe; ended with the context."""
+    """Start processes, keyed by the parent's end of their pipes, and end them with the context."""
     processes: dict[Any, Any] = {}
     try:
         for number in range(workers):
@@ -127,10 +130,10 @@ def _started(
 
 @contextmanager
 def ahead(function: Callable[[], Result]) -> Iterator[Callable[[], Result]]:
-    """Begin `function` in a process beside this one, and give a way to wait for its result.
+    """Start `function` in another process, and yield a call that waits for its result.
 
-    It is ended with the context if nobody waited. Where workers do not fork, it runs when its
-    result is asked for.
+    The process is ended with the context. Where workers do not fork, the function runs in this
+    process when its result is needed.
 
     Example:
         >>> with ahead(lambda: 2 + 2) as result:
@@ -152,10 +155,10 @@ def ahead(function: Callable[[], Result]) -> Iterator[Callable[[], Result]]:
 
 
 def _end(processes: Collection[Any]) -> None:
-    """Kill those that still run, and wait for all.
+    """Kill the processes that still run, and wait for all.
 
-    By SIGKILL: a SIGTERM that strikes while a process is being forked is lost, and the wait for a
-    worker that itself waits, for this process to read what it sends, would have no end.
+    SIGKILL is used because a SIGTERM that arrives while a process is being forked is lost. Waiting
+    for such a worker would never end if it waits in turn for this process to read its messages.
     """
     for process in processes:
         if process.is_alive():
@@ -170,7 +173,14 @@ def _collect(
     on_tick: Callable[[], None],
     on_death: Callable[[int, str], None] | None = None,
 ) -> None:
-    """Receive until every worker has ended; `processes` is by the parent's end of the pipe."""
+    """Receive messages until every worker has ended.
+
+    Args:
+        processes: Workers, keyed by the parent's end of their pipes.
+        on_message: Called with each message.
+        on_tick: Called about ten times a second.
+        on_death: Called with a dead worker's number and how it ended; None: raise an error.
+    """
     open_ends, numbers = dict(processes), {end: place for place, end in enumerate(processes)}
     while open_ends:
         for ready in multiprocessing.connection.wait(list(open_ends), TICK_SECONDS):
@@ -214,10 +224,11 @@ def _work(body: Callable[[int, Send], None], number: int, sender: Any) -> None:
 
 
 def _end_with_parent() -> None:
-    """Wait until the parent is gone, killed perhaps, and then end this worker too."""
+    """End this worker once the parent is gone."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
+    # `sys.exit` would end only this thread, and the main one may be inside a call that never ends.
     os._exit(1)
 
 
@@ -239,7 +250,7 @@ def _obituary(exit_code: int | None) -> str:
 
 
 def _ending(exit_code: int | None) -> str:
-    """How a process ended.
+    """Describe how a process ended.
 
     Example:
         >>> _ending(-9), _ending(3)
@@ -248,13 +259,13 @@ def _ending(exit_code: int | None) -> str:
     if exit_code is None or exit_code >= 0:
         return f"ended with exit code {exit_code}"
     number = -exit_code
-    known = number in {item.value for item in signal.Signals}  # not so for real-time signals
-    return f"was ended by {signal.Signals(number).name if known else f'signal {number}'}"
+    has_name = number in {item.value for item in signal.Signals}  # not so for real-time signals
+    return f"was ended by {signal.Signals(number).name if has_name else f'signal {number}'}"
 
 
 def _out_of_memory() -> str:
     return (
-        "a worker was killed, most likely for want of memory; what was finished is kept: "
+        "a worker was killed, most likely out of memory; what was finished is kept: "
         "run again with fewer workers (--workers 1)"
     )
 
@@ -270,10 +281,10 @@ def map_tasks(
 
     Args:
         function: Picklable where the platform spawns.
-        items: Begun in this order.
+        items: Started in this order.
         workers: Processes; with one, everything happens in this one.
         on_tick: Called in the parent now and then.
-        on_result: Called in the parent with each result, in the order of their ends.
+        on_result: Called in the parent with each result, in the order in which they end.
 
     Example:
         >>> map_tasks(abs, [-3, 1, -2], workers=2)
