@@ -25,10 +25,9 @@ from curate.laws.fitting.gaussian_process import Rows, _prior, _unlikelihood
 from curate.laws.fitting.progress_term import Horizon
 from curate.laws.forms.additive import FittedAdditive
 from curate.laws.forms.autoscale import FittedAutoscale
-from curate.laws.forms.bimix import Coefficients, FittedBimix, fit_bimix
+from curate.laws.forms.bimix import BimixCoefficients, FittedBimix, fit_bimix
 from curate.laws.forms.bimix_mixed import FittedBimixMixed
 from curate.laws.forms.exponential import FittedExponential
-from curate.laws.forms.gaussian import fit_gaussian
 from curate.laws.forms.ridge import fit_ridge
 from curate.laws.law import Array, FittedLaw, RunTable
 
@@ -172,7 +171,7 @@ def test_bimix_coefficients_from_the_four_entropy_mixtures(noise: float, close: 
 
 
 def test_bimix_share_below_the_smallest_is_read_as_that() -> None:
-    coefficients = Coefficients(*(np.array([v]) for v in (0.5, 1.0, 1.0, 2.0, 0.01)))
+    coefficients = BimixCoefficients(*(np.array([v]) for v in (0.5, 1.0, 1.0, 2.0, 0.01)))
     law = FittedBimix(("a",), (0,), 1.0, np.array([NAN]), (coefficients,))
     weights = np.array([[0.0, 1.0], [0.01, 0.99], [0.04, 0.96]])
     losses = law.predict(weights, np.full(3, 2.0), np.full(3, NAN))
@@ -247,14 +246,6 @@ def test_marginal_likelihood_of_two_points_by_hand() -> None:
     prior = replace(_prior(rows), centre=theta)
     value, _ = _unlikelihood(theta, rows, np.array([0.3, -0.1]), prior)
     assert value == pytest.approx(expected, rel=1e-5)
-
-
-def test_gaussian_doubts_more_far_from_the_runs() -> None:
-    table = table_of(mixtures(30, 3, 18, 0.2), noise=0.002)
-    law = fit_gaussian(table)
-    weights = np.array([[0.34, 0.33, 0.33], [1.0, 0.0, 0.0]])
-    doubt: Array = law.deviation(weights, np.full(2, NAN), np.full(2, NAN))
-    assert doubt.shape == (2, 3) and (doubt[1] > doubt[0]).all()
 
 
 def test_ridge_takes_a_small_penalty_for_a_linear_truth() -> None:

@@ -1,14 +1,14 @@
-"""What every law takes and gives.
+"""The interface of laws: the table they are fitted to, and the predictions they make.
 
-A law is fitted to a `RunTable`, one row a checkpoint of a run, and then predicts the loss on every
-validation set of any mixture at any number of tokens and parameters. It knows nothing of supply,
-caps or recipes: what to do with its predictions is `curate.mixture`'s business.
+A law is fitted to a `RunTable`, one row for each checkpoint of a run, and then predicts the loss of
+any mixture on every validation set, at any number of tokens and parameters. It knows nothing of
+supply, caps or recipes; `curate.mixture` decides what to do with its predictions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -19,26 +19,26 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class RunTable:
-    """Checkpoints of training runs; columns are found by name, never by position."""
+    """Checkpoints of training runs."""
 
     domains: tuple[str, ...]
-    """Training domains, of the columns of `weights`."""
+    """Training domains, the columns of `weights`."""
     targets: tuple[str, ...]
-    """Validation sets, of the columns of `losses`; often, not always, the domains' own."""
+    """Validation sets, the columns of `losses`; often one for each domain, but not always."""
     runs: tuple[str, ...]
-    """shape (rows,), the run a row is a checkpoint of."""
+    """shape (rows,), the run that each row is a checkpoint of."""
     weights: Array
     """shape (rows, domains), shares of training tokens; each row sums to 1 within 1e-12."""
     tokens: Array
-    """shape (rows,), training tokens seen; NaN where the table does not say, in all rows or none.
-    Where a table has only steps, steps stand here: laws take any positive measure of progress."""
+    """shape (rows,), training tokens seen; NaN in all rows or in none. Steps, where there are only
+    those: laws take any positive measure of progress."""
     params: Array
-    """shape (rows,), parameters of the model; NaN where the table does not say, all or none."""
+    """shape (rows,), parameters of the model; NaN in all rows or in none."""
     losses: Array
-    """shape (rows, targets), nats per token (or the unit of the table), positive; no NaN."""
+    """shape (rows, targets), nats per token or the unit of the table; positive, no NaN."""
 
     def __post_init__(self) -> None:
-        """Raise `ValueError` where the shapes do not belong together."""
+        """Raise `ValueError` if the shapes do not match."""
         rows = len(self.runs)
         expected = {
             "weights": (rows, len(self.domains)),
@@ -47,49 +47,66 @@ class RunTable:
             "losses": (rows, len(self.targets)),
         }
         for name, shape in expected.items():
-            found = getattr(self, name).shape
-            if found != shape:
-                raise ValueError(f"{name}: expected shape {shape}, got {found}")
+            actual = getattr(self, name).shape
+            if actual != shape:
+                raise ValueError(f"{name}: expected shape {shape}, got {actual}")
 
     def take(self, rows: NDArray[np.integer] | NDArray[np.bool_]) -> RunTable:
-        """The table of these rows only, in that order."""
-        chosen = np.arange(len(self.runs))[rows]
-        return RunTable(
-            self.domains, self.targets, tuple(self.runs[row] for row in chosen),
-            self.weights[chosen], self.tokens[chosen], self.params[chosen], self.losses[chosen],
-        )  # fmt: skip
+        """Keep only these rows, in this order."""
+        places = np.arange(len(self.runs))[rows]
+        return replace(
+            self,
+            runs=tuple(self.runs[place] for place in places),
+            weights=self.weights[places],
+            tokens=self.tokens[places],
+            params=self.params[places],
+            losses=self.losses[places],
+        )
 
 
 class FittedLaw(Protocol):
-    """A law with its coefficients found."""
+    """A law with fitted coefficients."""
 
     def predict(self, weights: Array, tokens: Array, params: Array) -> Array:
-        """Losses, shape (rows, targets), of mixtures of shape (rows, domains).
+        """Predict losses.
 
-        `tokens` and `params` have shape (rows,); NaN where the fitted table had NaN.
+        Args:
+            weights: shape (rows, domains), shares of training tokens; each row sums to 1.
+            tokens: shape (rows,), training tokens; NaN where the fitted table had NaN.
+            params: shape (rows,), parameters of the model; NaN where the fitted table had NaN.
+
+        Returns:
+            shape (rows, targets), in the unit of the fitted table.
         """
         ...
 
     def gradient(self, weights: Array, tokens: Array, params: Array) -> Array | None:
-        """Derivative by the weights, shape (rows, targets, domains); None: it has none.
+        """Differentiate the predicted losses by the weights.
 
-        The weights are taken as free numbers, not held to sum to 1.
+        Args:
+            weights: shape (rows, domains); free numbers, which need not sum to 1.
+            tokens: See `predict`.
+            params: See `predict`.
+
+        Returns:
+            shape (rows, targets, domains); None if the law has no gradient.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Law:
-    """A row of `LAWS`."""
+    """A row of `LAWS`: everything curate knows about a law."""
 
     name: str
     summary: str
+    """Its form in a few words, for the command line."""
     paper: str
-    """Short citation with arXiv number and equation; says so where there is none."""
+    """Short citation with arXiv number and equation, or that there is none."""
     needs: str
-    """What a table must have, in words: checkpoints, model sizes, more runs than so many."""
+    """Requirements of a table, in words: checkpoints, model sizes, a number of runs."""
     fit: Callable[[RunTable], FittedLaw]
-    """Raises `FitError` where the table cannot determine it, saying what would."""
+    """Fit the law; raises `FitError` where the table cannot determine it, and says what would."""
     dummy: bool = False
     """Whether it is a yardstick that any other law must beat."""
     convex: bool = False

@@ -1,9 +1,9 @@
-"""What experts think of validation text: log-probabilities of every token under every expert.
+"""Read an experts file: log-probabilities of validation tokens under every expert.
 
 An expert is a model trained on one domain. The file has a row for each token that was predicted:
 `target_domain` (text), `document` and `position` (whole numbers, the position counted from the
 document's start), and `logp_<expert>` for each expert, in nats. Rows of a document stand together
-and in order. How the matrix is used is `curate.mixture.search.expert_mixing`' business.
+and in order. `curate.mixture.search.expert_mixing` uses the matrix.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ class Likelihoods:
     """Log-probabilities of validation tokens under each expert."""
 
     experts: tuple[str, ...]
-    """Training domains, of the columns of `logp_nats`."""
+    """Training domains, the columns of `logp_nats`."""
     targets: tuple[str, ...]
     """Validation domains, in the order of their first token."""
     target: NDArray[np.int64]
     """shape (documents,), index into `targets`."""
     starts: NDArray[np.int64]
-    """shape (documents + 1,), first token of each document, and the number of tokens."""
+    """shape (documents + 1,), first token of each document, then the number of tokens."""
     logp_nats: Array
     """shape (tokens, experts), at most 0; minus infinity where an expert excludes a token."""
 
     def __post_init__(self) -> None:
-        """Raise `ValueError` where the shapes do not belong together."""
+        """Raise `ValueError` if the shapes do not match."""
         if self.logp_nats.ndim != 2 or self.logp_nats.shape[1] != len(self.experts):
             raise ValueError(
                 f"logp_nats: expected a column for each of {len(self.experts)} experts, got shape "
@@ -59,8 +59,8 @@ def read_likelihoods(path: Path) -> Likelihoods:
     """Read an experts file.
 
     Raises:
-        InputError: It is absent, not Parquet, lacks a column, or holds a number that is no
-            log-probability; names the column, and the row where there is one.
+        InputError: It is absent, is not Parquet, lacks a column, or holds a number that is not a
+            log-probability. The message names the column, and the row where there is one.
     """
     try:
         table = pq.read_table(path)
@@ -105,7 +105,7 @@ def _numbers(table: pa.Table, name: str, path: Path) -> Array:
 
 
 def _assembled(table: pa.Table, path: Path, experts: tuple[str, ...], logp: Array) -> Likelihoods:
-    """Group the rows into documents, checking that they stand together and in order."""
+    """Group the rows into documents, and check that these stand together and in order."""
     domain = table.column("target_domain").cast(pa.string()).combine_chunks().dictionary_encode()
     if domain.null_count:
         raise InputError(f"{path}: column target_domain: {domain.null_count} rows are empty")
@@ -134,7 +134,7 @@ def _assembled(table: pa.Table, path: Path, experts: tuple[str, ...], logp: Arra
 
 
 def _second(keys: list[tuple[int, int]], first: NDArray[np.int64]) -> int:
-    """Row at which a document starts for the second time."""
+    """Return the row at which a document starts for the second time."""
     seen: set[tuple[int, int]] = set()
     for key, row in zip(keys, first, strict=True):
         if key in seen:

@@ -1,6 +1,6 @@
-"""How well predicted losses agree with observed ones: error, R2, rank correlation, seed noise.
+"""Score predicted losses against observed ones: error, R2, rank correlation, seed noise.
 
-Pure functions of arrays. Which rows are predicted from which is `crossval`'s business.
+Pure functions of arrays; `crossval` decides which rows are predicted from which.
 """
 
 from __future__ import annotations
@@ -14,32 +14,32 @@ from numpy.typing import NDArray
 from curate.laws.law import Array, RunTable
 
 LEAST_PREDICTED = 0.1
-"""Of the smallest observed loss; predictions below it count as it in R2."""
+"""Fraction of the smallest observed loss to which R2 raises predictions below it."""
 LEAST_RANKED = 3
-"""Runs below which a rank correlation says nothing."""
+"""Fewest runs for which a rank correlation means something."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """Agreement over a set of rows, by target and in all; NaN where it is not defined."""
+    """Agreement of predictions with observations; NaN where it is not defined."""
 
     relative_error: Array
-    """shape (targets,), mean of |predicted - observed| / observed."""
+    """shape (targets,), mean of |predicted - observed| / observed, from 0."""
     r2: Array
-    """shape (targets,), of log losses, about their mean at the same tokens and model size."""
+    """shape (targets,), R2 of log losses about their mean at the same tokens and model size."""
     r2_all: Array
-    """shape (targets,), of log losses, about the mean of all rows; progress counts as explained."""
+    """shape (targets,), R2 of log losses about the mean of all rows, progress included."""
     spearman: Array
-    """shape (targets,), rank correlation over the last checkpoints, a mean over model sizes."""
+    """shape (targets,), rank correlation over the last checkpoints, averaged over model sizes."""
     spearman_of_mean: float
-    """The same for the mean of all targets' losses."""
+    """Rank correlation of the mean of all targets' losses."""
 
 
 def score(table: RunTable, predicted: Array) -> Scores:
-    """Compare predicted losses, shape (rows, targets), with those of the table."""
+    """Score predicted losses, shape (rows, targets), against those of the table."""
     place = checkpoints(table)
-    # A linear law may predict a loss below zero; its logarithm counts as that of a tenth of the
-    # smallest loss seen, wrong enough, or one row would be all that R2 shows.
+    # A linear law may predict a loss below zero, which has no logarithm. It counts as a tenth of
+    # the smallest loss: wrong enough to show, and not so wrong that one row decides R2.
     floor = LEAST_PREDICTED * table.losses.min(axis=0)
     logs, fitted = np.log(table.losses), np.log(np.maximum(predicted, floor))
     means = np.stack([logs[place == point].mean(axis=0) for point in range(place.max() + 1)])
@@ -56,26 +56,26 @@ def score(table: RunTable, predicted: Array) -> Scores:
 
 
 def checkpoints(table: RunTable) -> NDArray[np.int64]:
-    """Shape (rows,), a number for each combination of tokens and parameters."""
+    """Number the combinations of tokens and parameters, shape (rows,)."""
     values = np.nan_to_num(np.stack([table.tokens, table.params], axis=1))
     _, place = np.unique(values, axis=0, return_inverse=True)
     return np.asarray(place, np.int64).reshape(-1)
 
 
 def last_checkpoints(table: RunTable, place: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    """Rows of each model size at the most tokens that at least three runs have reached."""
+    """Select, for each model size, the rows at the most tokens that three runs have reached."""
     tokens, params = np.nan_to_num(table.tokens), np.nan_to_num(table.params)
-    found = []
+    selected = []
     for size in np.unique(params):
         groups = [np.flatnonzero(place == point) for point in np.unique(place[params == size])]
         groups = [rows for rows in groups if len(rows) >= LEAST_RANKED]
         if groups:
-            found.append(max(groups, key=lambda rows: tokens[rows[0]]))
-    return found
+            selected.append(max(groups, key=lambda rows: tokens[rows[0]]))
+    return selected
 
 
 def spearman(first: Array, second: Array) -> float:
-    """Rank correlation with ties given their mean rank; NaN where one side is constant.
+    """Rank correlation, ties having their mean rank; NaN if one side is constant.
 
     Example:
         >>> round(spearman(np.array([1.0, 2.0, 3.0]), np.array([1.0, 3.0, 2.0])), 12)
@@ -88,7 +88,7 @@ def spearman(first: Array, second: Array) -> float:
 
 
 def finite_or_none(value: float) -> float | None:
-    """As JSON holds it: NaN and infinity become null."""
+    """Convert for JSON: NaN and infinity become null."""
     return float(value) if math.isfinite(value) else None
 
 
@@ -100,39 +100,40 @@ def _ranks(values: Array) -> Array:
 
 
 def _spearman_by(groups: list[NDArray[np.int64]], observed: Array, predicted: Array) -> float:
-    """Mean over groups of rows, by their number of rows; groups where it is undefined count 0."""
+    """Average the rank correlations of groups, by their rows; undefined ones count as 0."""
     if not groups:
         return math.nan
-    found = [spearman(observed[rows], predicted[rows]) for rows in groups]
+    correlations = [spearman(observed[rows], predicted[rows]) for rows in groups]
     sizes = [len(rows) for rows in groups]
-    if all(math.isnan(value) for value in found):
+    if all(math.isnan(value) for value in correlations):
         return math.nan
-    return float(np.average(np.nan_to_num(found), weights=sizes))
+    return float(np.average(np.nan_to_num(correlations), weights=sizes))
 
 
 def _r2(observed: Array, predicted: Array, means: Array) -> Array:
     total = ((observed - means) ** 2).sum(axis=0)
     left = ((observed - predicted) ** 2).sum(axis=0)
-    # Rounding leaves a little variance in equal rows, which a ratio must not take for signal.
+    # Rounding leaves a little variance in equal rows, which must not count as signal.
     defined = total > 1e-20 * max(len(observed), 1)
     return np.where(defined, 1 - left / np.where(defined, total, 1), np.nan)
 
 
 @dataclass(frozen=True, slots=True)
 class SeedNoise:
-    """How far runs of the same mixture, tokens and model size lie apart."""
+    """Spread between runs of the same mixture, tokens and model size."""
 
     groups: int
-    """Combinations that at least two runs share; with 0 of them nothing is known."""
+    """Combinations that at least two runs share; without any, the spread is unknown."""
     runs: int
+    """Runs that share one."""
     relative: Array
-    """shape (targets,), standard deviation of log losses between such runs; NaN if unknown."""
+    """shape (targets,), standard deviation of log losses; NaN if unknown."""
     relative_of_mean: float
-    """The same for the mean of all targets."""
+    """Standard deviation of the logarithm of the mean of all targets' losses."""
 
 
 def seed_noise(table: RunTable) -> SeedNoise:
-    """Spread between repeats, pooled over groups: sqrt(sum of squares / sum of (repeats - 1))."""
+    """Pool the spread between repeats: sqrt(sum of squares / sum of (repeats - 1))."""
     keys = np.concatenate(
         [np.round(table.weights, 9), np.nan_to_num(table.tokens)[:, None],
          np.nan_to_num(table.params)[:, None]], axis=1,

@@ -16,7 +16,7 @@ import numpy as np
 
 from curate.laws import LAWS
 from curate.laws.forms.boosted import REGMIX_LEAF_RUNS, fit_trees
-from curate.laws.forms.ridge import solve
+from curate.laws.forms.ridge import ridge_regression
 from curate.laws.law import Array, RunTable
 from curate.laws.run_tables.read import read_runs
 from curate.laws.scores import score, spearman
@@ -81,7 +81,7 @@ def table2(data: Path) -> dict[str, dict[str, tuple[float, float]]]:
     history = as_shipped(history, data / "regmix/history/train_mixture_1m_1000.csv")
     rows = np.arange(1000)
     fitted_on, stopped_on = history.take(rows[TABLE2_ROWS]), history.take(rows[:128])
-    intercept, slopes = solve(fitted_on.weights, fitted_on.losses, TABLE2_PENALTY)
+    intercept, slopes = ridge_regression(fitted_on.weights, fitted_on.losses, TABLE2_PENALTY)
     trees = fit_trees(fitted_on, REGMIX_LEAF_RUNS, held_out=stopped_on)
     found: dict[str, dict[str, tuple[float, float]]] = {"linear": {}, "lightgbm": {}}
     for scale in ("1m", "60m", "1B"):

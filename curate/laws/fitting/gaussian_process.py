@@ -282,23 +282,15 @@ class Process:
         slopes: Array = a * pull.sum(axis=1)[:, None] - pull @ x + plane * (self.solved @ x)
         return slopes / covariance.lengths[: covariance.domains]
 
-    def deviation(self, new: Rows) -> Array:
-        """Standard deviation of a new run's values, noise included, shape (rows of new,)."""
-        from scipy.linalg import cholesky, solve_triangular
-
-        covariance = self.covariance
-        step, plane, noise, product, alone, same = covariance.variances
-        factor = cholesky(covariance.observed(self.rows), lower=True)
-        explained = solve_triangular(factor, covariance.between(self.rows, new), lower=True)
-        mixture = covariance.split(new)[0]
-        before = step + product + alone + plane * (mixture**2).sum(axis=1) + LEVEL_VARIANCE
-        left = np.maximum(before - (explained**2).sum(axis=0), 0)
-        spread: Array = np.sqrt(left + noise + same)
-        return spread
-
 
 def observe(covariance: Covariance, rows: Rows, values: Array) -> Process:
-    """Condition a process on values, shape (rows,)."""
+    """Condition a process on observed values.
+
+    Args:
+        covariance: Its covariance function.
+        rows: n rows.
+        values: shape (n,).
+    """
     from scipy.linalg import cho_solve, cholesky
 
     factor = cholesky(covariance.observed(rows), lower=True)
@@ -354,11 +346,6 @@ class TargetProcesses:
             shape (rows of new, targets, columns); times `scales` it is that of `mean`.
         """
         return np.stack([process.gradient(new) for process in self.processes], axis=1)
-
-    def deviation(self, new: Rows) -> Array:
-        """Standard deviation of a new run's values with noise, shape (rows of new, targets)."""
-        spread = np.stack([process.deviation(new) for process in self.processes], axis=1)
-        return np.asarray(spread * self.scales)
 
 
 def fit_processes(rows: Rows, values: Array) -> TargetProcesses:

@@ -1,8 +1,8 @@
-"""The part of a loss that falls with tokens and model size, added to laws that have none.
+"""Terms that fall with tokens and model size, for laws of mixtures that have none.
 
 The mixture laws of the literature are fitted at one token count and one model size. Where a table
-has several, they get the additive terms B / D^beta and A / N^alpha here, each of which exists only
-where the table can tell its exponent.
+has several, they get the additive terms B / D^beta and A / N^alpha of this module. Each exists only
+where the table determines its exponent.
 """
 
 from __future__ import annotations
@@ -14,20 +14,21 @@ import numpy as np
 from curate.laws.law import Array, RunTable
 
 DISTINCT = 2
-"""Values of tokens or parameters from which on a term exists; priors help with few."""
+"""Fewest distinct values of tokens or parameters for a term; priors help where there are few."""
 
 
 @dataclass(frozen=True, slots=True)
 class Horizon:
-    """Which terms there are, and the units in which tokens and parameters are measured."""
+    """The terms that exist, and the units of tokens and parameters."""
 
     tokens_unit: float
-    """Geometric mean of the table's tokens; NaN: no term."""
+    """Geometric mean of the table's tokens; NaN for no term."""
     params_unit: float
+    """Geometric mean of the table's parameters; NaN for no term."""
 
     @property
     def parameters(self) -> int:
-        """Parameters of a target: ln amplitude and ln exponent of each term."""
+        """Number of parameters of a target: ln amplitude and ln exponent of each term."""
         return 2 * sum(np.isfinite([self.tokens_unit, self.params_unit]))
 
     def start(self, losses: Array) -> Array:
@@ -42,7 +43,17 @@ class Horizon:
         return np.tile([2.0, 0.7], self.parameters // 2)
 
     def evaluate(self, theta: Array, tokens: Array, params: Array) -> tuple[Array, Array]:
-        """The terms' sum, shape (targets, rows), and its derivatives by `theta`."""
+        """Sum the terms.
+
+        Args:
+            theta: shape (targets, parameters).
+            tokens: shape (rows,).
+            params: shape (rows,).
+
+        Returns:
+            The sum, shape (targets, rows), and its derivatives by `theta`, shape (targets, rows,
+            parameters).
+        """
         total = np.zeros((len(theta), len(tokens)))
         derivatives = np.zeros((*total.shape, self.parameters))
         at = 0
@@ -60,15 +71,15 @@ class Horizon:
 
 
 def horizon_of(table: RunTable) -> Horizon:
-    """The terms that this table can tell."""
+    """Find the terms that this table determines."""
     return Horizon(_unit(table.tokens), _unit(table.params))
 
 
 def _unit(values: Array) -> float:
-    known = values[np.isfinite(values)]
-    if len(np.unique(known)) < DISTINCT:
+    finite = values[np.isfinite(values)]
+    if len(np.unique(finite)) < DISTINCT:
         return float("nan")
-    return float(np.exp(np.log(known).mean()))
+    return float(np.exp(np.log(finite).mean()))
 
 
 def _none(losses: Array) -> Array:

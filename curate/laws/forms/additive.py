@@ -1,6 +1,6 @@
 """Apple's additive law: a floor, a term of the mixture, a term of tokens, one of model size.
 
-In this form the best mixture depends neither on tokens nor on model size.
+In this form the best mixture does not depend on tokens or model size.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class FittedAdditive:
     floor: Array
     """shape (targets,), positive."""
     use: Array
-    """C, shape (targets, domains), positive: how much a domain does for a target."""
+    """C, shape (targets, domains), positive: how much a domain helps a target."""
     powers: Array
     """gamma, shape (targets, domains), positive."""
     horizon: Horizon

@@ -1,6 +1,6 @@
-"""AutoScale's form: every domain gives its own power law of the tokens seen of it.
+"""AutoScale's law: a sum over domains of power laws of the tokens seen of each.
 
-The only law here in which shares and tokens appear as one quantity, tokens of a domain.
+Shares and tokens enter only as their product, the tokens of a domain.
 """
 
 from __future__ import annotations
@@ -23,14 +23,15 @@ class FittedAutoscale:
     amplitude: Array
     """shape (targets, domains), positive."""
     head_start: Array
-    """a, shape (targets, domains), positive: what other domains stand for, as exposure."""
+    """a, shape (targets, domains), positive: exposure that the other domains are worth."""
     powers: Array
     """b, shape (targets, domains), positive."""
     tokens_unit: float
-    """Geometric mean of the table's tokens; NaN: exposure is the share."""
+    """Geometric mean of the table's tokens; NaN if exposure is the share alone."""
     horizon: Horizon
-    """Of model size only."""
+    """The term of model size; tokens have none here."""
     terms: Array
+    """shape (targets, parameters of the horizon)."""
 
     def predict(self, weights: Array, tokens: Array, params: Array) -> Array:
         """See `FittedLaw`."""

@@ -1,7 +1,7 @@
 """BiMix: the loss of a domain from its own share and the tokens seen.
 
-Model size is no variable of the law: a table with several sizes gives coefficients for each size,
-and other sizes cannot be predicted. A law of all shares is `bimix_mixed`'s business.
+Model size is not a variable of the law: a table with several sizes gives coefficients for each, and
+other sizes cannot be predicted. `bimix_mixed` is the law of all shares.
 """
 
 from __future__ import annotations
@@ -16,24 +16,26 @@ from curate.laws.law import Array, Law, RunTable
 
 BETA_STARTS = (0.3, 1.0)
 BETA_TWO_POINTS = 0.5
-"""Held there where there are only two token counts, which cannot tell three numbers."""
+"""Value of beta where there are only two token counts, which cannot determine three numbers."""
 SIZE_TOLERANCE = 1e-9
+"""Relative difference within which two model sizes are the same."""
 
 
 @dataclass(frozen=True, slots=True)
-class Coefficients:
+class BimixCoefficients:
     """L = share^-alpha * (amplitude * (tokens / tokens_unit)^-beta + level), for each domain.
 
     Of the paper's five numbers only these four are determined: amplitude is A B and level is A C.
     """
 
     alpha: Array
+    """shape (targets,), as all; at least 0."""
     amplitude: Array
     """In the unit of the losses, at `tokens_unit`; zero where the table has one token count."""
     beta: Array
     level: Array
     share_floor: Array
-    """Smallest positive share each domain was fitted on; smaller shares are read as this."""
+    """Smallest positive share that each domain was fitted on; smaller shares count as this one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +43,13 @@ class FittedBimix:
     """Coefficients of every target, for each model size."""
 
     targets: tuple[str, ...]
-    own: tuple[int, ...]
+    domain_of: tuple[int, ...]
     """Column of the weights for each target."""
     tokens_unit: float
+    """Geometric mean of the table's tokens; NaN where it has none."""
     params: Array
     """shape (sizes,), ascending; one NaN where the table has no sizes."""
-    sizes: tuple[Coefficients, ...]
+    sizes: tuple[BimixCoefficients, ...]
 
     def predict(self, weights: Array, tokens: Array, params: Array) -> Array:
         """See `FittedLaw`.
@@ -54,48 +57,49 @@ class FittedBimix:
         Raises:
             FitError: A model size was not among the runs.
         """
-        losses = np.empty((len(weights), len(self.own)))
+        losses = np.empty((len(weights), len(self.domain_of)))
         for size, rows in self._by_size(params):
-            shares = np.maximum(weights[rows][:, self.own], size.share_floor)
+            shares = np.maximum(weights[rows][:, self.domain_of], size.share_floor)
             losses[rows] = shares**-size.alpha * self._progress(size, tokens[rows])
         return losses
 
     def gradient(self, weights: Array, tokens: Array, params: Array) -> Array:
         """See `FittedLaw`; below the floor it is the slope at the floor, not zero."""
-        slopes = np.zeros((len(weights), len(self.own), weights.shape[1]))
+        slopes = np.zeros((len(weights), len(self.domain_of), weights.shape[1]))
         for size, rows in self._by_size(params):
-            shares = np.maximum(weights[rows][:, self.own], size.share_floor)
-            own = -size.alpha * shares ** (-size.alpha - 1) * self._progress(size, tokens[rows])
-            for target, domain in enumerate(self.own):
-                slopes[rows, target, domain] = own[:, target]
+            shares = np.maximum(weights[rows][:, self.domain_of], size.share_floor)
+            by_share = (
+                -size.alpha * shares ** (-size.alpha - 1) * self._progress(size, tokens[rows])
+            )
+            for target, domain in enumerate(self.domain_of):
+                slopes[rows, target, domain] = by_share[:, target]
         return slopes
 
     def scale(self, tokens: float, params: float) -> Array:
-        """K_i of L_i = K_i r_i^-alpha_i at these tokens, shape (targets,)."""
+        """Return K_i of L_i = K_i r_i^-alpha_i at these tokens and parameters, shape (targets,)."""
         size = self.size(params)
         scale: Array = self._progress(size, np.array([tokens]))[0]
         return scale
 
-    def size(self, params: float) -> Coefficients:
-        """Coefficients of one model size; NaN where the table had none."""
+    def size(self, params: float) -> BimixCoefficients:
+        """Return the coefficients of one model size; NaN where the table had none."""
         return next(size for size, _ in self._by_size(np.array([params])))
 
-    def _progress(self, size: Coefficients, tokens: Array) -> Array:
+    def _progress(self, size: BimixCoefficients, tokens: Array) -> Array:
         if not np.any(size.amplitude):
             return np.broadcast_to(size.level, (len(tokens), len(size.level)))
         later = (tokens[:, None] / self.tokens_unit) ** -size.beta
-        found: Array = size.amplitude * later + size.level
-        return found
+        return np.asarray(size.amplitude * later + size.level)
 
-    def _by_size(self, params: Array) -> list[tuple[Coefficients, NDArray[np.bool_]]]:
+    def _by_size(self, params: Array) -> list[tuple[BimixCoefficients, NDArray[np.bool_]]]:
         if np.isnan(self.params[0]):
             return [(self.sizes[0], np.ones(len(params), bool))]
         place = np.abs(params[:, None] - self.params).argmin(axis=1)
         off = ~np.isclose(params, self.params[place], rtol=SIZE_TOLERANCE)
         if off.any():
-            known = ", ".join(f"{value:g}" for value in self.params)
+            sizes = ", ".join(f"{value:g}" for value in self.params)
             raise FitError(
-                f"bimix: {params[off][0]:g} parameters were not among the runs ({known}), and the "
+                f"bimix: {params[off][0]:g} parameters were not among the runs ({sizes}), and the "
                 "law has no model size; ask for one of those, or take a law that has it (additive)"
             )
         return [(self.sizes[at], place == at) for at in np.unique(place)]
@@ -130,22 +134,22 @@ def fit_bimix(table: RunTable) -> FittedBimix:
             f"bimix: '{absent[0]}' is not a training domain, and the law knows a domain's loss by "
             "its own share only; leave it out (curate fit --targets), or take bimix_mixed"
         )
-    own = tuple(table.domains.index(name) for name in table.targets)
-    known = np.isfinite(table.tokens)
-    unit = float(np.exp(np.log(table.tokens[known]).mean())) if known.any() else float("nan")
+    domain_of = tuple(table.domains.index(name) for name in table.targets)
+    tokens = table.tokens[np.isfinite(table.tokens)]
+    unit = float(np.exp(np.log(tokens).mean())) if len(tokens) else float("nan")
     sizes = np.unique(table.params[np.isfinite(table.params)])
     if not len(sizes):
         sizes = np.array([np.nan])
     fitted = tuple(
-        _fit_size(table if np.isnan(size) else table.take(table.params == size), own, unit)
+        _fit_size(table if np.isnan(size) else table.take(table.params == size), domain_of, unit)
         for size in sizes
     )
-    return FittedBimix(table.targets, own, unit, sizes, fitted)
+    return FittedBimix(table.targets, domain_of, unit, sizes, fitted)
 
 
-def _fit_size(table: RunTable, own: tuple[int, ...], unit: float) -> Coefficients:
+def _fit_size(table: RunTable, domain_of: tuple[int, ...], unit: float) -> BimixCoefficients:
     columns = []
-    for target, domain in enumerate(own):
+    for target, domain in enumerate(domain_of):
         name = table.targets[target]
         shares = table.weights[:, domain]
         used = shares > 0
@@ -156,14 +160,14 @@ def _fit_size(table: RunTable, own: tuple[int, ...], unit: float) -> Coefficient
                 f"different positive shares of it, or leave it out (curate fit --targets)"
             )
         tokens = table.tokens[used] / unit if np.isfinite(unit) else np.ones(used.sum())
-        found = _fit_domain(shares[used], tokens, table.losses[used, target])
-        columns.append((*found, shares[used].min()))
+        coefficients = _fit_domain(shares[used], tokens, table.losses[used, target])
+        columns.append((*coefficients, shares[used].min()))
     alpha, amplitude, beta, level, floor = np.array(columns).T
-    return Coefficients(alpha, amplitude, beta, level, floor)
+    return BimixCoefficients(alpha, amplitude, beta, level, floor)
 
 
 def _fit_domain(shares: Array, tokens: Array, losses: Array) -> tuple[float, float, float, float]:
-    """alpha, amplitude, beta, level of one domain at one size."""
+    """Fit alpha, amplitude, beta and level of one domain at one size."""
     from scipy.optimize import least_squares  # takes 0.3 s
 
     logs, progress, observed = np.log(shares), np.log(tokens), np.log(losses)
@@ -183,8 +187,7 @@ def _fit_domain(shares: Array, tokens: Array, losses: Array) -> tuple[float, flo
     def residuals(theta: Array) -> Array:
         alpha, amplitude, beta, level = unpack(theta)
         curve = amplitude * np.exp(-beta * progress) + level
-        found: Array = np.log(np.maximum(curve, 1e-300)) - alpha * logs - observed
-        return found
+        return np.asarray(np.log(np.maximum(curve, 1e-300)) - alpha * logs - observed)
 
     def jacobian(theta: Array) -> Array:
         alpha, amplitude, beta, level = unpack(theta)
@@ -199,12 +202,12 @@ def _fit_domain(shares: Array, tokens: Array, losses: Array) -> tuple[float, flo
     best = None
     for beta in BETA_STARTS:
         start = np.array([0.05, 0.2 * scale, 0.7 * scale, *([] if held else [beta])])
-        found = least_squares(
+        optimum = least_squares(
             residuals, start, jac=jacobian, bounds=(0.0, np.inf), method="trf", x_scale="jac",
             xtol=1e-12, ftol=1e-12, gtol=1e-12, max_nfev=500,
         )  # fmt: skip
-        if best is None or found.cost < best.cost:
-            best = found
+        if best is None or optimum.cost < best.cost:
+            best = optimum
     assert best is not None
     return unpack(best.x)
 

@@ -1,6 +1,6 @@
 """BiMix with the shares of all domains: any validation set, any mixture.
 
-The own-domain law of the paper is `bimix`'s business.
+`bimix` is the law of the paper, which sees the target's own share only.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from curate.laws.law import Array, Law, RunTable
 
 SHARE_OFFSET = 5e-4
 """Added to every share, since a negative power is infinite at zero; about the smallest share that
-run tables print. A choice, not a finding: at 1e-12 a zero weight would rule every fit."""
+run tables print. An arbitrary choice: at 1e-12 a zero weight would dominate every fit."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """Gradient-boosted trees (LightGBM), with RegMix's settings and with settings safe for few runs.
 
-Trees have no gradient, and predict nothing beyond the losses they were shown.
+Trees have no gradient, and predict no losses beyond those they were fitted to.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class FittedBoosted:
     """One model for each target."""
 
     order: tuple[int, ...]
-    """Columns of the weights by name, so that the order of the domains changes no tie."""
+    """Columns of the weights sorted by name, so that the order of domains does not decide ties."""
     progress: Progress
     models: tuple[Any, ...]
 

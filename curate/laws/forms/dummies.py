@@ -1,4 +1,4 @@
-"""What any law must beat: the mean loss, and the own share alone."""
+"""Dummies, which any law must beat: the mean loss, and the target's own share alone."""
 
 from __future__ import annotations
 
@@ -17,31 +17,30 @@ class FittedDummy:
     """Mean log losses by token count and model size, and a slope in the own share."""
 
     points: Array
-    """shape (points, 2), ln tokens and ln parameters of every combination seen; 0 for none."""
+    """shape (points, 2), ln tokens and ln parameters of every observed combination; 0 for NaN."""
     means: Array
-    """shape (points, targets), mean log loss there."""
-    own: tuple[int | None, ...]
-    """Column of the weights for each target; None: it is no domain, or the share is not used."""
+    """shape (points, targets), mean log loss of each combination."""
+    domain_of: tuple[int | None, ...]
+    """Column of the weights for each target; None if it is not a domain or shares are not used."""
     slopes: Array
-    """shape (targets,), of log loss by ln(share + offset)."""
+    """shape (targets,), slope of the log loss by ln(share + offset)."""
     centres: Array
     """shape (targets,), mean of ln(share + offset)."""
 
     def predict(self, weights: Array, tokens: Array, params: Array) -> Array:
         """See `FittedLaw`."""
         logs = self.means[_nearest(self.points, _places(tokens, params))].copy()
-        for target, domain in enumerate(self.own):
+        for target, domain in enumerate(self.domain_of):
             if domain is not None:
                 share = np.log(weights[:, domain] + SHARE_OFFSET)
                 logs[:, target] += self.slopes[target] * (share - self.centres[target])
-        found: Array = np.exp(logs)
-        return found
+        return np.asarray(np.exp(logs))
 
     def gradient(self, weights: Array, tokens: Array, params: Array) -> Array:
         """See `FittedLaw`."""
         losses = self.predict(weights, tokens, params)
         slopes = np.zeros((*losses.shape, weights.shape[1]))
-        for target, domain in enumerate(self.own):
+        for target, domain in enumerate(self.domain_of):
             if domain is not None:
                 by_share = self.slopes[target] / (weights[:, domain] + SHARE_OFFSET)
                 slopes[:, target, domain] = losses[:, target] * by_share
@@ -49,32 +48,32 @@ class FittedDummy:
 
 
 def fit_mean(table: RunTable) -> FittedDummy:
-    """The geometric mean loss of the runs at the nearest token count and model size."""
+    """Fit the geometric mean loss of the runs at the nearest token count and model size."""
     targets = len(table.targets)
     points, means, _ = _means(table)
     return FittedDummy(points, means, (None,) * targets, np.zeros(targets), np.zeros(targets))
 
 
 def fit_own_share(table: RunTable) -> FittedDummy:
-    """The mean, times a power of the target's own share (plus 0.001)."""
+    """Fit the mean, times a power of the target's own share plus 0.001."""
     points, means, place = _means(table)
-    own = tuple(
+    domain_of = tuple(
         table.domains.index(name) if name in table.domains else None for name in table.targets
     )
-    slopes, centres = np.zeros(len(own)), np.zeros(len(own))
+    slopes, centres = np.zeros(len(domain_of)), np.zeros(len(domain_of))
     left = np.log(table.losses) - means[place]
-    for target, domain in enumerate(own):
+    for target, domain in enumerate(domain_of):
         if domain is not None:
             share = np.log(table.weights[:, domain] + SHARE_OFFSET)
             centres[target] = share.mean()
             varied = share - centres[target]
             square = float(varied @ varied)
             slopes[target] = float(varied @ left[:, target]) / square if square > 0 else 0.0
-    return FittedDummy(points, means, own, slopes, centres)
+    return FittedDummy(points, means, domain_of, slopes, centres)
 
 
 def _means(table: RunTable) -> tuple[Array, Array, Array]:
-    """Combinations of tokens and parameters, their mean log losses, and the one of each row."""
+    """Combinations of tokens and parameters, their mean log losses, and each row's combination."""
     points, inverse = np.unique(_places(table.tokens, table.params), axis=0, return_inverse=True)
     place = np.asarray(inverse).reshape(-1)
     logs = np.log(table.losses)
@@ -89,8 +88,7 @@ def _places(tokens: Array, params: Array) -> Array:
 def _nearest(points: Array, places: Array) -> Array:
     """Index of the nearest point; a factor in parameters counts ten times one in tokens."""
     off = np.abs(places[:, None, :] - points[None]) * np.array([1.0, 10.0])
-    found: Array = off.sum(axis=2).argmin(axis=1)
-    return found
+    return np.asarray(off.sum(axis=2).argmin(axis=1))
 
 
 MEAN = Law(

@@ -1,9 +1,9 @@
-"""Regressors that see, beside the shares, what experts mixed by those shares lose.
+"""Regressions on the shares and on the losses of experts mixed by those shares.
 
-One model a domain is trained once; mixing their probabilities gives a loss of any mixture without
-training it (MDE). Its level is off, its order is good, so a regression on the few mixtures that
-were trained corrects it. Whether it says more than the shares do depends on the experts: each law
-here has one without (`ablated`) that it must be compared with.
+One model, an expert, is trained on each domain. Mixing their probabilities gives a loss of any
+mixture without training it (MDE). That loss orders mixtures well but its level is off, so a
+regression on the few mixtures that were trained corrects it. Whether it says more than the shares
+depends on the experts: compare each law with the same regression of the shares alone (`ablated`).
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from curate.runtime.threads import one_blas_thread
 SHARE_OFFSET = 1e-4
 """Added to every share: the square root has no derivative at zero."""
 FURTHEST = 6.0
-"""Standard deviations from the runs' mean beyond which an experts' loss is not followed; it is
-infinite where the experts of the mixture exclude a token."""
+"""Standard deviations from the runs' mean at which an experts' loss is clipped; it is infinite
+where the experts of the mixture exclude a token."""
 
 Fit = Callable[[RunTable], FittedLaw]
 
@@ -48,27 +48,28 @@ class ExpertLosses:
     """shape (features,), nats; infinite for a feature that does not vary."""
 
     def columns(self, weights: Array) -> Array:
-        """Shape (rows, features), within `FURTHEST` of zero."""
-        found = (_raw(self.experts, weights) - self.centres) / self.scales
-        return np.asarray(np.clip(found, -FURTHEST, FURTHEST))
+        """Standardise the experts' losses, shape (rows, features), within `FURTHEST` of zero."""
+        standard = (_raw(self.experts, weights) - self.centres) / self.scales
+        return np.asarray(np.clip(standard, -FURTHEST, FURTHEST))
 
     def slopes(self, weights: Array) -> Array:
-        """Derivative of the columns by the shares, shape (rows, features, domains)."""
+        """Differentiate the columns by the shares, shape (rows, features, domains)."""
         missing = np.full(len(weights), np.nan)
-        found = self.experts.gradient(weights, missing, missing)
-        assert found is not None, "experts' losses have a gradient"
-        held = np.abs(self.columns(weights)) >= FURTHEST
-        return np.asarray(np.where(held[:, :, None], 0.0, found / self.scales[:, None]))
+        gradient = self.experts.gradient(weights, missing, missing)
+        assert gradient is not None, "experts' losses have a gradient"
+        clipped = np.abs(self.columns(weights)) >= FURTHEST
+        return np.asarray(np.where(clipped[:, :, None], 0.0, gradient / self.scales[:, None]))
 
 
 def expert_losses(experts: FittedLaw, weights: Array) -> ExpertLosses:
-    """Standardise over these mixtures, shape (rows, domains)."""
-    found = _raw(experts, weights)
-    known = np.where(np.isfinite(found), found, np.nan)
-    known = np.where(np.isnan(known).all(axis=0), 0.0, known)
-    scales = np.nanstd(known, axis=0)
+    """Standardise the experts' losses over these mixtures, shape (rows, domains)."""
+    losses = _raw(experts, weights)
+    finite = np.where(np.isfinite(losses), losses, np.nan)
+    # A feature that is infinite for all mixtures becomes a constant, which has no effect.
+    finite = np.where(np.isnan(finite).all(axis=0), 0.0, finite)
+    scales = np.nanstd(finite, axis=0)
     return ExpertLosses(
-        experts, np.nanmean(known, axis=0), np.where(scales > 1e-12, scales, np.inf)
+        experts, np.nanmean(finite, axis=0), np.where(scales > 1e-12, scales, np.inf)
     )
 
 
@@ -79,7 +80,7 @@ def _raw(experts: FittedLaw, weights: Array) -> Array:
 
 @dataclass(frozen=True, slots=True)
 class FittedBeside:
-    """A law of shares and experts' losses that takes both as columns."""
+    """A regression that takes shares and experts' losses as columns."""
 
     inner: FittedLaw
     features: ExpertLosses
@@ -106,7 +107,7 @@ def fit_beside(table: RunTable, experts: FittedLaw, fit: Fit) -> FittedBeside:
     Args:
         table: The runs.
         experts: Losses of the experts mixed by shares, in the order of the runs' domains.
-        fit: Takes columns of any range in place of shares.
+        fit: Fits columns of any range in place of shares.
     """
     features = expert_losses(experts, table.weights)
     columns = features.columns(table.weights)
@@ -124,7 +125,7 @@ class FittedExpertProcess:
 
     features: ExpertLosses
     unit: float
-    """What standardised columns are multiplied by, to be of the size of the square roots."""
+    """Factor of the standardised columns, which makes them as large as the square roots vary."""
     processes: TargetProcesses
     """Over log losses."""
     progress: Progress
@@ -186,31 +187,35 @@ def _fit_boosted(table: RunTable, experts: FittedLaw) -> FittedLaw:
 
 
 @dataclass(frozen=True, slots=True)
-class Informed:
+class ExpertRegression:
     """A row of `INFORMED`."""
 
     plain: str
-    """Name of the same regression of the shares alone, to compare with: a law of `LAWS` or, where
-    there is none, what `ablated` makes."""
+    """Name of the same regression of the shares alone, to compare with: that of a law of `LAWS` or,
+    where there is none, of the law that `ablated` makes."""
     summary: str
+    """Its form in a few words, for the command line."""
     fit: Callable[[RunTable, FittedLaw], FittedLaw]
+    """Fit it to runs and the losses of experts mixed by shares."""
 
 
-INFORMED: dict[str, Informed] = {
-    "ridge_mde": Informed("ridge", "linear in the shares and the experts' losses", _fit_ridge),
-    "gaussian_mde": Informed(
+INFORMED: dict[str, ExpertRegression] = {
+    "ridge_mde": ExpertRegression(
+        "ridge", "linear in the shares and the experts' losses", _fit_ridge
+    ),
+    "gaussian_mde": ExpertRegression(
         "process", "a Gaussian process on root shares and the experts' losses", fit_expert_process
     ),
-    "boosted_mde": Informed(
+    "boosted_mde": ExpertRegression(
         "boosted", "boosted trees (LightGBM) on the shares and the experts' losses", _fit_boosted
     ),
 }
-"""Laws that need experts beside runs; `informed` gives them the experts."""
+"""Laws that need experts beside runs; `informed` makes a law of one and its experts."""
 
 
 @dataclass(frozen=True, slots=True)
 class NoExperts:
-    """Experts with no target: what is left of a law of `INFORMED` sees the shares alone."""
+    """Experts with no target, beside which a law of `INFORMED` sees the shares alone."""
 
     def predict(self, weights: Array, tokens: Array, params: Array) -> Array:
         """Shape (rows, 0)."""
@@ -222,8 +227,8 @@ class NoExperts:
 
 
 @dataclass(frozen=True, slots=True)
-class _Given:
-    """A fit with its experts, that processes can be sent."""
+class _FitWithExperts:
+    """A fit with its experts, which can be pickled for worker processes."""
 
     fit: Callable[[RunTable, FittedLaw], FittedLaw]
     experts: FittedLaw
@@ -233,7 +238,7 @@ class _Given:
 
 
 def informed(name: str, experts: FittedLaw) -> Law:
-    """The law of that name, given its experts.
+    """Make a law of a regression and its experts.
 
     Args:
         name: A key of `INFORMED`.
@@ -249,12 +254,12 @@ def informed(name: str, experts: FittedLaw) -> Law:
         summary=row.summary,
         paper="MDE, Belenki et al. 2025, arXiv:2502.15950",
         needs="runs, and log-probabilities of an expert a domain",
-        fit=_Given(row.fit, experts),
+        fit=_FitWithExperts(row.fit, experts),
     )
 
 
 def ablated(name: str) -> Law:
-    """The regression behind a law of `INFORMED`, of the shares alone.
+    """Make the law that a row of `INFORMED` becomes without experts.
 
     Example:
         >>> [ablated(name).name for name in INFORMED]

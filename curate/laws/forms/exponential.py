@@ -1,6 +1,6 @@
 """The data mixing law: a floor plus an exponential of the shares.
 
-Log-linear in the mixture, so minimising a sum of such losses is a convex problem.
+The excess is log-linear in the mixture, so minimising a sum of such losses is a convex problem.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ def fit_exponential(table: RunTable) -> FittedExponential:
     """Fit L_i = c_i + exp(a_i + sum_j t_ij w_j) [+ B_i / D^beta_i + A_i / N^alpha_i].
 
     Since shares sum to 1, a shift of all slopes is the level a_i; a prior on the slopes around 0
-    makes them unique, and keeps domains that were seldom sampled from exploding.
+    makes them unique, and keeps the slopes of rarely sampled domains from exploding.
 
     Args:
-        table: Any number of runs; with fewer than domains the prior decides what is left open.
+        table: Any number of runs; with fewer than domains, the prior settles the rest.
 
     Returns:
         The fitted law.

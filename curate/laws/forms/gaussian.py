@@ -49,13 +49,6 @@ class FittedGaussian:
         slopes = self.mean.gradient(weights, tokens, params) + mean * by_share
         return np.asarray(slopes * np.exp(self.residuals.mean(rows))[:, :, None])
 
-    def deviation(self, weights: Array, tokens: Array, params: Array) -> Array:
-        """Standard deviation of a new run's log losses, shape (rows, targets).
-
-        The uncertainty of the additive law's coefficients is not in it.
-        """
-        return self.residuals.deviation(self._new_rows(weights, tokens, params))
-
     def _new_rows(self, weights: Array, tokens: Array, params: Array) -> Rows:
         columns = self.progress.columns(tokens, params)
         return _rows_of(weights, columns, new_runs(len(weights)))

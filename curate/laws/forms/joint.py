@@ -1,6 +1,6 @@
-"""Our joint law: mixture, tokens and model size together, for prediction and for optimising.
+"""Our joint law: mixture, tokens and model size together, for prediction and optimisation.
 
-The mean of log losses of three or four experts, none of which is best everywhere:
+A weighted mean of the log losses of three or four experts, none of which is best everywhere:
 
 - the effective-share trend with diminishing returns (`joint_trend`), good from few runs;
 - the same, proportional in the shares: best far from the runs;
@@ -8,8 +8,8 @@ The mean of log losses of three or four experts, none of which is best everywher
   tokens and model size: best among the runs;
 - where tokens or model size vary, such a process around the diminishing trend too.
 
-Each counts in inverse proportion to its mean squared error on mixtures left out, for every target
-on its own.
+Each is weighted in inverse proportion to its mean squared error on mixtures left out, separately
+for every target.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ from curate.laws.law import Array, Law, RunTable
 from curate.runtime.threads import one_blas_thread
 
 ROWS_JUDGE = 800
-"""Rows on which experts are compared, and trends fitted."""
+"""Rows on which experts are compared and trends fitted."""
 LEAST_MIXTURES = 4
-"""Different mixtures below which nothing can be said of the mixture's effect."""
+"""Fewest different mixtures that say anything about the mixture's effect."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +73,11 @@ class FittedJoint:
     """The experts of every target."""
 
     trends: tuple[Trend, ...]
-    """Diminishing and proportional."""
+    """The diminishing and the proportional one."""
     corrected: tuple[CorrectedTrend, ...]
-    """Around the mean curve and, where progress varies, around the diminishing trend."""
+    """The mean curve and, where progress varies, the diminishing trend, each with a process."""
     votes: Array
-    """shape (experts, targets): the trends, the processes; each column sums to 1."""
+    """shape (experts, targets), weights of trends, then of corrected ones; columns sum to 1."""
     progress: Progress
 
     def predict(self, weights: Array, tokens: Array, params: Array) -> Array:
@@ -95,25 +95,10 @@ class FittedJoint:
         by_weight = sum(
             vote[:, None] * slope for vote, slope in zip(self.votes, slopes, strict=True)
         )
-        found: Array = self.predict(weights, tokens, params)[:, :, None] * by_weight
-        return found
-
-    def predict_std(self, weights: Array, tokens: Array, params: Array) -> Array:
-        """Standard deviation of the loss of a new run at these rows, shape (rows, targets).
-
-        That of the process around the mean curve, with noise between runs, and the experts'
-        disagreement: large where a mixture is unlike all runs.
-        """
-        spread = self.corrected[0].residuals.deviation(self._rows(weights, tokens, params))
-        experts = self.experts(weights, tokens, params)
-        votes = self.votes[:, None, :]
-        mean = (votes * experts).sum(axis=0)
-        disagreement = (votes * (experts - mean) ** 2).sum(axis=0)
-        found: Array = np.exp(mean) * np.sqrt(spread**2 + disagreement)
-        return found
+        return np.asarray(self.predict(weights, tokens, params)[:, :, None] * by_weight)
 
     def experts(self, weights: Array, tokens: Array, params: Array) -> Array:
-        """Log losses that each expert predicts, shape (experts, rows, targets)."""
+        """Predict log losses with each expert, shape (experts, rows, targets)."""
         rows = self._rows(weights, tokens, params)
         at = (weights, tokens, params)
         trends = [trend.log_losses(*at) for trend in self.trends]
@@ -174,22 +159,28 @@ def fit_joint(table: RunTable) -> FittedJoint:
 
 @dataclass(frozen=True, slots=True)
 class _Sample:
-    """Rows of a table, by what they are used for."""
+    """Rows of a table by their use; each shape (its rows,)."""
 
     learn: NDArray[np.int64]
+    """Rows on which length scales and variances are learnt."""
     judge: NDArray[np.int64]
+    """Rows on which experts are compared and trends fitted."""
     keep: NDArray[np.int64]
+    """Rows that processes observe."""
     group: NDArray[np.int64]
-    """Mixtures of the rows to judge."""
+    """Numbers of the mixtures of the rows in `judge`."""
 
 
 def _fit_corrected(
     trend: Trend, table: RunTable, rows: Rows, sample: _Sample
 ) -> tuple[CorrectedTrend, Array]:
-    """Processes around a trend, and their errors on mixtures left out of the rows to judge.
+    """Fit processes around a trend; also return their errors on mixtures left out.
 
-    The trend is not fitted again without those mixtures; taking its own errors on them into account
-    made the votes no better.
+    The trend is not fitted again without those mixtures: including its errors on them made the
+    votes no better.
+
+    Returns:
+        The expert, and its errors of log losses, shape (rows in `judge`, targets).
     """
     residual = np.log(table.losses) - trend.log_losses(table.weights, table.tokens, table.params)
     centres = residual[sample.keep].mean(axis=0)
@@ -210,13 +201,13 @@ def _rows_of(weights: Array, columns: Array, run: NDArray[np.int64]) -> Rows:
 
 
 def _votes(missed: list[Array]) -> Array:
-    """Shares of experts in inverse proportion to their mean squared errors.
+    """Weight experts in inverse proportion to their mean squared errors.
 
     Args:
-        missed: By expert, errors of log losses on mixtures left out, shape (rows, targets).
+        missed: For each expert, errors of log losses on mixtures left out, shape (rows, targets).
 
     Returns:
-        Shape (experts, targets).
+        shape (experts, targets); columns sum to 1.
     """
     precision = 1 / (np.stack([np.mean(errors**2, axis=0) for errors in missed]) + 1e-18)
     votes: Array = precision / precision.sum(axis=0)
@@ -224,17 +215,17 @@ def _votes(missed: list[Array]) -> Array:
 
 
 def _spread_over_runs(run: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Rows in an order whose every beginning has equally many of each run.
+    """Order rows so that every prefix has about equally many of each run.
 
-    Within a run the order is a seeded permutation, another for every run, so that a beginning also
-    sees all stages of training.
+    Within a run the order is a seeded permutation, another for every run, so that a prefix also
+    has all stages of training.
     """
     shuffled = np.random.default_rng(0).permutation(len(run))
     by_run = shuffled[np.argsort(run[shuffled], kind="stable")]
     counts = np.bincount(run)
     starts = np.repeat(np.cumsum(counts) - counts, counts)
     rank = np.arange(len(run)) - starts
-    # Which runs come first when a beginning ends within a rank is left to the shuffle too.
+    # When a prefix ends within a rank, the shuffle decides which runs come first.
     place = np.empty(len(run), np.int64)
     place[shuffled] = np.arange(len(run))
     return by_run[np.lexsort((place[by_run], rank))]

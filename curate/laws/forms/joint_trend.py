@@ -1,8 +1,8 @@
 """The effective-share trend: how a loss falls with useful data, in a few parameters a target.
 
-A target sees every domain through a transfer of its own, S(w) = sum_i e^t_i (w_i + offset)^p, and
-its loss is a sum of power laws of S, tokens and model size. Where tokens vary, S has one part more,
-a head start e^h / tokens: as if the model had seen so much already, so that (tokens S)^-a levels
+A target sees every domain through a transfer t_i, S(w) = sum_i e^t_i (w_i + offset)^p, and its loss
+is a sum of power laws of S, tokens and model size. Where tokens vary, S has one more part, a head
+start e^h / tokens, as if the model had already seen that much, so that (tokens S)^-a levels
 off at small shares and early on. BiMix is the case of one transfer and terms that share an
 exponent; the exponential law is the limit of a large exponent at p = 1.
 """
@@ -23,23 +23,23 @@ Groups = NDArray[np.int64]
 SHARE_OFFSET = 1e-4
 """Added to every share: powers below one have no derivative at zero."""
 HEADROOM = 0.5
-"""How far above the highest loss of the table a prediction may rise, in ranges of log losses: with
-a domain that hardly any run has, a product of exponents can otherwise explode."""
+"""How far above the highest loss of the table a prediction may rise, in ranges of log losses.
+Otherwise a product of exponents can explode for a domain that hardly any run has."""
 BEND = 0.05
-"""Ranges of log losses over which the rise levels off; inside the table it changes nothing."""
+"""Ranges of log losses over which the rise levels off; no effect inside the table."""
 NO_HEAD_START = -40.0
-"""ln of a head start that changes nothing."""
+"""ln of a head start too small to matter."""
 HEAD_START_SPREAD = 1.5
 """Standard deviation of h. Where losses have such a start (planted, with repeated tokens, 48
 mixtures x 5 x 3), the joint law misses unseen mixtures by 0.088 % with it and by 0.163 % without;
 on `additive` of `tools/bench/joint.py`, which has none, by 0.125 and 0.124 %."""
 FIXED = 1e-4
-"""Spread of a parameter that is to stay at its centre."""
+"""Prior spread that keeps a parameter at its centre."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrendPrior:
-    """What is believed of the transfers before any run."""
+    """Prior of the transfers, before any run."""
 
     transfer_spread: float
     """Standard deviation of t; `FIXED`: the mixture has no effect."""
@@ -48,11 +48,11 @@ class TrendPrior:
     power_spread: float
     """Standard deviation of ln p; `FIXED`: p is not fitted."""
     head_start: float
-    """Centre of h, at the table's mean tokens; `NO_HEAD_START`: there is none."""
+    """Centre of h, at the table's mean tokens; `NO_HEAD_START` for none."""
 
 
 DIMINISHING = TrendPrior(1.0, 0.6, 0.3, -3.0)
-"""A domain's first tokens teach most, how strongly is fitted: best where runs are like these."""
+"""A domain's first tokens teach most, to a fitted degree: best near the runs."""
 PROPORTIONAL = TrendPrior(1.0, 1.0, FIXED, -3.0)
 """Linear in the shares inside S, as the exponential law: best far from the runs."""
 PROGRESS_ONLY = TrendPrior(FIXED, 1.0, FIXED, NO_HEAD_START)
@@ -60,73 +60,73 @@ PROGRESS_ONLY = TrendPrior(FIXED, 1.0, FIXED, NO_HEAD_START)
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
-    """Where a target's parameters lie in its row of the parameter matrix.
+class TrendLayout:
+    """Places of a target's parameters in its row of the parameter matrix.
 
     Terms of the loss, in order: the floor, the term of S alone, one of each column of progress.
     """
 
     domains: int
     columns: int
-    """Of progress: tokens and parameters where they vary, so 0 to 2."""
+    """Columns of progress, 0 to 2: tokens and parameters where they vary."""
     tokens_scale: float
-    """Standard deviation of ln tokens, the unit of the first column; 0: tokens do not vary."""
+    """Standard deviation of ln tokens, the unit of the first column; 0 if tokens do not vary."""
 
     @property
     def parts(self) -> int:
-        """Of S: the domains, and the head start where tokens vary."""
+        """Number of parts of S: the domains, and the head start where tokens vary."""
         return self.domains + (self.tokens_scale > 0)
 
     def amounts(self, weights: Array, columns: Array) -> Array:
-        """What the parts of S are made of, shape (rows, parts)."""
+        """Return shares and relative head start, shape (rows, parts)."""
         if not self.tokens_scale:
             return weights
         return np.column_stack([weights, np.exp(-self.tokens_scale * columns[:, 0])])
 
     @property
     def power(self) -> int:
-        """Place of ln p; the transfers come before it."""
+        """Place of ln p, after the transfers."""
         return self.parts
 
     @property
     def offsets(self) -> slice:
-        """Places of ln size of every term."""
+        """Places of the logarithm of every term's size."""
         return slice(self.parts + 1, self.parts + 3 + self.columns)
 
     @property
     def share_exponents(self) -> slice:
-        """Places of ln exponent of S in every term but the floor."""
+        """Places of the logarithm of S's exponent in every term but the floor."""
         end = self.offsets.stop
         return slice(end, end + 1 + self.columns)
 
     @property
     def progress_exponents(self) -> slice:
-        """Places of ln exponent of progress in the terms that have one."""
+        """Places of the logarithm of progress's exponent in the terms that have one."""
         end = self.share_exponents.stop
         return slice(end, end + self.columns)
 
 
 @dataclass(frozen=True, slots=True)
 class Trend:
-    """Coefficients of every target; predicts log losses."""
+    """A fitted trend of every target; predicts log losses."""
 
-    layout: Layout
+    layout: TrendLayout
     progress: Progress
     theta: Array
-    """shape (targets, parameters), see `Layout`."""
+    """shape (targets, parameters), see `TrendLayout`."""
     highest: Array
-    """shape (targets,), of the table's log losses."""
+    """shape (targets,), highest log loss of the table."""
     ranges: Array
-    """shape (targets,), of the same, highest minus lowest."""
+    """shape (targets,), highest minus lowest log loss of the table."""
 
     def log_losses(self, weights: Array, tokens: Array, params: Array) -> Array:
-        """Shape (rows, targets)."""
+        """Predict log losses, shape (rows, targets); see `FittedLaw`."""
         columns = self.progress.columns(tokens, params)
         state = _evaluate(self.layout, self.theta, weights, columns)
         return self._level(state.log_losses)[0].T
 
     def gradient(self, weights: Array, tokens: Array, params: Array) -> Array:
-        """Derivative of log losses by the weights, shape (rows, targets, domains)."""
+        """Differentiate log losses by the weights, shape (rows, targets, domains)."""
         columns = self.progress.columns(tokens, params)
         state = _evaluate(self.layout, self.theta, weights, columns)
         power = np.exp(self.theta[:, self.layout.power])[:, None, None]
@@ -137,7 +137,7 @@ class Trend:
         return slopes
 
     def _level(self, log_losses: Array) -> tuple[Array, Array]:
-        """Log losses, shape (targets, rows), kept below the ceiling; and their derivative."""
+        """Keep log losses, shape (targets, rows), below the ceiling; also return the slope."""
         bend = (BEND * self.ranges)[:, None]
         below = (self.highest + HEADROOM * self.ranges)[:, None] - log_losses
         low = np.exp(-np.abs(below) / bend)
@@ -149,22 +149,23 @@ class Trend:
 
 @dataclass(frozen=True, slots=True)
 class _State:
-    """The law at some rows, for all targets; T targets, R rows, K terms, D domains."""
+    """The trend at some rows, for all targets; T targets, R rows, K terms, D domains."""
 
     log_losses: Array
     """shape (T, R)."""
     term_shares: Array
-    """shape (T, R, K), what each term is of the loss."""
+    """shape (T, R, K), each term as a share of the loss."""
     parts: Array
-    """shape (T, R, D or D + 1), what each domain, and the head start, is of S."""
+    """shape (T, R, D or D + 1), each domain, and the head start, as a share of S."""
     log_sum: Array
     """ln S, shape (T, R)."""
     by_log_sum: Array
     """Derivative of the log loss by ln S, shape (T, R)."""
 
 
-def _evaluate(layout: Layout, theta: Array, weights: Array, columns: Array) -> _State:
+def _evaluate(layout: TrendLayout, theta: Array, weights: Array, columns: Array) -> _State:
     power = np.exp(theta[:, layout.power])
+    # Sums of exponentials are taken relative to the largest, so that none overflows.
     shares = np.log(layout.amounts(weights, columns) + SHARE_OFFSET)
     exponents = theta[:, None, : layout.parts] + power[:, None, None] * shares
     top = exponents.max(axis=2, keepdims=True)
@@ -184,8 +185,10 @@ def _evaluate(layout: Layout, theta: Array, weights: Array, columns: Array) -> _
     return _State(log_losses, term_shares, parts / total, log_sum, by_log_sum)
 
 
-def _derivatives(layout: Layout, theta: Array, state: _State, rows: tuple[Array, Array]) -> Array:
-    """Of log losses by the parameters, shape (targets, rows, parameters)."""
+def _derivatives(
+    layout: TrendLayout, theta: Array, state: _State, rows: tuple[Array, Array]
+) -> Array:
+    """Differentiate log losses by the parameters, shape (targets, rows, parameters)."""
     weights, columns = rows
     power = np.exp(theta[:, layout.power])
     by_transfer = state.by_log_sum[:, :, None] * state.parts
@@ -213,16 +216,13 @@ def fit_trend(table: RunTable, progress: Progress, belief: TrendPrior) -> Trend:
 
     Args:
         table: Any runs.
-        progress: Which columns there are.
-        belief: About the transfers.
-
-    Returns:
-        The fitted trend.
+        progress: The columns of progress.
+        belief: Prior of the transfers.
     """
     columns = progress.columns(table.tokens, table.params)
     tokens_vary = bool(np.isfinite(progress.centres[0]))
     scale = progress.scales[0] if tokens_vary else 0.0
-    layout = Layout(len(table.domains), columns.shape[1], scale)
+    layout = TrendLayout(len(table.domains), columns.shape[1], scale)
 
     def model(theta: Array) -> tuple[Array, Array]:
         state = _evaluate(layout, theta, table.weights, columns)
@@ -238,7 +238,7 @@ def fit_trend(table: RunTable, progress: Progress, belief: TrendPrior) -> Trend:
 
 
 def left_out(trend: Trend, table: RunTable, belief: TrendPrior, group: Groups) -> Array:
-    """Errors of log losses at every row, had the rows of its group not been fitted.
+    """Estimate the errors at every row of a trend not fitted to the rows of its group.
 
     The trend is taken as linear in its parameters around the fit: with residuals e and hat matrix
     H, the error of block b is (I - H_bb)^-1 e_b. Exact for linear models.
@@ -246,11 +246,11 @@ def left_out(trend: Trend, table: RunTable, belief: TrendPrior, group: Groups) -
     Args:
         trend: Fitted to the table.
         table: n rows.
-        belief: That it was fitted with.
+        belief: The prior that it was fitted with.
         group: shape (n,), equal for rows that are left out together.
 
     Returns:
-        Shape (n, targets).
+        shape (n, targets), in log losses.
     """
     columns = trend.progress.columns(table.tokens, table.params)
     state = _evaluate(trend.layout, trend.theta, table.weights, columns)
@@ -271,7 +271,7 @@ def left_out(trend: Trend, table: RunTable, belief: TrendPrior, group: Groups) -
 
 
 def _noise_variance(information: Array, precision: Array, residual: Array) -> float:
-    """Variance of residuals with the parameters' effective degrees of freedom taken off."""
+    """Variance of residuals, over the degrees of freedom that the parameters leave."""
     noise = float(residual @ residual) / len(residual) + 1e-12
     for _ in range(3):
         used = np.trace(np.linalg.solve(information + noise * np.diag(precision), information))
@@ -279,8 +279,11 @@ def _noise_variance(information: Array, precision: Array, residual: Array) -> fl
     return noise
 
 
-def _prior(table: RunTable, layout: Layout, belief: TrendPrior) -> Prior:
-    """Two thirds of the loss are floor, the rest falls: with S^-0.3 and a fifth a deviation."""
+def _prior(table: RunTable, layout: TrendLayout, belief: TrendPrior) -> Prior:
+    """Expect two thirds of the loss to be floor, and the rest to fall with S^-0.3.
+
+    It falls by a fifth for each standard deviation of a column of progress.
+    """
     targets = len(table.targets)
     size = layout.progress_exponents.stop
     centre, spread = np.zeros((targets, size)), np.ones(size)

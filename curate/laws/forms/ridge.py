@@ -1,6 +1,6 @@
 """Linear regression of losses on shares with a quadratic penalty, as a plain yardstick.
 
-The penalty is chosen by five-fold cross-validation, runs kept whole.
+The penalty is selected by five-fold cross-validation that keeps runs whole.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ class FittedRidge:
     """shape (targets, domains + columns of progress)."""
     progress: Progress
     penalty: float
+    """The selected one."""
 
     def predict(self, weights: Array, tokens: Array, params: Array) -> Array:
         """See `FittedLaw`."""
@@ -58,20 +59,29 @@ def fit_ridge(table: RunTable) -> FittedRidge:
         for penalty in PENALTIES:
             total = 0.0
             for held in folds:
-                intercept, slopes = solve(design[~held], table.losses[~held], penalty)
+                intercept, slopes = ridge_regression(design[~held], table.losses[~held], penalty)
                 off = intercept + design[held] @ slopes.T - table.losses[held]
                 total += float((off**2 / variance).sum())
             errors.append(total)
         best = PENALTIES[int(np.argmin(errors))]
-    intercept, slopes = solve(design, table.losses, best)
+    intercept, slopes = ridge_regression(design, table.losses, best)
     return FittedRidge(intercept, slopes, progress, best)
 
 
-def solve(design: Array, losses: Array, penalty: float) -> tuple[Array, Array]:
-    """Intercepts (targets,) and slopes (targets, columns): |y - a - X b|^2 + penalty |b|^2.
+def ridge_regression(design: Array, losses: Array, penalty: float) -> tuple[Array, Array]:
+    """Minimise |y - a - X b|^2 + penalty |b|^2 for every target.
+
+    Args:
+        design: X, shape (rows, columns).
+        losses: y, shape (rows, targets).
+        penalty: At least 0; the intercepts are not penalised.
+
+    Returns:
+        Intercepts a, shape (targets,), and slopes b, shape (targets, columns).
 
     Example:
-        >>> intercept, slopes = solve(np.array([[-1.0], [1.0]]), np.array([[0.0], [2.0]]), 2.0)
+        >>> design, losses = np.array([[-1.0], [1.0]]), np.array([[0.0], [2.0]])
+        >>> intercept, slopes = ridge_regression(design, losses, 2.0)
         >>> float(intercept[0]), float(slopes[0, 0])
         (1.0, 0.5)
     """

@@ -278,7 +278,7 @@ def _closed_form(problem: Problem) -> Array | None:
     if problem.unique_share is not None:
         return None
     scales, exponents = np.zeros(len(problem.box.low)), np.zeros(len(problem.box.low))
-    own = list(law.own)
+    own = list(law.domain_of)
     scales[own] = law.scale(problem.tokens, problem.params) * problem.target_weights
     exponents[own] = law.size(problem.params).alpha
     return power_optimum(scales, exponents, problem.box)
