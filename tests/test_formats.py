@@ -9,8 +9,7 @@ import struct
 import subprocess
 import sys
 import tracemalloc
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
+from format_contract import (
+    CONTRACT,
+    Case,
+    damaged,
+    describes_itself,
+    some_batches,
+    written_bytes,
+)
 
 from curate.errors import RecipeError, ShardError
 from curate.formats import (
@@ -41,9 +48,6 @@ from curate.formats.base import (
     runs,
     write_tokens,
 )
-
-HIGHEST_ID = 50_256
-ALPHABET = list("abc xyz é漢🙂\"'\\/\n\r\t\0\u2028\u0085{}[],:")
 
 HEADERS = {
     "megatron": (".idx", 0, 34),
@@ -84,61 +88,6 @@ SNIPPET_CHECKS = {
 """Format → a line after its snippet that prints a sum over what was loaded."""
 
 
-@dataclass(frozen=True)
-class Case:
-    """A format with the kind of batches it takes, so that one test body serves all."""
-
-    format: TokenFormat | TextFormat
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        assert isinstance(self.format, TokenFormat)
-        return self.format.dtype_for(HIGHEST_ID)
-
-    def write(self, stem: Path, batches: Iterable[Any]) -> list[Path]:
-        if isinstance(self.format, TokenFormat):
-            return self.format.write(stem, batches, self.dtype)
-        return self.format.write(stem, batches)
-
-    def read(self, stem: Path) -> Iterator[Any]:
-        if isinstance(self.format, TokenFormat):
-            return self.format.read(stem, self.dtype)
-        return self.format.read(stem)
-
-    def batch(self, rng: np.random.Generator, lengths: list[int]) -> Any:
-        """A random batch of sequences or documents of the given lengths (tokens, characters)."""
-        if isinstance(self.format, TokenFormat):
-            tokens = rng.integers(0, HIGHEST_ID + 1, sum(lengths)).astype(self.dtype)
-            return TokenBatch(tokens, np.array(lengths, np.int64))
-        texts = ["".join(rng.choice(ALPHABET, length)) for length in lengths]
-        serials = rng.integers(0, 10**9, len(lengths))
-        return TextBatch(
-            texts,
-            [f"id-{serial}" for serial in serials],
-            [("wiki", "code é")[serial % 2] for serial in serials],
-            ["{}" if serial % 3 else f'{{"n":{serial},"x":["é",1.50]}}' for serial in serials],
-        )
-
-    def content(self, batches: Iterable[Any]) -> Any:
-        """Everything that must survive the round trip, in a comparable form."""
-        if isinstance(self.format, TextFormat):
-            return [
-                row
-                for batch in batches
-                for row in zip(batch.texts, batch.ids, batch.domains, batch.metadata, strict=True)
-            ]
-        kept = list(batches)
-        tokens = [token for batch in kept for token in batch.tokens.tolist()]
-        lengths = [length for batch in kept for length in batch.lengths.tolist()]
-        assert sum(lengths) == len(tokens)
-        return (tokens, lengths) if self.format.keeps_documents else tokens
-
-    def content_sum(self, batches: Iterable[Any]) -> int:
-        if isinstance(self.format, TokenFormat):
-            return sum(int(batch.tokens.sum(dtype=np.int64)) for batch in batches)
-        return sum(len(text) for batch in batches for text in batch.texts)
-
-
 CASES = {name: Case(form) for name, form in FORMATS.items()}
 TEXT_CASES = {name: case for name, case in CASES.items() if isinstance(case.format, TextFormat)}
 TOKEN_CASES = {name: case for name, case in CASES.items() if name not in TEXT_CASES}
@@ -148,144 +97,21 @@ def over(cases: dict[str, Case]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("case", cases.values(), ids=cases)
 
 
-def some_batches(case: Case, seed: int = 0) -> list[Any]:
-    """About 60 short sequences in a dozen batches, one of them empty."""
-    rng = np.random.default_rng(seed)
-    return [case.batch(rng, rng.integers(1, 40, most).tolist()) for most in (1, 7, 0, *range(9))]
-
-
-def written_bytes(paths: list[Path]) -> list[bytes]:
-    return [path.read_bytes() for path in paths]
-
-
-def damaged(case: Case, stem: Path) -> str:
-    """The message of the error that reading raises; fails if it raises none."""
-    with pytest.raises(ShardError) as caught:
-        list(case.read(stem))
-    message = str(caught.value)
-    assert str(stem) in message
-    return message
-
-
 # --- the contract ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_format_is_registered_under_its_name_and_describes_itself(name: str) -> None:
-    form = find(name)
-    assert form is FORMATS[name]
-    assert form.name == name
-    assert form.summary and form.trainers
-    assert "/some/shard" in form.snippet.format(path="/some/shard")
+    assert find(name) is FORMATS[name]
+    describes_itself(name)
 
 
+@pytest.mark.parametrize("check", CONTRACT, ids=lambda check: check.__name__)
 @over(CASES)
-def test_round_trip_of_random_batches(case: Case, tmp_path: Path) -> None:
-    for seed in range(8):
-        batches = some_batches(case, seed)
-        stem = tmp_path / f"shard-v1.{seed}"
-        paths = case.write(stem, batches)
-        assert [path.name.startswith(stem.name + ".") for path in paths] == [True] * len(paths)
-        assert all(path.is_file() for path in paths)
-        assert case.content(case.read(stem)) == case.content(batches)
-
-
-@over(CASES)
-def test_round_trip_of_a_single_sequence_of_length_one(case: Case, tmp_path: Path) -> None:
-    batches = [case.batch(np.random.default_rng(1), [1])]
-    case.write(tmp_path / "one", batches)
-    assert case.content(case.read(tmp_path / "one")) == case.content(batches)
-
-
-@over(CASES)
-@pytest.mark.parametrize("count", [0, 2])
-def test_a_stream_without_sequences_gives_a_shard_without_sequences(
-    case: Case, count: int, tmp_path: Path
+def test_a_format_keeps_the_contract(
+    case: Case, check: Callable[[Case, Path], None], tmp_path: Path
 ) -> None:
-    case.write(tmp_path / "none", [case.batch(np.random.default_rng(0), [])] * count)
-    assert list(case.read(tmp_path / "none")) == []
-
-
-@over(CASES)
-def test_file_bytes_do_not_depend_on_the_run_or_on_batching(case: Case, tmp_path: Path) -> None:
-    lengths = np.random.default_rng(5).integers(1, 60, 90).tolist()
-    whole = case.batch(np.random.default_rng(6), lengths)
-    first = written_bytes(case.write(tmp_path / "a" / "shard", [whole]))
-    assert written_bytes(case.write(tmp_path / "b" / "shard", [whole])) == first
-    singly = [
-        TextBatch([text], [identifier], [domain], [metadata])
-        if isinstance(whole, TextBatch)
-        else TokenBatch(text, identifier)
-        for text, identifier, domain, metadata in pieces(whole)
-    ]
-    assert written_bytes(case.write(tmp_path / "c" / "shard", singly)) == first
-
-
-def pieces(batch: Any) -> list[tuple[Any, Any, Any, Any]]:
-    if isinstance(batch, TextBatch):
-        return list(zip(batch.texts, batch.ids, batch.domains, batch.metadata, strict=True))
-    cuts = np.split(batch.tokens, np.cumsum(batch.lengths)[:-1])
-    return [(cut, np.array([cut.size]), None, None) for cut in cuts]
-
-
-@over(CASES)
-@pytest.mark.parametrize("before", ["nothing", "an earlier shard"])
-def test_a_stream_that_raises_leaves_what_was_there(
-    case: Case, before: str, tmp_path: Path
-) -> None:
-    if before != "nothing":
-        case.write(tmp_path / "shard", some_batches(case, 1))
-    found = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-
-    def breaking() -> Iterator[Any]:
-        yield from some_batches(case, 2)
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        case.write(tmp_path / "shard", breaking())
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == found
-
-
-@over(CASES)
-def test_writing_again_replaces_the_shard(case: Case, tmp_path: Path) -> None:
-    case.write(tmp_path / "shard", some_batches(case, 1))
-    case.write(tmp_path / "shard", some_batches(case, 2))
-    assert case.content(case.read(tmp_path / "shard")) == case.content(some_batches(case, 2))
-
-
-@over(CASES)
-def test_a_file_cut_anywhere_is_found(case: Case, tmp_path: Path) -> None:
-    stem = tmp_path / "shard"
-    for path in case.write(stem, some_batches(case)):
-        whole = path.read_bytes()
-        size = len(whole)
-        random_cuts = np.random.default_rng(3).integers(0, size, 20).tolist()
-        for cut in {0, 1, 8, 34, 128, size // 2, size - 8, size - 4, size - 1, *random_cuts}:
-            if cut < size:
-                path.write_bytes(whole[:cut])
-                damaged(case, stem)
-        path.write_bytes(whole)
-    assert case.content(case.read(stem)) == case.content(some_batches(case))
-
-
-@over(CASES)
-@pytest.mark.parametrize("extra", [b"\0", b"\0" * 8, b"PAR2"])
-def test_bytes_after_the_end_are_found(case: Case, extra: bytes, tmp_path: Path) -> None:
-    stem = tmp_path / "shard"
-    for path in case.write(stem, some_batches(case)):
-        whole = path.read_bytes()
-        path.write_bytes(whole + extra)
-        damaged(case, stem)
-        path.write_bytes(whole)
-
-
-@over(CASES)
-def test_an_absent_file_is_named(case: Case, tmp_path: Path) -> None:
-    for path in case.write(tmp_path / "shard", some_batches(case)):
-        whole = path.read_bytes()
-        path.unlink()
-        assert f"{path}: cannot be opened (No such file" in damaged(case, tmp_path / "shard")
-        path.write_bytes(whole)
+    check(case, tmp_path)
 
 
 @over(CASES)
