@@ -8,9 +8,9 @@ from curate.errors import InfeasiblePlan
 from curate.plan import (
     PIECE,
     DocumentSampler,
+    DocumentStream,
     Samples,
     SequenceSampler,
-    Stream,
     TokenCopier,
     mix_key,
     permute,
@@ -493,13 +493,13 @@ def test_a_document_shorter_than_the_smallest_stays_as_it_is(tmp_path):
 )
 def test_lengthen_last_by_hand(lengths, smallest, expected):
     found = np.array(lengths)
-    lengthen_last(found, smallest, Stream("x", found, np.cumsum(found), int(found.sum())))
+    lengthen_last(found, smallest, DocumentStream("x", found, np.cumsum(found), int(found.sum())))
     assert found.tolist() == expected
 
 
 def test_lengthen_last_says_what_to_type():
     lengths = np.array([2, 2, 1])
-    one = Stream("talk", lengths, np.cumsum(lengths), 5)
+    one = DocumentStream("talk", lengths, np.cumsum(lengths), 5)
     with pytest.raises(InfeasiblePlan) as caught:
         lengthen_last(lengths, 3, one)
     assert str(caught.value) == (

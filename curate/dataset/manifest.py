@@ -150,7 +150,7 @@ class Manifest(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class DatasetLayout:
     """Paths of a dataset."""
 
     directory: Path
@@ -179,7 +179,7 @@ def load_manifest(directory: Path) -> Manifest:
     Raises:
         ShardError: There is none, or it is not one of ours.
     """
-    path = Layout(directory).manifest
+    path = DatasetLayout(directory).manifest
     try:
         manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
     except FileNotFoundError as error:
@@ -216,7 +216,7 @@ def refuse_foreign(directory: Path) -> None:
 
 
 def _holds_dataset(directory: Path) -> bool:
-    return (directory / "train" / MARK).exists() or _is_artifact(Layout(directory).manifest)
+    return (directory / "train" / MARK).exists() or _is_artifact(DatasetLayout(directory).manifest)
 
 
 def _is_artifact(path: Path) -> bool:
@@ -257,7 +257,7 @@ def clear(
     Raises:
         ShardError: The directory holds files that curate did not make; names some.
     """
-    layout = Layout(directory)
+    layout = DatasetLayout(directory)
     known = _holds_dataset(directory)
     foreign = [name for name in OWN_FILES if not known and (directory / name).exists()]
     foreign += [
@@ -319,7 +319,7 @@ def record_file(path: Path, directory: Path) -> FileRecord:
 
 def write_manifest(manifest: Manifest, directory: Path) -> None:
     """Write the manifest, the last act of a build."""
-    with atomic_path(Layout(directory).manifest) as temporary:
+    with atomic_path(DatasetLayout(directory).manifest) as temporary:
         temporary.write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=2))
 
 

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.dataset.manifest import PROVENANCE, Layout, ShardRecord, record_file
+from curate.dataset.manifest import PROVENANCE, DatasetLayout, ShardRecord, record_file
 from curate.formats.base import BEST_FIT, CONCAT, TextFormat, TokenBatch, TokenFormat
 from curate.plan import PIECE, Samples, TokenCopier
 from curate.plan.packing import pack
@@ -50,7 +50,7 @@ class ShardTask:
 class ShardWriter:
     """Everything that the shards of a dataset have in common."""
 
-    layout: Layout
+    layout: DatasetLayout
     format: TokenFormat | TextFormat
     dtype: np.dtype[Any]
     """On disk; of no meaning for text."""

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from curate.errors import RecipeError
 from curate.loader.fields import Segments
 from curate.loader.window_source import Order
-from curate.plan import SequenceSampler, Stream, TokenCopier, epoch_seed
+from curate.plan import DocumentStream, SequenceSampler, TokenCopier, epoch_seed
 from curate.runtime.files import hash_bytes, hash_json
 from curate.tokens.domain import DomainTokens
 
@@ -32,7 +32,7 @@ class PlannedStore:
 
     where: str
     """The recipe, for messages."""
-    streams: Sequence[Stream]
+    streams: Sequence[DocumentStream]
     """What the plan takes of each domain."""
     domains: Sequence[DomainTokens]
     """In the same order."""

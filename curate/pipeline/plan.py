@@ -14,7 +14,7 @@ from curate.formats.base import Settings, TextFormat, TokenFormat
 from curate.mixture import Mixture, MixtureRequest
 from curate.pipeline.mix import mix_domains, write_mixture
 from curate.pipeline.tokenize import TokenizedDomains, tokenize_domains
-from curate.plan import Stream, stream
+from curate.plan import DocumentStream, stream
 from curate.plan.budget import Plan, make_plan
 from curate.plan.shards import ShardInputs, ShardPlan, format_settings, plan_shards
 from curate.recipe import LoadedRecipe
@@ -30,7 +30,7 @@ class Planned:
     request: MixtureRequest
     mixture: Mixture
     plan: Plan
-    streams: tuple[Stream, ...]
+    streams: tuple[DocumentStream, ...]
     format: TokenFormat | TextFormat
     """The output format, configured."""
     settings: Settings

@@ -15,9 +15,9 @@ import numpy as np
 from curate import __version__
 from curate.dataset import manifest as dataset
 from curate.dataset.manifest import (
+    DatasetLayout,
     FileRecord,
     InputRecord,
-    Layout,
     Manifest,
     ShardRecord,
     TokenizerRecord,
@@ -64,7 +64,7 @@ def write_dataset(loaded: LoadedRecipe, planned: Planned, workers: int, observer
     if isinstance(chosen, TokenFormat):
         dtype = chosen.dtype_for(tokenized.tokenizer.vocabulary - 1)
     writer = ShardWriter(
-        Layout(directory), chosen, dtype, planned.shaped.sampler, shards, tokenized.domains,
+        DatasetLayout(directory), chosen, dtype, planned.shaped.sampler, shards, tokenized.domains,
         tokenized.validation, recipe.row_tokens, max(1, workers // shards), recipe.packing,
         tokenized.tokenizer.eos_id or 0,
     )  # fmt: skip
@@ -92,7 +92,7 @@ def _finish(
     """Write what the format's readers want beside the shards."""
     if chosen.finish is None:
         return []
-    layout = Layout(directory)
+    layout = DatasetLayout(directory)
     files = []
     for folder in sorted({task.name.rpartition("/")[0] for task in tasks}):
         stems = {

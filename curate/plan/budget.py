@@ -1,12 +1,12 @@
-"""Weights, supply and budget → exact integers.
+"""Turn weights, supply and a budget into whole tokens.
 
-The plan says how many tokens each domain gives; their sum is the budget to the token. It is made
-before a byte is written. Which documents those tokens are is `curate.plan`'s business.
+The plan says how many tokens each domain gives; they sum to the budget exactly. It is made before
+a byte is written. `curate.plan.streams` selects the documents that hold these tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,11 +18,11 @@ from curate.mixture.shortfall import explain_empty, explain_infeasible
 
 @dataclass(frozen=True, slots=True)
 class PlanDomain:
-    """What one domain gives."""
+    """Tokens and documents that one domain gives."""
 
     name: str
     weight: float
-    """Share of tokens asked for."""
+    """Share of tokens that the mixture gives the domain."""
     tokens: int
     documents: int | None
     """Appearances of its documents, repeats included; None until known."""
@@ -33,7 +33,7 @@ class PlanDomain:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Whole tokens by domain."""
+    """The budget, split into whole tokens by domain."""
 
     budget_tokens: int
     domains: tuple[PlanDomain, ...]
@@ -41,7 +41,7 @@ class Plan:
     warnings: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """The fields of `plan.json`; what it was made from is added by whoever writes it."""
+        """Return the fields of `plan.json`, but for its origin, which the pipeline adds."""
         return {
             "budget_tokens": self.budget_tokens,
             "domains": {
@@ -59,11 +59,10 @@ class Plan:
 
 
 def allocate(weights: Sequence[float], budget_tokens: int) -> list[int]:
-    """Split the budget by largest remainder.
+    """Split the budget by largest remainder, in exact integer arithmetic.
 
-    Each domain gets its exact quota, weight / sum(weights) * budget, rounded down or up; the units
-    that rounding down leaves go to the largest remainders, ties to the larger weight, then to the
-    earlier position. Arithmetic is on integers throughout.
+    The split without limits, see `curate.mixture.apportion`: each domain gets its quota,
+    weight / sum(weights) * budget, rounded down or up.
 
     Args:
         weights: shape (domains,), non-negative, not all zero; need not sum to 1.
@@ -82,23 +81,18 @@ def allocate(weights: Sequence[float], budget_tokens: int) -> list[int]:
     return apportion(weights, budget_tokens)
 
 
-def make_plan(
-    mixture: Mixture,
-    request: MixtureRequest,
-    documents_for: Callable[[str, int], int] | None = None,
-) -> Plan:
-    """Plan the mixture to the token.
+def make_plan(mixture: Mixture, request: MixtureRequest) -> Plan:
+    """Split the budget by the mixture's weights, to the token.
 
-    Allocates by largest remainder; where rounding up would pass an epoch cap by a token, the
+    The split is by largest remainder; where rounding up would exceed an epoch cap by a token, the
     token goes to the next domain with room.
 
     Args:
         mixture: Shares of tokens for exactly the request's domains.
         request: Supply, caps and budget.
-        documents_for: (domain name, tokens) → appearances of documents; None leaves them unknown.
 
     Raises:
-        RecipeError: The mixture is of other domains than the request.
+        RecipeError: The mixture has other domains than the request.
         InfeasiblePlan: A share needs more than its domain may give; the message says what to type.
     """
     names = [domain.name for domain in request.domains]
@@ -119,7 +113,7 @@ def make_plan(
             name=domain.name,
             weight=weight,
             tokens=count,
-            documents=None if documents_for is None else documents_for(domain.name, count),
+            documents=None,  # known once the documents are selected
             epochs=count / domain.supply_tokens if domain.supply_tokens else 0.0,
             supply_tokens=domain.supply_tokens,
         )
@@ -129,12 +123,12 @@ def make_plan(
 
 
 def _nothing_given(domains: Sequence[PlanDomain]) -> tuple[str, ...]:
-    """One warning that names the domains whose share is less than a token."""
-    lost = [
+    """Warn of the domains whose share is less than a token, in one line."""
+    empty = [
         f"'{domain.name}' (weight {domain.weight:.3g})"
         for domain in domains
         if domain.weight > 0 and domain.tokens == 0
     ]
-    if not lost:
+    if not empty:
         return ()
-    return (f"no token at this budget, though the weight is positive: {', '.join(lost)}",)
+    return (f"no token at this budget, though the weight is positive: {', '.join(empty)}",)

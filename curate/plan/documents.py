@@ -13,8 +13,8 @@ from curate.plan.streams import (
     PASS_KEY,
     PIECE,
     PLACE_KEY,
+    DocumentStream,
     Samples,
-    Stream,
     document_keys,
     filled,
     mix_key,
@@ -35,7 +35,7 @@ class DocumentSampler:
 
     def __init__(
         self,
-        streams: Sequence[Stream],
+        streams: Sequence[DocumentStream],
         domains: Sequence[DomainTokens],
         seed: int,
         smallest_tokens: int = 1,
@@ -104,7 +104,7 @@ class _Order:
     """The appearances of one domain's documents: passes, each in an order of its own."""
 
     def __init__(
-        self, stream: Stream, domain: DomainTokens, seed: int, smallest_tokens: int
+        self, stream: DocumentStream, domain: DomainTokens, seed: int, smallest_tokens: int
     ) -> None:
         self._stream, self._domain, self._seed = stream, domain, seed
         whole, self._partial = whole_passes(stream) if stream.tokens else (0, 0)
@@ -177,7 +177,7 @@ class _Order:
         return _Turn(documents, lengths, (stops - lengths + jitter * lengths) / stream.tokens)
 
 
-def lengthen_last(lengths: NDArray[np.int64], smallest_tokens: int, stream: Stream) -> None:
+def lengthen_last(lengths: NDArray[np.int64], smallest_tokens: int, stream: DocumentStream) -> None:
     """Move tokens from earlier appearances to the last, in place, until it is long enough."""
     donor = len(lengths) - 2
     while lengths[-1] < smallest_tokens:

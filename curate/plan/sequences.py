@@ -14,8 +14,8 @@ from curate.plan.streams import (
     PIECE,
     PLACE_KEY,
     TAIL_KEY,
+    DocumentStream,
     Samples,
-    Stream,
     mix_key,
     permute,
     uniform,
@@ -31,7 +31,7 @@ class SequenceSampler:
     domains, fewer than there are domains; only the very last may be short.
     """
 
-    def __init__(self, streams: Sequence[Stream], sequence_length: int, seed: int) -> None:
+    def __init__(self, streams: Sequence[DocumentStream], sequence_length: int, seed: int) -> None:
         """Prepare; takes no memory in the number of sequences."""
         self._streams = streams
         self._length = sequence_length
@@ -95,7 +95,7 @@ class SequenceSampler:
         return domains, np.concatenate([part[2] for part in parts])[order]
 
     def _placed_chunks(
-        self, stream: Stream, low: float, high: float
+        self, stream: DocumentStream, low: float, high: float
     ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """Whole sequences of a domain with places in [low, high): places, and chunk numbers."""
         chunks = stream.tokens // self._length
@@ -191,7 +191,7 @@ class SequenceSampler:
 class _StreamIndex:
     """Finds the documents under a range of a domain's repeating stream."""
 
-    def __init__(self, streams: Sequence[Stream]) -> None:
+    def __init__(self, streams: Sequence[DocumentStream]) -> None:
         self._documents = np.concatenate([stream.documents for stream in streams])
         self._stops = np.concatenate([stream.stops for stream in streams])
         sizes = [len(stream.documents) for stream in streams]

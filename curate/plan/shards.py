@@ -15,7 +15,7 @@ from curate.formats.base import BEST_FIT, CONCAT, WHOLE, Settings, TextFormat, T
 from curate.formats.dropped_tokens import worst_tails
 from curate.formats.trainers.draws import WrittenDomain, WrittenShard
 from curate.formats.trainers.mixtures import MixturePrediction
-from curate.plan import DocumentSampler, SequenceSampler, Stream, shard_count
+from curate.plan import DocumentSampler, DocumentStream, SequenceSampler, shard_count
 from curate.plan.budget import Plan
 from curate.plan.packing import PackedSampler, Tally, tally
 from curate.plan.per_domain import (
@@ -42,7 +42,7 @@ class ShardInputs:
     format: TokenFormat | TextFormat
     """Configured with `settings`."""
     settings: Settings
-    streams: Sequence[Stream]
+    streams: Sequence[DocumentStream]
     """By domain, its training documents in order."""
     domains: Sequence[DomainTokens]
     plan: Plan
@@ -265,7 +265,7 @@ def _reader_loss(
 def _sampler(
     loaded: LoadedRecipe,
     inputs: ShardInputs,
-    streams: Sequence[Stream],
+    streams: Sequence[DocumentStream],
     domains: Sequence[DomainTokens],
 ) -> Sampler:
     """Make the sampler of these domains' streams."""

@@ -1,4 +1,4 @@
-"""Streams of a domain's documents, and the keyed choices that everything else is made of."""
+"""Order a domain's documents by keyed hashes, and the keyed functions that selection builds on."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from curate.runtime.compiled import kernel
 from curate.tokens.domain import DomainTokens, mix64, mix64_scalar
 
 ORDER_KEY, PASS_KEY, PLACE_KEY, TAIL_KEY, EPOCH_KEY = 1, 2, 3, 4, 5
-"""Domain separation: each choice mixes the seed with a number of its own."""
-
+"""Each kind of choice mixes the seed with a different number, so that choices are independent."""
 
 PIECE = np.dtype([("domain", "<u2"), ("document", "<i8"), ("start", "<i8"), ("tokens", "<i8")])
-"""A run of tokens of one document: its domain, its number there, first token and tokens."""
+"""A run of tokens of one document: domain, document number there, first token, token count."""
 
 Pieces = NDArray[Any]
 """dtype PIECE."""
 
 PAD = 0xFFFF
-"""Domain of a piece that is no document's but filling: end tokens, `tokens` times."""
+"""Domain number of a piece that is filling: `tokens` end tokens that belong to no document."""
 
 FEISTEL_ROUNDS = 6
+"""Rounds of the network in `permute`."""
 
 
 @dataclass(frozen=True)
-class Stream:
+class DocumentStream:
     """A domain's documents in keyed order, to be read from the start, again and again."""
 
     name: str
@@ -37,11 +37,11 @@ class Stream:
     stops: NDArray[np.int64]
     """shape (documents,), tokens up to and including each."""
     tokens: int
-    """To be taken: budgeted tokens of the domain."""
+    """Tokens to take: the domain's part of the budget."""
 
     @property
     def supply_tokens(self) -> int:
-        """Tokens in one pass."""
+        """Count the tokens of one pass."""
         return int(self.stops[-1]) if len(self.stops) else 0
 
 
@@ -50,29 +50,31 @@ class Samples:
     """Samples of one shard, in output order."""
 
     pieces: NDArray[Any]
-    """dtype PIECE, in output order."""
+    """shape (pieces,), dtype PIECE, in output order; the pieces of a sample follow each other."""
     lengths: NDArray[np.int64]
-    """Tokens of each sample; the pieces of a sample follow each other."""
+    """shape (samples,), tokens of each sample."""
 
 
-def stream(domain: DomainTokens, chosen: NDArray[np.bool_], tokens: int, seed: int) -> Stream:
-    """Put the chosen documents of a domain into keyed order.
+def stream(
+    domain: DomainTokens, selected: NDArray[np.bool_], tokens: int, seed: int
+) -> DocumentStream:
+    """Put the selected documents of a domain into keyed order.
 
     Args:
         domain: The domain.
-        chosen: shape (documents,), which may be used.
-        tokens: To be taken from it.
-        seed: The recipe's.
+        selected: shape (documents,), True where a document may be used.
+        tokens: Tokens to take from the domain.
+        seed: The recipe's seed.
     """
-    numbers = np.flatnonzero(chosen & (domain.tokens > 0))
+    numbers = np.flatnonzero(selected & (domain.tokens > 0))
     key = document_keys(domain, numbers, seed, ORDER_KEY)
     order = np.argsort(key, kind="stable")
     documents = numbers[order]
-    return Stream(domain.name, documents, np.cumsum(domain.tokens[documents]), tokens)
+    return DocumentStream(domain.name, documents, np.cumsum(domain.tokens[documents]), tokens)
 
 
-def whole_passes(stream: Stream) -> tuple[int, int]:
-    """Whole passes over a domain, and documents of a further one, the last perhaps cut."""
+def whole_passes(stream: DocumentStream) -> tuple[int, int]:
+    """Count whole passes over a domain, and the documents of a further one, the last maybe cut."""
     passes, rest = divmod(stream.tokens, max(1, stream.supply_tokens))
     return passes, int(np.searchsorted(stream.stops, rest)) + 1 if rest else 0
 
@@ -80,7 +82,17 @@ def whole_passes(stream: Stream) -> tuple[int, int]:
 def document_keys(
     domain: DomainTokens, numbers: NDArray[np.int64], seed: int, purpose: int
 ) -> NDArray[np.uint64]:
-    """Keyed hashes of documents, shape (documents,); equal texts of one id get equal keys."""
+    """Hash documents with a key; equal texts of one id get equal hashes.
+
+    Args:
+        domain: The domain.
+        numbers: shape (documents,), numbers of documents in the domain.
+        seed: The recipe's seed.
+        purpose: One of the `*_KEY` numbers.
+
+    Returns:
+        shape (documents,), uint64.
+    """
     content = mix64(
         domain.content_high[numbers] ^ mix64_scalar(seed * 8 + purpose), domain.content_low[numbers]
     )
@@ -88,14 +100,14 @@ def document_keys(
 
 
 def permute(index: NDArray[np.int64], size: int, key: int) -> NDArray[np.int64]:
-    """A keyed permutation of 0 … size - 1, evaluated only where asked.
+    """Apply a keyed permutation of 0 … size - 1 to the given indices.
 
     A balanced Feistel network over the next even number of bits, walked along its cycles until the
     value is in range, so it is a bijection for every size and needs no memory.
 
     Args:
-        index: shape (n,), values in [0, size).
-        size: Of the permuted set, at least 1.
+        index: shape (indices,), values in [0, size).
+        size: Size of the permuted set, at least 1.
         key: Any integer.
 
     Example:
@@ -141,12 +153,12 @@ def _walk(values, count, limits, keys, rounds):  # type: ignore[no-untyped-def] 
 
 
 def shard_count(total_tokens: int, shard_tokens: int) -> int:
-    """Shards that a dataset is cut into: at least one, each of about `shard_tokens`."""
+    """Count the shards of a dataset: at least one, each of about `shard_tokens`."""
     return max(1, -(-total_tokens // shard_tokens))
 
 
 def epoch_seed(seed: int, epoch: int) -> int:
-    """Seed of an epoch's order; that of epoch 0 is the seed itself.
+    """Return the seed of an epoch's order; that of epoch 0 is the seed itself.
 
     Example:
         >>> epoch_seed(42, 0), epoch_seed(42, 1) == epoch_seed(42, 2)
@@ -156,7 +168,7 @@ def epoch_seed(seed: int, epoch: int) -> int:
 
 
 def mix_key(seed: int, purpose: int, name: str) -> int:
-    """A 64-bit key for one purpose and one name."""
+    """Derive a 64-bit key for one purpose and one name."""
     word = mix64_scalar(seed * 8 + purpose)
     for character in name.encode():
         word = mix64_scalar(int(word) ^ character)
@@ -164,12 +176,12 @@ def mix_key(seed: int, purpose: int, name: str) -> int:
 
 
 def uniform(index: NDArray[np.int64], key: int) -> NDArray[np.float64]:
-    """Keyed uniform numbers in [0, 1), one for each index."""
+    """Draw keyed uniform numbers in [0, 1), one for each index."""
     mixed = mix64(index.astype(np.uint64) ^ np.uint64(key), filled(len(index), key))
     uniform: NDArray[np.float64] = (mixed >> np.uint64(11)).astype(np.float64) * 2.0**-53
     return uniform
 
 
 def filled(length: int, value: int) -> NDArray[np.uint64]:
-    """The low 64 bits of `value`, `length` times."""
+    """Return the low 64 bits of `value`, `length` times."""
     return np.full(length, value & (2**64 - 1), np.uint64)

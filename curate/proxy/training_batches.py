@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate.errors import InfeasiblePlan, InputError
-from curate.plan import PIECE, SequenceSampler, Stream, TokenCopier, shard_count, stream
+from curate.plan import PIECE, DocumentStream, SequenceSampler, TokenCopier, shard_count, stream
 from curate.plan.budget import allocate
 from curate.tokens.domain import DomainTokens
 
@@ -54,7 +54,7 @@ class RunTokens:
     """Key of the order of documents and samples."""
 
 
-def supply_streams(domains: Sequence[ProxyDomain], seed: int) -> list[Stream]:
+def supply_streams(domains: Sequence[ProxyDomain], seed: int) -> list[DocumentStream]:
     """Select the documents that runs of one seed may see, in keyed order, whatever their mixture.
 
     Returns:
@@ -68,8 +68,8 @@ def supply_streams(domains: Sequence[ProxyDomain], seed: int) -> list[Stream]:
 
 
 def run_streams(
-    run: RunTokens, domains: Sequence[ProxyDomain], supply: Sequence[Stream]
-) -> list[Stream]:
+    run: RunTokens, domains: Sequence[ProxyDomain], supply: Sequence[DocumentStream]
+) -> list[DocumentStream]:
     """Set how many tokens of each domain a run takes from the supply.
 
     Args:
@@ -87,7 +87,7 @@ def run_streams(
     return streams
 
 
-def _first_tokens(full: Stream, tokens: int) -> Stream:
+def _first_tokens(full: DocumentStream, tokens: int) -> DocumentStream:
     """Cut a stream to its first `tokens`, at least one, through a document where need be."""
     tokens = max(1, tokens)
     if tokens >= full.supply_tokens:
@@ -98,7 +98,7 @@ def _first_tokens(full: Stream, tokens: int) -> Stream:
     return replace(full, documents=full.documents[:documents], stops=stops)
 
 
-def _check_supply(run: RunTokens, domain: ProxyDomain, needed: Stream) -> None:
+def _check_supply(run: RunTokens, domain: ProxyDomain, needed: DocumentStream) -> None:
     supply = needed.supply_tokens
     most = int(supply * domain.max_epochs)
     if needed.tokens <= most:

@@ -29,7 +29,7 @@ import numpy as np  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
 
 from curate.dataset import manifest as dataset  # noqa: E402
-from curate.dataset.manifest import Layout, Manifest, TokenizerRecord  # noqa: E402
+from curate.dataset.manifest import DatasetLayout, Manifest, TokenizerRecord  # noqa: E402
 from curate.dataset.write_tokens import ShardTask, ShardWriter, write_shards  # noqa: E402
 from curate.formats import find  # noqa: E402
 from curate.formats.base import TokenFormat  # noqa: E402
@@ -133,7 +133,9 @@ def _build(directory: Path, name: str, domains: list[DomainTokens], shape: Shape
     )
     chosen = find(name)
     assert isinstance(chosen, TokenFormat)
-    writer = ShardWriter(Layout(directory), chosen, UINT16, sampler, SHARDS, domains, [], length, 1)
+    writer = ShardWriter(
+        DatasetLayout(directory), chosen, UINT16, sampler, SHARDS, domains, [], length, 1
+    )
     records = write_shards(writer, tasks, 1, lambda: None)
     manifest = Manifest(
         schema=dataset.SCHEMA, curate_version="", name=name, recipe_hash="", build_hash="",
