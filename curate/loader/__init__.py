@@ -6,8 +6,8 @@ for batch in data.loader(batch_sequences=8):     # NumPy; data.torch_loader(8) g
     batch["tokens"], batch["labels"]             # shape (8, 2048)
 ```
 
-`sequences` is the map-style side, `batches` order, shares and state, `torch_batches` all that needs
-torch. Left out: packing, which is a build's business, and formats of text.
+`sequence_dataset` gives sequences by number, `batch_loader` order, shares and state, and
+`torch_batches` all that needs torch. Left out: packing, which a build does, and formats of text.
 """
 
 from __future__ import annotations
@@ -51,16 +51,16 @@ def load(
         sequence_length: Tokens of a sequence; None takes the recipe's, less the label's one.
         split: `train`; of a directory also `validation` or `validation/<domain>`.
         fields: What a sequence holds, names out of `FIELDS`.
-        dtype: Of `tokens` and `labels`.
+        dtype: Integer type of `tokens` and `labels`.
 
     Returns:
         Sequences by number, with `loader` and `torch_loader` for batches.
 
     Raises:
-        RecipeError: What is asked for cannot be; says what can.
+        RecipeError: An argument does not fit the source; the message says what does.
         ShardError: The directory holds no finished build, or a damaged one.
     """
-    asked = check_fields(fields)
+    names = check_fields(fields)
     path = Path(source)
     opened: WindowSource
     if path.is_file():
@@ -69,22 +69,27 @@ def load(
                 f"{path}: split {split!r} is not read straight over the store, only 'train'; "
                 "build the recipe and load its directory"
             )
-        opened = open_recipe(recipes.load(path), sequence_length, asked)
+        opened = open_recipe(recipes.load(path), sequence_length, names)
     elif path.is_dir():
         opened = ShardSource(
-            path, split, sequence_length, extra_tokens(asked), needs_segments(asked)
+            path, split, sequence_length, extra_tokens(names), needs_segments(names)
         )
     else:
         raise RecipeError(
-            f"{path}: neither the directory of a build nor the file of a recipe is there"
+            f"{path}: there is neither a directory of a build nor a recipe file of this name"
         )
-    return Sequences(opened, asked, dtype)
+    return Sequences(opened, names, dtype)
 
 
 def open_recipe(
     loaded: recipes.LoadedRecipe, sequence_length: int | None, fields: Sequence[str]
 ) -> StoreSource:
-    """Plan a recipe and open the token store at the plan.
+    """Plan a recipe and open the token store as planned.
+
+    Args:
+        loaded: The recipe.
+        sequence_length: Tokens of a sequence; None takes the recipe's, less one for labels.
+        fields: Names out of `FIELDS`.
 
     Raises:
         RecipeError: No sequence length is known, or the recipe cannot be planned.
@@ -96,8 +101,8 @@ def open_recipe(
     where = str(loaded.base / loaded.recipe.name)
     if length is None or length < 1:
         raise RecipeError(
-            f"{where}: sequence_length {'is needed' if length is None else f'is {length}'}: say "
-            'how many tokens a sequence shall have, as in curate.load("…", 2048)'
+            f"{where}: sequence_length {'is needed' if length is None else f'is {length}'}; say "
+            'how many tokens a sequence has, as in curate.load("…", 2048)'
         )
     check_names(loaded)
     planned = plan_dataset(loaded, default_workers(), Observer(), write=False)

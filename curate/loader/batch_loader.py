@@ -1,9 +1,9 @@
 """Batches of an epoch, shared among ranks and workers by arithmetic, and exact resumption.
 
-All that has happened is one number: how many sequences of the epoch's order were used, by all ranks
-together. Step k after a start at position p uses the positions [p + k·R·B, p + (k + 1)·R·B) of R
-ranks with batches of B, rank r the r-th B of these. Some steps in a row make a block, which is read
-at once; worker w of W reads the blocks w, w + W, w + 2·W, …
+The whole state is one number: how many sequences of the epoch's order all ranks together have used.
+Step k after a start at position p uses the positions [p + k·R·B, p + (k + 1)·R·B) of R ranks with
+batches of B, rank r the r-th B of these. Consecutive steps make a block, which is read at once;
+worker w of W reads the blocks w, w + W, w + 2·W, …
 So ranks, workers and batch may change at any step: the next position is the same.
 """
 
@@ -23,6 +23,7 @@ from curate.loader.fields import Batch, cut_rows
 from curate.loader.reader import SequenceReader
 from curate.loader.state import STATE_VERSION, check_state
 from curate.loader.window_source import Order
+from curate.runtime.registry import nearest_hint
 
 ORDERS = {
     "shuffled": "another order in every epoch",
@@ -33,10 +34,10 @@ LAST_STEPS = {
     "drop": "what does not fill the last step is left out, and counted",
 }
 PLANNED_SEQUENCES = 4096
-"""Whose numbers are worked out together; evaluating an order has a cost for each call."""
+"""Sequences whose numbers are computed together; each call of an order has a fixed cost."""
 
 BLOCK_TOKENS = 1 << 17
-"""Read together at most, unless a batch is larger: a read costs up to 0.4 ms beside its copying."""
+"""Most tokens read at once, unless a batch is larger; a read costs up to 0.4 ms plus copying."""
 
 
 @dataclass(frozen=True)
@@ -46,16 +47,16 @@ class LoaderOptions:
     order: str = "shuffled"
     """A name out of `ORDERS`."""
     seed: int | None = None
-    """Of the order; None takes the recipe's."""
+    """Seed of the order; None takes the recipe's."""
     last: str = "short"
     """A name out of `LAST_STEPS`."""
     prefetch_batches: int = 2
-    """Read ahead of what was asked for, at least; 0 for none."""
+    """Batches to read ahead, at least; 0 for none."""
 
 
 @dataclass(frozen=True)
 class Share:
-    """Which sequences of a step are ours."""
+    """Part of each step that belongs to one rank."""
 
     batch_sequences: int
     rank: int
@@ -63,11 +64,11 @@ class Share:
 
     @property
     def step_sequences(self) -> int:
-        """Sequences of a step, of all ranks."""
+        """Sequences of a step, over all ranks."""
         return self.batch_sequences * self.ranks
 
     def positions(self, first: int, stop: int) -> NDArray[np.int64]:
-        """Our positions of the step that begins at `first`, in an epoch that ends at `stop`.
+        """Return our positions in the step that begins at `first`, in an epoch that ends at `stop`.
 
         Example:
             >>> [Share(2, rank, 3).positions(10, 14).tolist() for rank in range(3)]
@@ -83,15 +84,15 @@ class BatchBlock:
     """Batches that are read together."""
 
     states: list[tuple[int, int]]
-    """Epoch and position after each."""
+    """Epoch and position after each batch."""
     rows: list[int]
-    """Where batches begin, and the end of the last."""
+    """Row at which each batch begins, and the end of the last."""
     numbers: NDArray[np.int64]
-    """Of all their sequences."""
+    """Numbers of all their sequences."""
     sequence_length: int
 
     def batches(self, read: Batch) -> Iterator[tuple[int, int, Batch]]:
-        """Cut what was read into batches, which copies nothing; each with the state after it."""
+        """Cut what was read into batches without copying; yields each with the state after it."""
         for (epoch, position), low, high in zip(
             self.states, self.rows, self.rows[1:], strict=False
         ):
@@ -104,6 +105,11 @@ class BatchLoader:
     def __init__(self, reader: SequenceReader, share: Share, options: LoaderOptions) -> None:
         """Start at the first position of epoch 0.
 
+        Args:
+            reader: Reads sequences by number.
+            share: Batch size, and this rank among all ranks.
+            options: Order, seed, last step, batches read ahead.
+
         Raises:
             RecipeError: An argument is out of range; says which may be given.
         """
@@ -113,11 +119,11 @@ class BatchLoader:
         self.options = options
         self.epoch = 0
         self.position = 0
-        """Sequences of the epoch that were used, by all ranks."""
+        """Sequences of the epoch that all ranks have used."""
 
     @property
     def seed(self) -> int:
-        """Of the order."""
+        """Seed of the order."""
         return self.reader.source.seed if self.options.seed is None else self.options.seed
 
     def steps(self) -> int:
@@ -139,7 +145,7 @@ class BatchLoader:
         return (len(self.reader) - self.position) % self.share.step_sequences
 
     def __repr__(self) -> str:
-        """Where it stands, and what it leaves out."""
+        """Describe the position in the epoch, and the sequences left out."""
         return (
             f"<{self.steps():,} batches of {self.share.batch_sequences} left in epoch "
             f"{self.epoch}, rank {self.share.rank} of {self.share.ranks}; "
@@ -147,7 +153,7 @@ class BatchLoader:
         )
 
     def __iter__(self) -> Iterator[Batch]:
-        """Batches from where it stands to the end of the epoch.
+        """Yield batches from the current position to the end of the epoch.
 
         The state counts a batch as used when it is handed out, whatever was read ahead.
 
@@ -160,7 +166,7 @@ class BatchLoader:
                 yield batch
 
     def blocks(self, worker: int = 0, workers: int = 1) -> Iterator[tuple[BatchBlock, Batch]]:
-        """What one of some workers reads, some batches together, and how to cut it into these.
+        """Read the blocks of one worker; each block says how to cut it into batches.
 
         Raises:
             RecipeError: The last step has too few sequences for every rank to get one.
@@ -185,25 +191,25 @@ class BatchLoader:
         return max(1, BLOCK_TOKENS // tokens)
 
     def _planned(self, worker: int, workers: int) -> Iterator[BatchBlock]:
-        """The blocks of a worker; the numbers of many are found at once."""
+        """Yield the blocks of a worker; the numbers of many are computed at once."""
         order = self._order()
         together, steps = self._batches_together(), self.steps()
-        own = range(worker, -(-steps // together), workers)
+        turns = range(worker, -(-steps // together), workers)
         at_once = max(1, PLANNED_SEQUENCES // (together * self.share.batch_sequences))
-        for start in range(0, len(own), at_once):
+        for start in range(0, len(turns), at_once):
             blocks = [
                 range(block * together, min((block + 1) * together, steps))
-                for block in own[start : start + at_once]
+                for block in turns[start : start + at_once]
             ]
             yield from self._number(blocks, order)
 
     def _number(self, blocks: Sequence[range], order: Order) -> Iterator[BatchBlock]:
-        """Blocks of steps, counted from the position, with the numbers of their sequences."""
+        """Find the numbers of the sequences of these blocks, counted from the current position."""
         base, stop, taken = self.position, len(self.reader), self.share.step_sequences
         epoch = self.epoch
         firsts = [[base + step * taken for step in block] for block in blocks]
         positions = [[self.share.positions(first, stop) for first in block] for block in firsts]
-        numbers = order(np.concatenate([own for block in positions for own in block]))
+        numbers = order(np.concatenate([step for block in positions for step in block]))
         start = 0
         for block, places in zip(firsts, positions, strict=True):
             rows = np.cumsum([0, *map(len, places)]).tolist()
@@ -212,12 +218,13 @@ class BatchLoader:
                 (epoch, after) if after + self._least() <= stop else (epoch + 1, 0)
                 for after in afters
             ]
-            own = numbers[start : start + rows[-1]]
-            yield BatchBlock(states, rows, own, self.reader.sequence_length)
+            yield BatchBlock(
+                states, rows, numbers[start : start + rows[-1]], self.reader.sequence_length
+            )
             start += rows[-1]
 
     def _least(self) -> int:
-        """Sequences that must be left for a step."""
+        """Return the fewest sequences that make a step."""
         return self.share.step_sequences if self.options.last == "drop" else 1
 
     def _order(self) -> Order:
@@ -236,7 +243,7 @@ class BatchLoader:
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """Where it stands and what it reads: the same on all ranks, plain values."""
+        """Return the position and what identifies the data: plain values, the same on all ranks."""
         source = self.reader.source
         return {
             "version": STATE_VERSION,
@@ -250,12 +257,12 @@ class BatchLoader:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on after the last batch that was handed out when the state was taken.
+        """Resume after the last batch that was handed out when the state was saved.
 
-        Ranks, workers and the batch may be others than then.
+        Ranks, workers and batch size may differ from then.
 
         Raises:
-            ShardError: The state is not ours, or of other shards, sequences or another order.
+            ShardError: The state is not a loader's, or of other shards, sequences or order.
         """
         check_state(state, self.state_dict(), self.reader.source.where)
         epoch, position = state["epoch"], state["position"]
@@ -273,12 +280,15 @@ def _check(share: Share, options: LoaderOptions, sequences: int) -> None:
             f"curate.load: batch_sequences {share.batch_sequences}, rank {share.rank} of "
             f"{share.ranks}: a batch has at least 1 sequence, ranks count from 0"
         )
-    for key, value, known in (
+    for key, value, choices in (
         ("order", options.order, ORDERS),
         ("last", options.last, LAST_STEPS),
     ):
-        if value not in known:
-            raise RecipeError(f"curate.load: {key}: no {value!r}; there are {', '.join(known)}")
+        if value not in choices:
+            hint = nearest_hint(str(value), choices)
+            raise RecipeError(
+                f"curate.load: {key}: no {value!r}{hint}; there are {', '.join(choices)}"
+            )
     if options.prefetch_batches < 0:
         raise RecipeError(
             f"curate.load: prefetch_batches: {options.prefetch_batches} is below 0, which is none"

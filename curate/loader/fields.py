@@ -1,4 +1,4 @@
-"""What a batch holds beside its tokens, made from the runs of documents that lie under it.
+"""Fields of a batch beside its tokens, made from the runs of documents under it.
 
 A *segment* is a run of tokens of one document within one window. Attention that must not look
 across documents takes `cu_seqlens` (kernels for variable length) or `segments` (masks), with
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from curate.errors import RecipeError
 from curate.runtime.compiled import kernel
+from curate.runtime.registry import nearest_hint
 
 FIELDS = {
     "tokens": "shape (batch, L), token ids",
@@ -28,12 +29,12 @@ FIELDS = {
     "and its length",
     "samples": "shape (batch,), number of each sequence in the dataset",
 }
-"""Name → what it is; int64 unless said."""
+"""Names and meanings of the fields; int64 unless stated."""
 
 LABEL_FIELDS = ("labels", "document_labels")
 SEGMENT_FIELDS = ("document_labels", "positions", "segments", "domains", "cu_seqlens")
 IGNORED_LABEL = -100
-"""What losses leave out by default."""
+"""Label that losses ignore by default, as torch's `cross_entropy` does."""
 
 Batch = dict[str, NDArray[Any]]
 
@@ -43,36 +44,38 @@ class Segments:
     """Segments of consecutive windows, back to back; none crosses the border of a window."""
 
     domains: NDArray[np.int64]
-    """shape (segments,)."""
+    """shape (segments,), number of each segment's domain."""
     tokens: NDArray[np.int64]
-    """shape (segments,), positive."""
+    """shape (segments,), tokens of each segment; positive."""
 
 
 def check_fields(fields: Sequence[str]) -> tuple[str, ...]:
-    """The fields asked for, each once.
+    """Check the names of fields, and drop repeated ones.
 
     Raises:
-        RecipeError: There is none of that name, or none at all was asked for.
+        RecipeError: A field is unknown, or none is given.
 
     Example:
         >>> check_fields(["tokens", "labels"])
         ('tokens', 'labels')
     """
-    asked = (fields,) if isinstance(fields, str) else tuple(dict.fromkeys(fields))
-    unknown = [name for name in asked if name not in FIELDS]
-    if unknown or not asked:
-        what = f"there is no {unknown[0]!r}" if unknown else "none given"
+    names = (fields,) if isinstance(fields, str) else tuple(dict.fromkeys(fields))
+    unknown = [name for name in names if name not in FIELDS]
+    if unknown or not names:
+        what = "none given"
+        if unknown:
+            what = f"there is no {unknown[0]!r}{nearest_hint(str(unknown[0]), FIELDS)}"
         raise RecipeError(f"curate.load: fields: {what}; there are {', '.join(FIELDS)}")
-    return asked
+    return names
 
 
 def extra_tokens(fields: Sequence[str]) -> int:
-    """Tokens of a window beyond the sequence length: one, where labels are asked for."""
+    """Return the tokens of a window beyond the sequence length: one if there are labels."""
     return int(any(name in LABEL_FIELDS for name in fields))
 
 
 def needs_segments(fields: Sequence[str]) -> bool:
-    """Whether a field is made from segments."""
+    """Return whether a field is made from segments."""
     return any(name in SEGMENT_FIELDS for name in fields)
 
 
@@ -88,9 +91,9 @@ def assemble(
     Args:
         fields: Names out of `FIELDS`.
         windows: shape (batch, length or length + 1), tokens.
-        length: Of a sequence, L.
-        segments: Of these windows; needed by some fields.
-        numbers: shape (batch,), of the windows.
+        length: Tokens of a sequence, L.
+        segments: Segments of these windows; some fields need them.
+        numbers: shape (batch,), numbers of the windows.
 
     Returns:
         Arrays by name. `tokens` and `labels` are views of `windows`.
@@ -120,7 +123,7 @@ def assemble(
 def _spread(
     values: NDArray[np.int64], step: int, tokens: NDArray[np.int64], shape: tuple[int, ...]
 ) -> NDArray[np.int64]:
-    """For each token its segment's value, raised by `step` from token to token."""
+    """Give each token its segment's value, raised by `step` from token to token."""
     out = np.empty(shape, np.int64)
     _fill(values, step, tokens, len(tokens), out)
     return out
@@ -139,21 +142,27 @@ def _fill(values, step, tokens, segments, out):  # type: ignore[no-untyped-def] 
 
 
 def cut_rows(batch: Batch, low: int, high: int, length: int) -> Batch:
-    """The sequences [low, high) of a batch, as views.
+    """Take the sequences [low, high) of a batch, as views.
+
+    Args:
+        batch: Arrays by field.
+        low: First sequence.
+        high: End of the range, exclusive.
+        length: Tokens of a sequence, for `cu_seqlens`.
 
     Example:
         >>> batch = {"samples": np.arange(3), "cu_seqlens": np.array([0, 3, 4, 6, 8, 12])}
         >>> {name: values.tolist() for name, values in cut_rows(batch, 1, 3, 4).items()}
         {'samples': [1, 2], 'cu_seqlens': [0, 2, 4, 8]}
     """
-    found = {}
+    part = {}
     for name, values in batch.items():
         if name == "cu_seqlens":
             first, last = np.searchsorted(values, [low * length, high * length])
-            found[name] = values[first : last + 1] - values[first]
+            part[name] = values[first : last + 1] - values[first]
         else:
-            found[name] = values[low:high]
-    return found
+            part[name] = values[low:high]
+    return part
 
 
 def _from_segments(

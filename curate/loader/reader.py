@@ -1,4 +1,4 @@
-"""Numbers of sequences → batches of the fields asked for."""
+"""Read sequences by number into batches of the requested fields."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from curate.loader.window_source import WindowSource
 
 
 class SequenceReader:
-    """Reads sequences of a source."""
+    """Reads sequences by number from a source of windows."""
 
     def __init__(self, source: WindowSource, fields: Sequence[str], dtype: DTypeLike) -> None:
         """Wrap a source that was opened for these fields.
 
         Args:
-            source: With windows of a token more where labels are asked for.
+            source: Windows, which are one token longer than a sequence if there are labels.
             fields: Names out of `fields.FIELDS`.
-            dtype: Of `tokens` and `labels`.
+            dtype: Integer type of `tokens` and `labels`.
 
         Raises:
             RecipeError: A field is unknown, or the dtype cannot hold the tokens.
@@ -42,11 +42,11 @@ class SequenceReader:
         self.sequence_length = source.window_tokens - extra_tokens(self.fields)
 
     def __len__(self) -> int:
-        """Sequences."""
+        """Count the sequences."""
         return self.source.windows
 
     def read(self, numbers: NDArray[np.int64]) -> Batch:
-        """A batch, arrays by field.
+        """Read a batch, arrays by field.
 
         Raises:
             IndexError: A number is out of range.
@@ -58,7 +58,7 @@ class SequenceReader:
         return assemble(self.fields, windows, self.sequence_length, segments, numbers)
 
     def __repr__(self) -> str:
-        """What is there, and what is left over."""
+        """Describe the sequences, and the tokens left over."""
         return (
             f"<{len(self):,} sequences of {self.sequence_length:,} tokens from "
             f"{self.source.where}; {self.source.left_over_tokens:,} tokens fill none>"

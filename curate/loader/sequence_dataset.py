@@ -1,4 +1,4 @@
-"""Sequences by number: what torch calls a map-style dataset, in NumPy.
+"""Sequences by number, in NumPy; torch calls this a map-style dataset.
 
 `torch.utils.data.DataLoader` takes it as it is. Numbers follow the order of the build, which mixes
 already; a sampler of the trainer's may shuffle them. `loader` gives shuffled batches that resume.
@@ -30,6 +30,11 @@ class Sequences:
     ) -> None:
         """Wrap a source that was opened for these fields.
 
+        Args:
+            source: Windows, which are one token longer than a sequence if there are labels.
+            fields: Names out of `FIELDS`.
+            dtype: Integer type of `tokens` and `labels`.
+
         Raises:
             RecipeError: A field is unknown, or the dtype is not of integers.
         """
@@ -42,7 +47,7 @@ class Sequences:
         return self.reader.sequence_length
 
     def __len__(self) -> int:
-        """Sequences."""
+        """Count the sequences."""
         return len(self.reader)
 
     @property
@@ -56,11 +61,11 @@ class Sequences:
         return self.reader.source.left_over_tokens
 
     def __repr__(self) -> str:
-        """What is there, and what is left over."""
+        """Describe the sequences, and the tokens left over."""
         return repr(self.reader)
 
     def __getitem__(self, position: int) -> Batch:
-        """One sequence, in the order of the build; arrays without the batch dimension.
+        """Read one sequence, in the order of the build; arrays have no batch dimension.
 
         Raises:
             IndexError: There is no such sequence.
@@ -74,11 +79,11 @@ class Sequences:
         }
 
     def __getitems__(self, positions: Sequence[int]) -> list[Batch]:
-        """Several sequences at once; torch's loader asks for its batches this way."""
+        """Read several sequences; torch's loader requests its batches this way."""
         return [self[position] for position in positions]
 
     def read(self, numbers: NDArray[np.int64]) -> Batch:
-        """A batch of sequences by their numbers in the source, which are not positions.
+        """Read a batch of sequences by their numbers in the source, which are not positions.
 
         Raises:
             IndexError: A number is out of range.
@@ -92,11 +97,11 @@ class Sequences:
         ranks: int = 1,
         options: LoaderOptions | None = None,
     ) -> BatchLoader:
-        """Batches of NumPy arrays in a shuffled order, read ahead by a thread.
+        """Iterate over batches of NumPy arrays in a shuffled order, read ahead by a thread.
 
         Args:
             batch_sequences: Sequences of a batch, on each rank.
-            rank: Of this process, from 0.
+            rank: Number of this process, from 0.
             ranks: Processes that share an epoch.
             options: Order, seed, last step, batches read ahead.
 
@@ -113,11 +118,11 @@ class Sequences:
         workers: int = 0,
         options: LoaderOptions | None = None,
     ) -> TorchLoader:
-        """The same batches as torch tensors, from a `torch.utils.data.DataLoader`.
+        """Iterate over the same batches as torch tensors, with a `torch.utils.data.DataLoader`.
 
         Args:
             batch_sequences: Sequences of a batch, on each rank.
-            share: (rank, ranks); None asks `torch.distributed`, and is (0, 1) without.
+            share: (rank, ranks); None takes them from `torch.distributed`, or (0, 1) without it.
             workers: Processes that read; 0 for a thread of this one.
             options: Order, seed, last step, batches that each worker reads ahead.
 

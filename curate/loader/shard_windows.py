@@ -34,7 +34,7 @@ class Cut:
     """How a stretch of tokens is cut into windows."""
 
     length: int
-    """From the start of a window to the start of the next."""
+    """Tokens from the start of a window to the start of the next."""
     window_tokens: int
     """Tokens of a window, `length` or one more."""
     sequence_tokens: int
@@ -42,11 +42,11 @@ class Cut:
 
     @property
     def per_sequence(self) -> int:
-        """Windows of a whole sequence."""
+        """Count the windows of a whole sequence."""
         return (self.sequence_tokens - self.window_tokens) // self.length + 1
 
     def windows(self, tokens: int) -> int:
-        """Windows of a stretch.
+        """Count the windows of a stretch.
 
         Example:
             >>> Cut(4, 5, 100).windows(9), Cut(4, 5, 100).windows(8), Cut(4, 4, 9).windows(18)
@@ -57,7 +57,7 @@ class Cut:
         return whole * self.per_sequence + in_rest
 
     def covered_tokens(self, tokens: int) -> int:
-        """Tokens of a stretch that lie in a window."""
+        """Count the tokens of a stretch that lie in a window."""
         shared = self.window_tokens - self.length
         whole, rest = divmod(tokens, self.sequence_tokens)
         in_rest = max(0, (rest - self.window_tokens) // self.length + 1)
@@ -65,7 +65,7 @@ class Cut:
         return covered + (in_rest * self.length + shared if in_rest else 0)
 
     def starts(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-        """First token in the stretch of each window."""
+        """Return the first token of each window, counted from the start of the stretch."""
         sequence, within = np.divmod(numbers, self.per_sequence)
         starts: NDArray[np.int64] = sequence * self.sequence_tokens + within * self.length
         return starts
@@ -82,14 +82,14 @@ class ShardSource:
         extra_tokens: int,
         segments: bool,
     ) -> None:
-        """Map the shards; sizes and headers are checked, contents are `curate verify`'s to check.
+        """Map the shards and check sizes and headers; `curate verify` checks contents.
 
         Args:
-            directory: Of a finished build.
+            directory: Directory of a finished build.
             split: `train`, `validation`, or `validation/<domain>`.
             length: Tokens of a sequence; None takes that of the build.
-            extra_tokens: 1 where windows hold a token more.
-            segments: Whether `read` gives them; costs 10 bytes of memory a document.
+            extra_tokens: 1 if windows are one token longer than a sequence.
+            segments: Whether `read` returns segments; takes 10 bytes of memory a document.
 
         Raises:
             ShardError: A shard is absent, cut, or of another dtype than the manifest says.
@@ -114,7 +114,7 @@ class ShardSource:
         self._segments = _segments_of(directory, records) if segments else None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Travel to another process as names of files."""
+        """Pickle as names of files, for another process."""
         return ShardSource, self._arguments
 
     def _cut_into_windows(self, length: int | None, extra_tokens: int) -> None:
@@ -165,7 +165,7 @@ class ShardSource:
         return starts
 
     def _runs(self, starts: NDArray[np.int64]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-        """Addresses and tokens of what lies under each window: one run, or several."""
+        """Return addresses and tokens of the runs under each window, one or several."""
         window = self.window_tokens
         first = np.searchsorted(self._stops, starts, side="right")
         last = np.searchsorted(self._stops, starts + window - 1, side="right")
@@ -198,17 +198,17 @@ class ShardSource:
         return partial(permute, size=self.windows, key=epoch_seed(seed, epoch))
 
     def stored_order(self) -> Order:
-        """As they lie in the shards."""
+        """Return the order of the shards: window `n` at position `n`."""
         return np.ndarray.copy
 
 
 def _ranges(
     first: NDArray[np.int64], counts: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Owner and value of each member of the ranges [first, first + count), back to back.
+    """List owner and value of each member of the ranges [first, first + count), back to back.
 
     Example:
-        >>> [found.tolist() for found in _ranges(np.array([5, 9]), np.array([2, 1]))]
+        >>> [array.tolist() for array in _ranges(np.array([5, 9]), np.array([2, 1]))]
         [[0, 0, 1], [5, 6, 9]]
     """
     owner = np.repeat(np.arange(len(counts)), counts)
@@ -218,31 +218,31 @@ def _ranges(
 
 def _records(manifest: Manifest, split: str, where: str) -> list[ShardRecord]:
     name, _, domain = split.partition("/")
-    found = [
+    records = [
         record
         for record in manifest.shards
         if record.split == name and (not domain or record.stem == split) and record.tokens
     ]
-    if name not in SPLITS or (domain and name != "validation") or not found:
+    if name not in SPLITS or (domain and name != "validation") or not records:
         held = sorted({record.split for record in manifest.shards if record.tokens})
         held += [record.stem for record in manifest.shards if record.split == "validation"]
         raise RecipeError(f"{where}: split {split!r} has no tokens; there are {', '.join(held)}")
-    return found
+    return records
 
 
 def _map_shards(
     directory: Path, manifest: Manifest, records: Sequence[ShardRecord]
 ) -> list[Mapped]:
-    chosen = manifest.configured()
+    form = manifest.configured()
     if manifest.shape != MIXED or manifest.packing != CONCAT:
         what = f"packing: {manifest.packing}" if manifest.shape == MIXED else "domains apart"
         raise RecipeError(
             f"{directory}: shards with {what} are for trainers that mix or pad for themselves, and "
             "are not read by curate.load; load the recipe instead of the directory"
         )
-    if not isinstance(chosen, TokenFormat) or chosen.view is None or manifest.dtype is None:
-        able = [name for name, form in FORMATS.items()
-                if isinstance(form, TokenFormat) and form.view is not None]  # fmt: skip
+    if not isinstance(form, TokenFormat) or form.view is None or manifest.dtype is None:
+        able = [name for name, other in FORMATS.items()
+                if isinstance(other, TokenFormat) and other.view is not None]  # fmt: skip
         raise RecipeError(
             f"{directory}: format {manifest.format} is not read by curate.load; load the recipe "
             f"instead of the directory, or build with one of output.format: {', '.join(able)}"
@@ -252,22 +252,22 @@ def _map_shards(
     for record in records:
         for file in record.files:
             _check_size(directory / file.path, file.bytes)
-        found = chosen.view(directory / record.stem, dtype)
-        count_tokens = int(found.tokens.sum())
+        shard = form.view(directory / record.stem, dtype)
+        count_tokens = int(shard.tokens.sum())
         if count_tokens != record.tokens:
             raise ShardError(
                 f"{directory / record.stem}: expected {record.tokens} tokens as the manifest says, "
                 f"found {count_tokens}; build it again"
             )
-        mapped.append(found)
+        mapped.append(shard)
     return mapped
 
 
 def _addresses(mapped: Mapped) -> NDArray[np.uint64]:
-    """Of the first token of each run.
+    """Return the address of the first token of each run.
 
-    Those of samples behind heads of odd length are odd; processors of today read them at full
-    speed, and compiled code does not ask for more than it is told of (measured on x86-64 alone).
+    Samples behind heads of odd length have odd addresses. Current processors read those at full
+    speed, and the compiled loops assume no alignment (measured on x86-64 only).
     """
     first = np.uint64(mapped.content.ctypes.data)
     addresses: NDArray[np.uint64] = mapped.starts.astype(np.uint64) + first
@@ -289,7 +289,7 @@ def _check_size(path: Path, expected_bytes: int) -> None:
 def _segments_of(
     directory: Path, records: Sequence[ShardRecord]
 ) -> tuple[NDArray[np.uint16], NDArray[np.int64]]:
-    """Domain of each run of a document in the shards, and where in the stream it ends."""
+    """Return the domain of each run of a document in the shards, and its end in the stream."""
     domains, tokens = [], []
     for record in records:
         path = directory / record.provenance.path
@@ -298,7 +298,7 @@ def _segments_of(
         rows = rows[rows["tokens"] > 0]
         if int(rows["tokens"].sum()) != record.tokens:
             raise ShardError(
-                f"{path}: speaks of {int(rows['tokens'].sum())} tokens, its shard holds "
+                f"{path}: lists {int(rows['tokens'].sum())} tokens, but its shard holds "
                 f"{record.tokens}; build it again"
             )
         domains.append(rows["domain"].copy())

@@ -23,30 +23,30 @@ from curate.runtime.files import hash_bytes, hash_json
 from curate.tokens.domain import DomainTokens
 
 STRETCH_SEQUENCES = 4096
-"""Sequences whose order is worked out together: a few milliseconds and less than 1 MB."""
+"""Sequences whose order is computed together; takes a few milliseconds and under 1 MB."""
 
 
 @dataclass(frozen=True)
 class PlannedStore:
-    """What a recipe takes of the token store."""
+    """Tokens of the store that a recipe uses."""
 
     where: str
     """The recipe, for messages."""
     streams: Sequence[DocumentStream]
-    """What the plan takes of each domain."""
+    """Tokens that the plan takes of each domain."""
     domains: Sequence[DomainTokens]
-    """In the same order."""
+    """Domains, in the same order."""
     highest_id: int
-    """Of the tokenizer."""
+    """Highest token id of the tokenizer."""
     seed: int
-    """The recipe's."""
+    """Seed of the recipe."""
 
 
 class StoreSource:
     """Windows over the domains of a token store."""
 
     def __init__(self, planned: PlannedStore, window_tokens: int) -> None:
-        """Prepare; takes no memory in the number of windows.
+        """Prepare the sampler; memory does not grow with the number of windows.
 
         Raises:
             RecipeError: No window fits.
@@ -71,11 +71,11 @@ class StoreSource:
         self._copier = TokenCopier(planned.domains)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Travel to another process without the tokens."""
+        """Pickle without the tokens, for another process."""
         return StoreSource, (self._planned, self.window_tokens)
 
     def fingerprint(self) -> str:
-        """Hash of the documents in their order, what is taken of them, and the window."""
+        """Hash of the documents in their order, the tokens taken of them, and the window."""
         return self._fingerprint
 
     @cached_property
@@ -97,18 +97,18 @@ class StoreSource:
         )
 
     def order(self, seed: int, epoch: int) -> Order:
-        """Evenly spread by domain, permuted within; epoch 0 of the recipe's seed is the build's."""
+        """Spread domains evenly and permute within; epoch 0 of the recipe's seed is the build's."""
         return _SpreadOrder(
             self._sampler.reordered(epoch_seed(seed, epoch)), self._bases, self.windows
         )
 
     def stored_order(self) -> Order:
-        """That of a build with this sequence length."""
+        """Return the order of a build with this sequence length."""
         return self.order(self.seed, 0)
 
 
 class _SpreadOrder:
-    """Finds the windows at some positions; keeps the last stretch it worked out."""
+    """Maps positions to windows; keeps the last stretch it computed."""
 
     def __init__(self, sampler: SequenceSampler, bases: NDArray[np.int64], windows: int) -> None:
         self._sampler = sampler
@@ -117,7 +117,7 @@ class _SpreadOrder:
         self._stretches = max(1, windows // STRETCH_SEQUENCES)
         self._first = 0
         self._numbers = np.empty(0, np.int64)
-        self._found = -1
+        self._stretch = -1
 
     def __call__(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """Numbers of the windows at ascending positions."""
@@ -131,12 +131,12 @@ class _SpreadOrder:
         return numbers
 
     def _turn_to(self, position: int) -> None:
-        """Work out the stretch that holds a position."""
+        """Compute the stretch that holds a position, first guessing it from the even spread."""
         if self._first <= position < self._first + len(self._numbers):
             return
         stretch = min(position * self._stretches // self._windows, self._stretches - 1)
-        if self._found + 1 < self._stretches and position == self._first + len(self._numbers):
-            stretch = self._found + 1
+        if self._stretch + 1 < self._stretches and position == self._first + len(self._numbers):
+            stretch = self._stretch + 1
         while self._before(stretch) > position:
             stretch -= 1
         while stretch + 1 < self._stretches and self._before(stretch + 1) <= position:
@@ -144,7 +144,7 @@ class _SpreadOrder:
         domains, numbers = self._sampler.numbers(stretch, self._stretches)
         self._first = self._before(stretch)
         self._numbers = self._bases[domains] + numbers
-        self._found = stretch
+        self._stretch = stretch
 
     def _before(self, stretch: int) -> int:
         return self._sampler.sequences_before(stretch, self._stretches) if stretch else 0

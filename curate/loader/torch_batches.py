@@ -1,9 +1,9 @@
-"""The loader's batches for torch: an `IterableDataset` and a `DataLoader` that knows its state.
+"""Batches for torch: an `IterableDataset`, and a `DataLoader` with exact state.
 
 The only module of the loader that imports torch. Worker processes read blocks of batches, in turn,
-so torch hands them on in order, and few and large ones, as each costs a passing of shared memory.
-The process that trains cuts them and counts what it handed out, hence the state is exact whatever
-the workers have read ahead.
+so torch delivers them in order. Blocks are few and large, as each costs a transfer between
+processes. The training process cuts them and counts what it handed out, so the state is exact
+whatever the workers have read ahead.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from curate.loader.fields import Batch
 
 Tensors = dict[str, torch.Tensor]
 Read = tuple[BatchBlock, Tensors]
-"""Batches together, and how to cut them."""
+"""A block that was read, and how to cut it into batches."""
 
 
 class TorchBatches(IterableDataset[Read]):
-    """What is left of the epoch, as blocks of batches.
+    """Rest of the epoch, as blocks of batches.
 
-    For a `DataLoader` with batch_size=None and any number of workers.
+    Made for a `DataLoader` with batch_size=None and any number of workers.
     """
 
     def __init__(self, loader: BatchLoader) -> None:
-        """Wrap; a worker gets a copy, whose files it maps anew where processes are spawned."""
+        """Wrap a loader; each worker gets a copy, and a spawned one maps the files again."""
         self.loader = loader
 
     def __iter__(self) -> Iterator[Read]:
-        """The blocks of this worker, or all where there are none."""
+        """Yield the blocks of this worker, or all of them without workers."""
         worker = get_worker_info()
         index, workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
         for block, read in self.loader.blocks(index, workers):
@@ -52,7 +52,9 @@ class TorchLoader(DataLoader[Read]):
             RecipeError: The number of workers is negative.
         """
         if workers < 0:
-            raise RecipeError(f"curate.load: workers: {workers} is below 0, which is none")
+            raise RecipeError(
+                f"curate.load: workers: {workers} is below 0; 0 reads in this process"
+            )
         super().__init__(
             TorchBatches(loader),
             batch_size=None,
@@ -67,7 +69,7 @@ class TorchLoader(DataLoader[Read]):
         return self.loader.steps()
 
     def __iter__(self) -> Iterator[Tensors]:  # type: ignore[override]
-        """Batches from where it stands to the end of the epoch."""
+        """Yield batches from the current position to the end of the epoch."""
         for block, read in super().__iter__():
             arrays = {name: values.numpy() for name, values in read.items()}
             for epoch, position, batch in block.batches(arrays):
@@ -75,11 +77,11 @@ class TorchLoader(DataLoader[Read]):
                 yield to_tensors(batch)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where it stands after the last batch handed out; see `BatchLoader.state_dict`."""
+        """Return the state after the last batch handed out; see `BatchLoader.state_dict`."""
         return self.loader.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state of any number of ranks and workers, torch's or NumPy's.
+        """Resume from a state of any number of ranks and workers, torch's or NumPy's.
 
         Raises:
             ShardError: See `BatchLoader.load_state_dict`.
@@ -88,12 +90,12 @@ class TorchLoader(DataLoader[Read]):
 
 
 def to_tensors(batch: Batch) -> Tensors:
-    """Tensors that share the arrays' memory."""
+    """Make tensors that share the arrays' memory."""
     return {name: torch.from_numpy(values) for name, values in batch.items()}
 
 
 def default_share() -> tuple[int, int]:
-    """Rank and ranks of `torch.distributed`, or the only one."""
+    """Return rank and ranks of `torch.distributed`, or (0, 1) without it."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_rank(), torch.distributed.get_world_size()
     return 0, 1

@@ -1,6 +1,6 @@
-"""What a loader reads from: windows of tokens under a number, and orders of these numbers.
+"""Interface that a loader reads from: numbered windows of tokens, and orders of the numbers.
 
-Written shards and the token store keep the same promise, so everything above is written once.
+Written shards and the token store both implement it, so everything above is written once.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from curate.loader.fields import Segments
 
 Order = Callable[[NDArray[np.int64]], NDArray[np.int64]]
-"""Positions in an epoch, ascending, → numbers of the windows that stand there; a bijection."""
+"""Maps positions in an epoch, ascending, to the numbers of the windows there; a bijection."""
 
 
 class WindowSource(Protocol):
-    """Windows of equal length."""
+    """Numbered windows of equal length."""
 
     @property
     def where(self) -> str:
@@ -27,12 +27,12 @@ class WindowSource(Protocol):
 
     @property
     def windows(self) -> int:
-        """How many there are, at least 1."""
+        """Number of windows, at least 1."""
         ...
 
     @property
     def window_tokens(self) -> int:
-        """Tokens of each."""
+        """Tokens of each window."""
         ...
 
     @property
@@ -47,12 +47,12 @@ class WindowSource(Protocol):
 
     @property
     def highest_id(self) -> int:
-        """Of the tokenizer."""
+        """Highest token id of the tokenizer."""
         ...
 
     @property
     def seed(self) -> int:
-        """Of the order, unless another is asked for."""
+        """Seed of the order, unless another is requested."""
         ...
 
     def fingerprint(self) -> str:
@@ -60,13 +60,13 @@ class WindowSource(Protocol):
         ...
 
     def read(self, numbers: NDArray[np.int64], out: NDArray[Any]) -> Segments | None:
-        """Fill `out`, shape (numbers, window_tokens); segments, if the source was opened so."""
+        """Fill `out`, shape (numbers, window_tokens); return segments if the source has them."""
         ...
 
     def order(self, seed: int, epoch: int) -> Order:
-        """A shuffled order, another one for every seed and epoch."""
+        """Return a shuffled order, different for every seed and epoch."""
         ...
 
     def stored_order(self) -> Order:
-        """The order of a build."""
+        """Return the order of a build."""
         ...
