@@ -39,7 +39,7 @@ FENCE = re.compile(
     re.DOTALL | re.MULTILINE,
 )
 
-DIRECTIVE = re.compile(r"\{[a-z:]+\}")
+DIRECTIVE = re.compile(r"\{[a-z:-]+\}")
 
 FRAME = re.compile(r"[\u2500-\u257f]+")
 NUMBER = re.compile(r"\d[\d,._]*")

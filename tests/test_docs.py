@@ -73,7 +73,7 @@ def test_pages_name_no_command_that_is_not(page: str) -> None:
         ("recipe", READERS),
         ("recipe", BACKENDS),
         ("recipe", [alias for words in ALIASES.values() for alias in words]),
-        ("python", [name for name in dir(curate) if name in getattr(curate, "__all__", ())]),
+        ("python", [name for name in curate.__all__ if not name.startswith("_")]),
     ],
     ids=["methods", "laws", "formats", "readers", "backends", "aliases", "python"],
 )
@@ -121,7 +121,7 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], str]:
 
     def run(source: Path) -> str:
         target = tmp_path_factory.mktemp("html")
-        command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-n", str(source)]
+        command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", str(source)]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         done = subprocess.run(
             [*command, str(target)], capture_output=True, text=True, env=environment, timeout=300

@@ -19,6 +19,7 @@ import click
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+import curate  # noqa: E402
 from curate.cli import cli  # noqa: E402
 from curate.formats import FORMATS  # noqa: E402
 from curate.formats.base import TokenFormat  # noqa: E402
@@ -223,6 +224,15 @@ def _format_options() -> str:
     return table(["format", "option", "default", "meaning"], rows)
 
 
+def _python_functions() -> str:
+    rows = [
+        [f"`{name}`", (inspect.getdoc(getattr(curate, name)) or "").partition("\n\n")[0]]
+        for name in curate.__all__
+        if not name.startswith("_")
+    ]
+    return table(["function", "what it does"], rows)
+
+
 GENERATED: dict[str, Callable[[], str]] = {
     "recipe-keys": _recipe_table,
     "recipe-aliases": _aliases_table,
@@ -230,6 +240,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "command-table": _command_table,
     "methods": _methods_table,
     "laws": _laws_table,
+    "python-functions": _python_functions,
     "formats": _formats_table,
     "format-options": _format_options,
 }
