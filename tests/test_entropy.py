@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from curate.stats.entropy import MEASURES, Entropies, entropies, table_entropies
+from curate.stats.entropy import Entropies, entropies, table_entropies
 from curate.tokens.count_tables import CountTable, write_table
 from curate.tokens.counting import count_stream
 
@@ -45,7 +45,7 @@ def test_equals_the_definitions(symbols):
         stream = random_stream(rng, symbols, tokens)
         found = entropies([count_stream(stream, 0, symbols)])
         expected, firsts, pairs = directly(stream)
-        for measure in MEASURES:
+        for measure in ("shannon", "joint", "conditional"):
             assert getattr(found, measure) == pytest.approx(expected[measure], abs=1e-9)
         assert (found.tokens, found.vocabulary_used) == (firsts.total(), len(firsts))
         assert found.bigrams_used == len(pairs)
@@ -151,7 +151,7 @@ def test_pieces_of_a_table_give_what_the_table_gives(tmp_path):
     ]
     cut = entropies(pieces)
     assert (cut.tokens, cut.vocabulary_used) == (whole.tokens, whole.vocabulary_used)
-    for measure in MEASURES:
+    for measure in ("shannon", "joint", "conditional"):
         assert getattr(cut, measure) == pytest.approx(getattr(whole, measure), abs=1e-12)
 
 

@@ -333,7 +333,8 @@ def test_weights_carry_intervals_and_warn_within_noise() -> None:
     alone = 1.96 * 0.05 * found.weights["b"] * (1 - found.weights["b"])
     assert alone < half < 1.3 * alone
     assert found.warnings == (
-        "the order of b and c is within noise: 4.000 and 3.950 nats, difference 0.050 ± 0.139",
+        "b and c: entropies differ by less than their error (4.000 and 3.950 nats, difference "
+        "0.050 ± 0.139)",
     )
     turned = weight_intervals(dict(reversed(entropies.items())))
     assert turned.low == found.low and turned.weights == pytest.approx(found.weights)

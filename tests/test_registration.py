@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from click.testing import CliRunner
 from format_contract import CONTRACT as FORMAT_CONTRACT
 from format_contract import Case, describes_itself
 from law_contract import CONTRACT, two_counts
+from statistic_contract import CONTRACT as STATISTIC_CONTRACT
 
 from curate.cli import cli
 from curate.errors import RecipeError, ShardError
@@ -25,6 +27,9 @@ from curate.pipeline.build import build
 from curate.recipe import load
 from curate.runtime.files import atomic_path
 from curate.runtime.progress import Observer
+from curate.stats import STATISTICS, Statistic, find_entropy
+from curate.stats.estimate import GROUPS, estimate
+from curate.stats.statistic import Column, DomainSample, Measurement, entropy_measurement
 
 # A law.
 
@@ -139,3 +144,58 @@ def test_a_recipe_is_built_in_a_format_of_another_package(recipe: Path, toy_form
         build(
             load(recipe, (f"output.format={toy_format}", "output.shape=per-domain")), 1, Observer()
         )
+
+
+# A statistic.
+
+
+def collision(sample: DomainSample) -> Measurement:
+    pairs = sample.pairs
+    groups = pairs.group(min(GROUPS, pairs.blocks))
+    parts = [pairs.counts(pairs.totals(groups != group)) for group in set(groups.tolist())]
+    shares = [counts.first_margin() / counts.tokens for counts in (sample.counts, *parts)]
+    whole, *left_out = (float(-np.log((share**2).sum())) for share in shares)
+    value = estimate(whole, left_out, 0.0, "plugin", pairs.tokens)
+    return entropy_measurement(value, {"order": 2}, plugin=whole)
+
+
+TOY_STATISTIC = Statistic(
+    "collision", "Rényi entropy of order 2 of the token", "nats per token", "tokens", "plugin",
+    "Rényi 1961", collision, entropy=True, label="H2", columns=(Column("order", ("order",), "d"),),
+)  # fmt: skip
+
+
+@pytest.fixture
+def toy_statistic() -> Iterator[str]:
+    STATISTICS.add(TOY_STATISTIC)
+    yield TOY_STATISTIC.name
+    STATISTICS.remove(TOY_STATISTIC.name)
+
+
+@pytest.mark.parametrize("check", STATISTIC_CONTRACT, ids=lambda check: check.__name__)
+def test_a_statistic_of_another_package_keeps_the_contract(
+    check: Callable[[Statistic, Path], None], toy_statistic: str, tmp_path: Path
+) -> None:
+    check(STATISTICS[toy_statistic], tmp_path)
+
+
+def test_a_statistic_of_another_package_is_reported_and_drives_a_mixture(
+    recipe: Path, toy_statistic: str
+) -> None:
+    entropy = "mixture={method: entropy, measure: collision, temperature: 2}"
+    command = ["stats", str(recipe), "--compare", "--workers", "1", "--set", entropy]
+    done = CliRunner().invoke(cli, command)
+    assert done.exit_code == 0, done.output
+    assert "H2" in done.output and "entropy, collision" in done.output.replace("\n", " ")
+    folder = recipe.parent / "out" / "tiny"
+    report = json.loads((folder / "entropy_report.json").read_text("utf-8"))
+    nats = {name: row["entropy"][toy_statistic]["nats"] for name, row in report["domains"].items()}
+    assert report["estimators"][toy_statistic] == ["plugin"]
+    done = CliRunner().invoke(cli, ["mix", str(recipe), "--workers", "1", "--set", entropy])
+    assert done.exit_code == 0, done.output
+    mixture = json.loads((folder / "mixture.json").read_text("utf-8"))
+    power = {name: np.exp(value / 2) for name, value in nats.items()}
+    expected = {name: value / sum(power.values()) for name, value in power.items()}
+    assert mixture["unconstrained"] == pytest.approx(expected)
+    with pytest.raises(RecipeError, match=r"'colision'; did you mean 'collision'\?"):
+        find_entropy("colision")

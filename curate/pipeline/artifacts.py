@@ -9,7 +9,7 @@ import msgspec
 
 from curate import __version__
 from curate.dataset.manifest import QUARANTINE, refuse_foreign
-from curate.pipeline.measure import Evidence
+from curate.pipeline.measure import TextEvidence
 from curate.pipeline.read_evidence import evidence_hash
 from curate.pipeline.tokenize import TokenizedDomains
 from curate.recipe import LoadedRecipe
@@ -20,7 +20,7 @@ from curate.runtime.progress import Observer
 def write_stats(
     loaded: LoadedRecipe,
     tokenized: TokenizedDomains,
-    measured: Sequence[Evidence],
+    measured: Sequence[TextEvidence],
     observer: Observer,
 ) -> None:
     """Write `stats.json`, and `quarantine.jsonl` with every bad record.

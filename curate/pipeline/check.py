@@ -7,12 +7,11 @@ from curate.formats import FORMATS, check_options
 from curate.formats import find as find_format
 from curate.formats.base import TextFormat
 from curate.mixture import find as find_method
-from curate.mixture.methods.entropic import MEASURES
 from curate.pipeline.proxy_setup import check_proxy
 from curate.pipeline.read_evidence import evidence_paths, made_by_proxies
 from curate.plan.per_domain import PER_DOMAIN, check_shape
 from curate.recipe import LoadedRecipe
-from curate.runtime.registry import nearest_hint
+from curate.stats import find_entropy
 
 
 def check_names(loaded: LoadedRecipe) -> None:
@@ -26,12 +25,7 @@ def check_names(loaded: LoadedRecipe) -> None:
     evidence_paths(loaded)
     if made_by_proxies(loaded) is not None:
         check_proxy(loaded)
-    if recipe.mixture.measure not in MEASURES:
-        measure = recipe.mixture.measure
-        raise RecipeError(
-            f"mixture.measure: no measure is called '{measure}'{nearest_hint(measure, MEASURES)} "
-            f"(known: {', '.join(MEASURES)})"
-        )
+    find_entropy(recipe.mixture.measure)
     output_format = find_format(recipe.output.format)
     options = check_options(recipe.output.format, recipe.output.options)
     if recipe.output.shape == PER_DOMAIN:

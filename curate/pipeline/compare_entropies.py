@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from curate.mixture import MixtureRequest
 from curate.mixture.compare_methods import Entrant, before_caps
-from curate.mixture.methods.entropic import MEASURES
+from curate.pipeline.measure import entropy_fields, report_evidence
 from curate.pipeline.tokenize import TokenizedDomains
 from curate.runtime.progress import Observer
 from curate.runtime.workers import map_tasks
+from curate.stats import entropy_statistics
 from curate.stats.estimate import WeightIntervals, weight_intervals
 from curate.stats.measure import (
     DomainReport,
@@ -35,19 +36,19 @@ ORIGIN = ("schema", "curate_version", "recipe_hash", "inputs", "backend", "token
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class MeasuredDomains:
     """All domains on one sample plan."""
 
     plan: SamplePlan
     domains: tuple[DomainReport, ...]
     warnings: tuple[str, ...]
-    """Domains that are too small, and neighbours whose order is within noise."""
+    """Domains that are too small, and neighbours that differ by less than their error."""
 
     def to_json(self, stats: Mapping[str, Any]) -> dict[str, Any]:
         """The fields of `entropy_report.json`.
 
         Args:
-            stats: What `stats.json` holds, for the origin.
+            stats: The content of `stats.json`, for the origin.
         """
         matrices = compare(self.domains)
         return {
@@ -60,8 +61,8 @@ class Measured:
                 "seed": self.plan.seed,
             },
             "estimators": {
-                name: sorted({report.measure(name).estimator for report in self.domains})
-                for name in MEASURES
+                name: sorted({report.estimate(name).estimator for report in self.domains})
+                for name in entropy_statistics()
             },
             "domains": {report.name: report.to_json() for report in self.domains},
             "between": {
@@ -81,14 +82,14 @@ class _Task:
 
 def measure_domains(
     tokenized: TokenizedDomains, seed: int, workers: int, observer: Observer
-) -> Measured:
+) -> MeasuredDomains:
     """Measure every domain on a sample of the same size, a domain a task.
 
     Args:
         tokenized: The domains, in the store.
         seed: The recipe's.
-        workers: Processes.
-        observer: Told of the stage and of every warning.
+        workers: Number of processes.
+        observer: Receives the stage and every warning.
     """
     plan, warnings = sample_plan(tokenized.domains, seed)
     observer.begin("entropies", [domain.name for domain in tokenized.domains])
@@ -105,41 +106,33 @@ def measure_domains(
         warnings += corrected_weights(others, 1.0).warnings
     for warning in warnings:
         observer.notice(warning)
-    return Measured(plan, reports, warnings)
+    return MeasuredDomains(plan, reports, warnings)
 
 
 def corrected_weights(reports: Sequence[DomainReport], temperature: float) -> WeightIntervals:
     """Shares proportional to exp(CE / T), CE bias corrected, with their 95 % intervals."""
     return weight_intervals(
-        {report.name: report.measure("conditional") for report in reports}, temperature
+        {report.name: report.estimate("conditional") for report in reports}, temperature
     )
 
 
-def entropy_entrants(measured: Measured, request: MixtureRequest) -> list[Entrant]:
+def entropy_entrants(measured: MeasuredDomains, request: MixtureRequest) -> list[Entrant]:
     """Enter the mixtures that need no trained models, before caps, with one for every entropy.
 
     Args:
         measured: Measurements of the request's domains, in its order.
         request: The recipe's, with plug-in entropies of all tokens.
     """
-    domains = []
-    for domain, report in zip(request.domains, measured.domains, strict=True):
-        estimates = {name: report.measure(name) for name in MEASURES}
-        errors = {name: estimate.error for name, estimate in estimates.items()}
-        domains.append(
-            replace(
-                domain,
-                entropy={name: estimate.nats for name, estimate in estimates.items()},
-                entropy_error={name: value for name, value in errors.items() if value is not None},
-                embedding=tuple(report.mean_embedding.tolist()),
-            )
-        )
-    return before_caps(replace(request, domains=tuple(domains)), request)
+    domains = tuple(
+        replace(domain, **entropy_fields(report_evidence(report)))
+        for domain, report in zip(request.domains, measured.domains, strict=True)
+    )
+    return before_caps(replace(request, domains=domains), request)
 
 
 def _without_interval(reports: Sequence[DomainReport]) -> list[str]:
     """Domains of a single document, whose error is unknown rather than nothing."""
-    return [report.name for report in reports if report.measure("conditional").low is None]
+    return [report.name for report in reports if report.estimate("conditional").low is None]
 
 
 def _measure(task: _Task) -> DomainReport:

@@ -1,7 +1,7 @@
-"""What mixing methods know of the text of each domain, measured once and kept in the cache.
+"""Measurements of each domain's text that mixing methods use, made once and kept in the cache.
 
 Bias-corrected entropies with intervals take seconds a domain, so they are measured only when a
-mixture asks for them, on a sample of the same size for all domains, and kept under a name made of
+mixture needs them, on a sample of the same size for all domains. Their file's name is a hash of
 everything they depend on: the domain's documents, the tokenizer, the sample and the seed.
 """
 
@@ -10,11 +10,9 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from curate import __version__
 from curate.pipeline.tokenize import TokenizedDomains
@@ -22,38 +20,35 @@ from curate.recipe import LoadedRecipe, MixtureRecipe
 from curate.runtime.files import atomic_path, hash_json
 from curate.runtime.progress import Observer
 from curate.runtime.workers import map_tasks
+from curate.stats import Statistic, entropy_statistics, find_entropy
 from curate.stats.estimate import Estimate
 from curate.stats.sampling import SamplePlan, sample_plan
+from curate.stats.statistic import EXCERPTS, TEXT, TOKENS, DomainSample, SampleKind
 from curate.tokens.domain import DomainTokens
 from curate.tokens.tokenizer import Tokenizer
 
-if TYPE_CHECKING:  # what measures loads compiled code, which most commands do not need
-    from curate.stats.intervals import EntropyReport
+if TYPE_CHECKING:  # this loads compiled code, which most commands do not need
     from curate.stats.measure import DomainReport
-    from curate.stats.von_neumann import NeumannReport
 
 SCHEMA = 1
-"""Of what is kept; a change of an estimator must raise it."""
-
-TOKENS, EXCERPTS = "tokens", "excerpts"
-"""Two measurements: of neighbouring tokens, and of embedded excerpts."""
+"""Version of the kept files. Bump it when an estimator changes."""
 
 
-class Evidence(msgspec.Struct, frozen=True):
-    """What is known of one domain beyond its counts."""
+class TextEvidence(msgspec.Struct, frozen=True):
+    """Entropies and embedding of one domain's text, beyond its counts."""
 
     entropy: dict[str, Estimate] = {}
-    """By measure, bias corrected."""
+    """Bias-corrected entropies by statistic."""
     plugin: dict[str, float] = {}
-    """Nats, by measure: what the same sample gives without correction."""
+    """Nats by statistic: the same sample without correction, where counts do not give it."""
     embedding: tuple[float, ...] = ()
     """Mean direction of its excerpts, shape (dimension,)."""
     encoder: str = ""
-    """What embedded them."""
+    """Name of the encoder that embedded them."""
 
-    def joined(self, other: Evidence) -> Evidence:
-        """Both together."""
-        return Evidence(
+    def joined(self, other: TextEvidence) -> TextEvidence:
+        """Merge two sets of measurements; the other's win."""
+        return TextEvidence(
             {**self.entropy, **other.entropy}, {**self.plugin, **other.plugin},
             self.embedding or other.embedding, self.encoder or other.encoder,
         )  # fmt: skip
@@ -61,56 +56,74 @@ class Evidence(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class _Task:
+    """Measure the entropies of one domain that share a sample."""
+
     domain: DomainTokens
     tokenizer: Tokenizer
     plan: SamplePlan
-    kind: str
+    kind: SampleKind
+
+    def path(self, cache: Path) -> Path:
+        """The file that keeps the result."""
+        plan = self.plan
+        extents: dict[SampleKind, Any] = {
+            TOKENS: plan.sample_tokens,
+            EXCERPTS: [plan.sample_excerpts, plan.encoder],
+            TEXT: plan.text_bytes,
+        }
+        extent = extents.get(self.kind)
+        key = hash_json([SCHEMA, __version__, self.domain.fingerprint, extent, plan.seed])
+        directory = cache / "evidence" / self.tokenizer.fingerprint[:16]
+        return directory / f"{self.domain.name}-{self.kind}-{key[:24]}.json"
 
 
-def wanted(mixture: MixtureRecipe) -> tuple[str, ...]:
-    """The measurements that a recipe's method cannot do without.
+def needed_samples(mixture: MixtureRecipe) -> tuple[SampleKind, ...]:
+    """List the samples whose measurements the recipe's method needs, from the method's row.
 
     Example:
-        >>> wanted(MixtureRecipe(method="entropy")), wanted(MixtureRecipe(method="unimax"))
-        (('tokens',), ())
+        >>> needed_samples(MixtureRecipe(method="entropy"))
+        ('tokens',)
+        >>> needed_samples(MixtureRecipe(method="unimax"))
+        ()
     """
     if mixture.method == "leverage":
         return (EXCERPTS,)
     if mixture.method != "entropy":
         return ()
-    if mixture.measure == "von_neumann":
-        return (EXCERPTS,)
-    return (TOKENS,) if mixture.estimator == "corrected" else ()
+    statistic = find_entropy(mixture.measure)
+    # Without correction, the counts of all tokens are enough where they give the entropy.
+    counted = mixture.estimator != "corrected" and statistic.count is not None
+    return () if counted else (statistic.sample,)
 
 
-def recall(loaded: LoadedRecipe, tokenized: TokenizedDomains) -> tuple[Evidence, ...]:
-    """What earlier runs have measured of these domains, shape (domains,); measures nothing."""
+def recall(loaded: LoadedRecipe, tokenized: TokenizedDomains) -> tuple[TextEvidence, ...]:
+    """Read the measurements that earlier runs kept, shape (domains,); measure nothing."""
     plan, _ = sample_plan(tokenized.domains, loaded.recipe.seed)
-    found = []
+    domains = []
     for domain in tokenized.domains:
-        paths = [
-            _path(_Task(domain, tokenized.tokenizer, plan, kind), loaded.cache_dir)
-            for kind in (TOKENS, EXCERPTS)
-        ]
-        found.append(_read(paths[0]).joined(_read(paths[1])))
-    return tuple(found)
+        evidence = TextEvidence()
+        for kind in _sample_kinds():
+            task = _Task(domain, tokenized.tokenizer, plan, kind)
+            evidence = evidence.joined(_read(task.path(loaded.cache_dir)))
+        domains.append(evidence)
+    return tuple(domains)
 
 
 def gather(
     loaded: LoadedRecipe,
     tokenized: TokenizedDomains,
-    kinds: Collection[str],
+    kinds: Collection[SampleKind],
     workers: int,
     observer: Observer,
-) -> tuple[Evidence, ...]:
-    """`recall`, after measuring what is asked for and not there yet.
+) -> tuple[TextEvidence, ...]:
+    """Measure what is missing, then `recall` everything.
 
     Args:
         loaded: The recipe, for its seed and its cache.
-        tokenized: The domains, in the store. One without a document has no evidence.
-        kinds: `TOKENS`, `EXCERPTS` or both.
-        workers: Processes.
-        observer: Told of the stage, and of domains too small to compare.
+        tokenized: The domains, in the store. One without a document is left out.
+        kinds: Samples whose entropies are needed, from `needed_samples`.
+        workers: Number of processes.
+        observer: Receives the stage, and a notice of each domain too small to compare.
 
     Raises:
         InputError: No document of a domain is long enough to be embedded.
@@ -122,11 +135,12 @@ def gather(
         for domain in tokenized.domains
         if len(domain)
     ]
-    tasks = [task for task in tasks if not _read(_path(task, loaded.cache_dir)).entropy]
+    cache = loaded.cache_dir
+    tasks = [task for task in tasks if not _rows(task.kind).keys() <= _kept(task, cache)]
     if tasks:
         observer.begin("entropies", [task.domain.name for task in tasks])
-        for task, found in zip(tasks, map_tasks(_measure, tasks, workers), strict=True):
-            _write(_path(task, loaded.cache_dir), found)
+        for task, evidence in zip(tasks, map_tasks(_measure, tasks, workers), strict=True):
+            _write(task.path(cache), evidence)
         observer.end(f"at most {plan.sample_tokens:,} tokens of each domain")
     for warning in warnings if kinds else ():
         observer.notice(warning)
@@ -139,7 +153,7 @@ def remember(
     plan: SamplePlan,
     reports: Sequence[DomainReport],
 ) -> None:
-    """Keep what `curate.pipeline.compare_entropies` measured for later runs.
+    """Keep the measurements of `curate.pipeline.compare_entropies` for later runs.
 
     Args:
         loaded: The recipe, for its cache.
@@ -148,53 +162,70 @@ def remember(
         reports: shape (domains,).
     """
     for domain, report in zip(tokenized.domains, reports, strict=True):
-        for kind, found in (
-            (TOKENS, token_evidence(report.entropies)),
-            (EXCERPTS, excerpt_evidence(report.von_neumann, report.mean_embedding)),
-        ):
-            _write(_path(_Task(domain, tokenized.tokenizer, plan, kind), loaded.cache_dir), found)
+        for kind in _sample_kinds():
+            task = _Task(domain, tokenized.tokenizer, plan, kind)
+            _write(task.path(loaded.cache_dir), report_evidence(report, kind))
 
 
-def token_evidence(report: EntropyReport) -> Evidence:
-    """Of one domain, from the report on its tokens."""
-    return Evidence(
-        {"shannon": report.shannon, "joint": report.joint, "conditional": report.conditional}
+def report_evidence(report: DomainReport, kind: SampleKind | None = None) -> TextEvidence:
+    """Take the entropies of one sample, or of all where `kind` is None, out of a report."""
+    measurements = {name: report.measurements[name] for name in _rows(kind)}
+    embedded = kind in (None, EXCERPTS)
+    return TextEvidence(
+        {name: report.estimate(name) for name in measurements},
+        {name: row.plugin for name, row in measurements.items() if row.plugin is not None},
+        tuple(report.mean_embedding.tolist()) if embedded else (),
+        report.plan.encoder if embedded else "",
     )
 
 
-def excerpt_evidence(report: NeumannReport, embedding: NDArray[np.float64]) -> Evidence:
-    """Of one domain, from the report on its excerpts and their mean direction."""
-    return Evidence(
-        {"von_neumann": report.entropy}, {"von_neumann": report.plugin},
-        tuple(embedding.tolist()), report.encoder,
-    )  # fmt: skip
+def entropy_fields(evidence: TextEvidence) -> dict[str, Any]:
+    """Fields of a `DomainSupply` that corrected entropies, their errors and embeddings fill."""
+    errors = {name: estimate.error for name, estimate in evidence.entropy.items()}
+    return {
+        "entropy": {name: estimate.nats for name, estimate in evidence.entropy.items()},
+        "entropy_error": {name: error for name, error in errors.items() if error is not None},
+        "embedding": evidence.embedding,
+    }
 
 
-def _measure(task: _Task) -> Evidence:
-    # Compiled code is loaded only where something has to be measured.
-    from curate.stats import measure
-
-    if task.kind == TOKENS:
-        return token_evidence(measure.token_entropies(task.domain, task.tokenizer, task.plan))
-    return excerpt_evidence(*measure.excerpt_entropy(task.domain, task.tokenizer, task.plan))
+def _rows(kind: SampleKind | None) -> dict[str, Statistic]:
+    """The entropies that are measured on this sample; on any, where `kind` is None."""
+    return {n: row for n, row in entropy_statistics().items() if kind in (None, row.sample)}
 
 
-def _path(task: _Task, cache: Path) -> Path:
-    plan = task.plan
-    size = plan.sample_tokens if task.kind == TOKENS else [plan.sample_excerpts, plan.encoder]
-    key = hash_json([SCHEMA, __version__, task.domain.fingerprint, size, plan.seed])
-    directory = cache / "evidence" / task.tokenizer.fingerprint[:16]
-    return directory / f"{task.domain.name}-{task.kind}-{key[:24]}.json"
+def _sample_kinds() -> tuple[SampleKind, ...]:
+    return tuple(dict.fromkeys(row.sample for row in entropy_statistics().values()))
 
 
-def _read(path: Path) -> Evidence:
-    """What was kept there; nothing if it is absent or damaged."""
+def _measure(task: _Task) -> TextEvidence:
+    sample = DomainSample(task.domain, task.tokenizer, task.plan)
+    measurements = {name: row.measure(sample) for name, row in _rows(task.kind).items()}
+    embedded = task.kind == EXCERPTS
+    return TextEvidence(
+        {name: row.estimate for name, row in measurements.items() if row.estimate is not None},
+        {name: row.plugin for name, row in measurements.items() if row.plugin is not None},
+        tuple(sample.mean_embedding.tolist()) if embedded else (),
+        task.plan.encoder if embedded else "",
+    )
+
+
+def _kept(task: _Task, cache: Path) -> set[str]:
+    """Names of the entropies that are in the cache."""
+    return set(_read(task.path(cache)).entropy)
+
+
+def _read(path: Path) -> TextEvidence:
+    """The kept measurements; none if the file is absent or damaged."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Evidence)
+        kept = msgspec.json.decode(path.read_bytes(), type=TextEvidence)
     except (OSError, msgspec.MsgspecError):
-        return Evidence()
+        return TextEvidence()
+    # A package that registered a statistic may be gone by now.
+    entropy = {name: kept.entropy[name] for name in entropy_statistics() if name in kept.entropy}
+    return msgspec.structs.replace(kept, entropy=entropy)
 
 
-def _write(path: Path, found: Evidence) -> None:
+def _write(path: Path, evidence: TextEvidence) -> None:
     with atomic_path(path) as temporary:
-        temporary.write_bytes(msgspec.json.encode(found))
+        temporary.write_bytes(msgspec.json.encode(evidence))

@@ -13,15 +13,14 @@ from msgspec.structs import replace as with_fields
 
 from curate.mixture import DomainSupply, Mixture, MixtureOptions, MixtureRequest, mix
 from curate.pipeline.artifacts import origin, write_stats
-from curate.pipeline.measure import Evidence, gather, wanted
+from curate.pipeline.measure import TextEvidence, entropy_fields, gather, needed_samples
 from curate.pipeline.proxies import make_evidence
 from curate.pipeline.read_evidence import read_evidence, search_options
 from curate.pipeline.tokenize import TokenizedDomains
 from curate.recipe import LoadedRecipe
 from curate.runtime.files import write_json
 from curate.runtime.progress import Observer
-from curate.stats.domain_stats import DomainStats
-from curate.stats.entropy import MEASURES as PLUGIN_MEASURES
+from curate.stats.domain_stats import DomainStats, plugin_entropies
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +55,7 @@ def mix_domains(
     Raises:
         CurateError: Any user-fixable error.
     """
-    measured = gather(loaded, tokenized, wanted(loaded.recipe.mixture), workers, observer)
+    measured = gather(loaded, tokenized, needed_samples(loaded.recipe.mixture), workers, observer)
     make_evidence(loaded, tokenized, workers, observer)
     if write:
         write_stats(loaded, tokenized, measured, observer)
@@ -93,7 +92,7 @@ def comparison_request(
     kinds = {
         kind: None
         for method in ("entropy", "leverage")
-        for kind in wanted(with_fields(mixture, method=method))
+        for kind in needed_samples(with_fields(mixture, method=method))
     }
     measured = gather(loaded, tokenized, tuple(kinds), workers, observer)
     make_evidence(loaded, tokenized, workers, observer)
@@ -101,7 +100,7 @@ def comparison_request(
 
 
 def mixture_request(
-    loaded: LoadedRecipe, tokenized: TokenizedDomains, measured: Sequence[Evidence] = ()
+    loaded: LoadedRecipe, tokenized: TokenizedDomains, measured: Sequence[TextEvidence] = ()
 ) -> MixtureRequest:
     """Make the request of a mixing method from the recipe and the measurements.
 
@@ -124,7 +123,7 @@ def mixture_request(
         for domain, stats, evidence in zip(
             recipe.domains,
             tokenized.stats,
-            measured or [Evidence()] * len(tokenized.stats),
+            measured or [TextEvidence()] * len(tokenized.stats),
             strict=True,
         )
     )
@@ -138,17 +137,11 @@ def mixture_request(
 
 
 def _entropies(
-    stats: DomainStats, evidence: Evidence, corrected: bool
+    stats: DomainStats, evidence: TextEvidence, corrected: bool
 ) -> dict[str, dict[str, float]]:
     """Fill `entropy` and `entropy_error`: corrected where the recipe says so and measured."""
-    entropy = {measure: getattr(stats.entropies, measure) for measure in PLUGIN_MEASURES}
-    entropy |= evidence.plugin
+    entropy = plugin_entropies(stats.entropies) | evidence.plugin
     if not corrected:
         return {"entropy": entropy}
-    entropy |= {measure: estimate.nats for measure, estimate in evidence.entropy.items()}
-    error = {
-        measure: estimate.error
-        for measure, estimate in evidence.entropy.items()
-        if estimate.error is not None
-    }
-    return {"entropy": entropy, "entropy_error": error}
+    fields = entropy_fields(evidence)
+    return {"entropy": entropy | fields["entropy"], "entropy_error": fields["entropy_error"]}

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rich.table import Table
 
 from curate.report.methods import comparison_tables
 from curate.report.terminal import NATS_TO_BITS, plain
-
-MEASURES = {"shannon": "SE", "joint": "JE", "conditional": "CE"}
+from curate.stats import STATISTICS, Statistic
+from curate.stats.statistic import TOKENS, Column
 
 COLUMNS = 5
 """Sample sizes in the table of growth, the largest; all are in the report."""
@@ -36,23 +36,36 @@ def _table(title: str, headings: list[str]) -> Table:
 
 
 def _entropies(report: Mapping[str, Any]) -> Table:
-    """In the order of conditional entropy, highest first; a tie is marked."""
-    headings = ["domain", "", *MEASURES.values(), "CE plug-in", "CE held-out", "CE bits/byte"]
+    """Entropies of tokens by falling conditional entropy; a tie with the next domain is marked."""
+    columns = _columns(lambda row: row.entropy and row.sample == TOKENS)
     table = _table(
         "entropies in bits per token ± half a 95 % interval, bias corrected, on at most "
-        f"{report['sample']['tokens']:,} tokens a domain;\n≈ where the order of CE to the next is "
-        "within noise",
-        headings,
+        f"{report['sample']['tokens']:,} tokens a domain;\n≈ where CE differs from the next by "
+        "less than its error",
+        ["domain", "", *(column.heading for _, column in columns)],
     )
     for name, tied in _ranked(report):
-        row = report["domains"][name]
-        found = row["entropy"]
-        table.add_row(
-            plain(name), "≈" if tied else "", *(_interval(found[measure]) for measure in MEASURES),
-            _bits(found["conditional"]["plugin"]), _bits(found["conditional"]["held_out"]),
-            _interval(found["conditional"], row["bytes_per_token"]),
-        )  # fmt: skip
+        cells = (_cell(report["domains"][name], *column) for column in columns)
+        table.add_row(plain(name), "≈" if tied else "", *cells)
     return table
+
+
+def _columns(chosen: Callable[[Statistic], bool]) -> list[tuple[Statistic, Column]]:
+    """Columns of some statistics, in the order of `STATISTICS`."""
+    return [(row, column) for row in STATISTICS.values() if chosen(row) for column in row.shown]
+
+
+def _cell(domain: Mapping[str, Any], statistic: Statistic, column: Column) -> str:
+    """One number of a domain's entry, in bits where it is in nats."""
+    value: Any = (domain["entropy"] if statistic.entropy else domain)[statistic.name]
+    for key in column.path:
+        value = value[key]
+    bytes_per_token = domain["bytes_per_token"] if column.per_byte else 1.0
+    if column.interval:
+        return _interval(value, bytes_per_token)
+    if column.nats:
+        return _bits(value, bytes_per_token)
+    return "" if value is None else format(value, column.style)
 
 
 def _ranked(report: Mapping[str, Any]) -> list[tuple[str, bool]]:
@@ -70,25 +83,17 @@ def _ranked(report: Mapping[str, Any]) -> list[tuple[str, bool]]:
 
 
 def _signals(report: Mapping[str, Any]) -> Table:
+    """Every statistic that is not an entropy of tokens."""
+    columns = _columns(lambda row: not (row.entropy and row.sample == TOKENS))
     sample = report["sample"]
-    headings = ["domain", "vN bits", "Vendi", "zstd", "zstd b/B", "held-out b/B",
-                "bytes/token", "types", "copied docs", "tokens"]  # fmt: skip
     table = _table(
         f"other signals: von Neumann entropy by {plain(sample['encoder'])} on at most "
         f"{sample['excerpts']:,} excerpts; zstd: bytes by compressed bytes;\nb/B: bits "
         "per byte, whatever the tokenizer",
-        headings,
+        ["domain", *(column.heading for _, column in columns)],
     )
     for name, row in report["domains"].items():
-        found = row["entropy"]
-        table.add_row(
-            plain(name), _interval(found["von_neumann"]), f"{found['von_neumann']['vendi']:.1f}",
-            f"{row['compression_ratio']:.2f}", f"{row['compression']['bits_per_byte']:.3f}",
-            _bits(found["conditional"]["held_out"], row["bytes_per_token"]),
-            f"{row['bytes_per_token']:.2f}", f"{row['type_token'][-1][1]:,}",
-            f"{row['duplicates']['document_share']:.2%}",
-            f"{row['duplicates']['token_share']:.2%}",
-        )  # fmt: skip
+        table.add_row(plain(name), *(_cell(row, *column) for column in columns))
     return table
 
 

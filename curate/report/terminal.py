@@ -14,6 +14,7 @@ from rich.live import Live
 from rich.table import Table
 
 from curate.runtime.progress import Observer, TrainingProgress
+from curate.stats import STATISTICS
 
 NATS_TO_BITS = 1 / np.log(2)
 
@@ -216,16 +217,15 @@ def reader_lines(found: dict[str, Any]) -> list[str]:
 
 
 def stats_table(stats: dict[str, Any]) -> Table:
-    """What each domain holds; entropies in bits a token."""
+    """Counts and plug-in entropies of each domain; entropies in bits per token."""
     table = Table(title="domains; entropies in bits per token, plug-in", title_justify="left")
     table.add_column("domain")
-    headings = ("documents", "MB", "tokens", "held out", "bytes/token", "types",
-                "shannon", "joint", "conditional", "bad")  # fmt: skip
+    counted = [name for name, row in STATISTICS.items() if row.count is not None]
+    headings = ("documents", "MB", "tokens", "held out", "bytes/token", "types", *counted, "bad")
     for heading in headings:
         table.add_column(heading, justify="right")
     for name, row in stats["domains"].items():
-        bits = [row["entropy"][measure]["plugin"] * NATS_TO_BITS
-                for measure in ("shannon", "joint", "conditional")]  # fmt: skip
+        bits = [row["entropy"][measure]["plugin"] * NATS_TO_BITS for measure in counted]
         table.add_row(
             plain(name), f"{row['documents']:,}", f"{row['bytes'] / 1e6:.1f}",
             f"{row['tokens']:,}", f"{row['tokens_validation']:,}", f"{row['bytes_per_token']:.2f}",

@@ -1,1 +1,58 @@
-"""What is known of a domain before any model is trained: counts and entropies."""
+"""Training-free statistics of domains: entropies with intervals, and other signals.
+
+Adding a statistic takes a file that ends with its row, and that row in `STATISTICS`. Reports,
+tables, recipes and `mixture.measure` read everything from the row.
+"""
+
+from __future__ import annotations
+
+from curate.errors import RecipeError
+from curate.runtime.registry import Registry, unknown_name
+from curate.stats.statistic import Statistic
+from curate.stats.statistics import (
+    BYTES_PER_TOKEN,
+    COMPRESSION,
+    COMPRESSION_RATIO,
+    CONDITIONAL,
+    CONVERGENCE,
+    DUPLICATES,
+    JOINT,
+    SHANNON,
+    TYPE_TOKEN,
+    VON_NEUMANN,
+)
+
+__all__ = ["STATISTICS", "Statistic", "entropy_statistics", "find_entropy"]
+
+STATISTICS = Registry(
+    "statistic",
+    (
+        SHANNON, JOINT, CONDITIONAL, VON_NEUMANN, BYTES_PER_TOKEN, COMPRESSION_RATIO, COMPRESSION,
+        DUPLICATES, TYPE_TOKEN, CONVERGENCE,
+    ),
+    "curate.statistics",
+)  # fmt: skip
+"""Every statistic by name; packages installed beside curate add rows through
+`curate.statistics`."""
+
+
+def entropy_statistics() -> dict[str, Statistic]:
+    """The statistics that `mixture.measure` can name.
+
+    Example:
+        >>> list(entropy_statistics())
+        ['shannon', 'joint', 'conditional', 'von_neumann']
+    """
+    return {name: row for name, row in STATISTICS.items() if row.entropy}
+
+
+def find_entropy(name: str) -> Statistic:
+    """Return the entropy that `mixture.measure` names.
+
+    Raises:
+        RecipeError: There is none; the message names the nearest.
+    """
+    entropies = entropy_statistics()
+    if name not in entropies:
+        raise RecipeError(unknown_name("entropy", name, entropies, "mixture.measure"))
+    return entropies[name]

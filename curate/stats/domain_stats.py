@@ -1,4 +1,4 @@
-"""`stats.json`: what each domain holds."""
+"""Documents, bytes, tokens and entropies of a domain, as `stats.json` has them."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from curate.stats.entropy import MEASURES, Entropies
+from curate.stats import STATISTICS
+from curate.stats.entropy import Entropies
 from curate.stats.estimate import Estimate
 from curate.tokens.domain import DomainTokens
 
 
 @dataclass(frozen=True, slots=True)
 class DomainStats:
-    """What one domain holds; tokens count end-of-text tokens unless said otherwise."""
+    """Counts and entropies of one domain; tokens include end-of-text tokens unless stated."""
 
     name: str
     files: int
@@ -42,7 +43,7 @@ class DomainStats:
             measured: Entropies with intervals, by measure, where there are any; they stand in
                 place of the plug-in ones.
         """
-        found = self.entropies
+        plugin = plugin_entropies(self.entropies)
         return {
             "files": self.files,
             "documents": self.documents,
@@ -52,28 +53,30 @@ class DomainStats:
             "tokens_train": self.tokens_train,
             "tokens_validation": self.tokens_validation,
             "bad_records": self.bad_records,
-            "vocabulary_used": found.vocabulary_used,
-            "bigrams_used": found.bigrams_used,
+            "vocabulary_used": self.entropies.vocabulary_used,
+            "bigrams_used": self.entropies.bigrams_used,
             "bytes_per_token": self.bytes_per_token,
             "entropy": {
-                **{measure: _plugin(found, measure) for measure in MEASURES},
+                **{name: self._plugin(nats) for name, nats in plugin.items()},
                 **{
-                    measure: _measured(found, measure, estimate)
-                    for measure, estimate in (measured or {}).items()
+                    name: _measured(estimate, plugin.get(name))
+                    for name, estimate in (measured or {}).items()
                 },
             },
         }
 
-
-def _plugin(found: Entropies, measure: str) -> dict[str, Any]:
-    nats = getattr(found, measure)
-    return {"nats": nats, "low": None, "high": None, "estimator": "plugin",
-            "sample_tokens": found.tokens, "plugin": nats}  # fmt: skip
+    def _plugin(self, nats: float) -> dict[str, Any]:
+        return {"nats": nats, "low": None, "high": None, "estimator": "plugin",
+                "sample_tokens": self.entropies.tokens, "plugin": nats}  # fmt: skip
 
 
-def _measured(found: Entropies, measure: str, estimate: Estimate) -> dict[str, Any]:
+def plugin_entropies(counted: Entropies) -> dict[str, float]:
+    """Plug-in entropies, nats, of the statistics that exact counts of all tokens give."""
+    return {name: row.count(counted) for name, row in STATISTICS.items() if row.count is not None}
+
+
+def _measured(estimate: Estimate, plugin: float | None) -> dict[str, Any]:
     """A measured entropy, and the plug-in of all tokens where there is one."""
-    plugin = getattr(found, measure) if measure in MEASURES else None
     return {"nats": estimate.nats, "low": estimate.low, "high": estimate.high,
             "estimator": estimate.estimator, "sample_tokens": estimate.sample_tokens,
             "plugin": plugin}  # fmt: skip

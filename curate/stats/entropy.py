@@ -1,7 +1,7 @@
 """Entropies of a domain's tokens, from exact counts.
 
-Plug-in estimates, in nats per token: they are biased low on small domains, and no interval is
-given yet. Bits appear only in reports.
+Plug-in estimates, in nats per token: they are biased low on small domains and have no interval.
+`intervals.entropy_report` gives bias-corrected ones.
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate.tokens.count_tables import CountTable, read_table
-
-MEASURES = ("shannon", "joint", "conditional")
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ TEXT_BYTES = 4 << 20
 
 @dataclass(frozen=True, slots=True)
 class SamplePlan:
-    """What is drawn of every domain."""
+    """Sizes of the samples that are drawn of every domain, and their seed."""
 
     sample_tokens: int
     sample_excerpts: int
@@ -56,13 +56,13 @@ def sample_plan(
     common = _common(tokens, FEWEST_TOKENS, MOST_TOKENS)
     common_pieces = _common(pieces, FEWEST_EXCERPTS, MOST_EXCERPTS)
     warnings = tuple(
-        f"'{domain.name}' has {own:,} {unit}, fewer than the {wanted:,} that domains are compared "
-        "on: its entropies rest on less than the others'"
-        for unit, wanted, supplies in (
+        f"'{domain.name}' has {supply:,} {unit}, fewer than the {least:,} that domains are "
+        "compared on: its entropies rest on less than the others'"
+        for unit, least, supplies in (
             ("tokens", common, tokens), ("excerpts", common_pieces, pieces),
         )
-        for domain, own in zip(domains, supplies, strict=True)
-        if own < wanted
+        for domain, supply in zip(domains, supplies, strict=True)
+        if supply < least
     )  # fmt: skip
     return SamplePlan(common, common_pieces, TEXT_BYTES, encoder, seed), warnings
 

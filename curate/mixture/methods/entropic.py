@@ -9,15 +9,12 @@ import math
 
 import numpy as np
 
-from curate.errors import MissingEvidence, RecipeError
+from curate.errors import MissingEvidence
 from curate.mixture.methods.baselines import check_temperature
 from curate.mixture.request import MixtureRequest, Preference
 from curate.mixture.simplex import softmax
-from curate.runtime.registry import nearest_hint
+from curate.stats import entropy_statistics, find_entropy
 from curate.stats.estimate import order_warnings, weight_draws
-
-MEASURES = ("shannon", "joint", "conditional", "von_neumann")
-"""Entropy of the token, of the pair, of the next token given this one, and of the embeddings."""
 
 DRAWS = 1000
 """Of the entropies, for the interval of the weights."""
@@ -44,12 +41,7 @@ def entropy(request: MixtureRequest) -> Preference:
         entropy, and mixes by the measures of Eq. 12 and Appendix A.
     """
     measure = request.options.measure
-    if measure not in MEASURES:
-        hint = nearest_hint(str(measure), MEASURES)
-        raise RecipeError(
-            f"mixture.measure: no entropy is called '{measure}'{hint} (known: "
-            f"{', '.join(MEASURES)})"
-        )
+    find_entropy(measure)
     heat = 1.0 if request.options.temperature is None else request.options.temperature
     check_temperature(heat)
     values = [domain.entropy.get(measure, math.nan) for domain in request.domains]
@@ -58,7 +50,7 @@ def entropy(request: MixtureRequest) -> Preference:
     ]
     if lacking:
         names = ", ".join(f"'{domain.name}'" for domain in lacking)
-        others = [known for known in MEASURES if all(known in d.entropy for d in request.domains)]
+        others = [n for n in entropy_statistics() if all(n in d.entropy for d in request.domains)]
         instead = f", or set mixture.measure: {others[0]}, which all have" if others else ""
         raise MissingEvidence(
             f"mixture: method 'entropy' needs the {measure} entropy of {names}. Run "
