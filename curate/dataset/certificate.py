@@ -1,4 +1,4 @@
-"""What reading a dataset back found, put against its plan."""
+"""Compare what was read back from a dataset with its plan."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ WINDOWS = 100
 
 @dataclass
 class ShardCheck:
-    """What reading one shard back gave."""
+    """Results of reading one shard back."""
 
     problems: list[str] = field(default_factory=list)
     tokens: dict[int, int] = field(default_factory=dict)
-    """By domain."""
+    """Domain number → tokens."""
     windows: NDArray[np.int64] = field(default_factory=lambda: np.empty((0, 0), np.int64))
     """Training shards: tokens by window and domain."""
     content: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
     """Distinct first halves of the content hashes of its documents."""
     content_checked: bool = False
     tally: Tally = Tally()
-    """What its rows are made of."""
+    """Counts of its rows and of their contents."""
     lost_tokens: int = 0
-    """Training shards: what a trainer's reader never shows."""
+    """Training shards: tokens that a trainer's reader never shows."""
 
 
 def certify(
@@ -44,11 +44,11 @@ def certify(
     checks: Sequence[ShardCheck],
     damage: Sequence[str],
 ) -> dict[str, Any]:
-    """The fields of `certificate.json`.
+    """Return the fields of `certificate.json`.
 
     Args:
-        manifest: Of the dataset.
-        plan: `plan.json`.
+        manifest: Manifest of the dataset.
+        plan: Content of `plan.json`.
         checks: shape (shards,), in the manifest's order.
         damage: Problems with files that are not shards.
     """
@@ -100,7 +100,7 @@ def _domain_rows(
     held_out: Sequence[ShardCheck],
     problems: list[str],
 ) -> dict[str, Any]:
-    """Planned and realised, by domain; adds to `problems` where they differ."""
+    """Compare planned and realised tokens by domain; add differences to `problems`."""
     rows: dict[str, Any] = {}
     realised_total = sum(sum(check.tokens.values()) for check in train)
     for number, name in enumerate(manifest.domains):
@@ -109,11 +109,11 @@ def _domain_rows(
             problems.append(f"plan.json has no domain '{name}'")
             continue
         realised = sum(check.tokens.get(number, 0) for check in train)
-        wanted = planned.get("written_tokens", planned["tokens"])
-        if realised != wanted:
-            problems.append(f"'{name}': planned {wanted} tokens, realised {realised}")
+        expected = planned.get("written_tokens", planned["tokens"])
+        if realised != expected:
+            problems.append(f"'{name}': planned {expected} tokens, realised {realised}")
         supply = planned["supply_tokens"]
-        written = {"written_tokens": wanted} if manifest.shape == PER_DOMAIN else {}
+        written = {"written_tokens": expected} if manifest.shape == PER_DOMAIN else {}
         rows[name] = {
             **written,
             "asked_share": planned["weight"],
@@ -143,24 +143,24 @@ def _trainer_mixtures(
 
 
 def _as_trained(rows: dict[str, Any], mixture: dict[str, Any]) -> None:
-    """Shares and passes as the trainer's mixture makes them, in place."""
+    """Set shares and passes to those of the trainer's mixture, in place."""
     for name, row in rows.items():
-        found = mixture["domains"].get(name, {"share": 0.0, "epochs": 0.0})
-        row["realised_share"], row["epochs"] = found["share"], found["epochs"]
+        drawn = mixture["domains"].get(name, {"share": 0.0, "epochs": 0.0})
+        row["realised_share"], row["epochs"] = drawn["share"], drawn["epochs"]
 
 
 def _packing(manifest: Manifest, train: Sequence[ShardCheck]) -> dict[str, Any] | None:
-    """What rows of one length are made of."""
+    """Count the contents of rows of one length."""
     if manifest.sequence_length is None or manifest.dtype is None:
         return None
-    found = sum((check.tally for check in train), Tally())
-    return found.to_json(manifest.packing, manifest.sequence_length)
+    rows = sum((check.tally for check in train), Tally())
+    return rows.to_json(manifest.packing, manifest.sequence_length)
 
 
 def _reader_loss(manifest: Manifest, train: Sequence[ShardCheck]) -> dict[str, int] | None:
-    """Training tokens that the trainer's reader never shows in an epoch."""
-    chosen = manifest.configured()
-    if not isinstance(chosen, TokenFormat) or chosen.dropped_tokens is None:
+    """Count training tokens that the trainer's reader never shows in an epoch."""
+    output_format = manifest.configured()
+    if not isinstance(output_format, TokenFormat) or output_format.dropped_tokens is None:
         return None
     tokens = sum(check.lost_tokens for check in train)
     return {"window_tokens": manifest.settings.window_tokens, "tokens": tokens}
@@ -179,7 +179,7 @@ def _overlap(train: Sequence[ShardCheck], held_out: Sequence[ShardCheck]) -> int
 def _deviation(
     train: Sequence[ShardCheck], rows: dict[str, Any], manifest: Manifest
 ) -> dict[str, Any] | None:
-    """Where and by how much a window's share differs most from the realised one."""
+    """Find the window and domain whose share differs most from the realised one."""
     windows = [check.windows for check in train if check.windows.size]
     if not windows or len(rows) != len(manifest.domains):
         return None

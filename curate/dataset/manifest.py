@@ -1,4 +1,4 @@
-"""A built dataset on disk: where things are, and the manifest that says what must be there.
+"""Layout of a built dataset on disk, and the manifest that lists its files.
 
 ```
 <dir>/manifest.json        written last; lists every file with its hash
@@ -40,7 +40,7 @@ PROVENANCE = np.dtype([*[(name, PIECE[name]) for name in PIECE.names or ()], ("c
 
 OWN_DIRECTORIES = ("train", "validation", "provenance", TRAINER)
 OWN_FILES = ("README.md", "tokenizer.json")
-"""Written beside the shards; where no dataset of ours is, they are somebody else's."""
+"""Files beside the shards; in a directory without a dataset of curate they are foreign."""
 
 ARTIFACTS = ("stats.json", "mixture.json", "plan.json", "manifest.json", "certificate.json")
 """JSON files beside the shards; ours say which version of curate wrote them."""
@@ -69,7 +69,7 @@ class ShardRecord(msgspec.Struct, frozen=True):
 
     split: str
     stem: str
-    """What the format's reader is given, relative to the dataset's directory."""
+    """Stem that the format's reader takes, relative to the dataset's directory."""
     sequences: int
     tokens: int
     files: list[FileRecord]
@@ -77,7 +77,7 @@ class ShardRecord(msgspec.Struct, frozen=True):
 
 
 class TokenizerRecord(msgspec.Struct, frozen=True):
-    """What made the tokens."""
+    """The tokenizer that made the tokens."""
 
     name: str
     fingerprint: str
@@ -95,7 +95,7 @@ class InputRecord(msgspec.Struct, frozen=True):
     content: str
     """Key of its content and of how it was read; see `FilePlan.keys`."""
     segments: int
-    """How many it was read in."""
+    """Number of segments that it was read in."""
 
 
 class Manifest(msgspec.Struct, frozen=True):
@@ -109,7 +109,7 @@ class Manifest(msgspec.Struct, frozen=True):
     """Recipe, tokenizer, documents and curate version: the same hash gives the same shards."""
     format: str
     dtype: str | None
-    """Of a token on disk; None for text."""
+    """Type of a token on disk; None for text."""
     sequence_length: int | None
     seed: int
     budget_tokens: int
@@ -118,15 +118,15 @@ class Manifest(msgspec.Struct, frozen=True):
     shards: list[ShardRecord]
     inputs: list[InputRecord]
     cache: str
-    """Where the token store was; absolute."""
+    """Absolute path of the token store at build time."""
     options: dict[str, Any] = {}
-    """Of the format, as the recipe gave them."""
+    """Options of the format, as the recipe gave them."""
     folder_files: list[FileRecord] = []
-    """What the format's readers want beside the shards."""
+    """Files that the format's readers expect beside the shards."""
     window: str = "L"
     """`L+1` where `sequence_length` is one more than the trainer's."""
     packing: str = "concat"
-    """How documents make sequences; see `curate.plan.packing`."""
+    """Way in which documents make sequences; see `curate.plan.packing`."""
     plan: FileRecord | None = None
     """`plan.json`, by which the shards were written; None in datasets of earlier versions."""
     shape: str = "mixed"
@@ -134,7 +134,7 @@ class Manifest(msgspec.Struct, frozen=True):
 
     @property
     def settings(self) -> Settings:
-        """What the format was configured with."""
+        """Return what the format was configured with."""
         return Settings(
             eos_id=self.tokenizer.eos_id,
             vocabulary=self.tokenizer.vocabulary,
@@ -145,7 +145,7 @@ class Manifest(msgspec.Struct, frozen=True):
         )
 
     def configured(self) -> TokenFormat | TextFormat:
-        """The format that wrote the shards, options and all."""
+        """Return the format that wrote the shards, configured with its options."""
         return configure(self.format, self.settings)
 
 
@@ -161,15 +161,15 @@ class DatasetLayout:
         return self.directory / "manifest.json"
 
     def stem(self, split: str, name: str) -> Path:
-        """Where a shard goes, without the format's suffix."""
+        """Return a shard's path without the format's suffix."""
         return self.directory / split / name
 
     def provenance(self, split: str, name: str) -> Path:
-        """Where a shard's provenance goes."""
+        """Return the path of a shard's provenance."""
         return self.directory / "provenance" / f"{split}-{name.replace('/', '--')}.npy"
 
     def relative(self, path: Path) -> str:
-        """Path as the manifest says it."""
+        """Return a path as the manifest writes it."""
         return path.relative_to(self.directory).as_posix()
 
 
@@ -196,7 +196,7 @@ def load_manifest(directory: Path) -> Manifest:
 
 
 def refuse_foreign(directory: Path) -> None:
-    """See that no artifact would take the place of somebody else's file of its name.
+    """Refuse to overwrite files of artifacts' names that curate did not write.
 
     Where a dataset of ours is, damaged artifacts are ours too and are written anew.
 
@@ -247,7 +247,7 @@ def clear(
     """Make room for new shards, removing older ones of ours and nothing else.
 
     Args:
-        directory: Of the dataset.
+        directory: Directory of the dataset.
         shards: (split, name) of the shards about to be written; noted down first, so that those of
             a build that is killed are known as ours too.
         folder_stems: Names, without suffix, of what the format writes beside the shards; `*` at
@@ -258,8 +258,8 @@ def clear(
         ShardError: The directory holds files that curate did not make; names some.
     """
     layout = DatasetLayout(directory)
-    known = _holds_dataset(directory)
-    foreign = [name for name in OWN_FILES if not known and (directory / name).exists()]
+    ours = _holds_dataset(directory)
+    foreign = [name for name in OWN_FILES if not ours and (directory / name).exists()]
     foreign += [
         layout.relative(path)
         for name in OWN_DIRECTORIES

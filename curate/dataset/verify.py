@@ -50,10 +50,10 @@ def verify(
     """Check a dataset and write `certificate.json`.
 
     Args:
-        directory: Of the dataset.
+        directory: Directory of the dataset.
         domains: Its domains in the token store, in the manifest's order; None if the store is not
             at hand, and then tokens are compared with hashes only.
-        workers: Processes.
+        workers: Number of processes.
         on_tick: Called now and then.
 
     Returns:
@@ -69,7 +69,7 @@ def verify(
     tasks = [(shard, starts[number]) for number, shard in enumerate(manifest.shards)]
     checks = map_tasks(check, tasks, workers, on_tick)
     parts = sorted({part for domain in domains or () for part in domain.part_paths})
-    damage = [found for found in map_tasks(part_damage, parts, workers, on_tick) if found]
+    damage = [problem for problem in map_tasks(part_damage, parts, workers, on_tick) if problem]
     for file in [*manifest.folder_files, *([manifest.plan] if manifest.plan else [])]:
         _check_file(directory, file, damage)
     certificate = certify(manifest, plan, checks, [*damage, *_unlisted(directory, manifest)])
@@ -99,8 +99,8 @@ def _read_plan(directory: Path) -> dict[str, Any]:
             plan["domains"][name]["tokens"] += 0
     except (InputError, KeyError, TypeError) as error:
         raise ShardError(f"{directory}/plan.json: cannot be read ({error})") from error
-    found: dict[str, Any] = plan
-    return found
+    content: dict[str, Any] = plan
+    return content
 
 
 def _shard_starts(manifest: Manifest) -> list[int]:
@@ -119,35 +119,35 @@ def _check_shard(
     task: tuple[ShardRecord, int],
 ) -> ShardCheck:
     shard, start = task
-    found = ShardCheck()
+    result = ShardCheck()
     for file in [*shard.files, shard.provenance]:
-        _check_file(directory, file, found.problems)
+        _check_file(directory, file, result.problems)
     try:  # what can still be read is still counted
         pieces = read_provenance(directory / shard.provenance.path)
-        chosen = manifest.configured()
-        if isinstance(chosen, TokenFormat):
-            _check_tokens(directory, manifest, chosen, shard, pieces, domains, found)
+        output_format = manifest.configured()
+        if isinstance(output_format, TokenFormat):
+            _check_tokens(directory, manifest, output_format, shard, pieces, domains, result)
         else:
-            _check_text(directory, manifest, chosen, shard, pieces, domains, found)
+            _check_text(directory, manifest, output_format, shard, pieces, domains, result)
     except ShardError as error:
-        found.problems.append(str(error))
-        return found
+        result.problems.append(str(error))
+        return result
     rows = _row_tokens(pieces, manifest)
-    found.tally = tally(pieces, len(rows))
+    result.tally = tally(pieces, len(rows))
     if manifest.packing != CONCAT:
         pieces = pieces[pieces["domain"] != PAD]
     if len(pieces) and pieces["domain"].max() >= len(manifest.domains):
-        found.problems.append(f"{shard.provenance.path}: names a domain that is not there")
-        return found
+        result.problems.append(f"{shard.provenance.path}: names a domain that is not there")
+        return result
     counts = np.bincount(pieces["domain"], pieces["tokens"], len(manifest.domains))
-    found.tokens = {number: int(count) for number, count in enumerate(counts) if count}
-    found.content = np.unique(pieces["content"])
+    result.tokens = {number: int(count) for number, count in enumerate(counts) if count}
+    result.content = np.unique(pieces["content"])
     if shard.split == "train":
         if manifest.shape == MIXED:
-            found.windows = _windows(pieces, start, manifest)
-        if isinstance(chosen, TokenFormat) and chosen.dropped_tokens is not None:
-            found.lost_tokens = chosen.dropped_tokens(rows, manifest.settings.window_tokens)
-    return found
+            result.windows = _windows(pieces, start, manifest)
+        if isinstance(output_format, TokenFormat) and output_format.dropped_tokens is not None:
+            result.lost_tokens = output_format.dropped_tokens(rows, manifest.settings.window_tokens)
+    return result
 
 
 def _row_tokens(pieces: NDArray[Any], manifest: Manifest) -> NDArray[np.int64]:
@@ -172,11 +172,11 @@ def _check_file(directory: Path, file: FileRecord, problems: list[str]) -> None:
 def _check_tokens(  # noqa: PLR0913 - one check, all of whose inputs are its own
     directory: Path,
     manifest: Manifest,
-    chosen: TokenFormat,
+    output_format: TokenFormat,
     shard: ShardRecord,
     pieces: NDArray[Any],
     domains: Sequence[DomainTokens] | None,
-    found: ShardCheck,
+    result: ShardCheck,
 ) -> None:
     """Compare tokens on disk with the documents they are said to come from."""
     dtype = np.dtype(manifest.dtype)
@@ -188,11 +188,11 @@ def _check_tokens(  # noqa: PLR0913 - one check, all of whose inputs are its own
     stops = np.concatenate([[0], np.cumsum(pieces["tokens"])])
     rows = _row_tokens(pieces, manifest)
     position = sequences = 0
-    for batch in chosen.read(directory / shard.stem, dtype):
-        if chosen.keeps_documents and not np.array_equal(
+    for batch in output_format.read(directory / shard.stem, dtype):
+        if output_format.keeps_documents and not np.array_equal(
             batch.lengths, rows[sequences : sequences + len(batch.lengths)]
         ):
-            found.problems.append(f"{shard.stem}: sequence lengths differ from the provenance")
+            result.problems.append(f"{shard.stem}: sequence lengths differ from the provenance")
             return
         sequences += len(batch.lengths)
         end = position + len(batch.tokens)
@@ -203,28 +203,28 @@ def _check_tokens(  # noqa: PLR0913 - one check, all of whose inputs are its own
             copier.copy(_clip(pieces, stops, position, end), expected)
             if not np.array_equal(expected, batch.tokens):
                 at = position + int(np.argmax(expected != batch.tokens))
-                found.problems.append(f"{shard.stem}: token {at} differs from its document")
+                result.problems.append(f"{shard.stem}: token {at} differs from its document")
                 return
         position = end
     if position != stops[-1] or position != shard.tokens:
-        found.problems.append(
+        result.problems.append(
             f"{shard.stem}: {position} tokens read back, provenance accounts for {stops[-1]}, "
             f"the manifest says {shard.tokens}"
         )
-    found.content_checked = copier is not None
+    result.content_checked = copier is not None
 
 
 def _clip(pieces: NDArray[Any], stops: NDArray[np.int64], begin: int, end: int) -> NDArray[Any]:
     """The pieces under tokens [begin, end) of a shard, the outer ones cut to fit."""
     first = int(np.searchsorted(stops, begin, side="right")) - 1
     last = int(np.searchsorted(stops, end, side="left"))
-    chosen = np.array(pieces[first:last])
-    if len(chosen):
+    clipped = np.array(pieces[first:last])
+    if len(clipped):
         skipped = begin - int(stops[first])
-        chosen["start"][0] += skipped
-        chosen["tokens"][0] -= skipped
-        chosen["tokens"][-1] -= int(stops[last]) - end
-    return chosen
+        clipped["start"][0] += skipped
+        clipped["tokens"][0] -= skipped
+        clipped["tokens"][-1] -= int(stops[last]) - end
+    return clipped
 
 
 def _check_content(pieces: NDArray[Any], domains: Sequence[DomainTokens], stem: str) -> None:
@@ -244,16 +244,16 @@ def _check_content(pieces: NDArray[Any], domains: Sequence[DomainTokens], stem: 
 def _check_text(  # noqa: PLR0913 - one check, all of whose inputs are its own
     directory: Path,
     manifest: Manifest,
-    chosen: TextFormat,
+    output_format: TextFormat,
     shard: ShardRecord,
     pieces: NDArray[Any],
     domains: Sequence[DomainTokens] | None,
-    found: ShardCheck,
+    result: ShardCheck,
 ) -> None:
-    check_text(directory, manifest, chosen, shard, pieces, found.problems)
+    check_text(directory, manifest, output_format, shard, pieces, result.problems)
     if domains is not None:
         _check_content(pieces, domains, shard.stem)
-    found.content_checked = True
+    result.content_checked = True
 
 
 def _windows(pieces: NDArray[Any], start: int, manifest: Manifest) -> NDArray[np.int64]:

@@ -39,7 +39,7 @@ CUT_STARTS = 64
 """Characters that may be left out at the beginning of a cut document."""
 
 CUT_SEARCH_CHARACTERS = 16
-"""How far from a token's border to look for a cut that gives the number of tokens wanted."""
+"""Characters from a token's border within which to look for a cut of the right token count."""
 
 
 class Spilled(msgspec.Struct, array_like=True):
@@ -58,7 +58,7 @@ class TextJob:
     writer: ShardWriter
     text_format: TextFormat
     plans: Sequence[Sequence[FilePlan]]
-    """By domain, one a file, aligned with `DomainTokens.files`."""
+    """shape (domains,), one plan a file, aligned with `DomainTokens.files`."""
     tokenizer: Tokenizer
     backend: str
     spill: Path
@@ -66,7 +66,7 @@ class TextJob:
 
 @dataclass(frozen=True)
 class _Wanted:
-    """The documents wanted of one segment of a file."""
+    """Documents to take from one segment of a file."""
 
     domain: int
     file: int
@@ -74,11 +74,11 @@ class _Wanted:
     first_line: int
     """Lines of the file before the segment."""
     lines: NDArray[np.int64]
-    """Ascending, from the start of the file; a line stands once for each time it is wanted."""
+    """Ascending, from the start of the file; a line stands once for each time it is taken."""
     shards: NDArray[np.int64]
     positions: NDArray[np.int64]
     tokens: NDArray[np.int64]
-    """How many of the document's tokens are wanted."""
+    """shape (lines,), tokens to take of the document."""
     documents: NDArray[np.int64]
 
 
@@ -207,7 +207,7 @@ def _write_shard(job: TextJob, task: tuple[int, ShardTask, NDArray[Any]]) -> Sha
 def _batches(
     directory: Path, pieces: NDArray[Any], domains: Sequence[DomainTokens]
 ) -> Iterator[TextBatch]:
-    """The spilled documents of a shard in order."""
+    """Yield the spilled documents of a shard in order."""
     paths = sorted(directory.iterdir()) if directory.is_dir() else []
     where = np.zeros((len(pieces), 3), np.int64)  # file, offset, length
     decoder = msgspec.msgpack.Decoder(Spilled)
@@ -242,9 +242,9 @@ def _batches(
 
 
 def cut_text(text: str, tokens: int, encoder: Encoder) -> str:
-    """A run of `text`, from its beginning if that can be, that encodes to exactly `tokens` tokens.
+    """Cut a run of `text`, from its beginning if possible, that encodes to exactly `tokens` tokens.
 
-    Some numbers no beginning has, since one more character can add two tokens; then the run starts
+    No prefix may have that count, since one more character can add two tokens; then the run starts
     a few characters later.
 
     Raises:

@@ -29,7 +29,7 @@ BATCH_TOKENS = 4 << 20
 
 
 class Sampler(Protocol):
-    """`sample.DocumentSampler` or `sample.SequenceSampler`."""
+    """A sampler of `curate.plan`, such as `DocumentSampler` or `SequenceSampler`."""
 
     def shard(self, number: int, shards: int) -> Samples:
         """Samples of one of `shards` stretches of the dataset."""
@@ -53,14 +53,14 @@ class ShardWriter:
     layout: DatasetLayout
     format: TokenFormat | TextFormat
     dtype: np.dtype[Any]
-    """On disk; of no meaning for text."""
+    """Type of a token on disk; meaningless for text."""
     sampler: Sampler
     shards: int
     domains: Sequence[DomainTokens]
     validation: Sequence[NDArray[np.bool_]]
     sequence_length: int | None
     threads: int
-    """That copy tokens for one shard; more than one where there are fewer shards than workers."""
+    """Threads that copy tokens for one shard; above 1 where shards are fewer than workers."""
     packing: str = CONCAT
     pad_id: int = 0
     """The end token, which fills rows up."""
@@ -87,7 +87,7 @@ class ShardWriter:
         )
 
     def samples(self, task: ShardTask) -> Samples:
-        """What goes into a shard, in order."""
+        """Return the samples of a shard, in order."""
         if task.split == "train":
             return self.sampler.shard(task.number, self.shards)
         return self._held_out(task.number)
@@ -101,7 +101,7 @@ class ShardWriter:
         return -(-int(samples.lengths.sum()) // self.sequence_length)
 
     def _held_out(self, domain: int) -> Samples:
-        """A domain's validation documents, in the order of their content hash."""
+        """Return a domain's validation documents, in the order of their content hash."""
         numbers = np.flatnonzero(self.validation[domain])
         pieces = np.zeros(len(numbers), PIECE)
         pieces["domain"] = domain
@@ -141,8 +141,8 @@ def token_batches(
 ) -> Iterator[TokenBatch]:
     """Samples as batches of whole sequences of about `BATCH_TOKENS` tokens.
 
-    Copying lets go of the interpreter's lock, so `threads` batches are made at once, and while the
-    one before is written.
+    Copying releases the interpreter's lock, so `threads` batches are made at once, while the one
+    before them is written.
     """
     with ThreadPoolExecutor(threads) as pool:
         waiting: deque[Future[TokenBatch]] = deque()
@@ -182,7 +182,7 @@ def write_provenance(path: Path, pieces: NDArray[Any], domains: Sequence[DomainT
     for name in PIECE.names or ():
         rows[name] = pieces[name]
     for number, domain in enumerate(domains):
-        own = pieces["domain"] == number
-        rows["content"][own] = domain.content_high[pieces["document"][own]]
+        of_domain = pieces["domain"] == number
+        rows["content"][of_domain] = domain.content_high[pieces["document"][of_domain]]
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         np.save(file, rows, allow_pickle=False)

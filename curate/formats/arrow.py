@@ -31,7 +31,7 @@ from curate.formats.trainers.mixtures import HUGGING_FACE
 from curate.runtime.files import atomic_path, hash_bytes, write_json
 
 BATCH_ROWS = 1000
-"""As `datasets` writes them."""
+"""Columns in the order in which `datasets` writes them."""
 BATCH_BYTES = 8 << 20
 END = b"\xff\xff\xff\xff\0\0\0\0"
 HASH_KEY = b"xxh3"

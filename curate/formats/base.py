@@ -116,7 +116,7 @@ class DatasetFolder:
 
 @dataclass(frozen=True, slots=True)
 class Mapped:
-    """Where a shard's tokens lie in memory: runs, one after another in the shard's order."""
+    """Places of a shard's tokens in memory: runs, one after another in the shard's order."""
 
     content: NDArray[np.uint8]
     """All bytes of a file, memory-mapped."""
@@ -211,7 +211,7 @@ class TextFormat(OutputFormat):
 
 
 def sibling(stem: Path, suffix: str) -> Path:
-    """The stem with a suffix appended; dots in the stem stay, unlike `Path.with_suffix`.
+    """Append a suffix to the stem; dots in the stem stay, unlike `Path.with_suffix`.
 
     Example:
         >>> sibling(Path("mix-v1.5"), ".npy").name
@@ -250,7 +250,7 @@ def write_tokens(file: UnbufferedFile, batch: TokenBatch, dtype: np.dtype[Any]) 
 
 
 def to_dtype(batch: TokenBatch, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """A batch's tokens, contiguous, as they go to disk.
+    """Convert a batch's tokens to contiguous values of the dtype on disk.
 
     Raises:
         ValueError: The lengths do not add up to the tokens.
@@ -342,7 +342,7 @@ def check_ends(tokens: NDArray[Any], lengths: NDArray[np.int64], eos_id: int, pa
 def read_tokens(
     file: BufferedReader, count_tokens: int, dtype: np.dtype[Any], path: Path
 ) -> NDArray[Any]:
-    """The next `count_tokens` of an open file.
+    """Read the next `count_tokens` tokens of an open file.
 
     Raises:
         ShardError: The file ends before, having shrunk since it was measured.
@@ -357,7 +357,7 @@ def read_tokens(
 def map_runs(
     path: Path, starts: NDArray[np.int64], tokens: NDArray[np.int64], dtype: np.dtype[Any]
 ) -> Mapped:
-    """Runs of tokens in a file, memory-mapped; its size has been checked.
+    """Memory-map runs of tokens in a file whose size has been checked.
 
     Args:
         path: Of the file.
@@ -380,7 +380,7 @@ def map_runs(
 
 
 def map_tokens(path: Path, offset_bytes: int, count_tokens: int, dtype: np.dtype[Any]) -> Mapped:
-    """Tokens that lie back to back in a file, as `map_runs`."""
+    """Map tokens that lie back to back in a file, see `map_runs`."""
     return map_runs(path, np.array([offset_bytes]), np.array([count_tokens]), dtype)
 
 

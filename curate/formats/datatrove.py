@@ -194,7 +194,7 @@ def read_index(path: Path, count_tokens: int) -> NDArray[np.int64]:
 
 
 def configure(settings: Settings) -> TokenFormat:
-    """The format for a tokenizer; `tokenizer` is the name that nanotron loads.
+    """Configure the format for a tokenizer; `tokenizer` is the name that nanotron loads.
 
     Raises:
         RecipeError: The name holds what the metadata line cannot.
@@ -209,7 +209,7 @@ def configure(settings: Settings) -> TokenFormat:
 
 
 def notices(settings: Settings) -> list[str]:
-    """That nanotron loads the tokenizer that the metadata names."""
+    """Warn that nanotron loads the tokenizer that the metadata names."""
     if settings.options["tokenizer"]:
         return []
     return [

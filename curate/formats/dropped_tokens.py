@@ -1,7 +1,7 @@
-"""Tokens that a trainer's reader never shows, from how it cuts files into windows.
+"""Count the tokens that a trainer's reader never shows, from how it cuts files into windows.
 
-Pure arithmetic over one shard, so that losses add up over shards. What a reader drops by its own
-random choices (nanoGPT's offsets, nanochat's cropping) is not computed.
+Pure arithmetic over one shard, so that counts add up over shards. Left out: tokens dropped by a
+reader's random choices (nanoGPT's offsets, nanochat's cropping).
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 DEFAULT_WINDOW_TOKENS = 2048
-"""Where neither the recipe's options nor its sequence length say what the trainer takes."""
+"""Tokens of a reader's window where neither the recipe's options nor its sequence length say."""
 
 
 def tails(row_tokens: NDArray[np.int64], window_tokens: int) -> int:
-    """Non-overlapping windows within each file; its tail is never read.
+    """Count the tail of a file that readers cut into non-overlapping windows.
 
     Args:
         row_tokens: shape (rows,), tokens of the file's documents or sequences.
-        window_tokens: Of a window as the reader cuts it, labels included.
+        window_tokens: Tokens of a window as the reader cuts it, labels included.
 
     Example:
         >>> tails(np.array([60, 40]), 32)
@@ -28,7 +28,7 @@ def tails(row_tokens: NDArray[np.int64], window_tokens: int) -> int:
 
 
 def labelled_tails(row_tokens: NDArray[np.int64], sequence_tokens: int) -> int:
-    """As `tails`, for readers that cut `sequence_tokens` and one more for the last label.
+    """Count tails for readers that cut `sequence_tokens` and one more for the last label.
 
     Example:
         >>> labelled_tails(np.array([60, 40]), 32)
@@ -38,7 +38,7 @@ def labelled_tails(row_tokens: NDArray[np.int64], sequence_tokens: int) -> int:
 
 
 def overlapping_tails(row_tokens: NDArray[np.int64], step_tokens: int) -> int:
-    """Windows of `step_tokens` and one more, which the next window reads again.
+    """Count tails of windows of `step_tokens` and one more, which the next window reads again.
 
     A file of T tokens gives (T - 1) // step windows; what they cover is that many steps and one
     token. A file too short for a window is lost whole.
@@ -53,7 +53,7 @@ def overlapping_tails(row_tokens: NDArray[np.int64], step_tokens: int) -> int:
 
 
 def cut_rows(row_tokens: NDArray[np.int64], most_tokens: int) -> int:
-    """Readers that take a row as a sequence and cut it at `most_tokens`.
+    """Count what readers drop that take a row as a sequence and cut it at `most_tokens`.
 
     Example:
         >>> cut_rows(np.array([10, 40, 33]), 32)
@@ -63,7 +63,7 @@ def cut_rows(row_tokens: NDArray[np.int64], most_tokens: int) -> int:
 
 
 def whole_rows(row_tokens: NDArray[np.int64], most_tokens: int) -> int:
-    """Readers whose sequences are the rows, whatever their length: nothing is lost.
+    """Return 0, for readers whose sequences are the rows, whatever their length.
 
     Example:
         >>> whole_rows(np.array([33, 33]), 32)
@@ -74,7 +74,7 @@ def whole_rows(row_tokens: NDArray[np.int64], most_tokens: int) -> int:
 
 
 def worst_tails(shards: int, window_tokens: int, budget_tokens: int) -> int:
-    """Most tokens that the tails of files of yet unknown length can lose.
+    """Bound the tokens in the tails of files whose lengths are not yet known.
 
     Each reader's tail is at most a window of `window_tokens` and one more, less one.
 

@@ -1,4 +1,4 @@
-"""A file that begins with where its samples are: u32 count, u32 offsets, anything, samples.
+"""Files that begin with an index of their samples: u32 count, u32 offsets, anything, samples.
 
 MDS and litdata share this frame. The offsets come first though they are known last, so samples are
 written to a nameless file in the same directory and copied behind them: twice the writing, in

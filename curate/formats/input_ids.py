@@ -45,7 +45,7 @@ from curate.runtime.files import atomic_path
 DTYPES = (np.dtype("<u2"), np.dtype("<i4"))
 COLUMN = "input_ids"
 FILL_KEY = "curate.fill_tokens"
-"""In the file's metadata: end tokens at its end that belong to no document."""
+"""Key in the file's metadata: count of end tokens at its end that belong to no document."""
 GROUP_TOKENS = 1 << 21
 GROUP_ROWS = 1 << 14
 SHARD_TOKENS = 64_000_000
@@ -214,14 +214,14 @@ def _joined(batches: list[TokenBatch]) -> TokenBatch:
 
 
 def _cut(batch: TokenBatch) -> Iterator[TokenBatch]:
-    """A batch in runs of up to 4M tokens."""
+    """Cut a batch into runs of up to 4M tokens."""
     stops: NDArray[np.int64] = np.concatenate([[0], np.cumsum(batch.lengths)])
     for start, stop in runs(batch.lengths, READ_BATCH_TOKENS):
         yield TokenBatch(batch.tokens[stops[start] : stops[stop]], batch.lengths[start:stop])
 
 
 def configure(settings: Settings) -> TokenFormat:
-    """The format: rows of one length filled up, and taken whole where nothing else is said."""
+    """Fill up rows of one length, which readers take whole unless the recipe says otherwise."""
     chosen = FORMAT
     if settings.row_tokens is not None and settings.eos_id is not None:
         writer = partial(write, sequence_tokens=settings.row_tokens, eos_id=settings.eos_id)
@@ -232,7 +232,7 @@ def configure(settings: Settings) -> TokenFormat:
 
 
 def notices(settings: Settings) -> list[str]:
-    """What becomes of a short last sequence; that weights of such readers count rows."""
+    """Say how a short last sequence is stored, or that readers weight rows, not tokens."""
     if settings.row_tokens is not None and settings.eos_id is None:
         return [
             "input_ids: the last sequence of a file may be short, which levanter refuses: it would "

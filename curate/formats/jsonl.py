@@ -53,12 +53,12 @@ GZIP_LEVEL = 6
 MOST_WINDOW_LOG = 27
 """Readers refuse zstd windows beyond 2^27 bytes."""
 FRAME_BYTES = 16 << 20
-"""Of lines; a frame is closed by the line that reaches it."""
+"""Bytes of lines in a frame; the line that reaches this number closes the frame."""
 READ_CHUNK_BYTES = 1 << 20
 
 
 class Line(msgspec.Struct, forbid_unknown_fields=True):
-    """What a line must hold; metadata is kept as it was written."""
+    """Fields of a line; metadata is kept as it was written."""
 
     text: str
     id: str
@@ -172,7 +172,7 @@ def read(stem: Path, variant: str = "zstd") -> Iterator[TextBatch]:
 
 
 def parse_line(decoder: msgspec.json.Decoder[Line], line: bytes, where: str) -> Line:
-    """One line, checked.
+    """Decode and check one line.
 
     Raises:
         ShardError: It is not JSON, or its fields are not the four of `write`.
@@ -198,7 +198,7 @@ def read_lines(path: Path) -> Iterator[bytes]:
 
 
 def decompressor(variant: str) -> Any:
-    """Of one frame."""
+    """Make a decompressor for one frame."""
     if variant == "dolma":
         return zlib.decompressobj(zlib.MAX_WBITS | 16)
     return zstandard.ZstdDecompressor().decompressobj()
@@ -240,7 +240,7 @@ def read_frames(path: Path, variant: str = "zstd") -> Iterator[bytes]:
 
 
 def configure(settings: Settings) -> TextFormat:
-    """The format of a variant."""
+    """Configure the format for its variant."""
     variant = settings.options["variant"]
     return replace(
         FORMAT,

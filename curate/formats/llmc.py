@@ -64,7 +64,7 @@ UINT16, UINT32 = np.dtype("<u2"), np.dtype("<u4")
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """What differs between the readers."""
+    """Properties in which the readers differ."""
 
     name: str
     magic: int | None
@@ -248,7 +248,7 @@ def finish(folder: DatasetFolder, variant: str = "llmc", eos_id: int = 0) -> lis
 
 
 def configure(settings: Settings) -> TokenFormat:
-    """The format of a variant.
+    """Configure the format for its variant.
 
     Raises:
         RecipeError: The variant's readers find documents by the end token, and there is none.
@@ -278,7 +278,7 @@ def configure(settings: Settings) -> TokenFormat:
 
 
 def notices(settings: Settings) -> list[str]:
-    """That llm.c stops at a short shard, where nothing says how short."""
+    """Warn that llm.c stops at a short shard, where the recipe does not say how short."""
     if settings.options["variant"] != "llmc" or settings.options["step_tokens"] is not None:
         return []
     return [

@@ -72,7 +72,7 @@ def dtype_for(highest_id: int) -> np.dtype[Any]:
 
 
 def columns(dtype: np.dtype[Any]) -> dict[str, Any]:
-    """What shard and index say of the samples, keys sorted."""
+    """Describe the samples for shard and index, keys sorted."""
     return {
         "column_encodings": [f"ndarray:{dtype.name}"],
         "column_names": ["tokens"],
@@ -275,7 +275,7 @@ def finish(folder: DatasetFolder) -> list[Path]:
 
 
 def notices(settings: Settings) -> list[str]:
-    """That llm-foundry cuts documents that are longer than its sequences."""
+    """Warn that llm-foundry cuts documents that are longer than its sequences."""
     if settings.sequence_length is not None:
         return []
     return [
@@ -285,7 +285,7 @@ def notices(settings: Settings) -> list[str]:
 
 
 def configure(settings: Settings) -> TokenFormat:
-    """Where rows are sequences, and nothing else is said, the trainer takes them whole."""
+    """Count no dropped tokens where rows are sequences, unless the recipe states a window."""
     if settings.sequence_length is None or settings.options["window_tokens"] is not None:
         return FORMAT
     return replace(FORMAT, dropped_tokens=whole_rows)

@@ -135,7 +135,7 @@ def write_index(index: BinaryIO, lengths: NDArray[np.int32], dtype: np.dtype[Any
 def sequence_begins(
     lengths: NDArray[np.int32], dtype: np.dtype[Any]
 ) -> Iterator[tuple[int, NDArray[np.int64]]]:
-    """Where in `.bin` sequences begin, a piece at a time.
+    """Yield the byte offsets in `.bin` at which sequences begin, a piece at a time.
 
     Yields:
         (first sequence of the piece, shape (sequences of the piece,) offsets in bytes).
@@ -249,7 +249,7 @@ def expect_equal(
 
 
 def notices(settings: Settings) -> list[str]:
-    """That one of Megatron's paths guesses the dtype wrong for a few vocabularies."""
+    """Warn that one of Megatron's paths guesses the dtype wrong for a few vocabularies."""
     if not VOCABULARY_OF_INT32 <= settings.vocabulary <= UINT16_IDS:
         return []
     return [

@@ -229,7 +229,7 @@ def inflate(path: Path) -> Iterator[bytes]:
 
 
 def configure(settings: Settings) -> TokenFormat:
-    """The format for a tokenizer.
+    """Configure the format for a tokenizer.
 
     Raises:
         RecipeError: There is no end token: OLMo-core's packing would find no document, silently.
@@ -249,7 +249,7 @@ def configure(settings: Settings) -> TokenFormat:
 
 
 def notices(settings: Settings) -> list[str]:
-    """That a small vocabulary makes OLMo-core read bytes."""
+    """Warn that a small vocabulary makes OLMo-core read bytes."""
     if settings.vocabulary > SMALL_VOCABULARY:
         return []
     return [

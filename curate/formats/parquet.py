@@ -42,7 +42,7 @@ COLUMNS = ("text", "id", "source", "metadata")
 MAGIC = b"PAR1"
 ROW_GROUP_ROWS = 1024
 ROW_GROUP_BYTES = 64 << 20
-"""Of text; far below the 2 GiB that a string column of one row group can hold."""
+"""Bytes of text in a row group; far below the 2 GiB that its string column can hold."""
 
 
 def write(stem: Path, batches: Iterable[TextBatch]) -> list[Path]:
@@ -192,7 +192,7 @@ def finish_nanochat(folder: DatasetFolder) -> list[Path]:
 
 
 def configure(settings: Settings) -> TextFormat:
-    """The format of a variant."""
+    """Configure the format for its variant."""
     if settings.options["variant"] == "parquet":
         return FORMAT
     return replace(

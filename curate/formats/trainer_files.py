@@ -1,4 +1,4 @@
-"""What some readers want beside the shards: one file for all of a split, under `trainer/`."""
+"""Files under `trainer/` that some readers expect: one for all shards of a split."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import TypeVar
 from curate.runtime.files import atomic_path
 
 DIRECTORY = "trainer"
-"""Of a dataset; curate's own, like `train`."""
+"""Folder in a dataset's directory that curate owns, like `train`."""
 
 Batch = TypeVar("Batch")
 
 
 def chained(stems: Iterable[Path], read: Callable[[Path], Iterator[Batch]]) -> Iterator[Batch]:
-    """The batches of shards, one after the other."""
+    """Yield the batches of shards, one after the other."""
     for stem in stems:
         yield from read(stem)
 

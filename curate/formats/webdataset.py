@@ -30,7 +30,7 @@ END_BYTES = 2 * BLOCK_BYTES
 
 
 class Record(msgspec.Struct, forbid_unknown_fields=True):
-    """What `KEY.json` must hold; metadata is JSON as text, so that its type never varies."""
+    """Fields of `KEY.json`; metadata is JSON as text, so that its type never varies."""
 
     id: str
     source: str
@@ -161,7 +161,7 @@ def parse(
     stored: bytes | None,
     decoder: msgspec.json.Decoder[Record],
 ) -> Record:
-    """What stands beside a text, checked against it.
+    """Decode the record beside a text, and check it against the text.
 
     Raises:
         ShardError: It is absent, of another form, or its hash is another.

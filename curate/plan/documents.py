@@ -97,7 +97,7 @@ class _Turn:
     documents: NDArray[np.int64]
     tokens: NDArray[np.int64]
     places: NDArray[np.float64]
-    """Ascending, in [0, 1)."""
+    """shape (documents,), ascending, in [0, 1)."""
 
 
 class _Order:
@@ -145,11 +145,11 @@ class _Order:
         self._held = [self._make(turn) for turn in range(self.turns)]
 
     def turn(self, number: int) -> _Turn:
-        """One pass."""
+        """Return one pass."""
         return self._held[number] if self._held else self._make(number)
 
     def turns_between(self, low: float, high: float) -> Iterator[_Turn]:
-        """The passes that have places in [low, high), and perhaps one more at either end."""
+        """Return the passes that have places in [low, high), and perhaps one more at either end."""
         per_turn = self._stream.supply_tokens / max(1, self._stream.tokens)
         first = int(low / per_turn) - 1 if per_turn else 0
         last = int(high / per_turn) + 1 if per_turn else 0

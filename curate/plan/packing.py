@@ -1,7 +1,7 @@
-"""Rows of fixed length that cut as few documents as can be: best-fit packing, or one a row.
+"""Pack documents into rows, cutting as few as possible: best fit, or one document a row.
 
-`concat` (see `sample.SequenceSampler`) joins a domain's documents and cuts the stream wherever a
-row ends. Here documents stay whole unless they are longer than a row:
+`concat` (see `curate.plan.SequenceSampler`) joins a domain's documents and cuts the stream
+wherever a row ends. Here documents stay whole unless they are longer than a row:
 
 * `best-fit`: the parts of documents are packed into rows, longest first, each into the row that it
   fills best; what stays free is filled with the end token, as pieces of no domain.
@@ -53,7 +53,7 @@ class PackedSampler:
 
 
 def pack(pieces: Pieces, row_tokens: int, how: str) -> Samples:
-    """Documents as rows.
+    """Pack documents into rows.
 
     Args:
         pieces: dtype PIECE, one a document, in order.
@@ -70,7 +70,7 @@ def pack(pieces: Pieces, row_tokens: int, how: str) -> Samples:
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """What rows are made of; tallies of shards add up."""
+    """Counts of rows and of their contents; tallies of shards add up."""
 
     rows: int = 0
     document_tokens: int = 0
@@ -79,7 +79,7 @@ class Tally:
     """Places where a document goes on in another row."""
 
     def __add__(self, other: Tally) -> Tally:
-        """Of both."""
+        """Add two tallies."""
         return Tally(
             self.rows + other.rows,
             self.document_tokens + other.document_tokens,
@@ -88,7 +88,7 @@ class Tally:
         )
 
     def to_json(self, how: str, row_tokens: int) -> dict[str, Any]:
-        """As `plan.json` and `certificate.json` have it."""
+        """Return the field `packing` of `plan.json` and `certificate.json`."""
         stored = self.document_tokens + self.padding_tokens
         return {
             "packing": how,

@@ -37,13 +37,13 @@ MOST_LOSS = 0.05
 
 @dataclass(frozen=True)
 class ShardInputs:
-    """What training shards are cut from."""
+    """Everything that training shards are cut from."""
 
     format: TokenFormat | TextFormat
-    """Configured with `settings`."""
+    """The output format, configured with `settings`."""
     settings: Settings
     streams: Sequence[DocumentStream]
-    """By domain, its training documents in order."""
+    """shape (domains,), each domain's training documents in order."""
     domains: Sequence[DomainTokens]
     plan: Plan
 
@@ -61,7 +61,7 @@ class ShardPlan:
     written_domains: tuple[WrittenDomain, ...] = ()
     """Every domain, where they are written apart."""
     predictions: tuple[MixturePrediction, ...] = ()
-    """What each trainer's own mixture will draw from them."""
+    """Draws of each trainer's own mixture, the certificate's first."""
 
 
 def format_settings(loaded: LoadedRecipe, tokenizer: Tokenizer) -> Settings:
@@ -85,7 +85,7 @@ def plan_shards(loaded: LoadedRecipe, inputs: ShardInputs) -> ShardPlan:
             5 % of it in windows that the recipe states.
         RecipeError: Rows cannot be packed with this tokenizer.
     """
-    chosen, settings = inputs.format, inputs.settings
+    output_format, settings = inputs.format, inputs.settings
     recipe = loaded.recipe
     row_tokens = settings.row_tokens or 0
     if row_tokens > recipe.budget_tokens and recipe.packing == CONCAT:
@@ -97,21 +97,21 @@ def plan_shards(loaded: LoadedRecipe, inputs: ShardInputs) -> ShardPlan:
     if recipe.output.shape == PER_DOMAIN:
         return _apart(loaded, inputs, _domain_sampler(loaded, inputs))
     sampler = _sampler(loaded, inputs, inputs.streams, inputs.domains)
-    shards = _shards(loaded, chosen, sampler)
+    shards = _shards(loaded, output_format, sampler)
     if isinstance(sampler, PackedSampler):
         rows, tallies = _rows_of(sampler, shards)
-        loss = _exact_loss(chosen, settings, rows)
+        loss = _exact_loss(output_format, settings, rows)
         return ShardPlan(sampler, shards, loss, _packing_json(loaded, tallies))
-    loss = _reader_loss(loaded, chosen, settings, shards)
-    by_row = isinstance(chosen, TokenFormat) and chosen.drops_by_row
+    loss = _reader_loss(loaded, output_format, settings, shards)
+    by_row = isinstance(output_format, TokenFormat) and output_format.drops_by_row
     if isinstance(sampler, DocumentSampler) and loss is not None and by_row:
-        loss = _exact_loss(chosen, settings, sampler.lengths())
+        loss = _exact_loss(output_format, settings, sampler.lengths())
     return ShardPlan(sampler, shards, loss)
 
 
 def _apart(loaded: LoadedRecipe, inputs: ShardInputs, sampler: DomainSampler) -> ShardPlan:
     """Plan domains written apart; their rows are all known before they are written."""
-    chosen, settings, plan = inputs.format, inputs.settings, inputs.plan
+    output_format, settings, plan = inputs.format, inputs.settings, inputs.plan
     rows, tallies = _rows_of(sampler, len(sampler.shards))
     names = [domain.name for domain in plan.domains]
     shards = [
@@ -126,11 +126,11 @@ def _apart(loaded: LoadedRecipe, inputs: ShardInputs, sampler: DomainSampler) ->
         for place, counts in zip(sampler.shards, tallies, strict=True)
     ]
     domains = written_domains(names, [domain.tokens for domain in plan.domains], shards)
-    loss = _exact_loss(chosen, settings, rows)
-    if loss is not None and isinstance(chosen, TokenFormat):
+    loss = _exact_loss(output_format, settings, rows)
+    if loss is not None and isinstance(output_format, TokenFormat):
         written = sum(counts.document_tokens for counts in tallies)
-        _refuse_loss(loaded, chosen, settings, loss["tokens_at_most"], written)
-    predictions = predict_mixtures(chosen, domains, settings)
+        _refuse_loss(loaded, output_format, settings, loss["tokens_at_most"], written)
+    predictions = predict_mixtures(output_format, domains, settings)
     first = predictions[0]
     if not any(row["samples"] for row in first.rows.values()):
         raise InfeasiblePlan(
@@ -161,24 +161,24 @@ def _packing_json(loaded: LoadedRecipe, tallies: Sequence[Tally]) -> dict[str, A
 
 
 def _exact_loss(
-    chosen: TokenFormat | TextFormat, settings: Settings, rows: Iterable[NDArray[np.int64]]
+    output_format: TokenFormat | TextFormat, settings: Settings, rows: Iterable[NDArray[np.int64]]
 ) -> dict[str, int] | None:
     """Count what the trainer's reader drops from shards whose rows are known."""
-    if isinstance(chosen, TextFormat) or chosen.dropped_tokens is None:
+    if isinstance(output_format, TextFormat) or output_format.dropped_tokens is None:
         return None
     window = settings.window_tokens
-    lost = sum(chosen.dropped_tokens(lengths, window) for lengths in rows)
+    lost = sum(output_format.dropped_tokens(lengths, window) for lengths in rows)
     return {"window_tokens": window, "tokens_at_most": lost}
 
 
 def _refuse_loss(
-    loaded: LoadedRecipe, chosen: TokenFormat, settings: Settings, lost: int, written: int
+    loaded: LoadedRecipe, output_format: TokenFormat, settings: Settings, lost: int, written: int
 ) -> None:
     """Raise `InfeasiblePlan` where readers drop too much of domains written apart."""
     stated = settings.options.get("window_tokens") is not None
     if stated and lost > MOST_LOSS * written:
         raise InfeasiblePlan(
-            f"plan: readers of {chosen.name} drop {lost} of {written} tokens at the ends of "
+            f"plan: readers of {output_format.name} drop {lost} of {written} tokens at the ends of "
             f"{len(loaded.recipe.domains)} domains written apart, in windows of "
             f"{settings.window_tokens}, more than {MOST_LOSS:.0%}; set output.shape: mixed, or "
             "raise budget_tokens, or leave out window_tokens"
@@ -201,28 +201,28 @@ def _domain_sampler(loaded: LoadedRecipe, inputs: ShardInputs) -> DomainSampler:
     )
 
 
-def _shard_tokens(loaded: LoadedRecipe, chosen: TokenFormat | TextFormat) -> int:
+def _shard_tokens(loaded: LoadedRecipe, output_format: TokenFormat | TextFormat) -> int:
     """Limit tokens in a shard by the recipe and by what the format's readers take."""
     shard_tokens = loaded.recipe.output.shard_tokens
-    return min(shard_tokens, chosen.shard_tokens_most or shard_tokens)
+    return min(shard_tokens, output_format.shard_tokens_most or shard_tokens)
 
 
-def _shards(loaded: LoadedRecipe, chosen: TokenFormat | TextFormat, sampler: Sampler) -> int:
+def _shards(loaded: LoadedRecipe, output_format: TokenFormat | TextFormat, sampler: Sampler) -> int:
     """Count training shards: as many as `shard_tokens` asks for and the format's readers take.
 
     Raises:
         InfeasiblePlan: The whole training set is shorter than the shortest shard a reader takes.
     """
     recipe = loaded.recipe
-    least = chosen.shard_tokens_least
-    shards = shard_count(recipe.budget_tokens, _shard_tokens(loaded, chosen))
+    least = output_format.shard_tokens_least
+    shards = shard_count(recipe.budget_tokens, _shard_tokens(loaded, output_format))
     if least == 1:
         return shards
     if recipe.budget_tokens < least:
         raise InfeasiblePlan(
             f"plan: budget_tokens {recipe.budget_tokens} is less than the {least} that every shard "
-            f"of format {chosen.name} needs (step_tokens + 1: its reader stops at a shorter one); "
-            f"either set budget_tokens: {least} or a smaller output.options.step_tokens"
+            f"of format {output_format.name} needs (step_tokens + 1: its reader stops at a shorter "
+            f"one); either set budget_tokens: {least} or a smaller output.options.step_tokens"
         )
     shards = min(shards, recipe.budget_tokens // least)
     while shards > 1:
@@ -234,14 +234,14 @@ def _shards(loaded: LoadedRecipe, chosen: TokenFormat | TextFormat, sampler: Sam
 
 
 def _reader_loss(
-    loaded: LoadedRecipe, chosen: TokenFormat | TextFormat, settings: Settings, shards: int
+    loaded: LoadedRecipe, output_format: TokenFormat | TextFormat, settings: Settings, shards: int
 ) -> dict[str, int] | None:
     """Bound what the trainer's reader drops at the ends of shards, for `plan.json`.
 
     Raises:
         InfeasiblePlan: More than 5 % of the budget, in windows that the recipe states.
     """
-    if isinstance(chosen, TextFormat) or chosen.dropped_tokens is None:
+    if isinstance(output_format, TextFormat) or output_format.dropped_tokens is None:
         return None
     budget, window = loaded.recipe.budget_tokens, settings.window_tokens
     lost = worst_tails(shards, window, budget)
@@ -255,8 +255,8 @@ def _reader_loss(
             else f"budget_tokens: {enough} or more, in one shard"
         )
         raise InfeasiblePlan(
-            f"plan: readers of {chosen.name} may drop {lost} of {budget} tokens, a window of "
-            f"{window} at the end of each of {shards} shards, more than {MOST_LOSS:.0%}; set "
+            f"plan: readers of {output_format.name} may drop {lost} of {budget} tokens, a window "
+            f"of {window} at the end of each of {shards} shards, more than {MOST_LOSS:.0%}; set "
             f"{remedy}, or leave out window_tokens"
         )
     return {"window_tokens": window, "tokens_at_most": lost}
@@ -269,13 +269,13 @@ def _sampler(
     domains: Sequence[DomainTokens],
 ) -> Sampler:
     """Make the sampler of these domains' streams."""
-    recipe, chosen = loaded.recipe, inputs.format
-    if isinstance(chosen, TokenFormat):
+    recipe, output_format = loaded.recipe, inputs.format
+    if isinstance(output_format, TokenFormat):
         if recipe.row_tokens is not None and recipe.packing == CONCAT:
             return SequenceSampler(streams, recipe.row_tokens, recipe.seed)
     # A document of text that is cut must keep a token of text beside its end-of-text token.
     ended = inputs.settings.eos_id is not None
-    smallest = 2 if isinstance(chosen, TextFormat) and ended else 1
+    smallest = 2 if isinstance(output_format, TextFormat) and ended else 1
     whole = DocumentSampler(streams, domains, recipe.seed, smallest)
     if recipe.row_tokens is None:
         return whole

@@ -1,1 +1,1 @@
-"""What each trainer does with a mixture of domains written apart."""
+"""Trainers' own mixtures of domains that are written apart: predictions and configuration."""

@@ -1,4 +1,4 @@
-"""What each trainer draws of domains that are written apart, by its own rule.
+"""Reproduce the rules by which trainers draw from domains that are written apart.
 
 A rule takes the domains on disk and the tokens of the trainer's window. Shares of tokens are
 translated to the unit that it weights (windows or rows), and its rounding is reproduced to the
@@ -51,7 +51,7 @@ class WrittenDomain:
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """What a trainer draws in an epoch; each list has one entry a domain."""
+    """Samples that a trainer draws in an epoch; each list has one entry a domain."""
 
     weights: list[float]
     """Weights in the trainer's configuration; zero where a domain is left out of it."""

@@ -35,13 +35,13 @@ class TrainerMixture:
 
     trainer: str
     unit: str
-    """What it draws: windows or rows."""
+    """Unit of a sample: windows or rows."""
     exact: bool
     """False where samples are drawn at random."""
     draw: Callable[[Sequence[WrittenDomain], int], Drawn]
     """(domains, tokens of the trainer's window) → what it draws."""
     config_files: Callable[[ConfigInputs], dict[str, str]]
-    """What to mix → name and text of each file in `trainer/`."""
+    """Domains to mix → name and text of each file in `trainer/`."""
     config_stems: tuple[str, ...]
     """Names of these files without suffix."""
     repeats_order: bool = False
@@ -69,14 +69,14 @@ TORCHTITAN = TrainerMixture(
 
 @dataclass(frozen=True, slots=True)
 class MixturePrediction:
-    """What one trainer will draw in an epoch."""
+    """Samples that one trainer will draw in an epoch."""
 
     trainer: str
     unit: str
     exact: bool
     window_tokens: int
     rows: dict[str, dict[str, float]]
-    """By domain: weight, samples, tokens, share, difference, epochs, unseen."""
+    """Domain → weight, samples, tokens, share, difference, epochs, unseen."""
     warnings: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""How trainers turn a mixture of datasets into whole samples: each rule, over numbers alone.
+"""Rules by which trainers turn a mixture of datasets into whole samples.
 
 A trainer draws samples (windows of tokens, or rows), not tokens, and each rounds in its own way.
 These functions give the number of samples it draws from each dataset, as its own code would. Left
