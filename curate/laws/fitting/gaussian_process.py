@@ -42,7 +42,7 @@ NEW_RUN = -1
 
 
 def squared_distances(first: Array, second: Array) -> Array:
-    """Between the rows of both, shape (rows of first, rows of second).
+    """Squared distances between rows, shape (rows of first, rows of second).
 
     Example:
         >>> squared_distances(np.array([[0.0, 0.0]]), np.array([[3.0, 4.0], [0.0, 1.0]]))

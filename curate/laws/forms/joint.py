@@ -82,7 +82,7 @@ class FittedJoint:
 
     def predict(self, weights: Array, tokens: Array, params: Array) -> Array:
         """See `FittedLaw`."""
-        experts = self.experts(weights, tokens, params)
+        experts = self._expert_log_losses(weights, tokens, params)
         losses: Array = np.exp((self.votes[:, None, :] * experts).sum(axis=0))
         return losses
 
@@ -97,7 +97,7 @@ class FittedJoint:
         )
         return np.asarray(self.predict(weights, tokens, params)[:, :, None] * by_weight)
 
-    def experts(self, weights: Array, tokens: Array, params: Array) -> Array:
+    def _expert_log_losses(self, weights: Array, tokens: Array, params: Array) -> Array:
         """Predict log losses with each expert, shape (experts, rows, targets)."""
         rows = self._rows(weights, tokens, params)
         at = (weights, tokens, params)

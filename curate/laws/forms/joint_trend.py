@@ -120,7 +120,13 @@ class Trend:
     """shape (targets,), highest minus lowest log loss of the table."""
 
     def log_losses(self, weights: Array, tokens: Array, params: Array) -> Array:
-        """Predict log losses, shape (rows, targets); see `FittedLaw`."""
+        """Predict log losses, shape (rows, targets).
+
+        Args:
+            weights: See `FittedLaw`.
+            tokens: See `FittedLaw`.
+            params: See `FittedLaw`.
+        """
         columns = self.progress.columns(tokens, params)
         state = _evaluate(self.layout, self.theta, weights, columns)
         return self._level(state.log_losses)[0].T

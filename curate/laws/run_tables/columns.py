@@ -86,7 +86,7 @@ class TableFile:
 
 @dataclass(frozen=True, slots=True)
 class TableLayout:
-    """Which columns of one file, or of two, hold which part of a run table."""
+    """Columns of one file, or of two, that hold the parts of a run table."""
 
     weights: TableFile
     losses: TableFile
