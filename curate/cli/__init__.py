@@ -1,12 +1,10 @@
-"""The command line: one thin function a command; the only place that prints and exits.
+"""The command line: one thin function for each command; only it prints and exits.
 
 Modules are imported inside commands, so that `curate --help` answers at once.
 """
 
 from __future__ import annotations
 
-import atexit
-import gc
 import os
 import signal
 import sys
@@ -16,10 +14,6 @@ for _variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_variable, "1")
 # Threads that spin while they wait cost torch eight times the time where cores are shared.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-# There are records by the hundred thousand and hardly a cycle: 20,000 files took 0.2 s of looking,
-# 0.04 with 200,000 here, and every start 0.02 s with 50,000.
-gc.set_threshold(500_000)
 
 import click  # noqa: E402
 
@@ -33,7 +27,7 @@ COMMANDS = (
     proxies.proxy, proxies.experts, proxies.validate, evidence.fit, evidence.design,
     info.methods, info.formats, info.corpus, info.schema, info.doctor,
 )  # fmt: skip
-"""In the order of `curate --help`."""
+"""Commands in the order of `curate --help`."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -51,35 +45,36 @@ for _command in COMMANDS:
 
 
 def main() -> None:
-    """Run the command line and turn faults into one line and an exit code."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ended politely, like Ctrl-C
+    """Run the command line; exit with a code and, after an error, one line on stderr."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # end as after Ctrl-C
+    sys.exit(_run())
+
+
+def _run() -> int:
     try:
         cli.main(standalone_mode=False)
-        _leave(0)
+        if sys.stdout is not None:  # None where the caller closed it, as schedulers may
+            sys.stdout.flush()  # here, where a full disk is still an error like any other
     except CurateError as error:
         click.echo(f"curate: {error}", err=True)
-        _leave(EXIT_USER)
+        return EXIT_USER
     except click.ClickException as error:
         error.show()
-        _leave(EXIT_USER)
+        return EXIT_USER
     except (KeyboardInterrupt, click.Abort):
-        click.echo("curate: interrupted; what was finished is kept, run again to go on", err=True)
-        _leave(EXIT_INTERRUPTED)
+        click.echo("curate: interrupted; finished work is kept, run again to continue", err=True)
+        return EXIT_INTERRUPTED
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(EXIT_FAILED)
-    except OSError as error:  # a full disk, a directory that may not be written, a file in its way
+        _discard_output()
+        return EXIT_FAILED
+    except OSError as error:  # a full disk, a directory without write permission
         click.echo(f"curate: {error.filename or 'a file'}: {error.strerror or error}", err=True)
-        _leave(EXIT_USER)
+        _discard_output()
+        return EXIT_USER
+    return 0
 
 
-def _leave(exit_code: int) -> None:
-    """End the process as it is: to take tokenizers and tables apart first took 0.09 s of 2.5.
-
-    Nor is a thread waited for that still builds a tokenizer.
-    """
-    atexit._run_exitfuncs()
-    for stream in (sys.stdout, sys.stderr):
-        if stream is not None:  # who started us has closed it, as schedulers may
-            stream.flush()
-    os._exit(exit_code)
+def _discard_output() -> None:
+    """Send what is still buffered nowhere, so that Python does not fail to write it at exit."""
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
