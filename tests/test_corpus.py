@@ -245,7 +245,7 @@ def test_strip_docstrings(source, code, docstrings):
 def test_what_remains_of_our_own_source_is_the_same_program():
     source = inspect.getsource(harvesting)
     stripped, found = strip_docstrings(source)
-    assert found[0].startswith("From installed files")
+    assert found[0].startswith("Turn installed files")
     assert "Take a document unless it is short" in "\n".join(found)
 
     def shape(code):

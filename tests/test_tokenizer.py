@@ -285,7 +285,7 @@ def test_hub_uses_what_is_in_its_cache(bpe, tmp_path):
 @pytest.mark.parametrize("identifier", ["owner/absent", "owner/name@v2", "not a name"])
 def test_hub_without_the_tokenizer(identifier, tmp_path):
     message = run_hub(identifier, tmp_path)
-    assert message.startswith(f"tokenizer {identifier}: not to be had from the hub (")
+    assert message.startswith(f"tokenizer {identifier}: cannot be fetched from the hub (")
     assert message.endswith("download its tokenizer.json and give tokenizer.path")
     assert "\n" not in message
 

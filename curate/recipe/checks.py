@@ -32,7 +32,8 @@ WORDS = {
 SHOWN_CHARACTERS = 40
 
 NEAR = 0.5
-"""Likeness that makes a hint: keys and domains are mistyped more freely than names of methods."""
+"""Likeness from 0 to 1 at which a name is suggested; lower than for methods, as keys are mistyped
+more freely."""
 
 
 def check_fields(value: Any, struct: type[Struct], where: str, source: str) -> None:

@@ -1,11 +1,11 @@
-"""Files to documents: find the files, identify them, cut them into segments, read the segments.
+"""Turn files into documents: find, identify, cut into segments, read.
 
     paths = expand(patterns, options, base)      which files
     files = identify(paths, cache)               what is in them, as hashes
     plans = segments(files, options)             how each is cut, by which reader
     reader.read(plan.segment(k))                 blocks of documents, and of bad records
 
-`READERS` are the kinds of file that can be read; adding one touches its own file and one row here.
+`READERS` are the kinds of file that can be read. Adding one takes a file and one row here.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class FileReader(Protocol):
     """Reads segments of one kind of file; may keep a file open for the segment that follows."""
 
     def read(self, segment: Segment, keep_metadata: bool) -> Iterator[DocumentBlock]:
-        """The documents of one segment."""
+        """Read the documents of one segment."""
         ...
 
     def close(self) -> None:
@@ -67,7 +67,7 @@ class ReaderInfo:
 
 
 def open_table() -> FileReader:
-    """A reader of tables; pyarrow takes a quarter of a second to import, so only where needed."""
+    """Make a reader of tables; importing pyarrow takes 0.25 s, so only where needed."""
     from curate.sources.tables import TableReader
 
     return TableReader()
@@ -102,7 +102,7 @@ def check_reader(name: str, where: str) -> None:
 
 
 class SegmentReader:
-    """Reads segments, one worker's worth.
+    """Reads the segments of one worker.
 
     The file of the last segment stays open, so segments of a compressed file read in rising order
     decompress it once.
@@ -113,9 +113,9 @@ class SegmentReader:
         self._readers: dict[str, FileReader] = {}
 
     def read(self, segment: Segment, keep_metadata: bool = False) -> Iterator[DocumentBlock]:
-        """The documents of a segment in blocks of about `BLOCK_BYTES`, at least one block.
+        """Read a segment in blocks of about `BLOCK_BYTES`, at least one block.
 
-        Bad records, and damage to the file, are in `DocumentBlock.bad`.
+        Bad records and damage to the file are in `DocumentBlock.bad`.
 
         Raises:
             InputError: The file is gone, cannot be read, or has changed.
@@ -130,7 +130,7 @@ class SegmentReader:
             reader.close()
 
     def __del__(self) -> None:
-        """Close the files that are open, if nobody has."""
+        """Close the files that are still open."""
         self.close()
 
     def __enter__(self) -> SegmentReader:
@@ -154,8 +154,9 @@ def segments(
 
     Args:
         files: As `identify` gives them.
-        options: The domain's; `reader` other than `auto` is taken at its word.
-        segment_bytes: Decompressed bytes of a segment; part of what was cut, so keep it fixed.
+        options: The domain's; a `reader` other than `auto` is used without looking at the file.
+        segment_bytes: Decompressed bytes of a segment. Segments are identified by their number, so
+            another value would give a number other bytes.
 
     Returns:
         Plans in the order of their first files. Text files, and small plain files of JSON lines,
@@ -191,7 +192,7 @@ def segments(
 
 @dataclass(slots=True)
 class _Group:
-    """Small files that one segment covers."""
+    """Collects small files that one segment covers."""
 
     reader: str
     files: list[InputFile] = field(default_factory=list)
@@ -205,7 +206,7 @@ def _is_small(file: InputFile, reader: str, compression: str, segment_bytes: int
 
 
 def kind_of(file: InputFile, options: ReadOptions) -> tuple[str, str]:
-    """The reader for a file, and what the file is compressed with."""
+    """Return the reader and the compression of a file."""
     if options.reader == "text":
         return "text", ""
     reader, compression = file.reader, file.compression

@@ -17,7 +17,7 @@ TextValue = str | bytes | None
 
 @dataclass(frozen=True, slots=True)
 class ColumnPath:
-    """Where a value is: a column, and the fields of the structs inside it."""
+    """Path to a value: a column, and the fields of the structs inside it."""
 
     column: str
     fields: tuple[str, ...]
@@ -69,7 +69,7 @@ def is_bytes(kind: Any) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class TableColumns:
-    """A table's columns: all that is needed of its schema."""
+    """The names and types of a table's columns."""
 
     types: dict[str, Any]
     """Arrow types by name; of columns that share a name, the first one's."""
@@ -103,7 +103,7 @@ def columns_of(schema: Any) -> TableColumns:
 
 
 def shares_buffers(kind: Any) -> bool:
-    """Whether rows point into buffers in common, so that a slice's length cannot be told."""
+    """Whether rows point into shared buffers, so that a slice has no size of its own."""
     types = pa.types
     return bool(
         types.is_dictionary(kind) or types.is_string_view(kind) or types.is_binary_view(kind)

@@ -1,4 +1,4 @@
-"""CSV and its relatives: a header row, fields split by comma, semicolon or tab, RFC 4180 quotes.
+"""Read CSV with a header row, fields split by comma, semicolon or tab, and RFC 4180 quotes.
 
 A file is one segment, since a quoted field may hold line ends and only reading from the start
 tells which are inside one. Lines are those of the file, the header being line 1.
@@ -24,11 +24,11 @@ from curate.sources.records import BLOCK_BYTES, BadRecord, DocumentBlock, ReadOp
 
 DELIMITERS = (",", ";", "\t")
 FIELD_LIMIT_CHARACTERS = 2**31 - 1
-"""Longest field; the standard library stops at 131,072 characters unless told otherwise."""
+"""Longest field; the standard library stops at 131,072 characters by default."""
 
 
 def choose_delimiter(header: str) -> str:
-    r"""The delimiter that gives the header most fields; the comma where none splits it.
+    r"""Choose the delimiter that gives the header most fields; a comma where none splits it.
 
     Example:
         >>> choose_delimiter('id;"a, b";text')
@@ -54,7 +54,7 @@ def was_utf8(field: str) -> bool:
 
 
 def repair(field: str) -> str:
-    """A field with bytes that are not UTF-8 replaced."""
+    """Replace bytes of a field that are not UTF-8."""
     return field.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 

@@ -1,4 +1,4 @@
-"""Which files a recipe's `paths` mean: names, globs, directories and URLs.
+"""Find the files that a recipe's `paths` mean: names, globs, directories and URLs.
 
 Hidden files, whose names start with a dot, are taken only where a pattern names them, literally or
 by a part that starts with a dot. Symbolic links to directories are followed, each directory once.
@@ -22,7 +22,7 @@ LISTED_NAMES = 8
 
 
 class InputPath(NamedTuple):
-    """A file, and what it is called below the directory that the recipe names."""
+    """A file, and its name below the directory that the recipe names."""
 
     path: str
     name: str
@@ -48,7 +48,7 @@ def expand(patterns: Sequence[str], options: ReadOptions, base: Path) -> list[In
         InputError: A pattern matches nothing; the message names what is there instead.
     """
     fits = name_filter(options.glob)
-    found: dict[str, InputPath] = {}
+    files: dict[str, InputPath] = {}
     for pattern in patterns:
         if is_url(pattern):
             matches = [InputPath(path, name) for path, name in expand_url(pattern, fits)]
@@ -58,8 +58,8 @@ def expand(patterns: Sequence[str], options: ReadOptions, base: Path) -> list[In
             raise InputError(explain_no_match(pattern, base, options))
         for match in matches:
             check_name(match.path)
-            found.setdefault(match.path, match)
-    return [found[path] for path in sorted(found)]
+            files.setdefault(match.path, match)
+    return [files[path] for path in sorted(files)]
 
 
 def check_name(path: str) -> None:
@@ -83,12 +83,12 @@ def expand_local(pattern: str, fits: NameFilter) -> list[InputPath]:
         matches = [root]
     else:
         matches = glob.glob(join(glob.escape(root), rest), recursive=True)
-    found = []
+    files = []
     for match in matches:
         for path in walk(match, fits) if os.path.isdir(match) else [match]:
             name = path if root == os.curdir else path.removeprefix(root).lstrip(os.sep)
-            found.append(InputPath(path, name.replace(os.sep, "/")))
-    return found
+            files.append(InputPath(path, name.replace(os.sep, "/")))
+    return files
 
 
 def join(directory: str, name: str) -> str:
@@ -141,27 +141,33 @@ def walk(root: str, fits: NameFilter) -> Iterator[str]:
 
 
 def explain_no_match(pattern: str, base: Path, options: ReadOptions) -> str:
-    """Why a pattern may have matched nothing: what the nearest directory above it holds."""
+    """Explain why a pattern matched nothing, by what the nearest directory above it holds.
+
+    Args:
+        pattern: As in the recipe.
+        base: The recipe's directory.
+        options: The filter of file names.
+    """
     if is_url(pattern):
         return f"'{pattern}' matches no file; look at what is there with its own tool"
-    wanted = base / os.path.expanduser(pattern)
-    parent = wanted
+    target = base / os.path.expanduser(pattern)
+    parent = target
     while not parent.is_dir() and parent != parent.parent:
         parent = parent.parent
     try:
         names = sorted(os.listdir(parent))
     except OSError as error:
         return f"'{pattern}' matches no file; {parent} cannot be listed ({error.strerror})"
-    if parent == wanted:
+    if parent == target:
         limit = f" that fits glob '{options.glob}'" if options.glob != "*" else ""
         return f"'{pattern}' holds no file{limit}; it holds {describe_names(names)}"
-    sought = wanted.parts[len(parent.parts)]
+    sought = target.parts[len(parent.parts)]
     hint = nearest_hint(sought, names) or ";"
     return f"'{pattern}' matches no file{hint} {parent} holds {describe_names(names)}"
 
 
 def describe_names(names: list[str]) -> str:
-    """What is in a directory, for a message.
+    """List the content of a directory, for a message.
 
     Example:
         >>> describe_names([".git", "a.jsonl", "b"])

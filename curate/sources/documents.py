@@ -1,4 +1,4 @@
-"""When a record is a document: the rules every reader shares.
+"""Rules of every reader for which records are documents.
 
 A document's text is a string with something to see in it. Everything else is a bad record with a
 reason a person can act on.
@@ -18,7 +18,7 @@ has_content = re.compile(
     # White space, and what is invisible: soft hyphen, zero-width and direction marks, BOM.
     "[^\\s\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff]"
 ).search
-"""Whether a text shows anything; a `TypeError` for what is not a string."""
+"""Whether a text has a visible character; raises `TypeError` for anything but a string."""
 
 
 def excerpt(record: str | bytes) -> str:
@@ -58,7 +58,7 @@ def list_fields(names: Any) -> str:
 
 
 def text_fault(record: Any, path: str) -> str | None:
-    """Why a parsed record is no document; None if it is one.
+    """Say why a parsed record is no document; None if it is one.
 
     Args:
         record: Any JSON value.
@@ -91,7 +91,7 @@ def text_fault(record: Any, path: str) -> str | None:
 
 
 def utf8_fault(data: bytes) -> str | None:
-    r"""Where bytes stop being UTF-8; None if they are all of it.
+    r"""Say where bytes stop being UTF-8; None if they are all valid.
 
     Example:
         >>> utf8_fault(b"caf\xe9")

@@ -1,4 +1,4 @@
-"""What is in a file: a hash, its kind; files that have not changed since are not read again.
+"""Identify files by a hash and a kind; files that have not changed are not read again.
 
 A file counts as unchanged if its size, time of modification and inode are. An entry made so soon
 after the modification that another could have followed within the same tick of the clock is not
@@ -43,12 +43,12 @@ CACHE_VERSION = 2
 HASH_THREADS = 4
 LARGE_FILE_BYTES = 1 << 20
 MANY_FILES = 40_000
-"""Where there are more files than this, several processes hash the small ones. For fewer they are
+"""More small files than this are hashed by several processes. For fewer they are
 not worth it while a tokenizer is built on another core: tokenising 20,000 files of 10 KB on two
 cores took 1.03 times as long with them."""
 
 Status = tuple[int | str, ...]
-"""Size and what else tells that a file has changed."""
+"""Size and whatever else changes when a file does."""
 
 
 class Identity(NamedTuple):
@@ -68,7 +68,7 @@ def identify(paths: Sequence[InputPath], cache: Path) -> list[InputFile]:
 
     Args:
         paths: As `expand` gives them; a path may occur twice.
-        cache: Directory of the cache; what was learnt is kept in `files.json` there.
+        cache: Directory of the cache; identities are kept in `files.json` there.
 
     Returns:
         One file for each of `paths`, in the same order.
@@ -76,41 +76,41 @@ def identify(paths: Sequence[InputPath], cache: Path) -> list[InputFile]:
     Raises:
         InputError: A file cannot be read, or changes while it is read.
     """
-    known = read_cache(cache)
+    cached = read_cache(cache)
     keys = {path: _cache_key(path) for path, _ in paths}
-    found: dict[str, Identity] = {}
+    identities: dict[str, Identity] = {}
     unknown: list[str] = []
     for path, key in keys.items():
-        entry = known.get(key)
+        entry = cached.get(key)
         if entry is not None and tuple(entry[4:]) == (status := status_of(path)):
             size_bytes, content_hash, reader, compression = entry[:4]
-            found[path] = Identity(size_bytes, content_hash, reader, compression, status, True)
+            identities[path] = Identity(size_bytes, content_hash, reader, compression, status, True)
         else:
             unknown.append(path)
     for path, identity in zip(unknown, hash_all(unknown), strict=True):
-        found[path] = identity
-        known.pop(keys[path], None)
+        identities[path] = identity
+        cached.pop(keys[path], None)
         if identity.is_lasting:
-            known[keys[path]] = [
+            cached[keys[path]] = [
                 identity.size_bytes, identity.content_hash, identity.reader, identity.compression,
                 *identity.status,
             ]  # fmt: skip
     if unknown:
-        write_cache(cache, known)
+        write_cache(cache, cached)
     return [
         InputFile(path, size_bytes, content_hash, name, reader, compression, status)
         for path, name in paths
-        for size_bytes, content_hash, reader, compression, status, _ in (found[path],)
+        for size_bytes, content_hash, reader, compression, status, _ in (identities[path],)
     ]
 
 
 def _cache_key(path: str) -> str:
-    """What a file is known by in the cache, whatever directory a command is run in."""
+    """Return a file's key in the cache, which does not depend on the working directory."""
     return path if path.startswith(os.sep) or is_url(path) else os.path.abspath(path)
 
 
 def status_of(path: str) -> Status:
-    """What tells that a file has changed: for local ones size, time of modification, inode."""
+    """Return what changes when a file does: for local files size, modification time and inode."""
     if is_url(path):
         return remote_status(path)
     try:
@@ -144,7 +144,7 @@ def hash_all(paths: Sequence[str]) -> list[Identity]:
         small = [hash_small(path) for path in paths]
     # All of them first: an error shall not wait for large files that are being hashed.
     statuses = [
-        None if found else status_of(path) for path, found in zip(paths, small, strict=True)
+        None if identity else status_of(path) for path, identity in zip(paths, small, strict=True)
     ]
     with ThreadPoolExecutor(HASH_THREADS) as threads:
         large = [
@@ -154,15 +154,15 @@ def hash_all(paths: Sequence[str]) -> list[Identity]:
         ]
         try:
             results = iter(large)
-            return [found or next(results).result() for found in small]
+            return [identity or next(results).result() for identity in small]
         finally:
             threads.shutdown(cancel_futures=True)
 
 
 def _hash_run(run: Sequence[str]) -> list[tuple[Any, ...] | None]:
     """Identities of small files as bare tuples, which go between processes four times as fast."""
-    found = map(hash_small, run)
-    return [None if identity is None else tuple(identity) for identity in found]
+    identities = map(hash_small, run)
+    return [None if identity is None else tuple(identity) for identity in identities]
 
 
 def hash_small(path: str) -> Identity | None:
@@ -178,13 +178,13 @@ def hash_small(path: str) -> Identity | None:
         return None
     started = time.time_ns()
     try:
-        found = read_new(path, LARGE_FILE_BYTES)
+        content_and_status = read_new(path, LARGE_FILE_BYTES)
     except OSError as error:
         status_of(path)  # which may know better what is wrong
         raise _unreadable(path, error) from error
-    if found is None:
+    if content_and_status is None:
         return None
-    content, status = found[0], _local_status(found[1])
+    content, status = content_and_status[0], _local_status(content_and_status[1])
     if len(content) != status[0]:
         raise _changing(path)
     compression = compression_of(content[:MAGIC_BYTES])
@@ -270,7 +270,7 @@ def _changing(path: str) -> InputError:
 
 
 def read_cache(cache: Path) -> dict[str, list[Any]]:
-    """What is known of files by path; nothing where the cache is absent or not of this version."""
+    """Read the identities by path; none where the cache is absent or of another version."""
     try:
         content = orjson.loads((cache / CACHE_NAME).read_bytes())
     except (OSError, orjson.JSONDecodeError):
@@ -281,7 +281,10 @@ def read_cache(cache: Path) -> dict[str, list[Any]]:
     return files
 
 
-def write_cache(cache: Path, known: dict[str, list[Any]]) -> None:
-    """Keep what is known; of two runs that write at once, one's new entries are learnt again."""
+def write_cache(cache: Path, identities: dict[str, list[Any]]) -> None:
+    """Write the identities by path.
+
+    If two runs write at once, the last one wins, and the other's new files are hashed again later.
+    """
     with atomic_path(cache / CACHE_NAME) as temporary:
-        temporary.write_bytes(orjson.dumps({"version": CACHE_VERSION, "files": known}))
+        temporary.write_bytes(orjson.dumps({"version": CACHE_VERSION, "files": identities}))

@@ -83,7 +83,7 @@ class RecordScanner:
         return match.group()
 
     def _value_end(self, is_element: bool) -> int | None:
-        """Where the value at `_at` ends: at the `,` or `]` after an element, or behind its `}`.
+        """Find the end of the value at `_at`: the `,` or `]` after an element, or behind its `}`.
 
         None if the file ends before.
         """
@@ -111,7 +111,7 @@ class RecordScanner:
                     return at
 
     def _string_end(self, at: int) -> int | None:
-        """Where the string whose content starts at `at` ends, behind its quote."""
+        """Find where the string whose content starts at `at` ends, behind its quote."""
         content = at - self._at
         while True:
             quote = self._data.find(b'"', at)

@@ -1,4 +1,4 @@
-"""JSON records as documents: fast where all is well, one by one where something is not.
+"""Read JSON records as documents: in bulk where all are good, else one by one.
 
 Only the text and the identifier are taken out of a record; its other fields are passed over, and
 what is wrong inside them (bytes that are not UTF-8, numbers beyond a double) does not make the
@@ -94,7 +94,14 @@ class JsonRecords:
         return DocumentBlock(metadata=[] if self._keep_metadata else None)
 
     def add_lines(self, block: DocumentBlock, data: bytes, first_line: int, file: int = 0) -> int:
-        """Add the records of whole lines, numbered from `first_line`; returns how many lines."""
+        """Add the records of whole lines, and return how many lines there are.
+
+        Args:
+            block: Receives documents and bad records.
+            data: Whole lines.
+            first_line: Number of the first line, from 1.
+            file: Index into `Segment.files`.
+        """
         if len(data) > LONGEST_RUN_BYTES:
             self.add_record(block, data, first_line, file)
             return 1
@@ -174,7 +181,14 @@ class JsonRecords:
         return [value if type(value) is str else identifier(value) for value in values]
 
     def add_record(self, block: DocumentBlock, record: bytes, number: int, file: int = 0) -> None:
-        """Add one record, blank, bad or good, counted as line `number`."""
+        """Add one record, which may be blank or bad.
+
+        Args:
+            block: Receives the document or the bad record.
+            record: The record without its line end.
+            number: Its line, from 1.
+            file: Index into `Segment.files`.
+        """
         record = record.removeprefix(BOM_UTF8)  # within a file where files were joined
         if not record or record.isspace():
             return

@@ -1,4 +1,4 @@
-"""JSON lines: one record a line, plain or compressed, any part of a file.
+"""Read JSON lines: one record a line, plain or compressed, any part of a file.
 
 A segment owns the lines that *start* in its range of decompressed bytes, so segments of any length
 give the same documents. Blank lines are counted and passed over. A worker that reads the segments
@@ -208,7 +208,15 @@ def _read_small_files(segment: Segment, records: JsonRecords) -> Iterator[Docume
 def add_damage(
     records: JsonRecords, block: DocumentBlock, cursor: LineCursor, line: int, reason: str
 ) -> None:
-    """Add what damage left of a line: the document if it is whole, and one bad record."""
+    """Add the rest of a damaged line: the document if it is whole, and one bad record.
+
+    Args:
+        records: The parser.
+        block: Receives both.
+        cursor: Holds the unfinished line.
+        line: Number of that line, from 1.
+        reason: The damage.
+    """
     rest = b"".join(cursor.unfinished)
     if rest:
         block.lines_read += 1

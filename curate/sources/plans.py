@@ -1,6 +1,6 @@
-"""How files are cut into segments, and how a file's reader is told from its content.
+"""Cut files into segments, and recognise a file's reader by its content.
 
-Both depend on content and options alone, so what was made of a segment once can be used again.
+Both depend on content and options alone, so results made from a segment can be used again.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from curate.sources.decompress.open import ByteStream, StreamDamage
 from curate.sources.records import InputFile, ReadOptions, Segment
 
 HEAD_BYTES = 64 << 10
-"""Decompressed bytes looked at to tell what a file holds."""
+"""Decompressed bytes in which a file's kind is recognised."""
 
 READING_DIGITS = 16
-"""Hexadecimal digits of a key that tell how a file is read."""
+"""Hexadecimal digits of the part of a key that identifies how a file is read."""
 
 PARQUET_MAGIC = b"PAR1"
 ARROW_FILE_MAGIC = b"ARROW1"
@@ -108,17 +108,17 @@ class PlanRequest:
     file: InputFile
     options: ReadOptions
     stream_kind: str
-    """What the file is compressed with; `plain` if nothing."""
+    """Compression of the file; `plain` for none."""
     segment_bytes: int
 
 
 def plan_whole(request: PlanRequest) -> FilePlan:
-    """A file that is one segment."""
+    """Take a file as one segment."""
     return FilePlan(request.reader, (request.file,), request.options, count=1)
 
 
 def plan_lines(request: PlanRequest) -> FilePlan:
-    """A file cut by decompressed bytes, whose number only a plain file tells beforehand."""
+    """Cut a file by decompressed bytes; only for a plain file is the number of segments known."""
     step_bytes, count = request.segment_bytes, None
     if request.stream_kind == "plain":
         count = max(1, -(-request.file.size_bytes // step_bytes))

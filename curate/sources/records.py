@@ -1,4 +1,4 @@
-"""What a source yields: files, segments of files, blocks of documents, and bad records.
+"""Types of reading: files, segments of files, blocks of documents, and bad records.
 
 A *segment* is the unit of work: a byte range, a run of row groups, or a run of small files. How
 a file is cut into segments depends on its content alone, never on the number of workers, so a
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 SCHEME = "corpus://"
-"""What paths to domains of the embedded corpus begin with."""
+"""Prefix of paths to domains of the embedded corpus."""
 
 SEGMENT_BYTES = 8 << 20
 """Decompressed bytes of input that one segment covers, more or less: about 2M tokens."""
@@ -40,18 +40,18 @@ class InputFile(NamedTuple):
     """One input file, identified by what is in it; there may be millions, so they are tuples."""
 
     path: str
-    """As the user would type it: a local path, a URL, or `corpus://<domain>`."""
+    """A local path, a URL, or `corpus://<domain>`, as the user would type it."""
     size_bytes: int
     content_hash: str
     """xxh3-128 of the raw bytes, 32 hexadecimal digits."""
     name: str = ""
     """Path below the directory the recipe names, or the file's name: what a text file is called."""
     reader: str = ""
-    """A key of `READERS`, as its content tells; empty where nobody has looked."""
+    """A key of `READERS`, recognised by its content; empty where that is still to be read."""
     compression: str = ""
-    """`plain`, `gzip`, `zstd` or `refused`; empty where nobody has looked."""
+    """`plain`, `gzip`, `zstd` or `refused`; empty where that is still to be read."""
     status: tuple[int | str, ...] = ()
-    """What told that the file was unchanged when it was identified; empty where nobody asked."""
+    """Size and modification time (see `identities.Status`) when identified; empty if not taken."""
 
 
 @dataclass(frozen=True, slots=True)

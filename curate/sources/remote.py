@@ -1,4 +1,4 @@
-"""Finding and identifying files behind URLs, through fsspec; and the name filter for both."""
+"""Find and identify files behind URLs through fsspec, and filter file names."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from typing import Any, TypeAlias
 from curate.errors import InputError
 
 NameFilter: TypeAlias = Callable[[str], Any]
-"""Whether a file name is wanted."""
+"""A test that is true for file names to read."""
 
 GLOB_CHARACTERS = frozenset("*?[")
 
 
 def name_filter(patterns: str) -> NameFilter:
-    """A test for comma-separated fnmatch patterns.
+    """Make a test for comma-separated fnmatch patterns.
 
     Example:
         >>> fits = name_filter("*.py, *.md")
         >>> bool(fits("a.py")), bool(fits("a.pyc"))
         (True, False)
     """
-    wanted = [pattern.strip() for pattern in patterns.split(",") if pattern.strip()]
-    return re.compile("|".join(map(fnmatch.translate, wanted))).match
+    split = [pattern.strip() for pattern in patterns.split(",") if pattern.strip()]
+    return re.compile("|".join(map(fnmatch.translate, split))).match
 
 
 @contextmanager
@@ -58,7 +58,7 @@ def expand_url(url: str, fits: NameFilter) -> list[tuple[str, str]]:
             matches = filesystem.glob(path, detail=True)
         else:
             matches = {path: {"type": "directory"}} if filesystem.isdir(path) else {}
-        found = []
+        files = []
         for match, details in matches.items():
             is_directory = details["type"] == "directory"
             for file in filesystem.find(match) if is_directory else [match]:
@@ -67,8 +67,8 @@ def expand_url(url: str, fits: NameFilter) -> list[tuple[str, str]]:
                     continue
                 if "/." in f"/{name}" and "/." not in url:
                     continue
-                found.append((filesystem.unstrip_protocol(file), name))
-        return found
+                files.append((filesystem.unstrip_protocol(file), name))
+        return files
 
 
 def remote_status(url: str) -> tuple[int, str]:

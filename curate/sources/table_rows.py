@@ -1,4 +1,4 @@
-"""Rows of Arrow record batches as documents."""
+"""Read rows of Arrow record batches as documents."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class TableRows:
         self._text: ColumnPath | None = None
         self._id: ColumnPath | None = None
         self._columns = ""
-        self.wanted: list[ColumnPath] | None = None
+        self.columns_to_read: list[ColumnPath] | None = None
         """The columns to read; None: all."""
         self.next_row = 1
         self._block = self._new_block()
@@ -48,7 +48,7 @@ class TableRows:
             self._block.bad.append(BadRecord(0, 0, reason))
             return False
         if not self._keep_metadata:
-            self.wanted = [self._text] + ([self._id] if self._id else [])
+            self.columns_to_read = [self._text] + ([self._id] if self._id else [])
         return True
 
     def add(self, batch: Any) -> Iterator[None]:

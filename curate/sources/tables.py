@@ -1,4 +1,4 @@
-"""Parquet and Arrow files: segments are runs of row groups or record batches.
+"""Read Parquet and Arrow files, whose segments are runs of row groups or record batches.
 
 Rows are read in batches of about a block, so memory does not grow with the size of a row group. A
 damaged row group or record batch is one bad record; those after it are still read.
@@ -53,8 +53,8 @@ class Table(Protocol):
     run_sizes_bytes: list[int]
     """Uncompressed bytes of each run; empty where the file cannot be cut."""
 
-    def runs(self, segment: Segment, wanted: list[ColumnPath] | None) -> Iterator[RowRun]:
-        """The runs of one segment with the wanted columns; None: all of them."""
+    def runs(self, segment: Segment, columns: list[ColumnPath] | None) -> Iterator[RowRun]:
+        """Yield the runs of one segment with these columns; None: all of them."""
         ...
 
     def close(self) -> None:
@@ -113,13 +113,13 @@ class ParquetTable:
             self._opened = opened.pop_all()
         self.run_sizes_bytes = [group.total_byte_size for group in self._groups]
 
-    def runs(self, segment: Segment, wanted: list[ColumnPath] | None) -> Iterator[RowRun]:
+    def runs(self, segment: Segment, columns: list[ColumnPath] | None) -> Iterator[RowRun]:
         """See `Table.runs`."""
         for index in range(len(self._groups))[segment.start : segment.stop]:
-            yield RowRun(self._groups[index].num_rows, self._batches(index, wanted))
+            yield RowRun(self._groups[index].num_rows, self._batches(index, columns))
 
-    def _batches(self, index: int, wanted: list[ColumnPath] | None) -> Iterator[Any]:
-        columns = None if wanted is None else [path.dotted for path in wanted]
+    def _batches(self, index: int, paths: list[ColumnPath] | None) -> Iterator[Any]:
+        columns = None if paths is None else [path.dotted for path in paths]
         group = self._groups[index]
         block_rows = BLOCK_BYTES * group.num_rows // max(1, group.total_byte_size)
         batch_rows = max(1, min(LARGEST_BATCH_ROWS, block_rows))
@@ -149,7 +149,7 @@ class ArrowTable:
         except StreamDamage:
             self.close()
             raise
-        # The footer knows the length of each batch, but the library does not tell.
+        # The footer holds the length of each batch, but pyarrow does not expose it.
         self.run_sizes_bytes = [file.size_bytes // count] * count if count else []
 
     def _open(self, positions: list[int] | None) -> Any:
@@ -167,11 +167,11 @@ class ArrowTable:
             self._opened = opened.pop_all()
             return reader
 
-    def runs(self, segment: Segment, wanted: list[ColumnPath] | None) -> Iterator[RowRun]:
+    def runs(self, segment: Segment, columns: list[ColumnPath] | None) -> Iterator[RowRun]:
         """See `Table.runs`."""
         positions = None
-        if wanted is not None:
-            positions = sorted({self._names.index(path.column) for path in wanted})
+        if columns is not None:
+            positions = sorted({self._names.index(path.column) for path in columns})
         self._reader = self._open(positions)
         if self._is_stream:
             yield RowRun(None, checked(iter(self._reader), self._file.path))
@@ -236,7 +236,7 @@ class TableReader:
             table = self._open(segment.files[0])
             is_end = segment.stop is None or segment.stop == len(table.run_sizes_bytes)
             if rows.bind(table.columns):
-                for run in table.runs(segment, rows.wanted):
+                for run in table.runs(segment, rows.columns_to_read):
                     yield from read_run(run, rows)
         except StreamDamage as damage:
             rows.add_damage(str(damage))

@@ -1,4 +1,4 @@
-"""Plain text: one document a file, its name the identifier. Empty files are bad records.
+"""Read plain text: one document a file, its name the identifier. Empty files are bad records.
 
 A document's identifier is part of its name on disk, not of its content: whatever keeps what was
 made of a segment has to keep it by `InputFile.name` as well as by content hash.
@@ -59,7 +59,7 @@ class TextReader:
 
 
 def _content(file: InputFile) -> bytes:
-    """What is in a file, decompressed."""
+    """Read the decompressed content of a file."""
     if file.compression == "plain":
         return read_whole(file)
     with open_stream(file.path, file.size_bytes) as stream:

@@ -1,4 +1,4 @@
-"""Encoders: the reference, and faster ones that must equal it.
+"""Encoders: the reference, and faster ones that must give the same ids.
 
 `tokenizers` is the reference. `fastokens` (default where it passes) and `gigatoken` (by request)
 are several times faster; either is used only if it passes `selftest`.
@@ -190,23 +190,23 @@ class BackendChoice:
     name: str
     version: str
     notice: str | None = None
-    """Why it is not the one wanted."""
+    """Why it is not the requested one."""
 
 
-def first_choice(wanted: str) -> BackendChoice:
-    """The backend to start with; whether it may be used is for `selftest.judge` to say.
+def first_choice(requested: str) -> BackendChoice:
+    """Select the backend to start with; `selftest.judge` decides whether it may be used.
 
     Args:
-        wanted: A key of `BACKENDS`, or `auto`.
+        requested: A key of `BACKENDS`, or `auto`.
 
     Raises:
         TokenizerError: A backend pinned by the recipe is not installed.
     """
-    name = AUTOMATIC if wanted == "auto" else wanted
+    name = AUTOMATIC if requested == "auto" else requested
     version = installed(name)
     if version is not None:
         return BackendChoice(name, version)
-    if wanted != "auto":
+    if requested != "auto":
         raise TokenizerError(
             f"tokenizer.backend: {name} is not installed; install it, or use backend: auto "
             f"(known: {', '.join(BACKENDS)})"
@@ -255,11 +255,11 @@ def _check_added_ids(tokenizer: Tokenizer, given: dict[str, int]) -> None:
 
 
 def guarded(call: Callable[[], Result], problem: str) -> Result:
-    """Call a backend that is only used if it works."""
+    """Call a backend, and turn any failure into `BackendRefused`."""
     try:
         return call()
     except BaseException as error:  # noqa: BLE001 - any failure means: use the reference
-        # A panic in Rust is no Exception, but neither is the user's wish to stop.
+        # A panic in Rust is no Exception, but neither is KeyboardInterrupt.
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         reason = " ".join(f"{type(error).__name__}: {error}".split())

@@ -72,7 +72,7 @@ class StoredTable:
 
     @classmethod
     def open(cls, path: Path) -> StoredTable:
-        """Look at where rows start and at the sizes of all three files.
+        """Read where rows start, and check the sizes of all three files.
 
         Raises:
             InputError: It is damaged.
@@ -81,10 +81,10 @@ class StoredTable:
         row_starts = np.fromfile(path / "row_starts.bin", np.int64)
         entries = int(row_starts[-1]) if len(row_starts) else -1
         for name, width in (("second.bin", 4), ("count.bin", 8)):
-            found = (path / name).stat().st_size
-            if found != entries * width:
+            size_bytes = (path / name).stat().st_size
+            if size_bytes != entries * width:
                 raise InputError(
-                    f"{path}: a damaged count table ({name} has {found} bytes, not "
+                    f"{path}: a damaged count table ({name} has {size_bytes} bytes, not "
                     f"{entries * width}); remove it and run again"
                 )
         return cls(path, row_starts)
@@ -159,7 +159,13 @@ def _merge_rows(  # type: ignore[no-untyped-def]  # noqa: ANN202, PLR0913
 
 
 def write_table(path: Path, pieces: Iterable[CountTable], symbols: int) -> None:
-    """Write tables over consecutive row ranges as one table on disk, atomically."""
+    """Write tables over consecutive row ranges as one table on disk, atomically.
+
+    Args:
+        path: Directory of the table.
+        pieces: Tables of consecutive rows, the first row first.
+        symbols: Number of rows of an empty table, where there are no pieces.
+    """
     with atomic_directory(path) as directory:
         row_starts = [np.zeros(1, np.int64)]
         entries = 0

@@ -26,15 +26,16 @@ from curate.runtime.compiled import kernel, prefetch
 from curate.tokens.count_tables import CountTable, StoredTable, merge_tables
 
 COUNT_BYTES = 16 << 20
-"""Ids tallied at once: 8M tokens of two bytes. The scatter takes as much memory again; twice as
-much at once is no faster, and a quarter makes so many tables that merging them costs more."""
+"""Bytes of ids tallied at once: 8M tokens of two bytes. The scatter needs as much memory again.
+Twice as much is no faster, and a quarter makes so many tables that merging them takes longer."""
 
 SMALL_BYTES, SMALL_STREAMS = 16 << 10, 1024
-"""Shorter streams are joined, so many at a time: each alone costs 290 bytes and 40 us more."""
+"""Streams below so many bytes are joined, so many at a time: each alone costs 290 bytes and 40 us
+more."""
 
 SCATTER_BLOCK = 512
-"""Places in memory asked for before any is written: 4.9 ns a token in all with 256 to 1,024 at
-once, 5.6 with 64, 8 without asking."""
+"""Places in memory prefetched before any is written. Counting takes 4.9 ns a token in all with 256
+to 1,024 at once, 5.6 ns with 64, and 8 ns without prefetching."""
 
 COUNT_MOST = (1 << 31) - 1
 """Tokens that can be counted at once: places in the scatter are 32 bits wide."""
@@ -80,16 +81,16 @@ def _check(stream: NDArray[Any], end: int, symbols: int) -> None:
 
 @dataclass
 class _Scratch:
-    """Memory that the next count uses again: having it cleared takes longer than filling it."""
+    """Memory reused by the next count: clearing new memory takes longer than filling it."""
 
     firsts: NDArray[Any] = field(default_factory=lambda: np.empty(0, np.uint16))
     tallies: NDArray[np.uint32] = field(default_factory=lambda: np.empty(0, np.uint32))
 
     def fit(self, tokens: int, dtype: np.dtype[Any]) -> None:
-        """Make room for so many tokens."""
+        """Make room for this many tokens."""
         if len(self.firsts) < tokens or self.firsts.dtype != dtype:
             self.firsts = np.empty(tokens, dtype)
-            self.tallies = np.empty(tokens, np.uint32)  # what is not used takes no memory
+            self.tallies = np.empty(tokens, np.uint32)  # untouched pages take no memory
 
 
 def _count(
@@ -102,7 +103,7 @@ def _count(
     sizes += tally
     tally[:] = 0
     bucket_stops = np.cumsum(sizes, dtype=np.uint32)
-    bucket_stops -= sizes  # their starts, which move on as they fill
+    bucket_stops -= sizes  # starts for now; each becomes a stop as its bucket fills
     scratch.fit(sum(map(len, streams)), np.result_type(*streams))
     firsts, tallies = scratch.firsts, scratch.tallies
     places = np.empty(SCATTER_BLOCK, np.uint32)
@@ -123,7 +124,10 @@ def _count(
 
 @kernel
 def _histogram(stream, tokens, sizes, others):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Count all ids but the first, in two tables: an increment waits for the last of the same."""
+    """Count all ids but the first, alternating between two tables.
+
+    An increment must wait for the one before it if both are of the same id, as in runs of spaces.
+    """
     for position in range(1, tokens - 1, 2):
         sizes[stream[position]] += 1
         others[stream[position + 1]] += 1
@@ -136,7 +140,8 @@ def _histogram(stream, tokens, sizes, others):  # type: ignore[no-untyped-def]  
 def _scatter(stream, tokens, bucket_stops, places, block, firsts):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202, PLR0913
     """Write each id but the last to the end of its successor's bucket."""
     pairs = tokens - 1
-    # Writes go all over memory, one after another; asked for a block ahead they do not wait.
+    # Writes go all over memory and complete in order, so each would wait for its cache line. The
+    # lines of a whole block are prefetched first.
     for start in range(0, pairs, block):
         stop = pairs - start
         if stop > block:
@@ -170,7 +175,7 @@ def _tally_buckets(  # type: ignore[no-untyped-def]  # noqa: ANN202, PLR0913
         for position in range(start, stop):
             first = firsts[position]
             seen = tally[first]
-            firsts[distinct] = first  # without a branch, which would be mispredicted too often
+            firsts[distinct] = first  # always written, kept if new: a branch would be mispredicted
             distinct += seen == 0
             tally[first] = seen + 1
         bucket_stop = distinct
@@ -194,7 +199,7 @@ def _tally_buckets(  # type: ignore[no-untyped-def]  # noqa: ANN202, PLR0913
 def _turn_around(  # type: ignore[no-untyped-def]  # noqa: ANN202, PLR0913
     symbols, distinct_stops, firsts, tallies, write_at, second_ids, counts,  # noqa: ANN001
 ):  # fmt: skip
-    """Buckets by second id → rows by first id, ascending within a row without sorting."""
+    """Turn buckets by second id into rows by first id, which ascend without being sorted."""
     entry = 0
     for second in range(symbols):
         while entry < distinct_stops[second]:
@@ -214,9 +219,13 @@ class BigramCounter:
     """
 
     def __init__(self, end: int, symbols: int, memory_bytes: int, spill: Path) -> None:
-        """Count up to `symbols` ids; keep `memory_bytes` of tables, the rest under `spill`.
+        """Start an empty counter.
 
-        The directory `spill` is this counter's own.
+        Args:
+            end: Id of the end symbol.
+            symbols: One more than the highest id, the end symbol included.
+            memory_bytes: Most memory for tables; the rest goes to disk.
+            spill: Directory for that, which no other counter uses.
         """
         self._end = end
         self._symbols = symbols
@@ -232,7 +241,7 @@ class BigramCounter:
     def add(self, stream: NDArray[Any]) -> None:
         """Count one stream of whole documents, each ending with the end symbol.
 
-        It is kept, and must not change, until there is enough to be counted at once.
+        The array is kept until there is enough to count at once; it must not change meanwhile.
         """
         _check(stream, self._end, self._symbols)
         start, most = 0, max(1, COUNT_BYTES // stream.itemsize)
@@ -244,7 +253,7 @@ class BigramCounter:
             start = stop
 
     def _keep(self, stream: NDArray[Any]) -> None:
-        """Keep a stream for the next count; what is there comes first if both are too much."""
+        """Keep a stream for the next count, counting those kept before if there are too many."""
         if self._pending_bytes + stream.nbytes > COUNT_BYTES:
             self._count_pending()
         self._pending_bytes += stream.nbytes
@@ -280,7 +289,7 @@ class BigramCounter:
         return sum(table.memory_bytes for table in self._tables)
 
     def flush(self) -> None:
-        """Write what is in memory as one sorted run; `runs` then names everything counted."""
+        """Write the tables in memory as one sorted run, and add it to `runs`."""
         self._count_pending()
         if self._tables:
             path = self._spill / f"run-{len(self.runs):05d}"

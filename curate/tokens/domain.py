@@ -111,11 +111,11 @@ class DomainTokens:
             key: Another key holds out others.
         """
         mixed = mix64(self.content_high ^ mix64_scalar(key ^ VALIDATION_KEY), self.content_low)
-        chosen: NDArray[np.bool_] = mixed < np.uint64(min(int(share * 2.0**64), 2**64 - 1))
-        if share > 0 and len(mixed) and not chosen.any():
+        held_out: NDArray[np.bool_] = mixed < np.uint64(min(int(share * 2.0**64), 2**64 - 1))
+        if share > 0 and len(mixed) and not held_out.any():
             smallest = mixed == mixed.min()
-            return smallest if not smallest.all() else chosen
-        return chosen
+            return smallest if not smallest.all() else held_out
+        return held_out
 
     @cached_property
     def addresses(self) -> NDArray[np.uint64]:
@@ -140,9 +140,9 @@ class DomainTokens:
         slices = self._slice[numbers]
         for number in np.unique(slices):
             table = _map(self._slices[number].part / "documents.bin", DOCUMENT)
-            chosen = slices == number
-            rows = self._row[numbers[chosen]]
-            lines[chosen] = table["line"][rows].astype(np.int64) + self._slice_lines[number]
+            in_slice = slices == number
+            rows = self._row[numbers[in_slice]]
+            lines[in_slice] = table["line"][rows].astype(np.int64) + self._slice_lines[number]
         return np.array(self._slice_file, np.int64)[slices], lines
 
     def bad_record_rows(self) -> Iterable[tuple[str, int, str, str]]:
@@ -171,15 +171,15 @@ def _columns(slices: Sequence[StoredEntry], paths: Sequence[Path]) -> dict[str, 
         _run_columns(tables[part_number[path]], part_number[path], start, stop)
         for path, start, stop in _runs(slices)
     ]
-    found: dict[str, NDArray[Any]] = {
+    joined: dict[str, NDArray[Any]] = {
         key: np.concatenate([column[key] for column in columns])
         if columns
         else np.empty(0, np.uint64 if key in _HASHES else np.int64)
         for key in _COLUMNS
     }
     documents = [stored.entry.documents for stored in slices]
-    found["slice"] = np.repeat(np.arange(len(slices)), documents)
-    return found
+    joined["slice"] = np.repeat(np.arange(len(slices)), documents)
+    return joined
 
 
 _HASHES = ("content_high", "content_low", "identity")

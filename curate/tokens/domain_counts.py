@@ -1,8 +1,8 @@
 """Bigram counts of whole domains, kept up to date as files come and go.
 
-A domain's table is known by the entries it counts. It is made from an earlier table of the same
-domain if that counts nothing which is gone, from what the tokenising run counted on its way, and
-from the store for whatever neither covers (after a run that was killed, say).
+A domain's table is identified by the entries it counts. It is made from an earlier table of the
+same domain, if all that it counts is still there, from the tables of the tokenising run, and from
+the store for whatever neither covers (after a run that was killed, for example).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class CountRequest:
     domain: DomainTokens
     tokenizer: Tokenizer
     directory: Path
-    """Where the tables of this tokenizer's domains are kept."""
+    """Directory of count tables of this tokenizer's domains."""
     spill: Path
     """For runs; must not be shared with another request."""
     runs: tuple[tuple[Path, tuple[EntryKey, ...]], ...]
@@ -48,8 +48,8 @@ class CountRequest:
 
 
 def domain_counts(request: CountRequest) -> Path:
-    """The bigram table of a domain, made if need be; see `count_tables.read_table`."""
-    # What has no document has no counts, and may be a segment that its file turned out not to have.
+    """Return the bigram table of a domain, making it if needed; see `count_tables.read_table`."""
+    # Entries without documents have no counts. Some are segments beyond the end of their file.
     needed = Counter(
         [
             stored.entry.name
@@ -83,9 +83,11 @@ def domain_counts(request: CountRequest) -> Path:
 def _tables_at_hand(
     request: CountRequest, needed: Counter[EntryKey]
 ) -> tuple[Path | None, list[Path], Counter[EntryKey]]:
-    """Tables that count nothing but what is needed, and what none of them counts.
+    """Select tables that count only needed entries.
 
-    The first is an earlier table of the domain, the others are of this run.
+    Returns:
+        An earlier table of the domain if any, tables of this run, and the entries that no table
+        counts.
     """
     counted_now = Counter(chain(*(counted for _, counted in request.runs)))
     if dict.__eq__(counted_now, needed):  # a tenth of the time that `Counter` takes
@@ -102,7 +104,7 @@ def _tables_at_hand(
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether a table is there with all the bytes it should have."""
+    """Whether a table exists and its files have the right sizes."""
     try:
         StoredTable.open(path)
     except (OSError, InputError):
@@ -113,7 +115,7 @@ def _is_whole(path: Path) -> bool:
 def _largest_subset(
     directory: Path, prefix: str, needed: Counter[EntryKey]
 ) -> tuple[Path | None, Counter[EntryKey]]:
-    """An earlier table of the domain that counts only what is still there, and what it counts."""
+    """Find the largest earlier table that counts only needed entries, and return those entries."""
     best: tuple[Path | None, Counter[EntryKey]] = (None, Counter())
     for path in sorted(directory.glob(f"{prefix}-*")) if directory.is_dir() else []:
         try:

@@ -1,4 +1,4 @@
-"""Bring what the token store lacks into it, by the fastest backend that equals the reference.
+"""Tokenise what the store lacks, with the fastest backend that gives the reference's ids.
 
 The backend is built while another process encodes a sample with the reference. Workers start before
 the two are compared, and write nothing until they agree. Building it still earlier, in a thread
@@ -42,7 +42,7 @@ SAMPLE_BYTES = 96 << 10
 
 @dataclass(frozen=True)
 class FillRequest:
-    """What there is to fill, with what, and who is told."""
+    """Everything needed to fill a token store."""
 
     recipe: Recipe
     tokenizer: Tokenizer
@@ -57,7 +57,7 @@ class FillRequest:
 
 @dataclass(frozen=True)
 class FillResult:
-    """What was added."""
+    """Counts and text added to the store."""
 
     made: Tokenised
     text_bytes: int
@@ -67,7 +67,7 @@ def fill(filling: FillRequest, plans: Sequence[Sequence[FilePlan]]) -> FillResul
     """Tokenise what the store lacks.
 
     Args:
-        filling: With what.
+        filling: Tokenizer, store and workers.
         plans: By domain, its files.
 
     Raises:
@@ -78,13 +78,13 @@ def fill(filling: FillRequest, plans: Sequence[Sequence[FilePlan]]) -> FillResul
     if not tasks:
         filling.observer.notice("tokenised already: every file is in the store")
         return FillResult(Tokenised(), 0)
-    choice, wanted = filling.choice, filling.recipe.tokenizer.backend
+    choice, requested = filling.choice, filling.recipe.tokenizer.backend
     if choice.notice:
         filling.observer.notice(choice.notice)
     try:
         return _attempt(filling, choice, tasks, present)
     except BackendRefused as error:
-        if wanted != "auto":
+        if requested != "auto":
             raise TokenizerError(
                 f"tokenizer.backend: {error}; use backend: auto or backend: tokenizers"
             ) from error
@@ -152,7 +152,7 @@ def _attempt(
 
 
 def memory_dir() -> Path:
-    """Where verdicts on tokenizer backends are remembered, for this user and machine."""
+    """Return the directory of remembered verdicts on tokenizer backends."""
     return user_cache() / "backends"
 
 
@@ -160,11 +160,11 @@ def sample_documents(plans: Sequence[FilePlan]) -> list[str]:
     """Beginnings of documents at the start of some files, spread over the list of files."""
     # A large file has a task for each of its segments, all with its one plan.
     different = list({id(plan): plan for plan in plans}.values())
-    chosen = different[:: max(1, len(different) // 8)]
-    room = SAMPLE_BYTES // max(1, len(chosen))
+    sampled = different[:: max(1, len(different) // 8)]
+    room = SAMPLE_BYTES // max(1, len(sampled))
     sample: list[str] = []
     reader = SegmentReader()
-    for plan in chosen:
+    for plan in sampled:
         taken = 0
         for block in reader.read(plan.beginning(4 * room)):
             for text in block.texts:

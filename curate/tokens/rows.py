@@ -1,4 +1,4 @@
-"""What blocks of documents become in the store: table rows, totals by file, tokens with ends."""
+"""Turn blocks of documents into table rows, totals by file, and tokens with end symbols."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from curate.tokens.store import DOCUMENT
 
 @dataclass(slots=True)
 class FileTotals:
-    """What one file of a segment gave."""
+    """Totals of one file in a segment."""
 
     documents: int = 0
     tokens: int = 0
@@ -27,7 +27,7 @@ class FileTotals:
 
 
 def add_totals(
-    found: list[FileTotals],
+    by_file: list[FileTotals],
     block: DocumentBlock,
     tokens: NDArray[np.int64],
     text_bytes: NDArray[np.int64],
@@ -35,20 +35,20 @@ def add_totals(
     """Add a block's documents to the totals of the files they are of.
 
     Args:
-        found: By file of the segment.
+        by_file: Totals of each file of the segment, changed in place.
         block: Its documents.
         tokens: shape (documents,).
         text_bytes: shape (documents,), of UTF-8.
     """
-    if len(found) == 1:
-        found[0].documents += len(block.files)
-        found[0].tokens += int(tokens.sum())
-        found[0].text_bytes += int(text_bytes.sum())
+    if len(by_file) == 1:
+        by_file[0].documents += len(block.files)
+        by_file[0].tokens += int(tokens.sum())
+        by_file[0].text_bytes += int(text_bytes.sum())
         return
     for file, line, document_tokens, document_bytes in zip(
         block.files, block.lines, tokens.tolist(), text_bytes.tolist(), strict=True
     ):
-        totals = found[file]
+        totals = by_file[file]
         totals.documents += 1
         totals.tokens += document_tokens
         totals.text_bytes += document_bytes

@@ -1,9 +1,9 @@
-"""Fill the token store: one pass from bytes to tokens, document table and counts.
+"""Run the workers that fill the token store, in one pass from bytes to tokens and counts.
 
 Each worker takes segments, decompresses, parses, encodes, appends end-of-text tokens, counts, and
 writes parts, all without passing data to another process. A file that cannot be cut beforehand (a
 compressed one) is shared by workers that each decompress it and keep every segment they claim, so
-one huge file occupies all cores too. What a run finds already stored it does not read again.
+one huge file occupies all cores too. Segments that are already stored are not read again.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from curate.tokens.worker import SharedState, work
 
 @dataclass
 class Tokenised:
-    """What a run added."""
+    """The count tables that a run made."""
 
     runs: dict[int, list[tuple[Path, list[str]]]] = field(default_factory=dict)
-    """By domain: count tables on disk, each with the names of the entries it counts."""
+    """Count tables on disk by domain, each with the names of the entries it counts."""
 
 
 def tokenise(
@@ -40,14 +40,14 @@ def tokenise(
     on_progress: Callable[[NDArray[np.int64]], None],
     test_backend: Callable[[], None],
 ) -> Tokenised:
-    """Run a job and return what it made.
+    """Run a job, and return its count tables.
 
     Args:
         job: What to do.
         workers: Processes.
         on_progress: Called about ten times a second with shape (domains, len(PROGRESS)) totals.
-        test_backend: Run in the parent while workers start; what it raises ends the run before any
-            part is written.
+        test_backend: Run in the parent while workers start. An exception from it ends the run
+            before any part is written.
 
     Raises:
         InputError: A file cannot be read, or a bad record where the recipe allows none.
@@ -78,7 +78,7 @@ def tokenise(
     try:
         local.run_workers(partial(work, job, shared), workers, keep, tick)
     except (EngineError, RuntimeError):
-        if shared.verdict.value == 0:  # what ended a worker may be the backend's fault
+        if shared.verdict.value == 0:  # the backend may have killed the worker
             test_backend()
         raise
     on_progress(totals.sum(axis=0))
@@ -86,7 +86,7 @@ def tokenise(
 
 
 def load_kernels(tokenizer: Tokenizer) -> None:
-    """Run every compiled loop once, so that workers forked later need not load them each."""
+    """Run every compiled loop once, so that workers forked later share the loaded code."""
     end = tokenizer.end_symbol
     stream = np.full(2, end, tokenizer.stream_dtype)
     append_ends(np.empty(0, np.uint32), np.zeros(2, np.int64), end, stream[:1])

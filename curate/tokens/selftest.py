@@ -1,4 +1,4 @@
-"""The test that a fast backend gives the reference's ids, on odd inputs and on the user's own text.
+"""Test that a fast backend gives the reference's ids, on odd inputs and the user's own text.
 
 The verdict on the odd inputs depends on versions alone and is remembered; the sample is checked in
 every run that tokenises.
@@ -27,12 +27,12 @@ from curate.tokens.backends import (
 from curate.tokens.tokenizer import Tokenizer
 
 PROBE_VERSION = 1
-"""Raised when the probes change, so that remembered verdicts are not."""
+"""Raise it when the probes change, so that earlier verdicts are not reused."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a self-test found."""
+    """The result of a self-test."""
 
     problem: str | None
     """Why the backend may not be used; None if every id agreed."""
@@ -41,10 +41,10 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class ReferenceAnswers:
-    """What the reference says, for a backend to be compared with."""
+    """The reference's ids, for a backend to be compared with."""
 
     documents: list[str]
-    """Of the user's own."""
+    """Some of the user's own documents."""
     expected: Encoded
     """Their ids."""
     odd: list[str]
@@ -53,7 +53,7 @@ class ReferenceAnswers:
     problem: str | None
     """The remembered verdict."""
     notices: tuple[str, ...]
-    """What the user should know of the tokenizer, whatever the backend."""
+    """Facts about the tokenizer that the user should know, whatever the backend."""
 
 
 def reference_answers(
@@ -86,7 +86,15 @@ def reference_answers(
 def judge(
     tokenizer: Tokenizer, name: str, candidate: Encoder, answers: ReferenceAnswers, memory: Path
 ) -> Verdict:
-    """Compare a backend with the reference's answers; remember what it made of the odd inputs."""
+    """Compare a backend with the reference, and remember the verdict on the odd inputs.
+
+    Args:
+        tokenizer: The definition.
+        name: The backend.
+        candidate: Its encoder.
+        answers: The reference's ids.
+        memory: Directory where verdicts on the odd inputs are remembered.
+    """
     if name == "tokenizers":
         return Verdict(None, answers.notices)
     problem = answers.problem
@@ -115,7 +123,7 @@ def _recall(path: Path) -> dict[str, Any]:
 
 
 def probes(tokenizer: Tokenizer) -> list[str]:
-    """Odd inputs: where fast tokenizers have been seen to differ from the reference."""
+    """Return odd inputs, on which fast tokenizers have been seen to differ from the reference."""
     words = ["a" * 1_000_000, "".join(chr(97 + i * i % 26) for i in range(200_000))]
     unicode = [
         "",
@@ -139,7 +147,7 @@ def probes(tokenizer: Tokenizer) -> list[str]:
 def _round_trip(
     tokenizer: Tokenizer, reference: ReferenceEncoder, sample: list[str], encoded: Encoded
 ) -> tuple[str, ...]:
-    """Decode what was encoded; notices where the tokenizer does not give the text back."""
+    """Decode the sample, and return a notice if that does not restore the text."""
     ids, offsets = encoded
     if tokenizer.eos_id is not None and (ids == tokenizer.eos_id).any():
         raise end_in_text(tokenizer)
@@ -156,7 +164,7 @@ def _round_trip(
 
 
 def end_in_text(tokenizer: Tokenizer, text: str = "") -> TokenizerError:
-    """The fault of a tokenizer that makes its end-of-text id of a document's own text."""
+    """Return the error for a tokenizer whose end-of-text id results from a document's text."""
     at = max(0, text.find(tokenizer.eos or "") - 20)
     shown = f" (in '{text[at : at + 80].encode('unicode_escape').decode()}')" if text else ""
     return TokenizerError(
@@ -169,7 +177,7 @@ def end_in_text(tokenizer: Tokenizer, text: str = "") -> TokenizerError:
 def _first_difference(
     candidate: Encoder, texts: list[str], expected_encoding: Encoded, kind: str
 ) -> str | None:
-    """Where a backend's ids are not the reference's, in words; None if nowhere."""
+    """Describe the first difference between a backend and the reference; None if they agree."""
     try:
         got_ids, got_offsets = guarded(lambda: candidate.encode(texts), f"fails on {kind}")
     except BackendRefused as error:

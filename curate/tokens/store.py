@@ -32,17 +32,17 @@ from curate.runtime.files import (
 )
 
 SCHEMA = 4
-"""Raised too when the fields of `Entry` change their order, and when files are cut into other
-segments, whose numbers would mean other bytes."""
+"""Version of parts. Raise it also when the fields of `Entry` change their order, and when files are
+cut into other segments, as their numbers would then mean other bytes."""
 
 HASHED = ("tokens.bin", "documents.bin", "ids.bin", "bad.jsonl")
-"""What of a part its checksum is of."""
+"""Files of a part that its checksum covers."""
 
 SPILL_TOKENS = 16 << 20
-"""Tokens of an unfinished part kept in memory: where a file cannot be cut, neither can its part."""
+"""Most tokens of an unfinished part in memory. A file that cannot be cut makes one large part."""
 
 SPILL_BAD_RECORDS = 1 << 14
-"""The same of bad records, each up to a kilobyte."""
+"""Most bad records of an unfinished part in memory, each up to a kilobyte."""
 
 DOCUMENT = np.dtype(
     [
@@ -59,15 +59,15 @@ DOCUMENT = np.dtype(
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False, array_like=True):
-    """What a part holds of one segment of one file."""
+    """The share of a part that comes from one segment of one file."""
 
     key: str
-    """Of the file; see `FilePlan.keys`."""
+    """Key of the file; see `FilePlan.keys`."""
     segment: int
     last: bool
     """The segment reaches the end of its file."""
     path: str
-    """Where the file was when it was read."""
+    """Path of the file when it was read."""
     document_start: int
     document_stop: int
     token_start: int
@@ -85,7 +85,7 @@ class Entry(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
     @property
     def documents(self) -> int:
-        """How many it has."""
+        """Number of documents."""
         return self.document_stop - self.document_start
 
 
@@ -133,7 +133,7 @@ class TokenStore:
         self._seen: set[str] = set()
 
     def scan(self) -> None:
-        """Learn of the parts that are on disk and not known yet."""
+        """Read the parts on disk that were not read before."""
         if not self.directory.is_dir():
             return
         sweep(self.directory)
@@ -154,7 +154,7 @@ class TokenStore:
                 self._entries.setdefault(entry.key, {})[entry.segment] = stored
 
     def segments_of(self, key: str) -> dict[int, StoredEntry]:
-        """What is stored of a file, by segment."""
+        """Return the stored entries of a file, by segment."""
         return self._entries.get(key, {})
 
     def file_entries(self, key: str, count: int | None) -> tuple[StoredEntry, ...] | None:
@@ -168,7 +168,7 @@ class TokenStore:
         if count == 1:  # of small files there may be very many
             return (stored[0],) if 0 in stored else None
         if count is None:
-            ends = [segment for segment, found in stored.items() if found.entry.last]
+            ends = [segment for segment, one in stored.items() if one.entry.last]
             if not ends:
                 return None
             count = min(ends) + 1
@@ -214,7 +214,14 @@ class PartWriter:
     def add_documents(
         self, tokens: NDArray[Any], table: NDArray[Any], ids: Sequence[bytes]
     ) -> None:
-        """Append documents; `table` has ends relative to `tokens` and to the joined `ids`."""
+        """Append documents.
+
+        Args:
+            tokens: shape (tokens,), documents back to back with their end tokens.
+            table: shape (documents,) of `DOCUMENT`, with ends relative to `tokens` and to the
+                joined `ids`; changed in place.
+            ids: Identifier of each document.
+        """
         table["token_stop"] += self.token_count
         table["id_stop"] += self.id_bytes
         self.tokens.append(tokens)
@@ -233,12 +240,12 @@ class PartWriter:
         return self._held_tokens >= SPILL_TOKENS or len(self.bad) >= SPILL_BAD_RECORDS
 
     def spill(self) -> Path:
-        """Move all but the entries to disk, into the directory that becomes the part."""
+        """Move everything but the entries to disk, into the directory that becomes the part."""
         if self._directory is None:
             self._directory = begin_directory(self._store / "part")
         directory = self._directory
         records = [msgspec.json.encode(record) + b"\n" for record in self.bad]
-        # Hashed as they are written: to read them again would take longer than to write them.
+        # Hash while writing: reading the files again would take longer than writing them.
         held: tuple[Sequence[Any], ...] = (self.tokens, self.documents, self.ids, records)
         for name, pieces in zip(HASHED, held, strict=True):
             append(directory / name, *pieces)
@@ -249,13 +256,13 @@ class PartWriter:
         return directory
 
     def discard(self) -> None:
-        """Remove what was collected and not written as a part."""
+        """Remove collected entries that are not written as a part."""
         if self._directory is not None:
             shutil.rmtree(self._directory, ignore_errors=True)
         self._reset()
 
     def flush(self) -> Path | None:
-        """Write what was collected as one part; its name is made of what is in it."""
+        """Write the collected entries as one part, named by a hash of their keys."""
         if not self.entries:
             return None
         # The schema too: a part of another version would keep its place and never be read.
@@ -277,7 +284,7 @@ class PartWriter:
 
 
 def _read_info(part: Path) -> PartInfo | None:
-    """What a part says of itself; None where that is damaged or of another version."""
+    """Read `part.json`; None if it is damaged or of another version."""
     try:
         return msgspec.json.decode((part / "part.json").read_bytes(), type=PartInfo)
     except (OSError, msgspec.DecodeError):
@@ -290,7 +297,7 @@ def part_checksum(part: Path) -> str:
 
 
 def part_damage(part: Path) -> str | None:
-    """What is wrong with a part, in one line; None if it holds what was written."""
+    """Describe the damage to a part in one line; None if it holds what was written."""
     try:
         info = _read_info(part)
         whole = info is not None and info.checksum == part_checksum(part)

@@ -1,4 +1,4 @@
-"""Who tokenises what: the tasks and segments that workers take from memory they share.
+"""Hand out tasks and segments to workers, through memory that they share.
 
 A worker stays with a domain while that has tasks, and then begins another rather than help with one
 that others are at. So most domains have one worker, whose counts need not be added to another's and
@@ -20,10 +20,10 @@ lines, with zstd at its level 3 or higher."""
 
 
 class TaskQueue:
-    """What is taken of a job's tasks. Made before workers start, which all use it."""
+    """Shared record of which tasks are taken. It is made before the workers that use it start."""
 
     def __init__(self, tasks: Sequence[Task], workers: int) -> None:
-        """Nothing is taken yet.
+        """Start with nothing taken.
 
         Args:
             tasks: As `plan_tasks` gives them: the domains with the most bytes first.
@@ -33,7 +33,7 @@ class TaskQueue:
         self._workers = workers
         starts: dict[int, int] = {}
         self._stops: dict[int, int] = {}
-        """By domain: one past its last task."""
+        """One past the last task, by domain."""
         most = max((task.domain + 1 for task in tasks), default=0)
         bytes_left = [0] * most
         for position, task in enumerate(tasks):
@@ -45,21 +45,21 @@ class TaskQueue:
         self._begun = process.RawValue("q", 0)
         """Domains that some worker has begun, in the order of the tasks."""
         self._next = process.RawArray("q", [starts.get(domain, 0) for domain in range(most)])
-        """By domain: its first task that nobody has."""
+        """The first task that nobody has taken, by domain."""
         self._bytes_left = process.RawArray("q", bytes_left)
-        """By domain: of tasks that nobody has."""
+        """Bytes of tasks that nobody has taken, by domain."""
         self._members = process.RawArray("q", most)
-        """By domain: workers at its tasks."""
+        """Number of workers at a domain's tasks, by domain."""
         self._segments = process.RawArray("q", len(tasks))
-        """By task: the next segment of a shared one."""
+        """The next segment of each shared task, by task."""
         self._ended = process.RawArray("b", len(tasks))
         """1 for each shared task whose end some worker has seen."""
 
     def take(self, domain: int | None) -> int | None:
-        """The position of a task that nobody has; None where all are taken.
+        """Take a task and return its position; None where all are taken.
 
         Args:
-            domain: Of the task this worker had before.
+            domain: The domain of this worker's last task; None before the first.
         """
         with self._lock:
             if domain is None or not self._has_tasks(domain):
@@ -75,7 +75,7 @@ class TaskQueue:
             return position
 
     def _next_domain(self) -> int | None:
-        """The largest that nobody has begun, else the one with the most to do for each worker."""
+        """Pick the largest domain that nobody has begun, else the one with most bytes a worker."""
         domains = list(self._stops)
         if self._begun.value < len(domains):
             self._begun.value += 1
@@ -121,5 +121,9 @@ class TaskQueue:
         return int(self._tasks[position].size_bytes - taken)
 
     def end(self, position: int) -> None:
-        """Tell all that a shared task has no more segments."""
+        """Record that a shared task has no more segments.
+
+        No lock: the flag only ever turns from 0 to 1, and a worker that misses it claims a segment
+        beyond the end, which is empty.
+        """
         self._ended[position] = 1

@@ -1,4 +1,4 @@
-"""What there is to tokenise, cut into tasks for workers."""
+"""Cut the files to tokenise into tasks for workers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class TaskItem:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What a worker takes at once: items of one domain."""
+    """Items of one domain that a worker takes at once."""
 
     domain: int
     items: tuple[TaskItem, ...]
@@ -46,7 +46,7 @@ class Task:
 
 @dataclass(frozen=True)
 class TokeniseJob:
-    """All there is to tokenise in a run."""
+    """Everything that a run tokenises, and how."""
 
     tokenizer: Tokenizer
     backend: BackendChoice
@@ -66,7 +66,16 @@ class TokeniseJob:
 def plan_tasks(
     domains: Sequence[Sequence[FilePlan]], store: TokenStore, workers: int
 ) -> tuple[tuple[Task, ...], frozenset[tuple[str, int]]]:
-    """What is missing from the store, cut into tasks for workers, the largest domains first."""
+    """Cut what the store lacks into tasks for workers, the largest domains first.
+
+    Args:
+        domains: The plans of each domain's files.
+        store: The parts made so far.
+        workers: Number of processes.
+
+    Returns:
+        Tasks, and the (file key, segment) pairs of unfinished files that are stored already.
+    """
     tasks: list[Task] = []
     present: set[tuple[str, int]] = set()
     seen: set[str] = set()
@@ -107,11 +116,11 @@ def plan_tasks(
 
 
 def most_at_once(remaining_bytes: int, workers: int) -> int:
-    """Bytes that a worker takes at once: fewer and fewer, so that all end at about the same time.
+    """Bytes that a worker takes at once, ever fewer so that all end at about the same time.
 
     Args:
-        remaining_bytes: What nobody has taken yet.
-        workers: Who share it.
+        remaining_bytes: Bytes that nobody has taken yet.
+        workers: Number of processes that share them.
     """
     return min(TASK_SEGMENTS * SEGMENT_BYTES, remaining_bytes // (2 * workers))
 
@@ -132,7 +141,7 @@ def _joined(tasks: Sequence[Task], workers: int) -> list[Task]:
 
 
 def _followed_by(task: Task, other: Task) -> Task | None:
-    """Two tasks as one, if the second begins in a file where the first ends."""
+    """Join two tasks if the second begins in a file where the first ends."""
     last, first = task.items[-1], other.items[0]
     if last.plan is not first.plan or not last.segments or not first.segments:
         return None
@@ -144,13 +153,13 @@ def _followed_by(task: Task, other: Task) -> Task | None:
 
 
 def _missing_files(plan: FilePlan, store: TokenStore, seen: set[str]) -> FilePlan | None:
-    """The plan for those of its files that are not stored whole, nor in `seen`; adds to `seen`."""
-    found = []
+    """Restrict a plan to files that are neither stored whole nor in `seen`; add them to `seen`."""
+    lacking = []
     for file, key in zip(plan.files, plan.keys, strict=True):
         if key not in seen and store.file_entries(key, plan.count) is None:
             seen.add(key)  # the same content again, in this plan too, is tokenised once
-            found.append(file)
-    missing = tuple(found)
+            lacking.append(file)
+    missing = tuple(lacking)
     if len(missing) == len(plan.files):
         return plan
     return replace(plan, files=missing) if missing else None

@@ -1,4 +1,4 @@
-"""A tokenizer as curate sees it: one canonical definition, and what must hold of it.
+"""Read a tokenizer into one canonical definition, and check it.
 
 The definition is a `tokenizer.json` with truncation and padding removed and the end-of-text token
 marked special, so that every backend is built from the same text. Special-token strings inside
@@ -26,7 +26,7 @@ class Tokenizer:
     """A checked tokenizer definition."""
 
     name: str
-    """What the recipe called it."""
+    """The name in the recipe."""
     definition: str
     """Canonical tokenizer.json text."""
     fingerprint: str
@@ -55,7 +55,7 @@ class Tokenizer:
 
     @property
     def stream_dtype(self) -> np.dtype[Any]:
-        """What documents with their end symbols are counted as."""
+        """Type of documents with their end symbols while they are counted."""
         return np.dtype("<u4") if self.end_symbol >= UINT16_LIMIT else self.dtype
 
 
@@ -92,7 +92,7 @@ def load_hub(identifier: str, eos: str | None) -> Tokenizer:
     except (OSError, ValueError, HfHubHTTPError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise TokenizerError(
-            f"tokenizer {identifier}: not to be had from the hub ({reason}); "
+            f"tokenizer {identifier}: cannot be fetched from the hub ({reason}); "
             "download its tokenizer.json and give tokenizer.path"
         ) from error
     return from_json(Path(path).read_bytes(), eos, identifier)
@@ -107,7 +107,7 @@ def from_json(text: bytes, eos: str | None, name: str) -> Tokenizer:
     Args:
         text: The definition.
         eos: The token that ends a document; None for none.
-        name: What messages call the tokenizer.
+        name: Name of the tokenizer in messages.
 
     Raises:
         TokenizerError: See `load`.

@@ -34,7 +34,7 @@ Candidate = tuple[bytes, str]
 
 @dataclass(frozen=True, slots=True)
 class TrainRequest:
-    """What to train."""
+    """Settings of a tokenizer to train."""
 
     vocab_size: int
     sample_bytes: int
@@ -45,7 +45,13 @@ class TrainRequest:
 def train(
     request: TrainRequest, domains: Sequence[Sequence[FilePlan]], workers: int, observer: Observer
 ) -> Tokenizer:
-    """Train, or reuse what was trained on the same files or the same sample before.
+    """Train a tokenizer, or reuse one trained on the same files or the same sample.
+
+    Args:
+        request: Vocabulary, sample and cache.
+        domains: The plans of each domain's files.
+        workers: Number of processes.
+        observer: Receives progress.
 
     Raises:
         TokenizerError: The sample is too small for the vocabulary.
@@ -71,7 +77,7 @@ def train(
 def _balanced_sample(
     domains: Sequence[Sequence[FilePlan]], sample_bytes: int, workers: int
 ) -> list[bytes]:
-    """Beginnings of documents, as many bytes from every domain as it has, up to its part."""
+    """Sample beginnings of documents, the same bytes from every domain that has enough."""
     room = -(-sample_bytes // len(domains))
     owners: list[int] = []
     groups: list[list[FilePlan]] = []
@@ -79,18 +85,18 @@ def _balanced_sample(
         for start in range(min(workers, len(plans))):
             owners.append(number)
             groups.append(list(plans[start::workers]))
-    found = map_tasks(partial(_smallest_hashes, room), groups, workers)
+    pools = map_tasks(partial(_smallest_hashes, room), groups, workers)
     sample: list[bytes] = []
     for number in range(len(domains)):
         pool: set[Candidate] = set()
-        for owner, candidates in zip(owners, found, strict=True):
+        for owner, candidates in zip(owners, pools, strict=True):
             pool.update(candidates if owner == number else ())
         sample += [text.encode() for _, text in _take(sorted(pool), room)]
     return sample
 
 
 def _smallest_hashes(room: int, plans: Sequence[FilePlan]) -> list[Candidate]:
-    """The documents of some files with the smallest content hashes, up to `room` characters."""
+    """Return the documents with the smallest content hashes, up to `room` characters."""
     kept: list[Candidate] = []
     fresh = 0
     for texts in _texts(plans):
@@ -117,7 +123,7 @@ def _texts(plans: Sequence[FilePlan]) -> Iterator[list[str]]:
 
 
 def _take(ordered: Sequence[Candidate], room: int) -> list[Candidate]:
-    """The first documents that fill `room` characters."""
+    """Take the first documents that fill `room` characters."""
     taken: list[Candidate] = []
     for candidate in ordered:
         if room <= 0:

@@ -1,4 +1,4 @@
-"""What a worker does: segments to tokens, document table, counts and parts."""
+"""The work of one process: segments to tokens, document tables, counts and parts."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ from curate.tokens.task_queue import TaskQueue
 from curate.tokens.tasks import PROGRESS, TokeniseJob
 
 PART_BYTES = 7 * SEGMENT_BYTES // 2
-"""Text after which a part is written: what three segments seldom hold, and four often."""
+"""Bytes of text after which a part is written: more than most runs of three segments hold, and
+less than most of four."""
 
 ENCODE_BYTES = 512 << 10
-"""Bytes read before they are encoded; small files are encoded together."""
+"""Bytes read before they are encoded together, so that small files share a call."""
 
 
 @dataclass(slots=True)
@@ -41,7 +42,14 @@ class SharedState:
 
 
 def work(job: TokeniseJob, shared: SharedState, number: int, send: local.Send) -> None:
-    """Take tasks until none is left, then help with shared ones."""
+    """Take tasks until none is left, then help with shared ones.
+
+    Args:
+        job: All tasks.
+        shared: Memory that all workers see.
+        number: This worker, from 0.
+        send: Sends count tables to the parent.
+    """
     worker = _Worker(job, shared, number, send)
     try:
         while (position := shared.queue.take(worker.domain)) is not None:
@@ -66,7 +74,7 @@ class _Worker:
         shape = (-1, len(job.domains), len(PROGRESS))
         self._counters = np.frombuffer(shared.counters, np.int64).reshape(shape)[number]
         self._progress = self._counters[0]
-        """Of the domain of the last task."""
+        """Counters of the domain of the last task."""
         self._encoder = job.encoder or BACKENDS[job.backend.name](job.tokenizer)
         label = f"{job.backend.name} {job.backend.version}"
         self._part = PartWriter(job.store, job.tokenizer.dtype, label)
@@ -79,7 +87,7 @@ class _Worker:
         self._unwritten: set[InputFile] = set()
         self._runs = 0
         self.domain: int | None = None
-        """Of the last task."""
+        """Domain of the last task."""
 
     def run(self, position: int) -> None:
         """Read a task's segments into parts."""
@@ -111,7 +119,7 @@ class _Worker:
                 return
 
     def _read_segment(self, plan: FilePlan, number: int) -> bool:
-        """Read one segment as one entry a file; whether it reached the end of its file."""
+        """Read one segment as one entry a file, and return whether its file ends there."""
         keys, segment = plan.keys, plan.segment(number)
         totals = [FileTotals() for _ in keys]
         last = False
@@ -158,7 +166,11 @@ class _Worker:
             self._part.spill()
 
     def _encode(self, block: DocumentBlock) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Encode, end, and keep a block's documents; their tokens and bytes."""
+        """Encode a block's documents, append end tokens and keep them.
+
+        Returns:
+            Tokens and UTF-8 bytes of each document, shape (documents,) each.
+        """
         tokenizer = self._job.tokenizer
         ids, offsets = self._encoder.encode(block.texts)
         if tokenizer.eos_id is not None and (ids == tokenizer.eos_id).any():
@@ -183,11 +195,11 @@ class _Worker:
     def _add_entries(
         self, keys: tuple[str, ...], segment: Segment, totals: list[FileTotals], last: bool
     ) -> None:
-        """Note what the part holds of each file of a segment, after what it holds already."""
+        """Add an entry for each file of a segment, following those that the part has already."""
         part = self._part
         document = part.entries[-1].document_stop if part.entries else 0
         token = part.entries[-1].token_stop if part.entries else 0
-        for file, key, found in zip(segment.files, keys, totals, strict=True):
+        for file, key, total in zip(segment.files, keys, totals, strict=True):
             part.entries.append(
                 Entry(
                     key=key,
@@ -195,18 +207,18 @@ class _Worker:
                     last=last,
                     path=file.path,
                     document_start=document,
-                    document_stop=document + found.documents,
+                    document_stop=document + total.documents,
                     token_start=token,
-                    token_stop=token + found.tokens,
-                    lines=found.lines,
-                    raw_bytes=found.raw_bytes,
-                    text_bytes=found.text_bytes,
-                    bad_records=found.bad_records,
+                    token_stop=token + total.tokens,
+                    lines=total.lines,
+                    raw_bytes=total.raw_bytes,
+                    text_bytes=total.text_bytes,
+                    bad_records=total.bad_records,
                 )
             )
-            document += found.documents
-            token += found.tokens
-            if found.documents:
+            document += total.documents
+            token += total.tokens
+            if total.documents:
                 self._counted.append(part.entries[-1].name)
 
     def _add_bad(self, key: str, plan: FilePlan, number: int, record: BadRecord) -> None:
@@ -233,17 +245,18 @@ class _Worker:
         """
         self._encode_pending()
         self._wait_for_verdict()
-        for file in self._unwritten:  # or it would be kept for what the file held before
+        for file in self._unwritten:  # new content must not be stored under the old hash
             check_unchanged(file)
         self._unwritten.clear()
         self._part.flush()
 
     def _wait_for_verdict(self) -> None:
+        # A plain read without a lock: the parent writes this byte once, from 0 to 1.
         while self._shared.verdict.value == 0:
             _pause()
 
     def discard_part(self) -> None:
-        """Remove what an exception left of a part that is not written."""
+        """Remove a part that an exception left unwritten."""
         self._part.discard()
 
     def _start_domain(self, domain: int) -> None:
@@ -258,7 +271,7 @@ class _Worker:
         self._runs += 1
 
     def finish_domain(self) -> None:
-        """Write what is left and the counts of the domain worked on until now."""
+        """Write the last part and the counts of the current domain."""
         if self._counter is None:
             return
         self._flush()

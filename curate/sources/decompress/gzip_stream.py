@@ -1,4 +1,4 @@
-"""gzip input: any number of members, zero padding allowed, truncation and corruption told."""
+"""Read gzip: any number of members, with zero padding; truncation and corruption are reported."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The bytes of one input file, decompressed, read forward.
 
-What a file is compressed with is told by its first bytes, never by its name. Truncated or corrupt
+A file's compression is recognised by its first bytes, never by its name. Truncated or corrupt
 data raises `StreamDamage` after everything that could be decoded before it has been delivered.
 Left out: xz, bzip2, zip and lz4, which are recognised only to say so.
 """
@@ -38,14 +38,14 @@ FIRST_BYTES = frozenset(
         *(magic & 0xFF for magic in SKIPPABLE_MAGIC),
     ]
 )
-"""What compressed files begin with: most text does not, and need not be compared with each."""
+"""First bytes of compressed files. Most text starts otherwise and needs no further test."""
 
 MAGIC_BYTES = 16
-"""Bytes of a file's beginning that tell its compression."""
+"""Length of a file's beginning in which its compression can be recognised."""
 
 
 class RefusedStream(ByteStream):
-    """A file in a compression that is known but not read; empty but for its damage."""
+    """A file in an unsupported compression: reading it raises `StreamDamage`."""
 
     kind = "refused"
 
@@ -112,7 +112,7 @@ def open_stream(path: str, size_bytes: int) -> ByteStream:
 
 
 def recognise_stream(raw: RawInput) -> ByteStream:
-    """The stream that fits the first bytes of a file."""
+    """Open the stream that fits the first bytes of a file."""
     compression = compression_of(raw.read_at(0, MAGIC_BYTES))
     if compression in REFUSED_MAGIC.values():
         return RefusedStream(raw, compression)
@@ -120,10 +120,10 @@ def recognise_stream(raw: RawInput) -> ByteStream:
 
 
 def compression_of(magic: bytes) -> str:
-    r"""What a file is compressed with, or `plain`.
+    r"""Name the compression of a file, or `plain`.
 
     Args:
-        magic: Its first `MAGIC_BYTES`; fewer where it is shorter.
+        magic: The file's first `MAGIC_BYTES` bytes, or all of a shorter file.
 
     Example:
         >>> compression_of(b"\x1f\x8b\x08"), compression_of(b'{"text": "BZh"}')

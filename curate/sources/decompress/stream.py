@@ -1,4 +1,4 @@
-"""What every stream of input bytes shares: a raw file underneath, a position, damage told late."""
+"""Base classes of input streams: a raw file, a position, and damage reported after good data."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PIECE_BYTES = 64 << 10
 
 
 class StreamDamage(Exception):  # noqa: N818 - not an error of ours: the reader reports it, goes on
-    """What is wrong with a stream; all that could be decoded before it has been delivered."""
+    """A fault in a stream, raised after everything decodable before it has been delivered."""
 
 
 class RawInput:
@@ -122,7 +122,7 @@ class ByteStream:
 
 
 class DecodedStream(ByteStream):
-    """What the streams share whose bytes come out of a decoder piece by piece."""
+    """Base of streams whose bytes come from a decoder piece by piece."""
 
     def __init__(self, raw: RawInput) -> None:
         """Start at the first decoded byte."""
@@ -187,7 +187,7 @@ class DecodedStream(ByteStream):
             raise
 
     def _decode(self) -> bytes:
-        """What `_next_piece` gives, without the memory of past damage."""
+        """Decode the next piece; `_next_piece` adds the memory of past damage."""
         raise NotImplementedError
 
     def _jump_frame(self, limit_bytes: int) -> int:

@@ -1,4 +1,4 @@
-"""Zstandard input: any number of frames, skippable ones between them, windows up to 2 GiB.
+"""Read Zstandard: any number of frames, skippable ones between them, windows up to 2 GiB.
 
 Blocks are fed to the decoder one at a time. So a fault costs no more than its own block, an input
 that ends inside a frame is seen (the library alone ends there without a word), and one call gives
@@ -29,7 +29,7 @@ CUT_SHORT = "the zstd data is cut short"
 
 @dataclass(frozen=True, slots=True)
 class FrameHeader:
-    """What the walk over a frame needs to know of its header."""
+    """The fields of a frame header that are needed to walk over the frame."""
 
     header_bytes: int
     has_checksum: bool

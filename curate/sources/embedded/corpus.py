@@ -58,7 +58,7 @@ class CorpusInfo:
     """Name → version of each distribution read, Python itself apart."""
     domains: dict[str, DomainInfo]
     notes: list[str]
-    """What could not be harvested here, and why."""
+    """One line for each domain or distribution that could not be harvested, with the reason."""
 
 
 def harvest(
@@ -101,7 +101,7 @@ def materialise(directory: Path, distributions: Sequence[str] | None = None) -> 
         InputError: The corpus there has been tampered with; the message says what to delete.
     """
     read = installed(distributions)
-    versions = {name: found.version for name, found in read.items()}
+    versions = {name: distribution.version for name, distribution in read.items()}
     build = [platform.python_version(), *platform.python_build(), sysconfig.get_platform()]
     key = hash_json({"harvest": HARVEST_VERSION, "python": build, "distributions": versions})
     target = directory / key
@@ -149,7 +149,7 @@ def _check_domain(domain: str) -> None:
 
 
 def _notes(installed: Installed, domains: dict[str, HarvestedDomain]) -> list[str]:
-    """What is missing from this corpus that another installation would give."""
+    """List what is missing from this corpus and another installation would have."""
     notes = [
         f"{name}: left out, nothing found in Python or the distributions read"
         for name, domain in domains.items()

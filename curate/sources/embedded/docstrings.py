@@ -54,7 +54,7 @@ _BLOCK_KINDS: tuple[type[ast.AST], ...] = (
 _BLOCKS = {
     kind: tuple(name for name in kind._fields if name in _BLOCK_FIELDS) for kind in _BLOCK_KINDS
 }
-"""Where statements nest. No expression holds a docstring, and there are many more of those."""
+"""Fields that hold nested statements, by node. Expressions hold none and need no visit."""
 
 
 def _docstring_statements(tree: ast.Module) -> list[tuple[ast.Expr, str, bool]]:
@@ -62,7 +62,7 @@ def _docstring_statements(tree: ast.Module) -> list[tuple[ast.Expr, str, bool]]:
 
     A second leading string counts too: it would become the docstring once the first is gone.
     """
-    found = []
+    docstrings = []
     pending: list[ast.AST] = [tree]
     while pending:
         node = pending.pop()
@@ -80,7 +80,7 @@ def _docstring_statements(tree: ast.Module) -> list[tuple[ast.Expr, str, bool]]:
                     break
                 leading.append((statement, statement.value.value))
             alone = len(leading) == len(node.body) and not isinstance(node, ast.Module)
-            found += [(statement, value, alone) for statement, value in leading]
+            docstrings += [(statement, value, alone) for statement, value in leading]
         for name in blocks:
             pending.extend(getattr(node, name))
-    return sorted(found, key=lambda entry: (entry[0].lineno, entry[0].col_offset))
+    return sorted(docstrings, key=lambda entry: (entry[0].lineno, entry[0].col_offset))

@@ -1,6 +1,6 @@
-"""From installed files to the documents of the embedded corpus, and those into JSON Lines.
+"""Turn installed files into the documents of the embedded corpus, and those into JSON Lines.
 
-A domain takes its files in their order until its bound is reached; what gives no document is
+A domain takes its files in their order until its bound is reached; a file without a document is
 counted with the reason. Left out: which files there are (`installed_files`), and where the corpus
 is kept (`corpus`).
 """
@@ -72,7 +72,7 @@ class CorpusDocument:
 
 @dataclass(frozen=True, slots=True)
 class DomainInfo:
-    """What a domain holds; a domain without documents has no file."""
+    """Totals of a domain; a domain without documents has no file."""
 
     documents: int
     bytes: int
@@ -97,7 +97,13 @@ class HarvestedDomain:
     _seen: set[str] = field(default_factory=set)
 
     def add(self, document_id: str, text: str, metadata: dict[str, str]) -> None:
-        """Take a document unless it is short, damaged, a duplicate, or would break the limit."""
+        """Add a document unless it is short, damaged, a duplicate, or would exceed the limit.
+
+        Args:
+            document_id: See `CorpusDocument.id`.
+            text: The document.
+            metadata: See `CorpusDocument.metadata`.
+        """
         if len(text.strip()) < SHORTEST_DOCUMENT_CHARACTERS:
             self.skipped["too short"] += 1
             return
@@ -120,12 +126,18 @@ class HarvestedDomain:
 
 
 def harvest_domains(
-    installed: Installed, wanted: set[str], limits: dict[str, int]
+    installed: Installed, names: set[str], limits: dict[str, int]
 ) -> dict[str, HarvestedDomain]:
-    """The wanted domains, their documents sorted; code and docstrings come from one parse."""
+    """Harvest domains, with documents sorted by id; code and docstrings come from one parse.
+
+    Args:
+        installed: Distributions to read besides Python itself.
+        names: Domains to harvest.
+        limits: Most bytes of text, by domain.
+    """
     domains = {name: HarvestedDomain(limit_bytes) for name, limit_bytes in limits.items()}
     # How full `python_code` is decides which files are parsed, so docstrings need it made too.
-    read = {"python_code" if name == "docstrings" else name for name in wanted}
+    read = {"python_code" if name == "docstrings" else name for name in names}
     for name, candidates in find_candidates(installed, read).items():
         if name == "python_code":
             with _paused_garbage_collection():
@@ -134,7 +146,7 @@ def harvest_domains(
             _collect(candidates, domains[name])
     for domain in domains.values():
         domain.documents.sort(key=lambda document: document.id)
-    return {name: domains[name] for name in DOMAINS if name in wanted}
+    return {name: domains[name] for name in DOMAINS if name in names}
 
 
 @contextlib.contextmanager
@@ -152,7 +164,13 @@ def _paused_garbage_collection() -> Iterator[None]:
 def collect_python(
     candidates: Iterable[Candidate], code: HarvestedDomain, docstrings: HarvestedDomain
 ) -> None:
-    """Parse files until the code is full, and take both halves of each."""
+    """Parse files until `code` is full, and add the code and the docstrings of each.
+
+    Args:
+        candidates: Python files in the order to take.
+        code: Receives source without docstrings.
+        docstrings: Receives one document of docstrings a file.
+    """
     for candidate in candidates:
         source = _read(candidate, code.skipped)
         if source is None:
@@ -161,14 +179,14 @@ def collect_python(
             with warnings.catch_warnings():
                 # An invalid escape is the harvested file's fault: it counts as not parsing.
                 warnings.simplefilter("error")
-                stripped, found = strip_docstrings(source)
+                stripped, removed = strip_docstrings(source)
         except (SyntaxError, ValueError, RecursionError, MemoryError):
             code.skipped["does not parse"] += 1
             continue
         code.add(candidate.id, stripped, candidate.metadata)
         if code.full:
             return
-        docstrings.add(f"{candidate.id}#docstrings", "\n\n".join(found), candidate.metadata)
+        docstrings.add(f"{candidate.id}#docstrings", "\n\n".join(removed), candidate.metadata)
 
 
 def _collect(candidates: Iterable[Candidate], domain: HarvestedDomain) -> None:

@@ -1,4 +1,4 @@
-"""Which installed files belong to which domain of the embedded corpus, and in what order.
+"""Assign installed files to the domains of the embedded corpus, and order them.
 
 The order is that of the hash of their bytes, tests last. Left out: what texts the files hold, and
 how many of them are taken, see `harvesting`.
@@ -101,7 +101,7 @@ def _licence(distribution: importlib.metadata.Distribution) -> str:
     return ", ".join(entry.rpartition(" :: ")[2] for entry in classifiers)
 
 
-def find_candidates(installed: Installed, wanted: set[str]) -> dict[str, list[Candidate]]:
+def find_candidates(installed: Installed, names: set[str]) -> dict[str, list[Candidate]]:
     """Files of each wanted domain, in the order they are to be taken."""
     origins = [({"distribution": "python", "version": platform.python_version()}, _python_files())]
     origins[0][0]["licence"] = "PSF-2.0"
@@ -110,11 +110,11 @@ def find_candidates(installed: Installed, wanted: set[str]) -> dict[str, list[Ca
         origins.append(
             ({**origin, "licence": _licence(distribution)}, _distribution_files(distribution))
         )
-    found: dict[str, list[Candidate]] = {domain: [] for domain in wanted}
+    candidates_of: dict[str, list[Candidate]] = {domain: [] for domain in names}
     for origin, files in origins:
         for path, relative in files:
             domain = _domain_of(relative)
-            if domain not in wanted:
+            if domain not in names:
                 continue
             try:
                 content = path.read_bytes()
@@ -123,7 +123,7 @@ def find_candidates(installed: Installed, wanted: set[str]) -> dict[str, list[Ca
             identifier = f"{origin['distribution']}/{relative}"
             metadata = {**origin, "path": str(relative)}
             rank = (_is_test(relative), hash_bytes(content), identifier)
-            found[domain].append(Candidate(rank, identifier, path, metadata))
-    for candidates in found.values():
+            candidates_of[domain].append(Candidate(rank, identifier, path, metadata))
+    for candidates in candidates_of.values():
         candidates.sort(key=lambda candidate: candidate.rank)
-    return found
+    return candidates_of
