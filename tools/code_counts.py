@@ -151,7 +151,7 @@ def _functions(node: ast.AST, around: list[str]) -> Iterator[tuple[Function, lis
     for child in ast.iter_child_nodes(node):
         if isinstance(child, Function):
             yield child, around
-        defines = isinstance(child, Function | ast.ClassDef)
+        defines = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
         yield from _functions(child, [*around, child.name] if defines else around)
 
 

@@ -66,8 +66,9 @@ def megatron(inputs: ConfigInputs) -> dict[str, str]:
     """
     shares = draws.by_planned(inputs.train)
     weighted = [
-        (f"{share * shard.tokens / domain.tokens:.17g}", shard.stem)
+        (f"{share * shard.tokens / tokens:.17g}", shard.stem)
         for domain, share in zip(inputs.train, shares, strict=True)
+        for tokens in [domain.tokens]  # a sum over shards: taken once, not once for each shard
         for shard in domain.shards
     ]
     if len(weighted) > MOST_PREFIXES:
