@@ -60,19 +60,22 @@ def every_method(request: MixtureRequest) -> list[Entrant]:
 def before_caps(request: MixtureRequest, plugin: MixtureRequest) -> list[Entrant]:
     """Enter the methods that need no trained models, with one row for every entropy.
 
-    The temperature of the entropies is the recipe's if its method is `entropy`, else 1.
+    The recipe's temperature is used for its own method; others have their defaults.
 
     Args:
         request: The recipe's request with corrected entropies, their errors, and embeddings.
         plugin: The same with plug-in entropies of all tokens.
     """
-    heat = entropy_temperature(request)
     entrants = []
     for name, method in METHODS.items():
         if method.evidence is not None:
             continue
+        # The recipe's temperature is meant for its own method.
+        temperature = request.options.temperature if request.method == name else None
+        options = replace(request.options, temperature=temperature)
         if name != "entropy":
-            entrants.append(Entrant(name, replace(request, method=name), capped=False))
+            entry = replace(request, method=name, options=options)
+            entrants.append(Entrant(name, entry, capped=False))
             continue
         default = MixtureOptions().measure
         measures = sorted(request.domains[0].entropy, key=lambda measure: measure != default)
@@ -80,8 +83,7 @@ def before_caps(request: MixtureRequest, plugin: MixtureRequest) -> list[Entrant
             ("plug-in", plugin, default),
             *((measure, request, measure) for measure in measures),
         ):
-            options = replace(request.options, temperature=heat, measure=measure)
-            entry = replace(source, method=name, options=options)
+            entry = replace(source, method=name, options=replace(options, measure=measure))
             entrants.append(Entrant(f"{name}, {label}", entry, capped=False))
     return entrants
 
