@@ -246,7 +246,7 @@ def test_what_remains_of_our_own_source_is_the_same_program():
     source = inspect.getsource(harvesting)
     stripped, found = strip_docstrings(source)
     assert found[0].startswith("Turn installed files")
-    assert "Take a document unless it is short" in "\n".join(found)
+    assert "Add a document unless it is short" in "\n".join(found)
 
     def shape(code):
         """Syntax of the code without docstrings, nor the `pass` put where there was only one."""
