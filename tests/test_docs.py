@@ -34,6 +34,7 @@ from curate.mixture import METHODS
 from curate.recipe import parse
 from curate.recipe.text import ALIASES
 from curate.sources import READERS
+from curate.stats import STATISTICS
 from curate.tokens.backends import BACKENDS
 
 README = (ROOT / "README.md").read_text("utf-8")
@@ -70,12 +71,13 @@ def test_pages_name_no_command_that_is_not(page: str) -> None:
         ("methods", METHODS),
         ("laws", LAWS),
         ("formats", FORMATS),
+        ("entropy", STATISTICS),
         ("recipe", READERS),
         ("recipe", BACKENDS),
         ("recipe", [alias for words in ALIASES.values() for alias in words]),
         ("python", [name for name in curate.__all__ if not name.startswith("_")]),
     ],
-    ids=["methods", "laws", "formats", "readers", "backends", "aliases", "python"],
+    ids=["methods", "laws", "formats", "statistics", "readers", "backends", "aliases", "python"],
 )
 def test_every_name_is_on_its_page(page: str, names: list[str]) -> None:
     missing = [name for name in names if f"`{name}`" not in DOCS[page]]

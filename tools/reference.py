@@ -27,6 +27,7 @@ from curate.laws import LAWS  # noqa: E402
 from curate.mixture import METHODS  # noqa: E402
 from curate.recipe import schema  # noqa: E402
 from curate.recipe.text import ALIASES  # noqa: E402
+from curate.stats import STATISTICS  # noqa: E402
 
 BLOCK = re.compile(r"(<!-- generated: ([a-z-]+) -->\n).*?(<!-- end: \2 -->)", re.DOTALL)
 
@@ -196,6 +197,20 @@ def _laws_table() -> str:
     return table(["law", "loss of a target", "needs", "source"], rows)
 
 
+def _statistics_table() -> str:
+    rows = [
+        [
+            f"`{name}`",
+            row.summary,
+            row.unit,
+            ", ".join(column.heading for column in row.shown),
+            row.paper,
+        ]
+        for name, row in STATISTICS.items()
+    ]
+    return table(["statistic", "meaning", "unit in JSON", "columns", "source"], rows)
+
+
 def _formats_table() -> str:
     rows = [
         [
@@ -241,6 +256,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "methods": _methods_table,
     "laws": _laws_table,
     "python-functions": _python_functions,
+    "statistics": _statistics_table,
     "formats": _formats_table,
     "format-options": _format_options,
 }
