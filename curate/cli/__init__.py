@@ -9,10 +9,8 @@ import os
 import signal
 import sys
 
-# One process a core does the work here; BLAS threads beside them would only be in the way.
-for _variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ.setdefault(_variable, "1")
-# Threads that spin while they wait cost torch eight times the time where cores are shared.
+# torch's threads spin while they wait, which costs eight times the time where cores are shared; it
+# reads this when it is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import click  # noqa: E402

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from curate.runtime.threads import one_blas_thread
 from curate.stats import STATISTICS
 from curate.stats.bigram_sample import PairCounts
 from curate.stats.divergence import js_matrix, pair_overlap
@@ -53,6 +54,7 @@ class DomainReport:
         return {"entropy": entropy, **{n: v for n, v in values.items() if n not in entropy}}
 
 
+@one_blas_thread()
 def measure_domain(domain: DomainTokens, tokenizer: Tokenizer, plan: SamplePlan) -> DomainReport:
     """Measure every statistic of one domain on the samples of the plan.
 
