@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import os
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -106,7 +107,7 @@ def _build_fastokens(definition: str) -> Any:
 @contextlib.contextmanager
 def _one_core() -> Iterator[None]:
     """Restrict the process to one core while inside, so that thread pools get one thread."""
-    if not hasattr(os, "sched_setaffinity"):
+    if sys.platform != "linux":
         yield
         return
     allowed = os.sched_getaffinity(0)
