@@ -1,1 +1,5 @@
-"""The stages that a recipe drives, in order: tokenize, measure, mix, plan, write, validate."""
+"""The stages that a recipe drives, and the Python functions over them.
+
+In order: `tokenize`, `measure`, `mix`, `plan`, `write`, `build`, `proxies`, `validate`. `api` holds
+one function for each command, `results` what they return.
+"""

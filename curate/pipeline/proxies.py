@@ -1,4 +1,4 @@
-"""Evidence made from a recipe: swarms of proxies and experts, where data, plan and models meet.
+"""Train proxies and experts for a recipe, as evidence for its mixture.
 
 torch is imported when a swarm is about to train, and not before.
 """
@@ -43,7 +43,7 @@ def make_evidence(
     nothing happens.
 
     Raises:
-        CurateError: What the user can mend.
+        CurateError: Any user-fixable error.
     """
     kind = made_by_proxies(loaded)
     if kind == "runs":
@@ -63,7 +63,7 @@ def train_proxies(
     Processes and machines that do this at once in one directory share the runs.
 
     Raises:
-        CurateError: What the user can mend.
+        CurateError: Any user-fixable error.
     """
     check_proxy(loaded)
     prepared = prepare(loaded, tokenized, workers, observer)
@@ -85,7 +85,7 @@ def train_domain_experts(
         Mean loss of each expert on each domain, nats per token.
 
     Raises:
-        CurateError: What the user can mend.
+        CurateError: Any user-fixable error.
     """
     check_proxy(loaded)
     from curate.proxy.experts import expert_runs, final_losses, write_experts
@@ -113,13 +113,13 @@ def train_mixtures(
         tokenized: The domains.
         mixtures: By name, shares of the recipe's tokens, shape (domains,).
         directory: For `runs.csv` and checkpoints.
-        effort: Processes, and who hears of progress.
+        effort: Number of processes, and the receiver of progress.
 
     Returns:
         Runs called `run_name(weights, seed)`: a mixture that is there twice is trained once.
 
     Raises:
-        CurateError: What the user can mend.
+        CurateError: Any user-fixable error.
     """
     from curate.proxy.swarm import SwarmRun
 
@@ -198,7 +198,7 @@ def final_rows(result: SwarmResult) -> list[RunRow]:
 
 
 def _runs(loaded: LoadedRecipe, prepared: Prepared) -> tuple[SwarmRun, ...]:
-    """Every mixture with every seed."""
+    """List every mixture with every seed."""
     from curate.proxy.swarm import SwarmRun
 
     recipe = loaded.proxies

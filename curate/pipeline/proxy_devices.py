@@ -59,7 +59,7 @@ def train_job(job: Job, prepared: Prepared, workers: int, observer: Observer) ->
     """Train what is not in `runs.csv` yet, on one device or on all that the recipe names.
 
     Raises:
-        CurateError: What the user can mend.
+        CurateError: Any user-fixable error.
     """
     from curate.proxy.device import device_names
     from curate.proxy.train import train_swarm

@@ -80,7 +80,7 @@ def prepare(
     """Tokenise and measure unless that is done; set up everything but the runs.
 
     Raises:
-        CurateError: What the user can mend.
+        CurateError: Any user-fixable error.
     """
     from curate.proxy.device import find_devices, stack_settings
     from curate.proxy.memory import GroupSize

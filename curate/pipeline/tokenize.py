@@ -1,7 +1,7 @@
-"""From a recipe to measured domains: find files, load the tokenizer, tokenise, count.
+"""Tokenise and count a recipe's domains: find files, load the tokenizer, tokenise, count.
 
-Everything made here lives in the cache directory and is shared by all recipes that use it. What is
-there already is not made again.
+Everything made here lives in the cache directory, where all recipes that name it share it, and is
+made only once.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ from curate.tokens.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class TokenizedDomains:
-    """Domains in the store, measured."""
+    """Domains in the token store, counted."""
 
     tokenizer: Tokenizer
     backend: str
     """Name and version of what tokenised; several, where parts were made at different times."""
     plans: tuple[tuple[FilePlan, ...], ...]
-    """By domain, how its files are read."""
+    """How the files of each domain are read, by domain."""
     domains: tuple[DomainTokens, ...]
     validation: tuple[NDArray[np.bool_], ...]
-    """By domain, which documents are held out."""
+    """Which documents are held out, by domain."""
     stats: tuple[DomainStats, ...]
     content_hash: str
     """Hash of all documents, whatever files they came in."""
@@ -57,10 +57,10 @@ class TokenizedDomains:
 
 
 def tokenize_domains(loaded: LoadedRecipe, workers: int, observer: Observer) -> TokenizedDomains:
-    """Tokenise what is new, and measure every domain.
+    """Tokenise what is new, and count every domain.
 
     Raises:
-        CurateError: What the user can mend: the recipe, a file, the tokenizer.
+        CurateError: Any user-fixable error in the recipe, a file or the tokenizer.
     """
     recipe, cache = loaded.recipe, loaded.cache_dir
     for domain in recipe.domains:
@@ -131,7 +131,7 @@ def find_files(loaded: LoadedRecipe, observer: Observer) -> list[list[FilePlan]]
 
 
 def _notice_copies(name: str, plans: Sequence[FilePlan], observer: Observer) -> None:
-    """Say which files hold what another of their domain holds: their documents count again."""
+    """Report files that equal another of their domain, whose documents count twice."""
     first: dict[str, str] = {}
     copies = []
     for file in (file for plan in plans for file in plan.files if file.size_bytes):

@@ -1,4 +1,4 @@
-"""Writes a planned dataset: shards, what trainers want beside them, and last the manifest."""
+"""Write a planned dataset: shards, the files trainers expect beside them, then the manifest."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def _finish(
     tasks: Sequence[ShardTask],
     dtype: np.dtype[Any],
 ) -> list[FileRecord]:
-    """Write what the format's readers want beside the shards."""
+    """Write the files that the format's readers expect beside the shards."""
     if chosen.finish is None:
         return []
     layout = DatasetLayout(directory)
@@ -108,7 +108,7 @@ def _finish(
 
 
 def _names(planned: Planned) -> list[str]:
-    """Of the training shards, under `train/`."""
+    """Name the training shards, under `train/`."""
     sampler = planned.shaped.sampler
     if isinstance(sampler, DomainSampler):
         names = [stream.name for stream in planned.streams]
@@ -141,7 +141,7 @@ def _write_mixtures(
 def _text_job(
     loaded: LoadedRecipe, writer: ShardWriter, chosen: TextFormat, tokenized: TokenizedDomains
 ) -> Iterator[TextJob]:
-    """A job of writing text, with a directory for what it puts aside."""
+    """Make a job that writes text, with a directory for its temporary files."""
     spill = begin_directory(loaded.cache_dir / "text")
     plans = [
         [replace(plan, files=(file,)) for plan in domain for file in plan.files]
