@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -27,6 +28,7 @@ from docs_pages import (
 )
 
 import curate
+from curate import errors
 from curate.cli import cli
 from curate.formats import FORMATS
 from curate.laws import LAWS
@@ -82,6 +84,12 @@ def test_pages_name_no_command_that_is_not(page: str) -> None:
 def test_every_name_is_on_its_page(page: str, names: list[str]) -> None:
     missing = [name for name in names if f"`{name}`" not in DOCS[page]]
     assert not missing
+
+
+def test_every_error_family_is_in_troubleshooting() -> None:
+    families = errors.CurateError.__subclasses__()
+    assert len(families) > 6
+    assert [one for one in families if f"## `{one.__name__}`" not in DOCS["troubleshooting"]] == []
 
 
 def test_every_recipe_key_has_a_meaning() -> None:
@@ -202,6 +210,28 @@ def workbench(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_blocks_of_the_readme_run(workbench: Path) -> None:
     assert '"ok": true' in (workbench / "out/my-mix/certificate.json").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    "name", ["stats.json", "mixture.json", "plan.json", "certificate.json", "manifest.json"]
+)
+def test_every_field_that_a_build_writes_is_documented(name: str, workbench: Path) -> None:
+    fields = field_names(json.loads((workbench / "out/my-mix" / name).read_bytes()))
+    section = DOCS["files"].partition(f"## `{name}`")[2].partition("\n## ")[0]
+    head = DOCS["files"].partition("## `stats.json`")[0]
+    words = set(re.findall(r"\w+", section + head))
+    assert len(fields) > 10
+    assert fields - words == set()
+
+
+def field_names(value: object) -> set[str]:
+    """Every key of a JSON value, however deep, but the names of domains."""
+    if isinstance(value, list):
+        return set().union(*map(field_names, value))
+    if not isinstance(value, dict):
+        return set()
+    below = set().union(*map(field_names, value.values()))
+    return below | (set(value) - {"articles", "code", "stubs"})
 
 
 @pytest.mark.parametrize("page", [name for name in BLOCKS if BLOCKS[name] and name != "README"])
