@@ -9,19 +9,25 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from expert_files import write_likelihoods
+from method_contract import (
+    EXPONENTS,
+    NAMES,
+    SCALES,
+    asked,
+    check_evidence_contract,
+    experts,
+    runs,
+)
 from mixing_laws import LogLinear, PowerLaw, table_of
 
 from curate.cli import cli
 from curate.errors import FitError, InfeasiblePlan, MissingEvidence, RecipeError
 from curate.laws.law import RunTable
-from curate.laws.likelihoods import Likelihoods
 from curate.mixture import (
     METHODS,
     DomainSupply,
     Evidence,
     MixtureOptions,
-    MixtureRequest,
-    SearchOptions,
     mix,
 )
 from curate.mixture import compare_methods as comparing
@@ -29,44 +35,13 @@ from curate.mixture.compare_methods import Contender, compare_mixtures, every_me
 from curate.mixture.search.bimix_optimum import power_optimum
 from curate.mixture.search.simplex_box import Box, whole
 
-NAMES = ("a", "b", "c")
-SCALES, EXPONENTS = np.array([2.0, 3.0, 2.5]), np.array([0.12, 0.05, 0.2])
 BY_RUNS = [name for name, method in METHODS.items() if method.evidence == "runs"]
 BY_EXPERTS = [name for name, method in METHODS.items() if method.evidence == "experts"]
 
 
-def runs(count=60, noise=0.002, names=NAMES):
-    weights = np.random.default_rng(0).dirichlet(np.full(3, 1.5), count)
-    return table_of(PowerLaw(SCALES, EXPONENTS), weights, noise, names=names)
-
-
-def experts(names=NAMES):
-    rng = np.random.default_rng(1)
-    tables = np.exp(rng.normal(0, 1, (3, 20)))
-    tables /= tables.sum(axis=1, keepdims=True)
-    token = rng.choice(20, size=900, p=np.array([0.5, 0.3, 0.2]) @ tables)
-    starts = np.arange(0, 901, 30)
-    target = (np.arange(30) >= 15).astype(np.int64)
-    return Likelihoods(tuple(names), ("x", "y"), target, starts, np.log(tables[:, token]).T)
-
-
-def asked(method, caps=(np.inf,) * 3, names=NAMES, evidence=None, **search):
-    domains = tuple(DomainSupply(name, 1000, cap) for name, cap in zip(names, caps, strict=True))
-    search.setdefault("replicates", 0)
-    if method == "law":
-        search.setdefault("law", "exponential")
-    found = Evidence(runs(), experts()) if evidence is None else evidence
-    options = MixtureOptions(search=SearchOptions(**search))
-    return MixtureRequest(domains, 1000, method, options, found)
-
-
-def permuted(table, order):
-    return dataclasses.replace(
-        table, domains=tuple(table.domains[i] for i in order), weights=table.weights[:, order]
-    )
-
-
 SLOW = {"boosted", "regmix", "boosted_mde"}
+DRAWN = {*SLOW, "gaussian"}
+"""Their random draws follow the order of the domains."""
 
 
 @pytest.mark.parametrize(
@@ -77,27 +52,7 @@ SLOW = {"boosted", "regmix", "boosted_mde"}
     ],
 )
 def test_contract(method):
-    free = mix(asked(method))
-    assert sum(free.weights.values()) == pytest.approx(1, abs=1e-12)
-    assert min(free.weights.values()) >= 0
-    assert free.weights == mix(asked(method)).weights
-    assert free.predicted_loss is not None and np.isfinite(free.predicted_loss)
-    assert json.loads(json.dumps(free.to_json()))["method"] == method
-    capped = mix(asked(method, caps=(0.2, np.inf, 0.3), trust_region=False))
-    assert capped.weights["a"] <= 0.2 + 1e-12 and capped.weights["c"] <= 0.3 + 1e-12
-    assert capped.predicted_loss >= free.predicted_loss - 1e-6
-    floored = mix(asked(method, floors={"b": 0.5}))
-    assert floored.weights["b"] >= 0.5 - 1e-9
-    # By name, not by position.
-    turned = mix(asked(method, names=("c", "a", "b")))
-    if method not in (
-        "boosted",
-        "regmix",
-        "boosted_mde",
-        "gaussian",
-    ):  # random draws follow the order
-        for name in NAMES:
-            assert turned.weights[name] == pytest.approx(free.weights[name], abs=2e-3)
+    check_evidence_contract(method, by_name=method not in DRAWN)
 
 
 def test_bimix_finds_the_planted_optimum():

@@ -11,12 +11,12 @@ from expert_files import write_likelihoods
 from curate.errors import InputError
 from curate.laws.likelihoods import Likelihoods, read_likelihoods
 from curate.mixture.search.expert_mixing import (
+    best_shares,
     blocks_of,
     combined,
     experts_law,
     loss_of,
     scores,
-    solve,
     solve_by_gradient,
 )
 from curate.mixture.search.objective import Problem
@@ -59,7 +59,7 @@ def test_levels_recover_the_planted_weights_with_their_own_bias():
         matrix, truth = documents_of(rng, tables, PLANTED, 400, length)
         for level in ("token", "document"):
             blocks = blocks_of(matrix, level)
-            found = solve(blocks)
+            found = best_shares(blocks)
             assert found.certificate < 1e-6
             # 400 documents: three standard errors of what tokens so few can tell.
             assert np.abs(found.weights - truth).max() < 3 * (0.02 + 0.15 / length**0.5)
@@ -98,7 +98,7 @@ def four_sources(rng, blocks=2000):
 
 def test_certificate_holds_where_the_published_solver_has_not_converged():
     blocks = blocks_of(four_sources(np.random.default_rng(1)), "document")
-    ours, published = solve(blocks), solve_by_gradient(blocks)
+    ours, published = best_shares(blocks), solve_by_gradient(blocks)
     assert ours.certificate < 1e-6
     assert published.certificate > 1e-4 and published.iterations == 100
     assert np.abs(published.weights - ours.weights).max() > 0.02
@@ -111,7 +111,7 @@ def test_certificate_holds_where_the_published_solver_has_not_converged():
 def test_certificate_bounds_the_gap():
     rng = np.random.default_rng(2)
     blocks = blocks_of(four_sources(rng, 300), "token")
-    best = solve(blocks, tolerance=1e-9)
+    best = best_shares(blocks, tolerance=1e-9)
     for _ in range(50):
         weights = rng.dirichlet(np.ones(4))
         gap = (loss_of(blocks, weights) - loss_of(blocks, best.weights)) * blocks.tokens_per_block
@@ -123,7 +123,7 @@ def test_two_experts_by_hand():
     # Each block is possible under one expert only: the optimum is the share of blocks.
     logp = np.array([[-1.0, -np.inf]] * 3 + [[-np.inf, -2.0]])
     matrix = Likelihoods(("a", "b"), ("t",), np.zeros(4, np.int64), np.arange(5), logp)
-    found = solve(blocks_of(matrix, "document"))
+    found = best_shares(blocks_of(matrix, "document"))
     assert found.weights == pytest.approx([0.75, 0.25], abs=1e-6)
     entropy = -(0.75 * np.log(0.75) + 0.25 * np.log(0.25))
     assert found.loss_nats == pytest.approx(entropy + (3 * 1 + 2) / 4, abs=1e-9)
@@ -131,13 +131,13 @@ def test_two_experts_by_hand():
     better = Likelihoods(
         ("a", "b"), ("t",), np.zeros(2, np.int64), np.arange(3), np.array([[-1.0, -3], [-2, -3]])
     )
-    found = solve(blocks_of(better, "token"))
+    found = best_shares(blocks_of(better, "token"))
     assert found.weights[1] < 1e-6 and found.certificate < 1e-6
     # Experts that are the same keep what they began with.
     same = Likelihoods(
         ("a", "b"), ("t",), np.zeros(2, np.int64), np.arange(3), np.full((2, 2), -1.0)
     )
-    assert solve(blocks_of(same, "token")).weights == pytest.approx([0.5, 0.5])
+    assert best_shares(blocks_of(same, "token")).weights == pytest.approx([0.5, 0.5])
 
 
 def test_chunks_lie_between():
@@ -156,7 +156,7 @@ def test_chunks_lie_between():
 def test_caps_and_floors_hold_and_are_certified():
     blocks = blocks_of(four_sources(np.random.default_rng(4)), "token")
     box = Box(np.array([0, 0, 0, 0.2]), np.array([0.3, 1, 1, 1]))
-    found = solve(blocks, box)
+    found = best_shares(blocks, box)
     assert found.certificate < 1e-6
     assert found.weights[0] <= 0.3 + 1e-12 and found.weights[3] >= 0.2 - 1e-12
     law = experts_law(four_sources(np.random.default_rng(4)), "token")
@@ -191,8 +191,8 @@ def test_permuting_experts_permutes_weights():
     turned = Likelihoods(
         matrix.experts, matrix.targets, matrix.target, matrix.starts, matrix.logp_nats[:, order]
     )
-    first = solve(blocks_of(matrix, "token"), tolerance=1e-9).weights
-    assert solve(blocks_of(turned, "token"), tolerance=1e-9).weights == pytest.approx(
+    first = best_shares(blocks_of(matrix, "token"), tolerance=1e-9).weights
+    assert best_shares(blocks_of(turned, "token"), tolerance=1e-9).weights == pytest.approx(
         first[order], abs=1e-4
     )
 
@@ -204,7 +204,7 @@ def test_refusals():
     with pytest.raises(ValueError, match="at least one document"):
         blocks_of(matrix, "token", np.array([], np.int64))
     with pytest.raises(ValueError, match="expected 4 shares, got 3 and 4"):
-        solve(blocks_of(matrix, "token"), Box(np.zeros(3), np.ones(3)))
+        best_shares(blocks_of(matrix, "token"), Box(np.zeros(3), np.ones(3)))
     with pytest.raises(ValueError, match="a column for each of 2"):
         Likelihoods(("a", "b"), ("t",), np.zeros(1, np.int64), np.array([0, 1]), np.zeros((1, 1)))
     with pytest.raises(ValueError, match="that end at 1, got 2 that end at 3"):
@@ -279,7 +279,7 @@ def test_no_file_and_no_rows(tmp_path):
 def test_acceleration_pays_where_sources_overlap():
     """Plain expectation-maximisation needs many more steps for the same certificate."""
     blocks = blocks_of(four_sources(np.random.default_rng(9), 1000), "token")
-    found = solve(blocks)
+    found = best_shares(blocks)
     weights = np.full(4, 0.25)
     for steps in itertools.count():
         if scores(blocks, weights).max() - 1 < 1e-7 or steps > 20 * found.iterations:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +17,7 @@ from click.testing import CliRunner
 from format_contract import CONTRACT as FORMAT_CONTRACT
 from format_contract import Case, describes_itself
 from law_contract import CONTRACT, two_counts
+from method_contract import check_contract, check_evidence_contract
 from statistic_contract import CONTRACT as STATISTIC_CONTRACT
 
 from curate.cli import cli
@@ -23,6 +27,8 @@ from curate.formats.base import open_shard, sibling
 from curate.laws import LAWS, FittedLaw, Law, RunTable
 from curate.laws.crossval import cross_validate
 from curate.laws.law import Array
+from curate.mixture import METHODS, DomainSupply, Method, MixtureRequest, Preference, mix
+from curate.mixture.methods.needs_evidence import ExpertMethod, LawMethod
 from curate.pipeline.build import build
 from curate.recipe import load
 from curate.runtime.files import atomic_path
@@ -199,3 +205,99 @@ def test_a_statistic_of_another_package_is_reported_and_drives_a_mixture(
     assert mixture["unconstrained"] == pytest.approx(expected)
     with pytest.raises(RecipeError, match=r"'colision'; did you mean 'collision'\?"):
         find_entropy("colision")
+
+
+# A mixing method.
+
+
+def prefer_square_roots(request: MixtureRequest) -> Preference:
+    return Preference(tuple(domain.supply_tokens**0.5 for domain in request.domains))
+
+
+TOY_METHODS = (
+    Method("square_roots", "shares of root supply", "no paper", "counts", prefer_square_roots),
+    Method("toy_law", "least loss by the toy law", "no paper", "runs", LawMethod("log_linear"),
+           evidence="runs"),
+    Method("toy_experts", "experts by document", "no paper", "experts", ExpertMethod("document"),
+           evidence="experts"),
+)  # fmt: skip
+
+
+@pytest.fixture
+def toy_methods(toy_law: str) -> Iterator[None]:
+    for method in TOY_METHODS:
+        METHODS.add(method)
+    yield
+    for method in TOY_METHODS:
+        METHODS.remove(method.name)
+
+
+def test_a_method_of_another_package_keeps_the_contract(toy_methods: None) -> None:
+    domains = tuple(DomainSupply(name, size, 9.0) for name, size in (("a", 1), ("b", 4), ("c", 9)))
+    check_contract(mix, MixtureRequest(domains, 9, "square_roots"), [1 / 6, 2 / 6, 3 / 6])
+
+
+@pytest.mark.parametrize("method", ["toy_law", "toy_experts"])
+def test_a_method_of_evidence_keeps_the_contract(method: str, toy_methods: None) -> None:
+    check_evidence_contract(method)
+
+
+def test_a_near_name_suggests_a_method_of_another_package(toy_methods: None) -> None:
+    with pytest.raises(RecipeError, match="mixture.method: .*; did you mean 'square_roots'"):
+        METHODS.find("square_root", "mixture.method")
+
+
+def install(folder: Path, module: str, entry_points: str) -> dict[str, str]:
+    """Lay out a package as pip would; return an environment whose Python sees it."""
+    (folder / "toy_package.py").write_text(module)
+    info = folder / "toy_package-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: toy-package\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(entry_points)
+    paths = [str(folder), str(Path(__file__).parents[1])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+
+
+def run_python(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments], env=environment, check=False, capture_output=True, text=True
+    )
+
+
+TOY_MODULE = """
+from curate.mixture import Method, Preference
+
+def equal(request):
+    return Preference((1.0,) * len(request.domains))
+
+EQUAL = Method("equal", "the same for all", "no paper", "nothing", equal)
+"""
+
+
+def test_an_installed_package_registers_through_its_entry_point(tmp_path: Path) -> None:
+    environment = install(tmp_path, TOY_MODULE, "[curate.methods]\nequal = toy_package:EQUAL\n")
+    listed = run_python(environment, "-m", "curate.cli", "methods", "--json")
+    assert [row["method"] for row in json.loads(listed.stdout)] == [*METHODS, "equal"]
+    code = (
+        "from curate.mixture import DomainSupply, MixtureRequest, mix\n"
+        "domains = (DomainSupply('a', 10, 9), DomainSupply('b', 30, 9))\n"
+        "print(mix(MixtureRequest(domains, 40, 'equal')).weights)"
+    )
+    assert run_python(environment, "-c", code).stdout == "{'a': 0.5, 'b': 0.5}\n"
+
+
+def test_an_entry_point_that_cannot_be_imported_names_its_package(tmp_path: Path) -> None:
+    environment = install(tmp_path, TOY_MODULE, "[curate.methods]\nequal = toy_package:UNEQUAL\n")
+    listed = run_python(environment, "-m", "curate.cli", "methods")
+    assert listed.returncode == 2
+    assert "method 'equal': toy-package offers toy_package:UNEQUAL, which" in listed.stderr
+
+
+def test_listing_methods_loads_no_numerical_library() -> None:
+    code = (
+        "import sys\n"
+        "from curate.mixture import METHODS\n"
+        "assert len(METHODS) > 20\n"
+        "print({'scipy', 'lightgbm', 'numba', 'torch'} & set(sys.modules))"
+    )
+    assert run_python({**os.environ}, "-c", code).stdout == "set()\n"

@@ -16,6 +16,7 @@ from curate.errors import CurateError
 from curate.mixture import METHODS, Mixture, MixtureOptions, MixtureRequest, mix, mix_with
 from curate.mixture.caps import check_supply
 from curate.mixture.methods import baselines
+from curate.mixture.methods.entropic import ENTROPY
 from curate.mixture.simplex import normalised
 from curate.runtime.workers import map_tasks
 
@@ -73,7 +74,7 @@ def before_caps(request: MixtureRequest, plugin: MixtureRequest) -> list[Entrant
         # The recipe's temperature is meant for its own method.
         temperature = request.options.temperature if request.method == name else None
         options = replace(request.options, temperature=temperature)
-        if name != "entropy":
+        if name != ENTROPY.name:
             entry = replace(request, method=name, options=options)
             entrants.append(Entrant(name, entry, capped=False))
             continue
@@ -90,7 +91,7 @@ def before_caps(request: MixtureRequest, plugin: MixtureRequest) -> list[Entrant
 
 def entropy_temperature(request: MixtureRequest) -> float:
     """Temperature at which `before_caps` compares entropies."""
-    heat = request.options.temperature if request.method == "entropy" else None
+    heat = request.options.temperature if request.method == ENTROPY.name else None
     return 1.0 if heat is None else heat
 
 
@@ -160,8 +161,8 @@ def _contender(entrant: Entrant) -> Contender:
 def _preferred(request: MixtureRequest) -> Mixture:
     """The mixture a method prefers, held to caps only by a method that has them built in."""
     method = METHODS[request.method]
-    preference = method.solve(request)
+    preference = method.prefer(request)
     if preference.unconstrained is not None:  # its shares already obey the caps, so they must fit
         check_supply(request, None)
     uncapped = replace(request, options=replace(request.options, on_shortfall="repeat"))
-    return mix_with(replace(method, solve=lambda _: preference), uncapped)
+    return mix_with(replace(method, prefer=lambda _: preference), uncapped)

@@ -22,7 +22,7 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
+class Constraints:
     """What is wanted, in the order of the evidence's domains and targets."""
 
     domains: tuple[str, ...]
@@ -40,14 +40,14 @@ class Wishes:
     left_out: tuple[str, ...]
     """Domains that the evidence knows and the recipe does not have."""
 
-    def back(self, shares: Array) -> tuple[float, ...]:
+    def in_recipe_order(self, shares: Array) -> tuple[float, ...]:
         """Shares in the order of the recipe."""
         return tuple(float(share) for share in shares[self.place])
 
 
-def wishes(
+def match_constraints(
     request: MixtureRequest, domains: Sequence[str], targets: Sequence[str], source: str
-) -> Wishes:
+) -> Constraints:
     """Match a request with evidence.
 
     Args:
@@ -83,10 +83,12 @@ def wishes(
     unique[place] = supply / request.budget_tokens
     weights, worst = _importance(request.options.search.objective, targets)
     left_out = tuple(name for name in domains if name not in names)
-    return Wishes(tuple(domains), place, Box(low, high), natural, unique, weights, worst, left_out)
+    return Constraints(
+        tuple(domains), place, Box(low, high), natural, unique, weights, worst, left_out
+    )
 
 
-def prior_of(request: MixtureRequest, wished: Wishes) -> Array:
+def prior_of(request: MixtureRequest, constraints: Constraints) -> Array:
     """The prior mixture in the order of the evidence, shape (domains,).
 
     Raises:
@@ -94,10 +96,10 @@ def prior_of(request: MixtureRequest, wished: Wishes) -> Array:
     """
     prior = request.options.search.prior
     if prior == "natural":
-        return wished.natural
-    shares = np.zeros(len(wished.domains))
+        return constraints.natural
+    shares = np.zeros(len(constraints.domains))
     if prior == "uniform":
-        shares[wished.place] = 1 / len(wished.place)
+        shares[constraints.place] = 1 / len(constraints.place)
         return shares
     names = [domain.name for domain in request.domains]
     if isinstance(prior, str):
@@ -105,7 +107,7 @@ def prior_of(request: MixtureRequest, wished: Wishes) -> Array:
             f"mixture.prior: cannot be '{prior}' (known: natural, uniform, or shares by domain)"
         )
     for name, share in prior.items():
-        shares[wished.place[_known(name, names, "mixture.prior")]] = share
+        shares[constraints.place[_known(name, names, "mixture.prior")]] = share
     if not shares.sum() > 0:
         raise RecipeError("mixture.prior: no share is positive; name at least one domain's")
     return np.asarray(shares / shares.sum())

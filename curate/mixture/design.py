@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate.errors import MissingEvidence, RecipeError
-from curate.mixture.constraints import wishes
+from curate.mixture.constraints import match_constraints
 from curate.mixture.request import MixtureRequest
 from curate.mixture.search.simplex_box import Box, nearest_rows
 from curate.mixture.search.trust_region import hellinger
@@ -82,11 +82,13 @@ def next_runs(request: MixtureRequest, strategy: str, count: int | None = None) 
     """
     names = [domain.name for domain in request.domains]
     mean = replace(request.options, search=replace(request.options.search, objective="mean"))
-    box = wishes(replace(request, options=mean), names, names, "domains").box
+    box = match_constraints(replace(request, options=mean), names, names, "domains").box
     trained = np.empty((0, len(names)))
     runs = request.evidence.runs if request.evidence else None
     if runs is not None:
-        trained = runs.weights[:, wishes(request, runs.domains, runs.targets, "runs").place]
+        trained = runs.weights[
+            :, match_constraints(request, runs.domains, runs.targets, "runs").place
+        ]
         trained = trained / np.maximum(trained.sum(axis=1, keepdims=True), 1e-12)
     return design(request, box, trained, strategy, count or max(1, _lacking(trained)))
 

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from curate.errors import FitError
 from curate.laws import LAWS
-from curate.mixture.constraints import wishes
-from curate.mixture.methods.expert_methods import LEVEL_OF
-from curate.mixture.methods.law_methods import LAW_OF
+from curate.mixture.constraints import match_constraints
+from curate.mixture.methods import METHODS
+from curate.mixture.methods.needs_evidence import ExpertMethod, LawMethod
 from curate.mixture.request import MixtureRequest
 from curate.mixture.search.expert_mixing import experts_law
 
@@ -50,21 +50,21 @@ def forecast(
     evidence = request.evidence
     if evidence is None:
         return None
-    level = LEVEL_OF.get(request.method)
-    if evidence.experts is not None and level is not None:
+    prefer = METHODS[request.method].prefer
+    if evidence.experts is not None and isinstance(prefer, ExpertMethod):
         experts = evidence.experts
-        place = wishes(request, experts.experts, experts.targets, "experts").place
-        law = experts_law(experts, request.options.search.level or level)
+        place = match_constraints(request, experts.experts, experts.targets, "experts").place
+        law = experts_law(experts, request.options.search.level or prefer.level)
         shares = _placed(mixtures, place, len(experts.experts))
         return Forecast(request.method, experts.targets, law.predict(shares, shares, shares))
-    name = LAW_OF.get(request.method, request.options.search.law)
+    name = (isinstance(prefer, LawMethod) and prefer.law) or request.options.search.law
     runs = evidence.runs
     if runs is None or name is None:
         return None
     known = ~np.isnan(runs.params).all()
     if known and not np.isclose(runs.params, params).any():
         return None
-    place = wishes(request, runs.domains, runs.targets, "runs").place
+    place = match_constraints(request, runs.domains, runs.targets, "runs").place
     shares = _placed(mixtures, place, len(runs.domains))
     at_tokens = np.full(len(shares), np.nan if np.isnan(runs.tokens).all() else tokens)
     at_params = np.full(len(shares), params if known else np.nan)

@@ -18,6 +18,8 @@ from curate.errors import RecipeError
 if TYPE_CHECKING:
     from curate.laws.law import RunTable
     from curate.laws.likelihoods import Likelihoods
+    from curate.recipe import MixtureRecipe
+    from curate.stats.statistic import SampleKind
 
 SHORTFALL_POLICIES = ("error", "repeat", "redistribute")
 
@@ -137,11 +139,15 @@ class Method:
     """Short citation with arXiv number and equation; says so where there is none."""
     needs: str
     """The evidence it needs, in words."""
-    solve: Callable[[MixtureRequest], Preference]
+    prefer: Callable[[MixtureRequest], Preference]
+    """Choose the shares. For a method of a law this is a `LawMethod`, for one of experts an
+    `ExpertMethod`, whose fields say which law or level predicts the losses."""
     by_hand: bool = False
-    """True: the weights are the user's own, and caps may not move them unasked."""
+    """Whether the weights are the user's own, which caps may not move unless the recipe says so."""
     evidence: Literal["runs", "experts"] | None = None
-    """What it needs beside the corpus itself, from `mixture.evidence`."""
+    """Key of `mixture.evidence` that it cannot do without; None: the corpus is enough."""
+    measures: Callable[[MixtureRecipe], tuple[SampleKind, ...]] = lambda _: ()
+    """Samples of the text that it needs measured at the recipe's settings."""
 
 
 @dataclass(frozen=True, slots=True)

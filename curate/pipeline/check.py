@@ -6,7 +6,7 @@ from curate.errors import RecipeError
 from curate.formats import FORMATS, check_options
 from curate.formats import find as find_format
 from curate.formats.base import TextFormat
-from curate.mixture import find as find_method
+from curate.mixture import METHODS
 from curate.pipeline.proxy_setup import check_proxy
 from curate.pipeline.read_evidence import evidence_paths, made_by_proxies
 from curate.plan.per_domain import PER_DOMAIN, check_shape
@@ -21,7 +21,7 @@ def check_names(loaded: LoadedRecipe) -> None:
         RecipeError: A method, measure or format is unknown, or they do not go together.
     """
     recipe = loaded.recipe
-    find_method(recipe.mixture.method)
+    METHODS.find(recipe.mixture.method, "mixture.method")
     evidence_paths(loaded)
     if made_by_proxies(loaded) is not None:
         check_proxy(loaded)

@@ -21,7 +21,7 @@ from curate.mixture.request import DomainSupply, Evidence, MixtureOptions, Mixtu
 from curate.pipeline.compare_mixtures import compare_mixtures
 from curate.pipeline.read_evidence import check_files, read_evidence_files, search_options
 from curate.pipeline.results import MethodsResult, MixtureResult
-from curate.recipe import parse_mixture_settings
+from curate.recipe import MixtureRecipe, parse_mixture_settings
 from curate.runtime.files import write_json
 from curate.runtime.progress import Observer
 
@@ -185,7 +185,7 @@ def mix_without_text(
     prepared = _prepared(inputs, observer)
     request = prepared.request
     evidence = request.evidence or Evidence()
-    if request.method == "natural":
+    if request.method == MixtureRecipe().method:
         request = replace(request, method="joint" if evidence.runs else "mde")
         observer.notice(f"method: {request.method}; --method takes another")
     fields = mix(request).to_json()

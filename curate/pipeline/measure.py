@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from curate import __version__
+from curate.mixture import METHODS
 from curate.pipeline.tokenize import TokenizedDomains
 from curate.recipe import LoadedRecipe, MixtureRecipe
 from curate.runtime.files import atomic_path, hash_json
 from curate.runtime.progress import Observer
 from curate.runtime.workers import map_tasks
-from curate.stats import Statistic, entropy_statistics, find_entropy
+from curate.stats import Statistic, entropy_statistics
 from curate.stats.estimate import Estimate
 from curate.stats.sampling import SamplePlan, sample_plan
 from curate.stats.statistic import EXCERPTS, TEXT, TOKENS, DomainSample, SampleKind
@@ -86,14 +87,7 @@ def needed_samples(mixture: MixtureRecipe) -> tuple[SampleKind, ...]:
         >>> needed_samples(MixtureRecipe(method="unimax"))
         ()
     """
-    if mixture.method == "leverage":
-        return (EXCERPTS,)
-    if mixture.method != "entropy":
-        return ()
-    statistic = find_entropy(mixture.measure)
-    # Without correction, the counts of all tokens are enough where they give the entropy.
-    counted = mixture.estimator != "corrected" and statistic.count is not None
-    return () if counted else (statistic.sample,)
+    return METHODS.find(mixture.method, "mixture.method").measures(mixture)
 
 
 def recall(loaded: LoadedRecipe, tokenized: TokenizedDomains) -> tuple[TextEvidence, ...]:

@@ -9,9 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from msgspec.structs import replace as with_fields
-
-from curate.mixture import DomainSupply, Mixture, MixtureOptions, MixtureRequest, mix
+from curate.mixture import METHODS, DomainSupply, Mixture, MixtureOptions, MixtureRequest, mix
 from curate.pipeline.artifacts import origin, write_stats
 from curate.pipeline.measure import TextEvidence, entropy_fields, gather, needed_samples
 from curate.pipeline.proxies import make_evidence
@@ -89,11 +87,7 @@ def comparison_request(
         CurateError: Any user-fixable error.
     """
     mixture = loaded.recipe.mixture
-    kinds = {
-        kind: None
-        for method in ("entropy", "leverage")
-        for kind in needed_samples(with_fields(mixture, method=method))
-    }
+    kinds = {kind: None for method in METHODS.values() for kind in method.measures(mixture)}
     measured = gather(loaded, tokenized, tuple(kinds), workers, observer)
     make_evidence(loaded, tokenized, workers, observer)
     return mixture_request(loaded, tokenized, measured)

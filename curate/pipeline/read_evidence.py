@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from curate.errors import MissingEvidence
-from curate.mixture import find
+from curate.mixture import METHODS
 from curate.mixture.request import Evidence, SearchOptions
 from curate.recipe import LoadedRecipe, MixtureRecipe
 from curate.runtime.files import hash_file, hash_json
@@ -17,7 +17,8 @@ MADE = {"runs": "runs.csv", "experts": "experts.parquet"}
 
 def made_by_proxies(loaded: LoadedRecipe) -> Literal["runs", "experts"] | None:
     """Return the kind of evidence that the recipe leaves to proxies to make, if any."""
-    named, kind = loaded.recipe.mixture.evidence, find(loaded.recipe.mixture.method).evidence
+    named = loaded.recipe.mixture.evidence
+    kind = METHODS.find(loaded.recipe.mixture.method, "mixture.method").evidence
     if named is None or named.proxy is None or kind is None or getattr(named, kind):
         return None
     return kind

@@ -136,7 +136,11 @@ def rivals_of(planned: Planned, observer: Observer) -> dict[str, tuple[float, ..
     for name in ("natural", "uniform"):
         found[name] = tuple(mix_with(METHODS[name], request).weights.values())
     by_hand = [domain.weight for domain in request.domains]
-    if request.method != "manual" and None not in by_hand and sum(map(_known, by_hand)) > 0:
+    if (
+        not METHODS[request.method].by_hand
+        and None not in by_hand
+        and sum(map(_known, by_hand)) > 0
+    ):
         options = replace(request.options, on_shortfall="redistribute")
         mixture = mix_with(METHODS["manual"], replace(request, options=options))
         found[OWN] = tuple(mixture.weights.values())

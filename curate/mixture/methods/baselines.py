@@ -10,7 +10,7 @@ import math
 from fractions import Fraction
 
 from curate.errors import RecipeError
-from curate.mixture.request import MixtureRequest, Preference, limit_tokens
+from curate.mixture.request import Method, MixtureRequest, Preference, limit_tokens
 from curate.mixture.simplex import normalised, softmax
 
 SUM_SLACK = 1e-6
@@ -119,3 +119,45 @@ def manual(request: MixtureRequest) -> Preference:
     elif abs(total - 1) > SUM_SLACK:
         warnings.append(f"manual weights sum to {total:.10g}, not 1, and are divided by that")
     return Preference(tuple(normalised(weights)), warnings=tuple(warnings))
+
+
+NATURAL = Method(
+    name="natural",
+    summary="shares proportional to supply",
+    paper="a baseline, no paper",
+    needs="token counts",
+    prefer=natural,
+)
+
+UNIFORM = Method(
+    name="uniform",
+    summary="the same share for every domain",
+    paper="a baseline, no paper",
+    needs="nothing",
+    prefer=uniform,
+)
+
+TEMPERATURE = Method(
+    name="temperature",
+    summary="shares proportional to supply^(1/temperature)",
+    paper="Arivazhagan et al. 2019, arXiv:1907.05019 (sampling temperature)",
+    needs="token counts and mixture.temperature",
+    prefer=temperature,
+)
+
+UNIMAX = Method(
+    name="unimax",
+    summary="as uniform as the epoch caps allow",
+    paper="Chung et al. 2023, UniMax, arXiv:2304.09151, Algorithm 1",
+    needs="token counts and max_epochs",
+    prefer=unimax,
+)
+
+MANUAL = Method(
+    name="manual",
+    summary="the recipe's own weights",
+    paper="the recipe, no paper",
+    needs="a weight for every domain",
+    prefer=manual,
+    by_hand=True,
+)

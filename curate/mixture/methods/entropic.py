@@ -11,10 +11,12 @@ import numpy as np
 
 from curate.errors import MissingEvidence
 from curate.mixture.methods.baselines import check_temperature
-from curate.mixture.request import MixtureRequest, Preference
+from curate.mixture.request import Method, MixtureRequest, Preference
 from curate.mixture.simplex import softmax
+from curate.recipe import MixtureRecipe
 from curate.stats import entropy_statistics, find_entropy
 from curate.stats.estimate import order_warnings, weight_draws
+from curate.stats.statistic import SampleKind
 
 DRAWS = 1000
 """Of the entropies, for the interval of the weights."""
@@ -83,3 +85,26 @@ def _with_interval(
         return Preference(weights, warnings=(lacking, *warnings))
     draws = weight_draws(centre, error, heat, DRAWS).tolist()
     return Preference(weights, draws=draws, warnings=warnings)
+
+
+def _measures(mixture: MixtureRecipe) -> tuple[SampleKind, ...]:
+    """Name the sample that `mixture.measure` is estimated from, if counts do not give it.
+
+    Example:
+        >>> _measures(MixtureRecipe()), _measures(MixtureRecipe(estimator="plugin"))
+        (('tokens',), ())
+    """
+    statistic = find_entropy(mixture.measure)
+    # Without correction, the counts of all tokens are enough where they give the entropy.
+    counted = mixture.estimator != "corrected" and statistic.count is not None
+    return () if counted else (statistic.sample,)
+
+
+ENTROPY = Method(
+    name="entropy",
+    summary="shares proportional to exp(entropy), by default of the next token given this one",
+    paper="Ge et al. 2024, BiMix, arXiv:2405.14908v4, Eq. 13",
+    needs="entropies from `curate stats`",
+    prefer=entropy,
+    measures=_measures,
+)

@@ -1,6 +1,7 @@
 """Mixing by a law of training runs: fit, optimise, check the support, resample.
 
-One path for every law. BiMix's closed form and RegMix's simulation are used where they apply.
+Every law takes the same path; BiMix's closed form and RegMix's simulation are used where they
+apply.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from curate.laws import LAWS, Law, RunTable
 from curate.laws.fitting.features import run_folds
 from curate.laws.forms.bimix import FittedBimix
 from curate.laws.forms.expert_regression import INFORMED, informed
-from curate.mixture.constraints import Wishes, prior_of, wishes
+from curate.mixture.constraints import Constraints, match_constraints, prior_of
 from curate.mixture.methods.expert_features import expert_features
 from curate.mixture.request import MixtureRequest, Preference
 from curate.mixture.search.bimix_optimum import power_optimum
@@ -27,118 +28,164 @@ from curate.mixture.search.regmix_simulation import simulate
 from curate.mixture.search.simplex_box import nearest_in_proportion
 from curate.mixture.search.trust_region import check_support, hellinger, support_of, support_warning
 from curate.mixture.search.uncertainty import Resampling, Uncertainty, bootstrap
+from curate.runtime.registry import unknown_name
 
 Array = NDArray[np.float64]
 
-LAW_OF = {
-    "bimix": "bimix",
-    "bimix_mixed": "bimix_mixed",
-    "dml": "exponential",
-    "olmix": "exponential",
-    "additive": "additive",
-    "autoscale": "autoscale",
-    "ridge": "ridge",
-    "gaussian": "gaussian",
-    "boosted": "boosted",
-    "regmix": "boosted_regmix",
-    "joint": "joint",
-    "ridge_mde": "ridge_mde",
-    "gaussian_mde": "gaussian_mde",
-    "boosted_mde": "boosted_mde",
-}
-"""Method → law; method `law` names its own."""
-
-OLMIX_KL = 0.05
-"""arXiv:2602.12237."""
-
 LEAST_NAMED = 1e-4
-"""Share of a domain that no run had, from which it is warned of."""
+"""Least share of a domain that no run had which earns a warning."""
 ROUNDING = 1e-6
-"""Relative gain that says nothing."""
+"""Relative gain below which a promise is rounding error."""
 MISFIT_FOLDS = 3
 """Parts held out in turn to learn a law's error; more would take as many more fits."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
-    """An optimum, and the one without the trust region."""
+class _Case:
+    """One request to a method of a law: what is minimised, and what that was made from."""
+
+    simulated: bool
+    """Whether the answer is the mean of the best of many draws, as RegMix's."""
+    request: MixtureRequest
+    constraints: Constraints
+    runs: RunTable
+    law: Law
+    problem: Problem
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """The mixture of a method, and the one without the trust region; shape (domains,) each."""
 
     weights: Array
     unconstrained: Array
-    radius: float | None
     gap: float | None
+    """At most how much lower the objective can be; None without a certificate."""
 
 
-def solve(request: MixtureRequest, runs: RunTable) -> Preference:
-    """See `evidenced.from_runs`."""
-    search = request.options.search
-    law = _law(request, runs)
-    wished = wishes(request, runs.domains, runs.targets, "runs")
+def least_loss(
+    request: MixtureRequest, runs: RunTable, *, law: str | None, kl: float, simulated: bool
+) -> Preference:
+    """Choose the mixture of least loss that a law of the runs predicts.
+
+    Args:
+        request: Supply, caps, objective and constraints; of its evidence, only experts are read.
+        runs: The runs that the law is fitted to.
+        law: Name of the law; None: the recipe's `mixture.law`.
+        kl: Nats of loss that a nat of KL divergence from the prior is worth, unless the recipe
+            says.
+        simulated: Whether to average the best of many draws, as RegMix does, in place of
+            optimising.
+
+    Raises:
+        MissingEvidence: The runs lack a domain, or the law needs experts and there are none.
+        RecipeError: The objective, prior or floors name something that is not there.
+        FitError: The runs cannot determine the law.
+    """
+    case = _case((law, kl, simulated), request, runs)
+    constraints, problem = case.constraints, case.problem
+    answer = _optimum(case, problem)
+    warnings = _position_warnings(case, answer)
+    asked = request.options.search.replicates
+    replicates = case.law.replicates if asked is None else asked
+    spread = None
+    if replicates:
+        spread = _uncertainty(case, answer.weights, replicates)
+        if spread.failed:
+            warnings.append(f"{spread.failed} of {replicates} resamples cannot determine the law")
+    elif asked is None:
+        warnings.append(
+            f"no intervals: law {case.law.name} gives them on request, mixture.replicates: 100"
+        )
+    losses = losses_at(problem, answer.weights[None])[0]
+    worst_or_mean = losses.max() if constraints.worst else losses @ constraints.target_weights
+    trust = _compare_with_runs(case, answer.weights)
+    warnings += [] if trust.warning is None else [trust.warning]
+    support = check_support(answer.weights, support_of(runs.weights), runs.domains)
+    return Preference(
+        weights=constraints.in_recipe_order(answer.weights),
+        unconstrained=constraints.in_recipe_order(answer.unconstrained),
+        low=None if spread is None else constraints.in_recipe_order(spread.low),
+        high=None if spread is None else constraints.in_recipe_order(spread.high),
+        predicted_loss=float(worst_or_mean),
+        warnings=(*warnings, *(request.evidence.notices if request.evidence else ())),
+        details={
+            "law": case.law.name,
+            "support": support.to_json(),
+            "optimality_gap": answer.gap,
+            "observed": {"best": trust.best, "misfit": trust.misfit},
+            "at": {"tokens": _or_none(problem.tokens), "params": _or_none(problem.params)},
+            "predicted_losses": dict(zip(runs.targets, map(float, losses), strict=True)),
+            **({} if spread is None else _spread_json(spread, constraints, runs.domains)),
+        },
+    )
+
+
+def _case(method: tuple[str | None, float, bool], request: MixtureRequest, runs: RunTable) -> _Case:
+    """Match the request with the runs and fit the law."""
+    name, kl, simulated = method
+    law = _law(name or request.options.search.law, request, runs)
+    constraints = match_constraints(request, runs.domains, runs.targets, "runs")
     if len(np.unique(np.round(runs.weights, 9), axis=0)) < 2:
         raise FitError(
             f"mixture: all {len(set(runs.runs))} runs have the same mixture, so nothing says what "
             "another would do; train different ones (`curate design`), or take a method that needs "
             "none, such as entropy"
         )
-    problem = _problem(request, wished, runs, law)
-    found = _optimum(request, problem, wished)
-    warnings = [
-        f"'{name}' is in the runs and not in the recipe: it gets no share"
-        for name in wished.left_out
-    ]
-    support = support_of(runs.weights)
-    check = check_support(found.weights, support, runs.domains)
-    outside = support_warning(check)
-    warnings += [outside] if outside else []
-    if problem.support is not None and not np.allclose(found.weights, found.unconstrained):
-        warnings.append(
-            "the trust region binds: the law's own optimum is "
-            f"{float(hellinger(found.unconstrained[None], support.mixtures).min()):.3f} from the "
-            f"nearest run, where runs are within {support.radius:.3f} of each other; "
-            "mixture.trust_region: false would take it"
-        )
-    never = _never_sampled(runs, found.weights)
-    warnings += [never] if never else []
-    replicates = law.replicates if search.replicates is None else search.replicates
-    spread = None
-    if replicates:
-        spread = _uncertainty(request, (problem, found, wished), runs, (law, replicates))
-        if spread.failed:
-            warnings.append(f"{spread.failed} of {replicates} resamples cannot determine the law")
-    elif search.replicates is None:
-        warnings.append(
-            f"no intervals: law {law.name} gives them on request, mixture.replicates: 100"
-        )
-    losses = losses_at(problem, found.weights[None])[0]
-    expected = float(losses.max() if wished.worst else losses @ wished.target_weights)
-    trusted = _compared_with_runs(problem, wished, runs, (law, found.weights))
-    warnings += [] if trusted.warning is None else [trusted.warning]
-    return Preference(
-        weights=wished.back(found.weights),
-        unconstrained=wished.back(found.unconstrained),
-        low=None if spread is None else wished.back(spread.low),
-        high=None if spread is None else wished.back(spread.high),
-        predicted_loss=expected,
-        warnings=(*warnings, *(request.evidence.notices if request.evidence else ())),
-        details={
-            "law": law.name,
-            "support": check.to_json(),
-            "optimality_gap": found.gap,
-            "observed": {"best": trusted.best, "misfit": trusted.misfit},
-            "at": {"tokens": _or_none(problem.tokens), "params": _or_none(problem.params)},
-            "predicted_losses": dict(zip(runs.targets, map(float, losses), strict=True)),
-            **({} if spread is None else _spread_json(spread, wished, runs.domains)),
-        },
+    search = request.options.search
+    # Losses of different domains are compared by how far each is above the best that a run had.
+    scale = 1 / runs.losses.min(axis=0) if constraints.worst else 1.0
+    discount = search.discount_repeats
+    problem = Problem(
+        law=law.fit(runs),
+        box=constraints.box,
+        target_weights=constraints.target_weights * scale,
+        worst=constraints.worst,
+        tokens=_at(runs.tokens, search.at_tokens, "at_tokens", "tokens"),
+        params=_at(runs.params, search.at_params, "at_params", "parameters"),
+        kl=kl if search.kl is None else search.kl,
+        prior=prior_of(request, constraints),
+        unique_share=constraints.unique_share if discount else None,
+        support=support_of(runs.weights) if search.trust_region else None,
+        convex=law.convex and not discount,
+    )
+    return _Case(
+        simulated=simulated,
+        request=request,
+        constraints=constraints,
+        runs=runs,
+        law=law,
+        problem=problem,
     )
 
 
+def _position_warnings(case: _Case, answer: _Answer) -> list[str]:
+    """Say where the mixture lies outside what was trained, and what held it back."""
+    runs, support = case.runs, support_of(case.runs.weights)
+    warnings = [
+        f"'{name}' is in the runs and not in the recipe: it gets no share"
+        for name in case.constraints.left_out
+    ]
+    outside = support_warning(check_support(answer.weights, support, runs.domains))
+    warnings += [outside] if outside else []
+    if case.problem.support is not None and not np.allclose(answer.weights, answer.unconstrained):
+        warnings.append(
+            "the trust region binds: the law's own optimum is "
+            f"{float(hellinger(answer.unconstrained[None], support.mixtures).min()):.3f} from the "
+            f"nearest run, where runs are within {support.radius:.3f} of each other; "
+            "mixture.trust_region: false would take it"
+        )
+    never = _never_sampled(runs, answer.weights)
+    return [*warnings, never] if never else warnings
+
+
 def _never_sampled(runs: RunTable, weights: Array) -> str | None:
-    """What to say of domains that get a share and that no run had."""
+    """Warn of domains that get a share and that no run had."""
     most = runs.weights.max(axis=0)
     guessed = [
         f"'{name}' {share:.2%}"
-        for name, share, known in zip(runs.domains, weights, most, strict=True)
-        if known == 0 and share > LEAST_NAMED
+        for name, share, trained in zip(runs.domains, weights, most, strict=True)
+        if trained == 0 and share > LEAST_NAMED
     ]
     if not guessed:
         return None
@@ -159,15 +206,13 @@ class _Trust:
     warning: str | None
 
 
-def _compared_with_runs(
-    problem: Problem, wished: Wishes, runs: RunTable, answer: tuple[Law, Array]
-) -> _Trust:
-    """Whether the answer promises more below the best run than the law's errors on runs allow.
+def _compare_with_runs(case: _Case, weights: Array) -> _Trust:
+    """Check whether the promised gain over the best run exceeds the law's errors on runs.
 
     The law is fitted again without each third of the mixtures, unless the answer promises no more
     than the best run had.
     """
-    law, weights = answer
+    problem, runs, law = case.problem, case.runs, case.law
     plain = replace(problem, kl=0.0)
     seen = _observed(plain, runs, np.full(len(runs.runs), math.inf))
     best = float(seen.min())
@@ -195,8 +240,8 @@ def _compared_with_runs(
     ))  # fmt: skip
 
 
-def _law(request: MixtureRequest, runs: RunTable) -> Law:
-    name = LAW_OF.get(request.method, request.options.search.law)
+def _law(name: str | None, request: MixtureRequest, runs: RunTable) -> Law:
+    """Return the law of this name, given experts where it needs them."""
     if name is None:
         raise RecipeError(
             f"mixture.law is missing: method law needs one of {', '.join(LAWS)}; compare them with "
@@ -212,62 +257,45 @@ def _law(request: MixtureRequest, runs: RunTable) -> Law:
             )
         return informed(name, expert_features(experts, runs.domains))
     if name not in LAWS:
-        known = ", ".join([*LAWS, *INFORMED])
-        raise RecipeError(f"mixture.law: no law is called '{name}' (known: {known})")
+        raise RecipeError(unknown_name("law", name, [*LAWS, *INFORMED], "mixture.law"))
     return LAWS[name]
 
 
-def _problem(request: MixtureRequest, wished: Wishes, runs: RunTable, law: Law) -> Problem:
-    search = request.options.search
-    kl = search.kl
-    if kl is None:
-        kl = OLMIX_KL if request.method == "olmix" else 0.0
-    # Losses of different domains are compared by how far each is above the best that a run had.
-    scale = 1 / runs.losses.min(axis=0) if wished.worst else 1.0
-    discount = search.discount_repeats
-    return Problem(
-        law=law.fit(runs),
-        box=wished.box,
-        target_weights=wished.target_weights * scale,
-        worst=wished.worst,
-        tokens=_at(runs.tokens, search.at_tokens, "at_tokens", "tokens"),
-        params=_at(runs.params, search.at_params, "at_params", "parameters"),
-        kl=kl,
-        prior=prior_of(request, wished),
-        unique_share=wished.unique_share if discount else None,
-        support=support_of(runs.weights) if search.trust_region else None,
-        convex=law.convex and not discount,
-    )
+def _at(seen: Array, requested: float | None, key: str, unit: str) -> float:
+    """Tokens or parameters at which losses are compared: as requested, else the most of the runs.
 
-
-def _at(known: Array, asked: float | None, key: str, what: str) -> float:
-    """Where losses are compared: as asked, else the most of the runs."""
-    if asked is not None and np.isnan(known).all():
+    Args:
+        seen: shape (rows,), those of the runs; all NaN where the table does not say.
+        requested: The recipe's number.
+        key: Its key below `mixture`, for the message.
+        unit: What it counts, for the message.
+    """
+    if requested is not None and np.isnan(seen).all():
         raise RecipeError(
-            f"mixture.{key}: the runs do not say their {what}, so losses cannot be compared at "
-            f"{asked:g}; remove it"
+            f"mixture.{key}: the runs do not say their {unit}, so losses cannot be compared at "
+            f"{requested:g}; remove it"
         )
-    if asked is not None:
-        return float(asked)
-    return math.nan if np.isnan(known).all() else float(np.nanmax(known))
+    if requested is not None:
+        return float(requested)
+    return math.nan if np.isnan(seen).all() else float(np.nanmax(seen))
 
 
-def _optimum(request: MixtureRequest, problem: Problem, wished: Wishes) -> _Found:
-    """By the method's own way where it has one, else by the optimiser."""
-    seed = request.options.search.seed
-    if request.method == "regmix":
+def _optimum(case: _Case, problem: Problem) -> _Answer:
+    """Solve a problem of the case (that of all runs, or of a resample) in the method's way."""
+    seed = case.request.options.search.seed
+    if case.simulated:
+        assert problem.prior is not None, "a case has a prior"
         drawn = simulate(lambda mixtures: value_at(problem, mixtures),
-                         np.maximum(prior_of(request, wished), 1e-6), seed=seed)  # fmt: skip
-        return _Found(nearest_in_proportion(drawn, problem.box), drawn, None, None)
+                         np.maximum(problem.prior, 1e-6), seed=seed)  # fmt: skip
+        return _Answer(nearest_in_proportion(drawn, problem.box), drawn, None)
     exact = _closed_form(problem)
     if exact is not None:
         support = problem.support
         away = 0.0 if support is None else hellinger(exact[None], support.mixtures).min()
         if support is None or away <= support.radius:
-            return _Found(exact, exact, None, certificate(problem, exact))
-    found = optimise(problem, seed)
-    free = found.unconstrained if exact is None else exact
-    return _Found(found.weights, free, found.radius, found.gap)
+            return _Answer(exact, exact, certificate(problem, exact))
+    optimum = optimise(problem, seed)
+    return _Answer(optimum.weights, optimum.unconstrained if exact is None else exact, optimum.gap)
 
 
 def _closed_form(problem: Problem) -> Array | None:
@@ -284,42 +312,37 @@ def _closed_form(problem: Problem) -> Array | None:
     return power_optimum(scales, exponents, problem.box)
 
 
-def _uncertainty(
-    request: MixtureRequest,
-    answer: tuple[Problem, _Found, Wishes],
-    runs: RunTable,
-    effort: tuple[Law, int],
-) -> Uncertainty:
-    problem, found, wished = answer
-    law, replicates = effort
+def _uncertainty(case: _Case, weights: Array, replicates: int) -> Uncertainty:
+    """Resample the runs: intervals of the shares, and what natural and equal shares give away."""
+    problem, runs, place = case.problem, case.runs, case.constraints.place
     values = value_at(replace(problem, kl=0.0), runs.weights)
     uniform = np.zeros(len(runs.domains))
-    uniform[wished.place] = 1 / len(wished.place)
+    uniform[place] = 1 / len(place)
     rivals = {
-        "natural": nearest_in_proportion(wished.natural, problem.box),
+        "natural": nearest_in_proportion(case.constraints.natural, problem.box),
         "uniform": nearest_in_proportion(uniform, problem.box),
         "best observed run": runs.weights[int(np.argmin(_observed(problem, runs, values)))],
     }
-    resampling = Resampling(
-        runs, law.fit, max(20, replicates), request.options.search.seed,
-        lambda sampled: _optimum(request, sampled, wished).weights,
-    )  # fmt: skip
     if replicates < 20:
         raise RecipeError(
             f"mixture.replicates: {replicates} is too few for an interval; set 20 or more, or 0"
         )
-    return bootstrap(resampling, problem, found.weights, rivals)
+    resampling = Resampling(
+        runs, case.law.fit, replicates, case.request.options.search.seed,
+        lambda resampled: _optimum(case, resampled).weights,
+    )  # fmt: skip
+    return bootstrap(resampling, problem, weights, rivals)
 
 
 def _observed(problem: Problem, runs: RunTable, predicted: Array) -> Array:
-    """The objective as each run's own losses give it, at the tokens and size of the problem.
+    """Evaluate the objective on each run's own losses, at the tokens and size of the problem.
 
     Runs at other tokens or sizes do not compare; where none is at the problem's, predictions do.
     """
     here = np.ones(len(runs.runs), bool)
-    for values, wanted in ((runs.tokens, problem.tokens), (runs.params, problem.params)):
-        if not math.isnan(wanted):
-            here &= np.isclose(values, wanted)
+    for values, target in ((runs.tokens, problem.tokens), (runs.params, problem.params)):
+        if not math.isnan(target):
+            here &= np.isclose(values, target)
     if not here.any():
         return predicted
     scaled = runs.losses * problem.target_weights
@@ -327,9 +350,12 @@ def _observed(problem: Problem, runs: RunTable, predicted: Array) -> Array:
     return np.where(here, seen, math.inf)
 
 
-def _spread_json(spread: Uncertainty, wished: Wishes, domains: tuple[str, ...]) -> dict[str, Any]:
-    names = [domains[place] for place in wished.place]
-    ranges = zip(names, wished.back(spread.noise_low), wished.back(spread.noise_high), strict=True)
+def _spread_json(
+    spread: Uncertainty, constraints: Constraints, domains: tuple[str, ...]
+) -> dict[str, Any]:
+    names = [domains[place] for place in constraints.place]
+    ends = map(constraints.in_recipe_order, (spread.noise_low, spread.noise_high))
+    ranges = zip(names, *ends, strict=True)
     return {
         "within_noise_of_best": {name: {"low": low, "high": high} for name, low, high in ranges},
         "regret": {name: regret.to_json() for name, regret in spread.regret.items()},

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from curate.errors import MissingEvidence
 from curate.mixture.methods.baselines import check_temperature
-from curate.mixture.request import MixtureRequest, Preference
+from curate.mixture.request import Method, MixtureRequest, Preference
 from curate.mixture.simplex import softmax
 
 RIDGE = 10.0
@@ -120,3 +120,13 @@ def tuning_weights(
 ) -> list[float]:
     """Shares softmax(score / T): what is unique weighs more, as the paper does for fine-tuning."""
     return softmax(scores.tolist(), temperature)
+
+
+LEVERAGE = Method(
+    name="leverage",
+    summary="more for domains that others resemble, by ridge leverage of mean embeddings",
+    paper="Chameleon 2025, arXiv:2505.24844 (kernel scaled to mean diagonal 1)",
+    needs="embeddings of excerpts, made when asked for",
+    prefer=leverage,
+    measures=lambda _: ("excerpts",),
+)

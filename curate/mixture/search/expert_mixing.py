@@ -174,11 +174,11 @@ def scores(blocks: Blocks, weights: Array) -> Array:
     return np.asarray((blocks.importance / mixed) @ blocks.scaled)
 
 
-def solve(
+def best_shares(
     blocks: Blocks, box: Box | None = None, start: Array | None = None,
     tolerance: float = TOLERANCE,
 ) -> Solution:  # fmt: skip
-    """Shares of least loss by expectation-maximisation, sped up by extrapolation.
+    """Find the shares of least loss by expectation-maximisation, sped up by extrapolation.
 
     A step is w_i <- w_i s_i, held to floors and caps by the projection that maximises the step's
     bound exactly (clip(c w_i s_i)); the loss never rises. Two steps are extrapolated along their
