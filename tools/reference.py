@@ -84,14 +84,14 @@ def _recipe_table() -> str:
             [
                 f"`{key}`",
                 "required" if key in required else _default(field),
-                _values(field),
                 str(field.get("description", "")),
+                _values(field),
             ]
             for key, field in definition["properties"].items()
         ]
         title = f"### `{where}`" if where else "### Top level"
         summary = definition.get("description", "")
-        keys = table(["key", "default", "type", "meaning"], rows)
+        keys = table(["key", "default", "meaning", "type"], rows)
         parts.append(f"{title}\n\n{summary}\n\n{keys}\n")
     return "\n".join(parts)
 
