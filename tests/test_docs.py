@@ -45,7 +45,7 @@ DOCS = {path.stem: path.read_text("utf-8") for path in PAGES}
 BLOCKS = {path.stem: code_blocks(path) for path in PAGES}
 
 README_BYTES = 10_000
-MOST_NOT_RUN = 12
+MOST_NOT_RUN = 5
 """Blocks that need a GPU, a network or hours; each says which."""
 
 

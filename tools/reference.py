@@ -24,6 +24,7 @@ from curate.cli import cli  # noqa: E402
 from curate.formats import FORMATS  # noqa: E402
 from curate.formats.base import TokenFormat  # noqa: E402
 from curate.laws import LAWS  # noqa: E402
+from curate.loader import FIELDS  # noqa: E402
 from curate.mixture import METHODS  # noqa: E402
 from curate.recipe import schema  # noqa: E402
 from curate.recipe.text import ALIASES  # noqa: E402
@@ -248,6 +249,10 @@ def _python_functions() -> str:
     return table(["function", "what it does"], rows)
 
 
+def _loader_fields() -> str:
+    return table(["field", "what"], [[f"`{name}`", what] for name, what in FIELDS.items()])
+
+
 GENERATED: dict[str, Callable[[], str]] = {
     "recipe-keys": _recipe_table,
     "recipe-aliases": _aliases_table,
@@ -257,6 +262,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "laws": _laws_table,
     "python-functions": _python_functions,
     "statistics": _statistics_table,
+    "loader-fields": _loader_fields,
     "formats": _formats_table,
     "format-options": _format_options,
 }
