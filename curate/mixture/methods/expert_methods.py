@@ -16,6 +16,7 @@ from curate.mixture.search.objective import Problem, losses_at
 from curate.mixture.search.optimise import optimise
 from curate.mixture.search.simplex_box import Box
 from curate.mixture.search.uncertainty import interval
+from curate.runtime.threads import one_blas_thread
 
 Array = NDArray[np.float64]
 
@@ -24,6 +25,9 @@ RESAMPLE_TOLERANCE = 1e-5
 """Certificate of a resample's answer, far below what another draw of documents changes."""
 
 
+# With more threads, BLAS sums in another order: shares would differ in their last digits by the
+# number of cores.
+@one_blas_thread()
 def best_predictors(
     request: MixtureRequest, experts: Likelihoods, default_level: str
 ) -> Preference:

@@ -29,6 +29,7 @@ from curate.mixture.search.simplex_box import nearest_in_proportion
 from curate.mixture.search.trust_region import check_support, hellinger, support_of, support_warning
 from curate.mixture.search.uncertainty import Resampling, Uncertainty, bootstrap
 from curate.runtime.registry import unknown_name
+from curate.runtime.threads import one_blas_thread
 
 Array = NDArray[np.float64]
 
@@ -63,6 +64,9 @@ class _Answer:
     """At most how much lower the objective can be; None without a certificate."""
 
 
+# With more threads, BLAS sums in another order: shares would differ in their last digits by the
+# number of cores.
+@one_blas_thread()
 def least_loss(
     request: MixtureRequest, runs: RunTable, *, law: str | None, kl: float, simulated: bool
 ) -> Preference:
