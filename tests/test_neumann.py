@@ -1,14 +1,22 @@
 from __future__ import annotations
 
-import importlib.util
 import math
 
 import numpy as np
 import pytest
 
-from curate.errors import RecipeError
-from curate.stats.embedding import BUILT_IN, DIMENSION, LONGEST_BYTES, hashed_ngrams, load_encoder
-from curate.stats.von_neumann import gram_entropy, kernel_entropy, neumann_report
+from curate.stats.embedding import DIMENSION, LONGEST_BYTES, hashed_ngrams
+from curate.stats.von_neumann import neumann_report, normalised_rows, spectrum_entropy
+
+
+def gram_entropy(embedding: np.ndarray) -> float:
+    return neumann_report(embedding, "x").plugin
+
+
+def kernel_entropy(embedding: np.ndarray) -> float:
+    """Take the same entropy from the kernel of documents, shape (documents, documents)."""
+    unit = normalised_rows(embedding)
+    return spectrum_entropy(unit @ unit.T / len(unit))
 
 
 @pytest.mark.parametrize("documents", [1, 2, 7, 50])
@@ -107,10 +115,3 @@ def test_hashed_ngrams_are_fixed_and_keep_inner_products() -> None:
     shared, left, right = (rng.integers(0, 256, 2000, np.uint8).tobytes() for _ in range(3))
     pair = hashed_ngrams([shared + left, shared + right])
     assert float(pair[0] @ pair[1]) == pytest.approx(0.5, abs=0.2)
-
-
-def test_encoders_by_name() -> None:
-    assert load_encoder(BUILT_IN) is hashed_ngrams
-    if importlib.util.find_spec("sentence_transformers") is None:
-        with pytest.raises(RecipeError, match="pip install sentence-transformers"):
-            load_encoder("some-encoder")

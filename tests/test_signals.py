@@ -10,7 +10,7 @@ from curate import recipe as recipes
 from curate.mixture.methods.leverage import leverage_scores, pretraining_weights, tuning_weights
 from curate.pipeline.tokenize import TokenizedDomains, tokenize_domains
 from curate.runtime.progress import Observer
-from curate.stats.bigram_sample import draw_pairs, pair_sample, table_counts
+from curate.stats.bigram_sample import draw_pairs, pair_sample
 from curate.stats.divergence import jensen_shannon, js_matrix, pair_overlap
 from curate.stats.estimators import plugin
 from curate.stats.measure import compare, measure_domain
@@ -18,7 +18,6 @@ from curate.stats.sampling import sample_plan
 from curate.stats.signals import (
     FRAME_BYTES,
     bits_per_byte,
-    byte_counts,
     compression,
     duplicates,
     sample_texts,
@@ -104,7 +103,6 @@ def test_bits_per_byte_do_not_depend_on_the_unit() -> None:
     assert bits_per_byte(3.0, 4.0) == pytest.approx(bits_per_byte(6.0, 8.0))
     with pytest.raises(ValueError, match="positive bytes per token, got 0"):
         bits_per_byte(3.0, 0.0)
-    assert byte_counts([b"ab", b"b"])[[97, 98]].tolist() == [1, 2]
 
 
 def test_type_token_curve_by_hand() -> None:
@@ -146,10 +144,6 @@ def test_overlap_counts_tokens_whose_pair_is_shared() -> None:
     left = sample([1, 1, 2, 3], [2, 2, 3, 0])
     right = sample([1, 3], [2, 1])
     assert pair_overlap([left, right]).tolist() == [[1.0, 0.5], [0.5, 1.0]]
-
-
-def test_tables_of_the_store_give_the_same_counts(tokenized: TokenizedDomains) -> None:
-    assert table_counts([], 4).tokens == 0
 
 
 def test_leverage_does_not_depend_on_units_origin_or_order() -> None:

@@ -7,7 +7,7 @@ this measures nothing again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,12 +21,8 @@ from curate.pipeline.tokenize import TokenizedDomains
 from curate.runtime.progress import Observer
 from curate.runtime.workers import map_tasks
 from curate.stats import entropy_statistics
-from curate.stats.estimate import WeightIntervals, weight_intervals
-from curate.stats.measure import (
-    DomainReport,
-    compare,
-    measure_domain,
-)
+from curate.stats.estimate import order_warnings
+from curate.stats.measure import DomainReport, compare, measure_domain
 from curate.stats.sampling import SamplePlan, sample_plan
 from curate.tokens.domain import DomainTokens
 from curate.tokens.tokenizer import Tokenizer
@@ -96,24 +92,19 @@ def measure_domains(
     tasks = [_Task(domain, tokenized.tokenizer, plan) for domain in tokenized.domains]
     reports = tuple(map_tasks(_measure, tasks, workers))
     observer.end(f"at most {plan.sample_tokens:,} tokens of each domain")
-    alone = _without_interval(reports)
+    estimates = {report.name: report.estimate("conditional") for report in reports}
     warnings += tuple(
         f"'{name}' has a single document, so its entropies, and all weights made of them, have "
         "no interval"
-        for name in alone
+        for name, estimate in estimates.items()
+        if estimate.error is None
     )
-    if others := [report for report in reports if report.name not in alone]:
-        warnings += corrected_weights(others, 1.0).warnings
+    errors = {name: row.error for name, row in estimates.items() if row.error is not None}
+    centre = np.array([estimates[name].nats for name in errors])
+    warnings += order_warnings(list(errors), centre, np.array(list(errors.values())))
     for warning in warnings:
         observer.notice(warning)
     return MeasuredDomains(plan, reports, warnings)
-
-
-def corrected_weights(reports: Sequence[DomainReport], temperature: float) -> WeightIntervals:
-    """Shares proportional to exp(CE / T), CE bias corrected, with their 95 % intervals."""
-    return weight_intervals(
-        {report.name: report.estimate("conditional") for report in reports}, temperature
-    )
 
 
 def entropy_entrants(measured: MeasuredDomains, request: MixtureRequest) -> list[Entrant]:
@@ -128,11 +119,6 @@ def entropy_entrants(measured: MeasuredDomains, request: MixtureRequest) -> list
         for domain, report in zip(request.domains, measured.domains, strict=True)
     )
     return before_caps(replace(request, domains=domains), request)
-
-
-def _without_interval(reports: Sequence[DomainReport]) -> list[str]:
-    """Domains of a single document, whose error is unknown rather than nothing."""
-    return [report.name for report in reports if report.estimate("conditional").low is None]
 
 
 def _measure(task: _Task) -> DomainReport:

@@ -7,14 +7,12 @@ Documents with the same text form one block: they come and go together.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from curate.runtime.compiled import kernel
-from curate.tokens.count_tables import CountTable
 from curate.tokens.domain import DomainTokens, mix64, mix64_scalar
 from curate.tokens.tokenizer import Tokenizer
 
@@ -123,36 +121,6 @@ def pair_sample(
     return PairSample(
         distinct // symbols, distinct % symbols, pair.astype(np.int32), block.astype(np.int32),
         symbols,
-    )  # fmt: skip
-
-
-def next_order(sample: PairSample, end: int) -> PairSample:
-    """The same tokens with the pair before them as context: for entropies of the next order.
-
-    Args:
-        sample: Tokens in the order of their documents.
-        end: The end symbol; what follows it belongs to another document.
-    """
-    successor = sample.second[sample.pair]
-    inside = np.flatnonzero(successor[:-1] != end)
-    return pair_sample(
-        sample.pair[inside].astype(np.int64), successor[inside + 1],
-        sample.block[inside].astype(np.int64), max(len(sample.first), sample.symbols),
-    )  # fmt: skip
-
-
-def table_counts(pieces: Iterable[tuple[int, CountTable]], symbols: int) -> PairCounts:
-    """Counts of a whole table, read in ranges of rows; see `count_tables.read_table`."""
-    first, second, count = [], [], []
-    for start, piece in pieces:
-        rows = np.repeat(np.arange(len(piece.row_starts) - 1), np.diff(piece.row_starts))
-        first.append(rows + start)
-        second.append(piece.second.astype(np.int64))
-        count.append(piece.count)
-    empty = [np.empty(0, np.int64)]
-    return PairCounts(
-        np.concatenate(first or empty), np.concatenate(second or empty),
-        np.concatenate(count or empty), symbols,
     )  # fmt: skip
 
 

@@ -6,7 +6,6 @@ tokens are drawn, and unlike bias corrections it can be checked by compressing t
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,7 +36,7 @@ class HeldOut:
         return max(0.0, self.documents - self.tokens)
 
 
-def held_out(sample: PairSample, folds: int = FOLDS) -> HeldOut:
+def held_out(sample: PairSample) -> HeldOut:
     """Mean of -ln q(y | x) over held-out documents, and over held-out tokens.
 
     The model interpolates: q(y | x) = max(c(x, y) - D, 0) / c(x) + D t(x) / c(x) q(y), with t(x)
@@ -45,25 +44,24 @@ def held_out(sample: PairSample, folds: int = FOLDS) -> HeldOut:
     all symbols. Discounts are D = f1 / (f1 + 2 f2), each from its own counts of the training folds.
 
     Args:
-        sample: Documents; blocks are dealt out to the folds.
-        folds: At least 2, and no more than the blocks.
+        sample: Documents; blocks are dealt out to at most `FOLDS` folds.
 
     Raises:
-        ValueError: Fewer than two folds or blocks.
+        ValueError: Fewer than two blocks.
 
     References:
         Ney, Essen and Kneser 1994, "On structuring probabilistic dependences in stochastic language
         modelling", doi:10.1006/csla.1994.1001, for absolute discounting and D.
     """
-    used = min(folds, sample.blocks)
-    if used < 2:
-        raise ValueError(f"expected at least 2 folds and blocks, got {folds}, {sample.blocks}")
-    fold_of = sample.group(used)
+    folds = min(FOLDS, sample.blocks)
+    if folds < 2:
+        raise ValueError(f"expected at least 2 blocks of documents, got {sample.blocks}")
+    fold_of = sample.group(folds)
     # The same sizes of folds, or the smaller model would show in the difference.
     dealt = np.random.default_rng(DEAL_SEED).permutation(fold_of)
-    fold_share = np.bincount(fold_of, minlength=used) / sample.tokens
+    fold_share = np.bincount(fold_of, minlength=folds) / sample.tokens
     return HeldOut(
-        _folds_cost(sample, fold_of, used), _folds_cost(sample, dealt, used),
+        _folds_cost(sample, fold_of, folds), _folds_cost(sample, dealt, folds),
         float(1 - (fold_share**2).sum()),
     )  # fmt: skip
 
@@ -104,5 +102,4 @@ def _discount(count: NDArray[np.int64] | NDArray[np.float64]) -> float:
     once, twice = int((count == 1).sum()), int((count == 2).sum())
     if not once:
         return 0.5
-    found = once / (once + 2 * twice)
-    return found if math.isfinite(found) and found < 0.95 else 0.95
+    return min(0.95, once / (once + 2 * twice))

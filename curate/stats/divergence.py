@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from curate.stats.bigram_sample import PairCounts
-from curate.stats.estimators import Estimator
 from curate.stats.unseen_species import unseen
 
 
 def jensen_shannon(
-    left: NDArray[np.int64], right: NDArray[np.int64], estimator: Estimator = unseen
+    left: NDArray[np.int64],
+    right: NDArray[np.int64],
+    estimator: Callable[[NDArray[np.int64]], float] = unseen,
 ) -> float:
     """Divergence of two distributions of tokens from samples of the same size.
 
@@ -49,16 +50,14 @@ def jensen_shannon(
     return min(math.log(2), max(0.0, nats))
 
 
-def js_matrix(
-    counts: Sequence[NDArray[np.int64]], estimator: Estimator = unseen
-) -> NDArray[np.float64]:
-    """Divergence of every domain from every other, shape (domains, domains); see above."""
+def js_matrix(counts: Sequence[NDArray[np.int64]]) -> NDArray[np.float64]:
+    """Return `jensen_shannon` of every two domains, shape (domains, domains)."""
     size = max((len(count) for count in counts), default=0)
     padded = [np.pad(count, (0, size - len(count))) for count in counts]
     matrix = np.zeros((len(counts), len(counts)))
     for row in range(len(counts)):
         for column in range(row):
-            nats = jensen_shannon(padded[row], padded[column], estimator)
+            nats = jensen_shannon(padded[row], padded[column])
             matrix[row, column] = matrix[column, row] = nats
     return matrix
 

@@ -3,29 +3,21 @@
 Every n-gram of 3 to 5 bytes falls into a hashed feature; a document is the vector of ln(1 + count)
 over features, divided by its length, times a fixed random matrix of signs. Inner products survive
 the projection to within about one over the root of the dimension. No tokenizer and no language is
-assumed, and the numbers are the same on every machine. What it sees is wording, not meaning; a
-sentence encoder can be named instead.
+assumed, and the numbers are the same on every machine. It sees wording, not meaning.
 """
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.errors import RecipeError
-from curate.stats.sampling import BUILT_IN
-
 DIMENSION = 256
 FEATURES_LOG2 = 18
 LONGEST_BYTES = 4096
 """Only so much of a document is embedded, so that long documents do not all look alike."""
-
-Encoder = Callable[[Sequence[bytes]], NDArray[np.float64]]
-"""UTF-8 texts → shape (texts, dimension)."""
 
 
 def hashed_ngrams(texts: Sequence[bytes]) -> NDArray[np.float64]:
@@ -97,28 +89,3 @@ def _mix(word):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     word ^= word >> np.uint64(27)
     word *= np.uint64(0x94D049BB133111EB)
     return word ^ (word >> np.uint64(31))
-
-
-def load_encoder(name: str) -> Encoder:
-    """The built-in embedding, or a sentence encoder by name.
-
-    Raises:
-        RecipeError: Another encoder is named and the package that loads it is not installed.
-    """
-    if name == BUILT_IN:
-        return hashed_ngrams
-    try:
-        library = importlib.import_module("sentence_transformers")
-    except ImportError:
-        raise RecipeError(
-            f"stats: encoder '{name}' needs the package sentence-transformers, which is not "
-            f"installed. Run `pip install sentence-transformers`, or use the built-in "
-            f"'{BUILT_IN}'"
-        ) from None
-    model = library.SentenceTransformer(name)
-
-    def encode(texts: Sequence[bytes]) -> NDArray[np.float64]:
-        decoded = [text.decode("utf-8", "replace") for text in texts]
-        return np.asarray(model.encode(decoded), np.float64)
-
-    return encode

@@ -82,23 +82,11 @@ def student_t(degrees: int) -> float:
     return round(float(stdtrit(degrees, 0.975)), 3)
 
 
-@dataclass(frozen=True, slots=True)
-class WeightIntervals:
-    """Softmax weights of entropies with 95 % intervals; keys are domains."""
-
-    weights: dict[str, float]
-    low: dict[str, float]
-    high: dict[str, float]
-    warnings: tuple[str, ...]
-    """Neighbours in the order of entropies that differ by less than their error."""
-
-
 def weight_draws(
     centre: Mapping[str, float],
     error: Mapping[str, float],
-    temperature: float = 1.0,
-    draws: int = 4000,
-    seed: int = 0,
+    temperature: float,
+    draws: int,
 ) -> NDArray[np.float64]:
     """Weights exp(H / T) / sum of exp(H / T) of entropies drawn around their estimates.
 
@@ -109,46 +97,18 @@ def weight_draws(
         centre: Nats by domain.
         error: Standard error of each, nats.
         temperature: T, positive.
-        draws: Of all domains together.
-        seed: Of the draws.
+        draws: Number of draws; each draws all domains together.
 
     Returns:
         Shape (draws, domains), columns in the order of `centre`; rows sum to 1.
     """
     names = sorted(centre)  # so that the order of the domains changes nothing
-    noise = np.random.default_rng(seed).standard_normal((draws, len(names)))
+    noise = np.random.default_rng(0).standard_normal((draws, len(names)))
     spread = noise * np.array([error[name] for name in names])
     exponent = (np.array([centre[name] for name in names]) + spread) / temperature
     power = np.exp(exponent - exponent.max(1, keepdims=True))
     column = [names.index(name) for name in centre]
     return np.asarray((power / power.sum(1, keepdims=True))[:, column])
-
-
-def weight_intervals(
-    entropies: Mapping[str, Estimate], temperature: float = 1.0
-) -> WeightIntervals:
-    """Carry intervals of entropies to the weights exp(H / T) / sum of exp(H / T).
-
-    Args:
-        entropies: By domain.
-        temperature: T, positive.
-    """
-    centre = {name: found.nats for name, found in entropies.items()}
-    error = {
-        name: math.hypot(found.standard_error, found.bias_error)
-        for name, found in entropies.items()
-    }
-    draws = weight_draws(centre, error, temperature)
-    low, high = np.quantile(draws, [0.025, 0.975], axis=0).tolist()
-    nats = np.array(list(centre.values()))
-    best = np.exp((nats - nats.max()) / temperature)
-    weights = dict(zip(entropies, (best / best.sum()).tolist(), strict=True))
-    return WeightIntervals(
-        weights,
-        {name: min(end, weights[name]) for name, end in zip(entropies, low, strict=True)},
-        {name: max(end, weights[name]) for name, end in zip(entropies, high, strict=True)},
-        order_warnings(list(entropies), nats, np.array(list(error.values()))),
-    )
 
 
 def order_warnings(

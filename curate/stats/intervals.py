@@ -51,22 +51,22 @@ class EntropyReport:
     """What the conditional entropy rests on."""
 
 
-def entropy_report(sample: PairSample, groups: int = GROUPS) -> EntropyReport:
+def entropy_report(sample: PairSample) -> EntropyReport:
     """Entropies of a sample of documents, bias corrected, with intervals.
 
     Args:
-        sample: The documents' tokens; see `pairs.draw_pairs`.
-        groups: Groups to leave out in turn; no more than there are blocks of documents.
+        sample: The documents' tokens; see `bigram_sample.draw_pairs`.
     """
     found = conditional(sample)
     nats = found.nats
     whole = sample.totals()
     margin = sample.counts(whole).first_margin()
     shannon = unseen(margin)
-    group_of = sample.group(min(groups, sample.blocks))
+    groups = min(GROUPS, sample.blocks)
+    group_of = sample.group(groups)
     shannon_replicates: list[float] = []
     conditional_replicates: list[float] = []
-    for group in range(min(groups, sample.blocks)):
+    for group in range(groups):
         counts = sample.counts(whole - sample.totals(group_of == group))
         shannon_replicates.append(unseen(counts.first_margin()))
         conditional_replicates.append(ends(counts, found.ends).at(found.lift_share))

@@ -64,7 +64,6 @@ def measure_domain(domain: DomainTokens, tokenizer: Tokenizer, plan: SamplePlan)
         plan: Sizes of the samples and the seed.
 
     Raises:
-        RecipeError: The encoder cannot be loaded.
         InputError: No document is long enough to be embedded.
         ValueError: The domain has no text.
     """

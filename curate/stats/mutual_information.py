@@ -88,35 +88,26 @@ class _Start:
     rounds: int
 
 
-def mutual_information(pairs: PairCounts) -> float:
-    """Information of a token about its successor, by the distribution of lifts.
+def fit_lifts(
+    pairs: PairCounts, starts: Mapping[Octaves, LiftFit]
+) -> tuple[float, dict[Octaves, LiftFit]]:
+    """Estimate the information of a token about its successor, from fitted distributions of lifts.
 
     With e = c(x) c(y) / N and lift r, counts of a cell are Poisson with mean e r, and the
     information is the sum over cells of (e/N) E(r ln r). A cell seen more than `RARE_COUNT` times
-    contributes (c ln(c/e) - 1/2) / N; of the others, the mixture gives the sum of what remains in
-    expectation, as in `unseen`.
+    contributes (c ln(c/e) - 1/2) / N; the mixture gives the expected remainder of all the others,
+    as in `unseen`.
 
     Args:
         pairs: Counts of pairs.
+        starts: Fits of nearly the same sample to start from; empty for a fresh fit.
 
     Returns:
-        Nats per token; not below 0.
+        Nats per token, at least 0, and the fit of every octave of margins by another.
 
     References:
-        None that we know of does this for pairs. The mixture is an empirical Bayes estimate in the
+        We know of none that does this for pairs. The mixture is an empirical Bayes estimate in the
         sense of Robbins 1956; conditioning on margins is as in Fisher's test of independence.
-    """
-    return fit_lifts(pairs, {})[0]
-
-
-def fit_lifts(
-    pairs: PairCounts, known: Mapping[Octaves, LiftFit]
-) -> tuple[float, dict[Octaves, LiftFit]]:
-    """`mutual_information`, and the lifts it found.
-
-    Args:
-        pairs: Counts of pairs.
-        known: Fits of nearly the same sample to start from, or none.
     """
     tokens = pairs.tokens
     if not tokens:
@@ -146,8 +137,8 @@ def fit_lifts(
             continue
         near = [fits[key] for key in ((a + 1, b), (a, b + 1)) if key in fits]
         start = _Start(near, INHERITED, MIXTURE_ROUNDS)
-        if (a, b) in known:
-            start = _Start([known[a, b]], 1.0, REFIT_ROUNDS)
+        if (a, b) in starts:
+            start = _Start([starts[a, b]], 1.0, REFIT_ROUNDS)
         fits[a, b], value = _fit_block(
             _Block(seen, expected[block].ravel(), cells[block].ravel()), start, tokens
         )

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from curate.stats.bigram_sample import EXCERPT_TOKENS
 from curate.tokens.domain import DomainTokens
 
-BUILT_IN = "hashed-ngrams"
-"""The encoder that needs no model."""
+ENCODER = "hashed-ngrams"
+"""Name of the embedding, `embedding.hashed_ngrams`, in artifacts and cache keys."""
 
 MOST_TOKENS, FEWEST_TOKENS = 1_000_000, 20_000
 MOST_EXCERPTS, FEWEST_EXCERPTS = 2_000, 200
@@ -41,15 +41,12 @@ class SamplePlan:
     seed: int
 
 
-def sample_plan(
-    domains: Sequence[DomainTokens], seed: int, encoder: str = BUILT_IN
-) -> tuple[SamplePlan, tuple[str, ...]]:
+def sample_plan(domains: Sequence[DomainTokens], seed: int) -> tuple[SamplePlan, tuple[str, ...]]:
     """The largest sample that all domains have, and warnings about those that fall short.
 
     Args:
         domains: All that are to be compared.
         seed: The recipe's.
-        encoder: Of documents; see `embedding.load_encoder`.
     """
     tokens = [domain.total_tokens - len(domain) for domain in domains]
     pieces = [int((-(-domain.tokens // EXCERPT_TOKENS)).sum()) for domain in domains]
@@ -64,7 +61,7 @@ def sample_plan(
         for domain, supply in zip(domains, supplies, strict=True)
         if supply < least
     )  # fmt: skip
-    return SamplePlan(common, common_pieces, TEXT_BYTES, encoder, seed), warnings
+    return SamplePlan(common, common_pieces, TEXT_BYTES, ENCODER, seed), warnings
 
 
 def _common(supplies: Sequence[int], fewest: int, most: int) -> int:

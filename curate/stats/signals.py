@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import zstandard
@@ -49,10 +48,6 @@ class Compression:
     codec: str
     """Codec, level, window and frame."""
     sample_bytes: int
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain numbers."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,8 +168,3 @@ def bits_per_byte(nats_per_token: float, bytes_per_token: float) -> float:
     if not bytes_per_token > 0:
         raise ValueError(f"expected positive bytes per token, got {bytes_per_token}")
     return nats_per_token / math.log(2) / bytes_per_token
-
-
-def byte_counts(texts: Sequence[bytes]) -> NDArray[np.int64]:
-    """Times each byte value occurs: counts for entropies that need no tokenizer."""
-    return np.bincount(np.frombuffer(b"".join(texts), np.uint8), minlength=256).astype(np.int64)

@@ -84,15 +84,14 @@ class DomainSample:
         Documents are numbered from 0; no row is zero.
 
         Raises:
-            RecipeError: The encoder cannot be loaded.
             InputError: No document is long enough to be embedded.
         """
-        from curate.stats.embedding import load_encoder
+        from curate.stats.embedding import hashed_ngrams
         from curate.stats.signals import excerpt_texts
 
         plan = self.plan
         texts, block = excerpt_texts(self.domain, self.tokenizer, plan.sample_excerpts, plan.seed)
-        embedding = load_encoder(plan.encoder)(texts)
+        embedding = hashed_ngrams(texts)
         # An excerpt too short for any n-gram has no direction.
         used = np.linalg.norm(embedding, axis=1) > 0
         if not used.any():

@@ -5,6 +5,8 @@ Imports inside functions keep compiled code out of commands that only need the n
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from curate.stats.statistic import (
     DOCUMENTS,
     EXCERPTS,
@@ -50,14 +52,7 @@ def _von_neumann(sample: DomainSample) -> Measurement:
 def _duplicates(sample: DomainSample) -> Measurement:
     from curate.stats.signals import duplicates
 
-    copies = duplicates(sample.domain)
-    return Measurement(
-        {
-            "documents": copies.documents,
-            "document_share": copies.document_share,
-            "token_share": copies.token_share,
-        }
-    )
+    return Measurement(asdict(duplicates(sample.domain)))
 
 
 def _type_token(sample: DomainSample) -> Measurement:
@@ -160,7 +155,7 @@ COMPRESSION = Statistic(
     sample=TEXT,
     estimator="zstd",
     paper="no paper",
-    measure=lambda sample: Measurement(sample.compression.to_json()),
+    measure=lambda sample: Measurement(asdict(sample.compression)),
     columns=(Column("zstd b/B", ("bits_per_byte",)),),
 )
 

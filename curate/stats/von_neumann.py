@@ -57,44 +57,10 @@ def spectrum_entropy(matrix: NDArray[np.float64]) -> float:
     return max(0.0, float(-(value * np.log(value)).sum()))
 
 
-def gram_entropy(embedding: NDArray[np.float64]) -> float:
-    """Von Neumann entropy through the Gram matrix of coordinates, shape (dimension, dimension).
-
-    With unit rows v, rho = (1/N) sum of v v^T has the nonzero eigenvalues of K/N, K the cosine
-    kernel, and H = -sum of lambda ln lambda.
-
-    Args:
-        embedding: shape (documents, dimension); rows need not have length 1.
-
-    Returns:
-        Nats, between 0 and ln min(documents, dimension).
-
-    Raises:
-        ValueError: See `normalised_rows`.
-
-    Example:
-        >>> round(gram_entropy(np.eye(4)), 4), gram_entropy(np.ones((3, 2))) < 1e-9
-        (1.3863, True)
-
-    References:
-        Friedman and Dieng 2023, "The Vendi Score", arXiv:2210.02410, Def. 3.1; Ge et al. 2024,
-        "BiMix", arXiv:2405.14908v4, App. A.
-    """
-    unit = normalised_rows(embedding)
-    return spectrum_entropy(unit.T @ unit / len(unit))
-
-
-def kernel_entropy(embedding: NDArray[np.float64]) -> float:
-    """The same through the kernel of documents, shape (documents, documents): for small numbers."""
-    unit = normalised_rows(embedding)
-    return spectrum_entropy(unit @ unit.T / len(unit))
-
-
 def neumann_report(
     embedding: NDArray[np.float64],
     encoder: str,
     block: NDArray[np.int64] | None = None,
-    groups: int = GROUPS,
 ) -> NeumannReport:
     """Entropy with the bias in sample size taken off, and an interval from leaving out groups.
 
@@ -107,7 +73,6 @@ def neumann_report(
         encoder: What made it, to be printed with the number.
         block: shape (documents,), documents that come and go together, numbered from 0; None: each
             by itself.
-        groups: Groups to leave out in turn.
 
     Raises:
         ValueError: See `normalised_rows`.
@@ -115,17 +80,17 @@ def neumann_report(
     unit = normalised_rows(embedding)
     documents, dimension = unit.shape
     blocks = np.arange(documents) if block is None else block
-    used = min(groups, int(blocks.max()) + 1)
-    part = [unit[blocks % used == group] for group in range(used)]
+    groups = min(GROUPS, int(blocks.max()) + 1)
+    part = [unit[blocks % groups == group] for group in range(groups)]
     grams = [rows.T @ rows for rows in part]
     total = np.sum(grams, axis=0)
     plugin = spectrum_entropy(total / documents)
-    if used < 2:
-        found = estimate(plugin, [], 0.0, "jackknife", 0)
-        return NeumannReport(found, plugin, documents, dimension, encoder)
+    if groups < 2:
+        entropy = estimate(plugin, [], 0.0, "jackknife", 0)
+        return NeumannReport(entropy, plugin, documents, dimension, encoder)
     left_out = [spectrum_entropy(total - gram) for gram in grams]
     ceiling = float(np.log(min(dimension, documents)))
-    corrected = used * plugin - (used - 1) * float(np.mean(left_out))
+    corrected = groups * plugin - (groups - 1) * float(np.mean(left_out))
     corrected = min(ceiling, max(0.0, corrected))
-    found = estimate(corrected, left_out, abs(corrected - plugin) / 2, "jackknife", 0)
-    return NeumannReport(found, plugin, documents, dimension, encoder)
+    entropy = estimate(corrected, left_out, abs(corrected - plugin) / 2, "jackknife", 0)
+    return NeumannReport(entropy, plugin, documents, dimension, encoder)
