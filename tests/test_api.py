@@ -174,4 +174,6 @@ def test_tables_escape_names() -> None:
     assert "<script>" not in shown and "&lt;script&gt;" in shown and "1,234,567" in shown
     heading = DesignResult({"runs": {"r": {HOSTILE: 0.5}}}, None)._repr_html_()
     assert "<script>" not in heading
-    assert "weights" not in repr(MixtureResult(fields, {HOSTILE: None})), "JSON is not printed"
+    text = repr(MixtureResult(fields, {HOSTILE: None}))
+    assert text.startswith("MixtureResult: mixture;") and "alert" in text
+    assert "unconstrained': {" not in text, "the table is printed, not the JSON"

@@ -13,6 +13,7 @@ from curate.cli import cli
 from curate.errors import InfeasiblePlan, InputError, MissingEvidence, RecipeError
 from curate.laws.likelihoods import Likelihoods
 from curate.pipeline.from_run_table import RunTableInputs, request_without_text
+from curate.runtime.progress import Observer
 
 NAMES = ("a", "b:x", "c")
 
@@ -118,15 +119,15 @@ def test_compare_from_runs_alone(runs, tmp_path):
 def test_faults(runs, asked, error, message):
     given = {} if asked == {} else {"runs": (runs,)}
     with pytest.raises(error, match=message):
-        request_without_text(RunTableInputs(**given, **asked))
+        request_without_text(RunTableInputs(**given, **asked), Observer())
 
 
 def test_more_faults(runs, tmp_path):
     bad = tmp_path / "supply.csv"
     bad.write_text("name,size\na,1\n")
     with pytest.raises(InputError, match="expected columns domain and tokens"):
-        request_without_text(RunTableInputs((runs,), None, (str(bad),), 9))
+        request_without_text(RunTableInputs((runs,), None, (str(bad),), 9), Observer())
     with pytest.raises(MissingEvidence, match=r"none.csv is not there"):
-        request_without_text(RunTableInputs((tmp_path / "none.csv",)))
+        request_without_text(RunTableInputs((tmp_path / "none.csv",)), Observer())
     with pytest.raises(RecipeError, match="RECIPE and --runs exclude each other"):
         run("mix", "recipe.yaml", "--runs", runs, faults=True)

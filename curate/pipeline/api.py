@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from msgspec.structs import replace as with_fields
 
@@ -30,6 +31,9 @@ from curate.recipe import LoadedRecipe, load_recipe, override_texts
 from curate.runtime.progress import Observer
 from curate.runtime.workers import default_workers
 
+if TYPE_CHECKING:
+    from curate.pipeline.from_run_table import RunTableInputs
+
 PathLike = str | os.PathLike[str]
 RecipeLike = LoadedRecipe | PathLike | Mapping[str, Any]
 """A loaded recipe, the path of one, or its keys and values."""
@@ -37,6 +41,48 @@ Overrides = Mapping[str, Any] | Iterable[str]
 """`{"mixture.kl": 0.1}` or `["mixture.kl=0.1"]`."""
 Progress = Observer | Literal["terminal"] | None
 """Receiver of progress; None for silence."""
+Supply = Mapping[str, float] | PathLike | Sequence[str] | None
+"""Tokens by domain, `["wiki=3e9", …]`, or a CSV file with columns domain and tokens."""
+
+
+@dataclass(frozen=True)
+class _RunTableArguments:
+    """Arguments of `mix`, `compare` and `design` that stand in for a recipe."""
+
+    runs: PathLike | Sequence[PathLike] | None
+    experts: PathLike | None
+    supply: Supply
+    budget_tokens: float | None
+    max_epochs: float
+
+    def refuse(self) -> None:
+        """Raise RecipeError if any was given, since there is a recipe."""
+        given = {"runs": self.runs, "experts": self.experts, "supply": self.supply,
+                 "budget": self.budget_tokens}  # fmt: skip
+        for name, value in given.items():
+            if value:
+                raise RecipeError(
+                    f"RECIPE and --{name} exclude each other: a recipe names its tables below "
+                    "mixture.evidence, and its text is the supply"
+                )
+
+    def inputs(self, overrides: tuple[str, ...]) -> RunTableInputs:
+        """Bring the arguments into the form that the command line has."""
+        from curate.pipeline.from_run_table import RunTableInputs
+
+        supply = () if self.supply is None else self.supply
+        if isinstance(supply, Mapping):
+            supply = [f"{name}={tokens}" for name, tokens in supply.items()]
+        elif isinstance(supply, str | os.PathLike):
+            supply = [os.fspath(supply)]
+        return RunTableInputs(
+            runs=_paths(self.runs or ()),
+            experts=_path(self.experts),
+            supply=tuple(supply),
+            budget_tokens=None if self.budget_tokens is None else int(self.budget_tokens),
+            max_epochs=self.max_epochs,
+            overrides=overrides,
+        )
 
 
 def tokenize(
@@ -88,37 +134,12 @@ def stats(
     Example:
         `curate.stats("recipe.yaml", intervals=True).to_polars()`
     """
-    from curate.pipeline.artifacts import write_stats
-    from curate.pipeline.measure import recall, remember
-    from curate.pipeline.tokenize import tokenize_domains
-    from curate.runtime.files import read_json, write_json
+    from curate.pipeline.report_stats import report_stats
 
-    loaded, workers, observer = _prepare(recipe, workers, progress)
-    _check(loaded)
-    tokenized = tokenize_domains(loaded, workers, observer)
-    path = loaded.output_dir / "stats.json"
-    write_stats(loaded, tokenized, recall(loaded, tokenized), observer)
-    if not intervals and not compare:
-        return StatsResult(read_json(path))
-    # Imported here: this loads compiled code that most commands do without.
-    from curate.mixture.compare_methods import entropy_temperature
-    from curate.pipeline.compare_entropies import entropy_entrants, measure_domains
-    from curate.pipeline.compare_mixtures import compare_mixtures
-    from curate.pipeline.mix import mixture_request
-
-    measured = measure_domains(tokenized, loaded.recipe.seed, workers, observer)
-    remember(loaded, tokenized, measured.plan, measured.domains)
-    write_stats(loaded, tokenized, recall(loaded, tokenized), observer)
-    fields = read_json(path)
-    report = measured.to_json(fields)
-    if compare:
-        request = mixture_request(loaded, tokenized)
-        report["comparison"] = {
-            **compare_mixtures(entropy_entrants(measured, request), workers, observer),
-            "temperature": entropy_temperature(request),
-        }
-    write_json(loaded.output_dir / "entropy_report.json", report)
-    return StatsResult({**fields, "entropy_report": report})
+    loaded, workers, observer = _start(recipe, workers, progress)
+    return StatsResult(
+        report_stats(loaded, workers, observer, intervals=intervals, compare=compare)
+    )
 
 
 def mix(  # noqa: PLR0913 - keywords, of which a call names two or three
@@ -127,7 +148,7 @@ def mix(  # noqa: PLR0913 - keywords, of which a call names two or three
     method: str | None = None,
     runs: PathLike | Sequence[PathLike] | None = None,
     experts: PathLike | None = None,
-    supply: Mapping[str, float] | PathLike | Sequence[str] | None = None,
+    supply: Supply = None,
     budget_tokens: float | None = None,
     max_epochs: float = 1.0,
     overrides: Overrides = (),
@@ -164,31 +185,22 @@ def mix(  # noqa: PLR0913 - keywords, of which a call names two or three
     Example:
         `curate.mix(runs="runs.csv", method="bimix").weights`
     """
+    table = _RunTableArguments(runs, experts, supply, budget_tokens, max_epochs)
     settings = override_texts(overrides)
     if recipe is None:
         from curate.pipeline.from_run_table import mix_without_text
 
         if method is not None:
             settings += (f"mixture.method={method}",)
-        inputs = _run_table(runs, experts, supply, budget_tokens, max_epochs, settings)
-        return mix_without_text(inputs, _path(directory), _observer(progress))
-    _refuse_both(runs=runs, experts=experts, supply=supply, budget=budget_tokens)
-    from curate.pipeline.build import keeps_other_dataset
-    from curate.pipeline.mix import mix_domains, write_mixture
-    from curate.pipeline.tokenize import tokenize_domains
+        return mix_without_text(table.inputs(settings), _path(directory), _observer(progress))
+    from curate.pipeline.mix import mix_recipe
 
-    loaded, workers, observer = _prepare(recipe, workers, progress, settings)
+    table.refuse()
+    loaded, workers, observer = _start(recipe, workers, progress, settings)
     if method is not None:
         mixture = with_fields(loaded.recipe.mixture, method=method)
         loaded = with_fields(loaded, recipe=with_fields(loaded.recipe, mixture=mixture))
-    _check(loaded)
-    write = not keeps_other_dataset(loaded, observer)
-    tokenized = tokenize_domains(loaded, workers, observer)
-    mixed = mix_domains(loaded, tokenized, workers, observer, write=write)
-    if write:
-        write_mixture(loaded, mixed)
-    supplies: dict[str, int | None] = {d.name: d.supply_tokens for d in mixed.request.domains}
-    return MixtureResult(mixed.mixture.to_json(), supplies)
+    return mix_recipe(loaded, workers, observer)
 
 
 def compare(  # noqa: PLR0913 - keywords, of which a call names two or three
@@ -196,7 +208,7 @@ def compare(  # noqa: PLR0913 - keywords, of which a call names two or three
     *,
     runs: PathLike | Sequence[PathLike] | None = None,
     experts: PathLike | None = None,
-    supply: Mapping[str, float] | PathLike | Sequence[str] | None = None,
+    supply: Supply = None,
     budget_tokens: float | None = None,
     max_epochs: float = 1.0,
     overrides: Overrides = (),
@@ -208,7 +220,7 @@ def compare(  # noqa: PLR0913 - keywords, of which a call names two or three
 
     Args:
         recipe: The recipe, its path, or a mapping; None with `runs` or `experts`.
-        runs: See `mix`, as for all up to `overrides`.
+        runs: See `mix`.
         experts: See `mix`.
         supply: See `mix`.
         budget_tokens: See `mix`.
@@ -227,27 +239,17 @@ def compare(  # noqa: PLR0913 - keywords, of which a call names two or three
     Example:
         `curate.compare("recipe.yaml").to_polars()`
     """
+    table = _RunTableArguments(runs, experts, supply, budget_tokens, max_epochs)
     settings = override_texts(overrides)
     if recipe is None:
         from curate.pipeline.from_run_table import compare_without_text
 
-        inputs = _run_table(runs, experts, supply, budget_tokens, max_epochs, settings)
-        workers = workers or default_workers()
+        inputs, workers = table.inputs(settings), workers or default_workers()
         return compare_without_text(inputs, _path(directory), workers, _observer(progress))
-    _refuse_both(runs=runs, experts=experts, supply=supply, budget=budget_tokens)
-    from curate.mixture.compare_methods import every_method
-    from curate.pipeline.compare_mixtures import compare_mixtures
-    from curate.pipeline.mix import comparison_request
-    from curate.pipeline.tokenize import tokenize_domains
-    from curate.runtime.files import write_json
+    from curate.pipeline.compare_mixtures import compare_recipe
 
-    loaded, workers, observer = _prepare(recipe, workers, progress, settings)
-    _check(loaded)
-    tokenized = tokenize_domains(loaded, workers, observer)
-    request = comparison_request(loaded, tokenized, workers, observer)
-    comparison = compare_mixtures(every_method(request), workers, observer)
-    write_json(loaded.output_dir / "mixtures.json", comparison)
-    return MethodsResult(comparison)
+    table.refuse()
+    return compare_recipe(*_start(recipe, workers, progress, settings))
 
 
 def plan(
@@ -269,13 +271,9 @@ def plan(
     Example:
         `curate.plan("recipe.yaml").to_polars()`
     """
-    from curate.pipeline.build import keeps_other_dataset
-    from curate.pipeline.plan import plan_dataset, plan_json
+    from curate.pipeline.plan import plan_recipe
 
-    loaded, workers, observer = _prepare(recipe, workers, progress)
-    _check(loaded)
-    write = not keeps_other_dataset(loaded, observer)
-    return PlanResult(plan_json(plan_dataset(loaded, workers, observer, write=write)))
+    return PlanResult(plan_recipe(*_start(recipe, workers, progress)))
 
 
 def build(
@@ -301,8 +299,7 @@ def build(
     """
     from curate.pipeline.build import build as build_dataset
 
-    loaded, workers, observer = _prepare(recipe, workers, progress)
-    built = build_dataset(loaded, workers, observer)
+    built = build_dataset(*_start(recipe, workers, progress))
     bad_records = {stats.name: stats.bad_records for stats in built.tokenized.stats}
     return CertificateResult(built.certificate, built.directory, bad_records)
 
@@ -392,7 +389,7 @@ def design(  # noqa: PLR0913 - keywords, of which a call names two or three
     strategy: str = "filling",
     runs: PathLike | Sequence[PathLike] | None = None,
     experts: PathLike | None = None,
-    supply: Mapping[str, float] | PathLike | Sequence[str] | None = None,
+    supply: Supply = None,
     budget_tokens: float | None = None,
     max_epochs: float = 1.0,
     overrides: Overrides = (),
@@ -406,7 +403,7 @@ def design(  # noqa: PLR0913 - keywords, of which a call names two or three
         recipe: The recipe, its path, or a mapping; None with `runs` or `experts`.
         count: Number of mixtures; None for as many as the domains still need.
         strategy: `dirichlet`, `entropy`, `filling` or `determinant`.
-        runs: See `mix`, as for all up to `overrides`.
+        runs: See `mix`.
         experts: See `mix`.
         supply: See `mix`.
         budget_tokens: See `mix`.
@@ -425,38 +422,24 @@ def design(  # noqa: PLR0913 - keywords, of which a call names two or three
     Example:
         `curate.design(runs="runs.csv", count=8).to_polars()`
     """
-    from curate.mixture.design import next_runs
-    from curate.pipeline.design_runs import design_json, write_design
-    from curate.pipeline.mix import mixture_request
-    from curate.pipeline.tokenize import tokenize_domains
+    from curate.pipeline.design_runs import design_runs
 
+    table = _RunTableArguments(runs, experts, supply, budget_tokens, max_epochs)
     settings = override_texts(overrides)
-    target = _path(directory)
     if recipe is None:
         from curate.pipeline.from_run_table import request_without_text
 
-        observer = _observer(progress)
-        inputs = _run_table(runs, experts, supply, budget_tokens, max_epochs, settings)
-        prepared = request_without_text(inputs)
-        for notice in prepared.notices:
-            observer.notice(notice)
-        request = prepared.request
+        target, observer = _path(directory), _observer(progress)
+        request = request_without_text(table.inputs(settings), observer).request
     else:
-        _refuse_both(runs=runs, experts=experts, supply=supply, budget=budget_tokens)
-        loaded, workers, observer = _prepare(recipe, workers, progress, settings)
-        request = mixture_request(loaded, tokenize_domains(loaded, workers, observer))
+        from curate.pipeline.mix import mixture_request
+        from curate.pipeline.tokenize import tokenize_domains
+
+        table.refuse()
+        loaded, workers, observer = _start(recipe, workers, progress, settings)
         target = loaded.output_dir
-    proposal = next_runs(request, strategy, count)
-    path = None if target is None else target / "design.csv"
-    where = ""
-    if path is not None:
-        write_design(proposal, path)
-        where = f" in {path}"
-    observer.notice(
-        f"{len(proposal.domains)} domains need {proposal.needed} runs, 3 (domains + 1); there are "
-        f"{proposal.existing}, and {len(proposal.mixtures)}{where}"
-    )
-    return DesignResult(design_json(proposal), path)
+        request = mixture_request(loaded, tokenize_domains(loaded, workers, observer))
+    return design_runs(request, strategy, count, target, observer)
 
 
 def proxy(  # noqa: PLR0913 - keywords, of which a call names two or three
@@ -487,22 +470,11 @@ def proxy(  # noqa: PLR0913 - keywords, of which a call names two or three
     Example:
         `curate.proxy("recipe.yaml").to_polars()`
     """
-    from curate.pipeline.proxies import final_rows, train_proxies
+    from curate.pipeline.proxies import proxy_result, train_proxies
 
-    loaded, workers, observer = _prepare(recipe, workers, progress)
+    loaded, workers, observer = _start(recipe, workers, progress)
     loaded = _with_devices(loaded, devices, engine, tensorboard)
-    swarm = train_proxies(loaded, workers, observer)
-    names = [domain.name for domain in loaded.recipe.domains]
-    rows = {
-        row.run: {
-            "weights": dict(zip(names, row.weights, strict=True)),
-            "loss": dict(zip(names, row.losses, strict=True)),
-            "bits_per_byte": dict(zip(names, row.bits_per_byte, strict=True)),
-        }
-        for row in final_rows(swarm)
-    }
-    path = loaded.output_dir / "runs.csv"
-    return ProxyResult({"runs": rows, "failed": swarm.failed, "path": str(path)}, path)
+    return proxy_result(loaded, train_proxies(loaded, workers, observer))
 
 
 def experts(  # noqa: PLR0913 - keywords, of which a call names two or three
@@ -533,15 +505,11 @@ def experts(  # noqa: PLR0913 - keywords, of which a call names two or three
     Example:
         `curate.mix(experts=curate.experts("recipe.yaml").path)`
     """
-    from curate.pipeline.proxies import train_domain_experts
+    from curate.pipeline.proxies import experts_result, train_domain_experts
 
-    loaded, workers, observer = _prepare(recipe, workers, progress)
+    loaded, workers, observer = _start(recipe, workers, progress)
     loaded = _with_devices(loaded, devices, engine, tensorboard)
-    losses = train_domain_experts(loaded, workers, observer)
-    names = [domain.name for domain in loaded.recipe.domains]
-    rows = {run: {"loss": dict(zip(names, row, strict=True))} for run, row in losses.items()}
-    path = loaded.output_dir / "experts.parquet"
-    return ProxyResult({"experts": rows, "path": str(path)}, path)
+    return experts_result(loaded, train_domain_experts(loaded, workers, observer))
 
 
 def validate(  # noqa: PLR0913 - keywords, of which a call names two or three
@@ -580,13 +548,13 @@ def validate(  # noqa: PLR0913 - keywords, of which a call names two or three
     """
     from curate.pipeline.validate import ValidationSettings, validate_mixture
 
-    loaded, workers, observer = _prepare(recipe, workers, progress)
+    loaded, workers, observer = _start(recipe, workers, progress)
     loaded = _with_devices(loaded, devices, engine, tensorboard)
     settings = ValidationSettings(seeds, tuple(presets), up)
     return ValidationResult(validate_mixture(loaded, settings, workers, observer))
 
 
-def _prepare(
+def _start(
     recipe: RecipeLike, workers: int | None, progress: Progress, overrides: Sequence[str] = ()
 ) -> tuple[LoadedRecipe, int, Observer]:
     """Load the recipe unless it is, fill in defaults, and pass its notices on."""
@@ -610,49 +578,6 @@ def _observer(progress: Progress) -> Observer:
 
         return TerminalObserver(terminal_console())
     return progress
-
-
-def _check(loaded: LoadedRecipe) -> None:
-    """Check the recipe's names; imports every method and format, so only where they are needed."""
-    from curate.pipeline.check import check_names
-
-    check_names(loaded)
-
-
-def _run_table(  # noqa: PLR0913 - the arguments of three functions, in one order
-    runs: PathLike | Sequence[PathLike] | None,
-    experts: PathLike | None,
-    supply: Mapping[str, float] | PathLike | Sequence[str] | None,
-    budget_tokens: float | None,
-    max_epochs: float,
-    overrides: tuple[str, ...],
-) -> Any:
-    from curate.pipeline.from_run_table import RunTableInputs
-
-    if supply is None:
-        supply = ()
-    elif isinstance(supply, Mapping):
-        supply = [f"{name}={tokens}" for name, tokens in supply.items()]
-    elif isinstance(supply, str | os.PathLike):
-        supply = [os.fspath(supply)]
-    return RunTableInputs(
-        runs=_paths(runs or ()),
-        experts=_path(experts),
-        supply=tuple(supply),
-        budget_tokens=None if budget_tokens is None else int(budget_tokens),
-        max_epochs=max_epochs,
-        overrides=overrides,
-    )
-
-
-def _refuse_both(**instead: object) -> None:
-    """Refuse what stands in for a recipe where there is one."""
-    for name, value in instead.items():
-        if value:
-            raise RecipeError(
-                f"RECIPE and --{name} exclude each other: a recipe names its tables below "
-                "mixture.evidence, and its text is the supply"
-            )
 
 
 def _with_devices(

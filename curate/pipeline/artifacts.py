@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 
 from curate import __version__
-from curate.dataset.manifest import QUARANTINE, refuse_foreign
+from curate.dataset.manifest import QUARANTINE, load_manifest, refuse_foreign
+from curate.errors import ShardError
 from curate.pipeline.measure import TextEvidence
 from curate.pipeline.read_evidence import evidence_hash
 from curate.pipeline.tokenize import TokenizedDomains
@@ -57,6 +58,25 @@ def write_stats(
                        "excerpt": excerpt}  # fmt: skip
                 file.write(msgspec.json.encode(row) + b"\n")
     observer.notice(f"{bad_records:,} bad records: see {path}")
+
+
+def keeps_other_dataset(loaded: LoadedRecipe, observer: Observer) -> bool:
+    """Return whether the output directory holds another recipe's dataset, which must stay as it is.
+
+    Args:
+        loaded: The recipe.
+        observer: Receives a notice if so.
+    """
+    try:
+        is_other = load_manifest(loaded.output_dir).recipe_hash != loaded.hash
+    except ShardError:
+        return False
+    if is_other:
+        observer.notice(
+            f"{loaded.output_dir} holds a dataset of another recipe: its artifacts are kept, "
+            "nothing is written"
+        )
+    return is_other
 
 
 def origin(loaded: LoadedRecipe, tokenized: TokenizedDomains) -> dict[str, Any]:

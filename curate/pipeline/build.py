@@ -43,25 +43,6 @@ class BuiltDataset:
     """Whether the same dataset existed already and was only read back."""
 
 
-def keeps_other_dataset(loaded: LoadedRecipe, observer: Observer) -> bool:
-    """Whether the output directory holds a dataset of another recipe, whose artifacts must stay.
-
-    Args:
-        loaded: The recipe.
-        observer: Receives a notice if so.
-    """
-    try:
-        is_other = dataset.load_manifest(loaded.output_dir).recipe_hash != loaded.hash
-    except ShardError:
-        return False
-    if is_other:
-        observer.notice(
-            f"{loaded.output_dir} holds a dataset of another recipe: its artifacts are kept, "
-            "nothing is written"
-        )
-    return is_other
-
-
 def build(loaded: LoadedRecipe, workers: int, observer: Observer) -> BuiltDataset:
     """Run every stage, reusing what is up to date.
 

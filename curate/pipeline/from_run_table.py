@@ -49,15 +49,14 @@ class RunTableInputs:
 
 @dataclass(frozen=True, slots=True)
 class RequestWithoutText:
-    """A request made from a run table, and notices for the user."""
+    """A request made from a run table or experts."""
 
     request: MixtureRequest
     supply_known: bool
     """If false, epochs and tokens mean nothing."""
-    notices: tuple[str, ...]
 
 
-def request_without_text(inputs: RunTableInputs) -> RequestWithoutText:
+def request_without_text(inputs: RunTableInputs, observer: Observer) -> RequestWithoutText:
     """Make a mixing request from a run table or experts.
 
     Raises:
@@ -96,7 +95,9 @@ def request_without_text(inputs: RunTableInputs) -> RequestWithoutText:
         )
     domains = tuple(DomainSupply(name, tokens[name], caps) for name in names)
     request = MixtureRequest(domains, budget, mixture.method, options, evidence)
-    return RequestWithoutText(request, bool(inputs.supply), (*notices, *evidence.notices))
+    for notice in (*notices, *evidence.notices):
+        observer.notice(notice)
+    return RequestWithoutText(request, bool(inputs.supply))
 
 
 def _domains(evidence: Evidence) -> tuple[str, ...]:
@@ -182,7 +183,7 @@ def mix_without_text(
     Raises:
         CurateError: Any user-fixable error.
     """
-    prepared = _prepared(inputs, observer)
+    prepared = request_without_text(inputs, observer)
     request = prepared.request
     evidence = request.evidence or Evidence()
     if request.method == MixtureRecipe().method:
@@ -213,7 +214,7 @@ def compare_without_text(
     Raises:
         CurateError: Any user-fixable error.
     """
-    prepared = _prepared(inputs, observer)
+    prepared = request_without_text(inputs, observer)
     comparison = compare_mixtures(every_method(prepared.request), workers, observer)
     if not prepared.supply_known:
         comparison["budget_tokens"] = None
@@ -222,13 +223,6 @@ def compare_without_text(
             row["tv_natural"] = None
     _write(directory, "mixtures.json", comparison)
     return MethodsResult(comparison)
-
-
-def _prepared(inputs: RunTableInputs, observer: Observer) -> RequestWithoutText:
-    prepared = request_without_text(inputs)
-    for notice in prepared.notices:
-        observer.notice(notice)
-    return prepared
 
 
 def _write(directory: Path | None, name: str, fields: dict[str, Any]) -> None:

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from curate.mixture import METHODS, DomainSupply, Mixture, MixtureOptions, MixtureRequest, mix
-from curate.pipeline.artifacts import origin, write_stats
+from curate.pipeline.artifacts import keeps_other_dataset, origin, write_stats
+from curate.pipeline.check import check_names
 from curate.pipeline.measure import TextEvidence, entropy_fields, gather, needed_samples
 from curate.pipeline.proxies import make_evidence
 from curate.pipeline.read_evidence import read_evidence, search_options
-from curate.pipeline.tokenize import TokenizedDomains
+from curate.pipeline.results import MixtureResult
+from curate.pipeline.tokenize import TokenizedDomains, tokenize_domains
 from curate.recipe import LoadedRecipe
 from curate.runtime.files import write_json
 from curate.runtime.progress import Observer
@@ -27,10 +29,31 @@ class MixedDomains:
 
     tokenized: TokenizedDomains
     request: MixtureRequest
-    """What the method looked at."""
+    """Supply, budget and evidence that the method was given."""
     mixture: Mixture
     origin: dict[str, Any]
     """Fields that every artifact starts with: versions and hashes of the inputs."""
+
+
+def mix_recipe(loaded: LoadedRecipe, workers: int, observer: Observer) -> MixtureResult:
+    """Derive a recipe's mixture, and write `stats.json` and `mixture.json`.
+
+    Args:
+        loaded: The recipe.
+        workers: Number of processes.
+        observer: Receives progress, warnings, and the constraints that bind.
+
+    Raises:
+        CurateError: Any user-fixable error, including a mixture that its caps do not allow.
+    """
+    check_names(loaded)
+    write = not keeps_other_dataset(loaded, observer)
+    tokenized = tokenize_domains(loaded, workers, observer)
+    mixed = mix_domains(loaded, tokenized, workers, observer, write=write)
+    if write:
+        write_mixture(loaded, mixed)
+    supply: dict[str, int | None] = {d.name: d.supply_tokens for d in mixed.request.domains}
+    return MixtureResult(mixed.mixture.to_json(), supply)
 
 
 def mix_domains(

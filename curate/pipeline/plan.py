@@ -1,6 +1,6 @@
 """The planning stage: everything that a build decides before a byte of it is written.
 
-Names in the recipe are checked before this by `curate.pipeline.check`.
+`plan_dataset` leaves it to its caller to check the recipe's names first.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from typing import Any
 from curate.formats import configure
 from curate.formats.base import Settings, TextFormat, TokenFormat
 from curate.mixture import Mixture, MixtureRequest
+from curate.pipeline.artifacts import keeps_other_dataset
+from curate.pipeline.check import check_names
 from curate.pipeline.mix import mix_domains, write_mixture
 from curate.pipeline.tokenize import TokenizedDomains, tokenize_domains
 from curate.plan import DocumentStream, stream
@@ -43,6 +45,25 @@ class Planned:
     def build_hash(self) -> str:
         """Hash of the recipe, tokenizer, documents, evidence and curate version."""
         return hash_json(self.origin)
+
+
+def plan_recipe(loaded: LoadedRecipe, workers: int, observer: Observer) -> dict[str, Any]:
+    """Plan a recipe's dataset and write the plan, unless another dataset is in its directory.
+
+    Args:
+        loaded: The recipe.
+        workers: Number of processes.
+        observer: Receives progress and warnings.
+
+    Returns:
+        The fields of `plan.json`, without those of its origin.
+
+    Raises:
+        CurateError: Any user-fixable error, including an infeasible plan.
+    """
+    check_names(loaded)
+    write = not keeps_other_dataset(loaded, observer)
+    return plan_json(plan_dataset(loaded, workers, observer, write=write))
 
 
 def plan_dataset(
@@ -99,7 +120,7 @@ def plan_dataset(
 
 
 def plan_json(planned: Planned) -> dict[str, Any]:
-    """The fields of `plan.json` that say what will be written, and what trainers make of it."""
+    """Return the fields of `plan.json` on what will be written and what trainers make of it."""
     fields = planned.plan.to_json()
     shaped = planned.shaped
     if shaped.predictions:

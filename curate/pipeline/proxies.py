@@ -16,6 +16,7 @@ from curate.errors import RecipeError
 from curate.pipeline.proxy_devices import Job, train_job
 from curate.pipeline.proxy_setup import Prepared, check_proxy, prepare
 from curate.pipeline.read_evidence import made_by_proxies
+from curate.pipeline.results import ProxyResult
 from curate.pipeline.tokenize import TokenizedDomains
 from curate.proxy.shape import PRESETS, find_preset
 from curate.proxy.swarm_mixtures import draw_mixtures, read_mixtures
@@ -195,6 +196,32 @@ def final_rows(result: SwarmResult) -> list[RunRow]:
     """The last checkpoint of each run."""
     last = {row.run: row for row in result.rows}
     return list(last.values())
+
+
+def proxy_result(loaded: LoadedRecipe, swarm: SwarmResult) -> ProxyResult:
+    """Return weights and final losses of a swarm's runs, by run and domain."""
+    runs = {
+        row.run: {
+            "weights": _by_domain(loaded, row.weights),
+            "loss": _by_domain(loaded, row.losses),
+            "bits_per_byte": _by_domain(loaded, row.bits_per_byte),
+        }
+        for row in final_rows(swarm)
+    }
+    path = loaded.output_dir / "runs.csv"
+    return ProxyResult({"runs": runs, "failed": swarm.failed, "path": str(path)}, path)
+
+
+def experts_result(loaded: LoadedRecipe, losses: Mapping[str, Sequence[float]]) -> ProxyResult:
+    """Return final losses of experts, by expert and domain."""
+    experts = {run: {"loss": _by_domain(loaded, row)} for run, row in losses.items()}
+    path = loaded.output_dir / "experts.parquet"
+    return ProxyResult({"experts": experts, "path": str(path)}, path)
+
+
+def _by_domain(loaded: LoadedRecipe, values: Sequence[float]) -> dict[str, float]:
+    names = [domain.name for domain in loaded.recipe.domains]
+    return dict(zip(names, values, strict=True))
 
 
 def _runs(loaded: LoadedRecipe, prepared: Prepared) -> tuple[SwarmRun, ...]:

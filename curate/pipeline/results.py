@@ -1,10 +1,10 @@
-"""Results of curate's Python functions: the JSON that commands print, as tables where it helps."""
+"""Results of curate's Python functions: the JSON that commands print, and tables of it."""
 
 from __future__ import annotations
 
 import html
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -15,15 +15,15 @@ Row = dict[str, Any]
 """One row of a result's table, by column."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result(ABC):
-    """Base of all results; notebooks show them as a table."""
+    """Base of all results; notebooks and terminals show them as a table."""
 
-    json: dict[str, Any] = field(repr=False)
+    json: dict[str, Any]
     """The fields that the command prints with `--json`."""
 
     title: ClassVar[str] = ""
-    """Heading of the table in a notebook."""
+    """Heading of the table."""
 
     @abstractmethod
     def rows(self) -> list[Row]:
@@ -38,6 +38,10 @@ class Result(ABC):
         import polars as pl
 
         return pl.DataFrame(self.rows(), infer_schema_length=None)
+
+    def __repr__(self) -> str:
+        """Return the table as text, with the middle left out where it is large."""
+        return f"{type(self).__name__}: {self.title}\n{self.to_polars()}"
 
     def _repr_html_(self) -> str:
         rows = self.rows()
@@ -63,7 +67,7 @@ def _cell(value: Any) -> str:
     return f"{value:.5g}" if isinstance(value, float) else html.escape(str(value))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class StatsResult(Result):
     """Documents, bytes, tokens and entropies of every domain."""
 
@@ -83,7 +87,7 @@ class StatsResult(Result):
         return rows
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class MixtureResult(Result):
     """Shares of tokens that a method recommends."""
 
@@ -115,7 +119,7 @@ class MixtureResult(Result):
         ]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class MethodsResult(Result):
     """Mixtures of several methods for the same domains, budget and evidence."""
 
@@ -136,7 +140,7 @@ class MethodsResult(Result):
         ]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PlanResult(Result):
     """Whole tokens, documents and passes by domain."""
 
@@ -147,7 +151,7 @@ class PlanResult(Result):
         return _domain_rows(self.json)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class CertificateResult(Result):
     """A dataset on disk, read back and compared with its plan."""
 
@@ -173,7 +177,7 @@ class CertificateResult(Result):
         return _domain_rows(self.json)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class FitResult(Result):
     """Laws compared on a run table by cross-validation over mixtures."""
 
@@ -194,7 +198,7 @@ class FitResult(Result):
         ]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class DesignResult(Result):
     """Mixtures to train next."""
 
@@ -208,7 +212,7 @@ class DesignResult(Result):
         return [{"run": run, **_prefixed("w", row)} for run, row in self.json["runs"].items()]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ProxyResult(Result):
     """Losses of small models, at the end of their runs."""
 
@@ -229,7 +233,7 @@ class ProxyResult(Result):
         ]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ValidationResult(Result):
     """The recommended mixture against its rivals, trained with several seeds."""
 

@@ -20,7 +20,7 @@ from curate import __version__
 from curate.errors import InputError
 from curate.laws.scores import finite_or_none, spearman
 from curate.mixture import METHODS, MixtureRequest, mix_with
-from curate.pipeline.build import keeps_other_dataset
+from curate.pipeline.artifacts import keeps_other_dataset
 from curate.pipeline.check import check_names
 from curate.pipeline.plan import Planned, plan_dataset
 from curate.pipeline.proxies import (

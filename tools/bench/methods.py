@@ -20,6 +20,7 @@ import numpy as np  # noqa: E402
 from curate.laws.run_tables.read import read_runs  # noqa: E402
 from curate.mixture import METHODS, mix  # noqa: E402
 from curate.pipeline.from_run_table import RunTableInputs, request_without_text  # noqa: E402
+from curate.runtime.progress import Observer  # noqa: E402
 
 
 def main() -> None:
@@ -42,7 +43,7 @@ def main() -> None:
     for name in names:
         asked = RunTableInputs(paths, None, told, 10**9, 100.0, (f"mixture.method={name}",))
         before = np.array([time.process_time(), time.perf_counter()])
-        found = mix(request_without_text(asked).request)
+        found = mix(request_without_text(asked, Observer()).request)
         spent = np.array([time.process_time(), time.perf_counter()]) - before
         total += spent
         print(

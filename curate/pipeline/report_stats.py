@@ -1,0 +1,61 @@
+"""The `stats` command: `stats.json`, and on request `entropy_report.json`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from curate.pipeline.artifacts import write_stats
+from curate.pipeline.check import check_names
+from curate.pipeline.measure import recall, remember
+from curate.pipeline.tokenize import tokenize_domains
+from curate.recipe import LoadedRecipe
+from curate.runtime.files import read_json, write_json
+from curate.runtime.progress import Observer
+
+
+def report_stats(
+    loaded: LoadedRecipe, workers: int, observer: Observer, *, intervals: bool, compare: bool
+) -> dict[str, Any]:
+    """Tokenise and count every domain, and write `stats.json`.
+
+    Args:
+        loaded: The recipe.
+        workers: Number of processes.
+        observer: Receives progress and warnings.
+        intervals: Whether to estimate bias-corrected entropies with 95 % intervals, too, and write
+            `entropy_report.json`.
+        compare: Whether that report also has the mixtures of the methods that need no runs;
+            implies `intervals`.
+
+    Returns:
+        The fields of `stats.json`, and below `entropy_report` those of the report.
+
+    Raises:
+        CurateError: Any user-fixable error.
+    """
+    check_names(loaded)
+    tokenized = tokenize_domains(loaded, workers, observer)
+    path = loaded.output_dir / "stats.json"
+    write_stats(loaded, tokenized, recall(loaded, tokenized), observer)
+    fields: dict[str, Any] = read_json(path)
+    if not intervals and not compare:
+        return fields
+    # Imported here: this loads compiled code that most commands do without.
+    from curate.mixture.compare_methods import entropy_temperature
+    from curate.pipeline.compare_entropies import entropy_entrants, measure_domains
+    from curate.pipeline.compare_mixtures import compare_mixtures
+    from curate.pipeline.mix import mixture_request
+
+    measured = measure_domains(tokenized, loaded.recipe.seed, workers, observer)
+    remember(loaded, tokenized, measured.plan, measured.domains)
+    write_stats(loaded, tokenized, recall(loaded, tokenized), observer)
+    fields = read_json(path)
+    report = measured.to_json(fields)
+    if compare:
+        request = mixture_request(loaded, tokenized)
+        report["comparison"] = {
+            **compare_mixtures(entropy_entrants(measured, request), workers, observer),
+            "temperature": entropy_temperature(request),
+        }
+    write_json(loaded.output_dir / "entropy_report.json", report)
+    return {**fields, "entropy_report": report}
