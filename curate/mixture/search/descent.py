@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -149,11 +150,15 @@ def _minimise(
     ]
     bounds += [(None, None)] * (len(start) - len(bounds))
     minimize: Callable[..., Any] = optimize.minimize  # typed here: stubs may be absent
-    found = minimize(
-        value, start, jac=slope, bounds=bounds, constraints=constraints, method="SLSQP",
-        options=limits,
-    )  # fmt: skip
-    return np.asarray(found.x, np.float64)
+    with warnings.catch_warnings():
+        # SciPy before 1.16 (the last for Python 3.10 is 1.15) warns when a step passes a bound by
+        # rounding, and clips it there, as later versions do without a word.
+        warnings.filterwarnings("ignore", "Values in x were outside bounds", RuntimeWarning)
+        result = minimize(
+            value, start, jac=slope, bounds=bounds, constraints=constraints, method="SLSQP",
+            options=limits,
+        )  # fmt: skip
+    return np.asarray(result.x, np.float64)
 
 
 def _within(ball: Ball) -> dict[str, Any]:
