@@ -287,7 +287,7 @@ def test_a_domain_that_no_run_had_is_named():
     weights /= weights.sum(axis=1, keepdims=True)
     known = Evidence(dataclasses.replace(table, weights=weights))
     found = mix(asked("dml", evidence=known, floors={"c": 0.02}))
-    assert found.weights["c"] >= 0.02
+    assert found.weights["c"] >= 0.02 - 1e-12  # to rounding
     said = [text for text in found.warnings if text.startswith("no run had any of 'c' ")]
     assert len(said) == 1 and "Train runs that have it" in said[0]
     assert not any("no run had" in text for text in mix(asked("dml")).warnings)
