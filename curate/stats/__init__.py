@@ -1,7 +1,7 @@
 """Training-free statistics of domains: entropies with intervals, and other signals.
 
-Adding a statistic takes a file that ends with its row, and that row in `STATISTICS`. Reports,
-tables, recipes and `mixture.measure` read everything from the row.
+To add a statistic, add its row to `STATISTICS`. Reports, tables, recipes and `mixture.measure` read
+everything from the row.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ STATISTICS = Registry(
     ),
     "curate.statistics",
 )  # fmt: skip
-"""Every statistic by name; packages installed beside curate add rows through
+"""Every statistic by name. Other installed packages add rows through the entry point group
 `curate.statistics`."""
 
 
 def entropy_statistics() -> dict[str, Statistic]:
-    """The statistics that `mixture.measure` can name.
+    """Return the statistics that `mixture.measure` can name.
 
     Example:
         >>> list(entropy_statistics())
@@ -50,7 +50,7 @@ def find_entropy(name: str) -> Statistic:
     """Return the entropy that `mixture.measure` names.
 
     Raises:
-        RecipeError: There is none; the message names the nearest.
+        RecipeError: No entropy has this name; the message suggests the nearest.
     """
     entropies = entropy_statistics()
     if name not in entropies:

@@ -1,4 +1,4 @@
-"""A sample of neighbouring tokens, and counts of any part of it.
+"""Sample pairs of neighbouring tokens, and count the pairs of any part of the sample.
 
 A sample remembers which pair each token begins and which block of documents it belongs to, so
 counts of a part (a fold, a sample less one group of documents) cost one pass and no sorting.
@@ -17,20 +17,20 @@ from curate.tokens.domain import DomainTokens, mix64, mix64_scalar
 from curate.tokens.tokenizer import Tokenizer
 
 SAMPLE_KEY = 0x656E7472
-"""Keeps the choice of documents for statistics apart from other keyed choices."""
+"""Key that makes this choice of documents independent of other keyed choices."""
 
 EXCERPT_TOKENS = 256
-"""Documents are sampled in excerpts of at most so many tokens."""
+"""Longest excerpt: documents are sampled in pieces of at most this many tokens."""
 
 WINDOW_TOKENS = 16
-"""Pairs are taken from windows of so many tokens, one of each excerpt before a second of any: words
-come in bursts, and the nearer a token, the less it says that the others do not. On source code,
-a million tokens gave 3.62 nats in stretches of 256, 3.74 of 64 and 3.82 of 16."""
+"""Pairs come from windows of this many tokens. Every excerpt gives one window before any gives a
+second: words come in bursts, so a token adds less to a sample that holds its neighbours. On source
+code, a million tokens in stretches of 256, 64 and 16 gave 3.62, 3.74 and 3.82 nats."""
 
 
 @dataclass(frozen=True, slots=True)
 class PairCounts:
-    """Distinct pairs of a token and its successor, with the times each occurs."""
+    """Distinct pairs of a token and its successor, with their counts."""
 
     first: NDArray[np.int64]
     second: NDArray[np.int64]
@@ -45,11 +45,11 @@ class PairCounts:
         return int(self.count.sum())
 
     def first_margin(self) -> NDArray[np.int64]:
-        """Times each id begins a pair, shape (symbols,)."""
+        """Count the pairs that each id begins, shape (symbols,)."""
         return np.bincount(self.first, self.count, self.symbols).astype(np.int64)
 
     def second_margin(self) -> NDArray[np.int64]:
-        """Times each id ends a pair, shape (symbols,); the end of a document is one of them."""
+        """Count the pairs that each id ends, shape (symbols,); the end of a document is an id."""
         return np.bincount(self.second, self.count, self.symbols).astype(np.int64)
 
 
@@ -65,6 +65,7 @@ class PairSample:
     block: NDArray[np.int32]
     """shape (tokens,), number of the block of documents that the token belongs to."""
     symbols: int
+    """One more than the highest id, the end symbol included."""
 
     @property
     def tokens(self) -> int:
@@ -73,27 +74,27 @@ class PairSample:
 
     @property
     def blocks(self) -> int:
-        """Blocks of documents."""
+        """Number of blocks of documents."""
         return len(np.unique(self.block))
 
     def prefix(self, tokens: int) -> PairSample:
-        """The first so many tokens, which are a sample of the same kind."""
+        """Return the first `tokens` tokens, themselves a sample of the same kind."""
         return PairSample(
             self.first, self.second, self.pair[:tokens], self.block[:tokens], self.symbols
         )
 
-    def totals(self, chosen: NDArray[np.bool_] | None = None) -> NDArray[np.int64]:
-        """Times each distinct pair occurs among the chosen tokens, zeros included."""
-        pair = self.pair if chosen is None else self.pair[chosen]
+    def totals(self, part: NDArray[np.bool_] | None = None) -> NDArray[np.int64]:
+        """Count each distinct pair, zeros included, in a part given by a mask of the tokens."""
+        pair = self.pair if part is None else self.pair[part]
         return np.bincount(pair, minlength=len(self.first))
 
     def counts(self, totals: NDArray[np.int64]) -> PairCounts:
-        """Counts as a table of their own, without the pairs that do not occur."""
+        """Turn totals into a table of counts without the pairs that do not occur."""
         used = np.flatnonzero(totals)
         return PairCounts(self.first[used], self.second[used], totals[used], self.symbols)
 
     def group(self, groups: int) -> NDArray[np.int64]:
-        """Group of each token, shape (tokens,): blocks are dealt out in turn."""
+        """Deal the blocks into groups in turn; return the group of each token, shape (tokens,)."""
         used = np.zeros(int(self.block.max(initial=0)) + 1, np.int64)
         used[self.block] = 1
         rank: NDArray[np.int64] = (np.cumsum(used) - 1)[self.block]
@@ -108,7 +109,7 @@ def pair_sample(
     Args:
         first: shape (tokens,), ids below `symbols`.
         second: shape (tokens,), the successor of each, the end symbol included.
-        block: shape (tokens,), number of the block of documents of each.
+        block: shape (tokens,), number of the block of documents that each token is in.
         symbols: One more than the highest id.
 
     Raises:
@@ -125,25 +126,25 @@ def pair_sample(
 
 
 def keyed_documents(domain: DomainTokens, seed: int) -> NDArray[np.int64]:
-    """All documents of a domain in the order of a keyed hash of their text."""
+    """Sort the documents of a domain by a keyed hash of their text."""
     return np.argsort(_keys(domain, seed), kind="stable")
 
 
 def draw_pairs(
     domain: DomainTokens, tokenizer: Tokenizer, sample_tokens: int, seed: int
 ) -> PairSample:
-    """Short windows of a domain's documents, in keyed order, until there are enough tokens.
+    """Draw short windows of a domain's documents, in keyed order, until there are enough tokens.
 
     Tokens of one document resemble each other, so short windows of many documents say more than a
     few whole ones. The choice depends on the texts and the seed only, and a smaller sample is part
-    of a larger one. A block of the sample is a document, or several of the same text.
+    of a larger one. A block of the sample is a document, or all documents with the same text.
 
     Args:
-        domain: The domain.
-        tokenizer: The store's.
+        domain: The domain to sample.
+        tokenizer: Tokenizer of the store.
         sample_tokens: Tokens of text to draw, fewer if the domain has fewer; the last window is
             cut to hit the number. The end symbol counts only as a successor.
-        seed: The recipe's.
+        seed: Seed of the recipe.
     """
     end, ended = tokenizer.end_symbol, int(tokenizer.eos_id is not None)
     symbols = max(tokenizer.vocabulary, end + 1)
@@ -151,13 +152,14 @@ def draw_pairs(
     places = np.cumsum(tokens) - tokens
     first = np.empty(int(tokens.sum()), np.int64)
     second = np.full(len(first), end, np.int64)
+    # Without a stored end token, the last token of a document keeps the end symbol filled in above.
     followed = np.minimum(tokens, domain.tokens[document] - start - 1)
     for number, part in enumerate(domain.parts):
-        here = domain.part[document] == number
+        in_part = domain.part[document] == number
         source = np.asarray(part)
-        begin = (domain.token_start[document] + start)[here]
-        _gather(len(begin), source, begin, tokens[here], places[here], first)
-        _gather(len(begin), source, begin + 1, followed[here], places[here], second)
+        begin = (domain.token_start[document] + start)[in_part]
+        for offset, length, out in ((0, tokens, first), (1, followed, second)):
+            _gather(len(begin), source, begin + offset, length[in_part], places[in_part], out)
     _, block = np.unique(text_numbers(domain)[document], return_inverse=True)
     # An end token inside a text begins no pair, as in the counts of whole domains.
     text = np.flatnonzero(first != end)[:sample_tokens]
@@ -165,9 +167,9 @@ def draw_pairs(
 
 
 def copies(domain: DomainTokens) -> NDArray[np.bool_]:
-    """Which documents have the text of an earlier one, shape (documents,).
+    """Mark the documents that have the text of an earlier one, shape (documents,).
 
-    A domain lies in the order of content hashes, so copies are neighbours.
+    A domain is stored in the order of content hashes, so copies are neighbours.
     """
     copy = np.zeros(len(domain), bool)
     copy[1:] = (np.diff(domain.content_high) == 0) & (np.diff(domain.content_low) == 0)
@@ -175,19 +177,19 @@ def copies(domain: DomainTokens) -> NDArray[np.bool_]:
 
 
 def text_numbers(domain: DomainTokens) -> NDArray[np.int64]:
-    """Number of each document's text, shape (documents,): copies have the same."""
+    """Number the distinct texts, shape (documents,); copies have the same number."""
     return np.cumsum(np.append(True, ~copies(domain)[1:])) - 1
 
 
 def excerpts(
     domain: DomainTokens, end_tokens: int, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Document and first token of every excerpt, in keyed order.
+    """List document and first token of every excerpt, in keyed order.
 
     Args:
-        domain: The domain.
-        end_tokens: Tokens that end each document in the store, 0 or 1; they are no text.
-        seed: The recipe's.
+        domain: The domain to sample.
+        end_tokens: End-of-text tokens that close each document in the store, 0 or 1.
+        seed: Seed of the recipe.
     """
     pieces = -(-(domain.tokens - end_tokens) // EXCERPT_TOKENS)
     document = np.repeat(np.arange(len(domain)), pieces)
@@ -200,27 +202,28 @@ def excerpts(
 def _windows(
     domain: DomainTokens, end_tokens: int, sample_tokens: int, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Document, first token and tokens of the windows that make up a sample.
+    """List document, first token and number of tokens of each window of a sample.
 
-    Each excerpt starts at a window of its own, by its place in the order, and goes round.
+    Excerpts start at different windows, by their place in the order, and wrap around, so that the
+    first turn does not take only beginnings.
     """
     document, excerpt = excerpts(domain, end_tokens, seed)
     text_tokens = domain.tokens[document] - end_tokens
     windows = EXCERPT_TOKENS // WINDOW_TOKENS
     first = np.arange(len(document)) % windows
-    found: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]] = []
+    turns: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]] = []
     missing = sample_tokens
     for turn in range(windows):
         start = excerpt + (first + turn) % windows * WINDOW_TOKENS
         tokens = np.clip(text_tokens - start, 0, WINDOW_TOKENS)
         reached = np.cumsum(tokens)
         taken = np.flatnonzero(tokens[: int(np.searchsorted(reached, missing)) + 1])
-        found.append((document[taken], start[taken], tokens[taken]))
+        turns.append((document[taken], start[taken], tokens[taken]))
         missing -= int(tokens[taken].sum())
         if missing <= 0:
             break
-    chosen, start, tokens = (np.concatenate(column) for column in zip(*found, strict=True))
-    return chosen, start, tokens
+    documents, starts, lengths = (np.concatenate(rows) for rows in zip(*turns, strict=True))
+    return documents, starts, lengths
 
 
 def _keys(domain: DomainTokens, seed: int) -> NDArray[np.uint64]:

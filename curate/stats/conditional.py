@@ -1,14 +1,14 @@
-"""Conditional entropy of the next token, for samples in which most pairs are new.
+"""Estimate the conditional entropy of the next token where most pairs are seen at most once.
 
-Two estimates with opposite faults are combined. The *pairs* estimate, joint minus Shannon by
-`unseen`, knows nothing of tokens it has not seen side by side: it is too low, and rises with the
-sample. The *lift* estimate, entropy of the successor minus mutual information, takes for chance
-what it has seen too rarely: it is too high, and falls with the sample. The default is the
-combination of the two that does not move with the sample size.
+Two estimates with opposite biases are combined. The *pairs* estimate, joint minus Shannon by
+`unseen`, ignores pairs that the sample lacks: it is too low, and rises with the sample. The *lift*
+estimate, entropy of the successor minus mutual information, takes rare pairs for chance: it is too
+high, and falls with the sample. The default is the combination that does not move with the sample
+size.
 
-Both take tokens for independent draws. Words that come in bursts within a document make the text
-of a few documents look poorer than the domain is; what that hides is judged by how much worse a
-model does on documents it has not seen than on tokens it has not seen.
+Both assume independent draws of tokens. Words come in bursts within a document, so a few documents
+look less diverse than their domain. The correction for that is judged by how much worse a model
+predicts held-out documents than held-out tokens.
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ from curate.stats.mutual_information import LiftFit, Octaves, fit_lifts
 from curate.stats.unseen_species import unseen
 
 PARTS = 4
-"""Parts of the tokens on which both estimates are repeated to see how they move."""
+"""Number of parts of the sample on which both estimates are repeated to see how they move."""
 
 BURST_SHARE = 0.5
-"""Share of the gap of `held_out` that is added for bursts. What is paid on other documents is as
-much too high as what is found within these is too low, as long as both are small (Takeuchi's
-criterion), which makes it 1; where most pairs are new, the gap overstates. On hundredths of seven
-corpora it took 0.4 to 0.7, on one of short documents 1.0 (tools/bench/truncation.py)."""
+"""Share of the gap of `held_out` that is added for bursts. While both biases are small, the cost on
+other documents is as much too high as the cost within the sample is too low (Takeuchi's criterion),
+which would make it 1; where most pairs are new, the gap overstates. On samples of a hundredth of
+seven corpora the best share was 0.4 to 0.7, and 1.0 on one of short documents
+(tools/bench/truncation.py)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +43,16 @@ class Ends:
     pairs: float
     lift: float
     fits: Mapping[Octaves, LiftFit] = field(default_factory=dict, repr=False, compare=False)
-    """Lifts found, to start the fit of nearly the same sample from."""
+    """Fitted lifts, from which the fit of nearly the same sample can start."""
 
     def at(self, lift_share: float) -> float:
-        """The combination with this much of the lift estimate."""
+        """Combine the two estimates, with this share of the lift estimate."""
         return lift_share * self.lift + (1 - lift_share) * self.pairs
 
 
 @dataclass(frozen=True, slots=True)
 class Conditional:
-    """The default estimate and what it rests on, in nats per token."""
+    """The default estimate and the numbers it was made from, in nats per token."""
 
     nats: float
     lift_share: float
@@ -63,47 +64,51 @@ class Conditional:
     bursts: float
     """Part of `nats` that was added for bursts within documents."""
     held_out: HeldOut | None
-    """What a smoothed model pays on what it has not seen; None for a single document."""
+    """Cost under a smoothed model of the other folds; None for a single document."""
 
     @property
     def drift(self) -> float:
-        """How far the combination moves from a part to the whole."""
+        """Difference of the combination between the parts and the whole."""
         return self.ends.at(self.lift_share) - self.part_ends.at(self.lift_share)
 
 
-def ends(counts: PairCounts, known: Ends | None = None) -> Ends:
-    """Both estimates from counts of pairs, fits starting from those of nearly the same sample."""
+def ends(counts: PairCounts, fits: Mapping[Octaves, LiftFit] | None = None) -> Ends:
+    """Make both estimates from counts of pairs.
+
+    Args:
+        counts: Counts of pairs.
+        fits: Fits of nearly the same sample to start from; None for a fresh fit.
+    """
     if not counts.tokens:
         return Ends(0.0, 0.0)
     by_pairs = unseen(counts.count) - unseen(counts.first_margin())
-    information, fits = fit_lifts(counts, {} if known is None else known.fits)
+    information, fits = fit_lifts(counts, fits or {})
     by_lift = unseen(counts.second_margin()) - information
     return Ends(max(0.0, by_pairs), max(0.0, by_lift), fits)
 
 
 def conditional_plugin(counts: PairCounts) -> float:
-    """Joint minus Shannon of the frequencies, nats per token."""
+    """Return joint minus Shannon entropy of the frequencies, nats per token."""
     return max(0.0, plugin(counts.count) - plugin(counts.first_margin()))
 
 
 def conditional(sample: PairSample) -> Conditional:
-    """Conditional entropy of the next token given the current one.
+    """Estimate the conditional entropy of the next token given the current one.
 
     With U(n) the pairs estimate and L(n) the lift estimate on the whole, and their means over
     quarters of the tokens, dealt one by one, at n/4, the stationary estimate is
     w L(n) + (1 - w) U(n) with w, between 0 and 1, such that the same combination at n/4 gives the
     same number. Added to it is `BURST_SHARE` times t G, with G the gap between held-out documents
     and held-out tokens, and t the share of the tokens that their models saw: 0 but for noise where
-    documents are drawn from the same source. The result is not let above what the smoothed model
-    pays on documents, nor below the plug-in: on tiny samples, the correction can be larger than
-    what there is to correct.
+    documents are drawn from the same source. The result is kept between the plug-in and the cost
+    of held-out documents: on tiny samples, the correction can be larger than the bias.
 
     Args:
         sample: Tokens with their successors.
 
     References:
-        None: the combination is ours. It is the delta-squared idea with two sequences that share a
-        limit; `tools/bench/entropy.py` measures it on sources of known entropy. Takeuchi 1976,
+        The combination is ours: the delta-squared idea, with two sequences that share a limit;
+        `tools/bench/entropy.py` measures it on sources of known entropy. Takeuchi 1976,
         "Distribution of information statistics", for why clustered data bias both sides alike.
     """
     whole = sample.totals()
@@ -115,16 +120,19 @@ def conditional(sample: PairSample) -> Conditional:
     mean = Ends(_mean([p.pairs for p in parts], tokens), _mean([p.lift for p in parts], tokens))
     share = stationary_share(full, mean)
     low = conditional_plugin(counts)
-    if sample.blocks < 2:
-        return Conditional(max(low, full.at(share)), share, full, mean, low, 0.0, None)
-    held = held_out(sample)
-    bursts = BURST_SHARE * held.train_share * held.gap
-    nats = max(low, min(full.at(share) + bursts, held.documents))
-    return Conditional(nats, share, full, mean, low, bursts, held)
+    held = held_out(sample) if sample.blocks > 1 else None
+    bursts = BURST_SHARE * held.train_share * held.gap if held else 0.0
+    nats = full.at(share) + bursts
+    if held:
+        nats = min(nats, held.documents)
+    return Conditional(
+        nats=max(low, nats), lift_share=share, ends=full, part_ends=mean, plugin=low, bursts=bursts,
+        held_out=held,
+    )  # fmt: skip
 
 
 def stationary_share(whole: Ends, part: Ends) -> float:
-    """Share of the lift estimate in the combination that is equal for both samples.
+    """Return the share of the lift estimate that makes the combination equal for both samples.
 
     Example:
         >>> stationary_share(Ends(pairs=2.0, lift=4.0), Ends(pairs=1.0, lift=5.0))
@@ -132,7 +140,7 @@ def stationary_share(whole: Ends, part: Ends) -> float:
     """
     rise = whole.pairs - part.pairs
     move = rise - (whole.lift - part.lift)
-    # Both moving alike, or the ends crossing, leaves nothing to choose by: then the middle.
+    # If both estimates move alike, or cross, the samples decide nothing: take the middle.
     return min(1.0, max(0.0, rise / move)) if move > 0 else 0.5
 
 

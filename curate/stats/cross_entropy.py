@@ -1,7 +1,7 @@
-"""Cross-validated conditional entropy: what a smoothed bigram model pays on documents it never saw.
+"""Cross-validate conditional entropy: the cost of held-out text under a smoothed bigram model.
 
-An upper end in expectation: the entropy plus what the model lacks. It assumes nothing about how
-tokens are drawn, and unlike bias corrections it can be checked by compressing the text with it.
+An upper bound in expectation: the entropy plus the excess of the model. It assumes nothing about
+how tokens are drawn, and unlike bias corrections it can be checked by compressing the text with it.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ from curate.stats.bigram_sample import PairSample
 FOLDS = 5
 
 DEAL_SEED = 0
-"""Of the deal of single tokens to folds; any will do, and a fixed one repeats."""
+"""Seed for dealing single tokens to folds. Any value serves; a fixed one makes runs repeatable."""
 
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """What a smoothed model pays on tokens it has not seen, nats per token."""
+    """Cost of held-out tokens under a smoothed model, nats per token."""
 
     documents: float
-    """Where whole documents are left out."""
+    """Cost if whole documents are held out."""
     tokens: float
-    """Where as many tokens are left out, one by one, so that their documents stay in the model."""
+    """Cost if as many single tokens are held out, so that the model sees their documents."""
     train_share: float
-    """Share of the tokens that the models saw, mean over the tokens they were asked for."""
+    """Share of the tokens that a model was trained on, mean over the held-out tokens."""
 
     @property
     def gap(self) -> float:
-        """What knowing the rest of its document is worth to a token; 0 but for noise if nothing."""
+        """Nats per token saved by seeing the rest of the document; 0 but for noise if useless."""
         return max(0.0, self.documents - self.tokens)
 
 
 def held_out(sample: PairSample) -> HeldOut:
-    """Mean of -ln q(y | x) over held-out documents, and over held-out tokens.
+    """Average -ln q(y | x) over held-out documents, and over held-out tokens.
 
     The model interpolates: q(y | x) = max(c(x, y) - D, 0) / c(x) + D t(x) / c(x) q(y), with t(x)
     the distinct successors of x, and q(y) made likewise from c(y) and the uniform distribution over
@@ -57,7 +57,7 @@ def held_out(sample: PairSample) -> HeldOut:
     if folds < 2:
         raise ValueError(f"expected at least 2 blocks of documents, got {sample.blocks}")
     fold_of = sample.group(folds)
-    # The same sizes of folds, or the smaller model would show in the difference.
+    # Shuffling keeps the sizes of the folds; otherwise the sizes of the models would differ too.
     dealt = np.random.default_rng(DEAL_SEED).permutation(fold_of)
     fold_share = np.bincount(fold_of, minlength=folds) / sample.tokens
     return HeldOut(
@@ -67,7 +67,7 @@ def held_out(sample: PairSample) -> HeldOut:
 
 
 def _folds_cost(sample: PairSample, fold_of: NDArray[np.int64], folds: int) -> float:
-    """Nats per token under the models of the other folds."""
+    """Average the cost of each fold under the model of the others, nats per token."""
     whole = sample.totals()
     nats = 0.0
     for fold in range(folds):
@@ -77,7 +77,16 @@ def _folds_cost(sample: PairSample, fold_of: NDArray[np.int64], folds: int) -> f
 
 
 def model_cost(sample: PairSample, train: NDArray[np.int64], test: NDArray[np.int64]) -> float:
-    """Nats that the test counts cost under the model of the training counts; see `held_out`."""
+    """Compute the cost of the test counts under the model of the training counts; see `held_out`.
+
+    Args:
+        sample: Sample that the pairs belong to.
+        train: shape (pairs,), training counts of its distinct pairs.
+        test: shape (pairs,), test counts.
+
+    Returns:
+        Nats, the sum over all test tokens.
+    """
     symbols = sample.symbols
     margin = np.bincount(sample.first, train, symbols)
     distinct = np.bincount(sample.first[train > 0], minlength=symbols)
@@ -87,18 +96,18 @@ def model_cost(sample: PairSample, train: NDArray[np.int64], test: NDArray[np.in
     backoff /= max(1.0, following.sum())
     if not following.any():
         backoff[:] = 1 / symbols
-    asked = test > 0
-    first, second = sample.first[asked], sample.second[asked]
+    tested = test > 0
+    first, second = sample.first[tested], sample.second[tested]
     discount = _discount(train)
-    known = margin[first] > 0
-    total = np.where(known, margin[first], 1.0)
-    share = np.where(known, discount * distinct[first] / total, 1.0)
-    chance = np.maximum(train[asked] - discount, 0) / total * known + share * backoff[second]
-    return float(-(test[asked] * np.log(chance)).sum())
+    seen = margin[first] > 0  # a token that training lacks gets the back-off alone
+    total = np.where(seen, margin[first], 1.0)
+    share = np.where(seen, discount * distinct[first] / total, 1.0)
+    chance = np.maximum(train[tested] - discount, 0) / total * seen + share * backoff[second]
+    return float(-(test[tested] * np.log(chance)).sum())
 
 
 def _discount(count: NDArray[np.int64] | NDArray[np.float64]) -> float:
-    """Between a half and 0.95 where there is nothing to estimate it from."""
+    """Estimate D; a half if no count is 1, and at most 0.95 so that seen pairs keep some mass."""
     once, twice = int((count == 1).sum()), int((count == 2).sum())
     if not once:
         return 0.5

@@ -1,4 +1,4 @@
-"""How far domains are from each other: Jensen-Shannon divergence and shared pairs of tokens."""
+"""Distances between domains: Jensen-Shannon divergence and shared pairs of tokens."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def jensen_shannon(
     right: NDArray[np.int64],
     estimator: Callable[[NDArray[np.int64]], float] = unseen,
 ) -> float:
-    """Divergence of two distributions of tokens from samples of the same size.
+    """Estimate the divergence of two distributions of tokens from samples of the same size.
 
     JS = H((P + Q)/2) - (H(P) + H(Q))/2. With equal numbers of tokens, both samples together are a
     sample of the even mixture, so an estimator that corrects the bias of H corrects that of JS;
@@ -26,7 +26,7 @@ def jensen_shannon(
     Args:
         left: shape (symbols,), counts.
         right: shape (symbols,), counts of as many tokens.
-        estimator: Of entropy, from counts.
+        estimator: Entropy in nats from counts, shape (symbols,).
 
     Returns:
         Nats, between 0 and ln 2.
@@ -63,12 +63,12 @@ def js_matrix(counts: Sequence[NDArray[np.int64]]) -> NDArray[np.float64]:
 
 
 def pair_overlap(samples: Sequence[PairCounts]) -> NDArray[np.float64]:
-    """Share of the tokens of one domain that begin a pair which the other's sample has too.
+    """Return the share of each domain's tokens that begin a pair which another's sample has too.
 
-    Depends on the size of the samples, which should be the same.
+    The shares depend on the sizes of the samples, which should be equal.
 
     Returns:
-        Shape (domains, domains), [a, b] for tokens of a found in b; 1 on the diagonal.
+        Shape (domains, domains), [a, b] for tokens of a whose pair is in b; 1 on the diagonal.
     """
     symbols = max((sample.symbols for sample in samples), default=1)
     keys = [sample.first * symbols + sample.second for sample in samples]

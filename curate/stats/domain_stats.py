@@ -1,4 +1,4 @@
-"""Documents, bytes, tokens and entropies of a domain, as `stats.json` has them."""
+"""Documents, bytes, tokens and entropies of one domain, the fields of `stats.json`."""
 
 from __future__ import annotations
 
@@ -37,11 +37,10 @@ class DomainStats:
         return self.bytes / self.entropies.tokens if self.entropies.tokens else 0.0
 
     def to_json(self, measured: Mapping[str, Estimate] | None = None) -> dict[str, Any]:
-        """One value of `domains` in `stats.json`.
+        """Return the domain's entry in `stats.json`.
 
         Args:
-            measured: Entropies with intervals, by measure, where there are any; they stand in
-                place of the plug-in ones.
+            measured: Entropies with intervals, by measure; they replace the plug-in ones.
         """
         plugin = plugin_entropies(self.entropies)
         return {
@@ -71,26 +70,26 @@ class DomainStats:
 
 
 def plugin_entropies(counted: Entropies) -> dict[str, float]:
-    """Plug-in entropies, nats, of the statistics that exact counts of all tokens give."""
+    """Return the plug-in entropies, nats, that exact counts of all tokens give."""
     return {name: row.count(counted) for name, row in STATISTICS.items() if row.count is not None}
 
 
 def _measured(estimate: Estimate, plugin: float | None) -> dict[str, Any]:
-    """A measured entropy, and the plug-in of all tokens where there is one."""
+    """Return the fields of a measured entropy, with the plug-in of all tokens if there is one."""
     return {"nats": estimate.nats, "low": estimate.low, "high": estimate.high,
             "estimator": estimate.estimator, "sample_tokens": estimate.sample_tokens,
             "plugin": plugin}  # fmt: skip
 
 
 def domain_stats(
-    domain: DomainTokens, validation: np.ndarray[Any, np.dtype[np.bool_]], found: Entropies
+    domain: DomainTokens, validation: np.ndarray[Any, np.dtype[np.bool_]], counted: Entropies
 ) -> DomainStats:
     """Gather the numbers of one domain.
 
     Args:
-        domain: The domain.
-        validation: shape (documents,), which are held out.
-        found: Its entropies.
+        domain: Domain in the store.
+        validation: shape (documents,), true where a document is held out.
+        counted: Entropies from the counts of all its tokens.
     """
     held_out = int(domain.tokens[validation].sum())
     return DomainStats(
@@ -103,5 +102,5 @@ def domain_stats(
         tokens_train=domain.total_tokens - held_out,
         tokens_validation=held_out,
         bad_records=domain.bad_records,
-        entropies=found,
+        entropies=counted,
     )

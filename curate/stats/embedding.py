@@ -1,4 +1,4 @@
-"""Embeddings of documents without a model: hashed byte n-grams, projected at random.
+"""Embed documents without a model: hashed byte n-grams, projected at random.
 
 Every n-gram of 3 to 5 bytes falls into a hashed feature; a document is the vector of ln(1 + count)
 over features, divided by its length, times a fixed random matrix of signs. Inner products survive
@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 DIMENSION = 256
 FEATURES_LOG2 = 18
 LONGEST_BYTES = 4096
-"""Only so much of a document is embedded, so that long documents do not all look alike."""
+"""Bytes of a document that are embedded; longer texts would all look alike."""
 
 
 def hashed_ngrams(texts: Sequence[bytes]) -> NDArray[np.float64]:
     """Embed texts by their byte n-grams.
 
     Args:
-        texts: UTF-8; only the first `LONGEST_BYTES` of each count.
+        texts: UTF-8; only the first `LONGEST_BYTES` of each are used.
 
     Returns:
         Shape (texts, DIMENSION), rows of length 1, or 0 where a text has no n-gram.

@@ -1,6 +1,6 @@
-"""Entropies of a domain's tokens, from exact counts.
+"""Compute plug-in entropies of a domain from exact counts of its tokens.
 
-Plug-in estimates, in nats per token: they are biased low on small domains and have no interval.
+They are in nats per token, biased low on small domains, and have no interval.
 `intervals.entropy_report` gives bias-corrected ones.
 """
 
@@ -32,7 +32,7 @@ class Entropies:
 
 
 def entropies(pieces: Iterable[CountTable]) -> Entropies:
-    """Shannon, joint and conditional entropy from bigram counts.
+    """Compute Shannon, joint and conditional entropy from bigram counts.
 
     With c(x, y) the times token x is followed by y in a document (y may be the document's end),
     c(x) = sum over y of c(x, y) the times x occurs, and N = sum over x of c(x):
@@ -52,8 +52,8 @@ def entropies(pieces: Iterable[CountTable]) -> Entropies:
     Example:
         >>> from curate.tokens.counting import count_stream
         >>> table = count_stream(np.array([1, 2, 0, 1, 1, 0], np.uint16), end=0, symbols=3)
-        >>> found = entropies([table])
-        >>> round(found.shannon, 4), round(found.conditional, 4)
+        >>> counted = entropies([table])
+        >>> round(counted.shannon, 4), round(counted.conditional, 4)
         (0.5623, 0.824)
 
     References:
@@ -74,7 +74,9 @@ def entropies(pieces: Iterable[CountTable]) -> Entropies:
         row_sum += _count_log_count(rows)
         pair_sum += _count_log_count(piece.count)
     if not tokens:
-        return Entropies(0, 0, 0, 0.0, 0.0, 0.0)
+        return Entropies(
+            tokens=0, vocabulary_used=0, bigrams_used=0, shannon=0.0, joint=0.0, conditional=0.0
+        )
     log_tokens = float(np.log(tokens))
     return Entropies(
         tokens=tokens,
@@ -87,10 +89,10 @@ def entropies(pieces: Iterable[CountTable]) -> Entropies:
 
 
 def table_entropies(path: Path) -> Entropies:
-    """`entropies` of a table on disk, in bounded memory."""
+    """Compute `entropies` of a table on disk, in bounded memory."""
     return entropies(piece for _, piece in read_table(path))
 
 
 def _count_log_count(count: NDArray[np.int64]) -> float:
-    """Sum of c ln c."""
+    """Return the sum of c ln c."""
     return float((count * np.log(count)).sum())

@@ -1,8 +1,7 @@
-"""A number with its 95 % interval, and what intervals of entropies say about mixtures.
+"""A number with its 95 % interval, and the weights that uncertain entropies give.
 
-Arithmetic on estimates that are already there; nothing here counts or compiles, so that
-commands which only use estimates start fast. How they are made is the business of
-`curate.stats.intervals`.
+Arithmetic on estimates that `curate.stats.intervals` made; nothing here counts or compiles, so
+commands that only use estimates start fast.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 GROUPS = 20
-"""Groups of documents that are left out in turn, unless said otherwise."""
+"""Number of groups of documents; each is left out in turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,35 +24,35 @@ class Estimate:
 
     nats: float
     low: float | None
-    """None where a single document leaves nothing to resample."""
+    """None if there is a single document, which cannot be resampled."""
     high: float | None
     standard_error: float
     """From resampling documents."""
     bias_error: float
-    """Standard error that stands for doubt about the bias correction."""
+    """Standard error of the bias correction."""
     estimator: str
     sample_tokens: int
 
     @property
     def error(self) -> float | None:
-        """Standard error, resampling and bias correction together; None where none is known."""
+        """Standard error of resampling and bias correction together; None without an interval."""
         return None if self.low is None else math.hypot(self.standard_error, self.bias_error)
 
     def to_json(self) -> dict[str, Any]:
-        """The fields of one measure in `entropy_report.json`."""
+        """Return the fields of one measure in `entropy_report.json`."""
         return asdict(self)
 
 
 def estimate(
     nats: float, replicates: Sequence[float], bias_error: float, estimator: str, sample_tokens: int
 ) -> Estimate:
-    """An estimate with the interval that its delete-a-group replicates give.
+    """Make an estimate with the interval that its delete-a-group replicates give.
 
     Args:
         nats: The estimate on the whole sample.
-        replicates: The estimate with each group left out.
-        bias_error: Standard error to add in quadrature.
-        estimator: Its name.
+        replicates: The estimate with each group left out, nats; without two there is no interval.
+        bias_error: Standard error to add in quadrature, nats.
+        estimator: Name of the estimator.
         sample_tokens: Tokens of the sample.
 
     References:
@@ -61,23 +60,27 @@ def estimate(
     """
     groups = len(replicates)
     if groups < 2:
-        return Estimate(nats, None, None, 0.0, bias_error, estimator, sample_tokens)
-    values = np.array(replicates)
-    error = math.sqrt((groups - 1) / groups * float(((values - values.mean()) ** 2).sum()))
-    half = student_t(groups - 1) * math.hypot(error, bias_error)
+        low = high = None
+        error = 0.0
+    else:
+        values = np.array(replicates)
+        error = math.sqrt((groups - 1) / groups * float(((values - values.mean()) ** 2).sum()))
+        half = student_t(groups - 1) * math.hypot(error, bias_error)
+        low, high = max(0.0, nats - half), nats + half
     return Estimate(
-        nats, max(0.0, nats - half), nats + half, error, bias_error, estimator, sample_tokens
-    )
+        nats=nats, low=low, high=high, standard_error=error, bias_error=bias_error,
+        estimator=estimator, sample_tokens=sample_tokens,
+    )  # fmt: skip
 
 
 def student_t(degrees: int) -> float:
-    """97.5 % point of Student's t, rounded to 3 decimals as printed tables have it.
+    """Return the 97.5 % point of Student's t, rounded to 3 decimals like printed tables.
 
     Example:
         >>> student_t(19), student_t(40)
         (2.093, 2.021)
     """
-    from scipy.special import stdtrit  # 0.1 s or more to import: only where something is measured
+    from scipy.special import stdtrit  # takes 0.1 s to import, so only where needed
 
     return round(float(stdtrit(degrees, 0.975)), 3)
 
@@ -88,21 +91,20 @@ def weight_draws(
     temperature: float,
     draws: int,
 ) -> NDArray[np.float64]:
-    """Weights exp(H / T) / sum of exp(H / T) of entropies drawn around their estimates.
+    """Draw entropies around their estimates; return their weights exp(H / T) / sum of exp(H / T).
 
-    Domains are sampled apart from each other, so their errors are drawn independently, as normal
-    numbers.
+    Domains are sampled independently of each other, so their errors are independent normal draws.
 
     Args:
-        centre: Nats by domain.
-        error: Standard error of each, nats.
+        centre: Entropy of each domain, nats.
+        error: Standard error of each entropy, nats.
         temperature: T, positive.
         draws: Number of draws; each draws all domains together.
 
     Returns:
         Shape (draws, domains), columns in the order of `centre`; rows sum to 1.
     """
-    names = sorted(centre)  # so that the order of the domains changes nothing
+    names = sorted(centre)  # so that the order of the domains does not matter
     noise = np.random.default_rng(0).standard_normal((draws, len(names)))
     spread = noise * np.array([error[name] for name in names])
     exponent = (np.array([centre[name] for name in names]) + spread) / temperature
@@ -114,11 +116,11 @@ def weight_draws(
 def order_warnings(
     names: Sequence[str], centre: NDArray[np.float64], error: NDArray[np.float64]
 ) -> tuple[str, ...]:
-    """Warn of neighbours in descending order whose difference is below 1.96 standard errors.
+    """Rank domains by entropy, and warn of neighbours less than 1.96 standard errors apart.
 
     Args:
         names: shape (domains,).
-        centre: shape (domains,), nats.
+        centre: shape (domains,), entropies in nats.
         error: shape (domains,), standard error of each, nats.
 
     Example:

@@ -1,11 +1,10 @@
 """Entropies of a sample of documents with 95 % intervals.
 
-What is resampled is documents, never tokens: they are dealt into groups, and each group is left
-out in turn (delete-a-group jackknife). To the spread this gives, the interval adds what no
-resampling shows, the doubt about the bias correction itself: a share of its size, half of what the
-estimate still moves between a quarter of the sample and the whole, half of what was added for
-bursts within documents, and, where the conditional entropy lies between two ends that are far
-apart, a share of the way to them.
+Documents are resampled, never tokens: they are dealt into groups, and each group is left out in
+turn (delete-a-group jackknife). Resampling does not show the error of the bias correction, so the
+interval adds it: a share of the correction, half of the change between a quarter of the sample and
+the whole, half of the correction for bursts within documents, and, where the two estimates of the
+conditional entropy are far apart, a share of their distance.
 """
 
 from __future__ import annotations
@@ -22,22 +21,23 @@ from curate.stats.estimators import plugin
 from curate.stats.unseen_species import unseen
 
 CORRECTION_DOUBT = {"shannon": 0.05, "conditional": 0.02}
-"""Standard error of a bias correction, as a share of the correction. Chosen so that intervals cover
+"""Standard error of a bias correction, as a share of the correction. With these, intervals cover
 the truth in 90 to 99 % of synthetic sources; see tools/bench/entropy.py."""
 
 END_DOUBT, FAR_NATS = 1.3, 4.0
-"""Standard error of the place between the ends of `Conditional`, as a share of w (1 - w) times
-their distance, and the distance from which that counts in full, in proportion below. Nothing where
-one end is taken, most where the sample cannot tell: at 10^4 tokens, sources with more symbols than
-tokens leave the ends up to 7 nats apart, and intervals without it cover 82 %. Both numbers and the
-share above were chosen on trials 0 to 299 of the bench; what README reports are later ones."""
+"""Standard error of the position w between the two `Ends`, as a share of w (1 - w) times their
+distance, and the distance in nats from which it counts in full; below, it counts in proportion. It
+is 0 where one end is taken and largest half way: at 10^4 tokens, sources with more symbols than
+tokens leave the ends up to 7 nats apart, and intervals without this term cover 82 %. These numbers
+and the shares above were fitted on trials 0 to 299 of the bench; published results are of later
+trials."""
 
 BURST_DOUBT = 0.5
-"""Standard error of what is added for bursts, as a share of it; see `conditional.BURST_SHARE`."""
+"""Standard error of the correction for bursts, as a share of it; see `conditional.BURST_SHARE`."""
 
 FEW_TOKENS = 5_000
-"""Below, the sample cannot choose between the ends at all: in proportion to what is missing, half
-their distance is added to the doubt."""
+"""Smaller samples cannot choose between the ends: up to half the distance of the ends is added to
+the error, in proportion to the tokens that are missing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +48,17 @@ class EntropyReport:
     joint: Estimate
     conditional: Estimate
     detail: Conditional
-    """What the conditional entropy rests on."""
+    """Parts of the conditional entropy."""
 
 
 def entropy_report(sample: PairSample) -> EntropyReport:
-    """Entropies of a sample of documents, bias corrected, with intervals.
+    """Estimate entropies of a sample of documents, bias corrected, with intervals.
 
     Args:
         sample: The documents' tokens; see `bigram_sample.draw_pairs`.
     """
-    found = conditional(sample)
-    nats = found.nats
+    detail = conditional(sample)
+    nats = detail.nats
     whole = sample.totals()
     margin = sample.counts(whole).first_margin()
     shannon = unseen(margin)
@@ -69,17 +69,17 @@ def entropy_report(sample: PairSample) -> EntropyReport:
     for group in range(groups):
         counts = sample.counts(whole - sample.totals(group_of == group))
         shannon_replicates.append(unseen(counts.first_margin()))
-        conditional_replicates.append(ends(counts, found.ends).at(found.lift_share))
+        conditional_replicates.append(ends(counts, detail.ends.fits).at(detail.lift_share))
     shannon_bias = math.hypot(
         CORRECTION_DOUBT["shannon"] * (shannon - plugin(margin)),
         (shannon - _part_shannon(sample)) / 2,
     )
-    apart = found.ends.lift - found.ends.pairs
-    between = found.lift_share * (1 - found.lift_share) * apart * min(1.0, abs(apart) / FAR_NATS)
+    apart = detail.ends.lift - detail.ends.pairs
+    between = detail.lift_share * (1 - detail.lift_share) * apart * min(1.0, abs(apart) / FAR_NATS)
     conditional_bias = math.hypot(
-        CORRECTION_DOUBT["conditional"] * (nats - found.plugin),
-        found.drift / 2,
-        BURST_DOUBT * found.bursts,
+        CORRECTION_DOUBT["conditional"] * (nats - detail.plugin),
+        detail.drift / 2,
+        BURST_DOUBT * detail.bursts,
         END_DOUBT * between,
         apart / 2 * max(0.0, 1 - sample.tokens / FEW_TOKENS),
     )
@@ -94,12 +94,12 @@ def entropy_report(sample: PairSample) -> EntropyReport:
             "unseen+stationary", tokens,
         ),
         estimate(nats, conditional_replicates, conditional_bias, "stationary", tokens),
-        found,
+        detail,
     )  # fmt: skip
 
 
 def _part_shannon(sample: PairSample) -> float:
-    """Mean Shannon entropy of the quarters of the documents."""
+    """Average the Shannon entropy over quarters of the documents."""
     part_of = sample.group(PARTS)
     values, tokens = [], []
     for part in range(PARTS):
@@ -111,15 +111,15 @@ def _part_shannon(sample: PairSample) -> float:
 
 
 def convergence(sample: PairSample, halvings: int = 5) -> list[dict[str, float]]:
-    """The default and the plug-in on ever larger parts of a sample, smallest first.
+    """Repeat the default and the plug-in estimates on ever larger parts of a sample.
 
     Args:
         sample: The documents' tokens.
-        halvings: Times the sample is halved.
+        halvings: Number of times that the sample is halved for the smallest part.
 
     Returns:
-        Rows of `sample_tokens` and, in nats, `shannon`, `shannon_plugin`, `conditional`,
-        `conditional_plugin` and both ends of the conditional entropy.
+        Rows, smallest part first, of `sample_tokens` and, in nats, `shannon`, `shannon_plugin`,
+        `conditional`, `conditional_plugin` and both ends of the conditional entropy.
     """
     rows = []
     for halving in range(halvings, -1, -1):
@@ -127,16 +127,16 @@ def convergence(sample: PairSample, halvings: int = 5) -> list[dict[str, float]]
         if not part.tokens:
             continue
         margin = part.counts(part.totals()).first_margin()
-        found = conditional(part)
+        detail = conditional(part)
         rows.append(
             {
                 "sample_tokens": part.tokens,
                 "shannon": unseen(margin),
                 "shannon_plugin": plugin(margin),
-                "conditional": found.nats,
-                "conditional_plugin": found.plugin,
-                "conditional_pairs": found.ends.pairs,
-                "conditional_lift": found.ends.lift,
+                "conditional": detail.nats,
+                "conditional_plugin": detail.plugin,
+                "conditional_pairs": detail.ends.pairs,
+                "conditional_lift": detail.ends.lift,
             }
         )
     return rows

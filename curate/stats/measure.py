@@ -1,6 +1,6 @@
-"""Every statistic of domains, measured at the same sample size for all.
+"""Measure every statistic of every domain, at the same sample size for all.
 
-`measure_domain` is one task for one worker; `compare` joins the results of all domains.
+`measure_domain` is the task of one worker; `compare` joins the results of all domains.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ class DomainReport:
     name: str
     plan: SamplePlan
     measurements: dict[str, Measurement]
-    """By statistic, in the order of `STATISTICS`."""
+    """Measurement of each statistic, in the order of `STATISTICS`."""
     mean_embedding: NDArray[np.float64]
     """shape (dimension,), mean direction of the excerpts."""
     counts: PairCounts
     """Pairs of the token sample, for comparisons between domains."""
 
     def estimate(self, name: str) -> Estimate:
-        """The entropy of this name, in nats, with its interval.
+        """Return the entropy of this name, in nats, with its interval.
 
         Raises:
             ValueError: The statistic has no estimate.
@@ -48,7 +48,7 @@ class DomainReport:
         return estimate
 
     def to_json(self) -> dict[str, Any]:
-        """The domain's entry in `entropy_report.json`: entropies below `entropy`, then the rest."""
+        """Return the domain's entry in `entropy_report.json`: `entropy`, then other statistics."""
         values = {name: measurement.json for name, measurement in self.measurements.items()}
         entropy = {name: value for name, value in values.items() if STATISTICS[name].entropy}
         return {"entropy": entropy, **{n: v for n, v in values.items() if n not in entropy}}
@@ -59,8 +59,8 @@ def measure_domain(domain: DomainTokens, tokenizer: Tokenizer, plan: SamplePlan)
     """Measure every statistic of one domain on the samples of the plan.
 
     Args:
-        domain: The domain, in the store.
-        tokenizer: The store's.
+        domain: Domain in the store.
+        tokenizer: Tokenizer of the store.
         plan: Sizes of the samples and the seed.
 
     Raises:
@@ -73,10 +73,11 @@ def measure_domain(domain: DomainTokens, tokenizer: Tokenizer, plan: SamplePlan)
 
 
 def compare(reports: Sequence[DomainReport]) -> dict[str, NDArray[np.float64]]:
-    """Divergence and overlap of every two domains; domains of unequal samples are not compared.
+    """Compare every two domains whose samples have the full size.
 
     Returns:
-        `js` and `pair_overlap`, shape (domains, domains) each; NaN where samples differ in size.
+        Divergence `js`, nats, and `pair_overlap`, shares, of shape (domains, domains); NaN where a
+        domain has too few tokens.
     """
     full = [
         number

@@ -1,4 +1,4 @@
-"""Mutual information of neighbouring tokens when most pairs were never seen.
+"""Estimate mutual information of neighbouring tokens where most pairs were never seen.
 
 Every pair of symbols, seen or not, is a cell with an expected count under independence, the product
 of its margins over the tokens, and a *lift*: how many times more likely the pair really is. Cells
@@ -24,21 +24,22 @@ from curate.stats.bigram_sample import PairCounts
 from curate.stats.unseen_species import fit_mixture
 
 RARE_COUNT = 20
-"""Cells seen more often contribute their frequency; the mixture explains the others."""
+"""Cells seen more often than this contribute their frequency; the mixture explains the others."""
 
 CLASSES_PER_OCTAVE = 2
-"""Margins within a factor 2^(1/2) are taken as equal; a mixture covers an octave by an octave."""
+"""Classes of margins in an octave: counts within a factor 2^(1/2) are treated as equal. One mixture
+covers an octave of first margins by an octave of second margins."""
 
 SPARSE_EXPECTED = 0.5
-"""Below this expected count, unseen cells say nothing about lift and are left out of the fit."""
+"""Below this expected count, unseen cells carry no information on lift, so the fit omits them."""
 
 INHERITED = 0.9
-"""Share of a fit's start taken from the fits of its neighbours with more tokens."""
+"""Share of the start of a fit that comes from its neighbours with more tokens."""
 
 MIXTURE_ROUNDS = 100
 
 REFIT_ROUNDS = 15
-"""Rounds from the fit of nearly the same sample: what the counts determine settles that soon."""
+"""Rounds of a fit that starts from nearly the same sample, which is close to converged."""
 
 Octaves = tuple[int, int]
 """Floor of log2 of the counts of a token and of its successor."""
@@ -46,10 +47,10 @@ Octaves = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class _Margin:
-    """Symbols of one margin, grouped by how often they occur."""
+    """Symbols of one margin, in classes of similar counts."""
 
     symbol_class: NDArray[np.int64]
-    """shape (symbols,), class of each; -1 where it does not occur."""
+    """shape (symbols,), class of each; -1 for symbols that do not occur."""
     mean: NDArray[np.float64]
     symbols: NDArray[np.int64]
     octave: NDArray[np.int64]
@@ -58,12 +59,12 @@ class _Margin:
 
 @dataclass(frozen=True, slots=True)
 class LiftFit:
-    """Lifts found for one octave of margins by another."""
+    """Fitted distribution of lifts for one octave of margins by another."""
 
     lift: NDArray[np.float64]
-    """shape (atoms,)."""
+    """shape (atoms,), lift of each atom."""
     weight: NDArray[np.float64]
-    """shape (atoms,), share of the cells at each."""
+    """shape (atoms,), share of the cells that have this lift."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,21 +72,22 @@ class _Block:
     """Cells of one octave of margins by another."""
 
     seen: NDArray[np.float64]
-    """shape (classes, counts), cells of each class seen 0, 1, ... times."""
+    """shape (classes, counts), number of cells of each class seen 0, 1, ... times."""
     expected: NDArray[np.float64]
     """shape (classes,), expected count under independence."""
     cells: NDArray[np.float64]
-    """shape (classes,), cells there are."""
+    """shape (classes,), number of cells, seen or not."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Start:
-    """Where a fit starts."""
+    """Starting point of a fit."""
 
     fits: Sequence[LiftFit]
     share: float
-    """How much of the start comes from the fits; the rest is flat."""
+    """Share of the start that comes from the fits, 0 to 1; the rest is flat."""
     rounds: int
+    """Most rounds of EM."""
 
 
 def fit_lifts(
@@ -130,6 +132,7 @@ def fit_lifts(
     nats = float((count * np.log(count / chance) - 0.5).sum()) / tokens
     octaves = [(a, b) for a in np.unique(rows.octave) for b in np.unique(columns.octave)]
     fits: dict[Octaves, LiftFit] = {}
+    # Largest margins first: they are fitted best, and sparser octaves start from them.
     for a, b in sorted(octaves, key=lambda pair: (-pair[0] - pair[1], pair)):
         block = np.ix_(rows.octave == a, columns.octave == b)
         seen = observed[block].reshape(-1, width)[:, : width - 1]
@@ -160,25 +163,26 @@ def _margin(count: NDArray[np.int64]) -> _Margin:
 
 
 def _fit_block(block: _Block, start: _Start, tokens: int) -> tuple[LiftFit, float]:
-    """Lifts of one block of cells, and the information its rare cells hold."""
+    """Fit the lifts of one block of cells; return them with the information in its rare cells."""
     typical = float(
         np.exp(np.average(np.log(block.expected), weights=block.cells * block.expected))
     )
     sparse = typical < SPARSE_EXPECTED
     lift = _lift_grid(typical, sparse)
     likelihood, frequency, chance, value = _tabulate(
-        block.seen, block.expected, block.cells, lift, sparse, tokens, RARE_COUNT
-    )
+        seen=block.seen, expected=block.expected, cells=block.cells, lift=lift, sparse=sparse,
+        tokens=tokens, rare=RARE_COUNT,
+    )  # fmt: skip
     inverse = np.where(chance > 1e-12, 1.0 / np.maximum(chance, 1e-12), 0.0)
-    # Shares of what the fit sees: observed cells where sparse, else all cells.
+    # Shares of the cells in the fit: observed cells if sparse, all cells otherwise.
     share = np.full(len(lift), 1.0 / len(lift))
     if start.fits and (sparse or start.share == 1.0):
         share = start.share * _inherited(start.fits, lift, chance) + (1 - start.share) * share
     weight = share * inverse
     weight /= weight.sum()
     fit_mixture(likelihood, frequency / frequency.sum(), weight, inverse, start.rounds)
-    # Weights become shares of all cells. Sparse fits know only how many cells were seen; what is
-    # missing to 1 are cells that never occur.
+    # Turn weights into shares of all cells. A sparse fit knows only the cells that were seen; if
+    # its weights sum to less than 1, the rest are cells that never occur.
     if sparse:
         weight *= frequency.sum() / float(weight @ chance) / block.cells.sum()
     else:
@@ -189,21 +193,21 @@ def _fit_block(block: _Block, start: _Start, tokens: int) -> tuple[LiftFit, floa
 def _inherited(
     fits: Sequence[LiftFit], lift: NDArray[np.float64], chance: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Lifts of other fits on this grid, by their tokens, as shares of what a fit sees."""
-    found = np.zeros(len(lift))
+    """Move other fits to this grid, weighted by their tokens, as shares of the cells in a fit."""
+    share = np.zeros(len(lift))
     for fit in fits:
         mass = fit.weight * np.maximum(fit.lift, 1e-3)
         place = np.abs(np.log(lift + 1e-3)[:, None] - np.log(fit.lift + 1e-3)[None, :]).argmin(0)
-        np.add.at(found, place, mass / mass.sum() / len(fits))
-    found *= chance / np.maximum(lift, 1e-3)
-    total = float(found.sum())
-    return found / total if total > 0 else np.full(len(lift), 1.0 / len(lift))
+        np.add.at(share, place, mass / mass.sum() / len(fits))
+    share *= chance / np.maximum(lift, 1e-3)
+    total = float(share.sum())
+    return share / total if total > 0 else np.full(len(lift), 1.0 / len(lift))
 
 
 def _lift_grid(typical: float, sparse: bool) -> NDArray[np.float64]:
-    """Lifts to choose from: 1, geometric up to a quarter of a count, then even in its root.
+    """Make the grid of lifts: 1, geometric up to a quarter of a count, then even in its root.
 
-    Sparse cells get no lift below 1, which their counts could not tell from 1.
+    Sparse cells get no lift below 1, since their counts could not distinguish it from 1.
     """
     lowest = 1.0 if sparse else 0.05
     parts = [
@@ -220,7 +224,7 @@ def _lift_grid(typical: float, sparse: bool) -> NDArray[np.float64]:
 
 @numba.njit(cache=True, nogil=True)
 def _tabulate(seen, expected, cells, lift, sparse, tokens, rare):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202, PLR0913
-    """Likelihood of what was seen, chance of being in the fit, and information, by lift.
+    """Tabulate the likelihood of the counts, the chance of being in the fit, and information.
 
     Returns:
         likelihood, shape (outcomes, atoms); frequency, shape (outcomes,); chance, shape (atoms,),

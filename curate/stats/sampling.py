@@ -1,8 +1,8 @@
-"""Which sample all domains are measured on: one of the same size for all.
+"""Choose the size of the sample on which all domains are measured.
 
-An estimate moves with its sample, on bursty text most of all, so domains compare at equal size
-only. The price is that a small domain decides how much of the others is looked at, so one far
-smaller than the rest is measured alone instead.
+An estimate moves with its sample, most of all on bursty text, so domains are comparable only at
+equal size. The smallest domain then limits the others, so one far smaller than the rest is measured
+on all it has instead.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ ENCODER = "hashed-ngrams"
 
 MOST_TOKENS, FEWEST_TOKENS = 1_000_000, 20_000
 MOST_EXCERPTS, FEWEST_EXCERPTS = 2_000, 200
-"""Limits of the common sample: the smallest domain sets it, but one below the lower limit is
-measured on all it has, alone, rather than pulling the others down."""
+"""Limits of the common sample. The smallest domain sets its size, unless that domain is below the
+lower limit: it is then measured on all it has, and does not limit the others."""
 
 LEAST_SHARE = 0.25
-"""So is one below this share of what the middle domain could give. Cut a domain to a hundredth, and
-its own weight then moves less than if all others were measured on as little
+"""The same holds for a domain below this share of the median domain. If a domain is cut to a
+hundredth, its weight then moves less than if all others were measured on as little
 (tools/bench/truncation.py)."""
 
 TEXT_BYTES = 4 << 20
@@ -35,18 +35,18 @@ class SamplePlan:
 
     sample_tokens: int
     sample_excerpts: int
-    """Of documents, to be embedded; see `pairs.EXCERPT_TOKENS`."""
+    """Number of excerpts to embed; see `bigram_sample.EXCERPT_TOKENS`."""
     text_bytes: int
     encoder: str
     seed: int
 
 
 def sample_plan(domains: Sequence[DomainTokens], seed: int) -> tuple[SamplePlan, tuple[str, ...]]:
-    """The largest sample that all domains have, and warnings about those that fall short.
+    """Choose the largest sample that all domains have, and warn of those that fall short.
 
     Args:
-        domains: All that are to be compared.
-        seed: The recipe's.
+        domains: Domains to compare.
+        seed: Seed of the recipe.
     """
     tokens = [domain.total_tokens - len(domain) for domain in domains]
     pieces = [int((-(-domain.tokens // EXCERPT_TOKENS)).sum()) for domain in domains]
@@ -65,7 +65,7 @@ def sample_plan(domains: Sequence[DomainTokens], seed: int) -> tuple[SamplePlan,
 
 
 def _common(supplies: Sequence[int], fewest: int, most: int) -> int:
-    """The smallest supply that is not below the lower limits, within the upper one.
+    """Return the smallest supply that reaches the lower limits, but no more than the upper one.
 
     Example:
         >>> _common([500, 60, 900], fewest=100, most=800), _common([60], fewest=100, most=800)

@@ -1,7 +1,7 @@
-"""Intervals over seeds: of a mean, and of the difference of two mixtures trained with each seed.
+"""Intervals over seeds, of a mean or of the difference of two mixtures trained with each seed.
 
-Seeds change the initial weights and the order of the data. Two mixtures share both where they share
-a seed, so their difference is taken seed by seed; what both owe to the seed falls out.
+A seed sets the initial weights and the order of the data. Two mixtures share both if they share a
+seed, so differences are taken seed by seed, which removes the effect common to both.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Array = NDArray[np.float64]
 Verdict = Literal["confirmed", "tied", "refuted"]
 
 TAIL = 0.975
-"""Two-sided 95 %."""
+"""Quantile of a two-sided 95 % interval."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +29,12 @@ class SeedMean:
     high: float
 
     def to_json(self) -> dict[str, float]:
-        """As artifacts hold it."""
+        """Return the fields of artifacts."""
         return {"mean": self.mean, "low": self.low, "high": self.high}
 
 
 def seed_mean(values: Array) -> SeedMean:
-    """Mean and Student's interval: mean ± t(seeds - 1) s / sqrt(seeds).
+    """Compute the mean and Student's interval: mean ± t(seeds - 1) s / sqrt(seeds).
 
     Args:
         values: shape (seeds,), at least 2.
@@ -43,8 +43,8 @@ def seed_mean(values: Array) -> SeedMean:
         ValueError: Fewer than two seeds.
 
     Example:
-        >>> found = seed_mean(np.array([1.0, 2.0, 3.0]))  # t of 2 degrees is 4.3027
-        >>> found.mean, round(found.high - found.mean, 4)
+        >>> loss = seed_mean(np.array([1.0, 2.0, 3.0]))  # t of 2 degrees is 4.3027
+        >>> loss.mean, round(loss.high - loss.mean, 4)
         (2.0, 2.4841)
     """
     if values.ndim != 1 or len(values) < 2:
@@ -56,7 +56,7 @@ def seed_mean(values: Array) -> SeedMean:
 
 
 def verdict_of(difference: SeedMean) -> Verdict:
-    """What a difference (recommended minus rival, lower is better) says of the recommendation.
+    """Judge a recommendation by a difference, recommended minus rival; lower is better.
 
     Example:
         >>> verdict_of(SeedMean(-0.2, -0.3, -0.1)), verdict_of(SeedMean(-0.2, -0.5, 0.1))
@@ -68,7 +68,7 @@ def verdict_of(difference: SeedMean) -> Verdict:
 
 
 def joint_verdict(verdicts: list[Verdict]) -> Verdict:
-    """Refuted by any rival, confirmed only against all, tied otherwise.
+    """Join verdicts: refuted by any rival, confirmed only against all, tied otherwise.
 
     Example:
         >>> joint_verdict(["confirmed", "tied"]), joint_verdict(["confirmed", "refuted"])

@@ -1,6 +1,6 @@
-"""Training-free signals of a domain besides entropy: compression, duplicates, type growth, bits.
+"""Signals of a domain besides entropy: compression, duplicates, growth of types, bits per byte.
 
-All are taken on samples of stated size, documents in keyed order, so that domains compare.
+All are measured on samples of stated size, documents in keyed order, so domains are comparable.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ from curate.tokens.tokenizer import Tokenizer
 COMPRESSION_LEVEL = 9
 WINDOW_LOG2 = 20
 FRAME_BYTES = 1 << 18
-"""Text is compressed in frames of so many bytes, each by itself: every domain has the same context
-to exploit, and frames are the sample the interval comes from."""
+"""Bytes of a frame. Each is compressed by itself, so every domain has the same context to exploit,
+and the interval comes from the spread of frames."""
 
 LONGEST_TOKENS = 1 << 14
-"""So much of a document is compressed at most, or a few books would stand for all."""
+"""Most tokens of a document that are compressed, so that a few books do not make up the sample."""
 
 
 @dataclass(frozen=True, slots=True)
 class Compression:
-    """How well text compresses; a ratio of 3 is 3 bytes of text in one compressed."""
+    """Compression of text; a ratio of 3 means 3 bytes of text in 1 compressed byte."""
 
     ratio: float
     low: float | None
     high: float | None
-    """95 % interval from the spread of frames; None below two frames."""
+    """95 % interval of the ratio from the spread of frames; None for a single frame."""
     bits_per_byte: float
     codec: str
     """Codec, level, window and frame."""
@@ -52,7 +52,7 @@ class Compression:
 
 @dataclass(frozen=True, slots=True)
 class Duplicates:
-    """Documents whose text already occurred; shares of the whole domain."""
+    """Documents whose text already occurred, as a number and as shares of the whole domain."""
 
     documents: int
     document_share: float
@@ -62,16 +62,16 @@ class Duplicates:
 def sample_texts(
     domain: DomainTokens, tokenizer: Tokenizer, sample_bytes: int, seed: int
 ) -> list[bytes]:
-    """Texts of documents in keyed order, decoded from their tokens, until there are enough bytes.
+    """Decode documents in keyed order until there are enough bytes of text.
 
-    A tokenizer that normalises gives back normalised text. Of a long document, only the first
-    `LONGEST_TOKENS` count.
+    Text is decoded from tokens, so a tokenizer that normalises yields normalised text. Only the
+    first `LONGEST_TOKENS` of a document are used.
 
     Args:
-        domain: The domain.
-        tokenizer: The store's.
-        sample_bytes: Of UTF-8 text, about; the last document is not cut to hit the number.
-        seed: The recipe's.
+        domain: The domain to sample.
+        tokenizer: Tokenizer of the store.
+        sample_bytes: Approximate bytes of UTF-8 text; the last document is not cut to hit it.
+        seed: Seed of the recipe.
     """
     order = keyed_documents(domain, seed)
     share = np.minimum(1.0, LONGEST_TOKENS / np.maximum(domain.tokens[order], 1))
@@ -79,16 +79,26 @@ def sample_texts(
     taken = int(np.searchsorted(reached, sample_bytes)) + 1
     ended = int(tokenizer.eos_id is not None)
     stored = [domain.document(int(number)) for number in order[:taken]]
-    tokens = [found[: min(len(found) - ended, LONGEST_TOKENS)].tolist() for found in stored]
+    tokens = [ids[: min(len(ids) - ended, LONGEST_TOKENS)].tolist() for ids in stored]
     return _texts(tokenizer, tokens)
 
 
 def excerpt_texts(
     domain: DomainTokens, tokenizer: Tokenizer, most: int, seed: int
 ) -> tuple[list[bytes], NDArray[np.int64]]:
-    """Texts of excerpts in keyed order, and the number of the text that each is from."""
+    """Decode excerpts in keyed order.
+
+    Args:
+        domain: The domain to sample.
+        tokenizer: Tokenizer of the store.
+        most: Largest number of excerpts.
+        seed: Seed of the recipe.
+
+    Returns:
+        UTF-8 texts, and the number of the document text that each is from, shape (excerpts,).
+    """
     ended = int(tokenizer.eos_id is not None)
-    document, start = (found[:most] for found in excerpts(domain, ended, seed))
+    document, start = (column[:most] for column in excerpts(domain, ended, seed))
     stop = np.minimum(start + EXCERPT_TOKENS, domain.tokens[document] - ended)
     tokens = [
         domain.document(int(number))[begin:end].tolist()
@@ -103,13 +113,13 @@ def _texts(tokenizer: Tokenizer, tokens: list[list[int]]) -> list[bytes]:
 
 
 def compression(texts: Sequence[bytes]) -> Compression:
-    """Compression ratio of texts joined by newlines, in frames of `FRAME_BYTES`.
+    """Compress texts, joined by newlines, in frames of `FRAME_BYTES`.
 
-    The ratio is all bytes over all compressed bytes of whole frames; its interval treats frames as
-    the sample of a ratio estimate.
+    The ratio is bytes over compressed bytes of all whole frames; its interval treats frames as the
+    sample of a ratio estimate.
 
     Raises:
-        ValueError: No text.
+        ValueError: There is no text.
     """
     joined = b"\n".join(texts)
     if not joined:
@@ -130,11 +140,14 @@ def compression(texts: Sequence[bytes]) -> Compression:
         half = student_t(frames - 1) * error
         low, high = 1 / (share + half), 1 / max(share - half, 1e-9)
     codec = f"zstd level {COMPRESSION_LEVEL}, window {1 << WINDOW_LOG2}, frame {FRAME_BYTES} bytes"
-    return Compression(1 / share, low, high, 8 * share, codec, int(raw_bytes.sum()))
+    return Compression(
+        ratio=1 / share, low=low, high=high, bits_per_byte=8 * share, codec=codec,
+        sample_bytes=int(raw_bytes.sum()),
+    )  # fmt: skip
 
 
 def duplicates(domain: DomainTokens) -> Duplicates:
-    """Exact copies: documents beyond the first of each text."""
+    """Count exact copies: documents beyond the first of each text."""
     if not len(domain):
         return Duplicates(0, 0.0, 0.0)
     copy = copies(domain)
@@ -143,10 +156,14 @@ def duplicates(domain: DomainTokens) -> Duplicates:
 
 
 def type_token_curve(sample: PairSample, halvings: int = 8) -> list[tuple[int, int]]:
-    """Distinct tokens among the first so many, smallest part first.
+    """Count the distinct tokens of ever larger parts of a sample.
+
+    Args:
+        sample: Sampled tokens.
+        halvings: Number of times that the sample is halved for the smallest part.
 
     Returns:
-        Pairs of tokens and types.
+        Pairs of tokens and distinct tokens, smallest part first.
     """
     token = sample.first[sample.pair]
     first_seen = np.full(sample.symbols, sample.tokens, np.int64)
@@ -156,7 +173,7 @@ def type_token_curve(sample: PairSample, halvings: int = 8) -> list[tuple[int, i
 
 
 def bits_per_byte(nats_per_token: float, bytes_per_token: float) -> float:
-    """An entropy in bits per byte of text, which does not depend on the tokenizer's units.
+    """Convert an entropy to bits per byte of text, which are comparable between tokenizers.
 
     Raises:
         ValueError: Bytes per token are not positive.

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from curate.errors import InputError
 from curate.stats.estimate import Estimate
 
-if TYPE_CHECKING:  # these load compiled code, which commands that only need names do without
+if TYPE_CHECKING:  # these load compiled code, which commands that only need names avoid
     from curate.stats.bigram_sample import PairCounts, PairSample
     from curate.stats.entropy import Entropies
     from curate.stats.intervals import EntropyReport
@@ -92,7 +92,7 @@ class DomainSample:
         plan = self.plan
         texts, block = excerpt_texts(self.domain, self.tokenizer, plan.sample_excerpts, plan.seed)
         embedding = hashed_ngrams(texts)
-        # An excerpt too short for any n-gram has no direction.
+        # The embedding of an excerpt too short for any n-gram is zero and has no direction.
         used = np.linalg.norm(embedding, axis=1) > 0
         if not used.any():
             raise InputError(
@@ -134,9 +134,9 @@ class Measurement:
     json: Any
     """Its value in `entropy_report.json`: plain numbers, lists and mappings."""
     estimate: Estimate | None = None
-    """The value with its interval; every entropy has one."""
+    """The value, nats, with its interval; every entropy has one."""
     plugin: float | None = None
-    """Nats, the same sample without bias correction; None where all tokens are counted anyway."""
+    """Nats, same sample, no bias correction; None if `Statistic.count` gives it for all tokens."""
 
 
 def entropy_measurement(
@@ -147,7 +147,7 @@ def entropy_measurement(
     Args:
         estimate: The entropy in nats, with its interval.
         details: Further fields of the report, by name.
-        plugin: Nats, without bias correction, for `mixture.estimator: plugin`; None where
+        plugin: Nats, without bias correction, for `mixture.estimator: plugin`; None if
             `Statistic.count` gives it from the counts of all tokens.
     """
     return Measurement({**estimate.to_json(), **details}, estimate, plugin)
@@ -172,10 +172,10 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Statistic:
-    """A row of `STATISTICS`: everything there is to know about one statistic.
+    """A row of `STATISTICS`: everything that curate knows about one statistic.
 
-    An entropy appears below `entropy` of a domain in `entropy_report.json` and can be named in
-    `mixture.measure`; another signal appears beside it.
+    Entropies can be named in `mixture.measure` and are written below `entropy` of a domain in
+    `entropy_report.json`; other statistics are written beside it.
     """
 
     name: str
@@ -185,18 +185,18 @@ class Statistic:
     sample: SampleKind
     """The sample it is measured on."""
     estimator: str
-    """Name of the estimator, as the report has it."""
+    """Name of the estimator in the report."""
     paper: str
-    """Short citation; says so where there is none."""
+    """Short citation, or `no paper`."""
     measure: Callable[[DomainSample], Measurement]
     entropy: bool = False
     """Whether the value is an entropy in nats, with an estimate."""
     count: Callable[[Entropies], float] | None = None
-    """Plug-in value, nats, from the counts of all tokens; None where they do not give it."""
+    """Plug-in value, nats, from the counts of all tokens; None if counts do not determine it."""
     label: str = ""
-    """Short name in tables, for an entropy; empty: its name."""
+    """Short name of an entropy in tables; if empty, `name` is shown."""
     columns: tuple[Column, ...] = ()
-    """Columns in tables; an entropy has one for its estimate before them."""
+    """Columns in tables; a column with the estimate of an entropy comes before them."""
 
     @property
     def shown(self) -> tuple[Column, ...]:

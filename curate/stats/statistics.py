@@ -1,4 +1,4 @@
-"""The rows of curate's own statistics; how each is computed is in the files they import.
+"""The rows of the built-in statistics, which name the functions that compute them.
 
 Imports inside functions keep compiled code out of commands that only need the names.
 """

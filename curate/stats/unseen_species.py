@@ -1,10 +1,9 @@
-"""Entropy of a distribution of which many symbols were seen rarely or never.
+"""Estimate the entropy of a distribution whose symbols were mostly seen rarely or never.
 
-The rare part is deconvolved: counts up to a limit are explained as a mixture of Poisson counts by
-maximum likelihood over all mixtures of rates, which says how many symbols of which probability
-there are, the unseen included. Frequent symbols keep their frequencies. The mixture assumes that
-tokens are drawn independently; text that comes in bursts breaks that, and shows in the drift of the
-estimate with sample size.
+Rare counts are explained as a mixture of Poisson counts, fitted by maximum likelihood over all
+mixtures of rates. It estimates how many symbols have which probability, unseen ones included.
+Frequent symbols keep their frequencies. The mixture assumes independent draws of tokens; bursty
+text breaks that, and the estimate then drifts with the size of the sample.
 """
 
 from __future__ import annotations
@@ -16,17 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 RARE_COUNT = 40
-"""Counts up to this many are explained by the mixture; they make up the difficult part."""
+"""The mixture explains counts up to this; larger ones give their frequency."""
 
 LOWEST_RATE = 0.02
-"""Smallest expected count of a symbol in the sample. Rarer symbols leave no trace that tells them
-apart, and their number is unbounded; the limit trades bias for variance (see tools/bench)."""
+"""Smallest expected count of a symbol in the sample. The sample cannot distinguish rarer symbols,
+and their number is unbounded; the limit trades bias for variance (see tools/bench/entropy.py)."""
 
 MIXTURE_ROUNDS = 200
 
 
 def unseen(count: NDArray[np.int64]) -> float:
-    """Entropy with the rare and unseen part estimated by a Poisson mixture.
+    """Estimate entropy, with its rare and unseen part from a Poisson mixture.
 
     With rates lambda_j = N p_j and w_j symbols at each, w maximises the likelihood of the numbers
     of symbols seen k = 1, 2, ... times. A symbol seen more than `RARE_COUNT` times contributes
@@ -38,7 +37,7 @@ def unseen(count: NDArray[np.int64]) -> float:
         count: shape (symbols,), times each is seen; zeros are allowed.
 
     Returns:
-        Nats; 0 for no token.
+        Nats; 0 if there is no token.
 
     Raises:
         ValueError: A count is negative.
@@ -53,8 +52,8 @@ def unseen(count: NDArray[np.int64]) -> float:
         likelihood estimation of a compound Poisson process", for the mixture.
 
     Differs from the paper:
-        They fit by linear programming; here by likelihood, with EM, stopped after a fixed number
-        of rounds from a flat start.
+        They fit by linear programming. Here it is maximum likelihood by EM, from a flat start and
+        stopped after a fixed number of rounds.
     """
     if len(count) and count.min() < 0:
         raise ValueError(f"expected counts of at least 0, got {int(count.min())}")
@@ -84,7 +83,7 @@ def unseen(count: NDArray[np.int64]) -> float:
 def _rare_part(
     rate: NDArray[np.float64], frequency: NDArray[np.float64], tokens: int
 ) -> tuple[float, float]:
-    """Entropy and mass of what `unseen` does not take from the frequent symbols."""
+    """Return the entropy and mass that `unseen` does not take from the frequent symbols."""
     counts = np.arange(1, 8 * RARE_COUNT)
     probability = poisson(counts, rate)
     window = probability[: len(frequency)]
@@ -100,7 +99,7 @@ def _rare_part(
 
 
 def poisson(counts: NDArray[np.int64], rate: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Probabilities of counts, shape (counts, rates); the counts are k, k + 1, ... from any k.
+    """Return Poisson probabilities, shape (counts, rates); counts are consecutive, k, k + 1, ...
 
     Example:
         >>> poisson(np.array([0, 1]), np.array([1.0])).round(4).tolist()
@@ -119,9 +118,9 @@ def fit_mixture(likelihood, frequency, weight, inverse_seen, rounds):  # type: i
         likelihood: shape (outcomes, atoms), probability of each outcome by atom.
         frequency: shape (outcomes,), times each outcome was seen; positive.
         weight: shape (atoms,), start and result: units of each atom, unseen ones included.
-        inverse_seen: shape (atoms,), one over the probability that a unit of the atom shows any of
+        inverse_seen: shape (atoms,), one over the probability that a unit of the atom has any of
             the possible outcomes; 0 removes the atom.
-        rounds: At most this many.
+        rounds: Most rounds of EM.
     """
     outcomes, atoms = likelihood.shape
     expected = np.empty(atoms)

@@ -1,9 +1,9 @@
-"""Von Neumann entropy of documents: how many different things a domain holds.
+"""Von Neumann entropy of documents, a measure of how many different things a domain holds.
 
-The entropy of the eigenvalues of the documents' cosine kernel over their number; its exponential is
-the Vendi score, an effective number of documents. The nonzero eigenvalues are also those of the
-small Gram matrix of the embedding's coordinates, so any number of documents costs one pass and one
-small eigenvalue problem.
+It is the entropy of the eigenvalues of K / N, with K the cosine kernel of N documents; its
+exponential is the Vendi score, an effective number of documents. The nonzero eigenvalues are also
+those of the small Gram matrix of the embedding's coordinates, rho = (1/N) sum of v v^T over unit
+rows v, so any number of documents costs one pass and one small eigenvalue problem.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from curate.stats.estimate import GROUPS, Estimate, estimate
 
 @dataclass(frozen=True, slots=True)
 class NeumannReport:
-    """Entropy of a sample of documents, and what it was measured with."""
+    """Entropy of a sample of documents, and how it was measured."""
 
     entropy: Estimate
-    """`sample_tokens` holds 0: the sample is one of documents."""
+    """Its `sample_tokens` is 0, because the sample consists of excerpts."""
     plugin: float
     documents: int
     dimension: int
@@ -34,11 +34,11 @@ class NeumannReport:
 
 
 def normalised_rows(embedding: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Rows divided by their lengths.
+    """Divide rows by their lengths.
 
     Raises:
-        ValueError: Not a matrix with a row, or a row is zero or not finite: its cosine with others
-            is not defined.
+        ValueError: The array is not a matrix with a row, or the cosine of a row with others is
+            undefined because it is zero or not finite.
     """
     if embedding.ndim != 2 or not len(embedding):
         raise ValueError(f"expected shape (documents, dimension), got {embedding.shape}")
@@ -50,7 +50,7 @@ def normalised_rows(embedding: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def spectrum_entropy(matrix: NDArray[np.float64]) -> float:
-    """Entropy, nats, of the eigenvalues of a symmetric matrix, scaled to sum to 1."""
+    """Return the entropy, nats, of the eigenvalues of a symmetric matrix, scaled to sum to 1."""
     value = np.linalg.eigvalsh(matrix)
     value = value[value > 0]
     value = value / value.sum()
@@ -62,7 +62,7 @@ def neumann_report(
     encoder: str,
     block: NDArray[np.int64] | None = None,
 ) -> NeumannReport:
-    """Entropy with the bias in sample size taken off, and an interval from leaving out groups.
+    """Estimate von Neumann entropy without the bias of sample size, with a jackknife interval.
 
     A sample of N documents spans less than its domain, so the plug-in is too low by about a / N;
     the delete-a-group jackknife G H(N) - (G - 1) mean H(N less a group) removes that term. Domains
@@ -70,12 +70,16 @@ def neumann_report(
 
     Args:
         embedding: shape (documents, dimension).
-        encoder: What made it, to be printed with the number.
-        block: shape (documents,), documents that come and go together, numbered from 0; None: each
-            by itself.
+        encoder: Name of the embedding, printed with the number.
+        block: shape (documents,), number of the block of each document, from 0; a block is left out
+            as a whole. None makes each document a block.
 
     Raises:
         ValueError: See `normalised_rows`.
+
+    References:
+        Friedman and Dieng 2023, "The Vendi Score", arXiv:2210.02410, Def. 3.1; Ge et al. 2024,
+        "BiMix", arXiv:2405.14908v4, App. A.
     """
     unit = normalised_rows(embedding)
     documents, dimension = unit.shape
