@@ -12,13 +12,13 @@ from curate.plan import (
     Samples,
     SequenceSampler,
     TokenCopier,
-    mix_key,
     permute,
     shard_count,
     stream,
 )
 from curate.plan import documents as documents_module
 from curate.plan.documents import lengthen_last
+from curate.plan.streams import mix_key
 from curate.tokens.domain import DomainFile, DomainTokens
 from curate.tokens.store import DOCUMENT, Entry, PartWriter, StoredEntry
 

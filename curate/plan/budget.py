@@ -1,7 +1,7 @@
 """Turn weights, supply and a budget into whole tokens.
 
 The plan says how many tokens each domain gives; they sum to the budget exactly. It is made before
-a byte is written. `curate.plan.streams` selects the documents that hold these tokens.
+any data is written. `curate.plan.streams` selects the documents that hold these tokens.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Plan:
     warnings: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields of `plan.json`, but for its origin, which the pipeline adds."""
+        """Return the fields of `plan.json`, except its origin, which the pipeline adds."""
         return {
             "budget_tokens": self.budget_tokens,
             "domains": {
@@ -61,8 +61,8 @@ class Plan:
 def allocate(weights: Sequence[float], budget_tokens: int) -> list[int]:
     """Split the budget by largest remainder, in exact integer arithmetic.
 
-    The split without limits, see `curate.mixture.apportion`: each domain gets its quota,
-    weight / sum(weights) * budget, rounded down or up.
+    Each domain gets its quota, weight / sum(weights) * budget, rounded down or up. It is
+    `curate.mixture.apportion` without limits, for `curate.proxy`, which may not import mixtures.
 
     Args:
         weights: shape (domains,), non-negative, not all zero; need not sum to 1.

@@ -1,4 +1,4 @@
-"""From pieces to tokens: copies runs of memory-mapped tokens."""
+"""Copy the tokens of pieces from the memory-mapped store."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class TokenCopier:
     def __init__(
         self, domains: Sequence[DomainTokens], pad_id: int = 0, pad_tokens: int = 0
     ) -> None:
-        """Prepare for pieces whose `domain` counts in the order given.
+        """Prepare to copy pieces whose `domain` is a position in `domains`.
 
         Args:
-            domains: In the token store.
-            pad_id: The token that filling (domain `PAD`) consists of.
-            pad_tokens: Of the longest filling.
+            domains: Domains of the token store.
+            pad_id: Token that filling (pieces of domain `PAD`) repeats.
+            pad_tokens: Tokens of the longest filling.
         """
         self._domains = tuple(domains)  # keeps the maps alive while addresses are used
         self._addresses = np.concatenate([domain.addresses for domain in domains])
@@ -51,12 +51,12 @@ class TokenCopier:
                 self._copy_filled(pieces, filling, out)
                 return
         domains, documents = pieces["domain"], pieces["document"]
-        known = domains < len(self._domains)
-        known[known] = (documents[known] >= 0) & (
-            documents[known] < self._documents[domains[known]]
+        exists = domains < len(self._domains)
+        exists[exists] = (documents[exists] >= 0) & (
+            documents[exists] < self._documents[domains[exists]]
         )
-        if not known.all():
-            raise ValueError(f"piece {int(np.argmin(known))} is of a document that is not there")
+        if not exists.all():
+            raise ValueError(f"piece {int(np.argmin(exists))} is of a document that is not there")
         rows = self._bases[domains] + documents
         starts, tokens = pieces["start"], pieces["tokens"]
         within = (starts >= 0) & (tokens >= 0) & (tokens <= self._tokens[rows] - starts)
@@ -73,26 +73,33 @@ class TokenCopier:
         copy_runs(sources, tokens.astype(np.int64), len(pieces), out)
 
     def _copy_filled(self, pieces: Pieces, filling: NDArray[np.bool_], out: NDArray[Any]) -> None:
-        """Copy documents, then move them apart by what is filled in between.
+        """Copy the documents back to back, then spread them out around the filling.
 
         Raises:
-            ValueError: As `copy`; or a filling is longer than those prepared for.
+            ValueError: As `copy`; or a filling is longer than `pad_tokens`.
         """
         tokens = pieces["tokens"].astype(np.int64)
         if int(tokens.sum()) != len(out):
             raise ValueError(f"pieces of {int(tokens.sum())} tokens for room of {len(out)}")
         if np.any(tokens[filling] > len(self._filling)) or np.any(tokens < 0):
             raise ValueError(f"filling is prepared for at most {len(self._filling)} tokens")
-        own = pieces[~filling]
-        packed = np.empty(int(own["tokens"].sum()), out.dtype)
-        self.copy(own, packed)
+        documents = pieces[~filling]
+        packed = np.empty(int(documents["tokens"].sum()), out.dtype)
+        self.copy(documents, packed)
         out[...] = self._filling[0]
         out[np.repeat(~filling, tokens)] = packed
 
 
 @kernel
 def copy_runs(sources, tokens, pieces, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
-    """Copy `tokens[n]` items from each of the `sources` pointers, back to back."""
+    """Copy runs of tokens into one array, back to back.
+
+    Args:
+        sources: `Pointers`, shape (pieces,), to the first token of each run.
+        tokens: shape (pieces,), int64, length of each run.
+        pieces: Number of runs.
+        out: shape (sum of tokens,), an integer dtype that holds the ids.
+    """
     write = 0
     for piece in range(pieces):
         source = sources[piece]

@@ -24,10 +24,10 @@ from curate.plan.streams import (
 from curate.tokens.domain import DomainTokens, mix64
 
 MOST_HELD = 1 << 26
-"""Appearances kept in memory, 24 bytes each; beyond, passes are ordered anew for every shard."""
+"""Most appearances kept in memory, 24 bytes each. Beyond, each shard orders its passes again."""
 
 TURN_COST = 64
-"""Appearances that a pass counts for beside its own: its arrays are objects too."""
+"""Appearances added to the count for each pass, since its three arrays take memory as objects."""
 
 
 class DocumentSampler:
@@ -40,17 +40,17 @@ class DocumentSampler:
         seed: int,
         smallest_tokens: int = 1,
     ) -> None:
-        """Choose how often every document appears, and place the appearances if they are not many.
+        """Choose how often every document appears; if they fit in memory, place all appearances.
 
         Args:
-            streams: By domain.
-            domains: In the same order.
-            seed: The recipe's.
-            smallest_tokens: Of a document that is cut; where hitting the number would leave less,
-                the document before it gives up what is missing.
+            streams: shape (domains,), one stream a domain.
+            domains: shape (domains,), in the same order.
+            seed: The recipe's seed.
+            smallest_tokens: Fewest tokens that a cut document may keep. Where the last cut would
+                leave fewer, the documents before it give up the difference.
 
         Raises:
-            InfeasiblePlan: A domain gets fewer tokens than that.
+            InfeasiblePlan: A domain gets fewer than `smallest_tokens`.
         """
         self._orders = [
             _Order(stream, domain, seed, smallest_tokens)
@@ -62,19 +62,19 @@ class DocumentSampler:
                 order.hold()
 
     def documents(self) -> list[int]:
-        """Appearances of documents, by domain."""
+        """Count the appearances of documents, repeats included, in each domain."""
         return [order.appearances for order in self._orders]
 
     def lengths(self) -> Iterator[NDArray[np.int64]]:
-        """Tokens of every appearance of every document, a pass of a domain at a time."""
+        """Yield the token counts of all appearances, one pass over one domain at a time."""
         for order in self._orders:
             for turn in range(order.turns):
                 yield order.turn(turn).tokens
 
     def shard(self, number: int, shards: int) -> Samples:
-        """Samples of one of `shards` stretches of the dataset."""
+        """Return the samples of one of `shards` equal stretches of the dataset."""
         low, high = number / shards, (number + 1) / shards
-        found = []
+        parts = []
         for domain, order in enumerate(self._orders):
             for turn in order.turns_between(low, high):
                 start, stop = np.searchsorted(turn.places, [low, high])
@@ -83,9 +83,9 @@ class DocumentSampler:
                 pieces["domain"] = domain
                 pieces["document"] = turn.documents[start:stop]
                 pieces["tokens"] = turn.tokens[start:stop]
-                found.append((pieces, turn.places[start:stop]))
-        pieces = np.concatenate([np.zeros(0, PIECE), *(pieces for pieces, _ in found)])
-        places = np.concatenate([np.zeros(0), *(places for _, places in found)])
+                parts.append((pieces, turn.places[start:stop]))
+        pieces = np.concatenate([np.zeros(0, PIECE), *(pieces for pieces, _ in parts)])
+        places = np.concatenate([np.zeros(0), *(places for _, places in parts)])
         pieces = pieces[np.argsort(places, kind="stable")]
         return Samples(pieces, pieces["tokens"].astype(np.int64))
 
@@ -101,7 +101,7 @@ class _Turn:
 
 
 class _Order:
-    """The appearances of one domain's documents: passes, each in an order of its own."""
+    """Appearances of one domain's documents: passes over them, each in a different order."""
 
     def __init__(
         self, stream: DocumentStream, domain: DomainTokens, seed: int, smallest_tokens: int
@@ -111,37 +111,37 @@ class _Order:
         self.turns = whole + (self._partial > 0)
         """Passes, the last perhaps in part."""
         self._held: list[_Turn] = []
-        # A cut that would leave too little takes from what precedes it, at most a pass before.
+        # A cut that leaves too little takes tokens from earlier documents, at most one pass back.
         self._first_adjusted = max(0, self.turns - 2)
         self._adjusted = self._last_lengths(smallest_tokens)
 
     @property
     def appearances(self) -> int:
-        """Of all documents, in all passes."""
+        """Count of documents in all passes."""
         if not self.turns:
             return 0
         return (self.turns - 1) * len(self._stream.documents) + self._taken(self.turns - 1)
 
     def _taken(self, turn: int) -> int:
-        """Documents of a pass."""
+        """Count the documents of a pass."""
         is_partial = turn + 1 == self.turns and self._partial
         return self._partial if is_partial else len(self._stream.documents)
 
     def _last_lengths(self, smallest_tokens: int) -> NDArray[np.int64]:
-        """Tokens of documents in the last two passes, in the stream's order."""
+        """Return the token counts of documents in the last two passes, in the stream's order."""
         if not self.turns:
             return np.empty(0, np.int64)
         taken = [self._taken(turn) for turn in range(self._first_adjusted, self.turns)]
         documents = np.concatenate([self._stream.documents[:number] for number in taken])
         lengths: NDArray[np.int64] = self._domain.tokens[documents]
         before_tokens = self._first_adjusted * self._stream.supply_tokens
-        own_tokens = int(lengths[-1])
+        uncut_tokens = int(lengths[-1])
         lengths[-1] += self._stream.tokens - before_tokens - int(lengths.sum())
-        lengthen_last(lengths, min(smallest_tokens, own_tokens), self._stream)
+        lengthen_last(lengths, min(smallest_tokens, uncut_tokens), self._stream)
         return lengths
 
     def hold(self) -> None:
-        """Order all passes now, once for all shards."""
+        """Order all passes now, so that shards need not."""
         self._held = [self._make(turn) for turn in range(self.turns)]
 
     def turn(self, number: int) -> _Turn:
@@ -149,7 +149,7 @@ class _Order:
         return self._held[number] if self._held else self._make(number)
 
     def turns_between(self, low: float, high: float) -> Iterator[_Turn]:
-        """Return the passes that have places in [low, high), and perhaps one more at either end."""
+        """Yield the passes with places in [low, high), and perhaps one more at either end."""
         per_turn = self._stream.supply_tokens / max(1, self._stream.tokens)
         first = int(low / per_turn) - 1 if per_turn else 0
         last = int(high / per_turn) + 1 if per_turn else 0
@@ -178,7 +178,16 @@ class _Order:
 
 
 def lengthen_last(lengths: NDArray[np.int64], smallest_tokens: int, stream: DocumentStream) -> None:
-    """Move tokens from earlier appearances to the last, in place, until it is long enough."""
+    """Move tokens from earlier appearances to the last, in place, until it is long enough.
+
+    Args:
+        lengths: shape (appearances,), tokens of each; changed.
+        smallest_tokens: Fewest tokens that the last may have, and that a donor keeps.
+        stream: The domain's stream, for the message.
+
+    Raises:
+        InfeasiblePlan: The earlier appearances have too few tokens to give.
+    """
     donor = len(lengths) - 2
     while lengths[-1] < smallest_tokens:
         if donor < 0:

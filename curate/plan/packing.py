@@ -4,7 +4,7 @@
 wherever a row ends. Here documents stay whole unless they are longer than a row:
 
 * `best-fit`: the parts of documents are packed into rows, longest first, each into the row that it
-  fills best; what stays free is filled with the end token, as pieces of no domain.
+  fills best. The room left is filled with end tokens, which are pieces of no domain.
 * `whole`: each part is a row of its own and rows may be shorter, so nothing is filled.
 
 A document of n tokens is cut ceil(n / row) - 1 times, the least possible. Left out: padding within
@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate.formats.base import BEST_FIT, WHOLE
-from curate.plan import PAD, PIECE, DocumentSampler, Pieces, Samples
+from curate.plan import PAD, PIECE, DocumentSampler, Samples
+from curate.plan.streams import Pieces
 from curate.runtime.compiled import kernel
 
 GROUP_ROWS = 8192
@@ -29,10 +30,15 @@ GROUP_ROWS = 8192
 
 
 class PackedSampler:
-    """Samples are rows of at most `row_tokens`, made of a `DocumentSampler`'s documents."""
+    """Sampler of rows of at most `row_tokens`, made of a `DocumentSampler`'s documents."""
 
     def __init__(self, sampler: DocumentSampler, row_tokens: int, how: str) -> None:
-        """Pack what `sampler` gives, shard by shard.
+        """Pack the documents of `sampler`, shard by shard.
+
+        Args:
+            sampler: Chooses the documents of each shard.
+            row_tokens: Most tokens in a row, at least 1.
+            how: `best-fit` or `whole`.
 
         Raises:
             ValueError: `how` is neither `best-fit` nor `whole`.
@@ -44,11 +50,11 @@ class PackedSampler:
         self._how = how
 
     def documents(self) -> list[int]:
-        """Appearances of documents, by domain."""
+        """Count the appearances of documents, repeats included, in each domain."""
         return self._sampler.documents()
 
     def shard(self, number: int, shards: int) -> Samples:
-        """Rows of one of `shards` stretches of the dataset."""
+        """Return the rows of one of `shards` equal stretches of the dataset."""
         return pack(self._sampler.shard(number, shards).pieces, self._row_tokens, self._how)
 
 
@@ -57,7 +63,7 @@ def pack(pieces: Pieces, row_tokens: int, how: str) -> Samples:
 
     Args:
         pieces: dtype PIECE, one a document, in order.
-        row_tokens: Of a row, at least 1.
+        row_tokens: Most tokens in a row, at least 1.
         how: `best-fit` or `whole`.
     """
     parts = split(pieces, row_tokens)
@@ -101,7 +107,7 @@ class Tally:
 
 
 def tally(pieces: Pieces, rows: int) -> Tally:
-    """Count what `rows` rows are made of.
+    """Count the tokens, filling and cuts of rows.
 
     Example:
         >>> pieces = np.array([(0, 5, 0, 3), (0, 5, 3, 1), (PAD, 0, 0, 2)], PIECE)
@@ -115,7 +121,7 @@ def tally(pieces: Pieces, rows: int) -> Tally:
 
 
 def split(pieces: Pieces, row_tokens: int) -> Pieces:
-    """Cut what is longer than a row into whole rows and a rest; all others stay as they are.
+    """Cut pieces longer than a row into whole rows and a rest; leave the others as they are.
 
     Example:
         >>> split(np.array([(0, 5, 0, 7), (0, 6, 0, 2)], PIECE), 3).tolist()
@@ -131,14 +137,14 @@ def split(pieces: Pieces, row_tokens: int) -> Pieces:
 
 
 def _groups(parts: Pieces, row_tokens: int) -> Iterator[Pieces]:
-    """Consecutive parts of about `GROUP_ROWS` rows."""
+    """Yield consecutive parts that fill about `GROUP_ROWS` rows."""
     group = np.cumsum(parts["tokens"]) // (GROUP_ROWS * row_tokens)
     cuts = np.flatnonzero(np.diff(group)) + 1
-    yield from (found for found in np.split(parts, cuts) if len(found))
+    yield from (part for part in np.split(parts, cuts) if len(part))
 
 
 def _pack_group(parts: Pieces, row_tokens: int) -> Pieces:
-    """Parts in rows, each filled up; rows in the order of their first parts."""
+    """Pack parts into filled rows, and put the rows in the order of their first parts."""
     lengths = parts["tokens"].astype(np.int64)
     rows = best_fit(lengths, row_tokens)
     first = np.full(int(rows.max()) + 1, len(parts), np.int64)
@@ -155,14 +161,14 @@ def _pack_group(parts: Pieces, row_tokens: int) -> Pieces:
 
 
 def best_fit(lengths: NDArray[np.int64], row_tokens: int) -> NDArray[np.int64]:
-    """Best-fit decreasing: longest first, each into the row with the least room that suffices.
+    """Pack by best-fit decreasing: longest first, each into the fullest row with enough room.
 
-    Rows are kept by their room in linked lists under a tree that finds the next room in use, so n
-    parts take time in proportion to n log(row_tokens).
+    Rows with equal room form a linked list, and a tree over the amounts of room finds the next one
+    in use, so n parts take time in proportion to n log(row_tokens).
 
     Args:
         lengths: shape (parts,), each from 1 to `row_tokens`.
-        row_tokens: Of a row.
+        row_tokens: Tokens that a row holds.
 
     Returns:
         Shape (parts,), the row of each; rows count from 0 in the order they were opened.
@@ -183,8 +189,9 @@ def best_fit(lengths: NDArray[np.int64], row_tokens: int) -> NDArray[np.int64]:
     leaves = 1 << int(row_tokens).bit_length()
     rows = np.empty(len(lengths), np.int64)
     tree, head = np.zeros(2 * leaves, np.int64), np.full(leaves, -1, np.int64)
-    behind = np.empty(len(lengths), np.int64)
-    _best_fit(lengths, order, len(lengths), row_tokens, leaves, tree, head, behind, rows)
+    state = (tree, head, np.empty(len(lengths), np.int64))
+    sizes = (len(lengths), row_tokens, leaves)
+    _best_fit(lengths, order, *sizes, *state, rows)
     return rows
 
 
@@ -193,13 +200,17 @@ def _best_fit(  # type: ignore[no-untyped-def]  # noqa: ANN202, PLR0913
     lengths, order, parts, row_tokens, leaves,  # noqa: ANN001
     tree, head, behind, rows,  # noqa: ANN001
 ):  # fmt: skip
-    """Fill in `rows`. A leaf counts the rows of that room, a node what is below it."""
+    """Fill in `rows`.
+
+    Leaf `leaves + room` of `tree` counts the open rows with that room, and a node those below it.
+    `head[room]` is the first such row, `behind[row]` the next.
+    """
     opened = 0
     for turn in range(parts):
         part = order[turn]
         needed = lengths[part]
         node = leaves + needed
-        if tree[node] == 0:  # up to where a tree of larger rooms stands beside, then into that
+        if tree[node] == 0:  # climb until the sibling on the right, with more room, has a row
             while node > 1 and (node % 2 == 1 or tree[node + 1] == 0):
                 node //= 2
             if node > 1:

@@ -1,8 +1,8 @@
 """Lay out shards of domains written apart, and predict how trainers will mix them.
 
 With `output.shape: per-domain` each domain has a folder of shards, `train/<domain>/shard-00000` …,
-that hold its planned tokens once: what the plan takes more than one pass of is written in one, and
-the trainer's own mixture repeats it. Left out: the mixtures themselves, see `formats.trainers`.
+that hold its planned tokens. Where the plan takes more than one pass, one pass is written, and the
+trainer's mixture repeats it. Left out: the mixtures themselves, see `formats.trainers`.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def predict_mixtures(
     Args:
         output_format: The format, configured.
         domains: Every domain.
-        settings: What the format was configured with.
+        settings: Settings that the format was configured with.
     """
     return [
         predict(mixture, domains, settings.window_tokens)

@@ -1,4 +1,4 @@
-"""Samples that are sequences of one length, cut from each domain's stream."""
+"""Cut each domain's stream into sequences of one length, and order them."""
 
 from __future__ import annotations
 
@@ -25,14 +25,20 @@ from curate.runtime.compiled import kernel
 
 
 class SequenceSampler:
-    """Samples are sequences of a fixed length, cut from each domain's stream.
+    """Sampler of sequences of a fixed length, cut from each domain's stream.
 
-    What is left of each domain after its whole sequences is joined into sequences that mix
-    domains, fewer than there are domains; only the very last may be short.
+    The tails that domains have left after their whole sequences are joined into sequences that mix
+    domains, fewer than there are domains. Only the very last may be short.
     """
 
     def __init__(self, streams: Sequence[DocumentStream], sequence_length: int, seed: int) -> None:
-        """Prepare; takes no memory in the number of sequences."""
+        """Prepare the streams; memory does not grow with the number of sequences.
+
+        Args:
+            streams: shape (domains,), one stream a domain.
+            sequence_length: Tokens in a sequence, at least 1.
+            seed: The recipe's seed.
+        """
         self._streams = streams
         self._length = sequence_length
         self._seed = seed
@@ -41,7 +47,7 @@ class SequenceSampler:
         self._tails = self._join_tails()
 
     def documents(self) -> list[int]:
-        """Appearances of documents, whole or in part, by domain."""
+        """Count the appearances of documents, whole or in part, in each domain."""
         counts = []
         for stream in self._streams:
             passes, partial = whole_passes(stream)
@@ -49,18 +55,18 @@ class SequenceSampler:
         return counts
 
     def reordered(self, seed: int) -> SequenceSampler:
-        """The same sequences in the order of another seed."""
+        """Return a sampler of the same sequences, in the order of another seed."""
         other = copy.copy(self)
         other._order_seed = seed
         return other
 
     def sequences(self) -> list[int]:
-        """Whole sequences by domain, then those that join what the domains have left."""
+        """Count the whole sequences of each domain, then those made of joined tails."""
         whole = [stream.tokens // self._length for stream in self._streams]
         return [*whole, int(self._tails[2].sum()) // self._length]
 
     def sequences_before(self, number: int, shards: int) -> int:
-        """Sequences in the stretches before one of `shards`, without making them."""
+        """Count the sequences in all stretches before one of `shards`, without making them."""
         low = number / shards
         counts = self.sequences()
         names = [stream.name for stream in self._streams]
@@ -75,13 +81,15 @@ class SequenceSampler:
         return before
 
     def shard(self, number: int, shards: int) -> Samples:
-        """Samples of one of `shards` stretches of the dataset."""
+        """Return the samples of one of `shards` equal stretches of the dataset."""
         return self.expand(*self.numbers(number, shards))
 
     def numbers(self, number: int, shards: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Sequences of a stretch in order: domain, and number of the sequence in its domain.
+        """List the sequences of a stretch in order.
 
-        A sequence that joins tails has the number of domains for its domain.
+        Returns:
+            The domain of each sequence, and its number within that domain; both shape (sequences,).
+            For a sequence of joined tails, the domain is the number of domains.
         """
         low, high = number / shards, (number + 1) / shards
         parts: list[tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]] = []
@@ -97,7 +105,7 @@ class SequenceSampler:
     def _placed_chunks(
         self, stream: DocumentStream, low: float, high: float
     ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """Whole sequences of a domain with places in [low, high): places, and chunk numbers."""
+        """Return places and numbers of a domain's whole sequences with places in [low, high)."""
         chunks = stream.tokens // self._length
         first = max(0, int(low * chunks) - 1)
         slots = np.arange(first, min(chunks, int(high * chunks) + 2))
@@ -121,7 +129,7 @@ class SequenceSampler:
         return places, numbers
 
     def _join_tails(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """Domain, first token in its stream, and tokens of each tail, in keyed order."""
+        """Return domain, first stream token and token count of each tail, in keyed order."""
         tails = [
             (int(mix_key(self._seed, TAIL_KEY, stream.name)), number,
              stream.tokens // self._length * self._length, stream.tokens % self._length)
@@ -148,15 +156,18 @@ class SequenceSampler:
         return places, numbers
 
     def expand(self, domains: NDArray[np.int64], numbers: NDArray[np.int64]) -> Samples:
-        """Sequences, as `numbers` gives them, → pieces of documents.
+        """Turn sequences into pieces of documents.
 
-        A sequence that joins tails is cut at domain borders first.
+        Args:
+            domains: shape (sequences,), as `numbers` returns them.
+            numbers: shape (sequences,), likewise.
         """
         is_tail = domains == len(self._streams)
         range_domain = [domains]
         range_start = [numbers * self._length]
         range_tokens = [np.full(len(domains), self._length, np.int64)]
         sample = [np.arange(len(domains))]
+        # A sequence of joined tails is replaced by one range for each domain it takes from.
         for position in np.flatnonzero(is_tail):
             for domain, start, tokens in self._tail_ranges(int(numbers[position])):
                 range_domain.append(np.array([domain]))
@@ -176,7 +187,7 @@ class SequenceSampler:
         return Samples(pieces, lengths)
 
     def _tail_ranges(self, number: int) -> Iterator[tuple[int, int, int]]:
-        """Domain, first stream token and tokens of the parts of one tail sequence."""
+        """Yield domain, first stream token and token count of each part of a tail sequence."""
         domains, firsts, tokens = self._tails
         stops = np.cumsum(tokens)
         low, high = number * self._length, min((number + 1) * self._length, int(stops[-1]))
@@ -189,7 +200,7 @@ class SequenceSampler:
 
 
 class _StreamIndex:
-    """Finds the documents under a range of a domain's repeating stream."""
+    """Index to find the documents under a range of a domain's repeating stream."""
 
     def __init__(self, streams: Sequence[DocumentStream]) -> None:
         self._documents = np.concatenate([stream.documents for stream in streams])
@@ -203,10 +214,11 @@ class _StreamIndex:
         starts: NDArray[np.int64],
         tokens: NDArray[np.int64],
     ) -> NDArray[Any]:
-        """Ranges (domain, first stream token, tokens) → pieces, in order."""
+        """Turn ranges of streams into pieces, in order; all arguments have shape (ranges,)."""
         supplies = self._stops[self._bases[domains + 1] - 1]
         positions = starts % supplies
         arguments = (domains, positions, tokens, len(domains), self._stops, self._bases)
+        # The kernel runs twice: first to count the pieces, then to fill arrays of that length.
         columns = [np.empty(0, np.int64) for _ in range(4)]
         total = _expand_ranges(*arguments, *columns, 0)
         columns = [np.empty(total, np.int64) for _ in range(4)]

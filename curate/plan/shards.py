@@ -32,12 +32,12 @@ from curate.tokens.tokenizer import Tokenizer
 Sampler = DocumentSampler | SequenceSampler | PackedSampler
 
 MOST_LOSS = 0.05
-"""A reader may drop this share of the training set, where the recipe states its windows."""
+"""Largest share of the training set that a reader may drop, if the recipe sets `window_tokens`."""
 
 
 @dataclass(frozen=True)
 class ShardInputs:
-    """Everything that training shards are cut from."""
+    """Documents, plan and format that training shards are cut from."""
 
     format: TokenFormat | TextFormat
     """The output format, configured with `settings`."""
@@ -50,7 +50,7 @@ class ShardInputs:
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """Training shards, and what readers and trainers will make of them."""
+    """Training shards, and predictions of how readers and trainers will use them."""
 
     sampler: Sampler | DomainSampler
     shards: int
@@ -65,7 +65,7 @@ class ShardPlan:
 
 
 def format_settings(loaded: LoadedRecipe, tokenizer: Tokenizer) -> Settings:
-    """Collect what the output format is configured with."""
+    """Collect the settings of the output format."""
     recipe = loaded.recipe
     return Settings(
         eos_id=tokenizer.eos_id,
@@ -78,7 +78,7 @@ def format_settings(loaded: LoadedRecipe, tokenizer: Tokenizer) -> Settings:
 
 
 def plan_shards(loaded: LoadedRecipe, inputs: ShardInputs) -> ShardPlan:
-    """Choose shards, and predict what readers and trainers make of them.
+    """Choose shards, and predict which tokens readers drop and how trainers mix domains.
 
     Raises:
         InfeasiblePlan: The training set is too short for a shard, or readers would drop more than
@@ -110,7 +110,7 @@ def plan_shards(loaded: LoadedRecipe, inputs: ShardInputs) -> ShardPlan:
 
 
 def _apart(loaded: LoadedRecipe, inputs: ShardInputs, sampler: DomainSampler) -> ShardPlan:
-    """Plan domains written apart; their rows are all known before they are written."""
+    """Plan domains that are written apart, by making all of their rows once in advance."""
     output_format, settings, plan = inputs.format, inputs.settings, inputs.plan
     rows, tallies = _rows_of(sampler, len(sampler.shards))
     names = [domain.name for domain in plan.domains]
@@ -139,7 +139,14 @@ def _apart(loaded: LoadedRecipe, inputs: ShardInputs, sampler: DomainSampler) ->
             "output.shape: mixed, or raise budget_tokens, or shorten its windows"
         )
     packing = _packing_json(loaded, tallies) if loaded.recipe.packing != CONCAT else None
-    return ShardPlan(sampler, len(shards), loss, packing, tuple(domains), tuple(predictions))
+    return ShardPlan(
+        sampler=sampler,
+        shards=len(shards),
+        reader_loss=loss,
+        packing=packing,
+        written_domains=tuple(domains),
+        predictions=tuple(predictions),
+    )
 
 
 def _rows_of(
@@ -163,7 +170,7 @@ def _packing_json(loaded: LoadedRecipe, tallies: Sequence[Tally]) -> dict[str, A
 def _exact_loss(
     output_format: TokenFormat | TextFormat, settings: Settings, rows: Iterable[NDArray[np.int64]]
 ) -> dict[str, int] | None:
-    """Count what the trainer's reader drops from shards whose rows are known."""
+    """Count the tokens that the trainer's reader drops from shards, by the tokens of each row."""
     if isinstance(output_format, TextFormat) or output_format.dropped_tokens is None:
         return None
     window = settings.window_tokens
@@ -174,7 +181,7 @@ def _exact_loss(
 def _refuse_loss(
     loaded: LoadedRecipe, output_format: TokenFormat, settings: Settings, lost: int, written: int
 ) -> None:
-    """Raise `InfeasiblePlan` where readers drop too much of domains written apart."""
+    """Raise `InfeasiblePlan` if readers would drop too much of domains written apart."""
     stated = settings.options.get("window_tokens") is not None
     if stated and lost > MOST_LOSS * written:
         raise InfeasiblePlan(
@@ -186,7 +193,7 @@ def _refuse_loss(
 
 
 def _domain_sampler(loaded: LoadedRecipe, inputs: ShardInputs) -> DomainSampler:
-    """Make a sampler, of one pass at most, for each domain that gives tokens."""
+    """Make a sampler for each domain that gives tokens, of one pass at most."""
     shard_tokens = _shard_tokens(loaded, inputs.format)
     streams = [
         replace(stream, tokens=min(stream.tokens, stream.supply_tokens))
@@ -202,13 +209,13 @@ def _domain_sampler(loaded: LoadedRecipe, inputs: ShardInputs) -> DomainSampler:
 
 
 def _shard_tokens(loaded: LoadedRecipe, output_format: TokenFormat | TextFormat) -> int:
-    """Limit tokens in a shard by the recipe and by what the format's readers take."""
+    """Return the most tokens in a shard, by the recipe and by the format's readers."""
     shard_tokens = loaded.recipe.output.shard_tokens
     return min(shard_tokens, output_format.shard_tokens_most or shard_tokens)
 
 
 def _shards(loaded: LoadedRecipe, output_format: TokenFormat | TextFormat, sampler: Sampler) -> int:
-    """Count training shards: as many as `shard_tokens` asks for and the format's readers take.
+    """Count training shards, by `shard_tokens` and the shortest shard that readers take.
 
     Raises:
         InfeasiblePlan: The whole training set is shorter than the shortest shard a reader takes.
@@ -224,6 +231,7 @@ def _shards(loaded: LoadedRecipe, output_format: TokenFormat | TextFormat, sampl
             f"of format {output_format.name} needs (step_tokens + 1: its reader stops at a shorter "
             f"one); either set budget_tokens: {least} or a smaller output.options.step_tokens"
         )
+    # Whole documents and rows make shards uneven, so fewer are tried until each is long enough.
     shards = min(shards, recipe.budget_tokens // least)
     while shards > 1:
         lengths = (sampler.shard(number, shards).lengths.sum() for number in range(shards))
@@ -236,7 +244,7 @@ def _shards(loaded: LoadedRecipe, output_format: TokenFormat | TextFormat, sampl
 def _reader_loss(
     loaded: LoadedRecipe, output_format: TokenFormat | TextFormat, settings: Settings, shards: int
 ) -> dict[str, int] | None:
-    """Bound what the trainer's reader drops at the ends of shards, for `plan.json`.
+    """Bound the tokens that the trainer's reader drops at the ends of shards, for `plan.json`.
 
     Raises:
         InfeasiblePlan: More than 5 % of the budget, in windows that the recipe states.

@@ -29,7 +29,7 @@ FEISTEL_ROUNDS = 6
 
 @dataclass(frozen=True)
 class DocumentStream:
-    """A domain's documents in keyed order, to be read from the start, again and again."""
+    """A domain's documents in keyed order, read from the start as often as the plan needs."""
 
     name: str
     documents: NDArray[np.int64]
@@ -74,7 +74,7 @@ def stream(
 
 
 def whole_passes(stream: DocumentStream) -> tuple[int, int]:
-    """Count whole passes over a domain, and the documents of a further one, the last maybe cut."""
+    """Count whole passes over a domain, and the documents of a last, partial pass (0 for none)."""
     passes, rest = divmod(stream.tokens, max(1, stream.supply_tokens))
     return passes, int(np.searchsorted(stream.stops, rest)) + 1 if rest else 0
 
@@ -168,7 +168,13 @@ def epoch_seed(seed: int, epoch: int) -> int:
 
 
 def mix_key(seed: int, purpose: int, name: str) -> int:
-    """Derive a 64-bit key for one purpose and one name."""
+    """Derive a 64-bit key for one purpose and one name.
+
+    Args:
+        seed: The recipe's seed.
+        purpose: One of the `*_KEY` numbers.
+        name: Any text, such as a domain's name.
+    """
     word = mix64_scalar(seed * 8 + purpose)
     for character in name.encode():
         word = mix64_scalar(int(word) ^ character)
