@@ -29,19 +29,26 @@ if TYPE_CHECKING:
     from curate.proxy.swarm import SwarmResult, SwarmRun
 
 CAP_SLACK = 1.001
-"""Shares at their cap may be above it by a token of rounding."""
+"""Factor on epoch caps; shares at their cap may pass it by a token of rounding."""
 
 FIRST_FRESH_SEED = 1000
-"""Beyond the seeds of `proxy.seeds`, so that luck that chose a mixture does not confirm it."""
+"""First seed of validation runs. It lies beyond the seeds of the swarm, so that the luck of a seed
+that made a mixture look good cannot also confirm it."""
 
 
 def make_evidence(
     loaded: LoadedRecipe, tokenized: TokenizedDomains, workers: int, observer: Observer
 ) -> None:
-    """Train what the recipe's method needs and `mixture.evidence.proxy` asks for.
+    """Train the runs or experts that the method needs and `mixture.evidence.proxy` describes.
 
-    What is in the output directory already is not trained again; where the recipe asks for nothing,
-    nothing happens.
+    Runs and experts in the output directory are not trained again. Without that key this does
+    nothing.
+
+    Args:
+        loaded: The recipe.
+        tokenized: Its domains.
+        workers: Number of processes and threads.
+        observer: Receives progress and warnings.
 
     Raises:
         CurateError: Any user-fixable error.
@@ -59,9 +66,15 @@ def train_proxies(
     observer: Observer,
     tokenized: TokenizedDomains | None = None,
 ) -> SwarmResult:
-    """Train the recipe's swarm as far as it is not in `runs.csv` yet.
+    """Train those runs of the recipe's swarm that are not in `runs.csv` yet.
 
     Processes and machines that do this at once in one directory share the runs.
+
+    Args:
+        loaded: The recipe.
+        workers: Number of processes and threads.
+        observer: Receives progress and warnings.
+        tokenized: Its domains; None to tokenise them first.
 
     Raises:
         CurateError: Any user-fixable error.
@@ -78,9 +91,15 @@ def train_domain_experts(
     observer: Observer,
     tokenized: TokenizedDomains | None = None,
 ) -> dict[str, list[float]]:
-    """Train one model a domain and write `experts.parquet`; see `curate.proxy.experts`.
+    """Train one model for each domain and write `experts.parquet`; see `curate.proxy.experts`.
 
-    An expert is no miniature of the target run, so its domain repeats as little as can be.
+    An expert is no miniature of the target run, so its domain repeats as little as possible.
+
+    Args:
+        loaded: The recipe.
+        workers: Number of processes and threads.
+        observer: Receives progress and warnings.
+        tokenized: Its domains; None to tokenise them first.
 
     Returns:
         Mean loss of each expert on each domain, nats per token.
@@ -100,32 +119,26 @@ def train_domain_experts(
     return final_losses(result)
 
 
-def train_mixtures(
+def mixtures_job(
     loaded: LoadedRecipe,
-    tokenized: TokenizedDomains,
+    prepared: Prepared,
     mixtures: Mapping[str, Sequence[float]],
     directory: Path,
-    effort: tuple[int, Observer],
-) -> SwarmResult:
-    """Train named mixtures as one swarm, each with as many seeds, none of which the runs had.
+) -> Job:
+    """Make a swarm of named mixtures, each with seeds that no run of the recipe's swarm had.
 
     Args:
-        loaded: Its proxies say how, and how many seeds.
-        tokenized: The domains.
+        loaded: The recipe; its proxies say how to train, and with how many seeds.
+        prepared: The swarm without runs.
         mixtures: By name, shares of the recipe's tokens, shape (domains,).
         directory: For `runs.csv` and checkpoints.
-        effort: Number of processes, and the receiver of progress.
 
     Returns:
-        Runs called `run_name(weights, seed)`: a mixture that is there twice is trained once.
-
-    Raises:
-        CurateError: Any user-fixable error.
+        A job for `train_job`. Its runs are called `run_name(weights, seed)`, so a mixture that has
+        two names is trained once.
     """
     from curate.proxy.swarm import SwarmRun
 
-    workers, observer = effort
-    prepared = prepare(loaded, tokenized, workers, observer)
     runs = {
         (name := run_name(weights, seed)): SwarmRun(
             name, seed, tuple(weights), _drawn_shares(weights, prepared.ratio)
@@ -133,17 +146,16 @@ def train_mixtures(
         for seed in fresh_seeds(loaded)
         for weights in mixtures.values()
     }
-    job = Job(loaded, tuple(runs.values()), directory, cap_slack=CAP_SLACK)
-    return train_job(job, prepared, workers, observer)
+    return Job(loaded, tuple(runs.values()), directory, cap_slack=CAP_SLACK)
 
 
 def fresh_seeds(loaded: LoadedRecipe) -> range:
-    """As many seeds as the recipe's proxies have, from `FIRST_FRESH_SEED` on."""
+    """Return as many seeds as the recipe's proxies have, from `FIRST_FRESH_SEED` on."""
     return range(FIRST_FRESH_SEED, FIRST_FRESH_SEED + loaded.proxies.seeds)
 
 
 def run_name(weights: Sequence[float], seed: int) -> str:
-    """Name of a run that holds its mixture, so that another mixture's is never taken for it.
+    """Name a run by a hash of its mixture, so that no other mixture's run is taken for it.
 
     Example:
         >>> run_name([0.5, 0.5], 3) == run_name((0.5, 0.5), 3) != run_name([0.4, 0.6], 3)
@@ -153,7 +165,7 @@ def run_name(weights: Sequence[float], seed: int) -> str:
 
 
 def with_preset(loaded: LoadedRecipe, preset: str) -> LoadedRecipe:
-    """The recipe with proxies of another size, trained on as many tokens in the same batches.
+    """Return the recipe with proxies of another size, on as many tokens in the same batches.
 
     Raises:
         RecipeError: There is no such preset.
@@ -174,28 +186,26 @@ def with_preset(loaded: LoadedRecipe, preset: str) -> LoadedRecipe:
 
 
 def next_preset(preset: str) -> str:
-    """The preset one step larger.
+    """Return the name of the preset one step larger.
 
     Raises:
-        RecipeError: There is none.
+        RecipeError: `preset` is the largest.
 
     Example:
         >>> next_preset("nano")
         'micro'
     """
     names = list(PRESETS)
-    position = names.index(preset)
-    if position + 1 == len(names):
+    if preset == names[-1]:
         raise RecipeError(
             f"validate --up: '{preset}' is the largest preset; name a smaller one with --preset"
         )
-    return names[position + 1]
+    return names[names.index(preset) + 1]
 
 
 def final_rows(result: SwarmResult) -> list[RunRow]:
-    """The last checkpoint of each run."""
-    last = {row.run: row for row in result.rows}
-    return list(last.values())
+    """Return the last checkpoint of each run."""
+    return list({row.run: row for row in result.rows}.values())
 
 
 def proxy_result(loaded: LoadedRecipe, swarm: SwarmResult) -> ProxyResult:
@@ -244,6 +254,6 @@ def _runs(loaded: LoadedRecipe, prepared: Prepared) -> tuple[SwarmRun, ...]:
 
 
 def _drawn_shares(weights: Sequence[float], ratio: Sequence[float]) -> tuple[float, ...]:
-    """Shares of the recipe's tokens → shares of the proxies' tokens of the same text."""
-    found = np.asarray(weights) * np.asarray(ratio)
-    return tuple((found / found.sum()).tolist())
+    """Convert shares of the recipe's tokens to shares of the proxies' tokens of the same text."""
+    proxy_tokens = np.asarray(weights) * np.asarray(ratio)
+    return tuple((proxy_tokens / proxy_tokens.sum()).tolist())

@@ -1,7 +1,7 @@
-"""One process a device, which share a swarm's runs through its directory.
+"""Train a swarm with one process on each device; they share its runs through its directory.
 
 Each process sets the swarm up again from the recipe, whose tokens are in the store by then, and
-takes groups of runs until none is left. Where one dies, the others go on with its runs.
+takes groups of runs until none is left. If one dies, the others train its runs.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ class Job:
     directory: Path
     """For `runs.csv` and checkpoints."""
     cap_slack: float = 1.0
-    """By which runs may pass their epoch caps."""
+    """Factor by which runs may pass their epoch caps."""
     experts: bool = False
-    """Keep the log-probabilities that each model gives."""
+    """Whether to keep each model's log-probabilities of held-out tokens."""
 
     def swarm(self, prepared: Prepared) -> Swarm:
-        """The swarm, for the device that it was prepared for."""
+        """Return the swarm, for the device that it was prepared for."""
         domains = tuple(
             replace(domain, max_epochs=domain.max_epochs * self.cap_slack)
             for domain in prepared.swarm.domains
@@ -47,7 +47,7 @@ class Job:
         return with_runs(self.loaded, replace(prepared.swarm, domains=domains), self.runs)
 
     def finish(self, swarm: Swarm) -> Finish | None:
-        """What is done with trained models."""
+        """Return a function to call with trained models, if any."""
         if not self.experts:
             return None
         from curate.proxy.experts import keep_log_probabilities
@@ -56,7 +56,13 @@ class Job:
 
 
 def train_job(job: Job, prepared: Prepared, workers: int, observer: Observer) -> SwarmResult:
-    """Train what is not in `runs.csv` yet, on one device or on all that the recipe names.
+    """Train the runs that are not in `runs.csv` yet, on every device that the recipe names.
+
+    Args:
+        job: The runs, and the directory for them.
+        prepared: The swarm without runs.
+        workers: Number of threads, divided among the devices.
+        observer: Receives progress and warnings.
 
     Raises:
         CurateError: Any user-fixable error.
@@ -93,10 +99,12 @@ def _train_apart(
         models = min(swarm.group.models, -(-len(pending) // len(devices)))
         threads = max(1, workers // len(devices))
         watch = _Watch(devices, observer)
+        proxies = with_fields(job.loaded.proxies, models=models)
+        shared_job = replace(job, loaded=job.loaded.with_proxies(proxies))
         total = len(pending) * swarm.steps * swarm.step_tokens
         observer.begin(f"train proxies on {len(devices)} devices", ["proxies"], [total])
-        body = partial(_serve, job, devices, (models, threads))
-        if job.loaded.proxies.engine == "ray":
+        body = partial(_serve, shared_job, devices, threads)
+        if proxies.engine == "ray":
             needs = {"num_cpus": threads, "num_gpus": int(devices[0] != "cpu")}
             run_on_ray(body, len(devices), watch.hear, needs)
         else:
@@ -112,25 +120,23 @@ def _train_apart(
 
 
 def _ray_devices(devices: list[str]) -> list[str]:
-    """A device for each GPU of the cluster, which Ray shows to a task as its only one."""
+    """Name a device for each GPU of the cluster; Ray shows each task one GPU only."""
     if devices == ["auto"]:
         return ["cuda"] * cluster_gpus() or ["cpu"]
     return ["cpu" if name == "cpu" else "cuda" for name in devices]
 
 
-def _serve(job: Job, devices: list[str], cut: tuple[int, int], number: int, send: Send) -> None:
-    """What the process of a device does; `cut` is models at once, and threads."""
+def _serve(job: Job, devices: list[str], threads: int, number: int, send: Send) -> None:
+    """Train on one device, in a process of its own."""
     from curate.proxy.train import train_swarm
 
-    models, threads = cut
-    proxies = with_fields(job.loaded.proxies, device=devices[number], models=models)
-    own = replace(job, loaded=job.loaded.with_proxies(proxies))
-    swarm = own.swarm(prepare(own.loaded, None, threads, Observer()))
-    train_swarm(swarm, own.directory, _Relay(number, send), own.finish(swarm))
+    loaded = job.loaded.with_proxies(with_fields(job.loaded.proxies, device=devices[number]))
+    swarm = replace(job, loaded=loaded).swarm(prepare(loaded, None, threads, Observer()))
+    train_swarm(swarm, job.directory, _Relay(number, send), job.finish(swarm))
 
 
 class _Relay(Observer):
-    """Sends what it hears to the process that shows it."""
+    """Sends events to the process that shows them."""
 
     def __init__(self, number: int, send: Send) -> None:
         self._number, self._send = number, send
@@ -145,18 +151,18 @@ class _Relay(Observer):
 
 
 class _Watch:
-    """Adds up what the processes of a swarm say."""
+    """Merges the events of a swarm's processes into one stream."""
 
     def __init__(self, devices: list[str], observer: Observer) -> None:
         self._devices, self._observer = devices, observer
         self._latest: dict[int, TrainingProgress] = {}
-        self._said: set[str] = set()
+        self._passed_on: set[str] = set()
 
     def hear(self, message: str | tuple[int, TrainingProgress]) -> None:
-        """A notice, said once whoever says it, or the progress of one process."""
+        """Pass on a notice unless another process sent it, or the summed progress."""
         if isinstance(message, str):
-            if message not in self._said:
-                self._said.add(message)
+            if message not in self._passed_on:
+                self._passed_on.add(message)
                 self._observer.notice(message)
             return
         number, progress = message
@@ -171,7 +177,7 @@ class _Watch:
         )
 
     def lose(self, number: int, how: str) -> None:
-        """A process has died."""
+        """Report that a process has died."""
         self._latest.pop(number, None)
         self._observer.notice(
             f"the process that trained on {self._devices[number]} {how}; the others go on with "

@@ -1,4 +1,4 @@
-"""A swarm as a recipe asks for it: data, shapes and settings, and what fits into memory.
+"""Set up the swarm that a recipe describes: data, shape, settings, and models at once.
 
 torch is imported when a swarm is about to train, and not before.
 """
@@ -24,28 +24,28 @@ if TYPE_CHECKING:
     from curate.proxy.swarm import Swarm, SwarmRun
 
 WARMUP_SHARE, MOST_WARMUP_STEPS = 0.1, 100
-"""Of a run's steps; RegMix warms up for 100 of 1000."""
+"""Warm-up as a share of a run's steps, and at most; RegMix warms up for 100 of 1000."""
 
 TOKENIZER_SLACK = 1.25
-"""Epochs with a tokenizer of the proxies' own match those of the recipe's only on average over
-mixtures, so caps that the recipe's tokens respect may be passed by this factor."""
+"""Factor on epoch caps where proxies have another tokenizer: then their epochs match the recipe's
+only on average over mixtures."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A swarm without runs yet, and what its mixtures need to know."""
+    """A swarm without runs yet, and the limits of its mixtures."""
 
     swarm: Swarm
     ratio: tuple[float, ...]
-    """By domain, tokens of the proxies' tokenizer for one of the recipe's."""
+    """shape (domains,), tokens of the proxies' tokenizer for each token of the recipe's."""
     supply: tuple[int, ...]
-    """By domain, the recipe's training tokens."""
+    """shape (domains,), the recipe's training tokens."""
     caps: tuple[float, ...]
-    """By domain, the largest share that its epoch cap allows."""
+    """shape (domains,), the largest share that each epoch cap allows."""
 
 
 def check_proxy(loaded: LoadedRecipe) -> None:
-    """Resolve what the recipe says of proxies before data is read.
+    """Check the recipe's settings of proxies before data is read.
 
     Raises:
         MissingEvidence: torch is not installed.
@@ -77,7 +77,13 @@ def check_proxy(loaded: LoadedRecipe) -> None:
 def prepare(
     loaded: LoadedRecipe, tokenized: TokenizedDomains | None, workers: int, observer: Observer
 ) -> Prepared:
-    """Tokenise and measure unless that is done; set up everything but the runs.
+    """Set up everything of a swarm but its runs.
+
+    Args:
+        loaded: The recipe.
+        tokenized: Its domains; None to tokenise them first.
+        workers: Number of processes and threads.
+        observer: Receives progress, and a notice of the models' size.
 
     Raises:
         CurateError: Any user-fixable error.
@@ -91,21 +97,21 @@ def prepare(
     training = find_preset(recipe.preset).training
     device = find_devices(recipe.device)[0]
     tokenized = tokenized or tokenize_domains(loaded, workers, observer)
-    own = _tokenize_for_proxies(loaded, tokenized, workers, observer)
+    encoded = _tokenize_for_proxies(loaded, tokenized, workers, observer)
     length = recipe.sequence_length or training.sequence_length
     batch = recipe.batch or training.batch_sequences
     steps = (recipe.tokens or training.tokens) // (batch * length)
-    shape = find_preset(recipe.preset).sized(own.tokenizer.vocabulary, recipe.tied)
+    shape = find_preset(recipe.preset).sized(encoded.tokenizer.vocabulary, recipe.tied)
     supply = tuple(stats.tokens_train for stats in tokenized.stats)
-    proxy_supply = tuple(stats.tokens_train for stats in own.stats)
+    proxy_supply = tuple(stats.tokens_train for stats in encoded.stats)
     share = _supply_share(loaded, steps * batch * length * sum(supply) / sum(proxy_supply))
     slack = 1.0 if recipe.tokenizer is None else TOKENIZER_SLACK
     epochs = [domain.max_epochs or loaded.recipe.max_epochs for domain in loaded.recipe.domains]
     domains = tuple(
         ProxyDomain(domain, held_out, cap * slack, share)
-        for domain, held_out, cap in zip(own.domains, own.validation, epochs, strict=True)
+        for domain, held_out, cap in zip(encoded.domains, encoded.validation, epochs, strict=True)
     )
-    start_id = own.tokenizer.eos_id or 0
+    start_id = encoded.tokenizer.eos_id or 0
     seed = loaded.recipe.seed
     swarm = Swarm(
         stack=stack_settings(shape, _optimiser(loaded, steps), device, workers),
@@ -118,7 +124,11 @@ def prepare(
         start_id=start_id,
         data_seed=seed,
         data_hash=hash_json(
-            [own.content_hash, own.tokenizer.fingerprint, asdict(loaded.recipe.validation)]
+            [
+                encoded.content_hash,
+                encoded.tokenizer.fingerprint,
+                asdict(loaded.recipe.validation),
+            ]
         ),
         group=GroupSize(1, 1),
         tensorboard=None if recipe.tensorboard is None else loaded.base / recipe.tensorboard,
@@ -146,7 +156,11 @@ def _optimiser(loaded: LoadedRecipe, steps: int) -> OptimiserSettings:
 
 
 def _supply_share(loaded: LoadedRecipe, run_tokens: float) -> float:
-    """Share of each domain's supply that runs may see; `run_tokens` in the recipe's tokens."""
+    """Return the share of each domain's supply that runs may see.
+
+    With matched repetition a run repeats its text as often as the target run does, so it sees the
+    same share of the supply as it has of the budget. `run_tokens` counts the recipe's tokens.
+    """
     if loaded.proxies.repetition == "fresh":
         return 1.0
     return min(1.0, run_tokens / loaded.recipe.budget_tokens)
@@ -155,7 +169,7 @@ def _supply_share(loaded: LoadedRecipe, run_tokens: float) -> float:
 def _tokenize_for_proxies(
     loaded: LoadedRecipe, tokenized: TokenizedDomains, workers: int, observer: Observer
 ) -> TokenizedDomains:
-    """The same documents with the proxies' tokenizer, if they have one."""
+    """Tokenise the same documents with the proxies' tokenizer, if they have one."""
     tokenizer = loaded.proxies.tokenizer
     if tokenizer is None:
         return tokenized
@@ -172,7 +186,13 @@ def _notice_shape(shape: Shape, preset: str, observer: Observer) -> None:
 
 
 def with_runs(loaded: LoadedRecipe, swarm: Swarm, runs: tuple[SwarmRun, ...]) -> Swarm:
-    """The swarm with runs, and as many at once as fit."""
+    """Give a swarm its runs, and train as many models at once as fit into memory.
+
+    Args:
+        loaded: The recipe; `proxy.models` limits the models at once.
+        swarm: A swarm, whose runs are replaced.
+        runs: The runs.
+    """
     from curate.proxy.memory import fit_models
 
     group = fit_models(

@@ -1,16 +1,16 @@
-"""The recommended mixture against its rivals: trained, measured, compared with what was predicted.
+"""Train the recommended mixture and its rivals, and judge the recommendation.
 
-Every mixture is trained with the same seeds, none of which the runs behind the recommendation had,
-as one swarm. Differences are paired by seed and set against seed noise; a recommendation that is
-better than all rivals beyond it is confirmed, one that any rival beats is refuted, the rest tie.
-Intervals are over seeds: all see the same held-out documents, so they say nothing of other text.
+All mixtures are trained as one swarm with the same seeds, none of which the runs behind the
+recommendation had. Differences are paired by seed. A recommendation that beats every rival by more
+than seed noise is confirmed, one that any rival beats is refuted, and the rest tie. Intervals are
+over seeds: all runs see the same held-out documents, so they say nothing about other text.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from msgspec.structs import replace as with_fields
@@ -26,23 +26,21 @@ from curate.pipeline.plan import Planned, plan_dataset
 from curate.pipeline.proxies import (
     final_rows,
     fresh_seeds,
+    mixtures_job,
     next_preset,
     run_name,
-    train_mixtures,
     with_preset,
 )
-from curate.pipeline.proxy_setup import check_proxy
+from curate.pipeline.proxy_devices import train_job
+from curate.pipeline.proxy_setup import check_proxy, prepare
 from curate.recipe import LoadedRecipe
 from curate.runtime.files import directory_lock, write_json
 from curate.runtime.progress import Observer
 from curate.stats.seed_intervals import joint_verdict, seed_mean, verdict_of
 
-if TYPE_CHECKING:
-    from curate.proxy.runs import RunRow
-
 Array = NDArray[np.float64]
 
-RECOMMENDED, OWN = "recommended", "yours"
+RECOMMENDED, YOURS = "recommended", "yours"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +52,7 @@ class ValidationSettings:
     presets: tuple[str, ...] = ()
     """Sizes of models; empty for the recipe's."""
     up: bool = False
-    """Whether to train one size larger than the last, too."""
+    """Whether to train the size above the last one, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +91,7 @@ def validate_mixture(
         write = not keeps_other_dataset(loaded, observer)
         planned = plan_dataset(loaded, workers, observer, write=write)
         candidates = rivals_of(planned, observer)
-        found = [_measure(size, planned, candidates, (workers, observer)) for size in sizes]
+        trained = [_train(size, planned, candidates, workers, observer) for size in sizes]
         result = {
             "schema": 1,
             "curate_version": __version__,
@@ -105,14 +103,14 @@ def validate_mixture(
                 name: dict(zip(_names(planned.request), shares, strict=True))
                 for name, shares in candidates.items()
             },
-            **judge(planned.request, candidates, found),
+            **judge(planned.request, candidates, trained),
         }
         write_json(loaded.output_dir / "validation.json", result)
     return result
 
 
 def _sizes(loaded: LoadedRecipe, settings: ValidationSettings) -> list[LoadedRecipe]:
-    """The recipe with the proxies of each size."""
+    """Return the recipe with the proxies of each size."""
     if settings.seeds < 2:
         raise InputError(
             f"validate: {settings.seeds} seed says nothing of seed noise; give --seeds 2 or more"
@@ -126,45 +124,43 @@ def _sizes(loaded: LoadedRecipe, settings: ValidationSettings) -> list[LoadedRec
 
 
 def rivals_of(planned: Planned, observer: Observer) -> dict[str, tuple[float, ...]]:
-    """The recommendation, natural and equal shares within the caps, and the recipe's own weights.
+    """Return the mixtures to train, by name; the recommendation comes first.
 
-    The recipe's own are moved to the nearest mixture within the caps, with a notice if that moves
-    them.
+    The others are natural and equal shares within the caps, and the weights that the recipe gives
+    its domains. Those are moved to the nearest mixture within the caps, with a notice if need be.
     """
     request = planned.request
-    found = {RECOMMENDED: tuple(planned.mixture.weights.values())}
+    candidates = {RECOMMENDED: tuple(planned.mixture.weights.values())}
     for name in ("natural", "uniform"):
-        found[name] = tuple(mix_with(METHODS[name], request).weights.values())
+        candidates[name] = tuple(mix_with(METHODS[name], request).weights.values())
     by_hand = [domain.weight for domain in request.domains]
     if (
         not METHODS[request.method].by_hand
         and None not in by_hand
-        and sum(map(_known, by_hand)) > 0
+        and sum(weight or 0.0 for weight in by_hand) > 0
     ):
         options = replace(request.options, on_shortfall="redistribute")
         mixture = mix_with(METHODS["manual"], replace(request, options=options))
-        found[OWN] = tuple(mixture.weights.values())
+        candidates[YOURS] = tuple(mixture.weights.values())
         for active in mixture.constraints_active:
             observer.notice(f"your weights: {active}")
-    return found
+    return candidates
 
 
-def _known(weight: float | None) -> float:
-    return weight or 0.0
-
-
-def _measure(
+def _train(
     size: LoadedRecipe,
     planned: Planned,
     candidates: Mapping[str, Sequence[float]],
-    effort: tuple[int, Observer],
+    workers: int,
+    observer: Observer,
 ) -> TrainedCandidates:
+    prepared = prepare(size, planned.tokenized, workers, observer)
     directory = size.output_dir / "validation" / size.proxies.preset
-    trained = train_mixtures(size, planned.tokenized, candidates, directory, effort)
-    rows = {row.run: row for row in final_rows(trained)}
+    job = mixtures_job(size, prepared, candidates, directory)
+    rows = {row.run: row for row in final_rows(train_job(job, prepared, workers, observer))}
     losses = []
     for name, weights in candidates.items():
-        own: list[RunRow] = []
+        by_seed: list[tuple[float, ...]] = []
         for seed in fresh_seeds(size):
             run = run_name(weights, seed)
             if run not in rows:
@@ -172,8 +168,8 @@ def _measure(
                     f"validate: '{name}' with seed {seed} did not end with finite losses; set a "
                     "lower proxy.learning_rate"
                 )
-            own.append(rows[run])
-        losses.append([row.losses for row in own])
+            by_seed.append(rows[run].losses)
+        losses.append(by_seed)
     last = next(iter(rows.values()))
     return TrainedCandidates(size.proxies.preset, last.params, last.tokens, np.array(losses))
 
@@ -181,19 +177,19 @@ def _measure(
 def judge(
     request: MixtureRequest,
     candidates: Mapping[str, Sequence[float]],
-    found: Sequence[TrainedCandidates],
+    trained: Sequence[TrainedCandidates],
 ) -> dict[str, Any]:
-    """Verdicts from measured losses.
+    """Judge the recommendation by measured losses.
 
     Args:
         request: The recipe's, with its objective and evidence.
         candidates: By name, shares; the recommendation first.
-        found: shape (sizes,).
+        trained: shape (sizes,), losses at each model size.
 
     Returns:
         `verdict` at the first size, `sizes` and `transfer` between sizes of `validation.json`.
     """
-    sizes = [_judge_size(request, candidates, measured) for measured in found]
+    sizes = [_judge_size(request, candidates, measured) for measured in trained]
     transfer = []
     for larger in sizes[1:]:
         first, second = (_objectives(size) for size in (sizes[0], larger))
@@ -240,7 +236,7 @@ def _judge_size(
             },
         }
     rivals = list(candidates)[1:]
-    differences = [seed_mean(values[0] - own) for own in values[1:]]
+    differences = [seed_mean(values[0] - rival) for rival in values[1:]]
     verdicts = [verdict_of(difference) for difference in differences]
     against = {
         name: {**difference.to_json(), "verdict": verdict}
@@ -260,19 +256,19 @@ def _judge_size(
 
 
 def _prediction(expected: Array | None, losses: Array, source: str) -> dict[str, Any] | None:
-    """How far predicted losses are from measured ones, and whether they rank the mixtures alike."""
+    """Compare predicted losses with measured ones, by size and by how they rank the mixtures."""
     if expected is None:
         return None
-    known = ~np.isnan(expected).any(axis=0)
-    if not known.any():
+    predicted = ~np.isnan(expected).any(axis=0)
+    if not predicted.any():
         return None
-    means = losses.mean(axis=1)[:, known]
-    own = expected[:, known]
-    rank = spearman(own.mean(axis=1), means.mean(axis=1))
+    means = losses.mean(axis=1)[:, predicted]
+    forecasts = expected[:, predicted]
+    rank = spearman(forecasts.mean(axis=1), means.mean(axis=1))
     return {
         "by": source,
-        "mean_relative_error": float(np.abs(own / means - 1).mean()),
-        "relative_bias": float((own / means - 1).mean()),
+        "mean_relative_error": float(np.abs(forecasts / means - 1).mean()),
+        "relative_bias": float((forecasts / means - 1).mean()),
         "spearman": finite_or_none(rank),
     }
 
@@ -280,16 +276,19 @@ def _prediction(expected: Array | None, losses: Array, source: str) -> dict[str,
 def objective_of(
     losses: Array, objective: str | Mapping[str, float], names: Sequence[str]
 ) -> Array:
-    """What the recipe minimises, of measured losses, shape (candidates, seeds).
+    """Reduce measured losses to the objective that the recipe minimises.
 
-    The plain mean, a weighted mean, or the worst: the largest ratio of a loss to the least mean
-    loss that any candidate has on that domain. A target that is no domain of the recipe cannot be
-    measured here, and counts for nothing; if none can, the plain mean stands in.
+    That is the plain mean, a weighted mean, or the worst: the largest ratio of a loss to the lowest
+    mean loss of any candidate on that domain. A target that is no domain of the recipe cannot be
+    measured here, so it is ignored; if all are such, the plain mean stands in.
 
     Args:
-        losses: shape (candidates, seeds, domains).
-        objective: The recipe's.
-        names: shape (domains,).
+        losses: shape (candidates, seeds, domains), nats per token.
+        objective: `mean`, `worst`, or weights by domain.
+        names: shape (domains,), names of the domains.
+
+    Returns:
+        shape (candidates, seeds), nats per token, or ratios for `worst`.
 
     Example:
         >>> objective_of(np.array([[[1.0, 4.0]]]), {"b": 1.0}, ["a", "b"]).tolist()
@@ -309,7 +308,7 @@ def objective_of(
 
 
 def _by_domain(losses: Array, targets: Sequence[str], names: Sequence[str]) -> Array:
-    """Columns in the order of the recipe's domains; NaN for one that is no target."""
+    """Put columns in the order of the recipe's domains; NaN for a domain that is no target."""
     out = np.full((len(losses), len(names)), np.nan)
     for place, name in enumerate(names):
         if name in targets:

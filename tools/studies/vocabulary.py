@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from curate.laws.scores import spearman
-from curate.pipeline.proxies import run_name, train_mixtures, train_proxies
+from curate.pipeline.proxies import mixtures_job, run_name, train_proxies
+from curate.pipeline.proxy_devices import train_job
 from curate.pipeline.proxy_setup import prepare
 from curate.pipeline.tokenize import tokenize_domains
 from curate.proxy.runs import RunRow, read_runs
@@ -60,7 +61,9 @@ def main() -> None:
     show(f"{VOCABULARY} ids", [(first[name], other[name]) for name in first if name in other])
     effort = (asked.workers, Observer())
     shares = {name: row.weights for name, row in first.items()}
-    trained = train_mixtures(plain, tokenize_domains(plain, *effort), shares, work / "seed", effort)
+    prepared = prepare(plain, tokenize_domains(plain, *effort), *effort)
+    job = mixtures_job(plain, prepared, shares, work / "seed")
+    trained = train_job(job, prepared, *effort)
     fresh = over_seeds(trained.rows)
     again = [
         (first[name], fresh[run_name(weights, 0).removesuffix(".s0")])
