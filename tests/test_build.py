@@ -89,7 +89,7 @@ def test_files_that_hold_the_same_are_named(recipe: Path, corpus: Path, tmp_path
     built = build(load(recipe, (domain, "validation.documents=0")), 1, heard)
     assert sum(len(found) for found in built.tokenized.domains) == 3 * 150
     (said,) = [notice for notice in heard.notices if "count again" in notice]
-    assert said.startswith("domain 'wiki': 2 of its files hold what another of them holds")
+    assert said.startswith("domain 'wiki': 2 of its files are copies of another of them")
     assert f"({tmp_path}/three is the same as {tmp_path}/one)" in said
 
 

@@ -36,23 +36,22 @@ def formats(name: str | None, as_json: bool) -> None:
         _print_format(name)
         return
     rows = [
-        {"format": found.name, "what": found.summary, "for": found.trainers}
-        for found in FORMATS.values()
+        {"format": row.name, "what": row.summary, "for": row.trainers} for row in FORMATS.values()
     ]
     print_rows(rows, as_json)
 
 
 def _print_format(name: str) -> None:
-    """A format, its options, and how to load what each variant writes."""
+    """Print a format, its options, and how to load the files of each variant."""
     from curate.formats import Settings, configure, find
 
-    found = find(name)
-    click.echo(f"{found.name}: {found.summary}\nfor {found.trainers}\n")
-    for key, option in found.options.items():
+    row = find(name)
+    click.echo(f"{row.name}: {row.summary}\nfor {row.trainers}\n")
+    for key, option in row.options.items():
         choices = f"; one of {', '.join(option.choices)}" if option.choices else ""
         click.echo(f"output.options.{key}: {option.summary}{choices} (default {option.default})")
-    click.echo("\n" * bool(found.options) + found.snippet.format(path="train/shard-00000"))
-    variant = found.options.get("variant")
+    click.echo("\n" * bool(row.options) + row.snippet.format(path="train/shard-00000"))
+    variant = row.options.get("variant")
     if variant is None:
         return
     for choice in variant.choices:
@@ -72,9 +71,9 @@ def corpus(cache: Path, as_json: bool) -> None:
     info = materialise(cache / "corpus")
     rows = [
         {"domain": f"corpus://{name}", "what": DOMAINS[name],
-         "documents": f"{found.documents:,}", "MB": f"{found.bytes / 1e6:.1f}",
-         "content hash": found.content_hash[:16]}
-        for name, found in info.domains.items()
+         "documents": f"{domain.documents:,}", "MB": f"{domain.bytes / 1e6:.1f}",
+         "content hash": domain.content_hash[:16]}
+        for name, domain in info.domains.items()
     ]  # fmt: skip
     print_rows(rows, as_json)
     if not as_json:

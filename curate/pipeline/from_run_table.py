@@ -1,7 +1,7 @@
 """Mix from run tables or experts alone, without text.
 
-Where supply is unknown there are no epochs to cap, and the natural mixture, which a method may take
-as a prior, is the mean of the runs.
+Without supply, epochs are not capped, and the mean of the runs stands in for the natural mixture,
+which some methods take as a prior.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from curate.runtime.files import write_json
 from curate.runtime.progress import Observer
 
 UNKNOWN_BUDGET = 10**9
-"""Tokens that stand for any budget where supply is unknown; only shares are reported then."""
+"""Tokens that stand in for the budget where supply is unknown; only shares are reported then."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunTableInputs:
-    """Everything that stands in for a recipe when there is no text."""
+    """Evidence, supply and settings in place of a recipe, when there is no text."""
 
     runs: tuple[Path, ...] = ()
     """A run table, or a file of mixtures and one of losses."""
@@ -57,7 +57,7 @@ class RequestWithoutText:
 
 
 def request_without_text(inputs: RunTableInputs, observer: Observer) -> RequestWithoutText:
-    """Make a mixing request from a run table or experts.
+    """Make a mixing request from a run table or experts, and pass notices on.
 
     Raises:
         MissingEvidence: There are neither runs nor experts, or a file does not exist.

@@ -124,11 +124,7 @@ def prepare(
         start_id=start_id,
         data_seed=seed,
         data_hash=hash_json(
-            [
-                encoded.content_hash,
-                encoded.tokenizer.fingerprint,
-                asdict(loaded.recipe.validation),
-            ]
+            [encoded.content_hash, encoded.tokenizer.fingerprint, asdict(loaded.recipe.validation)]
         ),
         group=GroupSize(1, 1),
         tensorboard=None if recipe.tensorboard is None else loaded.base / recipe.tensorboard,

@@ -12,7 +12,7 @@ from curate.recipe import LoadedRecipe, MixtureRecipe
 from curate.runtime.files import hash_file, hash_json
 
 MADE = {"runs": "runs.csv", "experts": "experts.parquet"}
-"""What `mixture.evidence.proxy` makes, and its file in the output directory."""
+"""Evidence that `mixture.evidence.proxy` can make, and its file in the output directory."""
 
 
 def made_by_proxies(loaded: LoadedRecipe) -> Literal["runs", "experts"] | None:
@@ -28,7 +28,7 @@ def evidence_paths(loaded: LoadedRecipe) -> list[Path]:
     """List the files of the recipe's evidence, runs first; those of proxies once they exist.
 
     Raises:
-        MissingEvidence: One that the recipe names is not there.
+        MissingEvidence: A file that the recipe names does not exist.
     """
     runs, experts = _paths(loaded)
     return [*runs, *experts]
@@ -54,7 +54,7 @@ def check_files(paths: list[Path]) -> None:
     """Check that every file of evidence exists.
 
     Raises:
-        MissingEvidence: One does not.
+        MissingEvidence: A file does not exist.
     """
     for path in paths:
         if not path.is_file():
@@ -77,7 +77,7 @@ def read_evidence(loaded: LoadedRecipe) -> Evidence | None:
     """Read the recipe's evidence; None where it names none.
 
     Raises:
-        MissingEvidence: A file is not there.
+        MissingEvidence: A file does not exist.
         FitError: The run table is wrong.
         InputError: The experts' file is wrong.
     """

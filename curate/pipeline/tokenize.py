@@ -1,7 +1,7 @@
 """Tokenise and count a recipe's domains: find files, load the tokenizer, tokenise, count.
 
-Everything made here lives in the cache directory, where all recipes that name it share it, and is
-made only once.
+Everything made here is stored in the cache directory. Recipes that name the same cache share it,
+and nothing is made twice.
 """
 
 from __future__ import annotations
@@ -43,21 +43,26 @@ class TokenizedDomains:
 
     tokenizer: Tokenizer
     backend: str
-    """Name and version of what tokenised; several, where parts were made at different times."""
+    """Names and versions of the backends that tokenised the documents."""
     plans: tuple[tuple[FilePlan, ...], ...]
-    """How the files of each domain are read, by domain."""
+    """shape (domains, plans), how the files of each domain are read."""
     domains: tuple[DomainTokens, ...]
     validation: tuple[NDArray[np.bool_], ...]
-    """Which documents are held out, by domain."""
+    """For each domain, shape (documents,), whether a document is held out."""
     stats: tuple[DomainStats, ...]
     content_hash: str
-    """Hash of all documents, whatever files they came in."""
+    """Hash of all documents, however they are divided into files."""
     tokenised_bytes: int
-    """Text that had to be tokenised in this run."""
+    """Bytes of text that this run tokenised; the rest was in the store."""
 
 
 def tokenize_domains(loaded: LoadedRecipe, workers: int, observer: Observer) -> TokenizedDomains:
-    """Tokenise what is new, and count every domain.
+    """Tokenise documents that the token store lacks, and count every domain.
+
+    Args:
+        loaded: The recipe.
+        workers: Number of processes.
+        observer: Receives progress and notices.
 
     Raises:
         CurateError: Any user-fixable error in the recipe, a file or the tokenizer.
@@ -72,7 +77,15 @@ def tokenize_domains(loaded: LoadedRecipe, workers: int, observer: Observer) -> 
     store.scan()
     with _spill(cache) as spill:
         plans = plans or find_files(loaded, observer)
-        filling = FillRequest(recipe, tokenizer, store, spill, workers, observer, choice)
+        filling = FillRequest(
+            recipe=recipe,
+            tokenizer=tokenizer,
+            store=store,
+            spill=spill,
+            workers=workers,
+            observer=observer,
+            choice=choice,
+        )
         filled = fill(filling, plans)
         store.scan()
         domains = tuple(
@@ -82,37 +95,35 @@ def tokenize_domains(loaded: LoadedRecipe, workers: int, observer: Observer) -> 
         observer.begin("count", [domain.name for domain in domains])
         requests = [
             CountRequest(
-                domain,
-                tokenizer,
-                cache / "counts" / tokenizer.fingerprint[:16],
-                spill / f"domain-{number}",
-                tuple((run, tuple(counted)) for run, counted in filled.made.runs.get(number, [])),
-                recipe.counting.memory_mb << 20,
+                domain=domain,
+                tokenizer=tokenizer,
+                directory=cache / "counts" / tokenizer.fingerprint[:16],
+                spill=spill / f"domain-{number}",
+                runs=tuple((run, tuple(keys)) for run, keys in filled.made.runs.get(number, [])),
+                memory_bytes=recipe.counting.memory_mb << 20,
             )
             for number, domain in enumerate(domains)
         ]
         entropies = map_tasks(_entropies, requests, workers)
-    share, key = recipe.validation.documents, recipe.validation.key
-    validation = _held_out(domains, share, key)
+    validation = _held_out(domains, recipe.validation.documents, recipe.validation.key)
     stats = tuple(
-        domain_stats(domain, held_out, found)
-        for domain, held_out, found in zip(domains, validation, entropies, strict=True)
+        domain_stats(*domain) for domain in zip(domains, validation, entropies, strict=True)
     )
     observer.end()
     return TokenizedDomains(
         tokenizer=tokenizer,
-        backend=", ".join(sorted(_backends(domains))) or "none",
-        plans=tuple(tuple(found) for found in plans),
+        backend=_backends(domains) or "none",
+        plans=tuple(map(tuple, plans)),
         domains=domains,
         validation=validation,
         stats=stats,
-        content_hash=_content_hash(domains),
+        content_hash=hash_json([[domain.name, domain.fingerprint] for domain in domains]),
         tokenised_bytes=filled.text_bytes,
     )
 
 
 def find_files(loaded: LoadedRecipe, observer: Observer) -> list[list[FilePlan]]:
-    """The files of every domain, identified by content, and how each will be read."""
+    """Find the files of every domain, identify them by content, and plan how each is read."""
     recipe = loaded.recipe
     _harvest(loaded, observer)
     observer.begin("find files")
@@ -125,13 +136,13 @@ def find_files(loaded: LoadedRecipe, observer: Observer) -> list[list[FilePlan]]
     ]
     size_bytes = sum(file.size_bytes for file in files)
     observer.end(f"{len(files)} files, {size_bytes / 1e6:.1f} MB")
-    for domain, found in zip(recipe.domains, plans, strict=True):
-        _notice_copies(domain.name, found, observer)
+    for domain, domain_plans in zip(recipe.domains, plans, strict=True):
+        _notice_copies(domain.name, domain_plans, observer)
     return plans
 
 
 def _notice_copies(name: str, plans: Sequence[FilePlan], observer: Observer) -> None:
-    """Report files that equal another of their domain, whose documents count twice."""
+    """Report files that equal another of the same domain; their documents count twice."""
     first: dict[str, str] = {}
     copies = []
     for file in (file for plan in plans for file in plan.files if file.size_bytes):
@@ -141,13 +152,13 @@ def _notice_copies(name: str, plans: Sequence[FilePlan], observer: Observer) -> 
     if copies:
         copy, original = copies[0]
         observer.notice(
-            f"domain '{name}': {len(copies)} of its files hold what another of them holds, and "
+            f"domain '{name}': {len(copies)} of its files are copies of another of them, and "
             f"count again ({copy} is the same as {original})"
         )
 
 
 def _harvest(loaded: LoadedRecipe, observer: Observer) -> None:
-    """Make the embedded corpus if a domain is of it."""
+    """Make the embedded corpus if a domain uses it."""
     patterns = [
         pattern
         for domain in loaded.recipe.domains
@@ -166,13 +177,20 @@ def _harvest(loaded: LoadedRecipe, observer: Observer) -> None:
 def load_tokenizer(
     loaded: LoadedRecipe, plans: list[list[FilePlan]], workers: int, observer: Observer
 ) -> Tokenizer:
-    """The recipe's tokenizer, trained first if it says so."""
+    """Load the recipe's tokenizer, or train it.
+
+    Args:
+        loaded: The recipe.
+        plans: shape (domains, plans), the text to train on; empty for a tokenizer that is loaded.
+        workers: Number of processes.
+        observer: Receives progress, and the tokenizer's notices.
+    """
     recipe = loaded.recipe.tokenizer
     eos = None if isinstance(recipe.eos, msgspec.UnsetType) else recipe.eos
     if recipe.path is not None:
-        found = tokenizers.load(loaded.base / recipe.path, eos)
+        tokenizer = tokenizers.load(loaded.base / recipe.path, eos)
     elif recipe.hub is not None:
-        found = tokenizers.load_hub(recipe.hub, eos)
+        tokenizer = tokenizers.load_hub(recipe.hub, eos)
     else:
         assert recipe.train is not None
         request = train_tokenizer.TrainRequest(
@@ -181,10 +199,10 @@ def load_tokenizer(
             eos or train_tokenizer.END_OF_TEXT,
             loaded.cache_dir,
         )
-        found = train_tokenizer.train(request, plans, workers, observer)
-    for notice in found.notices:
+        tokenizer = train_tokenizer.train(request, plans, workers, observer)
+    for notice in tokenizer.notices:
         observer.notice(notice)
-    return found
+    return tokenizer
 
 
 def _expand(domain: DomainRecipe, loaded: LoadedRecipe) -> list[InputPath]:
@@ -196,7 +214,7 @@ def _expand(domain: DomainRecipe, loaded: LoadedRecipe) -> list[InputPath]:
 
 
 def _local(pattern: str, cache: Path) -> str:
-    """The file behind a pattern that names a domain of the embedded corpus."""
+    """Replace the name of a domain of the embedded corpus by its file."""
     if not pattern.startswith(SCHEME):
         return pattern
     from curate.sources.embedded.corpus import resolve
@@ -230,7 +248,7 @@ def _open_domain(
     if on_bad_record == "error" and opened.bad_records:
         path, line, reason, _ = next(iter(opened.bad_record_rows()))
         raise InputError(
-            f"{path}:{line}: {reason}; mend it, or set on_bad_record: quarantine "
+            f"{path}:{line}: {reason}; fix it, or set on_bad_record: quarantine "
             f"({opened.bad_records} bad records in '{domain.name}')"
         )
     if not len(opened):
@@ -250,36 +268,33 @@ def _entropies(request: CountRequest) -> Entropies:
 def _held_out(
     domains: Sequence[DomainTokens], share: float, key: int
 ) -> tuple[NDArray[np.bool_], ...]:
-    """Documents held out, by domain: also those that another domain holds out the text of."""
-    chosen = [domain.validation(share, key) for domain in domains]
-    held = [domain.content_high[own] for domain, own in zip(domains, chosen, strict=True)]
-    texts = np.sort(np.concatenate(held))
+    """Hold out documents of each domain, and their copies in all others.
+
+    Otherwise a text could be held out in one domain and trained on in another.
+    """
+    masks = [domain.validation(share, key) for domain in domains]
+    held_out = [domain.content_high[mask] for domain, mask in zip(domains, masks, strict=True)]
+    texts = np.sort(np.concatenate(held_out))
     return tuple(
-        own | _is_among(domain.content_high, texts)
-        for domain, own in zip(domains, chosen, strict=True)
+        mask | _is_among(domain.content_high, texts)
+        for domain, mask in zip(domains, masks, strict=True)
     )
 
 
 def _is_among(values: NDArray[np.uint64], ranked: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    """Which values an ascending array holds; `numpy.isin` first imports what takes 0.01 s."""
-    found: NDArray[np.bool_] = ranked.searchsorted(values) != ranked.searchsorted(values, "right")
-    return found
+    """Return which values an ascending array holds; `numpy.isin` takes 0.01 s to import."""
+    among: NDArray[np.bool_] = ranked.searchsorted(values) != ranked.searchsorted(values, "right")
+    return among
 
 
-def _backends(domains: Sequence[DomainTokens]) -> set[str]:
-    return {
-        stored.backend for domain in domains for file in domain.files for stored in file.entries
-    }
-
-
-def _content_hash(domains: Sequence[DomainTokens]) -> str:
-    """Hash of the domains' documents in canonical order."""
-    return hash_json([[domain.name, domain.fingerprint] for domain in domains])
+def _backends(domains: Sequence[DomainTokens]) -> str:
+    files = [file for domain in domains for file in domain.files]
+    return ", ".join(sorted({stored.backend for file in files for stored in file.entries}))
 
 
 @contextmanager
 def _spill(cache: Path) -> Iterator[Path]:
-    sweep(cache)  # what runs left that were killed
+    sweep(cache)  # directories left by killed runs
     path = begin_directory(cache / "spill")
     try:
         yield path

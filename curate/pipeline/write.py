@@ -38,14 +38,20 @@ from curate.tokens import tokenizer as tokenizers
 
 
 def write_dataset(loaded: LoadedRecipe, planned: Planned, workers: int, observer: Observer) -> None:
-    """Write shards, then the manifest, over whatever dataset of ours the directory holds.
+    """Write shards, then the manifest; an earlier dataset of curate in the directory is replaced.
+
+    Args:
+        loaded: The recipe.
+        planned: Its plan.
+        workers: Number of processes.
+        observer: Receives progress.
 
     Raises:
-        ShardError: The directory holds what curate did not write, or the disk is too small.
+        ShardError: The directory holds files that curate did not write, or the disk is too small.
     """
     recipe, directory = loaded.recipe, loaded.output_dir
     tokenized = planned.tokenized
-    chosen, shards = planned.format, planned.shaped.shards
+    output_format, shards = planned.format, planned.shaped.shards
     tasks = [ShardTask("train", name, number) for number, name in enumerate(_names(planned))]
     tasks += [
         ShardTask("validation", domain.name, number)
@@ -56,25 +62,33 @@ def write_dataset(loaded: LoadedRecipe, planned: Planned, workers: int, observer
     dataset.clear(
         directory,
         [(task.split, task.name) for task in tasks],
-        chosen.folder_stems,
+        output_format.folder_stems,
         trainer_file_stems() if recipe.output.shape == PER_DOMAIN else (),
     )
     tokenizers.save(tokenized.tokenizer, directory / "tokenizer.json")
     dtype = np.dtype(np.uint32)
-    if isinstance(chosen, TokenFormat):
-        dtype = chosen.dtype_for(tokenized.tokenizer.vocabulary - 1)
+    if isinstance(output_format, TokenFormat):
+        dtype = output_format.dtype_for(tokenized.tokenizer.vocabulary - 1)
     writer = ShardWriter(
-        DatasetLayout(directory), chosen, dtype, planned.shaped.sampler, shards, tokenized.domains,
-        tokenized.validation, recipe.row_tokens, max(1, workers // shards), recipe.packing,
-        tokenized.tokenizer.eos_id or 0,
-    )  # fmt: skip
+        layout=DatasetLayout(directory),
+        format=output_format,
+        dtype=dtype,
+        sampler=planned.shaped.sampler,
+        shards=shards,
+        domains=tokenized.domains,
+        validation=tokenized.validation,
+        sequence_length=recipe.row_tokens,
+        threads=max(1, workers // shards),
+        packing=recipe.packing,
+        pad_id=tokenized.tokenizer.eos_id or 0,
+    )
     observer.begin("write", [recipe.name], [recipe.budget_tokens])
-    if isinstance(chosen, TokenFormat):
+    if isinstance(output_format, TokenFormat):
         records = write_shards(writer, tasks, workers, observer.tick)
     else:
-        with _text_job(loaded, writer, chosen, tokenized) as job:
+        with _text_job(loaded, writer, output_format, tokenized) as job:
             records = write_text_shards(job, tasks, workers, observer.tick)
-    folder_files = _finish(directory, chosen, tasks, dtype)
+    folder_files = _finish(directory, output_format, tasks, dtype)
     if isinstance(planned.shaped.sampler, DomainSampler):
         folder_files += _write_mixtures(directory, planned, records)
     manifest = _manifest(loaded, planned, records, dtype)
@@ -85,12 +99,12 @@ def write_dataset(loaded: LoadedRecipe, planned: Planned, workers: int, observer
 
 def _finish(
     directory: Path,
-    chosen: TokenFormat | TextFormat,
+    output_format: TokenFormat | TextFormat,
     tasks: Sequence[ShardTask],
     dtype: np.dtype[Any],
 ) -> list[FileRecord]:
     """Write the files that the format's readers expect beside the shards."""
-    if chosen.finish is None:
+    if output_format.finish is None:
         return []
     layout = DatasetLayout(directory)
     files = []
@@ -103,7 +117,7 @@ def _finish(
             ]
             for split in dataset.SPLITS
         }
-        files += chosen.finish(DatasetFolder(directory, stems, dtype))
+        files += output_format.finish(DatasetFolder(directory, stems, dtype))
     return [dataset.record_file(path, directory) for path in files]
 
 
@@ -119,7 +133,7 @@ def _names(planned: Planned) -> list[str]:
 def _write_mixtures(
     directory: Path, planned: Planned, records: Sequence[ShardRecord]
 ) -> list[FileRecord]:
-    """Write the trainers' own mixture files, from what was written."""
+    """Write the mixture files that trainers read, from the tokens that were written."""
     inputs = config_files.ConfigInputs(
         train=[domain for domain in planned.shaped.written_domains if domain.tokens],
         validation={
@@ -139,7 +153,10 @@ def _write_mixtures(
 
 @contextmanager
 def _text_job(
-    loaded: LoadedRecipe, writer: ShardWriter, chosen: TextFormat, tokenized: TokenizedDomains
+    loaded: LoadedRecipe,
+    writer: ShardWriter,
+    output_format: TextFormat,
+    tokenized: TokenizedDomains,
 ) -> Iterator[TextJob]:
     """Make a job that writes text, with a directory for its temporary files."""
     spill = begin_directory(loaded.cache_dir / "text")
@@ -149,14 +166,19 @@ def _text_job(
     ]
     try:
         yield TextJob(
-            writer, chosen, plans, tokenized.tokenizer, tokenized.backend.split()[0], spill
+            writer=writer,
+            text_format=output_format,
+            plans=plans,
+            tokenizer=tokenized.tokenizer,
+            backend=tokenized.backend.split()[0],
+            spill=spill,
         )
     finally:
         shutil.rmtree(spill, ignore_errors=True)
 
 
 def _check_room(planned: Planned, directory: Path) -> None:
-    """Refuse to start what the disk cannot hold."""
+    """Refuse to start if the disk cannot hold the dataset."""
     directory.mkdir(parents=True, exist_ok=True)
     needed = planned.plan.budget_tokens * planned.tokenized.tokenizer.dtype.itemsize
     free = shutil.disk_usage(directory).free
@@ -194,8 +216,12 @@ def _manifest(
         seed=recipe.seed,
         budget_tokens=recipe.budget_tokens,
         tokenizer=TokenizerRecord(
-            tokenizer.name, tokenizer.fingerprint, tokenizer.eos, tokenizer.eos_id,
-            tokenizer.vocabulary, tokenized.backend,
+            name=tokenizer.name,
+            fingerprint=tokenizer.fingerprint,
+            eos=tokenizer.eos,
+            eos_id=tokenizer.eos_id,
+            vocabulary=tokenizer.vocabulary,
+            backend=tokenized.backend,
         ),
         domains=[domain.name for domain in tokenized.domains],
         shards=records,
