@@ -9,8 +9,8 @@ import os
 import signal
 import sys
 
-# torch's threads spin while they wait, which costs eight times the time where cores are shared; it
-# reads this when it is imported.
+# torch's threads spin while they wait, which makes training eight times slower on shared cores.
+# torch reads this variable when it is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import click  # noqa: E402
@@ -52,7 +52,7 @@ def _run() -> int:
     try:
         cli.main(standalone_mode=False)
         if sys.stdout is not None:  # None where the caller closed it, as schedulers may
-            sys.stdout.flush()  # here, where a full disk is still an error like any other
+            sys.stdout.flush()  # so that a full disk is reported below, like any other error
     except CurateError as error:
         click.echo(f"curate: {error}", err=True)
         return EXIT_USER
@@ -73,6 +73,6 @@ def _run() -> int:
 
 
 def _discard_output() -> None:
-    """Send what is still buffered nowhere, so that Python does not fail to write it at exit."""
+    """Discard buffered output, so that Python does not fail to write it at exit."""
     if sys.stdout is not None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

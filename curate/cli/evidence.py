@@ -1,4 +1,4 @@
-"""The commands about training runs: which to do next, and which laws fit them."""
+"""The commands about training runs: `fit` compares laws on them, `design` proposes more."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--laws", default="all", show_default=True, help="Names with commas, or all.")
+@click.option("--laws", default="all", show_default=True, help="Names separated by commas, or all.")
 @click.option("--folds", default=5, show_default=True, help="Folds of the cross-validation.")
 @click.option(
     "--experts",
     type=click.Path(path_type=Path),
     help="Log-probabilities of one expert per domain; adds regressions with and without them.",
 )
-@click.option("--targets", help="Losses to fit, names with commas; default: all.")
+@click.option("--targets", help="Losses to fit, separated by commas; default: all.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path(), help="Where fit.json goes.")
 @click.option("--workers", type=click.IntRange(1), help="Number of processes; default: the cores.")
 @click.option("--json", "as_json", is_flag=True, help="Print fit.json instead of a table.")
 @click.option("--quiet", is_flag=True, help="Print errors only.")
-def fit(runs: tuple[Path, ...], laws: str, folds: int, **options: Any) -> None:
+def fit(runs: tuple[Path, ...], **options: Any) -> None:
     """Fit laws to a run table and compare them on mixtures they have not seen.
 
     RUNS is a runs.csv, or two files: mixtures (ratios.csv) and losses (metrics.csv).
@@ -42,8 +42,8 @@ def fit(runs: tuple[Path, ...], laws: str, folds: int, **options: Any) -> None:
     screen = Screen(options["as_json"], options["quiet"])
     fields = curate.fit(
         runs,
-        laws=None if laws == "all" else laws.split(","),
-        folds=folds,
+        laws=None if options["laws"] == "all" else options["laws"].split(","),
+        folds=options["folds"],
         experts=options["experts"],
         targets=options["targets"].split(",") if options["targets"] else None,
         directory=options["out"],
@@ -59,13 +59,16 @@ def _noise_line(noise: dict[str, Any]) -> str:
     spread = noise["relative_of_mean"]
     return (
         f"seed noise, {noise['groups']} mixtures run more than once: {spread * 100:.3f} % of the "
-        "mean loss; = : cannot be told from the best"
+        "mean loss; = : indistinguishable from the best"
     )
 
 
 @click.command()
 @click.option(
-    "-n", "count", type=click.IntRange(1), help="Number of mixtures; default: as many as lacking."
+    "-n",
+    "count",
+    type=click.IntRange(1),
+    help="Number of mixtures; default: as many as are still needed.",
 )
 @click.option(
     "--strategy", default="filling", show_default=True,

@@ -1,4 +1,4 @@
-"""The commands that say what is available: methods, formats, the embedded corpus, the machine."""
+"""The commands that show what is available: methods, formats, the embedded corpus, the machine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from curate.cli.session import print_rows
 @click.command()
 @click.option("--json", "as_json", is_flag=True)
 def methods(as_json: bool) -> None:
-    """Mixing methods: what each does, needs, and which paper it is from."""
+    """List mixing methods: what each does, what it needs, and its paper."""
     from curate.mixture import METHODS
 
     rows = [
@@ -29,7 +29,7 @@ def methods(as_json: bool) -> None:
 @click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True)
 def formats(name: str | None, as_json: bool) -> None:
-    """Output formats; with a NAME, how its files are loaded."""
+    """List output formats or, with a NAME, show how its files are loaded."""
     from curate.formats import FORMATS
 
     if name is not None:
@@ -65,7 +65,7 @@ def _print_format(name: str) -> None:
 @click.option("--cache", type=click.Path(path_type=Path), default=Path(".curate"))
 @click.option("--json", "as_json", is_flag=True)
 def corpus(cache: Path, as_json: bool) -> None:
-    """The embedded corpus: domains, sizes, and the packages it is harvested from."""
+    """Show the embedded corpus: domains, sizes, and the packages it is harvested from."""
     from curate.sources.embedded.corpus import DOMAINS, materialise
 
     info = materialise(cache / "corpus")
@@ -85,7 +85,7 @@ def corpus(cache: Path, as_json: bool) -> None:
 
 @click.command()
 def schema() -> None:
-    """The recipe's JSON Schema, for editors."""
+    """Print the recipe's JSON Schema, for editors."""
     from curate.recipe import schema as recipe_schema
 
     click.echo(json.dumps(recipe_schema(), indent=2))
@@ -93,7 +93,7 @@ def schema() -> None:
 
 @click.command()
 def doctor() -> None:
-    """The machine, the versions, and which optional parts are installed."""
+    """Show the machine, the versions, and which optional parts are installed."""
     import platform
 
     from curate.runtime.workers import default_workers

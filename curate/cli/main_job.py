@@ -50,7 +50,7 @@ def stats(intervals: bool, compare: bool, **options: Any) -> None:
 
 
 def _show_stats(screen: Screen, result: StatsResult) -> None:
-    def table() -> Any:  # rich tables take 0.03 s to import: only where one is shown
+    def table() -> Any:  # importing rich's tables takes 0.03 s, so only if one is shown
         from rich.console import Group
 
         from curate.report.terminal import stats_table
@@ -130,13 +130,13 @@ def build(context: click.Context, /, dry_run: bool, **options: Any) -> None:
 @click.option("--workers", type=click.IntRange(1), help="Number of processes; default: the cores.")
 @click.option("--json", "as_json", is_flag=True, help="Print the certificate as JSON.")
 @click.option("--quiet", is_flag=True, help="Print errors only.")
-def verify(directory: Path, workers: int | None, as_json: bool, quiet: bool) -> None:
+def verify(directory: Path, **options: Any) -> None:
     """Read a built dataset back and compare it with its plan.
 
     The exit code is 1 if anything differs.
     """
-    screen = Screen(as_json, quiet)
-    result = curate.verify(directory, workers=workers, progress=screen.observer)
+    screen = Screen(options["as_json"], options["quiet"])
+    result = curate.verify(directory, workers=options["workers"], progress=screen.observer)
     _finish(screen, result, with_readers=False)
 
 

@@ -65,24 +65,22 @@ def experts(**options: Any) -> None:
 )
 @click.option("--up", is_flag=True, help="Also train one size larger: does the ranking hold?")
 @proxy_command
-def validate(seeds: int, presets: tuple[str, ...], up: bool, **options: Any) -> None:
+def validate(**options: Any) -> None:
     """Train the recommended mixture and its rivals, and judge the advice."""
     from rich.console import Group
 
     from curate.report.validation import loss_table, summary_lines
 
     session = RecipeSession(options)
-    places = {name: options[name] for name in PLACES}
-    fields = curate.validate(
-        session.loaded, seeds=seeds, presets=presets, up=up, **places, **session.effort
-    ).json
+    settings = {name: options[name] for name in ("seeds", "presets", "up", *PLACES)}
+    fields = curate.validate(session.loaded, **settings, **session.effort).json
     session.show(
         fields, lambda: Group(*map(loss_table, fields["sizes"]), "\n".join(summary_lines(fields)))
     )
 
 
 def _loss_table(rows: dict[str, dict[str, Any]], title: str) -> Table:
-    """Make a row for each run, a column for each domain, and the plain mean."""
+    """Make a table with a row for each run, a column for each domain, and the mean."""
     from rich.table import Table
 
     table = Table(title=title, title_justify="left")

@@ -1,4 +1,4 @@
-"""Options that commands share, and where results are shown.
+"""Options that commands share, and the screen that shows their results.
 
 Exit codes: 0 done, 1 verification failed, 2 a user-fixable error (one line on stderr), 130
 interrupted.
@@ -131,7 +131,7 @@ def open_inputs(options: dict[str, Any]) -> tuple[Screen, dict[str, Any]]:
     if options["seed"] is not None:
         overrides.append(f"seed={options['seed']}")
     return screen, {
-        "recipe": options["recipe"],  # refused beside a run table, in the function's own words
+        "recipe": options["recipe"],  # the function refuses a recipe beside a run table
         "overrides": overrides,
         "max_epochs": options["max_epochs"],
         "directory": options["out"] or Path(),

@@ -106,9 +106,8 @@ def tokenize_domains(loaded: LoadedRecipe, workers: int, observer: Observer) -> 
         ]
         entropies = map_tasks(_entropies, requests, workers)
     validation = _held_out(domains, recipe.validation.documents, recipe.validation.key)
-    stats = tuple(
-        domain_stats(*domain) for domain in zip(domains, validation, entropies, strict=True)
-    )
+    by_domain = zip(domains, validation, entropies, strict=True)
+    stats = tuple(itertools.starmap(domain_stats, by_domain))
     observer.end()
     return TokenizedDomains(
         tokenizer=tokenizer,
