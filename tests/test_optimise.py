@@ -16,7 +16,7 @@ from mixing_laws import (
 )
 
 from curate.errors import FitError
-from curate.mixture.search.bimix_optimum import power_gap, power_optimum
+from curate.mixture.search.bimix_optimum import power_optimum
 from curate.mixture.search.descent import Ball, descend
 from curate.mixture.search.objective import Problem, losses_at, slopes_at, value_at
 from curate.mixture.search.optimise import certificate, optimise
@@ -108,6 +108,12 @@ def test_bimix_optimum_ignores_how_coefficients_are_split():
     for factor in (1e-6, 0.3, 1e9):
         found = power_optimum(bimix_scales(20.0) * factor, BIMIX_EXPONENTS, whole(7))
         assert found == pytest.approx(expected, rel=1e-12)
+
+
+def power_gap(shares, scales, exponents, box):
+    """Bound how far shares are from the least sum_i K_i r_i^(-a_i): Frank and Wolfe's gap."""
+    slopes = -scales * exponents * np.maximum(shares, 1e-300) ** (-exponents - 1)
+    return float(slopes @ (shares - best_corner(slopes, box)))
 
 
 def test_general_solver_agrees_with_the_closed_form():

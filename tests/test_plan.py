@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from curate.errors import InfeasiblePlan, RecipeError
 from curate.mixture import METHODS, DomainSupply, MixtureOptions, MixtureRequest, mix
 from curate.mixture.apportion import apportion, fits, largest_total, quota_bounds
-from curate.plan.budget import allocate, make_plan
+from curate.plan.budget import make_plan
 
 
 def hamilton(weights, total):
@@ -41,8 +41,8 @@ def hamilton(weights, total):
         ([0.0, 7.0], 5, [0, 5]),
     ],
 )
-def test_allocate_by_hand(weights, budget, expected):
-    assert allocate(weights, budget) == expected
+def test_apportion_by_hand(weights, budget, expected):
+    assert apportion(weights, budget) == expected
 
 
 def random_weights(rng):
@@ -55,14 +55,14 @@ def random_weights(rng):
     return [1 / count] * count
 
 
-def test_allocate_keeps_its_promises_in_thousands_of_cases():
+def test_apportion_keeps_its_promises_in_thousands_of_cases():
     rng = np.random.default_rng(0)
     for case in range(2000):
         weights = random_weights(rng)
         if not any(weights):
             continue
         budget = int(10 ** rng.uniform(0, 18)) if case % 10 else 10**18
-        counts = allocate(weights, budget)
+        counts = apportion(weights, budget)
         assert sum(counts) == budget
         bounds = quota_bounds(weights, budget)
         assert all(low <= c <= high for c, (low, high) in zip(counts, bounds, strict=True))
@@ -75,7 +75,7 @@ def test_hundreds_of_domains_that_truncation_gets_wrong():
     for _ in range(50):
         weights = rng.dirichlet(np.ones(17)).tolist()
         truncated = sum(int(weight * 10**9) for weight in weights)
-        assert truncated < 10**9 == sum(allocate(weights, 10**9))
+        assert truncated < 10**9 == sum(apportion(weights, 10**9))
 
 
 @settings(max_examples=200, deadline=None)
@@ -83,16 +83,16 @@ def test_hundreds_of_domains_that_truncation_gets_wrong():
     st.lists(st.floats(0, 1e308, allow_subnormal=True), min_size=1, max_size=30).filter(any),
     st.integers(0, 10**18),
 )
-def test_allocate_is_hamilton_for_any_floats(weights, budget):
-    assert allocate(weights, budget) == hamilton(weights, budget)
+def test_apportion_is_hamilton_for_any_floats(weights, budget):
+    assert apportion(weights, budget) == hamilton(weights, budget)
 
 
-def test_allocate_does_not_care_for_the_scale_of_weights():
+def test_apportion_does_not_care_for_the_scale_of_weights():
     rng = np.random.default_rng(2)
     for _ in range(100):
         weights = rng.random(9).tolist()
         doubled = [weight * 2.0**-40 for weight in weights]
-        assert allocate(weights, 10**15 + 7) == allocate(doubled, 10**15 + 7)
+        assert apportion(weights, 10**15 + 7) == apportion(doubled, 10**15 + 7)
 
 
 @pytest.mark.parametrize(
@@ -106,9 +106,9 @@ def test_allocate_does_not_care_for_the_scale_of_weights():
         ([1.0], -1, "total of at least 0, got -1"),
     ],
 )
-def test_allocate_refuses(weights, budget, message):
+def test_apportion_refuses(weights, budget, message):
     with pytest.raises(ValueError, match=message):
-        allocate(weights, budget)
+        apportion(weights, budget)
 
 
 # --- limits
@@ -191,7 +191,7 @@ def test_plan_by_hand():
 def test_rounding_up_never_passes_a_cap():
     # Quotas 3.5 and 3.5 of 7; Hamilton gives the tie to a, which has only 3.
     asked = plan_request(7, [3, 4], [0.5, 0.5])
-    assert allocate([0.5, 0.5], 7) == [4, 3]
+    assert apportion([0.5, 0.5], 7) == [4, 3]
     assert [domain.tokens for domain in make_plan(mix(asked), asked).domains] == [3, 4]
 
 

@@ -10,7 +10,7 @@ import pytest
 from curate.errors import InfeasiblePlan, InputError
 from curate.pipeline.tokenize import TokenizedDomains, tokenize_domains
 from curate.plan import SequenceSampler, TokenCopier, stream
-from curate.plan.budget import allocate
+from curate.plan.budget import apportion
 from curate.proxy import training_batches
 from curate.proxy.training_batches import (
     BatchSource,
@@ -57,7 +57,7 @@ def test_every_planned_token_is_a_target_once(tokenized: TokenizedDomains) -> No
     for model, run in enumerate(RUNS):
         supply = supply_streams(domains, run.seed)
         planned = []
-        for own, tokens in zip(supply, allocate(run.weights, run.tokens), strict=True):
+        for own, tokens in zip(supply, apportion(run.weights, run.tokens), strict=True):
             number = supply.index(own)
             whole = np.concatenate([tokenized.domains[number].document(d) for d in own.documents])
             planned.append(np.resize(whole, tokens))  # repeats from the start where it is short
@@ -70,7 +70,7 @@ def test_order_is_that_of_the_dataset_builder(tokenized: TokenizedDomains) -> No
     streams = [
         stream(domain, ~held_out, tokens, run.seed)
         for domain, held_out, tokens in zip(
-            tokenized.domains, tokenized.validation, allocate(run.weights, run.tokens), strict=True
+            tokenized.domains, tokenized.validation, apportion(run.weights, run.tokens), strict=True
         )
     ]
     built = SequenceSampler(streams, LENGTH, run.seed).shard(0, 1)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from curate import recipe as recipes
-from curate.mixture.methods.leverage import leverage_scores, pretraining_weights, tuning_weights
+from curate.mixture.methods.leverage import leverage_scores, pretraining_weights
 from curate.pipeline.tokenize import TokenizedDomains, tokenize_domains
 from curate.runtime.progress import Observer
 from curate.stats.bigram_sample import draw_pairs, pair_sample
@@ -156,13 +156,12 @@ def test_leverage_does_not_depend_on_units_origin_or_order() -> None:
     assert ((scores >= 0) & (scores < 1)).all()
 
 
-def test_leverage_by_hand_and_both_mixtures() -> None:
+def test_leverage_by_hand() -> None:
     # Two domains at ±1: K has eigenvalue 2, scaled to mean diagonal 1; 2 / (2 + 2 ridge) halved.
     assert leverage_scores(np.array([[0.0], [2.0]]), ridge=1.0) == pytest.approx([0.25, 0.25])
     scores = leverage_scores(np.array([[0.0, 0.1], [0.1, 0.0], [0.0, 0.0], [9.0, 9.0]]), ridge=0.1)
     assert scores.argmax() == 3
     assert np.argmin(pretraining_weights(scores)) == 3
-    assert np.argmax(tuning_weights(scores)) == 3
     assert sum(pretraining_weights(scores)) == pytest.approx(1)
     assert pretraining_weights(leverage_scores(np.ones((4, 2)))) == [0.25] * 4
     with pytest.raises(ValueError, match="expected a positive ridge, got 0"):

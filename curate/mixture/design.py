@@ -18,6 +18,7 @@ from curate.mixture.request import MixtureRequest
 from curate.mixture.search.simplex_box import Box, nearest_rows
 from curate.mixture.search.trust_region import hellinger
 from curate.mixture.simplex import softmax
+from curate.runtime.registry import unknown_name
 
 Array = NDArray[np.float64]
 
@@ -116,9 +117,7 @@ def design(request: MixtureRequest, box: Box, trained: Array, strategy: str, cou
         MissingEvidence: `entropy` lacks entropies.
     """
     if strategy not in STRATEGIES:
-        raise RecipeError(
-            f"design: no strategy is called '{strategy}' (known: {', '.join(STRATEGIES)})"
-        )
+        raise RecipeError(unknown_name("strategy", strategy, STRATEGIES, "design"))
     names = tuple(domain.name for domain in request.domains)
     rng = np.random.default_rng(request.options.search.seed)
     mixtures = STRATEGIES[strategy](request, box, trained, count, rng)

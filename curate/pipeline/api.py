@@ -558,6 +558,8 @@ def _start(
     recipe: RecipeLike, workers: int | None, progress: Progress, overrides: Sequence[str] = ()
 ) -> tuple[LoadedRecipe, int, Observer]:
     """Load the recipe unless it is, fill in defaults, and pass its notices on."""
+    from curate.pipeline.check import unused_weights
+
     observer = _observer(progress)
     if not isinstance(recipe, LoadedRecipe):
         recipe = load_recipe(recipe, overrides)
@@ -565,7 +567,7 @@ def _start(
         raise RecipeError(
             "overrides: the recipe is loaded already; use load_recipe(source, overrides)"
         )
-    for notice in recipe.notices:
+    for notice in (*recipe.notices, *unused_weights(recipe)):
         observer.notice(notice)
     return recipe, workers or default_workers(), observer
 

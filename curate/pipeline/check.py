@@ -45,3 +45,16 @@ def check_names(loaded: LoadedRecipe) -> None:
             f"sequence_length: format {output_format.name} keeps whole documents and its readers "
             "cut them; remove sequence_length, or use output.format: npy"
         )
+
+
+def unused_weights(loaded: LoadedRecipe) -> list[str]:
+    """Say so, in a list of one, where the recipe has weights that its method does not read."""
+    recipe = loaded.recipe
+    method = recipe.mixture.method
+    given = recipe.mixture.weights is not None or any(
+        domain.weight is not None for domain in recipe.domains
+    )
+    # `check_names` refuses an unknown method.
+    if not given or (method in METHODS and METHODS[method].by_hand):
+        return []
+    return [f"the recipe's weights are not used: mixture.method is {method}, not manual"]

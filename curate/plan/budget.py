@@ -2,6 +2,7 @@
 
 The plan says how many tokens each domain gives; they sum to the budget exactly. It is made before
 any data is written. `curate.plan.streams` selects the documents that hold these tokens.
+`apportion` is offered here too, for `curate.proxy`, which does not import `curate.mixture`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from curate.errors import InfeasiblePlan, RecipeError
 from curate.mixture.apportion import apportion, fits
 from curate.mixture.request import Mixture, MixtureRequest, limit_tokens
 from curate.mixture.shortfall import explain_empty, explain_infeasible
+
+__all__ = ["Plan", "PlanDomain", "apportion", "make_plan"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,29 +59,6 @@ class Plan:
             },
             "warnings": list(self.warnings),
         }
-
-
-def allocate(weights: Sequence[float], budget_tokens: int) -> list[int]:
-    """Split the budget by largest remainder, in exact integer arithmetic.
-
-    Each domain gets its quota, weight / sum(weights) * budget, rounded down or up. It is
-    `curate.mixture.apportion` without limits, for `curate.proxy`, which may not import mixtures.
-
-    Args:
-        weights: shape (domains,), non-negative, not all zero; need not sum to 1.
-        budget_tokens: Tokens to split, at least 0.
-
-    Returns:
-        Shape (domains,), tokens that sum to the budget exactly.
-
-    Raises:
-        ValueError: A weight is negative or not finite, all are zero, or the budget is negative.
-
-    Example:
-        >>> allocate([0.5, 0.3, 0.2], 11)
-        [6, 3, 2]
-    """
-    return apportion(weights, budget_tokens)
 
 
 def make_plan(mixture: Mixture, request: MixtureRequest) -> Plan:

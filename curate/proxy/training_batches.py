@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from curate.errors import InfeasiblePlan, InputError
 from curate.plan import PIECE, DocumentStream, SequenceSampler, TokenCopier, shard_count, stream
-from curate.plan.budget import allocate
+from curate.plan.budget import apportion
 from curate.tokens.domain import DomainTokens
 
 STRETCH_TOKENS = 4_000_000
@@ -80,7 +80,7 @@ def run_streams(
     Raises:
         InfeasiblePlan: A domain has too few tokens for its share; the message says what to change.
     """
-    taken = allocate(run.weights, run.tokens)
+    taken = apportion(run.weights, run.tokens)
     streams = [replace(each, tokens=tokens) for each, tokens in zip(supply, taken, strict=True)]
     for domain, needed in zip(domains, streams, strict=True):
         _check_supply(run, domain, needed)

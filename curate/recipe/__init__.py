@@ -161,7 +161,7 @@ def parse(
         apply_override(value, override, notices)
         translate(value, notices, source)
     recipe = _convert(value, Recipe, source)
-    check_recipe(recipe, source, notices)
+    check_recipe(recipe, source)
     return LoadedRecipe(recipe, base, notices)
 
 

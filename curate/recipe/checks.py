@@ -128,13 +128,12 @@ def _refused_key(weights: dict[str, Any]) -> str:
     raise AssertionError("no weight is refused")
 
 
-def check_recipe(recipe: Recipe, source: str, notices: list[str]) -> None:
+def check_recipe(recipe: Recipe, source: str) -> None:
     """Refuse fields that contradict each other or lack each other.
 
     Args:
         recipe: A recipe whose fields are each valid.
         source: Name of the recipe in messages.
-        notices: Extended where a field has no effect.
 
     Raises:
         RecipeError: Fields that contradict each other or are missing; names them.
@@ -142,7 +141,7 @@ def check_recipe(recipe: Recipe, source: str, notices: list[str]) -> None:
     _check_tokenizer(recipe.tokenizer, source)
     _check_domains(recipe, source)
     _check_rows(recipe, source)
-    _check_weights(recipe, source, notices)
+    _check_weights(recipe, source)
     check_objective(recipe.mixture, source)
     _check_proxies(recipe, source)
 
@@ -223,7 +222,7 @@ def _check_proxies(recipe: Recipe, source: str) -> None:
     )
 
 
-def _check_weights(recipe: Recipe, source: str, notices: list[str]) -> None:
+def _check_weights(recipe: Recipe, source: str) -> None:
     names = [domain.name for domain in recipe.domains]
     weights = recipe.mixture.weights
     weighted = [domain.name for domain in recipe.domains if domain.weight is not None]
@@ -239,6 +238,3 @@ def _check_weights(recipe: Recipe, source: str, notices: list[str]) -> None:
             f"{source}: weights stand both in mixture.weights and in domains[{weighted[0]}].weight:"
             " keep one"
         )
-    method = recipe.mixture.method
-    if method != "manual" and (weights is not None or weighted):
-        notices.append(f"the recipe's weights are not used: mixture.method is {method}, not manual")

@@ -1,7 +1,7 @@
 """Mixtures from how much domains have in common, by ridge leverage scores of their embeddings.
 
-A domain that others resemble has low leverage; training data are put there, or on the unique ones
-when a model is tuned. The embeddings are any; the paper takes hidden states of a proxy model.
+A domain that others resemble has low leverage; pretraining data are taken from there. Any
+embeddings will do; the paper takes hidden states of a proxy model.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ from curate.mixture.request import Method, MixtureRequest, Preference
 from curate.mixture.simplex import softmax
 
 RIDGE = 10.0
-TEMPERATURE_PRETRAINING = 5.0
-TEMPERATURE_TUNING = 0.2
-"""The paper's settings, quoted from its code."""
+TEMPERATURE = 5.0
+"""The paper's settings for pretraining, quoted from its code."""
 
 
 def leverage(request: MixtureRequest) -> Preference:
@@ -37,7 +36,7 @@ def leverage(request: MixtureRequest) -> Preference:
         a proxy model.
     """
     heat = request.options.temperature
-    heat = TEMPERATURE_PRETRAINING if heat is None else heat
+    heat = TEMPERATURE if heat is None else heat
     check_temperature(heat)
     lacking = [f"'{domain.name}'" for domain in request.domains if not domain.embedding]
     if lacking:
@@ -99,7 +98,7 @@ def leverage_scores(embedding: NDArray[np.float64], ridge: float = RIDGE) -> NDA
 
 
 def pretraining_weights(
-    scores: NDArray[np.float64], temperature: float = TEMPERATURE_PRETRAINING
+    scores: NDArray[np.float64], temperature: float = TEMPERATURE
 ) -> list[float]:
     """Shares softmax(relative typicality / T): what is shared weighs more.
 
@@ -113,13 +112,6 @@ def pretraining_weights(
         return [1.0 / len(scores)] * len(scores)
     inverse = 1.0 / np.maximum(scores, top / 100)
     return softmax((inverse / inverse.mean()).tolist(), temperature)
-
-
-def tuning_weights(
-    scores: NDArray[np.float64], temperature: float = TEMPERATURE_TUNING
-) -> list[float]:
-    """Shares softmax(score / T): what is unique weighs more, as the paper does for fine-tuning."""
-    return softmax(scores.tolist(), temperature)
 
 
 LEVERAGE = Method(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.mixture.search.simplex_box import HALVINGS, Box, best_corner
+from curate.mixture.search.simplex_box import HALVINGS, Box
 
 Array = NDArray[np.float64]
 
@@ -70,13 +70,3 @@ def power_optimum(scales: Array, exponents: Array, box: Box) -> Array:
             break
         low, high = (middle, high) if shares(middle).sum() >= 1 else (low, middle)
     return shares(low)
-
-
-def power_gap(shares: Array, scales: Array, exponents: Array, box: Box) -> float:
-    """At most how far these shares are from the least sum_i K_i r_i^(-a_i): a certificate.
-
-    The loss is convex, so no shares of the box are better by more than the largest decrease along
-    the tangent (Frank and Wolfe's gap).
-    """
-    slopes = -scales * exponents * np.maximum(shares, 1e-300) ** (-exponents - 1)
-    return float(slopes @ (shares - best_corner(slopes, box)))

@@ -157,13 +157,6 @@ def experts_law(
     return ExpertsLaw(tuple(parts))
 
 
-def loss_of(blocks: Blocks, weights: Array) -> float:
-    """Nats per token of the experts mixed by these shares; infinite where they exclude a block."""
-    with np.errstate(divide="ignore"):
-        logs = np.log(blocks.scaled @ weights) + blocks.peak_nats
-    return float(-(blocks.importance @ logs) / blocks.tokens_per_block)
-
-
 def scores(blocks: Blocks, weights: Array) -> Array:
     """s_i = sum_b v_b p_bi / sum_j w_j p_bj: minus the slope of the loss of the blocks.
 
@@ -231,24 +224,6 @@ def best_shares(
     last = scores(blocks, weights)
     total = -(blocks.importance @ blocks.peak_nats) - _mixed_log(blocks, weights)
     return Solution(weights, float(total), _gap(last, weights, region), iteration)
-
-
-def solve_by_gradient(blocks: Blocks, steps: int = 100, rate: float = 1.0) -> Solution:
-    """MixMin's published solver, kept to compare with: exponentiated gradient from equal shares.
-
-    It stops early where the largest slope is below 1e-4, which never happens on a simplex: at the
-    optimum all slopes are -1. Documents are weighed alike, as in its code.
-    """
-    weights = np.full(blocks.scaled.shape[1], 1 / blocks.scaled.shape[1])
-    for _ in range(steps):
-        slopes = -scores(blocks, weights)
-        if np.abs(slopes).max() < 1e-4:
-            break
-        weights = weights * np.exp(-rate * slopes)
-        weights = weights / weights.sum()
-    total = -(blocks.importance @ blocks.peak_nats) - _mixed_log(blocks, weights)
-    gap = _gap(scores(blocks, weights), weights, whole(len(weights)))
-    return Solution(weights, float(total), gap, steps)
 
 
 def _step(weights: Array, score: Array, box: Box, free: bool) -> Array:
