@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from curate.errors import FitError
 from curate.laws import LAWS, Law
-from curate.laws.fitting.features import run_folds
+from curate.laws.fitting.features import number_distinct, run_folds
 from curate.laws.law import Array, RunTable
 from curate.laws.scores import Scores, SeedNoise, finite_or_none, score, seed_noise
 from curate.runtime.threads import one_blas_thread
@@ -29,7 +29,7 @@ Rows = NDArray[np.bool_]
 HELD_TOKENS = 0.2
 """Fraction of each run's tokens, the last ones, that the extrapolation test holds out."""
 TIE_ERRORS = 2.0
-"""A law ties with the best where their errors differ by at most so many standard errors."""
+"""Standard errors of the difference within which a law ties with the best one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,9 +194,8 @@ def _fit_and_predict(task: _FitTask) -> _FitResult:
 
 
 def _error_by_mixture(table: RunTable, predicted: Array) -> Array:
-    """Mean absolute relative error of each mixture, shape (mixtures,)."""
-    _, place = np.unique(np.round(table.weights, 9), axis=0, return_inverse=True)
-    place = np.asarray(place).reshape(-1)
+    """Return the mean absolute relative error of each mixture, shape (mixtures,)."""
+    place = number_distinct(np.round(table.weights, 9))
     error = np.abs(predicted / table.losses - 1).mean(axis=1)
     mean: Array = np.bincount(place, error) / np.bincount(place)
     return mean
@@ -208,9 +207,9 @@ def _ranked(
     """Sort best first, and mark ties with the best and laws that beat the dummies.
 
     Args:
-        comparisons: One a law.
-        errors: By law that could be fitted, shape (mixtures,).
-        noise: Differences below it count as ties.
+        comparisons: One for each law.
+        errors: Law → error of each mixture, shape (mixtures,); only laws that could be fitted.
+        noise: Smaller differences count as ties.
         dummies: Names of the dummies.
     """
     means = {name: float(error.mean()) for name, error in errors.items()}

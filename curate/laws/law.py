@@ -30,8 +30,8 @@ class RunTable:
     weights: Array
     """shape (rows, domains), shares of training tokens; each row sums to 1 within 1e-12."""
     tokens: Array
-    """shape (rows,), training tokens seen; NaN in all rows or in none. Steps, where there are only
-    those: laws take any positive measure of progress."""
+    """shape (rows,), training tokens seen; NaN in all rows or in none. Steps if the table has no
+    tokens: laws take any positive measure of progress."""
     params: Array
     """shape (rows,), parameters of the model; NaN in all rows or in none."""
     losses: Array
@@ -96,22 +96,22 @@ class FittedLaw(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Law:
-    """A row of `LAWS`: everything curate knows about a law."""
+    """A row of `LAWS`: the fit of a law, and all properties of it that other code reads."""
 
     name: str
     summary: str
     """Its form in a few words, for the command line."""
     paper: str
-    """Short citation with arXiv number and equation, or that there is none."""
+    """Short citation with arXiv number and equation, or `no paper`."""
     needs: str
     """Requirements of a table, in words: checkpoints, model sizes, a number of runs."""
     fit: Callable[[RunTable], FittedLaw]
-    """Fit the law; raises `FitError` where the table cannot determine it, and says what would."""
+    """Fit the law; raises `FitError` if the table cannot determine it, and says what would."""
     dummy: bool = False
     """Whether it is a yardstick that any other law must beat."""
     convex: bool = False
-    """Whether its losses are convex in the shares as fitted here: then one descent finds the best
-    mixture, and a certificate says how near it is."""
+    """Whether its fitted losses are convex in the shares: then one descent finds the best mixture,
+    with a bound on its distance from the optimum."""
     replicates: int = 0
     """Resamples that a mixture takes for its intervals unless the recipe says otherwise: as many as
     fit in a minute on 512 runs of 17 domains. Most laws take over a second a fit, and get none."""

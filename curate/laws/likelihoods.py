@@ -117,9 +117,10 @@ def _assembled(table: pa.Table, path: Path, experts: tuple[str, ...], logp: Arra
     fresh[1:] = (code[1:] != code[:-1]) | (document[1:] != document[:-1])
     back = np.flatnonzero(~fresh[1:] & (position[1:] <= position[:-1]))
     first = np.flatnonzero(fresh)
-    keys = list(zip(code[first].tolist(), document[first].tolist(), strict=True))
-    if len(back) or len(set(keys)) < len(keys):
-        row = int(back[0]) + 2 if len(back) else _second(keys, first) + 1
+    _, once = np.unique(np.stack([code[first], document[first]]), axis=1, return_index=True)
+    again = np.setdiff1d(np.arange(len(first)), once)
+    if len(back) or len(again):
+        row = int(back[0]) + 2 if len(back) else int(first[again[0]]) + 1
         raise InputError(
             f"{path}: row {row}: rows of a document must stand together, by rising position; sort "
             "by target_domain, document, position"
@@ -131,13 +132,3 @@ def _assembled(table: pa.Table, path: Path, experts: tuple[str, ...], logp: Arra
         starts=np.append(first, len(code)).astype(np.int64),
         logp_nats=np.minimum(logp, 0.0),
     )
-
-
-def _second(keys: list[tuple[int, int]], first: NDArray[np.int64]) -> int:
-    """Return the row at which a document starts for the second time."""
-    seen: set[tuple[int, int]] = set()
-    for key, row in zip(keys, first, strict=True):
-        if key in seen:
-            return int(row)
-        seen.add(key)
-    raise AssertionError("no document starts twice")

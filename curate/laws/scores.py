@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from curate.laws.fitting.features import number_distinct
 from curate.laws.law import Array, RunTable
 
 LEAST_PREDICTED = 0.1
@@ -58,12 +59,11 @@ def score(table: RunTable, predicted: Array) -> Scores:
 def checkpoints(table: RunTable) -> NDArray[np.int64]:
     """Number the combinations of tokens and parameters, shape (rows,)."""
     values = np.nan_to_num(np.stack([table.tokens, table.params], axis=1))
-    _, place = np.unique(values, axis=0, return_inverse=True)
-    return np.asarray(place, np.int64).reshape(-1)
+    return number_distinct(values)
 
 
 def last_checkpoints(table: RunTable, place: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    """Select, for each model size, the rows at the most tokens that three runs have reached."""
+    """Select, for each model size, the rows at the largest token count with three runs or more."""
     tokens, params = np.nan_to_num(table.tokens), np.nan_to_num(table.params)
     selected = []
     for size in np.unique(params):
@@ -75,7 +75,7 @@ def last_checkpoints(table: RunTable, place: NDArray[np.int64]) -> list[NDArray[
 
 
 def spearman(first: Array, second: Array) -> float:
-    """Rank correlation, ties having their mean rank; NaN if one side is constant.
+    """Compute the rank correlation, with mean ranks for ties; NaN if one side is constant.
 
     Example:
         >>> round(spearman(np.array([1.0, 2.0, 3.0]), np.array([1.0, 3.0, 2.0])), 12)
@@ -100,7 +100,7 @@ def _ranks(values: Array) -> Array:
 
 
 def _spearman_by(groups: list[NDArray[np.int64]], observed: Array, predicted: Array) -> float:
-    """Average the rank correlations of groups, by their rows; undefined ones count as 0."""
+    """Average the rank correlations of groups, weighted by rows; undefined ones count as 0."""
     if not groups:
         return math.nan
     correlations = [spearman(observed[rows], predicted[rows]) for rows in groups]
@@ -123,9 +123,9 @@ class SeedNoise:
     """Spread between runs of the same mixture, tokens and model size."""
 
     groups: int
-    """Combinations that at least two runs share; without any, the spread is unknown."""
+    """Combinations of mixture, tokens and size with at least two runs; 0: the spread is unknown."""
     runs: int
-    """Runs that share one."""
+    """Runs in these groups."""
     relative: Array
     """shape (targets,), standard deviation of log losses; NaN if unknown."""
     relative_of_mean: float
@@ -138,8 +138,7 @@ def seed_noise(table: RunTable) -> SeedNoise:
         [np.round(table.weights, 9), np.nan_to_num(table.tokens)[:, None],
          np.nan_to_num(table.params)[:, None]], axis=1,
     )  # fmt: skip
-    _, place = np.unique(keys, axis=0, return_inverse=True)
-    place = np.asarray(place).reshape(-1)
+    place = number_distinct(keys)
     logs = np.log(np.concatenate([table.losses, table.losses.mean(axis=1)[:, None]], axis=1))
     squares, freedom, groups, runs = np.zeros(logs.shape[1]), 0, 0, set()
     for point in np.flatnonzero(np.bincount(place) > 1):

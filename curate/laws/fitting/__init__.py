@@ -1,1 +1,1 @@
-"""Numerics that laws are fitted with: least squares, features, trees, kernels."""
+"""Numerics of the laws: least squares, features, Gaussian processes, prediction with trees."""

@@ -1,13 +1,33 @@
-"""Columns of training progress for regressors, and folds that keep runs whole."""
+"""Features of regressors: training progress and root shares; and folds that keep runs whole."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from curate.laws.law import Array, RunTable
+
+ROOT_OFFSET = 1e-4
+"""Added to every share before its square root, which has no derivative at zero."""
+
+
+def root_shares(weights: Array) -> Array:
+    """Return square roots of shares; a negative one, which a search may try, counts as zero."""
+    return np.asarray(np.sqrt(np.maximum(weights, 0) + ROOT_OFFSET))
+
+
+def number_distinct(values: NDArray[Any]) -> NDArray[np.int64]:
+    """Number the distinct rows of a matrix, or the distinct values of a vector, in sorted order.
+
+    Returns:
+        shape (rows,), the number of each row, from 0.
+    """
+    _, number = np.unique(values, axis=0, return_inverse=True)
+    # NumPy 2.0 returns it with the matrix's dimensions.
+    return np.asarray(number, np.int64).reshape(-1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +63,7 @@ def progress_of(table: RunTable) -> Progress:
 
 
 def run_folds(table: RunTable, folds: int, seed: int = 0) -> list[NDArray[np.bool_]]:
-    """Assign rows to folds, all checkpoints of a run and of one mixture to the same fold.
+    """Assign rows to folds, keeping all checkpoints of a run and of a mixture in one fold.
 
     Mixtures are shuffled by a seeded permutation that depends neither on the order of rows nor on
     that of domains. Runs of one mixture at several seeds or model sizes stay together, since a law
@@ -58,21 +78,20 @@ def run_folds(table: RunTable, folds: int, seed: int = 0) -> list[NDArray[np.boo
         Rows held out in each fold, each shape (rows,); empty if all runs have one mixture.
     """
     by_name = np.argsort(np.array(table.domains), kind="stable")
-    rounded = np.round(table.weights[:, by_name], 9)
-    mixtures, inverse = np.unique(rounded, axis=0, return_inverse=True)
-    place = np.asarray(inverse).reshape(-1)
+    place = number_distinct(np.round(table.weights[:, by_name], 9))
     # A run whose mixture changes on the way joins its mixtures into one group.
-    group = np.arange(len(mixtures))
+    group = np.arange(place.max(initial=-1) + 1)
     first: dict[str, int] = {}
     for run, mixture in zip(table.runs, place, strict=True):
         other = first.setdefault(run, int(mixture))
         if group[other] != group[mixture]:
             group[group == group[mixture]] = group[other]
-    names, fold_group = np.unique(group, return_inverse=True)
-    if len(names) < 2:
+    group = number_distinct(group)
+    groups = int(group.max(initial=-1)) + 1
+    if groups < 2:
         return []
-    order = np.random.default_rng(seed).permutation(len(names))
-    fold_of = np.empty(len(names), np.int64)
-    fold_of[order] = np.arange(len(names)) % min(folds, len(names))
-    row_fold = fold_of[np.asarray(fold_group).reshape(-1)[place]]
-    return [row_fold == fold for fold in range(min(folds, len(names)))]
+    order = np.random.default_rng(seed).permutation(groups)
+    fold_of = np.empty(groups, np.int64)
+    fold_of[order] = np.arange(groups) % min(folds, groups)
+    row_fold = fold_of[group[place]]
+    return [row_fold == fold for fold in range(min(folds, groups))]

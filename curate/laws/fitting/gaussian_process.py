@@ -6,7 +6,7 @@ of two rows is the sum of
 
 - a smooth function of the mixture (Matern 5/2) and a linear one: effects that last along a run;
 - the same smooth function times one of progress: curves whose shape depends on the mixture;
-- a smooth function of progress alone: warm-up, schedules, whatever all mixtures share;
+- a smooth function of progress alone: warm-up, schedules and all else that mixtures share;
 - a constant for rows of the same run, and noise: not predicted for new runs.
 
 Terms of progress exist where progress varies. Length scales and variances maximise the posterior
@@ -24,6 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from curate.laws.fitting.features import number_distinct
 from curate.laws.law import Array, RunTable
 
 ROWS_LEARN = 320
@@ -42,7 +43,7 @@ NEW_RUN = -1
 
 
 def squared_distances(first: Array, second: Array) -> Array:
-    """Squared distances between rows, shape (rows of first, rows of second).
+    """Return squared distances between rows, shape (rows of first, rows of second).
 
     Example:
         >>> squared_distances(np.array([[0.0, 0.0]]), np.array([[3.0, 4.0], [0.0, 1.0]]))
@@ -56,7 +57,7 @@ def squared_distances(first: Array, second: Array) -> Array:
 
 
 def matern(squares: Array) -> tuple[Array, Array]:
-    """Correlations (1 + d + d^2 / 3) e^-d with d = sqrt(5 squares), and their derivatives.
+    """Compute Matern 5/2 correlations (1 + d + d^2 / 3) e^-d, d = sqrt(5 squares), and slopes.
 
     Args:
         squares: Squared distances in units of the length, any shape.
@@ -128,7 +129,7 @@ class Covariance:
         )
 
     def between(self, first: Rows, second: Rows) -> Array:
-        """Covariances without run and noise terms, shape (rows of first, rows of second)."""
+        """Return covariances without run and noise terms, shape (rows of first, of second)."""
         step, plane, _, product, alone, _ = self.variances
         (a, b, c), (x, y, z) = self.split(first), self.split(second)
         total: Array = step * np.ones((len(a), len(x)))
@@ -141,7 +142,7 @@ class Covariance:
         return total
 
     def observed(self, rows: Rows) -> Array:
-        """Covariances of observed values, run and noise terms included, shape (rows, rows)."""
+        """Return covariances of observed values, run and noise terms included, (rows, rows)."""
         total = self.between(rows, rows)
         if self.columns:
             total += self.variances[5] * _same_run(rows.run)
@@ -180,7 +181,7 @@ def _prior(rows: Rows) -> CovariancePrior:
 def _unlikelihood(
     theta: Array, rows: Rows, values: Array, prior: CovariancePrior
 ) -> tuple[float, Array]:
-    """Negative log posterior of `theta`, and its gradient.
+    """Return the negative log posterior of `theta`, and its gradient.
 
     d/dp of (y' K^-1 y + ln det K) / 2 is the sum of Q * dK/dp, Q = (K^-1 - a a') / 2, a = K^-1 y.
     Derivatives by length scales come as products with the inputs (`_by_lengths`), never as one
@@ -203,9 +204,10 @@ def _unlikelihood(
     total += plane * flat
     total += LEVEL_VARIANCE
     total[np.diag_indices(len(total))] += noise + JITTER
+    # LAPACK directly: dpotri takes a third of the operations of solving for the identity.
     factor, failed = lapack.dpotrf(total, lower=1)
     if failed:
-        return 1e12, np.zeros_like(theta)
+        return 1e12, np.zeros_like(theta)  # not positive definite: the line search backs off
     inverse, _ = lapack.dpotri(factor, lower=1)
     inverse = np.tril(inverse) + np.tril(inverse, -1).T
     solved = inverse @ values
@@ -266,12 +268,12 @@ class Process:
     """shape (rows,), the covariance's inverse times the values."""
 
     def mean(self, new: Rows) -> Array:
-        """Expected values, shape (rows of new,)."""
+        """Predict the expected values, shape (rows of new,)."""
         expected: Array = self.covariance.between(new, self.rows) @ self.solved
         return expected
 
     def gradient(self, new: Rows) -> Array:
-        """Derivative of the mean by `new.mixture`, shape (rows of new, domains)."""
+        """Differentiate the mean by `new.mixture`, shape (rows of new, domains)."""
         covariance = self.covariance
         step, plane, _, product, _, _ = covariance.variances
         (a, b, _), (x, y, _) = covariance.split(new), covariance.split(self.rows)
@@ -298,7 +300,7 @@ def observe(covariance: Covariance, rows: Rows, values: Array) -> Process:
 
 
 def left_out(covariance: Covariance, rows: Rows, values: Array, group: NDArray[np.int64]) -> Array:
-    """Errors at every row of a process that did not observe the rows of its group.
+    """Compute the error at every row of a process that did not observe the rows of its group.
 
     With a = K^-1 y and blocks by group, the error of block b is (K^-1)_bb^-1 a_b.
 
@@ -325,7 +327,7 @@ def left_out(covariance: Covariance, rows: Rows, values: Array, group: NDArray[n
 
 @dataclass(frozen=True, slots=True)
 class TargetProcesses:
-    """A process for every target, over values that were standardised."""
+    """A process for every target, over standardised values."""
 
     processes: tuple[Process, ...]
     """One a target."""
@@ -335,12 +337,12 @@ class TargetProcesses:
     """shape (targets,), standard deviation of the values."""
 
     def mean(self, new: Rows, base: Array | float = 0.0) -> Array:
-        """Expected values, shape (rows of new, targets), added to `base` of that shape."""
+        """Predict the expected values, shape (rows of new, targets), added to `base`."""
         near = np.stack([process.mean(new) for process in self.processes], axis=1)
         return np.asarray(base + self.centres + self.scales * near)
 
     def standard_gradient(self, new: Rows) -> Array:
-        """Derivative of the standardised mean by the columns of `new.mixture`.
+        """Differentiate the standardised mean by the columns of `new.mixture`.
 
         Returns:
             shape (rows of new, targets, columns); times `scales` it is that of `mean`.
@@ -373,10 +375,9 @@ def evenly(table: RunTable) -> RunTable:
 
 def run_numbers(table: RunTable) -> NDArray[np.int64]:
     """Number the runs by name, shape (rows,)."""
-    _, number = np.unique(np.array(table.runs), return_inverse=True)
-    return np.asarray(number, np.int64).reshape(-1)
+    return number_distinct(np.array(table.runs))
 
 
 def new_runs(rows: int) -> NDArray[np.int64]:
-    """Numbers of rows that belong to no observed run, shape (rows,)."""
+    """Return run numbers for rows that belong to no observed run, shape (rows,)."""
     return np.full(rows, NEW_RUN, np.int64)

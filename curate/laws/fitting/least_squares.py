@@ -84,7 +84,7 @@ def fit_log_losses(model: Model, prior: Prior, losses: Array) -> Array:
 
 
 def _minimise(model: Model, theta: Array, prior: Prior, observed: Array, noise: Array) -> Array:
-    """Levenberg-Marquardt with a separate damping for every target."""
+    """Run Levenberg-Marquardt with a separate damping for every target."""
     precision = 1 / prior.spread**2
     damping = np.full(len(theta), 1e-3)
     residual, jacobian = _linearise(model, theta, observed)
@@ -118,7 +118,7 @@ def _minimise(model: Model, theta: Array, prior: Prior, observed: Array, noise: 
 
 
 def _linearise(model: Model, theta: Array, observed: Array) -> tuple[Array, Array]:
-    """Residuals of log losses and their derivatives; infinite where a loss is not positive."""
+    """Return residuals of log losses, infinite where a loss is not positive, and derivatives."""
     losses, derivatives = model(theta)
     possible = np.isfinite(losses) & (losses > 0)
     safe = np.where(possible, losses, 1)
@@ -133,7 +133,7 @@ def _cost(residual: Array, theta: Array, prior: Prior, noise: Array) -> Array:
 
 
 def _noise(model: Model, theta: Array, prior: Prior, observed: Array, noise: Array) -> Array:
-    """Root-mean-square residual, over the rows that the parameters leave free, shape (targets,)."""
+    """Estimate the noise, shape (targets,): RMS residual over the degrees of freedom left."""
     residual, jacobian = _linearise(model, theta, observed)
     rows = residual.shape[1]
     information = np.matmul(jacobian.transpose(0, 2, 1), jacobian) / (noise**2)[:, None, None]

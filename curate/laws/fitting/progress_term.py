@@ -14,7 +14,7 @@ import numpy as np
 from curate.laws.law import Array, RunTable
 
 DISTINCT = 2
-"""Fewest distinct values of tokens or parameters for a term; priors help where there are few."""
+"""Fewest distinct values of tokens or parameters for a term; priors settle what few leave open."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +32,13 @@ class Horizon:
         return 2 * sum(np.isfinite([self.tokens_unit, self.params_unit]))
 
     def start(self, losses: Array) -> Array:
-        """Prior centres, shape (targets, parameters): a tenth of the loss, exponent 0.3."""
-        terms = self.parameters // 2
+        """Return prior centres, shape (targets, parameters): a tenth of the loss, exponent 0.3."""
         amplitude = np.log(0.1 * np.exp(np.log(losses).mean(axis=0)))
         exponent = np.full(losses.shape[1], np.log(0.3))
-        return np.stack([amplitude, exponent] * terms, axis=1) if terms else _none(losses)
+        return np.tile(np.stack([amplitude, exponent], axis=1), self.parameters // 2)
 
     def spread(self) -> Array:
-        """Prior standard deviations, shape (parameters,)."""
+        """Return prior standard deviations, shape (parameters,)."""
         return np.tile([2.0, 0.7], self.parameters // 2)
 
     def evaluate(self, theta: Array, tokens: Array, params: Array) -> tuple[Array, Array]:
@@ -80,7 +79,3 @@ def _unit(values: Array) -> float:
     if len(np.unique(finite)) < DISTINCT:
         return float("nan")
     return float(np.exp(np.log(finite).mean()))
-
-
-def _none(losses: Array) -> Array:
-    return np.zeros((losses.shape[1], 0))

@@ -118,7 +118,13 @@ def forest_of(models: Sequence[Any]) -> Forest:
     leaves[np.arange(MOST_LEAVES) <= splits[:, None]] = read["leaf_value"]
     sides = _sides(left, right, real)
     return Forest(
-        features, places, sides, splits, leaves, np.array(ends, np.int64), tuple(thresholds)
+        features=features,
+        places=places,
+        sides=sides,
+        splits=splits,
+        leaves=leaves,
+        ends=np.array(ends, np.int64),
+        thresholds=tuple(thresholds),
     )
 
 
@@ -132,7 +138,7 @@ def _by_tree(numbers: Array, splits: NDArray[np.int64]) -> Array:
 def _sides(
     left: NDArray[np.int64], right: NDArray[np.int64], real: NDArray[np.bool_]
 ) -> NDArray[np.uint32]:
-    """Words of the leaves that stay when a row goes left or right; all bits where no split is.
+    """Return words of the leaves still possible after going left or right; all bits for no split.
 
     A child is the number of a split or, inverted, of a leaf. A split has a higher number than its
     parent, so going through them backwards meets children first.

@@ -45,7 +45,7 @@ class FittedAdditive:
         return slopes
 
     def _parts(self, weights: Array) -> Array:
-        """C_ij (w_j + offset)^gamma_ij, shape (rows, targets, domains)."""
+        """Return C_ij (w_j + offset)^gamma_ij, shape (rows, targets, domains)."""
         parts: Array = self.use * (weights + SHARE_OFFSET)[:, None, :] ** self.powers
         return parts
 

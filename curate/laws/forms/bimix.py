@@ -1,4 +1,4 @@
-"""BiMix: the loss of a domain from its own share and the tokens seen.
+"""BiMix: the loss of a domain as a function of that domain's share and the tokens seen.
 
 Model size is not a variable of the law: a table with several sizes gives coefficients for each, and
 other sizes cannot be predicted. `bimix_mixed` is the law of all shares.
@@ -42,7 +42,6 @@ class BimixCoefficients:
 class FittedBimix:
     """Coefficients of every target, for each model size."""
 
-    targets: tuple[str, ...]
     domain_of: tuple[int, ...]
     """Column of the weights for each target."""
     tokens_unit: float
@@ -144,7 +143,7 @@ def fit_bimix(table: RunTable) -> FittedBimix:
         _fit_size(table if np.isnan(size) else table.take(table.params == size), domain_of, unit)
         for size in sizes
     )
-    return FittedBimix(table.targets, domain_of, unit, sizes, fitted)
+    return FittedBimix(domain_of, unit, sizes, fitted)
 
 
 def _fit_size(table: RunTable, domain_of: tuple[int, ...], unit: float) -> BimixCoefficients:

@@ -61,7 +61,7 @@ class FittedBoosted:
         return np.stack([model.predict(rows, num_threads=1) for model in self.models], axis=1)
 
     def gradient(self, weights: Array, tokens: Array, params: Array) -> None:
-        """None: trees are constant almost everywhere."""
+        """Return None: trees are constant almost everywhere."""
 
     @cached_property
     def _forest(self) -> Forest:

@@ -1,11 +1,13 @@
-"""Dummies, which any law must beat: the mean loss, and the target's own share alone."""
+"""Dummies, which any law must beat: the mean loss, and a power of the target's share."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
+from curate.laws.fitting.features import number_distinct
 from curate.laws.law import Array, Law, RunTable
 
 SHARE_OFFSET = 1e-3
@@ -14,7 +16,7 @@ SHARE_OFFSET = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class FittedDummy:
-    """Mean log losses by token count and model size, and a slope in the own share."""
+    """Mean log losses by token count and model size, and a slope in the target's share."""
 
     points: Array
     """shape (points, 2), ln tokens and ln parameters of every observed combination; 0 for NaN."""
@@ -25,7 +27,7 @@ class FittedDummy:
     slopes: Array
     """shape (targets,), slope of the log loss by ln(share + offset)."""
     centres: Array
-    """shape (targets,), mean of ln(share + offset)."""
+    """shape (targets,), mean of ln(share + offset) over the runs."""
 
     def predict(self, weights: Array, tokens: Array, params: Array) -> Array:
         """See `FittedLaw`."""
@@ -55,7 +57,7 @@ def fit_mean(table: RunTable) -> FittedDummy:
 
 
 def fit_own_share(table: RunTable) -> FittedDummy:
-    """Fit the mean, times a power of the target's own share plus 0.001."""
+    """Fit the mean loss times a power of (the share of the target's domain + 0.001)."""
     points, means, place = _means(table)
     domain_of = tuple(
         table.domains.index(name) if name in table.domains else None for name in table.targets
@@ -72,13 +74,13 @@ def fit_own_share(table: RunTable) -> FittedDummy:
     return FittedDummy(points, means, domain_of, slopes, centres)
 
 
-def _means(table: RunTable) -> tuple[Array, Array, Array]:
-    """Combinations of tokens and parameters, their mean log losses, and each row's combination."""
-    points, inverse = np.unique(_places(table.tokens, table.params), axis=0, return_inverse=True)
-    place = np.asarray(inverse).reshape(-1)
+def _means(table: RunTable) -> tuple[Array, Array, NDArray[np.int64]]:
+    """Return combinations of tokens and size, their mean log losses, and each row's combination."""
+    places = _places(table.tokens, table.params)
+    points, place = np.unique(places, axis=0), number_distinct(places)
     logs = np.log(table.losses)
     means = np.stack([logs[place == point].mean(axis=0) for point in range(len(points))])
-    return points, means, place  # type: ignore[return-value]
+    return points, means, place
 
 
 def _places(tokens: Array, params: Array) -> Array:
@@ -86,7 +88,7 @@ def _places(tokens: Array, params: Array) -> Array:
 
 
 def _nearest(points: Array, places: Array) -> Array:
-    """Index of the nearest point; a factor in parameters counts ten times one in tokens."""
+    """Find the nearest point; a factor in parameters counts ten times as far as one in tokens."""
     off = np.abs(places[:, None, :] - points[None]) * np.array([1.0, 10.0])
     return np.asarray(off.sum(axis=2).argmin(axis=1))
 

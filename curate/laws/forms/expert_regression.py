@@ -4,16 +4,19 @@ One model, an expert, is trained on each domain. Mixing their probabilities give
 mixture without training it (MDE). That loss orders mixtures well but its level is off, so a
 regression on the few mixtures that were trained corrects it. Whether it says more than the shares
 depends on the experts: compare each law with the same regression of the shares alone (`ablated`).
+
+Fits are `functools.partial`, not closures, since worker processes receive them pickled.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
-from curate.laws.fitting.features import Progress, progress_of
+from curate.laws.fitting.features import Progress, progress_of, root_shares
 from curate.laws.fitting.gaussian_process import (
     Rows,
     TargetProcesses,
@@ -27,11 +30,9 @@ from curate.laws.forms.ridge import fit_ridge
 from curate.laws.law import Array, FittedLaw, Law, RunTable
 from curate.runtime.threads import one_blas_thread
 
-SHARE_OFFSET = 1e-4
-"""Added to every share: the square root has no derivative at zero."""
 FURTHEST = 6.0
-"""Standard deviations from the runs' mean at which an experts' loss is clipped; it is infinite
-where the experts of the mixture exclude a token."""
+"""Standard deviations from the runs' mean at which the loss of mixed experts is clipped. It is
+infinite where all experts with a share give a token probability 0."""
 
 Fit = Callable[[RunTable], FittedLaw]
 
@@ -174,16 +175,7 @@ def fit_expert_process(table: RunTable, experts: FittedLaw) -> FittedExpertProce
 
 
 def _columns(weights: Array, features: ExpertLosses, unit: float) -> Array:
-    roots = np.sqrt(np.maximum(weights, 0) + SHARE_OFFSET)
-    return np.hstack([roots, unit * features.columns(weights)])
-
-
-def _fit_ridge(table: RunTable, experts: FittedLaw) -> FittedLaw:
-    return fit_beside(table, experts, fit_ridge)
-
-
-def _fit_boosted(table: RunTable, experts: FittedLaw) -> FittedLaw:
-    return fit_beside(table, experts, fit_boosted)
+    return np.hstack([root_shares(weights), unit * features.columns(weights)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,46 +187,39 @@ class ExpertRegression:
     where there is none, of the law that `ablated` makes."""
     summary: str
     """Its form in a few words, for the command line."""
-    fit: Callable[[RunTable, FittedLaw], FittedLaw]
-    """Fit it to runs and the losses of experts mixed by shares."""
+    fit: Callable[..., FittedLaw]
+    """Fit it to runs; takes the losses of experts mixed by shares as `experts`."""
 
 
 INFORMED: dict[str, ExpertRegression] = {
     "ridge_mde": ExpertRegression(
-        "ridge", "linear in the shares and the experts' losses", _fit_ridge
+        "ridge",
+        "linear in the shares and the experts' losses",
+        partial(fit_beside, fit=fit_ridge),
     ),
     "gaussian_mde": ExpertRegression(
         "process", "a Gaussian process on root shares and the experts' losses", fit_expert_process
     ),
     "boosted_mde": ExpertRegression(
-        "boosted", "boosted trees (LightGBM) on the shares and the experts' losses", _fit_boosted
+        "boosted",
+        "boosted trees (LightGBM) on the shares and the experts' losses",
+        partial(fit_beside, fit=fit_boosted),
     ),
 }
-"""Laws that need experts beside runs; `informed` makes a law of one and its experts."""
+"""Regressions that need experts as well as runs; `informed` makes a law of one and its experts."""
 
 
 @dataclass(frozen=True, slots=True)
 class NoExperts:
-    """Experts with no target, beside which a law of `INFORMED` sees the shares alone."""
+    """Experts without targets, with which a law of `INFORMED` sees the shares alone."""
 
     def predict(self, weights: Array, tokens: Array, params: Array) -> Array:
-        """Shape (rows, 0)."""
+        """Return an array of shape (rows, 0)."""
         return np.zeros((len(weights), 0))
 
     def gradient(self, weights: Array, tokens: Array, params: Array) -> Array:
-        """Shape (rows, 0, domains)."""
+        """Return an array of shape (rows, 0, domains)."""
         return np.zeros((len(weights), 0, weights.shape[1]))
-
-
-@dataclass(frozen=True, slots=True)
-class _FitWithExperts:
-    """A fit with its experts, which can be pickled for worker processes."""
-
-    fit: Callable[[RunTable, FittedLaw], FittedLaw]
-    experts: FittedLaw
-
-    def __call__(self, table: RunTable) -> FittedLaw:
-        return self.fit(table, self.experts)
 
 
 def informed(name: str, experts: FittedLaw) -> Law:
@@ -254,7 +239,7 @@ def informed(name: str, experts: FittedLaw) -> Law:
         summary=row.summary,
         paper="MDE, Belenki et al. 2025, arXiv:2502.15950",
         needs="runs, and log-probabilities of an expert a domain",
-        fit=_FitWithExperts(row.fit, experts),
+        fit=partial(row.fit, experts=experts),
     )
 
 

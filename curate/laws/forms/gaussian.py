@@ -8,9 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from curate.laws.fitting.features import Progress, progress_of
+from curate.laws.fitting.features import Progress, progress_of, root_shares
 from curate.laws.fitting.gaussian_process import (
     Rows,
     TargetProcesses,
@@ -22,9 +21,6 @@ from curate.laws.fitting.gaussian_process import (
 from curate.laws.forms.additive import FittedAdditive, fit_additive
 from curate.laws.law import Array, Law, RunTable
 from curate.runtime.threads import one_blas_thread
-
-SHARE_OFFSET = 1e-4
-"""Added to every share: the square root has no derivative at zero."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +47,7 @@ class FittedGaussian:
 
     def _new_rows(self, weights: Array, tokens: Array, params: Array) -> Rows:
         columns = self.progress.columns(tokens, params)
-        return _rows_of(weights, columns, new_runs(len(weights)))
+        return Rows(root_shares(weights), columns, new_runs(len(weights)))
 
 
 @one_blas_thread()
@@ -69,13 +65,9 @@ def fit_gaussian(table: RunTable) -> FittedGaussian:
     mean = fit_additive(table)
     progress = progress_of(table)
     columns = progress.columns(table.tokens, table.params)
-    rows = _rows_of(table.weights, columns, run_numbers(table))
+    rows = Rows(root_shares(table.weights), columns, run_numbers(table))
     residuals = np.log(table.losses / mean.predict(table.weights, table.tokens, table.params))
     return FittedGaussian(mean, progress, fit_processes(rows, residuals))
-
-
-def _rows_of(weights: Array, columns: Array, run: NDArray[np.int64]) -> Rows:
-    return Rows(np.sqrt(np.maximum(weights, 0) + SHARE_OFFSET), columns, run)
 
 
 GAUSSIAN = Law(

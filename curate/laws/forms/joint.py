@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate.errors import FitError
-from curate.laws.fitting.features import Progress, progress_of
+from curate.laws.fitting.features import Progress, number_distinct, progress_of
 from curate.laws.fitting.gaussian_process import (
     ROWS_KEEP,
     ROWS_LEARN,
@@ -52,14 +52,10 @@ LEAST_MIXTURES = 4
 
 @dataclass(frozen=True, slots=True)
 class CorrectedTrend:
-    """A trend, and a process of every target for what it misses in log losses."""
+    """A trend and, for every target, a process over the trend's errors in log losses."""
 
     trend: Trend
     residuals: TargetProcesses
-
-    def log_losses(self, trend: Array, rows: Rows) -> Array:
-        """Correct the trend's log losses, shape (rows, targets)."""
-        return self.residuals.mean(rows, trend)
 
     def gradient(self, trend: Array, rows: Rows) -> Array:
         """Correct the trend's derivative by the weights, shape (rows, targets, domains)."""
@@ -82,9 +78,14 @@ class FittedJoint:
 
     def predict(self, weights: Array, tokens: Array, params: Array) -> Array:
         """See `FittedLaw`."""
-        experts = self._expert_log_losses(weights, tokens, params)
-        losses: Array = np.exp((self.votes[:, None, :] * experts).sum(axis=0))
-        return losses
+        rows = self._rows(weights, tokens, params)
+        at = (weights, tokens, params)
+        trends = [trend.log_losses(*at) for trend in self.trends]
+        corrected = [
+            expert.residuals.mean(rows, expert.trend.log_losses(*at)) for expert in self.corrected
+        ]
+        log_losses = np.stack([*trends, *corrected])  # shape (experts, rows, targets)
+        return np.asarray(np.exp((self.votes[:, None, :] * log_losses).sum(axis=0)))
 
     def gradient(self, weights: Array, tokens: Array, params: Array) -> Array:
         """See `FittedLaw`."""
@@ -96,16 +97,6 @@ class FittedJoint:
             vote[:, None] * slope for vote, slope in zip(self.votes, slopes, strict=True)
         )
         return np.asarray(self.predict(weights, tokens, params)[:, :, None] * by_weight)
-
-    def _expert_log_losses(self, weights: Array, tokens: Array, params: Array) -> Array:
-        """Predict log losses with each expert, shape (experts, rows, targets)."""
-        rows = self._rows(weights, tokens, params)
-        at = (weights, tokens, params)
-        trends = [trend.log_losses(*at) for trend in self.trends]
-        corrected = [
-            expert.log_losses(expert.trend.log_losses(*at), rows) for expert in self.corrected
-        ]
-        return np.stack([*trends, *corrected])
 
     def _rows(self, weights: Array, tokens: Array, params: Array) -> Rows:
         columns = self.progress.columns(tokens, params)
@@ -124,10 +115,9 @@ def fit_joint(table: RunTable) -> FittedJoint:
         The fitted law.
 
     Raises:
-        FitError: Fewer mixtures than that.
+        FitError: There are fewer than 4 different mixtures.
     """
-    _, mixture = np.unique(np.round(table.weights, 9), axis=0, return_inverse=True)
-    mixture = np.asarray(mixture, np.int64).reshape(-1)
+    mixture = number_distinct(np.round(table.weights, 9))
     mixtures = int(mixture.max(initial=-1)) + 1
     if mixtures < LEAST_MIXTURES:
         raise FitError(
@@ -174,7 +164,7 @@ class _Sample:
 def _fit_corrected(
     trend: Trend, table: RunTable, rows: Rows, sample: _Sample
 ) -> tuple[CorrectedTrend, Array]:
-    """Fit processes around a trend; also return their errors on mixtures left out.
+    """Fit processes to a trend's errors, and estimate their own errors on mixtures left out.
 
     The trend is not fitted again without those mixtures: including its errors on them made the
     votes no better.

@@ -277,7 +277,7 @@ def left_out(trend: Trend, table: RunTable, belief: TrendPrior, group: Groups) -
 
 
 def _noise_variance(information: Array, precision: Array, residual: Array) -> float:
-    """Variance of residuals, over the degrees of freedom that the parameters leave."""
+    """Estimate the variance of residuals, over the degrees of freedom that parameters leave."""
     noise = float(residual @ residual) / len(residual) + 1e-12
     for _ in range(3):
         used = np.trace(np.linalg.solve(information + noise * np.diag(precision), information))

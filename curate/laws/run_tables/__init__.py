@@ -1,1 +1,1 @@
-"""Tables of training runs: how columns are found, and how rows become runs."""
+"""Read tables of training runs: match their columns, and turn rows into runs."""

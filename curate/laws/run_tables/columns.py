@@ -1,11 +1,11 @@
-"""Read the files of a run table, and find which columns are shares, losses and names of runs.
+"""Read the files of a run table, and match columns to shares, losses and names of runs.
 
 Columns are matched by name and rows are joined by run, never by position.
 
 The CSV reader is Python's: Polars fills a row that is too short with nulls, which cannot be told
 from empty cells, and does not say which line of the file a row is on. Polars does the rest:
-numbers, and the join of two files. Processes forked afterwards must not use it, since its threads
-do not survive a fork.
+conversion to numbers, and the join of two files. Processes forked afterwards must not use it, since
+its threads do not survive a fork.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class TableFile:
         return FitError(f"{self.where(row)}: column '{column}': expected a number, found '{text}'")
 
     def where(self, row: int) -> str:
-        """File and line of a row, as `path:line`."""
+        """Return the file and line of a row, as `path:line`."""
         return f"{self.path}:{self.lines[row]}"
 
 
@@ -166,7 +166,16 @@ def single_layout(file: TableFile) -> tuple[TableLayout, list[str]]:
                "mixtures and losses in two files are given as two arguments")
         )  # fmt: skip
     rows = np.arange(len(file.lines))
-    return TableLayout(file, file, domains, targets, rows, rows, key), notices
+    layout = TableLayout(
+        weights=file,
+        losses=file,
+        domains=domains,
+        targets=targets,
+        weight_rows=rows,
+        loss_rows=rows,
+        key=key,
+    )
+    return layout, notices
 
 
 def pair_layout(first: TableFile, second: TableFile) -> tuple[TableLayout, list[str]]:
@@ -227,7 +236,7 @@ def _value_columns(file: TableFile) -> list[str]:
 
 
 def _looks_like_shares(file: TableFile) -> bool:
-    """Whether all cells can be shares and the sums of most rows are near 1.
+    """Tell whether all cells can be shares and the sums of most rows are near 1.
 
     Raises:
         FitError: A cell is not a number, and no earlier row rules shares out.
@@ -258,7 +267,7 @@ def _target_name(column: str) -> str:
 
 
 def _short_names(file: TableFile, rename: Callable[[str], str]) -> dict[str, str]:
-    """Short name → column; the full names where short ones would clash."""
+    """Map short names to columns, or full names if short ones would clash."""
     columns = _value_columns(file)
     short = [rename(column) for column in columns]
     return dict(zip(short if len(set(short)) == len(short) else columns, columns, strict=True))

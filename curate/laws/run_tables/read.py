@@ -1,8 +1,8 @@
 """Read run tables: one file of ours, or a file of mixtures and a file of losses.
 
 Columns are matched by name and rows are joined by run, never by position. Whatever is left out or
-changed on the way (rows without a loss, repeated rows, runs of one file only, shares that had to be
-divided by their sum) is counted and reported in notices.
+changed (rows without a loss, repeated rows, runs of one file only, shares divided by their sum) is
+counted and reported in notices.
 """
 
 from __future__ import annotations
@@ -109,7 +109,15 @@ def _read_numbers(layout: TableLayout) -> _Numbers:
     # Exactly rounded, so that shares do not depend on the order of the columns.
     totals = np.array([math.fsum(row) for row in shares.tolist()])
     _check_shares(layout, shares, some_absent, totals)
-    return _Numbers(_run_names(layout), losses, tokens, params, shares, some_absent, totals)
+    return _Numbers(
+        runs=_run_names(layout),
+        losses=losses,
+        tokens=tokens,
+        params=params,
+        shares=shares,
+        some_absent=some_absent,
+        totals=totals,
+    )
 
 
 def _assemble(layout: TableLayout) -> tuple[RunTable, list[str]]:
@@ -151,7 +159,7 @@ def _assemble(layout: TableLayout) -> tuple[RunTable, list[str]]:
 
 
 def _medians(losses: Array, usable: NDArray[np.bool_]) -> Array:
-    """Median of each target's usable losses, shape (targets,); NaN where there are none."""
+    """Return the median of each target's usable losses, shape (targets,); NaN if there are none."""
     columns = zip(losses.T, usable.T, strict=True)
     return np.array([np.median(column[use]) if use.any() else math.nan for column, use in columns])
 
@@ -176,7 +184,7 @@ def _first_of_each(
 
 
 def _notices(layout: TableLayout, left_out: dict[str, int]) -> list[str]:
-    """One sentence for each reason for which rows were left out."""
+    """Write one sentence for each reason why rows were left out."""
     where = layout.losses.path
     sentences = {
         "untrained": f"{where}: {{}} rows at 0 tokens; left out",
@@ -279,16 +287,16 @@ def _progress(layout: TableLayout, names: Sequence[str]) -> Array:
 
 
 def _has_numbers(file: TableFile, name: str) -> bool:
-    """Whether a column has a finite number.
+    """Tell whether a column has a finite number.
 
     Raises:
         FitError: A cell that is not a number comes before any.
     """
     numbers, wrong = file.parse(name)
-    telling = np.isfinite(numbers) | wrong
-    if not telling.any():
+    decisive = np.isfinite(numbers) | wrong
+    if not decisive.any():
         return False
-    row = int(telling.argmax())
+    row = int(decisive.argmax())
     if wrong[row]:
         raise file.not_a_number(row, name)
     return True
