@@ -1,10 +1,10 @@
 """Arrow streams as Hugging Face `save_to_disk` lays them out, for `load_from_disk`.
 
 `<stem>.arrow` holds the four string columns of Parquet in the Arrow *stream* format, uncompressed,
-so that it can be memory-mapped; `state.json` and `dataset_info.json` stand in the folder of each
-split. Arrow has no checksums: each batch of rows carries a hash of its text in the message's own
-metadata, which other readers pass over. A stream that is cut between batches reads as a shorter one
-elsewhere; here its end mark must be there.
+so that it can be memory-mapped; `state.json` and `dataset_info.json` are in the folder of each
+split. Arrow has no checksums, so each batch of rows carries a hash of its text in the message's
+custom metadata, which other readers ignore. Other readers take a stream that is cut between batches
+for a shorter one; `read` requires the end mark.
 """
 
 from __future__ import annotations
@@ -26,12 +26,11 @@ from curate.formats.base import (
     runs,
     sibling,
 )
-from curate.formats.parquet import COLUMNS, damage_named, schema, text_bytes, to_table
+from curate.formats.parquet import COLUMNS, damage_named, row_groups, schema, text_bytes
 from curate.formats.trainers.mixtures import HUGGING_FACE
 from curate.runtime.files import atomic_path, hash_bytes, write_json
 
 BATCH_ROWS = 1000
-"""Columns in the order in which `datasets` writes them."""
 BATCH_BYTES = 8 << 20
 END = b"\xff\xff\xff\xff\0\0\0\0"
 HASH_KEY = b"xxh3"
@@ -49,26 +48,14 @@ def write(stem: Path, batches: Iterable[TextBatch]) -> list[Path]:
 
     path = sibling(stem, ".arrow")
     with atomic_path(path) as temporary, pa.ipc.new_stream(str(temporary), schema()) as stream:
-        pending = schema().empty_table()
-        for batch in batches:
-            pending = pa.concat_tables([pending, to_table(batch)])
-            groups = list(runs(text_bytes(pending), BATCH_BYTES, BATCH_ROWS))
-            for start, stop in groups[:-1]:
-                _write_rows(stream, pending.slice(start, stop - start))
-            if groups:  # the last batch may still grow
-                pending = pending.slice(groups[-1][0])
-        if pending.num_rows:
-            _write_rows(stream, pending)
+        for table in row_groups(batches, BATCH_BYTES, BATCH_ROWS):
+            rows = table.to_batches()[0]
+            stream.write_batch(rows, custom_metadata={HASH_KEY: rows_hash(rows)})
     return [path]
 
 
-def _write_rows(stream: Any, table: Any) -> None:
-    rows = table.combine_chunks().to_batches()[0]
-    stream.write_batch(rows, custom_metadata={HASH_KEY: rows_hash(rows)})
-
-
 def rows_hash(rows: Any) -> bytes:
-    """xxh3-128 of the strings of a batch of rows and their lengths, 32 hexadecimal digits."""
+    """Hash the strings of a batch of rows and their lengths: xxh3-128, 32 hexadecimal digits."""
     import pyarrow.compute as pc
 
     digest = xxhash.xxh3_128()
@@ -77,13 +64,14 @@ def rows_hash(rows: Any) -> bytes:
         digest.update(lengths.tobytes())
         _, offsets, data = column.buffers()
         first = np.frombuffer(offsets, np.int32)[column.offset] if data is not None else 0
-        shown = memoryview(data or b"")[first : first + int(lengths.sum())]
-        digest.update(shown)
+        digest.update(memoryview(data or b"")[first : first + int(lengths.sum())])
     return digest.hexdigest().encode()
 
 
 def read(stem: Path) -> Iterator[TextBatch]:
-    """The documents of `<stem>.arrow`, up to 8 MB of text at a time; a batch of rows is in memory.
+    """Yield the documents of `<stem>.arrow`, up to 8 MB of text at a time.
+
+    One batch of rows is held in memory.
 
     Raises:
         ShardError: The file is absent, cut or damaged, or its columns are not the four of `write`.
@@ -103,8 +91,8 @@ def read(stem: Path) -> Iterator[TextBatch]:
                 except StopIteration:
                     break
                 rows.validate(full=True)
-                found = rows_hash(rows)
-            if metadata is None or metadata.get(HASH_KEY) != found:
+                digest = rows_hash(rows)
+            if metadata is None or metadata.get(HASH_KEY) != digest:
                 raise ShardError(f"{path}: batch {number}: its rows differ from their hash")
             number += 1
             for start, stop in runs(text_bytes(pa.table(rows)), READ_BATCH_BYTES):

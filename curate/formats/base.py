@@ -27,20 +27,20 @@ from curate.formats.dropped_tokens import DEFAULT_WINDOW_TOKENS
 from curate.formats.trainers.mixtures import TrainerMixture
 
 FILL: Final = "r+b"
-"""Mode that opens the empty file that `atomic_path` has made. "wb" would truncate it once more, and
-ext4 then writes the file out when it is closed: measured 1.0 GB/s instead of 3.3 GB/s."""
+"""Mode that opens the empty file made by `atomic_path`. "wb" would truncate it again, and ext4 then
+flushes the file when it is closed: 1.0 GB/s measured instead of 3.3 GB/s."""
 
 CONCAT, BEST_FIT, WHOLE = "concat", "best-fit", "whole"
-"""Values of the recipe's `packing`: how documents make sequences, see `curate.plan.packing`."""
+"""Values of the recipe's `packing`; `curate.plan.packing` explains them."""
 
 TEXT_SHARD_TOKENS = 64_000_000
-"""Most tokens in a shard of text, about 250 MB: readers load text one file at a time."""
+"""Largest shard of text, about 250 MB, because readers load text one file at a time."""
 
 READ_BATCH_TOKENS = 4 << 20
-"""Tokens a reader's batch holds at most; a longer sequence makes a longer batch."""
+"""Most tokens in a batch that is read, unless a single sequence is longer."""
 
 READ_BATCH_BYTES = 8 << 20
-"""Bytes of text a reader's batch holds at most; a longer document makes a longer batch."""
+"""Most bytes of text in a batch that is read, unless a single document is longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +83,9 @@ class Settings:
     eos_id: int | None = 0
     """Id of the token that ends every document; None where the tokenizer has none."""
     vocabulary: int = 50_257
-    """Number of ids: the highest and one."""
+    """Number of ids: the highest id plus one."""
     tokenizer: str = "tokenizer.json"
-    """Name that trainers can load the tokenizer by."""
+    """Name under which trainers can load the tokenizer."""
     sequence_length: int | None = None
     """Tokens of every sequence; None where sequences are documents."""
     row_tokens: int | None = None
@@ -95,7 +95,7 @@ class Settings:
 
     @property
     def window_tokens(self) -> int:
-        """Tokens of the windows that the trainer's reader cuts, or a default."""
+        """Length in tokens of the windows that the trainer's reader cuts, or a default."""
         for name in ("window_tokens", "step_tokens"):
             if self.options.get(name) is not None:
                 return int(self.options[name])
@@ -107,7 +107,7 @@ class DatasetFolder:
     """A dataset whose shards are all written."""
 
     directory: Path
-    """Directory of the dataset; files that do not lie beside shards go to `trainer/` in it."""
+    """Directory of the dataset; files that are not beside shards go to its `trainer/`."""
     stems: Mapping[str, Sequence[Path]]
     """Stems of the shards of each split, `train` and `validation`, in order."""
     dtype: np.dtype[Any]
@@ -116,44 +116,44 @@ class DatasetFolder:
 
 @dataclass(frozen=True, slots=True)
 class Mapped:
-    """Places of a shard's tokens in memory: runs, one after another in the shard's order."""
+    """A memory-mapped shard: runs of tokens in the shard's order."""
 
     content: NDArray[np.uint8]
     """All bytes of a file, memory-mapped."""
     starts: NDArray[np.int64]
     """shape (runs,), byte at which each run begins; of any alignment."""
     tokens: NDArray[np.int64]
-    """shape (runs,), of each run; positive."""
+    """shape (runs,), tokens of each run; positive."""
     dtype: np.dtype[Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputFormat:
-    """A row of the table of formats: everything that the rest of curate asks about a format."""
+    """Everything that the rest of curate needs to know about a format."""
 
     name: str
     summary: str
     trainers: str
-    """Trainers whose readers take it, in words."""
+    """Trainers that read it, in words."""
     snippet: str
     """Python or shell lines that load `{path}`, the stem: a shard's path without suffix."""
     options: Mapping[str, Option] = field(default_factory=dict)
     finish: Callable[[DatasetFolder], list[Path]] | None = None
     """Writes the files that readers expect beside the shards; returns their paths."""
     folder_stems: tuple[str, ...] = ()
-    """Names of these files without suffix; `*` at the end stands for anything."""
+    """Names of the files written by `finish`, without suffix; a final `*` matches anything."""
     notices: Callable[[Settings], list[str]] | None = None
     """Lines that the user should read before anything is written."""
     shard_tokens_most: int | None = None
-    """Readers take larger shards badly or not at all."""
+    """Largest training shard that readers handle well; None: no limit."""
     shard_tokens_least: int = 1
-    """Readers refuse shorter training shards."""
+    """Smallest training shard that readers accept."""
     hub_suffix: str | None = None
     """Suffix of the files that Hugging Face `load_dataset` reads; None where it does not."""
     packings: tuple[str, ...] = (CONCAT,)
-    """Values of the recipe's `packing` whose rows the readers keep."""
+    """Values of the recipe's `packing` whose rows survive in the readers."""
     mixtures: tuple[TrainerMixture, ...] = ()
-    """Trainers that can mix domains written apart; the certificate reports the first."""
+    """Trainers that can mix separately written domains; the certificate reports the first."""
     mixture_suffix: str | None = None
     """Suffix of the files that trainers' mixtures name; None: `hub_suffix`, else bare stems."""
 
@@ -163,7 +163,7 @@ class OutputFormat:
         return self.mixture_suffix or self.hub_suffix or ""
 
     def mixtures_for(self, settings: Settings) -> list[TrainerMixture]:
-        """Return the mixtures that take rows of the lengths that the settings give."""
+        """Return the trainers' mixtures that accept rows of these settings' length."""
         return [
             mixture
             for mixture in self.mixtures
@@ -189,12 +189,12 @@ class TokenFormat(OutputFormat):
     """(stem, dtype) → where all tokens lie; raises `ShardError` on a wrong size or header.
     None where they are not stored as plain integers."""
     takes_sequences: bool = False
-    """Whether sequences may be of a fixed length though their boundaries are stored."""
+    """Whether stored sequences may be fixed-length rows in place of whole documents."""
     dropped_tokens: Callable[[NDArray[np.int64], int], int] | None = None
-    """(tokens of each sequence of a shard, of a reader's window) → tokens its reader never shows.
-    The options then have `window_tokens`."""
+    """(tokens of each sequence of a shard, tokens of a window) → tokens that the reader drops.
+    Formats that set it have the option `window_tokens`."""
     drops_by_row: bool = False
-    """Whether readers cut single rows, so that what they drop does not depend on shards."""
+    """Whether readers truncate single rows, so that dropped tokens do not depend on shards."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,7 +211,7 @@ class TextFormat(OutputFormat):
 
 
 def sibling(stem: Path, suffix: str) -> Path:
-    """Append a suffix to the stem; dots in the stem stay, unlike `Path.with_suffix`.
+    """Append a suffix to the stem, keeping dots in the stem, unlike `Path.with_suffix`.
 
     Example:
         >>> sibling(Path("mix-v1.5"), ".npy").name
@@ -224,7 +224,7 @@ def open_shard(path: Path) -> BufferedReader:
     """Open a file of a shard for reading.
 
     Raises:
-        ShardError: It is absent or cannot be opened.
+        ShardError: The file is absent or cannot be opened.
     """
     try:
         return path.open("rb")
@@ -233,14 +233,19 @@ def open_shard(path: Path) -> BufferedReader:
 
 
 class UnbufferedFile(Protocol):
-    """A binary file opened without a buffer; Windows wraps temporary ones in a class apart."""
+    """A binary file without a buffer; Windows wraps temporary files in a class of their own."""
 
     def write(self, content: memoryview, /) -> int | None:
-        """Write a first part of `content`; return its length in bytes."""
+        """Write a prefix of `content` and return its length in bytes."""
 
 
 def write_tokens(file: UnbufferedFile, batch: TokenBatch, dtype: np.dtype[Any]) -> None:
-    """Append a batch's tokens to an unbuffered file, which copies them once if `dtype` is theirs.
+    """Append a batch's tokens to a file, without conversion where they already have `dtype`.
+
+    Args:
+        file: Unbuffered, open for writing.
+        batch: Sequences to append.
+        dtype: Type of a token on disk.
 
     Raises:
         ValueError: The lengths do not add up to the tokens.
@@ -271,7 +276,7 @@ def to_dtype(batch: TokenBatch, dtype: np.dtype[Any]) -> NDArray[Any]:
 
 
 def write_bytes(file: UnbufferedFile, unwritten: Any) -> None:
-    """Append a buffer of bytes; a raw write may stop short, on Linux always at 2 GiB."""
+    """Append all bytes of a buffer: a raw write may stop short, on Linux always at 2 GiB."""
     unwritten = memoryview(unwritten)
     while unwritten:
         unwritten = unwritten[file.write(unwritten) :]
@@ -314,24 +319,41 @@ def narrowest(
     )
 
 
-def expect_bytes(path: Path, expected_bytes: int, what: str) -> None:
-    """Raise `ShardError` unless the file has exactly that size."""
-    found_bytes = path.stat().st_size
-    if found_bytes != expected_bytes:
-        raise ShardError(f"{path}: expected {expected_bytes} bytes for {what}, found {found_bytes}")
+def expect_bytes(path: Path, expected_bytes: int, content: str) -> None:
+    """Check the size of a file.
+
+    Args:
+        path: An existing file.
+        expected_bytes: Its exact size.
+        content: Content that takes these bytes, for the message.
+
+    Raises:
+        ShardError: The size differs.
+    """
+    size_bytes = path.stat().st_size
+    if size_bytes != expected_bytes:
+        raise ShardError(
+            f"{path}: expected {expected_bytes} bytes for {content}, found {size_bytes}"
+        )
 
 
 def check_ends(tokens: NDArray[Any], lengths: NDArray[np.int64], eos_id: int, path: Path) -> None:
-    """Refuse an end token that stands inside a document, whose readers would cut it there.
+    """Refuse a document with an end token inside, where the format's readers would cut it.
+
+    Args:
+        tokens: shape (sum of lengths,), documents back to back.
+        lengths: shape (documents,), tokens of each document.
+        eos_id: Id of the end token.
+        path: File being written, for the message.
 
     Raises:
-        ShardError: One does; says where.
+        ShardError: An end token is inside a document; the message says which.
     """
-    found = np.flatnonzero(tokens == tokens.dtype.type(eos_id))
+    end_places = np.flatnonzero(tokens == tokens.dtype.type(eos_id))
     stops = np.cumsum(lengths)
     at_ends = int(np.count_nonzero(tokens[stops[lengths > 0] - 1] == eos_id)) if len(stops) else 0
-    if len(found) != at_ends:
-        inside = found[~np.isin(found, stops - 1)]
+    if len(end_places) != at_ends:
+        inside = end_places[~np.isin(end_places, stops - 1)]
         document = int(np.searchsorted(stops, inside[0], side="right"))
         raise ShardError(
             f"{path}: document {document} of a batch holds the end token {eos_id} inside, where "
@@ -342,15 +364,21 @@ def check_ends(tokens: NDArray[Any], lengths: NDArray[np.int64], eos_id: int, pa
 def read_tokens(
     file: BufferedReader, count_tokens: int, dtype: np.dtype[Any], path: Path
 ) -> NDArray[Any]:
-    """Read the next `count_tokens` tokens of an open file.
+    """Read the next tokens of an open file.
+
+    Args:
+        file: Open at the first of them.
+        count_tokens: Number of tokens to read.
+        dtype: Type of a token on disk.
+        path: Path of the file, for the message.
 
     Raises:
-        ShardError: The file ends before, having shrunk since it was measured.
+        ShardError: The file ends early: it has shrunk since it was measured.
     """
     tokens = np.empty(count_tokens, dtype)
-    found_bytes = file.readinto(tokens.view(np.uint8).data)
-    if found_bytes != tokens.nbytes:
-        raise ShardError(f"{path}: expected {tokens.nbytes} more bytes, found {found_bytes}")
+    read_bytes = file.readinto(tokens.view(np.uint8).data)
+    if read_bytes != tokens.nbytes:
+        raise ShardError(f"{path}: expected {tokens.nbytes} more bytes, found {read_bytes}")
     return tokens
 
 
@@ -360,13 +388,13 @@ def map_runs(
     """Memory-map runs of tokens in a file whose size has been checked.
 
     Args:
-        path: Of the file.
-        starts: shape (runs,), byte at which each begins.
-        tokens: shape (runs,), of each.
-        dtype: Of a token.
+        path: Path of the file.
+        starts: shape (runs,), byte at which each run begins.
+        tokens: shape (runs,), tokens of each run; empty runs are left out.
+        dtype: Type of a token on disk.
 
     Raises:
-        ShardError: It cannot be mapped.
+        ShardError: The file cannot be mapped.
     """
     kept = tokens > 0
     if not kept.any():  # an empty file cannot be mapped
@@ -380,7 +408,17 @@ def map_runs(
 
 
 def map_tokens(path: Path, offset_bytes: int, count_tokens: int, dtype: np.dtype[Any]) -> Mapped:
-    """Map tokens that lie back to back in a file, see `map_runs`."""
+    """Memory-map one run of tokens in a file whose size has been checked.
+
+    Args:
+        path: Path of the file.
+        offset_bytes: Byte at which the run begins.
+        count_tokens: Tokens in the run.
+        dtype: Type of a token on disk.
+
+    Raises:
+        ShardError: The file cannot be mapped.
+    """
     return map_runs(path, np.array([offset_bytes]), np.array([count_tokens]), dtype)
 
 
@@ -388,9 +426,9 @@ def runs(lengths: NDArray[Any], limit: int, most: int = 1 << 16) -> Iterator[tup
     """Cut consecutive items into runs, each as long as the limits allow and never empty.
 
     Args:
-        lengths: shape (items,), of each item; not negative.
-        limit: A run's lengths add up to at most this, unless one item alone is longer.
-        most: Items a run holds at most.
+        lengths: shape (items,), length of each item; not negative.
+        limit: Most length in a run, unless a single item is longer.
+        most: Most items in a run.
 
     Yields:
         (first, one past the last) of each run; together they cover every item once.

@@ -243,7 +243,7 @@ FORMAT = TokenFormat(
             config_files=config_files.nanotron,
             config_stems=("nanoset",),
             repeats_order=True,
-        ),  # fmt: skip
+        ),
     ),
     snippet="""from datatrove.utils.dataset import DatatroveFileDataset
 

@@ -175,7 +175,7 @@ FORMAT = TokenFormat(
             config_files=config_files.litdata,
             config_stems=("combined",),
             ends_first=True,
-        ),  # fmt: skip
+        ),
     ),
     snippet="""from pathlib import Path
 

@@ -318,7 +318,7 @@ FORMAT = TokenFormat(
             draw=draws.mosaic,
             config_files=config_files.mosaic,
             config_stems=("streams",),
-        ),  # fmt: skip
+        ),
         TrainerMixture(
             "streaming, proportion",
             "rows",
@@ -326,7 +326,7 @@ FORMAT = TokenFormat(
             draw=draws.mosaic_proportion,
             config_files=config_files.mosaic_proportion,
             config_stems=("streams_proportion",),
-        ),  # fmt: skip
+        ),
     ),
     snippet="""from pathlib import Path
 

@@ -24,13 +24,14 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.errors import RecipeError, ShardError
+from curate.errors import ShardError
 from curate.formats.base import (
     FILL,
     READ_BATCH_TOKENS,
@@ -39,8 +40,10 @@ from curate.formats.base import (
     Settings,
     TokenBatch,
     TokenFormat,
+    check_dtype,
     expect_bytes,
     map_tokens,
+    narrowest,
     open_shard,
     read_tokens,
     runs,
@@ -66,7 +69,7 @@ INDEX_PIECE = 1 << 20
 
 
 def dtype_for(highest_id: int) -> np.dtype[Any]:
-    """Uint16 for a vocabulary below 65 500, else int32, as Megatron chooses.
+    """Return uint16 for a vocabulary below 65 500, else int32, as Megatron chooses.
 
     Raises:
         RecipeError: The highest id needs more than 31 bits.
@@ -75,23 +78,23 @@ def dtype_for(highest_id: int) -> np.dtype[Any]:
         >>> dtype_for(65_498).name, dtype_for(65_499).name
         ('uint16', 'int32')
     """
-    if highest_id > np.iinfo(INT32).max:
-        raise RecipeError(
-            f"output.format: megatron holds token ids up to {np.iinfo(INT32).max}, the tokenizer "
-            f"has {highest_id}; output.format: npy holds 32 bits"
-        )
+    narrowest(highest_id, [INT32], "megatron", "output.format: npy, which holds 32 bits")
     return UINT16 if highest_id + 1 < VOCABULARY_OF_INT32 else INT32
 
 
 def write(stem: Path, batches: Iterable[TokenBatch], dtype: np.dtype[Any]) -> list[Path]:
     """Write `<stem>.bin`, then `<stem>.idx`: an index never stands without its tokens.
 
+    Args:
+        stem: Path of the shard without suffix.
+        batches: Documents, in order.
+        dtype: uint16 or int32.
+
     Raises:
         ValueError: `dtype` is neither uint16 nor int32, or a batch contradicts itself.
         ShardError: A document has 2^31 tokens or more, or a token id does not fit `dtype`.
     """
-    if dtype not in (UINT16, INT32):
-        raise ValueError(f"dtype must be uint16 or int32, got {dtype.name}")
+    check_dtype(dtype, (UINT16, INT32))
     bin_path, idx_path = sibling(stem, ".bin"), sibling(stem, ".idx")
     pieces: list[NDArray[np.int32]] = []
     with atomic_path(idx_path) as idx_temporary, atomic_path(bin_path) as bin_temporary:
@@ -108,7 +111,7 @@ def write(stem: Path, batches: Iterable[TokenBatch], dtype: np.dtype[Any]) -> li
         lengths = np.concatenate([np.empty(0, INT32), *pieces])
         with idx_temporary.open(FILL) as index:
             write_index(index, lengths, dtype)
-        # An index from an earlier run would not fit the new tokens in the moment between renames.
+        # Between the two renames an index of an earlier run would describe the wrong tokens.
         idx_path.unlink(missing_ok=True)
     return [bin_path, idx_path]
 
@@ -117,12 +120,12 @@ def write_index(index: BinaryIO, lengths: NDArray[np.int32], dtype: np.dtype[Any
     """Write a whole `.idx`.
 
     Args:
-        index: Opened for writing, at its beginning.
+        index: An empty file, open for writing.
         lengths: shape (sequences,), tokens of each sequence.
-        dtype: Of the tokens in `.bin`.
+        dtype: Type of the tokens in `.bin`.
     """
     sequences = len(lengths)
-    code = next(code for code, known in CODES.items() if known == dtype)
+    code = next(code for code, stored in CODES.items() if stored == dtype)
     index.write(HEADER.pack(MAGIC, VERSION, code, sequences, sequences + 1))
     index.write(lengths.view(np.uint8).data)
     for _, begins_bytes in sequence_begins(lengths, dtype):
@@ -149,7 +152,7 @@ def sequence_begins(
 
 
 def read(stem: Path, dtype: np.dtype[Any]) -> Iterator[TokenBatch]:
-    """The documents of a shard, up to 4M tokens at a time; a longer document comes alone.
+    """Yield the documents of a shard, up to 4M tokens at a time; a longer document comes alone.
 
     Raises:
         ShardError: A file is absent, cut or too long, the index contradicts itself, or it says
@@ -167,17 +170,14 @@ def read(stem: Path, dtype: np.dtype[Any]) -> Iterator[TokenBatch]:
 
 
 def view(stem: Path, dtype: np.dtype[Any]) -> Mapped:
-    """All tokens of `<stem>.bin`, memory-mapped; of the index only header and lengths are read.
+    """Memory-map all tokens of `<stem>.bin`, reading only header and lengths of the index.
 
     Raises:
         ShardError: A file is absent, cut or too long, or the index says another dtype.
     """
     bin_path, idx_path = sibling(stem, ".bin"), sibling(stem, ".idx")
     with open_shard(idx_path) as index:
-        sequences = read_header(idx_path, index.read(HEADER.size), dtype)
-        expect_bytes(
-            idx_path, HEADER.size + 20 * sequences + 8, f"an index of {sequences} sequences"
-        )
+        sequences = _read_header(index, idx_path, dtype)
         count_tokens = 0
         for start in range(0, sequences, INDEX_PIECE):
             taken = min(INDEX_PIECE, sequences - start)
@@ -188,38 +188,37 @@ def view(stem: Path, dtype: np.dtype[Any]) -> Mapped:
 
 
 def read_index(path: Path, dtype: np.dtype[Any]) -> NDArray[np.int32]:
-    """Tokens of each sequence, after checking every field of the index.
+    """Return the tokens of each sequence, having checked every field of the index.
 
     Raises:
         ShardError: A field is not what the format and the lengths demand.
     """
     with open_shard(path) as index:
-        sequences = read_header(path, index.read(HEADER.size), dtype)
-        index_bytes = HEADER.size + 4 * sequences + 8 * sequences + 8 * (sequences + 1)
-        expect_bytes(path, index_bytes, f"an index of {sequences} sequences")
+        sequences = _read_header(index, path, dtype)
         lengths = read_tokens(index, sequences, INT32, path)
         if sequences and lengths.min() < 0:
             where = int(lengths.argmin())
             raise ShardError(f"{path}: sequence {where} has {lengths[where]} tokens")
         for start, expected in sequence_begins(lengths, dtype):
-            found = read_tokens(index, len(expected), INT64, path)
-            expect_equal(path, "byte offset of sequence", start, expected, found)
+            stored = read_tokens(index, len(expected), INT64, path)
+            _expect_equal(f"{path}: byte offset of sequence", start, expected, stored)
         for start in range(0, sequences + 1, INDEX_PIECE):
             expected = np.arange(start, min(start + INDEX_PIECE, sequences + 1), dtype=INT64)
-            found = read_tokens(index, len(expected), INT64, path)
-            expect_equal(path, "first sequence of document", start, expected, found)
+            stored = read_tokens(index, len(expected), INT64, path)
+            _expect_equal(f"{path}: first sequence of document", start, expected, stored)
     return lengths
 
 
-def read_header(path: Path, found: bytes, dtype: np.dtype[Any]) -> int:
-    """Number of sequences that the header of an `.idx` announces.
+def _read_header(index: BufferedReader, path: Path, dtype: np.dtype[Any]) -> int:
+    """Return the number of sequences that an index states, having checked header and file size.
 
     Raises:
-        ShardError: It is cut, not Megatron's, or of another dtype.
+        ShardError: The index is cut or too long, not Megatron's, or of another dtype.
     """
-    if len(found) != HEADER.size:
-        raise ShardError(f"{path}: expected a header of {HEADER.size} bytes, found {len(found)}")
-    magic, version, code, sequences, boundaries = HEADER.unpack(found)
+    header = index.read(HEADER.size)
+    if len(header) != HEADER.size:
+        raise ShardError(f"{path}: expected a header of {HEADER.size} bytes, found {len(header)}")
+    magic, version, code, sequences, boundaries = HEADER.unpack(header)
     if (magic, version) != (MAGIC, VERSION):
         raise ShardError(
             f"{path}: expected a Megatron index starting {MAGIC!r}, version {VERSION}, "
@@ -233,23 +232,25 @@ def read_header(path: Path, found: bytes, dtype: np.dtype[Any]) -> int:
             f"{path}: expected {sequences + 1} document boundaries for {sequences} sequences, "
             f"found {boundaries}"
         )
+    index_bytes = HEADER.size + 4 * sequences + 8 * sequences + 8 * boundaries
+    expect_bytes(path, index_bytes, f"an index of {sequences} sequences")
     return int(sequences)
 
 
-def expect_equal(
-    path: Path, what: str, start: int, expected: NDArray[Any], found: NDArray[Any]
+def _expect_equal(
+    entry: str, start: int, expected: NDArray[np.int64], stored: NDArray[np.int64]
 ) -> None:
     """Raise `ShardError` at the first entry, counted from `start`, that differs."""
-    differing = np.flatnonzero(expected != found)
+    differing = np.flatnonzero(expected != stored)
     if differing.size:
         first = int(differing[0])
         raise ShardError(
-            f"{path}: {what} {start + first}: expected {expected[first]}, found {found[first]}"
+            f"{entry} {start + first}: expected {expected[first]}, found {stored[first]}"
         )
 
 
 def notices(settings: Settings) -> list[str]:
-    """Warn that one of Megatron's paths guesses the dtype wrong for a few vocabularies."""
+    """Warn of vocabularies for which one of Megatron's code paths guesses the wrong dtype."""
     if not VOCABULARY_OF_INT32 <= settings.vocabulary <= UINT16_IDS:
         return []
     return [
@@ -277,11 +278,8 @@ FORMAT = TokenFormat(
             exact=True,
             draw=draws.megatron,
             config_files=config_files.megatron,
-            config_stems=(
-                "blend",
-                "neox",
-            ),
-        ),  # fmt: skip
+            config_stems=("blend", "neox"),
+        ),
     ),
     snippet="""from megatron.core.datasets.indexed_dataset import IndexedDataset
 

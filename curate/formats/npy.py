@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from curate.errors import RecipeError, ShardError
+from curate.errors import ShardError
 from curate.formats.base import (
     BEST_FIT,
     CONCAT,
@@ -28,7 +28,10 @@ from curate.formats.base import (
     Mapped,
     TokenBatch,
     TokenFormat,
+    check_dtype,
+    expect_bytes,
     map_tokens,
+    narrowest,
     open_shard,
     read_tokens,
     sibling,
@@ -42,36 +45,32 @@ HEADER = re.compile(
     rb"\x93NUMPY\x01\x00v\x00"
     rb"\{'descr': '(<u[24])', 'fortran_order': False, 'shape': \(([0-9]+),\), \} *\n"
 )
-UINT16, UINT32 = np.dtype("<u2"), np.dtype("<u4")
+DTYPES = (np.dtype("<u2"), np.dtype("<u4"))
 
 
 def dtype_for(highest_id: int) -> np.dtype[Any]:
-    """The narrowest of uint16 and uint32 that holds every id.
-
-    Raises:
-        RecipeError: The highest id needs more than 32 bits.
+    """Return the narrower of uint16 and uint32 that holds every id.
 
     Example:
         >>> dtype_for(65_535).name, dtype_for(65_536).name
         ('uint16', 'uint32')
     """
-    if highest_id > np.iinfo(UINT32).max:
-        raise RecipeError(
-            f"output.format: npy holds token ids up to {np.iinfo(UINT32).max}, the tokenizer has "
-            f"{highest_id}"
-        )
-    return UINT16 if highest_id <= np.iinfo(UINT16).max else UINT32
+    return narrowest(highest_id, DTYPES, "npy")
 
 
 def write(stem: Path, batches: Iterable[TokenBatch], dtype: np.dtype[Any]) -> list[Path]:
     """Write `<stem>.npy`; the header is filled in last, when the number of tokens is known.
 
+    Args:
+        stem: Path of the shard without suffix.
+        batches: Sequences, in order.
+        dtype: uint16 or uint32.
+
     Raises:
         ValueError: `dtype` is neither uint16 nor uint32, or a batch contradicts itself.
         ShardError: A token id does not fit `dtype`.
     """
-    if dtype not in (UINT16, UINT32):
-        raise ValueError(f"dtype must be uint16 or uint32, got {dtype.name}")
+    check_dtype(dtype, DTYPES)
     path = sibling(stem, ".npy")
     with atomic_path(path) as temporary, temporary.open(FILL, buffering=0) as file:
         file.write(bytes(HEADER_BYTES))
@@ -104,7 +103,7 @@ def read(stem: Path, dtype: np.dtype[Any]) -> Iterator[TokenBatch]:
     """
     path = sibling(stem, ".npy")
     with open_shard(path) as file:
-        left_tokens = read_header(path, file.read(HEADER_BYTES), dtype)
+        left_tokens = _read_header(path, file.read(HEADER_BYTES), dtype)
         while left_tokens:
             tokens = read_tokens(file, min(left_tokens, READ_BATCH_TOKENS), dtype, path)
             left_tokens -= tokens.size
@@ -112,42 +111,38 @@ def read(stem: Path, dtype: np.dtype[Any]) -> Iterator[TokenBatch]:
 
 
 def view(stem: Path, dtype: np.dtype[Any]) -> Mapped:
-    """All tokens of `<stem>.npy`, memory-mapped.
+    """Memory-map all tokens of `<stem>.npy`.
 
     Raises:
-        ShardError: As `read`.
+        ShardError: The same damage as `read` refuses.
     """
     path = sibling(stem, ".npy")
     with open_shard(path) as file:
-        count_tokens = read_header(path, file.read(HEADER_BYTES), dtype)
+        count_tokens = _read_header(path, file.read(HEADER_BYTES), dtype)
     return map_tokens(path, HEADER_BYTES, count_tokens, dtype)
 
 
-def read_header(path: Path, found: bytes, dtype: np.dtype[Any]) -> int:
-    """Number of tokens that follow the header, compared with the size of the file.
+def _read_header(path: Path, stored_header: bytes, dtype: np.dtype[Any]) -> int:
+    """Return the number of tokens that the header states, having checked the file's size.
 
     Raises:
         ShardError: Header, dtype or size is not as expected.
     """
-    if not found.startswith(MAGIC):
-        raise ShardError(f"{path}: expected a NumPy file starting {MAGIC!r}, found {found[:8]!r}")
-    match = HEADER.fullmatch(found)
-    if not match or len(found) != HEADER_BYTES:
+    if not stored_header.startswith(MAGIC):
+        raise ShardError(
+            f"{path}: expected a NumPy file starting {MAGIC!r}, found {stored_header[:8]!r}"
+        )
+    match = HEADER.fullmatch(stored_header)
+    if not match or len(stored_header) != HEADER_BYTES:
         raise ShardError(
             f"{path}: expected a NumPy header of {HEADER_BYTES} bytes as curate writes it, "
-            f"found {found!r}"
+            f"found {stored_header!r}"
         )
     stored = np.dtype(match[1].decode("ascii"))
     if stored != dtype:
         raise ShardError(f"{path}: expected tokens of {dtype.name}, found {stored.name}")
     count_tokens = int(match[2])
-    expected_bytes = HEADER_BYTES + count_tokens * dtype.itemsize
-    found_bytes = path.stat().st_size
-    if found_bytes != expected_bytes:
-        raise ShardError(
-            f"{path}: expected {expected_bytes} bytes for {count_tokens} tokens, "
-            f"found {found_bytes}"
-        )
+    expect_bytes(path, HEADER_BYTES + count_tokens * dtype.itemsize, f"{count_tokens} tokens")
     return count_tokens
 
 

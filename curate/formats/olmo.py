@@ -283,7 +283,7 @@ FORMAT = TokenFormat(
             draw=draws.olmo,
             config_files=config_files.olmo,
             config_stems=("mixture",),
-        ),  # fmt: skip
+        ),
     ),
     mixture_suffix=".npy",
     snippet="""import numpy as np

@@ -2,13 +2,13 @@
 
 `metadata` is a JSON object as text, because readers that merge shards want the same column types
 in each, and nested types differ from document to document. The schema is fixed, so nothing is
-guessed from the data. Row groups are small (1 024 rows, as nanochat's own files have) because
-readers deal them out to ranks. Text has neither dictionary nor statistics: both would only copy
-it. Pages carry checksums, so damage is found by every reader that asks.
+guessed from the data. Row groups are small (1 024 rows, as in nanochat's own files) because readers
+deal them out to ranks. Text has neither dictionary nor statistics, which would only copy it. Pages
+carry checksums, so any reader that verifies them finds damage.
 
 nanochat takes one flat directory of at least two files, whose last by name is for validation:
-`variant: nanochat` makes it in `trainer/`, links to the training shards as `shard_00000.parquet` …
-and the validation documents of all domains behind them. Columns beside `text` are ignored there.
+`variant: nanochat` makes it in `trainer/`: links to the training shards as `shard_00000.parquet` …,
+then one file with the validation documents of all domains. nanochat ignores columns but `text`.
 """
 
 from __future__ import annotations
@@ -52,7 +52,6 @@ def write(stem: Path, batches: Iterable[TextBatch]) -> list[Path]:
         ValueError: The lists of a batch differ in length.
         ShardError: A text cannot be stored as UTF-8.
     """
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     path = sibling(stem, ".parquet")
@@ -68,28 +67,45 @@ def write(stem: Path, batches: Iterable[TextBatch]) -> list[Path]:
             write_page_checksum=True,
         ) as writer,
     ):
-        pending = schema().empty_table()
-        for batch in batches:
-            pending = pa.concat_tables([pending, to_table(batch)])
-            groups = list(runs(text_bytes(pending), ROW_GROUP_BYTES, ROW_GROUP_ROWS))
-            for start, stop in groups[:-1]:
-                writer.write_table(pending.slice(start, stop - start).combine_chunks())
-            if groups:  # the last group may still grow
-                pending = pending.slice(groups[-1][0])
-        if pending.num_rows:
-            writer.write_table(pending.combine_chunks())
+        for rows in row_groups(batches, ROW_GROUP_BYTES, ROW_GROUP_ROWS):
+            writer.write_table(rows)
     return [path]
 
 
+def row_groups(batches: Iterable[TextBatch], limit_bytes: int, most_rows: int) -> Iterator[Any]:
+    """Regroup documents into Arrow tables that do not depend on how they were batched.
+
+    Args:
+        batches: Documents, in order.
+        limit_bytes: Most bytes of text in a group, unless a single document is longer.
+        most_rows: Most documents in a group.
+
+    Yields:
+        Tables of the four columns, each in one chunk.
+    """
+    import pyarrow as pa
+
+    pending = schema().empty_table()
+    for batch in batches:
+        pending = pa.concat_tables([pending, to_table(batch)])
+        groups = list(runs(text_bytes(pending), limit_bytes, most_rows))
+        for start, stop in groups[:-1]:
+            yield pending.slice(start, stop - start).combine_chunks()
+        if groups:  # the last group may still grow
+            pending = pending.slice(groups[-1][0])
+    if pending.num_rows:
+        yield pending.combine_chunks()
+
+
 def schema() -> Any:
-    """The four string columns."""
+    """Return the Arrow schema of the four string columns."""
     import pyarrow as pa
 
     return pa.schema([(name, pa.string()) for name in COLUMNS])
 
 
 def to_table(batch: TextBatch) -> Any:
-    """The batch as an Arrow table.
+    """Convert a batch to an Arrow table.
 
     Raises:
         ValueError: The lists differ in length.
@@ -105,7 +121,7 @@ def to_table(batch: TextBatch) -> Any:
 
 
 def text_bytes(table: Any) -> NDArray[np.int64]:
-    """UTF-8 bytes of each text, shape (rows,)."""
+    """Return the UTF-8 bytes of each text, shape (rows,)."""
     import pyarrow.compute as pc
 
     lengths: NDArray[np.int64] = pc.binary_length(table["text"]).to_numpy().astype(np.int64)
@@ -113,7 +129,9 @@ def text_bytes(table: Any) -> NDArray[np.int64]:
 
 
 def read(stem: Path) -> Iterator[TextBatch]:
-    """The documents of `<stem>.parquet`, up to 8 MB of text at a time; a row group is in memory.
+    """Yield the documents of `<stem>.parquet`, up to 8 MB of text at a time.
+
+    One row group is held in memory.
 
     Raises:
         ShardError: The file is absent, cut or damaged, or its columns are not the four of `write`.
@@ -126,8 +144,10 @@ def read(stem: Path) -> Iterator[TextBatch]:
         file = pq.ParquetFile(str(path), page_checksum_verification=True)
     with file:
         if not file.schema_arrow.equals(schema()):
-            expected, found = describe(schema()), describe(file.schema_arrow)
-            raise ShardError(f"{path}: expected the columns {expected}, found {found}")
+            raise ShardError(
+                f"{path}: expected the columns {describe(schema())}, found "
+                f"{describe(file.schema_arrow)}"
+            )
         for group in range(file.num_row_groups):
             with damage_named(path):
                 table = file.read_row_group(group)
@@ -155,26 +175,26 @@ def check_magic(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def damage_named(path: Path, what: str = "Parquet file") -> Iterator[None]:
-    """Turn what Arrow says of a damaged file into a `ShardError` that names the file."""
+def damage_named(path: Path, kind: str = "Parquet file") -> Iterator[None]:
+    """Turn Arrow's error about a damaged file into a `ShardError` that names the file."""
     import pyarrow as pa
 
     try:
         yield
     except (OSError, pa.ArrowException, ValueError, MemoryError) as error:
-        raise ShardError(f"{path}: expected a whole {what}, found damage: {error}") from error
+        raise ShardError(f"{path}: expected a whole {kind}, found damage: {error}") from error
 
 
 def describe(columns: Any) -> str:
-    """Columns and types in one line."""
+    """Name columns and their types in one line."""
     return ", ".join(f"{field.name} {field.type}" for field in columns)
 
 
 def finish_nanochat(folder: DatasetFolder) -> list[Path]:
-    """Make nanochat's directory.
+    """Fill `trainer/` with the flat directory that nanochat reads.
 
     Raises:
-        ShardError: There are no validation documents for its last file.
+        ShardError: There is no validation document for its last file.
     """
     directory = folder.directory / DIRECTORY
     train, held_out = folder.stems["train"], folder.stems["validation"]

@@ -193,12 +193,9 @@ FORMAT = TextFormat(
             exact=False,
             draw=draws.random_rows,
             config_files=config_files.webdataset,
-            config_stems=(
-                "random_mix",
-                "energon",
-            ),
+            config_stems=("random_mix", "energon"),
             ends_first=True,
-        ),  # fmt: skip
+        ),
     ),
     snippet="""import webdataset
 
