@@ -1,8 +1,7 @@
-"""Domains measured with intervals, and the mixtures that their entropies would make.
+"""Measure domains with intervals, and make the mixtures that their entropies give.
 
-`measure_domains` makes the measurements of `entropy_report.json`, `entropy_entrants` the mixtures
-that are compared beside them. `curate.pipeline.measure` keeps the measurements, so a build after
-this measures nothing again.
+`measure_domains` makes the measurements of `entropy_report.json`, and `entropy_entrants` makes the
+mixtures to compare. `curate.pipeline.measure.remember` keeps the measurements for a later build.
 """
 
 from __future__ import annotations
@@ -28,23 +27,23 @@ from curate.tokens.domain import DomainTokens
 from curate.tokens.tokenizer import Tokenizer
 
 ORIGIN = ("schema", "curate_version", "recipe_hash", "inputs", "backend", "tokenizer")
-"""Fields of `stats.json` that say where the numbers come from."""
+"""Fields of `stats.json` that identify the source of the numbers."""
 
 
 @dataclass(frozen=True, slots=True)
 class MeasuredDomains:
-    """All domains on one sample plan."""
+    """Measurements of all domains on samples of the same size."""
 
     plan: SamplePlan
     domains: tuple[DomainReport, ...]
     warnings: tuple[str, ...]
-    """Domains that are too small, and neighbours that differ by less than their error."""
+    """Name domains that are too small, and domains whose order is within the error."""
 
     def to_json(self, stats: Mapping[str, Any]) -> dict[str, Any]:
-        """The fields of `entropy_report.json`.
+        """Return the fields of `entropy_report.json`.
 
         Args:
-            stats: The content of `stats.json`, for the origin.
+            stats: The fields of `stats.json`, for the origin.
         """
         matrices = compare(self.domains)
         return {
@@ -79,11 +78,11 @@ class _Task:
 def measure_domains(
     tokenized: TokenizedDomains, seed: int, workers: int, observer: Observer
 ) -> MeasuredDomains:
-    """Measure every domain on a sample of the same size, a domain a task.
+    """Measure every domain on a sample of the same size, one task per domain.
 
     Args:
-        tokenized: The domains, in the store.
-        seed: The recipe's.
+        tokenized: The domains in the store.
+        seed: Seed of the recipe.
         workers: Number of processes.
         observer: Receives the stage and every warning.
     """
@@ -108,11 +107,11 @@ def measure_domains(
 
 
 def entropy_entrants(measured: MeasuredDomains, request: MixtureRequest) -> list[Entrant]:
-    """Enter the mixtures that need no trained models, before caps, with one for every entropy.
+    """Make the mixtures, before caps, that need no trained models; one for every entropy.
 
     Args:
         measured: Measurements of the request's domains, in its order.
-        request: The recipe's, with plug-in entropies of all tokens.
+        request: Request of the recipe, with plug-in entropies of all tokens.
     """
     domains = tuple(
         replace(domain, **entropy_fields(report_evidence(report)))
@@ -126,5 +125,5 @@ def _measure(task: _Task) -> DomainReport:
 
 
 def _nullable(matrix: NDArray[np.float64]) -> list[list[float | None]]:
-    """Rows of a matrix, None for NaN."""
+    """Convert a matrix to lists, NaN to None."""
     return [[None if np.isnan(value) else float(value) for value in row] for row in matrix]

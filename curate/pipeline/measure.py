@@ -1,8 +1,8 @@
-"""Measurements of each domain's text that mixing methods use, made once and kept in the cache.
+"""Measure each domain's text for mixing methods, once, and keep the results in the cache.
 
-Bias-corrected entropies with intervals take seconds a domain, so they are measured only when a
-mixture needs them, on a sample of the same size for all domains. Their file's name is a hash of
-everything they depend on: the domain's documents, the tokenizer, the sample and the seed.
+Bias-corrected entropies with intervals take seconds per domain, so they are measured only when a
+mixture needs them, on a sample of the same size for all domains. The name of a cached file holds a
+hash of everything its values depend on: documents, tokenizer, sample and seed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from curate.stats.statistic import EXCERPTS, TEXT, TOKENS, DomainSample, SampleK
 from curate.tokens.domain import DomainTokens
 from curate.tokens.tokenizer import Tokenizer
 
-if TYPE_CHECKING:  # this loads compiled code, which most commands do not need
+if TYPE_CHECKING:  # loads compiled code, which most commands do not need
     from curate.stats.measure import DomainReport
 
 SCHEMA = 1
@@ -36,14 +36,14 @@ SCHEMA = 1
 
 
 class TextEvidence(msgspec.Struct, frozen=True):
-    """Entropies and embedding of one domain's text, beyond its counts."""
+    """Entropies and embedding of one domain's text."""
 
     entropy: dict[str, Estimate] = {}
-    """Bias-corrected entropies by statistic."""
+    """Bias-corrected entropy of each statistic."""
     plugin: dict[str, float] = {}
-    """Nats by statistic: the same sample without correction, where counts do not give it."""
+    """Uncorrected entropy of the same sample, nats, for statistics that counts do not give."""
     embedding: tuple[float, ...] = ()
-    """Mean direction of its excerpts, shape (dimension,)."""
+    """Mean direction of the excerpts, shape (dimension,)."""
     encoder: str = ""
     """Name of the encoder that embedded them."""
 
@@ -65,7 +65,7 @@ class _Task:
     kind: SampleKind
 
     def path(self, cache: Path) -> Path:
-        """The file that keeps the result."""
+        """Return the file that keeps the result."""
         plan = self.plan
         extents: dict[SampleKind, Any] = {
             TOKENS: plan.sample_tokens,
@@ -91,7 +91,7 @@ def needed_samples(mixture: MixtureRecipe) -> tuple[SampleKind, ...]:
 
 
 def recall(loaded: LoadedRecipe, tokenized: TokenizedDomains) -> tuple[TextEvidence, ...]:
-    """Read the measurements that earlier runs kept, shape (domains,); measure nothing."""
+    """Read the measurements that earlier runs kept, one per domain; measure nothing."""
     plan, _ = sample_plan(tokenized.domains, loaded.recipe.seed)
     domains = []
     for domain in tokenized.domains:
@@ -113,8 +113,8 @@ def gather(
     """Measure what is missing, then `recall` everything.
 
     Args:
-        loaded: The recipe, for its seed and its cache.
-        tokenized: The domains, in the store. One without a document is left out.
+        loaded: The recipe, for its seed and cache.
+        tokenized: The domains in the store; those without documents are not measured.
         kinds: Samples whose entropies are needed, from `needed_samples`.
         workers: Number of processes.
         observer: Receives the stage, and a notice of each domain too small to compare.
@@ -130,7 +130,7 @@ def gather(
         if len(domain)
     ]
     cache = loaded.cache_dir
-    tasks = [task for task in tasks if not _rows(task.kind).keys() <= _kept(task, cache)]
+    tasks = [t for t in tasks if not _rows(t.kind).keys() <= _read(t.path(cache)).entropy.keys()]
     if tasks:
         observer.begin("entropies", [task.domain.name for task in tasks])
         for task, evidence in zip(tasks, map_tasks(_measure, tasks, workers), strict=True):
@@ -151,9 +151,9 @@ def remember(
 
     Args:
         loaded: The recipe, for its cache.
-        tokenized: The domains.
-        plan: The sample they were measured on.
-        reports: shape (domains,).
+        tokenized: The domains in the store.
+        plan: Sizes of the samples that were measured.
+        reports: shape (domains,), measurements of each domain.
     """
     for domain, report in zip(tokenized.domains, reports, strict=True):
         for kind in _sample_kinds():
@@ -162,7 +162,7 @@ def remember(
 
 
 def report_evidence(report: DomainReport, kind: SampleKind | None = None) -> TextEvidence:
-    """Take the entropies of one sample, or of all where `kind` is None, out of a report."""
+    """Extract the entropies of one sample, or of all if `kind` is None, from a report."""
     measurements = {name: report.measurements[name] for name in _rows(kind)}
     embedded = kind in (None, EXCERPTS)
     return TextEvidence(
@@ -174,7 +174,7 @@ def report_evidence(report: DomainReport, kind: SampleKind | None = None) -> Tex
 
 
 def entropy_fields(evidence: TextEvidence) -> dict[str, Any]:
-    """Fields of a `DomainSupply` that corrected entropies, their errors and embeddings fill."""
+    """Return the fields of a `DomainSupply` that measurements fill."""
     errors = {name: estimate.error for name, estimate in evidence.entropy.items()}
     return {
         "entropy": {name: estimate.nats for name, estimate in evidence.entropy.items()},
@@ -184,7 +184,7 @@ def entropy_fields(evidence: TextEvidence) -> dict[str, Any]:
 
 
 def _rows(kind: SampleKind | None) -> dict[str, Statistic]:
-    """The entropies that are measured on this sample; on any, where `kind` is None."""
+    """Return the entropies that are measured on this sample, or on any if `kind` is None."""
     return {n: row for n, row in entropy_statistics().items() if kind in (None, row.sample)}
 
 
@@ -204,18 +204,13 @@ def _measure(task: _Task) -> TextEvidence:
     )
 
 
-def _kept(task: _Task, cache: Path) -> set[str]:
-    """Names of the entropies that are in the cache."""
-    return set(_read(task.path(cache)).entropy)
-
-
 def _read(path: Path) -> TextEvidence:
-    """The kept measurements; none if the file is absent or damaged."""
+    """Read kept measurements; return none if the file is absent or damaged."""
     try:
         kept = msgspec.json.decode(path.read_bytes(), type=TextEvidence)
     except (OSError, msgspec.MsgspecError):
         return TextEvidence()
-    # A package that registered a statistic may be gone by now.
+    # Drop statistics of packages that are no longer installed.
     entropy = {name: kept.entropy[name] for name in entropy_statistics() if name in kept.entropy}
     return msgspec.structs.replace(kept, entropy=entropy)
 

@@ -1,1 +1,1 @@
-"""What a person reads: terminal tables and progress, and the dataset card."""
+"""Output for people: terminal tables, live progress and the dataset card."""

@@ -1,4 +1,4 @@
-"""The dataset card: a `README.md` with metadata the Hugging Face hub accepts."""
+"""Write the dataset card, a `README.md` with metadata that the Hugging Face hub accepts."""
 
 from __future__ import annotations
 
@@ -28,27 +28,35 @@ SIZE_CATEGORIES = (
     (100_000_000_000, "10B<n<100B"),
     (1_000_000_000_000, "100B<n<1T"),
 )
-"""Rows, and the hub's word for fewer than that."""
+"""Numbers of rows, each with the hub's category for fewer rows."""
 
 
 def write_card(
     loaded: LoadedRecipe, stats: Sequence[DomainStats], certificate: dict[str, Any]
 ) -> Path:
-    """Write the card beside the shards; returns its path."""
+    """Write the card beside the shards.
+
+    Args:
+        loaded: The recipe.
+        stats: Counts of each domain, in the order of the recipe.
+        certificate: The fields of `certificate.json`.
+
+    Returns:
+        Path of the card.
+    """
     path = loaded.output_dir / "README.md"
-    chosen = load_manifest(loaded.output_dir).configured()
-    front = yaml.safe_dump(
-        _metadata(loaded, chosen, certificate), sort_keys=False, allow_unicode=True
-    )
+    form = load_manifest(loaded.output_dir).configured()
+    metadata = _metadata(loaded, form, certificate)
+    front = yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True)
     with atomic_path(path) as temporary:
         temporary.write_text(
-            f"---\n{front}---\n\n{_body(loaded, chosen, stats, certificate)}", "utf-8"
+            f"---\n{front}---\n\n{_body(loaded, form, stats, certificate)}", "utf-8"
         )
     return path
 
 
 def _metadata(
-    loaded: LoadedRecipe, chosen: TokenFormat | TextFormat, certificate: dict[str, Any]
+    loaded: LoadedRecipe, form: TokenFormat | TextFormat, certificate: dict[str, Any]
 ) -> dict[str, Any]:
     recipe = loaded.recipe
     licences = sorted({domain.license for domain in recipe.domains if domain.license})
@@ -64,7 +72,7 @@ def _metadata(
     else:
         metadata["license"] = "other"
         metadata["license_name"] = "by-source"
-    suffix = chosen.hub_suffix
+    suffix = form.hub_suffix
     if suffix is not None:
         metadata["configs"] = [
             {
@@ -80,12 +88,12 @@ def _metadata(
 
 
 def _folders(loaded: LoadedRecipe, split: str) -> str:
-    """Pattern of the folders that the shards of a split are in."""
+    """Return the pattern of the folders that hold the shards of a split."""
     return "*/" if split == "train" and loaded.recipe.output.shape == PER_DOMAIN else ""
 
 
 def _first_shard(loaded: LoadedRecipe) -> str:
-    """Stem of the shard that the loading snippet shows."""
+    """Return the stem of the shard that the loading snippet shows."""
     if loaded.recipe.output.shape == PER_DOMAIN:
         return f"train/{shard_stem(loaded.recipe.domains[0].name, 0)}"
     return "train/shard-00000"
@@ -100,7 +108,7 @@ def _size_category(rows: int) -> str:
 
 def _body(
     loaded: LoadedRecipe,
-    chosen: TokenFormat | TextFormat,
+    form: TokenFormat | TextFormat,
     stats: Sequence[DomainStats],
     certificate: dict[str, Any],
 ) -> str:
@@ -136,10 +144,10 @@ are also in the training set.
 
 ## Loading
 
-For {chosen.trainers}.{_loss_sentence(certificate)}
+For {form.trainers}.{_loss_sentence(certificate)}
 
 ```
-{chosen.snippet.format(path=_first_shard(loaded)).strip()}
+{form.snippet.format(path=_first_shard(loaded)).strip()}
 ```
 
 ## Provenance
@@ -151,20 +159,20 @@ Recipe hash `{loaded.hash}`, seed {recipe.seed}. Tokenizer: `tokenizer.json`.
 
 
 def _mixture_sentence(certificate: dict[str, Any]) -> str:
-    """Who mixes domains that are written apart, in words."""
+    """Describe the trainer's mixture, if domains are written apart."""
     if not certificate["trainer_mixture"]:
         return ""
-    found = certificate["trainer_mixture"][0]
-    drawn = "" if found["exact"] else ", on average, for it draws by lot"
+    mixture = certificate["trainer_mixture"][0]
+    drawn = "" if mixture["exact"] else ", on average, for it draws by lot"
     return (
         "\nDomains are written apart, their tokens once; `trainer/` holds the trainer's own "
-        f"mixture.\nRealised shares and epochs are those that {found['trainer']} makes of it in "
-        f"{found['samples']:,} {found['unit']}{drawn}.\n"
+        f"mixture.\nRealised shares and epochs are those that {mixture['trainer']} makes of it in "
+        f"{mixture['samples']:,} {mixture['unit']}{drawn}.\n"
     )
 
 
 def _loss_sentence(certificate: dict[str, Any]) -> str:
-    """What the reader of the format does not show, in words."""
+    """Describe how many tokens the format's reader leaves out, if any."""
     loss = certificate["reader_loss"]
     if loss is None:
         return ""

@@ -1,4 +1,4 @@
-"""Tables of entropies with intervals, in bits per token, and of the other signals of a domain."""
+"""Tables of entropies with intervals, in bits per token, and of a domain's other signals."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 from rich.table import Table
 
 from curate.report.methods import comparison_tables
-from curate.report.terminal import NATS_TO_BITS, plain
+from curate.report.terminal import NATS_TO_BITS, numbers_table, plain
 from curate.stats import STATISTICS, Statistic
 from curate.stats.statistic import TOKENS, Column
 
 COLUMNS = 5
-"""Sample sizes in the table of growth, the largest; all are in the report."""
+"""Largest sample sizes that the table of growth shows; the report has all."""
 
 
 def entropy_tables(report: Mapping[str, Any]) -> list[Table]:
-    """Everything in `entropy_report.json` that is read at a glance."""
+    """Make the tables of `entropy_report.json`, with fewer numbers than the file."""
     tables = [_entropies(report), _signals(report), _growth(report)]
     if len(report["domains"]) > 1:
         tables.append(_between(report))
@@ -27,22 +27,15 @@ def entropy_tables(report: Mapping[str, Any]) -> list[Table]:
     return tables
 
 
-def _table(title: str, headings: list[str]) -> Table:
-    table = Table(title=title, title_justify="left")
-    table.add_column(headings[0], overflow="fold")
-    for heading in headings[1:]:
-        table.add_column(heading, justify="right")
-    return table
-
-
 def _entropies(report: Mapping[str, Any]) -> Table:
-    """Entropies of tokens by falling conditional entropy; a tie with the next domain is marked."""
+    """Show entropies of tokens, highest conditional entropy first, and mark ties with the next."""
     columns = _columns(lambda row: row.entropy and row.sample == TOKENS)
-    table = _table(
+    table = numbers_table(
         "entropies in bits per token ± half a 95 % interval, bias corrected, on at most "
         f"{report['sample']['tokens']:,} tokens a domain;\n≈ where CE differs from the next by "
         "less than its error",
         ["domain", "", *(column.heading for _, column in columns)],
+        overflow="fold",
     )
     for name, tied in _ranked(report):
         cells = (_cell(report["domains"][name], *column) for column in columns)
@@ -50,13 +43,13 @@ def _entropies(report: Mapping[str, Any]) -> Table:
     return table
 
 
-def _columns(chosen: Callable[[Statistic], bool]) -> list[tuple[Statistic, Column]]:
-    """Columns of some statistics, in the order of `STATISTICS`."""
-    return [(row, column) for row in STATISTICS.values() if chosen(row) for column in row.shown]
+def _columns(is_shown: Callable[[Statistic], bool]) -> list[tuple[Statistic, Column]]:
+    """List the columns of some statistics, in the order of `STATISTICS`."""
+    return [(row, column) for row in STATISTICS.values() if is_shown(row) for column in row.shown]
 
 
 def _cell(domain: Mapping[str, Any], statistic: Statistic, column: Column) -> str:
-    """One number of a domain's entry, in bits where it is in nats."""
+    """Format one number of a domain's entry, nats as bits."""
     value: Any = (domain["entropy"] if statistic.entropy else domain)[statistic.name]
     for key in column.path:
         value = value[key]
@@ -69,28 +62,29 @@ def _cell(domain: Mapping[str, Any], statistic: Statistic, column: Column) -> st
 
 
 def _ranked(report: Mapping[str, Any]) -> list[tuple[str, bool]]:
-    """Domains by falling CE, and whether the next one could as well come first."""
-    found = {name: row["entropy"]["conditional"] for name, row in report["domains"].items()}
-    names = sorted(found, key=lambda name: -found[name]["nats"])
+    """List the domains, highest CE first, each with whether the next ties with it."""
+    rows = {name: row["entropy"]["conditional"] for name, row in report["domains"].items()}
+    names = sorted(rows, key=lambda name: -rows[name]["nats"])
     ranked = []
     for name, following in zip(names, [*names[1:], ""], strict=True):
         tied = False
-        if following and None not in (found[name]["low"], found[following]["high"]):
-            gap = found[name]["nats"] - found[following]["nats"]
-            tied = gap < math.hypot(_half(found[name]), _half(found[following]))
+        if following and None not in (rows[name]["low"], rows[following]["high"]):
+            gap = rows[name]["nats"] - rows[following]["nats"]
+            tied = gap < math.hypot(_half(rows[name]), _half(rows[following]))
         ranked.append((name, tied))
     return ranked
 
 
 def _signals(report: Mapping[str, Any]) -> Table:
-    """Every statistic that is not an entropy of tokens."""
+    """Show the statistics that are not entropies of tokens."""
     columns = _columns(lambda row: not (row.entropy and row.sample == TOKENS))
     sample = report["sample"]
-    table = _table(
+    table = numbers_table(
         f"other signals: von Neumann entropy by {plain(sample['encoder'])} on at most "
         f"{sample['excerpts']:,} excerpts; zstd: bytes by compressed bytes;\nb/B: bits "
         "per byte, whatever the tokenizer",
         ["domain", *(column.heading for _, column in columns)],
+        overflow="fold",
     )
     for name, row in report["domains"].items():
         table.add_row(plain(name), *(_cell(row, *column) for column in columns))
@@ -98,14 +92,16 @@ def _signals(report: Mapping[str, Any]) -> Table:
 
 
 def _growth(report: Mapping[str, Any]) -> Table:
-    """What still moves with the sample: an estimate that does is no property of the domain."""
-    sizes = sorted({row["sample_tokens"] for found in report["domains"].values()
-                    for row in found["convergence"]})[-COLUMNS:]  # fmt: skip
-    table = _table(
+    """Show estimates on growing samples; one that still moves is no property of the domain."""
+    domains = report["domains"]
+    sizes = sorted({point["sample_tokens"] for row in domains.values()
+                    for point in row["convergence"]})[-COLUMNS:]  # fmt: skip
+    table = numbers_table(
         "as the sample grows: CE bits per token (plug-in), and types",
         ["domain", *(f"{size:,} tokens" for size in sizes)],
+        overflow="fold",
     )
-    for name, row in report["domains"].items():
+    for name, row in domains.items():
         rows = {point["sample_tokens"]: point for point in row["convergence"]}
         types = dict(row["type_token"])
         cells = []
@@ -124,10 +120,11 @@ def _growth(report: Mapping[str, Any]) -> Table:
 def _between(report: Mapping[str, Any]) -> Table:
     names = report["between"]["order"]
     js, overlap = report["between"]["js"], report["between"]["pair_overlap"]
-    table = _table(
+    table = numbers_table(
         "between domains: above the diagonal, Jensen-Shannon divergence\nof tokens in bits (0 to "
         "1); below, % of tokens whose pair both\nsamples have, mean of both directions",
         ["domain", *(plain(name) for name in names)],
+        overflow="fold",
     )
     for row, name in enumerate(names):
         cells = []
@@ -144,19 +141,19 @@ def _between(report: Mapping[str, Any]) -> Table:
     return table
 
 
-def _half(found: Mapping[str, Any]) -> float:
-    """Half the interval, nats; the upper half, which nothing cuts off at 0."""
-    return float(found["high"] - found["nats"])
+def _half(entropy: Mapping[str, Any]) -> float:
+    """Return the upper half of the interval, nats; the lower one may be cut off at 0."""
+    return float(entropy["high"] - entropy["nats"])
 
 
-def _interval(found: Mapping[str, Any], bytes_per_token: float = 1.0) -> str:
-    """Such as `7.182 ± 0.161`; no ± where nothing could be resampled."""
-    bits = _bits(found["nats"], bytes_per_token)
-    return bits if found["low"] is None else f"{bits} ± {_bits(_half(found), bytes_per_token)}"
+def _interval(entropy: Mapping[str, Any], bytes_per_token: float) -> str:
+    """Format an estimate like `7.182 ± 0.161`, without ± if it has no interval."""
+    bits = _bits(entropy["nats"], bytes_per_token)
+    return bits if entropy["low"] is None else f"{bits} ± {_bits(_half(entropy), bytes_per_token)}"
 
 
-def _bits(nats: float | None, bytes_per_token: float = 1.0) -> str:
-    """Bits per token, or per byte where tokens have so many bytes."""
+def _bits(nats: float | None, bytes_per_token: float) -> str:
+    """Format nats per token as bits per byte, or per token if `bytes_per_token` is 1."""
     if nats is None or math.isnan(nats):
         return ""
     return f"{nats * NATS_TO_BITS / bytes_per_token:.3f}"

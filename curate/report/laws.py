@@ -1,4 +1,4 @@
-"""The table of laws compared on one run table, from `fit.json`."""
+"""The table that compares laws on one run table, from `fit.json`."""
 
 from __future__ import annotations
 
@@ -7,45 +7,43 @@ from typing import Any
 
 from rich.table import Table
 
-from curate.report.terminal import plain
+from curate.report.terminal import numbers_table, plain
 
 HEADINGS = ("error %", "R2 mean", "R2 worst", "Spearman", "of the mean", "later %", "CPU s")
 
 
 def law_table(fit: Mapping[str, Any]) -> Table:
-    """Laws that could be fitted, best first; `=` marks those that tie with the best."""
+    """Compare the laws that could be fitted, best first; `=` marks ties with the best."""
     runs = fit["table"]
-    table = Table(
-        title=f"{runs['runs']:,} runs, {runs['rows']:,} rows, {len(runs['domains'])} domains, "
+    table = numbers_table(
+        f"{runs['runs']:,} runs, {runs['rows']:,} rows, {len(runs['domains'])} domains, "
         f"{len(runs['targets'])} losses; {fit['folds']}-fold cross-validation by mixture",
-        title_justify="left",
+        ("law", *HEADINGS),
+        overflow="fold",
     )
-    table.add_column("law", overflow="fold")
-    for heading in HEADINGS:
-        table.add_column(heading, justify="right")
     table.add_column("", overflow="fold")
-    for name, found in fit["laws"].items():
-        unseen, later = found["unseen_mixtures"], found["later_tokens"]
+    for name, law in fit["laws"].items():
+        unseen, later = law["unseen_mixtures"], law["later_tokens"]
         if unseen is None:
             continue
-        note = "=" if found["ties_with_best"] else ""
-        table.add_row(
-            plain(name),
+        note = "=" if law["ties_with_best"] else ""
+        cells = [
             _number(unseen["mean_relative_error"], 2, 100),
             _number(unseen["r2_mean"], 3),
             _number(unseen["r2_worst"], 3),
             _number(unseen["spearman_mean"], 1, 100),
             _number(unseen["spearman_of_mean"], 1, 100),
             _number(None if later is None else later["mean_relative_error"], 2, 100),
-            f"{found['seconds']:.1f}",
-            note if found["beats_dummies"] else f"{note} not better than a dummy".strip(),
-        )
+            f"{law['seconds']:.1f}",
+        ]
+        verdict = note if law["beats_dummies"] else f"{note} not better than a dummy".strip()
+        table.add_row(plain(name), *cells, verdict)
     return table
 
 
 def problems(fit: Mapping[str, Any]) -> list[str]:
-    """Laws that could not be fitted, and why, a line each."""
-    return [found["problem"] for found in fit["laws"].values() if found["problem"]]
+    """List the laws that could not be fitted, each with its reason."""
+    return [law["problem"] for law in fit["laws"].values() if law["problem"]]
 
 
 def _number(value: float | None, digits: int, scale: float = 1) -> str:

@@ -1,4 +1,4 @@
-"""Tables of several mixtures side by side for the terminal."""
+"""Tables that compare several mixtures."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ Row = Mapping[str, Any]
 
 
 def comparison_tables(comparison: Mapping[str, Any]) -> list[Table]:
-    """One row a mixture: its largest shares, distance, loss, epochs and support.
+    """Show one mixture a row: its largest shares, distance, loss, epochs and support.
 
-    A column that no mixture fills is not shown; a second table says what was left out and why.
+    Columns that no mixture fills are left out; a second table lists methods without a mixture.
 
     Args:
         comparison: The fields of `mixtures.json`.
@@ -99,4 +99,4 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
     "most epochs": _most_epochs,
     "support": _support,
 }
-"""Heading and cell of every column after the shares."""
+"""Columns after the shares: functions that format a cell, by heading."""

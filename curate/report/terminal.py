@@ -1,11 +1,11 @@
-"""Live progress and final tables for a terminal, through rich."""
+"""Show live progress and final tables on a terminal, with rich."""
 
 from __future__ import annotations
 
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ REFRESH_SECONDS = 0.25
 
 
 class TerminalObserver(Observer):
-    """Shows stages as lines and, on a terminal, a table of domains that moves."""
+    """Prints each stage as a line and, on a terminal, a live table of domains."""
 
     def __init__(self, console: Console) -> None:
         """Write to `console`."""
@@ -55,7 +55,7 @@ class TerminalObserver(Observer):
 
     def _show(self, table: Table) -> None:
         if self._live is None:
-            # Refreshed by hand: a refreshing thread would stand in the way of forking workers.
+            # No refreshing thread: workers are forked, and a fork with other threads can deadlock.
             self._live = Live(table, console=self._console, auto_refresh=False, transient=True)
             self._live.start()
         self._live.update(table, refresh=True)
@@ -77,7 +77,7 @@ class TerminalObserver(Observer):
         )
 
     def close(self) -> None:
-        """Take the moving table off the terminal."""
+        """Remove the live table from the terminal."""
         if self._live is not None:
             self._live.stop()
             self._live = None
@@ -88,31 +88,30 @@ class TerminalObserver(Observer):
             return table
         for heading in ("domain", "documents", "tokens", "MB", "MB/s", "Mtok/s", "bad", "left"):
             table.add_column(heading, justify="left" if heading == "domain" else "right")
-        done = counters[:, 0].sum() if len(counters) else 0
         for name, row in zip(self._names, counters, strict=False):
-            raw, text, tokens, documents, bad = (int(value) for value in row)
-            table.add_row(
-                plain(name), f"{documents:,}", f"{tokens:,}", f"{text / 1e6:.1f}",
-                f"{text / 1e6 / max(seconds, 1e-9):.1f}",
-                f"{tokens / 1e6 / max(seconds, 1e-9):.2f}", f"{bad:,}", "" if raw else "waiting",
-            )  # fmt: skip
+            table.add_row(plain(name), *_progress_cells(row, seconds), "" if row[0] else "waiting")
         if len(counters) > 1:
             total = counters.sum(axis=0)
-            table.add_row(
-                "all", f"{total[3]:,}", f"{total[2]:,}", f"{total[1] / 1e6:.1f}",
-                f"{total[1] / 1e6 / max(seconds, 1e-9):.1f}",
-                f"{total[2] / 1e6 / max(seconds, 1e-9):.2f}", f"{total[4]:,}",
-                self._left(int(done), seconds),
-            )  # fmt: skip
+            table.add_row("all", *_progress_cells(total, seconds), self._left(total[0], seconds))
         return table
 
     def _left(self, done: int, seconds: float) -> str:
-        """Time left, from bytes on disk and a guess of how far they unpack."""
+        """Estimate the time left from the share of the expected bytes that is done."""
         expected = sum(self._totals)
         if not done or not expected:
             return ""
         share = min(0.99, done / max(expected, done))
         return f"≈ {seconds * (1 - share) / share:.0f} s" if expected > done else "…"
+
+
+def _progress_cells(counters: NDArray[np.int64], seconds: float) -> list[str]:
+    """Format counters in the order of `tokens.tasks.PROGRESS`, with throughput."""
+    _, text, tokens, documents, bad = counters.tolist()
+    elapsed = max(seconds, 1e-9)
+    return [
+        f"{documents:,}", f"{tokens:,}", f"{text / 1e6:.1f}", f"{text / 1e6 / elapsed:.1f}",
+        f"{tokens / 1e6 / elapsed:.2f}", f"{bad:,}",
+    ]  # fmt: skip
 
 
 def terminal_console() -> Console:
@@ -122,85 +121,104 @@ def terminal_console() -> Console:
 
 
 def training_table(progress: TrainingProgress, seconds: float) -> Table:
-    """One row: how far a swarm is, how fast, and how long it will take.
+    """Show the progress of a swarm in one row, with its speed and the time left.
 
     Args:
-        progress: Of its stage.
-        seconds: Since the stage began in this process.
+        progress: Progress of the stage.
+        seconds: Time since the stage began in this process.
     """
     speed = progress.fresh_tokens / max(seconds, 1e-9)
     left = (progress.total_tokens - progress.done_tokens) / max(speed, 1e-9)
     table = Table(title=f"train proxies · {seconds:.0f} s", title_justify="left", box=None)
-    headings = ("models", "step", "loss", "tokens", "tokens/s", "GFLOP/s", "left")
-    for heading in headings:
+    cells = {
+        "models": f"{progress.models:,}",
+        "step": f"{progress.step:,} of {progress.steps:,}",
+        "loss": f"{progress.loss:.4f}",
+        "tokens": f"{progress.done_tokens / max(progress.total_tokens, 1):.1%}",
+        "tokens/s": f"{speed:,.0f}",
+        "GFLOP/s": f"{speed * progress.token_flops / 1e9:,.1f}",
+        "left": f"≈ {left:,.0f} s" if speed else "…",
+    }
+    for heading in cells:
         table.add_column(heading, justify="right")
-    table.add_row(
-        f"{progress.models:,}", f"{progress.step:,} of {progress.steps:,}", f"{progress.loss:.4f}",
-        f"{progress.done_tokens / max(progress.total_tokens, 1):.1%}", f"{speed:,.0f}",
-        f"{speed * progress.token_flops / 1e9:,.1f}", f"≈ {left:,.0f} s" if speed else "…",
-    )  # fmt: skip
+    table.add_row(*cells.values())
     return table
 
 
 def plain(text: str) -> str:
-    """Text that rich will not take for markup."""
+    """Escape text so that rich does not read it as markup."""
     return text.replace("[", "\\[")
 
 
-def result_table(certificate: dict[str, Any], bad_records: dict[str, int] | None) -> Table:
-    """Asked, planned and realised, by domain.
+def numbers_table(
+    title: str, headings: Sequence[str], overflow: Literal["ellipsis", "fold"] = "ellipsis"
+) -> Table:
+    """Make a table of one column of names and columns of numbers.
 
     Args:
-        certificate: As `verify` gives it.
-        bad_records: By domain; None where nobody can tell.
+        title: Title above the table.
+        headings: Headings of all columns, that of the names first.
+        overflow: Treatment of names that do not fit.
+    """
+    table = Table(title=title, title_justify="left")
+    table.add_column(headings[0], overflow=overflow)
+    for heading in headings[1:]:
+        table.add_column(heading, justify="right")
+    return table
+
+
+def result_table(certificate: dict[str, Any], bad_records: dict[str, int] | None) -> Table:
+    """Compare requested, planned and realised tokens of each domain.
+
+    Args:
+        certificate: The fields of `certificate.json`.
+        bad_records: Records skipped in each domain; None if unknown.
     """
     bad = bad_records or {}
-    table = Table(title="asked, planned and realised, in shares of tokens", title_justify="left")
-    table.add_column("domain")
-    for heading in ("asked", "realised", "planned tokens", "realised tokens", "epochs", "bad"):
-        table.add_column(heading, justify="right")
+    table = numbers_table(
+        "asked, planned and realised, in shares of tokens",
+        ("domain", "asked", "realised", "planned tokens", "realised tokens", "epochs", "bad"),
+    )
     for name, row in certificate["domains"].items():
-        # Of domains written apart one pass is on disk, and the plan may take more.
-        wanted = row.get("written_tokens", row["planned_tokens"])
-        exact = wanted == row["realised_tokens"]
-        table.add_row(
-            plain(name),
-            f"{row['asked_share']:.4%}",
-            f"{row['realised_share']:.4%}",
+        # A domain written apart is on disk once, even if the plan repeats it.
+        expected = row.get("written_tokens", row["planned_tokens"])
+        realised = f"{row['realised_tokens']:,}"
+        cells = [
+            f"{row['asked_share']:.4%}", f"{row['realised_share']:.4%}",
             f"{row['planned_tokens']:,}",
-            f"{row['realised_tokens']:,}" if exact else f"[red]{row['realised_tokens']:,}[/]",
-            f"{row['epochs']:.3f}",
-            f"{bad[name]:,}" if name in bad else "-",
-        )
+            realised if row["realised_tokens"] == expected else f"[red]{realised}[/]",
+            f"{row['epochs']:.3f}", f"{bad[name]:,}" if name in bad else "-",
+        ]  # fmt: skip
+        table.add_row(plain(name), *cells)
     table.add_section()
-    table.add_row(
-        "all", "", "", f"{certificate['budget_tokens']:,}", f"{certificate['realised_tokens']:,}",
-        "", f"{sum(bad.values()):,}" if bad else "-",
-    )  # fmt: skip
+    tokens = [f"{certificate[key]:,}" for key in ("budget_tokens", "realised_tokens")]
+    table.add_row("all", "", "", *tokens, "", f"{sum(bad.values()):,}" if bad else "-")
     return table
 
 
 def trainer_table(mixture: dict[str, Any]) -> Table:
-    """What one trainer will do with domains that are written apart."""
+    """Show how one trainer will draw from domains that are written apart."""
     drawn = "" if mixture["exact"] else ", on average"
     title = f"{mixture['trainer']} will draw {mixture['samples']:,} {mixture['unit']}{drawn}"
-    table = Table(title=title, title_justify="left")
-    table.add_column("domain")
-    for heading in ("weight", mixture["unit"], "tokens", "share", "off by", "epochs", "unseen"):
-        table.add_column(heading, justify="right")
+    headings = ("weight", mixture["unit"], "tokens", "share", "off by", "epochs", "unseen")
+    table = numbers_table(title, ("domain", *headings))
+    styles = {
+        "weight": ".4%", "samples": ",", "tokens": ",", "share": ".4%", "difference": "+.4%",
+        "epochs": ".3f", "unseen": ",",
+    }  # fmt: skip
     for name, row in mixture["domains"].items():
-        table.add_row(
-            plain(name), f"{row['weight']:.4%}", f"{row['samples']:,}", f"{row['tokens']:,}",
-            f"{row['share']:.4%}", f"{row['difference']:+.4%}", f"{row['epochs']:.3f}",
-            f"{row['unseen']:,}",
-        )  # fmt: skip
+        table.add_row(plain(name), *(format(row[key], style) for key, style in styles.items()))
     return table
 
 
-def reader_lines(found: dict[str, Any]) -> list[str]:
-    """What readers leave out, and what rows are made of, in words; of a plan or a certificate."""
+def reader_lines(fields: dict[str, Any]) -> list[str]:
+    """Describe the tokens that readers leave out and how rows are packed.
+
+    Args:
+        fields: The fields of `plan.json` or `certificate.json`.
+    """
     lines = []
-    loss, packing = found.get("reader_loss"), found.get("packing")
+    loss, packing = fields.get("reader_loss"), fields.get("packing")
     if loss is not None:
         lost = loss.get("tokens", loss.get("tokens_at_most"))
         bound = "at most " if "tokens_at_most" in loss else ""
@@ -217,35 +235,37 @@ def reader_lines(found: dict[str, Any]) -> list[str]:
 
 
 def stats_table(stats: dict[str, Any]) -> Table:
-    """Counts and plug-in entropies of each domain; entropies in bits per token."""
-    table = Table(title="domains; entropies in bits per token, plug-in", title_justify="left")
-    table.add_column("domain")
+    """Show counts of each domain, and plug-in entropies in bits per token."""
     counted = [name for name, row in STATISTICS.items() if row.count is not None]
     headings = ("documents", "MB", "tokens", "held out", "bytes/token", "types", *counted, "bad")
-    for heading in headings:
-        table.add_column(heading, justify="right")
+    table = numbers_table("domains; entropies in bits per token, plug-in", ("domain", *headings))
     for name, row in stats["domains"].items():
         bits = [row["entropy"][measure]["plugin"] * NATS_TO_BITS for measure in counted]
-        table.add_row(
-            plain(name), f"{row['documents']:,}", f"{row['bytes'] / 1e6:.1f}",
-            f"{row['tokens']:,}", f"{row['tokens_validation']:,}", f"{row['bytes_per_token']:.2f}",
+        cells = [
+            f"{row['documents']:,}", f"{row['bytes'] / 1e6:.1f}", f"{row['tokens']:,}",
+            f"{row['tokens_validation']:,}", f"{row['bytes_per_token']:.2f}",
             f"{row['vocabulary_used']:,}", *(f"{value:.3f}" for value in bits),
             f"{row['bad_records']:,}",
-        )  # fmt: skip
+        ]  # fmt: skip
+        table.add_row(plain(name), *cells)
     return table
 
 
 def mixture_table(mixture: dict[str, Any], supply_tokens: Mapping[str, int | None]) -> Table:
-    """Weights, their intervals if any, what the method wanted before caps; epochs where known."""
-    table = Table(
-        title=f"{mixture['method']}; weights are shares of tokens", title_justify="left",
-        caption=_prediction(mixture), caption_justify="left",
-    )  # fmt: skip
+    """Show each domain's weight, with its interval and epochs if known, and its weight before caps.
+
+    Args:
+        mixture: The fields of `mixture.json`.
+        supply_tokens: Tokens of each domain; None if unknown.
+    """
     low, high = mixture["low"], mixture["high"]
-    table.add_column("domain", overflow="fold")
     interval = () if low is None else ("95 % interval",)
-    for heading in ("weight", *interval, "before caps", "epochs", "supply tokens"):
-        table.add_column(heading, justify="right")
+    table = numbers_table(
+        f"{mixture['method']}; weights are shares of tokens",
+        ("domain", "weight", *interval, "before caps", "epochs", "supply tokens"),
+        overflow="fold",
+    )
+    table.caption, table.caption_justify = _prediction(mixture), "left"
     for name, weight in mixture["weights"].items():
         ends = () if low is None else (f"{100 * low[name]:.1f} to {100 * high[name]:.1f}",)
         epochs, supply = mixture["epochs"][name], supply_tokens[name]
@@ -257,29 +277,29 @@ def mixture_table(mixture: dict[str, Any], supply_tokens: Mapping[str, int | Non
 
 
 def _prediction(mixture: dict[str, Any]) -> str | None:
-    """Predicted loss, regret and distance from the runs, for methods that have them."""
-    said = []
+    """Describe predicted loss, regret and distance from the runs, if the method has them."""
+    parts = []
     if mixture["predicted_loss"] is not None:
-        said.append(f"predicted loss {mixture['predicted_loss']:.4f}")
+        parts.append(f"predicted loss {mixture['predicted_loss']:.4f}")
     regret = mixture.get("regret", {}).get("recommendation")
     if regret is not None:
-        said.append(f"expected regret {regret['mean']:.4f}")
+        parts.append(f"expected regret {regret['mean']:.4f}")
     support = mixture.get("support")
     if support is not None:
-        said.append(f"{support['distance']:.3f} from the nearest run, runs within "
-                    f"{support['radius']:.3f} of each other")  # fmt: skip
-    return "; ".join(said) or None
+        parts.append(f"{support['distance']:.3f} from the nearest run, runs within "
+                     f"{support['radius']:.3f} of each other")  # fmt: skip
+    return "; ".join(parts) or None
 
 
 def plan_table(plan: dict[str, Any]) -> Table:
-    """Whole tokens by domain."""
-    table = Table(title=f"plan of {plan['budget_tokens']:,} tokens", title_justify="left")
-    table.add_column("domain")
-    for heading in ("weight", "tokens", "documents", "epochs", "supply tokens"):
-        table.add_column(heading, justify="right")
+    """Show the whole tokens that the plan takes of each domain."""
+    table = numbers_table(
+        f"plan of {plan['budget_tokens']:,} tokens",
+        ("domain", "weight", "tokens", "documents", "epochs", "supply tokens"),
+    )
+    styles = {
+        "weight": ".4%", "tokens": ",", "documents": ",", "epochs": ".3f", "supply_tokens": ",",
+    }  # fmt: skip
     for name, row in plan["domains"].items():
-        table.add_row(
-            plain(name), f"{row['weight']:.4%}", f"{row['tokens']:,}", f"{row['documents']:,}",
-            f"{row['epochs']:.3f}", f"{row['supply_tokens']:,}",
-        )  # fmt: skip
+        table.add_row(plain(name), *(format(row[key], style) for key, style in styles.items()))
     return table

@@ -6,20 +6,18 @@ from typing import Any
 
 from rich.table import Table
 
-from curate.report.terminal import plain
+from curate.report.terminal import numbers_table, plain
 
 COLOURS = {"confirmed": "green", "tied": "yellow", "refuted": "red"}
 
 
 def loss_table(size: dict[str, Any]) -> Table:
-    """A row a candidate, best first: losses with half of their 95 % interval, prediction below."""
+    """Show losses ± half of the 95 % interval, best candidate first, with predictions below."""
     title = f"{size['preset']}, {size['tokens']:,} tokens; nats per token ± 95 % over seeds"
     if size["prediction"] is not None:
         title += f"; in brackets as {size['prediction']['by']} predicted"
-    table = Table(title=title, title_justify="left")
-    table.add_column("mixture")
-    for heading in (*size["candidates"]["recommended"]["loss"], "objective", "recommended is"):
-        table.add_column(plain(heading), justify="right")
+    headings = (*size["candidates"]["recommended"]["loss"], "objective", "recommended is")
+    table = numbers_table(title, ("mixture", *map(plain, headings)))
     for name in size["ranking"]:
         row = size["candidates"][name]
         cells = [_loss(cell) for cell in row["loss"].values()]
@@ -29,7 +27,7 @@ def loss_table(size: dict[str, Any]) -> Table:
 
 
 def summary_lines(result: dict[str, Any]) -> list[str]:
-    """The verdict, errors of prediction and transfer between sizes, in rich markup."""
+    """Describe verdict, errors of prediction and transfer between sizes, in rich markup."""
     lines = []
     for size in result["sizes"]:
         verdict = size["verdict"]
@@ -37,15 +35,17 @@ def summary_lines(result: dict[str, Any]) -> list[str]:
             f"{size['preset']}: the recommendation of {plain(result['method'])} is "
             f"[{COLOURS[verdict]}]{verdict}[/]; best first: {', '.join(size['ranking'])}"
         )
-        found = size["prediction"]
-        if found is None:
+        prediction = size["prediction"]
+        if prediction is None:
             lines.append(f"{size['preset']}: nothing predicts losses at this size")
         else:
-            rank = "" if found["spearman"] is None else f", Spearman {found['spearman']:.2f}"
+            rank = (
+                "" if prediction["spearman"] is None else f", Spearman {prediction['spearman']:.2f}"
+            )
             lines.append(
-                f"{size['preset']}: {found['by']} misses losses by "
-                f"{found['mean_relative_error']:.2%} on average (bias "
-                f"{found['relative_bias']:+.2%}){rank}"
+                f"{size['preset']}: {prediction['by']} misses losses by "
+                f"{prediction['mean_relative_error']:.2%} on average (bias "
+                f"{prediction['relative_bias']:+.2%}){rank}"
             )
     for moved in result["transfer"]:
         rank = "none" if moved["spearman"] is None else f"{moved['spearman']:.2f}"
@@ -63,7 +63,7 @@ def _loss(cell: dict[str, Any]) -> str:
     return text if predicted is None else f"{text}\n({predicted:.4f})"
 
 
-def _against(found: dict[str, Any]) -> str:
-    half = found["high"] - found["mean"]
-    colour = COLOURS[found["verdict"]]
-    return f"{found['mean']:+.4f} ± {half:.4f}\n[{colour}]{found['verdict']}[/]"
+def _against(difference: dict[str, Any]) -> str:
+    half = difference["high"] - difference["mean"]
+    colour = COLOURS[difference["verdict"]]
+    return f"{difference['mean']:+.4f} ± {half:.4f}\n[{colour}]{difference['verdict']}[/]"
