@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,8 +24,6 @@ from curate.stats import entropy_statistics
 from curate.stats.estimate import order_warnings
 from curate.stats.measure import DomainReport, compare, measure_domain
 from curate.stats.sampling import SamplePlan, sample_plan
-from curate.tokens.domain import DomainTokens
-from curate.tokens.tokenizer import Tokenizer
 
 ORIGIN = ("schema", "curate_version", "recipe_hash", "inputs", "backend", "tokenizer")
 """Fields of `stats.json` that identify the source of the numbers."""
@@ -68,13 +67,6 @@ class MeasuredDomains:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class _Task:
-    domain: DomainTokens
-    tokenizer: Tokenizer
-    plan: SamplePlan
-
-
 def measure_domains(
     tokenized: TokenizedDomains, seed: int, workers: int, observer: Observer
 ) -> MeasuredDomains:
@@ -88,8 +80,8 @@ def measure_domains(
     """
     plan, warnings = sample_plan(tokenized.domains, seed)
     observer.begin("entropies", [domain.name for domain in tokenized.domains])
-    tasks = [_Task(domain, tokenized.tokenizer, plan) for domain in tokenized.domains]
-    reports = tuple(map_tasks(_measure, tasks, workers))
+    measure = partial(measure_domain, tokenizer=tokenized.tokenizer, plan=plan)
+    reports = tuple(map_tasks(measure, tokenized.domains, workers))
     observer.end(f"at most {plan.sample_tokens:,} tokens of each domain")
     estimates = {report.name: report.estimate("conditional") for report in reports}
     warnings += tuple(
@@ -118,10 +110,6 @@ def entropy_entrants(measured: MeasuredDomains, request: MixtureRequest) -> list
         for domain, report in zip(request.domains, measured.domains, strict=True)
     )
     return before_caps(replace(request, domains=domains), request)
-
-
-def _measure(task: _Task) -> DomainReport:
-    return measure_domain(task.domain, task.tokenizer, task.plan)
 
 
 def _nullable(matrix: NDArray[np.float64]) -> list[list[float | None]]:
