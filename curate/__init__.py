@@ -84,7 +84,8 @@ class _LazyPackage(ModuleType):
             super().__setattr__(name, value)
 
     def __dir__(self) -> list[str]:
-        return sorted({*super().__dir__(), *__all__})
+        """Name the functions, and what every module has; not what this file imports."""
+        return sorted({*__all__, *(name for name in self.__dict__ if name.startswith("__"))})
 
 
 sys.modules[__name__].__class__ = _LazyPackage

@@ -9,6 +9,7 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -46,6 +47,9 @@ def command(*arguments: object) -> None:
 
 def test_dir_lists_every_function() -> None:
     assert set(curate.__all__) <= set(dir(curate))
+    assert [name for name in dir(curate) if name[0] != "_"] == sorted(
+        set(curate.__all__) - {"__version__"}
+    )
     for name in set(curate.__all__) - {"__version__"}:
         function = getattr(curate, name)
         assert inspect.isfunction(function) and function.__doc__, name
@@ -90,6 +94,12 @@ def test_a_recipe_is_a_path_a_mapping_or_loaded(recipe: Path, monkeypatch) -> No
         "budget_tokens": 1e4,
     }
     assert curate.load_recipe(fields).base == recipe.parent
+    counted = curate.load_recipe(
+        fields, {"budget_tokens": np.int64(3), "mixture.kl": np.float32(1)}
+    )
+    assert counted.recipe.budget_tokens == 3 and counted.recipe.mixture.kl == 1
+    one = curate.load_recipe(fields, "seed=3")
+    assert one.recipe.seed == 3
     with pytest.raises(RecipeError, match="unknown key 'budget'"):
         curate.load_recipe({**fields, "budget": 3})
     with pytest.raises(RecipeError, match="not set; use text, numbers, lists"):
@@ -165,6 +175,38 @@ def test_a_run_table_needs_no_recipe(runs: Path, tmp_path: Path, capfd) -> None:
     assert max(capped.weights.values()) <= 2 / 3 + 1e-9
     with pytest.raises(RecipeError, match="RECIPE and --runs exclude each other"):
         curate.mix("recipe.yaml", runs=runs)
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments", "message"),
+    [
+        ("stats", {"recipe": 3}, "recipe: expected a path or a mapping, got int"),
+        ("stats", {"workers": 0}, "workers: 0; expected a whole number, at least 1, or None"),
+        ("stats", {"progress": True}, "progress: True; expected None, .terminal. or an Observer"),
+        ("mix", {"max_epochs": 2}, "set it in the recipe, max_epochs: 2"),
+        ("mix", {"directory": "out"}, "set it in the recipe, output: {dir: out}"),
+        ("mix", {"budget_tokens": 0}, "RECIPE and --budget exclude each other"),
+        ("design", {"count": 0}, "design: 0 mixtures are too few; propose at least 1"),
+    ],
+)
+def test_arguments_that_a_recipe_or_a_machine_cannot_take(
+    recipe: Path, function: str, arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(RecipeError, match=message):
+        getattr(curate, function)(**{"recipe": recipe, **arguments})
+
+
+def test_arguments_of_a_run_table(runs: Path) -> None:
+    for budget in (float("nan"), float("inf"), "many"):
+        with pytest.raises(RecipeError, match="budget_tokens: .* is not a positive number"):
+            curate.mix(runs=runs, supply={"a": 1e6, "b": 1e6}, budget_tokens=budget)  # type: ignore[arg-type]
+    with pytest.raises(RecipeError, match="--max-epochs caps nothing while supply is unknown"):
+        curate.mix(runs=runs, max_epochs=2)
+    for epochs in (0, -1, float("nan")):
+        with pytest.raises(RecipeError, match="max_epochs: .* is not a positive number"):
+            curate.mix(runs=runs, supply={"a": 1e6, "b": 1e6}, budget_tokens=1e6, max_epochs=epochs)
+    by_name = curate.fit(runs, laws="bimix", folds=3, workers=1)
+    assert "bimix" in by_name.json["laws"]
 
 
 def test_tables_escape_names() -> None:

@@ -122,7 +122,11 @@ def open_inputs(options: dict[str, Any]) -> tuple[Screen, dict[str, Any]]:
         "supply": options["supply"],
         "budget_tokens": options["budget"],
     }
-    arguments: dict[str, Any] = {key: value for key, value in instead.items() if value}
+    arguments: dict[str, Any] = {
+        key: value for key, value in instead.items() if value is not None and value != ()
+    }
+    if options["max_epochs"] != 1.0:
+        arguments["max_epochs"] = options["max_epochs"]
     if options["recipe"] is not None and not arguments:
         session = RecipeSession(options)
         return session, {"recipe": session.loaded, **session.effort}
@@ -133,7 +137,6 @@ def open_inputs(options: dict[str, Any]) -> tuple[Screen, dict[str, Any]]:
     return screen, {
         "recipe": options["recipe"],  # the function refuses a recipe beside a run table
         "overrides": overrides,
-        "max_epochs": options["max_epochs"],
         "directory": options["out"] or Path(),
         "workers": options["workers"],
         "progress": screen.observer,

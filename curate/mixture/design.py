@@ -91,7 +91,9 @@ def next_runs(request: MixtureRequest, strategy: str, count: int | None = None) 
             :, match_constraints(request, runs.domains, runs.targets, "runs").place
         ]
         trained = trained / np.maximum(trained.sum(axis=1, keepdims=True), 1e-12)
-    return design(request, box, trained, strategy, count or max(1, _lacking(trained)))
+    return design(
+        request, box, trained, strategy, max(1, _lacking(trained)) if count is None else count
+    )
 
 
 def _distinct(trained: Array) -> int:
@@ -113,11 +115,13 @@ def design(request: MixtureRequest, box: Box, trained: Array, strategy: str, cou
         count: How many, positive.
 
     Raises:
-        RecipeError: The strategy is unknown, or cannot give so many.
+        RecipeError: The strategy is unknown, or cannot give so many; or the count is below 1.
         MissingEvidence: `entropy` lacks entropies.
     """
     if strategy not in STRATEGIES:
         raise RecipeError(unknown_name("strategy", strategy, STRATEGIES, "design"))
+    if count < 1:
+        raise RecipeError(f"design: {count} mixtures are too few; propose at least 1")
     names = tuple(domain.name for domain in request.domains)
     rng = np.random.default_rng(request.options.search.seed)
     mixtures = STRATEGIES[strategy](request, box, trained, count, rng)

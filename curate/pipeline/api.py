@@ -55,16 +55,26 @@ class _RunTableArguments:
     budget_tokens: float | None
     max_epochs: float
 
-    def refuse(self) -> None:
-        """Raise RecipeError if any was given, since there is a recipe."""
+    def refuse(self, directory: PathLike | None) -> None:
+        """Raise RecipeError if any was given, or a directory, since there is a recipe."""
         given = {"runs": self.runs, "experts": self.experts, "supply": self.supply,
                  "budget": self.budget_tokens}  # fmt: skip
         for name, value in given.items():
-            if value:
+            if value is not None and value != ():
                 raise RecipeError(
                     f"RECIPE and --{name} exclude each other: a recipe names its tables below "
                     "mixture.evidence, and its text is the supply"
                 )
+        if self.max_epochs != 1.0:
+            raise RecipeError(
+                "RECIPE and --max-epochs exclude each other: set it in the recipe, max_epochs: "
+                f"{self.max_epochs:g}"
+            )
+        if directory is not None:
+            raise RecipeError(
+                "RECIPE and directory exclude each other: set it in the recipe, output: {dir: "
+                f"{os.fspath(directory)}}}"
+            )
 
     def inputs(self, overrides: tuple[str, ...]) -> RunTableInputs:
         """Bring the arguments into the form that the command line has."""
@@ -79,7 +89,7 @@ class _RunTableArguments:
             runs=_paths(self.runs or ()),
             experts=_path(self.experts),
             supply=tuple(supply),
-            budget_tokens=None if self.budget_tokens is None else int(self.budget_tokens),
+            budget_tokens=_whole_tokens(self.budget_tokens),
             max_epochs=self.max_epochs,
             overrides=overrides,
         )
@@ -195,7 +205,7 @@ def mix(  # noqa: PLR0913 - keywords, of which a call names two or three
         return mix_without_text(table.inputs(settings), _path(directory), _observer(progress))
     from curate.pipeline.mix import mix_recipe
 
-    table.refuse()
+    table.refuse(directory)
     loaded, workers, observer = _start(recipe, workers, progress, settings)
     if method is not None:
         mixture = with_fields(loaded.recipe.mixture, method=method)
@@ -244,11 +254,11 @@ def compare(  # noqa: PLR0913 - keywords, of which a call names two or three
     if recipe is None:
         from curate.pipeline.from_run_table import compare_without_text
 
-        inputs, workers = table.inputs(settings), workers or default_workers()
+        inputs, workers = table.inputs(settings), _workers(workers)
         return compare_without_text(inputs, _path(directory), workers, _observer(progress))
     from curate.pipeline.compare_mixtures import compare_recipe
 
-    table.refuse()
+    table.refuse(directory)
     return compare_recipe(*_start(recipe, workers, progress, settings))
 
 
@@ -331,7 +341,7 @@ def verify(
     _, domains = reopen(path)
     if domains is None:
         observer.notice("the token store is missing; tokens are compared by hash only")
-    certificate = verify_dataset(path, domains, workers or default_workers(), observer.tick)
+    certificate = verify_dataset(path, domains, _workers(workers), observer.tick)
     bad_records = None if domains is None else {d.name: d.bad_records for d in domains}
     return CertificateResult(certificate, path, bad_records)
 
@@ -373,12 +383,12 @@ def fit(  # noqa: PLR0913 - keywords, of which a call names two or three
 
     inputs = FitInputs(
         runs=_paths(runs),
-        laws=None if laws is None else tuple(laws),
+        laws=None if laws is None else _names(laws),
         folds=folds,
         experts=_path(experts),
-        targets=None if targets is None else tuple(targets),
+        targets=None if targets is None else _names(targets),
     )
-    fields = fit_laws(inputs, _path(directory), workers or default_workers(), _observer(progress))
+    fields = fit_laws(inputs, _path(directory), _workers(workers), _observer(progress))
     return FitResult(fields)
 
 
@@ -435,7 +445,7 @@ def design(  # noqa: PLR0913 - keywords, of which a call names two or three
         from curate.pipeline.mix import mixture_request
         from curate.pipeline.tokenize import tokenize_domains
 
-        table.refuse()
+        table.refuse(directory)
         loaded, workers, observer = _start(recipe, workers, progress, settings)
         target = loaded.output_dir
         request = mixture_request(loaded, tokenize_domains(loaded, workers, observer))
@@ -550,7 +560,7 @@ def validate(  # noqa: PLR0913 - keywords, of which a call names two or three
 
     loaded, workers, observer = _start(recipe, workers, progress)
     loaded = _with_devices(loaded, devices, engine, tensorboard)
-    settings = ValidationSettings(seeds, tuple(presets), up)
+    settings = ValidationSettings(seeds, _names(presets), up)
     return ValidationResult(validate_mixture(loaded, settings, workers, observer))
 
 
@@ -569,7 +579,7 @@ def _start(
         )
     for notice in (*recipe.notices, *unused_weights(recipe)):
         observer.notice(notice)
-    return recipe, workers or default_workers(), observer
+    return recipe, _workers(workers), observer
 
 
 def _observer(progress: Progress) -> Observer:
@@ -579,7 +589,34 @@ def _observer(progress: Progress) -> Observer:
         from curate.report.terminal import TerminalObserver, terminal_console
 
         return TerminalObserver(terminal_console())
+    if not isinstance(progress, Observer):
+        raise RecipeError(f'progress: {progress!r}; expected None, "terminal" or an Observer')
     return progress
+
+
+def _workers(workers: int | None) -> int:
+    if workers is None:
+        return default_workers()
+    if not isinstance(workers, int) or workers < 1:
+        raise RecipeError(f"workers: {workers!r}; expected a whole number, at least 1, or None")
+    return workers
+
+
+def _whole_tokens(tokens: float | None) -> int | None:
+    """Round down, as YAML's `1.5e9` is read.
+
+    Raises:
+        RecipeError: It is no number, or not finite.
+    """
+    try:
+        return None if tokens is None else int(tokens)
+    except (OverflowError, TypeError, ValueError):
+        raise RecipeError(f"budget_tokens: {tokens!r} is not a positive number") from None
+
+
+def _names(names: str | Sequence[str]) -> tuple[str, ...]:
+    """One name stands for a list of it; its letters are no names."""
+    return (names,) if isinstance(names, str) else tuple(names)
 
 
 def _with_devices(

@@ -69,6 +69,11 @@ def request_without_text(inputs: RunTableInputs, observer: Observer) -> RequestW
     if bool(inputs.supply) != (inputs.budget_tokens is not None):
         lacking = "--budget TOKENS" if inputs.supply else "--supply NAME=TOKENS for each domain"
         raise RecipeError(f"mixture: epochs need both supply and budget; add {lacking}")
+    if not inputs.supply and inputs.max_epochs != 1.0:
+        raise RecipeError(
+            "mixture: --max-epochs caps nothing while supply is unknown; add --supply NAME=TOKENS "
+            "for each domain and --budget TOKENS"
+        )
     refused = [o for o in inputs.overrides if not o.startswith(("mixture.", "seed="))]
     if refused:
         raise RecipeError(

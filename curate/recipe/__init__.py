@@ -8,6 +8,7 @@ function that owns it before a byte of data is read. Weights are shares of token
 from __future__ import annotations
 
 import json
+import numbers
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -91,6 +92,11 @@ def load_recipe(
         >>> load_recipe(recipe, {"mixture.method": "uniform"}).recipe.mixture.method
         'uniform'
     """
+    if not isinstance(source, str | os.PathLike | Mapping):
+        raise RecipeError(
+            f"recipe: expected a path or a mapping, got {type(source).__name__}; "
+            "as in load_recipe('recipe.yaml', {'seed': 3})"
+        )
     texts = override_texts(overrides)
     if isinstance(source, Mapping):
         return parse(_as_text(source), Path.cwd(), texts)
@@ -106,15 +112,23 @@ def override_texts(overrides: Mapping[str, Any] | Iterable[str]) -> tuple[str, .
     """
     if isinstance(overrides, Mapping):
         return tuple(f"{key}={_as_text(value)}" for key, value in overrides.items())
+    if isinstance(overrides, str):
+        return (overrides,)
     return tuple(overrides)
 
 
 def _as_text(value: Any) -> str:
-    """Write a value as JSON, which YAML includes; paths become text."""
+    """Write a value as JSON, which YAML includes; paths become text, NumPy's scalars numbers."""
     try:
-        return json.dumps(value, default=os.fspath)
+        return json.dumps(value, default=_plain)
     except TypeError as error:
         raise RecipeError(f"recipe: {error}; use text, numbers, lists and mappings") from None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    return float(value) if isinstance(value, numbers.Real) else os.fspath(value)
 
 
 def load(path: Path, overrides: tuple[str, ...] = ()) -> LoadedRecipe:
