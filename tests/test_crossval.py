@@ -168,7 +168,7 @@ def test_fit_prints_a_table_and_writes_json(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "20 runs, 20 rows, 3 domains, 3 losses; 5-fold" in done.stdout
     assert "note left out: boosted_regmix: 16 rows, but leaves of 20" in done.stdout
-    assert "(with mixtures held out, one part in 5)" in done.stdout.replace("\n", " ")
+    assert "(with one fold of 5 held out)" in done.stdout.replace("\n", " ")
     assert "no mixture was run twice" in done.stdout
     written = json.loads((tmp_path / "o" / "fit.json").read_text())
     assert written["schema"] == 1 and list(written["laws"])[0] == "exponential"

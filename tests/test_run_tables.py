@@ -39,7 +39,7 @@ def test_our_table(ours: Path) -> None:
 
 def test_targets_are_chosen_by_name(ours: Path) -> None:
     assert read_runs([ours], ["wiki"])[0].losses[:, 0].tolist() == [3.0, 2.9, 2.5]
-    with pytest.raises(FitError, match="no loss named 'wik' in .*there is: code, wiki"):
+    with pytest.raises(FitError, match="no loss named 'wik' in .*its losses are: code, wiki"):
         read_runs([ours], ["wik"])
 
 

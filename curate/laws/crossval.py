@@ -117,8 +117,8 @@ def cross_validate(
 
     Args:
         table: The runs.
-        laws: Names of laws, or laws that are not registered, such as those given experts. The
-            dummies are added, since an error means nothing without theirs.
+        laws: Names of laws, or unregistered laws, such as those that take experts. Dummies are
+            added, since an error means nothing without theirs.
         folds: At least 2.
         workers: Processes.
         on_tick: Called between fits.
@@ -147,7 +147,7 @@ def cross_validate(
         fits = results[position * len(splits) : (position + 1) * len(splits)]
         problem = next((fit.problem for fit in fits[: len(held_rows)] if fit.problem), "")
         if problem:
-            problem = f"{problem} (with mixtures held out, one part in {len(held_rows)})"
+            problem = f"{problem} (with one fold of {len(held_rows)} held out)"
         unseen = after = None
         if not problem:
             predicted = np.empty_like(table.losses)

@@ -88,8 +88,8 @@ def read_likelihoods(path: Path) -> Likelihoods:
     hopeless = np.flatnonzero(np.isneginf(logp).all(axis=1))
     if len(hopeless):
         raise InputError(
-            f"{path}: row {hopeless[0] + 1}: every expert gives this token probability 0, so no "
-            "mixture of them can"
+            f"{path}: row {hopeless[0] + 1}: every expert gives this token probability 0, so every "
+            "mixture of them does too"
         )
     return _assembled(table, path, tuple(name.removeprefix(PREFIX) for name in columns), logp)
 
@@ -105,7 +105,7 @@ def _numbers(table: pa.Table, name: str, path: Path) -> Array:
 
 
 def _assembled(table: pa.Table, path: Path, experts: tuple[str, ...], logp: Array) -> Likelihoods:
-    """Group the rows into documents, and check that these stand together and in order."""
+    """Group the rows into documents; refuse documents whose rows are apart or out of order."""
     domain = table.column("target_domain").cast(pa.string()).combine_chunks().dictionary_encode()
     if domain.null_count:
         raise InputError(f"{path}: column target_domain: {domain.null_count} rows are empty")
@@ -113,10 +113,10 @@ def _assembled(table: pa.Table, path: Path, experts: tuple[str, ...], logp: Arra
     document, position = (
         np.asarray(table.column(name).to_numpy(), np.int64) for name in ("document", "position")
     )
-    fresh = np.ones(len(code), bool)
-    fresh[1:] = (code[1:] != code[:-1]) | (document[1:] != document[:-1])
-    back = np.flatnonzero(~fresh[1:] & (position[1:] <= position[:-1]))
-    first = np.flatnonzero(fresh)
+    starts = np.ones(len(code), bool)
+    starts[1:] = (code[1:] != code[:-1]) | (document[1:] != document[:-1])
+    back = np.flatnonzero(~starts[1:] & (position[1:] <= position[:-1]))
+    first = np.flatnonzero(starts)
     _, once = np.unique(np.stack([code[first], document[first]]), axis=1, return_index=True)
     again = np.setdiff1d(np.arange(len(first)), once)
     if len(back) or len(again):

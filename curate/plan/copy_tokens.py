@@ -64,6 +64,7 @@ class TokenCopier:
             raise ValueError(f"piece {int(np.argmin(within))} reaches outside its document")
         if int(tokens.sum()) != len(out):
             raise ValueError(f"pieces of {int(tokens.sum())} tokens for room of {len(out)}")
+        # Vocabularies are far below 2^31, so int32 holds the ids of a uint32 store too.
         highest = min(int(np.iinfo(self._template.dtype).max), int(np.iinfo(np.int32).max))
         if out.dtype.kind not in "iu" or np.iinfo(out.dtype).max < highest:
             raise ValueError(f"{self._template.dtype} tokens do not fit into {out.dtype}")

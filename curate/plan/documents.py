@@ -161,17 +161,20 @@ class _Order:
         documents = stream.documents[: self._taken(number)]
         lengths = self._domain.tokens[documents]
         before = number * len(stream.documents)
-        start_tokens = number * stream.supply_tokens
+        start_tokens = number * stream.supply_tokens  # tokens of the passes before
         if number >= self._first_adjusted:
             offset = (number - self._first_adjusted) * len(stream.documents)
             lengths = self._adjusted[offset : offset + len(documents)]
             start_tokens = self._first_adjusted * stream.supply_tokens + int(
                 self._adjusted[:offset].sum()
             )
+        # The number of the pass enters the hash, so every pass has a different order.
         key = document_keys(self._domain, documents, self._seed, PASS_KEY)
         order = np.argsort(mix64(key, filled(len(documents), number)), kind="stable")
         documents, lengths = documents[order], lengths[order]
         stops = start_tokens + np.cumsum(lengths)
+        # A document sits at a keyed place within its stretch of the domain's tokens, so domains
+        # merged by place stay mixed in every window.
         numbers = np.arange(before, before + len(lengths))
         jitter = uniform(numbers, mix_key(self._seed, PLACE_KEY, stream.name))
         return _Turn(documents, lengths, (stops - lengths + jitter * lengths) / stream.tokens)

@@ -107,6 +107,7 @@ class SequenceSampler:
     ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """Return places and numbers of a domain's whole sequences with places in [low, high)."""
         chunks = stream.tokens // self._length
+        # One slot more at either end, since products round; those outside are dropped below.
         first = max(0, int(low * chunks) - 1)
         slots = np.arange(first, min(chunks, int(high * chunks) + 2))
         key = mix_key(self._order_seed, PLACE_KEY, stream.name)

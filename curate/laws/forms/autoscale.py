@@ -23,7 +23,7 @@ class FittedAutoscale:
     amplitude: Array
     """shape (targets, domains), positive."""
     head_start: Array
-    """a, shape (targets, domains), positive: exposure that the other domains are worth."""
+    """a, shape (targets, domains), positive: exposure worth as much as the other domains."""
     powers: Array
     """b, shape (targets, domains), positive."""
     tokens_unit: float

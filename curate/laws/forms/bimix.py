@@ -29,7 +29,7 @@ class BimixCoefficients:
     """
 
     alpha: Array
-    """shape (targets,), as all; at least 0."""
+    """shape (targets,), like the other fields; at least 0."""
     amplitude: Array
     """In the unit of the losses, at `tokens_unit`; zero where the table has one token count."""
     beta: Array
@@ -99,7 +99,7 @@ class FittedBimix:
             sizes = ", ".join(f"{value:g}" for value in self.params)
             raise FitError(
                 f"bimix: {params[off][0]:g} parameters were not among the runs ({sizes}), and the "
-                "law has no model size; ask for one of those, or take a law that has it (additive)"
+                "law predicts no other sizes; use one of those, or a law of model size (additive)"
             )
         return [(self.sizes[at], place == at) for at in np.unique(place)]
 
@@ -119,7 +119,7 @@ def fit_bimix(table: RunTable) -> FittedBimix:
         The fitted law.
 
     Raises:
-        FitError: A target is no domain, was never sampled, or has always the same share.
+        FitError: A target is no domain, was never sampled, or has the same share in every run.
 
     References:
         Ge et al. 2024, "BiMix", arXiv:2405.14908v4, Eq. 3 and Section 4.
@@ -130,8 +130,8 @@ def fit_bimix(table: RunTable) -> FittedBimix:
     absent = [name for name in table.targets if name not in table.domains]
     if absent:
         raise FitError(
-            f"bimix: '{absent[0]}' is not a training domain, and the law knows a domain's loss by "
-            "its own share only; leave it out (curate fit --targets), or take bimix_mixed"
+            f"bimix: '{absent[0]}' is not a training domain, and the law predicts a domain's loss "
+            "from its share alone; leave it out (curate fit --targets), or use bimix_mixed"
         )
     domain_of = tuple(table.domains.index(name) for name in table.targets)
     tokens = table.tokens[np.isfinite(table.tokens)]

@@ -94,7 +94,7 @@ def fit_boosted_regmix(table: RunTable) -> FittedBoosted:
     if len(table.runs) < 2 * REGMIX_LEAF_RUNS:
         raise FitError(
             f"boosted_regmix: {len(table.runs)} rows, but leaves of {REGMIX_LEAF_RUNS} rows need "
-            f"at least {2 * REGMIX_LEAF_RUNS} to split; take --laws boosted, or more runs"
+            f"at least {2 * REGMIX_LEAF_RUNS} to split; use --laws boosted, or train more runs"
         )
     return fit_trees(table, REGMIX_LEAF_RUNS)
 

@@ -25,7 +25,7 @@ from curate.runtime.threads import one_blas_thread
 
 @dataclass(frozen=True, slots=True)
 class FittedGaussian:
-    """The additive law and, for every target, a process over what it misses in log losses."""
+    """The additive law and, for every target, a process over its errors in log losses."""
 
     mean: FittedAdditive
     progress: Progress
@@ -52,7 +52,7 @@ class FittedGaussian:
 
 @one_blas_thread()
 def fit_gaussian(table: RunTable) -> FittedGaussian:
-    """Fit the additive law, then a process for each target to what it misses.
+    """Fit the additive law, then a process for each target to its errors in log losses.
 
     Args:
         table: Any number of runs; of more than 3000 rows an even selection is kept.

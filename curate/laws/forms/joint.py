@@ -123,7 +123,7 @@ def fit_joint(table: RunTable) -> FittedJoint:
         raise FitError(
             f"joint: the runs have {mixtures} different mixtures of {len(table.domains)} domains; "
             f"it needs {LEAST_MIXTURES}, better {2 * len(table.domains)}. Train runs at other "
-            "weights, or fit --laws additive, which takes what there is"
+            "weights, or use a law that needs fewer: curate fit --laws additive"
         )
     run = run_numbers(table)
     order = _spread_over_runs(run)
@@ -191,7 +191,7 @@ def _rows_of(weights: Array, columns: Array, run: NDArray[np.int64]) -> Rows:
 
 
 def _votes(missed: list[Array]) -> Array:
-    """Weight experts in inverse proportion to their mean squared errors.
+    """Weight each expert in inverse proportion to its mean squared error, for every target.
 
     Args:
         missed: For each expert, errors of log losses on mixtures left out, shape (rows, targets).

@@ -132,7 +132,13 @@ class Trend:
         return self._level(state.log_losses)[0].T
 
     def gradient(self, weights: Array, tokens: Array, params: Array) -> Array:
-        """Differentiate log losses by the weights, shape (rows, targets, domains)."""
+        """Differentiate log losses by the weights, shape (rows, targets, domains).
+
+        Args:
+            weights: See `FittedLaw`.
+            tokens: See `FittedLaw`.
+            params: See `FittedLaw`.
+        """
         columns = self.progress.columns(tokens, params)
         state = _evaluate(self.layout, self.theta, weights, columns)
         power = np.exp(self.theta[:, self.layout.power])[:, None, None]

@@ -69,7 +69,7 @@ def read_runs(
         unknown = [name for name in targets if name not in layout.targets]
         if unknown:
             raise FitError(
-                f"fit: no loss named '{unknown[0]}' in {layout.losses.path}; there is: "
+                f"fit: no loss named '{unknown[0]}' in {layout.losses.path}; its losses are: "
                 + ", ".join(layout.targets)
             )
         layout = replace(layout, targets={name: layout.targets[name] for name in targets})
