@@ -200,9 +200,9 @@ def test_dtypes_and_single_fields(places: dict[str, Path]) -> None:
     for dtype in (np.uint16, np.int32, "uint32"):
         narrow = curate.load(places["documents"], LENGTH, dtype=dtype)[5]["tokens"]
         assert narrow.dtype == np.dtype(dtype) and np.array_equal(narrow, wide)
-    with pytest.raises(IndexError, match="there are 468 sequences, 468 is none"):
+    with pytest.raises(IndexError, match="expected a position from 0 to 467, got 468"):
         curate.load(places["documents"], LENGTH)[468]
-    with pytest.raises(IndexError, match="asked for"):
+    with pytest.raises(IndexError, match="expected numbers from 0 to 467, got"):
         curate.load(places["documents"], LENGTH).read(np.array([-1]))
 
 
@@ -432,7 +432,7 @@ def test_a_state_of_other_shards_is_refused(places: dict[str, Path], tmp_path: P
     state = curate.load(places["documents"], LENGTH).loader(2).state_dict()
     changed = make(places["recipe"], SMALL_SHARDS, f"output.dir={tmp_path / 'x'}", "seed=9")
     options = LoaderOptions(seed=42)
-    with pytest.raises(ShardError, match="the tokens are not those of the state"):
+    with pytest.raises(ShardError, match="changed since the state was saved"):
         curate.load(changed, LENGTH).loader(2, options=options).load_state_dict(state)
     with pytest.raises(ShardError, match=r"the seed of the order .* was 42 .* is 9 now"):
         curate.load(changed, LENGTH).loader(2).load_state_dict(state)
@@ -455,19 +455,19 @@ def test_a_state_of_another_plan_is_refused(places: dict[str, Path], tmp_path: P
     assert "uniform" in text
     other = places["recipe"].with_name("other.yaml")  # beside it, so that the store is the same
     other.write_text(text, "utf-8")
-    with pytest.raises(ShardError, match="shards, store or plan changed since then"):
+    with pytest.raises(ShardError, match="shards, store or plan changed since the state was saved"):
         curate.load(other, LENGTH).loader(2).load_state_dict(state)
-    with pytest.raises(ShardError, match="the tokens are not those of the state"):
+    with pytest.raises(ShardError, match="changed since the state was saved"):
         curate.load(places["fixed"], LENGTH).loader(2).load_state_dict(state)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"epoch": "1"}, "not one that state_dict"),
-        ({"position": -1}, "not one that state_dict"),
+        ({"epoch": "1"}, "not made by state_dict"),
+        ({"position": -1}, "not made by state_dict"),
         ({"position": 469}, "position 469 is beyond the 468 sequences"),
-        ({"version": 9}, "version 9, this curate reads 1"),
+        ({"version": 9}, "version 9, but this curate reads version 1"),
         (None, "it lacks version, epoch"),
     ],
 )
@@ -481,20 +481,28 @@ def test_what_is_no_state_is_refused(places: dict[str, Path], change: Any, messa
 @pytest.mark.parametrize(
     ("kind", "arguments", "message"),
     [
-        ("documents", {}, "say how long sequences shall"),
+        ("documents", {}, "so a sequence length is needed"),
         ("documents", {"sequence_length": 30_001}, "sequence_length may be 1 to 30000"),
         ("documents", {"sequence_length": 0}, "sequence_length may be 1 to 30000"),
         ("fixed", {"sequence_length": 64, "fields": ["labels"]}, "may be 1 to 63"),
         ("fixed", {"fields": ["token"]}, "fields: there is no 'token'; did you mean 'tokens'"),
         ("fixed", {"fields": []}, "fields: none given"),
-        ("fixed", {"dtype": "float32"}, "tokens are integers"),
-        ("fixed", {"dtype": "int8"}, "int8 holds ids up to 127, the tokenizer has 399"),
+        ("fixed", {"dtype": "float32"}, "float32 is not an integer type"),
+        (
+            "fixed",
+            {"dtype": "int8"},
+            "int8 holds ids up to 127, but the tokenizer has ids up to 399",
+        ),
         ("fixed", {"split": "test"}, "split 'test' has no tokens; there are train, validation"),
         ("fixed", {"split": "train/wiki"}, "split 'train/wiki' has no tokens"),
         ("fixed", {"split": "validation/web"}, "validation/wiki"),
         ("recipe", {}, "sequence_length is needed"),
-        ("recipe", {"sequence_length": 40_000}, "windows of 40000 tokens, but the plan has 30000"),
-        ("recipe", {"sequence_length": 64, "split": "validation"}, "only 'train'"),
+        (
+            "recipe",
+            {"sequence_length": 40_000},
+            "windows of 40000 tokens do not fit: the plan has 30000",
+        ),
+        ("recipe", {"sequence_length": 64, "split": "validation"}, "only the split 'train'"),
     ],
 )
 def test_what_cannot_be_loaded(
@@ -505,12 +513,12 @@ def test_what_cannot_be_loaded(
 
 
 def test_what_is_not_there_or_holds_text(places: dict[str, Path], tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="neither a directory of a build nor a recipe"):
+    with pytest.raises(RecipeError, match="expected the directory of a build or a recipe file"):
         curate.load(tmp_path / "absent", LENGTH)
     with pytest.raises(ShardError, match="no manifest"):
         curate.load(tmp_path, LENGTH)
     text = make(places["recipe"], "output.format=jsonl", f"output.dir={tmp_path / 'text'}")
-    with pytest.raises(RecipeError, match="format jsonl is not read by curate.load"):
+    with pytest.raises(RecipeError, match="curate.load does not read format jsonl"):
         curate.load(text, LENGTH)
 
 
@@ -519,8 +527,11 @@ def test_what_is_not_there_or_holds_text(places: dict[str, Path], tmp_path: Path
     [
         ((0,), "a batch has at least 1"),
         ((1, 2, 2), "rank 2 of 2"),
-        ((1, 0, 1, LoaderOptions(order="random")), "order: no 'random'; there are shuffled"),
-        ((1, 0, 1, LoaderOptions(last="pad")), "last: no 'pad'; there are short, drop"),
+        (
+            (1, 0, 1, LoaderOptions(order="random")),
+            "order: there is no 'random'; there are shuffled",
+        ),
+        ((1, 0, 1, LoaderOptions(last="pad")), "last: there is no 'pad'; there are short, drop"),
         ((1, 0, 1, LoaderOptions(prefetch_batches=-1)), "prefetch_batches: -1"),
         ((500, 0, 1, LoaderOptions(last="drop")), "takes 500 sequences, there are 468"),
     ],

@@ -256,7 +256,7 @@ def test_the_terminal_shows_what_trainers_will_do(recipe: Path) -> None:
 
 def test_the_loader_reads_the_recipe_not_the_folders(recipe: Path) -> None:
     built = make(recipe)
-    with pytest.raises(RecipeError, match="shards with domains apart are for trainers"):
+    with pytest.raises(RecipeError, match="shards with domains apart, which are for trainers"):
         curate.load(built.directory, 64)
     apart = recipe.with_name("apart.yaml")
     apart.write_text(recipe.read_text() + "output: {shape: per-domain}\n")

@@ -1,4 +1,4 @@
-"""Training data read back: a resumable loader over built shards, or straight over the token store.
+"""Load training data: a resumable loader over built shards, or directly over the token store.
 
 ```python
 data = curate.load("out/my-mix", 2048, fields=("tokens", "labels"))
@@ -6,8 +6,9 @@ for batch in data.loader(batch_sequences=8):     # NumPy; data.torch_loader(8) g
     batch["tokens"], batch["labels"]             # shape (8, 2048)
 ```
 
-`sequence_dataset` gives sequences by number, `batch_loader` order, shares and state, and
-`torch_batches` all that needs torch. Left out: packing, which a build does, and formats of text.
+`sequence_dataset` holds sequences by number, `batch_loader` order, ranks and state, and
+`torch_batches` everything that needs torch. Packing is part of a build; formats of text are not
+read.
 """
 
 from __future__ import annotations
@@ -44,21 +45,21 @@ def load(
 ) -> Sequences:
     """Open a built directory, or a recipe, as sequences of equal length.
 
-    A recipe is planned, and tokenised first where the store lacks something; no shard is written.
+    A recipe is planned, after tokenising whatever the store lacks; no shard is written.
 
     Args:
-        source: Directory of a build in a format of tokens, or the file of a recipe.
-        sequence_length: Tokens of a sequence; None takes the recipe's, less the label's one.
-        split: `train`; of a directory also `validation` or `validation/<domain>`.
-        fields: What a sequence holds, names out of `FIELDS`.
+        source: Directory of a build in a token format, or a recipe file.
+        sequence_length: Tokens of a sequence; None takes the recipe's, less one for labels.
+        split: `train`; for a directory also `validation` or `validation/<domain>`.
+        fields: Contents of a sequence, names from `FIELDS`.
         dtype: Integer type of `tokens` and `labels`.
 
     Returns:
         Sequences by number, with `loader` and `torch_loader` for batches.
 
     Raises:
-        RecipeError: An argument does not fit the source; the message says what does.
-        ShardError: The directory holds no finished build, or a damaged one.
+        RecipeError: An argument does not fit the source; the message lists what does.
+        ShardError: The build in the directory is unfinished or damaged.
     """
     names = check_fields(fields)
     path = Path(source)
@@ -66,8 +67,8 @@ def load(
     if path.is_file():
         if split != "train":
             raise RecipeError(
-                f"{path}: split {split!r} is not read straight over the store, only 'train'; "
-                "build the recipe and load its directory"
+                f"{path}: a recipe has only the split 'train', not {split!r}; build the recipe and "
+                "load its directory"
             )
         opened = open_recipe(recipes.load(path), sequence_length, names)
     elif path.is_dir():
@@ -76,7 +77,7 @@ def load(
         )
     else:
         raise RecipeError(
-            f"{path}: there is neither a directory of a build nor a recipe file of this name"
+            f"{path}: expected the directory of a build or a recipe file, but there is neither"
         )
     return Sequences(opened, names, dtype)
 
@@ -84,15 +85,15 @@ def load(
 def open_recipe(
     loaded: recipes.LoadedRecipe, sequence_length: int | None, fields: Sequence[str]
 ) -> StoreSource:
-    """Plan a recipe and open the token store as planned.
+    """Plan a recipe and open the token store with its plan.
 
     Args:
         loaded: The recipe.
         sequence_length: Tokens of a sequence; None takes the recipe's, less one for labels.
-        fields: Names out of `FIELDS`.
+        fields: Names from `FIELDS`.
 
     Raises:
-        RecipeError: No sequence length is known, or the recipe cannot be planned.
+        RecipeError: No sequence length is given, or the recipe cannot be planned.
     """
     extra = extra_tokens(fields)
     length = sequence_length

@@ -1,10 +1,10 @@
-"""Batches of an epoch, shared among ranks and workers by arithmetic, and exact resumption.
+"""Divide an epoch into batches for ranks and workers by arithmetic, so that it resumes exactly.
 
-The whole state is one number: how many sequences of the epoch's order all ranks together have used.
-Step k after a start at position p uses the positions [p + k·R·B, p + (k + 1)·R·B) of R ranks with
-batches of B, rank r the r-th B of these. Consecutive steps make a block, which is read at once;
-worker w of W reads the blocks w, w + W, w + 2·W, …
-So ranks, workers and batch may change at any step: the next position is the same.
+Within an epoch, the state is one number: the sequences that all ranks together have used. With R
+ranks and batches of B, step k after a start at position p uses positions [p + k·R·B,
+p + (k + 1)·R·B), of which rank r takes the r-th B. Consecutive steps form a block, which is read at
+once; worker w of W reads blocks w, w + W, w + 2·W, … Ranks, workers and batch size may therefore
+change at any step: the next position does not depend on them.
 """
 
 from __future__ import annotations
@@ -27,31 +27,31 @@ from curate.runtime.registry import nearest_hint
 
 ORDERS = {
     "shuffled": "another order in every epoch",
-    "stored": "that of the build in every epoch; fastest from disks that seek",
+    "stored": "the order of the build in every epoch; fastest on hard disks",
 }
 LAST_STEPS = {
     "short": "the last step of an epoch has smaller batches",
-    "drop": "what does not fill the last step is left out, and counted",
+    "drop": "sequences that do not fill the last step are left out, and counted",
 }
 PLANNED_SEQUENCES = 4096
-"""Sequences whose numbers are computed together; each call of an order has a fixed cost."""
+"""Sequences whose numbers are computed together, since each call of an order has a fixed cost."""
 
 BLOCK_TOKENS = 1 << 17
-"""Most tokens read at once, unless a batch is larger; a read costs up to 0.4 ms plus copying."""
+"""Most tokens read at once, unless one batch is larger; a read takes up to 0.4 ms plus copying."""
 
 
 @dataclass(frozen=True)
 class LoaderOptions:
-    """How a loader goes through its sequences."""
+    """Order of a loader's sequences, its last step and how far it reads ahead."""
 
     order: str = "shuffled"
-    """A name out of `ORDERS`."""
+    """A name from `ORDERS`."""
     seed: int | None = None
     """Seed of the order; None takes the recipe's."""
     last: str = "short"
-    """A name out of `LAST_STEPS`."""
+    """A name from `LAST_STEPS`."""
     prefetch_batches: int = 2
-    """Batches to read ahead, at least; 0 for none."""
+    """Fewest batches to read ahead; 0 for none."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Share:
         return self.batch_sequences * self.ranks
 
     def positions(self, first: int, stop: int) -> NDArray[np.int64]:
-        """Return our positions in the step that begins at `first`, in an epoch that ends at `stop`.
+        """Return this rank's positions in the step from `first`, in an epoch that ends at `stop`.
 
         Example:
             >>> [Share(2, rank, 3).positions(10, 14).tolist() for rank in range(3)]
@@ -88,11 +88,11 @@ class BatchBlock:
     rows: list[int]
     """Row at which each batch begins, and the end of the last."""
     numbers: NDArray[np.int64]
-    """Numbers of all their sequences."""
+    """Numbers of the sequences of all batches."""
     sequence_length: int
 
     def batches(self, read: Batch) -> Iterator[tuple[int, int, Batch]]:
-        """Cut what was read into batches without copying; yields each with the state after it."""
+        """Cut the arrays that were read into batches, without copying; add the state after each."""
         for (epoch, position), low, high in zip(
             self.states, self.rows, self.rows[1:], strict=False
         ):
@@ -100,7 +100,7 @@ class BatchBlock:
 
 
 class BatchLoader:
-    """Iterates over what is left of an epoch, then over the next one, and so on."""
+    """Iterates over the rest of an epoch; the next iteration takes the next epoch."""
 
     def __init__(self, reader: SequenceReader, share: Share, options: LoaderOptions) -> None:
         """Start at the first position of epoch 0.
@@ -111,7 +111,7 @@ class BatchLoader:
             options: Order, seed, last step, batches read ahead.
 
         Raises:
-            RecipeError: An argument is out of range; says which may be given.
+            RecipeError: An argument is out of range; the message gives the range.
         """
         _check(share, options, len(reader))
         self.reader = reader
@@ -119,7 +119,7 @@ class BatchLoader:
         self.options = options
         self.epoch = 0
         self.position = 0
-        """Sequences of the epoch that all ranks have used."""
+        """Sequences of the epoch that all ranks together have used."""
 
     @property
     def seed(self) -> int:
@@ -155,7 +155,7 @@ class BatchLoader:
     def __iter__(self) -> Iterator[Batch]:
         """Yield batches from the current position to the end of the epoch.
 
-        The state counts a batch as used when it is handed out, whatever was read ahead.
+        The state counts a batch as used when it is yielded; batches read ahead do not count.
 
         Raises:
             RecipeError: The last step has too few sequences for every rank to get one.
@@ -166,7 +166,11 @@ class BatchLoader:
                 yield batch
 
     def blocks(self, worker: int = 0, workers: int = 1) -> Iterator[tuple[BatchBlock, Batch]]:
-        """Read the blocks of one worker; each block says how to cut it into batches.
+        """Read the blocks of one worker, with how to cut each into batches.
+
+        Args:
+            worker: Number of this worker, from 0.
+            workers: Number of workers that share the steps.
 
         Raises:
             RecipeError: The last step has too few sequences for every rank to get one.
@@ -191,7 +195,7 @@ class BatchLoader:
         return max(1, BLOCK_TOKENS // tokens)
 
     def _planned(self, worker: int, workers: int) -> Iterator[BatchBlock]:
-        """Yield the blocks of a worker; the numbers of many are computed at once."""
+        """Yield the blocks of a worker, computing the numbers of many at once."""
         order = self._order()
         together, steps = self._batches_together(), self.steps()
         turns = range(worker, -(-steps // together), workers)
@@ -204,7 +208,7 @@ class BatchLoader:
             yield from self._number(blocks, order)
 
     def _number(self, blocks: Sequence[range], order: Order) -> Iterator[BatchBlock]:
-        """Find the numbers of the sequences of these blocks, counted from the current position."""
+        """Compute the numbers of the sequences of blocks, ranges of steps from the position."""
         base, stop, taken = self.position, len(self.reader), self.share.step_sequences
         epoch = self.epoch
         firsts = [[base + step * taken for step in block] for block in blocks]
@@ -224,7 +228,7 @@ class BatchLoader:
             start += rows[-1]
 
     def _least(self) -> int:
-        """Return the fewest sequences that make a step."""
+        """Return the smallest number of sequences that makes a step."""
         return self.share.step_sequences if self.options.last == "drop" else 1
 
     def _order(self) -> Order:
@@ -238,12 +242,12 @@ class BatchLoader:
         if self.options.last == "short" and 0 < rest < self.share.ranks:
             raise RecipeError(
                 f"curate.load: the last step of epoch {self.epoch} has {rest} sequences for "
-                f"{self.share.ranks} ranks, so some would wait for ever; set last='drop' in "
+                f"{self.share.ranks} ranks, so some ranks would wait forever; set last='drop' in "
                 f"LoaderOptions to leave these {rest} out, or change batch_sequences"
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the position and what identifies the data: plain values, the same on all ranks."""
+        """Return the position and the identity of the data as plain values, equal on all ranks."""
         source = self.reader.source
         return {
             "version": STATE_VERSION,
@@ -257,12 +261,12 @@ class BatchLoader:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Resume after the last batch that was handed out when the state was saved.
+        """Resume after the last batch that was yielded when the state was saved.
 
-        Ranks, workers and batch size may differ from then.
+        Ranks, workers and batch size may have changed since.
 
         Raises:
-            ShardError: The state is not a loader's, or of other shards, sequences or order.
+            ShardError: The state is not a loader's, or is of other shards, sequences or order.
         """
         check_state(state, self.state_dict(), self.reader.source.where)
         epoch, position = state["epoch"], state["position"]
@@ -287,11 +291,11 @@ def _check(share: Share, options: LoaderOptions, sequences: int) -> None:
         if value not in choices:
             hint = nearest_hint(str(value), choices)
             raise RecipeError(
-                f"curate.load: {key}: no {value!r}{hint}; there are {', '.join(choices)}"
+                f"curate.load: {key}: there is no {value!r}{hint}; there are {', '.join(choices)}"
             )
     if options.prefetch_batches < 0:
         raise RecipeError(
-            f"curate.load: prefetch_batches: {options.prefetch_batches} is below 0, which is none"
+            f"curate.load: prefetch_batches: {options.prefetch_batches} is below 0; 0 reads none"
         )
     if options.last == "drop" and share.step_sequences > sequences:
         raise RecipeError(

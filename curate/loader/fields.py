@@ -1,8 +1,8 @@
-"""Fields of a batch beside its tokens, made from the runs of documents under it.
+"""Make the fields of a batch from its tokens and the documents that they belong to.
 
-A *segment* is a run of tokens of one document within one window. Attention that must not look
-across documents takes `cu_seqlens` (kernels for variable length) or `segments` (masks), with
-`positions`, which count from 0 in every segment, also in one whose beginning another window holds.
+A *segment* is a run of tokens of one document within one window. Attention that must not cross
+documents takes `cu_seqlens` (variable-length kernels) or `segments` (masks), with `positions`,
+which count from 0 in every segment, even if the document begins in an earlier window.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from curate.runtime.registry import nearest_hint
 FIELDS = {
     "tokens": "shape (batch, L), token ids",
     "labels": "shape (batch, L), the token after each; windows then hold L + 1 tokens",
-    "document_labels": "as labels, -100 where the token after is of another document",
-    "positions": "shape (batch, L), place of each token in its segment, from 0",
+    "document_labels": "as labels, but -100 if the token after is of another document",
+    "positions": "shape (batch, L), position of each token in its segment, from 0",
     "segments": "shape (batch, L), number of each token's segment in its sequence, from 0",
     "domains": "shape (batch, L), number of each token's domain",
-    "cu_seqlens": "shape (segments + 1,), int32, where segments begin in the flattened batch, "
-    "and its length",
+    "cu_seqlens": "shape (segments + 1,), int32, starts of the segments in the flattened batch, "
+    "then its length",
     "samples": "shape (batch,), number of each sequence in the dataset",
 }
 """Names and meanings of the fields; int64 unless stated."""
@@ -41,7 +41,7 @@ Batch = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Segments:
-    """Segments of consecutive windows, back to back; none crosses the border of a window."""
+    """Consecutive segments of windows; none crosses the border of a window."""
 
     domains: NDArray[np.int64]
     """shape (segments,), number of each segment's domain."""
@@ -70,7 +70,7 @@ def check_fields(fields: Sequence[str]) -> tuple[str, ...]:
 
 
 def extra_tokens(fields: Sequence[str]) -> int:
-    """Return the tokens of a window beyond the sequence length: one if there are labels."""
+    """Return the number of tokens of a window beyond the sequence: 1 with labels, else 0."""
     return int(any(name in LABEL_FIELDS for name in fields))
 
 
@@ -89,10 +89,10 @@ def assemble(
     """Make the fields of a batch.
 
     Args:
-        fields: Names out of `FIELDS`.
+        fields: Names from `FIELDS`.
         windows: shape (batch, length or length + 1), tokens.
         length: Tokens of a sequence, L.
-        segments: Segments of these windows; some fields need them.
+        segments: Segments of these windows, needed by `SEGMENT_FIELDS`.
         numbers: shape (batch,), numbers of the windows.
 
     Returns:
@@ -123,7 +123,7 @@ def assemble(
 def _spread(
     values: NDArray[np.int64], step: int, tokens: NDArray[np.int64], shape: tuple[int, ...]
 ) -> NDArray[np.int64]:
-    """Give each token its segment's value, raised by `step` from token to token."""
+    """Fill an array with each segment's value, increased by `step` at each of its tokens."""
     out = np.empty(shape, np.int64)
     _fill(values, step, tokens, len(tokens), out)
     return out
@@ -181,6 +181,7 @@ def _from_segments(
         firsts = np.flatnonzero(offset == 0)
         numbers = np.arange(len(tokens)) - firsts[window]
         batch["segments"] = _spread(numbers, 0, tokens, windows.shape)
+    # Segments cover whole windows; the extra token of a window with labels is cut off here.
     batch = {name: values[:, :length] for name, values in batch.items()}
     if "document_labels" in fields:
         labels = windows[:, 1:].astype(np.int64)

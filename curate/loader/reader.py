@@ -13,14 +13,14 @@ from curate.loader.window_source import WindowSource
 
 
 class SequenceReader:
-    """Reads sequences by number from a source of windows."""
+    """Reads batches of sequences from a source of windows."""
 
     def __init__(self, source: WindowSource, fields: Sequence[str], dtype: DTypeLike) -> None:
         """Wrap a source that was opened for these fields.
 
         Args:
-            source: Windows, which are one token longer than a sequence if there are labels.
-            fields: Names out of `fields.FIELDS`.
+            source: Windows, one token longer than a sequence if there are labels.
+            fields: Names from `fields.FIELDS`.
             dtype: Integer type of `tokens` and `labels`.
 
         Raises:
@@ -31,13 +31,13 @@ class SequenceReader:
         self.dtype = np.dtype(dtype)
         if self.dtype.kind not in "iu" or not self.dtype.isnative:
             raise RecipeError(
-                f"curate.load: dtype: tokens are integers in this machine's byte order, "
-                f"{self.dtype} is not; int64 is what torch embeddings and losses take"
+                f"curate.load: dtype: {self.dtype} is not an integer type in this machine's byte "
+                f"order; take int64, which torch embeddings and losses need"
             )
         if np.iinfo(self.dtype).max < source.highest_id:
             raise RecipeError(
-                f"curate.load: dtype: {self.dtype} holds ids up to {np.iinfo(self.dtype).max}, "
-                f"the tokenizer has {source.highest_id}; take int32 or int64"
+                f"curate.load: dtype: {self.dtype} holds ids up to {np.iinfo(self.dtype).max}, but "
+                f"the tokenizer has ids up to {source.highest_id}; take int32 or int64"
             )
         self.sequence_length = source.window_tokens - extra_tokens(self.fields)
 
@@ -52,7 +52,7 @@ class SequenceReader:
             IndexError: A number is out of range.
         """
         if len(numbers) and not 0 <= int(numbers.min()) <= int(numbers.max()) < len(self):
-            raise IndexError(f"there are {len(self)} sequences; asked for {numbers}")
+            raise IndexError(f"expected numbers from 0 to {len(self) - 1}, got {numbers}")
         windows = np.empty((len(numbers), self.source.window_tokens), self.dtype)
         segments = self.source.read(numbers, windows)
         return assemble(self.fields, windows, self.sequence_length, segments, numbers)

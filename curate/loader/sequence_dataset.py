@@ -1,7 +1,7 @@
-"""Sequences by number, in NumPy; torch calls this a map-style dataset.
+"""Sequences by position, as NumPy arrays; torch calls this a map-style dataset.
 
-`torch.utils.data.DataLoader` takes it as it is. Numbers follow the order of the build, which mixes
-already; a sampler of the trainer's may shuffle them. `loader` gives shuffled batches that resume.
+`torch.utils.data.DataLoader` accepts it directly. Positions follow the order of the build, which is
+already mixed; a trainer's sampler may shuffle them. `loader` gives shuffled batches that resume.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class Sequences:
         """Wrap a source that was opened for these fields.
 
         Args:
-            source: Windows, which are one token longer than a sequence if there are labels.
-            fields: Names out of `FIELDS`.
+            source: Windows, one token longer than a sequence if there are labels.
+            fields: Names from `FIELDS`.
             dtype: Integer type of `tokens` and `labels`.
 
         Raises:
@@ -52,7 +52,7 @@ class Sequences:
 
     @property
     def domains(self) -> tuple[str, ...]:
-        """Names of the domains, by the number that the field `domains` holds."""
+        """Names of the domains; the field `domains` holds indices into them."""
         return self.reader.source.domains
 
     @property
@@ -68,22 +68,22 @@ class Sequences:
         """Read one sequence, in the order of the build; arrays have no batch dimension.
 
         Raises:
-            IndexError: There is no such sequence.
+            IndexError: The position is out of range.
         """
         index = position + len(self) if position < 0 else position
         if not 0 <= index < len(self):
-            raise IndexError(f"there are {len(self)} sequences, {position} is none of them")
+            raise IndexError(f"expected a position from 0 to {len(self) - 1}, got {position}")
         batch = self.read(self._stored_order(np.array([index], np.int64)))
         return {
             name: values if name == "cu_seqlens" else values[0] for name, values in batch.items()
         }
 
     def __getitems__(self, positions: Sequence[int]) -> list[Batch]:
-        """Read several sequences; torch's loader requests its batches this way."""
+        """Read several sequences; torch's `DataLoader` calls this for each batch."""
         return [self[position] for position in positions]
 
     def read(self, numbers: NDArray[np.int64]) -> Batch:
-        """Read a batch of sequences by their numbers in the source, which are not positions.
+        """Read a batch of sequences by their numbers in the source, which differ from positions.
 
         Raises:
             IndexError: A number is out of range.
@@ -97,7 +97,7 @@ class Sequences:
         ranks: int = 1,
         options: LoaderOptions | None = None,
     ) -> BatchLoader:
-        """Iterate over batches of NumPy arrays in a shuffled order, read ahead by a thread.
+        """Make a loader of batches of NumPy arrays, shuffled and read ahead by a thread.
 
         Args:
             batch_sequences: Sequences of a batch, on each rank.
@@ -118,12 +118,12 @@ class Sequences:
         workers: int = 0,
         options: LoaderOptions | None = None,
     ) -> TorchLoader:
-        """Iterate over the same batches as torch tensors, with a `torch.utils.data.DataLoader`.
+        """Make a loader of the same batches as tensors, a `torch.utils.data.DataLoader`.
 
         Args:
             batch_sequences: Sequences of a batch, on each rank.
             share: (rank, ranks); None takes them from `torch.distributed`, or (0, 1) without it.
-            workers: Processes that read; 0 for a thread of this one.
+            workers: Number of processes that read; 0 for a thread of this process.
             options: Order, seed, last step, batches that each worker reads ahead.
 
         Raises:

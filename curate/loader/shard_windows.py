@@ -1,9 +1,9 @@
-"""Windows over written shards, memory-mapped.
+"""Cut written shards, which are memory-mapped, into windows.
 
-Shards that hold fixed sequences are cut within each sequence. All others are one stream: a window
+Shards that hold fixed sequences are cut within each sequence. All others form one stream: a window
 may cross documents and the border of two shards, and windows with labels share a token with the
-next, so that every token but the first is a label once. Where documents lie is read from the
-provenance beside the shards, the same for every format, never guessed from end tokens.
+next, so that every token but the first is a label once. The borders of documents come from the
+provenance beside the shards, the same for every format, and are never guessed from end tokens.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from curate.runtime.files import hash_json
 
 @dataclass(frozen=True)
 class Cut:
-    """How a stretch of tokens is cut into windows."""
+    """Rule that cuts a stretch of tokens into windows."""
 
     length: int
     """Tokens from the start of a window to the start of the next."""
     window_tokens: int
     """Tokens of a window, `length` or one more."""
     sequence_tokens: int
-    """Windows lie within stored sequences of so many tokens."""
+    """Tokens of a stored sequence; windows do not cross its border."""
 
     @property
     def per_sequence(self) -> int:
@@ -89,11 +89,11 @@ class ShardSource:
             split: `train`, `validation`, or `validation/<domain>`.
             length: Tokens of a sequence; None takes that of the build.
             extra_tokens: 1 if windows are one token longer than a sequence.
-            segments: Whether `read` returns segments; takes 10 bytes of memory a document.
+            segments: Whether `read` returns segments; takes 10 bytes of memory per document.
 
         Raises:
-            ShardError: A shard is absent, cut, or of another dtype than the manifest says.
-            RecipeError: No sequence length is known, or no window fits.
+            ShardError: A shard is absent, or differs from the manifest in size or dtype.
+            RecipeError: No sequence length is given, or no window fits.
         """
         self._arguments = (directory, split, length, extra_tokens, segments)
         self.where = str(directory)
@@ -114,7 +114,7 @@ class ShardSource:
         self._segments = _segments_of(directory, records) if segments else None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle as names of files, for another process."""
+        """Pickle the arguments, so that another process maps the files itself."""
         return ShardSource, self._arguments
 
     def _cut_into_windows(self, length: int | None, extra_tokens: int) -> None:
@@ -124,16 +124,16 @@ class ShardSource:
             length = self.manifest.sequence_length - extra_tokens
         if length is None:
             raise RecipeError(
-                f"{self.where}: the shards hold whole documents, so say how long sequences shall "
-                'be: curate.load("…", 2048)'
+                f"{self.where}: the shards hold whole documents, so a sequence length is needed, "
+                'as in curate.load("…", 2048)'
             )
         window = length + extra_tokens
         if length < 1 or window > (stored or total):
-            held = f"sequences of {stored}" if stored else f"{total}"
+            content = f"sequences of {stored}" if stored else f"{total}"
             raise RecipeError(
-                f"{self.where}: asked for windows of {window} tokens (sequence_length {length}"
-                f"{' and a label' * extra_tokens}), but the {self.split} shards hold {held} "
-                f"tokens; sequence_length may be 1 to {(stored or total) - extra_tokens}"
+                f"{self.where}: windows of {window} tokens (sequence_length {length}"
+                f"{' and a label' * extra_tokens}) do not fit: the {self.split} shards hold "
+                f"{content} tokens; sequence_length may be 1 to {(stored or total) - extra_tokens}"
             )
         self.window_tokens = window
         self._cut = Cut(length, window, stored or total + 1)
@@ -146,7 +146,7 @@ class ShardSource:
         self.left_over_tokens = total - covered
 
     def fingerprint(self) -> str:
-        """Hash of the shards' hashes and of how they are cut."""
+        """Hash the hashes of the shards, and how they are cut."""
         cut = [self._cut.length, self._cut.window_tokens, self._cut.sequence_tokens]
         return hash_json([self.split, self._hashes, cut])
 
@@ -165,7 +165,7 @@ class ShardSource:
         return starts
 
     def _runs(self, starts: NDArray[np.int64]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-        """Return addresses and tokens of the runs under each window, one or several."""
+        """Return addresses and tokens of the runs that make up the windows, one or more each."""
         window = self.window_tokens
         first = np.searchsorted(self._stops, starts, side="right")
         last = np.searchsorted(self._stops, starts + window - 1, side="right")
@@ -194,7 +194,7 @@ class ShardSource:
         return Segments(domains[piece].astype(np.int64), tokens)
 
     def order(self, seed: int, epoch: int) -> Order:
-        """A keyed permutation of all windows, evaluated only where asked."""
+        """Return a keyed permutation of all windows, which is evaluated only where needed."""
         return partial(permute, size=self.windows, key=epoch_seed(seed, epoch))
 
     def stored_order(self) -> Order:
@@ -205,7 +205,7 @@ class ShardSource:
 def _ranges(
     first: NDArray[np.int64], counts: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """List owner and value of each member of the ranges [first, first + count), back to back.
+    """Concatenate the ranges [first, first + count); return range number and value of each member.
 
     Example:
         >>> [array.tolist() for array in _ranges(np.array([5, 9]), np.array([2, 1]))]
@@ -224,9 +224,9 @@ def _records(manifest: Manifest, split: str, where: str) -> list[ShardRecord]:
         if record.split == name and (not domain or record.stem == split) and record.tokens
     ]
     if name not in SPLITS or (domain and name != "validation") or not records:
-        held = sorted({record.split for record in manifest.shards if record.tokens})
-        held += [record.stem for record in manifest.shards if record.split == "validation"]
-        raise RecipeError(f"{where}: split {split!r} has no tokens; there are {', '.join(held)}")
+        splits = sorted({record.split for record in manifest.shards if record.tokens})
+        splits += [record.stem for record in manifest.shards if record.split == "validation"]
+        raise RecipeError(f"{where}: split {split!r} has no tokens; there are {', '.join(splits)}")
     return records
 
 
@@ -235,17 +235,17 @@ def _map_shards(
 ) -> list[Mapped]:
     form = manifest.configured()
     if manifest.shape != MIXED or manifest.packing != CONCAT:
-        what = f"packing: {manifest.packing}" if manifest.shape == MIXED else "domains apart"
+        kind = f"packing: {manifest.packing}" if manifest.shape == MIXED else "domains apart"
         raise RecipeError(
-            f"{directory}: shards with {what} are for trainers that mix or pad for themselves, and "
-            "are not read by curate.load; load the recipe instead of the directory"
+            f"{directory}: curate.load does not read shards with {kind}, which are for trainers "
+            "that mix or pad for themselves; load the recipe instead of the directory"
         )
     if not isinstance(form, TokenFormat) or form.view is None or manifest.dtype is None:
-        able = [name for name, other in FORMATS.items()
+        readable = [name for name, other in FORMATS.items()
                 if isinstance(other, TokenFormat) and other.view is not None]  # fmt: skip
         raise RecipeError(
-            f"{directory}: format {manifest.format} is not read by curate.load; load the recipe "
-            f"instead of the directory, or build with one of output.format: {', '.join(able)}"
+            f"{directory}: curate.load does not read format {manifest.format}; load the recipe "
+            f"instead of the directory, or build with one of output.format: {', '.join(readable)}"
         )
     dtype = np.dtype(manifest.dtype)
     mapped = []
@@ -266,7 +266,7 @@ def _map_shards(
 def _addresses(mapped: Mapped) -> NDArray[np.uint64]:
     """Return the address of the first token of each run.
 
-    Samples behind heads of odd length have odd addresses. Current processors read those at full
+    Samples after headers of odd length have odd addresses. Current processors read those at full
     speed, and the compiled loops assume no alignment (measured on x86-64 only).
     """
     first = np.uint64(mapped.content.ctypes.data)
@@ -276,20 +276,20 @@ def _addresses(mapped: Mapped) -> NDArray[np.uint64]:
 
 def _check_size(path: Path, expected_bytes: int) -> None:
     try:
-        found_bytes = path.stat().st_size
+        actual_bytes = path.stat().st_size
     except OSError as error:
         raise ShardError(f"{path}: cannot be read ({error.strerror})") from error
-    if found_bytes != expected_bytes:
+    if actual_bytes != expected_bytes:
         raise ShardError(
-            f"{path}: expected {expected_bytes} bytes as the manifest says, found {found_bytes}; "
-            "run curate verify to see all damage, curate build to mend it"
+            f"{path}: expected {expected_bytes} bytes as the manifest says, found {actual_bytes}; "
+            "run curate verify to see all damage, curate build to repair it"
         )
 
 
 def _segments_of(
     directory: Path, records: Sequence[ShardRecord]
 ) -> tuple[NDArray[np.uint16], NDArray[np.int64]]:
-    """Return the domain of each run of a document in the shards, and its end in the stream."""
+    """Return the domain of each segment in the shards, and its end in the stream, in tokens."""
     domains, tokens = [], []
     for record in records:
         path = directory / record.provenance.path

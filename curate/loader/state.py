@@ -15,7 +15,7 @@ SAME = {
     "order": "the order (LoaderOptions.order)",
     "seed": "the seed of the order (LoaderOptions.seed)",
 }
-"""Values that must be equal, beside the shards themselves, and their meaning."""
+"""Values that must be equal, besides the shards themselves, with their meaning."""
 
 
 def check_state(state: Mapping[str, Any], current: Mapping[str, Any], where: str) -> None:
@@ -24,7 +24,7 @@ def check_state(state: Mapping[str, Any], current: Mapping[str, Any], where: str
     Args:
         state: State that was saved.
         current: State of the loader that resumes.
-        where: Directory or recipe that it reads.
+        where: Directory or recipe that the loader reads, for messages.
 
     Raises:
         ShardError: The state is not a loader's, or differs; the message names the difference.
@@ -32,25 +32,24 @@ def check_state(state: Mapping[str, Any], current: Mapping[str, Any], where: str
     missing = [name for name in current if name not in state]
     numbers = [state.get(name) for name in ("epoch", "position")]
     if missing or not all(isinstance(value, int) and value >= 0 for value in numbers):
-        what = f"it lacks {', '.join(missing)}" if missing else f"epoch, position are {numbers}"
+        fault = f"it lacks {', '.join(missing)}" if missing else f"epoch, position are {numbers}"
         raise ShardError(
-            f"state: not one that state_dict() of a curate loader gave ({what}); start without it"
+            f"state: not made by state_dict() of a curate loader ({fault}); start without it"
         )
     if state["version"] != current["version"]:
         raise ShardError(
-            f"state: version {state['version']}, this curate reads {current['version']}; resume "
-            "with the curate that saved it"
+            f"state: it has version {state['version']}, but this curate reads version "
+            f"{current['version']}; resume with the curate that saved it"
         )
     for name, meaning in SAME.items():
         if state[name] != current[name]:
             raise ShardError(
                 f"{where}: {meaning} was {state[name]!r} when the state was saved and is "
-                f"{current[name]!r} now; load as then, or start without the state"
+                f"{current[name]!r} now; load with the earlier value, or start without the state"
             )
     if state["shards"] != current["shards"]:
         raise ShardError(
-            f"{where}: the tokens are not those of the state (fingerprint {state['shards'][:12]} "
-            f"then, {current['shards'][:12]} now): shards, store or plan changed since then; "
-            "put them back as they were (the same recipe builds the same shards), or start "
-            "without the state"
+            f"{where}: shards, store or plan changed since the state was saved (fingerprint "
+            f"{state['shards'][:12]} then, {current['shards'][:12]} now); restore them (the same "
+            "recipe builds the same shards), or start without the state"
         )

@@ -1,8 +1,8 @@
-"""Windows straight over the token store, as a recipe plans them: no shard is written.
+"""Cut the token store into windows as a recipe plans them, without writing shards.
 
-The plan's tokens are cut into windows within each domain; what the domains have left over is
-joined. Every epoch holds exactly these windows. Its order is that of a build: spread evenly by
-domain, so the mixture holds in every stretch of an epoch, and permuted within each domain.
+The plan's tokens are cut into windows within each domain; the remainders of the domains are joined.
+Every epoch holds exactly these windows. As in a build, domains are spread evenly, so the mixture
+holds in every stretch of an epoch, and windows are permuted within each domain.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from curate.runtime.files import hash_bytes, hash_json
 from curate.tokens.domain import DomainTokens
 
 STRETCH_SEQUENCES = 4096
-"""Sequences whose order is computed together; takes a few milliseconds and under 1 MB."""
+"""Sequences whose order is computed together, in a few milliseconds and less than 1 MB."""
 
 
 @dataclass(frozen=True)
 class PlannedStore:
-    """Tokens of the store that a recipe uses."""
+    """Tokens of the store that a recipe's plan takes."""
 
     where: str
-    """The recipe, for messages."""
+    """Recipe, for messages."""
     streams: Sequence[DocumentStream]
     """Tokens that the plan takes of each domain."""
     domains: Sequence[DomainTokens]
-    """Domains, in the same order."""
+    """Domains, in the order of `streams`."""
     highest_id: int
     """Highest token id of the tokenizer."""
     seed: int
@@ -62,8 +62,8 @@ class StoreSource:
         self.windows, self.left_over_tokens = divmod(total, window_tokens)
         if not self.windows:
             raise RecipeError(
-                f"{where}: asked for windows of {window_tokens} tokens, but the plan has {total} "
-                "tokens; give a smaller sequence_length or a larger budget_tokens"
+                f"{where}: windows of {window_tokens} tokens do not fit: the plan has {total} "
+                "tokens; set a smaller sequence_length or a larger budget_tokens"
             )
         self._sampler = SequenceSampler(streams, window_tokens, seed)
         counts = self._sampler.sequences()
@@ -71,11 +71,11 @@ class StoreSource:
         self._copier = TokenCopier(planned.domains)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle without the tokens, for another process."""
+        """Pickle the plan, so that another process opens the store itself."""
         return StoreSource, (self._planned, self.window_tokens)
 
     def fingerprint(self) -> str:
-        """Hash of the documents in their order, the tokens taken of them, and the window."""
+        """Hash the documents in their order, the tokens taken from each, and the window."""
         return self._fingerprint
 
     @cached_property
@@ -108,7 +108,7 @@ class StoreSource:
 
 
 class _SpreadOrder:
-    """Maps positions to windows; keeps the last stretch it computed."""
+    """Maps positions to windows, and keeps the stretch that was computed last."""
 
     def __init__(self, sampler: SequenceSampler, bases: NDArray[np.int64], windows: int) -> None:
         self._sampler = sampler
@@ -120,7 +120,7 @@ class _SpreadOrder:
         self._stretch = -1
 
     def __call__(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Numbers of the windows at ascending positions."""
+        """Return the numbers of the windows at ascending positions."""
         numbers = np.empty_like(positions)
         done = 0
         while done < len(positions):
@@ -131,9 +131,10 @@ class _SpreadOrder:
         return numbers
 
     def _turn_to(self, position: int) -> None:
-        """Compute the stretch that holds a position, first guessing it from the even spread."""
+        """Compute the stretch that holds a position."""
         if self._first <= position < self._first + len(self._numbers):
             return
+        # Stretches are nearly equal in size: guess, then correct.
         stretch = min(position * self._stretches // self._windows, self._stretches - 1)
         if self._stretch + 1 < self._stretches and position == self._first + len(self._numbers):
             stretch = self._stretch + 1

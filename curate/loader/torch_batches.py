@@ -1,9 +1,9 @@
 """Batches for torch: an `IterableDataset`, and a `DataLoader` with exact state.
 
-The only module of the loader that imports torch. Worker processes read blocks of batches, in turn,
-so torch delivers them in order. Blocks are few and large, as each costs a transfer between
-processes. The training process cuts them and counts what it handed out, so the state is exact
-whatever the workers have read ahead.
+Only this module of the loader imports torch. Worker processes read blocks of batches in turn, so
+torch delivers them in order. Blocks are large because each is transferred between processes. The
+training process cuts them and counts the batches that it yields, so the state is exact however far
+the workers have read ahead.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from curate.loader.fields import Batch
 
 Tensors = dict[str, torch.Tensor]
 Read = tuple[BatchBlock, Tensors]
-"""A block that was read, and how to cut it into batches."""
+"""How to cut a block into batches, and its tensors."""
 
 
 class TorchBatches(IterableDataset[Read]):
-    """Rest of the epoch, as blocks of batches.
+    """The rest of an epoch as blocks of batches.
 
-    Made for a `DataLoader` with batch_size=None and any number of workers.
+    It is for a `DataLoader` with batch_size=None and any number of workers.
     """
 
     def __init__(self, loader: BatchLoader) -> None:
@@ -43,7 +43,7 @@ class TorchBatches(IterableDataset[Read]):
 
 
 class TorchLoader(DataLoader[Read]):
-    """Iterates over what is left of an epoch, then over the next one; yields tensors by name."""
+    """Iterates over the rest of an epoch; the next iteration takes the next epoch."""
 
     def __init__(self, loader: BatchLoader, workers: int) -> None:
         """Read in `workers` processes, or in a thread of this one if 0.
@@ -77,11 +77,11 @@ class TorchLoader(DataLoader[Read]):
                 yield to_tensors(batch)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state after the last batch handed out; see `BatchLoader.state_dict`."""
+        """Return the state after the last batch yielded; see `BatchLoader.state_dict`."""
         return self.loader.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Resume from a state of any number of ranks and workers, torch's or NumPy's.
+        """Resume from a state, saved with any number of ranks and workers, torch or NumPy.
 
         Raises:
             ShardError: See `BatchLoader.load_state_dict`.

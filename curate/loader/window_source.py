@@ -1,6 +1,6 @@
 """Interface that a loader reads from: numbered windows of tokens, and orders of the numbers.
 
-Written shards and the token store both implement it, so everything above is written once.
+Written shards and the token store implement it, so loaders do not distinguish them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from curate.loader.fields import Segments
 
 Order = Callable[[NDArray[np.int64]], NDArray[np.int64]]
-"""Maps positions in an epoch, ascending, to the numbers of the windows there; a bijection."""
+"""Function from ascending positions in an epoch to the numbers of their windows, one to one."""
 
 
 class WindowSource(Protocol):
@@ -56,7 +56,7 @@ class WindowSource(Protocol):
         ...
 
     def fingerprint(self) -> str:
-        """Hash of everything that decides which tokens a number stands for."""
+        """Hash everything that decides which tokens a number stands for."""
         ...
 
     def read(self, numbers: NDArray[np.int64], out: NDArray[Any]) -> Segments | None:
