@@ -266,7 +266,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "formats": _formats_table,
     "format-options": _format_options,
 }
-"""What a page can ask for, by name."""
+"""Generated parts of pages, by name."""
 
 
 def refresh(page: str) -> str:

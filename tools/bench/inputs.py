@@ -49,18 +49,18 @@ EOS = "<|endoftext|>"
 
 @dataclass(frozen=True)
 class Request:
-    """What to prepare."""
+    """Description of an input to prepare."""
 
     source: Path | None
     """Directory of JSON Lines files, one domain a file or a subdirectory; None: embedded corpus."""
     megabytes: float
-    """Of text, UTF-8, 10^6 bytes; less where the source has less."""
+    """Text in UTF-8, 10^6 bytes; less where the source has less."""
     subset_megabytes: float
     tokenizer: Path | None
     """None: train one on the input."""
     eos: str
     vocabulary: int = TRAINED_VOCABULARY
-    """Of a tokenizer that is trained."""
+    """Entries of a tokenizer that is trained."""
 
 
 def prepare(request: Request, directory: Path) -> Path:

@@ -1,4 +1,4 @@
-"""What the parts alone reach on the same input: no pipeline made of them can be faster.
+"""Measure the parts alone on the same input: no pipeline made of them can be faster.
 
     python limits.py LIMIT INPUT OUTPUT TOKENIZER WORKERS
 

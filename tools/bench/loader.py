@@ -51,7 +51,7 @@ ALL_FIELDS = ("tokens", "document_labels", "positions", "cu_seqlens", "domains")
 
 @dataclass(frozen=True)
 class Shape:
-    """What is read."""
+    """Input of a benchmark."""
 
     length: int
     batch: int

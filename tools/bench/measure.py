@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SHOWN_CHARACTERS = 3000
-"""Of the end of the output of a command that failed."""
+"""Characters shown of the end of the output of a command that failed."""
 
 STRAGGLER_SECONDS = 20.0
 """How long descendants may outlive the command before that is an error."""
@@ -35,7 +35,7 @@ class CommandError(Exception):
 
 @dataclass(frozen=True)
 class Usage:
-    """What a process tree took."""
+    """Time and memory that a process tree took."""
 
     wall_seconds: float
     cpu_seconds: float

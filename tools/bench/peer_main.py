@@ -1,4 +1,4 @@
-"""What peers run, in their own environments: documents to token files, as their manuals show.
+"""Run a peer in its own environment: documents to token files, as their manuals show.
 
     python peer_main.py PIPELINE INPUT OUTPUT TOKENIZER EOS WORKERS
 
@@ -24,7 +24,7 @@ LITDATA_CHUNK_TOKENS = 8 << 20
 
 @dataclass(frozen=True)
 class Task:
-    """What a pipeline is asked to do."""
+    """Task of a pipeline."""
 
     input: Path
     output: Path

@@ -24,7 +24,7 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFL
 
 @dataclass(frozen=True)
 class Setup:
-    """What all pipelines share."""
+    """Settings that all pipelines share."""
 
     directory: Path
     """Made by `inputs.py`."""
@@ -59,7 +59,7 @@ class Case:
 
     @property
     def label(self) -> str:
-        """What a table calls it."""
+        """Name in a table."""
         return f"{self.pipeline} {self.form}" + (" (subset)" if self.size == "subset" else "")
 
     def input(self, setup: Setup) -> Path:

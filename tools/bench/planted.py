@@ -31,7 +31,7 @@ class Form:
     params: tuple[float, ...]
     billions: tuple[float, ...]
     losses: Callable[[Random, Array, Array, Array], Array]
-    """Of a generator, shares (rows, domains), parameters (rows, 1) and billions of tokens."""
+    """Losses by generator, shares (rows, domains), parameters (rows, 1) and billions of tokens."""
     noise: float = 1e-3
 
 

@@ -39,7 +39,7 @@ REGMIX_RUNS, REGMIX_TOKENS = 512, 1.05e9
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of one section."""
+    """Model and batch of one section."""
 
     shape: Shape
     sequence_length: int

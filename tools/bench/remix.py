@@ -64,13 +64,13 @@ class Result:
     """MB/s of one format, a figure a round."""
 
     token_bytes: int
-    """Of the training tokens; what all rates count."""
+    """Bytes of the training tokens, which all rates count."""
     written_mb: float = 0.0
     write: list[float] = field(default_factory=list)
     ratio: list[float] = field(default_factory=list)
     """To plain writing in the same round."""
     whole: list[float] = field(default_factory=list)
-    """Of the whole build: plan, write, verify."""
+    """MB/s of the whole build: plan, write, verify."""
 
 
 def main() -> None:

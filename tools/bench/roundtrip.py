@@ -104,7 +104,7 @@ def documents(
 def _differ(
     waiting: list[tuple[int, str]], domain: DomainTokens, reference: tokenizers.Tokenizer
 ) -> int:
-    """Of some documents, those whose tokens do not decode to their text and one end token."""
+    """Return those of some documents whose tokens do not decode to their text and one end token."""
     ids = [domain.document(position)[:-1].tolist() for position, _ in waiting]
     texts = reference.decode_batch(ids, skip_special_tokens=False)
     return sum(text != wanted for text, (_, wanted) in zip(texts, waiting, strict=True))

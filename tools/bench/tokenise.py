@@ -99,7 +99,7 @@ def _prepare(options: argparse.Namespace) -> Setup:
 
 
 def choose_cases(setup: Setup, wanted: str | None) -> tuple[list[Case], list[str]]:
-    """What to run, curate on every form first, and a line for each peer left out."""
+    """List the cases to run, curate on every form first, and a line for each peer left out."""
     names = list(PIPELINES) if wanted is None else ["curate", *wanted.split(",")]
     for name in names:
         if name not in PIPELINES:

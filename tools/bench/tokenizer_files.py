@@ -21,7 +21,7 @@ class Request:
     """A `tokenizer.json`; None: train one."""
     eos: str
     vocabulary: int
-    """Of one that is trained."""
+    """Entries of a tokenizer that is trained."""
 
 
 def write(request: Request, texts: Iterable[str], directory: Path) -> tuple[int, int]:

@@ -74,7 +74,7 @@ class Measured:
     """Conditional entropies of domains and truncations, each measured once."""
 
     def __init__(self, domains: dict[str, DomainTokens], tokenizer: Tokenizer, seed: int) -> None:
-        """Of these domains."""
+        """Take the domains to measure."""
         self._domains, self._tokenizer, self._seed = domains, tokenizer, seed
         self._known: dict[Asked, Conditional] = {}
 

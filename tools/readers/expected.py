@@ -1,4 +1,4 @@
-"""What a trainer's reader must give, known without the code that wrote it.
+"""Expected output of a trainer's reader, known without the code that wrote it.
 
 Reader scripts run in the trainers' environments, where curate is not installed, and import only
 this file. `prepare.py` writes what it loads: the source documents, and for every built dataset the
@@ -52,10 +52,10 @@ class Dataset:
     dtype: np.dtype[Any]
     domains: Sequence[str]
     tokens: dict[str, int]
-    """Of each domain, as the certificate says."""
+    """Tokens of each domain, as the certificate says."""
     shards: Sequence[Shard]
     lost_tokens: int | None
-    """What the certificate says a reader never shows."""
+    """Tokens that a reader never shows, as the certificate says."""
     expected: Path
 
     @cached_property
@@ -93,8 +93,8 @@ class Work:
 
     def refused(self, name: str) -> str | None:
         """Why curate did not write a dataset; None where it did."""
-        found: str | None = self.description["refused"].get(name)
-        return found
+        reason: str | None = self.description["refused"].get(name)
+        return reason
 
     def dataset(self, name: str) -> Dataset:
         """A dataset by name; of one domain, `megatron-wiki`."""
@@ -113,19 +113,19 @@ class Work:
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The reference tokenizer; special tokens in text are text."""
-        found = Tokenizer.from_file(str(self.tokenizer_path))
-        found.encode_special_tokens = True
-        return found
+        tokenizer = Tokenizer.from_file(str(self.tokenizer_path))
+        tokenizer.encode_special_tokens = True
+        return tokenizer
 
     @cached_property
     def sources(self) -> dict[str, tuple[str, int]]:
         """Text of each source document → its domain, its tokens with the end token."""
-        found = {}
+        sources = {}
         with (self.directory / "sources.jsonl").open(encoding="utf-8") as file:
             for line in file:
                 row = json.loads(line)
-                found[row["text"]] = (row["domain"], row["tokens"])
-        return found
+                sources[row["text"]] = (row["domain"], row["tokens"])
+        return sources
 
 
 @dataclass
@@ -152,24 +152,24 @@ class Report:
         print("@@" + json.dumps(row), flush=True)
 
     def shares(
-        self, check: str, found: dict[str, int], wanted: dict[str, float], unit: int
+        self, check: str, shown: dict[str, int], weights: dict[str, float], unit: int
     ) -> None:
         """Compare tokens by domain with weights, give or take `unit` tokens a domain."""
-        total = sum(found.values())
-        worst = max(wanted, key=lambda name: abs(found.get(name, 0) - wanted[name] * total))
-        off = abs(found.get(worst, 0) - wanted[worst] * total)
+        total = sum(shown.values())
+        worst = max(weights, key=lambda name: abs(shown.get(name, 0) - weights[name] * total))
+        off = abs(shown.get(worst, 0) - weights[worst] * total)
         self.add(
             check, off <= unit,
-            f"{total:,} tokens; furthest off is {worst}: {found.get(worst, 0) / total:.4%} for "
-            f"{wanted[worst]:.4%}, {off:.0f} tokens, stated rounding {unit}",
+            f"{total:,} tokens; furthest off is {worst}: {shown.get(worst, 0) / total:.4%} for "
+            f"{weights[worst]:.4%}, {off:.0f} tokens, stated rounding {unit}",
         )  # fmt: skip
 
-    def same_tokens(self, check: str, found: dict[str, int], wanted: dict[str, int]) -> None:
+    def same_tokens(self, check: str, shown: dict[str, int], expected: dict[str, int]) -> None:
         """Compare tokens by domain exactly."""
-        detail = ", ".join(f"{name} {found.get(name, 0):,}" for name in wanted)
-        if found != wanted:
-            detail += " but wanted " + ", ".join(f"{k} {v:,}" for k, v in wanted.items())
-        self.add(check, {k: v for k, v in found.items() if v} == wanted, detail)
+        detail = ", ".join(f"{name} {shown.get(name, 0):,}" for name in expected)
+        if shown != expected:
+            detail += " but expected " + ", ".join(f"{k} {v:,}" for k, v in expected.items())
+        self.add(check, {k: v for k, v in shown.items() if v} == expected, detail)
 
     def windows(
         self, check: str, data: Dataset, windows: Iterable[np.ndarray], starts: Iterable[int]
@@ -187,10 +187,10 @@ class Report:
             wrong += not np.array_equal(tokens, data.stream[start : start + len(tokens)])
             shown[start : start + len(tokens)] = True
         lost = len(shown) - int(shown.sum())
-        told = "" if data.lost_tokens is None else f" (certificate: {data.lost_tokens})"
+        stated = "" if data.lost_tokens is None else f" (certificate: {data.lost_tokens})"
         self.add(
             check, count > 0 and not wrong and data.lost_tokens in (None, lost),
-            f"{count:,} windows, {wrong} differ from the source; {lost:,} tokens not shown{told}",
+            f"{count:,} windows, {wrong} differ from the source; {lost:,} tokens not shown{stated}",
         )  # fmt: skip
         return data.shares(shown)
 

@@ -32,7 +32,10 @@ from levanter.schedule import BatchSchedule
 
 EOS = "<|endoftext|>"
 BATCH_SEQUENCES = 64
-"""Of a training step. levanter's store gives a first row cut short to a batch that has it twice."""
+"""Sequences of a training step.
+
+levanter's store gives a first row cut short to a batch that has it twice.
+"""
 BLOCK_SEQUENCES = 2048
 """levanter's default. In each block every weight is rounded down and one takes what is left."""
 
@@ -70,7 +73,7 @@ async def windows_from(cache: object, length: int) -> list[np.ndarray]:
 
 
 def configuration(work: Work, sets: dict[str, Dataset], **settings: object) -> LmDataConfig:
-    """As a training run's `data:`."""
+    """Settings, as a training run's `data:`."""
     folder = Path("levanter-cache").resolve() / "-".join(data.name for data in sets.values())
     shutil.rmtree(folder, ignore_errors=True)
     components = {

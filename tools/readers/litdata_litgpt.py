@@ -42,12 +42,12 @@ def stream(data: Dataset, block_tokens: int, *, shuffle: bool = False) -> Stream
 
 def documents_of(tokens: np.ndarray, data: Dataset) -> list[np.ndarray]:
     """Documents by end tokens; a cut one has none, so what follows it is taken off."""
-    found = []
+    documents = []
     stops = np.cumsum(data.lengths)
     cut = stops[data.stream[stops - 1] != data.eos_id]
     for piece in np.split(tokens, cut):
-        found += split_documents(piece, data.eos_id)
-    return found
+        documents += split_documents(piece, data.eos_id)
+    return documents
 
 
 def resume(report: Report, data: Dataset, length: int) -> None:
@@ -110,9 +110,9 @@ def litgpt(work: Work, data: Dataset) -> None:
     rows = [row for batch in module.train_dataloader() for row in batch.numpy()]
     starts = windows_of(data, work.sequence_tokens + 1, work.sequence_tokens + 1)
     place = {data.stream[start:][: work.sequence_tokens + 1].tobytes(): start for start in starts}
-    known = [place.get(row.astype(data.stream.dtype).tobytes()) for row in rows]
+    shown = [place.get(row.astype(data.stream.dtype).tobytes()) for row in rows]
     whole = len(starts) // BATCH * BATCH
-    fine = None not in known and len(set(known)) == len(known) == whole
+    fine = None not in shown and len(set(shown)) == len(shown) == whole
     report.add(
         "LitData: each block once, in whole batches", fine,
         f"{len(rows):,} of {len(starts):,} blocks, shuffled; a last batch of fewer than {BATCH} "

@@ -27,7 +27,7 @@ SEED = 7
 
 @dataclass
 class EndToken:
-    """What Megatron asks of a tokenizer while it reads."""
+    """Attributes of a tokenizer that Megatron reads."""
 
     vocab_size: int
     eod: int
@@ -69,7 +69,7 @@ def main() -> None:
 
 
 def configuration(work: Work, data: Dataset, **blend: object) -> GPTDatasetConfig:
-    """As a training run sets it."""
+    """Settings as a training run has them."""
     return GPTDatasetConfig(
         random_seed=SEED,
         sequence_length=work.sequence_tokens,
@@ -125,26 +125,26 @@ def blend(work: Work, report: Report) -> None:
     prefixes = [str(shard.stem) for _, shard in shards]
     config = configuration(work, sets[0], blend_per_split=[(prefixes, weights), None, None])
     blended = build(config, BLEND_SAMPLES)
-    found = dict.fromkeys(work.domains, 0)
+    drawn_tokens = dict.fromkeys(work.domains, 0)
     wrong = 0
     for index in range(len(blended)):
         which, sample = int(blended.dataset_index[index]), int(blended.dataset_sample_index[index])
         data, shard = shards[which]
         one = blended.datasets[which]
         wrong += not fits(one, sample, data, shard)
-        found[data.domains[0]] += work.sequence_tokens
+        drawn_tokens[data.domains[0]] += work.sequence_tokens
     report.add("BlendedDataset: samples are the domain's", not wrong, f"{len(blended):,} samples")
     most = max(len(data.shards) for data in sets)
-    report.shares("BlendedDataset: share", found, work.weights, most * work.sequence_tokens)
+    report.shares("BlendedDataset: share", drawn_tokens, work.weights, most * work.sequence_tokens)
 
 
 def every_sample_once(work: Work, report: Report, data: Dataset) -> None:
     """`--data-path prefix prefix …` without weights, as for a mixed output."""
     prefixes = [str(shard.stem) for shard in data.shards]
     config = configuration(work, data, blend_per_split=[(prefixes, None), None, None])
-    found = build(config, None)
-    wanted = sum((shard.tokens - 1) // work.sequence_tokens for shard in data.shards)
-    report.add("Blend without weights: every sample once", len(found) == wanted, f"{len(found):,}")
+    blend = build(config, None)
+    samples = sum((shard.tokens - 1) // work.sequence_tokens for shard in data.shards)
+    report.add("Blend without weights: every sample once", len(blend) == samples, f"{len(blend):,}")
 
 
 def build(config: GPTDatasetConfig, samples: int | None) -> BlendedDataset:

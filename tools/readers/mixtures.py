@@ -1,6 +1,6 @@
-"""What a trainer's own mixture must draw of domains that were written apart.
+"""Check what a trainer's own mixture draws of domains that were written apart.
 
-`curate` writes the trainer's configuration file and foretells, in `certificate.json`, what the
+`curate` writes the trainer's configuration file and predicts, in `certificate.json`, what the
 trainer makes of it. Reader scripts hand that very file to the trainer, count what it draws, and
 compare: exactly where the trainer counts, within four standard deviations where it draws by lot.
 Which domain a window is of is found from its tokens alone (`Owners`).
@@ -37,19 +37,19 @@ class Promise:
     window_tokens: int
     domains: dict[str, dict[str, float]]
 
-    def asked(self, name: str) -> float:
+    def requested_share(self, name: str) -> float:
         """Share of tokens that the recipe asks for."""
         return self.domains[name]["share"] - self.domains[name]["difference"]
 
 
 def promised(data: Dataset, trainer: str) -> Promise:
-    """What the certificate says of a trainer."""
+    """Mixture that the certificate states for a trainer."""
     certificate = json.loads((data.directory / "certificate.json").read_text("utf-8"))
     for row in certificate["trainer_mixture"]:
         if row["trainer"] == trainer:
             keys = ("unit", "exact", "samples", "window_tokens", "domains")
             return Promise(trainer, *(row[key] for key in keys))
-    raise SystemExit(f"{data.directory}: the certificate foretells nothing of {trainer}")
+    raise SystemExit(f"{data.directory}: the certificate predicts nothing of {trainer}")
 
 
 def configuration(data: Dataset, name: str) -> Any:
@@ -63,42 +63,42 @@ Drawn = dict[str | None, list[int]]
 
 
 def keeps(report: Report, promise: Promise, drawn: Drawn, what: str = "") -> None:
-    """Two rows: samples by domain are as foretold; the share of tokens is what was asked for.
+    """Two rows: samples by domain are as predicted; the share of tokens is the requested one.
 
     Args:
         report: Where the rows go.
-        promise: Of the certificate.
+        promise: Mixture that the certificate states.
         drawn: What the trainer gave.
-        what: To tell the rows of one trainer apart.
+        what: Words that set the rows of one trainer apart.
     """
     kind = f"own mixture file, {promise.trainer}" + f" ({what})" * bool(what)
     unknown = len(drawn.get(None, []))
     counts = np.array([len(drawn.get(name, [])) for name in promise.domains])
     total = int(counts.sum())
     if promise.exact:
-        wanted = np.array([row["samples"] for row in promise.domains.values()])
-        off = float(np.abs(counts - wanted * total / promise.samples).max())
+        expected = np.array([row["samples"] for row in promise.domains.values()])
+        off = float(np.abs(counts - expected * total / promise.samples).max())
         fine = off < (1 if total != promise.samples else 0.5)
-        told = f"furthest off the forecast by {off:.2g}"
+        detail = f"furthest off the forecast by {off:.2g}"
     else:
         weights = np.array([row["weight"] for row in promise.domains.values()])
         spread = np.sqrt(total * weights * (1 - weights))
         off = float((np.abs(counts - total * weights) / spread).max())
-        fine, told = off < MOST_DEVIATIONS, f"furthest {off:.1f} standard deviations, by lot"
+        fine, detail = off < MOST_DEVIATIONS, f"furthest {off:.1f} standard deviations, by lot"
     listed = ", ".join(
         f"{name} {count:,}" for name, count in zip(promise.domains, counts, strict=True)
     )
     report.add(
-        f"{kind}: samples as foretold", fine and not unknown and total > 0,
-        f"{total:,} {promise.unit}: {listed}; {unknown} of no one domain; {told}",
+        f"{kind}: samples as predicted", fine and not unknown and total > 0,
+        f"{total:,} {promise.unit}: {listed}; {unknown} of no one domain; {detail}",
     )  # fmt: skip
     share, bound = _shares(promise, drawn)
-    off = {name: abs(share[name] - promise.asked(name)) for name in share}
+    off = {name: abs(share[name] - promise.requested_share(name)) for name in share}
     worst = max(off, key=lambda name: off[name])
     report.add(
         f"{kind}: share of tokens", all(off[name] <= bound[name] for name in off),
-        f"furthest off is {worst}: {share[worst]:.3%} for {promise.asked(worst):.3%}, bound "
-        f"{bound[worst]:.3%}",
+        f"furthest off is {worst}: {share[worst]:.3%} for {promise.requested_share(worst):.3%}, "
+        f"bound {bound[worst]:.3%}",
     )  # fmt: skip
 
 
@@ -108,15 +108,15 @@ def _shares(promise: Promise, drawn: Drawn) -> tuple[dict[str, float], dict[str,
     That is the stated difference, a sample, and what chance adds: rows of many lengths, and lots.
     """
     lengths = {name: np.array(drawn.get(name, []), float) for name in promise.domains}
-    tokens = {name: found.sum() for name, found in lengths.items()}
+    tokens = {name: sizes.sum() for name, sizes in lengths.items()}
     total = sum(tokens.values())
     share = {name: float(count / total) for name, count in tokens.items()}
     variance = {
-        name: len(found) * (found.var() if promise.exact else np.mean(found**2))
-        for name, found in lengths.items()
+        name: len(sizes) * (sizes.var() if promise.exact else np.mean(sizes**2))
+        for name, sizes in lengths.items()
     }
     everything = sum(variance.values())
-    longest = max(found.max() for found in lengths.values()) / total
+    longest = max(sizes.max() for sizes in lengths.values()) / total
     bound = {}
     for name, part in share.items():
         noise = (1 - part) ** 2 * variance[name] + part**2 * (everything - variance[name])
@@ -129,11 +129,11 @@ class Owners:
     """Tells from its tokens which domain a window is of."""
 
     def __init__(self, data: Dataset) -> None:
-        """Of a dataset whose stream has all documents of its domains."""
+        """Take a dataset whose stream has all documents of its domains."""
         self.data = data
 
     @cached_property
-    def _known(self) -> tuple[np.ndarray, np.ndarray]:
+    def _runs(self) -> tuple[np.ndarray, np.ndarray]:
         """Hashes of all runs of tokens, sorted, and their domain; 255 where there are several."""
         hashes = _hashes(self.data.stream)
         domains = self.data.domain_of[: len(hashes)]
@@ -146,12 +146,12 @@ class Owners:
 
     def of(self, window: np.ndarray) -> str | None:
         """The domain; None where nothing tells, or runs of several are in it."""
-        known, domains = self._known
+        run_hashes, domains = self._runs
         hashes = _hashes(np.asarray(window).ravel().astype(np.int64))
-        place = np.minimum(np.searchsorted(known, hashes), len(known) - 1)
-        found = domains[place[known[place] == hashes]]
+        place = np.minimum(np.searchsorted(run_hashes, hashes), len(run_hashes) - 1)
+        owners = domains[place[run_hashes[place] == hashes]]
         # A run across two documents of a shuffled window may stand nowhere, or by chance elsewhere.
-        votes = Counter(found[found != 255].tolist()).most_common(2)
+        votes = Counter(owners[owners != 255].tolist()).most_common(2)
         if not votes or (len(votes) == 2 and votes[1][1] * 8 > votes[0][1]):
             return None
         return self.data.domains[votes[0][0]]
@@ -166,11 +166,11 @@ class Owners:
 
 def _hashes(tokens: np.ndarray) -> np.ndarray:
     """A hash of each run of `GRAM_TOKENS`; shape (tokens - GRAM_TOKENS + 1,)."""
-    found = np.zeros(max(0, len(tokens) - GRAM_TOKENS + 1), np.uint64)
+    hashes = np.zeros(max(0, len(tokens) - GRAM_TOKENS + 1), np.uint64)
     for offset in range(GRAM_TOKENS):
-        found = (found + tokens[offset : offset + len(found)].astype(np.uint64) + 1) * MULTIPLIER
-        found ^= found >> np.uint64(29)
-    return found
+        hashes = (hashes + tokens[offset : offset + len(hashes)].astype(np.uint64) + 1) * MULTIPLIER
+        hashes ^= hashes >> np.uint64(29)
+    return hashes
 
 
 def folder_of(path: str | Path) -> str:

@@ -91,12 +91,12 @@ def proportions(work: Work, report: Report) -> None:
     mixed = StreamingDataset(
         streams=streams, epoch_size=EPOCH_ROWS, shuffle=True, shuffle_seed=3, batch_size=BATCH
     )
-    found: Counter[str | None] = Counter()
+    drawn_tokens: Counter[str | None] = Counter()
     for row in mixed:
-        found[owner.get(row["tokens"].astype(np.uint32).tobytes())] += len(row["tokens"])
-    unknown = found.pop(None, 0)
+        drawn_tokens[owner.get(row["tokens"].astype(np.uint32).tobytes())] += len(row["tokens"])
+    unknown = drawn_tokens.pop(None, 0)
     report.add("proportions: rows are the domain's", not unknown, f"{unknown} tokens unknown")
-    report.shares("proportions: share", dict(found), work.weights, 2 * work.sequence_tokens)
+    report.shares("proportions: share", dict(drawn_tokens), work.weights, 2 * work.sequence_tokens)
 
 
 def resume(report: Report, data: Dataset) -> None:
@@ -128,7 +128,7 @@ def collate(rows: list[dict]) -> dict:
 
 
 def key(batch: dict) -> bytes:
-    """What a batch holds."""
+    """Content of a batch, comparable."""
     return np.concatenate(batch["tokens"]).tobytes()
 
 

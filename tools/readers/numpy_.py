@@ -21,12 +21,12 @@ def main() -> None:
     stream = np.memmap(folder / "train.bin", dtype=np.uint16, mode="r")
     documents(work, report, "nanogpt", stream, "memmap, nanoGPT's train.bin")
     held_out = np.memmap(folder / "val.bin", dtype=np.uint16, mode="r")
-    found = [
+    texts = [
         work.tokenizer.decode(one[:-1].tolist(), False) for one in split_documents(held_out, eos_id)
     ]
-    unknown = sum(text not in work.sources for text in found)
+    unknown = sum(text not in work.sources for text in texts)
     report.add(
-        "memmap, nanoGPT's val.bin", not unknown and len(found) > 0, f"{len(found)} documents"
+        "memmap, nanoGPT's val.bin", not unknown and len(texts) > 0, f"{len(texts)} documents"
     )
 
 

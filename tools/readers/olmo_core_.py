@@ -27,7 +27,7 @@ LONGEST_TOKENS = 32_768
 """Longer than any document, so that packing cuts none."""
 BATCH_SEQUENCES = 8
 MIXED_SHARE = 0.5
-"""Of the budget that the source mixture asks for, so that no source is short."""
+"""Share of the budget that is requested of the source mixture, so that no source is short."""
 
 
 def main() -> None:
@@ -85,18 +85,18 @@ def packed(work: Work, report: Report, data: Dataset, common: dict) -> None:
 
 def documents(tokens: np.ndarray, work: Work, data: Dataset) -> list[np.ndarray]:
     """Documents by end tokens, cut ones taken off the front of what they stand before."""
-    cut, found = _cut_documents(data), []
+    cut, whole = _cut_documents(data), []
     waiting = split_documents(tokens, data.eos_id)[::-1]
     while waiting:
         piece = waiting.pop()
         text = work.tokenizer.decode(piece[:-1].tolist(), skip_special_tokens=False)
         fronts = [one for one in cut if np.array_equal(piece[: len(one)], one)]
         if text in work.sources or not fronts or len(fronts[0]) == len(piece):
-            found.append(piece)
+            whole.append(piece)
         else:
-            found.append(fronts[0])
+            whole.append(fronts[0])
             waiting.append(piece[len(fronts[0]) :])
-    return found
+    return whole
 
 
 def _cut_documents(data: Dataset) -> list[np.ndarray]:
@@ -106,7 +106,7 @@ def _cut_documents(data: Dataset) -> list[np.ndarray]:
 
 
 def by_end_tokens(report: Report, data: Dataset, dataset: object) -> None:
-    """What is after the last end token of a file is not shown; all else is, once."""
+    """Tokens after the last end token of a file are not shown; all others are, once."""
     shown = sum(int(dataset[number]["label_mask"].sum()) for number in range(len(dataset)))
     after = 0
     for shard in data.shards:
@@ -131,9 +131,9 @@ def source_mixture(work: Work, report: Report, common: dict) -> None:
         )
         for data in sets
     ]
-    asked = int(sum(len(data.stream) for data in sets) * MIXED_SHARE)
+    requested = int(sum(len(data.stream) for data in sets) * MIXED_SHARE)
     mixture = SourceMixtureDatasetConfig(
-        source_list=SourceMixtureList(sources), requested_tokens=asked,
+        source_list=SourceMixtureList(sources), requested_tokens=requested,
         global_batch_size=BATCH_SEQUENCES * length, render_tables=False,
     )  # fmt: skip
     dataset = NumpyFSLDatasetConfig.from_src_mix(
@@ -145,18 +145,18 @@ def source_mixture(work: Work, report: Report, common: dict) -> None:
         for data in sets
         for start in windows_of(data, length, length)
     }
-    found: Counter[str | None] = Counter()
+    drawn: Counter[str | None] = Counter()
     for number in range(len(dataset)):
         tokens = dataset[number]["input_ids"].numpy().astype(sets[0].stream.dtype)
-        found[owner.get(tokens.tobytes())] += length
-    unknown = found.pop(None, 0)
+        drawn[owner.get(tokens.tobytes())] += length
+    unknown = drawn.pop(None, 0)
     report.add(
         "SourceMixture: windows are the source's", not unknown,
         f"{len(dataset):,} windows, {unknown // length} unknown",
     )  # fmt: skip
     batches = len(dataset) / BATCH_SEQUENCES
     report.add("SourceMixture: whole batches", batches.is_integer(), f"{batches:g} batches")
-    report.shares("SourceMixture: share", dict(found), work.weights, 2 * length)
+    report.shares("SourceMixture: share", dict(drawn), work.weights, 2 * length)
 
 
 def own_mixture(work: Work, report: Report, common: dict) -> None:
@@ -183,7 +183,7 @@ def own_mixture(work: Work, report: Report, common: dict) -> None:
             counts[batch] = owners.sort(windows)
     mixtures.keeps(report, promise, counts[1])
     eight, one = (
-        {name: len(found) for name, found in counts[batch].items()}
+        {name: len(samples) for name, samples in counts[batch].items()}
         for batch in (BATCH_SEQUENCES, 1)
     )
     added = sum(eight.values()) - sum(one.values())

@@ -35,7 +35,7 @@ from curate.sources.embedded import corpus  # noqa: E402
 
 EMBEDDED = ("python_code", "docstrings", "c_headers", "manuals")
 SHARES = (0.4, 0.3, 0.2, 0.1)
-"""Of the domains in order; further ones share what the last has."""
+"""Shares of the domains in order; further ones share what the last has."""
 SEQUENCE_TOKENS = 512
 VOCABULARY = 8192
 SHARDS = 3
@@ -46,7 +46,7 @@ WINDOWS = {"window_tokens": SEQUENCE_TOKENS}
 EOS = "<|endoftext|>"
 LONGEST_CHARACTERS = 60_000
 BYTES_A_TOKEN = 3.4
-"""Of the embedded corpus under a small vocabulary; how much text to take."""
+"""Bytes for each token of the embedded corpus under a small vocabulary; sizes the text to take."""
 
 
 @dataclass(frozen=True)
@@ -163,15 +163,15 @@ def _shares(domains: int) -> list[float]:
 def _distinct(source: Path | None, work: Path, budget_tokens: int) -> dict[str, list[str]]:
     """Distinct texts of each domain, as many as the budget wants of any."""
     if source is None:
-        found = {name: corpus.resolve(f"corpus://{name}", work / "cache") for name in EMBEDDED}
+        files = {name: corpus.resolve(f"corpus://{name}", work / "cache") for name in EMBEDDED}
     else:
-        found = {path.stem: path for path in sorted(source.glob("*.jsonl"))}
-        if not found:
+        files = {path.stem: path for path in sorted(source.glob("*.jsonl"))}
+        if not files:
             raise SystemExit(f"{source}: expected files <domain>.jsonl, found none")
     enough = int(budget_tokens * BYTES_A_TOKEN * 0.45)
     seen: set[str] = set()
     texts: dict[str, list[str]] = {}
-    for domain, path in found.items():
+    for domain, path in files.items():
         taken, characters = [], 0
         for text in _texts(path):
             if characters < enough and len(text) < LONGEST_CHARACTERS and text not in seen:
@@ -257,8 +257,8 @@ def _encode(work: Path, texts: dict[str, list[str]]) -> dict[str, list[np.ndarra
     encoded: dict[str, list[np.ndarray]] = {}
     with (work / "sources.jsonl").open("w", encoding="utf-8") as file:
         for domain, documents in texts.items():
-            found = tokenizer.encode_batch_fast(documents, add_special_tokens=False)
-            encoded[domain] = [np.array([*one.ids, eos_id], np.uint32) for one in found]
+            encodings = tokenizer.encode_batch_fast(documents, add_special_tokens=False)
+            encoded[domain] = [np.array([*one.ids, eos_id], np.uint32) for one in encodings]
             for text, ids in zip(documents, encoded[domain], strict=True):
                 row = {"domain": domain, "text": text, "tokens": len(ids)}
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")

@@ -79,8 +79,8 @@ def main() -> None:
         install(options.envs.resolve())
     work = options.work.resolve()
     prepare.prepare(work, options.input, int(options.tokens), wide=options.wide)
-    chosen = [one for one in READERS if not options.only or one.script in options.only.split(",")]
-    rows = [row for one in chosen for row in read(one, work, options.envs.resolve())]
+    readers = [one for one in READERS if not options.only or one.script in options.only.split(",")]
+    rows = [row for one in readers for row in read(one, work, options.envs.resolve())]
     if not options.only:
         rows += [_row(name, "-", "", "not installed", reason) for name, reason in ABSENT.items()]
     show(rows)

@@ -29,7 +29,7 @@ class Ours(BaseTokenizer):
     """The reference tokenizer, with no token before a document and the end token after it."""
 
     def __init__(self, work: Work, eos_id: int) -> None:
-        """Of the work directory."""
+        """Take the tokenizer of the work directory."""
         self.work, self.eos_id = work, eos_id
 
     def encode(self, text: str, add_bos: bool = True, add_eos: bool = True) -> list[int]:
@@ -86,7 +86,7 @@ def windows(work: Work, name: str) -> HuggingFaceTextDataset:
 
 
 def keys(samples: Iterator) -> list[bytes]:
-    """What windows hold."""
+    """Content of windows."""
     return [sample["input"].numpy().tobytes() for sample, _ in samples]
 
 

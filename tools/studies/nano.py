@@ -158,7 +158,7 @@ def show_extrapolation(runs: RunTable, ahead: int) -> None:
 
 
 def forecasts(tokens: Array, losses: Array, at: Array) -> dict[str, float]:
-    """What is to be lost at a later point; `*` marks dummies."""
+    """Predict the loss at a later point; `*` marks dummies."""
     first = settled_from(tokens, losses)
     line = np.polyfit(np.log(tokens[first:]), np.log(losses[first:]), 1)
     return {

@@ -101,7 +101,7 @@ def same_text(loaded: LoadedRecipe, workers: int) -> int:
 
 
 def rankings(pairs: Sequence[tuple[RunRow, RunRow]]) -> list[float]:
-    """Of every domain's bits per byte, and of their mean."""
+    """Return rank correlations of every domain's bits per byte, and of their mean."""
     one, other = (np.array([pair[side].bits_per_byte for pair in pairs]) for side in (0, 1))
     columns = [spearman(a, b) for a, b in zip(one.T, other.T, strict=True)]
     return [*columns, spearman(one.mean(axis=1), other.mean(axis=1))]

@@ -91,7 +91,7 @@ def train(swarm: Swarm, width: int, rule: str) -> np.ndarray:
 
 
 def best_rate(losses: np.ndarray) -> float:
-    """Of a parabola through the best rate and its neighbours, in the logarithm of the rate."""
+    """Return the vertex of a parabola in log rate through the best rate and its neighbours."""
     place = int(np.clip(losses.argmin(), 1, len(RATES) - 2))
     near = slice(place - 1, place + 2)
     curve = np.polyfit(np.log(RATES[near]), losses[near], 2)
