@@ -68,7 +68,10 @@ class CrossValidation:
             "seed_noise": {
                 "groups": self.noise.groups,
                 "runs": self.noise.runs,
-                "relative": _by_target(self.targets, self.noise.relative),
+                "relative": {
+                    name: finite_or_none(value)
+                    for name, value in zip(self.targets, self.noise.relative, strict=True)
+                },
                 "relative_of_mean": finite_or_none(self.noise.relative_of_mean),
             },
             "laws": {
@@ -237,22 +240,18 @@ def _scores_json(targets: tuple[str, ...], scores: Scores | None) -> dict[str, A
     if scores is None:
         return None
     return {
-        "mean_relative_error": finite_or_none(float(scores.relative_error.mean())),
-        "r2_mean": finite_or_none(float(scores.r2.mean())),
-        "r2_worst": finite_or_none(float(scores.r2.min())),
-        "spearman_mean": finite_or_none(float(scores.spearman.mean())),
+        "mean_relative_error": finite_or_none(scores.relative_error.mean()),
+        "r2_mean": finite_or_none(scores.r2.mean()),
+        "r2_worst": finite_or_none(scores.r2.min()),
+        "spearman_mean": finite_or_none(scores.spearman.mean()),
         "spearman_of_mean": finite_or_none(scores.spearman_of_mean),
         "targets": {
             name: {
-                "relative_error": finite_or_none(float(scores.relative_error[at])),
-                "r2": finite_or_none(float(scores.r2[at])),
-                "r2_all": finite_or_none(float(scores.r2_all[at])),
-                "spearman": finite_or_none(float(scores.spearman[at])),
+                "relative_error": finite_or_none(scores.relative_error[at]),
+                "r2": finite_or_none(scores.r2[at]),
+                "r2_all": finite_or_none(scores.r2_all[at]),
+                "spearman": finite_or_none(scores.spearman[at]),
             }
             for at, name in enumerate(targets)
         },
     }
-
-
-def _by_target(targets: tuple[str, ...], values: Array) -> dict[str, float | None]:
-    return {name: finite_or_none(float(value)) for name, value in zip(targets, values, strict=True)}
