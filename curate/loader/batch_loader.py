@@ -126,16 +126,12 @@ class BatchLoader:
         """Seed of the order."""
         return self.reader.source.seed if self.options.seed is None else self.options.seed
 
-    def steps(self) -> int:
-        """Batches that are left in this epoch."""
+    def __len__(self) -> int:
+        """Count the batches that are left in this epoch."""
         left = len(self.reader) - self.position
         if self.options.last == "drop":
             return left // self.share.step_sequences
         return -(-left // self.share.step_sequences)
-
-    def __len__(self) -> int:
-        """Batches that are left in this epoch."""
-        return self.steps()
 
     @property
     def dropped_sequences(self) -> int:
@@ -147,7 +143,7 @@ class BatchLoader:
     def __repr__(self) -> str:
         """Describe the position in the epoch, and the sequences left out."""
         return (
-            f"<{self.steps():,} batches of {self.share.batch_sequences} left in epoch "
+            f"<{len(self):,} batches of {self.share.batch_sequences} left in epoch "
             f"{self.epoch}, rank {self.share.rank} of {self.share.ranks}; "
             f"{self.dropped_sequences} sequences dropped at its end; {self.reader!r}>"
         )
@@ -197,7 +193,7 @@ class BatchLoader:
     def _planned(self, worker: int, workers: int) -> Iterator[BatchBlock]:
         """Yield the blocks of a worker, computing the numbers of many at once."""
         order = self._order()
-        together, steps = self._batches_together(), self.steps()
+        together, steps = self._batches_together(), len(self)
         turns = range(worker, -(-steps // together), workers)
         at_once = max(1, PLANNED_SEQUENCES // (together * self.share.batch_sequences))
         for start in range(0, len(turns), at_once):

@@ -52,17 +52,20 @@ class Cut:
             >>> Cut(4, 5, 100).windows(9), Cut(4, 5, 100).windows(8), Cut(4, 4, 9).windows(18)
             (2, 1, 4)
         """
-        whole, rest = divmod(tokens, self.sequence_tokens)
-        in_rest = max(0, (rest - self.window_tokens) // self.length + 1)
+        whole, in_rest = self._whole_and_rest(tokens)
         return whole * self.per_sequence + in_rest
 
     def covered_tokens(self, tokens: int) -> int:
         """Count the tokens of a stretch that lie in a window."""
         shared = self.window_tokens - self.length
-        whole, rest = divmod(tokens, self.sequence_tokens)
-        in_rest = max(0, (rest - self.window_tokens) // self.length + 1)
+        whole, in_rest = self._whole_and_rest(tokens)
         covered = whole * (self.per_sequence * self.length + shared)
         return covered + (in_rest * self.length + shared if in_rest else 0)
+
+    def _whole_and_rest(self, tokens: int) -> tuple[int, int]:
+        """Count the whole sequences of a stretch, and the windows in what follows them."""
+        whole, rest = divmod(tokens, self.sequence_tokens)
+        return whole, max(0, (rest - self.window_tokens) // self.length + 1)
 
     def starts(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the first token of each window, counted from the start of the stretch."""

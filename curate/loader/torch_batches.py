@@ -65,8 +65,8 @@ class TorchLoader(DataLoader[Read]):
         self.loader = loader
 
     def __len__(self) -> int:
-        """Batches that are left in this epoch."""
-        return self.loader.steps()
+        """Count the batches that are left in this epoch."""
+        return len(self.loader)
 
     def __iter__(self) -> Iterator[Tensors]:  # type: ignore[override]
         """Yield batches from the current position to the end of the epoch."""

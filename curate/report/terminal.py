@@ -35,18 +35,24 @@ class TerminalObserver(Observer):
         self._live: Live | None = None
 
     def notice(self, message: str) -> None:
-        """See `Observer`."""
+        """Print a note."""
         self._console.print(f"[yellow]note[/] {plain(message)}", highlight=False, soft_wrap=True)
 
     def begin(self, stage: str, names: Sequence[str] = (), totals: Sequence[int] = ()) -> None:
-        """See `Observer`."""
+        """Start the clock and the live table of a stage.
+
+        Args:
+            stage: Name of the stage.
+            names: Rows of the table.
+            totals: Expected work of each row, in bytes or tokens; 0 if unknown.
+        """
         self.close()
         self._stage, self._names, self._totals = stage, names, totals
         self._started = time.monotonic()
         self._shown = 0.0
 
     def advance(self, counters: NDArray[np.int64]) -> None:
-        """See `Observer`."""
+        """Update the live table, at most every `REFRESH_SECONDS`."""
         now = time.monotonic()
         if not self._console.is_terminal or now - self._shown < REFRESH_SECONDS:
             return
@@ -61,13 +67,13 @@ class TerminalObserver(Observer):
         self._live.update(table, refresh=True)
 
     def train(self, progress: TrainingProgress) -> None:
-        """See `Observer`."""
+        """Show the progress of models that train."""
         if not self._console.is_terminal:
             return
         self._show(training_table(progress, time.monotonic() - self._started))
 
     def end(self, summary: str = "") -> None:
-        """See `Observer`."""
+        """Print the stage as a line, with its summary and time."""
         self.close()
         seconds = time.monotonic() - self._started
         self._console.print(
@@ -192,7 +198,7 @@ def result_table(certificate: dict[str, Any], bad_records: dict[str, int] | None
         table.add_row(plain(name), *cells)
     table.add_section()
     tokens = [f"{certificate[key]:,}" for key in ("budget_tokens", "realised_tokens")]
-    table.add_row("all", "", "", *tokens, "", f"{sum(bad.values()):,}" if bad else "-")
+    table.add_row("all", *("", "", *tokens, ""), f"{sum(bad.values()):,}" if bad else "-")
     return table
 
 
@@ -269,10 +275,11 @@ def mixture_table(mixture: dict[str, Any], supply_tokens: Mapping[str, int | Non
     for name, weight in mixture["weights"].items():
         ends = () if low is None else (f"{100 * low[name]:.1f} to {100 * high[name]:.1f}",)
         epochs, supply = mixture["epochs"][name], supply_tokens[name]
-        table.add_row(
-            plain(name), f"{weight:.4%}", *ends, f"{mixture['unconstrained'][name]:.4%}",
+        cells = [
+            f"{weight:.4%}", *ends, f"{mixture['unconstrained'][name]:.4%}",
             "" if epochs is None else f"{epochs:.3f}", "" if supply is None else f"{supply:,}",
-        )  # fmt: skip
+        ]  # fmt: skip
+        table.add_row(plain(name), *cells)
     return table
 
 
