@@ -61,18 +61,18 @@ def main() -> None:
         if not options.tokens.exists():
             _run(options, "--prepare", str(options.tokens.absolute()))
     usage = _run(options, "--child")
-    found = json.loads(usage.output.strip().splitlines()[-1])
-    found["peak_mb"] = usage.peak_bytes / 1e6
+    result = json.loads(usage.output.strip().splitlines()[-1])
+    result["peak_mb"] = usage.peak_bytes / 1e6
     print(
-        f"{found['tokens'] / 1e6:.1f}M tokens of {found['source']}: "
-        f"{found['cpu_ns_token']:.1f} ns of CPU a token "
-        f"({found['add_ns_token']:.1f} adding, the rest finishing), "
-        f"{found['distinct'] / 1e6:.2f}M distinct bigrams, {found['spills']} spills, "
-        f"peak {found['peak_mb']:.0f} MB (limit {found['memory_mb']} MB of tables; "
-        f"{found['before_mb']:.0f} MB before counting)"
+        f"{result['tokens'] / 1e6:.1f}M tokens of {result['source']}: "
+        f"{result['cpu_ns_token']:.1f} ns of CPU a token "
+        f"({result['add_ns_token']:.1f} adding, the rest finishing), "
+        f"{result['distinct'] / 1e6:.2f}M distinct bigrams, {result['spills']} spills, "
+        f"peak {result['peak_mb']:.0f} MB (limit {result['memory_mb']} MB of tables; "
+        f"{result['before_mb']:.0f} MB before counting)"
     )
     if options.json is not None:
-        options.json.write_text(json.dumps(found, indent=2) + "\n")
+        options.json.write_text(json.dumps(result, indent=2) + "\n")
 
 
 def _options() -> argparse.Namespace:

@@ -230,8 +230,8 @@ def _walk(
         alive = int(np.searchsorted(-lengths[order], -step))
         state = state[:alive]
         token[starts[:alive] + step] = state
-        chosen = (levels[state] < rng.random(alive)[:, None]).sum(1)
-        state = source.successor[state, np.minimum(chosen, levels.shape[1] - 1)]
+        drawn = (levels[state] < rng.random(alive)[:, None]).sum(1)
+        state = source.successor[state, np.minimum(drawn, levels.shape[1] - 1)]
     return token
 
 
@@ -266,12 +266,12 @@ def trial(number: int, tokens: int) -> dict[str, float | str]:
     seconds = time.process_time() - start
     row: dict[str, float | str] = {"source": source.name, "seconds": seconds}
     for measure, truth in (("shannon", source.shannon), ("conditional", source.conditional)):
-        found = getattr(report, measure)
-        assert found.low is not None and found.high is not None
-        row[f"{measure}_default"] = found.nats - truth
-        row[f"{measure}_se"] = found.standard_error
-        row[f"{measure}_bias_se"] = found.bias_error
-        row[f"{measure}_covered"] = float(found.low <= truth <= found.high)
+        estimate = getattr(report, measure)
+        assert estimate.low is not None and estimate.high is not None
+        row[f"{measure}_default"] = estimate.nats - truth
+        row[f"{measure}_se"] = estimate.standard_error
+        row[f"{measure}_bias_se"] = estimate.bias_error
+        row[f"{measure}_covered"] = float(estimate.low <= truth <= estimate.high)
     row["lift_share"] = report.detail.lift_share
     for name, estimator in ESTIMATORS.items():
         row[f"shannon_{name}"] = estimator(margin) - source.shannon

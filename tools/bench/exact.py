@@ -24,16 +24,16 @@ from curate.tokens.backends import BACKENDS, ReferenceEncoder
 def documents(directory: Path, cache: Path, share: float) -> list[str]:
     options = ReadOptions()
     files = identify(expand([str(directory)], options, Path.cwd()), cache)
-    found: list[str] = []
+    kept: list[str] = []
     with SegmentReader() as reader:
         for plan in segments(files, options):
             segment, ended = 0, False
             while not ended and (plan.count is None or segment < plan.count):
                 for block in reader.read(plan.segment(segment)):
                     ended = block.end_of_file
-                    found += [text for text in block.texts if _chosen(text, share)]
+                    kept += [text for text in block.texts if _chosen(text, share)]
                 segment += 1
-    return found
+    return kept
 
 
 def _chosen(text: str, share: float) -> bool:

@@ -84,17 +84,17 @@ def synthetic(case: Case) -> RunTable:
     losses *= np.exp(rng.normal(0, 5e-4, (run.max() + 1, count)))[run]
     losses *= np.exp(rng.normal(0, 1e-3, losses.shape))
     names = tuple(f"domain{index}" for index in range(count))
-    known = params if case.sizes > 1 else np.full(len(run), np.nan)
-    return RunTable(names, names, tuple(map(str, run)), weights, billions * 1e9, known, losses)
+    varied = params if case.sizes > 1 else np.full(len(run), np.nan)
+    return RunTable(names, names, tuple(map(str, run)), weights, billions * 1e9, varied, losses)
 
 
 def errors(law: object, table: RunTable) -> tuple[float, float]:
     """Mean relative error in percent, and R2 of log losses of the worst target."""
-    found = law.predict(table.weights, table.tokens, table.params)  # type: ignore[attr-defined]
-    truth, missed = np.log(table.losses), np.log(found) - np.log(table.losses)
+    predicted = law.predict(table.weights, table.tokens, table.params)  # type: ignore[attr-defined]
+    truth, missed = np.log(table.losses), np.log(predicted) - np.log(table.losses)
     spread = ((truth - truth.mean(axis=0)) ** 2).sum(axis=0)
     worst = float((1 - (missed**2).sum(axis=0) / spread).min())
-    return 100 * float(np.mean(np.abs(found / table.losses - 1))), worst
+    return 100 * float(np.mean(np.abs(predicted / table.losses - 1))), worst
 
 
 def synthetic_tables() -> None:
@@ -137,25 +137,25 @@ def regmix(data: Path) -> None:
     seconds = time.process_time() - started
     print(f"RegMix: fit {seconds:.0f} s of CPU")
     for scale, test in tests.items():
-        found = law.predict(test.weights, test.tokens, test.params)
+        predicted = law.predict(test.weights, test.tokens, test.params)
         ranks = [
-            100 * spearman(test.losses[:, test.targets.index(name)], found[:, place])
+            100 * spearman(test.losses[:, test.targets.index(name)], predicted[:, place])
             for place, name in enumerate(train.targets)
         ]
         print(f"RegMix {scale}: Spearman mean {np.mean(ranks):.2f}, Pile-CC {ranks[at]:.2f}")
         if scale == "1m":
-            missed = ((found - test.losses) ** 2).sum(axis=0)
+            missed = ((predicted - test.losses) ** 2).sum(axis=0)
             spread = ((test.losses - test.losses.mean(axis=0)) ** 2).sum(axis=0)
-            error = 100 * np.mean(np.abs(found / test.losses - 1))
+            error = 100 * np.mean(np.abs(predicted / test.losses - 1))
             print(f"RegMix 1m: mean R2 {np.mean(1 - missed / spread):.4f}, error {error:.3f} %")
     one = replace(train, targets=("pile_cc",), losses=train.losses[:, [at]])
     test = tests["1m"]
     for runs in (16, 24, 54, 128):
         ranks = []
         for seed in range(5):
-            chosen = np.random.default_rng(seed).choice(512, runs, replace=False)
-            found = fit_joint(one.take(chosen)).predict(test.weights, test.tokens, test.params)
-            ranks.append(100 * spearman(test.losses[:, at], found[:, 0]))
+            drawn = np.random.default_rng(seed).choice(512, runs, replace=False)
+            predicted = fit_joint(one.take(drawn)).predict(test.weights, test.tokens, test.params)
+            ranks.append(100 * spearman(test.losses[:, at], predicted[:, 0]))
         print(f"RegMix 1m, Pile-CC from {runs} runs, mean of 5 draws: {np.mean(ranks):.2f}")
 
 
@@ -175,12 +175,14 @@ def olmix(data: Path, stride: int, folds: int) -> None:
         losses = olmix_tasks(table)[:, ::stride]
         names = tuple(map(str, range(losses.shape[1])))
         table = replace(table, targets=names, losses=losses)
-        found = np.full(losses.shape, np.nan)
+        predicted = np.full(losses.shape, np.nan)
         for held in run_folds(table, 5)[:folds]:
             law = fit_joint(table.take(~held))
-            found[held] = law.predict(table.weights[held], table.tokens[held], table.params[held])
-        done = np.isfinite(found).all(axis=1)
-        truth, guess = losses[done].mean(axis=1), found[done].mean(axis=1)
+            predicted[held] = law.predict(
+                table.weights[held], table.tokens[held], table.params[held]
+            )
+        done = np.isfinite(predicted).all(axis=1)
+        truth, guess = losses[done].mean(axis=1), predicted[done].mean(axis=1)
         r2 = 1 - ((guess - truth) ** 2).sum() / ((truth - truth.mean()) ** 2).sum()
         print(f"olmix {name}: {losses.shape[1]} tasks, {done.sum()} rows, Spearman of the mean "
               f"{100 * spearman(truth, guess):.2f}, R2 {r2:.4f}", flush=True)  # fmt: skip

@@ -65,8 +65,8 @@ def notebook(data: Path, prior: dict[str, float]) -> tuple[dict[str, float], dic
     def loss(mixtures: Array) -> Array:
         return np.asarray(trees.predict(mixtures[:, order], num_threads=1))
 
-    found = simulate(loss, np.array([prior[name] for name in test.domains]))
-    return ranks, dict(zip(test.domains, found.tolist(), strict=True))
+    weights = simulate(loss, np.array([prior[name] for name in test.domains]))
+    return ranks, dict(zip(test.domains, weights.tolist(), strict=True))
 
 
 def table2(data: Path) -> dict[str, dict[str, tuple[float, float]]]:
@@ -83,7 +83,7 @@ def table2(data: Path) -> dict[str, dict[str, tuple[float, float]]]:
     fitted_on, stopped_on = history.take(rows[TABLE2_ROWS]), history.take(rows[:128])
     intercept, slopes = ridge_regression(fitted_on.weights, fitted_on.losses, TABLE2_PENALTY)
     trees = fit_trees(fitted_on, REGMIX_LEAF_RUNS, held_out=stopped_on)
-    found: dict[str, dict[str, tuple[float, float]]] = {"linear": {}, "lightgbm": {}}
+    correlations: dict[str, dict[str, tuple[float, float]]] = {"linear": {}, "lightgbm": {}}
     for scale in ("1m", "60m", "1B"):
         test = as_shipped(regmix(data, f"test_{scale}"), data / f"regmix/test_mixture_{scale}.csv")
         truth = test.losses[:, test.targets.index("pile_cc")]
@@ -91,8 +91,8 @@ def table2(data: Path) -> dict[str, dict[str, tuple[float, float]]]:
         boosted = trees.predict(test.weights, test.tokens, test.params)[:, 0]
         for name, guess in (("linear", linear), ("lightgbm", boosted)):
             pearson = float(np.corrcoef(truth, guess)[0, 1])
-            found[name][scale] = (100 * spearman(truth, guess), 100 * pearson)
-    return found
+            correlations[name][scale] = (100 * spearman(truth, guess), 100 * pearson)
+    return correlations
 
 
 def main() -> None:
@@ -114,14 +114,14 @@ def main() -> None:
         started = time.process_time()
         fitted = LAWS[name].fit(train)
         seconds = time.process_time() - started
-        found = score(test, fitted.predict(test.weights, test.tokens, test.params))
-        ranks = [found.spearman[at]]
+        scores = score(test, fitted.predict(test.weights, test.tokens, test.params))
+        ranks = [scores.spearman[at]]
         for other in others.values():
             guess = fitted.predict(other.weights, other.tokens, other.params)
             ranks.append(spearman(other.losses[:, at], guess[:, at]))
         print(
-            f"| `{name}` | {100 * found.relative_error.mean():.2f} | {found.r2.mean():.3f} | "
-            f"{found.r2.min():.3f} | {100 * found.spearman.mean():.1f} | "
+            f"| `{name}` | {100 * scores.relative_error.mean():.2f} | {scores.r2.mean():.3f} | "
+            f"{scores.r2.min():.3f} | {100 * scores.spearman.mean():.1f} | "
             + " | ".join(f"{100 * rank:.1f}" for rank in ranks)
             + f" | {seconds:.1f} |"
         )

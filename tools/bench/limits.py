@@ -129,8 +129,8 @@ LIMITS: dict[str, Callable[[Path, Path, Path, int], dict[str, Any]]] = {
 
 def main() -> None:
     name, source, output, tokenizer, workers = sys.argv[1:]
-    found = LIMITS[name](Path(source), Path(output), Path(tokenizer), int(workers))
-    print(json.dumps(found))
+    result = LIMITS[name](Path(source), Path(output), Path(tokenizer), int(workers))
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

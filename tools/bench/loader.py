@@ -68,13 +68,13 @@ def main() -> None:
     domains = [_domain(work / "store", number, tokens // DOMAINS) for number in range(DOMAINS)]
     directories = {name: _build(work / name, name, domains, shape) for name in ("megatron", "npy")}
     cases = _cases(domains, directories, shape)
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in cases}
+    rates: dict[str, list[tuple[float, float]]] = {name: [] for name in cases}
     for case in cases.values():  # compiles, and fills the page cache
         _measure(case)
     for _ in range(rounds):
         for name, case in cases.items():
-            found[name].append(_measure(case))
-    print(_table(found, tokens, shape, rounds))
+            rates[name].append(_measure(case))
+    print(_table(rates, tokens, shape, rounds))
 
 
 def _options() -> argparse.Namespace:
@@ -131,10 +131,10 @@ def _build(directory: Path, name: str, domains: list[DomainTokens], shape: Shape
         if length is None
         else SequenceSampler(streams, length, SEED)
     )
-    chosen = find(name)
-    assert isinstance(chosen, TokenFormat)
+    form = find(name)
+    assert isinstance(form, TokenFormat)
     writer = ShardWriter(
-        DatasetLayout(directory), chosen, UINT16, sampler, SHARDS, domains, [], length, 1
+        DatasetLayout(directory), form, UINT16, sampler, SHARDS, domains, [], length, 1
     )
     records = write_shards(writer, tasks, 1, lambda: None)
     manifest = Manifest(
@@ -209,7 +209,7 @@ def _measure(case: Callable[[], Iterable[int]]) -> tuple[float, float]:
 
 
 def _table(
-    found: dict[str, list[tuple[float, float]]], tokens: int, shape: Shape, rounds: int
+    rates: dict[str, list[tuple[float, float]]], tokens: int, shape: Shape, rounds: int
 ) -> str:
     lines = [
         f"{tokens / 1e6:.1f}M tokens, batches of {shape.batch} x {shape.length} as int64, "
@@ -218,7 +218,7 @@ def _table(
         "| read | of CPU | of wall clock |",
         "|---|---|---|",
     ]
-    for name, pairs in found.items():
+    for name, pairs in rates.items():
         cpu, wall = zip(*pairs, strict=True)
         lines.append(f"| {name} | {_shown(cpu)} | {_shown(wall)} |")
     return "\n".join(lines)

@@ -121,15 +121,15 @@ def _adopt_orphans() -> None:
 
 def _collect_orphans(group: int) -> list[_Orphan]:
     """Wait for adopted processes; the caller has no other children."""
-    found: list[_Orphan] = []
+    orphans: list[_Orphan] = []
     deadline = time.monotonic() + STRAGGLER_SECONDS
     while True:
         try:
             pid, _, usage = os.wait4(-1, os.WNOHANG)
         except ChildProcessError:
-            return found
+            return orphans
         if pid:
-            found.append(_Orphan(usage.ru_utime + usage.ru_stime, usage.ru_maxrss))
+            orphans.append(_Orphan(usage.ru_utime + usage.ru_stime, usage.ru_maxrss))
         elif time.monotonic() > deadline:
             _kill_group(group)
             raise CommandError(f"processes were still there {STRAGGLER_SECONDS:.0f} s after it")

@@ -32,7 +32,7 @@ def main() -> None:
     paths = tuple(options.data / f"regmix/train_{what}_1m.csv" for what in ("mixture", "pile_loss"))
     runs, _ = read_runs(paths)
     supply = 1e9 * runs.weights.mean(axis=0)
-    told = tuple(f"{name}={share}" for name, share in zip(runs.domains, supply, strict=True))
+    supplies = tuple(f"{name}={share}" for name, share in zip(runs.domains, supply, strict=True))
     names = [name for name, row in METHODS.items() if row.evidence == "runs" and name != "law"]
     names = [name for name in names if not name.endswith("_mde")]
     if options.methods:
@@ -41,14 +41,14 @@ def main() -> None:
     print("|---|---|---|---|---|")
     total = np.zeros(2)
     for name in names:
-        asked = RunTableInputs(paths, None, told, 10**9, 100.0, (f"mixture.method={name}",))
+        inputs = RunTableInputs(paths, None, supplies, 10**9, 100.0, (f"mixture.method={name}",))
         before = np.array([time.process_time(), time.perf_counter()])
-        found = mix(request_without_text(asked, Observer()).request)
+        mixture = mix(request_without_text(inputs, Observer()).request)
         spent = np.array([time.process_time(), time.perf_counter()]) - before
         total += spent
         print(
-            f"| `{name}` | {spent[0]:.1f} | {spent[1]:.1f} | {found.predicted_loss:.4f} | "
-            f"{'no' if found.low is None else 'yes'} |",
+            f"| `{name}` | {spent[0]:.1f} | {spent[1]:.1f} | {mixture.predicted_loss:.4f} | "
+            f"{'no' if mixture.low is None else 'yes'} |",
             flush=True,
         )
     print(f"| all | {total[0]:.1f} | {total[1]:.1f} | | |")

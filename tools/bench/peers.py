@@ -283,8 +283,10 @@ def find_pythons(given: list[str]) -> dict[str, str]:
             pythons[name] = variable
     for option in given:
         name, equals, python = option.partition("=")
-        known = {pipeline.environment for pipeline in PIPELINES.values()}
-        if not equals or name not in known:
-            raise SystemExit(f"--peer-env {option}: NAME=PYTHON, NAME one of {sorted(known)}")
+        environments = {pipeline.environment for pipeline in PIPELINES.values()}
+        if not equals or name not in environments:
+            raise SystemExit(
+                f"--peer-env {option}: NAME=PYTHON, NAME one of {sorted(environments)}"
+            )
         pythons[name] = str(Path(python).absolute())
     return pythons

@@ -37,9 +37,9 @@ class Form:
 
 def transfer(rng: Random, count: int, mean: float = -2.2, spread: float = 0.8) -> Array:
     """How much each target learns from each domain; from its own, 1."""
-    found = np.exp(rng.normal(mean, spread, (count, count)))
-    np.fill_diagonal(found, 1)
-    return found
+    effects = np.exp(rng.normal(mean, spread, (count, count)))
+    np.fill_diagonal(effects, 1)
+    return effects
 
 
 def products(rng: Random, w: Array, n: Array, d: Array) -> Array:
@@ -146,11 +146,11 @@ def planted(form: Form, seed: int) -> tuple[RunTable, Array]:
     losses = clean * np.exp(rng.normal(0, form.noise / 2, (run.max() + 1, form.domains)))[run]
     losses *= np.exp(rng.normal(0, form.noise, losses.shape))
     names = tuple(f"domain{index:02d}" for index in range(form.domains))
-    known = (
+    varied = (
         values if count > 1 else np.full(len(run), np.nan)
         for values, count in ((billions * 1e9, len(form.billions)), (params, len(form.params)))
     )
-    return RunTable(names, names, tuple(map(str, run)), weights, *known, losses), clean
+    return RunTable(names, names, tuple(map(str, run)), weights, *varied, losses), clean
 
 
 def main() -> None:
@@ -172,11 +172,13 @@ def main() -> None:
             votes = law.votes[:3] / law.votes[:3].sum(axis=0)
             fewer = replace(law, votes=votes, arounds=law.arounds[:1])
             rows = (test.weights, test.tokens, test.params)
-            found, plain = law.predict(*rows), fewer.predict(*rows)
+            predicted, plain = law.predict(*rows), fewer.predict(*rows)
             logs = np.log(truth)
-            missed = ((np.log(found) - logs) ** 2).sum(axis=0)
+            missed = ((np.log(predicted) - logs) ** 2).sum(axis=0)
             worst = (1 - missed / ((logs - logs.mean(axis=0)) ** 2).sum(axis=0)).min()
-            errors = [100 * np.abs(off / truth - 1).mean() for off in (found, test.losses, plain)]
+            errors = [
+                100 * np.abs(off / truth - 1).mean() for off in (predicted, test.losses, plain)
+            ]
             print(f"| {name}, {seed} | {len(train.runs)} | {errors[0]:.3f} | {errors[1]:.3f} | "
                   f"{worst:.4f} | {errors[2]:.3f} | {spent:.0f} |", flush=True)  # fmt: skip
 

@@ -59,21 +59,21 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--smoke", action="store_true")
     parser.add_argument("--json", type=Path)
-    chosen = parser.parse_args()
-    device = torch.device(chosen.device)
+    options = parser.parse_args()
+    device = torch.device(options.device)
     compute = torch.bfloat16 if device.type == "cuda" else torch.float32
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     print(f"{name}, torch {torch.__version__}, {compute}, {torch.get_num_threads()} threads")
-    rate = matmul_rate(device, compute, 512 if chosen.smoke else 8192)
+    rate = matmul_rate(device, compute, 512 if options.smoke else 8192)
     print(f"matrix product: {rate / 1e12:.3f} TFLOP/s")
-    found: dict[str, Any] = {"device": name, "torch": torch.__version__, "matmul_flops": rate}
+    results: dict[str, Any] = {"device": name, "torch": torch.__version__, "matmul_flops": rate}
     large, small = LARGE_VOCABULARY, SMALL_VOCABULARY
-    if chosen.smoke:
+    if options.smoke:
         large, small = SMOKE_LARGE, SMOKE_SMALL
-    found["large"] = large_vocabulary(large, device, compute, rate)
-    found["small"] = small_vocabulary(small, device, compute, rate)
-    if chosen.json:
-        chosen.json.write_text(json.dumps(found, indent=2) + "\n", "utf-8")
+    results["large"] = large_vocabulary(large, device, compute, rate)
+    results["small"] = small_vocabulary(small, device, compute, rate)
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=2) + "\n", "utf-8")
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype, side: int) -> float:
@@ -139,28 +139,28 @@ def large_vocabulary(
 ) -> dict[str, Any]:
     print(f"large vocabulary: {sizes}")
     data = batches(sizes)
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     default = losses.CHUNK_LOGITS.get(device.type, losses.CHUNK_LOGITS["cuda"])
     for shift in (-2, -1, 0, 1):
         losses.CHUNK_LOGITS[device.type] = int(default * 2.0**shift)
         stack = stack_of(sizes, device, compute, range(sizes.models))
         label = f"chunks of {losses.CHUNK_LOGITS[device.type] / 2**20:g}M logits"
-        found[label] = measured(
+        results[label] = measured(
             label, sizes, device, rate,
             lambda step, own=stack: own.train_step(data[step], sizes.sequences),
         )  # fmt: skip
         del stack
     losses.CHUNK_LOGITS[device.type] = default
-    found["plain"] = measured("plain torch", sizes, device, rate, plain(sizes, device, compute))
-    best = max(v["tokens_per_second"] for k, v in found.items() if k != "plain")
-    found["over_plain"] = best / found["plain"]["tokens_per_second"]
-    print(f"  best over plain torch: {found['over_plain']:.2f}x")
+    results["plain"] = measured("plain torch", sizes, device, rate, plain(sizes, device, compute))
+    best = max(v["tokens_per_second"] for k, v in results.items() if k != "plain")
+    results["over_plain"] = best / results["plain"]["tokens_per_second"]
+    print(f"  best over plain torch: {results['over_plain']:.2f}x")
     if sizes == LARGE_VOCABULARY:
-        found["regmix_hours"] = REGMIX_RUNS * REGMIX_TOKENS / best / 3600
+        results["regmix_hours"] = REGMIX_RUNS * REGMIX_TOKENS / best / 3600
         print(
-            f"  RegMix's 512 runs of 1.05B tokens at this rate: {found['regmix_hours']:.1f} hours"
+            f"  RegMix's 512 runs of 1.05B tokens at this rate: {results['regmix_hours']:.1f} hours"
         )
-    return found
+    return results
 
 
 def plain(sizes: Sizes, device: torch.device, compute: torch.dtype) -> Callable[[int], object]:
@@ -192,7 +192,7 @@ def small_vocabulary(
     data = batches(sizes)
     stack = [stack_of(sizes, device, compute, range(sizes.models))]
     stacked: list[torch.Tensor] = []
-    found: dict[str, Any] = {
+    results: dict[str, Any] = {
         "stacked": measured(
             f"{sizes.models} models stacked", sizes, device, rate,
             lambda step: stacked.append(stack[0].train_step(data[step], sizes.sequences)),
@@ -205,21 +205,21 @@ def small_vocabulary(
     for model in range(few):
         alone = stack_of(one, device, compute, range(model, model + 1))
         single: list[torch.Tensor] = []
-        found[f"alone {model}"] = measured(
+        results[f"alone {model}"] = measured(
             f"model {model} alone", one, device, rate,
             lambda step, own=alone, k=model, kept=single: kept.append(
                 own.train_step(data[step, k : k + 1], sizes.sequences)
             ),
         )  # fmt: skip
-        rates.append(found[f"alone {model}"]["tokens_per_second"])
+        rates.append(results[f"alone {model}"]["tokens_per_second"])
         for together, by_itself in zip(stacked, single, strict=True):
             worst = max(worst, abs(float(together[model] / by_itself[0]) - 1))
-    found["stacked_over_alone"] = found["stacked"]["tokens_per_second"] / (sum(rates) / few)
-    found["largest_loss_difference"] = worst
-    print(f"  stacked over one after another: {found['stacked_over_alone']:.2f}x")
+    results["stacked_over_alone"] = results["stacked"]["tokens_per_second"] / (sum(rates) / few)
+    results["largest_loss_difference"] = worst
+    print(f"  stacked over one after another: {results['stacked_over_alone']:.2f}x")
     print(f"  largest relative difference of a loss over {sizes.steps} steps: {worst:.1e}")
     assert math.isfinite(worst)
-    return found
+    return results
 
 
 if __name__ == "__main__":

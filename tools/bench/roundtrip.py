@@ -57,10 +57,10 @@ def compare(
         (int(file), int(line)): position
         for position, (file, line) in enumerate(zip(files, lines, strict=True))
     }
-    found = misplaced = decoded = different = 0
+    read_back = misplaced = decoded = different = 0
     waiting: list[tuple[int, str]] = []
     for file, line, text, name in documents(tokenized.plans[number], domain):
-        found += 1
+        read_back += 1
         position = places.pop((file, line), None)
         digest = xxhash.xxh3_128_digest(text.encode())
         identity = xxhash.xxh3_64_intdigest(name.encode())
@@ -79,7 +79,7 @@ def compare(
             )
             waiting = []
     decoded, different = decoded + len(waiting), different + _differ(waiting, domain, reference)
-    return len(domain), found, misplaced + len(places), decoded, different
+    return len(domain), read_back, misplaced + len(places), decoded, different
 
 
 def documents(

@@ -90,17 +90,17 @@ def _prepare(options: argparse.Namespace) -> Setup:
     work = options.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
     command = inputs.arguments(inputs.from_options(options), work / "inputs")
-    found = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    directory = Path(found.stdout.strip().splitlines()[-1])
+    prepared = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    directory = Path(prepared.stdout.strip().splitlines()[-1])
     described = json.loads((directory / "input.json").read_text())
     megatron = None if options.megatron is None else options.megatron.resolve()
     pythons = find_pythons(options.peer_env)
     return Setup(directory, described, options.workers, pythons, megatron, options.eos)
 
 
-def choose_cases(setup: Setup, wanted: str | None) -> tuple[list[Case], list[str]]:
+def choose_cases(setup: Setup, peer_names: str | None) -> tuple[list[Case], list[str]]:
     """List the cases to run, curate on every form first, and a line for each peer left out."""
-    names = list(PIPELINES) if wanted is None else ["curate", *wanted.split(",")]
+    names = list(PIPELINES) if peer_names is None else ["curate", *peer_names.split(",")]
     for name in names:
         if name not in PIPELINES:
             raise SystemExit(f"--peers: no '{name}'; there are {', '.join(PIPELINES)}")
@@ -219,17 +219,17 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _cells(found: dict[str, Any]) -> list[str]:
+def _cells(row: dict[str, Any]) -> list[str]:
     ratios = ("curate_to_this", "curate_to_this_same_input", "curate_to_this_cpu")
     return [
-        found["case"],
-        f"{found['text_mb']:.0f}",
-        _shown(found["wall_mb_s"]),
-        _shown(found["cpu_mb_s"]),
-        _shown(found["tokens_m_s"]),
-        f"{found['peak_mb']:.0f}",
-        _shown_difference(found["tokens_difference"]),
-        *(_shown(found[name]) + "×" for name in ratios),
+        row["case"],
+        f"{row['text_mb']:.0f}",
+        _shown(row["wall_mb_s"]),
+        _shown(row["cpu_mb_s"]),
+        _shown(row["tokens_m_s"]),
+        f"{row['peak_mb']:.0f}",
+        _shown_difference(row["tokens_difference"]),
+        *(_shown(row[name]) + "×" for name in ratios),
     ]
 
 

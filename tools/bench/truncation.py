@@ -38,7 +38,7 @@ COLUMNS = ("part", "token_start", "tokens", "text_bytes", "content_high", "conte
 
 
 @dataclass(frozen=True)
-class Asked:
+class Request:
     """One estimate: of a whole domain, or of a truncation of it."""
 
     domain: str
@@ -48,21 +48,21 @@ class Asked:
 
 def restricted(domain: DomainTokens, kept: NDArray[np.int64], last_tokens: int) -> DomainTokens:
     """The domain with these documents alone, the last of them cut to so many tokens."""
-    found = copy.copy(domain)
+    part = copy.copy(domain)
     order = np.argsort(kept)
     for column in COLUMNS:
-        setattr(found, column, getattr(domain, column)[kept[order]])
-    found.tokens[np.argmax(order)] = last_tokens
-    return found
+        setattr(part, column, getattr(domain, column)[kept[order]])
+    part.tokens[np.argmax(order)] = last_tokens
+    return part
 
 
 def truncated(domain: DomainTokens, truncation: int) -> tuple[DomainTokens, DomainTokens]:
     """A hundredth of a domain, and the documents that are not in it."""
     order = np.random.default_rng([23, truncation]).permutation(len(domain))
     reached = np.cumsum(domain.tokens[order])
-    wanted = int(domain.total_tokens * SHARE)
-    taken = int(np.searchsorted(reached, wanted)) + 1
-    last = int(domain.tokens[order[taken - 1]] - (reached[taken - 1] - wanted))
+    share_tokens = int(domain.total_tokens * SHARE)
+    taken = int(np.searchsorted(reached, share_tokens)) + 1
+    last = int(domain.tokens[order[taken - 1]] - (reached[taken - 1] - share_tokens))
     rest = order[taken:]
     return (
         restricted(domain, order[:taken], max(2, last)),
@@ -76,26 +76,26 @@ class Measured:
     def __init__(self, domains: dict[str, DomainTokens], tokenizer: Tokenizer, seed: int) -> None:
         """Take the domains to measure."""
         self._domains, self._tokenizer, self._seed = domains, tokenizer, seed
-        self._known: dict[Asked, Conditional] = {}
+        self._estimates: dict[Request, Conditional] = {}
 
-    def measure(self, asked: list[Asked], workers: int) -> list[Conditional]:
+    def measure(self, requests: list[Request], workers: int) -> list[Conditional]:
         """The estimates, in this order."""
-        missing = [key for key in dict.fromkeys(asked) if key not in self._known]
-        for key, found in zip(missing, map_tasks(self._one, missing, workers), strict=True):
-            self._known[key] = found
-        return [self._known[key] for key in asked]
+        missing = [key for key in dict.fromkeys(requests) if key not in self._estimates]
+        for key, estimate in zip(missing, map_tasks(self._one, missing, workers), strict=True):
+            self._estimates[key] = estimate
+        return [self._estimates[key] for key in requests]
 
-    def _one(self, asked: Asked) -> Conditional:
-        domain = self._domains[asked.domain]
-        if asked.truncation is not None:
-            domain = truncated(domain, asked.truncation)[0]
-        return conditional(draw_pairs(domain, self._tokenizer, asked.tokens, self._seed))
+    def _one(self, request: Request) -> Conditional:
+        domain = self._domains[request.domain]
+        if request.truncation is not None:
+            domain = truncated(domain, request.truncation)[0]
+        return conditional(draw_pairs(domain, self._tokenizer, request.tokens, self._seed))
 
-    def chosen(self, asked: Asked) -> float:
+    def extra_nats(self, request: Request) -> float:
         """Nats a token that the truncation's documents cost above others, under one model."""
-        assert asked.truncation is not None
-        cut, rest = truncated(self._domains[asked.domain], asked.truncation)
-        inside = draw_pairs(cut, self._tokenizer, asked.tokens, self._seed)
+        assert request.truncation is not None
+        cut, rest = truncated(self._domains[request.domain], request.truncation)
+        inside = draw_pairs(cut, self._tokenizer, request.tokens, self._seed)
         outside = draw_pairs(rest, self._tokenizer, MOST_TOKENS, self._seed)
         role = np.where(outside.group(FOLDS) == 0, 1, 0)
         joined = pair_sample(
@@ -129,26 +129,26 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
     loaded = load(arguments.recipe)
-    found = tokenize_domains(loaded, arguments.workers, Observer())
-    domains = {domain.name: domain for domain in found.domains}
-    plugin = {stats.name: stats.entropies.conditional for stats in found.stats}
-    measured = Measured(domains, found.tokenizer, loaded.recipe.seed)
+    tokenized = tokenize_domains(loaded, arguments.workers, Observer())
+    domains = {domain.name: domain for domain in tokenized.domains}
+    plugin = {stats.name: stats.entropies.conditional for stats in tokenized.stats}
+    measured = Measured(domains, tokenized.tokenizer, loaded.recipe.seed)
     text_tokens = {name: one.total_tokens - len(one) for name, one in domains.items()}
     largest = min(MOST_TOKENS, *text_tokens.values())
     whole = dict(
-        zip(domains, measured.measure([Asked(n, largest) for n in domains], arguments.workers),
+        zip(domains, measured.measure([Request(n, largest) for n in domains], arguments.workers),
             strict=True)
     )  # fmt: skip
     corrected = {name: one.nats for name, one in whole.items()}
     heading = ("plug-in, all", "corrected, equal size", "corrected, own size")
-    print(f"{'domain':10}{'tokens':>9}", *(f"{name:>38}" for name in heading), "  chosen, nats")
+    print(f"{'domain':10}{'tokens':>9}", *(f"{name:>38}" for name in heading), "  extra, nats")
     for name in domains:
         tokens = min(largest, int(text_tokens[name] * SHARE))
-        cuts = [Asked(name, tokens, number) for number in range(arguments.truncations)]
+        cuts = [Request(name, tokens, number) for number in range(arguments.truncations)]
         small = measured.measure(cuts, arguments.workers)
-        chosen = map_tasks(measured.chosen, cuts, arguments.workers)
+        extra = map_tasks(measured.extra_nats, cuts, arguments.workers)
         others = [one for one in domains if one != name]
-        equal = measured.measure([Asked(one, tokens) for one in others], arguments.workers)
+        equal = measured.measure([Request(one, tokens) for one in others], arguments.workers)
         at_equal = {one: estimate.nats for one, estimate in zip(others, equal, strict=True)}
         before = weight(plugin, name)
         after = [weight({**plugin, name: cut.plugin}, name) for cut in small]
@@ -158,7 +158,7 @@ def main() -> None:
             after = [weight({**rest, name: cut.nats}, name) for cut in small]
             cells.append(moved_cell(weight(corrected, name), after, move))
         print(f"{name:10}{tokens:9,}", *(f"{cell:>38}" for cell in cells),
-              f"  {np.mean(chosen):+.2f} (sd {np.std(chosen):.2f})", flush=True)  # fmt: skip
+              f"  {np.mean(extra):+.2f} (sd {np.std(extra):.2f})", flush=True)  # fmt: skip
         bursts = (f"{cut.bursts:.3f}" for cut in small)
         print("    nats: whole", f"{corrected[name]:.3f}; cut:",
               *(f"{cut.nats:.3f}" for cut in small), "; for bursts:",

@@ -74,25 +74,25 @@ def fit_curve(tokens: Array, losses: Array) -> Curve:
 
     def residuals(theta: Array) -> Array:
         curve = theta[0] * np.exp(-theta[1] * progress) + theta[2]
-        found: Array = np.log(np.maximum(curve, 1e-300)) - observed
-        return found
+        values: Array = np.log(np.maximum(curve, 1e-300)) - observed
+        return values
 
     def jacobian(theta: Array) -> Array:
         fall = np.exp(-theta[1] * progress)
         curve = np.maximum(theta[0] * fall + theta[2], 1e-300)
         columns = np.stack([fall, -theta[0] * progress * fall, np.ones_like(fall)], axis=1)
-        found: Array = columns / curve[:, None]
-        return found
+        values: Array = columns / curve[:, None]
+        return values
 
     scale = float(losses.min())
     best = None
     for beta in BETA_STARTS:
-        found = least_squares(
+        fit = least_squares(
             residuals, np.array([0.2 * scale, beta, 0.8 * scale]), jac=jacobian, x_scale="jac",
             bounds=(0.0, np.inf), method="trf", xtol=1e-12, ftol=1e-12, gtol=1e-12, max_nfev=500,
         )  # fmt: skip
-        if best is None or found.cost < best.cost:
-            best = found
+        if best is None or fit.cost < best.cost:
+            best = fit
     assert best is not None
     amplitude, exponent, level = (float(value) for value in best.x)
     return Curve(amplitude, exponent, level, unit)

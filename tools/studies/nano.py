@@ -69,25 +69,25 @@ def main() -> None:
     arguments.add_argument("--recipe", type=Path, default=Path(__file__).with_name("nano.yaml"))
     arguments.add_argument("--work", type=Path, default=Path("bench-work/nano-study"))
     arguments.add_argument("--workers", type=int, default=default_workers())
-    asked = arguments.parse_args()
-    work = asked.work.resolve()
+    options = arguments.parse_args()
+    work = options.work.resolve()
     places = (f"cache={json.dumps(str(work / 'cache'))}", f"output.dir={json.dumps(str(work))}")
-    loaded = load(asked.recipe, places)
+    loaded = load(options.recipe, places)
     wall, cpu = time.monotonic(), time.process_time()
-    train_proxies(loaded, asked.workers, Loud())
+    train_proxies(loaded, options.workers, Loud())
     runs = over_seeds(read_runs([work / "runs.csv"])[0])
     best = show_laws(runs)
     show_extrapolation(runs, 1)
     longer = (f"output.dir={json.dumps(str(work / 'longer'))}", *LONGER)
-    train_proxies(load(asked.recipe, (*places, *longer)), asked.workers, Loud())
+    train_proxies(load(options.recipe, (*places, *longer)), options.workers, Loud())
     curves, _ = read_runs([work / "longer" / "runs.csv"])
     for ahead in AHEAD:
         show_extrapolation(curves, ahead)
-    for override in ("mixture.method=bimix", f"mixture={chosen(loaded, best)}"):
-        own = load(asked.recipe, (*places, override))
-        found = validate_mixture(own, ValidationSettings(), asked.workers, Loud())
-        write_json(work / f"validation-{found['method']}.json", found)
-        show_validation(found, best)
+    for override in ("mixture.method=bimix", f"mixture={mixture_by(loaded, best)}"):
+        recommended = load(options.recipe, (*places, override))
+        validation = validate_mixture(recommended, ValidationSettings(), options.workers, Loud())
+        write_json(work / f"validation-{validation['method']}.json", validation)
+        show_validation(validation, best)
     print(f"\n{time.monotonic() - wall:.0f} s, {time.process_time() - cpu:.0f} s of CPU in all")
 
 
@@ -101,7 +101,7 @@ def over_seeds(runs: RunTable) -> RunTable:
     return replace(runs.take(first), losses=losses / seeds[:, None])
 
 
-def chosen(loaded: LoadedRecipe, law: str) -> str:
+def mixture_by(loaded: LoadedRecipe, law: str) -> str:
     """The recipe's mixture by another law, as JSON."""
     proxy = loaded.proxies
     fields = {name: getattr(proxy, name) for name in proxy.__struct_fields__}
@@ -111,11 +111,11 @@ def chosen(loaded: LoadedRecipe, law: str) -> str:
 
 def show_laws(runs: RunTable) -> str:
     """Table of laws on mixtures left out; the one that ranks mean losses best."""
-    found = cross_validate(runs, LAWS, FOLDS)
+    crossval = cross_validate(runs, LAWS, FOLDS)
     ranks = {}
     print("\n| law | error % | Spearman of the mean loss | last fifth of tokens, error % |")
     print("|---|---|---|---|")
-    for item in found.comparisons:
+    for item in crossval.comparisons:
         if item.unseen is None:
             print(f"| `{item.law}` | {item.problem} | | |")
             continue
@@ -169,16 +169,16 @@ def forecasts(tokens: Array, losses: Array, at: Array) -> dict[str, float]:
     }
 
 
-def show_validation(found: dict[str, object], law: str) -> None:
-    size = found["sizes"][0]  # type: ignore[index]
-    named = f"law {law}" if found["method"] == "law" else found["method"]
+def show_validation(validation: dict[str, object], law: str) -> None:
+    size = validation["sizes"][0]  # type: ignore[index]
+    named = f"law {law}" if validation["method"] == "law" else validation["method"]
     print(f"\n{named}: {size['verdict']}; {size['prediction']}")
     domains = list(size["candidates"]["recommended"]["loss"])
     print(f"\n| mixture | shares % | {' | '.join(domains)} | mean | recommended minus it |")
     print("|---" * (len(domains) + 4) + "|")
     for name in size["ranking"]:
         row = size["candidates"][name]
-        shares = " ".join(f"{100 * w:.1f}" for w in found["weights"][name].values())  # type: ignore[index]
+        shares = " ".join(f"{100 * w:.1f}" for w in validation["weights"][name].values())  # type: ignore[index]
         cells = [
             f"{cell['mean']:.4f} ({cell['predicted'] or float('nan'):.4f})"
             for cell in row["loss"].values()

@@ -37,15 +37,15 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--work", type=Path, default=Path("bench-work/nano-study"))
     arguments.add_argument("--out", type=Path, default=Path(__file__).with_name("results"))
-    asked = arguments.parse_args()
-    asked.out.mkdir(exist_ok=True)
+    options = arguments.parse_args()
+    options.out.mkdir(exist_ok=True)
     mpl.rcParams.update(STYLE)
-    curves, _ = read_runs([asked.work / "longer" / "runs.csv"])
-    save(draw_curves(first_seed(curves)), asked.out / "curves.svg")
-    runs, _ = read_runs([asked.work / "runs.csv"])
-    save(draw_ranking(over_seeds(runs)), asked.out / "ranking.svg")
-    found = [read_json(path) for path in sorted(asked.work.glob("validation-*.json"))]
-    save(draw_rivals(found), asked.out / "rivals.svg")
+    curves, _ = read_runs([options.work / "longer" / "runs.csv"])
+    save(draw_curves(first_seed(curves)), options.out / "curves.svg")
+    runs, _ = read_runs([options.work / "runs.csv"])
+    save(draw_ranking(over_seeds(runs)), options.out / "ranking.svg")
+    validations = [read_json(path) for path in sorted(options.work.glob("validation-*.json"))]
+    save(draw_rivals(validations), options.out / "rivals.svg")
 
 
 def save(figure: Any, path: Path) -> None:
@@ -114,18 +114,20 @@ def draw_ranking(runs: RunTable) -> Any:
 
 def left_out(runs: RunTable, law: str) -> Array:
     """Losses of every row by the law fitted on the other folds."""
-    found = np.full_like(runs.losses, np.nan)
+    predicted = np.full_like(runs.losses, np.nan)
     for held in run_folds(runs, FOLDS):
         fitted = LAWS[law].fit(runs.take(~held))
         rows = runs.take(held)
-        found[held] = fitted.predict(rows.weights, rows.tokens, rows.params)
-    return found
+        predicted[held] = fitted.predict(rows.weights, rows.tokens, rows.params)
+    return predicted
 
 
-def draw_rivals(found: list[dict[str, Any]]) -> Any:
+def draw_rivals(validations: list[dict[str, Any]]) -> Any:
     """A panel a recommendation: how much less it loses than its rivals, with 95 % intervals."""
-    figure, panels = plt.subplots(1, len(found), figsize=(10, 1.9), sharex=True, squeeze=False)
-    for validation, panel in zip(found, panels[0], strict=True):
+    figure, panels = plt.subplots(
+        1, len(validations), figsize=(10, 1.9), sharex=True, squeeze=False
+    )
+    for validation, panel in zip(validations, panels[0], strict=True):
         rivals = validation["sizes"][0]["against"]
         for place, row in enumerate(rivals.values()):
             panel.plot([row["low"], row["high"]], [place, place], color=BLUE, lw=2)

@@ -34,10 +34,10 @@ def main() -> None:
     arguments.add_argument("--work", type=Path, default=Path("bench-work/nano-study"))
     arguments.add_argument("--recipe", type=Path, default=Path(__file__).with_name("nano.yaml"))
     arguments.add_argument("--workers", type=int, default=1)
-    asked = arguments.parse_args()
-    work = asked.work.resolve()
+    options = arguments.parse_args()
+    work = options.work.resolve()
     places = (f"cache={json.dumps(str(work / 'cache'))}",)
-    plain = load(asked.recipe, places)
+    plain = load(options.recipe, places)
     names = [domain.name for domain in plain.recipe.domains]
     first = over_seeds(read_runs(work / "runs.csv", names))
     mixtures = work / "mixtures.csv"
@@ -47,19 +47,19 @@ def main() -> None:
         table.writerows([row.run, *row.weights] for row in first.values())
 
     smaller = f"{PROXY}.tokenizer={{train: {{vocab_size: {VOCABULARY}, sample_bytes: 2000000}}}}"
-    tokens = same_text(load(asked.recipe, (*places, smaller)), asked.workers)
+    tokens = same_text(load(options.recipe, (*places, smaller)), options.workers)
     out = work / "tokenizer"
     changes = (
         smaller, f"{PROXY}.tokens={tokens}", f"{PROXY}.mixtures={mixtures}",
         f"output.dir={json.dumps(str(out))}",
     )  # fmt: skip
-    train_proxies(load(asked.recipe, (*places, *changes)), asked.workers, Observer())
+    train_proxies(load(options.recipe, (*places, *changes)), options.workers, Observer())
     print(f"{VOCABULARY} ids on {tokens:,} tokens a run, the same text\n")
     print(f"| Spearman of bits per byte with the study's | {' | '.join(names)} | mean |")
     print("|---" * (len(names) + 2) + "|")
     other = over_seeds(read_runs(out / "runs.csv", names))
     show(f"{VOCABULARY} ids", [(first[name], other[name]) for name in first if name in other])
-    effort = (asked.workers, Observer())
+    effort = (options.workers, Observer())
     shares = {name: row.weights for name, row in first.items()}
     prepared = prepare(plain, tokenize_domains(plain, *effort), *effort)
     job = mixtures_job(plain, prepared, shares, work / "seed")
@@ -81,14 +81,14 @@ def show(title: str, pairs: Sequence[tuple[RunRow, RunRow]]) -> None:
 
 def over_seeds(rows: Iterable[RunRow]) -> dict[str, RunRow]:
     """The last checkpoint of each mixture, its bits per byte the mean over its seeds."""
-    found: dict[str, list[RunRow]] = {}
+    by_mixture: dict[str, list[RunRow]] = {}
     for row in {row.run: row for row in rows}.values():
-        found.setdefault(row.run.removesuffix(f".s{row.seed}"), []).append(row)
+        by_mixture.setdefault(row.run.removesuffix(f".s{row.seed}"), []).append(row)
     return {
         name: replace(
-            own[0], bits_per_byte=tuple(np.mean([row.bits_per_byte for row in own], axis=0))
+            seeds[0], bits_per_byte=tuple(np.mean([row.bits_per_byte for row in seeds], axis=0))
         )
-        for name, own in found.items()
+        for name, seeds in by_mixture.items()
     }
 
 

@@ -52,17 +52,17 @@ def main() -> None:
     arguments.add_argument("--widths", type=int, nargs="*", default=WIDTHS)
     arguments.add_argument("--rules", nargs="*", choices=RULES, default=list(RULES))
     arguments.add_argument("--workers", type=int, default=1)
-    asked = arguments.parse_args()
-    work = asked.work.resolve()
+    options = arguments.parse_args()
+    work = options.work.resolve()
     places = (f"cache={json.dumps(str(work / 'cache'))}", f"output.dir={json.dumps(str(work))}")
-    tokens = f"mixture.evidence.proxy.tokens={asked.tokens}"
-    loaded = load(asked.recipe, (*places, *SETTINGS, tokens))
-    swarm = prepare(loaded, None, asked.workers, Observer()).swarm
-    for rule in asked.rules:
+    tokens = f"mixture.evidence.proxy.tokens={options.tokens}"
+    loaded = load(options.recipe, (*places, *SETTINGS, tokens))
+    swarm = prepare(loaded, None, options.workers, Observer()).swarm
+    for rule in options.rules:
         print(f"\n{RULES[rule]}; held-out loss, mean of {len(swarm.names)} domains, nats\n")
         print(f"| width | {' | '.join(f'{rate:g}' for rate in RATES)} | best | seconds |")
         print("|---" * (len(RATES) + 3) + "|")
-        for width in asked.widths:
+        for width in options.widths:
             started = time.monotonic()
             losses = train(swarm, width, rule)
             cells = " | ".join(f"{loss:.3f}" for loss in losses)
@@ -86,8 +86,8 @@ def train(swarm: Swarm, width: int, rule: str) -> np.ndarray:
     for batch in source.batches(swarm.batch_sequences):
         stack.train_step(np.repeat(batch, len(RATES), axis=0), swarm.batch_sequences)
     nats = stack.domain_losses(swarm.validation, evaluation_tokens(stack))
-    found: np.ndarray = (nats / swarm.validation.domain_tokens).mean(axis=1)
-    return found
+    losses: np.ndarray = (nats / swarm.validation.domain_tokens).mean(axis=1)
+    return losses
 
 
 def best_rate(losses: np.ndarray) -> float:
