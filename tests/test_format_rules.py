@@ -261,7 +261,7 @@ def test_zstd_windows_stay_below_what_readers_refuse(tmp_path: Path) -> None:
     text = "a" * (40 << 20)
     (path,) = jsonl.write(tmp_path / "s", [TextBatch([text], ["1"], ["x"], ["{}"])])
     found = zstandard.get_frame_parameters(path.read_bytes()[:32])
-    assert found.window_size <= 2**jsonl.MOST_WINDOW_LOG
+    assert found.window_size <= 2**27  # larger windows are refused by some readers
 
 
 # --- losses ------------------------------------------------------------------------------------

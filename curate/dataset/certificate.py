@@ -1,4 +1,4 @@
-"""Compare what was read back from a dataset with its plan."""
+"""Compare a dataset, as it was read back, with its plan."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class ShardCheck:
 
     problems: list[str] = field(default_factory=list)
     tokens: dict[int, int] = field(default_factory=dict)
-    """Domain number → tokens."""
+    """Tokens by domain number."""
     windows: NDArray[np.int64] = field(default_factory=lambda: np.empty((0, 0), np.int64))
     """Training shards: tokens by window and domain."""
     content: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
@@ -35,7 +35,7 @@ class ShardCheck:
     tally: Tally = Tally()
     """Counts of its rows and of their contents."""
     lost_tokens: int = 0
-    """Training shards: tokens that a trainer's reader never shows."""
+    """Training shards: tokens that a trainer's reader drops."""
 
 
 def certify(
@@ -129,7 +129,7 @@ def _domain_rows(
 def _trainer_mixtures(
     manifest: Manifest, plan: dict[str, Any], train: Sequence[ShardCheck]
 ) -> list[dict[str, Any]]:
-    """Predict what trainers' own mixtures make of the tokens on disk."""
+    """Predict how each trainer's own mixture draws from the tokens on disk."""
     records = [shard for shard in manifest.shards if shard.split == "train"]
     shards = [
         (domain, WrittenShard(record.stem, tokens, record.sequences))
@@ -143,7 +143,7 @@ def _trainer_mixtures(
 
 
 def _as_trained(rows: dict[str, Any], mixture: dict[str, Any]) -> None:
-    """Set shares and passes to those of the trainer's mixture, in place."""
+    """Replace shares and epochs by those of the trainer's mixture, in place."""
     for name, row in rows.items():
         drawn = mixture["domains"].get(name, {"share": 0.0, "epochs": 0.0})
         row["realised_share"], row["epochs"] = drawn["share"], drawn["epochs"]
@@ -158,7 +158,7 @@ def _packing(manifest: Manifest, train: Sequence[ShardCheck]) -> dict[str, Any] 
 
 
 def _reader_loss(manifest: Manifest, train: Sequence[ShardCheck]) -> dict[str, int] | None:
-    """Count training tokens that the trainer's reader never shows in an epoch."""
+    """Count the training tokens that the trainer's reader drops in an epoch."""
     output_format = manifest.configured()
     if not isinstance(output_format, TokenFormat) or output_format.dropped_tokens is None:
         return None
@@ -167,6 +167,7 @@ def _reader_loss(manifest: Manifest, train: Sequence[ShardCheck]) -> dict[str, i
 
 
 def _overlap(train: Sequence[ShardCheck], held_out: Sequence[ShardCheck]) -> int:
+    """Count validation documents whose content is in training too."""
     if not train or not held_out:
         return 0
     validation = np.unique(np.concatenate([check.content for check in held_out]))

@@ -6,8 +6,8 @@
                            `output.shape: per-domain` in a folder for each domain
 <dir>/validation/<domain>  held-out documents of each domain, in the same format
 <dir>/provenance/          for each shard, which document every run of tokens came from
-<dir>/trainer/             for some formats: what trainers want of a whole split, and
-                           with domains apart the trainers' own mixture files
+<dir>/trainer/             for some formats: files that trainers need for a whole split;
+                           with separate domains, the trainers' mixture files
 <dir>/tokenizer.json       the definition that made the tokens
 <dir>/stats.json mixture.json plan.json certificate.json quarantine.jsonl README.md
 ```
@@ -40,18 +40,18 @@ PROVENANCE = np.dtype([*[(name, PIECE[name]) for name in PIECE.names or ()], ("c
 
 OWN_DIRECTORIES = ("train", "validation", "provenance", TRAINER)
 OWN_FILES = ("README.md", "tokenizer.json")
-"""Files beside the shards; in a directory without a dataset of curate they are foreign."""
+"""Files beside the shards; in a directory without a dataset of curate they are the user's."""
 
 ARTIFACTS = ("stats.json", "mixture.json", "plan.json", "manifest.json", "certificate.json")
 """JSON files beside the shards; ours say which version of curate wrote them."""
 QUARANTINE = "quarantine.jsonl"
 
 MARK = ".curate"
-"""Lists the shards that a directory is for."""
+"""Name of the file that lists the shards a directory is for."""
 
 READER_CACHE = "cache"
-"""Megatron keeps indices in `<stem>/cache` where it is given no other place. They know a shard by
-its name and not by its content, so they go when the shard is written anew."""
+"""Megatron keeps indices in `<stem>/cache` unless configured otherwise. They are keyed by the
+shard's name and not its content, so they are removed when the shard is written anew."""
 
 
 class FileRecord(msgspec.Struct, frozen=True):
@@ -126,7 +126,7 @@ class Manifest(msgspec.Struct, frozen=True):
     window: str = "L"
     """`L+1` where `sequence_length` is one more than the trainer's."""
     packing: str = "concat"
-    """Way in which documents make sequences; see `curate.plan.packing`."""
+    """How documents form sequences; see `curate.plan.packing`."""
     plan: FileRecord | None = None
     """`plan.json`, by which the shards were written; None in datasets of earlier versions."""
     shape: str = "mixed"
@@ -134,7 +134,7 @@ class Manifest(msgspec.Struct, frozen=True):
 
     @property
     def settings(self) -> Settings:
-        """Return what the format was configured with."""
+        """Return the settings that the format was configured with."""
         return Settings(
             eos_id=self.tokenizer.eos_id,
             vocabulary=self.tokenizer.vocabulary,
@@ -147,6 +147,18 @@ class Manifest(msgspec.Struct, frozen=True):
     def configured(self) -> TokenFormat | TextFormat:
         """Return the format that wrote the shards, configured with its options."""
         return configure(self.format, self.settings)
+
+
+@dataclass(frozen=True, slots=True)
+class ShardOnDisk:
+    """A shard to be checked, with its dataset and its provenance."""
+
+    directory: Path
+    """Directory of the dataset."""
+    manifest: Manifest
+    record: ShardRecord
+    pieces: NDArray[Any]
+    """shape (pieces,), dtype `PROVENANCE`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +189,7 @@ def load_manifest(directory: Path) -> Manifest:
     """Read a dataset's manifest.
 
     Raises:
-        ShardError: There is none, or it is not one of ours.
+        ShardError: There is no manifest, or it is not curate's.
     """
     path = DatasetLayout(directory).manifest
     try:
@@ -196,12 +208,12 @@ def load_manifest(directory: Path) -> Manifest:
 
 
 def refuse_foreign(directory: Path) -> None:
-    """Refuse to overwrite files of artifacts' names that curate did not write.
+    """Refuse to overwrite files that have an artifact's name but were not written by curate.
 
-    Where a dataset of ours is, damaged artifacts are ours too and are written anew.
+    In a directory with a dataset of curate, damaged artifacts count as curate's and are rewritten.
 
     Raises:
-        ShardError: The directory holds such files; names some.
+        ShardError: The directory holds such files; the message names some.
     """
     if _holds_dataset(directory):
         return
@@ -220,12 +232,12 @@ def _holds_dataset(directory: Path) -> bool:
 
 
 def _is_artifact(path: Path) -> bool:
-    """Whether a file is JSON that says which version of curate wrote it."""
+    """Return whether a file is JSON that states the version of curate that wrote it."""
     try:
-        found = msgspec.json.decode(path.read_bytes())
+        content = msgspec.json.decode(path.read_bytes())
     except (OSError, msgspec.DecodeError, UnicodeDecodeError):
         return False
-    return isinstance(found, dict) and "curate_version" in found
+    return isinstance(content, dict) and "curate_version" in content
 
 
 def _refuse(directory: Path, foreign: Sequence[str]) -> None:
@@ -244,18 +256,18 @@ def clear(
     folder_stems: Sequence[str] = (),
     trainer_stems: Sequence[str] = (),
 ) -> None:
-    """Make room for new shards, removing older ones of ours and nothing else.
+    """Make room for new shards, removing curate's older shards and nothing else.
 
     Args:
         directory: Directory of the dataset.
-        shards: (split, name) of the shards about to be written; noted down first, so that those of
-            a build that is killed are known as ours too.
-        folder_stems: Names, without suffix, of what the format writes beside the shards; `*` at
-            the end stands for anything.
-        trainer_stems: The same of what else is written to `trainer/`.
+        shards: (split, name) of the shards about to be written. They are recorded first, so that
+            shards of a killed build are recognised as curate's too.
+        folder_stems: Names, without suffix, of the files that the format writes beside the shards;
+            a final `*` matches anything.
+        trainer_stems: Names, without suffix, of other files written to `trainer/`.
 
     Raises:
-        ShardError: The directory holds files that curate did not make; names some.
+        ShardError: The directory holds files that curate did not make; the message names some.
     """
     layout = DatasetLayout(directory)
     ours = _holds_dataset(directory)
@@ -289,31 +301,31 @@ def clear(
 
 
 def _is_ours(path: Path, owned: Path) -> bool:
-    """Whether a file is the mark, or a shard (or its unfinished form) that the mark names."""
+    """Return whether a file is the mark, or a shard, finished or not, that the mark names."""
     if path.name == MARK or is_reader_cache(path, owned):
         return True
     if not (owned / MARK).exists():
         return False
-    found = (path.parent / path.name.lstrip(".")).relative_to(owned).as_posix()
-    level = found.count("/")
+    name = (path.parent / path.name.lstrip(".")).relative_to(owned).as_posix()
+    level = name.count("/")
     stems = [stem for stem in _marked(owned) if stem.count("/") == level]
-    return found.startswith(tuple(f"{stem}.".replace("*.", "") for stem in stems))
+    return name.startswith(tuple(f"{stem}.".replace("*.", "") for stem in stems))
 
 
 def is_reader_cache(path: Path, owned: Path) -> bool:
-    """Whether a file is what a trainer's reader keeps beside a shard of the directory `owned`."""
-    stem, found, _ = path.relative_to(owned).as_posix().partition(f"/{READER_CACHE}/")
-    return bool(found) and stem in _marked(owned)
+    """Return whether a trainer's reader cached a file beside a shard of the directory `owned`."""
+    stem, separator, _ = path.relative_to(owned).as_posix().partition(f"/{READER_CACHE}/")
+    return bool(separator) and stem in _marked(owned)
 
 
 def _marked(owned: Path) -> list[str]:
-    """Stems that the mark of a directory names."""
+    """List the stems that the mark of a directory names."""
     mark = owned / MARK
     return mark.read_text("utf-8").split() if mark.exists() else []
 
 
 def record_file(path: Path, directory: Path) -> FileRecord:
-    """Size and hash of a file just written."""
+    """Return the record of a file just written: path, size and hash."""
     return FileRecord(path.relative_to(directory).as_posix(), path.stat().st_size, hash_file(path))
 
 
@@ -327,12 +339,12 @@ def read_provenance(path: Path) -> NDArray[Any]:
     """Read a shard's provenance.
 
     Raises:
-        ShardError: Absent or damaged.
+        ShardError: The file is absent or damaged.
     """
     try:
-        found: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+        pieces: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
         raise ShardError(f"{path}: provenance cannot be read ({error})") from error
-    if found.dtype != PROVENANCE:
+    if pieces.dtype != PROVENANCE:
         raise ShardError(f"{path}: not provenance of this version of curate")
-    return found
+    return pieces

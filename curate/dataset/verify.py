@@ -1,10 +1,10 @@
-"""Read a dataset back, compare it with its plan, and say so in a certificate.
+"""Read a dataset back, compare it with its plan, and record the result in a certificate.
 
-What is checked: every file, the plan among them, has the bytes the manifest says; the format's own
-reader gives as many tokens as the provenance accounts for; every token equals the token of the
-document it is said to come from (where the token store is at hand); tokens by domain equal the
-plan; no training document has the content hash of a validation document; how far the mixture strays
-in windows of the output.
+Checks: every file, the plan included, has the bytes that the manifest states; the format's own
+reader yields as many tokens as the provenance accounts for; every token equals that of the document
+it is said to come from (where the token store is available); tokens of each domain equal the plan;
+no training document has the content hash of a validation document. The certificate also states how
+far the mixture strays in windows of the output.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from curate.dataset.manifest import (
     SPLITS,
     FileRecord,
     Manifest,
+    ShardOnDisk,
     ShardRecord,
     is_reader_cache,
     load_manifest,
@@ -30,7 +31,7 @@ from curate.dataset.manifest import (
 )
 from curate.dataset.write_text import check_text
 from curate.errors import InputError, ShardError
-from curate.formats.base import BEST_FIT, CONCAT, WHOLE, TextFormat, TokenFormat
+from curate.formats.base import BEST_FIT, CONCAT, WHOLE, TokenFormat
 from curate.formats.trainer_files import DIRECTORY as TRAINER
 from curate.plan import PAD, TokenCopier
 from curate.plan.packing import tally
@@ -51,8 +52,8 @@ def verify(
 
     Args:
         directory: Directory of the dataset.
-        domains: Its domains in the token store, in the manifest's order; None if the store is not
-            at hand, and then tokens are compared with hashes only.
+        domains: Its domains in the token store, in the manifest's order; None: the store is not
+            available, and files are only compared with their hashes.
         workers: Number of processes.
         on_tick: Called now and then.
 
@@ -78,7 +79,7 @@ def verify(
 
 
 def _unlisted(directory: Path, manifest: Manifest) -> list[str]:
-    """Files among the shards that a trainer would read though the manifest does not know them."""
+    """List files among the shards that a trainer would read though the manifest lacks them."""
     listed = {file.path for shard in manifest.shards for file in shard.files}
     listed |= {file.path for file in manifest.folder_files}
     return [
@@ -104,7 +105,7 @@ def _read_plan(directory: Path) -> dict[str, Any]:
 
 
 def _shard_starts(manifest: Manifest) -> list[int]:
-    """First token of each training shard in the dataset; 0 for others."""
+    """Return the position of each training shard's first token in the dataset; 0 for others."""
     starts, position = [], 0
     for shard in manifest.shards:
         starts.append(position if shard.split == "train" else 0)
@@ -122,13 +123,16 @@ def _check_shard(
     result = ShardCheck()
     for file in [*shard.files, shard.provenance]:
         _check_file(directory, file, result.problems)
-    try:  # what can still be read is still counted
+    try:  # a shard with damaged files is still read as far as possible
         pieces = read_provenance(directory / shard.provenance.path)
         output_format = manifest.configured()
+        on_disk = ShardOnDisk(directory, manifest, shard, pieces)
         if isinstance(output_format, TokenFormat):
-            _check_tokens(directory, manifest, output_format, shard, pieces, domains, result)
+            _check_tokens(on_disk, output_format, domains, result)
         else:
-            _check_text(directory, manifest, output_format, shard, pieces, domains, result)
+            check_text(on_disk, output_format, result.problems)
+            _check_content(pieces, domains, shard.stem)
+            result.content_checked = True
     except ShardError as error:
         result.problems.append(str(error))
         return result
@@ -151,7 +155,7 @@ def _check_shard(
 
 
 def _row_tokens(pieces: NDArray[Any], manifest: Manifest) -> NDArray[np.int64]:
-    """Tokens of each sequence of a shard: a piece is one, or they are all full but the last."""
+    """Return the tokens of each sequence: a sequence is a piece, or all are full but the last."""
     sequence_length = manifest.sequence_length
     if sequence_length is None or manifest.packing == WHOLE:
         return pieces["tokens"].astype(np.int64)
@@ -169,30 +173,27 @@ def _check_file(directory: Path, file: FileRecord, problems: list[str]) -> None:
         problems.append(f"{file.path}: content differs from the manifest's hash")
 
 
-def _check_tokens(  # noqa: PLR0913 - one check, all of whose inputs are its own
-    directory: Path,
-    manifest: Manifest,
+def _check_tokens(
+    shard: ShardOnDisk,
     output_format: TokenFormat,
-    shard: ShardRecord,
-    pieces: NDArray[Any],
     domains: Sequence[DomainTokens] | None,
     result: ShardCheck,
 ) -> None:
     """Compare tokens on disk with the documents they are said to come from."""
+    manifest, pieces, stem = shard.manifest, shard.pieces, shard.record.stem
     dtype = np.dtype(manifest.dtype)
     fills = (manifest.sequence_length or 0) if manifest.packing == BEST_FIT else 0
     pad_id = manifest.tokenizer.eos_id or 0
     copier = None if domains is None else TokenCopier(domains, pad_id, fills)
-    if domains is not None:
-        _check_content(pieces, domains, shard.stem)
+    _check_content(pieces, domains, stem)
     stops = np.concatenate([[0], np.cumsum(pieces["tokens"])])
     rows = _row_tokens(pieces, manifest)
     position = sequences = 0
-    for batch in output_format.read(directory / shard.stem, dtype):
+    for batch in output_format.read(shard.directory / stem, dtype):
         if output_format.keeps_documents and not np.array_equal(
             batch.lengths, rows[sequences : sequences + len(batch.lengths)]
         ):
-            result.problems.append(f"{shard.stem}: sequence lengths differ from the provenance")
+            result.problems.append(f"{stem}: sequence lengths differ from the provenance")
             return
         sequences += len(batch.lengths)
         end = position + len(batch.tokens)
@@ -203,19 +204,19 @@ def _check_tokens(  # noqa: PLR0913 - one check, all of whose inputs are its own
             copier.copy(_clip(pieces, stops, position, end), expected)
             if not np.array_equal(expected, batch.tokens):
                 at = position + int(np.argmax(expected != batch.tokens))
-                result.problems.append(f"{shard.stem}: token {at} differs from its document")
+                result.problems.append(f"{stem}: token {at} differs from its document")
                 return
         position = end
-    if position != stops[-1] or position != shard.tokens:
+    if position != stops[-1] or position != shard.record.tokens:
         result.problems.append(
-            f"{shard.stem}: {position} tokens read back, provenance accounts for {stops[-1]}, "
-            f"the manifest says {shard.tokens}"
+            f"{stem}: {position} tokens read back, provenance accounts for {stops[-1]}, "
+            f"the manifest says {shard.record.tokens}"
         )
     result.content_checked = copier is not None
 
 
 def _clip(pieces: NDArray[Any], stops: NDArray[np.int64], begin: int, end: int) -> NDArray[Any]:
-    """The pieces under tokens [begin, end) of a shard, the outer ones cut to fit."""
+    """Return the pieces of tokens [begin, end) of a shard, the outer ones cut to fit."""
     first = int(np.searchsorted(stops, begin, side="right")) - 1
     last = int(np.searchsorted(stops, end, side="left"))
     clipped = np.array(pieces[first:last])
@@ -227,13 +228,13 @@ def _clip(pieces: NDArray[Any], stops: NDArray[np.int64], begin: int, end: int) 
     return clipped
 
 
-def _check_content(pieces: NDArray[Any], domains: Sequence[DomainTokens], stem: str) -> None:
-    """Raise `ShardError` unless the store holds the documents that the provenance names."""
-    for number, domain in enumerate(domains):
-        own = pieces[pieces["domain"] == number]
-        if len(own) and (
-            own["document"].max() >= len(domain)
-            or not np.array_equal(domain.content_high[own["document"]], own["content"])
+def _check_content(pieces: NDArray[Any], domains: Sequence[DomainTokens] | None, stem: str) -> None:
+    """Raise `ShardError` if there is a store without the documents that the provenance names."""
+    for number, domain in enumerate(domains or ()):
+        rows = pieces[pieces["domain"] == number]
+        if len(rows) and (
+            rows["document"].max() >= len(domain)
+            or not np.array_equal(domain.content_high[rows["document"]], rows["content"])
         ):
             raise ShardError(
                 f"{stem}: the documents of '{domain.name}' in the token store are not those that "
@@ -241,23 +242,8 @@ def _check_content(pieces: NDArray[Any], domains: Sequence[DomainTokens], stem: 
             )
 
 
-def _check_text(  # noqa: PLR0913 - one check, all of whose inputs are its own
-    directory: Path,
-    manifest: Manifest,
-    output_format: TextFormat,
-    shard: ShardRecord,
-    pieces: NDArray[Any],
-    domains: Sequence[DomainTokens] | None,
-    result: ShardCheck,
-) -> None:
-    check_text(directory, manifest, output_format, shard, pieces, result.problems)
-    if domains is not None:
-        _check_content(pieces, domains, shard.stem)
-    result.content_checked = True
-
-
 def _windows(pieces: NDArray[Any], start: int, manifest: Manifest) -> NDArray[np.int64]:
-    """Tokens by window and domain; a piece counts where it begins."""
+    """Count tokens by window and domain; a piece counts where it begins."""
     begins = start + np.cumsum(pieces["tokens"]) - pieces["tokens"]
     window = np.minimum(begins * WINDOWS // manifest.budget_tokens, WINDOWS - 1)
     size = WINDOWS * len(manifest.domains)

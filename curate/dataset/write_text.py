@@ -1,9 +1,9 @@
 """Write and check datasets of raw text.
 
-Tokens decide which documents are taken and in which order, exactly as for token formats; the text
-itself comes from the sources again. Source files are read once, in parallel; each wanted document
-goes to a spill file of its shard, and each shard is then written in order. Memory holds an index of
-a shard's documents, not their text.
+The plan picks and orders documents by tokens, exactly as for token formats; the text itself comes
+from the sources again. Source files are read once, in parallel; each document that is taken goes to
+a spill file of its shard, and each shard is then written in order. Memory holds an index of a
+shard's documents, not their text.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from curate.dataset.manifest import Manifest, ShardRecord, record_file
+from curate.dataset.manifest import ShardOnDisk, ShardRecord, record_file
 from curate.dataset.write_tokens import ShardTask, ShardWriter, write_provenance
 from curate.errors import InputError, ShardError
 from curate.formats.base import TextBatch, TextFormat
@@ -36,10 +36,10 @@ BATCH_DOCUMENTS = 1024
 BATCH_BYTES = 8 << 20
 
 CUT_STARTS = 64
-"""Characters that may be left out at the beginning of a cut document."""
+"""Start positions, in characters, to try for the cut of a document."""
 
 CUT_SEARCH_CHARACTERS = 16
-"""Characters from a token's border within which to look for a cut of the right token count."""
+"""Distance, in characters, from the estimated end within which to look for an exact cut."""
 
 
 class Spilled(msgspec.Struct, array_like=True):
@@ -53,7 +53,7 @@ class Spilled(msgspec.Struct, array_like=True):
 
 @dataclass(frozen=True)
 class TextJob:
-    """Everything the shards of a text dataset have in common."""
+    """Everything that the shards of a text dataset share."""
 
     writer: ShardWriter
     text_format: TextFormat
@@ -65,7 +65,7 @@ class TextJob:
 
 
 @dataclass(frozen=True)
-class _Wanted:
+class _SegmentPick:
     """Documents to take from one segment of a file."""
 
     domain: int
@@ -85,30 +85,37 @@ class _Wanted:
 def write_text_shards(
     job: TextJob, tasks: Sequence[ShardTask], workers: int, on_tick: Callable[[], None]
 ) -> list[ShardRecord]:
-    """Write all shards; records in the order of the tasks.
+    """Write all shards and return their records, in the order of the tasks.
+
+    Args:
+        job: Properties that the shards share.
+        tasks: Shards to write.
+        workers: Number of processes.
+        on_tick: Called now and then.
 
     Raises:
-        InputError: A source file is no longer what was tokenised.
+        InputError: A source file has changed since it was tokenised.
     """
     pieces = [job.writer.samples(task).pieces for task in tasks]
-    wanted = _wanted(job, pieces)
-    map_tasks(partial(_collect, job), list(enumerate(wanted)), workers, on_tick)
+    picks = list(enumerate(_segment_picks(job, pieces)))
+    map_tasks(partial(_collect, job), picks, workers, on_tick)
     numbered = list(zip(range(len(tasks)), tasks, pieces, strict=True))
     return map_tasks(partial(_write_shard, job), numbered, workers, on_tick)
 
 
-def _wanted(job: TextJob, pieces: Sequence[NDArray[Any]]) -> list[_Wanted]:
-    """Turn shards' documents into what to read of each segment of each file."""
+def _segment_picks(job: TextJob, pieces: Sequence[NDArray[Any]]) -> list[_SegmentPick]:
+    """Group the documents of all shards by the file and segment that hold them."""
     shard = np.repeat(np.arange(len(pieces)), [len(piece) for piece in pieces])
     position = np.concatenate([np.arange(len(piece)) for piece in pieces])
     rows = np.concatenate(pieces)
-    found = []
+    picks = []
     for number, domain in enumerate(job.writer.domains):
-        own = np.flatnonzero(rows["domain"] == number)
-        documents = rows["document"][own]
+        places = np.flatnonzero(rows["domain"] == number)
+        documents = rows["document"][places]
         files, lines = domain.locate(documents)
         order = np.lexsort((lines, files))
-        own, documents, files, lines = own[order], documents[order], files[order], lines[order]
+        places, documents = places[order], documents[order]
+        files, lines = files[order], lines[order]
         for file in np.unique(files):
             begin, end = np.searchsorted(files, [file, file + 1])
             before = 0
@@ -116,47 +123,53 @@ def _wanted(job: TextJob, pieces: Sequence[NDArray[Any]]) -> list[_Wanted]:
                 after = before + stored.entry.lines
                 low, high = begin + np.searchsorted(lines[begin:end], [before + 1, after + 1])
                 if low < high:
-                    chosen = own[low:high]
-                    found.append(
-                        _Wanted(
-                            number, int(file), stored.entry.segment, before, lines[low:high],
-                            shard[chosen], position[chosen], rows["tokens"][chosen],
-                            documents[low:high],
+                    taken = places[low:high]
+                    picks.append(
+                        _SegmentPick(
+                            domain=number,
+                            file=int(file),
+                            segment=stored.entry.segment,
+                            first_line=before,
+                            lines=lines[low:high],
+                            shards=shard[taken],
+                            positions=position[taken],
+                            tokens=rows["tokens"][taken],
+                            documents=documents[low:high],
                         )
-                    )  # fmt: skip
+                    )
                 before = after
-    return found
+    return picks
 
 
-def _collect(job: TextJob, numbered: tuple[int, _Wanted]) -> None:
-    """Read one segment and spill its wanted documents to their shards."""
-    number, wanted = numbered
-    plan = job.plans[wanted.domain][wanted.file]
-    domain = job.writer.domains[wanted.domain]
+def _collect(job: TextJob, numbered: tuple[int, _SegmentPick]) -> None:
+    """Read one segment and spill the documents taken from it to their shards."""
+    number, pick = numbered
+    plan = job.plans[pick.domain][pick.file]
+    domain = job.writer.domains[pick.domain]
     encoder: Encoder | None = None
     encode = msgspec.msgpack.Encoder().encode
     outputs: dict[int, list[bytes]] = {}
     cursor = 0
-    for block in SegmentReader().read(plan.segment(wanted.segment), keep_metadata=True):
+    for block in SegmentReader().read(plan.segment(pick.segment), keep_metadata=True):
         for index, line in enumerate(block.lines):
-            absolute = line + wanted.first_line
-            while cursor < len(wanted.lines) and wanted.lines[cursor] == absolute:
-                document = int(wanted.documents[cursor])
+            absolute = line + pick.first_line
+            while cursor < len(pick.lines) and pick.lines[cursor] == absolute:
+                document = int(pick.documents[cursor])
                 text = block.texts[index]
                 _check_unchanged(domain, document, text, plan.files[0].path, absolute)
-                tokens = int(wanted.tokens[cursor])
+                tokens = int(pick.tokens[cursor])
                 if tokens < int(domain.tokens[document]):
                     encoder = encoder or load_encoder(job.backend, job.tokenizer)
                     text = cut_text(text, tokens - _end_tokens(job.tokenizer), encoder)
                 record = Spilled(
-                    int(wanted.positions[cursor]), text,
+                    int(pick.positions[cursor]), text,
                     block.ids[index] or domain.content_hash(document), _metadata(block, index),
                 )  # fmt: skip
-                outputs.setdefault(int(wanted.shards[cursor]), []).append(encode(record))
+                outputs.setdefault(int(pick.shards[cursor]), []).append(encode(record))
                 cursor += 1
         _spill(job.spill, number, outputs)
-    if cursor < len(wanted.lines):
-        where = f"{plan.files[0].path}:{wanted.lines[cursor]}"
+    if cursor < len(pick.lines):
+        where = f"{plan.files[0].path}:{pick.lines[cursor]}"
         raise InputError(f"{where}: no longer there; build again")
 
 
@@ -209,7 +222,7 @@ def _batches(
 ) -> Iterator[TextBatch]:
     """Yield the spilled documents of a shard in order."""
     paths = sorted(directory.iterdir()) if directory.is_dir() else []
-    where = np.zeros((len(pieces), 3), np.int64)  # file, offset, length
+    where = np.zeros((len(pieces), 3), np.int64)  # file number, offset and length in bytes
     decoder = msgspec.msgpack.Decoder(Spilled)
     for number, path in enumerate(paths):
         offset = 0
@@ -244,16 +257,21 @@ def _batches(
 def cut_text(text: str, tokens: int, encoder: Encoder) -> str:
     """Cut a run of `text`, from its beginning if possible, that encodes to exactly `tokens` tokens.
 
-    No prefix may have that count, since one more character can add two tokens; then the run starts
+    One more character can add two tokens, so perhaps no prefix has that count; then the run starts
     a few characters later.
 
+    Args:
+        text: Text of the document.
+        tokens: Tokens to keep, without the end token.
+        encoder: Encoder that counts them.
+
     Raises:
-        ShardError: No run that starts near the beginning has that number.
+        ShardError: No run that starts near the beginning has that number of tokens.
     """
     for start in range(min(CUT_STARTS, len(text))):
-        found = _cut_end(text[start:], tokens, encoder)
-        if found is not None:
-            return found
+        run = _cut_end(text[start:], tokens, encoder)
+        if run is not None:
+            return run
     raise ShardError(
         f"no part of the document starting '{text[:40]}' has exactly {tokens} tokens; "
         "change budget_tokens by a few tokens"
@@ -261,8 +279,11 @@ def cut_text(text: str, tokens: int, encoder: Encoder) -> str:
 
 
 def _cut_end(text: str, tokens: int, encoder: Encoder) -> str | None:
+    """Return a prefix of exactly `tokens` tokens, or None if none ends near the estimate."""
     low, high = 0, len(text)
-    while low < high:  # counts grow with the text but for a token or two near the cut
+    # Token counts are almost monotonic in the length of a prefix: merges across the cut can change
+    # them by a token or two. So bisection only estimates the end; its surroundings are searched.
+    while low < high:
         middle = (low + high) // 2
         if _count(text[:middle], encoder) < tokens:
             low = middle + 1
@@ -280,23 +301,23 @@ def _count(text: str, encoder: Encoder) -> int:
     return len(encoder.encode([text])[0])
 
 
-def check_text(  # noqa: PLR0913 - one check, all of whose inputs are its own
-    directory: Path,
-    manifest: Manifest,
-    chosen: TextFormat,
-    shard: ShardRecord,
-    pieces: NDArray[Any],
-    problems: list[str],
-) -> None:
-    """Tokenise a shard's text again and compare each document's tokens with the provenance."""
-    tokenizer = tokenizers.load(directory / "tokenizer.json", manifest.tokenizer.eos)
+def check_text(shard: ShardOnDisk, text_format: TextFormat, problems: list[str]) -> None:
+    """Tokenise a shard's text again and compare each document's tokens with the provenance.
+
+    Args:
+        shard: Shard to read.
+        text_format: Its format, configured.
+        problems: Differences are appended to it.
+    """
+    manifest, pieces, stem = shard.manifest, shard.pieces, shard.record.stem
+    tokenizer = tokenizers.load(shard.directory / "tokenizer.json", manifest.tokenizer.eos)
     if tokenizer.fingerprint != manifest.tokenizer.fingerprint:
         problems.append("tokenizer.json: not the one that made the dataset")
         return
     backend = manifest.tokenizer.backend.split()[0]
     encoder = load_encoder(backend, tokenizer)
     position = cut_documents = 0
-    for batch in chosen.read(directory / shard.stem):
+    for batch in text_format.read(shard.directory / stem):
         rows = pieces[position : position + len(batch.texts)]
         position += len(batch.texts)
         if len(rows) < len(batch.texts):
@@ -305,11 +326,11 @@ def check_text(  # noqa: PLR0913 - one check, all of whose inputs are its own
         tokens = np.diff(offsets) + _end_tokens(tokenizer)
         names = [manifest.domains[number] for number in rows["domain"]]
         if not np.array_equal(tokens, rows["tokens"]) or names != batch.domains:
-            problems.append(f"{shard.stem}: documents differ from the provenance")
+            problems.append(f"{stem}: documents differ from the provenance")
             return
         hashes = [xxhash.xxh3_128_intdigest(text.encode()) >> 64 for text in batch.texts]
         cut_documents += int(np.sum(np.array(hashes, np.uint64) != rows["content"]))
     if position != len(pieces):
-        problems.append(f"{shard.stem}: {position} documents, provenance has {len(pieces)}")
+        problems.append(f"{stem}: {position} documents, provenance has {len(pieces)}")
     if cut_documents > 2 * len(manifest.domains):
-        problems.append(f"{shard.stem}: {cut_documents} documents are not the ones named")
+        problems.append(f"{stem}: {cut_documents} documents are not the ones named")

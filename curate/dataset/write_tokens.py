@@ -32,7 +32,7 @@ class Sampler(Protocol):
     """A sampler of `curate.plan`, such as `DocumentSampler` or `SequenceSampler`."""
 
     def shard(self, number: int, shards: int) -> Samples:
-        """Samples of one of `shards` stretches of the dataset."""
+        """Return the samples of shard `number`, where the dataset is cut into `shards`."""
         ...
 
 
@@ -43,12 +43,12 @@ class ShardTask:
     split: str
     name: str
     number: int
-    """Among the training shards; the domain for a validation shard."""
+    """Number among the training shards; of the domain for a validation shard."""
 
 
 @dataclass(frozen=True)
 class ShardWriter:
-    """Everything that the shards of a dataset have in common."""
+    """Everything that the shards of a dataset share."""
 
     layout: DatasetLayout
     format: TokenFormat | TextFormat
@@ -63,7 +63,7 @@ class ShardWriter:
     """Threads that copy tokens for one shard; above 1 where shards are fewer than workers."""
     packing: str = CONCAT
     pad_id: int = 0
-    """The end token, which fills rows up."""
+    """Id of the end token, which fills up rows."""
 
     def write(self, task: ShardTask) -> ShardRecord:
         """Write one shard and its provenance."""
@@ -93,10 +93,9 @@ class ShardWriter:
         return self._held_out(task.number)
 
     def _sequences(self, samples: Samples) -> int:
-        """Sequences as a reader sees them: documents, or cuts of `sequence_length`."""
-        if isinstance(self.format, TextFormat) or self.format.keeps_documents:
-            return len(samples.lengths)
-        if self.sequence_length is None:
+        """Count sequences as a reader sees them: documents, or cuts of `sequence_length`."""
+        keeps_documents = isinstance(self.format, TextFormat) or self.format.keeps_documents
+        if keeps_documents or self.sequence_length is None:
             return len(samples.lengths)
         return -(-int(samples.lengths.sum()) // self.sequence_length)
 
@@ -116,7 +115,7 @@ class ShardWriter:
 
 
 def _in_sequences(pieces: NDArray[Any], sequence_length: int) -> Samples:
-    """Consecutive pieces as sequences of one length, the last perhaps shorter."""
+    """Cut consecutive pieces into sequences of one length; the last may be shorter."""
     stops = np.cumsum(pieces["tokens"])
     total = int(stops[-1]) if len(stops) else 0
     sequence_stops = np.append(np.arange(sequence_length, total, sequence_length), total)
@@ -132,17 +131,30 @@ def _in_sequences(pieces: NDArray[Any], sequence_length: int) -> Samples:
 def write_shards(
     writer: ShardWriter, tasks: Sequence[ShardTask], workers: int, on_tick: Callable[[], None]
 ) -> list[ShardRecord]:
-    """Write all shards; records in the order of the tasks."""
+    """Write all shards and return their records, in the order of the tasks.
+
+    Args:
+        writer: Properties that the shards share.
+        tasks: Shards to write.
+        workers: Number of processes.
+        on_tick: Called now and then.
+    """
     return map_tasks(partial(ShardWriter.write, writer), tasks, workers, on_tick)
 
 
 def token_batches(
     samples: Samples, copier: TokenCopier, dtype: np.dtype[Any], threads: int = 1
 ) -> Iterator[TokenBatch]:
-    """Samples as batches of whole sequences of about `BATCH_TOKENS` tokens.
+    """Yield samples in batches of whole sequences, about `BATCH_TOKENS` tokens each.
 
-    Copying releases the interpreter's lock, so `threads` batches are made at once, while the one
-    before them is written.
+    Copying releases the interpreter's lock, so `threads` batches are made at once while an earlier
+    one is written.
+
+    Args:
+        samples: Sequences of a shard, in order.
+        copier: Source of the tokens.
+        dtype: Type of a token on disk.
+        threads: Batches to copy at once.
     """
     with ThreadPoolExecutor(threads) as pool:
         waiting: deque[Future[TokenBatch]] = deque()
@@ -163,7 +175,7 @@ def _copy_batch(
 
 
 def _cut(samples: Samples) -> Iterator[tuple[NDArray[np.int64], NDArray[Any]]]:
-    """Runs of whole sequences, as their lengths and their pieces."""
+    """Yield the lengths and the pieces of runs of whole sequences."""
     sequence_stops = np.cumsum(samples.lengths)
     piece_stops = np.cumsum(samples.pieces["tokens"])
     sequence = piece = position = 0
@@ -177,8 +189,14 @@ def _cut(samples: Samples) -> Iterator[tuple[NDArray[np.int64], NDArray[Any]]]:
 
 
 def write_provenance(path: Path, pieces: NDArray[Any], domains: Sequence[DomainTokens]) -> None:
-    """Write which document each piece came from, and the start of its content hash."""
-    rows = np.zeros(len(pieces), PROVENANCE)  # filling has no content
+    """Write the document of each piece, and the first half of the document's content hash.
+
+    Args:
+        path: File to write.
+        pieces: shape (pieces,), dtype `PIECE`.
+        domains: Domains that the pieces number.
+    """
+    rows = np.zeros(len(pieces), PROVENANCE)  # the content of padding stays zero
     for name in PIECE.names or ():
         rows[name] = pieces[name]
     for number, domain in enumerate(domains):

@@ -1,12 +1,12 @@
-"""Tokenised files of datatrove, which Nanoset of nanotron reads: `.ds` and two beside it.
+"""datatrove's tokenised files, read by nanotron's Nanoset: `.ds` and two files beside it.
 
-`<stem>.ds` is token ids and nothing else; `.ds.index` the end of each document in tokens, u64
-without a leading 0; `.ds.metadata` three lines: `tokenizer|bytes of a token`, tokens, and tokens in
-words. nanotron reads the metadata of the first file of each folder, loads the tokenizer it names
-and splits the line at `|` in two, so the name must be one that `transformers` can load and hold no
-`|`. All folders that are mixed must say the same.
+`<stem>.ds` holds token ids and nothing else; `.ds.index` the end of each document in tokens, u64
+without a leading 0; `.ds.metadata` three lines: `tokenizer|bytes of a token`, the number of tokens,
+and that number abbreviated. nanotron reads the metadata of the first file of each folder, splits
+the first line at `|` in two and loads the tokenizer it names. So the name must be one that
+`transformers` can load, without a `|`. Folders that are mixed must all name the same tokenizer.
 
-Windows never cross files, so the tail of each is lost. Left out: `.ds.loss`.
+Windows never cross files, so the tail of each file is lost. Left out: `.ds.loss`.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ from curate.runtime.files import atomic_path
 DTYPES = (np.dtype("<u2"), np.dtype("<u4"))
 ENDS = np.dtype("<u8")
 METADATA_BYTES = 4096
-"""More than three lines ever take."""
+"""More than the three lines of metadata ever need."""
 
 
 def dtype_for(highest_id: int) -> np.dtype[Any]:
-    """The narrowest of uint16 and uint32 that holds every id.
+    """Return the narrower of uint16 and uint32 that holds every id.
 
     Example:
         >>> dtype_for(65_535).name, dtype_for(65_536).name
@@ -70,6 +70,13 @@ def write(
     eos_id: int | None = None,
 ) -> list[Path]:
     """Write `<stem>.ds`, `.ds.index` and, last, `.ds.metadata`.
+
+    Args:
+        stem: Path of the shard without suffix.
+        batches: Documents, in order.
+        dtype: uint16 or uint32.
+        tokenizer: Name that nanotron loads the tokenizer by.
+        eos_id: Id that no document may hold before its end; None: unchecked.
 
     Raises:
         ValueError: `dtype` is neither uint16 nor uint32, or a batch contradicts itself.
@@ -93,13 +100,18 @@ def write(
                 write_bytes(ends_file, ends.view(np.uint8).data)
                 total_tokens += tokens.size
         metadata.write_bytes(metadata_lines(tokenizer, dtype, total_tokens))
-        for path in paths[1:]:  # those of an earlier run would not fit the new tokens
+        for path in paths[1:]:  # files of an earlier run would not fit the new tokens
             path.unlink(missing_ok=True)
     return paths
 
 
 def metadata_lines(tokenizer: str, dtype: np.dtype[Any], count_tokens: int) -> bytes:
-    r"""The three lines of `.ds.metadata`.
+    r"""Make the three lines of `.ds.metadata`.
+
+    Args:
+        tokenizer: Name that nanotron loads the tokenizer by.
+        dtype: Type of a token on disk.
+        count_tokens: Tokens in the shard.
 
     Example:
         >>> metadata_lines("gpt2", np.dtype("uint16"), 2_500_000)
@@ -109,7 +121,7 @@ def metadata_lines(tokenizer: str, dtype: np.dtype[Any], count_tokens: int) -> b
 
 
 def in_words(count_tokens: int) -> str:
-    """Such as `2.5 MT`.
+    """Abbreviate a number of tokens, such as `2.5 MT`.
 
     Example:
         >>> in_words(999), in_words(12_340)
@@ -122,7 +134,7 @@ def in_words(count_tokens: int) -> str:
 
 
 def read(stem: Path, dtype: np.dtype[Any]) -> Iterator[TokenBatch]:
-    """The documents of a shard, up to 4M tokens at a time; a longer document comes alone.
+    """Yield the documents of a shard, up to 4M tokens at a time; a longer document comes alone.
 
     Raises:
         ShardError: A file is absent, cut or too long, or the three contradict each other.
@@ -138,7 +150,7 @@ def read(stem: Path, dtype: np.dtype[Any]) -> Iterator[TokenBatch]:
 
 
 def view(stem: Path, dtype: np.dtype[Any]) -> Mapped:
-    """All tokens of `<stem>.ds`, memory-mapped; the index is not read.
+    """Memory-map all tokens of `<stem>.ds`; the index is not read.
 
     Raises:
         ShardError: A file is absent, cut or too long, or of another dtype.
@@ -151,33 +163,34 @@ def view(stem: Path, dtype: np.dtype[Any]) -> Mapped:
 
 
 def read_metadata(path: Path, dtype: np.dtype[Any]) -> int:
-    """Tokens that the metadata states.
+    """Return the number of tokens that the metadata states.
 
     Raises:
-        ShardError: It is not the three lines of `write`, or says another dtype.
+        ShardError: The metadata is not the three lines of `write`, or states another dtype.
     """
     with open_shard(path) as file:
-        found = file.read(METADATA_BYTES)
-    lines = found.decode("utf-8", "replace").split("\n")
+        content = file.read(METADATA_BYTES)
+    lines = content.decode("utf-8", "replace").split("\n")
     name, _, token_bytes = lines[0].rpartition("|")
     stored = {str(one.itemsize): one for one in DTYPES}.get(token_bytes)
     if len(lines) != 4 or not lines[1].isdecimal() or not name or stored is None:
         raise ShardError(
-            f"{path}: expected 'tokenizer|bytes', tokens and tokens in words, found {found[:80]!r}"
+            f"{path}: expected 'tokenizer|bytes', tokens and tokens in words, found "
+            f"{content[:80]!r}"
         )
     if stored != dtype:
         raise ShardError(f"{path}: expected tokens of {dtype.name}, found {stored.name}")
     count_tokens = int(lines[1])
-    if found != metadata_lines(name, dtype, count_tokens):
+    if content != metadata_lines(name, dtype, count_tokens):
         raise ShardError(f"{path}: expected {in_words(count_tokens)} at its end, found {lines[2:]}")
     return count_tokens
 
 
 def read_index(path: Path, count_tokens: int) -> NDArray[np.int64]:
-    """Tokens of each document.
+    """Return the tokens of each document, shape (documents,).
 
     Raises:
-        ShardError: The ends do not ascend to the number of tokens.
+        ShardError: The document ends do not ascend to the number of tokens.
     """
     with open_shard(path) as file:
         size_bytes = path.stat().st_size
@@ -187,9 +200,9 @@ def read_index(path: Path, count_tokens: int) -> NDArray[np.int64]:
     lengths = np.diff(ends, prepend=0)
     if lengths.size and lengths.min() < 0:
         raise ShardError(f"{path}: document {int(lengths.argmin())} ends before it begins")
-    if int(ends[-1] if ends.size else 0) != count_tokens:
-        found = int(ends[-1]) if ends.size else 0
-        raise ShardError(f"{path}: expected the last end {count_tokens}, found {found}")
+    last_end = int(ends[-1]) if ends.size else 0
+    if last_end != count_tokens:
+        raise ShardError(f"{path}: expected the last end {count_tokens}, found {last_end}")
     return lengths
 
 
@@ -197,7 +210,7 @@ def configure(settings: Settings) -> TokenFormat:
     """Configure the format for a tokenizer; `tokenizer` is the name that nanotron loads.
 
     Raises:
-        RecipeError: The name holds what the metadata line cannot.
+        RecipeError: The name is empty or holds a character that the metadata line cannot.
     """
     name = settings.options["tokenizer"] or settings.tokenizer
     if "|" in name or "\n" in name or not name:

@@ -1,6 +1,6 @@
-"""Count the tokens that a trainer's reader never shows, from how it cuts files into windows.
+"""Count the tokens that a trainer's reader drops when it cuts files into windows.
 
-Pure arithmetic over one shard, so that counts add up over shards. Left out: tokens dropped by a
+Pure arithmetic over one shard, so counts add up over shards. Left out: tokens dropped by a
 reader's random choices (nanoGPT's offsets, nanochat's cropping).
 """
 
@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 DEFAULT_WINDOW_TOKENS = 2048
-"""Tokens of a reader's window where neither the recipe's options nor its sequence length say."""
+"""Tokens of a reader's window where neither the recipe's options nor its sequence length set it."""
 
 
 def tails(row_tokens: NDArray[np.int64], window_tokens: int) -> int:
-    """Count the tail of a file that readers cut into non-overlapping windows.
+    """Count the tokens after the last whole window, where windows do not overlap.
 
     Args:
-        row_tokens: shape (rows,), tokens of the file's documents or sequences.
+        row_tokens: shape (rows,), tokens of each document or sequence of the file.
         window_tokens: Tokens of a window as the reader cuts it, labels included.
 
     Example:
@@ -28,7 +28,7 @@ def tails(row_tokens: NDArray[np.int64], window_tokens: int) -> int:
 
 
 def labelled_tails(row_tokens: NDArray[np.int64], sequence_tokens: int) -> int:
-    """Count tails for readers that cut `sequence_tokens` and one more for the last label.
+    """Count the tail left by windows of `sequence_tokens` plus one, for the last label.
 
     Example:
         >>> labelled_tails(np.array([60, 40]), 32)
@@ -38,10 +38,10 @@ def labelled_tails(row_tokens: NDArray[np.int64], sequence_tokens: int) -> int:
 
 
 def overlapping_tails(row_tokens: NDArray[np.int64], step_tokens: int) -> int:
-    """Count tails of windows of `step_tokens` and one more, which the next window reads again.
+    """Count the tail left by windows of `step_tokens` plus one, which the next window rereads.
 
-    A file of T tokens gives (T - 1) // step windows; what they cover is that many steps and one
-    token. A file too short for a window is lost whole.
+    A file of T tokens gives (T - 1) // step windows, which cover that many steps and one token. A
+    file too short for a window is lost whole.
 
     Example:
         >>> [overlapping_tails(np.array([tokens]), 32) for tokens in (65, 66, 32)]
@@ -53,7 +53,7 @@ def overlapping_tails(row_tokens: NDArray[np.int64], step_tokens: int) -> int:
 
 
 def cut_rows(row_tokens: NDArray[np.int64], most_tokens: int) -> int:
-    """Count what readers drop that take a row as a sequence and cut it at `most_tokens`.
+    """Count the tokens beyond `most_tokens` of each row, for readers that truncate rows.
 
     Example:
         >>> cut_rows(np.array([10, 40, 33]), 32)
@@ -76,7 +76,12 @@ def whole_rows(row_tokens: NDArray[np.int64], most_tokens: int) -> int:
 def worst_tails(shards: int, window_tokens: int, budget_tokens: int) -> int:
     """Bound the tokens in the tails of files whose lengths are not yet known.
 
-    Each reader's tail is at most a window of `window_tokens` and one more, less one.
+    No reader's window exceeds `window_tokens` plus one, and a tail is shorter than a window.
+
+    Args:
+        shards: Number of files.
+        window_tokens: Tokens of the trainer's windows.
+        budget_tokens: Tokens in all files.
 
     Example:
         >>> worst_tails(4, 2048, 10**6), worst_tails(4, 2048, 1000)

@@ -1,8 +1,8 @@
-"""Files that begin with an index of their samples: u32 count, u32 offsets, anything, samples.
+"""Files that begin with an index of their samples: u32 count, u32 offsets, filler, samples.
 
-MDS and litdata share this frame. The offsets come first though they are known last, so samples are
-written to a nameless file in the same directory and copied behind them: twice the writing, in
-memory that does not grow with the shard.
+MDS and litdata share this frame. Offsets come first but are known last, so samples go to a nameless
+file in the same directory and are copied behind the offsets: everything is written twice, but
+memory does not grow with the shard.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ def write_framed(
     """Write one file of samples.
 
     Args:
-        path: Of the file.
-        blocks: (bytes of some consecutive samples, bytes of each).
-        between: What stands between offsets and samples.
+        path: Path of the file.
+        blocks: (consecutive samples back to back, shape (samples,) bytes of each).
+        between: Filler between offsets and samples.
 
     Raises:
         ShardError: The file would be 4 GiB or more, beyond what an offset can say.
@@ -45,14 +45,14 @@ def write_framed(
                 write_bytes(body, content)
                 sizes.append(sizes_bytes)
             body.seek(0)
-            write_offsets(path, file, np.concatenate([np.empty(0, np.int64), *sizes]), between)
+            _write_offsets(path, file, np.concatenate([np.empty(0, np.int64), *sizes]), between)
             shutil.copyfileobj(body, file, COPY_BYTES)
 
 
-def write_offsets(
+def _write_offsets(
     path: Path, file: IO[bytes], sizes_bytes: NDArray[np.int64], between: bytes
 ) -> None:
-    """Write what comes before the samples."""
+    """Write everything that precedes the samples."""
     first = OFFSET.itemsize * (len(sizes_bytes) + 2) + len(between)
     ends = np.cumsum(sizes_bytes) + first
     if len(ends) and ends[-1] > MOST_BYTES:
@@ -65,7 +65,7 @@ def write_offsets(
 
 
 def read_offsets(path: Path) -> NDArray[np.int64]:
-    """Offsets of the samples and of the end, shape (samples + 1,), checked against the file.
+    """Return byte offsets of the samples and of the end, shape (samples + 1,), after checking them.
 
     Raises:
         ShardError: The file is absent, cut or too long, or its offsets do not ascend.

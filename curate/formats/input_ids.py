@@ -1,12 +1,13 @@
-"""Parquet of token ids: one column `input_ids`, a list a row, for readers that take tokenised rows.
+"""Parquet of token ids: one column `input_ids`, a list a row, for readers of tokenised rows.
 
 Rows are documents, or sequences of `sequence_length`. levanter takes them as its `prebuilt` format
-(`format: {type: prebuilt, input_ids_key: input_ids}`) and makes its own tensor store of them. There
-a row is an example, and one that is shorter than the trainer's sequences ends the run. So the last
-sequence of a file is filled up with end tokens, and the file's metadata says how many; `read`
+(`format: {type: prebuilt, input_ids_key: input_ids}`) and makes its own tensor store of them. To it
+a row is an example, and a row shorter than the trainer's sequences ends the run. So the last
+sequence of a file is filled up with end tokens, whose number is in the file's metadata; `read`
 leaves them out.
-Row groups hold about two million tokens, pages carry checksums. See `token_pages` for why they are
-not written by pyarrow.
+
+Row groups hold about two million tokens, and pages carry checksums. `token_pages` explains why
+pyarrow does not write them.
 """
 
 from __future__ import annotations
@@ -45,14 +46,14 @@ from curate.runtime.files import atomic_path
 DTYPES = (np.dtype("<u2"), np.dtype("<i4"))
 COLUMN = "input_ids"
 FILL_KEY = "curate.fill_tokens"
-"""Key in the file's metadata: count of end tokens at its end that belong to no document."""
+"""Key in the file's metadata: number of final end tokens that only fill up the last row."""
 GROUP_TOKENS = 1 << 21
 GROUP_ROWS = 1 << 14
 SHARD_TOKENS = 64_000_000
 
 
 def dtype_for(highest_id: int) -> np.dtype[Any]:
-    """Uint16 or int32, as readers expect ids.
+    """Return uint16 or int32, the types that readers accept for ids.
 
     Example:
         >>> dtype_for(65_535).name, dtype_for(65_536).name
@@ -62,7 +63,7 @@ def dtype_for(highest_id: int) -> np.dtype[Any]:
 
 
 def schema(dtype: np.dtype[Any]) -> Any:
-    """The one column."""
+    """Return the Arrow schema of the one column."""
     import pyarrow as pa
 
     return pa.schema([(COLUMN, pa.list_(pa.from_numpy_dtype(dtype)))])
@@ -70,15 +71,15 @@ def schema(dtype: np.dtype[Any]) -> Any:
 
 @dataclass
 class Fill:
-    """Makes the last sequence of a file as long as the others."""
+    """Fill up the last sequence of a file to the length of the others."""
 
     sequence_tokens: int
     eos_id: int
     tokens: int = 0
-    """Added so far."""
+    """End tokens added; 0 before the last sequence."""
 
     def __call__(self, batch: TokenBatch) -> TokenBatch:
-        """The batch, its last sequence filled up.
+        """Return the batch, its last sequence filled up.
 
         Raises:
             ValueError: A sequence is too long, or short and not the last of the file.
@@ -106,11 +107,11 @@ def write(
     """Write `<stem>.parquet`; row groups do not depend on how sequences were batched.
 
     Args:
-        stem: Of the shard.
-        batches: Documents or sequences.
-        dtype: On disk.
-        sequence_tokens: Of every row, the last of the file being filled up; None for documents.
-        eos_id: What it is filled up with.
+        stem: Path of the shard without suffix.
+        batches: Documents or sequences, one row each.
+        dtype: uint16 or int32.
+        sequence_tokens: Tokens of every row, to which the last is filled up; None: any length.
+        eos_id: Token that fills up the last row.
 
     Raises:
         ValueError: `dtype` is neither uint16 nor int32, or a batch contradicts itself.
@@ -139,7 +140,7 @@ def write(
 
 
 def read(stem: Path, dtype: np.dtype[Any]) -> Iterator[TokenBatch]:
-    """The rows of `<stem>.parquet`, up to 4M tokens at a time; a row group is in memory.
+    """Yield the rows of `<stem>.parquet`, up to 4M tokens at a time; a row group is in memory.
 
     Raises:
         ShardError: The file is absent, cut or damaged, or its column is not that of `write`.
@@ -166,28 +167,28 @@ def read(stem: Path, dtype: np.dtype[Any]) -> Iterator[TokenBatch]:
 
 
 def _without_fill(path: Path, file: Any) -> Iterator[TokenBatch]:
-    """Row groups, the last row without the end tokens that fill it up.
+    """Yield row groups, the last row without the end tokens that fill it up.
 
     Raises:
-        ShardError: The file says that more were added than the row holds.
+        ShardError: The metadata states more such tokens than the row holds.
     """
-    said = (file.metadata.metadata or {}).get(FILL_KEY.encode(), b"0")
+    fill_text = (file.metadata.metadata or {}).get(FILL_KEY.encode(), b"0")
     rows = 0
     for batch in _groups(path, file):
         rows += len(batch.lengths)
-        if rows == file.metadata.num_rows and said != b"0":
-            if not said.isdigit() or not 0 < int(said) < batch.lengths[-1]:
+        if rows == file.metadata.num_rows and fill_text != b"0":
+            if not fill_text.isdigit() or not 0 < int(fill_text) < batch.lengths[-1]:
                 raise ShardError(
                     f"{path}: expected {FILL_KEY} below the {batch.lengths[-1]} tokens of the last "
-                    f"row, found {said.decode(errors='replace')}"
+                    f"row, found {fill_text.decode(errors='replace')}"
                 )
-            batch.lengths[-1] -= int(said)
-            batch = TokenBatch(batch.tokens[: -int(said)], batch.lengths)
+            batch.lengths[-1] -= int(fill_text)
+            batch = TokenBatch(batch.tokens[: -int(fill_text)], batch.lengths)
         yield batch
 
 
 def _groups(path: Path, file: Any) -> Iterator[TokenBatch]:
-    """Row groups, small ones joined up to 4M tokens."""
+    """Yield row groups, joining small ones up to 4M tokens."""
     waiting: list[TokenBatch] = []
     for group in range(file.num_row_groups):
         with damage_named(path):
@@ -195,11 +196,11 @@ def _groups(path: Path, file: Any) -> Iterator[TokenBatch]:
         if rows.null_count or rows.flatten().null_count:
             raise ShardError(f"{path}: row group {group}: {COLUMN} has a null")
         lengths = np.diff(rows.offsets.to_numpy()).astype(np.int64)
-        found = TokenBatch(rows.flatten().to_numpy(), lengths)
-        if waiting and sum(one.tokens.size for one in [*waiting, found]) > READ_BATCH_TOKENS:
+        batch = TokenBatch(rows.flatten().to_numpy(), lengths)
+        if waiting and sum(one.tokens.size for one in [*waiting, batch]) > READ_BATCH_TOKENS:
             yield _joined(waiting)
             waiting = []
-        waiting.append(found)
+        waiting.append(batch)
     if waiting:
         yield _joined(waiting)
 
@@ -221,18 +222,18 @@ def _cut(batch: TokenBatch) -> Iterator[TokenBatch]:
 
 
 def configure(settings: Settings) -> TokenFormat:
-    """Fill up rows of one length, which readers take whole unless the recipe says otherwise."""
-    chosen = FORMAT
+    """Fill up the last of fixed-length rows, and count dropped tokens only where rows are cut."""
+    configured = FORMAT
     if settings.row_tokens is not None and settings.eos_id is not None:
         writer = partial(write, sequence_tokens=settings.row_tokens, eos_id=settings.eos_id)
-        chosen = replace(chosen, write=writer)
+        configured = replace(configured, write=writer)
     if settings.sequence_length is None or settings.options["window_tokens"] is not None:
-        return chosen
-    return replace(chosen, dropped_tokens=whole_rows)
+        return configured
+    return replace(configured, dropped_tokens=whole_rows)
 
 
 def notices(settings: Settings) -> list[str]:
-    """Say how a short last sequence is stored, or that readers weight rows, not tokens."""
+    """Explain how a short last sequence is stored, or that readers weight rows, not tokens."""
     if settings.row_tokens is not None and settings.eos_id is None:
         return [
             "input_ids: the last sequence of a file may be short, which levanter refuses: it would "

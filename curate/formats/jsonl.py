@@ -50,10 +50,8 @@ from curate.runtime.files import atomic_path
 
 LEVEL = 3
 GZIP_LEVEL = 6
-MOST_WINDOW_LOG = 27
-"""Readers refuse zstd windows beyond 2^27 bytes."""
 FRAME_BYTES = 16 << 20
-"""Bytes of lines in a frame; the line that reaches this number closes the frame."""
+"""The line with which a frame's lines reach this number of bytes closes the frame."""
 READ_CHUNK_BYTES = 1 << 20
 
 
@@ -70,7 +68,7 @@ SUFFIXES = {"zstd": ".jsonl.zst", "dolma": ".jsonl.gz", "plain": ".jsonl"}
 
 
 def frame_of(lines: bytes | bytearray, variant: str) -> bytes:
-    """Lines as a frame of the variant's compression, which is a whole file by itself."""
+    """Compress lines to a frame of the variant, which is a valid file by itself."""
     if variant == "plain":
         return bytes(lines)
     if variant == "dolma":
@@ -82,6 +80,11 @@ def frame_of(lines: bytes | bytearray, variant: str) -> bytes:
 
 def write(stem: Path, batches: Iterable[TextBatch], variant: str = "zstd") -> list[Path]:
     """Write `<stem>.jsonl.zst`; frames do not depend on how documents were batched.
+
+    Args:
+        stem: Path of the shard without suffix.
+        batches: Documents, in order.
+        variant: A key of `SUFFIXES`, which gives the file's suffix.
 
     Raises:
         ValueError: The lists of a batch differ in length.
@@ -103,7 +106,13 @@ def write(stem: Path, batches: Iterable[TextBatch], variant: str = "zstd") -> li
 
 
 def to_line(text: str, identifier: str, source: str, metadata: str) -> bytes:
-    r"""One document as a line, with its line feed; the metadata keeps its digits and order.
+    r"""Encode a document as a line with its line feed; metadata keeps its digits and order.
+
+    Args:
+        text: Text of the document.
+        identifier: Its id.
+        source: Its domain.
+        metadata: A JSON object on one line.
 
     Raises:
         ShardError: `metadata` is not a JSON object on one line, or a string is not valid Unicode.
@@ -128,7 +137,16 @@ def to_line(text: str, identifier: str, source: str, metadata: str) -> bytes:
 
 
 def check_metadata(identifier: str, source: str, metadata: str) -> None:
-    """Raise `ShardError` unless a document's metadata is a JSON object on one line."""
+    """Check that a document's metadata can be stored.
+
+    Args:
+        identifier: Id of the document, for the message.
+        source: Its domain, for the message.
+        metadata: Text to check.
+
+    Raises:
+        ShardError: The text is not a JSON object on one line.
+    """
     try:
         is_object = isinstance(orjson.loads(metadata), dict) and "\n" not in metadata
     except orjson.JSONDecodeError:
@@ -141,7 +159,7 @@ def check_metadata(identifier: str, source: str, metadata: str) -> None:
 
 
 def read(stem: Path, variant: str = "zstd") -> Iterator[TextBatch]:
-    """The documents of `<stem>.jsonl.zst`, up to 8 MB at a time; a frame is in memory.
+    """Yield the documents of `<stem>.jsonl.zst`, up to 8 MB at a time; one frame is in memory.
 
     Raises:
         ShardError: The file is absent, cut or damaged, or a line is not as `write` makes it.
@@ -161,7 +179,7 @@ def read(stem: Path, variant: str = "zstd") -> Iterator[TextBatch]:
             if batch.texts and batch_bytes + len(line) > READ_BATCH_BYTES:
                 yield batch
                 batch, batch_bytes = TextBatch([], [], [], []), 0
-            document = parse_line(decoder, line, f"{path}:{line_number}")
+            document = _parse_line(decoder, line, f"{path}:{line_number}")
             batch.texts.append(document.text)
             batch.ids.append(document.id)
             batch.domains.append(document.source)
@@ -171,11 +189,11 @@ def read(stem: Path, variant: str = "zstd") -> Iterator[TextBatch]:
         yield batch
 
 
-def parse_line(decoder: msgspec.json.Decoder[Line], line: bytes, where: str) -> Line:
+def _parse_line(decoder: msgspec.json.Decoder[Line], line: bytes, where: str) -> Line:
     """Decode and check one line.
 
     Raises:
-        ShardError: It is not JSON, or its fields are not the four of `write`.
+        ShardError: The line is not JSON, or its fields are not the four of `write`.
     """
     try:
         document = decoder.decode(line)
@@ -185,13 +203,13 @@ def parse_line(decoder: msgspec.json.Decoder[Line], line: bytes, where: str) -> 
             f"({error})"
         ) from error
     if not bytes(document.metadata).startswith(b"{"):
-        found = bytes(document.metadata)[:80]
-        raise ShardError(f"{where}: expected metadata that is an object, found {found!r}")
+        start = bytes(document.metadata)[:80]
+        raise ShardError(f"{where}: expected metadata that is an object, found {start!r}")
     return document
 
 
 def read_lines(path: Path) -> Iterator[bytes]:
-    """Whole lines of a plain file, about 1 MB at a time; the last may lack its line feed."""
+    """Yield whole lines of a plain file, about 1 MB at a time; the last may lack a line feed."""
     with open_shard(path) as file:
         while lines := file.readlines(READ_CHUNK_BYTES):
             yield b"".join(lines)
@@ -205,7 +223,7 @@ def decompressor(variant: str) -> Any:
 
 
 def read_frames(path: Path, variant: str = "zstd") -> Iterator[bytes]:
-    """The content of each frame, without the empty one that ends the file.
+    """Yield the content of each frame, without the empty one that ends the file.
 
     Raises:
         ShardError: A frame is damaged or cut, or the empty frame is not the last and only one.

@@ -2,8 +2,8 @@
 
 A chunk is u32 items, u32 offsets of the items and of the end, then the token ids of all items back
 to back. TokensLoader sees one flat array a chunk, cut into blocks that never cross chunks, so the
-tail of each is lost: few large chunks lose less. litgpt asks for blocks of its sequence length and
-one more. The dtype stands only in `index.json`: 20 is torch.uint16, 16 torch.int32.
+tail of each is lost: few large chunks lose less. litgpt reads blocks of its sequence length plus
+one. The dtype stands only in `index.json`: 20 is torch.uint16, 16 torch.int32.
 
 Left out: compression and encryption.
 """
@@ -49,7 +49,7 @@ DATA_SPEC = '[1, {"type": null, "context": null, "children_spec": []}]'
 
 
 def dtype_for(highest_id: int) -> np.dtype[Any]:
-    """Uint16 or int32: litdata's torch codes have no uint32.
+    """Return uint16 or int32: litdata's torch codes have no uint32.
 
     Example:
         >>> dtype_for(65_535).name, dtype_for(65_536).name
@@ -60,6 +60,11 @@ def dtype_for(highest_id: int) -> np.dtype[Any]:
 
 def write(stem: Path, batches: Iterable[TokenBatch], dtype: np.dtype[Any]) -> list[Path]:
     """Write `<stem>.bin`.
+
+    Args:
+        stem: Path of the shard without suffix.
+        batches: Documents or sequences, one item each.
+        dtype: uint16 or int32.
 
     Raises:
         ValueError: `dtype` is neither uint16 nor int32, or a batch contradicts itself.
@@ -77,10 +82,10 @@ def _block(batch: TokenBatch, dtype: np.dtype[Any]) -> tuple[memoryview, NDArray
 
 
 def read(stem: Path, dtype: np.dtype[Any]) -> Iterator[TokenBatch]:
-    """The items of a chunk, up to 4M tokens at a time; a longer one comes alone.
+    """Yield the items of a chunk, up to 4M tokens at a time; a longer item comes alone.
 
     Raises:
-        ShardError: The file is absent, cut or too long, or an item is no whole tokens.
+        ShardError: The file is absent, cut or too long, or an item is not a whole number of tokens.
     """
     path = sibling(stem, ".bin")
     offsets, lengths = _items(path, dtype)
@@ -92,10 +97,10 @@ def read(stem: Path, dtype: np.dtype[Any]) -> Iterator[TokenBatch]:
 
 
 def _items(path: Path, dtype: np.dtype[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Offsets of a chunk's items, and tokens of each.
+    """Return the byte offsets of a chunk's items, and the tokens of each.
 
     Raises:
-        ShardError: The file is absent, cut or too long, or an item is no whole tokens.
+        ShardError: The file is absent, cut or too long, or an item is not a whole number of tokens.
     """
     offsets = read_offsets(path)
     if offsets[0] != OFFSET.itemsize * (len(offsets) + 1):
@@ -108,10 +113,10 @@ def _items(path: Path, dtype: np.dtype[Any]) -> tuple[NDArray[np.int64], NDArray
 
 
 def view(stem: Path, dtype: np.dtype[Any]) -> Mapped:
-    """All tokens of `<stem>.bin`, memory-mapped.
+    """Memory-map all tokens of `<stem>.bin`.
 
     Raises:
-        ShardError: As `read`.
+        ShardError: The same damage as `read` refuses.
     """
     path = sibling(stem, ".bin")
     offsets, lengths = _items(path, dtype)
@@ -119,7 +124,7 @@ def view(stem: Path, dtype: np.dtype[Any]) -> Mapped:
 
 
 def finish(folder: DatasetFolder) -> list[Path]:
-    """Write `index.json` of each split; chunks without items are left out of it."""
+    """Write `index.json` of each split, which leaves out chunks without items."""
     written = []
     for stems in folder.stems.values():
         chunks = [_chunk(sibling(stem, ".bin"), folder.dtype) for stem in stems]

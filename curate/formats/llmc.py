@@ -1,4 +1,4 @@
-"""Flat files of llm.c and its relatives: `<stem>.bin`, with or without a header of 256 integers.
+"""llm.c's flat files and their relatives: `<stem>.bin`, most with a header of 256 integers.
 
 | variant | header, i32[256] | tokens |
 |---|---|---|
@@ -6,14 +6,14 @@
 | `nemo` (nemo-automodel) | 278895051, 1, tokens, bytes of a token, 0 … | uint16 or uint32 |
 | `nanogpt` | none | uint16 |
 
-llm.c and nemo-automodel want the end token *before* each document, our documents end with it. For
-a stream the difference is one token: it is moved from the end of the file to its front. Where the
-last document was cut, so that no end token ends the file, one is added at the front and the last
-integer of the header, which no reader looks at, is 1. After such a document, of which there is at
-most one a domain in a dataset, the next has no token before it.
+llm.c and nemo-automodel expect the end token *before* each document; our documents end with it. In
+a stream the difference is one token, which is moved from the end of the file to its front. Where
+the last document was cut, so that no end token ends the file, one is added at the front, and the
+last integer of the header, which no reader looks at, is 1. The document after a cut one has no end
+token before it; a dataset cuts at most one document of each domain.
 
-llm.c stops at a shard shorter than ranks × batch × sequence + 1 tokens: `step_tokens` states that
-product, and then no shorter shard is written. It seeks with a C int, so shards stay below 2 GiB.
+llm.c stops at a shard shorter than ranks × batch × sequence + 1 tokens: where `step_tokens` states
+that product, no shorter shard is written. It seeks with a C int, so shards stay below 2 GiB.
 nanoGPT reads `train.bin` and `val.bin`, which are made in `trainer/`.
 """
 
@@ -64,7 +64,7 @@ UINT16, UINT32 = np.dtype("<u2"), np.dtype("<u4")
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """Properties in which the readers differ."""
+    """File layout of one family of readers."""
 
     name: str
     magic: int | None
@@ -80,7 +80,7 @@ VARIANTS = {
 
 
 def dtype_for(highest_id: int, variant: str = "llmc") -> np.dtype[Any]:
-    """Always uint16, but for nemo-automodel.
+    """Return uint16, or the narrower of uint16 and uint32 for nemo-automodel.
 
     Raises:
         RecipeError: An id needs more than 16 bits.
@@ -104,12 +104,12 @@ def write(  # noqa: PLR0913 - three of a format, three of a variant
     """Write `<stem>.bin`; the header is filled in last.
 
     Args:
-        stem: Of the file.
-        batches: Sequences.
-        dtype: One of the variant's.
+        stem: Path of the shard without suffix.
+        batches: Documents or sequences, in order.
+        dtype: One of the variant's dtypes.
         variant: A key of `VARIANTS`.
-        eos_id: The end token.
-        documents: Whether sequences are documents, which hold the end token at most at their end.
+        eos_id: Id of the end token.
+        documents: Whether sequences are documents, which may hold the end token only at their end.
 
     Raises:
         ValueError: `dtype` is not one of the variant's, or a batch contradicts itself.
@@ -138,18 +138,18 @@ def write(  # noqa: PLR0913 - three of a format, three of a variant
                 )
             for part in (held, tokens[:-1]):
                 write_bytes(file, part.view(np.uint8).data)
-            held, seen = tokens[-1:], True  # where the last token goes is known at the end
+            held, seen = tokens[-1:], True  # a final end token is stored at the front, not here
         if seen and (kind.magic is None or int(held[0]) != eos_id):
             write_bytes(file, held.view(np.uint8).data)
             stored_tokens, added = stored_tokens + 1, 1
         if kind.magic is not None:
             file.seek(0)
-            file.write(header(kind, stored_tokens, dtype, added))
+            file.write(_header(kind, stored_tokens, dtype, added))
     return [path]
 
 
-def header(kind: Variant, stored_tokens: int, dtype: np.dtype[Any], added: int) -> bytes:
-    """The 256 integers before the tokens."""
+def _header(kind: Variant, stored_tokens: int, dtype: np.dtype[Any], added: int) -> bytes:
+    """Make the 256 integers that precede the tokens."""
     integers = np.zeros(HEADER_BYTES // INTEGER.itemsize, INTEGER)
     integers[:3] = kind.magic or 0, 1, stored_tokens
     integers[3] = dtype.itemsize if kind.name == "nemo" else 0
@@ -160,7 +160,13 @@ def header(kind: Variant, stored_tokens: int, dtype: np.dtype[Any], added: int) 
 def read(
     stem: Path, dtype: np.dtype[Any], variant: str = "llmc", eos_id: int = 0
 ) -> Iterator[TokenBatch]:
-    """The tokens of `<stem>.bin` in the order they were given to `write`, 4M at a time.
+    """Yield the tokens of `<stem>.bin` in the order they were given to `write`, 4M at a time.
+
+    Args:
+        stem: Path of the shard without suffix.
+        dtype: Type of a token on disk.
+        variant: A key of `VARIANTS`.
+        eos_id: Id of the end token.
 
     Raises:
         ShardError: The file is absent, cut, too long, or its header is not the variant's.
@@ -181,10 +187,16 @@ def read(
 
 
 def view(stem: Path, dtype: np.dtype[Any], variant: str = "llmc", eos_id: int = 0) -> Mapped:
-    """The tokens of `<stem>.bin` in the order of `read`, memory-mapped.
+    """Memory-map the tokens of `<stem>.bin`, in the order of `read`.
+
+    Args:
+        stem: Path of the shard without suffix.
+        dtype: Type of a token on disk.
+        variant: A key of `VARIANTS`.
+        eos_id: Id of the end token.
 
     Raises:
-        ShardError: As `read`.
+        ShardError: The same damage as `read` refuses.
     """
     kind = VARIANTS[variant]
     path = sibling(stem, ".bin")
@@ -207,21 +219,21 @@ def _check_front(path: Path, file: BufferedReader, dtype: np.dtype[Any], eos_id:
 def _open(
     path: Path, file: BufferedReader, kind: Variant, dtype: np.dtype[Any]
 ) -> tuple[int, bool]:
-    """Tokens stored, and whether the end token of the last sequence stands at the front."""
+    """Return the tokens stored, and whether the last sequence's end token is at the front."""
     size_bytes = path.stat().st_size
     if kind.magic is None:
         if size_bytes % dtype.itemsize:
             raise ShardError(f"{path}: {size_bytes} bytes are no whole {dtype.name} tokens")
         return size_bytes // dtype.itemsize, False
-    found = file.read(HEADER_BYTES)
-    if len(found) != HEADER_BYTES:
-        raise ShardError(f"{path}: expected a header of {HEADER_BYTES} bytes, found {len(found)}")
-    integers = np.frombuffer(found, INTEGER)
+    header = file.read(HEADER_BYTES)
+    if len(header) != HEADER_BYTES:
+        raise ShardError(f"{path}: expected a header of {HEADER_BYTES} bytes, found {len(header)}")
+    integers = np.frombuffer(header, INTEGER)
     stored_tokens, added = int(integers[2]), int(integers[ADDED])
-    for known in kind.dtypes:
-        if known != dtype and found == header(kind, stored_tokens, known, added):
-            raise ShardError(f"{path}: expected tokens of {dtype.name}, found {known.name}")
-    if found != header(kind, stored_tokens, dtype, added) or added not in (0, 1):
+    for stored in kind.dtypes:
+        if stored != dtype and header == _header(kind, stored_tokens, stored, added):
+            raise ShardError(f"{path}: expected tokens of {dtype.name}, found {stored.name}")
+    if header != _header(kind, stored_tokens, dtype, added) or added not in (0, 1):
         raise ShardError(
             f"{path}: expected the header of {kind.name} ({kind.magic}, 1, tokens, 0 …), found "
             f"{integers[:4].tolist()} or an integer behind them that is not 0"
@@ -231,7 +243,13 @@ def _open(
 
 
 def finish(folder: DatasetFolder, variant: str = "llmc", eos_id: int = 0) -> list[Path]:
-    """Make one validation file of all domains and, for nanoGPT, one training file."""
+    """Make one validation file of all domains and, for nanoGPT, one training file.
+
+    Args:
+        folder: Dataset whose shards are written.
+        variant: A key of `VARIANTS`.
+        eos_id: Id of the end token.
+    """
     reader = partial(read, dtype=folder.dtype, variant=variant, eos_id=eos_id)
     names = {"train": "train", "validation": "val"}
     written = []
@@ -251,7 +269,7 @@ def configure(settings: Settings) -> TokenFormat:
     """Configure the format for its variant.
 
     Raises:
-        RecipeError: The variant's readers find documents by the end token, and there is none.
+        RecipeError: The variant's readers find documents by an end token that does not exist.
     """
     variant = settings.options["variant"]
     if settings.eos_id is None and variant != "nanogpt":
@@ -260,17 +278,17 @@ def configure(settings: Settings) -> TokenFormat:
             "its readers expect before each document; set tokenizer.eos, or variant: nanogpt"
         )
     eos_id = settings.eos_id or 0
-    chosen = {"variant": variant, "eos_id": eos_id}
+    variant_arguments: dict[str, Any] = {"variant": variant, "eos_id": eos_id}
     documents = settings.sequence_length is None and settings.eos_id is not None
     step_tokens = settings.options["step_tokens"]
     losses = {"llmc": overlapping_tails, "nemo": labelled_tails, "nanogpt": None}
     return replace(
         FORMAT,
         dtype_for=partial(dtype_for, variant=variant),
-        write=partial(write, documents=documents, **chosen),
-        read=partial(read, **chosen),
-        view=partial(view, **chosen),
-        finish=partial(finish, **chosen),
+        write=partial(write, documents=documents, **variant_arguments),
+        read=partial(read, **variant_arguments),
+        view=partial(view, **variant_arguments),
+        finish=partial(finish, **variant_arguments),
         dropped_tokens=losses[variant],
         shard_tokens_least=1 if step_tokens is None else step_tokens + 1,
         snippet=SNIPPETS[variant],
@@ -278,7 +296,7 @@ def configure(settings: Settings) -> TokenFormat:
 
 
 def notices(settings: Settings) -> list[str]:
-    """Warn that llm.c stops at a short shard, where the recipe does not say how short."""
+    """Warn that llm.c stops at a short shard, unless the recipe states how short."""
     if settings.options["variant"] != "llmc" or settings.options["step_tokens"] is not None:
         return []
     return [

@@ -9,9 +9,9 @@
 
 The value is an array: a byte (dimensions << 2 | k), the shape as one integer (k: 0 u8, 1 u16,
 2 u32, the smallest that fits), the token ids. Arrays must not be empty. Samples are documents, or
-sequences of `sequence_length`; llm-foundry takes a sample as one sequence and cuts what is longer,
-so give it a sequence length. Shards are held to 16M tokens, since each is fetched whole. Left out:
-compression of shards, and hashes in `index.json`: the manifest has them.
+sequences of `sequence_length`; llm-foundry takes a sample as one sequence and truncates longer
+ones, so set a sequence length for it. Shards hold at most 16M tokens, since each is fetched whole.
+Left out: compression of shards, and hashes in `index.json`: the manifest has them.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ BLOCK_TOKENS = 1 << 18
 
 
 def dtype_for(highest_id: int) -> np.dtype[Any]:
-    """Uint16 or int32: torch does little with uint32.
+    """Return uint16 or int32: torch supports few operations on uint32.
 
     Example:
         >>> dtype_for(65_535).name, dtype_for(65_536).name
@@ -86,12 +86,17 @@ def columns(dtype: np.dtype[Any]) -> dict[str, Any]:
 
 
 def columns_bytes(dtype: np.dtype[Any]) -> bytes:
-    """The JSON in a shard."""
+    """Return the shard's description of its columns as JSON."""
     return json.dumps(columns(dtype), sort_keys=True).encode()
 
 
 def write(stem: Path, batches: Iterable[TokenBatch], dtype: np.dtype[Any]) -> list[Path]:
     """Write `<stem>.mds`.
+
+    Args:
+        stem: Path of the shard without suffix.
+        batches: Documents or sequences, one sample each.
+        dtype: uint16 or int32.
 
     Raises:
         ValueError: `dtype` is neither uint16 nor int32, or a batch contradicts itself.
@@ -107,7 +112,7 @@ def write(stem: Path, batches: Iterable[TokenBatch], dtype: np.dtype[Any]) -> li
 def _blocks(
     path: Path, batch: TokenBatch, dtype: np.dtype[Any]
 ) -> Iterator[tuple[bytes, NDArray[np.int64]]]:
-    """A batch as blocks that stay in the processor's cache."""
+    """Encode a batch in blocks small enough for the processor's cache."""
     tokens = to_dtype(batch, dtype)
     if batch.lengths.size and batch.lengths.min() < 1:
         raise ShardError(f"{path}: a sample has no tokens, which MDS refuses")
@@ -117,17 +122,17 @@ def _blocks(
 
 
 def _block(tokens: NDArray[Any], lengths: NDArray[np.int64]) -> tuple[bytes, NDArray[np.int64]]:
-    """Samples as bytes, and bytes of each."""
+    """Encode samples; return them back to back, and the bytes of each."""
     dtype = tokens.dtype
     values = tokens.view(np.uint8).data
     heads, head_bytes = sample_heads(lengths, dtype)
     stops = np.cumsum(lengths) * dtype.itemsize
     parts: list[bytes | memoryview] = []
     start = 0
-    shown = heads.reshape(-1).data
+    head_content = heads.reshape(-1).data
     for number, (stop, taken) in enumerate(zip(stops.tolist(), head_bytes.tolist(), strict=True)):
         at = number * LONGEST_HEAD_BYTES
-        parts.append(shown[at : at + taken])
+        parts.append(head_content[at : at + taken])
         parts.append(values[start:stop])
         start = stop
     return b"".join(parts), head_bytes + lengths * dtype.itemsize
@@ -136,7 +141,10 @@ def _block(tokens: NDArray[Any], lengths: NDArray[np.int64]) -> tuple[bytes, NDA
 def sample_heads(
     lengths: NDArray[np.int64], dtype: np.dtype[Any]
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    r"""What stands before the tokens of each sample: shape (samples, 9), and bytes of it in use.
+    r"""Encode the head of each sample: its size in bytes, array type and length.
+
+    Returns:
+        shape (samples, 9), heads; shape (samples,), bytes of each head in use.
 
     Example:
         >>> heads, used = sample_heads(np.array([3]), np.dtype("uint16"))
@@ -155,10 +163,10 @@ def sample_heads(
 
 
 def read(stem: Path, dtype: np.dtype[Any]) -> Iterator[TokenBatch]:
-    """The samples of a shard, up to 4M tokens at a time; a longer one comes alone.
+    """Yield the samples of a shard, up to 4M tokens at a time; a longer sample comes alone.
 
     Raises:
-        ShardError: The file is absent, cut or damaged in anything but a token.
+        ShardError: The file is absent, cut, or damaged anywhere but inside tokens.
     """
     path = sibling(stem, ".mds")
     with open_shard(path) as file:
@@ -176,16 +184,16 @@ def read(stem: Path, dtype: np.dtype[Any]) -> Iterator[TokenBatch]:
 def _samples(
     path: Path, file: BufferedReader, dtype: np.dtype[Any]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Offsets of a shard's samples, and tokens of each; leaves the file at the first."""
+    """Return byte offsets of the samples and tokens of each; leave the file at the first sample."""
     offsets = read_offsets(path)
     start = OFFSET.itemsize * (len(offsets) + 1)
     file.seek(start)
     _check_columns(path, file.read(int(offsets[0]) - start), dtype)
-    return offsets, sample_lengths(path, offsets, dtype)
+    return offsets, _sample_lengths(path, offsets, dtype)
 
 
 def view(stem: Path, dtype: np.dtype[Any]) -> Mapped:
-    """The samples of `<stem>.mds`, memory-mapped: a run each, of odd alignment too.
+    """Memory-map the samples of `<stem>.mds`, one run each, of any alignment.
 
     Raises:
         ShardError: The file is absent, cut, too long, or of another dtype.
@@ -196,29 +204,31 @@ def view(stem: Path, dtype: np.dtype[Any]) -> Mapped:
     return map_runs(path, offsets[:-1] + sample_heads(lengths, dtype)[1], lengths, dtype)
 
 
-def _check_columns(path: Path, found: bytes, dtype: np.dtype[Any]) -> None:
-    if found == columns_bytes(dtype):
+def _check_columns(path: Path, description: bytes, dtype: np.dtype[Any]) -> None:
+    if description == columns_bytes(dtype):
         return
     for stored in DTYPES:
-        if found == columns_bytes(stored):
+        if description == columns_bytes(stored):
             raise ShardError(f"{path}: expected tokens of {dtype.name}, found {stored.name}")
-    raise ShardError(f"{path}: expected one column 'tokens' as curate writes it, found {found!r}")
+    raise ShardError(
+        f"{path}: expected one column 'tokens' as curate writes it, found {description!r}"
+    )
 
 
-def sample_lengths(
+def _sample_lengths(
     path: Path, offsets: NDArray[np.int64], dtype: np.dtype[Any]
 ) -> NDArray[np.int64]:
-    """Tokens of each sample, from its bytes.
+    """Derive the tokens of each sample from its size: each head size allows its own lengths.
 
     Raises:
-        ShardError: A sample's bytes are no head and whole tokens.
+        ShardError: A sample's size is not that of a head and whole tokens.
     """
     sizes = np.diff(offsets)
     lengths = np.zeros(len(sizes), np.int64)
     for shape_bytes, least, most in ((1, 1, 0xFF), (2, 0x100, 0xFFFF), (4, 0x10000, 2**32)):
-        found, rest = np.divmod(sizes - 5 - shape_bytes, dtype.itemsize)
-        fits = (rest == 0) & (found >= least) & (found <= most)
-        lengths[fits] = found[fits]
+        tokens, rest = np.divmod(sizes - 5 - shape_bytes, dtype.itemsize)
+        fits = (rest == 0) & (tokens >= least) & (tokens <= most)
+        lengths[fits] = tokens[fits]
     if np.any(lengths == 0):
         first = int(np.flatnonzero(lengths == 0)[0])
         raise ShardError(
@@ -235,27 +245,29 @@ def _values(
     lengths: NDArray[np.int64],
     dtype: np.dtype[Any],
 ) -> NDArray[Any]:
-    """Tokens of consecutive samples, their heads checked and taken off."""
+    """Check and strip the heads of consecutive samples; return the tokens back to back."""
     heads, head_bytes = sample_heads(lengths, dtype)
     places = np.minimum(begins[:, None] + np.arange(LONGEST_HEAD_BYTES), len(stored) - 1)
     used = np.arange(LONGEST_HEAD_BYTES) < head_bytes[:, None]
     wrong = np.flatnonzero(((stored[places] != heads) & used).any(axis=1))
     if len(wrong):
-        found = bytes(stored[places[wrong[0]]])
+        head = bytes(stored[places[wrong[0]]])
         raise ShardError(
             f"{path}: expected an array of {lengths[wrong[0]]} {dtype.name}, found a sample "
-            f"starting {found!r}"
+            f"starting {head!r}"
         )
     starts = (begins + head_bytes).tolist()
     kept = 0
     for start, size_bytes in zip(starts, (lengths * dtype.itemsize).tolist(), strict=True):
-        stored[kept : kept + size_bytes] = stored[start : start + size_bytes]  # in place: halves it
+        stored[kept : kept + size_bytes] = stored[
+            start : start + size_bytes
+        ]  # in place halves memory
         kept += size_bytes
     return stored[:kept].view(dtype)
 
 
 def finish(folder: DatasetFolder) -> list[Path]:
-    """Write `index.json` of each split; shards without samples are left out of it."""
+    """Write `index.json` of each split, which leaves out shards without samples."""
     written = []
     for stems in folder.stems.values():
         shards = []

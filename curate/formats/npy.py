@@ -84,7 +84,7 @@ def write(stem: Path, batches: Iterable[TokenBatch], dtype: np.dtype[Any]) -> li
 
 
 def header(count_tokens: int, dtype: np.dtype[Any]) -> bytes:
-    """The 128 bytes that `numpy.save` puts before a one-dimensional array."""
+    """Make the 128 bytes that `numpy.save` puts before a one-dimensional array."""
     fields = f"{{'descr': '{dtype.str}', 'fortran_order': False, 'shape': ({count_tokens},), }}"
     text_bytes = HEADER_BYTES - len(MAGIC) - 2
     return (
@@ -93,7 +93,7 @@ def header(count_tokens: int, dtype: np.dtype[Any]) -> bytes:
 
 
 def read(stem: Path, dtype: np.dtype[Any]) -> Iterator[TokenBatch]:
-    """The tokens of `<stem>.npy` in order, 4M at a time.
+    """Yield the tokens of `<stem>.npy` in order, 4M at a time.
 
     The file knows no boundaries, so each batch is one sequence that the next batch continues.
 

@@ -1,12 +1,12 @@
-"""OLMo-core's flat arrays: `<stem>.npy` is token ids and nothing else, in spite of its name.
+"""OLMo-core's flat arrays: `<stem>.npy` holds token ids and nothing else, in spite of its name.
 
-`numpy.save` puts a header of 128 bytes first, which OLMo-core would train on; so there is none
-here, and `numpy.load` refuses the file. The dtype is only in the trainer's configuration: it must
-be given there, since by itself OLMo-core takes uint8 for a vocabulary up to 256.
+`numpy.save` puts a header of 128 bytes first, which OLMo-core would train on. So there is none
+here, and `numpy.load` refuses the file. The dtype must be given in the trainer's configuration,
+since OLMo-core otherwise takes uint8 for a vocabulary up to 256.
 
-Beside it `<stem>.csv.gz` has a row `start,end` in tokens for each document. OLMo-core needs it
-only for documents' addresses, since it finds their ends by the end token; here it also says how
-long the file must be. `documents: false` leaves it out, and then only the manifest finds a cut.
+Beside it, `<stem>.csv.gz` has a row `start,end` in tokens for each document. OLMo-core finds
+documents by the end token and needs the rows only for their addresses; here they also give the
+file's length. `documents: false` leaves them out, and then only the manifest reveals a cut file.
 The gzip header is fixed (no time, no name), so the same documents give the same bytes.
 
 Left out: the columns id, src and loc that dolma adds, and label masks.
@@ -61,7 +61,7 @@ MOST_TOKENS = 2**32 - 1
 
 
 def dtype_for(highest_id: int) -> np.dtype[Any]:
-    """The narrowest of uint16 and uint32 that holds every id, as OLMo-core chooses above 256.
+    """Return the narrower of uint16 and uint32 that holds every id, as OLMo-core chooses above 256.
 
     Example:
         >>> dtype_for(65_535).name, dtype_for(100_277).name
@@ -80,15 +80,15 @@ def write(
     """Write `<stem>.npy` and `<stem>.csv.gz`.
 
     Args:
-        stem: Of the files.
-        batches: Sequences; each is a document.
+        stem: Path of the shard without suffix.
+        batches: Documents, in order.
         dtype: uint16 or uint32.
-        eos_id: Where given, no document may hold it but at its end.
+        eos_id: Id that no document may hold before its end; None: unchecked.
         documents: Whether to write the `.csv.gz`.
 
     Raises:
         ValueError: `dtype` is neither, or a batch contradicts itself.
-        ShardError: A token id does not fit, an end token is inside a document, or the file gets
+        ShardError: A token id does not fit, an end token is inside a document, or the file has
             more tokens than OLMo-core can index.
     """
     check_dtype(dtype, DTYPES)
@@ -116,7 +116,7 @@ def write(
 
 
 def write_rows(path: Path, lengths: NDArray[np.int64]) -> None:
-    """Write `start,end` of each document as gzip, one member."""
+    """Write a row `start,end` of each document to a gzip file of one member."""
     with atomic_path(path) as temporary, temporary.open(FILL) as file:
         file.write(GZIP_HEADER)
         deflate = zlib.compressobj(GZIP_LEVEL, zlib.DEFLATED, -zlib.MAX_WBITS)
@@ -135,7 +135,12 @@ def write_rows(path: Path, lengths: NDArray[np.int64]) -> None:
 
 
 def read(stem: Path, dtype: np.dtype[Any], documents: bool = True) -> Iterator[TokenBatch]:
-    """The documents of a shard, up to 4M tokens at a time; without rows, its stream.
+    """Yield the documents of a shard, up to 4M tokens at a time, or its stream without documents.
+
+    Args:
+        stem: Path of the shard without suffix.
+        dtype: Type of a token on disk.
+        documents: Whether there is a `.csv.gz` of document boundaries to read.
 
     Raises:
         ShardError: A file is absent, cut or too long, or the rows contradict it.
@@ -160,10 +165,10 @@ def read(stem: Path, dtype: np.dtype[Any], documents: bool = True) -> Iterator[T
 
 
 def view(stem: Path, dtype: np.dtype[Any]) -> Mapped:
-    """All tokens of `<stem>.npy`, memory-mapped; the rows of documents are not read.
+    """Memory-map all tokens of `<stem>.npy`; the rows of documents are not read.
 
     Raises:
-        ShardError: The file is absent, or holds no whole tokens.
+        ShardError: The file is absent, or not a whole number of tokens.
     """
     path = sibling(stem, ".npy")
     with open_shard(path):
@@ -174,7 +179,7 @@ def view(stem: Path, dtype: np.dtype[Any]) -> Mapped:
 
 
 def read_rows(path: Path) -> NDArray[np.int64]:
-    """Tokens of each document, from the rows.
+    """Return the tokens of each document, computed from the rows.
 
     Raises:
         ShardError: The file is not the gzip that `write_rows` makes, or its rows do not follow
@@ -206,10 +211,10 @@ def read_rows(path: Path) -> NDArray[np.int64]:
 
 
 def inflate(path: Path) -> Iterator[bytes]:
-    """The text of a gzip file of one member and of our header, a chunk at a time.
+    """Yield the text of a gzip file of one member with curate's header, a chunk at a time.
 
     Raises:
-        ShardError: It is absent, damaged, cut or longer.
+        ShardError: The file is absent, damaged, cut or too long.
     """
     member = zlib.decompressobj(zlib.MAX_WBITS | 16)
     with open_shard(path) as file:

@@ -1,9 +1,9 @@
-"""Values in Thrift's compact protocol, as far as Parquet's headers need them.
+"""Encode values in Thrift's compact protocol, as far as Parquet's headers need it.
 
-A value is its type code and its bytes; a structure puts its fields' numbers before them. Writing
-only: what is written is read back by pyarrow. Written by hand because `token_pages` needs these few
-types alone, in 100 lines without a dependency; it is what lets it write 434 MB/s where pyarrow
-writes 71 to 166.
+A value is its type code and its bytes; a structure puts each field's number before them. There is
+no decoder: pyarrow reads the files. Written by hand because `token_pages` needs only these types,
+which take 100 lines and no dependency, and reaches 434 MB/s with them where pyarrow reaches 71 to
+166.
 
 References:
     Apache Thrift, "Thrift compact protocol encoding".
@@ -22,47 +22,47 @@ SHORT_LIST = 15
 
 
 def varint(number: int) -> bytes:
-    r"""Seven bits a byte, the lowest first, the eighth set in all but the last.
+    r"""Encode a number as seven bits a byte, lowest first, the eighth bit set in all but the last.
 
     Example:
         >>> varint(1), varint(300).hex()
         (b'\x01', 'ac02')
     """
-    found = bytearray()
+    encoded = bytearray()
     while number > 0x7F:
-        found.append(number & 0x7F | 0x80)
+        encoded.append(number & 0x7F | 0x80)
         number >>= 7
-    found.append(number)
-    return bytes(found)
+    encoded.append(number)
+    return bytes(encoded)
 
 
 def _zigzag(number: int) -> bytes:
-    """Whole numbers of either sign: 0, -1, 1, -2 become 0, 1, 2, 3."""
+    """Encode a number of either sign: 0, -1, 1, -2 become the varints 0, 1, 2, 3."""
     return varint(number << 1 if number >= 0 else (-number << 1) - 1)
 
 
 def int8(number: int) -> Value:
-    """One byte."""
+    """Encode a number as one byte."""
     return BYTE, bytes([number])
 
 
 def int32(number: int) -> Value:
-    """A number of up to 32 bits."""
+    """Encode a number of up to 32 bits."""
     return INT32, _zigzag(number)
 
 
 def int64(number: int) -> Value:
-    """A number of up to 64 bits."""
+    """Encode a number of up to 64 bits."""
     return INT64, _zigzag(number)
 
 
 def flag(value: bool) -> Value:
-    """True or false as a field, whose type code is the value."""
+    """Encode true or false as a field, whose type code is the value."""
     return (TRUE if value else FALSE), b""
 
 
 def binary(value: str | bytes) -> Value:
-    r"""Bytes, or text as UTF-8.
+    r"""Encode bytes, or text as UTF-8.
 
     Example:
         >>> binary("ab")
@@ -73,7 +73,7 @@ def binary(value: str | bytes) -> Value:
 
 
 def array(values: Sequence[Value]) -> Value:
-    """A list of values of one type, at least one.
+    """Encode a list of values of one type, at least one.
 
     Example:
         >>> array([int32(1), int32(2)])[1].hex()
@@ -89,16 +89,16 @@ def array(values: Sequence[Value]) -> Value:
 
 
 def struct(fields: Mapping[int, Value]) -> Value:
-    """A structure of fields by number, rising and less than 16 apart.
+    """Encode a structure: fields by number, rising and less than 16 apart.
 
     Example:
         >>> struct({1: int32(1), 3: flag(True)})[1].hex()
         '15022100'
     """
-    found, last = bytearray(), 0
+    encoded, last = bytearray(), 0
     for number, (kind, content) in fields.items():
         assert 0 < number - last < 16
-        found.append(number - last << 4 | kind)
-        found += content
+        encoded.append(number - last << 4 | kind)
+        encoded += content
         last = number
-    return STRUCT, bytes(found) + STOP
+    return STRUCT, bytes(encoded) + STOP

@@ -51,23 +51,22 @@ PLAIN, RLE, RLE_DICTIONARY = 0, 3, 8
 UNCOMPRESSED = 0
 DATA_PAGE, DICTIONARY_PAGE = 0, 2
 MANY = 16
-"""Tokens for each id there may be, from which all ids to the highest are written, in their order:
-tokens are then numbers as they are, and the dictionary takes an eighth of them at most."""
+"""From this many tokens per possible id, the dictionary lists every id up to the highest: each
+token is then its own dictionary number, and the dictionary has at most 1/8 of the tokens' bytes."""
 PACKED = 8
-"""Numbers that are packed together; the last few are filled up with zeros."""
+"""Numbers in a bit-packed group; the last group is filled up with zeros."""
 PRESENT, EMPTY = 3, 1
-"""Definition levels of an integer, and of a list without any."""
-REPETITION_BITS, DEFINITION_BITS = 1, 2
+"""Definition levels of an integer and of an empty list."""
 
 
 def level_runs(lengths: NDArray[np.int64], values: NDArray[np.uint8]) -> bytes:
-    """Levels as runs in the RLE hybrid encoding, behind their size as 4 bytes.
+    """Encode levels as runs of the RLE hybrid encoding, after their size as 4 bytes.
 
     A run is twice its length as a variable-length number, then its value in a byte.
 
     Args:
-        lengths: shape (runs,), positive, below 2^31.
-        values: shape (runs,), below 256.
+        lengths: shape (runs,), entries in each run; positive, below 2^31.
+        values: shape (runs,), level of each run.
 
     Example:
         >>> level_runs(np.array([1, 200]), np.array([0, 1], np.uint8)).hex()
@@ -78,19 +77,19 @@ def level_runs(lengths: NDArray[np.int64], values: NDArray[np.uint8]) -> bytes:
     for shift in (7, 14, 21, 28):
         groups += doubled >> np.uint64(shift) > 0
     ends = np.cumsum(groups + 1)
-    found = np.zeros(int(ends[-1]) if len(ends) else 0, np.uint8)
+    encoded = np.zeros(int(ends[-1]) if len(ends) else 0, np.uint8)
     starts = ends - groups - 1
     for place in range(int(groups.max(initial=0))):
         has = groups > place
         part = (doubled[has] >> np.uint64(7 * place)).astype(np.uint8) & np.uint8(0x7F)
         more = (groups[has] > place + 1).astype(np.uint8) << np.uint8(7)
-        found[starts[has] + place] = part | more
-    found[ends - 1] = values
-    return len(found).to_bytes(4, "little") + found.tobytes()
+        encoded[starts[has] + place] = part | more
+    encoded[ends - 1] = values
+    return len(encoded).to_bytes(4, "little") + encoded.tobytes()
 
 
 def levels(lengths: NDArray[np.int64]) -> bytes:
-    """Repetition levels, then definition levels, of rows of so many integers."""
+    """Encode repetition levels, then definition levels, of rows with these numbers of integers."""
     entries = np.maximum(lengths, 1)
     first_and_rest = np.stack([np.ones_like(entries), entries - 1], axis=1).ravel()
     repetition = np.tile(np.array([0, 1], np.uint8), len(lengths))
@@ -103,15 +102,15 @@ def levels(lengths: NDArray[np.int64]) -> bytes:
 
 
 def numbered(tokens: NDArray[Any]) -> tuple[bytes, NDArray[Any]]:
-    """The dictionary page, ids that rise, and each token's number among them.
+    """Make the dictionary page of ascending ids, and number each token by its place there.
 
-    These are the ids that occur, or all up to the highest where tokens are many.
+    The dictionary holds the ids that occur, or all up to the highest where tokens are many.
 
     Args:
         tokens: shape (tokens,), not negative, at least one.
 
     Returns:
-        The ids as 32 bits each; shape (tokens,), numbers of 16 bits, or of 32 beyond 65,536 ids.
+        The ids, 32 bits each; shape (tokens,), numbers of 16 bits, or of 32 beyond 65,536 ids.
 
     Example:
         >>> ids, numbers = numbered(np.array([7, 300, 7], np.uint16))
@@ -141,14 +140,14 @@ def _mark(tokens, count, seen):  # type: ignore[no-untyped-def]  # noqa: ANN001,
 
 @kernel
 def _number(tokens, count, place, numbers):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Look every id up."""
+    """Look up every token's number."""
     for index in range(count):
         numbers[index] = place[tokens[index]]
     return count
 
 
 def packed(numbers: NDArray[Any]) -> bytes:
-    """Numbers as one bit-packed run of 16 or 24 bits each, behind their width.
+    """Encode numbers as one bit-packed run of 16 or 24 bits each, after their width.
 
     Example:
         >>> packed(np.array([1, 2], "<u2")).hex()
@@ -166,14 +165,14 @@ def packed(numbers: NDArray[Any]) -> bytes:
 
 @dataclass
 class TokenPages:
-    """Writes row groups as they come; `finish` writes the footer."""
+    """A writer of row groups; `finish` writes the footer."""
 
     file: RawIOBase
     """Open for writing, unbuffered, empty."""
     name: str
-    """Of the column."""
+    """Name of the column."""
     schema: Any
-    """Arrow's, of one column, a list of uint16 or int32; readers in Arrow get its names back."""
+    """Arrow schema of one column, a list of uint16 or int32; Arrow's readers restore it."""
     groups: list[Value] = field(default_factory=list)
     rows: int = 0
     written_bytes: int = 0
@@ -183,11 +182,11 @@ class TokenPages:
         self.written_bytes += len(content)
 
     def add(self, tokens: NDArray[Any], lengths: NDArray[np.int64]) -> None:
-        """Write a row group.
+        """Write one row group.
 
         Args:
             tokens: shape (tokens,), contiguous, of the schema's type, not negative.
-            lengths: shape (rows,), that add up to `tokens`; at least one row.
+            lengths: shape (rows,), tokens of each row; at least one row.
         """
         if not self.written_bytes:
             self._put(MAGIC)
@@ -218,19 +217,15 @@ class TokenPages:
         self.rows += len(lengths)
 
     def _page(self, kind: int, content: bytes, number: int, terms: dict[int, Value]) -> None:
-        """Write a page behind its header, with its checksum; `number` is of the kind's field."""
+        """Write a page after its header; `terms` is the header's field `number`."""
         size, check = int32(len(content)), zlib.crc32(content)
-        check -= check >> 31 << 32  # as a signed number
+        check -= check >> 31 << 32  # Thrift's integers are signed, the checksum is not
         fields = {1: int32(kind), 2: size, 3: size, 4: int32(check), number: struct(terms)}
         self._put(struct(fields)[1])
         self._put(content)
 
     def finish(self, metadata: dict[str, str]) -> None:
-        """Write the footer.
-
-        Args:
-            metadata: Texts by key, beside Arrow's schema.
-        """
+        """Write the footer, with `metadata` beside Arrow's schema."""
         if not self.written_bytes:
             self._put(MAGIC)
         stored = base64.b64encode(self.schema.serialize().to_pybytes()).decode()
@@ -247,7 +242,7 @@ class TokenPages:
         self._put(footer + len(footer).to_bytes(4, "little") + MAGIC)
 
     def _columns(self) -> list[Value]:
-        """The tree of a list of integers, none of which is ever null."""
+        """Describe the column: a list of integers, none of which is ever null."""
         narrow = str(self.schema.field(0).type.value_type) == "uint16"
         integer = {1: int32(PHYSICAL_INT32), 3: int32(OPTIONAL), 4: binary("element")}
         if narrow:

@@ -1,8 +1,8 @@
 """WebDataset: `<stem>.tar`, two members a document, `KEY.txt` and `KEY.json`.
 
-Members of one document follow each other and share their key, the shard's name and the document's
-number in it; everything after the first dot of a member's name is its field, so dots in the shard's
-name become dashes. `KEY.json` holds id, source, metadata and `xxh3`, a hash of all of them and the
+The members of a document are adjacent and share a key: the shard's name and the document's number
+in it. Everything after the first dot of a member's name is its field, so dots in the shard's name
+become dashes. `KEY.json` holds id, source, metadata and `xxh3`, a hash of all of them and the
 text, because tar itself has checksums of headers only. Plain ustar with fixed times and owners, so
 the same documents give the same bytes. Left out: the index files of energon and wids.
 """
@@ -51,7 +51,7 @@ def write(stem: Path, batches: Iterable[TextBatch]) -> list[Path]:
     with atomic_path(path) as temporary, temporary.open(FILL) as file:
         for batch in batches:
             for document in zip(batch.texts, batch.ids, batch.domains, batch.metadata, strict=True):
-                text, record = to_members(*document)
+                text, record = _to_members(*document)
                 file.write(member(f"{key}-{number:08d}.txt", text))
                 file.write(member(f"{key}-{number:08d}.json", record))
                 number += 1
@@ -59,8 +59,8 @@ def write(stem: Path, batches: Iterable[TextBatch]) -> list[Path]:
     return [path]
 
 
-def to_members(text: str, identifier: str, source: str, metadata: str) -> tuple[bytes, bytes]:
-    """The two members of a document.
+def _to_members(text: str, identifier: str, source: str, metadata: str) -> tuple[bytes, bytes]:
+    """Make the contents of a document's two members.
 
     Raises:
         ShardError: `metadata` is not a JSON object on one line, or a string is not valid Unicode.
@@ -72,15 +72,15 @@ def to_members(text: str, identifier: str, source: str, metadata: str) -> tuple[
             "id": identifier,
             "source": source,
             "metadata": metadata,
-            "xxh3": content_hash(content, identifier, source, metadata),
+            "xxh3": _content_hash(content, identifier, source, metadata),
         }
         return content, orjson.dumps(record)
     except (UnicodeEncodeError, orjson.JSONEncodeError) as error:
         raise ShardError(f"document of {source!r} cannot be stored ({error})") from error
 
 
-def content_hash(text: bytes, identifier: str, source: str, metadata: str) -> str:
-    """xxh3-64 of everything that a document is stored with, 16 hexadecimal digits."""
+def _content_hash(text: bytes, identifier: str, source: str, metadata: str) -> str:
+    """Hash everything that is stored of a document: xxh3-64, 16 hexadecimal digits."""
     digest = xxhash.xxh3_64()
     for piece in (text, identifier.encode(), source.encode(), metadata.encode()):
         digest.update(len(piece).to_bytes(8, "little"))
@@ -89,19 +89,19 @@ def content_hash(text: bytes, identifier: str, source: str, metadata: str) -> st
 
 
 def member(name: str, content: bytes) -> bytes:
-    """A file of the archive: header, content, zeros up to the next block."""
+    """Make an archive member: header, content, zeros up to the next block."""
     return member_header(name, len(content)) + content + bytes(-len(content) % BLOCK_BYTES)
 
 
 def member_header(name: str, size_bytes: int) -> bytes:
-    """512 bytes of ustar, with the times and owners that every member has."""
+    """Make the 512 bytes of a ustar header, with the same times and owners for every member."""
     info = tarfile.TarInfo(name)
     info.size = size_bytes
     return info.tobuf(tarfile.USTAR_FORMAT, "utf-8", "strict")
 
 
 def read(stem: Path) -> Iterator[TextBatch]:
-    """The documents of `<stem>.tar`, up to 8 MB of text at a time.
+    """Yield the documents of `<stem>.tar`, up to 8 MB of text at a time.
 
     Raises:
         ShardError: The file is absent, cut or damaged, or its members are not those of `write`.
@@ -112,9 +112,9 @@ def read(stem: Path) -> Iterator[TextBatch]:
     decoder = msgspec.json.Decoder(Record)
     number = 0
     with open_shard(path) as file:
-        while (text := read_member(path, file, f"{key}-{number:08d}.txt")) is not None:
-            stored = read_member(path, file, f"{key}-{number:08d}.json")
-            record = parse(path, number, text, stored, decoder)
+        while (text := _read_member(path, file, f"{key}-{number:08d}.txt")) is not None:
+            stored = _read_member(path, file, f"{key}-{number:08d}.json")
+            record = _parse(f"{path}: document {number}", text, stored, decoder)
             if batch.texts and batch_bytes + len(text) > READ_BATCH_BYTES:
                 yield batch
                 batch, batch_bytes = TextBatch([], [], [], []), 0
@@ -130,11 +130,11 @@ def read(stem: Path) -> Iterator[TextBatch]:
         yield batch
 
 
-def read_member(path: Path, file: BufferedReader, name: str) -> bytes | None:
-    """The content of the next member; None at the end of the archive.
+def _read_member(path: Path, file: BufferedReader, name: str) -> bytes | None:
+    """Return the content of the next member, or None at the end of the archive.
 
     Raises:
-        ShardError: It is cut, damaged, or has another name.
+        ShardError: The member is cut, damaged, or has another name.
     """
     header = file.read(BLOCK_BYTES)
     if header == bytes(BLOCK_BYTES):
@@ -154,28 +154,23 @@ def read_member(path: Path, file: BufferedReader, name: str) -> bytes | None:
     return content[: info.size]
 
 
-def parse(
-    path: Path,
-    number: int,
-    text: bytes,
-    stored: bytes | None,
-    decoder: msgspec.json.Decoder[Record],
+def _parse(
+    where: str, text: bytes, stored: bytes | None, decoder: msgspec.json.Decoder[Record]
 ) -> Record:
-    """Decode the record beside a text, and check it against the text.
+    """Decode a document's record and compare its hash with the text.
 
     Raises:
-        ShardError: It is absent, of another form, or its hash is another.
+        ShardError: The record is absent or has another form, or the hashes differ.
     """
-    where = f"{path}: document {number}"
     try:
         record = decoder.decode(stored or b"")
-        found = content_hash(text, record.id, record.source, record.metadata)
+        content_xxh3 = _content_hash(text, record.id, record.source, record.metadata)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ShardError(
             f"{where}: expected an object of id, source, metadata and xxh3 ({error})"
         ) from error
-    if found != record.xxh3:
-        raise ShardError(f"{where}: content has the hash {found}, stored is {record.xxh3}")
+    if content_xxh3 != record.xxh3:
+        raise ShardError(f"{where}: content has the hash {content_xxh3}, stored is {record.xxh3}")
     return record
 
 

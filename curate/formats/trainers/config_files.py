@@ -29,7 +29,7 @@ REPETITION_UNIT = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class ConfigInputs:
-    """Everything that a configuration file is made of."""
+    """Content for a trainer's configuration files."""
 
     train: Sequence[WrittenDomain]
     """Domains with tokens on disk."""
@@ -59,7 +59,7 @@ def _paths(domain: WrittenDomain, suffix: str) -> list[str]:
 
 
 def megatron(inputs: ConfigInputs) -> dict[str, str]:
-    """Write Megatron's blend, as a list and by split, and GPT-NeoX's keys.
+    """Make Megatron's blend, as a list and by split, and GPT-NeoX's keys.
 
     Raises:
         RecipeError: A blend cannot number as many shards.
@@ -68,7 +68,7 @@ def megatron(inputs: ConfigInputs) -> dict[str, str]:
     weighted = [
         (f"{share * shard.tokens / tokens:.17g}", shard.stem)
         for domain, share in zip(inputs.train, shares, strict=True)
-        for tokens in [domain.tokens]  # a sum over shards: taken once, not once for each shard
+        for tokens in [domain.tokens]  # sums over shards, so not once for each shard
         for shard in domain.shards
     ]
     if len(weighted) > MOST_PREFIXES:
@@ -99,7 +99,7 @@ def megatron(inputs: ConfigInputs) -> dict[str, str]:
 
 
 def olmo(inputs: ConfigInputs) -> dict[str, str]:
-    """Write the list of OLMo-core's source mixture."""
+    """Make the list of OLMo-core's source mixture."""
     shares = draws.by_planned(inputs.train)
     requested = sum(domain.planned_tokens for domain in inputs.train)
     sources = [
@@ -133,7 +133,7 @@ def repetition(domain: WrittenDomain) -> float:
 
 
 def nanotron(inputs: ConfigInputs) -> dict[str, str]:
-    """Write folders and weights of a Nanoset, but for folders without a window, which stop it."""
+    """Make folders and weights of a Nanoset, without folders that hold no window, which stop it."""
     weights = draws.nanotron(inputs.train, inputs.window_tokens).weights
     kept = [(s, weight) for s, weight in zip(inputs.train, weights, strict=True) if weight]
     dataset = {
@@ -144,7 +144,7 @@ def nanotron(inputs: ConfigInputs) -> dict[str, str]:
 
 
 def mosaic(inputs: ConfigInputs) -> dict[str, str]:
-    """Write streams of llm-foundry, in whole rows."""
+    """Make streams of llm-foundry, in whole rows."""
     samples = draws.mosaic(inputs.train, inputs.window_tokens).samples
     streams = {
         domain.name: {"local": _folder(domain), "choose": rows}
@@ -155,7 +155,7 @@ def mosaic(inputs: ConfigInputs) -> dict[str, str]:
 
 
 def mosaic_proportion(inputs: ConfigInputs) -> dict[str, str]:
-    """Write the same streams in shares of rows."""
+    """Make streams of llm-foundry, in shares of rows."""
     weights = draws.mosaic_proportion(inputs.train, inputs.window_tokens).weights
     streams = {
         domain.name: {"local": _folder(domain), "proportion": weight}
@@ -170,7 +170,7 @@ def mosaic_proportion(inputs: ConfigInputs) -> dict[str, str]:
 
 
 def litdata(inputs: ConfigInputs) -> dict[str, str]:
-    """Write folders and weights of a CombinedStreamingDataset, but for folders without a block."""
+    """Make folders and weights of a CombinedStreamingDataset, without folders that lack a block."""
     weights = draws.litdata(inputs.train, inputs.window_tokens).weights
     kept = [(s, weight) for s, weight in zip(inputs.train, weights, strict=True) if weight]
     combined = {
@@ -182,12 +182,12 @@ def litdata(inputs: ConfigInputs) -> dict[str, str]:
 
 
 def levanter(inputs: ConfigInputs) -> dict[str, str]:
-    """Write components and `train_weights` of levanter for text."""
+    """Make components and `train_weights` of levanter for text."""
     return _levanter(inputs, {"type": "text"})
 
 
 def levanter_prebuilt(inputs: ConfigInputs) -> dict[str, str]:
-    """Write the same for rows of tokens, each of which levanter takes for a sequence."""
+    """Make components and `train_weights` of levanter for rows of tokens, one sequence a row."""
     return _levanter(inputs, {"type": "prebuilt", "input_ids_key": "input_ids"})
 
 
@@ -210,7 +210,7 @@ def _levanter(inputs: ConfigInputs, row_format: dict[str, str]) -> dict[str, str
 
 
 def hugging_face(inputs: ConfigInputs) -> dict[str, str]:
-    """Write files, probabilities of rows and strategy for `interleave_datasets`."""
+    """Make files, probabilities of rows and strategy for `interleave_datasets`."""
     drawn = draws.random_rows(inputs.train, inputs.window_tokens)
     repeats = any(domain.planned_tokens > domain.tokens for domain in inputs.train)
     # Without repeats the plan takes every row once, and only this strategy does.
@@ -230,7 +230,7 @@ def hugging_face(inputs: ConfigInputs) -> dict[str, str]:
 
 
 def torchtitan(inputs: ConfigInputs) -> dict[str, str]:
-    """Write folders and weights of torchtitan's interleaved sources, which pack, then draw."""
+    """Make folders and weights of torchtitan's interleaved sources, which pack, then draw."""
     shares = draws.by_planned(inputs.train)
     sources = [
         {"dataset": "c4_test", "dataset_path": _folder(domain), "weight": share}
@@ -240,7 +240,7 @@ def torchtitan(inputs: ConfigInputs) -> dict[str, str]:
 
 
 def webdataset(inputs: ConfigInputs) -> dict[str, str]:
-    """Write shards and probabilities of `webdataset.RandomMix`, and a blend of energon."""
+    """Make shards and probabilities of `webdataset.RandomMix`, and a blend of energon."""
     drawn = draws.random_rows(inputs.train, inputs.window_tokens)
     mix = {
         "urls": [_paths(domain, inputs.suffix) for domain in inputs.train],

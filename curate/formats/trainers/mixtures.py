@@ -1,8 +1,8 @@
 """Predict how trainers mix domains that are written apart.
 
-Where each domain has files of its own (`output.shape: per-domain`), the trainer mixes them. What
-it draws (`draws`) is compared with the plan: samples, tokens, share and passes of each domain, and
-which domains it would lose. A format's row lists the trainers that mix its files.
+Where each domain has files of its own (`output.shape: per-domain`), the trainer mixes them. Its
+draws (`draws`) are compared with the plan: samples, tokens, share and passes of each domain, and
+the domains it would lose. A format's row lists the trainers that mix its files.
 
 Where a trainer samples at random (`exact` is False), counts are expected values, and a warning
 names each domain that may never be drawn.
@@ -23,7 +23,7 @@ LIKELY_MISSED = 0.01
 """Probability of never being drawn from which a warning names a domain."""
 
 SHORT_EPOCH = 0.9
-"""An epoch that ends before this share of the planned samples gets a warning."""
+"""Share of the planned samples; an epoch that ends earlier gets a warning."""
 
 MUCH_REPEATED = 2.0
 """Passes, as a multiple of the planned ones (or of one), above which a warning names a domain."""
@@ -31,7 +31,7 @@ MUCH_REPEATED = 2.0
 
 @dataclass(frozen=True, slots=True)
 class TrainerMixture:
-    """How one trainer mixes domains, and the configuration files that tell it to."""
+    """How one trainer mixes domains, and the configuration files for it."""
 
     trainer: str
     unit: str
@@ -101,7 +101,7 @@ def predict(
     """Predict what a trainer draws.
 
     Args:
-        mixture: The trainer's.
+        mixture: The trainer's rule and files.
         domains: Every domain; those without tokens on disk are left out of the mixture.
         window_tokens: Tokens of the trainer's windows.
     """
@@ -124,9 +124,13 @@ def predict(
             "unseen": max(0, math.floor(passes) - samples) if mixture.repeats_order else 0,
         }
     return MixturePrediction(
-        mixture.trainer, mixture.unit, mixture.exact, window_tokens, rows,
-        tuple(_warnings(mixture, held, drawn, window_tokens)),
-    )  # fmt: skip
+        trainer=mixture.trainer,
+        unit=mixture.unit,
+        exact=mixture.exact,
+        window_tokens=window_tokens,
+        rows=rows,
+        warnings=tuple(_warnings(mixture, held, drawn, window_tokens)),
+    )
 
 
 def _warnings(

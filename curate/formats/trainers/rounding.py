@@ -1,7 +1,7 @@
-"""Rules by which trainers turn a mixture of datasets into whole samples.
+"""Turn a mixture of datasets into whole samples by the rounding rules of each trainer.
 
 A trainer draws samples (windows of tokens, or rows), not tokens, and each rounds in its own way.
-These functions give the number of samples it draws from each dataset, as its own code would. Left
+These functions return the number of samples it draws from each dataset, as its own code would. Left
 out: which samples those are, and in which order.
 """
 
@@ -36,33 +36,33 @@ class FileShare:
 
     tokens: int
     ratio: float = 1.0
-    """Share of it to be taken."""
+    """Share of the file to take."""
 
 
 def normalised(weights: Weights) -> NDArray[np.float64]:
-    """Weights that sum to 1.
+    """Scale weights to sum to 1.
 
     Raises:
         ValueError: One is negative or not finite, or none is positive.
     """
-    found = np.asarray(weights, np.float64)
-    if not np.all(np.isfinite(found)) or np.any(found < 0) or not found.sum() > 0:
+    values = np.asarray(weights, np.float64)
+    if not np.all(np.isfinite(values)) or np.any(values < 0) or not values.sum() > 0:
         raise ValueError(f"weights must be non-negative and not all zero, got {weights}")
-    shares: NDArray[np.float64] = found / found.sum()
+    shares: NDArray[np.float64] = values / values.sum()
     return shares
 
 
 def greedy(weights: Weights, samples: int) -> NDArray[np.int64]:
-    """Megatron's blend and nanotron's Nanoset: each sample from where most is missing.
+    """Draw each sample from the dataset that lags most, as Megatron and nanotron's Nanoset do.
 
-    At sample i the dataset with the largest w * max(i, 1) - drawn gives the next, the first of
-    equals. Of few datasets even a tiny one is drawn early; of many, those that are due less than
-    about half a sample never are. Beyond 4e8 steps the largest remainder stands in, which is off
-    by about one sample.
+    Sample i comes from the dataset with the largest w * max(i, 1) - drawn, the first of equals.
+    Among few datasets even a tiny one is drawn early; among many, one that is due less than about
+    half a sample is never drawn. Beyond 4e8 steps the largest remainder stands in, which is off by
+    about one sample.
 
     Args:
         weights: shape (datasets,), non-negative.
-        samples: To draw in all.
+        samples: Samples to draw in all.
 
     Example:
         >>> greedy([0.3, 0.7], 1000).tolist(), greedy([0.999, 0.001], 100).tolist()
@@ -91,7 +91,7 @@ def _greedy(shares, drawn, datasets, samples):  # type: ignore[no-untyped-def]  
 
 
 def largest_remainder(weights: Weights, samples: int) -> NDArray[np.int64]:
-    """Whole samples nearest to the shares: what random draws give on average.
+    """Round shares to whole samples, nearest to the mean of random draws.
 
     Example:
         >>> largest_remainder([0.5, 0.3, 0.2], 11).tolist()
@@ -105,7 +105,7 @@ def largest_remainder(weights: Weights, samples: int) -> NDArray[np.int64]:
 
 
 def missed_chance(weights: Weights, samples: int) -> NDArray[np.float64]:
-    """Probability that independent draws never take a dataset: (1 - w)^samples.
+    """Return the probability that independent draws never take a dataset: (1 - w)^samples.
 
     Example:
         >>> missed_chance([0.5, 0.5], 2).tolist()
@@ -116,7 +116,12 @@ def missed_chance(weights: Weights, samples: int) -> NDArray[np.float64]:
 
 
 def proportions(weights: Weights, samples: int, seed: int = MDS_SEED) -> NDArray[np.int64]:
-    """MosaicML's streams with `proportion`: rounded down, the rest one each to streams by lot.
+    """Round down, then give one more to streams by lot, as MosaicML's `proportion` does.
+
+    Args:
+        weights: shape (streams,), non-negative.
+        samples: Samples to draw in all.
+        seed: The trainer's `shuffle_seed`.
 
     Example:
         >>> proportions([0.3, 0.7], 1000).tolist(), int(proportions([1, 1, 1], 100).sum())
@@ -130,7 +135,7 @@ def proportions(weights: Weights, samples: int, seed: int = MDS_SEED) -> NDArray
 
 
 def block_counts(weights: Weights, block_samples: int) -> NDArray[np.int64]:
-    """Levanter's mixture: counts within each block rounded down, the rest to the largest.
+    """Round down within each block and give the rest to the largest, as levanter does.
 
     Example:
         >>> block_counts([0.7, 0.2999, 0.0001], 2048).tolist()
@@ -142,7 +147,7 @@ def block_counts(weights: Weights, block_samples: int) -> NDArray[np.int64]:
 
 
 def levanter_block(weights: Weights) -> int:
-    """The smallest block in which every dataset has a sample, else the largest allowed.
+    """Return the smallest block in which every dataset has a sample, else the largest allowed.
 
     Example:
         >>> levanter_block([0.5, 0.5]), levanter_block([0.9999, 0.0001])
