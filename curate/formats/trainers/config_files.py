@@ -133,7 +133,7 @@ def repetition(domain: WrittenDomain) -> float:
 
 
 def nanotron(inputs: ConfigInputs) -> dict[str, str]:
-    """Make folders and weights of a Nanoset, leaving out folders without a window, which stop it."""
+    """Make folders and weights of a Nanoset; skip folders without a window, which stop it."""
     weights = draws.nanotron(inputs.train, inputs.window_tokens).weights
     kept = [(s, weight) for s, weight in zip(inputs.train, weights, strict=True) if weight]
     dataset = {
@@ -170,7 +170,7 @@ def mosaic_proportion(inputs: ConfigInputs) -> dict[str, str]:
 
 
 def litdata(inputs: ConfigInputs) -> dict[str, str]:
-    """Make folders and weights of a CombinedStreamingDataset, leaving out folders without a block."""
+    """Make folders and weights of a CombinedStreamingDataset; skip folders without a block."""
     weights = draws.litdata(inputs.train, inputs.window_tokens).weights
     kept = [(s, weight) for s, weight in zip(inputs.train, weights, strict=True) if weight]
     combined = {
