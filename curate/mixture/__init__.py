@@ -1,7 +1,7 @@
 """Mixing methods behind one function: `mix(request)` gives shares of tokens.
 
-`METHODS` lists them. A method says what it would choose; `mix` holds that to the epoch caps by
-one projection, the same for all. How to add a method is said in `curate.mixture.methods`.
+`METHODS` lists them. A method states its preference, and `mix` moves that within the epoch caps,
+the same way for every method. `curate.mixture.methods` explains how to add one.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ __all__ = [
 
 
 def mix(request: MixtureRequest) -> Mixture:
-    """Shares of tokens by the method the request names, held to the epoch caps.
+    """Compute shares of tokens by the method the request names, within the epoch caps.
 
-    A method's own choice is moved to the nearest shares that obey w_i * budget <= max_epochs_i *
+    A method's preference is moved to the nearest shares that obey w_i * budget <= max_epochs_i *
     supply_i (`simplex.project_capped`). Weights given by hand are moved only if `on_shortfall` is
     `redistribute`; with `repeat`, caps are ignored for every method, with a warning.
 
@@ -62,13 +62,13 @@ def mix(request: MixtureRequest) -> Mixture:
 
 
 def mix_with(method: Method, request: MixtureRequest) -> Mixture:
-    """`mix`, for a method that need not be in `METHODS`; the request's own name is ignored."""
+    """Mix by a method that need not be in `METHODS`; the name in the request is ignored."""
     check_request(request)
     if not method.by_hand:
         check_supply(request, None)
     preference = method.prefer(request)
     preferred = normalised(preference.weights)
-    wanted = normalised(preference.unconstrained or preference.weights)
+    unconstrained = normalised(preference.unconstrained or preference.weights)
     weights, warnings = hold_to_caps(method, request, preferred)
     low, high = capped_interval(request, preference, weights)
     names = [domain.name for domain in request.domains]
@@ -79,7 +79,7 @@ def mix_with(method: Method, request: MixtureRequest) -> Mixture:
     return Mixture(
         method=method.name,
         weights=dict(zip(names, weights, strict=True)),
-        unconstrained=dict(zip(names, wanted, strict=True)),
+        unconstrained=dict(zip(names, unconstrained, strict=True)),
         epochs=dict(zip(names, epochs, strict=True)),
         constraints_active=active_caps(request, weights),
         warnings=(*preference.warnings, *warnings),

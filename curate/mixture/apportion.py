@@ -1,8 +1,8 @@
-"""Shares → whole tokens, exactly.
+"""Split a total into whole tokens by shares, exactly.
 
-A float is a binary fraction, so quotas weight / sum(weights) * total are compared here as
-integers: nothing is lost at 10^18 tokens or at a weight of 1e-300. The mixture asks here whether
-a budget fits, and the plan takes its numbers from here, so the two cannot disagree.
+A float is a binary fraction, so quotas weight / sum(weights) * total are compared as integers:
+nothing is lost at 10^18 tokens or at a weight of 1e-300. Mixtures check here whether a budget fits,
+and plans take their tokens from here, so the two cannot disagree.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from collections.abc import Sequence
 from curate.mixture.simplex import check_weights
 
 ROUNDING_DIVISOR = 10**12
-"""Shares are floats that sum to 1 within 1e-12; tokens within total / 10^12 are that rounding."""
+"""Shares sum to 1 within 1e-12, so an excess of up to total / 10^12 tokens is rounding."""
 
 
 def apportion(
     weights: Sequence[float], total: int, limits: Sequence[int] | None = None
 ) -> list[int]:
-    """Split `total` by largest remainder, no part above its limit.
+    """Split `total` by largest remainder, with no part above its limit.
 
     Every part first gets the floor of its quota; the units left go one each to the largest
     remainders (ties: the larger weight, then the earlier position). Without limits this is
-    Hamilton's method. What a limit keeps from a part goes to the next in that order, and once each
-    has its ceiling, to all that still have room, again by largest remainder.
+    Hamilton's method. Units that a limit keeps from a part go to the next in that order and, once
+    every part has its ceiling, to all that still have room, again by largest remainder.
 
     Args:
         weights: shape (parts,), non-negative, not all zero; need not sum to 1.
@@ -70,7 +70,7 @@ def apportion(
 
 
 def fits(weights: Sequence[float], total: int, limits: Sequence[int]) -> bool:
-    """Whether the limits let every part have its quota, rounded down or up.
+    """Tell whether the limits let every part have its quota, rounded down or up.
 
     Args:
         weights: shape (parts,), as in `apportion`.
@@ -94,7 +94,7 @@ def fits(weights: Sequence[float], total: int, limits: Sequence[int]) -> bool:
 
 
 def quota_bounds(weights: Sequence[float], total: int) -> list[tuple[int, int]]:
-    """Floor and ceiling of each exact quota, weight / sum(weights) * total.
+    """Return floor and ceiling of each exact quota, weight / sum(weights) * total.
 
     Example:
         >>> quota_bounds([0.25, 0.75], 10)
@@ -106,10 +106,10 @@ def quota_bounds(weights: Sequence[float], total: int) -> list[tuple[int, int]]:
 
 
 def largest_total(weights: Sequence[float], limits: Sequence[int]) -> int:
-    """Largest total at which no quota exceeds its limit, up to the rounding of floats.
+    """Find the largest total at which no quota exceeds its limit, up to rounding of floats.
 
-    It is the least of limit / share over the parts. Weights such as 0.1 lie a little above or below
-    the decimal they stand for, so a total that lies above by less than that is taken where it fits.
+    This is the least of limit / share over the parts. A float such as 0.1 lies a little above or
+    below its decimal, so a total above the least by no more than that is returned if it fits.
 
     Args:
         weights: shape (parts,), as in `apportion`.
@@ -129,7 +129,7 @@ def largest_total(weights: Sequence[float], limits: Sequence[int]) -> int:
 
 
 def _numerators(weights: Sequence[float]) -> list[int]:
-    """Integers in exactly the proportions of the floats."""
+    """Return integers in exactly the proportions of the floats."""
     check_weights(weights)
     ratios = [float(weight).as_integer_ratio() for weight in weights]
     common = max(denominator for _, denominator in ratios)

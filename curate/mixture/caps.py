@@ -1,7 +1,7 @@
-"""Shares held to what the domains can give, the same way for every method.
+"""Hold shares to the epoch caps, the same way for every method.
 
-A cap is `max_epochs` passes over a domain's supply. What is done where shares break one is the
-recipe's `on_shortfall`; left out: the words for what cannot be had, see `shortfall`.
+A cap is `max_epochs` passes over a domain's supply. The recipe's `on_shortfall` decides what
+happens where shares break one. `curate.mixture.shortfall` words the errors.
 """
 
 from __future__ import annotations
@@ -20,7 +20,16 @@ from curate.mixture.simplex import SUM_TOLERANCE, project_capped, project_capped
 def capped_interval(
     request: MixtureRequest, preference: Preference, weights: Sequence[float]
 ) -> tuple[Sequence[float] | None, Sequence[float] | None]:
-    """Ends of the 95 % intervals of the shares, as the caps leave them; None: there are none."""
+    """Compute the ends of the 95 % intervals of the shares, after caps.
+
+    Args:
+        request: Budget and caps.
+        preference: The method's, with `draws`, or with `low` and `high`.
+        weights: shape (domains,), the shares after caps; always inside their intervals.
+
+    Returns:
+        Lower and upper ends, shape (domains,) each; None where the method has none.
+    """
     if preference.draws is None:
         return preference.low, preference.high
     caps = [limit / request.budget_tokens for limit in limit_tokens(request)]
@@ -33,7 +42,10 @@ def capped_interval(
 
 
 def check_supply(request: MixtureRequest, weights: Sequence[float] | None) -> None:
-    """Raise `InfeasiblePlan` where no shares of the domains in use could fill the budget."""
+    """Raise `InfeasiblePlan` if no shares of the domains in use could fill the budget.
+
+    Domains in use are those of positive weight, or all where there are no weights.
+    """
     empty = explain_empty(request, weights)
     if empty is not None:
         raise InfeasiblePlan(empty)
@@ -46,7 +58,19 @@ def check_supply(request: MixtureRequest, weights: Sequence[float] | None) -> No
 def hold_to_caps(
     method: Method, request: MixtureRequest, weights: list[float]
 ) -> tuple[list[float], tuple[str, ...]]:
-    """Shares within the caps as the policy says, and what must be said about it."""
+    """Move shares within the caps, as `on_shortfall` says.
+
+    Args:
+        method: The method whose shares they are.
+        request: Budget, caps and policy.
+        weights: shape (domains,), shares.
+
+    Returns:
+        The shares, and warnings about them.
+
+    Raises:
+        InfeasiblePlan: A domain in use is empty, or the caps exclude what the policy allows.
+    """
     budget, limits = request.budget_tokens, limit_tokens(request)
     if request.options.on_shortfall == "repeat":
         empty = explain_empty(request, weights)
@@ -70,27 +94,27 @@ def hold_to_caps(
 
 
 def _repetitions(request: MixtureRequest, weights: list[float]) -> tuple[str, ...]:
-    """One warning for each domain that is read more often than its cap would allow."""
+    """Warn of each domain that is read more often than its cap would allow."""
     warnings = []
     for domain, weight in zip(request.domains, weights, strict=True):
         cap = cap_tokens(domain)
-        asked = weight * request.budget_tokens
-        if cap is not None and asked > cap * (1 + SUM_TOLERANCE):
+        tokens = weight * request.budget_tokens
+        if cap is not None and tokens > cap * (1 + SUM_TOLERANCE):
             warnings.append(
-                f"on_shortfall repeat: '{domain.name}' is read {asked / domain.supply_tokens:.4g} "
+                f"on_shortfall repeat: '{domain.name}' is read {tokens / domain.supply_tokens:.4g} "
                 f"times (max_epochs {domain.max_epochs:g})"
             )
     return tuple(warnings)
 
 
 def active_caps(request: MixtureRequest, weights: list[float]) -> tuple[str, ...]:
-    """The caps that the shares have reached."""
+    """List the caps that the shares reach."""
     if request.options.on_shortfall == "repeat":
         return ()
     active = []
     for domain, weight in zip(request.domains, weights, strict=True):
         cap = cap_tokens(domain)
-        asked = weight * request.budget_tokens
-        if cap is not None and asked > 0 and asked >= cap * (1 - SUM_TOLERANCE):
+        tokens = weight * request.budget_tokens
+        if cap is not None and tokens > 0 and tokens >= cap * (1 - SUM_TOLERANCE):
             active.append(f"{domain.name}: max_epochs {domain.max_epochs:g} binds")
     return tuple(active)

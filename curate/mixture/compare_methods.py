@@ -1,4 +1,4 @@
-"""Several mixtures of the same domains, side by side.
+"""Compare several mixtures of the same domains.
 
 `every_method` enters all methods under the recipe's caps; `before_caps` enters those that need no
 trained models, and every entropy, as they are before caps move them. `compare_mixtures` turns
@@ -29,7 +29,7 @@ class Entrant:
     request: MixtureRequest
     """Its method is the one to run."""
     capped: bool = True
-    """False for the mixture that the method prefers, whatever `max_epochs` says."""
+    """Whether the epoch caps hold; False: the method's preference, whatever `max_epochs` says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ def before_caps(request: MixtureRequest, plugin: MixtureRequest) -> list[Entrant
 
 
 def entropy_temperature(request: MixtureRequest) -> float:
-    """Temperature at which `before_caps` compares entropies."""
+    """Return the temperature at which `before_caps` compares entropies."""
     heat = request.options.temperature if request.method == ENTROPY.name else None
     return 1.0 if heat is None else heat
 
@@ -131,7 +131,7 @@ def compare_mixtures(
 
 
 def total_variation(left: Mapping[str, float], right: Mapping[str, float]) -> float:
-    """Half the sum of absolute differences of two mixtures: the share of tokens that moves.
+    """Compute half the sum of absolute differences: the share of tokens that moves.
 
     Example:
         >>> total_variation({"a": 0.5, "b": 0.5, "c": 0.0}, {"a": 0.25, "b": 0.5, "c": 0.25})
@@ -141,7 +141,7 @@ def total_variation(left: Mapping[str, float], right: Mapping[str, float]) -> fl
 
 
 def _natural(request: MixtureRequest) -> dict[str, float] | None:
-    """Shares proportional to supply; None where there is no supply."""
+    """Return shares proportional to supply; None where there is no supply."""
     if not any(domain.supply_tokens for domain in request.domains):
         return None
     shares = normalised(baselines.natural(request).weights)  # as `mix` does, to the last bit
@@ -159,7 +159,7 @@ def _contender(entrant: Entrant) -> Contender:
 
 
 def _preferred(request: MixtureRequest) -> Mixture:
-    """The mixture a method prefers, held to caps only by a method that has them built in."""
+    """Mix without caps, but for those that a method has built in."""
     method = METHODS[request.method]
     preference = method.prefer(request)
     if preference.unconstrained is not None:  # its shares already obey the caps, so they must fit

@@ -1,7 +1,7 @@
-"""From what a recipe asks of an optimised mixture to arrays in the order of the evidence.
+"""Translate a recipe's constraints and objective to arrays in the order of the evidence.
 
-Names are matched, never positions. Evidence may know more domains than the recipe: those get no
-share.
+Domains are matched by name, never by position. The evidence may have more domains than the recipe;
+those get no share.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Constraints:
-    """What is wanted, in the order of the evidence's domains and targets."""
+    """Constraints and objective, in the order of the evidence's domains and targets."""
 
     domains: tuple[str, ...]
-    """The evidence's."""
+    """Domains of the evidence."""
     place: NDArray[np.int64]
     """shape (domains of the recipe,), where each stands in `domains`."""
     box: Box
@@ -37,28 +37,29 @@ class Constraints:
     target_weights: Array
     """shape (targets,), importance; sums to 1, or all 1 for the worst case."""
     worst: bool
+    """Whether the objective is the largest loss."""
     left_out: tuple[str, ...]
-    """Domains that the evidence knows and the recipe does not have."""
+    """Domains of the evidence that the recipe does not have."""
 
     def in_recipe_order(self, shares: Array) -> tuple[float, ...]:
-        """Shares in the order of the recipe."""
+        """Return shares in the order of the recipe."""
         return tuple(float(share) for share in shares[self.place])
 
 
 def match_constraints(
     request: MixtureRequest, domains: Sequence[str], targets: Sequence[str], source: str
 ) -> Constraints:
-    """Match a request with evidence.
+    """Match a request with the evidence.
 
     Args:
-        request: The recipe's.
-        domains: Domains that the evidence knows.
-        targets: Losses that it has.
-        source: What the evidence is called in messages: `runs` or `experts`.
+        request: Supply, caps, floors and objective.
+        domains: Domains of the evidence.
+        targets: Names of its losses.
+        source: Name of the evidence in messages: `runs` or `experts`.
 
     Raises:
         MissingEvidence: A domain of the recipe is not among those of the evidence.
-        RecipeError: The objective or a floor names something unknown.
+        RecipeError: The objective or a floor names an unknown target or domain.
         InfeasiblePlan: Floors and caps exclude each other.
     """
     names = [domain.name for domain in request.domains]
@@ -75,7 +76,7 @@ def match_constraints(
     low, high = np.zeros(len(domains)), np.zeros(len(domains))
     high[place] = np.array(limit_tokens(request)) / request.budget_tokens
     for name, floor in request.options.search.floors.items():
-        low[place[_known(name, names, "mixture.floors")]] = floor
+        low[place[_index(name, names, "mixture.floors")]] = floor
     _check_room(low, high, domains)
     supply = np.array([float(domain.supply_tokens) for domain in request.domains])
     natural, unique = np.zeros(len(domains)), np.ones(len(domains))
@@ -84,12 +85,19 @@ def match_constraints(
     weights, worst = _importance(request.options.search.objective, targets)
     left_out = tuple(name for name in domains if name not in names)
     return Constraints(
-        tuple(domains), place, Box(low, high), natural, unique, weights, worst, left_out
+        domains=tuple(domains),
+        place=place,
+        box=Box(low, high),
+        natural=natural,
+        unique_share=unique,
+        target_weights=weights,
+        worst=worst,
+        left_out=left_out,
     )
 
 
 def prior_of(request: MixtureRequest, constraints: Constraints) -> Array:
-    """The prior mixture in the order of the evidence, shape (domains,).
+    """Return the prior mixture in the order of the evidence, shape (domains,).
 
     Raises:
         RecipeError: It names an unknown domain, or no share is positive.
@@ -107,7 +115,7 @@ def prior_of(request: MixtureRequest, constraints: Constraints) -> Array:
             f"mixture.prior: cannot be '{prior}' (known: natural, uniform, or shares by domain)"
         )
     for name, share in prior.items():
-        shares[constraints.place[_known(name, names, "mixture.prior")]] = share
+        shares[constraints.place[_index(name, names, "mixture.prior")]] = share
     if not shares.sum() > 0:
         raise RecipeError("mixture.prior: no share is positive; name at least one domain's")
     return np.asarray(shares / shares.sum())
@@ -119,7 +127,7 @@ def _check_room(low: Array, high: Array, domains: Sequence[str]) -> None:
         i = above[0]
         raise InfeasiblePlan(
             f"mixture.floors: '{domains[i]}' is to have at least {low[i]:g}, but its tokens allow "
-            f"{high[i]:.4g} at this budget. Lower the floor, or raise its max_epochs"
+            f"only {high[i]:.4g} at this budget. Lower the floor, or raise its max_epochs"
         )
     if low.sum() > 1 + 1e-12:
         raise InfeasiblePlan(f"mixture.floors: they sum to {low.sum():g}, more than 1. Lower them")
@@ -137,14 +145,14 @@ def _importance(objective: str | Mapping[str, float], targets: Sequence[str]) ->
         )
     weights = np.zeros(len(targets))
     for name, importance in objective.items():
-        weights[_known(name, targets, "mixture.objective")] = importance
+        weights[_index(name, targets, "mixture.objective")] = importance
     if not (math.isfinite(weights.sum()) and weights.sum() > 0):
         raise RecipeError("mixture.objective: no importance is positive; name at least one target")
     return np.asarray(weights / weights.sum()), False
 
 
-def _known(name: str, known: Sequence[str], where: str) -> int:
-    if name in known:
-        return list(known).index(name)
-    hint = nearest_hint(name, known)
-    raise RecipeError(f"{where}: nothing is called '{name}'{hint} (known: {', '.join(known)})")
+def _index(name: str, names: Sequence[str], where: str) -> int:
+    if name in names:
+        return list(names).index(name)
+    hint = nearest_hint(name, names)
+    raise RecipeError(f"{where}: nothing is called '{name}'{hint} (known: {', '.join(names)})")

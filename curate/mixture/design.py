@@ -1,7 +1,7 @@
-"""Which mixtures to train next, so that a law of them will be worth something.
+"""Choose the mixtures to train next, so that a law of the runs becomes accurate.
 
-Every strategy stays within the epoch caps that hold for the target, and knows the runs there are.
-How the proxies are trained is no business of this module.
+Every strategy stays within the epoch caps of the target and takes account of existing runs.
+`curate.proxy` trains the mixtures.
 """
 
 from __future__ import annotations
@@ -23,16 +23,17 @@ from curate.runtime.registry import unknown_name
 Array = NDArray[np.float64]
 
 POOL = 6_000
-"""Mixtures drawn, of which a strategy chooses."""
+"""Number of random mixtures that a strategy selects from."""
 STRENGTHS = (0.1, 5.0, 15)
 """Least, most and number of Dirichlet strengths. RegMix, arXiv:2407.01492v2, its released code."""
 PRIOR_POWER = 0.5
 """Supply shares are flattened by this power before drawing, as in RegMix's code."""
 SMALLEST = 2e-4
-"""Smaller shares are set to zero, as in RegMix's code."""
+"""Shares below this are set to zero, as in RegMix's code."""
 TRIES = 60
-"""Draws for each mixture of the pool before those that break a cap are moved into the box."""
+"""Rounds of drawing before draws that break a cap are moved into the box."""
 RIDGE = 1e-3
+"""Information assumed on every feature before the first run; keeps the matrix invertible."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +45,12 @@ class Design:
     mixtures: Array
     """shape (runs, domains), shares."""
     needed: int
-    """Runs that this many domains need in all."""
+    """Runs that this many domains need in total."""
     existing: int
-    """Distinct mixtures that were trained already."""
+    """Number of distinct mixtures already trained."""
 
     def runs(self) -> dict[str, list[float]]:
-        """Shares of each mixture, by a name for its run."""
+        """Return the shares of each mixture by the name of its run."""
         return {
             f"{self.strategy}-{self.existing + number:04d}": shares
             for number, shares in enumerate(self.mixtures.tolist())
@@ -57,7 +58,7 @@ class Design:
 
 
 def runs_needed(domains: int) -> int:
-    """How many runs a law of so many domains needs: 3 (m + 1).
+    """Return the number of runs that a law of m domains needs: 3 (m + 1).
 
     Example:
         >>> runs_needed(17)
@@ -70,12 +71,12 @@ def runs_needed(domains: int) -> int:
 
 
 def next_runs(request: MixtureRequest, strategy: str, count: int | None = None) -> Design:
-    """Propose the mixtures to train after those that the request's evidence holds.
+    """Propose the mixtures to train after those in the request's evidence.
 
     Args:
-        request: Supply, seed, caps, and the runs there are.
+        request: Supply, seed, caps, and existing runs.
         strategy: A key of `STRATEGIES`.
-        count: How many; None: what the domains still need, at least one.
+        count: Number of mixtures; None: as many as the domains still need, at least one.
 
     Raises:
         RecipeError: See `design`.
@@ -91,17 +92,13 @@ def next_runs(request: MixtureRequest, strategy: str, count: int | None = None) 
             :, match_constraints(request, runs.domains, runs.targets, "runs").place
         ]
         trained = trained / np.maximum(trained.sum(axis=1, keepdims=True), 1e-12)
-    return design(
-        request, box, trained, strategy, max(1, _lacking(trained)) if count is None else count
-    )
+    if count is None:
+        count = max(1, runs_needed(len(names)) - _distinct(trained))
+    return design(request, box, trained, strategy, count)
 
 
 def _distinct(trained: Array) -> int:
     return len(np.unique(np.round(trained, 6), axis=0))
-
-
-def _lacking(trained: Array) -> int:
-    return runs_needed(trained.shape[1]) - _distinct(trained)
 
 
 def design(request: MixtureRequest, box: Box, trained: Array, strategy: str, count: int) -> Design:
@@ -110,12 +107,12 @@ def design(request: MixtureRequest, box: Box, trained: Array, strategy: str, cou
     Args:
         request: Supply and seed; entropies for strategy `entropy`.
         box: Floors and caps, in the order of the request.
-        trained: shape (runs, domains), mixtures that there are; may have no row.
+        trained: shape (runs, domains), mixtures already trained; may have no row.
         strategy: A key of `STRATEGIES`.
-        count: How many, positive.
+        count: Number of mixtures, positive.
 
     Raises:
-        RecipeError: The strategy is unknown, or cannot give so many; or the count is below 1.
+        RecipeError: The strategy is unknown or cannot give that many, or the count is below 1.
         MissingEvidence: `entropy` lacks entropies.
     """
     if strategy not in STRATEGIES:
@@ -129,10 +126,16 @@ def design(request: MixtureRequest, box: Box, trained: Array, strategy: str, cou
 
 
 def draw(request: MixtureRequest, box: Box, count: int, rng: np.random.Generator) -> Array:
-    """RegMix's draws: Dirichlet around flattened supply, from sparse to even, within the caps.
+    """Draw mixtures as RegMix does: Dirichlet around flattened supply, from sparse to even.
 
-    Draws that break a cap are drawn again; what is left of them after many tries is moved to the
-    nearest mixture within.
+    Draws that break a cap are drawn again. Those that still do after many rounds are moved to the
+    nearest mixture within the box.
+
+    Args:
+        request: Supply.
+        box: Floors and caps.
+        count: Number of mixtures.
+        rng: Source of randomness.
 
     Differs from the paper: caps are the target's epochs, not 15 times the natural share.
     """
@@ -140,8 +143,8 @@ def draw(request: MixtureRequest, box: Box, count: int, rng: np.random.Generator
     prior = (supply / supply.sum()) ** PRIOR_POWER
     prior /= prior.sum()
     strengths = np.geomspace(*STRENGTHS)
-    found = np.empty((0, len(prior)))
-    rest = found
+    kept = np.empty((0, len(prior)))
+    rest = kept
     for _ in range(TRIES):
         strength = rng.choice(strengths, count)[:, None]
         draws = rng.standard_gamma(prior * strength) + 1e-300
@@ -149,11 +152,11 @@ def draw(request: MixtureRequest, box: Box, count: int, rng: np.random.Generator
         draws = np.where(draws < SMALLEST, 0.0, draws)
         draws /= draws.sum(axis=1, keepdims=True)
         fits = ((draws >= box.low) & (draws <= box.high)).all(axis=1)
-        found, rest = np.vstack([found, draws[fits]]), draws[~fits]
-        if len(found) >= count:
-            return found[:count]
-    short = count - len(found)
-    return np.vstack([found, nearest_rows(np.resize(rest, (short, len(prior))), box)])
+        kept, rest = np.vstack([kept, draws[fits]]), draws[~fits]
+        if len(kept) >= count:
+            return kept[:count]
+    short = count - len(kept)
+    return np.vstack([kept, nearest_rows(np.resize(rest, (short, len(prior))), box)])
 
 
 def _dirichlet(
@@ -165,7 +168,7 @@ def _dirichlet(
 def _entropy(
     request: MixtureRequest, box: Box, trained: Array, count: int, rng: np.random.Generator
 ) -> Array:
-    """The softmax of each entropy that all domains have, held to the caps."""
+    """Take the softmax of each entropy that all domains have, moved within the caps."""
     measures = [
         measure
         for measure in request.domains[0].entropy
@@ -189,44 +192,46 @@ def _entropy(
 def _filling(
     request: MixtureRequest, box: Box, trained: Array, count: int, rng: np.random.Generator
 ) -> Array:
-    """Each as far as can be from those before it and from the runs, among many draws."""
+    """Select one by one, of many draws, the one farthest from all before it and from all runs."""
     pool = draw(request, box, POOL, rng)
-    chosen: list[int] = []
+    picked: list[int] = []
     if len(trained):
         distance = hellinger(pool, trained).min(axis=1)
     else:
-        chosen.append(int(np.argmin(hellinger(pool, pool.mean(axis=0)[None])[:, 0])))
-        distance = hellinger(pool, pool[chosen])[:, 0]
-    while len(chosen) < count:
+        picked.append(int(np.argmin(hellinger(pool, pool.mean(axis=0)[None])[:, 0])))
+        distance = hellinger(pool, pool[picked])[:, 0]
+    while len(picked) < count:
         following = int(np.argmax(distance))
-        chosen.append(following)
+        picked.append(following)
         distance = np.minimum(distance, hellinger(pool, pool[[following]])[:, 0])
-    return pool[chosen]
+    return pool[picked]
 
 
 def _determinant(
     request: MixtureRequest, box: Box, trained: Array, count: int, rng: np.random.Generator
 ) -> Array:
-    """Each adds most to the determinant of the information on shares and their square roots.
+    """Select mixtures one by one, each adding most to the determinant of the information.
 
-    For a linear law of those features this is the mixture whose prediction is least sure.
+    Features are shares and their square roots. For a linear law of those, each pick is the mixture
+    with the least certain prediction.
     """
     pool = draw(request, box, POOL, rng)
     features = _features(pool)
     information = RIDGE * np.eye(features.shape[1])
     if len(trained):
-        known = _features(trained)
-        information += known.T @ known
+        rows = _features(trained)
+        information += rows.T @ rows
     inverse = np.linalg.inv(information)
-    chosen: list[int] = []
+    picked: list[int] = []
     for _ in range(count):
-        doubt = ((features @ inverse) * features).sum(axis=1)
-        doubt[chosen] = -np.inf  # a repeat tells of noise only
-        best = int(np.argmax(doubt))
-        chosen.append(best)
+        variance = ((features @ inverse) * features).sum(axis=1)
+        variance[picked] = -np.inf  # a repeated mixture would only measure noise
+        best = int(np.argmax(variance))
+        picked.append(best)
+        # Sherman-Morrison: the inverse after one more row, without inverting again.
         along = inverse @ features[best]
-        inverse -= np.outer(along, along) / (1 + doubt[best])
-    return pool[chosen]
+        inverse -= np.outer(along, along) / (1 + variance[best])
+    return pool[picked]
 
 
 def _features(mixtures: Array) -> Array:
@@ -241,4 +246,5 @@ STRATEGIES: dict[str, Strategy] = {
     "filling": _filling,
     "determinant": _determinant,
 }
-"""RegMix's; BiMix's four entropy mixtures (arXiv:2405.14908v4); space-filling; D-optimal."""
+"""Strategies by name: RegMix's draws, BiMix's four entropy mixtures (arXiv:2405.14908v4),
+space-filling, and D-optimal."""

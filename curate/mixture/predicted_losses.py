@@ -1,4 +1,4 @@
-"""What a recipe's method expects of any mixture, by the law or the experts that it would use."""
+"""Predict the losses of any mixture by the law or the experts of the recipe's method."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ def forecast(
 ) -> Forecast | None:
     """Predict the losses of mixtures; None where the recipe's evidence cannot.
 
-    A law predicts where its runs had models of this size, since what it says of a size from runs of
-    one other size alone is nothing. Experts predict the loss of a mixture of models, which stands
-    for a model of the mixture only in its order (Belenki et al. 2025).
+    A law predicts only for a size that its runs include, since runs of another size do not tell how
+    losses change with size. Experts predict the loss of a mixture of models, which
+    stands for a model of the mixture only in the order of mixtures (Belenki et al. 2025).
 
     Args:
-        request: The recipe's.
-        mixtures: shape (mixtures, domains of the recipe).
-        tokens: Of a run.
-        params: As in the run table.
+        request: The recipe's request, with its evidence.
+        mixtures: shape (mixtures, domains of the recipe), shares.
+        tokens: Training tokens of a run.
+        params: Parameters of the model, counted as in the run table.
 
     Raises:
         FitError: The runs cannot determine the law.
@@ -61,16 +61,15 @@ def forecast(
     runs = evidence.runs
     if runs is None or name is None:
         return None
-    known = ~np.isnan(runs.params).all()
-    if known and not np.isclose(runs.params, params).any():
+    has_params = ~np.isnan(runs.params).all()
+    if has_params and not np.isclose(runs.params, params).any():
         return None
     place = match_constraints(request, runs.domains, runs.targets, "runs").place
     shares = _placed(mixtures, place, len(runs.domains))
     at_tokens = np.full(len(shares), np.nan if np.isnan(runs.tokens).all() else tokens)
-    at_params = np.full(len(shares), params if known else np.nan)
-    losses = (
-        LAWS.find(name, "mixture.law", FitError).fit(runs).predict(shares, at_tokens, at_params)
-    )
+    at_params = np.full(len(shares), params if has_params else np.nan)
+    fitted = LAWS.find(name, "mixture.law", FitError).fit(runs)
+    losses = fitted.predict(shares, at_tokens, at_params)
     return Forecast(name, runs.targets, losses)
 
 

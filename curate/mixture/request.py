@@ -1,8 +1,8 @@
-"""What every mixing method takes and gives, and what supply allows.
+"""Inputs and outputs of every mixing method, and the tokens that supply allows.
 
 A method maps a `MixtureRequest` (supply, evidence, budget) to a `Preference`: the shares of tokens
-it would choose. `curate.mixture.mix` then holds them to the epoch caps, the same way for every
-method. Whole tokens are left to `curate.plan.budget`.
+it would choose. `curate.mixture.mix` then moves them within the epoch caps, the same way for every
+method. `curate.plan.budget` turns shares into whole tokens.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ SHORTFALL_POLICIES = ("error", "repeat", "redistribute")
 
 @dataclass(frozen=True, slots=True)
 class DomainSupply:
-    """One domain: how much text it has, and what is known of it."""
+    """Supply of one domain, and measurements of its text."""
 
     name: str
     supply_tokens: int
     """Tokens of its training documents, each counted once."""
     max_epochs: float
-    """Passes that a mixture may take over it; positive, infinity for no cap."""
+    """Most passes over it; positive, infinity for no cap."""
     entropy: Mapping[str, float] = field(default_factory=dict)
     """Nats per token, by measure; empty where nothing was measured."""
     weight: float | None = None
@@ -45,42 +45,42 @@ class DomainSupply:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What was learnt from models; each None where there is none."""
+    """Results of training models; each None where there is none."""
 
     runs: RunTable | None = None
     """Training runs on known mixtures, for the laws."""
     experts: Likelihoods | None = None
-    """What one model a domain thinks of validation text, for `mde` and `mixmin`."""
+    """Log-probabilities of validation text under one model a domain, for `mde` and `mixmin`."""
     notices: tuple[str, ...] = ()
-    """What was left out or changed while reading."""
+    """Notes on what was left out or changed while reading."""
 
 
 @dataclass(frozen=True, slots=True)
 class SearchOptions:
-    """What the methods that optimise a predicted loss are to look for."""
+    """Settings of the methods that optimise a predicted loss."""
 
     objective: str | Mapping[str, float] = "mean"
     """`mean` of all targets' losses, `worst`, or importance by target (one target: all on it)."""
     law: str | None = None
-    """For method `law`."""
+    """Name of the law, for method `law`."""
     at_tokens: float | None = None
-    """Training tokens at which losses are compared; None: the most of the runs."""
+    """Training tokens at which losses are compared; None: the largest of the runs."""
     at_params: float | None = None
     """Model parameters, likewise."""
     kl: float | None = None
-    """Nats of loss that a nat of KL divergence from the prior is worth; None: the method's own."""
+    """Loss in nats per nat of KL divergence from the prior; None: the method's default."""
     prior: str | Mapping[str, float] = "natural"
     """`natural`, `uniform`, or shares by domain."""
     floors: Mapping[str, float] = field(default_factory=dict)
-    """Least share of a domain."""
+    """Least share by domain."""
     trust_region: bool = True
     """Keep to mixtures that are near to some run."""
     replicates: int | None = None
-    """Resamples for intervals, 0 for none; None: what the law can afford."""
+    """Resamples for intervals, 0 for none; None: the default of the law."""
     discount_repeats: bool = False
-    """Count repeated tokens for less, by Muennighoff's law."""
+    """Whether repeated tokens count for less, by Muennighoff's law."""
     level: str | int | None = None
-    """For experts: `token`, `document` or tokens of a chunk; None: the method's own."""
+    """For experts: `token`, `document` or tokens of a chunk; None: the method's default."""
     seed: int = 42
 
 
@@ -89,17 +89,17 @@ class MixtureOptions:
     """The recipe's settings of a method; a method ignores those it has no use for."""
 
     temperature: float | None = None
-    """None: the method's own default, where it has one."""
+    """None: the method's default, where it has one."""
     measure: str = "conditional"
     on_shortfall: str = "error"
-    """`error`: the user's own weights must fit their caps. `redistribute`: they are moved to the
-    nearest that do. `repeat`: caps are ignored, for every method."""
+    """`error`: manual weights must fit the caps. `redistribute`: they are moved to the nearest that
+    do. `repeat`: caps are ignored, for every method."""
     search: SearchOptions = field(default_factory=SearchOptions)
 
 
 @dataclass(frozen=True, slots=True)
 class MixtureRequest:
-    """Everything a mixing method may look at."""
+    """Input of a mixing method."""
 
     domains: tuple[DomainSupply, ...]
     budget_tokens: int
@@ -110,18 +110,19 @@ class MixtureRequest:
 
 @dataclass(frozen=True, slots=True)
 class Preference:
-    """What a method would choose; shape (domains,) each, in the order of the request."""
+    """Shares that a method would choose; shape (domains,) each, in the order of the request."""
 
     weights: tuple[float, ...]
     """Non-negative; need not sum to 1."""
     unconstrained: tuple[float, ...] | None = None
-    """What it would choose without caps, if `weights` already took them into account."""
+    """Shares it would choose without caps, if `weights` already take them into account."""
     low: tuple[float, ...] | None = None
     """Lower ends of 95 % intervals of the shares, where the method has them."""
     high: tuple[float, ...] | None = None
+    """Upper ends."""
     draws: Sequence[Sequence[float]] | None = None
-    """Choices that the evidence would as well have led to, each shape (domains,): held to the caps
-    one by one, they give the interval, in place of `low` and `high`."""
+    """Choices under noise in the evidence, each of shape (domains,). Their quantiles, after caps,
+    give the interval in place of `low` and `high`."""
     predicted_loss: float | None = None
     """Nats per token."""
     warnings: tuple[str, ...] = ()
@@ -136,7 +137,7 @@ class Method:
     name: str
     summary: str
     paper: str
-    """Short citation with arXiv number and equation; says so where there is none."""
+    """Short citation with arXiv number and equation, or a note that there is none."""
     needs: str
     """The evidence it needs, in words."""
     prefer: Callable[[MixtureRequest], Preference]
@@ -145,9 +146,9 @@ class Method:
     by_hand: bool = False
     """Whether the weights are the user's own, which caps may not move unless the recipe says so."""
     evidence: Literal["runs", "experts"] | None = None
-    """Key of `mixture.evidence` that it cannot do without; None: the corpus is enough."""
+    """Key of `mixture.evidence` that it requires; None: the corpus is enough."""
     measures: Callable[[MixtureRecipe], tuple[SampleKind, ...]] = lambda _: ()
-    """Samples of the text that it needs measured at the recipe's settings."""
+    """Samples of the text that must be measured for it, by the recipe's settings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +159,7 @@ class Mixture:
     weights: dict[str, float]
     """Sum to 1 within 1e-12."""
     unconstrained: dict[str, float]
-    """What the method wanted before caps; sums to 1 too."""
+    """The method's preference before caps; sums to 1 too."""
     epochs: dict[str, float]
     """Passes over each domain at the budget."""
     constraints_active: tuple[str, ...]
@@ -171,7 +172,7 @@ class Mixture:
     details: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """The fields of `mixture.json`; what it was made from is added by whoever writes it."""
+        """Return the fields of `mixture.json`, but for its origin, which the pipeline adds."""
         return {
             "method": self.method,
             "weights": self.weights,
@@ -188,7 +189,7 @@ class Mixture:
 
 
 def cap_tokens(domain: DomainSupply) -> int | None:
-    """Most tokens the domain's own cap allows, floor(max_epochs * supply); None: no cap.
+    """Return the most tokens a domain's cap allows, floor(max_epochs * supply); None: no cap.
 
     `max_epochs` is taken as the decimal the user wrote, not as the binary float next to it.
 
@@ -202,10 +203,10 @@ def cap_tokens(domain: DomainSupply) -> int | None:
 
 
 def limit_tokens(request: MixtureRequest) -> list[int]:
-    """Most tokens each domain may give to this budget, shape (domains,).
+    """Return the most tokens each domain may give to this budget, shape (domains,).
 
-    Never above the budget; the budget itself where there is no cap, or where the recipe says to
-    repeat whatever is short.
+    Each is at most the budget, and the budget itself where there is no cap or `on_shortfall` is
+    `repeat`.
     """
     budget = request.budget_tokens
     if request.options.on_shortfall == "repeat":
@@ -215,7 +216,7 @@ def limit_tokens(request: MixtureRequest) -> list[int]:
 
 
 def check_request(request: MixtureRequest) -> None:
-    """Check what types cannot say.
+    """Check the rules that types do not express.
 
     Raises:
         RecipeError: No domain, two of one name, a budget or `max_epochs` that is not positive, or
@@ -239,5 +240,5 @@ def check_request(request: MixtureRequest) -> None:
             raise ValueError(f"expected a supply of at least 0, got {domain.supply_tokens}")
     policy = request.options.on_shortfall
     if policy not in SHORTFALL_POLICIES:
-        known = ", ".join(SHORTFALL_POLICIES)
-        raise RecipeError(f"on_shortfall: '{policy}' is not one of {known}")
+        policies = ", ".join(SHORTFALL_POLICIES)
+        raise RecipeError(f"on_shortfall: '{policy}' is not one of {policies}")

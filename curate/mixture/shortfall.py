@@ -1,7 +1,7 @@
-"""What to say when weights, supply and budget cannot all hold, and the ways out.
+"""Word the errors for weights, supply and budget that exclude each other, with remedies.
 
-Every way out is text that can be typed or pasted into the recipe, and works as it stands: tests
-feed it back. A message is one line, whatever the number of domains.
+Every remedy is text to type or paste into the recipe, and works as it stands: tests feed it back. A
+message is one line, whatever the number of domains.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from curate.mixture.request import DomainSupply, MixtureRequest, cap_tokens, lim
 from curate.mixture.simplex import project_capped
 
 DOMAINS_NAMED = 5
-"""Domains that a message lists before it only counts the rest."""
+"""Most domains that a message lists; it counts the rest."""
 
 
 def explain_infeasible(request: MixtureRequest, weights: Sequence[float]) -> str:
-    """Why these weights cannot be had at the budget, and what to type instead.
+    """Explain why these weights exceed the caps at the budget, and what to type instead.
 
     Args:
         request: Supply, caps and budget; the weights do not fit them.
-        weights: shape (domains,), what was asked for.
+        weights: shape (domains,), requested weights.
 
     Returns:
         One line: the domain that binds with its epochs, the largest budget at these weights, the
-        nearest mixture that fits where there is one, and the `max_epochs` that would do.
+        nearest mixture that fits where there is one, and the `max_epochs` that would suffice.
     """
     empty = explain_empty(request, weights)
     if empty is not None:
@@ -62,7 +62,7 @@ def explain_infeasible(request: MixtureRequest, weights: Sequence[float]) -> str
 
 
 def explain_supply(request: MixtureRequest, support: Sequence[int]) -> str:
-    """Why no weights of these domains can fill the budget, and what to type instead.
+    """Explain why no weights of these domains fill the budget, and what to type instead.
 
     Args:
         request: Supply, caps and budget.
@@ -89,11 +89,11 @@ def explain_supply(request: MixtureRequest, support: Sequence[int]) -> str:
 
 
 def explain_empty(request: MixtureRequest, weights: Sequence[float] | None) -> str | None:
-    """Name the domains that have nothing to give but are asked to; None where there is none.
+    """Name the domains in use that have no tokens; None where there is none.
 
     Args:
         request: The domains.
-        weights: shape (domains,); a domain of weight zero may be empty. None: all are asked.
+        weights: shape (domains,); a domain of weight zero may be empty. None: all are in use.
     """
     empty = [
         f"'{domain.name}'"
@@ -113,17 +113,17 @@ def explain_empty(request: MixtureRequest, weights: Sequence[float] | None) -> s
 def paste_mixture(
     names: Sequence[str], weights: Sequence[float], limits: Sequence[int], budget_tokens: int
 ) -> str:
-    """The nearest mixture that fits, as one line of YAML for the recipe.
+    """Write the nearest mixture that fits, as one line of YAML for the recipe.
 
-    Weights are decimals that sum to exactly 1, those at a cap rounded down, with as few digits as
-    keep every one within 1 % of its value.
+    Weights are decimals that sum to exactly 1, those at a cap rounded down, with the fewest digits
+    that keep each within 1 % of its value.
 
     Args:
-        names: Names of the domains.
-        weights: shape (domains,), what was asked for.
+        names: shape (domains,), names.
+        weights: shape (domains,), requested weights.
         limits: shape (domains,), most tokens of each; together at least the budget where weights
             are positive.
-        budget_tokens: The budget.
+        budget_tokens: Tokens of the dataset.
 
     Example:
         >>> paste_mixture(["wiki", "arxiv"], [0.5, 0.5], [42, 100], 100)
@@ -148,7 +148,7 @@ def paste_mixture(
 
 
 def format_tokens(tokens: int) -> str:
-    """A count of tokens for people.
+    """Format a count of tokens for people.
 
     Example:
         >>> format_tokens(10_000_000_000), format_tokens(9_500)
@@ -161,10 +161,10 @@ def format_tokens(tokens: int) -> str:
 
 
 def _short(weights: Sequence[float], budget_tokens: int, limits: Sequence[int]) -> list[int]:
-    """Positions of the domains that must give more for these weights to fit.
+    """Find the positions of the domains that must give more for these weights to fit.
 
-    Those whose quota passes the limit by a token or more, if giving them enough is enough; else
-    all whose quota passes it.
+    These are the domains whose quota exceeds the limit by a token or more, if raising their limits
+    suffices; else all whose quota exceeds it.
     """
     quotas = quota_bounds(weights, budget_tokens)
     clearly = [i for i, (low, _) in enumerate(quotas) if low > limits[i]]
@@ -175,33 +175,33 @@ def _short(weights: Sequence[float], budget_tokens: int, limits: Sequence[int]) 
 
 
 def _key(name: str) -> str:
-    """A mapping key that YAML reads back as this very string."""
+    """Write a mapping key that YAML reads back as this very string."""
     plain = re.fullmatch(r"[A-Za-z][A-Za-z0-9_.+-]*", name) and yaml.safe_load(name) == name
     return name if plain else json.dumps(name, ensure_ascii=False)
 
 
 def _decimal(parts: int, digits: int = 2) -> str:
-    """`parts` / 10^digits as a decimal without trailing zeros: 470 → 4.7."""
+    """Write `parts` / 10^digits as a decimal without trailing zeros: 470 → 4.7."""
     text = f"{parts // 10**digits}.{parts % 10**digits:0{digits}d}".rstrip("0")
     return text.rstrip(".")
 
 
 def _hundredths(tokens: int, domain: DomainSupply) -> int:
-    """Epochs that give at least this many tokens, in hundredths, rounded up."""
+    """Return the least epochs that give this many tokens, in hundredths, rounded up."""
     return -(-100 * tokens // domain.supply_tokens)
 
 
 def _sufficient_hundredths(request: MixtureRequest, support: Sequence[int]) -> int:
-    """Least `max_epochs`, in hundredths, that lets these domains fill the budget.
+    """Find the least `max_epochs`, in hundredths, that lets these domains fill the budget.
 
-    Domains with more keep theirs. What they give together grows with it, so bisection finds it.
+    Domains with a larger `max_epochs` keep it. The sum grows with the value, so bisection works.
     """
     domains = [request.domains[i] for i in support]
-    own = [cap_tokens(domain) or 0 for domain in domains]
+    caps = [cap_tokens(domain) or 0 for domain in domains]
     supply = [domain.supply_tokens for domain in domains]
     low, high = 0, 100 * math.ceil(Fraction(request.budget_tokens + len(domains), sum(supply)))
     while high - low > 1:
         middle = (low + high) // 2
-        held = sum(max(cap, middle * s // 100) for cap, s in zip(own, supply, strict=True))
+        held = sum(max(cap, middle * s // 100) for cap, s in zip(caps, supply, strict=True))
         low, high = (low, middle) if held >= request.budget_tokens else (middle, high)
     return high

@@ -1,7 +1,7 @@
 """Mixing methods, one family a file; `METHODS` lists them.
 
-Adding one takes a function from a request to a `Preference` and a row at the end of its file, and
-that row here. A method of a law takes the row alone, in `needs_evidence`.
+To add one, write a function from a request to a `Preference` and a row at the end of its file, and
+list the row here. A method that only names a law needs no function, just a row in `needs_evidence`.
 """
 
 from __future__ import annotations

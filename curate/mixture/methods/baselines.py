@@ -1,7 +1,7 @@
-"""Methods that need nothing but token counts: the yardsticks for every other.
+"""Baseline methods, which need only token counts, and the user's own weights.
 
-The user's own weights are here too. Functions take a request and return a `Preference`; caps
-are applied by `curate.mixture.mix`, except by UniMax, whose published form has them built in.
+Functions take a request and return a `Preference`. `curate.mixture.mix` applies the caps, which
+only UniMax has built in.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from curate.mixture.request import Method, MixtureRequest, Preference, limit_tok
 from curate.mixture.simplex import normalised, softmax
 
 SUM_SLACK = 1e-6
-"""Weights typed by hand may miss their sum by this much without a word."""
+"""Error in the sum of weights typed by hand that causes no warning."""
 
 
 def natural(request: MixtureRequest) -> Preference:
-    """Shares proportional to supply: one pass over the whole gives each document once."""
+    """Choose shares proportional to supply: one pass over all text reads each document once."""
     return Preference(tuple(normalised([domain.supply_tokens for domain in request.domains])))
 
 
 def uniform(request: MixtureRequest) -> Preference:
-    """The same share of tokens to every domain."""
+    """Choose the same share of tokens for every domain."""
     return Preference((1 / len(request.domains),) * len(request.domains))
 
 
 def temperature(request: MixtureRequest) -> Preference:
-    """Shares proportional to supply^(1 / temperature).
+    """Choose shares proportional to supply^(1 / temperature).
 
     Temperature 1 is `natural`; the larger it is, the nearer to `uniform`.
 
@@ -63,10 +63,10 @@ def check_temperature(value: float) -> None:
 
 
 def unimax(request: MixtureRequest) -> Preference:
-    """As uniform as the epoch caps allow.
+    """Choose shares as uniform as the epoch caps allow.
 
-    Domains are visited from the least to the most they can give. Each is offered an equal part of
-    what is left of the budget, and takes that or all it can give, whichever is less.
+    Domains are visited in order of the tokens they can give. Each takes an equal part of the
+    remaining budget, or all it can give, whichever is less.
 
     Differs from the paper: caps are per domain, so the order is by supply times `max_epochs`;
     units are tokens, not characters; and a budget beyond all caps is refused before this runs.
@@ -89,10 +89,10 @@ def unimax(request: MixtureRequest) -> Preference:
 
 
 def manual(request: MixtureRequest) -> Preference:
-    """The recipe's own weights, as shares.
+    """Choose the recipe's own weights, as shares.
 
     Weights that sum to 100 are read as percent; weights with another sum than 1 are divided by it.
-    Both are said in a warning.
+    A warning reports either.
 
     Raises:
         RecipeError: A domain has no weight, a weight is negative or not finite, or all are zero.

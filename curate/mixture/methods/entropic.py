@@ -1,6 +1,6 @@
-"""Mixtures from the entropies of the domains: no model is trained.
+"""Mix by the entropies of the domains; no model is trained.
 
-How entropies are measured, and how good the measurement is, is `curate.stats`' business.
+`curate.stats` measures entropies and their errors.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from curate.stats.estimate import order_warnings, weight_draws
 from curate.stats.statistic import SampleKind
 
 DRAWS = 1000
-"""Of the entropies, for the interval of the weights."""
+"""Number of draws of the entropies for the interval of the weights."""
 
 
 def entropy(request: MixtureRequest) -> Preference:
-    """Shares proportional to exp(entropy / temperature).
+    """Choose shares proportional to exp(entropy / temperature).
 
     With entropies in nats and temperature 1, the paper's, a domain's share is proportional to its
-    perplexity. Supply plays no part, so small domains are soon repeated: caps matter.
+    perplexity. Supply is ignored, so small domains are soon repeated and caps matter.
 
-    Where the entropies come with standard errors, so do the shares, and domains whose order is
-    within noise are named.
+    Where the entropies have standard errors, the shares get intervals, and a warning names domains
+    whose order is within noise.
 
     Returns:
         Shares of tokens, before caps.
@@ -65,7 +65,7 @@ def entropy(request: MixtureRequest) -> Preference:
 def _with_interval(
     request: MixtureRequest, measure: str, values: list[float], heat: float
 ) -> Preference:
-    """The shares, and what the errors of the entropies say about them."""
+    """Return the shares, with intervals and warnings from the errors of the entropies."""
     weights = tuple(softmax(values, heat))
     error = {
         domain.name: domain.entropy_error[measure]
@@ -75,11 +75,10 @@ def _with_interval(
     if not error:
         return Preference(weights)
     centre = {domain.name: value for domain, value in zip(request.domains, values, strict=True)}
-    known = [name for name in centre if name in error]
     warnings = order_warnings(
-        known, np.array([centre[name] for name in known]), np.array([error[name] for name in known])
+        list(error), np.array([centre[name] for name in error]), np.array(list(error.values()))
     )
-    if len(known) < len(centre):
+    if len(error) < len(centre):
         names = ", ".join(f"'{name}'" for name in centre if name not in error)
         lacking = f"the {measure} entropy of {names} has no interval, so no weight has one"
         return Preference(weights, warnings=(lacking, *warnings))

@@ -1,4 +1,4 @@
-"""Mixing by experts: `mde` over tokens, `mixmin` over documents, either at another level."""
+"""Mix by experts: `mde` over tokens and `mixmin` over documents, unless a level is set."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Array = NDArray[np.float64]
 
 REPLICATES = 100
 RESAMPLE_TOLERANCE = 1e-5
-"""Certificate of a resample's answer, far below what another draw of documents changes."""
+"""Certificate at which a resample ends, far below the differences between resamples."""
 
 
 # With more threads, BLAS sums in another order: shares would differ in their last digits by the
@@ -40,7 +40,7 @@ def best_predictors(
 
     Raises:
         MissingEvidence: A domain has no expert.
-        RecipeError: The objective or floors name something that is not there, or a setting is not
+        RecipeError: The objective or floors name an unknown target or domain, or a setting is not
             for experts.
     """
     search = request.options.search
@@ -118,7 +118,7 @@ def _interval(
     constraints: Constraints,
     answer: tuple[Array, str | int, int],
 ) -> tuple[Array, Array]:
-    """Resample validation documents within each target: ends of 95 % intervals of the shares."""
+    """Compute 95 % intervals of the shares by resampling documents within each target."""
     weights, level, replicates = answer
     rng = np.random.default_rng(request.options.search.seed)
     documents = [np.flatnonzero(experts.target == target) for target in range(len(experts.targets))]
@@ -134,7 +134,7 @@ def _interval(
 
 
 def _open(constraints: Constraints) -> Box:
-    """All shares of the recipe's domains, without floors or caps."""
+    """Return the box of all shares of the recipe's domains, without floors or caps."""
     high = np.zeros(len(constraints.domains))
     high[constraints.place] = 1.0
     return Box(np.zeros(len(high)), high)

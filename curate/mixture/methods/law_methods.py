@@ -1,7 +1,7 @@
-"""Mixing by a law of training runs: fit, optimise, check the support, resample.
+"""Mix by a law of training runs: fit, optimise, check the support, resample.
 
-Every law takes the same path; BiMix's closed form and RegMix's simulation are used where they
-apply.
+Every law takes the same path; BiMix's closed form and RegMix's simulation replace the optimiser
+where they apply.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ from curate.runtime.threads import one_blas_thread
 Array = NDArray[np.float64]
 
 LEAST_NAMED = 1e-4
-"""Least share of a domain that no run had which earns a warning."""
+"""Least share that causes a warning for a domain that no run had."""
 ROUNDING = 1e-6
-"""Relative gain below which a promise is rounding error."""
+"""Relative gain below which a predicted improvement is rounding error."""
 MISFIT_FOLDS = 3
 """Parts held out in turn to learn a law's error; more would take as many more fits."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Case:
-    """One request to a method of a law: what is minimised, and what that was made from."""
+    """One request to a method of a law: the problem to minimise, and its parts."""
 
     simulated: bool
     """Whether the answer is the mean of the best of many draws, as RegMix's."""
@@ -61,7 +61,7 @@ class _Answer:
     weights: Array
     unconstrained: Array
     gap: float | None
-    """At most how much lower the objective can be; None without a certificate."""
+    """Bound on how far the objective is above its minimum; None without a certificate."""
 
 
 # With more threads, BLAS sums in another order: shares would differ in their last digits by the
@@ -83,7 +83,7 @@ def least_loss(
 
     Raises:
         MissingEvidence: The runs lack a domain, or the law needs experts and there are none.
-        RecipeError: The objective, prior or floors name something that is not there.
+        RecipeError: The objective, prior or floors name an unknown target or domain.
         FitError: The runs cannot determine the law.
     """
     case = _case((law, kl, simulated), request, runs)
@@ -164,7 +164,7 @@ def _case(method: tuple[str | None, float, bool], request: MixtureRequest, runs:
 
 
 def _position_warnings(case: _Case, answer: _Answer) -> list[str]:
-    """Say where the mixture lies outside what was trained, and what held it back."""
+    """Warn where the mixture lies outside the trained mixtures, or the trust region binds."""
     runs, support = case.runs, support_of(case.runs.weights)
     warnings = [
         f"'{name}' is in the runs and not in the recipe: it gets no share"
@@ -303,21 +303,21 @@ def _optimum(case: _Case, problem: Problem) -> _Answer:
 
 
 def _closed_form(problem: Problem) -> Array | None:
-    """BiMix's optimum, where the problem is the sum of its losses and nothing else."""
+    """Return BiMix's optimum if the problem is a weighted sum of its losses, else None."""
     law = problem.law
     if not isinstance(law, FittedBimix) or problem.worst or problem.kl:
         return None
     if problem.unique_share is not None:
         return None
     scales, exponents = np.zeros(len(problem.box.low)), np.zeros(len(problem.box.low))
-    own = list(law.domain_of)
-    scales[own] = law.scale(problem.tokens, problem.params) * problem.target_weights
-    exponents[own] = law.size(problem.params).alpha
+    predicted = list(law.domain_of)
+    scales[predicted] = law.scale(problem.tokens, problem.params) * problem.target_weights
+    exponents[predicted] = law.size(problem.params).alpha
     return power_optimum(scales, exponents, problem.box)
 
 
 def _uncertainty(case: _Case, weights: Array, replicates: int) -> Uncertainty:
-    """Resample the runs: intervals of the shares, and what natural and equal shares give away."""
+    """Resample the runs for intervals of the shares and the regret of some other mixtures."""
     problem, runs, place = case.problem, case.runs, case.constraints.place
     values = value_at(replace(problem, kl=0.0), runs.weights)
     uniform = np.zeros(len(runs.domains))

@@ -1,4 +1,4 @@
-"""Mixtures from how much domains have in common, by ridge leverage scores of their embeddings.
+"""Mix by the similarity of domains, from ridge leverage scores of their embeddings.
 
 A domain that others resemble has low leverage; pretraining data are taken from there. Any
 embeddings will do; the paper takes hidden states of a proxy model.
@@ -20,7 +20,7 @@ TEMPERATURE = 5.0
 
 
 def leverage(request: MixtureRequest) -> Preference:
-    """Shares of tokens by how much each domain has in common with the others.
+    """Choose larger shares for domains that resemble the others.
 
     `mixture.temperature` replaces the paper's temperature of 5.
 
@@ -32,8 +32,7 @@ def leverage(request: MixtureRequest) -> Preference:
         Chameleon 2025, arXiv:2505.24844; see `leverage_scores` and `pretraining_weights`.
 
     Differs from the paper:
-        The embeddings are means of what the text's excerpts are embedded as, not hidden states of
-        a proxy model.
+        The embeddings are means over excerpts of the text, not hidden states of a proxy model.
     """
     heat = request.options.temperature
     heat = TEMPERATURE if heat is None else heat
@@ -44,7 +43,7 @@ def leverage(request: MixtureRequest) -> Preference:
             f"mixture: method 'leverage' needs an embedding of {', '.join(lacking)}. Run `curate "
             "mix RECIPE`, which makes them, or set mixture.method: unimax, which needs none"
         )
-    # In an order of the embeddings' own, so that rounding does not depend on that of the domains.
+    # Sort by embedding, so that rounding does not depend on the order of the domains.
     order = sorted(range(len(request.domains)), key=lambda i: request.domains[i].embedding)
     rows = np.array([request.domains[i].embedding for i in order])
     shares = pretraining_weights(leverage_scores(rows), heat)
@@ -55,7 +54,7 @@ def leverage(request: MixtureRequest) -> Preference:
 
 
 def leverage_scores(embedding: NDArray[np.float64], ridge: float = RIDGE) -> NDArray[np.float64]:
-    """Ridge leverage of each domain: the diagonal of K (K + ridge k I)^-1.
+    """Compute the ridge leverage of each domain: the diagonal of K (K + ridge k I)^-1.
 
     K is the linear kernel of the k centred embeddings, divided by its mean diagonal, so the result
     does not depend on the units of the embedding.
@@ -100,12 +99,12 @@ def leverage_scores(embedding: NDArray[np.float64], ridge: float = RIDGE) -> NDA
 def pretraining_weights(
     scores: NDArray[np.float64], temperature: float = TEMPERATURE
 ) -> list[float]:
-    """Shares softmax(relative typicality / T): what is shared weighs more.
+    """Compute shares softmax(relative typicality / T): typical domains weigh more.
 
     Differs from the paper:
-        It takes softmax(1 / (T score)), which leaves everything to a domain at the centre, whose
-        score is 0. Here 1 / score is divided by its own mean, with scores at least a hundredth of
-        the largest.
+        The paper takes softmax(1 / (T score)), which gives everything to a domain at the centre,
+        whose score is 0. Here 1 / score is divided by its own mean, with scores at least a
+        hundredth of the largest.
     """
     top = float(scores.max(initial=0.0))
     if top <= 0:

@@ -1,7 +1,7 @@
 """Methods that need evidence from models: training runs, experts, or both.
 
-What they do when called is in `law_methods` and `expert_methods`, which take SciPy. Those are
-imported on the first call, so that listing the methods stays quick.
+Their work is in `law_methods` and `expert_methods`, which need SciPy. Those are imported on the
+first call, so that listing the methods stays quick.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class LawMethod:
     """Whether the answer is the mean of the best of many draws, as RegMix's, in place of an
     optimum."""
     needs_experts: bool = False
-    """Whether the law also sees what experts mixed by the shares lose."""
+    """Whether the law also sees the losses of experts mixed by the shares."""
 
     def __call__(self, request: MixtureRequest) -> Preference:
         """Choose the shares.
@@ -61,7 +61,7 @@ class ExpertMethod:
     """Choose the mixture of experts, one model a domain, that predicts the targets best."""
 
     level: Literal["token", "document"]
-    """What experts are mixed at unless the recipe's `mixture.level` says otherwise."""
+    """Level at which experts are mixed, unless the recipe's `mixture.level` says otherwise."""
 
     def __call__(self, request: MixtureRequest) -> Preference:
         """Choose the shares.

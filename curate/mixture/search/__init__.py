@@ -1,1 +1,1 @@
-"""The mixture of least predicted loss, under the constraints of a request."""
+"""Optimisers that find the mixture of least predicted loss under the request's constraints."""

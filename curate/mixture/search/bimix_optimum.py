@@ -1,4 +1,4 @@
-"""The mixture of least loss where each domain's loss is a power of its own share: BiMix's.
+"""BiMix's optimum, for losses that are each a power of the domain's own share.
 
 At a fixed number of steps s, Eq. 3 of BiMix is L_i = K_i r_i^(-a_i), with K_i = A_i (B_i / s^b_i +
 C_i). Their sum is convex and separable, so its minimum under floors and caps has a closed form up
@@ -16,17 +16,17 @@ Array = NDArray[np.float64]
 
 
 def power_optimum(scales: Array, exponents: Array, box: Box) -> Array:
-    """Shares that minimise sum_i K_i r_i^(-a_i) within floors and caps.
+    """Find the shares that minimise sum_i K_i r_i^(-a_i) within floors and caps.
 
     Setting the derivatives equal gives r_i = (a_i K_i / t)^(1 / (1 + a_i)), held to its floor and
     cap; t > 0 follows from sum r = 1 by bisection on ln t. Multiplying all K_i by one number
     changes t alone, and so does any way of splitting K_i into A_i, B_i and C_i.
 
-    A domain with a_i K_i = 0 gains nothing from its share. It gets its floor, and more only where
-    all others are at their caps.
+    The loss of a domain with a_i K_i = 0 does not depend on its share. It gets its floor, and more
+    only where all others are at their caps.
 
     Args:
-        scales: shape (domains,), K_i, non-negative; times the weight of that loss, if any.
+        scales: shape (domains,), K_i, non-negative; multiplied by the weight of that loss, if any.
         exponents: shape (domains,), a_i, non-negative.
         box: Floors and caps.
 

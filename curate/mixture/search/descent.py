@@ -1,4 +1,4 @@
-"""One descent to a mixture of less predicted loss: sequential quadratic programming."""
+"""Descent to a mixture of less predicted loss, by sequential quadratic programming."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ IN_BALL = {"maxiter": 60, "ftol": 1e-9}
 """On the curved edge of a ball the line search stalls at rounding error: with the limits above,
 descents took 300 steps of ten evaluations, six times as long, for the same shares to 1e-5."""
 STEEPEST = 1e12
-"""Slopes are held to this: a power law's is infinite where a share is zero."""
+"""Largest slope passed to the solver: a power law's is infinite where a share is zero."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ball:
-    """The mixtures within a Hellinger distance of one; a convex set."""
+    """The mixtures within a Hellinger distance of one; they form a convex set."""
 
     centre: Array
     """shape (domains,), shares."""
@@ -43,21 +43,21 @@ class Ball:
 
 @dataclass(frozen=True, slots=True)
 class _Scaled:
-    """The problem's functions of a point that may be a little outside the box."""
+    """The problem's functions; they accept a point a little outside the box."""
 
     problem: Problem
     scale: float
-    """What values are divided by, so that the solver's tolerance is relative."""
+    """Divisor of all values, so that the solver's tolerance is relative."""
 
     def inside(self, point: Array) -> Array:
         return np.clip(point, self.problem.box.low, self.problem.box.high)
 
     def slopes(self, point: Array) -> Array:
-        """Derivatives of the losses, KL term included, shape (targets, domains)."""
+        """Differentiate the losses, without the KL term; shape (targets, domains)."""
         inside = self.inside(point)
-        found = slopes_at(self.problem, inside)
-        assert found is not None, "a law without a gradient is searched, not descended"
-        return np.nan_to_num(found, nan=0.0, posinf=STEEPEST, neginf=-STEEPEST)
+        slopes = slopes_at(self.problem, inside)
+        assert slopes is not None, "a law without a gradient is searched, not descended"
+        return np.nan_to_num(slopes, nan=0.0, posinf=STEEPEST, neginf=-STEEPEST)
 
     def value(self, point: Array) -> float:
         return float(value_at(self.problem, self.inside(point)[None])[0]) / self.scale
@@ -67,7 +67,7 @@ class _Scaled:
         return np.asarray((mean + pull_slopes(self.problem, self.inside(point))) / self.scale)
 
     def each(self, point: Array) -> Array:
-        """The losses that a worst case compares, each with the KL term."""
+        """Return the losses that a worst case compares, each with the KL term."""
         inside = self.inside(point)[None]
         compared = losses_at(self.problem, inside)[0] * self.problem.target_weights
         pull = value_at(self.problem, inside)[0] - compared[self._used].max()
@@ -83,21 +83,21 @@ class _Scaled:
 
 
 def descend(problem: Problem, start: Array, ball: Ball | None) -> Array:
-    """Follow the gradient from a start to the bottom of its valley.
+    """Follow the gradient from a start to a local minimum.
 
     Args:
-        problem: Its law must have a gradient; its support is not looked at.
+        problem: The problem; its law must have a gradient, and its support is ignored.
         start: shape (domains,), shares within the box.
-        ball: The mixture must stay in it.
+        ball: A ball that the mixture must stay in; None for the whole box.
 
     Returns:
-        Shape (domains,), shares within the box; `start` if nothing finite was found. A ball is kept
-        to the solver's tolerance only: whoever needs it kept must check.
+        Shape (domains,), shares within the box; `start` if the solver returns no finite point. They
+        lie in the ball only to the solver's tolerance, so the caller must check.
     """
     scale = max(abs(float(value_at(problem, start[None])[0])), 1e-9)
     scaled = _Scaled(problem, scale if np.isfinite(scale) else 1.0)
-    found = _least_worst(scaled, start, ball) if problem.worst else _least(scaled, start, ball)
-    return nearest(found, problem.box) if np.all(np.isfinite(found)) else start
+    end = _least_worst(scaled, start, ball) if problem.worst else _least(scaled, start, ball)
+    return nearest(end, problem.box) if np.all(np.isfinite(end)) else start
 
 
 def _least(scaled: _Scaled, start: Array, ball: Ball | None) -> Array:
@@ -110,7 +110,10 @@ def _least(scaled: _Scaled, start: Array, ball: Ball | None) -> Array:
 
 
 def _least_worst(scaled: _Scaled, start: Array, ball: Ball | None) -> Array:
-    """Minimise a level, the last number, that every loss must stay below."""
+    """Minimise the worst loss: append a level to the shares, and keep every loss below it.
+
+    The largest of several losses has kinks; this form is smooth.
+    """
     count = len(start)
     flat = np.append(np.zeros(count), 1.0)
 
@@ -131,10 +134,8 @@ def _least_worst(scaled: _Scaled, start: Array, ball: Ball | None) -> Array:
         })  # fmt: skip
     level = np.append(start, scaled.value(start))
     limits = FREE if ball is None else IN_BALL
-    found = _minimise(
-        lambda x: float(x[count]), lambda x: flat, level, (scaled, constraints, limits)
-    )
-    return found[:count]
+    end = _minimise(lambda x: float(x[count]), lambda x: flat, level, (scaled, constraints, limits))
+    return end[:count]
 
 
 def _minimise(
@@ -162,7 +163,7 @@ def _minimise(
 
 
 def _within(ball: Ball) -> dict[str, Any]:
-    """sum_i sqrt(w_i a_i) >= 1 - radius^2: Hellinger distance in a form that is concave in w."""
+    """Constrain to a ball: sum_i sqrt(w_i a_i) >= 1 - radius^2, which is concave in w."""
     roots, least = np.sqrt(ball.centre), 1 - ball.radius**2
     return {
         "type": "ineq",

@@ -1,14 +1,14 @@
-"""Mixtures from experts, one model a domain: weights under which the experts predict a target best.
+"""Find the weights at which experts, one model a domain, predict a target best.
 
 MDE mixes the experts' probabilities of each token, MixMin those of whole documents, and chunks lie
 between. All minimise a convex loss -sum_b v_b ln sum_i w_i p_bi over shares w, for blocks b of
-tokens. It is solved by expectation-maximisation, which needs no step size and never gets worse,
-with a certificate of how far the answer can be from the best.
+tokens. Expectation-maximisation solves it without a step size, never raises the loss, and comes
+with a certificate of the distance from the optimum.
 
-Levels differ in bias. Tokens: the prefix is ignored, so the loss is too high, but it reacts to the
-weights. Documents: the product over a document lets one expert explain it, the loss is right, but
-it depends on the weights as -ln(w) / length only, so its optimum tends to the share of documents
-nearest to each expert.
+The levels differ in bias. At token level the prefix is ignored: the loss is too high, but it
+responds to the weights. At document level one expert can explain a whole document: the loss is
+right, but depends on the weights only as -ln(w) / length, so the optimum tends to the share of
+documents nearest to each expert.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MIXTURES_AT_ONCE = 256
 
 @dataclass(frozen=True, slots=True)
 class Blocks:
-    """Probabilities of blocks of text under each expert, and what each block counts."""
+    """Probabilities of blocks of text under each expert, and the importance of each block."""
 
     scaled: Array
     """shape (blocks, experts), probability over the largest of its row: between 0 and 1."""
@@ -41,7 +41,7 @@ class Blocks:
     importance: Array
     """shape (blocks,), non-negative; sums to 1."""
     tokens_per_block: float
-    """Mean tokens of a block by importance: divides the loss, to give nats per token."""
+    """Mean tokens of a block, by importance; the loss over this is in nats per token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +51,10 @@ class Solution:
     weights: Array
     """shape (experts,), shares."""
     loss_nats: float
-    """Of the blocks by their importance."""
+    """Mean loss of the blocks, weighted by importance, in nats per block."""
     certificate: float
-    """At most so many nats lower can `loss_nats` be: max over feasible v of s . v - 1, which is
-    max_i s_i - 1 without caps."""
+    """Bound on how far `loss_nats` is above the minimum, in nats: the largest s . v - 1 over
+    feasible v, which is max_i s_i - 1 without caps."""
     iterations: int
 
 
@@ -66,14 +66,14 @@ def blocks_of(
     Args:
         likelihoods: The experts' log-probabilities.
         level: `token`, `document`, or tokens of a chunk; a document's last chunk may be shorter.
-        documents: Which documents, repeats allowed; None: all.
+        documents: Numbers of the documents, repeats allowed; None: all.
 
     Returns:
-        Blocks. Every token has the same importance at token and chunk level; at document level
-        every document has, and its log-probability is divided by its length, as in MixMin.
+        Blocks of the documents in turn. At token and chunk level all blocks are equally important.
+        At document level, importance is 1 / length, as in MixMin.
 
     Raises:
-        ValueError: An unknown level, or no documents.
+        ValueError: The level is unknown, or there are no documents.
 
     References:
         MDE: arXiv:2502.15950, the loss over tokens. MixMin: arXiv:2502.10510, its loss for language
@@ -81,10 +81,11 @@ def blocks_of(
     """
     if not (level in ("token", "document") or (isinstance(level, int) and level > 0)):
         raise ValueError(f"expected 'token', 'document' or a positive number, got {level!r}")
-    chosen = np.arange(len(likelihoods.target)) if documents is None else documents
-    if not len(chosen):
+    if documents is None:
+        documents = np.arange(len(likelihoods.target))
+    if not len(documents):
         raise ValueError("expected at least one document")
-    rows, length = _cut(likelihoods.starts, chosen, level)
+    rows, length = _cut(likelihoods.starts, documents, level)
     logp = likelihoods.logp_nats[rows]
     sums = logp if level == "token" else np.add.reduceat(logp, _starts(length), axis=0)
     peak = sums.max(axis=1)
@@ -99,7 +100,7 @@ def blocks_of(
 
 
 def combined(parts: Sequence[Blocks], target_weights: Array) -> Blocks:
-    """Blocks whose loss is the weighted mean of the losses per token of these.
+    """Join blocks so that their loss is the weighted mean of the losses per token.
 
     Args:
         parts: The blocks of each target.
@@ -118,28 +119,37 @@ def combined(parts: Sequence[Blocks], target_weights: Array) -> Blocks:
 
 @dataclass(frozen=True, slots=True)
 class ExpertsLaw:
-    """The experts' losses as a law: what an optimiser for any law takes. Convex."""
+    """The experts' losses as a law that the optimisers take; it is convex."""
 
     parts: tuple[Blocks, ...]
     """One for each target; columns in the order of the mixtures' domains."""
 
     def predict(self, weights: Array, tokens: Array, params: Array) -> Array:
-        """See `FittedLaw.predict`; tokens and params play no part.
+        """Predict losses, infinite where the experts of a mixture exclude a block.
 
-        Infinite where the experts of a mixture exclude a block.
+        Args:
+            weights: shape (rows, experts), shares.
+            tokens: Ignored.
+            params: Ignored.
         """
-        found = np.empty((len(weights), len(self.parts)))
+        losses = np.empty((len(weights), len(self.parts)))
         for first in range(0, len(weights), MIXTURES_AT_ONCE):
             rows = slice(first, first + MIXTURES_AT_ONCE)
             for target, part in enumerate(self.parts):
                 with np.errstate(divide="ignore"):
                     logs = np.log(part.scaled @ np.maximum(weights[rows], 0).T)
                 level = part.importance @ part.peak_nats
-                found[rows, target] = -(part.importance @ logs + level) / part.tokens_per_block
-        return found
+                losses[rows, target] = -(part.importance @ logs + level) / part.tokens_per_block
+        return losses
 
     def gradient(self, weights: Array, tokens: Array, params: Array) -> Array:
-        """See `FittedLaw.gradient`."""
+        """Differentiate the losses by the shares; shape (rows, targets, experts).
+
+        Args:
+            weights: shape (rows, experts), shares.
+            tokens: Ignored.
+            params: Ignored.
+        """
         return np.array(
             [[-scores(part, row) / part.tokens_per_block for part in self.parts] for row in weights]
         )
@@ -148,17 +158,24 @@ class ExpertsLaw:
 def experts_law(
     likelihoods: Likelihoods, level: str | int, documents: NDArray[np.int64] | None = None
 ) -> ExpertsLaw:
-    """The losses on each target of the experts mixed at this level; see `blocks_of`."""
-    chosen = np.arange(len(likelihoods.target)) if documents is None else documents
+    """Return the losses on each target of the experts mixed at this level.
+
+    Args:
+        likelihoods: The experts' log-probabilities.
+        level: As in `blocks_of`.
+        documents: As in `blocks_of`.
+    """
+    if documents is None:
+        documents = np.arange(len(likelihoods.target))
     parts = []
     for target in range(len(likelihoods.targets)):
-        own = chosen[likelihoods.target[chosen] == target]
-        parts.append(blocks_of(likelihoods, level, own))
+        of_target = documents[likelihoods.target[documents] == target]
+        parts.append(blocks_of(likelihoods, level, of_target))
     return ExpertsLaw(tuple(parts))
 
 
 def scores(blocks: Blocks, weights: Array) -> Array:
-    """s_i = sum_b v_b p_bi / sum_j w_j p_bj: minus the slope of the loss of the blocks.
+    """Compute s_i = sum_b v_b p_bi / sum_j w_j p_bj, minus the slope of the loss of the blocks.
 
     Their mean by the weights is 1. At the optimum no s_i is above 1, and those of positive weight
     are 1.
@@ -178,13 +195,13 @@ def best_shares(
     change (SQUAREM), and the extrapolation is dropped where it does not lower the loss.
 
     Args:
-        blocks: What is to be predicted.
-        box: Floors and caps of the shares; None: none.
-        start: Where to begin; None: the middle.
+        blocks: Probabilities of the text to predict.
+        box: Floors and caps of the shares; None: neither.
+        start: shape (experts,), first shares; None: equal ones.
         tolerance: Certificate at which to end, in nats of `Solution.loss_nats`.
 
     Returns:
-        The shares, with a certificate that holds whatever made the iteration end.
+        The shares, with a certificate that is valid even if the iteration limit was reached.
 
     Raises:
         ValueError: `box` or `start` has another number of shares than there are experts.
@@ -242,7 +259,7 @@ def _mixed_log(blocks: Blocks, weights: Array) -> float:
 def _cut(
     starts: NDArray[np.int64], documents: NDArray[np.int64], level: str | int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows of these documents in turn, and the lengths of the blocks they are cut to."""
+    """Return the rows of these documents in turn, and the lengths of their blocks."""
     tokens = starts[documents + 1] - starts[documents]
     rows = np.arange(tokens.sum()) + np.repeat(starts[documents] - _starts(tokens), tokens)
     if level == "document":

@@ -1,12 +1,12 @@
-"""What is minimised: one number from the losses a law predicts, and its derivative.
+"""The objective of an optimised mixture, and its derivative.
 
-The number is a weighted mean of losses, or the worst of them, plus an optional KL pull to a prior
-mixture. Repeated tokens may be discounted before the law sees the mixture.
+It is a weighted mean of the losses that a law predicts, or the worst of them, plus an optional KL
+pull to a prior mixture. Repeated tokens may be discounted before the law sees the mixture.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,12 +19,12 @@ from curate.mixture.search.trust_region import Support
 Array = NDArray[np.float64]
 
 TINY = 1e-12
-"""Share below which logarithms are not followed."""
+"""Shares below this count as this in logarithms."""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Which mixture is wanted."""
+    """An objective and the constraints on its minimum."""
 
     law: FittedLaw
     box: Box
@@ -35,29 +35,30 @@ class Problem:
     worst: bool = False
     """Minimise the largest of the losses instead of their mean."""
     tokens: float = np.nan
-    """Training tokens (or what stands in their place in the run table); NaN where it has none."""
+    """Training tokens, or what stands in their place in the run table; NaN where it has neither."""
     params: float = np.nan
+    """Model parameters; NaN where the run table has none."""
     kl: float = 0.0
     """Nats of loss that one nat of KL divergence from the prior is worth."""
     prior: Array | None = None
     """shape (domains,), shares; where it is zero, so is the mixture if `kl` is positive."""
     unique_share: Array | None = None
-    """shape (domains,), supply over the budget. Given: repeated tokens are discounted."""
+    """shape (domains,), supply over the budget, to discount repeated tokens; None: no discount."""
     support: Support | None = None
-    """Given: the mixture must stay within its radius of some run."""
+    """The mixture must stay within its radius of some run; None: anywhere in the box."""
     convex: bool = False
-    """The objective is known to be convex: one start is enough, and the gap is a certificate."""
+    """Whether the objective is convex, so that one start is enough and the gap a certificate."""
 
 
 def losses_at(problem: Problem, weights: Array) -> Array:
-    """Predicted losses, shape (rows, targets), of shares of shape (rows, domains)."""
+    """Predict losses, shape (rows, targets), for shares of shape (rows, domains)."""
     seen, tokens = _exposure(problem, weights)
     params = np.full(len(weights), problem.params)
     return problem.law.predict(seen, tokens, params)
 
 
 def value_at(problem: Problem, weights: Array) -> Array:
-    """The number that is minimised, shape (rows,)."""
+    """Evaluate the objective, shape (rows,), for shares of shape (rows, domains)."""
     losses = losses_at(problem, weights)
     if problem.worst:
         used = problem.target_weights > 0
@@ -68,12 +69,7 @@ def value_at(problem: Problem, weights: Array) -> Array:
 
 
 def slopes_at(problem: Problem, weights: Array) -> Array | None:
-    """Derivatives of the losses by the shares, shape (targets, domains); None: the law has none.
-
-    Args:
-        problem: The problem.
-        weights: shape (domains,).
-    """
+    """Differentiate the losses by the shares; shape (targets, domains), None without a gradient."""
     seen, tokens = _exposure(problem, weights[None])
     params = np.full(1, problem.params)
     slopes = problem.law.gradient(seen, tokens, params)
@@ -96,16 +92,11 @@ def slopes_at(problem: Problem, weights: Array) -> Array | None:
 
 
 def pull_slopes(problem: Problem, weights: Array) -> Array:
-    """Derivative of the KL term by the shares, shape (domains,)."""
+    """Differentiate the KL term by the shares; shape (domains,)."""
     if not problem.kl or problem.prior is None:
         return np.zeros(len(weights))
     ratio = np.maximum(weights, TINY) / np.maximum(problem.prior, TINY)
     return np.asarray(problem.kl * (np.log(ratio) + 1))
-
-
-def with_law(problem: Problem, law: FittedLaw) -> Problem:
-    """The same problem for another law, such as one fitted to a resample of the runs."""
-    return replace(problem, law=law)
 
 
 def _pull(problem: Problem, weights: Array) -> Array:
@@ -116,7 +107,7 @@ def _pull(problem: Problem, weights: Array) -> Array:
 
 
 def _exposure(problem: Problem, weights: Array) -> tuple[Array, Array]:
-    """Shares and tokens as the law should see them."""
+    """Return shares and tokens as the law should see them: with repeats discounted."""
     tokens = np.full(len(weights), problem.tokens)
     if problem.unique_share is None:
         return weights, tokens

@@ -1,9 +1,9 @@
-"""The mixture of least predicted loss, for any fitted law, within caps, floors and the data.
+"""Find the mixture of least predicted loss for any fitted law, within caps, floors and support.
 
-A law with a gradient is followed downhill (sequential quadratic programming): from one start where
-the problem is convex, from several where it may not be. A law without one, such as trees, is
-searched. Where the best mixture lies outside the support of the runs, it is sought again in balls
-around the best runs, unless the problem says otherwise.
+A law with a gradient is minimised by sequential quadratic programming, from one start where the
+problem is convex and from several where it may not be. A law without one, such as trees, is
+minimised by random search. If the best mixture lies outside the support of the runs, the search is
+repeated in balls around the best runs, unless the problem has no support.
 """
 
 from __future__ import annotations
@@ -38,13 +38,14 @@ from curate.mixture.search.trust_region import hellinger
 Array = NDArray[np.float64]
 
 STARTS = 6
-"""Starts from random shares of a problem that may have several valleys: half of them the best of
-`POOL`, half any."""
+"""Random starts where a problem may have several minima: half are the best of the pool, half are
+any."""
 POOL = 500
+"""Random mixtures that starts are picked from."""
 ANCHORS = 6
 """Runs around which a trust region is searched."""
 HOPS = 3
-"""Times a search may go on from the ball of one run to that of another."""
+"""Most balls, each around another run, that a search passes through."""
 CANDIDATES = 4_000
 """Mixtures tried in each round for a law without a gradient."""
 ROUNDS = 3
@@ -54,7 +55,7 @@ KEPT = 128
 
 @dataclass(frozen=True, slots=True)
 class Optimum:
-    """What was found."""
+    """The mixture of least predicted loss."""
 
     weights: Array
     """shape (domains,), shares within the box."""
@@ -63,12 +64,13 @@ class Optimum:
     losses: Array
     """shape (targets,), predicted."""
     gap: float | None
-    """At most so much lower can the value be, if the problem is convex; None: no certificate."""
+    """Upper bound on how far the value is above the minimum; None without a certificate."""
     unconstrained: Array
     """The optimum without the trust region; the same where none binds."""
     trust_region_binds: bool
     radius: float | None
-    """Of the trust region; wider than the support's where caps exclude all of that."""
+    """Hellinger radius of the trust region: the support's, or wider where caps exclude all of that.
+    None without a support."""
 
 
 def optimise(problem: Problem, seed: int = 0) -> Optimum:
@@ -76,7 +78,7 @@ def optimise(problem: Problem, seed: int = 0) -> Optimum:
 
     Args:
         problem: The law, the objective and the constraints.
-        seed: Of the random starts and candidates.
+        seed: Seed of the random starts and candidates.
 
     Raises:
         FitError: The law predicts no finite number anywhere in the box.
@@ -91,7 +93,7 @@ def optimise(problem: Problem, seed: int = 0) -> Optimum:
 
 
 def certificate(problem: Problem, weights: Array) -> float | None:
-    """At most how much lower the value can be elsewhere in the box, if the problem is convex.
+    """Bound how far the value is above the minimum over the box; valid for a convex problem.
 
     The loss lies above its tangents, so the least point of the tangents bounds it from below: a
     corner of the box for a mean (Frank and Wolfe's gap), a linear programme for the worst case.
@@ -109,7 +111,7 @@ def certificate(problem: Problem, weights: Array) -> float | None:
     values = (losses_at(problem, weights[None])[0] * problem.target_weights)[used]
     count = len(weights)
     linprog: Callable[..., Any] = optimize.linprog  # typed here: stubs may be absent
-    found = linprog(
+    result = linprog(
         np.append(np.zeros(count), 1.0),
         A_ub=np.hstack([scaled, -np.ones((len(scaled), 1))]),
         b_ub=scaled @ weights - values,
@@ -117,7 +119,7 @@ def certificate(problem: Problem, weights: Array) -> float | None:
         b_eq=[1.0],
         bounds=[*zip(problem.box.low, problem.box.high, strict=True), (None, None)],
     )
-    return float(values.max() - found.fun) if found.success else None
+    return float(values.max() - result.fun) if result.success else None
 
 
 def _optimum(problem: Problem, held: Array, free: Array, radius: float | None) -> Optimum:
@@ -134,7 +136,7 @@ def _optimum(problem: Problem, held: Array, free: Array, radius: float | None) -
 
 
 def _starts(problem: Problem, rng: np.random.Generator) -> list[Array]:
-    """Points of the box to go downhill from: the middle, the prior, good runs, random ones."""
+    """Return points of the box to descend from: the middle, the prior, good runs, random ones."""
     box = problem.box
     count = len(box.low)
     starts = [nearest_in_proportion(np.full(count, 1 / count), box)]
@@ -155,26 +157,26 @@ def _starts(problem: Problem, rng: np.random.Generator) -> list[Array]:
 
 
 def _solve(problem: Problem, starts: Sequence[Array], rng: np.random.Generator) -> Array:
-    """The best of the descents from these starts, or of a search."""
+    """Return the best end of the descents from these starts, or the result of a search."""
     if slopes_at(problem, starts[0]) is None:
         return _search(problem, starts, rng, None)
-    found = [descend(problem, start, None) for start in starts]
-    return _best(problem, [*found, *starts])
+    ends = [descend(problem, start, None) for start in starts]
+    return _best(problem, [*ends, *starts])
 
 
 def _solve_in_balls(problem: Problem, free: Array, rng: np.random.Generator) -> tuple[Array, float]:
-    """The best mixture within the radius of some run.
+    """Find the best mixture within the radius of some run; also return the radius.
 
-    Each ball {w : sum_i sqrt(w_i a_i) >= 1 - radius^2} is convex, their union is not: the balls of
-    the best runs are searched one by one, and a search that ends nearer to another run goes on in
-    that one's ball.
+    Each ball {w : sum_i sqrt(w_i a_i) >= 1 - radius^2} is convex, but their union is not. The balls
+    of the best runs are searched one by one; a search that ends nearer to another run continues in
+    that run's ball.
     """
     support = problem.support
     assert support is not None
     box = problem.box
     entries = np.array([nearest_in_proportion(run, box) for run in support.mixtures])
     away = np.sqrt(np.maximum(0, 1 - (np.sqrt(entries) * np.sqrt(support.mixtures)).sum(axis=1)))
-    # Caps may keep every run's ball out of the box: then the nearest that can be had must do.
+    # Caps may exclude every ball of the support's radius; then widen to the nearest entry.
     radius = max(support.radius, float(away.min()) * 1.01 + 1e-9)
     within = np.flatnonzero(away <= radius)
     order = within[np.argsort(value_at(problem, entries[within]), kind="stable")]
@@ -183,18 +185,18 @@ def _solve_in_balls(problem: Problem, free: Array, rng: np.random.Generator) -> 
     if slopes_at(problem, free) is None:
         region = (support.mixtures, radius)
         return _search(problem, [entries[a] for a in anchors], rng, region), radius
-    found: list[Array] = [entries[order[0]]]
+    ends: list[Array] = [entries[order[0]]]
     for anchor in anchors:
         current, centre = entries[anchor], anchor
         for _ in range(HOPS):
             ball = Ball(support.mixtures[centre], radius)
             current = _pulled_in(descend(problem, current, ball), entries[centre], ball)
-            found.append(current)
+            ends.append(current)
             following = int(np.argmin(hellinger(current[None], support.mixtures)[0]))
             if following == centre or following not in within:
                 break
             centre = following
-    return _best(problem, found), radius
+    return _best(problem, ends), radius
 
 
 def _search(
@@ -203,10 +205,10 @@ def _search(
     rng: np.random.Generator,
     ball: tuple[Array, float] | None,
 ) -> Array:
-    """The mean of the best of many candidates, drawn ever closer around the best so far.
+    """Average the best of many candidates, drawn ever closer around the best so far.
 
-    The mean is RegMix's guard against one lucky leaf of a tree. With a trust region, whose union of
-    balls is not convex, the mean may leave it: then the best single candidate is taken.
+    The mean is RegMix's guard against one lucky leaf of a tree. A trust region is a union of balls
+    and not convex, so the mean may lie outside it; then the best single candidate is returned.
     """
     box = problem.box
     kept = np.array(centres)
@@ -230,7 +232,7 @@ def _search(
 
 
 def _into_box(draws: Array, box: Box) -> Array:
-    """Shares moved into the box; those already in it, most of them, are not touched."""
+    """Move shares into the box; most are in it already and stay as they are."""
     outside = ((draws < box.low) | (draws > box.high)).any(axis=1)
     moved = draws.copy()
     moved[outside] = nearest_rows(draws[outside], box)
@@ -238,9 +240,10 @@ def _into_box(draws: Array, box: Box) -> Array:
 
 
 def _pulled_in(point: Array, entry: Array, ball: Ball) -> Array:
-    """The point, moved towards one inside the ball until it is inside too, if it is not.
+    """Move a point towards an entry inside the ball until it is inside too.
 
-    The solver keeps to a ball only to its tolerance; box and ball are convex, so the way is free.
+    The solver keeps to a ball only to its tolerance. Box and ball are convex, so the whole segment
+    from the entry to the last inside point is feasible.
     """
     low, high = 0.0, 1.0
     if _inside(point, ball.centre[None], ball.radius):

@@ -1,7 +1,6 @@
-"""RegMix's way to optimise any predictor: draw mixtures, average the best.
+"""RegMix's search for the optimum of any predictor: draw mixtures, average the best.
 
-Needs no gradient, and takes whatever can predict losses. Supply and caps are not its business: its
-draws know only the prior.
+It needs no gradient. Draws follow the prior alone, so supply and caps are left to the caller.
 """
 
 from __future__ import annotations
@@ -21,14 +20,14 @@ def simulate(
     best: int = 128,
     seed: int = 42,
 ) -> Array:
-    """Mean of the mixtures of lowest score among draws from Dirichlet(prior).
+    """Average the mixtures of lowest score among draws from Dirichlet(prior).
 
     Args:
         score: Mixtures, shape (draws, domains) → predicted loss of each, shape (draws,).
         prior: shape (domains,), positive concentrations; RegMix takes the shares of tokens.
         draws: Mixtures drawn.
         best: How many of them are averaged; at most `draws`.
-        seed: Of the legacy generator, which RegMix's notebook uses.
+        seed: Seed of the legacy generator, which RegMix's notebook uses.
 
     Returns:
         Shape (domains,), shares that sum to 1.
@@ -39,8 +38,8 @@ def simulate(
     Example:
         The best draws lie around the second domain's best share.
 
-        >>> found = simulate(lambda w: abs(w[:, 1] - 0.25), np.ones(2), 1000, 10)
-        >>> [round(float(share), 3) for share in found]
+        >>> shares = simulate(lambda w: abs(w[:, 1] - 0.25), np.ones(2), 1000, 10)
+        >>> [round(float(share), 3) for share in shares]
         [0.751, 0.249]
 
     References:

@@ -1,8 +1,8 @@
 """The value of repeated tokens, by the data-constrained scaling law.
 
 The law was fitted to runs on one corpus. Applying its discount to each domain of a mixture is our
-reading; runs on mixtures show that scarce text next to much other text stands more repetition than
-this allows, so it errs on the side of fewer epochs.
+extension. Runs on mixtures show that a scarce domain beside plenty of other text tolerates more
+repetition than this allows, so it errs on the side of fewer epochs.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ TOKEN_DECAY_EPOCHS = 15.387756
 
 
 def effective_tokens(tokens: Array, unique_tokens: Array) -> Array:
-    """How many unique tokens the tokens seen are worth.
+    """Convert tokens seen to the number of unique tokens they are worth.
 
     D' = U + U R* (1 - exp(-R / R*)), with R = D / U - 1 repetitions; D' = D for D <= U.
 
     Args:
         tokens: Tokens seen, repeats counted; non-negative, any shape.
-        unique_tokens: Tokens there are, positive; a shape that broadcasts.
+        unique_tokens: Tokens of supply, positive; a shape that broadcasts.
 
     Returns:
         At most `tokens`, and at most (1 + R*) times `unique_tokens`.
@@ -46,7 +46,7 @@ def effective_tokens(tokens: Array, unique_tokens: Array) -> Array:
 
 
 def marginal_value(tokens: Array, unique_tokens: Array) -> Array:
-    """What the next token is worth, as a share of a new one: exp(-R / R*); 1 before any repeat.
+    """Value of the next token as a share of a new one: exp(-R / R*); 1 before any repeat.
 
     This is the derivative of `effective_tokens` by `tokens`; see there for arguments and errors.
 

@@ -1,9 +1,9 @@
-"""How far a mixture is from those that were trained, and where a law may be believed.
+"""Distance of a mixture from those that were trained, and the region where a law is trusted.
 
-Distance is Hellinger's, between square roots of the shares: it sees a domain go from 0 to 1 % as
-clearly as one go from 30 to 42 %, which is what losses react to. A mixture is inside the support if
-its nearest run is no further than runs usually are from each other, so that the error a law shows
-on runs held out says something of its error there.
+Distance is Hellinger's, between square roots of the shares: a change from 0 to 1 % counts as much
+as one from 30 to 42 %, which matches how losses react. A mixture is inside the support if its
+nearest run is no further than runs usually are from each other. The error of a law on held-out runs
+is then a guide to its error there.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ Array = NDArray[np.float64]
 USUAL_QUANTILE = 0.95
 """Share of the runs whose nearest other run is within the radius."""
 RANGE_SLACK = 1.1
-"""A share is outside its range from 1.1 times the largest trained, or below the least / 1.1."""
+"""A share is outside its range above 1.1 times the largest trained or below the least / 1.1."""
 NAMED = 4
-"""Domains that a warning names."""
+"""Most domains that a warning names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,17 +37,17 @@ class Support:
 
 @dataclass(frozen=True, slots=True)
 class SupportCheck:
-    """Where a mixture lies."""
+    """Position of a mixture relative to the support."""
 
     distance: float
     """To the nearest trained mixture, between 0 and 1."""
     radius: float
     inside: bool
     outside_range: dict[str, tuple[float, float, float]]
-    """By domain: the share, and the least and largest that were trained."""
+    """The share, and the least and largest that were trained, by domain."""
 
     def to_json(self) -> dict[str, Any]:
-        """The field `support` of `mixture.json`."""
+        """Return the field `support` of `mixture.json`."""
         return {
             "distance": self.distance,
             "radius": self.radius,
@@ -60,7 +60,7 @@ class SupportCheck:
 
 
 def hellinger(first: Array, second: Array) -> Array:
-    """Hellinger distances of all pairs: sqrt(1 - sum_i sqrt(p_i q_i)).
+    """Compute Hellinger distances of all pairs: sqrt(1 - sum_i sqrt(p_i q_i)).
 
     Args:
         first: shape (m, domains), shares.
@@ -78,7 +78,7 @@ def hellinger(first: Array, second: Array) -> Array:
 
 
 def support_of(weights: Array) -> Support:
-    """The support of a set of runs; repeated mixtures (seeds, checkpoints) count once.
+    """Measure the support of a set of runs; repeated mixtures (seeds, checkpoints) count once.
 
     Args:
         weights: shape (rows, domains), shares.
@@ -97,12 +97,12 @@ def support_of(weights: Array) -> Support:
 
 
 def check_support(shares: Array, support: Support, domains: Sequence[str]) -> SupportCheck:
-    """Where these shares lie.
+    """Compare shares with the mixtures that were trained.
 
     Args:
         shares: shape (domains,).
-        support: What was trained.
-        domains: Names, for the ranges.
+        support: The mixtures that were trained.
+        domains: Names, in the order of the shares.
 
     Example:
         >>> trained = support_of(np.array([[0.5, 0.5], [0.6, 0.4], [0.7, 0.3]]))
@@ -118,13 +118,13 @@ def check_support(shares: Array, support: Support, domains: Sequence[str]) -> Su
         for i, name in enumerate(domains)
         if shares[i] > high[i] * RANGE_SLACK + 1e-9 or shares[i] < low[i] / RANGE_SLACK - 1e-9
     }
-    # A hair of room: a trust region ends exactly at the radius.
+    # Optima often lie exactly on the edge of a trust region, so rounding needs room.
     inside = distance <= support.radius + 1e-6
     return SupportCheck(distance, support.radius, inside, outside)
 
 
 def support_warning(check: SupportCheck) -> str | None:
-    """What to say of a mixture outside the support; None inside."""
+    """Word the warning for a mixture outside the support; None inside."""
     if check.inside:
         return None
     worst = sorted(

@@ -1,7 +1,7 @@
-"""How sure a mixture is: runs drawn again, the law fitted and the optimum sought each time.
+"""Uncertainty of an optimised mixture: resample the runs, refit the law, and optimise again.
 
-Runs are resampled whole, all checkpoints of one together, and the trust region stays that of the
-runs there are. Optima are flat: weights are loosely determined while the loss is tight, so the
+Runs are resampled whole, with all their checkpoints, and the trust region stays that of the
+original runs. Optima are flat: the data determine the loss tightly and the weights loosely, so the
 regret of a mixture says more than its interval.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,21 +18,21 @@ from scipy import stats
 
 from curate.errors import FitError
 from curate.laws.law import FittedLaw, RunTable
-from curate.mixture.search.objective import Problem, value_at, with_law
+from curate.mixture.search.objective import Problem, value_at
 from curate.mixture.search.optimise import optimise
 
 Array = NDArray[np.float64]
 
 COVERAGE = 0.95
 MOST_FAILED = 0.2
-"""Share of resamples that may fail to determine the law before the interval is refused."""
+"""Largest share of resamples that may fail to determine the law; with more, no interval."""
 INDISTINCT = 0.05
 """A mixture is within noise of the best if it is no worse in this share of the resamples."""
 
 
 @dataclass(frozen=True, slots=True)
 class Regret:
-    """Loss given away by a mixture, over the resamples."""
+    """Loss that a mixture gives away, over the resamples."""
 
     mean: float
     """Expected, in the unit of the objective."""
@@ -42,31 +42,32 @@ class Regret:
     """No worse than the recommendation in at least 5 % of the resamples."""
 
     def to_json(self) -> dict[str, Any]:
-        """A value of `regret` in `mixture.json`."""
+        """Return a value of `regret` in `mixture.json`."""
         return {"mean": self.mean, "high": self.high, "within_noise": self.within_noise}
 
 
 @dataclass(frozen=True, slots=True)
 class Uncertainty:
-    """What resampling the runs does to the answer."""
+    """Spread of the answer over resamples of the runs."""
 
     low: Array
     """shape (domains,), lower ends of 95 % intervals of the optimal shares."""
     high: Array
+    """shape (domains,), upper ends."""
     optima: Array
     """shape (replicates, domains), the optimum of each resample."""
     noise_low: Array
     """shape (domains,), least share among the mixtures tried that are within noise of the best."""
     noise_high: Array
     regret: dict[str, Regret] = field(default_factory=dict)
-    """By name of a mixture; `recommendation` is one."""
+    """Regrets by name of the mixture; `recommendation` is one."""
     failed: int = 0
-    """Resamples on which the law could not be fitted; left out."""
+    """Number of resamples left out because the law could not be fitted to them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Resampling:
-    """What is drawn again, and what is done with it."""
+    """Runs to resample, and how to fit and optimise on each resample."""
 
     table: RunTable
     fit: Callable[[RunTable], FittedLaw]
@@ -74,7 +75,7 @@ class Resampling:
     """Resamples, at least 20."""
     seed: int = 0
     solve: Callable[[Problem], Array] | None = None
-    """How to optimise, where there is a faster way than `optimise`."""
+    """A faster way to optimise than `optimise`, if there is one."""
 
 
 def bootstrap(
@@ -82,15 +83,16 @@ def bootstrap(
 ) -> Uncertainty:
     """Resample runs, refit, optimise again.
 
-    Intervals are percentiles of the optima, moved out by the factor that makes them right for the
-    mean of so few runs: percentiles alone are too narrow by about sqrt(n / (n - 1)) and the tail
-    of Student's t.
+    Intervals are percentiles of the optima, widened by the factor that is exact for the mean of as
+    few runs: plain percentiles are too narrow by about sqrt(n / (n - 1)) and the tail of Student's
+    t.
 
     Args:
         resampling: The runs, the fit and the number of resamples.
-        problem: With the law of all runs; its support is kept for every resample.
+        problem: The problem with the law of all runs; its support is kept for every resample.
         best: shape (domains,), its optimum.
-        rivals: Mixtures whose regret is wanted, such as natural and uniform, by name.
+        rivals: More mixtures whose regret to compute, such as natural and uniform, by name; each of
+            shape (domains,).
 
     Raises:
         ValueError: Fewer than 20 replicates.
@@ -109,22 +111,22 @@ def bootstrap(
             f"mix: intervals need at least 4 runs, there are {runs}; set "
             "mixture.replicates: 0 to go without, or train more"
         )
-    laws, found, failed = _replicated(resampling, problem)
+    laws, optima, failed = _replicated(resampling, problem)
     if failed > MOST_FAILED * resampling.replicates:
         raise FitError(
             f"mix: {failed} of {resampling.replicates} resamples of the {runs} runs cannot "
             "determine the law, so its optimum has no interval; train more runs, choose a law with "
             "fewer coefficients, or set mixture.replicates: 0"
         )
-    low, high = interval(found, best, runs)
+    low, high = interval(optima, best, runs)
     tried = {"recommendation": best, **rivals}
-    points = np.vstack([*tried.values(), (found + best) / 2, found])
-    values = np.array([value_at(with_law(problem, law), points) for law in laws])
+    points = np.vstack([*tried.values(), (optima + best) / 2, optima])
+    values = np.array([value_at(replace(problem, law=law), points) for law in laws])
     no_worse = (values <= values[:, :1] + 1e-12).mean(axis=0) >= INDISTINCT
     return Uncertainty(
         low=np.maximum(low, 0.0),
         high=np.minimum(high, 1.0),
-        optima=found,
+        optima=optima,
         noise_low=points[no_worse].min(axis=0),
         noise_high=points[no_worse].max(axis=0),
         regret=_regrets(tuple(tried), values, no_worse),
@@ -133,11 +135,11 @@ def bootstrap(
 
 
 def _replicated(resampling: Resampling, problem: Problem) -> tuple[list[FittedLaw], Array, int]:
-    """Laws of the resamples, their optima, and how many could not be fitted."""
+    """Fit and optimise every resample: the laws, the optima, and the number of failed fits."""
     table = resampling.table
     names = sorted(set(table.runs))
     rows_of = {name: np.flatnonzero(np.array(table.runs) == name) for name in names}
-    find = resampling.solve or (lambda sampled: optimise(sampled, resampling.seed).weights)
+    solve = resampling.solve or (lambda sampled: optimise(sampled, resampling.seed).weights)
     rng = np.random.default_rng(resampling.seed)
     laws: list[FittedLaw] = []
     optima: list[Array] = []
@@ -145,7 +147,7 @@ def _replicated(resampling: Resampling, problem: Problem) -> tuple[list[FittedLa
         drawn = rng.integers(len(names), size=len(names))
         try:
             law = resampling.fit(_resampled(table, names, rows_of, drawn))
-            optimum = find(with_law(problem, law))
+            optimum = solve(replace(problem, law=law))
         except FitError:
             continue
         laws.append(law)
@@ -156,8 +158,8 @@ def _replicated(resampling: Resampling, problem: Problem) -> tuple[list[FittedLa
 def _regrets(
     names: tuple[str, ...], values: Array, no_worse: NDArray[np.bool_]
 ) -> dict[str, Regret]:
-    """Of the first columns of `values`, shape (replicates, points), which bear these names."""
-    # What each resample's own best found is the optimum unless another point beats it.
+    """Compute regrets of the first columns of `values`, shape (replicates, points), by name."""
+    # The least of a row stands for the resample's optimum: the solver's own may be beaten.
     lost = values - values.min(axis=1, keepdims=True)
     return {
         name: Regret(
@@ -170,12 +172,15 @@ def _regrets(
 
 
 def interval(draws: Array, centre: Array, runs: int) -> tuple[Array, Array]:
-    """Ends of 95 % intervals from resampled optima, by expanded percentiles.
+    """Compute 95 % intervals from resampled optima, by expanded percentiles.
 
     Args:
         draws: shape (replicates, domains).
         centre: shape (domains,), the estimate; always inside.
-        runs: How many runs were resampled, at least 2.
+        runs: Number of runs that were resampled, at least 2.
+
+    Returns:
+        Lower and upper ends, shape (domains,) each.
 
     Example:
         >>> low, high = interval(np.linspace(0, 1, 1001)[:, None], np.array([0.5]), 1000)
@@ -194,17 +199,12 @@ def _resampled(
     rows_of: Mapping[str, NDArray[np.int64]],
     drawn: NDArray[np.int64],
 ) -> RunTable:
-    """The checkpoints of these runs; a run drawn twice comes as two of different names.
+    """Return the checkpoints of the drawn runs; a run drawn twice becomes two runs by name.
 
-    Different names, because laws count runs; but a fold of a cross-validation that keeps equal
-    mixtures together still does.
+    Laws count runs by name. Folds of a cross-validation group by mixture, so copies stay together.
     """
     rows = np.concatenate([rows_of[names[run]] for run in drawn])
     labels = [
         f"{names[run]}#{place}" for place, run in enumerate(drawn) for _ in rows_of[names[run]]
     ]
-    taken = table.take(rows)
-    return RunTable(
-        taken.domains, taken.targets, tuple(labels),
-        taken.weights, taken.tokens, taken.params, taken.losses,
-    )  # fmt: skip
+    return replace(table.take(rows), runs=tuple(labels))
