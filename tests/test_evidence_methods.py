@@ -165,14 +165,14 @@ def test_levels_of_experts():
             "bimix",
             {"objective": {"z": 1}},
             RecipeError,
-            "nothing is called 'z'.*a, b, c",
+            "unknown name 'z'.*a, b, c",
         ),
         ("bimix", {"objective": {"a": 0}}, RecipeError, "objective: no importance is positive"),
         (
             "bimix",
             {"floors": {"aa": 0.1}},
             RecipeError,
-            "floors: nothing is called 'aa'; d",
+            "floors: unknown name 'aa'; d",
         ),
         (
             "bimix",
@@ -182,7 +182,7 @@ def test_levels_of_experts():
         ),
         ("dml", {"prior": "even"}, RecipeError, "mixture.prior: cannot be 'even' .known: natural"),
         ("dml", {"prior": {"a": 0}}, RecipeError, "mixture.prior: no share is positive"),
-        ("dml", {"prior": {"q": 1}}, RecipeError, "mixture.prior: nothing is called 'q'"),
+        ("dml", {"prior": {"q": 1}}, RecipeError, "mixture.prior: unknown name 'q'"),
         ("dml", {"at_tokens": 1e9}, RecipeError, "at_tokens: the runs do not say their tokens"),
         ("dml", {"at_params": 1e9}, RecipeError, "at_params: the runs do not say their parameters"),
         ("dml", {"replicates": 5}, RecipeError, "replicates: 5 is too few for an interval; set 20"),
@@ -207,13 +207,13 @@ def test_faults_of_evidence():
             mix(asked(method, evidence=Evidence()))
         with pytest.raises(MissingEvidence, match=what):
             mix(dataclasses.replace(asked(method), evidence=None))
-        with pytest.raises(MissingEvidence, match="say nothing of 'd' .they know a, b, c."):
+        with pytest.raises(MissingEvidence, match="do not include 'd' .they have a, b, c."):
             mix(asked(method, names=("a", "b", "d")))
     with pytest.raises(RecipeError, match="mixture.law is missing: method law needs one of bimix"):
         bare = asked("law")
         search = dataclasses.replace(bare.options.search, law=None)
         mix(dataclasses.replace(bare, options=MixtureOptions(search=search)))
-    with pytest.raises(InfeasiblePlan, match="at least 0.3, but its tokens allow 0.2"):
+    with pytest.raises(InfeasiblePlan, match="at least 0.3, but its tokens allow only 0.2"):
         mix(asked("bimix", caps=(0.2, np.inf, np.inf), floors={"a": 0.3}))
     table = runs()
     share = np.linspace(0.3, 0.7, 60)

@@ -529,7 +529,7 @@ def test_json_has_the_fields_others_rely_on():
                 on_shortfall="redistribute",
             ),
             InfeasiblePlan,
-            "plan: 1_000 tokens asked for, but within max_epochs there are 500 ('a' 100 x 4, "
+            "plan: 1_000 tokens are requested, but within max_epochs there are 500 ('a' 100 x 4, "
             "'b' 100 x 1). Either set budget_tokens: 500 (the most they hold), or max_epochs: 5 "
             "for those with less, or on_shortfall: repeat",
         ),
@@ -537,7 +537,7 @@ def test_json_has_the_fields_others_rely_on():
             # 800 tokens within caps; b and c at e passes give 200 e, a keeps 4: 1000 at 3.
             request("uniform", 1000, [100, 100, 100], max_epochs=[4, 2, 2]),
             InfeasiblePlan,
-            "plan: 1_000 tokens asked for, but within max_epochs there are 800 ('a' 100 x 4, "
+            "plan: 1_000 tokens are requested, but within max_epochs there are 800 ('a' 100 x 4, "
             "'b' 100 x 2, 'c' 100 x 2). Either set budget_tokens: 800 (the most they hold), or "
             "max_epochs: 3 for those with less, or on_shortfall: repeat",
         ),

@@ -67,7 +67,7 @@ def match_constraints(
     if absent:
         listed = ", ".join(f"'{name}'" for name in absent)
         raise MissingEvidence(
-            f"mixture: the {source} say nothing of {listed} (they know {', '.join(domains)}). "
+            f"mixture: the {source} do not include {listed} (they have {', '.join(domains)}). "
             f"Rename the domains so that they match, train {source} with "
             f"{'it' if len(absent) == 1 else 'them'}, or take a method that needs none, such as "
             "entropy"
@@ -155,4 +155,4 @@ def _index(name: str, names: Sequence[str], where: str) -> int:
     if name in names:
         return list(names).index(name)
     hint = nearest_hint(name, names)
-    raise RecipeError(f"{where}: nothing is called '{name}'{hint} (known: {', '.join(names)})")
+    raise RecipeError(f"{where}: unknown name '{name}'{hint} (known: {', '.join(names)})")

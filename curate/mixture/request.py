@@ -66,7 +66,7 @@ class SearchOptions:
     at_tokens: float | None = None
     """Training tokens at which losses are compared; None: the largest of the runs."""
     at_params: float | None = None
-    """Model parameters, likewise."""
+    """Model parameters at which losses are compared; None: the largest of the runs."""
     kl: float | None = None
     """Loss in nats per nat of KL divergence from the prior; None: the method's default."""
     prior: str | Mapping[str, float] = "natural"

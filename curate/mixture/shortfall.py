@@ -83,8 +83,8 @@ def explain_supply(request: MixtureRequest, support: Sequence[int]) -> str:
     )
     ways.append("on_shortfall: repeat")
     return (
-        f"plan: {format_tokens(request.budget_tokens)} tokens asked for, but within max_epochs "
-        f"there are {held:_} ({listed}). Either set {', or '.join(ways)}"
+        f"plan: {format_tokens(request.budget_tokens)} tokens are requested, but within "
+        f"max_epochs there are {held:_} ({listed}). Either set {', or '.join(ways)}"
     )
 
 

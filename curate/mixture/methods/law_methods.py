@@ -90,14 +90,14 @@ def least_loss(
     constraints, problem = case.constraints, case.problem
     answer = _optimum(case, problem)
     warnings = _position_warnings(case, answer)
-    asked = request.options.search.replicates
-    replicates = case.law.replicates if asked is None else asked
+    requested = request.options.search.replicates
+    replicates = case.law.replicates if requested is None else requested
     spread = None
     if replicates:
         spread = _uncertainty(case, answer.weights, replicates)
         if spread.failed:
             warnings.append(f"{spread.failed} of {replicates} resamples cannot determine the law")
-    elif asked is None:
+    elif requested is None:
         warnings.append(
             f"no intervals: law {case.law.name} gives them on request, mixture.replicates: 100"
         )
