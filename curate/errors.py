@@ -8,8 +8,8 @@ CurateError                 base; the command line prints it in one line and exi
 ├── MissingEvidence         a method lacks what it needs: names the command that makes it
 ├── FitError                a law cannot be fitted to these runs: says what would be enough
 ├── InfeasiblePlan          supply cannot meet the plan: names the domain that binds, and ways out
-├── ShardError              a written dataset is damaged or not ours
-└── EngineError             a worker died
+├── ShardError              a built dataset is incomplete, damaged, or not written by curate
+└── EngineError             a worker process died, or processes cannot share their files
 ```
 
 Wrong arrays passed to pure maths raise `ValueError`; broken invariants are assertions.
@@ -17,7 +17,7 @@ Wrong arrays passed to pure maths raise `ValueError`; broken invariants are asse
 
 
 class CurateError(Exception):
-    """Any user-fixable error; its message says what is wrong, what is possible, what to type."""
+    """Any user-fixable error; the message says what is wrong, what is possible, what to type."""
 
 
 class RecipeError(CurateError):

@@ -155,7 +155,7 @@ def test_a_killed_worker(number, expected):
 
 
 def test_a_worker_that_exits():
-    with pytest.raises(EngineError, match="a worker ended with exit code 3; run again to go on"):
+    with pytest.raises(EngineError, match="worker ended with exit code 3; finished work is kept"):
         map_tasks(lambda number: os._exit(3), [0, 1], 2)
 
 

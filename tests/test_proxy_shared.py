@@ -61,7 +61,7 @@ def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(fcntl, "flock", refuse)
     lock = FileLock(tmp_path / "lock")
-    with pytest.raises(EngineError, match=r"has no locks \(No locks available\), .* give an --out"):
+    with pytest.raises(EngineError, match=r"has no locks \(No locks available\), .* put --out"):
         lock.take()
     lock.close()
 

@@ -158,8 +158,8 @@ def test_files_that_cannot_be_read(tmp_path):
     ("text", "expected"),
     [
         ("a: [1, 2", "mix.yaml:1: not valid YAML (expected ',' or ']'"),
-        ("name: a\nname: b", "mix.yaml:2: not valid YAML (the key 'name' stands twice)"),
-        ("a:\n  - {b: 1, c: 2,\n     b: 3}", "mix.yaml:3: not valid YAML (the key 'b' stands"),
+        ("name: a\nname: b", "mix.yaml:2: not valid YAML (the key 'name' is given twice)"),
+        ("a:\n  - {b: 1, c: 2,\n     b: 3}", "mix.yaml:3: not valid YAML (the key 'b' is given"),
         ("seed: 2024-13-45", "mix.yaml: not valid YAML (month must be in 1..12"),
         ("a: \x00", "mix.yaml: not valid YAML (unacceptable character #x0000"),
         ("? [a]\n: 2", "mix.yaml:1: not valid YAML (found unhashable key)"),
@@ -422,7 +422,7 @@ def test_overrides_apply_in_order_and_aliases_are_noticed(tmp_path):
         (".seed=1", "--set .seed=1: expected key.sub=value"),
         ("a..b=1", "--set a..b=1: expected key.sub=value"),
         ("seed={", "--set seed={:1: not valid YAML ("),
-        ("seed={a: 1, a: 2}", "the key 'a' stands twice"),
+        ("seed={a: 1, a: 2}", "the key 'a' is given twice"),
         ("sed=1", "mix.yaml: unknown key 'sed'; did you mean 'seed'?"),
         ("name.x=1", "--set name.x=1: 'name' is not a mapping"),
         ("name.x.y=1", "--set name.x.y=1: 'name.x' is not a mapping"),
@@ -430,7 +430,7 @@ def test_overrides_apply_in_order_and_aliases_are_noticed(tmp_path):
         ("domains.web.id=1", "--set domains.web.id=1: no 'web' in 'domains'; there are wiki, code"),
         ("domains.\u00b2.id=1", "no '\u00b2' in 'domains'"),
         ("domains.7.id=1", "no '7' in 'domains'; there are wiki, code"),
-        ("domains.code.paths.0=x", "'domains.code.paths' is a list: give it whole, as in "
+        ("domains.code.paths.0=x", "'domains.code.paths' is a list: give all of it, as in "
          "domains.code.paths=[x]"),
         ("domains.code.paths.4.y=x", "no '4' in 'domains.code.paths'; it has 1 items"),
     ],

@@ -1,8 +1,8 @@
 """Read recipes strictly: YAML to frozen structs.
 
-An unknown key is an error with a suggestion; a word that peer tools use for one of ours is taken
-and a notice returned. Every name (method, format, measure, reader) is resolved here or by the front
-function that owns it before a byte of data is read. Weights are shares of tokens.
+An unknown key is an error with a suggestion; a peer tool's word for one of our keys is accepted,
+with a notice. Every name (method, format, measure, reader) is checked before any data is read, here
+or by the package that owns it. Weights are shares of tokens.
 """
 
 from __future__ import annotations
@@ -22,14 +22,11 @@ from curate.recipe.reference import descriptions, schema
 from curate.recipe.structs import (
     CountingRecipe,
     DomainRecipe,
-    EvidenceRecipe,
     LoadedRecipe,
     MixtureRecipe,
     MixtureSettings,
-    ObjectiveRecipe,
     OutputRecipe,
     ProxyRecipe,
-    ProxyTokenizer,
     Recipe,
     TokenizerRecipe,
     TrainTokenizer,
@@ -40,14 +37,10 @@ from curate.recipe.text import apply_override, read_yaml, translate
 __all__ = [
     "CountingRecipe",
     "DomainRecipe",
-    "EvidenceRecipe",
     "LoadedRecipe",
     "MixtureRecipe",
-    "MixtureSettings",
-    "ObjectiveRecipe",
     "OutputRecipe",
     "ProxyRecipe",
-    "ProxyTokenizer",
     "Recipe",
     "TokenizerRecipe",
     "TrainTokenizer",
@@ -77,10 +70,10 @@ def load_recipe(
             texts as the command line takes them, such as `["mixture.method=uniform"]`.
 
     Returns:
-        The checked recipe; `notices` says what was read otherwise than it was written.
+        The checked recipe; its `notices` list aliases and settings without effect.
 
     Raises:
-        RecipeError: The file cannot be read, or the recipe is wrong; names the field.
+        RecipeError: The file cannot be read, or the recipe is invalid; names the field.
 
     Example:
         >>> recipe = {
@@ -104,7 +97,7 @@ def load_recipe(
 
 
 def override_texts(overrides: Mapping[str, Any] | Iterable[str]) -> tuple[str, ...]:
-    """Write overrides as the command line takes them.
+    """Return overrides as texts, in the command line's syntax.
 
     Example:
         >>> override_texts({"mixture.method": "uniform", "seed": 3})
@@ -135,7 +128,7 @@ def load(path: Path, overrides: tuple[str, ...] = ()) -> LoadedRecipe:
     """Read a recipe file and apply `--set key.sub=value` overrides.
 
     Raises:
-        RecipeError: The file is absent or not YAML, or a field is invalid; names the field.
+        RecipeError: The file is missing or not YAML, or a field is invalid; names the field.
     """
     try:
         text = path.read_text("utf-8")
@@ -154,7 +147,7 @@ def parse(
     Args:
         text: YAML.
         base: Directory that relative paths start from.
-        overrides: Such as `mixture.method=uniform`, applied in order.
+        overrides: Texts such as `mixture.method=uniform`, applied in order.
         source: Name of the recipe in messages.
 
     Example:
@@ -180,7 +173,7 @@ def parse(
 
 
 def parse_mixture_settings(overrides: Iterable[str]) -> tuple[MixtureSettings, list[str]]:
-    """Read the settings of a mixture that has no recipe; also returns notices.
+    """Read the settings of a mixture that has no recipe, and notices about them.
 
     Args:
         overrides: Texts such as `mixture.method=bimix` or `seed=1`.

@@ -1,4 +1,4 @@
-"""Check a recipe; each message names the field and what it may hold.
+"""Check a recipe; each message names the field and the values it may hold.
 
 `check_fields` and `readable` look at the mapping that was read. `check_recipe` looks at the structs
 made from it, for rules that concern several fields.
@@ -32,8 +32,8 @@ WORDS = {
 SHOWN_CHARACTERS = 40
 
 NEAR = 0.5
-"""Likeness from 0 to 1 at which a name is suggested; lower than for methods, as keys are mistyped
-more freely."""
+"""Similarity from 0 to 1 at which a name is suggested; lower than for methods, because keys are
+mistyped more freely."""
 
 
 def check_fields(value: Any, struct: type[Struct], where: str, source: str) -> None:
@@ -42,7 +42,7 @@ def check_fields(value: Any, struct: type[Struct], where: str, source: str) -> N
     A float such as 1e9 becomes a whole number, in place, where the field requires one.
 
     Args:
-        value: A mapping as YAML gives it; anything else is left to msgspec.
+        value: A mapping read from YAML; msgspec checks anything else later.
         struct: The struct whose fields are its keys.
         where: Path of the mapping, such as `mixture.`, for messages.
         source: Name of the recipe in messages.
@@ -85,7 +85,12 @@ def _structs_of(annotation: Any) -> list[type[Struct]]:
 
 
 def readable(message: str, value: dict[str, Any]) -> str:
-    """Turn msgspec's `... - at `$.domains[0].weight`` into words that start with the field."""
+    """Rewrite msgspec's `... - at `$.domains[0].weight`` as a message that starts with the field.
+
+    Args:
+        message: msgspec's own.
+        value: The recipe that it refuses, in which `[...]` stands for a key that it does not name.
+    """
     body, _, path = message.partition(" - at ")
     field = ""
     refused: Any = value
@@ -129,7 +134,7 @@ def _refused_key(weights: dict[str, Any]) -> str:
 
 
 def check_recipe(recipe: Recipe, source: str) -> None:
-    """Refuse fields that contradict each other or lack each other.
+    """Refuse fields that contradict each other, and fields whose companions are missing.
 
     Args:
         recipe: A recipe whose fields are each valid.
@@ -186,10 +191,10 @@ def _check_domains(recipe: Recipe, source: str) -> None:
 
 
 def check_objective(mixture: MixtureRecipe, source: str) -> None:
-    """Refuse an objective that is neither a word, one target, nor weights.
+    """Refuse an objective that gives both a target and weights, or neither.
 
     Raises:
-        RecipeError: It gives both a target and weights, or neither.
+        RecipeError: The objective is neither a word, one target, nor weights.
     """
     objective = mixture.objective
     if isinstance(objective, str):

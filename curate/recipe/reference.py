@@ -1,7 +1,6 @@
-"""The recipe reference: what each key means, read from the strings below the struct fields.
+"""The recipe reference: a description of each key, read from the strings below struct fields.
 
-The strings stand in `structs`, where the fields are, so that there is one place to change. Python
-does not keep them at run time, so they are read from the source.
+Python does not keep those strings at run time, so they are read from the source of `structs`.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from curate.recipe import structs
 
 
 def descriptions() -> dict[str, dict[str, str]]:
-    """Description of each key in plain English, by the name of its struct.
+    """Return the description of each key, by the name of its struct.
 
     Example:
         >>> descriptions()["OutputRecipe"]["format"]
@@ -37,9 +36,9 @@ def descriptions() -> dict[str, dict[str, str]]:
 
 
 def schema() -> dict[str, Any]:
-    """JSON Schema of a recipe with a description of every key, for editors.
+    """Return the JSON Schema of a recipe, with a description of every key, for editors.
 
-    Words of peer tools that curate also takes (`text.ALIASES`) are not in it.
+    It leaves out the aliases from peer tools (`text.ALIASES`).
     """
     schema = msgspec.json.schema(structs.Recipe)
     described = descriptions()

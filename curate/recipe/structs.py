@@ -30,8 +30,8 @@ class TrainTokenizer(Frozen, frozen=True):
     """A byte-level BPE tokenizer to train on a balanced sample of the domains."""
 
     vocab_size: Annotated[int, Meta(ge=260, le=2_000_000)]
-    """Number of token ids in all, from 260 to 2,000,000. It includes the 256 bytes and the
-    end-of-text token.
+    """Number of token ids, from 260 to 2,000,000, the 256 bytes and the end-of-text token
+    included.
     """
     sample_bytes: Positive = 16_000_000
     """Bytes of text to train on, shared equally among the domains as far as each has enough."""
@@ -47,13 +47,13 @@ class TokenizerRecipe(Frozen, frozen=True):
     train: TrainTokenizer | None = None
     """Train a byte-level BPE tokenizer on the recipe's own domains."""
     eos: str | None | msgspec.UnsetType = msgspec.UNSET
-    """The token that ends every document, such as `<|endoftext|>`, or null for none. Required with
-    `path` and `hub`; with `train` it only renames the end-of-text token.
+    """The token that ends every document, such as `<|endoftext|>`, or null for none. `path` and
+    `hub` require it; with `train` it only renames the end-of-text token.
     """
     backend: Literal["auto", "tokenizers", "fastokens", "gigatoken"] = "auto"
-    """The library that encodes text. `tokenizers` is the reference; the others are faster and are
-    used only if they give the same ids in a self-test. `auto` tries `fastokens` and falls back to
-    the reference; a backend named here is an error if it cannot be used.
+    """The library that encodes text: `tokenizers` is the reference, and the faster ones must give
+    the same ids in a self-test. `auto` tries `fastokens` and falls back to the reference; a faster
+    backend named here is an error if it cannot be used.
     """
 
 
@@ -61,45 +61,40 @@ class DomainRecipe(Frozen, frozen=True):
     """One source of text, with a share of its own in the mixture."""
 
     name: Name
-    """The domain's name in every report and file: 1 to 100 letters, digits and `. _ + -`, starting
-    with a letter or digit. Names must differ in more than case.
+    """The domain's name in reports and files: 1 to 100 letters, digits and `. _ + -`, starting with
+    a letter or digit. Names must differ in more than case.
     """
     paths: list[str] | str
-    """Files, directories, globs (`**` spans directories) or URLs that fsspec can open;
-    `corpus://NAME` is a built-in corpus (see `curate corpus`). Relative paths start from the
-    recipe's directory, `~` is the home directory. Hidden files are read only where a pattern names
-    them.
+    """Files, directories, globs (`**` spans directories), URLs that fsspec can open, or
+    `corpus://NAME` for a built-in corpus (see `curate corpus`). Relative paths start from the
+    recipe's directory, `~` is the home directory, and hidden files must be named by a pattern.
     """
     weight: Share | None = None
     """Relative share of the training tokens, at least 0. Only method `manual` uses it, which needs
     one for every domain, here or in `mixture.weights`.
     """
     max_epochs: Annotated[float, Meta(gt=0, le=1e6)] | None = None
-    """Most passes over the domain's training documents that the mixture may take, greater than 0
-    and at most 1,000,000. Every method obeys it unless `on_shortfall` is `repeat`; omitted, the
-    recipe's `max_epochs` applies.
+    """Most passes over the domain's training documents, greater than 0 and at most 1,000,000; if
+    omitted, the recipe's `max_epochs`. Every method obeys it unless `on_shortfall` is `repeat`.
     """
     text: str = "text"
-    """The column or key that holds a record's text. Dots reach into nested objects, as in
-    `content.body`.
-    """
+    """Column or key of a record's text. Dots reach into nested objects, as in `content.body`."""
     id: str = "id"
-    """The column or key that holds a record's identifier, text or a whole number. Dots reach into
-    nested objects; a record without one is identified by a hash of its content.
+    """Column or key of a record's identifier, text or a whole number; dots reach into nested
+    objects. A record without one is identified by a hash of its content.
     """
     reader: str = "auto"
-    """How files are read: `jsonl`, `json_array`, `parquet`, `arrow`, `csv` or `text`. `auto`
-    decides by each file's content.
+    """Kind of the files: `jsonl`, `json_array`, `parquet`, `arrow`, `csv` or `text`. `auto` decides
+    by each file's content.
     """
     glob: str = "*"
-    """Which file names are read where a path is a directory: one or more patterns separated by
-    commas, as in `*.py,*.c`.
+    """Names of the files to read where a path is a directory: patterns separated by commas, as in
+    `*.py,*.c`.
     """
     license: str | None = None
     """The license of the text, for the dataset card."""
     metadata: dict[str, Any] = {}
-    """Any further facts about the domain. They count in the recipe's hash and have no other effect.
-    """
+    """Further facts about the domain, which change the recipe's hash and have no other effect."""
 
 
 class ProxyTokenizer(Frozen, frozen=True):
@@ -113,49 +108,41 @@ class ProxyRecipe(Frozen, frozen=True):
     """Small models trained on many mixtures. Omitted sizes are the preset's."""
 
     preset: str = "nano"
-    """The model's size and training defaults: `nano`, `micro`, `1M`, `10M`, `60M`, `bimix` or
-    `500M`.
-    """
+    """Model size and training defaults: `nano`, `micro`, `1M`, `10M`, `60M`, `bimix` or `500M`."""
     runs: Annotated[int, Meta(ge=1, le=100_000)] = 16
-    """Number of mixtures to draw, from 1 to 100,000. It has no effect where `mixtures` names a
-    file.
-    """
+    """Number of mixtures to draw, from 1 to 100,000; no effect if `mixtures` names a file."""
     mixtures: str | None = None
-    """A CSV file of mixtures to train: a column for each domain, a row for each mixture, shares of
-    the recipe's tokens. A relative path starts from the recipe's directory.
+    """A CSV file of mixtures to train, with a column for each domain and shares of the recipe's
+    tokens in each row. A relative path starts from the recipe's directory.
     """
     seeds: Annotated[int, Meta(ge=1, le=1000)] = 1
     """Models trained on each mixture, from 1 to 1,000, which differ only in their random seed."""
     tokens: Positive | None = None
-    """Training tokens of each run, at least one step of `batch` times `sequence_length` tokens.
-    Omitted: the preset's.
+    """Training tokens of each run, at least `batch` times `sequence_length`. Omitted: the preset's.
     """
     sequence_length: Positive | None = None
-    """Tokens in each training sequence of a proxy. Omitted: the preset's; the recipe's own
-    `sequence_length` does not apply.
+    """Tokens in each training sequence. Omitted: the preset's, not the recipe's
+    `sequence_length`.
     """
     batch: Positive | None = None
     """Sequences in each training step. Omitted: the preset's."""
     learning_rate: Annotated[float, Meta(gt=0)] | None = None
-    """Peak learning rate at width 256, greater than 0, carried over to the preset's width. Omitted:
-    the preset's.
+    """Peak learning rate at width 256, greater than 0, scaled to the preset's width. Omitted: the
+    preset's.
     """
     schedule: Literal["constant", "cosine", "exponential", "wsd"] = "constant"
-    """How the learning rate changes after its warm-up: `constant`, `cosine`, `exponential`, or
-    `wsd` (warm-up, stable, decay).
+    """Learning rate after warm-up: `constant`, `cosine`, `exponential`, or `wsd` (warm-up, stable,
+    decay).
     """
     checkpoints: Annotated[int, Meta(ge=1, le=1000)] = 6
-    """Number of times in a run that losses are measured, from 1 to 1,000; the last is at the end.
-    """
+    """Times that losses are measured in a run, from 1 to 1,000; the last is at the end."""
     spacing: Literal["log", "even"] = "log"
-    """Spacing of the checkpoints: `log` is even in the logarithm of training steps, `even` in
-    steps.
-    """
+    """Spacing of the checkpoints, even in training steps (`even`) or in their logarithm (`log`)."""
     validation_tokens: Positive = 50_000
     """Most held-out tokens of each domain on which losses are measured."""
     repetition: Literal["matched", "fresh"] = "matched"
-    """How often proxies repeat a domain. `matched`: as often as the final dataset of
-    `budget_tokens` would; `fresh`: as rarely as possible.
+    """How often proxies repeat a domain: as often as the dataset of `budget_tokens` would
+    (`matched`), or as rarely as possible (`fresh`).
     """
     tied: bool | None = None
     """Whether the embedding and the output head share one matrix. Omitted: the preset's choice."""
@@ -166,7 +153,7 @@ class ProxyRecipe(Frozen, frozen=True):
     of one kind separated by commas.
     """
     engine: Literal["local", "ray"] = "local"
-    """Place of the processes of several devices: `local` (this machine) or `ray` (a Ray cluster).
+    """Place of the processes for several devices: `local` (this machine) or `ray` (a Ray cluster).
     """
     models: Positive | None = None
     """Most models to train at once. Omitted: as many as fit into the device's memory."""
@@ -180,19 +167,19 @@ class EvidenceRecipe(Frozen, frozen=True):
     """Losses and log-probabilities from models trained on other mixtures."""
 
     runs: str | list[str] | None = None
-    """A run table such as `runs.csv`, or a pair of files, mixtures and losses, as in `[ratios.csv,
-    metrics.csv]`. Relative paths start from the recipe's directory. Every method that fits a law
-    needs it: `bimix`, `bimix_mixed`, `dml`, `olmix`, `additive`, `autoscale`, `ridge`, `gaussian`,
+    """A run table such as `runs.csv`, or files of mixtures and of losses, as in `[ratios.csv,
+    metrics.csv]`; relative paths start from the recipe's directory. Methods that fit a law need it:
+    `bimix`, `bimix_mixed`, `dml`, `olmix`, `additive`, `autoscale`, `ridge`, `gaussian`,
     `boosted`, `regmix`, `joint`, `law`, `ridge_mde`, `gaussian_mde` and `boosted_mde`.
     """
     experts: str | None = None
     """A Parquet file from `curate experts`: log-probabilities of validation text under one model
-    for each domain. A relative path starts from the recipe's directory. Methods `mde`, `mixmin`,
+    for each domain; a relative path starts from the recipe's directory. Methods `mde`, `mixmin`,
     `ridge_mde`, `gaussian_mde` and `boosted_mde` need it.
     """
     proxy: ProxyRecipe | None = None
-    """Proxy models to train for the evidence that the method needs and no file gives. It takes the
-    keys of the recipe's `proxy`, and stands in its place.
+    """Proxy models that supply the evidence which the method needs and no file gives. It has the
+    same keys as the recipe's `proxy` and replaces it.
     """
 
 
@@ -202,8 +189,8 @@ class ObjectiveRecipe(Frozen, frozen=True):
     target: str | None = None
     """Minimise the loss on this target alone."""
     weights: dict[str, Share] | None = None
-    """Minimise the weighted mean of the targets' losses, with these relative importances of at
-    least 0. A target that is left out counts for nothing.
+    """Minimise the mean of the targets' losses with these relative weights, at least 0; a target
+    that is left out has weight 0.
     """
 
 
@@ -216,42 +203,38 @@ class MixtureRecipe(Frozen, frozen=True):
     """The entropy that method `entropy` uses: `shannon`, `joint`, `conditional` or `von_neumann`.
     """
     estimator: Literal["corrected", "plugin"] = "corrected"
-    """How method `entropy` estimates. `corrected` corrects for bias on samples of equal size and
-    gives intervals; `plugin` takes the frequencies of all tokens as they are, as in the BiMix
-    paper.
+    """Estimator of method `entropy`: `corrected` corrects for bias on samples of equal size and
+    gives intervals; `plugin` uses the frequencies of all tokens, as in the BiMix paper.
     """
     temperature: Annotated[float, Meta(gt=0)] | None = None
-    """How even the shares are, greater than 0: larger is nearer to uniform. Method `temperature`
+    """Evenness of the shares, greater than 0: larger is nearer to uniform. Method `temperature`
     needs it; `entropy` (1 if omitted) and `leverage` (5 if omitted) take it.
     """
     weights: dict[str, Share] | None = None
-    """Relative share of the training tokens by domain, at least 0. Only method `manual` uses it; it
-    stands in place of `weight` in each domain.
+    """Relative share of the training tokens by domain, at least 0, in place of each domain's
+    `weight`. Only method `manual` uses it.
     """
     evidence: EvidenceRecipe | None = None
-    """Losses of models trained on other mixtures. Only the methods that learn from runs or experts
-    read it, and only they obey `law` and every key from `objective` to `level`.
+    """Losses of models trained on other mixtures. Only methods that learn from runs or experts read
+    it, and only they obey `law` and the keys from `objective` to `level`.
     """
     law: str | None = None
-    """The law that method `law` fits, which needs it. `curate fit` compares the laws on a run
-    table.
-    """
+    """The law that method `law` fits; it needs one. `curate fit` compares laws on a run table."""
     objective: str | ObjectiveRecipe = "mean"
     """The loss to minimise: the `mean` of the targets' losses, the `worst` of them, `{target:
     NAME}` or `{weights: {NAME: importance}}`. All methods that learn from runs or experts obey it.
     """
     at_tokens: Annotated[float, Meta(gt=0)] | None = None
-    """Number of training tokens at which predicted losses are compared, greater than 0. Methods
-    that learn from runs obey it; omitted, the most of any run.
+    """Training tokens at which predicted losses are compared, greater than 0; omitted, the most of
+    any run. Methods that learn from runs obey it.
     """
     at_params: Annotated[float, Meta(gt=0)] | None = None
-    """Number of model parameters at which predicted losses are compared, greater than 0. Methods
-    that learn from runs obey it; omitted, the most of any run.
+    """Model parameters at which predicted losses are compared, greater than 0; omitted, the most of
+    any run. Methods that learn from runs obey it.
     """
     kl: Annotated[float, Meta(ge=0)] | None = None
-    """Strength of the pull towards `prior`, at least 0: nats of loss per nat of KL divergence from
-    it. Methods that learn from runs or experts obey it; omitted, 0.05 for `olmix` and 0 for the
-    others.
+    """Strength of the pull towards `prior`, at least 0, in nats of loss per nat of KL divergence;
+    omitted, 0.05 for `olmix` and 0 for others. Methods that learn from runs or experts obey it.
     """
     prior: str | dict[str, Share] = "natural"
     """The mixture that `kl` pulls towards and around which `regmix` draws: `natural` (in proportion
@@ -303,8 +286,8 @@ class OutputRecipe(Frozen, frozen=True):
     is `out/<name>` there.
     """
     shard_tokens: Positive = 500_000_000
-    """Tokens in each shard, about. A format may set a lower limit of its own, such as 64 million
-    for text formats.
+    """Approximate tokens in each shard. Some formats write smaller ones, such as text formats: at
+    most 64 million.
     """
     options: dict[str, Any] = {}
     """Settings of the format. `curate formats NAME` lists them with their defaults."""
@@ -314,8 +297,7 @@ class CountingRecipe(Frozen, frozen=True):
     """Limits of the bigram counter."""
 
     memory_mb: Annotated[int, Meta(ge=16)] = 256
-    """Memory for count tables in each worker, in MiB, at least 16. Tables beyond that go to disk.
-    """
+    """Memory for count tables in each worker, in MiB, at least 16; the rest goes to disk."""
 
 
 class Recipe(Frozen, frozen=True):
@@ -330,9 +312,7 @@ class Recipe(Frozen, frozen=True):
     domains: Annotated[list[DomainRecipe], Meta(min_length=1)]
     """The sources of text, at least one."""
     budget_tokens: Positive
-    """Tokens of the training set in all, end-of-text tokens included. The dataset has exactly this
-    many.
-    """
+    """Exact number of tokens in the training set, end-of-text tokens included."""
     mixture: MixtureRecipe = MixtureRecipe()
     """How each domain's share of the tokens is chosen."""
     sequence_length: Positive | None = None
@@ -340,13 +320,13 @@ class Recipe(Frozen, frozen=True):
     keep documents.
     """
     window: Literal["L", "L+1"] = "L"
-    """Tokens stored for each row: `L` is `sequence_length`, `L+1` is one more, for trainers that
-    take the last label from the row. Needs `sequence_length`.
+    """Tokens stored for each row: `sequence_length` (`L`), or one more (`L+1`) for trainers that
+    take the last label from the row. `L+1` needs `sequence_length`.
     """
     packing: Literal["concat", "best-fit", "whole"] = "concat"
-    """How documents fill rows. `concat` joins them and cuts the stream; `best-fit` packs parts of
-    documents to cut as few as possible; `whole` gives each part a row of its own. Needs
-    `sequence_length`.
+    """How documents fill rows: `concat` joins them and cuts the stream, `best-fit` packs parts of
+    documents to cut as few as possible, `whole` gives each part a row of its own. Values other than
+    `concat` need `sequence_length`.
     """
     max_epochs: Annotated[float, Meta(gt=0, le=1e6)] = 1.0
     """Most passes over any domain's training documents, greater than 0 and at most 1,000,000, where
@@ -355,13 +335,14 @@ class Recipe(Frozen, frozen=True):
     validation: ValidationRecipe = ValidationRecipe()
     """Documents held out for validation."""
     on_shortfall: Literal["error", "repeat", "redistribute"] = "error"
-    """Policy where a domain has too few tokens for its share. `error` refuses weights of method
-    `manual` that break a cap; `redistribute` moves them to the nearest that fit; `repeat` ignores
-    the caps of every method. Methods other than `manual` always stay within the caps otherwise.
+    """Policy where a domain has too few tokens for its share: `error` refuses weights of method
+    `manual` that break a cap, `redistribute` moves them to the nearest that fit, and `repeat`
+    ignores the caps of every method. Other methods always stay within the caps unless it is
+    `repeat`.
     """
     on_bad_record: Literal["error", "quarantine"] = "quarantine"
-    """Policy for a record that cannot be read: stop with an `error`, or set it aside and count
-    it (`quarantine`).
+    """Policy for a record that cannot be read: stop (`error`), or set it aside and count it
+    (`quarantine`).
     """
     output: OutputRecipe = OutputRecipe()
     """The format and place of the dataset."""
@@ -405,12 +386,12 @@ class LoadedRecipe(Struct, frozen=True):
 
     @property
     def hash(self) -> str:
-        """Hash of everything that shapes the dataset; its place on disk does not count."""
+        """Hash of everything that shapes the dataset, but not where it lies on disk."""
         value = msgspec.to_builtins(self.recipe, str_keys=True)
         value.pop("cache")
         value.pop("proxy")
         value["output"].pop("dir", None)
-        if value["mixture"]["evidence"] is not None:  # what proxies find counts, as evidence
+        if value["mixture"]["evidence"] is not None:  # the proxies' losses are hashed, as evidence
             value["mixture"]["evidence"].pop("proxy")
         return hash_json(value)
 
@@ -422,7 +403,7 @@ class LoadedRecipe(Struct, frozen=True):
         return self.recipe.proxy if evidence_proxy is None else evidence_proxy
 
     def with_proxies(self, proxies: ProxyRecipe) -> LoadedRecipe:
-        """The same recipe with other small models, put where it has its own."""
+        """Return the same recipe with other small models, under the key that it uses for them."""
         mixture = self.recipe.mixture
         if mixture.evidence is None or mixture.evidence.proxy is None:
             return replace(self, recipe=replace(self.recipe, proxy=proxies))

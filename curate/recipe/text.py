@@ -37,7 +37,7 @@ ALIASES: dict[str, dict[str, str]] = {
         "meta": "metadata",
     },
 }
-"""Our key for each key of a peer tool, by the level it stands at."""
+"""Our key for each key of a peer tool, in the recipe and in a domain."""
 
 BAD_RECORD_ALIASES = {"warn": "quarantine", "skip": "quarantine"}
 
@@ -45,7 +45,7 @@ MERGE_TAG = "tag:yaml.org,2002:merge"
 
 
 class _RecipeLoader(yaml.SafeLoader):
-    """Reads YAML 1.2 floats, and refuses a key that stands twice."""
+    """Reads YAML 1.2 floats, and refuses duplicate keys."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
@@ -53,7 +53,7 @@ class _RecipeLoader(yaml.SafeLoader):
         for key_node, _ in node.value:
             if isinstance(key_node, yaml.ScalarNode) and key_node.tag != MERGE_TAG:
                 if key_node.value in seen:
-                    problem = f"the key '{key_node.value}' stands twice"
+                    problem = f"the key '{key_node.value}' is given twice"
                     raise yaml.composer.ComposerError(None, None, problem, key_node.start_mark)
                 seen.add(key_node.value)
         return node
@@ -70,7 +70,7 @@ def read_yaml(text: str, source: str) -> Any:
     """Parse YAML.
 
     Raises:
-        RecipeError: It is not valid; names `source` and the line.
+        RecipeError: The text is not valid YAML; names `source` and the line.
     """
     try:
         return yaml.load(text, Loader=_RecipeLoader)
@@ -87,9 +87,9 @@ def apply_override(value: dict[str, Any], override: str, notices: list[str]) -> 
     """Set one dotted key, as in `mixture.method=entropy` or `domains.wiki.max_epochs=2`.
 
     Args:
-        value: The recipe as YAML gives it, changed in place.
+        value: The recipe read from YAML, changed in place.
         override: `key.sub=value`.
-        notices: Extended where an alias is used.
+        notices: Receives a line for each alias.
 
     Raises:
         RecipeError: The override is not `key.sub=value`, or its key leads to no mapping.
@@ -114,7 +114,7 @@ def apply_override(value: dict[str, Any], override: str, notices: list[str]) -> 
         remedy = (
             f"name a field of one domain, as in {where}.{last}.weight=0.2"
             if where == "domains"
-            else f"'{where}' is a list: give it whole, as in {where}=[{text}]"
+            else f"'{where}' is a list: give all of it, as in {where}=[{text}]"
         )
         raise RecipeError(f"--set {override}: {remedy}")
     if not isinstance(target, dict):
@@ -123,7 +123,7 @@ def apply_override(value: dict[str, Any], override: str, notices: list[str]) -> 
 
 
 def _key_parts(key: str, value: dict[str, Any], notices: list[str]) -> list[str]:
-    """Split a dotted key into our keys; names of domains may hold dots themselves."""
+    """Split a dotted key into our keys, allowing for dots in the names of domains."""
     first, *rest = key.split(".")
     parts = [_our_word(first, ALIASES["recipe"], notices)]
     if parts[0] == "mixture" and rest[:1] == ["weights"] and len(rest) > 2:
@@ -156,11 +156,11 @@ def _list_item(items: list[Any], key: str, where: str, override: str) -> Any:
 
 
 def translate(value: dict[str, Any], notices: list[str], source: str) -> None:
-    """Replace aliases of peer tools by our keys, in place, with a notice for each.
+    """Replace aliases from peer tools with our keys, in place, with a notice for each.
 
     Args:
-        value: The recipe as YAML gives it.
-        notices: Extended by one line for each alias.
+        value: The recipe read from YAML.
+        notices: Receives a line for each alias.
         source: Name of the recipe in messages.
 
     Raises:

@@ -1,1 +1,1 @@
-"""Files written whole or not at all, worker processes here or on Ray, compiled loops, progress."""
+"""Atomic files, worker processes here or on Ray, compiled loops, registries and progress."""

@@ -1,15 +1,15 @@
 """Compile loops over arrays once, and load them in milliseconds afterwards.
 
 A kernel is a plain Python function over pointers and integers, compiled by numba for the types it
-is called with. Its object code is kept in the user's cache and loaded by llvmlite alone; numba is
-imported only where there is no such file yet. numba's own cache (`cfunc(cache=True)`) needs numba
-in every process. With it, `curate build` from a full token store took 2.2 s of CPU instead of 0.8 s
-(5.1 s of wall time instead of 2.0 s, least of 4 alternating pairs), and `curate tokenize` of seven
-files 1.6 s instead of 1.2 s (median of 10 pairs; 2 shared cores).
+is called with. Its object code is kept in the user's cache and loaded by llvmlite alone; numba,
+which is slow to import, is needed only where there is no such file yet. Against numba's public
+cache (`cfunc(cache=True)`), which needs numba in every process, `curate tokenize` with an empty
+store takes 0.97 s instead of 1.40 s and a warm `build` 0.78 s of CPU instead of 2.22 s (medians of
+10 and 4 alternating pairs), while a cold build and a warm tokenize do not differ.
 
-Inside a kernel: pointers are indexed, integers are 64 bits, the result is an integer. There is no
-bounds check, no allocation, no exception and no call but to arithmetic and `prefetch`; callers
-check and allocate.
+Inside a kernel, arrays are pointers, integers have 64 bits, and the result is an integer. A kernel
+does arithmetic and calls `prefetch`, nothing else: no bounds checks, allocations or exceptions.
+Callers check and allocate.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ _loaded: list[Any] = []
 
 @dataclass(frozen=True, slots=True)
 class Pointers:
-    """An array of memory addresses, each of the first of some items."""
+    """Pointers to arrays: an array of memory addresses, each that of an array's first item."""
 
     addresses: NDArray[np.uint64]
     dtype: np.dtype[Any]
-    """Type of the items."""
+    """Type of the items pointed to."""
 
 
 class CompiledKernel:
@@ -54,10 +54,10 @@ class CompiledKernel:
         self._compiled: dict[tuple[str, ...], Any] = {}
 
     def __call__(self, *arguments: NDArray[Any] | Pointers | int) -> int:
-        """Run on arrays (as pointers to their first items), `Pointers` and integers.
+        """Run on arrays (passed as pointers to their first items), `Pointers` and integers.
 
         Raises:
-            ValueError: An array is not contiguous, so a pointer does not say where its items are.
+            ValueError: An array is not contiguous, so its items do not follow the first one.
         """
         types, values = zip(*map(_lower, arguments), strict=True)
         compiled = self._compiled.get(types)
@@ -66,7 +66,7 @@ class CompiledKernel:
         return int(compiled(*values))
 
     def _load(self, types: tuple[str, ...]) -> Any:
-        path = cache_directory() / f"{self._key(types)}.o"
+        path = user_cache() / "kernels" / f"{self._key(types)}.o"
         code = _read(path)
         if code is None:
             code = _compile(self._function, types)
@@ -87,15 +87,15 @@ class CompiledKernel:
 
 
 def kernel(function: Callable[..., int]) -> CompiledKernel:
-    """Make a `CompiledKernel` of a function.
+    """Compile a function on its first call for each combination of argument types.
 
     Example:
         >>> @kernel
         ... def total(values, count):
-        ...     found = 0
+        ...     result = 0
         ...     for position in range(count):
-        ...         found += values[position]
-        ...     return found
+        ...         result += values[position]
+        ...     return result
         >>> total(np.arange(5), 5)
         10
     """
@@ -104,20 +104,15 @@ def kernel(function: Callable[..., int]) -> CompiledKernel:
 
 
 def prefetch(pointer: NDArray[Any], position: int) -> None:
-    """Bring an item's memory near before it is written; only for use inside a kernel.
+    """Fetch an item's cache line before it is written; only for use inside a kernel.
 
-    It is a hint that changes no result. Processors complete writes in order, so one write to memory
-    that is far away holds up all that follow.
+    This hint changes no result. Processors complete writes in order, so a write that misses the
+    cache delays all that follow.
     """
 
 
-def cache_directory() -> Path:
-    """Return the directory of object code for this user and machine."""
-    return user_cache() / "kernels"
-
-
 def _lower(argument: NDArray[Any] | Pointers | int) -> tuple[str, int]:
-    """Return an argument's type and machine word."""
+    """Return an argument's type, in a notation of our own, and its machine word."""
     if isinstance(argument, np.ndarray):
         if not argument.flags.c_contiguous:
             raise ValueError("a kernel takes contiguous arrays")
@@ -128,7 +123,7 @@ def _lower(argument: NDArray[Any] | Pointers | int) -> tuple[str, int]:
 
 
 def _read(path: Path) -> bytes | None:
-    """Read what `_compile` gave; None if absent or damaged, as damaged code kills the process."""
+    """Read what `_compile` returned; None if absent or damaged: damaged code kills the process."""
     try:
         checksum, _, code = path.read_bytes().partition(b"\n")
     except OSError:
@@ -137,7 +132,7 @@ def _read(path: Path) -> bytes | None:
 
 
 def _compile(function: FunctionType, types: tuple[str, ...]) -> bytes:
-    """Return symbol, line break and object code, by the interface that numba's cache uses."""
+    """Return symbol, line break and object code, through the interface that numba's cache uses."""
     numba: Any = importlib.import_module("numba")
     names = {**function.__globals__, prefetch.__name__: _prefetch_of(numba)}
     named = FunctionType(function.__code__, names, function.__name__)
@@ -159,7 +154,7 @@ def _prefetch_of(numba: Any) -> Any:
             kind = ir.FunctionType(ir.VoidType(), [byte, word, word, word])
             function = builder.module.declare_intrinsic("llvm.prefetch", [byte], kind)
             address = builder.bitcast(builder.gep(arguments[0], [arguments[1]]), byte)
-            # to write (1), wanted near (3), as data (1)
+            # Arguments of llvm.prefetch: for writing (1), keep in every cache (3), data (1).
             builder.call(function, [address, word(1), word(3), word(1)])
             return context.get_dummy_value()
 

@@ -1,8 +1,8 @@
 """Write files whole or not at all, and hash them.
 
-Everything curate writes goes to a temporary name in the same directory first and is renamed when
-complete, so a killed run leaves no half file under a final name. Reading goes through fsspec where
-a path is a URL. Remote *output* is left out: outputs are directories, which machines may share.
+Everything is written under a temporary name in the same directory and renamed when complete, so a
+killed run leaves no partial file under a final name. URLs are read through fsspec. Remote *output*
+is left out: outputs are directories, which machines may share.
 """
 
 from __future__ import annotations
@@ -30,10 +30,11 @@ if TYPE_CHECKING:
 
 HASH_CHUNK_BYTES = 4 << 20
 READ_FLAGS = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
-"""Flags to open a file for reading without waiting for a writer, should it be a pipe."""
+"""Flags to open a file for reading. O_NONBLOCK: opening a pipe must not wait for its writer."""
 
 STAT_SAFETY_NANOSECONDS = 2_000_000_000
-"""A file modified this shortly before it was hashed may change again within one clock tick."""
+"""A file modified less than this before it was hashed could change again in the same clock tick,
+and so keep its modification time."""
 
 
 @contextlib.contextmanager
@@ -55,8 +56,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
 def atomic_directory(path: Path) -> Iterator[Path]:
     """Yield a temporary sibling directory; rename it on success, remove it on an exception.
 
-    If another process has created `path` meanwhile, that one is kept: names are made from content,
-    so both hold the same.
+    If another process creates `path` meanwhile, that one is kept: names are made from content, so
+    both hold the same.
     """
     temporary = begin_directory(path)
     try:
@@ -67,13 +68,13 @@ def atomic_directory(path: Path) -> Iterator[Path]:
 
 
 def begin_directory(path: Path) -> Path:
-    """Make a temporary sibling of `path`; `sweep` removes it once this process is gone."""
+    """Make a temporary sibling of `path`, which `sweep` removes if this process dies."""
     path.parent.mkdir(parents=True, exist_ok=True)
     return Path(tempfile.mkdtemp(prefix=_prefix(path), suffix=".tmp", dir=path.parent))
 
 
 def place_directory(temporary: Path, path: Path) -> None:
-    """Give a temporary directory its final name, or remove it where `path` is there already."""
+    """Give a temporary directory its final name, or remove it if `path` exists already."""
     os.chmod(temporary, 0o777 & ~current_umask())
     try:
         os.rename(temporary, path)
@@ -86,10 +87,10 @@ def place_directory(temporary: Path, path: Path) -> None:
 def append(path: Path, *pieces: bytes | NDArray[Any]) -> None:
     """Append bytes and arrays to a file, which is created if absent.
 
-    `ndarray.tofile` is not used: on a full disk it loses the end of an array without a word.
+    `ndarray.tofile` is not used: on a full disk it silently loses the end of an array.
 
     Raises:
-        OSError: It cannot be written whole; the error names the file.
+        OSError: Not everything can be written; the error names the file.
     """
     try:
         with path.open("ab") as file:
@@ -100,7 +101,7 @@ def append(path: Path, *pieces: bytes | NDArray[Any]) -> None:
 
 
 def _prefix(path: Path) -> str:
-    """Return the start of a temporary sibling's name, which holds its machine and process."""
+    """Return the start of a temporary sibling's name, which names its machine and process."""
     return f".{path.name}.{_host()}-{os.getpid()}-"
 
 
@@ -133,12 +134,12 @@ def directory_lock(directory: Path) -> Iterator[None]:
         tempfile.TemporaryFile(dir=directory).close()
     except OSError as error:
         raise ShardError(
-            f"{directory}: nothing can be written there ({error.strerror}); give output.dir or "
-            "--out another directory"
+            f"{directory}: nothing can be written there ({error.strerror}); choose another "
+            "directory with output.dir or --out"
         ) from error
     if path.exists():
         holder = path.read_text("utf-8").strip()
-        if holder == str(os.getpid()):  # a stage within a stage
+        if holder == str(os.getpid()):  # a stage that another stage runs
             yield
             return
         if holder.isdigit() and is_running(int(holder)):
@@ -161,9 +162,8 @@ LOCKED_BYTE = 1 << 40
 class FileLock:
     """A lock on a file that one process holds at a time.
 
-    The operating system releases the lock when the process exits, even if it is killed. On file
-    systems shared between machines it works between machines where they support locks (NFS 4,
-    Lustre, GPFS). The file itself stays.
+    The operating system releases the lock when the process exits, even if it is killed. Shared file
+    systems that support locks (NFS 4, Lustre, GPFS) hold it across machines. The file itself stays.
     """
 
     def __init__(self, path: Path) -> None:
@@ -189,10 +189,10 @@ class FileLock:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
             return False
-        except OSError as error:  # ENOLCK, ENOSYS, ENOTSUP: network file systems mounted so
+        except OSError as error:  # ENOLCK, ENOSYS, ENOTSUP: network file systems without locks
             raise EngineError(
-                f"{self._file.name}: its file system has no locks ({error.strerror}), by which "
-                "processes share runs; give an --out on a local disk, or mount it with locks"
+                f"{self._file.name}: its file system has no locks ({error.strerror}), which "
+                "processes need to share runs; put --out on a local disk, or mount it with locks"
             ) from error
         return True
 
@@ -202,7 +202,7 @@ class FileLock:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Wait for the lock, and release it at the end of the context."""
+        """Wait for the lock, and release it when the `with` block ends."""
         try:
             while not self.take():
                 time.sleep(LOCK_POLL_SECONDS)
@@ -212,22 +212,22 @@ class FileLock:
 
 
 def user_cache() -> Path:
-    """Return the directory of files that depend on this user and machine alone.
+    """Return the directory for caches that depend only on this user and machine.
 
     Raises:
-        InputError: Nothing says where the user's files are.
+        InputError: The user has no home directory.
     """
     root = os.environ.get("XDG_CACHE_HOME")
     try:
         return (Path(root) if root else Path.home() / ".cache") / "curate"
     except RuntimeError as error:
         raise InputError(
-            "this user has no home directory; set HOME or XDG_CACHE_HOME to a directory of its own"
+            "this user has no home directory; set HOME or XDG_CACHE_HOME to a writable directory"
         ) from error
 
 
 def is_running(process: int) -> bool:
-    """Whether a process of this number exists; True where the platform cannot tell."""
+    """Whether a process with this number exists; True where the platform cannot tell."""
     if os.name != "posix":
         return True
     try:
@@ -240,7 +240,7 @@ def is_running(process: int) -> bool:
 
 
 def current_umask() -> int:
-    """The process's file mode creation mask, which can only be read by setting it."""
+    """Return the process's file mode creation mask, which can only be read by setting it."""
     mask = os.umask(0)
     os.umask(mask)
     return mask
@@ -249,7 +249,7 @@ def current_umask() -> int:
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, atomically; keys keep their order."""
     text = json.dumps(value, indent=2, ensure_ascii=False)
-    if not _is_encodable(text):  # a file name that is not UTF-8: escaped, it reads back the same
+    if not is_encodable(text):  # a file name that is not UTF-8: escaped, it reads back the same
         text = json.dumps(value, indent=2)
     with atomic_path(path) as temporary:
         temporary.write_text(text + "\n", "utf-8")
@@ -270,7 +270,7 @@ def read_json(path: Path) -> Any:
 
 
 def hash_bytes(*pieces: bytes) -> str:
-    """xxh3-128 over length-prefixed pieces, 32 hexadecimal digits.
+    """Hash length-prefixed pieces with xxh3-128, to 32 hexadecimal digits.
 
     Example:
         >>> hash_bytes(b"ab", b"c") == hash_bytes(b"a", b"bc")
@@ -282,7 +282,7 @@ def hash_bytes(*pieces: bytes) -> str:
 
 
 def hash_json(value: Any) -> str:
-    """Hash of a JSON value that does not depend on the order of keys.
+    """Hash a JSON value, whatever the order of its keys.
 
     Example:
         >>> hash_json({"a": 1, "b": None}) == hash_json({"b": None, "a": 1})
@@ -293,7 +293,7 @@ def hash_json(value: Any) -> str:
 
 
 def hash_stream(stream: BinaryIO) -> str:
-    """xxh3-128 of everything the stream still holds, 32 hexadecimal digits."""
+    """Hash the rest of a stream with xxh3-128, to 32 hexadecimal digits."""
     digest = xxhash.xxh3_128()
     while chunk := stream.read(HASH_CHUNK_BYTES):
         digest.update(chunk)
@@ -301,7 +301,7 @@ def hash_stream(stream: BinaryIO) -> str:
 
 
 def hash_file(path: Path) -> str:
-    """xxh3-128 of a local file's bytes, 32 hexadecimal digits."""
+    """Hash a local file's bytes with xxh3-128, to 32 hexadecimal digits."""
     with path.open("rb", buffering=0) as stream:
         return hash_stream(stream)
 
@@ -312,10 +312,10 @@ def is_url(path: str) -> bool:
 
 
 def open_input(path: str) -> BinaryIO:
-    """Open a local path or a URL for reading bytes, seekable.
+    """Open a local path or a URL as a seekable stream of bytes.
 
     Raises:
-        InputError: It cannot be opened; the message names it and says why.
+        InputError: It cannot be opened; the message says why.
     """
     if is_url(path):
         return _open_url(path)
@@ -326,10 +326,10 @@ def open_input(path: str) -> BinaryIO:
 
 
 def read_new(path: str, most_bytes: int) -> tuple[bytes, os.stat_result] | None:
-    """Read a local file, and return its bytes and its status from before.
+    """Read a local file; return its bytes and the status it had before.
 
-    For many small files this takes half the time of a file object. None if the file is longer
-    than `most_bytes` or not a regular file.
+    None if the file is longer than `most_bytes` or not a regular file. For many small files this
+    takes half the time of file objects.
 
     Raises:
         OSError: It cannot be read.
@@ -345,7 +345,7 @@ def read_new(path: str, most_bytes: int) -> tuple[bytes, os.stat_result] | None:
 
 
 def read_known(path: str, size_bytes: int) -> tuple[bytes, os.stat_result]:
-    """Read a local file of `size_bytes`, and return its bytes and its status from afterwards.
+    """Read a local file of `size_bytes`; return its bytes and the status it has afterwards.
 
     Raises:
         OSError: It cannot be read.
@@ -358,7 +358,7 @@ def read_known(path: str, size_bytes: int) -> tuple[bytes, os.stat_result]:
 
 
 def _read_all(descriptor: int, size_bytes: int) -> bytes:
-    """Read a file to its end, with a single call if it is as long as expected."""
+    """Read a file to its end, with a single system call if it is as long as expected."""
     content = os.read(descriptor, size_bytes + 1)
     if len(content) == size_bytes:
         return content
@@ -384,7 +384,8 @@ def _reason(error: Exception) -> str:
     return words or type(error).__name__
 
 
-def _is_encodable(text: str) -> bool:
+def is_encodable(text: str) -> bool:
+    """Whether text can be written as UTF-8: it holds no byte kept by `surrogateescape`."""
     try:
         text.encode()
     except UnicodeEncodeError:

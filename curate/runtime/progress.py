@@ -1,4 +1,4 @@
-"""Events of long work for a watcher such as the terminal; the library itself never prints."""
+"""Progress events, which an observer such as the terminal displays; the library never prints."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class TrainingProgress:
     """Tokens that this process itself trained on, from which throughput is computed."""
     total_tokens: int
     token_flops: float
-    """Floating-point operations to train on one token."""
+    """Floating-point operations per trained token."""
 
 
 class Observer:
@@ -37,20 +37,24 @@ class Observer:
         """Report that a stage starts.
 
         Args:
-            stage: What it does, in two or three words.
-            names: Domains, or the one thing that is worked on.
-            totals: Expected work of each, in bytes or tokens; 0 where unknown.
+            stage: The work in two or three words.
+            names: The domains, or the single thing that is worked on.
+            totals: Expected work for each name, in bytes or tokens; 0 where unknown.
         """
 
     def advance(self, counters: NDArray[np.int64]) -> None:
-        """Report totals so far, shape (names, columns of `tokens.tasks.PROGRESS`)."""
+        """Report totals so far.
+
+        Args:
+            counters: shape (names, columns), with the columns of `tokens.tasks.PROGRESS`.
+        """
 
     def tick(self) -> None:
-        """Report that a stage which counts nothing is still at work."""
+        """Report that a stage without counters is still running."""
         self.advance(np.zeros((0, 0), np.int64))
 
     def train(self, progress: TrainingProgress) -> None:
-        """Report that models have taken steps; called about once a second."""
+        """Report the progress of training, about once a second."""
 
     def end(self, summary: str = "") -> None:
-        """Report that the stage is over, and what it did in a few words."""
+        """Report that the stage has ended, with a summary of a few words."""

@@ -1,8 +1,8 @@
-"""Run workers on a Ray cluster, or on a Ray that is started here for it.
+"""Run workers on a Ray cluster, or on a local Ray that is started for them.
 
-Ray sends `body` to its machines. These must see the same files under the same paths, as work is
-shared through them. Ray restarts a task whose process dies. The package is imported only when work
-is about to start.
+Ray sends `body` to its machines, which must see the same files under the same paths, since workers
+share their work through files. Ray restarts a task whose process dies. The package is imported only
+when work is about to start.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ def run_on_ray(
     Args:
         body: Picklable.
         workers: Number of tasks, at least 1. Tasks wait until the cluster has room for them.
-        on_message: Called here with each object sent.
+        on_message: Called in this process with each object sent.
         needs: `num_cpus` and `num_gpus` of a task.
 
     Raises:
-        CurateError: What a task raised.
+        CurateError: Raised by a task, and passed on.
         MissingEvidence: ray is not installed.
     """
     ray = _connected()
@@ -51,7 +51,7 @@ def run_on_ray(
 
     queue = Queue(actor_options={"num_cpus": 0})
 
-    def hear() -> None:
+    def deliver_messages() -> None:
         for message in queue.get_nowait_batch(queue.qsize()):
             on_message(message)
 
@@ -60,16 +60,16 @@ def run_on_ray(
     try:
         while running:
             ended, running = ray.wait(running, timeout=POLL_SECONDS)
-            hear()
+            deliver_messages()
             ray.get(ended)
-        hear()
+        deliver_messages()
     except RayTaskError as error:
         if isinstance(error.cause, CurateError):
             raise error.cause from None
         raise
     finally:
-        for left in running:
-            ray.cancel(left, force=True)
+        for unfinished in running:
+            ray.cancel(unfinished, force=True)
         queue.shutdown()
 
 

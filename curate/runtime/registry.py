@@ -1,7 +1,7 @@
-"""Tables of what can be chosen by name: mixing methods, laws, output formats.
+"""Registries: mixing methods, laws and output formats by name.
 
-A row is everything curate knows about its choice, so adding one takes a file and a row. Packages
-that are installed beside curate add rows through an entry point group, without a change here::
+A row holds everything that curate needs about its method, law or format, so adding one takes a file
+and a row. Other installed packages add rows through an entry point group::
 
     [project.entry-points."curate.methods"]
     mine = "my_package:MINE"
@@ -22,24 +22,24 @@ class Named(Protocol):
 
     @property
     def name(self) -> str:
-        """The word that chooses this row."""
+        """The word that selects this row."""
 
 
 Row = TypeVar("Row", bound=Named)
 
 
 class Registry(Mapping[str, Row]):
-    """Rows by name: curate's own, then those of other packages, in the order of their names.
+    """Rows by name: curate's own, then those of other packages in alphabetical order.
 
-    Other packages are looked for when a name is not curate's, or when all rows are listed.
+    Entry points are read when a name is not among curate's own, or when all rows are listed.
     """
 
     def __init__(self, kind: str, rows: Iterable[Row], group: str = "") -> None:
-        """Take curate's own rows.
+        """Start with curate's own rows.
 
         Args:
             kind: What a row is called in messages, such as "method".
-            rows: curate's own; each has a name of its own.
+            rows: curate's own, with different names.
             group: Entry point group that other packages register in; empty for none.
         """
         self.kind = kind
@@ -51,44 +51,44 @@ class Registry(Mapping[str, Row]):
         """Register a row for this process.
 
         Raises:
-            RecipeError: There is one of that name.
+            RecipeError: A row of that name exists.
         """
         if row.name in self._rows:
             raise RecipeError(f"{self.kind} '{row.name}' is registered twice; rename one")
         self._rows[row.name] = row
 
     def remove(self, name: str) -> None:
-        """Take a row out again."""
+        """Remove a row."""
         del self._rows[name]
 
     def find(self, name: str, where: str, error: type[CurateError] = RecipeError) -> Row:
         """Return the row of this name.
 
         Args:
-            name: What was asked for.
-            where: The recipe key or option that asks, for the message.
-            error: Class of the error.
+            name: The requested name.
+            where: The recipe key or option that holds it, for the message.
+            error: Class of the error to raise.
 
         Raises:
-            CurateError: There is none, of the class `error`; the message names the nearest.
+            CurateError: No row has this name; of class `error`, it names the nearest.
         """
         if name not in self:
             raise error(unknown_name(self.kind, name, self, where))
         return self[name]
 
     def __getitem__(self, name: str) -> Row:
-        """Return a row; KeyError without one."""
+        """Return a row, or raise `KeyError`."""
         if name not in self._rows:
             self._load()
         return self._rows[name]
 
     def __iter__(self) -> Iterator[str]:
-        """All names, those of other packages last."""
+        """Iterate over all names, those of other packages last."""
         self._load()
         return iter(self._rows)
 
     def __len__(self) -> int:
-        """Count rows, those of other packages included."""
+        """Count all rows, those of other packages included."""
         self._load()
         return len(self._rows)
 
@@ -100,7 +100,7 @@ class Registry(Mapping[str, Row]):
 
 
 def _row_of(point: EntryPoint, kind: str) -> Row:  # type: ignore[type-var]
-    """Import what an entry point names.
+    """Import the row that an entry point names.
 
     Raises:
         RecipeError: The import fails; the message names the package.
@@ -111,18 +111,18 @@ def _row_of(point: EntryPoint, kind: str) -> Row:  # type: ignore[type-var]
     except (ImportError, AttributeError) as error:
         raise RecipeError(
             f"{kind} '{point.name}': {package} offers {point.value}, which cannot be imported "
-            f"({error}); mend or uninstall {package}"
+            f"({error}); repair or uninstall {package}"
         ) from error
     return row
 
 
 def unknown_name(kind: str, name: str, names: Iterable[str], where: str) -> str:
-    """Say in one line that a name is unknown, which one is nearest, and which there are.
+    """Return a message that a name is unknown, with the nearest name and all valid ones.
 
     Args:
-        kind: What the name should name, such as "method".
-        name: What was typed.
-        names: All that exist.
+        kind: What is named, such as "method".
+        name: The unknown name.
+        names: All valid names.
         where: The recipe key or option that holds the name.
 
     Example:
@@ -136,12 +136,12 @@ uniform)"
 
 
 def nearest_hint(word: str, names: Iterable[str], cutoff: float = 0.6) -> str:
-    """Suggest a name: `; did you mean '...'?` where one is near, else nothing.
+    """Suggest the nearest name as `; did you mean '...'?`, or return an empty string.
 
     Args:
-        word: What was typed.
-        names: What could have been meant.
-        cutoff: Likeness from 0 to 1 (`difflib.get_close_matches`) that counts as near.
+        word: The unknown name.
+        names: All valid names.
+        cutoff: Least similarity for a suggestion, from 0 to 1 (`difflib.get_close_matches`).
 
     Example:
         >>> nearest_hint("budget_token", ["seed", "budget_tokens"])

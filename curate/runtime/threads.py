@@ -14,8 +14,8 @@ def one_blas_thread() -> Iterator[None]:
     work. BLAS's own threads wait for each other by spinning: on 2 busy cores the Gaussian law took
     117 s of RegMix's 512 runs with them and 16 s without.
 
-    Entering costs 1 ms, since the loaded libraries are listed anew, so decorate whole fits rather
-    than what they call.
+    Entering takes 1 ms, since the loaded libraries are listed each time, so decorate whole fits
+    rather than the functions they call.
 
     Example:
         >>> @one_blas_thread()
@@ -24,7 +24,7 @@ def one_blas_thread() -> Iterator[None]:
         >>> total(4)
         6
     """
-    # SciPy brings a BLAS of its own; one that is loaded inside the block would not be limited.
+    # SciPy has its own BLAS, which would not be limited if it were loaded inside the block.
     import scipy.linalg  # noqa: F401
     from threadpoolctl import threadpool_limits
 

@@ -1,8 +1,8 @@
 """Worker processes on this machine.
 
-Workers are forked where the platform allows, so that they share what the parent has imported, and
-spawned elsewhere. They take work from shared counters and send back descriptors, never data. A
-worker that dies ends the run with an error that says how, and finished work stays on disk. Workers
+Workers are forked where that is safe, so that they share the parent's imports, and spawned
+elsewhere. They take work from shared counters and send small messages, while data goes to disk. A
+worker that dies ends the run with an error that says how; finished work stays on disk. Workers
 never outlive the parent, even if it is killed.
 """
 
@@ -32,7 +32,7 @@ TICK_SECONDS = 0.1
 
 
 def context() -> multiprocessing.context.BaseContext:
-    """Return the way to start workers: fork on Linux, spawn elsewhere.
+    """Return the start method of workers: fork on Linux, spawn elsewhere.
 
     Forking is unsafe on macOS and does not exist on Windows.
     """
@@ -65,16 +65,16 @@ def run_workers(
     on_message: Callable[[Any], None],
     on_tick: Callable[[], None],
 ) -> None:
-    """Run `body(worker_number, send)` in each worker and hand on what they send.
+    """Run `body(worker_number, send)` in each worker, and receive the messages they send.
 
     Args:
-        body: Picklable where the platform spawns; anything where it forks.
+        body: Must be picklable where workers are spawned.
         workers: Processes, at least 1.
         on_message: Called in the parent with each object sent, in the order of arrival.
         on_tick: Called in the parent about ten times a second, and between messages.
 
     Raises:
-        CurateError: What a worker raised.
+        CurateError: Raised by a worker, and passed on.
         EngineError: A worker died.
     """
     with _started(context(), body, workers, daemon=True) as processes:
@@ -87,19 +87,19 @@ def run_apart(
     on_message: Callable[[Any], None],
     on_death: Callable[[int, str], None],
 ) -> None:
-    """Run `body(worker_number, send)` in new processes, of which some may die.
+    """Run `body(worker_number, send)` in spawned processes, some of which may die.
 
-    They share nothing with this process, as devices and their libraries want it, and may have
-    workers of their own.
+    They share nothing with this process, as GPU libraries require, and may start workers of their
+    own.
 
     Args:
         body: Picklable.
         workers: Processes, at least 1.
         on_message: Called in the parent with each object sent, in the order of arrival.
-        on_death: Called in the parent with a worker's number and how it ended; the rest go on.
+        on_death: Called in the parent with a worker's number and how it ended; the others continue.
 
     Raises:
-        CurateError: What a worker raised; the others are ended.
+        CurateError: Raised by a worker, and passed on once the others are ended.
     """
     with _started(multiprocessing.get_context("spawn"), body, workers, daemon=False) as processes:
         _collect(processes, on_message, lambda: None, on_death)
@@ -112,7 +112,7 @@ def _started(
     workers: int,
     daemon: bool,
 ) -> Iterator[dict[Any, Any]]:
-    """Start processes, keyed by the parent's end of their pipes, and end them with the context."""
+    """Start processes, keyed by the parent's end of their pipes; kill them when the block ends."""
     processes: dict[Any, Any] = {}
     try:
         for number in range(workers):
@@ -130,9 +130,9 @@ def _started(
 
 @contextmanager
 def ahead(function: Callable[[], Result]) -> Iterator[Callable[[], Result]]:
-    """Start `function` in another process, and yield a call that waits for its result.
+    """Start `function` in another process, and yield a function that waits for its result.
 
-    The process is ended with the context. Where workers do not fork, the function runs in this
+    The process is killed when the block ends. Where workers do not fork, the function runs in this
     process when its result is needed.
 
     Example:
@@ -157,8 +157,8 @@ def ahead(function: Callable[[], Result]) -> Iterator[Callable[[], Result]]:
 def _end(processes: Collection[Any]) -> None:
     """Kill the processes that still run, and wait for all.
 
-    SIGKILL is used because a SIGTERM that arrives while a process is being forked is lost. Waiting
-    for such a worker would never end if it waits in turn for this process to read its messages.
+    SIGKILL is used because a SIGTERM that arrives while a process is being forked is lost. Such a
+    worker may be waiting for this process to read its messages, and joining it would never return.
     """
     for process in processes:
         if process.is_alive():
@@ -179,7 +179,7 @@ def _collect(
         processes: Workers, keyed by the parent's end of their pipes.
         on_message: Called with each message.
         on_tick: Called about ten times a second.
-        on_death: Called with a dead worker's number and how it ended; None: raise an error.
+        on_death: Called with a dead worker's number and how it ended; None raises an error.
     """
     open_ends, numbers = dict(processes), {end: place for place, end in enumerate(processes)}
     while open_ends:
@@ -193,7 +193,7 @@ def _collect(
                 if process.exitcode != 0 and on_death is not None:
                     on_death(numbers[receiver], _ending(process.exitcode))
                 elif process.exitcode != 0:
-                    raise EngineError(_obituary(process.exitcode)) from None
+                    raise EngineError(_death_message(process.exitcode)) from None
                 continue
             if isinstance(message, _Failure):
                 raise _revive(message)
@@ -202,7 +202,7 @@ def _collect(
 
 
 def _work(body: Callable[[int, Send], None], number: int, sender: Any) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it and ends the workers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent receives it too, and ends the workers
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -210,14 +210,14 @@ def _work(body: Callable[[int, Send], None], number: int, sender: Any) -> None:
         body(number, sender.send)
     except CurateError as error:
         sender.send(_Failure(type(error).__name__, str(error)))
-    except OSError as error:  # a full disk, a file that may not be read
+    except OSError as error:  # such as a full disk or an unreadable file
         where = f"{error.filename}: " if error.filename else ""
         sender.send(_Failure("EngineError", f"{where}{error.strerror or error}"))
     except MemoryError:
         sender.send(_Failure("EngineError", _out_of_memory()))
     except (SystemExit, KeyboardInterrupt):
         raise
-    except BaseException:  # noqa: BLE001 - a fault of ours, or a panic in Rust, shown in the parent
+    except BaseException:  # noqa: BLE001 - a bug of ours, or a panic in Rust, shown in the parent
         sender.send(_Failure("", traceback.format_exc()))
     finally:
         sender.close()
@@ -228,7 +228,7 @@ def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
-    # `sys.exit` would end only this thread, and the main one may be inside a call that never ends.
+    # `sys.exit` would end only this thread, while the main one may be blocked forever.
     os._exit(1)
 
 
@@ -240,13 +240,11 @@ def _revive(failure: _Failure) -> Exception:
     return error
 
 
-def _obituary(exit_code: int | None) -> str:
+def _death_message(exit_code: int | None) -> str:
     ending = _ending(exit_code)
     if ending == "was ended by SIGKILL":
         return _out_of_memory()
-    if exit_code is not None and exit_code < 0:
-        return f"a worker {ending}; what it finished is kept, run again to go on"
-    return f"a worker {ending}; run again to go on"
+    return f"a worker {ending}; finished work is kept: run again to continue"
 
 
 def _ending(exit_code: int | None) -> str:
@@ -259,13 +257,13 @@ def _ending(exit_code: int | None) -> str:
     if exit_code is None or exit_code >= 0:
         return f"ended with exit code {exit_code}"
     number = -exit_code
-    has_name = number in {item.value for item in signal.Signals}  # not so for real-time signals
+    has_name = number in {item.value for item in signal.Signals}  # real-time signals have none
     return f"was ended by {signal.Signals(number).name if has_name else f'signal {number}'}"
 
 
 def _out_of_memory() -> str:
     return (
-        "a worker was killed, most likely out of memory; what was finished is kept: "
+        "a worker was killed, most likely out of memory; finished work is kept: "
         "run again with fewer workers (--workers 1)"
     )
 
@@ -280,11 +278,11 @@ def map_tasks(
     """Apply `function` to every item, in parallel, and return the results in order.
 
     Args:
-        function: Picklable where the platform spawns.
+        function: Must be picklable where workers are spawned.
         items: Started in this order.
-        workers: Processes; with one, everything happens in this one.
-        on_tick: Called in the parent now and then.
-        on_result: Called in the parent with each result, in the order in which they end.
+        workers: Number of processes; with 1, this process does all the work.
+        on_tick: Called in the parent about ten times a second, or after each item.
+        on_result: Called in the parent with each result as it arrives.
 
     Example:
         >>> map_tasks(abs, [-3, 1, -2], workers=2)
