@@ -107,7 +107,7 @@ def test_a_token_that_the_model_knows_keeps_the_models_id(bpe):
 def test_ids_that_the_library_gives_otherwise_are_refused(bpe):
     wrong = read(changed(bpe, added_tokens=[*bpe["added_tokens"], added(450, "</s>")]), "</s>")
     assert wrong.eos_id == 450
-    with pytest.raises(TokenizerError, match=r"'</s>' gets id 400, not 450 as written; mend the"):
+    with pytest.raises(TokenizerError, match=r"'</s>' gets id 400, not 450 as written; fix the"):
         ReferenceEncoder(wrong)
     low = read(changed(bpe, added_tokens=[*bpe["added_tokens"], added(5, "<|x|>")]))
     with pytest.raises(TokenizerError, match=r"an added token gets id 400, above the highest one"):

@@ -99,7 +99,7 @@ def tokenize_domains(loaded: LoadedRecipe, workers: int, observer: Observer) -> 
                 tokenizer=tokenizer,
                 directory=cache / "counts" / tokenizer.fingerprint[:16],
                 spill=spill / f"domain-{number}",
-                runs=tuple((run, tuple(keys)) for run, keys in filled.made.runs.get(number, [])),
+                runs=tuple((run, tuple(keys)) for run, keys in filled.runs.get(number, [])),
                 memory_bytes=recipe.counting.memory_mb << 20,
             )
             for number, domain in enumerate(domains)

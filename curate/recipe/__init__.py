@@ -70,7 +70,7 @@ def load_recipe(
             texts as the command line takes them, such as `["mixture.method=uniform"]`.
 
     Returns:
-        The checked recipe; its `notices` list aliases and settings without effect.
+        The checked recipe; its `notices` list the aliases that it uses.
 
     Raises:
         RecipeError: The file cannot be read, or the recipe is invalid; names the field.

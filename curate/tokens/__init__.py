@@ -1,1 +1,1 @@
-"""Tokenizers, the token store, and the counts taken while it is filled."""
+"""Tokenizers, the token store, and bigram counts made while the store is filled."""

@@ -1,7 +1,7 @@
 """Encoders: the reference, and faster ones that must give the same ids.
 
-`tokenizers` is the reference. `fastokens` (default where it passes) and `gigatoken` (by request)
-are several times faster; either is used only if it passes `selftest`.
+`tokenizers` is the reference. `fastokens` (the default) and `gigatoken` (on request) are several
+times faster, and are used only if they pass `selftest`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Result = TypeVar("Result")
 
 
 class BackendRefused(Exception):  # noqa: N818 - an event, not a fault
-    """A fast tokenizer cannot be used, and why; nothing it made is kept."""
+    """A fast tokenizer cannot be used; the message says why. Nothing it made is kept."""
 
 
 Encoded = tuple[NDArray[np.uint32], NDArray[np.int64]]
@@ -32,10 +32,10 @@ Encoded = tuple[NDArray[np.uint32], NDArray[np.int64]]
 
 
 class Encoder(Protocol):
-    """Texts to token ids, without end-of-text tokens; deterministic and order-preserving."""
+    """Turns texts into token ids without end-of-text tokens, deterministically and in order."""
 
     def encode(self, texts: list[str]) -> Encoded:
-        """Ids of all texts back to back, and texts + 1 offsets into them."""
+        """Return the ids of all texts back to back, and texts + 1 offsets into them."""
         ...
 
 
@@ -46,7 +46,7 @@ class ReferenceEncoder:
         """Build from the canonical definition.
 
         Raises:
-            TokenizerError: It cannot be built, or gives other ids than the definition says.
+            TokenizerError: It cannot be built, or its ids differ from those in the definition.
         """
         import tokenizers
 
@@ -58,7 +58,7 @@ class ReferenceEncoder:
             ) from error
         added = self._tokenizer.get_added_tokens_decoder()
         _check_added_ids(tokenizer, {token.content: number for number, token in added.items()})
-        self._tokenizer.encode_special_tokens = True  # special strings in text stay text
+        self._tokenizer.encode_special_tokens = True  # special-token strings in text stay text
 
     def encode(self, texts: list[str]) -> Encoded:
         """See `Encoder`."""
@@ -69,13 +69,13 @@ class ReferenceEncoder:
         return np.concatenate(pieces) if pieces else np.empty(0, np.uint32), offsets
 
     def decode(self, ids: NDArray[np.uint32]) -> str:
-        """The text of ids, special tokens included."""
+        """Return the text of ids, special tokens included."""
         text: str = self._tokenizer.decode(ids.tolist(), skip_special_tokens=False)
         return text
 
 
 class FastokensEncoder:
-    """Crusoe `fastokens`, kept to one thread: curate runs one process a core."""
+    """Crusoe `fastokens`, limited to one thread, since curate runs one process per core."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         """Build from the canonical definition.
@@ -99,7 +99,7 @@ def _build_fastokens(definition: str) -> Any:
     import fastokens
 
     tokenizer = fastokens.Tokenizer.from_json_str(definition)
-    with _one_core():  # its pool has as many threads as the cores that the process may use
+    with _one_core():  # its pool gets one thread for each core that the process may use
         tokenizer.encode_batch_flat(["warm", "up"], split_special_tokens=True)
     return tokenizer
 
@@ -116,21 +116,20 @@ def _one_core() -> Iterator[None]:
         yield
     finally:
         os.sched_setaffinity(0, allowed)
-        # Threads started inside inherited the restriction, which Linux keeps for each thread.
+        # Threads started inside inherited the restriction, which Linux keeps per thread.
         for thread in os.listdir("/proc/self/task"):
-            with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
+            with contextlib.suppress(ProcessLookupError):  # the thread has ended meanwhile
                 os.sched_setaffinity(int(thread), allowed)
 
 
 class GigatokenEncoder:
-    """`gigatoken`, renewed now and then because version 0.10.0 never empties its cache.
+    """`gigatoken`, rebuilt from time to time because version 0.10.0 never empties its cache.
 
-    It has no switch that keeps special-token strings as text, so texts that hold one go to the
-    reference.
+    It cannot encode special-token strings as text, so texts that hold one go to the reference.
     """
 
     RENEW_BYTES = 64 << 20
-    """Text after which the tokenizer is rebuilt; its cache grows up to 10 bytes a byte of text."""
+    """Text after which it is rebuilt; its cache grows by up to 10 bytes per byte of text."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         """Build from the canonical definition.
@@ -178,15 +177,15 @@ BACKENDS: dict[str, type[ReferenceEncoder | FastokensEncoder | GigatokenEncoder]
     "fastokens": FastokensEncoder,
     "gigatoken": GigatokenEncoder,
 }
-"""Name, also that of the distribution → encoder."""
+"""Encoders by name, which is also the name of the distribution."""
 
 AUTOMATIC = "fastokens"
-"""The backend tried first where the recipe says `auto`."""
+"""The backend that `auto` tries first."""
 
 
 @dataclass(frozen=True, slots=True)
 class BackendChoice:
-    """The backend a run uses."""
+    """The backend of a run."""
 
     name: str
     version: str
@@ -195,13 +194,13 @@ class BackendChoice:
 
 
 def first_choice(requested: str) -> BackendChoice:
-    """Select the backend to start with; `selftest.judge` decides whether it may be used.
+    """Select the backend to try first; `selftest.judge` decides whether it may be used.
 
     Args:
         requested: A key of `BACKENDS`, or `auto`.
 
     Raises:
-        TokenizerError: A backend pinned by the recipe is not installed.
+        TokenizerError: The recipe names a backend that is not installed.
     """
     name = AUTOMATIC if requested == "auto" else requested
     version = installed(name)
@@ -216,20 +215,20 @@ def first_choice(requested: str) -> BackendChoice:
 
 
 def reference_choice(problem: str) -> BackendChoice:
-    """The reference, with the reason why nothing faster is used."""
+    """Return the reference, with the reason why nothing faster is used."""
     notice = f"tokenizer backend {problem}: using tokenizers, which is much slower"
     return BackendChoice("tokenizers", installed("tokenizers") or "unknown", notice)
 
 
 def load_encoder(name: str, tokenizer: Tokenizer) -> Encoder:
-    """The backend of this name, or the reference where it is not installed: their ids are equal."""
+    """Load a backend, or the reference, whose ids are the same, if it is not installed."""
     if name not in BACKENDS or installed(name) is None:
         return ReferenceEncoder(tokenizer)
     return BACKENDS[name](tokenizer)
 
 
 def installed(distribution: str) -> str | None:
-    """Version of an installed distribution, or None."""
+    """Return the version of an installed distribution, or None."""
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
@@ -237,30 +236,30 @@ def installed(distribution: str) -> str | None:
 
 
 def _check_added_ids(tokenizer: Tokenizer, given: dict[str, int]) -> None:
-    """Compare the ids that the library gives added tokens with those read from the definition.
+    """Compare the library's ids of added tokens with those written in the definition.
 
-    It ignores the ids written there: a token that the model lacks gets the next free one.
+    The library ignores the written ids: a token that the model lacks gets the next free one.
     """
     if tokenizer.eos is not None and given.get(tokenizer.eos) != tokenizer.eos_id:
         raise TokenizerError(
             f"tokenizer {tokenizer.name}: '{tokenizer.eos}' gets id {given.get(tokenizer.eos)}, "
-            f"not {tokenizer.eos_id} as written; mend the ids of added_tokens in its tokenizer.json"
+            f"not {tokenizer.eos_id} as written; fix the ids of added_tokens in its tokenizer.json"
         )
     highest = max(given.values(), default=-1)
     if highest >= tokenizer.vocabulary:
         raise TokenizerError(
             f"tokenizer {tokenizer.name}: an added token gets id {highest}, above the highest one "
-            f"written, {tokenizer.vocabulary - 1}; mend the ids of added_tokens in its "
+            f"written, {tokenizer.vocabulary - 1}; fix the ids of added_tokens in its "
             "tokenizer.json"
         )
 
 
 def guarded(call: Callable[[], Result], problem: str) -> Result:
-    """Call a backend, and turn any failure into `BackendRefused`."""
+    """Call a backend and turn any failure into `BackendRefused`, with `problem` and its reason."""
     try:
         return call()
-    except BaseException as error:  # noqa: BLE001 - any failure means: use the reference
-        # A panic in Rust is no Exception, but neither is KeyboardInterrupt.
+    except BaseException as error:  # noqa: BLE001 - after any failure, use the reference
+        # A panic in Rust is no `Exception`, and neither is KeyboardInterrupt, which must pass.
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         reason = " ".join(f"{type(error).__name__}: {error}".split())
@@ -268,7 +267,7 @@ def guarded(call: Callable[[], Result], problem: str) -> Result:
 
 
 def _flatten(encoded: Any) -> Encoded:
-    """An awkward array of lists → flat ids and offsets, without a copy where it is packed."""
+    """Turn an awkward array of lists into flat ids and offsets, without a copy if it is packed."""
     layout = encoded.layout
     offsets = np.asarray(layout.offsets.data, np.int64)
     ids = np.asarray(layout.content.data, np.uint32)

@@ -1,4 +1,4 @@
-"""Tables of bigram counts: sparse matrices that add up by merging rows, in memory and on disk."""
+"""Tables of bigram counts: sparse matrices in memory and on disk, added by merging their rows."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from curate.runtime.compiled import kernel
 from curate.runtime.files import append, atomic_directory
 
 MERGE_ENTRIES = 1 << 18
-"""Distinct bigrams held at once while tables are merged into one on disk: few enough to stay in
-the caches, where merging takes a quarter of the time."""
+"""Distinct bigrams in memory while tables are merged into one on disk: few enough to stay in the
+processor's caches, where merging takes a quarter of the time."""
 
 
 @dataclass(frozen=True, slots=True)
 class CountTable:
-    """Bigram counts as a sparse matrix by row; adds up with `+`."""
+    """Bigram counts as a sparse matrix by rows; tables are added with `+`."""
 
     row_starts: NDArray[np.int64]
-    """shape (symbols + 1,), where each first id's entries begin."""
+    """shape (symbols + 1,), positions at which the entries of each first id begin."""
     second: NDArray[np.uint32]
     """shape (entries,), ascending within a row."""
     count: NDArray[np.int64]
     """shape (entries,), all positive."""
 
     def __add__(self, other: CountTable) -> CountTable:
-        """Counts of both; the tables cover the same symbols."""
+        """Add two tables over the same symbols."""
         if self.row_starts.shape != other.row_starts.shape:
             raise ValueError(
                 f"tables over {len(self.row_starts) - 1} and {len(other.row_starts) - 1} symbols"
@@ -51,13 +51,13 @@ class CountTable:
         return int(self.count.sum())
 
     def rows(self, first: int, stop: int) -> CountTable:
-        """Some rows, as a table of their own."""
+        """Return a range of rows as a table."""
         start, end = self.row_starts[first], self.row_starts[stop]
         starts = self.row_starts[first : stop + 1] - start
         return CountTable(starts, self.second[start:end], self.count[start:end])
 
     def unigrams(self) -> NDArray[np.int64]:
-        """Row sums: shape (symbols,), times each id occurs as a token of a document."""
+        """Sum rows: shape (symbols,), the times each id occurs as a token of a document."""
         totals = np.zeros(len(self.count) + 1, np.int64)
         np.cumsum(self.count, out=totals[1:])
         return np.diff(totals[self.row_starts])
@@ -65,18 +65,18 @@ class CountTable:
 
 @dataclass(frozen=True, slots=True)
 class StoredTable:
-    """A table on disk, of which some rows at a time come into memory."""
+    """A table on disk, read into memory a range of rows at a time."""
 
     path: Path
     row_starts: NDArray[np.int64]
 
     @classmethod
     def open(cls, path: Path) -> StoredTable:
-        """Read where rows start, and check the sizes of all three files.
+        """Read the starts of rows, and check the sizes of all three files.
 
         Raises:
-            InputError: It is damaged.
-            OSError: It is not there.
+            InputError: The table is damaged.
+            OSError: There is no table.
         """
         row_starts = np.fromfile(path / "row_starts.bin", np.int64)
         entries = int(row_starts[-1]) if len(row_starts) else -1
@@ -90,7 +90,7 @@ class StoredTable:
         return cls(path, row_starts)
 
     def rows(self, first: int, stop: int) -> CountTable:
-        """Some rows, as a table of their own that is read as it is looked at."""
+        """Return a range of rows as a memory-mapped table."""
         start, end = int(self.row_starts[first]), int(self.row_starts[stop])
         second = _mapped(self.path / "second.bin", np.uint32, start, end)
         count = _mapped(self.path / "count.bin", np.int64, start, end)
@@ -98,8 +98,8 @@ class StoredTable:
 
 
 def _mapped(path: Path, dtype: type[np.integer[Any]], start: int, end: int) -> NDArray[Any]:
-    """Some entries of a file, in place."""
-    if start == end:  # nothing cannot be mapped
+    """Map a range of a file's entries."""
+    if start == end:  # an empty range cannot be mapped
         return np.empty(0, dtype)
     offset_bytes = start * np.dtype(dtype).itemsize
     return np.memmap(path, dtype, "r", offset_bytes, (end - start,)).view(np.ndarray)
@@ -115,7 +115,7 @@ def _merge(a: CountTable, b: CountTable) -> CountTable:
         symbols, a.row_starts, a.second, a.count, b.row_starts, b.second, b.count,
         row_starts, second, count,
     )  # fmt: skip
-    # What lies behind the entries was never touched, so it takes no memory.
+    # Pages beyond the entries were never touched, so they take no memory.
     return CountTable(row_starts, second[:entries], count[:entries])
 
 
@@ -123,7 +123,7 @@ def _merge(a: CountTable, b: CountTable) -> CountTable:
 def _merge_rows(  # type: ignore[no-untyped-def]  # noqa: ANN202, PLR0913
     symbols, starts_a, second_a, count_a, starts_b, second_b, count_b, row_starts, second, count,  # noqa: ANN001
 ):  # fmt: skip
-    """Merge two tables row by row; returns entries."""
+    """Merge two tables row by row, and return the number of entries."""
     entries = 0
     for row in range(symbols):
         a, stop_a = starts_a[row], starts_a[row + 1]
@@ -164,7 +164,7 @@ def write_table(path: Path, pieces: Iterable[CountTable], symbols: int) -> None:
     Args:
         path: Directory of the table.
         pieces: Tables of consecutive rows, the first row first.
-        symbols: Number of rows of an empty table, where there are no pieces.
+        symbols: Number of rows of the empty table that is written if there are no pieces.
     """
     with atomic_directory(path) as directory:
         row_starts = [np.zeros(1, np.int64)]
@@ -206,10 +206,10 @@ def merge_tables(
     """Add up tables into one on disk, a range of rows at a time.
 
     Args:
-        tables: Over the same symbols.
-        destination: Where the sum goes; what is there already is kept.
+        tables: Tables over the same symbols.
+        destination: Directory of the sum; if it exists, it is kept.
         symbols: One more than the highest id.
-        most_entries: Entries of all tables together in a range, but at least one row.
+        most_entries: Most entries of all tables together in a range of two or more rows.
     """
     combined = np.zeros(symbols + 1, np.int64)
     for table in tables:

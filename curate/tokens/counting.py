@@ -1,15 +1,15 @@
 """Exact unigram and bigram counts in bounded memory.
 
-One code for every vocabulary: the first id of each bigram is scattered into the bucket of its
-second id (a counting sort), each bucket is tallied in one reusable row of counters, and the tallies
-are turned around by first id (another counting sort, over distinct bigrams only). Tables are sparse
-matrices by row (first id), so they add up by merging rows; past a memory limit they spill to disk
-as sorted runs, which are merged at the end a range of rows at a time.
+One algorithm serves every vocabulary. The first id of each bigram is scattered into the bucket of
+its second id (a counting sort), each bucket is tallied in one reusable row of counters, and the
+tallies are regrouped by first id (another counting sort, over distinct bigrams only). Tables are
+sparse matrices by rows (first ids), added by merging rows. Beyond a memory limit they spill to disk
+as sorted runs, which are merged at the end, a range of rows at a time.
 
-What is counted: the stream of a store, in which every document ends with one end symbol. A bigram
-is a token and its successor in the same document, the end symbol included as a successor, so every
-token of a document begins exactly one bigram and the unigram counts are the row sums. The end
-symbol itself is not counted as a token. No bigram crosses a document border.
+A stream of the store is counted, in which every document ends with one end symbol. A bigram is a
+token and its successor in the same document, which may be the end symbol. So every token of a
+document begins exactly one bigram, and the unigram counts are the row sums. The end symbol itself
+is not counted as a token. No bigram crosses a document boundary.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ COUNT_BYTES = 16 << 20
 Twice as much is no faster, and a quarter makes so many tables that merging them takes longer."""
 
 SMALL_BYTES, SMALL_STREAMS = 16 << 10, 1024
-"""Streams below so many bytes are joined, so many at a time: each alone costs 290 bytes and 40 us
-more."""
+"""Streams below this many bytes are joined, up to this many together: each counted alone would take
+290 bytes and 40 us more."""
 
 SCATTER_BLOCK = 512
-"""Places in memory prefetched before any is written. Counting takes 4.9 ns a token in all with 256
-to 1,024 at once, 5.6 ns with 64, and 8 ns without prefetching."""
+"""Cache lines prefetched before any is written. Counting takes 4.9 ns a token in all with blocks of
+256 to 1,024, 5.6 ns with 64, and 8 ns without prefetching."""
 
 COUNT_MOST = (1 << 31) - 1
-"""Tokens that can be counted at once: places in the scatter are 32 bits wide."""
+"""Most tokens counted at once: positions in the scatter have 32 bits."""
 
 
 def count_stream(stream: NDArray[Any], end: int, symbols: int) -> CountTable:
@@ -70,9 +70,9 @@ def _check(stream: NDArray[Any], end: int, symbols: int) -> None:
             f"expected at most {COUNT_MOST} unsigned ids, got {len(stream)} of {stream.dtype}"
         )
     if not (stream.flags.c_contiguous and stream.dtype.isnative):
-        raise ValueError("expected ids one after the other, in this machine's order of bytes")
+        raise ValueError("expected contiguous ids in this machine's byte order")
     if len(stream):
-        highest = int(stream.max())  # an id outside would be counted outside the arrays
+        highest = int(stream.max())  # a kernel checks no bounds and would write outside its arrays
         if highest >= symbols:
             raise ValueError(f"expected ids below {symbols}, got {highest}")
         if stream[-1] != end:
@@ -81,7 +81,7 @@ def _check(stream: NDArray[Any], end: int, symbols: int) -> None:
 
 @dataclass
 class _Scratch:
-    """Memory reused by the next count: clearing new memory takes longer than filling it."""
+    """Memory reused by the next count, since clearing new memory takes longer than filling it."""
 
     firsts: NDArray[Any] = field(default_factory=lambda: np.empty(0, np.uint16))
     tallies: NDArray[np.uint32] = field(default_factory=lambda: np.empty(0, np.uint32))
@@ -161,11 +161,12 @@ def _scatter(stream, tokens, bucket_stops, places, block, firsts):  # type: igno
 def _tally_buckets(  # type: ignore[no-untyped-def]  # noqa: ANN202, PLR0913
     firsts, end, symbols, bucket_stops, tally, tallies, distinct_stops, row_starts,  # noqa: ANN001
 ):  # fmt: skip
-    """Tally each bucket; returns distinct bigrams.
+    """Tally each bucket, and return the number of distinct bigrams.
 
-    Distinct first ids end up at the front of `firsts`, those of a bucket up to its
-    `distinct_stops`, their tallies beside them: what is written never passes what is still to be
-    read. The end symbol begins no bigram. `tally` and `row_starts` come zeroed.
+    The distinct first ids of all buckets move to the front of `firsts`, those of a bucket up to its
+    `distinct_stops`, with their tallies at the same positions of `tallies`. Writing in place is
+    safe because it never overtakes reading. The end symbol begins no bigram. `tally` and
+    `row_starts` must be zero.
     """
     start = 0
     distinct = 0
@@ -199,7 +200,10 @@ def _tally_buckets(  # type: ignore[no-untyped-def]  # noqa: ANN202, PLR0913
 def _turn_around(  # type: ignore[no-untyped-def]  # noqa: ANN202, PLR0913
     symbols, distinct_stops, firsts, tallies, write_at, second_ids, counts,  # noqa: ANN001
 ):  # fmt: skip
-    """Turn buckets by second id into rows by first id, which ascend without being sorted."""
+    """Regroup buckets by second id into rows by first id.
+
+    Buckets are read in ascending order, so the second ids of each row ascend without being sorted.
+    """
     entry = 0
     for second in range(symbols):
         while entry < distinct_stops[second]:
@@ -212,10 +216,10 @@ def _turn_around(  # type: ignore[no-untyped-def]  # noqa: ANN202, PLR0913
 
 
 class BigramCounter:
-    """Adds up streams within a memory limit, spilling sorted runs to a directory.
+    """Counts streams within a memory limit, spilling sorted runs to a directory.
 
-    Tables are merged in memory only where that makes room enough for as many again, and otherwise
-    on their way to disk, a range of rows at a time, which needs no memory for the whole.
+    Tables that exceed their room are merged in memory; if the sum takes more than half of the room,
+    it goes to disk as a run. Runs are merged a range of rows at a time, which takes little memory.
     """
 
     def __init__(self, end: int, symbols: int, memory_bytes: int, spill: Path) -> None:
@@ -225,7 +229,7 @@ class BigramCounter:
             end: Id of the end symbol.
             symbols: One more than the highest id, the end symbol included.
             memory_bytes: Most memory for tables; the rest goes to disk.
-            spill: Directory for that, which no other counter uses.
+            spill: Directory for the rest, which no other counter uses.
         """
         self._end = end
         self._symbols = symbols
@@ -241,7 +245,7 @@ class BigramCounter:
     def add(self, stream: NDArray[Any]) -> None:
         """Count one stream of whole documents, each ending with the end symbol.
 
-        The array is kept until there is enough to count at once; it must not change meanwhile.
+        The array is kept until there is enough to count at once; it must not change until then.
         """
         _check(stream, self._end, self._symbols)
         start, most = 0, max(1, COUNT_BYTES // stream.itemsize)
@@ -253,7 +257,7 @@ class BigramCounter:
             start = stop
 
     def _keep(self, stream: NDArray[Any]) -> None:
-        """Keep a stream for the next count, counting those kept before if there are too many."""
+        """Keep a stream for the next count; first count the earlier ones if there are too many."""
         if self._pending_bytes + stream.nbytes > COUNT_BYTES:
             self._count_pending()
         self._pending_bytes += stream.nbytes
@@ -308,7 +312,7 @@ class BigramCounter:
         self._tables = []
 
     def _document_border(self, stream: NDArray[Any], position: int) -> int:
-        """The first position at or after `position` that follows an end symbol."""
+        """Return the first position at or after `position` that follows an end symbol."""
         window = 1 << 16
         for start in range(position - 1, len(stream), window):
             ends = np.flatnonzero(stream[start : start + window] == self._end)

@@ -1,4 +1,4 @@
-"""A domain's documents in the token store, whatever files they came in."""
+"""A domain's documents in the token store, in an order that does not depend on their files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from curate.runtime.files import hash_bytes
 from curate.tokens.store import DOCUMENT, StoredBadRecord, StoredEntry
 
 VALIDATION_KEY = 0x76616C69
-"""Keeps the choice of validation documents apart from every other use of the content hash."""
+"""Makes the choice of validation documents independent of all other uses of the content hash."""
 
 
 class DomainFile(NamedTuple):
@@ -29,12 +29,17 @@ class DomainFile(NamedTuple):
 class DomainTokens:
     """The documents of a domain, in the order of their content hash, memory-mapped.
 
-    Arrays have shape (documents,) and are aligned with each other. Memory is about 60 bytes a
-    document; tokens stay on disk.
+    All arrays have shape (documents,), in the same order. A document takes about 60 bytes of
+    memory; tokens stay on disk.
     """
 
     def __init__(self, name: str, files: Sequence[DomainFile], dtype: np.dtype[Any]) -> None:
         """Open the parts that hold `files`.
+
+        Args:
+            name: The domain's name.
+            files: Its files.
+            dtype: Type of a token in the store.
 
         Raises:
             InputError: A part cannot be mapped.
@@ -71,21 +76,21 @@ class DomainTokens:
         self._row: NDArray[np.int64] = unsorted["row"][order]
 
     def __len__(self) -> int:
-        """Documents."""
+        """Count documents."""
         return len(self.tokens)
 
     @property
     def part_paths(self) -> list[Path]:
-        """Directories of the parts that hold its documents."""
+        """Directories of the parts that hold the domain's documents."""
         return sorted({stored.part for stored in self._slices})
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Travel to another process as names of files, not as tokens."""
+        """Send names of files to other processes, not tokens."""
         return DomainTokens, (self.name, self.files, self.dtype)
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of the documents, whatever files they lie in."""
+        """Hash of the documents, which does not depend on the files that hold them."""
         return hash_bytes(
             self.content_high.tobytes(), self.content_low.tobytes(), self.identity.tobytes()
         )
@@ -97,18 +102,21 @@ class DomainTokens:
 
     @property
     def bad_records(self) -> int:
-        """Records of the domain's files that gave no document."""
+        """Number of records that gave no document."""
         return sum(stored.entry.bad_records for file in self.files for stored in file.entries)
 
     def validation(self, share: float, key: int) -> NDArray[np.bool_]:
-        """Which documents are held out: decided by content hash, so duplicates stay together.
+        """Select the documents to hold out by their content hash, so duplicates stay together.
 
-        A domain of few documents, of which chance would hold out none, gives the one with the
-        smallest hash, if it has another.
+        If chance selects none, as in a small domain, the document with the smallest hash is held
+        out, unless it is the only one.
 
         Args:
-            share: Of documents, 0 to 1.
-            key: Another key holds out others.
+            share: Share of the documents to hold out, 0 to 1.
+            key: Each key holds out other documents.
+
+        Returns:
+            shape (documents,), True for documents held out.
         """
         mixed = mix64(self.content_high ^ mix64_scalar(key ^ VALIDATION_KEY), self.content_low)
         held_out: NDArray[np.bool_] = mixed < np.uint64(min(int(share * 2.0**64), 2**64 - 1))
@@ -125,17 +133,17 @@ class DomainTokens:
         return bases[self.part] + offsets if len(bases) else np.empty(0, np.uint64)
 
     def document(self, number: int) -> NDArray[Any]:
-        """Tokens of one document, end token included."""
+        """Return the tokens of one document, end token included."""
         start = int(self.token_start[number])
         tokens: NDArray[Any] = self.parts[self.part[number]][start : start + self.tokens[number]]
         return tokens
 
     def content_hash(self, number: int) -> str:
-        """xxh3-128 of a document's text, 32 hexadecimal digits."""
+        """Return the xxh3-128 of a document's text, 32 hexadecimal digits."""
         return f"{int(self.content_high[number]):016x}{int(self.content_low[number]):016x}"
 
     def locate(self, numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Index into `files`, and 1-based line or row there, of each document."""
+        """Return each document's index into `files`, and its 1-based line or row there."""
         lines = np.zeros(len(numbers), np.int64)
         slices = self._slice[numbers]
         for number in np.unique(slices):
@@ -146,7 +154,7 @@ class DomainTokens:
         return np.array(self._slice_file, np.int64)[slices], lines
 
     def bad_record_rows(self) -> Iterable[tuple[str, int, str, str]]:
-        """File, absolute line (0: the file as a whole), reason and excerpt of each bad record."""
+        """Yield path, line in the file (0: the whole file), reason and excerpt of bad records."""
         decoder = msgspec.json.Decoder(StoredBadRecord)
         for file in self.files:
             lines = 0
@@ -164,7 +172,7 @@ class DomainTokens:
 
 
 def _columns(slices: Sequence[StoredEntry], paths: Sequence[Path]) -> dict[str, NDArray[Any]]:
-    """The columns of all documents, in the order of the entries that hold them."""
+    """Read the columns of all documents, in the order of the entries that hold them."""
     part_number = {path: number for number, path in enumerate(paths)}
     tables = [_map(path / "documents.bin", DOCUMENT) for path in paths]
     columns = [
@@ -188,11 +196,11 @@ _COLUMNS = (*_HASHES, "part", "token_start", "tokens", "text_bytes", "row")
 
 
 def _runs(slices: Sequence[StoredEntry]) -> Iterator[tuple[Path, int, int]]:
-    """Part and document range of entries that follow each other in a part, taken together."""
+    """Join entries that follow each other in a part; yield the part and its range of documents."""
     run: tuple[Path, int, int] | None = None
     for part, entry, _ in slices:
         start, stop = entry.document_start, entry.document_stop
-        if run is not None and run[0] is part and run[2] == start:  # quicker than `==`
+        if run is not None and run[0] is part and run[2] == start:  # faster than `==`
             run = run[0], run[1], stop
             continue
         if run is not None:
@@ -222,7 +230,7 @@ def _run_columns(table: NDArray[Any], part: int, start: int, stop: int) -> dict[
 def _canonical_order(
     high: NDArray[np.uint64], low: NDArray[np.uint64], identity: NDArray[np.uint64]
 ) -> NDArray[np.int64]:
-    """Order by (high, low, identity); only equal `high` are looked at twice."""
+    """Sort by (high, low, identity), using the last two only for documents with equal `high`."""
     order = np.argsort(high, kind="stable")
     ranked = high[order]
     equal = ranked[1:] == ranked[:-1]
@@ -235,7 +243,10 @@ def _canonical_order(
 
 
 def mix64(high: NDArray[np.uint64], low: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Mix two 64-bit words into one, each bit depending on all (Stafford's variant 13 twice)."""
+    """Mix two 64-bit words into one, each bit of which depends on all bits of both.
+
+    A finaliser like Stafford's variant 13 of MurmurHash3's, with the second word added halfway.
+    """
     value = high.copy()
     value ^= value >> np.uint64(30)
     value *= np.uint64(0xBF58476D1CE4E5B9)
@@ -249,7 +260,7 @@ def mix64(high: NDArray[np.uint64], low: NDArray[np.uint64]) -> NDArray[np.uint6
 
 
 def mix64_scalar(value: int) -> np.uint64:
-    """`mix64` of one number, for keys."""
+    """Apply `mix64` to one number, as both words."""
     word = np.array([value & (2**64 - 1)], np.uint64)
     return np.uint64(mix64(word, word)[0])
 

@@ -1,8 +1,8 @@
 """Bigram counts of whole domains, kept up to date as files come and go.
 
-A domain's table is identified by the entries it counts. It is made from an earlier table of the
-same domain, if all that it counts is still there, from the tables of the tokenising run, and from
-the store for whatever neither covers (after a run that was killed, for example).
+A domain's table is identified by the entries it counts. It is the sum of an earlier table of the
+domain, if every entry in it still exists, of the tables that this tokenising run made, and of
+counts from the store for the remaining entries, such as those of a run that was killed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from curate.tokens.store import DOCUMENT, StoredEntry
 from curate.tokens.tokenizer import Tokenizer
 
 EntryKey = str
-"""See `Entry.name`."""
+"""An `Entry.name`."""
 
 
 @dataclass(frozen=True)
@@ -41,14 +41,17 @@ class CountRequest:
     directory: Path
     """Directory of count tables of this tokenizer's domains."""
     spill: Path
-    """For runs; must not be shared with another request."""
+    """Directory for sorted runs, which no other request uses."""
     runs: tuple[tuple[Path, tuple[EntryKey, ...]], ...]
-    """Tables made while tokenising, each with what it counts."""
+    """Tables made while tokenising, each with the entries it counts."""
     memory_bytes: int
 
 
 def domain_counts(request: CountRequest) -> Path:
-    """Return the bigram table of a domain, making it if needed; see `count_tables.read_table`."""
+    """Return the path of a domain's bigram table, which is made if needed.
+
+    Read it with `count_tables.read_table`.
+    """
     # Entries without documents have no counts. Some are segments beyond the end of their file.
     needed = Counter(
         [
@@ -64,8 +67,8 @@ def domain_counts(request: CountRequest) -> Path:
     sweep(request.directory)
     if _is_whole(path):
         return path
-    shutil.rmtree(path, ignore_errors=True)  # damaged: its tokens are still there to be counted
-    base, runs, needed = _tables_at_hand(request, needed)
+    shutil.rmtree(path, ignore_errors=True)  # a damaged table is counted again from its tokens
+    base, runs, needed = _reusable_tables(request, needed)
     if needed:
         rest = request.spill / "rest"
         _count_entries(request, needed, rest)
@@ -80,23 +83,23 @@ def domain_counts(request: CountRequest) -> Path:
     return path
 
 
-def _tables_at_hand(
+def _reusable_tables(
     request: CountRequest, needed: Counter[EntryKey]
 ) -> tuple[Path | None, list[Path], Counter[EntryKey]]:
     """Select tables that count only needed entries.
 
     Returns:
-        An earlier table of the domain if any, tables of this run, and the entries that no table
-        counts.
+        An earlier table of the domain or None, tables of this run, and the entries that none of
+        them counts.
     """
     counted_now = Counter(chain(*(counted for _, counted in request.runs)))
-    if dict.__eq__(counted_now, needed):  # a tenth of the time that `Counter` takes
+    if dict.__eq__(counted_now, needed):  # ten times as fast as Counter's `==`
         return None, [run for run, counted in request.runs if counted], Counter()
     base, counted = _largest_subset(request.directory, request.domain.name, needed)
     needed -= counted
     runs = []
-    for run, of_run in request.runs:
-        keys = Counter(of_run)
+    for run, run_entries in request.runs:
+        keys = Counter(run_entries)
         if keys and keys <= needed:
             runs.append(run)
             needed -= keys
@@ -147,7 +150,7 @@ def _count_entries(request: CountRequest, needed: Counter[EntryKey], destination
 
 
 def entry_streams(stored: StoredEntry, tokenizer: Tokenizer) -> Iterator[NDArray[Any]]:
-    """An entry's tokens with an end symbol after each document, in bounded pieces."""
+    """Yield an entry's tokens, with an end symbol after each document, in bounded pieces."""
     entry = stored.entry
     documents = entry.documents
     if not documents:

@@ -1,11 +1,9 @@
 """Tokenise what the store lacks, with the fastest backend that gives the reference's ids.
 
 The backend is built while another process encodes a sample with the reference. Workers start before
-the two are compared, and write nothing until they agree. Building it still earlier, in a thread
-while files are looked for or while curate is imported, made no run faster: 0.97 to 1.11 s of wall
-time and 1.07 to 1.05 s of CPU for seven files with the tokenizer of GPT-NeoX, 3.15 to 2.66 s and
-2.90 to 2.58 s with Qwen's (least of 8 to 10 alternating pairs, with both threads and with neither,
-2 shared cores).
+the two are compared, and write nothing until they agree. Building it even earlier, in a thread
+while files are searched for or curate is imported, gained at most 0.14 s of a 1 s run (best of ten,
+busy machine), which does not justify hidden state.
 """
 
 from __future__ import annotations
@@ -30,14 +28,14 @@ from curate.tokens.backends import (
     BackendRefused,
     reference_choice,
 )
-from curate.tokens.run import Tokenised, load_kernels, tokenise
+from curate.tokens.run import CountRuns, load_kernels, tokenise
 from curate.tokens.selftest import ReferenceAnswers, judge, reference_answers
 from curate.tokens.store import TokenStore
 from curate.tokens.tasks import PROGRESS, Task, TokeniseJob, plan_tasks
 from curate.tokens.tokenizer import Tokenizer
 
 SAMPLE_BYTES = 96 << 10
-"""Text of the user's own documents that a fast tokenizer must get right, all domains together."""
+"""Text of the user's own documents that a fast tokenizer must encode correctly, in all domains."""
 
 
 @dataclass(frozen=True)
@@ -57,44 +55,44 @@ class FillRequest:
 
 @dataclass(frozen=True)
 class FillResult:
-    """Counts and text added to the store."""
+    """Count tables made, and text added to the store."""
 
-    made: Tokenised
+    runs: CountRuns
     text_bytes: int
 
 
-def fill(filling: FillRequest, plans: Sequence[Sequence[FilePlan]]) -> FillResult:
+def fill(request: FillRequest, plans: Sequence[Sequence[FilePlan]]) -> FillResult:
     """Tokenise what the store lacks.
 
     Args:
-        filling: Tokenizer, store and workers.
-        plans: By domain, its files.
+        request: Tokenizer, store and workers.
+        plans: The plans of each domain's files.
 
     Raises:
-        TokenizerError: The recipe pins a backend that cannot be used.
+        TokenizerError: The recipe names a backend that cannot be used.
         InputError: A file cannot be read, or a bad record where the recipe allows none.
     """
-    tasks, present = plan_tasks(plans, filling.store, filling.workers)
+    tasks, present = plan_tasks(plans, request.store, request.workers)
     if not tasks:
-        filling.observer.notice("tokenised already: every file is in the store")
-        return FillResult(Tokenised(), 0)
-    choice, requested = filling.choice, filling.recipe.tokenizer.backend
+        request.observer.notice("tokenised already: every file is in the store")
+        return FillResult({}, 0)
+    choice, requested = request.choice, request.recipe.tokenizer.backend
     if choice.notice:
-        filling.observer.notice(choice.notice)
+        request.observer.notice(choice.notice)
     try:
-        return _attempt(filling, choice, tasks, present)
+        return _attempt(request, choice, tasks, present)
     except BackendRefused as error:
         if requested != "auto":
             raise TokenizerError(
                 f"tokenizer.backend: {error}; use backend: auto or backend: tokenizers"
             ) from error
         choice = reference_choice(str(error))
-        filling.observer.notice(choice.notice or "")
-        return _attempt(filling, choice, tasks, present)
+        request.observer.notice(choice.notice or "")
+        return _attempt(request, choice, tasks, present)
 
 
 def _attempt(
-    filling: FillRequest,
+    request: FillRequest,
     choice: BackendChoice,
     tasks: tuple[Task, ...],
     present: frozenset[tuple[str, int]],
@@ -104,7 +102,7 @@ def _attempt(
     Raises:
         BackendRefused: It cannot be built, or differs from the reference.
     """
-    recipe, tokenizer, observer = filling.recipe, filling.tokenizer, filling.observer
+    recipe, tokenizer, observer = request.recipe, request.tokenizer, request.observer
     names = [domain.name for domain in recipe.domains]
     done = np.zeros((len(names), len(PROGRESS)), np.int64)
     totals = [
@@ -136,8 +134,8 @@ def _attempt(
             tokenizer=tokenizer,
             backend=choice,
             encoder=encoder if workers_share_memory() else None,
-            store=filling.store.directory,
-            spill=filling.spill / choice.name,
+            store=request.store.directory,
+            spill=request.spill / choice.name,
             domains=tuple(names),
             tasks=tasks,
             present=present,
@@ -145,20 +143,20 @@ def _attempt(
             stop_on_bad_record=recipe.on_bad_record == "error",
         )
         observer.begin("tokenise", names, totals)
-        made = tokenise(job, filling.workers, progress, test)
+        runs = tokenise(job, request.workers, progress, test)
     text_bytes, tokens = int(done[:, 1].sum()), int(done[:, 2].sum())
     observer.end(f"{text_bytes / 1e6:.1f} MB of text, {tokens:,} tokens")
-    return FillResult(made, text_bytes)
+    return FillResult(runs, text_bytes)
 
 
 def memory_dir() -> Path:
-    """Return the directory of remembered verdicts on tokenizer backends."""
+    """Return the directory of earlier verdicts on tokenizer backends."""
     return user_cache() / "backends"
 
 
 def sample_documents(plans: Sequence[FilePlan]) -> list[str]:
-    """Beginnings of documents at the start of some files, spread over the list of files."""
-    # A large file has a task for each of its segments, all with its one plan.
+    """Sample beginnings of documents from the first bytes of about eight files, evenly spaced."""
+    # A large file has a task for each of its segments, all with the same plan.
     different = list({id(plan): plan for plan in plans}.values())
     sampled = different[:: max(1, len(different) // 8)]
     room = SAMPLE_BYTES // max(1, len(sampled))

@@ -1,4 +1,4 @@
-"""Turn blocks of documents into table rows, totals by file, and tokens with end symbols."""
+"""Turn blocks of documents into document tables, totals by file, and tokens with end symbols."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def add_totals(
     tokens: NDArray[np.int64],
     text_bytes: NDArray[np.int64],
 ) -> None:
-    """Add a block's documents to the totals of the files they are of.
+    """Add a block's documents to the totals of their files.
 
     Args:
         by_file: Totals of each file of the segment, changed in place.
-        block: Its documents.
+        block: The documents.
         tokens: shape (documents,).
         text_bytes: shape (documents,), of UTF-8.
     """
@@ -52,11 +52,11 @@ def add_totals(
         totals.documents += 1
         totals.tokens += document_tokens
         totals.text_bytes += document_bytes
-        totals.lines = max(totals.lines, line)  # blank lines that end it count for nothing
+        totals.lines = max(totals.lines, line)  # blank lines at the end of a file do not count
 
 
 def merge_blocks(blocks: list[DocumentBlock]) -> DocumentBlock:
-    """The documents of several blocks as one."""
+    """Join the documents of several blocks in one; metadata, files and bad records are left out."""
     merged = DocumentBlock()
     for block in blocks:
         merged.texts += block.texts
@@ -66,7 +66,7 @@ def merge_blocks(blocks: list[DocumentBlock]) -> DocumentBlock:
 
 
 def document_rows(block: DocumentBlock, names: list[bytes]) -> NDArray[Any]:
-    """A block's document table, but for where tokens stop."""
+    """Return a block's document table, with `token_stop` left at 0."""
     encoded = [text.encode() for text in block.texts]
     table = np.zeros(len(encoded), DOCUMENT)
     table["text_bytes"] = list(map(len, encoded))
@@ -89,7 +89,7 @@ def append_ends(ids: NDArray[Any], offsets: NDArray[np.int64], end: int, out: ND
         out: shape (tokens + documents,).
     """
     if len(out) != len(ids) + len(offsets) - 1 or offsets[-1] != len(ids):
-        raise ValueError(f"{len(ids)} tokens and {len(offsets) - 1} ends for room of {len(out)}")
+        raise ValueError(f"{len(ids)} tokens and {len(offsets) - 1} ends do not fit in {len(out)}")
     _append_ends(ids, offsets, len(offsets) - 1, end, out)
 
 

@@ -1,17 +1,17 @@
 """Run the workers that fill the token store, in one pass from bytes to tokens and counts.
 
 Each worker takes segments, decompresses, parses, encodes, appends end-of-text tokens, counts, and
-writes parts, all without passing data to another process. A file that cannot be cut beforehand (a
-compressed one) is shared by workers that each decompress it and keep every segment they claim, so
+writes parts, without passing data to another process. A file that cannot be cut beforehand (a
+compressed one) is shared: each worker decompresses all of it and keeps the segments it claims, so
 one huge file occupies all cores too. Segments that are already stored are not read again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,17 +21,12 @@ from curate.runtime import workers as local
 from curate.tokens.counting import count_stream
 from curate.tokens.rows import append_ends
 from curate.tokens.task_queue import TaskQueue
-from curate.tokens.tasks import PROGRESS, Task, TokeniseJob
+from curate.tokens.tasks import PROGRESS, TokeniseJob
 from curate.tokens.tokenizer import Tokenizer
 from curate.tokens.worker import SharedState, work
 
-
-@dataclass
-class Tokenised:
-    """The count tables that a run made."""
-
-    runs: dict[int, list[tuple[Path, list[str]]]] = field(default_factory=dict)
-    """Count tables on disk by domain, each with the names of the entries it counts."""
+CountRuns: TypeAlias = dict[int, list[tuple[Path, list[str]]]]
+"""Count tables on disk by domain, each with the names of the entries it counts."""
 
 
 def tokenise(
@@ -39,12 +34,12 @@ def tokenise(
     workers: int,
     on_progress: Callable[[NDArray[np.int64]], None],
     test_backend: Callable[[], None],
-) -> Tokenised:
+) -> CountRuns:
     """Run a job, and return its count tables.
 
     Args:
-        job: What to do.
-        workers: Processes.
+        job: Tasks, at least one, and how to do them.
+        workers: Most processes.
         on_progress: Called about ten times a second with shape (domains, len(PROGRESS)) totals.
         test_backend: Run in the parent while workers start. An exception from it ends the run
             before any part is written.
@@ -52,10 +47,9 @@ def tokenise(
     Raises:
         InputError: A file cannot be read, or a bad record where the recipe allows none.
     """
-    made = Tokenised()
-    if not job.tasks:
-        return made
-    workers = min(workers, _useful_workers(job.tasks))
+    runs: CountRuns = {}
+    if not any(task.shared for task in job.tasks):  # any number of workers can join a shared one
+        workers = min(workers, len(job.tasks))
     process = local.context()
     shape = (workers, len(job.domains), len(PROGRESS))
     shared = SharedState(
@@ -67,7 +61,7 @@ def tokenise(
 
     def keep(message: tuple[int, Path, list[str]]) -> None:
         domain, run, counted = message
-        made.runs.setdefault(domain, []).append((run, counted))
+        runs.setdefault(domain, []).append((run, counted))
 
     def tick() -> None:
         if shared.verdict.value == 0:
@@ -82,7 +76,7 @@ def tokenise(
             test_backend()
         raise
     on_progress(totals.sum(axis=0))
-    return made
+    return runs
 
 
 def load_kernels(tokenizer: Tokenizer) -> None:
@@ -92,9 +86,3 @@ def load_kernels(tokenizer: Tokenizer) -> None:
     append_ends(np.empty(0, np.uint32), np.zeros(2, np.int64), end, stream[:1])
     table = count_stream(stream, end, tokenizer.symbols)
     _ = table + table
-
-
-def _useful_workers(tasks: Sequence[Task]) -> int:
-    if any(task.shared for task in tasks):
-        return 1 << 16
-    return len(tasks)

@@ -1,7 +1,7 @@
 """Test that a fast backend gives the reference's ids, on odd inputs and the user's own text.
 
-The verdict on the odd inputs depends on versions alone and is remembered; the sample is checked in
-every run that tokenises.
+The verdict on the odd inputs depends only on the tokenizer and on versions, so it is kept in the
+user's cache. The user's text is checked in every run that tokenises.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from curate.tokens.backends import (
 from curate.tokens.tokenizer import Tokenizer
 
 PROBE_VERSION = 1
-"""Raise it when the probes change, so that earlier verdicts are not reused."""
+"""Version of the probes. Raise it when they change, so that earlier verdicts are not reused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,23 +35,23 @@ class Verdict:
     """The result of a self-test."""
 
     problem: str | None
-    """Why the backend may not be used; None if every id agreed."""
+    """Reason not to use the backend; None if every id agreed."""
     notices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class ReferenceAnswers:
-    """The reference's ids, for a backend to be compared with."""
+    """The reference's ids, with which a backend is compared."""
 
     documents: list[str]
     """Some of the user's own documents."""
     expected: Encoded
     """Their ids."""
     odd: list[str]
-    """Odd inputs; none where the backend's verdict on them is remembered."""
+    """Odd inputs; empty if there is an earlier verdict on them."""
     odd_expected: Encoded
     problem: str | None
-    """The remembered verdict."""
+    """Problem in the earlier verdict, if any."""
     notices: tuple[str, ...]
     """Facts about the tokenizer that the user should know, whatever the backend."""
 
@@ -59,48 +59,52 @@ class ReferenceAnswers:
 def reference_answers(
     tokenizer: Tokenizer, name: str, sample: Sequence[str], memory: Path
 ) -> ReferenceAnswers:
-    """Ids by the reference, of the user's own documents and of odd inputs.
+    """Encode the user's own documents and the odd inputs with the reference.
 
     Args:
         tokenizer: The definition.
-        name: The backend they are for.
+        name: The backend to be tested.
         sample: Some of the documents about to be tokenised.
-        memory: Directory where verdicts on the odd inputs are remembered.
+        memory: Directory of earlier verdicts on the odd inputs.
 
     Raises:
         TokenizerError: The reference cannot load the tokenizer, or a document's text produces the
-            end-of-text id, so that documents could not be told apart.
+            end-of-text id, so that documents could not be separated.
     """
     reference = ReferenceEncoder(tokenizer)
     documents = list(sample)
     expected = reference.encode(documents)
     notices = _round_trip(tokenizer, reference, documents, expected)
     verdict = _recall(_verdict_path(tokenizer, name, memory))
-    is_known = name == "tokenizers" or "problem" in verdict
-    odd = [] if is_known else probes(tokenizer)
+    odd = [] if name == "tokenizers" or "problem" in verdict else probes(tokenizer)
     return ReferenceAnswers(
-        documents, expected, odd, reference.encode(odd), verdict.get("problem"), notices
+        documents=documents,
+        expected=expected,
+        odd=odd,
+        odd_expected=reference.encode(odd),
+        problem=verdict.get("problem"),
+        notices=notices,
     )
 
 
 def judge(
     tokenizer: Tokenizer, name: str, candidate: Encoder, answers: ReferenceAnswers, memory: Path
 ) -> Verdict:
-    """Compare a backend with the reference, and remember the verdict on the odd inputs.
+    """Compare a backend with the reference, and keep the verdict on the odd inputs.
 
     Args:
         tokenizer: The definition.
         name: The backend.
         candidate: Its encoder.
         answers: The reference's ids.
-        memory: Directory where verdicts on the odd inputs are remembered.
+        memory: Directory in which verdicts on the odd inputs are kept.
     """
     if name == "tokenizers":
         return Verdict(None, answers.notices)
     problem = answers.problem
     if answers.odd:
         problem = _first_difference(candidate, answers.odd, answers.odd_expected, "an odd input")
-        with contextlib.suppress(OSError):  # a verdict that cannot be kept is found again
+        with contextlib.suppress(OSError):  # a verdict that cannot be kept is made again
             write_json(_verdict_path(tokenizer, name, memory), {"problem": problem})
     problem = problem or _first_difference(
         candidate, answers.documents, answers.expected, "a document"
@@ -114,7 +118,7 @@ def _verdict_path(tokenizer: Tokenizer, name: str, memory: Path) -> Path:
 
 
 def _recall(path: Path) -> dict[str, Any]:
-    """A remembered verdict, or nothing."""
+    """Return an earlier verdict, or an empty one."""
     try:
         verdict = read_json(path)
     except InputError:
@@ -123,7 +127,7 @@ def _recall(path: Path) -> dict[str, Any]:
 
 
 def probes(tokenizer: Tokenizer) -> list[str]:
-    """Return odd inputs, on which fast tokenizers have been seen to differ from the reference."""
+    """Return odd inputs, on which fast tokenizers have differed from the reference."""
     words = ["a" * 1_000_000, "".join(chr(97 + i * i % 26) for i in range(200_000))]
     unicode = [
         "",
@@ -169,7 +173,7 @@ def end_in_text(tokenizer: Tokenizer, text: str = "") -> TokenizerError:
     shown = f" (in '{text[at : at + 80].encode('unicode_escape').decode()}')" if text else ""
     return TokenizerError(
         f"tokenizer {tokenizer.name}: the text of a document produced the end-of-text id "
-        f"{tokenizer.eos_id}{shown}, so documents could not be told apart; name another token as "
+        f"{tokenizer.eos_id}{shown}, so documents could not be separated; name another token as "
         "tokenizer.eos"
     )
 

@@ -1,16 +1,17 @@
 """The token store: immutable parts on disk, and the domains they make up.
 
 A *part* is a directory written once: flat little-endian tokens, a document table, the documents'
-own identifiers, the bad records, and `part.json` with one *entry* for each segment of a file that
-it holds. Entries are known by the hash of the file's content and of how it was read, so a renamed
-file is recognised, and a changed or added file costs only its own tokenising.
+identifiers, the bad records, and `part.json` with one *entry* for each segment of a file that the
+part holds. Entries are identified by a hash of the file's content and of how it was read, so a
+renamed file is recognised, and only new or changed files are tokenised.
 
-A *domain* is the entries of its files. Its documents are put in the order of their content hash,
-which makes everything built on it independent of how files were cut, named and ordered.
+A *domain* consists of the entries of its files. Its documents are sorted by content hash, so that
+nothing built from it depends on how files were cut, named or ordered.
 """
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,14 +33,14 @@ from curate.runtime.files import (
 )
 
 SCHEMA = 4
-"""Version of parts. Raise it also when the fields of `Entry` change their order, and when files are
-cut into other segments, as their numbers would then mean other bytes."""
+"""Version of parts. Raise it when their content changes, when the fields of `Entry` change their
+order, and when files are cut into other segments, as segment numbers then mean other bytes."""
 
 HASHED = ("tokens.bin", "documents.bin", "ids.bin", "bad.jsonl")
 """Files of a part that its checksum covers."""
 
 SPILL_TOKENS = 16 << 20
-"""Most tokens of an unfinished part in memory. A file that cannot be cut makes one large part."""
+"""Most tokens of an unfinished part in memory. A segment that is a whole file can be very large."""
 
 SPILL_BAD_RECORDS = 1 << 14
 """Most bad records of an unfinished part in memory, each up to a kilobyte."""
@@ -59,13 +60,13 @@ DOCUMENT = np.dtype(
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False, array_like=True):
-    """The share of a part that comes from one segment of one file."""
+    """The documents of a part that come from one segment of one file."""
 
     key: str
     """Key of the file; see `FilePlan.keys`."""
     segment: int
     last: bool
-    """The segment reaches the end of its file."""
+    """Whether the segment reaches the end of its file."""
     path: str
     """Path of the file when it was read."""
     document_start: int
@@ -80,7 +81,7 @@ class Entry(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
     @property
     def name(self) -> str:
-        """Which segment of which file, in a word."""
+        """File and segment in one word."""
         return f"{self.key}:{self.segment}"
 
     @property
@@ -90,7 +91,7 @@ class Entry(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
 
 class PartInfo(msgspec.Struct, frozen=True):
-    """`part.json`."""
+    """Content of `part.json`."""
 
     schema: int
     backend: str
@@ -98,7 +99,7 @@ class PartInfo(msgspec.Struct, frozen=True):
     documents: int
     tokens: int
     checksum: str
-    """Hash of the files `HASHED`; checked when a dataset is verified."""
+    """Hash of the files in `HASHED`, checked when a dataset is verified."""
     entries: list[Entry]
 
 
@@ -108,32 +109,38 @@ class StoredBadRecord(msgspec.Struct, frozen=True):
     key: str
     segment: int
     line: int
-    """1-based, from the start of the segment; 0: the file as a whole."""
+    """1-based, from the start of the segment; 0 stands for the whole file."""
     reason: str
     excerpt: str
 
 
 class StoredEntry(NamedTuple):
-    """An entry and the part it is in."""
+    """An entry and its part."""
 
     part: Path
     entry: Entry
     backend: str
-    """Name and version of what tokenised it."""
+    """Name and version of the backend that tokenised it."""
 
 
 class TokenStore:
     """All parts made with one tokenizer."""
 
     def __init__(self, root: Path, fingerprint: str, dtype: np.dtype[Any]) -> None:
-        """Open the store of a tokenizer under the cache directory `root`."""
+        """Open the store of a tokenizer.
+
+        Args:
+            root: The cache directory.
+            fingerprint: `Tokenizer.fingerprint`.
+            dtype: Type of a token.
+        """
         self.directory = root / "tokens" / fingerprint[:16]
         self.dtype = dtype
         self._entries: dict[str, dict[int, StoredEntry]] = {}
         self._seen: set[str] = set()
 
     def scan(self) -> None:
-        """Read the parts on disk that were not read before."""
+        """Read the parts on disk that have not been read yet."""
         if not self.directory.is_dir():
             return
         sweep(self.directory)
@@ -142,11 +149,11 @@ class TokenStore:
                 continue
             info = _read_info(path)
             if info is None:
-                continue  # damaged, or of another version: `PartWriter.flush` can tell
+                continue  # damaged or of another version: `PartWriter.flush` replaces damaged ones
             if info.schema != SCHEMA or np.dtype(info.dtype) != self.dtype:
                 continue
             if not self._whole(path, info):
-                shutil.rmtree(path, ignore_errors=True)  # it would stand in the way of a whole one
+                shutil.rmtree(path, ignore_errors=True)  # it would block a whole one
                 continue
             self._seen.add(path.name)
             for entry in info.entries:
@@ -158,17 +165,17 @@ class TokenStore:
         return self._entries.get(key, {})
 
     def file_entries(self, key: str, count: int | None) -> tuple[StoredEntry, ...] | None:
-        """All segments of a file in order, or None while any is missing.
+        """Return all segments of a file in order, or None while any is missing.
 
         Args:
             key: See `FilePlan.keys`.
-            count: Segments the file has; None where only reading to its end tells.
+            count: Segments of the file; None if only reading it to the end shows how many.
         """
         stored = self.segments_of(key)
-        if count == 1:  # of small files there may be very many
+        if count == 1:  # a shortcut, as there may be very many small files
             return (stored[0],) if 0 in stored else None
         if count is None:
-            ends = [segment for segment, one in stored.items() if one.entry.last]
+            ends = [segment for segment, part in stored.items() if part.entry.last]
             if not ends:
                 return None
             count = min(ends) + 1
@@ -176,7 +183,7 @@ class TokenStore:
         return whole if len(whole) == count else None
 
     def _whole(self, path: Path, info: PartInfo) -> bool:
-        """Sizes on disk as stated: a part that lost data is made again, never mapped."""
+        """Whether files have the stated sizes; a part that lost data must not be mapped."""
         expected = {
             "tokens.bin": info.tokens * self.dtype.itemsize,
             "documents.bin": info.documents * DOCUMENT.itemsize,
@@ -188,10 +195,16 @@ class TokenStore:
 
 
 class PartWriter:
-    """Collects entries in memory and on disk until they are enough for a part."""
+    """Collects entries in memory and on disk, and writes them as a part."""
 
     def __init__(self, store: Path, dtype: np.dtype[Any], backend: str) -> None:
-        """Write parts under `store`, naming the backend that made them."""
+        """Start an empty part.
+
+        Args:
+            store: Directory of the store.
+            dtype: Type of a token.
+            backend: Name and version of the backend.
+        """
         self._store = store
         self._dtype = dtype
         self._backend = backend
@@ -218,7 +231,7 @@ class PartWriter:
 
         Args:
             tokens: shape (tokens,), documents back to back with their end tokens.
-            table: shape (documents,) of `DOCUMENT`, with ends relative to `tokens` and to the
+            table: shape (documents,) of `DOCUMENT`, with stops relative to `tokens` and to the
                 joined `ids`; changed in place.
             ids: Identifier of each document.
         """
@@ -236,11 +249,11 @@ class PartWriter:
 
     @property
     def is_heavy(self) -> bool:
-        """Whether so much is held in memory that `spill` is due."""
+        """Whether enough is held in memory to call `spill`."""
         return self._held_tokens >= SPILL_TOKENS or len(self.bad) >= SPILL_BAD_RECORDS
 
     def spill(self) -> Path:
-        """Move everything but the entries to disk, into the directory that becomes the part."""
+        """Write all but the entries to the temporary directory that becomes the part."""
         if self._directory is None:
             self._directory = begin_directory(self._store / "part")
         directory = self._directory
@@ -256,27 +269,32 @@ class PartWriter:
         return directory
 
     def discard(self) -> None:
-        """Remove collected entries that are not written as a part."""
+        """Drop the collected entries, on disk too."""
         if self._directory is not None:
             shutil.rmtree(self._directory, ignore_errors=True)
         self._reset()
 
     def flush(self) -> Path | None:
-        """Write the collected entries as one part, named by a hash of their keys."""
+        """Write the collected entries as one part, named by a hash of their names."""
         if not self.entries:
             return None
-        # The schema too: a part of another version would keep its place and never be read.
+        # The name depends on the schema too, or a part of another version would keep this one out.
         keys = [f"schema {SCHEMA}".encode()]
         keys += [entry.name.encode() for entry in self.entries]
         path = self._store / f"part-{hash_bytes(*keys)[:24]}"
         directory = self.spill()
         checksum = hash_json([self._hashes[name].hexdigest() for name in HASHED])
         info = PartInfo(
-            SCHEMA, self._backend, self._dtype.str, self.document_count, self.token_count,
-            checksum, self.entries,
-        )  # fmt: skip
+            schema=SCHEMA,
+            backend=self._backend,
+            dtype=self._dtype.str,
+            documents=self.document_count,
+            tokens=self.token_count,
+            checksum=checksum,
+            entries=self.entries,
+        )
         append(directory / "part.json", msgspec.json.encode(info))
-        if path.is_dir() and _read_info(path) is None:  # of this version, by its name: damaged
+        if path.is_dir() and _read_info(path) is None:  # its name says this version: damaged
             shutil.rmtree(path, ignore_errors=True)
         place_directory(directory, path)
         self._reset()
@@ -291,18 +309,10 @@ def _read_info(part: Path) -> PartInfo | None:
         return None
 
 
-def part_checksum(part: Path) -> str:
-    """Hash of a part's files."""
-    return hash_json([hash_file(part / name) for name in HASHED])
-
-
 def part_damage(part: Path) -> str | None:
-    """Describe the damage to a part in one line; None if it holds what was written."""
-    try:
-        info = _read_info(part)
-        whole = info is not None and info.checksum == part_checksum(part)
-    except OSError:
-        whole = False
-    if whole:
-        return None
+    """Describe the damage to a part in one line; None if its files match the checksum."""
+    info = _read_info(part)
+    with contextlib.suppress(OSError):
+        if info and info.checksum == hash_json([hash_file(part / name) for name in HASHED]):
+            return None
     return f"{part}: the token store is damaged there; remove that directory and build again"

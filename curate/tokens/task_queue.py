@@ -1,8 +1,8 @@
 """Hand out tasks and segments to workers, through memory that they share.
 
-A worker stays with a domain while that has tasks, and then begins another rather than help with one
-that others are at. So most domains have one worker, whose counts need not be added to another's and
-whose encoder meets the same words again.
+A worker stays with a domain while it has tasks, and then begins a new domain rather than join one
+with workers. So most domains have one worker, whose counts need not be added to another's and whose
+encoder meets the same words again.
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ from curate.sources.records import SEGMENT_BYTES
 from curate.tokens.tasks import Task, most_at_once
 
 COMPRESSION = 4
-"""Bytes that come of one byte of a compressed file, more or less: 3 to 7 in seven domains of JSON
-lines, with zstd at its level 3 or higher."""
+"""Rough number of bytes that a byte of a compressed file holds: 3 to 7 in seven domains of JSON
+lines, with zstd at level 3 or higher."""
 
 
 class TaskQueue:
-    """Shared record of which tasks are taken. It is made before the workers that use it start."""
+    """Shared record of the tasks taken. It must be made before the workers that use it start."""
 
     def __init__(self, tasks: Sequence[Task], workers: int) -> None:
         """Start with nothing taken.
 
         Args:
-            tasks: As `plan_tasks` gives them: the domains with the most bytes first.
-            workers: Processes.
+            tasks: In the order of `plan_tasks`: domains with the most bytes first.
+            workers: Number of processes.
         """
         self._tasks = tasks
         self._workers = workers
         starts: dict[int, int] = {}
         self._stops: dict[int, int] = {}
         """One past the last task, by domain."""
-        most = max((task.domain + 1 for task in tasks), default=0)
-        bytes_left = [0] * most
+        domains = max((task.domain + 1 for task in tasks), default=0)
+        bytes_left = [0] * domains
         for position, task in enumerate(tasks):
             starts.setdefault(task.domain, position)
             self._stops[task.domain] = position + 1
@@ -43,20 +43,20 @@ class TaskQueue:
         process: Any = local.context()
         self._lock = process.Lock()
         self._begun = process.RawValue("q", 0)
-        """Domains that some worker has begun, in the order of the tasks."""
-        self._next = process.RawArray("q", [starts.get(domain, 0) for domain in range(most)])
-        """The first task that nobody has taken, by domain."""
+        """Number of domains begun, in the order of the tasks."""
+        self._next = process.RawArray("q", [starts.get(domain, 0) for domain in range(domains)])
+        """The first task not taken, by domain."""
         self._bytes_left = process.RawArray("q", bytes_left)
-        """Bytes of tasks that nobody has taken, by domain."""
-        self._members = process.RawArray("q", most)
-        """Number of workers at a domain's tasks, by domain."""
+        """Bytes of the tasks not taken, by domain."""
+        self._members = process.RawArray("q", domains)
+        """Number of workers, by domain."""
         self._segments = process.RawArray("q", len(tasks))
         """The next segment of each shared task, by task."""
         self._ended = process.RawArray("b", len(tasks))
-        """1 for each shared task whose end some worker has seen."""
+        """1 for each shared task whose end a worker has reached."""
 
     def take(self, domain: int | None) -> int | None:
-        """Take a task and return its position; None where all are taken.
+        """Take a task and return its position, or None if all are taken.
 
         Args:
             domain: The domain of this worker's last task; None before the first.
@@ -75,7 +75,7 @@ class TaskQueue:
             return position
 
     def _next_domain(self) -> int | None:
-        """Pick the largest domain that nobody has begun, else the one with most bytes a worker."""
+        """Pick the largest domain not begun, else the one with the most bytes per worker."""
         domains = list(self._stops)
         if self._begun.value < len(domains):
             self._begun.value += 1
@@ -87,13 +87,13 @@ class TaskQueue:
         )
 
     def _has_tasks(self, domain: int) -> bool:
-        """Whether it has a task that nobody has."""
+        """Whether a domain has tasks that are not taken."""
         return int(self._next[domain]) < self._stops[domain]
 
     def shared_task(self) -> int | None:
-        """The shared task with the most bytes that nobody has taken, perhaps none; None: all ended.
+        """Return the shared task with the most bytes left, or None if all have ended.
 
-        For workers that `take` gave nothing.
+        For workers that got None from `take`. The bytes left may be none or fewer, by estimate.
         """
         left = {
             position: self._segment_bytes_left(position)
@@ -103,9 +103,10 @@ class TaskQueue:
         return max(left, key=lambda position: left[position]) if left else None
 
     def segments(self, position: int) -> Iterator[int]:
-        """Segments of a shared task for this worker, until somebody has seen the task's end.
+        """Claim segments of a shared task for this worker, until a worker reaches the task's end.
 
-        Neighbours, as many as a task has: each worker must decompress all that lies before.
+        Segments are claimed in runs as long as ordinary tasks, since the worker must decompress
+        everything before them.
         """
         while not self._ended[position]:
             with self._lock:
@@ -116,14 +117,14 @@ class TaskQueue:
             yield from range(first, stop)
 
     def _segment_bytes_left(self, position: int) -> int:
-        """Bytes on disk of a shared task that nobody has, by estimate: perhaps below 0."""
+        """Estimate the bytes on disk of a shared task that are not claimed; may be below 0."""
         taken = self._segments[position] * (SEGMENT_BYTES // COMPRESSION)
         return int(self._tasks[position].size_bytes - taken)
 
     def end(self, position: int) -> None:
         """Record that a shared task has no more segments.
 
-        No lock: the flag only ever turns from 0 to 1, and a worker that misses it claims a segment
-        beyond the end, which is empty.
+        This needs no lock: the flag only turns from 0 to 1, and a worker that misses it claims
+        segments beyond the end, which are empty.
         """
         self._ended[position] = 1

@@ -14,12 +14,12 @@ from curate.tokens.store import TokenStore
 from curate.tokens.tokenizer import Tokenizer
 
 SMALL_FILE_BYTES = 2 << 20
-"""Files and groups of files up to this many bytes are taken several at a time."""
+"""Files and groups of files up to this size share a task with others."""
 
 FILES_A_TASK = 4096
 
 TASK_SEGMENTS = 4
-"""Neighbouring segments that a worker takes at once, while there is enough for all."""
+"""Most neighbouring segments in a task; fewer when little work is left."""
 
 PROGRESS = ("raw_bytes", "text_bytes", "tokens", "documents", "bad_records")
 """Columns of the live counters, by worker and domain."""
@@ -27,7 +27,7 @@ PROGRESS = ("raw_bytes", "text_bytes", "tokens", "documents", "bad_records")
 
 @dataclass(frozen=True, slots=True)
 class TaskItem:
-    """A file or a group of files, and which segments to read; None: all, until the end."""
+    """A file or a group of files, and the segments to read; None stands for all."""
 
     plan: FilePlan
     segments: tuple[int, ...] | None
@@ -35,23 +35,23 @@ class TaskItem:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """Items of one domain that a worker takes at once."""
+    """Items of one domain that a worker takes together."""
 
     domain: int
     items: tuple[TaskItem, ...]
     size_bytes: int
     shared: bool
-    """Several workers may join: each claims segments of the one file."""
+    """Whether several workers may join, each claiming segments of the one file."""
 
 
 @dataclass(frozen=True)
 class TokeniseJob:
-    """Everything that a run tokenises, and how."""
+    """Everything that the workers of a run need."""
 
     tokenizer: Tokenizer
     backend: BackendChoice
     encoder: Encoder | None
-    """Made before workers fork and shared by them; None where each must make its own."""
+    """Encoder that forked workers share; None if each worker must build one."""
     store: Path
     spill: Path
     """Directory for count runs, emptied by the caller."""
@@ -70,7 +70,7 @@ def plan_tasks(
 
     Args:
         domains: The plans of each domain's files.
-        store: The parts made so far.
+        store: The token store.
         workers: Number of processes.
 
     Returns:
@@ -116,17 +116,17 @@ def plan_tasks(
 
 
 def most_at_once(remaining_bytes: int, workers: int) -> int:
-    """Bytes that a worker takes at once, ever fewer so that all end at about the same time.
+    """Return the bytes of a worker's next task: fewer and fewer, so that all end together.
 
     Args:
-        remaining_bytes: Bytes that nobody has taken yet.
+        remaining_bytes: Bytes not taken yet.
         workers: Number of processes that share them.
     """
     return min(TASK_SEGMENTS * SEGMENT_BYTES, remaining_bytes // (2 * workers))
 
 
 def _joined(tasks: Sequence[Task], workers: int) -> list[Task]:
-    """Put neighbouring segments of a domain into one task, so that workers go on through a file."""
+    """Join tasks of neighbouring segments, so that workers read through a file."""
     remaining = sum(task.size_bytes for task in tasks)
     joined: list[Task] = []
     for task in tasks:
@@ -141,7 +141,7 @@ def _joined(tasks: Sequence[Task], workers: int) -> list[Task]:
 
 
 def _followed_by(task: Task, other: Task) -> Task | None:
-    """Join two tasks if the second begins in a file where the first ends."""
+    """Join two tasks if the second continues the file of the first; None otherwise."""
     last, first = task.items[-1], other.items[0]
     if last.plan is not first.plan or not last.segments or not first.segments:
         return None
@@ -157,7 +157,7 @@ def _missing_files(plan: FilePlan, store: TokenStore, seen: set[str]) -> FilePla
     lacking = []
     for file, key in zip(plan.files, plan.keys, strict=True):
         if key not in seen and store.file_entries(key, plan.count) is None:
-            seen.add(key)  # the same content again, in this plan too, is tokenised once
+            seen.add(key)  # identical content is tokenised once, in this plan too
             lacking.append(file)
     missing = tuple(lacking)
     if len(missing) == len(plan.files):

@@ -3,7 +3,7 @@
 The definition is a `tokenizer.json` with truncation and padding removed and the end-of-text token
 marked special, so that every backend is built from the same text. Special-token strings inside
 documents are encoded as ordinary text, never as special ids. Beginning-of-text tokens and
-post-processors are left out: a store holds a document's tokens and then the end-of-text token.
+post-processors are left out: the store holds each document's tokens, then the end-of-text token.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Tokenizer:
     """A checked tokenizer definition."""
 
     name: str
-    """The name in the recipe."""
+    """Path or hub identifier in the recipe, for messages."""
     definition: str
     """Canonical tokenizer.json text."""
     fingerprint: str
@@ -40,22 +40,22 @@ class Tokenizer:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Width of a token in the store: uint16 where the highest id allows, else uint32."""
+        """Type of a token in the store: uint16 if the highest id allows, else uint32."""
         return np.dtype("<u2" if self.vocabulary <= UINT16_LIMIT else "<u4")
 
     @property
     def end_symbol(self) -> int:
-        """The id that ends documents in counts; one past the vocabulary without an end token."""
+        """Id that ends documents in counts: the end token, or one past the vocabulary if none."""
         return self.vocabulary if self.eos_id is None else self.eos_id
 
     @property
     def symbols(self) -> int:
-        """One more than the highest id that counts may hold, the end symbol included."""
+        """One more than the highest id in counts, the end symbol included."""
         return max(self.vocabulary, self.end_symbol + 1)
 
     @property
     def stream_dtype(self) -> np.dtype[Any]:
-        """Type of documents with their end symbols while they are counted."""
+        """Type of the ids that are counted, end symbols included."""
         return np.dtype("<u4") if self.end_symbol >= UINT16_LIMIT else self.dtype
 
 
@@ -63,7 +63,8 @@ def load(path: Path, eos: str | None) -> Tokenizer:
     """Read and check a Hugging Face `tokenizer.json`.
 
     Raises:
-        TokenizerError: Absent, not a tokenizer, random (BPE dropout), or `eos` is not in it.
+        TokenizerError: The file cannot be read or is no tokenizer, its ids are random (BPE
+            dropout), or `eos` is not one of its special tokens.
     """
     try:
         text = path.read_bytes()
@@ -73,10 +74,10 @@ def load(path: Path, eos: str | None) -> Tokenizer:
 
 
 def load_hub(identifier: str, eos: str | None) -> Tokenizer:
-    """Fetch `owner/name[@revision]` from the Hugging Face hub, or reuse what is in its cache.
+    """Fetch `owner/name[@revision]` from the Hugging Face hub or its local cache.
 
     Raises:
-        TokenizerError: It cannot be fetched; the message says why and names the alternative.
+        TokenizerError: It cannot be fetched, or is invalid as for `load`.
     """
     try:
         from huggingface_hub import hf_hub_download
@@ -101,8 +102,8 @@ def load_hub(identifier: str, eos: str | None) -> Tokenizer:
 def from_json(text: bytes, eos: str | None, name: str) -> Tokenizer:
     """Check a `tokenizer.json` text and make it canonical; see `load`.
 
-    Ids are read from the JSON itself, which takes a tenth of the time of building the tokenizer;
-    that is left to the encoders, and so is the check that they get these ids.
+    Ids are read from the JSON itself, which takes a tenth of the time of building the tokenizer.
+    The encoders build it, and `ReferenceEncoder` checks the ids of added tokens.
 
     Args:
         text: The definition.
@@ -148,12 +149,12 @@ def from_json(text: bytes, eos: str | None, name: str) -> Tokenizer:
 
 
 def _vocabulary(definition: dict[str, Any]) -> dict[str, int]:
-    """Every token and its id, added ones included."""
+    """Return the id of every token, added ones included."""
     entries = definition["model"]["vocab"]
     if isinstance(entries, list):  # Unigram: pairs of token and score, in the order of ids
         entries = {entry[0]: number for number, entry in enumerate(entries)}
     added = {token["content"]: token["id"] for token in definition.get("added_tokens") or []}
-    # The library gives a token that the model knows the model's id, whatever is written beside it.
+    # The model's entries win: the library ignores an id written for a token that the model has.
     vocabulary: dict[str, int] = {**added, **entries}
     if not vocabulary or set(map(type, vocabulary.values())) != {int}:
         raise ValueError("its vocabulary is empty or has ids that are not whole numbers")
@@ -180,6 +181,6 @@ def _eos_id(
 
 
 def save(tokenizer: Tokenizer, path: Path) -> None:
-    """Write the canonical definition, for trainers and for reading the dataset back."""
+    """Write the canonical definition, for trainers and for decoding the dataset."""
     with atomic_path(path) as temporary:
         temporary.write_text(tokenizer.definition, "utf-8")

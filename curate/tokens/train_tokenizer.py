@@ -1,8 +1,8 @@
 """Train a byte-level BPE on a balanced sample of the domains.
 
-The sample is the documents with the smallest content hashes, the same bytes from every domain, so
-it depends on what the documents are, not on how files are cut, named or read. Training itself is
-the `tokenizers` library's; its result is kept in the cache under the hash of the sample.
+The sample consists of the documents with the smallest content hashes, about equally many characters
+from each domain, so it depends only on content, not on how files are cut or named. The `tokenizers`
+library trains; its result is kept in the cache under the hash of the sample.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from curate.tokens.tokenizer import Tokenizer, from_json
 END_OF_TEXT = "<|endoftext|>"
 
 EXCERPT_CHARACTERS = 1 << 16
-"""A long document gives its beginning only, so that it cannot fill the sample alone."""
+"""Most characters of one document, so that a long one cannot fill the sample alone."""
 
 Candidate = tuple[bytes, str]
 """Content hash of a document, and its beginning."""
@@ -77,7 +77,7 @@ def train(
 def _balanced_sample(
     domains: Sequence[Sequence[FilePlan]], sample_bytes: int, workers: int
 ) -> list[bytes]:
-    """Sample beginnings of documents, the same bytes from every domain that has enough."""
+    """Sample beginnings of documents, equally many characters from each domain that has enough."""
     room = -(-sample_bytes // len(domains))
     owners: list[int] = []
     groups: list[list[FilePlan]] = []
@@ -104,7 +104,7 @@ def _smallest_hashes(room: int, plans: Sequence[FilePlan]) -> list[Candidate]:
             (xxhash.xxh3_128_digest(text.encode()), text[:EXCERPT_CHARACTERS]) for text in texts
         ]
         fresh += sum(min(len(text), EXCERPT_CHARACTERS) for text in texts)
-        if fresh > 2 * room:  # drop what can no longer be among the smallest
+        if fresh > 2 * room:  # drop those that can no longer be among the smallest
             kept = _take(sorted(set(kept)), room)
             fresh = 0
     return _take(sorted(set(kept)), room)
@@ -151,7 +151,7 @@ def _train(request: TrainRequest, sample: list[str], path: Path) -> None:
     if learned < request.vocab_size:
         raise TokenizerError(
             f"tokenizer.train.vocab_size: the sample of {sum(map(len, sample)):,} characters "
-            f"gives {learned:,} tokens, not {request.vocab_size:,}; ask for at most {learned:,}, "
+            f"gives {learned:,} tokens, not {request.vocab_size:,}; set it to at most {learned:,}, "
             "or raise tokenizer.train.sample_bytes"
         )
     with atomic_path(path) as temporary:

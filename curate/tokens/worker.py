@@ -1,7 +1,8 @@
-"""The work of one process: segments to tokens, document tables, counts and parts."""
+"""The work of one process: turn segments into tokens, document tables, counts and parts."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -23,30 +24,32 @@ from curate.tokens.task_queue import TaskQueue
 from curate.tokens.tasks import PROGRESS, TokeniseJob
 
 PART_BYTES = 7 * SEGMENT_BYTES // 2
-"""Bytes of text after which a part is written: more than most runs of three segments hold, and
-less than most of four."""
+"""Bytes of text after which a part is written: more than three segments usually hold, and less than
+four."""
+
+POLL_SECONDS = 0.005
 
 ENCODE_BYTES = 512 << 10
-"""Bytes read before they are encoded together, so that small files share a call."""
+"""Bytes read before they are encoded in one call, which small files share."""
 
 
 @dataclass(slots=True)
 class SharedState:
-    """Memory that all workers see."""
+    """Memory shared by all workers."""
 
     counters: Any
     """int64, workers x domains x len(PROGRESS)."""
     verdict: Any
-    """0 while the backend is being tested, 1 passed."""
+    """0 while the backend is being tested, 1 once it has passed."""
     queue: TaskQueue
 
 
 def work(job: TokeniseJob, shared: SharedState, number: int, send: local.Send) -> None:
-    """Take tasks until none is left, then help with shared ones.
+    """Take tasks until none is left, then join shared ones.
 
     Args:
         job: All tasks.
-        shared: Memory that all workers see.
+        shared: Memory shared by all workers.
         number: This worker, from 0.
         send: Sends count tables to the parent.
     """
@@ -58,7 +61,7 @@ def work(job: TokeniseJob, shared: SharedState, number: int, send: local.Send) -
             worker.run(position)
         worker.finish_domain()
     finally:
-        worker.discard_part()
+        worker.part.discard()  # if an exception left it unwritten
 
 
 class _Worker:
@@ -77,7 +80,7 @@ class _Worker:
         """Counters of the domain of the last task."""
         self._encoder = job.encoder or BACKENDS[job.backend.name](job.tokenizer)
         label = f"{job.backend.name} {job.backend.version}"
-        self._part = PartWriter(job.store, job.tokenizer.dtype, label)
+        self.part = PartWriter(job.store, job.tokenizer.dtype, label)
         self._reader = SegmentReader()
         self._counter: BigramCounter | None = None
         self._pending: list[tuple[DocumentBlock, list[FileTotals]]] = []
@@ -112,14 +115,14 @@ class _Worker:
             if len(plan.files) == 1 and (plan.keys[0], segment) in self._job.present:
                 continue
             last = self._read_segment(plan, segment)
-            if self._part.text_bytes >= PART_BYTES:
+            if self.part.text_bytes >= PART_BYTES:
                 self._flush()
             if last and plan.count is None:
                 self._shared.queue.end(position)
                 return
 
     def _read_segment(self, plan: FilePlan, number: int) -> bool:
-        """Read one segment as one entry a file, and return whether its file ends there."""
+        """Read one segment, as one entry per file, and return whether its file ends there."""
         keys, segment = plan.keys, plan.segment(number)
         totals = [FileTotals() for _ in keys]
         last = False
@@ -140,12 +143,12 @@ class _Worker:
             if self._pending_bytes >= ENCODE_BYTES:
                 self._encode_pending()
         self._finished.append((keys, segment, totals, last))
-        if len(segment.files) == 1:  # readers of groups look at each file as they read it
+        if len(segment.files) == 1:  # readers of groups check each file as they read it
             self._unwritten.update(segment.files)
         return last
 
     def _encode_pending(self) -> None:
-        """Encode what was read, small files together, and add the entries that are complete."""
+        """Encode the pending blocks in one call, and add the entries of finished segments."""
         blocks = [(block, totals) for block, totals in self._pending if block.texts]
         if blocks:
             merged = (
@@ -161,12 +164,12 @@ class _Worker:
         for keys, segment, totals, last in self._finished:
             self._add_entries(keys, segment, totals, last)
         self._finished = []
-        if self._part.is_heavy:
+        if self.part.is_heavy:
             self._wait_for_verdict()
-            self._part.spill()
+            self.part.spill()
 
     def _encode(self, block: DocumentBlock) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Encode a block's documents, append end tokens and keep them.
+        """Encode a block's documents, append end tokens, and add them to the part and the counts.
 
         Returns:
             Tokens and UTF-8 bytes of each document, shape (documents,) each.
@@ -175,8 +178,8 @@ class _Worker:
         ids, offsets = self._encoder.encode(block.texts)
         if tokenizer.eos_id is not None and (ids == tokenizer.eos_id).any():
             first = int(np.flatnonzero(ids == tokenizer.eos_id)[0])
-            guilty = int(np.searchsorted(offsets, first, side="right")) - 1
-            raise end_in_text(tokenizer, block.texts[guilty])
+            document = int(np.searchsorted(offsets, first, side="right")) - 1
+            raise end_in_text(tokenizer, block.texts[document])
         ended = np.empty(len(ids) + len(block.texts), tokenizer.stream_dtype)
         append_ends(ids, offsets, tokenizer.end_symbol, ended)
         tokens, stops = ended, offsets[1:] + np.arange(1, len(offsets))
@@ -187,7 +190,7 @@ class _Worker:
         table["token_stop"] = stops
         text_bytes = table["text_bytes"].astype(np.int64)
         self._progress[1:4] += int(text_bytes.sum()), len(tokens), len(table)
-        self._part.add_documents(tokens, table, names)
+        self.part.add_documents(tokens, table, names)
         assert self._counter is not None
         self._counter.add(ended)
         return np.diff(stops, prepend=0), text_bytes
@@ -195,8 +198,8 @@ class _Worker:
     def _add_entries(
         self, keys: tuple[str, ...], segment: Segment, totals: list[FileTotals], last: bool
     ) -> None:
-        """Add an entry for each file of a segment, following those that the part has already."""
-        part = self._part
+        """Append an entry to the part for each file of a segment."""
+        part = self.part
         document = part.entries[-1].document_stop if part.entries else 0
         token = part.entries[-1].token_stop if part.entries else 0
         for file, key, total in zip(segment.files, keys, totals, strict=True):
@@ -231,9 +234,9 @@ class _Worker:
                     for block in SegmentReader().read(plan.segment(earlier))
                 )
             raise InputError(
-                f"{path}:{line}: {record.reason}; mend it, or set on_bad_record: quarantine"
+                f"{path}:{line}: {record.reason}; correct it, or set on_bad_record: quarantine"
             )
-        self._part.bad.append(
+        self.part.bad.append(
             StoredBadRecord(key, number, record.line, record.reason, record.excerpt)
         )
 
@@ -241,23 +244,19 @@ class _Worker:
         """Write the part, once the backend has passed its test.
 
         Raises:
-            InputError: A file that it is from has changed since it was identified.
+            InputError: A file in it has changed since it was identified.
         """
         self._encode_pending()
         self._wait_for_verdict()
         for file in self._unwritten:  # new content must not be stored under the old hash
             check_unchanged(file)
         self._unwritten.clear()
-        self._part.flush()
+        self.part.flush()
 
     def _wait_for_verdict(self) -> None:
         # A plain read without a lock: the parent writes this byte once, from 0 to 1.
         while self._shared.verdict.value == 0:
-            _pause()
-
-    def discard_part(self) -> None:
-        """Remove a part that an exception left unwritten."""
-        self._part.discard()
+            time.sleep(POLL_SECONDS)
 
     def _start_domain(self, domain: int) -> None:
         self.domain, self._progress = domain, self._counters[domain]
@@ -279,9 +278,3 @@ class _Worker:
         self._counter.finish(path)
         self._send((self.domain, path, self._counted))
         self._counter = None
-
-
-def _pause() -> None:
-    import time
-
-    time.sleep(0.005)
