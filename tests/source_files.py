@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ def read(
     keep_metadata: bool = False,
 ) -> Found:
     """Read a file segment by segment with one reader."""
-    with SegmentReader() as reader:
+    with closing(SegmentReader()) as reader:
         return read_plan(plan(path, options or ReadOptions(), segment_bytes), reader, keep_metadata)
 
 

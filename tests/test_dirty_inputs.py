@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ pytestmark = pytest.mark.skipif(not ROWS, reason="the dirty corpus is not there"
 def read_one(name: str, cache: Path, segment_bytes: int = SEGMENT_BYTES) -> Found:
     files = identify(expand([name], ReadOptions(), DIRTY), cache)
     (plan,) = segments(files, ReadOptions(), segment_bytes)
-    with SegmentReader() as reader:
+    with closing(SegmentReader()) as reader:
         return read_plan(plan, reader)
 
 
@@ -64,7 +65,7 @@ def test_the_whole_directory_at_once(tmp_path: Path) -> None:
     assert ROWS.keys() <= set(names)
     files = identify(paths, tmp_path)
     good = bad = 0
-    with SegmentReader() as reader:
+    with closing(SegmentReader()) as reader:
         for plan in segments(files, ReadOptions()):
             found = read_plan(plan, reader)
             good, bad = good + len(found.texts), bad + len(found.bad)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import time
+from contextlib import closing
 from pathlib import Path
 
 import fsspec
@@ -198,7 +199,7 @@ def test_urls(tmp_path: Path) -> None:
         assert files[0].content_hash == hash_file(write(tmp_path / "same", content))
         assert len(read_cache(tmp_path)) == 3
         assert identify([InputPath(file.path, file.name) for file in files], tmp_path) == files
-        with SegmentReader() as reader:
+        with closing(SegmentReader()) as reader:
             for plan in segments(files, options, segment_bytes=50):
                 assert len(read_plan(plan, reader).texts) == 3
     finally:

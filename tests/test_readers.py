@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import random
+from contextlib import closing
 from pathlib import Path
 
 import orjson
@@ -138,7 +139,7 @@ def test_text_files_are_documents_in_groups(tmp_path: Path) -> None:
     files = [source(write(tmp_path / name, content)) for name, content in contents.items()]
     (group,) = segments(files, ReadOptions())
     assert (group.reader, group.count) == ("text", 1)
-    with SegmentReader() as reader:
+    with closing(SegmentReader()) as reader:
         (block,) = reader.read(group.segment(0), keep_metadata=True)
     assert block.texts == [
         "first\n",
@@ -190,7 +191,7 @@ def test_readers_are_told_from_content_then_from_names(
     path = write(tmp_path / name, content)
     assert plan(path, ReadOptions()).reader == RECOGNISED[name, content]
     assert plan(path, ReadOptions(reader="text")).reader == "text"
-    with SegmentReader() as reader:
+    with closing(SegmentReader()) as reader:
         read_plan(plan(path, ReadOptions()), reader)
 
 
@@ -204,7 +205,10 @@ def test_a_file_that_is_gone_is_the_users_to_mend(tmp_path: Path) -> None:
         path = write(tmp_path / name, b'[{"text": "x"}]' if name == "a.json" else b"")
         planned = plan(path, ReadOptions())
         path.unlink()
-        with SegmentReader() as reader, pytest.raises(InputError, match="cannot be opened"):
+        with (
+            closing(SegmentReader()) as reader,
+            pytest.raises(InputError, match="cannot be opened"),
+        ):
             read_plan(planned, reader)
     assert READERS.keys() >= {"jsonl", "json_array", "parquet", "arrow", "csv", "text"}
 
@@ -213,7 +217,7 @@ def test_many_small_files_cost_little_each(tmp_path: Path) -> None:
     for number in range(300):
         write(tmp_path / f"{number}.jsonl", json_lines(documents(2, number)))
     files = [source(path) for path in sorted(tmp_path.iterdir())]
-    with SegmentReader() as reader:
+    with closing(SegmentReader()) as reader:
         found = [read_plan(each, reader) for each in segments(files, ReadOptions())]
     assert sum(len(each.texts) for each in found) == 600
     assert {each.blocks for each in found} == {1}

@@ -7,6 +7,7 @@ import io
 import os
 import random
 import tracemalloc
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -212,9 +213,9 @@ def test_segments_do_not_depend_on_what_was_read_before(tmp_path: Path, kind: st
         cut = plan(path, ReadOptions(), segment_bytes)
         alone = {}
         for index in range(len(MIXED) // segment_bytes + 1):
-            with SegmentReader() as reader:
+            with closing(SegmentReader()) as reader:
                 alone[index] = list(reader.read(cut.segment(index)))
-        with SegmentReader() as reader:
+        with closing(SegmentReader()) as reader:
             for index in sorted(choose.sample(sorted(alone), len(alone) // 2)):
                 assert list(reader.read(cut.segment(index))) == alone[index]
             for index in choose.choices(sorted(alone), k=10):
@@ -225,7 +226,7 @@ def test_what_lies_beyond_the_end_is_an_empty_block(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", gzip.compress(json_lines(documents(3))))
     cut = plan(path, ReadOptions(), segment_bytes=50)
     assert cut.count is None
-    with SegmentReader() as reader:
+    with closing(SegmentReader()) as reader:
         (block,) = reader.read(cut.segment(900))
     assert (block.texts, block.bad, block.lines_read, block.end_of_file) == ([], [], 0, True)
     plain = plan(write(tmp_path / "b.jsonl", json_lines(documents(3))), ReadOptions(), 50)
@@ -253,7 +254,7 @@ def test_damage_is_one_bad_record_after_the_documents_before_it(
     assert whole.bad[0][0] == len(whole.texts) + 1
     cut = read(path, segment_bytes=segment_bytes)
     assert (cut.texts, cut.bad) == (whole.texts, whole.bad)
-    with SegmentReader() as reader:
+    with closing(SegmentReader()) as reader:
         reports = [
             bad
             for index in range(9000 // segment_bytes + 1)
@@ -300,7 +301,7 @@ def test_blocks_are_of_about_their_size(tmp_path: Path) -> None:
         assert 0.8 * BLOCK_BYTES < block_bytes < BLOCK_BYTES + CHUNK_BYTES
     files = [source(write(tmp_path / f"{n}.txt", b"word " * 25_000)) for n in range(10)]
     (group,) = segments(files, ReadOptions())
-    with SegmentReader() as reader:
+    with closing(SegmentReader()) as reader:
         assert [len(block.texts) for block in reader.read(group.segment(0))] == [5, 5]
 
 
@@ -311,7 +312,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path, compress: Any) -> No
     whole = plan(path, ReadOptions(), segment_bytes=64 << 20)
     tracemalloc.start()
     try:
-        with SegmentReader() as reader:
+        with closing(SegmentReader()) as reader:
             documents = sum(len(block.texts) for block in reader.read(whole.segment(0)))
         peak_bytes = tracemalloc.get_traced_memory()[1]
     finally:
@@ -325,7 +326,7 @@ def test_a_reader_left_half_way_can_go_on_with_another_segment(tmp_path: Path) -
     content = json_lines({"text": "word " * 200} for _ in range(12_000))
     path = write(tmp_path / "a.jsonl", gzip.compress(content, 1))
     cut = plan(path, ReadOptions(), segment_bytes=9 << 20)
-    with SegmentReader() as reader:
+    with closing(SegmentReader()) as reader:
         next(iter(reader.read(cut.segment(0))))
         assert len(read_plan(cut, reader).texts) == 12_000
 
@@ -342,7 +343,7 @@ def test_small_files_of_lines_are_read_as_a_group(tmp_path: Path) -> None:
         for number, content in enumerate(contents)
     ]
     (group,) = segments(files, ReadOptions())
-    with SegmentReader() as reader:
+    with closing(SegmentReader()) as reader:
         (block,) = reader.read(group.segment(0))
         alone = [next(reader.read(segments([file], ReadOptions())[0].segment(0))) for file in files]
     assert block.texts == [text for one in alone for text in one.texts]
@@ -350,7 +351,10 @@ def test_small_files_of_lines_are_read_as_a_group(tmp_path: Path) -> None:
     assert [(bad.file, bad.line) for bad in block.bad] == [(2, 1)]
     assert block.lines_read == sum(one.lines_read for one in alone)
     (tmp_path / "1.jsonl").write_bytes(b"{}\n")
-    with SegmentReader() as reader, pytest.raises(InputError, match=r"1\.jsonl: changed while"):
+    with (
+        closing(SegmentReader()) as reader,
+        pytest.raises(InputError, match=r"1\.jsonl: changed while"),
+    ):
         list(reader.read(group.segment(0)))
 
 
@@ -360,17 +364,20 @@ def test_small_files_are_what_was_identified(name: str, tmp_path: Path) -> None:
     write(tmp_path / "in" / f"b{path.suffix}", b'{"text": "two"}\n')
     found = expand([str(tmp_path / "in")], ReadOptions(), tmp_path)
     (group,) = segments(identify(found, tmp_path), ReadOptions())
-    with SegmentReader() as reader:
+    with closing(SegmentReader()) as reader:
         assert sum(len(block.texts) for block in reader.read(group.segment(0))) == 2
     first = group.beginning(1)
     assert [file.path for file in first.files] == [str(path)]
     assert group.beginning(10**6) == group.segment(0)
     path.write_bytes(b'{"text": "ONE"}\n')  # as long as before
     os.utime(path, ns=(1, 1))
-    with SegmentReader() as reader, pytest.raises(InputError, match="changed while it was being"):
+    with (
+        closing(SegmentReader()) as reader,
+        pytest.raises(InputError, match="changed while it was being"),
+    ):
         list(reader.read(group.segment(0)))
     path.unlink()
-    with SegmentReader() as reader, pytest.raises(InputError, match="cannot be read"):
+    with closing(SegmentReader()) as reader, pytest.raises(InputError, match="cannot be read"):
         list(reader.read(group.segment(0)))
 
 
@@ -382,7 +389,10 @@ def test_damage_in_a_small_file_is_of_what_was_identified(tmp_path: Path) -> Non
     path = tmp_path / "in" / "a.txt.gz"
     path.write_bytes(path.read_bytes()[:-8] + bytes(8))  # as long as before
     os.utime(path, ns=(1, 1))
-    with SegmentReader() as reader, pytest.raises(InputError, match="changed while it was being"):
+    with (
+        closing(SegmentReader()) as reader,
+        pytest.raises(InputError, match="changed while it was being"),
+    ):
         list(reader.read(group.segment(0)))
 
 

@@ -6,6 +6,7 @@ import datetime
 import decimal
 import random
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -238,7 +239,7 @@ def test_blocks_stay_small_in_large_row_groups(tmp_path: Path) -> None:
     path = write_table(tmp_path / "a.parquet", table, rows_a_run=200)
 
     def blocks() -> Iterator[int]:
-        with SegmentReader() as reader:
+        with closing(SegmentReader()) as reader:
             for block in reader.read(plan(path, ReadOptions()).segment(0)):
                 yield sum(map(len, block.texts))
 
@@ -256,6 +257,6 @@ def test_a_reader_goes_from_file_to_file(tmp_path: Path) -> None:
         )
         for n, suffix in enumerate(KINDS)
     ]
-    with SegmentReader() as reader:
+    with closing(SegmentReader()) as reader:
         found: list[Found] = [read_plan(each, reader) for each in [*plans, *plans]]
     assert [set(each.texts) for each in found] == [{"0"}, {"1"}, {"2"}, {"3"}] * 2

@@ -1,18 +1,17 @@
-"""Turn files into documents: find, identify, cut into segments, read.
+"""Turn files into documents: find files, identify them, cut them into segments, read them.
 
-    paths = expand(patterns, options, base)      which files
-    files = identify(paths, cache)               what is in them, as hashes
-    plans = segments(files, options)             how each is cut, by which reader
-    reader.read(plan.segment(k))                 blocks of documents, and of bad records
+    paths = expand(patterns, options, base)      find the files
+    files = identify(paths, cache)               hash their content
+    plans = segments(files, options)             choose each file's reader and its segments
+    reader.read(plan.segment(k))                 yield blocks of documents and bad records
 
-`READERS` are the kinds of file that can be read. Adding one takes a file and one row here.
+`READERS` lists the supported kinds of file. Adding one takes a file and one row here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Protocol
 
 from curate.errors import RecipeError
@@ -41,18 +40,18 @@ __all__ = [
 ]
 
 GROUP_FILES = 4096
-"""Most small files that one segment covers."""
+"""Most small files in one segment."""
 
 
 class FileReader(Protocol):
-    """Reads segments of one kind of file; may keep a file open for the segment that follows."""
+    """Reads segments of one kind of file; may keep a file open for the next segment."""
 
     def read(self, segment: Segment, keep_metadata: bool) -> Iterator[DocumentBlock]:
         """Read the documents of one segment."""
         ...
 
     def close(self) -> None:
-        """Close what is open."""
+        """Close any open file."""
         ...
 
 
@@ -63,18 +62,18 @@ class ReaderInfo:
     summary: str
     open: Callable[[], FileReader]
     plan: Callable[[PlanRequest], FilePlan] | None
-    """Cuts one file; None: files are whole documents, read in groups."""
+    """Cuts a file into segments; None if files are whole documents, read in groups."""
 
 
 def open_table() -> FileReader:
-    """Make a reader of tables; importing pyarrow takes 0.25 s, so only where needed."""
+    """Make a reader of tables; pyarrow is imported only here, since that takes 0.25 s."""
     from curate.sources.tables import TableReader
 
     return TableReader()
 
 
 def plan_rows(request: PlanRequest) -> FilePlan:
-    """Cut a table by row groups or record batches."""
+    """Cut a table into row groups or record batches."""
     from curate.sources.tables import plan_table
 
     return plan_table(request)
@@ -94,7 +93,7 @@ def check_reader(name: str, where: str) -> None:
     """Check that a recipe's reader exists.
 
     Raises:
-        RecipeError: It is neither `auto` nor in `READERS`; names the nearest.
+        RecipeError: The reader is neither `auto` nor in `READERS`; names the nearest.
     """
     names = ("auto", *READERS)
     if name not in names:
@@ -104,8 +103,8 @@ def check_reader(name: str, where: str) -> None:
 class SegmentReader:
     """Reads the segments of one worker.
 
-    The file of the last segment stays open, so segments of a compressed file read in rising order
-    decompress it once.
+    The file of the last segment stays open, so a compressed file whose segments are read in
+    ascending order is decompressed once.
     """
 
     def __init__(self) -> None:
@@ -113,9 +112,9 @@ class SegmentReader:
         self._readers: dict[str, FileReader] = {}
 
     def read(self, segment: Segment, keep_metadata: bool = False) -> Iterator[DocumentBlock]:
-        """Read a segment in blocks of about `BLOCK_BYTES`, at least one block.
+        """Read a segment in one or more blocks of about `BLOCK_BYTES`.
 
-        Bad records and damage to the file are in `DocumentBlock.bad`.
+        Bad records and damage to the file are listed in `DocumentBlock.bad`.
 
         Raises:
             InputError: The file is gone, cannot be read, or has changed.
@@ -133,35 +132,22 @@ class SegmentReader:
         """Close the files that are still open."""
         self.close()
 
-    def __enter__(self) -> SegmentReader:
-        """The reader itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close the files that are open."""
-        self.close()
-
 
 def segments(
     files: list[InputFile], options: ReadOptions, segment_bytes: int = SEGMENT_BYTES
 ) -> list[FilePlan]:
-    """Decide the reader of each file and how the file is cut.
+    """Choose the reader of each file, and cut the file into segments.
 
     Args:
-        files: As `identify` gives them.
-        options: The domain's; a `reader` other than `auto` is used without looking at the file.
-        segment_bytes: Decompressed bytes of a segment. Segments are identified by their number, so
-            another value would give a number other bytes.
+        files: Files from `identify`.
+        options: The domain's; a `reader` other than `auto` is used whatever the file holds.
+        segment_bytes: Decompressed bytes of a segment. Stored segments are identified by number, so
+            those of another size cannot be reused.
 
     Returns:
-        Plans in the order of their first files. Text files, and small plain files of JSON lines,
-        go in groups of up to `segment_bytes` or 4,096 files, in the order given; every other file
-        has its own plan.
+        Plans in the order of their first files. Text files and small uncompressed files of JSON
+        lines are grouped, up to about `segment_bytes` or 4,096 files, in the order given; every
+        other file has its own plan.
 
     Raises:
         RecipeError: `options.reader` is not in `READERS`.
@@ -200,7 +186,7 @@ class _Group:
 
 
 def _is_small(file: InputFile, reader: str, compression: str, segment_bytes: int) -> bool:
-    """Whether a file is read with others, in a group."""
+    """Whether a file is read in a group."""
     limit_bytes = min(SMALL_BYTES, segment_bytes)
     return reader == "jsonl" and compression == "plain" and file.size_bytes <= limit_bytes
 

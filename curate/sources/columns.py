@@ -1,4 +1,4 @@
-"""Columns of Arrow tables as Python values: texts, identifiers, metadata."""
+"""Turn columns of Arrow tables into Python values: texts, identifiers, metadata."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class ColumnPath:
         return is_textual(self.type)
 
     def values(self, batch: Any) -> Any:
-        """The Arrow array at this path in a record batch."""
+        """Return the Arrow array at this path in a record batch."""
         array = batch.column(batch.schema.names.index(self.column))
         for field in self.fields:
             array = pc.struct_field(array, field)
@@ -72,7 +72,7 @@ class TableColumns:
     """The names and types of a table's columns."""
 
     types: dict[str, Any]
-    """Arrow types by name; of columns that share a name, the first one's."""
+    """Arrow types by name; the first type if columns share a name."""
     description: str
     """Names and types, for messages."""
 
@@ -90,7 +90,7 @@ class TableColumns:
 
 
 def columns_of(schema: Any) -> TableColumns:
-    """The columns of an Arrow schema.
+    """Read the columns of an Arrow schema.
 
     Raises:
         UnicodeDecodeError: A name is not UTF-8.
@@ -103,7 +103,7 @@ def columns_of(schema: Any) -> TableColumns:
 
 
 def shares_buffers(kind: Any) -> bool:
-    """Whether rows point into shared buffers, so that a slice has no size of its own."""
+    """Whether rows point into shared buffers, so that the size of a slice is not defined."""
     types = pa.types
     return bool(
         types.is_dictionary(kind) or types.is_string_view(kind) or types.is_binary_view(kind)
@@ -111,7 +111,7 @@ def shares_buffers(kind: Any) -> bool:
 
 
 def text_values(array: Any) -> list[TextValue]:
-    """Strings of a textual array; bytes where they are not UTF-8, None where null."""
+    """Return the strings of a textual array: bytes if they are not UTF-8, None if null."""
     if pa.types.is_dictionary(array.type):
         values = text_values(array.dictionary)
         return [None if i is None else values[i] for i in array.indices.to_pylist()]
@@ -125,7 +125,7 @@ def text_values(array: Any) -> list[TextValue]:
 
 
 def decode(value: bytes) -> str | bytes:
-    """UTF-8 as text, other bytes as they are."""
+    """Decode UTF-8; return other bytes unchanged."""
     try:
         return value.decode("utf-8")
     except UnicodeDecodeError:
@@ -133,10 +133,10 @@ def decode(value: bytes) -> str | bytes:
 
 
 def check_column(array: Any) -> None:
-    """Prove that an array's offsets stay inside its buffers; Arrow trusts them otherwise.
+    """Check that an array's offsets stay inside its buffers, which Arrow itself does not.
 
     Raises:
-        ArrowInvalid: They do not. Strings that are not UTF-8 are left to `text_values`.
+        ArrowInvalid: An offset is outside. Strings that are not UTF-8 are left to `text_values`.
     """
     if pa.types.is_string(array.type):
         array = array.view(pa.binary())
@@ -148,7 +148,7 @@ def check_column(array: Any) -> None:
 
 
 def identifiers(array: Any) -> list[str]:
-    """Strings and integers of an array as identifiers, empty for all else."""
+    """Return strings and integers of an array as identifiers, empty for other values."""
     if is_textual(array.type):
         return [value if isinstance(value, str) else "" for value in text_values(array)]
     if pa.types.is_integer(array.type):
@@ -157,10 +157,10 @@ def identifiers(array: Any) -> list[str]:
 
 
 def metadata_values(array: Any) -> list[Any]:
-    """The values of any column as JSON can hold them; times as Arrow writes them.
+    """Return the values of any column in types of JSON, with times as Arrow writes them.
 
-    Python's own time types stop at microseconds and at the year 9999, and what Arrow makes of
-    finer ones depends on whether pandas is installed.
+    Python's time types end at microseconds and at the year 9999, and Arrow's conversion of finer
+    ones depends on whether pandas is installed.
     """
     try:
         return [jsonable(value) for value in array.cast(without_times(array.type)).to_pylist()]
@@ -169,11 +169,9 @@ def metadata_values(array: Any) -> list[Any]:
 
 
 def without_times(kind: Any) -> Any:
-    """An Arrow type with every date, time and duration in it replaced by string."""
+    """Replace every date, time and duration inside an Arrow type by string."""
     types = pa.types
-    if types.is_date(kind) or types.is_time(kind) or types.is_timestamp(kind):
-        return pa.string()
-    if types.is_duration(kind):
+    if types.is_temporal(kind) and not types.is_interval(kind):
         return pa.string()
     if types.is_struct(kind):
         return pa.struct([field.with_type(without_times(field.type)) for field in kind])
@@ -185,7 +183,7 @@ def without_times(kind: Any) -> Any:
 
 
 def jsonable(value: Any) -> Any:
-    r"""A Python value as JSON can hold it; bytes that are not UTF-8 in base64.
+    r"""Convert a Python value to types of JSON; bytes that are not UTF-8 become base64.
 
     Example:
         >>> jsonable({"a": (1, float("nan")), "b": b"\xff"})

@@ -1,7 +1,7 @@
 """Read CSV with a header row, fields split by comma, semicolon or tab, and RFC 4180 quotes.
 
-A file is one segment, since a quoted field may hold line ends and only reading from the start
-tells which are inside one. Lines are those of the file, the header being line 1.
+A file is one segment: a quoted field may hold line ends, and only reading from the start shows
+which line ends are quoted. Line numbers are those of the file; the header is line 1.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import Any
 
+from curate.runtime.files import is_encodable
 from curate.sources.decompress.open import (
     CHUNK_BYTES,
     ByteStream,
@@ -24,11 +25,11 @@ from curate.sources.records import BLOCK_BYTES, BadRecord, DocumentBlock, ReadOp
 
 DELIMITERS = (",", ";", "\t")
 FIELD_LIMIT_CHARACTERS = 2**31 - 1
-"""Longest field; the standard library stops at 131,072 characters by default."""
+"""Longest field. The standard library's default is 131,072 characters."""
 
 
 def choose_delimiter(header: str) -> str:
-    r"""Choose the delimiter that gives the header most fields; a comma where none splits it.
+    r"""Choose the delimiter that gives the header most fields, or a comma if none splits it.
 
     Example:
         >>> choose_delimiter('id;"a, b";text')
@@ -44,17 +45,8 @@ def choose_delimiter(header: str) -> str:
     return max(DELIMITERS, key=fields)
 
 
-def was_utf8(field: str) -> bool:
-    """Whether a field holds no byte that `surrogateescape` had to keep."""
-    try:
-        field.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def repair(field: str) -> str:
-    """Replace bytes of a field that are not UTF-8."""
+    """Replace bytes that are not UTF-8, which `surrogateescape` kept, by U+FFFD."""
     return field.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
@@ -62,7 +54,7 @@ class CsvReader:
     """Reads a whole file as one segment."""
 
     def read(self, segment: Segment, keep_metadata: bool) -> Iterator[DocumentBlock]:
-        """The documents of the file, in blocks of about `BLOCK_BYTES`."""
+        """Read the documents of the file, in blocks of about `BLOCK_BYTES`."""
         file = segment.files[0]
         with open_stream(file.path, file.size_bytes) as stream:
             table = CsvTable(stream, segment.options, keep_metadata)
@@ -78,10 +70,16 @@ class CsvReader:
 
 
 class CsvTable:
-    """The rows of one file as documents, gathered in `block`."""
+    """Gathers the rows of one file as documents in `block`."""
 
     def __init__(self, stream: ByteStream, options: ReadOptions, keep_metadata: bool) -> None:
-        """Read from the start of `stream`."""
+        """Read from the start of `stream`.
+
+        Args:
+            stream: Decompressed bytes of the file.
+            options: Columns of text and identifier.
+            keep_metadata: Whether to keep the other columns.
+        """
         self._stream = stream
         self._options = options
         self._keep_metadata = keep_metadata
@@ -100,7 +98,7 @@ class CsvTable:
         return self._stream.position - self._bytes_counted
 
     def hand_over(self) -> DocumentBlock:
-        """The block gathered so far; a new one takes its place."""
+        """Return the block gathered so far, and start a new one."""
         block, self.block = self.block, self._new_block()
         block.lines_read = self._line - self._lines_counted
         block.raw_bytes = self.gathered_bytes
@@ -109,7 +107,7 @@ class CsvTable:
         return block
 
     def rows(self) -> Iterator[None]:
-        """Read row by row into `block`; a fault in the file ends it, one in a row does not."""
+        """Read rows into `block`; a bad row is skipped, but damage to the file ends it."""
         csv.field_size_limit(max(csv.field_size_limit(), FIELD_LIMIT_CHARACTERS))
         raw = io.BufferedReader(StreamFile(self._stream), CHUNK_BYTES)
         lines = io.TextIOWrapper(raw, "utf-8", errors="surrogateescape", newline="")
@@ -131,7 +129,7 @@ class CsvTable:
             self._add_bad(self._line + 1 if self._line else 0, str(damage))
 
     def _next_row(self, parser: Any) -> list[str] | None:
-        """The next row, empty if it is blank or bad; None at the end."""
+        """Return the next row, empty if it is blank or bad; None at the end."""
         first_line = self._line + 1
         try:
             row: list[str] | None = next(parser, None)
@@ -147,7 +145,7 @@ class CsvTable:
             reason = f"{len(row)} fields, the header has {len(self._columns)}"
         else:
             text = row[self._columns.index(self._options.text)]
-            if not was_utf8(text):
+            if not is_encodable(text):
                 reason = f"'{self._options.text}' is not UTF-8"
             elif not has_content(text):
                 reason = EMPTY_DOCUMENT

@@ -1,7 +1,7 @@
-"""Find the files that a recipe's `paths` mean: names, globs, directories and URLs.
+"""Find the files that a recipe's `paths` name: files, globs, directories and URLs.
 
-Hidden files, whose names start with a dot, are taken only where a pattern names them, literally or
-by a part that starts with a dot. Symbolic links to directories are followed, each directory once.
+Hidden files, whose names start with a dot, are read only if a pattern names them, literally or by
+a component that starts with a dot. Links to directories are followed, each directory once.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from curate.errors import InputError
-from curate.runtime.files import is_url
+from curate.runtime.files import is_encodable, is_url
 from curate.runtime.registry import nearest_hint
 from curate.sources.records import ReadOptions
 from curate.sources.remote import GLOB_CHARACTERS, NameFilter, expand_url, name_filter
@@ -22,30 +22,30 @@ LISTED_NAMES = 8
 
 
 class InputPath(NamedTuple):
-    """A file, and its name below the directory that the recipe names."""
+    """A file, and its path below the directory that the recipe names."""
 
     path: str
     name: str
 
 
 def expand(patterns: Sequence[str], options: ReadOptions, base: Path) -> list[InputPath]:
-    """Find the files that patterns mean.
+    """Find the files that patterns name.
 
-    A pattern is a file, a directory (walked for files whose names fit `options.glob`), a glob in
-    which `**` stands for any directories, or one of these as a URL. What exists under a pattern's
-    own name is taken literally, even if the name holds glob characters.
+    A pattern is a file, a directory (searched for files whose names match `options.glob`), a glob
+    in which `**` stands for any directories, or one of these as a URL. A pattern that exists as a
+    path is taken literally, even if it holds glob characters.
 
     Args:
-        patterns: As in the recipe; relative ones start at `base`, `~` is the home directory.
-        options: `glob` restricts what is found by walking directories.
+        patterns: Paths in the recipe; relative ones start at `base`, `~` is the home directory.
+        options: `glob` restricts which files of directories are read.
         base: The recipe's directory.
 
     Returns:
-        Files sorted by path, each once. `name` is the path below the directory that was walked,
-        or below the fixed part of the glob; for a file named literally it is its own name.
+        Files sorted by path, each once. `name` is the path below the directory, or below the
+        fixed part of the glob; for a file named literally it is the file's name.
 
     Raises:
-        InputError: A pattern matches nothing; the message names what is there instead.
+        InputError: A pattern matches nothing; the message lists the files that exist there.
     """
     fits = name_filter(options.glob)
     files: dict[str, InputPath] = {}
@@ -63,26 +63,25 @@ def expand(patterns: Sequence[str], options: ReadOptions, base: Path) -> list[In
 
 
 def check_name(path: str) -> None:
-    """Refuse a name that no artifact could hold.
+    """Refuse a name that cannot be written to artifacts.
 
     Raises:
         InputError: The name is not UTF-8.
     """
-    try:
-        path.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise InputError(f"{path!r}: the name is not UTF-8; rename the file") from error
+    if not is_encodable(path):
+        raise InputError(f"{path!r}: the name is not UTF-8; rename the file")
 
 
 def expand_local(pattern: str, fits: NameFilter) -> list[InputPath]:
-    """The files of one pattern on this machine."""
+    """Find the files of one pattern on this machine."""
     root, rest = split_glob(pattern)
     if not rest:
         if not os.path.isdir(root):
             return [InputPath(root, os.path.basename(root))] if os.path.exists(root) else []
         matches = [root]
     else:
-        matches = glob.glob(join(glob.escape(root), rest), recursive=True)
+        prefix = "" if root == os.curdir else glob.escape(root)  # so that no match starts with ./
+        matches = glob.glob(os.path.join(prefix, rest), recursive=True)
     files = []
     for match in matches:
         for path in walk(match, fits) if os.path.isdir(match) else [match]:
@@ -91,13 +90,8 @@ def expand_local(pattern: str, fits: NameFilter) -> list[InputPath]:
     return files
 
 
-def join(directory: str, name: str) -> str:
-    """`directory/name`, without a leading `./`."""
-    return name if directory == os.curdir else os.path.join(directory, name)
-
-
 def split_glob(pattern: str) -> tuple[str, str]:
-    """Split a pattern into the part that exists as it stands and the glob below it.
+    """Split a pattern into its literal beginning and the glob below it, empty if there is none.
 
     Example:
         >>> split_glob("/proc/*/no*such")
@@ -117,7 +111,7 @@ def split_glob(pattern: str) -> tuple[str, str]:
 
 
 def walk(root: str, fits: NameFilter) -> Iterator[str]:
-    """Files below a directory whose names fit, hidden ones left out."""
+    """Yield the files below a directory whose names fit, except hidden ones."""
     seen: set[tuple[int, int]] = set()
     pending = [root]
     while pending:
@@ -141,15 +135,15 @@ def walk(root: str, fits: NameFilter) -> Iterator[str]:
 
 
 def explain_no_match(pattern: str, base: Path, options: ReadOptions) -> str:
-    """Explain why a pattern matched nothing, by what the nearest directory above it holds.
+    """Explain why a pattern matched nothing, with the content of the nearest directory above it.
 
     Args:
-        pattern: As in the recipe.
+        pattern: Path in the recipe.
         base: The recipe's directory.
         options: The filter of file names.
     """
     if is_url(pattern):
-        return f"'{pattern}' matches no file; look at what is there with its own tool"
+        return f"'{pattern}' matches no file; list the files there with the tool of that store"
     target = base / os.path.expanduser(pattern)
     parent = target
     while not parent.is_dir() and parent != parent.parent:
@@ -161,8 +155,8 @@ def explain_no_match(pattern: str, base: Path, options: ReadOptions) -> str:
     if parent == target:
         limit = f" that fits glob '{options.glob}'" if options.glob != "*" else ""
         return f"'{pattern}' holds no file{limit}; it holds {describe_names(names)}"
-    sought = target.parts[len(parent.parts)]
-    hint = nearest_hint(sought, names) or ";"
+    missing = target.parts[len(parent.parts)]
+    hint = nearest_hint(missing, names) or ";"
     return f"'{pattern}' matches no file{hint} {parent} holds {describe_names(names)}"
 
 

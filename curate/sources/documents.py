@@ -1,7 +1,7 @@
-"""Rules of every reader for which records are documents.
+"""Rules that decide which records are documents, for every reader.
 
-A document's text is a string with something to see in it. Everything else is a bad record with a
-reason a person can act on.
+A document's text is a string with at least one visible character. Any other record is bad, with a
+reason that helps to correct it.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ has_content = re.compile(
     # White space, and what is invisible: soft hyphen, zero-width and direction marks, BOM.
     "[^\\s\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff]"
 ).search
-"""Whether a text has a visible character; raises `TypeError` for anything but a string."""
+"""Search for a visible character; raises `TypeError` for anything but a string."""
 
 
 def excerpt(record: str | bytes) -> str:
-    """The start of a record, at most 200 characters, whatever bytes it holds."""
+    """Return the start of a record, at most 200 characters, whatever bytes it holds."""
     if isinstance(record, bytes):
         record = record[: 4 * EXCERPT_CHARACTERS].decode("utf-8", "replace")
     return record[:EXCERPT_CHARACTERS]
 
 
 def identifier(value: Any) -> str:
-    """A record's own identifier as text; empty for anything but strings and integers.
+    """Return a record's identifier as text; empty for anything but strings and integers.
 
     Example:
         >>> identifier(7), identifier("a"), identifier(None), identifier(True)
@@ -41,12 +41,12 @@ def identifier(value: Any) -> str:
 
 
 def type_name(value: Any) -> str:
-    """The word for a value's type in messages."""
+    """Return the name of a value's type for messages."""
     return "null" if value is None else type(value).__name__
 
 
 def list_fields(names: Any) -> str:
-    """Field names for a message, the first dozen.
+    """List the first dozen field names for a message.
 
     Example:
         >>> list_fields(["id", "body"])
@@ -58,7 +58,7 @@ def list_fields(names: Any) -> str:
 
 
 def text_fault(record: Any, path: str) -> str | None:
-    """Say why a parsed record is no document; None if it is one.
+    """Explain why a parsed record is no document; None if it is one.
 
     Args:
         record: Any JSON value.
@@ -91,7 +91,7 @@ def text_fault(record: Any, path: str) -> str | None:
 
 
 def utf8_fault(data: bytes) -> str | None:
-    r"""Say where bytes stop being UTF-8; None if they are all valid.
+    r"""Describe the first byte that is not UTF-8; None if all are valid.
 
     Example:
         >>> utf8_fault(b"caf\xe9")
@@ -105,14 +105,14 @@ def utf8_fault(data: bytes) -> str | None:
 
 
 def look_up(record: Any, path: str) -> Any:
-    """The value at a dotted path, None where there is none."""
+    """Return the value at a dotted path, or None."""
     for key in path.split("."):
         record = record.get(key) if isinstance(record, dict) else None
     return record
 
 
 def remove(record: dict[str, Any], keys: Sequence[str]) -> None:
-    """Delete the value that a path of keys leads to, if it is there."""
+    """Delete the value at a path of keys, if it exists."""
     value: Any = record
     for key in keys[:-1]:
         value = value.get(key) if isinstance(value, dict) else None

@@ -1,8 +1,8 @@
-"""Identify files by a hash and a kind; files that have not changed are not read again.
+"""Identify files by content hash and kind; files that have not changed are not read again.
 
-A file counts as unchanged if its size, time of modification and inode are. An entry made so soon
-after the modification that another could have followed within the same tick of the clock is not
-kept. URLs go by what their store says instead, such as an entity tag.
+A file counts as unchanged if its size, modification time and inode are. A file hashed right after
+its modification is not cached, because another change in the same clock tick would go unnoticed.
+For URLs, the store's own information decides, such as an entity tag.
 """
 
 from __future__ import annotations
@@ -43,16 +43,15 @@ CACHE_VERSION = 2
 HASH_THREADS = 4
 LARGE_FILE_BYTES = 1 << 20
 MANY_FILES = 40_000
-"""More small files than this are hashed by several processes. For fewer they are
-not worth it while a tokenizer is built on another core: tokenising 20,000 files of 10 KB on two
-cores took 1.03 times as long with them."""
+"""More small files than this are hashed by several processes. Fewer are not worth it while another
+core builds a tokenizer: tokenising 20,000 files of 10 KB on two cores took 1.03 times as long."""
 
 Status = tuple[int | str, ...]
-"""Size and whatever else changes when a file does."""
+"""Size in bytes, and other properties that change when a file does."""
 
 
 class Identity(NamedTuple):
-    """A file's content, and the status it had when that was read."""
+    """A file's content hash and kind, and its status when it was read."""
 
     size_bytes: int
     content_hash: str
@@ -60,14 +59,14 @@ class Identity(NamedTuple):
     compression: str
     status: Status
     is_lasting: bool
-    """Whether the same status will always mean the same content."""
+    """Whether the same status always means the same content, so that this can be cached."""
 
 
 def identify(paths: Sequence[InputPath], cache: Path) -> list[InputFile]:
     """Hash the files that are new or have changed.
 
     Args:
-        paths: As `expand` gives them; a path may occur twice.
+        paths: Files from `expand`; a path may occur twice.
         cache: Directory of the cache; identities are kept in `files.json` there.
 
     Returns:
@@ -83,8 +82,7 @@ def identify(paths: Sequence[InputPath], cache: Path) -> list[InputFile]:
     for path, key in keys.items():
         entry = cached.get(key)
         if entry is not None and tuple(entry[4:]) == (status := status_of(path)):
-            size_bytes, content_hash, reader, compression = entry[:4]
-            identities[path] = Identity(size_bytes, content_hash, reader, compression, status, True)
+            identities[path] = Identity._make((*entry[:4], status, True))
         else:
             unknown.append(path)
     for path, identity in zip(unknown, hash_all(unknown), strict=True):
@@ -98,9 +96,17 @@ def identify(paths: Sequence[InputPath], cache: Path) -> list[InputFile]:
     if unknown:
         write_cache(cache, cached)
     return [
-        InputFile(path, size_bytes, content_hash, name, reader, compression, status)
+        InputFile(
+            path=path,
+            name=name,
+            size_bytes=identity.size_bytes,
+            content_hash=identity.content_hash,
+            reader=identity.reader,
+            compression=identity.compression,
+            status=identity.status,
+        )
         for path, name in paths
-        for size_bytes, content_hash, reader, compression, status, _ in (identities[path],)
+        for identity in (identities[path],)
     ]
 
 
@@ -110,7 +116,7 @@ def _cache_key(path: str) -> str:
 
 
 def status_of(path: str) -> Status:
-    """Return what changes when a file does: for local files size, modification time and inode."""
+    """Return a file's status: size, modification time and inode if it is local."""
     if is_url(path):
         return remote_status(path)
     try:
@@ -131,8 +137,8 @@ def _local_status(status: os.stat_result) -> Status:
 def hash_all(paths: Sequence[str]) -> list[Identity]:
     """Hash files: small ones one after the other, then URLs and large ones in a few threads.
 
-    Small ones never go to threads: 20,000 files of 1 KB took 0.4 s in one and up to 1.2 s in four,
-    which spent the difference on handing the interpreter's lock around.
+    Small files do not gain from threads, which spend their time passing the interpreter's lock on:
+    20,000 files of 1 KB took 0.4 s in one thread and up to 1.2 s in four.
     """
     small: list[Identity | None]
     if len(paths) > MANY_FILES:
@@ -142,7 +148,7 @@ def hash_all(paths: Sequence[str]) -> list[Identity]:
         small = [None if row is None else Identity._make(row) for row in hashed]
     else:
         small = [hash_small(path) for path in paths]
-    # All of them first: an error shall not wait for large files that are being hashed.
+    # Look at every file before hashing large ones, so that errors appear at once.
     statuses = [
         None if identity else status_of(path) for path, identity in zip(paths, small, strict=True)
     ]
@@ -160,19 +166,19 @@ def hash_all(paths: Sequence[str]) -> list[Identity]:
 
 
 def _hash_run(run: Sequence[str]) -> list[tuple[Any, ...] | None]:
-    """Identities of small files as bare tuples, which go between processes four times as fast."""
+    """Hash small files; plain tuples pass between processes four times as fast as `Identity`."""
     identities = map(hash_small, run)
     return [None if identity is None else tuple(identity) for identity in identities]
 
 
 def hash_small(path: str) -> Identity | None:
-    """`hash_path` of a local file that fits in memory, in a third of the time; None if it does not.
+    """Hash a small local file in a third of the time of `hash_path`; None for other files.
 
-    What is written to it meanwhile changes its status from the one returned, which is the one
-    before: `read_whole` sees that, and so does the next run.
+    The status returned is from before reading, so if the file is written to meanwhile, `read_whole`
+    and the next run see another status.
 
     Raises:
-        InputError: It cannot be read, or grows or shrinks.
+        InputError: The file cannot be read, or grows or shrinks.
     """
     if is_url(path):
         return None
@@ -180,7 +186,7 @@ def hash_small(path: str) -> Identity | None:
     try:
         content_and_status = read_new(path, LARGE_FILE_BYTES)
     except OSError as error:
-        status_of(path)  # which may know better what is wrong
+        status_of(path)  # raises a more precise error if it can
         raise _unreadable(path, error) from error
     if content_and_status is None:
         return None
@@ -193,19 +199,23 @@ def hash_small(path: str) -> Identity | None:
     else:
         stream = recognise_stream(RawInput(io.BytesIO(content), path, len(content)))
         reader, compression = recognise(stream, path)
-    content_hash = xxhash.xxh3_128_hexdigest(content)
     return Identity(
-        len(content), content_hash, reader, compression, status, _is_lasting(started, status)
+        size_bytes=len(content),
+        content_hash=xxhash.xxh3_128_hexdigest(content),
+        reader=reader,
+        compression=compression,
+        status=status,
+        is_lasting=_is_lasting(started, status),
     )
 
 
 def read_whole(file: InputFile) -> bytes:
-    """All bytes of a file that fits in memory, sure to be those that were identified.
+    """Read all bytes of a file that fits in memory, and check that it has not changed.
 
-    Of a URL only the length is compared; see `check_unchanged`.
+    For URLs only the length is compared; see `check_unchanged`.
 
     Raises:
-        InputError: It cannot be read, or has changed since.
+        InputError: The file cannot be read, or has changed since it was identified.
     """
     now: Status = ()
     try:
@@ -223,10 +233,14 @@ def read_whole(file: InputFile) -> bytes:
 
 
 def hash_path(path: str, status: Status) -> Identity:
-    """Read a file whole, hash it and look at what kind it is.
+    """Hash a file of any size or a URL, and recognise its kind.
+
+    Args:
+        path: A local path or a URL.
+        status: Its status now.
 
     Raises:
-        InputError: It cannot be read, or is not what it was when reading began.
+        InputError: The file cannot be read, or changes meanwhile.
     """
     started = time.time_ns()
     try:
@@ -239,8 +253,14 @@ def hash_path(path: str, status: Status) -> Identity:
         raise _unreadable(path, error) from error
     if status_of(path) != status:
         raise _changing(path)
-    is_lasting = is_url(path) or _is_lasting(started, status)
-    return Identity(size_bytes, content_hash, reader, compression, status, is_lasting)
+    return Identity(
+        size_bytes=size_bytes,
+        content_hash=content_hash,
+        reader=reader,
+        compression=compression,
+        status=status,
+        is_lasting=is_url(path) or _is_lasting(started, status),
+    )
 
 
 def _is_lasting(started: int, status: Status) -> bool:
@@ -248,12 +268,12 @@ def _is_lasting(started: int, status: Status) -> bool:
 
 
 def check_unchanged(file: InputFile) -> None:
-    """Look whether a local file is still what was identified, after it was read again.
+    """Check, after a local file was read again, that it has not changed since it was identified.
 
-    URLs are taken at their word: asking their store again for every part costs too much.
+    URLs are not checked, since asking their store for every part would take too long.
 
     Raises:
-        InputError: It has changed since, or is gone.
+        InputError: The file has changed, or is gone.
     """
     if file.status and not is_url(file.path) and status_of(file.path) != file.status:
         raise _changing(file.path)
@@ -270,7 +290,7 @@ def _changing(path: str) -> InputError:
 
 
 def read_cache(cache: Path) -> dict[str, list[Any]]:
-    """Read the identities by path; none where the cache is absent or of another version."""
+    """Read the identities by path; none if the cache is absent or of another version."""
     try:
         content = orjson.loads((cache / CACHE_NAME).read_bytes())
     except (OSError, orjson.JSONDecodeError):

@@ -1,7 +1,7 @@
 """JSON that is not lines: one array of records, or records spread over several lines.
 
-Records are found by brackets and quotes alone and then parsed one by one, so memory is bounded by
-the largest record and a bad record costs only itself, as long as its brackets and quotes match.
+Records are separated by brackets and quotes alone and then parsed one by one, so memory is bounded
+by the largest record, and a bad record whose brackets and quotes match affects no other.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ find_content = re.compile(rb"[^ \t\r\n]").search
 
 
 class RecordScanner:
-    """Cuts the text of a JSON file into records, whatever they are.
+    """Cuts the text of a JSON file into records without parsing them.
 
-    A record is an element of the array, or, in a file that does not start with `[`, a value of
-    its own. `fault` tells why the rest of the file, `rest`, is no record; empty if all is well.
+    A record is an element of the array or, in a file that does not start with `[`, a top-level
+    value. If the rest of the file, `rest`, is no record, `fault` says why; otherwise it is empty.
     """
 
     def __init__(self, stream: ByteStream) -> None:
@@ -37,7 +37,7 @@ class RecordScanner:
         self.rest = b""
 
     def records(self) -> Iterator[bytes]:
-        """The records in order; look at `fault` afterwards."""
+        """Yield the records in order; check `fault` afterwards."""
         try:
             self._more()
             self._data = self._data.removeprefix(BOM_UTF8)
@@ -74,7 +74,7 @@ class RecordScanner:
             yield record
 
     def _next_byte(self) -> bytes:
-        """Pass white space; the byte after it, empty at the end of the file."""
+        """Skip white space, and return the byte after it; empty at the end of the file."""
         while not (match := find_content(self._data, self._at)):
             self._at = len(self._data)
             if not self._more():
@@ -83,9 +83,9 @@ class RecordScanner:
         return match.group()
 
     def _value_end(self, is_element: bool) -> int | None:
-        """Find the end of the value at `_at`: the `,` or `]` after an element, or behind its `}`.
+        """Find the end of the value at `_at`, or None if the file ends before.
 
-        None if the file ends before.
+        The end is the `,` or `]` after an element of the array, or the place behind a value's `}`.
         """
         depth, at = 0, self._at
         while True:
@@ -111,7 +111,7 @@ class RecordScanner:
                     return at
 
     def _string_end(self, at: int) -> int | None:
-        """Find where the string whose content starts at `at` ends, behind its quote."""
+        """Find the place behind the closing quote of the string whose content starts at `at`."""
         content = at - self._at
         while True:
             quote = self._data.find(b'"', at)
@@ -128,12 +128,15 @@ class RecordScanner:
                 return at
 
     def _more(self) -> bool:
-        """Drop what has been handed out and double what is held; False at the end of the file."""
+        """Drop records already returned, and double the data held; False at the end of the file.
+
+        Doubling keeps the time linear for a record that is much longer than a chunk.
+        """
         pieces = [self._data[self._at :]]
         held_bytes = len(pieces[0])
-        wanted_bytes = max(CHUNK_BYTES, 2 * held_bytes)
+        limit_bytes = max(CHUNK_BYTES, 2 * held_bytes)
         try:
-            while held_bytes < wanted_bytes and (chunk := self._stream.read(CHUNK_BYTES)):
+            while held_bytes < limit_bytes and (chunk := self._stream.read(CHUNK_BYTES)):
                 pieces.append(chunk)
                 held_bytes += len(chunk)
         except StreamDamage:
@@ -152,7 +155,7 @@ class JsonArrayReader:
     """Reads a whole file as one segment."""
 
     def read(self, segment: Segment, keep_metadata: bool) -> Iterator[DocumentBlock]:
-        """The documents of the file, in blocks of about `BLOCK_BYTES`."""
+        """Read the documents of the file, in blocks of about `BLOCK_BYTES`."""
         file = segment.files[0]
         parser = JsonRecords(segment.options, keep_metadata)
         block, counted_bytes = parser.new_block(), 0

@@ -1,9 +1,9 @@
 """Read JSON records as documents: in bulk where all are good, else one by one.
 
-Only the text and the identifier are taken out of a record; its other fields are passed over, and
-what is wrong inside them (bytes that are not UTF-8, numbers beyond a double) does not make the
-record bad. Decoding runs of lines to the two fields takes 4.9 us a record where splitting lines and
-parsing them whole takes 7.4 us (3.5 KB a record, Xeon at 2.3 GHz).
+Only the text and the identifier of a record are decoded. Faults inside its other fields (bytes that
+are not UTF-8, numbers beyond a double) do not make the record bad. Decoding the two fields of many
+lines at once takes 4.9 us a record, while splitting lines and parsing each completely takes 7.4 us
+(3.5 KB a record, Xeon at 2.3 GHz).
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ from curate.sources.records import BadRecord, DocumentBlock, ReadOptions
 RETURN, OPENING, CLOSING = b"\r{}"
 
 LONGEST_RUN_BYTES = 2 * CHUNK_BYTES
-"""Most bytes that several lines have together: the pieces of one before a chunk, and the chunk."""
+"""Most bytes of a run of several lines: pieces of a line from earlier chunks, and one chunk."""
 
 NOT_DECODED = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 @functools.lru_cache(maxsize=64)
 def record_decoder(text: str, identity: str) -> msgspec.json.Decoder[Any]:
-    """A decoder of records to objects with `text` and `id`.
+    """Make a decoder of records to objects with `text` and `id`.
 
     Args:
-        text: Key of the text; of a dotted path, the first part, whose whole value is decoded.
-        identity: The same for the identifier.
+        text: Key of the text. For a dotted path, the value of its first key is decoded.
+        identity: Key of the identifier, in the same way.
     """
     fields: list[Any] = [("text", str if "." not in text else Any)]
     rename = {"text": text.split(".")[0]}
@@ -54,10 +54,10 @@ def record_decoder(text: str, identity: str) -> msgspec.json.Decoder[Any]:
 
 
 def count_records(lines: bytes) -> int:
-    r"""Number of lines if each starts with `{` and ends with `}`, else 0.
+    r"""Count lines, if each starts with `{` and ends with `}`; otherwise return 0.
 
-    No record then spans lines, since `}` and `{` cannot follow each other inside one. So if as
-    many records are decoded as there are lines, there is one on each.
+    No record then spans lines, since `{` cannot follow `}` inside a record. So if as many records
+    are decoded as there are lines, each line holds one.
 
     Example:
         >>> count_records(b'{"a": 1}\n{"a": 2}\r\n'), count_records(b'{"a": 1}\n\n{"a":\n2}\n')
@@ -65,7 +65,7 @@ def count_records(lines: bytes) -> int:
     """
     count, start = 0, 0
     while start < len(lines):
-        # A search a line, not one over all: `find` scans at memory speed, `count` does not.
+        # One `find` per line, not one `count` over all: only `find` scans at memory speed.
         end = lines.find(b"\n", start)
         if end < start + len("{}") or lines[start] != OPENING:
             return 0
@@ -81,7 +81,7 @@ class JsonRecords:
     """Adds records to blocks."""
 
     def __init__(self, options: ReadOptions, keep_metadata: bool) -> None:
-        """Find documents as `options` say."""
+        """Set the keys of documents to those of `options`."""
         self._options = options
         self._keep_metadata = keep_metadata
         self._decoder = record_decoder(options.text, options.id)
@@ -90,11 +90,11 @@ class JsonRecords:
         self._id_in_text = options.id.split(".")[0] == options.text.split(".")[0]
 
     def new_block(self) -> DocumentBlock:
-        """An empty block, with room for metadata if that is kept."""
+        """Make an empty block, with a list of metadata if that is kept."""
         return DocumentBlock(metadata=[] if self._keep_metadata else None)
 
     def add_lines(self, block: DocumentBlock, data: bytes, first_line: int, file: int = 0) -> int:
-        """Add the records of whole lines, and return how many lines there are.
+        """Add the records of whole lines, and return the number of lines.
 
         Args:
             block: Receives documents and bad records.
@@ -117,7 +117,7 @@ class JsonRecords:
         return len(rows)
 
     def add_files(self, block: DocumentBlock, files: Sequence[tuple[int, bytes]]) -> int:
-        """Add the records of files, each by its number and its whole lines; returns lines."""
+        """Add the records of files, given as (index, whole lines), and return the lines read."""
         counts = [0] if self._keep_metadata else [count_records(data) for _, data in files]
         if all(counts):
             numbers = [number for number, _ in files]
@@ -130,7 +130,7 @@ class JsonRecords:
     def _add_all(
         self, block: DocumentBlock, data: bytes, files: Iterable[int], lines: Iterable[int]
     ) -> bool:
-        """Add the records of lines that `count_records` found whole, if each is a document."""
+        """Add the records of lines that `count_records` accepted, if all are documents."""
         owners = list(files)
         try:
             records = self._decoder.decode_lines(data)
@@ -138,7 +138,7 @@ class JsonRecords:
             if len(records) != len(owners) or not all(map(has_content, texts)):
                 return False
         except (*NOT_DECODED, TypeError):
-            return False  # one of them is bad, and is found when each is read by itself
+            return False  # a record is bad; the caller then reads each by itself
         block.texts += texts
         block.ids += identities
         block.files += owners
@@ -148,7 +148,7 @@ class JsonRecords:
     def _add_all_whole(
         self, block: DocumentBlock, lines: list[bytes], first_line: int, file: int
     ) -> bool:
-        """Add records with their metadata if every one is a document and JSON throughout."""
+        """Add records with their metadata, if all are documents and valid JSON throughout."""
         try:
             values = list(map(orjson.loads, lines))
             texts = [look_up(value, self._options.text) for value in values]
@@ -156,7 +156,7 @@ class JsonRecords:
         except (orjson.JSONDecodeError, TypeError):
             return False
         identities = [look_up(value, self._options.id) for value in values]
-        # Integers beyond 64 bits come out as floats here, but not of the other decoder.
+        # orjson returns integers beyond 64 bits as floats, unlike the decoder of two fields.
         if not is_good or float in map(type, identities):
             return False
         assert block.metadata is not None
@@ -189,7 +189,7 @@ class JsonRecords:
             number: Its line, from 1.
             file: Index into `Segment.files`.
         """
-        record = record.removeprefix(BOM_UTF8)  # within a file where files were joined
+        record = record.removeprefix(BOM_UTF8)  # also inside files made by joining files
         if not record or record.isspace():
             return
         record = record.removesuffix(b"\r")
@@ -219,7 +219,7 @@ class JsonRecords:
             block.metadata.append(self._metadata(record))
 
     def _metadata(self, record: bytes) -> dict[str, Any]:
-        """The record's other fields, with what is not UTF-8 replaced; none if they are no JSON."""
+        """Return the record's other fields, bad UTF-8 replaced; none if they are not JSON."""
         for readable in (record, record.decode("utf-8", "replace")):
             try:
                 fields: dict[str, Any] = orjson.loads(readable)
@@ -229,7 +229,7 @@ class JsonRecords:
         return {}
 
     def _without_document(self, fields: dict[str, Any]) -> dict[str, Any]:
-        """A record's fields but its text and identifier, which are removed in place."""
+        """Remove the text and the identifier from a record's fields, in place."""
         remove(fields, self._options.text.split("."))
         remove(fields, self._options.id.split("."))
         return fields

@@ -1,8 +1,8 @@
 """Read JSON lines: one record a line, plain or compressed, any part of a file.
 
-A segment owns the lines that *start* in its range of decompressed bytes, so segments of any length
-give the same documents. Blank lines are counted and passed over. A worker that reads the segments
-of a file in rising order decompresses it once.
+A segment holds the lines that *start* in its range of decompressed bytes, so segments of any length
+give the same documents. Blank lines are counted and skipped. A worker that reads the segments of a
+file in ascending order decompresses it once.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from curate.sources.json_records import JsonRecords
 from curate.sources.records import BLOCK_BYTES, BadRecord, DocumentBlock, InputFile, Segment
 
 SMALL_BYTES = 128 << 10
-"""Plain files up to this size are read in groups, each at once."""
+"""Uncompressed files up to this size are read in groups, each with one call."""
 
 TOGETHER_BYTES = 256 << 10
-"""Bytes of small files that are decoded at once."""
+"""Bytes of small files that are decoded together."""
 
 OVERRUN_BYTES = 64 << 10
-"""Read at once beyond a segment's end, to finish its last line."""
+"""Bytes read at a time beyond a segment's end, to complete its last line."""
 
 
 class LineCursor:
-    """Hands out the lines of one file, forward only.
+    """Reads the lines of one file, forward only.
 
-    `position` is where the next line starts, in decompressed bytes.
+    `position` is the start of the next line, in decompressed bytes.
     """
 
     def __init__(self, file: InputFile) -> None:
@@ -40,19 +40,19 @@ class LineCursor:
         self.file = file
         self.position = 0
         self.unfinished: list[bytes] = []
-        """Pieces of the line that starts at `position` and whose end has not been read."""
+        """Pieces of the line that starts at `position`, whose end has not been read."""
         self._stream = open_stream(file.path, file.size_bytes)
         self._pending = b""
         self._floor = 0
 
     def can_reach(self, file: InputFile, start: int) -> bool:
-        """Whether no line that starts at or after `start` has been handed out yet."""
+        """Whether no line that starts at or after `start` has been read yet."""
         return file == self.file and start >= self._floor
 
     def settle(self, start: int) -> bool:
         """Go to the first line that starts at or after `start`; False if the file ends before.
 
-        Damage before that line ends the file here: the segment where it strikes tells of it.
+        Damage before that line counts as the end: the segment that holds it reports it.
         """
         try:
             return self.position >= start or self._seek_line(start)
@@ -60,7 +60,7 @@ class LineCursor:
             return False
 
     def _seek_line(self, start: int) -> bool:
-        """Find the line end at or after the byte before `start`."""
+        """Go behind the first line end at or after the byte before `start`."""
         before = start - 1
         self._pending = self._pending[before - self.position :]
         self.position = before
@@ -75,10 +75,11 @@ class LineCursor:
         return False
 
     def take(self, stop: int | None) -> Iterator[bytes]:
-        """The lines that start before `stop`, runs of whole lines at a time.
+        """Yield the lines that start before `stop`, in runs of whole lines.
 
         Raises:
-            StreamDamage: After the lines before it; `unfinished` holds what came of the next.
+            StreamDamage: After the lines before the damage; `unfinished` holds the damaged line's
+                beginning.
         """
         self._floor = sys.maxsize if stop is None else stop
         pieces = self.unfinished
@@ -90,12 +91,12 @@ class LineCursor:
             if not chunk:
                 break
             if len(chunk) > left_bytes:
-                # The line end at or after `stop - 1` is that of the last line starting before.
+                # The first line end at or after `stop - 1` ends the last line that starts before.
                 cut = chunk.find(b"\n", max(0, left_bytes - 1)) + 1 or len(chunk)
                 chunk, self._pending = chunk[:cut], chunk[cut:]
             is_long = offset - self.position > CHUNK_BYTES
             offset += len(chunk)
-            # A long line goes alone, so that its bytes are not copied with those of others.
+            # A long line is yielded alone, so that its bytes are not copied with other lines.
             end = chunk.find(b"\n") + 1 if is_long else chunk.rfind(b"\n") + 1
             if is_long and 0 < end < len(chunk):
                 self._pending = chunk[end:] + self._pending
@@ -117,7 +118,7 @@ class LineCursor:
         return run[len(BOM_UTF8) :] if has_mark else run
 
     def at_end(self) -> bool:
-        """Whether nothing follows; damage that follows is for a later segment to tell."""
+        """Whether the file ends here; damage that follows is reported by a later segment."""
         try:
             self._pending = self._pending or self._stream.read(OVERRUN_BYTES)
         except StreamDamage:
@@ -130,14 +131,14 @@ class LineCursor:
 
 
 class JsonlReader:
-    """Reads segments of JSON lines, and keeps the last file open for the segment that follows."""
+    """Reads segments of JSON lines, and keeps the last file open for the next segment."""
 
     def __init__(self) -> None:
         """Start with no file open."""
         self._cursor: LineCursor | None = None
 
     def read(self, segment: Segment, keep_metadata: bool) -> Iterator[DocumentBlock]:
-        """The documents of one segment, in blocks of about `BLOCK_BYTES`."""
+        """Read the documents of one segment, in blocks of about `BLOCK_BYTES`."""
         records = JsonRecords(segment.options, keep_metadata)
         if len(segment.files) > 1:
             yield from _read_small_files(segment, records)
@@ -169,7 +170,10 @@ class JsonlReader:
         yield block
 
     def _cursor_for(self, segment: Segment) -> LineCursor:
-        """The open cursor if it can serve, else a new one; taken from `self` while in use."""
+        """Return the open cursor if it has not passed the segment, else a new one.
+
+        The cursor leaves `self` while in use, so that it is not used again after an exception.
+        """
         cursor, self._cursor = self._cursor, None
         if cursor is not None:
             if cursor.can_reach(segment.files[0], segment.start):
@@ -185,7 +189,7 @@ class JsonlReader:
 
 
 def _read_small_files(segment: Segment, records: JsonRecords) -> Iterator[DocumentBlock]:
-    """The documents of a group of files, each read whole."""
+    """Read the documents of a group of small files."""
     block, pending, pending_bytes = records.new_block(), [], 0
     for index, file in enumerate(segment.files):
         data = read_whole(file).removeprefix(BOM_UTF8)
@@ -208,7 +212,7 @@ def _read_small_files(segment: Segment, records: JsonRecords) -> Iterator[Docume
 def add_damage(
     records: JsonRecords, block: DocumentBlock, cursor: LineCursor, line: int, reason: str
 ) -> None:
-    """Add the rest of a damaged line: the document if it is whole, and one bad record.
+    """Add the beginning of a damaged line, as a document if it is complete, and a bad record.
 
     Args:
         records: The parser.

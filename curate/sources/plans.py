@@ -1,6 +1,6 @@
 """Cut files into segments, and recognise a file's reader by its content.
 
-Both depend on content and options alone, so results made from a segment can be used again.
+Both depend only on content and options, so results made from a segment can be reused.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from curate.sources.decompress.open import ByteStream, StreamDamage
 from curate.sources.records import InputFile, ReadOptions, Segment
 
 HEAD_BYTES = 64 << 10
-"""Decompressed bytes in which a file's kind is recognised."""
+"""Decompressed bytes from which a file's kind is recognised."""
 
 READING_DIGITS = 16
-"""Hexadecimal digits of the part of a key that identifies how a file is read."""
+"""Hexadecimal digits in a key for how the file is read."""
 
 PARQUET_MAGIC = b"PAR1"
 ARROW_FILE_MAGIC = b"ARROW1"
@@ -54,11 +54,11 @@ class FilePlan:
     files: tuple[InputFile, ...]
     options: ReadOptions
     count: int | None
-    """Number of segments; None: ask for 0, 1, 2, … until a block says `end_of_file`."""
+    """Number of segments; if None, read 0, 1, 2, … until a block has `end_of_file`."""
     step_bytes: int = 0
-    """Segments are byte ranges of this length; 0 where they are not cut by bytes."""
+    """Length of segments that are ranges of bytes; 0 for others."""
     cuts: tuple[int, ...] = ()
-    """Segment k runs from cuts[k] to cuts[k + 1], in row groups or record batches."""
+    """Row groups or record batches at which segments begin: k spans cuts[k] to cuts[k + 1]."""
 
     @cached_property
     def keys(self) -> tuple[str, ...]:
@@ -76,7 +76,7 @@ class FilePlan:
         return tuple([f"{file.content_hash}-{reading}" for file in self.files])
 
     def segment(self, index: int) -> Segment:
-        """Segment `index`, from 0.
+        """Return segment `index`, from 0.
 
         Raises:
             ValueError: There is no such segment.
@@ -88,10 +88,17 @@ class FilePlan:
             start, stop = index * self.step_bytes, (index + 1) * self.step_bytes
         elif self.cuts:
             start, stop = self.cuts[index], self.cuts[index + 1]
-        return Segment(self.reader, self.files, start, stop, index, self.options)
+        return Segment(
+            reader=self.reader,
+            files=self.files,
+            start=start,
+            stop=stop,
+            index=index,
+            options=self.options,
+        )
 
     def beginning(self, size_bytes: int) -> Segment:
-        """Segment 0, or less of it: documents that start, or files that lie, in its first bytes."""
+        """Return the first bytes of segment 0: its documents that start, or its files, in them."""
         whole = self.segment(0)
         if self.step_bytes:
             return replace(whole, stop=min(size_bytes, self.step_bytes))
@@ -118,7 +125,7 @@ def plan_whole(request: PlanRequest) -> FilePlan:
 
 
 def plan_lines(request: PlanRequest) -> FilePlan:
-    """Cut a file by decompressed bytes; only for a plain file is the number of segments known."""
+    """Cut a file by decompressed bytes; the number of segments is open if it is compressed."""
     step_bytes, count = request.segment_bytes, None
     if request.stream_kind == "plain":
         count = max(1, -(-request.file.size_bytes // step_bytes))
@@ -126,7 +133,7 @@ def plan_lines(request: PlanRequest) -> FilePlan:
 
 
 def cut_evenly(sizes_bytes: list[int], segment_bytes: int) -> tuple[int, ...]:
-    """Cut points of runs that each reach `segment_bytes`, the last one perhaps not.
+    """Cut a list into runs that each reach `segment_bytes`, except perhaps the last.
 
     Example:
         >>> cut_evenly([30, 30, 50, 10], segment_bytes=60)
@@ -142,7 +149,7 @@ def cut_evenly(sizes_bytes: list[int], segment_bytes: int) -> tuple[int, ...]:
 
 
 def recognise(stream: ByteStream, path: str) -> tuple[str, str]:
-    """The reader for a file, by its beginning and its name, and what it is compressed with."""
+    """Return a file's reader, recognised by its beginning and name, and its compression."""
     head = b""
     with contextlib.suppress(StreamDamage):
         head = stream.read(HEAD_BYTES)
@@ -150,10 +157,10 @@ def recognise(stream: ByteStream, path: str) -> tuple[str, str]:
 
 
 def reader_of(head: bytes, path: str) -> str:
-    r"""The reader for a file, by its first decompressed bytes, else by its name.
+    r"""Recognise the reader for a file by its first decompressed bytes, else by its name.
 
-    A name decides only where the content does not: JSON in a file that is not called so needs a
-    whole record on its first line, so that source code starting with a bracket stays text.
+    If the name does not suggest JSON, the first line must hold a complete record, so that source
+    code which starts with a bracket stays text.
 
     Example:
         >>> reader_of(b"PAR1...", "a.jsonl"), reader_of(b'{"text": "x"}\n', "a.txt")
@@ -182,7 +189,7 @@ def reader_of(head: bytes, path: str) -> str:
 
 
 def reader_of_name(path: str) -> str:
-    """The reader that a file's name suggests, compression suffixes aside.
+    """Return the reader that a file's name suggests, ignoring compression suffixes.
 
     Example:
         >>> reader_of_name("a.jsonl.zst"), reader_of_name("b.TSV"), reader_of_name("c.py")
@@ -197,7 +204,7 @@ def reader_of_name(path: str) -> str:
 
 
 def whole_json(line: bytes) -> object:
-    """The value a line holds, None where it is not JSON."""
+    """Return the JSON value of a line, or None."""
     try:
         value: object = orjson.loads(line)
     except orjson.JSONDecodeError:

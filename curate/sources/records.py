@@ -1,8 +1,8 @@
-"""Types of reading: files, segments of files, blocks of documents, and bad records.
+"""Types shared by readers: files, segments of files, blocks of documents, and bad records.
 
 A *segment* is the unit of work: a byte range, a run of row groups, or a run of small files. How
 a file is cut into segments depends on its content alone, never on the number of workers, so a
-part of the token store made from a segment can be reused whenever that content is seen again.
+part of the token store made from a segment can be reused whenever that content occurs again.
 """
 
 from __future__ import annotations
@@ -14,44 +14,43 @@ SCHEME = "corpus://"
 """Prefix of paths to domains of the embedded corpus."""
 
 SEGMENT_BYTES = 8 << 20
-"""Decompressed bytes of input that one segment covers, more or less: about 2M tokens."""
+"""Approximate decompressed bytes of one segment: about 2M tokens."""
 
 BLOCK_BYTES = 512 << 10
-"""Bytes of text a block holds before it is handed on; a longer document makes a longer block.
-Texts and their tokens stay in a core's cache: tokenising all was 1.03-1.05x as fast as with 4 MB,
-and a quarter as much was no faster."""
+"""Bytes of text in a block; a longer document makes a longer block. Texts and their tokens stay in
+a core's cache: tokenising is 1.03 to 1.05 times as fast as with 4 MB, no faster with a quarter."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReadOptions:
-    """How to find a document in a record; part of the identity of what is read."""
+    """How to find the document in a record; part of the key of everything read."""
 
     text: str = "text"
     """Column or key of the text; dots reach into nested objects: `data.body`."""
     id: str = "id"
-    """Column or key of the identifier; documents without one are known by their content hash."""
+    """Column or key of the identifier; without one, the content hash identifies a document."""
     reader: str = "auto"
-    """A key of `READERS`, or `auto`: recognised by content, then by name."""
+    """A key of `READERS`, or `auto`, which recognises the content, then the name."""
     glob: str = "*"
-    """For directories of plain text: which file names are documents (fnmatch, comma-separated)."""
+    """Names of the files to read in directories: fnmatch patterns, comma-separated."""
 
 
 class InputFile(NamedTuple):
-    """One input file, identified by what is in it; there may be millions, so they are tuples."""
+    """One input file, identified by its content; a tuple, since there may be millions."""
 
     path: str
-    """A local path, a URL, or `corpus://<domain>`, as the user would type it."""
+    """A local path or a URL."""
     size_bytes: int
     content_hash: str
     """xxh3-128 of the raw bytes, 32 hexadecimal digits."""
     name: str = ""
-    """Path below the directory the recipe names, or the file's name: what a text file is called."""
+    """Path below the recipe's directory or glob, or file name: the identifier of a text file."""
     reader: str = ""
-    """A key of `READERS`, recognised by its content; empty where that is still to be read."""
+    """A key of `READERS`, recognised by content; empty if not read yet."""
     compression: str = ""
-    """`plain`, `gzip`, `zstd` or `refused`; empty where that is still to be read."""
+    """`plain`, `gzip`, `zstd` or `refused`; empty if not read yet."""
     status: tuple[int | str, ...] = ()
-    """Size and modification time (see `identities.Status`) when identified; empty if not taken."""
+    """Status (see `identities.Status`) when identified; empty if unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +62,7 @@ class Segment:
     start: int
     """First byte (decompressed) or first row group that belongs to the segment."""
     stop: int | None
-    """One past the last; None: to the end of the file."""
+    """One past the last; None stands for the end of the file."""
     index: int
     """Position among the segments of its file; 0 for a group of small files."""
     options: ReadOptions
@@ -71,12 +70,12 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class BadRecord:
-    """A record that gave no document, with enough to find and mend it."""
+    """A record that gave no document, with its place, the reason and an excerpt."""
 
     file: int
     """Index into `Segment.files`."""
     line: int
-    """1-based line or row, counted from the first record of the segment; 0: the file as a whole."""
+    """1-based line or row from the start of the segment; 0 stands for the whole file."""
     reason: str
     excerpt: str = ""
     """At most 200 characters of the record."""
@@ -89,17 +88,17 @@ class DocumentBlock:
     texts: list[str] = field(default_factory=list)
     """Never empty, never only white space, always encodable as UTF-8."""
     ids: list[str] = field(default_factory=list)
-    """The record's own identifier as text; empty where it has none."""
+    """The record's identifier as text; empty if it has none."""
     files: list[int] = field(default_factory=list)
     """Index into `Segment.files`."""
     lines: list[int] = field(default_factory=list)
     """1-based line or row, counted from the first record of the segment."""
     metadata: list[dict[str, Any]] | None = None
-    """The record's other fields; only where the reader was asked to keep them."""
+    """The record's other fields; None unless the reader keeps them."""
     bad: list[BadRecord] = field(default_factory=list)
     lines_read: int = 0
-    """Lines or rows this block consumed, blank and bad ones included."""
+    """Lines or rows read for this block, blank and bad ones included."""
     raw_bytes: int = 0
-    """Decompressed bytes of input that the block consumed."""
+    """Decompressed bytes of input read for this block."""
     end_of_file: bool = False
-    """True on the last block of the segment if the segment reached the end of its file."""
+    """Whether this is the last block of a segment that reaches the end of its file."""

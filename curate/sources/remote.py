@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 from curate.errors import InputError
 
 NameFilter: TypeAlias = Callable[[str], Any]
-"""A test that is true for file names to read."""
+"""A test of file names, true for those to read."""
 
 GLOB_CHARACTERS = frozenset("*?[")
 
@@ -29,25 +29,25 @@ def name_filter(patterns: str) -> NameFilter:
 
 
 @contextmanager
-def faults_told(url: str) -> Iterator[None]:
-    """Turn what goes wrong with a remote store into `InputError`."""
+def remote_errors(url: str) -> Iterator[None]:
+    """Turn the exceptions of a remote store into `InputError`."""
     try:
         yield
-    except Exception as error:  # noqa: BLE001 - every store's library has exceptions of its own
+    except Exception as error:  # noqa: BLE001 - each store's library has its own exceptions
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{url}: cannot be reached ({reason})") from error
 
 
 def expand_url(url: str, fits: NameFilter) -> list[tuple[str, str]]:
-    """The files of one URL: a file, a glob, or a directory whose files fit.
+    """Find the files of a URL that is a file, a glob, or a directory whose files fit.
 
     Returns:
-        URLs, and what each file is called below the fixed part of the pattern.
+        URLs, and the path of each file below the fixed part of the pattern.
 
     Raises:
         InputError: The store cannot be reached, or the protocol's package is not installed.
     """
-    with faults_told(url):
+    with remote_errors(url):
         filesystem, path = _open(url)
         if filesystem.isfile(path):
             return [(url, path.rsplit("/", 1)[-1])]
@@ -72,12 +72,12 @@ def expand_url(url: str, fits: NameFilter) -> list[tuple[str, str]]:
 
 
 def remote_status(url: str) -> tuple[int, str]:
-    """Size in bytes (0: the store does not tell), and a text that changes when the file does.
+    """Return the size in bytes (0 if unknown), and a text that changes when the file does.
 
     Raises:
         InputError: The store cannot be reached.
     """
-    with faults_told(url):
+    with remote_errors(url):
         filesystem, path = _open(url)
         return filesystem.info(path).get("size") or 0, str(filesystem.ukey(path))
 

@@ -24,14 +24,14 @@ class TableRows:
     """Gathers the rows of one segment in blocks. `next_row` is 1 for the segment's first row."""
 
     def __init__(self, options: ReadOptions, keep_metadata: bool) -> None:
-        """Find documents as `options` say, once bound to a schema."""
+        """Start without a schema; `bind` finds the columns that `options` name."""
         self._options = options
         self._keep_metadata = keep_metadata
         self._text: ColumnPath | None = None
         self._id: ColumnPath | None = None
         self._columns = ""
         self.columns_to_read: list[ColumnPath] | None = None
-        """The columns to read; None: all."""
+        """The columns to read; None stands for all."""
         self.next_row = 1
         self._block = self._new_block()
 
@@ -39,7 +39,7 @@ class TableRows:
         return DocumentBlock(metadata=[] if self._keep_metadata else None)
 
     def bind(self, columns: TableColumns) -> bool:
-        """Find the columns; where the text's is missing, that is the file's one bad record."""
+        """Find the columns; return False, with a bad record, if the text's is missing."""
         self._text = columns.find(self._options.text)
         self._id = columns.find(self._options.id)
         self._columns = columns.description
@@ -82,12 +82,12 @@ class TableRows:
         self.next_row += rows
 
     def _keep(self, values: Sequence[Any]) -> Sequence[int]:
-        """Which values are documents' texts; the others go to the block's bad records."""
+        """Return the rows whose values are documents; add the others to the bad records."""
         try:
             if all(map(has_content, values)):
                 return range(len(values))
         except TypeError:
-            pass  # a null, or bytes that are not UTF-8: told one by one below
+            pass  # a null, or bytes that are not UTF-8: reported one by one below
         kept = []
         for row, value in enumerate(values):
             reason = self._fault(value)
@@ -99,7 +99,7 @@ class TableRows:
         return kept
 
     def _fault(self, value: Any) -> str | None:
-        """Why a value is no document's text; `False` stands for a value of another type."""
+        """Explain why a value is no document; `False` stands for a value of another type."""
         assert self._text is not None
         name = self._options.text
         if value is False:
@@ -111,7 +111,7 @@ class TableRows:
         return None if has_content(value) else EMPTY_DOCUMENT
 
     def _metadata(self, batch: Any) -> list[dict[str, Any]]:
-        """Each row's other columns."""
+        """Return each row's other columns."""
         columns = [metadata_values(column) for column in batch.columns]
         names = batch.schema.names
         rows = [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
@@ -121,23 +121,23 @@ class TableRows:
         return rows
 
     def add_damage(self, reason: str) -> None:
-        """Add the bad record for damage that strikes at the next row, or the file as a whole."""
+        """Add a bad record for damage at the next row, or for the whole file before any row."""
         row = 0 if self._text is None else self.next_row
         self._block.bad.append(BadRecord(0, row, reason))
 
     def pass_to(self, row: int) -> None:
-        """Count the rows before `row` as read, though they could not be."""
+        """Count the rows before `row`, which cannot be read, as read."""
         self._block.lines_read += row - self.next_row
         self.next_row = row
 
     def hand_over(self) -> DocumentBlock:
-        """The block gathered so far; a new one takes its place."""
+        """Return the block gathered so far, and start a new one."""
         block, self._block = self._block, self._new_block()
         return block
 
 
 def rows_of_a_block(array: Any) -> int:
-    """How many rows of a text column make about one block."""
+    """Estimate how many rows of a text column fill a block."""
     if pa.types.is_dictionary(array.type):
         array = array.dictionary
     is_view = shares_buffers(array.type)

@@ -1,7 +1,7 @@
 """Read Parquet and Arrow files, whose segments are runs of row groups or record batches.
 
 Rows are read in batches of about a block, so memory does not grow with the size of a row group. A
-damaged row group or record batch is one bad record; those after it are still read.
+damaged row group or record batch gives one bad record, and those after it are still read.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ PARQUET_BUFFER_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class RowRun:
-    """A row group or a record batch, which damage may spoil without spoiling the next."""
+    """A row group or a record batch; damage in one does not affect the next."""
 
     rows: int | None
-    """Its rows, where that is known before reading."""
+    """Number of rows, or None if only reading shows it."""
     batches: Iterator[Any]
-    """Its record batches; raises `StreamDamage`."""
+    """Record batches; iterating may raise `StreamDamage`."""
 
 
 class Table(Protocol):
@@ -51,10 +51,10 @@ class Table(Protocol):
 
     columns: TableColumns
     run_sizes_bytes: list[int]
-    """Uncompressed bytes of each run; empty where the file cannot be cut."""
+    """Uncompressed bytes of each run; empty if the file cannot be cut."""
 
     def runs(self, segment: Segment, columns: list[ColumnPath] | None) -> Iterator[RowRun]:
-        """Yield the runs of one segment with these columns; None: all of them."""
+        """Yield the runs of one segment with these columns, or with all if None."""
         ...
 
     def close(self) -> None:
@@ -63,29 +63,29 @@ class Table(Protocol):
 
 
 @contextlib.contextmanager
-def damage_told(path: str) -> Iterator[None]:
-    """Turn Arrow's errors into `StreamDamage`, the operating system's into `InputError`."""
+def arrow_errors(path: str) -> Iterator[None]:
+    """Turn Arrow's errors into `StreamDamage`, and the operating system's into `InputError`."""
     try:
         yield
     except (pa.ArrowException, UnicodeDecodeError) as error:
         raise StreamDamage(str(error).splitlines()[0]) from error
     except MemoryError as error:
-        # Where the machine truly has no memory left, asking for it rarely fails like this.
+        # Damage is likelier than a full memory, in which Linux rarely refuses an allocation.
         raise StreamDamage(f"it states a length that no memory can hold ({error})") from error
     except OSError as error:
-        # What is wrong inside a file gives no number, or that of a seek to an impossible place.
+        # Errors of content have no errno, or EINVAL from seeking to an impossible place.
         if error.errno not in (None, errno.EINVAL):
             raise InputError(f"{path}: cannot be read ({error})") from error
         raise StreamDamage(str(error).splitlines()[0]) from error
 
 
 def checked(batches: Iterator[Any], path: str) -> Iterator[Any]:
-    """The batches, each proved not to point outside its own buffers.
+    """Yield the batches, after checking that none points outside its buffers.
 
     Raises:
-        StreamDamage: One does, or cannot be read.
+        StreamDamage: A batch points outside its buffers, or cannot be read.
     """
-    with damage_told(path):
+    with arrow_errors(path):
         for batch in batches:
             for column in batch.columns:
                 check_column(column)
@@ -98,7 +98,7 @@ class ParquetTable:
     def __init__(self, file: InputFile) -> None:
         """Open the file and read its footer; raises `StreamDamage`."""
         self._path = file.path
-        with contextlib.ExitStack() as opened, damage_told(file.path):
+        with contextlib.ExitStack() as opened, arrow_errors(file.path):
             source: Any = file.path
             if is_url(file.path):
                 source = opened.enter_context(open_input(file.path))
@@ -123,7 +123,7 @@ class ParquetTable:
         group = self._groups[index]
         block_rows = BLOCK_BYTES * group.num_rows // max(1, group.total_byte_size)
         batch_rows = max(1, min(LARGEST_BATCH_ROWS, block_rows))
-        with damage_told(self._path):
+        with arrow_errors(self._path):
             batches = self._parquet.iter_batches(batch_rows, [index], columns, use_threads=False)
         yield from checked(batches, self._path)
 
@@ -142,7 +142,7 @@ class ArrowTable:
         self._opened = contextlib.ExitStack()
         self._reader = self._open(None)
         try:
-            with damage_told(file.path):
+            with arrow_errors(file.path):
                 self.columns = columns_of(self._reader.schema)
                 self._names = self._reader.schema.names
                 count = 0 if is_stream else self._reader.num_record_batches
@@ -153,10 +153,10 @@ class ArrowTable:
         self.run_sizes_bytes = [file.size_bytes // count] * count if count else []
 
     def _open(self, positions: list[int] | None) -> Any:
-        """Open the file anew, to read only the columns at these positions; None: all."""
+        """Open the file again, to read only the columns at these positions, or all if None."""
         self.close()
         options = pa.ipc.IpcReadOptions(included_fields=positions, use_threads=False)
-        with contextlib.ExitStack() as opened, damage_told(self._file.path):
+        with contextlib.ExitStack() as opened, arrow_errors(self._file.path):
             if self._is_stream:
                 stream = StreamFile(open_stream(self._file.path, self._file.size_bytes))
                 source = opened.enter_context(io.BufferedReader(stream, CHUNK_BYTES))
@@ -188,8 +188,8 @@ def open_table(file: InputFile) -> Table:
     """Open a Parquet file, an Arrow file or an Arrow stream, by its first bytes.
 
     Raises:
-        StreamDamage: It is none of them, or cannot be read as what it says it is.
-        InputError: It cannot be opened.
+        StreamDamage: The file is none of them, or is damaged.
+        InputError: The file cannot be opened.
     """
     with open_stream(file.path, file.size_bytes) as stream:
         magic = stream.read(len(ARROW_FILE_MAGIC))
@@ -204,7 +204,7 @@ def open_table(file: InputFile) -> Table:
 
 
 def plan_table(request: PlanRequest) -> FilePlan:
-    """A table cut into runs of row groups or record batches."""
+    """Cut a table into runs of row groups or record batches."""
     if request.stream_kind != "plain":
         return plan_whole(request)
     try:
@@ -221,7 +221,7 @@ def plan_table(request: PlanRequest) -> FilePlan:
 
 
 class TableReader:
-    """Reads runs of rows, and keeps the last file open for the segment that follows."""
+    """Reads runs of rows, and keeps the last file open for the next segment."""
 
     def __init__(self) -> None:
         """Start with no file open."""
@@ -229,7 +229,7 @@ class TableReader:
         self._table: Table | None = None
 
     def read(self, segment: Segment, keep_metadata: bool) -> Iterator[DocumentBlock]:
-        """The documents of one segment, in blocks of about `BLOCK_BYTES`."""
+        """Read the documents of one segment, in blocks of about `BLOCK_BYTES`."""
         rows = TableRows(segment.options, keep_metadata)
         is_end = True
         try:
@@ -260,7 +260,7 @@ class TableReader:
 
 
 def read_run(run: RowRun, rows: TableRows) -> Iterator[DocumentBlock]:
-    """Add the rows of one run, giving out blocks as they fill; damage costs the rest of the run."""
+    """Add the rows of one run, and yield blocks as they fill; damage loses the rest of the run."""
     first_row = rows.next_row
     try:
         for batch in run.batches:

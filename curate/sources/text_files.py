@@ -1,7 +1,7 @@
-"""Read plain text: one document a file, its name the identifier. Empty files are bad records.
+"""Read plain text: each file is a document, its name the identifier. Empty files are bad records.
 
-A document's identifier is part of its name on disk, not of its content: whatever keeps what was
-made of a segment has to keep it by `InputFile.name` as well as by content hash.
+Since the identifier comes from the file's name, results made from a segment are stored under
+`InputFile.name` as well as under the content hash.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ EXCERPT_LEAD_BYTES = 40
 
 
 class TextReader:
-    """Reads a group of files, each whole."""
+    """Reads groups of files."""
 
     def read(self, segment: Segment, keep_metadata: bool) -> Iterator[DocumentBlock]:
-        """One document for each file that is text, in blocks of about `BLOCK_BYTES`."""
+        """Read a document from each file, in blocks of about `BLOCK_BYTES`."""
         block = DocumentBlock(metadata=[] if keep_metadata else None)
         for index, file in enumerate(segment.files):
             if block.raw_bytes >= BLOCK_BYTES:
@@ -65,5 +65,5 @@ def _content(file: InputFile) -> bytes:
     with open_stream(file.path, file.size_bytes) as stream:
         try:
             return b"".join(iter(lambda: stream.read(CHUNK_BYTES), b""))
-        finally:  # damage too may be what was written over the file since
+        finally:  # after damage too, which may come from a change to the file
             check_unchanged(file)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ def documents(directory: Path, cache: Path, share: float) -> list[str]:
     options = ReadOptions()
     files = identify(expand([str(directory)], options, Path.cwd()), cache)
     kept: list[str] = []
-    with SegmentReader() as reader:
+    with closing(SegmentReader()) as reader:
         for plan in segments(files, options):
             segment, ended = 0, False
             while not ended and (plan.count is None or segment < plan.count):

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -87,7 +88,7 @@ def documents(
 ) -> Iterator[tuple[int, int, str, str]]:
     """File, line, text and id of every document in a domain's files."""
     numbers = {file.path: number for number, file in enumerate(domain.files)}
-    with SegmentReader() as reader:
+    with closing(SegmentReader()) as reader:
         for plan in plans:
             segment, ended, lines = 0, False, 0
             while not ended and (plan.count is None or segment < plan.count):
