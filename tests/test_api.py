@@ -186,6 +186,7 @@ def test_a_run_table_needs_no_recipe(runs: Path, tmp_path: Path, capfd) -> None:
         ("mix", {"max_epochs": 2}, "set it in the recipe, max_epochs: 2"),
         ("mix", {"directory": "out"}, "set it in the recipe, output: {dir: out}"),
         ("mix", {"budget_tokens": 0}, "RECIPE and --budget exclude each other"),
+        ("proxy", {"engine": "locl"}, "no engine is called 'locl'; did you mean 'local'"),
         ("design", {"count": 0}, "design: 0 mixtures are too few; propose at least 1"),
     ],
 )

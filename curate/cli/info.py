@@ -12,7 +12,7 @@ from curate.cli.session import print_rows
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True)
+@click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON.")
 def methods(as_json: bool) -> None:
     """List mixing methods: what each does, what it needs, and its paper."""
     from curate.mixture import METHODS
@@ -27,7 +27,7 @@ def methods(as_json: bool) -> None:
 
 @click.command()
 @click.argument("name", required=False)
-@click.option("--json", "as_json", is_flag=True)
+@click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON.")
 def formats(name: str | None, as_json: bool) -> None:
     """List output formats or, with a NAME, show how its files are loaded."""
     from curate.formats import FORMATS
@@ -62,8 +62,13 @@ def _print_format(name: str) -> None:
 
 
 @click.command()
-@click.option("--cache", type=click.Path(path_type=Path), default=Path(".curate"))
-@click.option("--json", "as_json", is_flag=True)
+@click.option(
+    "--cache",
+    type=click.Path(path_type=Path),
+    default=Path(".curate"),
+    help="Directory to harvest into; default: .curate.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON.")
 def corpus(cache: Path, as_json: bool) -> None:
     """Show the embedded corpus: domains, sizes, and the packages it is harvested from."""
     from curate.sources.embedded.corpus import DOMAINS, materialise

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from msgspec.structs import replace as with_fields
 
@@ -29,6 +29,7 @@ from curate.pipeline.results import (
 )
 from curate.recipe import LoadedRecipe, load_recipe, override_texts
 from curate.runtime.progress import Observer
+from curate.runtime.registry import unknown_name
 from curate.runtime.workers import default_workers
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ RecipeLike = LoadedRecipe | PathLike | Mapping[str, Any]
 """A loaded recipe, the path of one, or its keys and values."""
 Overrides = Mapping[str, Any] | Iterable[str]
 """`{"mixture.kl": 0.1}` or `["mixture.kl=0.1"]`."""
+Engine = Literal["local", "ray"]
+"""Where devices are: in this machine, or in a Ray cluster."""
 Progress = Observer | Literal["terminal"] | None
 """Receiver of progress; None for silence."""
 Supply = Mapping[str, float] | PathLike | Sequence[str] | None
@@ -456,7 +459,7 @@ def proxy(  # noqa: PLR0913 - keywords, of which a call names two or three
     recipe: RecipeLike,
     *,
     devices: str | None = None,
-    engine: Literal["local", "ray"] | None = None,
+    engine: Engine | None = None,
     tensorboard: PathLike | None = None,
     workers: int | None = None,
     progress: Progress = None,
@@ -491,7 +494,7 @@ def experts(  # noqa: PLR0913 - keywords, of which a call names two or three
     recipe: RecipeLike,
     *,
     devices: str | None = None,
-    engine: Literal["local", "ray"] | None = None,
+    engine: Engine | None = None,
     tensorboard: PathLike | None = None,
     workers: int | None = None,
     progress: Progress = None,
@@ -529,7 +532,7 @@ def validate(  # noqa: PLR0913 - keywords, of which a call names two or three
     presets: Sequence[str] = (),
     up: bool = False,
     devices: str | None = None,
-    engine: Literal["local", "ray"] | None = None,
+    engine: Engine | None = None,
     tensorboard: PathLike | None = None,
     workers: int | None = None,
     progress: Progress = None,
@@ -627,6 +630,8 @@ def _with_devices(
     if devices is not None:
         changes["device"] = devices
     if engine is not None:
+        if engine not in get_args(Engine):
+            raise RecipeError(unknown_name("engine", engine, get_args(Engine), "proxy.engine"))
         changes["engine"] = engine
     if tensorboard is not None:
         changes["tensorboard"] = str(Path(tensorboard).resolve())
