@@ -399,7 +399,11 @@ def test_new_evidence_is_a_new_build(recipe):
 @pytest.mark.parametrize(
     ("setting", "error", "message"),
     [
-        ("mixture.evidence.runs=none.csv", MissingEvidence, "none.csv is not there; `curate proxy"),
+        (
+            "mixture.evidence.runs=none.csv",
+            MissingEvidence,
+            "none.csv does not exist; `curate proxy",
+        ),
         ("mixture.objective={}", RecipeError, "objective needs exactly one of target and weights"),
         ("mixture.objective={target: a, weights: {a: 1}}", RecipeError, "found target and weights"),
         ("mixture.evidence.run=x", RecipeError, "unknown key 'mixture.evidence.run'; did you mean"),

@@ -226,7 +226,7 @@ def test_what_cannot_be_validated(
 
 def test_a_named_table_is_taken_before_proxies_and_must_be_there(recipe: Path) -> None:
     loaded = load(recipe, ("mixture.evidence.runs=mine.csv",))
-    with pytest.raises(MissingEvidence, match=r"mine.csv is not there; .*evidence: \{proxy: "):
+    with pytest.raises(MissingEvidence, match=r"mine.csv does not exist; .*evidence: \{proxy: "):
         plan_dataset(loaded, 1, Observer())
     (loaded.base / "mine.csv").write_text("run\n", "utf-8")
     with pytest.raises(FitError, match="mine.csv"):

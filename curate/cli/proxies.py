@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import curate
-from curate.cli.session import Command, RecipeSession, recipe_command
+from curate.cli.session import Command, RecipeSession, add_options, recipe_command
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -19,15 +19,14 @@ PLACES = ("devices", "engine", "tensorboard")
 
 def proxy_command(command: Command) -> Command:
     """Add the options of a command that trains on a recipe's domains."""
-    for option in (
-        click.option("--tensorboard", type=click.Path(path_type=Path), metavar="DIR",
-                     help="Write scalars of every run there."),
+    options = [
+        click.option("--devices", metavar="NAMES", help="cuda:0,cuda:1: one process on each."),
         click.option("--engine", type=click.Choice(["local", "ray"]),
                      help="Where devices are: here, or in a Ray cluster."),
-        click.option("--devices", metavar="NAMES", help="cuda:0,cuda:1: one process on each."),
-    ):  # fmt: skip
-        command = option(command)
-    return recipe_command(command)
+        click.option("--tensorboard", type=click.Path(path_type=Path), metavar="DIR",
+                     help="Write scalars of every run there."),
+    ]  # fmt: skip
+    return recipe_command(add_options(command, options))
 
 
 @click.command()

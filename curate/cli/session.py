@@ -7,7 +7,7 @@ interrupted.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
@@ -24,7 +24,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 EXIT_FAILED, EXIT_USER, EXIT_INTERRUPTED = 1, 2, 130
 
 
-def recipe_options(required: bool) -> list[Callable[[Any], Any]]:
+def _recipe_options(required: bool) -> list[Callable[[Any], Any]]:
     """Return the argument and options of a command that takes a recipe."""
     return [
         click.argument("recipe", required=required, type=click.Path(path_type=Path)),
@@ -39,17 +39,22 @@ def recipe_options(required: bool) -> list[Callable[[Any], Any]]:
     ]  # fmt: skip
 
 
+def add_options(command: Command, options: Sequence[Callable[[Any], Any]]) -> Command:
+    """Decorate a command with options, in the order in which its help shows them."""
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 def recipe_command(command: Command) -> Command:
     """Add the argument and options of a command that takes a recipe."""
-    for decorator in reversed(recipe_options(required=True)):
-        command = decorator(command)
-    return command
+    return add_options(command, _recipe_options(required=True))
 
 
 def recipe_or_runs_command(command: Command) -> Command:
     """Add the options of a command that takes a recipe or, instead, a table of runs."""
-    decorators = [
-        *recipe_options(required=False),
+    options = [
+        *_recipe_options(required=False),
         click.option("--runs", "runs", multiple=True, type=click.Path(path_type=Path),
                      help="Without RECIPE: a run table; twice for mixtures and losses."),
         click.option("--experts", type=click.Path(path_type=Path),
@@ -60,9 +65,7 @@ def recipe_or_runs_command(command: Command) -> Command:
         click.option("--max-epochs", type=float, default=1.0, show_default=True,
                      help="Without RECIPE: most passes over a domain."),
     ]  # fmt: skip
-    for decorator in reversed(decorators):
-        command = decorator(command)
-    return command
+    return add_options(command, options)
 
 
 class Screen:

@@ -1,4 +1,4 @@
-"""The stages that a recipe drives, and the Python functions over them.
+"""The stages of a build and of its evidence, and the Python functions that run them.
 
 In order: `tokenize`, `measure`, `mix`, `plan`, `write`, `build`, `proxies`, `validate`. `api` holds
 one function for each command, `results` what they return.

@@ -259,7 +259,7 @@ def compare(  # noqa: PLR0913 - keywords, of which a call names two or three
 
         inputs, workers = table.inputs(settings), _workers(workers)
         return compare_without_text(inputs, _path(directory), workers, _observer(progress))
-    from curate.pipeline.compare_mixtures import compare_recipe
+    from curate.pipeline.mix import compare_recipe
 
     table.refuse(directory)
     return compare_recipe(*_start(recipe, workers, progress, settings))

@@ -1,4 +1,4 @@
-"""Artifacts that every stage shares: where a file came from, `stats.json` and bad records."""
+"""Write what several stages share: the origin of artifacts, `stats.json` and bad records."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def write_stats(
         loaded: The recipe.
         tokenized: Documents, counts and plug-in entropies.
         measured: shape (domains,), entropies with intervals, from this or an earlier run; they
-            stand in place of the plug-in ones, which stay beside them.
+            replace the plug-in ones, which are kept in fields of their own.
         observer: Receives a notice of bad records.
 
     Raises:
@@ -65,7 +65,7 @@ def keeps_other_dataset(loaded: LoadedRecipe, observer: Observer) -> bool:
 
     Args:
         loaded: The recipe.
-        observer: Receives a notice if so.
+        observer: Receives a notice if it does.
     """
     try:
         is_other = load_manifest(loaded.output_dir).recipe_hash != loaded.hash
@@ -73,7 +73,7 @@ def keeps_other_dataset(loaded: LoadedRecipe, observer: Observer) -> bool:
         return False
     if is_other:
         observer.notice(
-            f"{loaded.output_dir} holds a dataset of another recipe: its artifacts are kept, "
+            f"{loaded.output_dir} holds a dataset of another recipe: its artifacts are kept, and "
             "nothing is written"
         )
     return is_other

@@ -15,7 +15,6 @@ from curate.dataset import manifest as dataset
 from curate.dataset.manifest import Manifest
 from curate.dataset.verify import verify
 from curate.errors import ShardError, TokenizerError
-from curate.mixture import Mixture
 from curate.pipeline.check import check_names
 from curate.pipeline.plan import Planned, plan_dataset
 from curate.pipeline.tokenize import TokenizedDomains
@@ -36,7 +35,6 @@ class BuiltDataset:
 
     directory: Path
     tokenized: TokenizedDomains
-    mixture: Mixture
     plan: Plan
     certificate: dict[str, Any]
     reused: bool
@@ -71,14 +69,13 @@ def _build(loaded: LoadedRecipe, workers: int, observer: Observer) -> BuiltDatas
     certificate = verify(loaded.output_dir, tokenized.domains, workers, observer.tick)
     observer.end("ok" if certificate["ok"] else f"{len(certificate['problems'])} problems")
     if reused and not certificate["ok"]:
-        observer.notice("what was built is damaged: writing it again")
+        observer.notice("the dataset is damaged: writing it again")
         write_dataset(loaded, planned, workers, observer)
         certificate, reused = verify(loaded.output_dir, tokenized.domains, workers), False
-    write_card(loaded, planned.tokenized.stats, certificate)
+    write_card(loaded, tokenized.stats, certificate)
     return BuiltDataset(
         directory=loaded.output_dir,
         tokenized=tokenized,
-        mixture=planned.mixture,
         plan=planned.plan,
         certificate=certificate,
         reused=reused,

@@ -1,4 +1,4 @@
-"""Check every name in a recipe that a registry owns, before any data is read."""
+"""Check the names in a recipe before any data is read."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from curate.stats import find_entropy
 
 
 def check_names(loaded: LoadedRecipe) -> None:
-    """Resolve every name in the recipe that a registry owns, before data is read.
+    """Check every name of a method, measure, format or preset before data is read.
 
     Raises:
-        RecipeError: A method, measure or format is unknown, or they do not go together.
+        RecipeError: A name is unknown, or two settings exclude each other.
+        MissingEvidence: A file of evidence does not exist, or proxies need a missing package.
     """
     recipe = loaded.recipe
     METHODS.find(recipe.mixture.method, "mixture.method")
@@ -34,7 +35,7 @@ def check_names(loaded: LoadedRecipe) -> None:
         fit = [row.name for row in FORMATS.values() if recipe.packing in row.packings]
         raise RecipeError(
             f"packing: {recipe.packing} is not for format {recipe.output.format}, whose readers "
-            f"would not keep its rows; it is for {', '.join(fit)}. Set packing: concat, or another "
+            f"would not keep its rows. It is for {', '.join(fit)}. Set packing: concat, or another "
             "output.format"
         )
     keeps = isinstance(output_format, TextFormat) or (

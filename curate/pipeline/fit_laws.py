@@ -78,7 +78,7 @@ def fit_laws(
 
 
 def _with_experts(path: Path | None, table: RunTable) -> list[Law]:
-    """Make every regression that can take experts' losses, once with them and once without."""
+    """Make each regression that can take experts' losses, once with them and once without."""
     if path is None:
         return []
     from curate.laws.forms.expert_regression import INFORMED, ablated, informed

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from curate.mixture import METHODS, DomainSupply, Mixture, MixtureOptions, MixtureRequest, mix
+from curate.mixture.compare_methods import every_method
 from curate.pipeline.artifacts import keeps_other_dataset, origin, write_stats
 from curate.pipeline.check import check_names
+from curate.pipeline.compare_mixtures import compare_mixtures
 from curate.pipeline.measure import TextEvidence, entropy_fields, gather, needed_samples
 from curate.pipeline.proxies import make_evidence
 from curate.pipeline.read_evidence import read_evidence, search_options
-from curate.pipeline.results import MixtureResult
+from curate.pipeline.results import MethodsResult, MixtureResult
 from curate.pipeline.tokenize import TokenizedDomains, tokenize_domains
 from curate.recipe import LoadedRecipe
 from curate.runtime.files import write_json
@@ -95,20 +97,29 @@ def write_mixture(loaded: LoadedRecipe, mixed: MixedDomains) -> None:
     write_json(path, {**mixed.origin, **mixed.mixture.to_json()})
 
 
-def comparison_request(
-    loaded: LoadedRecipe, tokenized: TokenizedDomains, workers: int, observer: Observer
-) -> MixtureRequest:
-    """Measure what any method could need, so that all can be compared on the same evidence.
+def compare_recipe(loaded: LoadedRecipe, workers: int, observer: Observer) -> MethodsResult:
+    """Compute the mixture of every method on a recipe's evidence, and write `mixtures.json`.
 
     Args:
         loaded: The recipe; its own method plays no part.
-        tokenized: Its domains.
         workers: Number of processes.
-        observer: Receives progress.
+        observer: Receives progress, and a notice as each method ends.
 
     Raises:
         CurateError: Any user-fixable error.
     """
+    check_names(loaded)
+    tokenized = tokenize_domains(loaded, workers, observer)
+    request = _comparison_request(loaded, tokenized, workers, observer)
+    comparison = compare_mixtures(every_method(request), workers, observer)
+    write_json(loaded.output_dir / "mixtures.json", comparison)
+    return MethodsResult(comparison)
+
+
+def _comparison_request(
+    loaded: LoadedRecipe, tokenized: TokenizedDomains, workers: int, observer: Observer
+) -> MixtureRequest:
+    """Measure what any method could need, so that all can be compared on the same evidence."""
     mixture = loaded.recipe.mixture
     kinds = {kind: None for method in METHODS.values() for kind in method.measures(mixture)}
     measured = gather(loaded, tokenized, tuple(kinds), workers, observer)

@@ -1,4 +1,4 @@
-"""The planning stage: everything that a build decides before a byte of it is written.
+"""The planning stage: all decisions of a build that come before its shards are written.
 
 `plan_dataset` leaves it to its caller to check the recipe's names first.
 """
@@ -26,7 +26,7 @@ from curate.runtime.progress import Observer
 
 @dataclass(frozen=True)
 class Planned:
-    """Everything that is decided before a byte is written."""
+    """The decisions of a build, made before its shards are written."""
 
     tokenized: TokenizedDomains
     request: MixtureRequest
@@ -83,7 +83,7 @@ def plan_dataset(
     tokenized = tokenize_domains(loaded, workers, observer)
     settings = format_settings(loaded, tokenized.tokenizer)
     output_format = configure(loaded.recipe.output.format, settings)
-    if isinstance(output_format, TokenFormat):
+    if isinstance(output_format, TokenFormat):  # fail now, not after measuring and training
         output_format.dtype_for(tokenized.tokenizer.vocabulary - 1)
     mixed = mix_domains(loaded, tokenized, workers, observer, write=write)
     plan = make_plan(mixed.mixture, mixed.request)

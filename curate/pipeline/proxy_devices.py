@@ -93,9 +93,10 @@ def _train_apart(
     shared.open(observer.notice)
     pending = shared.pending()
     if len(pending) < len(swarm.runs):
-        observer.notice(f"{len(swarm.runs) - len(pending)} runs are there already")
+        observer.notice(f"{len(swarm.runs) - len(pending)} runs are trained already")
     check_supply(swarm, pending)
     if pending:
+        # Few runs make small groups, so that every device has one.
         models = min(swarm.group.models, -(-len(pending) // len(devices)))
         threads = max(1, workers // len(devices))
         watch = _Watch(devices, observer)
@@ -113,8 +114,8 @@ def _train_apart(
     left = shared.pending()
     if left:
         raise EngineError(
-            f"proxy: {len(left)} runs are not trained, since every process that trained them died; "
-            "run again to go on from their checkpoints"
+            f"proxy: {len(left)} runs are not trained, because every process that trained them "
+            "died; run again to continue from their checkpoints"
         )
     return swarm_result(swarm, job.directory)
 
@@ -180,6 +181,5 @@ class _Watch:
         """Report that a process has died."""
         self._latest.pop(number, None)
         self._observer.notice(
-            f"the process that trained on {self._devices[number]} {how}; the others go on with "
-            "its runs"
+            f"the process that trained on {self._devices[number]} {how}; the others train its runs"
         )

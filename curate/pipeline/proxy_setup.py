@@ -69,8 +69,8 @@ def check_proxy(loaded: LoadedRecipe) -> None:
     length = recipe.sequence_length or preset.training.sequence_length
     if tokens < batch * length:
         raise RecipeError(
-            f"proxy.tokens: {tokens:,} are less than one step of {batch} sequences of {length} "
-            f"tokens; set proxy.tokens: {batch * length:_} or more, or a smaller proxy.batch"
+            f"proxy.tokens: {tokens:,} tokens are less than one step of {batch} sequences of "
+            f"{length} tokens; set proxy.tokens: {batch * length:_} or more, or lower proxy.batch"
         )
 
 

@@ -59,9 +59,9 @@ def check_files(paths: list[Path]) -> None:
     for path in paths:
         if not path.is_file():
             raise MissingEvidence(
-                f"mixture.evidence: {path} is not there; `curate proxy RECIPE` makes run tables, "
+                f"mixture.evidence: {path} does not exist; `curate proxy RECIPE` makes run tables, "
                 "`curate experts RECIPE` log-probabilities, and mixture: {evidence: {proxy: "
-                "{preset: nano, runs: 16}}} either of them as needed"
+                "{preset: nano, runs: 16}}} either of them when needed"
             )
 
 

@@ -27,7 +27,7 @@ class Result(ABC):
 
     @abstractmethod
     def rows(self) -> list[Row]:
-        """The result as rows with the same columns."""
+        """Return the result as rows with the same columns."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields that the command prints with `--json`."""
@@ -41,7 +41,10 @@ class Result(ABC):
 
     def __repr__(self) -> str:
         """Return the table as text, with the middle left out where it is large."""
-        return f"{type(self).__name__}: {self.title}\n{self.to_polars()}"
+        import polars as pl
+
+        with pl.Config(tbl_hide_column_data_types=True, tbl_hide_dataframe_shape=True):
+            return f"{type(self).__name__}: {self.title}\n{self.to_polars()}"
 
     def _repr_html_(self) -> str:
         rows = self.rows()
@@ -74,11 +77,10 @@ class StatsResult(Result):
     title: ClassVar[str] = "domains; entropies in nats per token"
 
     def rows(self) -> list[Row]:
-        """One row for each domain; `<measure>_low` and `_high` are None where not measured."""
+        """Return one row for each domain; `<measure>_low` and `_high` are None if not measured."""
         rows = []
         for name, domain in self.json["domains"].items():
-            row: Row = {"domain": name}
-            row |= {key: value for key, value in domain.items() if not isinstance(value, dict)}
+            row: Row = {"domain": name, **_scalars(domain)}
             for measure, entropy in domain["entropy"].items():
                 row[f"{measure}_nats"] = entropy["nats"]
                 row[f"{measure}_low"] = entropy.get("low")
@@ -103,7 +105,7 @@ class MixtureResult(Result):
         return weights
 
     def rows(self) -> list[Row]:
-        """One row for each domain; `low` and `high` end a 95 % interval, None without one."""
+        """Return one row for each domain; `low` and `high` end its 95 % interval, if any."""
         low, high = self.json["low"] or {}, self.json["high"] or {}
         return [
             {
@@ -126,7 +128,7 @@ class MethodsResult(Result):
     title: ClassVar[str] = "mixtures by method; weights are shares of tokens"
 
     def rows(self) -> list[Row]:
-        """One row for each method and domain."""
+        """Return one row for each method and domain."""
         return [
             {
                 "method": method,
@@ -147,7 +149,7 @@ class PlanResult(Result):
     title: ClassVar[str] = "plan"
 
     def rows(self) -> list[Row]:
-        """One row for each domain."""
+        """Return one row for each domain."""
         return _domain_rows(self.json)
 
 
@@ -173,7 +175,7 @@ class CertificateResult(Result):
         return list(self.json["problems"])
 
     def rows(self) -> list[Row]:
-        """One row for each domain."""
+        """Return one row for each domain."""
         return _domain_rows(self.json)
 
 
@@ -184,7 +186,7 @@ class FitResult(Result):
     title: ClassVar[str] = "laws, best first; errors on mixtures they have not seen"
 
     def rows(self) -> list[Row]:
-        """One row for each law; a law that could not be fitted has a `problem`."""
+        """Return one row for each law; a law that could not be fitted has a `problem`."""
         return [
             {
                 "law": name,
@@ -192,7 +194,7 @@ class FitResult(Result):
                 "ties_with_best": law["ties_with_best"],
                 "beats_dummies": law["beats_dummies"],
                 "problem": law["problem"],
-                **(law["unseen_mixtures"] or {}),
+                **_scalars(law["unseen_mixtures"] or {}),
             }
             for name, law in self.json["laws"].items()
         ]
@@ -208,7 +210,7 @@ class DesignResult(Result):
     title: ClassVar[str] = "mixtures to train, as shares of tokens"
 
     def rows(self) -> list[Row]:
-        """One row for each run, with a column for each domain."""
+        """Return one row for each run, with a column for each domain."""
         return [{"run": run, **_prefixed("w", row)} for run, row in self.json["runs"].items()]
 
 
@@ -222,7 +224,7 @@ class ProxyResult(Result):
     title: ClassVar[str] = "runs; losses in nats per token"
 
     def rows(self) -> list[Row]:
-        """One row for each run, with columns for each domain."""
+        """Return one row for each run, with columns for each domain."""
         return [
             {
                 "run": run,
@@ -245,7 +247,7 @@ class ValidationResult(Result):
         return str(self.json["verdict"])
 
     def rows(self) -> list[Row]:
-        """One row for each size and candidate, best first."""
+        """Return one row for each size and candidate, best first."""
         return [
             {
                 "preset": size["preset"],
@@ -261,10 +263,11 @@ class ValidationResult(Result):
 
 
 def _domain_rows(fields: dict[str, Any]) -> list[Row]:
-    return [
-        {"domain": name, **{k: v for k, v in row.items() if not isinstance(v, dict | list)}}
-        for name, row in fields["domains"].items()
-    ]
+    return [{"domain": name, **_scalars(row)} for name, row in fields["domains"].items()]
+
+
+def _scalars(fields: dict[str, Any]) -> Row:
+    return {key: value for key, value in fields.items() if not isinstance(value, dict | list)}
 
 
 def _prefixed(prefix: str, values: dict[str, Any]) -> Row:

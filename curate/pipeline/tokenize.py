@@ -71,6 +71,8 @@ def tokenize_domains(loaded: LoadedRecipe, workers: int, observer: Observer) -> 
     for domain in recipe.domains:
         check_reader(domain.reader, f"domains[{domain.name}].reader")
     choice = first_choice(recipe.tokenizer.backend)
+    # A tokenizer to train needs the files first. Any other is loaded before files are hashed, so
+    # that a wrong path is reported at once.
     plans = find_files(loaded, observer) if recipe.tokenizer.train else None
     tokenizer = load_tokenizer(loaded, plans or [], workers, observer)
     store = TokenStore(cache, tokenizer.fingerprint, tokenizer.dtype)
@@ -87,7 +89,7 @@ def tokenize_domains(loaded: LoadedRecipe, workers: int, observer: Observer) -> 
             choice=choice,
         )
         filled = fill(filling, plans)
-        store.scan()
+        store.scan()  # again, for the entries that were just written
         domains = tuple(
             _open_domain(domain, plans[number], store, tokenizer, recipe.on_bad_record)
             for number, domain in enumerate(recipe.domains)

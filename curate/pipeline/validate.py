@@ -113,7 +113,7 @@ def _sizes(loaded: LoadedRecipe, settings: ValidationSettings) -> list[LoadedRec
     """Return the recipe with the proxies of each size."""
     if settings.seeds < 2:
         raise InputError(
-            f"validate: {settings.seeds} seed says nothing of seed noise; give --seeds 2 or more"
+            f"validate: {settings.seeds} seed cannot show seed noise; give --seeds 2 or more"
         )
     presets = list(dict.fromkeys(settings.presets or (loaded.proxies.preset,)))
     if settings.up and (larger := next_preset(presets[-1])) not in presets:
