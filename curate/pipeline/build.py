@@ -68,7 +68,7 @@ def _build(loaded: LoadedRecipe, workers: int, observer: Observer) -> BuiltDatas
     observer.begin("verify", [loaded.recipe.name])
     certificate = verify(loaded.output_dir, tokenized.domains, workers, observer.tick)
     observer.end("ok" if certificate["ok"] else f"{len(certificate['problems'])} problems")
-    if reused and not certificate["ok"]:
+    if reused and not certificate["ok"]:  # files of the right sizes, but not with the right bytes
         observer.notice("the dataset is damaged: writing it again")
         write_dataset(loaded, planned, workers, observer)
         certificate, reused = verify(loaded.output_dir, tokenized.domains, workers), False
@@ -95,7 +95,7 @@ def reopen(directory: Path) -> tuple[Manifest, Sequence[DomainTokens] | None]:
         raise ShardError(str(error)) from error
     if tokenizer.fingerprint != manifest.tokenizer.fingerprint:
         raise ShardError(
-            f"{directory}/tokenizer.json: not the tokenizer that made the dataset; put it back"
+            f"{directory}/tokenizer.json is not the tokenizer that made the dataset; restore it"
         )
     store = TokenStore(Path(manifest.cache), tokenizer.fingerprint, tokenizer.dtype)
     store.scan()
@@ -113,6 +113,7 @@ def reopen(directory: Path) -> tuple[Manifest, Sequence[DomainTokens] | None]:
 
 
 def _is_fresh(loaded: LoadedRecipe, planned: Planned) -> bool:
+    """Return whether the planned dataset exists, by its hash and the sizes of its files."""
     try:
         manifest = dataset.load_manifest(loaded.output_dir)
     except ShardError:

@@ -182,8 +182,8 @@ def mix_without_text(
     """Derive a mixture from a run table or experts alone.
 
     Args:
-        inputs: Runs or experts, and what replaces the rest of a recipe. Method `natural`, the
-            default of recipes, becomes `joint` for runs and `mde` for experts.
+        inputs: Runs or experts, supply and settings. Method `natural`, the default of recipes,
+            becomes `joint` for runs and `mde` for experts.
         directory: Where to write `mixture.json`; None writes nothing.
         observer: Receives notices.
 
@@ -213,7 +213,7 @@ def compare_without_text(
     """Derive the mixture of every method that a run table or experts allow.
 
     Args:
-        inputs: Runs or experts, and what replaces the rest of a recipe.
+        inputs: Runs or experts, supply and settings.
         directory: Where to write `mixtures.json`; None writes nothing.
         workers: Number of processes.
         observer: Receives notices, one as each method ends.

@@ -92,7 +92,7 @@ def mix_domains(
 
 
 def write_mixture(loaded: LoadedRecipe, mixed: MixedDomains) -> None:
-    """Write `mixture.json`; a build does so only once the plan is known to be feasible."""
+    """Write `mixture.json`; a build does so only after its plan has proved feasible."""
     path = loaded.output_dir / "mixture.json"
     write_json(path, {**mixed.origin, **mixed.mixture.to_json()})
 
@@ -101,7 +101,7 @@ def compare_recipe(loaded: LoadedRecipe, workers: int, observer: Observer) -> Me
     """Compute the mixture of every method on a recipe's evidence, and write `mixtures.json`.
 
     Args:
-        loaded: The recipe; its own method plays no part.
+        loaded: The recipe; its method is ignored.
         workers: Number of processes.
         observer: Receives progress, and a notice as each method ends.
 
@@ -135,7 +135,7 @@ def mixture_request(
     Args:
         loaded: The recipe.
         tokenized: Supply, and the plug-in entropies of all tokens.
-        measured: shape (domains,), measurements beyond that; empty for plug-in entropies only.
+        measured: shape (domains,), further measurements; empty for plug-in entropies only.
     """
     recipe = loaded.recipe
     by_hand = recipe.mixture.weights
@@ -167,7 +167,7 @@ def mixture_request(
 def _entropies(
     stats: DomainStats, evidence: TextEvidence, corrected: bool
 ) -> dict[str, dict[str, float]]:
-    """Fill `entropy` and `entropy_error`: corrected where the recipe says so and measured."""
+    """Return the fields `entropy` and `entropy_error`; corrected entropies replace plug-in ones."""
     entropy = plugin_entropies(stats.entropies) | evidence.plugin
     if not corrected:
         return {"entropy": entropy}

@@ -120,7 +120,7 @@ def plan_dataset(
 
 
 def plan_json(planned: Planned) -> dict[str, Any]:
-    """Return the fields of `plan.json` on what will be written and what trainers make of it."""
+    """Return the fields of `plan.json`: tokens, and how trainers will mix and drop them."""
     fields = planned.plan.to_json()
     shaped = planned.shaped
     if shaped.predictions:

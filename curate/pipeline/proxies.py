@@ -32,8 +32,8 @@ CAP_SLACK = 1.001
 """Factor on epoch caps; shares at their cap may pass it by a token of rounding."""
 
 FIRST_FRESH_SEED = 1000
-"""First seed of validation runs. It lies beyond the seeds of the swarm, so that the luck of a seed
-that made a mixture look good cannot also confirm it."""
+"""First seed of validation runs. It lies beyond the seeds of the swarm: a mixture that a lucky seed
+made look good must not be confirmed by the same seed."""
 
 
 def make_evidence(

@@ -107,9 +107,9 @@ def _train_apart(
         body = partial(_serve, shared_job, devices, threads)
         if proxies.engine == "ray":
             needs = {"num_cpus": threads, "num_gpus": int(devices[0] != "cpu")}
-            run_on_ray(body, len(devices), watch.hear, needs)
+            run_on_ray(body, len(devices), watch.receive, needs)
         else:
-            run_apart(body, len(devices), watch.hear, watch.lose)
+            run_apart(body, len(devices), watch.receive, watch.lose)
         observer.end(f"{len(pending)} runs of {swarm.steps * swarm.step_tokens:,} tokens")
     left = shared.pending()
     if left:
@@ -159,7 +159,7 @@ class _Watch:
         self._latest: dict[int, TrainingProgress] = {}
         self._passed_on: set[str] = set()
 
-    def hear(self, message: str | tuple[int, TrainingProgress]) -> None:
+    def receive(self, message: str | tuple[int, TrainingProgress]) -> None:
         """Pass on a notice unless another process sent it, or the summed progress."""
         if isinstance(message, str):
             if message not in self._passed_on:

@@ -280,7 +280,7 @@ def objective_of(
 
     That is the plain mean, a weighted mean, or the worst: the largest ratio of a loss to the lowest
     mean loss of any candidate on that domain. A target that is no domain of the recipe cannot be
-    measured here, so it is ignored; if all are such, the plain mean stands in.
+    measured here, so it is ignored; if none can be, the plain mean is used.
 
     Args:
         losses: shape (candidates, seeds, domains), nats per token.
