@@ -127,7 +127,7 @@ def test_more_faults(runs, tmp_path):
     bad.write_text("name,size\na,1\n")
     with pytest.raises(InputError, match="expected columns domain and tokens"):
         request_without_text(RunTableInputs((runs,), None, (str(bad),), 9), Observer())
-    with pytest.raises(MissingEvidence, match=r"none.csv is not there"):
+    with pytest.raises(MissingEvidence, match=r"none.csv does not exist"):
         request_without_text(RunTableInputs((tmp_path / "none.csv",)), Observer())
     with pytest.raises(RecipeError, match="RECIPE and --runs exclude each other"):
         run("mix", "recipe.yaml", "--runs", runs, faults=True)

@@ -195,7 +195,7 @@ def test_one_size_up_is_measured_once(recipe: Path) -> None:
             "seed=1",
             ValidationSettings(seeds=1),
             InputError,
-            "1 seed says nothing .* --seeds 2 or more",
+            "1 seed cannot show seed noise.* --seeds 2 or more",
         ),
         (
             "seed=1",

@@ -35,7 +35,7 @@ def check_names(loaded: LoadedRecipe) -> None:
         fit = [row.name for row in FORMATS.values() if recipe.packing in row.packings]
         raise RecipeError(
             f"packing: {recipe.packing} is not for format {recipe.output.format}, whose readers "
-            f"would not keep its rows. It is for {', '.join(fit)}. Set packing: concat, or another "
+            f"would not keep its rows; it is for {', '.join(fit)}. Set packing: concat, or another "
             "output.format"
         )
     keeps = isinstance(output_format, TextFormat) or (

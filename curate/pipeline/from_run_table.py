@@ -77,7 +77,7 @@ def request_without_text(inputs: RunTableInputs, observer: Observer) -> RequestW
     refused = [o for o in inputs.overrides if not o.startswith(("mixture.", "seed="))]
     if refused:
         raise RecipeError(
-            f"--set {refused[0]}: without a recipe, only mixture.… and seed can be set"
+            f"--set {refused[0]}: without a recipe there are only mixture.… and seed to set"
         )
     settings, notices = parse_mixture_settings(inputs.overrides)
     experts = [] if inputs.experts is None else [inputs.experts]
@@ -160,9 +160,7 @@ def _supply_file(path: Path) -> list[tuple[str, str]]:
             "columns domain and tokens"
         ) from None
     if not rows or not {"domain", "tokens"} <= set(rows[0]):
-        raise InputError(
-            f"--supply {path}: expected columns domain and tokens, and a row for each domain"
-        )
+        raise InputError(f"--supply {path}: expected columns domain and tokens, and a row a domain")
     return [(row["domain"], row["tokens"] or "") for row in rows]
 
 
@@ -195,7 +193,7 @@ def mix_without_text(
     evidence = request.evidence or Evidence()
     if request.method == MixtureRecipe().method:
         request = replace(request, method="joint" if evidence.runs else "mde")
-        observer.notice(f"method: {request.method}; --method selects another")
+        observer.notice(f"method: {request.method}; --method takes another")
     fields = mix(request).to_json()
     if not prepared.supply_known:
         fields["epochs"] = dict.fromkeys(fields["epochs"])
