@@ -106,6 +106,7 @@ class RecipeSession(Screen):
     def __init__(self, options: dict[str, Any]) -> None:
         """Read the recipe and open the screen."""
         from curate.recipe import load
+        from curate.tokens import preload
 
         overrides = list(options["overrides"])
         if options["out"] is not None:
@@ -113,6 +114,7 @@ class RecipeSession(Screen):
         if options["seed"] is not None:
             overrides.append(f"seed={options['seed']}")
         self.loaded: LoadedRecipe = load(options["recipe"], tuple(overrides))
+        preload.start(self.loaded)  # before the imports that take long
         super().__init__(options["as_json"], options["quiet"])
         self.effort: Effort = {"workers": options["workers"], "progress": self.observer}
 

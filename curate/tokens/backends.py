@@ -6,11 +6,8 @@ times faster, and are used only if they pass `selftest`.
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
-import os
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -18,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate.errors import TokenizerError
+from curate.tokens import preload
 from curate.tokens.tokenizer import Tokenizer
 
 Result = TypeVar("Result")
@@ -84,7 +82,7 @@ class FastokensEncoder:
             BackendRefused: It cannot be built.
         """
         self._tokenizer = guarded(
-            lambda: _build_fastokens(tokenizer.definition),
+            lambda: preload.take(tokenizer.file_hash) or preload.build(tokenizer.definition),
             f"fastokens cannot load {tokenizer.name}",
         )
 
@@ -92,34 +90,6 @@ class FastokensEncoder:
         """See `Encoder`."""
         ids, offsets = self._tokenizer.encode_batch_flat(texts, split_special_tokens=True)
         return np.frombuffer(ids, np.uint32), np.frombuffer(offsets, np.int64)
-
-
-def _build_fastokens(definition: str) -> Any:
-    """Build a `fastokens.Tokenizer` whose thread pool has a single thread."""
-    import fastokens
-
-    tokenizer = fastokens.Tokenizer.from_json_str(definition)
-    with _one_core():  # its pool gets one thread for each core that the process may use
-        tokenizer.encode_batch_flat(["warm", "up"], split_special_tokens=True)
-    return tokenizer
-
-
-@contextlib.contextmanager
-def _one_core() -> Iterator[None]:
-    """Restrict the process to one core while inside, so that thread pools get one thread."""
-    if sys.platform != "linux":
-        yield
-        return
-    allowed = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {min(allowed)})
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, allowed)
-        # Threads started inside inherited the restriction, which Linux keeps per thread.
-        for thread in os.listdir("/proc/self/task"):
-            with contextlib.suppress(ProcessLookupError):  # the thread has ended meanwhile
-                os.sched_setaffinity(int(thread), allowed)
 
 
 class GigatokenEncoder:

@@ -1,9 +1,7 @@
 """Tokenise what the store lacks, with the fastest backend that gives the reference's ids.
 
-The backend is built while another process encodes a sample with the reference. Workers start before
-the two are compared, and write nothing until they agree. Building it even earlier, in a thread
-while files are searched for or curate is imported, gained at most 0.14 s of a 1 s run (best of ten,
-busy machine), which does not justify hidden state.
+The backend is built while another process encodes a sample with the reference, or before, as
+`preload` says. Workers start before the two are compared, and write nothing until they agree.
 """
 
 from __future__ import annotations

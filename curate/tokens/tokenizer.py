@@ -36,6 +36,8 @@ class Tokenizer:
     vocabulary: int
     """One more than the highest id, added tokens included."""
     special_tokens: tuple[str, ...]
+    file_hash: str | None = None
+    """Hash of the text it was read from, if `definition` means the same; else None."""
     notices: tuple[str, ...] = ()
 
     @property
@@ -125,6 +127,7 @@ def from_json(text: bytes, eos: str | None, name: str) -> Tokenizer:
             f"tokenizer {name}: BPE dropout {definition['model']['dropout']} makes ids random; "
             "set model.dropout to null in its tokenizer.json"
         )
+    is_canonical = not definition.get("truncation") and not definition.get("padding")
     definition["truncation"] = None
     definition["padding"] = None
     notices = []
@@ -144,6 +147,7 @@ def from_json(text: bytes, eos: str | None, name: str) -> Tokenizer:
         eos_id=_eos_id(eos, vocabulary, special, name),
         vocabulary=max(vocabulary.values()) + 1,
         special_tokens=special,
+        file_hash=hash_bytes(text) if is_canonical and not notices else None,
         notices=tuple(notices),
     )
 
