@@ -41,7 +41,7 @@ RecipeLike = LoadedRecipe | PathLike | Mapping[str, Any]
 Overrides = Mapping[str, Any] | Iterable[str]
 """`{"mixture.kl": 0.1}` or `["mixture.kl=0.1"]`."""
 Engine = Literal["local", "ray"]
-"""Where devices are: in this machine, or in a Ray cluster."""
+"""Place of the devices: this machine, or a Ray cluster."""
 Progress = Observer | Literal["terminal"] | None
 """Receiver of progress; None for silence."""
 Supply = Mapping[str, float] | PathLike | Sequence[str] | None

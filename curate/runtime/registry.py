@@ -12,7 +12,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from curate.errors import CurateError, RecipeError
 
@@ -99,7 +99,7 @@ class Registry(Mapping[str, Row]):
                 self.add(_row_of(point, self.kind))
 
 
-def _row_of(point: EntryPoint, kind: str) -> Row:  # type: ignore[type-var]
+def _row_of(point: EntryPoint, kind: str) -> Any:
     """Import the row that an entry point names.
 
     Raises:
@@ -107,13 +107,12 @@ def _row_of(point: EntryPoint, kind: str) -> Row:  # type: ignore[type-var]
     """
     package = point.dist.name if point.dist is not None else "an installed package"
     try:
-        row: Row = point.load()
+        return point.load()
     except (ImportError, AttributeError) as error:
         raise RecipeError(
             f"{kind} '{point.name}': {package} offers {point.value}, which cannot be imported "
             f"({error}); repair or uninstall {package}"
         ) from error
-    return row
 
 
 def unknown_name(kind: str, name: str, names: Iterable[str], where: str) -> str:
