@@ -8,8 +8,7 @@ from typing import Any
 import msgspec
 
 from curate import __version__
-from curate.dataset.manifest import QUARANTINE, load_manifest, refuse_foreign
-from curate.errors import ShardError
+from curate.dataset.manifest import QUARANTINE, refuse_foreign
 from curate.pipeline.measure import TextEvidence
 from curate.pipeline.read_evidence import evidence_hash
 from curate.pipeline.tokenize import TokenizedDomains
@@ -58,25 +57,6 @@ def write_stats(
                        "excerpt": excerpt}  # fmt: skip
                 file.write(msgspec.json.encode(row) + b"\n")
     observer.notice(f"{bad_records:,} bad records: see {path}")
-
-
-def keeps_other_dataset(loaded: LoadedRecipe, observer: Observer) -> bool:
-    """Return whether the output directory holds another recipe's dataset, which must stay as it is.
-
-    Args:
-        loaded: The recipe.
-        observer: Receives a notice if it does.
-    """
-    try:
-        is_other = load_manifest(loaded.output_dir).recipe_hash != loaded.hash
-    except ShardError:
-        return False
-    if is_other:
-        observer.notice(
-            f"{loaded.output_dir} holds a dataset of another recipe: its artifacts are kept, and "
-            "nothing is written"
-        )
-    return is_other
 
 
 def origin(loaded: LoadedRecipe, tokenized: TokenizedDomains) -> dict[str, Any]:

@@ -16,7 +16,8 @@ from curate.dataset.manifest import Manifest
 from curate.dataset.verify import verify
 from curate.errors import ShardError, TokenizerError
 from curate.pipeline.check import check_names
-from curate.pipeline.plan import Planned, plan_dataset
+from curate.pipeline.plan import plan_dataset
+from curate.pipeline.resume import is_fresh
 from curate.pipeline.tokenize import TokenizedDomains
 from curate.pipeline.write import write_dataset
 from curate.plan.budget import Plan
@@ -60,7 +61,7 @@ def build(loaded: LoadedRecipe, workers: int, observer: Observer) -> BuiltDatase
 def _build(loaded: LoadedRecipe, workers: int, observer: Observer) -> BuiltDataset:
     planned = plan_dataset(loaded, workers, observer)
     tokenized = planned.tokenized
-    reused = _is_fresh(loaded, planned)
+    reused = is_fresh(loaded.output_dir, planned.build_hash)
     if reused:
         observer.notice("built already: reading it back")
     else:
@@ -110,20 +111,3 @@ def reopen(directory: Path) -> tuple[Manifest, Sequence[DomainTokens] | None]:
                 files.append(DomainFile(record.path, entries))
         domains.append(DomainTokens(name, files, tokenizer.dtype))
     return manifest, domains
-
-
-def _is_fresh(loaded: LoadedRecipe, planned: Planned) -> bool:
-    """Return whether the planned dataset exists, by its hash and the sizes of its files."""
-    try:
-        manifest = dataset.load_manifest(loaded.output_dir)
-    except ShardError:
-        return False
-    if manifest.build_hash != planned.build_hash:
-        return False
-    files = [file for shard in manifest.shards for file in [*shard.files, shard.provenance]]
-    files += manifest.folder_files
-    directory = loaded.output_dir
-    return all(
-        (directory / file.path).is_file() and (directory / file.path).stat().st_size == file.bytes
-        for file in files
-    )

@@ -16,9 +16,8 @@ from typing import Any
 from curate import __version__
 from curate.errors import InputError, MissingEvidence, RecipeError
 from curate.mixture import mix
-from curate.mixture.compare_methods import every_method
+from curate.mixture.compare_methods import compare_mixtures, every_method
 from curate.mixture.request import DomainSupply, Evidence, MixtureOptions, MixtureRequest
-from curate.pipeline.compare_mixtures import compare_mixtures
 from curate.pipeline.read_evidence import check_files, read_evidence_files, search_options
 from curate.pipeline.results import MethodsResult, MixtureResult
 from curate.recipe import MixtureRecipe, parse_mixture_settings
@@ -220,7 +219,9 @@ def compare_without_text(
         CurateError: Any user-fixable error.
     """
     prepared = request_without_text(inputs, observer)
-    comparison = compare_mixtures(every_method(prepared.request), workers, observer)
+    comparison = compare_mixtures(
+        every_method(prepared.request), workers, lambda ended: observer.notice(ended.line)
+    )
     if not prepared.supply_known:
         comparison["budget_tokens"] = None
         for row in comparison["mixtures"].values():

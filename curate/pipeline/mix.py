@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from curate.mixture import METHODS, DomainSupply, Mixture, MixtureOptions, MixtureRequest, mix
-from curate.mixture.compare_methods import every_method
-from curate.pipeline.artifacts import keeps_other_dataset, origin, write_stats
+from curate.mixture.compare_methods import compare_mixtures, every_method
+from curate.pipeline.artifacts import origin, write_stats
 from curate.pipeline.check import check_names
-from curate.pipeline.compare_mixtures import compare_mixtures
 from curate.pipeline.measure import TextEvidence, entropy_fields, gather, needed_samples
 from curate.pipeline.proxies import make_evidence
 from curate.pipeline.read_evidence import read_evidence, search_options
 from curate.pipeline.results import MethodsResult, MixtureResult
+from curate.pipeline.resume import keeps_other_dataset
 from curate.pipeline.tokenize import TokenizedDomains, tokenize_domains
 from curate.recipe import LoadedRecipe
 from curate.runtime.files import write_json
@@ -111,7 +111,9 @@ def compare_recipe(loaded: LoadedRecipe, workers: int, observer: Observer) -> Me
     check_names(loaded)
     tokenized = tokenize_domains(loaded, workers, observer)
     request = _comparison_request(loaded, tokenized, workers, observer)
-    comparison = compare_mixtures(every_method(request), workers, observer)
+    comparison = compare_mixtures(
+        every_method(request), workers, lambda ended: observer.notice(ended.line)
+    )
     write_json(loaded.output_dir / "mixtures.json", comparison)
     return MethodsResult(comparison)
 

@@ -12,9 +12,9 @@ from typing import Any
 from curate.formats import configure
 from curate.formats.base import Settings, TextFormat, TokenFormat
 from curate.mixture import Mixture, MixtureRequest
-from curate.pipeline.artifacts import keeps_other_dataset
 from curate.pipeline.check import check_names
 from curate.pipeline.mix import mix_domains, write_mixture
+from curate.pipeline.resume import keeps_other_dataset
 from curate.pipeline.tokenize import TokenizedDomains, tokenize_domains
 from curate.plan import DocumentStream, stream
 from curate.plan.budget import Plan, make_plan

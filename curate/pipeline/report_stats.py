@@ -41,9 +41,8 @@ def report_stats(
     if not intervals and not compare:
         return fields
     # Imported here: this loads compiled code that most commands do without.
-    from curate.mixture.compare_methods import entropy_temperature
+    from curate.mixture.compare_methods import compare_mixtures, entropy_temperature
     from curate.pipeline.compare_entropies import entropy_entrants, measure_domains
-    from curate.pipeline.compare_mixtures import compare_mixtures
     from curate.pipeline.mix import mixture_request
 
     measured = measure_domains(tokenized, loaded.recipe.seed, workers, observer)
@@ -54,7 +53,11 @@ def report_stats(
     if compare:
         request = mixture_request(loaded, tokenized)
         report["comparison"] = {
-            **compare_mixtures(entropy_entrants(measured, request), workers, observer),
+            **compare_mixtures(
+                entropy_entrants(measured, request),
+                workers,
+                lambda ended: observer.notice(ended.line),
+            ),
             "temperature": entropy_temperature(request),
         }
     write_json(loaded.output_dir / "entropy_report.json", report)

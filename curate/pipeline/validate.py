@@ -20,7 +20,6 @@ from curate import __version__
 from curate.errors import InputError
 from curate.laws.scores import finite_or_none, spearman
 from curate.mixture import METHODS, MixtureRequest, mix_with
-from curate.pipeline.artifacts import keeps_other_dataset
 from curate.pipeline.check import check_names
 from curate.pipeline.plan import Planned, plan_dataset
 from curate.pipeline.proxies import (
@@ -33,6 +32,7 @@ from curate.pipeline.proxies import (
 )
 from curate.pipeline.proxy_devices import train_job
 from curate.pipeline.proxy_setup import check_proxy, prepare
+from curate.pipeline.resume import keeps_other_dataset
 from curate.recipe import LoadedRecipe
 from curate.runtime.files import directory_lock, write_json
 from curate.runtime.progress import Observer
