@@ -85,8 +85,8 @@ class FittedLaw(Protocol):
 
         Args:
             weights: shape (rows, domains); free numbers, which need not sum to 1.
-            tokens: See `predict`.
-            params: See `predict`.
+            tokens: shape (rows,), training tokens; NaN where the fitted table had NaN.
+            params: shape (rows,), parameters of the model; NaN where the fitted table had NaN.
 
         Returns:
             shape (rows, targets, domains); None if the law has no gradient.

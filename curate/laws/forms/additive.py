@@ -32,13 +32,31 @@ class FittedAdditive:
     """shape (targets, parameters of the horizon)."""
 
     def predict(self, weights: Array, tokens: Array, params: Array) -> Array:
-        """See `FittedLaw`."""
+        """Predict E_i + 1 / sum_j C_ij w_j^gamma_ij, and the terms of size and tokens.
+
+        Args:
+            weights: shape (rows, domains), shares of training tokens; each row sums to 1.
+            tokens: shape (rows,), training tokens; NaN where the fitted table had NaN.
+            params: shape (rows,), parameters of the model; NaN where the fitted table had NaN.
+
+        Returns:
+            Shape (rows, targets), in the unit of the fitted table.
+        """
         later, _ = self.horizon.evaluate(self.terms, tokens, params)
         losses: Array = self.floor + 1 / self._parts(weights).sum(axis=2) + later.T
         return losses
 
     def gradient(self, weights: Array, tokens: Array, params: Array) -> Array:
-        """See `FittedLaw`."""
+        """Differentiate 1 / sum_j C_ij w_j^gamma_ij; the terms of size and tokens have no slope.
+
+        Args:
+            weights: shape (rows, domains); free numbers, which need not sum to 1.
+            tokens: shape (rows,), training tokens; NaN where the fitted table had NaN.
+            params: shape (rows,), parameters of the model; NaN where the fitted table had NaN.
+
+        Returns:
+            Shape (rows, targets, domains), the unit of the fitted table per unit of share.
+        """
         parts = self._parts(weights)
         by_share = parts * self.powers / (weights + SHARE_OFFSET)[:, None, :]
         slopes: Array = -by_share / parts.sum(axis=2, keepdims=True) ** 2

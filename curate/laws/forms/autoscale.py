@@ -34,14 +34,32 @@ class FittedAutoscale:
     """shape (targets, parameters of the horizon)."""
 
     def predict(self, weights: Array, tokens: Array, params: Array) -> Array:
-        """See `FittedLaw`."""
+        """Predict c_i + sum_j b_ij (1 + exposure_j / a_ij)^-g_ij, and the term of size.
+
+        Args:
+            weights: shape (rows, domains), shares of training tokens; each row sums to 1.
+            tokens: shape (rows,), training tokens; NaN where the fitted table had NaN.
+            params: shape (rows,), parameters of the model; NaN where the fitted table had NaN.
+
+        Returns:
+            Shape (rows, targets), in the unit of the fitted table.
+        """
         later, _ = self.horizon.evaluate(self.terms, tokens, params)
         exposures = weights * _relative(tokens, self.tokens_unit)[:, None]
         losses: Array = self.floor + self._parts(exposures).sum(axis=2) + later.T
         return losses
 
     def gradient(self, weights: Array, tokens: Array, params: Array) -> Array:
-        """See `FittedLaw`."""
+        """Differentiate the sum over domains; the slopes depend on tokens through the exposures.
+
+        Args:
+            weights: shape (rows, domains); free numbers, which need not sum to 1.
+            tokens: shape (rows,), training tokens; NaN where the fitted table had NaN.
+            params: shape (rows,), parameters of the model; NaN where the fitted table had NaN.
+
+        Returns:
+            Shape (rows, targets, domains), the unit of the fitted table per unit of share.
+        """
         relative = _relative(tokens, self.tokens_unit)[:, None]
         exposures = weights * relative
         parts = self._parts(exposures)

@@ -51,7 +51,15 @@ class FittedBimix:
     sizes: tuple[BimixCoefficients, ...]
 
     def predict(self, weights: Array, tokens: Array, params: Array) -> Array:
-        """See `FittedLaw`.
+        """Predict r_i^-alpha_i (b_i s^-beta_i + c_i).
+
+        Args:
+            weights: shape (rows, domains), shares of training tokens; each row sums to 1.
+            tokens: shape (rows,), training tokens; NaN where the fitted table had NaN.
+            params: shape (rows,), parameters of the model; NaN where the fitted table had NaN.
+
+        Returns:
+            Shape (rows, targets), in the unit of the fitted table.
 
         Raises:
             FitError: A model size was not among the runs.
@@ -63,7 +71,19 @@ class FittedBimix:
         return losses
 
     def gradient(self, weights: Array, tokens: Array, params: Array) -> Array:
-        """See `FittedLaw`; below the floor it is the slope at the floor, not zero."""
+        """Differentiate by each target's own share; the other slopes are zero.
+
+        Args:
+            weights: shape (rows, domains); free numbers, which need not sum to 1.
+            tokens: shape (rows,), training tokens; NaN where the fitted table had NaN.
+            params: shape (rows,), parameters of the model; NaN where the fitted table had NaN.
+
+        Returns:
+            Shape (rows, targets, domains), the unit of the fitted table per unit of share.
+
+        Raises:
+            FitError: A model size was not among the runs.
+        """
         slopes = np.zeros((len(weights), len(self.domain_of), weights.shape[1]))
         for size, rows in self._by_size(params):
             shares = np.maximum(weights[rows][:, self.domain_of], size.share_floor)

@@ -31,12 +31,30 @@ class FittedBimixMixed:
     """shape (targets, parameters of the horizon)."""
 
     def predict(self, weights: Array, tokens: Array, params: Array) -> Array:
-        """See `FittedLaw`."""
+        """Predict sum_j F_ij (w_j + offset)^-alpha_ij times the terms of tokens and size.
+
+        Args:
+            weights: shape (rows, domains), shares of training tokens; each row sums to 1.
+            tokens: shape (rows,), training tokens; NaN where the fitted table had NaN.
+            params: shape (rows,), parameters of the model; NaN where the fitted table had NaN.
+
+        Returns:
+            Shape (rows, targets), in the unit of the fitted table.
+        """
         losses: Array = self._parts(weights).sum(axis=2) * self._progress(tokens, params)
         return losses
 
     def gradient(self, weights: Array, tokens: Array, params: Array) -> Array:
-        """See `FittedLaw`."""
+        """Differentiate the sum over domains, times the terms of tokens and size.
+
+        Args:
+            weights: shape (rows, domains); free numbers, which need not sum to 1.
+            tokens: shape (rows,), training tokens; NaN where the fitted table had NaN.
+            params: shape (rows,), parameters of the model; NaN where the fitted table had NaN.
+
+        Returns:
+            Shape (rows, targets, domains), the unit of the fitted table per unit of share.
+        """
         by_share = -self._parts(weights) * self.powers / (weights + SHARE_OFFSET)[:, None, :]
         return by_share * self._progress(tokens, params)[:, :, None]
 

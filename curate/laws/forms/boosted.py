@@ -54,14 +54,29 @@ class FittedBoosted:
     models: tuple[Any, ...]
 
     def predict(self, weights: Array, tokens: Array, params: Array) -> Array:
-        """See `FittedLaw`."""
+        """Predict with one ensemble of trees for each target.
+
+        Args:
+            weights: shape (rows, domains), shares of training tokens; each row sums to 1.
+            tokens: shape (rows,), training tokens; NaN where the fitted table had NaN.
+            params: shape (rows,), parameters of the model; NaN where the fitted table had NaN.
+
+        Returns:
+            Shape (rows, targets), in the unit of the fitted table.
+        """
         rows = _design(weights, tokens, params, self.order, self.progress)
         if len(rows) >= ROWS_WORTH_READING:
             return self._forest.predict(rows)
         return np.stack([model.predict(rows, num_threads=1) for model in self.models], axis=1)
 
     def gradient(self, weights: Array, tokens: Array, params: Array) -> None:
-        """Return None: trees are constant almost everywhere."""
+        """Return None: trees are constant almost everywhere.
+
+        Args:
+            weights: shape (rows, domains); free numbers, which need not sum to 1.
+            tokens: shape (rows,), training tokens; NaN where the fitted table had NaN.
+            params: shape (rows,), parameters of the model; NaN where the fitted table had NaN.
+        """
 
     @cached_property
     def _forest(self) -> Forest:

@@ -30,7 +30,16 @@ class FittedDummy:
     """shape (targets,), mean of ln(share + offset) over the runs."""
 
     def predict(self, weights: Array, tokens: Array, params: Array) -> Array:
-        """See `FittedLaw`."""
+        """Predict the geometric mean at the nearest token count and size, tilted by own share.
+
+        Args:
+            weights: shape (rows, domains), shares of training tokens; each row sums to 1.
+            tokens: shape (rows,), training tokens; NaN where the fitted table had NaN.
+            params: shape (rows,), parameters of the model; NaN where the fitted table had NaN.
+
+        Returns:
+            Shape (rows, targets), in the unit of the fitted table.
+        """
         logs = self.means[_nearest(self.points, _places(tokens, params))].copy()
         for target, domain in enumerate(self.domain_of):
             if domain is not None:
@@ -39,7 +48,16 @@ class FittedDummy:
         return np.asarray(np.exp(logs))
 
     def gradient(self, weights: Array, tokens: Array, params: Array) -> Array:
-        """See `FittedLaw`."""
+        """Differentiate by each target's own share; the other slopes are zero.
+
+        Args:
+            weights: shape (rows, domains); free numbers, which need not sum to 1.
+            tokens: shape (rows,), training tokens; NaN where the fitted table had NaN.
+            params: shape (rows,), parameters of the model; NaN where the fitted table had NaN.
+
+        Returns:
+            Shape (rows, targets, domains), the unit of the fitted table per unit of share.
+        """
         losses = self.predict(weights, tokens, params)
         slopes = np.zeros((*losses.shape, weights.shape[1]))
         for target, domain in enumerate(self.domain_of):

@@ -87,12 +87,31 @@ class FittedBeside:
     features: ExpertLosses
 
     def predict(self, weights: Array, tokens: Array, params: Array) -> Array:
-        """See `FittedLaw`."""
+        """Predict with the regression of shares and experts' losses.
+
+        Args:
+            weights: shape (rows, domains), shares of training tokens; each row sums to 1.
+            tokens: shape (rows,), training tokens; NaN where the fitted table had NaN.
+            params: shape (rows,), parameters of the model; NaN where the fitted table had NaN.
+
+        Returns:
+            Shape (rows, targets), in the unit of the fitted table.
+        """
         both = np.hstack([weights, self.features.columns(weights)])
         return self.inner.predict(both, tokens, params)
 
     def gradient(self, weights: Array, tokens: Array, params: Array) -> Array | None:
-        """See `FittedLaw`."""
+        """Differentiate through the shares and through the experts' losses.
+
+        Args:
+            weights: shape (rows, domains); free numbers, which need not sum to 1.
+            tokens: shape (rows,), training tokens; NaN where the fitted table had NaN.
+            params: shape (rows,), parameters of the model; NaN where the fitted table had NaN.
+
+        Returns:
+            Shape (rows, targets, domains), the unit of the fitted table per unit of share;
+            None if the regression has no gradient.
+        """
         columns = self.features.columns(weights)
         slopes = self.inner.gradient(np.hstack([weights, columns]), tokens, params)
         if slopes is None:
@@ -132,12 +151,30 @@ class FittedExpertProcess:
     progress: Progress
 
     def predict(self, weights: Array, tokens: Array, params: Array) -> Array:
-        """See `FittedLaw`."""
+        """Predict with a Gaussian process for each target.
+
+        Args:
+            weights: shape (rows, domains), shares of training tokens; each row sums to 1.
+            tokens: shape (rows,), training tokens; NaN where the fitted table had NaN.
+            params: shape (rows,), parameters of the model; NaN where the fitted table had NaN.
+
+        Returns:
+            Shape (rows, targets), in the unit of the fitted table.
+        """
         losses: Array = np.exp(self.processes.mean(self._new_rows(weights, tokens, params)))
         return losses
 
     def gradient(self, weights: Array, tokens: Array, params: Array) -> Array:
-        """See `FittedLaw`."""
+        """Differentiate through the shares and through the experts' losses.
+
+        Args:
+            weights: shape (rows, domains); free numbers, which need not sum to 1.
+            tokens: shape (rows,), training tokens; NaN where the fitted table had NaN.
+            params: shape (rows,), parameters of the model; NaN where the fitted table had NaN.
+
+        Returns:
+            Shape (rows, targets, domains), the unit of the fitted table per unit of share.
+        """
         rows = self._new_rows(weights, tokens, params)
         domains = weights.shape[1]
         by_column = self.processes.standard_gradient(rows)
@@ -214,11 +251,29 @@ class NoExperts:
     """Experts without targets, with which a law of `INFORMED` sees the shares alone."""
 
     def predict(self, weights: Array, tokens: Array, params: Array) -> Array:
-        """Return an array of shape (rows, 0)."""
+        """Return an array without targets.
+
+        Args:
+            weights: shape (rows, domains), shares of training tokens; each row sums to 1.
+            tokens: shape (rows,), training tokens; NaN where the fitted table had NaN.
+            params: shape (rows,), parameters of the model; NaN where the fitted table had NaN.
+
+        Returns:
+            Shape (rows, 0).
+        """
         return np.zeros((len(weights), 0))
 
     def gradient(self, weights: Array, tokens: Array, params: Array) -> Array:
-        """Return an array of shape (rows, 0, domains)."""
+        """Return an array without targets.
+
+        Args:
+            weights: shape (rows, domains); free numbers, which need not sum to 1.
+            tokens: shape (rows,), training tokens; NaN where the fitted table had NaN.
+            params: shape (rows,), parameters of the model; NaN where the fitted table had NaN.
+
+        Returns:
+            Shape (rows, 0, domains).
+        """
         return np.zeros((len(weights), 0, weights.shape[1]))
 
 

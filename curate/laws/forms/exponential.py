@@ -34,12 +34,30 @@ class FittedExponential:
     """shape (targets, parameters of the horizon)."""
 
     def predict(self, weights: Array, tokens: Array, params: Array) -> Array:
-        """See `FittedLaw`."""
+        """Predict c_i + exp(a_i + sum_j t_ij w_j), and the terms of tokens and size.
+
+        Args:
+            weights: shape (rows, domains), shares of training tokens; each row sums to 1.
+            tokens: shape (rows,), training tokens; NaN where the fitted table had NaN.
+            params: shape (rows,), parameters of the model; NaN where the fitted table had NaN.
+
+        Returns:
+            Shape (rows, targets), in the unit of the fitted table.
+        """
         later, _ = self.horizon.evaluate(self.terms, tokens, params)
         return self.floor + self._excess(weights) + later.T
 
     def gradient(self, weights: Array, tokens: Array, params: Array) -> Array:
-        """See `FittedLaw`."""
+        """Differentiate exp(a_i + sum_j t_ij w_j); the terms of tokens and size have no slope.
+
+        Args:
+            weights: shape (rows, domains); free numbers, which need not sum to 1.
+            tokens: shape (rows,), training tokens; NaN where the fitted table had NaN.
+            params: shape (rows,), parameters of the model; NaN where the fitted table had NaN.
+
+        Returns:
+            Shape (rows, targets, domains), the unit of the fitted table per unit of share.
+        """
         return self._excess(weights)[:, :, None] * self.slopes[None]
 
     def _excess(self, weights: Array) -> Array:

@@ -32,12 +32,30 @@ class FittedGaussian:
     residuals: TargetProcesses
 
     def predict(self, weights: Array, tokens: Array, params: Array) -> Array:
-        """See `FittedLaw`."""
+        """Predict the additive law's loss times the exponential of a Gaussian process.
+
+        Args:
+            weights: shape (rows, domains), shares of training tokens; each row sums to 1.
+            tokens: shape (rows,), training tokens; NaN where the fitted table had NaN.
+            params: shape (rows,), parameters of the model; NaN where the fitted table had NaN.
+
+        Returns:
+            Shape (rows, targets), in the unit of the fitted table.
+        """
         residuals = self.residuals.mean(self._new_rows(weights, tokens, params))
         return np.asarray(self.mean.predict(weights, tokens, params) * np.exp(residuals))
 
     def gradient(self, weights: Array, tokens: Array, params: Array) -> Array:
-        """See `FittedLaw`."""
+        """Differentiate the product of the additive law and the process.
+
+        Args:
+            weights: shape (rows, domains); free numbers, which need not sum to 1.
+            tokens: shape (rows,), training tokens; NaN where the fitted table had NaN.
+            params: shape (rows,), parameters of the model; NaN where the fitted table had NaN.
+
+        Returns:
+            Shape (rows, targets, domains), the unit of the fitted table per unit of share.
+        """
         rows = self._new_rows(weights, tokens, params)
         mean = self.mean.predict(weights, tokens, params)[:, :, None]
         by_root = self.residuals.scales[:, None] * self.residuals.standard_gradient(rows)

@@ -77,7 +77,16 @@ class FittedJoint:
     progress: Progress
 
     def predict(self, weights: Array, tokens: Array, params: Array) -> Array:
-        """See `FittedLaw`."""
+        """Predict the geometric mean of the experts' losses, weighted by their votes.
+
+        Args:
+            weights: shape (rows, domains), shares of training tokens; each row sums to 1.
+            tokens: shape (rows,), training tokens; NaN where the fitted table had NaN.
+            params: shape (rows,), parameters of the model; NaN where the fitted table had NaN.
+
+        Returns:
+            Shape (rows, targets), in the unit of the fitted table.
+        """
         rows = self._rows(weights, tokens, params)
         at = (weights, tokens, params)
         trends = [trend.log_losses(*at) for trend in self.trends]
@@ -88,7 +97,16 @@ class FittedJoint:
         return np.asarray(np.exp((self.votes[:, None, :] * log_losses).sum(axis=0)))
 
     def gradient(self, weights: Array, tokens: Array, params: Array) -> Array:
-        """See `FittedLaw`."""
+        """Differentiate the geometric mean of the experts' losses.
+
+        Args:
+            weights: shape (rows, domains); free numbers, which need not sum to 1.
+            tokens: shape (rows,), training tokens; NaN where the fitted table had NaN.
+            params: shape (rows,), parameters of the model; NaN where the fitted table had NaN.
+
+        Returns:
+            Shape (rows, targets, domains), the unit of the fitted table per unit of share.
+        """
         rows = self._rows(weights, tokens, params)
         at = (weights, tokens, params)
         slopes = [trend.gradient(*at) for trend in self.trends]

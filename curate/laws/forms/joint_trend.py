@@ -123,9 +123,9 @@ class Trend:
         """Predict log losses, shape (rows, targets).
 
         Args:
-            weights: See `FittedLaw`.
-            tokens: See `FittedLaw`.
-            params: See `FittedLaw`.
+            weights: shape (rows, domains); free numbers, which need not sum to 1.
+            tokens: shape (rows,), training tokens; NaN where the fitted table had NaN.
+            params: shape (rows,), parameters of the model; NaN where the fitted table had NaN.
         """
         columns = self.progress.columns(tokens, params)
         state = _evaluate(self.layout, self.theta, weights, columns)
@@ -135,9 +135,9 @@ class Trend:
         """Differentiate log losses by the weights, shape (rows, targets, domains).
 
         Args:
-            weights: See `FittedLaw`.
-            tokens: See `FittedLaw`.
-            params: See `FittedLaw`.
+            weights: shape (rows, domains); free numbers, which need not sum to 1.
+            tokens: shape (rows,), training tokens; NaN where the fitted table had NaN.
+            params: shape (rows,), parameters of the model; NaN where the fitted table had NaN.
         """
         columns = self.progress.columns(tokens, params)
         state = _evaluate(self.layout, self.theta, weights, columns)

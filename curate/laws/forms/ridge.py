@@ -29,13 +29,31 @@ class FittedRidge:
     """The selected one."""
 
     def predict(self, weights: Array, tokens: Array, params: Array) -> Array:
-        """See `FittedLaw`."""
+        """Predict losses linear in the shares and in the columns of progress.
+
+        Args:
+            weights: shape (rows, domains), shares of training tokens; each row sums to 1.
+            tokens: shape (rows,), training tokens; NaN where the fitted table had NaN.
+            params: shape (rows,), parameters of the model; NaN where the fitted table had NaN.
+
+        Returns:
+            Shape (rows, targets), in the unit of the fitted table.
+        """
         design = np.concatenate([weights, self.progress.columns(tokens, params)], axis=1)
         losses: Array = self.intercept + design @ self.slopes.T
         return losses
 
     def gradient(self, weights: Array, tokens: Array, params: Array) -> Array:
-        """See `FittedLaw`."""
+        """Return the slopes of the shares, the same for every mixture.
+
+        Args:
+            weights: shape (rows, domains); free numbers, which need not sum to 1.
+            tokens: shape (rows,), training tokens; NaN where the fitted table had NaN.
+            params: shape (rows,), parameters of the model; NaN where the fitted table had NaN.
+
+        Returns:
+            Shape (rows, targets, domains), the unit of the fitted table per unit of share.
+        """
         slopes = self.slopes[:, : weights.shape[1]]
         return np.broadcast_to(slopes, (len(weights), *slopes.shape)).copy()
 

@@ -21,7 +21,13 @@ class RawInput:
     """A file's raw bytes through a small buffer: look ahead, take, jump."""
 
     def __init__(self, file: BinaryIO, path: str, size_bytes: int) -> None:
-        """Start at the first byte of an open file of `size_bytes` bytes."""
+        """Start at the first byte of an open file.
+
+        Args:
+            file: Open for reading; stays the caller's to close.
+            path: Its name in messages.
+            size_bytes: Its length; reading past it is damage.
+        """
         self.file = file
         self.path = path
         self.size_bytes = size_bytes
