@@ -28,6 +28,7 @@ from curate.runtime.files import (
     sweep,
     write_json,
 )
+from curate.runtime.sealed import SealError, read_sealed, write_sealed
 
 
 def names(directory):
@@ -259,3 +260,69 @@ def test_sweep_removes_only_what_dead_processes_left(tmp_path):
         assert temporary.exists()
     assert names(tmp_path) == sorted([".foreign.tmp", elsewhere.name, "alive"])
     sweep(tmp_path / "absent")
+
+
+def test_a_sealed_file_reads_back_and_any_changed_byte_is_noticed(tmp_path):
+    path = tmp_path / "new" / "a.json"
+    for payload in (b"", b"{}", b"two\nlines\n"):
+        write_sealed(path, payload)
+        assert read_sealed(path) == payload
+        whole = path.read_bytes()
+        for position in range(len(whole)):
+            for bit in range(8):
+                changed = bytearray(whole)
+                changed[position] ^= 1 << bit
+                path.write_bytes(changed)
+                with pytest.raises(SealError, match="does not match its own checksum"):
+                    read_sealed(path)
+        for damaged in (whole[:-1], whole + b"\n", whole[1:], payload):
+            path.write_bytes(damaged)
+            with pytest.raises(SealError):
+                read_sealed(path)
+    path.unlink()
+    with pytest.raises(FileNotFoundError):
+        read_sealed(path)
+
+
+def test_an_error_while_a_file_is_written_names_the_file(tmp_path):
+    path = tmp_path / "a.bin"
+    for error in (OSError(28, "No space left on device"), OSError("5 requested and 3 written")):
+        with pytest.raises(OSError, match="No space|5 requested") as caught, atomic_path(path):
+            raise error
+        assert caught.value.filename == str(path)
+    with pytest.raises(FileNotFoundError) as absent, atomic_path(path) as temporary:
+        temporary.unlink()
+        temporary.read_bytes()
+    assert absent.value.filename == str(path)
+    with pytest.raises(PermissionError) as other, atomic_path(path):
+        raise PermissionError(13, "Permission denied", "another")
+    assert other.value.filename == "another"
+
+
+def test_durable_files_reach_the_disk_before_their_names(tmp_path, monkeypatch):
+    calls = []
+
+    def traced(name):
+        call = getattr(os, name)
+
+        def record(*arguments):
+            calls.append((name, arguments[0]))
+            return call(*arguments)
+
+        monkeypatch.setattr(os, name, record)
+
+    def flushed(calls):
+        return [name for name, _ in calls]
+
+    for name in ("fsync", "replace", "rename"):
+        traced(name)
+    write_sealed(tmp_path / "a", b"1", durable=True)
+    assert flushed(calls) == ["fsync", "replace", "fsync"]
+    calls.clear()
+    with atomic_directory(tmp_path / "d", durable=True) as directory:
+        (directory / "x").write_bytes(b"1")
+        (directory / "y").write_bytes(b"2")
+    assert flushed(calls) == ["fsync"] * 3 + ["rename", "fsync"]
+    calls.clear()
+    write_sealed(tmp_path / "a", b"1")
+    assert flushed(calls) == ["replace"]

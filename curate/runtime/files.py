@@ -8,6 +8,7 @@ is left out: outputs are directories, which machines may share.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import platform
@@ -38,8 +39,32 @@ and so keep its modification time."""
 
 
 @contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary sibling of `path`; rename it on success, remove it on an exception."""
+def name_errors(path: Path) -> Iterator[None]:
+    """Name `path` in any error of the system that names no file, such as that of a full disk."""
+    try:
+        yield
+    except OSError as error:
+        _name(error, path)
+        raise
+
+
+def _name(error: OSError, path: Path, instead_of: str | None = None) -> None:
+    """Name a file in an error that names none, or that names `instead_of`."""
+    if error.filename in (None, instead_of):
+        # numpy raises errors without a number, whose text a file name would hide.
+        error.strerror = error.strerror or str(error)
+        error.filename = str(path)
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path, durable: bool = False) -> Iterator[Path]:
+    """Yield a temporary sibling of `path`; rename it on success, remove it on an exception.
+
+    Args:
+        path: The file to write. Errors of the system name it, not its temporary sibling.
+        durable: Whether to flush the content to the disk before the rename and the directory after
+            it, so that a power failure leaves the old file or the new one, and never an empty one.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=_prefix(path), suffix=".tmp", dir=path.parent)
     os.close(handle)
@@ -47,22 +72,33 @@ def atomic_path(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         os.chmod(temporary, 0o666 & ~current_umask())
+        if durable:
+            flush(temporary)
         os.replace(temporary, path)
+        if durable:
+            flush_directory(path.parent)
+    except OSError as error:
+        _name(error, path, instead_of=name)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
-def atomic_directory(path: Path) -> Iterator[Path]:
+def atomic_directory(path: Path, durable: bool = False) -> Iterator[Path]:
     """Yield a temporary sibling directory; rename it on success, remove it on an exception.
 
     If another process creates `path` meanwhile, that one is kept: names are made from content, so
     both hold the same.
+
+    Args:
+        path: The directory to make.
+        durable: As for `place_directory`.
     """
     temporary = begin_directory(path)
     try:
         yield temporary
-        place_directory(temporary, path)
+        place_directory(temporary, path, durable)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -73,15 +109,60 @@ def begin_directory(path: Path) -> Path:
     return Path(tempfile.mkdtemp(prefix=_prefix(path), suffix=".tmp", dir=path.parent))
 
 
-def place_directory(temporary: Path, path: Path) -> None:
-    """Give a temporary directory its final name, or remove it if `path` exists already."""
+def place_directory(temporary: Path, path: Path, durable: bool = False) -> None:
+    """Give a temporary directory its final name, or remove it if `path` exists already.
+
+    Args:
+        temporary: A directory from `begin_directory`.
+        path: Its final name.
+        durable: Whether to flush its files and itself to the disk before the rename, and the parent
+            after it, so that a power failure leaves all of it or nothing under the final name.
+    """
     os.chmod(temporary, 0o777 & ~current_umask())
+    if durable:
+        for file in sorted(temporary.iterdir()):
+            flush(file)
+        flush_directory(temporary)
     try:
         os.rename(temporary, path)
     except OSError:
         if not path.is_dir():
             raise
         shutil.rmtree(temporary, ignore_errors=True)
+        return
+    if durable:
+        flush_directory(path.parent)
+
+
+def flush(path: Path) -> None:
+    """Wait until a file's content is on the disk.
+
+    Raises:
+        OSError: The disk did not take all of it; the error names the file.
+    """
+    # Windows flushes only files that are open for writing.
+    descriptor = os.open(path, os.O_RDWR | getattr(os, "O_BINARY", 0))
+    try:
+        with name_errors(path):
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def flush_directory(path: Path) -> None:
+    """Wait until the names in a directory are on the disk, where the system can do that."""
+    if os.name == "nt":  # directories cannot be opened there
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems cannot flush a directory; they make names durable themselves.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            error.filename = str(path)
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def append(path: Path, *pieces: bytes | NDArray[Any]) -> None:
@@ -92,12 +173,9 @@ def append(path: Path, *pieces: bytes | NDArray[Any]) -> None:
     Raises:
         OSError: Not everything can be written; the error names the file.
     """
-    try:
-        with path.open("ab") as file:
-            for piece in pieces:
-                file.write(piece if isinstance(piece, bytes) else piece.data)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
+    with name_errors(path), path.open("ab") as file:
+        for piece in pieces:
+            file.write(piece if isinstance(piece, bytes) else piece.data)
 
 
 def _prefix(path: Path) -> str:

@@ -1,0 +1,60 @@
+"""Seal files that curate reads back later with a hash that is looked at before use.
+
+A sealed file begins with one line of text, the *seal*: the version of this format and the xxh3-128
+of everything after it. A file with another first line is damaged or was written by a version that
+did not seal it, so whatever flips, cuts or replaces bytes is noticed, the seal's own included.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import xxhash
+
+from curate.runtime.files import atomic_path, name_errors
+
+VERSION = 1
+
+
+class SealError(Exception):
+    """A file is not what `write_sealed` wrote. Callers make it again, or say what the user can."""
+
+
+def seal_of(payload: bytes) -> bytes:
+    r"""Return the first line of a sealed file, its line break included.
+
+    Example:
+        >>> seal_of(b"{}")
+        b'{"sealed": 1, "xxh3": "dc7048f8f8747f561349cde127705c16"}\n'
+    """
+    digest = xxhash.xxh3_128_hexdigest(payload)
+    return b'{"sealed": %d, "xxh3": "%s"}\n' % (VERSION, digest.encode())
+
+
+def write_sealed(path: Path, payload: bytes, durable: bool = False) -> None:
+    """Write a sealed file, atomically.
+
+    Args:
+        path: The file.
+        payload: Its content after the seal.
+        durable: Whether it must outlive a power failure; see `atomic_path`.
+    """
+    with atomic_path(path, durable) as temporary, temporary.open("wb") as file:
+        file.write(seal_of(payload))
+        file.write(payload)
+
+
+def read_sealed(path: Path) -> bytes:
+    """Read what `write_sealed` was given.
+
+    Raises:
+        SealError: The file is damaged, or was not sealed.
+        FileNotFoundError: There is no such file.
+        OSError: It cannot be read; the error names the file.
+    """
+    with name_errors(path):
+        content = path.read_bytes()
+    seal, line_break, payload = content.partition(b"\n")
+    if seal + line_break != seal_of(payload):
+        raise SealError(f"{path}: does not match its own checksum")
+    return payload
