@@ -22,6 +22,7 @@ from curate.errors import InfeasiblePlan, InputError, RecipeError, ShardError
 from curate.formats import FORMATS, find
 from curate.pipeline.build import build
 from curate.recipe import load
+from curate.runtime.locks import DIRECTORY_LOCK, directory_lock
 from curate.runtime.progress import Observer
 from curate.tokens import store
 
@@ -477,13 +478,13 @@ def test_a_damaged_shard_is_written_again(recipe: Path) -> None:
 
 def test_two_builds_into_one_directory_are_kept_apart(recipe: Path) -> None:
     directory = recipe.parent / "out" / "tiny"
-    directory.mkdir(parents=True)
-    (directory / ".curate.lock").write_text(f"{os.getppid()}\n")
-    with pytest.raises(ShardError, match=r"is building there; .*--out"):
+    with (
+        directory_lock(directory),
+        pytest.raises(ShardError, match=rf"process {os.getpid()} of .* has locked it; .*--out"),
+    ):
         make(recipe)
-    (directory / ".curate.lock").write_text("999999999\n")  # a process that is gone
+    assert not (directory / DIRECTORY_LOCK).exists()
     assert make(recipe).certificate["ok"]
-    assert not (directory / ".curate.lock").exists()
 
 
 def test_a_store_of_another_version_is_left_alone(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import signal
@@ -13,12 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from curate.errors import EngineError, InputError, ShardError
+from curate.errors import InputError, ShardError
 from curate.pipeline.proxies import train_domain_experts, train_proxies
 from curate.proxy.claims import RunClaims
 from curate.proxy.runs import read_runs
 from curate.recipe import load
-from curate.runtime.files import FileLock
 from curate.runtime.progress import Observer
 from curate.runtime.workers import Send, run_apart
 
@@ -45,40 +43,6 @@ def same_runs(one: Path, other: Path) -> None:
         assert row.losses == pytest.approx(known.losses, rel=1e-3)
 
 
-def test_a_lock_has_one_holder(tmp_path: Path) -> None:
-    first, second = FileLock(tmp_path / "lock"), FileLock(tmp_path / "lock")
-    assert first.take() and not second.take()
-    first.close()
-    assert second.take()
-    second.close()
-
-
-def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fcntl = pytest.importorskip("fcntl")
-
-    def refuse(file: object, operation: int) -> None:
-        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
-
-    monkeypatch.setattr(fcntl, "flock", refuse)
-    lock = FileLock(tmp_path / "lock")
-    with pytest.raises(EngineError, match=r"has no locks \(No locks available\), .* put --out"):
-        lock.take()
-    lock.close()
-
-
-def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
-    code = "import sys, time; from pathlib import Path; from curate.runtime.files import FileLock; "
-    code += "lock = FileLock(Path(sys.argv[1])); print(lock.take(), flush=True); time.sleep(60)"
-    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "lock")], text=True,
-                          stdout=subprocess.PIPE) as process:  # fmt: skip
-        assert process.stdout is not None and process.stdout.readline() == "True\n"
-        ours = FileLock(tmp_path / "lock")
-        assert not ours.take()
-        process.send_signal(signal.SIGKILL)
-    with ours.held():
-        pass
-
-
 def test_claimed_runs_are_nobody_elses_until_they_are_let_go(tmp_path: Path) -> None:
     one, other = RunClaims(tmp_path), RunClaims(tmp_path)
     runs = ["a", "b", "c"]
@@ -87,10 +51,27 @@ def test_claimed_runs_are_nobody_elses_until_they_are_let_go(tmp_path: Path) -> 
     second = other.take(lambda held: [run for run in runs if run not in held])
     assert second is not None and second.runs == ("c",)
     assert one.take(lambda held: [run for run in runs if run not in held]) is None
-    claim.lock.close()  # as when its process has died
+    claim.lock._file.close()  # as when its process has died
     assert other.held() == {"c"}
     other.release(second)
     assert other.held() == set() and not list((tmp_path / "claims").glob("*.json"))
+
+
+def test_claims_of_another_machine_are_respected(tmp_path: Path) -> None:
+    """Its locks may not reach this machine, so only the file's removal frees its runs."""
+    (tmp_path / "claims").mkdir()
+    path = tmp_path / "claims" / "x.json"
+    path.write_text('{"machine": "node9", "process": 5, "since": 0, "runs": ["a"]}\n')
+    claims = RunClaims(tmp_path)
+    claim = claims.take(lambda held: [run for run in ("a", "b") if run not in held])
+    assert claim is not None and claim.runs == ("b",)
+    assert claims.elsewhere() == [
+        "process 5 of node9 (since 1970-01-01 00:00 UTC) has locked it; wait for it, or, if it is "
+        f"gone, type: rm '{path}'"
+    ]
+    claims.release(claim)
+    path.unlink()
+    assert claims.held() == set()
 
 
 def _say_or_die(number: int, send: Send) -> None:

@@ -23,7 +23,7 @@ from curate.pipeline.write import write_dataset
 from curate.plan.budget import Plan
 from curate.recipe import LoadedRecipe
 from curate.report.card import write_card
-from curate.runtime.files import directory_lock
+from curate.runtime.locks import directory_lock
 from curate.runtime.progress import Observer
 from curate.tokens import tokenizer as tokenizers
 from curate.tokens.domain import DomainFile, DomainTokens

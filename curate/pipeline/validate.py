@@ -34,7 +34,8 @@ from curate.pipeline.proxy_devices import train_job
 from curate.pipeline.proxy_setup import check_proxy, prepare
 from curate.pipeline.resume import keeps_other_dataset
 from curate.recipe import LoadedRecipe
-from curate.runtime.files import directory_lock, write_json
+from curate.runtime.files import write_json
+from curate.runtime.locks import directory_lock
 from curate.runtime.progress import Observer
 from curate.stats.seed_intervals import joint_verdict, seed_mean, verdict_of
 

@@ -1,21 +1,20 @@
 """Claims on runs, for processes or machines that share a swarm's directory; needs no torch.
 
-A claim is a file that names its runs and that its process keeps locked. The operating system
-releases the lock when the process exits, so the next process to look takes its runs over from
-their checkpoint. Claims are read and written under one lock of the directory.
+A claim is a lock whose file also names runs. When its process exits, the next process of the same
+machine to look takes its runs over from their checkpoint; a claim of another machine is respected
+until that machine releases it or its file is removed. Claims are read and written under one lock of
+the directory.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import platform
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from curate.runtime.files import FileLock, hash_json
+from curate.runtime.files import hash_json
+from curate.runtime.locks import FileLock, LockHolder, held_by
 
 Choose = Callable[[set[str]], Sequence[str]]
 
@@ -25,7 +24,6 @@ class RunClaim:
     """Runs that this process trains."""
 
     runs: tuple[str, ...]
-    path: Path
     lock: FileLock
 
 
@@ -41,20 +39,29 @@ class RunClaims:
         return FileLock(self._directory / "lock").held()
 
     def held(self) -> set[str]:
-        """Return the runs that living processes train, and remove claims of dead ones.
+        """Return the runs that other processes train, and remove claims of dead ones.
 
         Call it under the lock only.
         """
-        runs: set[str] = set()
+        return {run for holder in self._holders().values() for run in holder.note["runs"]}
+
+    def elsewhere(self) -> list[str]:
+        """Name each process of another machine that trains runs, and its claim."""
+        with self.lock():
+            return [
+                held_by(lock) for lock, holder in self._holders().items() if holder.is_elsewhere
+            ]
+
+    def _holders(self) -> dict[FileLock, LockHolder]:
+        holders = {}
         for path in sorted(self._directory.glob("*.json")):
             lock = FileLock(path)
-            abandoned = lock.take()  # only a process that has ended leaves its claim unlocked
-            lock.close()
-            if abandoned:
-                path.unlink()
-                continue
-            runs |= set(json.loads(path.read_text("utf-8"))["runs"])
-        return runs
+            holder = None if lock.take() else lock.holder()
+            if holder is None or "runs" not in holder.note:
+                lock.release()  # only a process that has ended leaves its claim unlocked
+            else:
+                holders[lock] = holder
+        return holders
 
     def take(self, choose: Choose) -> RunClaim | None:
         """Claim the runs that `choose` picks; None if it picks none.
@@ -67,16 +74,12 @@ class RunClaims:
             runs = tuple(choose(self.held()))
             if not runs:
                 return None
-            path = self._directory / f"{hash_json(runs)[:12]}.json"
-            lock = FileLock(path)
-            taken = lock.take()
+            lock = FileLock(self._directory / f"{hash_json(runs)[:12]}.json")
+            taken = lock.take({"runs": runs})
             assert taken, "runs that nobody trains were locked"
-            content = {"runs": runs, "process": os.getpid(), "machine": platform.node()}
-            path.write_text(json.dumps(content), "utf-8")
-            return RunClaim(runs, path, lock)
+            return RunClaim(runs, lock)
 
     def release(self, claim: RunClaim) -> None:
         """Give up runs that have ended, or that another process may train."""
         with self.lock():
-            claim.lock.close()
-            claim.path.unlink()
+            claim.lock.release()

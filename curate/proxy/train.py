@@ -79,12 +79,17 @@ def train_swarm(
     progress = SwarmProgress(len(pending), swarm.steps, swarm.step_tokens, flops, observer)
     observer.begin("train proxies", ["proxies"], [progress.total_tokens])
     trained_here = trained_elsewhere = 0
+    waited_for: set[str] = set()
     while left := shared.pending():
         elsewhere = len(pending) - len(left) - trained_here
         progress.elsewhere(elsewhere - trained_elsewhere)
         trained_elsewhere = elsewhere
         claim = shared.claim()
         if claim is None:
+            for holder in shared.claims.elsewhere():
+                if holder not in waited_for:
+                    waited_for.add(holder)
+                    observer.notice(f"waiting for runs: {holder}")
             time.sleep(WAIT_SECONDS)
             continue
         try:

@@ -15,16 +15,14 @@ import platform
 import re
 import shutil
 import stat
-import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import xxhash
 
-from curate.errors import EngineError, InputError, ShardError
+from curate.errors import InputError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -197,96 +195,6 @@ def sweep(directory: Path) -> None:
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 path.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def directory_lock(directory: Path) -> Iterator[None]:
-    """Lock a directory for this process, taking over a lock whose process is gone.
-
-    Raises:
-        ShardError: A running process holds it, or nothing can be written there.
-    """
-    path = directory / ".curate.lock"
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=directory).close()
-    except OSError as error:
-        raise ShardError(
-            f"{directory}: nothing can be written there ({error.strerror}); choose another "
-            "directory with output.dir or --out"
-        ) from error
-    if path.exists():
-        holder = path.read_text("utf-8").strip()
-        if holder == str(os.getpid()):  # a stage that another stage runs
-            yield
-            return
-        if holder.isdigit() and is_running(int(holder)):
-            raise ShardError(
-                f"{directory}: process {holder} is building there; wait for it, give another "
-                f"--out, or remove {path.name} if that process is gone"
-            )
-    path.write_text(f"{os.getpid()}\n", "utf-8")
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
-
-
-LOCK_POLL_SECONDS = 0.05
-LOCKED_BYTE = 1 << 40
-"""Offset of the byte to lock on Windows, beyond the file's content so that it stays readable."""
-
-
-class FileLock:
-    """A lock on a file that one process holds at a time.
-
-    The operating system releases the lock when the process exits, even if it is killed. Shared file
-    systems that support locks (NFS 4, Lustre, GPFS) hold it across machines. The file itself stays.
-    """
-
-    def __init__(self, path: Path) -> None:
-        """Open the file, creating it if absent, without taking the lock."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = open(path, "a+b")
-
-    def take(self) -> bool:
-        """Take the lock if no other process holds it, and return whether this succeeded.
-
-        Raises:
-            EngineError: The file system has no locks.
-        """
-        try:
-            if sys.platform == "win32":
-                import msvcrt
-
-                self._file.seek(LOCKED_BYTE)
-                msvcrt.locking(self._file.fileno(), msvcrt.LK_NBLCK, 1)
-            else:
-                import fcntl
-
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            return False
-        except OSError as error:  # ENOLCK, ENOSYS, ENOTSUP: network file systems without locks
-            raise EngineError(
-                f"{self._file.name}: its file system has no locks ({error.strerror}), which "
-                "processes need to share runs; put --out on a local disk, or mount it with locks"
-            ) from error
-        return True
-
-    def close(self) -> None:
-        """Release the lock and close the file."""
-        self._file.close()
-
-    @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
-        """Wait for the lock, and release it when the `with` block ends."""
-        try:
-            while not self.take():
-                time.sleep(LOCK_POLL_SECONDS)
-            yield
-        finally:
-            self.close()
 
 
 def user_cache() -> Path:
