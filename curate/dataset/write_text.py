@@ -23,6 +23,7 @@ from curate.dataset.manifest import ShardOnDisk, ShardRecord, record_file
 from curate.dataset.write_tokens import ShardTask, ShardWriter, write_provenance
 from curate.errors import InputError, ShardError
 from curate.formats.base import TextBatch, TextFormat
+from curate.runtime.files import append
 from curate.runtime.workers import map_tasks
 from curate.sources import SegmentReader
 from curate.sources.plans import FilePlan
@@ -193,9 +194,10 @@ def _spill(directory: Path, number: int, outputs: dict[int, list[bytes]]) -> Non
     for shard, records in outputs.items():
         path = directory / f"shard-{shard}"
         path.mkdir(parents=True, exist_ok=True)
-        with (path / f"from-{number}").open("ab") as file:
-            for record in records:
-                file.write(len(record).to_bytes(4, "little") + record)
+        framed = (
+            piece for record in records for piece in (len(record).to_bytes(4, "little"), record)
+        )
+        append(path / f"from-{number}", *framed)
     outputs.clear()
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import orjson
 
-from curate.runtime.files import hash_bytes
+from curate.runtime.files import hash_bytes, name_errors
 from curate.sources.embedded.distributions import Installed
 from curate.sources.embedded.docstrings import strip_docstrings
 from curate.sources.embedded.installed_files import (
@@ -241,7 +241,7 @@ def _topics(source: str) -> list[tuple[str, str]]:
 
 def write_domain(path: Path, domain: HarvestedDomain) -> DomainInfo:
     """Write one document a line."""
-    with path.open("wb") as stream:
+    with name_errors(path), path.open("wb") as stream:
         for document in domain.documents:
             record = {"id": document.id, "text": document.text, **document.metadata}
             stream.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
