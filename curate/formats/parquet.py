@@ -182,7 +182,8 @@ def damage_named(path: Path, kind: str = "Parquet file") -> Iterator[None]:
     try:
         yield
     except (OSError, pa.ArrowException, ValueError, MemoryError) as error:
-        raise ShardError(f"{path}: expected a whole {kind}, found damage: {error}") from error
+        reason = " ".join(str(error).split())  # Arrow's messages may end in a line break
+        raise ShardError(f"{path}: expected a whole {kind}, found damage: {reason}") from error
 
 
 def describe(columns: Any) -> str:
