@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print fit.json instead of a table.")
 @click.option("--quiet", is_flag=True, help="Print errors only.")
 def fit(runs: tuple[Path, ...], **options: Any) -> None:
-    """Fit laws to a run table and compare them on mixtures they have not seen.
+    """Fit laws to a run table and compare them on unseen mixtures.
 
     RUNS is a runs.csv, or two files: mixtures (ratios.csv) and losses (metrics.csv).
     """

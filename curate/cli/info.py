@@ -14,7 +14,7 @@ from curate.cli.session import print_rows
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON.")
 def methods(as_json: bool) -> None:
-    """List mixing methods: what each does, what it needs, and its paper."""
+    """List mixing methods: what each does and needs, and its paper."""
     from curate.mixture import METHODS
 
     rows = [
@@ -29,7 +29,7 @@ def methods(as_json: bool) -> None:
 @click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON.")
 def formats(name: str | None, as_json: bool) -> None:
-    """List output formats or, with a NAME, show how its files are loaded."""
+    """List output formats; with a NAME, show how to load its files."""
     from curate.formats import FORMATS
 
     if name is not None:
@@ -70,7 +70,7 @@ def _print_format(name: str) -> None:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON.")
 def corpus(cache: Path, as_json: bool) -> None:
-    """Show the embedded corpus: domains, sizes, and the packages it is harvested from."""
+    """Show the embedded corpus: domains, sizes, source packages."""
     from curate.sources.embedded.corpus import DOMAINS, materialise
 
     info = materialise(cache / "corpus")
@@ -98,7 +98,7 @@ def schema() -> None:
 
 @click.command()
 def doctor() -> None:
-    """Show the machine, the versions, and which optional parts are installed."""
+    """Show the machine, versions, and installed optional parts."""
     import platform
 
     from curate.runtime.workers import default_workers

@@ -32,7 +32,7 @@ def proxy_command(command: Command) -> Command:
 @click.command()
 @proxy_command
 def proxy(**options: Any) -> None:
-    """Train small models on many mixtures; runs in runs.csv are not repeated."""
+    """Train small models on many mixtures; finished runs are kept."""
     session = RecipeSession(options)
     places = {name: options[name] for name in PLACES}
     result = curate.proxy(session.loaded, **places, **session.effort)
@@ -43,7 +43,7 @@ def proxy(**options: Any) -> None:
 @click.command()
 @proxy_command
 def experts(**options: Any) -> None:
-    """Train one small model per domain; write log-probabilities of held-out tokens."""
+    """Train one model per domain; write held-out log-probabilities."""
     session = RecipeSession(options)
     places = {name: options[name] for name in PLACES}
     result = curate.experts(session.loaded, **places, **session.effort)
@@ -65,7 +65,7 @@ def experts(**options: Any) -> None:
 @click.option("--up", is_flag=True, help="Also train one size larger: does the ranking hold?")
 @proxy_command
 def validate(**options: Any) -> None:
-    """Train the recommended mixture and its rivals, and judge the advice."""
+    """Train the recommended mixture and its rivals, and compare."""
     from rich.console import Group
 
     from curate.report.validation import loss_table, summary_lines

@@ -70,9 +70,9 @@ def harvest(
         domain: A key of `DOMAINS`.
         distributions: Names of the distributions to read besides Python itself; None: those in
             `distributions.SOURCES` and what they require. Those not installed are passed over.
-        limit_bytes: Most bytes of text wanted; None: `LIMIT_BYTES[domain]`, which it cannot
-            exceed. For `docstrings` it bounds the code parsed for them. What a smaller limit
-            gives is part of what a larger one gives.
+        limit_bytes: Most bytes of text to return; None: `LIMIT_BYTES[domain]`, which it cannot
+            exceed. For `docstrings` it bounds the code that is parsed. Documents under a smaller
+            limit are a subset of those under a larger one.
 
     Returns:
         Documents in the order of their identifiers, without duplicates; empty where the
@@ -124,7 +124,7 @@ def materialise(directory: Path, distributions: Sequence[str] | None = None) -> 
 
 
 def resolve(url: str, cache: Path) -> Path:
-    """The JSON Lines file behind `corpus://<domain>`, harvested into `cache/corpus` if need be.
+    """Return the JSON Lines file of `corpus://<domain>`, harvested into `cache/corpus` if absent.
 
     Raises:
         RecipeError: There is no such domain, or this installation has no text for it.
@@ -149,7 +149,7 @@ def _check_domain(domain: str) -> None:
 
 
 def _notes(installed: Installed, domains: dict[str, HarvestedDomain]) -> list[str]:
-    """List what is missing from this corpus and another installation would have."""
+    """List what is missing from this corpus because this installation lacks it."""
     notes = [
         f"{name}: left out, nothing found in Python or the distributions read"
         for name, domain in domains.items()
@@ -162,15 +162,15 @@ def _notes(installed: Installed, domains: dict[str, HarvestedDomain]) -> list[st
 
 
 def _open(directory: Path) -> CorpusInfo:
-    """Describe a corpus on disk, having checked that its files are as long as they were."""
+    """Describe a corpus on disk, after checking the sizes of its files."""
     stored = read_json(directory / "corpus.json")
     domains = {name: DomainInfo(**fields) for name, fields in stored.pop("domains").items()}
     for name, domain in domains.items():
         path = directory / f"{name}.jsonl"
-        found_bytes = path.stat().st_size if path.is_file() else 0
-        if found_bytes != domain.file_bytes:
+        size_bytes = path.stat().st_size if path.is_file() else 0
+        if size_bytes != domain.file_bytes:
             raise InputError(
-                f"{path}: has {found_bytes} bytes where {domain.file_bytes} were harvested. "
+                f"{path}: has {size_bytes} bytes where {domain.file_bytes} were harvested. "
                 f"Delete {directory} and run again"
             )
     return CorpusInfo(directory=directory, domains=domains, **stored)

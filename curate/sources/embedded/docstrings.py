@@ -1,4 +1,4 @@
-"""Python source without its docstrings, and the docstrings."""
+"""Separate Python source from its docstrings."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def strip_docstrings(source: str) -> tuple[str, list[str]]:
     lines = source.split("\n")
     docstrings = []
     removed: set[int] = set()
-    # From the last to the first, so that columns of what is still to be edited stay true.
+    # Last to first, so that the positions of statements not yet edited stay valid.
     for statement, value, alone in reversed(_docstring_statements(ast.parse(source))):
         docstrings.append(inspect.cleandoc(value))
         first, last = statement.lineno - 1, (statement.end_lineno or statement.lineno) - 1
@@ -58,7 +58,7 @@ _BLOCKS = {
 
 
 def _docstring_statements(tree: ast.Module) -> list[tuple[ast.Expr, str, bool]]:
-    """Every docstring in order: its statement, its value, whether its body holds nothing else.
+    """List docstrings in order: statement, value, whether its body holds nothing else.
 
     A second leading string counts too: it would become the docstring once the first is gone.
     """

@@ -37,7 +37,7 @@ DOMAINS: dict[str, str] = {
     "manuals": "manual pages: Python's help topics, package descriptions, change notes",
     "licences": "licence texts and notices",
 }
-"""Name of each domain → what is in it."""
+"""Content of each domain, by name."""
 
 LIMIT_BYTES: dict[str, int] = {
     "python_code": 30_000_000,
@@ -47,11 +47,11 @@ LIMIT_BYTES: dict[str, int] = {
     "manuals": 6_000_000,
     "licences": 2_000_000,
 }
-"""Most bytes of text a domain may hold. Parsing is four fifths of the time of a harvest: a second
+"""Most bytes of text of each domain. Parsing is four fifths of the time of a harvest: a second
 for 4 to 6 MB of code (measured on one core), hence the limit of `python_code`."""
 
 HARVEST_VERSION = 1
-"""Raised whenever the same installation would give another text."""
+"""Version of the harvest. Bump it when the same installation would give another text."""
 
 LONGEST_FILE_BYTES = 1_000_000
 LONGEST_LINE_CHARACTERS = 5_000
@@ -151,7 +151,7 @@ def harvest_domains(
 
 @contextlib.contextmanager
 def _paused_garbage_collection() -> Iterator[None]:
-    """Syntax trees hold no cycles, and looking for some in them costs a fifth of parsing."""
+    """Pause the garbage collector: syntax trees hold no cycles, and looking costs a fifth."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -207,7 +207,7 @@ def _collect(candidates: Iterable[Candidate], domain: HarvestedDomain) -> None:
 
 
 def _read(candidate: Candidate, skipped: Counter[str]) -> str | None:
-    r"""Text of a file with `\n` line ends; None, and counted, where it is not fit to be one."""
+    r"""Return a file's text with `\n` line ends; count it and return None if it is not usable."""
     try:
         content = candidate.path.read_bytes()
     except OSError:
@@ -229,7 +229,7 @@ def _read(candidate: Candidate, skipped: Counter[str]) -> str | None:
 
 
 def _topics(source: str) -> list[tuple[str, str]]:
-    """Name and page of each of Python's help topics, from the source that holds them in a dict."""
+    """List name and page of Python's help topics, from the source that holds them in a dict."""
     topics = []
     for statement in ast.parse(source).body:
         if isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Dict):
@@ -240,7 +240,7 @@ def _topics(source: str) -> list[tuple[str, str]]:
 
 
 def write_domain(path: Path, domain: HarvestedDomain) -> DomainInfo:
-    """Write one document a line."""
+    """Write a domain as JSON Lines, one document a line."""
     with name_errors(path), path.open("wb") as stream:
         for document in domain.documents:
             record = {"id": document.id, "text": document.text, **document.metadata}

@@ -42,7 +42,7 @@ class Candidate:
 
 
 def _domain_of(path: PurePosixPath) -> str | None:
-    """The domain a file belongs to; `python_code` stands for docstrings too."""
+    """Return the domain of a file; `python_code` stands for docstrings too."""
     suffix = path.suffix.lower()
     in_metadata = path.parts[0].endswith((".dist-info", ".egg-info"))
     is_code = suffix in HEADER_SUFFIXES or suffix in CONFIG_SUFFIXES or suffix == ".py"
@@ -70,7 +70,7 @@ def _is_test(path: PurePosixPath) -> bool:
 
 
 def _python_files() -> Iterator[tuple[Path, PurePosixPath]]:
-    """Path and relative path of the files of Python itself."""
+    """List absolute and relative paths of the files of Python itself."""
     paths = sysconfig.get_paths()
     for root, prefix in ((paths["stdlib"], ""), (paths["include"], "include/")):
         for folder, folders, names in os.walk(root):
@@ -83,7 +83,7 @@ def _python_files() -> Iterator[tuple[Path, PurePosixPath]]:
 def _distribution_files(
     distribution: importlib.metadata.Distribution,
 ) -> Iterator[tuple[Path, PurePosixPath]]:
-    """Path and relative path of the files a distribution lists, within its own directories."""
+    """List absolute and relative paths of the files in a distribution's own directories."""
     root = Path(str(distribution.locate_file("")))
     for listed in distribution.files or []:
         if ".." not in listed.parts and not listed.is_absolute():
@@ -91,7 +91,7 @@ def _distribution_files(
 
 
 def _licence(distribution: importlib.metadata.Distribution) -> str:
-    """The licence a distribution states, in one line; empty where it states none."""
+    """Return the licence that a distribution states, in one line; empty if it states none."""
     metadata = distribution.metadata
     for name in ("License-Expression", "License"):
         stated = str(metadata[name]).strip() if name in metadata else ""
@@ -102,7 +102,7 @@ def _licence(distribution: importlib.metadata.Distribution) -> str:
 
 
 def find_candidates(installed: Installed, names: set[str]) -> dict[str, list[Candidate]]:
-    """Files of each wanted domain, in the order they are to be taken."""
+    """List the files of each requested domain, in the order in which they are taken."""
     origins = [({"distribution": "python", "version": platform.python_version()}, _python_files())]
     origins[0][0]["licence"] = "PSF-2.0"
     for name, distribution in installed.items():
