@@ -19,6 +19,7 @@ from curate.mixture import (
     mix,
 )
 from curate.mixture.request import cap_tokens
+from curate.mixture.simplex import project_capped
 from curate.stats import entropy_statistics
 
 NAMES = ("a", "b", "c")
@@ -51,6 +52,39 @@ def random_request(rng, method):
     return MixtureRequest(domains, budget, method, MixtureOptions(3.0, on_shortfall="redistribute"))
 
 
+def with_random_bounds(rng, asked):
+    """Add floors and caps to some domains of a request; at least one mixture obeys them all."""
+    limits = np.array(limit_tokens(asked)) / asked.budget_tokens
+    inside = project_capped(rng.dirichlet(np.ones(len(limits))) + 1e-3, limits)
+    names = [domain.name for domain in asked.domains]
+    floors = {n: s * rng.random() for n, s in zip(names, inside, strict=True) if rng.random() < 0.4}
+    caps = {
+        n: min(1.0, s * (1 + rng.random()))
+        for n, s in zip(names, inside, strict=True)
+        if rng.random() < 0.4
+    }
+    return dataclasses.replace(
+        asked, options=dataclasses.replace(asked.options, floors=floors, caps=caps)
+    )
+
+
+def check_bounds(mixture, asked):
+    """Check that floors and caps are obeyed, and that those that bind are named."""
+    assert math.isclose(math.fsum(mixture.weights.values()), 1, abs_tol=1e-9)
+    for key, bounds, sign in (
+        ("floors", asked.options.floors, 1),
+        ("caps", asked.options.caps, -1),
+    ):
+        for name, bound in bounds.items():
+            room = sign * (mixture.weights[name] - bound)
+            assert room >= -1e-12, (key, name)
+            named = f"{name}: mixture.{key} {bound:g} binds" in mixture.constraints_active
+            assert named == (room <= 1e-12), (key, name)
+            if mixture.low is not None:
+                ends = (mixture.low[name], mixture.high[name])
+                assert all(sign * (end - bound) >= -1e-12 for end in ends), (key, name)
+
+
 def check_contract(mixer, planted, expected):
     """Check what `mix` promises for every method that needs the corpus alone.
 
@@ -77,6 +111,14 @@ def check_contract(mixer, planted, expected):
         )
         other = mixer(dataclasses.replace(asked, domains=renamed))
         assert shares(other) == list(weights.values())
+        bounded = with_random_bounds(rng, asked)
+        mixture = mixer(bounded)
+        check_bounds(mixture, bounded)
+        turned = tuple(bounded.domains[i] for i in order)
+        assert mixer(dataclasses.replace(bounded, domains=turned)).weights == pytest.approx(
+            mixture.weights, rel=1e-12
+        )
+        assert mixture.unconstrained == pytest.approx(mixer(asked).unconstrained, rel=1e-12)
     assert shares(mixer(planted)) == pytest.approx(expected, rel=1e-12)
 
 
@@ -95,13 +137,23 @@ def experts(names=NAMES):
     return Likelihoods(tuple(names), ("x", "y"), target, starts, np.log(tables[:, token]).T)
 
 
-def asked(method, caps=(np.inf,) * 3, names=NAMES, evidence=None, **search):
+def asked(method, caps=(np.inf,) * 3, names=NAMES, evidence=None, bounds=None, **search):
+    """Make a request of three domains.
+
+    Args:
+        method: Its name.
+        caps: shape (domains,), most passes over each domain, which are its largest share here.
+        names: The domains.
+        evidence: None for runs and experts that were planted.
+        bounds: `floors` and `caps` of the options.
+        search: Fields of `SearchOptions`.
+    """
     domains = tuple(DomainSupply(name, 1000, cap) for name, cap in zip(names, caps, strict=True))
     search.setdefault("replicates", 0)
     if method == "law":
         search.setdefault("law", "exponential")
     found = Evidence(runs(), experts()) if evidence is None else evidence
-    options = MixtureOptions(search=SearchOptions(**search))
+    options = MixtureOptions(search=SearchOptions(**search), **(bounds or {}))
     return MixtureRequest(domains, 1000, method, options, found)
 
 
@@ -121,8 +173,14 @@ def check_evidence_contract(method, by_name=True):
     capped = mix(asked(method, caps=(0.2, np.inf, 0.3), trust_region=False))
     assert capped.weights["a"] <= 0.2 + 1e-12 and capped.weights["c"] <= 0.3 + 1e-12
     assert capped.predicted_loss >= free.predicted_loss - 1e-6
-    floored = mix(asked(method, floors={"b": 0.5}))
-    assert floored.weights["b"] >= 0.5 - 1e-9
+    least, most = min(free.weights, key=free.weights.get), max(free.weights, key=free.weights.get)
+    bounds = {"floors": {least: free.weights[least] + 0.05}, "caps": {most: 0.3}}
+    request = asked(method, bounds=bounds, trust_region=False)
+    bounded = mix(request)
+    check_bounds(bounded, request)
+    alone = mix(asked(method, trust_region=False))
+    assert bounded.unconstrained == pytest.approx(alone.weights, abs=1e-5)
+    assert bounded.predicted_loss >= alone.predicted_loss - 1e-6
     if by_name:
         turned = mix(asked(method, names=("c", "a", "b")))
         for name in NAMES:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from method_contract import check_contract, random_request, shares
+from method_contract import check_bounds, check_contract, random_request, shares
 
 from curate.errors import CurateError, InfeasiblePlan, MissingEvidence, RecipeError
 from curate.mixture import (
@@ -117,6 +117,35 @@ def test_projection_equals_bisection_and_is_idempotent():
         assert project_capped(result, caps) == pytest.approx(result, rel=1e-12)
 
 
+def test_projection_with_floors_meets_its_optimality_conditions():
+    rng = np.random.default_rng(5)
+    for _ in range(300):
+        weights, caps = random_caps(rng, int(rng.integers(2, 20)))
+        inside = project_capped([weight + 1e-3 for weight in weights], caps)
+        floors = [share * rng.random() if rng.random() < 0.5 else 0.0 for share in inside]
+        try:
+            result = project_capped(weights, caps, floors)
+        except ValueError as error:
+            assert "where weight is positive" in str(error)
+            continue
+        assert math.isclose(math.fsum(result), 1, abs_tol=1e-12)
+        levels = []
+        for share, weight, cap, floor in zip(result, weights, caps, floors, strict=True):
+            assert floor <= share <= max(cap, floor)
+            if weight == 0:
+                assert share == floor
+            elif floor < share < cap * (1 - 1e-9):
+                levels.append(share / weight)
+        if levels:
+            assert max(levels) <= min(levels) * (1 + 1e-12)
+            for share, weight, floor in zip(result, weights, floors, strict=True):
+                if weight and share == floor:  # at the common level it would get no more
+                    assert levels[0] * weight <= floor * (1 + 1e-8)
+        if all(weights):
+            rows = project_capped_rows(np.array([weights]), caps, floors)
+            assert rows[0].tolist() == pytest.approx(result, rel=1e-9, abs=1e-12)
+
+
 def test_projection_by_hand():
     # a is cut from .5 to .2; b and c share .8 as 3:2.
     assert project_capped([0.5, 0.3, 0.2], [0.2, 1, 1]) == pytest.approx([0.2, 0.48, 0.32])
@@ -140,6 +169,19 @@ def test_projection_by_hand():
 def test_projection_refuses(weights, caps, message):
     with pytest.raises(ValueError, match=message):
         project_capped(weights, caps)
+
+
+@pytest.mark.parametrize(
+    ("floors", "message"),
+    [
+        ([0.1], "as many floors as weights, got 1, 2"),
+        ([0.7, 0], r"floors from 0 to the caps \[0.6, 1.0\], got \[0.7"),
+        ([0.5, 0.6], "floors sum to 1.1, more than 1"),
+    ],
+)
+def test_projection_refuses_floors(floors, message):
+    with pytest.raises(ValueError, match=message):
+        project_capped([1, 1], [0.6, 1], floors)
 
 
 def test_softmax():
@@ -557,6 +599,38 @@ def test_json_has_the_fields_others_rely_on():
             "on_shortfall: 'truncate' is not one of error, repeat, redistribute",
         ),
         (request("natural", 9, []), RecipeError, "domains: a mixture needs at least one"),
+        (
+            request("natural", 9, [9, 9], floors={"c": 0.1}),
+            RecipeError,
+            "mixture.floors names no domain 'c' (known: a, b)",
+        ),
+        (
+            request("natural", 9, [9, 9], caps={"a": 1.5}),
+            RecipeError,
+            "mixture.caps[a]: 1.5 is not from 0 to 1",
+        ),
+        (
+            # .6 of 1000 is 600, six passes of 100, of which 2.5 are .25 and fill .6 of 416.
+            request("uniform", 1000, [100, 900], max_epochs=[2.5, 1], floors={"a": 0.6}),
+            InfeasiblePlan,
+            "mixture.floors: 'a' is to have at least 0.6, but its tokens allow only 0.25 at this "
+            "budget (max_epochs 2.5). Either set mixture.floors: {a: 0.25}, or budget_tokens: 416, "
+            "or max_epochs: 6 for it, or on_shortfall: repeat",
+        ),
+        (
+            request(
+                "uniform", 1000, [500, 900, 900], max_epochs=[1] * 3, caps={"b": 0.2, "c": 0.1}
+            ),
+            InfeasiblePlan,
+            "mixture.caps: the domains in use may have 0.8 of the tokens in all, less than 1. "
+            "Raise the caps of 'b' 0.2, 'c' 0.1 to 0.5 in sum, or remove one",
+        ),
+        (
+            request("manual", 1000, [900, 900], weights=[1, 0], caps={"a": 0.4}),
+            InfeasiblePlan,
+            "mixture.caps: the domains in use may have 0.4 of the tokens in all, less than 1. "
+            "Raise the caps of 'a' 0.4 to 1 in sum, or remove one",
+        ),
     ],
 )
 def test_messages(asked, error, message):
@@ -574,6 +648,56 @@ def test_requests_that_contradict_themselves():
         mix(request("natural", 9, [-1]))
     with pytest.raises(RecipeError, match=r"called 'zzz' \(known"):
         mix(request("zzz", 9, [9]))
+
+
+def test_floors_out_of_reach_are_met_by_each_way_that_the_message_offers():
+    asked = request("uniform", 1000, [100, 900], max_epochs=[2.5, 1], floors={"a": 0.6})
+    options = asked.options
+    domain = dataclasses.replace(asked.domains[0], max_epochs=6)
+    for mended in (
+        dataclasses.replace(asked, options=dataclasses.replace(options, floors={"a": 0.25})),
+        dataclasses.replace(asked, budget_tokens=416),
+        dataclasses.replace(asked, domains=(domain, asked.domains[1])),
+        dataclasses.replace(asked, options=dataclasses.replace(options, on_shortfall="repeat")),
+    ):
+        mixture = mix(mended)
+        assert mixture.weights["a"] >= mended.options.floors["a"] - 1e-12
+        assert sum(domain.tokens for domain in make_plan(mixture, mended).domains)
+
+
+def test_weights_by_hand_obey_floors_and_caps_with_a_warning():
+    weights = {"weights": [0.7, 0.2, 0.1]}
+    moved = mix(request("manual", 10, [9, 9, 9], caps={"a": 0.5}, floors={"c": 0.2}, **weights))
+    assert shares(moved) == pytest.approx([0.5, 0.3, 0.2])
+    assert list(moved.unconstrained.values()) == pytest.approx([0.7, 0.2, 0.1])
+    assert moved.warnings == (
+        "weights moved to obey mixture.floors and mixture.caps: 'a' 0.7 to 0.5, 'b' 0.2 to 0.3, "
+        "'c' 0.1 to 0.2",
+    )
+    assert moved.constraints_active == ("a: mixture.caps 0.5 binds", "c: mixture.floors 0.2 binds")
+    # What is moved must still fit the supply, and what is pasted obeys the caps.
+    with pytest.raises(InfeasiblePlan) as caught:
+        mix(request("manual", 10, [9, 2, 9], caps={"a": 0.5}, max_epochs=[1] * 3, **weights))
+    assert "{a: 0.5, b: 0.2, c: 0.3}}" in str(caught.value)
+    repeated = mix(
+        request("manual", 10, [1, 9, 9], caps={"a": 0.5}, on_shortfall="repeat", **weights)
+    )
+    assert repeated.weights["a"] == 0.5
+    with pytest.raises(AssertionError):
+        check_bounds(mix_ignoring_bounds(moved_request := request(
+            "natural", 10, [9, 1], caps={"a": 0.5})), moved_request)  # fmt: skip
+
+
+def mix_ignoring_bounds(asked):
+    options = dataclasses.replace(asked.options, floors={}, caps={})
+    return mix(dataclasses.replace(asked, options=options))
+
+
+def test_caps_that_sum_to_one_fill_the_budget():
+    caps = {"a": 1 / 3, "b": 0.333, "c": 1 - 1 / 3 - 0.333}
+    asked = request("natural", 100, [50, 60, 70], caps=caps)
+    tokens = [domain.tokens for domain in make_plan(mix(asked), asked).domains]
+    assert sum(tokens) == 100 and max(tokens) == 34
 
 
 def with_epochs(asked, message):
@@ -708,18 +832,19 @@ def test_every_way_out_of_a_budget_beyond_all_caps_works(method):
 
 def test_pasted_names_survive_yaml():
     names = ["Wikipedia (en)", "yes", "1e5", "a: b", 'say "hi"', "wiki.en", "Кот", "null"]
-    text = paste_mixture(names, [1] * 8, [100] * 8, 800)
+    text = paste_mixture(names, [1 / 8] * 8, [100] * 8, 800)
     assert list(yaml.safe_load(text)["mixture"]["weights"]) == names
 
 
 def test_pasted_weights_have_few_digits_but_lose_no_domain():
-    assert paste_mixture(["a", "b"], [1, 1], [1, 3], 3) == (
+    assert paste_mixture(["a", "b"], [1 / 3, 2 / 3], [1, 3], 3) == (
         "mixture: {method: manual, weights: {a: 0.3333, b: 0.6667}}"
     )
-    text = paste_mixture(["a", "b", "c"], [1e-9, 0.5, 0.5], [10**12] * 2 + [10**11], 10**12)
+    nearest = project_capped([1e-9, 0.5, 0.5], [1.0, 1.0, 0.1])
+    text = paste_mixture(["a", "b", "c"], nearest, [10**12] * 2 + [10**11], 10**12)
     assert "a: 0.00000000" in text and "c: 0.1}" in text
     # Exactly all there is: no shorter decimal than the float itself holds three sevenths.
-    exact = paste_mixture(["a", "b"], [1, 1], [3, 4], 7)
+    exact = paste_mixture(["a", "b"], project_capped([1, 1], [3 / 7, 4 / 7]), [3, 4], 7)
     assert yaml.safe_load(exact)["mixture"]["weights"] == {"a": 3 / 7, "b": 4 / 7}
 
 

@@ -321,6 +321,19 @@ def test_unknown_keys_at_every_level(field, value, expected, tmp_path):
         ("mixture", {"weights": {1: 0.5}}, "mixture.weights: every key must be text; write numb"),
         ("mixture", {"weights": {"wikki": 1}}, "mixture.weights names no domain 'wikki'; did you "
          "mean 'wiki'? (known: wiki, code)"),
+        ("mixture", {"floors": {"wikki": 0.1}}, "mixture.floors names no domain 'wikki'; did you "
+         "mean 'wiki'? (known: wiki, code)"),
+        ("mixture", {"caps": {"cod": 0.1}}, "mixture.caps names no domain 'cod'; did you mean"),
+        ("mixture", {"prior": {"cod": 0.1}}, "mixture.prior names no domain 'cod'; did you mean"),
+        ("mixture", {"prior": "unifrom"}, "mixture.prior: cannot be 'unifrom'; did you mean 'unif"),
+        ("mixture", {"caps": {"wiki": 30}}, "mixture.caps[wiki]: expected a number <= 1.0; found"),
+        ("mixture", {"floors": {"wiki": -1}}, "mixture.floors[wiki]: expected a number >= 0.0"),
+        ("mixture", {"floors": {"wiki": 0.7, "code": 0.5}}, "mixture.floors: they sum to 1.2, more "
+         "than 1. Lower them, for instance to 0.83 of what they are"),
+        ("mixture", {"caps": {"wiki": 0.7, "code": 0.2}}, "mixture.caps: every domain has one, and "
+         "they sum to 0.9, less than 1. Raise them, or leave one out"),
+        ("mixture", {"floors": {"wiki": 0.5}, "caps": {"wiki": 0.4}}, "mixture.floors: 'wiki' is to"
+         " have at least 0.5, but mixture.caps allows it at most 0.4. Lower the floor or raise"),
         ("validation", {"documents": 1}, "validation.documents: expected a number < 1.0; found 1"),
         ("validation", {"documents": -0.1}, "validation.documents: expected a number >= 0.0"),
         ("on_shortfall", "eror", "on_shortfall: cannot be 'eror'; did you mean 'error'? (known: er"

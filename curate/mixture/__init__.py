@@ -1,12 +1,12 @@
 """Mixing methods behind one function: `mix(request)` gives shares of tokens.
 
-`METHODS` lists them. A method states its preference, and `mix` moves that within the epoch caps,
+`METHODS` lists them. A method states its preference, and `mix` moves that within floors and caps,
 the same way for every method. `curate.mixture.methods` explains how to add one.
 """
 
 from __future__ import annotations
 
-from curate.mixture.caps import active_caps, capped_interval, check_supply, hold_to_caps
+from curate.mixture.caps import active_bounds, bounded_interval, check_supply, hold_to_bounds
 from curate.mixture.methods import METHODS
 from curate.mixture.request import (
     DomainSupply,
@@ -41,11 +41,13 @@ __all__ = [
 
 
 def mix(request: MixtureRequest) -> Mixture:
-    """Compute shares of tokens by the method the request names, within the epoch caps.
+    """Compute shares of tokens by the method the request names, within floors and caps.
 
-    A method's preference is moved to the nearest shares that obey w_i * budget <= max_epochs_i *
-    supply_i (`simplex.project_capped`). Weights given by hand are moved only if `on_shortfall` is
-    `redistribute`; with `repeat`, caps are ignored for every method, with a warning.
+    A method's preference is moved to the nearest shares that obey floor_i <= w_i <= cap_i and
+    w_i * budget <= max_epochs_i * supply_i (`simplex.project_capped`). Methods that minimise a loss
+    search within these bounds. Weights given by hand are moved to obey `max_epochs` only if
+    `on_shortfall` is `redistribute`; with `repeat`, `max_epochs` is ignored for every method, with
+    a warning.
 
     Raises:
         RecipeError: The method is unknown, or the request contradicts itself.
@@ -69,8 +71,8 @@ def mix_with(method: Method, request: MixtureRequest) -> Mixture:
     preference = method.prefer(request)
     preferred = normalised(preference.weights)
     unconstrained = normalised(preference.unconstrained or preference.weights)
-    weights, warnings = hold_to_caps(method, request, preferred)
-    low, high = capped_interval(request, preference, weights)
+    weights, warnings = hold_to_bounds(method, request, preferred)
+    low, high = bounded_interval(request, preference, weights)
     names = [domain.name for domain in request.domains]
     epochs = [
         weight * request.budget_tokens / domain.supply_tokens if domain.supply_tokens else 0.0
@@ -81,7 +83,7 @@ def mix_with(method: Method, request: MixtureRequest) -> Mixture:
         weights=dict(zip(names, weights, strict=True)),
         unconstrained=dict(zip(names, unconstrained, strict=True)),
         epochs=dict(zip(names, epochs, strict=True)),
-        constraints_active=active_caps(request, weights),
+        constraints_active=active_bounds(request, weights),
         warnings=(*preference.warnings, *warnings),
         paper=method.paper,
         low=dict(zip(names, low, strict=True)) if low else None,

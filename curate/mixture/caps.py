@@ -1,42 +1,62 @@
-"""Hold shares to the epoch caps, the same way for every method.
+"""Hold shares to floors and caps, the same way for every method.
 
-A cap is `max_epochs` passes over a domain's supply. The recipe's `on_shortfall` decides what
-happens where shares break one. `curate.mixture.shortfall` words the errors.
+`mixture.floors`, `mixture.caps` and `max_epochs` passes over a domain's supply bound its share. The
+recipe's `on_shortfall` decides what happens where shares break `max_epochs`.
+`curate.mixture.shortfall` words the errors.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from curate.errors import InfeasiblePlan
 from curate.mixture.apportion import fits
-from curate.mixture.request import Method, MixtureRequest, Preference, cap_tokens, limit_tokens
-from curate.mixture.shortfall import explain_empty, explain_infeasible, explain_supply
+from curate.mixture.request import (
+    Method,
+    MixtureRequest,
+    Preference,
+    asked_bounds,
+    cap_tokens,
+    share_bounds,
+    supply_limits,
+)
+from curate.mixture.shortfall import (
+    explain_caps,
+    explain_empty,
+    explain_floor,
+    explain_infeasible,
+    explain_supply,
+)
 from curate.mixture.simplex import SUM_TOLERANCE, project_capped, project_capped_rows
 
 
-def capped_interval(
+def bounded_interval(
     request: MixtureRequest, preference: Preference, weights: Sequence[float]
 ) -> tuple[Sequence[float] | None, Sequence[float] | None]:
-    """Compute the ends of the 95 % intervals of the shares, after caps.
+    """Compute the ends of the 95 % intervals of the shares, within floors and caps.
 
     Args:
-        request: Budget and caps.
+        request: Budget, floors and caps.
         preference: The method's, with `draws`, or with `low` and `high`.
-        weights: shape (domains,), the shares after caps; always inside their intervals.
+        weights: shape (domains,), the bounded shares; always inside their intervals.
 
     Returns:
         Lower and upper ends, shape (domains,) each; None where the method has none.
     """
+    bounds = share_bounds(request)
     if preference.draws is None:
-        return preference.low, preference.high
-    caps = [limit / request.budget_tokens for limit in limit_tokens(request)]
-    draws = np.asarray(preference.draws, np.float64)
-    free = request.options.on_shortfall == "repeat"
-    held = draws if free else project_capped_rows(draws, caps)
-    ends = np.quantile(held, [0.025, 0.975], axis=0)
+        if preference.low is None or preference.high is None:
+            return None, None
+        ends = np.clip([preference.low, preference.high], bounds.low, bounds.high)
+    else:
+        draws = np.asarray(preference.draws, np.float64)
+        if not bounds.allow_all:
+            draws = project_capped_rows(draws, bounds.high, bounds.low)
+        ends = np.quantile(draws, [0.025, 0.975], axis=0)
     low, high = np.minimum(ends[0], weights), np.maximum(ends[1], weights)
     return low.tolist(), high.tolist()
 
@@ -49,20 +69,27 @@ def check_supply(request: MixtureRequest, weights: Sequence[float] | None) -> No
     empty = explain_empty(request, weights)
     if empty is not None:
         raise InfeasiblePlan(empty)
+    bounds = share_bounds(request)
+    for position, (low, high) in enumerate(zip(bounds.low, bounds.high, strict=True)):
+        if low > high:
+            raise InfeasiblePlan(explain_floor(request, position))
     support = [i for i in range(len(request.domains)) if weights is None or weights[i] > 0]
-    limits = limit_tokens(request)
+    limits = supply_limits(request)
     if sum(limits[i] for i in support) < request.budget_tokens:
         raise InfeasiblePlan(explain_supply(request, support))
+    room = [bounds.high[i] if i in support else bounds.low[i] for i in range(len(bounds.low))]
+    if math.fsum(room) < 1 - SUM_TOLERANCE:
+        raise InfeasiblePlan(explain_caps(request, support))
 
 
-def hold_to_caps(
+def hold_to_bounds(
     method: Method, request: MixtureRequest, weights: list[float]
 ) -> tuple[list[float], tuple[str, ...]]:
-    """Move shares within the caps, as `on_shortfall` says.
+    """Move shares within floors and caps; `on_shortfall` decides about `max_epochs`.
 
     Args:
         method: The method whose shares they are.
-        request: Budget, caps and policy.
+        request: Budget, floors, caps and policy.
         weights: shape (domains,), shares.
 
     Returns:
@@ -71,26 +98,43 @@ def hold_to_caps(
     Raises:
         InfeasiblePlan: A domain in use is empty, or the caps exclude what the policy allows.
     """
-    budget, limits = request.budget_tokens, limit_tokens(request)
-    if request.options.on_shortfall == "repeat":
-        empty = explain_empty(request, weights)
+    options = request.options
+    asked, bounds = asked_bounds(request), share_bounds(request)
+    within = weights
+    if not asked.allow_all:
+        unlimited = replace(request, options=replace(options, on_shortfall="repeat"))
+        check_supply(unlimited, weights)
+        within = project_capped(weights, asked.high, asked.low)
+    keys = "weights moved to obey mixture.floors and mixture.caps"
+    warnings = _moved(keys, request, weights, within) if method.by_hand else ()
+    if options.on_shortfall == "repeat":
+        empty = explain_empty(request, within)
         if empty is not None:
             raise InfeasiblePlan(empty)
-        return weights, _repetitions(request, weights)
-    if method.by_hand and fits(weights, budget, limits):
-        return weights, ()
-    if method.by_hand and request.options.on_shortfall == "error":
-        raise InfeasiblePlan(explain_infeasible(request, weights))
+        return within, (*warnings, *_repetitions(request, within))
+    if method.by_hand and fits(within, request.budget_tokens, supply_limits(request)):
+        return within, warnings
+    if method.by_hand and options.on_shortfall == "error":
+        raise InfeasiblePlan(explain_infeasible(request, within))
     check_supply(request, weights)
-    held = project_capped(weights, [limit / budget for limit in limits])
+    held = project_capped(weights, bounds.high, bounds.low)
     if not method.by_hand:
         return held, ()
+    keys = "max_epochs" if asked.allow_all else "max_epochs, mixture.floors and mixture.caps"
+    cause = f"on_shortfall redistribute: weights moved to obey {keys}"
+    return held, _moved(cause, request, weights, held)
+
+
+def _moved(
+    cause: str, request: MixtureRequest, before: Sequence[float], after: Sequence[float]
+) -> tuple[str, ...]:
+    """Warn that weights given by hand were moved; nothing if they were not."""
     moved = ", ".join(
-        f"'{domain.name}' {before:.4g} to {after:.4g}"
-        for domain, before, after in zip(request.domains, weights, held, strict=True)
-        if abs(after - before) > SUM_TOLERANCE
+        f"'{domain.name}' {old:.4g} to {new:.4g}"
+        for domain, old, new in zip(request.domains, before, after, strict=True)
+        if abs(new - old) > SUM_TOLERANCE
     )
-    return held, (f"on_shortfall redistribute: weights moved to obey max_epochs: {moved}",)
+    return (f"{cause}: {moved}",) if moved else ()
 
 
 def _repetitions(request: MixtureRequest, weights: list[float]) -> tuple[str, ...]:
@@ -107,14 +151,18 @@ def _repetitions(request: MixtureRequest, weights: list[float]) -> tuple[str, ..
     return tuple(warnings)
 
 
-def active_caps(request: MixtureRequest, weights: list[float]) -> tuple[str, ...]:
-    """List the caps that the shares reach."""
-    if request.options.on_shortfall == "repeat":
-        return ()
+def active_bounds(request: MixtureRequest, weights: Sequence[float]) -> tuple[str, ...]:
+    """List the floors and caps that the shares reach."""
+    floors, caps = request.options.floors, request.options.caps
     active = []
     for domain, weight in zip(request.domains, weights, strict=True):
-        cap = cap_tokens(domain)
+        name = domain.name
+        cap = None if request.options.on_shortfall == "repeat" else cap_tokens(domain)
         tokens = weight * request.budget_tokens
         if cap is not None and tokens > 0 and tokens >= cap * (1 - SUM_TOLERANCE):
-            active.append(f"{domain.name}: max_epochs {domain.max_epochs:g} binds")
+            active.append(f"{name}: max_epochs {domain.max_epochs:g} binds")
+        if name in caps and weight >= caps[name] - SUM_TOLERANCE:
+            active.append(f"{name}: mixture.caps {caps[name]:g} binds")
+        if floors.get(name) and weight <= floors[name] + SUM_TOLERANCE:
+            active.append(f"{name}: mixture.floors {floors[name]:g} binds")
     return tuple(active)

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.errors import InfeasiblePlan, MissingEvidence, RecipeError
-from curate.mixture.request import MixtureRequest, limit_tokens
+from curate.errors import MissingEvidence, RecipeError
+from curate.mixture.request import MixtureRequest, share_bounds
 from curate.mixture.search.simplex_box import Box
 from curate.runtime.registry import nearest_hint
 
@@ -41,6 +41,13 @@ class Constraints:
     left_out: tuple[str, ...]
     """Domains of the evidence that the recipe does not have."""
 
+    @property
+    def whole_box(self) -> Box:
+        """The box of all shares of the recipe's domains, without floors or caps."""
+        high = np.zeros(len(self.domains))
+        high[self.place] = 1.0
+        return Box(np.zeros(len(high)), high)
+
     def in_recipe_order(self, shares: Array) -> tuple[float, ...]:
         """Return shares in the order of the recipe."""
         return tuple(float(share) for share in shares[self.place])
@@ -52,15 +59,14 @@ def match_constraints(
     """Match a request with the evidence.
 
     Args:
-        request: Supply, caps, floors and objective.
+        request: Supply, caps, floors and objective; some mixture obeys its bounds.
         domains: Domains of the evidence.
         targets: Names of its losses.
         source: Name of the evidence in messages: `runs` or `experts`.
 
     Raises:
         MissingEvidence: A domain of the recipe is not among those of the evidence.
-        RecipeError: The objective or a floor names an unknown target or domain.
-        InfeasiblePlan: Floors and caps exclude each other.
+        RecipeError: The objective names an unknown target.
     """
     names = [domain.name for domain in request.domains]
     absent = [name for name in names if name not in domains]
@@ -73,11 +79,9 @@ def match_constraints(
             "entropy"
         )
     place = np.array([domains.index(name) for name in names])
+    bounds = share_bounds(request)
     low, high = np.zeros(len(domains)), np.zeros(len(domains))
-    high[place] = np.array(limit_tokens(request)) / request.budget_tokens
-    for name, floor in request.options.search.floors.items():
-        low[place[_index(name, names, "mixture.floors")]] = floor
-    _check_room(low, high, domains)
+    low[place], high[place] = bounds.low, bounds.high
     supply = np.array([float(domain.supply_tokens) for domain in request.domains])
     natural, unique = np.zeros(len(domains)), np.ones(len(domains))
     natural[place] = supply / supply.sum()
@@ -119,18 +123,6 @@ def prior_of(request: MixtureRequest, constraints: Constraints) -> Array:
     if not shares.sum() > 0:
         raise RecipeError("mixture.prior: no share is positive; name at least one domain's")
     return np.asarray(shares / shares.sum())
-
-
-def _check_room(low: Array, high: Array, domains: Sequence[str]) -> None:
-    above = [i for i in range(len(low)) if low[i] > high[i]]
-    if above:
-        i = above[0]
-        raise InfeasiblePlan(
-            f"mixture.floors: '{domains[i]}' is to have at least {low[i]:g}, but its tokens allow "
-            f"only {high[i]:.4g} at this budget. Lower the floor, or raise its max_epochs"
-        )
-    if low.sum() > 1 + 1e-12:
-        raise InfeasiblePlan(f"mixture.floors: they sum to {low.sum():g}, more than 1. Lower them")
 
 
 def _importance(objective: str | Mapping[str, float], targets: Sequence[str]) -> tuple[Array, bool]:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate.errors import MissingEvidence, RecipeError
+from curate.mixture.caps import check_supply
 from curate.mixture.constraints import match_constraints
 from curate.mixture.request import MixtureRequest
 from curate.mixture.search.simplex_box import Box, nearest_rows
@@ -84,6 +85,7 @@ def next_runs(request: MixtureRequest, strategy: str, count: int | None = None) 
     """
     names = [domain.name for domain in request.domains]
     mean = replace(request.options, search=replace(request.options.search, objective="mean"))
+    check_supply(request, None)
     box = match_constraints(replace(request, options=mean), names, names, "domains").box
     trained = np.empty((0, len(names)))
     runs = request.evidence.runs if request.evidence else None

@@ -1,7 +1,7 @@
 """Inputs and outputs of every mixing method, and the tokens that supply allows.
 
 A method maps a `MixtureRequest` (supply, evidence, budget) to a `Preference`: the shares of tokens
-it would choose. `curate.mixture.mix` then moves them within the epoch caps, the same way for every
+it would choose. `curate.mixture.mix` then moves them within floors and caps, the same way for every
 method. `curate.plan.budget` turns shares into whole tokens.
 """
 
@@ -14,6 +14,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Literal
 
 from curate.errors import RecipeError
+from curate.recipe.checks import check_bounds
 
 if TYPE_CHECKING:
     from curate.laws.law import RunTable
@@ -71,8 +72,6 @@ class SearchOptions:
     """Loss in nats per nat of KL divergence from the prior; None: the method's default."""
     prior: str | Mapping[str, float] = "natural"
     """`natural`, `uniform`, or shares by domain."""
-    floors: Mapping[str, float] = field(default_factory=dict)
-    """Least share by domain."""
     trust_region: bool = True
     """Keep to mixtures that are near to some run."""
     replicates: int | None = None
@@ -93,8 +92,12 @@ class MixtureOptions:
     measure: str = "conditional"
     on_shortfall: str = "error"
     """`error`: manual weights must fit the caps. `redistribute`: they are moved to the nearest that
-    do. `repeat`: caps are ignored, for every method."""
+    do. `repeat`: `max_epochs` is ignored, for every method."""
     search: SearchOptions = field(default_factory=SearchOptions)
+    floors: Mapping[str, float] = field(default_factory=dict)
+    """Least share by domain, from 0 to 1; every method obeys it."""
+    caps: Mapping[str, float] = field(default_factory=dict)
+    """Largest share by domain, from 0 to 1; every method obeys it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +118,8 @@ class Preference:
     weights: tuple[float, ...]
     """Non-negative; need not sum to 1."""
     unconstrained: tuple[float, ...] | None = None
-    """Shares it would choose without caps, if `weights` already take them into account."""
+    """Shares it would choose without caps, floors and trust region, if `weights` already take them
+    into account."""
     low: tuple[float, ...] | None = None
     """Lower ends of 95 % intervals of the shares, where the method has them."""
     high: tuple[float, ...] | None = None
@@ -159,11 +163,11 @@ class Mixture:
     weights: dict[str, float]
     """Sum to 1 within 1e-12."""
     unconstrained: dict[str, float]
-    """The method's preference before caps; sums to 1 too."""
+    """The method's choice without caps, floors and trust region; sums to 1 too."""
     epochs: dict[str, float]
     """Passes over each domain at the budget."""
     constraints_active: tuple[str, ...]
-    """Such as `wiki: max_epochs 4 binds`."""
+    """Such as `wiki: max_epochs 4 binds` or `web: mixture.caps 0.3 binds`."""
     warnings: tuple[str, ...]
     paper: str
     low: dict[str, float] | None = None
@@ -202,8 +206,8 @@ def cap_tokens(domain: DomainSupply) -> int | None:
     return int(Fraction(str(float(domain.max_epochs))) * domain.supply_tokens)
 
 
-def limit_tokens(request: MixtureRequest) -> list[int]:
-    """Return the most tokens each domain may give to this budget, shape (domains,).
+def supply_limits(request: MixtureRequest) -> list[int]:
+    """Return the most tokens that each domain's supply allows to this budget, shape (domains,).
 
     Each is at most the budget, and the budget itself where there is no cap or `on_shortfall` is
     `repeat`.
@@ -215,12 +219,59 @@ def limit_tokens(request: MixtureRequest) -> list[int]:
     return [budget if cap is None else min(cap, budget) for cap in caps]
 
 
+def limit_tokens(request: MixtureRequest) -> list[int]:
+    """Return the most tokens each domain may give to this budget, shape (domains,).
+
+    These are the limits of supply, and `mixture.caps` rounded up to whole tokens: caps that sum to
+    1 must fill the budget.
+    """
+    budget, caps = request.budget_tokens, request.options.caps
+    return [
+        min(limit, math.ceil(Fraction(str(float(caps[domain.name]))) * budget))
+        if domain.name in caps
+        else limit
+        for domain, limit in zip(request.domains, supply_limits(request), strict=True)
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class ShareBounds:
+    """Least and largest share of each domain, shape (domains,) each."""
+
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+    @property
+    def allow_all(self) -> bool:
+        """Whether every mixture obeys them."""
+        return max(self.low) <= 0 and min(self.high) >= 1
+
+
+def share_bounds(request: MixtureRequest) -> ShareBounds:
+    """Return the bounds of every method's shares: floors, caps, and what supply allows."""
+    asked = asked_bounds(request)
+    budget = request.budget_tokens
+    supply = (limit / budget for limit in supply_limits(request))
+    return ShareBounds(asked.low, tuple(map(min, asked.high, supply)))
+
+
+def asked_bounds(request: MixtureRequest) -> ShareBounds:
+    """Return the bounds that `mixture.floors` and `mixture.caps` set, whatever the supply."""
+    options = request.options
+    names = [domain.name for domain in request.domains]
+    return ShareBounds(
+        tuple(float(options.floors.get(name, 0.0)) for name in names),
+        tuple(float(options.caps.get(name, 1.0)) for name in names),
+    )
+
+
 def check_request(request: MixtureRequest) -> None:
     """Check the rules that types do not express.
 
     Raises:
-        RecipeError: No domain, two of one name, a budget or `max_epochs` that is not positive, or
-            an unknown `on_shortfall`; names the field and what to type.
+        RecipeError: No domain, two of one name, a budget or `max_epochs` that is not positive, an
+            unknown `on_shortfall`, or floors and caps that no mixture obeys; names the field and
+            what to type.
         ValueError: A negative supply.
     """
     if not request.domains:
@@ -242,3 +293,4 @@ def check_request(request: MixtureRequest) -> None:
     if policy not in SHORTFALL_POLICIES:
         policies = ", ".join(SHORTFALL_POLICIES)
         raise RecipeError(f"on_shortfall: '{policy}' is not one of {policies}")
+    check_bounds(request.options.floors, request.options.caps, names, "")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import operator
 import re
 from collections.abc import Sequence
 from decimal import Decimal
@@ -16,8 +17,15 @@ from fractions import Fraction
 import yaml
 
 from curate.mixture.apportion import apportion, fits, largest_total, quota_bounds
-from curate.mixture.request import DomainSupply, MixtureRequest, cap_tokens, limit_tokens
-from curate.mixture.simplex import project_capped
+from curate.mixture.request import (
+    DomainSupply,
+    MixtureRequest,
+    cap_tokens,
+    limit_tokens,
+    share_bounds,
+    supply_limits,
+)
+from curate.mixture.simplex import SUM_TOLERANCE, project_capped
 
 DOMAINS_NAMED = 5
 """Most domains that a message lists; it counts the rest."""
@@ -37,7 +45,7 @@ def explain_infeasible(request: MixtureRequest, weights: Sequence[float]) -> str
     empty = explain_empty(request, weights)
     if empty is not None:
         return empty
-    budget, limits = request.budget_tokens, limit_tokens(request)
+    budget, limits = request.budget_tokens, supply_limits(request)
     quotas = [high for _, high in quota_bounds(weights, budget)]
     short = _short(weights, budget, limits)
     binding = request.domains[min(short, key=lambda i: Fraction(limits[i], quotas[i]))]
@@ -49,10 +57,14 @@ def explain_infeasible(request: MixtureRequest, weights: Sequence[float]) -> str
     if largest:
         ways.append(f"budget_tokens: {largest:_} (the most at these weights)")
     policies = "repeat"
-    if sum(limit for weight, limit in zip(weights, limits, strict=True) if weight > 0) >= budget:
+    bounds = share_bounds(request)
+    room = (high if weight > 0 else 0.0 for weight, high in zip(weights, bounds.high, strict=True))
+    if math.fsum(room) >= 1 - SUM_TOLERANCE and all(map(operator.le, bounds.low, bounds.high)):
         policies = "redistribute (to that) or repeat"
         names = [domain.name for domain in request.domains]
-        ways.append(f"{paste_mixture(names, weights, limits, budget)} (the nearest that fits)")
+        nearest = project_capped(weights, bounds.high, bounds.low)
+        limits = limit_tokens(request)
+        ways.append(f"{paste_mixture(names, nearest, limits, budget)} (the nearest that fits)")
     ways.append(" and ".join(f"max_epochs: {text} for '{name}'" for name, text in epochs.items()))
     ways.append(f"on_shortfall: {policies}")
     return (
@@ -69,7 +81,7 @@ def explain_supply(request: MixtureRequest, support: Sequence[int]) -> str:
         support: Positions of the domains that may be used.
     """
     domains = [request.domains[i] for i in support]
-    limits = limit_tokens(request)
+    limits = supply_limits(request)
     held = sum(limits[i] for i in support)
     listed = ", ".join(
         f"'{domain.name}' {format_tokens(domain.supply_tokens)} x {domain.max_epochs:g}"
@@ -85,6 +97,49 @@ def explain_supply(request: MixtureRequest, support: Sequence[int]) -> str:
     return (
         f"plan: {format_tokens(request.budget_tokens)} tokens are requested, but within "
         f"max_epochs there are {held:_} ({listed}). Either set {', or '.join(ways)}"
+    )
+
+
+def explain_floor(request: MixtureRequest, position: int) -> str:
+    """Explain why a domain's supply does not reach its floor, and what to type instead."""
+    domain, floor = request.domains[position], request.options.floors
+    limit, budget = supply_limits(request)[position], request.budget_tokens
+    least = Fraction(str(float(floor[domain.name])))
+    ways = [f"mixture.floors: {{{_key(domain.name)}: {_rounded_down(limit, budget)}}}"]
+    if limit:
+        ways.append(f"budget_tokens: {int(limit / least):_}")
+        epochs = _decimal(_hundredths(math.ceil(least * budget), domain))
+        ways.append(f"max_epochs: {epochs} for it")
+    ways.append("on_shortfall: repeat")
+    return (
+        f"mixture.floors: '{domain.name}' is to have at least {floor[domain.name]:g}, but its "
+        f"tokens allow only {limit / budget:.4g} at this budget (max_epochs "
+        f"{domain.max_epochs:g}). Either set {', or '.join(ways)}"
+    )
+
+
+def explain_caps(request: MixtureRequest, support: Sequence[int]) -> str:
+    """Explain why caps leave no room for the budget, and what to type instead.
+
+    Args:
+        request: Supply, floors and caps; supply alone would suffice.
+        support: Positions of the domains that may be used.
+    """
+    caps, bounds, supply = request.options.caps, share_bounds(request), supply_limits(request)
+    capped: list[tuple[str, float]] = []
+    others: list[tuple[str, float]] = []
+    for i in support:
+        name, share = request.domains[i].name, bounds.high[i]
+        binds = caps.get(name, 1.0) < supply[i] / request.budget_tokens
+        (capped if binds else others).append((name, share))
+    room = math.fsum(share for _, share in (*capped, *others))
+    needed = 1 - math.fsum(share for _, share in others)
+    listed = ", ".join(f"'{name}' {share:.4g}" for name, share in capped[:DOMAINS_NAMED])
+    if len(capped) > DOMAINS_NAMED:
+        listed += f" and {len(capped) - DOMAINS_NAMED} more"
+    return (
+        f"mixture.caps: the domains in use may have {room:.4g} of the tokens in all, less than 1. "
+        f"Raise the caps of {listed} to {needed:.4g} in sum, or remove one"
     )
 
 
@@ -111,25 +166,24 @@ def explain_empty(request: MixtureRequest, weights: Sequence[float] | None) -> s
 
 
 def paste_mixture(
-    names: Sequence[str], weights: Sequence[float], limits: Sequence[int], budget_tokens: int
+    names: Sequence[str], nearest: Sequence[float], limits: Sequence[int], budget_tokens: int
 ) -> str:
-    """Write the nearest mixture that fits, as one line of YAML for the recipe.
+    """Write a mixture that fits, as one line of YAML for the recipe.
 
     Weights are decimals that sum to exactly 1, those at a cap rounded down, with the fewest digits
     that keep each within 1 % of its value.
 
     Args:
         names: shape (domains,), names.
-        weights: shape (domains,), requested weights.
-        limits: shape (domains,), most tokens of each; together at least the budget where weights
+        nearest: shape (domains,), shares that fit.
+        limits: shape (domains,), most tokens of each; together at least the budget where shares
             are positive.
         budget_tokens: Tokens of the dataset.
 
     Example:
-        >>> paste_mixture(["wiki", "arxiv"], [0.5, 0.5], [42, 100], 100)
+        >>> paste_mixture(["wiki", "arxiv"], [0.42, 0.58], [42, 100], 100)
         'mixture: {method: manual, weights: {wiki: 0.42, arxiv: 0.58}}'
     """
-    nearest = project_capped(weights, [limit / budget_tokens for limit in limits])
     texts = [f"{Decimal(repr(share)):f}" for share in nearest]
     for digits in (4, 6, 9, 12, 15):
         unit = 10**digits
@@ -184,6 +238,11 @@ def _decimal(parts: int, digits: int = 2) -> str:
     """Write `parts` / 10^digits as a decimal without trailing zeros: 470 → 4.7."""
     text = f"{parts // 10**digits}.{parts % 10**digits:0{digits}d}".rstrip("0")
     return text.rstrip(".")
+
+
+def _rounded_down(limit: int, budget: int) -> str:
+    """Write limit / budget as a decimal of at most four digits that is no larger."""
+    return _decimal(10_000 * limit // budget, 4)
 
 
 def _hundredths(tokens: int, domain: DomainSupply) -> int:

@@ -1,4 +1,4 @@
-"""Maths on the simplex of shares: the nearest point under caps, and softmax.
+"""Maths on the simplex of shares: the nearest point under floors and caps, and softmax.
 
 Pure functions of plain numbers. Sums are exact or correctly rounded, so the order of the domains
 changes no result. `curate.mixture.apportion` turns shares into whole tokens, and
@@ -11,7 +11,7 @@ The nearest point in KL divergence has three implementations of one derivation, 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -21,29 +21,37 @@ SUM_TOLERANCE = 1e-12
 """Distance from 1 that rounding alone may leave in a sum of shares."""
 
 
-def project_capped(weights: Sequence[float], caps: Sequence[float]) -> list[float]:
-    """Find the shares within the caps that are nearest to `weights` in KL divergence.
+def project_capped(
+    weights: Sequence[float], caps: Sequence[float], floors: Sequence[float] | None = None
+) -> list[float]:
+    """Find the shares within floors and caps that are nearest to `weights` in KL divergence.
 
-    Minimises sum_i v_i ln(v_i / w_i) over {v >= 0, sum v = 1, v <= cap}. The minimum is
-    v_i = min(cap_i, c w_i): every domain keeps its proportion to the others unless its cap stops
-    it. Domain i is at its cap just when c >= cap_i / w_i, so after sorting by that ratio c is found
-    in one pass, in rational arithmetic and without a tolerance. A domain of weight zero stays at
-    zero.
+    Minimises sum_i v_i ln(v_i / w_i) over {sum v = 1, floor <= v <= cap}. The minimum is
+    v_i = clip(c w_i, floor_i, cap_i): every domain keeps its proportion to the others unless its
+    floor or cap stops it. Without floors, domain i is at its cap just when c >= cap_i / w_i, so
+    after sorting by that ratio c is found in one pass, in rational arithmetic and without a
+    tolerance. Domains that end below their floor are raised to it, and the rest is shared again:
+    that can only lower c, so a domain at its floor stays there. A domain of weight zero stays at
+    its floor.
 
     Args:
         weights: shape (domains,), non-negative, not all zero; need not sum to 1.
         caps: shape (domains,), largest share of each domain, non-negative; infinity is no cap.
+        floors: shape (domains,), least share of each domain, at most its cap; None: no floors.
 
     Returns:
         Shape (domains,), shares that sum to 1 to rounding.
 
     Raises:
-        ValueError: Lengths differ, a number is negative or not finite, or the caps of the domains
-            with positive weight sum to less than 1.
+        ValueError: Lengths differ, a number is negative or not finite, a floor is above its cap,
+            floors sum to more than 1, or the caps of the domains with positive weight, and the
+            floors of the others, sum to less than 1.
 
     Example:
         >>> project_capped([0.5, 0.3, 0.2], [0.2, 1.0, 1.0])
         [0.2, 0.48, 0.32]
+        >>> project_capped([0.5, 0.3, 0.2], [1.0, 1.0, 1.0], [0.0, 0.0, 0.36])
+        [0.4, 0.24, 0.36]
 
     References:
         Csiszar 1975, "I-divergence geometry of probability distributions and minimization
@@ -55,18 +63,49 @@ def project_capped(weights: Sequence[float], caps: Sequence[float]) -> list[floa
     if any(not cap >= 0 for cap in caps):
         raise ValueError(f"expected caps of at least 0, got {list(caps)}")
     limits = [min(float(cap), 1.0) for cap in caps]
+    least = [0.0] * len(weights) if floors is None else [float(floor) for floor in floors]
+    _check_floors(least, limits)
     support = [i for i, weight in enumerate(weights) if weight > 0]
-    room = math.fsum(limits[i] for i in support)
+    shares = [floor if weight == 0 else 0.0 for weight, floor in zip(weights, least, strict=True)]
+    room = math.fsum([*shares, *(limits[i] for i in support)])
     if room < 1 - SUM_TOLERANCE:
         elsewhere = math.fsum(limits) - room
         hint = f"; {elsewhere:g} more lies in domains of weight 0" if elsewhere > 0 else ""
         raise ValueError(f"caps sum to {room:g}, less than 1, where weight is positive{hint}")
-    exact = {i: Fraction(weights[i]) for i in support}
-    cap = {i: Fraction(limits[i]) for i in support}
-    left = Fraction(1)
+    left = Fraction(1) - sum(map(Fraction, shares))
+    while support:
+        parts = _shared_out({i: weights[i] for i in support}, limits, max(left, Fraction(0)))
+        raised = [i for i in support if parts[i] < least[i]]
+        if not raised:
+            for i in support:
+                shares[i] = parts[i]
+            break
+        for i in raised:
+            shares[i] = least[i]
+            left -= Fraction(least[i])
+        support = [i for i in support if i not in raised]
+    return shares
+
+
+def _check_floors(floors: Sequence[float], limits: Sequence[float]) -> None:
+    """Raise `ValueError` unless shares can obey these floors and caps."""
+    if len(floors) != len(limits):
+        raise ValueError(f"expected as many floors as weights, got {len(floors)}, {len(limits)}")
+    if not all(0 <= floor <= limit for floor, limit in zip(floors, limits, strict=True)):
+        raise ValueError(f"expected floors from 0 to the caps {list(limits)}, got {list(floors)}")
+    if math.fsum(floors) > 1 + SUM_TOLERANCE:
+        raise ValueError(f"floors sum to {math.fsum(floors):g}, more than 1")
+
+
+def _shared_out(
+    weights: Mapping[int, float], limits: Sequence[float], left: Fraction
+) -> dict[int, float]:
+    """Share `left` out in proportion to positive weights, with no part above its limit."""
+    exact = {i: Fraction(weight) for i, weight in weights.items()}
+    cap = {i: Fraction(limits[i]) for i in weights}
     free = sum(exact.values())
-    shares = [0.0] * len(weights)
-    order = sorted(support, key=lambda i: cap[i] / exact[i])
+    shares = {}
+    order = sorted(weights, key=lambda i: cap[i] / exact[i])
     for position, i in enumerate(order):
         if cap[i] * free >= left * exact[i]:
             for j in order[position:]:
@@ -78,7 +117,9 @@ def project_capped(weights: Sequence[float], caps: Sequence[float]) -> list[floa
     return shares
 
 
-def project_capped_rows(weights: NDArray[np.float64], caps: Sequence[float]) -> NDArray[np.float64]:
+def project_capped_rows(
+    weights: NDArray[np.float64], caps: Sequence[float], floors: Sequence[float] | None = None
+) -> NDArray[np.float64]:
     """Project many rows at once, in floats; see `project_capped` for the derivation.
 
     Apart from `project_capped` because exact fractions take 0.5 s for the 1,000 draws of an
@@ -87,6 +128,7 @@ def project_capped_rows(weights: NDArray[np.float64], caps: Sequence[float]) -> 
     Args:
         weights: shape (rows, domains), positive.
         caps: shape (domains,), largest share of each domain, summing to at least 1.
+        floors: shape (domains,), least share of each domain, summing to at most 1; None: no floors.
 
     Returns:
         Shape (rows, domains), shares.
@@ -107,7 +149,26 @@ def project_capped_rows(weights: NDArray[np.float64], caps: Sequence[float]) -> 
     fits = np.take_along_axis(ratio, order, 1) >= scale
     first = np.where(fits.any(1), fits.argmax(1), weights.shape[1] - 1)
     factor = np.take_along_axis(scale, first[:, None], 1)
-    return np.asarray(np.minimum(limit, weights * factor))
+    held = np.minimum(limit, weights * factor)
+    least = np.zeros(len(limit)) if floors is None else np.asarray(floors, np.float64)
+    short = (held < least).any(axis=1)
+    if short.any():
+        held[short] = _between(weights[short], least, limit)
+    return np.asarray(held)
+
+
+def _between(
+    weights: NDArray[np.float64], least: NDArray[np.float64], limit: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Find clip(c w, floor, cap) for positive rows, with ln c from bisection on the sum."""
+    logs = np.log(weights)
+    low = np.full((len(weights), 1), -800.0) - logs.max(axis=1, keepdims=True)
+    high = np.full((len(weights), 1), 800.0) - logs.min(axis=1, keepdims=True)
+    for _ in range(100):  # 1,600 / 2^100 is far below the spacing of doubles
+        middle = (low + high) / 2
+        sums = np.clip(np.exp(np.minimum(logs + middle, 700)), least, limit).sum(1, keepdims=True)
+        low, high = np.where(sums < 1, middle, low), np.where(sums < 1, high, middle)
+    return np.asarray(np.clip(np.exp(np.minimum(logs + high, 700)), least, limit))
 
 
 def softmax(values: Sequence[float], temperature: float = 1.0) -> list[float]:

@@ -85,7 +85,12 @@ def request_without_text(inputs: RunTableInputs, observer: Observer) -> RequestW
     assert evidence is not None, "there are runs or experts"
     names = _domains(evidence)
     mixture = settings.mixture
-    options = MixtureOptions(mixture.temperature, search=search_options(mixture, settings.seed))
+    options = MixtureOptions(
+        temperature=mixture.temperature,
+        search=search_options(mixture, settings.seed),
+        floors=mixture.floors,
+        caps=mixture.caps,
+    )
     if inputs.supply:
         tokens = _supply(inputs.supply, names)
         caps = inputs.max_epochs

@@ -159,7 +159,7 @@ def mixture_request(
     )
     options = MixtureOptions(
         recipe.mixture.temperature, recipe.mixture.measure, recipe.on_shortfall,
-        search_options(recipe.mixture, recipe.seed),
+        search_options(recipe.mixture, recipe.seed), recipe.mixture.floors, recipe.mixture.caps,
     )  # fmt: skip
     return MixtureRequest(
         domains, recipe.budget_tokens, recipe.mixture.method, options, read_evidence(loaded)

@@ -125,7 +125,6 @@ def search_options(mixture: MixtureRecipe, seed: int) -> SearchOptions:
         at_params=mixture.at_params,
         kl=mixture.kl,
         prior=mixture.prior,
-        floors=mixture.floors,
         trust_region=mixture.trust_region,
         replicates=mixture.replicates,
         discount_repeats=mixture.discount_repeats,

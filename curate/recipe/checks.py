@@ -6,14 +6,23 @@ made from it, for rules that concern several fields.
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Struct
 
 from curate.errors import RecipeError
-from curate.recipe.structs import MixtureRecipe, ProxyRecipe, Recipe, Share, TokenizerRecipe
+from curate.recipe.structs import (
+    MixtureRecipe,
+    ProxyRecipe,
+    Recipe,
+    Share,
+    TokenizerRecipe,
+    UnitShare,
+)
 from curate.runtime.registry import nearest_hint
 
 WORDS = {
@@ -30,6 +39,11 @@ WORDS = {
 """Names of the types of a recipe in messages."""
 
 SHOWN_CHARACTERS = 40
+
+ROUNDING = 1e-12
+"""Distance from 1 that rounding alone may leave in a sum of shares."""
+
+PRIORS = ("natural", "uniform")
 
 NEAR = 0.5
 """Similarity from 0 to 1 at which a name is suggested; lower than for methods, because keys are
@@ -124,12 +138,13 @@ def _type_in_words(quoted: re.Match[str]) -> str:
 
 
 def _refused_key(weights: dict[str, Any]) -> str:
-    """Return the first domain whose weight is not a share."""
-    for name, weight in weights.items():
-        try:
-            msgspec.convert(weight, Share)
-        except msgspec.ValidationError:
-            return name
+    """Return the first domain whose weight is not a share, or whose bound is above 1."""
+    for kind in (Share, UnitShare):
+        for name, weight in weights.items():
+            try:
+                msgspec.convert(weight, kind)
+            except msgspec.ValidationError:
+                return name
     raise AssertionError("no weight is refused")
 
 
@@ -147,6 +162,8 @@ def check_recipe(recipe: Recipe, source: str) -> None:
     _check_domains(recipe, source)
     _check_rows(recipe, source)
     _check_weights(recipe, source)
+    names = [domain.name for domain in recipe.domains]
+    check_bounds(recipe.mixture.floors, recipe.mixture.caps, names, f"{source}: ")
     check_objective(recipe.mixture, source)
     _check_proxies(recipe, source)
 
@@ -227,17 +244,67 @@ def _check_proxies(recipe: Recipe, source: str) -> None:
     )
 
 
+def check_bounds(
+    floors: Mapping[str, float], caps: Mapping[str, float], names: Sequence[str], where: str
+) -> None:
+    """Refuse floors and caps of unknown domains, and those that no mixture obeys.
+
+    Args:
+        floors: Least share of the tokens by domain.
+        caps: Largest share by domain; a domain that is not named has none.
+        names: The domains.
+        where: Start of a message: the recipe's name and a colon, or empty.
+
+    Raises:
+        RecipeError: Names the key, the domain, and what is possible.
+    """
+    for key, shares in (("floors", floors), ("caps", caps)):
+        for name, share in shares.items():
+            _check_domain(f"mixture.{key}", name, names, where)
+            if not 0 <= share <= 1:
+                raise RecipeError(f"{where}mixture.{key}[{name}]: {share:g} is not from 0 to 1")
+    for name, floor in floors.items():
+        if floor > caps.get(name, 1.0):
+            raise RecipeError(
+                f"{where}mixture.floors: '{name}' is to have at least {floor:g}, but mixture.caps "
+                f"allows it at most {caps[name]:g}. Lower the floor or raise the cap"
+            )
+    least = math.fsum(floors.values())
+    if least > 1 + ROUNDING:
+        raise RecipeError(
+            f"{where}mixture.floors: they sum to {least:g}, more than 1. Lower them, for instance "
+            f"to {1 / least:.2g} of what they are"
+        )
+    most = math.fsum(caps.values())
+    if set(names) <= set(caps) and most < 1 - ROUNDING:
+        raise RecipeError(
+            f"{where}mixture.caps: every domain has one, and they sum to {most:g}, less than 1. "
+            "Raise them, or leave one out"
+        )
+
+
+def _check_domain(key: str, name: str, names: Sequence[str], where: str) -> None:
+    if name not in names:
+        hint = nearest_hint(name, names, NEAR)
+        raise RecipeError(
+            f"{where}{key} names no domain '{name}'{hint} (known: {', '.join(names)})"
+        )
+
+
 def _check_weights(recipe: Recipe, source: str) -> None:
     names = [domain.name for domain in recipe.domains]
     weights = recipe.mixture.weights
     weighted = [domain.name for domain in recipe.domains if domain.weight is not None]
-    for name in weights or ():
-        if name not in names:
-            hint = nearest_hint(name, names, NEAR)
-            raise RecipeError(
-                f"{source}: mixture.weights names no domain '{name}'{hint} "
-                f"(known: {', '.join(names)})"
-            )
+    prior = recipe.mixture.prior
+    for key, shares in (("weights", weights), ("prior", prior)):
+        for name in shares if isinstance(shares, dict) else ():
+            _check_domain(f"mixture.{key}", name, names, f"{source}: ")
+    if isinstance(prior, str) and prior not in PRIORS:
+        hint = nearest_hint(prior, PRIORS, NEAR)
+        raise RecipeError(
+            f"{source}: mixture.prior: cannot be '{prior}'{hint} (known: {', '.join(PRIORS)}, or "
+            "shares by domain)"
+        )
     if weights is not None and weighted:
         raise RecipeError(
             f"{source}: weights stand both in mixture.weights and in domains[{weighted[0]}].weight:"

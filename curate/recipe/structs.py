@@ -18,6 +18,7 @@ from curate.runtime.files import hash_json
 
 Positive = Annotated[int, Meta(ge=1, le=10**18)]
 Share = Annotated[float, Meta(ge=0, le=1e9)]
+UnitShare = Annotated[float, Meta(ge=0, le=1)]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,99}$(?!\n)")]
 """Fit for a directory's name; the end keeps Python's `$` from passing a last line break."""
 
@@ -240,9 +241,13 @@ class MixtureRecipe(Frozen, frozen=True):
     """The mixture that `kl` pulls towards and around which `regmix` draws: `natural` (in proportion
     to supply), `uniform`, or relative shares by domain.
     """
-    floors: dict[str, Share] = {}
-    """Least share of the training tokens by domain, from 0 to 1; their sum is at most 1. Methods
-    that learn from runs or experts obey them.
+    floors: dict[str, UnitShare] = {}
+    """Least share of the training tokens by domain, from 0 to 1; their sum is at most 1. Every
+    method obeys them.
+    """
+    caps: dict[str, UnitShare] = {}
+    """Largest share of the training tokens by domain, from 0 to 1. Every method obeys them, beside
+    `max_epochs`.
     """
     trust_region: bool = True
     """Whether to stay close to mixtures that some run has tried. Methods that learn from runs obey

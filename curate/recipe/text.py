@@ -41,6 +41,9 @@ ALIASES: dict[str, dict[str, str]] = {
 
 BAD_RECORD_ALIASES = {"warn": "quarantine", "skip": "quarantine"}
 
+BY_DOMAIN = ("weights", "floors", "caps", "prior")
+"""Keys of `mixture` below which domains are named."""
+
 MERGE_TAG = "tag:yaml.org,2002:merge"
 
 
@@ -126,8 +129,8 @@ def _key_parts(key: str, value: dict[str, Any], notices: list[str]) -> list[str]
     """Split a dotted key into our keys, allowing for dots in the names of domains."""
     first, *rest = key.split(".")
     parts = [_our_word(first, ALIASES["recipe"], notices)]
-    if parts[0] == "mixture" and rest[:1] == ["weights"] and len(rest) > 2:
-        return ["mixture", "weights", ".".join(rest[1:])]
+    if parts[0] == "mixture" and rest[:1] and rest[0] in BY_DOMAIN and len(rest) > 2:
+        return ["mixture", rest[0], ".".join(rest[1:])]
     items = value.get("domains") if parts[0] == "domains" else None
     if not isinstance(items, list) or len(rest) < 2:
         return parts + rest

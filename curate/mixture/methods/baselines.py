@@ -10,8 +10,14 @@ import math
 from fractions import Fraction
 
 from curate.errors import RecipeError
-from curate.mixture.request import Method, MixtureRequest, Preference, limit_tokens
-from curate.mixture.simplex import normalised, softmax
+from curate.mixture.request import (
+    Method,
+    MixtureRequest,
+    Preference,
+    limit_tokens,
+    share_bounds,
+)
+from curate.mixture.simplex import normalised, project_capped, softmax
 
 SUM_SLACK = 1e-6
 """Error in the sum of weights typed by hand that causes no warning."""
@@ -69,7 +75,8 @@ def unimax(request: MixtureRequest) -> Preference:
     remaining budget, or all it can give, whichever is less.
 
     Differs from the paper: caps are per domain, so the order is by supply times `max_epochs`;
-    units are tokens, not characters; and a budget beyond all caps is refused before this runs.
+    units are tokens, not characters; a budget beyond all caps is refused before this runs; and
+    where there are floors, the shares are the projection of equal ones, which is the same without.
 
     Returns:
         Shares within their caps; `unconstrained` is uniform.
@@ -77,6 +84,10 @@ def unimax(request: MixtureRequest) -> Preference:
     References:
         Chung et al. 2023, "UniMax", arXiv:2304.09151, Algorithm 1.
     """
+    if any(request.options.floors.values()):
+        bounds = share_bounds(request)
+        held = project_capped(uniform(request).weights, bounds.high, bounds.low)
+        return Preference(tuple(held), unconstrained=uniform(request).weights)
     limits = limit_tokens(request)
     shares = [0.0] * len(limits)
     left = Fraction(request.budget_tokens)

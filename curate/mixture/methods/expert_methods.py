@@ -14,7 +14,6 @@ from curate.mixture.request import MixtureRequest, Preference
 from curate.mixture.search.expert_mixing import ExpertsLaw, best_shares, combined, experts_law
 from curate.mixture.search.objective import Problem, losses_at
 from curate.mixture.search.optimise import optimise
-from curate.mixture.search.simplex_box import Box
 from curate.mixture.search.uncertainty import interval
 from curate.runtime.threads import one_blas_thread
 
@@ -57,7 +56,7 @@ def best_predictors(
         )
     law = experts_law(experts, level)
     weights, gap = _optimum(request, law, constraints, None)
-    free, _ = _optimum(request, law, replace(constraints, box=_open(constraints)), weights)
+    free, _ = _optimum(request, law, replace(constraints, box=constraints.whole_box), weights)
     replicates = REPLICATES if search.replicates is None else search.replicates
     low = high = None
     if replicates:
@@ -131,10 +130,3 @@ def _interval(
         near = 0.99 * weights + 0.01 / len(weights)
         draws.append(_optimum(request, law, constraints, near, RESAMPLE_TOLERANCE)[0])
     return interval(np.array(draws), weights, max(2, len(experts.target)))
-
-
-def _open(constraints: Constraints) -> Box:
-    """Return the box of all shares of the recipe's domains, without floors or caps."""
-    high = np.zeros(len(constraints.domains))
-    high[constraints.place] = 1.0
-    return Box(np.zeros(len(high)), high)

@@ -56,12 +56,15 @@ class _Case:
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """The mixture of a method, and the one without the trust region; shape (domains,) each."""
+    """The mixture of a method; shape (domains,)."""
 
     weights: Array
-    unconstrained: Array
+    beyond: Array | None
+    """The optimum without the trust region, shape (domains,); None where none binds."""
     gap: float | None
     """Bound on how far the objective is above its minimum; None without a certificate."""
+    free: Array | None = None
+    """The choice without floors, caps and trust region, shape (domains,), where it is at hand."""
 
 
 # With more threads, BLAS sums in another order: shares would differ in their last digits by the
@@ -108,7 +111,7 @@ def least_loss(
     support = check_support(answer.weights, support_of(runs.weights), runs.domains)
     return Preference(
         weights=constraints.in_recipe_order(answer.weights),
-        unconstrained=constraints.in_recipe_order(answer.unconstrained),
+        unconstrained=constraints.in_recipe_order(_unconstrained(case, answer)),
         low=None if spread is None else constraints.in_recipe_order(spread.low),
         high=None if spread is None else constraints.in_recipe_order(spread.high),
         predicted_loss=float(worst_or_mean),
@@ -172,10 +175,10 @@ def _position_warnings(case: _Case, answer: _Answer) -> list[str]:
     ]
     outside = support_warning(check_support(answer.weights, support, runs.domains))
     warnings += [outside] if outside else []
-    if case.problem.support is not None and not np.allclose(answer.weights, answer.unconstrained):
+    if answer.beyond is not None:
         warnings.append(
             "the trust region binds: the law's own optimum is "
-            f"{float(hellinger(answer.unconstrained[None], support.mixtures).min()):.3f} from the "
+            f"{float(hellinger(answer.beyond[None], support.mixtures).min()):.3f} from the "
             f"nearest run, where runs are within {support.radius:.3f} of each other; "
             "mixture.trust_region: false would take it"
         )
@@ -291,15 +294,26 @@ def _optimum(case: _Case, problem: Problem) -> _Answer:
         assert problem.prior is not None, "a case has a prior"
         drawn = simulate(lambda mixtures: value_at(problem, mixtures),
                          np.maximum(problem.prior, 1e-6), seed=seed)  # fmt: skip
-        return _Answer(nearest_in_proportion(drawn, problem.box), drawn, None)
+        return _Answer(nearest_in_proportion(drawn, problem.box), None, None, free=drawn)
     exact = _closed_form(problem)
     if exact is not None:
         support = problem.support
         away = 0.0 if support is None else hellinger(exact[None], support.mixtures).min()
         if support is None or away <= support.radius:
-            return _Answer(exact, exact, certificate(problem, exact))
+            return _Answer(exact, None, certificate(problem, exact))
     optimum = optimise(problem, seed)
-    return _Answer(optimum.weights, optimum.unconstrained if exact is None else exact, optimum.gap)
+    beyond = optimum.unconstrained if exact is None else exact
+    return _Answer(optimum.weights, beyond if optimum.trust_region_binds else None, optimum.gap)
+
+
+def _unconstrained(case: _Case, answer: _Answer) -> Array:
+    """Solve again without floors, caps and trust region; the answer itself where none can bind."""
+    if answer.free is not None:
+        return answer.free
+    box, free = case.problem.box, case.constraints.whole_box
+    if np.array_equal([box.low, box.high], [free.low, free.high]):
+        return answer.weights if answer.beyond is None else answer.beyond
+    return _optimum(case, replace(case.problem, box=free, support=None)).weights
 
 
 def _closed_form(problem: Problem) -> Array | None:
