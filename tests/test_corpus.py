@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from curate.errors import InputError, RecipeError
+from curate.errors import RecipeError
 from curate.runtime.files import hash_bytes, hash_file
+from curate.runtime.sealed import read_sealed, write_sealed
 from curate.sources.embedded import corpus, distributions, installed_files
 from curate.sources.embedded import harvest as harvesting
 from curate.sources.embedded.docstrings import strip_docstrings
@@ -171,24 +172,28 @@ def test_resolve_gives_the_file_of_a_domain(info, tmp_path):
     assert hash_file(target / "licences.jsonl") == hash_file(info.directory / "licences.jsonl")
 
 
-def test_a_corpus_that_was_tampered_with_is_refused(info, tmp_path):
-    target = copy_of(info, tmp_path)
-    with (target / "manuals.jsonl").open("ab") as stream:
-        stream.write(b"{}\n")
-    harvested = info.domains["manuals"].file_bytes
-    message = (
-        f"{target}/manuals.jsonl: has {harvested + 3} bytes where {harvested} were harvested. "
-        f"Delete {target} and run again"
+@pytest.mark.parametrize("name", ["manuals.jsonl", "corpus.json"])
+def test_a_damaged_corpus_is_harvested_again(info, tmp_path, name):
+    path = copy_of(info, tmp_path) / name
+    damaged = bytearray(path.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    path.write_bytes(damaged)
+    notices = []
+    corpus.resolve("corpus://licences", tmp_path, notices.append)  # its own file is whole
+    assert len(notices) == (name == "corpus.json")
+    assert (
+        corpus.resolve("corpus://manuals", tmp_path, notices.append)
+        == path.parent / "manuals.jsonl"
     )
-    with pytest.raises(InputError, match=re.escape(message)):
-        corpus.resolve("corpus://licences", tmp_path)
+    assert notices == [f"{path} is damaged: the corpus is harvested again"]
+    assert path.read_bytes() == (info.directory / name).read_bytes()
 
 
 def test_a_domain_without_text_here_is_explained(info, tmp_path):
     target = copy_of(info, tmp_path)
-    stored = json.loads((target / "corpus.json").read_text("utf-8"))
+    stored = json.loads(read_sealed(target / "corpus.json"))
     del stored["domains"]["c_headers"]
-    (target / "corpus.json").write_text(json.dumps(stored), "utf-8")
+    write_sealed(target / "corpus.json", json.dumps(stored).encode())
     with pytest.raises(RecipeError, match="has no text for 'c_headers'.*corpus://python_code, "):
         corpus.resolve("corpus://c_headers", tmp_path)
 

@@ -73,7 +73,7 @@ def corpus(cache: Path, as_json: bool) -> None:
     """Show the embedded corpus: domains, sizes, source packages."""
     from curate.sources.embedded.corpus import DOMAINS, materialise
 
-    info = materialise(cache / "corpus")
+    info = materialise(cache / "corpus", notice=lambda line: click.echo(f"note: {line}", err=True))
     rows = [
         {"domain": f"corpus://{name}", "what": DOMAINS[name],
          "documents": f"{domain.documents:,}", "MB": f"{domain.bytes / 1e6:.1f}",

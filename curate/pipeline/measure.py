@@ -18,8 +18,9 @@ from curate import __version__
 from curate.mixture import METHODS
 from curate.pipeline.tokenize import TokenizedDomains
 from curate.recipe import LoadedRecipe, MixtureRecipe
-from curate.runtime.files import atomic_path, hash_json
+from curate.runtime.files import hash_json
 from curate.runtime.progress import Observer
+from curate.runtime.sealed import Notice, read_cached, write_sealed
 from curate.runtime.workers import map_tasks
 from curate.stats import Statistic, entropy_statistics
 from curate.stats.estimate import Estimate
@@ -31,7 +32,7 @@ from curate.tokens.tokenizer import Tokenizer
 if TYPE_CHECKING:  # loads compiled code, which most commands do not need
     from curate.stats.measure import DomainReport
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the kept files. Bump it when an estimator changes."""
 
 
@@ -90,15 +91,23 @@ def needed_samples(mixture: MixtureRecipe) -> tuple[SampleKind, ...]:
     return METHODS.find(mixture.method, "mixture.method").measures(mixture)
 
 
-def recall(loaded: LoadedRecipe, tokenized: TokenizedDomains) -> tuple[TextEvidence, ...]:
-    """Read the measurements that earlier runs kept, one per domain; measure nothing."""
+def recall(
+    loaded: LoadedRecipe, tokenized: TokenizedDomains, notice: Notice
+) -> tuple[TextEvidence, ...]:
+    """Read the measurements that earlier runs kept, one per domain; measure nothing.
+
+    Args:
+        loaded: The recipe, for its seed and cache.
+        tokenized: The domains in the store.
+        notice: Told which file is damaged.
+    """
     plan, _ = sample_plan(tokenized.domains, loaded.recipe.seed)
     domains = []
     for domain in tokenized.domains:
         evidence = TextEvidence()
         for kind in _sample_kinds():
             task = _Task(domain, tokenized.tokenizer, plan, kind)
-            evidence = evidence.joined(_read(task.path(loaded.cache_dir)))
+            evidence = evidence.joined(_read(task.path(loaded.cache_dir), notice))
         domains.append(evidence)
     return tuple(domains)
 
@@ -130,7 +139,12 @@ def gather(
         if len(domain)
     ]
     cache = loaded.cache_dir
-    tasks = [t for t in tasks if not _rows(t.kind).keys() <= _read(t.path(cache)).entropy.keys()]
+    notice = observer.notice
+    tasks = [
+        task
+        for task in tasks
+        if not _rows(task.kind).keys() <= _read(task.path(cache), notice).entropy.keys()
+    ]
     if tasks:
         observer.begin("entropies", [task.domain.name for task in tasks])
         for task, evidence in zip(tasks, map_tasks(_measure, tasks, workers), strict=True):
@@ -138,7 +152,7 @@ def gather(
         observer.end(f"at most {plan.sample_tokens:,} tokens of each domain")
     for warning in warnings if kinds else ():
         observer.notice(warning)
-    return recall(loaded, tokenized)
+    return recall(loaded, tokenized, notice)
 
 
 def remember(
@@ -204,17 +218,16 @@ def _measure(task: _Task) -> TextEvidence:
     )
 
 
-def _read(path: Path) -> TextEvidence:
+def _read(path: Path, notice: Notice) -> TextEvidence:
     """Read kept measurements; return none if the file is absent or damaged."""
-    try:
-        kept = msgspec.json.decode(path.read_bytes(), type=TextEvidence)
-    except (OSError, msgspec.MsgspecError):
+    payload = read_cached(path, "measured again when a method needs it", notice)
+    if payload is None:
         return TextEvidence()
+    kept = msgspec.json.decode(payload, type=TextEvidence)
     # Drop statistics of packages that are no longer installed.
     entropy = {name: kept.entropy[name] for name in entropy_statistics() if name in kept.entropy}
     return msgspec.structs.replace(kept, entropy=entropy)
 
 
 def _write(path: Path, evidence: TextEvidence) -> None:
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(msgspec.json.encode(evidence))
+    write_sealed(path, msgspec.json.encode(evidence))

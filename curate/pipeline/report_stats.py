@@ -36,7 +36,7 @@ def report_stats(
     check_names(loaded)
     tokenized = tokenize_domains(loaded, workers, observer)
     path = loaded.output_dir / "stats.json"
-    write_stats(loaded, tokenized, recall(loaded, tokenized), observer)
+    write_stats(loaded, tokenized, recall(loaded, tokenized, observer.notice), observer)
     fields: dict[str, Any] = read_json(path)
     if not intervals and not compare:
         return fields
@@ -47,7 +47,7 @@ def report_stats(
 
     measured = measure_domains(tokenized, loaded.recipe.seed, workers, observer)
     remember(loaded, tokenized, measured.plan, measured.domains)
-    write_stats(loaded, tokenized, recall(loaded, tokenized), observer)
+    write_stats(loaded, tokenized, recall(loaded, tokenized, observer.notice), observer)
     fields = read_json(path)
     report = measured.to_json(fields)
     if compare:

@@ -129,7 +129,8 @@ def find_files(loaded: LoadedRecipe, observer: Observer) -> list[list[FilePlan]]
     _harvest(loaded, observer)
     observer.begin("find files")
     expanded = [_expand(domain, loaded) for domain in recipe.domains]
-    files = identify([path for paths in expanded for path in paths], loaded.cache_dir)
+    paths = [path for domain_paths in expanded for path in domain_paths]
+    files = identify(paths, loaded.cache_dir, observer.notice)
     remaining = iter(files)
     plans = [
         segments(list(itertools.islice(remaining, len(paths))), _options(domain))
@@ -171,7 +172,7 @@ def _harvest(loaded: LoadedRecipe, observer: Observer) -> None:
 
         observer.begin("harvest corpus")
         for pattern in patterns:
-            resolve(pattern, loaded.cache_dir)
+            resolve(pattern, loaded.cache_dir, observer.notice)
         observer.end("the embedded corpus, from this Python installation")
 
 

@@ -20,16 +20,16 @@ import importlib
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from types import FunctionType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.runtime.files import atomic_path, hash_bytes, user_cache
+from curate.runtime.files import hash_bytes, user_cache
+from curate.runtime.sealed import read_cached, write_sealed
 
-SCHEMA = 2
+SCHEMA = 3
 """Cache version. Raise it when compilation or `prefetch` changes."""
 
 _loaded: list[Any] = []
@@ -67,12 +67,13 @@ class CompiledKernel:
 
     def _load(self, types: tuple[str, ...]) -> Any:
         path = user_cache() / "kernels" / f"{self._key(types)}.o"
-        code = _read(path)
+        # Damaged code would kill the process. It is compiled again without a word, as kernels are
+        # loaded far from anything that could tell the user, and give the same results.
+        code = read_cached(path, "compiled again", lambda _: None)
         if code is None:
             code = _compile(self._function, types)
             with contextlib.suppress(OSError):  # a read-only home: the next process compiles again
-                with atomic_path(path) as temporary:
-                    temporary.write_bytes(hash_bytes(code).encode() + b"\n" + code)
+                write_sealed(path, code)
         symbol, _, binary = code.partition(b"\n")
         return _link(symbol.decode(), binary, len(types))
 
@@ -120,15 +121,6 @@ def _lower(argument: NDArray[Any] | Pointers | int) -> tuple[str, int]:
     if isinstance(argument, Pointers):
         return f"**{argument.dtype.str[1:]}", argument.addresses.__array_interface__["data"][0]
     return "i8", int(argument)
-
-
-def _read(path: Path) -> bytes | None:
-    """Read what `_compile` returned; None if absent or damaged: damaged code kills the process."""
-    try:
-        checksum, _, code = path.read_bytes().partition(b"\n")
-    except OSError:
-        return None
-    return code if checksum == hash_bytes(code).encode() else None
 
 
 def _compile(function: FunctionType, types: tuple[str, ...]) -> bytes:

@@ -7,6 +7,7 @@ did not seal it, so whatever flips, cuts or replaces bytes is noticed, the seal'
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import xxhash
@@ -14,6 +15,9 @@ import xxhash
 from curate.runtime.files import atomic_path, name_errors
 
 VERSION = 1
+
+Notice = Callable[[str], None]
+"""Receives one line for the user, as `Observer.notice` does."""
 
 
 class SealError(Exception):
@@ -58,3 +62,23 @@ def read_sealed(path: Path) -> bytes:
     if seal + line_break != seal_of(payload):
         raise SealError(f"{path}: does not match its own checksum")
     return payload
+
+
+def read_cached(path: Path, remedy: str, notice: Notice) -> bytes | None:
+    """Read a sealed file that can be made again; None if that is needed.
+
+    It is needed where the file is absent, this user may not read it, or, with a notice, it is
+    damaged.
+
+    Args:
+        path: The file.
+        remedy: The words for what is done again, such as "counted again".
+        notice: Told which file is damaged.
+    """
+    try:
+        return read_sealed(path)
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return None
+    except SealError:
+        notice(f"{path} is damaged: {remedy}")
+        return None

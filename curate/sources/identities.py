@@ -23,13 +23,13 @@ import xxhash
 from curate.errors import InputError
 from curate.runtime.files import (
     STAT_SAFETY_NANOSECONDS,
-    atomic_path,
     hash_stream,
     is_url,
     open_input,
     read_known,
     read_new,
 )
+from curate.runtime.sealed import Notice, read_cached, write_sealed
 from curate.runtime.workers import default_workers, map_tasks
 from curate.sources.decompress.open import MAGIC_BYTES, compression_of, recognise_stream
 from curate.sources.decompress.stream import RawInput
@@ -39,7 +39,7 @@ from curate.sources.records import InputFile
 from curate.sources.remote import remote_status
 
 CACHE_NAME = "files.json"
-CACHE_VERSION = 2
+CACHE_VERSION = 3
 HASH_THREADS = 4
 LARGE_FILE_BYTES = 1 << 20
 MANY_FILES = 40_000
@@ -62,12 +62,15 @@ class Identity(NamedTuple):
     """Whether the same status always means the same content, so that this can be cached."""
 
 
-def identify(paths: Sequence[InputPath], cache: Path) -> list[InputFile]:
+def identify(
+    paths: Sequence[InputPath], cache: Path, notice: Notice = lambda _: None
+) -> list[InputFile]:
     """Hash the files that are new or have changed.
 
     Args:
         paths: Files from `expand`; a path may occur twice.
         cache: Directory of the cache; identities are kept in `files.json` there.
+        notice: Told if that file is damaged.
 
     Returns:
         One file for each of `paths`, in the same order.
@@ -75,7 +78,7 @@ def identify(paths: Sequence[InputPath], cache: Path) -> list[InputFile]:
     Raises:
         InputError: A file cannot be read, or changes while it is read.
     """
-    cached = read_cache(cache)
+    cached = read_cache(cache, notice)
     keys = {path: _cache_key(path) for path, _ in paths}
     identities: dict[str, Identity] = {}
     unknown: list[str] = []
@@ -289,13 +292,18 @@ def _changing(path: str) -> InputError:
     )
 
 
-def read_cache(cache: Path) -> dict[str, list[Any]]:
-    """Read the identities by path; none if the cache is absent or of another version."""
-    try:
-        content = orjson.loads((cache / CACHE_NAME).read_bytes())
-    except (OSError, orjson.JSONDecodeError):
+def read_cache(cache: Path, notice: Notice = lambda _: None) -> dict[str, list[Any]]:
+    """Read the identities by path; none if the cache is absent, damaged or of another version.
+
+    Args:
+        cache: Directory of the cache.
+        notice: Told if the file is damaged.
+    """
+    payload = read_cached(cache / CACHE_NAME, "input files are hashed again", notice)
+    if payload is None:
         return {}
-    if not isinstance(content, dict) or content.get("version") != CACHE_VERSION:
+    content = orjson.loads(payload)
+    if content["version"] != CACHE_VERSION:
         return {}
     files: dict[str, list[Any]] = content["files"]
     return files
@@ -306,5 +314,5 @@ def write_cache(cache: Path, identities: dict[str, list[Any]]) -> None:
 
     If two runs write at once, the last one wins, and the other's new files are hashed again later.
     """
-    with atomic_path(cache / CACHE_NAME) as temporary:
-        temporary.write_bytes(orjson.dumps({"version": CACHE_VERSION, "files": identities}))
+    content = orjson.dumps({"version": CACHE_VERSION, "files": identities})
+    write_sealed(cache / CACHE_NAME, content)

@@ -10,12 +10,13 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import numpy as np
 
-from curate.errors import InputError, TokenizerError
-from curate.runtime.files import hash_json, read_json, write_json
+from curate.errors import TokenizerError
+from curate.runtime.files import hash_json
+from curate.runtime.sealed import Notice, read_cached, write_sealed
 from curate.tokens.backends import (
     BackendRefused,
     Encoded,
@@ -26,8 +27,9 @@ from curate.tokens.backends import (
 )
 from curate.tokens.tokenizer import Tokenizer
 
-PROBE_VERSION = 1
-"""Version of the probes. Raise it when they change, so that earlier verdicts are not reused."""
+PROBE_VERSION = 2
+"""Version of the probes and of kept verdicts. Raise it when they change, so that earlier verdicts
+are not reused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,12 @@ class Verdict:
     problem: str | None
     """Reason not to use the backend; None if every id agreed."""
     notices: tuple[str, ...] = ()
+
+
+class KeptVerdict(msgspec.Struct, frozen=True):
+    """The verdict on the odd inputs, as it is kept for later runs."""
+
+    problem: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,15 +83,16 @@ def reference_answers(
     documents = list(sample)
     expected = reference.encode(documents)
     notices = _round_trip(tokenizer, reference, documents, expected)
-    verdict = _recall(_verdict_path(tokenizer, name, memory))
-    odd = [] if name == "tokenizers" or "problem" in verdict else probes(tokenizer)
+    damage: list[str] = []
+    verdict = _recall(_verdict_path(tokenizer, name, memory), damage.append)
+    odd = [] if name == "tokenizers" or verdict is not None else probes(tokenizer)
     return ReferenceAnswers(
         documents=documents,
         expected=expected,
         odd=odd,
         odd_expected=reference.encode(odd),
-        problem=verdict.get("problem"),
-        notices=notices,
+        problem=verdict.problem if verdict else None,
+        notices=(*notices, *damage),
     )
 
 
@@ -105,7 +114,8 @@ def judge(
     if answers.odd:
         problem = _first_difference(candidate, answers.odd, answers.odd_expected, "an odd input")
         with contextlib.suppress(OSError):  # a verdict that cannot be kept is made again
-            write_json(_verdict_path(tokenizer, name, memory), {"problem": problem})
+            kept = msgspec.json.encode(KeptVerdict(problem))
+            write_sealed(_verdict_path(tokenizer, name, memory), kept)
     problem = problem or _first_difference(
         candidate, answers.documents, answers.expected, "a document"
     )
@@ -117,13 +127,10 @@ def _verdict_path(tokenizer: Tokenizer, name: str, memory: Path) -> Path:
     return memory / f"{hash_json([tokenizer.fingerprint, versions])}.json"
 
 
-def _recall(path: Path) -> dict[str, Any]:
-    """Return an earlier verdict, or an empty one."""
-    try:
-        verdict = read_json(path)
-    except InputError:
-        return {}
-    return verdict if isinstance(verdict, dict) else {}
+def _recall(path: Path, notice: Notice) -> KeptVerdict | None:
+    """Return an earlier verdict; None if there is none, or it is damaged."""
+    payload = read_cached(path, "the tokenizer's backend is tested again", notice)
+    return None if payload is None else msgspec.json.decode(payload, type=KeptVerdict)
 
 
 def probes(tokenizer: Tokenizer) -> list[str]:

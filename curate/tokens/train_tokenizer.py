@@ -15,8 +15,9 @@ from pathlib import Path
 import xxhash
 
 from curate.errors import TokenizerError
-from curate.runtime.files import atomic_path, hash_bytes, hash_json
+from curate.runtime.files import hash_bytes, hash_json
 from curate.runtime.progress import Observer
+from curate.runtime.sealed import read_cached, write_sealed
 from curate.runtime.workers import map_tasks
 from curate.sources import SegmentReader
 from curate.sources.plans import FilePlan
@@ -25,8 +26,13 @@ from curate.tokens.tokenizer import Tokenizer, from_json
 
 END_OF_TEXT = "<|endoftext|>"
 
+SCHEMA = 2
+"""Version of the cached files."""
+
 EXCERPT_CHARACTERS = 1 << 16
 """Most characters of one document, so that a long one cannot fill the sample alone."""
+
+REMEDY = "the tokenizer is trained again"
 
 Candidate = tuple[bytes, str]
 """Content hash of a document, and its beginning."""
@@ -56,22 +62,32 @@ def train(
     Raises:
         TokenizerError: The sample is too small for the vocabulary.
     """
-    settings = [request.vocab_size, request.sample_bytes, request.eos, installed("tokenizers")]
+    version = [SCHEMA, installed("tokenizers")]
+    settings = [request.vocab_size, request.sample_bytes, request.eos, *version]
     files = [sorted(key for plan in plans for key in plan.keys) for plans in domains]
     directory = request.cache / "trained"
     pointer = directory / f"files-{hash_json([files, settings])[:24]}"
     name = f"byte-level BPE trained on {len(domains)} domains"
-    if not pointer.exists():
+    definition = _cached(pointer, observer)
+    if definition is None:
         observer.begin("train tokenizer")
         sample = _balanced_sample(domains, request.sample_bytes, workers)
         trained = directory / f"bpe-{hash_bytes(*sample, hash_json(settings).encode())[:24]}.json"
-        if not trained.exists():
-            _train(request, [text.decode() for text in sample], trained)
-        with atomic_path(pointer) as temporary:
-            temporary.write_text(trained.name, "utf-8")
+        definition = read_cached(trained, REMEDY, observer.notice)
+        if definition is None:
+            definition = _train(request, [text.decode() for text in sample])
+            write_sealed(trained, definition)
+        write_sealed(pointer, trained.name.encode())
         observer.end(f"{sum(map(len, sample)) / 1e6:.1f} MB of text")
-    definition = (directory / pointer.read_text("utf-8")).read_bytes()
     return from_json(definition, request.eos, name)
+
+
+def _cached(pointer: Path, observer: Observer) -> bytes | None:
+    """Read the definition that a pointer names; None if it must be trained."""
+    trained = read_cached(pointer, REMEDY, observer.notice)
+    if trained is None:
+        return None
+    return read_cached(pointer.parent / trained.decode(), REMEDY, observer.notice)
 
 
 def _balanced_sample(
@@ -133,7 +149,7 @@ def _take(ordered: Sequence[Candidate], room: int) -> list[Candidate]:
     return taken
 
 
-def _train(request: TrainRequest, sample: list[str], path: Path) -> None:
+def _train(request: TrainRequest, sample: list[str]) -> bytes:
     from tokenizers import Tokenizer as Trainable
     from tokenizers import decoders, models, pre_tokenizers, trainers
 
@@ -154,5 +170,5 @@ def _train(request: TrainRequest, sample: list[str], path: Path) -> None:
             f"gives {learned:,} tokens, not {request.vocab_size:,}; set it to at most {learned:,}, "
             "or raise tokenizer.train.sample_bytes"
         )
-    with atomic_path(path) as temporary:
-        temporary.write_text(model.to_str(), "utf-8")
+    definition: str = model.to_str()
+    return definition.encode()

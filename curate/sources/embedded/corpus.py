@@ -13,14 +13,19 @@ Left out: generated tables, man pages, and text that only importing a module wou
 from __future__ import annotations
 
 import platform
+import shutil
 import sysconfig
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from curate.errors import InputError, RecipeError
-from curate.runtime.files import atomic_directory, hash_json, read_json, write_json
+import orjson
+
+from curate.errors import RecipeError
+from curate.runtime.files import atomic_directory, hash_file, hash_json
 from curate.runtime.registry import unknown_name
+from curate.runtime.sealed import Notice, read_cached, write_sealed
 from curate.sources.embedded.distributions import Installed, installed
 from curate.sources.embedded.harvest import (
     DOMAINS,
@@ -44,6 +49,10 @@ __all__ = [
     "materialise",
     "resolve",
 ]
+
+
+SCHEMA = 2
+"""Version of `corpus.json`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,53 +97,66 @@ def harvest(
     return harvest_domains(installed(distributions), {domain}, limits)[domain].documents
 
 
-def materialise(directory: Path, distributions: Sequence[str] | None = None) -> CorpusInfo:
+def materialise(
+    directory: Path,
+    distributions: Sequence[str] | None = None,
+    notice: Notice = lambda _: None,
+    domain: str | None = None,
+) -> CorpusInfo:
     """Write every domain as JSON Lines into `directory/<key>/`, unless that is there already.
 
-    A line holds `id`, `text`, `distribution`, `version`, `path` and `licence`.
+    A line holds `id`, `text`, `distribution`, `version`, `path` and `licence`. A corpus with a
+    damaged file is harvested again.
 
     Args:
         directory: Where corpora are kept; made if absent.
         distributions: As for `harvest`.
-
-    Raises:
-        InputError: The corpus there has been tampered with; the message says what to delete.
+        notice: Told which file is damaged.
+        domain: The domain whose file is checked; None: all.
     """
     read = installed(distributions)
     versions = {name: distribution.version for name, distribution in read.items()}
     build = [platform.python_version(), *platform.python_build(), sysconfig.get_platform()]
-    key = hash_json({"harvest": HARVEST_VERSION, "python": build, "distributions": versions})
+    version = [SCHEMA, HARVEST_VERSION]
+    key = hash_json({"harvest": version, "python": build, "distributions": versions})
     target = directory / key
-    if not target.is_dir():
-        domains = harvest_domains(read, set(DOMAINS), LIMIT_BYTES)
-        with atomic_directory(target) as temporary:
-            stored = {
-                "key": key,
-                "python": platform.python_version(),
-                "distributions": versions,
-                "domains": {
-                    name: asdict(write_domain(temporary / f"{name}.jsonl", domain))
-                    for name, domain in domains.items()
-                    if domain.documents
-                },
-                "notes": _notes(read, domains),
-            }
-            write_json(temporary / "corpus.json", stored)
-    return _open(target)
+    info = _open(target, domain, notice) if target.is_dir() else None
+    if info is not None:
+        return info
+    shutil.rmtree(target, ignore_errors=True)
+    domains = harvest_domains(read, set(DOMAINS), LIMIT_BYTES)
+    with atomic_directory(target) as temporary:
+        stored = {
+            "key": key,
+            "python": platform.python_version(),
+            "distributions": versions,
+            "domains": {
+                name: asdict(write_domain(temporary / f"{name}.jsonl", harvested))
+                for name, harvested in domains.items()
+                if harvested.documents
+            },
+            "notes": _notes(read, domains),
+        }
+        write_sealed(temporary / "corpus.json", orjson.dumps(stored))
+    return _describe(target, stored)
 
 
-def resolve(url: str, cache: Path) -> Path:
+def resolve(url: str, cache: Path, notice: Notice = lambda _: None) -> Path:
     """Return the JSON Lines file of `corpus://<domain>`, harvested into `cache/corpus` if absent.
+
+    Args:
+        url: The name of the domain.
+        cache: Directory of the cache.
+        notice: Told if the harvested corpus is damaged, and so harvested again.
 
     Raises:
         RecipeError: There is no such domain, or this installation has no text for it.
-        InputError: The harvested corpus has been tampered with.
     """
     if not url.startswith(SCHEME):
         raise RecipeError(f"'{url}' does not name an embedded domain: write {SCHEME}<domain>")
     domain = url.removeprefix(SCHEME)
     _check_domain(domain)
-    info = materialise(cache / "corpus")
+    info = materialise(cache / "corpus", notice=notice, domain=domain)
     if domain not in info.domains:
         raise RecipeError(
             f"{url}: this Python installation has no text for '{domain}'. "
@@ -161,16 +183,21 @@ def _notes(installed: Installed, domains: dict[str, HarvestedDomain]) -> list[st
     return notes
 
 
-def _open(directory: Path) -> CorpusInfo:
-    """Describe a corpus on disk, after checking the sizes of its files."""
-    stored = read_json(directory / "corpus.json")
-    domains = {name: DomainInfo(**fields) for name, fields in stored.pop("domains").items()}
-    for name, domain in domains.items():
+def _open(directory: Path, domain: str | None, notice: Notice) -> CorpusInfo | None:
+    """Describe a corpus on disk; None if `corpus.json` or a file that is checked is damaged."""
+    remedy = "the corpus is harvested again"
+    payload = read_cached(directory / "corpus.json", remedy, notice)
+    if payload is None:
+        return None
+    info = _describe(directory, orjson.loads(payload))
+    for name in info.domains if domain is None else {domain} & info.domains.keys():
         path = directory / f"{name}.jsonl"
-        size_bytes = path.stat().st_size if path.is_file() else 0
-        if size_bytes != domain.file_bytes:
-            raise InputError(
-                f"{path}: has {size_bytes} bytes where {domain.file_bytes} were harvested. "
-                f"Delete {directory} and run again"
-            )
-    return CorpusInfo(directory=directory, domains=domains, **stored)
+        if not path.is_file() or hash_file(path) != info.domains[name].file_hash:
+            notice(f"{path} is damaged: {remedy}")
+            return None
+    return info
+
+
+def _describe(directory: Path, stored: dict[str, Any]) -> CorpusInfo:
+    domains = {name: DomainInfo(**fields) for name, fields in stored["domains"].items()}
+    return CorpusInfo(directory=directory, **{**stored, "domains": domains})

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import orjson
 
-from curate.runtime.files import hash_bytes, name_errors
+from curate.runtime.files import hash_bytes, hash_file, name_errors
 from curate.sources.embedded.distributions import Installed
 from curate.sources.embedded.docstrings import strip_docstrings
 from curate.sources.embedded.installed_files import (
@@ -79,6 +79,8 @@ class DomainInfo:
     """UTF-8 bytes of text."""
     file_bytes: int
     """Size of the JSON Lines file."""
+    file_hash: str
+    """Hash of that file."""
     content_hash: str
     """xxh3-128 over the identifiers and texts, in order."""
     skipped: dict[str, int]
@@ -253,6 +255,7 @@ def write_domain(path: Path, domain: HarvestedDomain) -> DomainInfo:
         documents=len(domain.documents),
         bytes=domain.text_bytes,
         file_bytes=file_bytes,
+        file_hash=hash_file(path),
         content_hash=hash_bytes(*pieces),
         skipped=dict(sorted(domain.skipped.items())),
     )
