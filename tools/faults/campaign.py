@@ -14,6 +14,7 @@ from trials import Row, report
 
 PROGRAMS = {
     "kills": 300,
+    "cache_flips": 500,
     "full_disks": 60,
     "hostile_files": 200,
 }
