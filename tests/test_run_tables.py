@@ -66,12 +66,12 @@ def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
     assert table.runs == ("b", "c") and table.losses[:, 0].tolist() == [2, 3]
     assert table.weights[1].tolist() == pytest.approx([0.6 / 0.99, 0.39 / 0.99], abs=1e-15)
     text = "\n".join(notices)
-    assert "1 rows at 0 tokens" in text
-    assert "2 rows without a positive number for every loss" in text
-    assert "1 rows repeat a run at the same tokens; left out" in text
-    assert "1 rows repeat a run at the same tokens with other losses; the first of each is" in text
-    assert "1 rows with a loss a million times its median, or a millionth; left out" in text
-    assert "shares of 1 rows did not sum to 1 (off by at most 0.01)" in text
+    assert "1 row (line 2) at 0 tokens" in text
+    assert "2 rows (lines 3, 4) without a positive number for every loss" in text
+    assert "1 row (line 7) repeating a run at the same tokens; left out" in text
+    assert "1 row (line 6) repeating a run at the same tokens with other losses; the first" in text
+    assert "1 row (line 8) with a loss a million times its median, or a millionth; left out" in text
+    assert "shares of 1 rows did not sum to 1 (off by at most 0.01, at " in text
 
 
 def test_seeds_of_a_run_are_runs(tmp_path: Path) -> None:
@@ -80,15 +80,15 @@ def test_seeds_of_a_run_are_runs(tmp_path: Path) -> None:
     table, notices = read_runs([write(tmp_path / "r.csv", text)])
     assert table.runs == ("a, seed 1", "a, seed 2", "b")
     assert table.losses[:, 0].tolist() == [2, 3, 4]
-    assert len(notices) == 1 and "1 rows repeat a run" in notices[0]
+    assert len(notices) == 1 and "1 row (line 5) repeating a run" in notices[0]
 
 
 def test_an_empty_share_is_zero_only_where_the_rest_sums_to_one(tmp_path: Path) -> None:
     text = "run,w_x,w_y,loss_x\na,1,,2\nb,0.6,nan,3\nc,0.1,,3\nd,0.5,0.5,4\n"
     table, notices = read_runs([write(tmp_path / "r.csv", text)])
     assert table.runs == ("a", "d") and table.weights.tolist() == [[1, 0], [0.5, 0.5]]
-    assert len(notices) == 1 and "2 rows with empty shares" in notices[0]
-    with pytest.raises(FitError, match="no row is complete: .*1 rows with empty shares"):
+    assert len(notices) == 1 and "2 rows (lines 3, 4) with empty shares" in notices[0]
+    with pytest.raises(FitError, match="no row is complete: .*1 row .line 2. with empty shares"):
         read_runs([write(tmp_path / "r.csv", "run,w_x,w_y,loss_x\na,0.3,,2\n")])
 
 
@@ -136,7 +136,10 @@ def test_prefixes_of_regmix_are_taken_off(tmp_path: Path) -> None:
         ),
         ("run,w_x,w_y,loss_x\na,0.2,0.1,1\n", r"r.csv:2: .*a domain missing\? There are x, y"),
         ("run;w_x;loss_x\na;1;2\n", r"r.csv:1: .*separated by ';': save it with commas"),
-        ("run,w_x,loss_x,tokens\na,1,2,0\n", r"no row is complete: .*r.csv: 1 rows at 0 tokens"),
+        (
+            "run,w_x,loss_x,tokens\na,1,2,0\n",
+            r"no row is complete: .*r.csv: 1 row .line 2. at 0 tokens",
+        ),
         ("run,w_x,w_y,loss_x\na,0.5,0.5\n", r"r.csv:2: 3 cells, but 4 columns"),
         ("run,w_x,w_x,loss_x\na,0.5,0.5,1\n", r"r.csv:1: column 'w_x' occurs twice"),
         ("run,w_x,loss_x\n", r"r.csv: no rows"),

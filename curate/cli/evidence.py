@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     help="Log-probabilities of one expert per domain; adds regressions with and without them.",
 )
+@click.option(
+    "--far-runs", type=click.Choice(["leave_out", "keep"]), default="leave_out", show_default=True,
+    help="Runs that all the others contradict, such as a diverged one.",
+)  # fmt: skip
 @click.option("--targets", help="Losses to fit, separated by commas; default: all.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path(), help="Where fit.json goes.")
 @click.option("--workers", type=click.IntRange(1), help="Number of processes; default: the cores.")
@@ -46,6 +50,7 @@ def fit(runs: tuple[Path, ...], **options: Any) -> None:
         folds=options["folds"],
         experts=options["experts"],
         targets=options["targets"].split(",") if options["targets"] else None,
+        far_runs=options["far_runs"],
         directory=options["out"],
         workers=options["workers"],
         progress=screen.observer,

@@ -356,6 +356,7 @@ def fit(  # noqa: PLR0913 - keywords, of which a call names two or three
     folds: int = 5,
     experts: PathLike | None = None,
     targets: Sequence[str] | None = None,
+    far_runs: Literal["leave_out", "keep"] = "leave_out",
     directory: PathLike | None = None,
     workers: int | None = None,
     progress: Progress = None,
@@ -369,6 +370,7 @@ def fit(  # noqa: PLR0913 - keywords, of which a call names two or three
         experts: Log-probabilities of one expert for each domain; adds regressions with and without
             them.
         targets: Losses to fit; None for every one.
+        far_runs: Whether runs that all the others contradict, such as a diverged one, take part.
         directory: Where to write `fit.json`; None writes nothing.
         workers: Number of processes; None for the cores.
         progress: None for silence, "terminal", or an observer.
@@ -390,6 +392,7 @@ def fit(  # noqa: PLR0913 - keywords, of which a call names two or three
         folds=folds,
         experts=_path(experts),
         targets=None if targets is None else _names(targets),
+        far_runs=far_runs,
     )
     fields = fit_laws(inputs, _path(directory), _workers(workers), _observer(progress))
     return FitResult(fields)

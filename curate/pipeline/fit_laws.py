@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from curate import __version__
 from curate.laws import LAWS, Law, RunTable
@@ -29,6 +29,8 @@ class FitInputs:
     """Log-probabilities of one expert for each domain; adds regressions with and without them."""
     targets: tuple[str, ...] | None = None
     """Losses to fit; None for every one."""
+    far_runs: Literal["leave_out", "keep"] = "leave_out"
+    """Whether runs that all the others contradict take part."""
 
 
 def fit_laws(
@@ -49,7 +51,7 @@ def fit_laws(
         FitError: A table is wrong, or a law is unknown.
         InputError: The experts' file is wrong.
     """
-    table, notices = read_runs(inputs.runs, inputs.targets)
+    table, notices = read_runs(inputs.runs, inputs.targets, inputs.far_runs)
     for notice in notices:
         observer.notice(notice)
     names = LAWS if inputs.laws is None else inputs.laws

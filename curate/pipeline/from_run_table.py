@@ -20,7 +20,7 @@ from curate.mixture.compare_methods import compare_mixtures, every_method
 from curate.mixture.request import DomainSupply, Evidence, MixtureOptions, MixtureRequest
 from curate.pipeline.read_evidence import check_files, read_evidence_files, search_options
 from curate.pipeline.results import MethodsResult, MixtureResult
-from curate.recipe import MixtureRecipe, parse_mixture_settings
+from curate.recipe import EvidenceRecipe, MixtureRecipe, parse_mixture_settings
 from curate.runtime.files import write_json
 from curate.runtime.progress import Observer
 
@@ -81,10 +81,16 @@ def request_without_text(inputs: RunTableInputs, observer: Observer) -> RequestW
     settings, notices = parse_mixture_settings(inputs.overrides)
     experts = [] if inputs.experts is None else [inputs.experts]
     check_files([*inputs.runs, *experts])
-    evidence = read_evidence_files([*inputs.runs], experts)
+    mixture = settings.mixture
+    named = mixture.evidence or EvidenceRecipe()
+    if named != EvidenceRecipe(far_runs=named.far_runs):
+        raise RecipeError(
+            "--set mixture.evidence: without a recipe, name runs and experts with --runs and "
+            "--experts; the only key to set is far_runs"
+        )
+    evidence = read_evidence_files([*inputs.runs], experts, named.far_runs)
     assert evidence is not None, "there are runs or experts"
     names = _domains(evidence)
-    mixture = settings.mixture
     options = MixtureOptions(
         temperature=mixture.temperature,
         search=search_options(mixture, settings.seed),

@@ -8,7 +8,7 @@ from typing import Literal
 from curate.errors import MissingEvidence
 from curate.mixture import METHODS
 from curate.mixture.request import Evidence, SearchOptions
-from curate.recipe import LoadedRecipe, MixtureRecipe
+from curate.recipe import EvidenceRecipe, LoadedRecipe, MixtureRecipe
 from curate.runtime.files import hash_file, hash_json
 
 MADE = {"runs": "runs.csv", "experts": "experts.parquet"}
@@ -81,15 +81,21 @@ def read_evidence(loaded: LoadedRecipe) -> Evidence | None:
         FitError: The run table is wrong.
         InputError: The experts' file is wrong.
     """
-    return read_evidence_files(*_paths(loaded))
+    named = loaded.recipe.mixture.evidence or EvidenceRecipe()
+    return read_evidence_files(*_paths(loaded), named.far_runs)
 
 
-def read_evidence_files(run_paths: list[Path], expert_paths: list[Path]) -> Evidence | None:
+def read_evidence_files(
+    run_paths: list[Path],
+    expert_paths: list[Path],
+    far_runs: Literal["leave_out", "keep"] = "leave_out",
+) -> Evidence | None:
     """Read a run table and experts' log-probabilities; None where there is neither.
 
     Args:
         run_paths: One run table, or a file of mixtures and one of losses; may be empty.
         expert_paths: At most one file.
+        far_runs: Whether runs that all the others contradict take part.
 
     Raises:
         FitError: The run table is wrong.
@@ -102,7 +108,7 @@ def read_evidence_files(run_paths: list[Path], expert_paths: list[Path]) -> Evid
     if run_paths:
         from curate.laws.run_tables.read import read_runs
 
-        runs, notices = read_runs(run_paths)
+        runs, notices = read_runs(run_paths, far_runs=far_runs)
     if expert_paths:
         from curate.laws.likelihoods import read_likelihoods
 

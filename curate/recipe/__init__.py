@@ -22,6 +22,7 @@ from curate.recipe.reference import descriptions, schema
 from curate.recipe.structs import (
     CountingRecipe,
     DomainRecipe,
+    EvidenceRecipe,
     LoadedRecipe,
     MixtureRecipe,
     MixtureSettings,
@@ -37,6 +38,7 @@ from curate.recipe.text import apply_override, read_yaml, translate
 __all__ = [
     "CountingRecipe",
     "DomainRecipe",
+    "EvidenceRecipe",
     "LoadedRecipe",
     "MixtureRecipe",
     "OutputRecipe",

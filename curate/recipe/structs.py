@@ -178,6 +178,10 @@ class EvidenceRecipe(Frozen, frozen=True):
     for each domain; a relative path starts from the recipe's directory. Methods `mde`, `mixmin`,
     `ridge_mde`, `gaussian_mde` and `boosted_mde` need it.
     """
+    far_runs: Literal["leave_out", "keep"] = "leave_out"
+    """What to do with runs of `runs` that all the others contradict, such as a diverged one:
+    `leave_out` of every fit, or `keep`. They are named in either case.
+    """
     proxy: ProxyRecipe | None = None
     """Proxy models that supply the evidence which the method needs and no file gives. It has the
     same keys as the recipe's `proxy` and replaces it.

@@ -1,8 +1,8 @@
 """Read run tables: one file of ours, or a file of mixtures and a file of losses.
 
 Columns are matched by name and rows are joined by run, never by position. Whatever is left out or
-changed (rows without a loss, repeated rows, runs of one file only, shares divided by their sum) is
-counted and reported in notices.
+changed (rows without a loss, repeated rows, runs of one file only, runs far from all others, shares
+divided by their sum) is counted and reported in notices.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,10 @@ from curate.laws.run_tables.columns import (
     pair_layout,
     single_layout,
 )
+from curate.laws.run_tables.far_runs import FarLoss, far_losses
+
+FarRuns = Literal["leave_out", "keep"]
+"""What to do with runs that are far from all others."""
 
 SUM_NOTICE = 1e-6
 """Distance of a row's sum of shares from 1 above which it is reported."""
@@ -36,9 +41,17 @@ ABSENT_SUM = 0.02
 """How far from 1 the shares of a row with an empty share may sum; further off, the empty share is
 unknown rather than zero."""
 
+SAME_MIXTURE = 5e-3
+"""Largest difference of a share between checkpoints of one mixture: rounding, or tokens counted."""
+
+NAMED_LINES = 3
+"""Most lines, or runs, that a notice names."""
+
 
 def read_runs(
-    paths: Sequence[Path], targets: Sequence[str] | None = None
+    paths: Sequence[Path],
+    targets: Sequence[str] | None = None,
+    far_runs: FarRuns = "leave_out",
 ) -> tuple[RunTable, tuple[str, ...]]:
     """Read one run table (`runs.csv`), or a pair of files with mixtures and losses.
 
@@ -51,6 +64,8 @@ def read_runs(
     Args:
         paths: One file, or two in any order.
         targets: Names of the losses to keep; None keeps all.
+        far_runs: Whether to leave out runs with a loss that all the others contradict, by the rule
+            of `curate.laws.run_tables.far_runs`, or to keep them. They are named in either case.
 
     Returns:
         The table, and what was left out or changed, a sentence each.
@@ -73,8 +88,15 @@ def read_runs(
                 + ", ".join(layout.targets)
             )
         layout = replace(layout, targets={name: layout.targets[name] for name in targets})
-    table, more = _assemble(layout)
-    return table, (*notices, *more)
+    numbers, renamed = _one_mixture_a_name(layout, _read_numbers(layout))
+    table, rows, more = _assemble(layout, numbers)
+    far = far_losses(table)
+    if far:
+        more.append(_far_notice(layout, table, (far, rows), far_runs))
+        if far_runs == "leave_out":
+            names = {table.runs[loss.row] for loss in far}
+            table = table.take(np.array([run not in names for run in table.runs]))
+    return table, (*notices, *renamed, *more)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,13 +142,92 @@ def _read_numbers(layout: TableLayout) -> _Numbers:
     )
 
 
-def _assemble(layout: TableLayout) -> tuple[RunTable, list[str]]:
-    """Keep the rows that are complete and not repeats; count the others by reason."""
-    numbers = _read_numbers(layout)
+def _one_mixture_a_name(layout: TableLayout, numbers: _Numbers) -> tuple[_Numbers, list[str]]:
+    """Name runs apart that share a name but not a mixture; say which, a sentence for all.
+
+    Laws fit mixtures, and resampling draws runs by name: taken for one run, the second mixture
+    would be a repeat, or move with the first.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        shares = numbers.shares / numbers.totals[:, None]
+    mixtures: dict[str, list[int]] = {}
+    names = list(numbers.runs)
+    apart: list[str] = []
+    for row, name in enumerate(numbers.runs):
+        firsts = mixtures.setdefault(name, [])
+        differences = np.abs(shares[firsts] - shares[row]).max(axis=1)
+        same = np.flatnonzero(~(differences > SAME_MIXTURE))
+        place = int(same[0]) if len(same) else len(firsts)
+        if place == len(firsts):
+            firsts.append(row)
+            if place:
+                lines = [layout.weights.lines[layout.weight_rows[at]] for at in (firsts[0], row)]
+                apart.append(f"'{name}' (lines {lines[0]} and {lines[1]})")
+        if place:
+            names[row] = f"{name}, mixture {place + 1}"
+    if not apart:
+        return numbers, []
+    return replace(numbers, runs=names), [
+        f"{layout.weights.path}: one name for several mixtures: {_some(apart)}; each mixture is "
+        "taken as a run. Give every run its own name"
+    ]
+
+
+def _some(parts: Sequence[str]) -> str:
+    """List the first few of these."""
+    more = len(parts) - NAMED_LINES
+    return ", ".join(parts[:NAMED_LINES]) + (f" and {more} more" if more > 0 else "")
+
+
+def _far_notice(
+    layout: TableLayout,
+    table: RunTable,
+    far: tuple[tuple[FarLoss, ...], NDArray[np.int64]],
+    far_runs: FarRuns,
+) -> str:
+    """Name the runs that are far from all others, with the loss that says so.
+
+    Args:
+        layout: The columns.
+        table: The runs.
+        far: The far losses, and the row of the layout for each row of the table.
+        far_runs: What becomes of them.
+    """
+    losses, rows = far
+    parts = []
+    for loss in losses:
+        line = layout.losses.lines[layout.loss_rows[rows[loss.row]]]
+        column = layout.targets[table.targets[loss.target]]
+        parts.append(
+            f"'{table.runs[loss.row]}' (line {line}: {column} is "
+            f"{table.losses[loss.row, loss.target]:.4g}, the others lead to expect "
+            f"{loss.expected:.3g})"
+        )
+    fate = (
+        "left out of every fit; mixture.evidence.far_runs: keep, or curate fit --far-runs keep, "
+        "would keep "
+        if far_runs == "leave_out"
+        else "kept as far_runs says, though one such loss can decide a fit; leave_out drops "
+    )
+    plural = len(losses) > 1
+    return (
+        f"{layout.losses.path}: {len(losses)} run{'s' if plural else ''} far from all others: "
+        f"{_some(parts)}; {fate}{'them' if plural else 'it'}"
+    )
+
+
+def _assemble(
+    layout: TableLayout, numbers: _Numbers
+) -> tuple[RunTable, NDArray[np.int64], list[str]]:
+    """Keep the rows that are complete and not repeats; count the others by reason.
+
+    Returns:
+        The table; the row of the layout for each of its rows; a sentence for each reason.
+    """
     usable = np.isfinite(numbers.losses) & (numbers.losses > 0)
     medians = _medians(numbers.losses, usable)
     with np.errstate(divide="ignore", invalid="ignore"):
-        distance = np.abs(np.log(numbers.losses / medians))
+        distance = np.abs(np.log(numbers.losses) - np.log(medians))
     reasons = {
         "untrained": numbers.tokens == 0,
         "incomplete": ~usable.all(axis=1),
@@ -134,17 +235,18 @@ def _assemble(layout: TableLayout) -> tuple[RunTable, list[str]]:
         "unknown": numbers.some_absent & (np.abs(numbers.totals - 1) > ABSENT_SUM),
     }
     left = np.ones(len(numbers.runs), bool)
-    left_out = {}
-    for reason, rows in reasons.items():  # a row counts for the first reason that holds
-        left_out[reason] = int((left & rows).sum())
-        left &= ~rows
+    left_out: dict[str, list[int]] = {}
+    for reason, of_reason in reasons.items():  # a row counts for the first reason that holds
+        left_out[reason] = np.flatnonzero(left & of_reason).tolist()
+        left &= ~of_reason
     rows, left_out["repeated"], left_out["contradicting"] = _first_of_each(numbers, left)
     off = np.abs(numbers.totals[rows] - 1)
     notices = _notices(layout, left_out)
     if (off > SUM_NOTICE).any():
+        worst = layout.weights.where(int(layout.weight_rows[rows[int(off.argmax())]]))
         notices.append(
             f"{layout.weights.path}: shares of {int((off > SUM_NOTICE).sum())} rows did not sum to "
-            f"1 (off by at most {off.max():.3g}); divided by their sum"
+            f"1 (off by at most {off.max():.3g}, at {worst}); divided by their sum"
         )
     if not len(rows):
         empty = [name for name, m in zip(layout.targets, medians, strict=True) if math.isnan(m)]
@@ -155,7 +257,7 @@ def _assemble(layout: TableLayout) -> tuple[RunTable, list[str]]:
                 "column"
             )
         raise FitError(f"no row is complete: {'; '.join(notices)}")
-    return _table(layout, numbers, rows), notices
+    return _table(layout, numbers, rows), rows, notices
 
 
 def _medians(losses: Array, usable: NDArray[np.bool_]) -> Array:
@@ -166,38 +268,48 @@ def _medians(losses: Array, usable: NDArray[np.bool_]) -> Array:
 
 def _first_of_each(
     numbers: _Numbers, left: NDArray[np.bool_]
-) -> tuple[NDArray[np.int64], int, int]:
+) -> tuple[NDArray[np.int64], list[int], list[int]]:
     """Keep the first row of each run, tokens and parameters.
 
     Returns:
-        The rows; how many repeat one with the same losses; how many with other losses.
+        The rows; those that repeat one with the same losses; those with other losses.
     """
     first: dict[tuple[str, float, float], int] = {}
-    repeated = contradicting = 0
+    repeated: list[int] = []
+    contradicting: list[int] = []
     progress = np.nan_to_num(np.stack([numbers.tokens, numbers.params], axis=1)).tolist()
     for row in np.flatnonzero(left).tolist():
         seen = first.setdefault((numbers.runs[row], *progress[row]), row)
         if seen != row:
             same = bool((numbers.losses[seen] == numbers.losses[row]).all())
-            repeated, contradicting = repeated + same, contradicting + (not same)
+            (repeated if same else contradicting).append(row)
     return np.array(list(first.values()), np.int64), repeated, contradicting
 
 
-def _notices(layout: TableLayout, left_out: dict[str, int]) -> list[str]:
-    """Write one sentence for each reason why rows were left out."""
-    where = layout.losses.path
+def _notices(layout: TableLayout, left_out: dict[str, list[int]]) -> list[str]:
+    """Write one sentence for each reason why rows were left out, with the first lines."""
     sentences = {
-        "untrained": f"{where}: {{}} rows at 0 tokens; left out",
-        "incomplete": f"{where}: {{}} rows without a positive number for every loss; left out",
-        "outlying": f"{where}: {{}} rows with a loss a million times its median, or a millionth; "
-        "left out",
-        "unknown": f"{layout.weights.path}: {{}} rows with empty shares, and others that do not "
-        "sum to 1; left out",
-        "repeated": f"{where}: {{}} rows repeat a run at the same tokens; left out",
-        "contradicting": f"{where}: {{}} rows repeat a run at the same tokens with other losses; "
-        "the first of each is kept. Runs of several seeds need different names, or a column seed",
+        "untrained": "{} at 0 tokens; left out",
+        "incomplete": "{} without a positive number for every loss; left out",
+        "outlying": "{} with a loss a million times its median, or a millionth; left out",
+        "unknown": "{} with empty shares, and others that do not sum to 1; left out",
+        "repeated": "{} repeating a run at the same tokens; left out",
+        "contradicting": "{} repeating a run at the same tokens with other losses; the first of "
+        "each is kept. Runs of several seeds need different names, or a column seed",
     }
-    return [sentences[reason].format(rows) for reason, rows in left_out.items() if rows]
+    notices = []
+    for reason, rows in left_out.items():
+        if not rows:
+            continue
+        by_share = reason == "unknown"
+        file, of_file = (
+            (layout.weights, layout.weight_rows) if by_share else (layout.losses, layout.loss_rows)
+        )
+        lines = _some([str(file.lines[of_file[row]]) for row in rows])
+        one = len(rows) == 1
+        count = f"{len(rows)} {'row (line' if one else 'rows (lines'} {lines})"
+        notices.append(f"{file.path}: {sentences[reason].format(count)}")
+    return notices
 
 
 def _run_names(layout: TableLayout) -> list[str]:
