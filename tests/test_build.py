@@ -82,7 +82,9 @@ def test_command_builds_and_certifies(recipe: Path) -> None:
 
 def test_files_that_hold_the_same_are_named(recipe: Path, corpus: Path, tmp_path: Path) -> None:
     for name in ("one", "two", "three"):
-        (tmp_path / name).symlink_to(corpus / "data" / "wiki" / "part-0.jsonl")
+        shutil.copy(corpus / "data" / "wiki" / "part-0.jsonl", tmp_path / name)
+    (tmp_path / "other").symlink_to(tmp_path / "two")
+    os.link(tmp_path / "two", tmp_path / "ttt")
     (tmp_path / "empty").write_bytes(b"")
     (tmp_path / "void").write_bytes(b"")
     domain = f'domains=[{{name: wiki, paths: "{tmp_path}/[otev]*"}}]'
@@ -92,6 +94,37 @@ def test_files_that_hold_the_same_are_named(recipe: Path, corpus: Path, tmp_path
     (said,) = [notice for notice in heard.notices if "count again" in notice]
     assert said.startswith("domain 'wiki': 2 of its files are copies of another of them")
     assert f"({tmp_path}/three is the same as {tmp_path}/one)" in said
+
+
+def test_a_file_of_two_domains_is_named(recipe: Path, corpus: Path) -> None:
+    heard = Listener()
+    domains = (
+        f'domains=[{{name: wiki, paths: "{corpus}/data/wiki"}}, '
+        f'{{name: part, paths: "{corpus}/data/wiki/part-0.jsonl"}}]'
+    )
+    build(load(recipe, (domains, "mixture.method=natural")), 1, heard)
+    (said,) = [notice for notice in heard.notices if "files are in" in notice]
+    assert said == (
+        "domain 'part': 1 of its files are in domain 'wiki' too, and count in both "
+        f"({corpus}/data/wiki/part-0.jsonl)"
+    )
+
+
+def test_output_and_cache_are_never_input(recipe: Path, corpus: Path) -> None:
+    shutil.copytree(corpus / "data", recipe.parent / "data")
+    domains = 'domains=[{name: wiki, paths: ., glob: "*.jsonl"}, {name: talk, paths: "**/*.jsonl"}]'
+    settings = (domains, "mixture.method=natural", "output.format=jsonl", "cache=cached")
+    first = make(recipe, *settings)
+    heard = Listener()
+    for name, cache in (("tiny", "cached"), ("second", "cached2")):
+        again = build(load(recipe, (*settings, f"name={name}", f"cache={cache}")), 1, heard)
+        assert again.tokenized.content_hash == first.tokenized.content_hash
+        assert again.reused == (name == "tiny") and again.certificate["ok"]
+    output = recipe.parent / "out/tiny"
+    assert f"not read, the output directory: {output}" in heard.notices
+    assert f"not read, a dataset of curate: {output}" in heard.notices
+    cache = recipe.parent / "cached"
+    assert f"not read, a cache, says its CACHEDIR.TAG: {cache}" in heard.notices
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -16,8 +16,15 @@ from curate.errors import InputError
 from curate.runtime.files import STAT_SAFETY_NANOSECONDS, hash_file
 from curate.sources import InputPath, SegmentReader, expand, identify, segments
 from curate.sources.discover import split_glob
-from curate.sources.identities import CACHE_NAME, read_cache
+from curate.sources.identities import (
+    CACHE_NAME,
+    check_unchanged,
+    read_cache,
+    read_whole,
+    write_cache,
+)
 from curate.sources.records import ReadOptions
+from curate.sources.search import Places
 
 TREE = [
     "a.jsonl",
@@ -117,7 +124,7 @@ def test_paths_relative_to_the_working_directory(
     tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tree / "deep")
-    here = [InputPath("er/c.jsonl", "er/c.jsonl"), InputPath("er/notes.txt", "er/notes.txt")]
+    here = [InputPath(f"er/{name}", f"er/{name}", ".") for name in ("c.jsonl", "notes.txt")]
     assert expand(["."], ReadOptions(), Path(".")) == here
     assert expand(["er/*", "**/*.txt"], ReadOptions(), Path("."))[0].path == "er/c.jsonl"
     assert expand(["../a.jsonl"], ReadOptions(), Path(".")) == [InputPath("../a.jsonl", "a.jsonl")]
@@ -243,7 +250,7 @@ def test_identities(tmp_path: Path) -> None:
 
 def test_a_file_that_is_gone_is_told_before_others_are_hashed(tmp_path: Path) -> None:
     paths = [InputPath(str(write(tmp_path / f"{number}", b"")), "") for number in range(8)]
-    for path, _ in paths:
+    for path, _, _ in paths:
         os.truncate(path, 1 << 30)  # sparse: takes no room, but a second to hash
     (tmp_path / "link").symlink_to("nowhere")
     started = time.process_time()
@@ -268,21 +275,42 @@ def test_a_file_is_read_again_only_if_it_may_have_changed(tmp_path: Path) -> Non
     entry = read_cache(cache)[str(path)]
     assert entry[:2] == [5, first]
 
-    # Same size, time and inode: taken for unchanged, which is how we see that it was not read.
+    write_cache(cache, {str(path): [5, "kept", *entry[2:]]})
+    assert content_hash() == "kept", "the file is not read"
+    write_cache(cache, {str(path): entry})
+
     status = path.stat()
     path.write_bytes(b"other")
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert content_hash() == first
+    assert content_hash() == hash_file(path) != first, "the same size, time and inode"
+    path.write_bytes(b"first")
 
     age(path, seconds=59)
     second = content_hash()
-    assert second == hash_file(path) != first
+    assert second == hash_file(path) == first
     replacement = write(tmp_path / "b", b"third")
     os.utime(replacement, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns))
     os.replace(replacement, path)
     assert content_hash() == hash_file(path) != second, "another inode"
     path.write_bytes(b"longer")
     assert content_hash() == hash_file(path)
+
+
+def test_an_edit_that_keeps_the_time_ends_a_run_and_new_permissions_do_not(tmp_path: Path) -> None:
+    path = write(tmp_path / "a", b"first")
+    age(path, seconds=60)
+    (file,) = identify([InputPath(str(path), "a")], tmp_path / "cache")
+    time.sleep(0.02)  # so that the status change time is another one
+    path.chmod(0o600)
+    os.link(path, tmp_path / "b")
+    check_unchanged(file)
+    assert read_whole(file) == b"first"
+    path.write_bytes(b"other")
+    age(path, seconds=60)
+    os.utime(path, ns=(path.stat().st_atime_ns, int(file.status[1])))
+    for check in (check_unchanged, read_whole):
+        with pytest.raises(InputError, match="changed while it was being read"):
+            check(file)
 
 
 @pytest.mark.parametrize("seconds", [STAT_SAFETY_NANOSECONDS / 2e9, -3600.0])
@@ -310,3 +338,69 @@ def test_what_cannot_be_identified_is_named(tmp_path: Path) -> None:
         identify([InputPath(str(tmp_path / "absent"), "")], tmp_path)
     with pytest.raises(InputError, match="not a regular file"):
         identify([InputPath(str(tmp_path), "")], tmp_path)
+
+
+def test_a_link_to_the_directory_above_adds_nothing(tmp_path: Path) -> None:
+    write(tmp_path / "d/a.jsonl", b"")
+    for name in ("self", "again"):
+        (tmp_path / "d" / name).symlink_to(tmp_path / "d")
+    for pattern in ("d", "d/**", "d/**/*.jsonl", "**/a.jsonl", "d/*", "d/self/**/*.jsonl"):
+        assert len(found(tmp_path, pattern)) == 1, pattern
+    assert found(tmp_path, "d/**/*.jsonl") == ["d/a.jsonl"]
+    assert found(tmp_path, "d/self/../d/a.jsonl", "d/../d/a.jsonl", "d/*/a.jsonl", "d") == [
+        "d/self/../d/a.jsonl"
+    ]
+
+
+def test_a_file_that_a_link_names_too_keeps_its_own_path(tmp_path: Path) -> None:
+    write(tmp_path / "d/z/file.txt", b"")
+    (tmp_path / "d/a").symlink_to(tmp_path / "d/z")
+    (tmp_path / "d/0.txt").symlink_to(tmp_path / "d/z/file.txt")
+    assert [file.name for file in expand(["d"], ReadOptions(), tmp_path)] == ["z/file.txt"]
+    assert found(tmp_path, "d/0.txt") == ["d/0.txt"]
+
+
+def test_what_the_recipe_writes_is_never_found(tmp_path: Path) -> None:
+    for name in ("a.jsonl", "out/mine/train/s.jsonl", "out/mine/new.jsonl", "cache/tokens/x.jsonl"):
+        write(tmp_path / name, b"")
+    (tmp_path / "to-out").symlink_to(tmp_path / "out/mine/train")
+    (tmp_path / "x.jsonl").symlink_to(tmp_path / "cache/tokens/x.jsonl")
+    real = str(tmp_path.resolve())
+    for pattern in (".", "**/*.jsonl", "*"):
+        places = Places(f"{real}/out/mine", frozenset([f"{real}/cache", f"{real}/out/mine/train"]))
+        assert [f.name for f in expand([pattern], ReadOptions(), tmp_path, places)] == ["a.jsonl"]
+        assert f"{tmp_path}/to-out" in places.left_out or pattern == "**/*.jsonl"
+    for pattern in ("cache", "out/mine/train/*.jsonl", "to-out", "x.jsonl"):
+        with pytest.raises(InputError, match="never input"):
+            expand([pattern], ReadOptions(), tmp_path, places)
+    inside = expand(["out/mine"], ReadOptions(), tmp_path, places)
+    assert [file.name for file in inside] == ["new.jsonl"], (
+        "sources may lie in the output directory"
+    )
+
+
+def test_other_datasets_are_left_out(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", b"")
+    write(tmp_path / "mixture.json", b'{"schema": 1, "curate_version": "1"}')
+    write(tmp_path / "theirs/manifest.json", b'{"shards": []}')
+    write(tmp_path / "ours/manifest.json", b'{"schema": 1, "curate_version": "1"}')
+    write(tmp_path / "ours/train/b.jsonl", b"")
+    write(tmp_path / "killed/train/.curate", b"b")
+    write(tmp_path / "killed/train/b.jsonl", b"")
+    places = Places()
+    files = expand(["."], ReadOptions(), tmp_path, places)
+    assert [file.name for file in files] == ["a.jsonl", "theirs/manifest.json"]
+    assert sorted(map(os.path.basename, places.left_out)) == ["killed", "mixture.json", "ours"]
+    assert found(tmp_path, "ours/train/*.jsonl", "killed/train") == [
+        "killed/train/b.jsonl", "ours/train/b.jsonl",
+    ]  # fmt: skip
+    with pytest.raises(InputError, match=r"ours \(a dataset of curate\); to read it all the same"):
+        expand(["ours"], ReadOptions(), tmp_path)
+
+
+def test_markers_and_checksums_are_left_out_unless_named(tmp_path: Path) -> None:
+    for name in ("a.jsonl", "_SUCCESS", "a.jsonl.md5", "SHA256SUMS.txt", "_init.txt"):
+        write(tmp_path / name, b"")
+    assert found(tmp_path, ".") == found(tmp_path, "*") == ["_init.txt", "a.jsonl"]
+    assert found(tmp_path, "*.md5", "_SUCCESS") == ["_SUCCESS", "a.jsonl.md5"]
+    assert found(tmp_path, ".", glob="_S*") == ["_SUCCESS"]

@@ -7,6 +7,7 @@ and nothing is made twice.
 from __future__ import annotations
 
 import itertools
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,14 +18,17 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from curate.dataset.manifest import ARTIFACTS, OWN_DIRECTORIES, OWN_FILES, QUARANTINE
 from curate.errors import InputError
 from curate.recipe import DomainRecipe, LoadedRecipe
 from curate.runtime.files import begin_directory, hash_json, sweep
 from curate.runtime.progress import Observer
 from curate.runtime.workers import map_tasks
 from curate.sources import InputPath, check_reader, expand, identify, segments
+from curate.sources.overlaps import copy_notices, left_out_notices, without_links
 from curate.sources.plans import FilePlan
 from curate.sources.records import SCHEME, ReadOptions
+from curate.sources.search import CACHE_SIGNATURE, CACHE_TAG, Places
 from curate.stats.domain_stats import DomainStats, domain_stats
 from curate.stats.entropy import Entropies, table_entropies
 from curate.tokens import tokenizer as tokenizers
@@ -35,6 +39,12 @@ from curate.tokens.domain_counts import CountRequest, domain_counts
 from curate.tokens.fill import FillRequest, fill
 from curate.tokens.store import TokenStore
 from curate.tokens.tokenizer import Tokenizer
+
+OTHER_OUTPUTS = (
+    "recipe.yaml", "mixtures.json", "entropy_report.json", "design.csv", "runs.csv", "proxy.json",
+    "curves", "experts", "experts.parquet", "validation.json",
+)  # fmt: skip
+"""What commands other than `build` write to the output directory."""
 
 
 @dataclass(frozen=True)
@@ -128,35 +138,29 @@ def find_files(loaded: LoadedRecipe, observer: Observer) -> list[list[FilePlan]]
     recipe = loaded.recipe
     _harvest(loaded, observer)
     observer.begin("find files")
-    expanded = [_expand(domain, loaded) for domain in recipe.domains]
+    places = _places(loaded)
+    expanded = [_expand(domain, loaded, places) for domain in recipe.domains]
     paths = [path for domain_paths in expanded for path in domain_paths]
     files = identify(paths, loaded.cache_dir, observer.notice)
     remaining = iter(files)
-    plans = [
-        segments(list(itertools.islice(remaining, len(paths))), _options(domain))
-        for domain, paths in zip(recipe.domains, expanded, strict=True)
-    ]
+    by_domain = {
+        domain.name: without_links(list(itertools.islice(remaining, len(domain_paths))))
+        for domain, domain_paths in zip(recipe.domains, expanded, strict=True)
+    }
+    plans = [segments(by_domain[domain.name], _options(domain)) for domain in recipe.domains]
     size_bytes = sum(file.size_bytes for file in files)
     observer.end(f"{len(files)} files, {size_bytes / 1e6:.1f} MB")
-    for domain, domain_plans in zip(recipe.domains, plans, strict=True):
-        _notice_copies(domain.name, domain_plans, observer)
+    for notice in (*left_out_notices(places), *copy_notices(by_domain)):
+        observer.notice(notice)
     return plans
 
 
-def _notice_copies(name: str, plans: Sequence[FilePlan], observer: Observer) -> None:
-    """Report files that equal another of the same domain; their documents count twice."""
-    first: dict[str, str] = {}
-    copies = []
-    for file in (file for plan in plans for file in plan.files if file.size_bytes):
-        original = first.setdefault(file.content_hash, file.path)
-        if original != file.path:
-            copies.append((file.path, original))
-    if copies:
-        copy, original = copies[0]
-        observer.notice(
-            f"domain '{name}': {len(copies)} of its files are copies of another of them, and "
-            f"count again ({copy} is the same as {original})"
-        )
+def _places(loaded: LoadedRecipe) -> Places:
+    """List where this recipe writes; the output directory may hold sources beside that."""
+    output = os.path.realpath(loaded.output_dir)
+    names = (*OWN_DIRECTORIES, *OWN_FILES, *ARTIFACTS, QUARANTINE, *OTHER_OUTPUTS)
+    written = [os.path.realpath(loaded.cache_dir), *(os.path.join(output, name) for name in names)]
+    return Places(output, frozenset(written))
 
 
 def _harvest(loaded: LoadedRecipe, observer: Observer) -> None:
@@ -207,21 +211,25 @@ def load_tokenizer(
     return tokenizer
 
 
-def _expand(domain: DomainRecipe, loaded: LoadedRecipe) -> list[InputPath]:
-    local = [_local(pattern, loaded.cache_dir) for pattern in _patterns(domain)]
+def _expand(domain: DomainRecipe, loaded: LoadedRecipe, places: Places) -> list[InputPath]:
+    from_corpus = [
+        _corpus_file(pattern, loaded.cache_dir)
+        for pattern in _patterns(domain)
+        if pattern.startswith(SCHEME)
+    ]
+    others = [pattern for pattern in _patterns(domain) if not pattern.startswith(SCHEME)]
     try:
-        return expand(local, _options(domain), loaded.base)
+        return from_corpus + expand(others, _options(domain), loaded.base, places)
     except InputError as error:
         raise InputError(f"domains[{domain.name}].paths: {error}") from error
 
 
-def _local(pattern: str, cache: Path) -> str:
-    """Replace the name of a domain of the embedded corpus by its file."""
-    if not pattern.startswith(SCHEME):
-        return pattern
+def _corpus_file(pattern: str, cache: Path) -> InputPath:
+    """Return the file of a domain of the embedded corpus."""
     from curate.sources.embedded.corpus import resolve
 
-    return str(resolve(pattern, cache))
+    path = resolve(pattern, cache)
+    return InputPath(str(path), path.name)
 
 
 def _patterns(domain: DomainRecipe) -> list[str]:
@@ -298,6 +306,9 @@ def _backends(domains: Sequence[DomainTokens]) -> str:
 def _spill(cache: Path) -> Iterator[Path]:
     sweep(cache)  # directories left by killed runs
     path = begin_directory(cache / "spill")
+    tag = cache / CACHE_TAG  # so that no recipe takes the cache for text, and backups skip it
+    if not tag.exists():
+        tag.write_bytes(CACHE_SIGNATURE + b"\n# Made by curate; it can be deleted at any time.\n")
     try:
         yield path
     finally:

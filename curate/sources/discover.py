@@ -6,9 +6,8 @@ a component that starts with a dot. Links to directories are followed, each dire
 
 from __future__ import annotations
 
-import glob
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +16,7 @@ from curate.runtime.files import is_encodable, is_url
 from curate.runtime.registry import nearest_hint
 from curate.sources.records import ReadOptions
 from curate.sources.remote import GLOB_CHARACTERS, NameFilter, expand_url, name_filter
+from curate.sources.search import Places, Search, is_marker
 
 LISTED_NAMES = 8
 
@@ -26,9 +26,13 @@ class InputPath(NamedTuple):
 
     path: str
     name: str
+    pattern: str = ""
+    """The glob or directory that it was found by; empty for a file that the recipe names."""
 
 
-def expand(patterns: Sequence[str], options: ReadOptions, base: Path) -> list[InputPath]:
+def expand(
+    patterns: Sequence[str], options: ReadOptions, base: Path, places: Places | None = None
+) -> list[InputPath]:
     """Find the files that patterns name.
 
     A pattern is a file, a directory (searched for files whose names match `options.glob`), a glob
@@ -39,27 +43,51 @@ def expand(patterns: Sequence[str], options: ReadOptions, base: Path) -> list[In
         patterns: Paths in the recipe; relative ones start at `base`, `~` is the home directory.
         options: `glob` restricts which files of directories are read.
         base: The recipe's directory.
+        places: What this recipe writes, which is never found; receives what was left out.
 
     Returns:
-        Files sorted by path, each once. `name` is the path below the directory, or below the
-        fixed part of the glob; for a file named literally it is the file's name.
+        Files sorted by path, each once, whatever patterns and links lead to it. `name` is the path
+        below the directory, or below the fixed part of the glob; for a file named literally it is
+        the file's name.
 
     Raises:
-        InputError: A pattern matches nothing; the message lists the files that exist there.
+        InputError: A pattern matches nothing, and the message lists the files that exist there; or
+            it names a file that this recipe writes.
     """
+    places = places or Places()
     fits = name_filter(options.glob)
     files: dict[str, InputPath] = {}
     for pattern in patterns:
+        matches: dict[str, InputPath]
         if is_url(pattern):
-            matches = [InputPath(path, name) for path, name in expand_url(pattern, fits)]
+            matches = {
+                path: InputPath(path, name, "" if path == pattern else pattern)
+                for path, name in expand_url(pattern, fits)
+            }
         else:
-            matches = expand_local(str(base / os.path.expanduser(pattern)), fits)
+            matches = expand_local(pattern, base, fits, places)
+        if options.glob == "*" and names_all(pattern):
+            for key, match in list(matches.items()):
+                if match.pattern and is_marker(match.path.rpartition("/")[2]):
+                    del matches[key]
+                    places.left_out[match.path] = "a marker or a checksum"
         if not matches:
-            raise InputError(explain_no_match(pattern, base, options))
-        for match in matches:
+            raise InputError(explain_no_match(pattern, base, options, places))
+        for key, match in matches.items():
             check_name(match.path)
-            files.setdefault(match.path, match)
-    return [files[path] for path in sorted(files)]
+            files.setdefault(key, match)
+    return sorted(files.values())
+
+
+def names_all(pattern: str) -> bool:
+    """Whether a pattern says nothing about the names of files: a directory, or `*` at the end.
+
+    Example:
+        >>> names_all("data"), names_all("data/**"), names_all("data/*.md5")
+        (True, True, False)
+    """
+    last = pattern.rstrip("/").rpartition("/")[2]
+    return last in ("*", "**") or not GLOB_CHARACTERS & set(last)
 
 
 def check_name(path: str) -> None:
@@ -72,21 +100,36 @@ def check_name(path: str) -> None:
         raise InputError(f"{path!r}: the name is not UTF-8; rename the file")
 
 
-def expand_local(pattern: str, fits: NameFilter) -> list[InputPath]:
-    """Find the files of one pattern on this machine."""
-    root, rest = split_glob(pattern)
-    if not rest:
-        if not os.path.isdir(root):
-            return [InputPath(root, os.path.basename(root))] if os.path.exists(root) else []
-        matches = [root]
-    else:
-        prefix = "" if root == os.curdir else glob.escape(root)  # so that no match starts with ./
-        matches = glob.glob(os.path.join(prefix, rest), recursive=True)
-    files = []
-    for match in matches:
-        for path in walk(match, fits) if os.path.isdir(match) else [match]:
-            name = path if root == os.curdir else path.removeprefix(root).lstrip(os.sep)
-            files.append(InputPath(path, name.replace(os.sep, "/")))
+def expand_local(
+    pattern: str, base: Path, fits: NameFilter, places: Places
+) -> dict[str, InputPath]:
+    """Find the files of one pattern on this machine, by their real paths.
+
+    Args:
+        pattern: As the recipe gives it.
+        base: The recipe's directory.
+        fits: Filter of file names in directories.
+        places: What this recipe writes; receives what was left out.
+
+    Raises:
+        InputError: The pattern names, or starts in, a place where this recipe writes.
+    """
+    root, rest = split_glob(str(base / os.path.expanduser(pattern)))
+    real = os.path.realpath(root)
+    if places.is_written(real):
+        raise InputError(
+            f"'{pattern}' lies where this recipe writes its output or its cache, which are never "
+            "input; name the source, or give output.dir or cache another directory"
+        )
+    if not rest and not os.path.isdir(root):
+        exists = os.path.exists(root)
+        return {real: InputPath(root, os.path.basename(root))} if exists else {}
+    files: dict[str, InputPath] = {}
+    if not os.path.isdir(root):
+        return files
+    for path, real in Search(Path(rest).parts if rest else (), fits, places).below(root):
+        name = path if root == os.curdir else path.removeprefix(root).lstrip(os.sep)
+        files.setdefault(real, InputPath(path, name.replace(os.sep, "/"), pattern))
     return files
 
 
@@ -110,38 +153,21 @@ def split_glob(pattern: str) -> tuple[str, str]:
     return str(Path(*parts[:fixed])), os.path.join(*parts[fixed:])
 
 
-def walk(root: str, fits: NameFilter) -> Iterator[str]:
-    """Yield the files below a directory whose names fit, except hidden ones."""
-    seen: set[tuple[int, int]] = set()
-    pending = [root]
-    while pending:
-        directory = pending.pop()
-        try:
-            status = os.stat(directory)
-            if (status.st_dev, status.st_ino) in seen:
-                continue
-            seen.add((status.st_dev, status.st_ino))
-            with os.scandir(directory) as entries:
-                for entry in entries:
-                    if entry.name.startswith("."):
-                        continue
-                    path = entry.path if directory != os.curdir else entry.name
-                    if entry.is_dir():
-                        pending.append(path)
-                    elif fits(entry.name):
-                        yield path
-        except OSError as error:
-            raise InputError(f"{directory}: cannot be listed ({error.strerror})") from error
-
-
-def explain_no_match(pattern: str, base: Path, options: ReadOptions) -> str:
+def explain_no_match(pattern: str, base: Path, options: ReadOptions, places: Places) -> str:
     """Explain why a pattern matched nothing, with the content of the nearest directory above it.
 
     Args:
         pattern: Path in the recipe.
         base: The recipe's directory.
         options: The filter of file names.
+        places: What was left out.
     """
+    if places.left_out:
+        path, reason = next(iter(places.left_out.items()))
+        return (
+            f"'{pattern}' holds no file but what is never searched: {path} ({reason}); to read it "
+            "all the same, name its files, as in 'DIRECTORY/train/*.jsonl'"
+        )
     if is_url(pattern):
         return f"'{pattern}' matches no file; list the files there with the tool of that store"
     target = base / os.path.expanduser(pattern)

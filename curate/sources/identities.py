@@ -1,7 +1,9 @@
 """Identify files by content hash and kind; files that have not changed are not read again.
 
-A file counts as unchanged if its size, modification time and inode are. A file hashed right after
-its modification is not cached, because another change in the same clock tick would go unnoticed.
+A file counts as unchanged if its size, modification time, inode and status change time are. The
+last also changes with permissions and links, which cost another look at the content. A file hashed
+right after its modification is not cached, because another change in the same clock tick would go
+unnoticed.
 For URLs, the store's own information decides, such as an entity tag.
 """
 
@@ -39,7 +41,7 @@ from curate.sources.records import InputFile
 from curate.sources.remote import remote_status
 
 CACHE_NAME = "files.json"
-CACHE_VERSION = 3
+CACHE_VERSION = 4
 HASH_THREADS = 4
 LARGE_FILE_BYTES = 1 << 20
 MANY_FILES = 40_000
@@ -79,7 +81,7 @@ def identify(
         InputError: A file cannot be read, or changes while it is read.
     """
     cached = read_cache(cache, notice)
-    keys = {path: _cache_key(path) for path, _ in paths}
+    keys = {path: _cache_key(path) for path, _, _ in paths}
     identities: dict[str, Identity] = {}
     unknown: list[str] = []
     for path, key in keys.items():
@@ -108,7 +110,7 @@ def identify(
             compression=identity.compression,
             status=identity.status,
         )
-        for path, name in paths
+        for path, name, _ in paths
         for identity in (identities[path],)
     ]
 
@@ -119,7 +121,7 @@ def _cache_key(path: str) -> str:
 
 
 def status_of(path: str) -> Status:
-    """Return a file's status: size, modification time and inode if it is local."""
+    """Return a file's status: size and `_local_status` if it is local."""
     if is_url(path):
         return remote_status(path)
     try:
@@ -134,7 +136,8 @@ def status_of(path: str) -> Status:
 
 
 def _local_status(status: os.stat_result) -> Status:
-    return status.st_size, status.st_mtime_ns, status.st_ino
+    """Return size, modification time, inode and status change time, which no user sets."""
+    return status.st_size, status.st_mtime_ns, status.st_ino, status.st_ctime_ns
 
 
 def hash_all(paths: Sequence[str]) -> list[Identity]:
@@ -230,8 +233,11 @@ def read_whole(file: InputFile) -> bytes:
             now = _local_status(status)
     except OSError as error:
         raise _unreadable(file.path, error) from error
-    if len(content) != file.size_bytes or (now and file.status and now != file.status):
+    if len(content) != file.size_bytes:
         raise _changing(file.path)
+    if now and file.status and now != file.status:
+        if now[:3] != file.status[:3] or xxhash.xxh3_128_hexdigest(content) != file.content_hash:
+            raise _changing(file.path)
     return content
 
 
@@ -278,7 +284,13 @@ def check_unchanged(file: InputFile) -> None:
     Raises:
         InputError: The file has changed, or is gone.
     """
-    if file.status and not is_url(file.path) and status_of(file.path) != file.status:
+    if not file.status or is_url(file.path):
+        return
+    now = status_of(file.path)
+    if now == file.status:
+        return
+    # With another status change time alone, permissions or links may have changed, or the content.
+    if now[:3] != file.status[:3] or hash_path(file.path, now).content_hash != file.content_hash:
         raise _changing(file.path)
 
 

@@ -1,0 +1,75 @@
+"""Files that are left out, or read more than once: links, copies, files of several domains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from curate.runtime.files import is_url
+from curate.sources.records import InputFile
+from curate.sources.search import Places
+
+SHOWN_PATHS = 3
+
+
+def without_links(files: Sequence[InputFile]) -> list[InputFile]:
+    """Drop hard links to a file that is there already; a file without a status is kept.
+
+    Example:
+        >>> a = InputFile("a", 5, "hash", status=(5, 1, 77, 1))
+        >>> [file.path for file in without_links([a, a._replace(path="b")])]
+        ['a']
+    """
+    kept: dict[object, InputFile] = {}
+    for file in files:
+        is_local = bool(file.status) and not is_url(file.path)
+        kept.setdefault((file.content_hash, file.status) if is_local else file.path, file)
+    return list(kept.values())
+
+
+def list_paths(paths: Sequence[str]) -> str:
+    """List the first few paths for a message.
+
+    Example:
+        >>> list_paths(["a", "b", "c", "d", "e"])
+        'a, b, c and 2 more'
+    """
+    more = len(paths) - SHOWN_PATHS
+    return ", ".join(paths[:SHOWN_PATHS]) + (f" and {more} more" if more > 0 else "")
+
+
+def left_out_notices(places: Places) -> Iterator[str]:
+    """Say what a search left out, in a line for each reason."""
+    by_reason: dict[str, list[str]] = {}
+    for path, reason in places.left_out.items():
+        by_reason.setdefault(reason, []).append(path)
+    for reason, paths in by_reason.items():
+        yield f"not read, {reason}: {list_paths(sorted(paths))}"
+
+
+def copy_notices(domains: Mapping[str, Iterable[InputFile]]) -> Iterator[str]:
+    """Say which files equal another one, of the same domain or of one before it.
+
+    Args:
+        domains: The files of each domain, by name.
+    """
+    first: dict[str, tuple[str, str]] = {}
+    for name, files in domains.items():
+        copies: dict[str, list[tuple[str, str]]] = {}
+        for file in files:
+            if file.size_bytes:
+                owner, original = first.setdefault(file.content_hash, (name, file.path))
+                if (owner, original) != (name, file.path):
+                    copies.setdefault(owner, []).append((file.path, original))
+        for owner, pairs in copies.items():
+            copy, original = pairs[0]
+            if owner == name:
+                yield (
+                    f"domain '{name}': {len(pairs):,} of its files are copies of another of them, "
+                    f"and count again ({copy} is the same as {original})"
+                )
+            else:
+                which = copy if copy == original else f"{copy} is the same as {original}"
+                yield (
+                    f"domain '{name}': {len(pairs):,} of its files are in domain '{owner}' too, "
+                    f"and count in both ({which})"
+                )

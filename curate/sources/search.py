@@ -1,0 +1,233 @@
+"""Search directories for files: each directory and each file once, whatever links lead there.
+
+What curate writes is never found: the places of the running recipe, and datasets of other recipes.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import glob
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from curate.errors import InputError
+from curate.sources.remote import NameFilter
+
+ARTIFACT_NAMES = frozenset(
+    ["manifest.json", "stats.json", "mixture.json", "plan.json", "certificate.json"]
+)
+"""Names of curate's own JSON files, which state the version that wrote them near their start."""
+
+ARTIFACT_HEAD_BYTES = 1024
+
+MARK = ".curate"
+"""Name of the file in each folder of shards that curate writes."""
+
+CACHE_TAG = "CACHEDIR.TAG"
+CACHE_SIGNATURE = b"Signature: 8a477f597d28d172789f06886806bc55"
+"""Name and beginning of the file that marks a cache, see https://bford.info/cachedir."""
+
+is_marker = re.compile(
+    "|".join(
+        map(
+            fnmatch.translate,
+            (
+                "_SUCCESS", "_committed_*", "_started_*", "_metadata", "_common_metadata",
+                "*.crc", "*.md5", "*.sha1", "*.sha256", "*.sha512", "*.md5sum", "*.sha256sum",
+                "MD5SUMS*", "SHA1SUMS*", "SHA256SUMS*", "SHA512SUMS*",
+            ),
+        )
+    )
+).match  # fmt: skip
+"""Test for names of files that other tools write beside data: end marks, indices, checksums."""
+
+
+@dataclass
+class Places:
+    """Where a recipe writes, as real paths, and what a search has left out."""
+
+    output: str = ""
+    """The dataset's directory; empty for none."""
+    written: frozenset[str] = frozenset()
+    """Other places: the cache, and files and directories in `output`, which may hold sources."""
+    left_out: dict[str, str] = field(default_factory=dict)
+    """Reason for each path that was met and left out."""
+
+    def is_written(self, real: str) -> bool:
+        """Whether curate writes this path or a directory above it."""
+        while real not in self.written:
+            above = os.path.dirname(real)
+            if above == real:
+                return False
+            real = above
+        return True
+
+
+class Directory(NamedTuple):
+    """A directory to search."""
+
+    path: str
+    """As reached; its beginning is the pattern's."""
+    real: str
+    """Without links."""
+    part: int
+    """The component of the pattern that its entries must match; one more than there are to take
+    every file below that fits."""
+
+
+class Search:
+    """Finds what one pattern matches.
+
+    Directories reached through links come after all others, so that a file which is reached both
+    ways keeps its own path, in whatever order a directory lists its entries.
+    """
+
+    def __init__(self, parts: Sequence[str], fits: NameFilter, places: Places) -> None:
+        """Prepare a search.
+
+        Args:
+            parts: Components of a glob below a root, perhaps none: the root is then searched.
+            fits: Filter of file names where a directory is searched.
+            places: What is left out; receives what was.
+        """
+        self._parts = parts
+        self._fits = fits
+        self._places = places
+        self._root = ""
+        self._seen: set[tuple[int, str]] = set()
+        self._direct: list[Directory] = []
+        self._linked: list[Directory] = []
+        self._linked_files: list[tuple[str, str]] = []
+
+    def below(self, root: str) -> Iterator[tuple[str, str]]:
+        """Yield path and real path of every file; a file may come twice, its own path first.
+
+        Raises:
+            InputError: A directory cannot be listed.
+        """
+        self._root = os.path.realpath(root)
+        self._direct.append(Directory(root, self._root, 0))
+        while self._direct or self._linked:
+            if self._direct:
+                directory = self._direct.pop()
+            else:
+                directory = min(self._linked)
+                self._linked.remove(directory)
+            if (directory.part, directory.real) in self._seen:
+                continue
+            self._seen.add((directory.part, directory.real))
+            yield from self._files_in(directory)
+        yield from sorted(self._linked_files)
+
+    def _files_in(self, directory: Directory) -> Iterator[tuple[str, str]]:
+        part = self._parts[directory.part] if directory.part < len(self._parts) else ""
+        is_last = directory.part == len(self._parts) - 1
+        if part == "**" and not is_last:
+            self._direct.append(directory._replace(part=directory.part + 1))
+        elif part and not glob.has_magic(part):
+            yield from self._named(directory, part)
+            return
+        is_deep = part in ("", "**")
+        if is_deep and (reason := self._no_source(directory)):
+            self._places.left_out[directory.path] = reason
+            return
+        fits = self._fits if not part else re.compile(fnmatch.translate(part)).match
+        below = directory.part if is_deep else directory.part + 1
+        for entry in _entries(directory):
+            if entry.name.startswith(".") and not part.startswith("."):
+                continue
+            path = entry.path if directory.path != os.curdir else entry.name
+            real = os.path.join(directory.real, entry.name)
+            is_link = entry.is_symlink()
+            if _is_directory(entry):
+                if is_deep or fits(entry.name):
+                    self._descend(path, real, below, is_link)
+            elif part == "**":
+                if is_last:
+                    yield from self._file(path, real, is_link)
+            elif fits(entry.name) and (not part or is_last):
+                yield from self._file(path, real, is_link)
+
+    def _named(self, directory: Directory, part: str) -> Iterator[tuple[str, str]]:
+        """Take the entry that a component names literally."""
+        path = part if directory.path == os.curdir else os.path.join(directory.path, part)
+        if os.path.isdir(path):
+            self._descend(path, os.path.realpath(path), directory.part + 1, os.path.islink(path))
+        elif directory.part == len(self._parts) - 1 and os.path.exists(path):
+            yield from self._file(path, os.path.join(directory.real, part), os.path.islink(path))
+
+    def _descend(self, path: str, real: str, part: int, is_link: bool) -> None:
+        if is_link:
+            real = os.path.realpath(path)
+        if real == self._places.output and real != self._root:
+            self._places.left_out[path] = "the output directory"
+        elif real in self._places.written or (is_link and self._places.is_written(real)):
+            self._places.left_out[path] = "written by this recipe"
+        else:
+            (self._linked if is_link else self._direct).append(Directory(path, real, part))
+
+    def _file(self, path: str, real: str, is_link: bool) -> Iterator[tuple[str, str]]:
+        if is_link:
+            real = os.path.realpath(path)
+        if real in self._places.written or (is_link and self._places.is_written(real)):
+            self._places.left_out[path] = "written by this recipe"
+        elif os.path.basename(path) in ARTIFACT_NAMES and is_artifact(path):
+            self._places.left_out[path] = "written by curate"
+        elif is_link:
+            self._linked_files.append((path, real))
+        else:
+            yield path, real
+
+    def _no_source(self, directory: Directory) -> str:
+        """Say why a directory, other than the recipe's own output, is not searched; else empty."""
+        path = directory.path
+        if directory.real == self._places.output:
+            return ""
+        if directory.real != self._root and os.path.isfile(os.path.join(path, MARK)):
+            return "a dataset of curate"
+        if starts_with(os.path.join(path, CACHE_TAG), CACHE_SIGNATURE):
+            return "a cache, says its CACHEDIR.TAG"
+        is_unfinished = os.path.isfile(os.path.join(path, "train", MARK))
+        is_dataset = is_unfinished or is_artifact(os.path.join(path, "manifest.json"))
+        return "a dataset of curate" if is_dataset else ""
+
+
+def starts_with(path: str, beginning: bytes) -> bool:
+    """Whether a path is a regular file with this beginning."""
+    if not os.path.isfile(path):  # opening a pipe would wait for its writer
+        return False
+    try:
+        with open(path, "rb") as file:
+            return file.read(len(beginning)) == beginning
+    except OSError:
+        return False
+
+
+def is_artifact(path: str) -> bool:
+    """Whether a file is JSON of curate, which states the version that wrote it."""
+    if not os.path.isfile(path):  # opening a pipe would wait for its writer
+        return False
+    try:
+        with open(path, "rb") as file:
+            return b'"curate_version"' in file.read(ARTIFACT_HEAD_BYTES)
+    except OSError:
+        return False
+
+
+def _entries(directory: Directory) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(directory.path) as entries:
+            return list(entries)
+    except OSError as error:
+        raise InputError(f"{directory.path}: cannot be listed ({error.strerror})") from error
+
+
+def _is_directory(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a directory; a link that leads nowhere is a file, and named later."""
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
