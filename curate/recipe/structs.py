@@ -127,7 +127,7 @@ class ProxyRecipe(Frozen, frozen=True):
     """
     batch: Positive | None = None
     """Sequences in each training step. Omitted: the preset's."""
-    learning_rate: Annotated[float, Meta(gt=0)] | None = None
+    learning_rate: Annotated[float, Meta(gt=0, le=1e6)] | None = None
     """Peak learning rate at width 256, greater than 0, scaled to the preset's width. Omitted: the
     preset's.
     """
@@ -211,7 +211,7 @@ class MixtureRecipe(Frozen, frozen=True):
     """Estimator of method `entropy`: `corrected` corrects for bias on samples of equal size and
     gives intervals; `plugin` uses the frequencies of all tokens, as in the BiMix paper.
     """
-    temperature: Annotated[float, Meta(gt=0)] | None = None
+    temperature: Annotated[float, Meta(gt=0, le=1e6)] | None = None
     """Evenness of the shares, greater than 0: larger is nearer to uniform. Method `temperature`
     needs it; `entropy` (1 if omitted) and `leverage` (5 if omitted) take it.
     """
@@ -229,15 +229,15 @@ class MixtureRecipe(Frozen, frozen=True):
     """The loss to minimise: the `mean` of the targets' losses, the `worst` of them, `{target:
     NAME}` or `{weights: {NAME: importance}}`. All methods that learn from runs or experts obey it.
     """
-    at_tokens: Annotated[float, Meta(gt=0)] | None = None
-    """Training tokens at which predicted losses are compared, greater than 0; omitted, the most of
+    at_tokens: Annotated[float, Meta(ge=1, le=1e18)] | None = None
+    """Training tokens at which predicted losses are compared, at least 1; omitted, the most of
     any run. Methods that learn from runs obey it.
     """
-    at_params: Annotated[float, Meta(gt=0)] | None = None
-    """Model parameters at which predicted losses are compared, greater than 0; omitted, the most of
+    at_params: Annotated[float, Meta(ge=1, le=1e18)] | None = None
+    """Model parameters at which predicted losses are compared, at least 1; omitted, the most of
     any run. Methods that learn from runs obey it.
     """
-    kl: Annotated[float, Meta(ge=0)] | None = None
+    kl: Annotated[float, Meta(ge=0, le=1e6)] | None = None
     """Strength of the pull towards `prior`, at least 0, in nats of loss per nat of KL divergence;
     omitted, 0.05 for `olmix` and 0 for others. Methods that learn from runs or experts obey it.
     """
@@ -266,7 +266,7 @@ class MixtureRecipe(Frozen, frozen=True):
     """Whether repeated tokens count for less (Muennighoff et al. 2023, arXiv:2305.16264). Methods
     that learn from runs obey it; `mde` and `mixmin` refuse it.
     """
-    level: str | Annotated[int, Meta(ge=1)] | None = None
+    level: str | Annotated[int, Meta(ge=1, le=10**9)] | None = None
     """The unit of text that `mde` and `mixmin` mix experts over: `token`, `document`, or a chunk of
     this many tokens, at least 1. Omitted: `token` for `mde`, `document` for `mixmin`.
     """
@@ -305,7 +305,7 @@ class OutputRecipe(Frozen, frozen=True):
 class CountingRecipe(Frozen, frozen=True):
     """Limits of the bigram counter."""
 
-    memory_mb: Annotated[int, Meta(ge=16)] = 256
+    memory_mb: Annotated[int, Meta(ge=16, le=10**9)] = 256
     """Memory for count tables in each worker, in MiB, at least 16; the rest goes to disk."""
 
 

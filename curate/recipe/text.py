@@ -5,12 +5,20 @@
 
 from __future__ import annotations
 
+import json
 import re
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
+from yaml.composer import Composer, ComposerError
+from yaml.constructor import ConstructorError, SafeConstructor
+from yaml.parser import Parser
+from yaml.reader import Reader
+from yaml.resolver import BaseResolver
+from yaml.scanner import Scanner
 
 from curate.errors import RecipeError
+from curate.recipe.limits import MOST_DEPTH, MOST_VALUES, TOO_DEEP, TOO_MANY, bounded
 
 ALIASES: dict[str, dict[str, str]] = {
     "recipe": {
@@ -44,46 +52,162 @@ BAD_RECORD_ALIASES = {"warn": "quarantine", "skip": "quarantine"}
 BY_DOMAIN = ("weights", "floors", "caps", "prior")
 """Keys of `mixture` below which domains are named."""
 
-MERGE_TAG = "tag:yaml.org,2002:merge"
+YAML = "tag:yaml.org,2002:"
+"""Start of the names of YAML's types."""
 
 
-class _RecipeLoader(yaml.SafeLoader):
-    """Reads YAML 1.2 floats, and refuses duplicate keys."""
+class _PythonParser(Reader, Scanner, Parser):
+    """The parser where PyYAML was built without libyaml."""
+
+    def __init__(self, text: str) -> None:
+        Reader.__init__(self, text)
+        Scanner.__init__(self)
+        Parser.__init__(self)
+
+
+_Parser: Any = vars(yaml.cyaml)["CParser"] if yaml.__with_libyaml__ else _PythonParser
+
+INTEGER = re.compile(r"^[-+]?(0|[1-9][\d_]*|0x[\da-fA-F_]+|0b[01_]+)$")
+FLOAT = re.compile(
+    r"^[-+]?(\d[\d_]*\.[\d_]*|\.\d[\d_]*|\d[\d_]*(?=[eE]))([eE][-+]?\d+)?$"
+    r"|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$"
+)
+IMPLICIT = (
+    ("null", re.compile(r"^(~|null|Null|NULL|)$"), ["~", "n", "N", ""]),
+    ("bool", re.compile(r"^(true|True|TRUE|false|False|FALSE)$"), list("tTfF")),
+    ("int", INTEGER, list("-+0123456789")),
+    ("float", FLOAT, list("-+0123456789.")),
+    ("merge", re.compile(r"^<<$"), ["<"]),
+)
+"""Plain texts that are no text: type, pattern and first characters. They are YAML 1.2's, so that
+`no`, `2024-01-05` and `1:30` stay text, with `_` between digits and keys merged by `<<`."""
+
+SHOWN = 200
+"""Most characters of the recipe that a message repeats in one place."""
+
+DIGITS = 100
+"""Most characters of a whole number, which Python reads in time quadratic in their number."""
+
+
+class _RecipeLoader(Composer, _Parser, SafeConstructor, BaseResolver):  # type: ignore[misc]
+    """Reads the plain types of YAML, within bounds, and refuses duplicate keys.
+
+    The parser is libyaml's where PyYAML has it, which is five times faster. The composer is
+    Python's, since only that one can be bounded.
+    """
+
+    yaml_constructors: ClassVar[dict[str | None, Any]] = {
+        tag: SafeConstructor.yaml_constructors[tag]
+        for tag in (None, *(f"{YAML}{name}" for name in ("null", "bool", "float", "str", "seq")))
+    }
+
+    def __init__(self, text: str) -> None:
+        _Parser.__init__(self, text)
+        Composer.__init__(self)
+        SafeConstructor.__init__(self)
+        BaseResolver.__init__(self)
+        self._nodes = self._depth = self._merged = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        self._nodes += 1
+        self._depth += 1
+        if self._nodes > MOST_VALUES or self._depth > MOST_DEPTH + 1:
+            problem = TOO_MANY if self._nodes > MOST_VALUES else TOO_DEEP
+            raise ComposerError(None, None, problem, self.peek_event().start_mark)
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
         seen: set[str] = set()
         for key_node, _ in node.value:
-            if isinstance(key_node, yaml.ScalarNode) and key_node.tag != MERGE_TAG:
+            if isinstance(key_node, yaml.ScalarNode) and key_node.tag != f"{YAML}merge":
                 if key_node.value in seen:
                     problem = f"the key '{key_node.value}' is given twice"
-                    raise yaml.composer.ComposerError(None, None, problem, key_node.start_mark)
+                    raise ComposerError(None, None, problem, key_node.start_mark)
                 seen.add(key_node.value)
         return node
 
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        super().flatten_mapping(node)
+        self._merged += len(node.value)  # merged mappings can double in size with every alias
+        if self._merged > MOST_VALUES:
+            raise ComposerError(None, None, TOO_MANY, node.start_mark)
 
-_RecipeLoader.add_implicit_resolver(  # 1e9 is a number, unlike in YAML 1.1
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d[\d_]*(\.[\d_]*)?|\.\d+)([eE][-+]?\d+)$"),
-    list("-+0123456789."),
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        if len(node.value) > DIGITS:
+            problem = f"a whole number of {len(node.value):,} characters"
+            raise ConstructorError(None, None, problem, node.start_mark)
+        return super().construct_yaml_int(node)
+
+
+_RecipeLoader.yaml_constructors.update(
+    {
+        f"{YAML}int": _RecipeLoader.construct_yaml_int,
+        f"{YAML}map": _RecipeLoader.construct_yaml_map,
+    }
 )
+for _name, _pattern, _first in IMPLICIT:
+    _RecipeLoader.add_implicit_resolver(f"{YAML}{_name}", _pattern, _first)
 
 
 def read_yaml(text: str, source: str) -> Any:
-    """Parse YAML.
+    """Parse YAML or JSON into values within the bounds of `limits`.
 
     Raises:
-        RecipeError: The text is not valid YAML; names `source` and the line.
+        RecipeError: The text is not valid YAML, or is out of bounds; names `source` and the line or
+            the key.
     """
+    return bounded(_parse(text, source), source)
+
+
+def _parse(text: str, source: str) -> Any:
+    # JSON is YAML, but libyaml refuses its pairs of \u escapes, with which Python writes emoji.
     try:
-        return yaml.load(text, Loader=_RecipeLoader)
+        return json.loads(text, object_pairs_hook=_without_duplicates, parse_int=_whole_number)
+    except (ValueError, RecursionError):
+        pass
+    try:
+        return _load(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
+        # At the end of the text libyaml is already on the next line.
+        line = f":{min(mark.line, len(text.splitlines()) - 1) + 1}" if mark else ""
         problem = getattr(error, "problem", None) or error
-    except ValueError as error:  # such as a month 13
-        line, problem = "", error
-    raise RecipeError(f"{source}{line}: not valid YAML ({' '.join(str(problem).split())})")
+    except UnicodeEncodeError:
+        line, problem = "", "it holds half of a surrogate pair"
+    except RecursionError:
+        line, problem = "", TOO_DEEP
+    raise RecipeError(f"{source}{line}: not valid YAML ({_short(problem)})")
+
+
+def _short(value: object) -> str:
+    """Return a text in one line, cut where it is long."""
+    line = " ".join(str(value).split())
+    return line if len(line) <= SHOWN else f"{line[:SHOWN]}…"
+
+
+def _load(text: str) -> Any:
+    loader = _RecipeLoader(text)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
+
+
+def _whole_number(digits: str) -> int:
+    if len(digits) > DIGITS:
+        raise ValueError("too long")
+    return int(digits)
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make a mapping, or leave duplicate keys to the YAML parser, which names their line."""
+    mapping = dict(pairs)
+    if len(mapping) != len(pairs):
+        raise ValueError("a key is given twice")
+    return mapping
 
 
 def apply_override(value: dict[str, Any], override: str, notices: list[str]) -> None:
@@ -98,14 +222,15 @@ def apply_override(value: dict[str, Any], override: str, notices: list[str]) -> 
         RecipeError: The override is not `key.sub=value`, or its key leads to no mapping.
     """
     key, equals, text = override.partition("=")
+    label = f"--set {_short(override)}"
     if not equals or not all(key.split(".")):
-        raise RecipeError(f"--set {override}: expected key.sub=value, as in mixture.method=uniform")
-    new = read_yaml(text, f"--set {override}")
+        raise RecipeError(f"{label}: expected key.sub=value, as in mixture.method=uniform")
+    new = read_yaml(text, label)
     *parents, last = _key_parts(key, value, notices)
     target: Any = value
     for position, parent in enumerate(parents):
         if isinstance(target, list):
-            target = _list_item(target, parent, ".".join(parents[:position]), override)
+            target = _list_item(target, parent, ".".join(parents[:position]), label)
         elif isinstance(target, dict):
             if target.get(parent) is None:
                 target[parent] = {}
@@ -117,11 +242,11 @@ def apply_override(value: dict[str, Any], override: str, notices: list[str]) -> 
         remedy = (
             f"name a field of one domain, as in {where}.{last}.weight=0.2"
             if where == "domains"
-            else f"'{where}' is a list: give all of it, as in {where}=[{text}]"
+            else f"'{where}' is a list: give all of it, as in {where}=[{_short(text)}]"
         )
-        raise RecipeError(f"--set {override}: {remedy}")
+        raise RecipeError(f"{label}: {remedy}")
     if not isinstance(target, dict):
-        raise RecipeError(f"--set {override}: '{where}' is not a mapping")
+        raise RecipeError(f"{label}: '{where}' is not a mapping")
     target[last] = new
 
 
@@ -147,15 +272,16 @@ def _our_word(word: str, aliases: dict[str, str], notices: list[str]) -> str:
     return aliases.get(word, word)
 
 
-def _list_item(items: list[Any], key: str, where: str, override: str) -> Any:
+def _list_item(items: list[Any], key: str, where: str, label: str) -> Any:
     for item in items:
         if isinstance(item, dict) and item.get("name") == key:
             return item
-    if key.isdecimal() and int(key) < len(items):
-        return items[int(key)]
+    for position, item in enumerate(items):
+        if key == str(position):
+            return item
     names = [str(item.get("name")) for item in items if isinstance(item, dict)]
     choices = f"there are {', '.join(names)}" if names else f"it has {len(items)} items"
-    raise RecipeError(f"--set {override}: no '{key}' in '{where}'; {choices}")
+    raise RecipeError(f"{label}: no '{_short(key)}' in '{where}'; {choices}")
 
 
 def translate(value: dict[str, Any], notices: list[str], source: str) -> None:

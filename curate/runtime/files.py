@@ -330,6 +330,33 @@ def read_new(path: str, most_bytes: int) -> tuple[bytes, os.stat_result] | None:
         os.close(descriptor)
 
 
+def read_small(path: Path, most_bytes: int) -> bytes:
+    """Read a local file that should be small, or a pipe that some process writes.
+
+    Raises:
+        OSError: It cannot be read, is longer than `most_bytes`, or is a device or a directory.
+        ValueError: Its name holds a NUL.
+    """
+    descriptor = os.open(path, READ_FLAGS)
+    try:
+        status = os.fstat(descriptor)
+        kind, size_bytes = status.st_mode, status.st_size
+        if stat.S_ISDIR(kind):
+            raise OSError(errno.EISDIR, "Is a directory", str(path))
+        if stat.S_ISCHR(kind) or stat.S_ISBLK(kind):
+            raise OSError(errno.ENODEV, "a device, not a file", str(path))
+        if not stat.S_ISREG(kind):
+            os.set_blocking(descriptor, True)  # it ends at once if no process writes there
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            content = b"" if size_bytes > most_bytes else file.read(most_bytes + 1)
+        if max(size_bytes, len(content)) > most_bytes:
+            reason = f"larger than {most_bytes / 2**20:,.0f} MiB, the most that is read"
+            raise OSError(errno.EFBIG, reason, str(path))
+        return content
+    finally:
+        os.close(descriptor)
+
+
 def read_known(path: str, size_bytes: int) -> tuple[bytes, os.stat_result]:
     """Read a local file of `size_bytes`; return its bytes and the status it has afterwards.
 
