@@ -9,7 +9,7 @@ CurateError                 base; the command line prints it in one line and exi
 ├── FitError                a law cannot be fitted to these runs: says what would be enough
 ├── InfeasiblePlan          supply cannot meet the plan: names the domain that binds, and ways out
 ├── ShardError              a built dataset is incomplete, damaged, or not written by curate
-└── EngineError             a worker process died, or processes cannot share their files
+└── EngineError             the machine is at fault: a worker died, or memory or a disk is lacking
 ```
 
 Wrong arrays passed to pure maths raise `ValueError`; broken invariants are assertions.
@@ -49,4 +49,4 @@ class ShardError(CurateError):
 
 
 class EngineError(CurateError):
-    """A worker process ended without a result."""
+    """The machine is at fault: a worker process ended without a result, or memory is lacking."""

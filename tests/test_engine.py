@@ -1,5 +1,6 @@
 """Worker processes: results in order, faults as they were, and nothing left behind."""
 
+import faulthandler
 import multiprocessing
 import os
 import signal
@@ -137,6 +138,9 @@ def test_want_of_memory_says_what_to_type():
     ("number", "expected"),
     [
         (signal.SIGKILL, "most likely out of memory"),
+        (signal.SIGABRT, "was ended by SIGABRT, most likely out of memory"),
+        (signal.SIGSEGV, "was ended by SIGSEGV, most likely out of memory"),
+        (signal.SIGBUS, "was ended by SIGBUS: a mapped file could not be used"),
         (signal.SIGHUP, "a worker was ended by SIGHUP"),
         (signal.SIGTERM, "a worker was ended by SIGTERM"),
         (signal.SIGRTMIN + 1, f"a worker was ended by signal {signal.SIGRTMIN + 1}"),
@@ -145,6 +149,7 @@ def test_want_of_memory_says_what_to_type():
 def test_a_killed_worker(number, expected):
     def die(item):
         if item == 1:
+            faulthandler.disable()  # pytest's, which would show every thread
             os.kill(os.getpid(), number)
         time.sleep(30)
 
@@ -152,6 +157,36 @@ def test_a_killed_worker(number, expected):
     with pytest.raises(EngineError, match=expected):
         map_tasks(die, [0, 1, 2], 3)
     assert time.monotonic() - started < 25  # the others are not waited for
+
+
+def test_a_dead_worker_names_its_file():
+    def die(number, _):
+        if number == 1:
+            faulthandler.disable()
+            os.abort()
+        time.sleep(30)
+
+    names = {0: "a.jsonl", 1: "b.jsonl"}
+    with pytest.raises(EngineError, match=r"^b\.jsonl: a worker was ended by SIGABRT, most likely"):
+        run_workers(die, 2, print, lambda: None, names.__getitem__)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "expected"),
+    [
+        (InputError("a.jsonl: gone"), InputError, "a.jsonl: gone"),
+        (MemoryError(), EngineError, "out of memory"),
+        (ZeroDivisionError("here"), RuntimeError, "ZeroDivisionError: here"),
+    ],
+)
+def test_work_done_ahead_fails_the_same_however_often_it_is_asked(error, kind, expected):
+    def fail():
+        raise error
+
+    with ahead(fail) as result:
+        for _ in range(3):
+            with pytest.raises(kind, match=expected):
+                result()
 
 
 def test_a_worker_that_exits():

@@ -17,7 +17,7 @@ import pytest
 import zstandard
 from source_files import documents, json_lines, plan, read, read_plan, source, write
 
-from curate.errors import InputError
+from curate.errors import EngineError, InputError
 from curate.runtime.files import read_known, read_new
 from curate.sources import SegmentReader, expand, identify, identities, segments
 from curate.sources.decompress.open import CHUNK_BYTES
@@ -425,7 +425,7 @@ class Away(fsspec.AbstractFileSystem):
 
 def test_small_files_whose_store_goes_away(tmp_path: Path) -> None:
     fsspec.register_implementation("away", Away, clobber=True)
-    with pytest.raises(InputError, match=r"^away://x/y: cannot be read \(the store has gone\)"):
+    with pytest.raises(EngineError, match=r"^away://x/y: cannot be read \(the store has gone\)"):
         read_whole(InputFile("away://x/y", 7, "", "y"))
 
 

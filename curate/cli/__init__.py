@@ -19,6 +19,7 @@ from curate import __version__  # noqa: E402
 from curate.cli import evidence, info, main_job, proxies  # noqa: E402
 from curate.cli.session import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USER  # noqa: E402
 from curate.errors import CurateError  # noqa: E402
+from curate.runtime.machine import fault_line  # noqa: E402
 
 COMMANDS = (
     main_job.tokenize, main_job.stats, main_job.mix, main_job.plan, main_job.build, main_job.verify,
@@ -65,8 +66,13 @@ def _run() -> int:
     except BrokenPipeError:
         _discard_output()
         return EXIT_FAILED
-    except OSError as error:  # a full disk, a directory without write permission
-        click.echo(f"curate: {error.filename or 'a file'}: {error.strerror or error}", err=True)
+    except Exception as error:
+        line = fault_line(error, "")  # a full disk, little memory
+        if line is None and isinstance(error, OSError):  # a directory without write permission
+            line = f"{error.filename or 'a file'}: {error.strerror or error}"
+        if line is None:
+            raise
+        click.echo(f"curate: {line}", err=True)
         _discard_output()
         return EXIT_USER
     return 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import json
 import os
 import platform
@@ -18,11 +19,12 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import xxhash
 
-from curate.errors import InputError
+from curate.errors import EngineError, InputError
+from curate.runtime.machine import fault_line
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -302,12 +304,16 @@ def open_input(path: str) -> BinaryIO:
 
     Raises:
         InputError: It cannot be opened; the message says why.
+        EngineError: The machine is at fault, such as too many open files.
     """
     if is_url(path):
         return _open_url(path)
     try:
         return open(path, "rb", buffering=0)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        line = fault_line(error, path)
+        if line is not None:
+            raise EngineError(line) from error
         raise InputError(f"{path}: cannot be opened ({_reason(error)})") from error
 
 
@@ -385,10 +391,50 @@ def _open_url(path: str) -> BinaryIO:
     import fsspec
 
     try:
-        remote: BinaryIO = fsspec.open(path, "rb").open()
+        remote = fsspec.open(path, "rb").open()
     except Exception as error:  # noqa: BLE001 - each protocol raises errors of its own library
         raise InputError(f"{path}: cannot be opened ({_reason(error)})") from error
-    return remote
+    return cast(BinaryIO, _RemoteFile(remote, path))
+
+
+class _RemoteFile(io.RawIOBase):
+    """A remote file whose errors, of whatever class, name its URL and never look like damage."""
+
+    def __init__(self, remote: Any, url: str) -> None:
+        self._remote = remote
+        self._url = url
+
+    def read(self, limit_bytes: int | None = -1, /) -> bytes:
+        with self._named():
+            data: bytes = self._remote.read(-1 if limit_bytes is None else limit_bytes)
+            return data
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        with self._named():
+            position: int = self._remote.seek(offset, whence)
+            return position
+
+    def tell(self) -> int:
+        return int(self._remote.tell())
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        self._remote.close()
+        super().close()
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            raise EngineError(
+                f"{self._url}: cannot be read ({_reason(error)}); run again when it can be reached"
+            ) from error
 
 
 def _reason(error: Exception) -> str:

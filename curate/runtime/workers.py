@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 
 from curate import errors
 from curate.errors import CurateError, EngineError
+from curate.runtime.machine import OUT_OF_MEMORY, fault_line
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -64,6 +65,7 @@ def run_workers(
     workers: int,
     on_message: Callable[[Any], None],
     on_tick: Callable[[], None],
+    work_of: Callable[[int], str] = lambda _: "",
 ) -> None:
     """Run `body(worker_number, send)` in each worker, and receive the messages they send.
 
@@ -72,13 +74,19 @@ def run_workers(
         workers: Processes, at least 1.
         on_message: Called in the parent with each object sent, in the order of arrival.
         on_tick: Called in the parent about ten times a second, and between messages.
+        work_of: Called with a dead worker's number; names the file it was reading, or nothing.
 
     Raises:
         CurateError: Raised by a worker, and passed on.
         EngineError: A worker died.
     """
+
+    def fail(number: int, exit_code: int | None) -> None:
+        named = work_of(number)
+        raise EngineError(f"{named}: {death_of(exit_code)}" if named else death_of(exit_code))
+
     with _started(context(), body, workers, daemon=True) as processes:
-        _collect(processes, on_message, on_tick)
+        _collect(processes, on_message, on_tick, fail)
 
 
 def run_apart(
@@ -101,8 +109,12 @@ def run_apart(
     Raises:
         CurateError: Raised by a worker, and passed on once the others are ended.
     """
+
+    def lose(number: int, exit_code: int | None) -> None:
+        on_death(number, _ending(exit_code))
+
     with _started(multiprocessing.get_context("spawn"), body, workers, daemon=False) as processes:
-        _collect(processes, on_message, lambda: None, on_death)
+        _collect(processes, on_message, lambda: None, lose)
 
 
 @contextmanager
@@ -144,14 +156,25 @@ def ahead(function: Callable[[], Result]) -> Iterator[Callable[[], Result]]:
         yield function
         return
     received: list[Result] = []
+    failures: list[Exception] = []
     with _started(context(), lambda _, send: send(function()), 1, daemon=True) as processes:
 
         def wait() -> Result:
+            if failures:  # its pipe is empty now, and cannot tell the reason again
+                raise failures[0]
             if not received:
-                _collect(processes, received.append, lambda: None)
+                try:
+                    _collect(processes, received.append, lambda: None, _fail)
+                except Exception as error:
+                    failures.append(error)
+                    raise
             return received[0]
 
         yield wait
+
+
+def _fail(_: int, exit_code: int | None) -> None:
+    raise EngineError(death_of(exit_code))
 
 
 def _end(processes: Collection[Any]) -> None:
@@ -171,7 +194,7 @@ def _collect(
     processes: dict[Any, Any],
     on_message: Callable[[Any], None],
     on_tick: Callable[[], None],
-    on_death: Callable[[int, str], None] | None = None,
+    on_death: Callable[[int, int | None], None],
 ) -> None:
     """Receive messages until every worker has ended.
 
@@ -179,7 +202,7 @@ def _collect(
         processes: Workers, keyed by the parent's end of their pipes.
         on_message: Called with each message.
         on_tick: Called about ten times a second.
-        on_death: Called with a dead worker's number and how it ended; None raises an error.
+        on_death: Called with a dead worker's number and its exit code.
     """
     open_ends, numbers = dict(processes), {end: place for place, end in enumerate(processes)}
     while open_ends:
@@ -190,10 +213,8 @@ def _collect(
             except (EOFError, OSError):
                 process = open_ends.pop(receiver)
                 process.join()
-                if process.exitcode != 0 and on_death is not None:
-                    on_death(numbers[receiver], _ending(process.exitcode))
-                elif process.exitcode != 0:
-                    raise EngineError(_death_message(process.exitcode)) from None
+                if process.exitcode != 0:
+                    on_death(numbers[receiver], process.exitcode)
                 continue
             if isinstance(message, _Failure):
                 raise _revive(message)
@@ -210,15 +231,18 @@ def _work(body: Callable[[int, Send], None], number: int, sender: Any) -> None:
         body(number, sender.send)
     except CurateError as error:
         sender.send(_Failure(type(error).__name__, str(error)))
-    except OSError as error:  # such as a full disk or an unreadable file
-        where = f"{error.filename}: " if error.filename else ""
-        sender.send(_Failure("EngineError", f"{where}{error.strerror or error}"))
-    except MemoryError:
-        sender.send(_Failure("EngineError", _out_of_memory()))
     except (SystemExit, KeyboardInterrupt):
         raise
-    except BaseException:  # noqa: BLE001 - a bug of ours, or a panic in Rust, shown in the parent
-        sender.send(_Failure("", traceback.format_exc()))
+    except BaseException as error:  # noqa: BLE001 - a panic in Rust is no `Exception`
+        line = fault_line(error, "")
+        if line is not None:
+            traceback.clear_frames(error.__traceback__)  # which may fill the memory
+            sender.send(_Failure("EngineError", line))
+        elif isinstance(error, OSError):  # such as a file without permission
+            where = f"{error.filename}: " if error.filename else ""
+            sender.send(_Failure("EngineError", f"{where}{error.strerror or error}"))
+        else:  # a bug of ours, shown in the parent
+            sender.send(_Failure("", traceback.format_exc()))
     finally:
         sender.close()
 
@@ -240,10 +264,22 @@ def _revive(failure: _Failure) -> Exception:
     return error
 
 
-def _death_message(exit_code: int | None) -> str:
+def death_of(exit_code: int | None) -> str:
+    """Explain how a worker died, and what to do.
+
+    Example:
+        >>> death_of(3)
+        'a worker ended with exit code 3; finished work is kept: run again to continue'
+    """
     ending = _ending(exit_code)
-    if ending == "was ended by SIGKILL":
-        return _out_of_memory()
+    if ending.endswith(("SIGKILL", "SIGABRT", "SIGSEGV")):
+        # The kernel kills; libraries in Rust and C++ abort, or use what was not allocated.
+        return f"a worker {ending}, most likely {OUT_OF_MEMORY}"
+    if ending.endswith("SIGBUS"):
+        return (
+            f"a worker {ending}: a mapped file could not be used, as on a full or failed "
+            "disk; finished work is kept: run again to continue"
+        )
     return f"a worker {ending}; finished work is kept: run again to continue"
 
 
@@ -259,13 +295,6 @@ def _ending(exit_code: int | None) -> str:
     number = -exit_code
     has_name = number in {item.value for item in signal.Signals}  # real-time signals have none
     return f"was ended by {signal.Signals(number).name if has_name else f'signal {number}'}"
-
-
-def _out_of_memory() -> str:
-    return (
-        "a worker was killed, most likely out of memory; finished work is kept: "
-        "run again with fewer workers (--workers 1)"
-    )
 
 
 def map_tasks(

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from curate.errors import RecipeError
+from curate.runtime.machine import faults_named
 from curate.runtime.registry import unknown_name
 from curate.sources.csv_files import CsvReader
 from curate.sources.decompress.open import open_stream
@@ -118,10 +119,12 @@ class SegmentReader:
 
         Raises:
             InputError: The file is gone, cannot be read, or has changed.
+            EngineError: The machine is at fault, such as too little memory.
         """
         if segment.reader not in self._readers:
             self._readers[segment.reader] = READERS[segment.reader].open()
-        return self._readers[segment.reader].read(segment, keep_metadata)
+        with faults_named(segment.files[0].path):
+            yield from self._readers[segment.reader].read(segment, keep_metadata)
 
     def close(self) -> None:
         """Close the files that are open."""
@@ -157,11 +160,12 @@ def segments(
     entries: list[FilePlan | _Group] = []
     groups: dict[str, _Group] = {}
     for file in files:
-        reader, compression = kind_of(file, options)
-        plan = READERS[reader].plan
-        if plan is not None and not _is_small(file, reader, compression, segment_bytes):
-            entries.append(plan(PlanRequest(reader, file, options, compression, segment_bytes)))
-            continue
+        with faults_named(file.path):
+            reader, compression = kind_of(file, options)
+            plan = READERS[reader].plan
+            if plan is not None and not _is_small(file, reader, compression, segment_bytes):
+                entries.append(plan(PlanRequest(reader, file, options, compression, segment_bytes)))
+                continue
         group = groups.get(reader)
         if group is None or group.size_bytes >= segment_bytes or len(group.files) == GROUP_FILES:
             group = groups[reader] = _Group(reader)

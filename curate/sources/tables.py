@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -18,6 +19,7 @@ import pyarrow.parquet as pq
 
 from curate.errors import InputError
 from curate.runtime.files import is_url, open_input
+from curate.runtime.machine import machine_fault
 from curate.sources.columns import ColumnPath, TableColumns, check_column, columns_of
 from curate.sources.decompress.open import CHUNK_BYTES, StreamDamage, StreamFile, open_stream
 from curate.sources.plans import (
@@ -34,6 +36,8 @@ from curate.sources.table_rows import TableRows
 
 LARGEST_BATCH_ROWS = 8192
 PARQUET_BUFFER_BYTES = 1 << 20
+LARGEST_ALLOCATION_BYTES = 64 << 30
+"""Larger than any buffer of a real table: a Parquet page has less than 2 GiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,19 +68,48 @@ class Table(Protocol):
 
 @contextlib.contextmanager
 def arrow_errors(path: str) -> Iterator[None]:
-    """Turn Arrow's errors into `StreamDamage`, and the operating system's into `InputError`."""
+    """Turn Arrow's errors into `StreamDamage`, unless the machine or the user is at fault.
+
+    Raises:
+        StreamDamage: The content is wrong.
+        InputError: The operating system refuses the file.
+    """
     try:
         yield
-    except (pa.ArrowException, UnicodeDecodeError) as error:
-        raise StreamDamage(str(error).splitlines()[0]) from error
-    except MemoryError as error:
-        # Damage is likelier than a full memory, in which Linux rarely refuses an allocation.
-        raise StreamDamage(f"it states a length that no memory can hold ({error})") from error
-    except OSError as error:
+    except (pa.ArrowException, OSError, MemoryError, UnicodeDecodeError) as error:
+        if states_impossible_length(error):
+            raise StreamDamage(f"it states a length that no memory can hold ({error})") from error
+        if machine_fault(error):
+            raise
+        if not isinstance(error, OSError):
+            raise StreamDamage(str(error).splitlines()[0]) from error
         # Errors of content have no errno, or EINVAL from seeking to an impossible place.
         if error.errno not in (None, errno.EINVAL):
             raise InputError(f"{path}: cannot be read ({error})") from error
         raise StreamDamage(str(error).splitlines()[0]) from error
+
+
+def states_impossible_length(error: Exception) -> bool:
+    """Whether a damaged length, rather than a lack of memory, made an allocation fail.
+
+    The limit does not depend on the machine, so that no machine calls damaged what another reads.
+
+    Example:
+        >>> states_impossible_length(pa.ArrowMemoryError("malloc of size 36028797018965184 failed"))
+        True
+    """
+    size = re.search(r"alloc of size (\d+)", str(error)) if isinstance(error, MemoryError) else None
+    return size is not None and int(size[1]) > LARGEST_ALLOCATION_BYTES
+
+
+class TableStream(io.BufferedReader):
+    """A buffered stream that refuses to read what no file holds, before Python allocates it."""
+
+    def read(self, size_bytes: int | None = -1, /) -> bytes:
+        """Read as `io.BufferedReader` does; raises `StreamDamage`."""
+        if size_bytes is not None and size_bytes > LARGEST_ALLOCATION_BYTES:
+            raise StreamDamage(f"it states a length that no memory can hold ({size_bytes} bytes)")
+        return super().read(size_bytes)
 
 
 def checked(batches: Iterator[Any], path: str) -> Iterator[Any]:
@@ -159,11 +192,12 @@ class ArrowTable:
         with contextlib.ExitStack() as opened, arrow_errors(self._file.path):
             if self._is_stream:
                 stream = StreamFile(open_stream(self._file.path, self._file.size_bytes))
-                source = opened.enter_context(io.BufferedReader(stream, CHUNK_BYTES))
+                source = opened.enter_context(TableStream(stream, CHUNK_BYTES))
                 reader = pa.ipc.open_stream(source, options=options)
             else:
-                file = opened.enter_context(open_input(self._file.path))
-                reader = pa.ipc.open_file(file, options=options)
+                path = self._file.path
+                file = open_input(path) if is_url(path) else pa.OSFile(path)
+                reader = pa.ipc.open_file(opened.enter_context(file), options=options)
             self._opened = opened.pop_all()
             return reader
 

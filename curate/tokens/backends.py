@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate.errors import TokenizerError
+from curate.runtime.machine import machine_fault
 from curate.tokens import preload
 from curate.tokens.tokenizer import Tokenizer
 
@@ -50,8 +51,10 @@ class ReferenceEncoder:
 
         try:
             self._tokenizer = tokenizers.Tokenizer.from_str(tokenizer.definition)
-        except Exception as error:  # noqa: BLE001 - the library raises bare Exception
-            raise TokenizerError(
+        except Exception as error:
+            if machine_fault(error):
+                raise
+            raise TokenizerError(  # the library raises bare Exception
                 f"tokenizer {tokenizer.name}: cannot be loaded ({error})"
             ) from error
         added = self._tokenizer.get_added_tokens_decoder()
@@ -231,6 +234,8 @@ def guarded(call: Callable[[], Result], problem: str) -> Result:
     except BaseException as error:  # noqa: BLE001 - after any failure, use the reference
         # A panic in Rust is no `Exception`, and neither is KeyboardInterrupt, which must pass.
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        if machine_fault(error):  # no fault of the backend, whose verdict would be kept
             raise
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise BackendRefused(f"{problem} ({reason})") from error

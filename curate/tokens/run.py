@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 
 from curate.errors import EngineError
 from curate.runtime import workers as local
+from curate.runtime.machine import machine_fault
 from curate.tokens.counting import count_stream
 from curate.tokens.rows import append_ends
 from curate.tokens.task_queue import TaskQueue
-from curate.tokens.tasks import PROGRESS, TokeniseJob
+from curate.tokens.tasks import PROGRESS, Task, TokeniseJob
 from curate.tokens.tokenizer import Tokenizer
 from curate.tokens.worker import SharedState, work
 
@@ -56,6 +57,7 @@ def tokenise(
         counters=process.RawArray("q", int(np.prod(shape))),
         verdict=process.RawValue("b", 0),
         queue=TaskQueue(job.tasks, workers),
+        current=process.RawArray("q", [-1] * workers),
     )
     totals = np.frombuffer(shared.counters, np.int64).reshape(shape)
 
@@ -69,14 +71,30 @@ def tokenise(
             shared.verdict.value = 1
         on_progress(totals.sum(axis=0))
 
+    def work_of(number: int) -> str:
+        position = shared.current[number]
+        return "" if position < 0 else _name(job.tasks[position])
+
     try:
-        local.run_workers(partial(work, job, shared), workers, keep, tick)
-    except (EngineError, RuntimeError):
+        local.run_workers(partial(work, job, shared), workers, keep, tick, work_of)
+    except (EngineError, RuntimeError) as error:
         if shared.verdict.value == 0:  # the backend may have killed the worker
-            test_backend()
+            try:
+                test_backend()
+            except Exception as second:
+                if machine_fault(second):  # the worker's error names a file
+                    raise error from second
+                raise
         raise
     on_progress(totals.sum(axis=0))
     return runs
+
+
+def _name(task: Task) -> str:
+    """Name the files of a task by the first."""
+    files = sum(len(item.plan.files) for item in task.items)
+    path = task.items[0].plan.files[0].path
+    return path if files == 1 else f"{path} or one of the {files - 1} files after it"
 
 
 def load_kernels(tokenizer: Tokenizer) -> None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from curate.errors import InputError
 from curate.runtime import workers as local
+from curate.runtime.machine import faults_named
 from curate.sources import SegmentReader, check_unchanged
 from curate.sources.plans import FilePlan
 from curate.sources.records import SEGMENT_BYTES, BadRecord, DocumentBlock, InputFile, Segment
@@ -43,6 +44,8 @@ class SharedState:
     verdict: Any
     """0 while the backend is being tested, 1 once it has passed."""
     queue: TaskQueue
+    current: Any
+    """int64, the task of each worker; -1 before its first."""
 
 
 def work(job: TokeniseJob, shared: SharedState, number: int, send: local.Send) -> None:
@@ -101,6 +104,7 @@ class _Worker:
     def run(self, position: int) -> None:
         """Read a task's segments into parts."""
         task = self._job.tasks[position]
+        self._shared.current[self._number] = position
         if task.domain != self.domain:
             self.finish_domain()
             self._start_domain(task.domain)
@@ -112,7 +116,8 @@ class _Worker:
                 if item.segments is not None
                 else iter(range(1 << 40))
             )
-            self._read_file(item.plan, segments, position)
+            with faults_named(item.plan.files[0].path):
+                self._read_file(item.plan, segments, position)
 
     def _read_file(self, plan: FilePlan, segments: Iterator[int], position: int) -> None:
         for segment in segments:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from typing import Any
 
+from curate.runtime.machine import machine_fault
 from curate.sources.decompress.stream import (
     CHUNK_BYTES,
     PIECE_BYTES,
@@ -42,6 +43,8 @@ class GzipStream(DecodedStream):
             try:
                 piece: bytes = self._decoder.decompress(data, INFLATE_LIMIT_BYTES)
             except zlib.error as error:
+                if machine_fault(error):
+                    raise
                 return self._salvage(before, data, f"the gzip data is corrupt ({error})")
             self._waiting = self._decoder.unconsumed_tail
             if self._decoder.eof:

@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import BinaryIO
 
 from curate.errors import InputError
+from curate.runtime.machine import machine_fault
 
 CHUNK_BYTES = 256 << 10
 """Raw bytes read at once; small enough that a chunk is still in cache when it is parsed."""
@@ -39,12 +40,15 @@ class RawInput:
         """Read up to `limit_bytes` at `offset`, past the buffer; empty only at the end.
 
         Raises:
-            InputError: The operating system or the remote store could not read.
+            InputError: The operating system or the remote store refuses.
+            OSError: The machine is at fault.
         """
         try:
             self.file.seek(offset)
             return self.file.read(limit_bytes)
         except OSError as error:
+            if machine_fault(error):
+                raise
             reason = error.strerror or error
             raise InputError(f"{self.path}: cannot be read at byte {offset} ({reason})") from error
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import zstandard
 
+from curate.runtime.machine import machine_fault
 from curate.sources.decompress.stream import DecodedStream, RawInput, StreamDamage
 
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
@@ -150,6 +151,8 @@ class ZstdStream(DecodedStream):
         try:
             piece: bytes = self._decoder.decompress(data)
         except zstandard.ZstdError as error:
+            if machine_fault(error):
+                raise
             raise StreamDamage(f"the zstd data is corrupt at byte {start} ({error})") from error
         return piece
 

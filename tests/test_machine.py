@@ -1,0 +1,255 @@
+"""Faults of the machine end a run with one line that names the file, and blame no data."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import gzip
+import json
+import os
+import subprocess
+import sys
+import textwrap
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import fsspec
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+
+from curate.errors import EngineError, InputError, RecipeError
+from curate.runtime.files import open_input
+from curate.runtime.machine import (
+    DISK_FAILED,
+    DISK_FULL,
+    NO_ANSWER,
+    NO_PROCESS,
+    OUT_OF_MEMORY,
+    TOO_MANY_FILES,
+    fault_line,
+    faults_named,
+    machine_fault,
+)
+from curate.sources.records import InputFile
+from curate.sources.tables import states_impossible_length
+
+ROOT = Path(__file__).parents[1]
+
+DOCUMENTS = 60
+
+
+def numpy_error() -> Exception:
+    try:
+        np.empty(1 << 62, np.uint8)
+    except MemoryError as error:
+        return error
+    raise AssertionError("the array fits")
+
+
+def loader_error() -> Exception:
+    """As llvmlite reports that the loader had no memory: in the error before only."""
+    try:
+        try:
+            raise OSError("libllvmlite.so: failed to map segment from shared object")
+        except OSError:
+            raise OSError("Could not find/load shared object file 'libllvmlite.so'")  # noqa: B904
+    except OSError as error:
+        return error
+
+
+@pytest.mark.parametrize(
+    ("error", "fault"),
+    [
+        (MemoryError(), OUT_OF_MEMORY),
+        (numpy_error(), OUT_OF_MEMORY),
+        (loader_error(), OUT_OF_MEMORY),
+        (pa.ArrowMemoryError("malloc of size 128 failed"), OUT_OF_MEMORY),
+        (zlib.error("Error -4 while decompressing data"), OUT_OF_MEMORY),
+        (
+            zstandard.ZstdError("zstd decompressor error: Allocation error : not enough memory"),
+            OUT_OF_MEMORY,
+        ),
+        (OSError("LZ4 decompress failed: ERROR_allocation_failed"), OUT_OF_MEMORY),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), OUT_OF_MEMORY),
+        (ImportError("x.so: cannot allocate memory in static TLS block"), OUT_OF_MEMORY),
+        (RuntimeError("can't start new thread"), NO_PROCESS),
+        (BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"), NO_PROCESS),
+        (OSError(errno.EMFILE, "Too many open files"), TOO_MANY_FILES),
+        (OSError(errno.ENFILE, "Too many open files in system"), TOO_MANY_FILES),
+        (OSError(errno.ENOSPC, "No space left on device"), DISK_FULL),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), DISK_FULL),
+        (OSError(errno.EIO, "Input/output error"), DISK_FAILED),
+        (OSError("Error reading bytes from file. Detail: Input/output error"), DISK_FAILED),
+        (OSError(errno.ESTALE, "Stale file handle"), NO_ANSWER),
+        (TimeoutError(), NO_ANSWER),
+        (ConnectionResetError(), NO_ANSWER),
+        (OSError("Couldn't deserialize thrift: TProtocolException"), None),
+        (PermissionError(errno.EACCES, "Permission denied"), None),
+        (FileNotFoundError(errno.ENOENT, "No such file"), None),
+        (zlib.error("Error -3 while decompressing data: invalid block type"), None),
+        (zstandard.ZstdError("zstd decompressor error: Data corruption detected"), None),
+        (pa.ArrowInvalid("a cell says: out of memory, timed out"), None),
+        (msgspec.DecodeError("JSON is malformed"), None),
+        (csv.Error("unexpected end of data"), None),
+        (RecipeError("domains[timed out].paths"), None),
+        (RuntimeError("a worker failed:\nTraceback (most recent call last):\n timed out"), None),
+    ],
+)
+def test_faults_are_told_from_data(error: BaseException, fault: str | None) -> None:
+    assert machine_fault(error) == fault
+    assert fault_line(error, "a.gz") == (fault and f"a.gz: {fault}")
+
+
+def test_a_fault_names_the_file_it_is_about() -> None:
+    full = OSError(errno.ENOSPC, "No space left on device", "/out/tokens.bin")
+    with pytest.raises(EngineError, match=r"^/out/tokens\.bin: No space left on device; free"):
+        with faults_named("/data/a.jsonl"):
+            raise full
+    with pytest.raises(EngineError, match=r"^/data/a\.jsonl: out of memory; finished work is kept"):
+        with faults_named("/data/a.jsonl"):
+            raise MemoryError
+    for other in (ZeroDivisionError(), InputError("b"), KeyboardInterrupt()):
+        with pytest.raises(type(other)) as caught, faults_named("/data/a.jsonl"):
+            raise other
+        assert caught.value is other
+
+
+def test_only_a_length_beyond_any_memory_is_damage() -> None:
+    assert states_impossible_length(pa.ArrowMemoryError(f"malloc of size {1 << 40} failed"))
+    assert not states_impossible_length(pa.ArrowMemoryError(f"malloc of size {1 << 30} failed"))
+    assert not states_impossible_length(MemoryError())
+    assert not states_impossible_length(OSError(f"malloc of size {1 << 40} failed"))
+
+
+class Losing(fsspec.AbstractFileSystem):
+    """A store that answers until a file is read, and then in its library's own class."""
+
+    class LostError(Exception):
+        pass
+
+    protocol = "losing"
+
+    def _open(self, path: str, mode: str = "rb", **options: object) -> object:
+        class File:
+            def read(self, limit_bytes: int) -> bytes:
+                raise Losing.LostError("the session\nhas expired")
+
+            def seek(self, offset: int, whence: int = 0) -> int:
+                return offset
+
+            def close(self) -> None:
+                pass
+
+        return File()
+
+
+def test_a_store_that_fails_while_it_is_read_is_named() -> None:
+    from curate.sources.decompress.open import open_stream
+    from curate.sources.tables import open_table
+
+    fsspec.register_implementation("losing", Losing, clobber=True)
+    url = "losing://bucket/key"
+    expected = r"^losing://bucket/key: cannot be read \(the session has expired\); run again when"
+    with open_input(url) as file, pytest.raises(EngineError, match=expected):
+        file.read(10)
+    with pytest.raises(EngineError, match=expected):
+        open_stream(url, 100)
+    with pytest.raises(EngineError, match=expected):
+        open_table(InputFile(url, 100, "", "key"))
+
+
+def rows() -> list[dict[str, str]]:
+    rng = np.random.default_rng(0)
+    counts = [*[4000] * (DOCUMENTS - 1), 1_000_000]  # the last fits into no memory left free
+    texts = [" ".join(map(str, rng.integers(0, 50_000, count))) for count in counts]
+    return [{"id": str(number), "text": text} for number, text in enumerate(texts)]
+
+
+def zstd_with_a_large_window(content: bytes) -> bytes:
+    parameters = zstandard.ZstdCompressionParameters(window_log=27, compression_level=1)
+    stream = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
+    return stream.compress(content) + stream.flush()
+
+
+def write_parquet(path: Path, compression: str) -> None:
+    pq.write_table(pa.Table.from_pylist(rows()), path, compression=compression)
+
+
+def write_arrow(path: Path) -> None:
+    table = pa.Table.from_pylist(rows())
+    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    with pa.ipc.new_file(str(path), table.schema, options=options) as writer:
+        writer.write_table(table)
+
+
+def lines() -> bytes:
+    return "".join(json.dumps(row) + "\n" for row in rows()).encode()
+
+
+WRITERS: dict[str, Callable[[Path], object]] = {
+    "a.jsonl": lambda path: path.write_bytes(lines()),
+    "a.jsonl.gz": lambda path: path.write_bytes(gzip.compress(lines(), 1)),
+    "a.jsonl.zst": lambda path: path.write_bytes(zstd_with_a_large_window(lines())),
+    "a.json": lambda path: path.write_text(json.dumps(rows())),
+    "a.csv": lambda path: path.write_text("id,text\n" + "".join(
+        f"{row['id']},{row['text']}\n" for row in rows())),
+    "a.parquet": lambda path: write_parquet(path, "zstd"),
+    "a.arrow": write_arrow,
+}  # fmt: skip
+
+LIMITED = """
+    import os, resource, sys
+    from pathlib import Path
+    from curate.errors import EngineError
+    from curate.runtime.files import hash_file
+    from curate.sources import ReadOptions, SegmentReader, segments
+    from curate.sources.records import InputFile
+
+    path = Path(sys.argv[1])
+    if path.suffix in (".parquet", ".arrow", ".lz4"):
+        import curate.sources.tables  # with its libraries, which die without memory
+    file = InputFile(str(path), path.stat().st_size, hash_file(path), path.name)
+    now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    for extra in [*range(0, 32, 2), 40, 60, 100, 140, 200]:
+        child = os.fork()
+        if child:
+            os.waitpid(child, 0)
+            continue
+        limit = now + (extra << 20)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        texts = bad = 0
+        try:
+            for plan in segments([file], ReadOptions()):
+                reader, number, ended = SegmentReader(), 0, False
+                while not ended:
+                    for block in reader.read(plan.segment(number)):
+                        texts, bad, ended = texts + len(block.texts), bad + len(block.bad), block.end_of_file
+                    number += 1
+            line = f"read {texts} {bad}"
+        except EngineError as error:
+            line = f"stopped {error}"
+        except BaseException as error:
+            line = f"wrong {error!r}"
+        os.write(1, (line + "\\n").encode())
+        os._exit(0)
+"""  # noqa: E501
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc, fork and a limit of memory")
+@pytest.mark.parametrize("name", WRITERS)
+def test_little_memory_reads_all_or_stops(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    WRITERS[name](path)
+    script = textwrap.dedent(LIMITED)
+    ended = subprocess.run(
+        [sys.executable, "-c", script, str(path)],
+        capture_output=True, text=True, cwd=ROOT, check=True, timeout=120,
+        env={**os.environ, "MALLOC_ARENA_MAX": "1"},  # no memory set aside for threads
+    )  # fmt: skip
+    outcomes = set(ended.stdout.splitlines())
+    assert outcomes == {f"read {DOCUMENTS} 0", f"stopped {path}: {OUT_OF_MEMORY}"}
