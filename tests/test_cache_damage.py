@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
-from conftest import Listener, make_documents, write_jsonl
+from conftest import RECIPE, Listener, make_documents, write_jsonl
 
+from curate.pipeline.build import build
 from curate.pipeline.measure import gather, recall
 from curate.pipeline.tokenize import tokenize_domains
 from curate.recipe import load
@@ -80,3 +84,49 @@ def test_a_damaged_verdict_on_a_backend_is_made_again(recipe: Path, tmp_path: Pa
     answers = selftest.reference_answers(tokenizer, "fastokens", ["a text"], tmp_path)
     assert answers.odd
     assert answers.notices == (f"{kept} is damaged: the tokenizer's backend is tested again",)
+
+
+FLIPS_A_FILE = 2
+
+
+def built(root: Path, notices: list[str]) -> dict[str, Any]:
+    """Build into a new directory, and return what must not depend on the cache."""
+    overrides = ["mixture={method: entropy}", "budget_tokens=3000", "validation.documents=0.1"]
+    listener = Listener()
+    shutil.rmtree(root / "out", ignore_errors=True)
+    result = build(load(root / "recipe.yaml", overrides), 1, listener)
+    notices += listener.notices
+    assert result.certificate["ok"], result.certificate["problems"]
+    return result.certificate
+
+
+@pytest.fixture(scope="module")
+def campaign(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A built dataset with its cache, and its certificate."""
+    root = tmp_path_factory.mktemp("campaign")
+    for domain in ("wiki", "code", "talk"):
+        data = write_jsonl(root / "data" / domain / "a.jsonl", make_documents(domain, 40))
+        data.write_text(data.read_text("utf-8") + "not JSON\n", "utf-8")
+        os.utime(data, (LONG_AGO, LONG_AGO))
+    (root / "recipe.yaml").write_text(RECIPE.format(data=root / "data"), "utf-8")
+    return root, built(root, [])
+
+
+def test_any_flipped_bit_in_the_cache_is_noticed_and_mended(
+    campaign: tuple[Path, dict[str, Any]],
+) -> None:
+    root, clean = campaign
+    cache = root / ".curate"
+    before = {path: path.read_bytes() for path in sorted(cache.rglob("*")) if path.is_file()}
+    kinds = {path.relative_to(cache).parts[0] for path in before}
+    assert kinds == {"files.json", "trained", "tokens", "counts", "evidence"}
+    rng = np.random.default_rng(7)
+    for path, content in before.items():
+        for _ in range(FLIPS_A_FILE if content else 0):
+            damaged = bytearray(content)
+            damaged[rng.integers(len(damaged))] ^= 1 << rng.integers(8)
+            path.write_bytes(damaged)
+            notices: list[str] = []
+            assert built(root, notices) == clean
+            assert any(f"{path} is damaged: " in notice for notice in notices), path
+            assert {path: path.read_bytes() for path in before} == before

@@ -5,13 +5,15 @@ import collections
 import numpy as np
 import pytest
 
-from curate.errors import InputError
 from curate.tokens import counting
 from curate.tokens.count_tables import (
     CountTable,
     StoredTable,
     merge_tables,
     read_table,
+    seal_table,
+    table_damage,
+    table_index,
     write_table,
 )
 from curate.tokens.counting import BigramCounter, count_stream
@@ -299,14 +301,18 @@ def test_merging_nothing_gives_an_empty_table(tmp_path):
     check_table(table_on_disk(tmp_path / "total"), 6)
 
 
-@pytest.mark.parametrize("name", ["second.bin", "count.bin", "row_starts.bin"])
+@pytest.mark.parametrize("name", ["second.bin", "count.bin", "row_starts.bin", "table.json"])
 def test_damaged_tables_are_found(name, tmp_path):
     table = count_stream(np.array([1, 2, 3, 0], np.uint16), 0, 4)
     write_table(tmp_path / "table", [table], 4)
     path = tmp_path / "table" / name
-    path.write_bytes(path.read_bytes()[:-8])
-    with pytest.raises(InputError, match=r"a damaged count table .*remove it and run again"):
-        list(read_table(tmp_path / "table"))
-    with pytest.raises(InputError, match="a damaged count table"):
-        StoredTable.open(tmp_path / "table")
-    assert not (tmp_path / "total").exists()
+    assert table_damage(tmp_path / "table") == tmp_path / "table" / "table.json", "not sealed yet"
+    seal_table(tmp_path / "table", ["a:1"])
+    assert table_damage(tmp_path / "table") is None
+    assert table_index(tmp_path / "table").counted == ["a:1"]
+    whole = path.read_bytes()
+    for damaged in (whole[:-8], whole + b"1", bytes([whole[0] ^ 1]) + whole[1:]):
+        path.write_bytes(damaged)
+        assert table_damage(tmp_path / "table") == path
+    path.unlink()
+    assert table_damage(tmp_path / "table") == path

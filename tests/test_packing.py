@@ -199,7 +199,7 @@ def test_verify_finds_a_changed_filling(recipe: Path) -> None:
     from curate.pipeline.build import reopen
 
     built = make(recipe, "output.format=npy", "packing=best-fit")
-    _, domains = reopen(built.directory)
+    _, domains = reopen(built.directory, 1, Observer())
     path = built.directory / "train" / "shard-00000.npy"
     shard = load_manifest(built.directory).shards[0]
     pieces = np.array(read_provenance(built.directory / shard.provenance.path))

@@ -197,7 +197,7 @@ def test_verify_finds_damage(recipe: Path, damage: str) -> None:
     built = make(recipe)
     path = built.directory / damage
     path.write_bytes(path.read_bytes()[:-2])
-    _, domains = reopen(built.directory)
+    _, domains = reopen(built.directory, 1, Observer())
     certificate = verify(built.directory, domains, 1)
     assert not certificate["ok"]
     assert any(problem.startswith(f"{damage}: ") for problem in certificate["problems"])

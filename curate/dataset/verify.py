@@ -39,7 +39,6 @@ from curate.plan.per_domain import MIXED
 from curate.runtime.files import hash_file, read_json, write_json
 from curate.runtime.workers import map_tasks
 from curate.tokens.domain import DomainTokens
-from curate.tokens.store import part_damage
 
 
 def verify(
@@ -52,8 +51,8 @@ def verify(
 
     Args:
         directory: Directory of the dataset.
-        domains: Its domains in the token store, in the manifest's order; None: the store is not
-            available, and files are only compared with their hashes.
+        domains: Its domains in the token store, whose parts have been checked, in the manifest's
+            order; None: the store is not available, and files are only compared with their hashes.
         workers: Number of processes.
         on_tick: Called now and then.
 
@@ -69,8 +68,7 @@ def verify(
     check = partial(_check_shard, directory, manifest, domains)
     tasks = [(shard, starts[number]) for number, shard in enumerate(manifest.shards)]
     checks = map_tasks(check, tasks, workers, on_tick)
-    parts = sorted({part for domain in domains or () for part in domain.part_paths})
-    damage = [problem for problem in map_tasks(part_damage, parts, workers, on_tick) if problem]
+    damage: list[str] = []
     for file in [*manifest.folder_files, *([manifest.plan] if manifest.plan else [])]:
         _check_file(directory, file, damage)
     certificate = certify(manifest, plan, checks, [*damage, *_unlisted(directory, manifest)])

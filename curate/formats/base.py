@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from curate.errors import RecipeError, ShardError
 from curate.formats.dropped_tokens import DEFAULT_WINDOW_TOKENS
 from curate.formats.trainers.mixtures import TrainerMixture
+from curate.runtime.mapping import map_file
 
 FILL: Final = "r+b"
 """Mode that opens the empty file made by `atomic_path`. "wb" would truncate it again, and ext4 then
@@ -401,7 +402,7 @@ def map_runs(
         nothing = np.empty(0, np.int64)
         return Mapped(np.empty(0, np.uint8), nothing, nothing, dtype)
     try:
-        content = np.memmap(path, np.uint8, "r")
+        content = map_file(path, np.uint8)
     except (OSError, ValueError) as error:
         raise ShardError(f"{path}: cannot be mapped ({error})") from error
     return Mapped(content, starts[kept], tokens[kept], dtype)

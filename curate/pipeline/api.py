@@ -341,9 +341,7 @@ def verify(
 
     observer = _observer(progress)
     path = Path(directory)
-    _, domains = reopen(path)
-    if domains is None:
-        observer.notice("the token store is missing; tokens are compared by hash only")
+    _, domains = reopen(path, _workers(workers), observer)
     certificate = verify_dataset(path, domains, _workers(workers), observer.tick)
     bad_records = None if domains is None else {d.name: d.bad_records for d in domains}
     return CertificateResult(certificate, path, bad_records)

@@ -83,8 +83,15 @@ def _build(loaded: LoadedRecipe, workers: int, observer: Observer) -> BuiltDatas
     )
 
 
-def reopen(directory: Path) -> tuple[Manifest, Sequence[DomainTokens] | None]:
-    """Open a dataset: its manifest and, if its token store still exists, its domains.
+def reopen(
+    directory: Path, workers: int, observer: Observer
+) -> tuple[Manifest, Sequence[DomainTokens] | None]:
+    """Open a dataset: its manifest and, if its token store is there and whole, its domains.
+
+    Args:
+        directory: Directory of the dataset.
+        workers: Number of processes that check the store.
+        observer: Told why there is no store to compare with.
 
     Raises:
         ShardError: There is no finished dataset.
@@ -101,12 +108,18 @@ def reopen(directory: Path) -> tuple[Manifest, Sequence[DomainTokens] | None]:
     store = TokenStore(Path(manifest.cache), tokenizer.fingerprint, tokenizer.dtype)
     store.scan()
     domains = []
+    damage = store.damage([record.content for record in manifest.inputs], workers, observer.tick)
+    if damage:
+        file = next(iter(damage.values()))
+        observer.notice(f"{file} is damaged: tokens are compared by hash only; build mends it")
+        return manifest, None
     for name in manifest.domains:
         files = []
         for record in manifest.inputs:
             if record.domain == name:
                 entries = store.file_entries(record.content, record.segments)
                 if entries is None:
+                    observer.notice("the token store is missing; tokens are compared by hash only")
                     return manifest, None
                 files.append(DomainFile(record.path, entries))
         domains.append(DomainTokens(name, files, tokenizer.dtype))

@@ -89,6 +89,7 @@ def tokenize_domains(loaded: LoadedRecipe, workers: int, observer: Observer) -> 
     store.scan()
     with _spill(cache) as spill:
         plans = plans or find_files(loaded, observer)
+        _discard_damage(store, plans, workers, observer)
         filling = FillRequest(
             recipe=recipe,
             tokenizer=tokenizer,
@@ -116,7 +117,10 @@ def tokenize_domains(loaded: LoadedRecipe, workers: int, observer: Observer) -> 
             )
             for number, domain in enumerate(domains)
         ]
-        entropies = map_tasks(_entropies, requests, workers)
+        counted = map_tasks(_entropies, requests, workers)
+    for notice in itertools.chain(*(notices for _, notices in counted)):
+        observer.notice(notice)
+    entropies = [entropy for entropy, _ in counted]
     validation = _held_out(domains, recipe.validation.documents, recipe.validation.key)
     by_domain = zip(domains, validation, entropies, strict=True)
     stats = tuple(itertools.starmap(domain_stats, by_domain))
@@ -161,6 +165,16 @@ def _places(loaded: LoadedRecipe) -> Places:
     names = (*OWN_DIRECTORIES, *OWN_FILES, *ARTIFACTS, QUARANTINE, *OTHER_OUTPUTS)
     written = [os.path.realpath(loaded.cache_dir), *(os.path.join(output, name) for name in names)]
     return Places(output, frozenset(written))
+
+
+def _discard_damage(
+    store: TokenStore, plans: Sequence[Sequence[FilePlan]], workers: int, observer: Observer
+) -> None:
+    """Check the parts that hold the files of a recipe, and remove damaged ones."""
+    keys = [key for domain_plans in plans for plan in domain_plans for key in plan.keys]
+    for part, file in store.damage(keys, workers, observer.tick).items():
+        observer.notice(f"{file} is damaged: what it holds is tokenised again")
+        store.discard(part)
 
 
 def _harvest(loaded: LoadedRecipe, observer: Observer) -> None:
@@ -271,8 +285,10 @@ def _open_domain(
     return opened
 
 
-def _entropies(request: CountRequest) -> Entropies:
-    return table_entropies(domain_counts(request))
+def _entropies(request: CountRequest) -> tuple[Entropies, list[str]]:
+    """Count a domain, and return its entropies with notices of what was damaged."""
+    notices: list[str] = []
+    return table_entropies(domain_counts(request, notices.append)), notices
 
 
 def _held_out(

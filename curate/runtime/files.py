@@ -134,6 +134,16 @@ def place_directory(temporary: Path, path: Path, durable: bool = False) -> None:
         flush_directory(path.parent)
 
 
+def remove_tree(path: Path) -> None:
+    """Remove a directory with all in it, which another process may be removing too.
+
+    Raises:
+        OSError: It cannot be removed, so that what was found wrong with it would be read again.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(path)
+
+
 def flush(path: Path) -> None:
     """Wait until a file's content is on the disk.
 

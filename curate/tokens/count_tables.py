@@ -9,16 +9,30 @@ from operator import add
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.errors import InputError
 from curate.runtime.compiled import kernel
-from curate.runtime.files import append, atomic_directory
+from curate.runtime.files import append, atomic_directory, hash_file
+from curate.runtime.mapping import map_file
+from curate.runtime.sealed import SealError, read_sealed, write_sealed
 
 MERGE_ENTRIES = 1 << 18
 """Distinct bigrams in memory while tables are merged into one on disk: few enough to stay in the
 processor's caches, where merging takes a quarter of the time."""
+
+FILES = ("row_starts.bin", "second.bin", "count.bin")
+INDEX = "table.json"
+
+
+class TableIndex(msgspec.Struct, frozen=True):
+    """Content of `table.json`, which is sealed, in the directory of a table."""
+
+    hashes: tuple[str, ...]
+    """Hashes of `FILES`."""
+    counted: list[str] = []
+    """Names of the entries that were counted, each with the times that it was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,22 +86,8 @@ class StoredTable:
 
     @classmethod
     def open(cls, path: Path) -> StoredTable:
-        """Read the starts of rows, and check the sizes of all three files.
-
-        Raises:
-            InputError: The table is damaged.
-            OSError: There is no table.
-        """
-        row_starts = np.fromfile(path / "row_starts.bin", np.int64)
-        entries = int(row_starts[-1]) if len(row_starts) else -1
-        for name, width in (("second.bin", 4), ("count.bin", 8)):
-            size_bytes = (path / name).stat().st_size
-            if size_bytes != entries * width:
-                raise InputError(
-                    f"{path}: a damaged count table ({name} has {size_bytes} bytes, not "
-                    f"{entries * width}); remove it and run again"
-                )
-        return cls(path, row_starts)
+        """Read the starts of rows; `table_damage` checks all files."""
+        return cls(path, np.fromfile(path / "row_starts.bin", np.int64))
 
     def rows(self, first: int, stop: int) -> CountTable:
         """Return a range of rows as a memory-mapped table."""
@@ -99,10 +99,7 @@ class StoredTable:
 
 def _mapped(path: Path, dtype: type[np.integer[Any]], start: int, end: int) -> NDArray[Any]:
     """Map a range of a file's entries."""
-    if start == end:  # an empty range cannot be mapped
-        return np.empty(0, dtype)
-    offset_bytes = start * np.dtype(dtype).itemsize
-    return np.memmap(path, dtype, "r", offset_bytes, (end - start,)).view(np.ndarray)
+    return map_file(path, dtype, start * np.dtype(dtype).itemsize, end - start)
 
 
 def _merge(a: CountTable, b: CountTable) -> CountTable:
@@ -183,14 +180,46 @@ def write_table(path: Path, pieces: Iterable[CountTable], symbols: int) -> None:
         append(directory / "row_starts.bin", starts)
 
 
+def seal_table(path: Path, counted: Sequence[str]) -> None:
+    """Write the index of a table that is kept, with the hashes of its files.
+
+    Args:
+        path: Directory of the table.
+        counted: See `TableIndex.counted`.
+    """
+    index = TableIndex(tuple(hash_file(path / name) for name in FILES), list(counted))
+    write_sealed(path / INDEX, msgspec.json.encode(index))
+
+
+def table_index(path: Path) -> TableIndex:
+    """Read the index of a table, without a look at its other files.
+
+    Raises:
+        SealError: The index is damaged or absent.
+    """
+    try:
+        return msgspec.json.decode(read_sealed(path / INDEX), type=TableIndex)
+    except FileNotFoundError as error:
+        raise SealError(f"{path / INDEX}: absent") from error
+
+
+def table_damage(path: Path) -> Path | None:
+    """Return the first file of a table that is absent or does not match its hash; None if none."""
+    try:
+        index = table_index(path)
+    except SealError:
+        return path / INDEX
+    for name, expected in zip(FILES, index.hashes, strict=True):
+        if not (path / name).is_file() or hash_file(path / name) != expected:
+            return path / name
+    return None
+
+
 def read_table(path: Path, most_entries: int = MERGE_ENTRIES) -> Iterator[tuple[int, CountTable]]:
     """Read a table on disk in ranges of rows of about `most_entries` entries.
 
     Yields:
         The first row of the range, and its rows as a table of their own.
-
-    Raises:
-        InputError: The table is damaged.
     """
     table = StoredTable.open(path)
     for first, stop in _row_ranges(table.row_starts, most_entries):

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from curate.errors import InputError
 from curate.runtime.files import hash_bytes
+from curate.runtime.mapping import map_file
 from curate.tokens.store import DOCUMENT, StoredBadRecord, StoredEntry
 
 VALIDATION_KEY = 0x76616C69
@@ -267,8 +268,6 @@ def mix64_scalar(value: int) -> np.uint64:
 
 def _map(path: Path, dtype: np.dtype[Any]) -> NDArray[Any]:
     try:
-        if path.stat().st_size == 0:
-            return np.empty(0, dtype)
-        return np.memmap(path, dtype, mode="r")
+        return map_file(path, dtype)
     except OSError as error:
         raise InputError(f"{path}: cannot be mapped ({error})") from error

@@ -7,7 +7,6 @@ counts from the store for the remaining entries, such as those of a run that was
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,13 +14,18 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.errors import InputError
-from curate.runtime.files import hash_bytes, place_directory, sweep
-from curate.tokens.count_tables import StoredTable, merge_tables
+from curate.runtime.files import hash_bytes, place_directory, remove_tree, sweep
+from curate.runtime.sealed import Notice, SealError
+from curate.tokens.count_tables import (
+    StoredTable,
+    merge_tables,
+    seal_table,
+    table_damage,
+    table_index,
+)
 from curate.tokens.counting import COUNT_BYTES, BigramCounter
 from curate.tokens.domain import DomainTokens
 from curate.tokens.rows import append_ends
@@ -30,6 +34,9 @@ from curate.tokens.tokenizer import Tokenizer
 
 EntryKey = str
 """An `Entry.name`."""
+
+SCHEMA = 2
+"""Version of the tables that are kept."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +54,14 @@ class CountRequest:
     memory_bytes: int
 
 
-def domain_counts(request: CountRequest) -> Path:
+def domain_counts(request: CountRequest, notice: Notice) -> Path:
     """Return the path of a domain's bigram table, which is made if needed.
 
     Read it with `count_tables.read_table`.
+
+    Args:
+        request: The domain.
+        notice: Told which table is damaged.
     """
     # Entries without documents have no counts. Some are segments beyond the end of their file.
     needed = Counter(
@@ -62,29 +73,30 @@ def domain_counts(request: CountRequest) -> Path:
         ]
     )
     listed = sorted(f"{entry}:{times}" for entry, times in needed.items())
-    name = hash_bytes("\n".join(listed).encode())[:24]
+    name = hash_bytes("\n".join([f"schema {SCHEMA}", *listed]).encode())[:24]
     path = request.directory / f"{request.domain.name}-{name}"
     sweep(request.directory)
-    if _is_whole(path):
+    if path.is_dir() and _is_whole(path, notice):
         return path
-    shutil.rmtree(path, ignore_errors=True)  # a damaged table is counted again from its tokens
-    base, runs, needed = _reusable_tables(request, needed)
+    base, runs, needed = _reusable_tables(request, needed, notice)
     if needed:
         rest = request.spill / "rest"
         _count_entries(request, needed, rest)
         runs.append(rest)
     if base is None and len(runs) == 1:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        place_directory(runs[0], path)
+        total = runs[0]
     else:
+        total = request.spill / "total"
         tables = [StoredTable.open(table) for table in ([base] if base else []) + runs]
-        merge_tables(tables, path, request.tokenizer.symbols)
-    (path / "entries.json").write_bytes(msgspec.json.encode(listed))
+        merge_tables(tables, total, request.tokenizer.symbols)
+    seal_table(total, listed)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    place_directory(total, path)
     return path
 
 
 def _reusable_tables(
-    request: CountRequest, needed: Counter[EntryKey]
+    request: CountRequest, needed: Counter[EntryKey], notice: Notice
 ) -> tuple[Path | None, list[Path], Counter[EntryKey]]:
     """Select tables that count only needed entries.
 
@@ -95,7 +107,7 @@ def _reusable_tables(
     counted_now = Counter(chain(*(counted for _, counted in request.runs)))
     if dict.__eq__(counted_now, needed):  # ten times as fast as Counter's `==`
         return None, [run for run, counted in request.runs if counted], Counter()
-    base, counted = _largest_subset(request.directory, request.domain.name, needed)
+    base, counted = _largest_subset(request, needed, notice)
     needed -= counted
     runs = []
     for run, run_entries in request.runs:
@@ -106,29 +118,28 @@ def _reusable_tables(
     return base, runs, needed
 
 
-def _is_whole(path: Path) -> bool:
-    """Whether a table exists and its files have the right sizes."""
-    try:
-        StoredTable.open(path)
-    except (OSError, InputError):
-        return False
-    return True
+def _is_whole(path: Path, notice: Notice) -> bool:
+    """Whether a table's files match their hashes; if not, it is removed and counted again."""
+    damaged = table_damage(path)
+    if damaged is not None:
+        notice(f"{damaged} is damaged: counted again")
+        remove_tree(path)
+    return damaged is None
 
 
 def _largest_subset(
-    directory: Path, prefix: str, needed: Counter[EntryKey]
+    request: CountRequest, needed: Counter[EntryKey], notice: Notice
 ) -> tuple[Path | None, Counter[EntryKey]]:
     """Find the largest earlier table that counts only needed entries, and return those entries."""
     best: tuple[Path | None, Counter[EntryKey]] = (None, Counter())
-    for path in sorted(directory.glob(f"{prefix}-*")) if directory.is_dir() else []:
+    for path in sorted(request.directory.glob(f"{request.domain.name}-*")):
         try:
-            listing = (path / "entries.json").read_bytes()
-            rows = [row.rpartition(":") for row in msgspec.json.decode(listing, type=list[str])]
-            counted = Counter({entry: int(times) for entry, _, times in rows})
-        except (OSError, msgspec.MsgspecError, ValueError):
-            continue
+            rows = [row.rpartition(":") for row in table_index(path).counted]
+        except SealError:
+            continue  # of another version, or damaged
+        counted = Counter({entry: int(times) for entry, _, times in rows})
         is_best = counted <= needed and counted.total() > best[1].total()
-        if is_best and _is_whole(path):
+        if is_best and _is_whole(path, notice):
             best = (path, counted)
     return best
 

@@ -1,9 +1,10 @@
 """The token store: immutable parts on disk, and the domains they make up.
 
 A *part* is a directory written once: flat little-endian tokens, a document table, the documents'
-identifiers, the bad records, and `part.json` with one *entry* for each segment of a file that the
-part holds. Entries are identified by a hash of the file's content and of how it was read, so a
-renamed file is recognised, and only new or changed files are tokenised.
+identifiers, the bad records, and `part.json`. This is sealed, and has the hashes of the other files
+and one *entry* for each segment of a file that the part holds. Entries are identified by a hash of
+the file's content and of how it was read, so a renamed file is recognised, and only new or changed
+files are tokenised.
 
 A *domain* consists of the entries of its files. Its documents are sorted by content hash, so that
 nothing built from it depends on how files were cut, named or ordered.
@@ -11,9 +12,8 @@ nothing built from it depends on how files were cut, named or ordered.
 
 from __future__ import annotations
 
-import contextlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,17 +27,24 @@ from curate.runtime.files import (
     begin_directory,
     hash_bytes,
     hash_file,
-    hash_json,
     place_directory,
+    remove_tree,
     sweep,
 )
+from curate.runtime.sealed import SealError, read_sealed, seal_of
+from curate.runtime.workers import map_tasks
 
-SCHEMA = 4
+SCHEMA = 5
 """Version of parts. Raise it when their content changes, when the fields of `Entry` change their
 order, and when files are cut into other segments, as segment numbers then mean other bytes."""
 
+INFO = "part.json"
+
 HASHED = ("tokens.bin", "documents.bin", "ids.bin", "bad.jsonl")
-"""Files of a part that its checksum covers."""
+"""Files of a part whose hashes `part.json` holds."""
+
+CHECK_BYTES = 64 << 20
+"""Bytes of parts to check for each process: hashing them takes as long as starting one."""
 
 SPILL_TOKENS = 16 << 20
 """Most tokens of an unfinished part in memory. A segment that is a whole file can be very large."""
@@ -93,13 +100,11 @@ class Entry(msgspec.Struct, frozen=True, gc=False, array_like=True):
 class PartInfo(msgspec.Struct, frozen=True):
     """Content of `part.json`."""
 
-    schema: int
     backend: str
-    dtype: str
     documents: int
     tokens: int
-    checksum: str
-    """Hash of the files in `HASHED`, checked when a dataset is verified."""
+    hashes: tuple[str, ...]
+    """Hashes of the files in `HASHED`, which are checked once by every command that uses them."""
     entries: list[Entry]
 
 
@@ -134,31 +139,58 @@ class TokenStore:
             fingerprint: `Tokenizer.fingerprint`.
             dtype: Type of a token.
         """
-        self.directory = root / "tokens" / fingerprint[:16]
+        self.directory = root / "tokens" / f"{fingerprint[:16]}-v{SCHEMA}"
         self.dtype = dtype
         self._entries: dict[str, dict[int, StoredEntry]] = {}
-        self._seen: set[str] = set()
+        self._parts: dict[Path, PartInfo] = {}
+        self._damaged: dict[Path, Path] = {}
+        """Parts whose `part.json` is damaged, and its path."""
 
     def scan(self) -> None:
         """Read the parts on disk that have not been read yet."""
-        if not self.directory.is_dir():
-            return
         sweep(self.directory)
-        for path in sorted(self.directory.iterdir()):
-            if path.name in self._seen or path.name.startswith("."):
+        for path in sorted(self.directory.glob("part-*")):
+            if path in self._parts:
                 continue
             info = _read_info(path)
             if info is None:
-                continue  # damaged or of another version: `PartWriter.flush` replaces damaged ones
-            if info.schema != SCHEMA or np.dtype(info.dtype) != self.dtype:
+                self._damaged[path] = path / INFO
                 continue
-            if not self._whole(path, info):
-                shutil.rmtree(path, ignore_errors=True)  # it would block a whole one
-                continue
-            self._seen.add(path.name)
+            self._parts[path] = info
             for entry in info.entries:
                 stored = StoredEntry(path, entry, info.backend)
                 self._entries.setdefault(entry.key, {})[entry.segment] = stored
+
+    def damage(
+        self, keys: Iterable[str], workers: int, on_tick: Callable[[], None] = lambda: None
+    ) -> dict[Path, Path]:
+        """Compare the parts that hold files with their hashes.
+
+        Args:
+            keys: Keys of the files; see `FilePlan.keys`.
+            workers: Number of processes.
+            on_tick: Called now and then.
+
+        Returns:
+            Damaged parts, each with the path of its first damaged file. A part whose `part.json` is
+            damaged may hold any file, so it is always among them.
+        """
+        used = {stored.part for key in keys for stored in self.segments_of(key).values()}
+        parts = sorted(used)
+        token_bytes = sum(self._parts[part].tokens for part in parts) * self.dtype.itemsize
+        workers = min(workers, 1 + token_bytes // CHECK_BYTES)
+        checked = zip(parts, map_tasks(part_damage, parts, workers, on_tick), strict=True)
+        return {**self._damaged, **{part: file for part, file in checked if file is not None}}
+
+    def discard(self, part: Path) -> None:
+        """Remove a part, so that its files are tokenised again."""
+        remove_tree(part)
+        self._damaged.pop(part, None)
+        info = self._parts.pop(part, None)
+        for entry in info.entries if info else ():
+            segments = self._entries[entry.key]
+            if entry.segment in segments and segments[entry.segment].part == part:
+                del segments[entry.segment]
 
     def segments_of(self, key: str) -> dict[int, StoredEntry]:
         """Return the stored entries of a file, by segment."""
@@ -181,17 +213,6 @@ class TokenStore:
             count = min(ends) + 1
         whole = tuple(stored[segment] for segment in range(count) if segment in stored)
         return whole if len(whole) == count else None
-
-    def _whole(self, path: Path, info: PartInfo) -> bool:
-        """Whether files have the stated sizes; a part that lost data must not be mapped."""
-        expected = {
-            "tokens.bin": info.tokens * self.dtype.itemsize,
-            "documents.bin": info.documents * DOCUMENT.itemsize,
-        }
-        try:
-            return all((path / name).stat().st_size == size for name, size in expected.items())
-        except OSError:
-            return False
 
 
 class PartWriter:
@@ -278,41 +299,40 @@ class PartWriter:
         """Write the collected entries as one part, named by a hash of their names."""
         if not self.entries:
             return None
-        # The name depends on the schema too, or a part of another version would keep this one out.
-        keys = [f"schema {SCHEMA}".encode()]
-        keys += [entry.name.encode() for entry in self.entries]
+        keys = [entry.name.encode() for entry in self.entries]
         path = self._store / f"part-{hash_bytes(*keys)[:24]}"
         directory = self.spill()
-        checksum = hash_json([self._hashes[name].hexdigest() for name in HASHED])
         info = PartInfo(
-            schema=SCHEMA,
             backend=self._backend,
-            dtype=self._dtype.str,
             documents=self.document_count,
             tokens=self.token_count,
-            checksum=checksum,
+            hashes=tuple(self._hashes[name].hexdigest() for name in HASHED),
             entries=self.entries,
         )
-        append(directory / "part.json", msgspec.json.encode(info))
-        if path.is_dir() and _read_info(path) is None:  # its name says this version: damaged
-            shutil.rmtree(path, ignore_errors=True)
-        place_directory(directory, path)
+        payload = msgspec.json.encode(info)
+        append(directory / INFO, seal_of(payload), payload)
+        if path.is_dir() and part_damage(path) is not None:  # it would keep this one out
+            remove_tree(path)
+        place_directory(directory, path, durable=True)
         self._reset()
         return path
 
 
 def _read_info(part: Path) -> PartInfo | None:
-    """Read `part.json`; None if it is damaged or of another version."""
+    """Read `part.json`; None if it is absent or damaged."""
     try:
-        return msgspec.json.decode((part / "part.json").read_bytes(), type=PartInfo)
-    except (OSError, msgspec.DecodeError):
+        return msgspec.json.decode(read_sealed(part / INFO), type=PartInfo)
+    except (FileNotFoundError, SealError):
         return None
 
 
-def part_damage(part: Path) -> str | None:
-    """Describe the damage to a part in one line; None if its files match the checksum."""
+def part_damage(part: Path) -> Path | None:
+    """Return the first file of a part that is absent or does not match its hash; None if all do."""
     info = _read_info(part)
-    with contextlib.suppress(OSError):
-        if info and info.checksum == hash_json([hash_file(part / name) for name in HASHED]):
-            return None
-    return f"{part}: the token store is damaged there; remove that directory and build again"
+    if info is None:
+        return part / INFO
+    for name, expected in zip(HASHED, info.hashes, strict=True):
+        path = part / name
+        if not path.is_file() or hash_file(path) != expected:
+            return path
+    return None

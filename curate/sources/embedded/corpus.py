@@ -13,7 +13,6 @@ Left out: generated tables, man pages, and text that only importing a module wou
 from __future__ import annotations
 
 import platform
-import shutil
 import sysconfig
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -23,7 +22,7 @@ from typing import Any
 import orjson
 
 from curate.errors import RecipeError
-from curate.runtime.files import atomic_directory, hash_file, hash_json
+from curate.runtime.files import atomic_directory, hash_file, hash_json, remove_tree
 from curate.runtime.registry import unknown_name
 from curate.runtime.sealed import Notice, read_cached, write_sealed
 from curate.sources.embedded.distributions import Installed, installed
@@ -123,7 +122,7 @@ def materialise(
     info = _open(target, domain, notice) if target.is_dir() else None
     if info is not None:
         return info
-    shutil.rmtree(target, ignore_errors=True)
+    remove_tree(target)
     domains = harvest_domains(read, set(DOMAINS), LIMIT_BYTES)
     with atomic_directory(target) as temporary:
         stored = {
