@@ -70,7 +70,10 @@ def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
     assert "2 rows (lines 3, 4) without a positive number for every loss" in text
     assert "1 row (line 7) repeating a run at the same tokens; left out" in text
     assert "1 row (line 6) repeating a run at the same tokens with other losses; the first" in text
-    assert "1 row (line 8) with a loss a million times its median, or a millionth; left out" in text
+    assert (
+        "1 row (line 8) with a loss a million times its median, a millionth of it, or out of"
+        in text
+    )
     assert "shares of 1 rows did not sum to 1 (off by at most 0.01, at " in text
 
 
@@ -144,6 +147,14 @@ def test_prefixes_of_regmix_are_taken_off(tmp_path: Path) -> None:
         ("run,w_x,w_x,loss_x\na,0.5,0.5,1\n", r"r.csv:1: column 'w_x' occurs twice"),
         ("run,w_x,loss_x\n", r"r.csv: no rows"),
         ("run,x,y\na,1,1\n", r"r.csv:1: not a run table: expected columns run, w_<domain>"),
+        ("run,w_x\na,1\n", r"r.csv:1: not a run table: .*there is no loss_<domain>\. Mixtures"),
+        ("w_x,loss_x\n1,1\n", r"r.csv:1: not a run table: .*there is no run\."),
+        ("run,w_x,loss_x\na,1,1\n,1,2\n", r"r.csv:3: column 'run' is empty; give every run"),
+        ("run\tw_x\tloss_x\na\t1\t2\n", r"r.csv:1: not a run table: .*'\\t': save it with"),
+        ("run,w_x,loss_x\na,1," + "9" * 200_000, r"r.csv:2: is not CSV: field larger than"),
+        ('run,w_x,loss_x\na,1,"' + "z" * 999, r"r.csv:2: column 'loss_x': .*found 'z{40}…'$"),
+        ("run,w_\x1b[2J,loss_x\na,1,1\n", r"r.csv:1: column 2: 'w_.x1b.2J' cannot be a name"),
+        ("run,w_x,loss_x\na,1,1e308\nb,1,1e308\n", r"2 rows \(lines 2, 3\) with a loss a million"),
         (
             "run,w_x,loss_x\na,1,nan\n",
             r"r.csv: no row has .* in column 'loss_x'; leave it out",
@@ -181,7 +192,21 @@ def test_files_that_are_not_there_and_too_many(tmp_path: Path) -> None:
     with pytest.raises(FitError, match=r"absent.csv: cannot be read: No such file"):
         read_runs([tmp_path / "absent.csv"])
     (tmp_path / "b.csv").write_bytes(b"run,\xff\n")
-    with pytest.raises(FitError, match=r"b.csv: cannot be read: it is not UTF-8 text"):
+    with pytest.raises(FitError, match=r"b.csv: is not UTF-8 text; a run table is a CSV file"):
         read_runs([tmp_path / "b.csv"])
     with pytest.raises(FitError, match="expected one run table or a pair of files, got 3"):
         read_runs([tmp_path / "b.csv"] * 3)
+
+
+def test_a_recipe_or_a_binary_file_is_no_run_table(tmp_path: Path) -> None:
+    with pytest.raises(FitError, match=r"my.yaml: is a recipe, not a run table; name the table"):
+        read_runs([write(tmp_path / "my.yaml", "name: x\n")])
+    (tmp_path / "runs.parquet").write_bytes(b"PAR1\xff\xfe")
+    with pytest.raises(FitError, match=r"runs.parquet: is not UTF-8 text; a run table is a CSV"):
+        read_runs([tmp_path / "runs.parquet"])
+
+
+def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path: Path) -> None:
+    path = tmp_path / "r.csv"
+    path.write_text("run,w_x,w_y,loss_x\na,0.5,0.5,1\n", "utf-8-sig")
+    assert read_runs([path])[0].runs == ("a",)

@@ -17,11 +17,14 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from curate.errors import InputError
+from curate.laws.run_tables.columns import NO_NAME, is_name, quoted
 
 Array = NDArray[np.float64]
 
 PREFIX = "logp_"
 KEYS = ("target_domain", "document", "position")
+LEAST_NATS = -1e6
+"""No softmax of floats gives less; sums of a document would overflow far below."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +65,7 @@ def read_likelihoods(path: Path) -> Likelihoods:
         InputError: It is absent, is not Parquet, lacks a column, or holds a number that is not a
             log-probability. The message names the column, and the row where there is one.
     """
-    try:
-        table = pq.read_table(path)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise InputError(f"{path}: cannot be read as Parquet ({error})") from error
+    table = _table(path)
     names = table.column_names
     lacking = [name for name in KEYS if name not in names]
     columns = [name for name in names if name.startswith(PREFIX) and len(name) > len(PREFIX)]
@@ -73,17 +73,17 @@ def read_likelihoods(path: Path) -> Likelihoods:
         missing = ", ".join(lacking) or f"{PREFIX}<expert>"
         raise InputError(
             f"{path}: no column {missing}; an experts file has {', '.join(KEYS)} and "
-            f"{PREFIX}<expert> for each expert (found: {', '.join(names)})"
+            f"{PREFIX}<expert> for each expert; columns of this one: {', '.join(names)}"
         )
     if not len(table):
         raise InputError(f"{path}: has no rows; run `curate experts` again")
-    logp = np.column_stack([_numbers(table, name, path) for name in columns])
-    wrong = np.argwhere(np.isnan(logp) | (logp > 1e-6))
+    logp = np.column_stack([_logp(table, name, path) for name in columns])
+    wrong = np.argwhere(~((logp <= 1e-6) & ((logp >= LEAST_NATS) | np.isneginf(logp))))
     if len(wrong):
         row, column = wrong[0]
         raise InputError(
             f"{path}: row {row + 1}, {columns[column]}: {logp[row, column]:g} is no "
-            "log-probability in nats (expected at most 0)"
+            f"log-probability in nats (expected at most 0, and above {LEAST_NATS:g} or -inf)"
         )
     hopeless = np.flatnonzero(np.isneginf(logp).all(axis=1))
     if len(hopeless):
@@ -94,25 +94,73 @@ def read_likelihoods(path: Path) -> Likelihoods:
     return _assembled(table, path, tuple(name.removeprefix(PREFIX) for name in columns), logp)
 
 
-def _numbers(table: pa.Table, name: str, path: Path) -> Array:
+def _table(path: Path) -> pa.Table:
+    """Read all columns; their names differ and can be shown."""
+    try:
+        with pq.ParquetFile(path) as file:
+            table = file.read()
+            names = table.column_names
+    except MemoryError:  # ArrowMemoryError is one, and an ArrowException too
+        raise
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path}: cannot be read as Parquet: {quoted(reason, 160)}") from error
+    for name in names:
+        if not is_name(name):
+            raise InputError(f"{path}: column {quoted(name)} {NO_NAME}")
+        if names.count(name) > 1:
+            raise InputError(f"{path}: column '{name}' occurs twice")
+    return table
+
+
+def _logp(table: pa.Table, name: str, path: Path) -> Array:
     column = table.column(name)
-    if column.null_count or not (pa.types.is_floating(column.type)):
-        raise InputError(
-            f"{path}: column {name}: expected floats without gaps, found {column.type} with "
-            f"{column.null_count} empty"
-        )
+    if not pa.types.is_floating(column.type) or column.null_count:
+        raise _wrong_values(path, name, "floats", column)
     return np.asarray(column.to_numpy(), np.float64)
+
+
+def _whole(table: pa.Table, name: str, path: Path) -> NDArray[np.int64]:
+    column = table.column(name)
+    if not pa.types.is_integer(column.type) or column.null_count:
+        raise _wrong_values(path, name, "whole numbers", column)
+    try:
+        return np.asarray(column.cast(pa.int64()).to_numpy(), np.int64)
+    except pa.ArrowInvalid:
+        raise InputError(f"{path}: column {name}: a number is too large for int64") from None
+
+
+def _wrong_values(path: Path, name: str, expected: str, column: pa.ChunkedArray) -> InputError:
+    """Return the error about a column of another type, or with a gap, which names the first."""
+    text = f"{path}: column {name}: expected {expected} without gaps, "
+    kind = quoted(str(column.type)).strip("'")
+    if column.null_count and column.null_count < len(column):
+        row = int(column.is_null().to_numpy().argmax()) + 1
+        return InputError(f"{text}row {row} of {kind} is empty")
+    return InputError(f"{text}found {'nothing' if column.null_count else kind}")
+
+
+def _targets(table: pa.Table, path: Path) -> tuple[NDArray[np.int64], list[str]]:
+    """Return the target of each row, shape (rows,), and the names of the targets."""
+    column = table.column("target_domain")
+    values = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if not (pa.types.is_string(values) or pa.types.is_large_string(values)) or column.null_count:
+        raise _wrong_values(path, "target_domain", "text", column)
+    try:
+        domain = column.cast(pa.string()).combine_chunks().dictionary_encode()
+        names: list[str] = domain.dictionary.to_pylist()
+    except (pa.ArrowInvalid, UnicodeDecodeError):
+        raise InputError(f"{path}: column target_domain: a name is not UTF-8 text") from None
+    for name in names:
+        if name is None or not is_name(name):
+            raise InputError(f"{path}: column target_domain: {quoted(str(name))} {NO_NAME}")
+    return np.asarray(domain.indices.to_numpy(zero_copy_only=False), np.int64), names
 
 
 def _assembled(table: pa.Table, path: Path, experts: tuple[str, ...], logp: Array) -> Likelihoods:
     """Group the rows into documents; refuse documents whose rows are apart or out of order."""
-    domain = table.column("target_domain").cast(pa.string()).combine_chunks().dictionary_encode()
-    if domain.null_count:
-        raise InputError(f"{path}: column target_domain: {domain.null_count} rows are empty")
-    code = np.asarray(domain.indices.to_numpy(zero_copy_only=False), np.int64)
-    document, position = (
-        np.asarray(table.column(name).to_numpy(), np.int64) for name in ("document", "position")
-    )
+    code, names = _targets(table, path)
+    document, position = (_whole(table, name, path) for name in ("document", "position"))
     starts = np.ones(len(code), bool)
     starts[1:] = (code[1:] != code[:-1]) | (document[1:] != document[:-1])
     back = np.flatnonzero(~starts[1:] & (position[1:] <= position[:-1]))
@@ -127,7 +175,7 @@ def _assembled(table: pa.Table, path: Path, experts: tuple[str, ...], logp: Arra
         )
     return Likelihoods(
         experts=experts,
-        targets=tuple(domain.dictionary.to_pylist()),
+        targets=tuple(names),
         target=code[first],
         starts=np.append(first, len(code)).astype(np.int64),
         logp_nats=np.minimum(logp, 0.0),

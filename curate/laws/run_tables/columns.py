@@ -14,7 +14,7 @@ import csv
 import io
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,11 +28,22 @@ from curate.laws.law import Array
 if TYPE_CHECKING:
     import polars as pl
 
+RECIPE_SUFFIXES = (".yaml", ".yml")
+
 KEYS = ("run", "run_id", "index", "name")
 """Columns that may name a run; the first that all files have is used."""
 
 PROGRESS = ("params", "tokens", "step", "seed")
 """Columns that are neither a share nor a loss."""
+
+NAME_LENGTH = 200
+"""Longest name of a column; a longer one is text that was taken for a header."""
+
+NO_NAME = f"cannot be a name; expected printable text of at most {NAME_LENGTH} characters"
+"""End of the message about a name that `is_name` refuses."""
+
+QUOTED_LENGTH = 40
+"""Most characters of a cell that a message shows."""
 
 SUM_RANGE = (0.5, 1.5)
 """Sums of a row's shares that rounding or an absent domain can explain."""
@@ -76,8 +87,8 @@ class TableFile:
 
     def not_a_number(self, row: int, column: str) -> FitError:
         """Return the error that names the line, the column and the cell."""
-        text = self.cells[column][row]
-        return FitError(f"{self.where(row)}: column '{column}': expected a number, found '{text}'")
+        text = quoted(self.cells[column][row])
+        return FitError(f"{self.where(row)}: column '{column}': expected a number, found {text}")
 
     def where(self, row: int) -> str:
         """Return the file and line of a row, as `path:line`."""
@@ -102,6 +113,16 @@ class TableLayout:
     """Column that names the run."""
 
 
+def quoted(text: str, length: int = QUOTED_LENGTH) -> str:
+    r"""Quote text of a file for a message: in one line, control characters escaped, cut.
+
+    Example:
+        >>> quoted("a\n" + "b" * 50, length=6)
+        "'a\\nbbbb…'"
+    """
+    return repr(text if len(text) <= length else text[:length] + "…")
+
+
 def load_file(path: Path) -> TableFile:
     """Read a CSV file.
 
@@ -110,35 +131,70 @@ def load_file(path: Path) -> TableFile:
     """
     import polars as pl
 
-    try:
-        text = path.read_text("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise FitError(f"{path}: cannot be read: {reason}") from None
-    reader = csv.reader(io.StringIO(text, newline=""))
-    rows, lines = [], []
     header: tuple[str, ...] = ()
-    for cells in reader:
+    rows, lines = [], []
+    for cells, line in _cells(path):
         stripped = tuple(cell.strip() for cell in cells)
         if not any(stripped):
             continue
         if not header:
             header = stripped
-            repeated = {name for name in header if name and header.count(name) > 1}
-            if repeated:
-                raise FitError(f"{path}:1: column '{min(repeated)}' occurs twice")
+            _check_header(path, line, header)
             continue
         if len(cells) != len(header):
-            raise FitError(
-                f"{path}:{reader.line_num}: {len(cells)} cells, but {len(header)} columns"
-            )
+            raise FitError(f"{path}:{line}: {len(cells)} cells, but {len(header)} columns")
         rows.append(stripped)
-        lines.append(reader.line_num)
+        lines.append(line)
     if not rows:
         raise FitError(f"{path}: no rows; expected a header and a row for each checkpoint")
     columns = zip(header, zip(*rows, strict=True), strict=True)
     cells_by_name = {name: list(column) for name, column in columns if name}
     return TableFile(path, header, pl.DataFrame(cells_by_name), np.array(lines, np.int64))
+
+
+def _cells(path: Path) -> Iterator[tuple[list[str], int]]:
+    """Yield the cells of each row, and the line where it ends."""
+    if path.suffix.lower() in RECIPE_SUFFIXES:
+        raise FitError(
+            f"{path}: is a recipe, not a run table; name the table itself, as in `curate fit "
+            "runs.csv` (a recipe names its own as mixture.evidence.runs)"
+        )
+    try:
+        text = path.read_text("utf-8-sig")
+    except OSError as error:
+        raise FitError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise FitError(f"{path}: is not UTF-8 text; a run table is a CSV file") from None
+    reader = csv.reader(io.StringIO(text, newline=""))
+    while True:
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:  # a cell of over 128 KiB, often an open quote
+            raise FitError(f"{path}:{reader.line_num}: is not CSV: {error}") from None
+        if cells is None:
+            return
+        yield cells, reader.line_num
+
+
+def _check_header(path: Path, line: int, header: tuple[str, ...]) -> None:
+    """Refuse names that occur twice, or that no terminal or report could show as they are."""
+    separator = next((mark for mark in ";\t" if len(header) == 1 and mark in header[0]), None)
+    if separator is not None:
+        raise FitError(
+            f"{path}:{line}: not a run table: cells are separated by {separator!r}: save it with "
+            "commas"
+        )
+    repeated = {name for name in header if name and header.count(name) > 1}
+    if repeated:
+        raise FitError(f"{path}:{line}: column {quoted(min(repeated))} occurs twice")
+    for number, name in enumerate(header, 1):
+        if not is_name(name):
+            raise FitError(f"{path}:{line}: column {number}: {quoted(name)} {NO_NAME}")
+
+
+def is_name(text: str) -> bool:
+    """Tell whether terminals, reports and recipes can show this name as it is."""
+    return text.isprintable() and len(text) <= NAME_LENGTH
 
 
 def single_layout(file: TableFile) -> tuple[TableLayout, list[str]]:
@@ -159,12 +215,20 @@ def single_layout(file: TableFile) -> tuple[TableLayout, list[str]]:
             notices.append(f"{file.path}: no loss_… columns; bpb_… (bits per byte) taken instead")
     key = next((name for name in KEYS if name in file.header), None)
     if key is None or not domains or not targets:
-        separator = next((mark for mark in (";", "\t") if mark in "".join(file.header)), None)
+        absent = [
+            name
+            for name, is_absent in (
+                ("run", key is None),
+                ("w_<domain>", not domains),
+                ("loss_<domain>", not targets),
+            )
+            if is_absent
+        ]
         raise FitError(
             f"{file.path}:1: not a run table: expected columns run, w_<domain>…, loss_<domain>…; "
-            + (f"cells are separated by {separator!r}: save it with commas" if separator else
-               "mixtures and losses in two files are given as two arguments")
-        )  # fmt: skip
+            f"there is no {' and no '.join(absent)}. Mixtures and losses in two files are given as "
+            "two arguments"
+        )
     rows = np.arange(len(file.lines))
     layout = TableLayout(
         weights=file,

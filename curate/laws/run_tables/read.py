@@ -24,6 +24,7 @@ from curate.laws.run_tables.columns import (
     TableLayout,
     load_file,
     pair_layout,
+    quoted,
     single_layout,
 )
 from curate.laws.run_tables.far_runs import FarLoss, far_losses
@@ -36,6 +37,9 @@ SUM_NOTICE = 1e-6
 
 OUTLYING = 1e6
 """Factor from its target's median, up or down, beyond which a loss is a mistake."""
+
+LARGEST = 1e9
+"""Loss above which, or below the inverse of which, a number is no loss in any unit."""
 
 ABSENT_SUM = 0.02
 """How far from 1 the shares of a row with an empty share may sum; further off, the empty share is
@@ -162,7 +166,7 @@ def _one_mixture_a_name(layout: TableLayout, numbers: _Numbers) -> tuple[_Number
             firsts.append(row)
             if place:
                 lines = [layout.weights.lines[layout.weight_rows[at]] for at in (firsts[0], row)]
-                apart.append(f"'{name}' (lines {lines[0]} and {lines[1]})")
+                apart.append(f"{quoted(name)} (lines {lines[0]} and {lines[1]})")
         if place:
             names[row] = f"{name}, mixture {place + 1}"
     if not apart:
@@ -199,7 +203,7 @@ def _far_notice(
         line = layout.losses.lines[layout.loss_rows[rows[loss.row]]]
         column = layout.targets[table.targets[loss.target]]
         parts.append(
-            f"'{table.runs[loss.row]}' (line {line}: {column} is "
+            f"{quoted(table.runs[loss.row])} (line {line}: {column} is "
             f"{table.losses[loss.row, loss.target]:.4g}, the others lead to expect "
             f"{loss.expected:.3g})"
         )
@@ -225,13 +229,15 @@ def _assemble(
         The table; the row of the layout for each of its rows; a sentence for each reason.
     """
     usable = np.isfinite(numbers.losses) & (numbers.losses > 0)
-    medians = _medians(numbers.losses, usable)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        distance = np.abs(np.log(numbers.losses) - np.log(medians))
+    logs = np.log(np.where(usable, numbers.losses, math.nan))
+    medians = _medians(logs, usable)
+    distance = np.abs(logs - medians)
     reasons = {
         "untrained": numbers.tokens == 0,
         "incomplete": ~usable.all(axis=1),
-        "outlying": (distance > math.log(OUTLYING)).any(axis=1),
+        "outlying": ((distance > math.log(OUTLYING)) | (np.abs(logs) > math.log(LARGEST))).any(
+            axis=1
+        ),
         "unknown": numbers.some_absent & (np.abs(numbers.totals - 1) > ABSENT_SUM),
     }
     left = np.ones(len(numbers.runs), bool)
@@ -260,9 +266,9 @@ def _assemble(
     return _table(layout, numbers, rows), rows, notices
 
 
-def _medians(losses: Array, usable: NDArray[np.bool_]) -> Array:
-    """Return the median of each target's usable losses, shape (targets,); NaN if there are none."""
-    columns = zip(losses.T, usable.T, strict=True)
+def _medians(logs: Array, usable: NDArray[np.bool_]) -> Array:
+    """Return the median of each target's usable logs, shape (targets,); NaN if there are none."""
+    columns = zip(logs.T, usable.T, strict=True)
     return np.array([np.median(column[use]) if use.any() else math.nan for column, use in columns])
 
 
@@ -291,7 +297,8 @@ def _notices(layout: TableLayout, left_out: dict[str, list[int]]) -> list[str]:
     sentences = {
         "untrained": "{} at 0 tokens; left out",
         "incomplete": "{} without a positive number for every loss; left out",
-        "outlying": "{} with a loss a million times its median, or a millionth; left out",
+        "outlying": "{} with a loss a million times its median, a millionth of it, or out of "
+        "1e-9 to 1e9; left out",
         "unknown": "{} with empty shares, and others that do not sum to 1; left out",
         "repeated": "{} repeating a run at the same tokens; left out",
         "contradicting": "{} repeating a run at the same tokens with other losses; the first of "
@@ -313,8 +320,17 @@ def _notices(layout: TableLayout, left_out: dict[str, list[int]]) -> list[str]:
 
 
 def _run_names(layout: TableLayout) -> list[str]:
-    """Name the run of each row; runs of one name and several seeds are several runs."""
+    """Name the run of each row; runs of one name and several seeds are several runs.
+
+    Raises:
+        FitError: A name is empty.
+    """
     import polars as pl
+
+    empty = (layout.weights.cells[layout.key] == "").to_numpy()[layout.weight_rows]
+    if empty.any():
+        where = layout.weights.where(int(layout.weight_rows[empty.argmax()]))
+        raise FitError(f"{where}: column '{layout.key}' is empty; give every run a name")
 
     name, seed = pl.col(layout.key), pl.col("seed")
     cells = layout.weights.cells
