@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from curate.dataset.manifest import ARTIFACTS, OWN_DIRECTORIES, OWN_FILES, QUARANTINE
 from curate.errors import InputError
 from curate.recipe import DomainRecipe, LoadedRecipe
-from curate.runtime.files import begin_directory, hash_json, sweep
+from curate.runtime.files import atomic_path, begin_directory, hash_json, sweep
 from curate.runtime.progress import Observer
 from curate.runtime.workers import map_tasks
 from curate.sources import InputPath, check_reader, expand, identify, segments
@@ -322,9 +322,12 @@ def _backends(domains: Sequence[DomainTokens]) -> str:
 def _spill(cache: Path) -> Iterator[Path]:
     sweep(cache)  # directories left by killed runs
     path = begin_directory(cache / "spill")
-    tag = cache / CACHE_TAG  # so that no recipe takes the cache for text, and backups skip it
-    if not tag.exists():
-        tag.write_bytes(CACHE_SIGNATURE + b"\n# Made by curate; it can be deleted at any time.\n")
+    # The tag keeps recipes from taking the cache for text, and backups from keeping it.
+    tag = cache / CACHE_TAG
+    content = CACHE_SIGNATURE + b"\n# Made by curate; it can be deleted at any time.\n"
+    if not tag.exists() or tag.read_bytes() != content:
+        with atomic_path(tag) as temporary:
+            temporary.write_bytes(content)
     try:
         yield path
     finally:
