@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from curate.dataset.hashed_json import with_hash
 from curate.runtime.progress import Observer
 
 END = "<|endoftext|>"
@@ -55,6 +56,15 @@ def write_jsonl(path: Path, rows: list[dict[str, str]]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
     return path
+
+
+def forge_manifest(directory: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change a dataset's manifest, and give it the hash of what it now says."""
+    path = directory / "manifest.json"
+    manifest = json.loads(path.read_bytes())
+    manifest.pop("xxh3")
+    change(manifest)
+    path.write_bytes(with_hash(json.dumps(manifest, indent=2).encode()))
 
 
 @pytest.fixture(scope="session")

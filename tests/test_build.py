@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from conftest import Listener, make_documents, write_jsonl
+from conftest import Listener, forge_manifest, make_documents, write_jsonl
 
 from curate.dataset.manifest import load_manifest
 from curate.errors import InfeasiblePlan, InputError, RecipeError, ShardError
@@ -303,11 +303,13 @@ def test_verify_compares_tokens_not_only_hashes(recipe: Path) -> None:
     content = bytearray(shard.read_bytes())
     content[100] ^= 1
     shard.write_bytes(content)
-    manifest = json.loads((directory / "manifest.json").read_text())
-    record = manifest["shards"][0]["files"][0]
-    assert record["path"] == "train/shard-00000.bin"
-    record["xxh3"] = record_file(shard, directory).xxh3
-    (directory / "manifest.json").write_text(json.dumps(manifest))
+
+    def change(manifest: dict[str, Any]) -> None:
+        record = manifest["shards"][0]["files"][0]
+        assert record["path"] == "train/shard-00000.bin"
+        record["xxh3"] = record_file(shard, directory).xxh3
+
+    forge_manifest(directory, change)
     done = run("verify", directory)
     assert done.returncode == 1 and "differs from its document" in done.stderr
 
@@ -503,7 +505,7 @@ def test_another_tokenizer_json_is_noticed(recipe: Path) -> None:
     tokenizer["model"]["merges"] = tokenizer["model"]["merges"][:-1]
     (directory / "tokenizer.json").write_text(json.dumps(tokenizer))
     done = run("verify", directory)
-    assert done.returncode == 2 and "tokenizer.json" in done.stderr
+    assert done.returncode == 1 and "tokenizer.json: " in done.stderr
 
 
 def test_a_damaged_shard_is_written_again(recipe: Path) -> None:

@@ -127,7 +127,7 @@ def test_a_cut_shard_of_any_format_is_found(make: Maker, name: str, tmp_path: Pa
     for path in sorted((copy / "train").glob("shard-00001.*")):
         whole = path.read_bytes()
         path.write_bytes(whole[:-1])
-        with pytest.raises(ShardError, match=f"{path.name}: expected {len(whole)} bytes as the"):
+        with pytest.raises(ShardError, match=f"{path.name}: .* bytes, the manifest says"):
             curate.load(copy, LENGTH)
         path.write_bytes(whole)
     curate.load(copy, LENGTH)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import forge_manifest
 
 from curate.dataset.manifest import load_manifest, read_provenance
 from curate.errors import RecipeError
@@ -16,6 +17,7 @@ from curate.pipeline.build import build
 from curate.plan import PAD, PIECE
 from curate.plan.packing import BEST_FIT, WHOLE, PackedSampler, Tally, best_fit, pack, split, tally
 from curate.recipe import load
+from curate.runtime.files import hash_file
 from curate.runtime.progress import Observer
 
 ROW = 64
@@ -144,7 +146,7 @@ def test_best_fit_in_every_format_that_keeps_rows(recipe: Path, name: str) -> No
     assert len(tokens) == certificate["packing"]["rows"] * ROW
     assert len(tokens) - 30000 == certificate["packing"]["padding_tokens"] > 0
     pieces = [
-        np.array(read_provenance(built.directory / shard.provenance.path))
+        np.array(read_provenance(built.directory / shard.provenance.path, shard, 3))
         for shard in load_manifest(built.directory).shards
         if shard.split == "train"
     ]
@@ -196,17 +198,22 @@ def test_domains_apart_are_packed_too(recipe: Path) -> None:
 
 def test_verify_finds_a_changed_filling(recipe: Path) -> None:
     from curate.dataset.verify import verify
-    from curate.pipeline.build import reopen
+    from curate.pipeline.read_back import reopen
 
     built = make(recipe, "output.format=npy", "packing=best-fit")
-    _, domains = reopen(built.directory, 1, Observer())
+    domains = reopen(load_manifest(built.directory), 1, Observer())
     path = built.directory / "train" / "shard-00000.npy"
     shard = load_manifest(built.directory).shards[0]
-    pieces = np.array(read_provenance(built.directory / shard.provenance.path))
+    pieces = np.array(read_provenance(built.directory / shard.provenance.path, shard, 3))
     at = int(pieces["tokens"][: int(np.argmax(pieces["domain"] == PAD))].sum())
     tokens = np.load(path, mmap_mode="r+")
     tokens[at] += 1
     tokens.flush()
+
+    def change(manifest: dict[str, Any]) -> None:
+        manifest["shards"][0]["files"][0]["xxh3"] = hash_file(path)
+
+    forge_manifest(built.directory, change)
     problems = verify(built.directory, domains, 1)["problems"]
     assert any(f"token {at} differs from its document" in problem for problem in problems)
 

@@ -18,8 +18,9 @@ from curate.dataset.manifest import ARTIFACTS, QUARANTINE, load_manifest
 from curate.dataset.verify import verify
 from curate.errors import InfeasiblePlan, RecipeError, ShardError
 from curate.formats import FORMATS, find
-from curate.pipeline.build import build, reopen
+from curate.pipeline.build import build
 from curate.pipeline.plan import plan_dataset
+from curate.pipeline.read_back import reopen
 from curate.recipe import load
 from curate.runtime.progress import Observer
 
@@ -197,7 +198,7 @@ def test_verify_finds_damage(recipe: Path, damage: str) -> None:
     built = make(recipe)
     path = built.directory / damage
     path.write_bytes(path.read_bytes()[:-2])
-    _, domains = reopen(built.directory, 1, Observer())
+    domains = reopen(load_manifest(built.directory), 1, Observer())
     certificate = verify(built.directory, domains, 1)
     assert not certificate["ok"]
     assert any(problem.startswith(f"{damage}: ") for problem in certificate["problems"])

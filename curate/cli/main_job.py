@@ -128,15 +128,26 @@ def build(context: click.Context, /, dry_run: bool, **options: Any) -> None:
 @click.command()
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.option("--workers", type=click.IntRange(1), help="Number of processes; default: the cores.")
+@click.option(
+    "--report",
+    type=click.Path(path_type=Path),
+    help="Write the certificate to this file instead of the dataset.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the certificate as JSON.")
 @click.option("--quiet", is_flag=True, help="Print errors only.")
 def verify(directory: Path, **options: Any) -> None:
     """Read a built dataset back and compare it with its plan.
 
-    The exit code is 1 if anything differs.
-    """
+    The exit code is 1 if anything differs or is damaged. A dataset on a read-only disk is verified
+    all the same.
+    """  # fmt: skip
     screen = Screen(options["as_json"], options["quiet"])
-    result = curate.verify(directory, workers=options["workers"], progress=screen.observer)
+    result = curate.verify(
+        directory,
+        report=options["report"],
+        workers=options["workers"],
+        progress=screen.observer,
+    )
     _finish(screen, result, with_readers=False)
 
 
@@ -147,13 +158,14 @@ def _finish(screen: Screen, result: CertificateResult, with_readers: bool) -> No
     from curate.report.terminal import reader_lines, result_table
 
     certificate = result.json
-    lines = reader_lines(certificate) if with_readers else []
-    screen.show(certificate, lambda: Group(result_table(certificate, result.bad_records), *lines))
+    lines: list[Any] = reader_lines(certificate) if with_readers else []
+    if certificate["domains"]:  # else nothing could be compared
+        lines.insert(0, result_table(certificate, result.bad_records))
+    screen.show(certificate, lambda: Group(*lines))
     for problem in result.problems:
         click.echo(f"curate: {problem}", err=True)
     if screen.console is not None:
         verdict = "[green]ok: true[/]" if result.ok else "[red]ok: false[/]"
-        path = result.directory / "certificate.json"
-        screen.console.print(f"certificate {verdict}  {path}", soft_wrap=True)
+        screen.console.print(f"certificate {verdict}  {result.path or ''}", soft_wrap=True)
     if not result.ok:
         sys.exit(EXIT_FAILED)

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from curate import __version__
-from curate.dataset.manifest import Manifest
+from curate.dataset.hashed_json import is_whole, read_regular, write_hashed
+from curate.dataset.manifest import Manifest, PlanRecord
 from curate.formats.base import TokenFormat
 from curate.formats.trainers.draws import WrittenShard
 from curate.plan.packing import Tally
 from curate.plan.per_domain import MIXED, PER_DOMAIN, predict_mixtures, written_domains
+from curate.runtime.files import json_text
 
 WINDOWS = 100
 """Windows that the output is cut into to see how evenly it is mixed."""
@@ -31,6 +35,8 @@ class ShardCheck:
     """Training shards: tokens by window and domain."""
     content: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
     """Distinct first halves of the content hashes of its documents."""
+    is_read: bool = False
+    """Whether its files are as the manifest says and were read to their end."""
     content_checked: bool = False
     tally: Tally = Tally()
     """Counts of its rows and of their contents."""
@@ -38,17 +44,35 @@ class ShardCheck:
     """Training shards: tokens that a trainer's reader drops."""
 
 
+def without_manifest(problem: str) -> dict[str, Any]:
+    """Return the fields of `certificate.json` for a dataset whose manifest cannot be used.
+
+    Args:
+        problem: The reason; nothing else can be said of the dataset.
+    """
+    return {
+        "schema": 1,
+        "curate_version": __version__,
+        "ok": False,
+        "problems": [problem],
+        "domains": {},
+    }
+
+
 def certify(
     manifest: Manifest,
-    plan: dict[str, Any],
+    plan: PlanRecord | None,
     checks: Sequence[ShardCheck],
     damage: Sequence[str],
 ) -> dict[str, Any]:
     """Return the fields of `certificate.json`.
 
+    What is compared with the plan needs the plan and all shards. Where one of them is damaged, that
+    is the problem, and no count that follows from it is another.
+
     Args:
         manifest: Manifest of the dataset.
-        plan: Content of `plan.json`.
+        plan: Content of `plan.json`; None if it cannot be read.
         checks: shape (shards,), in the manifest's order.
         damage: Problems with files that are not shards.
     """
@@ -56,13 +80,17 @@ def certify(
     train = [c for c, s in zip(checks, manifest.shards, strict=True) if s.split == "train"]
     held_out = [c for c, s in zip(checks, manifest.shards, strict=True) if s.split != "train"]
     realised_total = sum(sum(check.tokens.values()) for check in train)
-    rows = _domain_rows(manifest, plan, train, held_out, problems)
+    rows: dict[str, Any] = {}
     mixtures: list[dict[str, Any]] = []
-    if manifest.shape == MIXED and realised_total != manifest.budget_tokens:
-        problems.append(f"budget_tokens {manifest.budget_tokens}, realised {realised_total} in all")
-    if manifest.shape == PER_DOMAIN:
-        mixtures = _trainer_mixtures(manifest, plan, train)
-        _as_trained(rows, mixtures[0])
+    if plan is not None and all(check.is_read for check in checks):
+        rows = _domain_rows(manifest, plan, train, held_out, problems)
+        if manifest.shape == MIXED and realised_total != manifest.budget_tokens:
+            problems.append(
+                f"budget_tokens {manifest.budget_tokens}, realised {realised_total} in all"
+            )
+        if manifest.shape == PER_DOMAIN and len(rows) == len(manifest.domains):
+            mixtures = _trainer_mixtures(manifest, plan, train)
+            _as_trained(rows, mixtures[0])
     overlap = _overlap(train, held_out)
     if overlap:
         problems.append(f"{overlap} documents are in training and in validation")
@@ -90,12 +118,31 @@ def certify(
             for shard in manifest.shards
             for file in shard.files
         ],
+        "files": [msgspec.to_builtins(file) for file in manifest.beside_shards],
     }
+
+
+def write_certificate(path: Path, fields: dict[str, Any]) -> None:
+    """Write a certificate, with a hash of itself in its last field."""
+    write_hashed(path, json_text(fields).encode())
+
+
+def certificate_damage(path: Path) -> str | None:
+    """Describe in one line how a certificate is damaged; None if it is not."""
+    try:
+        content = read_regular(path)
+    except FileNotFoundError:
+        return f"{path.name}: missing"
+    except OSError as error:
+        return f"{path.name}: {error.strerror or error}"
+    if is_whole(content):
+        return None
+    return f"{path.name}: damaged, for it differs from its own hash"
 
 
 def _domain_rows(
     manifest: Manifest,
-    plan: dict[str, Any],
+    plan: PlanRecord,
     train: Sequence[ShardCheck],
     held_out: Sequence[ShardCheck],
     problems: list[str],
@@ -104,20 +151,20 @@ def _domain_rows(
     rows: dict[str, Any] = {}
     realised_total = sum(sum(check.tokens.values()) for check in train)
     for number, name in enumerate(manifest.domains):
-        planned = plan["domains"].get(name)
+        planned = plan.domains.get(name)
         if planned is None:
             problems.append(f"plan.json has no domain '{name}'")
             continue
         realised = sum(check.tokens.get(number, 0) for check in train)
-        expected = planned.get("written_tokens", planned["tokens"])
+        expected = planned.tokens if planned.written_tokens is None else planned.written_tokens
         if realised != expected:
             problems.append(f"'{name}': planned {expected} tokens, realised {realised}")
-        supply = planned["supply_tokens"]
+        supply = planned.supply_tokens
         written = {"written_tokens": expected} if manifest.shape == PER_DOMAIN else {}
         rows[name] = {
             **written,
-            "asked_share": planned["weight"],
-            "planned_tokens": planned["tokens"],
+            "asked_share": planned.weight,
+            "planned_tokens": planned.tokens,
             "realised_tokens": realised,
             "realised_share": realised / realised_total if realised_total else 0.0,
             "epochs": realised / supply if supply else 0.0,
@@ -127,7 +174,7 @@ def _domain_rows(
 
 
 def _trainer_mixtures(
-    manifest: Manifest, plan: dict[str, Any], train: Sequence[ShardCheck]
+    manifest: Manifest, plan: PlanRecord, train: Sequence[ShardCheck]
 ) -> list[dict[str, Any]]:
     """Predict how each trainer's own mixture draws from the tokens on disk."""
     records = [shard for shard in manifest.shards if shard.split == "train"]
@@ -136,7 +183,7 @@ def _trainer_mixtures(
         for record, check in zip(records, train, strict=True)
         for domain, tokens in check.tokens.items()
     ]
-    planned = [plan["domains"].get(name, {}).get("tokens", 0) for name in manifest.domains]
+    planned = [plan.domains[name].tokens for name in manifest.domains]
     domains = written_domains(manifest.domains, planned, shards)
     predictions = predict_mixtures(manifest.configured(), domains, manifest.settings)
     return [prediction.to_json() for prediction in predictions]

@@ -9,42 +9,77 @@
 <dir>/trainer/             for some formats: files that trainers need for a whole split;
                            with separate domains, the trainers' mixture files
 <dir>/tokenizer.json       the definition that made the tokens
+<dir>/recipe.yaml          the recipe as it was built, with every change from the command line
 <dir>/stats.json mixture.json plan.json certificate.json quarantine.jsonl README.md
 ```
+
+A manifest may come from strangers, so its paths stay inside its directory and its numbers are
+bounded before anything else looks at them.
 """
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PureWindowsPath
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
+from msgspec import UNSET, Meta, UnsetType
 from numpy.typing import NDArray
 
-from curate.errors import ShardError
+from curate.dataset.hashed_json import (
+    describe_kind,
+    has_hash,
+    is_whole,
+    read_regular,
+    write_hashed,
+)
+from curate.errors import EngineError, ShardError
 from curate.formats import Settings, TextFormat, TokenFormat, configure
 from curate.formats.trainer_files import DIRECTORY as TRAINER
-from curate.plan import PIECE
-from curate.runtime.files import atomic_path, hash_file
+from curate.plan import PAD, PIECE
+from curate.recipe.structs import Name
+from curate.runtime.files import hash_file
 
-SCHEMA = 1
+SCHEMA = 2
+OLD_SCHEMA = 1
+"""Manifests without a hash of themselves, which list few files beside the shards."""
+
+MOST = 2**53
+"""Largest number in a manifest: sums and products of a hundred such numbers fit 64 bits."""
+
+Count = Annotated[int, Meta(ge=0, le=MOST)]
+Positive = Annotated[int, Meta(ge=1, le=MOST)]
+Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}$(?!\n)")]
+Line = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f-\x9f]*$(?!\n)")]
+"""Text without control characters, which would act on the terminal that shows it."""
 
 SPLITS = ("train", "validation")
+
+NPY_MAGIC = b"\x93NUMPY\x01\x00"
+PROVENANCE_HEAD_BYTES = 4096
 
 PROVENANCE = np.dtype([*[(name, PIECE[name]) for name in PIECE.names or ()], ("content", "<u8")])
 """A piece and the first half of its document's content hash."""
 
 OWN_DIRECTORIES = ("train", "validation", "provenance", TRAINER)
-OWN_FILES = ("README.md", "tokenizer.json")
+CARD = "README.md"
+OWN_FILES = (CARD, "tokenizer.json")
 """Files beside the shards; in a directory without a dataset of curate they are the user's."""
 
 ARTIFACTS = ("stats.json", "mixture.json", "plan.json", "manifest.json", "certificate.json")
 """JSON files beside the shards; ours say which version of curate wrote them."""
 QUARANTINE = "quarantine.jsonl"
+
+BESIDE_SHARDS = (
+    "recipe.yaml", "tokenizer.json", "stats.json", "mixture.json", "plan.json", QUARANTINE,
+)  # fmt: skip
+"""Files that a build writes before its manifest, some only where there is something to say."""
 
 MARK = ".curate"
 """Name of the file that lists the shards a directory is for."""
@@ -57,21 +92,21 @@ shard's name and not its content, so they are removed when the shard is written 
 class FileRecord(msgspec.Struct, frozen=True):
     """A file of the dataset."""
 
-    path: str
+    path: Line
     """Relative to the dataset's directory."""
-    bytes: int
-    xxh3: str
+    bytes: Count
+    xxh3: Digest
     """xxh3-128, 32 hexadecimal digits."""
 
 
 class ShardRecord(msgspec.Struct, frozen=True):
     """A shard and its provenance."""
 
-    split: str
-    stem: str
+    split: Line
+    stem: Line
     """Stem that the format's reader takes, relative to the dataset's directory."""
-    sequences: int
-    tokens: int
+    sequences: Count
+    tokens: Count
     files: list[FileRecord]
     provenance: FileRecord
 
@@ -80,10 +115,10 @@ class TokenizerRecord(msgspec.Struct, frozen=True):
     """The tokenizer that made the tokens."""
 
     name: str
-    fingerprint: str
+    fingerprint: Line
     eos: str | None
-    eos_id: int | None
-    vocabulary: int
+    eos_id: Count | None
+    vocabulary: Annotated[int, Meta(ge=1, le=2**32)]
     backend: str
 
 
@@ -94,7 +129,7 @@ class InputRecord(msgspec.Struct, frozen=True):
     path: str
     content: str
     """Key of its content and of how it was read; see `FilePlan.keys`."""
-    segments: int
+    segments: Count
     """Number of segments that it was read in."""
 
 
@@ -102,35 +137,49 @@ class Manifest(msgspec.Struct, frozen=True):
     """`manifest.json`."""
 
     schema: int
-    curate_version: str
-    name: str
-    recipe_hash: str
-    build_hash: str
+    curate_version: Line
+    name: Line
+    recipe_hash: Line
+    build_hash: Line
     """Recipe, tokenizer, documents and curate version: the same hash gives the same shards."""
-    format: str
-    dtype: str | None
+    format: Line
+    dtype: Annotated[str, Meta(pattern=r"^[<|][ui][1248]$(?!\n)")] | None
     """Type of a token on disk; None for text."""
-    sequence_length: int | None
+    sequence_length: Positive | None
     seed: int
-    budget_tokens: int
+    budget_tokens: Positive
     tokenizer: TokenizerRecord
-    domains: list[str]
+    domains: Annotated[list[Name], Meta(min_length=1, max_length=PAD)]
     shards: list[ShardRecord]
     inputs: list[InputRecord]
-    cache: str
+    cache: Line
     """Absolute path of the token store at build time."""
-    options: dict[str, Any] = {}
+    options: dict[str, str | int | bool | None] = {}
     """Options of the format, as the recipe gave them."""
     folder_files: list[FileRecord] = []
     """Files that the format's readers expect beside the shards."""
-    window: str = "L"
+    window: Literal["L", "L+1"] = "L"
     """`L+1` where `sequence_length` is one more than the trainer's."""
-    packing: str = "concat"
+    packing: Literal["concat", "best-fit", "whole"] = "concat"
     """How documents form sequences; see `curate.plan.packing`."""
-    plan: FileRecord | None = None
-    """`plan.json`, by which the shards were written; None in datasets of earlier versions."""
-    shape: str = "mixed"
+    plan: FileRecord | UnsetType = UNSET
+    """`plan.json`, in manifests of schema 1; later ones have it in `files`."""
+    shape: Literal["mixed", "per-domain"] = "mixed"
     """`mixed`, or `per-domain`: a folder a domain, the mixture left to the trainer."""
+    files: list[FileRecord] = []
+    """Every other file that curate wrote, but for the certificate and the manifest itself."""
+
+    @property
+    def beside_shards(self) -> list[FileRecord]:
+        """List the files that are neither shards nor their provenance."""
+        plan = [] if self.plan is UNSET else [self.plan]
+        return [*self.folder_files, *plan, *self.files]
+
+    @property
+    def listed(self) -> list[FileRecord]:
+        """List every file."""
+        of_shards = [file for shard in self.shards for file in [*shard.files, shard.provenance]]
+        return [*of_shards, *self.beside_shards]
 
     @property
     def settings(self) -> Settings:
@@ -147,6 +196,21 @@ class Manifest(msgspec.Struct, frozen=True):
     def configured(self) -> TokenFormat | TextFormat:
         """Return the format that wrote the shards, configured with its options."""
         return configure(self.format, self.settings)
+
+
+class PlannedDomain(msgspec.Struct, frozen=True):
+    """A domain in `plan.json`, as far as it is compared with what was written."""
+
+    weight: Annotated[float, Meta(ge=0)]
+    tokens: Count
+    supply_tokens: Count
+    written_tokens: Count | None = None
+
+
+class PlanRecord(msgspec.Struct, frozen=True):
+    """`plan.json`, as far as it is compared with what was written."""
+
+    domains: dict[str, PlannedDomain]
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,25 +250,137 @@ class DatasetLayout:
 
 
 def load_manifest(directory: Path) -> Manifest:
-    """Read a dataset's manifest.
+    """Read a dataset's manifest, and check all that can be checked without its files.
 
     Raises:
-        ShardError: There is no manifest, or it is not curate's.
+        ShardError: There is no manifest, it is damaged or not curate's, or its paths lead out of
+            the directory.
     """
     path = DatasetLayout(directory).manifest
     try:
-        manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
+        content = read_regular(path)
+        manifest = msgspec.json.decode(content, type=Manifest)
     except FileNotFoundError as error:
         raise ShardError(
             f"{directory}: no manifest.json, so no finished dataset; run curate build"
         ) from error
-    except (OSError, msgspec.DecodeError) as error:
-        raise ShardError(f"{path}: not a manifest of curate ({error})") from error
-    if manifest.schema != SCHEMA:
+    except OSError as error:
+        raise ShardError(f"{path}: {_reason(error)}") from error
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise ShardError(f"{path}: not a manifest of curate ({_one_line(error)})") from error
+    if manifest.schema not in (OLD_SCHEMA, SCHEMA):
         raise ShardError(
             f"{path}: schema {manifest.schema}, this curate reads {SCHEMA}; build it again"
         )
+    if not is_whole(content) and (manifest.schema == SCHEMA or has_hash(content)):
+        raise ShardError(
+            f"{path}: damaged, for it differs from its own hash; run curate build to write it again"
+        )
+    contradiction = _contradiction(manifest)
+    if contradiction is not None:
+        raise ShardError(f"{path}: {contradiction}")
     return manifest
+
+
+def read_plan(path: Path) -> PlanRecord:
+    """Read `plan.json`.
+
+    Raises:
+        ShardError: It cannot be read, or is not a plan.
+    """
+    try:
+        return msgspec.json.decode(read_regular(path), type=PlanRecord)
+    except OSError as error:
+        raise ShardError(f"{path.name}: cannot be read ({_reason(error)})") from error
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise ShardError(f"{path.name}: not a plan of curate ({_one_line(error)})") from error
+
+
+def _one_line(error: Exception) -> str:
+    """Return an error's text without the control characters of what it quotes."""
+    return str(error).encode("unicode_escape").decode()
+
+
+def _contradiction(manifest: Manifest) -> str | None:
+    """Describe what no manifest that curate writes says; None if there is nothing."""
+    for path in [*(file.path for file in manifest.listed), *(s.stem for s in manifest.shards)]:
+        if not _is_inside(path):
+            return f"lists {path!r}, which is not a path inside its directory; nothing is read"
+    paths = [file.path for file in manifest.listed]
+    if len(set(paths)) != len(paths):
+        return "lists a file twice"
+    for shard in manifest.shards:
+        stem = shard.stem
+        beside = [file.path for file in shard.files if not file.path.startswith(stem)]
+        if beside or shard.split not in SPLITS or not stem.startswith(f"{shard.split}/"):
+            return f"the files of the shard {stem!r} are elsewhere"
+    if sum(shard.tokens for shard in manifest.shards) > MOST:
+        return f"its shards hold more than {MOST} tokens"
+    if len(set(manifest.domains)) != len(manifest.domains):
+        return "names a domain twice"
+    if manifest.sequence_length is None and (manifest.packing, manifest.window) != ("concat", "L"):
+        return f"packing {manifest.packing} with window {manifest.window} needs a sequence_length"
+    return None
+
+
+def _is_inside(path: str) -> bool:
+    """Return whether a path, as curate writes it, leads to a place below its directory.
+
+    Example:
+        >>> [_is_inside(path) for path in ("train/a.bin", "/etc/a", "../a", "a/../../b", "C:/a")]
+        [True, False, False, False, False]
+    """
+    windows = PureWindowsPath(path)
+    parts = path.split("/")
+    return not windows.anchor and "\\" not in path and not {"", ".", ".."} & set(parts)
+
+
+OF_THIS_PROCESS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""Errors that say nothing about the file that could not be read."""
+
+
+def file_damage(directory: Path, file: FileRecord, hashed: bool = True) -> str | None:
+    """Describe in one line how a file differs from its record; None if it does not.
+
+    A link differs, too: curate writes none, and it may lead out of the directory.
+
+    Args:
+        directory: Directory of the dataset.
+        file: The record.
+        hashed: Whether to compare the content, too.
+
+    Raises:
+        EngineError: This process lacks memory or descriptors.
+    """
+    path = directory / file.path
+    try:
+        status = path.lstat()
+        kind = describe_kind(status.st_mode)
+        if kind is not None:
+            return f"{file.path}: {kind}"
+        if path.resolve() != directory.resolve() / file.path:
+            return f"{file.path}: is reached through a link, which curate does not write"
+        if status.st_size != file.bytes:
+            return f"{file.path}: {status.st_size} bytes, the manifest says {file.bytes}"
+        if hashed and hash_file(path) != file.xxh3:
+            return f"{file.path}: content differs from the manifest's hash"
+    except (FileNotFoundError, NotADirectoryError):
+        return f"{file.path}: missing"
+    except OSError as error:
+        if error.errno in OF_THIS_PROCESS:
+            raise EngineError(f"{path}: {_reason(error)}") from error
+        return f"{file.path}: cannot be read ({_reason(error)})"
+    return None
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or type(error).__name__
+
+
+def has_traces(directory: Path) -> bool:
+    """Return whether a directory holds a manifest, or marks of shards, in whatever state."""
+    names = ["manifest.json", MARK, *(f"{name}/{MARK}" for name in OWN_DIRECTORIES)]
+    return any(os.path.lexists(directory / name) for name in names)
 
 
 def refuse_foreign(directory: Path) -> None:
@@ -330,21 +506,72 @@ def record_file(path: Path, directory: Path) -> FileRecord:
 
 
 def write_manifest(manifest: Manifest, directory: Path) -> None:
-    """Write the manifest, the last act of a build."""
-    with atomic_path(DatasetLayout(directory).manifest) as temporary:
-        temporary.write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=2))
+    """Write the manifest with a hash of itself, the last act of a build."""
+    text = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
+    write_hashed(DatasetLayout(directory).manifest, text)
 
 
-def read_provenance(path: Path) -> NDArray[Any]:
-    """Read a shard's provenance.
+def records_beside(directory: Path) -> list[FileRecord]:
+    """Record the files beside the shards, but for the card, which is written last."""
+    names = [*BESIDE_SHARDS, *(f"{name}/{MARK}" for name in OWN_DIRECTORIES)]
+    return [record_file(directory / name, directory) for name in names if _is_file(directory, name)]
+
+
+def list_card(directory: Path) -> list[FileRecord]:
+    """Record the card, which describes the shards as they were read back, in the manifest.
+
+    Returns:
+        The records of all files beside the shards.
+    """
+    manifest = load_manifest(directory)
+    files = [file for file in manifest.files if file.path != CARD]
+    listed = msgspec.structs.replace(
+        manifest, files=[*files, record_file(directory / CARD, directory)]
+    )
+    if listed != manifest:
+        write_manifest(listed, directory)
+    return listed.beside_shards
+
+
+def _is_file(directory: Path, name: str) -> bool:
+    path = directory / name
+    return path.is_file() and not path.is_symlink()
+
+
+def read_provenance(path: Path, shard: ShardRecord, domains: int) -> NDArray[Any]:
+    """Read a shard's provenance, memory-mapped.
+
+    Args:
+        path: The file.
+        shard: The shard, to whose tokens the pieces must add up.
+        domains: Number of domains.
 
     Raises:
-        ShardError: The file is absent or damaged.
+        ShardError: The file is absent or damaged, or contradicts the shard.
     """
     try:
-        pieces: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise ShardError(f"{path}: provenance cannot be read ({error})") from error
-    if pieces.dtype != PROVENANCE:
-        raise ShardError(f"{path}: not provenance of this version of curate")
+        with path.open("rb") as file:
+            head = file.read(PROVENANCE_HEAD_BYTES)
+        size_bytes = path.stat().st_size
+        head_bytes = len(NPY_MAGIC) + 2 + int.from_bytes(head[len(NPY_MAGIC) :][:2], "little")
+        rows, rest = divmod(size_bytes - head_bytes, PROVENANCE.itemsize)
+        expected = f"{{'descr': {PROVENANCE.descr}, 'fortran_order': False, 'shape': ({rows},), }}"
+        text = head[len(NPY_MAGIC) + 2 : head_bytes].decode("latin-1")
+        if not head.startswith(NPY_MAGIC) or rest or text.rstrip() != expected:
+            raise ShardError(f"{path}: not provenance of this version of curate")
+        pieces: NDArray[Any] = np.empty(0, PROVENANCE)
+        if rows:  # an empty stretch cannot be mapped
+            pieces = np.memmap(path, PROVENANCE, "r", head_bytes, (rows,))
+    except OSError as error:
+        raise ShardError(f"{path}: provenance cannot be read ({_reason(error)})") from error
+    in_range = (pieces["domain"] < domains) | (pieces["domain"] == PAD)
+    for name in ("document", "start", "tokens"):
+        in_range &= pieces[name] >= 0
+    in_range &= pieces["tokens"] <= shard.tokens  # so that the sum below cannot wrap round
+    total = pieces["tokens"].sum(dtype=np.float64)
+    if not in_range.all() or total > MOST or int(pieces["tokens"].sum()) != shard.tokens:
+        raise ShardError(
+            f"{path}: its pieces are not those of a shard of {shard.tokens} tokens of "
+            f"{domains} domains; build it again"
+        )
     return pieces

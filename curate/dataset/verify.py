@@ -1,15 +1,18 @@
-"""Read a dataset back, compare it with its plan, and record the result in a certificate.
+"""Read a dataset back and compare it with its plan.
 
-Checks: every file, the plan included, has the bytes that the manifest states; the format's own
+Checks: every file that curate wrote has the bytes that the manifest states; the format's own
 reader yields as many tokens as the provenance accounts for; every token equals that of the document
 it is said to come from (where the token store is available); tokens of each domain equal the plan;
 no training document has the content hash of a validation document. The certificate also states how
 far the mixture strays in windows of the output.
+
+The order is what makes any damage safe: the manifest is compared with its own hash first, then
+every file with the manifest, and only files that passed are parsed. Nothing is written here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,26 +20,30 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.dataset.certificate import WINDOWS, ShardCheck, certify
+from curate.dataset.certificate import WINDOWS, ShardCheck, certify, without_manifest
 from curate.dataset.manifest import (
+    CARD,
     MARK,
+    SCHEMA,
     SPLITS,
     FileRecord,
     Manifest,
+    PlanRecord,
     ShardOnDisk,
     ShardRecord,
+    file_damage,
     is_reader_cache,
     load_manifest,
+    read_plan,
     read_provenance,
 )
 from curate.dataset.write_text import check_text
-from curate.errors import InputError, ShardError
-from curate.formats.base import BEST_FIT, CONCAT, WHOLE, TokenFormat
+from curate.errors import CurateError, EngineError, ShardError
+from curate.formats.base import BEST_FIT, CONCAT, WHOLE, TextFormat, TokenFormat
 from curate.formats.trainer_files import DIRECTORY as TRAINER
 from curate.plan import PAD, TokenCopier
 from curate.plan.packing import tally
 from curate.plan.per_domain import MIXED
-from curate.runtime.files import hash_file, read_json, write_json
 from curate.runtime.workers import map_tasks
 from curate.tokens.domain import DomainTokens
 
@@ -46,8 +53,10 @@ def verify(
     domains: Sequence[DomainTokens] | None,
     workers: int,
     on_tick: Callable[[], None] = lambda: None,
+    *,
+    with_card: bool = True,
 ) -> dict[str, Any]:
-    """Check a dataset and write `certificate.json`.
+    """Check a dataset.
 
     Args:
         directory: Directory of the dataset.
@@ -55,51 +64,52 @@ def verify(
             order; None: the store is not available, and files are only compared with their hashes.
         workers: Number of processes.
         on_tick: Called now and then.
+        with_card: Whether the card is checked, too; a build writes it only after this.
 
     Returns:
-        The certificate; `ok` says whether everything held.
-
-    Raises:
-        ShardError: There is no finished dataset.
+        The fields of `certificate.json`; `ok` says whether everything held.
     """
-    manifest = load_manifest(directory)
-    plan = _read_plan(directory)
-    starts = _shard_starts(manifest)
-    check = partial(_check_shard, directory, manifest, domains)
-    tasks = [(shard, starts[number]) for number, shard in enumerate(manifest.shards)]
+    try:
+        manifest = load_manifest(directory)
+        output_format = manifest.configured()
+    except CurateError as error:  # an unknown format, too
+        return without_manifest(str(error))
+    files = [file for file in manifest.beside_shards if with_card or file.path != CARD]
+    damage = map_tasks(partial(file_damage, directory), files, workers, on_tick)
+    plan, problem = _read_plan(directory, dict(zip(files, damage, strict=True)))
+    problems = [*filter(None, [*damage, problem]), *_unlisted(directory, manifest)]
+    if with_card and manifest.schema == SCHEMA and all(file.path != CARD for file in files):
+        problems.append(f"{CARD}: not in the manifest, so its build was cut off; run curate build")
+    check = partial(_check_shard, directory, (manifest, output_format), domains)
+    tasks = list(zip(manifest.shards, _shard_starts(manifest), strict=True))
     checks = map_tasks(check, tasks, workers, on_tick)
-    damage: list[str] = []
-    for file in [*manifest.folder_files, *([manifest.plan] if manifest.plan else [])]:
-        _check_file(directory, file, damage)
-    certificate = certify(manifest, plan, checks, [*damage, *_unlisted(directory, manifest)])
-    write_json(directory / "certificate.json", certificate)
-    return certificate
+    return certify(manifest, plan, checks, problems)
+
+
+def _read_plan(
+    directory: Path, damage: Mapping[FileRecord, str | None]
+) -> tuple[PlanRecord | None, str | None]:
+    """Return the plan unless it is damaged, and a problem of its content."""
+    if any(problem for file, problem in damage.items() if file.path == "plan.json"):
+        return None, None
+    try:
+        return read_plan(directory / "plan.json"), None
+    except ShardError as error:
+        return None, str(error)
 
 
 def _unlisted(directory: Path, manifest: Manifest) -> list[str]:
     """List files among the shards that a trainer would read though the manifest lacks them."""
-    listed = {file.path for shard in manifest.shards for file in shard.files}
-    listed |= {file.path for file in manifest.folder_files}
+    listed = {file.path for file in manifest.listed}
     return [
         f"{path.relative_to(directory).as_posix()}: not in the manifest"
         for split in (*SPLITS, TRAINER)
         for path in sorted((directory / split).rglob("*"))
         if path.name != MARK
-        and not path.is_dir()
+        and (path.is_symlink() or not path.is_dir())
         and not is_reader_cache(path, directory / split)
         and path.relative_to(directory).as_posix() not in listed
     ]
-
-
-def _read_plan(directory: Path) -> dict[str, Any]:
-    try:
-        plan = read_json(directory / "plan.json")
-        for name in plan["domains"]:
-            plan["domains"][name]["tokens"] += 0
-    except (InputError, KeyError, TypeError) as error:
-        raise ShardError(f"{directory}/plan.json: cannot be read ({error})") from error
-    content: dict[str, Any] = plan
-    return content
 
 
 def _shard_starts(manifest: Manifest) -> list[int]:
@@ -113,34 +123,36 @@ def _shard_starts(manifest: Manifest) -> list[int]:
 
 def _check_shard(
     directory: Path,
-    manifest: Manifest,
+    dataset: tuple[Manifest, TokenFormat | TextFormat],
     domains: Sequence[DomainTokens] | None,
     task: tuple[ShardRecord, int],
 ) -> ShardCheck:
     shard, start = task
+    manifest, output_format = dataset
     result = ShardCheck()
-    for file in [*shard.files, shard.provenance]:
-        _check_file(directory, file, result.problems)
-    try:  # a shard with damaged files is still read as far as possible
-        pieces = read_provenance(directory / shard.provenance.path)
-        output_format = manifest.configured()
+    damage = (file_damage(directory, file) for file in [*shard.files, shard.provenance])
+    result.problems += filter(None, damage)
+    if result.problems:
+        return result
+    try:
+        pieces = read_provenance(directory / shard.provenance.path, shard, len(manifest.domains))
         on_disk = ShardOnDisk(directory, manifest, shard, pieces)
         if isinstance(output_format, TokenFormat):
             _check_tokens(on_disk, output_format, domains, result)
         else:
             check_text(on_disk, output_format, result.problems)
             _check_content(pieces, domains, shard.stem)
-            result.content_checked = True
-    except ShardError as error:
+            result.content_checked = domains is not None
+    except EngineError:
+        raise
+    except CurateError as error:
         result.problems.append(str(error))
         return result
+    result.is_read = True
     rows = _row_tokens(pieces, manifest)
     result.tally = tally(pieces, len(rows))
     if manifest.packing != CONCAT:
         pieces = pieces[pieces["domain"] != PAD]
-    if len(pieces) and pieces["domain"].max() >= len(manifest.domains):
-        result.problems.append(f"{shard.provenance.path}: names a domain that is not there")
-        return result
     counts = np.bincount(pieces["domain"], pieces["tokens"], len(manifest.domains))
     result.tokens = {number: int(count) for number, count in enumerate(counts) if count}
     result.content = np.unique(pieces["content"])
@@ -158,17 +170,7 @@ def _row_tokens(pieces: NDArray[Any], manifest: Manifest) -> NDArray[np.int64]:
     if sequence_length is None or manifest.packing == WHOLE:
         return pieces["tokens"].astype(np.int64)
     whole, rest = divmod(int(pieces["tokens"].sum()), sequence_length)
-    return np.array([sequence_length] * whole + [rest] * (rest > 0), np.int64)
-
-
-def _check_file(directory: Path, file: FileRecord, problems: list[str]) -> None:
-    path = directory / file.path
-    if not path.is_file():
-        problems.append(f"{file.path}: missing")
-    elif path.stat().st_size != file.bytes:
-        problems.append(f"{file.path}: {path.stat().st_size} bytes, the manifest says {file.bytes}")
-    elif hash_file(path) != file.xxh3:
-        problems.append(f"{file.path}: content differs from the manifest's hash")
+    return np.append(np.full(whole, sequence_length), [rest] * (rest > 0)).astype(np.int64)
 
 
 def _check_tokens(
@@ -230,9 +232,11 @@ def _check_content(pieces: NDArray[Any], domains: Sequence[DomainTokens] | None,
     """Raise `ShardError` if there is a store without the documents that the provenance names."""
     for number, domain in enumerate(domains or ()):
         rows = pieces[pieces["domain"] == number]
+        documents = rows["document"]
         if len(rows) and (
-            rows["document"].max() >= len(domain)
-            or not np.array_equal(domain.content_high[rows["document"]], rows["content"])
+            documents.max() >= len(domain)
+            or not np.array_equal(domain.content_high[documents], rows["content"])
+            or np.any(rows["tokens"] > domain.tokens[documents] - rows["start"])
         ):
             raise ShardError(
                 f"{stem}: the documents of '{domain.name}' in the token store are not those that "

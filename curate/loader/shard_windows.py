@@ -17,7 +17,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.dataset.manifest import SPLITS, Manifest, ShardRecord, load_manifest, read_provenance
+from curate.dataset.manifest import (
+    SPLITS,
+    FileRecord,
+    Manifest,
+    ShardRecord,
+    file_damage,
+    load_manifest,
+    read_provenance,
+)
 from curate.errors import RecipeError, ShardError
 from curate.formats import FORMATS
 from curate.formats.base import CONCAT, Mapped, TokenFormat
@@ -114,7 +122,7 @@ class ShardSource:
         self._shard_tokens = np.array([record.tokens for record in records], np.int64)
         self._hashes = [file.xxh3 for record in records for file in record.files]
         self._cut_into_windows(length, extra_tokens)
-        self._segments = _segments_of(directory, records) if segments else None
+        self._segments = _segments_of(directory, self.manifest, records) if segments else None
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the arguments, so that another process maps the files itself."""
@@ -254,7 +262,7 @@ def _map_shards(
     mapped = []
     for record in records:
         for file in record.files:
-            _check_size(directory / file.path, file.bytes)
+            _check_file(directory, file)
         shard = form.view(directory / record.stem, dtype)
         count_tokens = int(shard.tokens.sum())
         if count_tokens != record.tokens:
@@ -277,33 +285,24 @@ def _addresses(mapped: Mapped) -> NDArray[np.uint64]:
     return addresses
 
 
-def _check_size(path: Path, expected_bytes: int) -> None:
-    try:
-        actual_bytes = path.stat().st_size
-    except OSError as error:
-        raise ShardError(f"{path}: cannot be read ({error.strerror})") from error
-    if actual_bytes != expected_bytes:
+def _check_file(directory: Path, file: FileRecord) -> None:
+    """Raise `ShardError` unless a file is there and has its size; hashing it would take long."""
+    damage = file_damage(directory, file, hashed=False)
+    if damage is not None:
         raise ShardError(
-            f"{path}: expected {expected_bytes} bytes as the manifest says, found {actual_bytes}; "
-            "run curate verify to see all damage, curate build to repair it"
+            f"{directory}/{damage}; run curate verify to see all damage, curate build to repair it"
         )
 
 
 def _segments_of(
-    directory: Path, records: Sequence[ShardRecord]
+    directory: Path, manifest: Manifest, records: Sequence[ShardRecord]
 ) -> tuple[NDArray[np.uint16], NDArray[np.int64]]:
     """Return the domain of each segment in the shards, and its end in the stream, in tokens."""
     domains, tokens = [], []
     for record in records:
-        path = directory / record.provenance.path
-        _check_size(path, record.provenance.bytes)
-        rows = read_provenance(path)
+        _check_file(directory, record.provenance)
+        rows = read_provenance(directory / record.provenance.path, record, len(manifest.domains))
         rows = rows[rows["tokens"] > 0]
-        if int(rows["tokens"].sum()) != record.tokens:
-            raise ShardError(
-                f"{path}: lists {int(rows['tokens'].sum())} tokens, but its shard holds "
-                f"{record.tokens}; build it again"
-            )
         domains.append(rows["domain"].copy())
         tokens.append(rows["tokens"].copy())
     return np.concatenate(domains), np.cumsum(np.concatenate(tokens))

@@ -314,37 +314,38 @@ def build(
 
     built = build_dataset(*_start(recipe, workers, progress))
     bad_records = {stats.name: stats.bad_records for stats in built.tokenized.stats}
-    return CertificateResult(built.certificate, built.directory, bad_records)
+    path = built.directory / "certificate.json"
+    return CertificateResult(built.certificate, built.directory, bad_records, path)
 
 
 def verify(
-    directory: PathLike, *, workers: int | None = None, progress: Progress = None
+    directory: PathLike,
+    *,
+    report: PathLike | None = None,
+    workers: int | None = None,
+    progress: Progress = None,
 ) -> CertificateResult:
     """Read a built dataset back, compare it with its plan, and write `certificate.json`.
 
     Args:
         directory: Directory of the dataset.
+        report: Where to write the certificate; None: to the dataset, if its disk can be written.
         workers: Number of processes; None for the cores.
         progress: None for silence, "terminal", or an observer.
 
     Returns:
-        The certificate; `problems` lists every difference.
+        The certificate; `problems` lists every difference, damage of any kind among them.
 
     Raises:
-        ShardError: There is no finished dataset.
+        ShardError: The directory holds nothing of curate.
+        InputError: `report` cannot be written.
 
     Example:
         `curate.verify("out/my-mix").problems`
     """
-    from curate.dataset.verify import verify as verify_dataset
-    from curate.pipeline.build import reopen
+    from curate.pipeline.read_back import read_back
 
-    observer = _observer(progress)
-    path = Path(directory)
-    _, domains = reopen(path, _workers(workers), observer)
-    certificate = verify_dataset(path, domains, _workers(workers), observer.tick)
-    bad_records = None if domains is None else {d.name: d.bad_records for d in domains}
-    return CertificateResult(certificate, path, bad_records)
+    return read_back(Path(directory), _path(report), _workers(workers), _observer(progress))
 
 
 def fit(  # noqa: PLR0913 - keywords, of which a call names two or three

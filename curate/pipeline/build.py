@@ -6,15 +6,16 @@ of the recipe it was made from. An infeasible plan ends the build before any sha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from curate.dataset import manifest as dataset
-from curate.dataset.manifest import Manifest
+from curate.dataset.certificate import write_certificate
 from curate.dataset.verify import verify
-from curate.errors import ShardError, TokenizerError
 from curate.pipeline.check import check_names
 from curate.pipeline.plan import plan_dataset
 from curate.pipeline.resume import is_fresh
@@ -25,9 +26,6 @@ from curate.recipe import LoadedRecipe
 from curate.report.card import write_card
 from curate.runtime.locks import directory_lock
 from curate.runtime.progress import Observer
-from curate.tokens import tokenizer as tokenizers
-from curate.tokens.domain import DomainFile, DomainTokens
-from curate.tokens.store import TokenStore
 
 
 @dataclass(frozen=True)
@@ -67,13 +65,16 @@ def _build(loaded: LoadedRecipe, workers: int, observer: Observer) -> BuiltDatas
     else:
         write_dataset(loaded, planned, workers, observer)
     observer.begin("verify", [loaded.recipe.name])
-    certificate = verify(loaded.output_dir, tokenized.domains, workers, observer.tick)
+    check = partial(verify, loaded.output_dir, tokenized.domains, workers, with_card=False)
+    certificate = check(observer.tick)
     observer.end("ok" if certificate["ok"] else f"{len(certificate['problems'])} problems")
     if reused and not certificate["ok"]:  # files of the right sizes, but not with the right bytes
         observer.notice("the dataset is damaged: writing it again")
         write_dataset(loaded, planned, workers, observer)
-        certificate, reused = verify(loaded.output_dir, tokenized.domains, workers), False
+        certificate, reused = check(), False
     write_card(loaded, tokenized.stats, certificate)
+    certificate["files"] = msgspec.to_builtins(dataset.list_card(loaded.output_dir))
+    write_certificate(loaded.output_dir / "certificate.json", certificate)
     return BuiltDataset(
         directory=loaded.output_dir,
         tokenized=tokenized,
@@ -81,46 +82,3 @@ def _build(loaded: LoadedRecipe, workers: int, observer: Observer) -> BuiltDatas
         certificate=certificate,
         reused=reused,
     )
-
-
-def reopen(
-    directory: Path, workers: int, observer: Observer
-) -> tuple[Manifest, Sequence[DomainTokens] | None]:
-    """Open a dataset: its manifest and, if its token store is there and whole, its domains.
-
-    Args:
-        directory: Directory of the dataset.
-        workers: Number of processes that check the store.
-        observer: Told why there is no store to compare with.
-
-    Raises:
-        ShardError: There is no finished dataset.
-    """
-    manifest = dataset.load_manifest(directory)
-    try:
-        tokenizer = tokenizers.load(directory / "tokenizer.json", manifest.tokenizer.eos)
-    except TokenizerError as error:
-        raise ShardError(str(error)) from error
-    if tokenizer.fingerprint != manifest.tokenizer.fingerprint:
-        raise ShardError(
-            f"{directory}/tokenizer.json is not the tokenizer that made the dataset; restore it"
-        )
-    store = TokenStore(Path(manifest.cache), tokenizer.fingerprint, tokenizer.dtype)
-    store.scan()
-    domains = []
-    damage = store.damage([record.content for record in manifest.inputs], workers, observer.tick)
-    if damage:
-        file = next(iter(damage.values()))
-        observer.notice(f"{file} is damaged: tokens are compared by hash only; build mends it")
-        return manifest, None
-    for name in manifest.domains:
-        files = []
-        for record in manifest.inputs:
-            if record.domain == name:
-                entries = store.file_entries(record.content, record.segments)
-                if entries is None:
-                    observer.notice("the token store is missing; tokens are compared by hash only")
-                    return manifest, None
-                files.append(DomainFile(record.path, entries))
-        domains.append(DomainTokens(name, files, tokenizer.dtype))
-    return manifest, domains

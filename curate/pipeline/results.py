@@ -161,6 +161,8 @@ class CertificateResult(Result):
     """Directory of the dataset."""
     bad_records: dict[str, int] | None
     """Bad records by domain; None where the token store is missing."""
+    path: Path | None = None
+    """File that the certificate was written to; None where the disk takes no more."""
 
     title: ClassVar[str] = "planned and realised tokens"
 

@@ -228,6 +228,6 @@ def _manifest(
         inputs=inputs,
         cache=str(loaded.cache_dir.resolve()),
         options=dict(recipe.output.options),
-        plan=dataset.record_file(loaded.output_dir / "plan.json", loaded.output_dir),
+        files=dataset.records_beside(loaded.output_dir),
         shape=recipe.output.shape,
     )  # fmt: skip

@@ -117,7 +117,9 @@ def _body(
     licence = {domain.name: domain.license or "not stated" for domain in recipe.domains}
     rows = []
     for domain in stats:
-        row = certificate["domains"][domain.name]
+        row = certificate["domains"].get(domain.name)
+        if row is None:  # nothing could be compared; the verdict says why
+            continue
         rows.append(
             f"| {domain.name} | {row['asked_share']:.4%} | {row['realised_share']:.4%} "
             f"| {row['realised_tokens']:,} | {row['epochs']:.3f} | {domain.documents:,} "

@@ -246,11 +246,17 @@ def current_umask() -> int:
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, atomically; keys keep their order."""
+    text = json_text(value)
+    with atomic_path(path) as temporary:
+        temporary.write_text(text + "\n", "utf-8")
+
+
+def json_text(value: Any) -> str:
+    """Return `value` as JSON that is indented by two spaces and can be written as UTF-8."""
     text = json.dumps(value, indent=2, ensure_ascii=False)
     if not is_encodable(text):  # a file name that is not UTF-8: escaped, it reads back the same
         text = json.dumps(value, indent=2)
-    with atomic_path(path) as temporary:
-        temporary.write_text(text + "\n", "utf-8")
+    return text
 
 
 def read_json(path: Path) -> Any:

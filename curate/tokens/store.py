@@ -146,9 +146,14 @@ class TokenStore:
         self._damaged: dict[Path, Path] = {}
         """Parts whose `part.json` is damaged, and its path."""
 
-    def scan(self) -> None:
-        """Read the parts on disk that have not been read yet."""
-        sweep(self.directory)
+    def scan(self, *, clean: bool = True) -> None:
+        """Read the parts on disk that have not been read yet.
+
+        Args:
+            clean: Whether to remove what killed runs left.
+        """
+        if clean:
+            sweep(self.directory)
         for path in sorted(self.directory.glob("part-*")):
             if path in self._parts:
                 continue

@@ -25,9 +25,10 @@ from tokenizers import Tokenizer
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from curate.dataset.manifest import read_provenance  # noqa: E402
+from curate.dataset.manifest import load_manifest, read_provenance  # noqa: E402
 from curate.errors import RecipeError  # noqa: E402
-from curate.pipeline.build import build, reopen  # noqa: E402
+from curate.pipeline.build import build  # noqa: E402
+from curate.pipeline.read_back import reopen  # noqa: E402
 from curate.recipe import parse  # noqa: E402
 from curate.runtime.files import read_json, write_json  # noqa: E402
 from curate.runtime.progress import Observer  # noqa: E402
@@ -269,11 +270,17 @@ def _expect(
     work: Path, name: str, directory: Path, encoded: dict[str, list[np.ndarray]]
 ) -> dict[str, Any]:
     """Write the stream that must come out of the training shards; returns its description."""
-    manifest, domains = reopen(directory)
+    manifest = load_manifest(directory)
+    domains = reopen(manifest, 1, Observer())
     assert domains is not None
     certificate = read_json(directory / "certificate.json")
     shards = [shard for shard in manifest.shards if shard.split == "train"]
-    rows = np.concatenate([read_provenance(directory / one.provenance.path) for one in shards])
+    rows = np.concatenate(
+        [
+            read_provenance(directory / one.provenance.path, one, len(manifest.domains))
+            for one in shards
+        ]
+    )
     lines = [domain.locate(np.arange(len(domain.tokens)))[1] - 1 for domain in domains]
     documents = [encoded[name] for name in manifest.domains]
     pieces = [

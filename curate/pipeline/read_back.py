@@ -1,0 +1,129 @@
+"""The `verify` command: read a dataset back, whatever its state, and give a verdict.
+
+Damage is a problem in the certificate, never an error: only what is no dataset at all is refused.
+Nothing but the certificate is written, and where that cannot be, as on a read-only disk, the
+verdict is the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from curate.dataset.certificate import certificate_damage, write_certificate
+from curate.dataset.manifest import OLD_SCHEMA, Manifest, has_traces, load_manifest
+from curate.dataset.verify import verify
+from curate.errors import CurateError, InputError, ShardError
+from curate.pipeline.results import CertificateResult
+from curate.recipe import load_recipe
+from curate.runtime.progress import Observer
+from curate.tokens.domain import DomainFile, DomainTokens
+from curate.tokens.store import TokenStore
+from curate.tokens.tokenizer import UINT16_LIMIT
+
+CERTIFICATE = "certificate.json"
+
+
+def read_back(
+    directory: Path, report: Path | None, workers: int, observer: Observer
+) -> CertificateResult:
+    """Check a dataset and write its certificate.
+
+    Args:
+        directory: Directory of the dataset.
+        report: Where to write the certificate; None: to the dataset, if that is possible.
+        workers: Number of processes.
+        observer: Receives notices.
+
+    Raises:
+        ShardError: The directory holds nothing of curate.
+        InputError: `report` cannot be written.
+    """
+    _check_directory(directory)
+    domains = _open_store(directory, workers, observer)
+    certificate = verify(directory, domains, workers, observer.tick)
+    damage = certificate_damage(directory / CERTIFICATE)
+    if damage is not None:
+        certificate["problems"].append(f"{damage}; this verdict takes its place")
+        certificate["ok"] = False
+    bad_records = None if domains is None else {d.name: d.bad_records for d in domains}
+    path = report or directory / CERTIFICATE
+    try:
+        write_certificate(path, certificate)
+    except OSError as error:
+        if report is not None:
+            raise InputError(f"{report}: cannot be written ({error.strerror or error})") from error
+        observer.notice(
+            f"{path}: not written ({error.strerror or error}); the verdict holds all the same, "
+            "and --report PATH writes it elsewhere"
+        )
+        return CertificateResult(certificate, directory, bad_records)
+    return CertificateResult(certificate, directory, bad_records, path)
+
+
+def _check_directory(directory: Path) -> None:
+    """Refuse what is not the directory of a dataset, and name the one that is meant.
+
+    Raises:
+        ShardError: It is a file, it is absent, or it holds nothing of curate.
+    """
+    if not directory.is_file():
+        if not has_traces(directory):
+            load_manifest(directory)  # raises, and says what to do
+        return
+    meant = directory.parent
+    if not has_traces(meant):
+        try:
+            meant = load_recipe(directory).output_dir
+        except CurateError:
+            meant = Path("DIRECTORY")
+    raise ShardError(
+        f"{directory}: a file, but a dataset is a directory; type curate verify {meant}"
+    )
+
+
+def _open_store(directory: Path, workers: int, observer: Observer) -> Sequence[DomainTokens] | None:
+    """Open the dataset's domains in the token store; None if they are no longer all there."""
+    try:
+        manifest = load_manifest(directory)
+    except ShardError:  # the verdict says what is wrong with it
+        return None
+    if manifest.schema == OLD_SCHEMA:
+        observer.notice(
+            f"an earlier version of curate ({manifest.curate_version}) wrote this dataset: its "
+            "manifest lists shards, provenance and plan, so other files are not checked"
+        )
+    return reopen(manifest, workers, observer)
+
+
+def reopen(manifest: Manifest, workers: int, observer: Observer) -> Sequence[DomainTokens] | None:
+    """Open the domains of a dataset in its token store, if that is there and whole.
+
+    Args:
+        manifest: Manifest of the dataset.
+        workers: Number of processes that check the store.
+        observer: Told why there is no store to compare with.
+    """
+    tokenizer = manifest.tokenizer
+    dtype = np.dtype("<u2" if tokenizer.vocabulary <= UINT16_LIMIT else "<u4")
+    store = TokenStore(Path(manifest.cache), tokenizer.fingerprint, dtype)
+    store.scan(clean=False)  # nothing is removed where a manifest, perhaps a stranger's, leads
+    damage = store.damage([record.content for record in manifest.inputs], workers, observer.tick)
+    if damage:
+        file = next(iter(damage.values()))
+        observer.notice(f"{file} is damaged: tokens are compared by hash only; build mends it")
+        return None
+    domains = []
+    for name in manifest.domains:
+        files = []
+        for record in manifest.inputs:
+            if record.domain == name:
+                entries = store.file_entries(record.content, record.segments)
+                if entries is None:
+                    observer.notice("the token store is missing; tokens are compared by hash only")
+                    return None
+                files.append(DomainFile(record.path, entries))
+        domains.append(DomainTokens(name, files, dtype))
+    return domains
