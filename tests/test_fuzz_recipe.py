@@ -1,10 +1,9 @@
 """Whatever a recipe's text holds, it is read or refused in one line, at once.
 
-`python tests/test_fuzz_recipe.py --minutes 20` fuzzes for longer, with other seeds.
+`fuzzing` says how to fuzz for longer.
 """
 
 import json
-import random
 import subprocess
 import sys
 import time
@@ -12,7 +11,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, seed, settings
+from fuzzing import Deadline, fuzz
+from hypothesis import given
 from hypothesis import strategies as st
 
 from curate.errors import RecipeError
@@ -23,6 +23,8 @@ from curate.recipe.text import read_yaml
 
 SECONDS = 5.0
 """Far above what any text takes here, and far below what an unbounded one would."""
+
+DEADLINE = Deadline()
 
 BASE = {
     "name": "tiny",
@@ -101,15 +103,13 @@ fragments = st.sampled_from(
      "? ", "|", ">", "'", '"', "\\", "\\ud800", "\t", "#", "%", "---\n", "...", "name", "domains",
      "1e9", "0x", "9" * 200, ".inf", "\ufeff", "\x85", "~", "=", "no", "@", "`", "\x00", "\x1b"]
 )  # fmt: skip
-quick = settings(
-    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None
-)
 
 
-@seed(16)
-@quick
+@fuzz
 @given(path=st.sampled_from(list(places(BASE))), value=values)
 def test_any_value_in_any_field(path, value):
+    if DEADLINE.is_over():
+        return
     changed = with_value(path, value)
     loaded = outcome(lambda: load_recipe(changed))
     if not isinstance(loaded, RecipeError):
@@ -119,18 +119,20 @@ def test_any_value_in_any_field(path, value):
     outcome(lambda: load_recipe(BASE, {key: value}))
 
 
-@seed(16)
-@quick
+@fuzz
 @given(st.lists(fragments | st.text(max_size=4), max_size=40).map("".join))
 def test_any_text(text):
+    if DEADLINE.is_over():
+        return
     outcome(lambda: parse(text, Path()))
     outcome(lambda: parse(yaml.safe_dump(BASE), Path(), (text, f"seed={text}")))
 
 
-@seed(16)
-@quick
+@fuzz
 @given(data=st.data())
 def test_a_damaged_recipe(data):
+    if DEADLINE.is_over():
+        return
     text = yaml.safe_dump(BASE)
     for _ in range(data.draw(st.integers(1, 4))):
         at = data.draw(st.integers(0, len(text)))
@@ -291,20 +293,3 @@ def test_a_byte_order_mark_is_skipped(tmp_path):
 
 def test_every_field_is_among_those_fuzzed():
     assert set(Recipe.__struct_fields__) - {"limits"} == set(BASE)
-
-
-def main() -> None:
-    """Fuzz for `--minutes`, and print the number of recipes read."""
-    stop = time.monotonic() + 60 * float(sys.argv[sys.argv.index("--minutes") + 1])
-    rounds = 0
-    while time.monotonic() < stop:
-        number = random.randrange(2**32)
-        for test in (test_any_value_in_any_field, test_any_text, test_a_damaged_recipe):
-            seed(number)(settings(parent=quick, max_examples=2000)(test))()
-        rounds += 1
-        sys.stdout.write(f"round {rounds}, seed {number}: nothing\n")
-        sys.stdout.flush()
-
-
-if __name__ == "__main__":
-    main()

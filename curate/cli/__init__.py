@@ -17,8 +17,9 @@ import click  # noqa: E402
 
 from curate import __version__  # noqa: E402
 from curate.cli import evidence, info, main_job, proxies  # noqa: E402
-from curate.cli.session import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USER  # noqa: E402
+from curate.cli.session import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USER, say  # noqa: E402
 from curate.errors import CurateError  # noqa: E402
+from curate.runtime.escape import tolerate_encodings  # noqa: E402
 from curate.runtime.machine import fault_line  # noqa: E402
 
 COMMANDS = (
@@ -46,7 +47,22 @@ for _command in COMMANDS:
 def main() -> None:
     """Run the command line; exit with a code and, after an error, one line on stderr."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # end as after Ctrl-C
+    _open_streams()
     sys.exit(_run())
+
+
+def _open_streams() -> None:
+    """Open closed standard streams on the null device, and let the others take any text.
+
+    Otherwise the next file that is opened would be standard output or error, and messages of this
+    process and of libraries would be written into it.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+    tolerate_encodings()
 
 
 def _run() -> int:
@@ -55,7 +71,7 @@ def _run() -> int:
         if sys.stdout is not None:  # None where the caller closed it, as schedulers may
             sys.stdout.flush()  # so that a full disk is reported below, like any other error
     except CurateError as error:
-        click.echo(f"curate: {error}", err=True)
+        say(f"curate: {error}", err=True)
         return EXIT_USER
     except click.ClickException as error:
         error.show()
@@ -66,13 +82,20 @@ def _run() -> int:
     except BrokenPipeError:
         _discard_output()
         return EXIT_FAILED
+    except UnicodeEncodeError as error:
+        say(
+            f"curate: {error.object}: the locale's encoding, {error.encoding}, cannot name this "
+            "file; set PYTHONUTF8=1 or LC_ALL=C.UTF-8",
+            err=True,
+        )
+        return EXIT_USER
     except Exception as error:
         line = fault_line(error, "")  # a full disk, little memory
         if line is None and isinstance(error, OSError):  # a directory without write permission
             line = f"{error.filename or 'a file'}: {error.strerror or error}"
         if line is None:
             raise
-        click.echo(f"curate: {line}", err=True)
+        say(f"curate: {line}", err=True)
         _discard_output()
         return EXIT_USER
     return 0

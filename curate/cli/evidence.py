@@ -100,5 +100,5 @@ def _design_table(result: DesignResult) -> Table:
     for heading in ("run", *next(iter(runs.values()))):
         table.add_column(plain(heading), justify="right")
     for run, shares in runs.items():
-        table.add_row(run, *(f"{100 * share:.1f}" for share in shares.values()))
+        table.add_row(plain(run), *(f"{100 * share:.1f}" for share in shares.values()))
     return table

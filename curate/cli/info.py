@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from curate import __version__
-from curate.cli.session import print_rows
+from curate.cli.session import print_rows, say
 
 
 @click.command()
@@ -73,7 +73,7 @@ def corpus(cache: Path, as_json: bool) -> None:
     """Show the embedded corpus: domains, sizes, source packages."""
     from curate.sources.embedded.corpus import DOMAINS, materialise
 
-    info = materialise(cache / "corpus", notice=lambda line: click.echo(f"note: {line}", err=True))
+    info = materialise(cache / "corpus", notice=lambda line: say(f"note: {line}", err=True))
     rows = [
         {"domain": f"corpus://{name}", "what": DOMAINS[name],
          "documents": f"{domain.documents:,}", "MB": f"{domain.bytes / 1e6:.1f}",
@@ -85,7 +85,7 @@ def corpus(cache: Path, as_json: bool) -> None:
         packages = ", ".join(f"{name} {version}" for name, version in info.distributions.items())
         click.echo(f"harvested from Python {info.python}, {packages}")
         for note in info.notes:
-            click.echo(f"note: {note}")
+            say(f"note: {note}")
 
 
 @click.command()

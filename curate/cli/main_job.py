@@ -16,6 +16,7 @@ from curate.cli.session import (
     open_inputs,
     recipe_command,
     recipe_or_runs_command,
+    say,
 )
 
 if TYPE_CHECKING:
@@ -155,7 +156,7 @@ def _finish(screen: Screen, result: CertificateResult, with_readers: bool) -> No
     """Show a certificate; exit with 1 if it has problems."""
     from rich.console import Group
 
-    from curate.report.terminal import reader_lines, result_table
+    from curate.report.terminal import plain, reader_lines, result_table
 
     certificate = result.json
     lines: list[Any] = reader_lines(certificate) if with_readers else []
@@ -163,9 +164,10 @@ def _finish(screen: Screen, result: CertificateResult, with_readers: bool) -> No
         lines.insert(0, result_table(certificate, result.bad_records))
     screen.show(certificate, lambda: Group(*lines))
     for problem in result.problems:
-        click.echo(f"curate: {problem}", err=True)
+        say(f"curate: {problem}", err=True)
     if screen.console is not None:
         verdict = "[green]ok: true[/]" if result.ok else "[red]ok: false[/]"
-        screen.console.print(f"certificate {verdict}  {result.path or ''}", soft_wrap=True)
+        path = plain(str(result.path or ""))
+        screen.console.print(f"certificate {verdict}  {path}", soft_wrap=True)
     if not result.ok:
         sys.exit(EXIT_FAILED)

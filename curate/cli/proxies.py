@@ -82,13 +82,15 @@ def _loss_table(rows: dict[str, dict[str, Any]], title: str) -> Table:
     """Make a table with a row for each run, a column for each domain, and the mean."""
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left")
+    from curate.report.terminal import plain
+
+    table = Table(title=plain(title), title_justify="left")
     table.add_column("run")
     names = list(next(iter(rows.values()))["loss"])
     for name in [*names, "mean"]:
-        table.add_column(name, justify="right")
+        table.add_column(plain(name), justify="right")
     for run, row in rows.items():
         losses = list(row["loss"].values())
         cells = [f"{value:.4f}" for value in [*losses, sum(losses) / len(losses)]]
-        table.add_row(run.replace("[", "\\["), *cells)
+        table.add_row(plain(run), *cells)
     return table

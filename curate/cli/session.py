@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 import click
 
+from curate.runtime.escape import one_line
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -68,6 +70,16 @@ def recipe_or_runs_command(command: Command) -> Command:
     return add_options(command, options)
 
 
+def say(message: str, err: bool = False) -> None:
+    """Print a message in one line, in which nothing is invisible or acts on the terminal."""
+    click.echo(one_line(message), err=err)
+
+
+def print_json(value: Any) -> None:
+    """Print a value as JSON in ASCII, which any terminal and encoding can take."""
+    click.echo(json.dumps(value, indent=2))
+
+
 class Screen:
     """Show progress and results: as tables, as JSON alone, or not at all."""
 
@@ -88,7 +100,7 @@ class Screen:
     def show(self, fields: dict[str, Any], table: Callable[[], Any]) -> None:
         """Print a result as JSON, as the table that `table` makes, or not at all."""
         if self.as_json:
-            click.echo(json.dumps(fields, indent=2, ensure_ascii=False))
+            print_json(fields)
         elif self.console is not None:
             self.console.print(table())
 
@@ -152,7 +164,7 @@ def open_inputs(options: dict[str, Any]) -> tuple[Screen, dict[str, Any]]:
 def print_rows(rows: list[dict[str, str]], as_json: bool) -> None:
     """Print rows as a table with the keys as headings, or as JSON."""
     if as_json:
-        click.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+        print_json(rows)
         return
     from rich.table import Table
 

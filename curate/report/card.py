@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from curate.dataset.manifest import load_manifest
 from curate.formats.base import TextFormat, TokenFormat
 from curate.plan.per_domain import PER_DOMAIN, shard_stem
 from curate.recipe import LoadedRecipe
+from curate.runtime.escape import markdown
 from curate.runtime.files import atomic_path
 from curate.stats.domain_stats import DomainStats
 
@@ -29,6 +31,9 @@ SIZE_CATEGORIES = (
     (1_000_000_000_000, "100B<n<1T"),
 )
 """Numbers of rows, each with the hub's category for fewer rows."""
+
+LICENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]{0,49}")
+"""Form of the hub's names of licences."""
 
 
 def write_card(
@@ -67,7 +72,8 @@ def _metadata(
         "tags": ["pretraining", "curate", f"format:{recipe.output.format}"],
         "size_categories": [_size_category(certificate["train_sequences"])],
     }
-    if len(licences) == 1 and all(domain.license for domain in recipe.domains):
+    is_one = len(licences) == 1 and all(domain.license for domain in recipe.domains)
+    if is_one and LICENCE.fullmatch(licences[0]):
         metadata["license"] = licences[0].lower()
     else:
         metadata["license"] = "other"
@@ -113,20 +119,22 @@ def _body(
     certificate: dict[str, Any],
 ) -> str:
     recipe = loaded.recipe
-    verdict = "passed" if certificate["ok"] else "FAILED: " + "; ".join(certificate["problems"])
-    licence = {domain.name: domain.license or "not stated" for domain in recipe.domains}
+    verdict = (
+        "passed" if certificate["ok"] else "FAILED: " + markdown("; ".join(certificate["problems"]))
+    )
+    licence = {domain.name: markdown(domain.license or "not stated") for domain in recipe.domains}
     rows = []
     for domain in stats:
         row = certificate["domains"].get(domain.name)
         if row is None:  # nothing could be compared; the verdict says why
             continue
         rows.append(
-            f"| {domain.name} | {row['asked_share']:.4%} | {row['realised_share']:.4%} "
+            f"| {markdown(domain.name)} | {row['asked_share']:.4%} | {row['realised_share']:.4%} "
             f"| {row['realised_tokens']:,} | {row['epochs']:.3f} | {domain.documents:,} "
             f"| {domain.bytes:,} | {domain.bad_records:,} | {licence[domain.name]} |"
         )
     table = "\n".join(rows)
-    return f"""# {recipe.name}
+    return f"""# {markdown(recipe.name)}
 
 {certificate["realised_tokens"]:,} training tokens from {len(stats)} domains, mixed by
 `{recipe.mixture.method}` and written as `{recipe.output.format}` by curate {__version__}.

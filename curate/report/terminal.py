@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.live import Live
+from rich.markup import escape
+from rich.segment import Segment
 from rich.table import Table
 
+from curate.runtime.escape import tolerate_encodings, visible
 from curate.runtime.progress import Observer, TrainingProgress
 from curate.stats import STATISTICS
 
@@ -120,10 +123,25 @@ def _progress_cells(counters: NDArray[np.int64], seconds: float) -> list[str]:
     ]  # fmt: skip
 
 
+class VisibleConsole(Console):
+    """A console on which text cannot act: controls and the like are shown as escapes."""
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterator[Segment]:
+        """Render as rich does, and escape the text of each segment."""
+        for segment in super().render(renderable, options):
+            if segment.control:  # rich's own movements of the cursor
+                yield segment
+            else:
+                yield Segment(visible(segment.text, keep="\n"), segment.style)
+
+
 def terminal_console() -> Console:
     """Make a console as wide as the terminal, or 120 columns for a file, a pipe or a notebook."""
     is_terminal = sys.stdout is not None and sys.stdout.isatty()
-    return Console(width=None if is_terminal else 120)
+    tolerate_encodings()
+    return VisibleConsole(width=None if is_terminal else 120)
 
 
 def training_table(progress: TrainingProgress, seconds: float) -> Table:
@@ -152,8 +170,8 @@ def training_table(progress: TrainingProgress, seconds: float) -> Table:
 
 
 def plain(text: str) -> str:
-    """Escape text so that rich does not read it as markup."""
-    return text.replace("[", "\\[")
+    """Escape text so that rich does not read it as markup, and nothing in it is invisible."""
+    return escape(visible(text))
 
 
 def numbers_table(

@@ -33,7 +33,7 @@ def summary_lines(result: dict[str, Any]) -> list[str]:
         verdict = size["verdict"]
         lines.append(
             f"{size['preset']}: the recommendation of {plain(result['method'])} is "
-            f"[{COLOURS[verdict]}]{verdict}[/]; best first: {', '.join(size['ranking'])}"
+            f"[{COLOURS[verdict]}]{verdict}[/]; best first: {plain(', '.join(size['ranking']))}"
         )
         prediction = size["prediction"]
         if prediction is None:
