@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import bz2
 import csv
 import errno
 import gzip
 import json
+import lzma
 import os
 import subprocess
 import sys
@@ -195,6 +197,9 @@ WRITERS: dict[str, Callable[[Path], object]] = {
     "a.jsonl": lambda path: path.write_bytes(lines()),
     "a.jsonl.gz": lambda path: path.write_bytes(gzip.compress(lines(), 1)),
     "a.jsonl.zst": lambda path: path.write_bytes(zstd_with_a_large_window(lines())),
+    "a.jsonl.bz2": lambda path: path.write_bytes(bz2.compress(lines())),
+    "a.jsonl.xz": lambda path: path.write_bytes(lzma.compress(lines(), preset=6)),
+    "a.jsonl.lz4": lambda path: path.write_bytes(pa.compress(lines(), "lz4", asbytes=True)),
     "a.json": lambda path: path.write_text(json.dumps(rows())),
     "a.csv": lambda path: path.write_text("id,text\n" + "".join(
         f"{row['id']},{row['text']}\n" for row in rows())),

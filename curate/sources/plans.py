@@ -28,7 +28,7 @@ PARQUET_MAGIC = b"PAR1"
 ARROW_FILE_MAGIC = b"ARROW1"
 ARROW_STREAM_MAGIC = b"\xff\xff\xff\xff"
 
-COMPRESSED_NAMES = (".zst", ".zstd", ".gz", ".gzip")
+COMPRESSED_NAMES = (".zst", ".zstd", ".gz", ".gzip", ".bz2", ".xz", ".lz4")
 READER_OF_NAME = {
     ".jsonl": "jsonl",
     ".json": "jsonl",

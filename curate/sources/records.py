@@ -48,7 +48,7 @@ class InputFile(NamedTuple):
     reader: str = ""
     """A key of `READERS`, recognised by content; empty if not read yet."""
     compression: str = ""
-    """`plain`, `gzip`, `zstd` or `refused`; empty if not read yet."""
+    """A key of `decompress.open.STREAMS`, or `refused`; empty if not read yet."""
     status: tuple[int | str, ...] = ()
     """Status (see `identities.Status`) when identified; empty if unknown."""
 

@@ -2,7 +2,7 @@
 
 A file's compression is recognised by its first bytes, never by its name. Truncated or corrupt
 data raises `StreamDamage` after everything that could be decoded before it has been delivered.
-Left out: xz, bzip2, zip and lz4, which are recognised only to say so.
+Left out: archives, and compressions in `REFUSED_MAGIC`, which are recognised only to say so.
 """
 
 from __future__ import annotations
@@ -14,6 +14,14 @@ from typing import Any
 from curate.errors import InputError
 from curate.runtime.files import is_url, open_input
 from curate.sources.decompress.gzip_stream import GZIP_MAGIC, GzipStream
+from curate.sources.decompress.library_streams import (
+    BZIP2_MAGIC,
+    LZ4_MAGIC,
+    XZ_MAGIC,
+    Bzip2Stream,
+    Lz4Stream,
+    XzStream,
+)
 from curate.sources.decompress.stream import CHUNK_BYTES, ByteStream, RawInput, StreamDamage
 from curate.sources.decompress.zstd_stream import (
     SKIPPABLE_MAGIC,
@@ -24,17 +32,40 @@ from curate.sources.decompress.zstd_stream import (
 
 __all__ = ["CHUNK_BYTES", "ByteStream", "StreamDamage", "StreamFile", "open_stream"]
 
+STREAMS: dict[str, type[ByteStream]] = {
+    "plain": ByteStream,
+    "gzip": GzipStream,
+    "zstd": ZstdStream,
+    "bzip2": Bzip2Stream,
+    "xz": XzStream,
+    "lz4": Lz4Stream,
+}
+"""Streams by the name of the compression."""
+
+STREAM_MAGIC = {
+    GZIP_MAGIC: "gzip",
+    ZSTD_MAGIC: "zstd",
+    BZIP2_MAGIC: "bzip2",
+    XZ_MAGIC: "xz",
+    LZ4_MAGIC: "lz4",
+}
+
 REFUSED_MAGIC = {
-    b"\xfd7zXZ\x00": "xz",
     b"PK\x03\x04": "zip",
-    b"\x04\x22\x4d\x18": "lz4",
-    b"BZh": "bzip2",
+    b"7z\xbc\xaf\x27\x1c": "7z",
+    b"Rar!\x1a\x07": "rar",
+    b"LZIP\x01": "lzip",
+    b"\x1f\x9d": "compress (.Z)",
+    b"\x02\x21\x4c\x18": "lz4 in its legacy frame",
+    b"\xff\x06\x00\x00sNaPpY": "snappy",
 }
 BZIP2_BLOCK_MAGIC = b"1AY&SY"
+BZIP2_END_MAGIC = b"\x17\x72\x45\x38\x50\x90"
+"""Instead of a block, in a stream that holds nothing."""
 
 FIRST_BYTES = frozenset(
     [
-        *(magic[0] for magic in (GZIP_MAGIC, ZSTD_MAGIC, *REFUSED_MAGIC)),
+        *(magic[0] for magic in (*STREAM_MAGIC, *REFUSED_MAGIC)),
         *(magic & 0xFF for magic in SKIPPABLE_MAGIC),
     ]
 )
@@ -51,7 +82,7 @@ class RefusedStream(ByteStream):
 
     def __init__(self, raw: RawInput, compression: str) -> None:
         super().__init__(raw)
-        self._reason = f"{compression} is not read; recompress it with zstd or gzip"
+        self._reason = f"{compression} is not read; unpack it, or recompress it with zstd or gzip"
 
     def read(self, limit_bytes: int) -> bytes:
         """Raise `StreamDamage`, saying what to do instead."""
@@ -114,9 +145,9 @@ def open_stream(path: str, size_bytes: int) -> ByteStream:
 def recognise_stream(raw: RawInput) -> ByteStream:
     """Open the stream that fits the first bytes of a file."""
     compression = compression_of(raw.read_at(0, MAGIC_BYTES))
-    if compression in REFUSED_MAGIC.values():
+    if compression not in STREAMS:
         return RefusedStream(raw, compression)
-    return {"gzip": GzipStream, "zstd": ZstdStream, "plain": ByteStream}[compression](raw)
+    return STREAMS[compression](raw)
 
 
 def compression_of(magic: bytes) -> str:
@@ -131,13 +162,11 @@ def compression_of(magic: bytes) -> str:
     """
     if not magic or magic[0] not in FIRST_BYTES:
         return "plain"
-    if magic.startswith(GZIP_MAGIC):
-        return "gzip"
-    if magic.startswith(ZSTD_MAGIC) or skippable_frame_bytes(magic) is not None:
+    if skippable_frame_bytes(magic) is not None:
         return "zstd"
-    for prefix, compression in REFUSED_MAGIC.items():
+    for prefix, compression in (*STREAM_MAGIC.items(), *REFUSED_MAGIC.items()):
         if magic.startswith(prefix) and (
-            compression != "bzip2" or magic[4:10] == BZIP2_BLOCK_MAGIC
+            compression != "bzip2" or magic[4:10] in (BZIP2_BLOCK_MAGIC, BZIP2_END_MAGIC)
         ):
             return compression
     return "plain"
