@@ -39,7 +39,7 @@ def run(*arguments: str | Path, cwd: Path | None = None) -> subprocess.Completed
 
 
 def make(recipe: Path, *overrides: str, workers: int = 1) -> Any:
-    return build(load(recipe, overrides), workers, Observer())
+    return build(load(recipe, overrides), workers, Observer(), overwrite=True)
 
 
 def shard_bytes(directory: Path) -> dict[str, bytes]:
@@ -486,7 +486,7 @@ def test_a_store_damaged_in_place_is_mended_by_the_next_build(recipe: Path, name
     assert verified.returncode == 0
     assert "is damaged: tokens are compared by hash only" in " ".join(verified.stdout.split())
     listener = Listener()
-    built = build(load(recipe, ["seed=5"]), 1, listener)
+    built = build(load(recipe, ["seed=5"]), 1, listener, overwrite=True)
     assert f"{part / name} is damaged: what it holds is tokenised again" in listener.notices
     assert built.certificate["ok"]
     assert built.certificate["shards"] == clean.certificate["shards"]

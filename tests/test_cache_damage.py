@@ -94,7 +94,7 @@ def built(root: Path, notices: list[str]) -> dict[str, Any]:
     overrides = ["mixture={method: entropy}", "budget_tokens=3000", "validation.documents=0.1"]
     listener = Listener()
     shutil.rmtree(root / "out", ignore_errors=True)
-    result = build(load(root / "recipe.yaml", overrides), 1, listener)
+    result = build(load(root / "recipe.yaml", overrides), 1, listener, overwrite=True)
     notices += listener.notices
     assert result.certificate["ok"], result.certificate["problems"]
     return result.certificate

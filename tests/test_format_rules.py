@@ -44,7 +44,7 @@ UINT16 = np.dtype(np.uint16)
 
 def make(recipe: Path, *overrides: str) -> tuple[Any, list[str]]:
     observer = Listener()
-    return build(load(recipe, overrides), 1, observer), observer.notices
+    return build(load(recipe, overrides), 1, observer, overwrite=True), observer.notices
 
 
 def batch(*documents: list[int], dtype: str = "uint16") -> TokenBatch:

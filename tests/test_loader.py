@@ -30,7 +30,7 @@ SMALL_SHARDS = "output.shard_tokens=7000"
 
 
 def make(recipe: Path, *overrides: str) -> Path:
-    return build(load_recipe(recipe, overrides), 1, Observer()).directory
+    return build(load_recipe(recipe, overrides), 1, Observer(), overwrite=True).directory
 
 
 @pytest.fixture(scope="module")

@@ -112,7 +112,9 @@ def test_an_unknown_way_of_packing_is_refused() -> None:
 
 
 def make(recipe: Path, *overrides: str, workers: int = 1) -> Any:
-    return build(load(recipe, (f"sequence_length={ROW}", *overrides)), workers, Observer())
+    return build(
+        load(recipe, (f"sequence_length={ROW}", *overrides)), workers, Observer(), overwrite=True
+    )
 
 
 def train_rows(directory: Path) -> tuple[list[int], Any, int]:
@@ -235,7 +237,7 @@ def test_rows_that_cannot_be_are_refused(recipe: Path, overrides: list[str], mes
 
 
 def test_best_fit_needs_an_end_token(recipe: Path) -> None:
-    first = build(load(recipe, ("name=first",)), 1, Observer())
+    first = build(load(recipe, ("name=first",)), 1, Observer(), overwrite=True)
     text = recipe.read_text().replace(
         "{train: {vocab_size: 400, sample_bytes: 60000}}",
         f"{{path: {first.directory / 'tokenizer.json'}, eos: null}}",

@@ -44,7 +44,7 @@ def on_small_data(path: Path, corpus: Path, work: Path) -> LoadedRecipe:
 def test_recipes_of_the_embedded_corpus_plan(path: Path, corpus: Path, tmp_path: Path) -> None:
     loaded = on_small_data(path, corpus, tmp_path)
     planned = plan_dataset(loaded, 1, Observer())
-    assert planned.mixture.method == load(path).recipe.mixture.method
+    assert planned.mixed.mixture.method == load(path).recipe.mixture.method
     assert sum(domain.tokens for domain in planned.plan.domains) == 30_000
 
 

@@ -28,7 +28,7 @@ APART = "output.shape=per-domain"
 
 
 def make(recipe: Path, *overrides: str, workers: int = 1) -> Any:
-    return build(load(recipe, (APART, *overrides)), workers, Observer())
+    return build(load(recipe, (APART, *overrides)), workers, Observer(), overwrite=True)
 
 
 def strings(value: Any) -> list[str]:
@@ -121,8 +121,8 @@ def test_repeated_domains_are_written_once_and_repeated_by_the_trainer(recipe: P
 def test_a_domain_apart_holds_the_documents_of_the_mixed_one(recipe: Path) -> None:
     """Selection does not depend on the shape, only where documents go."""
     overrides = ("max_epochs=1", "budget_tokens=12000")
-    mixed = build(load(recipe, (*overrides, "name=mixed")), 1, Observer())
-    apart = build(load(recipe, (*overrides, APART, "name=apart")), 1, Observer())
+    mixed = build(load(recipe, (*overrides, "name=mixed")), 1, Observer(), overwrite=True)
+    apart = build(load(recipe, (*overrides, APART, "name=apart")), 1, Observer(), overwrite=True)
     found = []
     for built in (mixed, apart):
         manifest = load_manifest(built.directory)
@@ -151,7 +151,7 @@ def test_workers_do_not_change_a_byte(recipe: Path) -> None:
 def test_changing_the_shape_clears_the_other(recipe: Path) -> None:
     first = make(recipe, "name=same")
     assert (first.directory / "train" / "wiki" / "shard-00000.bin").exists()
-    mixed = build(load(recipe, ("name=same",)), 1, Observer())
+    mixed = build(load(recipe, ("name=same",)), 1, Observer(), overwrite=True)
     assert mixed.certificate["ok"] and not mixed.reused
     assert not (first.directory / "train" / "wiki").exists()
     assert not (first.directory / "trainer").exists()

@@ -36,7 +36,7 @@ def of_a_trainer(test: Callable[..., None]) -> Callable[..., None]:
 def made(recipe: Path) -> Callable[..., BuiltDataset]:
     def make(name: str, *overrides: str) -> BuiltDataset:
         settings = (f"output={{format: {name}, shard_tokens: 12000}}", *overrides)
-        return build(load(recipe, settings), 1, Observer())
+        return build(load(recipe, settings), 1, Observer(), overwrite=True)
 
     return make
 

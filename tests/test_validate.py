@@ -167,7 +167,7 @@ def test_experts_are_trained_where_the_method_needs_them(recipe: Path) -> None:
     planned = plan_dataset(loaded, 1, Observer())
     assert (loaded.output_dir / "experts.parquet").exists()
     assert not (loaded.output_dir / "runs.csv").exists()
-    assert planned.mixture.details["level"] == "document"
+    assert planned.mixed.mixture.details["level"] == "document"
     plain = load(recipe, ("mixture.method=natural", f"output.dir={loaded.output_dir / 'plain'}"))
     plan_dataset(plain, 1, Observer())
     assert not list((loaded.output_dir / "plain").glob("runs.csv"))  # natural needs nothing

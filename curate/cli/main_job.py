@@ -115,15 +115,17 @@ def plan(**options: Any) -> None:
 
 @click.command()
 @click.option("--dry-run", is_flag=True, help="Stop at the plan.")
+@click.option("--overwrite", is_flag=True, help="Replace a finished dataset of another recipe.")
 @recipe_command
 @click.pass_context
-def build(context: click.Context, /, dry_run: bool, **options: Any) -> None:
+def build(context: click.Context, /, dry_run: bool, overwrite: bool, **options: Any) -> None:
     """Build the dataset, reusing whatever is up to date."""
     if dry_run:
         context.invoke(plan, **options)
         return
     session = RecipeSession(options)
-    _finish(session, curate.build(session.loaded, **session.effort), with_readers=True)
+    result = curate.build(session.loaded, overwrite=overwrite, **session.effort)
+    _finish(session, result, with_readers=True)
 
 
 @click.command()

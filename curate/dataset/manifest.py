@@ -9,8 +9,9 @@
 <dir>/trainer/             for some formats: files that trainers need for a whole split;
                            with separate domains, the trainers' mixture files
 <dir>/tokenizer.json       the definition that made the tokens
-<dir>/recipe.yaml          the recipe as it was built, with every change from the command line
+<dir>/recipe.yaml          the recipe, with all overrides
 <dir>/stats.json mixture.json plan.json certificate.json quarantine.jsonl README.md
+<dir>/.curate              lists what is curate's below the folders above
 ```
 
 A manifest may come from strangers, so its paths stay inside its directory and its numbers are
@@ -19,10 +20,11 @@ bounded before anything else looks at them.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import Annotated, Any, Literal
@@ -44,7 +46,7 @@ from curate.formats import Settings, TextFormat, TokenFormat, configure
 from curate.formats.trainer_files import DIRECTORY as TRAINER
 from curate.plan import PAD, PIECE
 from curate.recipe.structs import Name
-from curate.runtime.files import hash_file
+from curate.runtime.files import atomic_path, hash_file
 
 SCHEMA = 2
 OLD_SCHEMA = 1
@@ -69,20 +71,22 @@ PROVENANCE = np.dtype([*[(name, PIECE[name]) for name in PIECE.names or ()], ("c
 
 OWN_DIRECTORIES = ("train", "validation", "provenance", TRAINER)
 CARD = "README.md"
-OWN_FILES = (CARD, "tokenizer.json")
+RECIPE = "recipe.yaml"
+OWN_FILES = (CARD, "tokenizer.json", RECIPE)
 """Files beside the shards; in a directory without a dataset of curate they are the user's."""
 
 ARTIFACTS = ("stats.json", "mixture.json", "plan.json", "manifest.json", "certificate.json")
 """JSON files beside the shards; ours say which version of curate wrote them."""
 QUARANTINE = "quarantine.jsonl"
 
+MARK = ".curate"
+"""Name of the file in a dataset's directory that lists, without suffix, its files in folders. It
+outlives them, so that whatever a killed build leaves is recognised as curate's."""
+
 BESIDE_SHARDS = (
-    "recipe.yaml", "tokenizer.json", "stats.json", "mixture.json", "plan.json", QUARANTINE,
+    RECIPE, "tokenizer.json", "stats.json", "mixture.json", "plan.json", QUARANTINE, MARK,
 )  # fmt: skip
 """Files that a build writes before its manifest, some only where there is something to say."""
-
-MARK = ".curate"
-"""Name of the file that lists the shards a directory is for."""
 
 READER_CACHE = "cache"
 """Megatron keeps indices in `<stem>/cache` unless configured otherwise. They are keyed by the
@@ -391,7 +395,7 @@ def refuse_foreign(directory: Path) -> None:
     Raises:
         ShardError: The directory holds such files; the message names some.
     """
-    if _holds_dataset(directory):
+    if _is_dataset_of_curate(directory):
         return
     foreign = [
         name
@@ -403,8 +407,15 @@ def refuse_foreign(directory: Path) -> None:
     _refuse(directory, foreign)
 
 
-def _holds_dataset(directory: Path) -> bool:
-    return (directory / "train" / MARK).exists() or _is_artifact(DatasetLayout(directory).manifest)
+def holds_dataset(directory: Path) -> bool:
+    """Return whether a directory holds a finished dataset: a manifest that curate wrote."""
+    return _is_artifact(DatasetLayout(directory).manifest)
+
+
+def _is_dataset_of_curate(directory: Path) -> bool:
+    """Return whether a directory holds a dataset, finished or not."""
+    marks = (directory / MARK, directory / "train" / MARK)  # the second: of earlier versions
+    return any(mark.exists() for mark in marks) or holds_dataset(directory)
 
 
 def _is_artifact(path: Path) -> bool:
@@ -446,58 +457,84 @@ def clear(
         ShardError: The directory holds files that curate did not make; the message names some.
     """
     layout = DatasetLayout(directory)
-    ours = _holds_dataset(directory)
+    ours = _is_dataset_of_curate(directory)
+    owned = own_files(directory)
     foreign = [name for name in OWN_FILES if not ours and (directory / name).exists()]
     foreign += [
         layout.relative(path)
         for name in OWN_DIRECTORIES
         for path in sorted((directory / name).rglob("*"))
-        if not path.is_dir() and not _is_ours(path, directory / name)
+        if (path.is_symlink() or not path.is_dir()) and path not in owned
     ]
     _refuse(directory, foreign)
-    layout.manifest.unlink(missing_ok=True)
-    (directory / "certificate.json").unlink(missing_ok=True)
+    # Whenever this is killed, the mark lists what is left: it is replaced while there is nothing.
+    if ours and not (directory / MARK).exists():
+        _write_mark(directory, {*owned.stems, *(f"{start}*" for start in owned.starts)})
+    for file in ("manifest.json", "certificate.json", *OWN_FILES):
+        (directory / file).unlink(missing_ok=True)
     for name in OWN_DIRECTORIES:
-        shutil.rmtree(directory / name, ignore_errors=True)
-        if name != TRAINER or folder_stems or trainer_stems:
-            (directory / name).mkdir(parents=True)
-    marks: dict[str, list[str]] = {}
-    for split in SPLITS:
-        names = [name for owner, name in shards if owner == split]
-        folders = sorted({name.rpartition("/")[0] for name in names} | {""})
-        for folder in folders:
-            (directory / split / folder).mkdir(exist_ok=True)
-        prefixes = [f"{folder}/" if folder else "" for folder in folders]
-        marks[split] = names + [prefix + stem for prefix in prefixes for stem in folder_stems]
-    marks["provenance"] = [layout.provenance(*shard).stem for shard in shards]
-    marks[TRAINER] = [*folder_stems, *trainer_stems]
-    for name, stems in marks.items():
-        if (directory / name).is_dir():
-            (directory / name / MARK).write_text("".join(f"{stem}\n" for stem in stems), "utf-8")
+        if (directory / name).exists():
+            shutil.rmtree(directory / name)
+    stems = {f"provenance/{layout.provenance(*shard).stem}" for shard in shards}
+    stems |= {f"{TRAINER}/{stem}" for stem in (*folder_stems, *trainer_stems)}
+    folders = {f"{split}/{name}".rpartition("/")[0] for split, name in shards} | set(SPLITS)
+    stems |= {f"{split}/{name}" for split, name in shards}
+    stems |= {f"{folder}/{stem}" for folder in folders for stem in folder_stems}
+    _write_mark(directory, stems)
+    trainer = [TRAINER] if folder_stems or trainer_stems else []
+    for name in ("provenance", *trainer, *sorted(folders)):
+        (directory / name).mkdir(parents=True, exist_ok=True)
 
 
-def _is_ours(path: Path, owned: Path) -> bool:
-    """Return whether a file is the mark, or a shard, finished or not, that the mark names."""
-    if path.name == MARK or is_reader_cache(path, owned):
-        return True
-    if not (owned / MARK).exists():
-        return False
-    name = (path.parent / path.name.lstrip(".")).relative_to(owned).as_posix()
-    level = name.count("/")
-    stems = [stem for stem in _marked(owned) if stem.count("/") == level]
-    return name.startswith(tuple(f"{stem}.".replace("*.", "") for stem in stems))
+@dataclass(frozen=True, slots=True)
+class OwnFiles:
+    """The files in folders of a dataset that are curate's, of finished and of killed builds."""
+
+    directory: Path
+    stems: frozenset[str]
+    """Paths relative to the directory, without suffix."""
+    starts: tuple[str, ...]
+    """Paths of which only the start is given."""
+
+    def __contains__(self, path: Path) -> bool:
+        """Return whether a file is curate's, be it a mark, unfinished, or cached by a reader."""
+        if path.name == MARK or self.is_reader_cache(path):
+            return True
+        folder = path.parent.relative_to(self.directory).as_posix()
+        name = path.name.lstrip(".")  # temporary files begin with a dot
+        dots = [place for place, letter in enumerate(name) if letter == "."]
+        if any(f"{folder}/{name[:stop]}" in self.stems for stop in (*dots, len(name))):
+            return True
+        starts = (start.rpartition("/") for start in self.starts)
+        return any(folder == parent and name.startswith(start) for parent, _, start in starts)
+
+    def is_reader_cache(self, path: Path) -> bool:
+        """Return whether a trainer's reader cached a file beside a shard."""
+        relative = path.relative_to(self.directory).as_posix()
+        stem, separator, _ = relative.partition(f"/{READER_CACHE}/")
+        return bool(separator) and stem in self.stems
 
 
-def is_reader_cache(path: Path, owned: Path) -> bool:
-    """Return whether a trainer's reader cached a file beside a shard of the directory `owned`."""
-    stem, separator, _ = path.relative_to(owned).as_posix().partition(f"/{READER_CACHE}/")
-    return bool(separator) and stem in _marked(owned)
+def own_files(directory: Path) -> OwnFiles:
+    """Read which files are curate's, from the mark and, in case that is damaged, the manifest."""
+    stems = set(_lines(directory / MARK))
+    for name in OWN_DIRECTORIES:  # marks of earlier versions
+        stems |= {f"{name}/{stem}" for stem in _lines(directory / name / MARK)}
+    with contextlib.suppress(ShardError):
+        manifest = load_manifest(directory)
+        stems |= {shard.stem for shard in manifest.shards}
+        stems |= {file.path for file in manifest.listed}
+    starts = {stem for stem in stems if stem.endswith("*")}
+    return OwnFiles(directory, frozenset(stems - starts), tuple(stem[:-1] for stem in starts))
 
 
-def _marked(owned: Path) -> list[str]:
-    """List the stems that the mark of a directory names."""
-    mark = owned / MARK
-    return mark.read_text("utf-8").split() if mark.exists() else []
+def _lines(mark: Path) -> list[str]:
+    return mark.read_text("utf-8", "replace").splitlines() if mark.exists() else []
+
+
+def _write_mark(directory: Path, stems: Collection[str]) -> None:
+    with atomic_path(directory / MARK) as temporary:
+        temporary.write_text("".join(f"{stem}\n" for stem in sorted(stems)), "utf-8")
 
 
 def record_file(path: Path, directory: Path) -> FileRecord:
@@ -513,8 +550,8 @@ def write_manifest(manifest: Manifest, directory: Path) -> None:
 
 def records_beside(directory: Path) -> list[FileRecord]:
     """Record the files beside the shards, but for the card, which is written last."""
-    names = [*BESIDE_SHARDS, *(f"{name}/{MARK}" for name in OWN_DIRECTORIES)]
-    return [record_file(directory / name, directory) for name in names if _is_file(directory, name)]
+    names = [name for name in BESIDE_SHARDS if _is_file(directory, name)]
+    return [record_file(directory / name, directory) for name in names]
 
 
 def list_card(directory: Path) -> list[FileRecord]:

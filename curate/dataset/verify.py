@@ -32,8 +32,8 @@ from curate.dataset.manifest import (
     ShardOnDisk,
     ShardRecord,
     file_damage,
-    is_reader_cache,
     load_manifest,
+    own_files,
     read_plan,
     read_provenance,
 )
@@ -101,13 +101,14 @@ def _read_plan(
 def _unlisted(directory: Path, manifest: Manifest) -> list[str]:
     """List files among the shards that a trainer would read though the manifest lacks them."""
     listed = {file.path for file in manifest.listed}
+    owned = own_files(directory)
     return [
         f"{path.relative_to(directory).as_posix()}: not in the manifest"
         for split in (*SPLITS, TRAINER)
         for path in sorted((directory / split).rglob("*"))
         if path.name != MARK
         and (path.is_symlink() or not path.is_dir())
-        and not is_reader_cache(path, directory / split)
+        and not owned.is_reader_cache(path)
         and path.relative_to(directory).as_posix() not in listed
     ]
 

@@ -290,7 +290,11 @@ def plan(
 
 
 def build(
-    recipe: RecipeLike, *, workers: int | None = None, progress: Progress = None
+    recipe: RecipeLike,
+    *,
+    overwrite: bool = False,
+    workers: int | None = None,
+    progress: Progress = None,
 ) -> CertificateResult:
     """Build the dataset: tokenise, measure, mix, plan, write shards, read them back and certify.
 
@@ -298,6 +302,7 @@ def build(
 
     Args:
         recipe: The recipe, its path, or a mapping.
+        overwrite: Whether to replace a finished dataset of another recipe in the output directory.
         workers: Number of processes; None for the cores.
         progress: None for silence, "terminal", or an observer.
 
@@ -312,7 +317,7 @@ def build(
     """
     from curate.pipeline.build import build as build_dataset
 
-    built = build_dataset(*_start(recipe, workers, progress))
+    built = build_dataset(*_start(recipe, workers, progress), overwrite=overwrite)
     bad_records = {stats.name: stats.bad_records for stats in built.tokenized.stats}
     path = built.directory / "certificate.json"
     return CertificateResult(built.certificate, built.directory, bad_records, path)

@@ -36,15 +36,7 @@ def write_stats(
         ShardError: The directory holds files of these names that curate did not write.
     """
     refuse_foreign(loaded.output_dir)
-    domains = {
-        stats.name: stats.to_json(evidence.entropy)
-        for stats, evidence in zip(tokenized.stats, measured, strict=True)
-    }
-    backend = {"backend": tokenized.backend, "tokenizer": tokenized.tokenizer.name}
-    write_json(
-        loaded.output_dir / "stats.json",
-        {**origin(loaded, tokenized), **backend, "domains": domains},
-    )
+    write_json(loaded.output_dir / "stats.json", stats_fields(loaded, tokenized, measured))
     bad_records = sum(stats.bad_records for stats in tokenized.stats)
     path = loaded.output_dir / QUARANTINE
     path.unlink(missing_ok=True)
@@ -57,6 +49,18 @@ def write_stats(
                        "excerpt": excerpt}  # fmt: skip
                 file.write(msgspec.json.encode(row) + b"\n")
     observer.notice(f"{bad_records:,} bad records: see {path}")
+
+
+def stats_fields(
+    loaded: LoadedRecipe, tokenized: TokenizedDomains, measured: Sequence[TextEvidence]
+) -> dict[str, Any]:
+    """Return the fields of `stats.json`; see `write_stats`."""
+    domains = {
+        stats.name: stats.to_json(evidence.entropy)
+        for stats, evidence in zip(tokenized.stats, measured, strict=True)
+    }
+    backend = {"backend": tokenized.backend, "tokenizer": tokenized.tokenizer.name}
+    return {**origin(loaded, tokenized), **backend, "domains": domains}
 
 
 def origin(loaded: LoadedRecipe, tokenized: TokenizedDomains) -> dict[str, Any]:

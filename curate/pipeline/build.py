@@ -15,10 +15,11 @@ import msgspec
 
 from curate.dataset import manifest as dataset
 from curate.dataset.certificate import write_certificate
+from curate.dataset.manifest import holds_dataset
 from curate.dataset.verify import verify
 from curate.pipeline.check import check_names
 from curate.pipeline.plan import plan_dataset
-from curate.pipeline.resume import is_fresh
+from curate.pipeline.resume import is_fresh, refuse_other_dataset
 from curate.pipeline.tokenize import TokenizedDomains
 from curate.pipeline.write import write_dataset
 from curate.plan.budget import Plan
@@ -40,30 +41,37 @@ class BuiltDataset:
     """Whether the same dataset existed already and was only read back."""
 
 
-def build(loaded: LoadedRecipe, workers: int, observer: Observer) -> BuiltDataset:
+def build(
+    loaded: LoadedRecipe, workers: int, observer: Observer, *, overwrite: bool = False
+) -> BuiltDataset:
     """Run every stage, reusing what is up to date.
 
     Args:
         loaded: The recipe.
         workers: Number of processes.
         observer: Receives progress and warnings.
+        overwrite: Whether a finished dataset of another recipe may be replaced.
 
     Raises:
         CurateError: Any user-fixable error, including an infeasible plan.
     """
     check_names(loaded)  # before a directory is made
+    refuse_other_dataset(loaded, overwrite)  # before it is locked, which fails on a read-only disk
     with directory_lock(loaded.output_dir):
+        refuse_other_dataset(loaded, overwrite)
         return _build(loaded, workers, observer)
 
 
 def _build(loaded: LoadedRecipe, workers: int, observer: Observer) -> BuiltDataset:
-    planned = plan_dataset(loaded, workers, observer)
+    # Artifacts beside a manifest are those of its build until the manifest is removed.
+    is_kept = holds_dataset(loaded.output_dir)
+    planned = plan_dataset(loaded, workers, observer, write=not is_kept)
     tokenized = planned.tokenized
     reused = is_fresh(loaded.output_dir, planned.build_hash)
     if reused:
         observer.notice("built already: reading it back")
     else:
-        write_dataset(loaded, planned, workers, observer)
+        write_dataset(loaded, planned, workers, observer, artifacts_written=not is_kept)
     observer.begin("verify", [loaded.recipe.name])
     check = partial(verify, loaded.output_dir, tokenized.domains, workers, with_card=False)
     certificate = check(observer.tick)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from curate import __version__
+from curate.dataset.manifest import holds_dataset
 from curate.errors import InputError, MissingEvidence, RecipeError
 from curate.mixture import mix
 from curate.mixture.compare_methods import compare_mixtures, every_method
@@ -207,7 +208,12 @@ def mix_without_text(
     fields = mix(request).to_json()
     if not prepared.supply_known:
         fields["epochs"] = dict.fromkeys(fields["epochs"])
-    _write(directory, "mixture.json", fields)
+    if directory is not None and holds_dataset(directory):
+        observer.notice(
+            f"{directory} holds a dataset: its mixture.json is kept, and nothing is written"
+        )
+    else:
+        _write(directory, "mixture.json", fields)
     for warning in fields["warnings"]:
         if warning not in evidence.notices:
             observer.notice(warning)

@@ -17,7 +17,7 @@ from curate.pipeline.measure import TextEvidence, entropy_fields, gather, needed
 from curate.pipeline.proxies import make_evidence
 from curate.pipeline.read_evidence import read_evidence, search_options
 from curate.pipeline.results import MethodsResult, MixtureResult
-from curate.pipeline.resume import keeps_other_dataset
+from curate.pipeline.resume import writable_artifacts
 from curate.pipeline.tokenize import TokenizedDomains, tokenize_domains
 from curate.recipe import LoadedRecipe
 from curate.runtime.files import write_json
@@ -30,6 +30,8 @@ class MixedDomains:
     """Tokenised domains and their mixture."""
 
     tokenized: TokenizedDomains
+    measured: tuple[TextEvidence, ...]
+    """Further measurements of each domain."""
     request: MixtureRequest
     """Supply, budget and evidence that the method was given."""
     mixture: Mixture
@@ -49,11 +51,11 @@ def mix_recipe(loaded: LoadedRecipe, workers: int, observer: Observer) -> Mixtur
         CurateError: Any user-fixable error, including a mixture that its caps do not allow.
     """
     check_names(loaded)
-    write = not keeps_other_dataset(loaded, observer)
-    tokenized = tokenize_domains(loaded, workers, observer)
-    mixed = mix_domains(loaded, tokenized, workers, observer, write=write)
-    if write:
-        write_mixture(loaded, mixed)
+    with writable_artifacts(loaded, observer) as writable:
+        tokenized = tokenize_domains(loaded, workers, observer)
+        mixed = mix_domains(loaded, tokenized, workers, observer, write=writable)
+        if writable:
+            write_mixture(loaded, mixed)
     supply: dict[str, int | None] = {d.name: d.supply_tokens for d in mixed.request.domains}
     return MixtureResult(mixed.mixture.to_json(), supply)
 
@@ -88,7 +90,7 @@ def mix_domains(
         observer.notice(warning)
     for constraint in mixture.constraints_active:
         observer.notice(f"mixture: {constraint}")
-    return MixedDomains(tokenized, request, mixture, origin(loaded, tokenized))
+    return MixedDomains(tokenized, measured, request, mixture, origin(loaded, tokenized))
 
 
 def write_mixture(loaded: LoadedRecipe, mixed: MixedDomains) -> None:

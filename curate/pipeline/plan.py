@@ -11,10 +11,10 @@ from typing import Any
 
 from curate.formats import configure
 from curate.formats.base import Settings, TextFormat, TokenFormat
-from curate.mixture import Mixture, MixtureRequest
+from curate.pipeline.artifacts import write_stats
 from curate.pipeline.check import check_names
-from curate.pipeline.mix import mix_domains, write_mixture
-from curate.pipeline.resume import keeps_other_dataset
+from curate.pipeline.mix import MixedDomains, mix_domains, write_mixture
+from curate.pipeline.resume import writable_artifacts
 from curate.pipeline.tokenize import TokenizedDomains, tokenize_domains
 from curate.plan import DocumentStream, stream
 from curate.plan.budget import Plan, make_plan
@@ -28,9 +28,7 @@ from curate.runtime.progress import Observer
 class Planned:
     """The decisions of a build, made before its shards are written."""
 
-    tokenized: TokenizedDomains
-    request: MixtureRequest
-    mixture: Mixture
+    mixed: MixedDomains
     plan: Plan
     streams: tuple[DocumentStream, ...]
     format: TokenFormat | TextFormat
@@ -38,13 +36,16 @@ class Planned:
     settings: Settings
     """The settings that `format` is configured with."""
     shaped: ShardPlan
-    origin: dict[str, Any]
-    """Fields that every artifact starts with: versions and hashes of the inputs."""
+
+    @property
+    def tokenized(self) -> TokenizedDomains:
+        """Return the domains."""
+        return self.mixed.tokenized
 
     @property
     def build_hash(self) -> str:
         """Hash of the recipe, tokenizer, documents, evidence and curate version."""
-        return hash_json(self.origin)
+        return hash_json(self.mixed.origin)
 
 
 def plan_recipe(loaded: LoadedRecipe, workers: int, observer: Observer) -> dict[str, Any]:
@@ -62,8 +63,8 @@ def plan_recipe(loaded: LoadedRecipe, workers: int, observer: Observer) -> dict[
         CurateError: Any user-fixable error, including an infeasible plan.
     """
     check_names(loaded)
-    write = not keeps_other_dataset(loaded, observer)
-    return plan_json(plan_dataset(loaded, workers, observer, write=write))
+    with writable_artifacts(loaded, observer) as writable:
+        return plan_json(plan_dataset(loaded, workers, observer, write=writable))
 
 
 def plan_dataset(
@@ -96,20 +97,15 @@ def plan_dataset(
     inputs = ShardInputs(output_format, settings, streams, tokenized.domains, plan)
     shaped = plan_shards(loaded, inputs)
     planned = Planned(
-        tokenized=tokenized,
-        request=mixed.request,
-        mixture=mixed.mixture,
+        mixed=mixed,
         plan=_with_documents(plan, shaped.sampler.documents()),
         streams=streams,
         format=output_format,
         settings=settings,
         shaped=shaped,
-        origin=mixed.origin,
     )
     if write:
-        write_mixture(loaded, mixed)
-        path = loaded.output_dir / "plan.json"
-        write_json(path, {**planned.origin, **plan_json(planned)})
+        _write_plan(loaded, planned)
     warnings = [*plan.warnings]
     if output_format.notices is not None:
         warnings += output_format.notices(settings)
@@ -117,6 +113,24 @@ def plan_dataset(
     for warning in warnings:
         observer.notice(warning)
     return planned
+
+
+def write_artifacts(loaded: LoadedRecipe, planned: Planned, observer: Observer) -> None:
+    """Write `stats.json`, `mixture.json`, `plan.json` and `quarantine.jsonl` of a planned dataset.
+
+    Args:
+        loaded: The recipe.
+        planned: Its plan.
+        observer: Receives a notice of bad records.
+    """
+    write_stats(loaded, planned.tokenized, planned.mixed.measured, observer)
+    _write_plan(loaded, planned)
+
+
+def _write_plan(loaded: LoadedRecipe, planned: Planned) -> None:
+    write_mixture(loaded, planned.mixed)
+    path = loaded.output_dir / "plan.json"
+    write_json(path, {**planned.mixed.origin, **plan_json(planned)})
 
 
 def plan_json(planned: Planned) -> dict[str, Any]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from curate.pipeline.artifacts import write_stats
+from curate.pipeline.artifacts import stats_fields, write_stats
 from curate.pipeline.check import check_names
 from curate.pipeline.measure import recall, remember
-from curate.pipeline.tokenize import tokenize_domains
+from curate.pipeline.resume import writable_artifacts
+from curate.pipeline.tokenize import TokenizedDomains, tokenize_domains
 from curate.recipe import LoadedRecipe
-from curate.runtime.files import read_json, write_json
+from curate.runtime.files import write_json
 from curate.runtime.progress import Observer
 
 
@@ -35,9 +36,7 @@ def report_stats(
     """
     check_names(loaded)
     tokenized = tokenize_domains(loaded, workers, observer)
-    path = loaded.output_dir / "stats.json"
-    write_stats(loaded, tokenized, recall(loaded, tokenized, observer.notice), observer)
-    fields: dict[str, Any] = read_json(path)
+    fields = _write(loaded, tokenized, observer)
     if not intervals and not compare:
         return fields
     # Imported here: this loads compiled code that most commands do without.
@@ -47,8 +46,7 @@ def report_stats(
 
     measured = measure_domains(tokenized, loaded.recipe.seed, workers, observer)
     remember(loaded, tokenized, measured.plan, measured.domains)
-    write_stats(loaded, tokenized, recall(loaded, tokenized, observer.notice), observer)
-    fields = read_json(path)
+    fields = _write(loaded, tokenized, observer)
     report = measured.to_json(fields)
     if compare:
         request = mixture_request(loaded, tokenized)
@@ -62,3 +60,12 @@ def report_stats(
         }
     write_json(loaded.output_dir / "entropy_report.json", report)
     return {**fields, "entropy_report": report}
+
+
+def _write(loaded: LoadedRecipe, tokenized: TokenizedDomains, observer: Observer) -> dict[str, Any]:
+    """Write `stats.json` unless a dataset is there, with all that was measured so far."""
+    measured = recall(loaded, tokenized, observer.notice)
+    with writable_artifacts(loaded, observer) as writable:
+        if writable:
+            write_stats(loaded, tokenized, measured, observer)
+    return stats_fields(loaded, tokenized, measured)

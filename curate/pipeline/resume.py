@@ -6,18 +6,22 @@ A killed run resumes because each stage leaves finished work where the next run 
 * Counts and entropies: in the cache, by the content of the domain.
 * Small models: finished rows of `runs.csv`, and checkpoints (`proxy.checkpoint`).
 * Datasets: the manifest is written last and removed first, so shards without one are written anew,
-  and a dataset with the manifest of the same build is only read back.
+  and a dataset with the manifest of the same build is only read back. Its artifacts are written
+  between the two, so those beside a manifest are those of its build.
 
 Every file is written under a temporary name and renamed when whole (`runtime.files.atomic_path`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from curate.dataset.manifest import load_manifest
+from curate.dataset.manifest import Manifest, load_manifest
 from curate.errors import ShardError
 from curate.recipe import LoadedRecipe
+from curate.runtime.locks import directory_lock
 from curate.runtime.progress import Observer
 
 
@@ -28,11 +32,8 @@ def is_fresh(directory: Path, build_hash: str) -> bool:
         directory: Output directory.
         build_hash: Hash of everything that the build is made from, `Planned.build_hash`.
     """
-    try:
-        manifest = load_manifest(directory)
-    except ShardError:
-        return False
-    if manifest.build_hash != build_hash:
+    manifest = _finished(directory)
+    if manifest is None or manifest.build_hash != build_hash:
         return False
     files = [file for shard in manifest.shards for file in [*shard.files, shard.provenance]]
     files += manifest.folder_files
@@ -42,20 +43,63 @@ def is_fresh(directory: Path, build_hash: str) -> bool:
     )
 
 
-def keeps_other_dataset(loaded: LoadedRecipe, observer: Observer) -> bool:
-    """Return whether the output directory holds another recipe's dataset, which must stay as it is.
+def refuse_other_dataset(loaded: LoadedRecipe, overwrite: bool) -> None:
+    """Refuse to replace a finished dataset of another recipe, unless the user says so.
+
+    Another recipe is one that differs in anything that shapes the dataset (`LoadedRecipe.hash`).
+    The same recipe with changed documents, or with another version of curate, replaces its dataset.
+
+    Args:
+        loaded: The recipe to build.
+        overwrite: Whether the user has agreed.
+
+    Raises:
+        ShardError: There is such a dataset, and the user has not agreed.
+    """
+    manifest = _finished(loaded.output_dir)
+    if manifest is None or overwrite or manifest.recipe_hash == loaded.hash:
+        return
+    raise ShardError(
+        f"{loaded.output_dir}: holds a dataset of another recipe, with {manifest.budget_tokens:,} "
+        "tokens; give another directory with --out DIR, or replace the dataset with --overwrite"
+    )
+
+
+@contextmanager
+def writable_artifacts(loaded: LoadedRecipe, observer: Observer) -> Iterator[bool]:
+    """Lock the output directory, and yield whether artifacts may be written there.
+
+    They may not beside a finished dataset, whose manifest has their hashes: only a build replaces
+    those. Then nothing is locked either.
 
     Args:
         loaded: The recipe.
-        observer: Receives a notice if it does.
+        observer: Receives a notice if the dataset is one of another recipe.
+
+    Raises:
+        ShardError: Another process has locked the directory, or nothing can be written there.
     """
-    try:
-        is_other = load_manifest(loaded.output_dir).recipe_hash != loaded.hash
-    except ShardError:
-        return False
-    if is_other:
+    directory = loaded.output_dir
+    if _keeps_dataset(loaded, observer):
+        yield False
+        return
+    with directory_lock(directory):
+        yield not _keeps_dataset(loaded, observer)  # it may have been finished meanwhile
+
+
+def _keeps_dataset(loaded: LoadedRecipe, observer: Observer) -> bool:
+    manifest = _finished(loaded.output_dir)
+    if manifest is not None and manifest.recipe_hash != loaded.hash:
         observer.notice(
             f"{loaded.output_dir} holds a dataset of another recipe: its artifacts are kept, and "
             "nothing is written"
         )
-    return is_other
+    return manifest is not None
+
+
+def _finished(directory: Path) -> Manifest | None:
+    """Return the manifest of a finished dataset, if a directory holds one."""
+    try:
+        return load_manifest(directory)
+    except ShardError:
+        return None

@@ -32,14 +32,16 @@ from curate.pipeline.proxies import (
 )
 from curate.pipeline.proxy_devices import train_job
 from curate.pipeline.proxy_setup import check_proxy, prepare
-from curate.pipeline.resume import keeps_other_dataset
+from curate.pipeline.resume import writable_artifacts
 from curate.recipe import LoadedRecipe
 from curate.runtime.files import write_json
-from curate.runtime.locks import directory_lock
 from curate.runtime.progress import Observer
 from curate.stats.seed_intervals import joint_verdict, seed_mean, verdict_of
 
 Array = NDArray[np.float64]
+
+RUNS_DIRECTORY = "validation_runs"
+"""Folder for the runs. A dataset's held-out documents are in `validation`."""
 
 RECOMMENDED, YOURS = "recommended", "yours"
 
@@ -88,9 +90,8 @@ def validate_mixture(
     check_names(loaded)
     for size in sizes:
         check_proxy(size)
-    with directory_lock(loaded.output_dir):
-        write = not keeps_other_dataset(loaded, observer)
-        planned = plan_dataset(loaded, workers, observer, write=write)
+    with writable_artifacts(loaded, observer) as writable:
+        planned = plan_dataset(loaded, workers, observer, write=writable)
         candidates = rivals_of(planned, observer)
         trained = [_train(size, planned, candidates, workers, observer) for size in sizes]
         result = {
@@ -98,13 +99,13 @@ def validate_mixture(
             "curate_version": __version__,
             "recipe_hash": loaded.hash,
             "inputs": {"documents": planned.tokenized.content_hash},
-            "method": planned.mixture.method,
+            "method": planned.mixed.mixture.method,
             "seeds": list(fresh_seeds(sizes[0])),
             "weights": {
-                name: dict(zip(_names(planned.request), shares, strict=True))
+                name: dict(zip(_names(planned.mixed.request), shares, strict=True))
                 for name, shares in candidates.items()
             },
-            **judge(planned.request, candidates, trained),
+            **judge(planned.mixed.request, candidates, trained),
         }
         write_json(loaded.output_dir / "validation.json", result)
     return result
@@ -130,8 +131,8 @@ def rivals_of(planned: Planned, observer: Observer) -> dict[str, tuple[float, ..
     The others are natural and equal shares within the caps, and the weights that the recipe gives
     its domains. Those are moved to the nearest mixture within the caps, with a notice if need be.
     """
-    request = planned.request
-    candidates = {RECOMMENDED: tuple(planned.mixture.weights.values())}
+    request = planned.mixed.request
+    candidates = {RECOMMENDED: tuple(planned.mixed.mixture.weights.values())}
     for name in ("natural", "uniform"):
         candidates[name] = tuple(mix_with(METHODS[name], request).weights.values())
     by_hand = [domain.weight for domain in request.domains]
@@ -156,7 +157,7 @@ def _train(
     observer: Observer,
 ) -> TrainedCandidates:
     prepared = prepare(size, planned.tokenized, workers, observer)
-    directory = size.output_dir / "validation" / size.proxies.preset
+    directory = size.output_dir / RUNS_DIRECTORY / size.proxies.preset
     job = mixtures_job(size, prepared, candidates, directory)
     rows = {row.run: row for row in final_rows(train_job(job, prepared, workers, observer))}
     losses = []

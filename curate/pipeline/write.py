@@ -28,16 +28,24 @@ from curate.errors import ShardError
 from curate.formats import trainer_file_stems
 from curate.formats.base import DatasetFolder, TextFormat, TokenFormat
 from curate.formats.trainers import config_files
-from curate.pipeline.plan import Planned
+from curate.pipeline.plan import Planned, write_artifacts
 from curate.pipeline.tokenize import TokenizedDomains
 from curate.plan.per_domain import PER_DOMAIN, DomainSampler, shard_stem
 from curate.recipe import LoadedRecipe
-from curate.runtime.files import begin_directory
+from curate.recipe.effective import effective_text
+from curate.runtime.files import atomic_path, begin_directory
 from curate.runtime.progress import Observer
 from curate.tokens import tokenizer as tokenizers
 
 
-def write_dataset(loaded: LoadedRecipe, planned: Planned, workers: int, observer: Observer) -> None:
+def write_dataset(
+    loaded: LoadedRecipe,
+    planned: Planned,
+    workers: int,
+    observer: Observer,
+    *,
+    artifacts_written: bool = False,
+) -> None:
     """Write shards, then the manifest; an earlier dataset of curate in the directory is replaced.
 
     Args:
@@ -45,6 +53,7 @@ def write_dataset(loaded: LoadedRecipe, planned: Planned, workers: int, observer
         planned: Its plan.
         workers: Number of processes.
         observer: Receives progress.
+        artifacts_written: Whether `stats.json`, `mixture.json` and `plan.json` are there already.
 
     Raises:
         ShardError: The directory holds files that curate did not write, or the disk is too small.
@@ -65,7 +74,11 @@ def write_dataset(loaded: LoadedRecipe, planned: Planned, workers: int, observer
         output_format.folder_stems,
         trainer_file_stems() if recipe.output.shape == PER_DOMAIN else (),
     )
+    if not artifacts_written:
+        write_artifacts(loaded, planned, observer)
     tokenizers.save(tokenized.tokenizer, directory / "tokenizer.json")
+    with atomic_path(directory / dataset.RECIPE) as temporary:
+        temporary.write_text(effective_text(loaded), "utf-8")
     dtype = np.dtype(np.uint32)
     if isinstance(output_format, TokenFormat):
         dtype = output_format.dtype_for(tokenized.tokenizer.vocabulary - 1)

@@ -176,6 +176,8 @@ def parse(
     bounded(value, source)  # again, for overrides can nest as deep as they have dots
     recipe = _convert(value, Recipe, source)
     check_recipe(recipe, source)
+    if recipe.base is not None:
+        base = Path(os.path.abspath(base / Path(recipe.base).expanduser()))
     return LoadedRecipe(recipe, base, notices)
 
 

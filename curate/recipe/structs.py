@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
-from msgspec.structs import replace
+from msgspec.structs import fields, replace
 
 from curate.runtime.files import hash_json
 
@@ -361,6 +361,10 @@ class Recipe(Frozen, frozen=True):
     """Proxy models for `curate proxy`; `mixture.evidence.proxy` trains them for the mixture
     instead.
     """
+    base: str | None = None
+    """The directory that relative paths start from. Omitted: the recipe's directory, from which a
+    relative `base` starts, too.
+    """
     cache: str = ".curate"
     """The directory of the token store, which recipes may share. A relative path starts from the
     recipe's directory.
@@ -385,6 +389,26 @@ class MixtureSettings(Frozen, frozen=True):
     """Seed of the search."""
 
 
+def without_defaults(value: Any) -> Any:
+    """Return plain values, without the keys that have their default.
+
+    Example:
+        >>> without_defaults(ValidationRecipe(key=3))
+        {'key': 3}
+    """
+    if isinstance(value, list):
+        return [without_defaults(item) for item in value]
+    if not isinstance(value, Struct):
+        return value
+    items = {}
+    for field in fields(value):
+        item = getattr(value, field.name)
+        is_made = field.default_factory is not msgspec.NODEFAULT
+        if item != (field.default_factory() if is_made else field.default):
+            items[field.name] = without_defaults(item)
+    return items
+
+
 class LoadedRecipe(Struct, frozen=True):
     """A recipe, the directory it came from, and notices from reading it."""
 
@@ -395,14 +419,24 @@ class LoadedRecipe(Struct, frozen=True):
 
     @property
     def hash(self) -> str:
-        """Hash of everything that shapes the dataset, but not where it lies on disk."""
-        value = msgspec.to_builtins(self.recipe, str_keys=True)
-        value.pop("cache")
-        value.pop("proxy")
-        value["output"].pop("dir", None)
-        if value["mixture"]["evidence"] is not None:  # the proxies' losses are hashed, as evidence
-            value["mixture"]["evidence"].pop("proxy")
-        return hash_json(value)
+        """Hash of everything that shapes the dataset, but not where it lies on disk.
+
+        Keys that have their default do not count, so that a version of curate with more keys gives
+        the same recipe the same hash.
+        """
+        recipe = replace(
+            self.recipe,
+            base=None,
+            cache="",
+            proxy=ProxyRecipe(),
+            counting=CountingRecipe(),
+            output=replace(self.recipe.output, dir=None),
+        )
+        mixture = recipe.mixture
+        if mixture.evidence is not None:  # the proxies' losses are hashed, as evidence
+            mixture = replace(mixture, evidence=replace(mixture.evidence, proxy=None))
+        value = without_defaults(replace(recipe, mixture=mixture))
+        return hash_json(msgspec.to_builtins(value, str_keys=True))
 
     @property
     def proxies(self) -> ProxyRecipe:

@@ -74,7 +74,7 @@ JOBS = (
     Job("build", ("build", "recipe.yaml", "--workers", "2"), {}),
     Job(
         "rewrite",
-        ("build", "recipe.yaml", "--set", "mixture={method: uniform}"),
+        ("build", "recipe.yaml", "--overwrite", "--set", "mixture={method: uniform}"),
         {"output": {"dir": "out", "shard_tokens": 4_000}},
         (("build", "recipe.yaml"),),
     ),
