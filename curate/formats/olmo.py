@@ -193,7 +193,7 @@ def read_rows(path: Path) -> NDArray[np.int64]:
             continue
         try:
             values = np.array(whole.replace(b"\n", b",").split(b","), np.int64).reshape(-1, 2)
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             raise ShardError(f"{path}: rows from {row}: expected start,end ({error})") from error
         begins = np.concatenate([[start], values[:-1, 1]])
         wrong = np.flatnonzero((values[:, 0] != begins) | (values[:, 1] < values[:, 0]))

@@ -17,6 +17,7 @@ PROGRAMS = {
     "cache_flips": 500,
     "full_disks": 60,
     "hostile_files": 200,
+    "locks": 10_000,
 }
 """Trials of each program in a whole campaign."""
 
