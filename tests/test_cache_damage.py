@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -131,3 +133,27 @@ def test_any_flipped_bit_in_the_cache_is_noticed_and_mended(
             is_named = any(f"{path} is damaged: " in notice for notice in notices)
             assert is_named or path.name == "CACHEDIR.TAG", path
             assert {path: path.read_bytes() for path in before} == before
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
+def test_more_domains_and_parts_than_descriptors(tmp_path: Path) -> None:
+    import resource
+
+    domains = 90
+    for number in range(domains):
+        write_jsonl(tmp_path / f"{number}.jsonl", make_documents("wiki", 3, seed=number))
+    rows = [f"  - {{name: d{number}, paths: {number}.jsonl}}" for number in range(domains)]
+    text = "\n".join(["name: many", "tokenizer: {train: {vocab_size: 300}}", "domains:", *rows])
+    text += "\nmixture: {method: natural}\nbudget_tokens: 2000\nvalidation: {documents: 0.1}\n"
+    (tmp_path / "recipe.yaml").write_text(text, "utf-8")
+    for command in (["build", "recipe.yaml"], ["verify", "out/many"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "curate.cli", *command, "--quiet"],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64)),
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+    assert len(list((tmp_path / ".curate" / "tokens").glob("*/part-*"))) == domains

@@ -28,6 +28,7 @@ from curate.runtime.files import (
     sweep,
     write_json,
 )
+from curate.runtime.mapping import map_file
 from curate.runtime.sealed import SealError, read_sealed, write_sealed
 
 
@@ -326,3 +327,39 @@ def test_durable_files_reach_the_disk_before_their_names(tmp_path, monkeypatch):
     calls.clear()
     write_sealed(tmp_path / "a", b"1")
     assert flushed(calls) == ["replace"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts descriptors of Linux")
+def test_mapped_files_hold_no_descriptors(tmp_path):
+    values = np.arange(100_000, dtype="<u2")
+    values.tofile(tmp_path / "a.bin")
+    before = len(os.listdir("/proc/self/fd"))
+    mapped = [map_file(tmp_path / "a.bin", "<u2") for _ in range(300)]
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert all(np.array_equal(array, values) for array in mapped[::100])
+    held = mapped[0][50:60]
+    maps = Path("/proc/self/maps")
+    assert maps.read_text().count(str(tmp_path)) == 300
+    del mapped
+    assert maps.read_text().count(str(tmp_path)) == 1
+    assert held.tolist() == list(range(50, 60))
+    with pytest.raises(ValueError, match="read-only"):
+        held[0] = 1
+    with pytest.raises(ValueError, match="WRITEABLE"):
+        held.flags.writeable = True
+
+
+def test_ranges_are_mapped_wherever_they_begin(tmp_path):
+    path = tmp_path / "a.bin"
+    values = np.arange(5_000, dtype="<u8")
+    values.tofile(path)
+    for first, items in ((0, 1), (511, 2), (512, 3), (4_999, 1), (17, 0)):
+        mapped = map_file(path, "<u8", first * 8, items)
+        assert np.array_equal(mapped, values[first : first + items])
+    with pytest.raises(OSError, match="ends 8 bytes early") as early:
+        map_file(path, "<u8", 8, 5_000)
+    assert early.value.filename == str(path)
+    with pytest.raises(FileNotFoundError, match=r"b\.bin"):
+        map_file(tmp_path / "b.bin", "<u8")
+    (tmp_path / "b.bin").touch()
+    assert len(map_file(tmp_path / "b.bin", "<u8")) == 0

@@ -15,6 +15,7 @@ from trials import Row, report
 PROGRAMS = {
     "kills": 300,
     "cache_flips": 500,
+    "syscalls": 1,
     "full_disks": 60,
     "hostile_files": 200,
     "locks": 10_000,
