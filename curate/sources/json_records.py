@@ -8,7 +8,9 @@ lines at once takes 4.9 us a record, while splitting lines and parsing each comp
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import re
 from codecs import BOM_UTF8
 from collections.abc import Iterable, Sequence
 from itertools import chain, repeat
@@ -27,6 +29,7 @@ from curate.sources.documents import (
     text_fault,
     utf8_fault,
 )
+from curate.sources.odd_json import Fault, all_fields, read_paths
 from curate.sources.records import BadRecord, DocumentBlock, ReadOptions
 
 RETURN, OPENING, CLOSING = b"\r{}"
@@ -34,17 +37,23 @@ RETURN, OPENING, CLOSING = b"\r{}"
 LONGEST_RUN_BYTES = 2 * CHUNK_BYTES
 """Most bytes of a run of several lines: pieces of a line from earlier chunks, and one chunk."""
 
+must_be_escaped = re.compile('["\\\\\x00-\x1f]').search
+
 NOT_DECODED = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 @functools.lru_cache(maxsize=64)
-def record_decoder(text: str, identity: str) -> msgspec.json.Decoder[Any]:
-    """Make a decoder of records to objects with `text` and `id`.
+def record_decoder(text: str, identity: str) -> msgspec.json.Decoder[Any] | None:
+    """Make a decoder of records to objects with `text` and `id`; None if msgspec cannot.
+
+    It takes no keys that JSON must escape.
 
     Args:
         text: Key of the text. For a dotted path, the value of its first key is decoded.
         identity: Key of the identifier, in the same way.
     """
+    if any(must_be_escaped(path.split(".")[0]) for path in (text, identity)):
+        return None
     fields: list[Any] = [("text", str if "." not in text else Any)]
     rename = {"text": text.split(".")[0]}
     if identity.split(".")[0] != rename["text"]:
@@ -132,6 +141,8 @@ class JsonRecords:
     ) -> bool:
         """Add the records of lines that `count_records` accepted, if all are documents."""
         owners = list(files)
+        if self._decoder is None:
+            return False
         try:
             records = self._decoder.decode_lines(data)
             texts, identities = self._texts(records), self._ids(records)
@@ -192,20 +203,16 @@ class JsonRecords:
         record = record.removeprefix(BOM_UTF8)  # also inside files made by joining files
         if not record or record.isspace():
             return
-        record = record.removesuffix(b"\r")
+        record, is_document = record.removesuffix(b"\r"), False
         try:
-            decoded = [self._decoder.decode(record)]
-            text, identity = self._texts(decoded)[0], self._ids(decoded)[0]
-            is_document = isinstance(text, str) and has_content(text)
+            if self._decoder is not None:
+                decoded = [self._decoder.decode(record)]
+                text, identity = self._texts(decoded)[0], self._ids(decoded)[0]
+                is_document = isinstance(text, str) and bool(has_content(text))
         except NOT_DECODED:
-            is_document = False
+            pass
         if not is_document:
-            try:
-                value = orjson.loads(record)
-                reason = text_fault(value, self._options.text)
-            except orjson.JSONDecodeError as error:
-                reason = utf8_fault(record)
-                reason = reason or f"not valid JSON: {error.msg} (character {error.pos})"
+            value, reason = self._value(record)
             if reason is not None:
                 block.bad.append(BadRecord(file, number, reason, excerpt(record)))
                 return
@@ -218,15 +225,29 @@ class JsonRecords:
         if block.metadata is not None:
             block.metadata.append(self._metadata(record))
 
-    def _metadata(self, record: bytes) -> dict[str, Any]:
-        """Return the record's other fields, bad UTF-8 replaced; none if they are not JSON."""
-        for readable in (record, record.decode("utf-8", "replace")):
+    def _value(self, record: bytes) -> tuple[Any, str | None]:
+        """Parse a record, and explain why it is no document; None if it is one."""
+        try:
+            value = orjson.loads(record)
+        except orjson.JSONDecodeError as error:
             try:
-                fields: dict[str, Any] = orjson.loads(readable)
-            except orjson.JSONDecodeError:
-                continue
-            return self._without_document(fields)
-        return {}
+                value = read_paths(record, (self._options.text,))
+            except Fault as fault:
+                return None, str(fault)
+            if value is None:
+                reason = utf8_fault(record)
+                return None, reason or f"not valid JSON: {error.msg} (character {error.pos})"
+            with contextlib.suppress(Fault):  # an identifier that cannot be read is none
+                value = read_paths(record, (self._options.text, self._options.id))
+        return value, text_fault(value, self._options.text)
+
+    def _metadata(self, record: bytes) -> dict[str, Any]:
+        """Return the record's other fields, repaired where they are not JSON."""
+        try:
+            fields: dict[str, Any] = orjson.loads(record)
+        except orjson.JSONDecodeError:
+            fields = all_fields(record)
+        return self._without_document(fields)
 
     def _without_document(self, fields: dict[str, Any]) -> dict[str, Any]:
         """Remove the text and the identifier from a record's fields, in place."""

@@ -11,12 +11,11 @@ import sys
 from codecs import BOM_UTF8
 from collections.abc import Iterator
 
-import orjson
-
 from curate.sources.decompress.open import CHUNK_BYTES, StreamDamage, open_stream
 from curate.sources.documents import excerpt
 from curate.sources.identities import read_whole
 from curate.sources.json_records import JsonRecords
+from curate.sources.plans import whole_json
 from curate.sources.records import BLOCK_BYTES, BadRecord, DocumentBlock, InputFile, Segment
 
 SMALL_BYTES = 128 << 10
@@ -234,7 +233,4 @@ def add_damage(
 
 def is_object(line: bytes) -> bool:
     """Whether a line is a complete JSON object."""
-    try:
-        return isinstance(orjson.loads(line), dict)
-    except orjson.JSONDecodeError:
-        return False
+    return isinstance(whole_json(line), dict)

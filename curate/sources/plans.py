@@ -16,6 +16,7 @@ import orjson
 
 from curate.runtime.files import hash_bytes, hash_json
 from curate.sources.decompress.open import ByteStream, StreamDamage
+from curate.sources.odd_json import split_object
 from curate.sources.records import InputFile, ReadOptions, Segment
 
 HEAD_BYTES = 64 << 10
@@ -204,9 +205,9 @@ def reader_of_name(path: str) -> str:
 
 
 def whole_json(line: bytes) -> object:
-    """Return the JSON value of a line, or None."""
+    """Return the JSON value of a line, or None; an object may be odd."""
     try:
         value: object = orjson.loads(line)
     except orjson.JSONDecodeError:
-        return None
+        return split_object(line) if line.startswith(b"{") else None
     return value
