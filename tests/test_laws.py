@@ -171,12 +171,13 @@ def test_bimix_coefficients_from_the_four_entropy_mixtures(noise: float, close: 
     assert found.scale(20.0, NAN) == pytest.approx(scale, rel=close / 10)
 
 
-def test_bimix_share_below_the_smallest_is_read_as_that() -> None:
+def test_bimix_is_finite_at_a_share_of_zero() -> None:
     coefficients = BimixCoefficients(*(np.array([v]) for v in (0.5, 1.0, 1.0, 2.0, 0.01)))
     law = FittedBimix((0,), 1.0, np.array([NAN]), (coefficients,))
     weights = np.array([[0.0, 1.0], [0.01, 0.99], [0.04, 0.96]])
     losses = law.predict(weights, np.full(3, 2.0), np.full(3, NAN))
-    assert losses[:, 0] == pytest.approx([25.0, 25.0, 12.5])  # 0.1^-1 (1/2 + 2), 0.2^-1 (…)
+    # 0.1^-1 (1/2 + 2) (1 + 0.5 / 0.75), 0.1^-1 (…), 0.2^-1 (…)
+    assert losses[:, 0] == pytest.approx([25 * 5 / 3, 25.0, 12.5])
 
 
 def test_bimix_knows_no_other_model_size_and_no_other_target() -> None:

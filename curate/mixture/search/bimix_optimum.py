@@ -2,7 +2,7 @@
 
 At a fixed number of steps s, Eq. 3 of BiMix is L_i = K_i r_i^(-a_i), with K_i = A_i (B_i / s^b_i +
 C_i). Their sum is convex and separable, so its minimum under floors and caps has a closed form up
-to one number.
+to one number. So it has with the power that continues each loss near 0 (`FittedBimix`).
 """
 
 from __future__ import annotations
@@ -15,12 +15,15 @@ from curate.mixture.search.simplex_box import HALVINGS, Box
 Array = NDArray[np.float64]
 
 
-def power_optimum(scales: Array, exponents: Array, box: Box) -> Array:
+def power_optimum(
+    scales: Array, exponents: Array, box: Box, near_zero: tuple[Array, float] | None = None
+) -> Array:
     """Find the shares that minimise sum_i K_i r_i^(-a_i) within floors and caps.
 
     Setting the derivatives equal gives r_i = (a_i K_i / t)^(1 / (1 + a_i)), held to its floor and
     cap; t > 0 follows from sum r = 1 by bisection on ln t. Multiplying all K_i by one number
-    changes t alone, and so does any way of splitting K_i into A_i, B_i and C_i.
+    changes t alone, and so does any way of splitting K_i into A_i, B_i and C_i. Where losses go on
+    with another exponent p below f_i, r_i = f_i (a_i K_i f_i^(-1 - a_i) / t)^(1 / (1 - p)) there.
 
     The loss of a domain with a_i K_i = 0 does not depend on its share. It gets its floor, and more
     only where all others are at their caps.
@@ -29,6 +32,8 @@ def power_optimum(scales: Array, exponents: Array, box: Box) -> Array:
         scales: shape (domains,), K_i, non-negative; multiplied by the weight of that loss, if any.
         exponents: shape (domains,), a_i, non-negative.
         box: Floors and caps.
+        near_zero: f_i, shape (domains,), positive, and p, above 0 and below 1; None: the first
+            power holds down to 0.
 
     Returns:
         Shape (domains,), shares that sum to 1.
@@ -60,7 +65,12 @@ def power_optimum(scales: Array, exponents: Array, box: Box) -> Array:
     logs = np.log(np.where(useful, scales * exponents, 1.0))
 
     def shares(log_t: float) -> Array:
-        free = np.exp(np.clip((logs - log_t) / (1 + exponents), -745, 700))
+        log_free = (logs - log_t) / (1 + exponents)
+        if near_zero is not None:
+            least, power = np.log(near_zero[0]), near_zero[1]
+            steeper = least + (1 + exponents) / (1 - power) * (log_free - least)
+            log_free = np.where(log_free < least, steeper, log_free)
+        free = np.exp(np.clip(log_free, -745, 700))
         return np.where(useful, np.clip(free, box.low, box.high), box.low)
 
     low, high = logs[useful].min() - 1500 * (1 + exponents.max()), logs[useful].max() + 1500
