@@ -5,6 +5,7 @@ import os
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import fsspec
@@ -29,6 +30,7 @@ from curate.runtime.files import (
     write_json,
 )
 from curate.runtime.mapping import map_file
+from curate.runtime.owners import ABANDONED_SECONDS, owner_mark
 from curate.runtime.sealed import SealError, read_sealed, write_sealed
 
 
@@ -254,13 +256,36 @@ def test_sweep_removes_only_what_dead_processes_left(tmp_path):
     subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=False)
     assert len(names(tmp_path)) == 2
     (tmp_path / ".foreign.tmp").write_text("not ours")
-    elsewhere = tmp_path / f".part.{'0' * 8}-{os.getpid()}-abc.tmp"
-    elsewhere.write_text("of another machine")
+    elsewhere = tmp_path / f".part.{'0' * 8}-{os.getpid()}-1-abc.tmp"
+    elsewhere.mkdir()
+    (elsewhere / "x").write_text("of a container that is perhaps running")
     with atomic_path(tmp_path / "alive") as temporary:
         sweep(tmp_path)
         assert temporary.exists()
     assert names(tmp_path) == sorted([".foreign.tmp", elsewhere.name, "alive"])
+    long_ago = time.time() - ABANDONED_SECONDS - 60
+    os.utime(elsewhere, (long_ago, long_ago))
+    sweep(tmp_path)
+    assert elsewhere.exists(), "a file in it was written just now"
+    os.utime(elsewhere / "x", (long_ago, long_ago))
+    sweep(tmp_path)
+    assert names(tmp_path) == [".foreign.tmp", "alive"]
     sweep(tmp_path / "absent")
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads the starts of processes")
+def test_a_process_with_the_number_of_a_dead_one_keeps_nothing(tmp_path):
+    space, process, start = owner_mark().split("-")
+    assert int(process) == os.getpid()
+    mine = tmp_path / f".a.{space}-{process}-{start}-abc.tmp"
+    unknown_start = tmp_path / f".a.{space}-{process}-0-abc.tmp"
+    of_an_earlier_version = tmp_path / f".a.{space}-{process}-123.tmp"
+    of_the_dead = tmp_path / f".a.{space}-{process}-{int(start) - 1}-abc.tmp"
+    kept = [mine, unknown_start, of_an_earlier_version]
+    for path in (*kept, of_the_dead):
+        path.touch()
+    sweep(tmp_path)
+    assert names(tmp_path) == sorted(path.name for path in kept)
 
 
 def test_a_sealed_file_reads_back_and_any_changed_byte_is_noticed(tmp_path):

@@ -12,8 +12,6 @@ import errno
 import io
 import json
 import os
-import platform
-import re
 import shutil
 import stat
 import tempfile
@@ -25,6 +23,7 @@ import xxhash
 
 from curate.errors import EngineError, InputError
 from curate.runtime.machine import fault_line
+from curate.runtime.owners import is_abandoned, owner_mark
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -189,24 +188,19 @@ def append(path: Path, *pieces: bytes | NDArray[Any]) -> None:
 
 
 def _prefix(path: Path) -> str:
-    """Return the start of a temporary sibling's name, which names its machine and process."""
-    return f".{path.name}.{_host()}-{os.getpid()}-"
-
-
-def _host() -> str:
-    """Return a short name of this machine that is safe in file names."""
-    return hash_bytes(platform.node().encode())[:8]
+    """Return the start of a temporary sibling's name, which names its process."""
+    return f".{path.name}.{owner_mark()}-"
 
 
 def sweep(directory: Path) -> None:
-    """Remove temporary files that killed processes of this machine left in a directory."""
+    """Remove temporary files in a directory whose process is gone."""
     for path in directory.glob(".*.tmp") if directory.is_dir() else ():
-        owner = re.search(r"\.([0-9a-f]{8})-(\d+)-[^.]*\.tmp$", path.name)
-        if owner and owner[1] == _host() and not is_running(int(owner[2])):
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
+        if not is_abandoned(path):
+            continue
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def user_cache() -> Path:
@@ -222,19 +216,6 @@ def user_cache() -> Path:
         raise InputError(
             "this user has no home directory; set HOME or XDG_CACHE_HOME to a writable directory"
         ) from error
-
-
-def is_running(process: int) -> bool:
-    """Whether a process with this number exists; True where the platform cannot tell."""
-    if os.name != "posix":
-        return True
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # it belongs to another user
-        return True
-    return True
 
 
 def current_umask() -> int:

@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from curate.errors import EngineError, ShardError
-from curate.runtime.files import is_running, sweep
+from curate.runtime.files import sweep
+from curate.runtime.owners import is_running
 
 POLL_SECONDS = 0.05
 
