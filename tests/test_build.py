@@ -370,7 +370,7 @@ def test_bad_records_are_quarantined_and_counted(recipe: Path, corpus: Path) -> 
     good = (corpus / "data" / "wiki" / "part-0.jsonl").read_text("utf-8")
     data.write_text(good + '{"text": 3}\n\n{"text": "a"\n' + '{"id": "x"}\n')
     recipe.write_text(recipe.read_text().replace(f'{corpus}/data/wiki/*"', f'{data}"'))
-    built = make(recipe, "budget_tokens=9000")
+    built = make(recipe, "budget_tokens=9000", "limits.lost_share=0.02")
     stats = json.loads((built.directory / "stats.json").read_text())
     assert stats["domains"]["wiki"]["bad_records"] == 3
     rows = [json.loads(r) for r in (built.directory / "quarantine.jsonl").read_text().splitlines()]

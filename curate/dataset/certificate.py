@@ -24,6 +24,10 @@ WINDOWS = 100
 """Windows that the output is cut into to see how evenly it is mixed."""
 
 
+SOURCE_FIELDS = ("amounts", "lost", "copies_in_other_domains")
+"""What the plan says of each domain's sources, which the certificate repeats."""
+
+
 @dataclass
 class ShardCheck:
     """Results of reading one shard back."""
@@ -169,6 +173,7 @@ def _domain_rows(
             "realised_share": realised / realised_total if realised_total else 0.0,
             "epochs": realised / supply if supply else 0.0,
             "validation_tokens": sum(check.tokens.get(number, 0) for check in held_out),
+            **{key: planned[key] for key in SOURCE_FIELDS if key in planned},
         }
     return rows
 

@@ -19,9 +19,11 @@ from curate.pipeline.tokenize import TokenizedDomains, tokenize_domains
 from curate.plan import DocumentStream, stream
 from curate.plan.budget import Plan, make_plan
 from curate.plan.shards import ShardInputs, ShardPlan, format_settings, plan_shards
+from curate.plan.streams import documents_used
 from curate.recipe import LoadedRecipe
 from curate.runtime.files import hash_json, write_json
 from curate.runtime.progress import Observer
+from curate.stats.domain_stats import amounts_of
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,8 @@ def _write_plan(loaded: LoadedRecipe, planned: Planned) -> None:
 def plan_json(planned: Planned) -> dict[str, Any]:
     """Return the fields of `plan.json`: tokens, and how trainers will mix and drop them."""
     fields = planned.plan.to_json()
+    for name, row in _sources(planned).items():
+        fields["domains"][name] |= row
     shaped = planned.shaped
     if shaped.predictions:
         for row in fields["domains"].values():
@@ -145,6 +149,22 @@ def plan_json(planned: Planned) -> dict[str, Any]:
         fields["packing"] = shaped.packing
     fields["reader_loss"] = shaped.reader_loss
     return fields
+
+
+def _sources(planned: Planned) -> dict[str, dict[str, Any]]:
+    """Count what was read of each domain, by what becomes of it; the certificate repeats it."""
+    rows = {}
+    tokenized = planned.tokenized
+    by_domain = zip(tokenized.stats, tokenized.domains, planned.streams, strict=True)
+    for stats, domain, stream_of_domain in by_domain:
+        documents, tokens = documents_used(stream_of_domain)
+        used = amounts_of(domain, documents)._replace(tokens=tokens)
+        rows[stats.name] = {
+            "amounts": stats.amounts_used(used),
+            "lost": stats.losses.to_json(),
+            "copies_in_other_domains": stats.copies._asdict(),
+        }
+    return rows
 
 
 def _with_documents(plan: Plan, documents: Sequence[int]) -> Plan:

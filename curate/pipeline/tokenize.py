@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from curate.dataset.manifest import ARTIFACTS, OWN_DIRECTORIES, OWN_FILES, QUARANTINE
 from curate.errors import InputError
+from curate.pipeline.losses import check_losses, loss_notices, shared_notices
 from curate.recipe import DomainRecipe, LoadedRecipe
 from curate.runtime.files import atomic_path, begin_directory, hash_json, sweep
 from curate.runtime.progress import Observer
@@ -31,6 +32,7 @@ from curate.sources.records import SCHEME, ReadOptions
 from curate.sources.search import CACHE_SIGNATURE, CACHE_TAG, Places
 from curate.stats.domain_stats import DomainStats, domain_stats
 from curate.stats.entropy import Entropies, table_entropies
+from curate.stats.losses import domain_losses, is_among, shared_documents
 from curate.tokens import tokenizer as tokenizers
 from curate.tokens import train_tokenizer
 from curate.tokens.backends import first_choice
@@ -105,6 +107,8 @@ def tokenize_domains(loaded: LoadedRecipe, workers: int, observer: Observer) -> 
             _open_domain(domain, plans[number], store, tokenizer, recipe.on_bad_record)
             for number, domain in enumerate(recipe.domains)
         )
+        losses = [domain_losses(domain) for domain in domains]
+        check_losses(domains, losses, recipe.limits.lost_share)
         observer.begin("count", [domain.name for domain in domains])
         requests = [
             CountRequest(
@@ -122,9 +126,12 @@ def tokenize_domains(loaded: LoadedRecipe, workers: int, observer: Observer) -> 
         observer.notice(notice)
     entropies = [entropy for entropy, _ in counted]
     validation = _held_out(domains, recipe.validation.documents, recipe.validation.key)
-    by_domain = zip(domains, validation, entropies, strict=True)
-    stats = tuple(itertools.starmap(domain_stats, by_domain))
+    shared = shared_documents(domains)
+    by_domain = zip(domains, validation, entropies, losses, strict=True)
+    stats = tuple(domain_stats(*of_domain, shared) for of_domain in by_domain)
     observer.end()
+    for notice in (*loss_notices(domains, losses), *shared_notices(stats)):
+        observer.notice(notice)
     return TokenizedDomains(
         tokenizer=tokenizer,
         backend=_backends(domains) or "none",
@@ -267,7 +274,7 @@ def _open_domain(
             entries = store.file_entries(key, plan.count)
             if entries is None:
                 raise InputError(f"{file.path}: changed while it was read; run again")
-            files.append(DomainFile(file.path, entries))
+            files.append(DomainFile(file.path, entries, file.size_bytes))
     opened = DomainTokens(domain.name, files, tokenizer.dtype)
     if on_bad_record == "error" and opened.bad_records:
         path, line, reason, _ = next(iter(opened.bad_record_rows()))
@@ -302,15 +309,9 @@ def _held_out(
     held_out = [domain.content_high[mask] for domain, mask in zip(domains, masks, strict=True)]
     texts = np.sort(np.concatenate(held_out))
     return tuple(
-        mask | _is_among(domain.content_high, texts)
+        mask | is_among(domain.content_high, texts)
         for domain, mask in zip(domains, masks, strict=True)
     )
-
-
-def _is_among(values: NDArray[np.uint64], ranked: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    """Return which values an ascending array holds; `numpy.isin` takes 0.01 s to import."""
-    among: NDArray[np.bool_] = ranked.searchsorted(values) != ranked.searchsorted(values, "right")
-    return among
 
 
 def _backends(domains: Sequence[DomainTokens]) -> str:

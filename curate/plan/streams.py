@@ -79,6 +79,12 @@ def whole_passes(stream: DocumentStream) -> tuple[int, int]:
     return passes, int(np.searchsorted(stream.stops, rest)) + 1 if rest else 0
 
 
+def documents_used(stream: DocumentStream) -> tuple[NDArray[np.int64], int]:
+    """Return the documents that a dataset holds, each once, and their tokens in one pass."""
+    passes, partial = whole_passes(stream)
+    return stream.documents[: None if passes else partial], min(stream.tokens, stream.supply_tokens)
+
+
 def document_keys(
     domain: DomainTokens, numbers: NDArray[np.int64], seed: int, purpose: int
 ) -> NDArray[np.uint64]:

@@ -309,6 +309,15 @@ class CountingRecipe(Frozen, frozen=True):
     """Memory for count tables in each worker, in MiB, at least 16; the rest goes to disk."""
 
 
+class LimitsRecipe(Frozen, frozen=True):
+    """Limits beyond which a run stops rather than go on with less."""
+
+    lost_share: Annotated[float, Meta(ge=0, le=1)] = 0.01
+    """Largest share of a domain's bytes or records that may give no document, from 0 to 1: a domain
+    that loses more stops the run. 1 allows any loss.
+    """
+
+
 class Recipe(Frozen, frozen=True):
     """A dataset to build. Relative paths start from the recipe's directory."""
 
@@ -355,6 +364,8 @@ class Recipe(Frozen, frozen=True):
     """
     output: OutputRecipe = OutputRecipe()
     """The format and place of the dataset."""
+    limits: LimitsRecipe = LimitsRecipe()
+    """Limits beyond which a run stops."""
     counting: CountingRecipe = CountingRecipe()
     """Limits of the bigram counter."""
     proxy: ProxyRecipe = ProxyRecipe()
@@ -430,6 +441,7 @@ class LoadedRecipe(Struct, frozen=True):
             cache="",
             proxy=ProxyRecipe(),
             counting=CountingRecipe(),
+            limits=replace(self.recipe.limits, lost_share=LimitsRecipe().lost_share),
             output=replace(self.recipe.output, dir=None),
         )
         mixture = recipe.mixture

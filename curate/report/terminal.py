@@ -201,7 +201,16 @@ def result_table(certificate: dict[str, Any], bad_records: dict[str, int] | None
     bad = bad_records or {}
     table = numbers_table(
         "asked, planned and realised, in shares of tokens",
-        ("domain", "asked", "realised", "planned tokens", "realised tokens", "epochs", "bad"),
+        (
+            "domain",
+            "asked",
+            "realised",
+            "planned tokens",
+            "realised tokens",
+            "epochs",
+            "bad",
+            "lost",
+        ),
     )
     for name, row in certificate["domains"].items():
         # A domain written apart is on disk once, even if the plan repeats it.
@@ -211,7 +220,7 @@ def result_table(certificate: dict[str, Any], bad_records: dict[str, int] | None
             f"{row['asked_share']:.4%}", f"{row['realised_share']:.4%}",
             f"{row['planned_tokens']:,}",
             realised if row["realised_tokens"] == expected else f"[red]{realised}[/]",
-            f"{row['epochs']:.3f}", f"{bad[name]:,}" if name in bad else "-",
+            f"{row['epochs']:.3f}", f"{bad[name]:,}" if name in bad else "-", _lost(row),
         ]  # fmt: skip
         table.add_row(plain(name), *cells)
     table.add_section()
@@ -261,7 +270,17 @@ def reader_lines(fields: dict[str, Any]) -> list[str]:
 def stats_table(stats: dict[str, Any]) -> Table:
     """Show counts of each domain, and plug-in entropies in bits per token."""
     counted = [name for name, row in STATISTICS.items() if row.count is not None]
-    headings = ("documents", "MB", "tokens", "held out", "bytes/token", "types", *counted, "bad")
+    headings = (
+        "documents",
+        "MB",
+        "tokens",
+        "held out",
+        "bytes/token",
+        "types",
+        *counted,
+        "bad",
+        "lost",
+    )
     table = numbers_table("domains; entropies in bits per token, plug-in", ("domain", *headings))
     for name, row in stats["domains"].items():
         bits = [row["entropy"][measure]["plugin"] * NATS_TO_BITS for measure in counted]
@@ -269,10 +288,19 @@ def stats_table(stats: dict[str, Any]) -> Table:
             f"{row['documents']:,}", f"{row['bytes'] / 1e6:.1f}", f"{row['tokens']:,}",
             f"{row['tokens_validation']:,}", f"{row['bytes_per_token']:.2f}",
             f"{row['vocabulary_used']:,}", *(f"{value:.3f}" for value in bits),
-            f"{row['bad_records']:,}",
+            f"{row['bad_records']:,}", _lost(row),
         ]  # fmt: skip
         table.add_row(plain(name), *cells)
     return table
+
+
+def _lost(row: dict[str, Any]) -> str:
+    """Format the share of a domain that gave no document, of records or bytes, which is larger."""
+    lost = row.get("lost")
+    if lost is None:  # a dataset of an earlier version
+        return "-"
+    share = max(lost["records_share"], lost["bytes_share"])
+    return f"{share:.2%}" if share >= 0.0001 or not share else "<0.01%"
 
 
 def mixture_table(mixture: dict[str, Any], supply_tokens: Mapping[str, int | None]) -> Table:

@@ -120,13 +120,16 @@ class CsvTable:
                     self._columns = [name.strip() for name in row]
                     if self._options.text not in self._columns:
                         columns = list_fields(self._columns)
-                        self._add_bad(1, f"no column '{self._options.text}' (columns: {columns})")
+                        reason = f"no column '{self._options.text}' (columns: {columns})"
+                        rows = sum(1 for line in lines if not line.isspace())
+                        self._add_bad(1, reason, rows=rows)
                         return
                 elif row:
                     self._add(row, delimiter)
                     yield
         except StreamDamage as damage:
-            self._add_bad(self._line + 1 if self._line else 0, str(damage))
+            line = self._line + 1 if self._line else 0
+            self._add_bad(line, str(damage), unread_bytes=self._stream.undecoded_bytes)
 
     def _next_row(self, parser: Any) -> list[str] | None:
         """Return the next row, empty if it is blank or bad; None at the end."""
@@ -150,7 +153,7 @@ class CsvTable:
             elif not has_content(text):
                 reason = EMPTY_DOCUMENT
         if reason is not None:
-            self._add_bad(self._first_line, reason, repair(excerpt(delimiter.join(row))))
+            self._add_bad(self._first_line, reason, delimiter.join(row))
             return
         fields = {
             name: repair(value)
@@ -164,5 +167,11 @@ class CsvTable:
         if self.block.metadata is not None:
             self.block.metadata.append(fields)
 
-    def _add_bad(self, line: int, reason: str, record: str = "") -> None:
-        self.block.bad.append(BadRecord(0, line, reason, record))
+    def _add_bad(
+        self, line: int, reason: str, record: str = "", unread_bytes: int = 0, rows: int = 1
+    ) -> None:
+        self.block.bad.append(
+            BadRecord(
+                0, line, reason, repair(excerpt(record)), len(record), unread_bytes, max(1, rows)
+            )
+        )

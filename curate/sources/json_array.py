@@ -171,10 +171,14 @@ class JsonArrayReader:
                 block.raw_bytes += scanner.consumed_bytes - counted_bytes
                 counted_bytes = scanner.consumed_bytes
             block.raw_bytes += stream.position - counted_bytes
+            unread_bytes = stream.undecoded_bytes
         if scanner.fault:
             is_whole_file = not number and not scanner.rest
             line = 0 if is_whole_file else number + 1
-            block.bad.append(BadRecord(0, line, scanner.fault, excerpt(scanner.rest)))
+            rest = scanner.rest
+            block.bad.append(
+                BadRecord(0, line, scanner.fault, excerpt(rest), len(rest), unread_bytes)
+            )
         block.end_of_file = True
         yield block
 

@@ -214,7 +214,7 @@ class JsonRecords:
         if not is_document:
             value, reason = self._value(record)
             if reason is not None:
-                block.bad.append(BadRecord(file, number, reason, excerpt(record)))
+                block.bad.append(BadRecord(file, number, reason, excerpt(record), len(record)))
                 return
             text = look_up(value, self._options.text)
             identity = identifier(look_up(value, self._options.id))

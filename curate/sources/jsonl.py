@@ -124,6 +124,11 @@ class LineCursor:
             return False
         return not self._pending
 
+    @property
+    def undecoded_bytes(self) -> int:
+        """See `ByteStream.undecoded_bytes`."""
+        return self._stream.undecoded_bytes
+
     def close(self) -> None:
         """Close the file."""
         self._stream.close()
@@ -228,7 +233,9 @@ def add_damage(
             records.add_record(block, rest, line)
             line, rest = line + 1, b""
     is_whole_file = cursor.position == 0 and not rest
-    block.bad.append(BadRecord(0, 0 if is_whole_file else line, reason, excerpt(rest)))
+    first_line = 0 if is_whole_file else line
+    unread_bytes = cursor.undecoded_bytes
+    block.bad.append(BadRecord(0, first_line, reason, excerpt(rest), len(rest), unread_bytes))
 
 
 def is_object(line: bytes) -> bool:

@@ -60,6 +60,8 @@ class FilePlan:
     """Length of segments that are ranges of bytes; 0 for others."""
     cuts: tuple[int, ...] = ()
     """Row groups or record batches at which segments begin: k spans cuts[k] to cuts[k + 1]."""
+    fault: str = ""
+    """Why a table's schema gives no document; empty if it does, or for other files."""
 
     @cached_property
     def keys(self) -> tuple[str, ...]:

@@ -79,6 +79,12 @@ class BadRecord:
     reason: str
     excerpt: str = ""
     """At most 200 characters of the record."""
+    bytes: int = 0
+    """Bytes of the record, which are among its block's `raw_bytes`; 0 for a whole file."""
+    unread_bytes: int = 0
+    """Further bytes that are lost with it and were not read, by estimate."""
+    rows: int = 1
+    """Records that are lost with it, itself included, as far as known."""
 
 
 @dataclass(slots=True)

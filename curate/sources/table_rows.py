@@ -33,23 +33,28 @@ class TableRows:
         self.columns_to_read: list[ColumnPath] | None = None
         """The columns to read; None stands for all."""
         self.next_row = 1
+        self.read_bytes = 0
+        """Bytes of the texts read so far."""
         self._block = self._new_block()
 
     def _new_block(self) -> DocumentBlock:
         return DocumentBlock(metadata=[] if self._keep_metadata else None)
 
     def bind(self, columns: TableColumns) -> bool:
-        """Find the columns; return False, with a bad record, if the text's is missing."""
+        """Find the columns; return False if the text's is missing, see `add_missing_column`."""
         self._text = columns.find(self._options.text)
         self._id = columns.find(self._options.id)
         self._columns = columns.description
         if self._text is None:
-            reason = f"no column '{self._options.text}' (columns: {self._columns})"
-            self._block.bad.append(BadRecord(0, 0, reason))
             return False
         if not self._keep_metadata:
             self.columns_to_read = [self._text] + ([self._id] if self._id else [])
         return True
+
+    def add_missing_column(self, rows: int) -> None:
+        """Add a bad record for all rows of a file that lacks the text's column."""
+        reason = missing_column(self._options.text, self._columns)
+        self._block.bad.append(BadRecord(0, 0, reason, rows=max(1, rows)))
 
     def add(self, batch: Any) -> Iterator[None]:
         """Add a record batch, pausing whenever the block is full."""
@@ -75,10 +80,10 @@ class TableRows:
             metadata = self._metadata(batch)
             block.metadata += [metadata[row] for row in kept]
         block.lines_read += rows
-        if shares_buffers(array.type):
-            block.raw_bytes += sum(map(len, filter(None, values)))
-        else:
-            block.raw_bytes += array.nbytes
+        shares = shares_buffers(array.type)
+        size_bytes = sum(map(len, filter(None, values))) if shares else array.nbytes
+        block.raw_bytes += size_bytes
+        self.read_bytes += size_bytes
         self.next_row += rows
 
     def _keep(self, values: Sequence[Any]) -> Sequence[int]:
@@ -94,8 +99,8 @@ class TableRows:
             if reason is None:
                 kept.append(row)
             else:
-                shown = excerpt(value) if value else ""
-                self._block.bad.append(BadRecord(0, self.next_row + row, reason, shown))
+                shown, size_bytes = (excerpt(value), len(value)) if value else ("", 0)
+                self._block.bad.append(BadRecord(0, self.next_row + row, reason, shown, size_bytes))
         return kept
 
     def _fault(self, value: Any) -> str | None:
@@ -103,7 +108,7 @@ class TableRows:
         assert self._text is not None
         name = self._options.text
         if value is False:
-            return f"'{name}' is {self._text.type}, not a string (columns: {self._columns})"
+            return wrong_type(name, self._text, self._columns)
         if value is None:
             return f"'{name}' is null"
         if isinstance(value, bytes):
@@ -120,10 +125,18 @@ class TableRows:
                 remove(row, (path.column, *path.fields))
         return rows
 
-    def add_damage(self, reason: str) -> None:
-        """Add a bad record for damage at the next row, or for the whole file before any row."""
+    def add_damage(self, reason: str, rows: int = 1, unread_bytes: int = 0) -> None:
+        """Add a bad record for damage at the next row, or for the whole file before any row.
+
+        Args:
+            reason: The damage.
+            rows: Rows that it loses, as far as known.
+            unread_bytes: Their bytes.
+        """
         row = 0 if self._text is None else self.next_row
-        self._block.bad.append(BadRecord(0, row, reason))
+        self._block.bad.append(
+            BadRecord(0, row, reason, unread_bytes=unread_bytes, rows=max(1, rows))
+        )
 
     def pass_to(self, row: int) -> None:
         """Count the rows before `row`, which cannot be read, as read."""
@@ -134,6 +147,16 @@ class TableRows:
         """Return the block gathered so far, and start a new one."""
         block, self._block = self._block, self._new_block()
         return block
+
+
+def missing_column(name: str, columns: str) -> str:
+    """Say that a table has no such column, and which it has."""
+    return f"no column '{name}' (columns: {columns})"
+
+
+def wrong_type(name: str, column: ColumnPath, columns: str) -> str:
+    """Say that a column holds no text, and which columns there are."""
+    return f"'{name}' is {column.type}, not a string (columns: {columns})"
 
 
 def rows_of_a_block(array: Any) -> int:

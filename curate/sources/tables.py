@@ -11,7 +11,7 @@ import errno
 import io
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -32,7 +32,7 @@ from curate.sources.plans import (
     plan_whole,
 )
 from curate.sources.records import BLOCK_BYTES, DocumentBlock, InputFile, Segment
-from curate.sources.table_rows import TableRows
+from curate.sources.table_rows import TableRows, missing_column, wrong_type
 
 LARGEST_BATCH_ROWS = 8192
 PARQUET_BUFFER_BYTES = 1 << 20
@@ -48,6 +48,8 @@ class RowRun:
     """Number of rows, or None if only reading shows it."""
     batches: Iterator[Any]
     """Record batches; iterating may raise `StreamDamage`."""
+    size_bytes: int
+    """Bytes of its texts, by estimate."""
 
 
 class Table(Protocol):
@@ -59,6 +61,10 @@ class Table(Protocol):
 
     def runs(self, segment: Segment, columns: list[ColumnPath] | None) -> Iterator[RowRun]:
         """Yield the runs of one segment with these columns, or with all if None."""
+        ...
+
+    def count_rows(self) -> int:
+        """Count the rows of the file, which may take reading it."""
         ...
 
     def close(self) -> None:
@@ -149,7 +155,15 @@ class ParquetTable:
     def runs(self, segment: Segment, columns: list[ColumnPath] | None) -> Iterator[RowRun]:
         """See `Table.runs`."""
         for index in range(len(self._groups))[segment.start : segment.stop]:
-            yield RowRun(self._groups[index].num_rows, self._batches(index, columns))
+            group = self._groups[index]
+            text = columns[0].dotted if columns else ""
+            chunks = map(group.column, range(group.num_columns))
+            sizes = (c.total_uncompressed_size for c in chunks if c.path_in_schema == text)
+            yield RowRun(group.num_rows, self._batches(index, columns), sum(sizes))
+
+    def count_rows(self) -> int:
+        """See `Table.count_rows`."""
+        return int(self._parquet.metadata.num_rows)
 
     def _batches(self, index: int, paths: list[ColumnPath] | None) -> Iterator[Any]:
         columns = None if paths is None else [path.dotted for path in paths]
@@ -208,10 +222,21 @@ class ArrowTable:
             positions = sorted({self._names.index(path.column) for path in columns})
         self._reader = self._open(positions)
         if self._is_stream:
-            yield RowRun(None, checked(iter(self._reader), self._file.path))
+            yield RowRun(None, checked(iter(self._reader), self._file.path), self._file.size_bytes)
             return
         for index in range(self._reader.num_record_batches)[segment.start : segment.stop]:
-            yield RowRun(None, checked(map(self._reader.get_batch, [index]), self._file.path))
+            batches = checked(map(self._reader.get_batch, [index]), self._file.path)
+            yield RowRun(None, batches, self.run_sizes_bytes[index])
+
+    def count_rows(self) -> int:
+        """See `Table.count_rows`."""
+        rows = 0
+        with contextlib.suppress(StreamDamage), arrow_errors(self._file.path):
+            self._reader = self._open([0])
+            batches = range(0 if self._is_stream else self._reader.num_record_batches)
+            for batch in self._reader if self._is_stream else map(self._reader.get_batch, batches):
+                rows += batch.num_rows
+        return rows
 
     def close(self) -> None:
         """Close the file."""
@@ -244,14 +269,22 @@ def plan_table(request: PlanRequest) -> FilePlan:
     try:
         with contextlib.closing(open_table(request.file)) as table:
             sizes_bytes = table.run_sizes_bytes
-            has_text = table.columns.find(request.options.text) is not None
+            fault = column_fault(table.columns, request.options.text)
     except StreamDamage:
         return plan_whole(request)
-    if not has_text or not sizes_bytes:
-        return plan_whole(request)
+    if fault or not sizes_bytes:
+        return replace(plan_whole(request), fault=fault)
     cuts = cut_evenly(sizes_bytes, request.segment_bytes)
     files = (request.file,)
     return FilePlan(request.reader, files, request.options, len(cuts) - 1, cuts=cuts)
+
+
+def column_fault(columns: TableColumns, name: str) -> str:
+    """Say why a column holds no texts; empty if it can."""
+    column = columns.find(name)
+    if column is None:
+        return missing_column(name, columns.description)
+    return "" if column.holds_text else wrong_type(name, column, columns.description)
 
 
 class TableReader:
@@ -269,7 +302,9 @@ class TableReader:
         try:
             table = self._open(segment.files[0])
             is_end = segment.stop is None or segment.stop == len(table.run_sizes_bytes)
-            if rows.bind(table.columns):
+            if not rows.bind(table.columns):
+                rows.add_missing_column(table.count_rows())
+            else:
                 for run in table.runs(segment, rows.columns_to_read):
                     yield from read_run(run, rows)
         except StreamDamage as damage:
@@ -295,12 +330,14 @@ class TableReader:
 
 def read_run(run: RowRun, rows: TableRows) -> Iterator[DocumentBlock]:
     """Add the rows of one run, and yield blocks as they fill; damage loses the rest of the run."""
-    first_row = rows.next_row
+    first_row, first_byte = rows.next_row, rows.read_bytes
     try:
         for batch in run.batches:
             for _ in rows.add(batch):
                 yield rows.hand_over()
     except StreamDamage as damage:
-        rows.add_damage(str(damage))
+        unread_bytes = max(0, run.size_bytes - (rows.read_bytes - first_byte))
+        stop = rows.next_row + 1 if run.rows is None else first_row + run.rows
+        rows.add_damage(str(damage), stop - rows.next_row, unread_bytes)
         if run.rows is not None:
-            rows.pass_to(first_row + run.rows)
+            rows.pass_to(stop)

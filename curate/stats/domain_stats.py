@@ -2,16 +2,46 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from curate.stats import STATISTICS
 from curate.stats.entropy import Entropies
 from curate.stats.estimate import Estimate
+from curate.stats.losses import DomainLosses, is_among
 from curate.tokens.domain import DomainTokens
+
+
+class Amounts(NamedTuple):
+    """Documents, bytes and tokens; of bad records, records and bytes on disk, no tokens."""
+
+    documents: int
+    bytes: int
+    tokens: int
+
+    def plus(self, other: Amounts) -> Amounts:
+        """Add each field."""
+        return Amounts(*map(operator.add, self, other))
+
+    def minus(self, other: Amounts) -> Amounts:
+        """Subtract each field."""
+        return Amounts(*map(operator.sub, self, other))
+
+
+def amounts_of(domain: DomainTokens, selected: NDArray[Any]) -> Amounts:
+    """Count selected documents.
+
+    Args:
+        domain: Domain in the store.
+        selected: Numbers of documents, or shape (documents,), true where one is selected.
+    """
+    tokens = domain.tokens[selected]
+    return Amounts(len(tokens), int(domain.text_bytes[selected].sum()), int(tokens.sum()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +58,36 @@ class DomainStats:
     tokens_train: int
     tokens_validation: int
     bad_records: int
+    bytes_validation: int
+    losses: DomainLosses
+    copies: Amounts
+    """Documents whose text another domain holds, too."""
     entropies: Entropies
     """Over all documents, training and validation."""
+
+    @property
+    def amounts(self) -> dict[str, Amounts]:
+        """What was read, by what becomes of it: `read` is the sum of all others."""
+        bad = Amounts(self.losses.lost_records, self.losses.lost_bytes, 0)
+        held_out = Amounts(self.documents_validation, self.bytes_validation, self.tokens_validation)
+        documents = Amounts(self.documents, self.bytes, self.tokens)
+        return {
+            "read": documents.plus(bad),
+            "bad": bad,
+            "held_out": held_out,
+            "train": documents.minus(held_out),
+        }
+
+    def amounts_used(self, used: Amounts) -> dict[str, dict[str, int]]:
+        """Return the amounts with `used` and `unused` in place of `train`, for JSON.
+
+        Args:
+            used: Training documents that a dataset holds, each counted once.
+        """
+        amounts = self.amounts
+        train = amounts.pop("train")
+        amounts |= {"used": used, "unused": train.minus(used)}
+        return {reason: amount._asdict() for reason, amount in amounts.items()}
 
     @property
     def bytes_per_token(self) -> float:
@@ -52,6 +110,9 @@ class DomainStats:
             "tokens_train": self.tokens_train,
             "tokens_validation": self.tokens_validation,
             "bad_records": self.bad_records,
+            "amounts": {reason: amount._asdict() for reason, amount in self.amounts.items()},
+            "lost": self.losses.to_json(),
+            "copies_in_other_domains": self.copies._asdict(),
             "vocabulary_used": self.entropies.vocabulary_used,
             "bigrams_used": self.entropies.bigrams_used,
             "bytes_per_token": self.bytes_per_token,
@@ -82,7 +143,11 @@ def _measured(estimate: Estimate, plugin: float | None) -> dict[str, Any]:
 
 
 def domain_stats(
-    domain: DomainTokens, validation: np.ndarray[Any, np.dtype[np.bool_]], counted: Entropies
+    domain: DomainTokens,
+    validation: NDArray[np.bool_],
+    counted: Entropies,
+    losses: DomainLosses,
+    shared: NDArray[np.uint64],
 ) -> DomainStats:
     """Gather the numbers of one domain.
 
@@ -90,17 +155,25 @@ def domain_stats(
         domain: Domain in the store.
         validation: shape (documents,), true where a document is held out.
         counted: Entropies from the counts of all its tokens.
+        losses: What gave no document.
+        shared: Texts that several domains hold, see `shared_documents`.
     """
-    held_out = int(domain.tokens[validation].sum())
+    held_out = amounts_of(domain, validation)
+    copies = Amounts(0, 0, 0)
+    if len(shared):
+        copies = amounts_of(domain, is_among(domain.content_high, shared))
     return DomainStats(
         name=domain.name,
         files=len(domain.files),
         documents=len(domain),
-        documents_validation=int(validation.sum()),
+        documents_validation=held_out.documents,
         bytes=int(domain.text_bytes.sum()),
         tokens=domain.total_tokens,
-        tokens_train=domain.total_tokens - held_out,
-        tokens_validation=held_out,
+        tokens_train=domain.total_tokens - held_out.tokens,
+        tokens_validation=held_out.tokens,
         bad_records=domain.bad_records,
+        bytes_validation=held_out.bytes,
+        losses=losses,
+        copies=copies,
         entropies=counted,
     )

@@ -25,6 +25,8 @@ class DomainFile(NamedTuple):
 
     path: str
     entries: tuple[StoredEntry, ...]
+    size_bytes: int = 0
+    """Its bytes on disk; 0 if unknown."""
 
 
 class DomainTokens:
@@ -154,10 +156,16 @@ class DomainTokens:
             lines[in_slice] = table["line"][rows].astype(np.int64) + self._slice_lines[number]
         return np.array(self._slice_file, np.int64)[slices], lines
 
-    def bad_record_rows(self) -> Iterable[tuple[str, int, str, str]]:
-        """Yield path, line in the file (0: the whole file), reason and excerpt of bad records."""
+    def bad_record_rows(
+        self, files: Sequence[DomainFile] | None = None
+    ) -> Iterable[tuple[str, int, str, str]]:
+        """Yield path, line in the file (0: the whole file), reason and excerpt of bad records.
+
+        Args:
+            files: Files to look at, of this domain's; None for all.
+        """
         decoder = msgspec.json.Decoder(StoredBadRecord)
-        for file in self.files:
+        for file in self.files if files is None else files:
             lines = 0
             for stored in file.entries:
                 if stored.entry.bad_records:

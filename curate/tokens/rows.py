@@ -24,6 +24,8 @@ class FileTotals:
     raw_bytes: int = 0
     text_bytes: int = 0
     bad_records: int = 0
+    lost_bytes: int = 0
+    lost_records: int = 0
 
 
 def add_totals(

@@ -83,8 +83,15 @@ class Entry(msgspec.Struct, frozen=True, gc=False, array_like=True):
     lines: int
     """Lines or rows read, blank and bad ones included."""
     raw_bytes: int
+    """Decompressed bytes, those that could not be read included by estimate; 0 for small files,
+    which are read in groups.
+    """
     text_bytes: int
     bad_records: int
+    lost_bytes: int = 0
+    """Bytes of the bad records, which are among `raw_bytes`."""
+    lost_records: int = 0
+    """Records that were lost with the bad ones, these included."""
 
     @property
     def name(self) -> str:

@@ -140,12 +140,16 @@ class _Worker:
         for block in self._reader.read(segment):
             for record in block.bad:
                 self._add_bad(keys[record.file], plan, number, record)
-                totals[record.file].bad_records += 1
+                total = totals[record.file]
+                total.bad_records += 1
+                total.lost_records += record.rows
+                total.lost_bytes += record.bytes + record.unread_bytes
+                total.raw_bytes += record.unread_bytes
                 if len(keys) > 1:
                     totals[record.file].lines = max(totals[record.file].lines, record.line)
             if len(keys) == 1:
                 totals[0].lines += block.lines_read
-            totals[0].raw_bytes += block.raw_bytes
+                totals[0].raw_bytes += block.raw_bytes
             last = block.end_of_file
             self._progress[0] += block.raw_bytes
             self._progress[4] += len(block.bad)
@@ -228,6 +232,8 @@ class _Worker:
                     raw_bytes=total.raw_bytes,
                     text_bytes=total.text_bytes,
                     bad_records=total.bad_records,
+                    lost_bytes=total.lost_bytes,
+                    lost_records=total.lost_records,
                 )
             )
             document += total.documents

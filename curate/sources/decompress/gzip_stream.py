@@ -76,6 +76,7 @@ class GzipStream(DecodedStream):
             try:
                 pieces.append(decoder.decompress(data[index : index + 1]))
             except zlib.error:
+                self._raw.offset -= len(data) - index
                 break
         if not any(pieces):
             raise StreamDamage(reason)

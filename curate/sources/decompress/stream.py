@@ -113,6 +113,11 @@ class ByteStream:
         """
         self.position = min(offset, self._raw.size_bytes)
 
+    @property
+    def undecoded_bytes(self) -> int:
+        """Bytes that are left, once decoded; an estimate where the file is compressed."""
+        return max(0, self._raw.size_bytes - self.position)
+
     def close(self) -> None:
         """Close the file."""
         self._raw.file.close()
@@ -163,6 +168,12 @@ class DecodedStream(ByteStream):
             step_bytes = min(len(self._ready) - self._taken_bytes, offset - self.position)
             self._taken_bytes += step_bytes
             self.position += step_bytes
+
+    @property
+    def undecoded_bytes(self) -> int:
+        """See `ByteStream.undecoded_bytes`; the rest is as compressible as what was decoded."""
+        left_bytes = max(0, self._raw.size_bytes - self._raw.offset)
+        return left_bytes * max(self.position, 1) // max(self._raw.offset, 1)
 
     def _gather(self) -> bytes:
         """The next pieces, joined while they are small; damage waits until they are delivered."""

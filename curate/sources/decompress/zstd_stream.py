@@ -153,6 +153,7 @@ class ZstdStream(DecodedStream):
         except zstandard.ZstdError as error:
             if machine_fault(error):
                 raise
+            self._raw.offset = start
             raise StreamDamage(f"the zstd data is corrupt at byte {start} ({error})") from error
         return piece
 

@@ -1,0 +1,93 @@
+"""Say what was lost between the files and the dataset, and stop where it is more than allowed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+from curate.errors import InputError
+from curate.stats.domain_stats import DomainStats
+from curate.stats.losses import DomainLosses, FileLoss
+from curate.tokens.domain import DomainTokens
+
+SHOWN_FILES = 3
+
+
+def check_losses(
+    domains: Sequence[DomainTokens], losses: Sequence[DomainLosses], most_share: float
+) -> None:
+    """Stop if a domain lost more than the recipe allows.
+
+    Args:
+        domains: The domains.
+        losses: The losses of each.
+        most_share: `limits.lost_share`.
+
+    Raises:
+        InputError: A domain did; names the files that lost most, the first reason and a remedy.
+    """
+    over = [
+        (domain, loss)
+        for domain, loss in zip(domains, losses, strict=True)
+        if max(loss.bytes_share, loss.records_share) > most_share
+    ]
+    if not over:
+        return
+    domain, worst = max(over, key=lambda pair: max(pair[1].bytes_share, pair[1].records_share))
+    needed = max(max(loss.bytes_share, loss.records_share) for _, loss in over)
+    others = f" ({len(over) - 1} other domains lose too much, too)" if len(over) > 1 else ""
+    raise InputError(
+        f"domain '{domain.name}' loses {worst.bytes_share:.1%} of its bytes and "
+        f"{worst.records_share:.1%} of its records, and limits.lost_share allows "
+        f"{most_share:.4g}{others}: {describe_files(domain, worst.files)}; set text to the key or "
+        "column that holds the text, mend these files or leave them out of paths, or allow the "
+        f"loss with limits: {{lost_share: {min(1, math.ceil(100 * needed) / 100):.4g}}}"
+    )
+
+
+def loss_notices(domains: Sequence[DomainTokens], losses: Sequence[DomainLosses]) -> Iterator[str]:
+    """Name the files that gave no document, a line for each domain."""
+    for domain, loss in zip(domains, losses, strict=True):
+        barren = loss.barren
+        if barren:
+            yield (
+                f"domain '{domain.name}': {len(barren):,} of {len(domain.files):,} files gave no "
+                f"document: {describe_files(domain, barren)}"
+            )
+
+
+def describe_files(domain: DomainTokens, files: Sequence[FileLoss]) -> str:
+    """List the first files with a loss, and the reason of the first."""
+    parts = []
+    for loss in files[:SHOWN_FILES]:
+        records, size_bytes = loss.documents + loss.lost_records, loss.file.size_bytes
+        if loss.documents:
+            amount = f"{loss.lost_records:,} of {records:,} records, {loss.lost_bytes:,} bytes"
+        else:
+            amount = f"{records:,} record{'s' * (records != 1)}, {size_bytes:,} bytes"
+        parts.append(f"{loss.file.path} ({amount})")
+    more = len(files) - SHOWN_FILES
+    listed = ", ".join(parts) + (f" and {more:,} more" if more > 0 else "")
+    first = next(iter(domain.bad_record_rows([loss.file for loss in files[:1]])), None)
+    if first is None:
+        return listed
+    path, line, reason, _ = first
+    return f"{listed}; first: {path}{f':{line}' if line else ''}: {reason}"
+
+
+def shared_notices(stats: Sequence[DomainStats]) -> Iterator[str]:
+    """Say which domains hold texts that others hold, too."""
+    shared = [
+        f"'{domain.name}' {domain.copies.documents:,} ({_share(domain):.2%})"
+        for domain in stats
+        if domain.copies.documents
+    ]
+    if shared:
+        yield (
+            "documents whose text is in another domain, too, and counts in both: "
+            + ", ".join(shared)
+        )
+
+
+def _share(domain: DomainStats) -> float:
+    return domain.copies.documents / max(1, domain.documents)
