@@ -24,10 +24,6 @@ WINDOWS = 100
 """Windows that the output is cut into to see how evenly it is mixed."""
 
 
-SOURCE_FIELDS = ("amounts", "lost", "copies_in_other_domains")
-"""What the plan says of each domain's sources, which the certificate repeats."""
-
-
 @dataclass
 class ShardCheck:
     """Results of reading one shard back."""
@@ -173,7 +169,9 @@ def _domain_rows(
             "realised_share": realised / realised_total if realised_total else 0.0,
             "epochs": realised / supply if supply else 0.0,
             "validation_tokens": sum(check.tokens.get(number, 0) for check in held_out),
-            **{key: planned[key] for key in SOURCE_FIELDS if key in planned},
+            "amounts": planned.amounts,
+            "lost": planned.lost,
+            "copies_in_other_domains": planned.copies_in_other_domains,
         }
     return rows
 

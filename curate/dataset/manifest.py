@@ -209,6 +209,13 @@ class PlannedDomain(msgspec.Struct, frozen=True):
     tokens: Count
     supply_tokens: Count
     written_tokens: Count | None = None
+    amounts: dict[str, dict[str, Count]] = {}
+    """Documents, bytes and tokens that were read, by what became of them; like the next two, only
+    repeated in the certificate.
+    """
+    lost: dict[str, float | int] = {}
+    """What gave no document."""
+    copies_in_other_domains: dict[str, Count] = {}
 
 
 class PlanRecord(msgspec.Struct, frozen=True):

@@ -295,12 +295,14 @@ def stats_table(stats: dict[str, Any]) -> Table:
 
 
 def _lost(row: dict[str, Any]) -> str:
-    """Format the share of a domain that gave no document, of records or bytes, which is larger."""
+    """Format the share of a domain that gave no document: of records or of bytes, the larger."""
     lost = row.get("lost")
-    if lost is None:  # a dataset of an earlier version
+    if not lost:  # a dataset of an earlier version
         return "-"
-    share = max(lost["records_share"], lost["bytes_share"])
-    return f"{share:.2%}" if share >= 0.0001 or not share else "<0.01%"
+    share = max(lost.get("records_share", 0.0), lost.get("bytes_share", 0.0))
+    if not share:
+        return "0"
+    return f"{share:.2%}" if share >= 0.0001 else "<0.01%"
 
 
 def mixture_table(mixture: dict[str, Any], supply_tokens: Mapping[str, int | None]) -> Table:
