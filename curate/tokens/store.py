@@ -34,7 +34,7 @@ from curate.runtime.files import (
 from curate.runtime.sealed import SealError, read_sealed, seal_of
 from curate.runtime.workers import map_tasks
 
-SCHEMA = 5
+SCHEMA = 6
 """Version of parts. Raise it when their content changes, when the fields of `Entry` change their
 order, and when files are cut into other segments, as segment numbers then mean other bytes."""
 
