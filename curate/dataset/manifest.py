@@ -46,6 +46,7 @@ from curate.formats import Settings, TextFormat, TokenFormat, configure
 from curate.formats.trainer_files import DIRECTORY as TRAINER
 from curate.plan import PAD, PIECE
 from curate.recipe.structs import Name
+from curate.runtime.escape import one_line
 from curate.runtime.files import atomic_path, hash_file
 
 SCHEMA = 2
@@ -278,7 +279,7 @@ def load_manifest(directory: Path) -> Manifest:
     except OSError as error:
         raise ShardError(f"{path}: {_reason(error)}") from error
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
-        raise ShardError(f"{path}: not a manifest of curate ({_one_line(error)})") from error
+        raise ShardError(f"{path}: not a manifest of curate ({one_line(str(error))})") from error
     if manifest.schema not in (OLD_SCHEMA, SCHEMA):
         raise ShardError(
             f"{path}: schema {manifest.schema}, this curate reads {SCHEMA}; build it again"
@@ -304,12 +305,7 @@ def read_plan(path: Path) -> PlanRecord:
     except OSError as error:
         raise ShardError(f"{path.name}: cannot be read ({_reason(error)})") from error
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
-        raise ShardError(f"{path.name}: not a plan of curate ({_one_line(error)})") from error
-
-
-def _one_line(error: Exception) -> str:
-    """Return an error's text without the control characters of what it quotes."""
-    return str(error).encode("unicode_escape").decode()
+        raise ShardError(f"{path.name}: not a plan of curate ({one_line(str(error))})") from error
 
 
 def _contradiction(manifest: Manifest) -> str | None:
