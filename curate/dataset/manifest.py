@@ -393,12 +393,15 @@ def has_traces(directory: Path) -> bool:
 def refuse_foreign(directory: Path) -> None:
     """Refuse to overwrite files that have an artifact's name but were not written by curate.
 
-    In a directory with a dataset of curate, damaged artifacts count as curate's and are rewritten.
+    In a directory with a dataset of curate, damaged artifacts count as curate's and are rewritten;
+    an empty directory in the place of one is removed.
 
     Raises:
         ShardError: The directory holds such files; the message names some.
     """
     if _is_dataset_of_curate(directory):
+        for name in {*ARTIFACTS, *BESIDE_SHARDS, CARD}:
+            _make_way(directory / name)
         return
     foreign = [
         name
@@ -410,6 +413,22 @@ def refuse_foreign(directory: Path) -> None:
     _refuse(directory, foreign)
 
 
+def _make_way(path: Path) -> None:
+    """Remove an empty directory from the place of a file.
+
+    Raises:
+        ShardError: It is not empty.
+    """
+    if path.is_dir() and not path.is_symlink():
+        try:
+            path.rmdir()
+        except OSError as error:
+            raise ShardError(
+                f"{path}: a directory is where curate writes a file, and cannot be removed "
+                f"({_reason(error)}); move it away"
+            ) from error
+
+
 def holds_dataset(directory: Path) -> bool:
     """Return whether a directory holds a finished dataset: a manifest that curate wrote."""
     return _is_artifact(DatasetLayout(directory).manifest)
@@ -418,16 +437,17 @@ def holds_dataset(directory: Path) -> bool:
 def _is_dataset_of_curate(directory: Path) -> bool:
     """Return whether a directory holds a dataset, finished or not."""
     marks = (directory / MARK, directory / "train" / MARK)  # the second: of earlier versions
-    return any(mark.exists() for mark in marks) or holds_dataset(directory)
+    return any(os.path.lexists(mark) for mark in marks) or holds_dataset(directory)
 
 
 def _is_artifact(path: Path) -> bool:
-    """Return whether a file is JSON that states the version of curate that wrote it."""
+    """Return whether a file states the version of curate that wrote it, or holds nothing."""
     try:
-        content = msgspec.json.decode(path.read_bytes())
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+        content = read_regular(path)
+    except OSError:
         return False
-    return isinstance(content, dict) and "curate_version" in content
+    # The words are enough: damage elsewhere in the file does not make it the user's.
+    return not content or b'"curate_version"' in content
 
 
 def _refuse(directory: Path, foreign: Sequence[str]) -> None:
@@ -459,30 +479,35 @@ def clear(
     Raises:
         ShardError: The directory holds files that curate did not make; the message names some.
     """
+    refuse_foreign(directory)
     layout = DatasetLayout(directory)
-    ours = _is_dataset_of_curate(directory)
-    owned = own_files(directory)
-    foreign = [name for name in OWN_FILES if not ours and (directory / name).exists()]
-    foreign += [
-        layout.relative(path)
-        for name in OWN_DIRECTORIES
-        for path in sorted((directory / name).rglob("*"))
-        if (path.is_symlink() or not path.is_dir()) and path not in owned
-    ]
-    _refuse(directory, foreign)
-    # Whenever this is killed, the mark lists what is left: it is replaced while there is nothing.
-    if ours and not (directory / MARK).exists():
-        _write_mark(directory, {*owned.stems, *(f"{start}*" for start in owned.starts)})
-    for file in ("manifest.json", "certificate.json", *OWN_FILES):
-        (directory / file).unlink(missing_ok=True)
-    for name in OWN_DIRECTORIES:
-        if (directory / name).exists():
-            shutil.rmtree(directory / name)
     stems = {f"provenance/{layout.provenance(*shard).stem}" for shard in shards}
     stems |= {f"{TRAINER}/{stem}" for stem in (*folder_stems, *trainer_stems)}
     folders = {f"{split}/{name}".rpartition("/")[0] for split, name in shards} | set(SPLITS)
     stems |= {f"{split}/{name}" for split, name in shards}
     stems |= {f"{folder}/{stem}" for folder in folders for stem in folder_stems}
+    ours = _is_dataset_of_curate(directory)
+    owned = own_files(directory, stems if ours else ())
+    foreign = [name for name in OWN_FILES if not ours and (directory / name).exists()]
+    foreign += [
+        layout.relative(path)
+        for name in OWN_DIRECTORIES
+        for path in [directory / name, *sorted((directory / name).rglob("*"))]
+        if (path.is_symlink() or (path.exists() and not path.is_dir()))
+        and not (ours and path.is_symlink() and path.parent == directory)
+        and path not in owned
+    ]
+    _refuse(directory, foreign)
+    # Whenever this is killed, the mark lists what is left: it is replaced while there is nothing.
+    if ours:
+        _write_mark(directory, owned.lines())
+    for file in ("manifest.json", "certificate.json", *OWN_FILES):
+        (directory / file).unlink(missing_ok=True)
+    for name in OWN_DIRECTORIES:
+        if (directory / name).is_symlink():  # what it leads to stays
+            (directory / name).unlink()
+        elif (directory / name).exists():
+            shutil.rmtree(directory / name)
     _write_mark(directory, stems)
     trainer = [TRAINER] if folder_stems or trainer_stems else []
     for name in ("provenance", *trainer, *sorted(folders)):
@@ -498,6 +523,10 @@ class OwnFiles:
     """Paths relative to the directory, without suffix."""
     starts: tuple[str, ...]
     """Paths of which only the start is given."""
+
+    def lines(self) -> list[str]:
+        """List the lines of a mark that names the same files."""
+        return [*self.stems, *(f"{start}*" for start in self.starts)]
 
     def __contains__(self, path: Path) -> bool:
         """Return whether a file is curate's, be it a mark, unfinished, or cached by a reader."""
@@ -518,9 +547,14 @@ class OwnFiles:
         return bool(separator) and stem in self.stems
 
 
-def own_files(directory: Path) -> OwnFiles:
-    """Read which files are curate's, from the mark and, in case that is damaged, the manifest."""
-    stems = set(_lines(directory / MARK))
+def own_files(directory: Path, expected: Collection[str] = ()) -> OwnFiles:
+    """Read which files are curate's, from the mark and, in case that is damaged, the manifest.
+
+    Args:
+        directory: Directory of the dataset.
+        expected: Further stems, in case both are damaged.
+    """
+    stems = {*expected, *_lines(directory / MARK)}
     for name in OWN_DIRECTORIES:  # marks of earlier versions
         stems |= {f"{name}/{stem}" for stem in _lines(directory / name / MARK)}
     with contextlib.suppress(ShardError):
@@ -532,7 +566,10 @@ def own_files(directory: Path) -> OwnFiles:
 
 
 def _lines(mark: Path) -> list[str]:
-    return mark.read_text("utf-8", "replace").splitlines() if mark.exists() else []
+    try:
+        return read_regular(mark).decode("utf-8", "replace").splitlines()
+    except OSError:  # absent, or something else is in its place
+        return []
 
 
 def _write_mark(directory: Path, stems: Collection[str]) -> None:

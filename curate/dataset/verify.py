@@ -12,7 +12,7 @@ every file with the manifest, and only files that passed are parsed. Nothing is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,6 @@ from curate.dataset.manifest import (
     MARK,
     SCHEMA,
     SPLITS,
-    FileRecord,
     Manifest,
     PlanRecord,
     ShardOnDisk,
@@ -76,22 +75,22 @@ def verify(
         return without_manifest(str(error))
     files = [file for file in manifest.beside_shards if with_card or file.path != CARD]
     damage = map_tasks(partial(file_damage, directory), files, workers, on_tick)
-    plan, problem = _read_plan(directory, dict(zip(files, damage, strict=True)))
+    damaged = {file.path for file, problem in zip(files, damage, strict=True) if problem}
+    plan, problem = (None, None) if "plan.json" in damaged else _read_plan(directory)
     problems = [*filter(None, [*damage, problem]), *_unlisted(directory, manifest)]
     if with_card and manifest.schema == SCHEMA and all(file.path != CARD for file in files):
         problems.append(f"{CARD}: not in the manifest, so its build was cut off; run curate build")
-    check = partial(_check_shard, directory, (manifest, output_format), domains)
+    # Text cannot be tokenised again without its tokenizer, whose damage is told once.
+    is_readable = isinstance(output_format, TokenFormat) or "tokenizer.json" not in damaged
+    dataset = (manifest, output_format if is_readable else None)
+    check = partial(_check_shard, directory, dataset, domains)
     tasks = list(zip(manifest.shards, _shard_starts(manifest), strict=True))
     checks = map_tasks(check, tasks, workers, on_tick)
     return certify(manifest, plan, checks, problems)
 
 
-def _read_plan(
-    directory: Path, damage: Mapping[FileRecord, str | None]
-) -> tuple[PlanRecord | None, str | None]:
-    """Return the plan unless it is damaged, and a problem of its content."""
-    if any(problem for file, problem in damage.items() if file.path == "plan.json"):
-        return None, None
+def _read_plan(directory: Path) -> tuple[PlanRecord | None, str | None]:
+    """Return the plan, or a problem of its content."""
     try:
         return read_plan(directory / "plan.json"), None
     except ShardError as error:
@@ -124,7 +123,7 @@ def _shard_starts(manifest: Manifest) -> list[int]:
 
 def _check_shard(
     directory: Path,
-    dataset: tuple[Manifest, TokenFormat | TextFormat],
+    dataset: tuple[Manifest, TokenFormat | TextFormat | None],
     domains: Sequence[DomainTokens] | None,
     task: tuple[ShardRecord, int],
 ) -> ShardCheck:
@@ -133,7 +132,7 @@ def _check_shard(
     result = ShardCheck()
     damage = (file_damage(directory, file) for file in [*shard.files, shard.provenance])
     result.problems += filter(None, damage)
-    if result.problems:
+    if result.problems or output_format is None:
         return result
     try:
         pieces = read_provenance(directory / shard.provenance.path, shard, len(manifest.domains))

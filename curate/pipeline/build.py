@@ -63,6 +63,7 @@ def build(
 
 
 def _build(loaded: LoadedRecipe, workers: int, observer: Observer) -> BuiltDataset:
+    dataset.refuse_foreign(loaded.output_dir)
     # Artifacts beside a manifest are those of its build until the manifest is removed.
     is_kept = holds_dataset(loaded.output_dir)
     planned = plan_dataset(loaded, workers, observer, write=not is_kept)
