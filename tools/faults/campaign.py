@@ -16,6 +16,7 @@ PROGRAMS = {
     "kills": 300,
     "cache_flips": 500,
     "syscalls": 1,
+    "flips": 1000,
     "full_disks": 60,
     "hostile_files": 200,
     "locks": 10_000,
