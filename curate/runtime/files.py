@@ -28,7 +28,7 @@ from curate.runtime.owners import is_abandoned, owner_mark
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-HASH_CHUNK_BYTES = 4 << 20
+HASH_CHUNK_BYTES = 1 << 20
 READ_FLAGS = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
 """Flags to open a file for reading. O_NONBLOCK: opening a pipe must not wait for its writer."""
 
@@ -279,9 +279,11 @@ def hash_json(value: Any) -> str:
 
 def hash_stream(stream: BinaryIO) -> str:
     """Hash the rest of a stream with xxh3-128, to 32 hexadecimal digits."""
-    digest = xxhash.xxh3_128()
-    while chunk := stream.read(HASH_CHUNK_BYTES):
-        digest.update(chunk)
+    # Reading into the same memory again takes 0.6 times as long as new memory for every chunk.
+    digest, chunk = xxhash.xxh3_128(), bytearray(HASH_CHUNK_BYTES)
+    read_into = cast(io.RawIOBase, stream).readinto
+    while read_bytes := read_into(chunk):
+        digest.update(memoryview(chunk)[:read_bytes])
     return digest.hexdigest()
 
 
@@ -405,6 +407,11 @@ class _RemoteFile(io.RawIOBase):
         with self._named():
             data: bytes = self._remote.read(-1 if limit_bytes is None else limit_bytes)
             return data
+
+    def readinto(self, buffer: Any, /) -> int:
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
         with self._named():
