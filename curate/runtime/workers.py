@@ -14,11 +14,13 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 from curate import errors
@@ -58,6 +60,51 @@ class _Failure:
 
     kind: str
     message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Limits of a process that runs what a stranger wrote, and may hang or fill the memory."""
+
+    cpu_seconds: int
+    wall_seconds: float
+    memory_bytes: int
+    """Memory beyond that of the parent."""
+
+    def apply(self) -> None:
+        """Limit this process, and send what libraries print as they die to the null device."""
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_CPU, (self.cpu_seconds, self.cpu_seconds + 1))
+        if _has_no_memory_limit():
+            pages = int(Path("/proc/self/statm").read_text().split()[0])
+            most_bytes = pages * resource.getpagesize() + self.memory_bytes
+            resource.setrlimit(resource.RLIMIT_AS, (most_bytes, resource.RLIM_INFINITY))
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 2)
+        os.close(null)
+
+    def death_of(self, exit_code: int | None) -> Exception:
+        """Explain how a limited process died."""
+        ending = _ending(exit_code)
+        if ending.endswith("SIGXCPU"):
+            return OverLimit(f"took more than {self.cpu_seconds} s of processor time")
+        if ending.endswith(("SIGABRT", "SIGSEGV", "SIGBUS")) and _has_no_memory_limit():
+            gib = self.memory_bytes / 2**30
+            return OverLimit(f"{ending}, most likely for more than {gib:.0f} GiB of memory")
+        return EngineError(death_of(exit_code))
+
+
+class OverLimit(Exception):  # noqa: N818 - an event, not a fault
+    """A process broke its limits; the message says which."""
+
+
+def _has_no_memory_limit() -> bool:
+    """Whether the user set no limit of memory, so that only ours can be broken."""
+    import resource
+
+    return resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY
 
 
 def run_workers(
@@ -141,11 +188,17 @@ def _started(
 
 
 @contextmanager
-def ahead(function: Callable[[], Result]) -> Iterator[Callable[[], Result]]:
+def ahead(
+    function: Callable[[], Result], limits: Limits | None = None
+) -> Iterator[Callable[[], Result]]:
     """Start `function` in another process, and yield a function that waits for its result.
 
     The process is killed when the block ends. Where workers do not fork, the function runs in this
-    process when its result is needed.
+    process when its result is needed, without limits.
+
+    Args:
+        function: Its result must be picklable.
+        limits: Limits of the process, which `OverLimit` reports when the result is asked for.
 
     Example:
         >>> with ahead(lambda: 2 + 2) as result:
@@ -157,24 +210,34 @@ def ahead(function: Callable[[], Result]) -> Iterator[Callable[[], Result]]:
         return
     received: list[Result] = []
     failures: list[Exception] = []
-    with _started(context(), lambda _, send: send(function()), 1, daemon=True) as processes:
+    started = time.monotonic()
+
+    def body(_: int, send: Send) -> None:
+        if limits is not None:
+            limits.apply()
+        send(function())
+
+    def check_time() -> None:
+        if limits is not None and time.monotonic() - started > limits.wall_seconds:
+            raise OverLimit(f"took more than {limits.wall_seconds:.0f} s")
+
+    def fail(_: int, exit_code: int | None) -> None:
+        raise EngineError(death_of(exit_code)) if limits is None else limits.death_of(exit_code)
+
+    with _started(context(), body, 1, daemon=True) as processes:
 
         def wait() -> Result:
             if failures:  # its pipe is empty now, and cannot tell the reason again
                 raise failures[0]
             if not received:
                 try:
-                    _collect(processes, received.append, lambda: None, _fail)
+                    _collect(processes, received.append, check_time, fail)
                 except Exception as error:
                     failures.append(error)
                     raise
             return received[0]
 
         yield wait
-
-
-def _fail(_: int, exit_code: int | None) -> None:
-    raise EngineError(death_of(exit_code))
 
 
 def _end(processes: Collection[Any]) -> None:

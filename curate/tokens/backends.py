@@ -6,8 +6,10 @@ times faster, and are used only if they pass `selftest`.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -152,6 +154,8 @@ BACKENDS: dict[str, type[ReferenceEncoder | FastokensEncoder | GigatokenEncoder]
 }
 """Encoders by name, which is also the name of the distribution."""
 
+REFERENCE = "tokenizers"
+
 AUTOMATIC = "fastokens"
 """The backend that `auto` tries first."""
 
@@ -228,9 +232,13 @@ def _check_added_ids(tokenizer: Tokenizer, given: dict[str, int]) -> None:
 
 
 def guarded(call: Callable[[], Result], problem: str) -> Result:
-    """Call a backend and turn any failure into `BackendRefused`, with `problem` and its reason."""
+    """Call a backend and turn any failure into `BackendRefused`, with `problem` and its reason.
+
+    What a panic in Rust prints goes to the null device, since the reason says the same in one line.
+    """
     try:
-        return call()
+        with _quiet_errors():
+            return call()
     except BaseException as error:  # noqa: BLE001 - after any failure, use the reference
         # A panic in Rust is no `Exception`, and neither is KeyboardInterrupt, which must pass.
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
@@ -239,6 +247,24 @@ def guarded(call: Callable[[], Result], problem: str) -> Result:
             raise
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise BackendRefused(f"{problem} ({reason})") from error
+
+
+@contextlib.contextmanager
+def _quiet_errors() -> Iterator[None]:
+    """Send standard error, libraries' included, to the null device while inside."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # it is closed
+        yield
+        return
+    null = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(null, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(null)
 
 
 def _flatten(encoded: Any) -> Encoded:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,17 +18,24 @@ from curate.errors import TokenizerError
 from curate.recipe import Recipe
 from curate.runtime.files import user_cache
 from curate.runtime.progress import Observer
-from curate.runtime.workers import ahead, workers_share_memory
+from curate.runtime.workers import OverLimit, ahead, workers_share_memory
 from curate.sources import SegmentReader
 from curate.sources.plans import FilePlan
 from curate.tokens.backends import (
     BACKENDS,
+    REFERENCE,
     BackendChoice,
     BackendRefused,
     reference_choice,
 )
 from curate.tokens.run import CountRuns, load_kernels, tokenise
-from curate.tokens.selftest import ReferenceAnswers, judge, reference_answers
+from curate.tokens.selftest import (
+    LIMITS,
+    ReferenceAnswers,
+    judge,
+    reference_answers,
+    unfit,
+)
 from curate.tokens.store import TokenStore
 from curate.tokens.tasks import PROGRESS, Task, TokeniseJob, plan_tasks
 from curate.tokens.tokenizer import Tokenizer
@@ -116,13 +124,29 @@ def _attempt(
         sample = sample_documents([task.items[0].plan for task in tasks])
         return reference_answers(tokenizer, choice.name, sample, memory_dir())
 
-    with ahead(ask_reference) as answers:
+    with ahead(ask_reference, LIMITS) as receive:
+
+        def answers() -> ReferenceAnswers:
+            try:
+                return receive()
+            except OverLimit as error:
+                has_odd_inputs = choice.name != REFERENCE
+                raise unfit(tokenizer, f"its self-test {error}", has_odd_inputs) from error
+
         if workers_share_memory():
             load_kernels(tokenizer)
+        if choice.name == REFERENCE:
+            answers()  # it is built here only after it could be built within limits
         encoder = BACKENDS[choice.name](tokenizer)
 
         def test() -> None:
-            verdict = judge(tokenizer, choice.name, encoder, answers(), memory_dir())
+            # The candidate encodes in a process of its own, since it too may hang.
+            opinion = partial(judge, tokenizer, choice.name, encoder, answers(), memory_dir())
+            with ahead(opinion, LIMITS) as receive_verdict:
+                try:
+                    verdict = receive_verdict()
+                except OverLimit as error:
+                    raise BackendRefused(f"{choice.name} {error} in its self-test") from error
             for notice in verdict.notices:
                 observer.notice(notice)
             if verdict.problem is not None:

@@ -12,16 +12,22 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import re
 import sys
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from curate.runtime.files import hash_bytes
+from curate.runtime.files import hash_bytes, read_small
 
 if TYPE_CHECKING:
     from curate.recipe import LoadedRecipe
+
+MOST_EARLY_BYTES = 64 << 20
+"""Largest definition that is built before it is checked."""
+
+HIGH_ID = re.compile(rb":\s*\d{8}")
 
 _started: list[Future[tuple[str, Any]]] = []
 """At most one tokenizer under construction, with the hash of its file."""
@@ -59,7 +65,11 @@ def take(file_hash: str | None) -> Any | None:
 
 
 def _read_and_build(path: Path) -> tuple[str, Any]:
-    text = path.read_bytes()
+    text = read_small(path, MOST_EARLY_BYTES)
+    # The library aborts the process if there is no memory for tables as long as ids are high. Such
+    # a definition is left to `tokenizer.from_json`, which refuses it.
+    if HIGH_ID.search(text):
+        raise ValueError("an id of eight digits")
     return hash_bytes(text), build(text.decode())
 
 

@@ -16,13 +16,13 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.errors import EngineError
+from curate.errors import EngineError, TokenizerError
 from curate.runtime import workers as local
 from curate.runtime.machine import machine_fault
 from curate.tokens.counting import count_stream
 from curate.tokens.rows import append_ends
 from curate.tokens.task_queue import TaskQueue
-from curate.tokens.tasks import PROGRESS, Task, TokeniseJob
+from curate.tokens.tasks import PROGRESS, TokeniseJob, name_of
 from curate.tokens.tokenizer import Tokenizer
 from curate.tokens.worker import SharedState, work
 
@@ -73,12 +73,12 @@ def tokenise(
 
     def work_of(number: int) -> str:
         position = shared.current[number]
-        return "" if position < 0 else _name(job.tasks[position])
+        return "" if position < 0 else name_of(job.tasks[position])
 
     try:
         local.run_workers(partial(work, job, shared), workers, keep, tick, work_of)
-    except (EngineError, RuntimeError) as error:
-        if shared.verdict.value == 0:  # the backend may have killed the worker
+    except (EngineError, TokenizerError, RuntimeError) as error:
+        if shared.verdict.value == 0:  # the backend may have killed the worker, or failed there
             try:
                 test_backend()
             except Exception as second:
@@ -88,13 +88,6 @@ def tokenise(
         raise
     on_progress(totals.sum(axis=0))
     return runs
-
-
-def _name(task: Task) -> str:
-    """Name the files of a task by the first."""
-    files = sum(len(item.plan.files) for item in task.items)
-    path = task.items[0].plan.files[0].path
-    return path if files == 1 else f"{path} or one of the {files - 1} files after it"
 
 
 def load_kernels(tokenizer: Tokenizer) -> None:

@@ -63,6 +63,13 @@ class TokeniseJob:
     stop_on_bad_record: bool
 
 
+def name_of(task: Task) -> str:
+    """Name the files of a task by the first."""
+    files = sum(len(item.plan.files) for item in task.items)
+    path = task.items[0].plan.files[0].path
+    return path if files == 1 else f"{path} or one of the {files - 1} files after it"
+
+
 def plan_tasks(
     domains: Sequence[Sequence[FilePlan]], store: TokenStore, workers: int
 ) -> tuple[tuple[Task, ...], frozenset[tuple[str, int]]]:

@@ -16,9 +16,16 @@ import numpy as np
 import orjson
 
 from curate.errors import TokenizerError
-from curate.runtime.files import atomic_path, hash_bytes
+from curate.runtime.files import atomic_path, hash_bytes, read_small
 
 UINT16_LIMIT = 1 << 16
+
+MOST_BYTES = 256 << 20
+"""Most bytes of a `tokenizer.json`; those of 2,000,000 tokens have about 150 MB."""
+
+MOST_IDS = 1 << 24
+"""One more than the highest id allowed: tables of counts and of encoders are as long as ids are
+high, and the largest vocabularies have a twentieth of this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +76,10 @@ def load(path: Path, eos: str | None) -> Tokenizer:
             dropout), or `eos` is not one of its special tokens.
     """
     try:
-        text = path.read_bytes()
-    except OSError as error:
-        raise TokenizerError(f"tokenizer {path}: cannot be read ({error.strerror})") from error
+        text = read_small(path, MOST_BYTES)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = getattr(error, "strerror", None) or error
+        raise TokenizerError(f"tokenizer {path}: cannot be read ({reason})") from error
     return from_json(text, eos, str(path))
 
 
@@ -119,8 +127,9 @@ def from_json(text: bytes, eos: str | None, name: str) -> Tokenizer:
         definition = orjson.loads(text)
         if not isinstance(definition, dict) or not isinstance(definition.get("model"), dict):
             raise ValueError("it has no 'model'")
-        vocabulary = _vocabulary(definition)
-    except (ValueError, KeyError, TypeError) as error:
+        added = _added_tokens(definition)
+        vocabulary = _vocabulary(definition["model"], added)
+    except (ValueError, LookupError, TypeError) as error:
         raise TokenizerError(f"tokenizer {name}: not a tokenizer.json ({error})") from error
     if definition["model"].get("dropout"):
         raise TokenizerError(
@@ -131,13 +140,11 @@ def from_json(text: bytes, eos: str | None, name: str) -> Tokenizer:
     definition["truncation"] = None
     definition["padding"] = None
     notices = []
-    for token in definition.get("added_tokens") or []:
+    for token in added:
         if token["content"] == eos and not token.get("special"):
             token["special"] = True
             notices.append(f"tokenizer: '{eos}' is treated as special, so text cannot produce it")
-    special = tuple(
-        token["content"] for token in definition.get("added_tokens") or [] if token.get("special")
-    )
+    special = tuple(token["content"] for token in added if token.get("special"))
     canonical = orjson.dumps(definition)
     return Tokenizer(
         name=name,
@@ -152,16 +159,32 @@ def from_json(text: bytes, eos: str | None, name: str) -> Tokenizer:
     )
 
 
-def _vocabulary(definition: dict[str, Any]) -> dict[str, int]:
+def _added_tokens(definition: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the added tokens, each with a text and an id."""
+    added = definition.get("added_tokens") or []
+    if not isinstance(added, list) or not all(
+        isinstance(token, dict) and isinstance(token.get("content"), str) for token in added
+    ):
+        raise ValueError("its added_tokens are not a list of tokens with content")
+    return added
+
+
+def _vocabulary(model: dict[str, Any], added: list[dict[str, Any]]) -> dict[str, int]:
     """Return the id of every token, added ones included."""
-    entries = definition["model"]["vocab"]
+    entries = model["vocab"]
     if isinstance(entries, list):  # Unigram: pairs of token and score, in the order of ids
+        if not all(isinstance(entry, list) and len(entry) == 2 for entry in entries):
+            raise ValueError("its vocabulary is not a list of pairs of token and score")
         entries = {entry[0]: number for number, entry in enumerate(entries)}
-    added = {token["content"]: token["id"] for token in definition.get("added_tokens") or []}
     # The model's entries win: the library ignores an id written for a token that the model has.
-    vocabulary: dict[str, int] = {**added, **entries}
+    vocabulary: dict[str, int] = {**{token["content"]: token["id"] for token in added}, **entries}
     if not vocabulary or set(map(type, vocabulary.values())) != {int}:
         raise ValueError("its vocabulary is empty or has ids that are not whole numbers")
+    lowest, highest = min(vocabulary.values()), max(vocabulary.values())
+    if lowest < 0 or highest >= MOST_IDS:
+        raise ValueError(
+            f"it has the id {lowest if lowest < 0 else highest}; ids are 0 to {MOST_IDS - 1:,}"
+        )
     return vocabulary
 
 

@@ -6,18 +6,19 @@ import gc
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.errors import InputError
+from curate.errors import InputError, TokenizerError
 from curate.runtime import workers as local
 from curate.runtime.machine import faults_named
 from curate.sources import SegmentReader, check_unchanged
 from curate.sources.plans import FilePlan
 from curate.sources.records import SEGMENT_BYTES, BadRecord, DocumentBlock, InputFile, Segment
-from curate.tokens.backends import BACKENDS
+from curate.tokens.backends import BACKENDS, REFERENCE, BackendRefused, guarded
 from curate.tokens.counting import BigramCounter
 from curate.tokens.rows import FileTotals, add_totals, append_ends, document_rows, merge_blocks
 from curate.tokens.selftest import end_in_text
@@ -92,7 +93,7 @@ class _Worker:
         self.part = PartWriter(job.store, job.tokenizer.dtype, label)
         self._reader = SegmentReader()
         self._counter: BigramCounter | None = None
-        self._pending: list[tuple[DocumentBlock, list[FileTotals]]] = []
+        self._pending: list[tuple[DocumentBlock, list[FileTotals], tuple[InputFile, ...]]] = []
         self._pending_bytes = 0
         self._finished: list[tuple[tuple[str, ...], Segment, list[FileTotals], bool]] = []
         self._counted: list[str] = []
@@ -153,7 +154,7 @@ class _Worker:
             last = block.end_of_file
             self._progress[0] += block.raw_bytes
             self._progress[4] += len(block.bad)
-            self._pending.append((block, totals))
+            self._pending.append((block, totals, segment.files))
             self._pending_bytes += block.raw_bytes
             if self._pending_bytes >= ENCODE_BYTES:
                 self._encode_pending()
@@ -164,12 +165,15 @@ class _Worker:
 
     def _encode_pending(self) -> None:
         """Encode the pending blocks in one call, and add the entries of finished segments."""
-        blocks = [(block, totals) for block, totals in self._pending if block.texts]
+        blocks = [(block, totals) for block, totals, _ in self._pending if block.texts]
         if blocks:
             merged = (
                 blocks[0][0] if len(blocks) == 1 else merge_blocks([block for block, _ in blocks])
             )
-            tokens, text_bytes = self._encode(merged)
+            try:
+                tokens, text_bytes = self._encode(merged)
+            except BackendRefused as error:
+                raise self._unencodable(error) from error
             start = 0
             for block, totals in blocks:
                 stop = start + len(block.texts)
@@ -190,7 +194,7 @@ class _Worker:
             Tokens and UTF-8 bytes of each document, shape (documents,) each.
         """
         tokenizer = self._job.tokenizer
-        ids, offsets = self._encoder.encode(block.texts)
+        ids, offsets = guarded(lambda: self._encoder.encode(block.texts), "cannot encode a text")
         if tokenizer.eos_id is not None and (ids == tokenizer.eos_id).any():
             first = int(np.flatnonzero(ids == tokenizer.eos_id)[0])
             document = int(np.searchsorted(offsets, first, side="right")) - 1
@@ -209,6 +213,23 @@ class _Worker:
         assert self._counter is not None
         self._counter.add(ended)
         return np.diff(stops, prepend=0), text_bytes
+
+    def _unencodable(self, refused: BackendRefused) -> TokenizerError:
+        """Encode the pending texts one by one, to name the first that the encoder fails on."""
+        path, text = self._pending[0][2][0].path, ""
+        for block, _, files in self._pending:
+            for number, candidate in enumerate(block.texts if not text else ()):
+                try:
+                    guarded(partial(self._encoder.encode, [candidate]), "cannot encode")
+                except BackendRefused as error:
+                    path, text, refused = files[block.files[number]].path, candidate, error
+                    break
+        shown = f" the text that starts '{text[:80]}'" if text else ""
+        name = self._job.backend.name
+        remedy = "" if name == REFERENCE else f", or set tokenizer.backend: {REFERENCE}"
+        return TokenizerError(
+            f"{path}: {name} {refused}{shown}; remove that text, or use another tokenizer{remedy}"
+        )
 
     def _add_entries(
         self, keys: tuple[str, ...], segment: Segment, totals: list[FileTotals], last: bool
