@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
 import random
@@ -179,3 +180,93 @@ def test_documents_of_two_domains_are_counted(recipe: Path, source: Path) -> Non
         "documents whose text is in another domain, too, and counts in both: 'a' 30 (96.77%), "
         "'b' 30 (75.00%)"
     ) in heard.notices
+
+
+def test_a_table_without_the_column_stops_the_run_before_others_are_tokenised(
+    recipe: Path, source: Path
+) -> None:
+    pl.DataFrame({"id": range(600), "content": texts(600)}).write_parquet(source / "a.parquet")
+    pl.DataFrame({"text": texts(100)}).write_parquet(source / "b.parquet")
+    said = message(recipe)
+    assert said.startswith(
+        f"domains[web]: {source}/a.parquet: no column 'text' (columns: id int64, content "
+    )
+    assert "set text to the key or column that holds the text, as in text: content" in said
+    assert "lost_share: 0." in said and not (recipe.parent / ".curate" / "tokens").exists()
+    pl.DataFrame({"text": range(600)}).write_parquet(source / "a.parquet")
+    assert "'text' is int64, not a string" in message(recipe)
+
+
+def test_files_of_three_kinds(recipe: Path, source: Path) -> None:
+    pl.DataFrame({"content": texts(600)}).write_parquet(source / "a.parquet")
+    pl.DataFrame({"text": texts(100)}).write_parquet(source / "b.parquet")
+    lines = "".join(json.dumps({"text": text}) + "\n" for text in texts(500, 2))
+    (source / "c.jsonl.bz2").write_bytes(bz2.compress(lines.encode()))
+    assert f"{source}/a.parquet: no column 'text'" in message(recipe)
+    stats = over(recipe, ANY_LOSS).stats[0]
+    assert (stats.documents, stats.losses.lost_records) == (600, 600)
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "jsonl.gz", "many", "csv", "json"])
+def test_a_key_that_the_first_records_lack_stops_the_run(
+    recipe: Path, source: Path, kind: str
+) -> None:
+    rows = [{"id": str(number), "content": text} for number, text in enumerate(texts(400))]
+    lines = [json.dumps(row) for row in rows]
+    if kind == "many":
+        for number, line in enumerate(lines):
+            (source / f"{number}.jsonl").write_text(line)
+    elif kind == "csv":
+        pl.DataFrame(rows).write_csv(source / "a.csv")
+    elif kind == "json":
+        (source / "a.json").write_text(json.dumps(rows, indent=1))
+    else:
+        content = "\n".join(lines).encode()
+        (source / f"a.{kind}").write_bytes(gzip.compress(content) if "gz" in kind else content)
+    said = message(recipe)
+    assert "no field 'text' (fields: id, content)" in said or "no column 'text'" in said
+    assert said.startswith("domains[web]: ") and "as in text: content" in said
+    domain = "domains=[{name: web, paths: in, text: content}]"
+    stats = tokenize_domains(load(recipe, (domain, SMALL)), 1, Listener()).stats
+    assert stats[0].documents == 400
+
+
+def test_a_small_file_without_the_key_is_told_and_does_not_stop_the_run(
+    recipe: Path, source: Path
+) -> None:
+    write_jsonl(source / "a.jsonl", [{"body": "x"}])
+    write_jsonl(source / "b.jsonl", [{"text": text} for text in texts(500)])
+    heard = Listener()
+    tokenize_domains(load(recipe, ("domains=[{name: web, paths: in}]", SMALL)), 1, heard)
+    assert any("1 of 2 files gave no document" in notice for notice in heard.notices)
+
+
+def test_tables_win_over_loose_text(recipe: Path, source: Path) -> None:
+    (source / "data").mkdir()
+    pl.DataFrame({"text": texts(100)}).write_parquet(source / "data/train.parquet")
+    (source / "README.md").write_text("# A card\n" * 900)
+    (source / "LICENSE").write_text("Do as you like.\n")
+    (source / "state.json").write_text('{"_data_files": []}')
+    heard = Listener()
+    for paths in ("in", '"in/**"', '"in/*"'):
+        domain = f"domains=[{{name: web, paths: {paths}}}]"
+        (stats,) = tokenize_domains(load(recipe, (domain, SMALL)), 1, heard).stats
+        assert (stats.documents, stats.bad_records, stats.files) == (100, 0, 1)
+    size_bytes = 9 * 900 + 16 + 19
+    assert heard.notices[0].startswith(
+        f"domain 'web': 3 files of loose text ({size_bytes:,} bytes) beside tables are not read ("
+    )
+    named = over(recipe, paths="[in/data, in/LICENSE]").stats[0]
+    assert named.documents == 101, "what is named is read"
+    (source / "README.md").unlink()
+    for number, text in enumerate(texts(300)):
+        (source / f"{number}.txt").write_text(text * 9)
+    assert "300 of plain text" in message(recipe) and "say which to read" in message(recipe)
+    assert over(recipe, 'domains.web.glob="*.txt"').stats[0].documents == 300
+
+
+def test_text_wins_over_records_that_hold_none(recipe: Path, source: Path) -> None:
+    for number, text in enumerate(texts(300)):
+        (source / f"{number}.py").write_text(text)
+    (source / "package.json").write_text('{\n "name": "x"\n}')
+    assert over(recipe).stats[0].documents == 300

@@ -6,11 +6,20 @@ import math
 from collections.abc import Iterator, Sequence
 
 from curate.errors import InputError
+from curate.sources.first_records import head_faults
+from curate.sources.overlaps import list_paths
+from curate.sources.plans import FilePlan
 from curate.stats.domain_stats import DomainStats
 from curate.stats.losses import DomainLosses, FileLoss
 from curate.tokens.domain import DomainTokens
 
 SHOWN_FILES = 3
+
+LIKELY_KEYS = (
+    "text", "content", "contents", "raw_content", "body", "document", "article", "code", "story",
+    "passage", "sentence", "abstract", "markdown", "value",
+)  # fmt: skip
+"""Names under which data sets keep text, likeliest first."""
 
 
 def check_losses(
@@ -43,6 +52,40 @@ def check_losses(
         "column that holds the text, mend these files or leave them out of paths, or allow the "
         f"loss with limits: {{lost_share: {min(1, math.ceil(100 * needed) / 100):.4g}}}"
     )
+
+
+def check_first_records(name: str, plans: Sequence[FilePlan], most_share: float) -> None:
+    """Stop before anything is tokenised if files lack the key or column of the text.
+
+    Args:
+        name: The domain's name.
+        plans: How its files are read.
+        most_share: `limits.lost_share`; files that are a smaller share of the bytes may lack it.
+
+    Raises:
+        InputError: Too much lacks it; names the first file, the keys that it has and a remedy.
+    """
+    faults = list(head_faults(plans))
+    lost_bytes = sum(fault.size_bytes for fault in faults)
+    size_bytes = sum(file.size_bytes for plan in plans for file in plan.files)
+    if not faults or lost_bytes <= most_share * size_bytes:
+        return
+    more = f" (and others: {list_paths([fault.path for fault in faults[1:]])})" * (len(faults) > 1)
+    share = lost_bytes / size_bytes
+    raise InputError(
+        f"domains[{name}]: {faults[0].path}: {faults[0].reason}{more}; set text to the key or "
+        f"column that holds the text{_key_hint(faults[0].reason)}, put files with another key in a "
+        f"domain of their own, or allow the loss of {share:.1%} of the domain's bytes with limits: "
+        f"{{lost_share: {min(1, math.ceil(100 * share) / 100):.4g}}}"
+    )
+
+
+def _key_hint(reason: str) -> str:
+    """Suggest the field of a reason that is likeliest to hold the text."""
+    listed = reason.rpartition(": ")[2].removesuffix(")").split(", ")
+    names = [field.split(" ")[0] for field in listed]
+    likely = next((name for name in LIKELY_KEYS if name in names), None)
+    return f", as in text: {likely}" if likely else ""
 
 
 def loss_notices(domains: Sequence[DomainTokens], losses: Sequence[DomainLosses]) -> Iterator[str]:

@@ -20,15 +20,21 @@ from numpy.typing import NDArray
 
 from curate.dataset.manifest import ARTIFACTS, OWN_DIRECTORIES, OWN_FILES, QUARANTINE
 from curate.errors import InputError
-from curate.pipeline.losses import check_losses, loss_notices, shared_notices
+from curate.pipeline.losses import (
+    check_first_records,
+    check_losses,
+    loss_notices,
+    shared_notices,
+)
 from curate.recipe import DomainRecipe, LoadedRecipe
 from curate.runtime.files import atomic_path, begin_directory, hash_json, sweep
 from curate.runtime.progress import Observer
 from curate.runtime.workers import map_tasks
 from curate.sources import InputPath, check_reader, expand, identify, segments
+from curate.sources.first_records import loose_files, loose_notice
 from curate.sources.overlaps import copy_notices, left_out_notices, without_links
 from curate.sources.plans import FilePlan
-from curate.sources.records import SCHEME, ReadOptions
+from curate.sources.records import SCHEME, InputFile, ReadOptions
 from curate.sources.search import CACHE_SIGNATURE, CACHE_TAG, Places
 from curate.stats.domain_stats import DomainStats, domain_stats
 from curate.stats.entropy import Entropies, table_entropies
@@ -158,12 +164,40 @@ def find_files(loaded: LoadedRecipe, observer: Observer) -> list[list[FilePlan]]
         domain.name: without_links(list(itertools.islice(remaining, len(domain_paths))))
         for domain, domain_paths in zip(recipe.domains, expanded, strict=True)
     }
+    notices = []
+    for domain, domain_paths in zip(recipe.domains, expanded, strict=True):
+        left = _loose_text(domain, domain_paths, by_domain[domain.name])
+        if left:
+            notices.append(loose_notice(domain.name, left))
+            paths_left = {file.path for file in left}
+            kept = [file for file in by_domain[domain.name] if file.path not in paths_left]
+            by_domain[domain.name] = kept
     plans = [segments(by_domain[domain.name], _options(domain)) for domain in recipe.domains]
+    for domain, domain_plans in zip(recipe.domains, plans, strict=True):
+        check_first_records(domain.name, domain_plans, recipe.limits.lost_share)
+    files = [file for domain_files in by_domain.values() for file in domain_files]
     size_bytes = sum(file.size_bytes for file in files)
     observer.end(f"{len(files)} files, {size_bytes / 1e6:.1f} MB")
-    for notice in (*left_out_notices(places), *copy_notices(by_domain)):
+    for notice in (*left_out_notices(places), *notices, *copy_notices(by_domain)):
         observer.notice(notice)
     return plans
+
+
+def _loose_text(
+    domain: DomainRecipe, paths: Sequence[InputPath], files: Sequence[InputFile]
+) -> list[InputFile]:
+    """List the files to leave out because a search met tables, too."""
+    if domain.reader != "auto" or domain.glob != "*" or {file.reader for file in files} == {"text"}:
+        return []
+    patterns = {path.path: path.pattern for path in paths}
+    left = []
+    for pattern in sorted({*patterns.values()} - {""}):
+        found_by = [file for file in files if patterns[file.path] == pattern]
+        try:
+            left += loose_files(found_by, _options(domain), pattern)
+        except InputError as error:
+            raise InputError(f"domains[{domain.name}].paths: {error}") from error
+    return left
 
 
 def _places(loaded: LoadedRecipe) -> Places:
