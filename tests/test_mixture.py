@@ -212,10 +212,10 @@ PLANTED = {
     ),
     # Centred already; K scaled to mean diagonal 1 is 1.5 [[1, -1, 0], [-1, 1, 0], [0, 0, 0]], with
     # the eigenvalue 3 along (1, -1, 0): scores 3/33/2, 3/33/2 and 0, which counts as a hundredth of
-    # the largest. So 1/score is 22, 22, 2200, over its mean 22, 22, 2200 by 748.
+    # the largest: over their sum 1/2, 1/2, 1/200.
     "leverage": (
         request("leverage", 9, [9, 9, 9], embedding=[(1.0, 0.0), (-1.0, 0.0), (0.0, 0.0)]),
-        softmax([22 / 748, 22 / 748, 2200 / 748], 5.0),
+        softmax([2.0, 2.0, 200.0], 5.0),
     ),
 }
 """A request whose answer is known by hand, for every method."""

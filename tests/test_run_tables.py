@@ -164,7 +164,10 @@ def test_prefixes_of_regmix_are_taken_off(tmp_path: Path) -> None:
             "run,params,w_x,loss_x\na,0,1,1\n",
             r"r.csv:2: column 'params': expected a number above 0",
         ),
-        ("run,tokens,w_x,loss_x\na,1,1,1\nb,,1,1\n", r"'tokens' is given in 1 rows and absent in"),
+        (
+            "run,tokens,w_x,loss_x\na,1,1,1\nb,,1,1\n",
+            r"r.csv:3: 'tokens' is absent here, given in 1 rows",
+        ),
     ],
 )
 def test_faults_of_a_table_are_named(text: str, message: str, tmp_path: Path) -> None:

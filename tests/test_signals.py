@@ -156,6 +156,27 @@ def test_leverage_does_not_depend_on_units_origin_or_order() -> None:
     assert ((scores >= 0) & (scores < 1)).all()
 
 
+def reference_leverage(embedding: np.ndarray) -> np.ndarray:
+    """The arithmetic of Chameleon's code, on an embedding whose kernel has mean diagonal 1."""
+    centred = embedding - embedding.mean(axis=0)
+    centred = centred / np.sqrt((centred**2).sum() / len(centred))
+    kernel, count = centred @ centred.T, len(centred)
+    scores = np.diag(kernel @ np.linalg.inv(kernel + 10 * count * np.eye(count)))
+    inverse = 1 / (scores / scores.sum() + 1e-12)
+    raised = np.exp((inverse - inverse.max()) / 5)
+    return np.asarray(raised / raised.sum())
+
+
+def test_leverage_weights_are_those_of_the_published_code() -> None:
+    far = []
+    for seed in range(20):
+        rows = np.random.default_rng(seed).normal(size=(7, 12)) * np.linspace(0.4, 1.6, 7)[:, None]
+        shares = np.array(pretraining_weights(leverage_scores(rows)))
+        assert shares == pytest.approx(reference_leverage(rows), rel=1e-6, abs=1e-12)
+        far.append(np.abs(shares - 1 / 7).sum() / 2)
+    assert min(far) > 0.2, "without the division by the sum, shares were within .07 of uniform"
+
+
 def test_leverage_by_hand() -> None:
     # Two domains at ±1: K has eigenvalue 2, scaled to mean diagonal 1; 2 / (2 + 2 ridge) halved.
     assert leverage_scores(np.array([[0.0], [2.0]]), ridge=1.0) == pytest.approx([0.25, 0.25])

@@ -36,6 +36,9 @@ class RunTable:
     """shape (rows,), parameters of the model; NaN in all rows or in none."""
     losses: Array
     """shape (rows, targets), nats per token or the unit of the table; positive, no NaN."""
+    loss_per_bpb: float = float("nan")
+    """How many of the losses' unit one bit per byte is: 1 if that is the unit, ln 2 times the bytes
+    of a token for nats per token; NaN if the table does not say."""
 
     def __post_init__(self) -> None:
         """Raise `ValueError` if the shapes do not match."""

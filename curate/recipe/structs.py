@@ -238,8 +238,9 @@ class MixtureRecipe(Frozen, frozen=True):
     any run. Methods that learn from runs obey it.
     """
     kl: Annotated[float, Meta(ge=0, le=1e6)] | None = None
-    """Strength of the pull towards `prior`, at least 0, in nats of loss per nat of KL divergence;
-    omitted, 0.05 for `olmix` and 0 for others. Methods that learn from runs or experts obey it.
+    """Strength of the pull towards `prior`, at least 0, in the unit of the runs' losses (nats per
+    token for experts) per nat of KL divergence; omitted, 0.05 bits per byte for `olmix` and 0 for
+    others. Methods that learn from runs or experts obey it.
     """
     prior: str | dict[str, Share] = "natural"
     """The mixture that `kl` pulls towards and around which `regmix` draws: `natural` (in proportion

@@ -346,9 +346,10 @@ def _table(layout: TableLayout, numbers: _Numbers, rows: NDArray[np.int64]) -> R
     for name, column in (("tokens", tokens), ("params", params)):
         given = np.isfinite(column)
         if given.any() and not given.all():
+            first = layout.losses.where(int(layout.loss_rows[rows[int(given.argmin())]]))
             raise FitError(
-                f"{layout.weights.path}: '{name}' is given in {int(given.sum())} rows and absent "
-                f"in {int((~given).sum())}; give it in all or in none"
+                f"{first}: '{name}' is absent here, given in {int(given.sum())} rows and absent in "
+                f"{int((~given).sum())}; give it in all or in none"
             )
     return RunTable(
         domains=tuple(layout.domains),
@@ -358,7 +359,29 @@ def _table(layout: TableLayout, numbers: _Numbers, rows: NDArray[np.int64]) -> R
         tokens=tokens,
         params=params,
         losses=numbers.losses[rows],
+        loss_per_bpb=_loss_per_bpb(layout, numbers.losses, rows),
     )
+
+
+def _loss_per_bpb(layout: TableLayout, losses: Array, rows: NDArray[np.int64]) -> float:
+    """Return the losses' unit from the table's bits per byte, if it has some; else NaN.
+
+    A pair's columns that do not call themselves losses are taken for bits per byte, as Olmix's are.
+    """
+    file = layout.losses
+    columns = layout.targets.values()
+    if all(column.startswith("bpb_") for column in columns):
+        return 1.0
+    if layout.losses is not layout.weights and not any("loss" in column for column in columns):
+        return 1.0
+    ratios = []
+    for place, target in enumerate(layout.targets):
+        if f"bpb_{target}" in file.header:
+            bits, _ = file.parse(f"bpb_{target}")
+            bits = bits[layout.loss_rows[rows]]
+            real = np.isfinite(bits) & (bits > 0)
+            ratios.extend((losses[rows, place][real] / bits[real]).tolist())
+    return float(np.median(ratios)) if ratios else math.nan
 
 
 def _check_shares(

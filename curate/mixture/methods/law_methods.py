@@ -37,6 +37,10 @@ LEAST_NAMED = 1e-4
 """Least share that causes a warning for a domain that no run had."""
 ROUNDING = 1e-6
 """Relative gain below which a predicted improvement is rounding error."""
+ASSUMED_TOKEN_BYTES = 4
+"""Bytes of a token where the runs do not say; English text has 4 to 5, code 3 to 4."""
+FAR_SCALE = 10.0
+"""Factor beyond the runs' tokens or parameters from which a comparison is called a guess."""
 MISFIT_FOLDS = 3
 """Parts held out in turn to learn a law's error; more would take as many more fits."""
 
@@ -71,7 +75,7 @@ class _Answer:
 # number of cores.
 @one_blas_thread()
 def least_loss(
-    request: MixtureRequest, runs: RunTable, *, law: str | None, kl: float, simulated: bool
+    request: MixtureRequest, runs: RunTable, *, law: str | None, kl_bpb: float, simulated: bool
 ) -> Preference:
     """Choose the mixture of least loss that a law of the runs predicts.
 
@@ -79,8 +83,8 @@ def least_loss(
         request: Supply, caps, objective and constraints; of its evidence, only experts are read.
         runs: The runs that the law is fitted to.
         law: Name of the law; None: the recipe's `mixture.law`.
-        kl: Nats of loss that a nat of KL divergence from the prior is worth, unless the recipe
-            says.
+        kl_bpb: Bits per byte of loss that a nat of KL divergence from the prior is worth, unless
+            the recipe gives `mixture.kl` in the unit of the losses.
         simulated: Whether to average the best of many draws, as RegMix does, in place of
             optimising.
 
@@ -89,10 +93,10 @@ def least_loss(
         RecipeError: The objective, prior or floors name an unknown target or domain.
         FitError: The runs cannot determine the law.
     """
-    case = _case((law, kl, simulated), request, runs)
+    case = _case((law, kl_bpb, simulated), request, runs)
     constraints, problem = case.constraints, case.problem
     answer = _optimum(case, problem)
-    warnings = _position_warnings(case, answer)
+    warnings = [*_unit_warnings(case, kl_bpb), *_position_warnings(case, answer)]
     requested = request.options.search.replicates
     replicates = case.law.replicates if requested is None else requested
     spread = None
@@ -130,7 +134,7 @@ def least_loss(
 
 def _case(method: tuple[str | None, float, bool], request: MixtureRequest, runs: RunTable) -> _Case:
     """Match the request with the runs and fit the law."""
-    name, kl, simulated = method
+    name, kl_bpb, simulated = method
     law = _law(name or request.options.search.law, request, runs)
     constraints = match_constraints(request, runs.domains, runs.targets, "runs")
     if len(np.unique(np.round(runs.weights, 9), axis=0)) < 2:
@@ -150,7 +154,7 @@ def _case(method: tuple[str | None, float, bool], request: MixtureRequest, runs:
         worst=constraints.worst,
         tokens=_at(runs.tokens, search.at_tokens, "at_tokens", "tokens"),
         params=_at(runs.params, search.at_params, "at_params", "parameters"),
-        kl=kl if search.kl is None else search.kl,
+        kl=kl_bpb * _loss_per_bpb(runs) if search.kl is None else search.kl,
         prior=prior_of(request, constraints),
         unique_share=constraints.unique_share if discount else None,
         support=support_of(runs.weights) if search.trust_region else None,
@@ -164,6 +168,37 @@ def _case(method: tuple[str | None, float, bool], request: MixtureRequest, runs:
         law=law,
         problem=problem,
     )
+
+
+def _loss_per_bpb(runs: RunTable) -> float:
+    """Return how many of the losses' unit one bit per byte is; assumed if the runs do not say."""
+    unknown = math.isnan(runs.loss_per_bpb)
+    return ASSUMED_TOKEN_BYTES * math.log(2) if unknown else runs.loss_per_bpb
+
+
+def _unit_warnings(case: _Case, kl_bpb: float) -> list[str]:
+    """Say what was assumed of units, and how far beyond the runs losses are compared."""
+    problem, runs = case.problem, case.runs
+    warnings = []
+    if kl_bpb and case.request.options.search.kl is None and math.isnan(runs.loss_per_bpb):
+        warnings.append(
+            f"the KL pull of {kl_bpb:g} is in bits per byte, and the runs have no bpb_ columns: "
+            f"taking losses for nats per token and a token for {ASSUMED_TOKEN_BYTES} bytes, it is "
+            f"{problem.kl:.3g}; mixture.kl sets another"
+        )
+    for key, at, seen in (
+        ("at_tokens", problem.tokens, runs.tokens), ("at_params", problem.params, runs.params)
+    ):  # fmt: skip
+        if math.isnan(at):
+            continue
+        most, least = float(np.nanmax(seen)), float(np.nanmin(seen))
+        if not least / FAR_SCALE <= at <= most * FAR_SCALE:
+            side = f"{at / most:,.0f} times the most" if at > most else "a small part of the least"
+            warnings.append(
+                f"mixture.{key}: {at:g} is {side} of any run ({least:g} to {most:g}); no law was "
+                "tested so far from its runs, so the mixture is a guess there: train larger runs"
+            )
+    return warnings
 
 
 def _position_warnings(case: _Case, answer: _Answer) -> list[str]:
@@ -269,7 +304,7 @@ def _law(name: str | None, request: MixtureRequest, runs: RunTable) -> Law:
 
 
 def _at(seen: Array, requested: float | None, key: str, unit: str) -> float:
-    """Tokens or parameters at which losses are compared: as requested, else the most of the runs.
+    """Return the tokens or parameters at which losses are compared: as requested, else the most.
 
     Args:
         seen: shape (rows,), those of the runs; all NaN where the table does not say.
@@ -281,6 +316,11 @@ def _at(seen: Array, requested: float | None, key: str, unit: str) -> float:
         raise RecipeError(
             f"mixture.{key}: the runs do not say their {unit}, so losses cannot be compared at "
             f"{requested:g}; remove it"
+        )
+    if requested is not None and np.ptp(seen) == 0 and not np.isclose(requested, seen[0]):
+        raise RecipeError(
+            f"mixture.{key}: all runs have {seen[0]:g} {unit}, so nothing says what changes at "
+            f"{requested:g}; remove it, or train runs of several"
         )
     if requested is not None:
         return float(requested)

@@ -78,8 +78,8 @@ def leverage_scores(embedding: NDArray[np.float64], ridge: float = RIDGE) -> NDA
         Chameleon 2025, arXiv:2505.24844, and its code.
 
     Differs from the paper:
-        The kernel is scaled to mean diagonal 1 first; in the paper, ridge and temperature are
-        absolute, and doubling the embedding changes the weights.
+        The kernel is scaled to mean diagonal 1 first; in the paper the ridge is absolute, and
+        doubling the embedding changes the weights.
     """
     if embedding.ndim != 2 or not len(embedding) or not np.isfinite(embedding).all():
         raise ValueError(f"expected a finite matrix (domains, dimension), got {embedding.shape}")
@@ -99,18 +99,23 @@ def leverage_scores(embedding: NDArray[np.float64], ridge: float = RIDGE) -> NDA
 def pretraining_weights(
     scores: NDArray[np.float64], temperature: float = TEMPERATURE
 ) -> list[float]:
-    """Compute shares softmax(relative typicality / T): typical domains weigh more.
+    """Compute shares softmax(1 / (T s)), s = score / sum of the scores: typical domains weigh more.
+
+    Shares are often very uneven: of seven domains, one with a twentieth of the scores gets 72 %.
+    A higher temperature evens them.
+
+    References:
+        Chameleon 2025, arXiv:2505.24844; the division by the sum is in its code only.
 
     Differs from the paper:
-        The paper takes softmax(1 / (T score)), which gives everything to a domain at the centre,
-        whose score is 0. Here 1 / score is divided by its own mean, with scores at least a
-        hundredth of the largest.
+        A score counts as at least a hundredth of the largest. Below that, rounding would decide
+        which domain at the centre gets everything; its code adds 1e-12.
     """
     top = float(scores.max(initial=0.0))
     if top <= 0:
         return [1.0 / len(scores)] * len(scores)
-    inverse = 1.0 / np.maximum(scores, top / 100)
-    return softmax((inverse / inverse.mean()).tolist(), temperature)
+    relative = np.maximum(scores, top / 100) / scores.sum()
+    return softmax((1 / relative).tolist(), temperature)
 
 
 LEVERAGE = Method(

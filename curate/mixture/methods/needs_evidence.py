@@ -19,8 +19,9 @@ class LawMethod:
 
     law: str | None
     """A law of `curate.laws.LAWS`, or of experts beside runs; None: the recipe's `mixture.law`."""
-    kl: float = 0.0
-    """Nats of loss that a nat of KL divergence from the prior is worth, unless the recipe says."""
+    kl_bpb: float = 0.0
+    """Bits per byte of loss that a nat of KL divergence from the prior is worth, unless the recipe
+    sets `kl`, which is in the unit of the losses."""
     simulated: bool = False
     """Whether the answer is the mean of the best of many draws, as RegMix's, in place of an
     optimum."""
@@ -52,7 +53,7 @@ class LawMethod:
                 "`curate proxy RECIPE` trains one, `curate design` proposes its mixtures"
             )
         return least_loss(
-            request, evidence.runs, law=self.law, kl=self.kl, simulated=self.simulated
+            request, evidence.runs, law=self.law, kl_bpb=self.kl_bpb, simulated=self.simulated
         )
 
 
@@ -110,10 +111,10 @@ DML = Method(
 
 OLMIX = Method(
     name="olmix",
-    summary="the same with a KL pull of 0.05 to the natural mixture",
+    summary="the same with a KL pull of 0.05 bits per byte to the natural mixture",
     paper="Chen et al. 2026, Olmix, arXiv:2602.12237",
     needs="runs, better 3 (domains + 1)",
-    prefer=LawMethod("exponential", kl=0.05),
+    prefer=LawMethod("exponential", kl_bpb=0.05),
     evidence="runs",
 )
 
