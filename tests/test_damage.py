@@ -20,6 +20,7 @@ import curate
 from curate.dataset.hashed_json import has_hash, is_whole, with_hash
 from curate.errors import CurateError, InputError, ShardError
 from curate.formats import FORMATS
+from curate.runtime.files import hash_file
 
 LENGTH = 64
 
@@ -231,14 +232,47 @@ def test_links_out_of_the_directory_are_not_followed(copied: Path, tmp_path: Pat
         curate.load(copied, LENGTH)
 
 
-def test_pieces_beyond_their_documents_are_refused(copied: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("tokens", -1), ("tokens", 2**62), ("document", -1), ("domain", 9), ("domain", 65535)],
+)
+def test_pieces_of_no_document_are_refused(copied: Path, name: str, value: int) -> None:
     path = copied / "provenance" / "train-shard-00000.npy"
-    for name, value in (("tokens", -1), ("tokens", 2**62), ("document", -1), ("domain", 9)):
-        rows = np.load(path)
-        rows[name][0] = value
-        np.save(path, rows)
-        with pytest.raises(ShardError, match="its pieces are not those of a shard"):
-            curate.load(copied, LENGTH, fields=["tokens", "domains"])
+    rows = np.load(path)
+    rows[name][0] = value
+    np.save(path, rows)
+    forge_manifest(copied, partial(put, "shards.0.provenance.xxh3", hash_file(path)))
+    (line,) = problems(copied)
+    assert "its pieces are not those of a shard" in line
+    with pytest.raises(ShardError, match="its pieces are not those of a shard"):
+        curate.load(copied, LENGTH, fields=["tokens", "domains"])
+
+
+@pytest.mark.parametrize("name", ["document", "start", "content"])
+def test_pieces_of_other_documents_are_found(copied: Path, name: str) -> None:
+    path = copied / "provenance" / "train-shard-00000.npy"
+    rows = np.load(path)
+    rows[name][0] += 1
+    np.save(path, rows)
+    forge_manifest(copied, partial(put, "shards.0.provenance.xxh3", hash_file(path)))
+    (line,) = problems(copied)
+    assert "train/shard-00000: " in line
+
+
+@pytest.mark.parametrize("value", [-1, 1e308, None, "x", {}, [[]], 10**40])
+def test_a_strange_plan_is_one_problem(copied: Path, value: Any) -> None:
+    path = copied / "plan.json"
+    plan = json.loads(path.read_text())
+    plan["domains"]["wiki"]["tokens"] = value
+    path.write_text(json.dumps(plan))
+
+    def change(manifest: dict[str, Any]) -> None:
+        (record,) = (file for file in manifest["files"] if file["path"] == "plan.json")
+        record.update(bytes=path.stat().st_size, xxh3=hash_file(path))
+
+    forge_manifest(copied, change)
+    (line,) = problems(copied)
+    assert line.startswith("plan.json: not a plan of curate (") and line.isprintable()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

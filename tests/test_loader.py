@@ -166,9 +166,7 @@ def test_domains_of_tokens_are_those_of_the_provenance(places: dict[str, Path]) 
     manifest = load_manifest(directory)
     for record in manifest.shards:
         if record.split == "train":
-            rows = read_provenance(
-                directory / record.provenance.path, record, len(manifest.domains)
-            )
+            rows = read_provenance(directory / record.provenance.path, record, manifest)
             expected.append(np.repeat(rows["domain"], rows["tokens"]))
     data = open_all(places, "documents", "domains", length=100)
     found = data.read(np.arange(len(data)))["domains"]

@@ -147,9 +147,10 @@ def test_best_fit_in_every_format_that_keeps_rows(recipe: Path, name: str) -> No
         assert set(lengths) == {ROW}
     assert len(tokens) == certificate["packing"]["rows"] * ROW
     assert len(tokens) - 30000 == certificate["packing"]["padding_tokens"] > 0
+    manifest = load_manifest(built.directory)
     pieces = [
-        np.array(read_provenance(built.directory / shard.provenance.path, shard, 3))
-        for shard in load_manifest(built.directory).shards
+        np.array(read_provenance(built.directory / shard.provenance.path, shard, manifest))
+        for shard in manifest.shards
         if shard.split == "train"
     ]
     joined = np.concatenate(pieces)
@@ -205,8 +206,9 @@ def test_verify_finds_a_changed_filling(recipe: Path) -> None:
     built = make(recipe, "output.format=npy", "packing=best-fit")
     domains = reopen(load_manifest(built.directory), 1, Observer())
     path = built.directory / "train" / "shard-00000.npy"
-    shard = load_manifest(built.directory).shards[0]
-    pieces = np.array(read_provenance(built.directory / shard.provenance.path, shard, 3))
+    manifest = load_manifest(built.directory)
+    shard = manifest.shards[0]
+    pieces = np.array(read_provenance(built.directory / shard.provenance.path, shard, manifest))
     at = int(pieces["tokens"][: int(np.argmax(pieces["domain"] == PAD))].sum())
     tokens = np.load(path, mmap_mode="r+")
     tokens[at] += 1

@@ -615,16 +615,16 @@ def _is_file(directory: Path, name: str) -> bool:
     return path.is_file() and not path.is_symlink()
 
 
-def read_provenance(path: Path, shard: ShardRecord, domains: int) -> NDArray[Any]:
+def read_provenance(path: Path, shard: ShardRecord, manifest: Manifest) -> NDArray[Any]:
     """Read a shard's provenance, memory-mapped.
 
     Args:
         path: The file.
         shard: The shard, to whose tokens the pieces must add up.
-        domains: Number of domains.
+        manifest: Manifest of its dataset, which has the domains.
 
     Raises:
-        ShardError: The file is absent or damaged, or contradicts the shard.
+        ShardError: The file is absent or damaged, or contradicts shard or manifest.
     """
     try:
         with path.open("rb") as file:
@@ -641,7 +641,10 @@ def read_provenance(path: Path, shard: ShardRecord, domains: int) -> NDArray[Any
             pieces = np.memmap(path, PROVENANCE, "r", head_bytes, (rows,))
     except OSError as error:
         raise ShardError(f"{path}: provenance cannot be read ({_reason(error)})") from error
-    in_range = (pieces["domain"] < domains) | (pieces["domain"] == PAD)
+    domains = len(manifest.domains)
+    in_range = pieces["domain"] < domains
+    if manifest.packing == "best-fit":  # no other has rows to fill
+        in_range |= pieces["domain"] == PAD
     for name in ("document", "start", "tokens"):
         in_range &= pieces[name] >= 0
     in_range &= pieces["tokens"] <= shard.tokens  # so that the sum below cannot wrap round

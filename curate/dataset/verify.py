@@ -135,7 +135,7 @@ def _check_shard(
     if result.problems or output_format is None:
         return result
     try:
-        pieces = read_provenance(directory / shard.provenance.path, shard, len(manifest.domains))
+        pieces = read_provenance(directory / shard.provenance.path, shard, manifest)
         on_disk = ShardOnDisk(directory, manifest, shard, pieces)
         if isinstance(output_format, TokenFormat):
             _check_tokens(on_disk, output_format, domains, result)

@@ -301,7 +301,7 @@ def _segments_of(
     domains, tokens = [], []
     for record in records:
         _check_file(directory, record.provenance)
-        rows = read_provenance(directory / record.provenance.path, record, len(manifest.domains))
+        rows = read_provenance(directory / record.provenance.path, record, manifest)
         rows = rows[rows["tokens"] > 0]
         domains.append(rows["domain"].copy())
         tokens.append(rows["tokens"].copy())

@@ -276,10 +276,7 @@ def _expect(
     certificate = read_json(directory / "certificate.json")
     shards = [shard for shard in manifest.shards if shard.split == "train"]
     rows = np.concatenate(
-        [
-            read_provenance(directory / one.provenance.path, one, len(manifest.domains))
-            for one in shards
-        ]
+        [read_provenance(directory / one.provenance.path, one, manifest) for one in shards]
     )
     lines = [domain.locate(np.arange(len(domain.tokens)))[1] - 1 for domain in domains]
     documents = [encoded[name] for name in manifest.domains]
