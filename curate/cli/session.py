@@ -1,7 +1,7 @@
 """Options that commands share, and the screen that shows their results.
 
-Exit codes: 0 done, 1 verification failed, 2 a user-fixable error (one line on stderr), 130
-interrupted.
+Exit codes: 0 done, 1 verification failed, 2 a user-fixable error (one line on stderr), 130 ended by
+SIGINT, 143 by SIGTERM.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-EXIT_FAILED, EXIT_USER, EXIT_INTERRUPTED = 1, 2, 130
+EXIT_FAILED, EXIT_USER = 1, 2
 
 
 def _recipe_options(required: bool) -> list[Callable[[Any], Any]]:

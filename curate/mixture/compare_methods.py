@@ -7,9 +7,12 @@ either list into the rows of `mixtures.json` and of `comparison` in `entropy_rep
 
 from __future__ import annotations
 
+import json
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from curate.errors import CurateError
@@ -18,6 +21,8 @@ from curate.mixture.caps import check_supply
 from curate.mixture.methods import baselines
 from curate.mixture.methods.entropic import ENTROPY
 from curate.mixture.simplex import normalised
+from curate.runtime.files import hash_json
+from curate.runtime.sealed import Notice, read_cached, write_sealed
 from curate.runtime.workers import map_tasks
 
 
@@ -37,20 +42,57 @@ class Contender:
     """The mixture of one entrant, or the reason why there is none."""
 
     label: str
-    mixture: Mixture | None
+    mixture: dict[str, Any] | None
+    """Fields of `mixture.json`, and `max_epochs`."""
     problem: str
     """Why there is no mixture, or empty."""
     seconds: float
     """CPU time."""
+    is_kept: bool = False
+    """Whether an earlier run has computed it."""
 
     @property
     def line(self) -> str:
         """Say in one line how the entrant ended, for progress."""
         if self.mixture is None:
             return f"{self.label}: left out"
-        loss = self.mixture.predicted_loss
+        loss = self.mixture["predicted_loss"]
         text = "" if loss is None else f"loss {loss:.4f}, "
-        return f"{self.label}: {text}{self.seconds:.1f} s of CPU"
+        time_taken = "of an earlier run" if self.is_kept else f"{self.seconds:.1f} s of CPU"
+        return f"{self.label}: {text}{time_taken}"
+
+
+@dataclass(frozen=True, slots=True)
+class KeptContenders:
+    """Mixtures that an interrupted comparison leaves for the next one with the same inputs."""
+
+    directory: Path
+    """Directory for `mixtures.json`; until that is written, they are in a folder beside it."""
+    inputs: Any
+    """JSON value of everything that the mixtures depend on, the version of curate included."""
+
+    @property
+    def _folder(self) -> Path:
+        return self.directory / "mixtures.partial"
+
+    def _path(self, label: str) -> Path:
+        return self._folder / f"{hash_json([self.inputs, label])[:24]}.json"
+
+    def read(self, label: str, notice: Notice) -> Contender | None:
+        """Return the mixture of an entrant, if it is there."""
+        content = read_cached(self._path(label), "the method is computed again", notice)
+        if content is None:
+            return None
+        return Contender(label, json.loads(content), "", 0.0, is_kept=True)
+
+    def write(self, contender: Contender) -> None:
+        """Keep a mixture; an entrant without one ends fast and is computed again."""
+        if contender.mixture is not None and not contender.is_kept:
+            write_sealed(self._path(contender.label), json.dumps(contender.mixture).encode())
+
+    def clear(self) -> None:
+        """Remove what is kept."""
+        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def every_method(request: MixtureRequest) -> list[Entrant]:
@@ -99,6 +141,8 @@ def compare_mixtures(
     entrants: Sequence[Entrant],
     workers: int = 1,
     on_contender: Callable[[Contender], None] = lambda _: None,
+    kept: KeptContenders | None = None,
+    notice: Notice = lambda _: None,
 ) -> dict[str, Any]:
     """Compute the mixture of every entrant.
 
@@ -106,6 +150,8 @@ def compare_mixtures(
         entrants: At least one, with the same domains and budget, cheapest first.
         workers: Number of processes; it changes nothing but the time taken.
         on_contender: Called as each entrant ends.
+        kept: Mixtures of an interrupted comparison, which receives each of this one; None for none.
+        notice: Told which of those files is damaged.
 
     Returns:
         `budget_tokens`; `mixtures`, by label the fields of `mixture.json`, `max_epochs` (the most
@@ -113,18 +159,31 @@ def compare_mixtures(
         supply, None without supply); `left_out`, by label why there is no mixture.
     """
     # The most expensive begin first, so that no worker is left with a long one at the end.
-    ended = map_tasks(_contender, list(reversed(entrants)), workers, on_result=on_contender)
+    earlier: dict[str, Contender] = {}
+    for entrant in entrants:
+        contender = None if kept is None else kept.read(entrant.label, notice)
+        if contender is not None:
+            earlier[entrant.label] = contender
+            on_contender(contender)
+
+    def end(contender: Contender) -> None:
+        if kept is not None:
+            kept.write(contender)
+        on_contender(contender)
+
+    left = [entrant for entrant in reversed(entrants) if entrant.label not in earlier]
+    computed = {row.label: row for row in map_tasks(_contender, left, workers, on_result=end)}
+    ended = [(earlier | computed)[entrant.label] for entrant in entrants]
     natural = _natural(entrants[0].request)
     mixtures: dict[str, Any] = {}
     left_out: dict[str, str] = {}
-    for contender in reversed(ended):
+    for contender in ended:
         if contender.mixture is None:
             left_out[contender.label] = contender.problem
             continue
         mixtures[contender.label] = {
-            **contender.mixture.to_json(),
-            "max_epochs": max(contender.mixture.epochs.values()),
-            "tv_natural": natural and total_variation(contender.mixture.weights, natural),
+            **contender.mixture,
+            "tv_natural": natural and total_variation(contender.mixture["weights"], natural),
         }
     budget = entrants[0].request.budget_tokens
     return {"budget_tokens": budget, "mixtures": mixtures, "left_out": left_out}
@@ -152,10 +211,10 @@ def _contender(entrant: Entrant) -> Contender:
     started = time.process_time()
     try:
         mixture = mix(entrant.request) if entrant.capped else _preferred(entrant.request)
-        problem = ""
     except CurateError as error:
-        mixture, problem = None, str(error)
-    return Contender(entrant.label, mixture, problem, time.process_time() - started)
+        return Contender(entrant.label, None, str(error), time.process_time() - started)
+    fields = {**mixture.to_json(), "max_epochs": max(mixture.epochs.values())}
+    return Contender(entrant.label, fields, "", time.process_time() - started)
 
 
 def _preferred(request: MixtureRequest) -> Mixture:

@@ -17,12 +17,12 @@ from curate import __version__
 from curate.dataset.manifest import holds_dataset
 from curate.errors import InputError, MissingEvidence, RecipeError
 from curate.mixture import mix
-from curate.mixture.compare_methods import compare_mixtures, every_method
+from curate.mixture.compare_methods import KeptContenders, compare_mixtures, every_method
 from curate.mixture.request import DomainSupply, Evidence, MixtureOptions, MixtureRequest
 from curate.pipeline.read_evidence import check_files, read_evidence_files, search_options
 from curate.pipeline.results import MethodsResult, MixtureResult
 from curate.recipe import EvidenceRecipe, MixtureRecipe, parse_mixture_settings
-from curate.runtime.files import write_json
+from curate.runtime.files import hash_file, write_json
 from curate.runtime.progress import Observer
 
 UNKNOWN_BUDGET = 10**9
@@ -236,8 +236,13 @@ def compare_without_text(
         CurateError: Any user-fixable error.
     """
     prepared = request_without_text(inputs, observer)
+    kept = None if directory is None else KeptContenders(directory, _fingerprint(inputs))
     comparison = compare_mixtures(
-        every_method(prepared.request), workers, lambda ended: observer.notice(ended.line)
+        every_method(prepared.request),
+        workers,
+        lambda ended: observer.notice(ended.line),
+        kept,
+        observer.notice,
     )
     if not prepared.supply_known:
         comparison["budget_tokens"] = None
@@ -245,7 +250,19 @@ def compare_without_text(
             row["max_epochs"], row["epochs"] = None, dict.fromkeys(row["epochs"])
             row["tv_natural"] = None
     _write(directory, "mixtures.json", comparison)
+    if kept is not None:
+        kept.clear()
     return MethodsResult(comparison)
+
+
+def _fingerprint(inputs: RunTableInputs) -> list[Any]:
+    """Return everything that mixtures without text depend on, as JSON."""
+    files = [*inputs.runs, *([] if inputs.experts is None else [inputs.experts])]
+    supply = [hash_file(Path(text)) if "=" not in text else text for text in inputs.supply]
+    return [
+        __version__, [hash_file(path) for path in files], len(inputs.runs), supply,
+        inputs.budget_tokens, inputs.max_epochs, inputs.overrides,
+    ]  # fmt: skip
 
 
 def _write(directory: Path | None, name: str, fields: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -147,8 +148,7 @@ def gather(
     ]
     if tasks:
         observer.begin("entropies", [task.domain.name for task in tasks])
-        for task, evidence in zip(tasks, map_tasks(_measure, tasks, workers), strict=True):
-            _write(task.path(cache), evidence)
+        map_tasks(partial(_measure_and_keep, cache), tasks, workers)
         observer.end(f"at most {plan.sample_tokens:,} tokens of each domain")
     for warning in warnings if kinds else ():
         observer.notice(warning)
@@ -204,6 +204,11 @@ def _rows(kind: SampleKind | None) -> dict[str, Statistic]:
 
 def _sample_kinds() -> tuple[SampleKind, ...]:
     return tuple(dict.fromkeys(row.sample for row in entropy_statistics().values()))
+
+
+def _measure_and_keep(cache: Path, task: _Task) -> None:
+    """Measure a domain and write the result at once, so that an interrupted run keeps it."""
+    _write(task.path(cache), _measure(task))
 
 
 def _measure(task: _Task) -> TextEvidence:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from curate.mixture import METHODS, DomainSupply, Mixture, MixtureOptions, MixtureRequest, mix
-from curate.mixture.compare_methods import compare_mixtures, every_method
+from curate.mixture.compare_methods import KeptContenders, compare_mixtures, every_method
 from curate.pipeline.artifacts import origin, write_stats
 from curate.pipeline.check import check_names
 from curate.pipeline.measure import TextEvidence, entropy_fields, gather, needed_samples
@@ -113,10 +113,16 @@ def compare_recipe(loaded: LoadedRecipe, workers: int, observer: Observer) -> Me
     check_names(loaded)
     tokenized = tokenize_domains(loaded, workers, observer)
     request = _comparison_request(loaded, tokenized, workers, observer)
+    kept = KeptContenders(loaded.output_dir, origin(loaded, tokenized))
     comparison = compare_mixtures(
-        every_method(request), workers, lambda ended: observer.notice(ended.line)
+        every_method(request),
+        workers,
+        lambda ended: observer.notice(ended.line),
+        kept,
+        observer.notice,
     )
     write_json(loaded.output_dir / "mixtures.json", comparison)
+    kept.clear()
     return MethodsResult(comparison)
 
 

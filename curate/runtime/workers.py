@@ -179,12 +179,31 @@ def _started(
             process = kind.Process(  # type: ignore[attr-defined]
                 target=_work, args=(body, number, sender), daemon=daemon
             )
-            process.start()
+            # An exception that a signal raises while this process is forked would be lost, and one
+            # before the worker is noted would leave it running.
+            with _without_signals():
+                process.start()
+                processes[receiver] = process
             sender.close()
-            processes[receiver] = process
         yield processes
     finally:
         _end(processes.values())
+
+
+ENDING_SIGNALS = {signal.SIGINT, signal.SIGTERM}
+
+
+@contextmanager
+def _without_signals() -> Iterator[None]:
+    """Hold back the signals that end this process; workers that start inside inherit this."""
+    if sys.platform == "win32":
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
@@ -288,6 +307,8 @@ def _collect(
 def _work(body: Callable[[int, Send], None], number: int, sender: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent receives it too, and ends the workers
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if sys.platform != "win32":
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING_SIGNALS)  # held back by `_started`
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     try:

@@ -1,0 +1,132 @@
+"""The group of all commands, and how each of them ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+# torch's threads spin while they wait, which makes training eight times slower on shared cores.
+# torch reads this variable when it is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import click  # noqa: E402
+
+from curate import __version__  # noqa: E402
+from curate.cli import evidence, info, interrupt, main_job, proxies  # noqa: E402
+from curate.cli.session import EXIT_FAILED, EXIT_USER, say  # noqa: E402
+from curate.errors import CurateError  # noqa: E402
+from curate.runtime.escape import tolerate_encodings  # noqa: E402
+from curate.runtime.machine import fault_line  # noqa: E402
+
+COMMANDS = (
+    main_job.tokenize, main_job.stats, main_job.mix, main_job.plan, main_job.build, main_job.verify,
+    proxies.proxy, proxies.experts, proxies.validate, evidence.fit, evidence.design,
+    info.methods, info.formats, info.corpus, info.schema, info.doctor,
+)  # fmt: skip
+"""Commands in the order of `curate --help`."""
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="curate")
+@click.pass_context
+def cli(context: click.Context) -> None:
+    """Turn raw text corpora into the right pretraining mix.
+
+    Tokenise each domain once, measure it, derive the mixture, plan it to the token, write shards,
+    read them back and certify them.
+    """
+
+
+for _command in COMMANDS:
+    cli.add_command(_command)
+
+
+KEPT = {
+    "tokenize": "tokenised files and the counts of finished domains",
+    "stats": "tokenised files and the counts of finished domains",
+    "mix": "tokenised files, counts and entropies of finished domains, trained models and, with "
+    "--compare, finished methods",
+    "plan": "tokenised files, counts and entropies of finished domains, and trained models",
+    "build": "tokenised files, counts and entropies of finished domains, and trained models, but "
+    "no shards",
+    "proxy": "finished runs and the checkpoints of others",
+    "experts": "finished models and the checkpoints of others",
+    "validate": "finished runs and the checkpoints of others",
+    "design": "tokenised files and the counts of finished domains",
+}
+"""What an interrupted command keeps for the next run; other commands keep nothing."""
+
+
+def _open_streams() -> None:
+    """Open closed standard streams on the null device, and let the others take any text.
+
+    Otherwise the next file that is opened would be standard output or error, and messages of this
+    process and of libraries would be written into it.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+    tolerate_encodings()
+
+
+def run() -> int:
+    """Run the command that the arguments name, and return the exit code."""
+    _open_streams()
+    try:
+        cli.main(standalone_mode=False)
+        if sys.stdout is not None:  # None where the caller closed it, as schedulers may
+            sys.stdout.flush()  # so that a full disk is reported below, like any other error
+    except BaseException as error:
+        # After a signal, whatever it led to, such as a killed worker, is no error of its own.
+        if interrupt.received() or isinstance(error, KeyboardInterrupt | click.Abort):
+            return _interrupted()
+        code = _report(error)
+        if code is None:
+            raise
+        return code
+    return 0
+
+
+def _interrupted() -> int:
+    """Say what is kept, and return the exit code."""
+    kept = KEPT.get(next(iter(sys.argv[1:]), ""))
+    ending = f"kept are {kept}; run again to continue" if kept else "nothing was changed"
+    say(f"curate: interrupted; {ending}", err=True)
+    return 128 + (interrupt.received() or signal.SIGINT)
+
+
+def _report(error: BaseException) -> int | None:
+    """Say what the user can do about an error, and return the exit code; None for a bug."""
+    if isinstance(error, click.ClickException):
+        error.show()
+        return EXIT_USER
+    if isinstance(error, BrokenPipeError):
+        _discard_output()
+        return EXIT_FAILED
+    line = None
+    if isinstance(error, CurateError):
+        line = str(error)
+    elif isinstance(error, UnicodeEncodeError):
+        line = (
+            f"{error.object}: the locale's encoding, {error.encoding}, cannot name this file; set "
+            "PYTHONUTF8=1 or LC_ALL=C.UTF-8"
+        )
+    elif isinstance(error, Exception):
+        line = fault_line(error, "")  # a full disk, little memory
+        if line is None and isinstance(error, OSError):  # a directory without write permission
+            line = f"{error.filename or 'a file'}: {error.strerror or error}"
+        if line is not None:
+            _discard_output()
+    if line is None:
+        return None
+    say(f"curate: {line}", err=True)
+    return EXIT_USER
+
+
+def _discard_output() -> None:
+    """Discard buffered output, so that Python does not fail to write it at exit."""
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,65 @@
+"""End a command on SIGINT and SIGTERM, whatever it is doing.
+
+Python raises an exception where a signal happens to arrive. In the hooks that run around a fork, in
+finalisers and in callbacks of compiled code, Python prints such an exception and goes on. So a
+timer raises it again until something handles it. A second signal ends the process at once, which is
+safe: all that is kept is written whole.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from types import FrameType
+
+RESEND_SECONDS = 0.1
+
+_received: int | None = None
+"""Signal that ends this command."""
+
+
+def install() -> None:
+    """Raise `KeyboardInterrupt` on SIGINT and SIGTERM."""
+    signal.signal(signal.SIGINT, _first)
+    signal.signal(signal.SIGTERM, _first)
+    if hasattr(signal, "SIGALRM"):
+        signal.signal(signal.SIGALRM, _again)
+
+
+def received() -> int | None:
+    """Return the signal that ends this command; None if there was none."""
+    return _received
+
+
+def finish() -> None:
+    """Let further signals do nothing: the command has ended, and only Python's exit is left."""
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN if _received is None else _leave)
+
+
+def _first(number: int, frame: FrameType | None) -> None:
+    global _received
+    if _received is not None:
+        _leave(number, frame)
+    _received = number
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_REAL, RESEND_SECONDS, RESEND_SECONDS)
+    raise KeyboardInterrupt
+
+
+def _again(number: int, frame: FrameType | None) -> None:
+    """Raise the exception again if it was lost: if no code runs that cleans up after it."""
+    error = sys.exc_info()[1]
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return
+        error = error.__context__
+    raise KeyboardInterrupt
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    """End the process without cleaning up; workers end with it."""
+    os._exit(128 + (_received or number))
