@@ -341,8 +341,8 @@ def recipe(tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_text(
         f"{{name: tiny, tokenizer: {{train: {{vocab_size: 280}}}}, domains: [{domains}], "
-        "budget_tokens: 3000, mixture: {method: bimix, evidence: {runs: runs.csv, "
-        "experts: experts.parquet}, objective: {target: c}, replicates: 20}}"
+        "budget_tokens: 3000, mixture: {method: bimix, evidence: {runs: runs.csv}, "
+        "objective: {target: c}, replicates: 20}}"
     )
     return path
 
@@ -361,14 +361,21 @@ def test_mix_command(recipe):
     assert "95 % interval" in shown and f"predicted loss {found['predicted_loss']:.4f}" in shown
     assert "from the nearest run" in shown.replace("\n", " ")
     assert written["inputs"]["evidence"] and written["regret"]["recommendation"]["mean"] >= 0
-    other = json.loads(run("mix", recipe, "--method", "mde", "--json", "--set",
-                           "mixture.objective=mean").output)  # fmt: skip
+    experts = ["--set", "mixture.evidence.experts=experts.parquet"]
+    refused = run("mix", recipe, *experts).exception
+    assert "mixture.evidence.experts: method bimix does not read it" in str(refused)
+    # --method leaves out what the recipe sets for its own method: here the runs.
+    shown = run("mix", recipe, "--method", "mde", *experts, "--set", "mixture.objective=mean")
+    words = "left out of the recipe, without effect on method mde: mixture.evidence.runs"
+    assert words in shown.output.replace("\n", " ")
+    other = json.loads((recipe.parent / "out/tiny/mixture.json").read_text())
     assert other["method"] == "mde" and other["level"] == "token"
 
 
 @pytest.mark.slow
 def test_compare_command(recipe):
-    done = run("mix", recipe, "--compare", "--set", "mixture.objective=mean")
+    done = run("mix", recipe, "--compare", "--set", "mixture.objective=mean", "--set",
+               "mixture.evidence.experts=experts.parquet")  # fmt: skip
     assert done.exit_code == 0, done.output
     written = json.loads((recipe.parent / "out/tiny/mixtures.json").read_text())
     assert {"natural", "bimix", "mde", "mixmin"} <= set(written["mixtures"])

@@ -174,7 +174,8 @@ def test_experts_are_trained_where_the_method_needs_them(recipe: Path) -> None:
 
 
 def test_your_own_weights_are_a_rival(recipe: Path) -> None:
-    own = ("mixture.weights={wiki: 0.2, code: 0.3, talk: 0.5}", "mixture.method=uniform")
+    weights = "mixture.weights={wiki: 0.2, code: 0.3, talk: 0.5}"
+    own = (weights, "mixture.method=uniform")
     found = validate_mixture(load(recipe, own), ValidationSettings(seeds=2), 1, Observer())
     assert found["weights"]["yours"]["wiki"] == pytest.approx(0.2)
     assert found["sizes"][0]["against"]["uniform"]["verdict"] == "tied"  # it is the recommendation
@@ -183,7 +184,8 @@ def test_your_own_weights_are_a_rival(recipe: Path) -> None:
 
 def test_one_size_up_is_measured_once(recipe: Path) -> None:
     asked = ValidationSettings(seeds=2, presets=("micro", "nano"), up=True)
-    found = validate_mixture(load(recipe, ("mixture.method=natural",)), asked, 1, Observer())
+    natural = load(recipe, ("mixture.method=natural",))
+    found = validate_mixture(natural, asked, 1, Observer())
     assert [size["preset"] for size in found["sizes"]] == ["micro", "nano"]
     assert len(found["transfer"]) == 1
 

@@ -26,6 +26,7 @@ from curate.formats.base import TokenFormat  # noqa: E402
 from curate.laws import LAWS  # noqa: E402
 from curate.loader import FIELDS  # noqa: E402
 from curate.mixture import METHODS  # noqa: E402
+from curate.mixture.keys import mixture_keys, readers  # noqa: E402
 from curate.recipe import schema  # noqa: E402
 from curate.recipe.text import ALIASES  # noqa: E402
 from curate.stats import STATISTICS  # noqa: E402
@@ -253,9 +254,20 @@ def _loader_fields() -> str:
     return table(["field", "what"], [[f"`{name}`", what] for name, what in FIELDS.items()])
 
 
+def _mixture_keys() -> str:
+    rows = [
+        [f"`{key}`", "every method" if len(names) == len(METHODS) else ", ".join(names)]
+        for key in mixture_keys()
+        if key != "method"
+        for names in [[f"`{name}`" for name in readers(key)]]
+    ]
+    return table(["key of `mixture`", "obeyed by"], rows)
+
+
 GENERATED: dict[str, Callable[[], str]] = {
     "recipe-keys": _recipe_table,
     "recipe-aliases": _aliases_table,
+    "mixture-keys": _mixture_keys,
     "commands": _commands,
     "command-table": _command_table,
     "methods": _methods_table,

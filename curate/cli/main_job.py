@@ -18,6 +18,7 @@ from curate.cli.session import (
     recipe_or_runs_command,
     say,
 )
+from curate.errors import RecipeError
 
 if TYPE_CHECKING:
     from curate.pipeline.results import CertificateResult, StatsResult
@@ -79,6 +80,8 @@ def mix(method: str | None, compare: bool, **options: Any) -> None:
 
     Without RECIPE, from --runs or --experts alone.
     """
+    if compare and method is not None:
+        raise RecipeError("--method and --compare exclude each other: name methods by --methods")
     if method is not None:
         options["overrides"] = (*options["overrides"], f"mixture.method={method}")
     screen, arguments = open_inputs(options)

@@ -27,7 +27,7 @@ from curate.loader.sequence_dataset import Sequences
 from curate.loader.shard_windows import ShardSource
 from curate.loader.store_windows import PlannedStore, StoreSource
 from curate.loader.window_source import WindowSource
-from curate.pipeline.check import check_names
+from curate.pipeline.check import check_mixture, check_names
 from curate.pipeline.plan import plan_dataset
 from curate.runtime.progress import Observer
 from curate.runtime.workers import default_workers
@@ -106,6 +106,7 @@ def open_recipe(
             'how many tokens a sequence has, as in curate.load("…", 2048)'
         )
     check_names(loaded)
+    check_mixture(loaded)
     planned = plan_dataset(loaded, default_workers(), Observer(), write=False)
     tokenized = planned.tokenized
     highest_id = tokenized.tokenizer.vocabulary - 1

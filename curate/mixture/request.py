@@ -134,6 +134,35 @@ class Preference:
     """More fields of `mixture.json`, such as `support` and `regret`."""
 
 
+EVERY_METHOD_READS = ("method", "floors", "caps")
+"""Keys of `mixture` that have an effect on every method."""
+
+KEYS_BY_EVIDENCE: Mapping[str | None, tuple[str, ...]] = {
+    None: (),
+    "runs": (
+        "evidence.runs", "evidence.proxy", "objective", "at_tokens", "at_params", "kl", "prior",
+        "trust_region", "replicates", "discount_repeats",
+    ),
+    "experts": (
+        "evidence.experts", "evidence.proxy", "objective", "kl", "prior", "replicates", "level",
+    ),
+}  # fmt: skip
+"""Keys of `mixture` that methods read, by the evidence that they need."""
+
+NEEDS_EVIDENCE: Mapping[str, str] = {
+    "runs": (
+        "mixture: method 'METHOD' needs training runs. Name the table in the recipe, mixture: "
+        "{evidence: {runs: runs.csv}} (or [ratios.csv, metrics.csv]); `curate proxy RECIPE` trains "
+        "one, `curate design` proposes its mixtures"
+    ),
+    "experts": (
+        "mixture: method 'METHOD' needs the experts' log-probabilities. Name the file in the "
+        "recipe, mixture: {evidence: {experts: experts.parquet}}; `curate experts RECIPE` makes it"
+    ),
+}
+"""Message where a method lacks its evidence; `METHOD` stands for the method's name."""
+
+
 @dataclass(frozen=True, slots=True)
 class Method:
     """A row of `METHODS`."""
@@ -153,6 +182,25 @@ class Method:
     """Key of `mixture.evidence` that it requires; None: the corpus is enough."""
     measures: Callable[[MixtureRecipe], tuple[SampleKind, ...]] = lambda _: ()
     """Samples of the text that must be measured for it, by the recipe's settings."""
+    reads: tuple[str, ...] | None = None
+    """Keys of `mixture` that it reads beside `EVERY_METHOD_READS`, with dots into `evidence`; None:
+    all that methods with its `evidence` can read. A recipe that sets another one is refused."""
+    requires: Mapping[str, str] = field(default_factory=dict)
+    """Keys of `mixture` that it cannot do without: the message where one is missing, in which
+    `METHOD` stands for the method's name."""
+    prior_always: bool = False
+    """Whether `mixture.prior` has an effect even without a pull to it."""
+
+    @property
+    def keys(self) -> frozenset[str]:
+        """Every key of `mixture` that has an effect on it."""
+        reads = KEYS_BY_EVIDENCE[self.evidence] if self.reads is None else self.reads
+        return frozenset((*EVERY_METHOD_READS, *reads))
+
+    @property
+    def kl(self) -> float:
+        """Its pull to the prior unless the recipe sets one; 0 for methods without."""
+        return float(getattr(self.prefer, "kl", 0.0))
 
 
 @dataclass(frozen=True, slots=True)

@@ -177,7 +177,8 @@ def mix(  # noqa: PLR0913 - keywords, of which a call names two or three
     Args:
         recipe: The recipe, its path, or a mapping; None with `runs` or `experts`.
         method: Name of a mixing method; None for the recipe's, or `joint` for runs and `mde` for
-            experts.
+            experts. Keys of the recipe's `mixture` that it does not read are left out, with a
+            notice.
         runs: Run table, or a table of mixtures and one of losses.
         experts: Log-probabilities of one expert for each domain, from `curate.experts`.
         supply: Tokens by domain, or a CSV file with columns domain and tokens; needs
@@ -209,11 +210,15 @@ def mix(  # noqa: PLR0913 - keywords, of which a call names two or three
     from curate.pipeline.mix import mix_recipe
 
     table.refuse(directory)
-    loaded, workers, observer = _start(recipe, workers, progress, settings)
+    loaded, workers, observer = _open(recipe, workers, progress, settings)
     if method is not None:
         mixture = with_fields(loaded.recipe.mixture, method=method)
-        loaded = with_fields(loaded, recipe=with_fields(loaded.recipe, mixture=mixture))
-    return mix_recipe(loaded, workers, observer)
+        loaded = with_fields(
+            loaded,
+            recipe=with_fields(loaded.recipe, mixture=mixture),
+            overridden=(*loaded.overridden, "mixture.method"),
+        )
+    return mix_recipe(_settled(loaded, observer), workers, observer)
 
 
 def compare(  # noqa: PLR0913 - keywords, of which a call names two or three
@@ -262,7 +267,7 @@ def compare(  # noqa: PLR0913 - keywords, of which a call names two or three
     from curate.pipeline.mix import compare_recipe
 
     table.refuse(directory)
-    return compare_recipe(*_start(recipe, workers, progress, settings))
+    return compare_recipe(*_open(recipe, workers, progress, settings))
 
 
 def plan(
@@ -492,7 +497,7 @@ def proxy(  # noqa: PLR0913 - keywords, of which a call names two or three
     """
     from curate.pipeline.proxies import proxy_result, train_proxies
 
-    loaded, workers, observer = _start(recipe, workers, progress)
+    loaded, workers, observer = _open(recipe, workers, progress)
     loaded = _with_devices(loaded, devices, engine, tensorboard)
     return proxy_result(loaded, train_proxies(loaded, workers, observer))
 
@@ -527,7 +532,7 @@ def experts(  # noqa: PLR0913 - keywords, of which a call names two or three
     """
     from curate.pipeline.proxies import experts_result, train_domain_experts
 
-    loaded, workers, observer = _start(recipe, workers, progress)
+    loaded, workers, observer = _open(recipe, workers, progress)
     loaded = _with_devices(loaded, devices, engine, tensorboard)
     return experts_result(loaded, train_domain_experts(loaded, workers, observer))
 
@@ -566,15 +571,34 @@ def validate(  # noqa: PLR0913 - keywords, of which a call names two or three
     Example:
         `curate.validate("recipe.yaml", seeds=5).verdict`
     """
+    from curate.pipeline.check import READ_BY_VALIDATE
     from curate.pipeline.validate import ValidationSettings, validate_mixture
 
-    loaded, workers, observer = _start(recipe, workers, progress)
+    loaded, workers, observer = _open(recipe, workers, progress)
+    loaded = _settled(loaded, observer, READ_BY_VALIDATE)
     loaded = _with_devices(loaded, devices, engine, tensorboard)
     settings = ValidationSettings(seeds, _names(presets), up)
     return ValidationResult(validate_mixture(loaded, settings, workers, observer))
 
 
 def _start(
+    recipe: RecipeLike, workers: int | None, progress: Progress, overrides: Sequence[str] = ()
+) -> tuple[LoadedRecipe, int, Observer]:
+    """Open the recipe, and leave out what a method that replaces its own does not read."""
+    loaded, workers, observer = _open(recipe, workers, progress, overrides)
+    return _settled(loaded, observer), workers, observer
+
+
+def _settled(loaded: LoadedRecipe, observer: Observer, also: Sequence[str] = ()) -> LoadedRecipe:
+    from curate.pipeline.check import settled
+
+    loaded, notices = settled(loaded, also)
+    for notice in notices:
+        observer.notice(notice)
+    return loaded
+
+
+def _open(
     recipe: RecipeLike, workers: int | None, progress: Progress, overrides: Sequence[str] = ()
 ) -> tuple[LoadedRecipe, int, Observer]:
     """Load the recipe unless it is, fill in defaults, and pass its notices on."""

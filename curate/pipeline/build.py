@@ -17,7 +17,7 @@ from curate.dataset import manifest as dataset
 from curate.dataset.certificate import write_certificate
 from curate.dataset.manifest import holds_dataset
 from curate.dataset.verify import verify
-from curate.pipeline.check import check_names
+from curate.pipeline.check import check_mixture, check_names
 from curate.pipeline.plan import plan_dataset
 from curate.pipeline.resume import is_fresh, refuse_other_dataset
 from curate.pipeline.tokenize import TokenizedDomains
@@ -56,6 +56,7 @@ def build(
         CurateError: Any user-fixable error, including an infeasible plan.
     """
     check_names(loaded)  # before a directory is made
+    check_mixture(loaded)
     refuse_other_dataset(loaded, overwrite)  # before it is locked, which fails on a read-only disk
     with directory_lock(loaded.output_dir):
         refuse_other_dataset(loaded, overwrite)

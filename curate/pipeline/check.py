@@ -2,16 +2,87 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Collection
+
+from msgspec.structs import replace as with_fields
+
 from curate.errors import RecipeError
 from curate.formats import FORMATS, check_options
 from curate.formats import find as find_format
 from curate.formats.base import TextFormat
-from curate.mixture import METHODS
+from curate.mixture import METHODS, DomainSupply, MixtureRequest
+from curate.mixture.keys import check_keys, idle_keys, without_idle
 from curate.pipeline.proxy_setup import check_proxy
 from curate.pipeline.read_evidence import evidence_paths, made_by_proxies
 from curate.plan.per_domain import PER_DOMAIN, check_shape
 from curate.recipe import LoadedRecipe
 from curate.stats import find_entropy
+
+READ_BY_VALIDATE = ("weights", "evidence.proxy")
+"""Keys of `mixture` that `curate validate` reads whatever the method: a rival and the models."""
+
+
+def settled(loaded: LoadedRecipe, also: Collection[str] = ()) -> tuple[LoadedRecipe, list[str]]:
+    """Leave out settings of the recipe's own method where an override names another.
+
+    Those that overrides set themselves stay, and are refused if they have no effect.
+
+    Args:
+        loaded: The recipe.
+        also: Keys of `mixture` that the command reads itself.
+
+    Returns:
+        The recipe, and a notice of what was left out, in a list of at most one.
+    """
+    if not loaded.overrides("mixture.method"):
+        return loaded, []
+    mixture = loaded.recipe.mixture
+    method = METHODS.find(mixture.method, "mixture.method")
+    keys = [
+        key
+        for key in idle_keys(mixture, method)
+        if key not in also and not loaded.overrides(f"mixture.{key}")
+    ]
+    if not keys:
+        return loaded, []
+    mixture = without_idle(mixture, method, keys)
+    listed = ", ".join(f"mixture.{key}" for key in keys)
+    return (
+        with_fields(loaded, recipe=with_fields(loaded.recipe, mixture=mixture)),
+        [f"left out of the recipe, without effect on method {method.name}: {listed}"],
+    )
+
+
+def check_mixture(loaded: LoadedRecipe, also: Collection[str] = ()) -> None:
+    """Check that the recipe's method reads every key of `mixture` and has what it needs.
+
+    Args:
+        loaded: The recipe.
+        also: Keys of `mixture` that the command reads itself.
+
+    Raises:
+        RecipeError: A key would have no effect, or a setting or weight is missing.
+        MissingEvidence: The method needs evidence, which nothing names or makes.
+    """
+    loaded, _ = settled(loaded, also)
+    recipe = loaded.recipe
+    method = METHODS.find(recipe.mixture.method, "mixture.method")
+    check_keys(recipe.mixture, method, also)
+    if method.by_hand:  # such a method reads nothing but the weights, so it can be asked now
+        supply = (
+            DomainSupply(name, 1, math.inf, weight=weight) for name, weight in by_hand(loaded)
+        )
+        method.prefer(MixtureRequest(tuple(supply), 1, method.name))
+
+
+def by_hand(loaded: LoadedRecipe) -> list[tuple[str, float | None]]:
+    """Return the recipe's own weight of each domain, None where it gives none."""
+    recipe, weights = loaded.recipe, loaded.recipe.mixture.weights
+    return [
+        (domain.name, domain.weight if weights is None else weights.get(domain.name))
+        for domain in recipe.domains
+    ]
 
 
 def check_names(loaded: LoadedRecipe) -> None:
@@ -49,12 +120,10 @@ def check_names(loaded: LoadedRecipe) -> None:
 
 
 def unused_weights(loaded: LoadedRecipe) -> list[str]:
-    """Say so, in a list of one, where the recipe has weights that its method does not read."""
+    """Say so, in a list of one, where domains have weights that the method does not read."""
     recipe = loaded.recipe
     method = recipe.mixture.method
-    given = recipe.mixture.weights is not None or any(
-        domain.weight is not None for domain in recipe.domains
-    )
+    given = any(domain.weight is not None for domain in recipe.domains)
     # `check_names` refuses an unknown method.
     if not given or (method in METHODS and METHODS[method].by_hand):
         return []

@@ -13,11 +13,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace as with_fields
+
 from curate import __version__
 from curate.dataset.manifest import holds_dataset
 from curate.errors import InputError, MissingEvidence, RecipeError
-from curate.mixture import mix
+from curate.mixture import METHODS, mix
 from curate.mixture.compare_methods import KeptContenders, compare_mixtures, every_method
+from curate.mixture.keys import check_keys
 from curate.mixture.request import DomainSupply, Evidence, MixtureOptions, MixtureRequest
 from curate.pipeline.read_evidence import check_files, read_evidence_files, search_options
 from curate.pipeline.results import MethodsResult, MixtureResult
@@ -54,6 +57,8 @@ class RequestWithoutText:
     request: MixtureRequest
     supply_known: bool
     """If false, epochs and tokens mean nothing."""
+    mixture: MixtureRecipe
+    """The settings, as the section of a recipe would hold them."""
 
 
 def request_without_text(inputs: RunTableInputs, observer: Observer) -> RequestWithoutText:
@@ -94,6 +99,7 @@ def request_without_text(inputs: RunTableInputs, observer: Observer) -> RequestW
     names = _domains(evidence)
     options = MixtureOptions(
         temperature=mixture.temperature,
+        measure=mixture.measure,
         search=search_options(mixture, settings.seed),
         floors=mixture.floors,
         caps=mixture.caps,
@@ -109,11 +115,14 @@ def request_without_text(inputs: RunTableInputs, observer: Observer) -> RequestW
             "supply is unknown: no epochs are capped, and natural means the mean of the runs; "
             "set both with --supply and --budget",
         )
-    domains = tuple(DomainSupply(name, tokens[name], caps) for name in names)
+    weights = mixture.weights or {}
+    domains = tuple(
+        DomainSupply(name, tokens[name], caps, weight=weights.get(name)) for name in names
+    )
     request = MixtureRequest(domains, budget, mixture.method, options, evidence)
     for notice in (*notices, *evidence.notices):
         observer.notice(notice)
-    return RequestWithoutText(request, bool(inputs.supply))
+    return RequestWithoutText(request, bool(inputs.supply), mixture)
 
 
 def _domains(evidence: Evidence) -> tuple[str, ...]:
@@ -205,6 +214,12 @@ def mix_without_text(
     if request.method == MixtureRecipe().method:
         request = replace(request, method="joint" if evidence.runs else "mde")
         observer.notice(f"method: {request.method}; --method takes another")
+    named = EvidenceRecipe(
+        runs=None if evidence.runs is None else "--runs",
+        experts=None if evidence.experts is None else "--experts",
+    )
+    method = METHODS.find(request.method, "mixture.method")
+    check_keys(with_fields(prepared.mixture, method=method.name, evidence=named), method)
     fields = mix(request).to_json()
     if not prepared.supply_known:
         fields["epochs"] = dict.fromkeys(fields["epochs"])

@@ -12,7 +12,7 @@ from typing import Any
 from curate.mixture import METHODS, DomainSupply, Mixture, MixtureOptions, MixtureRequest, mix
 from curate.mixture.compare_methods import KeptContenders, compare_mixtures, every_method
 from curate.pipeline.artifacts import origin, write_stats
-from curate.pipeline.check import check_names
+from curate.pipeline.check import by_hand, check_mixture, check_names
 from curate.pipeline.measure import TextEvidence, entropy_fields, gather, needed_samples
 from curate.pipeline.proxies import make_evidence
 from curate.pipeline.read_evidence import read_evidence, search_options
@@ -51,6 +51,7 @@ def mix_recipe(loaded: LoadedRecipe, workers: int, observer: Observer) -> Mixtur
         CurateError: Any user-fixable error, including a mixture that its caps do not allow.
     """
     check_names(loaded)
+    check_mixture(loaded)
     with writable_artifacts(loaded, observer) as writable:
         tokenized = tokenize_domains(loaded, workers, observer)
         mixed = mix_domains(loaded, tokenized, workers, observer, write=writable)
@@ -148,18 +149,18 @@ def mixture_request(
         measured: shape (domains,), further measurements; empty for plug-in entropies only.
     """
     recipe = loaded.recipe
-    by_hand = recipe.mixture.weights
     domains = tuple(
         DomainSupply(
             name=domain.name,
             supply_tokens=stats.tokens_train,
             max_epochs=domain.max_epochs or recipe.max_epochs,
-            weight=domain.weight if by_hand is None else by_hand.get(domain.name),
+            weight=weight,
             **_entropies(stats, evidence, recipe.mixture.estimator == "corrected"),
             embedding=evidence.embedding,
         )
-        for domain, stats, evidence in zip(
+        for domain, (_, weight), stats, evidence in zip(
             recipe.domains,
+            by_hand(loaded),
             tokenized.stats,
             measured or [TextEvidence()] * len(tokenized.stats),
             strict=True,

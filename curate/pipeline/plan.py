@@ -12,7 +12,7 @@ from typing import Any
 from curate.formats import configure
 from curate.formats.base import Settings, TextFormat, TokenFormat
 from curate.pipeline.artifacts import write_stats
-from curate.pipeline.check import check_names
+from curate.pipeline.check import check_mixture, check_names
 from curate.pipeline.mix import MixedDomains, mix_domains, write_mixture
 from curate.pipeline.resume import writable_artifacts
 from curate.pipeline.tokenize import TokenizedDomains, tokenize_domains
@@ -65,6 +65,7 @@ def plan_recipe(loaded: LoadedRecipe, workers: int, observer: Observer) -> dict[
         CurateError: Any user-fixable error, including an infeasible plan.
     """
     check_names(loaded)
+    check_mixture(loaded)
     with writable_artifacts(loaded, observer) as writable:
         return plan_json(plan_dataset(loaded, workers, observer, write=writable))
 

@@ -20,7 +20,7 @@ from curate import __version__
 from curate.errors import InputError
 from curate.laws.scores import finite_or_none, spearman
 from curate.mixture import METHODS, MixtureRequest, mix_with
-from curate.pipeline.check import check_names
+from curate.pipeline.check import READ_BY_VALIDATE, check_mixture, check_names
 from curate.pipeline.plan import Planned, plan_dataset
 from curate.pipeline.proxies import (
     final_rows,
@@ -88,6 +88,7 @@ def validate_mixture(
     """
     sizes = _sizes(loaded, settings)
     check_names(loaded)
+    check_mixture(loaded, READ_BY_VALIDATE)
     for size in sizes:
         check_proxy(size)
     with writable_artifacts(loaded, observer) as writable:

@@ -34,7 +34,7 @@ from curate.recipe.structs import (
     TrainTokenizer,
     ValidationRecipe,
 )
-from curate.recipe.text import apply_override, read_yaml, translate
+from curate.recipe.text import apply_override, overridden_key, read_yaml, translate
 from curate.runtime.files import read_small
 
 __all__ = [
@@ -178,7 +178,7 @@ def parse(
     check_recipe(recipe, source)
     if recipe.base is not None:
         base = Path(os.path.abspath(base / Path(recipe.base).expanduser()))
-    return LoadedRecipe(recipe, base, notices)
+    return LoadedRecipe(recipe, base, notices, tuple(map(overridden_key, overrides)))
 
 
 def parse_mixture_settings(overrides: Iterable[str]) -> tuple[MixtureSettings, list[str]]:

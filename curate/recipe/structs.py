@@ -428,6 +428,15 @@ class LoadedRecipe(Struct, frozen=True):
     base: Path
     """Directory that relative paths start from."""
     notices: list[str]
+    overridden: tuple[str, ...] = ()
+    """Dotted keys that overrides set, such as `mixture.method`."""
+
+    def overrides(self, key: str) -> bool:
+        """Whether an override set this dotted key, a section that holds it, or a part of it."""
+        return any(
+            f"{key}.".startswith(f"{other}.") or other.startswith(f"{key}.")
+            for other in self.overridden
+        )
 
     @property
     def hash(self) -> str:

@@ -250,6 +250,17 @@ def apply_override(value: dict[str, Any], override: str, notices: list[str]) -> 
     target[last] = new
 
 
+def overridden_key(override: str) -> str:
+    """Return the dotted key that an override sets, as the recipe calls it.
+
+    Example:
+        >>> overridden_key("mix.kl=0.1")
+        'mixture.kl'
+    """
+    first, dot, rest = override.partition("=")[0].partition(".")
+    return ALIASES["recipe"].get(first, first) + dot + rest
+
+
 def _key_parts(key: str, value: dict[str, Any], notices: list[str]) -> list[str]:
     """Split a dotted key into our keys, allowing for dots in the names of domains."""
     first, *rest = key.split(".")

@@ -19,6 +19,11 @@ from curate.mixture.request import (
 )
 from curate.mixture.simplex import normalised, project_capped, softmax
 
+NEEDS_TEMPERATURE = (
+    "mixture.temperature is missing: method 'METHOD' needs it; 1 is natural, larger is nearer to "
+    "uniform (mT5: 3.33), as in mixture: {method: temperature, temperature: 3.33}"
+)
+
 SUM_SLACK = 1e-6
 """Error in the sum of weights typed by hand that causes no warning."""
 
@@ -48,11 +53,7 @@ def temperature(request: MixtureRequest) -> Preference:
     """
     value = request.options.temperature
     if value is None:
-        raise RecipeError(
-            "mixture.temperature is missing: method 'temperature' needs it; 1 is natural, larger "
-            "is nearer to uniform (mT5: 3.33), as in mixture: {method: temperature, "
-            "temperature: 3.33}"
-        )
+        raise RecipeError(NEEDS_TEMPERATURE.replace("METHOD", request.method))
     check_temperature(value)
     logarithms = [math.log(domain.supply_tokens) for domain in request.domains]
     return Preference(tuple(softmax(logarithms, value)))
@@ -154,6 +155,8 @@ TEMPERATURE = Method(
     paper="Arivazhagan et al. 2019, arXiv:1907.05019 (sampling temperature)",
     needs="token counts and mixture.temperature",
     prefer=temperature,
+    reads=("temperature",),
+    requires={"temperature": NEEDS_TEMPERATURE},
 )
 
 UNIMAX = Method(
@@ -171,4 +174,5 @@ MANUAL = Method(
     needs="a weight for every domain",
     prefer=manual,
     by_hand=True,
+    reads=("weights",),
 )

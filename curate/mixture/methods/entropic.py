@@ -106,4 +106,5 @@ ENTROPY = Method(
     needs="entropies from `curate stats`",
     prefer=entropy,
     measures=_measures,
+    reads=("measure", "estimator", "temperature"),
 )

@@ -124,5 +124,6 @@ LEVERAGE = Method(
     paper="Chameleon 2025, arXiv:2505.24844 (kernel scaled to mean diagonal 1)",
     needs="embeddings of excerpts, made when asked for",
     prefer=leverage,
+    reads=("temperature",),
     measures=lambda _: ("excerpts",),
 )

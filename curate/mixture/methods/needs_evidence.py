@@ -10,7 +10,26 @@ from dataclasses import dataclass
 from typing import Literal
 
 from curate.errors import MissingEvidence
-from curate.mixture.request import Method, MixtureRequest, Preference
+from curate.mixture.request import (
+    KEYS_BY_EVIDENCE,
+    NEEDS_EVIDENCE,
+    Method,
+    MixtureRequest,
+    Preference,
+)
+
+NEEDS_BOTH = (
+    "mixture: method 'METHOD' needs the experts' log-probabilities beside the runs. Name both in "
+    "the recipe, mixture: {evidence: {runs: runs.csv, experts: experts.parquet}}; `curate experts "
+    "RECIPE` makes the latter"
+)
+NEEDS_LAW = (
+    "mixture.law is missing: method METHOD needs one, such as bimix or exponential; `curate fit` "
+    "compares them on a run table"
+)
+
+BOTH_KEYS = (*KEYS_BY_EVIDENCE["runs"], "evidence.experts")
+"""Keys of `mixture` that methods with runs and experts read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,17 +60,9 @@ class LawMethod:
 
         evidence = request.evidence
         if self.needs_experts and (evidence is None or evidence.experts is None):
-            raise MissingEvidence(
-                f"mixture: method '{request.method}' needs the experts' log-probabilities beside "
-                "the runs. Name both in the recipe, mixture: {evidence: {runs: runs.csv, experts: "
-                "experts.parquet}}; `curate experts RECIPE` makes the latter"
-            )
+            raise MissingEvidence(NEEDS_BOTH.replace("METHOD", request.method))
         if evidence is None or evidence.runs is None:
-            raise MissingEvidence(
-                f"mixture: method '{request.method}' needs training runs. Name the table in the "
-                "recipe, mixture: {evidence: {runs: runs.csv}} (or [ratios.csv, metrics.csv]); "
-                "`curate proxy RECIPE` trains one, `curate design` proposes its mixtures"
-            )
+            raise MissingEvidence(NEEDS_EVIDENCE["runs"].replace("METHOD", request.method))
         return least_loss(
             request, evidence.runs, law=self.law, kl_bpb=self.kl_bpb, simulated=self.simulated
         )
@@ -74,11 +85,7 @@ class ExpertMethod:
         from curate.mixture.methods.expert_methods import best_predictors
 
         if request.evidence is None or request.evidence.experts is None:
-            raise MissingEvidence(
-                f"mixture: method '{request.method}' needs the experts' log-probabilities. Name "
-                "the file in the recipe, mixture: {evidence: {experts: experts.parquet}}; `curate "
-                "experts RECIPE` makes it"
-            )
+            raise MissingEvidence(NEEDS_EVIDENCE["experts"].replace("METHOD", request.method))
         return best_predictors(request, request.evidence.experts, self.level)
 
 
@@ -170,6 +177,8 @@ REGMIX = Method(
     needs="LightGBM and 40 runs, better more than 250",
     prefer=LawMethod("boosted_regmix", simulated=True),
     evidence="runs",
+    reads=tuple(key for key in KEYS_BY_EVIDENCE["runs"] if key != "trust_region"),
+    prior_always=True,
 )
 
 JOINT = Method(
@@ -188,6 +197,8 @@ RIDGE_MDE = Method(
     needs="runs, and log-probabilities from `curate experts`",
     prefer=LawMethod("ridge_mde", needs_experts=True),
     evidence="runs",
+    reads=BOTH_KEYS,
+    requires={"evidence.experts": NEEDS_BOTH},
 )
 
 GAUSSIAN_MDE = Method(
@@ -197,6 +208,8 @@ GAUSSIAN_MDE = Method(
     needs="runs, and log-probabilities from `curate experts`",
     prefer=LawMethod("gaussian_mde", needs_experts=True),
     evidence="runs",
+    reads=BOTH_KEYS,
+    requires={"evidence.experts": NEEDS_BOTH},
 )
 
 BOOSTED_MDE = Method(
@@ -206,6 +219,8 @@ BOOSTED_MDE = Method(
     needs="LightGBM, runs, and log-probabilities from `curate experts`",
     prefer=LawMethod("boosted_mde", needs_experts=True),
     evidence="runs",
+    reads=BOTH_KEYS,
+    requires={"evidence.experts": NEEDS_BOTH},
 )
 
 LAW = Method(
@@ -215,6 +230,8 @@ LAW = Method(
     needs="runs, and mixture.law",
     prefer=LawMethod(law=None),
     evidence="runs",
+    reads=(*BOTH_KEYS, "law"),
+    requires={"law": NEEDS_LAW},
 )
 
 MDE = Method(

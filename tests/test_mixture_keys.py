@@ -1,0 +1,306 @@
+"""Every key of `mixture` for every method: it has an effect, or it is refused by name."""
+
+import dataclasses
+import json
+import re
+
+import msgspec
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from method_contract import NAMES, asked, experts
+from mixing_laws import PowerLaw
+
+from curate.cli import cli
+from curate.errors import MissingEvidence, RecipeError
+from curate.laws.law import RunTable
+from curate.mixture import METHODS, Evidence, MixtureOptions, SearchOptions, mix
+from curate.mixture.keys import (
+    check_keys,
+    given_keys,
+    idle_keys,
+    mixture_keys,
+    readers,
+    without_idle,
+)
+from curate.recipe import MixtureRecipe, parse
+from curate.recipe.structs import EvidenceRecipe, ProxyRecipe
+from curate.recipe.structs import MixtureRecipe as Section
+
+PROXY = ProxyRecipe(preset="micro")
+VALUES = {
+    "measure": "shannon",
+    "estimator": "plugin",
+    "temperature": 3.0,
+    "weights": {"a": 1.0, "b": 2.0, "c": 3.0},
+    "evidence.runs": "runs.csv",
+    "evidence.experts": "experts.parquet",
+    "evidence.proxy": PROXY,
+    "law": "ridge",
+    "objective": "worst",
+    "at_tokens": 150.0,
+    "at_params": 10.0,
+    "kl": 0.3,
+    "prior": {"a": 0.8, "b": 0.1, "c": 0.1},
+    "floors": {"a": 0.4},
+    "caps": {"b": 0.25},
+    "trust_region": False,
+    "replicates": 20,
+    "discount_repeats": True,
+    "level": 5,
+}
+"""A value for every key that is not its default."""
+
+SLOW = {"boosted", "regmix", "boosted_mde", "gaussian", "gaussian_mde", "joint"}
+QUICK = {"dml", "ridge", "mde", "mixmin"}
+"""Those whose 20 resamples take a second or two."""
+
+
+def section(method, **fields):
+    """The least that a method needs, and these fields on top."""
+    evidence = {
+        kind: VALUES[f"evidence.{kind}"]
+        for kind in ("runs", "experts")
+        if METHODS[method].evidence == kind or f"evidence.{kind}" in METHODS[method].requires
+    }
+    needs = {key: VALUES[key] for key in METHODS[method].requires if "." not in key}
+    for key, value in fields.items():
+        if key.startswith("evidence_"):
+            evidence[key.removeprefix("evidence_")] = value
+        else:
+            needs[key] = value
+    return Section(
+        method=method, evidence=EvidenceRecipe(**evidence) if evidence else None, **needs
+    )
+
+
+def test_every_key_has_a_value_here():
+    assert set(VALUES) | {"method"} == set(mixture_keys())
+    assert given_keys(section("uniform")) == ["method"]
+    for key in VALUES:
+        assert readers(key), f"no method reads {key}"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_keys_that_a_method_does_not_read_are_refused(method):
+    row = METHODS[method]
+    check_keys(section(method), row)
+    for key in set(VALUES) - row.keys:
+        recipe = section(method, **{key.replace(".", "_"): VALUES[key]})
+        with pytest.raises(RecipeError) as caught:
+            check_keys(recipe, row)
+        message = str(caught.value)
+        assert message.startswith(f"mixture.{key}: method {method} does not read it; ")
+        assert all(name in message for name in readers(key))
+        again = without_idle(recipe, row, idle_keys(recipe, row))
+        assert given_keys(again) == given_keys(section(method))
+
+
+def grown_runs():
+    """Runs in one corner, at three token counts and two sizes, so that every key could matter."""
+    rng = np.random.default_rng(0)
+    law = PowerLaw(np.array([2.0, 3.0, 2.5]), np.array([0.12, 0.05, 0.2]))
+    shares = rng.dirichlet([12.0, 4.0, 1.5], 10)
+    steps = [(size, count) for size in (10.0, 20.0) for count in (100.0, 300.0)]
+    at = np.repeat(steps, len(shares), axis=0)
+    weights = np.tile(shares, (len(steps), 1))
+    later = 1 + 2 * at[:, 1] ** -0.3 + at[:, 0] ** -0.4
+    losses = law.predict(weights, at[:, 1], at[:, 0]) * later[:, None]
+    losses *= np.exp(rng.normal(0, 0.002, losses.shape))
+    names = tuple(f"r{run}-{size:g}" for size, _ in steps for run in range(len(shares)))
+    return RunTable(NAMES, NAMES, names, weights, at[:, 1], at[:, 0], losses)
+
+
+RUNS = grown_runs()
+
+
+def request_of(method, **changes):
+    """A request whose supplies make natural, uniform and the epochs differ."""
+    law = VALUES["law"] if method == "law" else None
+    search = SearchOptions(**{"replicates": 0, "law": law, **changes})
+    made = asked(method, caps=(3.0, 3.0, 3.0), evidence=Evidence(RUNS, experts()))
+    supplies = (300, 500, 400)
+    domains = tuple(
+        dataclasses.replace(domain, supply_tokens=supply)
+        for domain, supply in zip(made.domains, supplies, strict=True)
+    )
+    return dataclasses.replace(made, domains=domains, options=MixtureOptions(search=search))
+
+
+def answer(request):
+    fields = mix(request).to_json()
+    return json.dumps({key: fields[key] for key in fields if key != "warnings"}, sort_keys=True)
+
+
+LEARNED = [
+    pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name
+    for name, row in METHODS.items()
+    if row.evidence is not None
+]
+
+
+@pytest.mark.parametrize("method", LEARNED)
+def test_keys_that_a_method_with_evidence_reads_have_an_effect(method):
+    row = METHODS[method]
+    plain = answer(request_of(method))
+    # Bounds have a contract of their own, and resamples take long enough for a test of their own.
+    keys = row.keys - {"method", "floors", "caps", "replicates"}
+    for key in sorted(key for key in keys if "." not in key):
+        changes = {key: VALUES[key]}
+        base = plain
+        if key == "prior":
+            changes["kl"] = 0.3
+            base = answer(request_of(method, kl=0.3))
+        elif key == "law":
+            changes["law"] = "exponential"
+        assert answer(request_of(method, **changes)) != base, key
+    for kind in ("runs", "experts"):
+        if f"evidence.{kind}" in row.requires or row.evidence == kind:
+            lacking = dataclasses.replace(Evidence(RUNS, experts()), **{kind: None})
+            with pytest.raises(MissingEvidence):
+                mix(dataclasses.replace(request_of(method), evidence=lacking))
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
+        for name, row in METHODS.items()
+        if row.evidence is not None
+    ],
+)
+def test_replicates_have_an_effect(method):
+    assert mix(request_of(method)).low is None
+    assert mix(request_of(method, replicates=20)).low is not None
+
+
+def test_regmix_reads_the_prior_without_a_pull():
+    assert idle_keys(section("regmix", prior="uniform"), METHODS["regmix"]) == {}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        (section("dml", prior="uniform"), "mixture.prior: no effect with method dml while mixture"),
+        (section("olmix", prior="uniform", kl=0.0), "while mixture.kl is 0; set mixture.kl, such"),
+        (section("dml", replicates=5), "mixture.replicates: 5 is too few for an interval; set 20"),
+        (
+            section("bimix", evidence_proxy=PROXY),
+            "mixture.evidence.proxy: nothing to train, since mixture.evidence.runs names a file",
+        ),
+        (
+            section("law", evidence_experts="e"),
+            "mixture.evidence.experts: law ridge does not read it; ridge_mde, gaussian_mde",
+        ),
+        (
+            Section(method="mde", evidence=EvidenceRecipe(proxy=ProxyRecipe(seeds=2))),
+            "mixture.evidence.proxy.seeds: method mde does not read it, since its experts are one",
+        ),
+        (
+            Section(
+                method="dml", evidence=EvidenceRecipe(proxy=ProxyRecipe(runs=2, mixtures="m.csv"))
+            ),
+            "mixture.evidence.proxy.runs: no mixture is drawn, since mixture.evidence.proxy.mixt",
+        ),
+        (Section(method="temperature"), "mixture.temperature is missing: method 'temperature' nee"),
+        (Section(method="law", evidence=EvidenceRecipe(runs="r")), "mixture.law is missing: meth"),
+        (Section(method="bimix"), "mixture: method 'bimix' needs training runs. Name the table"),
+        (Section(method="mde"), "mixture: method 'mde' needs the experts' log-probabilities. Na"),
+        (
+            Section(method="ridge_mde", evidence=EvidenceRecipe(runs="r")),
+            "mixture: method 'ridge_mde' needs the experts' log-probabilities beside the runs",
+        ),
+    ],
+)
+def test_keys_that_others_make_idle_and_keys_that_are_missing(recipe, message):
+    with pytest.raises((RecipeError, MissingEvidence), match=re.escape(message)):
+        check_keys(recipe, METHODS[recipe.method])
+    idle = idle_keys(recipe, METHODS[recipe.method])
+    mended = without_idle(recipe, METHODS[recipe.method], idle)
+    assert idle_keys(mended, METHODS[recipe.method]) == {}
+
+
+RECIPE = """
+name: tiny
+tokenizer: {train: {vocab_size: 300}}
+domains:
+  - {name: a, paths: a.txt}
+  - {name: b, paths: b.txt}
+  - {name: c, paths: c.txt}
+budget_tokens: 2_000
+on_shortfall: repeat
+"""
+
+
+@pytest.fixture
+def place(tmp_path):
+    rng = np.random.default_rng(3)
+    for name, words in (("a", 5), ("b", 50), ("c", 500)):
+        lines = [" ".join(f"w{word}" for word in rng.integers(words, size=30)) for _ in range(60)]
+        (tmp_path / f"{name}.txt").write_text("\n\n".join(lines))
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    return tmp_path
+
+
+def run(place, *settings, method=None):
+    options = [option for one in settings for option in ("--set", one)]
+    options += ["--method", method] if method else []
+    return CliRunner().invoke(
+        cli, ["mix", str(place / "recipe.yaml"), "--workers", "1", "--json", *options]
+    )
+
+
+@pytest.mark.parametrize(
+    ("method", "keys"),
+    [("entropy", ("measure", "estimator", "temperature")), ("leverage", ("temperature",)),
+     ("temperature", ("temperature",)), ("manual", ("weights",))],
+)  # fmt: skip
+def test_keys_that_a_method_of_text_reads_have_an_effect(place, method, keys):
+    row = METHODS[method]
+    assert row.keys == {*keys, "method", "floors", "caps"}
+    text = f"mixture.method={method}"
+    needs = [f"mixture.temperature={2}"] if row.requires else []
+    needs += ["mixture.weights={a: 1, b: 1, c: 1}"] if row.by_hand else []
+    plain = json.loads(run(place, text, *needs).stdout)["weights"]
+    for key in keys:
+        value = msgspec.json.encode(VALUES[key]).decode()
+        changed = json.loads(run(place, text, *needs, f"mixture.{key}={value}").stdout)["weights"]
+        assert changed != plain, key
+
+
+def test_mistakes_about_keys_are_told_before_data_is_read(place):
+    for setting, message in (
+        ("mixture.kl=0.1", "mixture.kl: method natural does not read it; bimix"),
+        ("mixture.method=manual", "'a', 'b', 'c' have none. Set domains[].weight"),
+        ("mixture.method=bimix", "needs training runs"),
+        ("mixture.method=temperature", "mixture.temperature is missing"),
+    ):
+        for command in ("mix", "plan", "build"):
+            done = CliRunner().invoke(cli, [command, str(place / "recipe.yaml"), "--set", setting])
+            assert message in str(done.exception)
+        assert not (place / ".curate").exists()
+
+
+def test_another_method_leaves_out_what_the_recipe_sets_for_its_own(place):
+    own = "\nmixture: {method: entropy, measure: shannon, caps: {a: 0.5}}\n"
+    (place / "recipe.yaml").write_text(RECIPE + own)
+    done = CliRunner().invoke(cli, ["mix", str(place / "recipe.yaml"), "--method", "uniform"])
+    assert done.exit_code == 0, done.output
+    note = "left out of the recipe, without effect on method uniform: mixture.measure"
+    assert note in done.output.replace("\n", " ")
+    refused = run(place, "mixture.measure=joint", method="uniform")
+    assert "mixture.measure: method uniform does not read it; entropy does" in str(
+        refused.exception
+    )
+    both = CliRunner().invoke(
+        cli, ["mix", str(place / "recipe.yaml"), "--method", "uniform", "--compare"]
+    )
+    assert "--method and --compare exclude each other" in str(both.exception)
+
+
+def test_overrides_are_found_by_section_and_part(tmp_path):
+    loaded = parse(RECIPE, tmp_path, ("mix.method=uniform", "mixture.caps.a=0.5", "output={}"))
+    for key in ("mixture.method", "mixture.caps", "mixture.caps.a", "output.dir", "mixture"):
+        assert loaded.overrides(key)
+    assert not loaded.overrides("mixture.cap") and not loaded.overrides("seed")
+    assert MixtureRecipe().caps == {}
