@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import RECIPE, forge_manifest
+from conftest import RECIPE, Listener, forge_manifest
 
 import curate
 from curate.dataset.hashed_json import has_hash, is_whole, with_hash
@@ -127,6 +127,19 @@ def test_whatever_takes_the_place_of_a_file_is_found_and_mended(
         assert curate.build(recipe, workers=1).ok, name
         assert contents(directory) == whole, name
     assert (tmp_path / "elsewhere").read_text() == "mine"
+
+
+def test_a_build_says_what_it_mends(make: Callable[[str], tuple[Path, Path]]) -> None:
+    recipe, directory = make("npy-told")
+    for name, notice in (
+        ("manifest.json", f"{directory}/manifest.json is damaged: writing the dataset again"),
+        ("plan.json", "the dataset is damaged: writing it again"),
+    ):
+        path = directory / name
+        path.write_bytes(path.read_bytes().replace(b"wiki", b"viki", 1))
+        heard = Listener()
+        assert curate.build(recipe, workers=1, progress=heard).ok
+        assert notice in heard.notices
 
 
 def test_every_byte_of_a_hashed_file_counts() -> None:

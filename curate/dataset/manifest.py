@@ -308,6 +308,15 @@ def read_plan(path: Path) -> PlanRecord:
         raise ShardError(f"{path.name}: not a plan of curate ({one_line(str(error))})") from error
 
 
+def manifest_damage(directory: Path) -> str | None:
+    """Say that a dataset's manifest cannot be used; None if it can."""
+    try:
+        load_manifest(directory)
+    except ShardError:
+        return f"{DatasetLayout(directory).manifest} is damaged"
+    return None
+
+
 def _contradiction(manifest: Manifest) -> str | None:
     """Describe what no manifest that curate writes says; None if there is nothing."""
     for path in [*(file.path for file in manifest.listed), *(s.stem for s in manifest.shards)]:

@@ -73,6 +73,8 @@ def _build(loaded: LoadedRecipe, workers: int, observer: Observer) -> BuiltDatas
     if reused:
         observer.notice("built already: reading it back")
     else:
+        if is_kept and (damage := dataset.manifest_damage(loaded.output_dir)):
+            observer.notice(f"{damage}: writing the dataset again")
         write_dataset(loaded, planned, workers, observer, artifacts_written=not is_kept)
     observer.begin("verify", [loaded.recipe.name])
     check = partial(verify, loaded.output_dir, tokenized.domains, workers, with_card=False)

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from curate.dataset.manifest import Manifest, load_manifest
+from curate.dataset.manifest import Manifest, file_damage, load_manifest
 from curate.errors import ShardError
 from curate.recipe import LoadedRecipe
 from curate.runtime.locks import directory_lock
@@ -37,10 +37,7 @@ def is_fresh(directory: Path, build_hash: str) -> bool:
         return False
     files = [file for shard in manifest.shards for file in [*shard.files, shard.provenance]]
     files += manifest.folder_files
-    return all(
-        (directory / file.path).is_file() and (directory / file.path).stat().st_size == file.bytes
-        for file in files
-    )
+    return all(file_damage(directory, file, hashed=False) is None for file in files)
 
 
 def refuse_other_dataset(loaded: LoadedRecipe, overwrite: bool) -> None:
