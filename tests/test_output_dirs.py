@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 import subprocess
 import sys
@@ -180,15 +178,3 @@ def test_a_dataset_is_recognised_by_whatever_is_left(recipe: Path, lost: str) ->
             path.unlink(missing_ok=True)
     assert curate.build(recipe, overwrite=True, workers=1).ok
     assert shards(directory) == {n: data for n, data in before.items() if n.startswith("train/")}
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
-@pytest.mark.parametrize("override", [UNIFORM[0], "output.shape=per-domain"])
-def test_a_rewrite_killed_before_any_step_can_be_run_again(recipe: Path, override: str) -> None:
-    """Every 15th of about 130 steps; `tools/faults/rewrites.py RECIPE OVERRIDE 1 1` tries all."""
-    tool = Path(__file__).parents[1] / "tools" / "faults" / "rewrites.py"
-    command = [sys.executable, str(tool), str(recipe), override, "3", "15"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    *differences, kills = done.stdout.splitlines()
-    assert (differences, done.stderr) == ([], "")
-    assert json.loads(kills)["kills"] >= 8

@@ -14,6 +14,7 @@ from trials import Row, report
 
 PROGRAMS = {
     "kills": 300,
+    "rewrites": 60,
     "cache_flips": 500,
     "syscalls": 1,
     "flips": 1000,

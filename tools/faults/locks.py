@@ -1,7 +1,5 @@
 """Race processes and threads for one lock, kill some holders, and look for two holders.
 
-    python tools/faults/locks.py [--races 10000] [--seed 0] [--processes 4]
-
 Each race is one acquisition. A holder reads a shared counter, waits a moment, writes the counter
 plus one, and logs the number in one appended line; two holders at once would give a number twice or
 overwrite a name that is not theirs. Some holders kill themselves (SIGKILL) while they hold the
@@ -10,7 +8,6 @@ lock, and are replaced.
 
 from __future__ import annotations
 
-import argparse
 import json
 import multiprocessing
 import os
@@ -21,20 +18,32 @@ import threading
 import time
 from pathlib import Path
 
+from trials import Row, main, timed
+
 from curate.runtime.locks import FileLock, directory_lock
 
 KILL_SHARE = 0.02
 """Share of acquisitions that end with the holder's death."""
 
 
-def run(races: int, seed: int, processes: int = 4) -> dict[str, int]:
-    """Race for a lock, and count acquisitions, killed holders and cases of two holders.
+PROCESSES = 4
+"""Processes that race at a time, of two threads each."""
 
-    Args:
-        races: Acquisitions in all.
-        seed: Seed of who waits, and who dies, when.
-        processes: Processes at a time, of two threads each.
-    """
+
+def run(trials: int, seed: int) -> list[Row]:
+    """Race for a lock that many times, and count killed holders and cases of two holders."""
+    row = Row("lock: races, some holders killed")
+    timed(row, lambda: _count_races(row, _race_all(trials, seed)))
+    return [row]
+
+
+def _count_races(row: Row, counts: dict[str, int]) -> None:
+    row.trials = counts["races"]
+    row.outcomes = {"holders killed": counts["killed_holders"]}
+    row.failures = [f"{counts[name]} {name}" for name in ("two_holders", "stray") if counts[name]]
+
+
+def _race_all(races: int, seed: int) -> dict[str, int]:
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         (directory / "held").mkdir()
@@ -46,7 +55,7 @@ def run(races: int, seed: int, processes: int = 4) -> dict[str, int]:
                 if not process.is_alive():
                     killed += process.exitcode == -signal.SIGKILL
                     del living[number]
-            while len(living) < processes:
+            while len(living) < PROCESSES:
                 process = multiprocessing.Process(
                     target=_race, args=(directory, races, seed * 1_000_003 + started)
                 )
@@ -123,17 +132,5 @@ def _judge(directory: Path, killed: int) -> dict[str, int]:
     return {"races": len(entries), "killed_holders": killed, "two_holders": two, "stray": left}
 
 
-def main() -> None:
-    """Parse the command line, race, and print one line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--races", type=int, default=10_000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--processes", type=int, default=4)
-    arguments = parser.parse_args()
-    counts = run(arguments.races, arguments.seed, arguments.processes)
-    print(json.dumps(counts))
-    raise SystemExit(int(counts["two_holders"] > 0 or counts["stray"] > 0))
-
-
 if __name__ == "__main__":
-    main()
+    main(run, "Race processes and threads for one lock.", 10_000)

@@ -1,38 +1,31 @@
 """Kill a rewrite before each of its steps on disk, run it again, and compare.
 
-    python tools/faults/rewrites.py RECIPE OVERRIDE FIRST STRIDE
-
-The state to begin from is the recipe's dataset. Prints the number of kills as JSON, and each
-difference. Steps are what Python's audit hooks report: files opened for writing, removed and
-renamed, directories made and removed, all below the output directory.
+The state to begin from is a dataset of another mixture or another shape. Steps are what Python's
+audit hooks report below the output directory: files opened for writing, removed and renamed,
+directories made and removed.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from trials import Row, difference, main, timed, tree, workplace, write_recipe
+
 from curate.pipeline.build import build
-from curate.recipe import load
+from curate.recipe import LoadedRecipe, load
 from curate.runtime.progress import Observer
 
 STEPS = ("os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "open")
 KILLED = 77
 
-
-def tree(directory: Path) -> dict[str, bytes]:
-    """Content of every file, by path."""
-    return {
-        path.relative_to(directory).as_posix(): path.read_bytes()
-        for path in sorted(directory.rglob("*"))
-        if path.is_file()
-    }
+OVERRIDES = ("mixture={method: uniform}", "output.shape=per-domain")
 
 
 def forked(function: Callable[[], None]) -> int:
@@ -50,8 +43,26 @@ def forked(function: Callable[[], None]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def kill_before(step: int, directory: Path) -> None:
-    """End this process, as by SIGKILL, just before its step of this number."""
+def count_steps(function: Callable[[], None], directory: Path) -> int:
+    """Run a function in a child process, and count its steps on disk."""
+    receiver, sender = os.pipe()
+
+    def counted() -> None:
+        steps = kill_before(1 << 30, directory)
+        function()
+        os.write(sender, str(steps()).encode())
+
+    if forked(counted):
+        raise SystemExit("the rewrite cannot be built")
+    return int(os.read(receiver, 32))
+
+
+def kill_before(step: int, directory: Path) -> Callable[[], int]:
+    """End this process, as by SIGKILL, just before its step of this number.
+
+    Returns:
+        A function that says how many steps there were.
+    """
     steps = 0
 
     def watch(event: str, arguments: tuple[Any, ...]) -> None:
@@ -65,46 +76,54 @@ def kill_before(step: int, directory: Path) -> None:
                 os._exit(KILLED)
 
     sys.addaudithook(watch)
+    return lambda: steps
 
 
-def main() -> None:
-    """Kill before every step of a stride, until a run ends before its kill."""
-    recipe, override, first, stride = Path(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:])
+def run(trials: int, seed: int) -> list[Row]:
+    """Spread kills over the steps of a rewrite, for each kind of rewrite."""
+    rows = []
+    for number, override in enumerate(OVERRIDES):
+        row = Row(f"rewrite killed at a step: {override.partition('=')[0]}")
+        share = trials // len(OVERRIDES) + (number < trials % len(OVERRIDES))
+        with workplace() as root:
+            timed(
+                row,
+                partial(_rewrite, row, write_recipe(root / "recipe.yaml"), override, share, seed),
+            )
+        rows.append(row)
+    return rows
+
+
+def _rewrite(row: Row, recipe: Path, override: str, kills: int, seed: int) -> None:
     before, after = load(recipe), load(recipe, (override,))
     directory = before.output_dir
     saved = directory.with_name("saved")
 
-    def make(loaded: Any) -> None:
+    def make(loaded: LoadedRecipe) -> None:
         build(loaded, 1, Observer(), overwrite=True)
 
-    assert forked(lambda: make(before)) == 0
+    def make_until(step: int) -> None:
+        kill_before(step, directory)
+        make(after)
+
+    if forked(lambda: make(before)):
+        raise SystemExit("the first dataset cannot be built")
     shutil.copytree(directory, saved)
-    assert forked(lambda: make(after)) == 0
+    # No rewrite has so many steps, so that this one ends, and says how many there are.
+    steps = count_steps(lambda: make(after), directory)
     expected = tree(directory)
-    kills = 0
-    for step in range(first, 10_000, stride):
+    stride = max(1, steps // kills)
+    for step in range(1 + seed % stride, steps + 1, stride):
         shutil.rmtree(directory)
         shutil.copytree(saved, directory)
-
-        def killed(step: int = step) -> None:
-            kill_before(step, directory)
-            make(after)
-
-        code = forked(killed)
-        if code == 0:
-            break
-        kills += 1
+        code = forked(partial(make_until, step))
         again = forked(lambda: make(after))
-        content = tree(directory)
-        if code != KILLED or again or content != expected:
-            differ = sorted(
-                name
-                for name in content.keys() | expected.keys()
-                if content.get(name) != expected.get(name)
-            )
-            print(f"step {step}: exit codes {code}, {again}; differ: {differ}")
-    print(json.dumps({"kills": kills}))
+        changed = difference(expected, tree(directory))
+        if code != KILLED or again or changed:
+            row.failed(f"step {step}: exit codes {code}, {again}; {changed}")
+        else:
+            row.held("same bytes")
 
 
 if __name__ == "__main__":
-    main()
+    main(run, "Kill a rewrite before its steps on disk.", 60)
