@@ -169,7 +169,7 @@ def test_dotted_paths_reach_into_objects(tmp_path: Path) -> None:
 def test_metadata_survives_bad_bytes_in_other_fields(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", b'{"text": "x", "m": "\xff"}\n{"text": "y", "m": 1e999}\n')
     found = read(path, keep_metadata=True)
-    assert (found.texts, found.metadata) == (["x", "y"], [{"m": "\ufffd"}, {}])
+    assert (found.texts, found.metadata) == (["x", "y"], [{"m": "\ufffd"}, {"m": None}])
 
 
 def encodings(content: bytes) -> dict[str, bytes]:

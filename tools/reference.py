@@ -43,6 +43,7 @@ SECTIONS = {
     "ObjectiveRecipe": "mixture.objective",
     "ValidationRecipe": "validation",
     "OutputRecipe": "output",
+    "LimitsRecipe": "limits",
     "CountingRecipe": "counting",
     "ProxyRecipe": "proxy",
     "ProxyTokenizer": "proxy.tokenizer",

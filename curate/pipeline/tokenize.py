@@ -27,6 +27,7 @@ from curate.pipeline.losses import (
     shared_notices,
 )
 from curate.recipe import DomainRecipe, LoadedRecipe
+from curate.recipe.structs import RECORD_BYTES
 from curate.runtime.files import atomic_path, begin_directory, hash_json, sweep
 from curate.runtime.progress import Observer
 from curate.runtime.workers import map_tasks
@@ -172,7 +173,10 @@ def find_files(loaded: LoadedRecipe, observer: Observer) -> list[list[FilePlan]]
             paths_left = {file.path for file in left}
             kept = [file for file in by_domain[domain.name] if file.path not in paths_left]
             by_domain[domain.name] = kept
-    plans = [segments(by_domain[domain.name], _options(domain)) for domain in recipe.domains]
+    plans = [
+        segments(by_domain[domain.name], _options(domain, recipe.limits.record_bytes))
+        for domain in recipe.domains
+    ]
     for domain, domain_plans in zip(recipe.domains, plans, strict=True):
         check_first_records(domain.name, domain_plans, recipe.limits.lost_share)
     files = [file for domain_files in by_domain.values() for file in domain_files]
@@ -291,8 +295,8 @@ def _patterns(domain: DomainRecipe) -> list[str]:
     return [domain.paths] if isinstance(domain.paths, str) else domain.paths
 
 
-def _options(domain: DomainRecipe) -> ReadOptions:
-    return ReadOptions(domain.text, domain.id, domain.reader, domain.glob)
+def _options(domain: DomainRecipe, record_bytes: int = RECORD_BYTES) -> ReadOptions:
+    return ReadOptions(domain.text, domain.id, domain.reader, domain.glob, record_bytes)
 
 
 def _open_domain(

@@ -23,6 +23,10 @@ Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,99}$(?!\n)")]
 """Fit for a directory's name; the end keeps Python's `$` from passing a last line break."""
 
 
+RECORD_BYTES = 256_000_000
+"""Default of `limits.record_bytes`: five books of 50 MB."""
+
+
 class Frozen(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Base of every part of a recipe."""
 
@@ -311,8 +315,13 @@ class CountingRecipe(Frozen, frozen=True):
 
 
 class LimitsRecipe(Frozen, frozen=True):
-    """Limits beyond which a run stops rather than go on with less."""
+    """Limits on what a record may hold, and on what may be lost."""
 
+    record_bytes: Annotated[int, Meta(ge=1, le=10**12)] = RECORD_BYTES
+    """Most bytes of one record: of its text, and of the line, array element, CSV record, table cell
+    or text file that holds it, decompressed. A larger one is set aside as a bad record and never
+    held in memory. A worker needs about six times as much memory as its largest record.
+    """
     lost_share: Annotated[float, Meta(ge=0, le=1)] = 0.01
     """Largest share of a domain's bytes or records that may give no document, from 0 to 1: a domain
     that loses more stops the run. 1 allows any loss.
@@ -366,7 +375,7 @@ class Recipe(Frozen, frozen=True):
     output: OutputRecipe = OutputRecipe()
     """The format and place of the dataset."""
     limits: LimitsRecipe = LimitsRecipe()
-    """Limits beyond which a run stops."""
+    """Limits on records and losses."""
     counting: CountingRecipe = CountingRecipe()
     """Limits of the bigram counter."""
     proxy: ProxyRecipe = ProxyRecipe()

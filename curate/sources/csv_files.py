@@ -9,23 +9,19 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
 from curate.runtime.files import is_encodable
-from curate.sources.decompress.open import (
-    CHUNK_BYTES,
-    ByteStream,
-    StreamDamage,
-    StreamFile,
-    open_stream,
-)
-from curate.sources.documents import EMPTY_DOCUMENT, excerpt, has_content, list_fields
+from curate.sources.csv_text import CsvText, RecordEnd, RecordTooLarge
+from curate.sources.decompress.open import ByteStream, StreamDamage, open_stream
+from curate.sources.documents import EMPTY_DOCUMENT, excerpt, has_content, list_fields, too_large
 from curate.sources.records import BLOCK_BYTES, BadRecord, DocumentBlock, ReadOptions, Segment
 
 DELIMITERS = (",", ";", "\t")
-FIELD_LIMIT_CHARACTERS = 2**31 - 1
-"""Longest field. The standard library's default is 131,072 characters."""
+LEAST_LIMIT_CHARACTERS = 131_072
+"""The standard library's default length of a field, which other code in the process relies on."""
 
 
 def choose_delimiter(header: str) -> str:
@@ -81,10 +77,17 @@ class CsvTable:
             keep_metadata: Whether to keep the other columns.
         """
         self._stream = stream
+        self._text = CsvText(stream, options.record_bytes)
+        self._is_cut = False
+        self._delimiter = DELIMITERS[0]
+        self._parser: Any = None
+        self._lines_before = 0
+        """Lines of the file before those that the parser has taken."""
         self._options = options
         self._keep_metadata = keep_metadata
         self._columns: list[str] = []
         self._lines_counted = 0
+        self._first_line = 1
         self._bytes_counted = 0
         self._line = 0
         self.block = self._new_block()
@@ -108,39 +111,79 @@ class CsvTable:
 
     def rows(self) -> Iterator[None]:
         """Read rows into `block`; a bad row is skipped, but damage to the file ends it."""
-        csv.field_size_limit(max(csv.field_size_limit(), FIELD_LIMIT_CHARACTERS))
-        raw = io.BufferedReader(StreamFile(self._stream), CHUNK_BYTES)
-        lines = io.TextIOWrapper(raw, "utf-8", errors="surrogateescape", newline="")
+        csv.field_size_limit(max(LEAST_LIMIT_CHARACTERS, self._options.record_bytes))
         try:
-            first_line = lines.readline().removeprefix("\ufeff")
-            delimiter = choose_delimiter(first_line)
-            parser = csv.reader(chain([first_line], lines), delimiter=delimiter, strict=True)
-            while (row := self._next_row(parser)) is not None:
+            piece = next(self._text, io.StringIO())
+            self._delimiter = delimiter = choose_delimiter(piece.readline())
+            piece.seek(0)
+            self._parser = self._new_parser(piece)
+            while (row := self._next_row()) is not None:
+                if self._is_cut and not self._columns:
+                    return  # there is no header
                 if row and not self._columns:
                     self._columns = [name.strip() for name in row]
                     if self._options.text not in self._columns:
                         columns = list_fields(self._columns)
                         reason = f"no column '{self._options.text}' (columns: {columns})"
-                        rows = sum(1 for line in lines if not line.isspace())
+                        rows = sum(1 for line in self._text.lines() if not line.isspace())
                         self._add_bad(1, reason, rows=rows)
                         return
                 elif row:
                     self._add(row, delimiter)
                     yield
+        except RecordTooLarge:
+            self._add_bad(1, too_large(self._options.record_bytes))
         except StreamDamage as damage:
             line = self._line + 1 if self._line else 0
             self._add_bad(line, str(damage), unread_bytes=self._stream.undecoded_bytes)
 
-    def _next_row(self, parser: Any) -> list[str] | None:
+    def _new_parser(self, *pieces: io.StringIO) -> Any:
+        """Make a parser of these pieces and the rest of the file, which begins with a record."""
+        self._lines_before = self._line
+        self._text.record_under_way = self._record_under_way
+        lines = chain.from_iterable(chain(pieces, self._text))
+        return csv.reader(lines, delimiter=self._delimiter, strict=True)
+
+    def _record_under_way(self) -> int:
+        """Return the line before the record that is half read, or -1 between records."""
+        return self._line if self._lines_taken() > self._line else -1
+
+    def _next_row(self) -> list[str] | None:
         """Return the next row, empty if it is blank or bad; None at the end."""
-        first_line = self._line + 1
+        self._first_line = first_line = self._line + 1
+        row: list[str] | None = []
         try:
-            row: list[str] | None = next(parser, None)
+            row = next(self._parser, None)
+        except RecordTooLarge:
+            self._skip(self._text.place(), self._record_under_way() >= 0, self._lines_taken())
+            return []
         except csv.Error as error:
-            row = []
+            if "field limit" in str(error):
+                is_quoted = self._lines_taken() > first_line
+                self._skip(self._text.line_before(), is_quoted, self._lines_taken() - 1)
+                return []
             self._add_bad(first_line, f"not valid CSV: {error}")
-        self._line, self._first_line = parser.line_num, first_line
+        self._line = self._lines_taken()
         return row
+
+    def _lines_taken(self) -> int:
+        return self._lines_before + int(self._parser.line_num)
+
+    def _skip(self, start: int, is_quoted: bool, lines_before: int) -> None:
+        """Pass a record above the limit, and go on behind it.
+
+        Args:
+            start: Where in the current piece to look for the record's end.
+            is_quoted: Whether that is inside a quoted field, else at the record's beginning.
+            lines_before: Lines of the file before `start`.
+        """
+        self._add_bad(self._first_line, too_large(self._options.record_bytes))
+        self._is_cut = True
+        end, read_bytes = RecordEnd(self._delimiter, is_quoted), self._stream.position
+        self._line = lines_before + self._text.skip_record(start, end)
+        size_bytes = self._options.record_bytes + self._stream.position - read_bytes  # about
+        self.block.bad[-1] = replace(self.block.bad[-1], bytes=size_bytes)
+        self._parser = self._new_parser()
 
     def _add(self, row: list[str], delimiter: str) -> None:
         reason = None
@@ -150,6 +193,8 @@ class CsvTable:
             text = row[self._columns.index(self._options.text)]
             if not is_encodable(text):
                 reason = f"'{self._options.text}' is not UTF-8"
+            elif self._is_large(row, text):
+                reason = too_large(self._options.record_bytes)
             elif not has_content(text):
                 reason = EMPTY_DOCUMENT
         if reason is not None:
@@ -166,6 +211,12 @@ class CsvTable:
         self.block.lines.append(self._first_line)
         if self.block.metadata is not None:
             self.block.metadata.append(fields)
+
+    def _is_large(self, row: list[str], text: str) -> bool:
+        limit_bytes = self._options.record_bytes
+        if sum(map(len, row)) > limit_bytes:
+            return True
+        return 4 * len(text) > limit_bytes and len(text.encode()) > limit_bytes
 
     def _add_bad(
         self, line: int, reason: str, record: str = "", unread_bytes: int = 0, rows: int = 1

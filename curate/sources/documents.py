@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from typing import Any
 
 EXCERPT_CHARACTERS = 200
+EXCERPT_BYTES = 4 * EXCERPT_CHARACTERS
+"""Bytes that hold an excerpt, whatever its characters."""
 LISTED_FIELDS = 12
 EMPTY_DOCUMENT = "empty document"
 
@@ -21,10 +23,15 @@ has_content = re.compile(
 """Search for a visible character; raises `TypeError` for anything but a string."""
 
 
+def too_large(limit_bytes: int) -> str:
+    """Return the reason of a record that is larger than the recipe allows."""
+    return f"record larger than limits.record_bytes ({limit_bytes:,} bytes)"
+
+
 def excerpt(record: str | bytes) -> str:
     """Return the start of a record, at most 200 characters, whatever bytes it holds."""
     if isinstance(record, bytes):
-        record = record[: 4 * EXCERPT_CHARACTERS].decode("utf-8", "replace")
+        record = record[:EXCERPT_BYTES].decode("utf-8", "replace")
     return record[:EXCERPT_CHARACTERS]
 
 

@@ -11,7 +11,7 @@ from codecs import BOM_UTF8
 from collections.abc import Iterator
 
 from curate.sources.decompress.open import CHUNK_BYTES, ByteStream, StreamDamage, open_stream
-from curate.sources.documents import excerpt
+from curate.sources.documents import EXCERPT_BYTES, excerpt, too_large
 from curate.sources.json_records import JsonRecords
 from curate.sources.records import BLOCK_BYTES, BadRecord, DocumentBlock, Segment
 
@@ -28,9 +28,13 @@ class RecordScanner:
     value. If the rest of the file, `rest`, is no record, `fault` says why; otherwise it is empty.
     """
 
-    def __init__(self, stream: ByteStream) -> None:
-        """Read from the start of `stream`."""
+    def __init__(self, stream: ByteStream, limit_bytes: int) -> None:
+        """Read from the start of `stream`; of records above the limit only the start is held."""
         self._stream = stream
+        self._limit_bytes = limit_bytes
+        self.is_cut = False
+        """Whether the record just yielded is above the limit, and only its beginning was kept."""
+        self._beginning = b""
         self._data = b""
         self._at = 0
         self.fault = ""
@@ -58,9 +62,10 @@ class RecordScanner:
                 if end is None:
                     self.fault = "the array is not closed"
                     return
-                record, closing = self._data[self._at : end].strip(), self._data[end : end + 1]
+                record, closing = self._record(end), self._data[end : end + 1]
                 self._at = end + 1
                 yield record
+                self.is_cut = False
         if self._next_byte():
             self.fault = "the array is followed by something else"
 
@@ -70,8 +75,12 @@ class RecordScanner:
             if end is None:
                 self.fault = "the object is not closed" if first == b"{" else "not a JSON object"
                 return
-            record, self._at = self._data[self._at : end], end
+            record, self._at = self._record(end), end
             yield record
+            self.is_cut = False
+
+    def _record(self, end: int) -> bytes:
+        return self._beginning if self.is_cut else self._data[self._at : end].strip()
 
     def _next_byte(self) -> bytes:
         """Skip white space, and return the byte after it; empty at the end of the file."""
@@ -91,9 +100,10 @@ class RecordScanner:
         while True:
             match = find_mark(self._data, at)
             if match is None:
-                at = len(self._data) - self._at
-                if not self._more():
+                after = self._extend()
+                if after is None:
                     return None
+                at = after
                 continue
             mark, at = match.group(), match.end()
             if mark == b'"':
@@ -116,9 +126,10 @@ class RecordScanner:
         while True:
             quote = self._data.find(b'"', at)
             if quote < 0:
-                at = len(self._data) - self._at
-                if not self._more():
+                after = self._extend()
+                if after is None:
                     return None
+                at, content = after, 0 if self.is_cut else content
                 continue
             backslash = quote
             while backslash > self._at + content and self._data[backslash - 1] == BACKSLASH:
@@ -127,6 +138,18 @@ class RecordScanner:
             if (quote - backslash) % 2 == 0:
                 return at
 
+    def _extend(self) -> int | None:
+        """Read on inside a value; return where its unread part begins, None at the file's end."""
+        if len(self._data) - self._at > self._limit_bytes:
+            if not self.is_cut:
+                self._beginning = self._data[self._at : self._at + EXCERPT_BYTES].lstrip()
+                self.is_cut = True
+            # An odd run of backslashes escapes what follows, so one of them is kept.
+            backslashes = len(self._data) - len(self._data.rstrip(b"\\"))
+            self._at = len(self._data) - backslashes % 2
+        at = len(self._data) - self._at
+        return at if self._more() else None
+
     def _more(self) -> bool:
         """Drop records already returned, and double the data held; False at the end of the file.
 
@@ -134,7 +157,7 @@ class RecordScanner:
         """
         pieces = [self._data[self._at :]]
         held_bytes = len(pieces[0])
-        limit_bytes = max(CHUNK_BYTES, 2 * held_bytes)
+        limit_bytes = max(CHUNK_BYTES, min(2 * held_bytes, self._limit_bytes + CHUNK_BYTES))
         try:
             while held_bytes < limit_bytes and (chunk := self._stream.read(CHUNK_BYTES)):
                 pieces.append(chunk)
@@ -160,13 +183,18 @@ class JsonArrayReader:
         parser = JsonRecords(segment.options, keep_metadata)
         block, counted_bytes = parser.new_block(), 0
         with open_stream(file.path, file.size_bytes) as stream:
-            scanner = RecordScanner(stream)
+            scanner = RecordScanner(stream, segment.options.record_bytes)
             number = 0
             for number, record in enumerate(scanner.records(), 1):
                 if block.raw_bytes >= BLOCK_BYTES:
                     yield block
                     block = parser.new_block()
-                parser.add_record(block, record, number)
+                if scanner.is_cut:
+                    reason = too_large(segment.options.record_bytes)
+                    size_bytes = scanner.consumed_bytes - counted_bytes
+                    block.bad.append(BadRecord(0, number, reason, excerpt(record), size_bytes))
+                else:
+                    parser.add_record(block, record, number)
                 block.lines_read += 1
                 block.raw_bytes += scanner.consumed_bytes - counted_bytes
                 counted_bytes = scanner.consumed_bytes

@@ -27,6 +27,7 @@ from curate.sources.documents import (
     look_up,
     remove,
     text_fault,
+    too_large,
     utf8_fault,
 )
 from curate.sources.odd_json import Fault, all_fields, read_paths
@@ -114,20 +115,24 @@ class JsonRecords:
         if len(data) > LONGEST_RUN_BYTES:
             self.add_record(block, data, first_line, file)
             return 1
-        count = 0 if self._keep_metadata else count_records(data)
+        fits = len(data) <= self._options.record_bytes
+        count = 0 if self._keep_metadata or not fits else count_records(data)
         if count:
             lines = range(first_line, first_line + count)
             if self._add_all(block, data, repeat(file, count), lines):
                 return count
         rows = data.removesuffix(b"\n").split(b"\n")
-        if not (self._keep_metadata and self._add_all_whole(block, rows, first_line, file)):
+        is_whole = self._keep_metadata and fits
+        if not (is_whole and self._add_all_whole(block, rows, first_line, file)):
             for number, line in enumerate(rows, first_line):
                 self.add_record(block, line, number, file)
         return len(rows)
 
     def add_files(self, block: DocumentBlock, files: Sequence[tuple[int, bytes]]) -> int:
         """Add the records of files, given as (index, whole lines), and return the lines read."""
-        counts = [0] if self._keep_metadata else [count_records(data) for _, data in files]
+        fits = sum(len(data) for _, data in files) <= self._options.record_bytes
+        by_one = self._keep_metadata or not fits
+        counts = [0] if by_one else [count_records(data) for _, data in files]
         if all(counts):
             numbers = [number for number, _ in files]
             owners = chain.from_iterable(map(repeat, numbers, counts))
@@ -201,6 +206,11 @@ class JsonRecords:
             file: Index into `Segment.files`.
         """
         record = record.removeprefix(BOM_UTF8)  # also inside files made by joining files
+        end = record[-2:]
+        if len(record) - len(end) + len(end.rstrip(b"\r\n")) > self._options.record_bytes:
+            reason = too_large(self._options.record_bytes)
+            block.bad.append(BadRecord(file, number, reason, excerpt(record), len(record)))
+            return
         if not record or record.isspace():
             return
         record, is_document = record.removesuffix(b"\r"), False
@@ -212,9 +222,9 @@ class JsonRecords:
         except NOT_DECODED:
             pass
         if not is_document:
-            value, reason = self._value(record)
-            if reason is not None:
-                block.bad.append(BadRecord(file, number, reason, excerpt(record), len(record)))
+            value, fault = self._value(record)
+            if fault is not None:
+                block.bad.append(BadRecord(file, number, fault, excerpt(record), len(record)))
                 return
             text = look_up(value, self._options.text)
             identity = identifier(look_up(value, self._options.id))
@@ -233,7 +243,7 @@ class JsonRecords:
             try:
                 value = read_paths(record, (self._options.text,))
             except Fault as fault:
-                return None, str(fault)
+                return None, fault.reason(record)
             if value is None:
                 reason = utf8_fault(record)
                 return None, reason or f"not valid JSON: {error.msg} (character {error.pos})"

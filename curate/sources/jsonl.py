@@ -12,7 +12,7 @@ from codecs import BOM_UTF8
 from collections.abc import Iterator
 
 from curate.sources.decompress.open import CHUNK_BYTES, StreamDamage, open_stream
-from curate.sources.documents import excerpt
+from curate.sources.documents import EXCERPT_BYTES, excerpt, too_large
 from curate.sources.identities import read_whole
 from curate.sources.json_records import JsonRecords
 from curate.sources.plans import whole_json
@@ -24,6 +24,9 @@ SMALL_BYTES = 128 << 10
 TOGETHER_BYTES = 256 << 10
 """Bytes of small files that are decoded together."""
 
+NOT_COUNTED_BYTES = len(BOM_UTF8 + b"\r")
+"""Bytes of a line that may not belong to its record."""
+
 OVERRUN_BYTES = 64 << 10
 """Bytes read at a time beyond a segment's end, to complete its last line."""
 
@@ -34,9 +37,12 @@ class LineCursor:
     `position` is the start of the next line, in decompressed bytes.
     """
 
-    def __init__(self, file: InputFile) -> None:
-        """Open the file, before its first line."""
+    def __init__(self, file: InputFile, limit_bytes: int) -> None:
+        """Open the file, before its first line; of lines above the limit only the start is held."""
         self.file = file
+        self.limit_bytes = limit_bytes
+        self.is_cut = False
+        """Whether the unfinished line, or the line just yielded, is above the limit."""
         self.position = 0
         self.unfinished: list[bytes] = []
         """Pieces of the line that starts at `position`, whose end has not been read."""
@@ -44,9 +50,14 @@ class LineCursor:
         self._pending = b""
         self._floor = 0
 
-    def can_reach(self, file: InputFile, start: int) -> bool:
-        """Whether no line that starts at or after `start` has been read yet."""
-        return file == self.file and start >= self._floor
+    def can_reach(self, segment: Segment) -> bool:
+        """Whether no line of the segment has been read yet."""
+        is_same = segment.files[0] == self.file
+        return (
+            is_same
+            and self.limit_bytes == segment.options.record_bytes
+            and (segment.start >= self._floor)
+        )
 
     def settle(self, start: int) -> bool:
         """Go to the first line that starts at or after `start`; False if the file ends before.
@@ -76,6 +87,8 @@ class LineCursor:
     def take(self, stop: int | None) -> Iterator[bytes]:
         """Yield the lines that start before `stop`, in runs of whole lines.
 
+        A line above the limit is yielded alone, as its beginning, while `is_cut` is true.
+
         Raises:
             StreamDamage: After the lines before the damage; `unfinished` holds the damaged line's
                 beginning.
@@ -101,20 +114,33 @@ class LineCursor:
                 self._pending = chunk[end:] + self._pending
                 offset -= len(chunk) - end
                 chunk = chunk[:end]
-            pieces.append(chunk[:end] if end else chunk)
+            if not self.is_cut:
+                pieces.append(chunk[:end] if end else chunk)
             if end:
-                yield self._hand_out()
+                yield from self._hand_out(offset - len(chunk) + end)
                 if end < len(chunk):
                     pieces.append(chunk[end:])
+            elif offset - self.position > self.limit_bytes + NOT_COUNTED_BYTES:
+                self._cut()
         if pieces:
-            yield self._hand_out()
+            yield from self._hand_out(offset)
 
-    def _hand_out(self) -> bytes:
+    def _cut(self) -> None:
+        """Keep the beginning of the unfinished line only."""
+        beginning = b""
+        for piece in self.unfinished:
+            beginning += piece[: EXCERPT_BYTES - len(beginning)]
+        self.unfinished[:] = [beginning]
+        self.is_cut = True
+
+    def _hand_out(self, stop: int) -> Iterator[bytes]:
+        """Yield the run that ends at `stop`."""
         run = b"".join(self.unfinished)
         self.unfinished.clear()
         has_mark = self.position == 0 and run.startswith(BOM_UTF8)
-        self.position += len(run)
-        return run[len(BOM_UTF8) :] if has_mark else run
+        self.position = stop
+        yield run[len(BOM_UTF8) :] if has_mark else run
+        self.is_cut = False
 
     def at_end(self) -> bool:
         """Whether the file ends here; damage that follows is reported by a later segment."""
@@ -156,7 +182,13 @@ class JsonlReader:
                     if block.raw_bytes >= BLOCK_BYTES:
                         yield block
                         block = records.new_block()
-                    lines = records.add_lines(block, run, line)
+                    if cursor.is_cut:
+                        reason = too_large(cursor.limit_bytes)
+                        size_bytes = cursor.position - position
+                        block.bad.append(BadRecord(0, line, reason, excerpt(run), size_bytes))
+                        lines = 1
+                    else:
+                        lines = records.add_lines(block, run, line)
                     line += lines
                     block.lines_read += lines
                     block.raw_bytes += cursor.position - position
@@ -180,10 +212,10 @@ class JsonlReader:
         """
         cursor, self._cursor = self._cursor, None
         if cursor is not None:
-            if cursor.can_reach(segment.files[0], segment.start):
+            if cursor.can_reach(segment):
                 return cursor
             cursor.close()
-        return LineCursor(segment.files[0])
+        return LineCursor(segment.files[0], segment.options.record_bytes)
 
     def close(self) -> None:
         """Close the file that is open, if any."""
@@ -229,7 +261,7 @@ def add_damage(
     if rest:
         block.lines_read += 1
         block.raw_bytes += len(rest)
-        if is_object(rest):
+        if not cursor.is_cut and is_object(rest):
             records.add_record(block, rest, line)
             line, rest = line + 1, b""
     is_whole_file = cursor.position == 0 and not rest

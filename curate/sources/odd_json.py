@@ -8,6 +8,7 @@ quotes, colons and commas must match, so a line that is cut short is no object.
 from __future__ import annotations
 
 import json
+import math
 import re
 from typing import Any
 
@@ -26,7 +27,21 @@ DEEPEST = 200
 
 
 class Fault(Exception):  # noqa: N818 - a fact about a record, which becomes its reason
-    """A value that is read is not valid; the message says why."""
+    """The text of a value that is read but is not valid JSON."""
+
+    def __init__(self, raw: bytes, error: orjson.JSONDecodeError) -> None:
+        """Keep the value and its first fault."""
+        super().__init__(error.msg)
+        self._raw = raw
+        self._error = error
+
+    def reason(self, record: bytes) -> str:
+        """Explain the fault, with its place in the record that holds the value."""
+        before = record[: record.find(self._raw)]
+        if fault := utf8_fault(bytes(len(before)) + self._raw):
+            return fault
+        characters = len(before.decode("utf-8", "replace")) + self._error.pos
+        return f"not valid JSON: {self._error.msg} (character {characters})"
 
 
 def split_object(data: bytes) -> dict[str, bytes] | None:
@@ -118,18 +133,17 @@ def read_paths(data: bytes, paths: tuple[str, ...]) -> dict[str, Any] | None:
         elif all(rests) and (inner := read_paths(raw, tuple(rests))) is not None:
             values[key] = inner
         else:
-            values[key] = _value(raw, key)
+            values[key] = _value(raw)
     return values
 
 
-def _value(raw: bytes, key: str) -> Any:
+def _value(raw: bytes) -> Any:
     try:
         return orjson.loads(raw)
     except orjson.JSONDecodeError as error:
         if raw.strip(b"+-") in (b"NaN", b"Infinity"):
             return float("nan")
-        reason = utf8_fault(raw) or f"not valid JSON: {error.msg}"
-        raise Fault(f"'{key}' is {reason}") from error
+        raise Fault(raw, error) from error
 
 
 def all_fields(data: bytes) -> dict[str, Any]:
@@ -151,11 +165,17 @@ def _repaired(raw: bytes) -> Any:
         return text
     try:
         return json.loads(
-            text, parse_constant=lambda _: None, parse_int=_whole_number, strict=False
+            text,
+            parse_constant=lambda _: None,
+            parse_float=_finite,
+            parse_int=lambda digits: int(digits) if len(digits) < 19 else _finite(digits),
+            strict=False,
         )
     except ValueError:
         return text
 
 
-def _whole_number(digits: str) -> int | float:
-    return int(digits) if len(digits) < 19 else float(digits)  # 64 bits, as orjson writes them
+def _finite(digits: str) -> float | None:
+    """Return a number that JSON can say; whole numbers beyond 64 bits are not written."""
+    value = float(digits)
+    return value if math.isfinite(value) else None

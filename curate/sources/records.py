@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from curate.recipe.structs import RECORD_BYTES
+
 SCHEME = "corpus://"
 """Prefix of paths to domains of the embedded corpus."""
 
@@ -33,6 +35,9 @@ class ReadOptions:
     """A key of `READERS`, or `auto`, which recognises the content, then the name."""
     glob: str = "*"
     """Names of the files to read in directories: fnmatch patterns, comma-separated."""
+    record_bytes: int = RECORD_BYTES
+    """Most bytes of a record: of its text, and of the line, element, field or file that holds it.
+    """
 
 
 class InputFile(NamedTuple):

@@ -7,6 +7,7 @@ from itertools import repeat
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from curate.sources.columns import (
     ColumnPath,
@@ -16,7 +17,7 @@ from curate.sources.columns import (
     shares_buffers,
     text_values,
 )
-from curate.sources.documents import EMPTY_DOCUMENT, excerpt, has_content, remove
+from curate.sources.documents import EMPTY_DOCUMENT, excerpt, has_content, remove, too_large
 from curate.sources.records import BLOCK_BYTES, BadRecord, DocumentBlock, ReadOptions
 
 
@@ -69,7 +70,15 @@ class TableRows:
     def _add_slice(self, batch: Any, array: Any) -> None:
         assert self._text is not None
         block, rows = self._block, len(array)
-        values: Sequence[Any] = text_values(array) if self._text.holds_text else [False] * rows
+        values: Sequence[Any] = [False] * rows
+        if self._text.holds_text:
+            sizes_bytes = larger_rows(array, self._options.record_bytes)
+            if sizes_bytes is None:
+                values = text_values(array)
+            else:  # the length stands for a value that is not taken out of Arrow
+                is_smaller = pa.array([not size_bytes for size_bytes in sizes_bytes])
+                smaller = iter(text_values(_filterable(array).filter(is_smaller)))
+                values = [size_bytes or next(smaller) for size_bytes in sizes_bytes]
         kept = self._keep(values)
         ids = identifiers(self._id.values(batch)) if self._id else [""] * rows
         block.texts += [values[row] for row in kept]
@@ -81,7 +90,7 @@ class TableRows:
             block.metadata += [metadata[row] for row in kept]
         block.lines_read += rows
         shares = shares_buffers(array.type)
-        size_bytes = sum(map(len, filter(None, values))) if shares else array.nbytes
+        size_bytes = sum(map(_size_bytes, values)) if shares else array.nbytes
         block.raw_bytes += size_bytes
         self.read_bytes += size_bytes
         self.next_row += rows
@@ -99,14 +108,22 @@ class TableRows:
             if reason is None:
                 kept.append(row)
             else:
-                shown, size_bytes = (excerpt(value), len(value)) if value else ("", 0)
+                shown = excerpt(value) if isinstance(value, str | bytes) else ""
+                size_bytes = _size_bytes(value)
                 self._block.bad.append(BadRecord(0, self.next_row + row, reason, shown, size_bytes))
         return kept
 
     def _fault(self, value: Any) -> str | None:
-        """Explain why a value is no document; `False` stands for a value of another type."""
+        """Explain why a value is no document.
+
+        Args:
+            value: A text or null; `False` stands for a value of another type, a length for one
+                that is above the limit.
+        """
         assert self._text is not None
         name = self._options.text
+        if type(value) is int:
+            return too_large(self._options.record_bytes)
         if value is False:
             return wrong_type(name, self._text, self._columns)
         if value is None:
@@ -157,6 +174,37 @@ def missing_column(name: str, columns: str) -> str:
 def wrong_type(name: str, column: ColumnPath, columns: str) -> str:
     """Say that a column holds no text, and which columns there are."""
     return f"'{name}' is {column.type}, not a string (columns: {columns})"
+
+
+def _size_bytes(value: str | bytes | int | None) -> int:
+    """Return the length of a value, or of one that its length stands for."""
+    return len(value) if isinstance(value, str | bytes) else int(value or 0)
+
+
+def larger_rows(array: Any, limit_bytes: int) -> list[int] | None:
+    """Return the bytes of each row above a limit, 0 for the others; None if no row is above it."""
+    if array.get_total_buffer_size() <= limit_bytes or pa.types.is_null(array.type):
+        return None
+    if pa.types.is_dictionary(array.type):
+        lengths = pc.take(_lengths_bytes(array.dictionary), array.indices)
+    else:
+        lengths = _lengths_bytes(array)
+    sizes_bytes = [
+        size_bytes if size_bytes is not None and size_bytes > limit_bytes else 0
+        for size_bytes in lengths.to_pylist()
+    ]
+    return sizes_bytes if any(sizes_bytes) else None
+
+
+def _lengths_bytes(array: Any) -> Any:
+    return pc.binary_length(_filterable(array))
+
+
+def _filterable(array: Any) -> Any:
+    """Return the array in a layout for which Arrow has these functions."""
+    if pa.types.is_string_view(array.type) or pa.types.is_binary_view(array.type):
+        return array.cast(pa.large_binary())
+    return array
 
 
 def rows_of_a_block(array: Any) -> int:

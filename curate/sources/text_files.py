@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from curate.sources.decompress.open import CHUNK_BYTES, StreamDamage, open_stream
-from curate.sources.documents import EMPTY_DOCUMENT, excerpt, has_content
+from curate.sources.documents import EMPTY_DOCUMENT, excerpt, has_content, too_large
 from curate.sources.identities import check_unchanged, read_whole
 from curate.sources.records import BLOCK_BYTES, BadRecord, DocumentBlock, InputFile, Segment
 
@@ -30,7 +30,14 @@ class TextReader:
             block.lines_read += 1
             data = b""
             try:
-                data = _content(file)
+                data = _content(file, segment.options.record_bytes)
+                if len(data) > segment.options.record_bytes:
+                    reason = too_large(segment.options.record_bytes)
+                    unread_bytes = max(0, file.size_bytes - len(data))
+                    block.bad.append(
+                        BadRecord(index, 1, reason, excerpt(data), unread_bytes=unread_bytes)
+                    )
+                    continue
                 text = data.decode("utf-8").removeprefix("\ufeff")
             except StreamDamage as damage:
                 block.bad.append(BadRecord(index, 0, str(damage)))
@@ -58,12 +65,15 @@ class TextReader:
         """Nothing stays open between segments."""
 
 
-def _content(file: InputFile) -> bytes:
-    """Read the decompressed content of a file."""
-    if file.compression == "plain":
+def _content(file: InputFile, limit_bytes: int) -> bytes:
+    """Read the decompressed content of a file, or a little more than the limit."""
+    if file.compression == "plain" and file.size_bytes <= limit_bytes:
         return read_whole(file)
     with open_stream(file.path, file.size_bytes) as stream:
+        pieces: list[bytes] = []
         try:
-            return b"".join(iter(lambda: stream.read(CHUNK_BYTES), b""))
+            while stream.position <= limit_bytes and (piece := stream.read(CHUNK_BYTES)):
+                pieces.append(piece)
+            return b"".join(pieces)
         finally:  # after damage too, which may come from a change to the file
             check_unchanged(file)
