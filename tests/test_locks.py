@@ -161,3 +161,11 @@ def test_races_have_one_holder() -> None:
     counts = json.loads(done.stdout)
     assert counts["races"] >= 400 and counts["killed_holders"]
     assert counts["two_holders"] == counts["stray"] == done.returncode == 0
+
+
+def test_two_builds_at_once() -> None:
+    """Neither, the cache, the output, and both are shared."""
+    tool = Path(__file__).parents[1] / "tools" / "faults" / "together.py"
+    command = [sys.executable, str(tool), "--rounds", "4"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert json.loads(done.stdout.splitlines()[-1])["faults"] == 0, done.stdout
