@@ -34,12 +34,13 @@ def loss_of(blocks, weights):
 def solve_by_gradient(blocks, steps=100):
     """MixMin's published solver: exponentiated gradient of rate 1 from equal shares.
 
-    It stops early where the largest slope is below 1e-4, which never happens on a simplex: at the
-    optimum all slopes are -1.
+    Its loss is per token, so slopes are divided by the length of the documents. It stops early
+    where the largest slope is below 1e-4, which no optimum on a simplex brings about: there all
+    slopes are -1 over the length.
     """
     weights = np.full(blocks.scaled.shape[1], 1 / blocks.scaled.shape[1])
     for _ in range(steps):
-        slopes = -scores(blocks, weights)
+        slopes = -scores(blocks, weights) / blocks.tokens_per_block
         if np.abs(slopes).max() < 1e-4:
             break
         weights = weights * np.exp(-slopes)
@@ -128,6 +129,24 @@ def test_certificate_holds_where_the_published_solver_has_not_converged():
     # With many more steps it gets there too: it is the same optimum.
     patient = solve_by_gradient(blocks, steps=20_000)
     assert patient.weights == pytest.approx(ours.weights, abs=2e-3)
+
+
+def test_the_published_solver_hardly_moves_on_long_documents():
+    """Its steps are as small as the documents are long: at 20,000 tokens it stops at once."""
+    moved = {}
+    for length in (1, 20, 200):
+        rng = np.random.default_rng(3)
+        matrix, _ = documents_of(rng, bigram_sources(rng), PLANTED, 200, length)
+        blocks = blocks_of(matrix, "document")
+        ours, published = best_shares(blocks), solve_by_gradient(blocks)
+        moved[length] = np.abs(published.weights - 1 / 3).sum() / np.abs(ours.weights - 1 / 3).sum()
+        assert ours.certificate < 1e-6
+    assert moved[1] > 0.9 and moved[20] > 0.9 and moved[200] < 0.6
+    matrix = Likelihoods(
+        ("a", "b"), ("t",), np.zeros(1, np.int64), np.array([0, 20_000]),
+        np.tile([-1.0, -1.00001], (20_000, 1)),
+    )  # fmt: skip
+    assert solve_by_gradient(blocks_of(matrix, "document")).weights.tolist() == [0.5, 0.5]
 
 
 def test_certificate_bounds_the_gap():

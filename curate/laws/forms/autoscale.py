@@ -87,7 +87,9 @@ def fit_autoscale(table: RunTable) -> FittedAutoscale:
         over domains.
 
     Differs from the paper: all runs are fitted at once, where the paper fits three runs of each
-    domain; every term has an amplitude (F a^b for the paper's form), since losses are in nats.
+    domain; every term has an amplitude (F a^b for the paper's form), since losses are in nats. The
+    paper finds the optima of two small budgets and scales them, N3 = N2 N2 / N1 for each domain's
+    tokens; here the law is minimised at the tokens asked for (`mixture.at_tokens`), near the runs.
     """
     full = horizon_of(table)
     horizon = Horizon(float("nan"), full.params_unit)

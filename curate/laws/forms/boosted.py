@@ -105,6 +105,9 @@ def fit_boosted_regmix(table: RunTable) -> FittedBoosted:
 
     References:
         Liu et al. 2024, "RegMix", arXiv:2407.01492v2, and its released notebook.
+
+    Differs from the paper: no early stopping. The notebook stops after 3 trees without gain on the
+    very runs that it reports on; `fit_trees` does so if given them as `held_out`.
     """
     if len(table.runs) < 2 * REGMIX_LEAF_RUNS:
         raise FitError(

@@ -210,7 +210,9 @@ def best_shares(
         Varadhan and Roland 2008, "Simple and globally convergent methods for accelerating the
         convergence of any EM algorithm" (step length S3).
         Differs from the papers: MDE uses a black-box optimiser, MixMin 100 steps of exponentiated
-        gradient whose stopping rule, a small gradient, cannot be met on a simplex.
+        gradient, whose slopes are divided by the documents' length: on documents of 200 tokens they
+        go 0.4 of the way from equal shares, on 1,000 a tenth, and where the length is above 10,000
+        its stopping rule, a small gradient, holds at the start.
     """
     count = blocks.scaled.shape[1]
     region = whole(count) if box is None else box
