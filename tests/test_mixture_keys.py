@@ -1,6 +1,7 @@
 """Every key of `mixture` for every method: it has an effect, or it is refused by name."""
 
 import dataclasses
+import io
 import json
 import re
 
@@ -10,7 +11,9 @@ import pytest
 from click.testing import CliRunner
 from method_contract import NAMES, asked, experts
 from mixing_laws import PowerLaw
+from rich.console import Console
 
+import curate
 from curate.cli import cli
 from curate.errors import MissingEvidence, RecipeError
 from curate.laws.law import RunTable
@@ -26,6 +29,7 @@ from curate.mixture.keys import (
 from curate.recipe import MixtureRecipe, parse
 from curate.recipe.structs import EvidenceRecipe, ProxyRecipe
 from curate.recipe.structs import MixtureRecipe as Section
+from curate.report.terminal import numbers_table
 
 PROXY = ProxyRecipe(preset="micro")
 VALUES = {
@@ -36,6 +40,7 @@ VALUES = {
     "evidence.runs": "runs.csv",
     "evidence.experts": "experts.parquet",
     "evidence.proxy": PROXY,
+    "evidence.far_runs": "keep",
     "law": "ridge",
     "objective": "worst",
     "at_tokens": 150.0,
@@ -304,3 +309,37 @@ def test_overrides_are_found_by_section_and_part(tmp_path):
         assert loaded.overrides(key)
     assert not loaded.overrides("mixture.cap") and not loaded.overrides("seed")
     assert MixtureRecipe().caps == {}
+
+
+def test_the_methods_to_compare_can_be_named(place):
+    path = str(place / "recipe.yaml")
+    done = CliRunner().invoke(cli, ["mix", path, "--methods", "uniform,natural,bimix,dml,mde"])
+    assert done.exit_code == 0, done.output
+    written = json.loads((place / "out/tiny/mixtures.json").read_text())
+    assert list(written["mixtures"]) == ["natural", "uniform"]
+    assert list(written["left_out"]) == ["bimix", "dml", "mde"]
+    # One row for the methods that lack the same.
+    shown = " ".join(done.output[done.output.index("why") :].split())
+    assert "bimix, dml" in shown and shown.count("needs training runs") == 1
+    found = curate.compare(path, methods=["natural"]).json
+    assert list(found["mixtures"]) == ["natural"] and not found["left_out"]
+    wrong = CliRunner().invoke(cli, ["mix", path, "--methods", "unifrom"])
+    words = "--methods: no method is called 'unifrom'; did you mean 'uniform'"
+    assert words in str(wrong.exception)
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_tables_cut_no_number(width):
+    headings = ("domain", "asked", "planned tokens", "realised tokens", "epochs")
+    table = numbers_table("tokens", headings)
+    cells = ("30.0000%", "330,123,456,789", "330,123,456,788", "1.500")
+    for name in ("wiki", "a-domain-with-a-rather-long-name"):
+        table.add_row(name, *cells)
+    table.add_section()
+    table.add_row("all", "", "12,345,678,901,234", "[red]12,345,678,901,234[/]", "")
+    console = Console(width=width, file=io.StringIO())
+    console.print(table)
+    shown = console.file.getvalue()
+    assert max(map(len, shown.splitlines())) <= width
+    for cell in (*cells, "12,345,678,901,234"):
+        assert cell in shown

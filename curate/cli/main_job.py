@@ -74,12 +74,14 @@ def _show_stats(screen: Screen, result: StatsResult) -> None:
     is_flag=True,
     help="Compare every method that the evidence allows; writes mixtures.json.",
 )
+@click.option("--methods", metavar="NAME,...", help="Methods to compare; implies --compare.")
 @recipe_or_runs_command
-def mix(method: str | None, compare: bool, **options: Any) -> None:
+def mix(method: str | None, compare: bool, methods: str | None, **options: Any) -> None:
     """Derive the mixture: weights as shares of tokens.
 
     Without RECIPE, from --runs or --experts alone.
     """
+    compare = compare or methods is not None
     if compare and method is not None:
         raise RecipeError("--method and --compare exclude each other: name methods by --methods")
     if method is not None:
@@ -90,7 +92,8 @@ def mix(method: str | None, compare: bool, **options: Any) -> None:
 
         from curate.report.methods import comparison_tables
 
-        comparison = curate.compare(**arguments).json
+        names = [name.strip() for name in (methods or "").split(",") if name.strip()]
+        comparison = curate.compare(**arguments, methods=names).json
         screen.show(comparison, lambda: Group(*comparison_tables(comparison)))
         return
     from curate.report.terminal import mixture_table

@@ -95,9 +95,26 @@ class KeptContenders:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def every_method(request: MixtureRequest) -> list[Entrant]:
-    """Enter every method on the same supply, caps, budget and evidence, cheapest first."""
-    return [Entrant(name, replace(request, method=name)) for name in METHODS]
+def every_method(request: MixtureRequest, methods: Sequence[str] = ()) -> list[Entrant]:
+    """Enter methods on the same supply, caps, budget and evidence, cheapest first.
+
+    Args:
+        request: Its method is ignored.
+        methods: Names from `select_methods`; empty for all.
+    """
+    names = methods or list(METHODS)
+    return [Entrant(name, replace(request, method=name)) for name in names]
+
+
+def select_methods(methods: Sequence[str]) -> list[str]:
+    """List the methods of these names, each once and cheapest first; all where none is named.
+
+    Raises:
+        RecipeError: No method has one of the names.
+    """
+    for name in methods:
+        METHODS.find(name, "--methods")
+    return [name for name in METHODS if not methods or name in methods]
 
 
 def before_caps(request: MixtureRequest, plugin: MixtureRequest) -> list[Entrant]:

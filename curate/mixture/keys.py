@@ -16,9 +16,9 @@ from msgspec.structs import replace as with_fields
 from curate.errors import MissingEvidence, RecipeError
 from curate.mixture.methods import METHODS
 from curate.mixture.request import NEEDS_EVIDENCE, Method
-from curate.recipe import MixtureRecipe, ProxyRecipe
+from curate.recipe import EvidenceRecipe, MixtureRecipe, ProxyRecipe
 
-EVIDENCE = ("runs", "experts", "proxy")
+EVIDENCE = tuple(field.name for field in msgspec.structs.fields(EvidenceRecipe))
 
 UNREAD_BY_EXPERTS = ("runs", "mixtures", "seeds", "repetition")
 """Keys of proxies that say which mixtures to train and how often; experts are one a domain."""
@@ -178,7 +178,9 @@ def _idle_proxies(mixture: MixtureRecipe, method: Method) -> dict[str, str]:
 def _value(mixture: MixtureRecipe, key: str) -> object:
     section, _, part = key.partition(".")
     value = getattr(mixture, section)
-    return getattr(value, part, None) if part else value
+    if not part:
+        return value
+    return getattr(EvidenceRecipe() if value is None else value, part)
 
 
 def _listed(names: Iterable[str]) -> str:

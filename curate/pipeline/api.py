@@ -224,6 +224,7 @@ def mix(  # noqa: PLR0913 - keywords, of which a call names two or three
 def compare(  # noqa: PLR0913 - keywords, of which a call names two or three
     recipe: RecipeLike | None = None,
     *,
+    methods: Sequence[str] = (),
     runs: PathLike | Sequence[PathLike] | None = None,
     experts: PathLike | None = None,
     supply: Supply = None,
@@ -234,10 +235,11 @@ def compare(  # noqa: PLR0913 - keywords, of which a call names two or three
     workers: int | None = None,
     progress: Progress = None,
 ) -> MethodsResult:
-    """Derive the mixture of every method that the evidence allows, side by side.
+    """Derive the mixtures of the methods that the evidence allows, side by side.
 
     Args:
         recipe: The recipe, its path, or a mapping; None with `runs` or `experts`.
+        methods: Names of methods; empty for all.
         runs: See `mix`.
         experts: See `mix`.
         supply: See `mix`.
@@ -263,11 +265,12 @@ def compare(  # noqa: PLR0913 - keywords, of which a call names two or three
         from curate.pipeline.from_run_table import compare_without_text
 
         inputs, workers = table.inputs(settings), _workers(workers)
-        return compare_without_text(inputs, _path(directory), workers, _observer(progress))
+        observer, names = _observer(progress), _names(methods)
+        return compare_without_text(inputs, _path(directory), workers, observer, names)
     from curate.pipeline.mix import compare_recipe
 
     table.refuse(directory)
-    return compare_recipe(*_open(recipe, workers, progress, settings))
+    return compare_recipe(*_open(recipe, workers, progress, settings), _names(methods))
 
 
 def plan(

@@ -19,7 +19,12 @@ from curate import __version__
 from curate.dataset.manifest import holds_dataset
 from curate.errors import InputError, MissingEvidence, RecipeError
 from curate.mixture import METHODS, mix
-from curate.mixture.compare_methods import KeptContenders, compare_mixtures, every_method
+from curate.mixture.compare_methods import (
+    KeptContenders,
+    compare_mixtures,
+    every_method,
+    select_methods,
+)
 from curate.mixture.keys import check_keys
 from curate.mixture.request import DomainSupply, Evidence, MixtureOptions, MixtureRequest
 from curate.pipeline.read_evidence import check_files, read_evidence_files, search_options
@@ -237,23 +242,29 @@ def mix_without_text(
 
 
 def compare_without_text(
-    inputs: RunTableInputs, directory: Path | None, workers: int, observer: Observer
+    inputs: RunTableInputs,
+    directory: Path | None,
+    workers: int,
+    observer: Observer,
+    methods: Sequence[str] = (),
 ) -> MethodsResult:
-    """Derive the mixture of every method that a run table or experts allow.
+    """Derive the mixtures of methods that a run table or experts allow.
 
     Args:
         inputs: Runs or experts, supply and settings.
         directory: Where to write `mixtures.json`; None writes nothing.
         workers: Number of processes.
         observer: Receives notices, one as each method ends.
+        methods: Names of methods; empty for all.
 
     Raises:
         CurateError: Any user-fixable error.
     """
+    names = select_methods(methods)
     prepared = request_without_text(inputs, observer)
     kept = None if directory is None else KeptContenders(directory, _fingerprint(inputs))
     comparison = compare_mixtures(
-        every_method(prepared.request),
+        every_method(prepared.request, names),
         workers,
         lambda ended: observer.notice(ended.line),
         kept,

@@ -10,7 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from curate.mixture import METHODS, DomainSupply, Mixture, MixtureOptions, MixtureRequest, mix
-from curate.mixture.compare_methods import KeptContenders, compare_mixtures, every_method
+from curate.mixture.compare_methods import (
+    KeptContenders,
+    compare_mixtures,
+    every_method,
+    select_methods,
+)
 from curate.pipeline.artifacts import origin, write_stats
 from curate.pipeline.check import by_hand, check_mixture, check_names
 from curate.pipeline.measure import TextEvidence, entropy_fields, gather, needed_samples
@@ -100,23 +105,27 @@ def write_mixture(loaded: LoadedRecipe, mixed: MixedDomains) -> None:
     write_json(path, {**mixed.origin, **mixed.mixture.to_json()})
 
 
-def compare_recipe(loaded: LoadedRecipe, workers: int, observer: Observer) -> MethodsResult:
-    """Compute the mixture of every method on a recipe's evidence, and write `mixtures.json`.
+def compare_recipe(
+    loaded: LoadedRecipe, workers: int, observer: Observer, methods: Sequence[str] = ()
+) -> MethodsResult:
+    """Compute the mixtures of methods on a recipe's evidence, and write `mixtures.json`.
 
     Args:
         loaded: The recipe; its method is ignored.
         workers: Number of processes.
         observer: Receives progress, and a notice as each method ends.
+        methods: Names of methods; empty for all.
 
     Raises:
         CurateError: Any user-fixable error.
     """
     check_names(loaded)
+    names = select_methods(methods)
     tokenized = tokenize_domains(loaded, workers, observer)
-    request = _comparison_request(loaded, tokenized, workers, observer)
+    request = _comparison_request(loaded, tokenized, names, workers, observer)
     kept = KeptContenders(loaded.output_dir, origin(loaded, tokenized))
     comparison = compare_mixtures(
-        every_method(request),
+        every_method(request, names),
         workers,
         lambda ended: observer.notice(ended.line),
         kept,
@@ -128,11 +137,15 @@ def compare_recipe(loaded: LoadedRecipe, workers: int, observer: Observer) -> Me
 
 
 def _comparison_request(
-    loaded: LoadedRecipe, tokenized: TokenizedDomains, workers: int, observer: Observer
+    loaded: LoadedRecipe,
+    tokenized: TokenizedDomains,
+    methods: Sequence[str],
+    workers: int,
+    observer: Observer,
 ) -> MixtureRequest:
-    """Measure what any method could need, so that all can be compared on the same evidence."""
+    """Measure what the methods could need, so that all can be compared on the same evidence."""
     mixture = loaded.recipe.mixture
-    kinds = {kind: None for method in METHODS.values() for kind in method.measures(mixture)}
+    kinds = {kind: None for name in methods for kind in METHODS[name].measures(mixture)}
     measured = gather(loaded, tokenized, tuple(kinds), workers, observer)
     make_evidence(loaded, tokenized, workers, observer)
     return mixture_request(loaded, tokenized, measured)

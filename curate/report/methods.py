@@ -7,10 +7,9 @@ from typing import Any
 
 from rich.table import Table
 
-from curate.report.terminal import plain
+from curate.report.terminal import NumbersTable, plain
 
 SHARES_SHOWN = 5
-REASON_CHARACTERS = 90
 
 Row = Mapping[str, Any]
 
@@ -18,13 +17,14 @@ Row = Mapping[str, Any]
 def comparison_tables(comparison: Mapping[str, Any]) -> list[Table]:
     """Show one mixture a row: its largest shares, distance, loss, epochs and support.
 
-    Columns that no mixture fills are left out; a second table lists methods without a mixture.
+    Columns that no mixture fills are left out; a second table lists methods without a mixture, a
+    row for each reason.
 
     Args:
         comparison: The fields of `mixtures.json`.
     """
     budget = comparison["budget_tokens"]
-    table = Table(
+    table = NumbersTable(
         title="mixtures"
         + ("" if budget is None else f" of {budget:,} tokens")
         + "; shares in %, 95 % intervals",
@@ -34,26 +34,33 @@ def comparison_tables(comparison: Mapping[str, Any]) -> list[Table]:
         "! outside",
         caption_justify="left",
     )
-    table.add_column("method")
+    table.add_column("method", overflow="fold")
     table.add_column(f"largest {SHARES_SHOWN} shares", overflow="fold")
     rows = comparison["mixtures"]
     columns = []
     for heading, cell in COLUMNS.items():
         cells = {name: cell(row) for name, row in rows.items()}
         if any(cells.values()):
-            table.add_column(heading, justify="right")
+            table.add_column(heading, justify="right", no_wrap=True)
             columns.append(cells)
     for name, row in rows.items():
         table.add_row(plain(name), plain(_shares(row)), *(cells[name] for cells in columns))
     if not comparison["left_out"]:
         return [table]
     left_out = Table(title="left out", title_justify="left")
-    left_out.add_column("method")
-    left_out.add_column("why")
-    for name, reason in comparison["left_out"].items():
-        shown = reason if len(reason) <= REASON_CHARACTERS else reason[:REASON_CHARACTERS] + "…"
-        left_out.add_row(plain(name), plain(shown))
+    left_out.add_column("methods", overflow="fold", ratio=1)
+    left_out.add_column("why", overflow="fold", ratio=2)
+    for reason, names in _by_reason(comparison["left_out"]).items():
+        left_out.add_row(plain(", ".join(names)), plain(reason))
     return [table, left_out]
+
+
+def _by_reason(left_out: Mapping[str, str]) -> dict[str, list[str]]:
+    """Group methods whose reasons differ in the method's name alone."""
+    groups: dict[str, list[str]] = {}
+    for name, reason in left_out.items():
+        groups.setdefault(reason.replace(f"method '{name}'", "the method"), []).append(name)
+    return groups
 
 
 def _shares(row: Row) -> str:

@@ -9,11 +9,11 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console, ConsoleOptions, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.live import Live
 from rich.markup import escape
 from rich.segment import Segment
-from rich.table import Table
+from rich.table import Column, Table
 
 from curate.runtime.escape import tolerate_encodings, visible
 from curate.runtime.progress import Observer, TrainingProgress
@@ -22,6 +22,12 @@ from curate.stats import STATISTICS
 NATS_TO_BITS = 1 / np.log(2)
 
 REFRESH_SECONDS = 0.25
+
+BORDER_CHARACTERS = 3
+"""Characters that a column's border and padding take; the last border takes as many."""
+
+FOLDED_CHARACTERS = 20
+"""Width at which names and lists of shares may be folded."""
 
 
 class TerminalObserver(Observer):
@@ -174,6 +180,53 @@ def plain(text: str) -> str:
     return escape(visible(text))
 
 
+class NumbersTable(Table):
+    """A table that goes on below where it is too wide for the terminal, so that no number is cut.
+
+    Columns of numbers must not wrap (`no_wrap`); each part repeats the first column.
+    """
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Render in as many parts as the width needs."""
+        widths = [self._least_width(column, console) for column in self.columns]
+        parts: list[list[int]] = [[]]
+        room = options.max_width - widths[0] - BORDER_CHARACTERS
+        left = room
+        for place, width in enumerate(widths[1:], 1):
+            if width > left and parts[-1]:
+                parts.append([])
+                left = room
+            parts[-1].append(place)
+            left -= width
+        for number, part in enumerate(parts):
+            table = Table(title_justify="left", caption_justify="left")
+            table.title = self.title if number == 0 else None
+            table.caption = self.caption if number == len(parts) - 1 else None
+            for place in (0, *part):
+                column = self.columns[place]
+                table.add_column(
+                    column.header, justify=column.justify, overflow=column.overflow,
+                    min_width=max(1, widths[place] - BORDER_CHARACTERS) if place else None,
+                )  # fmt: skip
+            for row, cells in zip(
+                self.rows, zip(*(column.cells for column in self.columns), strict=True), strict=True
+            ):
+                table.add_row(*(cells[place] for place in (0, *part)), end_section=row.end_section)
+            yield from table.__rich_console__(console, options)
+
+    @staticmethod
+    def _least_width(column: Column, console: Console) -> int:
+        """Return the characters that a column needs, its border included."""
+        texts = [console.render_str(str(cell)).plain for cell in column.cells]
+        heading = console.render_str(str(column.header)).plain
+        if column.no_wrap:
+            longest = [len(line) for text in texts for line in text.split("\n")]
+            longest += [len(word) for word in heading.split()]
+            return max(longest, default=0) + BORDER_CHARACTERS
+        words = [len(word) for text in (heading, *texts) for word in text.split()]
+        return min(max(words, default=0), FOLDED_CHARACTERS) + BORDER_CHARACTERS
+
+
 def numbers_table(
     title: str, headings: Sequence[str], overflow: Literal["ellipsis", "fold"] = "ellipsis"
 ) -> Table:
@@ -184,10 +237,10 @@ def numbers_table(
         headings: Headings of all columns, that of the names first.
         overflow: Treatment of names that do not fit.
     """
-    table = Table(title=title, title_justify="left")
+    table = NumbersTable(title=title, title_justify="left")
     table.add_column(headings[0], overflow=overflow)
     for heading in headings[1:]:
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     return table
 
 
