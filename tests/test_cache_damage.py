@@ -94,6 +94,7 @@ FLIPS_A_FILE = 2
 def built(root: Path, notices: list[str]) -> dict[str, Any]:
     """Build into a new directory, and return what must not depend on the cache."""
     overrides = ["mixture={method: entropy}", "budget_tokens=3000", "validation.documents=0.1"]
+    overrides.append("limits.lost_share=0.1")
     listener = Listener()
     shutil.rmtree(root / "out", ignore_errors=True)
     result = build(load(root / "recipe.yaml", overrides), 1, listener, overwrite=True)
