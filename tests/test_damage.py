@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -18,8 +19,9 @@ from conftest import RECIPE, Listener, forge_manifest
 
 import curate
 from curate.dataset.hashed_json import has_hash, is_whole, with_hash
-from curate.errors import CurateError, InputError, ShardError
+from curate.errors import CurateError, EngineError, InputError, ShardError
 from curate.formats import FORMATS
+from curate.formats.parquet import damage_named
 from curate.runtime.files import hash_file
 
 LENGTH = 64
@@ -372,3 +374,13 @@ def test_a_build_that_was_cut_off_before_its_card_is_told(copied: Path) -> None:
     assert problems(copied) == [
         "README.md: not in the manifest, so its build was cut off; run curate build"
     ]
+
+
+def test_want_of_memory_is_no_damage(tmp_path: Path) -> None:
+    path = tmp_path / "shard.parquet"
+    with pytest.raises(EngineError, match=rf"^{path}: out of memory"), damage_named(path):
+        raise MemoryError("malloc of size 67108864 failed")
+    with pytest.raises(EngineError, match="check the disk"), damage_named(path):
+        raise OSError(errno.EIO, "Input/output error")
+    with pytest.raises(ShardError, match="found damage: no such thing"), damage_named(path):
+        raise OSError("no such\nthing")

@@ -34,7 +34,7 @@ import msgspec
 import orjson
 import zstandard
 
-from curate.errors import ShardError
+from curate.errors import EngineError, ShardError
 from curate.formats.base import (
     FILL,
     READ_BATCH_BYTES,
@@ -47,6 +47,7 @@ from curate.formats.base import (
 )
 from curate.formats.trainers.mixtures import HUGGING_FACE, LEVANTER, TORCHTITAN
 from curate.runtime.files import atomic_path
+from curate.runtime.machine import fault_line
 
 LEVEL = 3
 GZIP_LEVEL = 6
@@ -240,6 +241,9 @@ def read_frames(path: Path, variant: str = "zstd") -> Iterator[bytes]:
                 try:
                     content.append(frame.decompress(compressed))
                 except (zstandard.ZstdError, zlib.error) as error:
+                    fault = fault_line(error, str(path))
+                    if fault is not None:  # the machine's, which says nothing of the file
+                        raise EngineError(fault) from error
                     raise ShardError(
                         f"{path}: {variant} frame {frames} is damaged ({error})"
                     ) from error

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.errors import ShardError
+from curate.errors import EngineError, ShardError
 from curate.formats.base import (
     READ_BATCH_BYTES,
     DatasetFolder,
@@ -37,6 +37,7 @@ from curate.formats.base import (
 from curate.formats.trainer_files import DIRECTORY, chained, link
 from curate.formats.trainers.mixtures import HUGGING_FACE, LEVANTER, TORCHTITAN
 from curate.runtime.files import atomic_path
+from curate.runtime.machine import fault_line
 
 COLUMNS = ("text", "id", "source", "metadata")
 MAGIC = b"PAR1"
@@ -176,12 +177,20 @@ def check_magic(path: Path) -> None:
 
 @contextlib.contextmanager
 def damage_named(path: Path, kind: str = "Parquet file") -> Iterator[None]:
-    """Turn Arrow's error about a damaged file into a `ShardError` that names the file."""
+    """Turn Arrow's error about a damaged file into a `ShardError` that names the file.
+
+    Raises:
+        ShardError: The file is damaged.
+        EngineError: The machine lacks memory, or its disk fails, which says nothing of the file.
+    """
     import pyarrow as pa
 
     try:
         yield
     except (OSError, pa.ArrowException, ValueError, MemoryError) as error:
+        fault = fault_line(error, str(path))
+        if fault is not None:
+            raise EngineError(fault) from error
         reason = " ".join(str(error).split())  # Arrow's messages may end in a line break
         raise ShardError(f"{path}: expected a whole {kind}, found damage: {reason}") from error
 
