@@ -12,13 +12,14 @@ from pathlib import Path
 import polars as pl
 import pytest
 import zstandard
-from conftest import Listener, make_documents, write_jsonl
+from conftest import END, Listener, make_documents, write_jsonl
 
 from curate.errors import InputError
 from curate.pipeline.build import BuiltDataset, build
 from curate.pipeline.tokenize import TokenizedDomains, tokenize_domains
 from curate.recipe import load
 from curate.runtime.files import read_json
+from curate.tokens.tokenizer import from_json
 
 ANY_LOSS = "limits={lost_share: 1}"
 SMALL = "tokenizer.train.vocab_size=280"
@@ -270,3 +271,66 @@ def test_text_wins_over_records_that_hold_none(recipe: Path, source: Path) -> No
         (source / f"{number}.py").write_text(text)
     (source / "package.json").write_text('{\n "name": "x"\n}')
     assert over(recipe).stats[0].documents == 300
+
+
+def test_sources_that_shrink_are_told(recipe: Path, source: Path) -> None:
+    for name in ("a", "b"):
+        write_jsonl(source / f"{name}.jsonl", make_documents("wiki", 100, ord(name)))
+    write_jsonl(source / "talk/c.jsonl", make_documents("talk", 100))
+    domains = '{name: web, paths: "in/*.jsonl"}', "{name: talk, paths: in/talk}"
+    settings = ("mixture.method=natural", "budget_tokens=2000", SMALL)
+    _, notices = built(recipe, f"domains=[{', '.join(domains)}]", *settings)
+    _, again = built(recipe, f"domains=[{', '.join(domains)}]", *settings)
+    assert not any("shrunk" in notice or "is gone" in notice for notice in notices + again)
+    (source / "b.jsonl").unlink()
+    fewer = load(recipe, (f"domains=[{domains[0]}]", *settings))
+    heard = Listener()
+    build(fewer, 1, heard, overwrite=True)
+    said = [notice for notice in heard.notices if "shrunk" in notice or "is gone" in notice]
+    assert said[0].startswith("domain 'web' has shrunk since the last run here: 100 documents, ")
+    assert said[0].endswith(f"1 files are gone: {source}/b.jsonl")
+    assert said[1] == "domain 'talk' is gone: it had 100 documents at the last run here"
+
+
+def test_a_single_document_is_not_held_out_and_the_card_says_so(recipe: Path, source: Path) -> None:
+    (source / "input.txt").write_text(" ".join(texts(100)))
+    dataset, notices = built(
+        recipe, "domains=[{name: web, paths: in/input.txt}]", "mixture.method=natural",
+        "budget_tokens=2000", "output.format=llmc", "output.options={variant: nanogpt}", SMALL,
+    )  # fmt: skip
+    assert any(notice.startswith("no validation set for 'web'") for notice in notices)
+    card = (dataset.directory / "README.md").read_text()
+    assert "There is no validation set: no document is held out." in card
+    assert "validation/" not in card and "val.bin" not in card
+
+
+def test_few_held_out_tokens_are_told(recipe: Path, source: Path) -> None:
+    write_jsonl(source / "a.jsonl", make_documents("wiki", 300))
+    _, notices = built(
+        recipe, "domains=[{name: web, paths: in}]", "mixture.method=natural", "budget_tokens=2000"
+    )
+    assert any(notice.startswith("few held-out tokens") for notice in notices)
+    _, quiet = built(
+        recipe, "domains=[{name: web, paths: in}]", "mixture.method=natural", "budget_tokens=2000",
+        "validation.documents=0", "output.dir=out/other",
+    )  # fmt: skip
+    assert not any("held" in notice for notice in quiet)
+
+
+def test_a_start_token_that_is_left_out_is_told(bpe: dict[str, Any]) -> None:
+    template = {
+        "type": "TemplateProcessing",
+        "single": [
+            {"SpecialToken": {"id": "<|begin_of_text|>", "type_id": 0}},
+            {"Sequence": {"id": "A", "type_id": 0}},
+        ],
+    }
+    start = {"id": 400, "content": "<|begin_of_text|>", "special": True}
+    for processor in (template, {"type": "Sequence", "processors": [template]}):
+        changed = bpe | {"post_processor": processor, "added_tokens": [*bpe["added_tokens"], start]}
+        tokenizer = from_json(json.dumps(changed).encode(), END, "llama")
+        assert tokenizer.notices == (
+            "tokenizer: its template adds '<|begin_of_text|>' to every text, which is left out: "
+            f"documents only end with '{END}'",
+        )
+    assert from_json(json.dumps(bpe).encode(), END, "plain").notices == ()

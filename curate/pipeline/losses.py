@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
-from curate.errors import InputError
+from curate.dataset.manifest import load_manifest
+from curate.errors import InputError, ShardError
+from curate.runtime.files import read_json
 from curate.sources.first_records import head_faults
 from curate.sources.overlaps import list_paths
 from curate.sources.plans import FilePlan
@@ -116,6 +120,81 @@ def describe_files(domain: DomainTokens, files: Sequence[FileLoss]) -> str:
         return listed
     path, line, reason, _ = first
     return f"{listed}; first: {path}{f':{line}' if line else ''}: {reason}"
+
+
+def shrinkage_notices(
+    directory: Path, domains: Sequence[DomainTokens], content_hash: str
+) -> Iterator[str]:
+    """Say which domains hold less than when `stats.json` was written, and which files are gone.
+
+    Args:
+        directory: The output directory.
+        domains: The domains now.
+        content_hash: Hash of all their documents.
+    """
+    try:
+        earlier = read_json(directory / "stats.json")
+        if earlier["inputs"]["documents"] == content_hash:
+            return
+        rows = {name: (row["documents"], row["bytes"]) for name, row in earlier["domains"].items()}
+    except (InputError, LookupError, TypeError, AttributeError):
+        return  # none, or damaged: it is about to be written
+    paths: dict[str, set[str]] = {}
+    with contextlib.suppress(ShardError):
+        for record in load_manifest(directory).inputs:
+            paths.setdefault(record.domain, set()).add(record.path)
+    now = {domain.name: domain for domain in domains}
+    for name, (documents, size_bytes) in rows.items():
+        domain = now.get(name)
+        if domain is None:
+            yield f"domain '{name}' is gone: it had {documents:,} documents at the last run here"
+            continue
+        bytes_now = int(domain.text_bytes.sum())
+        if len(domain) >= documents and bytes_now >= size_bytes:
+            continue
+        gone = sorted(paths.get(name, set()) - {file.path for file in domain.files})
+        files = f"; {len(gone):,} files are gone: {list_paths(gone)}" if gone else ""
+        yield (
+            f"domain '{name}' has shrunk since the last run here: {len(domain):,} documents, "
+            f"{bytes_now:,} bytes of text; before, {documents:,} and {size_bytes:,}{files}"
+        )
+
+
+FEW_TOKENS = 1000
+"""Fewer held-out tokens than these in a domain make a loss mostly noise."""
+
+
+def held_out_notices(stats: Sequence[DomainStats], share: float) -> Iterator[str]:
+    """Say which domains have no validation set, or a very small one.
+
+    Args:
+        stats: Counts of every domain.
+        share: `validation.documents`.
+    """
+    if not share:
+        return
+    lacking = [f"'{row.name}'" for row in stats if not row.documents_validation]
+    whole = [f"'{row.name}'" for row in stats if row.documents_validation == row.documents]
+    few = [
+        f"'{row.name}' {row.tokens_validation:,}"
+        for row in stats
+        if 0 < row.tokens_validation < FEW_TOKENS
+    ]
+    if lacking:
+        yield (
+            f"no validation set for {', '.join(lacking)}: no document could be held out, as of a "
+            "single one; split the text into more documents to have one"
+        )
+    if whole:
+        yield (
+            f"every document of {', '.join(whole)} is held out, as copies of held-out documents of "
+            "other domains are; nothing is left to train on"
+        )
+    if few:
+        yield (
+            f"few held-out tokens, so that losses on them are noise: {', '.join(few)}; raise "
+            "validation.documents"
+        )
 
 
 def shared_notices(stats: Sequence[DomainStats]) -> Iterator[str]:

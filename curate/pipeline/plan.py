@@ -91,18 +91,21 @@ def plan_dataset(
         output_format.dtype_for(tokenized.tokenizer.vocabulary - 1)
     mixed = mix_domains(loaded, tokenized, workers, observer, write=write)
     plan = make_plan(mixed.mixture, mixed.request)
-    streams = tuple(
-        stream(domain, ~held_out, planned.tokens, loaded.recipe.seed)
-        for domain, held_out, planned in zip(
-            tokenized.domains, tokenized.validation, plan.domains, strict=True
-        )
-    )
-    inputs = ShardInputs(output_format, settings, streams, tokenized.domains, plan)
+    observer.begin("plan", [loaded.recipe.name])
+    streams: list[DocumentStream] = []
+    for domain, held_out, of_domain in zip(
+        tokenized.domains, tokenized.validation, plan.domains, strict=True
+    ):
+        observer.tick()
+        streams.append(stream(domain, ~held_out, of_domain.tokens, loaded.recipe.seed))
+    observer.tick()
+    inputs = ShardInputs(output_format, settings, tuple(streams), tokenized.domains, plan)
     shaped = plan_shards(loaded, inputs)
+    observer.end(f"{sum(len(order.documents) for order in streams):,} documents in order")
     planned = Planned(
         mixed=mixed,
         plan=_with_documents(plan, shaped.sampler.documents()),
-        streams=streams,
+        streams=tuple(streams),
         format=output_format,
         settings=settings,
         shaped=shaped,

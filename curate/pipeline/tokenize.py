@@ -23,8 +23,10 @@ from curate.errors import InputError
 from curate.pipeline.losses import (
     check_first_records,
     check_losses,
+    held_out_notices,
     loss_notices,
     shared_notices,
+    shrinkage_notices,
 )
 from curate.recipe import DomainRecipe, LoadedRecipe
 from curate.recipe.structs import RECORD_BYTES
@@ -137,7 +139,13 @@ def tokenize_domains(loaded: LoadedRecipe, workers: int, observer: Observer) -> 
     by_domain = zip(domains, validation, entropies, losses, strict=True)
     stats = tuple(domain_stats(*of_domain, shared) for of_domain in by_domain)
     observer.end()
-    for notice in (*loss_notices(domains, losses), *shared_notices(stats)):
+    content_hash = hash_json([[domain.name, domain.fingerprint] for domain in domains])
+    for notice in (
+        *shrinkage_notices(loaded.output_dir, domains, content_hash),
+        *loss_notices(domains, losses),
+        *shared_notices(stats),
+        *held_out_notices(stats, recipe.validation.documents),
+    ):
         observer.notice(notice)
     return TokenizedDomains(
         tokenizer=tokenizer,
@@ -146,7 +154,7 @@ def tokenize_domains(loaded: LoadedRecipe, workers: int, observer: Observer) -> 
         domains=domains,
         validation=validation,
         stats=stats,
-        content_hash=hash_json([[domain.name, domain.fingerprint] for domain in domains]),
+        content_hash=content_hash,
         tokenised_bytes=filled.text_bytes,
     )
 

@@ -86,7 +86,7 @@ def _metadata(
                 "data_files": [
                     {"split": split, "path": f"{split}/{_folders(loaded, split)}*{suffix}"}
                     for split in ("train", "validation")
-                    if split == "train" or recipe.validation.documents > 0
+                    if split == "train" or _held_out(certificate)
                 ],
             }
         ]
@@ -148,16 +148,14 @@ Shares are of tokens. Documents, bytes and bad records are those of the whole so
 |---|---:|---:|---:|---:|---:|---:|---:|---|
 {table}
 {_mixture_sentence(certificate)}
-Validation documents ({recipe.validation.documents:.3%} of each domain, chosen by content hash) are
-under `validation/`, one file a domain; {certificate["train_validation_overlap_documents"]} of them
-are also in the training set.
+{_validation_sentence(recipe.validation.documents, certificate)}
 
 ## Loading
 
 For {form.trainers}.{_loss_sentence(certificate)}
 
 ```
-{form.snippet.format(path=_first_shard(loaded)).strip()}
+{_snippet(loaded, form, certificate)}
 ```
 
 ## Provenance
@@ -166,6 +164,38 @@ For {form.trainers}.{_loss_sentence(certificate)}
 tokens which document it came from; `certificate.json` compares what was asked, planned and written.
 Recipe hash `{loaded.hash}`, seed {recipe.seed}. Tokenizer: `tokenizer.json`.
 """
+
+
+def _snippet(
+    loaded: LoadedRecipe, form: TokenFormat | TextFormat, certificate: dict[str, Any]
+) -> str:
+    """Show how to load the dataset; without validation documents there is no file of them."""
+    snippet = form.snippet.format(path=_first_shard(loaded)).strip()
+    if not _held_out(certificate):
+        for mention in (" and trainer/val.bin", " -j trainer/val.bin"):
+            snippet = snippet.replace(mention, "")
+    return snippet
+
+
+def _held_out(certificate: dict[str, Any]) -> list[str]:
+    """List the domains that have validation documents."""
+    rows = certificate["domains"].items()
+    return [name for name, row in rows if row["validation_tokens"]]
+
+
+def _validation_sentence(share: float, certificate: dict[str, Any]) -> str:
+    """Describe the validation set, as far as there is one."""
+    names = _held_out(certificate)
+    if not names:
+        return "There is no validation set: no document is held out."
+    lacking = len(certificate["domains"]) - len(names)
+    apart = f" ({lacking} domains have none)" if lacking else ""
+    return (
+        f"Validation documents ({share:.3%} of each domain, chosen by content hash) are\n"
+        f"under `validation/`, one file a domain{apart}; "
+        f"{certificate['train_validation_overlap_documents']} of them\n"
+        "are also in the training set."
+    )
 
 
 def _mixture_sentence(certificate: dict[str, Any]) -> str:

@@ -37,6 +37,7 @@ from curate.tokens.selftest import (
     unfit,
 )
 from curate.tokens.store import TokenStore
+from curate.tokens.task_queue import COMPRESSION
 from curate.tokens.tasks import PROGRESS, Task, TokeniseJob, plan_tasks
 from curate.tokens.tokenizer import Tokenizer
 
@@ -112,7 +113,7 @@ def _attempt(
     names = [domain.name for domain in recipe.domains]
     done = np.zeros((len(names), len(PROGRESS)), np.int64)
     totals = [
-        sum(task.size_bytes for task in tasks if task.domain == number)
+        sum(_decoded_bytes(task) for task in tasks if task.domain == number)
         for number in range(len(names))
     ]
 
@@ -169,6 +170,12 @@ def _attempt(
     text_bytes, tokens = int(done[:, 1].sum()), int(done[:, 2].sum())
     observer.end(f"{text_bytes / 1e6:.1f} MB of text, {tokens:,} tokens")
     return FillResult(runs, text_bytes)
+
+
+def _decoded_bytes(task: Task) -> int:
+    """Estimate the bytes that a task reads, once they are decompressed."""
+    file = task.items[0].plan.files[0]
+    return task.size_bytes * (1 if file.compression in ("plain", "") else COMPRESSION)
 
 
 def memory_dir() -> Path:

@@ -144,6 +144,8 @@ def from_json(text: bytes, eos: str | None, name: str) -> Tokenizer:
         if token["content"] == eos and not token.get("special"):
             token["special"] = True
             notices.append(f"tokenizer: '{eos}' is treated as special, so text cannot produce it")
+    is_changed = bool(notices)
+    notices += _template_notices(definition.get("post_processor"), eos)
     special = tuple(token["content"] for token in added if token.get("special"))
     canonical = orjson.dumps(definition)
     return Tokenizer(
@@ -154,9 +156,34 @@ def from_json(text: bytes, eos: str | None, name: str) -> Tokenizer:
         eos_id=_eos_id(eos, vocabulary, special, name),
         vocabulary=max(vocabulary.values()) + 1,
         special_tokens=special,
-        file_hash=hash_bytes(text) if is_canonical and not notices else None,
+        file_hash=hash_bytes(text) if is_canonical and not is_changed else None,
         notices=tuple(notices),
     )
+
+
+def _template_notices(processor: Any, eos: str | None) -> list[str]:
+    """Name the tokens that a post-processor adds to every text, which curate leaves out."""
+    if not isinstance(processor, dict):
+        return []
+    if processor.get("type") == "Sequence":
+        nested = processor.get("processors")
+        steps = nested if isinstance(nested, list) else []
+        return [notice for step in steps for notice in _template_notices(step, eos)]
+    pieces: list[Any] = []
+    if processor.get("type") == "TemplateProcessing" and isinstance(processor.get("single"), list):
+        pieces = [piece.get("SpecialToken") for piece in processor["single"]
+                  if isinstance(piece, dict)]  # fmt: skip
+    elif processor.get("type") in ("BertProcessing", "RobertaProcessing"):
+        pieces = [{"id": processor[key][0]} for key in ("cls", "sep")
+                  if isinstance(processor.get(key), list) and processor[key]]  # fmt: skip
+    tokens = [str(piece.get("id")) for piece in pieces if isinstance(piece, dict)]
+    added = [f"'{token}'" for token in tokens if token != eos]
+    if not added:
+        return []
+    return [
+        f"tokenizer: its template adds {', '.join(added)} to every text, which is left out: "
+        + (f"documents only end with '{eos}'" if eos else "documents have no mark at their ends")
+    ]
 
 
 def _added_tokens(definition: dict[str, Any]) -> list[dict[str, Any]]:
