@@ -19,6 +19,10 @@ Wrong arrays passed to pure maths raise `ValueError`; broken invariants are asse
 class CurateError(Exception):
     """Any user-fixable error; the message says what is wrong, what is possible, what to type."""
 
+    def __init__(self, message: str = "") -> None:
+        """Keep the message in one line, even if it repeats a name with line breaks."""
+        super().__init__(message.replace("\r", "\\r").replace("\n", "\\n"))
+
 
 class RecipeError(CurateError):
     """The recipe asks for something that does not exist or contradicts itself."""

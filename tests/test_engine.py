@@ -14,7 +14,8 @@ import pytest
 
 from curate import errors
 from curate.errors import CurateError, EngineError, InputError
-from curate.runtime.workers import ahead, context, default_workers, map_tasks, run_workers
+from curate.runtime.shared import context
+from curate.runtime.workers import ahead, default_workers, map_tasks, run_workers
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="the tasks here are closures, which only a fork takes along"

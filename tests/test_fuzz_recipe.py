@@ -44,6 +44,8 @@ BASE = {
     "output": {"format": "megatron", "dir": "out", "shard_tokens": 100, "options": {"a": 1}},
     "counting": {"memory_mb": 64},
     "proxy": {"preset": "nano", "runs": 3, "tokens": 100, "learning_rate": 0.1},
+    "base": ".",
+    "limits": {"lost_share": 0.5},
     "cache": "cache", "seed": 7, "on_shortfall": "error", "on_bad_record": "error",
 }  # fmt: skip
 
@@ -292,4 +294,4 @@ def test_a_byte_order_mark_is_skipped(tmp_path):
 
 
 def test_every_field_is_among_those_fuzzed():
-    assert set(Recipe.__struct_fields__) - {"limits"} == set(BASE)
+    assert set(Recipe.__struct_fields__) == set(BASE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -16,7 +17,7 @@ from curate import __version__  # noqa: E402
 from curate.cli import evidence, info, interrupt, main_job, proxies  # noqa: E402
 from curate.cli.session import EXIT_FAILED, EXIT_USER, say  # noqa: E402
 from curate.errors import CurateError  # noqa: E402
-from curate.runtime.escape import tolerate_encodings  # noqa: E402
+from curate.runtime.escape import output_named, tolerate_encodings  # noqa: E402
 from curate.runtime.machine import fault_line  # noqa: E402
 
 COMMANDS = (
@@ -78,7 +79,8 @@ def run() -> int:
     try:
         cli.main(standalone_mode=False)
         if sys.stdout is not None:  # None where the caller closed it, as schedulers may
-            sys.stdout.flush()  # so that a full disk is reported below, like any other error
+            with output_named():
+                sys.stdout.flush()  # so that a full disk is reported below, like other errors
     except BaseException as error:
         # After a signal, whatever it led to, such as a killed worker, is no error of its own.
         if interrupt.received() or isinstance(error, KeyboardInterrupt | click.Abort):
@@ -118,6 +120,11 @@ def _report(error: BaseException) -> int | None:
         line = fault_line(error, "")  # a full disk, little memory
         if line is None and isinstance(error, OSError):  # a directory without write permission
             line = f"{error.filename or 'a file'}: {error.strerror or error}"
+            if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+                line += (
+                    "; choose places that can be written: --out or output.dir for the dataset, "
+                    "cache for the token store"
+                )
         if line is not None:
             _discard_output()
     if line is None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 import click
 
-from curate.runtime.escape import one_line
+from curate.runtime.escape import one_line, output_named
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -72,12 +72,17 @@ def recipe_or_runs_command(command: Command) -> Command:
 
 def say(message: str, err: bool = False) -> None:
     """Print a message in one line, in which nothing is invisible or acts on the terminal."""
-    click.echo(one_line(message), err=err)
+    try:
+        click.echo(one_line(message), err=err)
+    except OSError:
+        if not err:
+            raise  # else nobody can be told, and the exit code alone must say it
 
 
 def print_json(value: Any) -> None:
     """Print a value as JSON in ASCII, which any terminal and encoding can take."""
-    click.echo(json.dumps(value, indent=2))
+    with output_named():
+        click.echo(json.dumps(value, indent=2))
 
 
 class Screen:

@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.segment import Segment
 from rich.table import Column, Table
 
-from curate.runtime.escape import tolerate_encodings, visible
+from curate.runtime.escape import output_named, tolerate_encodings, visible
 from curate.runtime.progress import Observer, TrainingProgress
 from curate.stats import STATISTICS
 
@@ -131,6 +131,11 @@ def _progress_cells(counters: NDArray[np.int64], seconds: float) -> list[str]:
 
 class VisibleConsole(Console):
     """A console on which text cannot act: controls and the like are shown as escapes."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print as rich does; errors name standard output."""
+        with output_named():
+            super().print(*objects, **options)
 
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None

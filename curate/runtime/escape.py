@@ -8,9 +8,11 @@ line passes all that it prints through `visible`; the dataset card uses `markdow
 from __future__ import annotations
 
 import codecs
+import contextlib
 import re
 import sys
 import unicodedata
+from collections.abc import Iterator
 
 MOST_CHARACTERS = 4000
 """Longest message that the command line prints."""
@@ -84,6 +86,15 @@ def tolerate_encodings() -> None:
         reconfigure = getattr(stream, "reconfigure", None)  # absent in notebooks
         if reconfigure is not None:
             reconfigure(errors=ENCODING_ERRORS)
+
+
+@contextlib.contextmanager
+def output_named() -> Iterator[None]:
+    """Let errors of writing to standard output name it."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, "standard output") from error
 
 
 def _stand_in(error: UnicodeError) -> tuple[str, int]:

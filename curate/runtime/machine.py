@@ -20,6 +20,10 @@ OUT_OF_MEMORY = (
 )
 TOO_MANY_FILES = "Too many open files; raise the limit (ulimit -n 65536) and run again"
 DISK_FULL = "No space left on device; free some, or choose another disk, and run again"
+FILE_TOO_LARGE = (
+    "File too large for the limit of file sizes (ulimit -f unlimited) or for its file system; "
+    "raise the limit, or choose another disk, and run again"
+)
 DISK_FAILED = "Input/output error; check the disk, copy the file to another one, and run again"
 NO_ANSWER = (
     "the disk or network did not answer; run again when it can be reached, or copy the file to a "
@@ -36,6 +40,7 @@ ERRNO_FAULTS = {
         OUT_OF_MEMORY: "ENOMEM",
         TOO_MANY_FILES: "EMFILE ENFILE",
         DISK_FULL: "ENOSPC EDQUOT",
+        FILE_TOO_LARGE: "EFBIG",
         DISK_FAILED: "EIO EREMOTEIO EUCLEAN EBADMSG ENXIO ENODEV ENOMEDIUM",
         NO_ANSWER: "ESTALE ETIMEDOUT EHOSTDOWN EHOSTUNREACH ENETDOWN ENETUNREACH ENETRESET "
         "ECONNRESET ECONNREFUSED ECONNABORTED ENOTCONN ENOLINK ECOMM EPROTO ETIME",

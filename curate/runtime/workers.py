@@ -26,25 +26,13 @@ from typing import Any, TypeVar
 from curate import errors
 from curate.errors import CurateError, EngineError
 from curate.runtime.machine import OUT_OF_MEMORY, fault_line
+from curate.runtime.shared import context, shared_lock, shared_numbers, workers_share_memory
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Send = Callable[[Any], None]
 
 TICK_SECONDS = 0.1
-
-
-def context() -> multiprocessing.context.BaseContext:
-    """Return the start method of workers: fork on Linux, spawn elsewhere.
-
-    Forking is unsafe on macOS and does not exist on Windows.
-    """
-    return multiprocessing.get_context("fork" if workers_share_memory() else "spawn")
-
-
-def workers_share_memory() -> bool:
-    """Whether workers see objects that the parent made before they started."""
-    return sys.platform == "linux"
 
 
 def default_workers() -> int:
@@ -75,12 +63,14 @@ class Limits:
         """Limit this process, and send what libraries print as they die to the null device."""
         import resource
 
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        resource.setrlimit(resource.RLIMIT_CPU, (self.cpu_seconds, self.cpu_seconds + 1))
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        most = {resource.RLIMIT_CORE: 0, resource.RLIMIT_CPU: self.cpu_seconds}
         if _has_no_memory_limit():
-            pages = int(Path("/proc/self/statm").read_text().split()[0])
-            most_bytes = pages * resource.getpagesize() + self.memory_bytes
-            resource.setrlimit(resource.RLIMIT_AS, (most_bytes, resource.RLIM_INFINITY))
+            most[resource.RLIMIT_AS] = pages * resource.getpagesize() + self.memory_bytes
+        for kind, value in most.items():
+            _, hard = resource.getrlimit(kind)  # only the soft limit may be set up to it
+            soft = value if hard == resource.RLIM_INFINITY else min(value, hard)
+            resource.setrlimit(kind, (soft, hard))
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, 2)
         os.close(null)
@@ -413,18 +403,23 @@ def map_tasks(
             keep((number, function(item)))
             on_tick()
         return [results[number] for number in range(len(items))]
-    counter = context().Value("q", 0)
-    run_workers(partial(_map_body, function, items, counter), workers, keep, on_tick)
+    claims = shared_numbers([0]), shared_lock()
+    run_workers(partial(_map_body, function, items, claims), workers, keep, on_tick)
     return [results[number] for number in range(len(items))]
 
 
 def _map_body(
-    function: Callable[[Any], Any], items: Sequence[Any], counter: Any, number: int, send: Send
+    function: Callable[[Any], Any],
+    items: Sequence[Any],
+    claims: tuple[Any, Any],
+    number: int,
+    send: Send,
 ) -> None:
+    next_item, lock = claims
     while True:
-        with counter.get_lock():
-            position = counter.value
-            counter.value += 1
+        with lock:
+            position = next_item[0]
+            next_item[0] += 1
         if position >= len(items):
             return
         send((position, function(items[position])))

@@ -18,7 +18,8 @@ from curate.errors import TokenizerError
 from curate.recipe import Recipe
 from curate.runtime.files import user_cache
 from curate.runtime.progress import Observer
-from curate.runtime.workers import OverLimit, ahead, workers_share_memory
+from curate.runtime.shared import workers_share_memory
+from curate.runtime.workers import OverLimit, ahead
 from curate.sources import SegmentReader
 from curate.sources.plans import FilePlan
 from curate.tokens.backends import (

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from curate.errors import EngineError, TokenizerError
 from curate.runtime import workers as local
 from curate.runtime.machine import machine_fault
+from curate.runtime.shared import shared_numbers
 from curate.tokens.counting import count_stream
 from curate.tokens.rows import append_ends
 from curate.tokens.task_queue import TaskQueue
@@ -51,13 +52,12 @@ def tokenise(
     runs: CountRuns = {}
     if not any(task.shared for task in job.tasks):  # any number of workers can join a shared one
         workers = min(workers, len(job.tasks))
-    process = local.context()
     shape = (workers, len(job.domains), len(PROGRESS))
     shared = SharedState(
-        counters=process.RawArray("q", int(np.prod(shape))),
-        verdict=process.RawValue("b", 0),
+        counters=shared_numbers([0] * int(np.prod(shape))),
+        verdict=shared_numbers([0]),
         queue=TaskQueue(job.tasks, workers),
-        current=process.RawArray("q", [-1] * workers),
+        current=shared_numbers([-1] * workers),
     )
     totals = np.frombuffer(shared.counters, np.int64).reshape(shape)
 
@@ -66,9 +66,9 @@ def tokenise(
         runs.setdefault(domain, []).append((run, counted))
 
     def tick() -> None:
-        if shared.verdict.value == 0:
+        if shared.verdict[0] == 0:
             test_backend()
-            shared.verdict.value = 1
+            shared.verdict[0] = 1
         on_progress(totals.sum(axis=0))
 
     def work_of(number: int) -> str:
@@ -78,7 +78,7 @@ def tokenise(
     try:
         local.run_workers(partial(work, job, shared), workers, keep, tick, work_of)
     except (EngineError, TokenizerError, RuntimeError) as error:
-        if shared.verdict.value == 0:  # the backend may have killed the worker, or failed there
+        if shared.verdict[0] == 0:  # the backend may have killed the worker, or failed there
             try:
                 test_backend()
             except Exception as second:

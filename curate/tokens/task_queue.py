@@ -8,9 +8,8 @@ encoder meets the same words again.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
-from curate.runtime import workers as local
+from curate.runtime.shared import shared_lock, shared_numbers
 from curate.sources.records import SEGMENT_BYTES
 from curate.tokens.tasks import Task, most_at_once
 
@@ -40,19 +39,18 @@ class TaskQueue:
             starts.setdefault(task.domain, position)
             self._stops[task.domain] = position + 1
             bytes_left[task.domain] += task.size_bytes
-        process: Any = local.context()
-        self._lock = process.Lock()
-        self._begun = process.RawValue("q", 0)
+        self._lock = shared_lock()
+        self._begun = shared_numbers([0])
         """Number of domains begun, in the order of the tasks."""
-        self._next = process.RawArray("q", [starts.get(domain, 0) for domain in range(domains)])
+        self._next = shared_numbers([starts.get(domain, 0) for domain in range(domains)])
         """The first task not taken, by domain."""
-        self._bytes_left = process.RawArray("q", bytes_left)
+        self._bytes_left = shared_numbers(bytes_left)
         """Bytes of the tasks not taken, by domain."""
-        self._members = process.RawArray("q", domains)
+        self._members = shared_numbers([0] * domains)
         """Number of workers, by domain."""
-        self._segments = process.RawArray("q", len(tasks))
+        self._segments = shared_numbers([0] * len(tasks))
         """The next segment of each shared task, by task."""
-        self._ended = process.RawArray("b", len(tasks))
+        self._ended = shared_numbers([0] * len(tasks))
         """1 for each shared task whose end a worker has reached."""
 
     def take(self, domain: int | None) -> int | None:
@@ -77,9 +75,9 @@ class TaskQueue:
     def _next_domain(self) -> int | None:
         """Pick the largest domain not begun, else the one with the most bytes per worker."""
         domains = list(self._stops)
-        if self._begun.value < len(domains):
-            self._begun.value += 1
-            return domains[int(self._begun.value) - 1]
+        if self._begun[0] < len(domains):
+            self._begun[0] += 1
+            return domains[int(self._begun[0]) - 1]
         return max(
             filter(self._has_tasks, domains),
             key=lambda domain: self._bytes_left[domain] / (self._members[domain] + 1),

@@ -293,7 +293,7 @@ class _Worker:
 
     def _wait_for_verdict(self) -> None:
         # A plain read without a lock: the parent writes this byte once, from 0 to 1.
-        while self._shared.verdict.value == 0:
+        while self._shared.verdict[0] == 0:
             time.sleep(POLL_SECONDS)
 
     def _start_domain(self, domain: int) -> None:
