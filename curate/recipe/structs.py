@@ -23,8 +23,8 @@ Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,99}$(?!\n)")]
 """Fit for a directory's name; the end keeps Python's `$` from passing a last line break."""
 
 
-RECORD_BYTES = 256_000_000
-"""Default of `limits.record_bytes`: five books of 50 MB."""
+RECORD_BYTES = 128_000_000
+"""Default of `limits.record_bytes`: a book of 50 MB whose every character is escaped."""
 
 
 class Frozen(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -320,7 +320,7 @@ class LimitsRecipe(Frozen, frozen=True):
     record_bytes: Annotated[int, Meta(ge=1, le=10**12)] = RECORD_BYTES
     """Most bytes of one record: of its text, and of the line, array element, CSV record, table cell
     or text file that holds it, decompressed. A larger one is set aside as a bad record and never
-    held in memory. A worker needs about six times as much memory as its largest record.
+    held in memory. A worker may need eight times as much memory as its largest record.
     """
     lost_share: Annotated[float, Meta(ge=0, le=1)] = 0.01
     """Largest share of a domain's bytes or records that may give no document, from 0 to 1: a domain
