@@ -311,8 +311,8 @@ def test_weight_draws_carry_errors_and_neighbours_within_noise_are_named() -> No
     assert (turned == draws[:, ::-1]).all()
     names, centre = list(nats), np.array(list(nats.values()))
     assert order_warnings(names, centre, np.array(list(error.values()))) == (
-        "b and c: entropies differ by less than their error (4.000 and 3.950 nats, difference "
-        "0.050 ± 0.139)",
+        "b and c: entropies differ by less than their error (5.771 and 5.699 bits per token, "
+        "difference 0.072 ± 0.200)",
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from conftest import Listener, write_jsonl
 from curate.errors import InputError
 from curate.pipeline.plan import plan_dataset
 from curate.recipe import MixtureRecipe, load
+from curate.report.terminal import stats_table
 
 CORRECTED = "mixture={method: entropy, estimator: corrected}"
 
@@ -51,6 +53,11 @@ def test_corrected_weights_have_intervals_and_are_measured_once(recipe: Path) ->
         assert measures["joint"]["nats"] == pytest.approx(
             measures["shannon"]["nats"] + measures["conditional"]["nats"], abs=1e-12
         )
+
+    table = stats_table(stats)  # what the mixture used, with its interval
+    assert "bias corrected" in str(table.title)
+    bits = stats["domains"]["wiki"]["entropy"]["conditional"]["nats"] / math.log(2)
+    assert any(f"{bits:.3f} ±" in cell for column in table.columns for cell in column.cells)
 
     again, _, heard = planned(recipe, CORRECTED, "budget_tokens=20000")
     assert "entropies" not in heard.begun

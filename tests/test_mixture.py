@@ -366,8 +366,8 @@ def test_entropy_intervals_by_hand():
     assert mixture.low == pytest.approx({"a": expected, "b": expected}, abs=0.015)
     assert mixture.high["a"] == pytest.approx(1 - expected, abs=0.015)
     assert mixture.warnings == (
-        "a and b: entropies differ by less than their error (5.000 and 5.000 nats, difference "
-        "0.000 ± 0.980)",
+        "a and b: entropies differ by less than their error (7.213 and 7.213 bits per token, "
+        "difference 0.000 ± 1.414)",
     )
     flat = mix(request("entropy", 9, [99, 99], entropy=known, entropy_error=errors, temperature=9))
     assert flat.high["a"] - flat.low["a"] < (mixture.high["a"] - mixture.low["a"]) / 5

@@ -295,9 +295,9 @@ def test_held_out_mixtures_are_inside_and_corners_are_not():
     for domain in range(6):
         check = check_support(np.eye(6)[domain], support, names)
         assert not check.inside and names[domain] in check.outside_range
-        assert "outside the data: the nearest run is" in support_warning(check)
-        assert f"'{names[domain]}' 1 (trained" in support_warning(check)
-    assert support_warning(check_support(draws[0], support, names)) is None
+        assert "outside the data: the nearest run is" in support_warning(check, "do that")
+        assert f"'{names[domain]}' 1 (trained" in support_warning(check, "do that")
+    assert support_warning(check_support(draws[0], support, names), "do that") is None
 
 
 def test_repeated_runs_are_one_mixture():

@@ -26,6 +26,7 @@ from curate.pipeline.validate import (
     validate_mixture,
 )
 from curate.recipe import load, parse
+from curate.report.validation import summary_lines
 from curate.runtime.progress import Observer
 from curate.stats.seed_intervals import joint_verdict, seed_mean, verdict_of
 
@@ -246,3 +247,15 @@ def test_proxies_stand_in_one_place() -> None:
     assert (micro.proxies.preset, micro.proxies.tokens, micro.proxies.runs) == ("micro", 250_000, 4)
     assert micro.hash == loaded.hash  # what proxies find counts, not how they were asked for
     assert next_preset("60M") == "bimix"
+
+
+@pytest.mark.parametrize(
+    ("verdict", "words"),
+    [("confirmed", []), ("tied", ["more seeds"]), ("refuted", ["build with uniform instead"])],
+)
+def test_a_verdict_says_what_to_do(verdict: str, words: list[str]) -> None:
+    size = {"preset": "nano", "verdict": verdict, "prediction": None,
+            "ranking": ["uniform", "recommended", "natural"]}  # fmt: skip
+    lines = summary_lines({"method": "bimix", "sizes": [size], "transfer": []})
+    assert len(lines) == 2 + len(words)
+    assert all(word in lines[1] for word in words)

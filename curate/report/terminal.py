@@ -325,8 +325,18 @@ def reader_lines(fields: dict[str, Any]) -> list[str]:
     return lines
 
 
+def _entropy(entropy: Mapping[str, Any]) -> str:
+    """Format an entropy of `stats.json` in bits, with half of its interval where it has one."""
+    bits = f"{entropy['nats'] * NATS_TO_BITS:.3f}"
+    high = entropy.get("high")
+    return bits if high is None else f"{bits} ± {(high - entropy['nats']) * NATS_TO_BITS:.3f}"
+
+
 def stats_table(stats: dict[str, Any]) -> Table:
-    """Show counts of each domain, and plug-in entropies in bits per token."""
+    """Show counts of each domain, and entropies in bits per token.
+
+    Entropies are corrected for bias where they were measured so, as mixtures use them.
+    """
     counted = [name for name, row in STATISTICS.items() if row.count is not None]
     headings = (
         "documents",
@@ -339,13 +349,16 @@ def stats_table(stats: dict[str, Any]) -> Table:
         "bad",
         "lost",
     )
-    table = numbers_table("domains; entropies in bits per token, plug-in", ("domain", *headings))
+    shown = [row["entropy"][measure] for row in stats["domains"].values() for measure in counted]
+    corrected = any(entropy["estimator"] != "plugin" for entropy in shown)
+    kind = "± half a 95 % interval, bias corrected; without ±: plug-in" if corrected else "plug-in"
+    table = numbers_table(f"domains; entropies in bits per token, {kind}", ("domain", *headings))
     for name, row in stats["domains"].items():
-        bits = [row["entropy"][measure]["plugin"] * NATS_TO_BITS for measure in counted]
+        bits = [_entropy(row["entropy"][measure]) for measure in counted]
         cells = [
             f"{row['documents']:,}", f"{row['bytes'] / 1e6:.1f}", f"{row['tokens']:,}",
             f"{row['tokens_validation']:,}", f"{row['bytes_per_token']:.2f}",
-            f"{row['vocabulary_used']:,}", *(f"{value:.3f}" for value in bits),
+            f"{row['vocabulary_used']:,}", *bits,
             f"{row['bad_records']:,}", _lost(row),
         ]  # fmt: skip
         table.add_row(plain(name), *cells)

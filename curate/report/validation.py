@@ -8,6 +8,14 @@ from rich.table import Table
 
 from curate.report.terminal import numbers_table, plain
 
+WHAT_THEN = {
+    "tied": "more seeds (--seeds) or longer runs (proxy.tokens) may tell; else take the simpler "
+    "mixture",
+    "refuted": "build with BEST instead (its weights are in validation.json, for mixture: {method: "
+    "manual, weights: …}), or add runs near both (`curate design`) and mix again",
+}
+"""What to do after a verdict; BEST stands for the best rival."""
+
 COLOURS = {"confirmed": "green", "tied": "yellow", "refuted": "red"}
 
 
@@ -35,6 +43,9 @@ def summary_lines(result: dict[str, Any]) -> list[str]:
             f"{size['preset']}: the recommendation of {plain(result['method'])} is "
             f"[{COLOURS[verdict]}]{verdict}[/]; best first: {plain(', '.join(size['ranking']))}"
         )
+        if verdict != "confirmed":
+            best = next(name for name in size["ranking"] if name != "recommended")
+            lines.append(f"{size['preset']}: {WHAT_THEN[verdict].replace('BEST', plain(best))}")
         prediction = size["prediction"]
         if prediction is None:
             lines.append(f"{size['preset']}: nothing predicts losses at this size")

@@ -113,6 +113,10 @@ def weight_draws(
     return np.asarray((power / power.sum(1, keepdims=True))[:, column])
 
 
+LN_2 = math.log(2)
+"""Nats in a bit: tables of entropies are in bits, so the notes beside them are too."""
+
+
 def order_warnings(
     names: Sequence[str], centre: NDArray[np.float64], error: NDArray[np.float64]
 ) -> tuple[str, ...]:
@@ -125,8 +129,8 @@ def order_warnings(
 
     Example:
         >>> order_warnings(["a", "b"], np.array([5.0, 5.01]), np.array([0.01, 0.01]))
-        ('b and a: entropies differ by less than their error (5.010 and 5.000 nats, difference \
-0.010 ± 0.028)',)
+        ('b and a: entropies differ by less than their error (7.228 and 7.213 bits per token, \
+difference 0.014 ± 0.040)',)
     """
     order = np.argsort(-centre, kind="stable")
     warnings = []
@@ -136,7 +140,7 @@ def order_warnings(
         if gap < half:
             warnings.append(
                 f"{names[upper]} and {names[lower]}: entropies differ by less than their error "
-                f"({centre[upper]:.3f} and {centre[lower]:.3f} nats, difference "
-                f"{gap:.3f} ± {half:.3f})"
+                f"({centre[upper] / LN_2:.3f} and {centre[lower] / LN_2:.3f} bits per token, "
+                f"difference {gap / LN_2:.3f} ± {half / LN_2:.3f})"
             )
     return tuple(warnings)

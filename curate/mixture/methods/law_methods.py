@@ -208,7 +208,14 @@ def _position_warnings(case: _Case, answer: _Answer) -> list[str]:
         f"'{name}' is in the runs and not in the recipe: it gets no share"
         for name in case.constraints.left_out
     ]
-    outside = support_warning(check_support(answer.weights, support, runs.domains))
+    remedy = "set mixture.trust_region: true"
+    if case.simulated:
+        remedy = "take a method with a trust region, such as boosted"
+    elif case.problem.support is not None:
+        remedy = (
+            "loosen mixture.caps, mixture.floors or max_epochs, which exclude all that are near"
+        )
+    outside = support_warning(check_support(answer.weights, support, runs.domains), remedy)
     warnings += [outside] if outside else []
     if answer.beyond is not None:
         warnings.append(

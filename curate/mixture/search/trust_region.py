@@ -123,8 +123,8 @@ def check_support(shares: Array, support: Support, domains: Sequence[str]) -> Su
     return SupportCheck(distance, support.radius, inside, outside)
 
 
-def support_warning(check: SupportCheck) -> str | None:
-    """Word the warning for a mixture outside the support; None inside."""
+def support_warning(check: SupportCheck, remedy: str) -> str | None:
+    """Word the warning for a mixture outside the support, with what to do; None inside."""
     if check.inside:
         return None
     worst = sorted(
@@ -137,5 +137,5 @@ def support_warning(check: SupportCheck) -> str | None:
     return (
         f"outside the data: the nearest run is {check.distance:.3f} away, runs are within "
         f"{check.radius:.3f} of each other{'; ' if ranges else ''}{ranges}. The predicted loss is "
-        "a guess there: train the mixtures of `curate design`, or keep trust_region: true"
+        f"a guess there: train the mixtures of `curate design`, or {remedy}"
     )
