@@ -144,6 +144,16 @@ def test_other_commands_leave_a_dataset_as_it_is(recipe: Path) -> None:
     assert "built already: reading it back" in heard.notices
 
 
+def test_bad_records_are_told_again(recipe: Path, tmp_path: Path) -> None:
+    """Also where they are listed already, beside a finished dataset."""
+    data = tmp_path / "more.jsonl"
+    data.write_text('{"text": "the river city"}\n' * 3000 + "not JSON\n")
+    loaded = load(recipe, (f"domains.wiki.paths={data}", "max_epochs=100"))
+    for _ in range(2):
+        curate.build(loaded, workers=1, progress=(heard := Listener()))
+        assert any(notice.startswith("1 bad records") for notice in heard.notices)
+
+
 def test_a_mixture_of_runs_is_not_written_into_a_dataset(recipe: Path, tmp_path: Path) -> None:
     directory = curate.build(recipe, workers=1).directory
     before = tree(directory)

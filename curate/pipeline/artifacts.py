@@ -37,10 +37,9 @@ def write_stats(
     """
     refuse_foreign(loaded.output_dir)
     write_json(loaded.output_dir / "stats.json", stats_fields(loaded, tokenized, measured))
-    bad_records = sum(stats.bad_records for stats in tokenized.stats)
     path = loaded.output_dir / QUARANTINE
     path.unlink(missing_ok=True)
-    if not bad_records:
+    if not any(stats.bad_records for stats in tokenized.stats):
         return
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         for domain in tokenized.domains:
@@ -48,7 +47,14 @@ def write_stats(
                 row = {"domain": domain.name, "file": source, "line": line, "reason": reason,
                        "excerpt": excerpt}  # fmt: skip
                 file.write(msgspec.json.encode(row) + b"\n")
-    observer.notice(f"{bad_records:,} bad records: see {path}")
+    notice_bad_records(tokenized, observer, f": see {path}")
+
+
+def notice_bad_records(tokenized: TokenizedDomains, observer: Observer, where: str = "") -> None:
+    """Say how many bad records there are, if any, and where they are listed."""
+    bad_records = sum(stats.bad_records for stats in tokenized.stats)
+    if bad_records:
+        observer.notice(f"{bad_records:,} bad records{where}")
 
 
 def stats_fields(

@@ -16,7 +16,7 @@ from curate.mixture.compare_methods import (
     every_method,
     select_methods,
 )
-from curate.pipeline.artifacts import origin, write_stats
+from curate.pipeline.artifacts import notice_bad_records, origin, write_stats
 from curate.pipeline.check import by_hand, check_mixture, check_names
 from curate.pipeline.measure import TextEvidence, entropy_fields, gather, needed_samples
 from curate.pipeline.proxies import make_evidence
@@ -90,6 +90,8 @@ def mix_domains(
     make_evidence(loaded, tokenized, workers, observer)
     if write:
         write_stats(loaded, tokenized, measured, observer)
+    else:
+        notice_bad_records(tokenized, observer)
     request = mixture_request(loaded, tokenized, measured)
     mixture = mix(request)
     for warning in mixture.warnings:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from curate.pipeline.artifacts import stats_fields, write_stats
+from curate.pipeline.artifacts import notice_bad_records, stats_fields, write_stats
 from curate.pipeline.check import check_names
 from curate.pipeline.measure import recall, remember
 from curate.pipeline.resume import writable_artifacts
@@ -68,4 +68,6 @@ def _write(loaded: LoadedRecipe, tokenized: TokenizedDomains, observer: Observer
     with writable_artifacts(loaded, observer) as writable:
         if writable:
             write_stats(loaded, tokenized, measured, observer)
+        else:
+            notice_bad_records(tokenized, observer)
     return stats_fields(loaded, tokenized, measured)
