@@ -151,21 +151,3 @@ def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(fcntl, "flock", refuse)
     with pytest.raises(EngineError, match=r"has no locks \(No locks available\), .* put --out"):
         FileLock(tmp_path / "lock").take()
-
-
-def test_races_have_one_holder() -> None:
-    """With `_is_at_path` always true, these races have about 50 cases of two holders."""
-    tool = Path(__file__).parents[1] / "tools" / "faults" / "locks.py"
-    command = [sys.executable, str(tool), "--races", "400"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    counts = json.loads(done.stdout)
-    assert counts["races"] >= 400 and counts["killed_holders"]
-    assert counts["two_holders"] == counts["stray"] == done.returncode == 0
-
-
-def test_two_builds_at_once() -> None:
-    """Neither, the cache, the output, and both are shared."""
-    tool = Path(__file__).parents[1] / "tools" / "faults" / "together.py"
-    command = [sys.executable, str(tool), "--rounds", "4"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert json.loads(done.stdout.splitlines()[-1])["faults"] == 0, done.stdout

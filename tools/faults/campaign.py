@@ -21,6 +21,7 @@ PROGRAMS = {
     "full_disks": 60,
     "hostile_files": 200,
     "locks": 10_000,
+    "together": 50,
 }
 """Trials of each program in a whole campaign."""
 

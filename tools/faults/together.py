@@ -1,7 +1,5 @@
 """Start two builds at once, in all combinations, and compare what they leave with builds alone.
 
-    python tools/faults/together.py [--rounds 50] [--seed 0]
-
 The two share a cache, an output directory, both, or neither, at moments up to a second apart. With
 one output directory a build either ends well or is told who has locked it. A lock that names
 another machine is respected until its file is removed.
@@ -9,7 +7,6 @@ another machine is respected until its file is removed.
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import shutil
@@ -18,6 +15,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+from trials import Row, main, timed
 
 from curate.runtime.locks import DIRECTORY_LOCK
 
@@ -36,10 +35,15 @@ output: {format: npy}
 """
 
 
-def run(rounds: int, seed: int) -> dict[str, int]:
-    """Start pairs of builds, and count rounds, refusals and differences."""
+def run(trials: int, seed: int) -> list[Row]:
+    """Start that many pairs of builds, and compare what they leave with a build alone."""
+    row = Row("two builds at once")
+    timed(row, lambda: _rounds(row, trials, seed))
+    return [row]
+
+
+def _rounds(row: Row, rounds: int, seed: int) -> None:
     draw = random.Random(seed)
-    counts = {"rounds": 0, "refused": 0, "faults": 0}
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         for domain in "ab":
@@ -52,9 +56,12 @@ def run(rounds: int, seed: int) -> dict[str, int]:
         for number in range(rounds):
             share_cache, share_output = bool(number & 1), bool(number & 2)
             foreign = number % 10 == 9
-            _round(root, (share_cache, share_output, foreign), draw.random(), expected, counts)
-            counts["rounds"] += 1
-    return counts
+            shared = (share_cache, share_output, foreign)
+            complaint, refusals = _round(root, shared, draw.random(), expected)
+            if complaint:
+                row.failed(f"round {number}: {complaint}")
+            else:
+                row.held(f"{refusals} refused")
 
 
 def _round(
@@ -62,8 +69,8 @@ def _round(
     shared: tuple[bool, bool, bool],
     delay: float,
     expected: dict[str, bytes],
-    counts: dict[str, int],
-) -> None:
+) -> tuple[str, int]:
+    """Return what is wrong, and how many of the builds were refused."""
     share_cache, share_output, foreign = shared
     outputs = ["one", "one" if share_output else "two"]
     caches = ["cache-one", "cache-one" if share_cache else "cache-two"]
@@ -73,27 +80,25 @@ def _round(
         (root / "one").mkdir()
         holder = {"machine": "another", "process": 1, "since": 0}
         (root / "one" / DIRECTORY_LOCK).write_text(json.dumps(holder))
-    builds = []
+    builds, wrong, refusals = [], [], 0
     for output, cache in zip(outputs, caches, strict=True):
         builds.append(_start(root, output, cache))
         time.sleep(delay)
     for build, output in zip(builds, outputs, strict=True):
         code, complaint = _finish(build)
         refused = code == 2 and "has locked it" in complaint and (share_output or foreign)
-        counts["refused"] += refused
+        refusals += refused
         if not refused and code:
-            counts["faults"] += 1
-            print(shared, round(delay, 2), code, complaint)
+            wrong.append(f"exit code {code}, {complaint}")
         if foreign and output == "one" and not refused:
-            counts["faults"] += 1
-            print(shared, round(delay, 2), "the lock of another machine was ignored")
+            wrong.append("the lock of another machine was ignored")
     if foreign:
         (root / "one" / DIRECTORY_LOCK).unlink()
         _finish(_start(root, "one", caches[0]))
     for output in set(outputs):
         if _shards(root / output) != expected or list((root / output).rglob(".*.tmp")):
-            counts["faults"] += 1
-            print(shared, round(delay, 2), output, "differs from a build alone")
+            wrong.append(f"{output} differs from a build alone")
+    return "; ".join(wrong), refusals
 
 
 def _start(root: Path, output: str, cache: str) -> subprocess.Popen[str]:
@@ -115,16 +120,5 @@ def _shards(directory: Path) -> dict[str, bytes]:
     }
 
 
-def main() -> None:
-    """Parse the command line, run the rounds, and print one line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=50)
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    counts = run(arguments.rounds, arguments.seed)
-    print(json.dumps(counts))
-    raise SystemExit(int(counts["faults"] > 0))
-
-
 if __name__ == "__main__":
-    main()
+    main(run, "Start two builds at once, in all combinations.", 50)
