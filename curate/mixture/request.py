@@ -121,7 +121,8 @@ class Preference:
     """Shares it would choose without caps, floors and trust region, if `weights` already take them
     into account."""
     low: tuple[float, ...] | None = None
-    """Lower ends of 95 % intervals of the shares, where the method has them."""
+    """Lower ends of 95 % intervals of the shares, where the method has them. They cover the
+    sampling of runs or documents, not the choice of the law, its priors or the trust region."""
     high: tuple[float, ...] | None = None
     """Upper ends."""
     draws: Sequence[Sequence[float]] | None = None

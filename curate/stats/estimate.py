@@ -20,7 +20,13 @@ GROUPS = 20
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A number with its 95 % interval; nats per token where it is an entropy."""
+    """A number with its 95 % interval; nats per token where it is an entropy.
+
+    The interval covers the sampling of documents, and a doubt of the bias correction that was
+    fitted to Markov sources and real text. Other sources can be biased by more: where a token draws
+    from its own list of successors or from a common one, conditional entropies are 0.05 to 0.16
+    nats low at 100,000 tokens, and 6 of 40 intervals hold the truth.
+    """
 
     nats: float
     low: float | None
@@ -29,7 +35,7 @@ class Estimate:
     standard_error: float
     """From resampling documents."""
     bias_error: float
-    """Standard error of the bias correction."""
+    """Standard error of the bias correction, on sources like those that it was fitted to."""
     estimator: str
     sample_tokens: int
 

@@ -1,8 +1,9 @@
 """Uncertainty of an optimised mixture: resample the runs, refit the law, and optimise again.
 
 Runs are resampled whole, with all their checkpoints, and the trust region stays that of the
-original runs. Optima are flat: the data determine the loss tightly and the weights loosely, so the
-regret of a mixture says more than its interval.
+original runs. So the intervals cover the sampling of runs, not errors of the law, of its priors or
+of the trust region. Optima are flat: the data determine the loss tightly and the weights loosely,
+so the regret of a mixture says more than its interval.
 """
 
 from __future__ import annotations
