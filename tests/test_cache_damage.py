@@ -158,3 +158,18 @@ def test_more_domains_and_parts_than_descriptors(tmp_path: Path) -> None:
         )
         assert (done.returncode, done.stderr) == (0, "")
     assert len(list((tmp_path / ".curate" / "tokens").glob("*/part-*"))) == domains
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
+@pytest.mark.parametrize(("soft", "hard", "raised"), [(64, 200, 200), (100, 100, 100)])
+def test_commands_raise_the_limit_on_open_files(soft: int, hard: int, raised: int) -> None:
+    program = (
+        "import resource; from curate.cli.commands import raise_descriptor_limit\n"
+        f"resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard}))\n"
+        "raise_descriptor_limit()\n"
+        "print(*resource.getrlimit(resource.RLIMIT_NOFILE))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert (done.stdout, done.stderr) == (f"{raised} {hard}\n", "")

@@ -59,6 +59,25 @@ KEPT = {
 """What an interrupted command keeps for the next run; other commands keep nothing."""
 
 
+DESCRIPTORS = 8192
+"""Open files that a command asks the system for; macOS grants no more than 10,240."""
+
+
+def raise_descriptor_limit() -> None:
+    """Raise the limit on open files as far as the system allows: macOS starts with 256.
+
+    Each worker takes two or three descriptors, and so do readers of remote files.
+    """
+    if sys.platform == "win32":  # which has no such limit
+        return
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
 def _open_streams() -> None:
     """Open closed standard streams on the null device, and let the others take any text.
 
@@ -76,6 +95,7 @@ def _open_streams() -> None:
 def run() -> int:
     """Run the command that the arguments name, and return the exit code."""
     _open_streams()
+    raise_descriptor_limit()
     try:
         cli.main(standalone_mode=False)
         if sys.stdout is not None:  # None where the caller closed it, as schedulers may
