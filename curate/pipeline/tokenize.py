@@ -34,7 +34,7 @@ from curate.runtime.files import atomic_path, begin_directory, hash_json, sweep
 from curate.runtime.progress import Observer
 from curate.runtime.workers import map_tasks
 from curate.sources import InputPath, check_reader, expand, identify, segments
-from curate.sources.first_records import loose_files, loose_notice
+from curate.sources.first_records import loose_files, loose_notice, may_be_mixed
 from curate.sources.overlaps import copy_notices, left_out_notices, without_links
 from curate.sources.plans import FilePlan
 from curate.sources.records import SCHEME, InputFile, ReadOptions
@@ -199,7 +199,7 @@ def _loose_text(
     domain: DomainRecipe, paths: Sequence[InputPath], files: Sequence[InputFile]
 ) -> list[InputFile]:
     """List the files to leave out because a search met tables, too."""
-    if domain.reader != "auto" or domain.glob != "*" or {file.reader for file in files} == {"text"}:
+    if domain.reader != "auto" or domain.glob != "*" or not may_be_mixed(files):
         return []
     patterns = {path.path: path.pattern for path in paths}
     left = []

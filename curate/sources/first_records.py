@@ -124,6 +124,15 @@ def holds_text(file: InputFile, options: ReadOptions) -> bool:
         return any(block.texts for block in reader.read(plan.beginning(HEAD_BYTES)))
 
 
+def may_be_mixed(files: Sequence[InputFile]) -> bool:
+    """Whether there are both records and text, or descriptions; a quick look, for many files."""
+    readers = {file.reader for file in files}
+    if "text" in readers:
+        return len(readers) > 1
+    endings = tuple(DESCRIPTIONS)
+    return any(file.path.endswith(endings) for file in files)
+
+
 def loose_files(files: Iterable[InputFile], options: ReadOptions, pattern: str) -> list[InputFile]:
     """Return the files to leave out where one search met tables of text and loose text.
 
