@@ -20,6 +20,7 @@ PROGRAMS = {
     "flips": 1000,
     "full_disks": 60,
     "hostile_files": 200,
+    "environments": 14,
     "locks": 10_000,
     "together": 50,
 }
