@@ -22,7 +22,7 @@ from curate.recipe.structs import Recipe
 from curate.recipe.text import read_yaml
 
 SECONDS = 5.0
-"""Far above what any text takes here, and far below what an unbounded one would."""
+"""Processor time far above what any text takes here, and far below what an unbounded one would."""
 
 DEADLINE = Deadline()
 
@@ -59,14 +59,14 @@ HOSTILE = [
 
 def outcome(read):
     """Read, and return the recipe or the error, which must be one line made in good time."""
-    started = time.monotonic()
+    started = time.process_time()
     try:
         result = read()
     except RecipeError as error:
         result = error
         assert "\n" not in str(error), str(error)
         assert len(str(error)) < 20_000, str(error)[:300]
-    assert time.monotonic() - started < SECONDS
+    assert time.process_time() - started < SECONDS
     return result
 
 
