@@ -343,3 +343,24 @@ def test_tables_cut_no_number(width):
     assert max(map(len, shown.splitlines())) <= width
     for cell in (*cells, "12,345,678,901,234"):
         assert cell in shown
+
+
+def test_weights_of_an_earlier_mixture(place):
+    first = json.loads(run(place, "mixture={method: uniform, caps: {a: 0.2}}").stdout)["weights"]
+    manual = "mixture={method: manual, weights: kept.json}"
+    written = place / "out/tiny/mixture.json"
+    (place / "kept.json").write_bytes(written.read_bytes())
+    assert json.loads(run(place, manual).stdout)["weights"] == pytest.approx(first)
+    before = json.loads(written.read_text())["inputs"]["weights"]
+    (place / "kept.json").write_text('{"weights": {"a": 0.5, "b": 0.25, "c": 0.25}}')
+    assert json.loads(run(place, manual).stdout)["weights"]["a"] == 0.5
+    assert json.loads(written.read_text())["inputs"]["weights"] != before
+    for text, message in (
+        ('{"weights": {"aa": 1}}', "kept.json has a domain 'aa', which the recipe lacks"),
+        ("[]", "kept.json is no mixture.json"),
+        ('{"weights": {"a": 1}}', "'b', 'c' have none"),
+    ):
+        (place / "kept.json").write_text(text)
+        assert message in str(run(place, manual).exception)
+    (place / "kept.json").unlink()
+    assert "No such file" in str(run(place, manual).exception)

@@ -9,11 +9,12 @@ import msgspec
 
 from curate import __version__
 from curate.dataset.manifest import QUARANTINE, refuse_foreign
+from curate.pipeline.check import weights_of
 from curate.pipeline.measure import TextEvidence
 from curate.pipeline.read_evidence import evidence_hash
 from curate.pipeline.tokenize import TokenizedDomains
 from curate.recipe import LoadedRecipe
-from curate.runtime.files import atomic_path, write_json
+from curate.runtime.files import atomic_path, hash_json, write_json
 from curate.runtime.progress import Observer
 
 
@@ -72,6 +73,8 @@ def stats_fields(
 def origin(loaded: LoadedRecipe, tokenized: TokenizedDomains) -> dict[str, Any]:
     """Return the fields that every artifact starts with: versions and hashes of the inputs."""
     evidence = evidence_hash(loaded)
+    named = isinstance(loaded.recipe.mixture.weights, str)
+    weights = hash_json(weights_of(loaded)) if named else None
     return {
         "schema": 1,
         "curate_version": __version__,
@@ -80,5 +83,6 @@ def origin(loaded: LoadedRecipe, tokenized: TokenizedDomains) -> dict[str, Any]:
             "documents": tokenized.content_hash,
             "tokenizer": tokenized.tokenizer.fingerprint,
             **({} if evidence is None else {"evidence": evidence}),
+            **({} if weights is None else {"weights": weights}),
         },
     }

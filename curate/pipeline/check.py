@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
+from typing import Annotated
 
+import msgspec
 from msgspec.structs import replace as with_fields
 
 from curate.errors import RecipeError
@@ -17,7 +19,12 @@ from curate.pipeline.proxy_setup import check_proxy
 from curate.pipeline.read_evidence import evidence_paths, made_by_proxies
 from curate.plan.per_domain import PER_DOMAIN, check_shape
 from curate.recipe import LoadedRecipe
+from curate.runtime.files import read_small
+from curate.runtime.registry import nearest_hint
 from curate.stats import find_entropy
+
+MOST_BYTES = 64_000_000
+"""Largest mixture.json that is read for its weights."""
 
 READ_BY_VALIDATE = ("weights", "evidence.proxy")
 """Keys of `mixture` that `curate validate` reads whatever the method: a rival and the models."""
@@ -78,11 +85,45 @@ def check_mixture(loaded: LoadedRecipe, also: Collection[str] = ()) -> None:
 
 def by_hand(loaded: LoadedRecipe) -> list[tuple[str, float | None]]:
     """Return the recipe's own weight of each domain, None where it gives none."""
-    recipe, weights = loaded.recipe, loaded.recipe.mixture.weights
+    recipe, weights = loaded.recipe, weights_of(loaded)
     return [
         (domain.name, domain.weight if weights is None else weights.get(domain.name))
         for domain in recipe.domains
     ]
+
+
+def weights_of(loaded: LoadedRecipe) -> dict[str, float] | None:
+    """Return `mixture.weights`, read from the `mixture.json` that it names if it is a path.
+
+    Raises:
+        RecipeError: The file cannot be read, holds no weights, or has other domains.
+    """
+    weights = loaded.recipe.mixture.weights
+    if not isinstance(weights, str):
+        return weights
+    path = loaded.base / weights
+    try:
+        fields = msgspec.json.decode(read_small(path, MOST_BYTES), type=_WrittenMixture)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise RecipeError(
+            f"mixture.weights: {path} is no mixture.json ({reason}); name one that `curate mix` "
+            "wrote, or give shares by domain"
+        ) from error
+    names = [domain.name for domain in loaded.recipe.domains]
+    for name in fields.weights:
+        if name not in names:
+            raise RecipeError(
+                f"mixture.weights: {path} has a domain '{name}', which the recipe lacks"
+                f"{nearest_hint(name, names)} (known: {', '.join(names)})"
+            )
+    return fields.weights
+
+
+class _WrittenMixture(msgspec.Struct):
+    """The field of `mixture.json` that is read back."""
+
+    weights: dict[str, Annotated[float, msgspec.Meta(ge=0, le=1)]]
 
 
 def check_names(loaded: LoadedRecipe) -> None:

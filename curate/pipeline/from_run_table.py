@@ -120,7 +120,7 @@ def request_without_text(inputs: RunTableInputs, observer: Observer) -> RequestW
             "supply is unknown: no epochs are capped, and natural means the mean of the runs; "
             "set both with --supply and --budget",
         )
-    weights = mixture.weights or {}
+    weights = {} if isinstance(mixture.weights, str) else mixture.weights or {}
     domains = tuple(
         DomainSupply(name, tokens[name], caps, weight=weights.get(name)) for name in names
     )

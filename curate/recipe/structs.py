@@ -219,9 +219,10 @@ class MixtureRecipe(Frozen, frozen=True):
     """Evenness of the shares, greater than 0: larger is nearer to uniform. Method `temperature`
     needs it; `entropy` (1 if omitted) and `leverage` (5 if omitted) take it.
     """
-    weights: dict[str, Share] | None = None
+    weights: dict[str, Share] | str | None = None
     """Relative share of the training tokens by domain, at least 0, in place of each domain's
-    `weight`. Only method `manual` uses it.
+    `weight`; or the path of an earlier `mixture.json` with them, which starts from the recipe's
+    directory. Only method `manual` uses it.
     """
     evidence: EvidenceRecipe | None = None
     """Losses of models trained on other mixtures. Only methods that learn from runs or experts read
