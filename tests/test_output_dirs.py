@@ -48,7 +48,6 @@ def test_the_kept_recipe_gives_the_same_shards_from_elsewhere(
     directory = curate.build(loaded, workers=1).directory
     kept = directory / "recipe.yaml"
     assert yaml.safe_load(kept.read_text())["base"] == str(tmp_path)
-    assert load(kept).hash == loaded.hash
     assert curate.build(kept, workers=1, progress=(heard := Listener())).ok
     assert "built already: reading it back" in heard.notices
     elsewhere = tmp_path / "elsewhere"
