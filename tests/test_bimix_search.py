@@ -132,3 +132,12 @@ def test_value_slope_and_bend_at_small_shares() -> None:
     power = replace(fitted, sizes=(one,)).predict(weights, unknown, unknown)[:, 0]
     at = shares >= LEAST_SHARE
     assert losses[at] == pytest.approx(power[at], rel=1e-12)
+
+
+def test_a_share_of_nearly_nothing_is_none() -> None:
+    table = planted_runs()
+    weights = table.weights.copy()
+    weights[0] = [5e-324, 0.5, 0.5]
+    fitted = fit_bimix(replace(table, weights=weights))
+    assert fitted.sizes[0].share_floor.min() >= 1e-12
+    assert np.isfinite(fitted.gradient(weights, table.tokens, table.params)).all()

@@ -18,7 +18,7 @@ BETA_STARTS = (0.3, 1.0)
 BETA_TWO_POINTS = 0.5
 """Value of beta where there are only two token counts, which cannot determine three numbers."""
 TINY_SHARE = 1e-12
-"""Share that stands for 0 in slopes, which are infinite there."""
+"""Share up to which one is 0: slopes are infinite there, and powers of less overflow."""
 NEAR_ZERO = 0.75
 """Exponent of shares below `share_floor`: above 0 for a finite loss, below 1 for a steep slope."""
 LEAST_SHARE = 1e-3
@@ -187,7 +187,7 @@ def _fit_size(table: RunTable, domain_of: tuple[int, ...], unit: float) -> Bimix
     for target, domain in enumerate(domain_of):
         name = table.targets[target]
         shares = table.weights[:, domain]
-        used = shares > 0
+        used = shares > TINY_SHARE
         if len(np.unique(np.round(shares[used], 12))) < 2:
             what = "was never sampled" if not used.any() else "has the same share in every run"
             raise FitError(
