@@ -56,7 +56,7 @@ KEPT = {
     "validate": "finished runs and the checkpoints of others",
     "design": "tokenised files and the counts of finished domains",
 }
-"""What an interrupted command keeps for the next run; other commands keep nothing."""
+"""Work that an interrupted command keeps for the next run; other commands keep nothing."""
 
 
 DESCRIPTORS = 8192

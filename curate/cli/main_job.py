@@ -76,12 +76,12 @@ def _show_stats(screen: Screen, result: StatsResult) -> None:
 )
 @click.option("--methods", metavar="NAME,...", help="Methods to compare; implies --compare.")
 @recipe_or_runs_command
-def mix(method: str | None, compare: bool, methods: str | None, **options: Any) -> None:
+def mix(method: str | None, methods: str | None, **options: Any) -> None:
     """Derive the mixture: weights as shares of tokens.
 
     Without RECIPE, from --runs or --experts alone.
     """
-    compare = compare or methods is not None
+    compare = options.pop("compare") or methods is not None
     if compare and method is not None:
         raise RecipeError("--method and --compare exclude each other: name methods by --methods")
     if method is not None:
@@ -124,8 +124,9 @@ def plan(**options: Any) -> None:
 @click.option("--overwrite", is_flag=True, help="Replace a finished dataset of another recipe.")
 @recipe_command
 @click.pass_context
-def build(context: click.Context, /, dry_run: bool, overwrite: bool, **options: Any) -> None:
+def build(context: click.Context, /, dry_run: bool, **options: Any) -> None:
     """Build the dataset, reusing whatever is up to date."""
+    overwrite = options.pop("overwrite")
     if dry_run:
         context.invoke(plan, **options)
         return

@@ -76,7 +76,7 @@ def say(message: str, err: bool = False) -> None:
         click.echo(one_line(message), err=err)
     except OSError:
         if not err:
-            raise  # else nobody can be told, and the exit code alone must say it
+            raise  # where standard error is closed, the exit code alone must say it
 
 
 def print_json(value: Any) -> None:

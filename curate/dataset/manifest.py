@@ -215,7 +215,7 @@ class PlannedDomain(msgspec.Struct, frozen=True):
     repeated in the certificate.
     """
     lost: dict[str, float | int] = {}
-    """What gave no document."""
+    """Records and bytes that gave no document."""
     copies_in_other_domains: dict[str, Count] = {}
 
 

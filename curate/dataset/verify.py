@@ -80,7 +80,7 @@ def verify(
     problems = [*filter(None, [*damage, problem]), *_unlisted(directory, manifest)]
     if with_card and manifest.schema == SCHEMA and all(file.path != CARD for file in files):
         problems.append(f"{CARD}: not in the manifest, so its build was cut off; run curate build")
-    # Text cannot be tokenised again without its tokenizer, whose damage is told once.
+    # Text cannot be tokenised again without its tokenizer, whose damage is reported once.
     is_readable = isinstance(output_format, TokenFormat) or "tokenizer.json" not in damaged
     dataset = (manifest, output_format if is_readable else None)
     check = partial(_check_shard, directory, dataset, domains)

@@ -168,7 +168,7 @@ def compare_mixtures(
         workers: Number of processes; it changes nothing but the time taken.
         on_contender: Called as each entrant ends.
         kept: Mixtures of an interrupted comparison, which receives each of this one; None for none.
-        notice: Told which of those files is damaged.
+        notice: Called with a line that names a damaged file of `kept`.
 
     Returns:
         `budget_tokens`; `mixtures`, by label the fields of `mixture.json`, `max_epochs` (the most

@@ -52,7 +52,13 @@ def write_stats(
 
 
 def notice_bad_records(tokenized: TokenizedDomains, observer: Observer, where: str = "") -> None:
-    """Say how many bad records there are, if any, and where they are listed."""
+    """Say how many bad records there are, if any.
+
+    Args:
+        tokenized: The domains.
+        observer: Receives the notice.
+        where: End of the notice, which says where they are listed.
+    """
     bad_records = sum(stats.bad_records for stats in tokenized.stats)
     if bad_records:
         observer.notice(f"{bad_records:,} bad records{where}")
@@ -61,7 +67,13 @@ def notice_bad_records(tokenized: TokenizedDomains, observer: Observer, where: s
 def stats_fields(
     loaded: LoadedRecipe, tokenized: TokenizedDomains, measured: Sequence[TextEvidence]
 ) -> dict[str, Any]:
-    """Return the fields of `stats.json`; see `write_stats`."""
+    """Return the fields of `stats.json`.
+
+    Args:
+        loaded: The recipe.
+        tokenized: Its domains, with their counts.
+        measured: shape (domains,), further measurements.
+    """
     domains = {
         stats.name: stats.to_json(evidence.entropy)
         for stats, evidence in zip(tokenized.stats, measured, strict=True)

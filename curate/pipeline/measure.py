@@ -100,7 +100,7 @@ def recall(
     Args:
         loaded: The recipe, for its seed and cache.
         tokenized: The domains in the store.
-        notice: Told which file is damaged.
+        notice: Called with a line that names a damaged file.
     """
     plan, _ = sample_plan(tokenized.domains, loaded.recipe.seed)
     domains = []

@@ -104,7 +104,7 @@ def reopen(manifest: Manifest, workers: int, observer: Observer) -> Sequence[Dom
     Args:
         manifest: Manifest of the dataset.
         workers: Number of processes that check the store.
-        observer: Told why there is no store to compare with.
+        observer: Receives a notice if there is no store to compare with.
     """
     tokenizer = manifest.tokenizer
     dtype = np.dtype("<u2" if tokenizer.vocabulary <= UINT16_LIMIT else "<u4")

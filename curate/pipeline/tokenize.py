@@ -55,7 +55,7 @@ OTHER_OUTPUTS = (
     "recipe.yaml", "mixtures.json", "entropy_report.json", "design.csv", "runs.csv", "proxy.json",
     "curves", "experts", "experts.parquet", "validation.json",
 )  # fmt: skip
-"""What commands other than `build` write to the output directory."""
+"""Files and folders that commands other than `build` write to the output directory."""
 
 
 @dataclass(frozen=True)

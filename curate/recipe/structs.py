@@ -183,8 +183,8 @@ class EvidenceRecipe(Frozen, frozen=True):
     `ridge_mde`, `gaussian_mde` and `boosted_mde` need it.
     """
     far_runs: Literal["leave_out", "keep"] = "leave_out"
-    """What to do with runs of `runs` that all the others contradict, such as a diverged one:
-    `leave_out` of every fit, or `keep`. They are named in either case.
+    """Treatment of runs that all the others contradict, such as a diverged one: `leave_out` omits
+    them from every fit, `keep` does not. They are named in either case.
     """
     proxy: ProxyRecipe | None = None
     """Proxy models that supply the evidence which the method needs and no file gives. It has the

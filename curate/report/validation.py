@@ -8,13 +8,13 @@ from rich.table import Table
 
 from curate.report.terminal import numbers_table, plain
 
-WHAT_THEN = {
+ADVICE = {
     "tied": "more seeds (--seeds) or longer runs (proxy.tokens) may tell; else take the simpler "
     "mixture",
     "refuted": "build with BEST instead (its weights are in validation.json, for mixture: {method: "
     "manual, weights: …}), or add runs near both (`curate design`) and mix again",
 }
-"""What to do after a verdict; BEST stands for the best rival."""
+"""Next steps after each verdict; BEST stands for the best rival."""
 
 COLOURS = {"confirmed": "green", "tied": "yellow", "refuted": "red"}
 
@@ -45,7 +45,7 @@ def summary_lines(result: dict[str, Any]) -> list[str]:
         )
         if verdict != "confirmed":
             best = next(name for name in size["ranking"] if name != "recommended")
-            lines.append(f"{size['preset']}: {WHAT_THEN[verdict].replace('BEST', plain(best))}")
+            lines.append(f"{size['preset']}: {ADVICE[verdict].replace('BEST', plain(best))}")
         prediction = size["prediction"]
         if prediction is None:
             lines.append(f"{size['preset']}: nothing predicts losses at this size")

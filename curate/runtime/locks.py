@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from curate.errors import EngineError, ShardError
-from curate.runtime.files import sweep
+from curate.runtime.files import name_errors, sweep
 from curate.runtime.owners import is_running
 
 POLL_SECONDS = 0.05
@@ -46,7 +46,7 @@ class LockHolder:
     since: float
     """Time at which it took the lock, seconds since 1970."""
     note: dict[str, Any]
-    """What the process wrote beside its name."""
+    """Further fields that the process wrote."""
 
     @property
     def is_elsewhere(self) -> bool:
@@ -218,11 +218,9 @@ def _lock(file: BinaryIO) -> bool:
 def _write(file: BinaryIO, note: Mapping[str, Any]) -> None:
     """Name this process in its locked file."""
     name = {"machine": platform.node(), "process": os.getpid(), "since": time.time()}
-    try:
+    with name_errors(Path(file.name)):
         file.truncate(0)
         file.write(json.dumps({**name, **note}).encode() + b"\n")
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, file.name) from error
 
 
 def _read(file: BinaryIO) -> LockHolder | None:

@@ -73,7 +73,7 @@ def read_cached(path: Path, remedy: str, notice: Notice) -> bytes | None:
     Args:
         path: The file.
         remedy: The words for what is done again, such as "counted again".
-        notice: Told which file is damaged.
+        notice: Called with a line that names a damaged file.
     """
     try:
         return read_sealed(path)

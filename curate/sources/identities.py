@@ -73,7 +73,7 @@ def identify(
     Args:
         paths: Files from `expand`; a path may occur twice.
         cache: Directory of the cache; identities are kept in `files.json` there.
-        notice: Told if that file is damaged.
+        notice: Called with a line if that file is damaged.
 
     Returns:
         One file for each of `paths`, in the same order.
@@ -313,7 +313,7 @@ def read_cache(cache: Path, notice: Notice = lambda _: None) -> dict[str, list[A
 
     Args:
         cache: Directory of the cache.
-        notice: Told if the file is damaged.
+        notice: Called with a line if the file is damaged.
     """
     payload = read_cached(cache / CACHE_NAME, "input files are hashed again", notice)
     if payload is None:

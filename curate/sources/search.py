@@ -47,7 +47,7 @@ is_marker = re.compile(
 
 @dataclass
 class Places:
-    """Where a recipe writes, as real paths, and what a search has left out."""
+    """Places that a recipe writes to, as real paths, and paths that a search has left out."""
 
     output: str = ""
     """The dataset's directory; empty for none."""
@@ -70,7 +70,7 @@ class Directory(NamedTuple):
     """A directory to search."""
 
     path: str
-    """As reached; its beginning is the pattern's."""
+    """Path by which it was reached; it begins like the pattern."""
     real: str
     """Without links."""
     part: int

@@ -172,7 +172,13 @@ def missing_column(name: str, columns: str) -> str:
 
 
 def wrong_type(name: str, column: ColumnPath, columns: str) -> str:
-    """Say that a column holds no text, and which columns there are."""
+    """Say that a column holds no text, and which columns there are.
+
+    Args:
+        name: Name of the column, as the recipe has it.
+        column: The column.
+        columns: Description of all columns.
+    """
     return f"'{name}' is {column.type}, not a string (columns: {columns})"
 
 

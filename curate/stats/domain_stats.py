@@ -67,7 +67,7 @@ class DomainStats:
 
     @property
     def amounts(self) -> dict[str, Amounts]:
-        """What was read, by what becomes of it: `read` is the sum of all others."""
+        """Documents, bytes and tokens by what becomes of them; `read` is the sum of all others."""
         bad = Amounts(self.losses.lost_records, self.losses.lost_bytes, 0)
         held_out = Amounts(self.documents_validation, self.bytes_validation, self.tokens_validation)
         documents = Amounts(self.documents, self.bytes, self.tokens)

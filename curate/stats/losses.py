@@ -29,7 +29,7 @@ class FileLoss(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class DomainLosses:
-    """What a domain's files hold that gave no document."""
+    """Records and bytes of a domain's files that gave no document."""
 
     name: str
     documents: int

@@ -61,7 +61,7 @@ def domain_counts(request: CountRequest, notice: Notice) -> Path:
 
     Args:
         request: The domain.
-        notice: Told which table is damaged.
+        notice: Called with a line that names a damaged table.
     """
     # Entries without documents have no counts. Some are segments beyond the end of their file.
     needed = Counter(

@@ -33,7 +33,6 @@ PROBE_VERSION = 2
 """Version of the probes and of kept verdicts. Raise it when they change, so that earlier verdicts
 are not reused."""
 
-
 LIMITS = Limits(cpu_seconds=20, wall_seconds=120, memory_bytes=4 << 30)
 """Limits of the processes that build the reference and encode the sample and the odd inputs. Those
 take 1 to 3 s and 0.5 GiB with published tokenizers."""
@@ -104,7 +103,13 @@ def reference_answers(
 
 
 def unfit(tokenizer: Tokenizer, problem: str, with_odd_inputs: bool) -> TokenizerError:
-    """Return the error for a tokenizer whose reference cannot encode the self-test's inputs."""
+    """Return the error for a tokenizer whose reference cannot encode the self-test's inputs.
+
+    Args:
+        tokenizer: The tokenizer.
+        problem: What happened, in words that follow its name.
+        with_odd_inputs: Whether the odd inputs, which can be left out, may be the reason.
+    """
     remedy = ", or set tokenizer.backend: tokenizers to leave out the test on odd inputs"
     return TokenizerError(
         f"tokenizer {tokenizer.name}: {problem}; most likely the pattern of its pre_tokenizer "

@@ -81,12 +81,12 @@ def _greedy(shares, drawn, datasets, samples):  # type: ignore[no-untyped-def]  
     """Count what each dataset gives, in place."""
     for sample in range(samples):
         step = max(sample, 1)
-        most, chosen = shares[0] * step - drawn[0], 0
+        most, neediest = shares[0] * step - drawn[0], 0
         for dataset in range(1, datasets):
             missing = shares[dataset] * step - drawn[dataset]
             if missing > most:
-                most, chosen = missing, dataset
-        drawn[chosen] += 1
+                most, neediest = missing, dataset
+        drawn[neediest] += 1
     return samples
 
 

@@ -63,7 +63,7 @@ class FarLoss:
     target: int
     """Column of the losses."""
     expected: float
-    """What the other runs lead to expect there, in the unit of the losses."""
+    """Loss that the other runs predict there, in the unit of the losses."""
 
 
 @one_blas_thread()

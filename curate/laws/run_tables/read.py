@@ -30,7 +30,7 @@ from curate.laws.run_tables.columns import (
 from curate.laws.run_tables.far_runs import FarLoss, far_losses
 
 FarRuns = Literal["leave_out", "keep"]
-"""What to do with runs that are far from all others."""
+"""Treatment of runs that are far from all others."""
 
 SUM_NOTICE = 1e-6
 """Distance of a row's sum of shares from 1 above which it is reported."""

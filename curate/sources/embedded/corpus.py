@@ -110,7 +110,7 @@ def materialise(
     Args:
         directory: Where corpora are kept; made if absent.
         distributions: As for `harvest`.
-        notice: Told which file is damaged.
+        notice: Called with a line that names a damaged file.
         domain: The domain whose file is checked; None: all.
     """
     read = installed(distributions)
@@ -146,7 +146,7 @@ def resolve(url: str, cache: Path, notice: Notice = lambda _: None) -> Path:
     Args:
         url: The name of the domain.
         cache: Directory of the cache.
-        notice: Told if the harvested corpus is damaged, and so harvested again.
+        notice: Called with a line if the corpus is damaged and harvested again.
 
     Raises:
         RecipeError: There is no such domain, or this installation has no text for it.
