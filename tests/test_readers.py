@@ -175,7 +175,7 @@ RECOGNISED = {
     ("a.txt", b'[ {"text": "x"},\n'): "json_array",
     ("a.jsonl", b"{\n"): "jsonl",
     ("a.jsonl", b"not JSON"): "jsonl",
-    ("a.jsonl.gz", gzip.compress(b"PAR1....PAR1")): "parquet",
+    ("a.jsonl.gz", gzip.compress(b"PAR1....PAR1", mtime=0)): "parquet",
     ("a.jsonl", b"ARROW1\0\0"): "arrow",
     ("a.bin", b"\xff\xff\xff\xff\x10\0\0\0"): "arrow",
     ("a.TSV.zst", b"id\ttext\n"): "csv",
