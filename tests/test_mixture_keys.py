@@ -201,12 +201,6 @@ def test_regmix_reads_the_prior_without_a_pull():
             Section(method="mde", evidence=EvidenceRecipe(proxy=ProxyRecipe(seeds=2))),
             "mixture.evidence.proxy.seeds: method mde does not read it, since its experts are one",
         ),
-        (
-            Section(
-                method="dml", evidence=EvidenceRecipe(proxy=ProxyRecipe(runs=2, mixtures="m.csv"))
-            ),
-            "mixture.evidence.proxy.runs: no mixture is drawn, since mixture.evidence.proxy.mixt",
-        ),
         (Section(method="temperature"), "mixture.temperature is missing: method 'temperature' nee"),
         (Section(method="law", evidence=EvidenceRecipe(runs="r")), "mixture.law is missing: meth"),
         (Section(method="bimix"), "mixture: method 'bimix' needs training runs. Name the table"),

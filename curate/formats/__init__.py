@@ -91,7 +91,8 @@ def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """Return a value for every option of a format: the recipe's, or the default where it is null.
 
     Raises:
-        RecipeError: An option is unknown, or its value is not allowed.
+        RecipeError: An option is unknown, has a value that is not allowed, or would be without
+            effect, since the variant does not read it.
 
     Example:
         >>> check_options("llmc", {"variant": "nanogpt"})["variant"]
@@ -108,6 +109,14 @@ def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
             )
         if value is not None:
             values[key] = _checked(key, value, allowed[key])
+    for key, option in allowed.items():
+        idle = option.variants and values["variant"] not in option.variants
+        if idle and values[key] != option.default:
+            raise RecipeError(
+                f"output.options.{key}: variant {values['variant']} does not read it; "
+                f"{' and '.join(option.variants)} {'does' if len(option.variants) == 1 else 'do'}. "
+                "Remove it, or set output.options.variant"
+            )
     return values
 
 

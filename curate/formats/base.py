@@ -75,6 +75,8 @@ class Option:
     default: Any = None
     choices: tuple[str, ...] = ()
     """The only values a str may have; empty: any."""
+    variants: tuple[str, ...] = ()
+    """Values of the option `variant` that read this one; empty: all."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -334,8 +334,12 @@ FORMAT = TokenFormat(
     view=view,
     options={
         "variant": Option("whose header", str, "llmc", tuple(VARIANTS)),
-        "step_tokens": Option("ranks x batch x sequence of llm.c; no shard is shorter", int),
-        "window_tokens": Option("tokens of a reader's window, to state its loss", int),
+        "step_tokens": Option(
+            "ranks x batch x sequence of llm.c; no shard is shorter", int, variants=("llmc",)
+        ),
+        "window_tokens": Option(
+            "tokens of a reader's window, to state its loss", int, variants=("llmc", "nemo")
+        ),
     },
     configure=configure,
     finish=finish,

@@ -167,11 +167,6 @@ def _idle_proxies(mixture: MixtureRecipe, method: Method) -> dict[str, str]:
             for key in UNREAD_BY_EXPERTS
             if getattr(proxy, key) != getattr(default, key)
         }
-    elif proxy.mixtures is not None and proxy.runs != default.runs:
-        idle["evidence.proxy.runs"] = (
-            "no mixture is drawn, since mixture.evidence.proxy.mixtures names a file with a row "
-            "for each; keep one"
-        )
     return idle
 
 

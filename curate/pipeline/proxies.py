@@ -81,8 +81,27 @@ def train_proxies(
     """
     check_proxy(loaded)
     prepared = prepare(loaded, tokenized, workers, observer)
-    job = Job(loaded, _runs(loaded, prepared), loaded.output_dir)
+    job = Job(loaded, swarm_runs(loaded, prepared), loaded.output_dir)
     return train_job(job, prepared, workers, observer)
+
+
+def swarm_runs(loaded: LoadedRecipe, prepared: Prepared) -> tuple[SwarmRun, ...]:
+    """List the runs of the recipe's swarm: every mixture with every seed."""
+    from curate.proxy.swarm import SwarmRun
+
+    recipe = loaded.proxies
+    if recipe.mixtures is not None:
+        mixtures = read_mixtures(loaded.base / recipe.mixtures, prepared.swarm.names)
+    else:
+        drawn = draw_mixtures(prepared.supply, prepared.caps, recipe.runs, loaded.recipe.seed)
+        mixtures = {f"m{number:03d}": tuple(row) for number, row in enumerate(drawn.tolist())}
+    runs = []
+    for seed in range(recipe.seeds):
+        for name, weights in mixtures.items():
+            run = name if seed == 0 else f"{name}.s{seed}"
+            shares = _drawn_shares(weights, prepared.ratio)
+            runs.append(SwarmRun(run, seed, weights, shares, recipe.mixtures is not None))
+    return tuple(runs)
 
 
 def train_domain_experts(
@@ -232,25 +251,6 @@ def experts_result(loaded: LoadedRecipe, losses: Mapping[str, Sequence[float]]) 
 def _by_domain(loaded: LoadedRecipe, values: Sequence[float]) -> dict[str, float]:
     names = [domain.name for domain in loaded.recipe.domains]
     return dict(zip(names, values, strict=True))
-
-
-def _runs(loaded: LoadedRecipe, prepared: Prepared) -> tuple[SwarmRun, ...]:
-    """List every mixture with every seed."""
-    from curate.proxy.swarm import SwarmRun
-
-    recipe = loaded.proxies
-    if recipe.mixtures is not None:
-        mixtures = read_mixtures(loaded.base / recipe.mixtures, prepared.swarm.names)
-    else:
-        drawn = draw_mixtures(prepared.supply, prepared.caps, recipe.runs, loaded.recipe.seed)
-        mixtures = {f"m{number:03d}": tuple(row) for number, row in enumerate(drawn.tolist())}
-    runs = []
-    for seed in range(recipe.seeds):
-        for name, weights in mixtures.items():
-            run = name if seed == 0 else f"{name}.s{seed}"
-            shares = _drawn_shares(weights, prepared.ratio)
-            runs.append(SwarmRun(run, seed, weights, shares, recipe.mixtures is not None))
-    return tuple(runs)
 
 
 def _drawn_shares(weights: Sequence[float], ratio: Sequence[float]) -> tuple[float, ...]:

@@ -248,13 +248,27 @@ def _check_rows(recipe: Recipe, source: str) -> None:
 
 
 def _check_proxies(recipe: Recipe, source: str) -> None:
-    evidence = recipe.mixture.evidence
-    if evidence is None or evidence.proxy is None or recipe.proxy == ProxyRecipe():
-        return
-    raise RecipeError(
-        f"{source}: small models stand both in mixture.evidence.proxy and in proxy: keep one (the "
-        "first trains them for the mixture as needed, the second for `curate proxy` alone)"
-    )
+    """Refuse small models described twice, and keys of theirs that others make idle."""
+    evidence, key, default = recipe.mixture.evidence, "proxy", ProxyRecipe()
+    proxy = recipe.proxy
+    if evidence is not None and evidence.proxy is not None:
+        if proxy != default:
+            raise RecipeError(
+                f"{source}: small models stand both in mixture.evidence.proxy and in proxy: keep "
+                "one (the first trains them for the mixture as needed, the second for `curate "
+                "proxy` alone)"
+            )
+        key, proxy = "mixture.evidence.proxy", evidence.proxy
+    if proxy.mixtures is not None and proxy.runs != default.runs:
+        raise RecipeError(
+            f"{source}: {key}.runs: no mixture is drawn, since {key}.mixtures names a file with a "
+            "row for each; keep one"
+        )
+    if proxy.checkpoints == 1 and proxy.spacing != default.spacing:
+        raise RecipeError(
+            f"{source}: {key}.spacing: a single checkpoint is at the end of a run, however they "
+            f"are spaced; raise {key}.checkpoints, or leave out spacing"
+        )
 
 
 def check_bounds(

@@ -115,7 +115,7 @@ class ProxyRecipe(Frozen, frozen=True):
     preset: str = "nano"
     """Model size and training defaults: `nano`, `micro`, `1M`, `10M`, `60M`, `bimix` or `500M`."""
     runs: Annotated[int, Meta(ge=1, le=100_000)] = 16
-    """Number of mixtures to draw, from 1 to 100,000; no effect if `mixtures` names a file."""
+    """Number of mixtures to draw, from 1 to 100,000; not beside `mixtures`."""
     mixtures: str | None = None
     """A CSV file of mixtures to train, with a column for each domain and shares of the recipe's
     tokens in each row. A relative path starts from the recipe's directory.
@@ -142,7 +142,9 @@ class ProxyRecipe(Frozen, frozen=True):
     checkpoints: Annotated[int, Meta(ge=1, le=1000)] = 6
     """Times that losses are measured in a run, from 1 to 1,000; the last is at the end."""
     spacing: Literal["log", "even"] = "log"
-    """Spacing of the checkpoints, even in training steps (`even`) or in their logarithm (`log`)."""
+    """Spacing of two or more checkpoints, even in training steps (`even`) or in their logarithm
+    (`log`).
+    """
     validation_tokens: Positive = 50_000
     """Most held-out tokens of each domain on which losses are measured."""
     repetition: Literal["matched", "fresh"] = "matched"
