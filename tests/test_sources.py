@@ -477,3 +477,25 @@ def test_a_file_that_grows_while_it_is_read_is_told(
     monkeypatch.setattr(os, "read", read_late)
     with pytest.raises(InputError, match="changed while it was being read"):
         hash_small(str(path))
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"text.txt\0\0\0ustar  \0some text", "not plain text: a NUL at byte 8, as in archives"),
+        (gzip.compress(b"SQLite format 3\0"), "not plain text: a NUL at byte 15, as in archives"),
+        ("hello".encode("utf-16-le"), "not plain text: a NUL at byte 1, as in archives"),
+        (b"%PDF-1.4\nstream", "a PDF file: extract its text first"),
+        (b"WARC/1.0\r\nWARC-Type: response", "a WARC file of web pages: extract"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "a pointer of Git LFS: type"),
+    ],
+)
+def test_files_that_only_pass_for_text_are_bad(tmp_path: Path, content: bytes, reason: str) -> None:
+    found = read(write(tmp_path / "a", content))
+    assert (found.texts, [line for line, _ in found.bad]) == ([], [1])
+    assert found.bad[0][1].startswith(reason)
+
+
+def test_a_csv_with_two_columns_of_one_name_is_not_guessed_between(tmp_path: Path) -> None:
+    found = read(write(tmp_path / "a.csv", b"text,text\na,b\n"))
+    assert (found.texts, found.bad) == ([], [(1, "no single column 'text' (columns: text, text)")])

@@ -20,6 +20,7 @@ from source_files import Found, plan, read, read_plan, write
 
 from curate.sources import SegmentReader
 from curate.sources.columns import jsonable
+from curate.sources.first_records import is_key_fault
 from curate.sources.records import BLOCK_BYTES, ReadOptions
 
 TEXTS = [f"row {number} " + "wörter 文 " * (number % 5) for number in range(30)]
@@ -231,6 +232,25 @@ def test_a_compressed_arrow_stream_is_read(tmp_path: Path) -> None:
     cut = read(write(tmp_path / "c.zst", path.read_bytes()[:-5]))
     assert cut.texts == TEXTS[: len(cut.texts)]
     assert ["cut short" in reason for _, reason in cut.bad] == [True]
+
+
+def test_what_follows_an_arrow_stream_is_told(tmp_path: Path) -> None:
+    stream = write_table(tmp_path / "a.stream", pa.table({"text": TEXTS})).read_bytes()
+    joined = read(write(tmp_path / "b.arrow", stream + stream))
+    reason = "data follows the end of the Arrow stream; give each stream a file of its own"
+    assert (joined.texts, joined.bad) == (TEXTS, [(31, reason)])
+
+
+@pytest.mark.parametrize("suffix", KINDS)
+def test_two_columns_of_one_name_are_not_guessed_between(tmp_path: Path, suffix: str) -> None:
+    table = pa.Table.from_arrays([pa.array(TEXTS), pa.array(TEXTS[::-1])], ["text", "text"])
+    path = tmp_path / f"a{suffix}"
+    if suffix == ".feather":
+        path = path.with_suffix(".arrow")  # feather refuses to write them
+    found = read(write_table(path, table))
+    reason = "no single column 'text' (columns: text string, text string)"
+    assert (found.texts, found.bad) == ([], [(0, reason)])
+    assert is_key_fault(reason)
 
 
 def test_blocks_stay_small_in_large_row_groups(tmp_path: Path) -> None:

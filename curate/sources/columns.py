@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,9 +73,11 @@ class TableColumns:
     """The names and types of a table's columns."""
 
     types: dict[str, Any]
-    """Arrow types by name; the first type if columns share a name."""
+    """Arrow types by name, without names that several columns share."""
     description: str
-    """Names and types, for messages."""
+    """Names and types of all columns, for messages."""
+    repeated: frozenset[str] = frozenset()
+    """Names that several columns share, so that none of them can be asked for."""
 
     def find(self, path: str) -> ColumnPath | None:
         """Find a column by its name, or a struct's field by a dotted path."""
@@ -95,11 +98,11 @@ def columns_of(schema: Any) -> TableColumns:
     Raises:
         UnicodeDecodeError: A name is not UTF-8.
     """
-    types: dict[str, Any] = {}
-    for field in schema:
-        types.setdefault(field.name, field.type)
-    words = (f"{name} {kind}" for name, kind in types.items())
-    return TableColumns(types, ", ".join(words) or "none")
+    names = Counter(field.name for field in schema)
+    types = {field.name: field.type for field in schema if names[field.name] == 1}
+    words = (f"{field.name} {field.type}" for field in schema)
+    repeated = frozenset(name for name, count in names.items() if count > 1)
+    return TableColumns(types, ", ".join(words) or "none", repeated)
 
 
 def shares_buffers(kind: Any) -> bool:

@@ -122,9 +122,10 @@ class CsvTable:
                     return  # there is no header
                 if row and not self._columns:
                     self._columns = [name.strip() for name in row]
-                    if self._options.text not in self._columns:
+                    if (count := self._columns.count(self._options.text)) != 1:
                         columns = list_fields(self._columns)
-                        reason = f"no column '{self._options.text}' (columns: {columns})"
+                        several = "single " if count else ""
+                        reason = f"no {several}column '{self._options.text}' (columns: {columns})"
                         rows = sum(1 for line in self._text.lines() if not line.isspace())
                         self._add_bad(1, reason, rows=rows)
                         return

@@ -47,7 +47,9 @@ DESCRIPTIONS = frozenset(
 )
 """Files of JSON that the Hugging Face libraries write beside tables."""
 
-is_key_fault = re.compile(r"no (field|column) '|.* is \w.*, not an? (string|object)").match
+is_key_fault = re.compile(
+    r"no (single )?(field|column) '|.* is \w.*, not an? (string|object)"
+).match
 
 
 @dataclass(frozen=True, slots=True)

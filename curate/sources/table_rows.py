@@ -30,7 +30,7 @@ class TableRows:
         self._keep_metadata = keep_metadata
         self._text: ColumnPath | None = None
         self._id: ColumnPath | None = None
-        self._columns = ""
+        self._columns = self._missing = ""
         self.columns_to_read: list[ColumnPath] | None = None
         """The columns to read; None stands for all."""
         self.next_row = 1
@@ -46,6 +46,7 @@ class TableRows:
         self._text = columns.find(self._options.text)
         self._id = columns.find(self._options.id)
         self._columns = columns.description
+        self._missing = missing_column(self._options.text, columns)
         if self._text is None:
             return False
         if not self._keep_metadata:
@@ -54,8 +55,7 @@ class TableRows:
 
     def add_missing_column(self, rows: int) -> None:
         """Add a bad record for all rows of a file that lacks the text's column."""
-        reason = missing_column(self._options.text, self._columns)
-        self._block.bad.append(BadRecord(0, 0, reason, rows=max(1, rows)))
+        self._block.bad.append(BadRecord(0, 0, self._missing, rows=max(1, rows)))
 
     def add(self, batch: Any) -> Iterator[None]:
         """Add a record batch, pausing whenever the block is full."""
@@ -166,9 +166,10 @@ class TableRows:
         return block
 
 
-def missing_column(name: str, columns: str) -> str:
-    """Say that a table has no such column, and which it has."""
-    return f"no column '{name}' (columns: {columns})"
+def missing_column(name: str, columns: TableColumns) -> str:
+    """Say that a table has no such column, or several, and which it has."""
+    several = "single " if name in columns.repeated else ""
+    return f"no {several}column '{name}' (columns: {columns.description})"
 
 
 def wrong_type(name: str, column: ColumnPath, columns: str) -> str:

@@ -206,8 +206,8 @@ class ArrowTable:
         with contextlib.ExitStack() as opened, arrow_errors(self._file.path):
             if self._is_stream:
                 stream = StreamFile(open_stream(self._file.path, self._file.size_bytes))
-                source = opened.enter_context(TableStream(stream, CHUNK_BYTES))
-                reader = pa.ipc.open_stream(source, options=options)
+                self._source = opened.enter_context(TableStream(stream, CHUNK_BYTES))
+                reader = pa.ipc.open_stream(self._source, options=options)
             else:
                 path = self._file.path
                 file = open_input(path) if is_url(path) else pa.OSFile(path)
@@ -222,11 +222,20 @@ class ArrowTable:
             positions = sorted({self._names.index(path.column) for path in columns})
         self._reader = self._open(positions)
         if self._is_stream:
-            yield RowRun(None, checked(iter(self._reader), self._file.path), self._file.size_bytes)
+            batches = checked(self._stream_batches(), self._file.path)
+            yield RowRun(None, batches, self._file.size_bytes)
             return
         for index in range(self._reader.num_record_batches)[segment.start : segment.stop]:
             batches = checked(map(self._reader.get_batch, [index]), self._file.path)
             yield RowRun(None, batches, self.run_sizes_bytes[index])
+
+    def _stream_batches(self) -> Iterator[Any]:
+        """Yield the batches of a stream; what follows its end would be lost without a word."""
+        yield from self._reader
+        if self._source.read(1):
+            raise StreamDamage(
+                "data follows the end of the Arrow stream; give each stream a file of its own"
+            )
 
     def count_rows(self) -> int:
         """See `Table.count_rows`."""
@@ -283,7 +292,7 @@ def column_fault(columns: TableColumns, name: str) -> str:
     """Say why a column holds no texts; empty if it can."""
     column = columns.find(name)
     if column is None:
-        return missing_column(name, columns.description)
+        return missing_column(name, columns)
     return "" if column.holds_text else wrong_type(name, column, columns.description)
 
 

@@ -16,6 +16,14 @@ from curate.sources.records import BLOCK_BYTES, BadRecord, DocumentBlock, InputF
 EXCERPT_LEAD_BYTES = 40
 """Bytes shown before a byte that is not UTF-8."""
 
+NOT_TEXT_MAGIC = {
+    b"%PDF-": "a PDF file: extract its text first",
+    b"{\\rtf": "a file of rich text (RTF): convert it first",
+    b"WARC/": "a WARC file of web pages: extract their text first",
+    b"version https://git-lfs": "a pointer of Git LFS: type git lfs pull",
+}
+"""Beginnings of files that could pass for text, and what to do with them."""
+
 
 class TextReader:
     """Reads groups of files."""
@@ -39,6 +47,9 @@ class TextReader:
                     )
                     continue
                 text = data.decode("utf-8").removeprefix("\ufeff")
+                if reason := _not_text(data):
+                    block.bad.append(BadRecord(index, 1, reason, excerpt(data)))
+                    continue
             except StreamDamage as damage:
                 block.bad.append(BadRecord(index, 0, str(damage)))
                 continue
@@ -63,6 +74,20 @@ class TextReader:
 
     def close(self) -> None:
         """Nothing stays open between segments."""
+
+
+def _not_text(data: bytes) -> str:
+    """Say what a file is that decodes as UTF-8, but is no plain text; else empty.
+
+    A NUL byte tells archives (tar), databases and UTF-16 from text, as it does for git and grep.
+    """
+    position = data.find(0)
+    if position >= 0:
+        return (
+            f"not plain text: a NUL at byte {position}, as in archives (tar), databases or UTF-16"
+        )
+    kinds = (kind for magic, kind in NOT_TEXT_MAGIC.items() if data.startswith(magic))
+    return next(kinds, "")
 
 
 def _content(file: InputFile, limit_bytes: int) -> bytes:
