@@ -179,7 +179,7 @@ def test_documents_of_two_domains_are_counted(recipe: Path, source: Path) -> Non
     assert stats[0].copies.tokens == stats[1].copies.tokens > 30
     assert stats[0].to_json()["copies_in_other_domains"]["documents"] == 30
     assert (
-        "documents whose text is in another domain, too, and counts in both: 'a' 30 (96.77%), "
+        "documents whose text is in another domain too, and counts in both: 'a' 30 (96.77%), "
         "'b' 30 (75.00%)"
     ) in heard.notices
 

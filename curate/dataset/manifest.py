@@ -48,6 +48,7 @@ from curate.plan import PAD, PIECE
 from curate.recipe.structs import Name
 from curate.runtime.escape import one_line
 from curate.runtime.files import atomic_path, hash_file
+from curate.runtime.machine import fault_line
 
 SCHEMA = 2
 OLD_SCHEMA = 1
@@ -383,8 +384,9 @@ def file_damage(directory: Path, file: FileRecord, hashed: bool = True) -> str |
     except (FileNotFoundError, NotADirectoryError):
         return f"{file.path}: missing"
     except OSError as error:
-        if error.errno in OF_THIS_PROCESS:
-            raise EngineError(f"{path}: {_reason(error)}") from error
+        fault = fault_line(error, str(path)) if error.errno in OF_THIS_PROCESS else None
+        if fault is not None:
+            raise EngineError(fault) from error
         return f"{file.path}: cannot be read ({_reason(error)})"
     return None
 

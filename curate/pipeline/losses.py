@@ -10,20 +10,21 @@ from pathlib import Path
 from curate.dataset.manifest import load_manifest
 from curate.errors import InputError, ShardError
 from curate.runtime.files import read_json
+from curate.runtime.registry import list_first
 from curate.sources.first_records import head_faults
-from curate.sources.overlaps import list_paths
 from curate.sources.plans import FilePlan
 from curate.stats.domain_stats import DomainStats
 from curate.stats.losses import DomainLosses, FileLoss
 from curate.tokens.domain import DomainTokens
-
-SHOWN_FILES = 3
 
 LIKELY_KEYS = (
     "text", "content", "contents", "raw_content", "body", "document", "article", "code", "story",
     "passage", "sentence", "abstract", "markdown", "value",
 )  # fmt: skip
 """Names under which data sets keep text, likeliest first."""
+
+FEW_TOKENS = 1000
+"""Fewer held-out tokens than these in a domain make a loss mostly noise."""
 
 
 def check_losses(
@@ -48,14 +49,20 @@ def check_losses(
         return
     domain, worst = max(over, key=lambda pair: max(pair[1].bytes_share, pair[1].records_share))
     needed = max(max(loss.bytes_share, loss.records_share) for _, loss in over)
-    others = f" ({len(over) - 1} other domains lose too much, too)" if len(over) > 1 else ""
+    names = [f"'{other.name}'" for other, _ in over if other is not domain]
+    others = f" (so do {list_first(names)})" if names else ""
     raise InputError(
         f"domain '{domain.name}' loses {worst.bytes_share:.1%} of its bytes and "
-        f"{worst.records_share:.1%} of its records, and limits.lost_share allows "
-        f"{most_share:.4g}{others}: {describe_files(domain, worst.files)}; set text to the key or "
-        "column that holds the text, mend these files or leave them out of paths, or allow the "
-        f"loss with limits: {{lost_share: {min(1, math.ceil(100 * needed) / 100):.4g}}}"
+        f"{worst.records_share:.1%} of its records, more than limits.lost_share "
+        f"({most_share:.4g}){others}: {describe_files(domain, worst.files)}; set text to the key "
+        "or column that holds the text, mend these files or leave them out of paths, or allow the "
+        f"loss with {_allowing(needed)}"
     )
+
+
+def _allowing(share: float) -> str:
+    """Return the recipe's key that allows this loss, rounded up to whole percents."""
+    return f"limits: {{lost_share: {min(1, math.ceil(100 * share) / 100):.4g}}}"
 
 
 def check_first_records(name: str, plans: Sequence[FilePlan], most_share: float) -> None:
@@ -74,13 +81,14 @@ def check_first_records(name: str, plans: Sequence[FilePlan], most_share: float)
     size_bytes = sum(file.size_bytes for plan in plans for file in plan.files)
     if not faults or lost_bytes <= most_share * size_bytes:
         return
-    more = f" (and others: {list_paths([fault.path for fault in faults[1:]])})" * (len(faults) > 1)
+    others = [fault.path for fault in faults[1:]]
+    more = f" (and others: {list_first(others)})" if others else ""
     share = lost_bytes / size_bytes
     raise InputError(
         f"domains[{name}]: {faults[0].path}: {faults[0].reason}{more}; set text to the key or "
         f"column that holds the text{_key_hint(faults[0].reason)}, put files with another key in a "
-        f"domain of their own, or allow the loss of {share:.1%} of the domain's bytes with limits: "
-        f"{{lost_share: {min(1, math.ceil(100 * share) / 100):.4g}}}"
+        f"domain of their own, or allow the loss of {share:.1%} of the domain's bytes with "
+        f"{_allowing(share)}"
     )
 
 
@@ -106,15 +114,14 @@ def loss_notices(domains: Sequence[DomainTokens], losses: Sequence[DomainLosses]
 def describe_files(domain: DomainTokens, files: Sequence[FileLoss]) -> str:
     """List the first files with a loss, and the reason of the first."""
     parts = []
-    for loss in files[:SHOWN_FILES]:
+    for loss in files:
         records, size_bytes = loss.documents + loss.lost_records, loss.file.size_bytes
         if loss.documents:
             amount = f"{loss.lost_records:,} of {records:,} records, {loss.lost_bytes:,} bytes"
         else:
             amount = f"{records:,} record{'s' * (records != 1)}, {size_bytes:,} bytes"
         parts.append(f"{loss.file.path} ({amount})")
-    more = len(files) - SHOWN_FILES
-    listed = ", ".join(parts) + (f" and {more:,} more" if more > 0 else "")
+    listed = list_first(parts)
     first = next(iter(domain.bad_record_rows([loss.file for loss in files[:1]])), None)
     if first is None:
         return listed
@@ -153,15 +160,11 @@ def shrinkage_notices(
         if len(domain) >= documents and bytes_now >= size_bytes:
             continue
         gone = sorted(paths.get(name, set()) - {file.path for file in domain.files})
-        files = f"; {len(gone):,} files are gone: {list_paths(gone)}" if gone else ""
+        files = f"; {len(gone):,} files are gone: {list_first(gone)}" if gone else ""
         yield (
             f"domain '{name}' has shrunk since the last run here: {len(domain):,} documents, "
             f"{bytes_now:,} bytes of text; before, {documents:,} and {size_bytes:,}{files}"
         )
-
-
-FEW_TOKENS = 1000
-"""Fewer held-out tokens than these in a domain make a loss mostly noise."""
 
 
 def held_out_notices(stats: Sequence[DomainStats], share: float) -> Iterator[str]:
@@ -182,8 +185,8 @@ def held_out_notices(stats: Sequence[DomainStats], share: float) -> Iterator[str
     ]
     if lacking:
         yield (
-            f"no validation set for {', '.join(lacking)}: no document could be held out, as of a "
-            "single one; split the text into more documents to have one"
+            f"no validation set for {', '.join(lacking)}: no document could be held out; split "
+            "the text into more documents to have one"
         )
     if whole:
         yield (
@@ -206,7 +209,7 @@ def shared_notices(stats: Sequence[DomainStats]) -> Iterator[str]:
     ]
     if shared:
         yield (
-            "documents whose text is in another domain, too, and counts in both: "
+            "documents whose text is in another domain too, and counts in both: "
             + ", ".join(shared)
         )
 

@@ -182,9 +182,13 @@ def mixture_request(
         )
     )
     options = MixtureOptions(
-        recipe.mixture.temperature, recipe.mixture.measure, recipe.on_shortfall,
-        search_options(recipe.mixture, recipe.seed), recipe.mixture.floors, recipe.mixture.caps,
-    )  # fmt: skip
+        temperature=recipe.mixture.temperature,
+        measure=recipe.mixture.measure,
+        on_shortfall=recipe.on_shortfall,
+        search=search_options(recipe.mixture, recipe.seed),
+        floors=recipe.mixture.floors,
+        caps=recipe.mixture.caps,
+    )
     return MixtureRequest(
         domains, recipe.budget_tokens, recipe.mixture.method, options, read_evidence(loaded)
     )

@@ -47,7 +47,7 @@ from curate.tokens import train_tokenizer
 from curate.tokens.backends import first_choice
 from curate.tokens.domain import DomainFile, DomainTokens
 from curate.tokens.domain_counts import CountRequest, domain_counts
-from curate.tokens.fill import FillRequest, fill
+from curate.tokens.fill import FillRequest, FillResult, fill
 from curate.tokens.store import TokenStore
 from curate.tokens.tokenizer import Tokenizer
 
@@ -119,18 +119,7 @@ def tokenize_domains(loaded: LoadedRecipe, workers: int, observer: Observer) -> 
         losses = [domain_losses(domain) for domain in domains]
         check_losses(domains, losses, recipe.limits.lost_share)
         observer.begin("count", [domain.name for domain in domains])
-        requests = [
-            CountRequest(
-                domain=domain,
-                tokenizer=tokenizer,
-                directory=cache / "counts" / tokenizer.fingerprint[:16],
-                spill=spill / f"domain-{number}",
-                runs=tuple((run, tuple(keys)) for run, keys in filled.runs.get(number, [])),
-                memory_bytes=recipe.counting.memory_mb << 20,
-            )
-            for number, domain in enumerate(domains)
-        ]
-        counted = map_tasks(_entropies, requests, workers)
+        counted = map_tasks(_entropies, _count_requests(filling, cache, domains, filled), workers)
     for notice in itertools.chain(*(notices for _, notices in counted)):
         observer.notice(notice)
     entropies = [entropy for entropy, _ in counted]
@@ -336,6 +325,24 @@ def _open_domain(
             f"{opened.bad_records} bad records{reason}"
         )
     return opened
+
+
+def _count_requests(
+    filling: FillRequest, cache: Path, domains: Sequence[DomainTokens], filled: FillResult
+) -> list[CountRequest]:
+    """Ask for the counts of every domain, from the runs that tokenising left."""
+    tokenizer = filling.tokenizer
+    return [
+        CountRequest(
+            domain=domain,
+            tokenizer=tokenizer,
+            directory=cache / "counts" / tokenizer.fingerprint[:16],
+            spill=filling.spill / f"domain-{number}",
+            runs=tuple((run, tuple(keys)) for run, keys in filled.runs.get(number, [])),
+            memory_bytes=filling.recipe.counting.memory_mb << 20,
+        )
+        for number, domain in enumerate(domains)
+    ]
 
 
 def _entropies(request: CountRequest) -> tuple[Entropies, list[str]]:

@@ -10,11 +10,14 @@ and a row. Other installed packages add rows through an entry point group::
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Protocol, TypeVar
 
 from curate.errors import CurateError, RecipeError
+
+LISTED_NAMES = 3
+"""Most names of a list in a message, where more are counted only."""
 
 
 class Named(Protocol):
@@ -132,6 +135,17 @@ uniform)"
     names = list(names)
     hint = nearest_hint(str(name), names)
     return f"{where}: no {kind} is called '{name}'{hint} (known: {', '.join(names)})"
+
+
+def list_first(names: Sequence[str]) -> str:
+    """List the first few names for a message, and count the others.
+
+    Example:
+        >>> list_first(["a", "b", "c", "d", "e"])
+        'a, b, c and 2 more'
+    """
+    more = len(names) - LISTED_NAMES
+    return ", ".join(names[:LISTED_NAMES]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def nearest_hint(word: str, names: Iterable[str], cutoff: float = 0.6) -> str:

@@ -224,6 +224,12 @@ class CsvTable:
     ) -> None:
         self.block.bad.append(
             BadRecord(
-                0, line, reason, repair(excerpt(record)), len(record), unread_bytes, max(1, rows)
+                file=0,
+                line=line,
+                reason=reason,
+                excerpt=repair(excerpt(record)),
+                bytes=len(record),
+                unread_bytes=unread_bytes,
+                rows=max(1, rows),
             )
         )

@@ -9,8 +9,8 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 
 from curate.errors import InputError
+from curate.runtime.registry import list_first
 from curate.sources import SegmentReader, segments
-from curate.sources.overlaps import list_paths
 from curate.sources.plans import HEAD_BYTES, FilePlan
 from curate.sources.records import InputFile, ReadOptions
 
@@ -175,6 +175,6 @@ def loose_notice(name: str, left: Sequence[InputFile]) -> str:
     size_bytes = sum(file.size_bytes for file in left)
     return (
         f"domain '{name}': {len(left):,} files of loose text ({size_bytes:,} bytes) beside tables "
-        f"are not read ({list_paths([file.path for file in left])}); to read them, name them in "
+        f"are not read ({list_first([file.path for file in left])}); to read them, name them in "
         "paths or set glob"
     )

@@ -205,7 +205,14 @@ class JsonArrayReader:
             line = 0 if is_whole_file else number + 1
             rest = scanner.rest
             block.bad.append(
-                BadRecord(0, line, scanner.fault, excerpt(rest), len(rest), unread_bytes)
+                BadRecord(
+                    file=0,
+                    line=line,
+                    reason=scanner.fault,
+                    excerpt=excerpt(rest),
+                    bytes=len(rest),
+                    unread_bytes=unread_bytes,
+                )
             )
         block.end_of_file = True
         yield block

@@ -266,8 +266,16 @@ def add_damage(
             line, rest = line + 1, b""
     is_whole_file = cursor.position == 0 and not rest
     first_line = 0 if is_whole_file else line
-    unread_bytes = cursor.undecoded_bytes
-    block.bad.append(BadRecord(0, first_line, reason, excerpt(rest), len(rest), unread_bytes))
+    block.bad.append(
+        BadRecord(
+            file=0,
+            line=first_line,
+            reason=reason,
+            excerpt=excerpt(rest),
+            bytes=len(rest),
+            unread_bytes=cursor.undecoded_bytes,
+        )
+    )
 
 
 def is_object(line: bytes) -> bool:

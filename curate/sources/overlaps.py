@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from curate.runtime.files import is_url
+from curate.runtime.registry import list_first
 from curate.sources.records import InputFile
 from curate.sources.search import Places
-
-SHOWN_PATHS = 3
 
 
 def without_links(files: Sequence[InputFile]) -> list[InputFile]:
@@ -26,24 +25,13 @@ def without_links(files: Sequence[InputFile]) -> list[InputFile]:
     return list(kept.values())
 
 
-def list_paths(paths: Sequence[str]) -> str:
-    """List the first few paths for a message.
-
-    Example:
-        >>> list_paths(["a", "b", "c", "d", "e"])
-        'a, b, c and 2 more'
-    """
-    more = len(paths) - SHOWN_PATHS
-    return ", ".join(paths[:SHOWN_PATHS]) + (f" and {more} more" if more > 0 else "")
-
-
 def left_out_notices(places: Places) -> Iterator[str]:
     """Say what a search left out, in a line for each reason."""
     by_reason: dict[str, list[str]] = {}
     for path, reason in places.left_out.items():
         by_reason.setdefault(reason, []).append(path)
     for reason, paths in by_reason.items():
-        yield f"not read, {reason}: {list_paths(sorted(paths))}"
+        yield f"not read, {reason}: {list_first(sorted(paths))}"
 
 
 def copy_notices(domains: Mapping[str, Iterable[InputFile]]) -> Iterator[str]:

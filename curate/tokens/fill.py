@@ -6,7 +6,7 @@ The backend is built while another process encodes a sample with the reference, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -33,6 +33,7 @@ from curate.tokens.run import CountRuns, load_kernels, tokenise
 from curate.tokens.selftest import (
     LIMITS,
     ReferenceAnswers,
+    Verdict,
     judge,
     reference_answers,
     unfit,
@@ -142,17 +143,8 @@ def _attempt(
         encoder = BACKENDS[choice.name](tokenizer)
 
         def test() -> None:
-            # The candidate encodes in a process of its own, since it too may hang.
             opinion = partial(judge, tokenizer, choice.name, encoder, answers(), memory_dir())
-            with ahead(opinion, LIMITS) as receive_verdict:
-                try:
-                    verdict = receive_verdict()
-                except OverLimit as error:
-                    raise BackendRefused(f"{choice.name} {error} in its self-test") from error
-            for notice in verdict.notices:
-                observer.notice(notice)
-            if verdict.problem is not None:
-                raise BackendRefused(verdict.problem)
+            _check_candidate(choice.name, opinion, observer)
 
         job = TokeniseJob(
             tokenizer=tokenizer,
@@ -171,6 +163,27 @@ def _attempt(
     text_bytes, tokens = int(done[:, 1].sum()), int(done[:, 2].sum())
     observer.end(f"{text_bytes / 1e6:.1f} MB of text, {tokens:,} tokens")
     return FillResult(runs, text_bytes)
+
+
+def _check_candidate(name: str, opinion: Callable[[], Verdict], observer: Observer) -> None:
+    """Raise `BackendRefused` unless a backend passes its self-test.
+
+    It encodes in a process of its own, since it may hang like the reference.
+
+    Args:
+        name: Name of the backend.
+        opinion: Compares it with the reference.
+        observer: Receives the notices of the verdict.
+    """
+    with ahead(opinion, LIMITS) as receive:
+        try:
+            verdict = receive()
+        except OverLimit as error:
+            raise BackendRefused(f"{name} {error} in its self-test") from error
+    for notice in verdict.notices:
+        observer.notice(notice)
+    if verdict.problem is not None:
+        raise BackendRefused(verdict.problem)
 
 
 def _decoded_bytes(task: Task) -> int:

@@ -42,6 +42,9 @@ NAME_LENGTH = 200
 NO_NAME = f"cannot be a name; expected printable text of at most {NAME_LENGTH} characters"
 """End of the message about a name that `is_name` refuses."""
 
+CELL_CHARACTERS = 131_072
+"""Most characters of a cell; a longer one is an open quote."""
+
 QUOTED_LENGTH = 40
 """Most characters of a cell that a message shows."""
 
@@ -165,11 +168,12 @@ def _cells(path: Path) -> Iterator[tuple[list[str], int]]:
         raise FitError(f"{path}: cannot be read: {error.strerror or error}") from None
     except UnicodeDecodeError:
         raise FitError(f"{path}: is not UTF-8 text; a run table is a CSV file") from None
+    csv.field_size_limit(CELL_CHARACTERS)  # of this process, where readers of text may raise it
     reader = csv.reader(io.StringIO(text, newline=""))
     while True:
         try:
             cells = next(reader, None)
-        except csv.Error as error:  # a cell of over 128 KiB, often an open quote
+        except csv.Error as error:
             raise FitError(f"{path}:{reader.line_num}: is not CSV: {error}") from None
         if cells is None:
             return

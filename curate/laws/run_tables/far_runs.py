@@ -88,12 +88,12 @@ def far_losses(table: RunTable) -> tuple[FarLoss, ...]:
     missed, far = deviation.copy(), np.zeros(deviation.shape, bool)
     if len(names) >= FEW_RUNS:
         for target, name in enumerate(table.targets):
-            own = weights[:, table.domains.index(name)] if name in table.domains else None
-            residual, errors = _deleted(_design(weights, own), deviation[:, target])
+            own_share = weights[:, table.domains.index(name)] if name in table.domains else None
+            residual, errors = _deleted(_design(weights, own_share), deviation[:, target])
             missed[:, target] = residual
             suspect = (errors > ERRORS) & (np.abs(residual) > math.log(FACTOR))
-            if own is not None and suspect.any():
-                suspect &= _without_excuse(own, deviation[:, target], residual, suspect)
+            if own_share is not None and suspect.any():
+                suspect &= _without_excuse(own_share, deviation[:, target], residual, suspect)
             far[:, target] = suspect
     far |= (deviation > math.log(HIGH)) | (deviation < math.log(LOW))
     runs = np.flatnonzero(far.any(axis=1))
@@ -131,29 +131,29 @@ def _centred(table: RunTable) -> Array:
 
 
 def _without_excuse(
-    own: Array, deviation: Array, residual: Array, suspect: NDArray[np.bool_]
+    own_share: Array, deviation: Array, residual: Array, suspect: NDArray[np.bool_]
 ) -> NDArray[np.bool_]:
     """Tell which runs are far even from those whose own share excuses them, shape (runs,).
 
     A regression bends less than losses do towards a corner of the simplex; but more of a domain
     hardly ever makes its loss worse, so less of it in this run excuses a higher loss.
     """
-    far = np.zeros(len(own), bool)
+    far = np.zeros(len(own_share), bool)
     for run in np.flatnonzero(suspect):
         up = residual[run] > 0
-        others = ~suspect & ((own <= own[run]) if up else (own >= own[run]))
+        others = ~suspect & ((own_share <= own_share[run]) if up else (own_share >= own_share[run]))
         if others.any():
             step = deviation[run] - (deviation[others].max() if up else deviation[others].min())
             far[run] = (step if up else -step) > math.log(FACTOR)
     return far
 
 
-def _design(weights: Array, own: Array | None) -> Array:
+def _design(weights: Array, own_share: Array | None) -> Array:
     """Return the columns of the regression: 1, the own share's logarithm, roots of all shares."""
     runs, domains = weights.shape
     columns = [np.ones((runs, 1))]
-    if own is not None:
-        columns.append(np.log(own[:, None] + OFFSET))
+    if own_share is not None:
+        columns.append(np.log(own_share[:, None] + OFFSET))
     if runs >= 2 * (domains + 2):
         columns.append(np.sqrt(weights))
     return np.hstack(columns)

@@ -28,6 +28,7 @@ from curate.laws.run_tables.columns import (
     single_layout,
 )
 from curate.laws.run_tables.far_runs import FarLoss, far_losses
+from curate.runtime.registry import list_first
 
 FarRuns = Literal["leave_out", "keep"]
 """Treatment of runs that are far from all others."""
@@ -47,9 +48,6 @@ unknown rather than zero."""
 
 SAME_MIXTURE = 5e-3
 """Largest difference of a share between checkpoints of one mixture: rounding, or tokens counted."""
-
-NAMED_LINES = 3
-"""Most lines, or runs, that a notice names."""
 
 
 def read_runs(
@@ -172,15 +170,9 @@ def _one_mixture_a_name(layout: TableLayout, numbers: _Numbers) -> tuple[_Number
     if not apart:
         return numbers, []
     return replace(numbers, runs=names), [
-        f"{layout.weights.path}: one name for several mixtures: {_some(apart)}; each mixture is "
-        "taken as a run. Give every run its own name"
+        f"{layout.weights.path}: one name for several mixtures: {list_first(apart)}; each mixture "
+        "is taken as a run. Give every run its own name"
     ]
-
-
-def _some(parts: Sequence[str]) -> str:
-    """List the first few of these."""
-    more = len(parts) - NAMED_LINES
-    return ", ".join(parts[:NAMED_LINES]) + (f" and {more} more" if more > 0 else "")
 
 
 def _far_notice(
@@ -216,7 +208,7 @@ def _far_notice(
     plural = len(losses) > 1
     return (
         f"{layout.losses.path}: {len(losses)} run{'s' if plural else ''} far from all others: "
-        f"{_some(parts)}; {fate}{'them' if plural else 'it'}"
+        f"{list_first(parts)}; {fate}{'them' if plural else 'it'}"
     )
 
 
@@ -312,7 +304,7 @@ def _notices(layout: TableLayout, left_out: dict[str, list[int]]) -> list[str]:
         file, of_file = (
             (layout.weights, layout.weight_rows) if by_share else (layout.losses, layout.loss_rows)
         )
-        lines = _some([str(file.lines[of_file[row]]) for row in rows])
+        lines = list_first([str(file.lines[of_file[row]]) for row in rows])
         one = len(rows) == 1
         count = f"{len(rows)} {'row (line' if one else 'rows (lines'} {lines})"
         notices.append(f"{file.path}: {sentences[reason].format(count)}")
