@@ -179,8 +179,20 @@ def test_replicates_have_an_effect(method):
     assert mix(request_of(method, replicates=20)).low is not None
 
 
-def test_regmix_reads_the_prior_without_a_pull():
-    assert idle_keys(section("regmix", prior="uniform"), METHODS["regmix"]) == {}
+@pytest.mark.parametrize("method", ["regmix", "olmix"])
+def test_some_methods_read_the_prior_without_a_given_pull(method):
+    assert idle_keys(section(method, prior="uniform"), METHODS[method]) == {}
+
+
+def test_a_prior_changes_the_mixture_of_a_method_that_pulls_by_default():
+    pulling = [name for name, row in METHODS.items() if row.pulls]
+    assert (
+        pulling
+        == [name for name, row in METHODS.items() if getattr(row.prefer, "kl_bpb", 0.0) > 0]
+        == ["olmix"]
+    )
+    plain = answer(request_of("olmix"))
+    assert answer(request_of("olmix", prior=VALUES["prior"])) != plain
 
 
 @pytest.mark.parametrize(

@@ -105,8 +105,8 @@ mixture.method'}
         for key in given
         if key not in method.keys
     }
-    kl = method.kl if mixture.kl is None else mixture.kl
-    if "prior" in method.keys and "prior" in given and not kl and not method.prior_always:
+    pulls = method.pulls if mixture.kl is None else mixture.kl > 0
+    if "prior" in method.keys and "prior" in given and not (pulls or method.prior_always):
         idle["prior"] = (
             f"no effect with method {method.name} while mixture.kl is 0; set mixture.kl, such as "
             "0.05, or remove it"

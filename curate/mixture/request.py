@@ -189,6 +189,8 @@ class Method:
     requires: Mapping[str, str] = field(default_factory=dict)
     """Keys of `mixture` that it cannot do without: the message where one is missing, in which
     `METHOD` stands for the method's name."""
+    pulls: bool = False
+    """Whether it pulls to `mixture.prior` where the recipe sets no `kl`."""
     prior_always: bool = False
     """Whether `mixture.prior` has an effect even without a pull to it."""
 
@@ -197,11 +199,6 @@ class Method:
         """Every key of `mixture` that has an effect on it."""
         reads = KEYS_BY_EVIDENCE[self.evidence] if self.reads is None else self.reads
         return frozenset((*EVERY_METHOD_READS, *reads))
-
-    @property
-    def kl(self) -> float:
-        """Its pull to the prior unless the recipe sets one; 0 for methods without."""
-        return float(getattr(self.prefer, "kl", 0.0))
 
 
 @dataclass(frozen=True, slots=True)

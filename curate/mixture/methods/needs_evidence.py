@@ -123,6 +123,7 @@ OLMIX = Method(
     needs="runs, better 3 (domains + 1)",
     prefer=LawMethod("exponential", kl_bpb=0.05),
     evidence="runs",
+    pulls=True,
 )
 
 ADDITIVE = Method(
