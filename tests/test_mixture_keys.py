@@ -29,7 +29,7 @@ from curate.mixture.keys import (
 from curate.recipe import MixtureRecipe, parse
 from curate.recipe.structs import EvidenceRecipe, ProxyRecipe
 from curate.recipe.structs import MixtureRecipe as Section
-from curate.report.terminal import numbers_table
+from curate.report.terminal import numbers_table, result_table
 
 PROXY = ProxyRecipe(preset="micro")
 VALUES = {
@@ -349,6 +349,49 @@ def test_tables_cut_no_number(width):
     assert max(map(len, shown.splitlines())) <= width
     for cell in (*cells, "12,345,678,901,234"):
         assert cell in shown
+
+
+def test_build_shows_weights_with_intervals_and_entropies(place):
+    path = str(place / "recipe.yaml")
+    for name in "abc":  # many documents, so that there are intervals
+        texts = (place / f"{name}.txt").read_text().split("\n\n")
+        lines = [json.dumps({"text": text}) for text in texts]
+        (place / f"{name}.jsonl").write_text("\n".join(lines))
+    (place / "recipe.yaml").write_text(RECIPE.replace(".txt", ".jsonl"))
+    method = ["--set", "mixture={method: entropy, measure: von_neumann}"]
+    arguments = ["build", path, "--workers", "1", "--set", "output={format: npy}", *method]
+    shown = CliRunner().invoke(cli, arguments)
+    assert shown.exit_code == 0, shown.output
+    written = json.loads((place / "out/tiny/mixture.json").read_text())
+    measured = json.loads((place / "out/tiny/stats.json").read_text())["domains"]
+    assert "interval" in shown.output and "entropies in bits" in shown.output
+    for name, row in measured.items():
+        assert (
+            f"{100 * written['low'][name]:.1f} to {100 * written['high'][name]:.1f}" in shown.output
+        )
+        for measure in ("shannon", "conditional", "von_neumann"):
+            assert measure in shown.output
+            assert f"{row['entropy'][measure]['nats'] / np.log(2):.3f}" in shown.output
+    # Without intervals, and for a dataset that is read back, there is no such column.
+    plain = CliRunner().invoke(
+        cli, ["build", path, "--set", "output={format: npy, dir: other}", "--workers", "1"]
+    )
+    assert plain.exit_code == 0 and "interval" not in plain.output
+    assert "conditional" in plain.output
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_the_table_of_a_build_is_whole_on_narrow_terminals(width, place):
+    path = str(place / "recipe.yaml")
+    built = curate.build(curate.load_recipe(path, ["output={format: npy}"]), workers=1)
+    ends = {"low": dict.fromkeys("abc", 0.2), "high": dict.fromkeys("abc", 0.4)}
+    console = Console(width=width, file=io.StringIO())
+    console.print(result_table(built.json, built.bad_records, ends, built.stats))
+    shown = console.file.getvalue()
+    assert max(map(len, shown.splitlines())) <= width and "…" not in shown
+    assert shown.count("20.0 to 40.0") == 3
+    for row in built.json["domains"].values():
+        assert f"{row['realised_tokens']:,}" in shown
 
 
 def test_weights_of_an_earlier_mixture(place):

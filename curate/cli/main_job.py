@@ -170,7 +170,7 @@ def _finish(screen: Screen, result: CertificateResult, with_readers: bool) -> No
     certificate = result.json
     lines: list[Any] = reader_lines(certificate) if with_readers else []
     if certificate["domains"]:  # else nothing could be compared
-        lines.insert(0, result_table(certificate, result.bad_records))
+        lines.insert(0, result_table(certificate, result.bad_records, result.mixture, result.stats))
     screen.show(certificate, lambda: Group(*lines))
     for problem in result.problems:
         say(f"curate: {problem}", err=True)

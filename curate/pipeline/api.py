@@ -328,7 +328,9 @@ def build(
     built = build_dataset(*_start(recipe, workers, progress), overwrite=overwrite)
     bad_records = {stats.name: stats.bad_records for stats in built.tokenized.stats}
     path = built.directory / "certificate.json"
-    return CertificateResult(built.certificate, built.directory, bad_records, path)
+    return CertificateResult(
+        built.certificate, built.directory, bad_records, path, built.mixture, built.stats
+    )
 
 
 def verify(

@@ -17,6 +17,7 @@ from curate.dataset import manifest as dataset
 from curate.dataset.certificate import write_certificate
 from curate.dataset.manifest import holds_dataset
 from curate.dataset.verify import verify
+from curate.pipeline.artifacts import stats_fields
 from curate.pipeline.check import check_mixture, check_names
 from curate.pipeline.plan import plan_dataset
 from curate.pipeline.resume import is_fresh, refuse_other_dataset
@@ -37,6 +38,10 @@ class BuiltDataset:
     tokenized: TokenizedDomains
     plan: Plan
     certificate: dict[str, Any]
+    mixture: dict[str, Any]
+    """The fields of `mixture.json`."""
+    stats: dict[str, Any]
+    """The fields of `stats.json`."""
     reused: bool
     """Whether the same dataset existed already and was only read back."""
 
@@ -92,5 +97,7 @@ def _build(loaded: LoadedRecipe, workers: int, observer: Observer) -> BuiltDatas
         tokenized=tokenized,
         plan=planned.plan,
         certificate=certificate,
+        mixture=planned.mixed.mixture.to_json(),
+        stats=stats_fields(loaded, tokenized, planned.mixed.measured),
         reused=reused,
     )

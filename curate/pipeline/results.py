@@ -163,6 +163,10 @@ class CertificateResult(Result):
     """Bad records by domain; None where the token store is missing."""
     path: Path | None = None
     """File that the certificate was written to; None where the disk takes no more."""
+    mixture: dict[str, Any] | None = None
+    """The fields of `mixture.json`, after a build."""
+    stats: dict[str, Any] | None = None
+    """The fields of `stats.json`, after a build."""
 
     title: ClassVar[str] = "planned and realised tokens"
 

@@ -249,42 +249,63 @@ def numbers_table(
     return table
 
 
-def result_table(certificate: dict[str, Any], bad_records: dict[str, int] | None) -> Table:
+def result_table(
+    certificate: dict[str, Any],
+    bad_records: dict[str, int] | None,
+    mixture: dict[str, Any] | None = None,
+    stats: dict[str, Any] | None = None,
+) -> Table:
     """Compare requested, planned and realised tokens of each domain.
 
     Args:
         certificate: The fields of `certificate.json`.
         bad_records: Records skipped in each domain; None if unknown.
+        mixture: The fields of `mixture.json`, to show intervals of the weights where it has them.
+        stats: The fields of `stats.json`, to show entropies.
     """
     bad = bad_records or {}
+    low = None if mixture is None else mixture["low"]
+    measures = [] if stats is None else _shared_entropies(stats)
+    title = "asked, planned and realised, in shares of tokens"
+    interval = () if low is None else ("95 % interval",)
     table = numbers_table(
-        "asked, planned and realised, in shares of tokens",
+        f"{title}; entropies in bits" if measures else title,
         (
-            "domain",
-            "asked",
-            "realised",
-            "planned tokens",
-            "realised tokens",
-            "epochs",
-            "bad",
-            "lost",
+            "domain", "asked", *interval, "realised", "planned tokens", "realised tokens",
+            "epochs", "bad", "lost", *measures,
         ),
-    )
+    )  # fmt: skip
     for name, row in certificate["domains"].items():
         # A domain written apart is on disk once, even if the plan repeats it.
         expected = row.get("written_tokens", row["planned_tokens"])
         realised = f"{row['realised_tokens']:,}"
         cells = [
-            f"{row['asked_share']:.4%}", f"{row['realised_share']:.4%}",
-            f"{row['planned_tokens']:,}",
+            f"{row['asked_share']:.4%}", *_weight_interval(mixture, name),
+            f"{row['realised_share']:.4%}", f"{row['planned_tokens']:,}",
             realised if row["realised_tokens"] == expected else f"[red]{realised}[/]",
             f"{row['epochs']:.3f}", f"{bad[name]:,}" if name in bad else "-", _lost(row),
         ]  # fmt: skip
+        if stats is not None:
+            cells += [_entropy(stats["domains"][name]["entropy"][measure]) for measure in measures]
         table.add_row(plain(name), *cells)
     table.add_section()
     tokens = [f"{certificate[key]:,}" for key in ("budget_tokens", "realised_tokens")]
-    table.add_row("all", *("", "", *tokens, ""), f"{sum(bad.values()):,}" if bad else "-")
+    table.add_row("all", "", *("" for _ in interval), "", *tokens, "",
+                  f"{sum(bad.values()):,}" if bad else "-")  # fmt: skip
     return table
+
+
+def _shared_entropies(stats: dict[str, Any]) -> list[str]:
+    """List the entropies of `stats.json` that every domain has."""
+    domains = stats["domains"].values()
+    return [name for name in STATISTICS if all(name in row["entropy"] for row in domains)]
+
+
+def _weight_interval(mixture: dict[str, Any] | None, name: str) -> tuple[str, ...]:
+    """Format the 95 % interval of a weight, in percent, as one cell or none."""
+    if mixture is None or mixture["low"] is None:
+        return ()
+    return (f"{100 * mixture['low'][name]:.1f} to {100 * mixture['high'][name]:.1f}",)
 
 
 def trainer_table(mixture: dict[str, Any]) -> Table:
@@ -383,8 +404,7 @@ def mixture_table(mixture: dict[str, Any], supply_tokens: Mapping[str, int | Non
         mixture: The fields of `mixture.json`.
         supply_tokens: Tokens of each domain; None if unknown.
     """
-    low, high = mixture["low"], mixture["high"]
-    interval = () if low is None else ("95 % interval",)
+    interval = () if mixture["low"] is None else ("95 % interval",)
     table = numbers_table(
         f"{mixture['method']}; weights are shares of tokens",
         ("domain", "weight", *interval, "before caps", "epochs", "supply tokens"),
@@ -392,10 +412,10 @@ def mixture_table(mixture: dict[str, Any], supply_tokens: Mapping[str, int | Non
     )
     table.caption, table.caption_justify = _prediction(mixture), "left"
     for name, weight in mixture["weights"].items():
-        ends = () if low is None else (f"{100 * low[name]:.1f} to {100 * high[name]:.1f}",)
         epochs, supply = mixture["epochs"][name], supply_tokens[name]
         cells = [
-            f"{weight:.4%}", *ends, f"{mixture['unconstrained'][name]:.4%}",
+            f"{weight:.4%}", *_weight_interval(mixture, name),
+            f"{mixture['unconstrained'][name]:.4%}",
             "" if epochs is None else f"{epochs:.3f}", "" if supply is None else f"{supply:,}",
         ]  # fmt: skip
         table.add_row(plain(name), *cells)
