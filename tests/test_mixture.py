@@ -613,7 +613,7 @@ def test_json_has_the_fields_others_rely_on():
             # .6 of 1000 is 600, six passes of 100, of which 2.5 are .25 and fill .6 of 416.
             request("uniform", 1000, [100, 900], max_epochs=[2.5, 1], floors={"a": 0.6}),
             InfeasiblePlan,
-            "mixture.floors: 'a' is to have at least 0.6, but its tokens allow only 0.25 at this "
+            "mixture.floors: 'a' must have at least 0.6, but its tokens allow only 0.25 at this "
             "budget (max_epochs 2.5). Either set mixture.floors: {a: 0.25}, or budget_tokens: 416, "
             "or max_epochs: 6 for it, or on_shortfall: repeat",
         ),

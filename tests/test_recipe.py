@@ -267,7 +267,7 @@ def test_bad_record_aliases(alias, tmp_path):
 def test_weights_that_no_method_uses_are_noticed(tmp_path):
     assert unused_weights(read(FULL, tmp_path)) == []
     assert unused_weights(read(FULL, tmp_path, "mixture.method=uniform")) == [
-        "the recipe's weights are not used: mixture.method is uniform, not manual"
+        "the domains' weights do not shape the mixture: mixture.method is uniform, not manual"
     ]
 
 
@@ -335,7 +335,7 @@ def test_unknown_keys_at_every_level(field, value, expected, tmp_path):
          "than 1. Lower them, for instance to 0.83 of what they are"),
         ("mixture", {"caps": {"wiki": 0.7, "code": 0.2}}, "mixture.caps: every domain has one, and "
          "they sum to 0.9, less than 1. Raise them, or leave one out"),
-        ("mixture", {"floors": {"wiki": 0.5}, "caps": {"wiki": 0.4}}, "mixture.floors: 'wiki' is to"
+        ("mixture", {"floors": {"wiki": 0.5}, "caps": {"wiki": 0.4}}, "mixture.floors: 'wiki' must"
          " have at least 0.5, but mixture.caps allows it at most 0.4. Lower the floor or raise"),
         ("validation", {"documents": 1}, "validation.documents: expected a number < 1.0; found 1"),
         ("validation", {"documents": -0.1}, "validation.documents: expected a number >= 0.0"),

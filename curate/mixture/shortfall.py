@@ -112,7 +112,7 @@ def explain_floor(request: MixtureRequest, position: int) -> str:
         ways.append(f"max_epochs: {epochs} for it")
     ways.append("on_shortfall: repeat")
     return (
-        f"mixture.floors: '{domain.name}' is to have at least {floor[domain.name]:g}, but its "
+        f"mixture.floors: '{domain.name}' must have at least {floor[domain.name]:g}, but its "
         f"tokens allow only {limit / budget:.4g} at this budget (max_epochs "
         f"{domain.max_epochs:g}). Either set {', or '.join(ways)}"
     )

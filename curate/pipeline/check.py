@@ -168,4 +168,6 @@ def unused_weights(loaded: LoadedRecipe) -> list[str]:
     # `check_names` refuses an unknown method.
     if not given or (method in METHODS and METHODS[method].by_hand):
         return []
-    return [f"the recipe's weights are not used: mixture.method is {method}, not manual"]
+    return [
+        f"the domains' weights do not shape the mixture: mixture.method is {method}, not manual"
+    ]

@@ -293,7 +293,7 @@ def check_bounds(
     for name, floor in floors.items():
         if floor > caps.get(name, 1.0):
             raise RecipeError(
-                f"{where}mixture.floors: '{name}' is to have at least {floor:g}, but mixture.caps "
+                f"{where}mixture.floors: '{name}' must have at least {floor:g}, but mixture.caps "
                 f"allows it at most {caps[name]:g}. Lower the floor or raise the cap"
             )
     least = math.fsum(floors.values())

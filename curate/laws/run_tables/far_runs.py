@@ -1,4 +1,4 @@
-"""Find runs whose losses are far from what all the other runs lead to expect.
+"""Find runs whose losses are far from what all the other runs predict.
 
 One diverged run, or one slip of the keyboard, decides a fit: a loss of 55 among 2.5 moved a share
 from 44 % to 0. Runs that noise and mixture can explain must stay, the extreme ones above all, since

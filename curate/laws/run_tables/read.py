@@ -196,7 +196,7 @@ def _far_notice(
         column = layout.targets[table.targets[loss.target]]
         parts.append(
             f"{quoted(table.runs[loss.row])} (line {line}: {column} is "
-            f"{table.losses[loss.row, loss.target]:.4g}, the others lead to expect "
+            f"{table.losses[loss.row, loss.target]:.4g}, the others predict "
             f"{loss.expected:.3g})"
         )
     fate = (
