@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import json
+import lzma
 import random
 import shutil
 from pathlib import Path
@@ -34,6 +35,14 @@ def over(recipe: Path, *overrides: str, paths: str = "in") -> TokenizedDomains:
     """Tokenise one domain."""
     domain = f"domains=[{{name: web, paths: {paths}}}]"
     return tokenize_domains(load(recipe, (domain, SMALL, *overrides)), 1, Listener())
+
+
+def heard_over(recipe: Path, *overrides: str) -> list[str]:
+    """Tokenise one domain, and return the notices."""
+    heard = Listener()
+    domain = "domains=[{name: web, paths: in}]"
+    tokenize_domains(load(recipe, (domain, SMALL, *overrides)), 1, heard)
+    return heard.notices
 
 
 def message(recipe: Path, *overrides: str, paths: str = "in") -> str:
@@ -335,3 +344,43 @@ def test_a_start_token_that_is_left_out_is_told(bpe: dict[str, Any]) -> None:
             f"documents only end with '{END}'",
         )
     assert from_json(json.dumps(bpe).encode(), END, "plain").notices == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("a.jsonl.gz", gzip.compress, "the gzip data is cut short"),
+        ("a.jsonl.xz", lzma.compress, "the xz data is cut short"),
+        ("a.json", lambda data: b"[" + data.strip().replace(b"\n", b",") + b"]", "not closed"),
+    ],
+)
+def test_a_file_that_is_cut_short_is_named(
+    recipe: Path, source: Path, name: str, content: Any, reason: str
+) -> None:
+    write_jsonl(source / "whole.jsonl", [{"text": text} for text in texts(2000, 2)])
+    lines = "".join(json.dumps({"text": text}) + "\n" for text in texts(400))
+    data = content(lines.encode())
+    (source / name).write_bytes(data[: len(data) // 2])
+    notices = heard_over(recipe, ANY_LOSS)
+    (notice,) = [line for line in notices if "cut short" in line]
+    start = "domain 'web': 1 of 2 files damaged or cut short, so that more may be missing than is"
+    assert notice.startswith(start)
+    assert f"{source / name}:" in notice
+    assert notice.endswith(reason)
+
+
+def test_an_open_quote_loses_the_share_of_its_lines(recipe: Path, source: Path) -> None:
+    lines = texts(400)
+    lines[100] = '"' + lines[100]
+    (source / "a.csv").write_text("text\n" + "\n".join(lines) + "\n")
+    assert "loses 74." in message(recipe)
+    assert "not valid CSV: unexpected end of data" in message(recipe)
+
+
+def test_hidden_records_are_told(recipe: Path, source: Path) -> None:
+    for name in ("a.jsonl", ".b.jsonl.gz", ".gitattributes"):
+        write_jsonl(source / name, [{"text": text} for text in texts(40)])
+    notices = heard_over(recipe)
+    assert [line for line in notices if "hidden" in line] == [
+        f"not read, hidden: {source / '.b.jsonl.gz'}"
+    ]

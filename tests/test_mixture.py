@@ -584,6 +584,14 @@ def test_json_has_the_fields_others_rely_on():
             "max_epochs: 3 for those with less, or on_shortfall: repeat",
         ),
         (
+            # No recipe may have 5,000,000 epochs, so they are not offered.
+            request("uniform", 10**9, [100, 100], max_epochs=[1, 1]),
+            InfeasiblePlan,
+            "plan: 1.0B tokens are requested, but within max_epochs there are 200 ('a' 100 x 1, "
+            "'b' 100 x 1). Either set budget_tokens: 200 (the most they hold), or on_shortfall: "
+            "repeat",
+        ),
+        (
             request("natural", 0, [9]),
             RecipeError,
             "budget_tokens: 0 is not a positive number",

@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -146,7 +147,7 @@ def test_paths_start_from_the_recipe(tmp_path):
 def test_files_that_cannot_be_read(tmp_path):
     with pytest.raises(RecipeError, match=r"absent\.yaml: No such file"):
         load(tmp_path / "absent.yaml")
-    with pytest.raises(RecipeError, match="Is a directory"):
+    with pytest.raises(RecipeError, match="a directory, not a recipe"):
         load(tmp_path)
     latin = tmp_path / "latin.yaml"
     latin.write_bytes("name: für".encode("latin-1"))
@@ -538,3 +539,11 @@ def test_schema_is_a_json_schema_of_every_field():
     assert definitions["Recipe"]["required"] == ["name", "tokenizer", "domains", "budget_tokens"]
     with pytest.raises(AssertionError):  # the check itself can fail
         check_schema({"anyOf": [{"$ref": "#/$defs/Nothing"}]}, definitions)
+
+
+def test_a_directory_is_no_recipe(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"a directory, not a recipe$"):
+        load(tmp_path)
+    (tmp_path / "recipe.yaml").touch()
+    with pytest.raises(RecipeError, match=r"not a recipe; a dataset's own is .*recipe\.yaml$"):
+        load(tmp_path)

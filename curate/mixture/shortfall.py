@@ -30,6 +30,9 @@ from curate.mixture.simplex import SUM_TOLERANCE, project_capped
 DOMAINS_NAMED = 5
 """Most domains that a message lists; it counts the rest."""
 
+MOST_EPOCHS = 1_000_000
+"""Largest `max_epochs` that a recipe may hold, so that no message offers more."""
+
 
 def explain_infeasible(request: MixtureRequest, weights: Sequence[float]) -> str:
     """Explain why these weights exceed the caps at the budget, and what to type instead.
@@ -90,9 +93,9 @@ def explain_supply(request: MixtureRequest, support: Sequence[int]) -> str:
     if len(domains) > DOMAINS_NAMED:
         listed += f" and {len(domains) - DOMAINS_NAMED} more"
     ways = [f"budget_tokens: {held:_} (the most they hold)"] if held else []
-    ways.append(
-        f"max_epochs: {_decimal(_sufficient_hundredths(request, support))} for those with less"
-    )
+    hundredths = _sufficient_hundredths(request, support)
+    if hundredths <= 100 * MOST_EPOCHS:
+        ways.append(f"max_epochs: {_decimal(hundredths)} for those with less")
     ways.append("on_shortfall: repeat")
     return (
         f"plan: {format_tokens(request.budget_tokens)} tokens are requested, but within "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -25,6 +26,13 @@ LIKELY_KEYS = (
 
 FEW_TOKENS = 1000
 """Fewer held-out tokens than these in a domain make a loss mostly noise."""
+
+
+is_damage = re.compile(
+    r"the \w+ data is (cut short|corrupt|followed)|the (array|object) is not closed|"
+    r"data follows the end|not valid CSV: unexpected end|Expected to be able to read"
+).match
+"""Test for reasons of bad records after which a file may lack more than can be counted."""
 
 
 def check_losses(
@@ -101,7 +109,7 @@ def _key_hint(reason: str) -> str:
 
 
 def loss_notices(domains: Sequence[DomainTokens], losses: Sequence[DomainLosses]) -> Iterator[str]:
-    """Name the files that gave no document, a line for each domain."""
+    """Name the files that gave no document, and those that end too early."""
     for domain, loss in zip(domains, losses, strict=True):
         barren = loss.barren
         if barren:
@@ -109,6 +117,21 @@ def loss_notices(domains: Sequence[DomainTokens], losses: Sequence[DomainLosses]
                 f"domain '{domain.name}': {len(barren):,} of {len(domain.files):,} files gave no "
                 f"document: {describe_files(domain, barren)}"
             )
+        damaged = [
+            damage for file in loss.files if file.documents for damage in _damage(domain, file)
+        ]
+        if damaged:
+            yield (
+                f"domain '{domain.name}': {len(damaged):,} of {len(domain.files):,} files damaged "
+                f"or cut short, so that more may be missing than is counted: "
+                f"{list_first(damaged)}"
+            )
+
+
+def _damage(domain: DomainTokens, loss: FileLoss) -> list[str]:
+    """Return the place and reason of the first damage to a file, or nothing."""
+    rows = domain.bad_record_rows([loss.file])
+    return [f"{path}:{line}: {reason}" for path, line, reason, _ in rows if is_damage(reason)][:1]
 
 
 def describe_files(domain: DomainTokens, files: Sequence[FileLoss]) -> str:
@@ -190,8 +213,9 @@ def held_out_notices(stats: Sequence[DomainStats], share: float) -> Iterator[str
         )
     if whole:
         yield (
-            f"every document of {', '.join(whole)} is held out, as copies of held-out documents of "
-            "other domains are; nothing is left to train on"
+            f"every document of {', '.join(whole)} is held out, for validation.documents is "
+            f"{share:g} and copies of documents held out of other domains are held out, too; "
+            "nothing is left to train on"
         )
     if few:
         yield (

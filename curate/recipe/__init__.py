@@ -139,6 +139,10 @@ def load(path: Path, overrides: tuple[str, ...] = ()) -> LoadedRecipe:
     try:
         text = read_small(path, MOST_BYTES).decode("utf-8-sig")
     except (OSError, ValueError) as error:
+        if isinstance(error, IsADirectoryError):
+            kept = path / "recipe.yaml"
+            hint = f"; a dataset's own is {kept}" if kept.is_file() else ""
+            raise RecipeError(f"{path}: a directory, not a recipe{hint}") from error
         if not isinstance(error, UnicodeDecodeError):
             raise RecipeError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
         raise RecipeError(f"{path}: not UTF-8 text ({error})") from error

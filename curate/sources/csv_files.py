@@ -164,6 +164,11 @@ class CsvTable:
                 self._skip(self._text.line_before(), is_quoted, self._lines_taken() - 1)
                 return []
             self._add_bad(first_line, f"not valid CSV: {error}")
+            # An open quote may swallow the rest of the file: by estimate, its share of the lines.
+            lines = self._lines_taken() - first_line + 1
+            if lines > 1:
+                size_bytes = self._stream.position * lines // self._lines_taken()
+                self.block.bad[-1] = replace(self.block.bad[-1], bytes=size_bytes)
         self._line = self._lines_taken()
         return row
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from curate.errors import InputError
+from curate.sources.plans import reader_of_name
 from curate.sources.remote import NameFilter
 
 ARTIFACT_NAMES = frozenset(
@@ -138,6 +139,8 @@ class Search:
         below = directory.part if is_deep else directory.part + 1
         for entry in _entries(directory):
             if entry.name.startswith(".") and not part.startswith("."):
+                if is_deep and fits(entry.name) and reader_of_name(entry.name) != "text":
+                    self._places.left_out[entry.path] = "hidden"
                 continue
             path = entry.path if directory.path != os.curdir else entry.name
             real = os.path.join(directory.real, entry.name)
