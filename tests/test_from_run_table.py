@@ -109,6 +109,7 @@ def test_compare_from_runs_alone(runs, tmp_path):
         ({"budget_tokens": 9}, RecipeError, "add --supply NAME=TOKENS for each domain"),
         ({"overrides": ("max_epochs=3",)}, RecipeError, "max_epochs=3: without a recipe there"),
         ({"overrides": ("mixture.methd=x",)}, RecipeError, "unknown key 'mixture.methd'"),
+        ({"overrides": ("mixture.weights=a.json",)}, RecipeError, "give shares by domain, as in"),
         ({"supply": ("a=1", "q=2"), "budget_tokens": 9}, InputError, "no domain 'q'; theirs are a"),
         ({"supply": ("a=1", "c=2"), "budget_tokens": 9}, InputError, "no tokens for b:x; add"),
         ({"supply": ("a=1", "c"), "budget_tokens": 9}, InputError, "--supply c: expected NAME=TO"),

@@ -66,7 +66,7 @@ def test_tasks_are_long_at_first_and_short_at_the_end(store: TokenStore) -> None
 def test_what_is_stored_is_not_bridged(store: TokenStore) -> None:
     plan = lines_plan("a", 10 * SEGMENT_BYTES)
     (key,) = plan.keys
-    writer = PartWriter(store.directory, store.dtype, "a backend")
+    writer = PartWriter(store.directory, "a backend")
     writer.entries.append(Entry(key, 3, False, "a", 0, 0, 0, 0, 0, 0, 0, 0))
     writer.flush()
     store.scan()

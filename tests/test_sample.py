@@ -41,7 +41,7 @@ def make_documents(name, documents, longest=40, seed=0):
 def write_domain(store, name, files, dtype="<u2", segment_documents=1 << 30):
     """A real domain: each file in segments, every few segments in a part of their own."""
     dtype = np.dtype(dtype)
-    writer = PartWriter(store, dtype, "test 1")
+    writer = PartWriter(store, "test 1")
     entries = {}
     for number, documents in enumerate(files):
         key = f"{name}-{number}-{segment_documents}"

@@ -89,7 +89,7 @@ def test_a_full_disk_is_told_with_the_name_of_the_file(items: int) -> None:
 
 def write_part(directory: Path, spill_after: set[int]) -> Path:
     """A part of ten documents of one token each, moved to disk after some of them."""
-    writer = PartWriter(directory, np.dtype("<u2"), "test 1")
+    writer = PartWriter(directory, "test 1")
     for number in range(10):
         table = np.zeros(1, DOCUMENT)
         table["token_stop"], table["id_stop"], table["text_bytes"] = 1, 2, 3
@@ -118,7 +118,7 @@ def test_a_part_is_the_same_however_often_it_went_to_disk(tmp_path: Path) -> Non
 
 
 def test_what_is_discarded_leaves_nothing(tmp_path: Path) -> None:
-    writer = PartWriter(tmp_path, np.dtype("<u2"), "test 1")
+    writer = PartWriter(tmp_path, "test 1")
     writer.spill()
     assert list(tmp_path.iterdir())
     writer.discard()

@@ -329,7 +329,12 @@ def build(
     bad_records = {stats.name: stats.bad_records for stats in built.tokenized.stats}
     path = built.directory / "certificate.json"
     return CertificateResult(
-        built.certificate, built.directory, bad_records, path, built.mixture, built.stats
+        built.certificate,
+        built.directory,
+        bad_records,
+        path=path,
+        mixture=built.mixture,
+        stats=built.stats,
     )
 
 

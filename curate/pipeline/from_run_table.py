@@ -109,6 +109,12 @@ def request_without_text(inputs: RunTableInputs, observer: Observer) -> RequestW
         floors=mixture.floors,
         caps=mixture.caps,
     )
+    weights = mixture.weights
+    if isinstance(weights, str):
+        raise RecipeError(
+            f"--set mixture.weights={weights}: without a recipe, give shares by domain, as in "
+            f"mixture.weights={{{names[0]}: 1}}"
+        )
     if inputs.supply:
         tokens = _supply(inputs.supply, names)
         caps = inputs.max_epochs
@@ -120,9 +126,8 @@ def request_without_text(inputs: RunTableInputs, observer: Observer) -> RequestW
             "supply is unknown: no epochs are capped, and natural means the mean of the runs; "
             "set both with --supply and --budget",
         )
-    weights = {} if isinstance(mixture.weights, str) else mixture.weights or {}
     domains = tuple(
-        DomainSupply(name, tokens[name], caps, weight=weights.get(name)) for name in names
+        DomainSupply(name, tokens[name], caps, weight=(weights or {}).get(name)) for name in names
     )
     request = MixtureRequest(domains, budget, mixture.method, options, evidence)
     for notice in (*notices, *evidence.notices):

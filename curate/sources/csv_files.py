@@ -124,8 +124,8 @@ class CsvTable:
                     self._columns = [name.strip() for name in row]
                     if (count := self._columns.count(self._options.text)) != 1:
                         columns = list_fields(self._columns)
-                        several = "single " if count else ""
-                        reason = f"no {several}column '{self._options.text}' (columns: {columns})"
+                        kind = "single column" if count else "column"
+                        reason = f"no {kind} '{self._options.text}' (columns: {columns})"
                         rows = sum(1 for line in self._text.lines() if not line.isspace())
                         self._add_bad(1, reason, rows=rows)
                         return

@@ -168,8 +168,8 @@ class TableRows:
 
 def missing_column(name: str, columns: TableColumns) -> str:
     """Say that a table has no such column, or several, and which it has."""
-    several = "single " if name in columns.repeated else ""
-    return f"no {several}column '{name}' (columns: {columns.description})"
+    kind = "single column" if name in columns.repeated else "column"
+    return f"no {kind} '{name}' (columns: {columns.description})"
 
 
 def wrong_type(name: str, column: ColumnPath, columns: str) -> str:

@@ -230,16 +230,14 @@ class TokenStore:
 class PartWriter:
     """Collects entries in memory and on disk, and writes them as a part."""
 
-    def __init__(self, store: Path, dtype: np.dtype[Any], backend: str) -> None:
+    def __init__(self, store: Path, backend: str) -> None:
         """Start an empty part.
 
         Args:
             store: Directory of the store.
-            dtype: Type of a token.
             backend: Name and version of the backend.
         """
         self._store = store
-        self._dtype = dtype
         self._backend = backend
         self._reset()
 

@@ -90,7 +90,7 @@ class _Worker:
         """Counters of the domain of the last task."""
         self._encoder = job.encoder or BACKENDS[job.backend.name](job.tokenizer)
         label = f"{job.backend.name} {job.backend.version}"
-        self.part = PartWriter(job.store, job.tokenizer.dtype, label)
+        self.part = PartWriter(job.store, label)
         self._reader = SegmentReader()
         self._counter: BigramCounter | None = None
         self._pending: list[tuple[DocumentBlock, list[FileTotals], tuple[InputFile, ...]]] = []

@@ -99,7 +99,7 @@ def _domain(store: Path, number: int, tokens: int) -> DomainTokens:
     for name in ("content_high", "content_low", "identity"):
         table[name] = rng.integers(0, 2**63, len(lengths))
     ids = rng.integers(0, VOCABULARY, int(lengths.sum()), UINT16)
-    writer = PartWriter(store, UINT16, "random ids")
+    writer = PartWriter(store, "random ids")
     writer.add_documents(ids, table, [b""] * len(lengths))
     entry = Entry(
         key=f"domain-{number}", segment=0, last=True, path=f"domain-{number}", document_start=0,
