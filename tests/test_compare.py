@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from conftest import Listener
 
 from curate.cli import cli
+from curate.pipeline.report_stats import report_stats
+from curate.recipe import load
 
 FIELDS = ("nats", "low", "high", "estimator", "sample_tokens")
 MEASURES = ("shannon", "joint", "conditional", "von_neumann")
@@ -69,3 +72,34 @@ def test_stats_compare_writes_intervals_and_mixtures(recipe: Path) -> None:
     assert small and any(text.startswith(f"'{small[0]}' has") for text in report["warnings"])
     between = report["between"]
     assert between["js"][between["order"].index(small[0])] == [None] * len(supply)
+
+
+def test_intervals_are_measured_once(recipe: Path) -> None:
+    half = recipe.read_text("utf-8").replace("/*", "/part-0*")
+    recipe.write_text(half, "utf-8")
+    directory = recipe.parent / "out" / "tiny"
+    cache = recipe.parent / ".curate"
+    written: dict[str, bytes] = {}
+
+    def measured() -> bool:
+        """Whether a call measures; its files are the same in either case."""
+        nonlocal written
+        heard = Listener()
+        report_stats(load(recipe), 1, heard, intervals=True, compare=False)
+        files = {
+            name: (directory / name).read_bytes() for name in ("entropy_report.json", "stats.json")
+        }
+        assert files == (written or files)
+        written = files
+        return "entropies" in heard.begun
+
+    assert measured() and not measured()
+    for pattern in ("report-*", "code-tokens-*"):
+        (kept,) = cache.glob(f"evidence/*/{pattern}")
+        content = bytearray(kept.read_bytes())
+        content[len(content) // 2] ^= 1
+        kept.write_bytes(content)
+        assert measured() and not measured(), pattern
+    heard = Listener()
+    report_stats(load(recipe, ("seed=1",)), 1, heard, intervals=True, compare=False)
+    assert "entropies" in heard.begun

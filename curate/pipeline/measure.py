@@ -172,13 +172,13 @@ def remember(
     for domain, report in zip(tokenized.domains, reports, strict=True):
         for kind in _sample_kinds():
             task = _Task(domain, tokenized.tokenizer, plan, kind)
-            _write(task.path(loaded.cache_dir), report_evidence(report, kind))
+            _write(task.path(loaded.cache_dir), _report_evidence(report, kind))
 
 
-def report_evidence(report: DomainReport, kind: SampleKind | None = None) -> TextEvidence:
-    """Extract the entropies of one sample, or of all if `kind` is None, from a report."""
+def _report_evidence(report: DomainReport, kind: SampleKind) -> TextEvidence:
+    """Extract the entropies of one sample from a report."""
     measurements = {name: report.measurements[name] for name in _rows(kind)}
-    embedded = kind in (None, EXCERPTS)
+    embedded = kind == EXCERPTS
     return TextEvidence(
         {name: report.estimate(name) for name in measurements},
         {name: row.plugin for name, row in measurements.items() if row.plugin is not None},
@@ -197,9 +197,9 @@ def entropy_fields(evidence: TextEvidence) -> dict[str, Any]:
     }
 
 
-def _rows(kind: SampleKind | None) -> dict[str, Statistic]:
-    """Return the entropies that are measured on this sample, or on any if `kind` is None."""
-    return {n: row for n, row in entropy_statistics().items() if kind in (None, row.sample)}
+def _rows(kind: SampleKind) -> dict[str, Statistic]:
+    """Return the entropies that are measured on this sample."""
+    return {name: row for name, row in entropy_statistics().items() if kind == row.sample}
 
 
 def _sample_kinds() -> tuple[SampleKind, ...]:

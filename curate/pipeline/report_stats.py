@@ -6,7 +6,7 @@ from typing import Any
 
 from curate.pipeline.artifacts import notice_bad_records, stats_fields, write_stats
 from curate.pipeline.check import check_names
-from curate.pipeline.measure import recall, remember
+from curate.pipeline.measure import recall
 from curate.pipeline.resume import writable_artifacts
 from curate.pipeline.tokenize import TokenizedDomains, tokenize_domains
 from curate.recipe import LoadedRecipe
@@ -39,13 +39,12 @@ def report_stats(
     fields = _write(loaded, tokenized, observer)
     if not intervals and not compare:
         return fields
-    # Imported here: this loads compiled code that most commands do without.
+    # Imported here: this loads methods that most calls do without.
     from curate.mixture.compare_methods import compare_mixtures, entropy_temperature
     from curate.pipeline.compare_entropies import entropy_entrants, measure_domains
     from curate.pipeline.mix import mixture_request
 
-    measured = measure_domains(tokenized, loaded.recipe.seed, workers, observer)
-    remember(loaded, tokenized, measured.plan, measured.domains)
+    measured = measure_domains(loaded, tokenized, workers, observer)
     fields = _write(loaded, tokenized, observer)
     report = measured.to_json(fields)
     if compare:
