@@ -91,8 +91,8 @@ def test_files_that_hold_the_same_are_named(recipe: Path, corpus: Path, tmp_path
     heard = Listener()
     built = build(load(recipe, (domain, "validation.documents=0")), 1, heard)
     assert sum(len(found) for found in built.tokenized.domains) == 3 * 150
-    (said,) = [notice for notice in heard.notices if "count again" in notice]
-    assert said.startswith("domain 'wiki': 2 of its files are copies of another of them")
+    (said,) = [notice for notice in heard.notices if "counted again" in notice]
+    assert said.startswith("domain 'wiki': 2 files equal to another of the domain")
     assert f"({tmp_path}/three is the same as {tmp_path}/one)" in said
 
 
@@ -103,9 +103,9 @@ def test_a_file_of_two_domains_is_named(recipe: Path, corpus: Path) -> None:
         f'{{name: part, paths: "{corpus}/data/wiki/part-0.jsonl"}}]'
     )
     build(load(recipe, (domains, "mixture.method=natural")), 1, heard)
-    (said,) = [notice for notice in heard.notices if "files are in" in notice]
+    (said,) = [notice for notice in heard.notices if "also in domain" in notice]
     assert said == (
-        "domain 'part': 1 of its files are in domain 'wiki' too, and count in both "
+        "domain 'part': 1 file also in domain 'wiki', counted in both "
         f"({corpus}/data/wiki/part-0.jsonl)"
     )
 

@@ -512,6 +512,6 @@ def test_other_files_in_a_folder_of_a_shards_name_are_named(recipe: Path) -> Non
     stray.write_text("mine")
     found = verify(built.directory, None, 1)["problems"]
     assert found == ["train/shard-00000/notes.txt: not in the manifest"]
-    with pytest.raises(ShardError, match=r"1 files that curate did not write \(train/shard-00000/"):
+    with pytest.raises(ShardError, match=r"1 file that curate did not write \(train/shard-00000/"):
         make(recipe, "seed=7")
     assert stray.read_text() == "mine"

@@ -265,7 +265,7 @@ def test_tables_win_over_loose_text(recipe: Path, source: Path) -> None:
         assert (stats.documents, stats.bad_records, stats.files) == (100, 0, 1)
     size_bytes = 9 * 900 + 16 + 19
     assert heard.notices[0].startswith(
-        f"domain 'web': 3 files of loose text ({size_bytes:,} bytes) beside tables are not read ("
+        f"domain 'web': loose text beside tables is not read: 3 files, {size_bytes:,} bytes ("
     )
     named = over(recipe, paths="[in/data, in/LICENSE]").stats[0]
     assert named.documents == 101, "what is named is read"
@@ -298,7 +298,7 @@ def test_sources_that_shrink_are_told(recipe: Path, source: Path) -> None:
     build(fewer, 1, heard, overwrite=True)
     said = [notice for notice in heard.notices if "shrunk" in notice or "is gone" in notice]
     assert said[0].startswith("domain 'web' has shrunk since the last run here: 100 documents, ")
-    assert said[0].endswith(f"1 files are gone: {source}/b.jsonl")
+    assert said[0].endswith(f"1 file gone: {source}/b.jsonl")
     assert said[1] == "domain 'talk' is gone: it had 100 documents at the last run here"
 
 

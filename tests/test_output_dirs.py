@@ -150,7 +150,7 @@ def test_bad_records_are_told_again(recipe: Path, tmp_path: Path) -> None:
     loaded = load(recipe, (f"domains.wiki.paths={data}", "max_epochs=100"))
     for _ in range(2):
         curate.build(loaded, workers=1, progress=(heard := Listener()))
-        assert any(notice.startswith("1 bad records") for notice in heard.notices)
+        assert any(notice.startswith("1 bad record") for notice in heard.notices)
 
 
 def test_a_mixture_of_runs_is_not_written_into_a_dataset(recipe: Path, tmp_path: Path) -> None:

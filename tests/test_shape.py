@@ -186,7 +186,7 @@ def test_foreign_files_in_folders_are_not_touched(recipe: Path, where: str) -> N
     foreign.parent.mkdir(parents=True, exist_ok=True)
     foreign.write_text("mine")
     assert f"{where}: not in the manifest" in verify(built.directory, None, 1)["problems"]
-    with pytest.raises(ShardError, match="holds 1 files that curate did not write"):
+    with pytest.raises(ShardError, match="holds 1 file that curate did not write"):
         make(recipe, "seed=7")
     assert foreign.read_text() == "mine"
 

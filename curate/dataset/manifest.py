@@ -49,6 +49,7 @@ from curate.recipe.structs import Name
 from curate.runtime.escape import one_line
 from curate.runtime.files import atomic_path, hash_file
 from curate.runtime.machine import fault_line
+from curate.runtime.registry import counted
 
 SCHEMA = 2
 OLD_SCHEMA = 1
@@ -466,7 +467,7 @@ def _refuse(directory: Path, foreign: Sequence[str]) -> None:
         return
     shown = ", ".join(foreign[:3]) + (", …" if len(foreign) > 3 else "")
     raise ShardError(
-        f"{directory}: holds {len(foreign)} files that curate did not write ({shown}); "
+        f"{directory}: holds {counted(len(foreign), 'file')} that curate did not write ({shown}); "
         "move them away, or give output.dir another directory"
     )
 

@@ -16,6 +16,7 @@ from curate.pipeline.tokenize import TokenizedDomains
 from curate.recipe import LoadedRecipe
 from curate.runtime.files import atomic_path, hash_json, write_json
 from curate.runtime.progress import Observer
+from curate.runtime.registry import counted
 
 
 def write_stats(
@@ -61,7 +62,7 @@ def notice_bad_records(tokenized: TokenizedDomains, observer: Observer, where: s
     """
     bad_records = sum(stats.bad_records for stats in tokenized.stats)
     if bad_records:
-        observer.notice(f"{bad_records:,} bad records{where}")
+        observer.notice(f"{counted(bad_records, 'bad record')}{where}")
 
 
 def stats_fields(

@@ -28,6 +28,7 @@ from curate.recipe import LoadedRecipe
 from curate.report.card import write_card
 from curate.runtime.locks import directory_lock
 from curate.runtime.progress import Observer
+from curate.runtime.registry import counted
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def _build(loaded: LoadedRecipe, workers: int, observer: Observer) -> BuiltDatas
     observer.begin("verify", [loaded.recipe.name])
     check = partial(verify, loaded.output_dir, tokenized.domains, workers, with_card=False)
     certificate = check(observer.tick)
-    observer.end("ok" if certificate["ok"] else f"{len(certificate['problems'])} problems")
+    observer.end("ok" if certificate["ok"] else counted(len(certificate["problems"]), "problem"))
     if reused and not certificate["ok"]:  # files of the right sizes, but not with the right bytes
         observer.notice("the dataset is damaged: writing it again")
         write_dataset(loaded, planned, workers, observer)

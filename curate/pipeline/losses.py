@@ -11,7 +11,7 @@ from pathlib import Path
 from curate.dataset.manifest import load_manifest
 from curate.errors import InputError, ShardError
 from curate.runtime.files import read_json
-from curate.runtime.registry import list_first
+from curate.runtime.registry import counted, list_first
 from curate.sources.first_records import head_faults
 from curate.sources.plans import FilePlan
 from curate.stats.domain_stats import DomainStats
@@ -140,9 +140,11 @@ def describe_files(domain: DomainTokens, files: Sequence[FileLoss]) -> str:
     for loss in files:
         records, size_bytes = loss.documents + loss.lost_records, loss.file.size_bytes
         if loss.documents:
-            amount = f"{loss.lost_records:,} of {records:,} records, {loss.lost_bytes:,} bytes"
+            amount = (
+                f"{loss.lost_records:,} of {counted(records, 'record')}, {loss.lost_bytes:,} bytes"
+            )
         else:
-            amount = f"{records:,} record{'s' * (records != 1)}, {size_bytes:,} bytes"
+            amount = f"{counted(records, 'record')}, {counted(size_bytes, 'byte')}"
         parts.append(f"{loss.file.path} ({amount})")
     listed = list_first(parts)
     first = next(iter(domain.bad_record_rows([loss.file for loss in files[:1]])), None)
@@ -183,7 +185,7 @@ def shrinkage_notices(
         if len(domain) >= documents and bytes_now >= size_bytes:
             continue
         gone = sorted(paths.get(name, set()) - {file.path for file in domain.files})
-        files = f"; {len(gone):,} files are gone: {list_first(gone)}" if gone else ""
+        files = f"; {counted(len(gone), 'file')} gone: {list_first(gone)}" if gone else ""
         yield (
             f"domain '{name}' has shrunk since the last run here: {len(domain):,} documents, "
             f"{bytes_now:,} bytes of text; before, {documents:,} and {size_bytes:,}{files}"

@@ -137,6 +137,16 @@ uniform)"
     return f"{where}: no {kind} is called '{name}'{hint} (known: {', '.join(names)})"
 
 
+def counted(number: int, noun: str) -> str:
+    """Write a number with its noun, in the plural where there is not exactly one.
+
+    Example:
+        >>> counted(1, "file"), counted(1200, "file")
+        ('1 file', '1,200 files')
+    """
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def list_first(names: Sequence[str]) -> str:
     """List the first few names for a message, and count the others.
 

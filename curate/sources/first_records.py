@@ -9,7 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 
 from curate.errors import InputError
-from curate.runtime.registry import list_first
+from curate.runtime.registry import counted, list_first
 from curate.sources import SegmentReader, segments
 from curate.sources.plans import HEAD_BYTES, FilePlan
 from curate.sources.records import InputFile, ReadOptions
@@ -174,7 +174,7 @@ def loose_notice(name: str, left: Sequence[InputFile]) -> str:
     """Say which files were left out beside tables."""
     size_bytes = sum(file.size_bytes for file in left)
     return (
-        f"domain '{name}': {len(left):,} files of loose text ({size_bytes:,} bytes) beside tables "
-        f"are not read ({list_first([file.path for file in left])}); to read them, name them in "
-        "paths or set glob"
+        f"domain '{name}': loose text beside tables is not read: {counted(len(left), 'file')}, "
+        f"{size_bytes:,} bytes ({list_first([file.path for file in left])}); to read it, name the "
+        "files in paths or set glob"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from curate.runtime.files import is_url
-from curate.runtime.registry import list_first
+from curate.runtime.registry import counted, list_first
 from curate.sources.records import InputFile
 from curate.sources.search import Places
 
@@ -52,12 +52,12 @@ def copy_notices(domains: Mapping[str, Iterable[InputFile]]) -> Iterator[str]:
             copy, original = pairs[0]
             if owner == name:
                 yield (
-                    f"domain '{name}': {len(pairs):,} of its files are copies of another of them, "
-                    f"and count again ({copy} is the same as {original})"
+                    f"domain '{name}': {counted(len(pairs), 'file')} equal to another of the "
+                    f"domain, counted again ({copy} is the same as {original})"
                 )
             else:
                 which = copy if copy == original else f"{copy} is the same as {original}"
                 yield (
-                    f"domain '{name}': {len(pairs):,} of its files are in domain '{owner}' too, "
-                    f"and count in both ({which})"
+                    f"domain '{name}': {counted(len(pairs), 'file')} also in domain '{owner}', "
+                    f"counted in both ({which})"
                 )
