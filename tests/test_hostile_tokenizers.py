@@ -272,3 +272,21 @@ def test_memory_has_a_limit() -> None:
     with ahead(lambda: len(np.zeros(1 << 31, np.uint8)), Limits(9, 60, 1 << 30)) as result:
         with pytest.raises(CurateError, match="out of memory"):
             result()
+
+
+def test_a_tokenizer_that_drops_all_text(tokenise: Any) -> None:
+    value = bytes_tokenizer()
+    value["pre_tokenizer"] = {"type": "Split", "pattern": {"Regex": " "}, "behavior": "Isolated",
+                              "invert": False}  # fmt: skip
+    value["normalizer"] = {"type": "Replace", "pattern": {"Regex": "."}, "content": "\u4e2d"}
+    _, error = tokenise(value)
+    assert isinstance(error, TokenizerError)
+    assert "gives no token for any of 50 sampled documents" in str(error)
+
+
+def test_documents_that_give_no_token_are_told(tokenise: Any) -> None:
+    value = bytes_tokenizer()
+    value["pre_tokenizer"] = None
+    notices, error = tokenise(value, extra="\u4e2d")
+    assert error is None
+    assert any(", 1 of them to no token at all (" in notice for notice in notices)

@@ -199,9 +199,19 @@ def _round_trip(
     )
     if not changed:
         return ()
+    dropped = sum(
+        bool(text) and offsets[number] == offsets[number + 1] for number, text in enumerate(sample)
+    )
+    if dropped == len(sample):
+        raise TokenizerError(
+            f"tokenizer {tokenizer.name}: gives no token for any of {dropped} sampled documents, "
+            "so nothing of their text would be kept; its vocabulary lacks their characters: use "
+            "another tokenizer"
+        )
+    none = f", {dropped} of them to no token at all" if dropped else ""
     return (
-        f"tokenizer: {changed} of {len(sample)} sampled documents do not decode to the same text "
-        "(a normaliser or an unknown token); tokens are as the tokenizer gives them",
+        f"tokenizer: {changed} of {len(sample)} sampled documents do not decode to the same text"
+        f"{none} (a normaliser or an unknown token); tokens are as the tokenizer gives them",
     )
 
 
