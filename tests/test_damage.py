@@ -131,6 +131,22 @@ def test_whatever_takes_the_place_of_a_file_is_found_and_mended(
     assert (tmp_path / "elsewhere").read_text() == "mine"
 
 
+def test_a_link_in_the_place_of_a_folder_is_mended_and_not_followed(
+    make: Callable[[str], tuple[Path, Path]], tmp_path: Path
+) -> None:
+    recipe, directory = make("npy-folder")
+    whole = contents(directory)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "mine.txt").write_text("mine")
+    for name in ("provenance", "validation", "train"):
+        shutil.rmtree(directory / name)
+        (directory / name).symlink_to(tmp_path / "elsewhere")
+        assert not any("mine.txt" in problem for problem in problems(directory)), name
+        assert curate.build(recipe, workers=1).ok, name
+        assert contents(directory) == whole, name
+    assert (tmp_path / "elsewhere" / "mine.txt").read_text() == "mine"
+
+
 def test_a_build_says_what_it_mends(make: Callable[[str], tuple[Path, Path]]) -> None:
     recipe, directory = make("npy-told")
     for name, notice in (

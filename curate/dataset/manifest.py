@@ -402,6 +402,11 @@ def has_traces(directory: Path) -> bool:
     return any(os.path.lexists(directory / name) for name in names)
 
 
+def files_below(directory: Path) -> list[Path]:
+    """List what is below a directory, sorted; nothing if it is a link, which may lead anywhere."""
+    return [] if directory.is_symlink() else sorted(directory.rglob("*"))
+
+
 def refuse_foreign(directory: Path) -> None:
     """Refuse to overwrite files that have an artifact's name but were not written by curate.
 
@@ -504,7 +509,7 @@ def clear(
     foreign += [
         layout.relative(path)
         for name in OWN_DIRECTORIES
-        for path in [directory / name, *sorted((directory / name).rglob("*"))]
+        for path in [directory / name, *files_below(directory / name)]
         if (path.is_symlink() or (path.exists() and not path.is_dir()))
         and not (ours and path.is_symlink() and path.parent == directory)
         and path not in owned

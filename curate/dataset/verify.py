@@ -31,6 +31,7 @@ from curate.dataset.manifest import (
     ShardOnDisk,
     ShardRecord,
     file_damage,
+    files_below,
     load_manifest,
     own_files,
     read_plan,
@@ -104,7 +105,7 @@ def _unlisted(directory: Path, manifest: Manifest) -> list[str]:
     return [
         f"{path.relative_to(directory).as_posix()}: not in the manifest"
         for split in (*SPLITS, TRAINER)
-        for path in sorted((directory / split).rglob("*"))
+        for path in files_below(directory / split)
         if path.name != MARK
         and (path.is_symlink() or not path.is_dir())
         and not owned.is_reader_cache(path)
