@@ -380,6 +380,20 @@ def test_build_shows_weights_with_intervals_and_entropies(place):
     assert "conditional" in plain.output
 
 
+@pytest.mark.parametrize("width", [*range(60, 140, 5)])
+def test_headings_wrap_before_numbers_are_cut(width):
+    headings = ("SE", "JE", "CE plug-in", "CE held-out", "CE bits/byte", "held-out b/B")
+    cells = ("8.619 ± 0.206", "13.847 ± 0.606", "4.317", "6.811", "1.557 ± 0.163", "2.029")
+    table = numbers_table("entropies", ["domain", "", *headings])
+    table.add_row("articles", "≈", *cells)
+    console = Console(width=width, file=io.StringIO())
+    console.print(table)
+    shown = console.file.getvalue()
+    assert max(map(len, shown.splitlines())) <= width and "…" not in shown
+    for text in (*cells, *(word for heading in headings for word in heading.split())):
+        assert f" {text} " in shown
+
+
 @pytest.mark.parametrize("width", [60, 80])
 def test_the_table_of_a_build_is_whole_on_narrow_terminals(width, place):
     path = str(place / "recipe.yaml")

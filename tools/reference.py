@@ -234,7 +234,8 @@ def _format_options() -> str:
             f"`{key}`",
             "" if option.default is None else f"`{str(option.default).lower()}`",
             option.summary
-            + (": " + ", ".join(f"`{one}`" for one in option.choices) if option.choices else ""),
+            + (": " + ", ".join(f"`{one}`" for one in option.choices) if option.choices else "")
+            + (f" (variants {', '.join(option.variants)})" if option.variants else ""),
         ]
         for name, row in FORMATS.items()
         for key, option in row.options.items()

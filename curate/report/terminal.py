@@ -207,17 +207,29 @@ class NumbersTable(Table):
             table = Table(title_justify="left", caption_justify="left")
             table.title = self.title if number == 0 else None
             table.caption = self.caption if number == len(parts) - 1 else None
+            # Rich narrows the widest columns first, so it would cut numbers where headings could
+            # wrap instead: each column gets a width, and headings the room that is left.
+            spare = options.max_width - 1 - sum(widths[place] for place in (0, *part))
             for place in (0, *part):
                 column = self.columns[place]
+                extra = min(max(0, spare), self._full_width(column, console) - widths[place])
+                spare -= extra
                 table.add_column(
                     column.header, justify=column.justify, overflow=column.overflow,
-                    min_width=max(1, widths[place] - BORDER_CHARACTERS) if place else None,
+                    width=widths[place] + extra - BORDER_CHARACTERS,
                 )  # fmt: skip
             for row, cells in zip(
                 self.rows, zip(*(column.cells for column in self.columns), strict=True), strict=True
             ):
                 table.add_row(*(cells[place] for place in (0, *part)), end_section=row.end_section)
             yield from table.__rich_console__(console, options)
+
+    @staticmethod
+    def _full_width(column: Column, console: Console) -> int:
+        """Return the characters of a column that wraps nothing, its border included."""
+        texts = [console.render_str(str(cell)) for cell in (column.header, *column.cells)]
+        lines = [line.cell_len for text in texts for line in text.split()]
+        return max(lines, default=0) + BORDER_CHARACTERS
 
     @staticmethod
     def _least_width(column: Column, console: Console) -> int:
