@@ -183,7 +183,7 @@ def test_ray_gives_the_runs_of_one_device(recipe: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=True)
     same_runs(tmp_path / "ray", one.output_dir)
-    broken = [*command, "--set", "proxy.learning_rate=1e30"]
+    broken = [*command, "--set", "proxy.learning_rate=1e6"]
     found = subprocess.run(broken, env=environment, capture_output=True, text=True, check=False)
     assert found.returncode == 2 and "no run ended with finite losses" in found.stderr
 

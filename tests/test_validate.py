@@ -213,7 +213,7 @@ def test_one_size_up_is_measured_once(recipe: Path) -> None:
             "'500M' is the largest preset",
         ),
         (
-            "mixture.evidence.proxy.learning_rate=1e30",
+            "mixture.evidence.proxy.learning_rate=1e6",
             ValidationSettings(),
             InputError,
             "no run ended with finite losses; set a lower",

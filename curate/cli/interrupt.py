@@ -8,6 +8,7 @@ safe: all that is kept is written whole.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -38,6 +39,20 @@ def finish() -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN if _received is None else _leave)
+
+
+def leave() -> None:
+    """End the process with the signal's exit code, once all is cleaned up and said.
+
+    CPython remembers a `KeyboardInterrupt` that passed through `exec` of a text, such as those by
+    which dataclasses are made, and would end the process by SIGINT although it was handled.
+    """
+    assert _received is not None
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+    os._exit(128 + _received)
 
 
 def _first(number: int, frame: FrameType | None) -> None:

@@ -42,6 +42,9 @@ SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 
 TARGETS = ("group", "parent", "worker")
 
+START_SECONDS = 0.15
+"""Earliest signal: while Python itself starts, it may lose one, before curate's first line."""
+
 TIMES = ("seconds", "wall_seconds", "train_seconds", "fit_seconds")
 """JSON fields and columns that hold times, which no two runs share."""
 
@@ -126,7 +129,7 @@ def _kill_job(job: Job, root: Path, trials: int, generator: np.random.Generator)
         number, target = SIGNALS[trial % 3], TARGETS[trial // 3 % 3]
         shutil.rmtree(work)
         shutil.copytree(initial, work)
-        moment = float(generator.uniform(0, usual_seconds))
+        moment = float(generator.uniform(START_SECONDS, usual_seconds))
         place = f"{number.name} to {target} after {moment:.2f} s"
         complaint, outcome = _trial(job, work, (number, target), moment)
         again = curate(job.arguments, work)
