@@ -214,7 +214,8 @@ def test_settings_do_not_change_under_somebodys_hands(recipe: Path) -> None:
 def test_a_name_keeps_its_mixture_while_somebody_trains_it(recipe: Path) -> None:
     table = recipe.with_name("mixtures.csv")
     table.write_text("run,wiki,code,talk\na,0.5,0.3,0.2\n", "utf-8")
-    loaded = load(recipe, (*SWARM, f"proxy.mixtures={table}", "proxy.tokens=256"))
+    settings = SWARM[0].replace("runs: 4, ", "")
+    loaded = load(recipe, (settings, f"proxy.mixtures={table}", "proxy.tokens=256"))
     train_proxies(loaded, 1, Observer())
     other = RunClaims(loaded.output_dir)
     claim = other.take(lambda held: ["a"])
