@@ -11,10 +11,10 @@ import pytest
 FAULTS = Path(__file__).parents[1] / "tools" / "faults"
 
 TRIALS = {
-    "kills": 9,
+    "kills": 3,
     "rewrites": 18,
-    "cache_flips": 16,
-    "hostile_files": 24,
+    "cache_flips": 8,
+    "hostile_files": 12,
     "locks": 300,
     "together": 4,
 }
@@ -53,4 +53,4 @@ def test_faults_are_held(program: str) -> None:
 
 @pytest.mark.skipif(not has_namespaces(), reason="no mount namespaces")
 def test_full_disks_are_named() -> None:
-    held("full_disks", 17)
+    held("full_disks", 6)

@@ -168,7 +168,7 @@ def test_files_of_an_artifacts_name_are_not_touched(recipe: Path, name: str) -> 
     foreign.write_text('{"mine": 1}')
     beside = foreign.with_name("README.md")
     beside.write_text("mine")
-    with pytest.raises(ShardError, match=rf"files that curate did not write \({name}"):
+    with pytest.raises(ShardError, match=rf"1 file that curate did not write \({name}"):
         make(recipe)
     assert (foreign.read_text(), beside.read_text()) == ('{"mine": 1}', "mine")
     foreign.unlink()
