@@ -24,7 +24,7 @@ def install() -> None:
     """Raise `KeyboardInterrupt` on SIGINT and SIGTERM."""
     signal.signal(signal.SIGINT, _first)
     signal.signal(signal.SIGTERM, _first)
-    if hasattr(signal, "SIGALRM"):
+    if sys.platform != "win32":
         signal.signal(signal.SIGALRM, _again)
 
 
@@ -35,7 +35,7 @@ def received() -> int | None:
 
 def finish() -> None:
     """Let further signals do nothing: the command has ended, and only Python's exit is left."""
-    if hasattr(signal, "setitimer"):
+    if sys.platform != "win32":
         signal.setitimer(signal.ITIMER_REAL, 0)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN if _received is None else _leave)
@@ -60,7 +60,7 @@ def _first(number: int, frame: FrameType | None) -> None:
     if _received is not None:
         _leave(number, frame)
     _received = number
-    if hasattr(signal, "setitimer"):
+    if sys.platform != "win32":
         signal.setitimer(signal.ITIMER_REAL, RESEND_SECONDS, RESEND_SECONDS)
     raise KeyboardInterrupt
 

@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 import stat
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -350,7 +351,7 @@ def read_small(path: Path, most_bytes: int) -> bytes:
             raise OSError(errno.EISDIR, "Is a directory", str(path))
         if stat.S_ISCHR(kind) or stat.S_ISBLK(kind):
             raise OSError(errno.ENODEV, "a device, not a file", str(path))
-        if not stat.S_ISREG(kind):
+        if not stat.S_ISREG(kind) and sys.platform != "win32":
             os.set_blocking(descriptor, True)  # it ends at once if no process writes there
         with os.fdopen(descriptor, "rb", closefd=False) as file:
             content = b"" if size_bytes > most_bytes else file.read(most_bytes + 1)

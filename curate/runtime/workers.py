@@ -61,6 +61,8 @@ class Limits:
 
     def apply(self) -> None:
         """Limit this process, and send what libraries print as they die to the null device."""
+        if sys.platform == "win32":  # where no process is limited, as none is forked
+            return
         import resource
 
         pages = int(Path("/proc/self/statm").read_text().split()[0])
@@ -92,6 +94,8 @@ class OverLimit(Exception):  # noqa: N818 - an event, not a fault
 
 def _has_no_memory_limit() -> bool:
     """Whether the user set no limit of memory, so that only ours can be broken."""
+    if sys.platform == "win32":
+        return True
     import resource
 
     return resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY
