@@ -31,12 +31,11 @@ from curate.dataset.manifest import (
     ShardOnDisk,
     ShardRecord,
     file_damage,
-    files_below,
     load_manifest,
-    own_files,
     read_plan,
     read_provenance,
 )
+from curate.dataset.ownership import files_below, own_files
 from curate.dataset.write_text import check_text
 from curate.errors import CurateError, EngineError, ShardError
 from curate.formats.base import BEST_FIT, CONCAT, WHOLE, TextFormat, TokenFormat

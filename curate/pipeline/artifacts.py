@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 
 from curate import __version__
-from curate.dataset.manifest import QUARANTINE, refuse_foreign
+from curate.dataset.manifest import QUARANTINE
+from curate.dataset.ownership import refuse_foreign
 from curate.pipeline.check import weights_of
 from curate.pipeline.measure import TextEvidence
 from curate.pipeline.read_evidence import evidence_hash

@@ -15,7 +15,7 @@ import msgspec
 
 from curate.dataset import manifest as dataset
 from curate.dataset.certificate import write_certificate
-from curate.dataset.manifest import holds_dataset
+from curate.dataset.ownership import holds_dataset, refuse_foreign
 from curate.dataset.verify import verify
 from curate.pipeline.artifacts import stats_fields
 from curate.pipeline.check import check_mixture, check_names
@@ -70,7 +70,7 @@ def build(
 
 
 def _build(loaded: LoadedRecipe, workers: int, observer: Observer) -> BuiltDataset:
-    dataset.refuse_foreign(loaded.output_dir)
+    refuse_foreign(loaded.output_dir)
     # Artifacts beside a manifest are those of its build until the manifest is removed.
     is_kept = holds_dataset(loaded.output_dir)
     planned = plan_dataset(loaded, workers, observer, write=not is_kept)

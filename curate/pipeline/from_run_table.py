@@ -16,7 +16,7 @@ from typing import Any
 from msgspec.structs import replace as with_fields
 
 from curate import __version__
-from curate.dataset.manifest import holds_dataset
+from curate.dataset.ownership import holds_dataset
 from curate.errors import InputError, MissingEvidence, RecipeError
 from curate.mixture import METHODS, mix
 from curate.mixture.compare_methods import (

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from curate.dataset.certificate import certificate_damage, write_certificate
-from curate.dataset.manifest import OLD_SCHEMA, Manifest, has_traces, load_manifest
+from curate.dataset.manifest import OLD_SCHEMA, Manifest, load_manifest
+from curate.dataset.ownership import has_traces
 from curate.dataset.verify import verify
 from curate.errors import CurateError, InputError, ShardError
 from curate.pipeline.results import CertificateResult

@@ -22,6 +22,7 @@ from curate.dataset.manifest import (
     ShardRecord,
     TokenizerRecord,
 )
+from curate.dataset.ownership import clear
 from curate.dataset.write_text import TextJob, write_text_shards
 from curate.dataset.write_tokens import ShardTask, ShardWriter, write_shards
 from curate.errors import ShardError
@@ -68,7 +69,7 @@ def write_dataset(
         if tokenized.validation[number].any()
     ]
     _check_room(planned, directory)
-    dataset.clear(
+    clear(
         directory,
         [(task.split, task.name) for task in tasks],
         output_format.folder_stems,

@@ -30,6 +30,7 @@ from numpy.typing import NDArray  # noqa: E402
 
 from curate.dataset import manifest as dataset  # noqa: E402
 from curate.dataset.manifest import DatasetLayout, Manifest, TokenizerRecord  # noqa: E402
+from curate.dataset.ownership import clear  # noqa: E402
 from curate.dataset.write_tokens import ShardTask, ShardWriter, write_shards  # noqa: E402
 from curate.formats import find  # noqa: E402
 from curate.formats.base import TokenFormat  # noqa: E402
@@ -123,7 +124,7 @@ def _build(directory: Path, name: str, domains: list[DomainTokens], shape: Shape
     """A dataset of the whole store, as a build writes it."""
     directory.mkdir()
     tasks = [ShardTask("train", f"shard-{number:05d}", number) for number in range(SHARDS)]
-    dataset.clear(directory, [(task.split, task.name) for task in tasks])
+    clear(directory, [(task.split, task.name) for task in tasks])
     streams = _streams(domains)
     length = shape.length if name == "npy" else None
     sampler = (
