@@ -8,7 +8,6 @@ lines at once takes 4.9 us a record, while splitting lines and parsing each comp
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import re
 from codecs import BOM_UTF8
@@ -213,27 +212,32 @@ class JsonRecords:
             return
         if not record or record.isspace():
             return
-        record, is_document = record.removesuffix(b"\r"), False
-        try:
-            if self._decoder is not None:
-                decoded = [self._decoder.decode(record)]
-                text, identity = self._texts(decoded)[0], self._ids(decoded)[0]
-                is_document = isinstance(text, str) and bool(has_content(text))
-        except NOT_DECODED:
-            pass
-        if not is_document:
+        record = record.removesuffix(b"\r")
+        document = self._document(record)
+        if document is None:
             value, fault = self._value(record)
             if fault is not None:
                 block.bad.append(BadRecord(file, number, fault, excerpt(record), len(record)))
                 return
             text = look_up(value, self._options.text)
-            identity = identifier(look_up(value, self._options.id))
-        block.texts.append(text)
-        block.ids.append(identity)
+            document = text, identifier(look_up(value, self._options.id))
+        block.texts.append(document[0])
+        block.ids.append(document[1])
         block.files.append(file)
         block.lines.append(number)
         if block.metadata is not None:
             block.metadata.append(self._metadata(record))
+
+    def _document(self, record: bytes) -> tuple[str, str] | None:
+        """Decode text and identifier; None if the record is bad, or only `_value` can read it."""
+        if self._decoder is None:
+            return None
+        try:
+            decoded = [self._decoder.decode(record)]
+            text, identity = self._texts(decoded)[0], self._ids(decoded)[0]
+        except NOT_DECODED:
+            return None
+        return (text, identity) if isinstance(text, str) and has_content(text) else None
 
     def _value(self, record: bytes) -> tuple[Any, str | None]:
         """Parse a record, and explain why it is no document; None if it is one."""
@@ -241,15 +245,20 @@ class JsonRecords:
             value = orjson.loads(record)
         except orjson.JSONDecodeError as error:
             try:
-                value = read_paths(record, (self._options.text,))
+                value = self._odd_value(record)
             except Fault as fault:
                 return None, fault.reason(record)
             if value is None:
                 reason = utf8_fault(record)
                 return None, reason or f"not valid JSON: {error.msg} (character {error.pos})"
-            with contextlib.suppress(Fault):  # an identifier that cannot be read is none
-                value = read_paths(record, (self._options.text, self._options.id))
         return value, text_fault(value, self._options.text)
+
+    def _odd_value(self, record: bytes) -> dict[str, Any] | None:
+        """Parse text and identifier alone; an identifier that cannot be parsed is none."""
+        try:
+            return read_paths(record, (self._options.text, self._options.id))
+        except Fault:
+            return read_paths(record, (self._options.text,))
 
     def _metadata(self, record: bytes) -> dict[str, Any]:
         """Return the record's other fields, repaired where they are not JSON."""
