@@ -18,6 +18,23 @@ from curate.sources.decompress.open import CHUNK_BYTES, ByteStream
 count_line_ends = re.compile("\r\n|\r|\n").findall
 
 
+def last_line_start(text: str) -> int:
+    """Return the place behind the last line end, or 0 if there is none."""
+    return max(text.rfind("\n"), text.rfind("\r")) + 1
+
+
+def whole_lines_end(text: str) -> int:
+    r"""Return the end of the whole lines in a piece of text, or 0 if it holds none.
+
+    A return at the end may be half of a line end.
+
+    Example:
+        >>> whole_lines_end("a\nb\n"), whole_lines_end("a\rb\r"), whole_lines_end("a")
+        (4, 2, 0)
+    """
+    return last_line_start(text.removesuffix("\r"))
+
+
 class RecordTooLarge(Exception):  # noqa: N818 - the reader counts the record, and goes on
     """The record under way is above the limit; `CsvText.skip_record` finds its end."""
 
@@ -106,10 +123,7 @@ class CsvText:
         """Read to the end of a line at least; at the file's end return the rest."""
         rest_characters = sum(map(len, self._rest))
         while text := self._read():
-            # A return at the end may be half of a line end.
-            stop = len(text) - text.endswith("\r")
-            cut = max(text.rfind("\n", 0, stop), text.rfind("\r", 0, stop)) + 1
-            if cut:
+            if cut := whole_lines_end(text):
                 lines = "".join([*self._rest, text[:cut]])
                 self._rest = [text[cut:]]
                 return lines
@@ -134,9 +148,8 @@ class CsvText:
 
     def line_before(self) -> int:
         """Return where in the current piece the line begins that was taken last."""
-        text, end = self._piece.getvalue(), self._piece.tell()
-        stop = end - len(text[:end]) + len(text[:end].rstrip("\r\n"))
-        return max(text.rfind("\n", 0, stop), text.rfind("\r", 0, stop)) + 1
+        taken = self._piece.getvalue()[: self._piece.tell()]
+        return last_line_start(taken.rstrip("\r\n"))
 
     def place(self) -> int:
         """Return the place in the current piece behind the lines taken."""
@@ -157,8 +170,7 @@ class CsvText:
             lines += len(count_line_ends(text[:end]))
             if end is not None:
                 following = "".join([text[end:], *pending])
-                stop = len(following) - following.endswith("\r")
-                cut = max(following.rfind("\n", 0, stop), following.rfind("\r", 0, stop)) + 1
+                cut = whole_lines_end(following)
                 self._ready, self._rest = following[:cut], [following[cut:]]
                 break
         self._piece = io.StringIO()
