@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curate.sources.documents import identifier
+from curate.sources.documents import identifier, missing_column
 
 TextValue = str | bytes | None
 
@@ -90,6 +90,10 @@ class TableColumns:
                 return None
             kind = kind.field(field).type
         return None if kind is None else ColumnPath(column, tuple(fields), kind)
+
+    def missing(self, name: str) -> str:
+        """Say that there is no such column, or several, and which there are."""
+        return missing_column(name, self.description, name in self.repeated)
 
 
 def columns_of(schema: Any) -> TableColumns:

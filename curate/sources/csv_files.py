@@ -16,7 +16,14 @@ from typing import Any
 from curate.runtime.files import is_encodable
 from curate.sources.csv_text import CsvText, RecordEnd, RecordTooLarge
 from curate.sources.decompress.open import ByteStream, StreamDamage, open_stream
-from curate.sources.documents import EMPTY_DOCUMENT, excerpt, has_content, list_fields, too_large
+from curate.sources.documents import (
+    EMPTY_DOCUMENT,
+    excerpt,
+    has_content,
+    list_fields,
+    missing_column,
+    too_large,
+)
 from curate.sources.records import BLOCK_BYTES, BadRecord, DocumentBlock, ReadOptions, Segment
 
 DELIMITERS = (",", ";", "\t")
@@ -124,8 +131,7 @@ class CsvTable:
                     self._columns = [name.strip() for name in row]
                     if (count := self._columns.count(self._options.text)) != 1:
                         columns = list_fields(self._columns)
-                        kind = "single column" if count else "column"
-                        reason = f"no {kind} '{self._options.text}' (columns: {columns})"
+                        reason = missing_column(self._options.text, columns, count > 1)
                         rows = sum(1 for line in self._text.lines() if not line.isspace())
                         self._add_bad(1, reason, rows=rows)
                         return

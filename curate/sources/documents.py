@@ -28,6 +28,18 @@ def too_large(limit_bytes: int) -> str:
     return f"record larger than limits.record_bytes ({limit_bytes:,} bytes)"
 
 
+def missing_column(name: str, columns: str, is_repeated: bool) -> str:
+    """Say that a table has no such column, or several, and which it has.
+
+    Args:
+        name: Name of the column, as the recipe has it.
+        columns: Description of all columns.
+        is_repeated: Whether several columns have this name.
+    """
+    kind = "single column" if is_repeated else "column"
+    return f"no {kind} '{name}' (columns: {columns})"
+
+
 def excerpt(record: str | bytes) -> str:
     """Return the start of a record, at most 200 characters, whatever bytes it holds."""
     if isinstance(record, bytes):

@@ -30,7 +30,7 @@ class TableRows:
         self._keep_metadata = keep_metadata
         self._text: ColumnPath | None = None
         self._id: ColumnPath | None = None
-        self._columns = self._missing = ""
+        self._columns = ""
         self.columns_to_read: list[ColumnPath] | None = None
         """The columns to read; None stands for all."""
         self.next_row = 1
@@ -41,21 +41,16 @@ class TableRows:
     def _new_block(self) -> DocumentBlock:
         return DocumentBlock(metadata=[] if self._keep_metadata else None)
 
-    def bind(self, columns: TableColumns) -> bool:
-        """Find the columns; return False if the text's is missing, see `add_missing_column`."""
+    def bind(self, columns: TableColumns) -> str:
+        """Find the columns; say that the text's is missing, or return an empty string."""
         self._text = columns.find(self._options.text)
         self._id = columns.find(self._options.id)
         self._columns = columns.description
-        self._missing = missing_column(self._options.text, columns)
         if self._text is None:
-            return False
+            return columns.missing(self._options.text)
         if not self._keep_metadata:
             self.columns_to_read = [self._text] + ([self._id] if self._id else [])
-        return True
-
-    def add_missing_column(self, rows: int) -> None:
-        """Add a bad record for all rows of a file that lacks the text's column."""
-        self._block.bad.append(BadRecord(0, 0, self._missing, rows=max(1, rows)))
+        return ""
 
     def add(self, batch: Any) -> Iterator[None]:
         """Add a record batch, pausing whenever the block is full."""
@@ -146,7 +141,7 @@ class TableRows:
         """Add a bad record for damage at the next row, or for the whole file before any row.
 
         Args:
-            reason: The damage.
+            reason: The damage, or why no row can be read.
             rows: Rows that it loses, as far as known.
             unread_bytes: Their bytes.
         """
@@ -164,12 +159,6 @@ class TableRows:
         """Return the block gathered so far, and start a new one."""
         block, self._block = self._block, self._new_block()
         return block
-
-
-def missing_column(name: str, columns: TableColumns) -> str:
-    """Say that a table has no such column, or several, and which it has."""
-    kind = "single column" if name in columns.repeated else "column"
-    return f"no {kind} '{name}' (columns: {columns.description})"
 
 
 def wrong_type(name: str, column: ColumnPath, columns: str) -> str:

@@ -32,7 +32,7 @@ from curate.sources.plans import (
     plan_whole,
 )
 from curate.sources.records import BLOCK_BYTES, DocumentBlock, InputFile, Segment
-from curate.sources.table_rows import TableRows, missing_column, wrong_type
+from curate.sources.table_rows import TableRows, wrong_type
 
 LARGEST_BATCH_ROWS = 8192
 PARQUET_BUFFER_BYTES = 1 << 20
@@ -292,7 +292,7 @@ def column_fault(columns: TableColumns, name: str) -> str:
     """Say why a column holds no texts; empty if it can."""
     column = columns.find(name)
     if column is None:
-        return missing_column(name, columns)
+        return columns.missing(name)
     return "" if column.holds_text else wrong_type(name, column, columns.description)
 
 
@@ -311,8 +311,8 @@ class TableReader:
         try:
             table = self._open(segment.files[0])
             is_end = segment.stop is None or segment.stop == len(table.run_sizes_bytes)
-            if not rows.bind(table.columns):
-                rows.add_missing_column(table.count_rows())
+            if missing := rows.bind(table.columns):
+                rows.add_damage(missing, table.count_rows())
             else:
                 for run in table.runs(segment, rows.columns_to_read):
                     yield from read_run(run, rows)
