@@ -6,12 +6,13 @@ twenty minutes a test; without the variable each test tries the same few dozen o
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 from collections.abc import Callable
 from typing import Any
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 SECONDS = float(os.environ.get("CURATE_FUZZ_SECONDS", "0"))
@@ -47,29 +48,35 @@ PIECES = (
 )
 
 
-class Deadline:
-    """Ends a long run: later inputs are skipped."""
+def fuzz(*strategies: Any, **named: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Try a test on inputs drawn from strategies, as `hypothesis.given` does, for long enough.
 
-    def __init__(self) -> None:
-        self._end: float | None = None
-
-    def is_over(self) -> bool:
-        """Whether the time of a long run is up; the clock starts with the first call."""
-        now = time.monotonic()
-        self._end = self._end or now + SECONDS
-        return bool(SECONDS) and now > self._end
-
-
-def fuzz(test: Callable[..., Any]) -> Callable[..., Any]:
-    """Apply the settings of a short or a long run to a hypothesis test."""
+    Args:
+        strategies: Strategies of the test's arguments, in their order.
+        named: Strategies of arguments by name.
+    """
     examples = int(SECONDS * MOST_PER_SECOND) or EXAMPLES
-    return settings(
-        max_examples=examples,
-        derandomize=not SECONDS,
-        database=None,
-        deadline=None,
-        suppress_health_check=list(HealthCheck),
-    )(test)
+
+    def decorate(test: Callable[..., None]) -> Callable[..., None]:
+        end: float | None = None  # the clock starts with the first input
+
+        @functools.wraps(test)
+        def in_time(*values: Any, **more: Any) -> None:
+            nonlocal end
+            now = time.monotonic()
+            end = end or now + SECONDS
+            if not SECONDS or now <= end:
+                test(*values, **more)
+
+        return settings(
+            max_examples=examples,
+            derandomize=not SECONDS,
+            database=None,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        )(given(*strategies, **named)(in_time))
+
+    return decorate
 
 
 EDIT = st.tuples(
@@ -83,7 +90,7 @@ EDIT = st.tuples(
         st.tuples(st.just("cut"), st.just(0)),
     ),
 )
-"""Where, as a share of the length, and what to do there."""
+"""A place, as a share of the length, and what to do there."""
 
 EDITS = st.lists(EDIT, min_size=1, max_size=5)
 

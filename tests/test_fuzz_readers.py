@@ -16,8 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
-from fuzzing import EDITS, Deadline, damage, fuzz
-from hypothesis import given
+from fuzzing import EDITS, damage, fuzz
 from hypothesis import strategies as st
 from source_files import read
 
@@ -87,13 +86,10 @@ FORMS = [
 def test_damage_gives_documents_bad_records_or_one_error(
     reader: str, compression: str, where: str, tmp_path: Path
 ) -> None:
-    path, deadline = tmp_path / "file", Deadline()
+    path = tmp_path / "file"
 
-    @fuzz
-    @given(EDITS)
+    @fuzz(EDITS)
     def check(edits: list[Any]) -> None:
-        if deadline.is_over():
-            return
         compress = COMPRESSIONS[compression]
         content = FILES[reader]
         content = (
@@ -134,16 +130,13 @@ VALUE = st.recursive(
 @pytest.mark.parametrize("reader", ["jsonl", "json_array"])
 def test_every_record_of_json_is_read_as_python_reads_it(reader: str, tmp_path: Path) -> None:
     """Whatever lies beside the text, NaN and nested values included, and however it is escaped."""
-    path, deadline = tmp_path / "file", Deadline()
+    path = tmp_path / "file"
     record = st.tuples(
         TEXT.filter(str.strip), st.dictionaries(TEXT, VALUE, max_size=4), st.booleans()
     )
 
-    @fuzz
-    @given(st.lists(record, min_size=1, max_size=6))
+    @fuzz(st.lists(record, min_size=1, max_size=6))
     def check(records: list[tuple[str, dict[str, Any], bool]]) -> None:
-        if deadline.is_over():
-            return
         rows = [
             json.dumps({**others, "text": text}, ensure_ascii=escaped)
             for text, others, escaped in records

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from fuzzing import EDITS, Deadline, damage, fuzz
-from hypothesis import given
+from fuzzing import EDITS, damage, fuzz
 from hypothesis import strategies as st
 
 from curate.errors import CurateError, FitError, InputError
@@ -95,6 +94,15 @@ def is_sound(table: RunTable) -> None:
         assert np.isnan(column).all() or (np.isfinite(column).all() and (column > 0).all())
 
 
+def mix_or_one_line(inputs: RunTableInputs) -> None:
+    try:
+        weights = mix_without_text(inputs, None, Observer()).json["weights"]
+    except CurateError as error:
+        one_line(error, None)
+    else:
+        assert abs(sum(weights.values()) - 1) < 1e-9 and min(weights.values()) >= 0
+
+
 def read_and_mix(path: Path) -> None:
     """Read the table; where it is sound, fit a law and derive a mixture from it."""
     try:
@@ -112,22 +120,14 @@ def read_and_mix(path: Path) -> None:
         else:
             assert not np.isnan(law.predict(table.weights, table.tokens, table.params)).any()
     inputs = RunTableInputs((path,), overrides=("mixture.method=bimix", "mixture.replicates=0"))
-    try:
-        weights = mix_without_text(inputs, None, Observer()).json["weights"]
-    except CurateError as error:
-        one_line(error, None)
-    else:
-        assert abs(sum(weights.values()) - 1) < 1e-9 and min(weights.values()) >= 0
+    mix_or_one_line(inputs)
 
 
 def test_odd_cells_and_headers(tmp_path: Path) -> None:
-    path, deadline = tmp_path / "runs.csv", Deadline()
+    path = tmp_path / "runs.csv"
 
-    @fuzz
-    @given(st.lists(CELL_EDIT, max_size=4), st.lists(HEADER_EDIT, max_size=2), WRITING)
+    @fuzz(st.lists(CELL_EDIT, max_size=4), st.lists(HEADER_EDIT, max_size=2), WRITING)
     def check(cells: list[Any], headers: list[Any], writing: dict[str, Any]) -> None:
-        if deadline.is_over():
-            return
         path.write_bytes(written(edited(rows_of(writing), cells, headers), writing))
         read_and_mix(path)
 
@@ -135,15 +135,12 @@ def test_odd_cells_and_headers(tmp_path: Path) -> None:
 
 
 def test_damaged_run_tables(tmp_path: Path) -> None:
-    path, deadline = tmp_path / "runs.csv", Deadline()
+    path = tmp_path / "runs.csv"
     writing = {"delimiter": ",", "end": "\n", "encoding": "utf-8", "ragged": False, "rows": 12}
     content = written(rows_of({**writing, "progress": ("tokens",)}), writing)
 
-    @fuzz
-    @given(EDITS)
+    @fuzz(EDITS)
     def check(edits: list[Any]) -> None:
-        if deadline.is_over():
-            return
         path.write_bytes(damage(content, edits))
         read_and_mix(path)
 
@@ -151,13 +148,10 @@ def test_damaged_run_tables(tmp_path: Path) -> None:
 
 
 def test_a_pair_of_odd_tables(tmp_path: Path) -> None:
-    ratios, metrics, deadline = tmp_path / "ratios.csv", tmp_path / "metrics.csv", Deadline()
+    ratios, metrics = tmp_path / "ratios.csv", tmp_path / "metrics.csv"
 
-    @fuzz
-    @given(st.lists(CELL_EDIT, max_size=3), st.lists(CELL_EDIT, max_size=3), WRITING)
+    @fuzz(st.lists(CELL_EDIT, max_size=3), st.lists(CELL_EDIT, max_size=3), WRITING)
     def check(left: list[Any], right: list[Any], writing: dict[str, Any]) -> None:
-        if deadline.is_over():
-            return
         rows = rows_of({**writing, "progress": ()})
         mixtures = [row[:4] for row in rows]
         losses = [[row[0], *row[4:]] for row in rows]
@@ -175,30 +169,28 @@ def test_a_pair_of_odd_tables(tmp_path: Path) -> None:
     check()
 
 
-ODD_VALUES: dict[str, list[pa.Array]] = {
-    "numbers": [
-        pa.array([1.5, -2.0, 3.0, float("nan")]),
-        pa.array([0, 1, None, 3]),
-        pa.array([2**63 - 1, 0, 1, -(2**63)]),
-        pa.array([0, 1, 2, 2**64 - 1], pa.uint64()),
-        pa.array([3, 2, 1, 0], pa.int8()),
-        pa.array([0.0, 1.0, 2.0, float("inf")]),
-        pa.array([-1.0, -2.0, -3.0, 0.5]),
-        pa.array([-1.0, -2.0, None, -0.5]),
-        pa.array([float("-inf")] * 4),
-        pa.array([-1e308, -1e308, -1e308, -1e308]),
-        pa.array([-1.0, -2.0, -3.0, -0.5], pa.float32()),
-        pa.array(["a", "b", "c", "d"]),
-        pa.array(["a", None, "", "\x1b[31m"]),
-        pa.array([b"a", b"\xff", b"", b"b"]),
-        pa.array([True, False, True, None]),
-        pa.array([[1.0], [2.0], [], None]),
-        pa.array([{"a": 1}] * 4),
-        pa.nulls(4),
-        pa.array(["a", "a", "b", "b"]).dictionary_encode(),
-        pa.array([1, 2, 3, 4], pa.timestamp("us")),
-    ]
-}
+ODD_VALUES: list[pa.Array] = [
+    pa.array([1.5, -2.0, 3.0, float("nan")]),
+    pa.array([0, 1, None, 3]),
+    pa.array([2**63 - 1, 0, 1, -(2**63)]),
+    pa.array([0, 1, 2, 2**64 - 1], pa.uint64()),
+    pa.array([3, 2, 1, 0], pa.int8()),
+    pa.array([0.0, 1.0, 2.0, float("inf")]),
+    pa.array([-1.0, -2.0, -3.0, 0.5]),
+    pa.array([-1.0, -2.0, None, -0.5]),
+    pa.array([float("-inf")] * 4),
+    pa.array([-1e308, -1e308, -1e308, -1e308]),
+    pa.array([-1.0, -2.0, -3.0, -0.5], pa.float32()),
+    pa.array(["a", "b", "c", "d"]),
+    pa.array(["a", None, "", "\x1b[31m"]),
+    pa.array([b"a", b"\xff", b"", b"b"]),
+    pa.array([True, False, True, None]),
+    pa.array([[1.0], [2.0], [], None]),
+    pa.array([{"a": 1}] * 4),
+    pa.nulls(4),
+    pa.array(["a", "a", "b", "b"]).dictionary_encode(),
+    pa.array([1, 2, 3, 4], pa.timestamp("us")),
+]
 COLUMNS = ["target_domain", "document", "position", "logp_a", "logp_b", "logp_", "logp_a\n"]
 
 
@@ -221,32 +213,24 @@ def read_and_mix_experts(path: Path) -> None:
     assert experts.logp_nats.shape == (experts.starts[-1], len(experts.experts))
     assert (experts.logp_nats <= 0).all()
     inputs = RunTableInputs(experts=path, overrides=("mixture.method=mde", "mixture.replicates=0"))
-    try:
-        weights = mix_without_text(inputs, None, Observer()).json["weights"]
-    except CurateError as error:
-        one_line(error, None)
-    else:
-        assert abs(sum(weights.values()) - 1) < 1e-9 and min(weights.values()) >= 0
+    mix_or_one_line(inputs)
 
 
 def test_odd_columns_of_experts(tmp_path: Path) -> None:
-    path, deadline = tmp_path / "experts.parquet", Deadline()
+    path = tmp_path / "experts.parquet"
     change = st.tuples(
         st.sampled_from(COLUMNS),
-        st.one_of(st.none(), st.integers(0, len(ODD_VALUES["numbers"]) - 1)),
+        st.one_of(st.none(), st.integers(0, len(ODD_VALUES) - 1)),
     )
 
-    @fuzz
-    @given(st.lists(change, min_size=1, max_size=2), st.integers(0, 4), st.booleans())
+    @fuzz(st.lists(change, min_size=1, max_size=2), st.integers(0, 4), st.booleans())
     def check(changes: list[Any], rows: int, twice: bool) -> None:
-        if deadline.is_over():
-            return
         columns = honest_experts()
         for name, number in changes:
             if number is None:
                 columns.pop(name, None)
             else:
-                columns[name] = ODD_VALUES["numbers"][number]
+                columns[name] = ODD_VALUES[number]
         names = list(columns)
         values = list(columns.values())
         if twice and names:
@@ -260,15 +244,12 @@ def test_odd_columns_of_experts(tmp_path: Path) -> None:
 
 
 def test_damaged_experts(tmp_path: Path) -> None:
-    path, deadline = tmp_path / "experts.parquet", Deadline()
+    path = tmp_path / "experts.parquet"
     pq.write_table(pa.table(honest_experts()), path)
     content = path.read_bytes()
 
-    @fuzz
-    @given(EDITS)
+    @fuzz(EDITS)
     def check(edits: list[Any]) -> None:
-        if deadline.is_over():
-            return
         path.write_bytes(damage(content, edits))
         read_and_mix_experts(path)
 
