@@ -260,6 +260,18 @@ def test_overrides_without_bounds(override, expected):
     assert len(message) < 700
 
 
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ({"seed": "\udc80"}, "seed: expected a whole number, got text; found '\\udc80'"),
+        ({"domains": ["\udc80"]}, "domains[0]: expected a mapping, got text; found '\\udc80'"),
+        ({"mixture.weights.wiki": "\udc80"}, "mixture.weights[wiki]: expected a number, got text"),
+    ],
+)
+def test_bytes_where_no_text_may_be(override, expected):
+    assert str(outcome(lambda: load_recipe(BASE, override))).startswith(f"recipe: {expected}")
+
+
 def test_mappings_without_bounds():
     endless: list = []
     endless.append(endless)

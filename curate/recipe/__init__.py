@@ -207,6 +207,19 @@ def parse_mixture_settings(overrides: Iterable[str]) -> tuple[MixtureSettings, l
 def _convert(value: dict[str, Any], struct: type[StructType], source: str) -> StructType:
     check_fields(value, struct, "", source)
     try:
-        return msgspec.convert(value, struct)
+        try:
+            return msgspec.convert(value, struct)
+        except UnicodeEncodeError:
+            # Text that stands for bytes, where no text may be: msgspec fails before it names it.
+            return msgspec.convert(_without_bytes(value), struct)
     except msgspec.ValidationError as error:
         raise RecipeError(f"{source}: {readable(str(error), value)}") from error
+
+
+def _without_bytes(value: Any) -> Any:
+    """Copy a value with `?` for each byte of its texts that is not UTF-8."""
+    if isinstance(value, dict):
+        return {_without_bytes(key): _without_bytes(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_bytes(item) for item in value]
+    return value.encode(errors="replace").decode() if isinstance(value, str) else value

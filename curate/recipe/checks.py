@@ -156,7 +156,7 @@ def _refused_key(weights: dict[str, Any]) -> str:
         for name, weight in weights.items():
             try:
                 msgspec.convert(weight, kind)
-            except msgspec.ValidationError:
+            except (msgspec.ValidationError, UnicodeEncodeError):
                 return name
     raise AssertionError("no weight is refused")
 
