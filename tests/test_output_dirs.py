@@ -12,10 +12,10 @@ import yaml
 from conftest import Listener
 
 import curate
-from curate.dataset.manifest import MARK
 from curate.errors import ShardError
 from curate.recipe import load
 from curate.recipe.effective import effective_text
+from curate.runtime.artifact_names import MARK
 
 UNIFORM = ("mixture.method=uniform",)
 

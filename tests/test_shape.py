@@ -14,7 +14,7 @@ from conftest import Listener
 
 import curate
 from curate.cli import cli
-from curate.dataset.manifest import ARTIFACTS, QUARANTINE, load_manifest
+from curate.dataset.manifest import QUARANTINE, load_manifest
 from curate.dataset.verify import verify
 from curate.errors import InfeasiblePlan, RecipeError, ShardError
 from curate.formats import FORMATS, find
@@ -22,6 +22,7 @@ from curate.pipeline.build import build
 from curate.pipeline.plan import plan_dataset
 from curate.pipeline.read_back import reopen
 from curate.recipe import load
+from curate.runtime.artifact_names import ARTIFACTS
 from curate.runtime.progress import Observer
 
 APART = "output.shape=per-domain"

@@ -42,6 +42,7 @@ from curate.formats import Settings, TextFormat, TokenFormat, configure
 from curate.formats.trainer_files import DIRECTORY as TRAINER
 from curate.plan import PAD, PIECE
 from curate.recipe.structs import Name
+from curate.runtime.artifact_names import MARK
 from curate.runtime.escape import one_line
 from curate.runtime.files import hash_file
 from curate.runtime.machine import fault_line
@@ -73,13 +74,7 @@ RECIPE = "recipe.yaml"
 OWN_FILES = (CARD, "tokenizer.json", RECIPE)
 """Files beside the shards; in a directory without a dataset of curate they are the user's."""
 
-ARTIFACTS = ("stats.json", "mixture.json", "plan.json", "manifest.json", "certificate.json")
-"""JSON files beside the shards; ours say which version of curate wrote them."""
 QUARANTINE = "quarantine.jsonl"
-
-MARK = ".curate"
-"""Name of the file in a dataset's directory that lists, without suffix, its files in folders. It
-outlives them, so that whatever a killed build leaves is recognised as curate's."""
 
 BESIDE_SHARDS = (
     RECIPE, "tokenizer.json", "stats.json", "mixture.json", "plan.json", QUARANTINE, MARK,

@@ -15,10 +15,8 @@ from pathlib import Path
 
 from curate.dataset.hashed_json import read_regular
 from curate.dataset.manifest import (
-    ARTIFACTS,
     BESIDE_SHARDS,
     CARD,
-    MARK,
     OWN_DIRECTORIES,
     OWN_FILES,
     QUARANTINE,
@@ -28,6 +26,7 @@ from curate.dataset.manifest import (
 )
 from curate.errors import ShardError
 from curate.formats.trainer_files import DIRECTORY as TRAINER
+from curate.runtime.artifact_names import ARTIFACTS, MARK
 from curate.runtime.files import atomic_path
 from curate.runtime.registry import counted
 

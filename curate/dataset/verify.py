@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 from curate.dataset.certificate import WINDOWS, ShardCheck, certify, without_manifest
 from curate.dataset.manifest import (
     CARD,
-    MARK,
     SCHEMA,
     SPLITS,
     Manifest,
@@ -43,6 +42,7 @@ from curate.formats.trainer_files import DIRECTORY as TRAINER
 from curate.plan import PAD, TokenCopier
 from curate.plan.packing import tally
 from curate.plan.per_domain import MIXED
+from curate.runtime.artifact_names import MARK
 from curate.runtime.workers import map_tasks
 from curate.tokens.domain import DomainTokens
 

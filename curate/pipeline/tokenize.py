@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.dataset.manifest import ARTIFACTS, OWN_DIRECTORIES, OWN_FILES, QUARANTINE
+from curate.dataset.manifest import OWN_DIRECTORIES, OWN_FILES, QUARANTINE
 from curate.errors import InputError
 from curate.pipeline.losses import (
     check_first_records,
@@ -30,6 +30,7 @@ from curate.pipeline.losses import (
 )
 from curate.recipe import DomainRecipe, LoadedRecipe
 from curate.recipe.structs import RECORD_BYTES
+from curate.runtime.artifact_names import ARTIFACTS
 from curate.runtime.files import atomic_path, begin_directory, hash_json, sweep
 from curate.runtime.progress import Observer
 from curate.runtime.workers import map_tasks

@@ -14,18 +14,12 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from curate.errors import InputError
+from curate.runtime.artifact_names import ARTIFACTS, MARK
 from curate.sources.plans import reader_of_name
 from curate.sources.remote import NameFilter
 
-ARTIFACT_NAMES = frozenset(
-    ["manifest.json", "stats.json", "mixture.json", "plan.json", "certificate.json"]
-)
-"""Names of curate's own JSON files, which state the version that wrote them near their start."""
-
 ARTIFACT_HEAD_BYTES = 1024
-
-MARK = ".curate"
-"""Name of the file in each folder of shards that curate writes."""
+"""Bytes near the start of an artifact that state the version of curate."""
 
 CACHE_TAG = "CACHEDIR.TAG"
 CACHE_SIGNATURE = b"Signature: 8a477f597d28d172789f06886806bc55"
@@ -177,7 +171,7 @@ class Search:
             real = os.path.realpath(path)
         if real in self._places.written or (is_link and self._places.is_written(real)):
             self._places.left_out[path] = "written by this recipe"
-        elif os.path.basename(path) in ARTIFACT_NAMES and is_artifact(path):
+        elif os.path.basename(path) in ARTIFACTS and is_artifact(path):
             self._places.left_out[path] = "written by curate"
         elif is_link:
             self._linked_files.append((path, real))

@@ -1,0 +1,10 @@
+"""Names by which a dataset of curate is recognised, whether it is read, written or passed over."""
+
+from __future__ import annotations
+
+ARTIFACTS = ("stats.json", "mixture.json", "plan.json", "manifest.json", "certificate.json")
+"""JSON files beside the shards; ours say which version of curate wrote them."""
+
+MARK = ".curate"
+"""Name of the file in a dataset's directory that lists, without suffix, its files in folders. It
+outlives them, so that whatever a killed build leaves is recognised as curate's."""
