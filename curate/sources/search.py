@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fnmatch
 import glob
+import heapq
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -95,6 +96,7 @@ class Search:
         self._seen: set[tuple[int, str]] = set()
         self._direct: list[Directory] = []
         self._linked: list[Directory] = []
+        """A heap, so that the order does not depend on the order of entries."""
         self._linked_files: list[tuple[str, str]] = []
 
     def below(self, root: str) -> Iterator[tuple[str, str]]:
@@ -109,8 +111,7 @@ class Search:
             if self._direct:
                 directory = self._direct.pop()
             else:
-                directory = min(self._linked)
-                self._linked.remove(directory)
+                directory = heapq.heappop(self._linked)
             if (directory.part, directory.real) in self._seen:
                 continue
             self._seen.add((directory.part, directory.real))
@@ -164,7 +165,11 @@ class Search:
         elif real in self._places.written or (is_link and self._places.is_written(real)):
             self._places.left_out[path] = "written by this recipe"
         else:
-            (self._linked if is_link else self._direct).append(Directory(path, real, part))
+            directory = Directory(path, real, part)
+            if is_link:
+                heapq.heappush(self._linked, directory)
+            else:
+                self._direct.append(directory)
 
     def _file(self, path: str, real: str, is_link: bool) -> Iterator[tuple[str, str]]:
         if is_link:
@@ -185,33 +190,28 @@ class Search:
             return ""
         if directory.real != self._root and os.path.isfile(os.path.join(path, MARK)):
             return "a dataset of curate"
-        if starts_with(os.path.join(path, CACHE_TAG), CACHE_SIGNATURE):
+        tag = beginning(os.path.join(path, CACHE_TAG), len(CACHE_SIGNATURE))
+        if tag == CACHE_SIGNATURE:
             return "a cache, says its CACHEDIR.TAG"
         is_unfinished = os.path.isfile(os.path.join(path, "train", MARK))
         is_dataset = is_unfinished or is_artifact(os.path.join(path, "manifest.json"))
         return "a dataset of curate" if is_dataset else ""
 
 
-def starts_with(path: str, beginning: bytes) -> bool:
-    """Whether a path is a regular file with this beginning."""
+def beginning(path: str, limit_bytes: int) -> bytes:
+    """Return the first bytes of a regular file; nothing if there is none that can be read."""
     if not os.path.isfile(path):  # opening a pipe would wait for its writer
-        return False
+        return b""
     try:
         with open(path, "rb") as file:
-            return file.read(len(beginning)) == beginning
+            return file.read(limit_bytes)
     except OSError:
-        return False
+        return b""
 
 
 def is_artifact(path: str) -> bool:
     """Whether a file is JSON of curate, which states the version that wrote it."""
-    if not os.path.isfile(path):  # opening a pipe would wait for its writer
-        return False
-    try:
-        with open(path, "rb") as file:
-            return b'"curate_version"' in file.read(ARTIFACT_HEAD_BYTES)
-    except OSError:
-        return False
+    return b'"curate_version"' in beginning(path, ARTIFACT_HEAD_BYTES)
 
 
 def _entries(directory: Directory) -> list[os.DirEntry[str]]:
