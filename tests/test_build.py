@@ -21,6 +21,7 @@ from curate.dataset.manifest import load_manifest
 from curate.errors import InfeasiblePlan, InputError, RecipeError, ShardError
 from curate.formats import FORMATS, find
 from curate.pipeline.build import build
+from curate.pipeline.tokenize import find_files
 from curate.recipe import load
 from curate.runtime.locks import DIRECTORY_LOCK, directory_lock
 from curate.runtime.progress import Observer
@@ -125,6 +126,22 @@ def test_output_and_cache_are_never_input(recipe: Path, corpus: Path) -> None:
     assert f"not read, a dataset of curate: {output}" in heard.notices
     cache = recipe.parent / "cached"
     assert f"not read, a cache, says its CACHEDIR.TAG: {cache}" in heard.notices
+
+
+def test_what_any_command_writes_beside_sources_is_never_input(recipe: Path) -> None:
+    output = recipe.parent / "sources"
+    for name in (
+        "text.jsonl", "validation_runs/nano/runs.csv", "validation_runs/nano/proxy.json",
+        "mixtures.partial/0a1b.json", "claims/lock", "claims/0a1b.json", "curves/0a1b.jsonl",
+    ):  # fmt: skip
+        (output / name).parent.mkdir(parents=True, exist_ok=True)
+        (output / name).write_text('{"text": "one"}\n')
+    settings = ("domains=[{name: wiki, paths: sources}]", "output.dir=sources")
+    plans = find_files(load(recipe, settings), heard := Listener())
+    files = [Path(file.path).name for plan in plans[0] for file in plan.files]
+    assert files == ["text.jsonl"]
+    first = f"not read, written by this recipe: {output / 'claims'}, {output / 'curves'}"
+    assert any(notice.startswith(first) for notice in heard.notices)
 
 
 @pytest.mark.parametrize("name", FORMATS)

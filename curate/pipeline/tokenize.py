@@ -53,8 +53,9 @@ from curate.tokens.store import TokenStore
 from curate.tokens.tokenizer import Tokenizer
 
 OTHER_OUTPUTS = (
-    "recipe.yaml", "mixtures.json", "entropy_report.json", "design.csv", "runs.csv", "proxy.json",
-    "curves", "experts", "experts.parquet", "validation.json",
+    "mixtures.json", "mixtures.partial", "entropy_report.json", "design.csv", "runs.csv",
+    "proxy.json", "curves", "claims", "experts", "experts.parquet", "validation.json",
+    "validation_runs",
 )  # fmt: skip
 """Files and folders that commands other than `build` write to the output directory."""
 
