@@ -282,6 +282,14 @@ def load_manifest(directory: Path) -> Manifest:
     return manifest
 
 
+def find_manifest(directory: Path) -> Manifest | None:
+    """Read the manifest of a finished dataset; None if there is none, or none that can be used."""
+    try:
+        return load_manifest(directory)
+    except ShardError:
+        return None
+
+
 def read_plan(path: Path) -> PlanRecord:
     """Read `plan.json`.
 
@@ -294,15 +302,6 @@ def read_plan(path: Path) -> PlanRecord:
         raise ShardError(f"{path.name}: cannot be read ({_reason(error)})") from error
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise ShardError(f"{path.name}: not a plan of curate ({one_line(str(error))})") from error
-
-
-def manifest_damage(directory: Path) -> str | None:
-    """Say that a dataset's manifest cannot be used; None if it can."""
-    try:
-        load_manifest(directory)
-    except ShardError:
-        return f"{DatasetLayout(directory).manifest} is damaged"
-    return None
 
 
 def _contradiction(manifest: Manifest) -> str | None:

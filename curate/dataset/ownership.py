@@ -6,7 +6,6 @@ files in folders are recognised by the mark, those beside the shards by their co
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 from collections.abc import Collection, Sequence
@@ -22,7 +21,8 @@ from curate.dataset.manifest import (
     QUARANTINE,
     SPLITS,
     DatasetLayout,
-    load_manifest,
+    Manifest,
+    find_manifest,
 )
 from curate.errors import ShardError
 from curate.formats.trainer_files import DIRECTORY as TRAINER
@@ -143,7 +143,7 @@ def clear(
     stems |= {f"{split}/{name}" for split, name in shards}
     stems |= {f"{folder}/{stem}" for folder in folders for stem in folder_stems}
     ours = _is_dataset_of_curate(directory)
-    owned = own_files(directory, stems if ours else ())
+    owned = own_files(directory, find_manifest(directory), stems if ours else ())
     foreign = [name for name in OWN_FILES if not ours and (directory / name).exists()]
     foreign += [
         layout.relative(path)
@@ -203,18 +203,20 @@ class OwnFiles:
         return bool(separator) and stem in self.stems
 
 
-def own_files(directory: Path, expected: Collection[str] = ()) -> OwnFiles:
+def own_files(
+    directory: Path, manifest: Manifest | None, expected: Collection[str] = ()
+) -> OwnFiles:
     """Read which files are curate's, from the mark and, in case that is damaged, the manifest.
 
     Args:
         directory: Directory of the dataset.
+        manifest: Its manifest; None if that cannot be used.
         expected: Further stems, in case both are damaged.
     """
     stems = {*expected, *_lines(directory / MARK)}
     for name in OWN_DIRECTORIES:  # marks of earlier versions
         stems |= {f"{name}/{stem}" for stem in _lines(directory / name / MARK)}
-    with contextlib.suppress(ShardError):
-        manifest = load_manifest(directory)
+    if manifest is not None:
         stems |= {shard.stem for shard in manifest.shards}
         stems |= {file.path for file in manifest.listed}
     starts = {stem for stem in stems if stem.endswith("*")}

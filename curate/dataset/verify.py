@@ -100,7 +100,7 @@ def _read_plan(directory: Path) -> tuple[PlanRecord | None, str | None]:
 def _unlisted(directory: Path, manifest: Manifest) -> list[str]:
     """List files among the shards that a trainer would read though the manifest lacks them."""
     listed = {file.path for file in manifest.listed}
-    owned = own_files(directory)
+    owned = own_files(directory, manifest)
     return [
         f"{path.relative_to(directory).as_posix()}: not in the manifest"
         for split in (*SPLITS, TRAINER)

@@ -75,12 +75,14 @@ def _build(loaded: LoadedRecipe, workers: int, observer: Observer) -> BuiltDatas
     is_kept = holds_dataset(loaded.output_dir)
     planned = plan_dataset(loaded, workers, observer, write=not is_kept)
     tokenized = planned.tokenized
-    reused = is_fresh(loaded.output_dir, planned.build_hash)
+    earlier = dataset.find_manifest(loaded.output_dir)
+    reused = earlier is not None and is_fresh(loaded.output_dir, earlier, planned.build_hash)
     if reused:
         observer.notice("built already: reading it back")
     else:
-        if is_kept and (damage := dataset.manifest_damage(loaded.output_dir)):
-            observer.notice(f"{damage}: writing the dataset again")
+        if is_kept and earlier is None:
+            path = dataset.DatasetLayout(loaded.output_dir).manifest
+            observer.notice(f"{path} is damaged: writing the dataset again")
         write_dataset(loaded, planned, workers, observer, artifacts_written=not is_kept)
     observer.begin("verify", [loaded.recipe.name])
     check = partial(verify, loaded.output_dir, tokenized.domains, workers, with_card=False)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from curate.dataset.manifest import load_manifest
-from curate.errors import InputError, ShardError
+from curate.dataset.manifest import find_manifest
+from curate.errors import InputError
 from curate.runtime.files import read_json
 from curate.runtime.registry import counted, list_first
 from curate.sources.first_records import head_faults
@@ -172,9 +171,9 @@ def shrinkage_notices(
     except (InputError, LookupError, TypeError, AttributeError):
         return  # none, or damaged: it is about to be written
     paths: dict[str, set[str]] = {}
-    with contextlib.suppress(ShardError):
-        for record in load_manifest(directory).inputs:
-            paths.setdefault(record.domain, set()).add(record.path)
+    manifest = find_manifest(directory)
+    for record in manifest.inputs if manifest is not None else ():
+        paths.setdefault(record.domain, set()).add(record.path)
     now = {domain.name: domain for domain in domains}
     for name, (documents, size_bytes) in rows.items():
         domain = now.get(name)

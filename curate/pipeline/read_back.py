@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from curate.dataset.certificate import certificate_damage, write_certificate
-from curate.dataset.manifest import OLD_SCHEMA, Manifest, load_manifest
+from curate.dataset.manifest import OLD_SCHEMA, Manifest, find_manifest, load_manifest
 from curate.dataset.ownership import has_traces
 from curate.dataset.verify import verify
 from curate.errors import CurateError, InputError, ShardError
@@ -87,9 +87,8 @@ def _check_directory(directory: Path) -> None:
 
 def _open_store(directory: Path, workers: int, observer: Observer) -> Sequence[DomainTokens] | None:
     """Open the dataset's domains in the token store; None if they are no longer all there."""
-    try:
-        manifest = load_manifest(directory)
-    except ShardError:  # the verdict says what is wrong with it
+    manifest = find_manifest(directory)
+    if manifest is None:  # the verdict says what is wrong with it
         return None
     if manifest.schema == OLD_SCHEMA:
         observer.notice(

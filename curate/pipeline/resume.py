@@ -18,22 +18,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from curate.dataset.manifest import Manifest, file_damage, load_manifest
+from curate.dataset.manifest import Manifest, file_damage, find_manifest
 from curate.errors import ShardError
 from curate.recipe import LoadedRecipe
 from curate.runtime.locks import directory_lock
 from curate.runtime.progress import Observer
 
 
-def is_fresh(directory: Path, build_hash: str) -> bool:
-    """Return whether a directory holds the finished dataset of a build, each file of its size.
+def is_fresh(directory: Path, manifest: Manifest, build_hash: str) -> bool:
+    """Return whether a finished dataset is that of a build, each file of its size.
 
     Args:
-        directory: Output directory.
+        directory: Directory of the dataset.
+        manifest: Its manifest.
         build_hash: Hash of everything that the build is made from, `Planned.build_hash`.
     """
-    manifest = _finished(directory)
-    if manifest is None or manifest.build_hash != build_hash:
+    if manifest.build_hash != build_hash:
         return False
     files = [file for shard in manifest.shards for file in [*shard.files, shard.provenance]]
     files += manifest.folder_files
@@ -53,7 +53,7 @@ def refuse_other_dataset(loaded: LoadedRecipe, overwrite: bool) -> None:
     Raises:
         ShardError: There is such a dataset, and the user has not agreed.
     """
-    manifest = _finished(loaded.output_dir)
+    manifest = find_manifest(loaded.output_dir)
     if manifest is None or overwrite or manifest.recipe_hash == loaded.hash:
         return
     raise ShardError(
@@ -85,18 +85,10 @@ def writable_artifacts(loaded: LoadedRecipe, observer: Observer) -> Iterator[boo
 
 
 def _keeps_dataset(loaded: LoadedRecipe, observer: Observer) -> bool:
-    manifest = _finished(loaded.output_dir)
+    manifest = find_manifest(loaded.output_dir)
     if manifest is not None and manifest.recipe_hash != loaded.hash:
         observer.notice(
             f"{loaded.output_dir} holds a dataset of another recipe: its artifacts are kept, and "
             "nothing is written"
         )
     return manifest is not None
-
-
-def _finished(directory: Path) -> Manifest | None:
-    """Return the manifest of a finished dataset, if a directory holds one."""
-    try:
-        return load_manifest(directory)
-    except ShardError:
-        return None
