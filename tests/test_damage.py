@@ -18,11 +18,14 @@ import pytest
 from conftest import RECIPE, Listener, forge_manifest
 
 import curate
+from curate.dataset.certificate import certificate_damage
 from curate.dataset.hashed_json import has_hash, is_whole, with_hash
+from curate.dataset.manifest import file_damage, load_manifest, read_plan, read_provenance
 from curate.errors import CurateError, EngineError, InputError, ShardError
 from curate.formats import FORMATS
 from curate.formats.parquet import damage_named
 from curate.runtime.files import hash_file
+from curate.runtime.machine import TOO_MANY_FILES
 
 LENGTH = 64
 
@@ -400,3 +403,31 @@ def test_want_of_memory_is_no_damage(tmp_path: Path) -> None:
         raise OSError(errno.EIO, "Input/output error")
     with pytest.raises(ShardError, match="found damage: no such thing"), damage_named(path):
         raise OSError("no such\nthing")
+
+
+def test_want_of_descriptors_is_no_damage(copied: Path) -> None:
+    resource = pytest.importorskip("resource")
+    manifest = load_manifest(copied)
+    shard = manifest.shards[0]
+    reads: list[tuple[str, Callable[[], Any]]] = [
+        ("manifest.json", lambda: load_manifest(copied)),
+        ("plan.json", lambda: read_plan(copied / "plan.json")),
+        ("certificate.json", lambda: certificate_damage(copied / "certificate.json")),
+        (shard.files[0].path, lambda: file_damage(copied, shard.files[0])),
+        (
+            shard.provenance.path,
+            lambda: read_provenance(copied / shard.provenance.path, shard, manifest),
+        ),
+    ]
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    errors = {}
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        for name, read in reads:
+            try:
+                read()
+            except EngineError as error:
+                errors[name] = str(error)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert errors == {name: f"{copied / name}: {TOO_MANY_FILES}" for name, _ in reads}

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate import __version__
-from curate.dataset.hashed_json import is_whole, read_regular, write_hashed
+from curate.dataset.hashed_json import is_whole, write_hashed
 from curate.dataset.manifest import Manifest, PlanRecord
+from curate.dataset.regular_files import read_regular
 from curate.formats.base import TokenFormat
 from curate.formats.trainers.draws import WrittenShard
 from curate.plan.packing import Tally

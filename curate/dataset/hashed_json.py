@@ -7,21 +7,15 @@ byte is noticed.
 
 from __future__ import annotations
 
-import errno
-import os
-import stat
 from pathlib import Path
 
 import xxhash
 
-from curate.runtime.files import atomic_path, name_errors
+from curate.runtime.files import atomic_path
 
 FIELD = b',\n  "xxh3": "'
 DIGITS = 32
 END = b'"\n}\n'
-
-LINK_FLAGS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-"""Refuse a link, and do not wait for the writer of a pipe."""
 
 
 def with_hash(text: bytes) -> bytes:
@@ -66,31 +60,3 @@ def write_hashed(path: Path, text: bytes) -> None:
     """
     with atomic_path(path, durable=True) as temporary:
         temporary.write_bytes(with_hash(text))
-
-
-def read_regular(path: Path) -> bytes:
-    """Read a file that must not be a link, which leads elsewhere, nor a pipe, which never ends.
-
-    Raises:
-        FileNotFoundError: There is nothing.
-        OSError: It is no regular file, or cannot be read; the error names the file.
-    """
-    kind = describe_kind(path.lstat().st_mode)
-    if kind is not None:
-        raise OSError(errno.EINVAL, kind, str(path))
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | LINK_FLAGS)
-    with name_errors(path), open(descriptor, "rb") as file:
-        return file.read()
-
-
-def describe_kind(mode: int) -> str | None:
-    """Describe what is not a regular file; None for one that is.
-
-    Example:
-        >>> describe_kind(0o100644) is None, describe_kind(0o010644)
-        (True, 'is a pipe, not a file')
-    """
-    if stat.S_ISREG(mode):
-        return None
-    kinds = {stat.S_IFDIR: "directory", stat.S_IFLNK: "link", stat.S_IFIFO: "pipe"}
-    return f"is a {kinds.get(stat.S_IFMT(mode), 'device or socket')}, not a file"

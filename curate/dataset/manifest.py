@@ -20,7 +20,6 @@ bounded before anything else looks at them.
 
 from __future__ import annotations
 
-import errno
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import Annotated, Any, Literal
@@ -30,14 +29,9 @@ import numpy as np
 from msgspec import UNSET, Meta, UnsetType
 from numpy.typing import NDArray
 
-from curate.dataset.hashed_json import (
-    describe_kind,
-    has_hash,
-    is_whole,
-    read_regular,
-    write_hashed,
-)
-from curate.errors import EngineError, ShardError
+from curate.dataset.hashed_json import has_hash, is_whole, write_hashed
+from curate.dataset.regular_files import describe_kind, process_faults_named, read_regular
+from curate.errors import ShardError
 from curate.formats import Settings, TextFormat, TokenFormat, configure
 from curate.formats.trainer_files import DIRECTORY as TRAINER
 from curate.plan import PAD, PIECE
@@ -45,7 +39,6 @@ from curate.recipe.structs import Name
 from curate.runtime.artifact_names import MARK
 from curate.runtime.escape import one_line
 from curate.runtime.files import hash_file
-from curate.runtime.machine import fault_line
 
 SCHEMA = 2
 OLD_SCHEMA = 1
@@ -255,6 +248,7 @@ def load_manifest(directory: Path) -> Manifest:
     Raises:
         ShardError: There is no manifest, it is damaged or not curate's, or its paths lead out of
             the directory.
+        EngineError: This process lacks memory or descriptors.
     """
     path = DatasetLayout(directory).manifest
     try:
@@ -338,10 +332,6 @@ def _is_inside(path: str) -> bool:
     return not windows.anchor and "\\" not in path and not {"", ".", ".."} & set(parts)
 
 
-OF_THIS_PROCESS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-"""Errors that say nothing about the file that could not be read."""
-
-
 def file_damage(directory: Path, file: FileRecord, hashed: bool = True) -> str | None:
     """Describe in one line how a file differs from its record; None if it does not.
 
@@ -365,14 +355,13 @@ def file_damage(directory: Path, file: FileRecord, hashed: bool = True) -> str |
             return f"{file.path}: is reached through a link, which curate does not write"
         if status.st_size != file.bytes:
             return f"{file.path}: {status.st_size} bytes, the manifest says {file.bytes}"
-        if hashed and hash_file(path) != file.xxh3:
+        with process_faults_named(path):
+            differs = hashed and hash_file(path) != file.xxh3
+        if differs:
             return f"{file.path}: content differs from the manifest's hash"
     except (FileNotFoundError, NotADirectoryError):
         return f"{file.path}: missing"
     except OSError as error:
-        fault = fault_line(error, str(path)) if error.errno in OF_THIS_PROCESS else None
-        if fault is not None:
-            raise EngineError(fault) from error
         return f"{file.path}: cannot be read ({_reason(error)})"
     return None
 
@@ -429,20 +418,11 @@ def read_provenance(path: Path, shard: ShardRecord, manifest: Manifest) -> NDArr
 
     Raises:
         ShardError: The file is absent or damaged, or contradicts shard or manifest.
+        EngineError: This process lacks memory or descriptors.
     """
     try:
-        with path.open("rb") as file:
-            head = file.read(PROVENANCE_HEAD_BYTES)
-        size_bytes = path.stat().st_size
-        head_bytes = len(NPY_MAGIC) + 2 + int.from_bytes(head[len(NPY_MAGIC) :][:2], "little")
-        rows, rest = divmod(size_bytes - head_bytes, PROVENANCE.itemsize)
-        expected = f"{{'descr': {PROVENANCE.descr}, 'fortran_order': False, 'shape': ({rows},), }}"
-        text = head[len(NPY_MAGIC) + 2 : head_bytes].decode("latin-1")
-        if not head.startswith(NPY_MAGIC) or rest or text.rstrip() != expected:
-            raise ShardError(f"{path}: not provenance of this version of curate")
-        pieces: NDArray[Any] = np.empty(0, PROVENANCE)
-        if rows:  # an empty stretch cannot be mapped
-            pieces = np.memmap(path, PROVENANCE, "r", head_bytes, (rows,))
+        with process_faults_named(path):
+            pieces = _map_provenance(path)
     except OSError as error:
         raise ShardError(f"{path}: provenance cannot be read ({_reason(error)})") from error
     domains = len(manifest.domains)
@@ -459,3 +439,19 @@ def read_provenance(path: Path, shard: ShardRecord, manifest: Manifest) -> NDArr
             f"{domains} domains; build it again"
         )
     return pieces
+
+
+def _map_provenance(path: Path) -> NDArray[Any]:
+    """Map the pieces of a provenance file whose header is that of this version."""
+    with path.open("rb") as file:
+        head = file.read(PROVENANCE_HEAD_BYTES)
+    size_bytes = path.stat().st_size
+    head_bytes = len(NPY_MAGIC) + 2 + int.from_bytes(head[len(NPY_MAGIC) :][:2], "little")
+    rows, rest = divmod(size_bytes - head_bytes, PROVENANCE.itemsize)
+    expected = f"{{'descr': {PROVENANCE.descr}, 'fortran_order': False, 'shape': ({rows},), }}"
+    text = head[len(NPY_MAGIC) + 2 : head_bytes].decode("latin-1")
+    if not head.startswith(NPY_MAGIC) or rest or text.rstrip() != expected:
+        raise ShardError(f"{path}: not provenance of this version of curate")
+    if not rows:  # an empty stretch cannot be mapped
+        return np.empty(0, PROVENANCE)
+    return np.memmap(path, PROVENANCE, "r", head_bytes, (rows,))

@@ -12,7 +12,6 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from curate.dataset.hashed_json import read_regular
 from curate.dataset.manifest import (
     BESIDE_SHARDS,
     CARD,
@@ -24,6 +23,7 @@ from curate.dataset.manifest import (
     Manifest,
     find_manifest,
 )
+from curate.dataset.regular_files import read_regular
 from curate.errors import ShardError
 from curate.formats.trainer_files import DIRECTORY as TRAINER
 from curate.runtime.artifact_names import ARTIFACTS, MARK
