@@ -39,6 +39,7 @@ from curate.recipe.structs import Name
 from curate.runtime.artifact_names import MARK
 from curate.runtime.escape import one_line
 from curate.runtime.files import hash_file
+from curate.runtime.mapping import map_file
 
 SCHEMA = 2
 OLD_SCHEMA = 1
@@ -452,6 +453,4 @@ def _map_provenance(path: Path) -> NDArray[Any]:
     text = head[len(NPY_MAGIC) + 2 : head_bytes].decode("latin-1")
     if not head.startswith(NPY_MAGIC) or rest or text.rstrip() != expected:
         raise ShardError(f"{path}: not provenance of this version of curate")
-    if not rows:  # an empty stretch cannot be mapped
-        return np.empty(0, PROVENANCE)
-    return np.memmap(path, PROVENANCE, "r", head_bytes, (rows,))
+    return map_file(path, PROVENANCE, head_bytes, rows)
