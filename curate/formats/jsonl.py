@@ -34,7 +34,7 @@ import msgspec
 import orjson
 import zstandard
 
-from curate.errors import EngineError, ShardError
+from curate.errors import ShardError
 from curate.formats.base import (
     FILL,
     READ_BATCH_BYTES,
@@ -47,7 +47,7 @@ from curate.formats.base import (
 )
 from curate.formats.trainers.mixtures import HUGGING_FACE, LEVANTER, TORCHTITAN
 from curate.runtime.files import atomic_path
-from curate.runtime.machine import fault_line
+from curate.runtime.machine import fault_or
 
 LEVEL = 3
 GZIP_LEVEL = 6
@@ -241,12 +241,8 @@ def read_frames(path: Path, variant: str = "zstd") -> Iterator[bytes]:
                 try:
                     content.append(frame.decompress(compressed))
                 except (zstandard.ZstdError, zlib.error) as error:
-                    fault = fault_line(error, str(path))
-                    if fault is not None:  # the machine's, which says nothing of the file
-                        raise EngineError(fault) from error
-                    raise ShardError(
-                        f"{path}: {variant} frame {frames} is damaged ({error})"
-                    ) from error
+                    damage = ShardError(f"{path}: {variant} frame {frames} is damaged ({error})")
+                    raise fault_or(damage, error, str(path)) from error
                 compressed = frame.unused_data if frame.eof else b""
                 if frame.eof:
                     whole = b"".join(content)

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.errors import EngineError, ShardError
+from curate.errors import ShardError
 from curate.formats.base import (
     READ_BATCH_BYTES,
     DatasetFolder,
@@ -37,7 +37,7 @@ from curate.formats.base import (
 from curate.formats.trainer_files import DIRECTORY, chained, link
 from curate.formats.trainers.mixtures import HUGGING_FACE, LEVANTER, TORCHTITAN
 from curate.runtime.files import atomic_path
-from curate.runtime.machine import fault_line
+from curate.runtime.machine import fault_or
 
 COLUMNS = ("text", "id", "source", "metadata")
 MAGIC = b"PAR1"
@@ -188,11 +188,9 @@ def damage_named(path: Path, kind: str = "Parquet file") -> Iterator[None]:
     try:
         yield
     except (OSError, pa.ArrowException, ValueError, MemoryError) as error:
-        fault = fault_line(error, str(path))
-        if fault is not None:
-            raise EngineError(fault) from error
         reason = " ".join(str(error).split())  # Arrow's messages may end in a line break
-        raise ShardError(f"{path}: expected a whole {kind}, found damage: {reason}") from error
+        damage = ShardError(f"{path}: expected a whole {kind}, found damage: {reason}")
+        raise fault_or(damage, error, str(path)) from error
 
 
 def describe(columns: Any) -> str:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 import xxhash
 
 from curate.errors import EngineError, InputError
-from curate.runtime.machine import fault_line
+from curate.runtime.machine import fault_or
 from curate.runtime.owners import is_abandoned, owner_mark
 
 if TYPE_CHECKING:
@@ -311,10 +311,8 @@ def open_input(path: str) -> BinaryIO:
     try:
         return open(path, "rb", buffering=0)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        line = fault_line(error, path)
-        if line is not None:
-            raise EngineError(line) from error
-        raise InputError(f"{path}: cannot be opened ({_reason(error)})") from error
+        unopened = InputError(f"{path}: cannot be opened ({_reason(error)})")
+        raise fault_or(unopened, error, path) from error
 
 
 def read_new(path: str, most_bytes: int) -> tuple[bytes, os.stat_result] | None:

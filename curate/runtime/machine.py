@@ -117,6 +117,25 @@ def fault_line(error: BaseException, path: str) -> str | None:
     return f"{named}: {fault}" if named else fault
 
 
+def fault_or(otherwise: CurateError, error: BaseException, path: str) -> CurateError:
+    """Return the error to raise from `error`: `EngineError` if the machine is at fault.
+
+    Args:
+        otherwise: The error to raise if it is not.
+        error: Any error.
+        path: The file being read or written; see `fault_line`.
+
+    Example:
+        >>> from curate.errors import ShardError
+        >>> fault_or(ShardError("a.bin: damaged"), ValueError("bad header"), "a.bin")
+        ShardError('a.bin: damaged')
+        >>> fault_or(ShardError("a.bin: damaged"), OSError(24, "Too many open files"), "a.bin")
+        EngineError('a.bin: Too many open files; raise the limit (ulimit -n 65536) and run again')
+    """
+    line = fault_line(error, path)
+    return otherwise if line is None else EngineError(line)
+
+
 @contextmanager
 def faults_named(path: str) -> Iterator[None]:
     """Turn faults of the machine into `EngineError` that names the file; pass other errors on.

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import orjson
 import xxhash
 
-from curate.errors import CurateError, EngineError, InputError
+from curate.errors import CurateError, InputError
 from curate.runtime.files import (
     STAT_SAFETY_NANOSECONDS,
     hash_stream,
@@ -31,7 +31,7 @@ from curate.runtime.files import (
     read_known,
     read_new,
 )
-from curate.runtime.machine import fault_line
+from curate.runtime.machine import fault_or
 from curate.runtime.sealed import Notice, read_cached, write_sealed
 from curate.runtime.workers import default_workers, map_tasks
 from curate.sources.decompress.open import MAGIC_BYTES, compression_of, recognise_stream
@@ -296,10 +296,7 @@ def check_unchanged(file: InputFile) -> None:
 
 
 def _unreadable(path: str, error: OSError) -> CurateError:
-    line = fault_line(error, path)
-    if line is not None:
-        return EngineError(line)
-    return InputError(f"{path}: cannot be read ({error.strerror or error})")
+    return fault_or(InputError(f"{path}: cannot be read ({error.strerror or error})"), error, path)
 
 
 def _changing(path: str) -> InputError:
