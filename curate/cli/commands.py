@@ -7,18 +7,14 @@ import os
 import signal
 import sys
 
-# torch's threads spin while they wait, which makes training eight times slower on shared cores.
-# torch reads this variable when it is imported.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+import click
 
-import click  # noqa: E402
-
-from curate import __version__  # noqa: E402
-from curate.cli import evidence, info, interrupt, main_job, proxies  # noqa: E402
-from curate.cli.session import EXIT_FAILED, EXIT_USER, say  # noqa: E402
-from curate.errors import CurateError  # noqa: E402
-from curate.runtime.escape import output_named, tolerate_encodings  # noqa: E402
-from curate.runtime.machine import fault_line  # noqa: E402
+from curate import __version__
+from curate.cli import evidence, info, interrupt, main_job, proxies
+from curate.cli.session import EXIT_FAILED, EXIT_USER, say
+from curate.errors import CurateError
+from curate.runtime.escape import output_named, tolerate_encodings
+from curate.runtime.machine import fault_line
 
 COMMANDS = (
     main_job.tokenize, main_job.stats, main_job.mix, main_job.plan, main_job.build, main_job.verify,
@@ -30,13 +26,15 @@ COMMANDS = (
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="curate")
-@click.pass_context
-def cli(context: click.Context) -> None:
+def cli() -> None:
     """Turn raw text corpora into the right pretraining mix.
 
     Tokenise each domain once, measure it, derive the mixture, plan it to the token, write shards,
     read them back and certify them.
     """
+    # torch's threads spin while they wait, which makes training eight times slower on shared cores.
+    # torch reads this variable when it is imported, which only commands do.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 for _command in COMMANDS:
