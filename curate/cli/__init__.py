@@ -31,8 +31,9 @@ def main() -> None:
         code = 128 + (interrupt.received() or 2)
         if sys.stderr is not None:
             sys.stderr.write("curate: interrupted; run again to continue\n")
-    if interrupt.received() is not None:
-        interrupt.leave()
+    number = interrupt.received()
+    if number is not None:
+        interrupt.leave(number)
     sys.exit(code)
 
 

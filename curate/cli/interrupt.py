@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 from types import FrameType
+from typing import NoReturn
 
 RESEND_SECONDS = 0.1
 
@@ -41,18 +42,20 @@ def finish() -> None:
         signal.signal(number, signal.SIG_IGN if _received is None else _leave)
 
 
-def leave() -> None:
+def leave(number: int) -> NoReturn:
     """End the process with the signal's exit code, once all is cleaned up and said.
 
     CPython remembers a `KeyboardInterrupt` that passed through `exec` of a text, such as those by
     which dataclasses are made, and would end the process by SIGINT although it was handled.
+
+    Args:
+        number: The signal, as `received` returns it.
     """
-    assert _received is not None
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             with contextlib.suppress(OSError, ValueError):
                 stream.flush()
-    os._exit(128 + _received)
+    os._exit(128 + number)
 
 
 def _first(number: int, frame: FrameType | None) -> None:
