@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from typing import Any, ClassVar
@@ -65,6 +66,7 @@ class _PythonParser(Reader, Scanner, Parser):
         Parser.__init__(self)
 
 
+# `Any`, since libyaml's parser has no types; hence the `type: ignore` of the class made from it.
 _Parser: Any = vars(yaml.cyaml)["CParser"] if yaml.__with_libyaml__ else _PythonParser
 
 INTEGER = re.compile(r"^[-+]?(0|[1-9][\d_]*|0x[\da-fA-F_]+|0b[01_]+)$")
@@ -163,11 +165,10 @@ def read_yaml(text: str, source: str) -> Any:
 
 
 def _parse(text: str, source: str) -> Any:
-    # JSON is YAML, but libyaml refuses its pairs of \u escapes, with which Python writes emoji.
-    try:
+    # JSON is YAML, but libyaml refuses its pairs of \u escapes, with which Python writes emoji. The
+    # YAML parser reads what is not JSON, and names the line of what is wrong.
+    with contextlib.suppress(ValueError, RecursionError):
         return json.loads(text, object_pairs_hook=_without_duplicates, parse_int=_whole_number)
-    except (ValueError, RecursionError):
-        pass
     try:
         return _load(text)
     except yaml.YAMLError as error:
