@@ -7,12 +7,12 @@ did not seal it, so whatever flips, cuts or replaces bytes is noticed, the seal'
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import xxhash
 
-from curate.runtime.files import atomic_path, name_errors
+from curate.runtime.files import atomic_path, hash_file, name_errors
 
 VERSION = 1
 
@@ -62,6 +62,21 @@ def read_sealed(path: Path) -> bytes:
     if seal + line_break != seal_of(payload):
         raise SealError(f"{path}: does not match its own checksum")
     return payload
+
+
+def first_damaged(directory: Path, names: Sequence[str], hashes: Sequence[str]) -> Path | None:
+    """Return the first file that is absent or does not match its hash; None if all do.
+
+    Args:
+        directory: Directory of the files.
+        names: Their names.
+        hashes: The hash of each, as `hash_file` returns it; a sealed file beside them keeps these.
+    """
+    for name, expected in zip(names, hashes, strict=True):
+        path = directory / name
+        if not path.is_file() or hash_file(path) != expected:
+            return path
+    return None
 
 
 def read_cached(path: Path, remedy: str, notice: Notice) -> bytes | None:

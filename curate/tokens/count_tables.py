@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from curate.runtime.compiled import kernel
 from curate.runtime.files import append, atomic_directory, hash_file
 from curate.runtime.mapping import map_file
-from curate.runtime.sealed import SealError, read_sealed, write_sealed
+from curate.runtime.sealed import SealError, first_damaged, read_sealed, write_sealed
 
 MERGE_ENTRIES = 1 << 18
 """Distinct bigrams in memory while tables are merged into one on disk: few enough to stay in the
@@ -209,10 +209,7 @@ def table_damage(path: Path) -> Path | None:
         index = table_index(path)
     except SealError:
         return path / INDEX
-    for name, expected in zip(FILES, index.hashes, strict=True):
-        if not (path / name).is_file() or hash_file(path / name) != expected:
-            return path / name
-    return None
+    return first_damaged(path, FILES, index.hashes)
 
 
 def read_table(path: Path, most_entries: int = MERGE_ENTRIES) -> Iterator[tuple[int, CountTable]]:

@@ -26,12 +26,11 @@ from curate.runtime.files import (
     append,
     begin_directory,
     hash_bytes,
-    hash_file,
     place_directory,
     remove_tree,
     sweep,
 )
-from curate.runtime.sealed import SealError, read_sealed, seal_of
+from curate.runtime.sealed import SealError, first_damaged, read_sealed, seal_of
 from curate.runtime.workers import map_tasks
 
 SCHEMA = 6
@@ -341,8 +340,4 @@ def part_damage(part: Path) -> Path | None:
     info = _read_info(part)
     if info is None:
         return part / INFO
-    for name, expected in zip(HASHED, info.hashes, strict=True):
-        path = part / name
-        if not path.is_file() or hash_file(path) != expected:
-            return path
-    return None
+    return first_damaged(part, HASHED, info.hashes)
