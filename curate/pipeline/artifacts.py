@@ -21,25 +21,21 @@ from curate.runtime.registry import counted
 
 
 def write_stats(
-    loaded: LoadedRecipe,
-    tokenized: TokenizedDomains,
-    measured: Sequence[TextEvidence],
-    observer: Observer,
+    loaded: LoadedRecipe, tokenized: TokenizedDomains, fields: dict[str, Any], observer: Observer
 ) -> None:
     """Write `stats.json`, and `quarantine.jsonl` with every bad record.
 
     Args:
         loaded: The recipe.
-        tokenized: Documents, counts and plug-in entropies.
-        measured: shape (domains,), entropies with intervals, from this or an earlier run; they
-            replace the plug-in ones, which are kept in fields of their own.
+        tokenized: Its domains.
+        fields: The fields of `stats.json`, from `stats_fields`.
         observer: Receives a notice of bad records.
 
     Raises:
         ShardError: The directory holds files of these names that curate did not write.
     """
     refuse_foreign(loaded.output_dir)
-    write_json(loaded.output_dir / "stats.json", stats_fields(loaded, tokenized, measured))
+    write_json(loaded.output_dir / "stats.json", fields)
     path = loaded.output_dir / QUARANTINE
     path.unlink(missing_ok=True)
     if not any(stats.bad_records for stats in tokenized.stats):
@@ -67,21 +63,22 @@ def notice_bad_records(tokenized: TokenizedDomains, observer: Observer, where: s
 
 
 def stats_fields(
-    loaded: LoadedRecipe, tokenized: TokenizedDomains, measured: Sequence[TextEvidence]
+    tokenized: TokenizedDomains, measured: Sequence[TextEvidence], inputs: dict[str, Any]
 ) -> dict[str, Any]:
     """Return the fields of `stats.json`.
 
     Args:
-        loaded: The recipe.
-        tokenized: Its domains, with their counts.
-        measured: shape (domains,), further measurements.
+        tokenized: Documents, counts and plug-in entropies.
+        measured: shape (domains,), entropies with intervals, from this or an earlier run; they
+            replace the plug-in ones, which are kept in fields of their own.
+        inputs: The fields that `origin` returns; making them hashes the files of evidence.
     """
     domains = {
         stats.name: stats.to_json(evidence.entropy)
         for stats, evidence in zip(tokenized.stats, measured, strict=True)
     }
     backend = {"backend": tokenized.backend, "tokenizer": tokenized.tokenizer.name}
-    return {**origin(loaded, tokenized), **backend, "domains": domains}
+    return {**inputs, **backend, "domains": domains}
 
 
 def origin(loaded: LoadedRecipe, tokenized: TokenizedDomains) -> dict[str, Any]:

@@ -17,7 +17,6 @@ from curate.dataset import manifest as dataset
 from curate.dataset.certificate import write_certificate
 from curate.dataset.ownership import holds_dataset, refuse_foreign
 from curate.dataset.verify import verify
-from curate.pipeline.artifacts import stats_fields
 from curate.pipeline.check import check_mixture, check_names
 from curate.pipeline.plan import plan_dataset
 from curate.pipeline.resume import is_fresh, refuse_other_dataset
@@ -101,6 +100,6 @@ def _build(loaded: LoadedRecipe, workers: int, observer: Observer) -> BuiltDatas
         plan=planned.plan,
         certificate=certificate,
         mixture=planned.mixed.mixture.to_json(),
-        stats=stats_fields(loaded, tokenized, planned.mixed.measured),
+        stats=planned.mixed.stats,
         reused=reused,
     )

@@ -16,7 +16,7 @@ from curate.mixture.compare_methods import (
     every_method,
     select_methods,
 )
-from curate.pipeline.artifacts import notice_bad_records, origin, write_stats
+from curate.pipeline.artifacts import notice_bad_records, origin, stats_fields, write_stats
 from curate.pipeline.check import by_hand, check_mixture, check_names
 from curate.pipeline.measure import TextEvidence, entropy_fields, gather, needed_samples
 from curate.pipeline.proxies import make_evidence
@@ -42,6 +42,11 @@ class MixedDomains:
     mixture: Mixture
     origin: dict[str, Any]
     """Fields that every artifact starts with: versions and hashes of the inputs."""
+
+    @property
+    def stats(self) -> dict[str, Any]:
+        """Return the fields of `stats.json`."""
+        return stats_fields(self.tokenized, self.measured, self.origin)
 
 
 def mix_recipe(loaded: LoadedRecipe, workers: int, observer: Observer) -> MixtureResult:
@@ -88,8 +93,9 @@ def mix_domains(
     """
     measured = gather(loaded, tokenized, needed_samples(loaded.recipe.mixture), workers, observer)
     make_evidence(loaded, tokenized, workers, observer)
+    inputs = origin(loaded, tokenized)  # after the proxies, whose runs are among them
     if write:
-        write_stats(loaded, tokenized, measured, observer)
+        write_stats(loaded, tokenized, stats_fields(tokenized, measured, inputs), observer)
     else:
         notice_bad_records(tokenized, observer)
     request = mixture_request(loaded, tokenized, measured)
@@ -98,7 +104,7 @@ def mix_domains(
         observer.notice(warning)
     for constraint in mixture.constraints_active:
         observer.notice(f"mixture: {constraint}")
-    return MixedDomains(tokenized, measured, request, mixture, origin(loaded, tokenized))
+    return MixedDomains(tokenized, measured, request, mixture, inputs)
 
 
 def write_mixture(loaded: LoadedRecipe, mixed: MixedDomains) -> None:

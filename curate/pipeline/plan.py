@@ -129,7 +129,7 @@ def write_artifacts(loaded: LoadedRecipe, planned: Planned, observer: Observer) 
         planned: Its plan.
         observer: Receives a notice of bad records.
     """
-    write_stats(loaded, planned.tokenized, planned.mixed.measured, observer)
+    write_stats(loaded, planned.tokenized, planned.mixed.stats, observer)
     _write_plan(loaded, planned)
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from curate.pipeline.artifacts import notice_bad_records, stats_fields, write_stats
+from curate.pipeline.artifacts import notice_bad_records, origin, stats_fields, write_stats
 from curate.pipeline.check import check_names
-from curate.pipeline.measure import recall
+from curate.pipeline.measure import TextEvidence, recall
 from curate.pipeline.resume import writable_artifacts
 from curate.pipeline.tokenize import TokenizedDomains, tokenize_domains
 from curate.recipe import LoadedRecipe
@@ -36,7 +37,7 @@ def report_stats(
     """
     check_names(loaded)
     tokenized = tokenize_domains(loaded, workers, observer)
-    fields = _write(loaded, tokenized, observer)
+    fields = _write(loaded, tokenized, recall(loaded, tokenized, observer.notice), observer)
     if not intervals and not compare:
         return fields
     # Imported here: this loads methods that most calls do without.
@@ -45,7 +46,7 @@ def report_stats(
     from curate.pipeline.mix import mixture_request
 
     measured = measure_domains(loaded, tokenized, workers, observer)
-    fields = _write(loaded, tokenized, observer)
+    fields = _write(loaded, tokenized, measured.evidence, observer)
     report = measured.to_json(fields)
     if compare:
         request = mixture_request(loaded, tokenized)
@@ -61,12 +62,17 @@ def report_stats(
     return {**fields, "entropy_report": report}
 
 
-def _write(loaded: LoadedRecipe, tokenized: TokenizedDomains, observer: Observer) -> dict[str, Any]:
+def _write(
+    loaded: LoadedRecipe,
+    tokenized: TokenizedDomains,
+    measured: Sequence[TextEvidence],
+    observer: Observer,
+) -> dict[str, Any]:
     """Write `stats.json` unless a dataset is there, with all that was measured so far."""
-    measured = recall(loaded, tokenized, observer.notice)
+    fields = stats_fields(tokenized, measured, origin(loaded, tokenized))
     with writable_artifacts(loaded, observer) as writable:
         if writable:
-            write_stats(loaded, tokenized, measured, observer)
+            write_stats(loaded, tokenized, fields, observer)
         else:
             notice_bad_records(tokenized, observer)
-    return stats_fields(loaded, tokenized, measured)
+    return fields
