@@ -27,7 +27,7 @@ from curate.pipeline.results import (
     StatsResult,
     ValidationResult,
 )
-from curate.recipe import LoadedRecipe, load_recipe, override_texts
+from curate.recipe import FarRuns, LoadedRecipe, load_recipe, override_texts
 from curate.runtime.progress import Observer
 from curate.runtime.registry import unknown_name
 from curate.runtime.workers import default_workers
@@ -375,7 +375,7 @@ def fit(  # noqa: PLR0913 - keywords, of which a call names two or three
     folds: int = 5,
     experts: PathLike | None = None,
     targets: Sequence[str] | None = None,
-    far_runs: Literal["leave_out", "keep"] = "leave_out",
+    far_runs: FarRuns = "leave_out",
     directory: PathLike | None = None,
     workers: int | None = None,
     progress: Progress = None,

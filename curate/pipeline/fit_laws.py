@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from curate import __version__
 from curate.laws import LAWS, Law, RunTable
 from curate.laws.crossval import cross_validate
 from curate.laws.run_tables.read import read_runs
+from curate.recipe import FarRuns
 from curate.report.laws import problems
 from curate.runtime.files import hash_file, write_json
 from curate.runtime.progress import Observer
@@ -29,7 +30,7 @@ class FitInputs:
     """Log-probabilities of one expert for each domain; adds regressions with and without them."""
     targets: tuple[str, ...] | None = None
     """Losses to fit; None for every one."""
-    far_runs: Literal["leave_out", "keep"] = "leave_out"
+    far_runs: FarRuns = "leave_out"
     """Whether runs that all the others contradict take part."""
 
 

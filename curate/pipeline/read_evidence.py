@@ -8,7 +8,7 @@ from typing import Literal
 from curate.errors import MissingEvidence
 from curate.mixture import METHODS
 from curate.mixture.request import Evidence, SearchOptions
-from curate.recipe import EvidenceRecipe, LoadedRecipe, MixtureRecipe
+from curate.recipe import EvidenceRecipe, FarRuns, LoadedRecipe, MixtureRecipe
 from curate.runtime.files import hash_file, hash_json
 
 MADE = {"runs": "runs.csv", "experts": "experts.parquet"}
@@ -88,7 +88,7 @@ def read_evidence(loaded: LoadedRecipe) -> Evidence | None:
 def read_evidence_files(
     run_paths: list[Path],
     expert_paths: list[Path],
-    far_runs: Literal["leave_out", "keep"] = "leave_out",
+    far_runs: FarRuns = "leave_out",
 ) -> Evidence | None:
     """Read a run table and experts' log-probabilities; None where there is neither.
 

@@ -22,6 +22,8 @@ UnitShare = Annotated[float, Meta(ge=0, le=1)]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,99}$(?!\n)")]
 """Fit for a directory's name; the end keeps Python's `$` from passing a last line break."""
 
+FarRuns = Literal["leave_out", "keep"]
+"""Treatment of runs that are far from all others."""
 
 RECORD_BYTES = 128_000_000
 """Default of `limits.record_bytes`: a book of 50 MB whose every character is escaped."""
@@ -184,7 +186,7 @@ class EvidenceRecipe(Frozen, frozen=True):
     for each domain; a relative path starts from the recipe's directory. Methods `mde`, `mixmin`,
     `ridge_mde`, `gaussian_mde` and `boosted_mde` need it.
     """
-    far_runs: Literal["leave_out", "keep"] = "leave_out"
+    far_runs: FarRuns = "leave_out"
     """Treatment of runs that all the others contradict, such as a diverged one: `leave_out` omits
     them from every fit, `keep` does not. They are named in either case.
     """

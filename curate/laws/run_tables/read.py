@@ -11,7 +11,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,10 +27,8 @@ from curate.laws.run_tables.columns import (
     single_layout,
 )
 from curate.laws.run_tables.far_runs import FarLoss, far_losses
+from curate.recipe import FarRuns
 from curate.runtime.registry import list_first
-
-FarRuns = Literal["leave_out", "keep"]
-"""Treatment of runs that are far from all others."""
 
 SUM_NOTICE = 1e-6
 """Distance of a row's sum of shares from 1 above which it is reported."""
