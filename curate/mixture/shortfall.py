@@ -26,6 +26,7 @@ from curate.mixture.request import (
     supply_limits,
 )
 from curate.mixture.simplex import SUM_TOLERANCE, project_capped
+from curate.runtime.registry import list_first
 
 DOMAINS_NAMED = 5
 """Most domains that a message lists; it counts the rest."""
@@ -86,12 +87,10 @@ def explain_supply(request: MixtureRequest, support: Sequence[int]) -> str:
     domains = [request.domains[i] for i in support]
     limits = supply_limits(request)
     held = sum(limits[i] for i in support)
-    listed = ", ".join(
+    terms = [
         f"'{domain.name}' {format_tokens(domain.supply_tokens)} x {domain.max_epochs:g}"
-        for domain in domains[:DOMAINS_NAMED]
-    )
-    if len(domains) > DOMAINS_NAMED:
-        listed += f" and {len(domains) - DOMAINS_NAMED} more"
+        for domain in domains
+    ]
     ways = [f"budget_tokens: {held:_} (the most they hold)"] if held else []
     hundredths = _sufficient_hundredths(request, support)
     if hundredths <= 100 * MOST_EPOCHS:
@@ -99,7 +98,8 @@ def explain_supply(request: MixtureRequest, support: Sequence[int]) -> str:
     ways.append("on_shortfall: repeat")
     return (
         f"plan: {format_tokens(request.budget_tokens)} tokens are requested, but within "
-        f"max_epochs there are {held:_} ({listed}). Either set {', or '.join(ways)}"
+        f"max_epochs there are {held:_} ({list_first(terms, DOMAINS_NAMED)}). "
+        f"Either set {', or '.join(ways)}"
     )
 
 
@@ -137,9 +137,7 @@ def explain_caps(request: MixtureRequest, support: Sequence[int]) -> str:
         (capped if binds else others).append((name, share))
     room = math.fsum(share for _, share in (*capped, *others))
     needed = 1 - math.fsum(share for _, share in others)
-    listed = ", ".join(f"'{name}' {share:.4g}" for name, share in capped[:DOMAINS_NAMED])
-    if len(capped) > DOMAINS_NAMED:
-        listed += f" and {len(capped) - DOMAINS_NAMED} more"
+    listed = list_first([f"'{name}' {share:.4g}" for name, share in capped], DOMAINS_NAMED)
     return (
         f"mixture.caps: the domains in use may have {room:.4g} of the tokens in all, less than 1. "
         f"Raise the caps of {listed} to {needed:.4g} in sum, or remove one"

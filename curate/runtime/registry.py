@@ -147,15 +147,15 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
-def list_first(names: Sequence[str]) -> str:
+def list_first(names: Sequence[str], most: int = LISTED_NAMES) -> str:
     """List the first few names for a message, and count the others.
 
     Example:
         >>> list_first(["a", "b", "c", "d", "e"])
         'a, b, c and 2 more'
     """
-    more = len(names) - LISTED_NAMES
-    return ", ".join(names[:LISTED_NAMES]) + (f" and {more:,} more" if more > 0 else "")
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def nearest_hint(word: str, names: Iterable[str], cutoff: float = 0.6) -> str:
