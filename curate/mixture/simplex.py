@@ -66,25 +66,20 @@ def project_capped(
     least = [0.0] * len(weights) if floors is None else [float(floor) for floor in floors]
     _check_floors(least, limits)
     support = [i for i, weight in enumerate(weights) if weight > 0]
-    shares = [floor if weight == 0 else 0.0 for weight, floor in zip(weights, least, strict=True)]
-    room = math.fsum([*shares, *(limits[i] for i in support)])
+    fixed = [floor for weight, floor in zip(weights, least, strict=True) if weight == 0]
+    room = math.fsum([*fixed, *(limits[i] for i in support)])
     if room < 1 - SUM_TOLERANCE:
         elsewhere = math.fsum(limits) - room
         hint = f"; {elsewhere:g} more lies in domains of weight 0" if elsewhere > 0 else ""
         raise ValueError(f"caps sum to {room:g}, less than 1, where weight is positive{hint}")
-    left = Fraction(1) - sum(map(Fraction, shares))
-    while support:
+    left = Fraction(1) - sum(map(Fraction, fixed))
+    while True:
         parts = _shared_out({i: weights[i] for i in support}, limits, max(left, Fraction(0)))
         raised = [i for i in support if parts[i] < least[i]]
         if not raised:
-            for i in support:
-                shares[i] = parts[i]
-            break
-        for i in raised:
-            shares[i] = least[i]
-            left -= Fraction(least[i])
+            return [parts.get(i, floor) for i, floor in enumerate(least)]
+        left -= sum(Fraction(least[i]) for i in raised)
         support = [i for i in support if i not in raised]
-    return shares
 
 
 def _check_floors(floors: Sequence[float], limits: Sequence[float]) -> None:

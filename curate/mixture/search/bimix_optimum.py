@@ -50,12 +50,7 @@ def power_optimum(
         Ge et al. 2024, "BiMix", arXiv:2405.14908v4, Eq. 3 and 15-16.
         Differs from the paper: it hands the problem to a general solver, without caps.
     """
-    if not scales.shape == exponents.shape == box.low.shape:
-        raise ValueError(f"expected shapes {box.low.shape}, got {scales.shape}, {exponents.shape}")
-    if not (np.all(np.isfinite(scales) & (scales >= 0))):
-        raise ValueError(f"expected finite scales of at least 0, got {scales}")
-    if not (np.all(np.isfinite(exponents) & (exponents >= 0))):
-        raise ValueError(f"expected finite exponents of at least 0, got {exponents}")
+    _check_powers(scales, exponents, box)
     useful = (scales > 0) & (exponents > 0)
     most = np.where(useful, box.high, box.low)
     if not useful.any() or most.sum() <= 1:
@@ -80,3 +75,12 @@ def power_optimum(
             break
         low, high = (middle, high) if shares(middle).sum() >= 1 else (low, middle)
     return shares(low)
+
+
+def _check_powers(scales: Array, exponents: Array, box: Box) -> None:
+    """Raise `ValueError` unless each domain has a scale and an exponent of at least 0."""
+    if not scales.shape == exponents.shape == box.low.shape:
+        raise ValueError(f"expected shapes {box.low.shape}, got {scales.shape}, {exponents.shape}")
+    for name, values in (("scales", scales), ("exponents", exponents)):
+        if not np.all(np.isfinite(values) & (values >= 0)):
+            raise ValueError(f"expected finite {name} of at least 0, got {values}")
