@@ -63,17 +63,6 @@ def best_predictors(
         low, high = _interval(request, experts, constraints, (weights, level, replicates))
     problem = _problem(request, law, constraints)
     losses = losses_at(problem, weights[None])[0]
-    warnings = tuple(
-        f"'{name}' has an expert and is not in the recipe: it gets no share"
-        for name in constraints.left_out
-    )
-    if low is not None:
-        warnings += tuple(
-            f"'{name}' has one held-out document, so the intervals do not know how another would "
-            "differ; hold out more (validation.documents)"
-            for number, name in enumerate(experts.targets)
-            if np.count_nonzero(experts.target == number) == 1
-        )
     return Preference(
         weights=constraints.in_recipe_order(weights),
         unconstrained=constraints.in_recipe_order(free),
@@ -82,13 +71,30 @@ def best_predictors(
         predicted_loss=float(
             losses.max() if constraints.worst else losses @ constraints.target_weights
         ),
-        warnings=warnings,
+        warnings=_warnings(experts, constraints, low is not None),
         details={
             "level": level,
             "optimality_gap": gap,
             "predicted_losses": dict(zip(experts.targets, map(float, losses), strict=True)),
         },
     )
+
+
+def _warnings(
+    experts: Likelihoods, constraints: Constraints, have_intervals: bool
+) -> tuple[str, ...]:
+    warnings = tuple(
+        f"'{name}' has an expert and is not in the recipe: it gets no share"
+        for name in constraints.left_out
+    )
+    if have_intervals:
+        warnings += tuple(
+            f"'{name}' has one held-out document, so the intervals do not know how another would "
+            "differ; hold out more (validation.documents)"
+            for number, name in enumerate(experts.targets)
+            if np.count_nonzero(experts.target == number) == 1
+        )
+    return warnings
 
 
 def _optimum(
