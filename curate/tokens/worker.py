@@ -216,15 +216,18 @@ class _Worker:
 
     def _unencodable(self, refused: BackendRefused) -> TokenizerError:
         """Encode the pending texts one by one, to name the first that the encoder fails on."""
-        path, text = self._pending[0][2][0].path, ""
-        for block, _, files in self._pending:
-            for number, candidate in enumerate(block.texts if not text else ()):
-                try:
-                    guarded(partial(self._encoder.encode, [candidate]), "cannot encode")
-                except BackendRefused as error:
-                    path, text, refused = files[block.files[number]].path, candidate, error
-                    break
-        shown = f" the text that starts '{text[:80]}'" if text else ""
+        path, shown = self._pending[0][2][0].path, ""
+        texts = (
+            (files[file].path, text)
+            for block, _, files in self._pending
+            for file, text in zip(block.files, block.texts, strict=True)
+        )
+        for text_path, text in texts:
+            try:
+                guarded(partial(self._encoder.encode, [text]), "cannot encode")
+            except BackendRefused as error:
+                path, shown, refused = text_path, f" the text that starts '{text[:80]}'", error
+                break
         name = self._job.backend.name
         remedy = "" if name == REFERENCE else f", or set tokenizer.backend: {REFERENCE}"
         return TokenizerError(
