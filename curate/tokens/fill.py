@@ -128,14 +128,7 @@ def _attempt(
         return reference_answers(tokenizer, choice.name, sample, memory_dir())
 
     with ahead(ask_reference, LIMITS) as receive:
-
-        def answers() -> ReferenceAnswers:
-            try:
-                return receive()
-            except OverLimit as error:
-                has_odd_inputs = choice.name != REFERENCE
-                raise unfit(tokenizer, f"its self-test {error}", has_odd_inputs) from error
-
+        answers = partial(_answers, receive, tokenizer, choice.name)
         if workers_share_memory():
             load_kernels(tokenizer)
         if choice.name == REFERENCE:
@@ -163,6 +156,26 @@ def _attempt(
     text_bytes, tokens = int(done[:, 1].sum()), int(done[:, 2].sum())
     observer.end(f"{text_bytes / 1e6:.1f} MB of text, {tokens:,} tokens")
     return FillResult(runs, text_bytes)
+
+
+def _answers(
+    receive: Callable[[], ReferenceAnswers], tokenizer: Tokenizer, name: str
+) -> ReferenceAnswers:
+    """Wait for the reference's answers.
+
+    Args:
+        receive: Waits for the process that asks the reference.
+        tokenizer: The tokenizer.
+        name: Name of the backend to be tested.
+
+    Raises:
+        TokenizerError: The process broke its limits.
+    """
+    try:
+        return receive()
+    except OverLimit as error:
+        has_odd_inputs = name != REFERENCE
+        raise unfit(tokenizer, f"its self-test {error}", has_odd_inputs) from error
 
 
 def _check_candidate(name: str, opinion: Callable[[], Verdict], observer: Observer) -> None:
