@@ -54,7 +54,7 @@ def numpy_error() -> Exception:
 
 
 def loader_error() -> Exception:
-    """As llvmlite reports that the loader had no memory: in the error before only."""
+    """Return an error of llvmlite, which leaves the lack of memory to the error before it."""
     try:
         try:
             raise OSError("libllvmlite.so: failed to map segment from shared object")
