@@ -200,6 +200,18 @@ def test_merges_of_nothing(tokenise: Any) -> None:
     assert "t.json: cannot be loaded (Token `foo` out of vocabulary" in str(error)
 
 
+@pytest.mark.parametrize("backend", ["auto", "tokenizers"])
+def test_a_definition_at_which_the_library_panics(
+    tokenise: Any, backend: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    value = bytes_tokenizer()
+    value["normalizer"] = {"type": "Precompiled", "precompiled_charsmap": ""}
+    _, error = tokenise(value, backend)
+    assert isinstance(error, TokenizerError)
+    assert "t.json: cannot be loaded (Precompiled: Error(" in str(error)
+    assert "Precompiled" not in capfd.readouterr().err
+
+
 def test_patterns_of_endless_depth(tokenise: Any) -> None:
     _, error = tokenise(with_pattern("(" * 5000 + ")" * 5000))
     assert "t.json: cannot be loaded (Oniguruma error" in str(error)

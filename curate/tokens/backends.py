@@ -51,14 +51,13 @@ class ReferenceEncoder:
         """
         import tokenizers
 
+        problem = f"tokenizer {tokenizer.name}: cannot be loaded"
         try:
-            self._tokenizer = tokenizers.Tokenizer.from_str(tokenizer.definition)
-        except Exception as error:
-            if machine_fault(error):
-                raise
-            raise TokenizerError(  # the library raises bare Exception
-                f"tokenizer {tokenizer.name}: cannot be loaded ({error})"
-            ) from error
+            self._tokenizer = guarded(
+                lambda: tokenizers.Tokenizer.from_str(tokenizer.definition), problem
+            )
+        except BackendRefused as error:  # without the class, which mostly is bare Exception
+            raise TokenizerError(f"{problem} ({error.__cause__})") from error
         added = self._tokenizer.get_added_tokens_decoder()
         _check_added_ids(tokenizer, {token.content: number for number, token in added.items()})
         self._tokenizer.encode_special_tokens = True  # special-token strings in text stay text
