@@ -121,12 +121,10 @@ def expand_local(
             f"'{pattern}' lies where this recipe writes its output or its cache, which are never "
             "input; name the source, or give output.dir or cache another directory"
         )
-    if not rest and not os.path.isdir(root):
-        exists = os.path.exists(root)
-        return {real: InputPath(root, os.path.basename(root))} if exists else {}
-    files: dict[str, InputPath] = {}
     if not os.path.isdir(root):
-        return files
+        is_file = not rest and os.path.exists(root)
+        return {real: InputPath(root, os.path.basename(root))} if is_file else {}
+    files: dict[str, InputPath] = {}
     for path, real in Search(Path(rest).parts if rest else (), fits, places).below(root):
         name = path if root == os.curdir else path.removeprefix(root).lstrip(os.sep)
         files.setdefault(real, InputPath(path, name.replace(os.sep, "/"), pattern))
