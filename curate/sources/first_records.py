@@ -83,28 +83,23 @@ def head_faults(plans: Sequence[FilePlan]) -> Iterator[HeadFault]:
             elif plan.reader in LOOKED_AT and (reason := _head_fault(plan, reader)):
                 yield HeadFault(file.path, file.size_bytes, reason)
         for of_kind in small.values():
-            if not _head_fault(_alone(of_kind[0], 0), reader):
-                continue
-            sizes_bytes = [sum(file.size_bytes for file in plan.files) for plan in of_kind]
-            if sum(len(plan.files) for plan in of_kind) <= SAMPLED_FILES:
-                sample = [_alone(plan, n) for plan in of_kind for n in range(len(plan.files))]
-            else:
-                steps = [(n * len(of_kind) // SAMPLED_FILES, n) for n in range(SAMPLED_FILES)]
-                sample = [
-                    _alone(of_kind[position], n * len(of_kind[position].files) // SAMPLED_FILES)
-                    for position, n in steps
-                ]
-            sampled_bytes = sum(plan.files[0].size_bytes for plan in sample)
-            for plan in sample:
-                reason = _head_fault(plan, reader)
-                size_bytes = plan.files[0].size_bytes * sum(sizes_bytes) // max(1, sampled_bytes)
-                if reason:
-                    yield HeadFault(plan.files[0].path, size_bytes, reason)
+            yield from _small_faults(of_kind, reader)
 
 
-def _alone(plan: FilePlan, number: int) -> FilePlan:
-    """Restrict a plan to one of its files."""
-    return replace(plan, files=(plan.files[number],))
+def _small_faults(plans: Sequence[FilePlan], reader: SegmentReader) -> Iterator[HeadFault]:
+    """Yield small files of one kind that are at fault, each with its share of the kind's bytes."""
+    first = replace(plans[0], files=plans[0].files[:1])
+    if not _head_fault(first, reader):
+        return
+    files = [(plan, file) for plan in plans for file in plan.files]
+    count = min(len(files), SAMPLED_FILES)
+    sample = [files[number * len(files) // count] for number in range(count)]
+    size_bytes = sum(file.size_bytes for _, file in files)
+    sampled_bytes = sum(file.size_bytes for _, file in sample)
+    for plan, file in sample:
+        if reason := _head_fault(replace(plan, files=(file,)), reader):
+            share_bytes = file.size_bytes * size_bytes // max(1, sampled_bytes)
+            yield HeadFault(file.path, share_bytes, reason)
 
 
 def _head_fault(plan: FilePlan, reader: SegmentReader) -> str:
