@@ -193,7 +193,9 @@ class NumbersTable(Table):
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Render in as many parts as the width needs."""
-        widths = [self._least_width(column, console) for column in self.columns]
+        widths, full_widths = zip(
+            *(self._widths(column, console) for column in self.columns), strict=True
+        )
         parts: list[list[int]] = [[]]
         room = options.max_width - widths[0] - BORDER_CHARACTERS
         left = room
@@ -212,7 +214,7 @@ class NumbersTable(Table):
             spare = options.max_width - 1 - sum(widths[place] for place in (0, *part))
             for place in (0, *part):
                 column = self.columns[place]
-                extra = min(max(0, spare), self._full_width(column, console) - widths[place])
+                extra = min(max(0, spare), full_widths[place] - widths[place])
                 spare -= extra
                 table.add_column(
                     column.header, justify=column.justify, overflow=column.overflow,
@@ -225,23 +227,15 @@ class NumbersTable(Table):
             yield from table.__rich_console__(console, options)
 
     @staticmethod
-    def _full_width(column: Column, console: Console) -> int:
-        """Return the characters of a column that wraps nothing, its border included."""
-        texts = [console.render_str(str(cell)) for cell in (column.header, *column.cells)]
-        lines = [line.cell_len for text in texts for line in text.split()]
-        return max(lines, default=0) + BORDER_CHARACTERS
-
-    @staticmethod
-    def _least_width(column: Column, console: Console) -> int:
-        """Return the characters that a column needs, its border included."""
-        texts = [console.render_str(str(cell)).plain for cell in column.cells]
-        heading = console.render_str(str(column.header)).plain
+    def _widths(column: Column, console: Console) -> tuple[int, int]:
+        """Return the characters that a column needs, and those for no wrapping; with its border."""
+        heading, *cells = map(console.measure, (column.header, *column.cells))
+        full = max(measurement.maximum for measurement in (heading, *cells))
+        longest_word = max(measurement.minimum for measurement in (heading, *cells))
+        needed = min(longest_word, FOLDED_CHARACTERS)
         if column.no_wrap:
-            longest = [len(line) for text in texts for line in text.split("\n")]
-            longest += [len(word) for word in heading.split()]
-            return max(longest, default=0) + BORDER_CHARACTERS
-        words = [len(word) for text in (heading, *texts) for word in text.split()]
-        return min(max(words, default=0), FOLDED_CHARACTERS) + BORDER_CHARACTERS
+            needed = max([heading.minimum, *(cell.maximum for cell in cells)])
+        return needed + BORDER_CHARACTERS, full + BORDER_CHARACTERS
 
 
 def numbers_table(
