@@ -212,12 +212,8 @@ def mix(  # noqa: PLR0913 - keywords, of which a call names two or three
     table.refuse(directory)
     loaded, workers, observer = _open(recipe, workers, progress, settings)
     if method is not None:
-        mixture = with_fields(loaded.recipe.mixture, method=method)
-        loaded = with_fields(
-            loaded,
-            recipe=with_fields(loaded.recipe, mixture=mixture),
-            overridden=(*loaded.overridden, "mixture.method"),
-        )
+        loaded = loaded.with_mixture(with_fields(loaded.recipe.mixture, method=method))
+        loaded = with_fields(loaded, overridden=(*loaded.overridden, "mixture.method"))
     return mix_recipe(_settled(loaded, observer), workers, observer)
 
 

@@ -7,7 +7,6 @@ from collections.abc import Collection
 from typing import Annotated
 
 import msgspec
-from msgspec.structs import replace as with_fields
 
 from curate.errors import RecipeError
 from curate.formats import FORMATS, check_options
@@ -53,12 +52,9 @@ def settled(loaded: LoadedRecipe, also: Collection[str] = ()) -> tuple[LoadedRec
     ]
     if not keys:
         return loaded, []
-    mixture = without_idle(mixture, method, keys)
     listed = ", ".join(f"mixture.{key}" for key in keys)
-    return (
-        with_fields(loaded, recipe=with_fields(loaded.recipe, mixture=mixture)),
-        [f"left out of the recipe, without effect on method {method.name}: {listed}"],
-    )
+    notice = f"left out of the recipe, without effect on method {method.name}: {listed}"
+    return loaded.with_mixture(without_idle(mixture, method, keys)), [notice]
 
 
 def check_mixture(loaded: LoadedRecipe, also: Collection[str] = ()) -> None:

@@ -486,7 +486,12 @@ class LoadedRecipe(Struct, frozen=True):
         mixture = self.recipe.mixture
         if mixture.evidence is None or mixture.evidence.proxy is None:
             return replace(self, recipe=replace(self.recipe, proxy=proxies))
-        mixture = replace(mixture, evidence=replace(mixture.evidence, proxy=proxies))
+        return self.with_mixture(
+            replace(mixture, evidence=replace(mixture.evidence, proxy=proxies))
+        )
+
+    def with_mixture(self, mixture: MixtureRecipe) -> LoadedRecipe:
+        """Return the same recipe with another section `mixture`."""
         return replace(self, recipe=replace(self.recipe, mixture=mixture))
 
     @property
