@@ -74,21 +74,7 @@ def request_without_text(inputs: RunTableInputs, observer: Observer) -> RequestW
         RecipeError: An override is wrong, or one of supply and budget is missing.
         InputError: The supply cannot be read, or does not match the domains.
     """
-    if not inputs.runs and inputs.experts is None:
-        raise MissingEvidence("mixture: name a RECIPE, or a table of runs: --runs runs.csv")
-    if bool(inputs.supply) != (inputs.budget_tokens is not None):
-        lacking = "--budget TOKENS" if inputs.supply else "--supply NAME=TOKENS for each domain"
-        raise RecipeError(f"mixture: epochs need both supply and budget; add {lacking}")
-    if not inputs.supply and inputs.max_epochs != 1.0:
-        raise RecipeError(
-            "mixture: --max-epochs caps nothing while supply is unknown; add --supply NAME=TOKENS "
-            "for each domain and --budget TOKENS"
-        )
-    refused = [o for o in inputs.overrides if not o.startswith(("mixture.", "seed="))]
-    if refused:
-        raise RecipeError(
-            f"--set {refused[0]}: without a recipe there are only mixture.… and seed to set"
-        )
+    _check_inputs(inputs)
     settings, notices = parse_mixture_settings(inputs.overrides)
     experts = [] if inputs.experts is None else [inputs.experts]
     check_files([*inputs.runs, *experts])
@@ -133,6 +119,31 @@ def request_without_text(inputs: RunTableInputs, observer: Observer) -> RequestW
     for notice in (*notices, *evidence.notices):
         observer.notice(notice)
     return RequestWithoutText(request, bool(inputs.supply), mixture)
+
+
+def _check_inputs(inputs: RunTableInputs) -> None:
+    """Check that there is evidence, and that supply and settings go together.
+
+    Raises:
+        MissingEvidence: There are neither runs nor experts.
+        RecipeError: An override sets something else than the mixture, one of supply and budget is
+            missing, or epochs are capped without supply.
+    """
+    if not inputs.runs and inputs.experts is None:
+        raise MissingEvidence("mixture: name a RECIPE, or a table of runs: --runs runs.csv")
+    if bool(inputs.supply) != (inputs.budget_tokens is not None):
+        lacking = "--budget TOKENS" if inputs.supply else "--supply NAME=TOKENS for each domain"
+        raise RecipeError(f"mixture: epochs need both supply and budget; add {lacking}")
+    if not inputs.supply and inputs.max_epochs != 1.0:
+        raise RecipeError(
+            "mixture: --max-epochs caps nothing while supply is unknown; add --supply NAME=TOKENS "
+            "for each domain and --budget TOKENS"
+        )
+    refused = [o for o in inputs.overrides if not o.startswith(("mixture.", "seed="))]
+    if refused:
+        raise RecipeError(
+            f"--set {refused[0]}: without a recipe there are only mixture.… and seed to set"
+        )
 
 
 def _domains(evidence: Evidence) -> tuple[str, ...]:
