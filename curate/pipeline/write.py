@@ -61,13 +61,8 @@ def write_dataset(
     """
     recipe, directory = loaded.recipe, loaded.output_dir
     tokenized = planned.tokenized
-    output_format, shards = planned.format, planned.shaped.shards
-    tasks = [ShardTask("train", name, number) for number, name in enumerate(_names(planned))]
-    tasks += [
-        ShardTask("validation", domain.name, number)
-        for number, domain in enumerate(tokenized.domains)
-        if tokenized.validation[number].any()
-    ]
+    output_format = planned.format
+    tasks = _tasks(planned)
     _check_room(planned, directory)
     clear(
         directory,
@@ -83,19 +78,7 @@ def write_dataset(
     dtype = np.dtype(np.uint32)
     if isinstance(output_format, TokenFormat):
         dtype = output_format.dtype_for(tokenized.tokenizer.vocabulary - 1)
-    writer = ShardWriter(
-        layout=DatasetLayout(directory),
-        format=output_format,
-        dtype=dtype,
-        sampler=planned.shaped.sampler,
-        shards=shards,
-        domains=tokenized.domains,
-        validation=tokenized.validation,
-        sequence_length=recipe.row_tokens,
-        threads=max(1, workers // shards),
-        packing=recipe.packing,
-        pad_id=tokenized.tokenizer.eos_id or 0,
-    )
+    writer = _writer(loaded, planned, dtype, workers)
     observer.begin("write", [recipe.name], [recipe.budget_tokens])
     if isinstance(output_format, TokenFormat):
         records = write_shards(writer, tasks, workers, observer.tick)
@@ -109,6 +92,38 @@ def write_dataset(
     dataset.write_manifest(msgspec.structs.replace(manifest, folder_files=folder_files), directory)
     written = sum(file.bytes for record in records for file in record.files)
     observer.end(f"{len(records)} shards, {written / 1e6:.1f} MB")
+
+
+def _tasks(planned: Planned) -> list[ShardTask]:
+    """List the shards to write: those for training, and one of each domain's held-out documents."""
+    tokenized = planned.tokenized
+    tasks = [ShardTask("train", name, number) for number, name in enumerate(_names(planned))]
+    tasks += [
+        ShardTask("validation", domain.name, number)
+        for number, domain in enumerate(tokenized.domains)
+        if tokenized.validation[number].any()
+    ]
+    return tasks
+
+
+def _writer(
+    loaded: LoadedRecipe, planned: Planned, dtype: np.dtype[Any], workers: int
+) -> ShardWriter:
+    """Collect what every shard is written from."""
+    tokenized, shards = planned.tokenized, planned.shaped.shards
+    return ShardWriter(
+        layout=DatasetLayout(loaded.output_dir),
+        format=planned.format,
+        dtype=dtype,
+        sampler=planned.shaped.sampler,
+        shards=shards,
+        domains=tokenized.domains,
+        validation=tokenized.validation,
+        sequence_length=loaded.recipe.row_tokens,
+        threads=max(1, workers // shards),
+        packing=loaded.recipe.packing,
+        pad_id=tokenized.tokenizer.eos_id or 0,
+    )
 
 
 def _finish(
