@@ -114,10 +114,7 @@ def tokenize_domains(loaded: LoadedRecipe, workers: int, observer: Observer) -> 
         )
         filled = fill(filling, plans)
         store.scan()  # again, for the entries that were just written
-        domains = tuple(
-            _open_domain(domain, plans[number], store, tokenizer, recipe.on_bad_record)
-            for number, domain in enumerate(recipe.domains)
-        )
+        domains = _open_domains(loaded, plans, store, tokenizer)
         losses = [domain_losses(domain) for domain in domains]
         check_losses(domains, losses, recipe.limits.lost_share)
         observer.begin("count", [domain.name for domain in domains])
@@ -130,24 +127,28 @@ def tokenize_domains(loaded: LoadedRecipe, workers: int, observer: Observer) -> 
     by_domain = zip(domains, validation, entropies, losses, strict=True)
     stats = tuple(domain_stats(*of_domain, shared) for of_domain in by_domain)
     observer.end()
-    content_hash = hash_json([[domain.name, domain.fingerprint] for domain in domains])
-    for notice in (
-        *shrinkage_notices(loaded.output_dir, domains, content_hash),
-        *loss_notices(domains, losses),
-        *shared_notices(stats),
-        *held_out_notices(stats, recipe.validation.documents),
-    ):
-        observer.notice(notice)
-    return TokenizedDomains(
+    tokenized = TokenizedDomains(
         tokenizer=tokenizer,
         backend=_backends(domains) or "none",
         plans=tuple(map(tuple, plans)),
         domains=domains,
         validation=validation,
         stats=stats,
-        content_hash=content_hash,
+        content_hash=hash_json([[domain.name, domain.fingerprint] for domain in domains]),
         tokenised_bytes=filled.text_bytes,
     )
+    for notice in _notices(loaded, tokenized):
+        observer.notice(notice)
+    return tokenized
+
+
+def _notices(loaded: LoadedRecipe, tokenized: TokenizedDomains) -> Iterator[str]:
+    """Say what is lost, since the last run here and on the way to documents, and what is shared."""
+    domains, stats = tokenized.domains, tokenized.stats
+    yield from shrinkage_notices(loaded.output_dir, domains, tokenized.content_hash)
+    yield from loss_notices(domains, [row.losses for row in stats])
+    yield from shared_notices(stats)
+    yield from held_out_notices(stats, loaded.recipe.validation.documents)
 
 
 def find_files(loaded: LoadedRecipe, observer: Observer) -> list[list[FilePlan]]:
@@ -296,6 +297,20 @@ def _patterns(domain: DomainRecipe) -> list[str]:
 
 def _options(domain: DomainRecipe, record_bytes: int = RECORD_BYTES) -> ReadOptions:
     return ReadOptions(domain.text, domain.id, domain.reader, domain.glob, record_bytes)
+
+
+def _open_domains(
+    loaded: LoadedRecipe,
+    plans: Sequence[Sequence[FilePlan]],
+    store: TokenStore,
+    tokenizer: Tokenizer,
+) -> tuple[DomainTokens, ...]:
+    """Open every domain of the recipe in the token store."""
+    recipe = loaded.recipe
+    return tuple(
+        _open_domain(domain, domain_plans, store, tokenizer, recipe.on_bad_record)
+        for domain, domain_plans in zip(recipe.domains, plans, strict=True)
+    )
 
 
 def _open_domain(
