@@ -45,6 +45,9 @@ TARGETS = ("group", "parent", "worker")
 START_SECONDS = 0.15
 """Earliest signal: while Python itself starts, it may lose one, before curate's first line."""
 
+EARLY = "ended before"
+"""The outcome of a run that had ended when its signal was due."""
+
 TIMES = ("seconds", "wall_seconds", "train_seconds", "fit_seconds")
 """JSON fields and columns that hold times, which no two runs share."""
 
@@ -127,11 +130,13 @@ def _kill_job(job: Job, root: Path, trials: int, generator: np.random.Generator)
     expected = _comparable(work)
     for trial in range(trials):
         number, target = SIGNALS[trial % 3], TARGETS[trial // 3 % 3]
-        shutil.rmtree(work)
-        shutil.copytree(initial, work)
-        moment = float(generator.uniform(START_SECONDS, usual_seconds))
+        complaint, outcome = None, EARLY
+        while outcome == EARLY and not complaint:  # not killed, so no trial: draw again
+            shutil.rmtree(work)
+            shutil.copytree(initial, work)
+            moment = float(generator.uniform(START_SECONDS, usual_seconds))
+            complaint, outcome = _trial(job, work, (number, target), moment)
         place = f"{number.name} to {target} after {moment:.2f} s"
-        complaint, outcome = _trial(job, work, (number, target), moment)
         again = curate(job.arguments, work)
         complaint = complaint or again.complaint([0]) or difference(expected, _comparable(work))
         if complaint:
@@ -152,7 +157,7 @@ def _trial(
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(moment)
     if process.poll() is not None:
-        return finish(process).complaint([0]), "ended before"
+        return finish(process).complaint([0]), EARLY
     if target == "group":
         os.killpg(process.pid, number)
     elif target == "parent" or not (workers := _children(process.pid)):
