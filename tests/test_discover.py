@@ -196,6 +196,9 @@ def test_urls(tmp_path: Path) -> None:
         assert names(f"{root}/sub") == ["b.jsonl", "d.txt"]
         assert names(f"{root}/s*", glob="*.jsonl") == ["sub/b.jsonl"]
         assert names(f"{root}/sub/.*.jsonl") == [".c.jsonl"]
+        places = Places()
+        expand([f"{root}/sub"], options, tmp_path, places)
+        assert places.left_out == {"memory:///curate-test/sub/.c.jsonl": "hidden"}
         with pytest.raises(InputError, match="matches no file"):
             expand([f"{root}/absent*"], options, tmp_path)
         with pytest.raises(InputError, match="cannot be reached"):
@@ -404,3 +407,47 @@ def test_markers_and_checksums_are_left_out_unless_named(tmp_path: Path) -> None
     assert found(tmp_path, ".") == found(tmp_path, "*") == ["_init.txt", "a.jsonl"]
     assert found(tmp_path, "*.md5", "_SUCCESS") == ["_SUCCESS", "a.jsonl.md5"]
     assert found(tmp_path, ".", glob="_S*") == ["_SUCCESS"]
+
+
+@pytest.mark.parametrize(
+    ("name", "glob"),
+    [
+        ("a.part", "*.part"), ("b.jsonl.incomplete", "b*.incomplete"), ("d.tmp", "*.tmp"),
+        ("c.crdownload", "*.crdownload"), ("e.jsonl~", "*~"), ("#f.jsonl#", "#*#"),
+    ],
+)  # fmt: skip
+def test_unfinished_downloads_are_told_and_not_read_unless_named(
+    tmp_path: Path, name: str, glob: str
+) -> None:
+    for file in ("a.jsonl", name):
+        write(tmp_path / "in.tmp" / file, b"")
+    places = Places()
+    for pattern in ("in.tmp", "in.tmp/*", "**", "in.tmp/*.jsonl*"):
+        assert [p.name for p in expand([pattern], ReadOptions(), tmp_path, places)] == [
+            "in.tmp/a.jsonl" if pattern == "**" else "a.jsonl"
+        ]
+    path = str(tmp_path / "in.tmp" / name)
+    assert places.left_out == {path: "an unfinished download or a temporary copy"}
+    assert found(tmp_path, f"in.tmp/{name}") == [f"in.tmp/{name}"]
+    assert found(tmp_path, f"in.tmp/{glob}") == [f"in.tmp/{name}"]
+    assert found(tmp_path, "in.tmp", glob=f"*.md, {glob}") == [f"in.tmp/{name}"]
+
+
+def test_hidden_directories_of_records_are_told(tmp_path: Path) -> None:
+    for name in (
+        "a.jsonl", ".data/deep/b.parquet", ".git/config", ".git/objects/ab/cdef", ".curate/x.jsonl",
+        ".other/CACHEDIR.TAG", ".other/deep/x.jsonl", ".half/c.jsonl.part",
+    ):  # fmt: skip
+        write(tmp_path / "in" / name, b"")
+    for number in range(1200):
+        write(tmp_path / "in/.large" / f"{number}.txt", b"")
+    write(tmp_path / "in/.large/z/d.jsonl", b"")
+    (tmp_path / "in/.link").symlink_to(tmp_path / "in/.data")
+    cache = str(tmp_path / "in/.curate")
+    for pattern in ("in", "in/**", "in/**/*.jsonl"):
+        places = Places(written=frozenset([cache]))
+        assert len(expand([pattern], ReadOptions(), tmp_path, places)) == 1
+        assert places.left_out == {str(tmp_path / "in/.data"): "hidden"}
+    places = Places()
+    expand(["in"], ReadOptions(glob="*.jsonl"), tmp_path, places)
+    assert list(places.left_out) == [cache]

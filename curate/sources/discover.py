@@ -16,7 +16,7 @@ from curate.runtime.files import is_encodable, is_url
 from curate.runtime.registry import nearest_hint
 from curate.sources.records import ReadOptions
 from curate.sources.remote import GLOB_CHARACTERS, NameFilter, expand_url, name_filter
-from curate.sources.search import Places, Search, is_marker
+from curate.sources.search import Places, Search, is_marker, is_unfinished
 
 LISTED_NAMES = 8
 
@@ -62,21 +62,38 @@ def expand(
         if is_url(pattern):
             matches = {
                 path: InputPath(path, name, "" if path == pattern else pattern)
-                for path, name in expand_url(pattern, fits)
+                for path, name in expand_url(pattern, fits, places.left_out)
             }
         else:
             matches = expand_local(pattern, base, fits, places)
-        if options.glob == "*" and names_all(pattern):
-            for key, match in list(matches.items()):
-                if match.pattern and is_marker(match.path.rpartition("/")[2]):
-                    del matches[key]
-                    places.left_out[match.path] = "a marker or a checksum"
+        for key, match in list(matches.items()):
+            if match.pattern and (reason := no_data(match, options.glob)):
+                del matches[key]
+                places.left_out[match.path] = reason
         if not matches:
             raise InputError(explain_no_match(pattern, base, options, places))
         for key, match in matches.items():
             check_name(match.path)
             files.setdefault(key, match)
     return sorted(files.values())
+
+
+def no_data(match: InputPath, names: str) -> str:
+    """Say why the name of a file that a pattern led to shows that it is no data; else empty.
+
+    Args:
+        match: The file and the pattern.
+        names: `ReadOptions.glob`; what it, or the pattern, asks for by such a name is data.
+    """
+    name = match.path.rpartition("/")[2]
+    asked = (*names.split(","), match.pattern.rstrip("/").rpartition("/")[2])
+    if is_unfinished(name) and not any(
+        is_unfinished(glob.strip()) for glob in asked if GLOB_CHARACTERS & set(glob)
+    ):
+        return "an unfinished download or a temporary copy"
+    if names == "*" and names_all(match.pattern) and is_marker(name):
+        return "a marker or a checksum"
+    return ""
 
 
 def names_all(pattern: str) -> bool:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 from curate.errors import InputError
+from curate.sources.plans import reader_of_name
 
 NameFilter: TypeAlias = Callable[[str], Any]
 """A test of file names, true for those to read."""
@@ -38,8 +39,13 @@ def remote_errors(url: str) -> Iterator[None]:
         raise InputError(f"{url}: cannot be reached ({reason})") from error
 
 
-def expand_url(url: str, fits: NameFilter) -> list[tuple[str, str]]:
+def expand_url(url: str, fits: NameFilter, left_out: dict[str, str]) -> list[tuple[str, str]]:
     """Find the files of a URL that is a file, a glob, or a directory whose files fit.
+
+    Args:
+        url: Pattern in the recipe.
+        fits: Filter of file names in directories.
+        left_out: Receives hidden files of records, and the reason.
 
     Returns:
         URLs, and the path of each file below the fixed part of the pattern.
@@ -65,9 +71,12 @@ def expand_url(url: str, fits: NameFilter) -> list[tuple[str, str]]:
                 name = file.removeprefix(root).strip("/")
                 if is_directory and not fits(name.rsplit("/", 1)[-1]):
                     continue
+                address = filesystem.unstrip_protocol(file)
                 if "/." in f"/{name}" and "/." not in url:
+                    if reader_of_name(name) != "text":
+                        left_out[address] = "hidden"
                     continue
-                files.append((filesystem.unstrip_protocol(file), name))
+                files.append((address, name))
         return files
 
 

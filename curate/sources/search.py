@@ -40,6 +40,23 @@ is_marker = re.compile(
 ).match  # fmt: skip
 """Test for names of files that other tools write beside data: end marks, indices, checksums."""
 
+is_unfinished = re.compile(
+    "|".join(
+        map(
+            fnmatch.translate,
+            (
+                "*.part", "*.partial", "*.filepart", "*.incomplete", "*.crdownload", "*.download",
+                "*.aria2", "*.tmp", "*.temp", "*~", "#*#",
+            ),
+        )
+    )
+).match  # fmt: skip
+"""Test for names that downloads and editors give to files which are not, or no longer, whole."""
+
+HIDDEN_ENTRIES = 1000
+"""Entries of a hidden directory among which files of records are sought, to say what is not read.
+"""
+
 
 @dataclass
 class Places:
@@ -134,7 +151,7 @@ class Search:
         below = directory.part if is_deep else directory.part + 1
         for entry in _entries(directory):
             if entry.name.startswith(".") and not part.startswith("."):
-                if is_deep and fits(entry.name) and reader_of_name(entry.name) != "text":
+                if is_deep and self._hides_records(directory, entry, fits):
                     self._places.left_out[entry.path] = "hidden"
                 continue
             path = entry.path if directory.path != os.curdir else entry.name
@@ -148,6 +165,26 @@ class Search:
                     yield from self._file(path, real, is_link)
             elif fits(entry.name) and (not part or is_last):
                 yield from self._file(path, real, is_link)
+
+    def _hides_records(
+        self, directory: Directory, entry: os.DirEntry[str], fits: NameFilter
+    ) -> bool:
+        """Whether a hidden file, or one in a hidden directory, would be read but for that."""
+        if not entry.is_dir(follow_symlinks=False):
+            return suggests_records(entry.name, fits)
+        real = os.path.join(directory.real, entry.name)
+        if real == self._places.output or real in self._places.written:
+            return False
+        entries = 0
+        for _, directories, files in os.walk(entry.path):
+            if CACHE_TAG in files:
+                directories.clear()
+            elif any(suggests_records(name, fits) for name in files):
+                return True
+            entries += len(directories) + len(files)
+            if entries > HIDDEN_ENTRIES:
+                break
+        return False
 
     def _named(self, directory: Directory, part: str) -> Iterator[tuple[str, str]]:
         """Take the entry that a component names literally."""
@@ -196,6 +233,11 @@ class Search:
         is_unfinished = os.path.isfile(os.path.join(path, "train", MARK))
         is_dataset = is_unfinished or is_artifact(os.path.join(path, "manifest.json"))
         return "a dataset of curate" if is_dataset else ""
+
+
+def suggests_records(name: str, fits: NameFilter) -> bool:
+    """Whether a name fits, and is that of a file of records, whole, rather than of text."""
+    return bool(fits(name)) and reader_of_name(name) != "text" and not is_unfinished(name)
 
 
 def beginning(path: str, limit_bytes: int) -> bytes:
