@@ -27,7 +27,7 @@ from curate.mixture.keys import (
     without_idle,
 )
 from curate.recipe import MixtureRecipe, parse
-from curate.recipe.structs import EvidenceRecipe, ProxyRecipe
+from curate.recipe.structs import EvidenceRecipe, ProxyRecipe, TableFill
 from curate.recipe.structs import MixtureRecipe as Section
 from curate.report.terminal import numbers_table, result_table
 
@@ -41,6 +41,8 @@ VALUES = {
     "evidence.experts": "experts.parquet",
     "evidence.proxy": PROXY,
     "evidence.far_runs": "keep",
+    "evidence.fill": {"runs.csv": TableFill(params=1e6)},
+    "evidence.absent_domains": "zero",
     "law": "ridge",
     "objective": "worst",
     "at_tokens": 150.0,

@@ -191,14 +191,12 @@ def test_faults_of_a_pair_are_named(
         read_runs(pair(tmp_path, mixtures, losses))
 
 
-def test_files_that_are_not_there_and_too_many(tmp_path: Path) -> None:
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(FitError, match=r"absent.csv: cannot be read: No such file"):
         read_runs([tmp_path / "absent.csv"])
     (tmp_path / "b.csv").write_bytes(b"run,\xff\n")
     with pytest.raises(FitError, match=r"b.csv: is not UTF-8 text; a run table is a CSV file"):
         read_runs([tmp_path / "b.csv"])
-    with pytest.raises(FitError, match="expected one run table or a pair of files, got 3"):
-        read_runs([tmp_path / "b.csv"] * 3)
 
 
 def test_a_recipe_or_a_binary_file_is_no_run_table(tmp_path: Path) -> None:

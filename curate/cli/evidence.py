@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ import click
 
 import curate
 from curate.cli.session import Screen, open_inputs, recipe_or_runs_command
+from curate.errors import RecipeError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -29,15 +31,26 @@ if TYPE_CHECKING:
     "--far-runs", type=click.Choice(["leave_out", "keep"]), default="leave_out", show_default=True,
     help="Runs that all the others contradict, such as a diverged one.",
 )  # fmt: skip
+@click.option(
+    "--fill",
+    multiple=True,
+    metavar="FILE:params=N,tokens=N",
+    help="Numbers for all rows of a table without such a column; may be repeated.",
+)
+@click.option(
+    "--absent-domains", type=click.Choice(["refuse", "zero"]), default="refuse", show_default=True,
+    help="Domains that only some of several tables have.",
+)  # fmt: skip
 @click.option("--targets", help="Losses to fit, separated by commas; default: all.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path(), help="Where fit.json goes.")
 @click.option("--workers", type=click.IntRange(1), help="Number of processes; default: the cores.")
 @click.option("--json", "as_json", is_flag=True, help="Print fit.json instead of a table.")
 @click.option("--quiet", is_flag=True, help="Print errors only.")
 def fit(runs: tuple[Path, ...], **options: Any) -> None:
-    """Fit laws to a run table and compare them on unseen mixtures.
+    """Fit laws to run tables and compare them on unseen mixtures.
 
-    RUNS is a runs.csv, or two files: mixtures (ratios.csv) and losses (metrics.csv).
+    RUNS is a runs.csv, or several, which are joined. A file of mixtures (ratios.csv) next to one of
+    losses (metrics.csv) is a table too.
     """
     from rich.console import Group
 
@@ -51,11 +64,31 @@ def fit(runs: tuple[Path, ...], **options: Any) -> None:
         experts=options["experts"],
         targets=options["targets"].split(",") if options["targets"] else None,
         far_runs=options["far_runs"],
+        fill=_fills(options["fill"]),
+        absent_domains=options["absent_domains"],
         directory=options["out"],
         workers=options["workers"],
         progress=screen.observer,
     ).json
     screen.show(fields, lambda: Group(law_table(fields), _noise_line(fields["seed_noise"])))
+
+
+def _fills(texts: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Read texts such as `FILE:params=N,tokens=N`."""
+    fills: dict[str, dict[str, float]] = {}
+    for text in texts:
+        name, _, settings = text.rpartition(":")
+        try:
+            pairs = [setting.split("=") for setting in settings.split(",") if name]
+            if not pairs:
+                raise ValueError
+            fills.setdefault(name, {}).update({key: float(number) for key, number in pairs})
+        except ValueError:
+            raise RecipeError(
+                f"--fill {text}: expected FILE:params=NUMBER, FILE:tokens=NUMBER or both, as in "
+                "small.csv:params=6e7,tokens=1e9"
+            ) from None
+    return fills
 
 
 def _noise_line(noise: dict[str, Any]) -> str:

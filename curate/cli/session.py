@@ -58,7 +58,7 @@ def recipe_or_runs_command(command: Command) -> Command:
     options = [
         *_recipe_options(required=False),
         click.option("--runs", "runs", multiple=True, type=click.Path(path_type=Path),
-                     help="Without RECIPE: a run table; twice for mixtures and losses."),
+                     help="Without RECIPE: a file of run tables, as for fit; may be repeated."),
         click.option("--experts", type=click.Path(path_type=Path),
                      help="Without RECIPE: log-probabilities of one expert per domain."),
         click.option("--supply", multiple=True, metavar="NAME=TOKENS|CSV",

@@ -119,6 +119,9 @@ mixture.method'}
                 f"law {mixture.law} does not read it; {_listed(INFORMED)} do. Remove it, or set "
                 "mixture.law"
             )
+    for key in ("evidence.fill", "evidence.absent_domains"):
+        if key in given and key not in idle and "evidence.runs" not in given:
+            idle[key] = "no run table is named; name it in mixture.evidence.runs, or remove the key"
     if "evidence.proxy" in given and "evidence.proxy" not in idle:
         idle |= _idle_proxies(mixture, method)
     return idle
@@ -144,8 +147,7 @@ def _with_default(section: msgspec.Struct, key: Sequence[str]) -> Any:
     value = getattr(section, first)
     if rest and value is not None:
         return with_fields(section, **{first: _with_default(value, rest)})
-    defaults = {field.name: field.default for field in msgspec.structs.fields(section)}
-    return with_fields(section, **{first: defaults[first]})
+    return with_fields(section, **{first: getattr(type(section)(), first)})
 
 
 def _idle_proxies(mixture: MixtureRecipe, method: Method) -> dict[str, str]:

@@ -27,7 +27,7 @@ from curate.pipeline.results import (
     StatsResult,
     ValidationResult,
 )
-from curate.recipe import FarRuns, LoadedRecipe, load_recipe, override_texts
+from curate.recipe import AbsentDomains, FarRuns, LoadedRecipe, load_recipe, override_texts
 from curate.runtime.progress import Observer
 from curate.runtime.registry import unknown_name
 from curate.runtime.workers import default_workers
@@ -179,7 +179,7 @@ def mix(  # noqa: PLR0913 - keywords, of which a call names two or three
         method: Name of a mixing method; None for the recipe's, or `joint` for runs and `mde` for
             experts. Keys of the recipe's `mixture` that it does not read are left out, with a
             notice.
-        runs: Run table, or a table of mixtures and one of losses.
+        runs: See `fit`.
         experts: Log-probabilities of one expert for each domain, from `curate.experts`.
         supply: Tokens by domain, or a CSV file with columns domain and tokens; needs
             `budget_tokens`.
@@ -372,20 +372,26 @@ def fit(  # noqa: PLR0913 - keywords, of which a call names two or three
     experts: PathLike | None = None,
     targets: Sequence[str] | None = None,
     far_runs: FarRuns = "leave_out",
+    fill: Mapping[str, Mapping[str, float]] | None = None,
+    absent_domains: AbsentDomains = "refuse",
     directory: PathLike | None = None,
     workers: int | None = None,
     progress: Progress = None,
 ) -> FitResult:
-    """Fit laws to a run table and compare them on mixtures that they have not seen.
+    """Fit laws to run tables and compare them on mixtures that they have not seen.
 
     Args:
-        runs: Run table, or a table of mixtures and one of losses.
+        runs: Run table, or several, which are joined. A file of mixtures next to one of losses is a
+            table too.
         laws: Names of laws; None for all.
         folds: Folds of the cross-validation over mixtures; at least 2.
         experts: Log-probabilities of one expert for each domain; adds regressions with and without
             them.
         targets: Losses to fit; None for every one.
         far_runs: Whether runs that all the others contradict, such as a diverged one, take part.
+        fill: By file, `params` and `tokens` of a table that has no such column.
+        absent_domains: Whether a domain that only some tables have is refused, or has share 0 in
+            the others.
         directory: Where to write `fit.json`; None writes nothing.
         workers: Number of processes; None for the cores.
         progress: None for silence, "terminal", or an observer.
@@ -399,6 +405,7 @@ def fit(  # noqa: PLR0913 - keywords, of which a call names two or three
     Example:
         `curate.fit("runs.csv", laws=["bimix", "dml"]).to_polars()`
     """
+    from curate.laws.run_tables.join import joining
     from curate.pipeline.fit_laws import FitInputs, fit_laws
 
     inputs = FitInputs(
@@ -408,6 +415,7 @@ def fit(  # noqa: PLR0913 - keywords, of which a call names two or three
         experts=_path(experts),
         targets=None if targets is None else _names(targets),
         far_runs=far_runs,
+        joining=joining(fill or {}, absent_domains),
     )
     fields = fit_laws(inputs, _path(directory), _workers(workers), _observer(progress))
     return FitResult(fields)

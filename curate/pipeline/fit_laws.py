@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from curate import __version__
 from curate.laws import LAWS, Law, RunTable
 from curate.laws.crossval import cross_validate
+from curate.laws.run_tables.join import Joining
 from curate.laws.run_tables.read import read_runs
 from curate.recipe import FarRuns
 from curate.report.laws import problems
@@ -21,7 +22,7 @@ class FitInputs:
     """Tables to read and laws to fit."""
 
     runs: tuple[Path, ...]
-    """A run table, or a table of mixtures and one of losses."""
+    """Files of run tables, see `curate.laws.run_tables.join.table_files`."""
     laws: tuple[str, ...] | None = None
     """Names of laws; None for all."""
     folds: int = 5
@@ -32,6 +33,8 @@ class FitInputs:
     """Losses to fit; None for every one."""
     far_runs: FarRuns = "leave_out"
     """Whether runs that all the others contradict take part."""
+    joining: Joining = field(default_factory=Joining)
+    """What several tables do not say themselves."""
 
 
 def fit_laws(
@@ -52,7 +55,7 @@ def fit_laws(
         FitError: A table is wrong, or a law is unknown.
         InputError: The experts' file is wrong.
     """
-    table, notices = read_runs(inputs.runs, inputs.targets, inputs.far_runs)
+    table, notices = read_runs(inputs.runs, inputs.targets, inputs.far_runs, inputs.joining)
     for notice in notices:
         observer.notice(notice)
     names = LAWS if inputs.laws is None else inputs.laws

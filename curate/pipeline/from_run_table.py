@@ -42,7 +42,7 @@ class RunTableInputs:
     """Evidence, supply and settings in place of a recipe, when there is no text."""
 
     runs: tuple[Path, ...] = ()
-    """A run table, or a file of mixtures and one of losses."""
+    """Files of run tables, see `curate.laws.run_tables.join.table_files`."""
     experts: Path | None = None
     """Log-probabilities of one expert for each domain."""
     supply: tuple[str, ...] = ()
@@ -80,12 +80,12 @@ def request_without_text(inputs: RunTableInputs, observer: Observer) -> RequestW
     check_files([*inputs.runs, *experts])
     mixture = settings.mixture
     named = mixture.evidence or EvidenceRecipe()
-    if named != EvidenceRecipe(far_runs=named.far_runs):
+    if with_fields(named, runs=None, experts=None, proxy=None) != named:
         raise RecipeError(
             "--set mixture.evidence: without a recipe, name runs and experts with --runs and "
-            "--experts; the only key to set is far_runs"
+            "--experts; the keys to set are far_runs, fill and absent_domains"
         )
-    evidence = read_evidence_files([*inputs.runs], experts, named.far_runs)
+    evidence = read_evidence_files([*inputs.runs], experts, named)
     assert evidence is not None, "there are runs or experts"
     names = _domains(evidence)
     options = MixtureOptions(
@@ -235,7 +235,8 @@ def mix_without_text(
     if request.method == MixtureRecipe().method:
         request = replace(request, method="joint" if evidence.runs else "mde")
         observer.notice(f"method: {request.method}; --method takes another")
-    named = EvidenceRecipe(
+    named = with_fields(
+        prepared.mixture.evidence or EvidenceRecipe(),
         runs=None if evidence.runs is None else "--runs",
         experts=None if evidence.experts is None else "--experts",
     )

@@ -8,7 +8,7 @@ from typing import Literal
 from curate.errors import MissingEvidence
 from curate.mixture import METHODS
 from curate.mixture.request import Evidence, SearchOptions
-from curate.recipe import EvidenceRecipe, FarRuns, LoadedRecipe, MixtureRecipe
+from curate.recipe import EvidenceRecipe, LoadedRecipe, MixtureRecipe
 from curate.runtime.files import hash_file, hash_json
 
 MADE = {"runs": "runs.csv", "experts": "experts.parquet"}
@@ -82,20 +82,18 @@ def read_evidence(loaded: LoadedRecipe) -> Evidence | None:
         InputError: The experts' file is wrong.
     """
     named = loaded.recipe.mixture.evidence or EvidenceRecipe()
-    return read_evidence_files(*_paths(loaded), named.far_runs)
+    return read_evidence_files(*_paths(loaded), named)
 
 
 def read_evidence_files(
-    run_paths: list[Path],
-    expert_paths: list[Path],
-    far_runs: FarRuns = "leave_out",
+    run_paths: list[Path], expert_paths: list[Path], named: EvidenceRecipe
 ) -> Evidence | None:
-    """Read a run table and experts' log-probabilities; None where there is neither.
+    """Read run tables and experts' log-probabilities; None where there is neither.
 
     Args:
-        run_paths: One run table, or a file of mixtures and one of losses; may be empty.
+        run_paths: Files of run tables; may be empty.
         expert_paths: At most one file.
-        far_runs: Whether runs that all the others contradict take part.
+        named: How runs are read: `far_runs`, `fill` and `absent_domains`.
 
     Raises:
         FitError: The run table is wrong.
@@ -106,9 +104,11 @@ def read_evidence_files(
     runs, experts = None, None
     notices: tuple[str, ...] = ()
     if run_paths:
+        from curate.laws.run_tables.join import Joining
         from curate.laws.run_tables.read import read_runs
 
-        runs, notices = read_runs(run_paths, far_runs=far_runs)
+        joining = Joining(named.fill, named.absent_domains)
+        runs, notices = read_runs(run_paths, far_runs=named.far_runs, joining=joining)
     if expert_paths:
         from curate.laws.likelihoods import read_likelihoods
 

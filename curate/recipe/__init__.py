@@ -21,6 +21,7 @@ from curate.recipe.checks import check_fields, check_objective, check_recipe, re
 from curate.recipe.limits import MOST_BYTES, TOO_DEEP, bounded
 from curate.recipe.reference import descriptions, schema
 from curate.recipe.structs import (
+    AbsentDomains,
     CountingRecipe,
     DomainRecipe,
     EvidenceRecipe,
@@ -31,6 +32,7 @@ from curate.recipe.structs import (
     OutputRecipe,
     ProxyRecipe,
     Recipe,
+    TableFill,
     TokenizerRecipe,
     TrainTokenizer,
     ValidationRecipe,
@@ -39,6 +41,7 @@ from curate.recipe.text import apply_override, overridden_key, read_yaml, transl
 from curate.runtime.files import read_small
 
 __all__ = [
+    "AbsentDomains",
     "CountingRecipe",
     "DomainRecipe",
     "EvidenceRecipe",
@@ -48,6 +51,7 @@ __all__ = [
     "OutputRecipe",
     "ProxyRecipe",
     "Recipe",
+    "TableFill",
     "TokenizerRecipe",
     "TrainTokenizer",
     "ValidationRecipe",

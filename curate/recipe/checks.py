@@ -95,6 +95,9 @@ def check_fields(value: Any, struct: type[Struct], where: str, source: str) -> N
                 for position, entry in enumerate(item):
                     name = entry.get("name", position) if isinstance(entry, dict) else position
                     check_fields(entry, nested, f"{where}{key}[{name}].", source)
+            elif get_origin(fields[key]) is dict and isinstance(item, dict):
+                for name, entry in item.items():
+                    check_fields(entry, nested, f"{where}{key}[{name}].", source)
             else:
                 check_fields(item, nested, f"{where}{key}.", source)
 

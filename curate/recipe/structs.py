@@ -25,6 +25,9 @@ Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,99}$(?!\n)")]
 FarRuns = Literal["leave_out", "keep"]
 """Treatment of runs that are far from all others."""
 
+AbsentDomains = Literal["refuse", "zero"]
+"""Treatment of domains that only some of several run tables have."""
+
 RECORD_BYTES = 128_000_000
 """Default of `limits.record_bytes`: a book of 50 MB whose every character is escaped."""
 
@@ -172,12 +175,23 @@ class ProxyRecipe(Frozen, frozen=True):
     """
 
 
+class TableFill(Frozen, frozen=True):
+    """Numbers for all rows of a run table that has no column for them."""
+
+    params: Annotated[float, Meta(ge=1, le=1e18)] | None = None
+    """Model parameters of every run, at least 1."""
+    tokens: Annotated[float, Meta(ge=1, le=1e18)] | None = None
+    """Training tokens of every row, at least 1."""
+
+
 class EvidenceRecipe(Frozen, frozen=True):
     """Losses and log-probabilities from models trained on other mixtures."""
 
     runs: str | list[str] | None = None
-    """A run table such as `runs.csv`, or files of mixtures and of losses, as in `[ratios.csv,
-    metrics.csv]`; relative paths start from the recipe's directory. Methods that fit a law need it:
+    """A run table such as `runs.csv`, or a list of files, whose tables are joined. A file with
+    shares and losses is a table; of the others, each two that follow one another are a pair of
+    mixtures and losses, as in `[ratios.csv, metrics.csv, more-runs.csv]`. Relative paths start from
+    the recipe's directory. Methods that fit a law need it:
     `bimix`, `bimix_mixed`, `dml`, `olmix`, `additive`, `autoscale`, `ridge`, `gaussian`,
     `boosted`, `regmix`, `joint`, `law`, `ridge_mde`, `gaussian_mde` and `boosted_mde`.
     """
@@ -189,6 +203,15 @@ class EvidenceRecipe(Frozen, frozen=True):
     far_runs: FarRuns = "leave_out"
     """Treatment of runs that all the others contradict, such as a diverged one: `leave_out` omits
     them from every fit, `keep` does not. They are named in either case.
+    """
+    fill: dict[str, TableFill] = {}
+    """Numbers for tables of `runs` without a column `params` or `tokens`, by file, as in
+    `{small.csv: {params: 6e7, tokens: 1e9}}`; the end of a path is enough, and either file of a
+    pair. Tables that are joined need both.
+    """
+    absent_domains: AbsentDomains = "refuse"
+    """Treatment of domains that some of several tables in `runs` have no share of: `refuse` stops,
+    `zero` takes the share as 0.
     """
     proxy: ProxyRecipe | None = None
     """Proxy models that supply the evidence which the method needs and no file gives. It has the

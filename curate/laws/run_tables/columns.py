@@ -201,6 +201,16 @@ def is_name(text: str) -> bool:
     return text.isprintable() and len(text) <= NAME_LENGTH
 
 
+def holds_both(file: TableFile) -> bool:
+    """Tell whether a file is a run table by itself: it has shares and losses by their names."""
+    return bool(_named(file, "w_")) and bool(_named(file, "loss_") or _named(file, "bpb_"))
+
+
+def _named(file: TableFile, prefix: str) -> dict[str, str]:
+    """Return the columns that begin with a prefix, by the rest of their name."""
+    return {name[len(prefix) :]: name for name in file.header if name.startswith(prefix)}
+
+
 def single_layout(file: TableFile) -> tuple[TableLayout, list[str]]:
     """Find the columns of one file that has everything.
 
@@ -210,11 +220,11 @@ def single_layout(file: TableFile) -> tuple[TableLayout, list[str]]:
     Raises:
         FitError: It has no column of shares or of losses.
     """
-    domains = {name[2:]: name for name in file.header if name.startswith("w_")}
-    targets = {name[5:]: name for name in file.header if name.startswith("loss_")}
+    domains = _named(file, "w_")
+    targets = _named(file, "loss_")
     notices = []
     if not targets:
-        targets = {name[4:]: name for name in file.header if name.startswith("bpb_")}
+        targets = _named(file, "bpb_")
         if targets:
             notices.append(f"{file.path}: no loss_… columns; bpb_… (bits per byte) taken instead")
     key = next((name for name in KEYS if name in file.header), None)
@@ -230,8 +240,8 @@ def single_layout(file: TableFile) -> tuple[TableLayout, list[str]]:
         ]
         raise FitError(
             f"{file.path}:1: not a run table: expected columns run, w_<domain>…, loss_<domain>…; "
-            f"there is no {' and no '.join(absent)}. Mixtures and losses in two files are given as "
-            "two arguments"
+            f"there is no {' and no '.join(absent)}. Mixtures and losses in two files are given "
+            "next to each other"
         )
     rows = np.arange(len(file.lines))
     layout = TableLayout(
@@ -268,7 +278,7 @@ def pair_layout(first: TableFile, second: TableFile) -> tuple[TableLayout, list[
         which = "both" if are_shares[0] else "neither"
         raise FitError(
             f"{first.path} and {second.path}: {which} of them has rows of shares that sum to 1; "
-            "expected one file of mixtures and one of losses"
+            "expected one file of mixtures and one of losses, next to each other"
         )
     weights, losses = (first, second) if are_shares[0] else (second, first)
     left = weights.cells.select(run=pl.col(key)).with_row_index("weight_row")

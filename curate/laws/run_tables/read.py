@@ -1,4 +1,4 @@
-"""Read run tables: one file of ours, or a file of mixtures and a file of losses.
+"""Read run tables: files of ours, or pairs of a file of mixtures and a file of losses.
 
 Columns are matched by name and rows are joined by run, never by position. Whatever is left out or
 changed (rows without a loss, repeated rows, runs of one file only, runs far from all others, shares
@@ -27,7 +27,8 @@ from curate.laws.run_tables.columns import (
     single_layout,
 )
 from curate.laws.run_tables.far_runs import FarLoss, far_losses
-from curate.recipe import FarRuns
+from curate.laws.run_tables.join import Joining, PartTable, join_tables, table_files
+from curate.recipe import FarRuns, TableFill
 from curate.runtime.registry import list_first
 
 SUM_NOTICE = 1e-6
@@ -51,34 +52,61 @@ def read_runs(
     paths: Sequence[Path],
     targets: Sequence[str] | None = None,
     far_runs: FarRuns = "leave_out",
+    joining: Joining | None = None,
 ) -> tuple[RunTable, tuple[str, ...]]:
-    """Read one run table (`runs.csv`), or a pair of files with mixtures and losses.
+    """Read one run table or several: files such as `runs.csv`, or pairs of mixtures and losses.
 
-    A single file has columns `run`, `w_<domain>`, `loss_<domain>` (nats per token; or only
-    `bpb_<domain>`), and may have `params`, `tokens`, `step`. In a pair, one file has a column of
-    shares for each domain and the other a column for each loss, both with one of `run`, `run_id`,
-    `index`, `name`; prefixes such as `train_the_pile_` and `metric/the_pile_…_val_loss` are taken
-    off, so that a domain and its loss have one name.
+    A file with columns `run`, `w_<domain>`, `loss_<domain>` (nats per token; or only
+    `bpb_<domain>`) is a table, and may have `params`, `tokens`, `step`. Of the others, each two
+    that follow one another are a pair: one file has a column of shares for each domain and the
+    other a column for each loss, both with one of `run`, `run_id`, `index`, `name`; prefixes such
+    as `train_the_pile_` and `metric/the_pile_…_val_loss` are taken off, so that a domain and its
+    loss have one name. Several tables are joined, see `curate.laws.run_tables.join`.
 
     Args:
-        paths: One file, or two in any order.
+        paths: Files, those of a pair in any order.
         targets: Names of the losses to keep; None keeps all.
         far_runs: Whether to leave out runs with a loss that all the others contradict, by the rule
             of `curate.laws.run_tables.far_runs`, or to keep them. They are named in either case.
+        joining: What the tables do not say themselves; None: nothing.
 
     Returns:
         The table, and what was left out or changed, a sentence each.
 
     Raises:
         FitError: A file is absent or not such a table; a cell is not a number; a share is negative;
-            the shares of a row are far from 1; a target is unknown; no complete row is left.
+            the shares of a row are far from 1; a target is unknown; no complete row is left; or
+            several tables cannot be joined.
     """
-    if len(paths) == 1:
-        layout, notices = single_layout(load_file(paths[0]))
-    elif len(paths) == 2:
-        layout, notices = pair_layout(load_file(paths[0]), load_file(paths[1]))
-    else:
-        raise FitError(f"fit: expected one run table or a pair of files, got {len(paths)} files")
+    joining = joining or Joining()
+    tables = table_files([load_file(path) for path in paths])
+    fills = joining.by_table([[file.path for file in files] for files in tables])
+    parts, notices = [], []
+    for files, fill in zip(tables, fills, strict=True):
+        layout, of_files = single_layout(*files) if len(files) == 1 else pair_layout(*files)
+        part, of_rows = _read_part(layout, fill, targets, far_runs)
+        parts.append(part)
+        notices.extend([*of_files, *of_rows])
+    if len(parts) == 1:
+        return parts[0].table, tuple(notices)
+    table, of_join = join_tables(parts, joining.absent_domains)
+    return table, (*notices, *of_join)
+
+
+def _read_part(
+    layout: TableLayout, fill: TableFill, targets: Sequence[str] | None, far_runs: FarRuns
+) -> tuple[PartTable, list[str]]:
+    """Read the rows of one table; return what was left out or changed, a sentence each.
+
+    Args:
+        layout: The columns.
+        fill: Sizes and tokens that the table does not say.
+        targets: Names of the losses to keep; None keeps all.
+        far_runs: Whether runs that all the others contradict are left out.
+
+    Raises:
+        FitError: See `read_runs`.
+    """
     if targets is not None:
         unknown = [name for name in targets if name not in layout.targets]
         if unknown:
@@ -87,7 +115,7 @@ def read_runs(
                 + ", ".join(layout.targets)
             )
         layout = replace(layout, targets={name: layout.targets[name] for name in targets})
-    numbers, renamed = _one_mixture_a_name(layout, _read_numbers(layout))
+    numbers, renamed = _one_mixture_a_name(layout, _filled(layout, _read_numbers(layout), fill))
     table, rows, more = _assemble(layout, numbers)
     far = far_losses(table)
     if far:
@@ -95,7 +123,30 @@ def read_runs(
         if far_runs == "leave_out":
             names = {table.runs[loss.row] for loss in far}
             table = table.take(np.array([run not in names for run in table.runs]))
-    return table, (*notices, *renamed, *more)
+    if fill.tokens is not None:
+        column = "tokens"
+    else:
+        column = _progress_column(layout, ("tokens", "step"))
+    return PartTable(str(layout.losses.path), table, column), [*renamed, *more]
+
+
+def _filled(layout: TableLayout, numbers: _Numbers, fill: TableFill) -> _Numbers:
+    """Set the sizes and tokens that the caller gives for all rows of a table.
+
+    Raises:
+        FitError: The table has that column.
+    """
+    for name, value in (("params", fill.params), ("tokens", fill.tokens)):
+        if value is not None and _progress_column(layout, (name,)):
+            raise FitError(
+                f"{layout.losses.path}: has a column '{name}', so fill cannot set it; remove one"
+            )
+    rows = np.ones(len(numbers.runs))
+    return replace(
+        numbers,
+        params=numbers.params if fill.params is None else fill.params * rows,
+        tokens=numbers.tokens if fill.tokens is None else fill.tokens * rows,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -416,14 +467,28 @@ def _progress(layout: TableLayout, names: Sequence[str]) -> Array:
     Raises:
         FitError: A cell is not a number or out of range.
     """
-    files = ((layout.losses, layout.loss_rows), (layout.weights, layout.weight_rows))
+    name = _progress_column(layout, names)
+    if not name:
+        return np.full(len(layout.weight_rows), math.nan)
+    file, rows = layout.losses, layout.loss_rows
+    if not (name in file.header and _has_numbers(file, name)):
+        file, rows = layout.weights, layout.weight_rows
+    values = file.numbers(name, rows)
+    _check_progress(file, name, rows, values)
+    return values
+
+
+def _progress_column(layout: TableLayout, names: Sequence[str]) -> str:
+    """Return the first of these columns that has a number in either file; empty for none.
+
+    Raises:
+        FitError: A cell is not a number.
+    """
     for name in names:
-        for file, rows in files:
+        for file in (layout.losses, layout.weights):
             if name in file.header and _has_numbers(file, name):
-                values = file.numbers(name, rows)
-                _check_progress(file, name, rows, values)
-                return values
-    return np.full(len(layout.weight_rows), math.nan)
+                return name
+    return ""
 
 
 def _has_numbers(file: TableFile, name: str) -> bool:
