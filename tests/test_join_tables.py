@@ -71,8 +71,9 @@ def test_the_order_of_files_changes_no_row(tmp_path: Path) -> None:
     [
         (
             {"small": BARE, "large": LARGE},
-            r"small.csv: no column 'params', which tells the runs of 2 tables apart; .*fill: "
-            r"{small.csv: {params: 6e7}}, or curate fit --fill small.csv:params=6e7",
+            r"small.csv: no column 'params' and no column 'tokens', so its runs cannot be .*fill: "
+            r"{small.csv: {params: 6e7, tokens: 1e9}}, or curate fit --fill "
+            r"small.csv:params=6e7,tokens=1e9$",
         ),
         (
             {"large": LARGE, "small": SMALL.replace("tokens", "step")},

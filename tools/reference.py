@@ -40,6 +40,7 @@ SECTIONS = {
     "DomainRecipe": "domains[]",
     "MixtureRecipe": "mixture",
     "EvidenceRecipe": "mixture.evidence",
+    "TableFill": "mixture.evidence.fill.<file>",
     "ObjectiveRecipe": "mixture.objective",
     "ValidationRecipe": "validation",
     "OutputRecipe": "output",

@@ -157,30 +157,27 @@ def _check_progress(parts: Sequence[PartTable]) -> None:
     """Refuse tables whose rows do not say their size or length.
 
     Raises:
-        FitError: Names the file and the column.
+        FitError: A table lacks `params` or `tokens`; names the file and the columns.
     """
     for part in parts:
-        for column, values in (("params", part.table.params), ("tokens", part.table.tokens)):
-            if np.isfinite(values).all():
-                continue
+        both = (("params", part.table.params), ("tokens", part.table.tokens))
+        absent = [column for column, values in both if not np.isfinite(values).all()]
+        if absent:
+            file = Path(part.name).name
+            numbers = {"params": "6e7", "tokens": "1e9"}
+            yaml = ", ".join(f"{column}: {numbers[column]}" for column in absent)
+            typed = ",".join(f"{column}={numbers[column]}" for column in absent)
             raise FitError(
-                f"{part.name}: no column '{column}', which tells the runs of {len(parts)} tables "
-                f"apart; add it, or give the number for all rows: {_fill_texts(part.name, column)}"
+                f"{part.name}: no column {' and no column '.join(map(repr, absent))}, so its runs "
+                f"cannot be told from those of other tables; add it, or give one "
+                f"number for all rows: mixture.evidence.fill: {{{file}: {{{yaml}}}}}, or curate "
+                f"fit --fill {file}:{typed}"
             )
         if part.progress == "step":
             raise FitError(
                 f"{part.name}: column 'step' counts steps, and tables are joined by tokens; add a "
                 "column 'tokens': steps times the tokens of a batch"
             )
-
-
-def _fill_texts(name: str, column: str) -> str:
-    number = "6e7" if column == "params" else "1e9"
-    file = Path(name).name
-    return (
-        f"mixture.evidence.fill: {{{file}: {{{column}: {number}}}}}, or curate fit --fill "
-        f"{file}:{column}={number}"
-    )
 
 
 def _domains(
