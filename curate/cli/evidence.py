@@ -54,7 +54,7 @@ def fit(runs: tuple[Path, ...], **options: Any) -> None:
     """
     from rich.console import Group
 
-    from curate.report.laws import law_table
+    from curate.report.laws import group_table, law_table
 
     screen = Screen(options["as_json"], options["quiet"])
     fields = curate.fit(
@@ -70,7 +70,13 @@ def fit(runs: tuple[Path, ...], **options: Any) -> None:
         workers=options["workers"],
         progress=screen.observer,
     ).json
-    screen.show(fields, lambda: Group(law_table(fields), _noise_line(fields["seed_noise"])))
+    groups = group_table(fields)
+    screen.show(
+        fields,
+        lambda: Group(
+            law_table(fields), _noise_line(fields["seed_noise"]), *([groups] if groups else [])
+        ),
+    )
 
 
 def _fills(texts: Sequence[str]) -> dict[str, dict[str, float]]:

@@ -89,7 +89,7 @@ class CrossValidation:
 
 
 @dataclass(frozen=True, slots=True)
-class _FitTask:
+class FitTask:
     """Fit a law to some rows and predict the others."""
 
     law: Law
@@ -98,7 +98,7 @@ class _FitTask:
 
 
 @dataclass(frozen=True, slots=True)
-class _FitResult:
+class FitResult:
     """Predictions of one task."""
 
     losses: Array
@@ -142,8 +142,8 @@ def cross_validate(
         )
     later = later_rows(table)
     splits = [*held_rows, *([] if later is None else [later])]
-    tasks = [_FitTask(law, table, held) for law in compared.values() for held in splits]
-    results = map_tasks(_fit_and_predict, tasks, workers, on_tick)
+    tasks = [FitTask(law, table, held) for law in compared.values() for held in splits]
+    results = map_tasks(fit_and_predict, tasks, workers, on_tick)
     comparisons = []
     errors: dict[str, Array] = {}
     for position, law in enumerate(compared.values()):
@@ -185,15 +185,16 @@ def later_rows(table: RunTable) -> Rows | None:
 
 
 @one_blas_thread()
-def _fit_and_predict(task: _FitTask) -> _FitResult:
+def fit_and_predict(task: FitTask) -> FitResult:
+    """Fit a law to the rows that are not held out, and predict those that are."""
     started = time.process_time()
     held = task.table.take(task.held)
     try:
         fitted = task.law.fit(task.table.take(~task.held))
         predicted = fitted.predict(held.weights, held.tokens, held.params)
     except FitError as error:
-        return _FitResult(np.zeros((0, 0)), time.process_time() - started, str(error))
-    return _FitResult(predicted, time.process_time() - started, "")
+        return FitResult(np.zeros((0, 0)), time.process_time() - started, str(error))
+    return FitResult(predicted, time.process_time() - started, "")
 
 
 def _error_by_mixture(table: RunTable, predicted: Array) -> Array:

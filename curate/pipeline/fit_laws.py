@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from curate import __version__
 from curate.laws import LAWS, Law, RunTable
-from curate.laws.crossval import cross_validate
+from curate.laws.crossval import CrossValidation, cross_validate
+from curate.laws.run_groups import GroupComparison, compare_groups
 from curate.laws.run_tables.join import Joining
 from curate.laws.run_tables.read import read_runs
 from curate.recipe import FarRuns
@@ -61,6 +63,7 @@ def fit_laws(
     names = LAWS if inputs.laws is None else inputs.laws
     laws: list[str | Law] = [*names, *_with_experts(inputs.experts, table)]
     comparison = cross_validate(table, laws, inputs.folds, workers)
+    groups = _compare_groups(table, laws, comparison, workers)
     files = [*inputs.runs, *([] if inputs.experts is None else [inputs.experts])]
     fields = {
         "schema": 1,
@@ -74,13 +77,32 @@ def fit_laws(
             "targets": list(table.targets),
         },
         **comparison.to_json(),
+        "groups": groups.to_json(table),
     }
     if directory is not None:
         directory.mkdir(parents=True, exist_ok=True)
         write_json(directory / "fit.json", fields)
     for problem in problems(fields):
         observer.notice(f"left out: {problem}")
+    if groups.note:
+        observer.notice(groups.note)
     return fields
+
+
+def _compare_groups(
+    table: RunTable, laws: Sequence[str | Law], comparison: CrossValidation, workers: int
+) -> GroupComparison:
+    """Measure what each size and length adds, with the best law that is quick enough."""
+    by_name = {
+        law.name: law for law in (LAWS[law] if isinstance(law, str) else law for law in laws)
+    }
+    fits = comparison.folds + 1
+    ranked = [
+        (by_name[row.law], row.seconds / fits)
+        for row in comparison.comparisons
+        if row.law in by_name and row.unseen is not None and row.beats_dummies
+    ]
+    return compare_groups(table, ranked, comparison.folds, workers)
 
 
 def _with_experts(path: Path | None, table: RunTable) -> list[Law]:

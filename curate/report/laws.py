@@ -11,6 +11,8 @@ from curate.report.terminal import numbers_table, plain
 
 HEADINGS = ("error %", "R2 mean", "R2 worst", "Spearman", "of the mean", "later %", "CPU s")
 
+GROUP_HEADINGS = ("error %", "R2", "Spearman", "of the mean", "regret %")
+
 
 def law_table(fit: Mapping[str, Any]) -> Table:
     """Compare the laws that could be fitted, best first; `=` marks ties with the best."""
@@ -39,6 +41,68 @@ def law_table(fit: Mapping[str, Any]) -> Table:
         verdict = note if law["beats_dummies"] else f"{note} not better than a dummy".strip()
         table.add_row(plain(name), *cells, verdict)
     return table
+
+
+def group_table(fit: Mapping[str, Any]) -> Table | None:
+    """Show what each size and length of runs adds; None where that was not measured."""
+    comparison = fit["groups"]
+    groups, trials = comparison["groups"], comparison["trials"]
+    if not trials:
+        return None
+    target = groups[-1]
+    table = numbers_table(
+        f"what each group of runs adds to predictions of {_group_name(target)}, by "
+        f"{comparison['law']}; {fit['folds']}-fold cross-validation by mixture",
+        ("fitted to", "runs", "FLOPs", *GROUP_HEADINGS),
+        overflow="fold",
+    )
+    table.add_column("", overflow="fold")
+    for trial in trials:
+        without = trial["without_group"]
+        name = "all runs" if without is None else f"without {_group_name(groups[without])}"
+        table.add_row(
+            name,
+            f"{trial['runs']:,}",
+            "" if trial["flops"] is None else f"{trial['flops']:.2g}",
+            _number(trial["mean_relative_error"], 2, 100),
+            _number(trial["r2_mean"], 3),
+            _number(trial["spearman_mean"], 1, 100),
+            _number(trial["spearman_of_mean"], 1, 100),
+            _number(trial["relative_regret"], 2, 100),
+            _group_verdict(trial),
+        )
+    return table
+
+
+def _group_verdict(trial: Mapping[str, Any]) -> str:
+    if trial["problem"]:
+        return plain(f"no fit: {trial['problem']}")
+    if trial["verdict"] is None:
+        return ""
+    return "no difference" if trial["verdict"] == "no difference" else f"it {trial['verdict']}"
+
+
+def _group_name(group: Mapping[str, Any]) -> str:
+    """Name a group of runs by its size and tokens."""
+    parts = []
+    if group["params"] is not None:
+        parts.append(f"{_short(group['params'])} params")
+    if group["tokens"] is not None:
+        parts.append(f"{_short(group['tokens'])} tokens")
+    return ", ".join(parts)
+
+
+def _short(number: float) -> str:
+    """Shorten a count.
+
+    Example:
+        >>> _short(4.1e8), _short(1500), _short(12)
+        ('410M', '1.5k', '12')
+    """
+    for unit, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if number >= unit:
+            return f"{number / unit:.3g}{letter}"
+    return f"{number:.3g}"
 
 
 def problems(fit: Mapping[str, Any]) -> list[str]:
