@@ -32,6 +32,7 @@ from curate.laws.fitting.gaussian_process import (
     run_numbers,
 )
 from curate.laws.fitting.gaussian_process import left_out as process_left_out
+from curate.laws.fitting.levels import LawWithErrors, with_levels
 from curate.laws.forms.joint_trend import (
     DIMINISHING,
     PROGRESS_ONLY,
@@ -75,6 +76,21 @@ class FittedJoint:
     votes: Array
     """shape (experts, targets), weights of trends, then of corrected ones; columns sum to 1."""
     progress: Progress
+    errors: Array
+    """shape (targets,), root mean square errors of log losses on mixtures left out."""
+
+    def predict_std(self, weights: Array, tokens: Array, params: Array) -> Array:
+        """Estimate the standard deviation of log losses of new runs around the predictions.
+
+        Args:
+            weights: shape (rows, domains).
+            tokens: shape (rows,).
+            params: shape (rows,).
+
+        Returns:
+            Shape (rows, targets), equal in all rows: that of mixtures left out of the fit.
+        """
+        return np.tile(self.errors, (len(weights), 1))
 
     def predict(self, weights: Array, tokens: Array, params: Array) -> Array:
         """Predict the geometric mean of the experts' losses, weighted by their votes.
@@ -162,7 +178,26 @@ def fit_joint(table: RunTable) -> FittedJoint:
     if columns.shape[1]:
         closer, missed_closer = _fit_corrected(trends[0], table, rows, sample)
         corrected, missed = [*corrected, closer], [*missed, missed_closer]
-    return FittedJoint(tuple(trends), tuple(corrected), _votes(missed), progress)
+    votes = _votes(missed)
+    together = np.einsum("er,enr->nr", votes, np.stack(missed))
+    errors = np.sqrt((together**2).mean(axis=0))
+    return FittedJoint(tuple(trends), tuple(corrected), votes, progress, errors)
+
+
+@one_blas_thread()
+def fit_joint_beyond(table: RunTable) -> LawWithErrors:
+    """Fit the joint law, and levels of size and tokens for predictions beyond the runs.
+
+    Args:
+        table: As for `fit_joint`.
+
+    Returns:
+        The fitted law.
+
+    Raises:
+        FitError: There are fewer than 4 different mixtures.
+    """
+    return with_levels(fit_joint(table), table)
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,5 +279,5 @@ JOINT = Law(
     summary="two trends of useful data and a Gaussian process, weighed by errors left out",
     paper="no paper; ours",
     needs="4 different mixtures; better with twice as many runs as domains",
-    fit=fit_joint,
+    fit=fit_joint_beyond,
 )
