@@ -20,6 +20,7 @@ from curate.errors import InputError
 from curate.pipeline.build import BuiltDataset, build
 from curate.pipeline.tokenize import TokenizedDomains, tokenize_domains
 from curate.recipe import load
+from curate.report.terminal import result_table, stats_table
 from curate.runtime.files import read_json
 from curate.tokens.tokenizer import from_json
 
@@ -191,6 +192,52 @@ def test_documents_of_two_domains_are_counted(recipe: Path, source: Path) -> Non
         "documents whose text is in another domain too, and counts in both: 'a' 30 (96.77%), "
         "'b' 30 (75.00%)"
     ) in heard.notices
+
+
+@pytest.mark.parametrize("kind", ["jsonl.gz", "jsonl.zst", "parquet"])
+def test_a_file_beside_its_compressed_or_converted_copy_is_named(
+    recipe: Path, source: Path, kind: str
+) -> None:
+    rows = [{"text": f"{number} {text}"} for number, text in enumerate(texts(121))]
+    plain = write_jsonl(source / "a.jsonl", rows[:60]).read_bytes()
+    write_jsonl(source / "b.jsonl", rows[60:])
+    copy = source / f"a.{kind}"
+    if kind == "parquet":
+        pl.DataFrame(rows[:60]).write_parquet(copy)
+    else:
+        copy.write_bytes((gzip if "gz" in kind else zstandard).compress(plain))
+    domain = "domains=[{name: web, paths: in}]"
+    settings = (domain, "mixture.method=natural", "budget_tokens=2000", SMALL)
+    dataset, notices = built(recipe, *settings)
+    second, first = sorted((copy, source / "a.jsonl"), reverse=True)
+    assert (
+        "domain 'web': 1 file with the same documents as another of the domain, counted again "
+        f"({second} holds those of {first})"
+    ) in notices
+    assert (
+        "documents whose text another of their domain has, and counts again: 'web' 60 (33.15%)"
+    ) in notices
+    stats = read_json(dataset.directory / "stats.json")
+    certificate = read_json(dataset.directory / "certificate.json")
+    for fields in (stats, certificate):
+        copies = fields["domains"]["web"]["copies_in_domain"]
+        assert copies["documents"] == 60 and copies["tokens"] > 60
+        assert fields["domains"]["web"]["copies_in_other_domains"]["documents"] == 0
+    for table in (stats_table(stats), result_table(certificate, None)):
+        headings = [str(column.header) for column in table.columns]
+        assert "copies" in headings and "in others" not in headings
+
+
+def test_copies_within_one_file_are_counted_and_no_file_is_named(
+    recipe: Path, source: Path
+) -> None:
+    rows = [{"text": f"{number} {text}"} for number, text in enumerate(texts(30))]
+    write_jsonl(source / "a.jsonl", [*rows, *rows[:10]])
+    notices = heard_over(recipe)
+    assert [line for line in notices if "copies" in line or "counts again" in line] == [
+        "documents whose text another of their domain has, and counts again: 'web' 10 (25.00%)"
+    ]
+    assert not any("same documents" in line for line in notices)
 
 
 def test_a_table_without_the_column_stops_the_run_before_others_are_tokenised(

@@ -172,6 +172,7 @@ def _domain_rows(
             "validation_tokens": sum(check.tokens.get(number, 0) for check in held_out),
             "amounts": planned.amounts,
             "lost": planned.lost,
+            "copies_in_domain": planned.copies_in_domain,
             "copies_in_other_domains": planned.copies_in_other_domains,
         }
     return rows

@@ -193,11 +193,12 @@ class PlannedDomain(msgspec.Struct, frozen=True):
     supply_tokens: Count
     written_tokens: Count | None = None
     amounts: dict[str, dict[str, Count]] = {}
-    """Documents, bytes and tokens that were read, by what became of them; like the next two, only
+    """Documents, bytes and tokens that were read, by what became of them; like the next three, only
     repeated in the certificate.
     """
     lost: dict[str, float | int] = {}
     """Records and bytes that gave no document."""
+    copies_in_domain: dict[str, Count] = {}
     copies_in_other_domains: dict[str, Count] = {}
 
 

@@ -13,6 +13,7 @@ from curate.runtime.files import read_json
 from curate.runtime.registry import counted, list_first
 from curate.sources.first_records import head_faults
 from curate.sources.plans import FilePlan
+from curate.stats.copies import same_files
 from curate.stats.domain_stats import DomainStats
 from curate.stats.losses import DomainLosses, FileLoss
 from curate.tokens.domain import DomainTokens
@@ -225,19 +226,37 @@ def held_out_notices(stats: Sequence[DomainStats], share: float) -> Iterator[str
         )
 
 
-def shared_notices(stats: Sequence[DomainStats]) -> Iterator[str]:
-    """Say which domains hold texts that others hold, too."""
-    shared = [
-        f"'{domain.name}' {domain.copies.documents:,} ({_share(domain):.2%})"
-        for domain in stats
-        if domain.copies.documents
-    ]
-    if shared:
+def same_file_notices(domain: DomainTokens, stats: DomainStats) -> Iterator[str]:
+    """Name files that hold the same documents as another, such as a file and its compressed copy.
+
+    Args:
+        domain: The domain.
+        stats: Its counts.
+    """
+    pairs = list(same_files(domain)) if stats.repeats.documents else []
+    if pairs:
+        copy, original = (file.path for file in pairs[0])
         yield (
-            "documents whose text is in another domain too, and counts in both: "
-            + ", ".join(shared)
+            f"domain '{domain.name}': {counted(len(pairs), 'file')} with the same documents as "
+            f"another of the domain, counted again ({copy} holds those of {original})"
         )
 
 
-def _share(domain: DomainStats) -> float:
-    return domain.copies.documents / max(1, domain.documents)
+def shared_notices(stats: Sequence[DomainStats]) -> Iterator[str]:
+    """Say which domains hold texts several times, or texts that others hold too."""
+    counts = {
+        "documents whose text another of their domain has, and counts again": [
+            (row, row.repeats.documents) for row in stats
+        ],
+        "documents whose text is in another domain too, and counts in both": [
+            (row, row.copies.documents) for row in stats
+        ],
+    }
+    for kind, rows in counts.items():
+        named = [
+            f"'{row.name}' {documents:,} ({documents / row.documents:.2%})"
+            for row, documents in rows
+            if documents
+        ]
+        if named:
+            yield f"{kind}: {', '.join(named)}"

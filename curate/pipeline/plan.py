@@ -166,6 +166,7 @@ def _sources(planned: Planned) -> dict[str, dict[str, Any]]:
         rows[stats.name] = {
             "amounts": stats.amounts_used(used),
             "lost": stats.losses.to_json(),
+            "copies_in_domain": stats.repeats._asdict(),
             "copies_in_other_domains": stats.copies._asdict(),
         }
     return rows

@@ -25,6 +25,7 @@ from curate.pipeline.losses import (
     check_losses,
     held_out_notices,
     loss_notices,
+    same_file_notices,
     shared_notices,
     shrinkage_notices,
 )
@@ -40,9 +41,10 @@ from curate.sources.overlaps import copy_notices, left_out_notices, without_link
 from curate.sources.plans import FilePlan
 from curate.sources.records import SCHEME, InputFile, ReadOptions
 from curate.sources.search import CACHE_SIGNATURE, CACHE_TAG, Places
+from curate.stats.copies import is_among, shared_documents
 from curate.stats.domain_stats import DomainStats, domain_stats
 from curate.stats.entropy import Entropies, table_entropies
-from curate.stats.losses import domain_losses, is_among, shared_documents
+from curate.stats.losses import domain_losses
 from curate.tokens import tokenizer as tokenizers
 from curate.tokens import train_tokenizer
 from curate.tokens.backends import first_choice
@@ -147,6 +149,8 @@ def _notices(loaded: LoadedRecipe, tokenized: TokenizedDomains) -> Iterator[str]
     domains, stats = tokenized.domains, tokenized.stats
     yield from shrinkage_notices(loaded.output_dir, domains, tokenized.content_hash)
     yield from loss_notices(domains, [row.losses for row in stats])
+    for domain, row in zip(domains, stats, strict=True):
+        yield from same_file_notices(domain, row)
     yield from shared_notices(stats)
     yield from held_out_notices(stats, loaded.recipe.validation.documents)
 

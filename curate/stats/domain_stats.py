@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate.stats import STATISTICS
+from curate.stats.copies import is_among, repeated_documents
 from curate.stats.entropy import Entropies
 from curate.stats.estimate import Estimate
-from curate.stats.losses import DomainLosses, is_among
+from curate.stats.losses import DomainLosses
 from curate.tokens.domain import DomainTokens
 
 
@@ -62,6 +63,8 @@ class DomainStats:
     losses: DomainLosses
     copies: Amounts
     """Documents whose text another domain holds, too."""
+    repeats: Amounts
+    """Documents whose text another document of the domain has, but for the first of each text."""
     entropies: Entropies
     """Over all documents, training and validation."""
 
@@ -112,6 +115,7 @@ class DomainStats:
             "bad_records": self.bad_records,
             "amounts": {reason: amount._asdict() for reason, amount in self.amounts.items()},
             "lost": self.losses.to_json(),
+            "copies_in_domain": self.repeats._asdict(),
             "copies_in_other_domains": self.copies._asdict(),
             "vocabulary_used": self.entropies.vocabulary_used,
             "bigrams_used": self.entropies.bigrams_used,
@@ -175,5 +179,6 @@ def domain_stats(
         bytes_validation=held_out.bytes,
         losses=losses,
         copies=copies,
+        repeats=amounts_of(domain, repeated_documents(domain)),
         entropies=counted,
     )

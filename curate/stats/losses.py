@@ -10,9 +10,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
 from curate.tokens.domain import DomainFile, DomainTokens
 
 
@@ -95,18 +92,3 @@ def _losses(files: Sequence[DomainFile]) -> Iterator[FileLoss]:
             read_bytes = sum(entry.raw_bytes for entry in entries) or file.size_bytes
             share = min(1.0, lost_bytes / read_bytes) if read_bytes else 0.0
         yield FileLoss(file, documents, lost_records, round(share * file.size_bytes))
-
-
-def shared_documents(domains: Sequence[DomainTokens]) -> NDArray[np.uint64]:
-    """Return the texts that several domains hold, as first halves of content hashes, ascending."""
-    texts = [domain.content_high for domain in domains]  # each in ascending order
-    distinct = [hashes[np.diff(hashes, prepend=~hashes[:1]) != 0] for hashes in texts]
-    # Timsort merges these runs in a third of the time that a sort of all takes.
-    joined = np.sort(np.concatenate([np.empty(0, np.uint64), *distinct]), kind="stable")
-    return np.unique(joined[1:][joined[1:] == joined[:-1]])
-
-
-def is_among(values: NDArray[np.uint64], ranked: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    """Return which values an ascending array holds; `numpy.isin` takes 0.01 s to import."""
-    among: NDArray[np.bool_] = ranked.searchsorted(values) != ranked.searchsorted(values, "right")
-    return among

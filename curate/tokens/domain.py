@@ -145,6 +145,11 @@ class DomainTokens:
         """Return the xxh3-128 of a document's text, 32 hexadecimal digits."""
         return f"{int(self.content_high[number]):016x}{int(self.content_low[number]):016x}"
 
+    @property
+    def file_numbers(self) -> NDArray[np.int64]:
+        """Index into `files` of each document."""
+        return np.array(self._slice_file, np.int64)[self._slice]
+
     def locate(self, numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return each document's index into `files`, and its 1-based line or row there."""
         lines = np.zeros(len(numbers), np.int64)
