@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,7 +28,7 @@ COPIES = {"copies": "copies_in_domain", "in others": "copies_in_other_domains"}
 REFRESH_SECONDS = 0.25
 
 BORDER_CHARACTERS = 3
-"""Characters that a column's border and padding take; the last border takes as many."""
+"""Characters that a column's border and padding take; the last border takes one more."""
 
 FOLDED_CHARACTERS = 20
 """Width at which names and lists of shares may be folded."""
@@ -152,10 +153,10 @@ class VisibleConsole(Console):
 
 
 def terminal_console() -> Console:
-    """Make a console as wide as the terminal, or 120 columns for a file, a pipe or a notebook."""
+    """Make a console as wide as the terminal or as `COLUMNS` says, else 120 columns wide."""
     is_terminal = sys.stdout is not None and sys.stdout.isatty()
     tolerate_encodings()
-    return VisibleConsole(width=None if is_terminal else 120)
+    return VisibleConsole(width=None if is_terminal or os.environ.get("COLUMNS") else 120)
 
 
 def training_table(progress: TrainingProgress, seconds: float) -> Table:
@@ -191,7 +192,8 @@ def plain(text: str) -> str:
 class NumbersTable(Table):
     """A table that goes on below where it is too wide for the terminal, so that no number is cut.
 
-    Columns of numbers must not wrap (`no_wrap`); each part repeats the first column.
+    Columns of numbers must not wrap (`no_wrap`); each part repeats the first column, and leaves out
+    rows that have nothing in its other columns.
     """
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -200,7 +202,7 @@ class NumbersTable(Table):
             *(self._widths(column, console) for column in self.columns), strict=True
         )
         parts: list[list[int]] = [[]]
-        room = options.max_width - widths[0] - BORDER_CHARACTERS
+        room = options.max_width - 1 - widths[0]
         left = room
         for place, width in enumerate(widths[1:], 1):
             if width > left and parts[-1]:
@@ -226,7 +228,9 @@ class NumbersTable(Table):
             for row, cells in zip(
                 self.rows, zip(*(column.cells for column in self.columns), strict=True), strict=True
             ):
-                table.add_row(*(cells[place] for place in (0, *part)), end_section=row.end_section)
+                shown = [cells[place] for place in part]
+                if number == 0 or any(shown):
+                    table.add_row(cells[0], *shown, end_section=row.end_section)
             yield from table.__rich_console__(console, options)
 
     @staticmethod
@@ -313,10 +317,10 @@ def _shared_entropies(stats: dict[str, Any]) -> list[str]:
 
 
 def _weight_interval(mixture: dict[str, Any] | None, name: str) -> tuple[str, ...]:
-    """Format the 95 % interval of a weight, in percent, as one cell or none."""
+    """Format the 95 % interval of a weight as one cell or none."""
     if mixture is None or mixture["low"] is None:
         return ()
-    return (f"{100 * mixture['low'][name]:.1f} to {100 * mixture['high'][name]:.1f}",)
+    return (f"{mixture['low'][name]:.1%} to {mixture['high'][name]:.1%}",)
 
 
 def trainer_table(mixture: dict[str, Any]) -> Table:
@@ -427,7 +431,7 @@ def _copy_headings(fields: dict[str, Any]) -> list[str]:
 
 
 def mixture_table(mixture: dict[str, Any], supply_tokens: Mapping[str, int | None]) -> Table:
-    """Show each domain's weight, with its interval and epochs if known, and its weight before caps.
+    """Show each domain's weight, with its interval and epochs if known, and the unconstrained one.
 
     Args:
         mixture: The fields of `mixture.json`.
@@ -436,7 +440,7 @@ def mixture_table(mixture: dict[str, Any], supply_tokens: Mapping[str, int | Non
     interval = () if mixture["low"] is None else ("95 % interval",)
     table = numbers_table(
         f"{mixture['method']}; weights are shares of tokens",
-        ("domain", "weight", *interval, "before caps", "epochs", "supply tokens"),
+        ("domain", "weight", *interval, "unconstrained", "epochs", "supply tokens"),
         overflow="fold",
     )
     table.caption, table.caption_justify = _prediction(mixture), "left"
