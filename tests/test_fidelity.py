@@ -33,6 +33,7 @@ from curate.mixture import (
     Evidence,
     MixtureOptions,
     MixtureRequest,
+    SearchOptions,
     mix,
 )
 from curate.mixture.methods.expert_features import expert_features
@@ -497,3 +498,73 @@ def test_method_is_what_its_formula_says(method: str) -> None:
     assert np.abs(ours - theirs).max() <= tolerance
     if method != "uniform" and len(theirs) == 3:  # the dummy
         assert np.abs(1 / 3 - theirs).max() > 10 * tolerance
+
+
+SEPARATE = PowerLaw(np.array([2.0, 2.2, 2.5]), np.array([0.12, 0.10, 0.03]))
+"""A planted BiMix law: each domain's loss by its own share."""
+
+
+def planted_swarm(least_c: float, count: int = 10) -> RunTable:
+    """Runs whose least share of c is `least_c`."""
+    rng = np.random.default_rng(0)
+    c = np.concatenate([[least_c], rng.uniform(least_c, least_c + 0.4, count - 1)])
+    a = (1 - c) * rng.uniform(0.3, 0.7, count)
+    return table_of(SEPARATE, np.stack([a, 1 - c - a, c], axis=1))
+
+
+def true_optimum(table: RunTable, search: dict[str, Any], unique: Array) -> Array:
+    """Minimise the true law's mean loss by SLSQP, in the ball of each run in turn."""
+    missing = np.full(1, np.nan)
+    kl, natural = search.get("kl", 0.0), unique / unique.sum()
+
+    def loss(w: Array) -> float:
+        w = np.maximum(w, 1e-9)
+        seen = w
+        if search.get("discount_repeats"):  # Muennighoff et al., Eq. 5
+            repeats = np.maximum(w / unique - 1, 0)
+            worth = np.minimum(w, unique) + unique * 15.387756 * -np.expm1(-repeats / 15.387756)
+            seen = worth / worth.sum()
+        pull = kl * float((w * np.log(w / natural)).sum())
+        return float(SEPARATE.predict(seen[None], missing, missing).mean()) + pull
+
+    if not search["trust_region"]:
+        return least(loss)
+    roots = np.sqrt(table.weights)
+    apart = np.sqrt(np.maximum(0, 1 - roots @ roots.T)) + 9 * np.eye(len(roots))
+    radius = float(np.quantile(apart.min(axis=1), 0.95))
+    ends = []
+    for root in roots:
+        ball = {
+            "type": "ineq",
+            "fun": lambda w, r=root: np.sqrt(np.maximum(w, 0)) @ r - 1 + radius**2,
+        }
+        total = {"type": "eq", "fun": lambda w: w.sum() - 1}
+        ends.append(minimize(loss, root**2, method="SLSQP", bounds=[(1e-9, 1)] * 3, tol=1e-12,
+                             constraints=[ball, total], options={"maxiter": 300}))  # fmt: skip
+    inside = [end for end in ends if end.success]
+    return np.asarray(min(inside, key=lambda end: float(end.fun)).x)
+
+
+@pytest.mark.parametrize("least_c", [0.02, 0.122, 0.3])
+@pytest.mark.parametrize("trust_region", [True, False])
+@pytest.mark.parametrize("kl", [0.0, 1e-9, 0.05])
+@pytest.mark.parametrize("supply", [None, 10.0, 0.3])
+def test_bimix_reaches_the_true_optimum_in_every_setting(
+    least_c: float, trust_region: bool, kl: float, supply: float | None
+) -> None:
+    """`supply` is that of each domain over the budget, where repeats are discounted."""
+    table = planted_swarm(least_c)
+    unique = np.full(3, 10.0 if supply is None else supply) * np.array([1.0, 1.5, 0.7])
+    search = {"kl": kl, "trust_region": trust_region, "discount_repeats": supply is not None}
+    request = MixtureRequest(
+        tuple(DomainSupply(n, int(1e9 * u), math.inf) for n, u in zip(NAMES, unique, strict=True)),
+        10**9, "bimix", MixtureOptions(search=SearchOptions(replicates=0, **search)),
+        Evidence(table),
+    )  # fmt: skip
+    mixture = mix(request)
+    ours = np.array(list(mixture.weights.values()))
+    assert np.abs(ours - true_optimum(table, search, unique)).sum() / 2 < 0.01
+    for name, share, trained in zip(NAMES, ours, table.weights.min(axis=0), strict=True):
+        warned = any(f"'{name}'" in text and "(trained " in text for text in mixture.warnings)
+        assert share > trained / 1.1 or warned, f"{name} {share:.3f} of {trained:.3f}"
+    assert ours.min() > 0.02

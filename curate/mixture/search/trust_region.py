@@ -8,7 +8,7 @@ is then a guide to its error there.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -124,18 +124,35 @@ def check_support(shares: Array, support: Support, domains: Sequence[str]) -> Su
 
 
 def support_warning(check: SupportCheck, remedy: str) -> str | None:
-    """Word the warning for a mixture outside the support, with what to do; None inside."""
+    """Word the warning for a mixture outside the support, with what to do.
+
+    Inside the support, warn of shares below all trained ones: the mixture as a whole is near to a
+    run, but the law extrapolates those losses.
+
+    Returns:
+        None where neither holds.
+    """
     if check.inside:
-        return None
-    worst = sorted(
-        check.outside_range.items(), key=lambda item: -abs(item[1][0] - np.clip(*item[1]))
-    )
-    ranges = ", ".join(
-        f"'{name}' {share:.3g} (trained {low:.3g} to {high:.3g})"
-        for name, (share, low, high) in worst[:NAMED]
-    )
+        below = {n: seen for n, seen in check.outside_range.items() if seen[0] < seen[1]}
+        if not below:
+            return None
+        return (
+            f"below the least trained share: {_ranges(below)}. The law extrapolates what less of "
+            f"{'it' if len(below) == 1 else 'them'} costs; runs with less would tell"
+        )
+    ranges = _ranges(check.outside_range)
     return (
         f"outside the data: the nearest run is {check.distance:.3f} away, runs are within "
         f"{check.radius:.3f} of each other{'; ' if ranges else ''}{ranges}. The predicted loss is "
         f"a guess there: train the mixtures of `curate design`, or {remedy}"
     )
+
+
+def _ranges(outside: Mapping[str, tuple[float, float, float]]) -> str:
+    """List the shares furthest outside their ranges."""
+    worst = sorted(outside.items(), key=lambda item: -abs(item[1][0] - np.clip(*item[1])))
+    listed = ", ".join(
+        f"'{name}' {share:.3g} (trained {low:.3g} to {high:.3g})"
+        for name, (share, low, high) in worst[:NAMED]
+    )
+    return listed + (f" and {len(worst) - NAMED} more" if len(worst) > NAMED else "")
