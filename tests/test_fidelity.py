@@ -500,6 +500,37 @@ def test_method_is_what_its_formula_says(method: str) -> None:
         assert np.abs(1 / 3 - theirs).max() > 10 * tolerance
 
 
+@pytest.mark.parametrize("bytes_per_token", [2.5, 4.4])
+def test_olmix_pulls_by_bits_per_byte_whatever_the_unit(bytes_per_token: float) -> None:
+    """Losses in nats a token are bits per byte times ln 2 times bytes a token; so is the pull."""
+    nats_per_bpb = math.log(2) * bytes_per_token
+    table = replace(table_of(EXPONENTIAL, RNG_RUNS, 2e-4), loss_per_bpb=nats_per_bpb)
+    mean = exponential_of(table)
+
+    def pulled(w: Array, kl: float) -> float:
+        return mean(w) + kl * float((w * np.log(3 * np.maximum(w, 1e-12))).sum())
+
+    ours = choose("olmix", table)
+    assert np.abs(ours - least(lambda w: pulled(w, 0.05 * nats_per_bpb))).max() < 1e-3
+    assert np.abs(ours - least(lambda w: pulled(w, 0.05))).max() > 0.01  # the dummy: not converted
+
+
+@pytest.mark.parametrize("method", ["bimix", "dml", "olmix", "additive", "autoscale", "joint"])
+def test_before_caps_is_the_choice_without_them(method: str) -> None:
+    """Beside a capped answer, `unconstrained` is what the reference finds without caps."""
+    table = {
+        "bimix": table_of(POWER, RNG_RUNS, 0.01),
+        "joint": table_of(POWER, RNG_RUNS, 0.002),
+        "additive": table_of(Additive(), RNG_RUNS, 1e-4),
+        "autoscale": table_of(Autoscale(), RNG_RUNS, 1e-4),
+    }.get(method, replace(table_of(EXPONENTIAL, RNG_RUNS, 2e-4), loss_per_bpb=1.0))
+    caps = (0.2, np.inf, np.inf)
+    capped = mix(asked(method, caps=caps, evidence=Evidence(table), replicates=0))
+    free = REFERENCES[method][0]()[1]
+    assert np.abs(np.array(list(capped.unconstrained.values())) - free).max() < 1e-3
+    assert capped.weights["a"] <= 0.2 + 1e-9 < free[0] - 0.05
+
+
 SEPARATE = PowerLaw(np.array([2.0, 2.2, 2.5]), np.array([0.12, 0.10, 0.03]))
 """A planted BiMix law: each domain's loss by its own share."""
 
