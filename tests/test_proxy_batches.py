@@ -16,6 +16,7 @@ from curate.proxy.training_batches import (
     BatchSource,
     ProxyDomain,
     RunTokens,
+    ValidationRows,
     run_streams,
     supply_streams,
     validation_rows,
@@ -145,12 +146,30 @@ def test_validation_rows_are_the_held_out_documents(tokenized: TokenizedDomains)
         own = rows.ids[rows.starts[row] : rows.starts[row] + tokens + 1]
         assert own[0] == (text[first - 1] if first else START)
         assert np.array_equal(own[1:], text[first : first + tokens])
-    seen = []
-    for numbers, batch in rows.batches(64):
-        assert batch.shape == (len(numbers), rows.tokens[numbers].max() + 1)
-        assert len(numbers) == 1 or batch[:, 1:].size <= 64
+    seen, shapes = [], set()
+    for numbers, batch in rows.batches(64, 10):
+        longest = rows.tokens[numbers].max()
+        count, length = batch.shape[0], batch.shape[1] - 1
+        assert len(numbers) <= count <= 10 and longest <= length <= 1.5 * longest
+        assert count == 1 or batch[:, 1:].size <= 64
+        for number, ids in zip(numbers, batch, strict=False):
+            start, tokens = rows.starts[number], rows.tokens[number]
+            assert np.array_equal(ids[: tokens + 1], rows.ids[start : start + tokens + 1])
+        shapes.add(batch.shape)
         seen += numbers.tolist()
     assert seen == list(range(len(rows.tokens)))
+    assert len(shapes) == len({length for _, length in shapes})  # one for each length
+
+
+def test_an_evaluation_has_few_shapes() -> None:
+    tokens = np.sort(np.random.default_rng(0).integers(1, 2049, 3000))
+    tokens[-1] = 2048
+    starts = np.cumsum(tokens + 1) - tokens - 1
+    rows = ValidationRows(np.zeros(starts[-1] + 2049, np.int64), starts, tokens,
+                          tokens * 0, tokens * 0, tokens * 0, tokens[:1], np.ones(1))  # fmt: skip
+    batches = list(rows.batches(7281, 65_535 // 72))
+    assert len({batch.shape for _, batch in batches}) <= 22
+    assert sum(batch[:, 1:].size for _, batch in batches) < 1.3 * tokens.sum()
 
 
 def test_bytes_of_whole_documents_are_exact(tokenized: TokenizedDomains) -> None:

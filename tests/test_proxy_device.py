@@ -8,8 +8,14 @@ import torch
 from bench.fake_device import fake_cuda, fake_meta
 from torch._subclasses.fake_tensor import DataDependentOutputException
 
-from curate.proxy.loss import chunk_tokens
-from curate.proxy.memory import model_bytes, sequence_bytes
+from curate.proxy.memory import (
+    GroupSize,
+    Workload,
+    chunk_bytes,
+    group_bytes,
+    model_bytes,
+    sequence_bytes,
+)
 from curate.proxy.optimiser import OptimiserSettings
 from curate.proxy.shape import PRESETS, Shape
 from curate.proxy.stack import Stack, StackSettings
@@ -46,7 +52,7 @@ def test_a_step_and_an_evaluation_on_a_fake_gpu(name: str) -> None:
         stack = Stack(settings(preset.sized(VOCABULARY), "cuda"), [0, 1])
         mode.weights = stack.weights
         assert {weight.device.type for weight in stack.weights.values()} == {"cuda"}
-        loss = stack.train_step(np.zeros((2, 2, length + 1), np.int64), 1)
+        loss = stack.train_step(torch.zeros((2, 2, length + 1), dtype=torch.int32), 1)
         assert (loss.device.type, loss.shape) == ("cuda", (2,))
         kept = stack.state().values()
         assert {tensor.device.type for tensor in kept if tensor.dim() > 1} == {"cuda"}
@@ -68,18 +74,48 @@ def test_memory_of_a_step_is_what_the_estimate_says(name: str) -> None:
     shape, length = preset.sized(VOCABULARY), preset.training.sequence_length
     compute = torch.bfloat16
     state, sequence = model_bytes(shape, compute), sequence_bytes(shape, length, compute)
-    chunk = chunk_tokens(2, shape.vocabulary, torch.device("meta")) * 2 * shape.vocabulary * 8
     few = max(2, state // sequence)  # half of the memory to activations, as `fit_models` plans
-    peaks = {}
+    peaks, chunks = {}, {}
     for sequences in (few, 2 * few):
         with fake_meta() as traffic:
             stack = Stack(settings(shape, "meta"), [0, 1])
-            stack.train_step(np.zeros((2, sequences, length + 1), np.int64), sequences)
+            batch = torch.zeros((2, sequences, length + 1), dtype=torch.int32)
+            stack.train_step(batch, sequences)
         peaks[sequences] = traffic.peak_bytes
-        estimate = 2 * state + 2 * sequences * sequence + chunk
+        load = Workload(shape, length, sequences, 10**9, 2, 2)
+        size = GroupSize(2, sequences, 2)
+        estimate = group_bytes(size, load, compute, "meta")
+        chunks[sequences] = chunk_bytes(size, load, compute, "meta")
         assert peaks[sequences] <= estimate <= 1.4 * peaks[sequences]
-    slope = (peaks[2 * few] - peaks[few]) / (2 * few)
+    slope = (peaks[2 * few] - chunks[2 * few] - peaks[few] + chunks[few]) / (2 * few)
     assert sequence == pytest.approx(slope, rel=0.05)
+
+
+def traffic_of_a_step(shape: Shape, models: int, sequences: int) -> tuple[float, int, int]:
+    """Bytes a token, launches, and bytes of fused updates, of a step of one micro-batch."""
+    with fake_meta() as traffic:
+        stack = Stack(settings(shape, "meta"), list(range(models)))
+        before = traffic.moved_bytes, traffic.launches
+        stack.train_step(torch.zeros((models, sequences, 2049), dtype=torch.int32), sequences)
+    tokens = models * sequences * 2048
+    return (
+        (traffic.moved_bytes - before[0]) / tokens,
+        traffic.launches - before[1],
+        traffic.bytes_of["aten._fused_adamw_.default"],
+    )
+
+
+def test_traffic_of_a_token_stays_what_it_is() -> None:
+    """Bounds are a fifth above what was counted; a pass more over the logits is 200 KB."""
+    shape = PRESETS["1M"].sized(VOCABULARY)
+    alone, launches, update = traffic_of_a_step(shape, 1, 64)
+    assert alone < 810_000 and launches < 500
+    assert update == 32 * shape.parameters  # what a fused update reads and writes, and no more
+    stacked, _, _ = traffic_of_a_step(shape, 8, 64)
+    assert stacked < 1.05 * alone  # more models have no shorter chunks
+    for models in (1, 64):  # without a large head: passes of the blocks
+        small, _, _ = traffic_of_a_step(Shape(2, 256, 8, 512, 1024), models, 4)
+        assert small < 215_000
 
 
 @pytest.mark.parametrize("device", ["cuda", "meta"])

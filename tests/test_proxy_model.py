@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional
 
 from curate.errors import RecipeError
-from curate.proxy.loss import chunk_tokens, head_loss, token_losses
+from curate.proxy.loss import (
+    LEAST_TOKENS,
+    MOST_LOGITS,
+    HeadChunk,
+    HeadLoss,
+    head_chunk,
+)
 from curate.proxy.model import hidden_states, initial_weights, weight_shapes
+from curate.proxy.optimiser import OptimiserSettings
 from curate.proxy.shape import PRESETS, Shape, find_preset
+from curate.proxy.stack import Stack, StackSettings
 
 CPU = torch.device("cpu")
 SMALL = Shape(layers=2, width=32, heads=4, mlp=48, vocabulary=96)
@@ -126,37 +132,86 @@ def test_a_stacked_model_is_the_model_alone() -> None:
 
 
 @pytest.mark.parametrize("chunk", [1, 5, 51, 1000])
-def test_fused_loss_and_gradients_equal_plain_ones(chunk: int) -> None:
+@pytest.mark.parametrize("group", [1, 2, 3])
+def test_fused_loss_and_gradients_equal_plain_ones(chunk: int, group: int) -> None:
     rng = torch.Generator().manual_seed(0)
-    hidden = torch.randn(2, 51, 32, generator=rng, requires_grad=True)
-    head = torch.randn(2, 96, 32, generator=rng, requires_grad=True)
-    target = torch.randint(0, 96, (2, 51), generator=rng)
-    scale = torch.tensor([1.0, -2.5])
+    hidden = torch.randn(3, 51, 32, generator=rng, requires_grad=True)
+    head = torch.randn(3, 96, 32, generator=rng, requires_grad=True)
+    target = torch.randint(0, 96, (3, 51), generator=rng)
     plain = torch.stack([
-        functional.cross_entropy(hidden[k] @ head[k].T, target[k]) for k in range(2)
+        functional.cross_entropy(hidden[k] @ head[k].T, target[k]) for k in range(3)
     ])  # fmt: skip
-    expected = torch.autograd.grad((plain * scale).sum(), (hidden, head))
-    fused = head_loss(hidden, head, target, chunk)
-    found = torch.autograd.grad((fused * scale).sum(), (hidden, head))
+    expected = torch.autograd.grad(-2.5 * plain.sum(), (hidden, head))
+    before = torch.randn(3, 96, 32, generator=rng)  # of an earlier part of the batch
+    grad_head = before.clone()
+    head_loss = HeadLoss("cpu", HeadChunk(group, chunk))
+    fused, grad_hidden = head_loss.gradients(hidden, head, target, grad_head, -2.5)
     assert torch.allclose(fused, plain, rtol=1e-5)
-    for one, other in itertools.zip_longest(found, expected):
-        assert torch.allclose(one, other, atol=1e-5)
-    each = token_losses(hidden, head, target, chunk)
+    assert torch.allclose(grad_hidden, expected[0], atol=1e-5)
+    assert torch.allclose(grad_head - before, expected[1], atol=1e-5)
+    each = head_loss.token_losses(hidden, head, target)
     assert torch.allclose(each.mean(1), plain, rtol=1e-5)
 
 
-def test_bfloat16_loss_is_near_the_exact_one() -> None:
+def test_bfloat16_loss_and_gradients_are_near_the_exact_ones() -> None:
     rng = torch.Generator().manual_seed(0)
-    hidden = torch.randn(1, 2000, 32, generator=rng)
-    head = 0.3 * torch.randn(1, 96, 32, generator=rng)
+    hidden = torch.randn(1, 2000, 32, generator=rng).bfloat16()
+    head = (0.3 * torch.randn(1, 96, 32, generator=rng)).bfloat16()
     target = torch.randint(0, 96, (1, 2000), generator=rng)
-    exact = token_losses(hidden, head, target, 500).mean()
-    low = head_loss(hidden.bfloat16().requires_grad_(), head.requires_grad_(), target, 500)
-    assert float(low.detach()) == pytest.approx(float(exact), abs=2e-3)
-    low.sum().backward()
-    assert head.grad is not None and head.grad.dtype == torch.float32
+    exact = [tensor.double().requires_grad_() for tensor in (hidden, head)]
+    loss = functional.cross_entropy((exact[0] @ exact[1].transpose(1, 2))[0], target[0])
+    expected = torch.autograd.grad(loss, exact)
+    grad_head = torch.zeros(1, 96, 32)
+    head_loss = HeadLoss("cpu", HeadChunk(1, 500))
+    low, grad_hidden = head_loss.gradients(hidden, head, target, grad_head, 1.0)
+    assert float(low) == pytest.approx(float(loss.detach()), abs=2e-3)
+    for found, true in zip((grad_hidden, grad_head), expected, strict=True):
+        assert (found.double() - true).norm() < 0.015 * true.norm()
 
 
-def test_a_chunk_has_at_least_a_token() -> None:
-    assert chunk_tokens(64, 10**6, CPU, logits=1000) == 1
-    assert chunk_tokens(2, 100, CPU, logits=1000) == 5
+@pytest.mark.parametrize("tied", [True, False])
+def test_bfloat16_gradients_of_a_model_are_near_those_of_float64(tied: bool) -> None:
+    """The whole gradient, against the plain formula in float64 at the same weights."""
+    shape = Shape(2, 256, 8, 512, 2048, tied)
+    settings = OptimiserSettings(1e-3, warmup_steps=0, clip=1e9)
+    stack = Stack(StackSettings(shape, settings, CPU, torch.bfloat16), [3])
+    with torch.no_grad():
+        for weight in stack.weights.values():  # as bfloat16 holds them, so that both are the same
+            weight.copy_(weight.bfloat16())
+    stack.cast()
+    exact = {
+        name: weight.detach().double().requires_grad_() for name, weight in stack.weights.items()
+    }
+    ids = torch.from_numpy(np.random.default_rng(0).integers(0, 2048, (1, 8, 65)).astype(np.int32))
+    hidden = hidden_states(exact, ids[:, :, :-1], shape)
+    functional.cross_entropy(
+        hidden[0] @ exact["head"][0].T, ids[0, :, 1:].flatten().long()
+    ).backward()
+    taken = {}
+    step = stack.optimiser.step
+    stack.optimiser.step = lambda: (
+        taken.update({name: weight.grad.double() for name, weight in stack.weights.items()})
+        or step()
+    )
+    stack.train_step(ids, 4)
+    error = sum((taken[name] - weight.grad).square().sum() for name, weight in exact.items())
+    whole = sum(weight.grad.square().sum() for weight in exact.values())
+    assert (error / whole).sqrt() < 0.015
+
+
+@pytest.mark.parametrize(
+    ("models", "tokens", "vocabulary"),
+    [(1, 1, 10**6), (8, 131_072, 50_432), (64, 2048, 8192), (7, 5000, 50_432), (16, 512, 1024)],
+)
+@pytest.mark.parametrize("kind", ["cuda", "cpu"])
+def test_chunks_cover_all_tokens_once_and_are_large(
+    models: int, tokens: int, vocabulary: int, kind: str
+) -> None:
+    chunk = head_chunk(models, tokens, vocabulary, kind)
+    covered = np.zeros((models, tokens), int)
+    for part in chunk.parts(models, tokens):
+        covered[part] += 1
+    assert (covered == 1).all()
+    assert chunk.tokens > min(tokens, LEAST_TOKENS[kind]) / 2  # half, where evened out
+    logits = chunk.models * chunk.tokens * vocabulary
+    assert logits <= max(MOST_LOGITS[kind] * 1.05, min(tokens, LEAST_TOKENS[kind]) * vocabulary)

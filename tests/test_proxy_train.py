@@ -22,9 +22,17 @@ from conftest import Listener
 from curate.errors import CurateError, EngineError, InputError, MissingEvidence, RecipeError
 from curate.pipeline.proxies import train_domain_experts, train_proxies
 from curate.pipeline.proxy_setup import check_proxy
+from curate.proxy import memory
 from curate.proxy.checkpoint import find_checkpoint, save_checkpoint
 from curate.proxy.device import find_device
-from curate.proxy.memory import fit_models, halve_until_it_fits, is_out_of_memory
+from curate.proxy.memory import (
+    GroupSize,
+    Workload,
+    fit_models,
+    group_bytes,
+    halve_until_it_fits,
+    is_out_of_memory,
+)
 from curate.proxy.optimiser import OptimiserSettings, StackedAdamW
 from curate.proxy.runs import RunRow, append_runs, read_runs
 from curate.proxy.shape import PRESETS, Shape
@@ -53,10 +61,11 @@ def tiny_stack(seeds: list[int], rates: list[float] | None = None, steps: int = 
     return Stack(StackSettings(TINY, settings, CPU, torch.float32), seeds, rates)
 
 
-def tiny_batches(models: int, steps: int, seed: int = 0) -> np.ndarray:
+def tiny_batches(models: int, steps: int, seed: int = 0) -> torch.Tensor:
     """Sequences that count upwards, so that there is something to learn."""
     starts = np.random.default_rng(seed).integers(0, 64, (steps, models, 2, 1))
-    return (starts + np.arange(17) * (1 + np.arange(models)[:, None, None])) % 64
+    ids = (starts + np.arange(17) * (1 + np.arange(models)[:, None, None])) % 64
+    return torch.from_numpy(ids.astype(np.int32))
 
 
 @pytest.mark.slow
@@ -87,7 +96,7 @@ def test_update_equals_that_of_torch() -> None:
     own = {name: w.clone().requires_grad_() for name, w in weights.items()}
     theirs = {name: w.clone().requires_grad_() for name, w in weights.items()}
     settings = OptimiserSettings(1e-2, warmup_steps=0, clip=1e9)
-    ours = StackedAdamW(own, torch.tensor([1e-2]), settings)
+    ours = StackedAdamW(own, [1e-2], settings)
     groups = [
         {"params": [theirs["head"]], "weight_decay": 0.1},
         {"params": [theirs["final_norm"]], "weight_decay": 0.0},
@@ -105,7 +114,7 @@ def test_update_equals_that_of_torch() -> None:
 
 def test_each_model_is_clipped_by_its_own_norm() -> None:
     weights = {"final_norm": torch.zeros(2, 256, requires_grad=True)}
-    optimiser = StackedAdamW(weights, torch.tensor([1e-2, 1e-2]), OptimiserSettings(1e-2))
+    optimiser = StackedAdamW(weights, [1e-2, 1e-2], OptimiserSettings(1e-2))
     weights["final_norm"].grad = torch.stack([torch.full((256,), 1.0), torch.full((256,), 1e-3)])
     norms = optimiser.step()
     assert norms.tolist() == pytest.approx([16.0, 0.016])
@@ -331,7 +340,7 @@ def test_experts_know_their_own_domain_best(recipe: Path) -> None:
     assert train_domain_experts(loaded, 1, Observer()) == losses  # nothing is trained again
 
 
-def test_memory_that_runs_out_halves_the_stack() -> None:
+def test_memory_that_runs_out_halves_sequences_then_models() -> None:
     done: list[tuple[int, ...]] = []
     notices: list[str] = []
 
@@ -340,13 +349,32 @@ def test_memory_that_runs_out_halves_the_stack() -> None:
             raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
         done.append((*items, micro))
 
-    halve_until_it_fits([1, 2, 3, 4, 5], 2, work, notices.append)
-    assert done == [(1, 2, 2), (3, 2), (4, 5, 2)]
-    assert notices[0] == "out of memory with 5 models at once; trying 3 at once"
+    halve_until_it_fits([1, 2, 3, 4], 4, work, notices.append)
+    assert done == [(1, 2, 3, 4, 1)]
+    assert notices == [
+        "out of memory with 4 sequences at a time; trying 2",
+        "out of memory with 2 sequences at a time; trying 1",
+    ]
     done.clear()
-    halve_until_it_fits([1], 16, work, notices.append)
-    assert done == [(1, 4)]
-    assert notices[-1] == "out of memory with 8 sequences at a time; trying 4"
+    halve_until_it_fits([1, 2, 3, 4, 5], 2, work, notices.append)
+    assert done == [(1, 2, 3, 1), (4, 5, 1)]
+    assert notices[-1] == "out of memory with 5 models at once; trying 3 at once"
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported",
+        "CUDA driver error: out of memory",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes",
+    ],
+)
+def test_every_message_of_memory_that_ran_out(message: str) -> None:
+    assert is_out_of_memory(RuntimeError(message))
+    assert is_out_of_memory(torch.OutOfMemoryError(message))
+    assert not is_out_of_memory(ValueError(message))
 
 
 def test_half_of_a_group_goes_on_where_the_group_was(tmp_path: Path) -> None:
@@ -358,8 +386,7 @@ def test_half_of_a_group_goes_on_where_the_group_was(tmp_path: Path) -> None:
     save_checkpoint(path, "settings", ["a", "b", "c"], b"[]", whole.state())
     state = find_checkpoint(tmp_path, "settings", ["c", "a"])
     assert state is not None
-    half = tiny_stack([7, 7])
-    half.load(state.tensors)
+    half = Stack(whole.settings, [7, 7], state=state.tensors)
     assert half.step_number == 3
     for batch in batches[3:]:
         expected, found = whole.train_step(batch, 2), half.train_step(batch[[2, 0]], 2)
@@ -377,7 +404,6 @@ def test_what_cannot_fit_and_what_is_no_lack_of_memory() -> None:
     def wrong(items: list[int], micro: int) -> None:
         raise RuntimeError("shapes differ")
 
-    assert is_out_of_memory(RuntimeError("DefaultCPUAllocator: not enough memory: you tried"))
     with pytest.raises(EngineError, match="one sequence; set a smaller proxy.preset"):
         halve_until_it_fits([1, 2], 2, hopeless, lambda _: None)
     with pytest.raises(RuntimeError, match="shapes differ"):
@@ -387,10 +413,47 @@ def test_what_cannot_fit_and_what_is_no_lack_of_memory() -> None:
     assert is_out_of_memory(real.value)
 
 
+def workload(name: str, **changes: int) -> Workload:
+    preset = PRESETS[name]
+    training = preset.training
+    sizes = {"sequence_length": training.sequence_length, "run_tokens": training.tokens,
+             "batch_sequences": training.batch_sequences, "runs": 32,
+             "most_models": 32}  # fmt: skip
+    return Workload(preset.sized(50_432), **{**sizes, **changes})
+
+
 def test_a_fit_is_possible_and_smaller_for_larger_models() -> None:
-    large, small = (fit_models(PRESETS[name].sized(50_432), 2048, 64, torch.float32, CPU)
-                    for name in ("60M", "1M"))  # fmt: skip
-    assert 1 <= large.models <= small.models and 1 <= small.micro_sequences <= 64
+    large, small = (fit_models(workload(name), torch.float32, CPU) for name in ("60M", "1M"))
+    assert 1 <= large.models <= small.models <= 16
+    assert small.micro_sequences == 1 and small.part_models == 1  # 2048 tokens fill the caches
+
+
+def test_parts_of_a_cpu_stay_in_its_caches_and_groups_are_even() -> None:
+    nano = workload("nano", sequence_length=64, runs=17)
+    assert fit_models(nano, torch.float32, CPU, 2) == GroupSize(9, 8, 2)
+    assert fit_models(replace(nano, runs=2), torch.float32, CPU, 2) == GroupSize(2, 8, 1)
+    assert fit_models(replace(nano, most_models=1), torch.float32, CPU, 2) == GroupSize(1, 8, 1)
+
+
+def fit_gpu(monkeypatch: pytest.MonkeyPatch, gib: int, load: Workload) -> GroupSize:
+    monkeypatch.setattr(memory, "free_bytes", lambda device: gib << 30)
+    return fit_models(load, torch.bfloat16, torch.device("cuda"))
+
+
+def test_a_fit_on_a_gpu_is_fast_not_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    large = fit_gpu(monkeypatch, 138, workload("1M"))
+    assert (large.models, large.micro_sequences) != (32, 1)
+    assert large.micro_sequences * 2048 >= 65_536  # the head's chunks are long
+    assert group_bytes(large, workload("1M"), torch.bfloat16, "cuda") < 30 << 30
+    # Small batches of short sequences leave a GPU idle unless many models share its kernels.
+    tiny = Workload(Shape(2, 256, 8, 512, 8192), 512, 4, 10**8, 128, 128)
+    assert fit_gpu(monkeypatch, 138, tiny).models >= 32
+    # It still runs where little is free, and the most that is planned with does fit.
+    for gib in (8, 24):
+        size = fit_gpu(monkeypatch, gib, workload("60M"))
+        assert group_bytes(size, workload("60M"), torch.bfloat16, "cuda") < gib << 30
+    assert fit_gpu(monkeypatch, 1, workload("500M")) == GroupSize(1, 1, 1)
+    assert fit_gpu(monkeypatch, 138, replace(workload("1M"), most_models=1)).models == 1
 
 
 def test_a_run_table_is_read_as_written(tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ def prepare(
         data_hash=hash_json(
             [encoded.content_hash, encoded.tokenizer.fingerprint, asdict(loaded.recipe.validation)]
         ),
-        group=GroupSize(1, 1),
+        group=GroupSize(1, 1, 1),
         tensorboard=None if recipe.tensorboard is None else loaded.base / recipe.tensorboard,
     )
     # By the proxies' supply, so that mixtures drawn below them never fail for a rounded document.
@@ -182,18 +182,23 @@ def _notice_shape(shape: Shape, preset: str, observer: Observer) -> None:
 
 
 def with_runs(loaded: LoadedRecipe, swarm: Swarm, runs: tuple[SwarmRun, ...]) -> Swarm:
-    """Give a swarm its runs, and train as many models at once as fit into memory.
+    """Give a swarm its runs, and as many models at a time as are fastest.
 
     Args:
         loaded: The recipe; `proxy.models` limits the models at once.
         swarm: A swarm, whose runs are replaced.
         runs: The runs.
     """
-    from curate.proxy.memory import fit_models
+    from curate.proxy.memory import Workload, fit_models
 
-    group = fit_models(
-        swarm.stack.shape, swarm.sequence_length, swarm.batch_sequences, swarm.stack.compute,
-        swarm.stack.device,
-    )  # fmt: skip
-    most = min(group.models, loaded.proxies.models or group.models, len(runs))
-    return replace(swarm, runs=runs, group=replace(group, models=most))
+    stack = swarm.stack
+    workload = Workload(
+        shape=stack.shape,
+        sequence_length=swarm.sequence_length,
+        batch_sequences=swarm.batch_sequences,
+        run_tokens=swarm.steps * swarm.step_tokens,
+        runs=len(runs),
+        most_models=loaded.proxies.models or len(runs),
+    )
+    group = fit_models(workload, stack.compute, stack.device, stack.threads)
+    return replace(swarm, runs=runs, group=group)

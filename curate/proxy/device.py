@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from curate.errors import InputError
 from curate.proxy.optimiser import OptimiserSettings
@@ -68,4 +74,21 @@ def stack_settings(
     """
     torch.set_num_threads(threads)
     compute = torch.bfloat16 if device.type == "cuda" else torch.float32
-    return StackSettings(shape, optimiser, device, compute)
+    return StackSettings(shape, optimiser, device, compute, threads)
+
+
+def stage(batches: Iterator[NDArray[np.int32]], device: torch.device) -> Iterator[Tensor]:
+    """Make batches ahead, in a thread, in memory that a GPU copies from while it computes."""
+
+    def following() -> Tensor | None:
+        batch = next(batches, None)
+        if batch is None:
+            return None
+        tensor = torch.from_numpy(batch)
+        return tensor.pin_memory() if device.type == "cuda" else tensor
+
+    with ThreadPoolExecutor(1) as thread:
+        ahead = thread.submit(following)
+        while (batch := ahead.result()) is not None:
+            ahead = thread.submit(following)
+            yield batch

@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from curate.proxy.stack import Stack
+from curate.proxy.group import ModelGroup
+from curate.proxy.memory import MOST_ROWS
 from curate.proxy.swarm import Swarm, SwarmResult, SwarmRun
 from curate.proxy.train import evaluation_tokens
 from curate.proxy.training_batches import ValidationRows
@@ -31,17 +32,17 @@ def expert_runs(domains: Sequence[str]) -> tuple[SwarmRun, ...]:
 
 
 def keep_log_probabilities(
-    rows: ValidationRows, directory: Path, stack: Stack, runs: Sequence[SwarmRun]
+    rows: ValidationRows, directory: Path, group: ModelGroup, runs: Sequence[SwarmRun]
 ) -> None:
     """Write the log-probabilities that trained experts give to held-out tokens, a file a run.
 
     Args:
         rows: Held-out tokens.
         directory: Folder for `logp-<run>.npy`.
-        stack: Trained models.
+        group: Trained models.
         runs: Runs in the order of the models.
     """
-    every = token_log_probabilities(stack, rows)
+    every = token_log_probabilities(group, rows)
     for run, values in zip(runs, every, strict=True):
         with atomic_path(directory / f"logp-{run.name}.npy") as temporary:
             with temporary.open("wb") as file:
@@ -73,16 +74,16 @@ def final_losses(result: SwarmResult) -> dict[str, list[float]]:
     return {row.run: list(row.losses) for row in result.rows}
 
 
-def token_log_probabilities(stack: Stack, rows: ValidationRows) -> NDArray[np.float32]:
+def token_log_probabilities(group: ModelGroup, rows: ValidationRows) -> NDArray[np.float32]:
     """Compute the log-probability of every held-out token under every model.
 
     Returns:
         Nats, shape (K, tokens), in the order of `rows`.
     """
     stops = np.cumsum(rows.tokens)
-    out = np.empty((stack.models, int(stops[-1])), np.float32)
-    for numbers, batch in rows.batches(evaluation_tokens(stack)):
-        losses = stack.row_losses(batch).cpu().numpy()
+    out = np.empty((group.models, int(stops[-1])), np.float32)
+    for numbers, batch in rows.batches(evaluation_tokens(group), MOST_ROWS // group.models):
+        losses = group.row_losses(batch)[:, : len(numbers)].cpu().numpy()
         inside = np.arange(losses.shape[2]) < rows.tokens[numbers, None]
         first = int(stops[numbers[0]] - rows.tokens[numbers[0]])
         out[:, first : int(stops[numbers[-1]])] = -losses[:, inside]

@@ -9,6 +9,7 @@ head take rate * 256 / width, embeddings and gains take the rate itself. Initial
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -74,7 +75,9 @@ def schedule_factor(settings: OptimiserSettings, step: int) -> float:
 class StackedAdamW:
     """Updates a stack of models; holds their moments and which of them still train."""
 
-    def __init__(self, weights: Weights, rates: Tensor, settings: OptimiserSettings) -> None:
+    def __init__(
+        self, weights: Weights, rates: Sequence[float], settings: OptimiserSettings
+    ) -> None:
         """Start at step 0.
 
         Args:
@@ -85,13 +88,15 @@ class StackedAdamW:
         self._weights = weights
         self._rates = rates
         self._settings = settings
+        device = next(iter(weights.values())).device
         self.step_number = 0
         self.first: Weights = {name: torch.zeros_like(w) for name, w in weights.items()}
         self.second: Weights = {name: torch.zeros_like(w) for name, w in weights.items()}
-        self.alive_K = torch.ones(len(rates), dtype=torch.bool, device=rates.device)
+        self.alive_K = torch.ones(len(rates), dtype=torch.bool, device=device)
         """False from the step on in which a model's gradient was not finite."""
-        self.failed_step_K = torch.zeros(len(rates), dtype=torch.int64, device=rates.device)
+        self.failed_step_K = torch.zeros(len(rates), dtype=torch.int64, device=device)
         """Step in which the gradient was not finite; 0 for never."""
+        self._step = torch.zeros((), dtype=torch.float32, device=device)
 
     @torch.no_grad()
     def step(self) -> Tensor:
@@ -105,29 +110,42 @@ class StackedAdamW:
         """
         self.step_number += 1
         settings, step = self._settings, self.step_number
-        gradients = {name: weight.grad for name, weight in self._weights.items()}
+        gradients: Weights = {}
+        for name, weight in self._weights.items():
+            assert weight.grad is not None
+            gradients[name] = weight.grad
+            weight.grad = None
         norm_K = _norms(gradients)
         fine_K = self.alive_K & torch.isfinite(norm_K)
         self.failed_step_K = torch.where(self.alive_K & ~fine_K, step, self.failed_step_K)
         self.alive_K = fine_K
-        scale_K = settings.clip / norm_K.clamp_min(settings.clip)
-        rate_K = self._rates * schedule_factor(settings, step) * fine_K
-        correction1 = 1 - settings.beta1**step
-        correction2 = 1 - settings.beta2**step
-        for name, weight in self._weights.items():
-            grad = gradients[name]
-            assert grad is not None
-            # where, not a product with 0: 0 * nan is nan and would reach the moments
-            grad = torch.where(_spread(fine_K, grad), grad * _spread(scale_K, grad), 0.0)
-            first, second = self.first[name], self.second[name]
-            first.lerp_(grad, 1 - settings.beta1)
-            second.mul_(settings.beta2).addcmul_(grad, grad, value=1 - settings.beta2)
-            update = (second / correction2).sqrt_().add_(settings.epsilon)
-            update = (first / correction1).div_(update)
-            if name in MATRICES:
-                update.add_(weight, alpha=settings.weight_decay)
-            weight.sub_(update.mul_(_spread(rate_K * self._width_factor(name), update)))
-            weight.grad = None
+        # The fused update divides gradients by a scale and leaves all as it is where told of an
+        # infinity, which serves for clipping and for models that failed; one call for each model.
+        scales = (norm_K.clamp_min(settings.clip) / settings.clip).unbind()
+        dead = (~fine_K).to(torch.float32).unbind()
+        self._step.fill_(step)
+        factor = schedule_factor(settings, step)
+        for decays in (True, False):
+            names = [name for name in self._weights if (name in MATRICES) == decays]
+            if not names:
+                continue
+            rate = factor * self._width_factor(names[0])
+            decay = settings.weight_decay if decays else 0.0
+            for model, (weights, grads, first, second) in enumerate(
+                zip(
+                    _by_model(self._weights, names),
+                    _by_model(gradients, names),
+                    _by_model(self.first, names),
+                    _by_model(self.second, names),
+                    strict=True,
+                )
+            ):
+                torch._fused_adamw_(
+                    weights, grads, first, second, [], [self._step] * len(names),
+                    lr=self._rates[model] * rate, beta1=settings.beta1, beta2=settings.beta2,
+                    weight_decay=decay, eps=settings.epsilon, amsgrad=False, maximize=False,
+                    grad_scale=scales[model], found_inf=dead[model],
+                )  # fmt: skip
         return norm_K
 
     def _width_factor(self, name: str) -> float:
@@ -136,12 +154,13 @@ class StackedAdamW:
         return BASE_WIDTH / self._weights["final_norm"].shape[-1]
 
 
-def _norms(gradients: dict[str, Tensor | None]) -> Tensor:
+def _by_model(tensors: Weights, names: Sequence[str]) -> Iterator[list[Tensor]]:
+    """Yield the named tensors of one model after the other, as views."""
+    return map(list, zip(*(tensors[name].unbind() for name in names), strict=True))
+
+
+def _norms(gradients: Weights) -> Tensor:
     """Compute the norm of each model's whole gradient, shape (K,)."""
-    squares = [grad.flatten(1).square().sum(1) for grad in gradients.values() if grad is not None]
-    return torch.stack(squares).sum(0).sqrt()
-
-
-def _spread(values_K: Tensor, like: Tensor) -> Tensor:
-    """Shape one value for each model so that it multiplies `like`."""
-    return values_K.view(-1, *[1] * (like.dim() - 1))
+    norms = [torch.linalg.vector_norm(grad.flatten(1), dim=1) for grad in gradients.values()]
+    norm_K: Tensor = torch.linalg.vector_norm(torch.stack(norms), dim=0)
+    return norm_K

@@ -9,7 +9,9 @@ the same swarm and directory share its runs, see `claims`.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,10 +24,11 @@ from torch import Tensor
 from curate.proxy.checkpoint import Checkpoint, find_checkpoint, save_checkpoint
 from curate.proxy.claims import RunClaims
 from curate.proxy.curves import write_curves
+from curate.proxy.device import stage
+from curate.proxy.group import ModelGroup
 from curate.proxy.memory import halve_until_it_fits
 from curate.proxy.runs import RunRow
 from curate.proxy.shared import SharedSwarm
-from curate.proxy.stack import Stack
 from curate.proxy.swarm import Swarm, SwarmResult, SwarmRun, swarm_result
 from curate.proxy.swarm_progress import SwarmProgress
 from curate.proxy.training_batches import BatchSource, run_streams, supply_streams
@@ -39,15 +42,18 @@ CURVE = "train_loss"
 """Name of the training losses in a checkpoint; shape (K, steps)."""
 
 SAVE_SECONDS = 60.0
-"""Longest time between checkpoints of a group; every evaluation saves one too."""
+"""Time between checkpoints of a group, unless an evaluation saves one earlier."""
+
+SAVE_SHARE = 0.05
+"""Largest share of the time that saving may take: what took 3 s is not saved again for a minute."""
 
 WAIT_SECONDS = 0.5
 """Time between looks at what other processes train, once nothing is left to claim."""
 
-EVALUATION_TOKENS = {"cpu": 1 << 14, "cuda": 1 << 19}
-"""Tokens of a batch of held-out text, over all models of a stack."""
+EVALUATION_TOKENS = {"cpu": 1 << 11, "cuda": 1 << 19}
+"""Tokens of a batch of held-out text, over all models that are computed together."""
 
-Finish = Callable[[Stack, Sequence[SwarmRun]], None]
+Finish = Callable[[ModelGroup, Sequence[SwarmRun]], None]
 
 
 def train_swarm(
@@ -131,16 +137,20 @@ def _train_group(
 ) -> None:
     """Train runs together to their end, and append their rows."""
     swarm, directory = shared.swarm, shared.directory
-    stack = Stack(swarm.stack, [run.seed for run in runs])
     path = _group_path(directory, runs)
     names = [run.name for run in runs]
     state = find_checkpoint(directory, swarm.settings_hash, names)
+    group = ModelGroup(
+        swarm.stack,
+        [run.seed for run in runs],
+        replace(swarm.group, micro_sequences=micro),
+        None if state is None else state.tensors,
+    )
     rows: list[RunRow] = []
     if state is not None:
-        stack.load(state.tensors)
         kept = msgspec.json.decode(state.rows, type=list[RunRow])
         rows = [row for row in kept if row.run in names]
-        progress.resume(stack.step_number, len(runs))
+        progress.resume(group.step_number, len(runs))
     curve = _curve_so_far(state, swarm.stack.device)
     source = BatchSource(
         [swarm.run_tokens(run) for run in runs],
@@ -148,27 +158,30 @@ def _train_group(
         swarm.sequence_length,
         swarm.start_id,
     )
-    boards = _boards(swarm, names, stack.step_number)
-    saved = time.monotonic()
-    for batch in source.batches(swarm.batch_sequences, stack.step_number):
-        curve.append(stack.train_step(batch, micro))
-        progress.add(stack.step_number, curve[-1])
-        measure = stack.step_number in swarm.checkpoints
+    boards = _boards(swarm, names, group.step_number)
+    pace = _SavePace()
+    batches = source.batches(swarm.batch_sequences, group.step_number)
+    for batch in stage(batches, swarm.stack.device):
+        curve.append(group.train_step(batch))
+        progress.add(group.step_number, curve[-1])
+        measure = group.step_number in swarm.checkpoints
         if measure:
-            rows += _measure(swarm, stack, runs)
-            _note_failures(shared, stack, runs, progress.notice)
-        if measure or time.monotonic() - saved > SAVE_SECONDS:
-            encoded = msgspec.json.encode(rows)
+            rows += _measure(swarm, group, runs)
+            _note_failures(shared, group, runs, progress.notice)
+        save = pace.is_due(measure)
+        if measure or save:
             curve = [torch.column_stack(curve)]  # one tensor again, else the list grows by a step
-            tensors = {**stack.state(), CURVE: curve[0]}
-            save_checkpoint(path, swarm.settings_hash, names, encoded, tensors)
             for board in boards:
                 board.add(curve[0].cpu().numpy(), rows)
-            saved = time.monotonic()
+        if save:
+            with pace.saving():
+                tensors = {**group.state(), CURVE: curve[0]}
+                encoded = msgspec.json.encode(rows)
+                save_checkpoint(path, swarm.settings_hash, names, encoded, tensors)
     for board in boards:
         board.close()
     if finish is not None:
-        finish(stack, runs)
+        finish(group, runs)
     write_curves(
         directory / "curves" / f"{swarm.settings_hash[:8]}-{path.stem}.parquet",
         [(run.name, run.seed) for run in runs],
@@ -178,6 +191,26 @@ def _train_group(
     failed = shared.failed()
     shared.append([row for row in rows if row.run not in failed])
     path.unlink(missing_ok=True)
+
+
+class _SavePace:
+    """Decides when to save, so that saving takes a bounded share of the time."""
+
+    def __init__(self) -> None:
+        self._last, self._cost = time.monotonic(), 0.0
+
+    def is_due(self, measured: bool) -> bool:
+        """Return whether to save now; `measured` if an evaluation would have to be repeated."""
+        least = 0.0 if measured else SAVE_SECONDS
+        return time.monotonic() - self._last >= max(least, self._cost / SAVE_SHARE)
+
+    @contextmanager
+    def saving(self) -> Iterator[None]:
+        """Time what a save takes."""
+        start = time.monotonic()
+        yield
+        self._last = time.monotonic()
+        self._cost = self._last - start
 
 
 def _boards(swarm: Swarm, names: Sequence[str], step: int) -> list[Boards]:
@@ -194,9 +227,9 @@ def _curve_so_far(state: Checkpoint | None, device: torch.device) -> list[Tensor
     return [] if state is None else [state.tensors[CURVE].to(device)]
 
 
-def _measure(swarm: Swarm, stack: Stack, runs: Sequence[SwarmRun]) -> list[RunRow]:
+def _measure(swarm: Swarm, group: ModelGroup, runs: Sequence[SwarmRun]) -> list[RunRow]:
     """Measure the validation losses of every model, as rows."""
-    nats: NDArray[np.float64] = stack.domain_losses(swarm.validation, evaluation_tokens(stack))
+    nats: NDArray[np.float64] = group.domain_losses(swarm.validation, evaluation_tokens(group))
     per_token = nats / swarm.validation.domain_tokens
     per_byte = nats / swarm.validation.domain_bytes / np.log(2)
     return [
@@ -204,8 +237,8 @@ def _measure(swarm: Swarm, stack: Stack, runs: Sequence[SwarmRun]) -> list[RunRo
             run=run.name,
             seed=run.seed,
             params=swarm.stack.shape.matmul_parameters,
-            step=stack.step_number,
-            tokens=stack.step_number * swarm.step_tokens,
+            step=group.step_number,
+            tokens=group.step_number * swarm.step_tokens,
             weights=run.weights,
             losses=tuple(per_token[model].tolist()),
             bits_per_byte=tuple(per_byte[model].tolist()),
@@ -214,16 +247,16 @@ def _measure(swarm: Swarm, stack: Stack, runs: Sequence[SwarmRun]) -> list[RunRo
     ]
 
 
-def evaluation_tokens(stack: Stack) -> int:
+def evaluation_tokens(group: ModelGroup) -> int:
     """Choose the held-out tokens of a batch for each model; a longer row is its own batch."""
-    device = stack.settings.device.type
-    return EVALUATION_TOKENS.get(device, EVALUATION_TOKENS["cuda"]) // stack.models
+    device = group.settings.device.type
+    return EVALUATION_TOKENS.get(device, EVALUATION_TOKENS["cuda"]) // group.part_models
 
 
 def _note_failures(
-    shared: SharedSwarm, stack: Stack, runs: Sequence[SwarmRun], notice: Callable[[str], None]
+    shared: SharedSwarm, group: ModelGroup, runs: Sequence[SwarmRun], notice: Callable[[str], None]
 ) -> None:
-    steps, recorded = stack.optimiser.failed_step_K.tolist(), shared.failed()
+    steps, recorded = group.failed_steps(), shared.failed()
     rate = shared.swarm.stack.optimiser.learning_rate
     for run, step in zip(runs, steps, strict=True):
         if step and run.name not in recorded:

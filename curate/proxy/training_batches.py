@@ -150,7 +150,7 @@ class BatchSource:
         ]
         self._copier = TokenCopier([domain.tokens for domain in domains])
 
-    def batches(self, sequences: int, first_step: int = 0) -> Iterator[NDArray[np.int64]]:
+    def batches(self, sequences: int, first_step: int = 0) -> Iterator[NDArray[np.int32]]:
         """Yield a batch for each step; all ids but the last of a sequence are the input.
 
         Args:
@@ -167,7 +167,7 @@ class BatchSource:
         out = np.empty(len(self._runs) * sequences * self._length, np.int64)
         for pieces in zip(*readers, strict=True):
             self._copier.copy(np.concatenate(pieces), out)
-            batch = np.full((len(self._runs), sequences, self._length + 1), self._start, np.int64)
+            batch = np.full((len(self._runs), sequences, self._length + 1), self._start, np.int32)
             batch[:, :, 1:] = out.reshape(len(self._runs), sequences, self._length)
             yield batch
 
@@ -231,25 +231,40 @@ class ValidationRows:
     domain_bytes: NDArray[np.float64]
     """shape (domains,), bytes of text; a cut document counts in proportion to its tokens."""
 
-    def batches(self, most_tokens: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-        """Yield numbers of rows, and their ids padded to shape (rows, longest + 1).
+    def batches(
+        self, most_tokens: int, most_rows: int
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """Yield numbers of rows, and their ids padded on the right to one of few shapes.
+
+        Rows are padded to the next of 1, 2, 3, 4, 6, 8, 12... tokens, and all batches of a length
+        have as many rows: a device that prepares for every new shape meets one for each length.
 
         Args:
             most_tokens: Largest batch with its padding; a longer row is a batch of its own.
+            most_rows: Most rows of a batch.
+
+        Yields:
+            Row numbers, shape (n,); and ids, shape (at least n, length + 1), whose rows beyond n
+            are padding.
         """
-        first = 0
-        while first < len(self.tokens):
-            last = first
-            while (
-                last + 1 < len(self.tokens)
-                and (last + 2 - first) * self.tokens[last + 1] <= most_tokens
-            ):
-                last += 1
-            rows = np.arange(first, last + 1)
-            column = np.arange(int(self.tokens[last]) + 1)
-            inside = np.minimum(column[None, :], self.tokens[rows, None])
-            yield rows, self.ids[self.starts[rows, None] + inside]
-            first = last + 1
+        lengths = np.minimum(_ladder(int(self.tokens[-1])), self.tokens[-1])
+        bucket = lengths[np.searchsorted(lengths, self.tokens)]
+        for length in np.unique(bucket):
+            members = np.flatnonzero(bucket == length)
+            most = max(1, min(most_tokens // int(length), most_rows))
+            rows = -(-len(members) // -(-len(members) // most))
+            column = np.arange(int(length) + 1)
+            for first in range(0, len(members), rows):
+                numbers = members[first : first + rows]
+                every = np.resize(numbers, rows)
+                inside = np.minimum(column[None, :], self.tokens[every, None])
+                yield numbers, self.ids[self.starts[every, None] + inside]
+
+
+def _ladder(longest: int) -> NDArray[np.int64]:
+    """Lengths that rows are padded to: powers of two, and one and a half times them."""
+    powers = 2 ** np.arange(longest.bit_length() + 1)
+    return np.unique(np.concatenate([powers, powers[1:] * 3 // 2]))
 
 
 def validation_rows(

@@ -13,6 +13,7 @@ There are two stand-ins, since a build of torch without CUDA has no autograd for
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -26,12 +27,27 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+ALLOCATING = {
+    torch.ops.aten.empty,
+    torch.ops.aten.empty_like,
+    torch.ops.aten.empty_strided,
+    torch.ops.aten.new_empty,
+}
+"""Operations that only take memory."""
+
+SELECTING = {torch.ops.aten.gather, torch.ops.aten.scatter_, torch.ops.aten.embedding}
+"""Operations that touch one value, or one row, of their first tensor for each index."""
+
+REPLACING = {torch.ops.aten._fused_adamw_.default}
+"""Operations that read and write the tensors of four lists, and return nothing."""
+
 
 class Traffic(TorchDispatchMode):
     """Counts launches, bytes moved and the most bytes held on one kind of device.
 
     Launches are operations that make a tensor or write into one; views are not counted. Bytes moved
-    are those of every tensor that such an operation reads or writes, once each.
+    are those of every tensor that such an operation reads or writes, once each; operations that
+    pick values by index count what they pick.
     """
 
     def __init__(self, device: str) -> None:
@@ -40,6 +56,7 @@ class Traffic(TorchDispatchMode):
         self._device = device
         self._held: dict[int, tuple[StorageWeakRef, int]] = {}
         self.launches = self.moved_bytes = self.peak_bytes = 0
+        self.bytes_of: Counter[str] = Counter()
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -49,13 +66,22 @@ class Traffic(TorchDispatchMode):
         if func.namespace == "prim" or func is torch.ops.aten.detach.default:
             return result
         made = self._tensors(result)
-        if made and not func.is_view:
-            self.launches += 1
-            touched = {id(tensor): tensor for tensor in [*self._tensors((args, kwargs)), *made]}
-            self.moved_bytes += sum(t.numel() * t.itemsize for t in touched.values())
+        given = self._tensors((args, kwargs))
+        if func in REPLACING and given:
+            self._count(func, 2 * sum(t.numel() * t.itemsize for t in self._tensors(args[:4])))
+        elif made and not func.is_view and func.overloadpacket not in ALLOCATING:
+            touched = {id(tensor): tensor for tensor in [*given, *made]}
+            if func.overloadpacket in SELECTING:  # one value for each index, not the whole source
+                touched.pop(id(args[0]))
+            self._count(func, sum(t.numel() * t.itemsize for t in touched.values()))
         for tensor in made:
             self._hold(tensor.untyped_storage())
         return result
+
+    def _count(self, func: Any, moved_bytes: int) -> None:
+        self.launches += 1
+        self.moved_bytes += moved_bytes
+        self.bytes_of[str(func)] += moved_bytes
 
     def _hold(self, storage: torch.UntypedStorage) -> None:
         key = storage._cdata
@@ -136,8 +162,8 @@ class FakeCuda(TorchFunctionMode):
             tensor, device=device, dtype=dtype, non_blocking=non_blocking
         )
 
-    def _hand_out_gradients(self, loss: Tensor, **_: Any) -> None:
-        assert loss.shape == ()
+    def _hand_out_gradients(self, result: Tensor, gradient: Tensor, **_: Any) -> None:
+        assert (gradient.shape, gradient.device) == (result.shape, result.device)
         for weight in self.weights.values():
             weight.grad = torch.zeros_like(weight)
 

@@ -20,7 +20,7 @@ from curate.pipeline.proxy_setup import prepare
 from curate.proxy.optimiser import StackedAdamW
 from curate.proxy.stack import Stack
 from curate.proxy.swarm import Swarm, SwarmRun
-from curate.proxy.train import evaluation_tokens
+from curate.proxy.train import EVALUATION_TOKENS
 from curate.proxy.training_batches import BatchSource
 from curate.recipe import load
 from curate.runtime.progress import Observer
@@ -78,14 +78,14 @@ def train(swarm: Swarm, width: int, rule: str) -> np.ndarray:
     )
     stack = Stack(replace(swarm.stack, shape=shape), [0] * len(RATES), RATES)
     if rule == "one":
-        stack.optimiser = OneRate(stack.weights, torch.tensor(RATES), swarm.stack.optimiser)
+        stack.optimiser = OneRate(stack.weights, RATES, swarm.stack.optimiser)
     supply = np.array([domain.tokens.tokens.sum() for domain in swarm.domains], float)
     shares = tuple((supply / supply.sum()).tolist())
     run = swarm.run_tokens(SwarmRun("natural", 0, shares, shares))
     source = BatchSource([run], swarm.domains, swarm.sequence_length, swarm.start_id)
     for batch in source.batches(swarm.batch_sequences):
-        stack.train_step(np.repeat(batch, len(RATES), axis=0), swarm.batch_sequences)
-    nats = stack.domain_losses(swarm.validation, evaluation_tokens(stack))
+        stack.train_step(torch.from_numpy(batch).expand(len(RATES), -1, -1), swarm.batch_sequences)
+    nats = stack.domain_losses(swarm.validation, EVALUATION_TOKENS["cpu"])
     losses: np.ndarray = (nats / swarm.validation.domain_tokens).mean(axis=1)
     return losses
 
