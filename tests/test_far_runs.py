@@ -14,9 +14,15 @@ from law_tables import mixtures, table_of
 
 from curate.cli import cli
 from curate.errors import RecipeError
+from curate.laws import LAWS
 from curate.laws.law import Array, RunTable
 from curate.laws.run_tables.far_runs import far_losses
 from curate.laws.run_tables.read import read_runs
+from curate.mixture.search.objective import Problem
+from curate.mixture.search.optimise import optimise
+from curate.mixture.search.simplex_box import whole
+from curate.mixture.search.trust_region import support_of
+from curate.mixture.search.uncertainty import Resampling, bootstrap
 from curate.pipeline.from_run_table import RunTableInputs, request_without_text
 from curate.runtime.progress import Observer
 
@@ -186,3 +192,70 @@ def test_one_name_for_two_mixtures_is_said(tmp_path: Path) -> None:
     )
     assert read.runs[3] == "r2, mixture 2" and len(set(read.runs)) == 8
     assert np.allclose(read.losses, table.losses)
+
+
+def spoilt(table: RunTable, fault: str, bad: Array) -> RunTable:
+    weights, losses = table.weights.copy(), table.losses.copy()
+    if fault == "swapped":
+        weights[bad] = np.roll(weights[bad], 1, axis=0)
+    elif fault == "column shifted":
+        weights[bad] = np.roll(weights[bad], 1, axis=1)
+    elif fault == "one target":
+        losses[bad, 0] *= 1.3
+    else:
+        losses[bad] *= float(fault)
+    return replace(table, weights=weights, losses=losses)
+
+
+def best_mixture(table: RunTable) -> tuple[Problem, Array]:
+    problem = Problem(
+        LAWS["exponential"].fit(table), whole(4), np.full(4, 0.25),
+        support=support_of(table.weights), convex=True,
+    )  # fmt: skip
+    return problem, optimise(problem).weights
+
+
+@pytest.mark.parametrize("fault", ["5", "1.3", "one target", "swapped", "column shifted"])
+def test_bad_runs_move_the_optimum_by_less_than_its_interval(fault: str) -> None:
+    """Of five tables at most one moves further, where honest runs left would be too few."""
+    left_out, kept, tables = 0, 0, 0
+    for seed in range(2):
+        table = honest(drawn(24, seed + 20), seed=seed)
+        problem, best = best_mixture(table)
+        spread = bootstrap(Resampling(table, LAWS["exponential"].fit, 20), problem, best, {})
+        for bad_runs in (2, 4) if fault == "swapped" else (1, 2, 4):
+            bad = np.random.default_rng(seed).choice(24, bad_runs, replace=False)
+            bad_table = spoilt(table, fault, bad)
+            far = named(bad_table)
+            assert set(far) <= {f"r{row}" for row in bad}, "no honest run is lost"
+            for fitted in (bad_table.take(~np.isin(bad_table.runs, far)), bad_table):
+                moved = best_mixture(fitted)[1]
+                inside = bool(((moved > spread.low - 2e-3) & (moved < spread.high + 2e-3)).all())
+                left_out, kept = (
+                    (left_out, kept + inside) if fitted is bad_table else (left_out + inside, kept)
+                )
+            tables += 1
+    assert left_out >= tables - 1
+    assert kept <= tables / 2, "the dummy that keeps them moves further"
+
+
+def test_swapped_mixtures_are_named_as_such(tmp_path: Path) -> None:
+    table = honest(drawn(24, 5))
+    rows = np.array([int(table.weights[:, 0].argmax()), int(table.weights[:, 1].argmax())])
+    first, second = (table.runs[row] for row in rows)
+    path = write(spoilt(table, "swapped", rows), tmp_path / "runs.csv")
+    notice = read_runs([path])[1][0]
+    assert f"its mixture looks swapped with {first}'s" in notice
+    assert f"its mixture looks swapped with {second}'s" in notice
+
+
+def test_the_loss_of_another_checkpoint_is_far() -> None:
+    table = table_of(mixtures(16, 4, 0), tokens=(1e8, 1e9, 1e10), noise=0.002)
+    losses = table.losses.copy()
+    losses[5] = losses[3]  # run 1 at its last checkpoint: the losses of its first
+    assert named(table) == [] and named(replace(table, losses=losses)) == ["run1-nan"]
+
+
+def test_noisy_tables_lose_no_run() -> None:
+    tables = [honest(drawn(24, seed), noise=0.05, seed=seed) for seed in range(20)]
+    assert [named(table) for table in tables] == [[]] * 20

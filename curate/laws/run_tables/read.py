@@ -242,10 +242,11 @@ def _far_notice(
     for loss in losses:
         line = layout.losses.lines[layout.loss_rows[rows[loss.row]]]
         column = layout.targets[table.targets[loss.target]]
+        swapped = "" if loss.fits is None else f"; its mixture looks swapped with {loss.fits}'s"
         parts.append(
             f"{quoted(table.runs[loss.row])} (line {line}: {column} is "
             f"{table.losses[loss.row, loss.target]:.4g}, the others predict "
-            f"{loss.expected:.3g})"
+            f"{loss.expected:.4g}{swapped})"
         )
     fate = (
         "left out of every fit; mixture.evidence.far_runs: keep, or curate fit --far-runs keep, "

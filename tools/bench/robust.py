@@ -1,0 +1,183 @@
+"""Measure how far bad runs move an optimum, and how many honest runs the rule leaves out.
+
+Planted tables of 24 runs get 1, 2 or 4 bad ones: diverged, too high by a third (on all targets or
+one), with mixtures swapped, or with shares shifted by a column. `named` is the share of bad runs
+that the rule names, `lost` counts honest runs that it names too. `kept` and `left out` are the
+shares of tables whose optimum stays within the 95 % interval of the honest table, with the bad runs
+in the fit and without those named; `kept` is the dummy. `--data` adds honest published tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curate.errors import FitError
+from curate.laws import LAWS, RunTable
+from curate.laws.run_tables.far_runs import far_losses
+from curate.laws.run_tables.read import read_runs
+from curate.mixture.search.objective import Problem
+from curate.mixture.search.optimise import optimise
+from curate.mixture.search.simplex_box import whole
+from curate.mixture.search.trust_region import support_of
+from curate.mixture.search.uncertainty import Resampling, bootstrap
+
+Array = NDArray[np.float64]
+Fault = Callable[[Array, Array, NDArray[np.int64]], None]
+
+TABLES = {
+    "regmix 1M": ("regmix/train_mixture_1m.csv", "regmix/train_pile_loss_1m.csv"),
+    "regmix 1M test": ("regmix/test_mixture_1m.csv", "regmix/test_pile_loss_1m.csv"),
+    "regmix 60M": ("regmix/test_mixture_60m.csv", "regmix/test_pile_loss_60m.csv"),
+    "regmix 1B": ("regmix/test_mixture_1B.csv", "regmix/test_pile_loss_1B.csv"),
+    "olmix dclm": ("olmix/dclm_ratios.csv", "olmix/dclm_metrics.csv"),
+    "olmix 64": ("olmix/full_recomputation_ratios.csv", "olmix/full_recomputation_metrics.csv"),
+}
+
+
+def planted(seed: int, targets: int, noise: float, runs: int = 24, domains: int = 4) -> RunTable:
+    """Power laws of useful data, each target with its own usefulness of every domain."""
+    rng = np.random.default_rng(seed)
+    weights = rng.dirichlet(np.ones(domains), runs)
+    useful = rng.gamma(0.3, 1, (targets, domains))
+    useful[:domains] += 3 * np.eye(domains)[:targets]
+    useful = useful / useful.sum(axis=1, keepdims=True) + 0.05
+    floor, height = rng.uniform(1.2, 2.5, targets), rng.uniform(0.2, 0.8, targets)
+    losses = floor + height * (weights @ useful.T + 0.02) ** -rng.uniform(0.3, 1.2, targets)
+    losses *= np.exp(noise * rng.standard_normal(losses.shape))
+    unknown = np.full(runs, np.nan)
+    return RunTable(
+        tuple(f"d{place}" for place in range(domains)),
+        tuple(f"t{place}" for place in range(targets)),
+        tuple(f"r{place}" for place in range(runs)),
+        weights, unknown, unknown, losses,
+    )  # fmt: skip
+
+
+def _higher(factor: float) -> Fault:
+    def fault(weights: Array, losses: Array, bad: NDArray[np.int64]) -> None:
+        losses[bad] *= factor
+
+    return fault
+
+
+def _one_target(weights: Array, losses: Array, bad: NDArray[np.int64]) -> None:
+    losses[bad, bad % losses.shape[1]] *= 1.3
+
+
+def _swapped(weights: Array, losses: Array, bad: NDArray[np.int64]) -> None:
+    weights[bad] = np.roll(weights[bad], 1, axis=0)
+
+
+def _shifted(weights: Array, losses: Array, bad: NDArray[np.int64]) -> None:
+    weights[bad] = np.roll(weights[bad], 1, axis=1)
+
+
+FAULTS: dict[str, Fault] = {
+    "5x": _higher(5),
+    "1.3x": _higher(1.3),
+    "1.3x, one target": _one_target,
+    "swapped": _swapped,
+    "column shifted": _shifted,
+}
+
+
+def broken(table: RunTable, fault: str, bad: NDArray[np.int64]) -> RunTable:
+    """Return the table with these runs spoilt."""
+    weights, losses = table.weights.copy(), table.losses.copy()
+    FAULTS[fault](weights, losses, bad)
+    return replace(table, weights=weights, losses=losses)
+
+
+def without_far(table: RunTable) -> RunTable:
+    """Leave out the runs that the rule names."""
+    names = {table.runs[loss.row] for loss in far_losses(table)}
+    return table.take(np.array([run not in names for run in table.runs]))
+
+
+def optimum_of(table: RunTable, law: str) -> tuple[Problem, Array]:
+    """Return the problem of the least mean loss and its optimum."""
+    targets = len(table.targets)
+    problem = Problem(
+        LAWS[law].fit(table), whole(len(table.domains)), np.full(targets, 1 / targets),
+        support=support_of(table.weights), convex=LAWS[law].convex,
+    )  # fmt: skip
+    return problem, optimise(problem).weights
+
+
+def compare(law: str, targets: int, noise: float, seeds: int) -> None:
+    """Print a line for each fault and number of bad runs."""
+    print(f"\n{targets} targets, noise {noise:.1%}, law {law}, {seeds} tables")
+    print(f"{'fault':18} {'bad':>4} {'named':>6} {'lost':>5} {'kept':>6} {'left out':>9}")
+    honest = [planted(seed, targets, noise) for seed in range(seeds)]
+    intervals = []
+    for table in honest:
+        problem, best = optimum_of(table, law)
+        spread = bootstrap(Resampling(table, LAWS[law].fit, 40), problem, best, {})
+        intervals.append((spread.low - 1e-3, spread.high + 1e-3))
+    lost = sum(len(far_losses(table)) for table in honest)
+    print(f"{'none':18} {0:4} {'':6} {lost:5}")
+    for fault in FAULTS:
+        for bad_runs in (1, 2, 4):
+            if fault == "swapped" and bad_runs == 1:
+                continue  # swapping takes two
+            named = others = 0
+            stays = np.zeros(2)
+            for seed, (table, (low, high)) in enumerate(zip(honest, intervals, strict=True)):
+                rng = np.random.default_rng(seed)
+                bad = rng.choice(len(table.runs), bad_runs, replace=False)
+                spoilt = broken(table, fault, bad)
+                far = {loss.row for loss in far_losses(spoilt)}
+                named += len(far & set(bad.tolist()))
+                others += len(far - set(bad.tolist()))
+                for place, fitted in enumerate((spoilt, without_far(spoilt))):
+                    try:
+                        best = optimum_of(fitted, law)[1]
+                    except FitError:
+                        continue
+                    stays[place] += bool(((best >= low) & (best <= high)).all())
+            print(
+                f"{fault:18} {bad_runs:4} {named / (bad_runs * seeds):6.2f} {others:5} "
+                f"{stays[0] / seeds:6.2f} {stays[1] / seeds:9.2f}", flush=True
+            )  # fmt: skip
+
+
+def honest_tables(data: Path) -> None:
+    """Print how many runs of published tables the rule names, whole and in samples of 24 and 54."""
+    print(f"\n{'table':16} {'runs':>5} {'samples':>8} {'named':>6} {'of':>6} {'CPU s':>6}")
+    for name, paths in TABLES.items():
+        table = read_runs([data / path for path in paths], far_runs="keep")[0]
+        rng = np.random.default_rng(0)
+        for runs in (24, 54, len(table.runs)):
+            samples = 1 if runs == len(table.runs) else 10
+            started, named = time.process_time(), 0
+            for _ in range(samples):
+                rows = rng.choice(len(table.runs), runs, replace=False)
+                named += len(far_losses(table.take(rows)))
+            seconds = time.process_time() - started
+            print(f"{name:16} {runs:5} {samples:8} {named:6} {runs * samples:6} {seconds:6.1f}")
+
+
+def main() -> None:
+    """Run the comparisons."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, help="directory with regmix/ and olmix/")
+    parser.add_argument("--law", default="exponential")
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--smoke", action="store_true", help="one small comparison")
+    arguments = parser.parse_args()
+    if arguments.data:
+        honest_tables(arguments.data)
+    cases = [(4, 0.004)] if arguments.smoke else [(4, 0.004), (22, 0.004), (4, 0.03)]
+    for targets, noise in cases:
+        compare(arguments.law, targets, noise, 1 if arguments.smoke else arguments.seeds)
+
+
+if __name__ == "__main__":
+    main()
