@@ -118,26 +118,46 @@ def _noise_line(noise: dict[str, Any]) -> str:
     "--strategy", default="filling", show_default=True,
     help="dirichlet, entropy, filling or determinant.",
 )  # fmt: skip
+@click.option(
+    "--flops",
+    type=float,
+    help="Buy runs at a small and a large size for this much training, 6 N D a run.",
+)
+@click.option(
+    "--sizes", metavar="PARAMS:TOKENS,PARAMS:TOKENS",
+    help="The two sizes; default: the smallest and the largest of the runs.",
+)  # fmt: skip
 @recipe_or_runs_command
-def design(count: int | None, strategy: str, **options: Any) -> None:
+def design(
+    count: int | None, strategy: str, flops: float | None, sizes: str | None, **options: Any
+) -> None:
     """Propose the next mixtures to train, within supply.
 
-    Without RECIPE, for the domains of --runs.
+    Without RECIPE, for the domains of --runs. With --flops, how many of each size too.
     """
+    from rich.console import Group
+
+    from curate.report.laws import purchase_table
+
     screen, arguments = open_inputs(options)
-    result = curate.design(count=count, strategy=strategy, **arguments)
-    screen.show(result.json, lambda: _design_table(result))
+    result = curate.design(count=count, strategy=strategy, flops=flops, sizes=sizes, **arguments)
+    bought = result.json.get("purchase")
+    tables = [] if bought is None else [purchase_table(bought)]
+    screen.show(result.json, lambda: Group(*tables, _design_table(result)))
 
 
 def _design_table(result: DesignResult) -> Table:
     from rich.table import Table
 
+    from curate.report.laws import group_name
     from curate.report.terminal import plain
 
     runs = result.json["runs"]
     table = Table(title="mixtures to train, shares in %", title_justify="left")
-    for heading in ("run", *next(iter(runs.values()))):
+    sizes = result.json.get("purchase", {}).get("run_sizes")
+    for heading in ("run", *(["size"] if sizes else []), *next(iter(runs.values()))):
         table.add_column(plain(heading), justify="right")
     for run, shares in runs.items():
-        table.add_row(plain(run), *(f"{100 * share:.1f}" for share in shares.values()))
+        size = [group_name(sizes[run])] if sizes else []
+        table.add_row(plain(run), *size, *(f"{100 * share:.1f}" for share in shares.values()))
     return table

@@ -196,6 +196,20 @@ def _filling(
 ) -> Array:
     """Select one by one, of many draws, the one farthest from all before it and from all runs."""
     pool = draw(request, box, POOL, rng)
+    return pool[fill(pool, trained, count)]
+
+
+def fill(pool: Array, trained: Array, count: int) -> list[int]:
+    """Select mixtures one by one, each farthest from all before it and from all runs.
+
+    Args:
+        pool: shape (mixtures, domains), to select from.
+        trained: shape (runs, domains), mixtures of the runs; may have no row.
+        count: Number of mixtures to select.
+
+    Returns:
+        Places in the pool, in the order of selection.
+    """
     picked: list[int] = []
     if len(trained):
         distance = hellinger(pool, trained).min(axis=1)
@@ -206,7 +220,7 @@ def _filling(
         following = int(np.argmax(distance))
         picked.append(following)
         distance = np.minimum(distance, hellinger(pool, pool[[following]])[:, 0])
-    return pool[picked]
+    return picked
 
 
 def _determinant(

@@ -426,6 +426,8 @@ def design(  # noqa: PLR0913 - keywords, of which a call names two or three
     *,
     count: int | None = None,
     strategy: str = "filling",
+    flops: float | None = None,
+    sizes: str | None = None,
     runs: PathLike | Sequence[PathLike] | None = None,
     experts: PathLike | None = None,
     supply: Supply = None,
@@ -442,6 +444,9 @@ def design(  # noqa: PLR0913 - keywords, of which a call names two or three
         recipe: The recipe, its path, or a mapping; None with `runs` or `experts`.
         count: Number of mixtures; None for as many as the domains still need.
         strategy: `dirichlet`, `entropy`, `filling` or `determinant`.
+        flops: Budget to buy runs at two sizes for, in place of `count` and `strategy`.
+        sizes: The two sizes, such as "7e7:1.4e9,4.1e8:8.2e9", parameters and tokens of each; None
+            for the smallest and the largest of the runs.
         runs: See `mix`.
         experts: See `mix`.
         supply: See `mix`.
@@ -461,8 +466,15 @@ def design(  # noqa: PLR0913 - keywords, of which a call names two or three
     Example:
         `curate.design(runs="runs.csv", count=8).to_polars()`
     """
-    from curate.pipeline.design_runs import design_runs
+    from curate.pipeline.design_runs import design_purchase, design_runs, read_sizes
 
+    if flops is None and sizes is not None:
+        raise RecipeError("design: --sizes are those of a purchase; add its budget: --flops 1e20")
+    if flops is not None and (count is not None or strategy != "filling"):
+        raise RecipeError(
+            "design: --flops decides how many runs of each size to train, far from each other; "
+            "leave out -n and --strategy"
+        )
     table = _RunTableArguments(runs, experts, supply, budget_tokens, max_epochs)
     settings = override_texts(overrides)
     if recipe is None:
@@ -478,6 +490,9 @@ def design(  # noqa: PLR0913 - keywords, of which a call names two or three
         loaded, workers, observer = _start(recipe, workers, progress, settings)
         target = loaded.output_dir
         request = mixture_request(loaded, tokenize_domains(loaded, workers, observer))
+    if flops is not None:
+        pair = None if sizes is None else read_sizes(sizes)
+        return design_purchase(request, float(flops), pair, target, observer)
     return design_runs(request, strategy, count, target, observer)
 
 

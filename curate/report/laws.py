@@ -51,7 +51,7 @@ def group_table(fit: Mapping[str, Any]) -> Table | None:
         return None
     target = groups[-1]
     table = numbers_table(
-        f"what each group of runs adds to predictions of {_group_name(target)}, by "
+        f"what each group of runs adds to predictions of {group_name(target)}, by "
         f"{comparison['law']}; {fit['folds']}-fold cross-validation by mixture",
         ("fitted to", "runs", "FLOPs", *GROUP_HEADINGS),
         overflow="fold",
@@ -59,7 +59,7 @@ def group_table(fit: Mapping[str, Any]) -> Table | None:
     table.add_column("", overflow="fold")
     for trial in trials:
         without = trial["without_group"]
-        name = "all runs" if without is None else f"without {_group_name(groups[without])}"
+        name = "all runs" if without is None else f"without {group_name(groups[without])}"
         table.add_row(
             name,
             f"{trial['runs']:,}",
@@ -74,6 +74,28 @@ def group_table(fit: Mapping[str, Any]) -> Table | None:
     return table
 
 
+def purchase_table(purchase: Mapping[str, Any]) -> Table:
+    """Compare purchases of runs at two sizes, from `curate design --flops`."""
+    small, large = (group_name(purchase["sizes"][name]) for name in ("small", "large"))
+    table = numbers_table(
+        f"runs of {small} and of {large}: expected regret at the larger size, in % of the loss",
+        ("", "small", "large", "FLOPs", "regret %", "±"),
+    )
+    table.add_column("")
+    best = purchase["best"]
+    for place, row in enumerate([purchase["nothing"], *purchase["candidates"]]):
+        table.add_row(
+            "" if place else "no run",
+            f"{row['small']:,}",
+            f"{row['large']:,}",
+            f"{row['flops']:.3g}",
+            f"{100 * row['expected_regret']:.3f}",
+            f"{200 * row['standard_error']:.3f}",
+            "proposed" if place == best + 1 else "",
+        )
+    return table
+
+
 def _group_verdict(trial: Mapping[str, Any]) -> str:
     if trial["problem"]:
         return plain(f"no fit: {trial['problem']}")
@@ -82,7 +104,7 @@ def _group_verdict(trial: Mapping[str, Any]) -> str:
     return "no difference" if trial["verdict"] == "no difference" else f"it {trial['verdict']}"
 
 
-def _group_name(group: Mapping[str, Any]) -> str:
+def group_name(group: Mapping[str, Any]) -> str:
     """Name a group of runs by its size and tokens."""
     parts = []
     if group["params"] is not None:

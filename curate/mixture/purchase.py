@@ -1,0 +1,254 @@
+"""Choose how many runs to buy at a small and at a large model size, for a budget of FLOPs.
+
+Many cheap runs say much about an effect that carries over imperfectly; few dear ones say little
+about the right one. Candidates spend the budget in different parts; for each, simulation with the
+model of `curate.mixture.search.two_sizes` gives the expected regret at the large size, and the
+least one is proposed. Large runs go to the mixtures that are most likely the best, as the pilot has
+it; small runs, and all runs where there is no pilot, go far from each other.
+
+What is assumed: the model; that effects at the target are those of the large size; and an analyst
+who knows the model's parameters as well as the pilot tells them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curate.errors import RecipeError
+from curate.laws.run_groups import FLOPS_PER_PARAMETER, SAME_LENGTH, run_groups
+from curate.mixture.caps import check_supply
+from curate.mixture.constraints import Constraints, match_constraints
+from curate.mixture.design import Design, draw, fill, runs_needed
+from curate.mixture.request import MixtureRequest
+from curate.mixture.search.simplex_box import nearest_rows
+from curate.mixture.search.two_sizes import (
+    SizedRuns,
+    TwoSizes,
+    draw_truths,
+    learn,
+    promising,
+    simulated_regret,
+)
+from curate.runtime.threads import one_blas_thread
+
+Array = NDArray[np.float64]
+
+POOL = 500
+"""Mixtures among which runs, and the best mixture, are sought."""
+MOST_RUNS = 300
+"""Most runs at one size; more would hardly differ, and a covariance of them is dear."""
+MOST_PILOT = 120
+"""Most runs of a pilot at each size that take part."""
+PARTS = (0.0, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 1.0)
+"""Parts of the budget for the large size."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunSize:
+    """Size and length of a run."""
+
+    params: float
+    tokens: float
+
+    @property
+    def flops(self) -> float:
+        """Training cost, 6 N D."""
+        return FLOPS_PER_PARAMETER * self.params * self.tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """So many runs at each size, and what they are worth."""
+
+    small: int
+    large: int
+    flops: float
+    regret: float
+    """Expected loss at the large size above that of the best mixture, as a fraction."""
+    regret_error: float
+    """Standard error of the simulation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Purchase:
+    """Candidates, the one to buy, and its runs."""
+
+    small: RunSize
+    large: RunSize
+    model: TwoSizes
+    pilot: tuple[int, int]
+    """Runs of the pilot at the small and at the large size."""
+    nothing: Candidate
+    """No run bought."""
+    candidates: tuple[Candidate, ...]
+    best: int
+    """Place of the candidate to buy."""
+    design: Design
+    """Mixtures of its runs, those of the large size first."""
+
+    def sizes(self) -> list[RunSize]:
+        """Return the size of each run of the design."""
+        pick = self.candidates[self.best]
+        return [self.large] * pick.large + [self.small] * pick.small
+
+
+@one_blas_thread()
+def purchase(
+    request: MixtureRequest, flops: float, sizes: Sequence[RunSize] | None = None
+) -> Purchase:
+    """Propose a mixed purchase of runs.
+
+    Args:
+        request: Supply, caps, objective, seed, and runs that exist: the pilot.
+        flops: Budget, positive.
+        sizes: The two sizes; None: the smallest and the largest of the pilot.
+
+    Raises:
+        RecipeError: There is no pilot of two sizes and no sizes are given, or the budget buys no
+            run.
+        MissingEvidence: The runs are not of the request's domains.
+    """
+    small, large = _two_sizes(request, sizes)
+    if not (math.isfinite(flops) and flops >= small.flops):
+        raise RecipeError(
+            f"design: a budget of {flops:.3g} FLOPs buys no run; one of {small.params:.3g} "
+            f"parameters and {small.tokens:.3g} tokens costs {small.flops:.3g} (6 N D)"
+        )
+    check_supply(request, None)
+    constraints = _constraints(request)
+    rng = np.random.default_rng(request.options.search.seed)
+    pilot = _pilot(request, constraints, (small, large), rng)
+    names = tuple(domain.name for domain in request.domains)
+    box = constraints.box
+    inside = replace(box, low=box.low[constraints.place], high=box.high[constraints.place])
+    # The first is what one would take without any run, and what a tie of predictions picks.
+    natural = nearest_rows(constraints.natural[constraints.place][None], inside)
+    pool = np.vstack([natural, draw(request, inside, POOL - 1, rng)])
+    trained = np.empty((0, len(names))) if pilot is None else pilot.mixtures
+    order = fill(pool, trained, min(2 * MOST_RUNS, POOL))
+    model = learn(pilot, rng)
+    # Draws that choose mixtures must not judge them too.
+    hopes = [] if pilot is None else promising(draw_truths(model, pool, pilot, rng))
+    truths = draw_truths(model, pool, pilot, rng)
+    tried: dict[tuple[int, int], Candidate] = {}
+    for counts in [(0, 0), *_counts(flops, small, large)]:
+        places = _places(counts, order, hopes)
+        regret = simulated_regret(model.centre, truths, pilot, places)
+        tried[counts] = Candidate(
+            small=counts[0],
+            large=counts[1],
+            flops=counts[0] * small.flops + counts[1] * large.flops,
+            regret=float(np.expm1(regret).mean()),
+            regret_error=float(np.expm1(regret).std(ddof=1)) / math.sqrt(len(regret)),
+        )
+    nothing, *candidates = tried.values()
+    best = min(range(len(candidates)), key=lambda place: candidates[place].regret)
+    of_small, of_large = _places((candidates[best].small, candidates[best].large), order, hopes)
+    bought = pool[of_large + of_small]
+    return Purchase(
+        small=small,
+        large=large,
+        model=model,
+        pilot=(0, 0) if pilot is None else (int((~pilot.large).sum()), int(pilot.large.sum())),
+        nothing=nothing,
+        candidates=tuple(candidates),
+        best=best,
+        design=Design("filling", names, bought, runs_needed(len(names)), len(trained)),
+    )
+
+
+def _places(
+    counts: tuple[int, int], order: list[int], hopes: list[int]
+) -> tuple[list[int], list[int]]:
+    """Select the mixtures to run at the small size, and at the large one.
+
+    Args:
+        counts: Numbers of small and of large runs.
+        order: Places in the pool, each far from all before.
+        hopes: Places of the mixtures that may be the best, the most likely first.
+    """
+    large = [*hopes, *(place for place in order if place not in hopes)][: counts[1]]
+    small = [place for place in order if place not in large][: counts[0]]
+    return small, large
+
+
+def _counts(flops: float, small: RunSize, large: RunSize) -> list[tuple[int, int]]:
+    """List numbers of small and large runs that spend the budget, each once."""
+    counts: dict[tuple[int, int], None] = {}
+    for part in PARTS:
+        of_large = min(int(part * flops * (1 + 1e-9) / large.flops), MOST_RUNS)
+        rest = max(flops - of_large * large.flops, 0.0) * (1 + 1e-9)
+        of_small = 0 if part == 1.0 and of_large else min(int(rest / small.flops), MOST_RUNS)
+        if of_large + of_small <= POOL and of_large + of_small:
+            counts[of_small, of_large] = None
+    return list(counts)
+
+
+def _two_sizes(request: MixtureRequest, sizes: Sequence[RunSize] | None) -> tuple[RunSize, RunSize]:
+    """Return the two sizes, the cheaper one first."""
+    if sizes is not None:
+        if len(sizes) != 2 or sizes[0].flops == sizes[1].flops:
+            raise RecipeError(
+                "design: a purchase is between two sizes; --sizes 7e7:1.4e9,4.1e8:8.2e9 gives "
+                "parameters and tokens of both"
+            )
+        small, large = sorted(sizes, key=lambda size: size.flops)
+        return small, large
+    runs = request.evidence.runs if request.evidence else None
+    groups = [] if runs is None else run_groups(runs)
+    if len(groups) < 2 or not math.isfinite(groups[0].params * groups[0].tokens):
+        raise RecipeError(
+            "design: a purchase is between two sizes, and the runs do not have several with "
+            "params and tokens; give them: --sizes 7e7:1.4e9,4.1e8:8.2e9"
+        )
+    return RunSize(groups[0].params, groups[0].tokens), RunSize(groups[-1].params,
+                                                                groups[-1].tokens)  # fmt: skip
+
+
+def _constraints(request: MixtureRequest) -> Constraints:
+    """Match the request with its runs, or with itself where there are none."""
+    runs = request.evidence.runs if request.evidence else None
+    if runs is not None:
+        return match_constraints(request, runs.domains, runs.targets, "runs")
+    names = [domain.name for domain in request.domains]
+    mean = replace(request.options, search=replace(request.options.search, objective="mean"))
+    return match_constraints(replace(request, options=mean), names, names, "domains")
+
+
+def _pilot(
+    request: MixtureRequest,
+    constraints: Constraints,
+    sizes: tuple[RunSize, RunSize],
+    rng: np.random.Generator,
+) -> SizedRuns | None:
+    """Take the last losses of the runs that have one of the two sizes; None if there are none."""
+    table = request.evidence.runs if request.evidence else None
+    if table is None:
+        return None
+    rows, flags = [], []
+    for group in run_groups(table):
+        for large, size in enumerate(sizes):
+            ratios = np.log([group.params / size.params, group.tokens / size.tokens])
+            if (np.abs(ratios) <= math.log(SAME_LENGTH)).all():
+                places = np.flatnonzero(group.last)
+                if len(places) > MOST_PILOT:
+                    places = np.sort(rng.choice(places, MOST_PILOT, replace=False))
+                rows.append(places)
+                flags.append(np.full(len(places), bool(large)))
+    if not rows:
+        return None
+    at, are_large = np.concatenate(rows), np.concatenate(flags)
+    losses = table.losses[at]
+    weighted = losses.max(axis=1) if constraints.worst else losses @ constraints.target_weights
+    values = np.log(weighted)
+    for flag in (False, True):
+        if (are_large == flag).any():
+            values[are_large == flag] -= values[are_large == flag].mean()
+    mixtures = table.weights[at][:, constraints.place]
+    total = np.maximum(mixtures.sum(axis=1, keepdims=True), 1e-12)
+    return SizedRuns(mixtures / total, are_large, values)
