@@ -152,6 +152,9 @@ def test_a_file_that_gives_nothing_is_named(recipe: Path, source: Path) -> None:
         "records_share": 6 / 7,
         "bytes_share": size_bytes / (size_bytes + (source / "b.parquet").stat().st_size),
         "files_without_document": 1,
+        "damaged_files": 0,
+        "unknown_share": 0.0,
+        "damaged": [],
     }
 
 
@@ -414,6 +417,87 @@ def test_a_file_that_is_cut_short_is_named(
     assert notice.startswith(start)
     assert f"{source / name}:" in notice
     assert notice.endswith(reason)
+
+
+def test_a_file_that_is_cut_short_stops_a_run_that_it_is_much_of(
+    recipe: Path, source: Path
+) -> None:
+    for name in "bc":
+        write_jsonl(source / f"{name}.jsonl", [{"text": text} for text in texts(400, ord(name))])
+    lines = "".join(json.dumps({"text": text}) + "\n" for text in texts(4000))
+    data = gzip.compress(lines.encode())
+    cut = source / "a.jsonl.gz"
+    cut.write_bytes(data[: len(data) // 2])
+    said = message(recipe)
+    assert said.startswith("domain 'web' may lack up to 33.3% of its bytes, more than limits")
+    assert "1 file cut short, and nothing says what followed: " in said and f"{cut}:" in said
+    allowed = f"limits.lost_share={said.rpartition('lost_share: ')[2].rstrip('}')}"
+    assert over(recipe, allowed).stats[0].documents > 800
+
+    cut.write_bytes(data[:200])
+    (loss,) = (stats.losses for stats in over(recipe, ANY_LOSS).stats)
+    assert loss.unknown_share == pytest.approx(1 / 3)
+    domain = "domains=[{name: web, paths: in}]"
+    settings = (domain, "mixture.method=natural", "budget_tokens=2000", SMALL, ANY_LOSS)
+    dataset, _ = built(recipe, *settings)
+    for name in ("stats", "certificate"):
+        fields = read_json(dataset.directory / f"{name}.json")
+        lost = fields["domains"]["web"]["lost"]
+        assert (lost["damaged_files"], lost["unknown_share"]) == (1, loss.unknown_share)
+        (damage,) = lost["damaged"]
+        assert damage.startswith(f"{cut}:") and damage.endswith("the gzip data is cut short")
+        table = stats_table(fields) if name == "stats" else result_table(fields, None)
+        column = next(column for column in table.columns if column.header == "lost")
+        assert next(iter(column.cells)).startswith("≥")
+
+
+@pytest.mark.parametrize("kept", [0.995, 0.3])
+def test_a_frame_that_states_its_length_gives_the_exact_loss(
+    recipe: Path, source: Path, kept: float
+) -> None:
+    letters = random.Random(0)
+    rows = [{"text": "".join(letters.choices("abcdefgh ", k=999)) + "x"} for _ in range(3000)]
+    plain = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    data = zstandard.compress(plain, 1)
+    path = source / "a.jsonl.zst"
+    path.write_bytes(data[: int(len(data) * kept)])
+    heard = Listener()
+    domain = "domains=[{name: web, paths: in}]"
+    loaded = load(recipe, (domain, SMALL, ANY_LOSS))
+    (stats,) = tokenize_domains(loaded, 1, heard).stats
+    loss = stats.losses
+    (damage,) = loss.to_json()["damaged"]
+    missing_bytes = int(damage.rpartition("short, ")[2].partition(" of")[0].replace(",", ""))
+    assert damage.endswith(f" of {len(plain):,} bytes are missing")
+    assert missing_bytes == pytest.approx((1 - kept) * len(plain), abs=200_000)
+    lost_bytes = len(plain) - sum(len(json.dumps(row)) + 1 for row in rows[: loss.documents])
+    assert loss.bytes_share == pytest.approx(lost_bytes / len(plain), abs=1e-4)
+    assert loss.unknown_share == 0 and not any("may be missing" in note for note in heard.notices)
+
+
+@pytest.mark.parametrize("size", ["small", "large"])
+@pytest.mark.parametrize(
+    ("end", "reason"),
+    [
+        (b'{"text": "half a rec', "the file ends inside this record"),
+        (b'{"text"', "the file ends inside this record"),
+        (bytes(512), "the file ends in 512 NUL bytes, as after a crash"),
+        (b'{"text": "x' + bytes(5), "the file ends in 5 NUL bytes, as after a crash"),
+    ],
+)
+def test_lines_that_end_inside_a_record_are_cut_short(
+    recipe: Path, source: Path, end: bytes, reason: str, size: str
+) -> None:
+    count = 100 if size == "small" else 9000
+    rows = [{"text": f"{number} {text}"} for number, text in enumerate(texts(count))]
+    path = write_jsonl(source / "a.jsonl", rows)
+    with path.open("ab") as file:
+        file.write(end)
+    write_jsonl(source / "b.jsonl", [{"text": "another file"}, {"txt": "no text, no line end"}])
+    (source / "b.jsonl").write_bytes((source / "b.jsonl").read_bytes().rstrip(b"\n"))
+    assert "may lack up to" in message(recipe, "limits.lost_share=0.5")
+    (loss,) = (stats.losses for stats in over(recipe, ANY_LOSS).stats)
+    assert loss.to_json()["damaged"] == [f"{path}:{count + 1}: not valid JSON: {reason}"]
 
 
 def test_an_open_quote_loses_the_share_of_its_lines(recipe: Path, source: Path) -> None:

@@ -20,6 +20,7 @@ from source_files import Found, plan, read, read_plan, write
 
 from curate.sources import SegmentReader
 from curate.sources.columns import jsonable
+from curate.sources.documents import is_cut
 from curate.sources.first_records import is_key_fault
 from curate.sources.records import BLOCK_BYTES, ReadOptions
 
@@ -239,6 +240,26 @@ def test_what_follows_an_arrow_stream_is_told(tmp_path: Path) -> None:
     joined = read(write(tmp_path / "b.arrow", stream + stream))
     reason = "data follows the end of the Arrow stream; give each stream a file of its own"
     assert (joined.texts, joined.bad) == (TEXTS, [(31, reason)])
+
+
+@pytest.mark.parametrize("compression", ["plain", "zstd"])
+def test_an_arrow_stream_without_its_end_mark_is_cut_short(
+    tmp_path: Path, compression: str
+) -> None:
+    table = pa.table({"text": [f"{number} words" for number in range(90)]})
+    whole = write_table(tmp_path / "a.stream", table, rows_a_run=30).read_bytes()
+    ends = [end for end in range(200, len(whole)) if whole[end : end + 4] == b"\xff" * 4]
+    for end in range(ends[-2] - 9, len(whole) + 1):
+        content = whole[:end]
+        if compression == "zstd":
+            content = zstandard.ZstdCompressor().compress(content)
+        cut = read(write(tmp_path / "b.arrow", content))
+        batches = sum(stop <= end for stop in ends)
+        assert cut.texts == table["text"].to_pylist()[: 30 * batches]
+        assert [is_cut(reason) is not None for _, reason in cut.bad] == [True] * (end < len(whole))
+        if end == ends[-1]:
+            reason = "the arrow data is cut short, or its writer was not closed: it has no end mark"
+            assert cut.bad == [(91, reason)]
 
 
 @pytest.mark.parametrize("suffix", KINDS)

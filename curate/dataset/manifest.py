@@ -196,7 +196,7 @@ class PlannedDomain(msgspec.Struct, frozen=True):
     """Documents, bytes and tokens that were read, by what became of them; like the next three, only
     repeated in the certificate.
     """
-    lost: dict[str, float | int] = {}
+    lost: dict[str, float | int | list[str]] = {}
     """Records and bytes that gave no document."""
     copies_in_domain: dict[str, Count] = {}
     copies_in_other_domains: dict[str, Count] = {}

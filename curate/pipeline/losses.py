@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -28,13 +27,6 @@ FEW_TOKENS = 1000
 """Fewer held-out tokens than these in a domain make a loss mostly noise."""
 
 
-is_damage = re.compile(
-    r"the \w+ data is (cut short|corrupt|followed)|the (array|object) is not closed|"
-    r"data follows the end|not valid CSV: unexpected end|Expected to be able to read"
-).match
-"""Test for reasons of bad records after which a file may lack more than can be counted."""
-
-
 def check_losses(
     domains: Sequence[DomainTokens], losses: Sequence[DomainLosses], most_share: float
 ) -> None:
@@ -51,14 +43,22 @@ def check_losses(
     over = [
         (domain, loss)
         for domain, loss in zip(domains, losses, strict=True)
-        if max(loss.bytes_share, loss.records_share) > most_share
+        if loss.largest_share > most_share
     ]
     if not over:
         return
-    domain, worst = max(over, key=lambda pair: max(pair[1].bytes_share, pair[1].records_share))
-    needed = max(max(loss.bytes_share, loss.records_share) for _, loss in over)
+    needed = max(loss.largest_share for _, loss in over)
+    domain, worst = max(over, key=lambda pair: (pair[1].lost_share, pair[1].unknown_share))
     names = [f"'{other.name}'" for other, _ in over if other is not domain]
     others = f" (so do {list_first(names)})" if names else ""
+    if worst.lost_share <= most_share:
+        raise InputError(
+            f"domain '{domain.name}' may lack up to {worst.unknown_share:.1%} of its bytes, more "
+            f"than limits.lost_share ({most_share:.4g}){others}: "
+            f"{counted(len(worst.cut), 'file')} cut short, and nothing says what followed: "
+            f"{list_first([loss.damage for loss in worst.cut])}; fetch or write such files again, "
+            f"leave them out of paths, or allow the loss with {_allowing(needed)}"
+        )
     raise InputError(
         f"domain '{domain.name}' loses {worst.bytes_share:.1%} of its bytes and "
         f"{worst.records_share:.1%} of its records, more than limits.lost_share "
@@ -117,21 +117,13 @@ def loss_notices(domains: Sequence[DomainTokens], losses: Sequence[DomainLosses]
                 f"domain '{domain.name}': {len(barren):,} of {len(domain.files):,} files gave no "
                 f"document: {describe_files(domain, barren)}"
             )
-        damaged = [
-            damage for file in loss.files if file.documents for damage in _damage(domain, file)
-        ]
+        damaged = [file.damage for file in loss.damaged if file.documents]
         if damaged:
+            missing = ", so that more may be missing than is counted" if loss.cut else ""
             yield (
                 f"domain '{domain.name}': {len(damaged):,} of {len(domain.files):,} files damaged "
-                f"or cut short, so that more may be missing than is counted: "
-                f"{list_first(damaged)}"
+                f"or cut short{missing}: {list_first(damaged)}"
             )
-
-
-def _damage(domain: DomainTokens, loss: FileLoss) -> list[str]:
-    """Return the place and reason of the first damage to a file, or nothing."""
-    rows = domain.bad_record_rows([loss.file])
-    return [f"{path}:{line}: {reason}" for path, line, reason, _ in rows if is_damage(reason)][:1]
 
 
 def describe_files(domain: DomainTokens, files: Sequence[FileLoss]) -> str:

@@ -352,7 +352,8 @@ class LimitsRecipe(Frozen, frozen=True):
     """
     lost_share: Annotated[float, Meta(ge=0, le=1)] = 0.01
     """Largest share of a domain's bytes or records that may give no document, from 0 to 1: a domain
-    that loses more stops the run. 1 allows any loss.
+    that loses more stops the run. A file that is cut short counts as a whole, since nothing says
+    what it lacks. 1 allows any loss.
     """
 
 

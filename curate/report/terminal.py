@@ -405,14 +405,18 @@ def stats_table(stats: dict[str, Any]) -> Table:
 
 
 def _lost(row: dict[str, Any]) -> str:
-    """Format the share of a domain that gave no document: of records or of bytes, the larger."""
+    """Format the share of a domain that gave no document: of records or of bytes, the larger.
+
+    More may be lost (≥) where a file is cut short.
+    """
     lost = row.get("lost")
     if not lost:  # a dataset of an earlier version
         return "-"
     share = max(lost.get("records_share", 0.0), lost.get("bytes_share", 0.0))
+    least = "≥" if lost.get("unknown_share") else ""
     if not share:
-        return "0"
-    return f"{share:.2%}" if share >= 0.0001 else "<0.01%"
+        return f"{least}0"
+    return f"{least}{share:.2%}" if share >= 0.0001 or least else "<0.01%"
 
 
 def _copies(row: dict[str, Any], heading: str) -> str:

@@ -16,6 +16,17 @@ EXCERPT_BYTES = 4 * EXCERPT_CHARACTERS
 LISTED_FIELDS = 12
 EMPTY_DOCUMENT = "empty document"
 
+is_cut = re.compile(
+    r"the \w+ data is cut short(?!, \d)|the (array|object) is not closed|"
+    r"not valid (JSON: the file ends in|CSV: unexpected end)"
+).match
+"""Test for reasons of bad records after which an unknown amount is missing from a file."""
+
+is_damage = re.compile(
+    r"the \w+ data is (cut short|corrupt|followed)|the array is followed|data follows the end"
+).match
+"""Test for reasons of other damage to a file, whose loss is counted, perhaps by estimate."""
+
 has_content = re.compile(
     # White space, and what is invisible: soft hyphen, zero-width and direction marks, BOM.
     "[^\\s\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff]"

@@ -10,7 +10,9 @@ from __future__ import annotations
 import sys
 from codecs import BOM_UTF8
 from collections.abc import Iterator
+from dataclasses import replace
 
+from curate.runtime.registry import counted
 from curate.sources.decompress.open import CHUNK_BYTES, StreamDamage, open_stream
 from curate.sources.documents import EXCERPT_BYTES, excerpt, too_large
 from curate.sources.identities import read_whole
@@ -174,7 +176,7 @@ class JsonlReader:
             yield from _read_small_files(segment, records)
             return
         cursor = self._cursor_for(segment)
-        block, line, is_end, is_kept = records.new_block(), 1, True, False
+        block, line, is_end, is_kept, run = records.new_block(), 1, True, False, b""
         try:
             if cursor.settle(segment.start):
                 position = cursor.position
@@ -195,6 +197,8 @@ class JsonlReader:
                     position = cursor.position
                 is_end = cursor.at_end()
                 is_kept = not is_end
+                if is_end:
+                    say_cut(block, 0, line - 1, run)
         except StreamDamage as damage:
             add_damage(records, block, cursor, line, str(damage))
         finally:
@@ -227,22 +231,72 @@ class JsonlReader:
 def _read_small_files(segment: Segment, records: JsonRecords) -> Iterator[DocumentBlock]:
     """Read the documents of a group of small files."""
     block, pending, pending_bytes = records.new_block(), [], 0
+    unended: list[tuple[int, bytes]] = []
     for index, file in enumerate(segment.files):
         data = read_whole(file).removeprefix(BOM_UTF8)
+        if data and not data.endswith(b"\n"):
+            unended.append((index, data))
+            data += b"\n"
         if data:
-            pending.append((index, data if data.endswith(b"\n") else data + b"\n"))
+            pending.append((index, data))
             pending_bytes += len(data)
         if pending_bytes >= TOGETHER_BYTES:
-            block.lines_read += records.add_files(block, pending)
+            _add_together(records, block, pending, unended)
             block.raw_bytes += pending_bytes
-            pending, pending_bytes = [], 0
+            pending, unended, pending_bytes = [], [], 0
         if block.raw_bytes >= BLOCK_BYTES:
             yield block
             block = records.new_block()
-    block.lines_read += records.add_files(block, pending)
+    _add_together(records, block, pending, unended)
     block.raw_bytes += pending_bytes
     block.end_of_file = True
     yield block
+
+
+def _add_together(
+    records: JsonRecords,
+    block: DocumentBlock,
+    files: list[tuple[int, bytes]],
+    unended: list[tuple[int, bytes]],
+) -> None:
+    """Add the records of small files.
+
+    Args:
+        records: The parser.
+        block: Receives documents and bad records.
+        files: Index and whole lines of each file.
+        unended: Index and bytes of those that do not end with a line end.
+    """
+    bad_before = len(block.bad)
+    block.lines_read += records.add_files(block, files)
+    if len(block.bad) > bad_before:
+        for index, data in unended:
+            say_cut(block, index, data.count(b"\n") + 1, data)
+
+
+def say_cut(block: DocumentBlock, file: int, line: int, data: bytes) -> None:
+    """Say that a file ends inside its last record, if that is bad, not whole and has no line end.
+
+    Args:
+        block: Holds the bad record, if there is one.
+        file: Index into `Segment.files`.
+        line: Number of the last line.
+        data: The file's end, at least the last line.
+    """
+    if data.endswith(b"\n"):
+        return
+    for place in reversed(range(len(block.bad))):
+        record = block.bad[place]
+        if (record.file, record.line) == (file, line):
+            zeros_bytes = len(data) - len(data.rstrip(b"\0"))
+            if zeros_bytes:
+                fault = f"the file ends in {counted(zeros_bytes, 'NUL byte')}, as after a crash"
+            elif "unexpected end of data" in record.reason:
+                fault = "the file ends inside this record"
+            else:
+                return
+            block.bad[place] = replace(record, reason=f"not valid JSON: {fault}")
+            return
 
 
 def add_damage(

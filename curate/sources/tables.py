@@ -35,6 +35,8 @@ from curate.sources.records import BLOCK_BYTES, DocumentBlock, InputFile, Segmen
 from curate.sources.table_rows import TableRows, wrong_type
 
 LARGEST_BATCH_ROWS = 8192
+ARROW_END_MARK = bytes(4)
+"""A length of 0 in place of another message's."""
 PARQUET_BUFFER_BYTES = 1 << 20
 LARGEST_ALLOCATION_BYTES = 64 << 30
 """Larger than any buffer of a real table: a Parquet page has less than 2 GiB."""
@@ -109,13 +111,23 @@ def states_impossible_length(error: Exception) -> bool:
 
 
 class TableStream(io.BufferedReader):
-    """A buffered stream that refuses to read what no file holds, before Python allocates it."""
+    """A buffered stream that refuses to read what no file holds, before Python allocates it.
+
+    Arrow does not show whether a stream ended with its mark or with the file; the last read does.
+    """
+
+    last_read = b""
+    """What was read last."""
+    is_at_end = False
+    """Whether less was read last than was asked for."""
 
     def read(self, size_bytes: int | None = -1, /) -> bytes:
         """Read as `io.BufferedReader` does; raises `StreamDamage`."""
         if size_bytes is not None and size_bytes > LARGEST_ALLOCATION_BYTES:
             raise StreamDamage(f"it states a length that no memory can hold ({size_bytes} bytes)")
-        return super().read(size_bytes)
+        self.last_read = super().read(size_bytes)
+        self.is_at_end = size_bytes is not None and len(self.last_read) < size_bytes
+        return self.last_read
 
 
 def checked(batches: Iterator[Any], path: str) -> Iterator[Any]:
@@ -230,8 +242,18 @@ class ArrowTable:
             yield RowRun(None, batches, self.run_sizes_bytes[index])
 
     def _stream_batches(self) -> Iterator[Any]:
-        """Yield the batches of a stream; what follows its end would be lost without a word."""
-        yield from self._reader
+        """Yield the batches of a stream, and see that it ends with its mark and the file."""
+        try:
+            yield from self._reader
+        except (pa.ArrowInvalid, OSError) as error:
+            if not self._source.is_at_end or machine_fault(error):
+                raise
+            reason = str(error).splitlines()[0]
+            raise StreamDamage(f"the arrow data is cut short ({reason})") from error
+        if self._source.last_read != ARROW_END_MARK:
+            raise StreamDamage(
+                "the arrow data is cut short, or its writer was not closed: it has no end mark"
+            )
         if self._source.read(1):
             raise StreamDamage(
                 "data follows the end of the Arrow stream; give each stream a file of its own"

@@ -10,7 +10,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from curate.sources.documents import is_cut, is_damage
 from curate.tokens.domain import DomainFile, DomainTokens
+
+NAMED_FILES = 8
+"""Most damaged files of a domain that `stats.json` names."""
 
 
 class FileLoss(NamedTuple):
@@ -22,6 +26,10 @@ class FileLoss(NamedTuple):
     """Records that gave no document, as far as known."""
     lost_bytes: int
     """Their bytes on disk, by estimate."""
+    damage: str = ""
+    """Place and reason of the first damage to the file; empty for bad records alone."""
+    is_cut: bool = False
+    """Whether the file ends too early, so that an unknown amount is missing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +40,7 @@ class DomainLosses:
     documents: int
     size_bytes: int
     """Bytes of its files on disk."""
+    file_count: int
     files: tuple[FileLoss, ...]
     """Files with a loss, the largest loss first."""
 
@@ -57,6 +66,40 @@ class DomainLosses:
         return self.lost_bytes / self.size_bytes if self.size_bytes else 0.0
 
     @property
+    def damaged(self) -> tuple[FileLoss, ...]:
+        """Files that are damaged or cut short."""
+        return tuple(loss for loss in self.files if loss.damage)
+
+    @property
+    def cut(self) -> tuple[FileLoss, ...]:
+        """Files that lack an unknown amount."""
+        return tuple(loss for loss in self.files if loss.is_cut)
+
+    @property
+    def unknown_share(self) -> float:
+        """Share of the bytes on disk that may be missing, from 0 to 1.
+
+        A file that is cut short counts as a whole, since nothing in it says what followed, and as
+        the mean of the others where it is smaller.
+        """
+        if not self.cut:
+            return 0.0
+        whole_bytes = self.size_bytes - sum(loss.file.size_bytes for loss in self.cut)
+        mean_bytes = whole_bytes / max(1, self.file_count - len(self.cut))
+        cut_bytes = sum(max(loss.file.size_bytes, mean_bytes) for loss in self.cut)
+        return float(cut_bytes / (whole_bytes + cut_bytes))
+
+    @property
+    def lost_share(self) -> float:
+        """The larger of the shares of records and bytes that are lost, from 0 to 1."""
+        return max(self.records_share, self.bytes_share)
+
+    @property
+    def largest_share(self) -> float:
+        """The largest share that is lost or may be, from 0 to 1."""
+        return max(self.lost_share, self.unknown_share)
+
+    @property
     def barren(self) -> tuple[FileLoss, ...]:
         """Files of any size that gave no document."""
         return tuple(loss for loss in self.files if not loss.documents and loss.file.size_bytes)
@@ -69,14 +112,36 @@ class DomainLosses:
             "records_share": self.records_share,
             "bytes_share": self.bytes_share,
             "files_without_document": len(self.barren),
+            "damaged_files": len(self.damaged),
+            "unknown_share": self.unknown_share,
+            "damaged": [loss.damage for loss in self.damaged[:NAMED_FILES]],
         }
 
 
 def domain_losses(domain: DomainTokens) -> DomainLosses:
     """Add up what a domain's files lost."""
-    files = sorted(_losses(domain.files), key=lambda loss: (-loss.lost_bytes, loss.file.path))
+    damage = _damage(domain) if domain.bad_records else {}
+    losses = [
+        loss._replace(damage=reason, is_cut=is_cut)
+        for loss in _losses(domain.files)
+        for reason, is_cut in (damage.get(loss.file.path, ("", False)),)
+    ]
+    losses.sort(key=lambda loss: (-loss.lost_bytes, loss.file.path))
     size_bytes = sum([file.size_bytes for file in domain.files])
-    return DomainLosses(domain.name, len(domain), size_bytes, tuple(files))
+    return DomainLosses(
+        domain.name, len(domain), size_bytes, len(domain.files), files=tuple(losses)
+    )
+
+
+def _damage(domain: DomainTokens) -> dict[str, tuple[str, bool]]:
+    """Return place and reason of the first damage to each file, and whether the file is cut."""
+    damage: dict[str, tuple[str, bool]] = {}
+    for path, line, reason, _ in domain.bad_record_rows():
+        is_end = is_cut(reason) is not None
+        if is_end or is_damage(reason):
+            first, was_cut = damage.get(path, (f"{path}{f':{line}' if line else ''}: {reason}", 0))
+            damage[path] = first, bool(was_cut or is_end)
+    return damage
 
 
 def _losses(files: Sequence[DomainFile]) -> Iterator[FileLoss]:

@@ -169,20 +169,27 @@ class DomainTokens:
         Args:
             files: Files to look at, of this domain's; None for all.
         """
-        decoder = msgspec.json.Decoder(StoredBadRecord)
+        part, records = None, {}
         for file in self.files if files is None else files:
             lines = 0
             for stored in file.entries:
                 if stored.entry.bad_records:
-                    for text in (stored.part / "bad.jsonl").read_bytes().splitlines():
-                        record = decoder.decode(text)
-                        same = (record.key, record.segment) == (
-                            stored.entry.key, stored.entry.segment,
-                        )  # fmt: skip
-                        if same:
-                            line = record.line + lines if record.line else 0
-                            yield file.path, line, record.reason, record.excerpt
+                    if stored.part != part:  # entries of one part mostly follow each other
+                        part, records = stored.part, _bad_records(stored.part)
+                    for record in records[stored.entry.key, stored.entry.segment]:
+                        line = record.line + lines if record.line else 0
+                        yield file.path, line, record.reason, record.excerpt
                 lines += stored.entry.lines
+
+
+def _bad_records(part: Path) -> dict[tuple[str, int], list[StoredBadRecord]]:
+    """Read the bad records of a part, by key and segment."""
+    decoder = msgspec.json.Decoder(StoredBadRecord)
+    records: dict[tuple[str, int], list[StoredBadRecord]] = {}
+    for text in (part / "bad.jsonl").read_bytes().splitlines():
+        record = decoder.decode(text)
+        records.setdefault((record.key, record.segment), []).append(record)
+    return records
 
 
 def _columns(slices: Sequence[StoredEntry], paths: Sequence[Path]) -> dict[str, NDArray[Any]]:

@@ -96,6 +96,24 @@ class ZstdStream(DecodedStream):
         self._decoder: Any = None
         self._has_checksum = False
         self._blocks_done = False
+        self._content_bytes: int | None = None
+        """Decoded bytes of the file, as far as known: the first frame states its own."""
+        self._decoded_bytes = 0
+        self._missing_bytes: int | None = None
+
+    @property
+    def undecoded_bytes(self) -> int:
+        """See `ByteStream.undecoded_bytes`; exact where the first frame states its length."""
+        return super().undecoded_bytes if self._missing_bytes is None else self._missing_bytes
+
+    def _cut_short(self) -> StreamDamage:
+        """Say that the file ends inside a frame, and how much is missing where that is known."""
+        if self._content_bytes is None:
+            return StreamDamage(CUT_SHORT)
+        self._missing_bytes = max(0, self._content_bytes - self._decoded_bytes)
+        return StreamDamage(
+            f"{CUT_SHORT}, {self._missing_bytes:,} of {self._content_bytes:,} bytes are missing"
+        )
 
     def _decode(self) -> bytes:
         while True:
@@ -121,6 +139,8 @@ class ZstdStream(DecodedStream):
             )
         self._decoder = self._library.decompressobj()
         self._has_checksum = header.has_checksum
+        # Frames that may follow one that is cut short say nothing of those after them.
+        self._content_bytes = header.content_bytes if self._raw.offset == 0 else None
         self._feed(header.header_bytes)
         return True
 
@@ -134,7 +154,7 @@ class ZstdStream(DecodedStream):
         header = self._raw.peek(BLOCK_HEADER_BYTES)
         length_bytes, self._blocks_done = block_bytes(header)
         if len(header) < BLOCK_HEADER_BYTES:
-            raise StreamDamage(CUT_SHORT)
+            raise self._cut_short()
         return self._feed(length_bytes)
 
     def _end_frame(self) -> None:
@@ -147,7 +167,7 @@ class ZstdStream(DecodedStream):
         start = self._raw.offset
         data = self._raw.take(count_bytes)
         if len(data) < count_bytes:
-            raise StreamDamage(CUT_SHORT)
+            raise self._cut_short()
         try:
             piece: bytes = self._decoder.decompress(data)
         except zstandard.ZstdError as error:
@@ -155,6 +175,7 @@ class ZstdStream(DecodedStream):
                 raise
             self._raw.offset = start
             raise StreamDamage(f"the zstd data is corrupt at byte {start} ({error})") from error
+        self._decoded_bytes += len(piece)
         return piece
 
     def _jump_frame(self, limit_bytes: int) -> int:
