@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import decimal
+import io
 import random
 from collections.abc import Iterator
 from contextlib import closing
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import polars as pl
 import pyarrow as pa
 import pyarrow.feather as feather
 import pyarrow.parquet as pq
@@ -20,9 +23,12 @@ from source_files import Found, plan, read, read_plan, write
 
 from curate.sources import SegmentReader
 from curate.sources.columns import jsonable
+from curate.sources.decompress.open import StreamDamage
 from curate.sources.documents import is_cut
 from curate.sources.first_records import is_key_fault
 from curate.sources.records import BLOCK_BYTES, ReadOptions
+from curate.sources.table_extent import check_parquet
+from curate.sources.tables import extent_of
 
 TEXTS = [f"row {number} " + "wörter 文 " * (number % 5) for number in range(30)]
 
@@ -240,6 +246,65 @@ def test_what_follows_an_arrow_stream_is_told(tmp_path: Path) -> None:
     joined = read(write(tmp_path / "b.arrow", stream + stream))
     reason = "data follows the end of the Arrow stream; give each stream a file of its own"
     assert (joined.texts, joined.bad) == (TEXTS, [(31, reason)])
+
+
+@pytest.mark.parametrize("sizes", [(90, 90), (90, 30), (1, 1), (90, 0), (30, 90)])
+@pytest.mark.parametrize(
+    ("suffix", "settings"),
+    [
+        (".parquet", {}),
+        (".parquet", {"write_page_index": True, "compression": "zstd", "use_dictionary": False}),
+        (".arrow", {}),
+    ],
+)
+def test_tables_that_were_joined_are_refused(
+    tmp_path: Path, suffix: str, settings: dict[str, Any], sizes: tuple[int, int]
+) -> None:
+    contents = []
+    for name, rows in zip("ab", sizes, strict=True):
+        table = pa.table({"text": [f"{name} {row}" for row in range(rows)], "id": range(rows)})
+        path = tmp_path / f"{name}{suffix}"
+        if suffix == ".parquet":
+            pq.write_table(table, path, row_group_size=30, **settings)
+        else:
+            write_table(path, table, rows_a_run=30)
+        alone = read(path)
+        assert (len(alone.texts), alone.bad) == (rows, [])
+        contents.append(path.read_bytes())
+    for segment_bytes in (1, 1 << 30):
+        joined = read(write(tmp_path / f"c{suffix}", b"".join(contents)), None, segment_bytes)
+        ((line, reason),) = joined.bad
+        assert (joined.texts, line) == ([], 0)
+        size, _, rest = reason.partition(" ")
+        assert int(size.replace(",", "")) == pytest.approx(len(contents[0]), abs=64)
+        assert rest == (
+            "bytes belong to nothing that the footer names, as where tables were joined; give each "
+            "table a file of its own"
+        )
+
+
+@pytest.mark.parametrize("compression", ["uncompressed", "zstd"])
+def test_the_footer_accounts_for_all_of_what_other_writers_leave(
+    tmp_path: Path, compression: Any
+) -> None:
+    frame = pl.DataFrame({f"c{n}": [f"{n} {row}" for row in range(999)] for n in range(9)})
+    frame.write_parquet(tmp_path / "a.parquet", row_group_size=100, compression=compression)
+    frame.write_ipc(tmp_path / "a.arrow", compression=compression)
+    for path in tmp_path.iterdir():
+        assert read(path, ReadOptions(text="c3")).texts == frame["c3"].to_list()
+
+
+def test_padding_between_row_groups_is_no_loss(tmp_path: Path) -> None:
+    metadata = pq.read_metadata(
+        write_table(tmp_path / "a.parquet", pa.table({"text": TEXTS}), rows_a_run=30)
+    )
+    chunks = [extent_of(metadata.row_group(0).column(0))]
+    content = (tmp_path / "a.parquet").read_bytes()
+    footer = len(content) - 8 - metadata.serialized_size
+    for padding, is_loss in ((bytes(5000), False), (b"x" + bytes(4999), True)):
+        padded = content[:footer] + padding + content[footer:]
+        with contextlib.nullcontext() if not is_loss else pytest.raises(StreamDamage, match="^5,0"):
+            check_parquet(io.BytesIO(padded), len(padded), metadata.serialized_size, chunks)
 
 
 @pytest.mark.parametrize("compression", ["plain", "zstd"])

@@ -32,6 +32,7 @@ from curate.sources.plans import (
     plan_whole,
 )
 from curate.sources.records import BLOCK_BYTES, DocumentBlock, InputFile, Segment
+from curate.sources.table_extent import Extent, check_arrow, check_parquet
 from curate.sources.table_rows import TableRows, wrong_type
 
 LARGEST_BATCH_ROWS = 8192
@@ -60,6 +61,10 @@ class Table(Protocol):
     columns: TableColumns
     run_sizes_bytes: list[int]
     """Uncompressed bytes of each run; empty if the file cannot be cut."""
+
+    def check_extent(self) -> None:
+        """Check that the footer accounts for all of the file; raises `StreamDamage`."""
+        ...
 
     def runs(self, segment: Segment, columns: list[ColumnPath] | None) -> Iterator[RowRun]:
         """Yield the runs of one segment with these columns, or with all if None."""
@@ -149,6 +154,7 @@ class ParquetTable:
     def __init__(self, file: InputFile) -> None:
         """Open the file and read its footer; raises `StreamDamage`."""
         self._path = file.path
+        self._size_bytes = file.size_bytes
         with contextlib.ExitStack() as opened, arrow_errors(file.path):
             source: Any = file.path
             if is_url(file.path):
@@ -172,6 +178,17 @@ class ParquetTable:
             chunks = map(group.column, range(group.num_columns))
             sizes = (c.total_uncompressed_size for c in chunks if c.path_in_schema == text)
             yield RowRun(group.num_rows, self._batches(index, columns), sum(sizes))
+
+    def check_extent(self) -> None:
+        """See `Table.check_extent`."""
+        chunks = [
+            extent_of(group.column(column))
+            for group in self._groups
+            for column in range(group.num_columns)
+        ]
+        footer_bytes = int(self._parquet.metadata.serialized_size)
+        with arrow_errors(self._path), open_input(self._path) as file:
+            check_parquet(file, self._size_bytes, footer_bytes, chunks)
 
     def count_rows(self) -> int:
         """See `Table.count_rows`."""
@@ -241,6 +258,12 @@ class ArrowTable:
             batches = checked(map(self._reader.get_batch, [index]), self._file.path)
             yield RowRun(None, batches, self.run_sizes_bytes[index])
 
+    def check_extent(self) -> None:
+        """See `Table.check_extent`; only reading a stream shows its end."""
+        if not self._is_stream:
+            with arrow_errors(self._file.path), open_input(self._file.path) as file:
+                check_arrow(file, self._file.size_bytes)
+
     def _stream_batches(self) -> Iterator[Any]:
         """Yield the batches of a stream, and see that it ends with its mark and the file."""
         try:
@@ -299,6 +322,7 @@ def plan_table(request: PlanRequest) -> FilePlan:
         return plan_whole(request)
     try:
         with contextlib.closing(open_table(request.file)) as table:
+            table.check_extent()
             sizes_bytes = table.run_sizes_bytes
             fault = column_fault(table.columns, request.options.text)
     except StreamDamage:
@@ -308,6 +332,14 @@ def plan_table(request: PlanRequest) -> FilePlan:
     cuts = cut_evenly(sizes_bytes, request.segment_bytes)
     files = (request.file,)
     return FilePlan(request.reader, files, request.options, len(cuts) - 1, cuts=cuts)
+
+
+def extent_of(chunk: Any) -> Extent:
+    """Return where a column chunk of a Parquet file begins and ends."""
+    pages = chunk.data_page_offset
+    dictionary = chunk.dictionary_page_offset or 0  # some writers state 0 for none
+    start = min(dictionary, pages) if dictionary > 0 else pages
+    return start, start + chunk.total_compressed_size
 
 
 def column_fault(columns: TableColumns, name: str) -> str:
@@ -332,6 +364,8 @@ class TableReader:
         is_end = True
         try:
             table = self._open(segment.files[0])
+            if segment.stop is None:  # not cut into runs, perhaps for what this says
+                table.check_extent()
             is_end = segment.stop is None or segment.stop == len(table.run_sizes_bytes)
             if missing := rows.bind(table.columns):
                 rows.add_damage(missing, table.count_rows())
