@@ -13,10 +13,13 @@ import pytest
 from law_tables import mixtures, table_of
 
 from curate.errors import FitError
+from curate.laws import LAWS
 from curate.laws.crossval import cross_validate, later_rows
 from curate.laws.fitting.features import run_folds
 from curate.laws.law import Array, RunTable
 from curate.laws.scores import score, seed_noise, spearman
+from curate.laws.selection import select_unseen, target_noise
+from curate.report.laws import lead
 
 TOKENS = (1e9, 2e9, 3e9, 4e9, 5e9)
 
@@ -179,3 +182,78 @@ def test_fit_prints_a_table_and_writes_json(tmp_path: Path) -> None:
     failed = run("fit", path, "--laws", "exponentail")
     assert failed.returncode == 2 and failed.stdout == ""
     assert "did you mean 'exponential'?" in failed.stderr and failed.stderr.count("\n") == 1
+
+
+def test_regret_and_gain_by_hand() -> None:
+    observed = np.array([1.0, 2.0, 3.0, 4.0])
+    right = select_unseen(observed, observed)
+    assert right.regret == right.regret_high == 0 and right.gain == pytest.approx(1.5)
+    assert right.low > 0 and not right.within_noise
+    second = select_unseen(observed, np.array([3.0, 1.0, 3.5, 4.0]))
+    assert second.regret == 1 and second.gain == pytest.approx(0.5)
+    dummy = select_unseen(observed, np.full(4, 2.5))  # ties: any run, on average
+    assert dummy.regret == 1.5 and dummy.gain == 0 and dummy.within_noise
+
+
+def test_a_dummy_has_a_regret_that_shows() -> None:
+    table = table_of(mixtures(30, 3, 11), noise=0.002)
+    compared = cross_validate(table, ["exponential"])
+    by_law = {item.law: item.selection for item in compared.comparisons}
+    law, mean = by_law["exponential"], by_law["mean"]
+    assert law is not None and mean is not None
+    assert law.regret < 0.01 and not law.within_noise
+    assert mean.regret > 10 * max(law.regret, 0.005) and mean.within_noise
+
+
+def test_the_interval_of_the_gain_covers_the_true_one() -> None:
+    """The truth: noiseless losses of the run that the law selects, and of the average run."""
+    inside, tables = 0, 30
+    for seed in range(tables):
+        weights = mixtures(24, 3, 50 + seed)
+        noisy, clean = (table_of(weights, noise=noise, seed=seed) for noise in (0.02, 0.0))
+        predicted = np.empty_like(noisy.losses)
+        for held in run_folds(noisy, 5):
+            fitted = LAWS["exponential"].fit(noisy.take(~held))
+            rows = noisy.take(held)
+            predicted[held] = fitted.predict(rows.weights, rows.tokens, rows.params)
+        found = select_unseen(noisy.losses.mean(axis=1), predicted.mean(axis=1))
+        truth = clean.losses.mean(axis=1)
+        gain = truth.mean() - truth[int(predicted.mean(axis=1).argmin())]
+        inside += found.low <= gain <= found.high
+    assert inside >= 0.9 * tables
+
+
+def test_targets_that_no_mixture_moves_are_named() -> None:
+    table = table_of(mixtures(40, 3, 12), noise=0.002)
+    losses = table.losses.copy()
+    losses[:, 1] = 2 * np.exp(0.01 * np.random.default_rng(0).standard_normal(len(losses)))
+    compared = cross_validate(replace(table, losses=losses), ["exponential"])
+    assert compared.unmoved == (table.targets[1],)
+    assert compared.to_json()["unmoved_targets"] == [table.targets[1]]
+    words = lead({"laws": {}, **compared.to_json()})
+    assert (
+        words is not None
+        and f"no mixture moves 1 of 3 losses beyond noise: {table.targets[1]}" in words
+    )
+
+
+@pytest.mark.parametrize("repeats", [1, 3])
+def test_noise_is_learnt_by_target(repeats: int) -> None:
+    weights = np.repeat(mixtures(60 // repeats, 3, 13), repeats, axis=0)
+    table = table_of(weights)
+    sizes = np.array([0.001, 0.01, 0.03])
+    noise = np.random.default_rng(1).standard_normal(table.losses.shape)
+    noisy = replace(table, losses=table.losses * np.exp(sizes * noise))
+    learnt = target_noise(noisy)
+    assert learnt.mixtures_repeated == (20 if repeats > 1 else 0)
+    assert learnt.relative == pytest.approx(sizes, rel=0.35)
+
+
+def test_where_no_law_beats_a_dummy_fit_says_so() -> None:
+    table = table_of(mixtures(24, 3, 14))
+    losses = 2 * np.exp(0.01 * np.random.default_rng(2).standard_normal(table.losses.shape))
+    words = lead(cross_validate(replace(table, losses=losses), ["ridge"]).to_json())
+    assert words is not None
+    assert words.startswith("no law beats the mean of the runs beyond noise: they do not tell")
+    assert "is no better than the average run within noise" in words
+    assert "no mixture moves 3 of 3 losses beyond noise" in words

@@ -53,8 +53,9 @@ def fit(runs: tuple[Path, ...], **options: Any) -> None:
     losses (metrics.csv) is a table too.
     """
     from rich.console import Group
+    from rich.text import Text
 
-    from curate.report.laws import group_table, law_table
+    from curate.report.laws import group_table, law_table, lead
 
     screen = Screen(options["as_json"], options["quiet"])
     fields = curate.fit(
@@ -70,11 +71,14 @@ def fit(runs: tuple[Path, ...], **options: Any) -> None:
         workers=options["workers"],
         progress=screen.observer,
     ).json
-    groups = group_table(fields)
+    first, groups = lead(fields), group_table(fields)
     screen.show(
         fields,
         lambda: Group(
-            law_table(fields), _noise_line(fields["seed_noise"]), *([groups] if groups else [])
+            *([] if first is None else [Text(first)]),
+            law_table(fields),
+            _noise_line(fields["seed_noise"]),
+            *([groups] if groups else []),
         ),
     )
 

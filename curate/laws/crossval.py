@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +21,15 @@ from curate.laws import LAWS, Law
 from curate.laws.fitting.features import number_distinct, run_folds
 from curate.laws.law import Array, RunTable
 from curate.laws.scores import Scores, SeedNoise, finite_or_none, score, seed_noise
+from curate.laws.selection import (
+    Selection,
+    TargetNoise,
+    by_mixture,
+    moved_targets,
+    reference_rows,
+    select_unseen,
+    target_noise,
+)
 from curate.runtime.threads import one_blas_thread
 from curate.runtime.workers import map_tasks
 
@@ -49,6 +58,8 @@ class Comparison:
     """Whether its error is indistinguishable from the best law's."""
     beats_dummies: bool = False
     """Whether its mean relative error is below that of every dummy."""
+    selection: Selection | None = None
+    """Value of its best unseen run, in the mean loss at the most tokens of the largest size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +71,9 @@ class CrossValidation:
     comparisons: tuple[Comparison, ...]
     """Best first, by mean relative error on unseen mixtures; laws that failed come last."""
     noise: SeedNoise
+    target_noise: TargetNoise
+    unmoved: tuple[str, ...]
+    """Targets that the best law predicts no better than their mean does, beyond noise."""
 
     def to_json(self) -> dict[str, Any]:
         """Return its part of `fit.json`; NaN becomes null."""
@@ -74,12 +88,21 @@ class CrossValidation:
                 },
                 "relative_of_mean": finite_or_none(self.noise.relative_of_mean),
             },
+            "target_noise": {
+                "mixtures_repeated": self.target_noise.mixtures_repeated,
+                "relative": {
+                    name: finite_or_none(value)
+                    for name, value in zip(self.targets, self.target_noise.relative, strict=True)
+                },
+            },
+            "unmoved_targets": list(self.unmoved),
             "laws": {
                 row.law: {
                     "problem": row.problem or None,
                     "seconds": round(row.seconds, 3),
                     "ties_with_best": row.ties,
                     "beats_dummies": row.beats_dummies,
+                    "selection": None if row.selection is None else row.selection.to_json(),
                     "unseen_mixtures": _scores_json(self.targets, row.unseen),
                     "later_tokens": _scores_json(self.targets, row.later),
                 }
@@ -146,25 +169,58 @@ def cross_validate(
     results = map_tasks(fit_and_predict, tasks, workers, on_tick)
     comparisons = []
     errors: dict[str, Array] = {}
+    unseen_losses: dict[str, Array] = {}
     for position, law in enumerate(compared.values()):
         fits = results[position * len(splits) : (position + 1) * len(splits)]
         problem = next((fit.problem for fit in fits[: len(held_rows)] if fit.problem), "")
         if problem:
             problem = f"{problem} (with one fold of {len(held_rows)} held out)"
-        unseen = after = None
+        unseen = after = selection = None
         if not problem:
             predicted = np.empty_like(table.losses)
             for held, fit in zip(held_rows, fits, strict=False):
                 predicted[held] = fit.losses
             unseen = score(table, predicted)
             errors[law.name] = _error_by_mixture(table, predicted)
+            selection = _selection(table, predicted)
+            unseen_losses[law.name] = predicted
         if later is not None and not fits[-1].problem:
             after = score(table.take(later), fits[-1].losses)
         seconds = sum(fit.seconds for fit in fits)
-        comparisons.append(Comparison(law.name, seconds, unseen, after, problem))
+        comparisons.append(
+            Comparison(law.name, seconds, unseen, after, problem, selection=selection)
+        )
     noise = seed_noise(table)
     ranked = _ranked(comparisons, errors, noise, {law.name for law in dummies})
-    return CrossValidation(len(held_rows), table.targets, ranked, noise)
+    return CrossValidation(
+        folds=len(held_rows),
+        targets=table.targets,
+        comparisons=ranked,
+        noise=noise,
+        target_noise=target_noise(table),
+        unmoved=_unmoved(table, ranked, unseen_losses),
+    )
+
+
+def _selection(table: RunTable, predicted: Array) -> Selection:
+    """Score the best unseen run by the mean of the losses, all predicted by laws without it."""
+    rows = reference_rows(table)
+    compared = table.take(rows)
+    return select_unseen(
+        by_mixture(compared, compared.losses.mean(axis=1)),
+        by_mixture(compared, predicted[rows].mean(axis=1)),
+    )
+
+
+def _unmoved(
+    table: RunTable, ranked: Sequence[Comparison], unseen_losses: Mapping[str, Array]
+) -> tuple[str, ...]:
+    """Name the targets that the best law cannot tell from their mean."""
+    means, best = unseen_losses.get("mean"), ranked[0].law
+    if means is None or best not in unseen_losses:
+        return ()
+    moved = moved_targets(table, unseen_losses[best], means)
+    return tuple(name for name, moves in zip(table.targets, moved, strict=True) if not moves)
 
 
 def later_rows(table: RunTable) -> Rows | None:

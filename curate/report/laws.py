@@ -2,16 +2,79 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
 
 from curate.report.terminal import numbers_table, plain
+from curate.runtime.registry import list_first
 
-HEADINGS = ("error %", "R2 mean", "R2 worst", "Spearman", "of the mean", "later %", "CPU s")
+HEADINGS = (
+    "regret@1",
+    "error %",
+    "R2 mean",
+    "R2 worst",
+    "Spearman",
+    "of the mean",
+    "later %",
+    "CPU s",
+)
 
-GROUP_HEADINGS = ("error %", "R2", "Spearman", "of the mean", "regret %")
+GROUP_HEADINGS = ("regret@1", "error %", "R2", "Spearman", "of the mean", "regret %")
+
+
+def lead(fit: Mapping[str, Any]) -> str | None:
+    """Say what the best law is worth: regret, gain, noise, and targets that nothing moves.
+
+    None where no law could be fitted.
+    """
+    scored = [(name, law) for name, law in fit["laws"].items() if law["selection"] is not None]
+    if not scored:
+        return None
+    name, law = scored[0]
+    selection = law["selection"]
+    gain = selection["gain_over_average_run"]
+    moved = len(fit["target_noise"]["relative"]) - len(fit["unmoved_targets"])
+    idle = "no law beats the mean of the runs beyond noise: they do not tell mixtures apart"
+    return "\n".join([
+        *([] if law["beats_dummies"] and moved else [idle]),
+        f"{name}: regret@1 {selection['regret_at_1']:.4f} (95 %: up to "
+        f"{selection['regret_at_1_high']:.4f}), the mean loss that its best unseen run gives up "
+        "to the really best one",
+        gain_line(gain, "its best unseen run", "the average run"),
+        *noise_lines(fit["target_noise"], fit["unmoved_targets"]),
+    ])  # fmt: skip
+
+
+def gain_line(gain: Mapping[str, Any], this: str, other: str) -> str:
+    """Word an expected gain with its interval, or that there is none beyond noise."""
+    interval = f"95 %: {gain['low']:.4f} to {gain['high']:.4f}"
+    if gain["within_noise"]:
+        return f"{this} is no better than {other} within noise: {gain['mean']:.4f} ({interval})"
+    return f"{this} is better than {other} by {gain['mean']:.4f} ({interval})"
+
+
+def noise_lines(noise: Mapping[str, Any], unmoved: Sequence[str]) -> list[str]:
+    """Word the noise of the losses, and which of them no mixture moves."""
+    stated = {name: value for name, value in noise["relative"].items() if value is not None}
+    lines = []
+    if stated:
+        low, high = (pick(stated, key=lambda name: stated[name]) for pick in (min, max))
+        source = (
+            f"pooled over repeats of {noise['mixtures_repeated']} mixtures"
+            if noise["mixtures_repeated"]
+            else "what no smooth function of the mixture explains"
+        )
+        lines.append(
+            f"noise of a loss: {stated[low]:.2%} ({low}) to {stated[high]:.2%} ({high}), {source}"
+        )
+    if unmoved:
+        lines.append(
+            f"no mixture moves {len(unmoved)} of {len(noise['relative'])} losses beyond noise: "
+            + list_first(list(unmoved))
+        )
+    return lines
 
 
 def law_table(fit: Mapping[str, Any]) -> Table:
@@ -30,6 +93,7 @@ def law_table(fit: Mapping[str, Any]) -> Table:
             continue
         note = "=" if law["ties_with_best"] else ""
         cells = [
+            _number(law["selection"]["regret_at_1"], 4),
             _number(unseen["mean_relative_error"], 2, 100),
             _number(unseen["r2_mean"], 3),
             _number(unseen["r2_worst"], 3),
@@ -38,7 +102,12 @@ def law_table(fit: Mapping[str, Any]) -> Table:
             _number(None if later is None else later["mean_relative_error"], 2, 100),
             f"{law['seconds']:.1f}",
         ]
-        verdict = note if law["beats_dummies"] else f"{note} not better than a dummy".strip()
+        verdict = (
+            note
+            if law["beats_dummies"]
+            and len(fit["unmoved_targets"]) < len(fit["target_noise"]["relative"])
+            else f"{note} not better than a dummy".strip()
+        )
         table.add_row(plain(name), *cells, verdict)
     return table
 

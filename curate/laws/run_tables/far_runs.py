@@ -255,7 +255,7 @@ def far_scores(errors: Array, runs: int) -> Array:
 
     Example:
         >>> far_scores(np.array([[1.0, -2.0], [1.0, 30.0]]), 24).round(2).tolist()
-        [0.23, 3.03]
+        [0.23, 2.17]
     """
     targets = errors.shape[-1]
     size = np.abs(errors)
