@@ -246,7 +246,7 @@ def test_marginal_likelihood_of_two_points_by_hand() -> None:
     square = (11.01 * (0.09 + 0.01) - 2 * off * 0.3 * -0.1) / determinant
     expected = 0.5 * square + 0.5 * np.log(determinant)
     prior = replace(_prior(rows), centre=theta)
-    value, _ = _unlikelihood(theta, rows, np.array([0.3, -0.1]), prior)
+    value, _ = _unlikelihood(theta, rows, np.array([[0.3], [-0.1]]), prior)
     assert value == pytest.approx(expected, rel=1e-5)
 
 

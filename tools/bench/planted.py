@@ -170,7 +170,8 @@ def main() -> None:
             law = fit_joint(train)
             spent = time.process_time() - started
             votes = law.votes[:3] / law.votes[:3].sum(axis=0)
-            fewer = replace(law, votes=votes, arounds=law.arounds[:1])
+            experts = replace(law.experts, corrected=law.experts.corrected[:1])
+            fewer = replace(law, votes=votes, experts=experts)
             rows = (test.weights, test.tokens, test.params)
             predicted, plain = law.predict(*rows), fewer.predict(*rows)
             logs = np.log(truth)

@@ -19,7 +19,7 @@ References:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from curate.laws.fitting.features import number_distinct
 from curate.laws.law import Array, RunTable
 
-ROWS_LEARN = 320
+ROWS_LEARN = 240
 """Rows on which length scales and variances are learnt; time grows with their cube."""
 ROWS_KEEP = 3000
 """Rows that a process observes; memory grows with their square, time with their cube."""
@@ -35,9 +35,11 @@ JITTER = 1e-8
 """Added to the diagonal, in variances of the target, so that repeated rows do no harm."""
 LEVEL_VARIANCE = 10.0
 """Prior variance of the unknown mean, in variances of the target: vague."""
-ITERATIONS = 30
-"""Steps of the search for length scales and variances; later ones change predictions by less than
-noise."""
+ITERATIONS = 15
+"""Steps of the search for length scales and variances, first those that all targets share, then
+each target's; later ones change predictions by less than noise."""
+TARGET_SPREAD = 2.0
+"""Prior standard deviation of a target's parameters about those that all share."""
 NEW_RUN = -1
 """Number of a run that was not observed."""
 
@@ -181,9 +183,10 @@ def _prior(rows: Rows) -> CovariancePrior:
 def _unlikelihood(
     theta: Array, rows: Rows, values: Array, prior: CovariancePrior
 ) -> tuple[float, Array]:
-    """Return the negative log posterior of `theta`, and its gradient.
+    """Return the negative log posterior of `theta` for all columns of values, and its gradient.
 
-    d/dp of (y' K^-1 y + ln det K) / 2 is the sum of Q * dK/dp, Q = (K^-1 - a a') / 2, a = K^-1 y.
+    For m targets Y, d/dp of (trace Y' K^-1 Y + m ln det K) / 2 is the sum of Q * dK/dp, with
+    Q = (m K^-1 - A A') / 2 and A = K^-1 Y.
     Derivatives by length scales come as products with the inputs (`_by_lengths`), never as one
     matrix for each length scale.
     """
@@ -210,10 +213,11 @@ def _unlikelihood(
         return 1e12, np.zeros_like(theta)  # not positive definite: the line search backs off
     inverse, _ = lapack.dpotri(factor, lower=1)
     inverse = np.tril(inverse) + np.tril(inverse, -1).T
-    solved = inverse @ values
-    pull = (inverse - np.outer(solved, solved)) / 2
+    solved, targets = inverse @ values, values.shape[1]
+    pull = (targets * inverse - solved @ solved.T) / 2
     deviation = (theta - prior.centre) / prior.spread
-    value = values @ solved / 2 + np.log(np.diag(factor)).sum() + (deviation**2).sum() / 2
+    value = (values * solved).sum() / 2 + targets * np.log(np.diag(factor)).sum()
+    value += (deviation**2).sum() / 2
     by_size = [step * (pull * near).sum(), plane * (pull * flat).sum(), noise * np.trace(pull)]
     by_mixture = pull * near_slope
     if covariance.columns:
@@ -241,21 +245,34 @@ def _by_lengths(pull: Array, scaled: Array) -> Array:
     return np.asarray(-4 * (squares - products))
 
 
-def learn(rows: Rows, values: Array) -> Covariance:
-    """Find the most probable length scales and variances.
+def learn(rows: Rows, values: Array) -> list[Covariance]:
+    """Find the most probable length scales and variances of every target.
+
+    First those that are most probable if all targets have the same; then each target's, which the
+    others' are the prior of. Few rows say little about one target's, and much about those of all.
 
     Args:
         rows: n rows.
-        values: shape (n,), of mean 0 and variance 1.
+        values: shape (n, targets), each of mean 0 and variance 1.
     """
+    prior = _prior(rows)
+    if values.shape[1] > 1:
+        common = _most_probable(prior, rows, values)
+        prior = replace(prior, centre=common, spread=np.full(len(common), TARGET_SPREAD))
+    thetas = [_most_probable(prior, rows, column[:, None]) for column in values.T]
+    domains, columns = rows.mixture.shape[1], rows.progress.shape[1]
+    return [Covariance(domains, columns, theta) for theta in thetas]
+
+
+def _most_probable(prior: CovariancePrior, rows: Rows, values: Array) -> Array:
     from scipy.optimize import minimize
 
-    prior = _prior(rows)
+    bounds = list(zip(prior.low, prior.high, strict=True))
     optimum = minimize(
         _unlikelihood, prior.centre, args=(rows, values, prior), jac=True, method="L-BFGS-B",
-        bounds=list(zip(prior.low, prior.high, strict=True)), options={"maxiter": ITERATIONS},
+        bounds=bounds, options={"maxiter": ITERATIONS},
     )  # fmt: skip
-    return Covariance(rows.mixture.shape[1], rows.progress.shape[1], optimum.x)
+    return np.asarray(optimum.x)
 
 
 @dataclass(frozen=True, slots=True)
@@ -359,10 +376,11 @@ def fit_processes(rows: Rows, values: Array) -> TargetProcesses:
     """
     centres, scales = values.mean(axis=0), np.maximum(values.std(axis=0), 1e-9)
     few = np.linspace(0, len(values) - 1, min(len(values), ROWS_LEARN)).astype(np.int64)
-    processes = []
-    for column in ((values - centres) / scales).T:
-        covariance = learn(rows.take(few), column[few])
-        processes.append(observe(covariance, rows, column))
+    standard = (values - centres) / scales
+    processes = [
+        observe(covariance, rows, column)
+        for covariance, column in zip(learn(rows.take(few), standard[few]), standard.T, strict=True)
+    ]
     return TargetProcesses(tuple(processes), centres, scales)
 
 

@@ -32,8 +32,9 @@ NOISE_FLOOR = 1e-6
 """Relative error below which runs count as exact."""
 ITERATIONS = 60
 """Most iterations for each estimate of the noise; the next estimate continues from there."""
-ROUNDS = 4
-"""Estimates of the noise; it changes by less than a few percent after three."""
+TOLERANCES = (1e-3, 1e-3, 1e-3, 1e-10)
+"""Relative gains of the cost at which a fit ends, one for each estimate of the noise, which changes
+by less than a few percent after three; only the last has to be exact."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +78,25 @@ def fit_log_losses(model: Model, prior: Prior, losses: Array) -> Array:
     observed = np.log(losses).T
     theta = prior.centre.copy()
     noise = np.full(len(theta), NOISE_START)
-    for _ in range(ROUNDS):
-        theta = _minimise(model, theta, prior, observed, noise)
+    for tolerance in TOLERANCES:
+        theta = _minimise(model, theta, prior, (observed, noise), tolerance)
         noise = _noise(model, theta, prior, observed, noise)
     return theta
 
 
-def _minimise(model: Model, theta: Array, prior: Prior, observed: Array, noise: Array) -> Array:
-    """Run Levenberg-Marquardt with a separate damping for every target."""
+def _minimise(
+    model: Model, theta: Array, prior: Prior, seen: tuple[Array, Array], tolerance: float
+) -> Array:
+    """Run Levenberg-Marquardt with a separate damping for every target.
+
+    Args:
+        model: The law.
+        theta: Where the search starts, shape (targets, parameters).
+        prior: Centres and spreads.
+        seen: Log losses, shape (targets, rows), and their noise, shape (targets,).
+        tolerance: Relative gain of the cost at which a target's search ends.
+    """
+    observed, noise = seen
     precision = 1 / prior.spread**2
     damping = np.full(len(theta), 1e-3)
     residual, jacobian = _linearise(model, theta, observed)
@@ -112,7 +124,7 @@ def _minimise(model: Model, theta: Array, prior: Prior, observed: Array, noise: 
         jacobian = np.where(better[:, None, None], new_jacobian, jacobian)
         cost = np.where(better, new_cost, cost)
         damping = np.where(better, damping / 5, damping * 4).clip(1e-12, 1e12)
-        if np.all(settled | (better & (gain < 1e-10)) | (damping >= 1e8)):
+        if np.all(settled | (better & (gain < tolerance)) | (damping >= 1e8)):
             break
     return theta
 

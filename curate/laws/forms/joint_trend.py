@@ -118,6 +118,8 @@ class Trend:
     """shape (targets,), highest log loss of the table."""
     ranges: Array
     """shape (targets,), highest minus lowest log loss of the table."""
+    precision: Array
+    """shape (parameters,), inverse variances of the prior."""
 
     def log_losses(self, weights: Array, tokens: Array, params: Array) -> Array:
         """Predict log losses, shape (rows, targets).
@@ -246,10 +248,10 @@ def fit_trend(table: RunTable, progress: Progress, belief: TrendPrior) -> Trend:
     theta = fit_log_losses(model, prior, table.losses)
     logs = np.log(table.losses)
     ranges = np.maximum(np.ptp(logs, axis=0), 1e-6)
-    return Trend(layout, progress, theta, logs.max(axis=0), ranges)
+    return Trend(layout, progress, theta, logs.max(axis=0), ranges, 1 / prior.spread**2)
 
 
-def left_out(trend: Trend, table: RunTable, belief: TrendPrior, group: Groups) -> Array:
+def left_out(trend: Trend, table: RunTable, group: Groups) -> Array:
     """Estimate the errors at every row of a trend not fitted to the rows of its group.
 
     The trend is taken as linear in its parameters around the fit: with residuals e and hat matrix
@@ -258,7 +260,6 @@ def left_out(trend: Trend, table: RunTable, belief: TrendPrior, group: Groups) -
     Args:
         trend: Fitted to the table.
         table: n rows.
-        belief: The prior that it was fitted with.
         group: shape (n,), equal for rows that are left out together.
 
     Returns:
@@ -268,7 +269,7 @@ def left_out(trend: Trend, table: RunTable, belief: TrendPrior, group: Groups) -
     state = _evaluate(trend.layout, trend.theta, table.weights, columns)
     jacobian = _derivatives(trend.layout, trend.theta, state, (table.weights, columns))
     residual = np.log(table.losses).T - state.log_losses
-    precision = 1 / _prior(table, trend.layout, belief).spread ** 2
+    precision = trend.precision
     blocks = [np.flatnonzero(group == name) for name in np.unique(group)]
     errors = np.empty_like(residual)
     for target, slopes in enumerate(jacobian):
