@@ -425,12 +425,13 @@ def workload(name: str, **changes: int) -> Workload:
 def test_a_fit_is_possible_and_smaller_for_larger_models() -> None:
     large, small = (fit_models(workload(name), torch.float32, CPU) for name in ("60M", "1M"))
     assert 1 <= large.models <= small.models <= 16
-    assert small.micro_sequences == 1 and small.part_models == 1  # 2048 tokens fill the caches
+    assert small.micro_sequences * small.part_models <= 2  # 2048 tokens each fill the caches
 
 
 def test_parts_of_a_cpu_stay_in_its_caches_and_groups_are_even() -> None:
     nano = workload("nano", sequence_length=64, runs=17)
-    assert fit_models(nano, torch.float32, CPU, 2) == GroupSize(9, 8, 2)
+    assert fit_models(nano, torch.float32, CPU, 2) == GroupSize(9, 8, 4)
+    assert fit_models(replace(nano, runs=32), torch.float32, CPU, 1) == GroupSize(16, 8, 8)
     assert fit_models(replace(nano, runs=2), torch.float32, CPU, 2) == GroupSize(2, 8, 1)
     assert fit_models(replace(nano, most_models=1), torch.float32, CPU, 2) == GroupSize(1, 8, 1)
 

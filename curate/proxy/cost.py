@@ -16,7 +16,7 @@ from curate.proxy.shape import Shape
 TIE = 1.03
 """Factor of the least time up to which sizes count as equally fast."""
 
-LAYER_LAUNCHES, CHUNK_LAUNCHES, MICRO_LAUNCHES = 64, 11, 45
+LAYER_LAUNCHES, CHUNK_LAUNCHES, MICRO_LAUNCHES = 64, 15, 45
 """Kernels of a micro-step: for each layer, for each chunk of the head, and otherwise."""
 
 MODEL_LAUNCHES, STEP_LAUNCHES = 2, 60
