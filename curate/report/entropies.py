@@ -31,7 +31,7 @@ def _entropies(report: Mapping[str, Any]) -> Table:
     """Show entropies of tokens, highest conditional entropy first, and mark ties with the next."""
     columns = _columns(lambda row: row.entropy and row.sample == TOKENS)
     table = numbers_table(
-        "entropies in bits per token ± half a 95 % interval, bias corrected, on at most "
+        "entropies in bits per token ± to the upper end of 95 %, bias corrected, on at most "
         f"{report['sample']['tokens']:,} tokens a domain;\n≈ where CE differs from the next by "
         "less than its error",
         ["domain", "", *(column.heading for _, column in columns)],

@@ -389,7 +389,9 @@ def stats_table(stats: dict[str, Any]) -> Table:
     )
     shown = [row["entropy"][measure] for row in stats["domains"].values() for measure in counted]
     corrected = any(entropy["estimator"] != "plugin" for entropy in shown)
-    kind = "± half a 95 % interval, bias corrected; without ±: plug-in" if corrected else "plug-in"
+    kind = (
+        "± to the upper end of 95 %, bias corrected; without ±: plug-in" if corrected else "plug-in"
+    )
     table = numbers_table(f"domains; entropies in bits per token, {kind}", ("domain", *headings))
     for name, row in stats["domains"].items():
         bits = [_entropy(row["entropy"][measure]) for measure in counted]

@@ -45,6 +45,15 @@ class Ends:
     fits: Mapping[Octaves, LiftFit] = field(default_factory=dict, repr=False, compare=False)
     """Fitted lifts, from which the fit of nearly the same sample can start."""
 
+    @property
+    def undecided(self) -> float:
+        """Part of the distance between independence and `lift` that the sample cannot tell from 0.
+
+        Where tokens have favourite successors and else follow a common distribution, the lift
+        estimate is too low by about half of it.
+        """
+        return sum(fit.undecided_nats for fit in self.fits.values())
+
     def at(self, lift_share: float) -> float:
         """Combine the two estimates, with this share of the lift estimate."""
         return lift_share * self.lift + (1 - lift_share) * self.pairs

@@ -65,6 +65,8 @@ class LiftFit:
     """shape (atoms,), lift of each atom."""
     weight: NDArray[np.float64]
     """shape (atoms,), share of the cells that have this lift."""
+    undecided_nats: float = 0.0
+    """Information that the sample cannot tell from none, nats per token; see `_undecided`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +189,23 @@ def _fit_block(block: _Block, start: _Start, tokens: int) -> tuple[LiftFit, floa
         weight *= frequency.sum() / float(weight @ chance) / block.cells.sum()
     else:
         weight /= weight.sum()
-    return LiftFit(lift, weight), float(weight @ value)
+    undecided = _undecided(block, weight, tokens) if sparse else 0.0
+    return LiftFit(lift, weight, undecided), float(weight @ value)
+
+
+def _undecided(block: _Block, weight: NDArray[np.float64], tokens: int) -> float:
+    """Compute how much of the information of sparse cells may be none, nats per token.
+
+    Where each token has favourite successors, all others follow less often than by chance. A fit of
+    cells seen at most a few times says that a share w of the cells occurs by chance and a share v
+    never does. That every one of them occurs with lift w / (w + v) explains the counts as well, and
+    has the least information: w ln((w + v) / w) less, for each token expected in the block.
+    """
+    chance, never = float(weight[0]), max(0.0, 1.0 - float(weight.sum()))  # the first lift is 1
+    if chance <= 0:
+        return 0.0
+    expected = float((block.cells * block.expected).sum()) / tokens
+    return expected * chance * math.log1p(never / chance)
 
 
 def _inherited(

@@ -1,0 +1,84 @@
+"""Intervals of the conditional entropy hold the truth on four families of sources."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from curate.stats.bigram_sample import pair_sample
+from curate.stats.conditional import ends
+from curate.stats.estimate import Estimate
+from curate.stats.intervals import entropy_report
+
+sys.path.append(str(Path(__file__).parents[1] / "tools" / "bench"))
+import entropy_families as bench  # noqa: E402
+
+FAMILIES = list(bench.FAMILIES)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_truth_of_a_family_is_what_many_tokens_show(family: str) -> None:
+    """A large sample's plug-in is just below the entropy that the bench works out."""
+    rng = np.random.default_rng(8)
+    symbols, tokens = 40, 300_000
+    if family == "backoff":
+        text = bench.backoff_text(symbols, (0.6, 1.0, 1.2), 100, tokens, rng)
+    elif family == "bursty":
+        text = bench.bursty_text(symbols, (200.0, 1.0), 100, tokens, rng)
+    elif family == "successors":
+        source = bench.markov_source(symbols, 5, 0.0, 100, 1)
+        text = bench.Text(bench.draw(source, tokens, rng), source.conditional)
+    else:
+        source = bench.zipf_source(symbols, 1.0, 100)
+        text = bench.Text(bench.draw(source, tokens, rng), source.conditional)
+    counts = text.sample.counts(text.sample.totals())
+    assert bench.conditional_plugin(counts) == pytest.approx(text.conditional, abs=0.015)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_intervals_cover_and_the_dummy_does_not(family: str) -> None:
+    """A short form of the bench, which has 100 trials; its coverage is in docs/entropy.md."""
+    rows = [bench.trial((family, number), 100_000) for number in range(5000, 5006)]
+    assert sum(float(row["covered"]) for row in rows) >= 5
+    assert sum(float(row["dummy"]) for row in rows) <= 1
+
+
+def test_undecided_information_of_two_successor_lists() -> None:
+    """Half of the tokens follow a list of their own: the rest follow less often than by chance."""
+    rng = np.random.default_rng(3)
+    symbols, tokens = 800, 40_000
+    favourite = rng.integers(0, symbols, (symbols, 3))
+    first = rng.integers(0, symbols, tokens)
+    second = np.where(
+        rng.random(tokens) < 0.5,
+        favourite[first, rng.integers(0, 3, tokens)],
+        rng.integers(0, symbols, tokens),
+    )
+    block = np.arange(tokens) // 100
+    mixed = pair_sample(first, second, block, symbols)
+    plain = pair_sample(first, rng.integers(0, symbols, tokens), block, symbols)
+    undecided = [ends(sample.counts(sample.totals())).undecided for sample in (mixed, plain)]
+    # Chance pairs are half of what chance alone gives: 0.5 ln 2 = 0.35 nats.
+    assert undecided[0] == pytest.approx(0.35, abs=0.05)
+    assert undecided[1] < undecided[0] / 3
+
+
+def test_an_expected_bias_moves_the_interval_and_not_the_estimate() -> None:
+    plain = Estimate(5.0, 4.9, 5.1, 0.05, 0.0, "mean", 10)
+    moved = plain.moved(0.05)
+    assert (moved.nats, moved.low, moved.high) == (5.0, 4.95, pytest.approx(5.15))
+    assert moved.error == pytest.approx((0.05**2 + 0.05**2) ** 0.5)
+    far = plain.moved(1.0)
+    assert (far.low, far.high) == (5.0, 6.1)  # it still holds the estimate
+    alone = Estimate(5.0, None, None, 0.0, 0.0, "mean", 10).moved(0.1)
+    assert (alone.low, alone.high, alone.error) == (None, None, None)
+    text = bench.make("backoff", 0, 20_000)
+    report = entropy_report(text.sample)
+    for measure in (report.conditional, report.joint):
+        assert measure.remaining_bias > 0.02
+        assert measure.low is not None and measure.high is not None
+        assert measure.low <= measure.nats <= measure.high
