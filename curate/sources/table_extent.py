@@ -4,7 +4,8 @@ A footer says where everything in the file lies. Of tables that were joined (`ca
 footer alone is read, and its places point into the first file, so rows are lost without a word.
 
 References:
-    "Apache Parquet format" 2.10, parquet.thrift: FileMetaData, ColumnChunk, BloomFilterHeader.
+    "Apache Parquet format" 2.10, parquet.thrift: FileMetaData, ColumnChunk, ColumnMetaData,
+    BloomFilterHeader.
     Apache Thrift, "Thrift compact protocol encoding".
     "Arrow columnar format" 1.4, File.fbs: Footer, Block.
 """
@@ -33,6 +34,9 @@ the magic at its end."""
 ARROW_SLACK_BYTES = 64
 """Bytes for the end mark and for padding, which no block counts."""
 
+LONGEST_COPY_BYTES = 1 << 20
+"""More than the metadata of a column chunk takes, with the smallest and largest value in it."""
+
 Extent = tuple[int, int]
 """First byte, and one past the last."""
 
@@ -54,10 +58,17 @@ def check_parquet(file: BinaryIO, size_bytes: int, footer_bytes: int, chunks: li
     if end - MAGIC_BYTES - sum(stop - start for start, stop in chunks) <= slack_bytes:
         return
     file.seek(end)
-    extents = [*chunks, *_indices(file, CompactReader(file.read(footer_bytes)).struct())]
-    if end - MAGIC_BYTES - sum(stop - start for start, stop in extents) > slack_bytes:
-        gaps = _gaps(sorted(extents), MAGIC_BYTES, end)
-        _refuse(sum(stop - start for start, stop in gaps if not _is_zero(file, start, stop)))
+    footer = CompactReader(file.read(footer_bytes)).struct()
+    columns = [chunk.get(3, {}) for group in footer.get(4, ()) for chunk in group.get(1, ())]
+    copies = {stop: column for (_, stop), column in zip(chunks, columns, strict=False)}
+    rest_bytes = 0
+    for start, stop in _gaps(sorted([*chunks, *_indices(file, footer)]), MAGIC_BYTES, end):
+        if start in copies:
+            start += _copy_bytes(file, start, stop, copies[start])
+        if not _is_zero(file, start, stop):
+            rest_bytes += stop - start
+    if rest_bytes > slack_bytes:
+        _refuse(rest_bytes)
 
 
 def check_arrow(file: BinaryIO, size_bytes: int) -> None:
@@ -82,12 +93,22 @@ def check_arrow(file: BinaryIO, size_bytes: int) -> None:
         _refuse(rest_bytes)
 
 
-def _refuse(unclaimed_bytes: int) -> None:
-    if unclaimed_bytes:
-        raise StreamDamage(
-            f"{unclaimed_bytes:,} bytes belong to nothing that the footer names, as where tables "
-            "were joined; give each table a file of its own"
-        )
+def _refuse(rest_bytes: int) -> None:
+    raise StreamDamage(
+        f"{rest_bytes:,} bytes belong to nothing that the footer names, as where tables were "
+        "joined; give each table a file of its own"
+    )
+
+
+def _copy_bytes(file: BinaryIO, start: int, stop: int, column: dict[int, Any]) -> int:
+    """Return the length of a copy of a chunk's metadata, which some writers leave behind it."""
+    file.seek(start)
+    reader = CompactReader(file.read(min(stop - start, LONGEST_COPY_BYTES)))
+    try:
+        copy = reader.struct()
+    except StreamDamage:
+        return 0
+    return reader.at if all(copy.get(key) == column.get(key) for key in (3, 5, 7, 9)) else 0
 
 
 def _gaps(extents: list[Extent], start: int, end: int) -> Iterator[Extent]:
