@@ -117,4 +117,5 @@ class Law:
     with a bound on its distance from the optimum."""
     replicates: int = 0
     """Resamples that a mixture takes for its intervals unless the recipe says otherwise: as many as
-    fit in a minute on 512 runs of 17 domains. Most laws take over a second a fit, and get none."""
+    fit in a minute on 512 runs of 17 domains. Most laws take over a second a fit, and get none:
+    their intervals come from refits without groups of mixtures alone."""

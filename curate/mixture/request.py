@@ -122,7 +122,7 @@ class Preference:
     into account."""
     low: tuple[float, ...] | None = None
     """Lower ends of 95 % intervals of the shares, where the method has them. They cover the
-    sampling of runs or documents, not the choice of the law, its priors or the trust region."""
+    sampling of runs or documents and, for methods of laws, the choice of the law."""
     high: tuple[float, ...] | None = None
     """Upper ends."""
     draws: Sequence[Sequence[float]] | None = None

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate.errors import FitError
+from curate.laws.calibration import NORMAL_95, half_width
 from curate.laws.fitting.features import Progress, number_distinct, progress_of, run_folds
 from curate.laws.fitting.gaussian_process import (
     ROWS_LEARN,
@@ -120,7 +121,8 @@ class FittedJoint:
     votes: Array
     """shape (experts, targets); columns sum to 1."""
     errors: Array
-    """shape (targets,), root mean square errors of log losses on mixtures left out."""
+    """shape (targets,), standard deviations whose normal 95 % hold 95 % of the errors of log
+    losses on mixtures left out."""
 
     def predict_std(self, weights: Array, tokens: Array, params: Array) -> Array:
         """Estimate the standard deviation of log losses of new runs around the predictions.
@@ -197,7 +199,7 @@ def fit_joint(table: RunTable) -> FittedJoint:
     scales = np.maximum(np.log(table.losses).std(axis=0), 1e-9)
     votes = _votes(missed / scales, mixtures, alike)
     together = np.einsum("et,ent->nt", votes, missed)
-    return FittedJoint(experts, votes, np.sqrt((together**2).mean(axis=0)))
+    return FittedJoint(experts, votes, half_width(together, table) / NORMAL_95)
 
 
 @one_blas_thread()

@@ -15,13 +15,22 @@ from numpy.typing import NDArray
 
 from curate.errors import FitError, MissingEvidence, RecipeError
 from curate.laws import LAWS, Law, RunTable
-from curate.laws.fitting.features import run_folds
+from curate.laws.calibration import NORMAL_95, half_width, log_errors
+from curate.laws.fitting.levels import FittedBeyond
 from curate.laws.forms.bimix import NEAR_ZERO, FittedBimix
 from curate.laws.forms.expert_regression import INFORMED, informed
 from curate.mixture.constraints import Constraints, match_constraints, prior_of
 from curate.mixture.methods.expert_features import expert_features
 from curate.mixture.request import MixtureRequest, Preference
 from curate.mixture.search.bimix_optimum import power_optimum
+from curate.mixture.search.law_choice import (
+    Refitted,
+    combined,
+    objective_of,
+    opinions,
+    panel_with,
+    refit,
+)
 from curate.mixture.search.objective import Problem, losses_at, value_at
 from curate.mixture.search.optimise import certificate, optimise
 from curate.mixture.search.regmix_simulation import simulate
@@ -99,25 +108,30 @@ def least_loss(
     warnings = [*_unit_warnings(case, kl_bpb), *_position_warnings(case, answer)]
     requested = request.options.search.replicates
     replicates = case.law.replicates if requested is None else requested
-    spread = None
+    refits = None
+    if requested != 0:
+        try:
+            refits = refit(case.law, problem.law, runs)
+        except FitError as error:
+            warnings.append(f"no intervals over laws: {error} (without a fifth of the mixtures)")
+    ranges, spread = None, None
+    if refits is not None:
+        ranges = _ranges(case, answer.weights, refits)
     if replicates:
         spread = _uncertainty(case, answer.weights, replicates)
         if spread.failed:
             warnings.append(f"{spread.failed} of {replicates} resamples cannot determine the law")
-    elif requested is None:
-        warnings.append(
-            f"no intervals: law {case.law.name} gives them on request, mixture.replicates: 100"
-        )
+        ranges = _wider(ranges, spread)
     losses = losses_at(problem, answer.weights[None])[0]
     worst_or_mean = losses.max() if constraints.worst else losses @ constraints.target_weights
-    trust = _compare_with_runs(case, answer.weights)
+    trust = _compare_with_runs(case, answer.weights, refits)
     warnings += [] if trust.warning is None else [trust.warning]
     support = check_support(answer.weights, support_of(runs.weights), runs.domains)
     return Preference(
         weights=constraints.in_recipe_order(answer.weights),
         unconstrained=constraints.in_recipe_order(_unconstrained(case, answer)),
-        low=None if spread is None else constraints.in_recipe_order(spread.low),
-        high=None if spread is None else constraints.in_recipe_order(spread.high),
+        low=None if ranges is None else constraints.in_recipe_order(ranges.low),
+        high=None if ranges is None else constraints.in_recipe_order(ranges.high),
         predicted_loss=float(worst_or_mean),
         warnings=(*warnings, *(request.evidence.notices if request.evidence else ())),
         details={
@@ -127,6 +141,8 @@ def least_loss(
             "observed": {"best": trust.best, "misfit": trust.misfit},
             "at": {"tokens": _or_none(problem.tokens), "params": _or_none(problem.params)},
             "predicted_losses": dict(zip(runs.targets, map(float, losses), strict=True)),
+            **({} if ranges is None else {"laws": ranges.laws}),
+            **_loss_ranges(case, losses, refits),
             **({} if spread is None else _spread_json(spread, constraints, runs.domains)),
         },
     )
@@ -255,31 +271,28 @@ class _Trust:
     warning: str | None
 
 
-def _compare_with_runs(case: _Case, weights: Array) -> _Trust:
+def _compare_with_runs(case: _Case, weights: Array, refits: Refitted | None) -> _Trust:
     """Check whether the promised gain over the best run exceeds the law's errors on runs.
 
-    The law is fitted again without each third of the mixtures, unless the answer promises no more
-    than the best run had.
+    Without refits the law is fitted again without each third of the mixtures, unless the answer
+    promises no more than the best run had.
     """
-    problem, runs, law = case.problem, case.runs, case.law
+    problem, runs = case.problem, case.runs
     plain = replace(problem, kl=0.0)
     seen = _observed(plain, runs, np.full(len(runs.runs), math.inf))
     best = float(seen.min())
     if not math.isfinite(best):
         return _Trust(None, None, None)
     promised = best - float(value_at(plain, weights[None])[0])
-    folds = run_folds(runs, MISFIT_FOLDS) if promised > 0 else []
-    errors = []
-    for held in folds:
+    if promised <= 0:
+        return _Trust(best, None, None)
+    if refits is None:
         try:
-            without = replace(plain, law=law.fit(runs.take(~held)), unique_share=None)
+            refits = refit(case.law, problem.law, runs, MISFIT_FOLDS)
         except FitError:
             return _Trust(best, None, None)
-        rows = held & np.isfinite(seen)
-        errors.append(value_at(without, runs.weights[rows]) - seen[rows])
-    if not errors:
-        return _Trust(best, None, None)
-    misfit = float(np.sqrt(np.mean(np.concatenate(errors) ** 2)))
+    here = np.isfinite(seen)
+    misfit = float(np.sqrt(np.mean((objective_of(refits.predicted, plain) - seen)[here] ** 2)))
     if promised <= max(misfit, ROUNDING * abs(best)):
         return _Trust(best, misfit, None)
     return _Trust(best, misfit, (
@@ -400,6 +413,53 @@ def _uncertainty(case: _Case, weights: Array, replicates: int) -> Uncertainty:
     return bootstrap(resampling, problem, weights, rivals)
 
 
+@dataclass(frozen=True, slots=True)
+class _Ranges:
+    """95 % intervals of the shares, shape (domains,) each."""
+
+    low: Array
+    high: Array
+    laws: dict[str, Any]
+    """Weights and optima of the laws behind them, by law."""
+
+
+def _ranges(case: _Case, weights: Array, refits: Refitted) -> _Ranges:
+    """Compute intervals over the laws of the panel and the method's own."""
+    opinion = opinions(panel_with(refits, case.runs), case.problem, case.runs)
+    low, high = combined(opinion, weights, len(refits.parts))
+    box, order = case.problem.box, case.constraints.in_recipe_order
+    laws = {
+        name: {"weight": one.weight, "optimum": order(one.optimum)}
+        for name, one in opinion.items()
+    }  # fmt: skip
+    return _Ranges(np.maximum(low, box.low), np.minimum(high, box.high), laws)
+
+
+def _wider(ranges: _Ranges | None, spread: Uncertainty) -> _Ranges:
+    """Widen intervals over laws to hold those of resampled runs."""
+    if ranges is None:
+        return _Ranges(spread.low, spread.high, {})
+    low, high = np.minimum(ranges.low, spread.low), np.maximum(ranges.high, spread.high)
+    return replace(ranges, low=low, high=high)
+
+
+def _loss_ranges(case: _Case, losses: Array, refits: Refitted | None) -> dict[str, Any]:
+    """Compute 95 % intervals of the predicted losses of a new run, by target."""
+    if refits is None:
+        return {}
+    problem, runs = case.problem, case.runs
+    width = half_width(log_errors(refits.predicted, runs), runs)
+    if isinstance(problem.law, FittedBeyond):
+        at = np.full(1, problem.tokens), np.full(1, problem.params)
+        width = np.maximum(width, NORMAL_95 * problem.law.predict_std(runs.weights[:1], *at)[0])
+    ends = (np.exp([-width, width]) * losses).tolist()
+    ranges = {
+        name: {"low": low, "high": high}
+        for name, low, high in zip(runs.targets, *ends, strict=True)
+    }
+    return {"predicted_intervals": ranges}
+
+
 def _observed(problem: Problem, runs: RunTable, predicted: Array) -> Array:
     """Evaluate the objective on each run's own losses, at the tokens and size of the problem.
 
@@ -411,9 +471,7 @@ def _observed(problem: Problem, runs: RunTable, predicted: Array) -> Array:
             here &= np.isclose(values, target)
     if not here.any():
         return predicted
-    scaled = runs.losses * problem.target_weights
-    seen = scaled.max(axis=1) if problem.worst else scaled.sum(axis=1)
-    return np.where(here, seen, math.inf)
+    return np.where(here, objective_of(runs.losses, problem), math.inf)
 
 
 def _spread_json(

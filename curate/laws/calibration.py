@@ -1,0 +1,51 @@
+"""Intervals of predictions from errors on mixtures left out."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from scipy import stats
+
+from curate.laws.fitting.features import number_distinct
+from curate.laws.law import Array, RunTable
+from curate.laws.scores import LEAST_PREDICTED
+
+COVERAGE = 0.95
+NORMAL_95 = 1.96
+"""Standard deviations of a normal error that 95 % are within."""
+
+
+def log_errors(predicted: Array, table: RunTable) -> Array:
+    """Compare log losses with predictions of them, shape (rows, targets).
+
+    A linear law may predict a loss below zero; it counts as a tenth of the smallest one.
+    """
+    floor = LEAST_PREDICTED * table.losses.min(axis=0)
+    return np.asarray(np.log(np.maximum(predicted, floor) / table.losses))
+
+
+def half_width(missed: Array, table: RunTable) -> Array:
+    """Find the width around a prediction that holds 95 % of new runs, on either side.
+
+    The quantile of absolute errors that is exact for exchangeable mixtures (the worst checkpoint
+    counts no more than others). From fewer than 39 mixtures the quantile would be the largest
+    error or beyond: there, the root mean square times Student's t.
+
+    Args:
+        missed: shape (rows, targets), errors on mixtures that a fit did not see.
+        table: The rows' runs.
+
+    Returns:
+        Shape (targets,), in the unit of the errors.
+
+    References:
+        Vovk, Gammerman and Shafer 2005, split conformal prediction; by folds as in Barber et al.
+        2021, arXiv:1905.02928, CV+.
+    """
+    mixtures = int(number_distinct(np.round(table.weights, 9)).max()) + 1
+    level = math.ceil(COVERAGE * (mixtures + 1)) / mixtures
+    if level >= 1:
+        factor = float(stats.t.ppf((1 + COVERAGE) / 2, max(mixtures - 1, 1)))
+        return np.asarray(factor * np.sqrt((missed**2).mean(axis=0)))
+    return np.asarray(np.quantile(np.abs(missed), level, axis=0))
