@@ -236,6 +236,21 @@ def test_a_curve_leaves_out_the_steps_that_a_run_begins_with(seed: int) -> None:
         fit_settled_curve(tokens[:2], losses[:2])
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_a_swarm_s_few_checkpoints_leave_out_the_plateau_too(seed: int) -> None:
+    """Nine points 1.47 times apart, as `spacing: log` sets them, the first four of them flat."""
+    tokens = 9216 * 1.47 ** np.arange(10)
+    losses = 20 * (tokens / 9216) ** -0.15
+    losses[:4] = 11.2 - 0.05 * np.arange(4)
+    noisy = losses * np.exp(0.002 * np.random.default_rng(seed).standard_normal(10))
+    assert settled_from(tokens[:-1], noisy[:-1]) >= 3
+    settled = fit_settled_curve(tokens[:-1], noisy[:-1]).predict(tokens[-1:])[0]
+    whole = fit_curve(tokens[:-1], noisy[:-1]).predict(tokens[-1:])[0]
+    last = noisy[-2]  # a dummy
+    errors = [abs(value / losses[-1] - 1) for value in (settled, whole, last)]
+    assert errors[0] < 0.02 < min(errors[1:])
+
+
 def test_marginal_likelihood_of_two_points_by_hand() -> None:
     """K = [[1, .83], [.83, 1]] + 10 for the unknown mean + .01 I, at distance .5."""
     rows = Rows(np.array([[0.0], [0.5]]), np.zeros((2, 0)), np.arange(2))

@@ -28,8 +28,8 @@ from curate.mixture.search.simplex_box import whole
 SMALL = RunSize(7e7, 1.4e9)
 DOMAINS, TARGETS = 6, 8
 PILOT = (12, 4)
-"""Runs of the pilot at the small size and at the large one."""
-JUDGED = 3_000
+"""Runs of the pilot at the small size and at the large one, whose mixtures are among the others."""
+JUDGED = 2_000
 """Mixtures among which the law chooses."""
 
 
@@ -115,18 +115,21 @@ def join(tables: list[RunTable]) -> RunTable:
     )
 
 
-def trial(task: tuple[str, int, str]) -> dict[str, object]:
+RULES = ("proposed", "all small", "all large", "half", "pilot only")
+
+
+def trial(task: tuple[str, int, str, tuple[str, ...]]) -> dict[str, object]:
     """Buy by each rule, fit, choose, and judge by the truth."""
-    name, seed, law = task
+    name, seed, law, compared = task
     form, truth = FORMS[name], Truth(FORMS[name], seed)
     rng = np.random.default_rng(1000 + seed)
     domains = tuple(DomainSupply(f"d{at}", 10**9, float("inf")) for at in range(DOMAINS))
     options = MixtureOptions(search=SearchOptions(seed=seed))
     bare = MixtureRequest(domains, 10**9, "natural", options)
-    pilot_mixtures = draw(bare, whole(DOMAINS), sum(PILOT), rng)
+    pilot_mixtures = draw(bare, whole(DOMAINS), PILOT[0], rng)
     pilot = [
-        truth.runs(pilot_mixtures[: PILOT[0]], False, "pilot-small-", rng),
-        truth.runs(pilot_mixtures[PILOT[0] :], True, "pilot-large-", rng),
+        truth.runs(pilot_mixtures, False, "pilot-small-", rng),
+        truth.runs(pilot_mixtures[: PILOT[1]], True, "pilot-large-", rng),
     ]
     large, small = truth.size(True), truth.size(False)
     budget = form.large_runs * large.flops
@@ -152,7 +155,8 @@ def trial(task: tuple[str, int, str]) -> dict[str, object]:
     )
     means = truth.losses(judged, True).mean(axis=1)
     regrets = {}
-    for rule, (of_small, of_large) in rules.items():
+    for rule in compared:
+        of_small, of_large = rules[rule]
         # Rivals' mixtures fill the simplex; noise is the same for every rule as far as runs go.
         at_large, at_small = pool[order[:of_large]], pool[order[of_large : of_large + of_small]]
         if rule == "proposed":
@@ -178,7 +182,9 @@ def main() -> None:
     """Run all tables and print mean regrets."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--first", type=int, default=0, help="First seed.")
     parser.add_argument("--forms", default=",".join(FORMS))
+    parser.add_argument("--rules", default=",".join(RULES))
     parser.add_argument("--law", default="joint")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--json", type=Path)
@@ -187,7 +193,12 @@ def main() -> None:
     forms = options.forms.split(",")
     if options.smoke:
         forms, options.seeds, options.law = forms[:1], 1, "additive"
-    tasks = [(form, seed, options.law) for form in forms for seed in range(options.seeds)]
+    compared = tuple(options.rules.split(","))
+    tasks = [
+        (form, seed, options.law, compared)
+        for form in forms
+        for seed in range(options.first, options.first + options.seeds)
+    ]
     if options.workers > 1:
         with ProcessPoolExecutor(options.workers) as workers:
             trials = list(workers.map(trial, tasks))

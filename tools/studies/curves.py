@@ -17,7 +17,7 @@ LEAST_POINTS = 4
 BETA_STARTS = (0.2, 0.6, 1.2)
 
 FORECASTS = 4
-"""Last known losses that each candidate start of a curve must forecast."""
+"""Most last known losses that each candidate start of a curve must forecast."""
 
 STARTS = 10
 """Candidates for the start of a curve are so many to the whole of its points, in the first half."""
@@ -104,8 +104,9 @@ def settled_from(tokens: Array, losses: Array) -> int:
     While a model learns the frequencies of single tokens, its loss falls in steps that no power law
     describes, and a curve that must pass through them misses what comes later. Of several starts in
     the first half of the points, this is the one whose curves, fitted on what was known before,
-    come closest on average to each of the last `FORECASTS` points. What is to be predicted has no
-    part in it.
+    come closest on average to each of the last points: `FORECASTS` of them, or fewer where a start
+    in the middle would otherwise leave too few points to fit. What is to be predicted has no part
+    in it.
 
     Args:
         tokens: shape (points,), ascending.
@@ -122,11 +123,12 @@ def settled_from(tokens: Array, losses: Array) -> int:
         6
     """
     points = len(tokens)
+    forecasts = min(FORECASTS, points - points // 2 - LEAST_POINTS)
     best, first = np.inf, 0
+    if forecasts < 1:
+        return first
     for start in range(0, points // 2 + 1, max(1, points // STARTS)):
-        stops = range(max(start + LEAST_POINTS, points - FORECASTS), points)
-        if len(stops) < FORECASTS:
-            break
+        stops = range(points - forecasts, points)
         missed = [
             abs(np.log(fit_curve(tokens[start:stop], losses[start:stop]).predict(tokens[stop])
                 / losses[stop]))
