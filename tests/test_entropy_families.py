@@ -12,6 +12,7 @@ from curate.stats.bigram_sample import pair_sample
 from curate.stats.conditional import ends
 from curate.stats.estimate import Estimate
 from curate.stats.intervals import entropy_report
+from curate.stats.mutual_information import _Block, _undecided
 
 sys.path.append(str(Path(__file__).parents[1] / "tools" / "bench"))
 import entropy_families as bench  # noqa: E402
@@ -67,14 +68,11 @@ def test_undecided_information_of_two_successor_lists() -> None:
     assert undecided[1] < undecided[0] / 3
 
 
-def test_an_expected_bias_moves_the_interval_and_not_the_estimate() -> None:
-    plain = Estimate(5.0, 4.9, 5.1, 0.05, 0.0, "mean", 10)
-    moved = plain.moved(0.05)
-    assert (moved.nats, moved.low, moved.high) == (5.0, 4.95, pytest.approx(5.15))
-    assert moved.error == pytest.approx((0.05**2 + 0.05**2) ** 0.5)
-    far = plain.moved(1.0)
-    assert (far.low, far.high) == (5.0, 6.1)  # it still holds the estimate
-    alone = Estimate(5.0, None, None, 0.0, 0.0, "mean", 10).moved(0.1)
+def test_an_expected_bias_extends_the_interval_and_moves_no_estimate() -> None:
+    raised = Estimate(5.0, 4.9, 5.1, 0.05, 0.0, "mean", 10).raised(0.05)
+    assert (raised.nats, raised.low, raised.high) == (5.0, 4.9, pytest.approx(5.15))
+    assert raised.error == pytest.approx((0.05**2 + 0.05**2) ** 0.5)
+    alone = Estimate(5.0, None, None, 0.0, 0.0, "mean", 10).raised(0.1)
     assert (alone.low, alone.high, alone.error) == (None, None, None)
     text = bench.make("backoff", 0, 20_000)
     report = entropy_report(text.sample)
@@ -82,3 +80,11 @@ def test_an_expected_bias_moves_the_interval_and_not_the_estimate() -> None:
         assert measure.remaining_bias > 0.02
         assert measure.low is not None and measure.high is not None
         assert measure.low <= measure.nats <= measure.high
+
+
+def test_a_fit_without_chance_pairs_stays_finite() -> None:
+    """A Markov source with few successors, on which a share of chance pairs once underflowed."""
+    block = _Block(np.ones((1, 3)), np.array([0.1]), np.array([50.0]))
+    for share in (0.0, 5e-324, 1e-310):
+        undecided = _undecided(block, np.array([share, 0.2]), 1000)
+        assert 0 <= undecided < 1e-6

@@ -23,7 +23,7 @@ class Estimate:
     """A number with its 95 % interval; nats per token where it is an entropy.
 
     The interval covers the sampling of documents, and what is doubtful about the correction for
-    bias. It lies around `nats` + `remaining_bias`, and always holds `nats`.
+    bias. It reaches further up than down, by `remaining_bias`.
     """
 
     nats: float
@@ -46,22 +46,16 @@ class Estimate:
             return None
         return math.hypot(self.standard_error, self.bias_error, self.remaining_bias)
 
-    def moved(self, remaining_bias: float) -> Estimate:
-        """Move the interval by the bias that is expected to remain; it still holds `nats`.
+    def raised(self, remaining_bias: float) -> Estimate:
+        """Extend the interval upwards by the bias that is expected to remain.
 
         Example:
-            >>> moved = Estimate(5.0, 4.9, 5.1, 0.05, 0.0, "mean", 10).moved(0.15)
-            >>> moved.nats, moved.low, moved.high
-            (5.0, 5.0, 5.25)
+            >>> raised = Estimate(5.0, 4.9, 5.1, 0.05, 0.0, "mean", 10).raised(0.15)
+            >>> raised.nats, raised.low, raised.high
+            (5.0, 4.9, 5.25)
         """
-        if self.low is None or self.high is None:
-            return replace(self, remaining_bias=remaining_bias)
-        return replace(
-            self,
-            low=max(0.0, min(self.nats, self.low + remaining_bias)),
-            high=max(self.nats, self.high + remaining_bias),
-            remaining_bias=remaining_bias,
-        )
+        high = None if self.high is None else self.high + remaining_bias
+        return replace(self, high=high, remaining_bias=remaining_bias)
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields of one measure in `entropy_report.json`."""

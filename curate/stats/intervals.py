@@ -4,8 +4,9 @@ Documents are resampled, never tokens: they are dealt into groups, and each grou
 turn (delete-a-group jackknife). Resampling does not show the error of the bias correction, so the
 interval adds it: a share of the correction, half of the change between a quarter of the sample and
 the whole, a share of the correction for bursts within documents, and, where the two estimates of
-the conditional entropy are far apart, a share of their distance. It is also moved by the bias that
-is expected to remain: the estimate itself is not, so that the order of domains does not rest on it.
+the conditional entropy are far apart, a share of their distance. It also reaches further up by the
+bias that is expected to remain: the estimate itself is not moved, so that the order of domains does
+not rest on it.
 """
 
 from __future__ import annotations
@@ -94,8 +95,8 @@ def entropy_report(sample: PairSample) -> EntropyReport:
         estimate(
             shannon + nats, joint_replicates, math.hypot(shannon_bias, doubt),
             "unseen+stationary", tokens,
-        ).moved(remaining),
-        estimate(nats, conditional_replicates, doubt, "stationary", tokens).moved(remaining),
+        ).raised(remaining),
+        estimate(nats, conditional_replicates, doubt, "stationary", tokens).raised(remaining),
         detail,
     )  # fmt: skip
 
@@ -107,7 +108,7 @@ def _conditional_bias(detail: Conditional, tokens: int) -> tuple[float, float]:
     apart = detail.ends.lift - detail.ends.pairs
     between = lift * (1 - lift)
     error = math.hypot(
-        (lift * LIFT_DOUBT + (1 - lift) * PAIRS_DOUBT) * correction,
+        (lift**2 * LIFT_DOUBT + (1 - lift**2) * PAIRS_DOUBT) * correction,
         detail.drift / 2,
         BURST_DOUBT * detail.bursts,
         END_DOUBT * between * apart * min(1.0, abs(apart) / FAR_NATS),

@@ -205,7 +205,7 @@ def _undecided(block: _Block, weight: NDArray[np.float64], tokens: int) -> float
     if chance <= 0:
         return 0.0
     expected = float((block.cells * block.expected).sum()) / tokens
-    return expected * chance * math.log1p(never / chance)
+    return expected * chance * (math.log(chance + never) - math.log(chance))
 
 
 def _inherited(
