@@ -7,7 +7,8 @@ least one is proposed. Large runs go to the mixtures that are most likely the be
 it; small runs, and all runs where there is no pilot, go far from each other.
 
 What is assumed: the model; that effects at the target are those of the large size; and an analyst
-who knows the model's parameters as well as the pilot tells them.
+who knows the model's parameters as well as the pilot tells them. Laws differ from that analyst:
+`tools/bench/purchase.py` judges proposals with them, and docs/evidence.md has the figures.
 """
 
 from __future__ import annotations
