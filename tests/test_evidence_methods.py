@@ -34,6 +34,7 @@ from curate.mixture import compare_methods as comparing
 from curate.mixture.compare_methods import Contender, compare_mixtures, every_method
 from curate.mixture.search.bimix_optimum import power_optimum
 from curate.mixture.search.simplex_box import Box, whole
+from curate.report.terminal import mixture_table
 
 BY_RUNS = [name for name, method in METHODS.items() if method.evidence == "runs"]
 BY_EXPERTS = [name for name, method in METHODS.items() if method.evidence == "experts"]
@@ -410,3 +411,51 @@ def test_recipes_that_cannot_be(recipe, setting, error, message):
     found = run("mix", recipe, "--set", setting)
     assert isinstance(found.exception, error)
     assert message in str(found.exception)
+
+
+def asked_of(losses, **settings):
+    """Ask method `dml` about runs of these losses, shape (runs, 3), natural being equal supply."""
+    weights = np.random.default_rng(3).dirichlet(np.ones(3), len(losses))
+    unknown = np.full(len(losses), np.nan)
+    names = tuple(f"r{place}" for place in range(len(losses)))
+    table = RunTable(NAMES, NAMES, names, weights, unknown, unknown, losses(weights))
+    return mix(asked("dml", evidence=Evidence(table), replicates=0, **settings))
+
+
+class _Losses:
+    """Losses of 30 runs by their shares."""
+
+    def __init__(self, moved: float, noise: float) -> None:
+        self.moved, self.noise = moved, noise
+
+    def __len__(self) -> int:
+        return 30
+
+    def __call__(self, weights):
+        drawn = np.random.default_rng(4).standard_normal(weights.shape)
+        true = 2 + self.moved * np.exp(weights @ np.array([[-3, 0, 0], [0, -1, 0], [-2, 0, -1.0]]))
+        return true * np.exp(self.noise * drawn)
+
+
+def test_a_mixture_that_gains_says_by_how_much():
+    found = asked_of(_Losses(1.0, 0.002))
+    gain = found.details["gain_over_natural"]
+    assert 0 < gain["low"] < gain["mean"] < gain["high"] and not gain["within_noise"]
+    truth = _Losses(1.0, 0.0)
+    both = np.array([[1 / 3] * 3, list(found.weights.values())])
+    true = float(-np.diff(truth(both).mean(axis=1))[0])
+    assert gain["low"] <= true <= gain["high"]
+    assert found.details["regret_at_1"]["mean"] < 0.01
+    assert found.details["unmoved_targets"] == []
+    shown = mixture_table(found.to_json(), dict.fromkeys(NAMES)).title
+    assert str(shown).startswith("this mixture is better than natural by 0.")
+
+
+def test_noise_is_no_better_than_natural():
+    found = asked_of(_Losses(0.0, 0.02))
+    gain = found.details["gain_over_natural"]
+    assert gain["low"] < 0 and gain["within_noise"]
+    assert found.details["unmoved_targets"] == list(NAMES)
+    shown = str(mixture_table(found.to_json(), dict.fromkeys(NAMES)).title)
+    assert shown.startswith("this mixture is no better than natural within noise")
+    assert "no mixture moves 3 of 3 losses beyond noise: a, b, c" in shown

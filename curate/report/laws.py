@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from rich.table import Table
 
-from curate.report.terminal import numbers_table, plain
-from curate.runtime.registry import list_first
+from curate.report.terminal import gain_line, noise_lines, numbers_table, plain
 
 HEADINGS = (
     "regret@1",
@@ -45,36 +44,6 @@ def lead(fit: Mapping[str, Any]) -> str | None:
         gain_line(gain, "its best unseen run", "the average run"),
         *noise_lines(fit["target_noise"], fit["unmoved_targets"]),
     ])  # fmt: skip
-
-
-def gain_line(gain: Mapping[str, Any], this: str, other: str) -> str:
-    """Word an expected gain with its interval, or that there is none beyond noise."""
-    interval = f"95 %: {gain['low']:.4f} to {gain['high']:.4f}"
-    if gain["within_noise"]:
-        return f"{this} is no better than {other} within noise: {gain['mean']:.4f} ({interval})"
-    return f"{this} is better than {other} by {gain['mean']:.4f} ({interval})"
-
-
-def noise_lines(noise: Mapping[str, Any], unmoved: Sequence[str]) -> list[str]:
-    """Word the noise of the losses, and which of them no mixture moves."""
-    stated = {name: value for name, value in noise["relative"].items() if value is not None}
-    lines = []
-    if stated:
-        low, high = (pick(stated, key=lambda name: stated[name]) for pick in (min, max))
-        source = (
-            f"pooled over repeats of {noise['mixtures_repeated']} mixtures"
-            if noise["mixtures_repeated"]
-            else "what no smooth function of the mixture explains"
-        )
-        lines.append(
-            f"noise of a loss: {stated[low]:.2%} ({low}) to {stated[high]:.2%} ({high}), {source}"
-        )
-    if unmoved:
-        lines.append(
-            f"no mixture moves {len(unmoved)} of {len(noise['relative'])} losses beyond noise: "
-            + list_first(list(unmoved))
-        )
-    return lines
 
 
 def law_table(fit: Mapping[str, Any]) -> Table:

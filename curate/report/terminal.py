@@ -18,6 +18,7 @@ from rich.table import Column, Table
 
 from curate.runtime.escape import output_named, tolerate_encodings, visible
 from curate.runtime.progress import Observer, TrainingProgress
+from curate.runtime.registry import list_first
 from curate.stats import STATISTICS
 
 NATS_TO_BITS = 1 / np.log(2)
@@ -445,7 +446,7 @@ def mixture_table(mixture: dict[str, Any], supply_tokens: Mapping[str, int | Non
     """
     interval = () if mixture["low"] is None else ("95 % interval",)
     table = numbers_table(
-        f"{mixture['method']}; weights are shares of tokens",
+        "\n".join([*_worth(mixture), f"{mixture['method']}; weights are shares of tokens"]),
         ("domain", "weight", *interval, "unconstrained", "epochs", "supply tokens"),
         overflow="fold",
     )
@@ -461,9 +462,52 @@ def mixture_table(mixture: dict[str, Any], supply_tokens: Mapping[str, int | Non
     return table
 
 
+def gain_line(gain: Mapping[str, Any], this: str, other: str) -> str:
+    """Word an expected gain with its interval, or that there is none beyond noise."""
+    interval = f"95 %: {gain['low']:.4f} to {gain['high']:.4f}"
+    if gain["within_noise"]:
+        return f"{this} is no better than {other} within noise: {gain['mean']:.4f} ({interval})"
+    return f"{this} is better than {other} by {gain['mean']:.4f} ({interval})"
+
+
+def noise_lines(noise: Mapping[str, Any], unmoved: Sequence[str]) -> list[str]:
+    """Word the noise of the losses, and which of them no mixture moves."""
+    stated = {name: value for name, value in noise["relative"].items() if value is not None}
+    lines = []
+    if stated:
+        low, high = (pick(stated, key=lambda name: stated[name]) for pick in (min, max))
+        source = (
+            f"pooled over repeats of {noise['mixtures_repeated']} mixtures"
+            if noise["mixtures_repeated"]
+            else "what no smooth function of the mixture explains"
+        )
+        lines.append(
+            f"noise of a loss: {stated[low]:.2%} ({low}) to {stated[high]:.2%} ({high}), {source}"
+        )
+    if unmoved:
+        lines.append(
+            f"no mixture moves {len(unmoved)} of {len(noise['relative'])} losses beyond noise: "
+            + list_first(list(unmoved))
+        )
+    return lines
+
+
+def _worth(mixture: dict[str, Any]) -> list[str]:
+    """Say what a law's mixture is worth: gain over natural, regret@1, noise; empty if unknown."""
+    gain, regret = mixture.get("gain_over_natural"), mixture.get("regret_at_1")
+    if gain is None or regret is None:
+        return []
+    return [
+        gain_line(gain, "this mixture", "natural"),
+        f"regret@1 {regret['mean']:.4f} (95 %: up to {regret['high']:.4f}), the objective that the "
+        "law's best unseen run gives up to the really best one",
+        *noise_lines(mixture["target_noise"], mixture["unmoved_targets"]),
+    ]
+
+
 def _prediction(mixture: dict[str, Any]) -> str | None:
     """Describe predicted loss, regret and distance from the runs, if the method has them."""
-    parts = []
+    parts: list[str] = []
     if mixture["predicted_loss"] is not None:
         parts.append(f"predicted loss {mixture['predicted_loss']:.4f}")
     regret = mixture.get("regret", {}).get("recommendation")

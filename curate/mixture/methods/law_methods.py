@@ -7,7 +7,8 @@ where they apply.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,13 @@ from curate.laws.calibration import NORMAL_95, half_width, log_errors
 from curate.laws.fitting.levels import FittedBeyond
 from curate.laws.forms.bimix import NEAR_ZERO, FittedBimix
 from curate.laws.forms.expert_regression import INFORMED, informed
+from curate.laws.selection import (
+    by_mixture,
+    moved_targets,
+    reference_rows,
+    select_unseen,
+    target_noise,
+)
 from curate.mixture.constraints import Constraints, match_constraints, prior_of
 from curate.mixture.methods.expert_features import expert_features
 from curate.mixture.request import MixtureRequest, Preference
@@ -50,6 +58,8 @@ ASSUMED_TOKEN_BYTES = 4
 """Bytes of a token where the runs do not say; English text has 4 to 5, code 3 to 4."""
 FAR_SCALE = 10.0
 """Factor beyond the runs' tokens or parameters from which a comparison is called a guess."""
+GAIN_ERRORS = 1.96
+"""Standard errors of the 95 % interval of the gain over natural."""
 MISFIT_FOLDS = 3
 """Parts held out in turn to learn a law's error; more would take as many more fits."""
 
@@ -139,6 +149,7 @@ def least_loss(
             "support": support.to_json(),
             "optimality_gap": answer.gap,
             "observed": {"best": trust.best, "misfit": trust.misfit},
+            **trust.details,
             "at": {"tokens": _or_none(problem.tokens), "params": _or_none(problem.params)},
             "predicted_losses": dict(zip(runs.targets, map(float, losses), strict=True)),
             **({} if ranges is None else {"laws": ranges.laws}),
@@ -266,40 +277,106 @@ class _Trust:
 
     best: float | None
     """Least of a run; None where no run is at the problem's tokens and size."""
-    misfit: float | None
-    """Root mean square error on mixtures held out; None where it was not needed."""
-    warning: str | None
+    misfit: float | None = None
+    """Root mean square error on mixtures held out; None where the law cannot be fitted to the
+    rest."""
+    warning: str | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of `mixture.json`: regret@1, gain over natural, noise, and targets that do not move.
+    """
 
 
 def _compare_with_runs(case: _Case, weights: Array, refits: Refitted | None) -> _Trust:
-    """Check whether the promised gain over the best run exceeds the law's errors on runs.
+    """Measure on runs that the law has not seen what its recommendation is worth.
 
-    Without refits the law is fitted again without each third of the mixtures, unless the answer
-    promises no more than the best run had.
+    Without refits the law is fitted again without each third of the mixtures. Warns where the gain
+    promised over the best run exceeds the law's errors.
     """
     problem, runs = case.problem, case.runs
     plain = replace(problem, kl=0.0)
     seen = _observed(plain, runs, np.full(len(runs.runs), math.inf))
-    best = float(seen.min())
-    if not math.isfinite(best):
-        return _Trust(None, None, None)
-    promised = best - float(value_at(plain, weights[None])[0])
-    if promised <= 0:
-        return _Trust(best, None, None)
+    best = float(seen.min()) if np.isfinite(seen).any() else None
     if refits is None:
         try:
             refits = refit(case.law, problem.law, runs, MISFIT_FOLDS)
         except FitError:
-            return _Trust(best, None, None)
-    here = np.isfinite(seen)
-    misfit = float(np.sqrt(np.mean((objective_of(refits.predicted, plain) - seen)[here] ** 2)))
+            return _Trust(best)
+    rows = np.flatnonzero(np.isfinite(seen)) if best is not None else reference_rows(runs)
+    compared = runs.take(rows)
+    observed, predicted = (
+        by_mixture(compared, objective_of(losses[rows], problem))
+        for losses in (runs.losses, refits.predicted)
+    )
+    selection = select_unseen(observed, predicted)
+    noise = target_noise(runs)
+    moved = moved_targets(runs, refits.predicted, _mean_refits(runs, len(refits.parts)))
+    squares = (observed - predicted) ** 2
+    natural = nearest_in_proportion(case.constraints.natural, problem.box)
+    away = hellinger(natural[None], np.unique(np.round(compared.weights, 9), axis=0))[0]
+    quarter = max(len(squares) // 4, min(len(squares), 3))
+    near, liked = (np.argsort(by, kind="stable")[:quarter] for by in (away, predicted))
+    promised = float(observed.min()) - float(value_at(plain, weights[None])[0])
+    beyond = max(promised, 0.0) ** 2 if best is not None else 0.0
+    both = np.stack([natural, weights])
+    gains = [
+        float(-np.diff(value_at(replace(plain, law=law), both))[0])
+        for law in (problem.law, *refits.parts)
+    ]
+    gain = _gain(np.array(gains), float(squares[near].mean() + squares[liked].mean()) + beyond)
+    details = {
+        "regret_at_1": {"mean": selection.regret, "high": selection.regret_high},
+        "gain_over_natural": gain,
+        "target_noise": {
+            "mixtures_repeated": noise.mixtures_repeated,
+            "relative": {
+                name: _or_none(value)
+                for name, value in zip(runs.targets, noise.relative.tolist(), strict=True)
+            },
+        },
+        "unmoved_targets": [n for n, moves in zip(runs.targets, moved, strict=True) if not moves],
+    }
+    if best is None:
+        return _Trust(None, details=details)
+    misfit = float(np.sqrt(squares.mean()))
     if promised <= max(misfit, ROUNDING * abs(best)):
-        return _Trust(best, misfit, None)
+        return _Trust(best, misfit, details=details)
     return _Trust(best, misfit, (
         f"the law promises {promised:.4g} below the best run ({best:.4g}), and errs by "
         f"{misfit:.4g} on runs it has not seen: nothing like it was observed, so train this "
         "mixture before you rely on it"
-    ))  # fmt: skip
+    ), details)  # fmt: skip
+
+
+def _mean_refits(runs: RunTable, groups: int) -> Array:
+    """Predict each row by the dummy `mean` without its group of mixtures."""
+    dummy = LAWS["mean"]
+    return refit(dummy, dummy.fit(runs), runs, groups).predicted
+
+
+def _gain(gains: Array, error: float) -> dict[str, Any]:
+    """Return the expected gain over natural with its 95 % interval.
+
+    Its variance is the grouped jackknife's, plus the law's mean square error on unseen mixtures of
+    either kind: the quarter nearest to natural, and the quarter that it likes best. The second
+    includes what a law promises too much because its own errors select the mixture. What it
+    promises below the best run was not observed, and counts as one more error.
+
+    Args:
+        gains: shape (1 + parts,), gain by the law of all runs, then without each group.
+        error: Sum of the mean square errors of the objective.
+
+    References:
+        Efron and Tibshirani 1993, "An Introduction to the Bootstrap", section 11.5.
+    """
+    gain, others = float(gains[0]), gains[1:]
+    jackknife = (len(others) - 1) / len(others) * float(((others - others.mean()) ** 2).sum())
+    half = GAIN_ERRORS * math.sqrt(error + jackknife)
+    return {
+        "mean": gain,
+        "low": gain - half,
+        "high": gain + half,
+        "within_noise": gain - half <= 0,
+    }
 
 
 def _law(name: str | None, request: MixtureRequest, runs: RunTable) -> Law:
