@@ -8,6 +8,7 @@ import json
 import lzma
 import random
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 import zstandard
 from conftest import END, Listener, make_documents, write_jsonl
 
-from curate.errors import InputError
+from curate.errors import InputError, RecipeError
 from curate.pipeline.build import BuiltDataset, build
 from curate.pipeline.tokenize import TokenizedDomains, tokenize_domains
 from curate.recipe import load
@@ -324,6 +325,31 @@ def test_tables_win_over_loose_text(recipe: Path, source: Path) -> None:
         (source / f"{number}.txt").write_text(text * 9)
     assert "300 of plain text" in message(recipe) and "say which to read" in message(recipe)
     assert over(recipe, 'domains.web.glob="*.txt"').stats[0].documents == 300
+
+
+def test_an_archive_beside_tables_is_not_called_text(recipe: Path, source: Path) -> None:
+    write_jsonl(source / "a.jsonl", [{"text": text} for text in texts(40)])
+    with zipfile.ZipFile(source / "b.zip", "w") as archive:
+        archive.write(source / "a.jsonl")
+    size_bytes = (source / "b.zip").stat().st_size
+    assert heard_over(recipe)[0] == (
+        "domain 'web': what is packed otherwise beside tables is not read: 1 file, "
+        f"{size_bytes:,} bytes ({source / 'b.zip'}); unpack what holds data"
+    )
+
+
+def test_a_cache_that_is_a_file_is_named_and_a_wrong_path_leaves_no_cache(
+    recipe: Path, source: Path, bpe: dict[str, Any]
+) -> None:
+    (recipe.parent / "t.json").write_text(json.dumps(bpe))
+    domain, tokenizer = "domains=[{name: web, paths: nowhere}]", f"{{path: t.json, eos: '{END}'}}"
+    with pytest.raises(InputError, match="nowhere"):
+        loaded = load(recipe, (domain, f"tokenizer={tokenizer}", "cache=new"))
+        tokenize_domains(loaded, 1, Listener())
+    assert not (recipe.parent / "new").exists()
+    write_jsonl(source / "a.jsonl", [{"text": "words"}])
+    with pytest.raises(RecipeError, match=r"^cache: .*recipe.yaml is no directory; name another"):
+        over(recipe, "cache=recipe.yaml")
 
 
 def test_text_wins_over_records_that_hold_none(recipe: Path, source: Path) -> None:

@@ -525,14 +525,16 @@ def test_json_has_the_fields_others_rely_on():
         (
             request("natural", 9, [9, 0, 0]),
             InfeasiblePlan,
-            "plan: domains 'b', 'c' have no training tokens. Check paths and what was quarantined, "
-            "or remove them (with method manual: weight 0)",
+            "plan: domains 'b', 'c' have no training tokens. Check paths, what was quarantined "
+            "and validation.documents, which may hold out all, or remove them (with method "
+            "manual: weight 0)",
         ),
         (
             request("manual", 9, [9, 0], weights=[0.5, 0.5], on_shortfall="repeat"),
             InfeasiblePlan,
-            "plan: domain 'b' has no training tokens. Check paths and what was quarantined, or "
-            "remove it (with method manual: weight 0)",
+            "plan: domain 'b' has no training tokens. Check paths, what was quarantined and "
+            "validation.documents, which may hold out all, or remove it (with method manual: "
+            "weight 0)",
         ),
         (
             # .4 of 10B is 4B, that is 4.7003… passes of 851M, of which 4 give 3.404B = .4 * 8.51B.

@@ -109,7 +109,12 @@ def _is_artifact(path: Path) -> bool:
 def _refuse(directory: Path, foreign: Sequence[str]) -> None:
     if not foreign:
         return
-    shown = ", ".join(foreign[:3]) + (", …" if len(foreign) > 3 else "")
+    shown = ", ".join(
+        f"{name}, a file where curate writes a folder"
+        if name in OWN_DIRECTORIES and not (directory / name).is_dir()
+        else name
+        for name in foreign[:3]
+    ) + (", …" if len(foreign) > 3 else "")
     raise ShardError(
         f"{directory}: holds {counted(len(foreign), 'file')} that curate did not write ({shown}); "
         "move them away, or give output.dir another directory"

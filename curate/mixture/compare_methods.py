@@ -53,9 +53,8 @@ class Contender:
 
     @property
     def line(self) -> str:
-        """Say in one line how the entrant ended, for progress."""
-        if self.mixture is None:
-            return f"{self.label}: left out"
+        """Say in one line how an entrant with a mixture ended, for progress."""
+        assert self.mixture is not None
         loss = self.mixture["predicted_loss"]
         text = "" if loss is None else f"loss {loss:.4f}, "
         time_taken = "of an earlier run" if self.is_kept else f"{self.seconds:.1f} s of CPU"

@@ -161,8 +161,9 @@ def explain_empty(request: MixtureRequest, weights: Sequence[float] | None) -> s
     several = len(empty) > 1
     return (
         f"plan: {'domains' if several else 'domain'} {', '.join(empty)} "
-        f"{'have' if several else 'has'} no training tokens. Check paths and what was quarantined, "
-        f"or remove {'them' if several else 'it'} (with method manual: weight 0)"
+        f"{'have' if several else 'has'} no training tokens. Check paths, what was quarantined and "
+        f"validation.documents, which may hold out all, or remove {'them' if several else 'it'} "
+        "(with method manual: weight 0)"
     )
 
 

@@ -121,7 +121,7 @@ def compare_recipe(
     Args:
         loaded: The recipe; its method is ignored.
         workers: Number of processes.
-        observer: Receives progress, and a notice as each method ends.
+        observer: Receives progress, and a notice as each method gives a mixture.
         methods: Names of methods; empty for all.
 
     Raises:
@@ -135,7 +135,7 @@ def compare_recipe(
     comparison = compare_mixtures(
         every_method(request, names),
         workers,
-        lambda ended: observer.notice(ended.line),
+        lambda ended: observer.notice(ended.line) if ended.mixture is not None else None,
         kept,
         observer.notice,
     )

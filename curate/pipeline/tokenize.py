@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate.dataset.manifest import OWN_DIRECTORIES, OWN_FILES, QUARANTINE
-from curate.errors import InputError
+from curate.errors import InputError, RecipeError
 from curate.pipeline.losses import (
     check_first_records,
     check_losses,
@@ -93,6 +93,8 @@ def tokenize_domains(loaded: LoadedRecipe, workers: int, observer: Observer) -> 
         CurateError: Any user-fixable error in the recipe, a file or the tokenizer.
     """
     recipe, cache = loaded.recipe, loaded.cache_dir
+    if cache.exists() and not cache.is_dir():
+        raise RecipeError(f"cache: {cache} is no directory; name another one, or remove it")
     for domain in recipe.domains:
         check_reader(domain.reader, f"domains[{domain.name}].reader")
     choice = first_choice(recipe.tokenizer.backend)
@@ -102,8 +104,9 @@ def tokenize_domains(loaded: LoadedRecipe, workers: int, observer: Observer) -> 
     tokenizer = load_tokenizer(loaded, plans or [], workers, observer)
     store = TokenStore(cache, tokenizer.fingerprint, tokenizer.dtype)
     store.scan()
+    # A wrong path ends the run here, before an empty cache is made.
+    plans = plans or find_files(loaded, observer)
     with _spill(cache) as spill:
-        plans = plans or find_files(loaded, observer)
         _discard_damage(store, plans, workers, observer)
         filling = FillRequest(
             recipe=recipe,

@@ -134,13 +134,13 @@ def readable(message: str, value: dict[str, Any]) -> str:
     if missing:
         return f"{field}.{missing[1]} is missing" if field else f"{missing[1]} is missing"
     if path.startswith("`key`"):
-        return f"{field}: every key must be text; write numbers, yes, no, on and off in quotes"
+        return f"{field}: every key must be text; write numbers, true and false in quotes"
     if "matching regex" in body:
         body = "Expected 1 to 100 letters, digits and . _ + -, the first a letter or digit"
     body = re.sub(r"`([^`]*)`", _type_in_words, body)
     if isinstance(refused, bool) and body.startswith("Expected text"):
-        words = "yes, on or true" if refused else "no, off or false"
-        body = f"Expected text, and YAML reads {words} as a truth value: put it in quotes"
+        word = "true" if refused else "false"
+        body = f"Expected text, and YAML reads {word} as a truth value: put it in quotes"
         return f"{field}: {body[0].lower()}{body[1:]}"
     shown = repr(refused)
     if len(shown) > SHOWN_CHARACTERS:

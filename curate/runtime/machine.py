@@ -21,8 +21,8 @@ OUT_OF_MEMORY = (
 TOO_MANY_FILES = "Too many open files; raise the limit (ulimit -n 65536) and run again"
 DISK_FULL = "No space left on device; free some, or choose another disk, and run again"
 FILE_TOO_LARGE = (
-    "File too large for the limit of file sizes (ulimit -f unlimited) or for its file system; "
-    "raise the limit, or choose another disk, and run again"
+    "File too large for the limit of file sizes or for its file system; raise the limit (ulimit "
+    "-f unlimited), or choose another disk, and run again"
 )
 DISK_FAILED = "Input/output error; check the disk, copy the file to another one, and run again"
 NO_ANSWER = (

@@ -167,9 +167,17 @@ def loose_files(files: Iterable[InputFile], options: ReadOptions, pattern: str) 
 
 def loose_notice(name: str, left: Sequence[InputFile]) -> str:
     """Say which files were left out beside tables."""
-    size_bytes = sum(file.size_bytes for file in left)
-    return (
-        f"domain '{name}': loose text beside tables is not read: {counted(len(left), 'file')}, "
-        f"{size_bytes:,} bytes ({list_first([file.path for file in left])}); to read it, name the "
-        "files in paths or set glob"
-    )
+    archives = [file for file in left if file.compression == "refused"]
+    texts = [file for file in left if file.compression != "refused"]
+    kinds = []
+    for kind, files, remedy in (
+        ("loose text", texts, "to read it, name the files in paths or set glob"),
+        ("what is packed otherwise", archives, "unpack what holds data"),
+    ):
+        if files:
+            size_bytes = sum(file.size_bytes for file in files)
+            kinds.append(
+                f"{kind} beside tables is not read: {counted(len(files), 'file')}, "
+                f"{size_bytes:,} bytes ({list_first([file.path for file in files])}); {remedy}"
+            )
+    return f"domain '{name}': {'; '.join(kinds)}"
