@@ -1,4 +1,4 @@
-"""A Gaussian process over mixtures and training progress, one target at a time.
+"""A Gaussian process over mixtures and training progress for every target.
 
 Mixtures enter as square roots of shares, which makes distances those of Hellinger, with a length
 scale for each domain; progress enters as standardised ln tokens and ln parameters. The covariance
@@ -9,9 +9,10 @@ of two rows is the sum of
 - a smooth function of progress alone: warm-up, schedules and all else that mixtures share;
 - a constant for rows of the same run, and noise: not predicted for new runs.
 
-Terms of progress exist where progress varies. Length scales and variances maximise the posterior
-under broad priors, on a few hundred rows. Exact: one Cholesky factor of all rows for each target,
-so rows are limited.
+Terms of progress exist where progress varies. Length scales and variances maximise the posterior on
+a few hundred rows: first those that are best for all targets together, under broad priors, then
+each target's, around them. Exact: one Cholesky factor of all rows for each target, so rows are
+limited.
 
 References:
     Rasmussen and Williams 2006, "Gaussian Processes for Machine Learning", Eq. 2.23, 4.17 and 5.9.
@@ -36,8 +37,10 @@ JITTER = 1e-8
 LEVEL_VARIANCE = 10.0
 """Prior variance of the unknown mean, in variances of the target: vague."""
 ITERATIONS = 15
-"""Steps of the search for length scales and variances, first those that all targets share, then
-each target's; later ones change predictions by less than noise."""
+"""Steps of the search for length scales and variances that all targets share."""
+ITERATIONS_TARGET = 10
+"""Steps of the search for those of one target, from there; later ones change predictions by less
+than noise."""
 TARGET_SPREAD = 2.0
 """Prior standard deviation of a target's parameters about those that all share."""
 NEW_RUN = -1
@@ -255,22 +258,23 @@ def learn(rows: Rows, values: Array) -> list[Covariance]:
         rows: n rows.
         values: shape (n, targets), each of mean 0 and variance 1.
     """
-    prior = _prior(rows)
+    prior, steps = _prior(rows), ITERATIONS
     if values.shape[1] > 1:
-        common = _most_probable(prior, rows, values)
+        common = _most_probable(prior, rows, values, steps)
         prior = replace(prior, centre=common, spread=np.full(len(common), TARGET_SPREAD))
-    thetas = [_most_probable(prior, rows, column[:, None]) for column in values.T]
+        steps = ITERATIONS_TARGET
+    thetas = [_most_probable(prior, rows, column[:, None], steps) for column in values.T]
     domains, columns = rows.mixture.shape[1], rows.progress.shape[1]
     return [Covariance(domains, columns, theta) for theta in thetas]
 
 
-def _most_probable(prior: CovariancePrior, rows: Rows, values: Array) -> Array:
+def _most_probable(prior: CovariancePrior, rows: Rows, values: Array, steps: int) -> Array:
     from scipy.optimize import minimize
 
     bounds = list(zip(prior.low, prior.high, strict=True))
     optimum = minimize(
         _unlikelihood, prior.centre, args=(rows, values, prior), jac=True, method="L-BFGS-B",
-        bounds=bounds, options={"maxiter": ITERATIONS},
+        bounds=bounds, options={"maxiter": steps},
     )  # fmt: skip
     return np.asarray(optimum.x)
 
