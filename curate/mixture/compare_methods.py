@@ -165,7 +165,7 @@ def compare_mixtures(
     Args:
         entrants: At least one, with the same domains and budget, cheapest first.
         workers: Number of processes; it changes nothing but the time taken.
-        on_contender: Called as each entrant ends.
+        on_contender: Called as each entrant gives a mixture; those left out are in the result.
         kept: Mixtures of an interrupted comparison, which receives each of this one; None for none.
         notice: Called with a line that names a damaged file of `kept`.
 
@@ -180,12 +180,14 @@ def compare_mixtures(
         contender = None if kept is None else kept.read(entrant.label, notice)
         if contender is not None:
             earlier[entrant.label] = contender
-            on_contender(contender)
+            if contender.mixture is not None:
+                on_contender(contender)
 
     def end(contender: Contender) -> None:
         if kept is not None:
             kept.write(contender)
-        on_contender(contender)
+        if contender.mixture is not None:
+            on_contender(contender)
 
     left = [entrant for entrant in reversed(entrants) if entrant.label not in earlier]
     computed = {row.label: row for row in map_tasks(_contender, left, workers, on_result=end)}

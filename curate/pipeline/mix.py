@@ -135,7 +135,7 @@ def compare_recipe(
     comparison = compare_mixtures(
         every_method(request, names),
         workers,
-        lambda ended: observer.notice(ended.line) if ended.mixture is not None else None,
+        lambda ended: observer.notice(ended.line),
         kept,
         observer.notice,
     )
