@@ -1,6 +1,6 @@
 """Coverage of 95 % intervals: of weights on planted laws, of predicted losses on public tables.
 
-Run as `python tools/bench/coverage.py --data DIR`, where DIR holds RegMix's and olmix's tables.
+Run as `python tools/bench/intervals.py --data DIR`, where DIR holds RegMix's and olmix's tables.
 
 Weights: tables of 5 domains with 0.3 % noise from four forms of loss. `curate mix` chooses weights
 by each method as shipped; a share counts as covered if its interval holds the best share of the
