@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from curate.dataset.hashed_json import with_hash
 from curate.runtime.progress import Observer
+
+os.environ.pop("COLUMNS", None)  # xdist sets it to 80, and tables obey it
 
 END = "<|endoftext|>"
 PAD = "<|pad|>"

@@ -368,9 +368,8 @@ def test_build_shows_weights_with_intervals_and_entropies(place):
     measured = json.loads((place / "out/tiny/stats.json").read_text())["domains"]
     assert "interval" in shown.output and "entropies in bits" in shown.output
     for name, row in measured.items():
-        assert (
-            f"{100 * written['low'][name]:.1f} to {100 * written['high'][name]:.1f}" in shown.output
-        )
+        low, high = 100 * written["low"][name], 100 * written["high"][name]
+        assert f"{low:.1f}% to {high:.1f}%" in shown.output
         for measure in ("shannon", "conditional", "von_neumann"):
             assert measure in shown.output
             assert f"{row['entropy'][measure]['nats'] / np.log(2):.3f}" in shown.output
@@ -405,7 +404,7 @@ def test_the_table_of_a_build_is_whole_on_narrow_terminals(width, place):
     console.print(result_table(built.json, built.bad_records, ends, built.stats))
     shown = console.file.getvalue()
     assert max(map(len, shown.splitlines())) <= width and "…" not in shown
-    assert shown.count("20.0 to 40.0") == 3
+    assert shown.count("20.0% to 40.0%") == 3
     for row in built.json["domains"].values():
         assert f"{row['realised_tokens']:,}" in shown
 
