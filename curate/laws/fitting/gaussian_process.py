@@ -43,6 +43,11 @@ ITERATIONS_TARGET = 10
 than noise."""
 TARGET_SPREAD = 2.0
 """Prior standard deviation of a target's parameters about those that all share."""
+ROWS_ALONE = 400
+"""Rows on which they are learnt where a process is a whole law, not one expert of several."""
+ITERATIONS_ALONE = 20
+"""Steps of the search for one target there. On RegMix's 512 runs `gaussian` misses unseen losses by
+0.90 % with these two, by 1.06 % with those of an expert, in 5.7 and 1.4 s."""
 NEW_RUN = -1
 """Number of a run that was not observed."""
 
@@ -248,7 +253,7 @@ def _by_lengths(pull: Array, scaled: Array) -> Array:
     return np.asarray(-4 * (squares - products))
 
 
-def learn(rows: Rows, values: Array) -> list[Covariance]:
+def learn(rows: Rows, values: Array, steps: int = ITERATIONS_TARGET) -> list[Covariance]:
     """Find the most probable length scales and variances of every target.
 
     First those that are most probable if all targets have the same; then each target's, which the
@@ -257,12 +262,14 @@ def learn(rows: Rows, values: Array) -> list[Covariance]:
     Args:
         rows: n rows.
         values: shape (n, targets), each of mean 0 and variance 1.
+        steps: Steps of the search for one of several targets; a lone one has `ITERATIONS` at least.
     """
-    prior, steps = _prior(rows), ITERATIONS
+    prior = _prior(rows)
     if values.shape[1] > 1:
-        common = _most_probable(prior, rows, values, steps)
+        common = _most_probable(prior, rows, values, ITERATIONS)
         prior = replace(prior, centre=common, spread=np.full(len(common), TARGET_SPREAD))
-        steps = ITERATIONS_TARGET
+    else:
+        steps = max(steps, ITERATIONS)
     thetas = [_most_probable(prior, rows, column[:, None], steps) for column in values.T]
     domains, columns = rows.mixture.shape[1], rows.progress.shape[1]
     return [Covariance(domains, columns, theta) for theta in thetas]
@@ -379,11 +386,12 @@ def fit_processes(rows: Rows, values: Array) -> TargetProcesses:
         values: shape (n, targets).
     """
     centres, scales = values.mean(axis=0), np.maximum(values.std(axis=0), 1e-9)
-    few = np.linspace(0, len(values) - 1, min(len(values), ROWS_LEARN)).astype(np.int64)
+    few = np.linspace(0, len(values) - 1, min(len(values), ROWS_ALONE)).astype(np.int64)
     standard = (values - centres) / scales
+    learnt = learn(rows.take(few), standard[few], ITERATIONS_ALONE)
     processes = [
         observe(covariance, rows, column)
-        for covariance, column in zip(learn(rows.take(few), standard[few]), standard.T, strict=True)
+        for covariance, column in zip(learnt, standard.T, strict=True)
     ]
     return TargetProcesses(tuple(processes), centres, scales)
 
