@@ -7,7 +7,7 @@ import math
 import numpy as np
 from scipy import stats
 
-from curate.laws.fitting.features import number_distinct
+from curate.laws.fitting.features import distinct_mixtures
 from curate.laws.law import Array, RunTable
 from curate.laws.scores import LEAST_PREDICTED
 
@@ -43,7 +43,7 @@ def half_width(missed: Array, table: RunTable) -> Array:
         Vovk, Gammerman and Shafer 2005, split conformal prediction; by folds as in Barber et al.
         2021, arXiv:1905.02928, CV+.
     """
-    mixtures = int(number_distinct(np.round(table.weights, 9)).max()) + 1
+    mixtures = len(distinct_mixtures(table.weights))
     level = math.ceil(COVERAGE * (mixtures + 1)) / mixtures
     if level >= 1:
         factor = float(stats.t.ppf((1 + COVERAGE) / 2, max(mixtures - 1, 1)))

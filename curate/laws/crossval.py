@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from curate.errors import FitError
 from curate.laws import LAWS, Law
-from curate.laws.fitting.features import number_distinct, run_folds
+from curate.laws.fitting.features import run_folds
 from curate.laws.law import Array, RunTable
 from curate.laws.scores import Scores, SeedNoise, finite_or_none, score, seed_noise
 from curate.laws.selection import (
@@ -181,7 +181,7 @@ def cross_validate(
             for held, fit in zip(held_rows, fits, strict=False):
                 predicted[held] = fit.losses
             unseen = score(table, predicted)
-            errors[law.name] = _error_by_mixture(table, predicted)
+            errors[law.name] = by_mixture(table, np.abs(predicted / table.losses - 1).mean(axis=1))
             selection = _selection(table, predicted)
             unseen_losses[law.name] = predicted
         if later is not None and not fits[-1].problem:
@@ -251,14 +251,6 @@ def fit_and_predict(task: FitTask) -> FitResult:
     except FitError as error:
         return FitResult(np.zeros((0, 0)), time.process_time() - started, str(error))
     return FitResult(predicted, time.process_time() - started, "")
-
-
-def _error_by_mixture(table: RunTable, predicted: Array) -> Array:
-    """Return the mean absolute relative error of each mixture, shape (mixtures,)."""
-    place = number_distinct(np.round(table.weights, 9))
-    error = np.abs(predicted / table.losses - 1).mean(axis=1)
-    mean: Array = np.bincount(place, error) / np.bincount(place)
-    return mean
 
 
 def _ranked(

@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate.laws.crossval import FitTask, fit_and_predict
-from curate.laws.fitting.features import number_distinct, run_folds
+from curate.laws.fitting.features import distinct_mixtures, number_distinct, run_folds
 from curate.laws.law import Array, Law, RunTable
 from curate.laws.scores import LEAST_RANKED, Scores, finite_or_none, score
+from curate.laws.selection import by_mixture
 from curate.runtime.workers import map_tasks
 
 Rows = NDArray[np.bool_]
@@ -179,7 +180,7 @@ def compare_groups(
     if len(groups) < 2:
         return GroupComparison(groups)
     target = groups[-1]
-    mixtures = len(np.unique(np.round(table.weights[target.last], 9), axis=0))
+    mixtures = len(distinct_mixtures(table.weights[target.last]))
     if mixtures < LEAST_RANKED:
         return GroupComparison(
             groups,
@@ -258,15 +259,12 @@ def relative_regret(losses: Array, predicted: Array) -> float:
 
 def _verdict(measured: RunTable, with_group: Array, without: Array) -> str:
     """Compare errors with and without a group, paired by mixture."""
-    place = number_distinct(np.round(measured.weights, 9))
-    worse = (np.abs(without / measured.losses - 1) - np.abs(with_group / measured.losses - 1)).mean(
-        axis=1
-    )
-    by_mixture = np.bincount(place, worse) / np.bincount(place)
-    doubt = float(by_mixture.std(ddof=1)) / math.sqrt(len(by_mixture))
-    if abs(float(by_mixture.mean())) <= TIE_ERRORS * doubt:
+    off = np.abs(without / measured.losses - 1) - np.abs(with_group / measured.losses - 1)
+    worse = by_mixture(measured, off.mean(axis=1))
+    doubt = float(worse.std(ddof=1)) / math.sqrt(len(worse))
+    if abs(float(worse.mean())) <= TIE_ERRORS * doubt:
         return "no difference"
-    return "helps" if by_mixture.mean() > 0 else "harms"
+    return "helps" if worse.mean() > 0 else "harms"
 
 
 def _too_slow(laws: Sequence[tuple[Law, float]], fits: int, workers: int) -> str:

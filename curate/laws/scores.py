@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.laws.fitting.features import number_distinct
+from curate.laws.fitting.features import mixture_numbers, number_distinct
 from curate.laws.law import Array, RunTable
 
 LEAST_PREDICTED = 0.1
@@ -134,11 +134,7 @@ class SeedNoise:
 
 def seed_noise(table: RunTable) -> SeedNoise:
     """Pool the spread between repeats: sqrt(sum of squares / sum of (repeats - 1))."""
-    keys = np.concatenate(
-        [np.round(table.weights, 9), np.nan_to_num(table.tokens)[:, None],
-         np.nan_to_num(table.params)[:, None]], axis=1,
-    )  # fmt: skip
-    place = number_distinct(keys)
+    place = number_distinct(np.column_stack([mixture_numbers(table.weights), checkpoints(table)]))
     logs = np.log(np.concatenate([table.losses, table.losses.mean(axis=1)[:, None]], axis=1))
     squares, freedom, groups, runs = np.zeros(logs.shape[1]), 0, 0, set()
     for point in np.flatnonzero(np.bincount(place) > 1):

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.laws.fitting.features import number_distinct
+from curate.laws.fitting.features import distinct_mixtures, mixture_numbers
 from curate.laws.fitting.left_out import predict_left_out, run_kernels
 from curate.laws.law import Array, RunTable
 from curate.laws.scores import checkpoints, finite_or_none, last_checkpoints, seed_noise
@@ -71,7 +71,7 @@ def reference_rows(table: RunTable) -> NDArray[np.int64]:
 
 def by_mixture(table: RunTable, values: Array) -> Array:
     """Average values of rows, shape (rows,), over the repeats of each mixture."""
-    place = number_distinct(np.round(table.weights, 9))
+    place = mixture_numbers(table.weights)
     mean: Array = np.bincount(place, values) / np.bincount(place)
     return mean
 
@@ -165,7 +165,7 @@ def target_noise(table: RunTable) -> TargetNoise:
         order = np.lexsort(table.weights[rows].T)
         rows = rows[order[:: math.ceil(len(rows) / MOST_RUNS)]]
     weights = table.weights[rows]
-    if len(np.unique(np.round(weights, 9), axis=0)) < 4:
+    if len(distinct_mixtures(weights)) < 4:
         return TargetNoise(np.full(len(table.targets), math.nan), 0)
     kernels = run_kernels(weights[:, weights.max(axis=0) > 0])
     left_out = predict_left_out(kernels, np.log(table.losses[rows]), np.ones(len(rows), bool))

@@ -12,6 +12,8 @@ from curate.laws.law import Array, RunTable
 
 ROOT_OFFSET = 1e-4
 """Added to every share before its square root, which has no derivative at zero."""
+SHARE_DECIMALS = 9
+"""Decimals of shares in which mixtures that count as equal agree."""
 
 
 def root_shares(weights: Array) -> Array:
@@ -28,6 +30,16 @@ def number_distinct(values: NDArray[Any]) -> NDArray[np.int64]:
     _, number = np.unique(values, axis=0, return_inverse=True)
     # NumPy 2.0 returns it with the matrix's dimensions.
     return np.asarray(number, np.int64).reshape(-1)
+
+
+def mixture_numbers(weights: Array) -> NDArray[np.int64]:
+    """Number the mixtures of rows, shape (rows,), from shares (rows, domains); equal ones alike."""
+    return number_distinct(np.round(weights, SHARE_DECIMALS))
+
+
+def distinct_mixtures(weights: Array) -> Array:
+    """Return the different mixtures of rows, in the order of `mixture_numbers`."""
+    return np.unique(np.round(weights, SHARE_DECIMALS), axis=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +90,7 @@ def run_folds(table: RunTable, folds: int, seed: int = 0) -> list[NDArray[np.boo
         Rows held out in each fold, each shape (rows,); empty if all runs have one mixture.
     """
     by_name = np.argsort(np.array(table.domains), kind="stable")
-    place = number_distinct(np.round(table.weights[:, by_name], 9))
+    place = mixture_numbers(table.weights[:, by_name])
     # A run whose mixture changes on the way joins its mixtures into one group.
     group = np.arange(place.max(initial=-1) + 1)
     first: dict[str, int] = {}

@@ -23,7 +23,13 @@ from numpy.typing import NDArray
 
 from curate.errors import FitError
 from curate.laws.calibration import NORMAL_95, half_width
-from curate.laws.fitting.features import Progress, number_distinct, progress_of, run_folds
+from curate.laws.fitting.features import (
+    Progress,
+    distinct_mixtures,
+    mixture_numbers,
+    progress_of,
+    run_folds,
+)
 from curate.laws.fitting.gaussian_process import (
     ROWS_LEARN,
     Rows,
@@ -183,8 +189,7 @@ def fit_joint(table: RunTable) -> FittedJoint:
     Raises:
         FitError: There are fewer than 4 different mixtures.
     """
-    mixture = number_distinct(np.round(table.weights, 9))
-    mixtures = int(mixture.max(initial=-1)) + 1
+    mixtures = len(distinct_mixtures(table.weights))
     if mixtures < LEAST_MIXTURES:
         raise FitError(
             f"joint: the runs have {mixtures} different mixtures of {len(table.domains)} domains; "
@@ -227,7 +232,7 @@ def _fit_experts(table: RunTable, progress: Progress) -> tuple[Experts, Array]:
     run = run_numbers(table)
     order = _spread_over_runs(run)
     few, judged, many = (np.sort(order[:rows]) for rows in (ROWS_LEARN, ROWS_JUDGE, ROWS_OBSERVE))
-    sample = _Sample(few, judged, many, number_distinct(np.round(table.weights, 9))[judged])
+    sample = _Sample(few, judged, many, mixture_numbers(table.weights)[judged])
     columns = progress.columns(table.tokens, table.params)
     rows = _rows_of(table.weights, columns, run)
     some = table.take(judged)

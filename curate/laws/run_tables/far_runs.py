@@ -32,6 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from curate.laws.fitting.features import distinct_mixtures
 from curate.laws.fitting.left_out import predict_left_out, run_kernels
 from curate.laws.law import Array, RunTable
 from curate.runtime.threads import one_blas_thread
@@ -168,7 +169,7 @@ def _judge(table: RunTable, compared: _Set) -> list[_Far]:
     runs, checkpoints, targets = compared.values.shape
     weights = table.weights[compared.rows[:, 0]]
     weights = weights[:, weights.max(axis=0) > 0]
-    if len(np.unique(np.round(weights, 9), axis=0)) < FEW_RUNS:
+    if len(distinct_mixtures(weights)) < FEW_RUNS:
         return []
     kernels = run_kernels(weights)
     values = compared.values.reshape(runs, -1)

@@ -18,6 +18,7 @@ import msgspec
 import numpy as np
 
 from curate.errors import FitError, RecipeError
+from curate.laws.fitting.features import SHARE_DECIMALS
 from curate.laws.law import Array, RunTable
 from curate.laws.run_tables.columns import TableFile, holds_both
 from curate.recipe import AbsentDomains, TableFill
@@ -281,7 +282,7 @@ def _without_repeats(
     kept, notices = [], []
     for place, (part, table) in enumerate(zip(parts, aligned, strict=True)):
         numbers = np.column_stack(
-            [np.round(table.weights, 9), table.tokens, table.params, table.losses]
+            [np.round(table.weights, SHARE_DECIMALS), table.tokens, table.params, table.losses]
         ).tolist()
         keep = np.array(
             [

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from curate.errors import FitError, MissingEvidence, RecipeError
 from curate.laws import LAWS, Law, RunTable
 from curate.laws.calibration import NORMAL_95, half_width, log_errors
+from curate.laws.fitting.features import distinct_mixtures
 from curate.laws.fitting.levels import FittedBeyond
 from curate.laws.forms.bimix import NEAR_ZERO, FittedBimix
 from curate.laws.forms.expert_regression import INFORMED, informed
@@ -164,7 +165,7 @@ def _case(method: tuple[str | None, float, bool], request: MixtureRequest, runs:
     name, kl_bpb, simulated = method
     law = _law(name or request.options.search.law, request, runs)
     constraints = match_constraints(request, runs.domains, runs.targets, "runs")
-    if len(np.unique(np.round(runs.weights, 9), axis=0)) < 2:
+    if len(distinct_mixtures(runs.weights)) < 2:
         raise FitError(
             f"mixture: all {len(set(runs.runs))} runs have the same mixture, so nothing says what "
             "another would do; train different ones (`curate design`), or take a method that needs "
@@ -312,7 +313,7 @@ def _compare_with_runs(case: _Case, weights: Array, refits: Refitted | None) -> 
     moved = moved_targets(runs, refits.predicted, _mean_refits(runs, len(refits.parts)))
     squares = (observed - predicted) ** 2
     natural = nearest_in_proportion(case.constraints.natural, problem.box)
-    away = hellinger(natural[None], np.unique(np.round(compared.weights, 9), axis=0))[0]
+    away = hellinger(natural[None], distinct_mixtures(compared.weights))[0]
     quarter = max(len(squares) // 4, min(len(squares), 3))
     near, liked = (np.argsort(by, kind="stable")[:quarter] for by in (away, predicted))
     promised = float(observed.min()) - float(value_at(plain, weights[None])[0])

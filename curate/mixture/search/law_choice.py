@@ -28,7 +28,7 @@ from scipy import stats
 
 from curate.errors import FitError
 from curate.laws import LAWS
-from curate.laws.fitting.features import number_distinct, run_folds
+from curate.laws.fitting.features import mixture_numbers, run_folds
 from curate.laws.law import FittedLaw, Law, RunTable
 from curate.mixture.search.descent import descend
 from curate.mixture.search.objective import Problem, slopes_at, value_at
@@ -147,7 +147,7 @@ def opinions(
         Opinions by the law's name, without laws of next to no weight.
     """
     errors = [_errors(one.predicted, problem, table) for one in panel]
-    weights = law_weights(np.array(errors), number_distinct(np.round(table.weights, 9)))
+    weights = law_weights(np.array(errors), mixture_numbers(table.weights))
     opinion = {}
     for one, weight in zip(panel, weights, strict=True):
         if weight < LEAST_WEIGHT:
