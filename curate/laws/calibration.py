@@ -9,7 +9,7 @@ from scipy import stats
 
 from curate.laws.fitting.features import distinct_mixtures
 from curate.laws.law import Array, RunTable
-from curate.laws.scores import LEAST_PREDICTED
+from curate.laws.scores import floored
 
 COVERAGE = 0.95
 NORMAL_95 = 1.96
@@ -17,12 +17,8 @@ NORMAL_95 = 1.96
 
 
 def log_errors(predicted: Array, table: RunTable) -> Array:
-    """Compare log losses with predictions of them, shape (rows, targets).
-
-    A linear law may predict a loss below zero; it counts as a tenth of the smallest one.
-    """
-    floor = LEAST_PREDICTED * table.losses.min(axis=0)
-    return np.asarray(np.log(np.maximum(predicted, floor) / table.losses))
+    """Compare log losses with predictions of them, shape (rows, targets)."""
+    return np.asarray(np.log(floored(predicted, table) / table.losses))
 
 
 def half_width(missed: Array, table: RunTable) -> Array:

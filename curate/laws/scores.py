@@ -15,7 +15,7 @@ from curate.laws.fitting.features import mixture_numbers, number_distinct
 from curate.laws.law import Array, RunTable
 
 LEAST_PREDICTED = 0.1
-"""Fraction of the smallest observed loss to which R2 raises predictions below it."""
+"""Fraction of the smallest observed loss to which predictions below it are raised."""
 LEAST_RANKED = 3
 """Fewest runs for which a rank correlation means something."""
 
@@ -39,10 +39,7 @@ class Scores:
 def score(table: RunTable, predicted: Array) -> Scores:
     """Score predicted losses, shape (rows, targets), against those of the table."""
     place = checkpoints(table)
-    # A linear law may predict a loss below zero, which has no logarithm. It counts as a tenth of
-    # the smallest loss: wrong enough to show, and not so wrong that one row decides R2.
-    floor = LEAST_PREDICTED * table.losses.min(axis=0)
-    logs, fitted = np.log(table.losses), np.log(np.maximum(predicted, floor))
+    logs, fitted = np.log(table.losses), np.log(floored(predicted, table))
     means = np.stack([logs[place == point].mean(axis=0) for point in range(place.max() + 1)])
     shared = np.bincount(place)[place] > 1
     last = last_checkpoints(table, place)
@@ -54,6 +51,15 @@ def score(table: RunTable, predicted: Array) -> Scores:
         spearman=np.array([_spearman_by(last, *pair) for pair in both]),
         spearman_of_mean=_spearman_by(last, table.losses.mean(axis=1), predicted.mean(axis=1)),
     )
+
+
+def floored(predicted: Array, table: RunTable) -> Array:
+    """Raise predicted losses, shape (rows, targets), to a tenth of the smallest one observed.
+
+    A linear law may predict a loss below zero, which has no logarithm. A tenth is wrong enough to
+    show, and not so wrong that one row decides R2.
+    """
+    return np.asarray(np.maximum(predicted, LEAST_PREDICTED * table.losses.min(axis=0)))
 
 
 def checkpoints(table: RunTable) -> NDArray[np.int64]:

@@ -13,15 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from curate.laws.calibration import NORMAL_95
 from curate.laws.fitting.features import distinct_mixtures, mixture_numbers
 from curate.laws.fitting.left_out import predict_left_out, run_kernels
 from curate.laws.law import Array, RunTable
-from curate.laws.scores import checkpoints, finite_or_none, last_checkpoints, seed_noise
+from curate.laws.scores import checkpoints, finite_or_none, floored, last_checkpoints, seed_noise
 
 RESAMPLES = 500
 """Resamples of the mixtures for the intervals."""
-NORMAL = 1.96
-"""Standard errors of a 95 % interval."""
 LEAST_MOVED = 2.0
 """Standard errors by which a law must beat the mean, paired over mixtures, to move a target."""
 LEAST_REPEATS = 5
@@ -104,7 +103,7 @@ def select_unseen(observed: Array, predicted: Array) -> Selection:
         regrets.append(taken - float(values.min()))
         gains.append(float(values.mean()) - taken)
     error = float((observed - predicted).var())
-    half = NORMAL * math.sqrt(error + float(np.var(gains[1:])))
+    half = NORMAL_95 * math.sqrt(error + float(np.var(gains[1:])))
     return Selection(
         regret=regrets[0],
         regret_high=max(regrets[0], float(np.quantile(regrets[1:], 0.95))),
@@ -128,9 +127,8 @@ def moved_targets(table: RunTable, predicted: Array, means: Array) -> NDArray[np
     Returns:
         shape (targets,).
     """
-    floor = 0.1 * table.losses.min(axis=0)
     logs = np.log(table.losses)
-    of_law = (np.log(np.maximum(predicted, floor)) - logs) ** 2
+    of_law = (np.log(floored(predicted, table)) - logs) ** 2
     better = (np.log(means) - logs) ** 2 - of_law
     moved = []
     for column in better.T:

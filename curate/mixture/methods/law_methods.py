@@ -59,8 +59,6 @@ ASSUMED_TOKEN_BYTES = 4
 """Bytes of a token where the runs do not say; English text has 4 to 5, code 3 to 4."""
 FAR_SCALE = 10.0
 """Factor beyond the runs' tokens or parameters from which a comparison is called a guess."""
-GAIN_ERRORS = 1.96
-"""Standard errors of the 95 % interval of the gain over natural."""
 MISFIT_FOLDS = 3
 """Parts held out in turn to learn a law's error; more would take as many more fits."""
 
@@ -371,7 +369,7 @@ def _gain(gains: Array, error: float) -> dict[str, Any]:
     """
     gain, others = float(gains[0]), gains[1:]
     jackknife = (len(others) - 1) / len(others) * float(((others - others.mean()) ** 2).sum())
-    half = GAIN_ERRORS * math.sqrt(error + jackknife)
+    half = NORMAL_95 * math.sqrt(error + jackknife)
     return {
         "mean": gain,
         "low": gain - half,
