@@ -6,9 +6,13 @@ import bz2
 import gzip
 import json
 import lzma
+import os
 import random
 import shutil
+import subprocess
+import sys
 import zipfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -291,6 +295,52 @@ def test_a_key_that_the_first_records_lack_stops_the_run(
     domain = "domains=[{name: web, paths: in, text: content}]"
     stats = tokenize_domains(load(recipe, (domain, SMALL)), 1, Listener()).stats
     assert stats[0].documents == 400
+
+
+OPENED_WARM = """
+import sys
+from pathlib import Path
+from conftest import Listener
+from curate.pipeline.tokenize import tokenize_domains
+from curate.recipe import load
+
+recipe = load(Path(sys.argv[1]), sys.argv[2:])
+source, opened = str(Path(sys.argv[1]).parent / "in"), []
+sys.addaudithook(
+    lambda event, arguments: event == "open" and source in str(arguments[0])
+    and opened.append(Path(arguments[0]).name)
+)
+tokenize_domains(recipe, 1, Listener())
+print(*sorted(set(opened)))
+"""
+
+
+def test_only_files_that_are_not_in_the_store_or_hold_bad_records_are_looked_at(
+    recipe: Path, source: Path, bpe: dict[str, Any]
+) -> None:
+    def write(name: str, *lines: str) -> None:
+        (source / name).write_text("".join(f"{line}\n" for line in lines))
+        os.utime(source / name, (1, 1))  # else it is read again, as it could still change
+
+    (recipe.parent / "t.json").write_text(json.dumps(bpe))
+    lines = [json.dumps({"text": f"{number} {'word ' * 400}"}) for number in range(1100)]
+    write("good.jsonl", *lines)
+    write("bad.jsonl", "{}", *lines)
+    write("small.jsonl", *lines[:10])
+    tokenizer = f"tokenizer={{path: t.json, eos: '{END}'}}"
+    overrides = ("domains=[{name: web, paths: in}]", tokenizer)
+    tokenize_domains(load(recipe, overrides), 1, Listener())
+    write("good.csv", "text", *lines[:10])
+    write("none.csv", "body", *("line" for _ in range(900_000)))
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    run = partial(
+        subprocess.run, [sys.executable, "-c", OPENED_WARM, str(recipe), *overrides],
+        env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert "none.csv: no column 'text'" in run().stderr
+    (source / "none.csv").unlink()
+    opened = [run().stdout for _ in range(2)]
+    assert opened == ["bad.jsonl good.csv\n", "bad.jsonl\n"]
 
 
 def test_a_small_file_without_the_key_is_told_and_does_not_stop_the_run(

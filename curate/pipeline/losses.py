@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from curate.dataset.manifest import find_manifest
@@ -73,18 +73,21 @@ def _allowing(share: float) -> str:
     return f"limits: {{lost_share: {min(1, math.ceil(100 * share) / 100):.4g}}}"
 
 
-def check_first_records(name: str, plans: Sequence[FilePlan], most_share: float) -> None:
+def check_first_records(
+    name: str, plans: Sequence[FilePlan], begins_well: Callable[[str], bool], most_share: float
+) -> None:
     """Stop before anything is tokenised if files lack the key or column of the text.
 
     Args:
         name: The domain's name.
         plans: How its files are read.
+        begins_well: Says by its key that a file needs no look, see `head_faults`.
         most_share: `limits.lost_share`; files that are a smaller share of the bytes may lack it.
 
     Raises:
         InputError: Too much lacks it; names the first file, the keys that it has and a remedy.
     """
-    faults = list(head_faults(plans))
+    faults = list(head_faults(plans, begins_well))
     lost_bytes = sum(fault.size_bytes for fault in faults)
     size_bytes = sum(file.size_bytes for plan in plans for file in plan.files)
     if not faults or lost_bytes <= most_share * size_bytes:

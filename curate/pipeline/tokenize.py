@@ -105,7 +105,7 @@ def tokenize_domains(loaded: LoadedRecipe, workers: int, observer: Observer) -> 
     store = TokenStore(cache, tokenizer.fingerprint, tokenizer.dtype)
     store.scan()
     # A wrong path ends the run here, before an empty cache is made.
-    plans = plans or find_files(loaded, observer)
+    plans = plans or find_files(loaded, observer, store)
     with _spill(cache) as spill:
         _discard_damage(store, plans, workers, observer)
         filling = FillRequest(
@@ -158,8 +158,20 @@ def _notices(loaded: LoadedRecipe, tokenized: TokenizedDomains) -> Iterator[str]
     yield from held_out_notices(stats, loaded.recipe.validation.documents)
 
 
-def find_files(loaded: LoadedRecipe, observer: Observer) -> list[list[FilePlan]]:
-    """Find the files of every domain, identify them by content, and plan how each is read."""
+def find_files(
+    loaded: LoadedRecipe, observer: Observer, store: TokenStore | None = None
+) -> list[list[FilePlan]]:
+    """Find the files of every domain, identify them by content, and plan how each is read.
+
+    Args:
+        loaded: The recipe.
+        observer: Receives progress and notices.
+        store: Says which files were read before, so that no first record is looked at again; None
+            for a tokenizer that is still to be trained on them.
+
+    Returns:
+        shape (domains, plans).
+    """
     recipe = loaded.recipe
     _harvest(loaded, observer)
     observer.begin("find files")
@@ -184,8 +196,9 @@ def find_files(loaded: LoadedRecipe, observer: Observer) -> list[list[FilePlan]]
         segments(by_domain[domain.name], _options(domain, recipe.limits.record_bytes))
         for domain in recipe.domains
     ]
+    begins_well = (lambda _: False) if store is None else store.begins_well
     for domain, domain_plans in zip(recipe.domains, plans, strict=True):
-        check_first_records(domain.name, domain_plans, recipe.limits.lost_share)
+        check_first_records(domain.name, domain_plans, begins_well, recipe.limits.lost_share)
     files = [file for domain_files in by_domain.values() for file in domain_files]
     size_bytes = sum(file.size_bytes for file in files)
     observer.end(f"{len(files)} files, {size_bytes / 1e6:.1f} MB")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 
@@ -61,7 +61,9 @@ class HeadFault:
     reason: str
 
 
-def head_faults(plans: Sequence[FilePlan]) -> Iterator[HeadFault]:
+def head_faults(
+    plans: Sequence[FilePlan], begins_well: Callable[[str], bool]
+) -> Iterator[HeadFault]:
     """Yield the files whose schema or first records hold no text under the domain's key.
 
     Every table is judged, by its schema, which was read to cut it. Of other files, those are opened
@@ -70,9 +72,15 @@ def head_faults(plans: Sequence[FilePlan]) -> Iterator[HeadFault]:
 
     Args:
         plans: The plans of one domain.
+        begins_well: Says by the file's key (`FilePlan.keys`) that its first records were read
+            before, and none was bad. It is not opened again.
     """
     small: dict[str, list[FilePlan]] = {}
     with closing(SegmentReader()) as reader:
+
+        def look(plan: FilePlan) -> str:
+            return "" if begins_well(plan.keys[0]) else _head_fault(plan, reader)
+
         for plan in plans:
             file = plan.files[0]
             if plan.fault:
@@ -80,16 +88,22 @@ def head_faults(plans: Sequence[FilePlan]) -> Iterator[HeadFault]:
             elif len(plan.files) > 1 or file.size_bytes < LOOK_BYTES:
                 if plan.reader in LOOKED_AT:
                     small.setdefault(plan.reader, []).append(plan)
-            elif plan.reader in LOOKED_AT and (reason := _head_fault(plan, reader)):
+            elif plan.reader in LOOKED_AT and (reason := look(plan)):
                 yield HeadFault(file.path, file.size_bytes, reason)
         for of_kind in small.values():
-            yield from _small_faults(of_kind, reader)
+            yield from _small_faults(of_kind, look)
 
 
-def _small_faults(plans: Sequence[FilePlan], reader: SegmentReader) -> Iterator[HeadFault]:
-    """Yield small files of one kind that are at fault, each with its share of the kind's bytes."""
-    first = replace(plans[0], files=plans[0].files[:1])
-    if not _head_fault(first, reader):
+def _small_faults(
+    plans: Sequence[FilePlan], look: Callable[[FilePlan], str]
+) -> Iterator[HeadFault]:
+    """Yield small files of one kind that are at fault, each with its share of the kind's bytes.
+
+    Args:
+        plans: Plans of files of one kind.
+        look: Explains what is wrong with the first records of a plan's only file; empty if nothing.
+    """
+    if not look(replace(plans[0], files=plans[0].files[:1])):
         return
     files = [(plan, file) for plan in plans for file in plan.files]
     count = min(len(files), SAMPLED_FILES)
@@ -97,7 +111,7 @@ def _small_faults(plans: Sequence[FilePlan], reader: SegmentReader) -> Iterator[
     size_bytes = sum(file.size_bytes for _, file in files)
     sampled_bytes = sum(file.size_bytes for _, file in sample)
     for plan, file in sample:
-        if reason := _head_fault(replace(plan, files=(file,)), reader):
+        if reason := look(replace(plan, files=(file,))):
             share_bytes = file.size_bytes * size_bytes // max(1, sampled_bytes)
             yield HeadFault(file.path, share_bytes, reason)
 

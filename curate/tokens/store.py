@@ -207,6 +207,11 @@ class TokenStore:
         """Return the stored entries of a file, by segment."""
         return self._entries.get(key, {})
 
+    def begins_well(self, key: str) -> bool:
+        """Whether the first segment of a file is stored, without a bad record."""
+        first = self.segments_of(key).get(0)
+        return first is not None and not first.entry.bad_records
+
     def file_entries(self, key: str, count: int | None) -> tuple[StoredEntry, ...] | None:
         """Return all segments of a file in order, or None while any is missing.
 
