@@ -7,12 +7,13 @@ keys at once are in `checks`.
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
-from msgspec.structs import fields, replace
+from msgspec.structs import FieldInfo, fields, replace
 
 from curate.runtime.files import hash_json
 
@@ -451,12 +452,18 @@ def without_defaults(value: Any) -> Any:
     if not isinstance(value, Struct):
         return value
     items = {}
-    for field in fields(value):
+    for field in _fields(type(value)):
         item = getattr(value, field.name)
         is_made = field.default_factory is not msgspec.NODEFAULT
         if item != (field.default_factory() if is_made else field.default):
             items[field.name] = without_defaults(item)
     return items
+
+
+@cache
+def _fields(struct: type[Struct]) -> tuple[FieldInfo, ...]:
+    """List the fields of a struct; msgspec would evaluate its annotations at every call."""
+    return fields(struct)
 
 
 class LoadedRecipe(Struct, frozen=True):
