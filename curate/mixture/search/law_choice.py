@@ -112,15 +112,13 @@ class _SameRuns:
         return hash(self.digest)
 
 
-@lru_cache(maxsize=4)
-def _panel(runs: _SameRuns) -> tuple[Refitted, ...]:
-    refits = []
-    for name in PANEL:
-        try:
-            refits.append(refit(LAWS[name], LAWS[name].fit(runs.table), runs.table))
-        except FitError:  # the runs are too few for this one; the others stand
-            continue
-    return tuple(refits)
+@lru_cache(maxsize=4 * len(PANEL))
+def _of_panel(name: str, runs: _SameRuns) -> Refitted | None:
+    """Fit a law of the panel; None where the runs are too few for it, and the others stand."""
+    try:
+        return refit(LAWS[name], LAWS[name].fit(runs.table), runs.table)
+    except FitError:
+        return None
 
 
 def panel_with(refits: Refitted, table: RunTable) -> list[Refitted]:
@@ -129,8 +127,9 @@ def panel_with(refits: Refitted, table: RunTable) -> list[Refitted]:
     The panel's fits are kept for the next method that learns from the same runs, as when methods
     are compared.
     """
-    others = _panel(_SameRuns(table))
-    return [refits, *(other for other in others if other.law.name != refits.law.name)]
+    runs = _SameRuns(table)
+    others = [_of_panel(name, runs) for name in PANEL if name != refits.law.name]
+    return [refits, *(other for other in others if other is not None)]
 
 
 def opinions(
