@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -71,7 +72,7 @@ def check_fields(value: Any, struct: type[Struct], where: str, source: str) -> N
     """
     if not isinstance(value, dict):
         return
-    fields = get_type_hints(struct)
+    fields = _types(struct)
     for key, item in value.items():
         if key not in fields:
             hint = nearest_hint(str(key), fields, NEAR)
@@ -100,6 +101,12 @@ def check_fields(value: Any, struct: type[Struct], where: str, source: str) -> N
                     check_fields(entry, nested, f"{where}{key}[{name}].", source)
             else:
                 check_fields(item, nested, f"{where}{key}.", source)
+
+
+@cache
+def _types(struct: type[Struct]) -> dict[str, Any]:
+    """Return the type of each field; evaluating annotations takes longer than all checks."""
+    return get_type_hints(struct)
 
 
 def _structs_of(annotation: Any) -> list[type[Struct]]:
