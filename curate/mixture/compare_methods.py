@@ -39,13 +39,11 @@ class Entrant:
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """The mixture of one entrant, or the reason why there is none."""
+    """An entrant and its mixture."""
 
     label: str
-    mixture: dict[str, Any] | None
+    mixture: dict[str, Any]
     """Fields of `mixture.json`, and `max_epochs`."""
-    problem: str
-    """Why there is no mixture, or empty."""
     seconds: float
     """CPU time."""
     is_kept: bool = False
@@ -53,12 +51,20 @@ class Contender:
 
     @property
     def line(self) -> str:
-        """Say in one line how an entrant with a mixture ended, for progress."""
-        assert self.mixture is not None
+        """Say in one line how the entrant ended, for progress."""
         loss = self.mixture["predicted_loss"]
         text = "" if loss is None else f"loss {loss:.4f}, "
         time_taken = "of an earlier run" if self.is_kept else f"{self.seconds:.1f} s of CPU"
         return f"{self.label}: {text}{time_taken}"
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """An entrant that has no mixture."""
+
+    label: str
+    problem: str
+    """The reason, for the user."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +88,11 @@ class KeptContenders:
         content = read_cached(self._path(label), "the method is computed again", notice)
         if content is None:
             return None
-        return Contender(label, json.loads(content), "", 0.0, is_kept=True)
+        return Contender(label, json.loads(content), 0.0, is_kept=True)
 
     def write(self, contender: Contender) -> None:
-        """Keep a mixture; an entrant without one ends fast and is computed again."""
-        if contender.mixture is not None and not contender.is_kept:
-            write_sealed(self._path(contender.label), json.dumps(contender.mixture).encode())
+        """Keep a mixture."""
+        write_sealed(self._path(contender.label), json.dumps(contender.mixture).encode())
 
     def clear(self) -> None:
         """Remove what is kept."""
@@ -174,34 +179,33 @@ def compare_mixtures(
         passes over a domain) and `tv_natural` (total-variation distance to shares proportional to
         supply, None without supply); `left_out`, by label why there is no mixture.
     """
-    # The most expensive begin first, so that no worker is left with a long one at the end.
-    earlier: dict[str, Contender] = {}
+    ended: dict[str, Contender | LeftOut] = {}
     for entrant in entrants:
         contender = None if kept is None else kept.read(entrant.label, notice)
         if contender is not None:
-            earlier[entrant.label] = contender
-            if contender.mixture is not None:
-                on_contender(contender)
-
-    def end(contender: Contender) -> None:
-        if kept is not None:
-            kept.write(contender)
-        if contender.mixture is not None:
+            ended[entrant.label] = contender
             on_contender(contender)
 
-    left = [entrant for entrant in reversed(entrants) if entrant.label not in earlier]
-    computed = {row.label: row for row in map_tasks(_contender, left, workers, on_result=end)}
-    ended = [(earlier | computed)[entrant.label] for entrant in entrants]
+    def end(row: Contender | LeftOut) -> None:
+        if isinstance(row, LeftOut):  # it ends fast, and the next comparison computes it again
+            return
+        if kept is not None:
+            kept.write(row)
+        on_contender(row)
+
+    # The most expensive begin first, so that no worker is left with a long one at the end.
+    left = [entrant for entrant in reversed(entrants) if entrant.label not in ended]
+    ended |= {row.label: row for row in map_tasks(_contender, left, workers, on_result=end)}
     natural = _natural(entrants[0].request)
     mixtures: dict[str, Any] = {}
     left_out: dict[str, str] = {}
-    for contender in ended:
-        if contender.mixture is None:
-            left_out[contender.label] = contender.problem
+    for row in (ended[entrant.label] for entrant in entrants):
+        if isinstance(row, LeftOut):
+            left_out[row.label] = row.problem
             continue
-        mixtures[contender.label] = {
-            **contender.mixture,
-            "tv_natural": natural and total_variation(contender.mixture["weights"], natural),
+        mixtures[row.label] = {
+            **row.mixture,
+            "tv_natural": natural and total_variation(row.mixture["weights"], natural),
         }
     budget = entrants[0].request.budget_tokens
     return {"budget_tokens": budget, "mixtures": mixtures, "left_out": left_out}
@@ -225,14 +229,14 @@ def _natural(request: MixtureRequest) -> dict[str, float] | None:
     return {domain.name: share for domain, share in zip(request.domains, shares, strict=True)}
 
 
-def _contender(entrant: Entrant) -> Contender:
+def _contender(entrant: Entrant) -> Contender | LeftOut:
     started = time.process_time()
     try:
         mixture = mix(entrant.request) if entrant.capped else _preferred(entrant.request)
     except CurateError as error:
-        return Contender(entrant.label, None, str(error), time.process_time() - started)
+        return LeftOut(entrant.label, str(error))
     fields = {**mixture.to_json(), "max_epochs": max(mixture.epochs.values())}
-    return Contender(entrant.label, fields, "", time.process_time() - started)
+    return Contender(entrant.label, fields, time.process_time() - started)
 
 
 def _preferred(request: MixtureRequest) -> Mixture:
