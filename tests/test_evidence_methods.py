@@ -291,7 +291,7 @@ def test_equal_losses_promise_nothing():
 
 
 def test_comparison_is_the_same_for_any_number_of_workers(monkeypatch):
-    """And says of every method that gives a mixture when it ends."""
+    """Each method that gives a mixture is named when it ends."""
     few = ("natural", "bimix", "additive", "mde")
     monkeypatch.setattr(comparing, "METHODS", {name: METHODS[name] for name in few})
     request = asked("natural", evidence=Evidence(runs(30)))
@@ -438,24 +438,24 @@ class _Losses:
 
 
 def test_a_mixture_that_gains_says_by_how_much():
-    found = asked_of(_Losses(1.0, 0.002))
-    gain = found.details["gain_over_natural"]
+    mixture = asked_of(_Losses(1.0, 0.002))
+    gain = mixture.details["gain_over_natural"]
     assert 0 < gain["low"] < gain["mean"] < gain["high"] and not gain["within_noise"]
     truth = _Losses(1.0, 0.0)
-    both = np.array([[1 / 3] * 3, list(found.weights.values())])
+    both = np.array([[1 / 3] * 3, list(mixture.weights.values())])
     true = float(-np.diff(truth(both).mean(axis=1))[0])
     assert gain["low"] <= true <= gain["high"]
-    assert found.details["regret_at_1"]["mean"] < 0.01
-    assert found.details["unmoved_targets"] == []
-    shown = mixture_table(found.to_json(), dict.fromkeys(NAMES)).title
+    assert mixture.details["regret_at_1"]["mean"] < 0.01
+    assert mixture.details["unmoved_targets"] == []
+    shown = mixture_table(mixture.to_json(), dict.fromkeys(NAMES)).title
     assert str(shown).startswith("this mixture is better than natural by 0.")
 
 
 def test_noise_is_no_better_than_natural():
-    found = asked_of(_Losses(0.0, 0.02))
-    gain = found.details["gain_over_natural"]
+    mixture = asked_of(_Losses(0.0, 0.02))
+    gain = mixture.details["gain_over_natural"]
     assert gain["low"] < 0 and gain["within_noise"]
-    assert found.details["unmoved_targets"] == list(NAMES)
-    shown = str(mixture_table(found.to_json(), dict.fromkeys(NAMES)).title)
+    assert mixture.details["unmoved_targets"] == list(NAMES)
+    shown = str(mixture_table(mixture.to_json(), dict.fromkeys(NAMES)).title)
     assert shown.startswith("this mixture is no better than natural within noise")
     assert "no mixture moves 3 of 3 losses beyond noise: a, b, c" in shown

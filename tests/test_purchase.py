@@ -60,7 +60,7 @@ def test_the_correlation_between_sizes_is_learnt() -> None:
 
 
 def test_draws_agree_with_the_pilot() -> None:
-    """Where a run was measured without noise, every draw has its value, level included."""
+    """Every draw has the value, level included, of a run that was measured without noise."""
     pilot = planted(0.9, (6, 5))
     exact = TwoSizes(np.repeat(theta(0.9, 1e-4)[None], 8, axis=0))
     truths = draw_truths(exact, pilot.mixtures, pilot, np.random.default_rng(1))

@@ -1,4 +1,4 @@
-"""What each size and length of runs adds is measured on mixtures that nobody has trained."""
+"""Each size and length of runs is measured by what it adds on mixtures that nobody has trained."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ class FitInputs:
     far_runs: FarRuns = "leave_out"
     """Whether runs that all the others contradict take part."""
     joining: Joining = field(default_factory=Joining)
-    """What several tables do not say themselves."""
+    """Numbers and rules for several tables, which these do not hold."""
 
 
 def fit_laws(

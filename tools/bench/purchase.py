@@ -35,7 +35,7 @@ JUDGED = 2_000
 
 @dataclass(frozen=True)
 class Form:
-    """What is planted."""
+    """Drift, noise and cost of the runs that are planted."""
 
     drift: float
     """How far effects at the small size are from those at the large one; 0: they are the same."""
@@ -217,9 +217,9 @@ def main() -> None:
         like = np.mean([row["correlation"] for row in rows])
         print(f"{form:18s}" + "".join(f"{cell.mean():12.3f}" for cell in cells)
               + f"   {bought[0]:.0f}+{bought[1]:.1f}  {like:.3f}")  # fmt: skip
-    own = np.array([row["regret"]["proposed"] for row in trials])
+    proposed = np.array([row["regret"]["proposed"] for row in trials])
     for rule in rules[1:]:
-        off = 100 * (own - np.array([row["regret"][rule] for row in trials]))
+        off = 100 * (proposed - np.array([row["regret"][rule] for row in trials]))
         error = off.std(ddof=1) / np.sqrt(len(off)) if len(off) > 1 else float("nan")
         print(f"proposed minus {rule}: {off.mean():+.3f} ± {error:.3f} (standard error)")
     print(f"a proposal takes {np.mean([row['seconds'] for row in trials]):.1f} s of CPU")
