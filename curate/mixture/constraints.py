@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,6 +98,27 @@ def match_constraints(
         worst=worst,
         left_out=left_out,
     )
+
+
+def match_itself(request: MixtureRequest) -> Constraints:
+    """Match a request with its own domains, for the mean of a loss on each."""
+    names = [domain.name for domain in request.domains]
+    mean = replace(request.options, search=replace(request.options.search, objective="mean"))
+    return match_constraints(replace(request, options=mean), names, names, "domains")
+
+
+def shares_of_recipe(mixtures: Array, constraints: Constraints) -> Array:
+    """Return the recipe's domains of the evidence's mixtures, with a sum of 1.
+
+    Args:
+        mixtures: shape (runs, domains of the evidence), shares.
+        constraints: Where each domain stands.
+
+    Returns:
+        shape (runs, domains of the recipe); 0 for a mixture that has none of them.
+    """
+    shares = mixtures[:, constraints.place]
+    return np.asarray(shares / np.maximum(shares.sum(axis=1, keepdims=True), 1e-12))
 
 
 def prior_of(request: MixtureRequest, constraints: Constraints) -> Array:

@@ -7,14 +7,14 @@ Every strategy stays within the epoch caps of the target and takes account of ex
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from curate.errors import MissingEvidence, RecipeError
 from curate.mixture.caps import check_supply
-from curate.mixture.constraints import match_constraints
+from curate.mixture.constraints import match_constraints, match_itself, shares_of_recipe
 from curate.mixture.request import MixtureRequest
 from curate.mixture.search.simplex_box import Box, nearest_rows
 from curate.mixture.search.trust_region import hellinger
@@ -83,19 +83,15 @@ def next_runs(request: MixtureRequest, strategy: str, count: int | None = None) 
         RecipeError: See `design`.
         MissingEvidence: See `design`; or the runs are not of the request's domains.
     """
-    names = [domain.name for domain in request.domains]
-    mean = replace(request.options, search=replace(request.options.search, objective="mean"))
     check_supply(request, None)
-    box = match_constraints(replace(request, options=mean), names, names, "domains").box
-    trained = np.empty((0, len(names)))
+    box = match_itself(request).box
+    trained = np.empty((0, len(request.domains)))
     runs = request.evidence.runs if request.evidence else None
     if runs is not None:
-        trained = runs.weights[
-            :, match_constraints(request, runs.domains, runs.targets, "runs").place
-        ]
-        trained = trained / np.maximum(trained.sum(axis=1, keepdims=True), 1e-12)
+        constraints = match_constraints(request, runs.domains, runs.targets, "runs")
+        trained = shares_of_recipe(runs.weights, constraints)
     if count is None:
-        count = max(1, runs_needed(len(names)) - _distinct(trained))
+        count = max(1, runs_needed(len(request.domains)) - _distinct(trained))
     return design(request, box, trained, strategy, count)
 
 

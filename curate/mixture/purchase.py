@@ -15,18 +15,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from curate.errors import RecipeError
+from curate.laws.law import RunTable
 from curate.laws.run_groups import FLOPS_PER_PARAMETER, SAME_LENGTH, run_groups
 from curate.mixture.caps import check_supply
-from curate.mixture.constraints import Constraints, match_constraints
+from curate.mixture.constraints import (
+    Constraints,
+    match_constraints,
+    match_itself,
+    shares_of_recipe,
+)
 from curate.mixture.design import Design, draw, fill, runs_needed
 from curate.mixture.request import MixtureRequest
-from curate.mixture.search.simplex_box import nearest_rows
+from curate.mixture.search.simplex_box import Box, nearest_rows
 from curate.mixture.search.two_sizes import (
     SizedRuns,
     TwoSizes,
@@ -114,22 +120,22 @@ def purchase(
             run.
         MissingEvidence: The runs are not of the request's domains.
     """
-    small, large = _two_sizes(request, sizes)
+    runs = request.evidence.runs if request.evidence else None
+    small, large = _two_sizes(runs, sizes)
     if not (math.isfinite(flops) and flops >= small.flops):
         raise RecipeError(
             f"design: a budget of {flops:.3g} FLOPs buys no run; one of {small.params:.3g} "
             f"parameters and {small.tokens:.3g} tokens costs {small.flops:.3g} (6 N D)"
         )
     check_supply(request, None)
-    constraints = _constraints(request)
+    if runs is None:
+        constraints = match_itself(request)
+    else:
+        constraints = match_constraints(request, runs.domains, runs.targets, "runs")
     rng = np.random.default_rng(request.options.search.seed)
-    pilot = _pilot(request, constraints, (small, large), rng)
+    pilot = None if runs is None else _pilot(runs, constraints, (small, large), rng)
     names = tuple(domain.name for domain in request.domains)
-    box = constraints.box
-    inside = replace(box, low=box.low[constraints.place], high=box.high[constraints.place])
-    # The first is what one would take without any run, and what a tie of predictions picks.
-    natural = nearest_rows(constraints.natural[constraints.place][None], inside)
-    pool = np.vstack([natural, draw(request, inside, POOL - 1, rng)])
+    pool = _pool(request, constraints, rng)
     trained = np.empty((0, len(names))) if pilot is None else pilot.mixtures
     order = fill(pool, trained, min(2 * MOST_RUNS, POOL))
     model = learn(pilot, rng)
@@ -140,13 +146,7 @@ def purchase(
     for counts in [(0, 0), *_counts(flops, small, large)]:
         places = _places(counts, order, hopes)
         regret = simulated_regret(model.centre, truths, pilot, places)
-        tried[counts] = Candidate(
-            small=counts[0],
-            large=counts[1],
-            flops=counts[0] * small.flops + counts[1] * large.flops,
-            regret=float(np.expm1(regret).mean()),
-            regret_error=float(np.expm1(regret).std(ddof=1)) / math.sqrt(len(regret)),
-        )
+        tried[counts] = _candidate(counts, (small, large), np.expm1(regret))
     nothing, *candidates = tried.values()
     best = min(range(len(candidates)), key=lambda place: candidates[place].regret)
     of_small, of_large = _places((candidates[best].small, candidates[best].large), order, hopes)
@@ -160,6 +160,34 @@ def purchase(
         candidates=tuple(candidates),
         best=best,
         design=Design("filling", names, bought, runs_needed(len(names)), len(trained)),
+    )
+
+
+def _pool(request: MixtureRequest, constraints: Constraints, rng: np.random.Generator) -> Array:
+    """Draw mixtures of the recipe's domains within floors and caps, shape (POOL, domains)."""
+    place, box = constraints.place, constraints.box
+    inside = Box(box.low[place], box.high[place])
+    # The first is what one would take without any run, and what a tie of predictions picks.
+    natural = nearest_rows(constraints.natural[place][None], inside)
+    return np.vstack([natural, draw(request, inside, POOL - 1, rng)])
+
+
+def _candidate(
+    counts: tuple[int, int], sizes: tuple[RunSize, RunSize], regrets: Array
+) -> Candidate:
+    """Summarise the regrets of numbers of small and of large runs.
+
+    Args:
+        counts: Numbers of runs at each of the sizes.
+        sizes: The small and the large size.
+        regrets: shape (draws,), as fractions of the loss.
+    """
+    return Candidate(
+        small=counts[0],
+        large=counts[1],
+        flops=sum(count * size.flops for count, size in zip(counts, sizes, strict=True)),
+        regret=float(regrets.mean()),
+        regret_error=float(regrets.std(ddof=1)) / math.sqrt(len(regrets)),
     )
 
 
@@ -190,7 +218,7 @@ def _counts(flops: float, small: RunSize, large: RunSize) -> list[tuple[int, int
     return list(counts)
 
 
-def _two_sizes(request: MixtureRequest, sizes: Sequence[RunSize] | None) -> tuple[RunSize, RunSize]:
+def _two_sizes(runs: RunTable | None, sizes: Sequence[RunSize] | None) -> tuple[RunSize, RunSize]:
     """Return the two sizes, the cheaper one first."""
     if sizes is not None:
         if len(sizes) != 2 or sizes[0].flops == sizes[1].flops:
@@ -200,37 +228,23 @@ def _two_sizes(request: MixtureRequest, sizes: Sequence[RunSize] | None) -> tupl
             )
         small, large = sorted(sizes, key=lambda size: size.flops)
         return small, large
-    runs = request.evidence.runs if request.evidence else None
     groups = [] if runs is None else run_groups(runs)
     if len(groups) < 2 or not math.isfinite(groups[0].params * groups[0].tokens):
         raise RecipeError(
             "design: a purchase is between two sizes, and the runs do not have several with "
             "params and tokens; give them: --sizes 7e7:1.4e9,4.1e8:8.2e9"
         )
-    return RunSize(groups[0].params, groups[0].tokens), RunSize(groups[-1].params,
-                                                                groups[-1].tokens)  # fmt: skip
-
-
-def _constraints(request: MixtureRequest) -> Constraints:
-    """Match the request with its runs, or with itself where there are none."""
-    runs = request.evidence.runs if request.evidence else None
-    if runs is not None:
-        return match_constraints(request, runs.domains, runs.targets, "runs")
-    names = [domain.name for domain in request.domains]
-    mean = replace(request.options, search=replace(request.options.search, objective="mean"))
-    return match_constraints(replace(request, options=mean), names, names, "domains")
+    least, most = groups[0], groups[-1]
+    return RunSize(least.params, least.tokens), RunSize(most.params, most.tokens)
 
 
 def _pilot(
-    request: MixtureRequest,
+    table: RunTable,
     constraints: Constraints,
     sizes: tuple[RunSize, RunSize],
     rng: np.random.Generator,
 ) -> SizedRuns | None:
     """Take the last losses of the runs that have one of the two sizes; None if there are none."""
-    table = request.evidence.runs if request.evidence else None
-    if table is None:
-        return None
     rows, flags = [], []
     for group in run_groups(table):
         for large, size in enumerate(sizes):
@@ -250,6 +264,4 @@ def _pilot(
     for flag in (False, True):
         if (are_large == flag).any():
             values[are_large == flag] -= values[are_large == flag].mean()
-    mixtures = table.weights[at][:, constraints.place]
-    total = np.maximum(mixtures.sum(axis=1, keepdims=True), 1e-12)
-    return SizedRuns(mixtures / total, are_large, values)
+    return SizedRuns(shares_of_recipe(table.weights[at], constraints), are_large, values)
