@@ -468,13 +468,7 @@ def design(  # noqa: PLR0913 - keywords, of which a call names two or three
     """
     from curate.pipeline.design_runs import design_purchase, design_runs, read_sizes
 
-    if flops is None and sizes is not None:
-        raise RecipeError("design: --sizes are those of a purchase; add its budget: --flops 1e20")
-    if flops is not None and (count is not None or strategy != "filling"):
-        raise RecipeError(
-            "design: --flops decides how many runs of each size to train, far from each other; "
-            "leave out -n and --strategy"
-        )
+    _check_purchase(count, strategy, flops, sizes)
     table = _RunTableArguments(runs, experts, supply, budget_tokens, max_epochs)
     settings = override_texts(overrides)
     if recipe is None:
@@ -494,6 +488,19 @@ def design(  # noqa: PLR0913 - keywords, of which a call names two or three
         pair = None if sizes is None else read_sizes(sizes)
         return design_purchase(request, float(flops), pair, target, observer)
     return design_runs(request, strategy, count, target, observer)
+
+
+def _check_purchase(
+    count: int | None, strategy: str, flops: float | None, sizes: str | None
+) -> None:
+    """Raise RecipeError if the arguments of a purchase do not go together."""
+    if flops is None and sizes is not None:
+        raise RecipeError("design: --sizes are those of a purchase; add its budget: --flops 1e20")
+    if flops is not None and (count is not None or strategy != "filling"):
+        raise RecipeError(
+            "design: --flops decides how many runs of each size to train, far from each other; "
+            "leave out -n and --strategy"
+        )
 
 
 def proxy(  # noqa: PLR0913 - keywords, of which a call names two or three
