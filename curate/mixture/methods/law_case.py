@@ -1,0 +1,129 @@
+"""Turn a request to a method of a law into a problem: match it with the runs, and fit the law."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curate.errors import FitError, MissingEvidence, RecipeError
+from curate.laws import LAWS, Law, RunTable
+from curate.laws.fitting.features import distinct_mixtures
+from curate.laws.forms.expert_regression import INFORMED, informed
+from curate.mixture.constraints import Constraints, match_constraints, prior_of
+from curate.mixture.methods.expert_features import expert_features
+from curate.mixture.request import MixtureRequest
+from curate.mixture.search.objective import Problem
+from curate.mixture.search.trust_region import support_of
+from curate.runtime.registry import unknown_name
+
+Array = NDArray[np.float64]
+
+ASSUMED_TOKEN_BYTES = 4
+"""Bytes of a token where the runs do not say; English text has 4 to 5, code 3 to 4."""
+
+
+@dataclass(frozen=True, slots=True)
+class LawCase:
+    """One request to a method of a law: the problem to minimise, and its parts."""
+
+    simulated: bool
+    """Whether the answer is the mean of the best of many draws, as RegMix's."""
+    request: MixtureRequest
+    constraints: Constraints
+    runs: RunTable
+    law: Law
+    problem: Problem
+
+
+def make_case(
+    method: tuple[str | None, float, bool], request: MixtureRequest, runs: RunTable
+) -> LawCase:
+    """Match the request with the runs and fit the law."""
+    name, kl_bpb, simulated = method
+    law = _law(name or request.options.search.law, request, runs)
+    constraints = match_constraints(request, runs.domains, runs.targets, "runs")
+    if len(distinct_mixtures(runs.weights)) < 2:
+        raise FitError(
+            f"mixture: all {len(set(runs.runs))} runs have the same mixture, so nothing says what "
+            "another would do; train different ones (`curate design`), or take a method that needs "
+            "none, such as entropy"
+        )
+    search = request.options.search
+    # Losses of different domains are compared by how far each is above the best that a run had.
+    scale = 1 / runs.losses.min(axis=0) if constraints.worst else 1.0
+    discount = search.discount_repeats
+    problem = Problem(
+        law=law.fit(runs),
+        box=constraints.box,
+        target_weights=constraints.target_weights * scale,
+        worst=constraints.worst,
+        tokens=_at(runs.tokens, search.at_tokens, "at_tokens", "tokens"),
+        params=_at(runs.params, search.at_params, "at_params", "parameters"),
+        kl=kl_bpb * _loss_per_bpb(runs) if search.kl is None else search.kl,
+        prior=prior_of(request, constraints),
+        unique_share=constraints.unique_share if discount else None,
+        support=support_of(runs.weights) if search.trust_region else None,
+        convex=law.convex and not discount,
+    )
+    return LawCase(
+        simulated=simulated,
+        request=request,
+        constraints=constraints,
+        runs=runs,
+        law=law,
+        problem=problem,
+    )
+
+
+def _loss_per_bpb(runs: RunTable) -> float:
+    """Return how many of the losses' unit one bit per byte is; assumed if the runs do not say."""
+    unknown = math.isnan(runs.loss_per_bpb)
+    return ASSUMED_TOKEN_BYTES * math.log(2) if unknown else runs.loss_per_bpb
+
+
+def _law(name: str | None, request: MixtureRequest, runs: RunTable) -> Law:
+    """Return the law of this name, given experts where it needs them."""
+    if name is None:
+        raise RecipeError(
+            f"mixture.law is missing: method law needs one of {', '.join(LAWS)}; compare them with "
+            "`curate fit`"
+        )
+    if name in INFORMED:
+        experts = request.evidence.experts if request.evidence else None
+        if experts is None:
+            raise MissingEvidence(
+                f"mixture: law '{name}' needs the experts' log-probabilities beside the runs; add "
+                "mixture: {evidence: {experts: experts.parquet}}, or take the law "
+                f"{name.removesuffix('_mde')}"
+            )
+        return informed(name, expert_features(experts, runs.domains))
+    if name not in LAWS:
+        raise RecipeError(unknown_name("law", name, [*LAWS, *INFORMED], "mixture.law"))
+    return LAWS[name]
+
+
+def _at(seen: Array, requested: float | None, key: str, unit: str) -> float:
+    """Return the tokens or parameters at which losses are compared: as requested, else the most.
+
+    Args:
+        seen: shape (rows,), those of the runs; all NaN where the table does not say.
+        requested: The recipe's number.
+        key: Its key below `mixture`, for the message.
+        unit: What it counts, for the message.
+    """
+    if requested is not None and np.isnan(seen).all():
+        raise RecipeError(
+            f"mixture.{key}: the runs do not say their {unit}, so losses cannot be compared at "
+            f"{requested:g}; remove it"
+        )
+    if requested is not None and np.ptp(seen) == 0 and not np.isclose(requested, seen[0]):
+        raise RecipeError(
+            f"mixture.{key}: all runs have {seen[0]:g} {unit}, so nothing says what changes at "
+            f"{requested:g}; remove it, or train runs of several"
+        )
+    if requested is not None:
+        return float(requested)
+    return math.nan if np.isnan(seen).all() else float(np.nanmax(seen))

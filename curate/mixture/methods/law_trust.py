@@ -1,0 +1,158 @@
+"""Compare what a law recommends with losses that it has not seen: regret, gain, noise, misfit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curate.errors import FitError
+from curate.laws import LAWS, RunTable
+from curate.laws.calibration import NORMAL_95
+from curate.laws.fitting.features import distinct_mixtures
+from curate.laws.scores import finite_or_none
+from curate.laws.selection import (
+    by_mixture,
+    moved_targets,
+    reference_rows,
+    select_unseen,
+    target_noise,
+)
+from curate.mixture.methods.law_case import LawCase
+from curate.mixture.search.law_choice import Refitted, objective_of, refit
+from curate.mixture.search.objective import Problem, value_at
+from curate.mixture.search.simplex_box import nearest_in_proportion
+from curate.mixture.search.trust_region import hellinger
+
+Array = NDArray[np.float64]
+
+ROUNDING = 1e-6
+"""Relative gain below which a predicted improvement is rounding error."""
+MISFIT_FOLDS = 3
+"""Parts held out in turn to learn a law's error; more would take as many more fits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """The objective where runs were seen, in the objective's own unit."""
+
+    best: float | None
+    """Least of a run; None where no run is at the problem's tokens and size."""
+    misfit: float | None = None
+    """Root mean square error on mixtures held out; None where the law cannot be fitted to the
+    rest."""
+    warning: str | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of `mixture.json`: regret@1, gain over natural, noise, and targets that do not move.
+    """
+
+
+def compare_with_runs(case: LawCase, weights: Array, refits: Refitted | None) -> Trust:
+    """Measure on runs that the law has not seen what its recommendation is worth.
+
+    Without refits the law is fitted again without each third of the mixtures. Warns where the gain
+    promised over the best run exceeds the law's errors.
+    """
+    problem, runs = case.problem, case.runs
+    plain = replace(problem, kl=0.0)
+    seen = observed_objective(plain, runs, np.full(len(runs.runs), math.inf))
+    best = float(seen.min()) if np.isfinite(seen).any() else None
+    if refits is None:
+        try:
+            refits = refit(case.law, problem.law, runs, MISFIT_FOLDS)
+        except FitError:
+            return Trust(best)
+    rows = np.flatnonzero(np.isfinite(seen)) if best is not None else reference_rows(runs)
+    compared = runs.take(rows)
+    observed, predicted = (
+        by_mixture(compared, objective_of(losses[rows], problem))
+        for losses in (runs.losses, refits.predicted)
+    )
+    selection = select_unseen(observed, predicted)
+    noise = target_noise(runs)
+    moved = moved_targets(runs, refits.predicted, _mean_refits(runs, len(refits.parts)))
+    squares = (observed - predicted) ** 2
+    natural = nearest_in_proportion(case.constraints.natural, problem.box)
+    away = hellinger(natural[None], distinct_mixtures(compared.weights))[0]
+    quarter = max(len(squares) // 4, min(len(squares), 3))
+    near, liked = (np.argsort(by, kind="stable")[:quarter] for by in (away, predicted))
+    promised = float(observed.min()) - float(value_at(plain, weights[None])[0])
+    beyond = max(promised, 0.0) ** 2 if best is not None else 0.0
+    both = np.stack([natural, weights])
+    gains = [
+        float(-np.diff(value_at(replace(plain, law=law), both))[0])
+        for law in (problem.law, *refits.parts)
+    ]
+    gain = _gain(np.array(gains), float(squares[near].mean() + squares[liked].mean()) + beyond)
+    details = {
+        "regret_at_1": {"mean": selection.regret, "high": selection.regret_high},
+        "gain_over_natural": gain,
+        "target_noise": {
+            "mixtures_repeated": noise.mixtures_repeated,
+            "relative": {
+                name: finite_or_none(value)
+                for name, value in zip(runs.targets, noise.relative.tolist(), strict=True)
+            },
+        },
+        "unmoved_targets": [n for n, moves in zip(runs.targets, moved, strict=True) if not moves],
+    }
+    if best is None:
+        return Trust(None, details=details)
+    misfit = float(np.sqrt(squares.mean()))
+    if promised <= max(misfit, ROUNDING * abs(best)):
+        return Trust(best, misfit, details=details)
+    return Trust(best, misfit, (
+        f"the law promises {promised:.4g} below the best run ({best:.4g}), and errs by "
+        f"{misfit:.4g} on runs it has not seen: nothing like it was observed, so train this "
+        "mixture before you rely on it"
+    ), details)  # fmt: skip
+
+
+def _mean_refits(runs: RunTable, groups: int) -> Array:
+    """Predict each row by the dummy `mean` without its group of mixtures."""
+    dummy = LAWS["mean"]
+    return refit(dummy, dummy.fit(runs), runs, groups).predicted
+
+
+def _gain(gains: Array, error: float) -> dict[str, Any]:
+    """Return the expected gain over natural with its 95 % interval.
+
+    Its variance is the grouped jackknife's, plus the law's mean square error on unseen mixtures of
+    either kind: the quarter nearest to natural, and the quarter that it likes best. The second
+    includes what a law promises too much because its own errors select the mixture. What it
+    promises below the best run was not observed, and counts as one more error.
+
+    Args:
+        gains: shape (1 + parts,), gain by the law of all runs, then without each group.
+        error: Sum of the mean square errors of the objective.
+
+    References:
+        Efron and Tibshirani 1993, "An Introduction to the Bootstrap", section 11.5.
+    """
+    gain, others = float(gains[0]), gains[1:]
+    jackknife = (len(others) - 1) / len(others) * float(((others - others.mean()) ** 2).sum())
+    half = NORMAL_95 * math.sqrt(error + jackknife)
+    return {
+        "mean": gain,
+        "low": gain - half,
+        "high": gain + half,
+        "within_noise": gain - half <= 0,
+    }
+
+
+def observed_objective(problem: Problem, runs: RunTable, predicted: Array) -> Array:
+    """Evaluate the objective on each run's own losses, at the tokens and size of the problem.
+
+    Runs at other tokens or sizes do not compare; where none is at the problem's, predictions do.
+    """
+    here = np.ones(len(runs.runs), bool)
+    for values, target in ((runs.tokens, problem.tokens), (runs.params, problem.params)):
+        if not math.isnan(target):
+            here &= np.isclose(values, target)
+    if not here.any():
+        return predicted
+    return np.where(here, objective_of(runs.losses, problem), math.inf)
