@@ -9,9 +9,11 @@ import io
 import random
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import fsspec
 import orjson
 import polars as pl
 import pyarrow as pa
@@ -19,6 +21,7 @@ import pyarrow.feather as feather
 import pyarrow.parquet as pq
 import pytest
 import zstandard
+from fsspec.implementations.memory import MemoryFileSystem
 from source_files import Found, plan, read, read_plan, write
 
 from curate.sources import SegmentReader
@@ -26,9 +29,10 @@ from curate.sources.columns import jsonable
 from curate.sources.decompress.open import StreamDamage
 from curate.sources.documents import is_cut
 from curate.sources.first_records import is_key_fault
-from curate.sources.records import BLOCK_BYTES, ReadOptions
+from curate.sources.plans import PlanRequest, plan_whole
+from curate.sources.records import BLOCK_BYTES, InputFile, ReadOptions
 from curate.sources.table_extent import check_parquet
-from curate.sources.tables import extent_of
+from curate.sources.tables import extent_of, plan_table
 
 TEXTS = [f"row {number} " + "wörter 文 " * (number % 5) for number in range(30)]
 
@@ -342,6 +346,38 @@ def test_an_arrow_stream_without_its_end_mark_is_cut_short(
         if end == ends[-1]:
             reason = "the arrow data is cut short, or its writer was not closed: it has no end mark"
             assert cut.bad == [(91, reason)]
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".arrow"])
+def test_a_remote_table_is_opened_twice_to_plan_it(tmp_path: Path, suffix: str) -> None:
+    opened = []
+
+    class Counted(MemoryFileSystem):
+        protocol = "counted"
+        store: ClassVar[dict[str, Any]] = {}
+
+        @classmethod
+        def _strip_protocol(cls, path: str) -> str:
+            return path.removeprefix("counted:/")
+
+        def _open(self, path: str, *arguments: Any, **options: Any) -> Any:
+            opened.append(path)
+            return super()._open(path, *arguments, **options)
+
+    fsspec.register_implementation("counted", Counted, clobber=True)
+    content = write_table(tmp_path / f"a{suffix}", pa.table({"text": TEXTS})).read_bytes()
+    Counted().pipe_file("/a", content)
+    file = InputFile("counted://a", len(content), "0" * 32)
+    opened.clear()
+    request = PlanRequest(suffix[1:], file, ReadOptions(), "plain", segment_bytes=1)
+    assert plan_table(request).count == 5
+    assert len(opened) == 2, "for its first bytes, and as a table"
+    with closing(SegmentReader()) as reader:
+        blocks = reader.read(plan_whole(request).segment(0))
+        assert [text for block in blocks for text in block.texts] == TEXTS
+    Counted().pipe_file("/a", content + content)
+    joined = file._replace(size_bytes=2 * len(content))
+    assert plan_table(replace(request, file=joined)).count == 1, "it is no whole table"
 
 
 @pytest.mark.parametrize("suffix", KINDS)

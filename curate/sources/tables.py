@@ -12,7 +12,7 @@ import io
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -122,9 +122,9 @@ class TableStream(io.BufferedReader):
     """
 
     last_read = b""
-    """What was read last."""
+    """The bytes of the last read."""
     is_at_end = False
-    """Whether less was read last than was asked for."""
+    """Whether the last read gave less than was asked for."""
 
     def read(self, size_bytes: int | None = -1, /) -> bytes:
         """Read as `io.BufferedReader` does; raises `StreamDamage`."""
@@ -156,9 +156,10 @@ class ParquetTable:
         self._path = file.path
         self._size_bytes = file.size_bytes
         with contextlib.ExitStack() as opened, arrow_errors(file.path):
-            source: Any = file.path
+            self._remote: BinaryIO | None = None
             if is_url(file.path):
-                source = opened.enter_context(open_input(file.path))
+                self._remote = opened.enter_context(open_input(file.path))
+            source: Any = self._remote or file.path
             self._parquet = pq.ParquetFile(
                 source, buffer_size=PARQUET_BUFFER_BYTES, page_checksum_verification=True
             )
@@ -187,7 +188,9 @@ class ParquetTable:
             for column in range(group.num_columns)
         ]
         footer_bytes = int(self._parquet.metadata.serialized_size)
-        with arrow_errors(self._path), open_input(self._path) as file:
+        with arrow_errors(self._path), contextlib.ExitStack() as opened:
+            # Opening a remote file again would take a request.
+            file = self._remote or opened.enter_context(open_input(self._path))
             check_parquet(file, self._size_bytes, footer_bytes, chunks)
 
     def count_rows(self) -> int:
@@ -215,6 +218,7 @@ class ArrowTable:
         """Open the file and read its schema; raises `StreamDamage`."""
         self._file = file
         self._is_stream = is_stream
+        self._source: Any = None
         self._opened = contextlib.ExitStack()
         self._reader = self._open(None)
         try:
@@ -240,7 +244,8 @@ class ArrowTable:
             else:
                 path = self._file.path
                 file = open_input(path) if is_url(path) else pa.OSFile(path)
-                reader = pa.ipc.open_file(opened.enter_context(file), options=options)
+                self._source = opened.enter_context(file)
+                reader = pa.ipc.open_file(self._source, options=options)
             self._opened = opened.pop_all()
             return reader
 
@@ -261,8 +266,8 @@ class ArrowTable:
     def check_extent(self) -> None:
         """See `Table.check_extent`; only reading a stream shows its end."""
         if not self._is_stream:
-            with arrow_errors(self._file.path), open_input(self._file.path) as file:
-                check_arrow(file, self._file.size_bytes)
+            with arrow_errors(self._file.path):
+                check_arrow(self._source, self._file.size_bytes)
 
     def _stream_batches(self) -> Iterator[Any]:
         """Yield the batches of a stream, and see that it ends with its mark and the file."""
