@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from codecs import BOM_UTF8
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from curate.runtime.registry import counted
@@ -198,7 +198,7 @@ class JsonlReader:
                 is_end = cursor.at_end()
                 is_kept = not is_end
                 if is_end:
-                    say_cut(block, 0, line - 1, run)
+                    say_cut(block, 0, {(0, line - 1): run})
         except StreamDamage as damage:
             add_damage(records, block, cursor, line, str(damage))
         finally:
@@ -270,33 +270,34 @@ def _add_together(
     bad_before = len(block.bad)
     block.lines_read += records.add_files(block, files)
     if len(block.bad) > bad_before:
-        for index, data in unended:
-            say_cut(block, index, data.count(b"\n") + 1, data)
+        ends = {(index, data.count(b"\n") + 1): data for index, data in unended}
+        say_cut(block, bad_before, ends)
 
 
-def say_cut(block: DocumentBlock, file: int, line: int, data: bytes) -> None:
-    """Say that a file ends inside its last record, if that is bad, not whole and has no line end.
+def say_cut(block: DocumentBlock, first: int, ends: Mapping[tuple[int, int], bytes]) -> None:
+    """Say that files end inside their last records, if these are bad, not whole, without line end.
 
     Args:
-        block: Holds the bad record, if there is one.
-        file: Index into `Segment.files`.
-        line: Number of the last line.
-        data: The file's end, at least the last line.
+        block: Holds the bad records, if there are any.
+        first: Index into `block.bad` of the first to look at.
+        ends: Index into `Segment.files` and number of the last line of each file, and the file's
+            end, at least this line.
     """
-    if data.endswith(b"\n"):
-        return
-    for place in reversed(range(len(block.bad))):
+    bad = enumerate(block.bad[first:], first)
+    places = {(record.file, record.line): place for place, record in bad}
+    for last, data in ends.items():
+        place = places.get(last)
+        if place is None or data.endswith(b"\n"):
+            continue
         record = block.bad[place]
-        if (record.file, record.line) == (file, line):
-            zeros_bytes = len(data) - len(data.rstrip(b"\0"))
-            if zeros_bytes:
-                fault = f"the file ends in {counted(zeros_bytes, 'NUL byte')}, as after a crash"
-            elif "unexpected end of data" in record.reason:
-                fault = "the file ends inside this record"
-            else:
-                return
-            block.bad[place] = replace(record, reason=f"not valid JSON: {fault}")
-            return
+        zeros_bytes = len(data) - len(data.rstrip(b"\0"))
+        if zeros_bytes:
+            fault = f"the file ends in {counted(zeros_bytes, 'NUL byte')}, as after a crash"
+        elif "unexpected end of data" in record.reason:
+            fault = "the file ends inside this record"
+        else:
+            continue
+        block.bad[place] = replace(record, reason=f"not valid JSON: {fault}")
 
 
 def add_damage(
