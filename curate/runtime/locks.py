@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -60,7 +60,7 @@ class LockHolder:
 
     def __str__(self) -> str:
         """Describe the process in a message, such as `process 71 of node3`."""
-        since = datetime.fromtimestamp(self.since, UTC)
+        since = datetime.fromtimestamp(self.since, timezone.utc)
         return f"process {self.process} of {self.machine} (since {since:%Y-%m-%d %H:%M} UTC)"
 
 
