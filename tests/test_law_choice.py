@@ -88,3 +88,20 @@ def test_laws_that_take_long_have_intervals_too(method: str) -> None:
     for name, ends in mixture.details["predicted_intervals"].items():
         assert ends["low"] < mixture.details["predicted_losses"][name] < ends["high"]
     assert mix(asked(method, evidence=evidence, replicates=0)).low is None
+
+
+@pytest.mark.parametrize("method", ["ridge", "dml"])
+def test_the_interval_of_the_gain_holds_the_true_one(method: str) -> None:
+    """A linear law promises gains that do not exist; its own errors do not tell by how much."""
+    halves = []
+    for seed in range(4):
+        shares = np.random.default_rng(seed).dirichlet(np.full(3, 1.5), 24)
+        table = table_of(POWERS, shares, noise=0.01, seed=seed)
+        mixture = mix(asked(method, evidence=Evidence(table), replicates=0, kl=0.0))
+        gain = mixture.details["gain_over_natural"]
+        both = np.array([[1 / 3] * 3, list(mixture.weights.values())])
+        losses = POWERS.predict(both, np.full(2, np.nan), np.full(2, np.nan)).mean(axis=1)
+        assert gain["low"] - 1e-3 <= losses[0] - losses[1] <= gain["high"] + 1e-3
+        halves.append((gain["high"] - gain["low"]) / 2)
+    if method == "dml":
+        assert np.mean(halves) < 0.03  # the scatter of single runs would make it 0.06 or more

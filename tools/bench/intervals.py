@@ -4,7 +4,8 @@ Run as `python tools/bench/intervals.py --data DIR`, where DIR holds RegMix's an
 
 Weights: tables of 5 domains with 0.3 % noise from four forms of loss. `curate mix` chooses weights
 by each method as shipped; a share counts as covered if its interval holds the best share of the
-noiseless form: without a trust region, and in the trust region of the method.
+noiseless form: without a trust region, and in the trust region of the method. The interval of the
+gain over natural (here uniform) counts if it holds the true gain of the recommended shares.
 
 Predictions: a law's errors on mixtures left out (5 folds of the training runs) give the interval of
 new runs: RegMix's 256 test runs after 128 or more runs of training, and one fold in five of olmix's
@@ -15,11 +16,10 @@ from __future__ import annotations
 
 import argparse
 import time
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from curate.laws import LAWS
 from curate.laws.calibration import half_width, log_errors
@@ -40,7 +40,6 @@ from curate.mixture.search.optimise import optimise
 from curate.mixture.search.simplex_box import whole
 from curate.mixture.search.trust_region import support_of
 
-Bools = NDArray[np.bool_]
 DOMAINS = 5
 NAMES = tuple("abcde")
 NOISE = 3e-3
@@ -84,8 +83,28 @@ class Planted:
         return np.asarray((ahead - behind) / 2e-6)
 
 
-def weights_covered(method: str, form: str, runs: int, seed: int) -> tuple[Bools, Bools, float]:
-    """Return which shares are covered without and with the trust region, and the mean width."""
+@dataclass(frozen=True)
+class Covered:
+    """How the intervals of one planted table fare."""
+
+    free: float
+    """Part of the shares whose interval holds the best share without a trust region."""
+    held: float
+    """The same in the trust region of the method."""
+    width: float
+    """Mean width of the intervals of shares."""
+    gain: float
+    """Whether the interval of the gain over natural holds the true one."""
+    gain_half_width: float
+    """Half the width of that interval, in the unit of the mean loss."""
+    true_gain: float
+    """Gain of the recommended shares over natural ones, by the noiseless form."""
+    undecided: float
+    """Whether the gain is said to be within noise."""
+
+
+def covered(method: str, form: str, runs: int, seed: int) -> Covered:
+    """Mix by a method from a planted table, and compare its intervals with the truth."""
     rng = np.random.default_rng(100 + seed)
     truth = Planted(form, seed)
     shares, nothing = rng.dirichlet(np.ones(DOMAINS), runs), np.full(runs, np.nan)
@@ -97,33 +116,54 @@ def weights_covered(method: str, form: str, runs: int, seed: int) -> tuple[Bools
     even = np.full(DOMAINS, 1 / DOMAINS)
     best = optimise(Problem(truth, whole(DOMAINS), even, prior=even, support=support_of(shares)))
     assert mixture.low is not None and mixture.high is not None, mixture.warnings
-    low, high = (np.array([ends[name] for name in NAMES]) for ends in (mixture.low, mixture.high))
+    answer, low, high = (
+        np.array([shares_of[name] for name in NAMES])
+        for shares_of in (mixture.weights, mixture.low, mixture.high)
+    )
     free, held = (
-        (low - 1e-3 <= optimum) & (optimum <= high + 1e-3)
+        float(((low - 1e-3 <= optimum) & (optimum <= high + 1e-3)).mean())
         for optimum in (best.unconstrained, best.weights)
     )
-    return free, held, float((high - low).mean())
+    gain = mixture.details["gain_over_natural"]
+    at_both = truth.predict(np.stack([even, answer]), nothing[:2], nothing[:2]).mean(axis=1)
+    true_gain = float(at_both[0] - at_both[1])
+    return Covered(
+        free,
+        held,
+        float((high - low).mean()),
+        float(gain["low"] <= true_gain <= gain["high"]),
+        (gain["high"] - gain["low"]) / 2,
+        true_gain,
+        float(gain["within_noise"]),
+    )
 
 
 def weights_table(methods: list[str], seeds: int, counts: list[int]) -> None:
-    """Print coverage of weights by method and form."""
-    print("| method | form | runs | best share covered % | in the trust region % | width | CPU s |")
-    print("|---|---|---|---|---|---|---|")
+    """Print coverage of weights and of gains by method and form."""
+    print("| method | form | runs | best share covered % | in the trust region % | width "
+          "| gain covered % | half width | true gain | within noise % | CPU s |")  # fmt: skip
+    print("|---|---|---|---|---|---|---|---|---|---|---|")
     for method in methods:
-        every = []
+        every: list[Covered] = []
         for form in FORMS:
             for runs in counts:
                 started = time.process_time()
-                trials = [weights_covered(method, form, runs, seed) for seed in range(seeds)]
+                trials = [covered(method, form, runs, seed) for seed in range(seeds)]
+                every += trials
                 spent = (time.process_time() - started) / seeds
-                means = [float(np.mean([np.mean(trial[part]) for trial in trials]))
-                         for part in range(3)]  # fmt: skip
-                every.append(means)
-                print(f"| {method} | {form} | {runs} | {100 * means[0]:.0f} | {100 * means[1]:.0f} "
-                      f"| {means[2]:.2f} | {spent:.1f} |", flush=True)  # fmt: skip
-        means = np.mean(every, axis=0)
-        print(f"| {method} | all | | {100 * means[0]:.0f} | {100 * means[1]:.0f} "
-              f"| {means[2]:.2f} | |", flush=True)  # fmt: skip
+                print(f"| {method} | {form} | {runs} | {_cells(trials)} | {spent:.1f} |",
+                      flush=True)  # fmt: skip
+        print(f"| {method} | all | | {_cells(every)} | |", flush=True)
+
+
+def _cells(trials: list[Covered]) -> str:
+    free, held, width, gain, half, true_gain, undecided = np.mean(
+        [astuple(trial) for trial in trials], axis=0
+    )
+    return (
+        f"{100 * free:.0f} | {100 * held:.0f} | {width:.2f} | {100 * gain:.0f} | {half:.3f} | "
+        f"{true_gain:.3f} | {100 * undecided:.0f}"
+    )
 
 
 def public_tables(data: Path, runs: int) -> list[tuple[str, RunTable, RunTable]]:

@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 
 from curate.errors import FitError
 from curate.laws import LAWS, RunTable
-from curate.laws.calibration import NORMAL_95
-from curate.laws.fitting.features import distinct_mixtures
 from curate.laws.scores import finite_or_none
 from curate.laws.selection import (
     by_mixture,
@@ -23,10 +21,16 @@ from curate.laws.selection import (
     target_noise,
 )
 from curate.mixture.methods.law_case import LawCase
-from curate.mixture.search.law_choice import Refitted, objective_of, refit
+from curate.mixture.search.law_choice import (
+    Gain,
+    Refitted,
+    gain_between,
+    objective_of,
+    panel_with,
+    refit,
+)
 from curate.mixture.search.objective import Problem, value_at
 from curate.mixture.search.simplex_box import nearest_in_proportion
-from curate.mixture.search.trust_region import hellinger
 
 Array = NDArray[np.float64]
 
@@ -77,20 +81,11 @@ def compare_with_runs(case: LawCase, weights: Array, refits: Refitted | None) ->
     moved = moved_targets(runs, refits.predicted, _mean_refits(runs, len(refits.parts)))
     squares = (observed - predicted) ** 2
     natural = nearest_in_proportion(case.constraints.natural, problem.box)
-    away = hellinger(natural[None], distinct_mixtures(compared.weights))[0]
-    quarter = max(len(squares) // 4, min(len(squares), 3))
-    near, liked = (np.argsort(by, kind="stable")[:quarter] for by in (away, predicted))
     promised = float(observed.min()) - float(value_at(plain, weights[None])[0])
-    beyond = max(promised, 0.0) ** 2 if best is not None else 0.0
-    both = np.stack([natural, weights])
-    gains = [
-        float(-np.diff(value_at(replace(plain, law=law), both))[0])
-        for law in (problem.law, *refits.parts)
-    ]
-    gain = _gain(np.array(gains), float(squares[near].mean() + squares[liked].mean()) + beyond)
+    gain = gain_between(panel_with(refits, runs), plain, runs, np.stack([natural, weights]))
     details = {
         "regret_at_1": {"mean": selection.regret, "high": selection.regret_high},
-        "gain_over_natural": gain,
+        "gain_over_natural": _gain_json(gain),
         "target_noise": {
             "mixtures_repeated": noise.mixtures_repeated,
             "relative": {
@@ -118,29 +113,13 @@ def _mean_refits(runs: RunTable, groups: int) -> Array:
     return refit(dummy, dummy.fit(runs), runs, groups).predicted
 
 
-def _gain(gains: Array, error: float) -> dict[str, Any]:
-    """Return the expected gain over natural with its 95 % interval.
-
-    Its variance is the grouped jackknife's, plus the law's mean square error on unseen mixtures of
-    either kind: the quarter nearest to natural, and the quarter that it likes best. The second
-    includes what a law promises too much because its own errors select the mixture. What it
-    promises below the best run was not observed, and counts as one more error.
-
-    Args:
-        gains: shape (1 + parts,), gain by the law of all runs, then without each group.
-        error: Sum of the mean square errors of the objective.
-
-    References:
-        Efron and Tibshirani 1993, "An Introduction to the Bootstrap", section 11.5.
-    """
-    gain, others = float(gains[0]), gains[1:]
-    jackknife = (len(others) - 1) / len(others) * float(((others - others.mean()) ** 2).sum())
-    half = NORMAL_95 * math.sqrt(error + jackknife)
+def _gain_json(gain: Gain) -> dict[str, Any]:
+    """Return the value of `gain_over_natural` in `mixture.json`."""
     return {
-        "mean": gain,
-        "low": gain - half,
-        "high": gain + half,
-        "within_noise": gain - half <= 0,
+        "mean": gain.mean,
+        "low": gain.low,
+        "high": gain.high,
+        "within_noise": gain.low <= 0,
     }
 
 

@@ -1,4 +1,4 @@
-"""Intervals of an optimised mixture that include the choice of the law.
+"""Intervals of an optimised mixture, and of its gain, that include the choice of the law.
 
 The runs' mixtures are divided into a few groups. Every law of a panel, the method's own among them,
 is fitted without each group in turn and optimised again. How the optimum moves gives a jackknife's
@@ -6,6 +6,10 @@ standard error; how well the group's losses are predicted gives the law a weight
 95 % of the weighted mixture of the laws' optima, each with Student's t of its standard error, and
 the method's answer. The trust region is left out: where it binds, the interval reaches to what the
 laws predict beyond it.
+
+The gain over another mixture has its interval in the same way, from what each law and its refits
+predict for the two: where the laws agree and keep to it, it is narrow however much single runs
+scatter, and where the method's own law extrapolates, it holds what the others predict.
 
 A few refits a law are enough, so every law has intervals in the time of some fits, trees and
 processes too. They do not cover what no law of the panel can express.
@@ -44,6 +48,7 @@ or two to 512 runs of 17 domains."""
 COVERAGE = 0.95
 STEPS = 400
 """Points that stand for Student's t."""
+_STEPS = (np.arange(STEPS) + 0.5) / STEPS
 DRAWS = 400
 """Reweighted tables behind the weights of the laws."""
 LEAST_WEIGHT = 0.01
@@ -145,22 +150,71 @@ def opinions(
     Returns:
         Opinions by the law's name, without laws of next to no weight.
     """
-    errors = [_errors(one.predicted, problem, table) for one in panel]
-    weights = law_weights(np.array(errors), mixture_numbers(table.weights))
     opinion = {}
-    for one, weight in zip(panel, weights, strict=True):
-        if weight < LEAST_WEIGHT:
-            continue
+    for one, weight in _weighed(panel, problem, table):
         convex = one.law.convex and problem.unique_share is None
         free = replace(problem, law=one.whole, support=None, convex=convex)
         optimum = optimise(free).weights
         moved = np.array([_again(replace(free, law=part), optimum) for part in one.parts])
-        count = len(moved)
-        squares = ((moved - moved.mean(axis=0)) ** 2).sum(axis=0)
-        opinion[one.law.name] = PanelOpinion(
-            float(weight), optimum, np.sqrt((count - 1) / count * squares)
-        )
+        opinion[one.law.name] = PanelOpinion(weight, optimum, _jackknife(moved))
     return opinion
+
+
+@dataclass(frozen=True, slots=True)
+class Gain:
+    """How much lower the objective of one mixture is than that of another."""
+
+    mean: float
+    """By the method's own law."""
+    low: float
+    """Lower end of the 95 % interval over the laws."""
+    high: float
+
+
+def gain_between(
+    panel: Sequence[Refitted], problem: Problem, table: RunTable, mixtures: Array
+) -> Gain:
+    """Predict the gain of one mixture over another, with its interval over the laws of a panel.
+
+    Args:
+        panel: The laws, the method's own first.
+        problem: The problem of the method; its law is not used.
+        table: The runs that the laws were fitted to.
+        mixtures: shape (2, domains), the mixture to compare with, then the one that gains.
+
+    Returns:
+        The gain in the unit of the objective.
+    """
+
+    def gain(law: FittedLaw) -> float:
+        return float(-np.diff(value_at(replace(problem, law=law), mixtures))[0])
+
+    mean = gain(panel[0].whole)
+    parts = []
+    for one, weight in _weighed(panel, problem, table):
+        refitted = np.array([gain(part) for part in one.parts])
+        spread = stats.t.ppf(_STEPS, len(refitted) - 1) * _jackknife(refitted)
+        parts.append((weight, gain(one.whole) + spread))
+    low, high = _central(parts)
+    return Gain(mean, min(low, mean), max(high, mean))
+
+
+def _weighed(
+    panel: Sequence[Refitted], problem: Problem, table: RunTable
+) -> list[tuple[Refitted, float]]:
+    """Pair the laws with their weights, without laws of next to none."""
+    errors = [_errors(one.predicted, problem, table) for one in panel]
+    weights = law_weights(np.array(errors), mixture_numbers(table.weights)).tolist()
+    return [
+        (one, weight) for one, weight in zip(panel, weights, strict=True) if weight >= LEAST_WEIGHT
+    ]
+
+
+def _jackknife(values: Array) -> Array:
+    """Compute the grouped jackknife's standard error from refits, shape (groups, …)."""
+    count = len(values)
+    squares = ((values - values.mean(axis=0)) ** 2).sum(axis=0)
+    return np.asarray(np.sqrt((count - 1) / count * squares))
 
 
 def _again(problem: Problem, start: Array) -> Array:
@@ -221,17 +275,25 @@ def combined(
     Returns:
         Lower and upper ends, shape (domains,) each.
     """
-    steps = (np.arange(STEPS) + 0.5) / STEPS
-    spread = stats.t.ppf(steps, groups - 1)
-    points = np.concatenate(
-        [one.optimum + spread[:, None] * one.errors for one in opinion.values()]
-    )
-    weights = np.repeat([one.weight / STEPS for one in opinion.values()], STEPS)
-    ends = []
-    for column in points.T:
-        order = np.argsort(column, kind="stable")
-        total = np.cumsum(weights[order]) / weights.sum()
-        tails = [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2]
-        ends.append(np.interp(tails, total, column[order]))
+    spread = stats.t.ppf(_STEPS, groups - 1)
+    ends = [
+        _central(
+            [
+                (one.weight, one.optimum[place] + spread * one.errors[place])
+                for one in opinion.values()
+            ]
+        )
+        for place in range(len(answer))
+    ]
     low, high = np.array(ends).T
     return np.clip(np.minimum(low, answer), 0, 1), np.clip(np.maximum(high, answer), 0, 1)
+
+
+def _central(parts: Sequence[tuple[float, Array]]) -> tuple[float, float]:
+    """Find the central 95 % of a mixture of laws' points, shape (STEPS,) each, by their weights."""
+    points = np.concatenate([steps for _, steps in parts])
+    weights = np.repeat([weight for weight, _ in parts], STEPS)
+    order = np.argsort(points, kind="stable")
+    total = np.cumsum(weights[order]) / weights.sum()
+    low, high = np.interp([(1 - COVERAGE) / 2, (1 + COVERAGE) / 2], total, points[order])
+    return float(low), float(high)
