@@ -198,6 +198,8 @@ class TokenFormat(OutputFormat):
     Formats that set it have the option `window_tokens`."""
     drops_by_row: bool = False
     """Whether readers truncate single rows, so that dropped tokens do not depend on shards."""
+    sample_order: str = ""
+    """Sentence about trainers that do not read samples in the order of the shards."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

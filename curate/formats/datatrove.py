@@ -235,6 +235,7 @@ FORMAT = TokenFormat(
     name="datatrove",
     summary="token ids (.ds) with document ends (.ds.index) and metadata (.ds.metadata)",
     trainers="nanotron (Nanoset), datatrove",
+    sample_order="nanotron shuffles windows by a seed of its own",
     keeps_documents=True,
     dtype_for=dtype_for,
     write=write,

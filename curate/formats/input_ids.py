@@ -254,6 +254,7 @@ FORMAT = TokenFormat(
     name="input_ids",
     summary="Parquet with a column input_ids: documents, or sequences of one length",
     trainers="levanter (prebuilt), Hugging Face Trainer, axolotl, any reader of tokenised rows",
+    sample_order="levanter and the Hugging Face Trainer permute rows by a seed of their own",
     keeps_documents=True,
     takes_sequences=True,
     dtype_for=dtype_for,

@@ -159,6 +159,7 @@ FORMAT = TokenFormat(
     name="litdata",
     summary="litdata chunks of token ids (.bin, index.json) for TokensLoader",
     trainers="litdata, litgpt (LitData)",
+    sample_order="litdata shuffles chunks and blocks by a seed of its own, unless shuffle=False",
     keeps_documents=True,
     takes_sequences=True,
     dtype_for=dtype_for,

@@ -327,6 +327,7 @@ FORMAT = TokenFormat(
     name="llmc",
     summary="flat uint16 token ids (.bin) of llm.c; variants for nanoGPT and nemo-automodel",
     trainers="llm.c, modded-nanogpt; nanoGPT, nemo-automodel by variant",
+    sample_order="nanoGPT draws windows at random; llm.c shuffles shards and windows if asked to",
     keeps_documents=False,
     dtype_for=dtype_for,
     write=write,

@@ -307,6 +307,7 @@ FORMAT = TokenFormat(
     name="mds",
     summary="MosaicML shards (.mds, index.json): documents, or sequences of one length",
     trainers="MosaicML streaming, llm-foundry (StreamingTextDataset)",
+    sample_order="MosaicML streaming shuffles rows by a seed of its own, unless shuffle=False",
     keeps_documents=True,
     takes_sequences=True,
     dtype_for=dtype_for,

@@ -264,6 +264,7 @@ FORMAT = TokenFormat(
     name="megatron",
     summary="token ids with an index of documents (.bin and .idx)",
     trainers="Megatron-LM, NeMo, Megatron-Bridge, GPT-NeoX (data_impl: mmap), MaxText",
+    sample_order="Megatron-LM shuffles documents and samples by a seed of its own",
     keeps_documents=True,
     dtype_for=dtype_for,
     write=write,

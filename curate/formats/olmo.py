@@ -267,6 +267,7 @@ FORMAT = TokenFormat(
     name="olmo",
     summary="headerless token ids (.npy) with rows of documents (.csv.gz)",
     trainers="OLMo-core, MaxText (olmo_grain)",
+    sample_order="OLMo-core permutes its instances by a seed of its own",
     keeps_documents=True,
     dtype_for=dtype_for,
     write=write,

@@ -9,7 +9,6 @@ provenance beside the shards, the same for every format, and are never guessed f
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from curate.dataset.manifest import (
     load_manifest,
     read_provenance,
 )
+from curate.dataset.windows import Cut, NumberedWindows
 from curate.errors import RecipeError, ShardError
 from curate.formats import FORMATS
 from curate.formats.base import CONCAT, Mapped, TokenFormat
@@ -35,51 +35,6 @@ from curate.plan import copy_runs, epoch_seed, permute
 from curate.plan.per_domain import MIXED
 from curate.runtime.compiled import Pointers
 from curate.runtime.files import hash_json
-
-
-@dataclass(frozen=True)
-class Cut:
-    """Rule that cuts a stretch of tokens into windows."""
-
-    length: int
-    """Tokens from the start of a window to the start of the next."""
-    window_tokens: int
-    """Tokens of a window, `length` or one more."""
-    sequence_tokens: int
-    """Tokens of a stored sequence; windows do not cross its border."""
-
-    @property
-    def per_sequence(self) -> int:
-        """Count the windows of a whole sequence."""
-        return (self.sequence_tokens - self.window_tokens) // self.length + 1
-
-    def windows(self, tokens: int) -> int:
-        """Count the windows of a stretch.
-
-        Example:
-            >>> Cut(4, 5, 100).windows(9), Cut(4, 5, 100).windows(8), Cut(4, 4, 9).windows(18)
-            (2, 1, 4)
-        """
-        whole, in_rest = self._whole_and_rest(tokens)
-        return whole * self.per_sequence + in_rest
-
-    def covered_tokens(self, tokens: int) -> int:
-        """Count the tokens of a stretch that lie in a window."""
-        shared = self.window_tokens - self.length
-        whole, in_rest = self._whole_and_rest(tokens)
-        covered = whole * (self.per_sequence * self.length + shared)
-        return covered + (in_rest * self.length + shared if in_rest else 0)
-
-    def _whole_and_rest(self, tokens: int) -> tuple[int, int]:
-        """Count the whole sequences of a stretch, and the windows in what follows them."""
-        whole, rest = divmod(tokens, self.sequence_tokens)
-        return whole, max(0, (rest - self.window_tokens) // self.length + 1)
-
-    def starts(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the first token of each window, counted from the start of the stretch."""
-        sequence, within = np.divmod(numbers, self.per_sequence)
-        starts: NDArray[np.int64] = sequence * self.sequence_tokens + within * self.length
-        return starts
 
 
 class ShardSource:
@@ -149,12 +104,9 @@ class ShardSource:
         self.window_tokens = window
         self._cut = Cut(length, window, stored or total + 1)
         runs = self._shard_tokens if stored else np.array([total])
-        counts = [self._cut.windows(tokens) for tokens in runs.tolist()]
-        self._run_windows = np.cumsum(counts)
-        self._run_starts = np.cumsum(runs) - runs
-        self.windows = sum(counts)
-        covered = sum(self._cut.covered_tokens(tokens) for tokens in runs.tolist())
-        self.left_over_tokens = total - covered
+        self._windows = NumberedWindows(runs, self._cut)
+        self.windows = self._windows.count
+        self.left_over_tokens = self._windows.left_over_tokens
 
     def fingerprint(self) -> str:
         """Hash the hashes of the shards, and how they are cut."""
@@ -163,17 +115,11 @@ class ShardSource:
 
     def read(self, numbers: NDArray[np.int64], out: NDArray[Any]) -> Segments | None:
         """Fill `out`, shape (numbers, window_tokens)."""
-        starts = self._window_starts(numbers)
+        starts = self._windows.starts(numbers)
         sources, tokens = self._runs(starts)
         pointers = Pointers(sources, self._mapped[0].dtype)
         copy_runs(pointers, tokens, len(tokens), out.reshape(-1))
         return None if self._segments is None else self._segments_under(starts)
-
-    def _window_starts(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-        run = np.searchsorted(self._run_windows, numbers, side="right")
-        before = np.where(run > 0, self._run_windows[run - 1], 0)
-        starts: NDArray[np.int64] = self._run_starts[run] + self._cut.starts(numbers - before)
-        return starts
 
     def _runs(self, starts: NDArray[np.int64]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
         """Return addresses and tokens of the runs that make up the windows, one or more each."""

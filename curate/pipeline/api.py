@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from msgspec.structs import replace as with_fields
 
-from curate.errors import RecipeError
+from curate.errors import InputError, RecipeError
 from curate.pipeline.results import (
     CertificateResult,
     DesignResult,
@@ -33,6 +33,7 @@ from curate.runtime.registry import unknown_name
 from curate.runtime.workers import default_workers
 
 if TYPE_CHECKING:
+    from curate.dataset.look_up import LookUp
     from curate.pipeline.from_run_table import RunTableInputs
 
 PathLike = str | os.PathLike[str]
@@ -362,6 +363,60 @@ def verify(
     from curate.pipeline.read_back import read_back
 
     return read_back(Path(directory), _path(report), _workers(workers), _observer(progress))
+
+
+def show(  # noqa: PLR0913 - keywords, of which a call names two or three
+    directory: PathLike,
+    query: str | None = None,
+    *,
+    step: int | None = None,
+    batch: int | None = None,
+    length: int | None = None,
+    order: str = "stored",
+    labels: bool = False,
+    index: PathLike | None = None,
+) -> LookUp:
+    """Look up a place of a dataset, or the places of a document, in either direction.
+
+    Args:
+        directory: Directory of the dataset.
+        query: `SHARD:TOKEN` or `SHARD#ROW`, both from 0; or a content hash, an identifier, a whole
+            text or a part of one. None with `step`.
+        step: Training step to look up in place of `query`, from 0.
+        batch: Sequences of a step, over all ranks and accumulated micro-batches.
+        length: Tokens from one sequence to the next; None for the dataset's `sequence_length`.
+        order: `stored`, the order of the shards, or `shuffled`, that of `curate.load`.
+        labels: Whether the loader's windows hold one token more, as with its field `labels`.
+        index: Directory of the index files that Megatron cached, to follow its order.
+
+    Returns:
+        Documents with text, file, line and licence, and every place where they stand.
+
+    Raises:
+        InputError: Nothing fits the query, or the step cannot be traced.
+        ShardError: The directory holds no finished dataset, or it is damaged.
+
+    Example:
+        `curate.show("out/my-mix", "shard-00000:123456").documents[0].file`
+    """
+    from curate.dataset.steps import ORDERS, StepQuery
+    from curate.pipeline.show import show_document, show_step
+
+    if step is None or batch is None:
+        if query is None or step is not None or batch is not None:
+            raise InputError(
+                "show takes a position or a document, or --step with --batch; as in curate show "
+                "out/my-mix train/shard-00000:0, or curate show out/my-mix --step 0 --batch 64"
+            )
+        if (length, order, labels, index) != (None, "stored", False, None):
+            raise InputError("--length, --order, --labels and --index need --step and --batch")
+        return show_document(Path(directory), query)
+    if query is not None:
+        raise InputError(f"'{query}' and --step exclude each other; leave one out")
+    if order not in ORDERS:
+        raise InputError(unknown_name("order", order, ORDERS, "--order"))
+    step_query = StepQuery(step, batch, length, order, labels=labels, index=_path(index))
+    return show_step(Path(directory), step_query)
 
 
 def fit(  # noqa: PLR0913 - keywords, of which a call names two or three

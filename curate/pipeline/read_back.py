@@ -43,7 +43,7 @@ def read_back(
         InputError: `report` cannot be written.
     """
     _check_directory(directory)
-    domains = _open_store(directory, workers, observer)
+    domains = _checked_domains(directory, workers, observer)
     certificate = verify(directory, domains, workers, observer.tick)
     damage = certificate_damage(directory / CERTIFICATE)
     if damage is not None:
@@ -85,7 +85,9 @@ def _check_directory(directory: Path) -> None:
     )
 
 
-def _open_store(directory: Path, workers: int, observer: Observer) -> Sequence[DomainTokens] | None:
+def _checked_domains(
+    directory: Path, workers: int, observer: Observer
+) -> Sequence[DomainTokens] | None:
     """Open the dataset's domains in the token store; None if they are no longer all there."""
     manifest = find_manifest(directory)
     if manifest is None:  # the verdict says what is wrong with it
@@ -106,15 +108,29 @@ def reopen(manifest: Manifest, workers: int, observer: Observer) -> Sequence[Dom
         workers: Number of processes that check the store.
         observer: Receives a notice if there is no store to compare with.
     """
-    tokenizer = manifest.tokenizer
-    dtype = np.dtype("<u2" if tokenizer.vocabulary <= UINT16_LIMIT else "<u4")
-    store = TokenStore(Path(manifest.cache), tokenizer.fingerprint, dtype)
-    store.scan(clean=False)  # nothing is removed where a manifest, perhaps a stranger's, leads
+    store = open_store(manifest)
     damage = store.damage([record.content for record in manifest.inputs], workers, observer.tick)
     if damage:
         file = next(iter(damage.values()))
         observer.notice(f"{file} is damaged: tokens are compared by hash only; build mends it")
         return None
+    domains = domains_in(store, manifest)
+    if domains is None:
+        observer.notice("the token store is missing; tokens are compared by hash only")
+    return domains
+
+
+def open_store(manifest: Manifest) -> TokenStore:
+    """Open the token store that a dataset was made from; empty if it is no longer there."""
+    tokenizer = manifest.tokenizer
+    dtype = np.dtype("<u2" if tokenizer.vocabulary <= UINT16_LIMIT else "<u4")
+    store = TokenStore(Path(manifest.cache), tokenizer.fingerprint, dtype)
+    store.scan(clean=False)  # nothing is removed where a manifest, perhaps a stranger's, leads
+    return store
+
+
+def domains_in(store: TokenStore, manifest: Manifest) -> list[DomainTokens] | None:
+    """Return the domains of a dataset from its token store; None unless all are whole there."""
     domains = []
     for name in manifest.domains:
         files = []
@@ -122,8 +138,7 @@ def reopen(manifest: Manifest, workers: int, observer: Observer) -> Sequence[Dom
             if record.domain == name:
                 entries = store.file_entries(record.content, record.segments)
                 if entries is None:
-                    observer.notice("the token store is missing; tokens are compared by hash only")
                     return None
                 files.append(DomainFile(record.path, entries))
-        domains.append(DomainTokens(name, files, dtype))
+        domains.append(DomainTokens(name, files, store.dtype))
     return domains

@@ -70,6 +70,12 @@ class ReferenceEncoder:
         np.cumsum([len(piece) for piece in pieces], out=offsets[1:])
         return np.concatenate(pieces) if pieces else np.empty(0, np.uint32), offsets
 
+    def decode_batch(self, documents: list[NDArray[Any]]) -> list[str]:
+        """Return the texts of several documents, special tokens included."""
+        ids = [document.tolist() for document in documents]
+        texts: list[str] = self._tokenizer.decode_batch(ids, skip_special_tokens=False)
+        return texts
+
     def decode(self, ids: NDArray[np.uint32]) -> str:
         """Return the text of ids, special tokens included."""
         text: str = self._tokenizer.decode(ids.tolist(), skip_special_tokens=False)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 from curate.errors import InputError
@@ -160,6 +161,25 @@ class DomainTokens:
             rows = self._row[numbers[in_slice]]
             lines[in_slice] = table["line"][rows].astype(np.int64) + self._slice_lines[number]
         return np.array(self._slice_file, np.int64)[slices], lines
+
+    def identifiers(self, numbers: NDArray[np.int64]) -> list[str]:
+        """Return the identifier of each document's record; empty where it has none."""
+        names: list[str] = []
+        for slice_number, row in zip(self._slice[numbers], self._row[numbers], strict=True):
+            part = self._slices[slice_number].part
+            stops = _map(part / "documents.bin", DOCUMENT)["id_stop"]
+            start = int(stops[row - 1]) if row else 0
+            name = _map(part / "ids.bin", np.dtype(np.uint8))[start : int(stops[row])]
+            names.append(name.tobytes().decode())
+        return names
+
+    def with_identifier(self, identifier: str) -> NDArray[np.int64]:
+        """Return the numbers of the documents whose record has this identifier, ascending."""
+        same_hash = self.identity == np.uint64(xxhash.xxh3_64_intdigest(identifier.encode()))
+        numbers: NDArray[np.int64] = np.flatnonzero(same_hash)
+        same = [name == identifier for name in self.identifiers(numbers)]
+        kept: NDArray[np.int64] = numbers[np.array(same, bool)]
+        return kept
 
     def bad_record_rows(
         self, files: Sequence[DomainFile] | None = None

@@ -1,0 +1,184 @@
+"""Follow the samples of a Megatron run through the index files that it cached.
+
+Megatron-LM shuffles documents, then samples of L tokens and one more. `GPTDataset` caches three
+arrays for each prefix: the documents in their order, the first token of each sample in that order,
+and the order of the samples. `BlendedDataset` caches which prefix and which of its samples comes
+next. A description beside them names the prefix. (Megatron-core 0.16.1, gpt_dataset.py
+`_query_document_sample_shuffle_indices` and blended_dataset.py `__getitem__`.)
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curate.dataset.places import Provenance, Stretch
+from curate.errors import InputError
+
+CLASSES = ("GPTDataset", "BlendedDataset")
+
+DESCRIPTION = "-description.txt"
+
+
+@dataclass(frozen=True)
+class _PrefixOrder:
+    """The order of one prefix."""
+
+    shard: int
+    documents: NDArray[Any]
+    samples: NDArray[Any]
+    """shape (samples + 1, 2), place in `documents`, and token there."""
+    shuffle: NDArray[Any]
+
+    def stretches(self, sample: int, provenance: Provenance) -> list[Stretch]:
+        """Return the tokens of a sample, the one more that is only a label included."""
+        number = int(self.shuffle[sample])
+        (first, low), (last, high) = (
+            self.samples[number].tolist(),
+            self.samples[number + 1].tolist(),
+        )
+        pieces = provenance.shard(self.shard)
+        stretches = []
+        for place in range(first, last + 1):
+            document = int(self.documents[place])
+            start, tokens = int(pieces.starts[document]), int(pieces.rows["tokens"][document])
+            begin = low if place == first else 0
+            end = high + 1 if place == last else tokens
+            if not 0 <= begin <= end <= tokens:
+                raise _other_shards(pieces.record.stem)
+            stretches.append(Stretch(self.shard, start + begin, end - begin))
+        return stretches
+
+
+@dataclass(frozen=True)
+class MegatronOrder:
+    """The order of samples in one run."""
+
+    prefixes: Sequence[_PrefixOrder]
+    blend: tuple[NDArray[Any], NDArray[Any]] | None
+    """Number of the prefix, and of its sample, for each sample of the run; None with one prefix."""
+
+    @property
+    def samples(self) -> int:
+        """Count the samples of the run."""
+        return len(self.prefixes[0].shuffle) if self.blend is None else len(self.blend[0])
+
+    def stretches(self, sample: int, provenance: Provenance) -> list[Stretch]:
+        """Return the tokens of a sample, in order."""
+        if self.blend is None:
+            return self.prefixes[0].stretches(sample, provenance)
+        prefix, own_sample = int(self.blend[0][sample]), int(self.blend[1][sample])
+        return self.prefixes[prefix].stretches(own_sample, provenance)
+
+
+def read_order(cache: Path, provenance: Provenance) -> MegatronOrder:
+    """Read the order of a run over the training shards of a dataset.
+
+    Args:
+        cache: Directory that Megatron cached its index files in (`--data-cache-path`), or one
+            description among them where there are several runs.
+        provenance: Provenance of the dataset.
+
+    Raises:
+        InputError: There is no index of these shards, there are several, or it is damaged.
+    """
+    descriptions = _descriptions(cache)
+    fitting = {
+        path: fields
+        for path, fields in descriptions.items()
+        if all(_shard_of(prefix, provenance) is not None for prefix in _prefixes(fields))
+    }
+    blends = [path for path, fields in fitting.items() if fields["class"] == "BlendedDataset"]
+    path = _only(blends or list(fitting), cache, provenance)
+    fields = fitting[path]
+    if fields["class"] == "GPTDataset":
+        return MegatronOrder([_prefix_order(path, fields, provenance)], None)
+    by_content = {json.dumps(other): name for name, other in _descriptions(path.parent).items()}
+    prefixes = []
+    for part in fields["datasets"]:
+        part_path = by_content.get(json.dumps(part))
+        if part_path is None:
+            raise InputError(f"{path}: the index of {part.get('dataset_path')} is not beside it")
+        prefixes.append(_prefix_order(part_path, part, provenance))
+    arrays = [_array(path, name) for name in ("dataset_index", "dataset_sample_index")]
+    return MegatronOrder(prefixes, (arrays[0], arrays[1]))
+
+
+def _descriptions(cache: Path) -> dict[Path, dict[str, Any]]:
+    """Read the descriptions of the training split."""
+    is_file = cache.is_file() and cache.name.endswith(DESCRIPTION)
+    paths = [cache] if is_file else sorted(cache.glob(f"*{DESCRIPTION}"))
+    descriptions = {}
+    for path in paths:
+        try:
+            fields = json.loads(path.read_text("utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise InputError(f"{path}: not a description of Megatron's ({error})") from error
+        split = fields.get("index_split") or fields.get("split")
+        if isinstance(fields, dict) and fields.get("class") in CLASSES and split == "train":
+            descriptions[path] = fields
+    return descriptions
+
+
+def _prefixes(fields: Mapping[str, Any]) -> list[str]:
+    parts = fields["datasets"] if fields["class"] == "BlendedDataset" else [fields]
+    return [str(part.get("dataset_path")) for part in parts]
+
+
+def _shard_of(prefix: str, provenance: Provenance) -> int | None:
+    """Return the shard that a prefix names, wherever the dataset was when Megatron read it."""
+    return next(
+        (
+            number
+            for number in provenance.shard_numbers("train")
+            if f"/{prefix}".endswith(f"/{provenance.manifest.shards[number].stem}")
+        ),
+        None,
+    )
+
+
+def _only(paths: Sequence[Path], cache: Path, provenance: Provenance) -> Path:
+    if not paths:
+        raise InputError(
+            f"{cache}: no index of Megatron's over the shards of {provenance.directory}; name the "
+            "directory of --data-cache-path, or SHARD/cache/GPTDataset_indices"
+        )
+    if len(paths) > 1:
+        raise InputError(
+            f"{cache}: the indices of {len(paths)} runs; name one, as in --index {paths[0]}"
+        )
+    return paths[0]
+
+
+def _prefix_order(path: Path, fields: Mapping[str, Any], provenance: Provenance) -> _PrefixOrder:
+    shard = _shard_of(str(fields.get("dataset_path")), provenance)
+    assert shard is not None  # every prefix of a description that fits names one
+    names = ("document_index", "sample_index", "shuffle_index")
+    documents, samples, shuffle = (_array(path, name) for name in names)
+    record = provenance.manifest.shards[shard]
+    if len(samples) != len(shuffle) + 1 or documents.max(initial=0) >= record.sequences:
+        raise _other_shards(record.stem)
+    return _PrefixOrder(shard, documents, samples, shuffle)
+
+
+def _other_shards(stem: str) -> InputError:
+    return InputError(
+        f"{stem}: Megatron's index is of another shard of this name; name the dataset that it was "
+        "made for"
+    )
+
+
+def _array(description: Path, name: str) -> NDArray[Any]:
+    path = description.with_name(description.name.removesuffix(DESCRIPTION) + f"-{name}.npy")
+    try:
+        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path}: cannot be read ({reason})") from error
+    return array
