@@ -171,6 +171,51 @@ def test_bimix_coefficients_from_the_four_entropy_mixtures(noise: float, close: 
     assert found.scale(20.0, NAN) == pytest.approx(scale, rel=close / 10)
 
 
+def late_bimix(noise: float) -> tuple[RunTable, np.ndarray]:
+    """Runs with ten log-spaced checkpoints; the law holds in the last five.
+
+    Before, losses fall in steps and hardly depend on the mixture, as while a model learns the
+    frequencies of single tokens.
+    """
+    alpha = np.array([0.05, 0.1, 0.15])
+    weights = np.repeat(mixtures(16, 3, 21), 10, axis=0)
+    tokens = np.tile(32 ** (np.arange(10) / 9), 16)
+    losses = weights**-alpha * (4 * tokens[:, None] ** -0.6 + 2)
+    early = np.tile(np.arange(10) < 5, 16)
+    steps = np.array([7.0, 6.9, 6.2, 6.1, 4.6])[np.tile(np.arange(10), 16)[early]]
+    losses[early] = steps[:, None] * weights[early] ** -(alpha / 10)
+    losses *= np.exp(noise * np.random.default_rng(22).standard_normal(losses.shape))
+    runs = tuple(f"run{row // 10}" for row in range(160))
+    names = ("a", "b", "c")
+    return RunTable(names, names, runs, weights, tokens, np.full(160, NAN), losses), alpha
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.01])
+def test_bimix_leaves_out_checkpoints_at_which_it_does_not_hold_yet(noise: float) -> None:
+    table, alpha = late_bimix(noise)
+    law = fit_bimix(table)
+    size = law.size(NAN)
+    assert len(size.early_tokens) >= 5
+    assert size.alpha == pytest.approx(alpha, rel=0.02 if noise == 0 else 0.15)
+    last = table.tokens > 31
+    known = table.take(~last)
+    truth = table.take(last).losses
+    at = table.weights[last], table.tokens[last], table.params[last]
+    error = np.abs(fit_bimix(known).predict(*at) / truth - 1).mean()
+    copied = known.losses[known.tokens == known.tokens.max()]
+    assert error < 0.02 < np.abs(copied / truth - 1).mean()
+    # Early losses are those on average, and both parts meet.
+    predicted = law.predict(table.weights, table.tokens, table.params)
+    assert np.abs(predicted / table.losses - 1).mean() < 0.06
+    edge = size.early_tokens[-1] * np.array([1 - 1e-9, 1.0])
+    below, above = law.predict(table.weights[:2] * 0 + 1 / 3, edge, np.full(2, NAN))
+    assert below == pytest.approx(above, rel=1e-6)
+
+
+def test_bimix_keeps_every_checkpoint_where_it_holds_throughout() -> None:
+    assert not len(fit_bimix(slimpajama(5e-4)).size(NAN).early_tokens)
+
+
 def test_bimix_is_finite_at_a_share_of_zero() -> None:
     coefficients = BimixCoefficients(*(np.array([v]) for v in (0.5, 1.0, 1.0, 2.0, 0.01)))
     law = FittedBimix((0,), 1.0, np.array([NAN]), (coefficients,))
