@@ -43,3 +43,20 @@ def show(directory: Path, query: str | None, as_json: bool, **options: Any) -> N
     screen = Screen(as_json, quiet=False)
     result = curate.show(directory, query, **options)
     screen.show(result.to_json(), lambda: look_up_lines(result))
+
+
+@click.command()
+@click.argument("a", type=click.Path(path_type=Path))
+@click.argument("b", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def diff(a: Path, b: Path, as_json: bool) -> None:
+    """Compare two recipes, mixtures or datasets.
+
+    A and B are recipes, mixture.json files or directories of datasets. Runs that B strands are
+    named. The exit code is 0 whether anything differs or not.
+    """
+    from curate.report.differences import difference_lines
+
+    screen = Screen(as_json, quiet=False)
+    result = curate.diff(a, b)
+    screen.show(result.to_json(), lambda: difference_lines(result))

@@ -33,6 +33,7 @@ from curate.runtime.registry import unknown_name
 from curate.runtime.workers import default_workers
 
 if TYPE_CHECKING:
+    from curate.dataset.differences import Differences
     from curate.dataset.look_up import LookUp
     from curate.pipeline.from_run_table import RunTableInputs
 
@@ -417,6 +418,27 @@ def show(  # noqa: PLR0913 - keywords, of which a call names two or three
         raise InputError(unknown_name("order", order, ORDERS, "--order"))
     step_query = StepQuery(step, batch, length, order, labels=labels, index=_path(index))
     return show_step(Path(directory), step_query)
+
+
+def diff(a: PathLike, b: PathLike) -> Differences:
+    """Compare two recipes, two mixtures or two datasets, and name the runs that B strands.
+
+    Args:
+        a: A recipe, a `mixture.json`, or the directory of a dataset.
+        b: Another. A dataset beside a recipe or a mixture stands for its own.
+
+    Returns:
+        What changed, outside domains and domain by domain; `same` says that nothing did.
+
+    Raises:
+        CurateError: One of them cannot be read, or they have nothing to compare.
+
+    Example:
+        `curate.diff("old.yaml", "new.yaml").stranded`
+    """
+    from curate.pipeline.diff import diff as compare_artifacts
+
+    return compare_artifacts(Path(a), Path(b))
 
 
 def fit(  # noqa: PLR0913 - keywords, of which a call names two or three

@@ -1,0 +1,280 @@
+"""The `diff` command: compare two recipes, mixtures or datasets, and say which runs that strands.
+
+Where the two are of different kinds, the fuller one stands for its own recipe or mixture: a dataset
+keeps both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+
+from curate.dataset.differences import (
+    SOURCES,
+    Change,
+    Differences,
+    DomainDifference,
+    StrandedRuns,
+    dataset_changes,
+    merged,
+    mixture_changes,
+    recipe_changes,
+    renamed_domains,
+)
+from curate.dataset.manifest import RECIPE, load_manifest
+from curate.errors import CurateError, InputError, RecipeError
+from curate.laws.law import RunTable
+from curate.laws.run_tables.join import Joining
+from curate.laws.run_tables.read import read_runs
+from curate.recipe import LoadedRecipe, load
+from curate.runtime.files import hash_file, read_small
+from curate.runtime.registry import list_first
+
+MIXTURE = "mixture.json"
+RUNS = "runs.csv"
+MOST_BYTES = 256 << 20
+
+Kind = Literal["recipe", "mixture", "dataset"]
+
+Compared = tuple[list[Change], list[DomainDifference]]
+
+
+class _Mixture(msgspec.Struct):
+    """The fields of `mixture.json` that a comparison cannot do without."""
+
+    weights: dict[str, float]
+
+
+@dataclass(frozen=True)
+class _Side:
+    """One of the two things to compare."""
+
+    path: Path
+    kind: Kind
+
+    @property
+    def recipe_path(self) -> Path:
+        """The recipe: the file itself, or the one that a dataset keeps."""
+        return self.path if self.kind == "recipe" else self.path / RECIPE
+
+    @property
+    def mixture_path(self) -> Path:
+        """The mixture: the file itself, or that of a dataset."""
+        return self.path if self.kind == "mixture" else self.path / MIXTURE
+
+    def recipe(self) -> LoadedRecipe:
+        """Read the recipe."""
+        return load(self.recipe_path)
+
+    def mixture(self) -> dict[str, Any]:
+        """Read the fields of the mixture.
+
+        Raises:
+            InputError: It is no `mixture.json`.
+        """
+        path = self.mixture_path
+        try:
+            content = read_small(path, MOST_BYTES)
+            msgspec.json.decode(content, type=_Mixture)
+            fields: dict[str, Any] = msgspec.json.decode(content)
+        except (OSError, ValueError, RecursionError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise InputError(f"{path}: no mixture that curate mix wrote ({reason})") from error
+        return fields
+
+
+def diff(a: Path, b: Path) -> Differences:
+    """Compare two recipes, mixtures or datasets.
+
+    Args:
+        a: A recipe, a `mixture.json`, or the directory of a dataset.
+        b: Another.
+
+    Raises:
+        CurateError: One of them cannot be read, or they are of kinds that have nothing in common.
+    """
+    sides = _Side(a, _kind(a)), _Side(b, _kind(b))
+    kinds = {side.kind for side in sides}
+    if kinds == {"recipe", "mixture"}:
+        raise InputError(
+            f"{a} and {b}: a recipe and a mixture have nothing to compare; name two recipes, two "
+            "mixture.json, or a dataset's directory beside either"
+        )
+    kind: Kind = sides[0].kind if len(kinds) == 1 else (kinds - {"dataset"}).pop()
+    notices: list[str] = []
+    parts: list[Compared] = []
+    tables: list[_Table] = []
+    if kind != "mixture":
+        recipes = [_recipe_of(side, kind, notices) for side in sides]
+        if recipes[0] is not None and recipes[1] is not None:
+            parts.append(recipe_changes(recipes[0], recipes[1]))
+            notices += renamed_domains(recipes[0], recipes[1])
+        for recipe in recipes:
+            tables += _tables_of(recipe, notices) if recipe is not None else []
+    if kind != "recipe":
+        parts.append(_compare_mixtures(sides, kind, notices))
+    if kind == "dataset":
+        a_dataset, b_dataset = [(side.path, load_manifest(side.path)) for side in sides]
+        parts.append(dataset_changes(a_dataset, b_dataset))
+    tables += _tables_beside(sides, notices)
+    changes, domains = merged(parts)
+    return Differences(
+        a=str(a),
+        b=str(b),
+        kind=kind,
+        changes=changes,
+        domains=domains,
+        stranded=tuple(_stranded(tables, _decisive(changes, kind), domains)),
+        notices=tuple(notices),
+    )
+
+
+def _kind(path: Path) -> Kind:
+    """Recognise what a path is.
+
+    Raises:
+        InputError: It does not exist.
+    """
+    if path.is_dir():
+        return "dataset"
+    if not path.is_file():
+        raise InputError(
+            f"{path}: not there; name a recipe, a mixture.json, or the directory of a dataset"
+        )
+    return "mixture" if path.suffix == ".json" else "recipe"
+
+
+def _recipe_of(side: _Side, kind: Kind, notices: list[str]) -> LoadedRecipe | None:
+    """Read a side's recipe; for two datasets it is not needed."""
+    try:
+        return side.recipe()
+    except RecipeError as error:
+        if kind == "recipe":
+            raise
+        notices.append(f"recipes are not compared: {error}")
+        return None
+
+
+def _compare_mixtures(sides: Sequence[_Side], kind: Kind, notices: list[str]) -> Compared:
+    try:
+        a, b = (side.mixture() for side in sides)
+    except InputError as error:
+        if kind == "mixture":
+            raise
+        notices.append(f"mixtures are not compared: {error}")
+        return [], []
+    return mixture_changes(a, b)
+
+
+@dataclass(frozen=True)
+class _Table:
+    """A run table of one of the two sides."""
+
+    files: tuple[Path, ...]
+    runs: RunTable
+
+
+def _tables_of(loaded: LoadedRecipe, notices: list[str]) -> list[_Table]:
+    """Read the run tables that a recipe names, and the one that its proxies wrote."""
+    evidence = loaded.recipe.mixture.evidence
+    tables = []
+    if evidence is not None and evidence.runs:
+        named = [evidence.runs] if isinstance(evidence.runs, str) else evidence.runs
+        joining = Joining(evidence.fill, evidence.absent_domains)
+        files = tuple((loaded.base / name).resolve() for name in named)
+        tables += _read_table(files, joining, notices)
+    own = (loaded.output_dir / RUNS).resolve()
+    return tables + (_read_table((own,), Joining(), notices) if own.is_file() else [])
+
+
+def _tables_beside(sides: Sequence[_Side], notices: list[str]) -> list[_Table]:
+    """Read the run tables that lie beside mixtures, and in datasets."""
+    folders = [side.path if side.kind == "dataset" else side.path.parent for side in sides
+               if side.kind != "recipe"]  # fmt: skip
+    files = dict.fromkeys((folder / RUNS).resolve() for folder in folders)
+    return [table for file in files if file.is_file()
+            for table in _read_table((file,), Joining(), notices)]  # fmt: skip
+
+
+def _read_table(files: tuple[Path, ...], joining: Joining, notices: list[str]) -> list[_Table]:
+    try:
+        runs, _ = read_runs(files, far_runs="keep", joining=joining)
+    except CurateError as error:
+        notices.append(f"runs are not compared: {error}")
+        return []
+    return [_Table(files, runs)]
+
+
+def _stranded(
+    tables: Sequence[_Table], changes: Sequence[Change], domains: Sequence[DomainDifference]
+) -> list[StrandedRuns]:
+    """List the runs that B cannot use as A does."""
+    by_files = {table.files: table for table in tables}
+    stranded = []
+    for files, table in by_files.items():
+        for runs, reason in _reasons(table.runs, changes, domains):
+            name = ", ".join(map(str, files))
+            total = len(set(table.runs.runs))
+            stranded.append(StrandedRuns(name, total, tuple(runs), reason))
+    return stranded
+
+
+def _reasons(
+    table: RunTable, changes: Sequence[Change], domains: Sequence[DomainDifference]
+) -> list[tuple[list[str], str]]:
+    """Return runs and why B cannot use them, the widest reason first."""
+    every = list(dict.fromkeys(table.runs))
+    reasons = []
+    if _tokenizer_changes(changes):
+        reasons.append((every, "losses are per token of another tokenizer"))
+    added = [domain.domain for domain in domains if domain.kind == "added"]
+    added = [name for name in added if name not in table.domains]
+    if added:
+        names = list_first([f"'{name}'" for name in added])
+        reasons.append((every, f"trained without {names}, which B adds"))
+    for domain in domains:
+        if domain.kind == "added" or domain.domain not in table.domains:
+            continue
+        column = table.weights[:, table.domains.index(domain.domain)]
+        used = list(dict.fromkeys(np.array(table.runs, object)[column > 0].tolist()))
+        if domain.kind == "removed":
+            reasons.append((used, f"trained on '{domain.domain}', which B lacks"))
+        elif _reads_otherwise(domain):
+            reasons.append((used, f"trained on other text of '{domain.domain}'"))
+    return [(runs, reason) for runs, reason in reasons if runs]
+
+
+def _decisive(changes: Sequence[Change], kind: Kind) -> list[Change]:
+    """Leave out the recipe's words for a tokenizer where datasets show which it was."""
+    return [
+        change for change in changes
+        if kind != "dataset" or change.key == "tokenizer.fingerprint"
+    ]  # fmt: skip
+
+
+def _tokenizer_changes(changes: Sequence[Change]) -> bool:
+    """Return whether the tokens of B are other ones, as far as keys and files show."""
+    keys = {change.key: change for change in changes if change.key.startswith("tokenizer.")}
+    keys.pop("tokenizer.backend", None)
+    if "tokenizer.fingerprint" in keys:
+        return True
+    moved = keys.get("tokenizer.path")
+    if moved is not None and len(keys) == 1 and moved.before and moved.after:
+        paths = Path(moved.before), Path(moved.after)
+        if all(path.is_file() for path in paths):
+            return hash_file(paths[0]) != hash_file(paths[1])
+    return bool(keys)
+
+
+TEXT_KEYS = ("paths", "text", "reader", "glob", SOURCES)
+"""Keys of a domain that decide which text it holds."""
+
+
+def _reads_otherwise(domain: DomainDifference) -> bool:
+    """Return whether a domain reads other files, or other parts of them."""
+    return any(change.key in TEXT_KEYS for change in domain.changes)
