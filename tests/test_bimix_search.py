@@ -83,7 +83,7 @@ def test_no_domain_is_dropped(least: float, search: dict[str, Any]) -> None:
 def test_a_law_that_is_flat_below_the_runs_fails_this_bar() -> None:
     table = planted_runs(0.3)
     flat = Flat(fit_bimix(table), table.weights.min(axis=0))
-    problem = Problem(law=flat, box=whole(3), target_weights=np.full(3, 1 / 3))
+    problem = Problem(law=flat, box=whole(3), goals=np.full((1, 3), 1 / 3))
     assert optimise(problem).weights[2] < 0.01
 
 
@@ -102,7 +102,7 @@ def test_closed_form_and_descent_agree_for_any_coefficients() -> None:
         exact = power_optimum(
             fitted.scale(np.nan, np.nan), size.alpha, box, (size.share_floor, NEAR_ZERO)
         )
-        problem = Problem(law=fitted, box=box, target_weights=np.ones(domains), convex=BIMIX.convex)
+        problem = Problem(law=fitted, box=box, goals=np.ones((1, domains)), convex=BIMIX.convex)
         found = optimise(problem)
         values = value_at(problem, np.array([exact, found.weights]))
         assert values[1] == pytest.approx(values[0], rel=1e-8)

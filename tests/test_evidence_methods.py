@@ -34,7 +34,7 @@ from curate.mixture import compare_methods as comparing
 from curate.mixture.compare_methods import Contender, compare_mixtures, every_method
 from curate.mixture.search.bimix_optimum import power_optimum
 from curate.mixture.search.simplex_box import Box, whole
-from curate.report.terminal import mixture_table
+from curate.report.terminal import mixture_lines
 
 BY_RUNS = [name for name, method in METHODS.items() if method.evidence == "runs"]
 BY_EXPERTS = [name for name, method in METHODS.items() if method.evidence == "experts"]
@@ -400,8 +400,19 @@ def test_new_evidence_is_a_new_build(recipe):
             MissingEvidence,
             "none.csv does not exist; `curate proxy",
         ),
-        ("mixture.objective={}", RecipeError, "objective needs exactly one of target and weights"),
+        ("mixture.objective={}", RecipeError, "objective needs a target, or weights, groups or"),
         ("mixture.objective={target: a, weights: {a: 1}}", RecipeError, "found target and weights"),
+        ("mixture.objective=best", RecipeError, "'best' is not one of mean and worst; a target is"),
+        (
+            "mixture.objective={groups: {}}",
+            RecipeError,
+            "objective.groups: name at least one group",
+        ),
+        (
+            "mixture.objective={weights: {a: 1}, against: natural}",
+            RecipeError,
+            "mixture.objective.against: no effect without groups",
+        ),
         ("mixture.evidence.run=x", RecipeError, "unknown key 'mixture.evidence.run'; did you mean"),
         ("mixture.floors={a: -1}", RecipeError, "mixture.floors[a]: expected"),
         ("mixture.floors={a: 2}", RecipeError, "mixture.floors[a]: expected a number <= 1.0"),
@@ -447,8 +458,8 @@ def test_a_mixture_that_gains_says_by_how_much():
     assert gain["low"] <= true <= gain["high"]
     assert mixture.details["regret_at_1"]["mean"] < 0.01
     assert mixture.details["unmoved_targets"] == []
-    shown = mixture_table(mixture.to_json(), dict.fromkeys(NAMES)).title
-    assert str(shown).startswith("this mixture is better than natural by 0.")
+    shown = mixture_lines(mixture.to_json())
+    assert shown[0].startswith("this mixture is better than natural by 0.")
 
 
 def test_noise_is_no_better_than_natural():
@@ -456,6 +467,6 @@ def test_noise_is_no_better_than_natural():
     gain = mixture.details["gain_over_natural"]
     assert gain["low"] < 0 and gain["within_noise"]
     assert mixture.details["unmoved_targets"] == list(NAMES)
-    shown = str(mixture_table(mixture.to_json(), dict.fromkeys(NAMES)).title)
-    assert shown.startswith("this mixture is no better than natural within noise")
+    shown = mixture_lines(mixture.to_json())
+    assert shown[0].startswith("this mixture is no better than natural within noise")
     assert "no mixture moves 3 of 3 losses beyond noise: a, b, c" in shown

@@ -201,7 +201,7 @@ def test_caps_and_floors_hold_and_are_certified():
     assert found.certificate < 1e-6
     assert found.weights[0] <= 0.3 + 1e-12 and found.weights[3] >= 0.2 - 1e-12
     law = experts_law(four_sources(np.random.default_rng(4)), "token")
-    general = optimise(Problem(law, box, np.ones(1), convex=True))
+    general = optimise(Problem(law, box, np.ones((1, 1)), convex=True))
     assert general.weights == pytest.approx(found.weights, abs=1e-3)
     assert general.value == pytest.approx(found.loss_nats, abs=1e-6)
 

@@ -209,7 +209,7 @@ def spoilt(table: RunTable, fault: str, bad: Array) -> RunTable:
 
 def best_mixture(table: RunTable) -> tuple[Problem, Array]:
     problem = Problem(
-        LAWS["exponential"].fit(table), whole(4), np.full(4, 0.25),
+        LAWS["exponential"].fit(table), whole(4), np.full((1, 4), 0.25),
         support=support_of(table.weights), convex=True,
     )  # fmt: skip
     return problem, optimise(problem).weights

@@ -56,7 +56,7 @@ def test_an_interval_reaches_over_laws_that_disagree_and_holds_the_answer() -> N
 
 
 def best(law: PowerLaw | LogLinear) -> np.ndarray:
-    return optimise(Problem(law, whole(3), np.full(3, 1 / 3))).weights
+    return optimise(Problem(law, whole(3), np.full((1, 3), 1 / 3))).weights
 
 
 @pytest.mark.parametrize("law", [POWERS, OWN_FORM], ids=["powers", "its own form"])

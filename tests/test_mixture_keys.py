@@ -27,7 +27,7 @@ from curate.mixture.keys import (
     without_idle,
 )
 from curate.recipe import MixtureRecipe, parse
-from curate.recipe.structs import EvidenceRecipe, ProxyRecipe, TableFill
+from curate.recipe.structs import EvidenceRecipe, ObjectiveRecipe, ProxyRecipe, TableFill
 from curate.recipe.structs import MixtureRecipe as Section
 from curate.report.terminal import numbers_table, result_table
 
@@ -166,6 +166,33 @@ def test_keys_that_a_method_with_evidence_reads_have_an_effect(method):
             lacking = dataclasses.replace(Evidence(RUNS, experts()), **{kind: None})
             with pytest.raises(MissingEvidence):
                 mix(dataclasses.replace(request_of(method), evidence=lacking))
+
+
+@pytest.mark.parametrize("method", LEARNED)
+def test_every_part_of_an_objective_moves_the_mixture(method):
+    """Groups, their reference and weights by noise; experts refuse what needs runs."""
+    of_experts = METHODS[method].evidence == "experts"
+    targets = ("x", "y") if of_experts else NAMES
+    groups = {"first": targets[:1], "others": targets[1:]}
+
+    def answered(**changes):
+        """The loss beside the weights, since those of trees move in steps."""
+        mixture = mix(request_of(method, trust_region=of_experts, **changes))
+        return mixture.weights, mixture.predicted_loss
+
+    plain, grouped = answered(), answered(groups=groups)
+    assert grouped != plain
+    assert answered(groups=groups, against="natural") != grouped
+    if not of_experts:
+        assert answered(groups=groups, against="best_run") == grouped
+        assert answered(objective="noise") != plain
+        return
+    for objective in (
+        ObjectiveRecipe(weights="noise"),
+        ObjectiveRecipe(groups={"a": "x"}, against="best_run"),
+    ):
+        with pytest.raises(RecipeError, match="needs training runs, and method m"):
+            check_keys(section(method, objective=objective), METHODS[method])
 
 
 @pytest.mark.parametrize(

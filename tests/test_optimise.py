@@ -40,7 +40,7 @@ def random_box(rng, count):
 
 
 def plain(law, domains, targets, **settings):
-    return Problem(law, whole(domains), np.full(targets, 1 / targets), **settings)
+    return Problem(law, whole(domains), np.full((1, targets), 1 / targets), **settings)
 
 
 # --- floors and caps
@@ -125,7 +125,7 @@ def test_general_solver_agrees_with_the_closed_form():
         exact = power_optimum(scales, exponents, box)
         assert power_gap(exact, scales, exponents, box) < 1e-9
         law = PowerLaw(scales, exponents)
-        found = optimise(Problem(law, box, np.ones(count), convex=True))
+        found = optimise(Problem(law, box, np.ones((1, count)), convex=True))
         assert found.gap is not None and found.gap < 1e-5
         assert found.weights == pytest.approx(exact, abs=2e-4)
 
@@ -164,9 +164,8 @@ def test_convex_optimum_is_certified_and_better_than_any_other():
         for _ in range(6):
             domains, targets = int(rng.integers(2, 9)), int(rng.integers(1, 6))
             law = log_linear(rng, targets, domains)
-            problem = Problem(
-                law, random_box(rng, domains), np.ones(targets), worst=worst, convex=True
-            )
+            goals = np.eye(targets) if worst else np.ones((1, targets))
+            problem = Problem(law, random_box(rng, domains), goals, convex=True)
             found = optimise(problem)
             assert found.gap is not None and -1e-9 < found.gap < 1e-5
             others = np.array([nearest(rng.normal(0, 1, domains), problem.box) for _ in range(300)])
@@ -178,28 +177,27 @@ def test_certificate_finds_a_bad_answer():
     # At equal shares the slope is -e^-.5 along the first; a step of 1/2 could gain half of that.
     assert certificate(problem, np.array([0.5, 0.5])) == pytest.approx(0.5 * np.exp(-0.5))
     assert certificate(problem, np.array([1.0, 0.0])) == pytest.approx(0)
-    worst = dataclasses.replace(problem, worst=True)
-    assert certificate(worst, np.array([0.5, 0.5])) == pytest.approx(0.5 * np.exp(-0.5))
+    twice = dataclasses.replace(problem, goals=np.array([[1.0], [0.5]]))
+    assert certificate(twice, np.array([0.5, 0.5])) == pytest.approx(0.5 * np.exp(-0.5))
     assert certificate(plain(Steps(np.full(2, 0.5)), 2, 1), np.array([0.5, 0.5])) is None
 
 
 def test_worst_case_balances_the_losses():
     # Two domains, each lowering its own loss: the worst case is least where both are equal.
     law = PowerLaw(np.array([2.0, 1.0]), np.array([0.5, 0.5]))
-    found = optimise(plain(law, 2, 2, worst=True, convex=True))
+    problem = Problem(law, whole(2), np.eye(2), convex=True)
+    found = optimise(problem)
     assert found.losses[0] == pytest.approx(found.losses[1], rel=1e-6)
     assert found.weights == pytest.approx([0.8, 0.2], abs=1e-6)
-    # A target of weight zero does not count.
-    one = dataclasses.replace(
-        plain(law, 2, 2, worst=True, convex=True), target_weights=np.array([1.0, 0.0])
-    )
+    # A target that is in no goal does not count.
+    one = dataclasses.replace(problem, goals=np.eye(2)[:1])
     assert optimise(one).weights == pytest.approx([1, 0], abs=1e-4)
 
 
 def test_one_target_takes_its_domain_up_to_the_cap():
     law = PowerLaw(np.ones(3), np.full(3, 0.1))
     box = Box(np.array([0.05, 0.1, 0.0]), np.array([0.6, 1, 1]))
-    found = optimise(Problem(law, box, np.array([1.0, 0, 0]), convex=True))
+    found = optimise(Problem(law, box, np.array([[1.0, 0, 0]]), convex=True))
     assert found.weights[0] == pytest.approx(0.6) and found.weights[1] >= 0.1 - 1e-12
 
 
@@ -226,7 +224,7 @@ def test_a_law_without_gradient_is_searched():
     assert found.gap is None
     assert np.abs(found.weights - middle).sum() < 0.05
     box = Box(np.zeros(4), np.array([0.3, 1, 1, 1]))
-    capped = optimise(Problem(Steps(middle), box, np.ones(1)))
+    capped = optimise(Problem(Steps(middle), box, np.ones((1, 1))))
     assert capped.weights[0] <= 0.3
 
 
@@ -338,7 +336,7 @@ def test_the_edge_of_a_ball_takes_few_evaluations():
             return super().predict(weights, tokens, params)
 
     law = Counted(np.array([2.0]), np.array([[0.3, -0.2]]))
-    problem = Problem(law, whole(2), np.ones(1), convex=True)
+    problem = Problem(law, whole(2), np.ones((1, 1)), convex=True)
     found = descend(problem, np.array([0.5, 0.5]), Ball(np.array([0.5, 0.5]), 0.1))
     root = (0.99 - np.sqrt(1 - 0.99**2)) / np.sqrt(2)
     assert found[0] == pytest.approx(root**2, abs=1e-6)
@@ -359,7 +357,7 @@ def test_trust_region_widens_where_caps_exclude_every_run():
     support = support_of(mixtures)
     box = Box(np.zeros(3), np.array([0.2, 1, 1]))
     law = Linear(np.ones(1), np.array([[0.0, -1.0, 1.0]]))
-    found = optimise(Problem(law, box, np.ones(1), support=support))
+    found = optimise(Problem(law, box, np.ones((1, 1)), support=support))
     assert found.radius > support.radius
     assert found.weights[0] == pytest.approx(0.2, abs=1e-2)
     assert not check_support(found.weights, support, "abc").inside

@@ -56,7 +56,7 @@ def test_olmix_stage_0():
     distances = {}
     for kl in (0.0, 0.05):
         problem = Problem(
-            law, whole(24), importance / 52, kl=kl, prior=prior / prior.sum(), convex=True
+            law, whole(24), importance[None] / 52, kl=kl, prior=prior / prior.sum(), convex=True
         )
         found = optimise(problem)
         assert found.gap < 1e-5

@@ -32,7 +32,7 @@ def solve(problem):
 def trial(seed, runs, noise, replicates, rivals=None):
     rng = np.random.default_rng(seed)
     table = table_of(LAW, rng.dirichlet(np.full(7, 2.0), runs), noise, seed)
-    problem = Problem(fit_power(table), whole(7), np.ones(7), convex=True)
+    problem = Problem(fit_power(table), whole(7), np.ones((1, 7)), convex=True)
     weights = solve(problem)
     return bootstrap(
         Resampling(table, fit_power, replicates, seed, solve), problem, weights, rivals or {}
@@ -98,7 +98,7 @@ def test_checkpoints_of_a_run_stay_together():
         seen.append(sampled)
         return fit_power(sampled)
 
-    problem = Problem(LAW, whole(7), np.ones(7))
+    problem = Problem(LAW, whole(7), np.ones((1, 7)))
     bootstrap(Resampling(table, fit, 20, 0, solve), problem, TRUTH, {})
     for sampled in seen:
         assert sampled.tokens.tolist() == [1.0, 2, 3] * 6
@@ -117,7 +117,10 @@ def test_too_little_is_refused():
     table = table_of(LAW, np.random.default_rng(0).dirichlet(np.ones(7), 8))
     with pytest.raises(FitError, match="20 of 20 resamples of the 8 runs cannot determine"):
         bootstrap(
-            Resampling(table, never, 20, 0, solve), Problem(LAW, whole(7), np.ones(7)), TRUTH, {}
+            Resampling(table, never, 20, 0, solve),
+            Problem(LAW, whole(7), np.ones((1, 7))),
+            TRUTH,
+            {},
         )
 
 
@@ -131,7 +134,7 @@ def test_a_few_failures_are_counted():
 
     rng = np.random.default_rng(4)
     table = table_of(LAW, rng.dirichlet(np.full(7, 2.0), 12), 0.01)
-    problem = Problem(fit_power(table), whole(7), np.ones(7))
+    problem = Problem(fit_power(table), whole(7), np.ones((1, 7)))
     found = bootstrap(Resampling(table, sometimes, 40, 0, solve), problem, TRUTH, {})
     assert found.failed == 4 and len(found.optima) == 36
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +23,7 @@ from curate.pipeline.proxies import next_preset, with_preset
 from curate.pipeline.validate import (
     TrainedCandidates,
     ValidationSettings,
+    goals_measured,
     judge,
     objective_of,
     validate_mixture,
@@ -127,10 +130,23 @@ def test_predicted_losses_are_those_of_the_law_at_the_size_of_its_runs() -> None
 
 def test_the_objective_is_the_recipes() -> None:
     losses = np.array([[[1.0, 8.0, 3.0]], [[2.0, 4.0, 3.0]]])
-    assert objective_of(losses, "mean", NAMES).tolist() == [[4.0], [3.0]]
-    assert objective_of(losses, "worst", NAMES).tolist() == [[2.0], [2.0]]
-    assert objective_of(losses, {"code": 3, "wiki": 1}, NAMES).tolist() == [[6.25], [3.5]]
-    assert objective_of(losses, {"elsewhere": 1}, NAMES).tolist() == [[4.0], [3.0]]
+    request = request_of(runs=bimix_runs())
+
+    def values(**search: Any) -> list[list[float]]:
+        options = MixtureOptions(search=SearchOptions(**search))
+        goals = goals_measured(replace(request, options=options))
+        return [row.tolist() for row in objective_of(losses, goals, natural=1).round(9)]
+
+    assert values() == [[4.0], [3.0]]
+    assert values(objective="worst") == [[2.0], [2.0]]
+    assert values(objective={"code": 3, "wiki": 1}) == [[6.25], [3.5]]
+    groups = {"written": ["c*", "wiki"], "said": ["talk"]}
+    assert values(groups=groups) == [[1.5], [1.0]]
+    assert values(groups={"one": ["code"], "other": ["wiki"]}, against="natural") == [[2.0], [1.0]]
+    # Tasks that are no domain cannot be measured here.
+    tasks = replace(bimix_runs(), targets=("x", "y", "z"))
+    request = request_of(runs=tasks)
+    assert values(objective={"x": 1.0}) == values(groups={"one": ["x"]}) == [[4.0], [3.0]]
 
 
 def test_means_over_seeds() -> None:

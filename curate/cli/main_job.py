@@ -96,10 +96,16 @@ def mix(method: str | None, methods: str | None, **options: Any) -> None:
         comparison = curate.compare(**arguments, methods=names).json
         screen.show(comparison, lambda: Group(*comparison_tables(comparison)))
         return
-    from curate.report.terminal import mixture_table
-
     result = curate.mix(**arguments)
-    screen.show(result.json, lambda: mixture_table(result.json, result.supply_tokens))
+
+    def shown() -> Any:
+        from rich.console import Group
+
+        from curate.report.terminal import mixture_lines, mixture_table
+
+        return Group(*mixture_lines(result.json), mixture_table(result.json, result.supply_tokens))
+
+    screen.show(result.json, shown)
 
 
 @click.command()

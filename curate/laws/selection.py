@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from curate.errors import FitError
 from curate.laws.calibration import NORMAL_95
 from curate.laws.fitting.features import distinct_mixtures, mixture_numbers
 from curate.laws.fitting.left_out import predict_left_out, run_kernels
@@ -25,6 +26,8 @@ LEAST_MOVED = 2.0
 """Standard errors by which a law must beat the mean, paired over mixtures, to move a target."""
 LEAST_REPEATS = 5
 """Fewest repeats, beyond the first run of a mixture, from which seeds alone tell the noise."""
+LEAST_WEIGHT = 0.01
+"""Least weight of a noisy loss, relative to one without noise."""
 MOST_RUNS = 128
 """Runs from which noise is learnt where there are no repeats; time grows with their cube."""
 
@@ -168,3 +171,36 @@ def target_noise(table: RunTable) -> TargetNoise:
     kernels = run_kernels(weights[:, weights.max(axis=0) > 0])
     left_out = predict_left_out(kernels, np.log(table.losses[rows]), np.ones(len(rows), bool))
     return TargetNoise(left_out.noise, 0)
+
+
+def noise_weights(table: RunTable) -> Array:
+    """Weigh each target by how far its differences between mixtures stand out from its noise.
+
+    A weight is S / (S + N p / n): S is the variance between mixtures beyond the noise, N that of
+    the noise, and p / n the domains for each run, to which a fit averages noise down. It is the
+    factor by which a noisy effect must shrink to be expected, so that the weighted mean of losses
+    is the best guess of their plain mean, and tends to it with more runs. Weights by 1 / N would
+    leave out all but the least noisy targets, and with them the domains that only the others need.
+
+    Returns:
+        shape (targets,), from `LEAST_WEIGHT` to 1.
+
+    Raises:
+        FitError: There are fewer than four mixtures, from which no noise can be learnt.
+
+    References:
+        Robinson 1991, "That BLUP is a good thing", Statistical Science 6(1), for the shrinkage.
+    """
+    noise = target_noise(table).relative ** 2
+    if np.isnan(noise).any():
+        raise FitError(
+            "mixture.objective.weights: noise cannot be learnt from fewer than four mixtures; give "
+            "weights by target, or train more runs"
+        )
+    last = table.take(reference_rows(table))
+    runs, domains = len(last.runs), int((last.weights.max(axis=0) > 0).sum())
+    means = np.stack([by_mixture(last, column) for column in np.log(last.losses).T])
+    seen = means.var(axis=1, ddof=1)
+    effect = np.maximum(seen - noise * means.shape[1] / runs, LEAST_WEIGHT * seen)
+    total = effect + noise * min(1.0, domains / runs)
+    return np.asarray(np.maximum(effect / np.maximum(total, 1e-300), LEAST_WEIGHT))

@@ -6,14 +6,14 @@ those get no share.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from curate.errors import MissingEvidence, RecipeError
+from curate.mixture.goals import Goals, make_goals
 from curate.mixture.request import MixtureRequest, share_bounds
 from curate.mixture.search.simplex_box import Box
 from curate.runtime.registry import nearest_hint
@@ -34,10 +34,7 @@ class Constraints:
     """shape (domains,), shares of supply."""
     unique_share: Array
     """shape (domains,), supply over budget."""
-    target_weights: Array
-    """shape (targets,), importance; sums to 1, or all 1 for the worst case."""
-    worst: bool
-    """Whether the objective is the largest loss."""
+    goals: Goals
     left_out: tuple[str, ...]
     """Domains of the evidence that the recipe does not have."""
 
@@ -86,7 +83,7 @@ def match_constraints(
     natural, unique = np.zeros(len(domains)), np.ones(len(domains))
     natural[place] = supply / supply.sum()
     unique[place] = supply / request.budget_tokens
-    weights, worst = _importance(request.options.search.objective, targets)
+    runs = request.evidence.runs if request.evidence and source == "runs" else None
     left_out = tuple(name for name in domains if name not in names)
     return Constraints(
         domains=tuple(domains),
@@ -94,8 +91,7 @@ def match_constraints(
         box=Box(low, high),
         natural=natural,
         unique_share=unique,
-        target_weights=weights,
-        worst=worst,
+        goals=make_goals(request.options.search, targets, runs),
         left_out=left_out,
     )
 
@@ -103,7 +99,8 @@ def match_constraints(
 def match_itself(request: MixtureRequest) -> Constraints:
     """Match a request with its own domains, for the mean of a loss on each."""
     names = [domain.name for domain in request.domains]
-    mean = replace(request.options, search=replace(request.options.search, objective="mean"))
+    search = replace(request.options.search, objective="mean", groups={}, against=None)
+    mean = replace(request.options, search=search)
     return match_constraints(replace(request, options=mean), names, names, "domains")
 
 
@@ -144,24 +141,6 @@ def prior_of(request: MixtureRequest, constraints: Constraints) -> Array:
     if not shares.sum() > 0:
         raise RecipeError("mixture.prior: no share is positive; name at least one domain's")
     return np.asarray(shares / shares.sum())
-
-
-def _importance(objective: str | Mapping[str, float], targets: Sequence[str]) -> tuple[Array, bool]:
-    if objective == "mean":
-        return np.full(len(targets), 1 / len(targets)), False
-    if objective == "worst":
-        return np.ones(len(targets)), True
-    if isinstance(objective, str):
-        raise RecipeError(
-            f"mixture.objective: cannot be '{objective}' (known: mean, worst, "
-            "{target: NAME}, {weights: {NAME: importance, …}})"
-        )
-    weights = np.zeros(len(targets))
-    for name, importance in objective.items():
-        weights[_index(name, targets, "mixture.objective")] = importance
-    if not (math.isfinite(weights.sum()) and weights.sum() > 0):
-        raise RecipeError("mixture.objective: no importance is positive; name at least one target")
-    return np.asarray(weights / weights.sum()), False
 
 
 def _index(name: str, names: Sequence[str], where: str) -> int:

@@ -111,6 +111,14 @@ mixture.method'}
             f"no effect with method {method.name} while mixture.kl is 0; set mixture.kl, such as "
             "0.05, or remove it"
         )
+    objective = mixture.objective
+    if method.evidence == "experts" and not isinstance(objective, str):
+        for part, value in (("weights", "noise"), ("against", "best_run")):
+            if getattr(objective, part) == value:
+                idle["objective"] = (
+                    f"{part}: {value} needs training runs, and method {method.name} has experts; "
+                    "take another objective, or set mixture.method"
+                )
     if "law" in method.keys and "evidence.experts" in given:
         from curate.laws.forms.expert_regression import INFORMED
 

@@ -32,6 +32,7 @@ from curate.mixture.constraints import (
 )
 from curate.mixture.design import Design, draw, fill, runs_needed
 from curate.mixture.request import MixtureRequest
+from curate.mixture.search.objective import goals_of
 from curate.mixture.search.simplex_box import Box, nearest_rows
 from curate.mixture.search.two_sizes import (
     SizedRuns,
@@ -259,8 +260,15 @@ def _pilot(
         return None
     at, are_large = np.concatenate(rows), np.concatenate(flags)
     losses = table.losses[at]
-    weighted = losses.max(axis=1) if constraints.worst else losses @ constraints.target_weights
-    values = np.log(weighted)
+    goals = goals_of(losses, constraints.goals.weights)
+    if constraints.goals.against == "natural":
+        raise RecipeError(
+            "mixture.objective.against: a purchase measures groups against the best run, since no "
+            "law predicts natural shares yet; leave it out of the recipe for `curate design`"
+        )
+    if constraints.goals.relative:
+        goals = goals / goals[are_large if are_large.any() else ~are_large].min(axis=0)
+    values = np.log(goals.max(axis=1))
     for flag in (False, True):
         if (are_large == flag).any():
             values[are_large == flag] -= values[are_large == flag].mean()

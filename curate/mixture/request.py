@@ -61,7 +61,13 @@ class SearchOptions:
     """Settings of the methods that optimise a predicted loss."""
 
     objective: str | Mapping[str, float] = "mean"
-    """`mean` of all targets' losses, `worst`, or importance by target (one target: all on it)."""
+    """`mean` of all targets' losses, `noise` (their mean weighed by their noise), `worst`, or
+    importance by target (one target: all on it)."""
+    groups: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Names and patterns of targets by group; with some, the worst group mean is minimised."""
+    against: str | None = None
+    """What group means are measured against: `best_run`, `natural`, or None for the method's
+    default (the best run; for experts, nothing)."""
     law: str | None = None
     """Name of the law, for method `law`."""
     at_tokens: float | None = None

@@ -8,7 +8,7 @@ from typing import Literal
 from curate.errors import MissingEvidence
 from curate.mixture import METHODS
 from curate.mixture.request import Evidence, SearchOptions
-from curate.recipe import EvidenceRecipe, LoadedRecipe, MixtureRecipe
+from curate.recipe import EvidenceRecipe, LoadedRecipe, MixtureRecipe, ObjectiveRecipe
 from curate.runtime.files import hash_file, hash_json
 
 MADE = {"runs": "runs.csv", "experts": "experts.parquet"}
@@ -119,13 +119,15 @@ def read_evidence_files(
 def search_options(mixture: MixtureRecipe, seed: int) -> SearchOptions:
     """Collect the recipe's settings of the methods that optimise."""
     goal = mixture.objective
-    objective: str | dict[str, float]
-    if isinstance(goal, str):
-        objective = goal
-    else:
-        objective = {goal.target: 1.0} if goal.target else dict(goal.weights or {})
+    parts = ObjectiveRecipe() if isinstance(goal, str) else goal
+    objective: str | dict[str, float] = goal if isinstance(goal, str) else parts.weights or "mean"
     return SearchOptions(
-        objective=objective,
+        objective={parts.target: 1.0} if parts.target else objective,
+        groups={
+            name: (members,) if isinstance(members, str) else tuple(members)
+            for name, members in (parts.groups or {}).items()
+        },
+        against=parts.against,
         law=mixture.law,
         at_tokens=mixture.at_tokens,
         at_params=mixture.at_params,

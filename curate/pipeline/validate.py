@@ -20,6 +20,8 @@ from curate import __version__
 from curate.errors import InputError
 from curate.laws.scores import finite_or_none, spearman
 from curate.mixture import METHODS, MixtureRequest, mix_with
+from curate.mixture.constraints import match_itself
+from curate.mixture.goals import Goals, make_goals
 from curate.pipeline.check import READ_BY_VALIDATE, check_mixture, check_names
 from curate.pipeline.plan import Planned, plan_dataset
 from curate.pipeline.proxies import (
@@ -218,7 +220,8 @@ def _judge_size(
     from curate.mixture.predicted_losses import forecast
 
     names = _names(request)
-    values = objective_of(measured.losses, request.options.search.objective, names)
+    natural = list(candidates).index("natural") if "natural" in candidates else None
+    values = objective_of(measured.losses, goals_measured(request), natural)
     predicted = forecast(
         request, np.array(list(candidates.values())), measured.tokens, measured.params
     )
@@ -276,38 +279,50 @@ def _prediction(expected: Array | None, losses: Array, source: str) -> dict[str,
     }
 
 
-def objective_of(
-    losses: Array, objective: str | Mapping[str, float], names: Sequence[str]
-) -> Array:
+def objective_of(losses: Array, goals: Goals, natural: int | None = None) -> Array:
     """Reduce measured losses to the objective that the recipe minimises.
 
-    That is the plain mean, a weighted mean, or the worst: the largest ratio of a loss to the lowest
-    mean loss of any candidate on that domain. A target that is no domain of the recipe cannot be
-    measured here, so it is ignored; if none can be, the plain mean is used.
+    That is a weighted mean, or the worst case: the largest ratio of a goal to its lowest mean of
+    any candidate, or to that of natural shares.
 
     Args:
         losses: shape (candidates, seeds, domains), nats per token.
-        objective: `mean`, `worst`, or weights by domain.
-        names: shape (domains,), names of the domains.
+        goals: Of `goals_measured`.
+        natural: Place of natural shares among the candidates; None where they are none.
 
     Returns:
-        shape (candidates, seeds), nats per token, or ratios for `worst`.
-
-    Example:
-        >>> objective_of(np.array([[[1.0, 4.0]]]), {"b": 1.0}, ["a", "b"]).tolist()
-        [[4.0]]
+        shape (candidates, seeds), nats per token, or ratios for the worst case.
     """
-    if objective == "worst":
-        least = losses.mean(axis=1).min(axis=0)
-        worst: Array = (losses / least).max(axis=2)
-        return worst
-    weights = np.ones(len(names))
-    if not isinstance(objective, str):
-        weights = np.array([objective.get(name, 0.0) for name in names])
-    if not weights.sum() > 0:
-        weights = np.ones(len(names))
-    mean: Array = losses @ (weights / weights.sum())
-    return mean
+    values: Array = losses @ goals.weights.T
+    if goals.relative:
+        means = values.mean(axis=1)
+        against_natural = goals.against == "natural" and natural is not None
+        values = values / (means[natural] if against_natural else means.min(axis=0))
+    return np.asarray(values.max(axis=2))
+
+
+def goals_measured(request: MixtureRequest) -> Goals:
+    """Return the goals of the recipe's objective over its own domains, whose losses are measured.
+
+    A target that is no domain of the recipe cannot be measured here, so it is ignored, and so is a
+    goal that has no other; if none is left, the goal is the plain mean.
+    """
+    evidence, names = request.evidence, _names(request)
+    by_experts = METHODS[request.method].evidence == "experts"
+    plain = match_itself(request).goals
+    if evidence is None:
+        return plain
+    table = evidence.experts if by_experts else evidence.runs
+    if table is None:
+        return plain
+    goals = make_goals(request.options.search, table.targets, evidence.runs)
+    weights = np.nan_to_num(_by_domain(goals.weights, table.targets, names))
+    used = weights.sum(axis=1) > 0
+    if not used.any():
+        return plain
+    labels = tuple(name for name, one in zip(goals.names, used, strict=True) if one)
+    weights = weights[used] / weights[used].sum(axis=1, keepdims=True)
+    return replace(goals, names=labels, weights=weights)
 
 
 def _by_domain(losses: Array, targets: Sequence[str], names: Sequence[str]) -> Array:

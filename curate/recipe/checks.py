@@ -231,19 +231,38 @@ def _check_domains(recipe: Recipe, source: str) -> None:
 
 
 def check_objective(mixture: MixtureRecipe, source: str) -> None:
-    """Refuse an objective that gives both a target and weights, or neither.
+    """Refuse an objective whose keys contradict each other or have no effect.
 
     Raises:
-        RecipeError: The objective is neither a word, one target, nor weights.
+        RecipeError: The objective is neither a known word, one target, nor weights or groups.
     """
     objective = mixture.objective
     if isinstance(objective, str):
+        if objective not in ("mean", "worst"):
+            raise RecipeError(
+                f"{source}: mixture.objective: '{objective}' is not one of mean and worst; a "
+                f"target is {{target: {objective}}}, weights are {{weights: {{NAME: importance}}}} "
+                "or {weights: noise}, groups {groups: {GROUP: [NAME, PATTERN]}}"
+            )
         return
-    given = [key for key in ("target", "weights") if getattr(objective, key) is not None]
-    if len(given) != 1:
-        listed = " and ".join(given) or "none"
+    keys = ("target", "weights", "groups")
+    given = [key for key in keys if getattr(objective, key) is not None]
+    if given not in (["target"], ["weights"], ["groups"], ["weights", "groups"]):
         raise RecipeError(
-            f"{source}: mixture.objective needs exactly one of target and weights; found {listed}"
+            f"{source}: mixture.objective needs a target, or weights, groups or both of them; "
+            f"found {' and '.join(given) or 'none'}"
+        )
+    if objective.groups is not None and (
+        not objective.groups or not all(objective.groups.values())
+    ):
+        raise RecipeError(
+            f"{source}: mixture.objective.groups: name at least one group, and a target or pattern "
+            "in each, such as groups: {code: code_*}"
+        )
+    if objective.against is not None and objective.groups is None:
+        raise RecipeError(
+            f"{source}: mixture.objective.against: no effect without groups; remove it, or name "
+            "groups"
         )
 
 

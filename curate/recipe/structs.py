@@ -221,13 +221,22 @@ class EvidenceRecipe(Frozen, frozen=True):
 
 
 class ObjectiveRecipe(Frozen, frozen=True):
-    """The loss to minimise: exactly one of `target` and `weights`."""
+    """The loss to minimise: `target`, or `weights`, `groups` or both of them."""
 
     target: str | None = None
     """Minimise the loss on this target alone."""
-    weights: dict[str, Share] | None = None
+    weights: dict[str, Share] | Literal["noise"] | None = None
     """Minimise the mean of the targets' losses with these relative weights, at least 0; a target
-    that is left out has weight 0.
+    that is left out has weight 0. `noise` learns them from the runs: the less a loss differs
+    between mixtures beyond its noise, the less it weighs.
+    """
+    groups: dict[str, str | list[str]] | None = None
+    """Minimise the worst of the means of these groups of targets. Each is a name of a target, a
+    pattern such as `code_*`, or a list of them; `weights` weigh the targets within a group.
+    """
+    against: Literal["best_run", "natural"] | None = None
+    """What group means are divided by before they are compared: those of the `best_run` for each
+    group, or the predicted ones of `natural` shares. Omitted, the best run; for experts, nothing.
     """
 
 
@@ -260,7 +269,8 @@ class MixtureRecipe(Frozen, frozen=True):
     """The law that method `law` fits; it needs one. `curate fit` compares laws on a run table."""
     objective: str | ObjectiveRecipe = "mean"
     """The loss to minimise: the `mean` of the targets' losses, the `worst` of them, `{target:
-    NAME}` or `{weights: {NAME: importance}}`. All methods that learn from runs or experts obey it.
+    NAME}`, `{weights: {NAME: importance}}`, `{weights: noise}` or `{groups: {GROUP: [NAME,
+    PATTERN]}}`. All methods that learn from runs or experts obey it; `noise` needs runs.
     """
     at_tokens: Annotated[float, Meta(ge=1, le=1e18)] | None = None
     """Training tokens at which predicted losses are compared, at least 1; omitted, the most of

@@ -18,7 +18,7 @@ from rich.table import Column, Table
 
 from curate.runtime.escape import output_named, tolerate_encodings, visible
 from curate.runtime.progress import Observer, TrainingProgress
-from curate.runtime.registry import list_first
+from curate.runtime.registry import LISTED_NAMES, list_first
 from curate.stats import STATISTICS
 
 NATS_TO_BITS = 1 / np.log(2)
@@ -446,7 +446,7 @@ def mixture_table(mixture: dict[str, Any], supply_tokens: Mapping[str, int | Non
     """
     interval = () if mixture["low"] is None else ("95 % interval",)
     table = numbers_table(
-        "\n".join([*_worth(mixture), f"{mixture['method']}; weights are shares of tokens"]),
+        f"{mixture['method']}; weights are shares of tokens",
         ("domain", "weight", *interval, "unconstrained", "epochs", "supply tokens"),
         overflow="fold",
     )
@@ -462,12 +462,19 @@ def mixture_table(mixture: dict[str, Any], supply_tokens: Mapping[str, int | Non
     return table
 
 
-def gain_line(gain: Mapping[str, Any], this: str, other: str) -> str:
-    """Word an expected gain with its interval, or that there is none beyond noise."""
-    interval = f"95 %: {gain['low']:.4f} to {gain['high']:.4f}"
+def gain_line(gain: Mapping[str, Any], this: str, other: str, style: str = ".4f") -> str:
+    """Word an expected gain with its interval, or that there is none beyond noise.
+
+    Args:
+        gain: `mean`, `low`, `high` and `within_noise`.
+        this: Name of what gains.
+        other: Name of what it is compared with.
+        style: Format of the numbers: percent where the objective is a ratio.
+    """
+    interval = f"{gain['mean']:{style}} ± {(gain['high'] - gain['low']) / 2:{style}} (95 %)"
     if gain["within_noise"]:
-        return f"{this} is no better than {other} within noise: {gain['mean']:.4f} ({interval})"
-    return f"{this} is better than {other} by {gain['mean']:.4f} ({interval})"
+        return f"{this} is no better than {other} within noise: {interval}"
+    return f"{this} is better than {other} by {interval}"
 
 
 def noise_lines(noise: Mapping[str, Any], unmoved: Sequence[str]) -> list[str]:
@@ -482,27 +489,63 @@ def noise_lines(noise: Mapping[str, Any], unmoved: Sequence[str]) -> list[str]:
             else "what no smooth function of the mixture explains"
         )
         lines.append(
-            f"noise of a loss: {stated[low]:.2%} ({low}) to {stated[high]:.2%} ({high}), {source}"
+            f"noise of a loss: {stated[low]:.2%} ({plain(low)}) to {stated[high]:.2%} "
+            f"({plain(high)}), {source}"
         )
     if unmoved:
         lines.append(
             f"no mixture moves {len(unmoved)} of {len(noise['relative'])} losses beyond noise: "
-            + list_first(list(unmoved))
+            + list_first([plain(name) for name in unmoved])
         )
     return lines
 
 
-def _worth(mixture: dict[str, Any]) -> list[str]:
-    """Say what a law's mixture is worth: gain over natural, regret@1, noise; empty if unknown."""
+def mixture_lines(mixture: Mapping[str, Any]) -> list[str]:
+    """Say what a law's mixture is worth and what it minimises: gain over natural, regret@1, noise.
+
+    Empty where that is unknown.
+    """
+    return [*_worth(mixture), *_goal_lines(mixture.get("objective"))]
+
+
+def _worth(mixture: Mapping[str, Any]) -> list[str]:
     gain, regret = mixture.get("gain_over_natural"), mixture.get("regret_at_1")
     if gain is None or regret is None:
         return []
+    style = ".4f" if mixture["objective"]["against"] is None else ".2%"
     return [
-        gain_line(gain, "this mixture", "natural"),
-        f"regret@1 {regret['mean']:.4f} (95 %: up to {regret['high']:.4f}), the objective that the "
-        "law's best unseen run gives up to the really best one",
+        gain_line(gain, "this mixture", "natural", style),
+        f"regret@1 {regret['mean']:{style}} (95 %: up to {regret['high']:{style}}), the objective "
+        "that the law's best unseen run gives up to the really best one",
         *noise_lines(mixture["target_noise"], mixture["unmoved_targets"]),
     ]
+
+
+def _goal_lines(objective: Mapping[str, Any] | None) -> list[str]:
+    """Word the worst of the goals and weights by noise; empty for a plain or weighted mean."""
+    if objective is None:
+        return []
+    goals, lines = objective["goals"], []
+    if objective["against"] is not None:
+        ratios = {name: goal["loss"] / goal["reference"] for name, goal in goals.items()}
+        worst = [
+            f"{plain(name)} {ratios[name]:.4f}"
+            for name in sorted(ratios, key=lambda name: -ratios[name])
+        ]
+        what = "groups" if any(len(goal["weights"]) > 1 for goal in goals.values()) else "losses"
+        lines.append(
+            f"objective: the worst of {len(goals)} {what}, each over that of "
+            f"{'natural' if objective['against'] == 'natural' else 'its best run'}: "
+            + list_first(worst)
+        )
+    if objective["weighed_by_noise"]:
+        for goal in goals.values():
+            weights = sorted(goal["weights"].items(), key=lambda pair: -pair[1])
+            shown = [f"{plain(name)} {weight:.1%}" for name, weight in weights]
+            if len(shown) > 2 * LISTED_NAMES:
+                shown = [*shown[:LISTED_NAMES], "…", *shown[-LISTED_NAMES:]]
+            lines.append(f"weights by noise: {', '.join(shown)} (equal: {1 / len(weights):.1%})")
+    return lines
 
 
 def _prediction(mixture: dict[str, Any]) -> str | None:

@@ -114,7 +114,9 @@ def covered(method: str, form: str, runs: int, seed: int) -> Covered:
     options = MixtureOptions(search=SearchOptions(prior="uniform", kl=0.0))
     mixture = mix(MixtureRequest(supply, 1000, method, options, Evidence(table)))
     even = np.full(DOMAINS, 1 / DOMAINS)
-    best = optimise(Problem(truth, whole(DOMAINS), even, prior=even, support=support_of(shares)))
+    best = optimise(
+        Problem(truth, whole(DOMAINS), even[None], prior=even, support=support_of(shares))
+    )
     assert mixture.low is not None and mixture.high is not None, mixture.warnings
     answer, low, high = (
         np.array([shares_of[name] for name in NAMES])

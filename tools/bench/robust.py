@@ -109,7 +109,7 @@ def optimum_of(table: RunTable, law: str) -> Array:
     """Return the mixture of the least mean loss."""
     targets = len(table.targets)
     problem = Problem(
-        LAWS[law].fit(table), whole(len(table.domains)), np.full(targets, 1 / targets),
+        LAWS[law].fit(table), whole(len(table.domains)), np.full((1, targets), 1 / targets),
         support=support_of(table.weights), convex=LAWS[law].convex,
     )  # fmt: skip
     return optimise(problem).weights

@@ -10,10 +10,12 @@ from numpy.typing import NDArray
 from curate.errors import RecipeError
 from curate.laws.likelihoods import Likelihoods
 from curate.mixture.constraints import Constraints, match_constraints, prior_of
+from curate.mixture.goals import unused_targets
 from curate.mixture.request import MixtureRequest, Preference
 from curate.mixture.search.expert_mixing import ExpertsLaw, best_shares, combined, experts_law
-from curate.mixture.search.objective import Problem, losses_at
+from curate.mixture.search.objective import Problem, goals_of, losses_at
 from curate.mixture.search.optimise import optimise
+from curate.mixture.search.simplex_box import nearest_in_proportion
 from curate.mixture.search.uncertainty import interval
 from curate.runtime.threads import one_blas_thread
 
@@ -68,14 +70,15 @@ def best_predictors(
         unconstrained=constraints.in_recipe_order(free),
         low=None if low is None else constraints.in_recipe_order(low),
         high=None if high is None else constraints.in_recipe_order(high),
-        predicted_loss=float(
-            losses.max() if constraints.worst else losses @ constraints.target_weights
-        ),
+        predicted_loss=float((constraints.goals.weights @ losses).max()),
         warnings=_warnings(experts, constraints, low is not None),
         details={
             "level": level,
             "optimality_gap": gap,
             "predicted_losses": dict(zip(experts.targets, map(float, losses), strict=True)),
+            "objective": constraints.goals.to_json(
+                experts.targets, losses, _reference(law, constraints)
+            ),
         },
     )
 
@@ -87,6 +90,7 @@ def _warnings(
         f"'{name}' has an expert and is not in the recipe: it gets no share"
         for name in constraints.left_out
     )
+    warnings += unused_targets(constraints.goals)
     if have_intervals:
         warnings += tuple(
             f"'{name}' has one held-out document, so the intervals do not know how another would "
@@ -102,19 +106,42 @@ def _optimum(
     tolerance: float = 1e-7,
 ) -> tuple[Array, float | None]:  # fmt: skip
     """Minimise a mean of losses by expectation-maximisation, anything else by the optimiser."""
-    if constraints.worst or request.options.search.kl:
+    if len(constraints.goals.weights) > 1 or request.options.search.kl:
         optimum = optimise(_problem(request, law, constraints))
         return optimum.weights, optimum.gap
-    blocks = combined(law.parts, constraints.target_weights)
+    blocks = combined(law.parts, constraints.goals.weights[0])
     solution = best_shares(blocks, constraints.box, start, tolerance)
     return solution.weights, solution.certificate / blocks.tokens_per_block
 
 
 def _problem(request: MixtureRequest, law: ExpertsLaw, constraints: Constraints) -> Problem:
+    reference = _reference(law, constraints)
+    scale = 1.0 if reference is None else reference
     return Problem(
-        law, constraints.box, constraints.target_weights, constraints.worst,
-        kl=request.options.search.kl or 0.0, prior=prior_of(request, constraints), convex=True,
+        law, constraints.box, constraints.goals.weights / np.reshape(scale, (-1, 1)),
+        kl=(request.options.search.kl or 0.0) / float(np.mean(scale)),
+        prior=prior_of(request, constraints), convex=True,
     )  # fmt: skip
+
+
+def _reference(law: ExpertsLaw, constraints: Constraints) -> Array | None:
+    """Return the losses by which goals are divided, shape (goals,); None: they are compared as is.
+
+    Raises:
+        RecipeError: They are to be measured against a run, and there is none.
+    """
+    goals = constraints.goals
+    if goals.against == "best_run":
+        raise RecipeError(
+            "mixture.objective.against: best_run needs training runs, and experts are no runs of "
+            "mixtures; set natural, or leave it out to compare losses as they are"
+        )
+    if goals.against is None:
+        return None
+    natural = nearest_in_proportion(constraints.natural, constraints.box)
+    unused = np.empty(0)
+    reference: Array = goals_of(law.predict(natural[None], unused, unused), goals.weights)[0]
+    return reference
 
 
 def _interval(

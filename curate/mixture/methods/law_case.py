@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,8 @@ from curate.laws.forms.expert_regression import INFORMED, informed
 from curate.mixture.constraints import Constraints, match_constraints, prior_of
 from curate.mixture.methods.expert_features import expert_features
 from curate.mixture.request import MixtureRequest
-from curate.mixture.search.objective import Problem
+from curate.mixture.search.objective import Problem, goals_of, losses_at
+from curate.mixture.search.simplex_box import nearest_in_proportion
 from curate.mixture.search.trust_region import support_of
 from curate.runtime.registry import unknown_name
 
@@ -36,6 +37,8 @@ class LawCase:
     runs: RunTable
     law: Law
     problem: Problem
+    reference: Array | None
+    """shape (goals,), losses by which the goals of a worst case are divided."""
 
 
 def make_case(
@@ -52,14 +55,11 @@ def make_case(
             "none, such as entropy"
         )
     search = request.options.search
-    # Losses of different domains are compared by how far each is above the best that a run had.
-    scale = 1 / runs.losses.min(axis=0) if constraints.worst else 1.0
     discount = search.discount_repeats
     problem = Problem(
         law=law.fit(runs),
         box=constraints.box,
-        target_weights=constraints.target_weights * scale,
-        worst=constraints.worst,
+        goals=constraints.goals.weights,
         tokens=_at(runs.tokens, search.at_tokens, "at_tokens", "tokens"),
         params=_at(runs.params, search.at_params, "at_params", "parameters"),
         kl=kl_bpb * _loss_per_bpb(runs) if search.kl is None else search.kl,
@@ -68,6 +68,7 @@ def make_case(
         support=support_of(runs.weights) if search.trust_region else None,
         convex=law.convex and not discount,
     )
+    problem, reference = _against_reference(problem, constraints, runs)
     return LawCase(
         simulated=simulated,
         request=request,
@@ -75,7 +76,25 @@ def make_case(
         runs=runs,
         law=law,
         problem=problem,
+        reference=reference,
     )
+
+
+def _against_reference(
+    problem: Problem, constraints: Constraints, runs: RunTable
+) -> tuple[Problem, Array | None]:
+    """Divide goals of a worst case by their reference, shape (goals,), so that they compare."""
+    goals = constraints.goals
+    if not goals.relative:
+        return problem, None
+    if goals.against == "natural":
+        natural = nearest_in_proportion(constraints.natural, problem.box)
+        reference = goals_of(losses_at(problem, natural[None]), goals.weights)[0]
+    else:
+        reference = goals_of(runs.losses, goals.weights).min(axis=0)
+    # The pull stays in the unit of the losses.
+    kl = problem.kl / float(reference.mean())
+    return replace(problem, goals=goals.weights / reference[:, None], kl=kl), reference
 
 
 def _loss_per_bpb(runs: RunTable) -> float:

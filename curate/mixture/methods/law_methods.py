@@ -20,6 +20,7 @@ from curate.laws.fitting.levels import FittedBeyond
 from curate.laws.forms.bimix import NEAR_ZERO, FittedBimix
 from curate.laws.scores import finite_or_none
 from curate.mixture.constraints import Constraints
+from curate.mixture.goals import unused_targets
 from curate.mixture.methods.law_case import ASSUMED_TOKEN_BYTES, LawCase, make_case
 from curate.mixture.methods.law_trust import compare_with_runs, observed_objective
 from curate.mixture.request import MixtureRequest, Preference
@@ -103,7 +104,6 @@ def least_loss(
             warnings.append(f"{spread.failed} of {replicates} resamples cannot determine the law")
         ranges = _wider(ranges, spread)
     losses = losses_at(problem, answer.weights[None])[0]
-    worst_or_mean = losses.max() if constraints.worst else losses @ constraints.target_weights
     trust = compare_with_runs(case, answer.weights, refits)
     warnings += [] if trust.warning is None else [trust.warning]
     support = check_support(answer.weights, support_of(runs.weights), runs.domains)
@@ -112,7 +112,7 @@ def least_loss(
         unconstrained=constraints.in_recipe_order(_unconstrained(case, answer)),
         low=None if ranges is None else constraints.in_recipe_order(ranges.low),
         high=None if ranges is None else constraints.in_recipe_order(ranges.high),
-        predicted_loss=float(worst_or_mean),
+        predicted_loss=float((constraints.goals.weights @ losses).max()),
         warnings=(*warnings, *(request.evidence.notices if request.evidence else ())),
         details={
             "law": case.law.name,
@@ -125,6 +125,7 @@ def least_loss(
                 "params": finite_or_none(problem.params),
             },
             "predicted_losses": dict(zip(runs.targets, map(float, losses), strict=True)),
+            "objective": constraints.goals.to_json(runs.targets, losses, case.reference),
             **({} if ranges is None else {"laws": ranges.laws}),
             **_loss_ranges(case, losses, refits),
             **({} if spread is None else _spread_json(spread, constraints, runs.domains)),
@@ -164,6 +165,7 @@ def _position_warnings(case: LawCase, answer: _Answer) -> list[str]:
         f"'{name}' is in the runs and not in the recipe: it gets no share"
         for name in case.constraints.left_out
     ]
+    warnings += unused_targets(case.constraints.goals)
     remedy = "set mixture.trust_region: true"
     if case.simulated:
         remedy = "take a method with a trust region, such as boosted"
@@ -232,13 +234,13 @@ def _unconstrained(case: LawCase, answer: _Answer) -> Array:
 def _closed_form(problem: Problem) -> Array | None:
     """Return BiMix's optimum if the problem is a weighted sum of its losses, else None."""
     law = problem.law
-    if not isinstance(law, FittedBimix) or problem.worst or problem.kl:
+    if not isinstance(law, FittedBimix) or len(problem.goals) > 1 or problem.kl:
         return None
     if problem.unique_share is not None:
         return None
     domains, predicted = len(problem.box.low), list(law.domain_of)
     scales, exponents, least = np.zeros(domains), np.zeros(domains), np.ones(domains)
-    scales[predicted] = law.scale(problem.tokens, problem.params) * problem.target_weights
+    scales[predicted] = law.scale(problem.tokens, problem.params) * problem.goals[0]
     size = law.size(problem.params)
     exponents[predicted], least[predicted] = size.alpha, size.share_floor
     return power_optimum(scales, exponents, problem.box, (least, NEAR_ZERO))

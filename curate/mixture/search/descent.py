@@ -14,7 +14,9 @@ from scipy import optimize
 from curate.mixture.search.objective import (
     TINY,
     Problem,
+    goals_of,
     losses_at,
+    pull_at,
     pull_slopes,
     slopes_at,
     value_at,
@@ -63,23 +65,17 @@ class _Scaled:
         return float(value_at(self.problem, self.inside(point)[None])[0]) / self.scale
 
     def slope(self, point: Array) -> Array:
-        mean = self.problem.target_weights @ self.slopes(point)
-        return np.asarray((mean + pull_slopes(self.problem, self.inside(point))) / self.scale)
+        return np.asarray(self.each_slope(point)[0])
 
     def each(self, point: Array) -> Array:
-        """Return the losses that a worst case compares, each with the KL term."""
+        """Return the goals, each with the KL term; shape (goals,)."""
         inside = self.inside(point)[None]
-        compared = losses_at(self.problem, inside)[0] * self.problem.target_weights
-        pull = value_at(self.problem, inside)[0] - compared[self._used].max()
-        return np.asarray((compared[self._used] + pull) / self.scale)
+        goals = goals_of(losses_at(self.problem, inside), self.problem.goals)[0]
+        return np.asarray((goals + pull_at(self.problem, inside)) / self.scale)
 
     def each_slope(self, point: Array) -> Array:
-        each = (self.slopes(point) * self.problem.target_weights[:, None])[self._used]
-        return np.asarray((each + pull_slopes(self.problem, self.inside(point))) / self.scale)
-
-    @property
-    def _used(self) -> NDArray[np.bool_]:
-        return self.problem.target_weights > 0
+        goals = self.problem.goals @ self.slopes(point)
+        return np.asarray((goals + pull_slopes(self.problem, self.inside(point))) / self.scale)
 
 
 def descend(problem: Problem, start: Array, ball: Ball | None) -> Array:
@@ -96,7 +92,8 @@ def descend(problem: Problem, start: Array, ball: Ball | None) -> Array:
     """
     scale = max(abs(float(value_at(problem, start[None])[0])), 1e-9)
     scaled = _Scaled(problem, scale if np.isfinite(scale) else 1.0)
-    end = _least_worst(scaled, start, ball) if problem.worst else _least(scaled, start, ball)
+    several = len(problem.goals) > 1
+    end = _least_worst(scaled, start, ball) if several else _least(scaled, start, ball)
     return nearest(end, problem.box) if np.all(np.isfinite(end)) else start
 
 
@@ -110,9 +107,9 @@ def _least(scaled: _Scaled, start: Array, ball: Ball | None) -> Array:
 
 
 def _least_worst(scaled: _Scaled, start: Array, ball: Ball | None) -> Array:
-    """Minimise the worst loss: append a level to the shares, and keep every loss below it.
+    """Minimise the largest goal: append a level to the shares, and keep every goal below it.
 
-    The largest of several losses has kinks; this form is smooth.
+    The largest of several goals has kinks; this form is smooth.
     """
     count = len(start)
     flat = np.append(np.zeros(count), 1.0)

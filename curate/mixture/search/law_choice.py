@@ -35,7 +35,7 @@ from curate.laws import LAWS
 from curate.laws.fitting.features import mixture_numbers, run_folds
 from curate.laws.law import FittedLaw, Law, RunTable
 from curate.mixture.search.descent import descend
-from curate.mixture.search.objective import Problem, slopes_at, value_at
+from curate.mixture.search.objective import Problem, goals_of, slopes_at, value_at
 from curate.mixture.search.optimise import optimise
 
 Array = NDArray[np.float64]
@@ -232,8 +232,7 @@ def _errors(predicted: Array, problem: Problem, table: RunTable) -> Array:
 
 def objective_of(losses: Array, problem: Problem) -> Array:
     """Evaluate the objective of losses, shape (rows, targets), without the KL term."""
-    scaled = losses * problem.target_weights
-    return np.asarray(scaled.max(axis=1) if problem.worst else scaled.sum(axis=1))
+    return np.asarray(goals_of(losses, problem.goals).max(axis=1))
 
 
 def law_weights(errors: Array, mixture: NDArray[np.int64]) -> Array:

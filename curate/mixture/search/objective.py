@@ -1,7 +1,8 @@
 """The objective of an optimised mixture, and its derivative.
 
-It is a weighted mean of the losses that a law predicts, or the worst of them, plus an optional KL
-pull to a prior mixture. Repeated tokens may be discounted before the law sees the mixture.
+It is the largest of some weighted sums of the losses that a law predicts (one for a mean, one for
+each target or group of targets for the worst case), plus an optional KL pull to a prior mixture.
+Repeated tokens may be discounted before the law sees the mixture.
 """
 
 from __future__ import annotations
@@ -29,11 +30,9 @@ class Problem:
     law: FittedLaw
     box: Box
     """Floors and caps."""
-    target_weights: Array
-    """shape (targets,), importance of each loss in the mean; for the worst case, what each is
-    multiplied by before they are compared (0 leaves it out)."""
-    worst: bool = False
-    """Minimise the largest of the losses instead of their mean."""
+    goals: Array
+    """shape (goals, targets), non-negative weights of the losses in each goal. The objective is the
+    largest goal."""
     tokens: float = np.nan
     """Training tokens, or what stands in their place in the run table; NaN where it has neither."""
     params: float = np.nan
@@ -59,13 +58,20 @@ def losses_at(problem: Problem, weights: Array) -> Array:
 
 def value_at(problem: Problem, weights: Array) -> Array:
     """Evaluate the objective, shape (rows,), for shares of shape (rows, domains)."""
-    losses = losses_at(problem, weights)
-    if problem.worst:
-        used = problem.target_weights > 0
-        value = (losses * problem.target_weights)[:, used].max(axis=1)
-    else:
-        value = losses @ problem.target_weights
-    return np.asarray(value + _pull(problem, weights))
+    goals = goals_of(losses_at(problem, weights), problem.goals)
+    return np.asarray(goals.max(axis=1) + pull_at(problem, weights))
+
+
+def goals_of(losses: Array, goals: Array) -> Array:
+    """Sum losses, shape (rows, targets), to goals, shape (rows, goals).
+
+    An infinite loss counts in the goals that give it a weight, and in no other.
+    """
+    infinite = np.isinf(losses)
+    if not infinite.any():
+        return np.asarray(losses @ goals.T)
+    sums = np.where(infinite, 0.0, losses) @ goals.T
+    return np.where(infinite @ (goals.T > 0), np.inf, sums)
 
 
 def slopes_at(problem: Problem, weights: Array) -> Array | None:
@@ -99,7 +105,8 @@ def pull_slopes(problem: Problem, weights: Array) -> Array:
     return np.asarray(problem.kl * (np.log(ratio) + 1))
 
 
-def _pull(problem: Problem, weights: Array) -> Array:
+def pull_at(problem: Problem, weights: Array) -> Array:
+    """Evaluate the KL term, shape (rows,), for shares of shape (rows, domains)."""
     if not problem.kl or problem.prior is None:
         return np.zeros(len(weights))
     ratio = np.maximum(weights, TINY) / np.maximum(problem.prior, TINY)

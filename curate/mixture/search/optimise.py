@@ -21,6 +21,7 @@ from curate.mixture.search.descent import Ball, descend
 from curate.mixture.search.objective import (
     TINY,
     Problem,
+    goals_of,
     losses_at,
     pull_slopes,
     slopes_at,
@@ -96,19 +97,17 @@ def certificate(problem: Problem, weights: Array) -> float | None:
     """Bound how far the value is above the minimum over the box; valid for a convex problem.
 
     The loss lies above its tangents, so the least point of the tangents bounds it from below: a
-    corner of the box for a mean (Frank and Wolfe's gap), a linear programme for the worst case.
+    corner of the box for one goal (Frank and Wolfe's gap), a linear programme for several.
     None where the law has no gradient.
     """
     slopes = slopes_at(problem, weights)
     if slopes is None:
         return None
     pull = pull_slopes(problem, weights)
-    if not problem.worst:
-        direction = problem.target_weights @ slopes + pull
-        return float(direction @ (weights - best_corner(direction, problem.box)))
-    used = problem.target_weights > 0
-    scaled = (slopes * problem.target_weights[:, None])[used] + pull
-    values = (losses_at(problem, weights[None])[0] * problem.target_weights)[used]
+    scaled = problem.goals @ slopes + pull
+    if len(scaled) == 1:
+        return float(scaled[0] @ (weights - best_corner(scaled[0], problem.box)))
+    values = goals_of(losses_at(problem, weights[None]), problem.goals)[0]
     count = len(weights)
     linprog: Callable[..., Any] = optimize.linprog  # typed here: stubs may be absent
     result = linprog(
