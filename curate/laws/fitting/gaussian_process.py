@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate.laws.fitting.features import number_distinct
+from curate.laws.formula import Formula, add, constant, linear, matern_sum
 from curate.laws.law import Array, RunTable
 
 ROWS_LEARN = 240
@@ -312,6 +313,27 @@ class Process:
         slopes: Array = a * pull.sum(axis=1)[:, None] - pull @ x + plane * (self.solved @ x)
         return slopes / covariance.lengths[: covariance.domains]
 
+    def at(self, progress: Array) -> tuple[Array, Array, float]:
+        """Reduce the mean to a function of the mixture, at one place of progress.
+
+        Args:
+            progress: shape (columns,).
+
+        Returns:
+            Weights of the correlations with each observed row, shape (rows,); slopes by
+            `Rows.mixture`, shape (domains,); and the constant.
+        """
+        covariance = self.covariance
+        step, plane, _, product, alone, _ = covariance.variances
+        place = Rows(self.rows.mixture[:1], progress[None], self.rows.run[:1])
+        (_, b, c), (x, y, z) = covariance.split(place), covariance.split(self.rows)
+        near, level = np.full(len(x), step), np.full(len(x), LEVEL_VARIANCE)
+        if covariance.columns:
+            near += product * matern(squared_distances(b, y))[0][0]
+            level += alone * matern(squared_distances(c, z))[0][0]
+        slopes = plane * (self.solved @ x) / covariance.lengths[: covariance.domains]
+        return near * self.solved, slopes, float(level @ self.solved)
+
 
 def observe(covariance: Covariance, rows: Rows, values: Array) -> Process:
     """Condition a process on observed values.
@@ -376,6 +398,27 @@ class TargetProcesses:
             shape (rows of new, targets, columns); times `scales` it is that of `mean`.
         """
         return np.stack([process.gradient(new) for process in self.processes], axis=1)
+
+    def formula(self, roots: Formula, progress: Array) -> Formula:
+        """Write `mean` as a formula, at one place of progress.
+
+        Args:
+            roots: Formula of a row of `Rows.mixture`.
+            progress: shape (columns,).
+        """
+        rows = self.processes[0].rows.mixture
+        points, number = np.unique(rows, axis=0, return_inverse=True)
+        parts = [process.at(progress) for process in self.processes]
+        # Checkpoints of a run have the same mixture, so their weights add up.
+        weights = np.stack([np.bincount(number.reshape(-1), near) for near, _, _ in parts])
+        slopes = np.stack([slope for _, slope, _ in parts])
+        level = np.array([level for _, _, level in parts])
+        rates = np.stack([1 / p.covariance.lengths[: rows.shape[1]] for p in self.processes])
+        return add(
+            constant(self.centres + self.scales * level),
+            linear(roots, self.scales[:, None] * slopes),
+            matern_sum(roots, points, rates, self.scales[:, None] * weights),
+        )
 
 
 def fit_processes(rows: Rows, values: Array) -> TargetProcesses:

@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate.laws.fitting.features import number_distinct
+from curate.laws.formula import Formula, constant, formula_of, multiply
 from curate.laws.law import Array, FittedLaw, RunTable
 
 REFERENCES = 48
@@ -500,6 +501,14 @@ class FittedBeyond:
         if slopes is None:
             return None
         return np.asarray(slopes * self._correction(tokens, params)[:, :, None])
+
+    def formula(self, tokens: float, params: float) -> Formula | None:
+        """Write the predicted losses as a formula of the shares; see `LawWithFormula`."""
+        within = formula_of(self.law, tokens, params)
+        if within is None:
+            return None
+        factors = self._correction(np.array([tokens]), np.array([params]))[0]
+        return multiply(within, constant(factors))
 
     def _correction(self, tokens: Array, params: Array) -> Array:
         """Factors of the law's predictions, shape (rows, targets), or (rows, 1) inside the runs."""

@@ -68,6 +68,10 @@ class Horizon:
             at += 2
         return total, derivatives
 
+    def value(self, theta: Array, tokens: float, params: float) -> Array:
+        """Sum the terms at one place, shape (targets,)."""
+        return self.evaluate(theta, np.array([tokens]), np.array([params]))[0][:, 0]
+
 
 def horizon_of(table: RunTable) -> Horizon:
     """Find the terms that this table determines."""

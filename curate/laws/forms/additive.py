@@ -11,6 +11,7 @@ import numpy as np
 
 from curate.laws.fitting.least_squares import Prior, fit_log_losses
 from curate.laws.fitting.progress_term import Horizon, horizon_of
+from curate.laws.formula import Formula, PowerSum, add, constant, power, power_sum, shares
 from curate.laws.law import Array, Law, RunTable
 
 SHARE_OFFSET = 1e-4
@@ -61,6 +62,13 @@ class FittedAdditive:
         by_share = parts * self.powers / (weights + SHARE_OFFSET)[:, None, :]
         slopes: Array = -by_share / parts.sum(axis=2, keepdims=True) ** 2
         return slopes
+
+    def formula(self, tokens: float, params: float) -> Formula:
+        """Write the predicted losses as a formula of the shares; see `LawWithFormula`."""
+        ones = np.ones_like(self.use)
+        useful = power_sum(shares(), PowerSum(self.use, ones, SHARE_OFFSET * ones, self.powers))
+        later = self.horizon.value(self.terms, tokens, params)
+        return add(constant(self.floor + later), power(useful, constant(-1.0)))
 
     def _parts(self, weights: Array) -> Array:
         """Return C_ij (w_j + offset)^gamma_ij, shape (rows, targets, domains)."""

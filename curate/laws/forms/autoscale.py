@@ -11,6 +11,7 @@ import numpy as np
 
 from curate.laws.fitting.least_squares import Prior, fit_log_losses
 from curate.laws.fitting.progress_term import Horizon, horizon_of
+from curate.laws.formula import Formula, PowerSum, add, constant, power_sum, shares
 from curate.laws.law import Array, Law, RunTable
 
 
@@ -65,6 +66,13 @@ class FittedAutoscale:
         parts = self._parts(exposures)
         by_exposure = -self.powers * parts / (exposures[:, None, :] + self.head_start)
         return by_exposure * relative[:, :, None]
+
+    def formula(self, tokens: float, params: float) -> Formula:
+        """Write the predicted losses as a formula of the shares; see `LawWithFormula`."""
+        rate = _relative(np.array([tokens]), self.tokens_unit) / self.head_start
+        terms = PowerSum(self.amplitude, rate, np.ones_like(rate), -self.powers)
+        later = self.horizon.value(self.terms, tokens, params)
+        return add(constant(self.floor + later), power_sum(shares(), terms))
 
     def _parts(self, exposures: Array) -> Array:
         parts: Array = (

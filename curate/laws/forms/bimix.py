@@ -12,6 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate.errors import FitError
+from curate.laws.formula import (
+    Formula,
+    add,
+    constant,
+    maximum,
+    minimum,
+    multiply,
+    pick,
+    power,
+    shares,
+)
 from curate.laws.law import Array, Law, RunTable
 
 BETA_STARTS = (0.3, 1.0)
@@ -119,6 +130,16 @@ class FittedBimix:
             for target, domain in enumerate(self.domain_of):
                 slopes[rows, target, domain] = by_share[:, target]
         return slopes
+
+    def formula(self, tokens: float, params: float) -> Formula:
+        """Write the predicted losses as a formula of the shares; see `LawWithFormula`."""
+        size, own = self.size(params), pick(shares(), self.domain_of)
+        relative = minimum(multiply(own, constant(1 / size.share_floor)), constant(1.0))
+        steep = power(maximum(relative, constant(0.0)), constant(NEAR_ZERO))
+        rate = size.alpha / NEAR_ZERO
+        below = add(constant(1 + rate), multiply(constant(-rate), steep))
+        above = power(maximum(own, constant(size.share_floor)), constant(-size.alpha))
+        return multiply(below, above, constant(self.scale(tokens, params)))
 
     def scale(self, tokens: float, params: float) -> Array:
         """Return K_i of L_i = K_i r_i^-alpha_i at these tokens and parameters, shape (targets,)."""

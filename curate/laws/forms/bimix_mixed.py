@@ -11,6 +11,7 @@ import numpy as np
 
 from curate.laws.fitting.least_squares import Prior, fit_log_losses
 from curate.laws.fitting.progress_term import Horizon, horizon_of
+from curate.laws.formula import Formula, PowerSum, constant, multiply, power_sum, shares
 from curate.laws.law import Array, Law, RunTable
 
 SHARE_OFFSET = 5e-4
@@ -57,6 +58,13 @@ class FittedBimixMixed:
         """
         by_share = -self._parts(weights) * self.powers / (weights + SHARE_OFFSET)[:, None, :]
         return by_share * self._progress(tokens, params)[:, :, None]
+
+    def formula(self, tokens: float, params: float) -> Formula:
+        """Write the predicted losses as a formula of the shares; see `LawWithFormula`."""
+        ones = np.ones_like(self.scales)
+        terms = PowerSum(self.scales, ones, SHARE_OFFSET * ones, -self.powers)
+        later = self.horizon.value(self.terms, tokens, params)
+        return multiply(power_sum(shares(), terms), constant(1 + later))
 
     def _parts(self, weights: Array) -> Array:
         parts: Array = self.scales * (weights + SHARE_OFFSET)[:, None, :] ** -self.powers

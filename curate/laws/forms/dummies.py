@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate.laws.fitting.features import number_distinct
+from curate.laws.formula import Formula, add, constant, exp, log, multiply, pick, shares
 from curate.laws.law import Array, Law, RunTable
 
 SHARE_OFFSET = 1e-3
@@ -65,6 +66,16 @@ class FittedDummy:
                 by_share = self.slopes[target] / (weights[:, domain] + SHARE_OFFSET)
                 slopes[:, target, domain] = losses[:, target] * by_share
         return slopes
+
+    def formula(self, tokens: float, params: float) -> Formula:
+        """Write the predicted losses as a formula of the shares; see `LawWithFormula`."""
+        place = _places(np.array([tokens]), np.array([params]))
+        level = self.means[_nearest(self.points, place)[0]]
+        used = np.array([domain is not None for domain in self.domain_of])
+        slopes = np.where(used, self.slopes, 0.0)
+        picked = pick(shares(), [0 if domain is None else domain for domain in self.domain_of])
+        tilt = multiply(constant(slopes), log(add(picked, constant(SHARE_OFFSET))))
+        return exp(add(constant(level - slopes * self.centres), tilt))
 
 
 def fit_mean(table: RunTable) -> FittedDummy:

@@ -11,6 +11,7 @@ import numpy as np
 
 from curate.laws.fitting.least_squares import Prior, fit_log_losses
 from curate.laws.fitting.progress_term import Horizon, horizon_of
+from curate.laws.formula import Formula, add, constant, exp, linear, shares
 from curate.laws.law import Array, Law, RunTable
 
 SLOPE_SPREAD = 10.0
@@ -59,6 +60,12 @@ class FittedExponential:
             Shape (rows, targets, domains), the unit of the fitted table per unit of share.
         """
         return self._excess(weights)[:, :, None] * self.slopes[None]
+
+    def formula(self, tokens: float, params: float) -> Formula:
+        """Write the predicted losses as a formula of the shares; see `LawWithFormula`."""
+        excess = exp(add(constant(self.level), linear(shares(), self.slopes)))
+        later = self.horizon.value(self.terms, tokens, params)
+        return add(constant(self.floor + later), excess)
 
     def _excess(self, weights: Array) -> Array:
         excess: Array = np.exp(self.level + weights @ self.slopes.T)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from curate.laws.fitting.features import Progress, progress_of, root_shares
+from curate.laws.fitting.features import ROOT_OFFSET, Progress, progress_of, root_shares
 from curate.laws.fitting.gaussian_process import (
     Rows,
     TargetProcesses,
@@ -18,6 +18,7 @@ from curate.laws.fitting.gaussian_process import (
     new_runs,
     run_numbers,
 )
+from curate.laws.formula import Formula, add, constant, exp, multiply, power, shares
 from curate.laws.forms.additive import FittedAdditive, fit_additive
 from curate.laws.law import Array, Law, RunTable
 from curate.runtime.threads import one_blas_thread
@@ -62,6 +63,14 @@ class FittedGaussian:
         by_share = by_root / (2 * rows.mixture[:, None, :])
         slopes = self.mean.gradient(weights, tokens, params) + mean * by_share
         return np.asarray(slopes * np.exp(self.residuals.mean(rows))[:, :, None])
+
+    def formula(self, tokens: float, params: float) -> Formula:
+        """Write the predicted losses as a formula of the shares; see `LawWithFormula`."""
+        roots = power(add(shares(), constant(ROOT_OFFSET)), constant(0.5))
+        place = self.progress.columns(np.array([tokens]), np.array([params]))[0]
+        return multiply(
+            self.mean.formula(tokens, params), exp(self.residuals.formula(roots, place))
+        )
 
     def _new_rows(self, weights: Array, tokens: Array, params: Array) -> Rows:
         columns = self.progress.columns(tokens, params)

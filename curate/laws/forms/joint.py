@@ -41,6 +41,7 @@ from curate.laws.fitting.gaussian_process import (
 )
 from curate.laws.fitting.gaussian_process import left_out as process_left_out
 from curate.laws.fitting.levels import LawWithErrors, with_levels
+from curate.laws.formula import Formula, add, constant, exp, multiply, power, shares
 from curate.laws.forms.joint_trend import (
     DIMINISHING,
     PROGRESS_ONLY,
@@ -118,6 +119,16 @@ class Experts:
             expert.gradient(expert.trend.gradient(*at), rows) for expert in self.corrected
         ]
 
+    def formulas(self, tokens: float, params: float) -> list[Formula]:
+        """Write every expert's log losses as a formula of the shares."""
+        roots = power(add(shares(), constant(SHARE_OFFSET)), constant(0.5))
+        place = self.progress.columns(np.array([tokens]), np.array([params]))[0]
+        trends = [trend.formula(tokens, params) for trend in self.trends]
+        return trends + [
+            add(expert.trend.formula(tokens, params), expert.residuals.formula(roots, place))
+            for expert in self.corrected
+        ]
+
 
 @dataclass(frozen=True, slots=True)
 class FittedJoint:
@@ -173,6 +184,11 @@ class FittedJoint:
             vote[:, None] * slope for vote, slope in zip(self.votes, slopes, strict=True)
         )
         return np.asarray(self.predict(weights, tokens, params)[:, :, None] * by_weight)
+
+    def formula(self, tokens: float, params: float) -> Formula:
+        """Write the predicted losses as a formula of the shares; see `LawWithFormula`."""
+        experts = self.experts.formulas(tokens, params)
+        return exp(add(*(multiply(constant(v), e) for v, e in zip(self.votes, experts, strict=True))))
 
 
 @one_blas_thread()

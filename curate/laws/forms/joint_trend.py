@@ -16,6 +16,18 @@ from numpy.typing import NDArray
 
 from curate.laws.fitting.features import Progress
 from curate.laws.fitting.least_squares import Prior, fit_log_losses
+from curate.laws.formula import (
+    Formula,
+    PowerSum,
+    add,
+    constant,
+    exp,
+    log,
+    multiply,
+    power_sum,
+    shares,
+    softplus,
+)
 from curate.laws.law import Array, RunTable
 
 Groups = NDArray[np.int64]
@@ -149,6 +161,33 @@ class Trend:
         by_log_sum = state.by_log_sum * self._level(state.log_losses)[1]
         slopes: Array = (by_log_sum[:, :, None] * by_share).transpose(1, 0, 2)
         return slopes
+
+    def formula(self, tokens: float, params: float) -> Formula:
+        """Write the log losses as a formula of the shares; see `LawWithFormula`."""
+        columns = self.progress.columns(np.array([tokens]), np.array([params]))[0]
+        theta, layout = self.theta, self.layout
+        domains = layout.domains
+        powers = np.exp(theta[:, layout.power])[:, None]
+        scale = np.exp(theta[:, :domains])
+        useful = power_sum(
+            shares(), PowerSum(scale, np.ones((1, 1)), np.full((1, 1), SHARE_OFFSET), powers)
+        )
+        if layout.parts > domains:
+            amount = np.exp(-layout.tokens_scale * columns[0]) + SHARE_OFFSET
+            start = np.exp(theta[:, domains] + powers[:, 0] * np.log(amount))
+            useful = add(useful, constant(start))
+        log_sum = log(useful)
+        levels, by_sum = theta[:, layout.offsets].copy(), np.exp(theta[:, layout.share_exponents])
+        levels[:, 2:] -= np.exp(theta[:, layout.progress_exponents]) * columns
+        terms = [
+            exp(add(constant(level), multiply(constant(-slope), log_sum)))
+            for level, slope in zip(levels.T[1:], by_sum.T, strict=True)
+        ]
+        # As `_level` keeps them below the ceiling: ceiling - bend softplus((ceiling - x) / bend).
+        bend, ceiling = BEND * self.ranges, self.highest + HEADROOM * self.ranges
+        log_losses = log(add(constant(np.exp(levels[:, 0])), *terms))
+        room = softplus(add(constant(ceiling / bend), multiply(constant(-1 / bend), log_losses)))
+        return add(constant(ceiling), multiply(constant(-bend), room))
 
     def _level(self, log_losses: Array) -> tuple[Array, Array]:
         """Keep log losses, shape (targets, rows), below the ceiling; also return the slope."""

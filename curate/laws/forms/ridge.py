@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from curate.laws.fitting.features import Progress, progress_of, run_folds
+from curate.laws.formula import Formula, add, constant, linear, shares
 from curate.laws.law import Array, Law, RunTable
 
 PENALTIES = tuple(10.0**power for power in range(-3, 4))
@@ -56,6 +57,13 @@ class FittedRidge:
         """
         slopes = self.slopes[:, : weights.shape[1]]
         return np.broadcast_to(slopes, (len(weights), *slopes.shape)).copy()
+
+    def formula(self, tokens: float, params: float) -> Formula:
+        """Write the predicted losses as a formula of the shares; see `LawWithFormula`."""
+        columns = self.progress.columns(np.array([tokens]), np.array([params]))[0]
+        domains = self.slopes.shape[1] - len(columns)
+        level = self.intercept + self.slopes[:, domains:] @ columns
+        return add(constant(level), linear(shares(), self.slopes[:, :domains]))
 
 
 def fit_ridge(table: RunTable) -> FittedRidge:
