@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         mix,
         plan,
         proxy,
+        report,
         show,
         stats,
         tokenize,
@@ -52,6 +53,7 @@ __all__ = [
     "mix",
     "plan",
     "proxy",
+    "report",
     "show",
     "stats",
     "tokenize",
@@ -69,10 +71,10 @@ _MODULES = dict.fromkeys(__all__[1:], "curate.pipeline.api") | {
 class _LazyPackage(ModuleType):
     """The package `curate`, whose functions are imported when they are first used.
 
-    `curate.stats`, `curate.plan` and `curate.proxy` are functions, yet packages of the same names
-    hold their parts. When such a package is first imported, the import system sets it as an
-    attribute of `curate`; that is ignored, so the name always means the function, whatever was
-    imported before. `from curate.stats.entropy import x` and pickles find packages in
+    `curate.stats`, `curate.plan`, `curate.proxy` and `curate.report` are functions, yet packages of
+    the same names hold their parts. When such a package is first imported, the import system sets
+    it as an attribute of `curate`; that is ignored, so the name always means the function, whatever
+    was imported before. `from curate.stats.entropy import x` and pickles find packages in
     `sys.modules` and work as ever; only `import curate.stats.entropy as e` cannot.
     """
 

@@ -167,6 +167,55 @@ def verify(directory: Path, **options: Any) -> None:
     _finish(screen, result, with_readers=False)
 
 
+@click.command()
+@click.argument("source", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="With a recipe, replaces output.dir; else the directory of report.html.",
+)
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY.SUB=VALUE",
+    help="Changes one key of the recipe; may be repeated.",
+)
+@click.option(
+    "--supply",
+    multiple=True,
+    metavar="NAME=TOKENS|CSV",
+    help="With run tables: tokens of a domain; may be repeated.",
+)
+@click.option("--budget", type=float, help="With run tables: tokens to train on.")
+@click.option(
+    "--max-epochs",
+    type=float,
+    default=1.0,
+    show_default=True,
+    help="With run tables: most passes over a domain.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@click.option("--quiet", is_flag=True, help="Print errors only.")
+def report(source: tuple[Path, ...], **options: Any) -> None:
+    """Write report.html: one page with the mixture explorer, from what is at hand.
+
+    SOURCE is a recipe, the directory of a dataset, or run tables as for fit. Nothing is tokenised
+    or trained.
+    """  # fmt: skip
+    screen = Screen(options["as_json"], options["quiet"])
+    result = curate.report(
+        source,
+        supply=options["supply"] or None,
+        budget_tokens=options["budget"],
+        max_epochs=options["max_epochs"],
+        overrides=options["overrides"],
+        directory=options["out"],
+        progress=screen.observer,
+    )
+    screen.show(result.json, lambda: f"report  {result.path}")
+
+
 def _finish(screen: Screen, result: CertificateResult, with_readers: bool) -> None:
     """Show a certificate; exit with 1 if it has problems."""
     from rich.console import Group

@@ -37,11 +37,8 @@ class Formula:
         """Return the formula, and the table of arrays that its operations refer to by number."""
         table: dict[tuple[tuple[int, ...], bytes], int] = {}
         formula = self._node(table)
-        arrays = [
-            {"shape": list(shape), "float64": base64.b64encode(content).decode("ascii")}
-            for shape, content in table
-        ]
-        return {"formula": formula, "arrays": arrays}
+        arrays = [np.frombuffer(content, "<f8").reshape(shape) for shape, content in table]
+        return {"formula": formula, "arrays": [encoded(array) for array in arrays]}
 
     def _node(self, table: dict[tuple[tuple[int, ...], bytes], int]) -> dict[str, Any]:
         places = {}
@@ -49,6 +46,12 @@ class Formula:
             key = (array.shape, np.ascontiguousarray(array, "<f8").tobytes())
             places[name] = table.setdefault(key, len(table))
         return {"operation": self.operation, "of": [of._node(table) for of in self.of], **places}
+
+
+def encoded(array: Array) -> dict[str, Any]:
+    """Write an array as JSON: its shape, and float64 numbers, little-endian, in base64."""
+    content = np.ascontiguousarray(array, "<f8").tobytes()
+    return {"shape": list(array.shape), "float64": base64.b64encode(content).decode("ascii")}
 
 
 @runtime_checkable

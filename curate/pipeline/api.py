@@ -24,6 +24,7 @@ from curate.pipeline.results import (
     MixtureResult,
     PlanResult,
     ProxyResult,
+    ReportResult,
     StatsResult,
     ValidationResult,
 )
@@ -692,6 +693,53 @@ def validate(  # noqa: PLR0913 - keywords, of which a call names two or three
     loaded = _with_devices(loaded, devices, engine, tensorboard)
     settings = ValidationSettings(seeds, _names(presets), up)
     return ValidationResult(validate_mixture(loaded, settings, workers, observer))
+
+
+def report(  # noqa: PLR0913 - keywords, of which a call names two or three
+    source: RecipeLike | Sequence[PathLike],
+    *,
+    supply: Supply = None,
+    budget_tokens: float | None = None,
+    max_epochs: float = 1.0,
+    overrides: Overrides = (),
+    directory: PathLike | None = None,
+    progress: Progress = None,
+) -> ReportResult:
+    """Write `report.html`, one page about a recipe, a dataset or training runs.
+
+    Nothing is tokenised or trained: a part without evidence names the command that makes it.
+
+    Args:
+        source: A recipe, its path, or a mapping; the directory of a dataset; or run tables, as
+            for `fit`.
+        supply: For run tables: see `mix`.
+        budget_tokens: For run tables: see `mix`.
+        max_epochs: For run tables: see `mix`.
+        overrides: Changes to the recipe; for run tables, to `mixture.…` and `seed`.
+        directory: Where the page goes; None: the recipe's output directory, the dataset's, or for
+            run tables the current one.
+        progress: None for silence, "terminal", or an observer.
+
+    Returns:
+        Path and size of the page.
+
+    Raises:
+        CurateError: Any user-fixable error, including that nothing of curate is there.
+
+    Example:
+        `curate.report("recipe.yaml").path`
+    """
+    from curate.pipeline.write_report import REPORT, recipe_inputs, report_inputs, write_report
+
+    texts, observer = override_texts(overrides), _observer(progress)
+    if isinstance(source, LoadedRecipe | Mapping):
+        loaded, _, observer = _open(source, None, progress, texts)
+        inputs = recipe_inputs(loaded, loaded.recipe.name)
+        path = (_path(directory) or loaded.output_dir) / REPORT
+    else:
+        table = _RunTableArguments(None, None, supply, budget_tokens, max_epochs)
+        inputs, path = report_inputs(_paths(source), table.inputs(()), texts, _path(directory))
+    return ReportResult(write_report(inputs, path, observer))
 
 
 def _start(

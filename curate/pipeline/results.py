@@ -278,3 +278,19 @@ def _scalars(fields: dict[str, Any]) -> Row:
 
 def _prefixed(prefix: str, values: dict[str, Any]) -> Row:
     return {f"{prefix}_{name}": value for name, value in values.items()}
+
+
+@dataclass(frozen=True, repr=False)
+class ReportResult(Result):
+    """Where the report was written."""
+
+    title: ClassVar[str] = "report"
+
+    @property
+    def path(self) -> Path:
+        """The HTML file."""
+        return Path(self.json["path"])
+
+    def rows(self) -> list[Row]:
+        """Return one row with the path and the size in bytes."""
+        return [_scalars(self.json)]

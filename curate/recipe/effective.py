@@ -7,6 +7,7 @@ directory that relative paths start from. Credentials in URLs are left out, too.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import yaml
@@ -37,13 +38,15 @@ def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
 _RecipeDumper.add_representer(str, _text)
 
 
-def effective_text(loaded: LoadedRecipe) -> str:
+def effective_text(loaded: LoadedRecipe, leave_out: Sequence[str] = ()) -> str:
     """Return a recipe as YAML that `load` reads to the same recipe from any directory.
 
     Args:
         loaded: The recipe, with overrides applied.
+        leave_out: Keys of the top level that someone else will write.
     """
     value = without_defaults(replace(loaded.recipe, base=str(loaded.base.resolve())))
+    value = {key: item for key, item in value.items() if key not in leave_out}
     body = yaml.dump(
         _without_credentials(value),
         Dumper=_RecipeDumper,

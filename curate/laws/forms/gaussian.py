@@ -18,8 +18,8 @@ from curate.laws.fitting.gaussian_process import (
     new_runs,
     run_numbers,
 )
-from curate.laws.formula import Formula, add, constant, exp, multiply, power, shares
 from curate.laws.forms.additive import FittedAdditive, fit_additive
+from curate.laws.formula import Formula, add, constant, exp, multiply, power, shares
 from curate.laws.law import Array, Law, RunTable
 from curate.runtime.threads import one_blas_thread
 

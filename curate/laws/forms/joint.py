@@ -41,7 +41,6 @@ from curate.laws.fitting.gaussian_process import (
 )
 from curate.laws.fitting.gaussian_process import left_out as process_left_out
 from curate.laws.fitting.levels import LawWithErrors, with_levels
-from curate.laws.formula import Formula, add, constant, exp, multiply, power, shares
 from curate.laws.forms.joint_trend import (
     DIMINISHING,
     PROGRESS_ONLY,
@@ -51,6 +50,7 @@ from curate.laws.forms.joint_trend import (
     fit_trend,
 )
 from curate.laws.forms.joint_trend import left_out as trend_left_out
+from curate.laws.formula import Formula, add, constant, exp, multiply, power, shares
 from curate.laws.law import Array, Law, RunTable
 from curate.runtime.threads import one_blas_thread
 
@@ -188,7 +188,9 @@ class FittedJoint:
     def formula(self, tokens: float, params: float) -> Formula:
         """Write the predicted losses as a formula of the shares; see `LawWithFormula`."""
         experts = self.experts.formulas(tokens, params)
-        return exp(add(*(multiply(constant(v), e) for v, e in zip(self.votes, experts, strict=True))))
+        return exp(
+            add(*(multiply(constant(v), e) for v, e in zip(self.votes, experts, strict=True)))
+        )
 
 
 @one_blas_thread()

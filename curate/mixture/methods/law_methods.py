@@ -304,17 +304,33 @@ def _loss_ranges(case: LawCase, losses: Array, refits: Refitted | None) -> dict[
     """Compute 95 % intervals of the predicted losses of a new run, by target."""
     if refits is None:
         return {}
-    problem, runs = case.problem, case.runs
-    width = half_width(log_errors(refits.predicted, runs), runs)
-    if isinstance(problem.law, FittedBeyond):
-        at = np.full(1, problem.tokens), np.full(1, problem.params)
-        width = np.maximum(width, NORMAL_95 * problem.law.predict_std(runs.weights[:1], *at)[0])
+    runs, width = case.runs, loss_widths(case, refits)
     ends = (np.exp([-width, width]) * losses).tolist()
     ranges = {
         name: {"low": low, "high": high}
         for name, low, high in zip(runs.targets, *ends, strict=True)
     }
     return {"predicted_intervals": ranges}
+
+
+def loss_widths(case: LawCase, refits: Refitted) -> Array:
+    """Find half widths of the 95 % intervals of a new run's log losses, shape (targets,)."""
+    problem, runs = case.problem, case.runs
+    width = half_width(log_errors(refits.predicted, runs), runs)
+    if isinstance(problem.law, FittedBeyond):
+        at = np.full(1, problem.tokens), np.full(1, problem.params)
+        width = np.maximum(width, NORMAL_95 * problem.law.predict_std(runs.weights[:1], *at)[0])
+    return width
+
+
+@one_blas_thread()
+def best_mixture(case: LawCase) -> Array:
+    """Choose the mixture of least predicted loss, without intervals, shape (domains of the runs,).
+
+    Args:
+        case: The request, matched with the runs and with the law fitted.
+    """
+    return _optimum(case, case.problem).weights
 
 
 def _spread_json(

@@ -1,0 +1,464 @@
+"""The `report` command: collect what a recipe, a dataset or runs have, and write `report.html`.
+
+Nothing is tokenised, counted or trained. What is missing is named on the page with the command that
+makes it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from curate.dataset.manifest import QUARANTINE, RECIPE, find_manifest
+from curate.dataset.samples import sample_documents
+from curate.errors import CurateError, EngineError, InputError, MissingEvidence, RecipeError
+from curate.laws import RunTable
+from curate.mixture import METHODS, DomainSupply, MixtureOptions, MixtureRequest
+from curate.mixture.methods.law_case import LawCase, make_case
+from curate.mixture.methods.law_methods import best_mixture, loss_widths
+from curate.mixture.methods.law_trust import observed_objective
+from curate.mixture.methods.needs_evidence import LawMethod
+from curate.mixture.request import Evidence
+from curate.mixture.search.law_choice import Refitted, objective_of, refit
+from curate.mixture.search.trust_region import hellinger, support_of
+from curate.pipeline.check import by_hand
+from curate.pipeline.from_run_table import RunTableInputs, request_without_text
+from curate.pipeline.read_evidence import read_evidence, read_evidence_files, search_options
+from curate.recipe import EvidenceRecipe, LoadedRecipe, load_recipe
+from curate.recipe.effective import effective_text
+from curate.report.page.explorer import ExplorerInputs, FittedCase, explorer_data
+from curate.report.page.material import LawCheck, Material, TrainingCurve, dig, mapping, number
+from curate.report.page.page import GENERATOR, render
+from curate.runtime.files import atomic_path, hash_file, read_json
+from curate.runtime.progress import Observer
+
+ARTIFACTS = (
+    "stats", "mixture", "mixtures", "plan", "certificate", "manifest", "entropy_report", "fit",
+    "validation",
+)  # fmt: skip
+"""JSON artifacts that the page shows, by name without suffix."""
+
+REPORT = "report.html"
+SAMPLES = 2
+"""Documents shown of each domain."""
+BAD_RECORDS = 100
+"""Bad records shown; the file has all."""
+CURVES = 256
+"""Most training curves of the page."""
+CURVE_POINTS = 120
+"""Points of a curve, each the mean of the steps before it."""
+MOST_MIXTURES = 1000
+"""Trained mixtures among which distances are shown."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReportInputs:
+    """What a report is about; each None or empty where it is absent."""
+
+    source: str
+    """Words for the page: what was given."""
+    command: str
+    """How the recipe is named in the commands that the page suggests."""
+    directory: Path | None = None
+    """Directory of the artifacts."""
+    loaded: LoadedRecipe | None = None
+    runs: RunTableInputs = field(default_factory=RunTableInputs)
+    """Run tables without a recipe."""
+
+
+def recipe_inputs(loaded: LoadedRecipe, name: str) -> ReportInputs:
+    """Collect the places of a recipe's artifacts."""
+    return ReportInputs(f"recipe {name}", name, loaded.output_dir, loaded)
+
+
+def directory_inputs(directory: Path) -> ReportInputs:
+    """Collect what a directory of artifacts holds, its recipe among it.
+
+    Raises:
+        InputError: Nothing in it is an artifact of curate.
+    """
+    present = [name for name in ARTIFACTS if (directory / f"{name}.json").is_file()]
+    if not present and not (directory / "runs.csv").is_file():
+        raise InputError(
+            f"{directory}: no dataset or artifact of curate is there; name a recipe, the directory "
+            "of a dataset, or run tables"
+        )
+    kept = directory / RECIPE
+    loaded = load_recipe(kept) if kept.is_file() else None
+    command = "RECIPE" if loaded is None else str(kept)
+    return ReportInputs(f"directory {directory}", command, directory, loaded)
+
+
+def write_report(inputs: ReportInputs, path: Path, observer: Observer) -> dict[str, Any]:
+    """Write the page.
+
+    Args:
+        inputs: What it is about.
+        path: File to write.
+        observer: Receives notices.
+
+    Returns:
+        Path, bytes, and the parts that had no evidence.
+
+    Raises:
+        InputError: An artifact is no JSON object, or a file that curate did not write is at `path`.
+        FitError: A run table is wrong.
+    """
+    _refuse_foreign(path)
+    material = collect(inputs, observer)
+    page = render(material).encode("utf-8", "backslashreplace")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(page)
+    return {"path": str(path), "bytes": len(page), "notices": list(material.notices)}
+
+
+def _refuse_foreign(path: Path) -> None:
+    """Raise InputError if there is a file that no report of curate's is."""
+    if not path.exists():
+        return
+    if path.is_file():
+        with path.open("rb") as stream:
+            if GENERATOR.encode() in stream.read(4096):
+                return
+    raise InputError(f"{path}: curate did not write this file; move it away, or give --out DIR")
+
+
+def collect(inputs: ReportInputs, observer: Observer) -> Material:
+    """Read all evidence at hand, and fit the law to the runs.
+
+    Raises:
+        CurateError: See `write_report`.
+    """
+    directory, loaded = inputs.directory, inputs.loaded
+    artifacts = _fit_of(inputs.runs.runs) if directory is None else _artifacts(directory)
+    notices = [] if loaded is None else _stale(artifacts, loaded.hash)
+    request, missing, supply_known = _request(inputs, artifacts, observer)
+    fitted = check = None
+    recommended = mapping(artifacts, "mixture", "weights")
+    if request is not None and not missing:
+        try:
+            fitted, check, best = _fit(request)
+        except CurateError as error:
+            missing = f"No law: {error}."
+        else:
+            recommended = recommended or best
+    explorer = None
+    if request is not None:
+        data = ExplorerInputs(
+            request.domains,
+            request.budget_tokens if supply_known else None,
+            _numbers(recommended),
+            {d.name: d.weight for d in request.domains if d.weight is not None},
+            "" if loaded is None else effective_text(loaded, ("mixture", "budget_tokens")),
+            missing,
+        )
+        explorer = explorer_data(data, fitted)
+    samples, samples_missing = _samples(directory)
+    bad_records, bad_records_total = _bad_records(directory)
+    if bad_records_total == 0:
+        rows = mapping(artifacts, "stats", "domains").values()
+        bad_records_total = int(sum(number(dig(row, "bad_records")) or 0 for row in rows))
+    for notice in notices:
+        observer.notice(notice)
+    return Material(
+        title=_title(inputs, artifacts),
+        source=inputs.source,
+        command=inputs.command,
+        artifacts=artifacts,
+        recipe=None if loaded is None else effective_text(loaded),
+        licences={
+            d.name: d.license for d in (loaded.recipe.domains if loaded else ()) if d.license
+        },
+        samples=samples,
+        samples_missing=samples_missing,
+        bad_records=bad_records,
+        bad_records_total=bad_records_total,
+        law=check,
+        law_missing=missing or "No runs are at hand.",
+        curves=_curves(inputs),
+        explorer=explorer,
+        notices=notices,
+    )
+
+
+def _title(inputs: ReportInputs, artifacts: Mapping[str, Any]) -> str:
+    if inputs.loaded is not None:
+        return inputs.loaded.recipe.name
+    name = dig(artifacts, "manifest", "name")
+    if isinstance(name, str):
+        return name
+    return "runs" if inputs.directory is None else inputs.directory.resolve().name
+
+
+def _artifacts(directory: Path) -> dict[str, Mapping[str, Any]]:
+    artifacts: dict[str, Mapping[str, Any]] = {}
+    for name in ARTIFACTS:
+        path = directory / f"{name}.json"
+        if path.is_file():
+            fields = read_json(path)
+            if not isinstance(fields, dict):
+                raise InputError(f"{path}: not an artifact of curate; remove it, or make it again")
+            artifacts[name] = fields
+    return artifacts
+
+
+def _fit_of(runs: Sequence[Path]) -> dict[str, Mapping[str, Any]]:
+    """Read the `fit.json` of these very run tables, beside them or in the current directory."""
+    digests = {hash_file(path) for path in runs if path.is_file()}
+    for place in dict.fromkeys([*(path.parent for path in runs), Path()]):
+        if (place / "fit.json").is_file():
+            fit = read_json(place / "fit.json")
+            if digests and digests == set(mapping(fit, "inputs").values()):
+                return {"fit": fit}
+    return {}
+
+
+def _stale(artifacts: Mapping[str, Mapping[str, Any]], recipe_hash: str) -> list[str]:
+    """Name the artifacts of another recipe."""
+    return [
+        f"{name}.json was made from another version of the recipe; run its command again"
+        for name, fields in artifacts.items()
+        if fields.get("recipe_hash") not in (None, recipe_hash)
+    ]
+
+
+def _request(
+    inputs: ReportInputs, artifacts: Mapping[str, Any], observer: Observer
+) -> tuple[MixtureRequest | None, str, bool]:
+    """Make the request of a mixing method from artifacts alone.
+
+    Returns:
+        The request, None where the domains are unknown; why there is no law, empty where there may
+        be one; and whether supply and budget are known.
+    """
+    command = f"curate proxy {inputs.command}"
+    if inputs.runs.runs:
+        prepared = request_without_text(inputs.runs, observer)
+        return prepared.request, "", prepared.supply_known
+    supply = {
+        name: number(dig(row, "tokens_train")) or number(dig(row, "tokens")) or 0.0
+        for name, row in mapping(artifacts, "stats", "domains").items()
+    } or {
+        name: number(dig(row, "supply_tokens")) or 0.0
+        for name, row in mapping(artifacts, "plan", "domains").items()
+    }  # fmt: skip
+    loaded = inputs.loaded
+    if loaded is None:
+        return _request_without_recipe(artifacts, supply), (
+            f"No predicted losses: the recipe is not at hand. {command}."
+        ), bool(supply)  # fmt: skip
+    recipe = loaded.recipe
+    missing = f"No predicted losses: there are no training runs. Make some: {command}"
+    evidence = _evidence(loaded)
+    is_known = bool(supply) and all(supply.get(domain.name) for domain in recipe.domains)
+    domains = tuple(
+        DomainSupply(
+            name=domain.name,
+            supply_tokens=int(supply[domain.name]) if is_known else 10**9,
+            max_epochs=domain.max_epochs or recipe.max_epochs,
+            weight=weight,
+        )
+        for domain, (_, weight) in zip(recipe.domains, by_hand(loaded), strict=True)
+    )
+    options = MixtureOptions(
+        on_shortfall=recipe.on_shortfall,
+        search=search_options(recipe.mixture, recipe.seed),
+        floors=recipe.mixture.floors,
+        caps=recipe.mixture.caps,
+    )
+    budget = recipe.budget_tokens if is_known else 10**9
+    method = recipe.mixture.method
+    request = MixtureRequest(domains, budget, method, options, evidence)
+    has_runs = evidence is not None and evidence.runs is not None
+    return request, "" if has_runs else missing, is_known
+
+
+def _request_without_recipe(
+    artifacts: Mapping[str, Any], supply: Mapping[str, float]
+) -> MixtureRequest | None:
+    """Make a request for the explorer's passes, from counts alone."""
+    if not supply or not sum(supply.values()):
+        return None
+    domains = tuple(DomainSupply(name, int(tokens), math.inf) for name, tokens in supply.items())
+    budget = number(dig(artifacts, "plan", "budget_tokens")) or sum(supply.values())
+    return MixtureRequest(domains, int(budget), "natural")
+
+
+def _evidence(loaded: LoadedRecipe) -> Evidence | None:
+    """Read the runs that the recipe names, or else those that `curate proxy` wrote for it."""
+    try:
+        evidence = read_evidence(loaded)
+    except MissingEvidence:
+        evidence = None
+    made = loaded.output_dir / "runs.csv"
+    if (evidence is None or evidence.runs is None) and made.is_file():
+        return read_evidence_files([made], [], loaded.recipe.mixture.evidence or EvidenceRecipe())
+    return evidence
+
+
+def _numbers(weights: Mapping[str, Any]) -> dict[str, float]:
+    return {name: share for name, value in weights.items() if (share := number(value)) is not None}
+
+
+def _fit(request: MixtureRequest) -> tuple[FittedCase, LawCheck, dict[str, float]]:
+    """Fit the law of the request's method, or `joint`, and check it on mixtures left out."""
+    evidence = request.evidence
+    assert evidence is not None and evidence.runs is not None, "there are runs"
+    prefer = METHODS.find(request.method, "mixture.method").prefer
+    law = prefer if isinstance(prefer, LawMethod) else LawMethod("joint")
+    case = make_case((law.law, law.kl_bpb, law.simulated), request, evidence.runs)
+    refits = refit(case.law, case.problem.law, case.runs)
+    best = case.constraints.in_recipe_order(best_mixture(case))
+    names = [domain.name for domain in request.domains]
+    widths = loss_widths(case, refits)
+    rows = _compared_rows(case)
+    check = _law_check(case, refits, widths, rows)
+    missed = check.unseen_objective - check.measured_objective
+    misfit = float(np.sqrt((missed**2).mean()))
+    return FittedCase(case, widths, misfit), check, dict(zip(names, best, strict=True))
+
+
+def _compared_rows(case: LawCase) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Return the rows at the tokens and size of the objective; all where there are few."""
+    runs = case.runs
+    seen = observed_objective(
+        replace(case.problem, kl=0.0), runs, np.full(len(runs.runs), math.inf)
+    )
+    here = np.flatnonzero(np.isfinite(seen))
+    return here if len(here) > 2 else np.arange(len(runs.runs))
+
+
+def _law_check(
+    case: LawCase, refits: Refitted, widths: Any, rows: np.ndarray[Any, np.dtype[np.int64]]
+) -> LawCheck:
+    runs: RunTable = case.runs
+    support = support_of(runs.weights)
+    mixtures = support.mixtures[:MOST_MIXTURES]
+    distances = hellinger(mixtures, mixtures)
+    np.fill_diagonal(distances, np.inf)
+    nearest = distances.min(axis=1)
+    known = math.isfinite(runs.loss_per_bpb) and runs.loss_per_bpb != 1
+    return LawCheck(
+        name=case.law.name,
+        targets=runs.targets,
+        measured=runs.losses[rows],
+        unseen=refits.predicted[rows],
+        measured_objective=objective_of(runs.losses[rows], case.problem),
+        unseen_objective=objective_of(refits.predicted[rows], case.problem),
+        half_width=widths,
+        distances=nearest[np.isfinite(nearest)],
+        radius=support.radius,
+        unit="nats per token" if known else "in the unit of the runs",
+    )
+
+
+def _curves(inputs: ReportInputs) -> list[TrainingCurve]:
+    """Read the training curves beside the runs, thinned to means of some steps each."""
+    places = [inputs.directory, *(path.parent for path in inputs.runs.runs)]
+    files = [
+        file for place in places if place for file in sorted((place / "curves").glob("*.parquet"))
+    ]
+    if not files:
+        return []
+    import polars as pl
+    from polars.exceptions import PolarsError
+
+    curves: list[TrainingCurve] = []
+    for file in files:
+        try:
+            table = pl.read_parquet(file).with_columns(pl.col("run").cast(pl.String))
+            groups = table.partition_by("run", "seed", maintain_order=True)
+        except (OSError, PolarsError) as error:
+            raise InputError(
+                f"{file}: no training curves ({error}); run curate proxy again"
+            ) from error
+        for group in groups:
+            tokens, losses = (group[name].to_numpy().astype(float) for name in ("tokens", "loss"))
+            curves.append(_thinned(str(group["run"][0]), tokens, losses))
+            if len(curves) == CURVES:
+                return curves
+    return curves
+
+
+def _thinned(run: str, tokens: Any, losses: Any) -> TrainingCurve:
+    points = min(len(losses), CURVE_POINTS)
+    ends = np.unique(np.geomspace(1, len(losses), points).round().astype(int))
+    starts = np.concatenate([[0], ends[:-1]])
+    means = np.add.reduceat(losses, starts) / (ends - starts)
+    return TrainingCurve(run, tokens[ends - 1], means)
+
+
+def _samples(directory: Path | None) -> tuple[dict[str, list[str]], str]:
+    """Decode some documents of the dataset, or say why there are none."""
+    manifest = None if directory is None else find_manifest(directory)
+    if directory is None or manifest is None:
+        return {}, "No dataset was built, so no document is at hand."
+    try:
+        return sample_documents(directory, manifest, SAMPLES), ""
+    except EngineError:
+        raise
+    except CurateError as error:
+        return {}, f"No document can be shown: {error}."
+
+
+def _bad_records(directory: Path | None) -> tuple[list[dict[str, Any]], int]:
+    """Read the first bad records, and count all."""
+    path = None if directory is None else directory / QUARANTINE
+    if path is None or not path.is_file():
+        return [], 0
+    rows: list[dict[str, Any]] = []
+    total = 0
+    with path.open("rb") as stream:
+        for line in stream:
+            total += 1
+            if len(rows) < BAD_RECORDS:
+                try:
+                    row = json.loads(line)
+                except ValueError as error:
+                    raise InputError(f"{path}: line {total} is not JSON ({error})") from error
+                rows.append(row if isinstance(row, dict) else {"excerpt": row})
+    return rows, total
+
+
+def report_inputs(
+    source: Sequence[Path], runs: RunTableInputs, overrides: Sequence[str], out: Path | None
+) -> tuple[ReportInputs, Path]:
+    """Tell a recipe, a directory and run tables apart, and find where the page goes.
+
+    Args:
+        source: One recipe or directory, or any number of run tables.
+        runs: Supply and budget for run tables.
+        overrides: Changes to the recipe.
+        out: Replaces the recipe's `output.dir`; for others, the directory of the page.
+
+    Raises:
+        RecipeError: The recipe is wrong, or an argument does not go with the source.
+        InputError: The directory holds nothing of curate.
+    """
+    first = source[0]
+    is_recipe = len(source) == 1 and first.suffix.lower() in (".yaml", ".yml")
+    if (is_recipe or first.is_dir()) and (runs.supply or runs.budget_tokens is not None):
+        raise RecipeError(
+            "report: --supply and --budget are for run tables; a recipe has its own text and budget"
+        )
+    if is_recipe:
+        changed = [*overrides] if out is None else [
+            *overrides, f"output.dir={json.dumps(str(out.resolve()))}"
+        ]  # fmt: skip
+        inputs = recipe_inputs(load_recipe(first, changed), str(first))
+        assert inputs.directory is not None
+        return inputs, inputs.directory / REPORT
+    if overrides and first.is_dir():
+        raise RecipeError("report: --set changes a recipe; name the recipe, or leave it out")
+    if len(source) == 1 and first.is_dir():
+        return directory_inputs(first), (out or first) / REPORT
+    named = replace(runs, runs=tuple(source), overrides=tuple(overrides))
+    words = "runs " + ", ".join(str(path) for path in source)
+    return ReportInputs(words, "RECIPE", None, None, named), (out or Path()) / REPORT

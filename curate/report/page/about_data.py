@@ -1,0 +1,385 @@
+"""Sections about the data: domains, what was lost, and where everything comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from curate.report.page import figures
+from curate.report.page.figures import Axes, Line, Mark
+from curate.report.page.material import Material, dig, mapping, number
+from curate.report.page.parts import (
+    NAMES_CROSSED,
+    NATS_TO_BITS,
+    POINTS,
+    ROWS_DRAWN,
+    Column,
+    Drawing,
+    Facts,
+    Missing,
+    Note,
+    Part,
+    Section,
+    Table,
+    Texts,
+    bits,
+    decimal,
+    first_only,
+    in_bits,
+    interval,
+    lines_of,
+    percent,
+    whole,
+)
+from curate.runtime.registry import counted
+
+MEASURES = {
+    "shannon": "Entropy of a token on its own, bits: how varied the vocabulary is.",
+    "joint": "Entropy of a token and its successor, bits.",
+    "conditional": "Entropy of a token once its predecessor is known, bits: how hard text is to "
+    "predict from one token.",
+    "von_neumann": "Entropy of the excerpts' embeddings, bits: how varied the topics are.",
+}
+"""How to read each entropy."""
+
+
+def domains(material: Material) -> Section:
+    """Show counts, entropies and texts of every domain."""
+    section = ("domains", "Domains", "What is in the data?")
+    found = material.artifacts
+    rows = mapping(found, "stats", "domains")
+    if not rows:
+        command = f"curate stats {material.command}"
+        return Section(*section, [Missing("Nothing was counted.", command)])
+    columns = [
+        Column("domain", "Name in the recipe.", False),
+        Column("files", "Files read."),
+        Column("documents", "Documents, held-out ones included."),
+        Column("MB", "Text in UTF-8, millions of bytes."),
+        Column("tokens", "Tokens, end tokens included."),
+        Column("bytes/token", "Bytes for each token; high where the tokenizer suits the text."),
+        Column("types", "Distinct tokens."),
+        Column("copies", "Documents whose text another document of the domain has."),
+        Column("in others", "Documents whose text is in another domain, too."),
+        Column("licence", "As the recipe states it.", False),
+    ]
+    counts = [
+        [
+            name,
+            whole(dig(row, "files")),
+            whole(dig(row, "documents")),
+            decimal((number(dig(row, "bytes")) or 0.0) / 1e6, 1),
+            whole(dig(row, "tokens")),
+            decimal(dig(row, "bytes_per_token"), 2),
+            whole(dig(row, "vocabulary_used")),
+            whole(dig(row, "copies_in_domain", "documents")),
+            whole(dig(row, "copies_in_other_domains", "documents")),
+            material.licences.get(name, "not stated"),
+        ]
+        for name, row in rows.items()
+    ]
+    parts: list[Part] = [Table("Counts", columns, counts)]
+    parts += _entropies(material, rows)
+    parts += _between(material)
+    if material.samples:
+        parts.append(Texts("Sample documents", list(material.samples.items())))
+    else:
+        parts.append(
+            Missing(
+                material.samples_missing or "No document is at hand.",
+                f"curate build {material.command}",
+            )
+        )
+    return Section(*section, parts)
+
+
+def _entropies(material: Material, rows: Mapping[str, Any]) -> list[Part]:
+    """Show entropies with intervals, from the entropy report where there is one."""
+    report = mapping(material.artifacts, "entropy_report")
+    rows = mapping(report, "domains") or rows
+    measures = [m for m in MEASURES if any(dig(row, "entropy", m) for row in rows.values())]
+    columns = [Column("domain", "Name in the recipe.", False)]
+    for measure in measures:
+        columns.append(Column(measure.replace("_", " "), MEASURES[measure]))
+        columns.append(
+            Column(
+                "95 % interval",
+                f"Of the {measure.replace('_', ' ')} entropy, bits; "
+                "empty for plug-in estimates, which are too low on small domains.",
+            )
+        )
+    table = []
+    for name, row in rows.items():
+        cells = [name]
+        for measure in measures:
+            entropy = mapping(row, "entropy", measure)
+            cells += [
+                bits(entropy.get("nats")),
+                interval(entropy.get("low"), entropy.get("high"), bits),
+            ]
+        table.append(cells)
+    parts: list[Part] = [Table("Entropies, bits", columns, table)]
+    drawn = []
+    marks = [
+        (
+            name,
+            [
+                Mark(
+                    0,
+                    value * NATS_TO_BITS,
+                    in_bits(dig(row, "entropy", "conditional", "low")),
+                    in_bits(dig(row, "entropy", "conditional", "high")),
+                )
+            ],
+        )
+        for name, row in rows.items()
+        if (value := number(dig(row, "entropy", "conditional", "nats"))) is not None
+    ]
+    if marks:
+        marks.sort(key=lambda row: -row[1][0].value)
+        shown = marks[:ROWS_DRAWN]
+        drawing = figures.dot_plot(shown, Axes("conditional entropy, bits a token"), figures.short)
+        caption = (
+            "Conditional entropy with its 95 % interval: the further right, the harder the next "
+            "token is to predict. Domains whose intervals overlap may be equal."
+        )
+        drawn.append(figures.figure(drawing, caption + first_only(marks, shown)))
+    growth = _growth(rows)
+    if growth is not None:
+        drawn.append(growth)
+    if drawn:
+        parts.insert(0, Drawing(drawn))
+    if not report:
+        parts.append(
+            Missing(
+                "Entropies on samples of growing size, and divergence between domains, "
+                "were not measured.",
+                f"curate stats {material.command} --intervals",
+            )
+        )
+    return parts
+
+
+def _growth(rows: Mapping[str, Any]) -> Markup | None:
+    """Draw estimates on growing samples."""
+    lines = []
+    for name, row in rows.items():
+        points = dig(row, "convergence")
+        pairs = [
+            (number(dig(point, "sample_tokens")), in_bits(dig(point, "conditional")))
+            for point in (points if isinstance(points, list) else [])
+        ]
+        known = [(x, y) for x, y in pairs if x and y is not None]
+        if len(known) > 1:
+            lines.append(Line(name, known))
+    if not lines:
+        return None
+    drawing = figures.line_plot(
+        lines, Axes("tokens in the sample", "conditional entropy, bits", True)
+    )
+    return figures.figure(
+        drawing,
+        "The same estimate on growing samples. A line that still moves at its right end is "
+        "no property of the domain yet.",
+    )
+
+
+def _between(material: Material) -> list[Part]:
+    between = mapping(material.artifacts, "entropy_report", "between")
+    order, js = between.get("order"), between.get("js")
+    if not isinstance(order, list) or not isinstance(js, list) or len(order) < 2:
+        return []
+    names = [str(name) for name in order]
+    matrix = [[in_bits(value) for value in row] if isinstance(row, list) else [] for row in js]
+    if any(len(row) != len(names) for row in matrix) or len(matrix) != len(names):
+        return []
+    pairs = sorted(
+        (value, names[row], names[column])
+        for row in range(len(names))
+        for column in range(row)
+        if (value := matrix[row][column]) is not None
+    )
+    columns = [
+        Column("domain", "One domain.", False),
+        Column("nearest", "The domain whose tokens are most alike.", False),
+        Column(
+            "divergence",
+            "Jensen-Shannon divergence of their tokens, bits: 0 is the same "
+            "distribution, 1 no token in common.",
+        ),
+    ]
+    nearest: dict[str, tuple[float, str]] = {}
+    for value, first, second in pairs:
+        nearest.setdefault(first, (value, second))
+        nearest.setdefault(second, (value, first))
+    rows = [
+        [name, nearest[name][1], decimal(nearest[name][0])] for name in names if name in nearest
+    ]
+    table = Table("Nearest neighbours", columns, rows)
+    if len(names) > NAMES_CROSSED:
+        return [table]
+    drawing = figures.heat_map(names, matrix, lambda v: f"{v:.2f}")
+    caption = (
+        "Jensen-Shannon divergence of the domains' tokens, bits: faint pairs are alike, and one "
+        "can stand in for the other."
+    )
+    return [Drawing([figures.figure(drawing, caption)]), table]
+
+
+REASONS = {
+    "read": ("read", "Everything in the files: the sum of the columns to its right."),
+    "bad": ("bad", "Records that could not be read; listed below and in quarantine.jsonl."),
+    "filtered": ("filtered", "Removed by the recipe's filters."),
+    "copies": ("copies", "Removed as copies of other documents."),
+    "contaminated": ("contaminated", "Removed since they overlap with test sets."),
+    "excluded": ("excluded", "Removed by name."),
+    "held_out": ("held out", "Kept for validation."),
+    "train": ("to train on", "Left for training."),
+    "used": ("used", "In the training set, each document once."),
+    "unused": ("unused", "Good, but not needed for the budget."),
+}
+"""Heading and meaning of what became of documents."""
+
+
+def losses(material: Material) -> Section:
+    """Show what became of everything that was read, by reason."""
+    section = ("losses", "Read, removed, lost", "Where did every document go?")
+    found = material.artifacts
+    by_artifact = [mapping(found, name, "domains") for name in ("certificate", "plan", "stats")]
+    rows = next(
+        (rows for rows in by_artifact if any(mapping(row, "amounts") for row in rows.values())), {}
+    )
+    if not rows:
+        command = f"curate stats {material.command}"
+        return Section(*section, [Missing("Nothing was counted by reason.", command)])
+    parts: list[Part] = []
+    for unit, title in (
+        ("documents", "Documents"),
+        ("tokens", "Tokens"),
+        ("bytes", "Bytes of text"),
+    ):
+        reasons = [r for r in REASONS if any(dig(row, "amounts", r) for row in rows.values())]
+        columns = [Column("domain", "Name in the recipe.", False)]
+        columns += [Column(*REASONS[reason]) for reason in reasons]
+        table = [
+            [name, *(whole(dig(row, "amounts", reason, unit)) for reason in reasons)]
+            for name, row in rows.items()
+        ]
+        sums = [
+            sum(number(dig(row, "amounts", r, unit)) or 0.0 for row in rows.values())
+            for r in reasons
+        ]
+        note = (
+            "Of bad records only their number and bytes on disk are known."
+            if unit == "tokens"
+            else ""
+        )
+        parts.append(
+            Table(
+                f"{title} by what became of them", columns, table, ["all", *map(whole, sums)], note
+            )
+        )
+    columns = [
+        Column("domain", "Name in the recipe.", False),
+        Column("records", "Records that gave no document."),
+        Column("of all", "Their share of the domain's records."),
+        Column("bytes", "Bytes on disk that gave no document."),
+        Column("of all", "Their share of the domain's bytes."),
+        Column("damaged files", "Files that are damaged or cut short."),
+        Column("may lack", "Share of the bytes that cut files may lack beyond their end."),
+        Column("first of them", "Place and reason.", False),
+    ]
+    lost = [
+        [
+            name,
+            whole(dig(row, "lost", "records")),
+            percent(dig(row, "lost", "records_share"), 3),
+            whole(dig(row, "lost", "bytes")),
+            percent(dig(row, "lost", "bytes_share"), 3),
+            whole(dig(row, "lost", "damaged_files")),
+            percent(dig(row, "lost", "unknown_share"), 3),
+            "; ".join(lines_of(dig(row, "lost", "damaged"))[:3]),
+        ]
+        for name, row in rows.items()
+    ]
+    parts.append(Table("Lost", columns, lost))
+    parts.append(_bad_records(material))
+    return Section(*section, parts)
+
+
+def _bad_records(material: Material) -> Part:
+    if not material.bad_records:
+        return Note(["No bad records were met."], "good")
+    columns = [
+        Column("domain", "Name in the recipe.", False),
+        Column("file", "File it stands in.", False),
+        Column("line", "Its line, from 1; 0 is the file as a whole."),
+        Column("reason", "Why it could not be read.", False),
+        Column("excerpt", "Its beginning.", False),
+    ]
+    rows = [
+        [str(row.get(key, "")) for key in ("domain", "file", "line", "reason", "excerpt")]
+        for row in material.bad_records
+    ]
+    first = len(rows) < material.bad_records_total
+    title = (
+        f"Bad records, the first {len(rows)} of {material.bad_records_total:,}"
+        if first
+        else "Bad records"
+    )
+    return Table(title, columns, rows)
+
+
+def provenance(material: Material) -> Section:
+    """Say which files, versions and recipe the numbers come from."""
+    found = material.artifacts
+    section = ("provenance", "Provenance", "How can this be made again?")
+    manifest, certificate = mapping(found, "manifest"), mapping(found, "certificate")
+    origin = mapping(found, "stats") or mapping(found, "mixture")
+    rows = [
+        ("recipe hash", origin.get("recipe_hash")),
+        ("build hash", certificate.get("build_hash")),
+        ("hash of the documents", dig(origin, "inputs", "documents")),
+        ("hash of the tokenizer", dig(origin, "inputs", "tokenizer")),
+        ("hash of the evidence", dig(origin, "inputs", "evidence")),
+        ("tokenizer", dig(manifest, "tokenizer", "name") or origin.get("tokenizer")),
+        ("tokenised by", origin.get("backend") or dig(manifest, "tokenizer", "backend")),
+        ("seed", manifest.get("seed")),
+        ("curate", manifest.get("curate_version") or origin.get("curate_version")),
+    ]
+    parts: list[Part] = [Facts([(name, str(value)) for name, value in rows if value is not None])]
+    if material.licences:
+        columns = [
+            Column("domain", "Name in the recipe.", False),
+            Column("licence", "As the recipe states it; curate does not check it.", False),
+        ]
+        table = [[name, text] for name, text in material.licences.items()]
+        parts.append(Table("Licences", columns, table))
+    parts += _files_read(manifest)
+    if material.recipe is None:
+        parts.append(Missing("The recipe is not at hand.", "curate report RECIPE"))
+    else:
+        parts.append(Texts("Recipe, as it took effect", [("recipe.yaml", [material.recipe])]))
+    return Section(*section, parts)
+
+
+def _files_read(manifest: Mapping[str, Any]) -> list[Part]:
+    inputs = manifest.get("inputs")
+    by_domain: dict[str, list[str]] = {}
+    for row in inputs if isinstance(inputs, list) else []:
+        by_domain.setdefault(str(dig(row, "domain")), []).append(str(dig(row, "path")))
+    if not by_domain:
+        return []
+    items = [
+        (f"{name}: {counted(len(paths), 'file')}", _shortened(paths))
+        for name, paths in by_domain.items()
+    ]
+    return [Texts("Files read", items)]
+
+
+def _shortened(paths: Sequence[str]) -> list[str]:
+    """Join the first paths to one text."""
+    more = [f"… and {len(paths) - POINTS:,} more, see manifest.json"] if len(paths) > POINTS else []
+    return ["\n".join([*paths[:POINTS], *more])]

@@ -1,0 +1,333 @@
+"""Sections about the result: summary, mixture, and what other methods would do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from curate.report.page import figures
+from curate.report.page.figures import Axes, Mark
+from curate.report.page.material import Material, dig, mapping, number
+from curate.report.page.parts import (
+    ROWS_DRAWN,
+    Column,
+    Drawing,
+    Facts,
+    Missing,
+    Note,
+    Part,
+    Section,
+    Table,
+    Texts,
+    decimal,
+    first_only,
+    interval,
+    lines_of,
+    percent,
+    whole,
+)
+
+
+def summary(material: Material) -> Section:
+    """Say what this is, whether it was certified, and what to know before using it."""
+    found = material.artifacts
+    certificate, mixed = mapping(found, "certificate"), mapping(found, "mixture")
+    manifest, plan = mapping(found, "manifest"), mapping(found, "plan")
+    tokenizer = dig(manifest, "tokenizer", "name") or dig(found, "stats", "tokenizer")
+    names = (
+        mapping(certificate, "domains")
+        or mapping(plan, "domains")
+        or mapping(found, "stats", "domains")
+        or mapping(mixed, "weights")
+    )
+    rows = [
+        ("source", material.source),
+        ("domains", whole(len(names)) if names else ""),
+        ("training tokens", whole(certificate.get("realised_tokens") or plan.get("budget_tokens"))),
+        ("method", _method(mixed)),
+        ("predicted loss", decimal(mixed.get("predicted_loss"), 4)),
+        ("format", str(manifest.get("format") or "")),
+        ("sequences", whole(certificate.get("train_sequences"))),
+        ("tokenizer", str(tokenizer or "")),
+        (
+            "made by",
+            f"curate {manifest.get('curate_version') or mixed.get('curate_version') or ''}",
+        ),
+    ]
+    parts: list[Part] = [Facts([(name, value) for name, value in rows if value])]
+    if certificate:
+        parts.insert(0, _verdict(certificate))
+    else:
+        parts.append(
+            Missing(
+                "No dataset was built and read back, so nothing is certified.",
+                f"curate build {material.command}",
+            )
+        )
+    if material.notices:
+        parts.append(Note(material.notices, "warning"))
+    return Section("summary", "Summary", "What is this, and can it be trusted?", parts)
+
+
+def _method(mixed: Mapping[str, Any]) -> str:
+    words = [str(mixed[key]) for key in ("method", "paper") if mixed.get(key)]
+    return ", ".join(word for word in words if not word.startswith("no paper"))
+
+
+def _verdict(certificate: Mapping[str, Any]) -> Note:
+    problems = certificate.get("problems")
+    if certificate.get("ok") is True:
+        overlap = whole(certificate.get("train_validation_overlap_documents"))
+        return Note(
+            [
+                "Certified: every shard was read back and holds the tokens that were planned. "
+                f"{overlap or 'No'} documents are in both training and validation."
+            ],
+            "good",
+        )
+    listed = [str(line) for line in problems] if isinstance(problems, list) else []
+    return Note(["Not certified: what is on disk differs from the plan.", *listed], "bad")
+
+
+def mixture(material: Material) -> Section:
+    """Show the shares asked, planned and realised."""
+    found, section = (
+        material.artifacts,
+        ("mixture", "Mixture", "Is the share you get the one asked for?"),
+    )
+    mixed = mapping(found, "mixture")
+    planned, realised = mapping(found, "plan", "domains"), mapping(found, "certificate", "domains")
+    names = list(mapping(mixed, "weights") or planned or realised)
+    if not names:
+        command = f"curate mix {material.command}"
+        return Section(*section, [Missing("No mixture was derived.", command)])
+    columns = [
+        Column("domain", "Name in the recipe.", False),
+        Column(
+            "asked", "Share of the training tokens that the method chose, after caps and floors."
+        ),
+        Column(
+            "95 % interval",
+            "Where the share would lie with other runs or documents of the same "
+            "kind, and with other laws; empty where the method states none.",
+        ),
+        Column("planned tokens", "The share as whole tokens; they sum to the budget exactly."),
+        Column("realised tokens", "Counted in the shards on disk."),
+        Column("realised", "Share of the tokens counted on disk."),
+        Column(
+            "passes", "How often the domain's training text is seen: 2 is every document twice."
+        ),
+        Column("supply", "Training tokens of the domain, each document counted once."),
+    ]
+    rows = [
+        [
+            name,
+            percent(dig(mixed, "weights", name) if mixed else dig(planned, name, "weight"), 3),
+            interval(dig(mixed, "low", name), dig(mixed, "high", name), lambda v: percent(v, 1)),
+            whole(dig(planned, name, "tokens")),
+            whole(dig(realised, name, "realised_tokens")),
+            percent(dig(realised, name, "realised_share"), 3),
+            decimal(
+                _first(
+                    dig(realised, name, "epochs"),
+                    dig(planned, name, "epochs"),
+                    dig(mixed, "epochs", name),
+                )
+            ),
+            whole(
+                _first(
+                    dig(planned, name, "supply_tokens"),
+                    dig(found, "stats", "domains", name, "tokens_train"),
+                )
+            ),
+        ]
+        for name in names
+    ]
+    budget = _first(dig(found, "plan", "budget_tokens"), dig(found, "certificate", "budget_tokens"))
+    total = [
+        "all",
+        "",
+        "",
+        whole(budget),
+        whole(dig(found, "certificate", "realised_tokens")),
+        "",
+        "",
+        "",
+    ]
+    parts: list[Part] = [Table("Asked, planned and realised", columns, rows, total)]
+    if len(names) > 1:
+        parts.insert(0, _shares_drawn(found, names))
+    if not realised:
+        parts.append(
+            Missing(
+                "Nothing was written yet, so nothing is realised.",
+                f"curate build {material.command}",
+            )
+        )
+    lines = [
+        line for key in ("constraints_active", "warnings") for line in lines_of(mixed.get(key))
+    ]
+    if lines:
+        parts.append(Note(lines, "warning"))
+    parts += _trainer_tables(found)
+    return Section(*section, parts)
+
+
+def _first(*values: Any) -> Any:
+    """Return the first value that is not None."""
+    return next((value for value in values if value is not None), None)
+
+
+def _shares_drawn(found: Mapping[str, Any], names: Sequence[str]) -> Drawing:
+    """Draw natural, asked and realised shares."""
+    supply = {
+        name: number(
+            _first(
+                dig(found, "stats", "domains", name, "tokens_train"),
+                dig(found, "plan", "domains", name, "supply_tokens"),
+            )
+        )
+        for name in names
+    }
+    total = sum(value or 0.0 for value in supply.values())
+    rows = []
+    for name in names:
+        asked = number(
+            _first(
+                dig(found, "mixture", "weights", name),
+                dig(found, "plan", "domains", name, "weight"),
+            )
+        )
+        marks = []
+        if supply[name] is not None and total:
+            marks.append(Mark(2, (supply[name] or 0.0) / total))
+        if asked is not None:
+            low = number(dig(found, "mixture", "low", name))
+            marks.append(Mark(0, asked, low, number(dig(found, "mixture", "high", name))))
+        realised = number(dig(found, "certificate", "domains", name, "realised_share"))
+        if realised is not None:
+            marks.append(Mark(5, realised))
+        rows.append((name, marks))
+    rows.sort(
+        key=lambda row: -max((mark.value for mark in row[1] if mark.series == 0), default=0.0)
+    )
+    shown = rows[:ROWS_DRAWN]
+    caption = "Shares of the training tokens; natural is in proportion to supply."
+    drawing = figures.dot_plot(shown, Axes("share of training tokens"), lambda v: percent(v, 0))
+    series = {0: "asked, with its 95 % interval", 2: "natural", 5: "realised on disk"}
+    return Drawing([figures.figure(drawing, caption + first_only(rows, shown), series)])
+
+
+def _trainer_tables(found: Mapping[str, Any]) -> list[Part]:
+    """Show what a trainer will draw from domains that are written apart."""
+    mixtures = dig(found, "certificate", "trainer_mixture") or dig(found, "plan", "trainer_mixture")
+    tables: list[Part] = []
+    for row in mixtures if isinstance(mixtures, list) else []:
+        columns = [
+            Column("domain", "Name in the recipe.", False),
+            Column("weight", "Number in the trainer's own mixture file."),
+            Column("samples", "Windows or rows that the trainer will draw."),
+            Column("tokens", "Tokens in them."),
+            Column("share", "Their share of all tokens."),
+            Column("off by", "Difference from the share asked for."),
+            Column("passes", "How often the trainer sees the domain."),
+        ]
+        rows = [
+            [
+                name,
+                percent(dig(cells, "weight"), 4),
+                whole(dig(cells, "samples")),
+                whole(dig(cells, "tokens")),
+                percent(dig(cells, "share"), 4),
+                percent(dig(cells, "difference"), 4),
+                decimal(dig(cells, "epochs")),
+            ]
+            for name, cells in mapping(row, "domains").items()
+        ]
+        tables.append(Table(f"What {dig(row, 'trainer')} will draw", columns, rows))
+    return tables
+
+
+def methods(material: Material) -> Section:
+    """Compare the mixtures of several methods."""
+    section = ("methods", "Methods side by side", "Would another method choose another mixture?")
+    comparison = mapping(material.artifacts, "mixtures") or mapping(
+        material.artifacts, "entropy_report", "comparison"
+    )
+    mixtures = mapping(comparison, "mixtures")
+    if not mixtures:
+        command = f"curate mix {material.command} --compare"
+        return Section(*section, [Missing("Methods were not compared.", command)])
+    names = list(
+        dict.fromkeys(name for row in mixtures.values() for name in mapping(row, "weights"))
+    )
+    columns = [Column("domain", "Name in the recipe.", False)] + [
+        Column(method, f"Share of the training tokens by method {method}.") for method in mixtures
+    ]
+    rows = [
+        [name, *(percent(dig(row, "weights", name), 1) for row in mixtures.values())]
+        for name in names
+    ]
+    parts: list[Part] = [
+        Table("Shares by method", columns, rows),
+        Table(
+            "What each promises",
+            [
+                Column("method", "See `curate methods` for what each is.", False),
+                Column(
+                    "predicted loss",
+                    "By the method's own law; laws of different methods do not "
+                    "compare beyond their errors.",
+                ),
+                Column("most passes", "Passes over the most repeated domain."),
+                Column(
+                    "from natural",
+                    "Share of tokens that differ from mixing in proportion to supply.",
+                ),
+                Column(
+                    "nearest run",
+                    "Distance to the nearest training run, from 0 (the same mixture) "
+                    "to 1 (no domain in common), and how far runs are from each other.",
+                ),
+            ],
+            [
+                [
+                    name,
+                    decimal(dig(row, "predicted_loss"), 4),
+                    decimal(dig(row, "max_epochs"), 2),
+                    percent(dig(row, "tv_natural"), 1),
+                    _support(row),
+                ]
+                for name, row in mixtures.items()
+            ],
+        ),
+    ]
+    if len(names) <= ROWS_DRAWN:
+        # Marks have six shapes; natural and uniform are the first to go without.
+        drawn_methods = sorted(mixtures, key=lambda name: name in ("natural", "uniform"))
+        drawn_methods = drawn_methods[: figures.SERIES]
+        drawn = [
+            (
+                name,
+                [
+                    Mark(at, share)
+                    for at, method in enumerate(drawn_methods)
+                    if (share := number(dig(mixtures, method, "weights", name))) is not None
+                ],
+            )
+            for name in names
+        ]
+        drawing = figures.dot_plot(drawn, Axes("share of training tokens"), lambda v: percent(v, 0))
+        caption = "Where methods agree, their marks lie on each other."
+        parts.insert(0, Drawing([figures.figure(drawing, caption, dict(enumerate(drawn_methods)))]))
+    left_out = mapping(comparison, "left_out")
+    if left_out:
+        lines = [f"{name}: {reason}" for name, reason in left_out.items()]
+        parts.append(Texts("Methods left out, and why", [("reasons", lines)]))
+    return Section(*section, parts)
+
+
+def _support(row: Mapping[str, Any]) -> str:
+    distance, radius = (decimal(dig(row, "support", key)) for key in ("distance", "radius"))
+    outside = ", outside" if dig(row, "support", "inside") is False else ""
+    return f"{distance} of {radius}{outside}" if distance else ""

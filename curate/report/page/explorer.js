@@ -1,0 +1,341 @@
+// The mixture explorer: shares and budget on sliders, predicted losses, passes, and the recipe.
+"use strict";
+
+const Explorer = (() => {
+  const STEPS = 1000;
+  const LEAST_SHARE = 1e-5; // left end of a logarithmic slider, but for 0
+  const MANY = 12; // domains from which sliders start logarithmic
+  const BUDGET_FACTOR = 100; // how far the budget slider goes in both directions
+  const PRESETS = ["recommended", "natural", "uniform", "yours"];
+
+  const element = (id) => document.getElementById(`explorer-${id}`);
+
+  /** Make an element; text goes in as text, never as markup. */
+  function make(name, properties = {}, ...children) {
+    const made = Object.assign(document.createElement(name), properties);
+    made.append(...children);
+    return made;
+  }
+
+  const percent = (share, digits = 2) => `${(100 * share).toFixed(digits)} %`;
+  const sum = (values) => values.reduce((total, value) => total + value, 0);
+
+  /** Show characters that are invisible or change the direction of writing as escapes. */
+  function visible(text) {
+    return text.replace(/[\p{Cc}\p{Cf}\p{Co}\p{Cn}\p{Zl}\p{Zp}]/gu,
+      (letter) => `\\u{${letter.codePointAt(0).toString(16)}}`);
+  }
+
+  /** Write text as a YAML string: JSON in ASCII. */
+  function quoted(text) {
+    return JSON.stringify(text).replace(/[^\x20-\x7e]/g,
+      (unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, "0")}`);
+  }
+
+  /** Tokens worth of repeated ones count in full here; see `mixture.discount_repeats`. */
+  function kullback(shares, prior) {
+    const tiny = 1e-12;
+    return sum(shares.map((share, at) =>
+      Math.max(share, 0) * Math.log(Math.max(share, tiny) / Math.max(prior[at], tiny))));
+  }
+
+  /** Group domains by the part of their names before : or /. */
+  function grouped(domains) {
+    const groups = new Map();
+    domains.forEach((domain, at) => {
+      const name = domain.name.split(/[:/]/, 1)[0];
+      groups.set(name, [...(groups.get(name) ?? []), at]);
+    });
+    return [...groups].map(([name, members]) => ({ name, members }));
+  }
+
+  /** Everything that the law says of a mixture, as functions of shares in the recipe's order. */
+  function judge(law) {
+    const losses = Law.compile(law.export);
+    const mixtures = Law.decode(law.mixtures), width = law.domains;
+    const roots = mixtures.map(Math.sqrt);
+    const whole = (shares) => {
+      const every = new Float64Array(width);
+      law.places.forEach((place, at) => { every[place] = shares[at]; });
+      return every;
+    };
+    const distance = (shares) => {
+      const mine = whole(shares).map(Math.sqrt);
+      let nearest = 1;
+      for (let start = 0; start < roots.length; start += width) {
+        let overlap = 0;
+        for (let j = 0; j < width; j++) overlap += mine[j] * roots[start + j];
+        nearest = Math.min(nearest, Math.sqrt(Math.max(0, 1 - overlap)));
+      }
+      return nearest;
+    };
+    const objective = (shares, predicted) => {
+      const value = Math.max(...law.goals.map((goal) => sum(goal.map((weight, at) => weight * predicted[at]))));
+      return law.kl ? value + law.kl * kullback(Array.from(whole(shares)), law.prior) : value;
+    };
+    return { losses: (shares) => losses(whole(shares)), distance, objective };
+  }
+
+  function start(data) {
+    const domains = data.domains, count = domains.length;
+    const groups = grouped(domains).some((group) => group.members.length > 1) ? grouped(domains) : [];
+    const law = data.law?.export ? judge(data.law) : null;
+    const presets = data.presets;
+    let shares = [...(presets.recommended ?? presets.yours ?? presets.natural)];
+    let budget = data.budget;
+    const locked = new Array(count).fill(false);
+    let logarithmic = count > MANY || shares.some((share) => share < 0.005);
+    const best = presets.recommended ?? null;
+    const bestLosses = law && best ? law.losses(best) : null;
+    const bestValue = bestLosses ? law.objective(best, bestLosses) : null;
+
+    const toSlider = (share) => {
+      if (!logarithmic) return STEPS * share;
+      if (share < LEAST_SHARE) return 0;
+      return 1 + (STEPS - 1) * (1 - Math.log(share) / Math.log(LEAST_SHARE));
+    };
+    const fromSlider = (place) => {
+      if (!logarithmic) return place / STEPS;
+      return place < 1 ? 0 : Math.pow(LEAST_SHARE, 1 - (place - 1) / (STEPS - 1));
+    };
+
+    /** Give some domains a share together, and scale the others that are not locked. */
+    function move(members, share) {
+      const free = members.filter((at) => !locked[at]);
+      const others = shares.map((_, at) => at).filter((at) => !locked[at] && !members.includes(at));
+      if (!free.length || !others.length) return;
+      const fixed = sum(shares.filter((_, at) => locked[at]));
+      const stuck = sum(members.filter((at) => locked[at]).map((at) => shares[at]));
+      const room = Math.max(0, 1 - fixed);
+      const mine = Math.min(Math.max(share - stuck, 0), room);
+      scale(free, mine);
+      scale(others, room - mine);
+      presets.yours = [...shares];
+      refresh();
+    }
+
+    function scale(members, total) {
+      const before = sum(members.map((at) => shares[at]));
+      for (const at of members) {
+        shares[at] = before > 0 ? (shares[at] * total) / before : total / members.length;
+      }
+    }
+
+    // ---- sliders
+
+    function row(label, members, isGroup) {
+      const name = visible(label);
+      const share = () => sum(members.map((at) => shares[at]));
+      const slider = make("input", { type: "range", min: 0, max: STEPS, step: "any", ariaLabel: `Share of ${name}` });
+      const exact = make("input", { type: "text", inputMode: "decimal", size: 8, ariaLabel: `Share of ${name}, %` });
+      const lock = make("input", { type: "checkbox", ariaLabel: `Lock the share of ${name}` });
+      const passes = make("span", { className: "passes" });
+      slider.addEventListener("input", () => move(members, fromSlider(Number(slider.value))));
+      exact.addEventListener("change", () => {
+        const value = Number(exact.value.replace("%", "").trim());
+        if (Number.isFinite(value) && value >= 0 && value <= 100) move(members, value / 100);
+        else refresh();
+      });
+      lock.addEventListener("change", () => {
+        for (const at of members) locked[at] = lock.checked;
+        refresh();
+      });
+      const made = make("div", { className: isGroup ? "domain group" : "domain" },
+        make("span", { className: "name", textContent: name, title: name }),
+        slider, exact, make("label", { className: "lock" }, lock, " lock"), passes);
+      made.dataset.name = label.toLowerCase();
+      return { made, refresh: () => {
+        slider.value = toSlider(share());
+        slider.setAttribute("aria-valuetext", percent(share(), 3));
+        if (document.activeElement !== exact) exact.value = (100 * share()).toFixed(3);
+        lock.checked = members.every((at) => locked[at]);
+        slider.disabled = exact.disabled = lock.checked;
+        const supply = sum(members.map((at) => domains[at].supply ?? NaN));
+        const seen = (share() * budget) / supply;
+        const most = isGroup ? null : domains[members[0]].maxEpochs;
+        const over = most !== null && seen > most * (1 + 1e-9);
+        passes.textContent = budget && supply > 0
+          ? `${seen < 0.01 ? seen.toPrecision(2) : seen.toFixed(2)} passes${over ? ` ! over ${most}` : ""}` : "";
+        passes.classList.toggle("over", over);
+      } };
+    }
+
+    const rows = [], blocks = [];
+    const holder = element("shares");
+    const parts = groups.length ? groups : [{ name: "", members: domains.map((_, at) => at) }];
+    for (const group of parts) {
+      const inside = group.members.map((at) => row(domains[at].name, [at], false));
+      const isShown = groups.length > 0 && group.members.length > 1;
+      if (isShown) {
+        const head = row(`${group.name} (${group.members.length})`, group.members, true);
+        const body = make("details", { open: count <= 40 }, make("summary", { textContent: `${visible(group.name)}: ${group.members.length} domains` }),
+          ...inside.map((each) => each.made));
+        holder.append(make("div", { className: "block" }, head.made, body));
+        rows.push(head, ...inside);
+        blocks.push({ head: head.made, body, inside });
+      } else {
+        holder.append(...inside.map((each) => each.made));
+        rows.push(...inside);
+        blocks.push({ head: null, body: null, inside });
+      }
+    }
+
+    element("search").addEventListener("input", (event) => {
+      const words = event.target.value.toLowerCase().trim();
+      for (const block of blocks) {
+        let any = false;
+        for (const each of block.inside) {
+          const hit = each.made.dataset.name.includes(words);
+          each.made.hidden = !hit;
+          any ||= hit;
+        }
+        if (block.head) {
+          block.head.parentElement.hidden = !any;
+          if (words) block.body.open = true;
+        }
+      }
+    });
+
+    const logarithmicBox = element("logarithmic");
+    logarithmicBox.checked = logarithmic;
+    logarithmicBox.addEventListener("change", () => { logarithmic = logarithmicBox.checked; refresh(); });
+
+    // ---- budget
+
+    const budgetSlider = element("budget-slider"), budgetBox = element("budget");
+    element("budget-row").hidden = !budget;
+    const toBudget = (place) =>
+      Math.round(data.budget * Math.pow(BUDGET_FACTOR, (2 * place) / STEPS - 1));
+    budgetSlider.addEventListener("input", () => {
+      const exact = toBudget(Number(budgetSlider.value));
+      budget = Math.max(1, Number(exact.toPrecision(3)));
+      refresh();
+    });
+    budgetBox.addEventListener("change", () => {
+      const value = Number(budgetBox.value.replaceAll(/[,_\s]/g, ""));
+      if (value >= 1 && value < Number.MAX_SAFE_INTEGER) budget = Math.round(value);
+      refresh();
+    });
+
+    // ---- presets
+
+    for (const name of PRESETS) {
+      const button = make("button", { type: "button", textContent: name, id: `explorer-preset-${name}` });
+      button.addEventListener("click", () => {
+        shares = [...presets[name]];
+        refresh();
+      });
+      element("presets").append(button);
+    }
+
+    // ---- answers
+
+    const answers = new Map();
+    function answer(name, text, tone = "") {
+      if (!answers.has(name)) {
+        const value = make("dd");
+        element("answers").append(make("div", {}, make("dt", { textContent: name }), value));
+        answers.set(name, value);
+      }
+      answers.get(name).textContent = text;
+      answers.get(name).className = tone;
+    }
+
+    const cells = [];
+    if (law) {
+      const head = make("tr", {}, ...["target", "predicted", "95 % interval", "change"].map((text, at) =>
+        make("th", { scope: "col", className: at ? "number" : "text", textContent: text })));
+      const body = make("tbody");
+      for (const target of data.law.targets) {
+        const values = [0, 1, 2].map(() => make("td", { className: "number" }));
+        body.append(make("tr", {}, make("th", { scope: "row", textContent: visible(target) }), ...values));
+        cells.push(values);
+      }
+      element("losses").append(make("table", {}, make("thead", {}, head), body));
+      element("losses").hidden = false;
+    }
+    const note = element("law-note");
+    const lines = data.law?.export ? [] : [data.lawMissing];
+    if (data.law?.discounted) {
+      lines.push("The recipe discounts repeated tokens (mixture.discount_repeats); the losses here do not.");
+    }
+    if (lines.length) {
+      note.hidden = false;
+      note.classList.add("missing");
+      note.append(...lines.map((line) => make("p", { textContent: visible(line) })));
+    }
+
+    function showLaw() {
+      const predicted = law.losses(shares), value = law.objective(shares, predicted);
+      const at = [data.law.tokens && `${data.law.tokens.toLocaleString("en")} tokens`,
+        data.law.params && `${data.law.params.toLocaleString("en")} parameters`].filter(Boolean);
+      answer("objective", `${value.toFixed(4)}${at.length ? ` at ${at.join(", ")}` : ""}`);
+      if (bestValue !== null) {
+        const cost = value - bestValue, within = Math.abs(cost) <= (data.law.misfit ?? 0);
+        const words = `${cost >= 0 ? "+" : "−"}${Math.abs(cost).toFixed(4)} (${((100 * cost) / bestValue).toFixed(2)} %)`;
+        answer("cost against recommended", within ? `${words}, within the law's error of ${data.law.misfit.toFixed(4)}` : words,
+          !within && cost > 0 ? "over" : "");
+      }
+      const away = law.distance(shares), inside = away <= data.law.radius + 1e-6;
+      answer("distance from the runs", `${away.toFixed(3)} of ${data.law.radius.toFixed(3)}${inside ? "" : ": outside, predictions are guesses"}`,
+        inside ? "" : "over");
+      cells.forEach((values, t) => {
+        const half = data.law.halfWidth[t];
+        values[0].textContent = predicted[t].toFixed(4);
+        values[1].textContent = `${(predicted[t] * Math.exp(-half)).toFixed(4)} to ${(predicted[t] * Math.exp(half)).toFixed(4)}`;
+        const gap = bestLosses ? predicted[t] - bestLosses[t] : NaN;
+        values[2].textContent = Number.isNaN(gap) ? "" : `${gap >= 0 ? "+" : "−"}${Math.abs(gap).toFixed(4)}`;
+      });
+    }
+
+    // ---- recipe
+
+    function recipe() {
+      const total = sum(shares);
+      const weights = domains.map((domain, at) => `    ${quoted(domain.name)}: ${Number((shares[at] / total).toPrecision(10))}`);
+      const lines = ["mixture:", "  method: manual", "  weights:", ...weights];
+      if (budget) lines.push(`budget_tokens: ${budget}`);
+      return `${data.recipe}${lines.join("\n")}\n`;
+    }
+
+    element("yaml-hint").textContent = data.recipe
+      ? "A whole recipe: save it as a file, and plan it with `curate plan FILE`."
+      : "Put this in your recipe, in place of its mixture and budget_tokens.";
+    element("copy").addEventListener("click", async () => {
+      element("yaml").select();
+      try {
+        await navigator.clipboard.writeText(element("yaml").value);
+      } catch {
+        document.execCommand("copy"); // where a page from disk has no clipboard of its own
+      }
+      element("copied").textContent = "Copied.";
+    });
+
+    function refresh() {
+      for (const each of rows) each.refresh();
+      if (budget) {
+        budgetSlider.value = (STEPS / 2) * (1 + Math.log(budget / data.budget) / Math.log(BUDGET_FACTOR));
+        if (document.activeElement !== budgetBox) budgetBox.value = budget.toLocaleString("en");
+        const passes = domains.map((domain, at) => (shares[at] * budget) / domain.supply);
+        const most = passes.indexOf(Math.max(...passes.filter(Number.isFinite)));
+        if (most >= 0) answer("most passes", `${passes[most].toFixed(2)} of ${visible(domains[most].name)}`);
+        const over = domains.filter((domain, at) => domain.maxEpochs !== null && passes[at] > domain.maxEpochs * (1 + 1e-9));
+        answer("beyond max_epochs", over.length ? `${over.length} domains` : "none", over.length ? "over" : "");
+      }
+      if (law) showLaw();
+      for (const name of PRESETS) {
+        const button = element(`preset-${name}`), preset = presets[name];
+        button.disabled = !preset;
+        const same = preset && preset.every((share, at) => Math.abs(share - shares[at]) < 1e-9);
+        button.setAttribute("aria-pressed", same ? "true" : "false");
+      }
+      element("yaml").value = recipe();
+      element("copied").textContent = "";
+    }
+
+    element("tool").hidden = false;
+    refresh();
+  }
+
+  return { start };
+})();

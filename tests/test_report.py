@@ -1,0 +1,481 @@
+"""`curate report`: the page in a browser, the explorer, and text from strangers.
+
+Tests that drive a browser need Playwright and a Chromium of the system, and skip without them.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from click.testing import CliRunner
+from law_tables import mixtures, table_of
+
+import curate
+from curate.cli import cli
+from curate.errors import InputError, RecipeError
+from curate.laws import LAWS
+from curate.laws.formula import formula_of
+from curate.laws.law import RunTable
+from curate.report.page.figures import heat_map, short
+from curate.report.page.material import Material
+from curate.report.page.page import render
+
+TREES = {"boosted", "boosted_regmix"}
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{7*7}}\u202e\x1b[31m"
+"""A name, a licence and a text that try to act on the page."""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api")
+    chromium = next(
+        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+    )
+    if chromium is None:
+        pytest.skip("no Chromium on this machine")
+    with playwright.sync_playwright() as running:
+        launched = running.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield launched
+        launched.close()
+
+
+class Visit:
+    """A page that was opened from disk, with everything that it said and asked for."""
+
+    def __init__(self, browser: Any, path: Path, **context: Any) -> None:
+        self.context = browser.new_context(**context)
+        self.page = self.context.new_page()
+        self.said: list[str] = []
+        self.requests: list[str] = []
+        self.page.on("console", lambda message: self.said.append(message.text))
+        self.page.on("pageerror", lambda error: self.said.append(str(error)))
+        self.page.on("dialog", lambda dialog: self.said.append(f"dialog {dialog.message}"))
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.goto(path.resolve().as_uri())
+        self.url = path.resolve().as_uri()
+
+    def __enter__(self) -> Visit:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.context.close()
+
+    def text(self, selector: str) -> str:
+        return str(self.page.inner_text(selector))
+
+    def slide(self, name: str, place: float) -> None:
+        self.page.get_by_label(f"Share of {name}", exact=True).evaluate(
+            "(s, place) => { s.value = place; s.dispatchEvent(new Event('input')); }",
+            place,
+        )
+
+    def shares(self) -> list[float]:
+        boxes = self.page.query_selector_all(
+            "#explorer-shares .domain:not(.group) input[type=text]"
+        )
+        return [float(box.input_value()) for box in boxes]
+
+
+def write_runs(path: Path, table: RunTable) -> Path:
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(
+            [
+                "run",
+                "params",
+                "tokens",
+                *(f"w_{n}" for n in table.domains),
+                *(f"loss_{n}" for n in table.targets),
+            ]
+        )
+        for row, name in enumerate(table.runs):
+            writer.writerow(
+                [
+                    name,
+                    table.params[row],
+                    table.tokens[row],
+                    *table.weights[row],
+                    *table.losses[row],
+                ]
+            )
+    return path
+
+
+@pytest.fixture(scope="module")
+def dataset(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a built dataset whose recipe names runs."""
+    root = tmp_path_factory.mktemp("dataset")
+    table = table_of(mixtures(12, 3, 1), (1e9,), (1e8,), noise=0.002)
+    write_runs(root / "runs.csv", table)
+    recipe = root / "recipe.yaml"
+    recipe.write_text(
+        f"""
+name: tiny
+tokenizer: {{train: {{vocab_size: 400, sample_bytes: 60000}}}}
+domains:
+  - {{name: wiki, paths: "{corpus}/data/wiki/*", license: CC-BY-SA-4.0}}
+  - {{name: code, paths: "{corpus}/data/code/*"}}
+  - {{name: talk, paths: "{corpus}/data/talk/*"}}
+mixture: {{method: dml, evidence: {{runs: runs.csv}}}}
+max_epochs: 4
+budget_tokens: 30000
+validation: {{documents: 0.05}}
+output: {{dir: out}}
+""",
+        "utf-8",
+    )
+    assert curate.build(recipe, workers=1).ok
+    return root / "out"
+
+
+@pytest.fixture(scope="module")
+def report(dataset: Path) -> Path:
+    return curate.report(dataset.parent / "recipe.yaml").path
+
+
+def test_page_opens_from_disk_without_a_word_or_a_request(browser: Any, report: Path) -> None:
+    with Visit(browser, report) as visit:
+        assert visit.said == [] and visit.requests == [visit.url]
+        assert "Certified" in visit.text("#summary")
+        assert visit.page.title() == "tiny: report of curate"
+        for section in ("mixture", "laws", "domains", "losses", "provenance"):
+            assert visit.page.query_selector(f"#{section} table, #{section} dl")
+        assert "curate validate" in visit.text("#validation .missing")
+        assert "curate mix" in visit.text("#methods .missing")
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_nothing_is_wider_than_the_screen(browser: Any, report: Path, width: int) -> None:
+    with Visit(browser, report, viewport={"width": width, "height": 800}) as visit:
+        assert visit.page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_every_column_says_how_to_read_it(browser: Any, report: Path) -> None:
+    with Visit(browser, report) as visit:
+        counts = visit.page.eval_on_selector_all(
+            ".table",
+            "all => all.map(t => [t.querySelectorAll('thead th').length, "
+            "t.querySelectorAll('.reading dd').length, "
+            "[...t.querySelectorAll('.reading dd')].filter(d => d.textContent.length < 5).length])",
+        )
+    assert len(counts) > 6
+    assert all(columns == readings and not empty for columns, readings, empty in counts)
+
+
+def test_policy_stops_foreign_scripts_and_styles(
+    browser: Any, report: Path, tmp_path: Path
+) -> None:
+    page = report.read_text("utf-8")
+    tampered = tmp_path / "report.html"
+    tampered.write_text(page.replace("</main>", "<script>alert(1)</script></main>"), "utf-8")
+    with Visit(browser, tampered) as visit:
+        assert any("Content Security Policy" in line for line in visit.said)
+        assert not any(line.startswith("dialog") for line in visit.said)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious(browser: Any, report: Path, scheme: str) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+    with Visit(browser, report, color_scheme=scheme) as visit:
+        visit.page.evaluate("for (const d of document.querySelectorAll('details')) d.open = true")
+        violations = axe.Axe().run(visit.page).response["violations"]
+    serious = [v["id"] for v in violations if v["impact"] in ("serious", "critical")]
+    assert serious == [], violations
+
+
+def test_sliders_move_the_numbers_and_locks_hold_them(browser: Any, report: Path) -> None:
+    with Visit(browser, report) as visit:
+        before, answers, losses = (
+            visit.shares(),
+            visit.text("#explorer-answers"),
+            visit.text("#explorer-losses"),
+        )
+        visit.page.get_by_label("Lock the share of code").check()
+        visit.slide("wiki", 500)
+        after = visit.shares()
+        assert sum(after) == pytest.approx(100, abs=0.01)
+        assert after[0] == pytest.approx(50, abs=0.01) and after[1] == before[1]
+        assert visit.text("#explorer-answers") != answers
+        assert visit.text("#explorer-losses") != losses
+        visit.page.click("#explorer-preset-recommended")
+        assert visit.shares() == before
+        visit.page.click("#explorer-preset-yours")
+        assert visit.shares() == after
+
+
+def test_passes_follow_the_budget(browser: Any, report: Path, dataset: Path) -> None:
+    supply = json.loads((dataset / "stats.json").read_text())["domains"]["wiki"]["tokens_train"]
+    with Visit(browser, report) as visit:
+        visit.page.click("#explorer-preset-uniform")
+        visit.page.fill("#explorer-budget", str(3 * supply * 5))
+        visit.page.press("#explorer-budget", "Tab")
+        row = visit.page.query_selector("#explorer-shares .domain")
+        assert "5.00 passes ! over 4" in row.inner_text()
+
+
+def test_predicted_losses_are_those_of_python(browser: Any, report: Path, dataset: Path) -> None:
+    mixture = json.loads((dataset / "mixture.json").read_text())
+    with Visit(browser, report) as visit:
+        rows = visit.page.query_selector_all("#explorer-losses tbody tr")
+        shown = {row.query_selector("th").inner_text(): row.inner_text() for row in rows}
+        answers = visit.text("#explorer-answers")
+    for target, loss in mixture["predicted_losses"].items():
+        assert f"{loss:.4f}" in shown[target]
+        ends = mixture["predicted_intervals"][target]
+        assert f"{ends['low']:.4f} to {ends['high']:.4f}" in shown[target]
+    assert f"{mixture['predicted_loss']:.4f}" in answers
+    assert f"{mixture['support']['distance']:.3f} of {mixture['support']['radius']:.3f}" in answers
+    assert "+0.0000" in answers
+
+
+def test_recipe_of_the_explorer_is_planned(browser: Any, report: Path, tmp_path: Path) -> None:
+    with Visit(browser, report) as visit:
+        visit.slide("talk", 100)
+        shares = visit.shares()
+        written = visit.page.input_value("#explorer-yaml")
+    path = tmp_path / "copied.yaml"
+    path.write_text(written, "utf-8")
+    result = CliRunner().invoke(cli, ["plan", str(path), "--out", str(tmp_path / "out"), "--json"])
+    assert result.exit_code == 0, result.output
+    planned = json.loads(result.output)
+    assert planned["budget_tokens"] == 30000
+    weights = [row["weight"] for row in planned["domains"].values()]
+    assert weights == pytest.approx([share / 100 for share in shares], abs=1e-4)
+
+
+@pytest.mark.parametrize("varied", [True, False], ids=["several sizes", "one size"])
+@pytest.mark.parametrize("name", [name for name in LAWS if name not in TREES])
+def test_browser_evaluates_each_law_as_python_does(
+    browser: Any, report: Path, name: str, varied: bool
+) -> None:
+    sizes, counts = ((1e8, 4e8), (2e8, 5e8, 1e9)) if varied else ((1e8,), (1e9,))
+    table = table_of(mixtures(16, 4, 2), counts, sizes, noise=0.002)
+    law = LAWS[name].fit(table)
+    shares = np.random.default_rng(3).dirichlet(np.full(4, 0.5), 1000)
+    shares[:4] = np.eye(4)  # the corners, where powers of a share are of zero
+    beyond = 3.0 if varied and name != "bimix" else 1.0
+    tokens, params = 1e9 * beyond, max(sizes) * beyond
+    formula = formula_of(law, tokens, params)
+    assert formula is not None
+    expected = law.predict(shares, np.full(1000, tokens), np.full(1000, params))
+    with Visit(browser, report) as visit:
+        losses = visit.page.evaluate(
+            "([law, shares]) => { const at = Law.compile(law); "
+            "return shares.map(row => Array.from(at(row))); }",
+            [formula.to_json(), shares.tolist()],
+        )
+    np.testing.assert_allclose(losses, expected, rtol=1e-9, atol=0)
+
+
+def test_trees_have_no_formula() -> None:
+    pytest.importorskip("lightgbm")
+    table = table_of(mixtures(60, 4, 2), (1e9,), (1e8,))
+    assert formula_of(LAWS["boosted"].fit(table), 1e9, 1e8) is None
+
+
+def test_two_hundred_domains_are_found_and_moved_by_group(browser: Any, tmp_path: Path) -> None:
+    rng = np.random.default_rng(4)
+    names = tuple(
+        f"{group}:{topic}" for group in ("web", "code", "books", "law") for topic in range(50)
+    )
+    weights = rng.dirichlet(np.full(200, 0.3), 30)
+    losses = 2 + 0.3 * (weights[:, :2] + 0.01) ** -0.1
+    table = RunTable(
+        names,
+        names[:2],
+        tuple(f"r{i}" for i in range(30)),
+        weights,
+        np.full(30, 1e9),
+        np.full(30, 1e8),
+        losses,
+    )
+    write_runs(tmp_path / "runs.csv", table)
+    path = curate.report(
+        tmp_path / "runs.csv",
+        overrides={"mixture.method": "dml", "mixture.trust_region": False},
+        directory=tmp_path,
+    ).path
+    assert path.stat().st_size < 5e6
+    with Visit(browser, path) as visit:
+        assert visit.said == []
+        assert len(visit.shares()) == 200
+        assert visit.page.is_checked("#explorer-logarithmic")
+        visit.page.fill("#explorer-search", "law:17")
+        assert visit.page.locator("#explorer-shares .domain:not(.group):visible").count() == 1
+        visit.page.fill("#explorer-search", "")
+        visit.page.uncheck("#explorer-logarithmic")
+        visit.slide("web (50)", 600)
+        shares = visit.shares()
+        assert sum(shares[:50]) == pytest.approx(60, abs=0.05)
+        assert sum(shares) == pytest.approx(100, abs=0.2)  # 200 numbers of three decimals
+        started = visit.page.evaluate("performance.now()")
+        for place in range(20):
+            visit.slide("code (50)", 100 + place)
+        assert visit.page.evaluate("performance.now()") - started < 4000
+        written = yaml.safe_load(visit.page.input_value("#explorer-yaml"))
+        assert set(written["mixture"]["weights"]) == set(names)
+
+
+def hostile_material() -> Material:
+    domain = {
+        "files": HOSTILE,
+        "documents": 3,
+        "tokens": [HOSTILE],
+        "tokens_train": 10,
+        "bytes": "9",
+        "entropy": {"conditional": {"nats": 1.0, "low": 0.5, "high": 1.5}},
+        "amounts": {"read": {"documents": 1, "bytes": 2, "tokens": 3}},
+        "lost": {"damaged": [HOSTILE], "records": 1},
+        "convergence": [
+            {"sample_tokens": 10, "conditional": 1},
+            {"sample_tokens": 20, "conditional": 1.1},
+        ],
+    }
+    domains = {HOSTILE: domain, "b": domain}
+    weights = {HOSTILE: 0.5, "b": 0.5}
+    return Material(
+        title=HOSTILE,
+        source=HOSTILE,
+        command=HOSTILE,
+        artifacts={
+            "stats": {"domains": domains, "tokenizer": HOSTILE, "recipe_hash": HOSTILE},
+            "mixture": {"weights": weights, "method": HOSTILE, "warnings": [HOSTILE]},
+            "mixtures": {"mixtures": {HOSTILE: {"weights": weights}}, "left_out": {"x": HOSTILE}},
+            "certificate": {"ok": False, "problems": [HOSTILE], "domains": domains},
+            "manifest": {"inputs": [{"domain": HOSTILE, "path": HOSTILE}], "format": HOSTILE},
+            "entropy_report": {
+                "domains": domains,
+                "between": {"order": [HOSTILE, "b"], "js": [[0, 1], [1, 0]]},
+            },
+            "validation": {
+                "verdict": HOSTILE,
+                "sizes": [{"preset": HOSTILE, "candidates": {HOSTILE: {}}}],
+            },
+        },
+        recipe=HOSTILE,
+        licences={HOSTILE: HOSTILE},
+        samples={HOSTILE: [HOSTILE]},
+        bad_records=[{"domain": HOSTILE, "file": HOSTILE, "reason": HOSTILE}],
+        law_missing=HOSTILE,
+        explorer={
+            "domains": [
+                {"name": HOSTILE, "supply": 10, "maxEpochs": 1},
+                {"name": "b", "supply": 10, "maxEpochs": 1},
+            ],
+            "budget": 10,
+            "presets": {"natural": [0.5, 0.5], "uniform": [0.5, 0.5]},
+            "law": None,
+            "lawMissing": HOSTILE,
+            "recipe": "",
+        },
+        notices=[HOSTILE],
+    )
+
+
+def test_hostile_text_changes_nothing_but_the_text(browser: Any, tmp_path: Path) -> None:
+    page = render(hostile_material())
+    plain = render(Material("t", "s", "c"))
+    for tag in ("<script", "<style", "<meta"):
+        assert page.count(tag) == plain.count(tag)
+    assert "<img" not in page and "\u202e" not in page and "\x1b" not in page
+    path = tmp_path / "report.html"
+    path.write_text(page, "utf-8")
+    with Visit(browser, path) as visit:
+        assert visit.said == [] and visit.requests == [visit.url]
+        assert visit.page.query_selector_all("img, iframe, object, embed, link, form, base") == []
+        handlers = (
+            "all => all.filter(e => [...e.attributes].some(a => a.name.startsWith('on'))).length"
+        )
+        assert visit.page.eval_on_selector_all("*", handlers) == 0
+        assert visit.page.query_selector("h1").inner_text().startswith("</script><script>alert(1)")
+        assert "<img src=x onerror" in visit.text("#explorer-shares")
+        written = yaml.safe_load(visit.page.input_value("#explorer-yaml"))
+        assert set(written["mixture"]["weights"]) == {HOSTILE, "b"}
+
+
+def test_hostile_names_and_texts_of_a_dataset_stay_text(
+    browser: Any, bpe: dict[str, Any], tmp_path: Path
+) -> None:
+    licence = "</title><script>alert(1)</script>"
+    for name in ("a", "b"):
+        rows = [{"text": f"{HOSTILE} {name} {i}"} for i in range(40)]
+        (tmp_path / f"{name}.jsonl").write_text(
+            "".join(json.dumps(row) + "\n" for row in rows) + "{broken <b>\n"
+        )
+    (tmp_path / "tokenizer.json").write_text(json.dumps(bpe))
+    recipe = {
+        "name": "mix",
+        "tokenizer": {"path": str(tmp_path / "tokenizer.json"), "eos": "<|endoftext|>"},
+        "domains": [
+            {"name": n, "paths": str(tmp_path / f"{n}.jsonl"), "license": licence}
+            for n in ("a", "b")
+        ],
+        "budget_tokens": 2000,
+        "output": {"dir": str(tmp_path / "out"), "format": "npy"},
+        "cache": str(tmp_path / "cache"),
+        "limits": {"lost_share": 0.5},
+    }
+    assert curate.build(recipe, workers=1).ok
+    with Visit(browser, curate.report(tmp_path / "out").path) as visit:
+        assert visit.said == []
+        assert licence in visit.page.eval_on_selector("#provenance", "e => e.textContent")
+        assert "<img src=x onerror" in visit.page.eval_on_selector("#domains", "e => e.textContent")
+        assert "{broken <b>" in visit.page.eval_on_selector("#losses", "e => e.textContent")
+
+
+def test_report_of_a_directory_and_of_runs(dataset: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(dataset, copy)
+    result = CliRunner().invoke(cli, ["report", str(copy), "--json"])
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.output)["path"] == str(copy / "report.html")
+    assert curate.verify(copy).ok  # the page is not among the shards
+    runs = dataset.parent / "runs.csv"
+    result = CliRunner().invoke(cli, ["report", str(runs), "--out", str(tmp_path)])
+    assert result.exit_code == 0 and "report.html" in result.output
+    page = (tmp_path / "report.html").read_text("utf-8")
+    assert "Law joint" in page and "curate stats RECIPE" in page
+
+
+def test_foreign_files_and_empty_directories_are_refused(dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no dataset or artifact of curate"):
+        curate.report(tmp_path)
+    (tmp_path / "report.html").write_text("<p>mine")
+    with pytest.raises(InputError, match="curate did not write this file"):
+        curate.report(dataset, directory=tmp_path)
+    with pytest.raises(RecipeError, match="--supply and --budget are for run tables"):
+        curate.report(dataset, supply={"a": 1}, budget_tokens=10)
+    (dataset.parent / "bad").mkdir()
+    (dataset.parent / "bad" / "stats.json").write_text("[]")
+    with pytest.raises(InputError, match="not an artifact of curate"):
+        curate.report(dataset.parent / "bad")
+
+
+def test_artifacts_of_another_recipe_are_named(dataset: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(dataset, copy)
+    stats = json.loads((copy / "stats.json").read_text())
+    (copy / "stats.json").write_text(json.dumps({**stats, "recipe_hash": "0" * 32}))
+    notices = curate.report(copy).json["notices"]
+    assert notices == [
+        "stats.json was made from another version of the recipe; run its command again"
+    ]
+
+
+def test_report_says_the_same_twice(dataset: Path) -> None:
+    first = curate.report(dataset).path.read_bytes()
+    assert curate.report(dataset).path.read_bytes() == first
+
+
+def test_numbers_of_axes_and_cells() -> None:
+    assert [short(value) for value in (0.25, 1500, 2e9)] == ["0.25", "1.5k", "2B"]
+    drawn = heat_map(["a<b", "c"], [[0.0, 1.0], [1.0, 0.0]], str)
+    assert "a&lt;b" in drawn and "a<b" not in drawn
