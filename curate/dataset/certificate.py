@@ -35,7 +35,9 @@ class ShardCheck:
     windows: NDArray[np.int64] = field(default_factory=lambda: np.empty((0, 0), np.int64))
     """Training shards: tokens by window and domain."""
     content: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
-    """Distinct first halves of the content hashes of its documents."""
+    """Distinct first halves of the content hashes of its documents; of a training shard, of those
+    that are held out.
+    """
     is_read: bool = False
     """Whether its files are as the manifest says and were read to their end."""
     content_checked: bool = False
@@ -65,6 +67,7 @@ def certify(
     plan: PlanRecord | None,
     checks: Sequence[ShardCheck],
     damage: Sequence[str],
+    windows: NDArray[np.int64],
 ) -> dict[str, Any]:
     """Return the fields of `certificate.json`.
 
@@ -76,6 +79,7 @@ def certify(
         plan: Content of `plan.json`; None if it cannot be read.
         checks: shape (shards,), in the manifest's order.
         damage: Problems with files that are not shards.
+        windows: shape (windows, domains), tokens of the training shards that were read.
     """
     problems = [*damage, *(problem for check in checks for problem in check.problems)]
     train = [c for c, s in zip(checks, manifest.shards, strict=True) if s.split == "train"]
@@ -113,7 +117,7 @@ def certify(
         "tokens_compared_with_store": bool(checks) and all(c.content_checked for c in checks),
         "reader_loss": _reader_loss(manifest, train),
         "packing": _packing(manifest, train),
-        "largest_share_deviation_in_windows": _deviation(train, rows, manifest),
+        "largest_share_deviation_in_windows": _deviation(windows, rows, manifest),
         "shards": [
             {"path": file.path, "bytes": file.bytes, "xxh3": file.xxh3}
             for shard in manifest.shards
@@ -230,13 +234,11 @@ def _overlap(train: Sequence[ShardCheck], held_out: Sequence[ShardCheck]) -> int
 
 
 def _deviation(
-    train: Sequence[ShardCheck], rows: dict[str, Any], manifest: Manifest
+    tokens: NDArray[np.int64], rows: dict[str, Any], manifest: Manifest
 ) -> dict[str, Any] | None:
     """Find the window and domain whose share differs most from the realised one."""
-    windows = [check.windows for check in train if check.windows.size]
-    if not windows or len(rows) != len(manifest.domains):
+    if not tokens.any() or len(rows) != len(manifest.domains):
         return None
-    tokens = np.sum(windows, axis=0)
     totals = tokens.sum(axis=1, keepdims=True)
     shares = np.divide(tokens, totals, out=np.zeros(tokens.shape), where=totals > 0)
     asked = np.array([rows[name]["realised_share"] for name in manifest.domains])

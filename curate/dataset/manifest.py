@@ -40,6 +40,7 @@ from curate.runtime.artifact_names import MARK
 from curate.runtime.escape import one_line
 from curate.runtime.files import hash_file
 from curate.runtime.mapping import map_file
+from curate.runtime.memory import blocks
 
 SCHEMA = 2
 OLD_SCHEMA = 1
@@ -428,14 +429,20 @@ def read_provenance(path: Path, shard: ShardRecord, manifest: Manifest) -> NDArr
     except OSError as error:
         raise ShardError(f"{path}: provenance cannot be read ({_reason(error)})") from error
     domains = len(manifest.domains)
-    in_range = pieces["domain"] < domains
-    if manifest.packing == "best-fit":  # no other has rows to fill
-        in_range |= pieces["domain"] == PAD
-    for name in ("document", "start", "tokens"):
-        in_range &= pieces[name] >= 0
-    in_range &= pieces["tokens"] <= shard.tokens  # so that the sum below cannot wrap round
-    total = pieces["tokens"].sum(dtype=np.float64)
-    if not in_range.all() or total > MOST or int(pieces["tokens"].sum()) != shard.tokens:
+    total_tokens = 0
+    for rows in blocks(len(pieces)):
+        part = pieces[rows]
+        in_range = part["domain"] < domains
+        if manifest.packing == "best-fit":  # no other has rows to fill
+            in_range |= part["domain"] == PAD
+        for name in ("document", "start", "tokens"):
+            in_range &= part[name] >= 0
+        in_range &= part["tokens"] <= shard.tokens
+        if not in_range.all() or part["tokens"].sum(dtype=np.float64) > MOST:  # nor wraps the sum
+            total_tokens = -1
+            break
+        total_tokens += int(part["tokens"].sum())
+    if total_tokens != shard.tokens:
         raise ShardError(
             f"{path}: its pieces are not those of a shard of {shard.tokens} tokens of "
             f"{domains} domains; build it again"

@@ -13,6 +13,7 @@ every file with the manifest, and only files that passed are parsed. Nothing is 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,14 +37,17 @@ from curate.dataset.manifest import (
 )
 from curate.dataset.ownership import files_below, own_files
 from curate.dataset.write_text import check_text
+from curate.dataset.write_tokens import by_domain
 from curate.errors import CurateError, EngineError, ShardError
 from curate.formats.base import BEST_FIT, CONCAT, WHOLE, TextFormat, TokenFormat
 from curate.formats.trainer_files import DIRECTORY as TRAINER
 from curate.plan import PAD, TokenCopier
-from curate.plan.packing import tally
+from curate.plan.packing import Tally, tally
 from curate.plan.per_domain import MIXED
 from curate.runtime.artifact_names import MARK
+from curate.runtime.memory import block_rows, blocks, next_block, take
 from curate.runtime.workers import map_tasks
+from curate.stats.copies import is_among
 from curate.tokens.domain import DomainTokens
 
 
@@ -85,8 +89,26 @@ def verify(
     dataset = (manifest, output_format if is_readable else None)
     check = partial(_check_shard, directory, dataset, domains)
     tasks = list(zip(manifest.shards, _shard_starts(manifest), strict=True))
-    checks = map_tasks(check, tasks, workers, on_tick)
-    return certify(manifest, plan, checks, problems)
+    # Held-out shards come first: of training documents, only those that are held out too are kept.
+    is_train = [shard.split == "train" for shard in manifest.shards]
+    held_out = map_tasks(check, [task for task, t in zip(tasks, is_train, strict=True) if not t],
+                         workers, on_tick)  # fmt: skip
+    contents = [np.empty(0, np.uint64), *(result.content for result in held_out)]
+    check = partial(check, held_out=np.unique(np.concatenate(contents)))
+    windows = np.zeros((WINDOWS, len(manifest.domains)), np.int64)
+
+    def add_windows(result: ShardCheck) -> None:
+        if result.windows.size:
+            windows[...] += result.windows
+            result.windows = np.empty((0, 0), np.int64)
+
+    train = map_tasks(
+        check, [task for task, t in zip(tasks, is_train, strict=True) if t],
+        workers, on_tick, add_windows,
+    )  # fmt: skip
+    rest = iter(train), iter(held_out)
+    checks = [next(rest[0] if t else rest[1]) for t in is_train]
+    return certify(manifest, plan, checks, problems, windows)
 
 
 def _read_plan(directory: Path) -> tuple[PlanRecord | None, str | None]:
@@ -126,7 +148,17 @@ def _check_shard(
     dataset: tuple[Manifest, TokenFormat | TextFormat | None],
     domains: Sequence[DomainTokens] | None,
     task: tuple[ShardRecord, int],
+    held_out: NDArray[np.uint64] | None = None,
 ) -> ShardCheck:
+    """Read a shard back.
+
+    Args:
+        directory: Directory of the dataset.
+        dataset: Its manifest, and its format if its files can be read.
+        domains: Its domains in the store.
+        task: The shard, and the position of its first token in the training set.
+        held_out: Content of documents that are held out, ascending; None to return all content.
+    """
     shard, start = task
     manifest, output_format = dataset
     result = ShardCheck()
@@ -149,28 +181,89 @@ def _check_shard(
         result.problems.append(str(error))
         return result
     result.is_read = True
-    rows = _row_tokens(pieces, manifest)
-    result.tally = tally(pieces, len(rows))
-    if manifest.packing != CONCAT:
-        pieces = pieces[pieces["domain"] != PAD]
-    counts = np.bincount(pieces["domain"], pieces["tokens"], len(manifest.domains))
-    result.tokens = {number: int(count) for number, count in enumerate(counts) if count}
-    result.content = np.unique(pieces["content"])
+    counts = _Counts(manifest, start, held_out)
+    for part in blocks(len(pieces)):
+        counts.add(np.array(pieces[part]))
+    rows = _Rows(pieces, shard, manifest)
+    result.tally = replace(counts.tally, rows=len(rows))
+    result.tokens = {number: int(count) for number, count in enumerate(counts.tokens) if count}
+    result.content = counts.distinct_content()
     if shard.split == "train":
-        if manifest.shape == MIXED:
-            result.windows = _windows(pieces, start, manifest)
+        result.windows = counts.windows
         if isinstance(output_format, TokenFormat) and output_format.dropped_tokens is not None:
-            result.lost_tokens = output_format.dropped_tokens(rows, manifest.settings.window_tokens)
+            lengths = rows.tokens(0, len(rows))
+            result.lost_tokens = output_format.dropped_tokens(
+                lengths, manifest.settings.window_tokens
+            )
     return result
 
 
-def _row_tokens(pieces: NDArray[Any], manifest: Manifest) -> NDArray[np.int64]:
-    """Return the tokens of each sequence: a sequence is a piece, or all are full but the last."""
-    sequence_length = manifest.sequence_length
-    if sequence_length is None or manifest.packing == WHOLE:
-        return pieces["tokens"].astype(np.int64)
-    whole, rest = divmod(int(pieces["tokens"].sum()), sequence_length)
-    return np.append(np.full(whole, sequence_length), [rest] * (rest > 0)).astype(np.int64)
+class _Counts:
+    """Sums over the pieces of a shard, which are added a block at a time."""
+
+    def __init__(self, manifest: Manifest, start: int, held_out: NDArray[np.uint64] | None) -> None:
+        self._manifest = manifest
+        self._position = start
+        """Tokens of the training set before the next piece."""
+        self._held_out = held_out
+        self._content: list[NDArray[np.uint64]] = [np.empty(0, np.uint64)]
+        self.tally = Tally()
+        self.tokens = np.zeros(len(manifest.domains))
+        """shape (domains,), tokens of each; whole numbers."""
+        shape = (WINDOWS, len(manifest.domains)) if manifest.shape == MIXED else (0, 0)
+        self.windows = np.zeros(shape, np.int64)
+        """Tokens by window and domain; a piece counts where it begins."""
+
+    def add(self, pieces: NDArray[Any]) -> None:
+        """Count consecutive pieces."""
+        manifest, domains = self._manifest, len(self._manifest.domains)
+        self.tally += tally(pieces, 0)
+        if manifest.packing != CONCAT:
+            pieces = pieces[pieces["domain"] != PAD]
+        self.tokens += np.bincount(pieces["domain"], pieces["tokens"], domains)
+        content = pieces["content"]
+        if self._held_out is not None:
+            content = content[is_among(content, self._held_out)]
+        self._content.append(np.unique(content))
+        stops = self._position + np.cumsum(pieces["tokens"])
+        if self.windows.size and len(pieces):
+            begins = stops - pieces["tokens"]
+            window = np.minimum(begins * WINDOWS // manifest.budget_tokens, WINDOWS - 1)
+            first, last = int(window[0]), int(window[-1])
+            place = (window - first) * domains + pieces["domain"]
+            flat = np.bincount(place, pieces["tokens"], (last + 1 - first) * domains)
+            self.windows[first : last + 1] += flat.astype(np.int64).reshape(-1, domains)
+        self._position = int(stops[-1]) if len(stops) else self._position
+
+    def distinct_content(self) -> NDArray[np.uint64]:
+        """Return the first halves of the content hashes that were looked for, ascending."""
+        return np.unique(np.concatenate(self._content))
+
+
+class _Rows:
+    """Lengths of a shard's sequences: each is a piece, or all are full but the last."""
+
+    def __init__(self, pieces: NDArray[Any], shard: ShardRecord, manifest: Manifest) -> None:
+        self._pieces = pieces
+        self._total = shard.tokens
+        keeps = manifest.sequence_length is None or manifest.packing == WHOLE
+        self._row_tokens = 0 if keeps else manifest.sequence_length or 0
+
+    def __len__(self) -> int:
+        """Count sequences."""
+        if not self._row_tokens:
+            return len(self._pieces)
+        return -(-self._total // self._row_tokens)
+
+    def tokens(self, begin: int, end: int) -> NDArray[np.int64]:
+        """Return the tokens of sequences [begin, end), as far as there are any."""
+        end = min(end, len(self))
+        if not self._row_tokens:
+            return np.array(self._pieces["tokens"][begin:end])
+        lengths = np.full(end - begin, self._row_tokens, np.int64)
+        if end == len(self) and len(lengths):
+            lengths[-1] = self._total - (end - 1) * self._row_tokens
+        return lengths
 
 
 def _check_tokens(
@@ -186,68 +279,94 @@ def _check_tokens(
     pad_id = manifest.tokenizer.eos_id or 0
     copier = None if domains is None else TokenCopier(domains, pad_id, fills)
     _check_content(pieces, domains, stem)
-    stops = np.concatenate([[0], np.cumsum(pieces["tokens"])])
-    rows = _row_tokens(pieces, manifest)
+    expected_pieces = _PieceReader(pieces)
+    rows = _Rows(pieces, shard.record, manifest)
+    total = shard.record.tokens
     position = sequences = 0
     for batch in output_format.read(shard.directory / stem, dtype):
         if output_format.keeps_documents and not np.array_equal(
-            batch.lengths, rows[sequences : sequences + len(batch.lengths)]
+            batch.lengths, rows.tokens(sequences, sequences + len(batch.lengths))
         ):
             result.problems.append(f"{stem}: sequence lengths differ from the provenance")
             return
         sequences += len(batch.lengths)
         end = position + len(batch.tokens)
-        if end > stops[-1]:
+        if end > total:
             break
         if copier is not None:
             expected = np.empty(len(batch.tokens), dtype)
-            copier.copy(_clip(pieces, stops, position, end), expected)
+            copier.copy(expected_pieces.take(len(batch.tokens)), expected)
             if not np.array_equal(expected, batch.tokens):
                 at = position + int(np.argmax(expected != batch.tokens))
                 result.problems.append(f"{stem}: token {at} differs from its document")
                 return
         position = end
-    if position != stops[-1] or position != shard.record.tokens:
+        next_block()
+    if position != total:
         result.problems.append(
-            f"{stem}: {position} tokens read back, provenance accounts for {stops[-1]}, "
-            f"the manifest says {shard.record.tokens}"
+            f"{stem}: {position} tokens read back, provenance accounts for {total}, "
+            f"the manifest says {total}"
         )
     result.content_checked = copier is not None
 
 
-def _clip(pieces: NDArray[Any], stops: NDArray[np.int64], begin: int, end: int) -> NDArray[Any]:
-    """Return the pieces of tokens [begin, end) of a shard, the outer ones cut to fit."""
-    first = int(np.searchsorted(stops, begin, side="right")) - 1
-    last = int(np.searchsorted(stops, end, side="left"))
-    clipped = np.array(pieces[first:last])
-    if len(clipped):
-        skipped = begin - int(stops[first])
-        clipped["start"][0] += skipped
-        clipped["tokens"][0] -= skipped
-        clipped["tokens"][-1] -= int(stops[last]) - end
-    return clipped
+class _PieceReader:
+    """Pieces of a shard in order, as many tokens of them as are asked for."""
+
+    def __init__(self, pieces: NDArray[Any]) -> None:
+        self._pieces = pieces
+        self._next = 0
+        """First piece that is not held."""
+        self._held = np.array(pieces[:0])
+        self._stops = np.zeros(1, np.int64)
+        """shape (held + 1,), tokens before each held piece and after the last."""
+        self._position = 0
+        """Tokens of the held pieces that were taken."""
+
+    def take(self, tokens: int) -> NDArray[Any]:
+        """Return the pieces of the next tokens, the outer ones cut to fit."""
+        while self._stops[-1] - self._position < tokens:
+            self._hold_more()
+        begin, end = self._position, self._position + tokens
+        self._position = end
+        first = int(np.searchsorted(self._stops, begin, side="right")) - 1
+        last = int(np.searchsorted(self._stops, end, side="left"))
+        clipped = np.array(self._held[first:last])
+        if len(clipped):
+            skipped = begin - int(self._stops[first])
+            clipped["start"][0] += skipped
+            clipped["tokens"][0] -= skipped
+            clipped["tokens"][-1] -= int(self._stops[last]) - end
+        return clipped
+
+    def _hold_more(self) -> None:
+        """Drop the pieces that were taken whole, and read a block of others."""
+        done = int(np.searchsorted(self._stops, self._position, side="right")) - 1
+        more = self._pieces[self._next : self._next + block_rows()]
+        assert len(more), "pieces add up to the tokens of the shard"
+        self._next += len(more)
+        self._position -= int(self._stops[done])
+        self._held = np.concatenate([self._held[done:], more])
+        self._stops = np.concatenate([[0], np.cumsum(self._held["tokens"])])
 
 
 def _check_content(pieces: NDArray[Any], domains: Sequence[DomainTokens] | None, stem: str) -> None:
     """Raise `ShardError` if there is a store without the documents that the provenance names."""
-    for number, domain in enumerate(domains or ()):
-        rows = pieces[pieces["domain"] == number]
-        documents = rows["document"]
-        if len(rows) and (
-            documents.max() >= len(domain)
-            or not np.array_equal(domain.content_high[documents], rows["content"])
-            or np.any(rows["tokens"] > domain.tokens[documents] - rows["start"])
-        ):
-            raise ShardError(
-                f"{stem}: the documents of '{domain.name}' in the token store are not those that "
-                "were written; build again"
-            )
+    for rows in blocks(len(pieces) if domains else 0):
+        part = np.array(pieces[rows])
+        for number, members in by_domain(part):
+            if domains is not None and number != PAD:
+                _check_documents(part[members], domains[number], stem)
 
 
-def _windows(pieces: NDArray[Any], start: int, manifest: Manifest) -> NDArray[np.int64]:
-    """Count tokens by window and domain; a piece counts where it begins."""
-    begins = start + np.cumsum(pieces["tokens"]) - pieces["tokens"]
-    window = np.minimum(begins * WINDOWS // manifest.budget_tokens, WINDOWS - 1)
-    size = WINDOWS * len(manifest.domains)
-    flat = np.bincount(window * len(manifest.domains) + pieces["domain"], pieces["tokens"], size)
-    return flat.astype(np.int64).reshape(WINDOWS, len(manifest.domains))
+def _check_documents(pieces: NDArray[Any], domain: DomainTokens, stem: str) -> None:
+    documents = pieces["document"]
+    if (
+        documents.max() >= len(domain)
+        or not np.array_equal(take(domain.content_high, documents), pieces["content"])
+        or np.any(pieces["tokens"] > take(domain.tokens, documents) - pieces["start"])
+    ):
+        raise ShardError(
+            f"{stem}: the documents of '{domain.name}' in the token store are not those that "
+            "were written; build again"
+        )

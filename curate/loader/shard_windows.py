@@ -118,7 +118,7 @@ class ShardSource:
         starts = self._windows.starts(numbers)
         sources, tokens = self._runs(starts)
         pointers = Pointers(sources, self._mapped[0].dtype)
-        copy_runs(pointers, tokens, len(tokens), out.reshape(-1))
+        copy_runs(pointers, tokens, np.cumsum(tokens) - tokens, len(tokens), out.reshape(-1))
         return None if self._segments is None else self._segments_under(starts)
 
     def _runs(self, starts: NDArray[np.int64]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:

@@ -176,7 +176,7 @@ def shrinkage_notices(
         if domain is None:
             yield f"domain '{name}' is gone: it had {documents:,} documents at the last run here"
             continue
-        bytes_now = int(domain.text_bytes.sum())
+        bytes_now = domain.total_bytes
         if len(domain) >= documents and bytes_now >= size_bytes:
             continue
         gone = sorted(paths.get(name, set()) - {file.path for file in domain.files})

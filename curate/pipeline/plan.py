@@ -15,15 +15,17 @@ from curate.pipeline.artifacts import write_stats
 from curate.pipeline.check import check_mixture, check_names
 from curate.pipeline.mix import MixedDomains, mix_domains, write_mixture
 from curate.pipeline.resume import writable_artifacts
-from curate.pipeline.tokenize import TokenizedDomains, tokenize_domains
+from curate.pipeline.tokenize import TokenizedDomains, memory_of, tokenize_domains
 from curate.plan import DocumentStream, stream
 from curate.plan.budget import Plan, make_plan
 from curate.plan.shards import ShardInputs, ShardPlan, format_settings, plan_shards
 from curate.plan.streams import documents_used
 from curate.recipe import LoadedRecipe
 from curate.runtime.files import hash_json, write_json
+from curate.runtime.memory import blocks, take
 from curate.runtime.progress import Observer
-from curate.stats.domain_stats import amounts_of
+from curate.stats.domain_stats import Amounts
+from curate.tokens.domain import complement
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def plan_recipe(loaded: LoadedRecipe, workers: int, observer: Observer) -> dict[
     """
     check_names(loaded)
     check_mixture(loaded)
-    with writable_artifacts(loaded, observer) as writable:
+    with writable_artifacts(loaded, observer) as writable, memory_of(loaded, observer):
         return plan_json(plan_dataset(loaded, workers, observer, write=writable))
 
 
@@ -97,7 +99,8 @@ def plan_dataset(
         tokenized.domains, tokenized.validation, plan.domains, strict=True
     ):
         observer.tick()
-        streams.append(stream(domain, ~held_out, of_domain.tokens, loaded.recipe.seed))
+        used = complement(held_out)
+        streams.append(stream(domain, used, of_domain.tokens, loaded.recipe.seed))
     observer.tick()
     inputs = ShardInputs(output_format, settings, tuple(streams), tokenized.domains, plan)
     shaped = plan_shards(loaded, inputs)
@@ -162,7 +165,10 @@ def _sources(planned: Planned) -> dict[str, dict[str, Any]]:
     by_domain = zip(tokenized.stats, tokenized.domains, planned.streams, strict=True)
     for stats, domain, stream_of_domain in by_domain:
         documents, tokens = documents_used(stream_of_domain)
-        used = amounts_of(domain, documents)._replace(tokens=tokens)
+        text_bytes = sum(
+            int(take(domain.text_bytes, documents[rows]).sum()) for rows in blocks(len(documents))
+        )
+        used = Amounts(len(documents), text_bytes, tokens)
         rows[stats.name] = {
             "amounts": stats.amounts_used(used),
             "lost": stats.losses.to_json(),

@@ -7,6 +7,7 @@ verdict is the same.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from curate.dataset.verify import verify
 from curate.errors import CurateError, InputError, ShardError
 from curate.pipeline.results import CertificateResult
 from curate.recipe import load_recipe
+from curate.runtime.memory import DEFAULT_BYTES, bounded
 from curate.runtime.progress import Observer
 from curate.tokens.domain import DomainFile, DomainTokens
 from curate.tokens.store import TokenStore
@@ -43,8 +45,9 @@ def read_back(
         InputError: `report` cannot be written.
     """
     _check_directory(directory)
-    domains = _checked_domains(directory, workers, observer)
-    certificate = verify(directory, domains, workers, observer.tick)
+    with bounded(DEFAULT_BYTES, _scratch(directory), observer.tick):
+        domains = _checked_domains(directory, workers, observer)
+        certificate = verify(directory, domains, workers, observer.tick)
     damage = certificate_damage(directory / CERTIFICATE)
     if damage is not None:
         certificate["problems"].append(f"{damage}; this verdict takes its place")
@@ -62,6 +65,13 @@ def read_back(
         )
         return CertificateResult(certificate, directory, bad_records)
     return CertificateResult(certificate, directory, bad_records, path)
+
+
+def _scratch(directory: Path) -> Path | None:
+    """Return the cache of a dataset if this user may write there, for files without a name."""
+    manifest = find_manifest(directory)
+    cache = None if manifest is None else Path(manifest.cache)
+    return cache if cache and cache.is_dir() and os.access(cache, os.W_OK) else None
 
 
 def _check_directory(directory: Path) -> None:
@@ -131,14 +141,11 @@ def open_store(manifest: Manifest) -> TokenStore:
 
 def domains_in(store: TokenStore, manifest: Manifest) -> list[DomainTokens] | None:
     """Return the domains of a dataset from its token store; None unless all are whole there."""
-    domains = []
-    for name in manifest.domains:
-        files = []
-        for record in manifest.inputs:
-            if record.domain == name:
-                entries = store.file_entries(record.content, record.segments)
-                if entries is None:
-                    return None
-                files.append(DomainFile(record.path, entries))
-        domains.append(DomainTokens(name, files, store.dtype))
-    return domains
+    files: dict[str, list[DomainFile]] = {name: [] for name in manifest.domains}
+    for record in manifest.inputs:
+        entries = store.file_entries(record.content, record.segments)
+        if entries is None:
+            return None
+        if record.domain in files:
+            files[record.domain].append(DomainFile(record.path, entries))
+    return [DomainTokens(name, files[name], store.dtype) for name in manifest.domains]

@@ -10,7 +10,7 @@ import itertools
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +33,7 @@ from curate.recipe import DomainRecipe, LoadedRecipe
 from curate.recipe.structs import RECORD_BYTES
 from curate.runtime.artifact_names import ARTIFACTS
 from curate.runtime.files import atomic_path, begin_directory, hash_json, sweep
+from curate.runtime.memory import blocks, bounded
 from curate.runtime.progress import Observer
 from curate.runtime.workers import map_tasks
 from curate.sources import InputPath, check_reader, expand, identify, segments
@@ -92,9 +93,25 @@ def tokenize_domains(loaded: LoadedRecipe, workers: int, observer: Observer) -> 
     Raises:
         CurateError: Any user-fixable error in the recipe, a file or the tokenizer.
     """
-    recipe, cache = loaded.recipe, loaded.cache_dir
+    cache = loaded.cache_dir
     if cache.exists() and not cache.is_dir():
         raise RecipeError(f"cache: {cache} is no directory; name another one, or remove it")
+    with memory_of(loaded, observer):
+        return _tokenize_domains(loaded, workers, observer)
+
+
+def memory_of(loaded: LoadedRecipe, observer: Observer) -> AbstractContextManager[None]:
+    """Bound the memory of this process and its workers by the recipe.
+
+    Args:
+        loaded: The recipe; files of large arrays are in its cache.
+        observer: Told after each block of documents.
+    """
+    return bounded(loaded.recipe.limits.memory_mb << 20, loaded.cache_dir, observer.tick)
+
+
+def _tokenize_domains(loaded: LoadedRecipe, workers: int, observer: Observer) -> TokenizedDomains:
+    recipe, cache = loaded.recipe, loaded.cache_dir
     for domain in recipe.domains:
         check_reader(domain.reader, f"domains[{domain.name}].reader")
     choice = first_choice(recipe.tokenizer.backend)
@@ -395,13 +412,15 @@ def _held_out(
 
     Otherwise a text could be held out in one domain and trained on in another.
     """
-    masks = [domain.validation(share, key) for domain in domains]
-    held_out = [domain.content_high[mask] for domain, mask in zip(domains, masks, strict=True)]
-    texts = np.sort(np.concatenate(held_out))
-    return tuple(
-        mask | is_among(domain.content_high, texts)
-        for domain, mask in zip(domains, masks, strict=True)
-    )
+    masks = tuple(domain.validation(share, key) for domain in domains)
+    texts = [np.empty(0, np.uint64)]
+    for domain, mask in zip(domains, masks, strict=True):
+        texts += [domain.content_high[rows][mask[rows]] for rows in blocks(len(domain))]
+    held_out = np.sort(np.concatenate(texts))
+    for domain, mask in zip(domains, masks, strict=True):
+        for rows in blocks(len(domain)):
+            mask[rows] |= is_among(domain.content_high[rows], held_out)
+    return masks
 
 
 def _backends(domains: Sequence[DomainTokens]) -> str:

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.plan.streams import PAD, Pieces
+from curate.plan.streams import PAD, Pieces, pointers
 from curate.runtime.compiled import Pointers, kernel
+from curate.runtime.memory import maps_too_much, scattered_blocks
 from curate.tokens.domain import DomainTokens
 
 
@@ -27,11 +28,12 @@ class TokenCopier:
             pad_tokens: Tokens of the longest filling.
         """
         self._domains = tuple(domains)  # keeps the maps alive while addresses are used
-        self._addresses = np.concatenate([domain.addresses for domain in domains])
-        self._tokens = np.concatenate([domain.tokens for domain in domains])
+        self._dtype = domains[0].dtype
         self._documents = np.array([len(domain) for domain in domains], np.int64)
-        self._bases = np.cumsum(self._documents) - self._documents
-        self._template = np.empty(0, domains[0].dtype)
+        self._token_starts = pointers([domain.token_start for domain in domains])
+        self._tokens = pointers([domain.tokens for domain in domains])
+        self._entries = pointers([domain.entries for domain in domains])
+        self._bases = pointers([domain.entry_bases for domain in domains])
         self._filling = np.full(pad_tokens, pad_id, domains[0].dtype)
 
     def copy(self, pieces: NDArray[Any], out: NDArray[Any]) -> None:
@@ -50,28 +52,55 @@ class TokenCopier:
             if filling.any():
                 self._copy_filled(pieces, filling, out)
                 return
-        domains, documents = pieces["domain"], pieces["document"]
-        exists = domains < len(self._domains)
-        exists[exists] = (documents[exists] >= 0) & (
-            documents[exists] < self._documents[domains[exists]]
-        )
-        if not exists.all():
-            raise ValueError(f"piece {int(np.argmin(exists))} is of a document that is not there")
-        rows = self._bases[domains] + documents
-        starts, tokens = pieces["start"], pieces["tokens"]
-        within = (starts >= 0) & (tokens >= 0) & (tokens <= self._tokens[rows] - starts)
-        if not within.all():
-            raise ValueError(f"piece {int(np.argmin(within))} reaches outside its document")
+        tokens = pieces["tokens"].astype(np.int64)
+        addresses = self._locate(pieces, tokens)
         if int(tokens.sum()) != len(out):
             raise ValueError(f"pieces of {int(tokens.sum())} tokens for room of {len(out)}")
         # Vocabularies are far below 2^31, so int32 holds the ids of a uint32 store too.
-        highest = min(int(np.iinfo(self._template.dtype).max), int(np.iinfo(np.int32).max))
+        highest = min(int(np.iinfo(self._dtype).max), int(np.iinfo(np.int32).max))
         if out.dtype.kind not in "iu" or np.iinfo(out.dtype).max < highest:
-            raise ValueError(f"{self._template.dtype} tokens do not fit into {out.dtype}")
-        width = np.uint64(self._template.itemsize)
-        addresses = self._addresses[rows] + starts.astype(np.uint64) * width
-        sources = Pointers(addresses, self._template.dtype)
-        copy_runs(sources, tokens.astype(np.int64), len(pieces), out)
+            raise ValueError(f"{self._dtype} tokens do not fit into {out.dtype}")
+        places = np.cumsum(tokens) - tokens
+        if maps_too_much():  # in the order of their places in the store, to read each page once
+            order = np.argsort(addresses, kind="stable")
+            addresses, tokens, places = addresses[order], tokens[order], places[order]
+        for rows in scattered_blocks(len(pieces)):
+            sources = Pointers(addresses[rows], self._dtype)
+            copy_runs(sources, tokens[rows], places[rows], rows.stop - rows.start, out)
+
+    def _locate(self, pieces: Pieces, tokens: NDArray[np.int64]) -> NDArray[np.uint64]:
+        """Return the address of each piece's first token.
+
+        Raises:
+            ValueError: A piece is outside of its domain or document.
+        """
+        columns = [pieces[name].astype(np.int64) for name in ("domain", "document", "start")]
+        order = None
+        if maps_too_much():
+            order = np.lexsort((columns[1], columns[0]))
+            columns = [column[order] for column in columns]
+            tokens = tokens[order]
+        addresses = np.empty(len(pieces), np.uint64)
+        for rows in scattered_blocks(len(pieces)):
+            count = rows.stop - rows.start
+            domains, documents, starts = (column[rows] for column in columns)
+            located = _locate_pieces(
+                domains, documents, starts, tokens[rows], count, self._documents,
+                len(self._domains), self._token_starts, self._tokens, self._entries, self._bases,
+                self._dtype.itemsize, addresses[rows],
+            )  # fmt: skip
+            if located != count:
+                piece = rows.start + (located if located >= 0 else -located - 1)
+                piece = piece if order is None else int(order[piece])
+                reason = "is of a document that is not there"
+                if located >= 0:
+                    reason = "reaches outside its document"
+                raise ValueError(f"piece {piece} {reason}")
+        if order is None:
+            return addresses
+        placed = np.empty_like(addresses)
+        placed[order] = addresses
+        return placed
 
     def _copy_filled(self, pieces: Pieces, filling: NDArray[np.bool_], out: NDArray[Any]) -> None:
         """Copy the documents back to back, then spread them out around the filling.
@@ -92,19 +121,41 @@ class TokenCopier:
 
 
 @kernel
-def copy_runs(sources, tokens, pieces, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
-    """Copy runs of tokens into one array, back to back.
+def _locate_pieces(  # type: ignore[no-untyped-def]  # noqa: ANN202, PLR0913
+    domains, documents, starts, tokens, pieces, sizes, size_count,  # noqa: ANN001
+    token_starts, document_tokens, entries, bases, width, addresses,  # noqa: ANN001
+):  # fmt: skip
+    """Fill in the addresses of pieces, and return their number.
+
+    The first piece that reaches outside its document ends this with its number; the first whose
+    document does not exist, with -1 less its number.
+    """
+    for number in range(pieces):
+        domain, document = domains[number], documents[number]
+        if domain >= size_count or document < 0 or document >= sizes[domain]:
+            return -1 - number
+        start, length = starts[number], tokens[number]
+        if start < 0 or length < 0 or length > document_tokens[domain][document] - start:
+            return number
+        first = token_starts[domain][document] + start
+        base = bases[domain][entries[domain][document]]
+        addresses[number] = base + np.uint64(first * width)
+    return pieces
+
+
+@kernel
+def copy_runs(sources, tokens, places, pieces, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+    """Copy runs of tokens into one array.
 
     Args:
         sources: `Pointers`, shape (pieces,), to the first token of each run.
         tokens: shape (pieces,), int64, length of each run.
+        places: shape (pieces,), int64, where each run begins in `out`.
         pieces: Number of runs.
-        out: shape (sum of tokens,), an integer dtype that holds the ids.
+        out: shape (tokens,), an integer dtype that holds the ids.
     """
-    write = 0
     for piece in range(pieces):
-        source = sources[piece]
+        source, place = sources[piece], places[piece]
         for position in range(tokens[piece]):
-            out[write + position] = source[position]
-        write += tokens[piece]
-    return write
+            out[place + position] = source[position]
+    return pieces

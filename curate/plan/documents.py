@@ -18,13 +18,21 @@ from curate.plan.streams import (
     document_keys,
     filled,
     mix_key,
+    order_of_keys,
+    part_count,
     uniform,
     whole_passes,
 )
+from curate.runtime.external_sort import sort_rows
+from curate.runtime.memory import Columns, blocks, columns
 from curate.tokens.domain import DomainTokens, mix64
 
-MOST_HELD = 1 << 26
-"""Most appearances kept in memory, 24 bytes each. Beyond, each shard orders its passes again."""
+MOST_HELD = 1 << 30
+"""Most appearances whose order is kept, in memory or a file, 24 bytes each. Beyond, each shard
+orders the passes that it meets again."""
+
+FEWEST_ADJUSTED = 1024
+"""Appearances at the end that are looked at first for tokens to give to the last one."""
 
 TURN_COST = 64
 """Appearances added to the count for each pass, since its three arrays take memory as objects."""
@@ -40,7 +48,7 @@ class DocumentSampler:
         seed: int,
         smallest_tokens: int = 1,
     ) -> None:
-        """Choose how often every document appears; if they fit in memory, place all appearances.
+        """Choose how often every document appears; unless they are too many, place all appearances.
 
         Args:
             streams: shape (domains,), one stream a domain.
@@ -66,10 +74,17 @@ class DocumentSampler:
         return [order.appearances for order in self._orders]
 
     def lengths(self) -> Iterator[NDArray[np.int64]]:
-        """Yield the token counts of all appearances, one pass over one domain at a time."""
+        """Yield the token counts of all appearances, a block of a pass over a domain at a time."""
         for order in self._orders:
             for turn in range(order.turns):
-                yield order.turn(turn).tokens
+                tokens = order.turn(turn).tokens
+                yield from (tokens[rows] for rows in blocks(len(tokens)))
+
+    def parts(self, number: int, shards: int) -> Iterator[Samples]:
+        """Yield the samples of a stretch in parts of about a block of documents."""
+        parts = part_count(sum(self.documents()), shards)
+        for part in range(number * parts, (number + 1) * parts):
+            yield self.shard(part, shards * parts)
 
     def shard(self, number: int, shards: int) -> Samples:
         """Return the samples of one of `shards` equal stretches of the dataset."""
@@ -110,10 +125,9 @@ class _Order:
         whole, self._partial = whole_passes(stream) if stream.tokens else (0, 0)
         self.turns = whole + (self._partial > 0)
         """Passes, the last perhaps in part."""
-        self._held: list[_Turn] = []
-        # A cut that leaves too little takes tokens from earlier documents, at most one pass back.
-        self._first_adjusted = max(0, self.turns - 2)
-        self._adjusted = self._last_lengths(smallest_tokens)
+        self._held: dict[int, _Turn] = {}
+        self._keeps_all = False
+        self._first_adjusted, self._adjusted = self._last_lengths(smallest_tokens)
 
     @property
     def appearances(self) -> int:
@@ -127,26 +141,59 @@ class _Order:
         is_partial = turn + 1 == self.turns and self._partial
         return self._partial if is_partial else len(self._stream.documents)
 
-    def _last_lengths(self, smallest_tokens: int) -> NDArray[np.int64]:
-        """Return the token counts of documents in the last two passes, in the stream's order."""
+    def _last_lengths(self, smallest_tokens: int) -> tuple[int, NDArray[np.int64]]:
+        """Shorten the last appearance, and those before it that must give it tokens.
+
+        Returns:
+            The number of the first appearance that may differ from its document, and the token
+            counts from there to the end, in the stream's order.
+        """
         if not self.turns:
-            return np.empty(0, np.int64)
-        taken = [self._taken(turn) for turn in range(self._first_adjusted, self.turns)]
-        documents = np.concatenate([self._stream.documents[:number] for number in taken])
-        lengths: NDArray[np.int64] = self._domain.tokens[documents]
-        before_tokens = self._first_adjusted * self._stream.supply_tokens
-        uncut_tokens = int(lengths[-1])
-        lengths[-1] += self._stream.tokens - before_tokens - int(lengths.sum())
-        lengthen_last(lengths, min(smallest_tokens, uncut_tokens), self._stream)
+            return 0, np.empty(0, np.int64)
+        # A cut that leaves too little takes tokens from earlier documents, at most one pass back.
+        first_turn = max(0, self.turns - 2)
+        most = self.appearances - first_turn * len(self._stream.documents)
+        taken = min(most, FEWEST_ADJUSTED)
+        while True:
+            first = self.appearances - taken
+            lengths = self._lengths(first)
+            uncut_tokens = int(lengths[-1])
+            lengths[-1] += self._stream.tokens - self._tokens_before(first) - int(lengths.sum())
+            try:
+                lengthen_last(lengths, min(smallest_tokens, uncut_tokens), self._stream)
+            except InfeasiblePlan:
+                if taken == most:
+                    raise
+                taken = min(most, 16 * taken)
+                continue
+            return first, lengths
+
+    def _tokens_before(self, appearance: int) -> int:
+        """Count the tokens of the whole documents before one appearance, in the stream's order."""
+        turn, place = divmod(appearance, len(self._stream.documents))
+        before = int(self._stream.stops[place - 1]) if place else 0
+        return turn * self._stream.supply_tokens + before
+
+    def _lengths(self, first: int) -> NDArray[np.int64]:
+        """Return the tokens of the documents of all appearances from one on, uncut."""
+        places = np.arange(first, self.appearances) % len(self._stream.documents)
+        stops = self._stream.stops
+        lengths: NDArray[np.int64] = stops[places] - np.where(places, stops[places - 1], 0)
         return lengths
 
     def hold(self) -> None:
         """Order all passes now, so that shards need not."""
-        self._held = [self._make(turn) for turn in range(self.turns)]
+        self._keeps_all = True
+        for number in range(self.turns):
+            self.turn(number)
 
     def turn(self, number: int) -> _Turn:
-        """Return one pass."""
-        return self._held[number] if self._held else self._make(number)
+        """Return one pass, which is kept until another is asked for."""
+        if number not in self._held:
+            if not self._keeps_all:
+                self._held.clear()
+            self._held[number] = self._make(number)
+        return self._held[number]
 
     def turns_between(self, low: float, high: float) -> Iterator[_Turn]:
         """Yield the passes with places in [low, high), and perhaps one more at either end."""
@@ -158,26 +205,43 @@ class _Order:
 
     def _make(self, number: int) -> _Turn:
         stream = self._stream
-        documents = stream.documents[: self._taken(number)]
-        lengths = self._domain.tokens[documents]
-        before = number * len(stream.documents)
+        first, count = number * len(stream.documents), self._taken(number)
         start_tokens = number * stream.supply_tokens  # tokens of the passes before
-        if number >= self._first_adjusted:
-            offset = (number - self._first_adjusted) * len(stream.documents)
-            lengths = self._adjusted[offset : offset + len(documents)]
-            start_tokens = self._first_adjusted * stream.supply_tokens + int(
-                self._adjusted[:offset].sum()
-            )
-        # The number of the pass enters the hash, so every pass has a different order.
-        key = document_keys(self._domain, documents, self._seed, PASS_KEY)
-        order = np.argsort(mix64(key, filled(len(documents), number)), kind="stable")
-        documents, lengths = documents[order], lengths[order]
-        stops = start_tokens + np.cumsum(lengths)
-        # A document sits at a keyed place within its stretch of the domain's tokens, so domains
-        # merged by place stay mixed in every window.
-        numbers = np.arange(before, before + len(lengths))
-        jitter = uniform(numbers, mix_key(self._seed, PLACE_KEY, stream.name))
-        return _Turn(documents, lengths, (stops - lengths + jitter * lengths) / stream.tokens)
+        if first > self._first_adjusted:
+            start_tokens = self._tokens_before(self._first_adjusted)
+            start_tokens += int(self._adjusted[: first - self._first_adjusted].sum())
+
+        def batches() -> Iterator[Columns]:
+            for rows in blocks(count):
+                documents = stream.documents[rows]
+                # The number of the pass enters the hash, so every pass has a different order.
+                key = document_keys(self._domain, documents, self._seed, PASS_KEY)
+                key = mix64(key, filled(len(documents), number))
+                yield {"key": key, "document": documents, "tokens": self._pass_lengths(first, rows)}
+
+        ranked = sort_rows(batches, "key", order_of_keys)
+        places = columns(count, {"place": np.float64})["place"]
+        jitter_key = mix_key(self._seed, PLACE_KEY, stream.name)
+        for rows in blocks(count):
+            lengths = ranked["tokens"][rows]
+            stops = start_tokens + np.cumsum(lengths)
+            start_tokens = int(stops[-1])
+            # A document sits at a keyed place within its stretch of the domain's tokens, so domains
+            # merged by place stay mixed in every window.
+            jitter = uniform(np.arange(first + rows.start, first + rows.stop), jitter_key)
+            places[rows] = (stops - lengths + jitter * lengths) / stream.tokens
+        return _Turn(ranked["document"], ranked["tokens"], places)
+
+    def _pass_lengths(self, first: int, rows: slice) -> NDArray[np.int64]:
+        """Return the tokens of a range of the pass that begins with appearance `first`."""
+        stops = self._stream.stops[rows]
+        before = int(self._stream.stops[rows.start - 1]) if rows.start else 0
+        lengths: NDArray[np.int64] = np.diff(stops, prepend=before)
+        place = self._first_adjusted - (first + rows.start)
+        adjusted = self._adjusted[max(0, -place) :][: max(0, len(lengths) - max(0, place))]
+        if len(adjusted):
+            lengths[max(0, place) : max(0, place) + len(adjusted)] = adjusted
+        return lengths
 
 
 def lengthen_last(lengths: NDArray[np.int64], smallest_tokens: int, stream: DocumentStream) -> None:

@@ -13,7 +13,7 @@ documents, and attention masks, which trainers derive from end tokens.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from curate.formats.base import BEST_FIT, WHOLE
 from curate.plan import PAD, PIECE, DocumentSampler, Samples
-from curate.plan.streams import Pieces
+from curate.plan.streams import Pieces, joined
 from curate.runtime.compiled import kernel
 
 GROUP_ROWS = 8192
@@ -55,7 +55,12 @@ class PackedSampler:
 
     def shard(self, number: int, shards: int) -> Samples:
         """Return the rows of one of `shards` equal stretches of the dataset."""
-        return pack(self._sampler.shard(number, shards).pieces, self._row_tokens, self._how)
+        return joined(self.parts(number, shards))
+
+    def parts(self, number: int, shards: int) -> Iterator[Samples]:
+        """Yield the rows of a stretch in parts."""
+        pieces = (samples.pieces for samples in self._sampler.parts(number, shards))
+        return pack_parts(pieces, self._row_tokens, self._how)
 
 
 def pack(pieces: Pieces, row_tokens: int, how: str) -> Samples:
@@ -66,12 +71,25 @@ def pack(pieces: Pieces, row_tokens: int, how: str) -> Samples:
         row_tokens: Most tokens in a row, at least 1.
         how: `best-fit` or `whole`.
     """
-    parts = split(pieces, row_tokens)
+    return joined(pack_parts([pieces], row_tokens, how))
+
+
+def pack_parts(parts: Iterable[Pieces], row_tokens: int, how: str) -> Iterator[Samples]:
+    """Pack documents that come in parts, into the same rows as if they came at once.
+
+    Args:
+        parts: dtype PIECE each, one a document, in order.
+        row_tokens: Most tokens in a row, at least 1.
+        how: `best-fit` or `whole`.
+    """
+    cut = (split(pieces, row_tokens) for pieces in parts)
     if how == WHOLE:
-        return Samples(parts, parts["tokens"].astype(np.int64))
-    packed = [_pack_group(group, row_tokens) for group in _groups(parts, row_tokens)]
-    joined = np.concatenate([np.zeros(0, PIECE), *packed])
-    return Samples(joined, np.full(int(joined["tokens"].sum()) // row_tokens, row_tokens, np.int64))
+        yield from (Samples(pieces, pieces["tokens"].astype(np.int64)) for pieces in cut)
+        return
+    for group in _groups(cut, row_tokens):
+        packed = _pack_group(group, row_tokens)
+        rows = int(packed["tokens"].sum()) // row_tokens
+        yield Samples(packed, np.full(rows, row_tokens, np.int64))
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,11 +154,22 @@ def split(pieces: Pieces, row_tokens: int) -> Pieces:
     return parts
 
 
-def _groups(parts: Pieces, row_tokens: int) -> Iterator[Pieces]:
-    """Yield consecutive parts that fill about `GROUP_ROWS` rows."""
-    group = np.cumsum(parts["tokens"]) // (GROUP_ROWS * row_tokens)
-    cuts = np.flatnonzero(np.diff(group)) + 1
-    yield from (part for part in np.split(parts, cuts) if len(part))
+def _groups(parts: Iterable[Pieces], row_tokens: int) -> Iterator[Pieces]:
+    """Yield consecutive pieces that fill about `GROUP_ROWS` rows."""
+    held, before_tokens, last = np.zeros(0, PIECE), 0, 0
+    for pieces in parts:
+        stops = before_tokens + np.cumsum(pieces["tokens"])
+        group = stops // (GROUP_ROWS * row_tokens)
+        sections = np.split(pieces, np.flatnonzero(np.diff(group, prepend=last)))
+        held = np.concatenate([held, sections[0]])
+        for section in sections[1:]:
+            if len(held):
+                yield held
+            held = section
+        if len(pieces):
+            before_tokens, last = int(stops[-1]), int(group[-1])
+    if len(held):
+        yield held
 
 
 def _pack_group(parts: Pieces, row_tokens: int) -> Pieces:

@@ -7,7 +7,7 @@ trainer's mixture repeats it. Left out: the mixtures themselves, see `formats.tr
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from curate.formats.trainers.draws import WrittenDomain, WrittenShard
 from curate.formats.trainers.mixtures import MixturePrediction, predict
 from curate.plan import PAD, DocumentSampler, Samples, SequenceSampler
 from curate.plan.packing import PackedSampler
+from curate.plan.streams import joined
 
 MIXED, PER_DOMAIN = "mixed", "per-domain"
 """Values of `output.shape`."""
@@ -64,13 +65,17 @@ class DomainSampler:
 
     def shard(self, number: int, shards: int) -> Samples:
         """Return the samples of one of the shards of all domains."""
+        return joined(self.parts(number, shards))
+
+    def parts(self, number: int, shards: int) -> Iterator[Samples]:
+        """Yield the samples of one of the shards in parts."""
         assert shards == len(self.shards)
         place = self.shards[number]
         sampler = self._samplers[place.domain]
         assert sampler is not None
-        samples = sampler.shard(place.number, place.shards)
-        samples.pieces["domain"][samples.pieces["domain"] != PAD] = place.domain
-        return samples
+        for samples in sampler.parts(place.number, place.shards):
+            samples.pieces["domain"][samples.pieces["domain"] != PAD] = place.domain
+            yield samples
 
 
 def check_shape(name: str, options: Mapping[str, Any]) -> None:

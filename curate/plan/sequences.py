@@ -15,13 +15,17 @@ from curate.plan.streams import (
     PLACE_KEY,
     TAIL_KEY,
     DocumentStream,
+    Pieces,
     Samples,
     mix_key,
+    part_count,
     permute,
+    pointers,
     uniform,
     whole_passes,
 )
 from curate.runtime.compiled import kernel
+from curate.runtime.memory import scattered_blocks
 
 
 class SequenceSampler:
@@ -83,6 +87,13 @@ class SequenceSampler:
     def shard(self, number: int, shards: int) -> Samples:
         """Return the samples of one of `shards` equal stretches of the dataset."""
         return self.expand(*self.numbers(number, shards))
+
+    def parts(self, number: int, shards: int) -> Iterator[Samples]:
+        """Yield the samples of a stretch in parts of about a block of pieces."""
+        sequences = sum(stream.tokens for stream in self._streams) // self._length
+        parts = part_count(sum(self.documents()) + sequences, shards)
+        for part in range(number * parts, (number + 1) * parts):
+            yield self.shard(part, shards * parts)
 
     def numbers(self, number: int, shards: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """List the sequences of a stretch in order.
@@ -204,30 +215,44 @@ class _StreamIndex:
     """Index to find the documents under a range of a domain's repeating stream."""
 
     def __init__(self, streams: Sequence[DocumentStream]) -> None:
-        self._documents = np.concatenate([stream.documents for stream in streams])
-        self._stops = np.concatenate([stream.stops for stream in streams])
-        sizes = [len(stream.documents) for stream in streams]
-        self._bases = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        self._streams = tuple(streams)  # keeps the arrays alive while their addresses are used
+        self._documents = pointers([stream.documents for stream in streams])
+        self._stops = pointers([stream.stops for stream in streams])
+        self._sizes = np.array([len(stream.documents) for stream in streams], np.int64)
+        self._supplies = np.array([stream.supply_tokens for stream in streams], np.int64)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Send streams to other processes, where they have other addresses."""
+        return _StreamIndex, (self._streams,)
 
     def expand(
         self,
         domains: NDArray[np.int64],
         starts: NDArray[np.int64],
         tokens: NDArray[np.int64],
-    ) -> NDArray[Any]:
+    ) -> Pieces:
         """Turn ranges of streams into pieces, in order; all arguments have shape (ranges,)."""
-        supplies = self._stops[self._bases[domains + 1] - 1]
-        positions = starts % supplies
-        arguments = (domains, positions, tokens, len(domains), self._stops, self._bases)
+        made = [
+            self._expand(domains[rows], starts[rows], tokens[rows])
+            for rows in scattered_blocks(len(domains))
+        ]
+        return made[0] if len(made) == 1 else np.concatenate([np.empty(0, PIECE), *made])
+
+    def _expand(
+        self, domains: NDArray[np.int64], starts: NDArray[np.int64], tokens: NDArray[np.int64]
+    ) -> Pieces:
+        positions = starts % self._supplies[domains]
+        ranges = (domains, positions, tokens, len(domains))
+        arguments = (*ranges, self._documents, self._stops, self._sizes)
         # The kernel runs twice: first to count the pieces, then to fill arrays of that length.
         columns = [np.empty(0, np.int64) for _ in range(4)]
         total = _expand_ranges(*arguments, *columns, 0)
         columns = [np.empty(total, np.int64) for _ in range(4)]
         _expand_ranges(*arguments, *columns, 1)
-        owners, rows, firsts, taken = columns
+        owners, documents, firsts, taken = columns
         pieces = np.empty(total, PIECE)
         pieces["domain"] = domains[owners]
-        pieces["document"] = self._documents[rows]
+        pieces["document"] = documents
         pieces["start"] = firsts
         pieces["tokens"] = taken
         return pieces
@@ -235,16 +260,16 @@ class _StreamIndex:
 
 @kernel
 def _expand_ranges(  # type: ignore[no-untyped-def]  # noqa: ANN202, PLR0913
-    domains, positions, tokens, ranges, stops, bases,  # noqa: ANN001
-    piece_owner, piece_row, piece_start, piece_tokens, fill,  # noqa: ANN001
+    domains, positions, tokens, ranges, documents, all_stops, sizes,  # noqa: ANN001
+    piece_owner, piece_document, piece_start, piece_tokens, fill,  # noqa: ANN001
 ):  # fmt: skip
     """Count the pieces under ranges of streams, or fill them in."""
     written = 0
     for number in range(ranges):
-        base, end = bases[domains[number]], bases[domains[number] + 1]
+        stops, end = all_stops[domains[number]], sizes[domains[number]]
         position = positions[number]
         remaining = tokens[number]
-        row, above = base, end - 1
+        row, above = 0, end - 1
         while row < above:  # the first document that stops after `position`
             middle = (row + above) // 2
             if stops[middle] > position:
@@ -252,11 +277,11 @@ def _expand_ranges(  # type: ignore[no-untyped-def]  # noqa: ANN202, PLR0913
             else:
                 row = middle + 1
         while remaining > 0:
-            first = stops[row - 1] if row > base else 0
+            first = stops[row - 1] if row > 0 else 0
             taken = min(remaining, stops[row] - position)
             if fill:
                 piece_owner[written] = number
-                piece_row[written] = row
+                piece_document[written] = documents[domains[number]][row]
                 piece_start[written] = position - first
                 piece_tokens[written] = taken
             written += 1
@@ -264,6 +289,6 @@ def _expand_ranges(  # type: ignore[no-untyped-def]  # noqa: ANN202, PLR0913
             position += taken
             row += 1
             if row == end:
-                row = base
+                row = 0
                 position = 0
     return written

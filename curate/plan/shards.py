@@ -26,6 +26,7 @@ from curate.plan.per_domain import (
     written_domains,
 )
 from curate.recipe import LoadedRecipe
+from curate.runtime.memory import next_block
 from curate.tokens.domain import DomainTokens
 from curate.tokens.tokenizer import Tokenizer
 
@@ -155,9 +156,13 @@ def _rows_of(
     """Return the tokens of each row and the contents of rows, by shard."""
     rows, tallies = [], []
     for number in range(shards):
-        samples = sampler.shard(number, shards)
-        rows.append(samples.lengths)
-        tallies.append(tally(samples.pieces, len(samples.lengths)))
+        lengths, contents = [np.empty(0, np.int64)], Tally()
+        for samples in sampler.parts(number, shards):
+            lengths.append(samples.lengths)
+            contents += tally(samples.pieces, len(samples.lengths))
+            next_block()
+        rows.append(np.concatenate(lengths))
+        tallies.append(contents)
     return rows, tallies
 
 
@@ -234,8 +239,11 @@ def _shards(loaded: LoadedRecipe, output_format: TokenFormat | TextFormat, sampl
     # Whole documents and rows make shards uneven, so fewer are tried until each is long enough.
     shards = min(shards, recipe.budget_tokens // least)
     while shards > 1:
-        lengths = (sampler.shard(number, shards).lengths.sum() for number in range(shards))
-        if min(lengths) >= least:
+        tokens = (
+            sum(int(samples.lengths.sum()) for samples in sampler.parts(number, shards))
+            for number in range(shards)
+        )
+        if min(tokens) >= least:
             break
         shards -= 1
     return shards

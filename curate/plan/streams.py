@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.runtime.compiled import kernel
+from curate.runtime.compiled import Pointers, kernel
+from curate.runtime.external_sort import sort_rows
+from curate.runtime.memory import Columns, block_rows, blocks, take
 from curate.tokens.domain import DomainTokens, mix64, mix64_scalar
 
 ORDER_KEY, PASS_KEY, PLACE_KEY, TAIL_KEY, EPOCH_KEY = 1, 2, 3, 4, 5
@@ -55,6 +58,17 @@ class Samples:
     """shape (samples,), tokens of each sample."""
 
 
+def joined(parts: Iterable[Samples]) -> Samples:
+    """Join consecutive samples."""
+    listed = list(parts)
+    if len(listed) == 1:
+        return listed[0]
+    return Samples(
+        np.concatenate([np.zeros(0, PIECE), *(part.pieces for part in listed)]),
+        np.concatenate([np.zeros(0, np.int64), *(part.lengths for part in listed)]),
+    )
+
+
 def stream(
     domain: DomainTokens, selected: NDArray[np.bool_], tokens: int, seed: int
 ) -> DocumentStream:
@@ -66,11 +80,30 @@ def stream(
         tokens: Tokens to take from the domain.
         seed: The recipe's seed.
     """
-    numbers = np.flatnonzero(selected & (domain.tokens > 0))
-    key = document_keys(domain, numbers, seed, ORDER_KEY)
-    order = np.argsort(key, kind="stable")
-    documents = numbers[order]
-    return DocumentStream(domain.name, documents, np.cumsum(domain.tokens[documents]), tokens)
+
+    def batches() -> Iterator[Columns]:
+        for rows in blocks(len(domain)) if len(domain) else [slice(0, 0)]:
+            is_used = selected[rows] & (domain.tokens[rows] > 0)
+            numbers = rows.start + np.flatnonzero(is_used)
+            key = document_keys(domain, numbers, seed, ORDER_KEY)
+            yield {"key": key, "document": numbers, "stop": domain.tokens[rows][is_used]}
+
+    ranked = sort_rows(batches, "key", order_of_keys)
+    accumulate(ranked["stop"])
+    return DocumentStream(domain.name, ranked["document"], ranked["stop"], tokens)
+
+
+def order_of_keys(rows: Columns) -> NDArray[np.int64]:
+    """Sort rows by their column `key`, stably."""
+    return np.argsort(rows["key"], kind="stable")
+
+
+def accumulate(amounts: NDArray[np.int64]) -> None:
+    """Replace amounts by their sums up to and including each, in place."""
+    total = 0
+    for rows in blocks(len(amounts)):
+        amounts[rows] = total + np.cumsum(amounts[rows])
+        total = int(amounts[rows.stop - 1])
 
 
 def whole_passes(stream: DocumentStream) -> tuple[int, int]:
@@ -99,10 +132,10 @@ def document_keys(
     Returns:
         shape (documents,), uint64.
     """
-    content = mix64(
-        domain.content_high[numbers] ^ mix64_scalar(seed * 8 + purpose), domain.content_low[numbers]
+    high, low = take(domain.content_high, numbers), take(domain.content_low, numbers)
+    return mix64(
+        mix64(high ^ mix64_scalar(seed * 8 + purpose), low), take(domain.identity, numbers)
     )
-    return mix64(content, domain.identity[numbers])
 
 
 def permute(index: NDArray[np.int64], size: int, key: int) -> NDArray[np.int64]:
@@ -158,6 +191,16 @@ def _walk(values, count, limits, keys, rounds):  # type: ignore[no-untyped-def] 
     return count
 
 
+def part_count(pieces: int, shards: int) -> int:
+    """Count the parts to cut each of `shards` shards into, so that a part is about a block.
+
+    Args:
+        pieces: Pieces of all shards, or an estimate.
+        shards: Number of shards.
+    """
+    return max(1, -(-pieces // (shards * block_rows())))
+
+
 def shard_count(total_tokens: int, shard_tokens: int) -> int:
     """Count the shards of a dataset: at least one, each of about `shard_tokens`."""
     return max(1, -(-total_tokens // shard_tokens))
@@ -185,6 +228,13 @@ def mix_key(seed: int, purpose: int, name: str) -> int:
     for character in name.encode():
         word = mix64_scalar(int(word) ^ character)
     return int(word)
+
+
+def pointers(columns: Sequence[NDArray[Any]]) -> Pointers:
+    """Point to contiguous arrays of one type, which must outlive the pointers."""
+    assert all(column.flags.c_contiguous for column in columns)
+    addresses = np.array([column.ctypes.data for column in columns], np.uint64)
+    return Pointers(addresses, columns[0].dtype)
 
 
 def uniform(index: NDArray[np.int64], key: int) -> NDArray[np.float64]:

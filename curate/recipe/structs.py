@@ -354,7 +354,7 @@ class CountingRecipe(Frozen, frozen=True):
 
 
 class LimitsRecipe(Frozen, frozen=True):
-    """Limits on what a record may hold, and on what may be lost."""
+    """Limits on what a record may hold, on what may be lost, and on memory."""
 
     record_bytes: Annotated[int, Meta(ge=1, le=10**12)] = RECORD_BYTES
     """Most bytes of one record: of its text, and of the line, array element, CSV record, table cell
@@ -365,6 +365,12 @@ class LimitsRecipe(Frozen, frozen=True):
     """Largest share of a domain's bytes or records that may give no document, from 0 to 1: a domain
     that loses more stops the run. A file that is cut short counts as a whole, since nothing says
     what it lacks. 1 allows any loss.
+    """
+
+    memory_mb: Annotated[int, Meta(ge=64, le=10**9)] = 1024
+    """Memory in each process for all that grows with the number of documents, in MiB, at least 64:
+    lists of documents beyond it are kept in files of the cache directory. Not part of it are the
+    programs themselves (150 MB), count tables (`counting.memory_mb`) and single large records.
     """
 
 
@@ -415,7 +421,7 @@ class Recipe(Frozen, frozen=True):
     output: OutputRecipe = OutputRecipe()
     """The format and place of the dataset."""
     limits: LimitsRecipe = LimitsRecipe()
-    """Limits on records and losses."""
+    """Limits on records, losses and memory."""
     counting: CountingRecipe = CountingRecipe()
     """Limits of the bigram counter."""
     proxy: ProxyRecipe = ProxyRecipe()

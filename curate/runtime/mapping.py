@@ -5,15 +5,20 @@ the mapping lives, until Python 3.13 can do without. A store of 28 GB of text ha
 which is more descriptors than a process may have by default. The system needs none of them, so
 `map_file` calls it directly. What remains is the system's limit on mappings (`vm.max_map_count`,
 65,530 on Linux): about 1.8 TB of text.
+
+Pages that were read count as this process's memory until the system wants them back.
+`forget_pages` gives them back at once; they stay in the system's cache.
 """
 
 from __future__ import annotations
 
 import ctypes
+import errno
 import functools
 import mmap
 import os
 import sys
+import tempfile
 import weakref
 from pathlib import Path
 from typing import Any
@@ -22,6 +27,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 FAILED = ctypes.c_void_p(-1).value
+
+CAN_FORGET = hasattr(mmap, "MADV_DONTNEED") and sys.platform != "win32"
+"""Whether files can be mapped for writing, and their pages be given back."""
+
+_live: dict[int, int] = {}
+"""Length of each mapping of this process, by its address."""
 
 
 def map_file(
@@ -64,18 +75,79 @@ def map_file(
     return array
 
 
-def _map(path: Path, descriptor: int, start: int, length: int) -> Any:
+def map_scratch(directory: Path, size_bytes: int) -> NDArray[np.uint8]:
+    """Map a new file that has no name, so that nothing is left of it once the array is gone.
+
+    Processes that are forked share the array.
+
+    Args:
+        directory: A directory on the disk to use.
+        size_bytes: Length of the array, at least 1.
+
+    Raises:
+        OSError: The directory cannot be written to, or its disk is too small.
+    """
+    descriptor = _open_unnamed(directory)
+    try:
+        try:
+            if hasattr(os, "posix_fallocate"):  # or a full disk would end the process, by SIGBUS
+                os.posix_fallocate(descriptor, 0, size_bytes)
+            else:
+                os.ftruncate(descriptor, size_bytes)
+        except OSError as error:
+            error.filename = str(directory)
+            raise
+        buffer = _map(directory, descriptor, 0, size_bytes, writable=True)
+    finally:
+        os.close(descriptor)
+    return np.frombuffer(buffer, np.uint8)
+
+
+def _open_unnamed(directory: Path) -> int:
+    if hasattr(os, "O_TMPFILE"):
+        try:
+            return os.open(directory, os.O_TMPFILE | os.O_RDWR, 0o600)
+        except IsADirectoryError:  # a kernel without O_TMPFILE
+            pass
+        except OSError as error:
+            if error.errno != errno.EOPNOTSUPP:  # a file system without it
+                raise
+    descriptor, name = tempfile.mkstemp(dir=directory)
+    os.unlink(name)
+    return descriptor
+
+
+def mapped_bytes() -> int:
+    """Return the bytes of all files that this process maps."""
+    return sum(list(_live.values()))
+
+
+def forget_pages() -> None:
+    """Give the pages of all mapped files back to the system, which keeps what was written."""
+    if CAN_FORGET:
+        for address, length in list(_live.items()):
+            _system().madvise(address, length, mmap.MADV_DONTNEED)
+
+
+def _map(path: Path, descriptor: int, start: int, length: int, writable: bool = False) -> Any:
     """Map bytes of an open file, and return an object with their buffer."""
     if sys.platform == "win32":  # its mappings hold no descriptors of the C library
         return mmap.mmap(descriptor, length, access=mmap.ACCESS_READ, offset=start)
     system = _system()
-    address = system.mmap(None, length, mmap.PROT_READ, mmap.MAP_SHARED, descriptor, start)
+    access = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
+    address = system.mmap(None, length, access, mmap.MAP_SHARED, descriptor, start)
     if address == FAILED:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), str(path))
     buffer = (ctypes.c_char * length).from_address(address)
-    weakref.finalize(buffer, system.munmap, address, length).atexit = False
+    _live[address] = length
+    weakref.finalize(buffer, _unmap, address, length).atexit = False
     return buffer
+
+
+def _unmap(address: int, length: int) -> None:
+    del _live[address]  # first, as another thread may get the same address at once
+    _system().munmap(address, length)
 
 
 @functools.cache
@@ -87,4 +159,5 @@ def _system() -> Any:
         ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int64,
     ]  # fmt: skip
     system.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+    system.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
     return system

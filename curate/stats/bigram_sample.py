@@ -7,12 +7,15 @@ Documents with the same text form one block: they come and go together.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from curate.runtime.compiled import kernel
+from curate.runtime.memory import blocks, take
 from curate.tokens.domain import DomainTokens, mix64, mix64_scalar
 from curate.tokens.tokenizer import Tokenizer
 
@@ -21,6 +24,9 @@ SAMPLE_KEY = 0x656E7472
 
 EXCERPT_TOKENS = 256
 """Longest excerpt: documents are sampled in pieces of at most this many tokens."""
+
+FEWEST_EXCERPTS = 1000
+"""Excerpts that are ordered at first for any sample, before it shows how many it needs."""
 
 WINDOW_TOKENS = 16
 """Pairs come from windows of this many tokens. Every excerpt gives one window before any gives a
@@ -125,9 +131,41 @@ def pair_sample(
     )  # fmt: skip
 
 
-def keyed_documents(domain: DomainTokens, seed: int) -> NDArray[np.int64]:
-    """Sort the documents of a domain by a keyed hash of their text."""
-    return np.argsort(_keys(domain, seed), kind="stable")
+def keyed_documents(domain: DomainTokens, seed: int, most: int) -> NDArray[np.int64]:
+    """List the first `most` documents of a domain in the order of a keyed hash of their text."""
+
+    def keyed(rows: slice) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+        return _keys(domain, rows, seed), np.arange(rows.start, rows.stop)
+
+    return _first_by_key(domain, keyed, len(domain), most)[0]
+
+
+def _first_by_key(
+    domain: DomainTokens, keyed: Callable[[slice], tuple[NDArray[Any], ...]], rows: int, most: int
+) -> list[NDArray[np.int64]]:
+    """Return the first `most` rows in the order of their keys, and of the domain where these tie.
+
+    The keys are hashes, so a threshold can be told that a few more than `most` keys are below.
+
+    Args:
+        domain: The domain.
+        keyed: Returns, for a range of documents, the key and then the columns of each row.
+        rows: Rows of all documents.
+        most: Rows to return; all if they are fewer.
+    """
+    share = min(1.0, (1.1 * most + 1000) / max(1, rows))
+    while True:
+        highest = np.uint64(min(2**64 - 1, int(share * 2.0**64)))
+        blocks_below = []
+        for documents in blocks(len(domain)):
+            key, *columns = keyed(documents)
+            below = key <= highest
+            blocks_below.append([key[below], *(column[below] for column in columns)])
+        key, *columns = (np.concatenate(parts) for parts in zip(*blocks_below, strict=True))
+        if len(key) >= min(most, rows):
+            order = np.argsort(key, kind="stable")[:most]
+            return [column[order] for column in columns]
+        share = min(1.0, 2 * share)
 
 
 def draw_pairs(
@@ -153,50 +191,72 @@ def draw_pairs(
     first = np.empty(int(tokens.sum()), np.int64)
     second = np.full(len(first), end, np.int64)
     # Without a stored end token, the last token of a document keeps the end symbol filled in above.
-    followed = np.minimum(tokens, domain.tokens[document] - start - 1)
+    followed = np.minimum(tokens, take(domain.tokens, document) - start - 1)
+    parts, begins = domain.part_of(document), take(domain.token_start, document)
     for number, part in enumerate(domain.parts):
-        in_part = domain.part[document] == number
+        in_part = parts == number
         source = np.asarray(part)
-        begin = (domain.token_start[document] + start)[in_part]
+        begin = (begins + start)[in_part]
         for offset, length, out in ((0, tokens, first), (1, followed, second)):
             _gather(len(begin), source, begin + offset, length[in_part], places[in_part], out)
-    _, block = np.unique(text_numbers(domain)[document], return_inverse=True)
+    block = text_numbers(domain, document)
     # An end token inside a text begins no pair, as in the counts of whole domains.
     text = np.flatnonzero(first != end)[:sample_tokens]
     return pair_sample(first[text], second[text], np.repeat(block, tokens)[text], symbols)
 
 
-def copies(domain: DomainTokens) -> NDArray[np.bool_]:
-    """Mark the documents that have the text of an earlier one, shape (documents,).
+def text_numbers(domain: DomainTokens, documents: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Number the distinct texts of some documents from 0, in the domain's order.
 
     A domain is stored in the order of content hashes, so copies are neighbours.
+
+    Args:
+        domain: The domain.
+        documents: shape (documents,), which may repeat.
+
+    Returns:
+        shape (documents,); copies have the same number.
     """
-    copy = np.zeros(len(domain), bool)
-    copy[1:] = (np.diff(domain.content_high) == 0) & (np.diff(domain.content_low) == 0)
-    return copy
+    distinct, place = np.unique(documents, return_inverse=True)
+    high, low = take(domain.content_high, distinct), take(domain.content_low, distinct)
+    is_new = np.ones(len(distinct), bool)
+    is_new[1:] = (np.diff(high) != 0) | (np.diff(low) != 0)
+    numbers: NDArray[np.int64] = (np.cumsum(is_new) - 1)[place]
+    return numbers
 
 
-def text_numbers(domain: DomainTokens) -> NDArray[np.int64]:
-    """Number the distinct texts, shape (documents,); copies have the same number."""
-    return np.cumsum(np.append(True, ~copies(domain)[1:])) - 1
+def excerpt_count(domain: DomainTokens, end_tokens: int = 0) -> int:
+    """Count the excerpts of all documents, less `end_tokens` at the end of each."""
+    return sum(int(_excerpts_of(domain, rows, end_tokens).sum()) for rows in blocks(len(domain)))
+
+
+def _excerpts_of(domain: DomainTokens, rows: slice, end_tokens: int) -> NDArray[np.int64]:
+    pieces: NDArray[np.int64] = -(-(domain.tokens[rows] - end_tokens) // EXCERPT_TOKENS)
+    return pieces
 
 
 def excerpts(
-    domain: DomainTokens, end_tokens: int, seed: int
+    domain: DomainTokens, end_tokens: int, seed: int, most: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """List document and first token of every excerpt, in keyed order.
+    """List document and first token of the first `most` excerpts in keyed order.
 
     Args:
         domain: The domain to sample.
         end_tokens: End-of-text tokens that close each document in the store, 0 or 1.
         seed: Seed of the recipe.
+        most: Excerpts to list; all if they are fewer.
     """
-    pieces = -(-(domain.tokens - end_tokens) // EXCERPT_TOKENS)
-    document = np.repeat(np.arange(len(domain)), pieces)
-    number = np.arange(len(document)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
-    key = _keys(domain, seed)[document] ^ mix64(number.astype(np.uint64), number.astype(np.uint64))
-    order = np.argsort(mix64(key, key), kind="stable")
-    return document[order], number[order] * EXCERPT_TOKENS
+
+    def keyed(rows: slice) -> tuple[NDArray[np.uint64], NDArray[np.int64], NDArray[np.int64]]:
+        pieces = _excerpts_of(domain, rows, end_tokens)
+        owner = np.repeat(np.arange(len(pieces)), pieces)
+        number = np.arange(len(owner)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+        word = mix64(number.astype(np.uint64), number.astype(np.uint64))
+        key = _keys(domain, rows, seed)[owner] ^ word
+        return mix64(key, key), rows.start + owner, number * EXCERPT_TOKENS
+
+    document, start = _first_by_key(domain, keyed, excerpt_count(domain, end_tokens), most)
+    return document, start
 
 
 def _windows(
@@ -207,10 +267,16 @@ def _windows(
     Excerpts start at different windows, by their place in the order, and wrap around, so that the
     first turn does not take only beginnings.
     """
-    document, excerpt = excerpts(domain, end_tokens, seed)
-    text_tokens = domain.tokens[document] - end_tokens
     windows = EXCERPT_TOKENS // WINDOW_TOKENS
-    first = np.arange(len(document)) % windows
+    most = FEWEST_EXCERPTS + 2 * sample_tokens // WINDOW_TOKENS
+    while True:
+        document, excerpt = excerpts(domain, end_tokens, seed, most)
+        text_tokens = take(domain.tokens, document) - end_tokens
+        first = np.arange(len(document)) % windows
+        begun = np.clip(text_tokens - excerpt - first * WINDOW_TOKENS, 0, WINDOW_TOKENS)
+        if len(document) < most or int(begun.sum()) >= sample_tokens:
+            break
+        most *= 4  # one turn over these is not enough, and the second begins after all others
     turns: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]] = []
     missing = sample_tokens
     for turn in range(windows):
@@ -226,8 +292,9 @@ def _windows(
     return documents, starts, lengths
 
 
-def _keys(domain: DomainTokens, seed: int) -> NDArray[np.uint64]:
-    return mix64(domain.content_high ^ mix64_scalar(seed ^ SAMPLE_KEY), domain.content_low)
+def _keys(domain: DomainTokens, rows: slice, seed: int) -> NDArray[np.uint64]:
+    word = mix64_scalar(seed ^ SAMPLE_KEY)
+    return mix64(domain.content_high[rows] ^ word, domain.content_low[rows])
 
 
 @kernel

@@ -10,16 +10,31 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from curate.runtime.memory import block_rows, blocks, next_block
 from curate.tokens.domain import DomainFile, DomainTokens, mix64
 
 
 def shared_documents(domains: Sequence[DomainTokens]) -> NDArray[np.uint64]:
     """Return the texts that several domains hold, as first halves of content hashes, ascending."""
-    texts = [domain.content_high for domain in domains]  # each in ascending order
-    distinct = [hashes[np.diff(hashes, prepend=~hashes[:1]) != 0] for hashes in texts]
-    # Timsort merges these runs in a third of the time that a sort of all takes.
-    joined = np.sort(np.concatenate([np.empty(0, np.uint64), *distinct]), kind="stable")
-    return np.unique(joined[1:][joined[1:] == joined[:-1]])
+    documents = sum(len(domain) for domain in domains)
+    parts = max(1, -(-documents // block_rows()))
+    # Hashes are evenly spread and each domain has them in order, so equal ranges are equal work.
+    cuts = [np.uint64((2**64 * part) // parts) for part in range(1, parts)]
+    starts = [domain.content_high.searchsorted(cuts) for domain in domains]
+    shared = [np.empty(0, np.uint64)]
+    for part in range(parts):
+        texts = [
+            domain.content_high[
+                slice(start[part - 1] if part else 0, start[part] if part < len(cuts) else None)
+            ]
+            for domain, start in zip(domains, starts, strict=True)
+        ]
+        distinct = [hashes[np.diff(hashes, prepend=~hashes[:1]) != 0] for hashes in texts]
+        # Timsort merges these runs in a third of the time that a sort of all takes.
+        joined = np.sort(np.concatenate([np.empty(0, np.uint64), *distinct]), kind="stable")
+        shared.append(np.unique(joined[1:][joined[1:] == joined[:-1]]))
+        next_block()
+    return np.concatenate(shared)
 
 
 def is_among(values: NDArray[np.uint64], ranked: NDArray[np.uint64]) -> NDArray[np.bool_]:
@@ -28,12 +43,18 @@ def is_among(values: NDArray[np.uint64], ranked: NDArray[np.uint64]) -> NDArray[
     return among
 
 
-def repeated_documents(domain: DomainTokens) -> NDArray[np.bool_]:
-    """Return which documents have the text of the one before, in the domain's order by content."""
-    high, low = domain.content_high, domain.content_low
-    repeated = np.zeros(len(domain), np.bool_)
+def repeated_documents(domain: DomainTokens, rows: slice) -> NDArray[np.bool_]:
+    """Return which documents have the text of the one before, in the domain's order by content.
+
+    Args:
+        domain: The domain.
+        rows: Range of documents to look at; they are compared with the one before the range, too.
+    """
+    first = max(0, rows.start - 1)
+    high, low = domain.content_high[first : rows.stop], domain.content_low[first : rows.stop]
+    repeated = np.zeros(len(high), np.bool_)
     repeated[1:] = (high[1:] == high[:-1]) & (low[1:] == low[:-1])
-    return repeated
+    return repeated[rows.start - first :]
 
 
 def same_files(domain: DomainTokens) -> Iterator[tuple[DomainFile, DomainFile]]:
@@ -41,11 +62,13 @@ def same_files(domain: DomainTokens) -> Iterator[tuple[DomainFile, DomainFile]]:
 
     Files of equal bytes are left out: they are seen before anything is read.
     """
-    files = domain.file_numbers
-    documents = np.bincount(files, minlength=len(domain.files))
+    documents = np.zeros(len(domain.files), np.int64)
     # The sum of hashes does not depend on the order of the documents in a file.
     sums = np.zeros(len(domain.files), np.uint64)
-    np.add.at(sums, files, mix64(domain.content_high, domain.content_low))
+    for rows in blocks(len(domain)):
+        files = domain.file_numbers(rows)
+        documents += np.bincount(files, minlength=len(documents))
+        np.add.at(sums, files, mix64(domain.content_high[rows], domain.content_low[rows]))
     first: dict[tuple[int, int], DomainFile] = {}
     for file, count, total in zip(domain.files, documents.tolist(), sums.tolist(), strict=True):
         original = first.setdefault((count, total), file)

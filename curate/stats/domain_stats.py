@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from curate.runtime.memory import blocks
 from curate.stats import STATISTICS
 from curate.stats.copies import is_among, repeated_documents
 from curate.stats.entropy import Entropies
@@ -34,15 +36,22 @@ class Amounts(NamedTuple):
         return Amounts(*map(operator.sub, self, other))
 
 
-def amounts_of(domain: DomainTokens, selected: NDArray[Any]) -> Amounts:
+def amounts_where(
+    domain: DomainTokens, is_selected: Callable[[slice], NDArray[np.bool_]]
+) -> Amounts:
     """Count selected documents.
 
     Args:
         domain: Domain in the store.
-        selected: Numbers of documents, or shape (documents,), true where one is selected.
+        is_selected: Returns, for a range of documents, which of them are.
     """
-    tokens = domain.tokens[selected]
-    return Amounts(len(tokens), int(domain.text_bytes[selected].sum()), int(tokens.sum()))
+    documents = text_bytes = tokens = 0
+    for rows in blocks(len(domain)):
+        selected = is_selected(rows)
+        documents += int(np.count_nonzero(selected))
+        text_bytes += int(domain.text_bytes[rows][selected].sum())
+        tokens += int(domain.tokens[rows][selected].sum())
+    return Amounts(documents, text_bytes, tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,16 +171,16 @@ def domain_stats(
         losses: What gave no document.
         shared: Texts that several domains hold, see `shared_documents`.
     """
-    held_out = amounts_of(domain, validation)
+    held_out = amounts_where(domain, validation.__getitem__)
     copies = Amounts(0, 0, 0)
     if len(shared):
-        copies = amounts_of(domain, is_among(domain.content_high, shared))
+        copies = amounts_where(domain, lambda rows: is_among(domain.content_high[rows], shared))
     return DomainStats(
         name=domain.name,
         files=len(domain.files),
         documents=len(domain),
         documents_validation=held_out.documents,
-        bytes=int(domain.text_bytes.sum()),
+        bytes=domain.total_bytes,
         tokens=domain.total_tokens,
         tokens_train=domain.total_tokens - held_out.tokens,
         tokens_validation=held_out.tokens,
@@ -179,6 +188,6 @@ def domain_stats(
         bytes_validation=held_out.bytes,
         losses=losses,
         copies=copies,
-        repeats=amounts_of(domain, repeated_documents(domain)),
+        repeats=amounts_where(domain, partial(repeated_documents, domain)),
         entropies=counted,
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from curate.stats.bigram_sample import EXCERPT_TOKENS
+from curate.stats.bigram_sample import excerpt_count
 from curate.tokens.domain import DomainTokens
 
 ENCODER = "hashed-ngrams"
@@ -49,7 +49,7 @@ def sample_plan(domains: Sequence[DomainTokens], seed: int) -> tuple[SamplePlan,
         seed: Seed of the recipe.
     """
     tokens = [domain.total_tokens - len(domain) for domain in domains]
-    pieces = [int((-(-domain.tokens // EXCERPT_TOKENS)).sum()) for domain in domains]
+    pieces = [excerpt_count(domain) for domain in domains]
     common = _common(tokens, FEWEST_TOKENS, MOST_TOKENS)
     common_pieces = _common(pieces, FEWEST_EXCERPTS, MOST_EXCERPTS)
     warnings = tuple(

@@ -14,14 +14,16 @@ import zstandard
 from numpy.typing import NDArray
 from tokenizers import Tokenizer as ReferenceTokenizer
 
+from curate.runtime.memory import blocks, take
 from curate.stats.bigram_sample import (
     EXCERPT_TOKENS,
+    FEWEST_EXCERPTS,
     PairSample,
-    copies,
     excerpts,
     keyed_documents,
     text_numbers,
 )
+from curate.stats.copies import repeated_documents
 from curate.stats.estimate import student_t
 from curate.tokens.domain import DomainTokens
 from curate.tokens.tokenizer import Tokenizer
@@ -73,9 +75,14 @@ def sample_texts(
         sample_bytes: Approximate bytes of UTF-8 text; the last document is not cut to hit it.
         seed: Seed of the recipe.
     """
-    order = keyed_documents(domain, seed)
-    share = np.minimum(1.0, LONGEST_TOKENS / np.maximum(domain.tokens[order], 1))
-    reached = np.cumsum(domain.text_bytes[order] * share)
+    most = FEWEST_EXCERPTS
+    while True:
+        order = keyed_documents(domain, seed, most)
+        share = np.minimum(1.0, LONGEST_TOKENS / np.maximum(take(domain.tokens, order), 1))
+        reached = np.cumsum(take(domain.text_bytes, order) * share)
+        if len(order) < most or reached[-1] >= sample_bytes:
+            break
+        most *= 4
     taken = int(np.searchsorted(reached, sample_bytes)) + 1
     ended = int(tokenizer.eos_id is not None)
     stored = [domain.document(int(number)) for number in order[:taken]]
@@ -98,13 +105,13 @@ def excerpt_texts(
         UTF-8 texts, and the number of the document text that each is from, shape (excerpts,).
     """
     ended = int(tokenizer.eos_id is not None)
-    document, start = (column[:most] for column in excerpts(domain, ended, seed))
-    stop = np.minimum(start + EXCERPT_TOKENS, domain.tokens[document] - ended)
+    document, start = excerpts(domain, ended, seed, most)
+    stop = np.minimum(start + EXCERPT_TOKENS, take(domain.tokens, document) - ended)
     tokens = [
         domain.document(int(number))[begin:end].tolist()
         for number, begin, end in zip(document, start, stop, strict=True)
     ]
-    return _texts(tokenizer, tokens), text_numbers(domain)[document]
+    return _texts(tokenizer, tokens), text_numbers(domain, document)
 
 
 def _texts(tokenizer: Tokenizer, tokens: list[list[int]]) -> list[bytes]:
@@ -150,9 +157,12 @@ def duplicates(domain: DomainTokens) -> Duplicates:
     """Count exact copies: documents beyond the first of each text."""
     if not len(domain):
         return Duplicates(0, 0.0, 0.0)
-    copy = copies(domain)
-    tokens = int(domain.tokens[copy].sum())
-    return Duplicates(int(copy.sum()), float(copy.mean()), tokens / max(1, domain.total_tokens))
+    documents = tokens = 0
+    for rows in blocks(len(domain)):
+        copy = repeated_documents(domain, rows)
+        documents += int(np.count_nonzero(copy))
+        tokens += int(domain.tokens[rows][copy].sum())
+    return Duplicates(documents, documents / len(domain), tokens / max(1, domain.total_tokens))
 
 
 def type_token_curve(sample: PairSample, halvings: int = 8) -> list[tuple[int, int]]:

@@ -124,7 +124,7 @@ class DomainSample:
         """UTF-8 bytes of text for each token of text; end-of-text tokens do not count."""
         domain = self.domain
         ended = len(domain) if self.tokenizer.eos_id is not None else 0
-        return int(domain.text_bytes.sum()) / max(1, domain.total_tokens - ended)
+        return domain.total_bytes / max(1, domain.total_tokens - ended)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,8 +13,9 @@ import xxhash
 from numpy.typing import NDArray
 
 from curate.errors import InputError
-from curate.runtime.files import hash_bytes
+from curate.runtime.external_sort import sort_rows
 from curate.runtime.mapping import map_file
+from curate.runtime.memory import Columns, block_rows, blocks, columns, hash_arrays, take
 from curate.tokens.store import DOCUMENT, StoredBadRecord, StoredEntry
 
 VALIDATION_KEY = 0x76616C69
@@ -31,10 +32,10 @@ class DomainFile(NamedTuple):
 
 
 class DomainTokens:
-    """The documents of a domain, in the order of their content hash, memory-mapped.
+    """The documents of a domain, in the order of their content hash.
 
-    All arrays have shape (documents,), in the same order. A document takes about 60 bytes of
-    memory; tokens stay on disk.
+    All arrays have shape (documents,), in the same order. They are in memory or mapped, see
+    `runtime.memory`: go over them in blocks. Tokens stay on disk.
     """
 
     def __init__(self, name: str, files: Sequence[DomainFile], dtype: np.dtype[Any]) -> None:
@@ -64,20 +65,19 @@ class DomainTokens:
                 lines += stored.entry.lines
         paths = self.part_paths
         self.parts = [_map(path / "tokens.bin", dtype) for path in paths]
-        unsorted = _columns(self._slices, paths)
-        order = _canonical_order(
-            unsorted["content_high"], unsorted["content_low"], unsorted["identity"]
-        )
-        self.part: NDArray[np.int64] = unsorted["part"][order]
-        self.token_start: NDArray[np.int64] = unsorted["token_start"][order]
-        self.tokens: NDArray[np.int64] = unsorted["tokens"][order]
+        part_number = {path: number for number, path in enumerate(paths)}
+        self._slice_part = np.array([part_number[part] for part, _, _ in self._slices], np.int64)
+        table = sort_rows(partial(_batches, self._slices), "content_high", _canonical_order)
+        self.token_start: NDArray[np.int64] = table["token_start"]
+        self.tokens: NDArray[np.int64] = table["tokens"]
         """Tokens of each document, its end token included."""
-        self.text_bytes: NDArray[np.int64] = unsorted["text_bytes"][order]
-        self.content_high: NDArray[np.uint64] = unsorted["content_high"][order]
-        self.content_low: NDArray[np.uint64] = unsorted["content_low"][order]
-        self.identity: NDArray[np.uint64] = unsorted["identity"][order]
-        self._slice: NDArray[np.int64] = unsorted["slice"][order]
-        self._row: NDArray[np.int64] = unsorted["row"][order]
+        self.text_bytes: NDArray[np.int64] = table["text_bytes"]
+        self.content_high: NDArray[np.uint64] = table["content_high"]
+        self.content_low: NDArray[np.uint64] = table["content_low"]
+        self.identity: NDArray[np.uint64] = table["identity"]
+        self.entries: NDArray[np.int32] = table["slice"]
+        """Number of the entry that holds each document, among those with documents."""
+        self._row: NDArray[np.int64] = table["row"]
 
     def __len__(self) -> int:
         """Count documents."""
@@ -95,14 +95,17 @@ class DomainTokens:
     @cached_property
     def fingerprint(self) -> str:
         """Hash of the documents, which does not depend on the files that hold them."""
-        return hash_bytes(
-            self.content_high.tobytes(), self.content_low.tobytes(), self.identity.tobytes()
-        )
+        return hash_arrays(self.content_high, self.content_low, self.identity)
 
-    @property
+    @cached_property
     def total_tokens(self) -> int:
         """Tokens of all documents, end tokens included."""
-        return int(self.tokens.sum())
+        return sum(int(self.tokens[rows].sum()) for rows in blocks(len(self)))
+
+    @cached_property
+    def total_bytes(self) -> int:
+        """UTF-8 bytes of text of all documents."""
+        return sum(int(self.text_bytes[rows].sum()) for rows in blocks(len(self)))
 
     @property
     def bad_records(self) -> int:
@@ -122,50 +125,67 @@ class DomainTokens:
         Returns:
             shape (documents,), True for documents held out.
         """
-        mixed = mix64(self.content_high ^ mix64_scalar(key ^ VALIDATION_KEY), self.content_low)
-        held_out: NDArray[np.bool_] = mixed < np.uint64(min(int(share * 2.0**64), 2**64 - 1))
-        if share > 0 and len(mixed) and not held_out.any():
-            smallest = mixed == mixed.min()
-            return smallest if not smallest.all() else held_out
+        held_out = document_mask(len(self))
+        threshold = np.uint64(min(int(share * 2.0**64), 2**64 - 1))
+        smallest = np.uint64(2**64 - 1)
+        for rows in blocks(len(self)):
+            mixed = self._validation_keys(rows, key)
+            held_out[rows] = mixed < threshold
+            smallest = min(smallest, mixed.min())
+        if share > 0 and len(self) and smallest >= threshold:
+            for rows in blocks(len(self)):
+                held_out[rows] = self._validation_keys(rows, key) == smallest
+            if held_out.all():
+                held_out[...] = False
         return held_out
 
+    def _validation_keys(self, rows: slice, key: int) -> NDArray[np.uint64]:
+        word = mix64_scalar(key ^ VALIDATION_KEY)
+        return mix64(self.content_high[rows] ^ word, self.content_low[rows])
+
     @cached_property
-    def addresses(self) -> NDArray[np.uint64]:
-        """Memory address of each document's first token."""
+    def entry_bases(self) -> NDArray[np.uint64]:
+        """Memory address of the part that holds each of `entries`."""
         bases = np.array([part.ctypes.data for part in self.parts], np.uint64)
-        offsets = self.token_start.astype(np.uint64) * np.uint64(self.dtype.itemsize)
-        return bases[self.part] + offsets if len(bases) else np.empty(0, np.uint64)
+        return bases[self._slice_part]
+
+    def part_of(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return each document's index into `parts`."""
+        parts: NDArray[np.int64] = self._slice_part[take(self.entries, numbers)]
+        return parts
 
     def document(self, number: int) -> NDArray[Any]:
         """Return the tokens of one document, end token included."""
         start = int(self.token_start[number])
-        tokens: NDArray[Any] = self.parts[self.part[number]][start : start + self.tokens[number]]
+        part = self.parts[self._slice_part[self.entries[number]]]
+        tokens: NDArray[Any] = part[start : start + self.tokens[number]]
         return tokens
 
     def content_hash(self, number: int) -> str:
         """Return the xxh3-128 of a document's text, 32 hexadecimal digits."""
         return f"{int(self.content_high[number]):016x}{int(self.content_low[number]):016x}"
 
-    @property
-    def file_numbers(self) -> NDArray[np.int64]:
-        """Index into `files` of each document."""
-        return np.array(self._slice_file, np.int64)[self._slice]
+    def file_numbers(self, rows: slice) -> NDArray[np.int64]:
+        """Return the index into `files` of each document in a range."""
+        return np.array(self._slice_file, np.int64)[self.entries[rows]]
 
     def locate(self, numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return each document's index into `files`, and its 1-based line or row there."""
         lines = np.zeros(len(numbers), np.int64)
-        slices = self._slice[numbers]
-        for number in np.unique(slices):
-            table = _map(self._slices[number].part / "documents.bin", DOCUMENT)
-            in_slice = slices == number
-            rows = self._row[numbers[in_slice]]
-            lines[in_slice] = table["line"][rows].astype(np.int64) + self._slice_lines[number]
-        return np.array(self._slice_file, np.int64)[slices], lines
+        entries, rows = take(self.entries, numbers), take(self._row, numbers)
+        order = np.argsort(entries, kind="stable")
+        cuts = np.flatnonzero(np.diff(entries[order])) + 1
+        for members in np.split(order, cuts) if len(order) else []:
+            entry = int(entries[members[0]])
+            table = _map(self._slices[entry].part / "documents.bin", DOCUMENT)
+            here = table["line"][rows[members]].astype(np.int64)
+            lines[members] = here + self._slice_lines[entry]
+        return np.array(self._slice_file, np.int64)[entries], lines
 
     def identifiers(self, numbers: NDArray[np.int64]) -> list[str]:
         """Return the identifier of each document's record; empty where it has none."""
         names: list[str] = []
-        for slice_number, row in zip(self._slice[numbers], self._row[numbers], strict=True):
+        for slice_number, row in zip(self.entries[numbers], self._row[numbers], strict=True):
             part = self._slices[slice_number].part
             stops = _map(part / "documents.bin", DOCUMENT)["id_stop"]
             start = int(stops[row - 1]) if row else 0
@@ -212,28 +232,55 @@ def _bad_records(part: Path) -> dict[tuple[str, int], list[StoredBadRecord]]:
     return records
 
 
-def _columns(slices: Sequence[StoredEntry], paths: Sequence[Path]) -> dict[str, NDArray[Any]]:
-    """Read the columns of all documents, in the order of the entries that hold them."""
-    part_number = {path: number for number, path in enumerate(paths)}
-    tables = [_map(path / "documents.bin", DOCUMENT) for path in paths]
-    columns = [
-        _run_columns(tables[part_number[path]], part_number[path], start, stop)
-        for path, start, stop in _runs(slices)
-    ]
-    joined: dict[str, NDArray[Any]] = {
-        key: np.concatenate([column[key] for column in columns])
-        if columns
-        else np.empty(0, np.uint64 if key in _HASHES else np.int64)
-        for key in _COLUMNS
-    }
-    documents = [stored.entry.documents for stored in slices]
-    joined["slice"] = np.repeat(np.arange(len(slices)), documents)
+def document_mask(documents: int) -> NDArray[np.bool_]:
+    """Make an uninitialised mask of documents, where `memory.columns` has room for it."""
+    return columns(documents, {"mask": np.bool_})["mask"]
+
+
+def complement(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return the documents that a mask leaves out."""
+    others = document_mask(len(mask))
+    for rows in blocks(len(mask)):
+        np.logical_not(mask[rows], out=others[rows])
+    return others
+
+
+def _batches(slices: Sequence[StoredEntry]) -> Iterator[Columns]:
+    """Yield the rows of all documents, in the order of the entries that hold them."""
+    tables: dict[Path, NDArray[Any]] = {}
+    stops = np.cumsum([stored.entry.documents for stored in slices], dtype=np.int64)
+    held: list[Columns] = [_run_columns(np.empty(0, DOCUMENT), 0, 0)]
+    begin = rows = 0
+    for path, start, stop in _runs(slices):
+        if path not in tables:
+            tables[path] = _map(path / "documents.bin", DOCUMENT)
+        while start < stop:
+            taken = min(stop - start, block_rows() - rows)
+            held.append(_run_columns(tables[path], start, start + taken))
+            start += taken
+            rows += taken
+            if rows == block_rows():
+                yield _join(held, stops, begin)
+                held, begin, rows = held[:1], begin + rows, 0
+    if rows or not begin:
+        yield _join(held, stops, begin)
+
+
+def _join(runs: Sequence[Columns], stops: NDArray[np.int64], begin: int) -> Columns:
+    """Join consecutive runs of rows, the first of which is row `begin` of all entries' documents.
+
+    Args:
+        runs: Their columns.
+        stops: shape (entries,), documents up to and including each entry.
+        begin: Documents before the runs.
+    """
+    joined = {name: np.concatenate([run[name] for run in runs]) for name in runs[0]}
+    end = begin + len(joined["row"])
+    first, last = np.searchsorted(stops, [begin, end - 1], side="right")
+    here = np.clip(stops[first : last + 1], begin, end)
+    counts = np.diff(here, prepend=begin)
+    joined["slice"] = np.repeat(np.arange(first, first + len(here), dtype=np.int32), counts)
     return joined
-
-
-_HASHES = ("content_high", "content_low", "identity")
-
-_COLUMNS = (*_HASHES, "part", "token_start", "tokens", "text_bytes", "row")
 
 
 def _runs(slices: Sequence[StoredEntry]) -> Iterator[tuple[Path, int, int]]:
@@ -251,16 +298,15 @@ def _runs(slices: Sequence[StoredEntry]) -> Iterator[tuple[Path, int, int]]:
         yield run
 
 
-def _run_columns(table: NDArray[Any], part: int, start: int, stop: int) -> dict[str, NDArray[Any]]:
+def _run_columns(table: NDArray[Any], start: int, stop: int) -> Columns:
     rows = table[start:stop]
     first = table["token_stop"][start - 1] if start else 0
     stops = rows["token_stop"].astype(np.int64)
-    starts = np.concatenate([np.array([first], np.int64), stops[:-1]])
+    starts = np.concatenate([np.array([first], np.int64), stops])[:-1]
     return {
         "content_high": rows["content_high"].copy(),
         "content_low": rows["content_low"].copy(),
         "identity": rows["identity"].copy(),
-        "part": np.full(stop - start, part, np.int64),
         "token_start": starts,
         "tokens": stops - starts,
         "text_bytes": rows["text_bytes"].astype(np.int64),
@@ -268,10 +314,9 @@ def _run_columns(table: NDArray[Any], part: int, start: int, stop: int) -> dict[
     }
 
 
-def _canonical_order(
-    high: NDArray[np.uint64], low: NDArray[np.uint64], identity: NDArray[np.uint64]
-) -> NDArray[np.int64]:
+def _canonical_order(rows: Columns) -> NDArray[np.int64]:
     """Sort by (high, low, identity), using the last two only for documents with equal `high`."""
+    high, low, identity = rows["content_high"], rows["content_low"], rows["identity"]
     order = np.argsort(high, kind="stable")
     ranked = high[order]
     equal = ranked[1:] == ranked[:-1]

@@ -1,0 +1,207 @@
+"""Bound the memory of a process for arrays with a row for each document.
+
+Such arrays are made by `columns`: in memory while there is room, then in files without a name,
+which are mapped. Functions go over them in `blocks`, and take scattered rows with `take`; both give
+back the pages of mapped files that they have read, so the memory of a process does not grow with
+the number of documents.
+
+The bound holds for the whole process, as the memory does. What grows with something else, such as
+the tables of the bigram counter or a single long record, has bounds of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from curate.runtime.mapping import CAN_FORGET, forget_pages, map_scratch, mapped_bytes
+
+Columns = dict[str, NDArray[Any]]
+"""Arrays of one length, by name."""
+
+DEFAULT_BYTES = 1 << 30
+"""Memory of a process unless `bounded` says otherwise."""
+
+HELD_SHARE, MAPPED_SHARE = 4, 4
+"""A quarter of the memory is for arrays that stay, and one for pages of mapped files."""
+
+BLOCK_SHARE = 1024
+"""Rows of a block: the memory in bytes over this number; a row takes about 100 bytes of it."""
+
+FAULT_BYTES, SCATTERED_SHARE = 1 << 16, 16
+"""Bytes that Linux maps around one that is read; and what of the memory scattered reads of one map
+may take until pages are given back."""
+
+FEWEST_ROWS = 64
+"""Fewest rows of a block, which bounds the time that a very small memory costs."""
+
+ALIGNMENT = 64
+"""Columns of one file begin at multiples of this many bytes."""
+
+
+@dataclass
+class _Bound:
+    limit_bytes: int
+    directory: Path | None
+    """Where large arrays are; None for the system's directory of temporary files."""
+    on_block: Callable[[], None]
+    process: int = 0
+    """Process that shows progress; workers forked from it do not."""
+    held_bytes: int = 0
+    """Bytes of the arrays in memory that were made under this bound and still exist."""
+
+
+_bound = _Bound(DEFAULT_BYTES, None, lambda: None)
+
+
+@contextmanager
+def bounded(
+    limit_bytes: int, directory: Path | None, on_block: Callable[[], None] = lambda: None
+) -> Iterator[None]:
+    """Bound the memory of this process, and of workers started inside.
+
+    Args:
+        limit_bytes: Memory for all that grows with the number of documents.
+        directory: Existing directory for files of large arrays; None for that of the system.
+        on_block: Called after each block of rows, to show progress.
+    """
+    global _bound
+    before = _bound
+    _bound = _Bound(limit_bytes, directory, on_block, os.getpid(), before.held_bytes)
+    try:
+        yield
+    finally:
+        _bound = before
+
+
+def columns(rows: int, dtypes: Mapping[str, Any]) -> Columns:
+    """Make uninitialised arrays, in memory or in one file.
+
+    Args:
+        rows: Length of each.
+        dtypes: Their types by name.
+
+    Raises:
+        OSError: The disk is too small; the error names the directory.
+    """
+    kinds = {name: np.dtype(kind) for name, kind in dtypes.items()}
+    sizes = {name: rows * kind.itemsize for name, kind in kinds.items()}
+    if not CAN_FORGET or _has_room(sum(sizes.values())):
+        made = {name: np.empty(rows, kind) for name, kind in kinds.items()}
+        _hold(made)
+        return made
+    steps = {name: -(-size // ALIGNMENT) * ALIGNMENT for name, size in sizes.items()}
+    directory = _bound.directory or Path(tempfile.gettempdir())
+    content = map_scratch(directory, sum(steps.values()))
+    made, start = {}, 0
+    for name, kind in kinds.items():
+        made[name] = content[start : start + sizes[name]].view(kind)
+        start += steps[name]
+    return made
+
+
+def _has_room(size_bytes: int) -> bool:
+    return _bound.held_bytes + size_bytes <= _bound.limit_bytes // HELD_SHARE
+
+
+def _hold(made: Columns) -> None:
+    """Count arrays until they are gone."""
+    bound = _bound
+    for array in made.values():
+        bound.held_bytes += array.nbytes
+        weakref.finalize(array, _let_go, bound, array.nbytes).atexit = False
+
+
+def _let_go(bound: _Bound, size_bytes: int) -> None:
+    bound.held_bytes -= size_bytes
+
+
+def block_rows() -> int:
+    """Return the number of rows in a block."""
+    return max(FEWEST_ROWS, _bound.limit_bytes // BLOCK_SHARE)
+
+
+def blocks(rows: int) -> Iterator[slice]:
+    """Yield consecutive ranges of rows; between them, show progress and give pages back."""
+    step = block_rows()
+    for start in range(0, rows, step):
+        yield slice(start, min(rows, start + step))
+        next_block()
+
+
+def scattered_blocks(rows: int) -> Iterator[slice]:
+    """Yield consecutive ranges of rows, each of which leads to a place of its own in a few maps."""
+    step = max(1, _bound.limit_bytes // (SCATTERED_SHARE * FAULT_BYTES))
+    if not maps_too_much():
+        step = max(1, rows)
+    for start in range(0, rows, step):
+        yield slice(start, min(rows, start + step))
+        give_back()
+
+
+def next_block() -> None:
+    """End a block of rows: give pages of mapped files back, and show progress."""
+    give_back()
+    if _bound.process == os.getpid():
+        _bound.on_block()
+
+
+def give_back() -> None:
+    """Give back the pages of mapped files if all of them would take too much memory."""
+    if maps_too_much():
+        forget_pages()
+
+
+def maps_too_much() -> bool:
+    """Whether the mapped files are larger than the memory for their pages."""
+    return mapped_bytes() > _bound.limit_bytes // MAPPED_SHARE
+
+
+def take(array: NDArray[Any], numbers: NDArray[Any]) -> NDArray[Any]:
+    """Return `array[numbers]`, without having all of a mapped array in memory at once.
+
+    Args:
+        array: shape (rows,).
+        numbers: shape (numbers,), about a block of them, in any order.
+    """
+    step_bytes = _bound.limit_bytes // (2 * MAPPED_SHARE)
+    if array.nbytes <= step_bytes or not maps_too_much():
+        rows: NDArray[Any] = array[numbers]
+        return rows
+    order = np.argsort(numbers, kind="stable")
+    ranked = numbers[order]
+    taken = np.empty(len(numbers), array.dtype)
+    step = max(1, step_bytes // array.itemsize)
+    cuts = np.searchsorted(ranked, np.arange(step, len(array), step))
+    for part in np.split(np.arange(len(ranked)), cuts):
+        if len(part):
+            taken[order[part]] = array[ranked[part]]
+            forget_pages()
+    return taken
+
+
+def hash_arrays(*arrays: NDArray[Any]) -> str:
+    """Hash arrays as `files.hash_bytes` does their bytes, a block at a time.
+
+    Example:
+        >>> from curate.runtime.files import hash_bytes
+        >>> first, second = np.arange(3), np.arange(2)
+        >>> hash_arrays(first, second) == hash_bytes(first.tobytes(), second.tobytes())
+        True
+    """
+    digest = xxhash.xxh3_128()
+    for array in arrays:
+        digest.update(array.nbytes.to_bytes(8, "little"))
+        for rows in blocks(len(array)):
+            digest.update(np.ascontiguousarray(array[rows]).data)
+    return digest.hexdigest()

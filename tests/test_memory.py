@@ -1,0 +1,164 @@
+"""Arrays over documents in files, in blocks and in memory: the same, whatever the memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from test_sample import make_documents, write_domain
+
+from curate.dataset.manifest import PROVENANCE
+from curate.dataset.write_tokens import _in_sequences, write_provenance
+from curate.formats.base import BEST_FIT, WHOLE
+from curate.plan import (
+    PAD,
+    PIECE,
+    DocumentSampler,
+    SequenceSampler,
+    TokenCopier,
+    packing,
+    stream,
+)
+from curate.plan.packing import pack
+from curate.plan.streams import joined
+from curate.runtime.external_sort import sort_rows
+from curate.runtime.mapping import mapped_bytes
+from curate.runtime.memory import Columns, block_rows, blocks, bounded, columns, take
+from curate.stats.bigram_sample import excerpts, keyed_documents, text_numbers
+from curate.stats.copies import repeated_documents, shared_documents
+from curate.tokens.domain import DomainTokens
+
+LITTLE = 1 << 17
+"""So little memory that a block has 128 documents, and most arrays are in files."""
+
+SEED = 7
+
+
+@pytest.fixture
+def little(tmp_path: Path) -> Iterator[None]:
+    """Very little memory, in a directory that is empty before and after."""
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    with bounded(LITTLE, scratch):
+        yield
+    assert not list(scratch.iterdir())
+
+
+def ordered(rows: Columns) -> NDArray[np.int64]:
+    return np.argsort(rows["key"], kind="stable")
+
+
+@pytest.mark.parametrize("distinct", [1, 3, 10**6])
+def test_rows_are_sorted_as_in_memory(little: None, distinct: int) -> None:
+    rng = np.random.default_rng(distinct)
+    keys = rng.integers(0, 2**64, distinct, np.uint64)[rng.integers(0, distinct, 5000)]
+
+    def batches() -> Iterator[Columns]:
+        for rows in blocks(len(keys)):
+            yield {"key": keys[rows], "number": np.arange(rows.start, rows.stop)}
+
+    ranked = sort_rows(batches, "key", ordered)
+    assert np.array_equal(ranked["number"], np.argsort(keys, kind="stable"))
+    assert np.array_equal(ranked["key"], np.sort(keys))
+    assert len(keys) > block_rows()
+
+
+def test_files_of_arrays_go_with_the_arrays(little: None) -> None:
+    before = mapped_bytes()
+    made = columns(10_000, {"first": np.int64, "second": np.int32})
+    made["second"][...] = np.arange(10_000)
+    made["first"][...] = 7
+    assert mapped_bytes() == before + 120_000
+    numbers = np.random.default_rng(0).permutation(10_000)
+    assert np.array_equal(take(made["second"], numbers), numbers)
+    del made
+    assert mapped_bytes() == before
+
+
+@pytest.mark.parametrize("length", [1, 7, 64, 10**6])
+def test_sequences_of_held_out_documents_do_not_depend_on_parts(length: int) -> None:
+    rng = np.random.default_rng(length)
+    pieces = np.zeros(300, PIECE)
+    pieces["document"] = np.arange(300)
+    pieces["tokens"] = rng.integers(1, 40, 300)
+    whole = joined(_in_sequences([pieces], length))
+    cut = joined(_in_sequences(np.split(pieces, [0, 1, 50, 51, 299]), length))
+    assert np.array_equal(whole.pieces, cut.pieces) and np.array_equal(whole.lengths, cut.lengths)
+    assert (whole.lengths[:-1] == length).all() and whole.lengths.sum() == pieces["tokens"].sum()
+    assert np.array_equal(np.bincount(whole.pieces["document"], whole.pieces["tokens"]),
+                          pieces["tokens"])  # fmt: skip
+
+
+@pytest.mark.parametrize("how", [BEST_FIT, WHOLE])
+def test_rows_do_not_depend_on_parts(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing, "GROUP_ROWS", 8)
+    pieces = np.zeros(500, PIECE)
+    pieces["document"] = np.arange(500)
+    pieces["tokens"] = np.random.default_rng(1).integers(1, 90, 500)
+    whole = pack(pieces, 32, how)
+    cut = joined(packing.pack_parts(np.split(pieces, [0, 3, 100, 101, 450]), 32, how))
+    assert np.array_equal(whole.pieces, cut.pieces) and np.array_equal(whole.lengths, cut.lengths)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 1000])
+def test_provenance_has_the_bytes_of_numpy(tmp_path: Path, rows: int) -> None:
+    pieces = np.zeros(rows, PIECE)
+    pieces["domain"] = PAD
+    pieces["tokens"] = np.arange(rows)
+    write_provenance(tmp_path / "made.npy", pieces, [])
+    expected = np.zeros(rows, PROVENANCE)
+    for name in PIECE.names or ():
+        expected[name] = pieces[name]
+    np.save(tmp_path / "expected.npy", expected)
+    assert (tmp_path / "made.npy").read_bytes() == (tmp_path / "expected.npy").read_bytes()
+
+
+def domains_of(store: Path) -> list[DomainTokens]:
+    """Domains of several parts, one with copies of documents of another."""
+    talk, code = make_documents("talk", 3000), make_documents("code", 700)
+    files = {"talk": [talk[:1000], talk[1000:]], "code": [code, talk[:50]]}
+    return [
+        write_domain(store, name, listed, segment_documents=300) for name, listed in files.items()
+    ]
+
+
+def drawn(domains: list[DomainTokens]) -> list[NDArray[Any]]:
+    """What planning, sampling and writing read of domains."""
+    made: list[NDArray[Any]] = [shared_documents(domains)]
+    streams = []
+    for domain in domains:
+        made += [domain.tokens, domain.content_high, domain.content_low, domain.identity]
+        made += [domain.token_start, domain.part_of(np.arange(len(domain)))]
+        held_out = domain.validation(0.1, 0)
+        numbers = keyed_documents(domain, SEED, 100)
+        repeats = [repeated_documents(domain, rows) for rows in blocks(len(domain))]
+        made += [held_out, numbers, text_numbers(domain, numbers), np.concatenate(repeats)]
+        made += [*excerpts(domain, 0, SEED, 200), *domain.locate(np.arange(len(domain)))]
+        made.append(np.frombuffer(domain.fingerprint.encode(), np.uint8))
+        supply = int(domain.tokens[~held_out].sum())
+        streams.append(stream(domain, ~held_out, supply * 5 // 2, SEED))
+        made += [streams[-1].documents, streams[-1].stops]
+    copier = TokenCopier(domains)
+    for sampler in (SequenceSampler(streams, 64, SEED), DocumentSampler(streams, domains, SEED, 9)):
+        for shard in range(3):
+            samples = joined(sampler.parts(shard, 3))
+            tokens = np.empty(int(samples.lengths.sum()), np.uint16)
+            copier.copy(samples.pieces, tokens)
+            made += [samples.pieces, samples.lengths, tokens]
+    return made
+
+
+def test_little_memory_gives_the_same_documents_order_and_tokens(tmp_path: Path) -> None:
+    expected = drawn(domains_of(tmp_path / "roomy"))
+    (tmp_path / "scratch").mkdir()
+    with bounded(LITTLE, tmp_path / "scratch"):
+        before = mapped_bytes()
+        domains = domains_of(tmp_path / "little")
+        assert mapped_bytes() - before > LITTLE, "the arrays are in memory"
+        made = drawn(domains)
+    for place, (array, other) in enumerate(zip(expected, made, strict=True)):
+        assert np.array_equal(array, other), place
