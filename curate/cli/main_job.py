@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from curate.pipeline.results import CertificateResult, StatsResult
 
 
+POINTS = 11
+"""Points of a front, unless asked otherwise; as in `curate.front`."""
+
+
 @click.command()
 @recipe_command
 def tokenize(**options: Any) -> None:
@@ -75,8 +79,20 @@ def _show_stats(screen: Screen, result: StatsResult) -> None:
     help="Compare every method that the evidence allows; writes mixtures.json.",
 )
 @click.option("--methods", metavar="NAME,...", help="Methods to compare; implies --compare.")
+@click.option(
+    "--front",
+    "groups",
+    metavar="GROUP,GROUP",
+    help="Trace the Pareto front of groups of mixture.objective, targets or patterns; writes "
+    "front.json.",
+)
+@click.option(
+    "--points", type=int, default=POINTS, show_default=True, help="Most points between two groups."
+)
 @recipe_or_runs_command
-def mix(method: str | None, methods: str | None, **options: Any) -> None:
+def mix(
+    method: str | None, methods: str | None, groups: str | None, points: int, **options: Any
+) -> None:
     """Derive the mixture: weights as shares of tokens.
 
     Without RECIPE, from --runs or --experts alone.
@@ -84,6 +100,10 @@ def mix(method: str | None, methods: str | None, **options: Any) -> None:
     compare = options.pop("compare") or methods is not None
     if compare and method is not None:
         raise RecipeError("--method and --compare exclude each other: name methods by --methods")
+    if compare and groups is not None:
+        raise RecipeError("--front and --compare exclude each other: a front is of one method")
+    if groups is None and points != POINTS:
+        raise RecipeError("--points: there is no front to trace; add --front GROUP,GROUP")
     if method is not None:
         options["overrides"] = (*options["overrides"], f"mixture.method={method}")
     screen, arguments = open_inputs(options)
@@ -92,9 +112,14 @@ def mix(method: str | None, methods: str | None, **options: Any) -> None:
 
         from curate.report.methods import comparison_tables
 
-        names = [name.strip() for name in (methods or "").split(",") if name.strip()]
-        comparison = curate.compare(**arguments, methods=names).json
+        comparison = curate.compare(**arguments, methods=_names(methods or "")).json
         screen.show(comparison, lambda: Group(*comparison_tables(comparison)))
+        return
+    if groups is not None:
+        from curate.report.methods import front_table
+
+        fields = curate.front(**arguments, groups=_names(groups), points=points).json
+        screen.show(fields, lambda: front_table(fields))
         return
     result = curate.mix(**arguments)
 
@@ -106,6 +131,10 @@ def mix(method: str | None, methods: str | None, **options: Any) -> None:
         return Group(*mixture_lines(result.json), mixture_table(result.json, result.supply_tokens))
 
     screen.show(result.json, shown)
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 @click.command()

@@ -8,7 +8,7 @@ differ in level.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
@@ -74,8 +74,27 @@ def unused_targets(goals: Goals) -> tuple[str, ...]:
     if not goals.left_out:
         return ()
     names = list_first([f"'{name}'" for name in goals.left_out])
-    return (f"{len(goals.left_out)} targets are in no group of mixture.objective and play no part: "
+    return (f"{len(goals.left_out)} targets are in no group and play no part: "
             f"{names}",)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Tradeoff:
+    """What a front needs of a method: its groups, and how it minimises a weighted sum of them."""
+
+    groups: tuple[str, ...]
+    solve: Callable[[Array], tuple[Array, float | None]]
+    """Weights of the groups, shape (groups,) → shares, shape (domains,), and the bound on how far
+    the sum is above its minimum, None without one."""
+    goals_at: Callable[[Array], Array]
+    """Shares → the groups' mean losses, shape (groups,)."""
+    reference: Array | None
+    """shape (groups,), what mean losses are divided by before they are weighed; None: nothing."""
+    in_recipe_order: Callable[[Array], tuple[float, ...]]
+    natural: Array
+    """shape (domains,), natural shares within the bounds."""
+    details: dict[str, Any]
+    """Further fields of `front.json`: the law, its errors on runs left out, warnings."""
 
 
 def make_goals(search: SearchOptions, targets: Sequence[str], runs: RunTable | None) -> Goals:

@@ -20,6 +20,7 @@ from curate.pipeline.results import (
     CertificateResult,
     DesignResult,
     FitResult,
+    FrontResult,
     MethodsResult,
     MixtureResult,
     PlanResult,
@@ -213,11 +214,7 @@ def mix(  # noqa: PLR0913 - keywords, of which a call names two or three
     from curate.pipeline.mix import mix_recipe
 
     table.refuse(directory)
-    loaded, workers, observer = _open(recipe, workers, progress, settings)
-    if method is not None:
-        loaded = loaded.with_mixture(with_fields(loaded.recipe.mixture, method=method))
-        loaded = with_fields(loaded, overridden=(*loaded.overridden, "mixture.method"))
-    return mix_recipe(_settled(loaded, observer), workers, observer)
+    return mix_recipe(*_open_with(recipe, method, workers, progress, settings))
 
 
 def compare(  # noqa: PLR0913 - keywords, of which a call names two or three
@@ -270,6 +267,65 @@ def compare(  # noqa: PLR0913 - keywords, of which a call names two or three
 
     table.refuse(directory)
     return compare_recipe(*_open(recipe, workers, progress, settings), _names(methods))
+
+
+def front(  # noqa: PLR0913 - keywords, of which a call names two or three
+    recipe: RecipeLike | None = None,
+    *,
+    groups: Sequence[str],
+    points: int = 11,
+    method: str | None = None,
+    runs: PathLike | Sequence[PathLike] | None = None,
+    experts: PathLike | None = None,
+    supply: Supply = None,
+    budget_tokens: float | None = None,
+    max_epochs: float = 1.0,
+    overrides: Overrides = (),
+    directory: PathLike | None = None,
+    workers: int | None = None,
+    progress: Progress = None,
+) -> FrontResult:
+    """Trace the Pareto front of groups of targets: mixtures between the best for each.
+
+    Args:
+        recipe: The recipe, its path, or a mapping; None with `runs` or `experts`.
+        groups: At least two: names of groups of `mixture.objective`, or names and patterns of
+            targets.
+        points: Most points between two groups, at least 2.
+        method: See `mix`.
+        runs: See `mix`.
+        experts: See `mix`.
+        supply: See `mix`.
+        budget_tokens: See `mix`.
+        max_epochs: See `mix`.
+        overrides: See `mix`.
+        directory: Without a recipe, where to write `front.json`; None writes nothing.
+        workers: Number of processes; None for the cores.
+        progress: None for silence, "terminal", or an observer.
+
+    Returns:
+        Predicted losses and shares of each point; also written to `front.json`.
+
+    Raises:
+        CurateError: Any user-fixable error.
+
+    Example:
+        `curate.front(runs="runs.csv", groups=["code_*", "wiki"]).to_polars()`
+    """
+    table = _RunTableArguments(runs, experts, supply, budget_tokens, max_epochs)
+    settings = override_texts(overrides)
+    if recipe is None:
+        from curate.pipeline.from_run_table import front_without_text
+
+        if method is not None:
+            settings += (f"mixture.method={method}",)
+        inputs, place = table.inputs(settings), _path(directory)
+        return front_without_text(inputs, place, groups, points, _observer(progress))
+    from curate.pipeline.mix import front_recipe
+
+    table.refuse(directory)
+    loaded, workers, observer = _open_with(recipe, method, workers, progress, settings)
+    return front_recipe(loaded, groups, points, workers, observer)
 
 
 def plan(
@@ -757,6 +813,21 @@ def _settled(loaded: LoadedRecipe, observer: Observer, also: Sequence[str] = ())
     for notice in notices:
         observer.notice(notice)
     return loaded
+
+
+def _open_with(
+    recipe: RecipeLike,
+    method: str | None,
+    workers: int | None,
+    progress: Progress,
+    overrides: Sequence[str],
+) -> tuple[LoadedRecipe, int, Observer]:
+    """Open a recipe for its own or another method, without keys that this one does not read."""
+    loaded, workers, observer = _open(recipe, workers, progress, overrides)
+    if method is not None:
+        loaded = loaded.with_mixture(with_fields(loaded.recipe.mixture, method=method))
+        loaded = with_fields(loaded, overridden=(*loaded.overridden, "mixture.method"))
+    return _settled(loaded, observer), workers, observer
 
 
 def _open(

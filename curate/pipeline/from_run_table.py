@@ -25,10 +25,11 @@ from curate.mixture.compare_methods import (
     every_method,
     select_methods,
 )
+from curate.mixture.front import front
 from curate.mixture.keys import check_keys
 from curate.mixture.request import DomainSupply, Evidence, MixtureOptions, MixtureRequest
 from curate.pipeline.read_evidence import check_files, read_evidence_files, search_options
-from curate.pipeline.results import MethodsResult, MixtureResult
+from curate.pipeline.results import FrontResult, MethodsResult, MixtureResult
 from curate.recipe import EvidenceRecipe, MixtureRecipe, parse_mixture_settings
 from curate.runtime.files import hash_file, write_json
 from curate.runtime.progress import Observer
@@ -229,19 +230,9 @@ def mix_without_text(
     Raises:
         CurateError: Any user-fixable error.
     """
-    prepared = request_without_text(inputs, observer)
+    prepared = _with_method(request_without_text(inputs, observer), observer)
     request = prepared.request
     evidence = request.evidence or Evidence()
-    if request.method == MixtureRecipe().method:
-        request = replace(request, method="joint" if evidence.runs else "mde")
-        observer.notice(f"method: {request.method}; --method takes another")
-    named = with_fields(
-        prepared.mixture.evidence or EvidenceRecipe(),
-        runs=None if evidence.runs is None else "--runs",
-        experts=None if evidence.experts is None else "--experts",
-    )
-    method = METHODS.find(request.method, "mixture.method")
-    check_keys(with_fields(prepared.mixture, method=method.name, evidence=named), method)
     fields = mix(request).to_json()
     if not prepared.supply_known:
         fields["epochs"] = dict.fromkeys(fields["epochs"])
@@ -256,6 +247,51 @@ def mix_without_text(
             observer.notice(warning)
     supply = {d.name: d.supply_tokens if prepared.supply_known else None for d in request.domains}
     return MixtureResult(fields, supply)
+
+
+def _with_method(prepared: RequestWithoutText, observer: Observer) -> RequestWithoutText:
+    """Take the method for the evidence where none is named, and check the keys for it."""
+    request = prepared.request
+    evidence = request.evidence or Evidence()
+    if request.method == MixtureRecipe().method:
+        request = replace(request, method="joint" if evidence.runs else "mde")
+        observer.notice(f"method: {request.method}; --method takes another")
+    named = with_fields(
+        prepared.mixture.evidence or EvidenceRecipe(),
+        runs=None if evidence.runs is None else "--runs",
+        experts=None if evidence.experts is None else "--experts",
+    )
+    method = METHODS.find(request.method, "mixture.method")
+    check_keys(with_fields(prepared.mixture, method=method.name, evidence=named), method)
+    return replace(prepared, request=request)
+
+
+def front_without_text(
+    inputs: RunTableInputs,
+    directory: Path | None,
+    groups: Sequence[str],
+    points: int,
+    observer: Observer,
+) -> FrontResult:
+    """Trace the front of some groups of targets from a run table or experts alone.
+
+    Args:
+        inputs: Runs or experts, supply and settings; the method as for `mix_without_text`.
+        directory: Where to write `front.json`; None writes nothing.
+        groups: Names of groups of the settings, or names and patterns of targets.
+        points: Most points between two groups.
+        observer: Receives notices.
+
+    Raises:
+        CurateError: Any user-fixable error.
+    """
+    request = _with_method(request_without_text(inputs, observer), observer).request
+    fields = front(request, groups, points)
+    _write(directory, "front.json", fields)
+    for warning in fields["warnings"]:
+        if request.evidence is None or warning not in request.evidence.notices:
+            observer.notice(warning)
+    return FrontResult(fields)
 
 
 def compare_without_text(

@@ -16,12 +16,13 @@ from curate.mixture.compare_methods import (
     every_method,
     select_methods,
 )
+from curate.mixture.front import front
 from curate.pipeline.artifacts import notice_bad_records, origin, stats_fields, write_stats
 from curate.pipeline.check import by_hand, check_mixture, check_names
 from curate.pipeline.measure import TextEvidence, entropy_fields, gather, needed_samples
 from curate.pipeline.proxies import make_evidence
 from curate.pipeline.read_evidence import read_evidence, search_options
-from curate.pipeline.results import MethodsResult, MixtureResult
+from curate.pipeline.results import FrontResult, MethodsResult, MixtureResult
 from curate.pipeline.resume import writable_artifacts
 from curate.pipeline.tokenize import TokenizedDomains, tokenize_domains
 from curate.recipe import LoadedRecipe
@@ -105,6 +106,37 @@ def mix_domains(
     for constraint in mixture.constraints_active:
         observer.notice(f"mixture: {constraint}")
     return MixedDomains(tokenized, measured, request, mixture, inputs)
+
+
+def front_recipe(
+    loaded: LoadedRecipe,
+    groups: Sequence[str],
+    points: int,
+    workers: int,
+    observer: Observer,
+) -> FrontResult:
+    """Trace the front of some groups of targets by a recipe's method, and write `front.json`.
+
+    Args:
+        loaded: The recipe.
+        groups: Names of the recipe's groups, or names and patterns of targets.
+        points: Most points between two groups.
+        workers: Number of processes.
+        observer: Receives progress and warnings.
+
+    Raises:
+        CurateError: Any user-fixable error.
+    """
+    check_names(loaded)
+    check_mixture(loaded)
+    tokenized = tokenize_domains(loaded, workers, observer)
+    measured = gather(loaded, tokenized, needed_samples(loaded.recipe.mixture), workers, observer)
+    make_evidence(loaded, tokenized, workers, observer)
+    fields = front(mixture_request(loaded, tokenized, measured), groups, points)
+    for warning in fields["warnings"]:
+        observer.notice(warning)
+    write_json(loaded.output_dir / "front.json", {**origin(loaded, tokenized), **fields})
+    return FrontResult(fields)
 
 
 def write_mixture(loaded: LoadedRecipe, mixed: MixedDomains) -> None:

@@ -143,6 +143,23 @@ class MethodsResult(Result):
 
 
 @dataclass(frozen=True, repr=False)
+class FrontResult(Result):
+    """Mixtures between the best for one group of targets and for another."""
+
+    title: ClassVar[str] = "Pareto front; weights are shares of tokens"
+
+    def rows(self) -> list[Row]:
+        """Return one row for each point, with the loss of each group and the weight of a domain."""
+        return [
+            {
+                **{f"loss_{group}": loss for group, loss in point["losses"].items()},
+                **{f"w_{name}": weight for name, weight in point["weights"].items()},
+            }
+            for point in self.json["points"]
+        ]
+
+
+@dataclass(frozen=True, repr=False)
 class PlanResult(Result):
     """Whole tokens, documents and passes by domain."""
 

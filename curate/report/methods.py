@@ -7,9 +7,12 @@ from typing import Any
 
 from rich.table import Table
 
+from curate.laws.calibration import NORMAL_95
 from curate.report.terminal import NumbersTable, plain
 
 SHARES_SHOWN = 5
+DISTINCT = 2**0.5 * NORMAL_95
+"""Errors of one prediction by which two must differ to be distinct at 95 %."""
 
 Row = Mapping[str, Any]
 
@@ -55,6 +58,53 @@ def comparison_tables(comparison: Mapping[str, Any]) -> list[Table]:
     return [table, left_out]
 
 
+def front_table(front: Mapping[str, Any]) -> Table:
+    """Show one mixture of a front a row: what it loses on each group, and its largest shares.
+
+    Args:
+        front: The fields of `front.json`.
+    """
+    groups, points = list(front["natural"]), front["points"]
+    errors, reference = front["relative_error"], front["reference"]
+    lines = [f"front of {plain(', '.join(groups))} by {front['law'] or front['method']}"]
+    if errors is not None:
+        inside: list[bool] = []
+        for name in groups:
+            losses = [point["losses"][name] for point in points]
+            span = max(losses) / min(losses) - 1
+            inside.append(span <= DISTINCT * errors[name])
+            lines.append(
+                f"{plain(name)}: the front spans {span:.2%}, the law errs by {errors[name]:.2%} on "
+                "unseen mixtures"
+            )
+        if any(inside):
+            lines.append("no trade beyond the law's errors: a group differs by less than those")
+    if len(points) == 1:
+        lines.append("one mixture is best for all groups")
+    table = NumbersTable(
+        title="\n".join(lines),
+        title_justify="left",
+        caption="losses are group means"
+        + ("" if reference is None else "; in brackets, over the reference (best run or natural)")
+        + ". Each row is the optimum of a weighted sum of the groups.",
+        caption_justify="left",
+    )
+    for name in groups:
+        table.add_column(plain(name), justify="right", no_wrap=True)
+    table.add_column(f"largest {SHARES_SHOWN} shares, %", overflow="fold")
+    rows = [*points, {"losses": front["natural"]}]
+    for point in rows:
+        cells = []
+        for name in groups:
+            loss = point["losses"][name]
+            base = None if reference is None else reference[name]
+            over = "" if base is None else f" ({loss / base - 1:+.2%})"
+            cells.append(f"{loss:.4f}{over}")
+        shares = _shares(point) if "weights" in point else "natural"
+        table.add_row(*cells, plain(shares))
+    return table
+
+
 def _by_reason(left_out: Mapping[str, str]) -> dict[str, list[str]]:
     """Group methods whose reasons differ in the method's name alone."""
     groups: dict[str, list[str]] = {}
@@ -65,10 +115,14 @@ def _by_reason(left_out: Mapping[str, str]) -> dict[str, list[str]]:
 
 def _shares(row: Row) -> str:
     largest = sorted(row["weights"].items(), key=lambda item: (-item[1], item[0]))[:SHARES_SHOWN]
-    low, high = row["low"], row["high"]
+    low, high = row.get("low"), row.get("high")
     return ", ".join(
         f"{name} {100 * share:.1f}"
-        + ("" if low is None else f" [{100 * low[name]:.1f}–{100 * high[name]:.1f}]")
+        + (
+            ""
+            if low is None or high is None
+            else f" [{100 * low[name]:.1f}–{100 * high[name]:.1f}]"
+        )
         for name, share in largest
     )
 

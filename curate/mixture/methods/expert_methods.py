@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from curate.errors import RecipeError
 from curate.laws.likelihoods import Likelihoods
 from curate.mixture.constraints import Constraints, match_constraints, prior_of
-from curate.mixture.goals import unused_targets
+from curate.mixture.goals import Tradeoff, unused_targets
 from curate.mixture.request import MixtureRequest, Preference
 from curate.mixture.search.expert_mixing import ExpertsLaw, best_shares, combined, experts_law
 from curate.mixture.search.objective import Problem, goals_of, losses_at
@@ -46,16 +46,7 @@ def best_predictors(
     """
     search = request.options.search
     constraints = match_constraints(request, experts.experts, experts.targets, "experts")
-    level = default_level if search.level is None else search.level
-    if not (level in ("token", "document") or (isinstance(level, int) and level > 0)):
-        raise RecipeError(
-            f"mixture.level: cannot be '{level}' (known: token, document, or tokens of a chunk)"
-        )
-    if search.discount_repeats:
-        raise RecipeError(
-            "mixture.discount_repeats: experts have no tokens to discount; use max_epochs, or a "
-            "method that fits a law to runs"
-        )
+    level = _level(request, default_level)
     law = experts_law(experts, level)
     weights, gap = _optimum(request, law, constraints, None)
     free, _ = _optimum(request, law, replace(constraints, box=constraints.whole_box), weights)
@@ -79,6 +70,57 @@ def best_predictors(
             "objective": constraints.goals.to_json(
                 experts.targets, losses, _reference(law, constraints)
             ),
+        },
+    )
+
+
+def _level(request: MixtureRequest, default_level: str) -> str | int:
+    search = request.options.search
+    level = default_level if search.level is None else search.level
+    if not (level in ("token", "document") or (isinstance(level, int) and level > 0)):
+        raise RecipeError(
+            f"mixture.level: cannot be '{level}' (known: token, document, or tokens of a chunk)"
+        )
+    if search.discount_repeats:
+        raise RecipeError(
+            "mixture.discount_repeats: experts have no tokens to discount; use max_epochs, or a "
+            "method that fits a law to runs"
+        )
+    return level
+
+
+def trade_groups(request: MixtureRequest, experts: Likelihoods, default_level: str) -> Tradeoff:
+    """Prepare a front of the request's groups by experts.
+
+    Args:
+        request: Supply, caps, groups and constraints.
+        experts: Log-probabilities of validation text under each expert.
+        default_level: As for `best_predictors`.
+
+    Raises:
+        CurateError: As `best_predictors`.
+    """
+    constraints = match_constraints(request, experts.experts, experts.targets, "experts")
+    law = experts_law(experts, _level(request, default_level))
+    problem = _problem(request, law, constraints)
+
+    def solve(importance: Array) -> tuple[Array, float | None]:
+        optimum = optimise(replace(problem, goals=importance[None] @ problem.goals))
+        return optimum.weights, optimum.gap
+
+    return Tradeoff(
+        groups=constraints.goals.names,
+        solve=solve,
+        goals_at=lambda shares: goals_of(
+            losses_at(problem, shares[None]), constraints.goals.weights
+        )[0],
+        reference=_reference(law, constraints),
+        in_recipe_order=constraints.in_recipe_order,
+        natural=nearest_in_proportion(constraints.natural, problem.box),
+        details={
+            "law": None,
+            "relative_error": None,
+            "warnings": list(_warnings(experts, constraints, have_intervals=False)),
         },
     )
 

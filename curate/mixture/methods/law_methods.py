@@ -19,8 +19,9 @@ from curate.laws.calibration import NORMAL_95, half_width, log_errors
 from curate.laws.fitting.levels import FittedBeyond
 from curate.laws.forms.bimix import NEAR_ZERO, FittedBimix
 from curate.laws.scores import finite_or_none
+from curate.laws.selection import reference_rows
 from curate.mixture.constraints import Constraints
-from curate.mixture.goals import unused_targets
+from curate.mixture.goals import Tradeoff, unused_targets
 from curate.mixture.methods.law_case import ASSUMED_TOKEN_BYTES, LawCase, make_case
 from curate.mixture.methods.law_trust import compare_with_runs, observed_objective
 from curate.mixture.request import MixtureRequest, Preference
@@ -32,7 +33,7 @@ from curate.mixture.search.law_choice import (
     panel_with,
     refit,
 )
-from curate.mixture.search.objective import Problem, losses_at, value_at
+from curate.mixture.search.objective import Problem, goals_of, losses_at, value_at
 from curate.mixture.search.optimise import certificate, optimise
 from curate.mixture.search.regmix_simulation import simulate
 from curate.mixture.search.simplex_box import nearest_in_proportion
@@ -129,6 +130,52 @@ def least_loss(
             **({} if ranges is None else {"laws": ranges.laws}),
             **_loss_ranges(case, losses, refits),
             **({} if spread is None else _spread_json(spread, constraints, runs.domains)),
+        },
+    )
+
+
+def trade_groups(
+    request: MixtureRequest, runs: RunTable, method: tuple[str | None, float, bool]
+) -> Tradeoff:
+    """Prepare a front of the request's groups by a law of the runs.
+
+    Args:
+        request: Supply, caps, groups and constraints.
+        runs: The runs that the law is fitted to.
+        method: As for `make_case`.
+
+    Raises:
+        CurateError: As `least_loss`.
+    """
+    case = make_case(method, request, runs)
+    problem, goals = case.problem, case.constraints.goals
+
+    def solve(importance: Array) -> tuple[Array, float | None]:
+        answer = _optimum(case, replace(problem, goals=importance[None] @ problem.goals))
+        return answer.weights, answer.gap
+
+    warnings = [*_unit_warnings(case, method[1]), *unused_targets(goals)]
+    error = None
+    if request.options.search.replicates != 0:
+        try:
+            predicted = refit(case.law, problem.law, runs).predicted
+        except FitError as failure:
+            warnings.append(f"no errors of the law: {failure} (without a fifth of the mixtures)")
+        else:
+            rows = reference_rows(runs)
+            ratio = goals_of(predicted, goals.weights) / goals_of(runs.losses, goals.weights)
+            error = np.sqrt(((ratio[rows] - 1) ** 2).mean(axis=0)).tolist()
+    return Tradeoff(
+        groups=goals.names,
+        solve=solve,
+        goals_at=lambda shares: goals_of(losses_at(problem, shares[None]), goals.weights)[0],
+        reference=case.reference,
+        in_recipe_order=case.constraints.in_recipe_order,
+        natural=nearest_in_proportion(case.constraints.natural, problem.box),
+        details={
+            "law": case.law.name,
+            "relative_error": None if error is None else dict(zip(goals.names, error, strict=True)),
+            "warnings": [*warnings, *(request.evidence.notices if request.evidence else ())],
         },
     )
 

@@ -7,7 +7,7 @@ first call, so that listing the methods stays quick.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from curate.errors import MissingEvidence
 from curate.mixture.request import (
@@ -17,6 +17,11 @@ from curate.mixture.request import (
     MixtureRequest,
     Preference,
 )
+
+if TYPE_CHECKING:
+    from curate.laws.law import RunTable
+    from curate.laws.likelihoods import Likelihoods
+    from curate.mixture.goals import Tradeoff
 
 NEEDS_BOTH = (
     "mixture: method 'METHOD' needs the experts' log-probabilities beside the runs. Name both in "
@@ -58,14 +63,27 @@ class LawMethod:
         """
         from curate.mixture.methods.law_methods import least_loss
 
+        return least_loss(
+            request,
+            self._runs(request),
+            law=self.law,
+            kl_bpb=self.kl_bpb,
+            simulated=self.simulated,
+        )
+
+    def tradeoff(self, request: MixtureRequest) -> Tradeoff:
+        """Prepare a front of the request's groups; see `__call__` for what it raises."""
+        from curate.mixture.methods.law_methods import trade_groups
+
+        return trade_groups(request, self._runs(request), (self.law, self.kl_bpb, self.simulated))
+
+    def _runs(self, request: MixtureRequest) -> RunTable:
         evidence = request.evidence
         if self.needs_experts and (evidence is None or evidence.experts is None):
             raise MissingEvidence(NEEDS_BOTH.replace("METHOD", request.method))
         if evidence is None or evidence.runs is None:
             raise MissingEvidence(NEEDS_EVIDENCE["runs"].replace("METHOD", request.method))
-        return least_loss(
-            request, evidence.runs, law=self.law, kl_bpb=self.kl_bpb, simulated=self.simulated
-        )
+        return evidence.runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +102,18 @@ class ExpertMethod:
         """
         from curate.mixture.methods.expert_methods import best_predictors
 
+        return best_predictors(request, self._experts(request), self.level)
+
+    def tradeoff(self, request: MixtureRequest) -> Tradeoff:
+        """Prepare a front of the request's groups; see `__call__` for what it raises."""
+        from curate.mixture.methods.expert_methods import trade_groups
+
+        return trade_groups(request, self._experts(request), self.level)
+
+    def _experts(self, request: MixtureRequest) -> Likelihoods:
         if request.evidence is None or request.evidence.experts is None:
             raise MissingEvidence(NEEDS_EVIDENCE["experts"].replace("METHOD", request.method))
-        return best_predictors(request, request.evidence.experts, self.level)
+        return request.evidence.experts
 
 
 BIMIX = Method(
