@@ -95,3 +95,35 @@ def test_lists(tmp_path: Path) -> None:
     assert "np.load" in run("formats", "npy").stdout
     assert json.loads(run("schema").stdout)["$defs"]
     assert "numba" in run("doctor").stdout
+
+
+def test_results_and_errors_can_be_read_by_a_program(recipe: Path, tmp_path: Path) -> None:
+    rows = run("mix", recipe, "--csv").stdout.splitlines()
+    assert rows[0].startswith("domain,weight,low,high") and len(rows) == 4
+    shown = run("plan", recipe, "--markdown").stdout.splitlines()
+    assert shown[1].startswith("| ---") and len(shown) == 5
+    both = run("mix", recipe, "--csv", "--json")
+    assert both.returncode == 2
+    assert json.loads(both.stdout)["error"]["message"].startswith("--json and --csv exclude each")
+    failed = run("plan", recipe, "--json", "--set", "budget_tokens=9_000_000_000")
+    error = json.loads(failed.stdout)["error"]
+    assert (failed.returncode, error["exit_code"], error["kind"]) == (2, 2, "InfeasiblePlan")
+    assert failed.stderr.endswith(f"curate: {error['message']}\n")
+
+
+def test_a_command_names_what_it_wrote_and_logs_where_it_is_told(
+    recipe: Path, tmp_path: Path
+) -> None:
+    log = tmp_path / "run.log"
+    done = run("plan", recipe, "--log-file", log)
+    assert done.returncode == 0, done.stderr
+    out = recipe.parent / "out" / "tiny"
+    written = f"wrote stats.json, mixture.json, plan.json in {out}"
+    assert written in done.stdout
+    failed = run("plan", recipe, "--log-file", log, "--set", "mixture.method=no-such", "-v")
+    lines = log.read_text(encoding="utf-8")
+    for text in ("begin plan", "end plan", f"wrote {out}/plan.json", "Traceback", "no-such"):
+        assert text in lines, text
+    assert "Traceback" in failed.stderr and failed.returncode == 2
+    absent = run("plan", recipe, "--log-file", tmp_path / "absent" / "run.log")
+    assert absent.returncode == 2 and "--log-file" in absent.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
@@ -11,9 +12,9 @@ import click
 
 from curate import __version__
 from curate.cli import evidence, info, interrupt, look_ups, main_job, proxies
-from curate.cli.session import EXIT_FAILED, EXIT_USER, say
+from curate.cli.session import EXIT_FAILED, EXIT_USER, print_json, say
 from curate.errors import CurateError
-from curate.runtime.escape import output_named, tolerate_encodings
+from curate.runtime.escape import one_line, output_named, tolerate_encodings
 from curate.runtime.machine import fault_line
 
 COMMANDS = (
@@ -122,8 +123,12 @@ def _interrupted() -> int:
 
 def _report(error: BaseException) -> int | None:
     """Say what the user can do about an error, and return the exit code; None for a bug."""
+    from curate.runtime.log import LOG
+
+    LOG.info("ends with an error", exc_info=error)
     if isinstance(error, click.ClickException):
         error.show()
+        _print_error(error, error.format_message())
         return EXIT_USER
     if isinstance(error, BrokenPipeError):
         _discard_output()
@@ -150,7 +155,17 @@ def _report(error: BaseException) -> int | None:
     if line is None:
         return None
     say(f"curate: {line}", err=True)
+    _print_error(error, line)
     return EXIT_USER
+
+
+def _print_error(error: BaseException, line: str) -> None:
+    """Print an error as JSON, where that was asked for, beside the line on standard error."""
+    if "--json" not in sys.argv[1:] or sys.stdout is None:
+        return
+    fields = {"kind": type(error).__name__, "message": one_line(line), "exit_code": EXIT_USER}
+    with contextlib.suppress(OSError):  # the line and the exit code have said it
+        print_json({"error": fields})
 
 
 def _discard_output() -> None:

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 import curate
-from curate.cli.session import Screen, open_inputs, recipe_or_runs_command
+from curate.cli.session import Screen, open_inputs, recipe_or_runs_command, screen_command
 from curate.errors import RecipeError
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from curate.pipeline.results import DesignResult
 
 
 @click.command()
@@ -44,21 +39,19 @@ if TYPE_CHECKING:
 @click.option("--targets", help="Losses to fit, separated by commas; default: all.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path(), help="Where fit.json goes.")
 @click.option("--workers", type=click.IntRange(1), help="Number of processes; default: the cores.")
-@click.option("--json", "as_json", is_flag=True, help="Print fit.json instead of a table.")
-@click.option("--quiet", is_flag=True, help="Print errors only.")
+@screen_command
 def fit(runs: tuple[Path, ...], **options: Any) -> None:
     """Fit laws to run tables and compare them on unseen mixtures.
 
     RUNS is a runs.csv, or several, which are joined. A file of mixtures (ratios.csv) next to one of
     losses (metrics.csv) is a table too.
     """
-    from rich.console import Group
     from rich.text import Text
 
-    from curate.report.laws import group_table, law_table, lead
+    from curate.report.laws import group_table, law_table, lead, noise_line
 
-    screen = Screen(options["as_json"], options["quiet"])
-    fields = curate.fit(
+    screen = Screen(options)
+    result = curate.fit(
         runs,
         laws=None if options["laws"] == "all" else options["laws"].split(","),
         folds=options["folds"],
@@ -70,17 +63,19 @@ def fit(runs: tuple[Path, ...], **options: Any) -> None:
         directory=options["out"],
         workers=options["workers"],
         progress=screen.observer,
-    ).json
+    )
+    fields = result.json
     first, groups = lead(fields), group_table(fields)
     screen.show(
-        fields,
-        lambda: Group(
+        result,
+        lambda: [
             *([] if first is None else [Text(first)]),
             law_table(fields),
-            _noise_line(fields["seed_noise"]),
+            noise_line(fields["seed_noise"]),
             *([groups] if groups else []),
-        ),
+        ],
     )
+    screen.list_written()
 
 
 def _fills(texts: Sequence[str]) -> dict[str, dict[str, float]]:
@@ -99,16 +94,6 @@ def _fills(texts: Sequence[str]) -> dict[str, dict[str, float]]:
                 "small.csv:params=6e7,tokens=1e9"
             ) from None
     return fills
-
-
-def _noise_line(noise: dict[str, Any]) -> str:
-    if not noise["groups"]:
-        return "no mixture was run twice, so seed noise is unknown; = : ties by paired errors alone"
-    spread = noise["relative_of_mean"]
-    return (
-        f"seed noise, {noise['groups']} mixtures run more than once: {spread * 100:.3f} % of the "
-        "mean loss; = : indistinguishable from the best"
-    )
 
 
 @click.command()
@@ -139,29 +124,11 @@ def design(
 
     Without RECIPE, for the domains of --runs. With --flops, how many of each size too.
     """
-    from rich.console import Group
-
-    from curate.report.laws import purchase_table
+    from curate.report.laws import design_table, purchase_table
 
     screen, arguments = open_inputs(options)
     result = curate.design(count=count, strategy=strategy, flops=flops, sizes=sizes, **arguments)
     bought = result.json.get("purchase")
     tables = [] if bought is None else [purchase_table(bought)]
-    screen.show(result.json, lambda: Group(*tables, _design_table(result)))
-
-
-def _design_table(result: DesignResult) -> Table:
-    from rich.table import Table
-
-    from curate.report.laws import group_name
-    from curate.report.terminal import plain
-
-    runs = result.json["runs"]
-    table = Table(title="mixtures to train, shares in %", title_justify="left")
-    sizes = result.json.get("purchase", {}).get("run_sizes")
-    for heading in ("run", *(["size"] if sizes else []), *next(iter(runs.values()))):
-        table.add_column(plain(heading), justify="right")
-    for run, shares in runs.items():
-        size = [group_name(sizes[run])] if sizes else []
-        table.add_row(plain(run), *size, *(f"{100 * share:.1f}" for share in shares.values()))
-    return table
+    screen.show(result, lambda: [*tables, design_table(result.json)])
+    screen.list_written()

@@ -40,9 +40,9 @@ def show(directory: Path, query: str | None, as_json: bool, **options: Any) -> N
     """
     from curate.report.look_ups import look_up_lines
 
-    screen = Screen(as_json, quiet=False)
+    screen = Screen({"as_json": as_json})
     result = curate.show(directory, query, **options)
-    screen.show(result.to_json(), lambda: look_up_lines(result))
+    screen.show(result, lambda: [look_up_lines(result)])
 
 
 @click.command()
@@ -57,6 +57,6 @@ def diff(a: Path, b: Path, as_json: bool) -> None:
     """
     from curate.report.differences import difference_lines
 
-    screen = Screen(as_json, quiet=False)
+    screen = Screen({"as_json": as_json})
     result = curate.diff(a, b)
-    screen.show(result.to_json(), lambda: difference_lines(result))
+    screen.show(result, lambda: [difference_lines(result)])

@@ -17,6 +17,7 @@ from curate.cli.session import (
     recipe_command,
     recipe_or_runs_command,
     say,
+    screen_command,
 )
 from curate.errors import RecipeError
 
@@ -56,19 +57,18 @@ def stats(intervals: bool, compare: bool, **options: Any) -> None:
 
 
 def _show_stats(screen: Screen, result: StatsResult) -> None:
-    def table() -> Any:  # importing rich's tables takes 0.03 s, so only if one is shown
-        from rich.console import Group
-
+    def tables() -> list[Any]:  # importing rich's tables takes 0.03 s, so only if one is shown
         from curate.report.terminal import stats_table
 
         report = result.json.get("entropy_report")
         if report is None:
-            return stats_table(result.json)
+            return [stats_table(result.json)]
         from curate.report.entropies import entropy_tables
 
-        return Group(stats_table(result.json), *entropy_tables(report))
+        return [stats_table(result.json), *entropy_tables(report)]
 
-    screen.show(result.json, table)
+    screen.show(result, tables)
+    screen.list_written()
 
 
 @click.command()
@@ -108,29 +108,27 @@ def mix(
         options["overrides"] = (*options["overrides"], f"mixture.method={method}")
     screen, arguments = open_inputs(options)
     if compare:
-        from rich.console import Group
-
         from curate.report.methods import comparison_tables
 
-        comparison = curate.compare(**arguments, methods=_names(methods or "")).json
-        screen.show(comparison, lambda: Group(*comparison_tables(comparison)))
-        return
-    if groups is not None:
+        comparison = curate.compare(**arguments, methods=_names(methods or ""))
+        screen.show(comparison, lambda: comparison_tables(comparison.json))
+    elif groups is not None:
         from curate.report.methods import front_table
 
-        fields = curate.front(**arguments, groups=_names(groups), points=points).json
-        screen.show(fields, lambda: front_table(fields))
-        return
-    result = curate.mix(**arguments)
-
-    def shown() -> Any:
-        from rich.console import Group
-
+        front = curate.front(**arguments, groups=_names(groups), points=points)
+        screen.show(front, lambda: [front_table(front.json)])
+    else:
         from curate.report.terminal import mixture_lines, mixture_table
 
-        return Group(*mixture_lines(result.json), mixture_table(result.json, result.supply_tokens))
-
-    screen.show(result.json, shown)
+        result = curate.mix(**arguments)
+        screen.show(
+            result,
+            lambda: [
+                *mixture_lines(result.json),
+                mixture_table(result.json, result.supply_tokens),
+            ],
+        )
+    screen.list_written()
 
 
 def _names(text: str) -> list[str]:
@@ -141,17 +139,16 @@ def _names(text: str) -> list[str]:
 @recipe_command
 def plan(**options: Any) -> None:
     """Turn the mixture into exact tokens by domain; write no shard."""
-    from rich.console import Group
-
     from curate.report.terminal import plan_table, reader_lines, trainer_table
 
     session = RecipeSession(options)
-    fields = curate.plan(session.loaded, **session.effort).json
+    result = curate.plan(session.loaded, **session.effort)
+    fields = result.json
     mixtures = fields.get("trainer_mixture", [])
     session.show(
-        fields,
-        lambda: Group(plan_table(fields), *map(trainer_table, mixtures), *reader_lines(fields)),
+        result, lambda: [plan_table(fields), *map(trainer_table, mixtures), *reader_lines(fields)]
     )
+    session.list_written()
 
 
 @click.command()
@@ -178,15 +175,14 @@ def build(context: click.Context, /, dry_run: bool, **options: Any) -> None:
     type=click.Path(path_type=Path),
     help="Write the certificate to this file instead of the dataset.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the certificate as JSON.")
-@click.option("--quiet", is_flag=True, help="Print errors only.")
+@screen_command
 def verify(directory: Path, **options: Any) -> None:
     """Read a built dataset back and compare it with its plan.
 
     The exit code is 1 if anything differs or is damaged. A dataset on a read-only disk is verified
     all the same.
     """  # fmt: skip
-    screen = Screen(options["as_json"], options["quiet"])
+    screen = Screen(options)
     result = curate.verify(
         directory,
         report=options["report"],
@@ -224,15 +220,14 @@ def verify(directory: Path, **options: Any) -> None:
     show_default=True,
     help="With run tables: most passes over a domain.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-@click.option("--quiet", is_flag=True, help="Print errors only.")
+@screen_command
 def report(source: tuple[Path, ...], **options: Any) -> None:
     """Write report.html: one page with the mixture explorer, from what is at hand.
 
     SOURCE is a recipe, the directory of a dataset, or run tables as for fit. Nothing is tokenised
     or trained.
     """  # fmt: skip
-    screen = Screen(options["as_json"], options["quiet"])
+    screen = Screen(options)
     result = curate.report(
         source,
         supply=options["supply"] or None,
@@ -242,20 +237,21 @@ def report(source: tuple[Path, ...], **options: Any) -> None:
         directory=options["out"],
         progress=screen.observer,
     )
-    screen.show(result.json, lambda: f"report  {result.path}")
+    screen.show(result, list)
+    screen.list_written()
 
 
 def _finish(screen: Screen, result: CertificateResult, with_readers: bool) -> None:
     """Show a certificate; exit with 1 if it has problems."""
-    from rich.console import Group
-
-    from curate.report.terminal import plain, reader_lines, result_table
+    from curate.report.terminal import plain, reader_lines, reason_lines, result_table
 
     certificate = result.json
     lines: list[Any] = reader_lines(certificate) if with_readers else []
     if certificate["domains"]:  # else nothing could be compared
         lines.insert(0, result_table(certificate, result.bad_records, result.mixture, result.stats))
-    screen.show(certificate, lambda: Group(*lines))
+    if result.mixture is not None:
+        lines += reason_lines(result.mixture)
+    screen.show(result, lambda: lines)
     for problem in result.problems:
         say(f"curate: {problem}", err=True)
     if screen.console is not None:

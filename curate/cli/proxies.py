@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 import curate
 from curate.cli.session import Command, RecipeSession, add_options, recipe_command
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 PLACES = ("devices", "engine", "tensorboard")
 """Options of every command that trains."""
@@ -33,22 +30,26 @@ def proxy_command(command: Command) -> Command:
 @proxy_command
 def proxy(**options: Any) -> None:
     """Train small models on many mixtures; finished runs are kept."""
+    from curate.report.validation import run_tables
+
     session = RecipeSession(options)
     places = {name: options[name] for name in PLACES}
     result = curate.proxy(session.loaded, **places, **session.effort)
-    rows, path = result.json["runs"], result.path
-    session.show(result.json, lambda: _loss_table(rows, f"runs, nats per token · {path}"))
+    session.show(result, lambda: run_tables(result.json["runs"], "runs"))
+    session.list_written()
 
 
 @click.command()
 @proxy_command
 def experts(**options: Any) -> None:
     """Train one model per domain; write held-out log-probabilities."""
+    from curate.report.validation import run_tables
+
     session = RecipeSession(options)
     places = {name: options[name] for name in PLACES}
     result = curate.experts(session.loaded, **places, **session.effort)
-    rows, path = result.json["experts"], result.path
-    session.show(result.json, lambda: _loss_table(rows, f"experts, nats per token · {path}"))
+    session.show(result, lambda: run_tables(result.json["experts"], "experts"))
+    session.list_written()
 
 
 @click.command()
@@ -66,31 +67,11 @@ def experts(**options: Any) -> None:
 @proxy_command
 def validate(**options: Any) -> None:
     """Train the recommended mixture and its rivals, and compare."""
-    from rich.console import Group
-
     from curate.report.validation import loss_table, summary_lines
 
     session = RecipeSession(options)
     settings = {name: options[name] for name in ("seeds", "presets", "up", *PLACES)}
-    fields = curate.validate(session.loaded, **settings, **session.effort).json
-    session.show(
-        fields, lambda: Group(*map(loss_table, fields["sizes"]), "\n".join(summary_lines(fields)))
-    )
-
-
-def _loss_table(rows: dict[str, dict[str, Any]], title: str) -> Table:
-    """Make a table with a row for each run, a column for each domain, and the mean."""
-    from rich.table import Table
-
-    from curate.report.terminal import plain
-
-    table = Table(title=plain(title), title_justify="left")
-    table.add_column("run")
-    names = list(next(iter(rows.values()))["loss"])
-    for name in [*names, "mean"]:
-        table.add_column(plain(name), justify="right")
-    for run, row in rows.items():
-        losses = list(row["loss"].values())
-        cells = [f"{value:.4f}" for value in [*losses, sum(losses) / len(losses)]]
-        table.add_row(plain(run), *cells)
-    return table
+    result = curate.validate(session.loaded, **settings, **session.effort)
+    fields = result.json
+    session.show(result, lambda: [*map(loss_table, fields["sizes"]), *summary_lines(fields)])
+    session.list_written()

@@ -7,23 +7,40 @@ SIGINT, 143 by SIGTERM.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 import click
 
+from curate.errors import RecipeError
 from curate.runtime.escape import one_line, output_named
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from curate.dataset.differences import Differences
+    from curate.dataset.look_up import LookUp
+    from curate.pipeline.results import Result
     from curate.recipe import LoadedRecipe
     from curate.runtime.progress import Observer
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 EXIT_FAILED, EXIT_USER = 1, 2
+
+
+SCREEN_OPTIONS: Sequence[Callable[[Any], Any]] = [
+    click.option("--json", "as_json", is_flag=True, help="Print the result as JSON; errors too."),
+    click.option("--csv", is_flag=True, help="Print the result's table as CSV, unrounded."),
+    click.option("--markdown", is_flag=True, help="Print the result's table as Markdown."),
+    click.option("--quiet", is_flag=True, help="Print errors only."),
+    click.option("-v", "--verbose", is_flag=True,
+                 help="Log each step to standard error, and where an error arose."),
+    click.option("--log-file", type=click.Path(path_type=Path), metavar="FILE",
+                 help="Append the same log to a file."),
+]  # fmt: skip
+"""Options of every command that shows a result, which `Screen` reads."""
 
 
 def _recipe_options(required: bool) -> list[Callable[[Any], Any]]:
@@ -36,8 +53,7 @@ def _recipe_options(required: bool) -> list[Callable[[Any], Any]]:
         click.option("--workers", type=click.IntRange(1),
                      help="Number of processes; default: the cores."),
         click.option("--seed", type=int, help="Replaces the recipe's seed."),
-        click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
-        click.option("--quiet", is_flag=True, help="Print errors only."),
+        *SCREEN_OPTIONS,
     ]  # fmt: skip
 
 
@@ -46,6 +62,11 @@ def add_options(command: Command, options: Sequence[Callable[[Any], Any]]) -> Co
     for option in reversed(options):
         command = option(command)
     return command
+
+
+def screen_command(command: Command) -> Command:
+    """Add the options of a command that shows a result."""
+    return add_options(command, SCREEN_OPTIONS)
 
 
 def recipe_command(command: Command) -> Command:
@@ -81,33 +102,74 @@ def say(message: str, err: bool = False) -> None:
 
 def print_json(value: Any) -> None:
     """Print a value as JSON in ASCII, which any terminal and encoding can take."""
+    _print(json.dumps(value, indent=2))
+
+
+def _print(text: str) -> None:
+    """Print text; errors name standard output."""
     with output_named():
-        click.echo(json.dumps(value, indent=2))
+        click.echo(text)
 
 
 class Screen:
-    """Show progress and results: as tables, as JSON alone, or not at all."""
+    """Show progress and results: as tables, as JSON, CSV or Markdown alone, or not at all."""
 
-    def __init__(self, as_json: bool, quiet: bool) -> None:
-        """Open the console, unless only JSON or nothing is to be printed."""
-        from curate.runtime.progress import Observer
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        """Open the console, unless only data or nothing is to be printed, and the logs.
 
-        self.as_json = as_json
-        self.observer: Observer = Observer()
+        Args:
+            options: Values of those of `SCREEN_OPTIONS` that the command has.
+
+        Raises:
+            RecipeError: Options exclude each other, or the log's file cannot be written.
+        """
+        from curate.runtime.log import open_logs
+        from curate.runtime.progress import LoggingObserver
+
+        exclusive = [name for name in ("as_json", "csv", "markdown", "quiet") if options.get(name)]
+        if len(exclusive) > 1:
+            names = " and ".join(f"--{name.removeprefix('as_')}" for name in exclusive)
+            raise RecipeError(f"{names} exclude each other: each says what is printed alone")
+        open_logs(options.get("verbose", False), options.get("log_file"))
+        self._print_as = exclusive[0] if exclusive else ""
+        self.observer: LoggingObserver = LoggingObserver()
         self.console: Console | None = None
-        if quiet or as_json:
+        if exclusive:
             return
         from curate.report.terminal import TerminalObserver, terminal_console
 
         self.console = terminal_console()
         self.observer = TerminalObserver(self.console)
 
-    def show(self, fields: dict[str, Any], table: Callable[[], Any]) -> None:
-        """Print a result as JSON, as the table that `table` makes, or not at all."""
-        if self.as_json:
-            print_json(fields)
+    def show(
+        self, result: Result | LookUp | Differences, tables: Callable[[], Iterable[Any]]
+    ) -> None:
+        """Print a result as data alone, as tables, or not at all.
+
+        Args:
+            result: Printed whole as JSON; its rows, if it has any, as CSV or Markdown.
+            tables: Makes what the console shows.
+        """
+        if self._print_as == "as_json":
+            print_json(result.to_json())
+        elif self._print_as in ("csv", "markdown"):
+            _print(getattr(result, f"to_{self._print_as}")())
         elif self.console is not None:
-            self.console.print(table())
+            for table in tables():
+                self.console.print(table)
+
+    def list_written(self) -> None:
+        """Name the files of results that this command wrote."""
+        if self.console is None or not self.observer.written:
+            return
+        from curate.report.terminal import plain
+
+        paths = dict.fromkeys(self.observer.written)
+        folders = dict.fromkeys(path.parent for path in paths)
+        for folder in folders:
+            names = ", ".join(path.name for path in paths if path.parent == folder)
+            self.console.print(f"wrote {plain(names)} in {plain(str(folder))}", soft_wrap=True,
+                               highlight=False)  # fmt: skip
 
 
 class Effort(TypedDict):
@@ -132,7 +194,7 @@ class RecipeSession(Screen):
             overrides.append(f"seed={options['seed']}")
         self.loaded: LoadedRecipe = load(options["recipe"], tuple(overrides))
         preload.start(self.loaded)  # before the imports that take long
-        super().__init__(options["as_json"], options["quiet"])
+        super().__init__(options)
         self.effort: Effort = {"workers": options["workers"], "progress": self.observer}
 
 
@@ -152,7 +214,7 @@ def open_inputs(options: dict[str, Any]) -> tuple[Screen, dict[str, Any]]:
     if options["recipe"] is not None and not arguments:
         session = RecipeSession(options)
         return session, {"recipe": session.loaded, **session.effort}
-    screen = Screen(options["as_json"], options["quiet"])
+    screen = Screen(options)
     overrides = list(options["overrides"])
     if options["seed"] is not None:
         overrides.append(f"seed={options['seed']}")

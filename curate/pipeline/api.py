@@ -669,7 +669,9 @@ def proxy(  # noqa: PLR0913 - keywords, of which a call names two or three
 
     loaded, workers, observer = _open(recipe, workers, progress)
     loaded = _with_devices(loaded, devices, engine, tensorboard)
-    return proxy_result(loaded, train_proxies(loaded, workers, observer))
+    result = proxy_result(loaded, train_proxies(loaded, workers, observer))
+    observer.wrote(result.path)
+    return result
 
 
 def experts(  # noqa: PLR0913 - keywords, of which a call names two or three
@@ -704,7 +706,9 @@ def experts(  # noqa: PLR0913 - keywords, of which a call names two or three
 
     loaded, workers, observer = _open(recipe, workers, progress)
     loaded = _with_devices(loaded, devices, engine, tensorboard)
-    return experts_result(loaded, train_domain_experts(loaded, workers, observer))
+    result = experts_result(loaded, train_domain_experts(loaded, workers, observer))
+    observer.wrote(result.path)
+    return result
 
 
 def validate(  # noqa: PLR0913 - keywords, of which a call names two or three

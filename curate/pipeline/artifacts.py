@@ -15,8 +15,8 @@ from curate.pipeline.measure import TextEvidence
 from curate.pipeline.read_evidence import evidence_hash
 from curate.pipeline.tokenize import TokenizedDomains
 from curate.recipe import LoadedRecipe
-from curate.runtime.files import atomic_path, hash_json, write_json
-from curate.runtime.progress import Observer
+from curate.runtime.files import atomic_path, hash_json
+from curate.runtime.progress import Observer, write_artifact
 from curate.runtime.registry import counted
 
 
@@ -35,7 +35,7 @@ def write_stats(
         ShardError: The directory holds files of these names that curate did not write.
     """
     refuse_foreign(loaded.output_dir)
-    write_json(loaded.output_dir / "stats.json", fields)
+    write_artifact(loaded.output_dir / "stats.json", fields, observer)
     path = loaded.output_dir / QUARANTINE
     path.unlink(missing_ok=True)
     if not any(stats.bad_records for stats in tokenized.stats):

@@ -38,13 +38,11 @@ def design_runs(
     """
     design = next_runs(request, strategy, count)
     path = None if directory is None else directory / "design.csv"
-    where = ""
     if path is not None:
-        _write_csv(design, path)
-        where = f" in {path}"
+        _write_csv(design, path, observer)
     observer.notice(
         f"{len(design.domains)} domains need {design.needed} runs, 3 (domains + 1); there are "
-        f"{design.existing}, and {len(design.mixtures)}{where}"
+        f"{design.existing}, and {len(design.mixtures)} more are proposed"
     )
     return DesignResult(_json(design), path)
 
@@ -71,7 +69,7 @@ def design_purchase(
     proposal = purchase(request, flops, sizes)
     path = None if directory is None else directory / "design.csv"
     if path is not None:
-        _write_csv(proposal.design, path, proposal.sizes())
+        _write_csv(proposal.design, path, observer, proposal.sizes())
     learnt = "the prior alone" if not any(proposal.pilot) else (
         f"{proposal.pilot[0]} small and {proposal.pilot[1]} large runs"
     )  # fmt: skip
@@ -135,12 +133,15 @@ def _candidate_json(candidate: Candidate) -> dict[str, Any]:
     }
 
 
-def _write_csv(design: Design, path: Path, sizes: Sequence[RunSize] = ()) -> None:
+def _write_csv(
+    design: Design, path: Path, observer: Observer, sizes: Sequence[RunSize] = ()
+) -> None:
     """Write one row for each run, with columns named as in `runs.csv`.
 
     Args:
         design: The mixtures.
         path: The file.
+        observer: Told of it once it is written.
         sizes: Size of each run; empty: none is written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -151,6 +152,7 @@ def _write_csv(design: Design, path: Path, sizes: Sequence[RunSize] = ()) -> Non
         for place, (label, weights) in enumerate(design.runs().items()):
             size = (sizes[place].params, sizes[place].tokens) if sizes else ()
             writer.writerow([label, *size, *weights])
+    observer.wrote(path)
 
 
 def _json(design: Design) -> dict[str, Any]:

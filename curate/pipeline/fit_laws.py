@@ -15,8 +15,8 @@ from curate.laws.run_tables.join import Joining
 from curate.laws.run_tables.read import read_runs
 from curate.recipe import FarRuns
 from curate.report.laws import problems
-from curate.runtime.files import hash_file, write_json
-from curate.runtime.progress import Observer
+from curate.runtime.files import hash_file
+from curate.runtime.progress import Observer, write_artifact
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ def fit_laws(
     }
     if directory is not None:
         directory.mkdir(parents=True, exist_ok=True)
-        write_json(directory / "fit.json", fields)
+        write_artifact(directory / "fit.json", fields, observer)
     for problem in problems(fields):
         observer.notice(f"left out: {problem}")
     if groups.note:

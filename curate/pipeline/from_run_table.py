@@ -31,8 +31,8 @@ from curate.mixture.request import DomainSupply, Evidence, MixtureOptions, Mixtu
 from curate.pipeline.read_evidence import check_files, read_evidence_files, search_options
 from curate.pipeline.results import FrontResult, MethodsResult, MixtureResult
 from curate.recipe import EvidenceRecipe, MixtureRecipe, parse_mixture_settings
-from curate.runtime.files import hash_file, write_json
-from curate.runtime.progress import Observer
+from curate.runtime.files import hash_file
+from curate.runtime.progress import Observer, write_artifact
 
 UNKNOWN_BUDGET = 10**9
 """Tokens that stand in for the budget where supply is unknown; only shares are reported then."""
@@ -241,7 +241,7 @@ def mix_without_text(
             f"{directory} holds a dataset: its mixture.json is kept, and nothing is written"
         )
     else:
-        _write(directory, "mixture.json", fields)
+        _write(directory, "mixture.json", fields, observer)
     for warning in fields["warnings"]:
         if warning not in evidence.notices:
             observer.notice(warning)
@@ -287,7 +287,7 @@ def front_without_text(
     """
     request = _with_method(request_without_text(inputs, observer), observer).request
     fields = front(request, groups, points)
-    _write(directory, "front.json", fields)
+    _write(directory, "front.json", fields, observer)
     for warning in fields["warnings"]:
         if request.evidence is None or warning not in request.evidence.notices:
             observer.notice(warning)
@@ -328,7 +328,7 @@ def compare_without_text(
         for row in comparison["mixtures"].values():
             row["max_epochs"], row["epochs"] = None, dict.fromkeys(row["epochs"])
             row["tv_natural"] = None
-    _write(directory, "mixtures.json", comparison)
+    _write(directory, "mixtures.json", comparison, observer)
     if kept is not None:
         kept.clear()
     return MethodsResult(comparison)
@@ -344,8 +344,9 @@ def _fingerprint(inputs: RunTableInputs) -> list[Any]:
     ]  # fmt: skip
 
 
-def _write(directory: Path | None, name: str, fields: dict[str, Any]) -> None:
+def _write(directory: Path | None, name: str, fields: dict[str, Any], observer: Observer) -> None:
     if directory is None:
         return
     directory.mkdir(parents=True, exist_ok=True)
-    write_json(directory / name, {"schema": 1, "curate_version": __version__, **fields})
+    origin = {"schema": 1, "curate_version": __version__}
+    write_artifact(directory / name, {**origin, **fields}, observer)

@@ -26,8 +26,7 @@ from curate.pipeline.results import FrontResult, MethodsResult, MixtureResult
 from curate.pipeline.resume import writable_artifacts
 from curate.pipeline.tokenize import TokenizedDomains, tokenize_domains
 from curate.recipe import LoadedRecipe
-from curate.runtime.files import write_json
-from curate.runtime.progress import Observer
+from curate.runtime.progress import Observer, write_artifact
 from curate.stats.domain_stats import DomainStats, plugin_entropies
 
 
@@ -67,7 +66,7 @@ def mix_recipe(loaded: LoadedRecipe, workers: int, observer: Observer) -> Mixtur
         tokenized = tokenize_domains(loaded, workers, observer)
         mixed = mix_domains(loaded, tokenized, workers, observer, write=writable)
         if writable:
-            write_mixture(loaded, mixed)
+            write_mixture(loaded, mixed, observer)
     supply: dict[str, int | None] = {d.name: d.supply_tokens for d in mixed.request.domains}
     return MixtureResult(mixed.mixture.to_json(), supply)
 
@@ -135,14 +134,15 @@ def front_recipe(
     fields = front(mixture_request(loaded, tokenized, measured), groups, points)
     for warning in fields["warnings"]:
         observer.notice(warning)
-    write_json(loaded.output_dir / "front.json", {**origin(loaded, tokenized), **fields})
+    path = loaded.output_dir / "front.json"
+    write_artifact(path, {**origin(loaded, tokenized), **fields}, observer)
     return FrontResult(fields)
 
 
-def write_mixture(loaded: LoadedRecipe, mixed: MixedDomains) -> None:
+def write_mixture(loaded: LoadedRecipe, mixed: MixedDomains, observer: Observer) -> None:
     """Write `mixture.json`; a build does so only after its plan has proved feasible."""
     path = loaded.output_dir / "mixture.json"
-    write_json(path, {**mixed.origin, **mixed.mixture.to_json()})
+    write_artifact(path, {**mixed.origin, **mixed.mixture.to_json()}, observer)
 
 
 def compare_recipe(
@@ -171,7 +171,7 @@ def compare_recipe(
         kept,
         observer.notice,
     )
-    write_json(loaded.output_dir / "mixtures.json", comparison)
+    write_artifact(loaded.output_dir / "mixtures.json", comparison, observer)
     kept.clear()
     return MethodsResult(comparison)
 

@@ -21,9 +21,9 @@ from curate.plan.budget import Plan, make_plan
 from curate.plan.shards import ShardInputs, ShardPlan, format_settings, plan_shards
 from curate.plan.streams import documents_used
 from curate.recipe import LoadedRecipe
-from curate.runtime.files import hash_json, write_json
+from curate.runtime.files import hash_json
 from curate.runtime.memory import blocks, take
-from curate.runtime.progress import Observer
+from curate.runtime.progress import Observer, write_artifact
 from curate.stats.domain_stats import Amounts
 from curate.tokens.domain import complement
 
@@ -114,7 +114,7 @@ def plan_dataset(
         shaped=shaped,
     )
     if write:
-        _write_plan(loaded, planned)
+        _write_plan(loaded, planned, observer)
     warnings = [*plan.warnings]
     if output_format.notices is not None:
         warnings += output_format.notices(settings)
@@ -133,13 +133,13 @@ def write_artifacts(loaded: LoadedRecipe, planned: Planned, observer: Observer) 
         observer: Receives a notice of bad records.
     """
     write_stats(loaded, planned.tokenized, planned.mixed.stats, observer)
-    _write_plan(loaded, planned)
+    _write_plan(loaded, planned, observer)
 
 
-def _write_plan(loaded: LoadedRecipe, planned: Planned) -> None:
-    write_mixture(loaded, planned.mixed)
+def _write_plan(loaded: LoadedRecipe, planned: Planned, observer: Observer) -> None:
+    write_mixture(loaded, planned.mixed, observer)
     path = loaded.output_dir / "plan.json"
-    write_json(path, {**planned.mixed.origin, **plan_json(planned)})
+    write_artifact(path, {**planned.mixed.origin, **plan_json(planned)}, observer)
 
 
 def plan_json(planned: Planned) -> dict[str, Any]:

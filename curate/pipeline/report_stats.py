@@ -11,8 +11,7 @@ from curate.pipeline.measure import TextEvidence, recall
 from curate.pipeline.resume import writable_artifacts
 from curate.pipeline.tokenize import TokenizedDomains, tokenize_domains
 from curate.recipe import LoadedRecipe
-from curate.runtime.files import write_json
-from curate.runtime.progress import Observer
+from curate.runtime.progress import Observer, write_artifact
 
 
 def report_stats(
@@ -58,7 +57,7 @@ def report_stats(
             ),
             "temperature": entropy_temperature(request),
         }
-    write_json(loaded.output_dir / "entropy_report.json", report)
+    write_artifact(loaded.output_dir / "entropy_report.json", report, observer)
     return {**fields, "entropy_report": report}
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from curate.runtime.escape import markdown
+
 if TYPE_CHECKING:
     import polars
 
@@ -39,6 +41,22 @@ class Result(ABC):
 
         return pl.DataFrame(self.rows(), infer_schema_length=None)
 
+    def to_csv(self) -> str:
+        """Return the rows as CSV, with unrounded numbers; the first line names the columns."""
+        return self.to_polars().write_csv().rstrip("\n")
+
+    def to_markdown(self) -> str:
+        """Return the rows as a Markdown table, with numbers of five digits."""
+        headings, body = self._cells()
+        lines = [headings, ["---"] * len(headings), *body]
+        return "\n".join("| " + " | ".join(map(markdown, line)) + " |" for line in lines)
+
+    def _cells(self) -> tuple[list[str], list[list[str]]]:
+        """Return headings and formatted cells."""
+        rows = self.rows()
+        headings = list(dict.fromkeys(key for row in rows for key in row))
+        return headings, [[_cell(row.get(key)) for key in headings] for row in rows]
+
     def __repr__(self) -> str:
         """Return the table as text, with the middle left out where it is large."""
         import polars as pl
@@ -47,12 +65,11 @@ class Result(ABC):
             return f"{type(self).__name__}: {self.title}\n{self.to_polars()}"
 
     def _repr_html_(self) -> str:
-        rows = self.rows()
-        headings = list(dict.fromkeys(key for row in rows for key in row))
+        headings, rows = self._cells()
         head = "".join(f"<th>{html.escape(heading)}</th>" for heading in headings)
         body = "".join(
-            "<tr>" + "".join(f"<td>{_cell(row.get(key))}</td>" for key in headings) + "</tr>"
-            for row in rows
+            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>"
+            for cells in rows
         )
         return (
             f"<table><caption>{html.escape(self.title)}</caption>"
@@ -67,7 +84,7 @@ def _cell(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, int):
         return f"{value:,}"
-    return f"{value:.5g}" if isinstance(value, float) else html.escape(str(value))
+    return f"{value:.5g}" if isinstance(value, float) else str(value)
 
 
 @dataclass(frozen=True, repr=False)

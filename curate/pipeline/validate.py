@@ -36,8 +36,7 @@ from curate.pipeline.proxy_devices import train_job
 from curate.pipeline.proxy_setup import check_proxy, prepare
 from curate.pipeline.resume import writable_artifacts
 from curate.recipe import LoadedRecipe
-from curate.runtime.files import write_json
-from curate.runtime.progress import Observer
+from curate.runtime.progress import Observer, write_artifact
 from curate.stats.seed_intervals import joint_verdict, seed_mean, verdict_of
 
 Array = NDArray[np.float64]
@@ -110,7 +109,7 @@ def validate_mixture(
             },
             **judge(planned.mixed.request, candidates, trained),
         }
-        write_json(loaded.output_dir / "validation.json", result)
+        write_artifact(loaded.output_dir / "validation.json", result, observer)
     return result
 
 

@@ -116,6 +116,7 @@ def write_report(inputs: ReportInputs, path: Path, observer: Observer) -> dict[s
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
         temporary.write_bytes(page)
+    observer.wrote(path)
     return {"path": str(path), "bytes": len(page), "notices": list(material.notices)}
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from rich.console import RenderableType
 from rich.table import Table
 
 from curate.report.methods import comparison_tables
@@ -17,9 +18,9 @@ COLUMNS = 5
 """Largest sample sizes that the table of growth shows; the report has all."""
 
 
-def entropy_tables(report: Mapping[str, Any]) -> list[Table]:
+def entropy_tables(report: Mapping[str, Any]) -> list[RenderableType]:
     """Make the tables of `entropy_report.json`, with fewer numbers than the file."""
-    tables = [_entropies(report), _signals(report), _growth(report)]
+    tables: list[RenderableType] = [_entropies(report), _signals(report), _growth(report)]
     if len(report["domains"]) > 1:
         tables.append(_between(report))
     if "comparison" in report:

@@ -134,6 +134,29 @@ def purchase_table(purchase: Mapping[str, Any]) -> Table:
     return table
 
 
+def design_table(design: Mapping[str, Any]) -> Table:
+    """Show the mixtures to train, in %, with their sizes where they were bought by size."""
+    runs = design["runs"]
+    sizes = design.get("purchase", {}).get("run_sizes")
+    headings = ["run", *(["size"] if sizes else []), *map(plain, next(iter(runs.values())))]
+    table = numbers_table("mixtures to train, shares in %", headings)
+    for run, shares in runs.items():
+        size = [group_name(sizes[run])] if sizes else []
+        table.add_row(plain(run), *size, *(f"{100 * share:.1f}" for share in shares.values()))
+    return table
+
+
+def noise_line(noise: Mapping[str, Any]) -> str:
+    """Word the noise between seeds of one mixture, and the mark of ties."""
+    if not noise["groups"]:
+        return "no mixture was run twice, so seed noise is unknown; = : ties by paired errors alone"
+    spread = noise["relative_of_mean"]
+    return (
+        f"seed noise, {noise['groups']} mixtures run more than once: {spread * 100:.3f} % of the "
+        "mean loss; = : indistinguishable from the best"
+    )
+
+
 def _group_verdict(trial: Mapping[str, Any]) -> str:
     if trial["problem"]:
         return plain(f"no fit: {trial['problem']}")

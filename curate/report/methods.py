@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from rich.console import RenderableType
 from rich.table import Table
 
 from curate.laws.calibration import NORMAL_95
-from curate.report.terminal import NumbersTable, plain
+from curate.report.terminal import NumbersTable, numbers_table, plain
 
 SHARES_SHOWN = 5
 DISTINCT = 2**0.5 * NORMAL_95
@@ -17,45 +18,39 @@ DISTINCT = 2**0.5 * NORMAL_95
 Row = Mapping[str, Any]
 
 
-def comparison_tables(comparison: Mapping[str, Any]) -> list[Table]:
-    """Show one mixture a row: its largest shares, distance, loss, epochs and support.
+def comparison_tables(comparison: Mapping[str, Any]) -> list[RenderableType]:
+    """Show the shares of every domain by method, what each mixture costs, and who has none.
 
-    Columns that no mixture fills are left out; a second table lists methods without a mixture, a
-    row for each reason.
+    Columns that no mixture fills are left out.
 
     Args:
         comparison: The fields of `mixtures.json`.
     """
-    budget = comparison["budget_tokens"]
-    table = NumbersTable(
-        title="mixtures"
-        + ("" if budget is None else f" of {budget:,} tokens")
-        + "; shares in %, 95 % intervals",
-        title_justify="left",
-        caption="distance: % of tokens that differ from natural. loss: predicted by the method's "
-        "own law. support: distance to the nearest run, and how far runs are from each other; "
-        "! outside",
-        caption_justify="left",
+    budget, rows = comparison["budget_tokens"], comparison["mixtures"]
+    of_budget = "" if budget is None else f" of {budget:,} tokens"
+    shares = numbers_table(
+        f"mixtures{of_budget}; shares in %, 95 % intervals",
+        ("domain", *map(plain, rows)),
+        overflow="fold",
     )
-    table.add_column("method", overflow="fold")
-    table.add_column(f"largest {SHARES_SHOWN} shares", overflow="fold")
-    rows = comparison["mixtures"]
-    columns = []
-    for heading, cell in COLUMNS.items():
-        cells = {name: cell(row) for name, row in rows.items()}
-        if any(cells.values()):
-            table.add_column(heading, justify="right", no_wrap=True)
-            columns.append(cells)
-    for name, row in rows.items():
-        table.add_row(plain(name), plain(_shares(row)), *(cells[name] for cells in columns))
-    if not comparison["left_out"]:
-        return [table]
-    left_out = Table(title="left out", title_justify="left")
-    left_out.add_column("methods", overflow="fold", ratio=1)
-    left_out.add_column("why", overflow="fold", ratio=2)
+    for name in next(iter(rows.values()), {"weights": ()})["weights"]:
+        shares.add_row(plain(name), *(_share(row, name) for row in rows.values()))
+    columns = {
+        heading: cells
+        for heading, cell in COLUMNS.items()
+        if any(cells := [cell(row) for row in rows.values()])
+    }
+    worth = numbers_table("what each costs", ("method", *columns), overflow="fold")
+    worth.caption = (
+        "distance: % of tokens that differ from natural. loss: predicted by the method's own "
+        "law. support: distance to the nearest run, and how far runs are from each other; ! outside"
+    )
+    for place, name in enumerate(rows):
+        worth.add_row(plain(name), *(cells[place] for cells in columns.values()))
+    tables: list[RenderableType] = [shares, worth] if rows else []
     for reason, names in _by_reason(comparison["left_out"]).items():
-        left_out.add_row(plain(", ".join(names)), plain(reason))
-    return [table, left_out]
+        tables.append(plain(f"left out, {', '.join(names)}: {reason}"))
+    return tables
 
 
 def front_table(front: Mapping[str, Any]) -> Table:
@@ -100,7 +95,7 @@ def front_table(front: Mapping[str, Any]) -> Table:
             base = None if reference is None else reference[name]
             over = "" if base is None else f" ({loss / base - 1:+.2%})"
             cells.append(f"{loss:.4f}{over}")
-        shares = _shares(point) if "weights" in point else "natural"
+        shares = _largest(point["weights"]) if "weights" in point else "natural"
         table.add_row(*cells, plain(shares))
     return table
 
@@ -113,18 +108,16 @@ def _by_reason(left_out: Mapping[str, str]) -> dict[str, list[str]]:
     return groups
 
 
-def _shares(row: Row) -> str:
-    largest = sorted(row["weights"].items(), key=lambda item: (-item[1], item[0]))[:SHARES_SHOWN]
-    low, high = row.get("low"), row.get("high")
-    return ", ".join(
-        f"{name} {100 * share:.1f}"
-        + (
-            ""
-            if low is None or high is None
-            else f" [{100 * low[name]:.1f}–{100 * high[name]:.1f}]"
-        )
-        for name, share in largest
-    )
+def _largest(weights: Mapping[str, float]) -> str:
+    largest = sorted(weights.items(), key=lambda item: (-item[1], item[0]))[:SHARES_SHOWN]
+    return ", ".join(f"{name} {100 * share:.1f}" for name, share in largest)
+
+
+def _share(row: Row, name: str) -> str:
+    share = f"{100 * row['weights'][name]:.1f}"
+    if row["low"] is None:
+        return share
+    return f"{share} [{100 * row['low'][name]:.1f}–{100 * row['high'][name]:.1f}]"
 
 
 def _distance(row: Row) -> str:
@@ -160,4 +153,4 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
     "most epochs": _most_epochs,
     "support": _support,
 }
-"""Columns after the shares: functions that format a cell, by heading."""
+"""What each mixture costs: functions that format a cell, by heading."""

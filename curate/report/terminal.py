@@ -16,8 +16,9 @@ from rich.markup import escape
 from rich.segment import Segment
 from rich.table import Column, Table
 
+from curate.mixture import METHODS
 from curate.runtime.escape import output_named, tolerate_encodings, visible
-from curate.runtime.progress import Observer, TrainingProgress
+from curate.runtime.progress import LoggingObserver, TrainingProgress
 from curate.runtime.registry import LISTED_NAMES, list_first
 from curate.stats import STATISTICS
 
@@ -35,11 +36,19 @@ FOLDED_CHARACTERS = 20
 """Width at which names and lists of shares may be folded."""
 
 
-class TerminalObserver(Observer):
+PROGRESS_HEADINGS = ("documents", "tokens", "MB", "MB/s", "Mtok/s", "bad", "left")
+"""Columns of the live table of domains."""
+
+DISPENSABLE = ("Mtok/s", "MB", "bad")
+"""Those that it does without on a narrow terminal, the first one first."""
+
+
+class TerminalObserver(LoggingObserver):
     """Prints each stage as a line and, on a terminal, a live table of domains."""
 
     def __init__(self, console: Console) -> None:
         """Write to `console`."""
+        super().__init__()
         self._console = console
         self._stage = ""
         self._names: Sequence[str] = ()
@@ -50,6 +59,7 @@ class TerminalObserver(Observer):
 
     def notice(self, message: str) -> None:
         """Print a note."""
+        super().notice(message)
         self._console.print(f"[yellow]note[/] {plain(message)}", highlight=False, soft_wrap=True)
 
     def begin(self, stage: str, names: Sequence[str] = (), totals: Sequence[int] = ()) -> None:
@@ -60,6 +70,7 @@ class TerminalObserver(Observer):
             names: Rows of the table.
             totals: Expected work of each row, in bytes or tokens; 0 if unknown.
         """
+        super().begin(stage, names, totals)
         self.close()
         self._stage, self._names, self._totals = stage, names, totals
         self._started = time.monotonic()
@@ -67,6 +78,7 @@ class TerminalObserver(Observer):
 
     def advance(self, counters: NDArray[np.int64]) -> None:
         """Update the live table, at most every `REFRESH_SECONDS`."""
+        super().advance(counters)
         now = time.monotonic()
         if not self._console.is_terminal or now - self._shown < REFRESH_SECONDS:
             return
@@ -82,12 +94,14 @@ class TerminalObserver(Observer):
 
     def train(self, progress: TrainingProgress) -> None:
         """Show the progress of models that train."""
+        super().train(progress)
         if not self._console.is_terminal:
             return
         self._show(training_table(progress, time.monotonic() - self._started))
 
     def end(self, summary: str = "") -> None:
         """Print the stage as a line, with its summary and time."""
+        super().end(summary)
         self.close()
         seconds = time.monotonic() - self._started
         self._console.print(
@@ -103,11 +117,11 @@ class TerminalObserver(Observer):
             self._live = None
 
     def _table(self, counters: NDArray[np.int64], seconds: float) -> Table:
-        table = Table(title=f"{self._stage} · {seconds:.0f} s", title_justify="left", box=None)
+        title = f"{self._stage} · {seconds:.0f} s"
         if not len(counters):
-            return table
-        for heading in ("domain", "documents", "tokens", "MB", "MB/s", "Mtok/s", "bad", "left"):
-            table.add_column(heading, justify="left" if heading == "domain" else "right")
+            return Table(title=title, title_justify="left", box=None)
+        table = numbers_table(title, ("domain", *PROGRESS_HEADINGS), dispensable=DISPENSABLE)
+        table.box = None
         for name, row in zip(self._names, counters, strict=False):
             table.add_row(plain(name), *_progress_cells(row, seconds), "" if row[0] else "waiting")
         if len(counters) > 1:
@@ -169,7 +183,6 @@ def training_table(progress: TrainingProgress, seconds: float) -> Table:
     """
     speed = progress.fresh_tokens / max(seconds, 1e-9)
     left = (progress.total_tokens - progress.done_tokens) / max(speed, 1e-9)
-    table = Table(title=f"train proxies · {seconds:.0f} s", title_justify="left", box=None)
     cells = {
         "models": f"{progress.models:,}",
         "step": f"{progress.step:,} of {progress.steps:,}",
@@ -179,8 +192,10 @@ def training_table(progress: TrainingProgress, seconds: float) -> Table:
         "GFLOP/s": f"{speed * progress.token_flops / 1e9:,.1f}",
         "left": f"≈ {left:,.0f} s" if speed else "…",
     }
-    for heading in cells:
-        table.add_column(heading, justify="right")
+    table = numbers_table(
+        f"train proxies · {seconds:.0f} s", tuple(cells), dispensable=("GFLOP/s", "tokens/s")
+    )
+    table.box = None
     table.add_row(*cells.values())
     return table
 
@@ -197,6 +212,18 @@ class NumbersTable(Table):
     rows that have nothing in its other columns.
     """
 
+    dispensable: Sequence[str] = ()
+    """Headings of columns that it does without rather than to go on below, the first one first."""
+
+    def _shown(self, room: int, widths: Sequence[int]) -> list[int]:
+        """Return the columns that are shown, without those that may go where room is short."""
+        places = list(range(len(widths)))
+        headings = [str(column.header) for column in self.columns]
+        for heading in self.dispensable:
+            if sum(widths[place] for place in places) > room:
+                places.remove(headings.index(heading))
+        return places
+
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Render in as many parts as the width needs."""
         widths, full_widths = zip(
@@ -205,14 +232,15 @@ class NumbersTable(Table):
         parts: list[list[int]] = [[]]
         room = options.max_width - 1 - widths[0]
         left = room
-        for place, width in enumerate(widths[1:], 1):
+        for place in self._shown(options.max_width - 1, widths)[1:]:
+            width = widths[place]
             if width > left and parts[-1]:
                 parts.append([])
                 left = room
             parts[-1].append(place)
             left -= width
         for number, part in enumerate(parts):
-            table = Table(title_justify="left", caption_justify="left")
+            table = Table(title_justify="left", caption_justify="left", box=self.box)
             table.title = self.title if number == 0 else None
             table.caption = self.caption if number == len(parts) - 1 else None
             # Rich narrows the widest columns first, so it would cut numbers where headings could
@@ -247,16 +275,21 @@ class NumbersTable(Table):
 
 
 def numbers_table(
-    title: str, headings: Sequence[str], overflow: Literal["ellipsis", "fold"] = "ellipsis"
-) -> Table:
+    title: str,
+    headings: Sequence[str],
+    overflow: Literal["ellipsis", "fold"] = "ellipsis",
+    dispensable: Sequence[str] = (),
+) -> NumbersTable:
     """Make a table of one column of names and columns of numbers.
 
     Args:
         title: Title above the table.
         headings: Headings of all columns, that of the names first.
         overflow: Treatment of names that do not fit.
+        dispensable: Headings that are left out where room is short, the first one first.
     """
     table = NumbersTable(title=title, title_justify="left")
+    table.dispensable = dispensable
     table.add_column(headings[0], overflow=overflow)
     for heading in headings[1:]:
         table.add_column(heading, justify="right", no_wrap=True)
@@ -309,6 +342,19 @@ def result_table(
     table.add_row("all", "", *("" for _ in interval), "", *tokens, "",
                   f"{sum(bad.values()):,}" if bad else "-")  # fmt: skip
     return table
+
+
+def reason_lines(mixture: Mapping[str, Any]) -> list[str]:
+    """Say why the weights are what they are: the method's idea, and what its mixture is worth.
+
+    Args:
+        mixture: The fields of `mixture.json`.
+    """
+    method = METHODS[mixture["method"]]
+    return [
+        plain(f"weights by {method.name}: {method.summary}"),
+        *map(plain, mixture_lines(mixture)),
+    ]
 
 
 def _shared_entropies(stats: dict[str, Any]) -> list[str]:
@@ -450,7 +496,7 @@ def mixture_table(mixture: dict[str, Any], supply_tokens: Mapping[str, int | Non
         ("domain", "weight", *interval, "unconstrained", "epochs", "supply tokens"),
         overflow="fold",
     )
-    table.caption, table.caption_justify = _prediction(mixture), "left"
+    table.caption = _prediction(mixture)
     for name, weight in mixture["weights"].items():
         epochs, supply = mixture["epochs"][name], supply_tokens[name]
         cells = [

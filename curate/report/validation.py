@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from rich.table import Table
@@ -9,6 +10,7 @@ from rich.table import Table
 from curate.report.terminal import numbers_table, plain
 
 ADVICE = {
+    "confirmed": "build with it: curate build RECIPE",
     "tied": "more seeds (--seeds) or longer runs (proxy.tokens) may tell; else take the simpler "
     "mixture",
     "refuted": "build with BEST instead (its weights are in validation.json, for mixture: {method: "
@@ -17,6 +19,26 @@ ADVICE = {
 """Next steps after each verdict; BEST stands for the best rival."""
 
 COLOURS = {"confirmed": "green", "tied": "yellow", "refuted": "red"}
+
+
+def run_tables(rows: Mapping[str, Mapping[str, Any]], kind: str) -> list[Table]:
+    """Show the mixtures of runs, if they have any, and their final losses.
+
+    Args:
+        rows: Fields of each run, by name: `loss` and perhaps `weights`, both by domain.
+        kind: Word for the runs, such as "experts".
+    """
+    names = [plain(name) for name in next(iter(rows.values()))["loss"]]
+    losses = numbers_table(f"{kind}: losses in nats per token", ("run", *names, "mean"))
+    mixtures = numbers_table(f"{kind}: mixtures, shares of tokens in %", ("run", *names))
+    for run, row in rows.items():
+        values = list(row["loss"].values())
+        mean = sum(values) / len(values)
+        losses.add_row(plain(run), *(f"{value:.4f}" for value in [*values, mean]))
+        if "weights" in row:
+            shares = row["weights"].values()
+            mixtures.add_row(plain(run), *(f"{100 * share:.1f}" for share in shares))
+    return [mixtures, losses] if mixtures.rows else [losses]
 
 
 def loss_table(size: dict[str, Any]) -> Table:
@@ -43,9 +65,11 @@ def summary_lines(result: dict[str, Any]) -> list[str]:
             f"{size['preset']}: the recommendation of {plain(result['method'])} is "
             f"[{COLOURS[verdict]}]{verdict}[/]; best first: {plain(', '.join(size['ranking']))}"
         )
-        if verdict != "confirmed":
-            best = next(name for name in size["ranking"] if name != "recommended")
-            lines.append(f"{size['preset']}: {ADVICE[verdict].replace('BEST', plain(best))}")
+        rivals = [name for name in size["ranking"] if name != "recommended"]
+        best, against = rivals[0], size["against"]
+        decisive = next(name for name in rivals if against[name]["verdict"] == verdict)
+        lines.append(_arithmetic(decisive, against[decisive]))
+        lines.append(f"next: {ADVICE[verdict].replace('BEST', plain(best))}")
         prediction = size["prediction"]
         if prediction is None:
             lines.append(f"{size['preset']}: nothing predicts losses at this size")
@@ -66,6 +90,20 @@ def summary_lines(result: dict[str, Any]) -> list[str]:
             "best"
         )
     return lines
+
+
+def _arithmetic(rival: str, difference: Mapping[str, Any]) -> str:
+    """Say how the verdict against a rival follows from losses and noise."""
+    low, high = difference["low"], difference["high"]
+    reason = {
+        "confirmed": "all of it is below 0, so the recommendation is better",
+        "tied": "it holds 0, so seeds alone could make the difference",
+        "refuted": "all of it is above 0, so the rival is better",
+    }[difference["verdict"]]
+    return (
+        f"recommended minus {plain(rival)}: {difference['mean']:+.4f} nats per "
+        f"token, 95 % interval over seeds {low:+.4f} to {high:+.4f}; {reason}"
+    )
 
 
 def _loss(cell: dict[str, Any]) -> str:

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from curate.runtime.files import write_json
+from curate.runtime.log import LOG
+
+LOG_SECONDS = 60.0
+"""Least time between two lines of the log about the progress of a stage."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,3 +67,65 @@ class Observer:
 
     def end(self, summary: str = "") -> None:
         """Report that the stage has ended, with a summary of a few words."""
+
+    def wrote(self, path: Path) -> None:
+        """Report a file of results that was written."""
+
+
+class LoggingObserver(Observer):
+    """Logs each event, for `--log-file` and `-v`; logging without handlers costs nothing."""
+
+    def __init__(self) -> None:
+        """Start with no stage."""
+        self.written: list[Path] = []
+        """Files of results, in the order in which they were written."""
+        self._began = ("", 0.0)
+        self._logged = 0.0
+
+    def notice(self, message: str) -> None:
+        """Log a note."""
+        LOG.info("note: %s", message)
+
+    def begin(self, stage: str, names: Sequence[str] = (), totals: Sequence[int] = ()) -> None:
+        """Log that a stage starts, and with how much work."""
+        self._began = stage, time.monotonic()
+        LOG.info("begin %s: %d names, %s expected", stage, len(names), f"{sum(totals):,}")
+
+    def advance(self, counters: NDArray[np.int64]) -> None:
+        """Log the sums of the counters, at most every `LOG_SECONDS`."""
+        if len(counters) and self._is_due():
+            LOG.info("%s: %s so far", self._began[0], counters.sum(axis=0).tolist())
+
+    def train(self, progress: TrainingProgress) -> None:
+        """Log progress of training, at most every `LOG_SECONDS`."""
+        if self._is_due():
+            LOG.info("%s: %s", self._began[0], progress)
+
+    def end(self, summary: str = "") -> None:
+        """Log that the stage has ended, and its time."""
+        stage, started = self._began
+        LOG.info("end %s: %s (%.1f s)", stage, summary, time.monotonic() - started)
+
+    def wrote(self, path: Path) -> None:
+        """Log and remember a written file."""
+        self.written.append(path)
+        LOG.info("wrote %s", path)
+
+    def _is_due(self) -> bool:
+        now = time.monotonic()
+        is_due = now - self._logged >= LOG_SECONDS
+        if is_due:
+            self._logged = now
+        return is_due
+
+
+def write_artifact(path: Path, fields: dict[str, Any], observer: Observer) -> None:
+    """Write a file of results, and say so.
+
+    Args:
+        path: The file.
+        fields: What it holds.
+        observer: Told of it once it is written.
+    """
+    write_json(path, fields)
+    observer.wrote(path)
