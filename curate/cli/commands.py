@@ -18,9 +18,8 @@ from curate.runtime.escape import one_line, output_named, tolerate_encodings
 from curate.runtime.machine import fault_line
 
 COMMANDS = (
-    main_job.tokenize, main_job.stats, main_job.mix, main_job.plan, main_job.build, main_job.verify,
-    main_job.report,
-    look_ups.show, look_ups.diff,
+    main_job.init, main_job.tokenize, main_job.stats, main_job.mix, main_job.plan,
+    main_job.build, main_job.verify, main_job.report, look_ups.show, look_ups.diff,
     proxies.proxy, proxies.experts, proxies.validate, evidence.fit, evidence.design,
     info.methods, info.formats, info.corpus, info.schema, info.doctor,
 )  # fmt: skip

@@ -14,12 +14,14 @@ from curate.cli.session import (
     RecipeSession,
     Screen,
     open_inputs,
+    print_json,
     recipe_command,
     recipe_or_runs_command,
     say,
     screen_command,
 )
 from curate.errors import RecipeError
+from curate.runtime.registry import counted
 
 if TYPE_CHECKING:
     from curate.pipeline.results import CertificateResult, StatsResult
@@ -27,6 +29,28 @@ if TYPE_CHECKING:
 
 POINTS = 11
 """Points of a front, unless asked otherwise; as in `curate.front`."""
+
+
+@click.command()
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--recipe", type=click.Path(path_type=Path), help="File to write; default: DIR.yaml.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def init(directory: Path, recipe: Path | None, as_json: bool) -> None:
+    """Write a first recipe for a directory of text.
+
+    Proposes domains, readers, the field of the text, a tokenizer and a budget. The recipe's
+    comments say what was guessed. Nothing is overwritten.
+    """
+    result = curate.init(directory, recipe=recipe)
+    if as_json:
+        print_json(result.to_json())
+        return
+    say(f"wrote {result.path} with {counted(len(result.domains), 'domain')}: "
+        f"{', '.join(result.domains)}")  # fmt: skip
+    for kind, lines in (("unsure", result.unsure), ("not read", result.left_out)):
+        for line in lines:
+            say(f"{kind}: {line}")
+    say(f"next: curate plan {result.path}")
 
 
 @click.command()

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from curate.dataset.differences import Differences
     from curate.dataset.look_up import LookUp
     from curate.pipeline.from_run_table import RunTableInputs
+    from curate.pipeline.init import InitResult
 
 PathLike = str | os.PathLike[str]
 RecipeLike = LoadedRecipe | PathLike | Mapping[str, Any]
@@ -421,6 +422,28 @@ def verify(
     from curate.pipeline.read_back import read_back
 
     return read_back(Path(directory), _path(report), _workers(workers), _observer(progress))
+
+
+def init(directory: PathLike, *, recipe: PathLike | None = None) -> InitResult:
+    """Look at a directory and write a first recipe for it, with comments on what was guessed.
+
+    Args:
+        directory: Directory of text.
+        recipe: Where to write; None for `<name of the directory>.yaml` in the current directory.
+            A file that exists is never overwritten.
+
+    Returns:
+        Path and text of the recipe, its domains, and what should be checked.
+
+    Raises:
+        InputError: The directory holds no text, or the recipe exists.
+
+    Example:
+        `curate.init("data").unsure`
+    """
+    from curate.pipeline.init import init as write_recipe
+
+    return write_recipe(Path(directory), _path(recipe))
 
 
 def show(  # noqa: PLR0913 - keywords, of which a call names two or three
