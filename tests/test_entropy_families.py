@@ -88,3 +88,11 @@ def test_a_fit_without_chance_pairs_stays_finite() -> None:
     for share in (0.0, 5e-324, 1e-310):
         undecided = _undecided(block, np.array([share, 0.2]), 1000)
         assert 0 <= undecided < 1e-6
+
+
+@pytest.mark.parametrize("number", [203, 206, 211])
+def test_a_small_sample_of_a_source_that_backs_off_is_covered(number: int) -> None:
+    """Ten thousand tokens put the estimate too near to that of pairs alone."""
+    row = bench.trial(("backoff", number), 10_000)
+    assert row["covered"] and not row["dummy"]
+    assert float(row["error"]) < -0.4 and float(row["half"]) < 0.8

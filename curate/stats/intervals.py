@@ -41,6 +41,11 @@ LOW_CORRECTION, LOW_UNDECIDED, LOW_BETWEEN = 0.013, 0.42, 1.5
 nats, and of the undecided nats times 1 - w. They count by w squared, since sources that need the
 pairs estimate show no such bias."""
 
+SETTLED_TOKENS, LOW_UNSETTLED = 100_000, 1.5
+"""Below these tokens the position between the ends is chosen too low on sources that back off: at
+10^4, the truth is about at the lift end. So it is expected to be higher by this share of w (1 - w)
+times the ends' distance, in proportion to the tokens that are missing."""
+
 BURST_DOUBT, BURST_REST = 0.65, 1.0
 """Standard error of the correction for bursts, and what is expected to be missing of it, as shares
 of it. Takeuchi's criterion would be 1 more. Where documents draw their frequencies from a Dirichlet
@@ -116,7 +121,9 @@ def _conditional_bias(detail: Conditional, tokens: int) -> tuple[float, float]:
         apart / 2 * max(0.0, 1 - tokens / FEW_TOKENS),
     )
     low = LOW_CORRECTION * correction + (LOW_UNDECIDED + LOW_BETWEEN * (1 - lift)) * undecided
-    return error, lift**2 * low + BURST_REST * detail.bursts
+    missing = max(0.0, 1 - tokens / SETTLED_TOKENS)
+    unsettled = LOW_UNSETTLED * between * max(apart, 0.0) * missing
+    return error, lift**2 * low + BURST_REST * detail.bursts + unsettled
 
 
 def _part_shannon(sample: PairSample) -> float:
