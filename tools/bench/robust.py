@@ -92,7 +92,7 @@ def _shifted(weights: Array, losses: Array, bad: NDArray[np.int64]) -> None:
 FAULTS: dict[str, Fault] = {
     "5x": _higher(5),
     "1.3x": _higher(1.3),
-    "1.3x, one target": _one_target,
+    "1.3x one target": _one_target,
     "swapped": _swapped,
     "column shifted": _shifted,
 }
