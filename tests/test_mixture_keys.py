@@ -29,7 +29,7 @@ from curate.mixture.keys import (
 from curate.recipe import MixtureRecipe, parse
 from curate.recipe.structs import EvidenceRecipe, ObjectiveRecipe, ProxyRecipe, TableFill
 from curate.recipe.structs import MixtureRecipe as Section
-from curate.report.terminal import numbers_table, result_table
+from curate.report.terminal import mixture_lines, numbers_table, result_table
 
 PROXY = ProxyRecipe(preset="micro")
 VALUES = {
@@ -166,6 +166,29 @@ def test_keys_that_a_method_with_evidence_reads_have_an_effect(method):
             lacking = dataclasses.replace(Evidence(RUNS, experts()), **{kind: None})
             with pytest.raises(MissingEvidence):
                 mix(dataclasses.replace(request_of(method), evidence=lacking))
+
+
+@pytest.mark.parametrize("method", LEARNED)
+def test_kl_auto_is_obeyed_or_refused(method):
+    """Where it is refused, a request that skips the recipe is refused as well."""
+    row = METHODS[method]
+    request = request_of(method, kl="auto")
+    if row.evidence == "experts" or method == "regmix":
+        with pytest.raises(RecipeError, match=r"mixture\.kl: auto needs .*, which method"):
+            check_keys(section(method, kl="auto"), row)
+        with pytest.raises(RecipeError, match=r"mixture\.kl: auto needs"):
+            mix(request)
+        return
+    check_keys(section(method, kl="auto"), row)
+    assert idle_keys(section(method, kl="auto", prior="uniform"), row) == {}
+    mixture = mix(request)
+    choice = mixture.details["kl_choice"]
+    assert choice["kl"] in [tried["kl"] for tried in choice["tried"]]
+    assert len(choice["tried"]) == 7 and choice["tried"][0]["kl"] == 0
+    given = mix(request_of(method, kl=choice["kl"]))
+    assert given.weights == pytest.approx(mixture.weights, abs=1e-6)
+    shown = " ".join(mixture_lines(mixture.to_json()))
+    assert f"kl {choice['kl']:.3g} by cross-validated regret (0: " in shown
 
 
 @pytest.mark.parametrize("method", LEARNED)

@@ -105,11 +105,17 @@ mixture.method'}
         for key in given
         if key not in method.keys
     }
-    pulls = method.pulls if mixture.kl is None else mixture.kl > 0
+    pulls = method.pulls if mixture.kl is None else mixture.kl != 0
     if "prior" in method.keys and "prior" in given and not (pulls or method.prior_always):
         idle["prior"] = (
             f"no effect with method {method.name} while mixture.kl is 0; set mixture.kl, such as "
             "0.05, or remove it"
+        )
+    if mixture.kl == "auto" and "kl" in method.keys and not method.chooses_kl:
+        choosers = _listed(name for name, row in METHODS.items() if row.chooses_kl)
+        idle["kl"] = (
+            f"auto needs runs to leave out and an optimum, which method {method.name} lacks; "
+            f"{choosers} have both. Set a number, or mixture.method"
         )
     objective = mixture.objective
     if method.evidence == "experts" and not isinstance(objective, str):

@@ -74,8 +74,9 @@ class SearchOptions:
     """Training tokens at which losses are compared; None: the largest of the runs."""
     at_params: float | None = None
     """Model parameters at which losses are compared; None: the largest of the runs."""
-    kl: float | None = None
-    """Loss in nats per nat of KL divergence from the prior; None: the method's default."""
+    kl: float | Literal["auto"] | None = None
+    """Loss in nats per nat of KL divergence from the prior; `auto`: by cross-validated regret;
+    None: the method's default."""
     prior: str | Mapping[str, float] = "natural"
     """`natural`, `uniform`, or shares by domain."""
     trust_region: bool = True
@@ -200,6 +201,11 @@ class Method:
     """Whether it pulls to `mixture.prior` where the recipe sets no `kl`."""
     prior_always: bool = False
     """Whether `mixture.prior` has an effect even without a pull to it."""
+
+    @property
+    def chooses_kl(self) -> bool:
+        """Whether it can choose the strength of its pull (`mixture.kl: auto`)."""
+        return self.evidence == "runs" and not getattr(self.prefer, "simulated", False)
 
     @property
     def keys(self) -> frozenset[str]:

@@ -280,10 +280,11 @@ class MixtureRecipe(Frozen, frozen=True):
     """Model parameters at which predicted losses are compared, at least 1; omitted, the most of
     any run. Methods that learn from runs obey it.
     """
-    kl: Annotated[float, Meta(ge=0, le=1e6)] | None = None
+    kl: Annotated[float, Meta(ge=0, le=1e6)] | Literal["auto"] | None = None
     """Strength of the pull towards `prior`, at least 0, in the unit of the runs' losses (nats per
     token for experts) per nat of KL divergence; omitted, 0.05 bits per byte for `olmix` and 0 for
-    others. Methods that learn from runs or experts obey it.
+    others. `auto` takes that of least cross-validated regret; it needs runs, and a method with an
+    optimum. Methods that learn from runs or experts obey it.
     """
     prior: str | dict[str, Share] = "natural"
     """The mixture that `kl` pulls towards and around which `regmix` draws: `natural` (in proportion

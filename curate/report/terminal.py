@@ -551,7 +551,16 @@ def mixture_lines(mixture: Mapping[str, Any]) -> list[str]:
 
     Empty where that is unknown.
     """
-    return [*_worth(mixture), *_goal_lines(mixture.get("objective"))]
+    return [*_worth(mixture), *_goal_lines(mixture.get("objective")), *_kl_lines(mixture)]
+
+
+def _kl_lines(mixture: Mapping[str, Any]) -> list[str]:
+    """Word how the strength of the pull was chosen; empty where the recipe gives it."""
+    choice = mixture.get("kl_choice")
+    if choice is None:
+        return []
+    rows = ", ".join(f"{row['kl']:.3g}: {row['regret']:.4f}" for row in choice["tried"])
+    return [f"kl {choice['kl']:.3g} by cross-validated regret ({rows})"]
 
 
 def _worth(mixture: Mapping[str, Any]) -> list[str]:

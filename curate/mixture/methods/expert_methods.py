@@ -76,6 +76,8 @@ def best_predictors(
 
 def _level(request: MixtureRequest, default_level: str) -> str | int:
     search = request.options.search
+    if search.kl == "auto":
+        raise RecipeError("mixture.kl: auto needs runs to leave out; set a number")
     level = default_level if search.level is None else search.level
     if not (level in ("token", "document") or (isinstance(level, int) and level > 0)):
         raise RecipeError(
@@ -161,7 +163,7 @@ def _problem(request: MixtureRequest, law: ExpertsLaw, constraints: Constraints)
     scale = 1.0 if reference is None else reference
     return Problem(
         law, constraints.box, constraints.goals.weights / np.reshape(scale, (-1, 1)),
-        kl=(request.options.search.kl or 0.0) / float(np.mean(scale)),
+        kl=float(request.options.search.kl or 0.0) / float(np.mean(scale)),
         prior=prior_of(request, constraints), convex=True,
     )  # fmt: skip
 

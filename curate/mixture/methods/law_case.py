@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,8 @@ from curate.laws.forms.expert_regression import INFORMED, informed
 from curate.mixture.constraints import Constraints, match_constraints, prior_of
 from curate.mixture.methods.expert_features import expert_features
 from curate.mixture.request import MixtureRequest
+from curate.mixture.search.kl_choice import KlChoice, choose_kl
+from curate.mixture.search.law_choice import Refitted, refit
 from curate.mixture.search.objective import Problem, goals_of, losses_at
 from curate.mixture.search.simplex_box import nearest_in_proportion
 from curate.mixture.search.trust_region import support_of
@@ -39,6 +42,15 @@ class LawCase:
     problem: Problem
     reference: Array | None
     """shape (goals,), losses by which the goals of a worst case are divided."""
+    kl_choice: KlChoice | None
+    """How the strength of the pull was chosen, where the recipe leaves it open."""
+    refits: Refitted | None
+    """Fits without each group of mixtures, where that choice needed them."""
+
+    @property
+    def loss_per_objective(self) -> float:
+        """Return the losses' unit over that of the objective, which is a ratio in a worst case."""
+        return 1.0 if self.reference is None else float(self.reference.mean())
 
 
 def make_case(
@@ -62,13 +74,28 @@ def make_case(
         goals=constraints.goals.weights,
         tokens=_at(runs.tokens, search.at_tokens, "at_tokens", "tokens"),
         params=_at(runs.params, search.at_params, "at_params", "parameters"),
-        kl=kl_bpb * _loss_per_bpb(runs) if search.kl is None else search.kl,
+        kl=_pull(search.kl, kl_bpb, runs),
         prior=prior_of(request, constraints),
         unique_share=constraints.unique_share if discount else None,
         support=support_of(runs.weights) if search.trust_region else None,
         convex=law.convex and not discount,
     )
     problem, reference = _against_reference(problem, constraints, runs)
+    refits = choice = None
+    if search.kl == "auto":
+        if simulated:
+            raise RecipeError(
+                "mixture.kl: auto needs an optimum, and this method averages draws; set a number"
+            )
+        try:
+            refits = refit(law, problem.law, runs)
+        except FitError as error:
+            raise FitError(
+                f"mixture.kl: auto leaves out a fifth of the mixtures in turn, and {error}; set a "
+                "number"
+            ) from error
+        choice = choose_kl(problem, refits, runs)
+        problem = replace(problem, kl=choice.strength)
     return LawCase(
         simulated=simulated,
         request=request,
@@ -77,7 +104,16 @@ def make_case(
         law=law,
         problem=problem,
         reference=reference,
+        kl_choice=choice,
+        refits=refits,
     )
+
+
+def _pull(kl: float | Literal["auto"] | None, kl_bpb: float, runs: RunTable) -> float:
+    """Return the strength of the pull in the unit of the losses; 0 where it is chosen later."""
+    if kl is None:
+        return kl_bpb * _loss_per_bpb(runs)
+    return 0.0 if kl == "auto" else kl
 
 
 def _against_reference(

@@ -90,14 +90,14 @@ def least_loss(
     warnings = [*_unit_warnings(case, kl_bpb), *_position_warnings(case, answer)]
     requested = request.options.search.replicates
     replicates = case.law.replicates if requested is None else requested
-    refits = None
-    if requested != 0:
+    refits = case.refits
+    if refits is None and requested != 0:
         try:
             refits = refit(case.law, problem.law, runs)
         except FitError as error:
             warnings.append(f"no intervals over laws: {error} (without a fifth of the mixtures)")
     ranges, spread = None, None
-    if refits is not None:
+    if refits is not None and requested != 0:
         ranges = _ranges(case, answer.weights, refits)
     if replicates:
         spread = _uncertainty(case, answer.weights, replicates)
@@ -121,6 +121,7 @@ def least_loss(
             "optimality_gap": answer.gap,
             "observed": {"best": trust.best, "misfit": trust.misfit},
             **trust.details,
+            **_kl_json(case),
             "at": {
                 "tokens": finite_or_none(problem.tokens),
                 "params": finite_or_none(problem.params),
@@ -128,10 +129,21 @@ def least_loss(
             "predicted_losses": dict(zip(runs.targets, map(float, losses), strict=True)),
             "objective": constraints.goals.to_json(runs.targets, losses, case.reference),
             **({} if ranges is None else {"laws": ranges.laws}),
-            **_loss_ranges(case, losses, refits),
+            **_loss_ranges(case, losses, refits if requested != 0 else None),
             **({} if spread is None else _spread_json(spread, constraints, runs.domains)),
         },
     )
+
+
+def _kl_json(case: LawCase) -> dict[str, Any]:
+    """Return `kl_choice` of `mixture.json`: the strength in the losses' unit, and all regrets."""
+    choice = case.kl_choice
+    if choice is None:
+        return {}
+    unit = case.loss_per_objective
+    tried = zip((choice.tried * unit).tolist(), (choice.regret * unit).tolist(), strict=True)
+    rows = [{"kl": strength, "regret": regret} for strength, regret in tried]
+    return {"kl_choice": {"kl": choice.strength * unit, "tried": rows}}
 
 
 def trade_groups(
@@ -174,6 +186,7 @@ def trade_groups(
         natural=nearest_in_proportion(case.constraints.natural, problem.box),
         details={
             "law": case.law.name,
+            **_kl_json(case),
             "relative_error": None if error is None else dict(zip(goals.names, error, strict=True)),
             "warnings": [*warnings, *(request.evidence.notices if request.evidence else ())],
         },

@@ -155,7 +155,7 @@ def opinions(
         convex = one.law.convex and problem.unique_share is None
         free = replace(problem, law=one.whole, support=None, convex=convex)
         optimum = optimise(free).weights
-        moved = np.array([_again(replace(free, law=part), optimum) for part in one.parts])
+        moved = np.array([again(replace(free, law=part), optimum) for part in one.parts])
         opinion[one.law.name] = PanelOpinion(weight, optimum, _jackknife(moved))
     return opinion
 
@@ -217,7 +217,7 @@ def _jackknife(values: Array) -> Array:
     return np.asarray(np.sqrt((count - 1) / count * squares))
 
 
-def _again(problem: Problem, start: Array) -> Array:
+def again(problem: Problem, start: Array) -> Array:
     """Optimise from the optimum of all runs, or search where there is no gradient."""
     if slopes_at(problem, start) is None:
         return optimise(problem).weights
