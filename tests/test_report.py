@@ -470,6 +470,64 @@ def test_artifacts_of_another_recipe_are_named(dataset: Path, tmp_path: Path) ->
     ]
 
 
+def test_report_needs_no_runs_where_the_law_is_kept(dataset: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(dataset, copy)
+    recipe = yaml.safe_load((copy / "recipe.yaml").read_text())
+    recipe["base"] = str(tmp_path)  # without runs.csv
+    (copy / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    page = curate.report(copy).path.read_text("utf-8")
+    assert "Law exponential, on mixtures it had not seen" in page
+    (copy / "law.json").unlink()
+    assert "there are no training runs" in curate.report(copy).path.read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"goals": [[1.0]]},
+        {"targets": ["a", "b", "c", "d"]},
+        {"domains": ["x", "y", "z"]},
+        {"radius": "far"},
+        {"measured": {"shape": [1, 3], "float64": "AAAA"}},
+        {"unseen": {"shape": [1, 3], "float64": "!"}},
+        {"mixtures": {}},
+    ],
+)
+def test_a_damaged_law_is_one_line(dataset: Path, tmp_path: Path, change: dict[str, Any]) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(dataset, copy)
+    law = json.loads((copy / "law.json").read_text())
+    (copy / "law.json").write_text(json.dumps({**law, **change}))
+    with pytest.raises(InputError, match="law.json: not as curate writes it .*run curate mix"):
+        curate.report(copy)
+
+
+def test_a_formula_of_a_stranger_only_stops_the_explorer(
+    browser: Any, dataset: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(dataset, copy)
+    law = json.loads((copy / "law.json").read_text())
+    law["formula"]["formula"] = {"operation": "constructor", "of": [], "values": 7}
+    (copy / "law.json").write_text(json.dumps(law))
+    with Visit(browser, curate.report(copy).path) as visit:
+        assert visit.said == []
+        assert "cannot be evaluated" in visit.text("#explorer-law-note")
+        visit.slide("wiki", 500)
+        assert visit.shares()[0] == pytest.approx(50, abs=0.01)
+
+
+def test_a_mixture_without_a_law_removes_that_of_an_earlier_one(
+    cached_recipe: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    curate.mix(cached_recipe, overrides={"output.dir": str(out)}, workers=1)
+    (out / "law.json").write_text('{"curate_version": "0.1.0"}')
+    curate.mix(cached_recipe, overrides={"output.dir": str(out)}, workers=1)
+    assert not (out / "law.json").exists()
+
+
 def test_report_says_the_same_twice(dataset: Path) -> None:
     first = curate.report(dataset).path.read_bytes()
     assert curate.report(dataset).path.read_bytes() == first

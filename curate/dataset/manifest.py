@@ -72,7 +72,8 @@ OWN_FILES = (CARD, "tokenizer.json", RECIPE)
 QUARANTINE = "quarantine.jsonl"
 
 BESIDE_SHARDS = (
-    RECIPE, "tokenizer.json", "stats.json", "mixture.json", "plan.json", QUARANTINE, MARK,
+    RECIPE, "tokenizer.json", "stats.json", "mixture.json", "law.json", "plan.json", QUARANTINE,
+    MARK,
 )  # fmt: skip
 """Files that a build writes before its manifest, some only where there is something to say."""
 

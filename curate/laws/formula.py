@@ -54,6 +54,30 @@ def encoded(array: Array) -> dict[str, Any]:
     return {"shape": list(array.shape), "float64": base64.b64encode(content).decode("ascii")}
 
 
+def decoded(value: Mapping[str, Any], shape: tuple[int | None, ...]) -> Array:
+    """Read what `encoded` wrote.
+
+    Args:
+        value: The JSON.
+        shape: Expected shape; None where any length will do.
+
+    Raises:
+        ValueError: It is no such array, of another shape, or has a number that is not finite.
+
+    Example:
+        >>> decoded(encoded(np.array([[1.0, 2.0]])), (None, 2)).tolist()
+        [[1.0, 2.0]]
+    """
+    content = value.get("float64")
+    if not isinstance(content, str):
+        raise ValueError("an array without numbers")
+    numbers = np.frombuffer(base64.b64decode(content, validate=True), "<f8")
+    array = numbers.reshape([-1 if length is None else length for length in shape])
+    if list(array.shape) != value.get("shape") or not np.isfinite(array).all():
+        raise ValueError("an array of another shape, or with numbers that are not finite")
+    return array
+
+
 @runtime_checkable
 class LawWithFormula(Protocol):
     """A fitted law that can be written as a formula."""

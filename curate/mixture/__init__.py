@@ -90,4 +90,5 @@ def mix_with(method: Method, request: MixtureRequest) -> Mixture:
         high=dict(zip(names, high, strict=True)) if high else None,
         predicted_loss=preference.predicted_loss,
         details=preference.details,
+        law=preference.law,
     )

@@ -140,6 +140,9 @@ class Preference:
     warnings: tuple[str, ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
     """More fields of `mixture.json`, such as `support` and `regret`."""
+    law: Mapping[str, Any] | None = None
+    """Fields of `law.json`, see `curate.mixture.methods.law_record`; None without a law, or where
+    its errors on mixtures left out are unknown."""
 
 
 EVERY_METHOD_READS = ("method", "floors", "caps")
@@ -233,6 +236,8 @@ class Mixture:
     high: dict[str, float] | None = None
     predicted_loss: float | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
+    law: Mapping[str, Any] | None = None
+    """Fields of `law.json`; None without a law."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields of `mixture.json`, but for its origin, which the pipeline adds."""

@@ -140,9 +140,17 @@ def front_recipe(
 
 
 def write_mixture(loaded: LoadedRecipe, mixed: MixedDomains, observer: Observer) -> None:
-    """Write `mixture.json`; a build does so only after its plan has proved feasible."""
+    """Write `mixture.json` and, with a law, `law.json`.
+
+    A build does so only after its plan has proved feasible.
+    """
     path = loaded.output_dir / "mixture.json"
     write_artifact(path, {**mixed.origin, **mixed.mixture.to_json()}, observer)
+    law = loaded.output_dir / "law.json"
+    if mixed.mixture.law is None:
+        law.unlink(missing_ok=True)  # that of an earlier mixture
+    else:
+        write_artifact(law, {**mixed.origin, **mixed.mixture.law}, observer)
 
 
 def compare_recipe(

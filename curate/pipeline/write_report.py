@@ -18,29 +18,24 @@ import numpy as np
 from curate.dataset.manifest import QUARANTINE, RECIPE, find_manifest
 from curate.dataset.samples import sample_documents
 from curate.errors import CurateError, EngineError, InputError, MissingEvidence, RecipeError
-from curate.laws import RunTable
 from curate.mixture import METHODS, DomainSupply, MixtureOptions, MixtureRequest
-from curate.mixture.methods.law_case import LawCase, make_case
-from curate.mixture.methods.law_methods import best_mixture, loss_widths
-from curate.mixture.methods.law_trust import observed_objective
 from curate.mixture.methods.needs_evidence import LawMethod
 from curate.mixture.request import Evidence
-from curate.mixture.search.law_choice import Refitted, objective_of, refit
-from curate.mixture.search.trust_region import hellinger, support_of
 from curate.pipeline.check import by_hand
 from curate.pipeline.from_run_table import RunTableInputs, request_without_text
 from curate.pipeline.read_evidence import read_evidence, read_evidence_files, search_options
 from curate.recipe import EvidenceRecipe, LoadedRecipe, load_recipe
 from curate.recipe.effective import effective_text
-from curate.report.page.explorer import ExplorerInputs, FittedCase, explorer_data
-from curate.report.page.material import LawCheck, Material, TrainingCurve, dig, mapping, number
+from curate.report.page.explorer import ExplorerInputs, explorer_data
+from curate.report.page.law_file import check_law
+from curate.report.page.material import Material, TrainingCurve, dig, mapping, number
 from curate.report.page.page import GENERATOR, render
 from curate.runtime.files import atomic_path, hash_file, read_json
 from curate.runtime.progress import Observer
 
 ARTIFACTS = (
-    "stats", "mixture", "mixtures", "plan", "certificate", "manifest", "entropy_report", "fit",
-    "validation",
+    "stats", "mixture", "law", "mixtures", "plan", "certificate", "manifest", "entropy_report",
+    "fit", "validation",
 )  # fmt: skip
 """JSON artifacts that the page shows, by name without suffix."""
 
@@ -53,8 +48,6 @@ CURVES = 256
 """Most training curves of the page."""
 CURVE_POINTS = 120
 """Points of a curve, each the mean of the steps before it."""
-MOST_MIXTURES = 1000
-"""Trained mixtures among which distances are shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,15 +134,18 @@ def collect(inputs: ReportInputs, observer: Observer) -> Material:
     artifacts = _fit_of(inputs.runs.runs) if directory is None else _artifacts(directory)
     notices = [] if loaded is None else _stale(artifacts, loaded.hash)
     request, missing, supply_known = _request(inputs, artifacts, observer)
-    fitted = check = None
-    recommended = mapping(artifacts, "mixture", "weights")
-    if request is not None and not missing:
-        try:
-            fitted, check, best = _fit(request)
-        except CurateError as error:
-            missing = f"No law: {error}."
-        else:
-            recommended = recommended or best
+    recommended: Mapping[str, Any] = mapping(artifacts, "mixture", "weights")
+    law, check = None, None
+    if request is not None:
+        names = [domain.name for domain in request.domains]
+        law = _law_of(artifacts)
+        if law is None and not missing:
+            try:
+                law, best = _fit(request)
+                recommended = recommended or best
+            except CurateError as error:
+                missing = f"No law: {error}."
+        check = None if law is None else check_law(law, names)
     explorer = None
     if request is not None:
         data = ExplorerInputs(
@@ -160,7 +156,7 @@ def collect(inputs: ReportInputs, observer: Observer) -> Material:
             "" if loaded is None else effective_text(loaded, ("mixture", "budget_tokens")),
             missing,
         )
-        explorer = explorer_data(data, fitted)
+        explorer = explorer_data(data, law)
     samples, samples_missing = _samples(directory)
     bad_records, bad_records_total = _bad_records(directory)
     if bad_records_total == 0:
@@ -187,6 +183,15 @@ def collect(inputs: ReportInputs, observer: Observer) -> Material:
         explorer=explorer,
         notices=notices,
     )
+
+
+def _law_of(artifacts: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """Return the law of the mixture at hand, if it was kept with it."""
+    law, mixture = artifacts.get("law"), artifacts.get("mixture")
+    origin = ("recipe_hash", "inputs", "law")
+    if law is None or mixture is None or any(law.get(key) != mixture.get(key) for key in origin):
+        return None
+    return law
 
 
 def _title(inputs: ReportInputs, artifacts: Mapping[str, Any]) -> str:
@@ -257,7 +262,7 @@ def _request(
         ), bool(supply)  # fmt: skip
     recipe = loaded.recipe
     missing = f"No predicted losses: there are no training runs. Make some: {command}"
-    evidence = _evidence(loaded)
+    evidence = _evidence(loaded) if _law_of(artifacts) is None else None
     is_known = bool(supply) and all(supply.get(domain.name) for domain in recipe.domains)
     domains = tuple(
         DomainSupply(
@@ -308,8 +313,18 @@ def _numbers(weights: Mapping[str, Any]) -> dict[str, float]:
     return {name: share for name, value in weights.items() if (share := number(value)) is not None}
 
 
-def _fit(request: MixtureRequest) -> tuple[FittedCase, LawCheck, dict[str, float]]:
-    """Fit the law of the request's method, or `joint`, and check it on mixtures left out."""
+def _fit(request: MixtureRequest) -> tuple[dict[str, Any], dict[str, float]]:
+    """Fit the law of the request's method, or `joint`, and try it on mixtures left out.
+
+    Returns:
+        The fields of `law.json`, and the best mixture.
+    """
+    # These take half a second to import, and are not needed where `law.json` is at hand.
+    from curate.mixture.methods.law_case import make_case
+    from curate.mixture.methods.law_methods import best_mixture
+    from curate.mixture.methods.law_record import law_record
+    from curate.mixture.search.law_choice import refit
+
     evidence = request.evidence
     assert evidence is not None and evidence.runs is not None, "there are runs"
     prefer = METHODS.find(request.method, "mixture.method").prefer
@@ -318,46 +333,7 @@ def _fit(request: MixtureRequest) -> tuple[FittedCase, LawCheck, dict[str, float
     refits = refit(case.law, case.problem.law, case.runs)
     best = case.constraints.in_recipe_order(best_mixture(case))
     names = [domain.name for domain in request.domains]
-    widths = loss_widths(case, refits)
-    rows = _compared_rows(case)
-    check = _law_check(case, refits, widths, rows)
-    missed = check.unseen_objective - check.measured_objective
-    misfit = float(np.sqrt((missed**2).mean()))
-    return FittedCase(case, widths, misfit), check, dict(zip(names, best, strict=True))
-
-
-def _compared_rows(case: LawCase) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Return the rows at the tokens and size of the objective; all where there are few."""
-    runs = case.runs
-    seen = observed_objective(
-        replace(case.problem, kl=0.0), runs, np.full(len(runs.runs), math.inf)
-    )
-    here = np.flatnonzero(np.isfinite(seen))
-    return here if len(here) > 2 else np.arange(len(runs.runs))
-
-
-def _law_check(
-    case: LawCase, refits: Refitted, widths: Any, rows: np.ndarray[Any, np.dtype[np.int64]]
-) -> LawCheck:
-    runs: RunTable = case.runs
-    support = support_of(runs.weights)
-    mixtures = support.mixtures[:MOST_MIXTURES]
-    distances = hellinger(mixtures, mixtures)
-    np.fill_diagonal(distances, np.inf)
-    nearest = distances.min(axis=1)
-    known = math.isfinite(runs.loss_per_bpb) and runs.loss_per_bpb != 1
-    return LawCheck(
-        name=case.law.name,
-        targets=runs.targets,
-        measured=runs.losses[rows],
-        unseen=refits.predicted[rows],
-        measured_objective=objective_of(runs.losses[rows], case.problem),
-        unseen_objective=objective_of(refits.predicted[rows], case.problem),
-        half_width=widths,
-        distances=nearest[np.isfinite(nearest)],
-        radius=support.radius,
-        unit="nats per token" if known else "in the unit of the runs",
-    )
+    return law_record(case, refits), dict(zip(names, best, strict=True))
 
 
 def _curves(inputs: ReportInputs) -> list[TrainingCurve]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-ARTIFACTS = ("stats.json", "mixture.json", "plan.json", "manifest.json", "certificate.json")
+ARTIFACTS = (
+    "stats.json", "mixture.json", "law.json", "plan.json", "manifest.json", "certificate.json",
+)  # fmt: skip
 """JSON files beside the shards; ours say which version of curate wrote them."""
 
 MARK = ".curate"

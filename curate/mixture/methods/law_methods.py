@@ -15,14 +15,13 @@ from numpy.typing import NDArray
 
 from curate.errors import FitError, RecipeError
 from curate.laws import RunTable
-from curate.laws.calibration import NORMAL_95, half_width, log_errors
-from curate.laws.fitting.levels import FittedBeyond
 from curate.laws.forms.bimix import NEAR_ZERO, FittedBimix
 from curate.laws.scores import finite_or_none
 from curate.laws.selection import reference_rows
 from curate.mixture.constraints import Constraints
 from curate.mixture.goals import Tradeoff, unused_targets
 from curate.mixture.methods.law_case import ASSUMED_TOKEN_BYTES, LawCase, make_case
+from curate.mixture.methods.law_record import law_record, loss_widths
 from curate.mixture.methods.law_trust import compare_with_runs, observed_objective
 from curate.mixture.request import MixtureRequest, Preference
 from curate.mixture.search.bimix_optimum import power_optimum
@@ -132,6 +131,7 @@ def least_loss(
             **_loss_ranges(case, losses, refits if requested != 0 else None),
             **({} if spread is None else _spread_json(spread, constraints, runs.domains)),
         },
+        law=None if refits is None else law_record(case, refits),
     )
 
 
@@ -371,16 +371,6 @@ def _loss_ranges(case: LawCase, losses: Array, refits: Refitted | None) -> dict[
         for name, low, high in zip(runs.targets, *ends, strict=True)
     }
     return {"predicted_intervals": ranges}
-
-
-def loss_widths(case: LawCase, refits: Refitted) -> Array:
-    """Find half widths of the 95 % intervals of a new run's log losses, shape (targets,)."""
-    problem, runs = case.problem, case.runs
-    width = half_width(log_errors(refits.predicted, runs), runs)
-    if isinstance(problem.law, FittedBeyond):
-        at = np.full(1, problem.tokens), np.full(1, problem.params)
-        width = np.maximum(width, NORMAL_95 * problem.law.predict_std(runs.weights[:1], *at)[0])
-    return width
 
 
 @one_blas_thread()

@@ -51,7 +51,7 @@ const Explorer = (() => {
 
   /** Everything that the law says of a mixture, as functions of shares in the recipe's order. */
   function judge(law) {
-    const losses = Law.compile(law.export);
+    const losses = Law.compile(law.formula);
     const mixtures = Law.decode(law.mixtures), width = law.domains;
     const roots = mixtures.map(Math.sqrt);
     const whole = (shares) => {
@@ -76,10 +76,22 @@ const Explorer = (() => {
     return { losses: (shares) => losses(whole(shares)), distance, objective };
   }
 
+  /** Return null for a law that is not as curate writes it: a dataset may come from a stranger. */
+  function judged(law) {
+    try {
+      const made = judge(law), even = law.places.map(() => 1 / law.places.length);
+      const losses = made.losses(even);
+      const isWhole = losses.length === law.targets.length && Number.isFinite(made.objective(even, losses));
+      return isWhole ? made : null;
+    } catch {
+      return null;
+    }
+  }
+
   function start(data) {
     const domains = data.domains, count = domains.length;
     const groups = grouped(domains).some((group) => group.members.length > 1) ? grouped(domains) : [];
-    const law = data.law?.export ? judge(data.law) : null;
+    const law = data.law?.formula ? judged(data.law) : null;
     const presets = data.presets;
     let shares = [...(presets.recommended ?? presets.yours ?? presets.natural)];
     let budget = data.budget;
@@ -255,8 +267,9 @@ const Explorer = (() => {
       element("losses").hidden = false;
     }
     const note = element("law-note");
-    const lines = data.law?.export ? [] : [data.lawMissing];
-    if (data.law?.discounted) {
+    const lines = data.law?.formula ? [] : [data.lawMissing];
+    if (data.law?.formula && !law) lines.push("The law of this page cannot be evaluated: run curate mix again.");
+    if (data.law?.discount_repeats) {
       lines.push("The recipe discounts repeated tokens (mixture.discount_repeats); the losses here do not.");
     }
     if (lines.length) {
@@ -280,7 +293,7 @@ const Explorer = (() => {
       answer("distance from the runs", `${away.toFixed(3)} of ${data.law.radius.toFixed(3)}${inside ? "" : ": outside, predictions are guesses"}`,
         inside ? "" : "over");
       cells.forEach((values, t) => {
-        const half = data.law.halfWidth[t];
+        const half = data.law.half_widths[t];
         values[0].textContent = predicted[t].toFixed(4);
         values[1].textContent = `${(predicted[t] * Math.exp(-half)).toFixed(4)} to ${(predicted[t] * Math.exp(half)).toFixed(4)}`;
         const gap = bestLosses ? predicted[t] - bestLosses[t] : NaN;

@@ -8,25 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from curate.laws.formula import encoded, formula_of
-from curate.mixture.methods.law_case import LawCase
 from curate.mixture.request import DomainSupply
-from curate.mixture.search.trust_region import support_of
-
-Array = NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
-class FittedCase:
-    """A law fitted to the runs for one request, and how far it is to be trusted."""
-
-    case: LawCase
-    half_width: Array
-    """shape (targets,), relative half width of the 95 % interval of a new run's loss."""
-    misfit: float | None
-    """Root mean square error of the objective on mixtures held out; None if unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +29,13 @@ class ExplorerInputs:
     """Why there is no law, with the command that makes its evidence."""
 
 
-def explorer_data(inputs: ExplorerInputs, fitted: FittedCase | None) -> dict[str, Any]:
-    """Return the explorer's data as JSON."""
+def explorer_data(inputs: ExplorerInputs, law: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the explorer's data as JSON.
+
+    Args:
+        inputs: Supply, budget and presets.
+        law: The fields of `law.json`, checked; None where there is no law.
+    """
     names = [domain.name for domain in inputs.domains]
     supply = np.array([float(domain.supply_tokens) for domain in inputs.domains])
     natural = supply / supply.sum() if supply.sum() > 0 else np.full(len(names), 1 / len(names))
@@ -57,12 +45,11 @@ def explorer_data(inputs: ExplorerInputs, fitted: FittedCase | None) -> dict[str
         "recommended": _shares(inputs.recommended, names),
         "yours": _shares(inputs.yours, names),
     }
-    law, missing = None, inputs.law_missing
-    if fitted is not None:
-        law = _law(fitted)
-        if law["export"] is None:
+    missing = inputs.law_missing
+    if law is not None:
+        if law["formula"] is None:
             missing = (
-                f"Law {law['name']} cannot be written as a formula, so the explorer has no "
+                f"Law {law['law']} cannot be written as a formula, so the explorer has no "
                 "predicted losses; mixture.method: joint has one."
             )
     is_known = inputs.budget_tokens is not None
@@ -77,7 +64,7 @@ def explorer_data(inputs: ExplorerInputs, fitted: FittedCase | None) -> dict[str
         ],
         "budget": inputs.budget_tokens,
         "presets": {name: shares for name, shares in presets.items() if shares},
-        "law": law,
+        "law": None if law is None else _law(law, names),
         "lawMissing": missing,
         "recipe": inputs.recipe,
     }
@@ -90,25 +77,11 @@ def _shares(weights: Mapping[str, float], names: Sequence[str]) -> list[float]:
     return [value / total for value in values] if total > 0 and math.isfinite(total) else []
 
 
-def _law(fitted: FittedCase) -> dict[str, Any]:
-    """Return the law, its objective and the region where it is trusted."""
-    case, problem = fitted.case, fitted.case.problem
-    formula = formula_of(problem.law, problem.tokens, problem.params)
-    support = support_of(case.runs.weights)
-    return {
-        "name": case.law.name,
-        "targets": list(case.runs.targets),
-        "places": case.constraints.place.tolist(),
-        "goals": problem.goals.tolist(),
-        "kl": problem.kl,
-        "prior": None if problem.prior is None else problem.prior.tolist(),
-        "halfWidth": fitted.half_width.tolist(),
-        "misfit": fitted.misfit,
-        "tokens": problem.tokens if math.isfinite(problem.tokens) else None,
-        "params": problem.params if math.isfinite(problem.params) else None,
-        "discounted": problem.unique_share is not None,
-        "radius": support.radius,
-        "mixtures": encoded(support.mixtures),
-        "domains": len(case.runs.domains),
-        "export": None if formula is None else formula.to_json(),
-    }
+def _law(law: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """Return the parts of `law.json` that the explorer reads, and where each domain stands."""
+    read = (
+        "law", "targets", "tokens", "params", "goals", "kl", "prior", "discount_repeats",
+        "half_widths", "misfit", "radius", "mixtures", "formula",
+    )  # fmt: skip
+    places = [law["domains"].index(name) for name in names]
+    return {**{key: law[key] for key in read}, "places": places, "domains": len(law["domains"])}

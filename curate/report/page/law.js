@@ -84,6 +84,7 @@ const Law = (() => {
 
   /** Put the arrays in the places of their numbers. */
   function link(node, arrays) {
+    if (!Object.hasOwn(OPERATIONS, node.operation)) throw new Error("an unknown operation");
     const linked = { run: OPERATIONS[node.operation], of: node.of.map((of) => link(of, arrays)) };
     for (const name of Object.keys(node)) {
       if (name !== "operation" && name !== "of") linked[name] = arrays[node[name]];

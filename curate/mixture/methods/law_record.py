@@ -1,0 +1,80 @@
+"""Write a fitted law and its errors as JSON, for `law.json` and the mixture explorer."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curate.laws.calibration import NORMAL_95, half_width, log_errors
+from curate.laws.fitting.levels import FittedBeyond
+from curate.laws.formula import encoded, formula_of
+from curate.laws.scores import finite_or_none
+from curate.mixture.methods.law_case import LawCase
+from curate.mixture.methods.law_trust import observed_objective
+from curate.mixture.search.law_choice import Refitted, objective_of
+from curate.mixture.search.trust_region import support_of
+
+Array = NDArray[np.float64]
+
+LEAST_ROWS = 3
+"""Rows at the tokens and size of the objective below which all rows are compared."""
+
+
+def law_record(case: LawCase, refits: Refitted) -> dict[str, Any]:
+    """Return the fields of `law.json`: the formula, the objective, errors, and where it is trusted.
+
+    Args:
+        case: The request, matched with the runs and with the law fitted.
+        refits: The law without each group of mixtures.
+    """
+    problem, runs = case.problem, case.runs
+    support = support_of(runs.weights)
+    formula = formula_of(problem.law, problem.tokens, problem.params)
+    rows = _compared_rows(case)
+    measured, unseen = runs.losses[rows], refits.predicted[rows]
+    missed = objective_of(unseen, problem) - objective_of(measured, problem)
+    return {
+        "law": case.law.name,
+        "domains": list(runs.domains),
+        "targets": list(runs.targets),
+        "unit": "nats per token" if _is_nats(runs.loss_per_bpb) else "in the unit of the runs",
+        "tokens": finite_or_none(problem.tokens),
+        "params": finite_or_none(problem.params),
+        "goals": problem.goals.tolist(),
+        "kl": problem.kl,
+        "prior": None if problem.prior is None else problem.prior.tolist(),
+        "discount_repeats": problem.unique_share is not None,
+        "half_widths": loss_widths(case, refits).tolist(),
+        "misfit": float(np.sqrt((missed**2).mean())),
+        "radius": support.radius,
+        "mixtures": encoded(support.mixtures),
+        "measured": encoded(measured),
+        "unseen": encoded(unseen),
+        "formula": None if formula is None else formula.to_json(),
+    }
+
+
+def loss_widths(case: LawCase, refits: Refitted) -> Array:
+    """Find half widths of the 95 % intervals of a new run's log losses, shape (targets,)."""
+    problem, runs = case.problem, case.runs
+    width = half_width(log_errors(refits.predicted, runs), runs)
+    if isinstance(problem.law, FittedBeyond):
+        at = np.full(1, problem.tokens), np.full(1, problem.params)
+        width = np.maximum(width, NORMAL_95 * problem.law.predict_std(runs.weights[:1], *at)[0])
+    return width
+
+
+def _compared_rows(case: LawCase) -> NDArray[np.int64]:
+    """Return the rows at the tokens and size of the objective; all where there are few."""
+    runs = case.runs
+    seen = observed_objective(case.problem, runs, np.full(len(runs.runs), math.inf))
+    here = np.flatnonzero(np.isfinite(seen))
+    return here if len(here) >= LEAST_ROWS else np.arange(len(runs.runs))
+
+
+def _is_nats(loss_per_bpb: float) -> bool:
+    """Whether a table's losses are nats per token, as far as its bits per byte tell."""
+    return math.isfinite(loss_per_bpb) and loss_per_bpb != 1
