@@ -8,14 +8,8 @@ import torch
 from bench.fake_device import fake_cuda, fake_meta
 from torch._subclasses.fake_tensor import DataDependentOutputException
 
-from curate.proxy.memory import (
-    GroupSize,
-    Workload,
-    chunk_bytes,
-    group_bytes,
-    model_bytes,
-    sequence_bytes,
-)
+from curate.proxy.loss import head_chunk
+from curate.proxy.memory import GroupSize, Workload, group_bytes, model_bytes, sequence_bytes
 from curate.proxy.optimiser import OptimiserSettings
 from curate.proxy.shape import PRESETS, Shape
 from curate.proxy.stack import Stack, StackSettings
@@ -85,7 +79,9 @@ def test_memory_of_a_step_is_what_the_estimate_says(name: str) -> None:
         load = Workload(shape, length, sequences, 10**9, 2, 2)
         size = GroupSize(2, sequences, 2)
         estimate = group_bytes(size, load, compute, "meta")
-        chunks[sequences] = chunk_bytes(size, load, compute, "meta")
+        chunk = head_chunk(2, sequences * length, shape.vocabulary, "meta")
+        logits = chunk.models * chunk.tokens * shape.vocabulary
+        chunks[sequences] = 2 * logits * compute.itemsize
         assert peaks[sequences] <= estimate <= 1.4 * peaks[sequences]
     slope = (peaks[2 * few] - chunks[2 * few] - peaks[few] + chunks[few]) / (2 * few)
     assert sequence == pytest.approx(slope, rel=0.05)

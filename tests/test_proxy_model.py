@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from curate.errors import RecipeError
 from curate.proxy.loss import (
@@ -197,6 +198,37 @@ def test_bfloat16_gradients_of_a_model_are_near_those_of_float64(tied: bool) -> 
     error = sum((taken[name] - weight.grad).square().sum() for name, weight in exact.items())
     whole = sum(weight.grad.square().sum() for weight in exact.values())
     assert (error / whole).sqrt() < 0.015
+
+
+class WeightCasts(TorchDispatchMode):
+    """Lists the shapes of weights that are cast from float32 to bfloat16."""
+
+    def __init__(self, stack: Stack) -> None:
+        super().__init__()
+        self.weights = {weight.shape for weight in stack.weights.values()}
+        self.shapes: list[torch.Size] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        result = func(*args, **(kwargs or {}))
+        if func in (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default):
+            source = args[1] if func is torch.ops.aten.copy_.default else args[0]
+            low = (source.dtype, result.dtype) == (torch.float32, torch.bfloat16)
+            if low and result.shape in self.weights:
+                self.shapes.append(result.shape)
+        return result
+
+
+@pytest.mark.parametrize("micro_sequences", [1, 4])
+def test_each_weight_is_cast_once_a_step(micro_sequences: int) -> None:
+    optimiser = OptimiserSettings(1e-3, warmup_steps=2)
+    stack = Stack(StackSettings(SMALL, optimiser, CPU, torch.bfloat16), range(2))
+    ids = torch.from_numpy(np.random.default_rng(0).integers(0, 96, (2, 4, 10)).astype(np.int32))
+    with WeightCasts(stack) as casts:
+        stack.train_step(ids, micro_sequences)
+    looked_up = {"embedding"}  # rows of it are cast, which are fewer
+    assert sorted(casts.shapes) == sorted(
+        weight.shape for name, weight in stack.weights.items() if name not in looked_up
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Time that a token takes on a GPU, derived: what `fit_models` compares sizes by; needs no torch.
+"""Derive the time of a token on a GPU, by which `fit_models` compares sizes; needs no torch.
 
 A micro-step takes as long as the slower of two: the processor that launches kernels, and the device
 that runs them. A kernel takes as long as its arithmetic, its traffic, or the least that any takes;
@@ -33,11 +33,12 @@ chunk."""
 
 @dataclass(frozen=True, slots=True)
 class DeviceRates:
-    """What a GPU does in a second."""
+    """Rates of a GPU; the defaults are round numbers for a large one."""
 
     flops: float = 6e14
-    """Arithmetic of large products in bfloat16."""
+    """Operations a second in large products in bfloat16."""
     bytes: float = 3.5e12
+    """Bytes a second to and from its memory."""
     launch_seconds: float = 6e-6
     """Time of the processor to start a kernel from Python."""
     kernel_seconds: float = 3e-6

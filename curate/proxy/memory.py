@@ -38,7 +38,6 @@ for more calls, and the activations of large ones leave the caches."""
 MOST_ROWS = 65_535
 """Most sequences of all models that attention takes: the limit of a dimension of CUDA's grids."""
 
-
 GROUP_SECONDS = 3.0
 """Time to start and end a group on a GPU, whatever its models: plans, first kernels, files."""
 
@@ -113,19 +112,6 @@ def sequence_bytes(shape: Shape, sequence_length: int, compute: torch.dtype) -> 
     return values * sequence_length * compute.itemsize
 
 
-def chunk_bytes(size: GroupSize, workload: Workload, compute: torch.dtype, kind: str) -> int:
-    """Estimate the bytes of a chunk's logits and softmax.
-
-    Args:
-        size: Models and sequences at a time.
-        workload: Their shape.
-        compute: Type of the activations.
-        kind: Type of the device.
-    """
-    chunk = _chunk(size, workload, kind)
-    return 2 * chunk.models * chunk.tokens * workload.shape.vocabulary * compute.itemsize
-
-
 def _chunk(size: GroupSize, workload: Workload, kind: str) -> HeadChunk:
     tokens = size.micro_sequences * workload.sequence_length
     return head_chunk(size.part_models, tokens, workload.shape.vocabulary, kind)
@@ -143,7 +129,9 @@ def group_bytes(size: GroupSize, workload: Workload, compute: torch.dtype, kind:
     state = size.models * model_bytes(workload.shape, compute)
     sequence = sequence_bytes(workload.shape, workload.sequence_length, compute)
     at_once = size.part_models * size.micro_sequences * sequence
-    return state + at_once + chunk_bytes(size, workload, compute, kind)
+    chunk = _chunk(size, workload, kind)
+    logits = chunk.models * chunk.tokens * workload.shape.vocabulary * compute.itemsize
+    return state + at_once + 2 * logits  # and their softmax
 
 
 def fit_models(

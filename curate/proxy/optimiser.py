@@ -112,7 +112,7 @@ class StackedAdamW:
         settings, step = self._settings, self.step_number
         gradients: Weights = {}
         for name, weight in self._weights.items():
-            assert weight.grad is not None
+            assert weight.grad is not None, f"no gradient of {name} since the last step"
             gradients[name] = weight.grad
             weight.grad = None
         norm_K = _norms(gradients)

@@ -92,7 +92,7 @@ class Stack:
             return low  # its gradient is not autograd's, see `head_gradients`
 
         def add(low: Tensor) -> None:
-            assert low.grad is not None
+            assert low.grad is not None  # autograd calls this once it has added to it
             if weight.grad is None:
                 weight.grad = low.grad.to(weight.dtype)
             else:

@@ -146,12 +146,41 @@ def _train_group(
         replace(swarm.group, micro_sequences=micro),
         None if state is None else state.tensors,
     )
+    rows, curve = _train_steps(shared, group, runs, state, progress)
+    if finish is not None:
+        finish(group, runs)
+    write_curves(
+        directory / "curves" / f"{swarm.settings_hash[:8]}-{path.stem}.parquet",
+        [(run.name, run.seed) for run in runs],
+        curve.cpu().numpy(),
+        swarm.step_tokens,
+    )
+    failed = shared.failed()
+    shared.append([row for row in rows if row.run not in failed])
+    path.unlink(missing_ok=True)
+
+
+def _train_steps(
+    shared: SharedSwarm,
+    group: ModelGroup,
+    runs: Sequence[SwarmRun],
+    state: Checkpoint | None,
+    progress: SwarmProgress,
+) -> tuple[list[RunRow], Tensor]:
+    """Train a group from its state to the last step, measuring and saving it on the way.
+
+    Returns:
+        Rows of all measurements; and the training losses, shape (K, steps).
+    """
+    swarm, names = shared.swarm, [run.name for run in runs]
+    path = _group_path(shared.directory, runs)
     rows: list[RunRow] = []
+    curve: list[Tensor] = []
     if state is not None:
         kept = msgspec.json.decode(state.rows, type=list[RunRow])
         rows = [row for row in kept if row.run in names]
+        curve = [state.tensors[CURVE].to(swarm.stack.device)]
         progress.resume(group.step_number, len(runs))
-    curve = _curve_so_far(state, swarm.stack.device)
     source = BatchSource(
         [swarm.run_tokens(run) for run in runs],
         swarm.domains,
@@ -180,17 +209,7 @@ def _train_group(
                 save_checkpoint(path, swarm.settings_hash, names, encoded, tensors)
     for board in boards:
         board.close()
-    if finish is not None:
-        finish(group, runs)
-    write_curves(
-        directory / "curves" / f"{swarm.settings_hash[:8]}-{path.stem}.parquet",
-        [(run.name, run.seed) for run in runs],
-        torch.column_stack(curve).cpu().numpy(),
-        swarm.step_tokens,
-    )
-    failed = shared.failed()
-    shared.append([row for row in rows if row.run not in failed])
-    path.unlink(missing_ok=True)
+    return rows, torch.column_stack(curve)
 
 
 class _SavePace:
@@ -220,11 +239,6 @@ def _boards(swarm: Swarm, names: Sequence[str], step: int) -> list[Boards]:
     from curate.proxy.board import Boards
 
     return [Boards(swarm.tensorboard, swarm, names, step)]
-
-
-def _curve_so_far(state: Checkpoint | None, device: torch.device) -> list[Tensor]:
-    """Return the training losses of the steps before a checkpoint, shape (K, steps), in a list."""
-    return [] if state is None else [state.tensors[CURVE].to(device)]
 
 
 def _measure(swarm: Swarm, group: ModelGroup, runs: Sequence[SwarmRun]) -> list[RunRow]:
