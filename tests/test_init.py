@@ -248,6 +248,19 @@ def test_a_first_record_longer_than_a_head(tmp_path: Path, monkeypatch: pytest.M
     assert load(Path("data.yaml")).recipe.domains[0].text == "body"
 
 
+def test_a_damaged_file_does_not_hide_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for number in range(3):
+        table(tmp_path / "data" / f"part-{number}.parquet", body=texts("wiki", 30, number))
+    whole = (tmp_path / "data" / "part-0.parquet").read_bytes()
+    (tmp_path / "data" / "part-0.parquet").write_bytes(whole[: len(whole) // 2])
+    curate.init("data")
+    (domain,) = load(Path("data.yaml")).recipe.domains
+    assert domain.text == "body"
+
+
 def test_hostile_names_and_texts_change_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -320,8 +320,49 @@ def test_a_megatron_batch_is_traced_through_its_own_index(megatron: Path, tmp_pa
     np.save(next((tmp_path / "one").glob("*document_index.npy")), np.array([10**6]))
     with pytest.raises(InputError, match="index is of another shard of this name"):
         curate.show(megatron, step=0, batch=8, index=tmp_path / "one")
+    shuffle = next((tmp_path / "blend").glob("*shard-00000*shuffle_index.npy"))
+    np.save(shuffle, np.full(len(np.load(shuffle)), 10**9))
+    with pytest.raises(InputError, match="index is of another shard of this name"):
+        curate.show(megatron, step=0, batch=60, index=tmp_path / "blend")
+    np.save(shuffle, np.array(["not", "numbers"]))
+    with pytest.raises(InputError, match="no array of whole numbers"):
+        curate.show(megatron, step=0, batch=60, index=tmp_path / "blend")
+    (tmp_path / "two" / "2-GPTDataset-train-description.txt").write_text("[1]")
+    with pytest.raises(InputError, match="2-GPTDataset-train-description.txt: not a description"):
+        curate.show(megatron, step=0, batch=8, index=tmp_path / "two")
     with pytest.raises(InputError, match=r"no index of Megatron's .*data-cache-path"):
         curate.show(megatron, step=0, batch=8, index=tmp_path)
+
+
+def test_provenance_that_the_store_contradicts(root: Path, tmp_path: Path) -> None:
+    """A number of a document that the store lacks is an error of one line, never a wrong answer."""
+    directory = build(root, tmp_path / "forged", "npy")
+    manifest = load_manifest(directory)
+    path = directory / manifest.shards[0].provenance.path
+    rows = np.load(path)
+    same = rows[(rows["domain"] == rows["domain"][0]) & (rows["content"] != rows["content"][0])]
+    for number, message in (
+        (10**6, "not those that were written; build again"),
+        (int(same["document"][0]), "the provenance gives two texts to one document of"),
+    ):
+        forged = rows.copy()
+        forged["document"][0] = number
+        np.save(path, forged)
+        with pytest.raises(ShardError, match=message):
+            curate.show(directory, "train/shard-00000:0")
+
+
+def test_an_identifier_like_a_position_is_one(root: Path, tmp_path: Path) -> None:
+    """`validation/wiki` is a shard, but `wiki:3` may be an identifier."""
+    rows = [{"id": f"wiki:{number}", "text": f"text number {number} of the source"}
+            for number in range(50)]  # fmt: skip
+    (tmp_path / "w.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    domains = [{"name": "wiki", "paths": str(tmp_path / "w.jsonl")}]
+    directory = build(root, tmp_path / "ids", "npy", domains=domains, budget_tokens=200,
+                      tokenizer={"train": {"vocab_size": 270}})  # fmt: skip
+    shown = curate.show(directory, "wiki:3")
+    assert (shown.by, [document.line for document in shown.documents]) == ("id", [4])
+    assert curate.show(directory, "validation/wiki:3").by == "position"
 
 
 def test_part_of_a_text_names_its_documents(megatron: Path) -> None:

@@ -25,6 +25,7 @@ from curate.dataset.places import (
     DocumentKey,
     Place,
     Provenance,
+    Standing,
     Stretch,
     find_shard,
     numbered,
@@ -316,11 +317,11 @@ def _containing(dataset: OpenDataset, domain: DomainTokens, text: str) -> Iterat
 
 
 def _documents(dataset: OpenDataset, keys: Iterable[DocumentKey]) -> tuple[ShownDocument, ...]:
-    places = dataset.provenance.places(keys)
-    return tuple(_document(dataset, key, places[key]) for key in places)
+    standings = dataset.provenance.places(keys)
+    return tuple(_document(dataset, key, standing) for key, standing in standings.items())
 
 
-def _document(dataset: OpenDataset, key: DocumentKey, places: Sequence[Place]) -> ShownDocument:
+def _document(dataset: OpenDataset, key: DocumentKey, standing: Standing) -> ShownDocument:
     """Describe a document from the token store, or without it from its first place."""
     name = dataset.manifest.domains[key.domain]
     show = partial(
@@ -328,19 +329,23 @@ def _document(dataset: OpenDataset, key: DocumentKey, places: Sequence[Place]) -
         domain=name,
         document=key.number,
         license=dataset.licenses.get(name),
-        places=tuple(places),
+        places=standing.places,
     )
     if dataset.domains is None:
-        place = places[0]
+        place = standing.places[0]
         shard = find_shard(dataset.manifest, place.shard)
         assert shard is not None
         text = dataset.read(shard, place.position, place.tokens)
-        content = dataset.provenance.content_of(key)
-        return show(id="", content=content, file=None, line=None, tokens=None, text=text)
+        return show(id="", content=standing.content, file=None, line=None, tokens=None, text=text)
     domain = dataset.domains[key.domain]
+    content = domain.content_hash(key.number) if key.number < len(domain) else ""
+    if not content or not content.startswith(standing.content):
+        raise ShardError(
+            f"{dataset.directory}: the documents of '{name}' in the token store are not those that "
+            "were written; build again"
+        )
     numbers = np.array([key.number])
     files, lines = domain.locate(numbers)
-    content = domain.content_hash(key.number)
     text = dataset.decode(domain.document(key.number))
     if xxhash.xxh3_128_hexdigest(text.encode()) != content:
         notice = (

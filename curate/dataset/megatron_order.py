@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -24,6 +25,16 @@ from curate.errors import InputError
 CLASSES = ("GPTDataset", "BlendedDataset")
 
 DESCRIPTION = "-description.txt"
+
+
+class _Description(msgspec.Struct, rename={"kind": "class"}):
+    """The fields of a description that are read."""
+
+    kind: str
+    dataset_path: str | None = None
+    index_split: str | None = None
+    split: str | None = None
+    datasets: list[_Description] = []
 
 
 @dataclass(frozen=True)
@@ -39,12 +50,16 @@ class _PrefixOrder:
     def stretches(self, sample: int, provenance: Provenance) -> list[Stretch]:
         """Return the tokens of a sample, the one more that is only a label included."""
         number = int(self.shuffle[sample])
+        if not 0 <= number < len(self.samples) - 1:
+            raise _other_shards(provenance.manifest.shards[self.shard].stem)
         (first, low), (last, high) = (
             self.samples[number].tolist(),
             self.samples[number + 1].tolist(),
         )
         pieces = provenance.shard(self.shard)
         stretches = []
+        if not 0 <= first <= last < len(self.documents):
+            raise _other_shards(pieces.record.stem)
         for place in range(first, last + 1):
             document = int(self.documents[place])
             start, tokens = int(pieces.starts[document]), int(pieces.rows["tokens"][document])
@@ -74,6 +89,11 @@ class MegatronOrder:
         if self.blend is None:
             return self.prefixes[0].stretches(sample, provenance)
         prefix, own_sample = int(self.blend[0][sample]), int(self.blend[1][sample])
+        if not (
+            0 <= prefix < len(self.prefixes)
+            and 0 <= own_sample < len(self.prefixes[prefix].shuffle)
+        ):
+            raise _other_shards(provenance.manifest.shards[self.prefixes[0].shard].stem)
         return self.prefixes[prefix].stretches(own_sample, provenance)
 
 
@@ -117,17 +137,19 @@ def _descriptions(cache: Path) -> dict[Path, dict[str, Any]]:
     descriptions = {}
     for path in paths:
         try:
-            fields = json.loads(path.read_text("utf-8"))
+            content = path.read_bytes()
+            described = msgspec.json.decode(content, type=_Description)
+            fields = json.loads(content)
         except (OSError, ValueError, RecursionError) as error:
             raise InputError(f"{path}: not a description of Megatron's ({error})") from error
-        split = fields.get("index_split") or fields.get("split")
-        if isinstance(fields, dict) and fields.get("class") in CLASSES and split == "train":
+        split = described.index_split or described.split
+        if described.kind in CLASSES and split == "train":
             descriptions[path] = fields
     return descriptions
 
 
 def _prefixes(fields: Mapping[str, Any]) -> list[str]:
-    parts = fields["datasets"] if fields["class"] == "BlendedDataset" else [fields]
+    parts = fields.get("datasets", []) if fields["class"] == "BlendedDataset" else [fields]
     return [str(part.get("dataset_path")) for part in parts]
 
 
@@ -162,7 +184,11 @@ def _prefix_order(path: Path, fields: Mapping[str, Any], provenance: Provenance)
     names = ("document_index", "sample_index", "shuffle_index")
     documents, samples, shuffle = (_array(path, name) for name in names)
     record = provenance.manifest.shards[shard]
-    if len(samples) != len(shuffle) + 1 or documents.max(initial=0) >= record.sequences:
+    if (
+        (documents.ndim, samples.ndim, shuffle.ndim) != (1, 2, 1)
+        or samples.shape != (len(shuffle) + 1, 2)
+        or not 0 <= documents.min(initial=0) <= documents.max(initial=0) < record.sequences
+    ):
         raise _other_shards(record.stem)
     return _PrefixOrder(shard, documents, samples, shuffle)
 
@@ -181,4 +207,6 @@ def _array(description: Path, name: str) -> NDArray[Any]:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{path}: cannot be read ({reason})") from error
+    if array.dtype.kind not in "iu" or not array.size:
+        raise InputError(f"{path}: no array of whole numbers, as Megatron writes it")
     return array

@@ -54,6 +54,14 @@ class Place(msgspec.Struct, frozen=True, rename={"pass_number": "pass"}):
     """How often the split has shown this token, this time included; None for filling."""
 
 
+class Standing(NamedTuple):
+    """The places of a document."""
+
+    content: str
+    """First 16 digits of its content hash; empty for a document that no shard holds."""
+    places: tuple[Place, ...]
+
+
 class Stretch(NamedTuple):
     """Consecutive tokens of a shard, of any documents."""
 
@@ -168,16 +176,7 @@ class Provenance:
             keys |= {DocumentKey(int(row["domain"]), int(row["document"])) for row in same}
         return sorted(keys)
 
-    def content_of(self, key: DocumentKey) -> str:
-        """Return the first 16 digits of the content hash of a document that stands in a shard."""
-        for number in range(len(self.manifest.shards)):
-            rows = self.shard(number).rows
-            same = np.flatnonzero((rows["domain"] == key.domain) & (rows["document"] == key.number))
-            if len(same):
-                return f"{int(rows['content'][same[0]]):016x}"
-        raise ShardError(f"{self.directory}: no shard holds this document; run curate build")
-
-    def places(self, keys: Iterable[DocumentKey]) -> dict[DocumentKey, list[Place]]:
+    def places(self, keys: Iterable[DocumentKey]) -> dict[DocumentKey, Standing]:
         """Find every place of some documents, in the order of the shards.
 
         Args:
@@ -187,15 +186,23 @@ class Provenance:
             The places of each; empty for a document in no shard.
         """
         places: dict[DocumentKey, list[Place]] = {key: [] for key in keys}
-        wanted = np.array([_packed(*key) for key in places], np.int64)
+        contents = dict.fromkeys(places, "")
+        sought = np.array([_packed(*key) for key in places], np.int64)
         shown: dict[tuple[DocumentKey, str], list[tuple[int, int]]] = {}
         for number in range(len(self.manifest.shards)):
             shard = self.shard(number)
             rows = shard.rows
             packed = _packed(rows["domain"].astype(np.int64), rows["document"])
-            for piece in np.flatnonzero(np.isin(packed, wanted) & (rows["domain"] != PAD)):
+            for piece in np.flatnonzero(np.isin(packed, sought) & (rows["domain"] != PAD)):
                 row = rows[piece]
                 key = DocumentKey(int(row["domain"]), int(row["document"]))
+                content = f"{int(row['content']):016x}"
+                if contents[key] not in ("", content):
+                    raise ShardError(
+                        f"{self.directory}: the provenance gives two texts to one document of "
+                        f"'{self.manifest.domains[key.domain]}'; run curate verify, then build"
+                    )
+                contents[key] = content
                 start, tokens = int(row["start"]), int(row["tokens"])
                 earlier = shown.setdefault((key, shard.record.split), [])
                 position = int(shard.starts[piece])
@@ -212,7 +219,7 @@ class Provenance:
                     )
                 )
                 earlier.append((start, start + tokens))
-        return places
+        return {key: Standing(contents[key], tuple(places[key])) for key in places}
 
     def within(self, stretches: Sequence[Stretch]) -> list[tuple[DocumentKey | None, Place]]:
         """Cut stretches of shards into documents.
@@ -266,18 +273,18 @@ def numbered(place: Place, places: Sequence[Place]) -> Place:
 
 
 def find_shard(manifest: Manifest, name: str) -> int | None:
-    """Return the number of the shard of a name: its stem, or the end of it after a slash.
+    """Return the number of the shard of a name: its stem, or the end of it with a `shard-…`.
+
+    `validation/wiki` must be written out, for `wiki:17` may be an identifier.
 
     Raises:
         InputError: Several shards end so.
-
-    Example:
-        A dataset has `train/shard-00000`, so `shard-00000` names it, too.
     """
     stems = [record.stem for record in manifest.shards]
-    exact = [number for number, stem in enumerate(stems) if stem == name]
-    ending = [number for number, stem in enumerate(stems) if stem.endswith(f"/{name}")]
-    candidates = exact or ending
+    candidates = [number for number, stem in enumerate(stems) if stem == name]
+    if not candidates and name.rpartition("/")[2].startswith("shard-"):
+        ending = f"/{name}"
+        candidates = [number for number, stem in enumerate(stems) if stem.endswith(ending)]
     if len(candidates) > 1:
         names = ", ".join(stems[number] for number in candidates[:4])
         raise InputError(f"'{name}' names {len(candidates)} shards; name one of {names}")

@@ -48,6 +48,7 @@ class _Mixture(msgspec.Struct):
     """The fields of `mixture.json` that a comparison cannot do without."""
 
     weights: dict[str, float]
+    epochs: dict[str, float] | None = None
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,9 @@ MOST_DOMAINS = 50
 CODE_SHARE = 0.5
 """Share of the bytes from which a tree of text files is one of source code."""
 
+SAMPLED_FILES = 3
+"""Files of a group that are opened while those before hold no text, or are damaged."""
+
 SAMPLED_GROUPS = 8
 """Groups of file names in a directory whose first file is opened."""
 
@@ -357,7 +360,8 @@ def _propose_records(
         by_stem.setdefault(stem_of(file.name), []).append(file)
     # Partitions may have names of every kind, so only the largest groups are opened.
     order = sorted(by_stem, key=lambda stem: -sum(file.size_bytes for file in by_stem[stem]))
-    fields = {stem: text_fields(by_stem[stem][0]) for stem in order[:SAMPLED_GROUPS]}
+    samples = {stem: _sample(by_stem[stem]) for stem in order[:SAMPLED_GROUPS]}
+    fields = {stem: found for stem, (_, found) in samples.items()}
     ranked = {stem: rank(found) for stem, found in fields.items()}
     first = next((stem for stem in ranked if ranked[stem]), None)
     if first is None:
@@ -373,8 +377,7 @@ def _propose_records(
         names = list_first([file.name for file in by_stem[stem]])
         proposal.left_out.append(f"files of '{name}' without the field '{text.name}': {names}")
     domain = ProposedDomain(name, kept, *_patterns(kept, others), text=text)
-    sample = by_stem[first][0]
-    domain.id = identifying_field(sample, text.name)
+    domain.id = identifying_field(samples[first][0], text.name)
     rivals = [one for one in ranked[first][1:] if one.mean_characters
               >= RIVAL_SHARE * text.mean_characters]  # fmt: skip
     if rivals:
@@ -391,6 +394,15 @@ def _propose_records(
     if domain.id is None:
         domain.unsure.append("no field identifies a record, so a hash of its text does")
     proposal.domains.append(domain)
+
+
+def _sample(files: Sequence[SurveyedFile]) -> tuple[SurveyedFile, list[TextField]]:
+    """Return the first file whose records hold text, and the fields of it; a few are opened."""
+    for file in files[:SAMPLED_FILES]:
+        fields = text_fields(file)
+        if fields:
+            return file, fields
+    return files[0], []
 
 
 def rank(fields: Iterable[TextField]) -> list[TextField]:
