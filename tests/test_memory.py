@@ -162,3 +162,24 @@ def test_little_memory_gives_the_same_documents_order_and_tokens(tmp_path: Path)
         made = drawn(domains)
     for place, (array, other) in enumerate(zip(expected, made, strict=True)):
         assert np.array_equal(array, other), place
+
+
+def test_domains_of_one_part_share_its_map(tmp_path: Path) -> None:
+    """10,000 domains of a few files each would map as many times the store."""
+    documents = make_documents("talk", 30)
+    before = mapped_bytes()
+    domain = write_domain(tmp_path, "talk", [documents])
+    mapped = mapped_bytes() - before
+    other = DomainTokens("again", domain.files, domain.dtype)
+    assert mapped_bytes() - before == mapped
+    assert other.fingerprint == domain.fingerprint
+    part = domain.part_paths[0] / "tokens.bin"
+    content = part.read_bytes()
+    part.unlink()
+    part.write_bytes(content[:-2] + b"\1\1")
+    renewed = DomainTokens("renewed", domain.files, domain.dtype)
+    assert mapped_bytes() - before > mapped
+    assert any(
+        not np.array_equal(renewed.document(number), domain.document(number))
+        for number in range(len(domain))
+    )

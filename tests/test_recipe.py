@@ -460,7 +460,8 @@ def test_overrides_that_lead_nowhere(override, expected, tmp_path):
 def test_hash_ignores_places_and_nothing_else(tmp_path):
     base = read(FULL, tmp_path).hash
     assert read(FULL, tmp_path / "elsewhere").hash == base
-    for same in ("cache=x", "output.dir=y", "output.dir=", "base=z", "counting.memory_mb=65"):
+    for same in ("cache=x", "output.dir=y", "output.dir=", "base=z", "counting.memory_mb=65",
+                 "limits.memory_mb=65"):  # fmt: skip
         assert read(FULL, tmp_path, same).hash == base
     different = [
         "name=x", "tokenizer.path=x", "tokenizer.eos=x", "tokenizer.backend=auto",

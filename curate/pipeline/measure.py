@@ -148,7 +148,7 @@ def gather(
     ]
     if tasks:
         observer.begin("entropies", [task.domain.name for task in tasks])
-        map_tasks(partial(_measure_and_keep, cache), tasks, workers)
+        map_tasks(partial(_measure_and_keep, cache), tasks, workers, observer.tick)
         observer.end(f"at most {plan.sample_tokens:,} tokens of each domain")
     for warning in warnings if kinds else ():
         observer.notice(warning)

@@ -86,7 +86,31 @@ def plan_dataset(
     Raises:
         CurateError: Any user-fixable error, including an infeasible plan.
     """
-    tokenized = tokenize_domains(loaded, workers, observer)
+    return plan_tokenized(
+        loaded, tokenize_domains(loaded, workers, observer), workers, observer, write=write
+    )
+
+
+def plan_tokenized(
+    loaded: LoadedRecipe,
+    tokenized: TokenizedDomains,
+    workers: int,
+    observer: Observer,
+    *,
+    write: bool = True,
+) -> Planned:
+    """Measure, mix and plan.
+
+    Args:
+        loaded: The recipe, its names checked.
+        tokenized: Its domains.
+        workers: Number of processes.
+        observer: Receives progress and warnings.
+        write: Whether to write `stats.json`, `mixture.json` and `plan.json`.
+
+    Raises:
+        CurateError: Any user-fixable error, including an infeasible plan.
+    """
     settings = format_settings(loaded, tokenized.tokenizer)
     output_format = configure(loaded.recipe.output.format, settings)
     if isinstance(output_format, TokenFormat):  # fail now, not after measuring and training

@@ -143,9 +143,9 @@ def domains_in(store: TokenStore, manifest: Manifest) -> list[DomainTokens] | No
     """Return the domains of a dataset from its token store; None unless all are whole there."""
     files: dict[str, list[DomainFile]] = {name: [] for name in manifest.domains}
     for record in manifest.inputs:
-        entries = store.file_entries(record.content, record.segments)
-        if entries is None:
-            return None
         if record.domain in files:
+            entries = store.file_entries(record.content, record.segments)
+            if entries is None:
+                return None
             files[record.domain].append(DomainFile(record.path, entries))
     return [DomainTokens(name, files[name], store.dtype) for name in manifest.domains]

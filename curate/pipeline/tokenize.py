@@ -140,7 +140,8 @@ def _tokenize_domains(loaded: LoadedRecipe, workers: int, observer: Observer) ->
         losses = [domain_losses(domain) for domain in domains]
         check_losses(domains, losses, recipe.limits.lost_share)
         observer.begin("count", [domain.name for domain in domains])
-        counted = map_tasks(_entropies, _count_requests(filling, cache, domains, filled), workers)
+        requests = _count_requests(filling, cache, domains, filled)
+        counted = map_tasks(_entropies, requests, workers, observer.tick)
     for notice in itertools.chain(*(notices for _, notices in counted)):
         observer.notice(notice)
     entropies = [entropy for entropy, _ in counted]

@@ -513,7 +513,7 @@ class LoadedRecipe(Struct, frozen=True):
             cache="",
             proxy=ProxyRecipe(),
             counting=CountingRecipe(),
-            limits=replace(self.recipe.limits, lost_share=LimitsRecipe().lost_share),
+            limits=LimitsRecipe(record_bytes=self.recipe.limits.record_bytes),
             output=replace(self.recipe.output, dir=None),
         )
         mixture = recipe.mixture

@@ -34,6 +34,9 @@ CAN_FORGET = hasattr(mmap, "MADV_DONTNEED") and sys.platform != "win32"
 _live: dict[int, int] = {}
 """Length of each mapping of this process, by its address."""
 
+_mapped_bytes = [0]
+"""Their sum."""
+
 
 def map_file(
     path: Path, dtype: Any, offset_bytes: int = 0, items: int | None = None
@@ -119,7 +122,7 @@ def _open_unnamed(directory: Path) -> int:
 
 def mapped_bytes() -> int:
     """Return the bytes of all files that this process maps."""
-    return sum(list(_live.values()))
+    return _mapped_bytes[0]
 
 
 def forget_pages() -> None:
@@ -141,12 +144,14 @@ def _map(path: Path, descriptor: int, start: int, length: int, writable: bool = 
         raise OSError(number, os.strerror(number), str(path))
     buffer = (ctypes.c_char * length).from_address(address)
     _live[address] = length
+    _mapped_bytes[0] += length
     weakref.finalize(buffer, _unmap, address, length).atexit = False
     return buffer
 
 
 def _unmap(address: int, length: int) -> None:
     del _live[address]  # first, as another thread may get the same address at once
+    _mapped_bytes[0] -= length
     _system().munmap(address, length)
 
 

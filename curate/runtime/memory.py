@@ -57,6 +57,8 @@ class _Bound:
     on_block: Callable[[], None]
     process: int = 0
     """Process that shows progress; workers forked from it do not."""
+    read_blocks: float = 0.0
+    """Blocks of rows that were read since pages were given back."""
     held_bytes: int = 0
     """Bytes of the arrays in memory that were made under this bound and still exist."""
 
@@ -77,7 +79,7 @@ def bounded(
     """
     global _bound
     before = _bound
-    _bound = _Bound(limit_bytes, directory, on_block, os.getpid(), before.held_bytes)
+    _bound = _Bound(limit_bytes, directory, on_block, os.getpid(), held_bytes=before.held_bytes)
     try:
         yield
     finally:
@@ -135,31 +137,45 @@ def blocks(rows: int) -> Iterator[slice]:
     """Yield consecutive ranges of rows; between them, show progress and give pages back."""
     step = block_rows()
     for start in range(0, rows, step):
-        yield slice(start, min(rows, start + step))
-        next_block()
+        stop = min(rows, start + step)
+        yield slice(start, stop)
+        next_block((stop - start) / step)
 
 
 def scattered_blocks(rows: int) -> Iterator[slice]:
     """Yield consecutive ranges of rows, each of which leads to a place of its own in a few maps."""
-    step = max(1, _bound.limit_bytes // (SCATTERED_SHARE * FAULT_BYTES))
-    if not maps_too_much():
-        step = max(1, rows)
+    whole = max(1, _bound.limit_bytes // (SCATTERED_SHARE * FAULT_BYTES))
+    step = whole if maps_too_much() else max(1, rows)
     for start in range(0, rows, step):
-        yield slice(start, min(rows, start + step))
-        give_back()
+        stop = min(rows, start + step)
+        yield slice(start, stop)
+        give_back((stop - start) / whole)
 
 
-def next_block() -> None:
-    """End a block of rows: give pages of mapped files back, and show progress."""
-    give_back()
+def next_block(share: float = 1.0) -> None:
+    """End a block of rows: give pages of mapped files back, and show progress.
+
+    Args:
+        share: The block's rows over those of a full one.
+    """
+    give_back(share)
     if _bound.process == os.getpid():
         _bound.on_block()
 
 
-def give_back() -> None:
-    """Give back the pages of mapped files if all of them would take too much memory."""
-    if maps_too_much():
-        forget_pages()
+def give_back(share: float = 1.0) -> None:
+    """Give back the pages of mapped files, now and then, if they could take too much memory.
+
+    It takes a system call for each map, so that there must be a block of rows to make up for it.
+
+    Args:
+        share: What was read since the last call, as a share of a full block.
+    """
+    _bound.read_blocks += share
+    if _bound.read_blocks >= 1:
+        _bound.read_blocks = 0.0
+        if maps_too_much():
+            forget_pages()
 
 
 def maps_too_much() -> bool:

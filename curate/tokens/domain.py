@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -351,8 +352,17 @@ def mix64_scalar(value: int) -> np.uint64:
     return np.uint64(mix64(word, word)[0])
 
 
+_maps: weakref.WeakValueDictionary[tuple[Any, ...], NDArray[Any]] = weakref.WeakValueDictionary()
+"""Maps of files of parts, which small domains share; the system limits maps and their length."""
+
+
 def _map(path: Path, dtype: np.dtype[Any]) -> NDArray[Any]:
     try:
-        return map_file(path, dtype)
+        status = path.stat()  # another file may have taken the place of one that is still mapped
+        key = (path, status.st_dev, status.st_ino, dtype)
+        mapped = _maps.get(key)
+        if mapped is None:
+            mapped = _maps[key] = map_file(path, dtype)
+        return mapped
     except OSError as error:
         raise InputError(f"{path}: cannot be mapped ({error})") from error

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate.runtime.files import hash_bytes, place_directory, remove_tree, sweep
+from curate.runtime.memory import next_block
 from curate.runtime.sealed import Notice, SealError
 from curate.tokens.count_tables import (
     StoredTable,
@@ -157,6 +158,7 @@ def _count_entries(request: CountRequest, needed: Counter[EntryKey], destination
                 remaining[stored.entry.name] -= 1
                 for stream in entry_streams(stored, request.tokenizer):
                     counter.add(stream)
+                    next_block()
     counter.finish(destination)
 
 

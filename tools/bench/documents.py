@@ -45,6 +45,7 @@ TOKENS_OF_DOCUMENT = 8
 COPIES = 0.01
 """Share of the documents that have the text of another."""
 
+COMMANDS = "plan 0.01,build 0.01,verify 0.01,build 1,verify 1"
 SHARD_TOKENS = 50_000_000
 SEQUENCE_TOKENS = 2048
 SEED = 19
@@ -112,7 +113,7 @@ def main() -> None:
         if not (work / "store.json").exists():
             shutil.rmtree(work, ignore_errors=True)
             _make_store(work, documents)
-        for command in ("plan 0.01", "build 0.01", "verify 0.01", "build 1", "verify 1"):
+        for command in options.commands.split(","):
             print(_measured(command, documents, work, options), flush=True)
         if not options.keep:
             shutil.rmtree(work)
@@ -121,6 +122,7 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Very many tiny documents.")
     parser.add_argument("--documents", default="1e6,1e7", help="sizes, with commas")
+    parser.add_argument("--commands", default=COMMANDS, help="which, each with its share")
     parser.add_argument("--form", default="npy", help="output format")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--memory-mb", type=int, help="limits.memory_mb of the recipe")
@@ -137,7 +139,7 @@ def _measured(command: str, documents: int, work: Path, options: argparse.Namesp
     arguments += ["--form", options.form, "--workers", str(options.workers)]
     if options.memory_mb:
         arguments += ["--memory-mb", str(options.memory_mb)]
-    usage = run(arguments, directory=work, limit_seconds=7200)
+    usage = run(arguments, directory=work, limit_seconds=7200.0)
     rows = json.loads(usage.output.splitlines()[-1])
     stages = ", ".join(
         f"{stage} {seconds:.1f} / {peak / 1e6:.0f}"
