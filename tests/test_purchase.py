@@ -115,18 +115,43 @@ def bought(proposal: Purchase) -> tuple[int, int]:
     return pick.small, pick.large
 
 
-def test_alike_sizes_are_bought_small_and_unlike_ones_large() -> None:
-    budget = 8 * SIZES[1].flops  # about 260 small runs
-    alike = purchase(request_of(table_of(planted(0.999, (40, 25)))), budget)
-    apart = purchase(request_of(table_of(planted(0.0, (40, 25), seed=4))), budget)
-    assert alike.model.correlation()[0] > apart.model.correlation()[0] + 0.3
-    assert bought(alike)[0] > 30 + bought(apart)[0] and bought(apart)[1] >= 6
-    for proposal in (alike, apart):
+def test_as_many_large_runs_as_domains_are_bought_alone() -> None:
+    """However alike the sizes are, and the pilot's count."""
+    three, four = (purchase(request_of(None), runs * SIZES[1].flops, SIZES) for runs in (3, 4))
+    assert bought(four) == (0, 4) and "with 4 of them, large runs alone" in four.reason
+    assert bought(three)[0] > 30 and bought(three)[1] < 3
+    pilot = table_of(planted(0.999, (40, 2)))
+    with_pilot = purchase(request_of(pilot), 2 * SIZES[1].flops)
+    assert with_pilot.model.correlation()[0] > 0.9 and bought(with_pilot) == (0, 2)
+
+
+def test_fewer_large_runs_than_domains_are_bought_by_expected_regret() -> None:
+    for seed, budget in ((0, 3), (1, 3), (2, 2)):
+        proposal = purchase(request_of(None, seed=seed), budget * SIZES[1].flops, SIZES)
         pick = proposal.candidates[proposal.best]
-        assert pick.regret == min(row.regret for row in proposal.candidates)
-        assert pick.flops <= budget and pick.regret < proposal.nothing.regret
+        least = min(proposal.candidates, key=lambda row: row.regret)
+        alike = least.regret + 2 * least.regret_error
+        assert pick.regret <= alike
+        assert all(row.regret > alike for row in proposal.candidates if row.large > pick.large)
+        assert pick.flops <= budget * SIZES[1].flops and pick.regret < proposal.nothing.regret
         assert len(proposal.sizes()) == len(proposal.design.mixtures) == sum(bought(proposal))
         assert np.allclose(proposal.design.mixtures.sum(axis=1), 1)
+
+
+def test_a_budget_below_one_large_run_buys_small_ones() -> None:
+    proposal = purchase(request_of(None), 0.9 * SIZES[1].flops, SIZES)
+    assert bought(proposal)[0] > 10 and bought(proposal)[1] == 0
+
+
+def test_unlike_sizes_make_small_runs_worth_less() -> None:
+    """By expected regret of small runs alone, against that of large runs alone."""
+    alike, apart = (
+        purchase(request_of(table_of(planted(correlation, (40, 8), seed))), 4 * SIZES[1].flops)
+        for correlation, seed in ((0.999, 1), (0.0, 5))
+    )
+    assert alike.model.correlation()[0] > apart.model.correlation()[0] + 0.3
+    ratios = [row.candidates[0].regret / row.candidates[-1].regret for row in (alike, apart)]
+    assert ratios[0] < 0.6 and ratios[1] > 1
 
 
 def test_without_a_pilot_the_prior_decides_and_bounds_hold() -> None:

@@ -2,13 +2,15 @@
 
 Many cheap runs say much about an effect that carries over imperfectly; few dear ones say little
 about the right one. Candidates spend the budget in different parts; for each, simulation with the
-model of `curate.mixture.search.two_sizes` gives the expected regret at the large size, and the
-least one is proposed. Large runs go to the mixtures that are most likely the best, as the pilot has
-it; small runs, and all runs where there is no pilot, go far from each other.
+model of `curate.mixture.search.two_sizes` gives the expected regret at the large size. Mixtures of
+runs are far from each other: large runs on those that the pilot has as the best taught `joint` less
+(docs/evidence.md).
 
-What is assumed: the model; that effects at the target are those of the large size; and an analyst
-who knows the model's parameters as well as the pilot tells them. Laws differ from that analyst:
-`tools/bench/purchase.py` judges proposals with them, and docs/evidence.md has the figures.
+The analyst of the simulation is no law. It knows how far to trust small runs; a law such as `joint`
+is misled by those whose effects or noise differ, and learns more from large runs than it. So large
+runs alone are bought where there are as many as domains, those of the pilot included; simulation
+decides where there are fewer. `tools/bench/purchase.py` judges proposals with laws. It is also
+assumed that effects at the target are those of the large size.
 """
 
 from __future__ import annotations
@@ -39,7 +41,6 @@ from curate.mixture.search.two_sizes import (
     TwoSizes,
     draw_truths,
     learn,
-    promising,
     simulated_regret,
 )
 from curate.runtime.threads import one_blas_thread
@@ -52,8 +53,10 @@ MOST_RUNS = 300
 """Most runs at one size; more would hardly differ, and a covariance of them is dear."""
 MOST_PILOT = 120
 """Most runs of a pilot at each size that take part."""
-PARTS = (0.0, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 1.0)
+PARTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Parts of the budget for the large size."""
+ALIKE = 2.0
+"""Standard errors of the simulation within which expected regrets are alike."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +99,8 @@ class Purchase:
     candidates: tuple[Candidate, ...]
     best: int
     """Place of the candidate to buy."""
+    reason: str
+    """Why that one, for the user."""
     design: Design
     """Mixtures of its runs, those of the large size first."""
 
@@ -140,26 +145,26 @@ def purchase(
     trained = np.empty((0, len(names))) if pilot is None else pilot.mixtures
     order = fill(pool, trained, min(2 * MOST_RUNS, POOL))
     model = learn(pilot, rng)
-    # Draws that choose mixtures must not judge them too.
-    hopes = [] if pilot is None else promising(draw_truths(model, pool, pilot, rng))
     truths = draw_truths(model, pool, pilot, rng)
     tried: dict[tuple[int, int], Candidate] = {}
     for counts in [(0, 0), *_counts(flops, small, large)]:
-        places = _places(counts, order, hopes)
+        places = _places(counts, order)
         regret = simulated_regret(model.centre, truths, pilot, places)
         tried[counts] = _candidate(counts, (small, large), np.expm1(regret))
     nothing, *candidates = tried.values()
-    best = min(range(len(candidates)), key=lambda place: candidates[place].regret)
-    of_small, of_large = _places((candidates[best].small, candidates[best].large), order, hopes)
+    of_pilot = (0, 0) if pilot is None else (int((~pilot.large).sum()), int(pilot.large.sum()))
+    best, reason = _choose(candidates, of_pilot[1], len(names))
+    of_small, of_large = _places((candidates[best].small, candidates[best].large), order)
     bought = pool[of_large + of_small]
     return Purchase(
         small=small,
         large=large,
         model=model,
-        pilot=(0, 0) if pilot is None else (int((~pilot.large).sum()), int(pilot.large.sum())),
+        pilot=of_pilot,
         nothing=nothing,
         candidates=tuple(candidates),
         best=best,
+        reason=reason,
         design=Design("filling", names, bought, runs_needed(len(names)), len(trained)),
     )
 
@@ -192,19 +197,39 @@ def _candidate(
     )
 
 
-def _places(
-    counts: tuple[int, int], order: list[int], hopes: list[int]
-) -> tuple[list[int], list[int]]:
+def _choose(candidates: Sequence[Candidate], large: int, domains: int) -> tuple[int, str]:
+    """Choose a candidate, and say why.
+
+    Args:
+        candidates: They spend the budget, one of them on large runs alone if it buys any.
+        large: Large runs of the pilot.
+        domains: Number of domains.
+    """
+    alone = next((at for at, row in enumerate(candidates) if not row.small), None)
+    if alone is not None and (runs := large + candidates[alone].large) >= domains:
+        return alone, (
+            f"with {runs} of them, large runs alone teach a law of {domains} domains more than any "
+            "split, and cannot mislead it"
+        )
+    least = min(candidates, key=lambda row: row.regret)
+    alike = [
+        place
+        for place, row in enumerate(candidates)
+        if row.regret <= least.regret + ALIKE * least.regret_error
+    ]
+    best = max(alike, key=lambda place: candidates[place].large)
+    return best, "the least expected regret; of splits that are alike, the one with most large runs"
+
+
+def _places(counts: tuple[int, int], order: list[int]) -> tuple[list[int], list[int]]:
     """Select the mixtures to run at the small size, and at the large one.
 
     Args:
         counts: Numbers of small and of large runs.
         order: Places in the pool, each far from all before.
-        hopes: Places of the mixtures that may be the best, the most likely first.
     """
-    large = [*hopes, *(place for place in order if place not in hopes)][: counts[1]]
-    small = [place for place in order if place not in large][: counts[0]]
-    return small, large
+    small, large = counts
+    return order[large : large + small], order[:large]
 
 
 def _counts(flops: float, small: RunSize, large: RunSize) -> list[tuple[int, int]]:

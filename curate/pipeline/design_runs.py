@@ -79,6 +79,8 @@ def design_purchase(
         f"noise is {100 * proposal.model.noise(False):.2g} % of the loss at the small size and "
         f"{100 * proposal.model.noise(True):.2g} % at the large one, by {learnt}"
     )
+    pick = proposal.candidates[proposal.best]
+    observer.notice(f"proposed: {pick.small} small and {pick.large} large runs; {proposal.reason}")
     fields = {**_json(proposal.design), "purchase": _purchase_json(proposal)}
     return DesignResult(fields, path)
 
@@ -116,6 +118,7 @@ def _purchase_json(proposal: Purchase) -> dict[str, Any]:
         "nothing": _candidate_json(proposal.nothing),
         "candidates": [_candidate_json(candidate) for candidate in proposal.candidates],
         "best": proposal.best,
+        "reason": proposal.reason,
         "run_sizes": {
             label: {"params": size.params, "tokens": size.tokens}
             for label, size in zip(proposal.design.runs(), proposal.sizes(), strict=True)

@@ -1,9 +1,9 @@
-"""Purchases of runs at two sizes on planted tables: the proposed one against simple rules.
+"""Purchases of runs at two sizes on planted tables: the proposed split of a budget, and all others.
 
 Run as `python tools/bench/purchase.py --seeds 10`. Each table has a pilot of a few runs at either
-size. `curate design --flops` proposes how many runs of each to buy; rivals spend the same budget on
-small runs alone, on large runs alone, or half on each. The runs are simulated, a law is fitted to
-them and the pilot, and the mixture that it predicts best at the large size is judged by the truth.
+size. `curate design --flops` proposes which part of a budget to spend on large runs. For that and
+for every other split the runs are simulated, a law is fitted to them and the pilot, and the mixture
+that it predicts best at the large size is judged by the truth.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import argparse
 import json
 import time
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +27,6 @@ from curate.mixture.search.simplex_box import whole
 
 SMALL = RunSize(7e7, 1.4e9)
 DOMAINS, TARGETS = 6, 8
-PILOT = (12, 4)
-"""Runs of the pilot at the small size and at the large one, whose mixtures are among the others."""
 JUDGED = 2_000
 """Mixtures among which the law chooses."""
 
@@ -43,17 +41,15 @@ class Form:
     large_noise: float
     cost: float
     """Cost of a large run in small ones."""
-    large_runs: int
-    """Large runs that the budget buys."""
 
 
 FORMS = {
-    "same effects": Form(0.0, 0.004, 0.002, 30, 8),
-    "mild drift": Form(0.15, 0.004, 0.002, 30, 8),
-    "strong drift": Form(0.5, 0.004, 0.002, 30, 8),
-    "no relation": Form(3.0, 0.004, 0.002, 30, 8),
-    "noisy small runs": Form(0.15, 0.03, 0.002, 30, 8),
-    "near sizes": Form(0.05, 0.004, 0.004, 3, 30),
+    "same effects": Form(0.0, 0.004, 0.002, 30),
+    "mild drift": Form(0.15, 0.004, 0.002, 30),
+    "strong drift": Form(0.5, 0.004, 0.002, 30),
+    "no relation": Form(3.0, 0.004, 0.002, 30),
+    "noisy small runs": Form(0.15, 0.03, 0.002, 30),
+    "near sizes": Form(0.05, 0.004, 0.004, 3),
 }
 """Planted tables by name."""
 
@@ -115,66 +111,68 @@ def join(tables: list[RunTable]) -> RunTable:
     )
 
 
-RULES = ("proposed", "all small", "all large", "half", "pilot only")
+@dataclass(frozen=True)
+class Task:
+    """A table, and a budget."""
+
+    form: str
+    seed: int
+    law: str
+    large_runs: int
+    """Large runs that the budget buys."""
+    pilot: tuple[int, int]
+    """Runs of the pilot at the small size and at the large one, whose mixtures are among the
+    others; no run: there is no pilot."""
 
 
-def trial(task: tuple[str, int, str, tuple[str, ...]]) -> dict[str, object]:
-    """Buy by each rule, fit, choose, and judge by the truth."""
-    name, seed, law, compared = task
-    form, truth = FORMS[name], Truth(FORMS[name], seed)
-    rng = np.random.default_rng(1000 + seed)
+def trial(task: Task) -> dict[str, object]:
+    """Buy every split of the budget, fit, choose, and judge by the truth."""
+    truth = Truth(FORMS[task.form], task.seed)
+    rng = np.random.default_rng(1000 + task.seed)
     domains = tuple(DomainSupply(f"d{at}", 10**9, float("inf")) for at in range(DOMAINS))
-    options = MixtureOptions(search=SearchOptions(seed=seed))
+    options = MixtureOptions(search=SearchOptions(seed=task.seed))
     bare = MixtureRequest(domains, 10**9, "natural", options)
-    pilot_mixtures = draw(bare, whole(DOMAINS), PILOT[0], rng)
+    pilot_mixtures = draw(bare, whole(DOMAINS), max(task.pilot), rng)
     pilot = [
-        truth.runs(pilot_mixtures, False, "pilot-small-", rng),
-        truth.runs(pilot_mixtures[: PILOT[1]], True, "pilot-large-", rng),
+        truth.runs(pilot_mixtures[:runs], is_large, f"pilot-{is_large}-", rng)
+        for runs, is_large in zip(task.pilot, (False, True), strict=True)
+        if runs
     ]
     large, small = truth.size(True), truth.size(False)
-    budget = form.large_runs * large.flops
-    request = MixtureRequest(domains, 10**9, "natural", options, Evidence(join(pilot)))
+    budget = task.large_runs * large.flops
+    request = replace(bare, evidence=Evidence(join(pilot)) if pilot else None)
     started = time.process_time()
-    proposal = purchase(request, budget)
+    proposal = purchase(request, budget, [small, large])
     seconds = time.process_time() - started
-    pick = proposal.candidates[proposal.best]
-    half = int(0.5 * form.large_runs)
-    everything = int(budget / small.flops)
-    rules = {
-        "proposed": (pick.small, pick.large),
-        "all small": (everything, 0),
-        "all large": (0, form.large_runs),
-        "half": (int((budget - half * large.flops) / small.flops), half),
-        "pilot only": (0, 0),
-    }
     pool = draw(bare, whole(DOMAINS), 500, rng)
     order = fill(pool, pilot_mixtures, 500)
-    proposed = proposal.design.mixtures
     judged = np.vstack(
         [np.full((1, DOMAINS), 1 / DOMAINS), draw(bare, whole(DOMAINS), JUDGED, rng)]
     )
     means = truth.losses(judged, True).mean(axis=1)
-    regrets = {}
-    for rule in compared:
-        of_small, of_large = rules[rule]
-        # Rivals' mixtures fill the simplex; noise is the same for every rule as far as runs go.
-        at_large, at_small = pool[order[:of_large]], pool[order[of_large : of_large + of_small]]
-        if rule == "proposed":
-            at_large, at_small = proposed[:of_large], proposed[of_large:]
+    pick = proposal.candidates[proposal.best]
+    regrets: dict[str, float] = {}
+    for place, split in enumerate(proposal.candidates):
+        # Runs fill the simplex, as those of the proposal do; noise is the same for every split.
+        at_large, at_small = order[: split.large], order[split.large : split.large + split.small]
         tables = [*pilot]
-        for mixtures, is_large, noise in ((at_large, True, 2000), (at_small, False, 3000)):
-            if len(mixtures):
-                noises = np.random.default_rng(noise + seed)
-                tables.append(truth.runs(mixtures, is_large, f"{noise}-", noises))
-        fitted = LAWS[law].fit(join(tables))
+        for places, is_large, noise in ((at_large, True, 2000), (at_small, False, 3000)):
+            if places:
+                noises = np.random.default_rng(noise + task.seed)
+                tables.append(truth.runs(pool[places], is_large, f"{noise}-", noises))
+        fitted = LAWS[task.law].fit(join(tables))
         rows = len(judged)
         at = np.full(rows, large.tokens), np.full(rows, large.params)
         predicted = fitted.predict(judged, *at).mean(axis=1)
-        regrets[rule] = float(means[predicted.argmin()] / means.min() - 1)
+        regret = float(means[predicted.argmin()] / means.min() - 1)
+        regrets[f"{100 * split.large / task.large_runs:.0f} %"] = regret
+        if place == proposal.best:
+            regrets["proposed"] = regret
     regrets["no run"] = float(means[0] / means.min() - 1)
     return {
-        "form": name, "seed": seed, "bought": (pick.small, pick.large), "expected": pick.regret,
-        "correlation": proposal.model.correlation()[0], "seconds": seconds, "regret": regrets,
+        **asdict(task), "bought": (pick.small, pick.large), "regret": regrets, "seconds": seconds,
+        "expected": [split.regret for split in proposal.candidates], "reason": proposal.reason,
+        "correlation": proposal.model.correlation()[0],
     }  # fmt: skip
 
 
@@ -184,44 +182,77 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--first", type=int, default=0, help="First seed.")
     parser.add_argument("--forms", default=",".join(FORMS))
-    parser.add_argument("--rules", default=",".join(RULES))
+    parser.add_argument("--large-runs", default="4,40", help="Large runs that budgets buy.")
+    parser.add_argument("--pilot", default="12,4", help="Small and large runs of the pilot.")
     parser.add_argument("--law", default="joint")
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, help="Trials are kept there, and not run again.")
     parser.add_argument("--smoke", action="store_true", help="One table, a quick law.")
     options = parser.parse_args()
-    forms = options.forms.split(",")
+    forms, budgets = options.forms.split(","), options.large_runs.split(",")
     if options.smoke:
-        forms, options.seeds, options.law = forms[:1], 1, "additive"
-    compared = tuple(options.rules.split(","))
+        forms, budgets, options.seeds, options.law = forms[:1], budgets[:1], 1, "additive"
+    small, large = (int(runs) for runs in options.pilot.split(","))
     tasks = [
-        (form, seed, options.law, compared)
-        for form in forms
+        Task(form, seed, options.law, int(runs), (small, large))
         for seed in range(options.first, options.first + options.seeds)
+        for form in forms
+        for runs in budgets
     ]
-    if options.workers > 1:
-        with ProcessPoolExecutor(options.workers) as workers:
-            trials = list(workers.map(trial, tasks))
-    else:
-        trials = [trial(task) for task in tasks]
-    if options.json is not None:
-        options.json.write_text(json.dumps(trials, indent=1))
-    rules = list(trials[0]["regret"])
-    print(f"true regret at the large size, % of the loss, mean over {options.seeds} tables; "
-          f"law {options.law}; FLOPs {FLOPS_PER_PARAMETER} N D")  # fmt: skip
-    print(f"{'form':18s}" + "".join(f"{rule:>12s}" for rule in rules) + "   bought  correlation")
+    trials = kept(options.json)
+    left = [task for task in tasks if key(asdict(task)) not in trials]
+    with ProcessPoolExecutor(options.workers) as workers:
+        for row in workers.map(trial, left) if options.workers > 1 else map(trial, left):
+            trials[key(row)] = row
+            if options.json is not None:
+                options.json.write_text(json.dumps(list(trials.values()), indent=1))
+    print(f"true regret at the large size, % of the loss, mean over {options.seeds} tables, by the "
+          f"part of the budget for large runs; law {options.law}; pilot of {small} small and "
+          f"{large} large runs; FLOPs {FLOPS_PER_PARAMETER} N D")  # fmt: skip
+    for runs in budgets:
+        show(
+            runs,
+            forms,
+            [trials[key(asdict(task))] for task in tasks if task.large_runs == int(runs)],
+        )
+
+
+def kept(path: Path | None) -> dict[str, dict[str, object]]:
+    """Read the trials of an earlier call."""
+    if path is None or not path.exists():
+        return {}
+    return {key(row): row for row in json.loads(path.read_text())}
+
+
+def key(fields: dict[str, object]) -> str:
+    """Name a trial by its task."""
+    return json.dumps([fields[name] for name in ("form", "seed", "law", "large_runs", "pilot")])
+
+
+def show(large_runs: str, forms: list[str], trials: list[dict[str, object]]) -> None:
+    """Print the table of a budget.
+
+    Args:
+        large_runs: Large runs that it buys.
+        forms: Names of the planted forms.
+        trials: Those of this budget.
+    """
+    splits = [name for name in trials[0]["regret"] if name not in ("proposed", "no run")]
+    columns = [*splits, "proposed", "no run"]
+    print(f"\n{large_runs + ' large runs':18s}" + "".join(f"{name:>10s}" for name in columns)
+          + "   small + large bought  correlation")  # fmt: skip
     for form in [*forms, "all"]:
         rows = [row for row in trials if form in (row["form"], "all")]
-        cells = [100 * np.array([row["regret"][rule] for row in rows]) for rule in rules]
+        cells = [100 * np.mean([row["regret"][name] for row in rows]) for name in columns]
         bought = np.mean([row["bought"] for row in rows], axis=0)
         like = np.mean([row["correlation"] for row in rows])
-        print(f"{form:18s}" + "".join(f"{cell.mean():12.3f}" for cell in cells)
-              + f"   {bought[0]:.0f}+{bought[1]:.1f}  {like:.3f}")  # fmt: skip
+        print(f"{form:18s}" + "".join(f"{cell:10.3f}" for cell in cells)
+              + f"   {bought[0]:.0f} + {bought[1]:.1f}  {like:.3f}", flush=True)  # fmt: skip
     proposed = np.array([row["regret"]["proposed"] for row in trials])
-    for rule in rules[1:]:
-        off = 100 * (proposed - np.array([row["regret"][rule] for row in trials]))
+    for name in splits:
+        off = 100 * (proposed - np.array([row["regret"][name] for row in trials]))
         error = off.std(ddof=1) / np.sqrt(len(off)) if len(off) > 1 else float("nan")
-        print(f"proposed minus {rule}: {off.mean():+.3f} ± {error:.3f} (standard error)")
+        print(f"proposed minus {name}: {off.mean():+.3f} ± {error:.3f} (standard error)")
     print(f"a proposal takes {np.mean([row['seconds'] for row in trials]):.1f} s of CPU")
 
 

@@ -280,17 +280,6 @@ def _agreeing(
     return np.stack(moved, axis=1), levels + np.stack(steps, axis=1)[:, :, None]
 
 
-def promising(truths: Truths) -> list[int]:
-    """List the mixtures that are the best at the large size in some draw, the most frequent first.
-
-    References:
-        Thompson 1933, "On the likelihood that one unknown probability exceeds another in view of
-        the evidence of two samples", Biometrika 25:3.
-    """
-    wins = np.bincount(truths.large.argmin(axis=1), minlength=len(truths.pool))
-    return [int(place) for place in np.argsort(-wins, kind="stable") if wins[place]]
-
-
 @one_blas_thread()
 def simulated_regret(
     theta: Array, truths: Truths, pilot: SizedRuns | None, bought: tuple[list[int], list[int]]
