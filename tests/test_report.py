@@ -453,10 +453,19 @@ def test_foreign_files_and_empty_directories_are_refused(dataset: Path, tmp_path
         curate.report(dataset, directory=tmp_path)
     with pytest.raises(RecipeError, match="--supply and --budget are for run tables"):
         curate.report(dataset, supply={"a": 1}, budget_tokens=10)
-    (dataset.parent / "bad").mkdir()
-    (dataset.parent / "bad" / "stats.json").write_text("[]")
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "manifest.json").write_text("{}")  # of something else
+    with pytest.raises(InputError, match="no dataset or artifact of curate"):
+        curate.report(other)
+    (other / "mixture.json").write_text('{"curate_version": "0.1.0"}')
+    (other / "stats.json").write_text("[]")
     with pytest.raises(InputError, match="not an artifact of curate"):
-        curate.report(dataset.parent / "bad")
+        curate.report(other)
+    with pytest.raises(InputError, match=r"absent.yaml: does not exist; name a recipe"):
+        curate.report(tmp_path / "absent.yaml")
+    with pytest.raises(InputError, match="a recipe or a directory goes alone"):
+        curate.report([dataset.parent / "recipe.yaml", dataset])
 
 
 def test_artifacts_of_another_recipe_are_named(dataset: Path, tmp_path: Path) -> None:
@@ -480,6 +489,11 @@ def test_report_needs_no_runs_where_the_law_is_kept(dataset: Path, tmp_path: Pat
     assert "Law exponential, on mixtures it had not seen" in page
     (copy / "law.json").unlink()
     assert "there are no training runs" in curate.report(copy).path.read_text("utf-8")
+    (tmp_path / "runs.csv").write_text("a,b\n1,2\n")
+    recipe["mixture"]["weights"] = "gone.json"
+    recipe["mixture"]["method"] = "manual"
+    (copy / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    assert "No predicted losses: " in curate.report(copy).path.read_text("utf-8")
 
 
 @pytest.mark.parametrize(

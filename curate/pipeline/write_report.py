@@ -40,6 +40,8 @@ ARTIFACTS = (
 """JSON artifacts that the page shows, by name without suffix."""
 
 REPORT = "report.html"
+YAML = (".yaml", ".yml")
+"""Suffixes of recipes."""
 SAMPLES = 2
 """Documents shown of each domain."""
 BAD_RECORDS = 100
@@ -76,7 +78,7 @@ def directory_inputs(directory: Path) -> ReportInputs:
     Raises:
         InputError: Nothing in it is an artifact of curate.
     """
-    present = [name for name in ARTIFACTS if (directory / f"{name}.json").is_file()]
+    present = any(_is_artifact(directory / f"{name}.json") for name in ARTIFACTS)
     if not present and not (directory / "runs.csv").is_file():
         raise InputError(
             f"{directory}: no dataset or artifact of curate is there; name a recipe, the directory "
@@ -86,6 +88,14 @@ def directory_inputs(directory: Path) -> ReportInputs:
     loaded = load_recipe(kept) if kept.is_file() else None
     command = "RECIPE" if loaded is None else str(kept)
     return ReportInputs(f"directory {directory}", command, directory, loaded)
+
+
+def _is_artifact(path: Path) -> bool:
+    """Return whether a JSON file states the version of curate that wrote it."""
+    if not path.is_file():
+        return False
+    fields = read_json(path)
+    return isinstance(fields, dict) and "curate_version" in fields
 
 
 def write_report(inputs: ReportInputs, path: Path, observer: Observer) -> dict[str, Any]:
@@ -262,7 +272,14 @@ def _request(
         ), bool(supply)  # fmt: skip
     recipe = loaded.recipe
     missing = f"No predicted losses: there are no training runs. Make some: {command}"
-    evidence = _evidence(loaded) if _law_of(artifacts) is None else None
+    evidence = None
+    if _law_of(artifacts) is None:
+        try:
+            evidence = _evidence(loaded)
+        except EngineError:
+            raise
+        except CurateError as error:
+            missing = f"No predicted losses: {error}"
     is_known = bool(supply) and all(supply.get(domain.name) for domain in recipe.domains)
     domains = tuple(
         DomainSupply(
@@ -271,7 +288,7 @@ def _request(
             max_epochs=domain.max_epochs or recipe.max_epochs,
             weight=weight,
         )
-        for domain, (_, weight) in zip(recipe.domains, by_hand(loaded), strict=True)
+        for domain, (_, weight) in zip(recipe.domains, _by_hand(loaded), strict=True)
     )
     options = MixtureOptions(
         on_shortfall=recipe.on_shortfall,
@@ -284,6 +301,14 @@ def _request(
     request = MixtureRequest(domains, budget, method, options, evidence)
     has_runs = evidence is not None and evidence.runs is not None
     return request, "" if has_runs else missing, is_known
+
+
+def _by_hand(loaded: LoadedRecipe) -> list[tuple[str, float | None]]:
+    """Return the recipe's own weights; none where the file that it names is no longer there."""
+    try:
+        return by_hand(loaded)
+    except RecipeError:
+        return [(domain.name, domain.weight) for domain in loaded.recipe.domains]
 
 
 def _request_without_recipe(
@@ -420,7 +445,16 @@ def report_inputs(
         InputError: The directory holds nothing of curate.
     """
     first = source[0]
-    is_recipe = len(source) == 1 and first.suffix.lower() in (".yaml", ".yml")
+    for path in source:
+        if not path.exists():
+            raise InputError(
+                f"{path}: does not exist; name a recipe, the directory of a dataset, or run tables"
+            )
+        if len(source) > 1 and (path.is_dir() or path.suffix.lower() in YAML):
+            raise InputError(
+                f"{path}: a recipe or a directory goes alone; only run tables may be several"
+            )
+    is_recipe = len(source) == 1 and first.suffix.lower() in YAML
     if (is_recipe or first.is_dir()) and (runs.supply or runs.budget_tokens is not None):
         raise RecipeError(
             "report: --supply and --budget are for run tables; a recipe has its own text and budget"
