@@ -249,6 +249,16 @@ def test_noise_is_learnt_by_target(repeats: int) -> None:
     assert learnt.relative == pytest.approx(sizes, rel=0.35)
 
 
+def test_where_the_best_law_is_a_dummy_fit_names_it() -> None:
+    """Own shares decide these losses, and ridge sees no power: the mean is beaten, no dummy is."""
+    weights = mixtures(24, 3, 15)
+    table = replace(table_of(weights), losses=2 * weights**-0.2)
+    words = lead(cross_validate(table, ["ridge"]).to_json())
+    assert words is not None
+    assert words.startswith("no law beats own_share, a dummy: more runs, or longer ones")
+    assert "is better than the average run by" in words
+
+
 def test_where_no_law_beats_a_dummy_fit_says_so() -> None:
     table = table_of(mixtures(24, 3, 14))
     losses = 2 * np.exp(0.01 * np.random.default_rng(2).standard_normal(table.losses.shape))

@@ -352,6 +352,20 @@ def run(*arguments):
     return CliRunner().invoke(cli, list(map(str, arguments)))
 
 
+def test_a_front_of_a_recipe(recipe):
+    goal = "mixture.objective={groups: {both: [a, b]}}"
+    done = run("mix", recipe, "--front", "both,c", "--points", "3", "--set", goal, "--json")
+    assert done.exit_code == 0, done.output
+    written = json.loads((recipe.parent / "out/tiny/front.json").read_text())
+    assert written["points"] == json.loads(done.output)["points"]
+    assert written["inputs"]["evidence"] and list(written["natural"]) == ["both", "c"]
+    assert set(written["relative_error"]) == {"both", "c"}
+    other = run("mix", recipe, "--front", "both,c", "--set", goal, "--method", "dml")
+    assert other.exit_code == 0 and "front of both, c by exponential" in other.output
+    refused = run("mix", recipe, "--front", "both,c")
+    assert "'both' of group 'both' selects no target" in str(refused.exception)
+
+
 def test_mix_command(recipe):
     done = run("mix", recipe, "--json")
     assert done.exit_code == 0, done.output

@@ -35,15 +35,26 @@ def lead(fit: Mapping[str, Any]) -> str | None:
     selection = law["selection"]
     gain = selection["gain_over_average_run"]
     moved = len(fit["target_noise"]["relative"]) - len(fit["unmoved_targets"])
-    idle = "no law beats the mean of the runs beyond noise: they do not tell mixtures apart"
     return "\n".join([
-        *([] if law["beats_dummies"] and moved else [idle]),
+        *_idle(name, moved=moved > 0, beats=law["beats_dummies"]),
         f"{name}: regret@1 {selection['regret_at_1']:.4f} (95 %: up to "
         f"{selection['regret_at_1_high']:.4f}), the mean loss that its best unseen run gives up "
         "to the really best one",
         gain_line(gain, "its best unseen run", "the average run"),
         *noise_lines(fit["target_noise"], fit["unmoved_targets"]),
     ])  # fmt: skip
+
+
+def _idle(best: str, *, moved: bool, beats: bool) -> list[str]:
+    """Say that the runs do not tell mixtures apart, or that no law is better than a dummy."""
+    if not moved:
+        return ["no law beats the mean of the runs beyond noise: they do not tell mixtures apart"]
+    if beats:
+        return []
+    return [
+        f"no law beats {best}, a dummy: more runs, or longer ones, would tell what else moves "
+        "losses"
+    ]
 
 
 def law_table(fit: Mapping[str, Any]) -> Table:

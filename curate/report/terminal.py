@@ -517,7 +517,7 @@ def gain_line(gain: Mapping[str, Any], this: str, other: str, style: str = ".4f"
         other: Name of what it is compared with.
         style: Format of the numbers: percent where the objective is a ratio.
     """
-    interval = f"{gain['mean']:{style}} ± {(gain['high'] - gain['low']) / 2:{style}} (95 %)"
+    interval = f"{gain['mean']:{style}} (95 %: {gain['low']:{style}} to {gain['high']:{style}})"
     if gain["within_noise"]:
         return f"{this} is no better than {other} within noise: {interval}"
     return f"{this} is better than {other} by {interval}"
