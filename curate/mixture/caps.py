@@ -77,7 +77,9 @@ def check_supply(request: MixtureRequest, weights: Sequence[float] | None) -> No
     limits = supply_limits(request)
     if sum(limits[i] for i in support) < request.budget_tokens:
         raise InfeasiblePlan(explain_supply(request, support))
-    room = [bounds.high[i] if i in support else bounds.low[i] for i in range(len(bounds.low))]
+    room = list(bounds.low)
+    for position in support:
+        room[position] = bounds.high[position]
     if math.fsum(room) < 1 - SUM_TOLERANCE:
         raise InfeasiblePlan(explain_caps(request, support))
 

@@ -8,6 +8,7 @@ method. `curate.plan.budget` turns shares into whole tokens.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -341,7 +342,7 @@ def check_request(request: MixtureRequest) -> None:
     if not request.domains:
         raise RecipeError("domains: a mixture needs at least one")
     names = [domain.name for domain in request.domains]
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = sorted(name for name, times in Counter(names).items() if times > 1)
     if twice:
         raise RecipeError(f"domains: two are called '{twice[0]}'; give each a name of its own")
     if request.budget_tokens < 1:

@@ -75,7 +75,7 @@ def project_capped(
     left = Fraction(1) - sum(map(Fraction, fixed))
     while True:
         parts = _shared_out({i: weights[i] for i in support}, limits, max(left, Fraction(0)))
-        raised = [i for i in support if parts[i] < least[i]]
+        raised = {i for i in support if parts[i] < least[i]}
         if not raised:
             return [parts.get(i, floor) for i, floor in enumerate(least)]
         left -= sum(Fraction(least[i]) for i in raised)

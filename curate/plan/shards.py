@@ -26,7 +26,7 @@ from curate.plan.per_domain import (
     written_domains,
 )
 from curate.recipe import LoadedRecipe
-from curate.runtime.memory import next_block
+from curate.runtime.memory import block_rows, next_block
 from curate.tokens.domain import DomainTokens
 from curate.tokens.tokenizer import Tokenizer
 
@@ -160,7 +160,7 @@ def _rows_of(
         for samples in sampler.parts(number, shards):
             lengths.append(samples.lengths)
             contents += tally(samples.pieces, len(samples.lengths))
-            next_block()
+            next_block(len(samples.pieces) / block_rows())
         rows.append(np.concatenate(lengths))
         tallies.append(contents)
     return rows, tallies

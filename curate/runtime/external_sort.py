@@ -35,7 +35,7 @@ def sort_rows(
         The columns, as `memory.columns` makes them.
     """
     held: list[Columns] = []
-    counts = np.zeros(1 << COUNTED_BITS, np.int64)
+    counts = np.zeros(0, np.int64)
     rows, most = 0, block_rows()
     dtypes: dict[str, np.dtype[Any]] = {}
     for batch in batches():
@@ -43,10 +43,11 @@ def sort_rows(
         rows += len(batch[key])
         held.append(batch)
         if rows > most:
+            counts = counts if len(counts) else np.zeros(1 << COUNTED_BITS, np.int64)
             for counted in held:
                 counts += np.bincount(_range_of(counted[key]), minlength=len(counts))
             held = []
-        next_block()
+        next_block(len(batch[key]) / most)
     made = columns(rows, dtypes)
     if rows <= most:
         joined = held[0]
