@@ -377,8 +377,8 @@ def test_the_methods_to_compare_can_be_named(place):
     written = json.loads((place / "out/tiny/mixtures.json").read_text())
     assert list(written["mixtures"]) == ["natural", "uniform"]
     assert list(written["left_out"]) == ["bimix", "dml", "mde"]
-    # One row for the methods that lack the same.
-    shown = " ".join(done.output[done.output.index("why") :].split())
+    # One line for the methods that lack the same.
+    shown = " ".join(done.output[done.output.index("left out") :].split())
     assert "bimix, dml" in shown and shown.count("needs training runs") == 1
     found = curate.compare(path, methods=["natural"]).json
     assert list(found["mixtures"]) == ["natural"] and not found["left_out"]
