@@ -133,9 +133,8 @@ def document_keys(
         shape (documents,), uint64.
     """
     high, low = take(domain.content_high, numbers), take(domain.content_low, numbers)
-    return mix64(
-        mix64(high ^ mix64_scalar(seed * 8 + purpose), low), take(domain.identity, numbers)
-    )
+    keyed = np.bitwise_xor(high, mix64_scalar(seed * 8 + purpose))
+    return mix64(mix64(keyed, low), take(domain.identity, numbers))
 
 
 def permute(index: NDArray[np.int64], size: int, key: int) -> NDArray[np.int64]:

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 FAILED = ctypes.c_void_p(-1).value
 
-CAN_FORGET = hasattr(mmap, "MADV_DONTNEED") and sys.platform != "win32"
+CAN_FORGET = hasattr(mmap, "MADV_DONTNEED")
 """Whether files can be mapped for writing, and their pages be given back."""
 
 _live: dict[int, int] = {}
@@ -127,7 +127,7 @@ def mapped_bytes() -> int:
 
 def forget_pages() -> None:
     """Give the pages of all mapped files back to the system, which keeps what was written."""
-    if CAN_FORGET:
+    if sys.platform != "win32" and CAN_FORGET:
         for address, length in list(_live.items()):
             _system().madvise(address, length, mmap.MADV_DONTNEED)
 
