@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,7 @@ from curate.plan import (
 from curate.plan.packing import pack
 from curate.plan.streams import joined
 from curate.runtime.external_sort import sort_rows
-from curate.runtime.mapping import mapped_bytes
+from curate.runtime.mapping import map_scratch, mapped_bytes
 from curate.runtime.memory import Columns, block_rows, blocks, bounded, columns, take
 from curate.stats.bigram_sample import excerpts, keyed_documents, text_numbers
 from curate.stats.copies import repeated_documents, shared_documents
@@ -77,6 +79,57 @@ def test_files_of_arrays_go_with_the_arrays(little: None) -> None:
     assert np.array_equal(take(made["second"], numbers), numbers)
     del made
     assert mapped_bytes() == before
+
+
+def test_empty_arrays_need_no_file(tmp_path: Path) -> None:
+    """A file without a byte cannot be mapped."""
+    held = columns(LITTLE, {"first": np.int8})
+    with bounded(LITTLE, tmp_path):  # all of whose memory is taken by what was made before
+        assert len(columns(0, {"first": np.int64})["first"]) == 0
+    assert len(held["first"]) == LITTLE
+
+
+RACE = """
+import sys, threading, time
+from pathlib import Path
+import numpy as np
+from curate.runtime.mapping import forget_pages, map_scratch
+
+directory, large = Path(sys.argv[1]), 64 << 20
+kept = [map_scratch(directory, 4096) for _ in range(2000)]
+done = threading.Event()
+
+def forget():
+    while not done.is_set():
+        forget_pages()
+
+thread = threading.Thread(target=forget)
+thread.start()
+lost = 0
+for _ in range(40):
+    mapped = map_scratch(directory, large)
+    time.sleep(0.004)
+    del mapped
+    other = np.empty(large - (1 << 16), np.uint8)  # at the same address, as it fits in there
+    other[: 1 << 16] = 1
+    time.sleep(0.004)
+    lost += not other[: 1 << 16].all()
+done.set()
+thread.join()
+sys.exit(lost)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems place memory differently")
+def test_giving_pages_back_spares_memory_that_took_the_place_of_a_map(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", RACE, str(tmp_path)]
+    assert subprocess.run(command, check=False, timeout=60).returncode == 0
+
+
+def test_a_scratch_file_names_its_directory_where_none_can_be_made(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as caught:
+        map_scratch(tmp_path / "missing", 1)
+    assert caught.value.filename == str(tmp_path / "missing")
 
 
 @pytest.mark.parametrize("length", [1, 7, 64, 10**6])

@@ -13,12 +13,12 @@ Pages that were read count as this process's memory until the system wants them 
 from __future__ import annotations
 
 import ctypes
-import errno
 import functools
 import mmap
 import os
 import sys
 import tempfile
+import threading
 import weakref
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,20 @@ _live: dict[int, int] = {}
 
 _mapped_bytes = [0]
 """Their sum."""
+
+_unmapping = threading.RLock()
+"""Held while a mapping ends or pages are given back: once a mapping has ended, its addresses may be
+memory of another thread, whose pages would be lost. Collecting garbage can end a mapping at any
+moment, so a thread may take the lock twice."""
+
+
+def _renew_lock() -> None:
+    global _unmapping
+    _unmapping = threading.RLock()
+
+
+if sys.platform != "win32":  # the thread that held the lock does not exist in a forked process
+    os.register_at_fork(after_in_child=_renew_lock)
 
 
 def map_file(
@@ -90,34 +104,17 @@ def map_scratch(directory: Path, size_bytes: int) -> NDArray[np.uint8]:
     Raises:
         OSError: The directory cannot be written to, or its disk is too small.
     """
-    descriptor = _open_unnamed(directory)
     try:
-        try:
+        with tempfile.TemporaryFile(dir=directory, buffering=0) as file:
             if hasattr(os, "posix_fallocate"):  # or a full disk would end the process, by SIGBUS
-                os.posix_fallocate(descriptor, 0, size_bytes)
+                os.posix_fallocate(file.fileno(), 0, size_bytes)
             else:
-                os.ftruncate(descriptor, size_bytes)
-        except OSError as error:
-            error.filename = str(directory)
-            raise
-        buffer = _map(directory, descriptor, 0, size_bytes, writable=True)
-    finally:
-        os.close(descriptor)
+                os.ftruncate(file.fileno(), size_bytes)
+            buffer = _map(directory, file.fileno(), 0, size_bytes, writable=True)
+    except OSError as error:
+        error.filename = str(directory)
+        raise
     return np.frombuffer(buffer, np.uint8)
-
-
-def _open_unnamed(directory: Path) -> int:
-    if hasattr(os, "O_TMPFILE"):
-        try:
-            return os.open(directory, os.O_TMPFILE | os.O_RDWR, 0o600)
-        except IsADirectoryError:  # a kernel without O_TMPFILE
-            pass
-        except OSError as error:
-            if error.errno != errno.EOPNOTSUPP:  # a file system without it
-                raise
-    descriptor, name = tempfile.mkstemp(dir=directory)
-    os.unlink(name)
-    return descriptor
 
 
 def mapped_bytes() -> int:
@@ -128,8 +125,11 @@ def mapped_bytes() -> int:
 def forget_pages() -> None:
     """Give the pages of all mapped files back to the system, which keeps what was written."""
     if sys.platform != "win32" and CAN_FORGET:
-        for address, length in list(_live.items()):
-            _system().madvise(address, length, mmap.MADV_DONTNEED)
+        system = _system()
+        with _unmapping:
+            for address, length in list(_live.items()):
+                if address in _live:
+                    system.madvise(address, length, mmap.MADV_DONTNEED)
 
 
 def _map(path: Path, descriptor: int, start: int, length: int, writable: bool = False) -> Any:
@@ -150,9 +150,10 @@ def _map(path: Path, descriptor: int, start: int, length: int, writable: bool = 
 
 
 def _unmap(address: int, length: int) -> None:
-    del _live[address]  # first, as another thread may get the same address at once
-    _mapped_bytes[0] -= length
-    _system().munmap(address, length)
+    with _unmapping:
+        del _live[address]  # first, as another thread may get the same address at once
+        _mapped_bytes[0] -= length
+        _system().munmap(address, length)
 
 
 @functools.cache

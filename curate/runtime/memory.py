@@ -98,7 +98,7 @@ def columns(rows: int, dtypes: Mapping[str, Any]) -> Columns:
     """
     kinds = {name: np.dtype(kind) for name, kind in dtypes.items()}
     sizes = {name: rows * kind.itemsize for name, kind in kinds.items()}
-    if not CAN_FORGET or _has_room(sum(sizes.values())):
+    if not CAN_FORGET or not any(sizes.values()) or _has_room(sum(sizes.values())):
         made = {name: np.empty(rows, kind) for name, kind in kinds.items()}
         _hold(made)
         return made
