@@ -30,6 +30,7 @@ from curate.plan.streams import joined
 from curate.runtime.external_sort import sort_rows
 from curate.runtime.mapping import map_scratch, mapped_bytes
 from curate.runtime.memory import Columns, block_rows, blocks, bounded, columns, take
+from curate.runtime.workers import Send, run_apart
 from curate.stats.bigram_sample import excerpts, keyed_documents, text_numbers
 from curate.stats.copies import repeated_documents, shared_documents
 from curate.tokens.domain import DomainTokens
@@ -215,6 +216,18 @@ def test_little_memory_gives_the_same_documents_order_and_tokens(tmp_path: Path)
         made = drawn(domains)
     for place, (array, other) in enumerate(zip(expected, made, strict=True)):
         assert np.array_equal(array, other), place
+
+
+def send_rows(_: int, send: Send) -> None:
+    send(block_rows())
+
+
+def test_spawned_workers_have_the_bound_of_their_parent(tmp_path: Path) -> None:
+    """Workers are spawned on macOS and Windows, and share nothing."""
+    sent: list[int] = []
+    with bounded(LITTLE, tmp_path):
+        run_apart(send_rows, 1, sent.append, lambda *_: None)
+        assert sent == [block_rows()]
 
 
 def test_domains_of_one_part_share_its_map(tmp_path: Path) -> None:

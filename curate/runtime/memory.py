@@ -86,6 +86,11 @@ def bounded(
         _bound = before
 
 
+def bound_now() -> tuple[int, Path | None]:
+    """Return the limit in bytes and the directory, for `bounded` in a process that is spawned."""
+    return _bound.limit_bytes, _bound.directory
+
+
 def columns(rows: int, dtypes: Mapping[str, Any]) -> Columns:
     """Make uninitialised arrays, in memory or in one file.
 

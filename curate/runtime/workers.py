@@ -17,7 +17,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -166,12 +166,15 @@ def _started(
     daemon: bool,
 ) -> Iterator[dict[Any, Any]]:
     """Start processes, keyed by the parent's end of their pipes; kill them when the block ends."""
+    from curate.runtime.memory import bound_now
+
     processes: dict[Any, Any] = {}
+    bound = None if kind.get_start_method() == "fork" else bound_now()
     try:
         for number in range(workers):
             receiver, sender = kind.Pipe(duplex=False)
             process = kind.Process(  # type: ignore[attr-defined]
-                target=_work, args=(body, number, sender), daemon=daemon
+                target=_work, args=(body, number, sender, bound), daemon=daemon
             )
             # An exception that a signal raises while this process is forked would be lost, and one
             # before the worker is noted would leave it running.
@@ -298,7 +301,15 @@ def _collect(
         on_tick()
 
 
-def _work(body: Callable[[int, Send], None], number: int, sender: Any) -> None:
+def _work(
+    body: Callable[[int, Send], None],
+    number: int,
+    sender: Any,
+    bound: tuple[int, Path | None] | None,
+) -> None:
+    """Run a worker; `bound` is the parent's bound of memory, unless it was forked with that."""
+    from curate.runtime.memory import bounded
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent receives it too, and ends the workers
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if sys.platform != "win32":
@@ -306,7 +317,8 @@ def _work(body: Callable[[int, Send], None], number: int, sender: Any) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     try:
-        body(number, sender.send)
+        with nullcontext() if bound is None else bounded(*bound):
+            body(number, sender.send)
     except CurateError as error:
         sender.send(_Failure(type(error).__name__, str(error)))
     except (SystemExit, KeyboardInterrupt):
