@@ -343,6 +343,11 @@ def test_unknown_keys_at_every_level(field, value, expected, tmp_path):
         ("validation", {"documents": -0.1}, "validation.documents: expected a number >= 0.0"),
         ("on_shortfall", "eror", "on_shortfall: cannot be 'eror'; did you mean 'error'? (known: er"
          "ror, repeat, redistribute)"),
+        ("mixture", {"kl": "automatic"}, "mixture.kl: cannot be 'automatic'; did you mean 'auto'? ("
+         "known: auto, a number)"),
+        ("mixture", {"objective": {"weights": "nois"}}, "mixture.objective.weights: cannot be 'noi"
+         "s'; did you mean 'noise'? (known: noise, a mapping)"),
+        ("mixture", {"kl": [1]}, "mixture.kl: expected a number or text or nothing, got a list"),
         ("on_bad_record", ["a"], "on_bad_record: cannot be '['a']' (known: error, quarantine)"),
         ("output", {"shard_tokens": 0}, "output.shard_tokens: expected a whole number >= 1"),
         ("output", None, "output: expected a mapping, got nothing; found None"),

@@ -29,6 +29,7 @@ from curate.runtime.registry import nearest_hint
 
 WORDS = {
     "object": "a mapping",
+    "dict": "a mapping",
     "array": "a list",
     "str": "text",
     "int": "a whole number",
@@ -79,13 +80,8 @@ def check_fields(value: Any, struct: type[Struct], where: str, source: str) -> N
             raise RecipeError(
                 f"{source}: unknown key '{where}{key}'{hint} (known here: {', '.join(fields)})"
             )
-        choices = get_args(fields[key]) if get_origin(fields[key]) is Literal else ()
-        if choices and item not in choices:
-            hint = nearest_hint(str(item), choices, NEAR)
-            raise RecipeError(
-                f"{source}: {where}{key}: cannot be '{item}'{hint} (known: {', '.join(choices)})"
-            )
         types = (fields[key], *get_args(fields[key]))
+        _check_word(item, types, f"{source}: {where}{key}")
         if isinstance(item, float) and item.is_integer() and int(item) in INTEGERS:
             if int in types:
                 value[key] = int(item)
@@ -101,6 +97,26 @@ def check_fields(value: Any, struct: type[Struct], where: str, source: str) -> N
                     check_fields(entry, nested, f"{where}{key}[{name}].", source)
             else:
                 check_fields(item, nested, f"{where}{key}.", source)
+
+
+def _check_word(item: Any, types: Sequence[Any], place: str) -> None:
+    """Refuse a word that is none of a field's.
+
+    Args:
+        item: The field's value; msgspec checks one of another type than text, where that may be.
+        types: Type of the field, and the parts of that type.
+        place: The recipe and the field, for the message.
+    """
+    words = [word for part in types if get_origin(part) is Literal for word in get_args(part)]
+    takes_others = get_origin(types[0]) is not Literal
+    if not words or item in words or (takes_others and (str in types or not isinstance(item, str))):
+        return
+    names = [getattr(get_origin(part) or part, "__name__", "") for part in types]
+    others = [WORDS[name] for name in names if name in WORDS]
+    raise RecipeError(
+        f"{place}: cannot be '{item}'{nearest_hint(str(item), words, NEAR)} (known: "
+        f"{', '.join([*words, *others])})"
+    )
 
 
 @cache
