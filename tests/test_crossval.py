@@ -147,7 +147,7 @@ def test_later_tokens_are_the_last_fifth_of_each_run() -> None:
 
 def test_faults_are_named() -> None:
     same = table_of(np.repeat(mixtures(1, 3, 8), 4, axis=0))
-    with pytest.raises(FitError, match="all 4 runs have the same mixture, so none can be held"):
+    with pytest.raises(FitError, match=r"one mixture was trained \(4 runs\), so none can be held"):
         cross_validate(same, ["ridge"])
     with pytest.raises(FitError, match="1 folds; cross-validation needs at least 2: --folds 5"):
         cross_validate(table_of(mixtures(4, 3, 9)), ["ridge"], folds=1)

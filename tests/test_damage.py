@@ -367,6 +367,8 @@ def test_verify_names_the_directory_that_is_meant(
         assert str(caught.value) == (
             f"{path}: a file, but a dataset is a directory; type curate verify {directory}"
         )
+    with pytest.raises(ShardError, match="a file, but a dataset is a directory; name the one that"):
+        curate.show(recipe, "shard-00000:0")
     with pytest.raises(ShardError, match="no manifest.json, so no finished dataset"):
         curate.verify(recipe.parent)
 

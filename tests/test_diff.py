@@ -55,6 +55,10 @@ def test_one_line_when_nothing_differs(cached_recipe: Path, tmp_path: Path) -> N
     for a, b, kind in pairs:
         assert curate.diff(a, b).same
         assert run(a, b) == f"no difference between these {kind}\n"
+    (copy / "mixture.json").write_bytes(b"")
+    output = " ".join(run(copy, tmp_path / "out" / "tiny").split())
+    assert output.startswith("no difference between these datasets, as far as they were compared ")
+    assert "note mixtures are not compared: " in output
 
 
 def test_recipes_key_by_key(cached_recipe: Path) -> None:

@@ -284,7 +284,7 @@ def test_hostile_names_and_texts_change_nothing(
 
 def test_directories_without_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match="no directory; name one that holds your text"):
+    with pytest.raises(InputError, match="not a directory; name one that holds"):
         curate.init("gone")
     chat = {"messages": [{"role": "user", "content": "hello there, how are you?"}]}
     write(tmp_path / "chat" / "a.jsonl", lines([chat] * 3))

@@ -443,6 +443,11 @@ def test_report_of_a_directory_and_of_runs(dataset: Path, tmp_path: Path) -> Non
     assert result.exit_code == 0 and "report.html" in result.output
     page = (tmp_path / "report.html").read_text("utf-8")
     assert "Law joint" in page and "curate stats RECIPE" in page
+    one = tmp_path / "one.csv"
+    one.write_text("run,tokens,w_a,w_b,loss_a,loss_b\nx,1000,0.5,0.5,3.1,2.2\n")
+    page = Path(curate.report(one, directory=tmp_path).path).read_text("utf-8")
+    assert "No law: mixture: only one mixture was trained (1 run)" in page
+    assert "curate proxy" not in page.partition('id="laws"')[2].partition("</section>")[0]
 
 
 def test_foreign_files_and_empty_directories_are_refused(dataset: Path, tmp_path: Path) -> None:
@@ -461,6 +466,11 @@ def test_foreign_files_and_empty_directories_are_refused(dataset: Path, tmp_path
     (other / "mixture.json").write_text('{"curate_version": "0.1.0"}')
     (other / "stats.json").write_text("[]")
     with pytest.raises(InputError, match="not an artifact of curate"):
+        curate.report(other)
+    (other / "stats.json").write_bytes(b"")
+    with pytest.raises(
+        InputError, match=r"stats.json: not valid JSON .*; make it again, or remove"
+    ):
         curate.report(other)
     with pytest.raises(InputError, match=r"absent.yaml: does not exist; name a recipe"):
         curate.report(tmp_path / "absent.yaml")

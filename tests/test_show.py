@@ -406,6 +406,7 @@ def test_without_the_token_store(root: Path, tmp_path: Path) -> None:
     [
         (["train/shard-00000:999999999"], r"shard-00000:999999999: the shard has the tokens 0 to"),
         (["shard-00000#99999"], r"shard-00000#99999: the shard has the rows 0 to \d+"),
+        (["shard-00009:0"], r"no shard 'shard-00009'; there are train/shard-00000"),
         (["no such text anywhere"], r"is no position, hash, identifier or part of a text"),
         ([], r"takes a position or a document, or --step with --batch"),
         (["--step", "1"], r"takes a position or a document, or --step with --batch"),

@@ -98,6 +98,14 @@ def test_atomic_directory_does_not_replace_a_file(tmp_path):
     assert names(tmp_path) == ["part"]
 
 
+def test_errors_name_the_file_and_not_its_temporary_sibling(tmp_path):
+    final = tmp_path / ("x" * 250)  # a name that leaves no room for the sibling's
+    with pytest.raises(OSError, match="name") as raised, atomic_path(final):
+        pass
+    assert raised.value.filename == str(final)
+    assert names(tmp_path) == []
+
+
 @pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
 def test_modes_follow_the_umask(mask, tmp_path):
     before = os.umask(mask)

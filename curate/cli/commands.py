@@ -147,7 +147,7 @@ def _report(error: BaseException) -> int | None:
             if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
                 line += (
                     "; choose places that can be written: --out or output.dir for the dataset, "
-                    "cache for the token store"
+                    "cache for the token store, --recipe for a first recipe"
                 )
         if line is not None:
             _discard_output()

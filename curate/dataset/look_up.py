@@ -33,6 +33,7 @@ from curate.dataset.places import (
 from curate.dataset.steps import StepQuery, trace_step
 from curate.errors import InputError, ShardError
 from curate.formats.base import TextFormat, TokenFormat
+from curate.runtime.registry import list_first
 from curate.tokens.backends import ReferenceEncoder
 from curate.tokens.domain import DomainTokens
 
@@ -195,8 +196,11 @@ def _nothing_found(dataset: OpenDataset, query: str) -> str:
         problem = (
             f"{dataset.directory}: '{shown}' is no position or hash, and {dataset.notices[-1]}"
         )
-    first = dataset.manifest.shards[0].stem
-    return f"{problem}; a position is written {first}:0"
+    stems = [shard.stem for shard in dataset.manifest.shards]
+    match = POSITION.fullmatch(query)
+    if match is not None and "shard-" in match["shard"]:
+        return f"{dataset.directory}: no shard '{match['shard']}'; there are {list_first(stems)}"
+    return f"{problem}; a position is written {stems[0]}:0"
 
 
 def look_up_step(dataset: OpenDataset, query: StepQuery) -> LookUp:

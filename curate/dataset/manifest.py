@@ -258,14 +258,18 @@ def load_manifest(directory: Path) -> Manifest:
     try:
         content = read_regular(path)
         manifest = msgspec.json.decode(content, type=Manifest)
-    except FileNotFoundError as error:
-        raise ShardError(
-            f"{directory}: no manifest.json, so no finished dataset; run curate build"
-        ) from error
+    except (FileNotFoundError, NotADirectoryError) as error:
+        problem = "no manifest.json, so no finished dataset; run curate build"
+        if directory.is_file():
+            problem = "a file, but a dataset is a directory; name the one that curate build wrote"
+        raise ShardError(f"{directory}: {problem}") from error
     except OSError as error:
         raise ShardError(f"{path}: {_reason(error)}") from error
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
-        raise ShardError(f"{path}: not a manifest of curate ({one_line(str(error))})") from error
+        raise ShardError(
+            f"{path}: not a manifest of curate ({one_line(str(error))}); run curate build to write "
+            "it again"
+        ) from error
     if manifest.schema not in (OLD_SCHEMA, SCHEMA):
         raise ShardError(
             f"{path}: schema {manifest.schema}, this curate reads {SCHEMA}; build it again"

@@ -30,6 +30,7 @@ from curate.laws.selection import (
     select_unseen,
     target_noise,
 )
+from curate.runtime.registry import counted
 from curate.runtime.threads import one_blas_thread
 from curate.runtime.workers import map_tasks
 
@@ -160,8 +161,8 @@ def cross_validate(
     held_rows = run_folds(table, folds)
     if not held_rows:
         raise FitError(
-            f"fit: all {len(set(table.runs))} runs have the same mixture, so none can be held out; "
-            "train at least two different mixtures"
+            f"fit: only one mixture was trained ({counted(len(set(table.runs)), 'run')}), so none "
+            "can be held out; train at least two different mixtures"
         )
     later = later_rows(table)
     splits = [*held_rows, *([] if later is None else [later])]

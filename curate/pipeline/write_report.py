@@ -94,8 +94,16 @@ def _is_artifact(path: Path) -> bool:
     """Return whether a JSON file states the version of curate that wrote it."""
     if not path.is_file():
         return False
-    fields = read_json(path)
+    fields = _read_artifact(path)
     return isinstance(fields, dict) and "curate_version" in fields
+
+
+def _read_artifact(path: Path) -> Any:
+    """Read JSON; an error says how to get past it."""
+    try:
+        return read_json(path)
+    except InputError as error:
+        raise InputError(f"{error}; make it again, or remove it") from error
 
 
 def write_report(inputs: ReportInputs, path: Path, observer: Observer) -> dict[str, Any]:
@@ -188,7 +196,7 @@ def collect(inputs: ReportInputs, observer: Observer) -> Material:
         bad_records=bad_records,
         bad_records_total=bad_records_total,
         law=check,
-        law_missing=missing or "No runs are at hand.",
+        law_missing=missing or f"No runs are at hand. Make some: curate proxy {inputs.command}",
         curves=_curves(inputs),
         explorer=explorer,
         notices=notices,
@@ -218,7 +226,7 @@ def _artifacts(directory: Path) -> dict[str, Mapping[str, Any]]:
     for name in ARTIFACTS:
         path = directory / f"{name}.json"
         if path.is_file():
-            fields = read_json(path)
+            fields = _read_artifact(path)
             if not isinstance(fields, dict):
                 raise InputError(f"{path}: not an artifact of curate; remove it, or make it again")
             artifacts[name] = fields
@@ -268,7 +276,7 @@ def _request(
     loaded = inputs.loaded
     if loaded is None:
         return _request_without_recipe(artifacts, supply), (
-            f"No predicted losses: the recipe is not at hand. {command}."
+            "No predicted losses: the recipe is not at hand; name it: curate report RECIPE"
         ), bool(supply)  # fmt: skip
     recipe = loaded.recipe
     missing = f"No predicted losses: there are no training runs. Make some: {command}"

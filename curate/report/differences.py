@@ -30,7 +30,8 @@ def difference_lines(result: Differences) -> RenderableType:
     """
     notes = [f"[yellow]note[/] {plain(notice)}" for notice in result.notices]
     if result.same:
-        return Group(f"no difference between these {result.kind}s", *notes)
+        extent = ", as far as they were compared" if notes else ""
+        return Group(f"no difference between these {result.kind}s{extent}", *notes)
     parts: list[RenderableType] = [f"A {plain(result.a)}", f"B {plain(result.b)}"]
     changes = list(result.changes)
     for domain in result.domains:

@@ -102,7 +102,7 @@ def survey(directory: Path) -> tuple[list[SurveyedFile], dict[str, str]]:
         InputError: The directory is absent, or holds no file.
     """
     if not directory.is_dir():
-        raise InputError(f"{directory}: no directory; name one that holds your text")
+        raise InputError(f"{directory}: not a directory; name one that holds your text")
     places = Places()
     found = expand([os.path.abspath(directory)], ReadOptions(), Path.cwd(), places)
     files = []

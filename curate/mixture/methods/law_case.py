@@ -21,7 +21,7 @@ from curate.mixture.search.law_choice import Refitted, refit
 from curate.mixture.search.objective import Problem, goals_of, losses_at
 from curate.mixture.search.simplex_box import nearest_in_proportion
 from curate.mixture.search.trust_region import support_of
-from curate.runtime.registry import unknown_name
+from curate.runtime.registry import counted, unknown_name
 
 Array = NDArray[np.float64]
 
@@ -62,9 +62,9 @@ def make_case(
     constraints = match_constraints(request, runs.domains, runs.targets, "runs")
     if len(distinct_mixtures(runs.weights)) < 2:
         raise FitError(
-            f"mixture: all {len(set(runs.runs))} runs have the same mixture, so nothing says what "
-            "another would do; train different ones (`curate design`), or take a method that needs "
-            "none, such as entropy"
+            f"mixture: only one mixture was trained ({counted(len(set(runs.runs)), 'run')}), so "
+            "nothing says what another would do; train different ones (`curate design`), or take a "
+            "method that needs none, such as entropy"
         )
     search = request.options.search
     discount = search.discount_repeats

@@ -34,7 +34,7 @@ def laws(material: Material) -> Section:
     section = ("laws", "Laws", "How well is the loss of a mixture predicted before it is trained?")
     parts: list[Part] = []
     if material.law is None:
-        parts.append(Missing(material.law_missing, f"curate proxy {material.command}"))
+        parts.append(Note([material.law_missing]))
     else:
         parts += _law_parts(material)
     table = _law_table(mapping(material.artifacts, "fit"))
