@@ -8,7 +8,7 @@ provenance beside the shards; files, lines and identifiers from the token store.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -30,9 +30,10 @@ from curate.dataset.places import (
     find_shard,
     numbered,
 )
+from curate.dataset.samples import stored_tokens
 from curate.dataset.steps import StepQuery, trace_step
 from curate.errors import InputError, ShardError
-from curate.formats.base import TextFormat, TokenFormat
+from curate.formats.base import TextFormat
 from curate.runtime.registry import list_first
 from curate.tokens.backends import ReferenceEncoder
 from curate.tokens.domain import DomainTokens
@@ -42,6 +43,8 @@ POSITION = re.compile(r"(?P<shard>.+)(?P<unit>[:#])(?P<number>\d[\d_,]*)")
 
 CONTENT = re.compile(r"[0-9a-f]{32}|[0-9a-f]{16}")
 """A content hash, or its first half, which is all that the provenance holds."""
+
+QueryKind = Literal["position", "step", "hash", "id", "text"]
 
 MOST_DOCUMENTS = 100
 """Most documents that a search by text returns."""
@@ -90,7 +93,7 @@ class LookUp(msgspec.Struct, frozen=True):
     """Answer to a look-up."""
 
     query: str
-    by: Literal["position", "step", "hash", "id", "text"]
+    by: QueryKind
     """How the query was understood."""
     place: Place | None
     """For a position: the run of tokens that begins there, to the end of the document's piece."""
@@ -154,7 +157,7 @@ class OpenDataset:
             (row, *_), *_ = self.provenance.shard(shard).cut(position, 1)
             return _text_row(self.form, stem, row)
         dtype = np.dtype(self.manifest.dtype)
-        return self.decode(_stored_tokens(self.form, stem, dtype, (position, tokens)))
+        return self.decode(stored_tokens(self.form, stem, dtype, (position, position + tokens)))
 
 
 def look_up(dataset: OpenDataset, query: str) -> LookUp:
@@ -173,23 +176,27 @@ def look_up(dataset: OpenDataset, query: str) -> LookUp:
     shard = find_shard(dataset.manifest, match["shard"]) if match else None
     if match is not None and shard is not None:
         return _at_position(dataset, query, shard, (match["unit"], match["number"]))
-    searches = {"hash": _by_hash, "id": _by_identifier, "text": _by_text}
+    searches: dict[QueryKind, Callable[[OpenDataset, str], list[DocumentKey]]] = {
+        "hash": _by_hash,
+        "id": _by_identifier,
+        "text": _by_text,
+    }
     for by, search in searches.items():
         keys = search(dataset, query)
         if keys:
             return LookUp(
                 query=query,
-                by=by,  # type: ignore[arg-type]
+                by=by,
                 place=None,
                 excerpt="",
                 sequences=(),
                 documents=_documents(dataset, keys),
                 notices=tuple(dataset.notices),
             )
-    raise InputError(_nothing_found(dataset, query))
+    raise InputError(_no_match(dataset, query))
 
 
-def _nothing_found(dataset: OpenDataset, query: str) -> str:
+def _no_match(dataset: OpenDataset, query: str) -> str:
     shown = query if len(query) <= 60 else f"{query[:60]}…"
     problem = f"{dataset.directory}: '{shown}' is no position, hash, identifier or part of a text"
     if dataset.domains is None:
@@ -337,9 +344,8 @@ def _document(dataset: OpenDataset, key: DocumentKey, standing: Standing) -> Sho
     )
     if dataset.domains is None:
         place = standing.places[0]
-        shard = find_shard(dataset.manifest, place.shard)
-        assert shard is not None
-        text = dataset.read(shard, place.position, place.tokens)
+        shards = [record.stem for record in dataset.manifest.shards]
+        text = dataset.read(shards.index(place.shard), place.position, place.tokens)
         return show(id="", content=standing.content, file=None, line=None, tokens=None, text=text)
     domain = dataset.domains[key.domain]
     content = domain.content_hash(key.number) if key.number < len(domain) else ""
@@ -365,31 +371,6 @@ def _document(dataset: OpenDataset, key: DocumentKey, standing: Standing) -> Sho
         tokens=int(domain.tokens[key.number]),
         text=text,
     )
-
-
-def _stored_tokens(
-    form: TokenFormat, stem: Path, dtype: np.dtype[Any], wanted: tuple[int, int]
-) -> NDArray[Any]:
-    """Return tokens of a shard, as its file holds them.
-
-    Args:
-        form: Format of the shard.
-        stem: Path of the shard without suffix.
-        dtype: Type of a token on disk.
-        wanted: First token, and number of tokens.
-    """
-    begin, end = wanted[0], sum(wanted)
-    pieces, position = [], 0
-    for batch in form.read(stem, dtype):
-        stop = position + len(batch.tokens)
-        if stop > begin:
-            pieces.append(batch.tokens[max(0, begin - position) : end - position])
-        position = stop
-        if position >= end:
-            break
-    if position < end:
-        raise ShardError(f"{stem}: ends after {position} tokens; run curate verify")
-    return np.concatenate(pieces) if pieces else np.empty(0, dtype)
 
 
 def _text_row(form: TextFormat, stem: Path, row: int) -> str:

@@ -88,13 +88,12 @@ class MegatronOrder:
         """Return the tokens of a sample, in order."""
         if self.blend is None:
             return self.prefixes[0].stretches(sample, provenance)
-        prefix, own_sample = int(self.blend[0][sample]), int(self.blend[1][sample])
+        prefix, number = int(self.blend[0][sample]), int(self.blend[1][sample])
         if not (
-            0 <= prefix < len(self.prefixes)
-            and 0 <= own_sample < len(self.prefixes[prefix].shuffle)
+            0 <= prefix < len(self.prefixes) and 0 <= number < len(self.prefixes[prefix].shuffle)
         ):
             raise _other_shards(provenance.manifest.shards[self.prefixes[0].shard].stem)
-        return self.prefixes[prefix].stretches(own_sample, provenance)
+        return self.prefixes[prefix].stretches(number, provenance)
 
 
 def read_order(cache: Path, provenance: Provenance) -> MegatronOrder:
@@ -110,22 +109,22 @@ def read_order(cache: Path, provenance: Provenance) -> MegatronOrder:
     """
     descriptions = _descriptions(cache)
     fitting = {
-        path: fields
+        path: shards
         for path, fields in descriptions.items()
-        if all(_shard_of(prefix, provenance) is not None for prefix in _prefixes(fields))
+        if (shards := _shards_of(fields, provenance)) is not None
     }
-    blends = [path for path, fields in fitting.items() if fields["class"] == "BlendedDataset"]
+    blends = [path for path in fitting if descriptions[path]["class"] == "BlendedDataset"]
     path = _only(blends or list(fitting), cache, provenance)
-    fields = fitting[path]
+    fields, shards = descriptions[path], fitting[path]
     if fields["class"] == "GPTDataset":
-        return MegatronOrder([_prefix_order(path, fields, provenance)], None)
+        return MegatronOrder([_prefix_order(path, shards[0], provenance)], None)
     by_content = {json.dumps(other): name for name, other in _descriptions(path.parent).items()}
     prefixes = []
-    for part in fields["datasets"]:
+    for part, shard in zip(fields["datasets"], shards, strict=True):
         part_path = by_content.get(json.dumps(part))
         if part_path is None:
             raise InputError(f"{path}: the index of {part.get('dataset_path')} is not beside it")
-        prefixes.append(_prefix_order(part_path, part, provenance))
+        prefixes.append(_prefix_order(part_path, shard, provenance))
     arrays = [_array(path, name) for name in ("dataset_index", "dataset_sample_index")]
     return MegatronOrder(prefixes, (arrays[0], arrays[1]))
 
@@ -148,21 +147,19 @@ def _descriptions(cache: Path) -> dict[Path, dict[str, Any]]:
     return descriptions
 
 
-def _prefixes(fields: Mapping[str, Any]) -> list[str]:
+def _shards_of(fields: Mapping[str, Any], provenance: Provenance) -> list[int] | None:
+    """Return the shard of each prefix, wherever the dataset was; None if one is of no shard."""
+    stems = [(number, provenance.manifest.shards[number].stem)
+             for number in provenance.shard_numbers("train")]  # fmt: skip
     parts = fields.get("datasets", []) if fields["class"] == "BlendedDataset" else [fields]
-    return [str(part.get("dataset_path")) for part in parts]
-
-
-def _shard_of(prefix: str, provenance: Provenance) -> int | None:
-    """Return the shard that a prefix names, wherever the dataset was when Megatron read it."""
-    return next(
-        (
-            number
-            for number in provenance.shard_numbers("train")
-            if f"/{prefix}".endswith(f"/{provenance.manifest.shards[number].stem}")
-        ),
-        None,
-    )
+    shards = []
+    for part in parts:
+        prefix = f"/{part.get('dataset_path')}"
+        shard = next((number for number, stem in stems if prefix.endswith(f"/{stem}")), None)
+        if shard is None:
+            return None
+        shards.append(shard)
+    return shards
 
 
 def _only(paths: Sequence[Path], cache: Path, provenance: Provenance) -> Path:
@@ -178,9 +175,7 @@ def _only(paths: Sequence[Path], cache: Path, provenance: Provenance) -> Path:
     return paths[0]
 
 
-def _prefix_order(path: Path, fields: Mapping[str, Any], provenance: Provenance) -> _PrefixOrder:
-    shard = _shard_of(str(fields.get("dataset_path")), provenance)
-    assert shard is not None  # every prefix of a description that fits names one
+def _prefix_order(path: Path, shard: int, provenance: Provenance) -> _PrefixOrder:
     names = ("document_index", "sample_index", "shuffle_index")
     documents, samples, shuffle = (_array(path, name) for name in names)
     record = provenance.manifest.shards[shard]

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.dataset.manifest import Manifest, ShardRecord, read_provenance
+from curate.dataset.manifest import Manifest, ShardOnDisk, read_provenance
+from curate.errors import ShardError
 from curate.formats.base import TextFormat, TokenFormat
 from curate.tokens import tokenizer as tokenizers
 from curate.tokens.backends import ReferenceEncoder
@@ -38,37 +39,35 @@ def sample_documents(directory: Path, manifest: Manifest, count: int) -> dict[st
     """
     samples: dict[str, list[str]] = {name: [] for name in manifest.domains}
     output_format = manifest.configured()
-    reads = _texts if isinstance(output_format, TextFormat) else _token_texts
     for shard in sorted(manifest.shards, key=lambda shard: shard.split == "train"):
         if all(len(texts) >= count for texts in samples.values()):
             break
         pieces = read_provenance(directory / shard.provenance.path, shard, manifest)
-        for domain, text in reads(directory, manifest, shard, pieces):
+        on_disk = ShardOnDisk(directory, manifest, shard, pieces)
+        texts = (
+            _texts(on_disk, output_format)
+            if isinstance(output_format, TextFormat)
+            else _token_texts(on_disk, output_format)
+        )
+        for domain, text in texts:
             if len(samples[domain]) < count:
                 samples[domain].append(text[:SAMPLE_LETTERS])
     return {name: texts for name, texts in samples.items() if texts}
 
 
-def _texts(
-    directory: Path, manifest: Manifest, shard: ShardRecord, pieces: NDArray[Any]
-) -> Iterator[tuple[str, str]]:
+def _texts(shard: ShardOnDisk, output_format: TextFormat) -> Iterator[tuple[str, str]]:
     """Yield the first documents of a shard of text, each with its domain."""
-    output_format = manifest.configured()
-    assert isinstance(output_format, TextFormat)
-    batch = next(output_format.read(directory / shard.stem), None)
+    batch = next(output_format.read(shard.directory / shard.record.stem), None)
     if batch is not None:
-        for piece, text in zip(pieces, batch.texts, strict=False):
-            yield manifest.domains[int(piece["domain"])], text
+        for piece, text in zip(shard.pieces, batch.texts, strict=False):
+            yield shard.manifest.domains[int(piece["domain"])], text
 
 
-def _token_texts(
-    directory: Path, manifest: Manifest, shard: ShardRecord, pieces: NDArray[Any]
-) -> Iterator[tuple[str, str]]:
+def _token_texts(shard: ShardOnDisk, output_format: TokenFormat) -> Iterator[tuple[str, str]]:
     """Yield the documents that begin early in a shard of tokens, a few for each domain."""
-    output_format = manifest.configured()
-    assert isinstance(output_format, TokenFormat)
+    manifest, pieces = shard.manifest, shard.pieces
     record = manifest.tokenizer
-    tokenizer = tokenizers.load(directory / "tokenizer.json", record.eos)
+    tokenizer = tokenizers.load(shard.directory / "tokenizer.json", record.eos)
     reference = ReferenceEncoder(tokenizer)
     starts = np.cumsum(pieces["tokens"]) - pieces["tokens"]
     is_first = (pieces["start"] == 0) & (pieces["domain"] < len(manifest.domains))
@@ -81,7 +80,8 @@ def _token_texts(
     if not places:
         return
     stop = int(max(starts[place] + pieces["tokens"][place] for place in places))
-    tokens = _first_tokens(directory / shard.stem, output_format, manifest, stop)
+    stem, dtype = shard.directory / shard.record.stem, np.dtype(manifest.dtype)
+    tokens = stored_tokens(output_format, stem, dtype, (0, stop))
     for place in places:
         begin = int(starts[place])
         length = min(int(pieces["tokens"][place]), SAMPLE_TOKENS)
@@ -90,13 +90,29 @@ def _token_texts(
         yield manifest.domains[int(pieces["domain"][place])], text
 
 
-def _first_tokens(
-    stem: Path, output_format: TokenFormat, manifest: Manifest, stop: int
+def stored_tokens(
+    output_format: TokenFormat, stem: Path, dtype: np.dtype[Any], span: tuple[int, int]
 ) -> NDArray[Any]:
-    batches, size = [], 0
-    for batch in output_format.read(stem, np.dtype(manifest.dtype)):
-        batches.append(np.asarray(batch.tokens))
-        size += len(batch.tokens)
-        if size >= stop:
+    """Return tokens of a shard, as its file holds them; nothing behind them is read.
+
+    Args:
+        output_format: Format of the shard.
+        stem: Path of the shard without suffix.
+        dtype: Type of a token on disk.
+        span: First token, and the one after the last.
+
+    Raises:
+        ShardError: The shard is too short.
+    """
+    begin, end = span
+    parts, position = [], 0
+    for batch in output_format.read(stem, dtype):
+        stop = position + len(batch.tokens)
+        if stop > begin:
+            parts.append(batch.tokens[max(0, begin - position) : end - position])
+        position = stop
+        if position >= end:
             break
-    return np.concatenate(batches) if batches else np.zeros(0, np.int64)
+    if position < end:
+        raise ShardError(f"{stem}: ends after {position} tokens; run curate verify")
+    return np.concatenate(parts) if parts else np.empty(0, dtype)
