@@ -85,7 +85,7 @@ class ShardPieces:
             raise ShardError(f"{directory}/{damage}; run curate build to write the dataset again")
         self.record = record
         self.rows = read_provenance(directory / record.provenance.path, record, manifest)
-        self._manifest = manifest
+        self._manifest, self._form = manifest, manifest.configured()
 
     @cached_property
     def starts(self) -> NDArray[np.int64]:
@@ -96,7 +96,7 @@ class ShardPieces:
 
     def row_of(self, piece: int, position: int) -> int | None:
         """Return the row of a token, which the piece of this number holds."""
-        manifest, form = self._manifest, self._manifest.configured()
+        manifest, form = self._manifest, self._form
         fixed = manifest.sequence_length
         is_train = self.record.split == "train"
         takes_rows = isinstance(form, TokenFormat) and form.takes_sequences
@@ -124,8 +124,32 @@ class ShardPieces:
             return row * fixed
         return int(self.starts[row])
 
-    def cut(self, position: int, tokens: int) -> Iterator[tuple[int, int, int, int]]:
-        """Yield piece, first token in the shard, first token in the document, and tokens.
+    def place(
+        self, piece: int, position: int, tokens: int, pass_number: int | None = None
+    ) -> Place:
+        """Describe consecutive tokens of a piece.
+
+        Args:
+            piece: Number of the piece.
+            position: First token in the shard.
+            tokens: Number of tokens.
+            pass_number: As in `Place`.
+        """
+        row = self.rows[piece]
+        is_filling = row["domain"] == PAD
+        return Place(
+            shard=self.record.stem,
+            position=position,
+            row=self.row_of(piece, position),
+            tokens=tokens,
+            domain=None if is_filling else self._manifest.domains[row["domain"]],
+            document=None if is_filling else int(row["document"]),
+            start=0 if is_filling else int(row["start"]) + position - int(self.starts[piece]),
+            pass_number=pass_number,
+        )
+
+    def cut(self, position: int, tokens: int) -> Iterator[tuple[int, int, int]]:
+        """Yield piece, first token in the shard, and tokens.
 
         Args:
             position: First token in the shard.
@@ -137,8 +161,7 @@ class ShardPieces:
             start, length = int(self.starts[piece]), int(self.rows["tokens"][piece])
             stop = min(end, start + length)
             if stop > position:
-                within = int(self.rows["start"][piece]) + position - start
-                yield piece, position, within, stop - position
+                yield piece, position, stop - position
             position, piece = max(position, stop), piece + 1
 
 
@@ -173,7 +196,7 @@ class Provenance:
         for number in range(len(self.manifest.shards)):
             rows = self.shard(number).rows
             same = rows[(rows["content"] == np.uint64(int(content, 16))) & (rows["domain"] != PAD)]
-            keys |= {DocumentKey(int(row["domain"]), int(row["document"])) for row in same}
+            keys |= set(map(_key, same))
         return sorted(keys)
 
     def places(self, keys: Iterable[DocumentKey]) -> dict[DocumentKey, Standing]:
@@ -193,9 +216,9 @@ class Provenance:
             shard = self.shard(number)
             rows = shard.rows
             packed = _packed(rows["domain"].astype(np.int64), rows["document"])
-            for piece in np.flatnonzero(np.isin(packed, sought) & (rows["domain"] != PAD)):
+            for piece in np.flatnonzero(np.isin(packed, sought) & (rows["domain"] != PAD)).tolist():
                 row = rows[piece]
-                key = DocumentKey(int(row["domain"]), int(row["document"]))
+                key = _key(row)
                 content = f"{int(row['content']):016x}"
                 if contents[key] not in ("", content):
                     raise ShardError(
@@ -205,20 +228,11 @@ class Provenance:
                 contents[key] = content
                 start, tokens = int(row["start"]), int(row["tokens"])
                 earlier = shown.setdefault((key, shard.record.split), [])
-                position = int(shard.starts[piece])
-                places[key].append(
-                    Place(
-                        shard=shard.record.stem,
-                        position=position,
-                        row=shard.row_of(int(piece), position),
-                        tokens=tokens,
-                        domain=self.manifest.domains[key.domain],
-                        document=key.number,
-                        start=start,
-                        pass_number=1 + sum(low <= start < high for low, high in earlier),
-                    )
-                )
+                pass_number = 1 + sum(low <= start < high for low, high in earlier)
                 earlier.append((start, start + tokens))
+                places[key].append(
+                    shard.place(piece, int(shard.starts[piece]), tokens, pass_number)
+                )
         return {key: Standing(contents[key], tuple(places[key])) for key in places}
 
     def within(self, stretches: Sequence[Stretch]) -> list[tuple[DocumentKey | None, Place]]:
@@ -231,22 +245,16 @@ class Provenance:
         runs: list[tuple[DocumentKey | None, Place]] = []
         for stretch in stretches:
             shard = self.shard(stretch.shard)
-            for piece, position, start, tokens in shard.cut(stretch.position, stretch.tokens):
-                row = shard.rows[piece]
-                is_filling = row["domain"] == PAD
-                key = None if is_filling else DocumentKey(int(row["domain"]), int(row["document"]))
-                place = Place(
-                    shard=shard.record.stem,
-                    position=position,
-                    row=shard.row_of(piece, position),
-                    tokens=tokens,
-                    domain=None if key is None else self.manifest.domains[key.domain],
-                    document=None if key is None else key.number,
-                    start=0 if key is None else start,
-                    pass_number=None,
-                )
+            for piece, position, tokens in shard.cut(stretch.position, stretch.tokens):
+                place = shard.place(piece, position, tokens)
+                key = None if place.document is None else _key(shard.rows[piece])
                 runs.append((key, place))
         return runs
+
+
+def _key(row: Any) -> DocumentKey:
+    """Return the document of a row of the provenance."""
+    return DocumentKey(int(row["domain"]), int(row["document"]))
 
 
 def _packed(domain: Any, number: Any) -> Any:
