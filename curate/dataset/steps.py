@@ -104,7 +104,7 @@ def _batch_of_rows(provenance: Provenance, query: StepQuery, notices: list[str])
         )
     shards = provenance.shard_numbers("train")
     stops = np.cumsum([provenance.manifest.shards[number].sequences for number in shards])
-    samples = _samples_of(query, int(stops[-1]), notices)
+    samples, _ = _samples_of(query, int(stops[-1]), notices)
     stretches = []
     for sample in samples.tolist():
         place = int(np.searchsorted(stops, sample, side="right"))
@@ -123,10 +123,9 @@ def _batch_of_windows(provenance: Provenance, query: StepQuery, notices: list[st
     stored, total = manifest.sequence_length, int(tokens.sum())
     cut = _cut(manifest, query, total)
     windows = NumberedWindows(tokens if stored else np.array([total]), cut)
-    samples = _samples_of(query, windows.count, notices)
+    samples, epoch = _samples_of(query, windows.count, notices)
     numbers = samples
     if query.order == "shuffled":
-        epoch = query.step // -(-windows.count // query.batch)
         numbers = permute(samples, windows.count, epoch_seed(manifest.seed, epoch))
     stops = np.cumsum(tokens)
     return TracedBatch(
@@ -155,8 +154,8 @@ def _cut(manifest: Manifest, query: StepQuery, total_tokens: int) -> Cut:
     return Cut(length, window, stored or total_tokens + 1)
 
 
-def _samples_of(query: StepQuery, count: int, notices: list[str]) -> NDArray[np.int64]:
-    """Return the positions of a step in its epoch, and say which epoch that is if not the first."""
+def _samples_of(query: StepQuery, count: int, notices: list[str]) -> tuple[NDArray[np.int64], int]:
+    """Return the positions of a step in its epoch, and the epoch; a later one is noted."""
     steps = -(-count // query.batch)
     epoch, step = divmod(query.step, steps)
     if epoch:
@@ -164,7 +163,7 @@ def _samples_of(query: StepQuery, count: int, notices: list[str]) -> NDArray[np.
             f"a pass over the shards has {steps:,} steps: shown is step {step:,} of pass "
             f"{epoch + 1}"
         )
-    return np.arange(step * query.batch, min(count, (step + 1) * query.batch))
+    return np.arange(step * query.batch, min(count, (step + 1) * query.batch)), epoch
 
 
 def _stretches(
