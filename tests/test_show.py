@@ -220,9 +220,25 @@ def test_a_step_holds_the_loaders_batch(megatron: Path, order: str, labels: bool
                     expected = np.concatenate([expected, batch["labels"][:, -1:]], axis=1)
                 for tokens, row in zip(tokens_at(megatron, shown), expected, strict=True):
                     np.testing.assert_array_equal(tokens, row)
-                told = any("pass 2" in notice for notice in shown.notices)
-                assert told == (epoch == 1)
+                names_pass = any("pass 2" in notice for notice in shown.notices)
+                assert names_pass == (epoch == 1)
             step += 1
+
+
+def test_an_excerpt_marks_the_next_document(megatron: Path) -> None:
+    manifest = load_manifest(megatron)
+    record = manifest.shards[0]
+    rows = read_provenance(megatron / record.provenance.path, record, manifest)
+    border = int(rows["tokens"][0])
+    (first,), (second,) = (
+        curate.show(megatron, f"{record.stem}:{position}").documents for position in (0, border)
+    )
+    excerpt = curate.show(megatron, f"{record.stem}:{border - 9}").excerpt
+    end, begin, *_ = excerpt.split(" ‖ ")
+    assert end
+    assert first.text.endswith(end)
+    assert begin
+    assert second.text.startswith(begin)
 
 
 def test_steps_of_rows(root: Path, tmp_path: Path) -> None:

@@ -49,6 +49,9 @@ QueryKind = Literal["position", "step", "hash", "id", "text"]
 MOST_DOCUMENTS = 100
 """Most documents that a search by text returns."""
 
+DOCUMENT_MARK = " ‖ "
+"""Shown between documents that follow each other in a shard."""
+
 DECODED_DOCUMENTS = 256
 """Documents that are decoded at once in a search by text."""
 
@@ -98,7 +101,9 @@ class LookUp(msgspec.Struct, frozen=True):
     place: Place | None
     """For a position: the run of tokens that begins there, to the end of the document's piece."""
     excerpt: str
-    """For a position: the text of the next tokens in the shard, as read from disk."""
+    """For a position: the text of the next tokens in the shard, as read from disk, with
+    `DOCUMENT_MARK` where another document begins.
+    """
     sequences: tuple[ShownSequence, ...]
     """For a step: its batch."""
     documents: tuple[ShownDocument, ...]
@@ -137,7 +142,7 @@ class OpenDataset:
         return self.encoder.decode(tokens.astype(np.uint32))
 
     def read(self, shard: int, position: int, tokens: int) -> str:
-        """Return the text that stands in a shard from a token on.
+        """Return the text that stands in a shard from a token on, with a mark between documents.
 
         Args:
             shard: Number of the shard.
@@ -157,7 +162,11 @@ class OpenDataset:
             (row, *_), *_ = self.provenance.shard(shard).cut(position, 1)
             return _text_row(self.form, stem, row)
         dtype = np.dtype(self.manifest.dtype)
-        return self.decode(stored_tokens(self.form, stem, dtype, (position, position + tokens)))
+        stored = stored_tokens(self.form, stem, dtype, (position, position + tokens))
+        starts = [start for _, start, _ in self.provenance.shard(shard).cut(position, tokens)]
+        return DOCUMENT_MARK.join(
+            map(self.decode, np.split(stored, np.array(starts[1:], np.int64) - position))
+        )
 
 
 def look_up(dataset: OpenDataset, query: str) -> LookUp:
