@@ -11,8 +11,8 @@ from curate.report.page import figures
 from curate.report.page.figures import Axes, Line, Mark
 from curate.report.page.material import Material, dig, mapping, number
 from curate.report.page.parts import (
+    DOMAIN,
     NAMES_CROSSED,
-    NATS_TO_BITS,
     POINTS,
     ROWS_DRAWN,
     Column,
@@ -48,13 +48,12 @@ MEASURES = {
 def domains(material: Material) -> Section:
     """Show counts, entropies and texts of every domain."""
     section = ("domains", "Domains", "What is in the data?")
-    found = material.artifacts
-    rows = mapping(found, "stats", "domains")
+    rows = mapping(material.artifacts, "stats", "domains")
     if not rows:
         command = f"curate stats {material.command}"
         return Section(*section, [Missing("Nothing was counted.", command)])
     columns = [
-        Column("domain", "Name in the recipe.", False),
+        DOMAIN,
         Column("files", "Files read."),
         Column("documents", "Documents, held-out ones included."),
         Column("MB", "Text in UTF-8, millions of bytes."),
@@ -99,8 +98,24 @@ def _entropies(material: Material, rows: Mapping[str, Any]) -> list[Part]:
     """Show entropies with intervals, from the entropy report where there is one."""
     report = mapping(material.artifacts, "entropy_report")
     rows = mapping(report, "domains") or rows
+    parts: list[Part] = [_entropy_table(rows)]
+    drawings = [drawing for drawing in (_conditional(rows), _growth(rows)) if drawing is not None]
+    if drawings:
+        parts.insert(0, Drawing(drawings))
+    if not report:
+        parts.append(
+            Missing(
+                "Entropies on samples of growing size, and divergence between domains, "
+                "were not measured.",
+                f"curate stats {material.command} --intervals",
+            )
+        )
+    return parts
+
+
+def _entropy_table(rows: Mapping[str, Any]) -> Table:
     measures = [m for m in MEASURES if any(dig(row, "entropy", m) for row in rows.values())]
-    columns = [Column("domain", "Name in the recipe.", False)]
+    columns = [DOMAIN]
     for measure in measures:
         columns.append(Column(measure.replace("_", " "), MEASURES[measure]))
         columns.append(
@@ -120,46 +135,27 @@ def _entropies(material: Material, rows: Mapping[str, Any]) -> list[Part]:
                 interval(entropy.get("low"), entropy.get("high"), bits),
             ]
         table.append(cells)
-    parts: list[Part] = [Table("Entropies, bits", columns, table)]
-    drawn = []
+    return Table("Entropies, bits", columns, table)
+
+
+def _conditional(rows: Mapping[str, Any]) -> Markup | None:
+    """Draw conditional entropies, highest first."""
     marks = [
-        (
-            name,
-            [
-                Mark(
-                    0,
-                    value * NATS_TO_BITS,
-                    in_bits(dig(row, "entropy", "conditional", "low")),
-                    in_bits(dig(row, "entropy", "conditional", "high")),
-                )
-            ],
-        )
+        (name, Mark(0, value, in_bits(entropy.get("low")), in_bits(entropy.get("high"))))
         for name, row in rows.items()
-        if (value := number(dig(row, "entropy", "conditional", "nats"))) is not None
+        if (entropy := mapping(row, "entropy", "conditional"))
+        and (value := in_bits(entropy.get("nats"))) is not None
     ]
-    if marks:
-        marks.sort(key=lambda row: -row[1][0].value)
-        shown = marks[:ROWS_DRAWN]
-        drawing = figures.dot_plot(shown, Axes("conditional entropy, bits a token"), figures.short)
-        caption = (
-            "Conditional entropy with its 95 % interval: the further right, the harder the next "
-            "token is to predict. Domains whose intervals overlap may be equal."
-        )
-        drawn.append(figures.figure(drawing, caption + first_only(marks, shown)))
-    growth = _growth(rows)
-    if growth is not None:
-        drawn.append(growth)
-    if drawn:
-        parts.insert(0, Drawing(drawn))
-    if not report:
-        parts.append(
-            Missing(
-                "Entropies on samples of growing size, and divergence between domains, "
-                "were not measured.",
-                f"curate stats {material.command} --intervals",
-            )
-        )
-    return parts
+    if not marks:
+        return None
+    marks.sort(key=lambda row: -row[1].value)
+    shown = [(name, [mark]) for name, mark in marks[:ROWS_DRAWN]]
+    drawing = figures.dot_plot(shown, Axes("conditional entropy, bits a token"), figures.short)
+    caption = (
+        "Conditional entropy with its 95 % interval: the further right, the harder the next "
+        "token is to predict. Domains whose intervals overlap may be equal."
+    )
+    return figures.figure(drawing, caption + first_only(marks, shown))
 
 
 def _growth(rows: Mapping[str, Any]) -> Markup | None:
@@ -171,9 +167,9 @@ def _growth(rows: Mapping[str, Any]) -> Markup | None:
             (number(dig(point, "sample_tokens")), in_bits(dig(point, "conditional")))
             for point in (points if isinstance(points, list) else [])
         ]
-        known = [(x, y) for x, y in pairs if x and y is not None]
-        if len(known) > 1:
-            lines.append(Line(name, known))
+        measured = [(x, y) for x, y in pairs if x and y is not None]
+        if len(measured) > 1:
+            lines.append(Line(name, measured))
     if not lines:
         return None
     drawing = figures.line_plot(
@@ -246,23 +242,28 @@ REASONS = {
 def losses(material: Material) -> Section:
     """Show what became of everything that was read, by reason."""
     section = ("losses", "Read, removed, lost", "Where did every document go?")
-    found = material.artifacts
-    by_artifact = [mapping(found, name, "domains") for name in ("certificate", "plan", "stats")]
+    sources = [
+        mapping(material.artifacts, name, "domains") for name in ("certificate", "plan", "stats")
+    ]
     rows = next(
-        (rows for rows in by_artifact if any(mapping(row, "amounts") for row in rows.values())), {}
+        (rows for rows in sources if any(mapping(row, "amounts") for row in rows.values())), {}
     )
     if not rows:
         command = f"curate stats {material.command}"
         return Section(*section, [Missing("Nothing was counted by reason.", command)])
-    parts: list[Part] = []
+    return Section(*section, [*_amounts(rows), _lost(rows), _bad_records(material)])
+
+
+def _amounts(rows: Mapping[str, Any]) -> list[Table]:
+    """Show what became of documents, tokens and bytes, in a table each."""
+    reasons = [r for r in REASONS if any(dig(row, "amounts", r) for row in rows.values())]
+    columns = [DOMAIN, *(Column(*REASONS[reason]) for reason in reasons)]
+    tables = []
     for unit, title in (
         ("documents", "Documents"),
         ("tokens", "Tokens"),
         ("bytes", "Bytes of text"),
     ):
-        reasons = [r for r in REASONS if any(dig(row, "amounts", r) for row in rows.values())]
-        columns = [Column("domain", "Name in the recipe.", False)]
-        columns += [Column(*REASONS[reason]) for reason in reasons]
         table = [
             [name, *(whole(dig(row, "amounts", reason, unit)) for reason in reasons)]
             for name, row in rows.items()
@@ -276,13 +277,18 @@ def losses(material: Material) -> Section:
             if unit == "tokens"
             else ""
         )
-        parts.append(
+        tables.append(
             Table(
                 f"{title} by what became of them", columns, table, ["all", *map(whole, sums)], note
             )
         )
+    return tables
+
+
+def _lost(rows: Mapping[str, Any]) -> Table:
+    """Show what gave no document."""
     columns = [
-        Column("domain", "Name in the recipe.", False),
+        DOMAIN,
         Column("records", "Records that gave no document."),
         Column("of all", "Their share of the domain's records."),
         Column("bytes", "Bytes on disk that gave no document."),
@@ -291,7 +297,7 @@ def losses(material: Material) -> Section:
         Column("may lack", "Share of the bytes that cut files may lack beyond their end."),
         Column("first of them", "Place and reason.", False),
     ]
-    lost = [
+    table = [
         [
             name,
             whole(dig(row, "lost", "records")),
@@ -304,16 +310,14 @@ def losses(material: Material) -> Section:
         ]
         for name, row in rows.items()
     ]
-    parts.append(Table("Lost", columns, lost))
-    parts.append(_bad_records(material))
-    return Section(*section, parts)
+    return Table("Lost", columns, table)
 
 
 def _bad_records(material: Material) -> Part:
     if not material.bad_records:
         return Note(["No bad records were met."], "good")
     columns = [
-        Column("domain", "Name in the recipe.", False),
+        DOMAIN,
         Column("file", "File it stands in.", False),
         Column("line", "Its line, from 1; 0 is the file as a whole."),
         Column("reason", "Why it could not be read.", False),
@@ -334,10 +338,10 @@ def _bad_records(material: Material) -> Part:
 
 def provenance(material: Material) -> Section:
     """Say which files, versions and recipe the numbers come from."""
-    found = material.artifacts
+    artifacts = material.artifacts
     section = ("provenance", "Provenance", "How can this be made again?")
-    manifest, certificate = mapping(found, "manifest"), mapping(found, "certificate")
-    origin = mapping(found, "stats") or mapping(found, "mixture")
+    manifest, certificate = mapping(artifacts, "manifest"), mapping(artifacts, "certificate")
+    origin = mapping(artifacts, "stats") or mapping(artifacts, "mixture")
     rows = [
         ("recipe hash", origin.get("recipe_hash")),
         ("build hash", certificate.get("build_hash")),
@@ -352,7 +356,7 @@ def provenance(material: Material) -> Section:
     parts: list[Part] = [Facts([(name, str(value)) for name, value in rows if value is not None])]
     if material.licences:
         columns = [
-            Column("domain", "Name in the recipe.", False),
+            DOMAIN,
             Column("licence", "As the recipe states it; curate does not check it.", False),
         ]
         table = [[name, text] for name, text in material.licences.items()]

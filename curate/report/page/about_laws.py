@@ -36,7 +36,7 @@ def laws(material: Material) -> Section:
     if material.law is None:
         parts.append(Note([material.law_missing]))
     else:
-        parts += _law_parts(material)
+        parts += _law_parts(material.law)
     table = _law_table(mapping(material.artifacts, "fit"))
     if table is not None:
         parts.append(table)
@@ -45,11 +45,16 @@ def laws(material: Material) -> Section:
     return Section(*section, parts)
 
 
-def _law_parts(material: Material) -> list[Part]:
-    law = material.law
-    assert law is not None
+def _law_parts(law: LawCheck) -> list[Part]:
+    parts: list[Part] = [Drawing(_errors_drawn(law)), _targets_table(law)]
+    if len(law.distances) > 1:
+        parts.append(Drawing([_support_drawn(law)]))
+    return parts
+
+
+def _errors_drawn(law: LawCheck) -> list[Markup]:
+    """Draw predictions beside measurements, and their errors."""
     measured, unseen = law.measured_objective, law.unseen_objective
-    off = 100 * (law.unseen / law.measured - 1)
     kept = np.linspace(0, len(measured) - 1, min(len(measured), 2 * POINTS)).astype(int)
     points = [
         (
@@ -67,23 +72,22 @@ def _law_parts(material: Material) -> list[Part]:
         )
         for at in kept
     ]
-    name = law.name
-    rows = []
-    for at, target in enumerate(law.targets):
-        seen, told = law.measured[:, at], law.unseen[:, at]
-        inside = np.abs(np.log(told / seen)) <= law.half_width[at] * (1 + 1e-9)
-        rows.append(
-            [
-                target,
-                decimal(float(seen.min()), 4),
-                decimal(float(seen.max()), 4),
-                f"{float(np.abs(off[:, at]).mean()):.2f} %",
-                f"{float(off[:, at].mean()):+.2f} %",
-                decimal(spearman(seen, told), 3),
-                f"± {100 * float(law.half_width[at]):.2f} %",
-                percent(float(inside.mean()), 0),
-            ]
-        )
+    return [
+        figures.figure(
+            figures.scatter(points, Axes("measured", "predicted, unseen", diagonal=True)),
+            f"Objective of every run by law {law.name}, fitted without the run's mixture. On the "
+            "line, prediction and measurement agree.",
+        ),
+        figures.figure(
+            figures.scatter(residuals, Axes("predicted, unseen", "error, %", zero=True)),
+            "The same errors, in % of the measured objective. A slope would mean that the law "
+            "promises too much or too little at its best.",
+        ),
+    ]
+
+
+def _targets_table(law: LawCheck) -> Table:
+    """Show how well the loss of each target is predicted."""
     columns = [
         Column("target", "Validation text whose loss is predicted.", False),
         Column("least", f"Smallest measured loss, {law.unit}."),
@@ -101,25 +105,24 @@ def _law_parts(material: Material) -> list[Part]:
         ),
         Column("within", "Share of the runs whose loss lies within that interval."),
     ]
-    drawn = [
-        figures.figure(
-            figures.scatter(points, Axes("measured", "predicted, unseen", diagonal=True)),
-            f"Objective of every run by law {name}, fitted without the run's mixture. On the line, "
-            "prediction and measurement agree.",
-        ),
-        figures.figure(
-            figures.scatter(residuals, Axes("predicted, unseen", "error, %", zero=True)),
-            "The same errors, in % of the measured objective. A slope would mean that the law "
-            "promises too much or too little at its best.",
-        ),
-    ]
-    parts: list[Part] = [
-        Drawing(drawn),
-        Table(f"Law {name}, on mixtures it had not seen", columns, rows),
-    ]
-    if len(law.distances) > 1:
-        parts.append(Drawing([_support_drawn(law)]))
-    return parts
+    errors = 100 * (law.unseen / law.measured - 1)
+    rows = []
+    for at, target in enumerate(law.targets):
+        measured, predicted = law.measured[:, at], law.unseen[:, at]
+        inside = np.abs(np.log(predicted / measured)) <= law.half_width[at] * (1 + 1e-9)
+        rows.append(
+            [
+                target,
+                decimal(float(measured.min()), 4),
+                decimal(float(measured.max()), 4),
+                f"{float(np.abs(errors[:, at]).mean()):.2f} %",
+                f"{float(errors[:, at].mean()):+.2f} %",
+                decimal(spearman(measured, predicted), 3),
+                f"± {100 * float(law.half_width[at]):.2f} %",
+                percent(float(inside.mean()), 0),
+            ]
+        )
+    return Table(f"Law {law.name}, on mixtures it had not seen", columns, rows)
 
 
 def _support_drawn(law: LawCheck) -> Markup:
@@ -264,8 +267,10 @@ def validation(material: Material) -> Section:
         rows = []
         for name, row in mapping(size, "candidates").items():
             objective, against = mapping(row, "objective"), mapping(size, "against", name)
-            told = [number(dig(cell, "predicted")) for cell in mapping(row, "loss").values()]
-            mean = sum(v or 0.0 for v in told) / len(told) if told and None not in told else None
+            losses = [number(dig(cell, "predicted")) for cell in mapping(row, "loss").values()]
+            predicted = [loss for loss in losses if loss is not None]
+            complete = len(predicted) == len(losses) > 0
+            mean = sum(predicted) / len(predicted) if complete else None
             rows.append(
                 [
                     name,

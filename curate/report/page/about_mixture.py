@@ -9,6 +9,7 @@ from curate.report.page import figures
 from curate.report.page.figures import Axes, Mark
 from curate.report.page.material import Material, dig, mapping, number
 from curate.report.page.parts import (
+    DOMAIN,
     ROWS_DRAWN,
     Column,
     Drawing,
@@ -30,14 +31,14 @@ from curate.report.page.parts import (
 
 def summary(material: Material) -> Section:
     """Say what this is, whether it was certified, and what to know before using it."""
-    found = material.artifacts
-    certificate, mixed = mapping(found, "certificate"), mapping(found, "mixture")
-    manifest, plan = mapping(found, "manifest"), mapping(found, "plan")
-    tokenizer = dig(manifest, "tokenizer", "name") or dig(found, "stats", "tokenizer")
+    artifacts = material.artifacts
+    certificate, mixed = mapping(artifacts, "certificate"), mapping(artifacts, "mixture")
+    manifest, plan = mapping(artifacts, "manifest"), mapping(artifacts, "plan")
+    tokenizer = dig(manifest, "tokenizer", "name") or dig(artifacts, "stats", "tokenizer")
     names = (
         mapping(certificate, "domains")
         or mapping(plan, "domains")
-        or mapping(found, "stats", "domains")
+        or mapping(artifacts, "stats", "domains")
         or mapping(mixed, "weights")
     )
     rows = [
@@ -91,18 +92,40 @@ def _verdict(certificate: Mapping[str, Any]) -> Note:
 
 def mixture(material: Material) -> Section:
     """Show the shares asked, planned and realised."""
-    found, section = (
-        material.artifacts,
-        ("mixture", "Mixture", "Is the share you get the one asked for?"),
-    )
-    mixed = mapping(found, "mixture")
-    planned, realised = mapping(found, "plan", "domains"), mapping(found, "certificate", "domains")
-    names = list(mapping(mixed, "weights") or planned or realised)
+    section = ("mixture", "Mixture", "Is the share you get the one asked for?")
+    artifacts = material.artifacts
+    mixed = mapping(artifacts, "mixture")
+    realised = mapping(artifacts, "certificate", "domains")
+    names = list(mapping(mixed, "weights") or mapping(artifacts, "plan", "domains") or realised)
     if not names:
         command = f"curate mix {material.command}"
         return Section(*section, [Missing("No mixture was derived.", command)])
+    parts: list[Part] = [_shares_table(artifacts, names)]
+    if len(names) > 1:
+        parts.insert(0, _shares_drawn(artifacts, names))
+    if not realised:
+        parts.append(
+            Missing(
+                "Nothing was written yet, so nothing is realised.",
+                f"curate build {material.command}",
+            )
+        )
+    lines = [
+        line for key in ("constraints_active", "warnings") for line in lines_of(mixed.get(key))
+    ]
+    if lines:
+        parts.append(Note(lines, "warning"))
+    parts += _trainer_tables(artifacts)
+    return Section(*section, parts)
+
+
+def _shares_table(artifacts: Mapping[str, Any], names: Sequence[str]) -> Table:
+    """Compare the shares asked, planned and realised, with passes and supply."""
+    mixed = mapping(artifacts, "mixture")
+    planned = mapping(artifacts, "plan", "domains")
+    realised = mapping(artifacts, "certificate", "domains")
     columns = [
-        Column("domain", "Name in the recipe.", False),
+        DOMAIN,
         Column(
             "asked", "Share of the training tokens that the method chose, after caps and floors."
         ),
@@ -137,40 +160,26 @@ def mixture(material: Material) -> Section:
             whole(
                 _first(
                     dig(planned, name, "supply_tokens"),
-                    dig(found, "stats", "domains", name, "tokens_train"),
+                    dig(artifacts, "stats", "domains", name, "tokens_train"),
                 )
             ),
         ]
         for name in names
     ]
-    budget = _first(dig(found, "plan", "budget_tokens"), dig(found, "certificate", "budget_tokens"))
+    budget = _first(
+        dig(artifacts, "plan", "budget_tokens"), dig(artifacts, "certificate", "budget_tokens")
+    )
     total = [
         "all",
         "",
         "",
         whole(budget),
-        whole(dig(found, "certificate", "realised_tokens")),
+        whole(dig(artifacts, "certificate", "realised_tokens")),
         "",
         "",
         "",
     ]
-    parts: list[Part] = [Table("Asked, planned and realised", columns, rows, total)]
-    if len(names) > 1:
-        parts.insert(0, _shares_drawn(found, names))
-    if not realised:
-        parts.append(
-            Missing(
-                "Nothing was written yet, so nothing is realised.",
-                f"curate build {material.command}",
-            )
-        )
-    lines = [
-        line for key in ("constraints_active", "warnings") for line in lines_of(mixed.get(key))
-    ]
-    if lines:
-        parts.append(Note(lines, "warning"))
-    parts += _trainer_tables(found)
-    return Section(*section, parts)
+    return Table("Asked, planned and realised", columns, rows, total)
 
 
 def _first(*values: Any) -> Any:
@@ -178,13 +187,13 @@ def _first(*values: Any) -> Any:
     return next((value for value in values if value is not None), None)
 
 
-def _shares_drawn(found: Mapping[str, Any], names: Sequence[str]) -> Drawing:
+def _shares_drawn(artifacts: Mapping[str, Any], names: Sequence[str]) -> Drawing:
     """Draw natural, asked and realised shares."""
     supply = {
         name: number(
             _first(
-                dig(found, "stats", "domains", name, "tokens_train"),
-                dig(found, "plan", "domains", name, "supply_tokens"),
+                dig(artifacts, "stats", "domains", name, "tokens_train"),
+                dig(artifacts, "plan", "domains", name, "supply_tokens"),
             )
         )
         for name in names
@@ -194,17 +203,17 @@ def _shares_drawn(found: Mapping[str, Any], names: Sequence[str]) -> Drawing:
     for name in names:
         asked = number(
             _first(
-                dig(found, "mixture", "weights", name),
-                dig(found, "plan", "domains", name, "weight"),
+                dig(artifacts, "mixture", "weights", name),
+                dig(artifacts, "plan", "domains", name, "weight"),
             )
         )
         marks = []
         if supply[name] is not None and total:
             marks.append(Mark(2, (supply[name] or 0.0) / total))
         if asked is not None:
-            low = number(dig(found, "mixture", "low", name))
-            marks.append(Mark(0, asked, low, number(dig(found, "mixture", "high", name))))
-        realised = number(dig(found, "certificate", "domains", name, "realised_share"))
+            low = number(dig(artifacts, "mixture", "low", name))
+            marks.append(Mark(0, asked, low, number(dig(artifacts, "mixture", "high", name))))
+        realised = number(dig(artifacts, "certificate", "domains", name, "realised_share"))
         if realised is not None:
             marks.append(Mark(5, realised))
         rows.append((name, marks))
@@ -218,13 +227,15 @@ def _shares_drawn(found: Mapping[str, Any], names: Sequence[str]) -> Drawing:
     return Drawing([figures.figure(drawing, caption + first_only(rows, shown), series)])
 
 
-def _trainer_tables(found: Mapping[str, Any]) -> list[Part]:
+def _trainer_tables(artifacts: Mapping[str, Any]) -> list[Part]:
     """Show what a trainer will draw from domains that are written apart."""
-    mixtures = dig(found, "certificate", "trainer_mixture") or dig(found, "plan", "trainer_mixture")
+    mixtures = dig(artifacts, "certificate", "trainer_mixture") or dig(
+        artifacts, "plan", "trainer_mixture"
+    )
     tables: list[Part] = []
     for row in mixtures if isinstance(mixtures, list) else []:
         columns = [
-            Column("domain", "Name in the recipe.", False),
+            DOMAIN,
             Column("weight", "Number in the trainer's own mixture file."),
             Column("samples", "Windows or rows that the trainer will draw."),
             Column("tokens", "Tokens in them."),
@@ -261,70 +272,72 @@ def methods(material: Material) -> Section:
     names = list(
         dict.fromkeys(name for row in mixtures.values() for name in mapping(row, "weights"))
     )
-    columns = [Column("domain", "Name in the recipe.", False)] + [
+    columns = [DOMAIN] + [
         Column(method, f"Share of the training tokens by method {method}.") for method in mixtures
     ]
     rows = [
         [name, *(percent(dig(row, "weights", name), 1) for row in mixtures.values())]
         for name in names
     ]
-    parts: list[Part] = [
-        Table("Shares by method", columns, rows),
-        Table(
-            "What each promises",
-            [
-                Column("method", "See `curate methods` for what each is.", False),
-                Column(
-                    "predicted loss",
-                    "By the method's own law; laws of different methods do not "
-                    "compare beyond their errors.",
-                ),
-                Column("most passes", "Passes over the most repeated domain."),
-                Column(
-                    "from natural",
-                    "Share of tokens that differ from mixing in proportion to supply.",
-                ),
-                Column(
-                    "nearest run",
-                    "Distance to the nearest training run, from 0 (the same mixture) "
-                    "to 1 (no domain in common), and how far runs are from each other.",
-                ),
-            ],
-            [
-                [
-                    name,
-                    decimal(dig(row, "predicted_loss"), 4),
-                    decimal(dig(row, "max_epochs"), 2),
-                    percent(dig(row, "tv_natural"), 1),
-                    _support(row),
-                ]
-                for name, row in mixtures.items()
-            ],
-        ),
-    ]
+    parts: list[Part] = [Table("Shares by method", columns, rows), _promises(mixtures)]
     if len(names) <= ROWS_DRAWN:
-        # Marks have six shapes; natural and uniform are the first to go without.
-        drawn_methods = sorted(mixtures, key=lambda name: name in ("natural", "uniform"))
-        drawn_methods = drawn_methods[: figures.SERIES]
-        drawn = [
-            (
-                name,
-                [
-                    Mark(at, share)
-                    for at, method in enumerate(drawn_methods)
-                    if (share := number(dig(mixtures, method, "weights", name))) is not None
-                ],
-            )
-            for name in names
-        ]
-        drawing = figures.dot_plot(drawn, Axes("share of training tokens"), lambda v: percent(v, 0))
-        caption = "Where methods agree, their marks lie on each other."
-        parts.insert(0, Drawing([figures.figure(drawing, caption, dict(enumerate(drawn_methods)))]))
+        parts.insert(0, _methods_drawn(mixtures, names))
     left_out = mapping(comparison, "left_out")
     if left_out:
         lines = [f"{name}: {reason}" for name, reason in left_out.items()]
         parts.append(Texts("Methods left out, and why", [("reasons", lines)]))
     return Section(*section, parts)
+
+
+def _promises(mixtures: Mapping[str, Any]) -> Table:
+    """Compare predicted losses, passes, and distances from natural and from the runs."""
+    columns = [
+        Column("method", "See `curate methods` for what each is.", False),
+        Column(
+            "predicted loss",
+            "By the method's own law; laws of different methods do not compare beyond their "
+            "errors.",
+        ),
+        Column("most passes", "Passes over the most repeated domain."),
+        Column("from natural", "Share of tokens that differ from mixing in proportion to supply."),
+        Column(
+            "nearest run",
+            "Distance to the nearest training run, from 0 (the same mixture) to 1 (no domain in "
+            "common), and how far runs are from each other.",
+        ),
+    ]
+    rows = [
+        [
+            name,
+            decimal(dig(row, "predicted_loss"), 4),
+            decimal(dig(row, "max_epochs"), 2),
+            percent(dig(row, "tv_natural"), 1),
+            _support(row),
+        ]
+        for name, row in mixtures.items()
+    ]
+    return Table("What each promises", columns, rows)
+
+
+def _methods_drawn(mixtures: Mapping[str, Any], names: Sequence[str]) -> Drawing:
+    """Draw the shares of each domain by method."""
+    # Marks have six shapes; natural and uniform are the first to go without.
+    methods_drawn = sorted(mixtures, key=lambda name: name in ("natural", "uniform"))
+    methods_drawn = methods_drawn[: figures.SERIES]
+    rows = [
+        (
+            name,
+            [
+                Mark(at, share)
+                for at, method in enumerate(methods_drawn)
+                if (share := number(dig(mixtures, method, "weights", name))) is not None
+            ],
+        )
+        for name in names
+    ]
+    drawing = figures.dot_plot(rows, Axes("share of training tokens"), lambda v: percent(v, 0))
+    caption = "Where methods agree, their marks lie on each other."
+    return Drawing([figures.figure(drawing, caption, dict(enumerate(methods_drawn)))])
 
 
 def _support(row: Mapping[str, Any]) -> str:

@@ -32,6 +32,10 @@ class Column:
     is_number: bool = True
 
 
+DOMAIN = Column("domain", "Name in the recipe.", False)
+"""First column of tables with a row for each domain."""
+
+
 @dataclass(frozen=True, slots=True)
 class Table:
     """A table with a line that explains each of its columns."""
