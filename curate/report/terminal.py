@@ -50,10 +50,8 @@ class TerminalObserver(LoggingObserver):
         """Write to `console`."""
         super().__init__()
         self._console = console
-        self._stage = ""
         self._names: Sequence[str] = ()
         self._totals: Sequence[int] = ()
-        self._started = 0.0
         self._shown = 0.0
         self._live: Live | None = None
 
@@ -72,8 +70,7 @@ class TerminalObserver(LoggingObserver):
         """
         super().begin(stage, names, totals)
         self.close()
-        self._stage, self._names, self._totals = stage, names, totals
-        self._started = time.monotonic()
+        self._names, self._totals = names, totals
         self._shown = 0.0
 
     def advance(self, counters: NDArray[np.int64]) -> None:
@@ -83,7 +80,7 @@ class TerminalObserver(LoggingObserver):
         if not self._console.is_terminal or now - self._shown < REFRESH_SECONDS:
             return
         self._shown = now
-        self._show(self._table(counters, now - self._started))
+        self._show(self._table(counters, self._seconds()))
 
     def _show(self, table: Table) -> None:
         if self._live is None:
@@ -97,15 +94,14 @@ class TerminalObserver(LoggingObserver):
         super().train(progress)
         if not self._console.is_terminal:
             return
-        self._show(training_table(progress, time.monotonic() - self._started))
+        self._show(training_table(progress, self._seconds()))
 
     def end(self, summary: str = "") -> None:
         """Print the stage as a line, with its summary and time."""
         super().end(summary)
         self.close()
-        seconds = time.monotonic() - self._started
         self._console.print(
-            f"[green]✓[/] {self._stage:<16} {plain(summary)} [dim]{seconds:.1f} s[/]",
+            f"[green]✓[/] {self._stage:<16} {plain(summary)} [dim]{self._seconds():.1f} s[/]",
             highlight=False,
             soft_wrap=True,
         )

@@ -79,7 +79,8 @@ class LoggingObserver(Observer):
         """Start with no stage."""
         self.written: list[Path] = []
         """Files of results, in the order in which they were written."""
-        self._began = ("", 0.0)
+        self._stage = ""
+        self._started = 0.0
         self._logged = 0.0
 
     def notice(self, message: str) -> None:
@@ -88,28 +89,31 @@ class LoggingObserver(Observer):
 
     def begin(self, stage: str, names: Sequence[str] = (), totals: Sequence[int] = ()) -> None:
         """Log that a stage starts, and with how much work."""
-        self._began = stage, time.monotonic()
+        self._stage, self._started = stage, time.monotonic()
         LOG.info("begin %s: %d names, %s expected", stage, len(names), f"{sum(totals):,}")
 
     def advance(self, counters: NDArray[np.int64]) -> None:
         """Log the sums of the counters, at most every `LOG_SECONDS`."""
         if len(counters) and self._is_due():
-            LOG.info("%s: %s so far", self._began[0], counters.sum(axis=0).tolist())
+            LOG.info("%s: %s so far", self._stage, counters.sum(axis=0).tolist())
 
     def train(self, progress: TrainingProgress) -> None:
         """Log progress of training, at most every `LOG_SECONDS`."""
         if self._is_due():
-            LOG.info("%s: %s", self._began[0], progress)
+            LOG.info("%s: %s", self._stage, progress)
 
     def end(self, summary: str = "") -> None:
         """Log that the stage has ended, and its time."""
-        stage, started = self._began
-        LOG.info("end %s: %s (%.1f s)", stage, summary, time.monotonic() - started)
+        LOG.info("end %s: %s (%.1f s)", self._stage, summary, self._seconds())
 
     def wrote(self, path: Path) -> None:
         """Log and remember a written file."""
         self.written.append(path)
         LOG.info("wrote %s", path)
+
+    def _seconds(self) -> float:
+        """Return the time since the stage began."""
+        return time.monotonic() - self._started
 
     def _is_due(self) -> bool:
         now = time.monotonic()
