@@ -104,7 +104,8 @@ def test_results_and_errors_can_be_read_by_a_program(recipe: Path, tmp_path: Pat
     assert shown[1].startswith("| ---") and len(shown) == 5
     both = run("mix", recipe, "--csv", "--json")
     assert both.returncode == 2
-    assert json.loads(both.stdout)["error"]["message"].startswith("--json and --csv exclude each")
+    message = json.loads(both.stdout)["error"]["message"]
+    assert message == "--json and --csv exclude each other: give one of them"
     failed = run("plan", recipe, "--json", "--set", "budget_tokens=9_000_000_000")
     error = json.loads(failed.stdout)["error"]
     assert (failed.returncode, error["exit_code"], error["kind"]) == (2, 2, "InfeasiblePlan")

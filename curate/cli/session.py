@@ -129,7 +129,7 @@ class Screen:
         exclusive = [name for name in ("as_json", "csv", "markdown", "quiet") if options.get(name)]
         if len(exclusive) > 1:
             names = " and ".join(f"--{name.removeprefix('as_')}" for name in exclusive)
-            raise RecipeError(f"{names} exclude each other: each says what is printed alone")
+            raise RecipeError(f"{names} exclude each other: give one of them")
         open_logs(options.get("verbose", False), options.get("log_file"))
         self._print_as = exclusive[0] if exclusive else ""
         self.observer: LoggingObserver = LoggingObserver()
