@@ -316,7 +316,7 @@ def _prefixed(prefix: str, values: dict[str, Any]) -> Row:
 
 @dataclass(frozen=True, repr=False)
 class ReportResult(Result):
-    """Where the report was written."""
+    """The path and size of a report."""
 
     title: ClassVar[str] = "report"
 

@@ -18,6 +18,8 @@ import numpy as np
 from curate.dataset.manifest import QUARANTINE, RECIPE, find_manifest
 from curate.dataset.samples import sample_documents
 from curate.errors import CurateError, EngineError, InputError, MissingEvidence, RecipeError
+from curate.laws.law import RunTable
+from curate.laws.run_tables.columns import RECIPE_SUFFIXES
 from curate.mixture import METHODS, DomainSupply, MixtureOptions, MixtureRequest
 from curate.mixture.methods.needs_evidence import LawMethod
 from curate.mixture.request import Evidence
@@ -40,8 +42,6 @@ ARTIFACTS = (
 """JSON artifacts that the page shows, by name without suffix."""
 
 REPORT = "report.html"
-YAML = (".yaml", ".yml")
-"""Suffixes of recipes."""
 SAMPLES = 2
 """Documents shown of each domain."""
 BAD_RECORDS = 100
@@ -54,10 +54,10 @@ CURVE_POINTS = 120
 
 @dataclass(frozen=True, slots=True)
 class ReportInputs:
-    """What a report is about; each None or empty where it is absent."""
+    """The subject of a report; each field is None or empty where it is absent."""
 
     source: str
-    """Words for the page: what was given."""
+    """Words for the page: the recipe, directory or runs that were given."""
     command: str
     """How the recipe is named in the commands that the page suggests."""
     directory: Path | None = None
@@ -157,9 +157,10 @@ def collect(inputs: ReportInputs, observer: Observer) -> Material:
     if request is not None:
         names = [domain.name for domain in request.domains]
         law = _law_of(artifacts)
-        if law is None and not missing:
+        runs = None if request.evidence is None else request.evidence.runs
+        if law is None and runs is not None:
             try:
-                law, best = _fit(request)
+                law, best = _fit(request, runs)
                 recommended = recommended or best
             except CurateError as error:
                 missing = f"No law: {error}."
@@ -346,7 +347,7 @@ def _numbers(weights: Mapping[str, Any]) -> dict[str, float]:
     return {name: share for name, value in weights.items() if (share := number(value)) is not None}
 
 
-def _fit(request: MixtureRequest) -> tuple[dict[str, Any], dict[str, float]]:
+def _fit(request: MixtureRequest, runs: RunTable) -> tuple[dict[str, Any], dict[str, float]]:
     """Fit the law of the request's method, or `joint`, and try it on mixtures left out.
 
     Returns:
@@ -358,11 +359,9 @@ def _fit(request: MixtureRequest) -> tuple[dict[str, Any], dict[str, float]]:
     from curate.mixture.methods.law_record import law_record
     from curate.mixture.search.law_choice import refit
 
-    evidence = request.evidence
-    assert evidence is not None and evidence.runs is not None, "there are runs"
     prefer = METHODS.find(request.method, "mixture.method").prefer
     law = prefer if isinstance(prefer, LawMethod) else LawMethod("joint")
-    case = make_case((law.law, law.kl_bpb, law.simulated), request, evidence.runs)
+    case = make_case((law.law, law.kl_bpb, law.simulated), request, runs)
     refits = refit(case.law, case.problem.law, case.runs)
     best = case.constraints.in_recipe_order(best_mixture(case))
     names = [domain.name for domain in request.domains]
@@ -458,11 +457,11 @@ def report_inputs(
             raise InputError(
                 f"{path}: does not exist; name a recipe, the directory of a dataset, or run tables"
             )
-        if len(source) > 1 and (path.is_dir() or path.suffix.lower() in YAML):
+        if len(source) > 1 and (path.is_dir() or path.suffix.lower() in RECIPE_SUFFIXES):
             raise InputError(
                 f"{path}: a recipe or a directory goes alone; only run tables may be several"
             )
-    is_recipe = len(source) == 1 and first.suffix.lower() in YAML
+    is_recipe = len(source) == 1 and first.suffix.lower() in RECIPE_SUFFIXES
     if (is_recipe or first.is_dir()) and (runs.supply or runs.budget_tokens is not None):
         raise RecipeError(
             "report: --supply and --budget are for run tables; a recipe has its own text and budget"
@@ -471,9 +470,8 @@ def report_inputs(
         changed = [*overrides] if out is None else [
             *overrides, f"output.dir={json.dumps(str(out.resolve()))}"
         ]  # fmt: skip
-        inputs = recipe_inputs(load_recipe(first, changed), str(first))
-        assert inputs.directory is not None
-        return inputs, inputs.directory / REPORT
+        loaded = load_recipe(first, changed)
+        return recipe_inputs(loaded, str(first)), loaded.output_dir / REPORT
     if overrides and first.is_dir():
         raise RecipeError("report: --set changes a recipe; name the recipe, or leave it out")
     if len(source) == 1 and first.is_dir():

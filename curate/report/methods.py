@@ -153,4 +153,4 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
     "most epochs": _most_epochs,
     "support": _support,
 }
-"""What each mixture costs: functions that format a cell, by heading."""
+"""Columns about the cost of each mixture: functions that format a cell, by heading."""

@@ -14,7 +14,7 @@ from curate.mixture.request import DomainSupply
 
 @dataclass(frozen=True, slots=True)
 class ExplorerInputs:
-    """What the explorer starts from; lists are in the order of the domains."""
+    """Everything that the explorer starts from; lists are in the order of the domains."""
 
     domains: Sequence[DomainSupply]
     budget_tokens: int | None

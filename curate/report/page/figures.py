@@ -46,7 +46,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Axes:
-    """What a plot's axes show."""
+    """Names and kinds of a plot's axes."""
 
     x: str
     y: str = ""

@@ -75,7 +75,7 @@ class Material:
     explorer: Mapping[str, Any] | None = None
     """Data of the mixture explorer, see `curate.report.page.explorer`."""
     notices: Sequence[str] = ()
-    """What to know about the evidence itself, such as artifacts of another recipe."""
+    """Warnings about the evidence itself, such as artifacts of another recipe."""
 
 
 def dig(value: Any, *keys: str) -> Any:

@@ -78,7 +78,7 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """What is not there, and the command that makes it."""
+    """Evidence that is not there, and the command that makes it."""
 
     what: str
     command: str
@@ -104,7 +104,7 @@ class Section:
     id: str
     title: str
     lead: str
-    """What question it answers, in a sentence."""
+    """The question that it answers, in a sentence."""
     parts: Sequence[Part] = field(default_factory=tuple)
 
 
