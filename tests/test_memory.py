@@ -26,7 +26,7 @@ from curate.plan import (
     stream,
 )
 from curate.plan.packing import pack
-from curate.plan.streams import joined
+from curate.plan.streams import joined, order_of_keys
 from curate.runtime.external_sort import sort_rows
 from curate.runtime.mapping import map_scratch, mapped_bytes
 from curate.runtime.memory import Columns, block_rows, blocks, bounded, columns, take
@@ -51,10 +51,6 @@ def little(tmp_path: Path) -> Iterator[None]:
     assert not list(scratch.iterdir())
 
 
-def ordered(rows: Columns) -> NDArray[np.int64]:
-    return np.argsort(rows["key"], kind="stable")
-
-
 @pytest.mark.parametrize("distinct", [1, 3, 10**6])
 def test_rows_are_sorted_as_in_memory(little: None, distinct: int) -> None:
     rng = np.random.default_rng(distinct)
@@ -64,7 +60,7 @@ def test_rows_are_sorted_as_in_memory(little: None, distinct: int) -> None:
         for rows in blocks(len(keys)):
             yield {"key": keys[rows], "number": np.arange(rows.start, rows.stop)}
 
-    ranked = sort_rows(batches, "key", ordered)
+    ranked = sort_rows(batches, "key", order_of_keys)
     assert np.array_equal(ranked["number"], np.argsort(keys, kind="stable"))
     assert np.array_equal(ranked["key"], np.sort(keys))
     assert len(keys) > block_rows()
@@ -88,6 +84,18 @@ def test_empty_arrays_need_no_file(tmp_path: Path) -> None:
     with bounded(LITTLE, tmp_path):  # all of whose memory is taken by what was made before
         assert len(columns(0, {"first": np.int64})["first"]) == 0
     assert len(held["first"]) == LITTLE
+
+
+def test_arrays_that_outlive_an_inner_bound_still_count(tmp_path: Path) -> None:
+    """Domains are opened under a bound of their own, and used under that of the whole build."""
+    with bounded(LITTLE, tmp_path):
+        with bounded(LITTLE, tmp_path):
+            held = columns(LITTLE // 4, {"first": np.int8})
+        before = mapped_bytes()
+        assert len(held["first"]) == LITTLE // 4 and mapped_bytes() == before
+        made = columns(1, {"first": np.int64})
+        assert mapped_bytes() > before
+    assert len(made["first"]) == 1
 
 
 RACE = """

@@ -53,17 +53,18 @@ ALIGNMENT = 64
 class _Bound:
     limit_bytes: int
     directory: Path | None
-    """Where large arrays are; None for the system's directory of temporary files."""
+    """Directory for files of large arrays; None for that of temporary files."""
     on_block: Callable[[], None]
     process: int = 0
     """Process that shows progress; workers forked from it do not."""
     read_blocks: float = 0.0
     """Blocks of rows that were read since pages were given back."""
-    held_bytes: int = 0
-    """Bytes of the arrays in memory that were made under this bound and still exist."""
 
 
 _bound = _Bound(DEFAULT_BYTES, None, lambda: None)
+
+_held_bytes = [0]
+"""Bytes of the arrays in memory that `columns` made and that still exist, under whatever bound."""
 
 
 @contextmanager
@@ -79,7 +80,7 @@ def bounded(
     """
     global _bound
     before = _bound
-    _bound = _Bound(limit_bytes, directory, on_block, os.getpid(), held_bytes=before.held_bytes)
+    _bound = _Bound(limit_bytes, directory, on_block, os.getpid())
     try:
         yield
     finally:
@@ -118,19 +119,18 @@ def columns(rows: int, dtypes: Mapping[str, Any]) -> Columns:
 
 
 def _has_room(size_bytes: int) -> bool:
-    return _bound.held_bytes + size_bytes <= _bound.limit_bytes // HELD_SHARE
+    return _held_bytes[0] + size_bytes <= _bound.limit_bytes // HELD_SHARE
 
 
 def _hold(made: Columns) -> None:
     """Count arrays until they are gone."""
-    bound = _bound
     for array in made.values():
-        bound.held_bytes += array.nbytes
-        weakref.finalize(array, _let_go, bound, array.nbytes).atexit = False
+        _held_bytes[0] += array.nbytes
+        weakref.finalize(array, _let_go, array.nbytes).atexit = False
 
 
-def _let_go(bound: _Bound, size_bytes: int) -> None:
-    bound.held_bytes -= size_bytes
+def _let_go(size_bytes: int) -> None:
+    _held_bytes[0] -= size_bytes
 
 
 def block_rows() -> int:
