@@ -17,6 +17,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,9 +88,16 @@ def bounded(
         _bound = before
 
 
-def bound_now() -> tuple[int, Path | None]:
-    """Return the limit in bytes and the directory, for `bounded` in a process that is spawned."""
-    return _bound.limit_bytes, _bound.directory
+def bounded_here(function: Callable[..., None]) -> Callable[..., None]:
+    """Return a function that runs under the present bound, even in a process that is spawned."""
+    return partial(_call_bounded, (_bound.limit_bytes, _bound.directory), function)
+
+
+def _call_bounded(
+    bound: tuple[int, Path | None], function: Callable[..., None], *arguments: Any
+) -> None:
+    with bounded(*bound):
+        function(*arguments)
 
 
 def columns(rows: int, dtypes: Mapping[str, Any]) -> Columns:

@@ -17,7 +17,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -166,15 +166,16 @@ def _started(
     daemon: bool,
 ) -> Iterator[dict[Any, Any]]:
     """Start processes, keyed by the parent's end of their pipes; kill them when the block ends."""
-    from curate.runtime.memory import bound_now
+    if kind.get_start_method() != "fork":
+        from curate.runtime.memory import bounded_here  # loads NumPy
 
+        body = bounded_here(body)
     processes: dict[Any, Any] = {}
-    bound = None if kind.get_start_method() == "fork" else bound_now()
     try:
         for number in range(workers):
             receiver, sender = kind.Pipe(duplex=False)
             process = kind.Process(  # type: ignore[attr-defined]
-                target=_work, args=(body, number, sender, bound), daemon=daemon
+                target=_work, args=(body, number, sender), daemon=daemon
             )
             # An exception that a signal raises while this process is forked would be lost, and one
             # before the worker is noted would leave it running.
@@ -301,15 +302,7 @@ def _collect(
         on_tick()
 
 
-def _work(
-    body: Callable[[int, Send], None],
-    number: int,
-    sender: Any,
-    bound: tuple[int, Path | None] | None,
-) -> None:
-    """Run a worker; `bound` is the parent's bound of memory, unless it was forked with that."""
-    from curate.runtime.memory import bounded
-
+def _work(body: Callable[[int, Send], None], number: int, sender: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent receives it too, and ends the workers
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if sys.platform != "win32":
@@ -317,8 +310,7 @@ def _work(
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     try:
-        with nullcontext() if bound is None else bounded(*bound):
-            body(number, sender.send)
+        body(number, sender.send)
     except CurateError as error:
         sender.send(_Failure(type(error).__name__, str(error)))
     except (SystemExit, KeyboardInterrupt):
