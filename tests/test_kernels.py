@@ -66,6 +66,17 @@ def test_pointers() -> None:
     assert out.tolist() == [*range(90, 100), 50, 51, 52]
 
 
+def test_pointers_to_arrays() -> None:
+    arrays = [np.arange(100, dtype=np.uint16)[90:], np.arange(50, 53, dtype=np.uint16)]
+    out = np.zeros(13, np.uint32)
+    assert gather(Pointers.to(arrays), np.array([10, 3]), 2, out) == 13
+    assert out.tolist() == [*range(90, 100), 50, 51, 52]
+    with pytest.raises(ValueError, match="contiguous"):
+        Pointers.to([arrays[0][::2]])
+    with pytest.raises(ValueError, match="one type"):
+        Pointers.to([arrays[0], np.arange(3)])
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint32])
 def test_prefetching_is_a_hint(dtype: type) -> None:
     places = np.random.default_rng(1).permutation(1000)

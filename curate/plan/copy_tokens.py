@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.plan.streams import PAD, Pieces, pointers
+from curate.plan.streams import PAD, Pieces
 from curate.runtime.compiled import Pointers, kernel
 from curate.runtime.memory import maps_too_much, scattered_blocks
 from curate.tokens.domain import DomainTokens
@@ -30,10 +30,10 @@ class TokenCopier:
         self._domains = tuple(domains)  # keeps the maps alive while addresses are used
         self._dtype = domains[0].dtype
         self._documents = np.array([len(domain) for domain in domains], np.int64)
-        self._token_starts = pointers([domain.token_start for domain in domains])
-        self._tokens = pointers([domain.tokens for domain in domains])
-        self._entries = pointers([domain.entries for domain in domains])
-        self._bases = pointers([domain.entry_bases for domain in domains])
+        self._token_starts = Pointers.to([domain.token_start for domain in domains])
+        self._tokens = Pointers.to([domain.tokens for domain in domains])
+        self._entries = Pointers.to([domain.entries for domain in domains])
+        self._bases = Pointers.to([domain.entry_bases for domain in domains])
         self._filling = np.full(pad_tokens, pad_id, domains[0].dtype)
 
     def copy(self, pieces: NDArray[Any], out: NDArray[Any]) -> None:

@@ -20,11 +20,10 @@ from curate.plan.streams import (
     mix_key,
     part_count,
     permute,
-    pointers,
     uniform,
     whole_passes,
 )
-from curate.runtime.compiled import kernel
+from curate.runtime.compiled import Pointers, kernel
 from curate.runtime.memory import scattered_blocks
 
 
@@ -216,8 +215,8 @@ class _StreamIndex:
 
     def __init__(self, streams: Sequence[DocumentStream]) -> None:
         self._streams = tuple(streams)  # keeps the arrays alive while their addresses are used
-        self._documents = pointers([stream.documents for stream in streams])
-        self._stops = pointers([stream.stops for stream in streams])
+        self._documents = Pointers.to([stream.documents for stream in streams])
+        self._stops = Pointers.to([stream.stops for stream in streams])
         self._sizes = np.array([len(stream.documents) for stream in streams], np.int64)
         self._supplies = np.array([stream.supply_tokens for stream in streams], np.int64)
 

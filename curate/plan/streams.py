@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.runtime.compiled import Pointers, kernel
+from curate.runtime.compiled import kernel
 from curate.runtime.external_sort import sort_rows
 from curate.runtime.memory import Columns, block_rows, blocks, take
 from curate.tokens.domain import DomainTokens, mix64, mix64_scalar
@@ -227,13 +227,6 @@ def mix_key(seed: int, purpose: int, name: str) -> int:
     for character in name.encode():
         word = mix64_scalar(int(word) ^ character)
     return int(word)
-
-
-def pointers(columns: Sequence[NDArray[Any]]) -> Pointers:
-    """Point to contiguous arrays of one type, which must outlive the pointers."""
-    assert all(column.flags.c_contiguous for column in columns)
-    addresses = np.array([column.ctypes.data for column in columns], np.uint64)
-    return Pointers(addresses, columns[0].dtype)
 
 
 def uniform(index: NDArray[np.int64], key: int) -> NDArray[np.float64]:

@@ -18,7 +18,7 @@ import contextlib
 import ctypes
 import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import FunctionType
 from typing import Any
@@ -43,6 +43,18 @@ class Pointers:
     addresses: NDArray[np.uint64]
     dtype: np.dtype[Any]
     """Type of the items pointed to."""
+
+    @classmethod
+    def to(cls, arrays: Sequence[NDArray[Any]]) -> Pointers:
+        """Point to arrays of one type, which must outlive the pointers.
+
+        Raises:
+            ValueError: An array is not contiguous, or their types differ.
+        """
+        if len({array.dtype for array in arrays}) != 1:
+            raise ValueError("pointers take arrays of one type")
+        addresses = np.array([_address(array) for array in arrays], np.uint64)
+        return cls(addresses, arrays[0].dtype)
 
 
 class CompiledKernel:
@@ -115,12 +127,17 @@ def prefetch(pointer: NDArray[Any], position: int) -> None:
 def _lower(argument: NDArray[Any] | Pointers | int) -> tuple[str, int]:
     """Return an argument's type, in a notation of our own, and its machine word."""
     if isinstance(argument, np.ndarray):
-        if not argument.flags.c_contiguous:
-            raise ValueError("a kernel takes contiguous arrays")
-        return f"*{argument.dtype.str[1:]}", argument.__array_interface__["data"][0]
+        return f"*{argument.dtype.str[1:]}", _address(argument)
     if isinstance(argument, Pointers):
         return f"**{argument.dtype.str[1:]}", argument.addresses.__array_interface__["data"][0]
     return "i8", int(argument)
+
+
+def _address(array: NDArray[Any]) -> int:
+    if not array.flags.c_contiguous:
+        raise ValueError("a kernel takes contiguous arrays")
+    address: int = array.__array_interface__["data"][0]
+    return address
 
 
 def _compile(function: FunctionType, types: tuple[str, ...]) -> bytes:
