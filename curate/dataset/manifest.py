@@ -433,26 +433,30 @@ def read_provenance(path: Path, shard: ShardRecord, manifest: Manifest) -> NDArr
             pieces = _map_provenance(path)
     except OSError as error:
         raise ShardError(f"{path}: provenance cannot be read ({_reason(error)})") from error
-    domains = len(manifest.domains)
+    if not _are_of_shard(pieces, shard, manifest):
+        raise ShardError(
+            f"{path}: its pieces are not those of a shard of {shard.tokens} tokens of "
+            f"{len(manifest.domains)} domains; build it again"
+        )
+    return pieces
+
+
+def _are_of_shard(pieces: NDArray[Any], shard: ShardRecord, manifest: Manifest) -> bool:
+    """Whether pieces are of the dataset's domains, and add up to the shard's tokens."""
     total_tokens = 0
     for rows in blocks(len(pieces)):
         part = pieces[rows]
-        in_range = part["domain"] < domains
+        in_range = part["domain"] < len(manifest.domains)
         if manifest.packing == "best-fit":  # no other has rows to fill
             in_range |= part["domain"] == PAD
         for name in ("document", "start", "tokens"):
             in_range &= part[name] >= 0
         in_range &= part["tokens"] <= shard.tokens
-        if not in_range.all() or part["tokens"].sum(dtype=np.float64) > MOST:  # nor wraps the sum
-            total_tokens = -1
-            break
+        # A sum of integers could wrap round to the right number, so one of floats comes first.
+        if not in_range.all() or part["tokens"].sum(dtype=np.float64) > MOST:
+            return False
         total_tokens += int(part["tokens"].sum())
-    if total_tokens != shard.tokens:
-        raise ShardError(
-            f"{path}: its pieces are not those of a shard of {shard.tokens} tokens of "
-            f"{domains} domains; build it again"
-        )
-    return pieces
+    return total_tokens == shard.tokens
 
 
 def _map_provenance(path: Path) -> NDArray[Any]:
