@@ -90,9 +90,7 @@ def verify(
     check = partial(_check_shard, directory, dataset, domains)
     tasks = list(zip(manifest.shards, _shard_starts(manifest), strict=True))
     # Held-out shards come first: of training documents, only those that are held out too are kept.
-    is_train = [shard.split == "train" for shard in manifest.shards]
-    held_out = map_tasks(check, [task for task, t in zip(tasks, is_train, strict=True) if not t],
-                         workers, on_tick)  # fmt: skip
+    held_out = map_tasks(check, [task for task in tasks if not _is_train(task)], workers, on_tick)
     contents = [np.empty(0, np.uint64), *(result.content for result in held_out)]
     check = partial(check, held_out=np.unique(np.concatenate(contents)))
     windows = np.zeros((WINDOWS, len(manifest.domains)), np.int64)
@@ -102,13 +100,14 @@ def verify(
             windows[...] += result.windows
             result.windows = np.empty((0, 0), np.int64)
 
-    train = map_tasks(
-        check, [task for task, t in zip(tasks, is_train, strict=True) if t],
-        workers, on_tick, add_windows,
-    )  # fmt: skip
-    rest = iter(train), iter(held_out)
-    checks = [next(rest[0] if t else rest[1]) for t in is_train]
+    train = map_tasks(check, [*filter(_is_train, tasks)], workers, on_tick, add_windows)
+    rest_train, rest_held_out = iter(train), iter(held_out)
+    checks = [next(rest_train if _is_train(task) else rest_held_out) for task in tasks]
     return certify(manifest, plan, checks, problems, windows)
+
+
+def _is_train(task: tuple[ShardRecord, int]) -> bool:
+    return task[0].split == "train"
 
 
 def _read_plan(directory: Path) -> tuple[PlanRecord | None, str | None]:
@@ -246,8 +245,8 @@ class _Rows:
     def __init__(self, pieces: NDArray[Any], shard: ShardRecord, manifest: Manifest) -> None:
         self._pieces = pieces
         self._total = shard.tokens
-        keeps = manifest.sequence_length is None or manifest.packing == WHOLE
-        self._row_tokens = 0 if keeps else manifest.sequence_length or 0
+        self._row_tokens = 0 if manifest.packing == WHOLE else manifest.sequence_length or 0
+        """Tokens of a full sequence; 0: each sequence is a piece."""
 
     def __len__(self) -> int:
         """Count sequences."""
@@ -343,7 +342,7 @@ class _PieceReader:
         """Drop the pieces that were taken whole, and read a block of others."""
         done = int(np.searchsorted(self._stops, self._position, side="right")) - 1
         more = self._pieces[self._next : self._next + block_rows()]
-        assert len(more), "pieces add up to the tokens of the shard"
+        assert len(more)  # `read_provenance` has compared their sum with the shard's tokens
         self._next += len(more)
         self._position -= int(self._stops[done])
         self._held = np.concatenate([self._held[done:], more])
