@@ -53,12 +53,8 @@ class PackedSampler:
         """Count the appearances of documents, repeats included, in each domain."""
         return self._sampler.documents()
 
-    def shard(self, number: int, shards: int) -> Samples:
-        """Return the rows of one of `shards` equal stretches of the dataset."""
-        return joined(self.parts(number, shards))
-
     def parts(self, number: int, shards: int) -> Iterator[Samples]:
-        """Yield the rows of a stretch in parts."""
+        """Yield the rows of one of `shards` equal stretches of the dataset in parts."""
         pieces = (samples.pieces for samples in self._sampler.parts(number, shards))
         return pack_parts(pieces, self._row_tokens, self._how)
 

@@ -18,7 +18,6 @@ from curate.formats.trainers.draws import WrittenDomain, WrittenShard
 from curate.formats.trainers.mixtures import MixturePrediction, predict
 from curate.plan import PAD, DocumentSampler, Samples, SequenceSampler
 from curate.plan.packing import PackedSampler
-from curate.plan.streams import joined
 
 MIXED, PER_DOMAIN = "mixed", "per-domain"
 """Values of `output.shape`."""
@@ -62,10 +61,6 @@ class DomainSampler:
     def documents(self) -> list[int]:
         """Count the appearances of documents, by domain."""
         return [0 if sampler is None else sampler.documents()[0] for sampler in self._samplers]
-
-    def shard(self, number: int, shards: int) -> Samples:
-        """Return the samples of one of the shards of all domains."""
-        return joined(self.parts(number, shards))
 
     def parts(self, number: int, shards: int) -> Iterator[Samples]:
         """Yield the samples of one of the shards in parts."""
