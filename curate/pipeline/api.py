@@ -55,7 +55,7 @@ Supply = Mapping[str, float] | PathLike | Sequence[str] | None
 
 @dataclass(frozen=True)
 class _RunTableArguments:
-    """Arguments of `mix`, `compare` and `design` that stand in for a recipe."""
+    """Arguments that stand in for a recipe, of functions that work without one, such as `mix`."""
 
     runs: PathLike | Sequence[PathLike] | None
     experts: PathLike | None
@@ -84,8 +84,8 @@ class _RunTableArguments:
                 f"{os.fspath(directory)}}}"
             )
 
-    def inputs(self, overrides: tuple[str, ...]) -> RunTableInputs:
-        """Bring the arguments into the form that the command line has."""
+    def inputs(self, overrides: tuple[str, ...], method: str | None = None) -> RunTableInputs:
+        """Bring the arguments, and a method given by name, into the form of the command line."""
         from curate.pipeline.from_run_table import RunTableInputs
 
         supply = () if self.supply is None else self.supply
@@ -99,7 +99,7 @@ class _RunTableArguments:
             supply=tuple(supply),
             budget_tokens=_whole_tokens(self.budget_tokens),
             max_epochs=self.max_epochs,
-            overrides=overrides,
+            overrides=overrides if method is None else (*overrides, f"mixture.method={method}"),
         )
 
 
@@ -209,13 +209,12 @@ def mix(  # noqa: PLR0913 - keywords, of which a call names two or three
     if recipe is None:
         from curate.pipeline.from_run_table import mix_without_text
 
-        if method is not None:
-            settings += (f"mixture.method={method}",)
-        return mix_without_text(table.inputs(settings), _path(directory), _observer(progress))
+        inputs = table.inputs(settings, method)
+        return mix_without_text(inputs, _path(directory), _observer(progress))
     from curate.pipeline.mix import mix_recipe
 
     table.refuse(directory)
-    return mix_recipe(*_open_with(recipe, method, workers, progress, settings))
+    return mix_recipe(*_start(recipe, workers, progress, settings, method))
 
 
 def compare(  # noqa: PLR0913 - keywords, of which a call names two or three
@@ -318,14 +317,12 @@ def front(  # noqa: PLR0913 - keywords, of which a call names two or three
     if recipe is None:
         from curate.pipeline.from_run_table import front_without_text
 
-        if method is not None:
-            settings += (f"mixture.method={method}",)
-        inputs, place = table.inputs(settings), _path(directory)
+        inputs, place = table.inputs(settings, method), _path(directory)
         return front_without_text(inputs, place, groups, points, _observer(progress))
     from curate.pipeline.mix import front_recipe
 
     table.refuse(directory)
-    loaded, workers, observer = _open_with(recipe, method, workers, progress, settings)
+    loaded, workers, observer = _start(recipe, workers, progress, settings, method)
     return front_recipe(loaded, groups, points, workers, observer)
 
 
@@ -826,10 +823,17 @@ def report(  # noqa: PLR0913 - keywords, of which a call names two or three
 
 
 def _start(
-    recipe: RecipeLike, workers: int | None, progress: Progress, overrides: Sequence[str] = ()
+    recipe: RecipeLike,
+    workers: int | None,
+    progress: Progress,
+    overrides: Sequence[str] = (),
+    method: str | None = None,
 ) -> tuple[LoadedRecipe, int, Observer]:
     """Open the recipe, and leave out what a method that replaces its own does not read."""
     loaded, workers, observer = _open(recipe, workers, progress, overrides)
+    if method is not None:
+        loaded = loaded.with_mixture(with_fields(loaded.recipe.mixture, method=method))
+        loaded = with_fields(loaded, overridden=(*loaded.overridden, "mixture.method"))
     return _settled(loaded, observer), workers, observer
 
 
@@ -840,21 +844,6 @@ def _settled(loaded: LoadedRecipe, observer: Observer, also: Sequence[str] = ())
     for notice in notices:
         observer.notice(notice)
     return loaded
-
-
-def _open_with(
-    recipe: RecipeLike,
-    method: str | None,
-    workers: int | None,
-    progress: Progress,
-    overrides: Sequence[str],
-) -> tuple[LoadedRecipe, int, Observer]:
-    """Open a recipe for its own or another method, without keys that this one does not read."""
-    loaded, workers, observer = _open(recipe, workers, progress, overrides)
-    if method is not None:
-        loaded = loaded.with_mixture(with_fields(loaded.recipe.mixture, method=method))
-        loaded = with_fields(loaded, overridden=(*loaded.overridden, "mixture.method"))
-    return _settled(loaded, observer), workers, observer
 
 
 def _open(
