@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 from curate.dataset.manifest import Manifest
 from curate.dataset.places import Provenance
+from curate.dataset.write_tokens import by_domain
+from curate.plan import PAD
 from curate.recipe import LoadedRecipe
 from curate.recipe.structs import without_defaults
 from curate.runtime.files import hash_json, is_url
@@ -96,7 +98,7 @@ class Differences(msgspec.Struct, frozen=True):
     domains: tuple[DomainDifference, ...]
     stranded: tuple[StrandedRuns, ...] = ()
     notices: tuple[str, ...] = ()
-    """What could not be compared."""
+    """Sentences about what could not be compared."""
 
     @property
     def same(self) -> bool:
@@ -323,10 +325,11 @@ def _contents(directory: Path, manifest: Manifest) -> dict[str, tuple[int, NDArr
     texts: dict[str, list[NDArray[np.uint64]]] = {name: [] for name in manifest.domains}
     for number in provenance.shard_numbers("train"):
         rows = provenance.shard(number).rows
-        for domain, name in enumerate(manifest.domains):
-            of_domain = rows[rows["domain"] == domain]
-            tokens[name] += int(of_domain["tokens"].sum())
-            texts[name].append(np.unique(of_domain["content"]))
+        for domain, members in by_domain(rows):
+            if domain != PAD:
+                name = manifest.domains[domain]
+                tokens[name] += int(rows["tokens"][members].sum())
+                texts[name].append(np.unique(rows["content"][members]))
     return {
         name: (tokens[name], np.unique(np.concatenate([*parts, _NOTHING[1]])))
         for name, parts in texts.items()

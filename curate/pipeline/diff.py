@@ -6,10 +6,10 @@ keeps both.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -115,22 +115,23 @@ def diff(a: Path, b: Path) -> Differences:
         if recipes[0] is not None and recipes[1] is not None:
             parts.append(recipe_changes(recipes[0], recipes[1]))
             notices += renamed_domains(recipes[0], recipes[1])
-        for recipe in recipes:
-            tables += _tables_of(recipe, notices) if recipe is not None else []
+        for recipe in filter(None, recipes):
+            tables += _tables_of(recipe)
     if kind != "recipe":
         parts.append(_compare_mixtures(sides, kind, notices))
     if kind == "dataset":
         a_dataset, b_dataset = [(side.path, load_manifest(side.path)) for side in sides]
         parts.append(dataset_changes(a_dataset, b_dataset))
-    tables += _tables_beside(sides, notices)
+    tables += _tables_beside(sides)
     changes, domains = merged(parts)
+    runs = _read_tables(tables, notices)
     return Differences(
         a=str(a),
         b=str(b),
         kind=kind,
         changes=changes,
         domains=domains,
-        stranded=tuple(_stranded(tables, _decisive(changes, kind), domains)),
+        stranded=tuple(_stranded(runs, _decisive(changes, kind), domains)),
         notices=tuple(notices),
     )
 
@@ -172,55 +173,63 @@ def _compare_mixtures(sides: Sequence[_Side], kind: Kind, notices: list[str]) ->
     return mixture_changes(a, b)
 
 
-@dataclass(frozen=True)
-class _Table:
-    """A run table of one of the two sides."""
+class _Table(NamedTuple):
+    """A run table of one of the two sides, and how its files are joined."""
 
     files: tuple[Path, ...]
-    runs: RunTable
+    joining: Joining
 
 
-def _tables_of(loaded: LoadedRecipe, notices: list[str]) -> list[_Table]:
-    """Read the run tables that a recipe names, and the one that its proxies wrote."""
+def _tables_of(loaded: LoadedRecipe) -> list[_Table]:
+    """List the run tables that a recipe names, and the one that its proxies wrote."""
     evidence = loaded.recipe.mixture.evidence
     tables = []
     if evidence is not None and evidence.runs:
         named = [evidence.runs] if isinstance(evidence.runs, str) else evidence.runs
-        joining = Joining(evidence.fill, evidence.absent_domains)
         files = tuple((loaded.base / name).resolve() for name in named)
-        tables += _read_table(files, joining, notices)
-    own = (loaded.output_dir / RUNS).resolve()
-    return tables + (_read_table((own,), Joining(), notices) if own.is_file() else [])
+        tables.append(_Table(files, Joining(evidence.fill, evidence.absent_domains)))
+    return tables + _written_tables([loaded.output_dir])
 
 
-def _tables_beside(sides: Sequence[_Side], notices: list[str]) -> list[_Table]:
-    """Read the run tables that lie beside mixtures, and in datasets."""
-    folders = [side.path if side.kind == "dataset" else side.path.parent for side in sides
-               if side.kind != "recipe"]  # fmt: skip
-    files = dict.fromkeys((folder / RUNS).resolve() for folder in folders)
-    return [table for file in files if file.is_file()
-            for table in _read_table((file,), Joining(), notices)]  # fmt: skip
+def _tables_beside(sides: Sequence[_Side]) -> list[_Table]:
+    """List the run tables that lie beside mixtures, and in datasets."""
+    return _written_tables(
+        side.path if side.kind == "dataset" else side.path.parent
+        for side in sides
+        if side.kind != "recipe"
+    )
 
 
-def _read_table(files: tuple[Path, ...], joining: Joining, notices: list[str]) -> list[_Table]:
-    try:
-        runs, _ = read_runs(files, far_runs="keep", joining=joining)
-    except CurateError as error:
-        notices.append(f"runs are not compared: {error}")
-        return []
-    return [_Table(files, runs)]
+def _written_tables(folders: Iterable[Path]) -> list[_Table]:
+    files = [(folder / RUNS).resolve() for folder in folders]
+    return [_Table((file,), Joining()) for file in files if file.is_file()]
+
+
+def _read_tables(tables: Sequence[_Table], notices: list[str]) -> dict[tuple[Path, ...], RunTable]:
+    """Read run tables, each once, and note those that cannot be read."""
+    runs = {}
+    for number, table in enumerate(tables):
+        if table in tables[:number]:
+            continue
+        files, joining = table
+        try:
+            runs[files], _ = read_runs(files, far_runs="keep", joining=joining)
+        except CurateError as error:
+            notices.append(f"runs are not compared: {error}")
+    return runs
 
 
 def _stranded(
-    tables: Sequence[_Table], changes: Sequence[Change], domains: Sequence[DomainDifference]
+    tables: Mapping[tuple[Path, ...], RunTable],
+    changes: Sequence[Change],
+    domains: Sequence[DomainDifference],
 ) -> list[StrandedRuns]:
     """List the runs that B cannot use as A does."""
-    by_files = {table.files: table for table in tables}
     stranded = []
-    for files, table in by_files.items():
-        for runs, reason in _reasons(table.runs, changes, domains):
+    for files, table in tables.items():
+        for runs, reason in _reasons(table, changes, domains):
             name = ", ".join(map(str, files))
-            total = len(set(table.runs.runs))
+            total = len(set(table.runs))
             stranded.append(StrandedRuns(name, total, tuple(runs), reason))
     return stranded
 
