@@ -264,7 +264,7 @@ def test_a_damaged_file_does_not_hide_the_others(
 def test_hostile_names_and_texts_change_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever a file says, comments stay comments, and names are quoted."""
+    """Comments stay comments and names are quoted, whatever a file says."""
     monkeypatch.chdir(tmp_path)
     text = "first\nbudget_tokens: 1\n\x1b[31mred \u2028" + "word " * 50
     field = 'te"xt: {a: 1} # \n'
@@ -308,6 +308,13 @@ def test_a_snapshot_of_the_hub_cache_has_its_repository_as_name(
     result = curate.init(link.parent)
     assert (result.path, result.domains) == ("words.yaml", ("words",))
     assert curate.plan(result.path, workers=1)
+
+
+def test_the_current_directory_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    json_lines(tmp_path / "texts")
+    monkeypatch.chdir(tmp_path / "texts")
+    result = curate.init(".", recipe=tmp_path / "a.yaml")
+    assert result.text.startswith("# A first recipe for texts, written by curate init.")
 
 
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

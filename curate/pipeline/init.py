@@ -69,9 +69,9 @@ class InitResult(msgspec.Struct, frozen=True):
     domains: tuple[str, ...]
     """Names of its domains."""
     unsure: tuple[str, ...]
-    """What was guessed and should be checked, a sentence each."""
+    """Guesses that should be checked, a sentence each."""
     left_out: tuple[str, ...]
-    """What is in no domain and why, a sentence each."""
+    """Files in no domain, and why, a sentence each."""
     text: str
     """Text of the recipe."""
 
@@ -82,8 +82,8 @@ class InitResult(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True)
-class _Tokenizer:
-    """The recipe's line for the tokenizer, and what was guessed."""
+class _Guess:
+    """A line of the recipe, and what is unsure about it."""
 
     line: str
     unsure: str
@@ -118,9 +118,8 @@ def init(directory: Path, recipe: Path | None) -> InitResult:
     text_bytes = sum(map(_text_bytes, proposal.domains))
     tokenizer = _tokenizer(directory, base, text_bytes)
     budget = _budget(text_bytes)
-    license_name = _license(directory)
     text = _recipe_text(
-        name, directory, proposal, (tokenizer, budget), _Writer(directory, base, license_name)
+        name, proposal, (tokenizer, budget), _Writer(directory, base, _license(directory))
     )
     try:
         parse(text, base, source=str(path))
@@ -132,7 +131,7 @@ def init(directory: Path, recipe: Path | None) -> InitResult:
     return InitResult(
         path=str(path),
         domains=tuple(domain.name for domain in proposal.domains),
-        unsure=(*unsure, tokenizer.unsure, _budget_doubt(text_bytes)),
+        unsure=(*unsure, tokenizer.unsure, budget.unsure),
         left_out=tuple(proposal.left_out),
         text=text,
     )
@@ -167,25 +166,23 @@ def _text_bytes(domain: ProposedDomain) -> float:
     )  # fmt: skip
 
 
-def _budget(text_bytes: float) -> int:
-    """Return about as many tokens as the text has, rounded down to one digit."""
+def _budget(text_bytes: float) -> _Guess:
+    """Guess about as many tokens as the text has, rounded down to one digit."""
     tokens = max(1, int(text_bytes / BYTES_PER_TOKEN))
     unit = int(10 ** (len(str(tokens)) - 1))
-    return tokens // unit * unit
+    budget = tokens // unit * unit
+    return _Guess(
+        f"budget_tokens: {budget:_}",
+        f"budget_tokens: {budget:,} is a guess from {_size(text_bytes)} of text at "
+        f"{BYTES_PER_TOKEN} bytes a token; curate plan says how many passes it takes",
+    )
 
 
 def _size(size_bytes: float) -> str:
     return f"{size_bytes / 1e6:,.1f} MB" if size_bytes >= 1e6 else f"{size_bytes / 1e3:,.1f} kB"
 
 
-def _budget_doubt(text_bytes: float) -> str:
-    return (
-        f"budget_tokens: {_budget(text_bytes):,} is a guess from {_size(text_bytes)} of "
-        f"text at {BYTES_PER_TOKEN} bytes a token; curate plan says how many passes it takes"
-    )
-
-
-def _tokenizer(directory: Path, base: Path, text_bytes: float) -> _Tokenizer:
+def _tokenizer(directory: Path, base: Path, text_bytes: float) -> _Guess:
     """Take a tokenizer.json in or above the directory, or beside the recipe; else train one."""
     real = directory.resolve()
     places = dict.fromkeys([real, *list(real.parents)[:2], base])
@@ -197,14 +194,14 @@ def _tokenizer(directory: Path, base: Path, text_bytes: float) -> _Tokenizer:
                 return _trained(text_bytes, doubt)
             shown = _relative(path, base)
             line = f"tokenizer: {{path: {json.dumps(shown)}, eos: {json.dumps(eos)}}}"
-            return _Tokenizer(line, f"{shown} lies nearby, so it is taken; {doubt}")
+            return _Guess(line, f"{shown} lies nearby, so it is taken; {doubt}")
     return _trained(text_bytes, "no tokenizer.json is in, above or beside the directory")
 
 
-def _trained(text_bytes: float, reason: str) -> _Tokenizer:
+def _trained(text_bytes: float, reason: str) -> _Guess:
     size = next((size for least, size in VOCABULARIES.items() if text_bytes >= least), None)
     line = f"tokenizer: {{train: {{vocab_size: {size or LEAST_VOCABULARY}}}}}"
-    return _Tokenizer(
+    return _Guess(
         line,
         f"{reason}: one is trained on this text. For a model that exists, name its file and end "
         'token, as in tokenizer: {path: tokenizer.json, eos: "<|endoftext|>"}',
@@ -297,17 +294,13 @@ class _Writer:
 
 
 def _recipe_text(
-    name: str,
-    directory: Path,
-    proposal: Proposal,
-    guesses: tuple[_Tokenizer, int],
-    writer: _Writer,
+    name: str, proposal: Proposal, guesses: tuple[_Guess, _Guess], writer: _Writer
 ) -> str:
     """Write the recipe with its comments."""
     tokenizer, budget = guesses
     lines = _comment(
-        f"A first recipe for {directory}, written by curate init. Check the lines marked unsure, "
-        "then type curate plan."
+        f"A first recipe for {_directory_name(writer.directory) or writer.directory}, written by "
+        "curate init. Check the lines marked unsure, then type curate plan."
     )
     lines += [f"name: {_scalar(name)}", ""]
     lines += [*_comment(f"unsure: {tokenizer.unsure}"), tokenizer.line, ""]
@@ -329,8 +322,8 @@ def _recipe_text(
         *_comment("most passes over a domain"),
         f"max_epochs: {MAX_EPOCHS}",
         "",
-        *_comment(f"unsure: {_budget_doubt(sum(map(_text_bytes, proposal.domains)))}"),
-        f"budget_tokens: {budget:_}",
+        *_comment(f"unsure: {budget.unsure}"),
+        budget.line,
         "",
         *_limits(proposal),
         *_comment("unsure: take the format of your trainer; curate formats lists them"),
