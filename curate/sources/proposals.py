@@ -1,7 +1,7 @@
 """Propose domains for the files of a directory: by subdirectories, names of files, or languages.
 
 A proposal reads well-known layouts: a directory for each source, files named after theirs, a tree
-of source code, a download from the Hugging Face hub. Whatever it had to guess is listed.
+of source code, a download from the Hugging Face hub. Every guess is listed.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class ProposedDomain:
     blank_share: float = 0.0
     """Share of the files that the glob matches which hold no text."""
     unsure: list[str] = field(default_factory=list)
-    """What had to be guessed, a sentence each."""
+    """Guesses, a sentence each."""
 
     @property
     def size_bytes(self) -> int:
@@ -96,7 +96,7 @@ class Proposal:
 
     domains: list[ProposedDomain] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
-    """What is not read and why, a sentence each."""
+    """Files that are not read, and why, a sentence each."""
 
 
 def propose(files: Sequence[SurveyedFile], name: str) -> Proposal:
@@ -361,8 +361,8 @@ def _propose_records(
     # Partitions may have names of every kind, so only the largest groups are opened.
     order = sorted(by_stem, key=lambda stem: -sum(file.size_bytes for file in by_stem[stem]))
     samples = {stem: _sample(by_stem[stem]) for stem in order[:SAMPLED_GROUPS]}
-    fields = {stem: found for stem, (_, found) in samples.items()}
-    ranked = {stem: rank(found) for stem, found in fields.items()}
+    fields = {stem: described for stem, (_, described) in samples.items()}
+    ranked = {stem: rank(described) for stem, described in fields.items()}
     first = next((stem for stem in ranked if ranked[stem]), None)
     if first is None:
         proposal.left_out.append(

@@ -22,7 +22,7 @@ from curate.sources.decompress.open import StreamDamage, open_stream
 from curate.sources.discover import expand
 from curate.sources.documents import has_content, identifier, look_up
 from curate.sources.plans import HEAD_BYTES, reader_of, whole_json
-from curate.sources.records import InputFile, ReadOptions
+from curate.sources.records import DocumentBlock, InputFile, ReadOptions
 from curate.sources.search import Places
 
 OPENED_FILES = 200
@@ -104,10 +104,10 @@ def survey(directory: Path) -> tuple[list[SurveyedFile], dict[str, str]]:
     if not directory.is_dir():
         raise InputError(f"{directory}: not a directory; name one that holds your text")
     places = Places()
-    found = expand([os.path.abspath(directory)], ReadOptions(), Path.cwd(), places)
+    paths = expand([os.path.abspath(directory)], ReadOptions(), Path.cwd(), places)
     files = []
     alike: dict[str, list[SurveyedFile]] = {}
-    for path in found:
+    for path in paths:
         size_bytes = os.stat(path.path).st_size
         if size_bytes == 0:
             places.left_out[path.path] = "empty"
@@ -184,9 +184,7 @@ def identifying_field(file: SurveyedFile, text: str) -> str | None:
     usual = [name for name in IDENTIFIERS if name in names]
     usual += [name for name in names if name.lower().endswith("_id") and name not in usual]
     for name in usual:
-        options = ReadOptions(text=text, id=name)
-        with closing(SegmentReader()) as reader:
-            block = next(iter(reader.read(_beginning(file, options))), None)
+        block = _first_block(file, ReadOptions(text=text, id=name))
         ids = block.ids if block is not None else []
         if ids and all(ids) and len(set(ids)) == len(ids):
             return name
@@ -195,17 +193,17 @@ def identifying_field(file: SurveyedFile, text: str) -> str | None:
 
 def _texts(file: SurveyedFile, field: str) -> tuple[list[str], int]:
     """Return the texts of the first block under a field, and the number of records in it."""
-    segment = _beginning(file, ReadOptions(text=field))
-    with closing(SegmentReader()) as reader:
-        block = next(iter(reader.read(segment)), None)
+    block = _first_block(file, ReadOptions(text=field))
     if block is None:
         return [], 0
     return block.texts, len(block.texts) + len(block.bad)
 
 
-def _beginning(file: SurveyedFile, options: ReadOptions) -> Any:
+def _first_block(file: SurveyedFile, options: ReadOptions) -> DocumentBlock | None:
+    """Read the first documents of a file; None where its beginning holds no record."""
     (plan,) = segments([file.options_file], options)
-    return plan.beginning(HEAD_BYTES)
+    with closing(SegmentReader()) as reader:
+        return next(iter(reader.read(plan.beginning(HEAD_BYTES))), None)
 
 
 def _field_names(file: SurveyedFile) -> list[str]:
