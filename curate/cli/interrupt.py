@@ -1,9 +1,9 @@
 """End a command on SIGINT and SIGTERM, whatever it is doing.
 
 Python raises an exception where a signal happens to arrive. In the hooks that run around a fork, in
-finalisers and in callbacks of compiled code, Python prints such an exception and goes on. So a
-timer raises it again until something handles it. A second signal ends the process at once, which is
-safe: all that is kept is written whole.
+finalisers and in callbacks of weak references and of compiled code, Python prints such an exception
+and goes on. So it is not printed there, and a timer raises it again until something handles it. A
+second signal ends the process at once, which is safe: all that is kept is written whole.
 """
 
 from __future__ import annotations
@@ -13,7 +13,10 @@ import os
 import signal
 import sys
 from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
 
 RESEND_SECONDS = 0.1
 
@@ -27,6 +30,7 @@ def install() -> None:
     signal.signal(signal.SIGTERM, _first)
     if sys.platform != "win32":
         signal.signal(signal.SIGALRM, _again)
+    sys.unraisablehook = _unraisable
 
 
 def received() -> int | None:
@@ -76,6 +80,12 @@ def _again(number: int, frame: FrameType | None) -> None:
             return
         error = error.__context__
     raise KeyboardInterrupt
+
+
+def _unraisable(lost: UnraisableHookArgs) -> None:
+    """Print what Python cannot raise, but for the interrupt: that is raised again."""
+    if _received is None or not issubclass(lost.exc_type, KeyboardInterrupt):
+        sys.__unraisablehook__(lost)
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
