@@ -18,9 +18,10 @@ import curate
 from curate.cli import cli
 from curate.errors import RecipeError
 from curate.laws import LAWS
-from curate.laws.law import Array, RunTable
+from curate.laws.law import Array, FittedLaw, RunTable
 from curate.mixture import METHODS, Evidence, MixtureRequest
 from curate.mixture.front import front
+from curate.mixture.search.law_choice import GROUPS
 from curate.report.methods import front_table
 
 STEPS = np.linspace(0, 1, 201)
@@ -178,3 +179,20 @@ def test_noise_is_no_trade() -> None:
     assert "no trade beyond the law's errors" in str(front_table(fields).title)
     clear = front(asked("dml", replicates=None), ["a", "c"], 3)
     assert "no trade" not in str(front_table(clear).title)
+
+
+@pytest.mark.parametrize("kl", ["auto", None])
+def test_the_law_is_refitted_once(kl: str | None) -> None:
+    """The strength of the pull and the law's errors are judged by the same refits."""
+    fits, law = [], LAWS["exponential"]
+
+    def fit(table: RunTable) -> FittedLaw:
+        fits.append(len(table.runs))
+        return law.fit(table)
+
+    LAWS.add(dataclasses.replace(law, name="counting", fit=fit))
+    try:
+        fields = front(asked("law", law="counting", kl=kl, replicates=None), ["a", "c"], 2)
+    finally:
+        LAWS.remove("counting")
+    assert fields["relative_error"] and len(fits) == 1 + GROUPS

@@ -354,18 +354,16 @@ def _fit(request: MixtureRequest, runs: RunTable) -> tuple[dict[str, Any], dict[
         The fields of `law.json`, and the best mixture.
     """
     # These take half a second to import, and are not needed where `law.json` is at hand.
-    from curate.mixture.methods.law_case import make_case
+    from curate.mixture.methods.law_case import make_case, refits_of
     from curate.mixture.methods.law_methods import best_mixture
     from curate.mixture.methods.law_record import law_record
-    from curate.mixture.search.law_choice import refit
 
     prefer = METHODS.find(request.method, "mixture.method").prefer
     law = prefer if isinstance(prefer, LawMethod) else LawMethod("joint")
     case = make_case((law.law, law.kl_bpb, law.simulated), request, runs)
-    refits = refit(case.law, case.problem.law, case.runs)
     best = case.constraints.in_recipe_order(best_mixture(case))
     names = [domain.name for domain in request.domains]
-    return law_record(case, refits), dict(zip(names, best, strict=True))
+    return law_record(case, refits_of(case)), dict(zip(names, best, strict=True))
 
 
 def _curves(inputs: ReportInputs) -> list[TrainingCurve]:

@@ -109,6 +109,17 @@ def make_case(
     )
 
 
+def refits_of(case: LawCase) -> Refitted:
+    """Return the law fitted without each group of mixtures; fit it unless `kl: auto` has done so.
+
+    Raises:
+        FitError: Some part of the runs cannot determine the law.
+    """
+    if case.refits is not None:
+        return case.refits
+    return refit(case.law, case.problem.law, case.runs)
+
+
 def _pull(kl: float | Literal["auto"] | None, kl_bpb: float, runs: RunTable) -> float:
     """Return the strength of the pull in the unit of the losses; 0 where it is chosen later."""
     if kl is None:

@@ -20,7 +20,12 @@ from curate.laws.scores import finite_or_none
 from curate.laws.selection import reference_rows
 from curate.mixture.constraints import Constraints
 from curate.mixture.goals import Tradeoff, unused_targets
-from curate.mixture.methods.law_case import ASSUMED_TOKEN_BYTES, LawCase, make_case
+from curate.mixture.methods.law_case import (
+    ASSUMED_TOKEN_BYTES,
+    LawCase,
+    make_case,
+    refits_of,
+)
 from curate.mixture.methods.law_record import law_record, loss_widths
 from curate.mixture.methods.law_trust import compare_with_runs, observed_objective
 from curate.mixture.request import MixtureRequest, Preference
@@ -30,7 +35,6 @@ from curate.mixture.search.law_choice import (
     combined,
     opinions,
     panel_with,
-    refit,
 )
 from curate.mixture.search.objective import Problem, goals_of, losses_at, value_at
 from curate.mixture.search.optimise import certificate, optimise
@@ -90,9 +94,9 @@ def least_loss(
     requested = request.options.search.replicates
     replicates = case.law.replicates if requested is None else requested
     refits = case.refits
-    if refits is None and requested != 0:
+    if requested != 0:
         try:
-            refits = refit(case.law, problem.law, runs)
+            refits = refits_of(case)
         except FitError as error:
             warnings.append(f"no intervals over laws: {error} (without a fifth of the mixtures)")
     ranges, spread = None, None
@@ -170,7 +174,7 @@ def trade_groups(
     error = None
     if request.options.search.replicates != 0:
         try:
-            predicted = refit(case.law, problem.law, runs).predicted
+            predicted = refits_of(case).predicted
         except FitError as failure:
             warnings.append(f"no errors of the law: {failure} (without a fifth of the mixtures)")
         else:
