@@ -112,10 +112,10 @@ def test_the_worst_group_of_convex_losses_is_the_best_of_a_fine_grid() -> None:
 @pytest.mark.parametrize("against", [None, "natural"])
 def test_groups_are_measured_against_their_reference(against: str | None) -> None:
     groups = {"one": ["a", "b"], "two": ["c"]}
-    found = mix(asked("bimix", groups=groups, against=against))
-    goals = found.details["objective"]["goals"]
-    assert found.details["objective"]["against"] == (against or "best_run")
-    losses = found.details["predicted_losses"]
+    mixture = mix(asked("bimix", groups=groups, against=against))
+    goals = mixture.details["objective"]["goals"]
+    assert mixture.details["objective"]["against"] == (against or "best_run")
+    losses = mixture.details["predicted_losses"]
     assert goals["one"]["loss"] == pytest.approx((losses["a"] + losses["b"]) / 2)
     ratios = [goal["loss"] / goal["reference"] for goal in goals.values()]
     assert ratios[0] == pytest.approx(ratios[1], rel=1e-4)  # neither could gain but by the other
@@ -127,8 +127,8 @@ def test_groups_are_measured_against_their_reference(against: str | None) -> Non
         best = LAWS["bimix"].fit(runs())
         even, none = np.full((1, 3), 1 / 3), np.full(1, np.nan)
         assert goals["two"]["reference"] == pytest.approx(best.predict(even, none, none)[0, 2])
-    assert found.predicted_loss == max(goal["loss"] for goal in goals.values())
-    lines = " ".join(mixture_lines(found.to_json()))
+    assert mixture.predicted_loss == max(goal["loss"] for goal in goals.values())
+    lines = " ".join(mixture_lines(mixture.to_json()))
     assert f"over that of {'natural' if against else 'its best run'}: " in lines
     assert "% (95 %: " in lines
     single = mix(asked("bimix", groups={n: [n] for n in NAMES}))
@@ -161,8 +161,8 @@ def test_groups_of_experts() -> None:
 
 
 def test_targets_in_no_group_are_named() -> None:
-    found = mix(asked("bimix", groups={"one": ["a"], "two": ["c"]}))
-    assert any("1 targets are in no group" in w and "'b'" in w for w in found.warnings)
+    mixture = mix(asked("bimix", groups={"one": ["a"], "two": ["c"]}))
+    assert any("1 targets are in no group" in w and "'b'" in w for w in mixture.warnings)
 
 
 # --- weights by noise
@@ -231,9 +231,15 @@ def test_weights_by_noise_reach_the_artifact() -> None:
     table = runs(24)
     spread = np.exp(rng.normal(0, 1, table.losses.shape) * [0.3, 0.001, 0.001])
     table = dataclasses.replace(table, losses=table.losses * spread)
-    found = mix(asked("dml", objective="noise", evidence=Evidence(table)))
-    objective = found.details["objective"]
+    mixture = mix(asked("dml", objective="noise", evidence=Evidence(table)))
+    objective = mixture.details["objective"]
     weights = objective["goals"]["weighted mean"]["weights"]
     assert objective["weighed_by_noise"] and sum(weights.values()) == pytest.approx(1)
     assert weights["a"] < 0.6 * weights["b"]
-    assert any(line.startswith("weights by noise: ") for line in mixture_lines(found.to_json()))
+    assert any(line.startswith("weights by noise: ") for line in mixture_lines(mixture.to_json()))
+
+
+def test_a_group_of_one_target_has_no_line_of_weights_by_noise() -> None:
+    mixture = mix(asked("dml", objective="noise", groups={"one": ["a"], "others": ["b", "c"]}))
+    lines = [line for line in mixture_lines(mixture.to_json()) if "by noise" in line]
+    assert len(lines) == 1 and "(equal: 50.0%)" in lines[0]

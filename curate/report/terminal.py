@@ -591,6 +591,8 @@ def _goal_lines(objective: Mapping[str, Any] | None) -> list[str]:
         )
     if objective["weighed_by_noise"]:
         for goal in goals.values():
+            if len(goal["weights"]) == 1:  # all of it on one target, whatever its noise
+                continue
             weights = sorted(goal["weights"].items(), key=lambda pair: -pair[1])
             shown = [f"{plain(name)} {weight:.1%}" for name, weight in weights]
             if len(shown) > 2 * LISTED_NAMES:
