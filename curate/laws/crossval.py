@@ -89,13 +89,7 @@ class CrossValidation:
                 },
                 "relative_of_mean": finite_or_none(self.noise.relative_of_mean),
             },
-            "target_noise": {
-                "mixtures_repeated": self.target_noise.mixtures_repeated,
-                "relative": {
-                    name: finite_or_none(value)
-                    for name, value in zip(self.targets, self.target_noise.relative, strict=True)
-                },
-            },
+            "target_noise": self.target_noise.to_json(self.targets),
             "unmoved_targets": list(self.unmoved),
             "laws": {
                 row.law: {

@@ -7,6 +7,7 @@ learnt nothing shows a regret, and no gain.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -149,6 +150,16 @@ class TargetNoise:
     """shape (targets,); an upper bound where there are no repeats."""
     mixtures_repeated: int
     """Mixtures whose repeats tell it; 0: what no smooth function of the shares explains."""
+
+    def to_json(self, targets: Sequence[str]) -> dict[str, Any]:
+        """Return `target_noise` of `fit.json` and `mixture.json`; NaN becomes null."""
+        return {
+            "mixtures_repeated": self.mixtures_repeated,
+            "relative": {
+                name: finite_or_none(value)
+                for name, value in zip(targets, self.relative, strict=True)
+            },
+        }
 
 
 def target_noise(table: RunTable) -> TargetNoise:

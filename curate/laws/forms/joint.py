@@ -285,7 +285,7 @@ def _fit_trends(
     few = not many or len(table.runs) < MANY_ROWS
     named = [place for place, name in enumerate(table.targets) if few and name in table.domains]
     spreads = np.maximum(np.log(table.losses).std(axis=0), 1e-9)[named]
-    best: tuple[float, list[Trend], list[Array]] | None = None
+    tried: list[tuple[float, list[Trend], list[Array]]] = []
     for own_transfer in (0.0, OWN_TRANSFER) if named else (0.0,):
         priors = [
             replace(belief, own_transfer=own_transfer) for belief in (DIMINISHING, PROPORTIONAL)
@@ -294,11 +294,9 @@ def _fit_trends(
         missed = [trend_left_out(trend, table, group) for trend in trends]
         # One row on which a linearised error explodes must not decide.
         relative = np.minimum(np.abs(np.array(missed)[:, :, named]) / spreads, MOST_MISSED)
-        score = float((relative**2).sum())
-        if best is None or score < best[0]:
-            best = score, trends, missed
-    assert best is not None
-    return best[1], best[2]
+        tried.append((float((relative**2).sum()), trends, missed))
+    _, trends, missed = min(tried, key=lambda row: row[0])
+    return trends, missed
 
 
 def _refitted_errors(table: RunTable, progress: Progress) -> Array:
