@@ -198,11 +198,11 @@ def test_bimix_leaves_out_checkpoints_at_which_it_does_not_hold_yet(noise: float
     assert len(size.early_tokens) >= 5
     assert size.alpha == pytest.approx(alpha, rel=0.02 if noise == 0 else 0.15)
     last = table.tokens > 31
-    known = table.take(~last)
+    earlier = table.take(~last)
     truth = table.take(last).losses
     at = table.weights[last], table.tokens[last], table.params[last]
-    error = np.abs(fit_bimix(known).predict(*at) / truth - 1).mean()
-    copied = known.losses[known.tokens == known.tokens.max()]
+    error = np.abs(fit_bimix(earlier).predict(*at) / truth - 1).mean()
+    copied = earlier.losses[earlier.tokens == earlier.tokens.max()]
     assert error < 0.02 < np.abs(copied / truth - 1).mean()
     # Early losses are those on average, and both parts meet.
     predicted = law.predict(table.weights, table.tokens, table.params)

@@ -170,7 +170,7 @@ def test_keys_that_a_method_with_evidence_reads_have_an_effect(method):
 
 @pytest.mark.parametrize("method", LEARNED)
 def test_kl_auto_is_obeyed_or_refused(method):
-    """Where it is refused, a request that skips the recipe is refused as well."""
+    """A refusal holds for a request that skips the recipe, too."""
     row = METHODS[method]
     request = request_of(method, kl="auto")
     if row.evidence == "experts" or method == "regmix":

@@ -116,7 +116,7 @@ def bought(proposal: Purchase) -> tuple[int, int]:
 
 
 def test_as_many_large_runs_as_domains_are_bought_alone() -> None:
-    """However alike the sizes are, and the pilot's count."""
+    """The pilot's runs count, and it does not matter how alike the sizes are."""
     three, four = (purchase(request_of(None), runs * SIZES[1].flops, SIZES) for runs in (3, 4))
     assert bought(four) == (0, 4) and "with 4 of them, large runs alone" in four.reason
     assert bought(three)[0] > 30 and bought(three)[1] < 3
@@ -144,7 +144,7 @@ def test_a_budget_below_one_large_run_buys_small_ones() -> None:
 
 
 def test_unlike_sizes_make_small_runs_worth_less() -> None:
-    """By expected regret of small runs alone, against that of large runs alone."""
+    """The expected regret of small runs alone is compared with that of large runs alone."""
     alike, apart = (
         purchase(request_of(table_of(planted(correlation, (40, 8), seed))), 4 * SIZES[1].flops)
         for correlation, seed in ((0.999, 1), (0.0, 5))

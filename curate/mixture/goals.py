@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 
 REFERENCES = ("best_run", "natural")
-"""What goals of a worst case may be measured against."""
+"""References that goals of a worst case may be measured against."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ def unused_targets(goals: Goals) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Tradeoff:
-    """What a front needs of a method: its groups, and how it minimises a weighted sum of them."""
+    """A method as a front uses it: its groups, and how it minimises a weighted sum of them."""
 
     groups: tuple[str, ...]
     solve: Callable[[Array], tuple[Array, float | None]]

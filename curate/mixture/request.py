@@ -67,8 +67,8 @@ class SearchOptions:
     groups: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Names and patterns of targets by group; with some, the worst group mean is minimised."""
     against: str | None = None
-    """What group means are measured against: `best_run`, `natural`, or None for the method's
-    default (the best run; for experts, nothing)."""
+    """Reference that group means are measured against: `best_run`, `natural`, or None for the
+    method's default (the best run; for experts, nothing)."""
     law: str | None = None
     """Name of the law, for method `law`."""
     at_tokens: float | None = None

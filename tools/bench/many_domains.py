@@ -161,7 +161,7 @@ def _open(store: TokenStore, number: int, options: argparse.Namespace) -> Domain
 def _tokenized(
     recipe: LoadedRecipe, tokenizer: Tokenizer, domains: tuple[DomainTokens, ...]
 ) -> tokenize.TokenizedDomains:
-    """What `tokenize_domains` returns, with made-up entropies."""
+    """Domains as `tokenize_domains` returns them, with made-up entropies."""
     validation = tokenize._held_out(domains, 0.005, 0)
     shared = shared_documents(domains)
     counted = Entropies(1000, 100, 1000, 1.0, 2.0, 1.0)

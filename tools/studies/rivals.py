@@ -236,8 +236,8 @@ def show(
             "" if np.array_equal(rows[name], rival) else cell(seed_mean(rows[name] - rival))
             for rival in rivals.values()
         ]
-        own = seed_mean(rows[name])
-        loss = f"{own.mean:.4f} ± {own.high - own.mean:.4f}"
+        seeds = seed_mean(rows[name])
+        loss = f"{seeds.mean:.4f} ± {seeds.high - seeds.mean:.4f}"
         forecast = f"{predicted[name]:.4f}" if name in predicted else ""
         print(f"| `{name}` | {shares} | {loss} | {forecast} | {' | '.join(cells)} |", flush=True)
     both = [name for name in rows if name in predicted]

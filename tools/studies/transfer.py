@@ -33,8 +33,8 @@ SIZES = ("nano", "micro", "1M")
 """Presets, smallest first; the largest is what the others are judged by."""
 READERS = ("joint", "additive", "gaussian")
 FOLDS = 6
-KNOWN = 4
-"""Mixtures of the largest size that are known in the last comparison."""
+USED = 4
+"""Mixtures whose runs at the largest size are used in the last comparison."""
 
 
 def main() -> None:
@@ -125,8 +125,8 @@ def show_predictions(pooled: Mapping[str, RunTable]) -> None:
     everything = np.arange(MIXTURES)
     rng = np.random.default_rng(0)
     folds = np.array_split(rng.permutation(MIXTURES), FOLDS)
-    known = rng.permutation(MIXTURES)[:KNOWN]
-    unknown = np.setdiff1d(everything, known)
+    used = rng.permutation(MIXTURES)[:USED]
+    unused = np.setdiff1d(everything, used)
     print(f"\nPredictions for `{list(pooled)[-1]}`\n")
     print("| by | from | level, error % | R² of deviations | Spearman of the mean | regret % |")
     print("|---|---|---|---|---|---|")
@@ -139,8 +139,8 @@ def show_predictions(pooled: Mapping[str, RunTable]) -> None:
             unseen[fold] = predict(name, [table.take(rest) for table in smaller],
                                    largest.take(fold))  # fmt: skip
         show_row(f"`{name}`", "smaller sizes, other mixtures", largest, unseen)
-        both = predict(name, [*smaller, largest.take(known)], largest.take(unknown))
-        show_row(f"`{name}`", f"smaller sizes and {KNOWN} runs", largest.take(unknown), both)
+        both = predict(name, [*smaller, largest.take(used)], largest.take(unused))
+        show_row(f"`{name}`", f"smaller sizes and {USED} runs", largest.take(unused), both)
     for preset, table in list(pooled.items())[:-1]:
         show_row(f"`{preset}` copied *", "the same mixtures", largest, table.losses)
 

@@ -133,12 +133,12 @@ class FittedBimix:
 
     def formula(self, tokens: float, params: float) -> Formula:
         """Write the predicted losses as a formula of the shares; see `LawWithFormula`."""
-        size, own = self.size(params), pick(shares(), self.domain_of)
-        relative = minimum(multiply(own, constant(1 / size.share_floor)), constant(1.0))
+        size, share = self.size(params), pick(shares(), self.domain_of)
+        relative = minimum(multiply(share, constant(1 / size.share_floor)), constant(1.0))
         steep = power(maximum(relative, constant(0.0)), constant(NEAR_ZERO))
         rate = size.alpha / NEAR_ZERO
         below = add(constant(1 + rate), multiply(constant(-rate), steep))
-        above = power(maximum(own, constant(size.share_floor)), constant(-size.alpha))
+        above = power(maximum(share, constant(size.share_floor)), constant(-size.alpha))
         return multiply(below, above, constant(self.scale(tokens, params)))
 
     def scale(self, tokens: float, params: float) -> Array:
@@ -160,8 +160,8 @@ class FittedBimix:
         early = tokens < first
         if early.any():
             logs = np.log(tokens[early]), np.log(size.early_tokens)
-            for target, known in enumerate(size.early_losses.T):
-                losses[early, target] = np.exp(np.interp(*logs, np.log(known)))
+            for target, curve in enumerate(size.early_losses.T):
+                losses[early, target] = np.exp(np.interp(*logs, np.log(curve)))
         return losses
 
     def _by_size(self, params: Array) -> list[tuple[BimixCoefficients, NDArray[np.bool_]]]:

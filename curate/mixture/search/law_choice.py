@@ -165,7 +165,7 @@ class Gain:
     """How much lower the objective of one mixture is than that of another."""
 
     mean: float
-    """By the method's own law."""
+    """Prediction of the method's law."""
     low: float
     """Lower end of the 95 % interval over the laws."""
     high: float
