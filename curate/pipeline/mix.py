@@ -129,9 +129,9 @@ def front_recipe(
     check_names(loaded)
     check_mixture(loaded)
     tokenized = tokenize_domains(loaded, workers, observer)
-    measured = gather(loaded, tokenized, needed_samples(loaded.recipe.mixture), workers, observer)
-    make_evidence(loaded, tokenized, workers, observer)
-    fields = front(mixture_request(loaded, tokenized, measured), groups, points)
+    method = (loaded.recipe.mixture.method,)
+    request = _measured_request(loaded, tokenized, method, workers, observer)
+    fields = front(request, groups, points)
     for warning in fields["warnings"]:
         observer.notice(warning)
     path = loaded.output_dir / "front.json"
@@ -170,7 +170,7 @@ def compare_recipe(
     check_names(loaded)
     names = select_methods(methods)
     tokenized = tokenize_domains(loaded, workers, observer)
-    request = _comparison_request(loaded, tokenized, names, workers, observer)
+    request = _measured_request(loaded, tokenized, names, workers, observer)
     kept = KeptContenders(loaded.output_dir, origin(loaded, tokenized))
     comparison = compare_mixtures(
         every_method(request, names),
@@ -184,14 +184,14 @@ def compare_recipe(
     return MethodsResult(comparison)
 
 
-def _comparison_request(
+def _measured_request(
     loaded: LoadedRecipe,
     tokenized: TokenizedDomains,
     methods: Sequence[str],
     workers: int,
     observer: Observer,
 ) -> MixtureRequest:
-    """Measure what the methods could need, so that all can be compared on the same evidence."""
+    """Measure and train what the methods could need, so that all have the same evidence."""
     mixture = loaded.recipe.mixture
     kinds = {kind: None for name in methods for kind in METHODS[name].measures(mixture)}
     measured = gather(loaded, tokenized, tuple(kinds), workers, observer)
