@@ -20,7 +20,7 @@ from curate.mixture.search.kl_choice import KlChoice, choose_kl
 from curate.mixture.search.law_choice import Refitted, refit
 from curate.mixture.search.objective import Problem, goals_of, losses_at
 from curate.mixture.search.simplex_box import nearest_in_proportion
-from curate.mixture.search.trust_region import support_of
+from curate.mixture.search.trust_region import Support, support_of
 from curate.runtime.registry import counted, unknown_name
 
 Array = NDArray[np.float64]
@@ -40,6 +40,8 @@ class LawCase:
     runs: RunTable
     law: Law
     problem: Problem
+    support: Support
+    """The runs' mixtures; the problem has them only where they bound its trust region."""
     reference: Array | None
     """shape (goals,), losses by which the goals of a worst case are divided."""
     kl_choice: KlChoice | None
@@ -67,7 +69,7 @@ def make_case(
             "method that needs none, such as entropy"
         )
     search = request.options.search
-    discount = search.discount_repeats
+    discount, support = search.discount_repeats, support_of(runs.weights)
     problem = Problem(
         law=law.fit(runs),
         box=constraints.box,
@@ -77,7 +79,7 @@ def make_case(
         kl=_pull(search.kl, kl_bpb, runs),
         prior=prior_of(request, constraints),
         unique_share=constraints.unique_share if discount else None,
-        support=support_of(runs.weights) if search.trust_region else None,
+        support=support if search.trust_region else None,
         convex=law.convex and not discount,
     )
     problem, reference = _against_reference(problem, constraints, runs)
@@ -103,6 +105,7 @@ def make_case(
         runs=runs,
         law=law,
         problem=problem,
+        support=support,
         reference=reference,
         kl_choice=choice,
         refits=refits,

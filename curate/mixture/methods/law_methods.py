@@ -27,12 +27,13 @@ from curate.mixture.methods.law_case import (
     refits_of,
 )
 from curate.mixture.methods.law_record import law_record, loss_widths
-from curate.mixture.methods.law_trust import compare_with_runs, observed_objective
+from curate.mixture.methods.law_trust import comparable_rows, compare_with_runs
 from curate.mixture.request import MixtureRequest, Preference
 from curate.mixture.search.bimix_optimum import power_optimum
 from curate.mixture.search.law_choice import (
     Refitted,
     combined,
+    objective_of,
     opinions,
     panel_with,
 )
@@ -40,7 +41,7 @@ from curate.mixture.search.objective import Problem, goals_of, losses_at, value_
 from curate.mixture.search.optimise import certificate, optimise
 from curate.mixture.search.regmix_simulation import simulate
 from curate.mixture.search.simplex_box import nearest_in_proportion
-from curate.mixture.search.trust_region import check_support, hellinger, support_of, support_warning
+from curate.mixture.search.trust_region import check_support, hellinger, support_warning
 from curate.mixture.search.uncertainty import Resampling, Uncertainty, bootstrap
 from curate.runtime.threads import one_blas_thread
 
@@ -110,7 +111,7 @@ def least_loss(
     losses = losses_at(problem, answer.weights[None])[0]
     trust = compare_with_runs(case, answer.weights, refits)
     warnings += [] if trust.warning is None else [trust.warning]
-    support = check_support(answer.weights, support_of(runs.weights), runs.domains)
+    support = check_support(answer.weights, case.support, runs.domains)
     return Preference(
         weights=constraints.in_recipe_order(answer.weights),
         unconstrained=constraints.in_recipe_order(_unconstrained(case, answer)),
@@ -224,7 +225,7 @@ def _unit_warnings(case: LawCase, kl_bpb: float) -> list[str]:
 
 def _position_warnings(case: LawCase, answer: _Answer) -> list[str]:
     """Warn where the mixture lies outside the trained mixtures, or the trust region binds."""
-    runs, support = case.runs, support_of(case.runs.weights)
+    runs, support = case.runs, case.support
     warnings = [
         f"'{name}' is in the runs and not in the recipe: it gets no share"
         for name in case.constraints.left_out
@@ -313,15 +314,17 @@ def _closed_form(problem: Problem) -> Array | None:
 def _uncertainty(case: LawCase, weights: Array, replicates: int) -> Uncertainty:
     """Resample the runs for intervals of the shares and the regret of some other mixtures."""
     problem, runs, place = case.problem, case.runs, case.constraints.place
-    values = value_at(replace(problem, kl=0.0), runs.weights)
+    here = comparable_rows(problem, runs)
+    if len(here):
+        best = here[objective_of(runs.losses, problem)[here].argmin()]
+    else:
+        best = value_at(replace(problem, kl=0.0), runs.weights).argmin()
     uniform = np.zeros(len(runs.domains))
     uniform[place] = 1 / len(place)
     rivals = {
         "natural": nearest_in_proportion(case.constraints.natural, problem.box),
         "uniform": nearest_in_proportion(uniform, problem.box),
-        "best observed run": runs.weights[
-            int(np.argmin(observed_objective(problem, runs, values)))
-        ],
+        "best observed run": runs.weights[best],
     }
     if replicates < 20:
         raise RecipeError(

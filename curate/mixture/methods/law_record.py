@@ -13,9 +13,8 @@ from curate.laws.fitting.levels import FittedBeyond
 from curate.laws.formula import encoded, formula_of
 from curate.laws.scores import finite_or_none
 from curate.mixture.methods.law_case import LawCase
-from curate.mixture.methods.law_trust import observed_objective
+from curate.mixture.methods.law_trust import comparable_rows
 from curate.mixture.search.law_choice import Refitted, objective_of
-from curate.mixture.search.trust_region import support_of
 
 Array = NDArray[np.float64]
 
@@ -30,8 +29,7 @@ def law_record(case: LawCase, refits: Refitted) -> dict[str, Any]:
         case: The request, matched with the runs and with the law fitted.
         refits: The law without each group of mixtures.
     """
-    problem, runs = case.problem, case.runs
-    support = support_of(runs.weights)
+    problem, runs, support = case.problem, case.runs, case.support
     formula = formula_of(problem.law, problem.tokens, problem.params)
     rows = _compared_rows(case)
     measured, unseen = runs.losses[rows], refits.predicted[rows]
@@ -69,10 +67,8 @@ def loss_widths(case: LawCase, refits: Refitted) -> Array:
 
 def _compared_rows(case: LawCase) -> NDArray[np.int64]:
     """Return the rows at the tokens and size of the objective; all where there are few."""
-    runs = case.runs
-    seen = observed_objective(case.problem, runs, np.full(len(runs.runs), math.inf))
-    here = np.flatnonzero(np.isfinite(seen))
-    return here if len(here) >= LEAST_ROWS else np.arange(len(runs.runs))
+    here = comparable_rows(case.problem, case.runs)
+    return here if len(here) >= LEAST_ROWS else np.arange(len(case.runs.runs))
 
 
 def _is_nats(loss_per_bpb: float) -> bool:

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from curate.errors import FitError
 from curate.laws import LAWS, RunTable
-from curate.laws.scores import finite_or_none
 from curate.laws.selection import (
     by_mixture,
     moved_targets,
@@ -63,21 +62,20 @@ def compare_with_runs(case: LawCase, weights: Array, refits: Refitted | None) ->
     """
     problem, runs = case.problem, case.runs
     plain = replace(problem, kl=0.0)
-    seen = observed_objective(plain, runs, np.full(len(runs.runs), math.inf))
-    best = float(seen.min()) if np.isfinite(seen).any() else None
+    here = comparable_rows(problem, runs)
+    best = float(objective_of(runs.losses, problem)[here].min()) if len(here) else None
     if refits is None:
         try:
             refits = refit(case.law, problem.law, runs, MISFIT_FOLDS)
         except FitError:
             return Trust(best)
-    rows = np.flatnonzero(np.isfinite(seen)) if best is not None else reference_rows(runs)
+    rows = here if len(here) else reference_rows(runs)
     compared = runs.take(rows)
     observed, predicted = (
         by_mixture(compared, objective_of(losses[rows], problem))
         for losses in (runs.losses, refits.predicted)
     )
     selection = select_unseen(observed, predicted)
-    noise = target_noise(runs)
     moved = moved_targets(runs, refits.predicted, _mean_refits(runs, len(refits.parts)))
     squares = (observed - predicted) ** 2
     natural = nearest_in_proportion(case.constraints.natural, problem.box)
@@ -86,13 +84,7 @@ def compare_with_runs(case: LawCase, weights: Array, refits: Refitted | None) ->
     details = {
         "regret_at_1": {"mean": selection.regret, "high": selection.regret_high},
         "gain_over_natural": _gain_json(gain),
-        "target_noise": {
-            "mixtures_repeated": noise.mixtures_repeated,
-            "relative": {
-                name: finite_or_none(value)
-                for name, value in zip(runs.targets, noise.relative.tolist(), strict=True)
-            },
-        },
+        "target_noise": target_noise(runs).to_json(runs.targets),
         "unmoved_targets": [n for n, moves in zip(runs.targets, moved, strict=True) if not moves],
     }
     if best is None:
@@ -123,15 +115,10 @@ def _gain_json(gain: Gain) -> dict[str, Any]:
     }
 
 
-def observed_objective(problem: Problem, runs: RunTable, predicted: Array) -> Array:
-    """Evaluate the objective on each run's own losses, at the tokens and size of the problem.
-
-    Runs at other tokens or sizes do not compare; where none is at the problem's, predictions do.
-    """
+def comparable_rows(problem: Problem, runs: RunTable) -> NDArray[np.int64]:
+    """Select the rows at the tokens and size of the problem; others do not compare with it."""
     here = np.ones(len(runs.runs), bool)
     for values, target in ((runs.tokens, problem.tokens), (runs.params, problem.params)):
         if not math.isnan(target):
             here &= np.isclose(values, target)
-    if not here.any():
-        return predicted
-    return np.where(here, objective_of(runs.losses, problem), math.inf)
+    return np.flatnonzero(here)
