@@ -13,7 +13,7 @@ from conftest import Listener, write_jsonl
 from curate.errors import InputError
 from curate.pipeline.plan import plan_dataset
 from curate.recipe import MixtureRecipe, load
-from curate.report.terminal import stats_table
+from curate.report.tables import stats_table
 
 CORRECTED = "mixture={method: entropy, estimator: corrected}"
 

@@ -34,7 +34,7 @@ from curate.mixture import compare_methods as comparing
 from curate.mixture.compare_methods import Contender, compare_mixtures, every_method
 from curate.mixture.search.bimix_optimum import power_optimum
 from curate.mixture.search.simplex_box import Box, whole
-from curate.report.terminal import mixture_lines
+from curate.report.tables import mixture_lines
 
 BY_RUNS = [name for name, method in METHODS.items() if method.evidence == "runs"]
 BY_EXPERTS = [name for name, method in METHODS.items() if method.evidence == "experts"]

@@ -22,7 +22,7 @@ from curate.mixture.search.objective import Problem, goals_of, value_at
 from curate.mixture.search.optimise import optimise
 from curate.mixture.search.simplex_box import whole
 from curate.mixture.search.trust_region import support_of
-from curate.report.terminal import mixture_lines
+from curate.report.tables import mixture_lines
 
 TARGETS = ("code_c", "code_py", "wiki", "law")
 

@@ -144,7 +144,7 @@ def test_the_package_is_what_is_looked_at() -> None:
     assert {"curate", "curate.cli", "curate.tokens.store"} <= modules
     seen = imports_of(PACKAGE / "cli" / "main_job.py", PACKAGE)
     assert any(name == "curate.cli.session.RecipeSession" for _, name in seen)
-    assert any(name == "curate.report.terminal.plan_table" for _, name in seen)  # in a function
+    assert any(name == "curate.report.tables.plan_table" for _, name in seen)  # in a function
 
 
 def plant(root: Path, files: dict[str, str]) -> Path:

@@ -25,7 +25,7 @@ from curate.errors import InputError, RecipeError
 from curate.pipeline.build import BuiltDataset, build
 from curate.pipeline.tokenize import TokenizedDomains, tokenize_domains
 from curate.recipe import load
-from curate.report.terminal import result_table, stats_table
+from curate.report.tables import result_table, stats_table
 from curate.runtime.files import read_json
 from curate.tokens.tokenizer import from_json
 

@@ -29,7 +29,8 @@ from curate.mixture.keys import (
 from curate.recipe import MixtureRecipe, parse
 from curate.recipe.structs import EvidenceRecipe, ObjectiveRecipe, ProxyRecipe, TableFill
 from curate.recipe.structs import MixtureRecipe as Section
-from curate.report.terminal import mixture_lines, numbers_table, result_table
+from curate.report.tables import mixture_lines, result_table
+from curate.report.terminal import numbers_table
 
 PROXY = ProxyRecipe(preset="micro")
 VALUES = {

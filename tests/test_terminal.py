@@ -10,9 +10,9 @@ import pytest
 from rich.console import Console
 
 from curate.report.methods import comparison_tables
+from curate.report.tables import mixture_table
 from curate.report.terminal import (
     TerminalObserver,
-    mixture_table,
     numbers_table,
     terminal_console,
 )

@@ -82,7 +82,7 @@ def stats(intervals: bool, compare: bool, **options: Any) -> None:
 
 def _show_stats(screen: Screen, result: StatsResult) -> None:
     def tables() -> list[Any]:  # importing rich's tables takes 0.03 s, so only if one is shown
-        from curate.report.terminal import stats_table
+        from curate.report.tables import stats_table
 
         report = result.json.get("entropy_report")
         if report is None:
@@ -142,7 +142,7 @@ def mix(
         front = curate.front(**arguments, groups=_names(groups), points=points)
         screen.show(front, lambda: [front_table(front.json)])
     else:
-        from curate.report.terminal import mixture_lines, mixture_table
+        from curate.report.tables import mixture_lines, mixture_table
 
         result = curate.mix(**arguments)
         screen.show(
@@ -163,7 +163,7 @@ def _names(text: str) -> list[str]:
 @recipe_command
 def plan(**options: Any) -> None:
     """Turn the mixture into exact tokens by domain; write no shard."""
-    from curate.report.terminal import plan_table, reader_lines, trainer_table
+    from curate.report.tables import plan_table, reader_lines, trainer_table
 
     session = RecipeSession(options)
     result = curate.plan(session.loaded, **session.effort)
@@ -267,7 +267,8 @@ def report(source: tuple[Path, ...], **options: Any) -> None:
 
 def _finish(screen: Screen, result: CertificateResult, with_readers: bool) -> None:
     """Show a certificate; exit with 1 if it has problems."""
-    from curate.report.terminal import plain, reader_lines, reason_lines, result_table
+    from curate.report.tables import reader_lines, reason_lines, result_table
+    from curate.report.terminal import plain
 
     certificate = result.json
     lines: list[Any] = reader_lines(certificate) if with_readers else []

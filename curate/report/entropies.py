@@ -10,7 +10,8 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from curate.report.methods import comparison_tables
-from curate.report.terminal import NATS_TO_BITS, numbers_table, plain
+from curate.report.numbers import NATS_TO_BITS
+from curate.report.terminal import numbers_table, plain
 from curate.stats import STATISTICS, Statistic
 from curate.stats.statistic import TOKENS, Column
 

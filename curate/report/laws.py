@@ -7,7 +7,9 @@ from typing import Any
 
 from rich.table import Table
 
-from curate.report.terminal import gain_line, noise_lines, numbers_table, plain
+from curate.report.numbers import short
+from curate.report.tables import gain_line, noise_lines
+from curate.report.terminal import numbers_table, plain
 
 HEADINGS = (
     "regret@1",
@@ -180,23 +182,10 @@ def group_name(group: Mapping[str, Any]) -> str:
     """Name a group of runs by its size and tokens."""
     parts = []
     if group["params"] is not None:
-        parts.append(f"{_short(group['params'])} params")
+        parts.append(f"{short(group['params'], 3)} params")
     if group["tokens"] is not None:
-        parts.append(f"{_short(group['tokens'])} tokens")
+        parts.append(f"{short(group['tokens'], 3)} tokens")
     return ", ".join(parts)
-
-
-def _short(number: float) -> str:
-    """Shorten a count.
-
-    Example:
-        >>> _short(4.1e8), _short(1500), _short(12)
-        ('410M', '1.5k', '12')
-    """
-    for unit, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if number >= unit:
-            return f"{number / unit:.3g}{letter}"
-    return f"{number:.3g}"
 
 
 def problems(fit: Mapping[str, Any]) -> list[str]:

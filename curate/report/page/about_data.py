@@ -7,6 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from curate.report.numbers import megabytes, short
 from curate.report.page import figures
 from curate.report.page.figures import Axes, Line, Mark
 from curate.report.page.material import Material, dig, mapping, number
@@ -69,7 +70,7 @@ def domains(material: Material) -> Section:
             name,
             whole(dig(row, "files")),
             whole(dig(row, "documents")),
-            decimal((number(dig(row, "bytes")) or 0.0) / 1e6, 1),
+            megabytes(number(dig(row, "bytes")) or 0.0),
             whole(dig(row, "tokens")),
             decimal(dig(row, "bytes_per_token"), 2),
             whole(dig(row, "vocabulary_used")),
@@ -150,7 +151,7 @@ def _conditional(rows: Mapping[str, Any]) -> Markup | None:
         return None
     marks.sort(key=lambda row: -row[1].value)
     shown = [(name, [mark]) for name, mark in marks[:ROWS_DRAWN]]
-    drawing = figures.dot_plot(shown, Axes("conditional entropy, bits a token"), figures.short)
+    drawing = figures.dot_plot(shown, Axes("conditional entropy, bits a token"), short)
     caption = (
         "Conditional entropy with its 95 % interval: the further right, the harder the next "
         "token is to predict. Domains whose intervals overlap may be equal."

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
+from curate.report.numbers import short
+
 WIDTH = 460
 """Units of a figure; about a pixel each, so that text keeps its size on a phone."""
 LABELS = 130
@@ -87,19 +89,6 @@ def powers(low: float, high: float) -> list[float]:
     if last - first < 1:
         return [value for value in ticks(low, high, 3) if value > 0]
     return [10.0**exponent for exponent in range(first, last + 1)]
-
-
-def short(value: float) -> str:
-    """Format a number of an axis.
-
-    Example:
-        >>> [short(value) for value in (0.25, 1200, 3e6, 0)]
-        ['0.25', '1.2k', '3M', '0']
-    """
-    for factor, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= factor:
-            return f"{value / factor:.4g}{letter}"
-    return f"{value:.4g}"
 
 
 def clipped(text: str, letters: int = LABEL_LETTERS) -> str:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from markupsafe import Markup
 
+from curate.report.numbers import NATS_TO_BITS
 from curate.report.page.material import number
 
-NATS_TO_BITS = 1 / math.log(2)
 ROWS_DRAWN = 60
 """Most domains in a figure; the table beside it has all."""
 ROWS_SHOWN = 12
