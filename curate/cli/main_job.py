@@ -82,14 +82,14 @@ def stats(intervals: bool, compare: bool, **options: Any) -> None:
 
 def _show_stats(screen: Screen, result: StatsResult) -> None:
     def tables() -> list[Any]:  # importing rich's tables takes 0.03 s, so only if one is shown
-        from curate.report.tables import stats_table
+        from curate.report.tables import removal_tables, stats_table
 
         report = result.json.get("entropy_report")
         if report is None:
-            return [stats_table(result.json)]
+            return [stats_table(result.json), *removal_tables(result.json)]
         from curate.report.entropies import entropy_tables
 
-        return [stats_table(result.json), *entropy_tables(report)]
+        return [stats_table(result.json), *removal_tables(result.json), *entropy_tables(report)]
 
     screen.show(result, tables)
     screen.list_written()
@@ -267,13 +267,14 @@ def report(source: tuple[Path, ...], **options: Any) -> None:
 
 def _finish(screen: Screen, result: CertificateResult, with_readers: bool) -> None:
     """Show a certificate; exit with 1 if it has problems."""
-    from curate.report.tables import reader_lines, reason_lines, result_table
+    from curate.report.tables import reader_lines, reason_lines, removal_tables, result_table
     from curate.report.terminal import plain
 
     certificate = result.json
     lines: list[Any] = reader_lines(certificate) if with_readers else []
     if certificate["domains"]:  # else nothing could be compared
-        lines.insert(0, result_table(certificate, result.bad_records, result.mixture, result.stats))
+        table = result_table(certificate, result.bad_records, result.mixture, result.stats)
+        lines = [table, *removal_tables(certificate), *lines]
     if result.mixture is not None:
         lines += reason_lines(result.mixture)
     screen.show(result, lambda: lines)

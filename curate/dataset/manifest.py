@@ -122,6 +122,15 @@ class InputRecord(msgspec.Struct, frozen=True):
     """Number of segments that it was read in."""
 
 
+class SelectionRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The documents of a domain's files that curation kept; see `curate.curation`."""
+
+    source: Count
+    """Number of the recipe's domain."""
+    removals: Annotated[str, Meta(pattern=r"^[0-9a-f]{24}$(?!\n)")]
+    """Name of the state, in the cache, that says which are removed."""
+
+
 class Manifest(msgspec.Struct, frozen=True):
     """`manifest.json`."""
 
@@ -157,6 +166,8 @@ class Manifest(msgspec.Struct, frozen=True):
     """`mixed`, or `per-domain`: a folder a domain, the mixture left to the trainer."""
     files: list[FileRecord] = []
     """Every other file that curate wrote, but for the certificate and the manifest itself."""
+    selections: dict[str, SelectionRecord] | UnsetType = UNSET
+    """What is kept of each domain, by name; those that keep all of their files are left out."""
 
     @property
     def beside_shards(self) -> list[FileRecord]:

@@ -12,9 +12,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from msgspec import UNSET
 
+from curate.curation.apply import removals_path
+from curate.curation.step import CACHE_NAME
 from curate.dataset.certificate import certificate_damage, write_certificate
-from curate.dataset.manifest import OLD_SCHEMA, Manifest, find_manifest, load_manifest
+from curate.dataset.manifest import (
+    OLD_SCHEMA,
+    Manifest,
+    find_manifest,
+    load_manifest,
+)
 from curate.dataset.ownership import has_traces
 from curate.dataset.verify import verify
 from curate.errors import CurateError, InputError, ShardError
@@ -22,7 +30,7 @@ from curate.pipeline.results import CertificateResult
 from curate.recipe import load_recipe
 from curate.runtime.memory import DEFAULT_BYTES, bounded
 from curate.runtime.progress import Observer
-from curate.tokens.domain import DomainFile, DomainTokens
+from curate.tokens.domain import DomainFile, DomainTokens, Selection
 from curate.tokens.store import TokenStore
 from curate.tokens.tokenizer import UINT16_LIMIT
 
@@ -148,4 +156,15 @@ def domains_in(store: TokenStore, manifest: Manifest) -> list[DomainTokens] | No
             if entries is None:
                 return None
             files[record.domain].append(DomainFile(record.path, entries))
-    return [DomainTokens(name, files[name], store.dtype) for name in manifest.domains]
+    domains = [DomainTokens(name, files[name], store.dtype) for name in manifest.domains]
+    selections = {} if manifest.selections is UNSET else manifest.selections
+    cache = Path(manifest.cache) / CACHE_NAME
+    for number, domain in enumerate(domains):
+        selection = selections.get(domain.name)
+        if selection is not None:
+            removals = removals_path(cache / selection.removals, selection.source)
+            try:
+                domains[number] = domain.select(domain.name, Selection(removals))
+            except InputError:  # what curation kept is no longer in the cache
+                return None
+    return domains

@@ -11,13 +11,16 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from curate.curation.apply import Curation, curate_domains
+from curate.curation.step import CurationRequest
+from curate.curation.steps import check_steps
 from curate.dataset.manifest import OWN_DIRECTORIES, OWN_FILES, QUARANTINE
 from curate.errors import InputError, RecipeError
 from curate.pipeline.losses import (
@@ -80,6 +83,8 @@ class TokenizedDomains:
     """Hash of all documents, however they are divided into files."""
     tokenised_bytes: int
     """Bytes of text that this run tokenised; the rest was in the store."""
+    curation: Curation | None
+    """What was removed, and why; None where the recipe removes nothing."""
 
 
 def tokenize_domains(loaded: LoadedRecipe, workers: int, observer: Observer) -> TokenizedDomains:
@@ -114,6 +119,7 @@ def _tokenize_domains(loaded: LoadedRecipe, workers: int, observer: Observer) ->
     recipe, cache = loaded.recipe, loaded.cache_dir
     for domain in recipe.domains:
         check_reader(domain.reader, f"domains[{domain.name}].reader")
+    check_steps(loaded)
     choice = first_choice(recipe.tokenizer.backend)
     # A tokenizer to train needs the files first. Any other is loaded before files are hashed, so
     # that a wrong path is reported at once.
@@ -139,6 +145,11 @@ def _tokenize_domains(loaded: LoadedRecipe, workers: int, observer: Observer) ->
         domains = _open_domains(loaded, plans, store, tokenizer)
         losses = [domain_losses(domain) for domain in domains]
         check_losses(domains, losses, recipe.limits.lost_share)
+        curation = curate_domains(
+            CurationRequest(loaded, domains, plans, tokenizer, workers, observer)
+        )
+        if curation is not None:
+            domains = tuple(curated.domain for curated in curation.domains)
         observer.begin("count", [domain.name for domain in domains])
         requests = _count_requests(filling, cache, domains, filled)
         counted = map_tasks(_entropies, requests, workers, observer.tick)
@@ -148,7 +159,13 @@ def _tokenize_domains(loaded: LoadedRecipe, workers: int, observer: Observer) ->
     validation = _held_out(domains, recipe.validation.documents, recipe.validation.key)
     shared = shared_documents(domains)
     by_domain = zip(domains, validation, entropies, losses, strict=True)
-    stats = tuple(domain_stats(*of_domain, shared) for of_domain in by_domain)
+    counts = [domain_stats(*of_domain, shared) for of_domain in by_domain]
+    if curation is not None:
+        counts = [
+            replace(row, removed=curated.removed)
+            for row, curated in zip(counts, curation.domains, strict=True)
+        ]
+    stats = tuple(counts)
     observer.end()
     tokenized = TokenizedDomains(
         tokenizer=tokenizer,
@@ -159,6 +176,7 @@ def _tokenize_domains(loaded: LoadedRecipe, workers: int, observer: Observer) ->
         stats=stats,
         content_hash=hash_json([[domain.name, domain.fingerprint] for domain in domains]),
         tokenised_bytes=filled.text_bytes,
+        curation=curation,
     )
     for notice in _notices(loaded, tokenized):
         observer.notice(notice)
@@ -168,7 +186,7 @@ def _tokenize_domains(loaded: LoadedRecipe, workers: int, observer: Observer) ->
 def _notices(loaded: LoadedRecipe, tokenized: TokenizedDomains) -> Iterator[str]:
     """Say what is lost, since the last run here and on the way to documents, and what is shared."""
     domains, stats = tokenized.domains, tokenized.stats
-    yield from shrinkage_notices(loaded.output_dir, domains, tokenized.content_hash)
+    yield from shrinkage_notices(loaded.output_dir, domains, stats, tokenized.content_hash)
     yield from loss_notices(domains, [row.losses for row in stats])
     for domain, row in zip(domains, stats, strict=True):
         yield from same_file_notices(domain, row)

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from msgspec import UNSET, UnsetType
 
 from curate import __version__
 from curate.dataset import manifest as dataset
@@ -19,6 +20,7 @@ from curate.dataset.manifest import (
     FileRecord,
     InputRecord,
     Manifest,
+    SelectionRecord,
     ShardRecord,
     TokenizerRecord,
 )
@@ -259,4 +261,18 @@ def _manifest(
         options=dict(recipe.output.options),
         files=dataset.records_beside(loaded.output_dir),
         shape=recipe.output.shape,
+        selections=selection_records(tokenized),
     )  # fmt: skip
+
+
+def selection_records(tokenized: TokenizedDomains) -> dict[str, SelectionRecord] | UnsetType:
+    """Record which documents of each domain curation kept."""
+    if tokenized.curation is None:
+        return UNSET
+    return {
+        curated.domain.name: SelectionRecord(
+            source=curated.source, removals=tokenized.curation.states[-1].name
+        )
+        for curated in tokenized.curation.domains
+        if curated.domain.selection is not None
+    }

@@ -419,6 +419,12 @@ class Recipe(Frozen, frozen=True):
     """Policy for a record that cannot be read: stop (`error`), or set it aside and count it
     (`quarantine`).
     """
+    exclude: str | None = None
+    """A text file that names documents to leave out, one a line: a record's identifier (a URL where
+    `id` names its column) or a content hash of 32 hexadecimal digits, as `curate show` gives it.
+    Lines that match no document are counted and said. A relative path starts from the recipe's
+    directory.
+    """
     output: OutputRecipe = OutputRecipe()
     """The format and place of the dataset."""
     limits: LimitsRecipe = LimitsRecipe()

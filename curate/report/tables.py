@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
+from curate.curation.reasons import REMOVED_FIELDS
 from curate.mixture import METHODS
 from curate.report.numbers import NATS_TO_BITS, megabytes
 from curate.report.terminal import numbers_table, plain
@@ -172,6 +173,28 @@ def stats_table(stats: dict[str, Any]) -> Table:
         ]  # fmt: skip
         table.add_row(plain(name), *cells)
     return table
+
+
+def removal_tables(fields: dict[str, Any]) -> list[Table]:
+    """Show what became of everything that was read, in a list of one; empty if nothing was removed.
+
+    Args:
+        fields: The fields of `stats.json`, `plan.json` or `certificate.json`.
+    """
+    rows = {name: row.get("amounts", {}) for name, row in fields["domains"].items()}
+    if not any(field in amounts for amounts in rows.values() for field in REMOVED_FIELDS):
+        return []
+    reasons = list(dict.fromkeys(reason for amounts in rows.values() for reason in amounts))
+    table = numbers_table(
+        "documents, MB and tokens by what became of them; read is the sum of the others",
+        ("domain", "of", *(reason.replace("_", " ") for reason in reasons)),
+    )
+    for name, amounts in rows.items():
+        for unit, label in (("documents", "documents"), ("bytes", "MB"), ("tokens", "tokens")):
+            values = [amounts.get(reason, {}).get(unit, 0) for reason in reasons]
+            cells = [megabytes(value) if unit == "bytes" else f"{value:,}" for value in values]
+            table.add_row(plain(name) if unit == "documents" else "", label, *cells)
+    return [table]
 
 
 def _lost(row: dict[str, Any]) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
+from functools import partial, reduce
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -56,7 +56,10 @@ def amounts_where(
 
 @dataclass(frozen=True, slots=True)
 class DomainStats:
-    """Counts and entropies of one domain; tokens include end-of-text tokens unless stated."""
+    """Counts and entropies of one domain; tokens include end-of-text tokens unless stated.
+
+    Documents that curation removed count nowhere but in `removed` and `amounts`.
+    """
 
     name: str
     files: int
@@ -76,6 +79,8 @@ class DomainStats:
     """Documents whose text another document of the domain has, but for the first of each text."""
     entropies: Entropies
     """Over all documents, training and validation."""
+    removed: Mapping[str, Amounts] = field(default_factory=dict)
+    """What curation removed, by reason; empty where the recipe removes nothing."""
 
     @property
     def amounts(self) -> dict[str, Amounts]:
@@ -84,8 +89,9 @@ class DomainStats:
         held_out = Amounts(self.documents_validation, self.bytes_validation, self.tokens_validation)
         documents = Amounts(self.documents, self.bytes, self.tokens)
         return {
-            "read": documents.plus(bad),
+            "read": reduce(Amounts.plus, self.removed.values(), documents.plus(bad)),
             "bad": bad,
+            **self.removed,
             "held_out": held_out,
             "train": documents.minus(held_out),
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property, partial
@@ -17,10 +18,20 @@ from curate.errors import InputError
 from curate.runtime.external_sort import sort_rows
 from curate.runtime.mapping import map_file
 from curate.runtime.memory import Columns, block_rows, blocks, columns, hash_arrays, take
+from curate.runtime.sealed import SealError, read_sealed
 from curate.tokens.store import DOCUMENT, StoredBadRecord, StoredEntry
 
 VALIDATION_KEY = 0x76616C69
 """Makes the choice of validation documents independent of all other uses of the content hash."""
+
+BUCKET = np.dtype("<u2")
+"""Type of the number of a sub-domain."""
+
+DOCUMENT_COLUMNS = (
+    "token_start", "tokens", "text_bytes", "content_high", "content_low", "identity", "entries",
+    "_row",
+)  # fmt: skip
+"""Attributes of `DomainTokens` with a value for each document."""
 
 
 class DomainFile(NamedTuple):
@@ -32,6 +43,43 @@ class DomainFile(NamedTuple):
     """Its bytes on disk; 0 if unknown."""
 
 
+class Selection(NamedTuple):
+    """The documents of some files that a domain keeps, as curation decided.
+
+    Both files are sealed, and have a number for each document of the files, in the order of a
+    domain that keeps them all.
+    """
+
+    removals: Path
+    """One byte a document: 0 if it stays, else the reason why it is removed."""
+    buckets: Path | None = None
+    """Two bytes a document, little-endian: its sub-domain; None where the domain is not split."""
+    bucket: int = 0
+    """Number of the sub-domain whose documents are kept."""
+    has_bad_records: bool = True
+    """Whether the files' bad records count here; of sub-domains, only in the first."""
+
+    def kept(self, documents: int) -> NDArray[np.bool_]:
+        """Return which documents are kept.
+
+        Args:
+            documents: Number of documents of the files.
+
+        Raises:
+            InputError: A file is absent, damaged, or of other documents.
+        """
+        removals = read_numbers(self.removals, np.uint8, documents)
+        buckets = None
+        if self.buckets is not None:
+            buckets = read_numbers(self.buckets, BUCKET, documents)
+        kept = document_mask(documents)
+        for rows in blocks(documents):
+            np.equal(removals[rows], 0, out=kept[rows])
+            if buckets is not None:
+                kept[rows] &= buckets[rows] == self.bucket
+        return kept
+
+
 class DomainTokens:
     """The documents of a domain, in the order of their content hash.
 
@@ -39,18 +87,26 @@ class DomainTokens:
     `runtime.memory`: go over them in blocks. Tokens stay on disk.
     """
 
-    def __init__(self, name: str, files: Sequence[DomainFile], dtype: np.dtype[Any]) -> None:
+    def __init__(
+        self,
+        name: str,
+        files: Sequence[DomainFile],
+        dtype: np.dtype[Any],
+        selection: Selection | None = None,
+    ) -> None:
         """Open the parts that hold `files`.
 
         Args:
             name: The domain's name.
             files: Its files.
             dtype: Type of a token in the store.
+            selection: The documents to keep; None for all.
 
         Raises:
-            InputError: A part cannot be mapped.
+            InputError: A part cannot be mapped, or the selection is not of these documents.
         """
         self.name = name
+        self.selection: Selection | None = None
         self.files = tuple(files)
         self.dtype = dtype
         self._slices: list[StoredEntry] = []
@@ -79,6 +135,41 @@ class DomainTokens:
         self.entries: NDArray[np.int32] = table["slice"]
         """Number of the entry that holds each document, among those with documents."""
         self._row: NDArray[np.int64] = table["row"]
+        if selection is not None:
+            self._keep(selection)
+
+    def select(self, name: str, selection: Selection) -> DomainTokens:
+        """Return a domain with some of this one's documents; this one must have them all.
+
+        Args:
+            name: Name of the new domain.
+            selection: The documents to keep.
+
+        Raises:
+            InputError: The selection is not of these documents.
+        """
+        assert self.selection is None
+        selected = copy.copy(self)
+        for computed in ("fingerprint", "total_tokens", "total_bytes"):
+            selected.__dict__.pop(computed, None)
+        selected.name = name
+        selected._keep(selection)
+        return selected
+
+    def _keep(self, selection: Selection) -> None:
+        kept = selection.kept(len(self))
+        count = sum(int(np.count_nonzero(kept[rows])) for rows in blocks(len(self)))
+        made = columns(count, {name: getattr(self, name).dtype for name in DOCUMENT_COLUMNS})
+        start = 0
+        for rows in blocks(len(self)):
+            here = kept[rows]
+            stop = start + int(np.count_nonzero(here))
+            for name, column in made.items():
+                column[start:stop] = getattr(self, name)[rows][here]
+            start = stop
+        for name, column in made.items():
+            setattr(self, name, column)
+        self.selection = selection
 
     def __len__(self) -> int:
         """Count documents."""
@@ -91,7 +182,7 @@ class DomainTokens:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Send names of files to other processes, not tokens."""
-        return DomainTokens, (self.name, self.files, self.dtype)
+        return DomainTokens, (self.name, self.files, self.dtype, self.selection)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -111,7 +202,26 @@ class DomainTokens:
     @property
     def bad_records(self) -> int:
         """Number of records that gave no document."""
+        if not self._has_bad_records:
+            return 0
         return sum(stored.entry.bad_records for file in self.files for stored in file.entries)
+
+    @property
+    def _has_bad_records(self) -> bool:
+        return self.selection is None or self.selection.has_bad_records
+
+    def kept_by_entry(self) -> Iterator[tuple[StoredEntry, NDArray[np.bool_]]]:
+        """Yield each entry with documents, and which of them the domain keeps, in their order."""
+        starts = np.cumsum([0, *(stored.entry.documents for stored in self._slices)])
+        first_row = np.array([stored.entry.document_start for stored in self._slices], np.int64)
+        kept = document_mask(int(starts[-1]))
+        for rows in blocks(len(kept)):
+            kept[rows] = False
+        for rows in blocks(len(self)):
+            entries = self.entries[rows]
+            kept[starts[entries] + self._row[rows] - first_row[entries]] = True
+        for stored, start, stop in zip(self._slices, starts[:-1], starts[1:], strict=True):
+            yield stored, kept[start:stop]
 
     def validation(self, share: float, key: int) -> NDArray[np.bool_]:
         """Select the documents to hold out by their content hash, so duplicates stay together.
@@ -211,6 +321,8 @@ class DomainTokens:
             files: Files to look at, of this domain's; None for all.
         """
         part, records = None, {}
+        if not self._has_bad_records:
+            return
         for file in self.files if files is None else files:
             lines = 0
             for stored in file.entries:
@@ -231,6 +343,29 @@ def _bad_records(part: Path) -> dict[tuple[str, int], list[StoredBadRecord]]:
         record = decoder.decode(text)
         records.setdefault((record.key, record.segment), []).append(record)
     return records
+
+
+def read_numbers(path: Path, dtype: Any, documents: int) -> NDArray[Any]:
+    """Read a sealed file with a number for each document.
+
+    Args:
+        path: The file.
+        dtype: Type of a number.
+        documents: How many there must be.
+
+    Raises:
+        InputError: The file is absent, damaged, or of another number of documents.
+    """
+    try:
+        numbers = np.frombuffer(read_sealed(path), dtype)
+    except (SealError, OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); run curate build again") from error
+    if len(numbers) != documents:
+        raise InputError(
+            f"{path}: is of {len(numbers):,} documents, and there are {documents:,}; run curate "
+            "build again"
+        )
+    return numbers
 
 
 def document_mask(documents: int) -> NDArray[np.bool_]:

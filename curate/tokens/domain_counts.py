@@ -64,6 +64,8 @@ def domain_counts(request: CountRequest, notice: Notice) -> Path:
         request: The domain.
         notice: Called with a line that names a damaged table.
     """
+    if request.domain.selection is not None:
+        return _selected_counts(request, notice)
     # Entries without documents have no counts. Some are segments beyond the end of their file.
     needed = Counter(
         [
@@ -90,6 +92,33 @@ def domain_counts(request: CountRequest, notice: Notice) -> Path:
         total = request.spill / "total"
         tables = [StoredTable.open(table) for table in ([base] if base else []) + runs]
         merge_tables(tables, total, request.tokenizer.symbols)
+    seal_table(total, listed)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    place_directory(total, path)
+    return path
+
+
+def _selected_counts(request: CountRequest, notice: Notice) -> Path:
+    """Return the path of the bigram table of a domain that keeps only some of its documents.
+
+    The table is named after these documents, so it serves whatever removed the others.
+    """
+    domain = request.domain
+    listed = [f"documents {domain.fingerprint}:1"]
+    name = hash_bytes("\n".join([f"schema {SCHEMA}", *listed]).encode())[:24]
+    path = request.directory / f"{domain.name}-{name}"
+    sweep(request.directory)
+    if path.is_dir() and _is_whole(path, notice):
+        return path
+    counter = _counter(request)
+    for stored, kept in domain.kept_by_entry():
+        if kept.any():
+            selected = None if kept.all() else kept
+            for stream in entry_streams(stored, request.tokenizer, selected):
+                counter.add(stream)
+                next_block()
+    total = request.spill / "total"
+    counter.finish(total)
     seal_table(total, listed)
     path.parent.mkdir(parents=True, exist_ok=True)
     place_directory(total, path)
@@ -146,11 +175,7 @@ def _largest_subset(
 
 
 def _count_entries(request: CountRequest, needed: Counter[EntryKey], destination: Path) -> None:
-    spill = request.spill / "count"
-    spill.mkdir(parents=True, exist_ok=True)
-    counter = BigramCounter(
-        request.tokenizer.end_symbol, request.tokenizer.symbols, request.memory_bytes, spill
-    )
+    counter = _counter(request)
     remaining = Counter(needed)
     for file in request.domain.files:
         for stored in file.entries:
@@ -162,8 +187,24 @@ def _count_entries(request: CountRequest, needed: Counter[EntryKey], destination
     counter.finish(destination)
 
 
-def entry_streams(stored: StoredEntry, tokenizer: Tokenizer) -> Iterator[NDArray[Any]]:
-    """Yield an entry's tokens, with an end symbol after each document, in bounded pieces."""
+def _counter(request: CountRequest) -> BigramCounter:
+    spill = request.spill / "count"
+    spill.mkdir(parents=True, exist_ok=True)
+    return BigramCounter(
+        request.tokenizer.end_symbol, request.tokenizer.symbols, request.memory_bytes, spill
+    )
+
+
+def entry_streams(
+    stored: StoredEntry, tokenizer: Tokenizer, selected: NDArray[np.bool_] | None = None
+) -> Iterator[NDArray[Any]]:
+    """Yield an entry's tokens, with an end symbol after each document, in bounded pieces.
+
+    Args:
+        stored: The entry.
+        tokenizer: Tokenizer of the store.
+        selected: shape (documents,), which of its documents count; None for all.
+    """
     entry = stored.entry
     documents = entry.documents
     if not documents:
@@ -184,10 +225,16 @@ def entry_streams(stored: StoredEntry, tokenizer: Tokenizer) -> Iterator[NDArray
             token_stop - token_start,
             offset=token_start * tokenizer.dtype.itemsize,
         )
-        if tokenizer.eos_id is None:
+        if tokenizer.eos_id is None or selected is not None:
             offsets = np.concatenate([[token_start], stops[begin:end]]) - token_start
-            ended = np.empty(len(tokens) + end - begin, np.uint32)
-            append_ends(tokens, offsets, tokenizer.end_symbol, ended)
-            tokens = ended
-        yield tokens
+            if selected is not None:
+                here, lengths = selected[begin:end], np.diff(offsets)
+                tokens = tokens[np.repeat(here, lengths)]
+                offsets = np.concatenate([[0], np.cumsum(lengths[here])])
+            if tokenizer.eos_id is None:
+                ended = np.empty(len(tokens) + len(offsets) - 1, np.uint32)
+                append_ends(tokens, offsets, tokenizer.end_symbol, ended)
+                tokens = ended
+        if len(tokens):
+            yield tokens
         begin, token_start = end, token_stop

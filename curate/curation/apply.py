@@ -1,0 +1,205 @@
+"""Run the steps of curation, keep what each decided, and restrict domains to what stays.
+
+The state after each step is a directory of the cache, named after everything that it follows from:
+the documents, and the settings and versions of the steps so far. So a run with the same inputs
+decides nothing anew, and after a change only the steps from there on are run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from curate.curation.reasons import Reason
+from curate.curation.step import CurationRequest, Step, StepRequest
+from curate.curation.steps import STEPS
+from curate.errors import InputError
+from curate.runtime.files import atomic_directory, hash_json, remove_tree, sweep
+from curate.runtime.memory import blocks, columns
+from curate.runtime.registry import list_first
+from curate.runtime.sealed import SealError, read_sealed, write_sealed
+from curate.stats.domain_stats import Amounts, amounts_where
+from curate.tokens.domain import DomainTokens, Selection, document_mask, read_numbers
+
+SCHEMA = 1
+"""Version of the kept states."""
+
+KEY_DIGITS = 24
+"""Hexadecimal digits in the name of a state."""
+
+DETAILS = "details.parquet"
+NOTICES = "notices.json"
+
+
+@dataclass(frozen=True)
+class CuratedDomain:
+    """A domain after curation."""
+
+    domain: DomainTokens
+    """With the documents that stay."""
+    source: int
+    """Number of the recipe's domain that its documents come from."""
+    removed: dict[str, Amounts]
+    """What was removed, by `Reason.field`, for each reason that the recipe asks for."""
+
+
+@dataclass(frozen=True)
+class Curation:
+    """The result of all steps."""
+
+    domains: tuple[CuratedDomain, ...]
+    states: tuple[Path, ...]
+    """Directories of the states after each step, in order."""
+    reasons: tuple[Reason, ...]
+    """The reasons that the recipe asks for, aligned with `states`."""
+
+
+def curate_domains(request: CurationRequest) -> Curation | None:
+    """Decide which documents stay, and restrict the domains to them; None if a recipe asks nothing.
+
+    Args:
+        request: The domains.
+
+    Raises:
+        CurateError: A step cannot do what the recipe asks, or nothing is left of a domain.
+    """
+    asked = [(step, step.settings(request)) for step in STEPS]
+    asked = [(step, settings) for step, settings in asked if settings is not None]
+    if not asked:
+        return None
+    observer = request.observer
+    observer.begin("curate", [domain.name for domain in request.domains])
+    sweep(request.cache)
+    key = hash_json([SCHEMA, [domain.fingerprint for domain in request.domains]])
+    removals = [_zeros(len(domain)) for domain in request.domains]
+    states: list[Path] = []
+    notices: list[str] = []
+    for step, settings in asked:
+        key = hash_json([key, step.reason.name, step.version, settings])
+        path = request.cache / key[:KEY_DIGITS]
+        loaded = _read_state(path, request)
+        if loaded is None:
+            _run_step(step, request, removals, path)
+            loaded = _read_state(path, request)
+            assert loaded is not None
+        removals, said = loaded
+        notices += said
+        states.append(path)
+    reasons = tuple(step.reason for step, _ in asked)
+    domains = tuple(
+        _restricted(domain, number, mask, reasons, states[-1])
+        for number, (domain, mask) in enumerate(zip(request.domains, removals, strict=True))
+    )
+    observer.end(_summary(domains))
+    for notice in notices:
+        observer.notice(notice)
+    return Curation(domains, tuple(states), reasons)
+
+
+def removals_path(state: Path, source: int) -> Path:
+    """Return the file of a state with the reasons of a domain's documents."""
+    return state / f"{source}.removals"
+
+
+def _zeros(documents: int) -> NDArray[np.uint8]:
+    made: NDArray[np.uint8] = columns(documents, {"reason": np.uint8})["reason"]
+    for rows in blocks(documents):
+        made[rows] = 0
+    return made
+
+
+def _read_state(
+    path: Path, request: CurationRequest
+) -> tuple[list[NDArray[Any]], list[str]] | None:
+    """Read the removals of each domain, and the notices; None if they must be made."""
+    if not path.is_dir():
+        return None
+    try:
+        removals = [
+            read_numbers(removals_path(path, number), np.uint8, len(domain))
+            for number, domain in enumerate(request.domains)
+        ]
+        return removals, msgspec.json.decode(read_sealed(path / NOTICES), type=list[str])
+    except (InputError, SealError, OSError):
+        request.observer.notice(f"{path} is damaged: decided again")
+        remove_tree(path)
+        return None
+
+
+def _run_step(
+    step: Step, request: CurationRequest, removals: Sequence[NDArray[np.uint8]], path: Path
+) -> None:
+    """Write the state after a step."""
+    staying = [_equal_zero(of_domain) for of_domain in removals]
+    with atomic_directory(path) as temporary:
+        asked = StepRequest(request, staying, temporary / DETAILS)
+        masks = step.find(asked)
+        for number, (before, mask) in enumerate(zip(removals, masks, strict=True)):
+            after = _zeros(len(before))
+            for rows in blocks(len(before)):
+                after[rows] = before[rows]
+                after[rows][staying[number][rows] & mask[rows]] = step.reason
+            write_sealed(removals_path(temporary, number), after.tobytes())
+        write_sealed(temporary / NOTICES, msgspec.json.encode(asked.notices))
+
+
+def _equal_zero(removals: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    mask = document_mask(len(removals))
+    for rows in blocks(len(removals)):
+        np.equal(removals[rows], 0, out=mask[rows])
+    return mask
+
+
+def _restricted(
+    domain: DomainTokens,
+    number: int,
+    removals: NDArray[np.uint8],
+    reasons: Sequence[Reason],
+    state: Path,
+) -> CuratedDomain:
+    """Restrict a domain to what stays; one of which nothing is removed is left as it is."""
+    removed = {reason.field: amounts_removed(domain, removals, reason) for reason in reasons}
+    documents = sum(amounts.documents for amounts in removed.values())
+    if not documents:
+        return CuratedDomain(domain, number, removed)
+    if documents == len(domain):
+        listed = ", ".join(
+            f"{name} {amounts.documents:,}"
+            for name, amounts in removed.items()
+            if amounts.documents
+        )
+        raise InputError(
+            f"domain '{domain.name}': no document is left, of {documents:,} ({listed}); loosen "
+            "what removes them, or leave the domain out"
+        )
+    selection = Selection(removals_path(state, number))
+    return CuratedDomain(domain.select(domain.name, selection), number, removed)
+
+
+def amounts_removed(domain: DomainTokens, removals: NDArray[np.uint8], reason: Reason) -> Amounts:
+    """Count the documents of a whole domain that were removed for a reason.
+
+    Args:
+        domain: The domain with all of its documents.
+        removals: shape (documents,), a `Reason` for each.
+        reason: The reason to count.
+    """
+    return amounts_where(domain, lambda rows: removals[rows] == reason)
+
+
+def _summary(domains: Sequence[CuratedDomain]) -> str:
+    """Say how many documents were removed, and where."""
+    parts = []
+    for curated in domains:
+        removed = sum(amounts.documents for amounts in curated.removed.values())
+        if removed:
+            parts.append(
+                f"'{curated.domain.name}' {removed:,} of {removed + len(curated.domain):,}"
+            )
+    return f"removed of {list_first(parts)} documents" if parts else "no document removed"

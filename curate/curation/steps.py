@@ -1,0 +1,18 @@
+"""List the steps of curation, in the order in which they decide."""
+
+from __future__ import annotations
+
+from curate.curation.excluded import EXCLUDED
+from curate.recipe import LoadedRecipe
+
+STEPS = (EXCLUDED,)
+
+
+def check_steps(loaded: LoadedRecipe) -> None:
+    """Check all that a recipe asks of curation, before any data is read.
+
+    Raises:
+        CurateError: A step cannot do what the recipe asks.
+    """
+    for step in STEPS:
+        step.check(loaded)

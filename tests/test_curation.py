@@ -1,0 +1,207 @@
+"""Documents are removed by masks over the token store, each counted by its reason."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Listener, make_documents, write_jsonl
+
+from curate.curation.reasons import REMOVED_FIELDS
+from curate.errors import InputError, RecipeError
+from curate.pipeline.build import BuiltDataset, build
+from curate.pipeline.read_back import read_back
+from curate.pipeline.show import show_document
+from curate.pipeline.tokenize import TokenizedDomains, tokenize_domains
+from curate.recipe import load
+from curate.runtime.files import read_json
+from curate.tokens.domain import DomainTokens
+
+NATURAL = "mixture={method: natural}"
+
+
+def tokenized(recipe: Path, *overrides: str, workers: int = 1) -> TokenizedDomains:
+    return tokenize_domains(load(recipe, overrides), workers, Listener())
+
+
+def built(recipe: Path, *overrides: str) -> tuple[BuiltDataset, list[str]]:
+    heard = Listener()
+    dataset = build(load(recipe, (NATURAL, "budget_tokens=6000", *overrides)), 1, heard)
+    return dataset, heard.notices
+
+
+def texts_of(domain: DomainTokens) -> set[str]:
+    return {domain.content_hash(number) for number in range(len(domain))}
+
+
+def check_sums(row: dict[str, Any]) -> None:
+    amounts = row["amounts"]
+    for key in ("documents", "bytes", "tokens"):
+        assert amounts["read"][key] == sum(
+            amounts[reason][key] for reason in amounts if reason != "read"
+        )
+
+
+@pytest.fixture
+def listed(recipe: Path) -> Path:
+    """Identifiers, a content hash of a text that occurs twice, and names of nothing."""
+    whole = tokenized(recipe).domains[0]
+    (twice,) = [whole.content_hash(int(n)) for n in whole.with_identifier("wiki-0")]
+    path = recipe.parent / "ids.txt"
+    lines = ["wiki-3", "code-7", "", twice.upper(), "nobody", "wiki-3", " wiki-4"]
+    path.write_bytes("\r\n".join(lines).encode())
+    return path
+
+
+def test_listed_documents_are_removed_counted_and_unmatched_lines_said(
+    recipe: Path, listed: Path
+) -> None:
+    dataset, notices = built(recipe, "exclude=ids.txt")
+    assert f"exclude: 2 of 5 lines in {listed} match no document: 'nobody', ' wiki-4'" in notices
+    rows = read_json(dataset.directory / "certificate.json")["domains"]
+    stats = read_json(dataset.directory / "stats.json")["domains"]
+    removed = {name: row["amounts"]["excluded"]["documents"] for name, row in rows.items()}
+    assert removed == {"wiki": 3, "code": 1, "talk": 0}  # wiki-0 has a copy, wiki-9
+    for name, row in rows.items():
+        check_sums(row)
+        check_sums(stats[name])
+        read = {"wiki": 300, "code": 200, "talk": 100}[name]
+        assert row["amounts"]["read"]["documents"] == read
+        assert stats[name]["documents"] == read - removed[name]
+    assert dataset.certificate["ok"]
+    assert (
+        built(recipe, "exclude=ids.txt")[1].count(
+            f"exclude: 2 of 5 lines in {listed} match no document: 'nobody', ' wiki-4'"
+        )
+        == 1
+    ), "said again when nothing is decided anew"
+
+
+def test_what_is_removed_equals_a_corpus_without_it(recipe: Path, listed: Path) -> None:
+    """Documents, counts, shards: all but provenance of lines is as if it had never been there."""
+    curated, _ = built(recipe, "exclude=ids.txt", "output={dir: a}", f"tokenizer={TOKENIZER}")
+    data = recipe.parent / "data"
+    for name, count in (("wiki", 300), ("code", 200), ("talk", 100)):
+        gone = {"wiki-0", "wiki-3", "wiki-9", "code-7"}
+        rows = [row for row in make_documents(name, count) if row["id"] not in gone]
+        write_jsonl(data / name / "all.jsonl", rows)
+    domains = ", ".join(f"{{name: {n}, paths: data/{n}}}" for n in ("wiki", "code", "talk"))
+    plain, _ = built(recipe, f"domains=[{domains}]", "output={dir: b}", f"tokenizer={TOKENIZER}")
+    shards = sorted(path.relative_to(plain.directory) for path in plain.directory.glob("*/*.npy"))
+    assert shards
+    for shard in shards:
+        assert (curated.directory / shard).read_bytes() == (plain.directory / shard).read_bytes()
+    for name, row in plain.stats["domains"].items():
+        assert curated.stats["domains"][name]["entropy"] == row["entropy"]
+        assert curated.stats["domains"][name]["bigrams_used"] == row["bigrams_used"]
+    assert texts_of(plain.tokenized.domains[0]) == texts_of(curated.tokenized.domains[0])
+
+
+TOKENIZER = "{path: tokenizer.json, eos: '<|endoftext|>'}"
+
+
+@pytest.fixture(autouse=True)
+def tokenizer(recipe: Path, bpe: dict[str, Any]) -> None:
+    (recipe.parent / "tokenizer.json").write_text(json.dumps(bpe))
+
+
+@pytest.mark.parametrize("eos", ["'<|endoftext|>'", "null"])
+def test_counts_of_the_rest_equal_those_of_all_its_tokens(
+    recipe: Path, listed: Path, eos: str
+) -> None:
+    tokenizer = f"tokenizer={{path: tokenizer.json, eos: {eos}}}"
+    rest = tokenized(recipe, "exclude=ids.txt", tokenizer)
+    domain = rest.domains[0]
+    assert len(domain) == 297
+    pairs: dict[tuple[int, int], int] = {}
+    end = rest.tokenizer.end_symbol
+    for number in range(len(domain)):
+        ids = domain.document(number).tolist() + ([end] if rest.tokenizer.eos_id is None else [])
+        for pair in zip(ids, ids[1:], strict=False):
+            pairs[pair] = pairs.get(pair, 0) + 1
+    assert rest.stats[0].entropies.bigrams_used == len(pairs)
+    assert rest.stats[0].entropies.tokens == sum(pairs.values())
+
+
+def test_nothing_is_decided_or_tokenised_twice(recipe: Path, listed: Path) -> None:
+    first = tokenized(recipe, "exclude=ids.txt")
+    assert first.curation is not None
+    (state,) = first.curation.states
+    times = {path: path.stat().st_mtime_ns for path in state.iterdir()}
+    again = tokenized(recipe, "exclude=ids.txt", workers=2)
+    assert again.tokenised_bytes == 0
+    assert {path: path.stat().st_mtime_ns for path in state.iterdir()} == times
+    assert again.content_hash == first.content_hash
+    listed.write_text("wiki-5\n")
+    changed = tokenized(recipe, "exclude=ids.txt")
+    assert changed.tokenised_bytes == 0
+    assert len(changed.domains[0]) == 299
+
+
+def test_damaged_decisions_are_made_again(recipe: Path, listed: Path) -> None:
+    first = tokenized(recipe, "exclude=ids.txt")
+    assert first.curation is not None
+    path = first.curation.states[-1] / "0.removals"
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+    heard = Listener()
+    again = tokenize_domains(load(recipe, ("exclude=ids.txt",)), 1, heard)
+    assert any("is damaged: decided again" in notice for notice in heard.notices)
+    assert again.content_hash == first.content_hash
+
+
+def test_files_cut_otherwise_give_the_same(recipe: Path, listed: Path, corpus: Path) -> None:
+    first = tokenized(recipe, "exclude=ids.txt")
+    data = recipe.parent / "again"
+    for name in ("wiki", "code", "talk"):
+        parts = [(corpus / "data" / name / f"part-{n}.jsonl").read_text() for n in (1, 0)]
+        write = "".join(parts).splitlines(keepends=True)
+        (data / name).mkdir(parents=True)
+        for start in range(0, len(write), 40):
+            (data / name / f"{start:04}.jsonl").write_text("".join(write[start : start + 40]))
+    domains = ", ".join(f"{{name: {n}, paths: again/{n}}}" for n in ("wiki", "code", "talk"))
+    other = tokenized(recipe, f"domains=[{domains}]", "exclude=ids.txt", workers=2)
+    assert [domain.fingerprint for domain in other.domains] == [
+        domain.fingerprint for domain in first.domains
+    ]
+    assert [row.removed for row in other.stats] == [row.removed for row in first.stats]
+
+
+def test_a_dataset_is_read_back_and_looked_up(recipe: Path, listed: Path) -> None:
+    dataset, _ = built(recipe, "exclude=ids.txt")
+    again = read_back(dataset.directory, None, 1, Listener())
+    assert again.ok and again.json["tokens_compared_with_store"]
+    found = show_document(dataset.directory, "wiki-5")
+    assert found.documents[0].line == 6
+    with pytest.raises(InputError):
+        show_document(dataset.directory, "wiki-3")
+    shutil.rmtree(recipe.parent / ".curate" / "curation")
+    heard = Listener()
+    assert read_back(dataset.directory, None, 1, heard).ok
+    assert any("compared by hash only" in notice for notice in heard.notices)
+
+
+def test_a_domain_without_rest_names_the_reasons(recipe: Path) -> None:
+    (recipe.parent / "ids.txt").write_text("".join(f"talk-{n}\n" for n in range(100)))
+    with pytest.raises(InputError, match=r"domain 'talk': no document is left, of 100 \(excluded"):
+        tokenized(recipe, "exclude=ids.txt")
+
+
+def test_a_missing_list_ends_the_run_before_data_is_read(recipe: Path) -> None:
+    with pytest.raises(RecipeError, match=r"^exclude: .*ids.txt is no file; name a text file"):
+        tokenized(recipe, "exclude=ids.txt")
+    assert not (recipe.parent / ".curate").exists()
+
+
+def test_recipes_that_remove_nothing_name_no_reasons(recipe: Path) -> None:
+    dataset, _ = built(recipe)
+    manifest = read_json(dataset.directory / "manifest.json")
+    assert "selections" not in manifest
+    for row in read_json(dataset.directory / "stats.json")["domains"].values():
+        assert not set(REMOVED_FIELDS) & set(row["amounts"])
+        check_sums(row)
+    assert not (recipe.parent / ".curate" / "curation").exists()
