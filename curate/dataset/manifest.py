@@ -131,6 +131,16 @@ class SelectionRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """Name of the state, in the cache, that says which are removed."""
 
 
+class HubRecord(msgspec.Struct, frozen=True):
+    """The dataset of the Hugging Face Hub that a domain was read from."""
+
+    domain: str
+    id: str
+    config: str | None
+    split: str
+    commit: str
+
+
 class Manifest(msgspec.Struct, frozen=True):
     """`manifest.json`."""
 
@@ -164,6 +174,8 @@ class Manifest(msgspec.Struct, frozen=True):
     """`plan.json`, in manifests of schema 1; later ones have it in `files`."""
     shape: Literal["mixed", "per-domain"] = "mixed"
     """`mixed`, or `per-domain`: a folder a domain, the mixture left to the trainer."""
+    hub: list[HubRecord] | UnsetType = UNSET
+    """The datasets of the Hub, if there are any."""
     files: list[FileRecord] = []
     """Every other file that curate wrote, but for the certificate and the manifest itself."""
     selections: dict[str, SelectionRecord] | UnsetType = UNSET

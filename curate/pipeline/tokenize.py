@@ -41,6 +41,8 @@ from curate.runtime.progress import Observer
 from curate.runtime.workers import map_tasks
 from curate.sources import InputPath, check_reader, expand, identify, segments
 from curate.sources.first_records import loose_files, loose_notice, may_be_mixed
+from curate.sources.hub import find_hub_files
+from curate.sources.hub_cuts import PinnedCuts
 from curate.sources.overlaps import copy_notices, left_out_notices, without_links
 from curate.sources.plans import FilePlan
 from curate.sources.records import SCHEME, InputFile, ReadOptions
@@ -212,7 +214,7 @@ def find_files(
     _harvest(loaded, observer)
     observer.begin("find files")
     places = _places(loaded)
-    expanded = [_expand(domain, loaded, places) for domain in recipe.domains]
+    expanded = [_expand(domain, loaded, places, observer) for domain in recipe.domains]
     paths = [path for domain_paths in expanded for path in domain_paths]
     files = identify(paths, loaded.cache_dir, observer.notice)
     remaining = iter(files)
@@ -228,10 +230,12 @@ def find_files(
             paths_left = {file.path for file in left}
             kept = [file for file in by_domain[domain.name] if file.path not in paths_left]
             by_domain[domain.name] = kept
+    cuts = PinnedCuts(loaded.cache_dir)
     plans = [
-        segments(by_domain[domain.name], _options(domain, recipe.limits.record_bytes))
+        segments(by_domain[domain.name], _options(domain, recipe.limits.record_bytes), cuts=cuts)
         for domain in recipe.domains
     ]
+    cuts.save()
     begins_well = (lambda _: False) if store is None else store.begins_well
     for domain, domain_plans in zip(recipe.domains, plans, strict=True):
         check_first_records(domain.name, domain_plans, begins_well, recipe.limits.lost_share)
@@ -326,7 +330,21 @@ def load_tokenizer(
     return tokenizer
 
 
-def _expand(domain: DomainRecipe, loaded: LoadedRecipe, places: Places) -> list[InputPath]:
+def _expand(
+    domain: DomainRecipe, loaded: LoadedRecipe, places: Places, observer: Observer
+) -> list[InputPath]:
+    if domain.hf is not None:
+        directories = loaded.base, loaded.cache_dir
+        place = f"domains[{domain.name}].hf"
+        try:
+            return find_hub_files(
+                domain.hf,
+                domain.reader,
+                directories,
+                lambda line: observer.notice(f"{place}: {line}"),
+            )
+        except InputError as error:
+            raise InputError(f"{place}: {error}") from error
     from_corpus = [
         _corpus_file(pattern, loaded.cache_dir)
         for pattern in _patterns(domain)
@@ -352,7 +370,8 @@ def _patterns(domain: DomainRecipe) -> list[str]:
 
 
 def _options(domain: DomainRecipe, record_bytes: int = RECORD_BYTES) -> ReadOptions:
-    return ReadOptions(domain.text, domain.id, domain.reader, domain.glob, record_bytes)
+    columns = () if domain.hf is None else tuple(domain.hf.columns)
+    return ReadOptions(domain.text, domain.id, domain.reader, domain.glob, record_bytes, columns)
 
 
 def _open_domains(

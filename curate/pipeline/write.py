@@ -11,13 +11,14 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, UnsetType, structs
 
 from curate import __version__
 from curate.dataset import manifest as dataset
 from curate.dataset.manifest import (
     DatasetLayout,
     FileRecord,
+    HubRecord,
     InputRecord,
     Manifest,
     SelectionRecord,
@@ -38,6 +39,7 @@ from curate.recipe import LoadedRecipe
 from curate.recipe.effective import effective_text
 from curate.runtime.files import atomic_path, begin_directory
 from curate.runtime.progress import Observer
+from curate.sources.hub import pin
 from curate.tokens import tokenizer as tokenizers
 
 
@@ -76,7 +78,7 @@ def write_dataset(
         write_artifacts(loaded, planned, observer)
     tokenizers.save(tokenized.tokenizer, directory / "tokenizer.json")
     with atomic_path(directory / dataset.RECIPE) as temporary:
-        temporary.write_text(effective_text(loaded), "utf-8")
+        temporary.write_text(effective_text(_pinned(loaded, tokenized)), "utf-8")
     dtype = np.dtype(np.uint32)
     if isinstance(output_format, TokenFormat):
         dtype = output_format.dtype_for(tokenized.tokenizer.vocabulary - 1)
@@ -262,6 +264,7 @@ def _manifest(
         files=dataset.records_beside(loaded.output_dir),
         shape=recipe.output.shape,
         selections=selection_records(tokenized),
+        hub=_hub_records(_pinned(loaded, tokenized)) or UNSET,
     )  # fmt: skip
 
 
@@ -276,3 +279,26 @@ def selection_records(tokenized: TokenizedDomains) -> dict[str, SelectionRecord]
         for curated in tokenized.curation.domains
         if curated.domain.selection is not None
     }
+
+
+def _pinned(loaded: LoadedRecipe, tokenized: TokenizedDomains) -> LoadedRecipe:
+    """Return the recipe with the commits that its datasets on the Hub were read at."""
+    domains = [
+        domain
+        if domain.hf is None
+        else structs.replace(
+            domain, hf=pin(domain.hf, [file.path for plan in plans for file in plan.files])
+        )
+        for domain, plans in zip(loaded.recipe.domains, tokenized.plans, strict=True)
+    ]
+    recipe = structs.replace(loaded.recipe, domains=domains)
+    return structs.replace(loaded, recipe=recipe)
+
+
+def _hub_records(pinned: LoadedRecipe) -> list[HubRecord]:
+    """List the datasets of the Hub that a recipe reads, local folders left out."""
+    return [
+        HubRecord(domain.name, domain.hf.id, domain.hf.config, domain.hf.split, domain.hf.revision)
+        for domain in pinned.recipe.domains
+        if domain.hf is not None and domain.hf.revision is not None
+    ]

@@ -18,6 +18,7 @@ from msgspec import Struct
 from curate.errors import RecipeError
 from curate.recipe.limits import INTEGERS
 from curate.recipe.structs import (
+    HubRecipe,
     MixtureRecipe,
     ProxyRecipe,
     Recipe,
@@ -239,11 +240,30 @@ def _check_domains(recipe: Recipe, source: str) -> None:
             )
         names[domain.name.lower()] = domain.name
         paths = [domain.paths] if isinstance(domain.paths, str) else domain.paths
-        if not paths or not all(paths):
+        if domain.hf is not None:
+            _check_hub(domain.hf, bool(paths), f"{source}: domains[{domain.name}]")
+        elif not paths or not all(paths):
             raise RecipeError(
-                f"{source}: domains[{domain.name}].paths is empty; name a file, a directory, a "
-                "glob or a URL"
+                f"{source}: domains[{domain.name}].paths is missing or empty; name a file, a "
+                "directory, a glob or a URL, or a dataset in hf"
             )
+
+
+def _check_hub(dataset: HubRecipe, has_paths: bool, place: str) -> None:
+    if has_paths:
+        raise RecipeError(f"{place}: has paths and hf; give one of them, or make two domains")
+    is_local = dataset.id.startswith((".", "/", "~"))
+    if not is_local and not re.fullmatch(r"[\w.-]+/[\w.-]+", dataset.id):
+        raise RecipeError(
+            f"{place}.hf.id: expected owner/name, or a local folder as ./name; found {dataset.id!r}"
+        )
+    if is_local and dataset.revision is not None:
+        raise RecipeError(f"{place}.hf.revision: a local folder has no revisions; leave it out")
+    if not re.fullmatch(r"[\w.-]+", dataset.split):
+        raise RecipeError(
+            f"{place}.hf.split: expected the name of one split, such as train; found "
+            f"{dataset.split!r}"
+        )
 
 
 def check_objective(mixture: MixtureRecipe, source: str) -> None:

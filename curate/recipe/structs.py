@@ -68,6 +68,27 @@ class TokenizerRecipe(Frozen, frozen=True):
     """
 
 
+class HubRecipe(Frozen, frozen=True):
+    """A split of a dataset on the Hugging Face Hub, or in a local dataset folder."""
+
+    id: Annotated[str, Meta(min_length=1)]
+    """The dataset, as `owner/name`; or a local folder that `datasets` can load, as `./name`, which
+    starts from the recipe's directory, or an absolute path.
+    """
+    config: str | None = None
+    """The dataset's config (subset). Omitted: its only one, or its default."""
+    split: str = "train"
+    """The split whose files are read, as the card or the names of the files say."""
+    revision: str | None = None
+    """A branch, tag or commit; omitted, `main`. It is resolved to a commit, and `recipe.yaml` of a
+    built dataset names that commit.
+    """
+    columns: list[str] = []
+    """The columns beside the text and the identifier that formats of text keep as metadata, and
+    that are fetched for it. Omitted: all of them.
+    """
+
+
 class DomainRecipe(Frozen, frozen=True):
     """One source of text, with a share of its own in the mixture."""
 
@@ -75,11 +96,14 @@ class DomainRecipe(Frozen, frozen=True):
     """The domain's name in reports and files: 1 to 100 letters, digits and `. _ + -`, starting with
     a letter or digit. Names must differ in more than case.
     """
-    paths: list[str] | str
+    paths: list[str] | str = []
     """Files, directories, globs (`**` spans directories), URLs that fsspec can open, or
     `corpus://NAME` for a built-in corpus (see `curate corpus`). Relative paths start from the
     recipe's directory, `~` is the home directory, and hidden files must be named by a pattern.
+    A domain has either `paths` or `hf`.
     """
+    hf: HubRecipe | None = None
+    """A dataset on the Hugging Face Hub in place of `paths`. Needs the extra `hf`."""
     weight: Share | None = None
     """Relative share of the training tokens, at least 0. Only method `manual` uses it, which needs
     one for every domain, here or in `mixture.weights`.
@@ -513,8 +537,14 @@ class LoadedRecipe(Struct, frozen=True):
         Keys that have their default do not count, so that a version of curate with more keys gives
         the same recipe the same hash.
         """
+        domains = [
+            # The commit that a revision stands for is part of the files' names and contents.
+            domain if domain.hf is None else replace(domain, hf=replace(domain.hf, revision=None))
+            for domain in self.recipe.domains
+        ]
         recipe = replace(
             self.recipe,
+            domains=domains,
             base=None,
             cache="",
             proxy=ProxyRecipe(),

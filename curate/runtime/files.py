@@ -303,15 +303,20 @@ def is_url(path: str) -> bool:
     return "://" in path
 
 
-def open_input(path: str) -> BinaryIO:
+def open_input(path: str, is_sparse: bool = False) -> BinaryIO:
     """Open a local path or a URL as a seekable stream of bytes.
+
+    Args:
+        path: A local path or a URL.
+        is_sparse: Whether parts of the file are read that lie apart; of a file on the Hugging Face
+            Hub, what follows a part is then not fetched with it.
 
     Raises:
         InputError: It cannot be opened; the message says why.
         EngineError: The machine is at fault, such as too many open files.
     """
     if is_url(path):
-        return _open_url(path)
+        return _open_url(path, is_sparse)
     try:
         return open(path, "rb", buffering=0)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
@@ -389,11 +394,15 @@ def _read_all(descriptor: int, size_bytes: int) -> bytes:
     return b"".join(pieces)
 
 
-def _open_url(path: str) -> BinaryIO:
+def _open_url(path: str, is_sparse: bool) -> BinaryIO:
     import fsspec
 
     try:
-        remote = fsspec.open(path, "rb").open()
+        if is_sparse and path.startswith("hf://"):
+            filesystem, inner = fsspec.core.url_to_fs(path)
+            remote = filesystem.open(inner, "rb", cache_type="none")
+        else:
+            remote = fsspec.open(path, "rb").open()
     except Exception as error:  # noqa: BLE001 - each protocol raises errors of its own library
         raise InputError(f"{path}: cannot be opened ({_reason(error)})") from error
     return cast(BinaryIO, _RemoteFile(remote, path))
@@ -408,7 +417,13 @@ class _RemoteFile(io.RawIOBase):
 
     def read(self, limit_bytes: int | None = -1, /) -> bytes:
         with self._named():
-            data: bytes = self._remote.read(-1 if limit_bytes is None else limit_bytes)
+            size_bytes = getattr(self._remote, "size", None)
+            left_bytes = 0 if size_bytes is None else max(0, size_bytes - self._remote.tell())
+            limit_bytes = -1 if limit_bytes is None else limit_bytes
+            data: bytes = self._remote.read(limit_bytes)
+            expected_bytes = left_bytes if limit_bytes < 0 else min(limit_bytes, left_bytes)
+            if len(data) < expected_bytes:  # or it would look like the end of the file
+                raise EOFError(f"{len(data)} of {expected_bytes} bytes came")
             return data
 
     def readinto(self, buffer: Any, /) -> int:

@@ -20,6 +20,7 @@ from curate.runtime.registry import unknown_name
 from curate.sources.csv_files import CsvReader
 from curate.sources.decompress.open import open_stream
 from curate.sources.discover import InputPath, expand
+from curate.sources.hub_cuts import PinnedCuts
 from curate.sources.identities import check_unchanged, identify
 from curate.sources.json_array import JsonArrayReader
 from curate.sources.jsonl import SMALL_BYTES, JsonlReader
@@ -123,8 +124,15 @@ class SegmentReader:
         """
         if segment.reader not in self._readers:
             self._readers[segment.reader] = READERS[segment.reader].open()
+        kept = frozenset(segment.options.columns)
         with faults_named(segment.files[0].path):
-            yield from self._readers[segment.reader].read(segment, keep_metadata)
+            for block in self._readers[segment.reader].read(segment, keep_metadata):
+                if kept and block.metadata is not None:
+                    block.metadata = [
+                        {name: value for name, value in row.items() if name in kept}
+                        for row in block.metadata
+                    ]
+                yield block
 
     def close(self) -> None:
         """Close the files that are open."""
@@ -137,7 +145,10 @@ class SegmentReader:
 
 
 def segments(
-    files: list[InputFile], options: ReadOptions, segment_bytes: int = SEGMENT_BYTES
+    files: list[InputFile],
+    options: ReadOptions,
+    segment_bytes: int = SEGMENT_BYTES,
+    cuts: PinnedCuts | None = None,
 ) -> list[FilePlan]:
     """Choose the reader of each file, and cut the file into segments.
 
@@ -146,6 +157,7 @@ def segments(
         options: The domain's; a `reader` other than `auto` is used whatever the file holds.
         segment_bytes: Decompressed bytes of a segment. Stored segments are identified by number, so
             those of another size cannot be reused.
+        cuts: Where files at commits of the Hub were cut before; receives the others.
 
     Returns:
         Plans in the order of their first files. Text files and small uncompressed files of JSON
@@ -164,7 +176,8 @@ def segments(
             reader, compression = kind_of(file, options)
             plan = READERS[reader].plan
             if plan is not None and not _is_small(file, reader, compression, segment_bytes):
-                entries.append(plan(PlanRequest(reader, file, options, compression, segment_bytes)))
+                request = PlanRequest(reader, file, options, compression, segment_bytes)
+                entries.append(plan(request) if cuts is None else cuts.plan(request, plan))
                 continue
         group = groups.get(reader)
         if group is None or group.size_bytes >= segment_bytes or len(group.files) == GROUP_FILES:

@@ -16,6 +16,7 @@ from curate.runtime.files import is_encodable, is_url
 from curate.runtime.registry import nearest_hint
 from curate.sources.records import ReadOptions
 from curate.sources.remote import GLOB_CHARACTERS, NameFilter, expand_url, name_filter
+from curate.sources.saved_datasets import check_splits, unlisted_files
 from curate.sources.search import Places, Search, is_marker, is_unfinished
 
 LISTED_NAMES = 8
@@ -141,11 +142,15 @@ def expand_local(
     if not os.path.isdir(root):
         is_file = not rest and os.path.exists(root)
         return {real: InputPath(root, os.path.basename(root))} if is_file else {}
+    if not rest:
+        check_splits(root)
     files: dict[str, InputPath] = {}
     for path, real in Search(Path(rest).parts if rest else (), fits, places).below(root):
         name = path if root == os.curdir else path.removeprefix(root).lstrip(os.sep)
         files.setdefault(real, InputPath(path, name.replace(os.sep, "/"), pattern))
-    return files
+    unlisted = unlisted_files(file.path for file in files.values())
+    places.left_out.update(unlisted)
+    return {real: file for real, file in files.items() if file.path not in unlisted}
 
 
 def split_glob(pattern: str) -> tuple[str, str]:

@@ -37,9 +37,9 @@ from curate.runtime.workers import default_workers, map_tasks
 from curate.sources.decompress.open import MAGIC_BYTES, compression_of, recognise_stream
 from curate.sources.decompress.stream import RawInput
 from curate.sources.discover import InputPath
-from curate.sources.plans import HEAD_BYTES, reader_of, recognise
+from curate.sources.plans import HEAD_BYTES, reader_of, reader_of_name, recognise
 from curate.sources.records import InputFile
-from curate.sources.remote import remote_status
+from curate.sources.remote import hub_content_hash, pinned_parts, remote_details, remote_status
 
 CACHE_NAME = "files.json"
 CACHE_VERSION = 4
@@ -253,6 +253,8 @@ def hash_path(path: str, status: Status) -> Identity:
         InputError: The file cannot be read, or changes meanwhile.
     """
     started = time.time_ns()
+    if pinned_parts(path):
+        return _pinned_identity(path, status)
     try:
         with open_input(path) as file:
             content_hash = hash_stream(file)
@@ -270,6 +272,24 @@ def hash_path(path: str, status: Status) -> Identity:
         compression=compression,
         status=status,
         is_lasting=is_url(path) or _is_lasting(started, status),
+    )
+
+
+def _pinned_identity(url: str, status: Status) -> Identity:
+    """Identify a file at a commit of the Hub, which says its hash, so it is not read for that."""
+    details = remote_details(url)
+    reader, compression = reader_of_name(url), "plain"
+    if reader != "parquet":  # the others are only known by their content
+        with open_input(url) as file:
+            stream = recognise_stream(RawInput(file, url, details["size"]))
+            reader, compression = recognise(stream, url)
+    return Identity(
+        size_bytes=details["size"],
+        content_hash=hub_content_hash(details),
+        reader=reader,
+        compression=compression,
+        status=status,
+        is_lasting=True,
     )
 
 

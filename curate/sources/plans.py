@@ -69,7 +69,9 @@ class FilePlan:
 
         The name counts only for plain text, where it is the document's identifier.
         """
-        reading = hash_json([self.reader, asdict(self.options)])[:READING_DIGITS]
+        options = asdict(self.options)
+        del options["columns"]
+        reading = hash_json([self.reader, options])[:READING_DIGITS]
         if self.reader == "text":
             named = reading.encode()
             return tuple(

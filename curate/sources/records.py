@@ -38,6 +38,10 @@ class ReadOptions:
     record_bytes: int = RECORD_BYTES
     """Most bytes of a record: of its text, and of the line, element, field or file that holds it.
     """
+    columns: tuple[str, ...] = ()
+    """The columns that metadata consists of, where it is kept; none stands for all. No part of the
+    key, for tokens do not depend on it.
+    """
 
 
 class InputFile(NamedTuple):

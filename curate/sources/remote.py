@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
+import xxhash
+
 from curate.errors import InputError
 from curate.sources.plans import reader_of_name
 
@@ -15,6 +17,14 @@ NameFilter: TypeAlias = Callable[[str], Any]
 """A test of file names, true for those to read."""
 
 GLOB_CHARACTERS = frozenset("*?[")
+
+PROTOCOL = "hf://datasets/"
+"""Prefix of URLs of datasets on the Hugging Face Hub."""
+
+PINNED = ("pinned",)
+"""Status of a file whose URL names a commit: its content never changes."""
+
+_is_pinned = re.compile(rf"{PROTOCOL}(?P<id>[^@]+)@(?P<commit>[0-9a-f]{{40}})/").match
 
 
 def name_filter(patterns: str) -> NameFilter:
@@ -80,12 +90,50 @@ def expand_url(url: str, fits: NameFilter, left_out: dict[str, str]) -> list[tup
         return files
 
 
+def pinned_parts(url: str) -> tuple[str, str] | None:
+    """Return dataset and commit of a URL of the Hub that names a commit; None for others.
+
+    Example:
+        >>> pinned_parts(f"hf://datasets/me/web@{'0' * 40}/a.parquet") == ("me/web", "0" * 40)
+        True
+        >>> pinned_parts("hf://datasets/me/web@main/a.parquet") is None
+        True
+    """
+    match = _is_pinned(url)
+    return None if match is None else (match["id"], match["commit"])
+
+
+def remote_details(url: str) -> dict[str, Any]:
+    """Return what the store says of a file.
+
+    Raises:
+        InputError: The store cannot be reached.
+    """
+    with remote_errors(url):
+        filesystem, path = _open(url)
+        details: dict[str, Any] = filesystem.info(path)
+        return details
+
+
+def hub_content_hash(details: dict[str, Any]) -> str:
+    """Hash a file's content by what the Hub says of it: its SHA-256, or Git's hash.
+
+    Args:
+        details: From `remote_details`.
+    """
+    lfs = details.get("lfs")
+    digest = f"sha256:{lfs['sha256']}" if lfs else f"git:{details['blob_id']}"
+    return xxhash.xxh3_128_hexdigest(digest.encode())
+
+
 def remote_status(url: str) -> tuple[int, str]:
     """Return the size in bytes (0 if unknown), and a text that changes when the file does.
 
     Raises:
         InputError: The store cannot be reached.
     """
+    if pinned_parts(url):
+        return 0, *PINNED
     with remote_errors(url):
         filesystem, path = _open(url)
         return filesystem.info(path).get("size") or 0, str(filesystem.ukey(path))

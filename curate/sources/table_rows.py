@@ -48,8 +48,12 @@ class TableRows:
         self._columns = columns.description
         if self._text is None:
             return columns.missing(self._options.text)
+        named = [self._text] + ([self._id] if self._id else [])
         if not self._keep_metadata:
-            self.columns_to_read = [self._text] + ([self._id] if self._id else [])
+            self.columns_to_read = named
+        elif self._options.columns:
+            kept = map(columns.find, self._options.columns)
+            self.columns_to_read = [*named, *filter(None, kept)]
         return ""
 
     def add(self, batch: Any) -> Iterator[None]:

@@ -39,6 +39,8 @@ LARGEST_BATCH_ROWS = 8192
 ARROW_END_MARK = bytes(4)
 """A length of 0 in place of another message's."""
 PARQUET_BUFFER_BYTES = 1 << 20
+REMOTE_BUFFER_BYTES = 4 << 20
+"""Most bytes of a column that one request brings."""
 LARGEST_ALLOCATION_BYTES = 64 << 30
 """Larger than any buffer of a real table: a Parquet page has less than 2 GiB."""
 
@@ -158,10 +160,11 @@ class ParquetTable:
         with contextlib.ExitStack() as opened, arrow_errors(file.path):
             self._remote: BinaryIO | None = None
             if is_url(file.path):
-                self._remote = opened.enter_context(open_input(file.path))
+                self._remote = opened.enter_context(open_input(file.path, is_sparse=True))
             source: Any = self._remote or file.path
+            buffer_bytes = REMOTE_BUFFER_BYTES if self._remote else PARQUET_BUFFER_BYTES
             self._parquet = pq.ParquetFile(
-                source, buffer_size=PARQUET_BUFFER_BYTES, page_checksum_verification=True
+                source, buffer_size=buffer_bytes, page_checksum_verification=True
             )
             opened.callback(self._parquet.close)
             self.columns = columns_of(self._parquet.schema_arrow)
@@ -309,6 +312,8 @@ def open_table(file: InputFile) -> Table:
         StreamDamage: The file is none of them, or is damaged.
         InputError: The file cannot be opened.
     """
+    if file.reader == "parquet" and is_url(file.path):
+        return ParquetTable(file)  # which was recognised when it was identified
     with open_stream(file.path, file.size_bytes) as stream:
         magic = stream.read(len(ARROW_FILE_MAGIC))
         needs_seeking = magic.startswith((PARQUET_MAGIC, ARROW_FILE_MAGIC))
@@ -330,6 +335,8 @@ def plan_table(request: PlanRequest) -> FilePlan:
             table.check_extent()
             sizes_bytes = table.run_sizes_bytes
             fault = column_fault(table.columns, request.options.text)
+            absent = (name for name in request.options.columns if not table.columns.find(name))
+            fault = fault or next(map(table.columns.missing, absent), "")
     except StreamDamage:
         return plan_whole(request)
     if fault or not sizes_bytes:
