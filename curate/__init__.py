@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         verify,
     )
     from curate.recipe import load_recipe
+    from curate.report import plots
 
 __version__ = "0.1.0"
 
@@ -56,6 +57,7 @@ __all__ = [
     "load_recipe",
     "mix",
     "plan",
+    "plots",
     "proxy",
     "report",
     "show",
@@ -68,8 +70,9 @@ __all__ = [
 _MODULES = dict.fromkeys(__all__[1:], "curate.pipeline.api") | {
     "load": "curate.loader",
     "load_recipe": "curate.recipe",
+    "plots": "curate.report.plots",
 }
-"""Module of each function."""
+"""Module of each function; `plots` is one itself."""
 
 
 class _LazyPackage(ModuleType):
@@ -85,9 +88,9 @@ class _LazyPackage(ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name not in _MODULES:
             raise AttributeError(f"module 'curate' has no attribute {name!r}")
-        function = getattr(importlib.import_module(_MODULES[name]), name)
-        self.__dict__[name] = function
-        return function
+        module = importlib.import_module(_MODULES[name])
+        self.__dict__[name] = member = getattr(module, name, module)
+        return member
 
     def __setattr__(self, name: str, value: Any) -> None:
         if not (name in _MODULES and isinstance(value, ModuleType)):

@@ -24,6 +24,7 @@ from curate.errors import InputError, RecipeError
 from curate.laws import LAWS
 from curate.laws.formula import formula_of
 from curate.laws.law import RunTable
+from curate.report.charts import Matrix
 from curate.report.numbers import megabytes, short
 from curate.report.page.figures import heat_map
 from curate.report.page.material import Material
@@ -561,5 +562,6 @@ def test_report_says_the_same_twice(dataset: Path) -> None:
 def test_numbers_of_axes_and_cells() -> None:
     assert [short(value) for value in (0.25, 1500, 2e9)] == ["0.25", "1.5k", "2B"]
     assert [megabytes(size) for size in (2e9, 1e6, 47_000, 0)] == ["2,000.0", "1.0", "0.047", "0.0"]
-    drawn = heat_map(["a<b", "c"], [[0.0, 1.0], [1.0, 0.0]], str)
+    names = ["a<b", "c"]
+    drawn = heat_map(Matrix("divergence", names, names, [[None, 1.0], [1.0, None]], str))
     assert "a&lt;b" in drawn and "a<b" not in drawn

@@ -107,6 +107,6 @@ def doctor() -> None:
     click.echo(f"curate {__version__}, Python {platform.python_version()}, {platform.platform()}")
     click.echo(f"workers by default: {default_workers()}")
     names = ["numpy", "numba", "pyarrow", "zstandard", *BACKENDS, "huggingface_hub", "datasets"]
-    names += ["torch", "tensorboard", "ray"]
+    names += ["torch", "tensorboard", "ray", "matplotlib"]
     for name in dict.fromkeys(names):
         click.echo(f"  {name}: {installed(name) or 'not installed'}")

@@ -231,6 +231,12 @@ def verify(directory: Path, **options: Any) -> None:
     help="Changes one key of the recipe; may be repeated.",
 )
 @click.option(
+    "--plots",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Writes each figure there, too, as PNG and SVG; needs matplotlib.",
+)
+@click.option(
     "--supply",
     multiple=True,
     metavar="NAME=TOKENS|CSV",
@@ -259,6 +265,7 @@ def report(source: tuple[Path, ...], **options: Any) -> None:
         max_epochs=options["max_epochs"],
         overrides=options["overrides"],
         directory=options["out"],
+        plots=options["plots"],
         progress=screen.observer,
     )
     screen.show(result, list)

@@ -783,6 +783,7 @@ def report(  # noqa: PLR0913 - keywords, of which a call names two or three
     max_epochs: float = 1.0,
     overrides: Overrides = (),
     directory: PathLike | None = None,
+    plots: PathLike | None = None,
     progress: Progress = None,
 ) -> ReportResult:
     """Write `report.html`, one page about a recipe, a dataset or training runs.
@@ -798,6 +799,8 @@ def report(  # noqa: PLR0913 - keywords, of which a call names two or three
         overrides: Changes to the recipe; for run tables, to `mixture.…` and `seed`.
         directory: Where the page goes; None: the recipe's output directory, the dataset's, or for
             run tables the current one.
+        plots: Directory for each figure as PNG and SVG, drawn by matplotlib; None for none. See
+            `curate.plots` for the figures in a notebook.
         progress: None for silence, "terminal", or an observer.
 
     Returns:
@@ -819,7 +822,7 @@ def report(  # noqa: PLR0913 - keywords, of which a call names two or three
     else:
         table = _RunTableArguments(None, None, supply, budget_tokens, max_epochs)
         inputs, path = report_inputs(_paths(source), table.inputs(()), texts, _path(directory))
-    return ReportResult(write_report(inputs, path, observer))
+    return ReportResult(write_report(inputs, path, _path(plots), observer))
 
 
 def _start(

@@ -13,8 +13,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from curate.dataset.manifest import QUARANTINE, RECIPE, find_manifest
 from curate.dataset.samples import sample_documents
 from curate.errors import CurateError, EngineError, InputError, MissingEvidence, RecipeError
@@ -28,16 +26,18 @@ from curate.pipeline.from_run_table import RunTableInputs, request_without_text
 from curate.pipeline.read_evidence import read_evidence, read_evidence_files, search_options
 from curate.recipe import EvidenceRecipe, LoadedRecipe, load_recipe
 from curate.recipe.effective import effective_text
+from curate.report.artifact_charts import training_curves
 from curate.report.page.explorer import ExplorerInputs, explorer_data
 from curate.report.page.law_file import check_law
 from curate.report.page.material import Material, TrainingCurve, dig, mapping, number
 from curate.report.page.page import GENERATOR, render
+from curate.report.plots import all_plots
 from curate.runtime.files import atomic_path, hash_file, read_json
 from curate.runtime.progress import Observer
 
 ARTIFACTS = (
     "stats", "mixture", "law", "mixtures", "plan", "certificate", "manifest", "entropy_report",
-    "fit", "validation",
+    "fit", "validation", "front",
 )  # fmt: skip
 """JSON artifacts that the page shows, by name without suffix."""
 
@@ -48,8 +48,6 @@ BAD_RECORDS = 100
 """Bad records shown; the file has all."""
 CURVES = 256
 """Most training curves of the page."""
-CURVE_POINTS = 120
-"""Points of a curve, each the mean of the steps before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,19 +104,24 @@ def _read_artifact(path: Path) -> Any:
         raise InputError(f"{error}; make it again, or remove it") from error
 
 
-def write_report(inputs: ReportInputs, path: Path, observer: Observer) -> dict[str, Any]:
-    """Write the page.
+def write_report(
+    inputs: ReportInputs, path: Path, plots: Path | None, observer: Observer
+) -> dict[str, Any]:
+    """Write the page, and its figures as PNG and SVG.
 
     Args:
         inputs: What it is about.
         path: File to write.
+        plots: Directory of the figures; None for none.
         observer: Receives notices.
 
     Returns:
-        Path, bytes, and the parts that had no evidence.
+        Path, bytes, the parts that had no evidence, and the paths of the figures.
 
     Raises:
-        InputError: An artifact is no JSON object, or a file that curate did not write is at `path`.
+        InputError: An artifact is no JSON object, or a file that curate did not write is at `path`
+            or in the place of a figure.
+        MissingEvidence: There are figures to write, and matplotlib is not installed.
         FitError: A run table is wrong.
     """
     _refuse_foreign(path)
@@ -128,7 +131,32 @@ def write_report(inputs: ReportInputs, path: Path, observer: Observer) -> dict[s
     with atomic_path(path) as temporary:
         temporary.write_bytes(page)
     observer.wrote(path)
-    return {"path": str(path), "bytes": len(page), "notices": list(material.notices)}
+    pictures = [] if plots is None else _write_plots(material, plots, observer)
+    return {
+        "path": str(path),
+        "bytes": len(page),
+        "notices": list(material.notices),
+        "plots": [str(picture) for picture in pictures],
+    }
+
+
+def _write_plots(material: Material, directory: Path, observer: Observer) -> list[Path]:
+    """Write each figure whose evidence is at hand; return the paths."""
+    pictures = []
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, figure in all_plots(material):
+        from curate.report.canvas import save  # imports matplotlib
+
+        for suffix in ("png", "svg"):
+            path = directory / f"{name}.{suffix}"
+            _refuse_foreign(path)
+            for notice in save(figure, path):
+                observer.notice(notice)
+            observer.wrote(path)
+            pictures.append(path)
+    if not pictures:
+        observer.notice("no plot was written: there is no evidence for any")
+    return pictures
 
 
 def _refuse_foreign(path: Path) -> None:
@@ -380,26 +408,14 @@ def _curves(inputs: ReportInputs) -> list[TrainingCurve]:
     curves: list[TrainingCurve] = []
     for file in files:
         try:
-            table = pl.read_parquet(file).with_columns(pl.col("run").cast(pl.String))
-            groups = table.partition_by("run", "seed", maintain_order=True)
+            curves += training_curves(pl.read_parquet(file))
         except (OSError, PolarsError) as error:
             raise InputError(
                 f"{file}: no training curves ({error}); run curate proxy again"
             ) from error
-        for group in groups:
-            tokens, losses = (group[name].to_numpy().astype(float) for name in ("tokens", "loss"))
-            curves.append(_thinned(str(group["run"][0]), tokens, losses))
-            if len(curves) == CURVES:
-                return curves
+        if len(curves) >= CURVES:
+            return curves[:CURVES]
     return curves
-
-
-def _thinned(run: str, tokens: Any, losses: Any) -> TrainingCurve:
-    points = min(len(losses), CURVE_POINTS)
-    ends = np.unique(np.geomspace(1, len(losses), points).round().astype(int))
-    starts = np.concatenate([[0], ends[:-1]])
-    means = np.add.reduceat(losses, starts) / (ends - starts)
-    return TrainingCurve(run, tokens[ends - 1], means)
 
 
 def _samples(directory: Path | None) -> tuple[dict[str, list[str]], str]:

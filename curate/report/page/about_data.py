@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from markupsafe import Markup
-
-from curate.report.numbers import megabytes, short
+from curate.report import artifact_charts
+from curate.report.charts import Matrix
+from curate.report.numbers import megabytes
 from curate.report.page import figures
-from curate.report.page.figures import Axes, Line, Mark
 from curate.report.page.material import Material, dig, mapping, number
 from curate.report.page.parts import (
     DOMAIN,
     NAMES_CROSSED,
     POINTS,
-    ROWS_DRAWN,
     Column,
     Drawing,
     Facts,
@@ -27,8 +25,6 @@ from curate.report.page.parts import (
     Texts,
     bits,
     decimal,
-    first_only,
-    in_bits,
     interval,
     lines_of,
     percent,
@@ -100,7 +96,8 @@ def _entropies(material: Material, rows: Mapping[str, Any]) -> list[Part]:
     report = mapping(material.artifacts, "entropy_report")
     rows = mapping(report, "domains") or rows
     parts: list[Part] = [_entropy_table(rows)]
-    drawings = [drawing for drawing in (_conditional(rows), _growth(rows)) if drawing is not None]
+    charts = artifact_charts.entropies(rows, "conditional"), artifact_charts.saturation(rows)
+    drawings = [figures.draw(chart) for chart in charts if chart is not None]
     if drawings:
         parts.insert(0, Drawing(drawings))
     if not report:
@@ -139,59 +136,11 @@ def _entropy_table(rows: Mapping[str, Any]) -> Table:
     return Table("Entropies, bits", columns, table)
 
 
-def _conditional(rows: Mapping[str, Any]) -> Markup | None:
-    """Draw conditional entropies, highest first."""
-    marks = [
-        (name, Mark(0, value, in_bits(entropy.get("low")), in_bits(entropy.get("high"))))
-        for name, row in rows.items()
-        if (entropy := mapping(row, "entropy", "conditional"))
-        and (value := in_bits(entropy.get("nats"))) is not None
-    ]
-    if not marks:
-        return None
-    marks.sort(key=lambda row: -row[1].value)
-    shown = [(name, [mark]) for name, mark in marks[:ROWS_DRAWN]]
-    drawing = figures.dot_plot(shown, Axes("conditional entropy, bits a token"), short)
-    caption = (
-        "Conditional entropy with its 95 % interval: the further right, the harder the next "
-        "token is to predict. Domains whose intervals overlap may be equal."
-    )
-    return figures.figure(drawing, caption + first_only(marks, shown))
-
-
-def _growth(rows: Mapping[str, Any]) -> Markup | None:
-    """Draw estimates on growing samples."""
-    lines = []
-    for name, row in rows.items():
-        points = dig(row, "convergence")
-        pairs = [
-            (number(dig(point, "sample_tokens")), in_bits(dig(point, "conditional")))
-            for point in (points if isinstance(points, list) else [])
-        ]
-        measured = [(x, y) for x, y in pairs if x and y is not None]
-        if len(measured) > 1:
-            lines.append(Line(name, measured))
-    if not lines:
-        return None
-    drawing = figures.line_plot(
-        lines, Axes("tokens in the sample", "conditional entropy, bits", True)
-    )
-    return figures.figure(
-        drawing,
-        "The same estimate on growing samples. A line that still moves at its right end is "
-        "no property of the domain yet.",
-    )
-
-
 def _between(material: Material) -> list[Part]:
-    between = mapping(material.artifacts, "entropy_report", "between")
-    order, js = between.get("order"), between.get("js")
-    if not isinstance(order, list) or not isinstance(js, list) or len(order) < 2:
+    chart = artifact_charts.divergence(mapping(material.artifacts, "entropy_report"))
+    if chart is None or not isinstance(chart.drawing, Matrix):
         return []
-    names = [str(name) for name in order]
-    matrix = [[in_bits(value) for value in row] if isinstance(row, list) else [] for row in js]
-    if any(len(row) != len(names) for row in matrix) or len(matrix) != len(names):
-        return []
+    names, matrix = chart.drawing.rows, chart.drawing.values
     pairs = sorted(
         (value, names[row], names[column])
         for row in range(len(names))
@@ -217,12 +166,7 @@ def _between(material: Material) -> list[Part]:
     table = Table("Nearest neighbours", columns, rows)
     if len(names) > NAMES_CROSSED:
         return [table]
-    drawing = figures.heat_map(names, matrix, lambda v: f"{v:.2f}")
-    caption = (
-        "Jensen-Shannon divergence of the domains' tokens, bits: faint pairs are alike, and one "
-        "can stand in for the other."
-    )
-    return [Drawing([figures.figure(drawing, caption)]), table]
+    return [Drawing([figures.draw(chart)]), table]
 
 
 REASONS = {

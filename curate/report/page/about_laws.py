@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from markupsafe import Markup
 
 from curate.laws.scores import spearman
+from curate.report import artifact_charts
 from curate.report.page import figures
-from curate.report.page.figures import Axes, Line
 from curate.report.page.material import LawCheck, Material, dig, mapping, number
 from curate.report.page.parts import (
     POINTS,
@@ -46,44 +45,12 @@ def laws(material: Material) -> Section:
 
 
 def _law_parts(law: LawCheck) -> list[Part]:
-    parts: list[Part] = [Drawing(_errors_drawn(law)), _targets_table(law)]
-    if len(law.distances) > 1:
-        parts.append(Drawing([_support_drawn(law)]))
+    drawings = [figures.draw(chart) for chart in artifact_charts.predictions(law)]
+    parts: list[Part] = [Drawing(drawings), _targets_table(law)]
+    chart = artifact_charts.support(law)
+    if chart is not None:
+        parts.append(Drawing([figures.draw(chart)]))
     return parts
-
-
-def _errors_drawn(law: LawCheck) -> list[Markup]:
-    """Draw predictions beside measurements, and their errors."""
-    measured, unseen = law.measured_objective, law.unseen_objective
-    kept = np.linspace(0, len(measured) - 1, min(len(measured), 2 * POINTS)).astype(int)
-    points = [
-        (
-            float(measured[at]),
-            float(unseen[at]),
-            f"{measured[at]:.4f} measured, {unseen[at]:.4f} predicted",
-        )
-        for at in kept
-    ]
-    residuals = [
-        (
-            float(unseen[at]),
-            float(100 * (unseen[at] / measured[at] - 1)),
-            f"{unseen[at]:.4f}: {100 * (unseen[at] / measured[at] - 1):+.2f} %",
-        )
-        for at in kept
-    ]
-    return [
-        figures.figure(
-            figures.scatter(points, Axes("measured", "predicted, unseen", diagonal=True)),
-            f"Objective of every run by law {law.name}, fitted without the run's mixture. On the "
-            "line, prediction and measurement agree.",
-        ),
-        figures.figure(
-            figures.scatter(residuals, Axes("predicted, unseen", "error, %", zero=True)),
-            "The same errors, in % of the measured objective. A slope would mean that the law "
-            "promises too much or too little at its best.",
-        ),
-    ]
 
 
 def _targets_table(law: LawCheck) -> Table:
@@ -123,18 +90,6 @@ def _targets_table(law: LawCheck) -> Table:
             ]
         )
     return Table(f"Law {law.name}, on mixtures it had not seen", columns, rows)
-
-
-def _support_drawn(law: LawCheck) -> Markup:
-    """Draw how far the trained mixtures are from each other."""
-    spread = sorted(float(value) for value in law.distances)
-    steps = [(value, (at + 1) / len(spread)) for at, value in enumerate(spread)]
-    axes = Axes("distance to the nearest other run", "share of the mixtures")
-    caption = (
-        f"How far trained mixtures are from each other. Up to {law.radius:.3f}, where 95 % of them "
-        "have another, the law is trusted; the explorer shows the distance of yours."
-    )
-    return figures.figure(figures.line_plot([Line("trained mixtures", steps)], axes), caption)
 
 
 def _law_table(fit: Mapping[str, Any]) -> Table | None:
@@ -193,19 +148,8 @@ def runs(material: Material) -> Section:
     if not material.curves:
         command = f"curate proxy {material.command}"
         return Section(*section, [Missing("No curves of small models are at hand.", command)])
-    lines = [
-        Line(curve.run, list(zip(curve.tokens.tolist(), curve.losses.tolist(), strict=True)))
-        for curve in material.curves
-        if len(curve.tokens) > 1
-    ]
-    parts: list[Part] = []
-    if lines:
-        axes = Axes("training tokens", "training loss, nats a token", log_x=True)
-        caption = (
-            f"Training loss of {len(lines)} runs, each on a mixture of its own, so losses differ "
-            "by what is in the mixture, too. A line that rises or breaks off is a failed run."
-        )
-        parts.append(Drawing([figures.figure(figures.line_plot(lines, axes), caption)]))
+    chart = artifact_charts.curves(material.curves)
+    parts: list[Part] = [] if chart is None else [Drawing([figures.draw(chart)])]
     columns = [
         Column("run", "Name in the run table.", False),
         Column("tokens", "Training tokens seen."),
@@ -251,6 +195,9 @@ def validation(material: Material) -> Section:
             tones.get(word, "warning"),
         )
     ]
+    drawings = [figures.draw(chart) for chart in artifact_charts.rivals(verdict)]
+    if drawings:
+        parts.append(Drawing(drawings))
     columns = [
         Column("mixture", "Recommended, or a rival.", False),
         Column("objective", "Mean over seeds of what is minimised, nats per token."),
@@ -267,16 +214,12 @@ def validation(material: Material) -> Section:
         rows = []
         for name, row in mapping(size, "candidates").items():
             objective, against = mapping(row, "objective"), mapping(size, "against", name)
-            losses = [number(dig(cell, "predicted")) for cell in mapping(row, "loss").values()]
-            predicted = [loss for loss in losses if loss is not None]
-            complete = len(predicted) == len(losses) > 0
-            mean = sum(predicted) / len(predicted) if complete else None
             rows.append(
                 [
                     name,
                     decimal(objective.get("mean"), 4),
                     interval(objective.get("low"), objective.get("high"), lambda v: decimal(v, 4)),
-                    decimal(mean, 4),
+                    decimal(artifact_charts.mean_predicted(row), 4),
                     _difference(against),
                     str(against.get("verdict") or ""),
                 ]

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from curate.report import artifact_charts
+from curate.report.artifact_charts import first
 from curate.report.page import figures
-from curate.report.page.figures import Axes, Mark
-from curate.report.page.material import Material, dig, mapping, number
+from curate.report.page.material import Material, dig, mapping
 from curate.report.page.parts import (
     DOMAIN,
     ROWS_DRAWN,
@@ -21,7 +22,6 @@ from curate.report.page.parts import (
     Table,
     Texts,
     decimal,
-    first_only,
     interval,
     lines_of,
     percent,
@@ -101,8 +101,9 @@ def mixture(material: Material) -> Section:
         command = f"curate mix {material.command}"
         return Section(*section, [Missing("No mixture was derived.", command)])
     parts: list[Part] = [_shares_table(artifacts, names)]
-    if len(names) > 1:
-        parts.insert(0, _shares_drawn(artifacts, names))
+    chart = artifact_charts.shares(artifacts)
+    if chart is not None:
+        parts.insert(0, Drawing([figures.draw(chart)]))
     if not realised:
         parts.append(
             Missing(
@@ -151,14 +152,14 @@ def _shares_table(artifacts: Mapping[str, Any], names: Sequence[str]) -> Table:
             whole(dig(realised, name, "realised_tokens")),
             percent(dig(realised, name, "realised_share"), 3),
             decimal(
-                _first(
+                first(
                     dig(realised, name, "epochs"),
                     dig(planned, name, "epochs"),
                     dig(mixed, "epochs", name),
                 )
             ),
             whole(
-                _first(
+                first(
                     dig(planned, name, "supply_tokens"),
                     dig(artifacts, "stats", "domains", name, "tokens_train"),
                 )
@@ -166,7 +167,7 @@ def _shares_table(artifacts: Mapping[str, Any], names: Sequence[str]) -> Table:
         ]
         for name in names
     ]
-    budget = _first(
+    budget = first(
         dig(artifacts, "plan", "budget_tokens"), dig(artifacts, "certificate", "budget_tokens")
     )
     total = [
@@ -180,51 +181,6 @@ def _shares_table(artifacts: Mapping[str, Any], names: Sequence[str]) -> Table:
         "",
     ]
     return Table("Asked, planned and realised", columns, rows, total)
-
-
-def _first(*values: Any) -> Any:
-    """Return the first value that is not None."""
-    return next((value for value in values if value is not None), None)
-
-
-def _shares_drawn(artifacts: Mapping[str, Any], names: Sequence[str]) -> Drawing:
-    """Draw natural, asked and realised shares."""
-    supply = {
-        name: number(
-            _first(
-                dig(artifacts, "stats", "domains", name, "tokens_train"),
-                dig(artifacts, "plan", "domains", name, "supply_tokens"),
-            )
-        )
-        for name in names
-    }
-    total = sum(value or 0.0 for value in supply.values())
-    rows = []
-    for name in names:
-        asked = number(
-            _first(
-                dig(artifacts, "mixture", "weights", name),
-                dig(artifacts, "plan", "domains", name, "weight"),
-            )
-        )
-        marks = []
-        if supply[name] is not None and total:
-            marks.append(Mark(2, (supply[name] or 0.0) / total))
-        if asked is not None:
-            low = number(dig(artifacts, "mixture", "low", name))
-            marks.append(Mark(0, asked, low, number(dig(artifacts, "mixture", "high", name))))
-        realised = number(dig(artifacts, "certificate", "domains", name, "realised_share"))
-        if realised is not None:
-            marks.append(Mark(5, realised))
-        rows.append((name, marks))
-    rows.sort(
-        key=lambda row: -max((mark.value for mark in row[1] if mark.series == 0), default=0.0)
-    )
-    shown = rows[:ROWS_DRAWN]
-    caption = "Shares of the training tokens; natural is in proportion to supply."
-    drawing = figures.dot_plot(shown, Axes("share of training tokens"), lambda v: percent(v, 0))
-    series = {0: "asked, with its 95 % interval", 2: "natural", 5: "realised on disk"}
-    return Drawing([figures.figure(drawing, caption + first_only(rows, shown), series)])
 
 
 def _trainer_tables(artifacts: Mapping[str, Any]) -> list[Part]:
@@ -280,8 +236,9 @@ def methods(material: Material) -> Section:
         for name in names
     ]
     parts: list[Part] = [Table("Shares by method", columns, rows), _promises(mixtures)]
-    if len(names) <= ROWS_DRAWN:
-        parts.insert(0, _methods_drawn(mixtures, names))
+    chart = artifact_charts.methods(comparison)
+    if chart is not None and len(names) <= ROWS_DRAWN:
+        parts.insert(0, Drawing([figures.draw(chart)]))
     left_out = mapping(comparison, "left_out")
     if left_out:
         lines = [f"{name}: {reason}" for name, reason in left_out.items()]
@@ -317,27 +274,6 @@ def _promises(mixtures: Mapping[str, Any]) -> Table:
         for name, row in mixtures.items()
     ]
     return Table("What each promises", columns, rows)
-
-
-def _methods_drawn(mixtures: Mapping[str, Any], names: Sequence[str]) -> Drawing:
-    """Draw the shares of each domain by method."""
-    # Marks have six shapes; natural and uniform are the first to go without.
-    methods_drawn = sorted(mixtures, key=lambda name: name in ("natural", "uniform"))
-    methods_drawn = methods_drawn[: figures.SERIES]
-    rows = [
-        (
-            name,
-            [
-                Mark(at, share)
-                for at, method in enumerate(methods_drawn)
-                if (share := number(dig(mixtures, method, "weights", name))) is not None
-            ],
-        )
-        for name in names
-    ]
-    drawing = figures.dot_plot(rows, Axes("share of training tokens"), lambda v: percent(v, 0))
-    caption = "Where methods agree, their marks lie on each other."
-    return Drawing([figures.figure(drawing, caption, dict(enumerate(methods_drawn)))])
 
 
 def _support(row: Mapping[str, Any]) -> str:

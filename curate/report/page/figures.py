@@ -7,12 +7,14 @@ own SVG has fixed colours that cannot follow the reader's dark mode.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from markupsafe import Markup, escape
 
+from curate.report.charts import SERIES, Axes, Chart, Dots, Lines, Matrix, Points, spread
 from curate.report.numbers import short
+from curate.report.page.parts import ROWS_DRAWN, first_only
 
 WIDTH = 460
 """Units of a figure; about a pixel each, so that text keeps its size on a phone."""
@@ -20,43 +22,11 @@ LABELS = 130
 """Width of the labels left of a dot plot."""
 ROW = 22
 HEIGHT = 300
-SERIES = 6
-"""Number of colours and shapes, `series-0` to `series-5` of the style sheet."""
+MOST_CELL = 60
+"""Largest height of a matrix's rows."""
 LABEL_LETTERS = 17
 TAGS = 8
 """Most lines that get a colour and a label each."""
-
-
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """A value in a dot plot."""
-
-    series: int
-    value: float
-    low: float | None = None
-    """Ends of its interval, if any."""
-    high: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """A line of a line plot."""
-
-    label: str
-    points: Sequence[tuple[float, float]]
-
-
-@dataclass(frozen=True, slots=True)
-class Axes:
-    """Names and kinds of a plot's axes."""
-
-    x: str
-    y: str = ""
-    log_x: bool = False
-    diagonal: bool = False
-    """Whether both axes have one range, with a line where they are equal."""
-    zero: bool = False
-    """Whether a line marks zero on the vertical axis."""
 
 
 def svg(height: float, title: str, parts: Sequence[Markup]) -> Markup:
@@ -84,11 +54,16 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
 
 
 def powers(low: float, high: float) -> list[float]:
-    """Choose powers of ten between two positive ends; round numbers where there is hardly one."""
-    first, last = math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9)
-    if last - first < 1:
-        return [value for value in ticks(low, high, 3) if value > 0]
-    return [10.0**exponent for exponent in range(first, last + 1)]
+    """Choose powers of ten between two positive ends, and twice and five times them where few.
+
+    Example:
+        >>> powers(9.0, 1e4), powers(8e3, 6e4)
+        ([10.0, 100.0, 1000.0, 10000.0], [10000.0, 20000.0, 50000.0])
+    """
+    steps = (1, 2, 5) if high / low < 300 else (1,)
+    first, last = math.floor(math.log10(low)), math.floor(math.log10(high))
+    marked = [step * 10.0**exponent for exponent in range(first, last + 1) for step in steps]
+    return [value for value in marked if low * 0.999 <= value <= high * 1.001]
 
 
 def clipped(text: str, letters: int = LABEL_LETTERS) -> str:
@@ -138,31 +113,27 @@ def legend(names: Mapping[int, str]) -> Markup:
     return Markup('<ul class="legend">{}</ul>').format(Markup("").join(items))
 
 
-def dot_plot(
-    rows: Sequence[tuple[str, Sequence[Mark]]], axes: Axes, text: Callable[[float], str]
-) -> Markup:
-    """Draw values side by side in rows, each with its interval if it has one.
-
-    Args:
-        rows: Label and marks of each row.
-        axes: The horizontal axis; the vertical one is the rows.
-        text: Formats a value for the axis and tooltips.
-    """
+def dot_plot(dots: Dots) -> Markup:
+    """Draw values side by side in rows, each with its interval if it has one."""
+    rows, axes, text = dots.rows, dots.axes, dots.text
     every = [
         v for _, marks in rows for m in marks for v in (m.value, m.low, m.high) if v is not None
     ]
-    low, high = (min(0.0, *every), max(every)) if not axes.log_x else (min(every), max(every))
+    every += [0.0] if axes.from_zero else []
+    low, high = min(every), max(every)
+    if not axes.from_zero:
+        low -= (high - low) * 0.04
     if not high > low:
         high = low + 1.0
     right, height = WIDTH - 24, len(rows) * ROW
 
     def place(value: float) -> float:
-        if axes.log_x:
-            return LABELS + (right - LABELS) * math.log(value / low) / math.log(high / low)
         return LABELS + (right - LABELS) * (value - low) / (high - low)
 
-    marked = powers(low, high) if axes.log_x else ticks(low, high, 4)
+    marked = ticks(low, high, 5)
     parts = [_line(place(v), 4, place(v), height + 4, "grid") for v in marked]
+    if axes.from_zero and low < 0 < high:
+        parts.append(_line(place(0.0), 4, place(0.0), height + 4, "rule"))
     parts += [_text(place(v), height + 18, text(v), "tick") for v in marked]
     parts.append(_text((LABELS + right) / 2, height + 36, axes.x, "axis"))
     for at, (label, marks) in enumerate(rows):
@@ -191,10 +162,12 @@ class _Frame:
     x: tuple[float, float]
     y: tuple[float, float]
 
+    right: float = WIDTH - 16
+    """Right end of the rectangle."""
+
     LEFT = 56
     TOP = 10
     BOTTOM = HEIGHT - 44
-    RIGHT = WIDTH - 16
 
     def at(self, x: float, y: float) -> tuple[float, float]:
         """Return the place of a point."""
@@ -204,7 +177,7 @@ class _Frame:
         )  # fmt: skip
         up = (y - self.y[0]) / (self.y[1] - self.y[0])
         return (
-            self.LEFT + across * (self.RIGHT - self.LEFT),
+            self.LEFT + across * (self.right - self.LEFT),
             self.BOTTOM - up * (self.BOTTOM - self.TOP),
         )
 
@@ -217,9 +190,9 @@ class _Frame:
             drawn.append(_text(x, self.BOTTOM + 16, short(value), "tick"))
         for value in ticks(*self.y):
             _, y = self.at(self.x[0], value)
-            drawn.append(_line(self.LEFT, y, self.RIGHT, y, "grid"))
+            drawn.append(_line(self.LEFT, y, self.right, y, "grid"))
             drawn.append(_text(self.LEFT - 6, y + 4, short(value), "tick", "end"))
-        drawn.append(_text((self.LEFT + self.RIGHT) / 2, HEIGHT - 8, self.axes.x, "axis"))
+        drawn.append(_text((self.LEFT + self.right) / 2, HEIGHT - 8, self.axes.x, "axis"))
         drawn.append(
             Markup('<text transform="translate(13 {:.0f}) rotate(-90)" class="axis" '
                    'text-anchor="middle">{}</text>').format(
@@ -244,37 +217,50 @@ def _ends(values: Sequence[float], log: bool = False) -> tuple[float, float]:
     return low - room, high + room
 
 
-def scatter(points: Sequence[tuple[float, float, str]], axes: Axes) -> Markup:
+def _point(x: float, y: float, about: str) -> Markup:
+    """Draw a small mark that lets those below shine through."""
+    return Markup(
+        '<circle cx="{:.1f}" cy="{:.1f}" r="3" class="point"><title>{}</title></circle>'
+    ).format(x, y, about)
+
+
+def scatter(drawing: Points) -> Markup:
     """Draw points, each with a tooltip."""
-    xs, ys = [x for x, _, _ in points], [y for _, y, _ in points]
+    axes, points = drawing.axes, drawing.points
+    xs, ys = [point.x for point in points], [point.y for point in points]
     x, y = _ends(xs, axes.log_x), _ends(ys)
     if axes.diagonal:
         x = y = _ends([*xs, *ys])
     frame = _Frame(axes, x, y)
     marks = [
-        Markup('<circle cx="{:.1f}" cy="{:.1f}" r="3" class="point"><title>{}</title></circle>')
-        .format(*frame.at(px, py), about)
-        for px, py, about in points
-    ]  # fmt: skip
+        shape(point.series, *frame.at(point.x, point.y), point.about)
+        if drawing.series
+        else _point(*frame.at(point.x, point.y), point.about)
+        for point in points
+    ]
     return svg(HEIGHT, f"{axes.y} by {axes.x}", [*frame.parts(), *marks])
 
 
-def line_plot(lines: Sequence[Line], axes: Axes) -> Markup:
+def line_plot(drawing: Lines) -> Markup:
     """Draw lines; up to eight get a colour and a label at their end."""
-    points = [point for line in lines for point in line.points]
-    frame = _Frame(axes, _ends([x for x, _ in points], True) if axes.log_x else
-                   _ends([x for x, _ in points]), _ends([y for _, y in points]))  # fmt: skip
+    axes, lines = drawing.axes, drawing.lines
+    tagged = 1 < len(lines) <= TAGS
+    xs = [x for line in lines for x, _ in line.points]
+    ys = [y for line in lines for _, y in line.points]
+    right = WIDTH - (LABELS if tagged else 16)
+    frame = _Frame(axes, _ends(xs, axes.log_x), _ends(ys), right)
     parts, ends = frame.parts(), []
-    tagged = len(lines) <= TAGS
     for at, line in enumerate(lines):
         places = [frame.at(x, y) for x, y in line.points]
         path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
         style = f"line series-{at % SERIES}{' dashed' if at >= SERIES else ''}"
         parts.append(
             Markup('<path d="{}" class="{}"><title>{}</title></path>').format(
-                path, style if tagged else "line many", line.label
+                path, style if len(lines) <= TAGS else "line many", line.label
             )
         )
+        if tagged:
+            parts.append(shape(at, *places[-1], line.label))
         ends.append((places[-1][1], at, line.label))
     if tagged:
         parts += _tags(sorted(ends), frame)
@@ -282,48 +268,59 @@ def line_plot(lines: Sequence[Line], axes: Axes) -> Markup:
 
 
 def _tags(ends: Sequence[tuple[float, int, str]], frame: _Frame) -> list[Markup]:
-    """Label lines at their right end, moved apart where they would overlap."""
-    parts, last = [], -math.inf
-    for y, series, label in ends:
-        last = max(y, last + 12)
-        style = f"tag series-{series % SERIES}"
-        parts.append(
-            _text(frame.RIGHT - 2, min(last, frame.BOTTOM) - 5, clipped(label), style, "end")
-        )
+    """Name lines right of their ends, moved apart where they would overlap."""
+    parts = []
+    places = spread([y for y, _, _ in ends], 14, frame.BOTTOM)
+    for place, (_, series, label) in zip(places, ends, strict=True):
+        parts.append(shape(series, frame.right + 10, place))
+        parts.append(_text(frame.right + 19, place + 4, clipped(label), "label", "start"))
     return parts
 
 
-def heat_map(
-    names: Sequence[str], matrix: Sequence[Sequence[float | None]], text: Callable[[float], str]
-) -> Markup:
-    """Draw a symmetric matrix, darker where values are larger, with each number where they fit."""
-    count = len(names)
-    side = (WIDTH - LABELS - 6) / count
-    most = max((v for row in matrix for v in row if v is not None), default=0.0) or 1.0
+def heat_map(matrix: Matrix) -> Markup:
+    """Draw a matrix, darker where values are larger, with each number where they fit."""
+    side = (WIDTH - LABELS - 6) / len(matrix.columns)
+    height = min(side, MOST_CELL)
+    most = max((v for row in matrix.values for v in row if v is not None), default=0.0) or 1.0
     parts = []
-    for row, name in enumerate(names):
-        y = row * side + 4
-        parts.append(_text(LABELS - 8, y + side / 2 + 4, clipped(name), "label", "end"))
-        for column, other in enumerate(names):
-            value = matrix[row][column] if column != row else None
+    for row, name in enumerate(matrix.rows):
+        y = row * height + 4
+        parts.append(_text(LABELS - 8, y + height / 2 + 4, clipped(name), "label", "end"))
+        for column, other in enumerate(matrix.columns):
+            value = matrix.values[row][column]
             if value is None:
                 continue
-            x = LABELS + column * side
+            x, text = LABELS + column * side, matrix.text(value)
             parts.append(
                 Markup(
                     '<rect x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}" class="cell" '
                     'fill-opacity="{:.2f}"><title>{} and {}: {}</title></rect>'
-                ).format(x, y, side - 1.5, side - 1.5, 0.7 * value / most, name, other, text(value))
+                ).format(x, y, side - 1.5, height - 1.5, 0.7 * value / most, name, other, text)
             )
-            if side >= 34:
-                parts.append(_text(x + side / 2 - 1, y + side / 2 + 4, text(value), "value"))
-    for column, name in enumerate(names):
+            if side >= 6 * len(text) + 2:
+                parts.append(_text(x + side / 2 - 1, y + height / 2 + 4, text, "value"))
+    bottom = len(matrix.rows) * height
+    for column, name in enumerate(matrix.columns):
         x = LABELS + (column + 0.5) * side
         parts.append(
             Markup('<text transform="translate({:.1f} {:.1f}) rotate(-40)" class="label" '
-                   'text-anchor="end">{}</text>').format(x + 4, count * side + 16, clipped(name))
+                   'text-anchor="end">{}</text>').format(x + 4, bottom + 16, clipped(name))
         )  # fmt: skip
-    return svg(count * side + 92, "divergence between domains", parts)
+    return svg(bottom + 92, matrix.title, parts)
+
+
+def draw(chart: Chart) -> Markup:
+    """Draw a figure with its caption; of many rows the first ones, as the caption then says."""
+    drawing, caption = chart.drawing, chart.caption
+    if isinstance(drawing, Dots):
+        rows = drawing.rows[:ROWS_DRAWN]
+        caption += first_only(drawing.rows, rows)
+        return figure(dot_plot(replace(drawing, rows=rows)), caption, drawing.series)
+    if isinstance(drawing, Points):
+        return figure(scatter(drawing), caption, drawing.series)
+    if isinstance(drawing, Lines):
+        return figure(line_plot(drawing), caption)
+    return figure(heat_map(drawing), caption)
 
 
 def figure(drawing: Markup, caption: str, names: Mapping[int, str] | None = None) -> Markup:

@@ -15,6 +15,7 @@ from markupsafe import Markup
 from curate import __version__
 from curate.report.page.material import Material
 from curate.report.page.sections import all_sections
+from curate.report.palette import page_style
 from curate.runtime.escape import visible
 
 GENERATOR = "curate report"
@@ -35,7 +36,7 @@ def render(material: Material) -> str:
         loader=FunctionLoader(_read), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    style, script = _read("page.css"), "\n".join(_read(name) for name in SCRIPTS)
+    style, script = page_style() + _read("page.css"), "\n".join(_read(name) for name in SCRIPTS)
     policy = (
         f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; "
         "base-uri 'none'; form-action 'none'"
