@@ -43,6 +43,11 @@ BASE = {
     "proxy": {"preset": "nano", "runs": 3, "tokens": 100, "learning_rate": 0.1},
     "base": ".",
     "limits": {"lost_share": 0.5},
+    "exclude": "ids.txt",
+    "duplicates": {"exact": "normalised", "near": {"bands": 20, "rows": 5, "ngram": 4},
+                   "within": [["wiki", "code"]], "order": ["code"]},
+    "decontaminate": {"sets": {"quiz": {"path": "q.jsonl", "text": ["q"]}, "test": "t.parquet"},
+                      "action": "remove", "ngram": 9, "coverage": 0.6, "common": 100},
     "cache": "cache", "seed": 7, "on_shortfall": "error", "on_bad_record": "error",
 }  # fmt: skip
 

@@ -50,8 +50,11 @@ class StepRequest:
     """For each domain, shape (documents,), the documents that earlier steps left; read only."""
     details: Path
     """Where to write a Parquet file with a row for each removed document that there is something to
-    say of: `domain` and `row`, its numbers, and `detail`, a text. The file is optional.
+    say of: `domain` and `row`, its numbers, and `detail`, a text. The file is optional, and so are
+    others beside it.
     """
+    kept_in: Path
+    """Directory in which the files beside `details` will be, to name them in notices."""
     notices: list[str] = field(default_factory=list)
     """Lines for the user, which the step appends; they are said again when its result is reused."""
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from curate.curation.contaminated import CONTAMINATED
+from curate.curation.copies import COPIES
 from curate.curation.excluded import EXCLUDED
 from curate.recipe import LoadedRecipe
 
-STEPS = (EXCLUDED,)
+STEPS = (EXCLUDED, CONTAMINATED, COPIES)
 
 
 def check_steps(loaded: LoadedRecipe) -> None:

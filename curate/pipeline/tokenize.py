@@ -36,7 +36,7 @@ from curate.recipe import DomainRecipe, LoadedRecipe
 from curate.recipe.structs import RECORD_BYTES
 from curate.runtime.artifact_names import ARTIFACTS
 from curate.runtime.files import atomic_path, begin_directory, hash_json, sweep
-from curate.runtime.memory import blocks, bounded
+from curate.runtime.memory import bounded
 from curate.runtime.progress import Observer
 from curate.runtime.workers import map_tasks
 from curate.sources import InputPath, check_reader, expand, identify, segments
@@ -47,7 +47,7 @@ from curate.sources.overlaps import copy_notices, left_out_notices, without_link
 from curate.sources.plans import FilePlan
 from curate.sources.records import SCHEME, InputFile, ReadOptions
 from curate.sources.search import CACHE_SIGNATURE, CACHE_TAG, Places
-from curate.stats.copies import is_among, shared_documents
+from curate.stats.copies import held_out_documents, shared_documents
 from curate.stats.domain_stats import DomainStats, domain_stats
 from curate.stats.entropy import Entropies, table_entropies
 from curate.stats.losses import domain_losses
@@ -158,7 +158,7 @@ def _tokenize_domains(loaded: LoadedRecipe, workers: int, observer: Observer) ->
     for notice in itertools.chain(*(notices for _, notices in counted)):
         observer.notice(notice)
     entropies = [entropy for entropy, _ in counted]
-    validation = _held_out(domains, recipe.validation.documents, recipe.validation.key)
+    validation = held_out_documents(domains, recipe.validation.documents, recipe.validation.key)
     shared = shared_documents(domains)
     by_domain = zip(domains, validation, entropies, losses, strict=True)
     counts = [domain_stats(*of_domain, shared) for of_domain in by_domain]
@@ -441,24 +441,6 @@ def _entropies(request: CountRequest) -> tuple[Entropies, list[str]]:
     """Count a domain, and return its entropies with notices of what was damaged."""
     notices: list[str] = []
     return table_entropies(domain_counts(request, notices.append)), notices
-
-
-def _held_out(
-    domains: Sequence[DomainTokens], share: float, key: int
-) -> tuple[NDArray[np.bool_], ...]:
-    """Hold out documents of each domain, and their copies in all others.
-
-    Otherwise a text could be held out in one domain and trained on in another.
-    """
-    masks = tuple(domain.validation(share, key) for domain in domains)
-    texts = [np.empty(0, np.uint64)]
-    for domain, mask in zip(domains, masks, strict=True):
-        texts += [domain.content_high[rows][mask[rows]] for rows in blocks(len(domain))]
-    held_out = np.sort(np.concatenate(texts))
-    for domain, mask in zip(domains, masks, strict=True):
-        for rows in blocks(len(domain)):
-            mask[rows] |= is_among(domain.content_high[rows], held_out)
-    return masks
 
 
 def _backends(domains: Sequence[DomainTokens]) -> str:

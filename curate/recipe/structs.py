@@ -371,6 +371,88 @@ class OutputRecipe(Frozen, frozen=True):
     """Settings of the format. `curate formats NAME` lists them with their defaults."""
 
 
+class NearRecipe(Frozen, frozen=True):
+    """Near copies: documents that share most of their runs of words.
+
+    They are found by MinHash signatures in bands: a pair of Jaccard similarity J is caught with
+    probability 1 - (1 - J^rows)^bands.
+    """
+
+    bands: Annotated[int, Meta(ge=1, le=1000)] | None = None
+    """Bands of a signature, from 1 to 1,000. Omitted, with `rows` and `threshold`: 14, as FineWeb.
+    """
+    rows: Annotated[int, Meta(ge=1, le=1000)] | None = None
+    """Numbers in a band, from 1 to 1,000. Omitted, with `bands` and `threshold`: 8, as FineWeb."""
+    threshold: Annotated[float, Meta(gt=0, lt=1)] | None = None
+    """Jaccard similarity, greater than 0 and less than 1, in place of `bands` and `rows`: those
+    whose curve is nearest to a step there are taken.
+    """
+    permutations: Annotated[int, Meta(ge=1, le=1000)] | None = None
+    """Most numbers in a signature, from 1 to 1,000, where `threshold` is given; omitted: 128."""
+    ngram: Annotated[int, Meta(ge=1, le=100)] = 5
+    """Words in a run, from 1 to 100."""
+
+
+class DuplicatesRecipe(Frozen, frozen=True):
+    """Copies to remove. One document of each set of copies stays."""
+
+    exact: Literal["text", "normalised", "none"] = "text"
+    """Copies of the whole text: the same `text`, or also the same `normalised` text (Unicode NFKC,
+    lower case, runs of white space as one space).
+    """
+    near: NearRecipe | None = None
+    """Near copies to remove, too; `{}` for the defaults. Omitted: none."""
+    within: Literal["all", "domain"] | list[list[str]] = "all"
+    """Documents that are compared: `all` of them, those of one `domain`, or those of a group of
+    domains, as in `[[web, news], [code]]`; domains in no group are compared with none but their
+    own. Near copies of held-out documents are removed from training in any case.
+    """
+    order: list[str] = []
+    """Domains whose documents stay rather than their copies elsewhere, the first one first. The
+    others follow in the recipe's order. Within a domain, the lowest content hash stays.
+    """
+
+
+class EvaluationSet(Frozen, frozen=True):
+    """An evaluation set, one item in each record of its files."""
+
+    path: str
+    """A file or a pattern: JSON Lines, plain or compressed, or Parquet. A relative path starts from
+    the recipe's directory.
+    """
+    text: list[str] | str | None = None
+    """Columns or keys with text to look for, each on its own; dots reach into nested objects, and
+    the texts of a list are joined. Omitted: all that hold text.
+    """
+
+
+class DecontaminateRecipe(Frozen, frozen=True):
+    """Evaluation sets to look for in the documents.
+
+    The texts of an item are compared by runs of words, each of which weighs less the more documents
+    hold it: one of the weight 1 is in a single document or none, one of the weight 0 in `common`.
+    """
+
+    sets: Annotated[dict[Name, str | EvaluationSet], Meta(min_length=1)]
+    """Evaluation sets by name: a path, or `{path, text}`."""
+    action: Literal["report", "remove", "truncate"] = "report"
+    """What is done to a document that holds a text: `report` only lists it, `remove` removes it
+    whole. `truncate` is refused, since the token store holds whole documents.
+    """
+    ngram: Annotated[int, Meta(ge=2, le=100)] = 8
+    """Words in a run, from 2 to 100. Texts with fewer words are not looked for."""
+    coverage: Annotated[float, Meta(gt=0, le=1)] = 0.5
+    """Least share of the weight of a text's runs that a document must hold, greater than 0 and at
+    most 1.
+    """
+    least_words: Positive = 13
+    """Least words of a text that a document must hold in such runs; of a shorter text, all."""
+    common: Annotated[int, Meta(ge=2, le=10**12)] | None = None
+    """Number of documents from which on a run of words is no evidence, at least 2, as with licences
+    and boilerplate. Omitted: the square root of all documents, but at least 10.
+    """
+
+
 class CountingRecipe(Frozen, frozen=True):
     """Limits of the bigram counter."""
 
@@ -449,6 +531,10 @@ class Recipe(Frozen, frozen=True):
     Lines that match no document are counted and said. A relative path starts from the recipe's
     directory.
     """
+    duplicates: DuplicatesRecipe | None = None
+    """Copies to remove, within and across domains. Omitted: none; copies are only counted."""
+    decontaminate: DecontaminateRecipe | None = None
+    """Evaluation sets to keep out of the documents. Omitted: none."""
     output: OutputRecipe = OutputRecipe()
     """The format and place of the dataset."""
     limits: LimitsRecipe = LimitsRecipe()

@@ -43,6 +43,39 @@ def is_among(values: NDArray[np.uint64], ranked: NDArray[np.uint64]) -> NDArray[
     return among
 
 
+def held_out_documents(
+    domains: Sequence[DomainTokens],
+    share: float,
+    key: int,
+    among: Sequence[NDArray[np.bool_]] | None = None,
+) -> tuple[NDArray[np.bool_], ...]:
+    """Select the validation documents of all domains, a text in every domain that holds it.
+
+    Otherwise a text could be held out in one domain and trained on in another.
+
+    Args:
+        domains: The domains.
+        share: See `DomainTokens.validation`.
+        key: See there.
+        among: For each domain, shape (documents,), the documents to select from; None for all.
+
+    Returns:
+        For each domain, shape (documents,), True for documents held out.
+    """
+    kept: Sequence[NDArray[np.bool_] | None] = among if among is not None else [None] * len(domains)
+    masks = tuple(
+        domain.validation(share, key, mask) for domain, mask in zip(domains, kept, strict=True)
+    )
+    texts = [np.empty(0, np.uint64)]
+    for domain, mask in zip(domains, masks, strict=True):
+        texts += [domain.content_high[rows][mask[rows]] for rows in blocks(len(domain))]
+    held_out = np.sort(np.concatenate(texts))
+    for domain, mask in zip(domains, masks, strict=True):
+        for rows in blocks(len(domain)):
+            mask[rows] |= is_among(domain.content_high[rows], held_out)
+    return masks
+
+
 def repeated_documents(domain: DomainTokens, rows: slice) -> NDArray[np.bool_]:
     """Return which documents have the text of the one before, in the domain's order by content.
 

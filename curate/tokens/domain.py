@@ -213,17 +213,30 @@ class DomainTokens:
     def kept_by_entry(self) -> Iterator[tuple[StoredEntry, NDArray[np.bool_]]]:
         """Yield each entry with documents, and which of them the domain keeps, in their order."""
         starts = np.cumsum([0, *(stored.entry.documents for stored in self._slices)])
-        first_row = np.array([stored.entry.document_start for stored in self._slices], np.int64)
         kept = document_mask(int(starts[-1]))
         for rows in blocks(len(kept)):
             kept[rows] = False
         for rows in blocks(len(self)):
-            entries = self.entries[rows]
-            kept[starts[entries] + self._row[rows] - first_row[entries]] = True
+            kept[self.stored_positions(rows)] = True
         for stored, start, stop in zip(self._slices, starts[:-1], starts[1:], strict=True):
             yield stored, kept[start:stop]
 
-    def validation(self, share: float, key: int) -> NDArray[np.bool_]:
+    @property
+    def stored_entries(self) -> Sequence[StoredEntry]:
+        """Entries with documents, in the order of the domain's files."""
+        return self._slices
+
+    def stored_positions(self, rows: slice) -> NDArray[np.int64]:
+        """Return the place of each document of a range among those of all `stored_entries`."""
+        before = np.cumsum([0, *(stored.entry.documents for stored in self._slices)])[:-1]
+        first = [stored.entry.document_start for stored in self._slices]
+        shift = before - np.array(first, np.int64)
+        positions: NDArray[np.int64] = shift[self.entries[rows]] + self._row[rows]
+        return positions
+
+    def validation(
+        self, share: float, key: int, among: NDArray[np.bool_] | None = None
+    ) -> NDArray[np.bool_]:
         """Select the documents to hold out by their content hash, so duplicates stay together.
 
         If chance selects none, as in a small domain, the document with the smallest hash is held
@@ -232,27 +245,37 @@ class DomainTokens:
         Args:
             share: Share of the documents to hold out, 0 to 1.
             key: Each key holds out other documents.
+            among: shape (documents,), the documents to select from; None for all.
 
         Returns:
             shape (documents,), True for documents held out.
         """
         held_out = document_mask(len(self))
         threshold = np.uint64(min(int(share * 2.0**64), 2**64 - 1))
-        smallest = np.uint64(2**64 - 1)
+        last = np.uint64(2**64 - 1)
+        smallest, others = last, 0
         for rows in blocks(len(self)):
-            mixed = self._validation_keys(rows, key)
+            mixed = self._validation_keys(rows, key, among)
             held_out[rows] = mixed < threshold
             smallest = min(smallest, mixed.min())
         if share > 0 and len(self) and smallest >= threshold:
             for rows in blocks(len(self)):
-                held_out[rows] = self._validation_keys(rows, key) == smallest
-            if held_out.all():
+                mixed = self._validation_keys(rows, key, among)
+                held_out[rows] = mixed == smallest
+                others += int(np.count_nonzero((mixed != smallest) & (mixed != last)))
+            if not others:
                 held_out[...] = False
         return held_out
 
-    def _validation_keys(self, rows: slice, key: int) -> NDArray[np.uint64]:
+    def _validation_keys(
+        self, rows: slice, key: int, among: NDArray[np.bool_] | None
+    ) -> NDArray[np.uint64]:
+        """Return a number for each document, the highest one for those not to select from."""
         word = mix64_scalar(key ^ VALIDATION_KEY)
-        return mix64(self.content_high[rows] ^ word, self.content_low[rows])
+        mixed = mix64(self.content_high[rows] ^ word, self.content_low[rows])
+        if among is not None:
+            mixed[~among[rows]] = np.uint64(2**64 - 1)
+        return mixed
 
     @cached_property
     def entry_bases(self) -> NDArray[np.uint64]:

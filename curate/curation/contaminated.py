@@ -1,0 +1,85 @@
+"""Report or remove the documents that hold evaluation items, as `decontaminate` asks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curate.curation.reasons import Reason
+from curate.curation.step import CurationRequest, Step, StepRequest
+from curate.errors import RecipeError
+from curate.recipe import LoadedRecipe
+from curate.runtime.files import hash_file
+
+SPANS = "spans.parquet"
+"""File of a state with what matches, to look at."""
+
+
+def _check(loaded: LoadedRecipe) -> None:
+    recipe = loaded.recipe.decontaminate
+    if recipe is None:
+        return
+    if recipe.action == "truncate":
+        raise RecipeError(
+            "decontaminate.action: truncate is not possible, since the token store holds whole "
+            "documents and a cut changes the tokens around it; use remove or report"
+        )
+    from curate.curation.evaluation_sets import set_paths
+
+    for name, evaluation in recipe.sets.items():
+        set_paths(name, evaluation, loaded.base)
+
+
+def _settings(request: CurationRequest) -> Any:
+    recipe = request.loaded.recipe.decontaminate
+    if recipe is None:
+        return None
+    from curate.curation.evaluation_sets import as_set, set_paths
+    from curate.curation.words import VERSION
+
+    base = request.loaded.base
+    sets = [
+        [name, as_set(item).text, [hash_file(path) for path in set_paths(name, item, base)]]
+        for name, item in recipe.sets.items()
+    ]
+    keys = ("action", "ngram", "coverage", "least_words", "common")
+    names = [domain.name for domain in request.domains]
+    version = [VERSION, request.tokenizer.fingerprint]
+    return [version, sets, [getattr(recipe, key) for key in keys], names]
+
+
+def _find(request: StepRequest) -> Sequence[NDArray[np.bool_]]:
+    from curate.curation import contamination
+    from curate.curation.evaluation_sets import read_index
+    from curate.curation.signatures import shared_decoder
+
+    curation = request.curation
+    recipe = curation.loaded.recipe.decontaminate
+    assert recipe is not None
+    asked = contamination.ContaminationRequest(
+        domains=curation.domains,
+        staying=request.staying,
+        settings=recipe,
+        index=read_index(recipe, curation.loaded.base),
+        tokenizer=curation.tokenizer,
+        cache=curation.cache,
+        workers=curation.workers,
+        observer=curation.observer,
+    )
+    matches = contamination.find_contaminated(asked)
+    contamination.write_spans(asked, matches, request.details.parent / SPANS)
+    notice = shared_decoder(curation.tokenizer).lossy_notice()
+    request.notices.extend([notice] if notice else [])
+    request.notices.extend(contamination.describe(asked, matches))
+    if matches:
+        request.notices.append(f"decontaminate: all spans are in {request.kept_in / SPANS}")
+    if recipe.action == "report":
+        return contamination.masks_of([], curation.domains)
+    contamination.write_details(asked, matches, request.details)
+    return contamination.masks_of(matches, curation.domains)
+
+
+CONTAMINATED = Step(Reason.CONTAMINATED, 1, _check, _settings, _find)
