@@ -9,7 +9,12 @@ from typing import Any
 import click
 
 import curate
-from curate.cli.session import Screen, open_inputs, recipe_or_runs_command, screen_command
+from curate.cli.session import (
+    Screen,
+    open_inputs,
+    recipe_or_runs_command,
+    work_command,
+)
 from curate.errors import RecipeError
 
 
@@ -38,8 +43,7 @@ from curate.errors import RecipeError
 )  # fmt: skip
 @click.option("--targets", help="Losses to fit, separated by commas; default: all.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path(), help="Where fit.json goes.")
-@click.option("--workers", type=click.IntRange(1), help="Number of processes; default: the cores.")
-@screen_command
+@work_command
 def fit(runs: tuple[Path, ...], **options: Any) -> None:
     """Fit laws to run tables and compare them on unseen mixtures.
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
 from curate import __version__
-from curate.cli.session import print_rows, say
+from curate.cli.session import EXIT_FAILED, print_rows, say
 
 
 @click.command()
@@ -97,16 +98,56 @@ def schema() -> None:
 
 
 @click.command()
-def doctor() -> None:
-    """Show the machine, versions, and installed optional parts."""
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    help="ray: check the machines of the Ray cluster; exit code 1 if any is unfit.",
+)
+@click.option(
+    "--path",
+    "paths",
+    multiple=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="With ray: a directory that all must share; may be repeated. Default: this one.",
+)
+def doctor(engine: str, paths: tuple[Path, ...]) -> None:
+    """Show the machine, versions, and installed optional parts."""  # fmt: skip
     import platform
 
     from curate.runtime.workers import default_workers
     from curate.tokens.backends import BACKENDS, installed
 
+    if engine == "ray":
+        _check_cluster(paths or (Path(),))
+        return
     click.echo(f"curate {__version__}, Python {platform.python_version()}, {platform.platform()}")
     click.echo(f"workers by default: {default_workers()}")
     names = ["numpy", "numba", "pyarrow", "zstandard", *BACKENDS, "huggingface_hub", "datasets"]
     names += ["torch", "tensorboard", "ray", "matplotlib"]
     for name in dict.fromkeys(names):
         click.echo(f"  {name}: {installed(name) or 'not installed'}")
+
+
+def _check_cluster(paths: Sequence[Path]) -> None:
+    """Print a line for each machine, and what is wrong with it."""
+    from curate.runtime.cluster_check import check_cluster
+    from curate.runtime.registry import counted
+
+    machines = check_cluster(paths)
+    for machine in machines:
+        room = ", ".join(
+            f"{free / 1e9:,.1f} GB free in {path.resolve()}"
+            for path, free in zip(paths, machine.free_bytes, strict=False)
+            if free >= 0
+        )
+        say(f"{machine.name}: {machine.cores} cores, {machine.memory_bytes / 1e9:,.1f} GB of memory"
+            f"{', ' if room else ''}{room}")  # fmt: skip
+        for problem in machine.problems:
+            say(f"  {problem}")
+    unfit = sum(1 for machine in machines if machine.problems)
+    total = counted(len(machines), "machine")
+    say(f"{unfit} of {total} unfit" if unfit else f"{total}: same paths, versions and time")
+    if unfit:
+        raise SystemExit(EXIT_FAILED)

@@ -19,6 +19,7 @@ from curate.cli.session import (
     recipe_or_runs_command,
     say,
     screen_command,
+    work_command,
 )
 from curate.errors import RecipeError
 from curate.runtime.registry import counted
@@ -193,13 +194,12 @@ def build(context: click.Context, /, dry_run: bool, **options: Any) -> None:
 
 @click.command()
 @click.argument("directory", type=click.Path(path_type=Path))
-@click.option("--workers", type=click.IntRange(1), help="Number of processes; default: the cores.")
 @click.option(
     "--report",
     type=click.Path(path_type=Path),
     help="Write the certificate to this file instead of the dataset.",
 )
-@screen_command
+@work_command
 def verify(directory: Path, **options: Any) -> None:
     """Read a built dataset back and compare it with its plan.
 

@@ -11,15 +11,13 @@ import curate
 from curate.cli.session import Command, RecipeSession, add_options, recipe_command
 
 PLACES = ("devices", "engine", "tensorboard")
-"""Options of every command that trains."""
+"""Options of every command that trains; devices are where the engine is."""
 
 
 def proxy_command(command: Command) -> Command:
     """Add the options of a command that trains on a recipe's domains."""
     options = [
         click.option("--devices", metavar="NAMES", help="cuda:0,cuda:1: one process on each."),
-        click.option("--engine", type=click.Choice(["local", "ray"]),
-                     help="Where devices are: here, or in a Ray cluster."),
         click.option("--tensorboard", type=click.Path(path_type=Path), metavar="DIR",
                      help="Write scalars of every run there."),
     ]  # fmt: skip

@@ -43,6 +43,15 @@ SCREEN_OPTIONS: Sequence[Callable[[Any], Any]] = [
 """Options of every command that shows a result, which `Screen` reads."""
 
 
+WORK_OPTIONS: Sequence[Callable[[Any], Any]] = [
+    click.option("--workers", type=click.IntRange(1),
+                 help="Number of processes; default: the cores."),
+    click.option("--engine", type=click.Choice(["local", "ray"]),
+                 help="Work here (default), or on a Ray cluster."),
+]  # fmt: skip
+"""Options of every command that does work in parallel."""
+
+
 def _recipe_options(required: bool) -> list[Callable[[Any], Any]]:
     """Return the argument and options of a command that takes a recipe."""
     return [
@@ -50,8 +59,7 @@ def _recipe_options(required: bool) -> list[Callable[[Any], Any]]:
         click.option("--out", type=click.Path(path_type=Path), help="Replaces output.dir."),
         click.option("--set", "overrides", multiple=True, metavar="KEY.SUB=VALUE",
                      help="Changes one key of the recipe; may be repeated."),
-        click.option("--workers", type=click.IntRange(1),
-                     help="Number of processes; default: the cores."),
+        *WORK_OPTIONS,
         click.option("--seed", type=int, help="Replaces the recipe's seed."),
         *SCREEN_OPTIONS,
     ]  # fmt: skip
@@ -67,6 +75,11 @@ def add_options(command: Command, options: Sequence[Callable[[Any], Any]]) -> Co
 def screen_command(command: Command) -> Command:
     """Add the options of a command that shows a result."""
     return add_options(command, SCREEN_OPTIONS)
+
+
+def work_command(command: Command) -> Command:
+    """Add the options of a command that works in parallel and shows a result."""
+    return add_options(command, [*WORK_OPTIONS, *SCREEN_OPTIONS])
 
 
 def recipe_command(command: Command) -> Command:
@@ -131,6 +144,10 @@ class Screen:
             names = " and ".join(f"--{name.removeprefix('as_')}" for name in exclusive)
             raise RecipeError(f"{names} exclude each other: give one of them")
         open_logs(options.get("verbose", False), options.get("log_file"))
+        if options.get("engine") is not None:
+            from curate.pipeline.api import engine
+
+            click.get_current_context().with_resource(engine(options["engine"]))
         self._print_as = exclusive[0] if exclusive else ""
         self.observer: LoggingObserver = LoggingObserver()
         self.console: Console | None = None

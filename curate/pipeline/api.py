@@ -8,7 +8,8 @@ shows, and an `Observer` of your own receives everything.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -32,7 +33,7 @@ from curate.pipeline.results import (
 from curate.recipe import AbsentDomains, FarRuns, LoadedRecipe, load_recipe, override_texts
 from curate.runtime.progress import Observer
 from curate.runtime.registry import unknown_name
-from curate.runtime.workers import default_workers
+from curate.runtime.workers import default_workers, on_cluster
 
 if TYPE_CHECKING:
     from curate.dataset.differences import Differences
@@ -46,7 +47,7 @@ RecipeLike = LoadedRecipe | PathLike | Mapping[str, Any]
 Overrides = Mapping[str, Any] | Iterable[str]
 """`{"mixture.kl": 0.1}` or `["mixture.kl=0.1"]`."""
 Engine = Literal["local", "ray"]
-"""Place of the devices: this machine, or a Ray cluster."""
+"""Place of the work: this machine, or a Ray cluster."""
 Progress = Observer | Literal["terminal"] | None
 """Receiver of progress; None for silence."""
 Supply = Mapping[str, float] | PathLike | Sequence[str] | None
@@ -101,6 +102,35 @@ class _RunTableArguments:
             max_epochs=self.max_epochs,
             overrides=overrides if method is None else (*overrides, f"mixture.method={method}"),
         )
+
+
+@contextmanager
+def engine(name: Engine) -> Iterator[None]:
+    """Do the work of the functions called inside the block on this machine, or on a Ray cluster.
+
+    A cluster tokenises, counts, measures, writes and verifies. Its machines must see the recipe's
+    files, cache and output under the same paths, and have the same versions installed, which
+    `curate doctor --engine ray` checks. The results are the same, byte for byte.
+
+    Args:
+        name: "local" or "ray". Ray connects to the cluster that RAY_ADDRESS names, or starts on
+            this machine.
+
+    Raises:
+        EngineError: The cluster cannot be reached.
+        MissingEvidence: ray is not installed.
+
+    Example:
+        >>> with engine("local"):  # "ray" on a cluster
+        ...     pass
+    """
+    if _checked_engine(name) == "local":
+        yield
+        return
+    from curate.runtime.ray import RayCluster
+
+    with on_cluster(RayCluster()):
+        yield
 
 
 def tokenize(
@@ -912,12 +942,16 @@ def _with_devices(
     if devices is not None:
         changes["device"] = devices
     if engine is not None:
-        if engine not in get_args(Engine):
-            raise RecipeError(unknown_name("engine", engine, get_args(Engine), "proxy.engine"))
-        changes["engine"] = engine
+        changes["engine"] = _checked_engine(engine)
     if tensorboard is not None:
         changes["tensorboard"] = str(Path(tensorboard).resolve())
     return loaded.with_proxies(with_fields(loaded.proxies, **changes)) if changes else loaded
+
+
+def _checked_engine(name: str) -> str:
+    if name not in get_args(Engine):
+        raise RecipeError(unknown_name("engine", name, get_args(Engine), "engine"))
+    return name
 
 
 def _path(path: PathLike | None) -> Path | None:

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import xxhash
@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from curate.runtime.mapping import CAN_FORGET, forget_pages, map_scratch, mapped_bytes
 
+Result = TypeVar("Result")
 Columns = dict[str, NDArray[Any]]
 """Arrays of one length, by name."""
 
@@ -88,16 +89,21 @@ def bounded(
         _bound = before
 
 
-def bounded_here(function: Callable[..., None]) -> Callable[..., None]:
+def bounded_here(function: Callable[..., Result]) -> Callable[..., Result]:
     """Return a function that runs under the present bound, even in a process that is spawned."""
     return partial(_call_bounded, (_bound.limit_bytes, _bound.directory), function)
 
 
 def _call_bounded(
-    bound: tuple[int, Path | None], function: Callable[..., None], *arguments: Any
-) -> None:
+    bound: tuple[int, Path | None], function: Callable[..., Result], *arguments: Any
+) -> Result:
     with bounded(*bound):
-        function(*arguments)
+        return function(*arguments)
+
+
+def memory_bound() -> int:
+    """Return the bytes that a process may use for all that grows with the number of documents."""
+    return _bound.limit_bytes
 
 
 def columns(rows: int, dtypes: Mapping[str, Any]) -> Columns:

@@ -1,4 +1,4 @@
-"""Worker processes on this machine.
+"""Worker processes on this machine, and the place where a cluster takes over from them.
 
 Workers are forked where that is safe, so that they share the parent's imports, and spawned
 elsewhere. They take work from shared counters and send small messages, while data goes to disk. A
@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from curate import errors
 from curate.errors import CurateError, EngineError
@@ -35,15 +35,53 @@ Send = Callable[[Any], None]
 TICK_SECONDS = 0.1
 
 
+class Cluster(Protocol):
+    """Machines that see the same files under the same paths, and do the work of `map_tasks`."""
+
+    cores: int
+    """Cores of all machines."""
+
+    def map(
+        self,
+        function: Callable[[Any], Any],
+        items: Sequence[Any],
+        workers: int,
+        on_tick: Callable[[], None],
+        on_result: Callable[[Any], None],
+    ) -> list[Any]:
+        """Apply `function` to every item, as `map_tasks` does."""
+
+
+_cluster: Cluster | None = None
+
+
+@contextmanager
+def on_cluster(cluster: Cluster) -> Iterator[None]:
+    """Let a cluster do the work of `map_tasks` inside the block."""
+    global _cluster
+    before, _cluster = _cluster, cluster
+    try:
+        yield
+    finally:
+        _cluster = before
+
+
+def uses_cluster() -> bool:
+    """Whether a cluster does the work of `map_tasks`."""
+    return _cluster is not None
+
+
 def default_workers() -> int:
-    """Count the cores that this process may use."""
+    """Count the cores that this process may use, or those of the cluster."""
+    if _cluster is not None:
+        return _cluster.cores
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 @dataclass(frozen=True, slots=True)
-class _Failure:
+class Failure:
     """A worker's error as text, which any process can send to its parent."""
 
     kind: str
@@ -210,8 +248,9 @@ def ahead(
 ) -> Iterator[Callable[[], Result]]:
     """Start `function` in another process, and yield a function that waits for its result.
 
-    The process is killed when the block ends. Where workers do not fork, the function runs in this
-    process when its result is needed, without limits.
+    The process is killed when the block ends. Where workers do not fork, and with a cluster, whose
+    threads a fork would lose, the function runs in this process when its result is needed, without
+    limits.
 
     Args:
         function: Its result must be picklable.
@@ -222,7 +261,7 @@ def ahead(
         ...     result()
         4
     """
-    if not workers_share_memory():
+    if not workers_share_memory() or uses_cluster():
         yield function
         return
     received: list[Result] = []
@@ -296,8 +335,8 @@ def _collect(
                 if process.exitcode != 0:
                     on_death(numbers[receiver], process.exitcode)
                 continue
-            if isinstance(message, _Failure):
-                raise _revive(message)
+            if isinstance(message, Failure):
+                raise revive(message)
             on_message(message)
         on_tick()
 
@@ -311,22 +350,27 @@ def _work(body: Callable[[int, Send], None], number: int, sender: Any) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     try:
         body(number, sender.send)
-    except CurateError as error:
-        sender.send(_Failure(type(error).__name__, str(error)))
     except (SystemExit, KeyboardInterrupt):
         raise
     except BaseException as error:  # noqa: BLE001 - a panic in Rust is no `Exception`
-        line = fault_line(error, "")
-        if line is not None:
-            traceback.clear_frames(error.__traceback__)  # which may fill the memory
-            sender.send(_Failure("EngineError", line))
-        elif isinstance(error, OSError):  # such as a file without permission
-            where = f"{error.filename}: " if error.filename else ""
-            sender.send(_Failure("EngineError", f"{where}{error.strerror or error}"))
-        else:  # a bug of ours, shown in the parent
-            sender.send(_Failure("", traceback.format_exc()))
+        sender.send(failure_of(error))
     finally:
         sender.close()
+
+
+def failure_of(error: BaseException) -> Failure:
+    """Describe a worker's error for its parent."""
+    if isinstance(error, CurateError):
+        return Failure(type(error).__name__, str(error))
+    line = fault_line(error, "")
+    if line is not None:
+        traceback.clear_frames(error.__traceback__)  # which may fill the memory
+        return Failure("EngineError", line)
+    if isinstance(error, OSError):  # such as a file without permission
+        where = f"{error.filename}: " if error.filename else ""
+        return Failure("EngineError", f"{where}{error.strerror or error}")
+    # A bug of ours, shown in the parent.
+    return Failure("", "".join(traceback.format_exception(error)))
 
 
 def _end_with_parent() -> None:
@@ -338,7 +382,8 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _revive(failure: _Failure) -> Exception:
+def revive(failure: Failure) -> Exception:
+    """Return the error that a worker met."""
     kind = getattr(errors, failure.kind, None)
     if kind is None:
         return RuntimeError(f"a worker failed:\n{failure.message}")
@@ -391,7 +436,8 @@ def map_tasks(
     Args:
         function: Must be picklable where workers are spawned.
         items: Started in this order.
-        workers: Number of processes; with 1, this process does all the work.
+        workers: Number of processes, or of tasks at once on a cluster; with 1, this process does
+            all the work.
         on_tick: Called in the parent about ten times a second, or after each item.
         on_result: Called in the parent with each result as it arrives.
 
@@ -399,6 +445,8 @@ def map_tasks(
         >>> map_tasks(abs, [-3, 1, -2], workers=2)
         [3, 1, 2]
     """
+    if _cluster is not None and workers > 1:
+        return _cluster.map(function, items, workers, on_tick, on_result)
     results: dict[int, Result] = {}
 
     def keep(message: tuple[int, Result]) -> None:

@@ -7,9 +7,10 @@ counts from the store for the remaining entries, such as those of a run that was
 
 from __future__ import annotations
 
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ class CountRequest:
     directory: Path
     """Directory of count tables of this tokenizer's domains."""
     spill: Path
-    """Directory for sorted runs, which no other request uses."""
+    """Directory for sorted runs, in which each attempt has a place of its own."""
     runs: tuple[tuple[Path, tuple[EntryKey, ...]], ...]
     """Tables made while tokenising, each with the entries it counts."""
     memory_bytes: int
@@ -82,6 +83,8 @@ def domain_counts(request: CountRequest, notice: Notice) -> Path:
     if path.is_dir() and _is_whole(path, notice):
         return path
     base, runs, needed = _reusable_tables(request, needed, notice)
+    request.spill.mkdir(parents=True, exist_ok=True)
+    request = replace(request, spill=Path(tempfile.mkdtemp(dir=request.spill)))
     if needed:
         rest = request.spill / "rest"
         _count_entries(request, needed, rest)

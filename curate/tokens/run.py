@@ -8,7 +8,9 @@ one huge file occupies all cores too. Segments that are already stored are not r
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias
@@ -23,12 +25,19 @@ from curate.runtime.shared import shared_numbers
 from curate.tokens.counting import count_stream
 from curate.tokens.rows import append_ends
 from curate.tokens.task_queue import TaskQueue
-from curate.tokens.tasks import PROGRESS, TokeniseJob, name_of
+from curate.tokens.tasks import PROGRESS, Task, TokeniseJob, name_of
 from curate.tokens.tokenizer import Tokenizer
 from curate.tokens.worker import SharedState, work
 
 CountRuns: TypeAlias = dict[int, list[tuple[Path, list[str]]]]
 """Count tables on disk by domain, each with the names of the entries it counts."""
+
+GROUP_BYTES = 1 << 30
+"""Most bytes of files that a task on a cluster tokenises, for each of which there is one table of
+counts."""
+
+GROUPS_A_WORKER = 4
+"""Fewest such tasks for each worker, so that all end together."""
 
 
 def tokenise(
@@ -41,7 +50,7 @@ def tokenise(
 
     Args:
         job: Tasks, at least one, and how to do them.
-        workers: Most processes.
+        workers: Most processes, or tasks at once on a cluster.
         on_progress: Called about ten times a second with shape (domains, len(PROGRESS)) totals.
         test_backend: Run in the parent while workers start. An exception from it ends the run
             before any part is written.
@@ -49,17 +58,13 @@ def tokenise(
     Raises:
         InputError: A file cannot be read, or a bad record where the recipe allows none.
     """
+    if local.uses_cluster() and workers > 1:
+        test_backend()
+        return _tokenise_apart(job, workers, on_progress)
     runs: CountRuns = {}
     if not any(task.shared for task in job.tasks):  # any number of workers can join a shared one
         workers = min(workers, len(job.tasks))
-    shape = (workers, len(job.domains), len(PROGRESS))
-    shared = SharedState(
-        counters=shared_numbers([0] * int(np.prod(shape))),
-        verdict=shared_numbers([0]),
-        queue=TaskQueue(job.tasks, workers),
-        current=shared_numbers([-1] * workers),
-    )
-    totals = np.frombuffer(shared.counters, np.int64).reshape(shape)
+    shared, totals = _shared_state(job, workers)
 
     def keep(message: tuple[int, Path, list[str]]) -> None:
         domain, run, counted = message
@@ -88,6 +93,71 @@ def tokenise(
         raise
     on_progress(totals.sum(axis=0))
     return runs
+
+
+def _shared_state(job: TokeniseJob, workers: int) -> tuple[SharedState, NDArray[np.int64]]:
+    """Make the memory that workers share, and the view of its counters by worker and domain."""
+    shape = (workers, len(job.domains), len(PROGRESS))
+    shared = SharedState(
+        counters=shared_numbers([0] * int(np.prod(shape))),
+        verdict=shared_numbers([0]),
+        queue=TaskQueue(job.tasks, workers),
+        current=shared_numbers([-1] * workers),
+    )
+    return shared, np.frombuffer(shared.counters, np.int64).reshape(shape)
+
+
+def _tokenise_apart(
+    job: TokeniseJob, workers: int, on_progress: Callable[[NDArray[np.int64]], None]
+) -> CountRuns:
+    """Tokenise groups of tasks on a cluster, whose machines share nothing but files."""
+    runs: CountRuns = {}
+    totals = np.zeros((len(job.domains), len(PROGRESS)), np.int64)
+
+    def keep(result: _GroupResult) -> None:
+        counted, progress = result
+        totals[...] += progress
+        for domain, run, names in counted:
+            runs.setdefault(domain, []).append((run, names))
+
+    local.map_tasks(
+        partial(_tokenise_group, replace(job, tasks=(), encoder=None)),
+        list(_groups(job.tasks, workers)),
+        workers,
+        on_tick=lambda: on_progress(totals),
+        on_result=keep,
+    )
+    on_progress(totals)
+    return runs
+
+
+_GroupResult: TypeAlias = tuple[list[tuple[int, Path, list[str]]], NDArray[np.int64]]
+
+
+def _tokenise_group(job: TokeniseJob, tasks: tuple[Task, ...]) -> _GroupResult:
+    """Do some tasks in this process; return count tables and shape (domains, len(PROGRESS))."""
+    # A second attempt, perhaps beside a first that is not dead but cut off, needs its own place.
+    job = replace(job, tasks=tasks, spill=job.spill / f"group-{uuid.uuid4().hex}")
+    shared, totals = _shared_state(job, 1)
+    shared.verdict[0] = 1
+    counted: list[tuple[int, Path, list[str]]] = []
+    work(job, shared, 0, counted.append)
+    return counted, totals[0].copy()
+
+
+def _groups(tasks: Sequence[Task], workers: int) -> Iterator[tuple[Task, ...]]:
+    """Join neighbouring tasks of one domain, in their order."""
+    total_bytes = sum(task.size_bytes for task in tasks)
+    most_bytes = min(GROUP_BYTES, total_bytes // (GROUPS_A_WORKER * workers))
+    group: list[Task] = []
+    for task in tasks:
+        group_bytes = sum(member.size_bytes for member in group)
+        if group and (task.domain != group[0].domain or group_bytes + task.size_bytes > most_bytes):
+            yield tuple(group)
+            group = []
+        group.append(task)
+    if group:
+        yield tuple(group)
 
 
 def load_kernels(tokenizer: Tokenizer) -> None:
