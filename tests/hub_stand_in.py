@@ -37,6 +37,11 @@ class Hub(ThreadingHTTPServer):
     def url(self):
         return f"http://127.0.0.1:{self.server_port}"
 
+    @property
+    def storage(self):
+        """Address of the storage of LFS objects, a host of its own as on the Hub."""
+        return f"http://localhost:{self.server_port}"
+
     def commit(self, name, files, *, keep=True, branch="main"):
         """Add a commit with files, given as bytes or text; None removes one."""
         dataset = self.datasets.setdefault(name, {"commits": {}, "refs": {}, "private": False})
@@ -82,7 +87,12 @@ class Handler(BaseHTTPRequestHandler):
         if hub.is_down:
             self.close_connection = True
             return None
-        if hub.token and self.headers.get("Authorization") != f"Bearer {hub.token}":
+        is_storage = path.startswith(("/cdn/", "/lfs/"))  # whose addresses are signed
+        if (
+            hub.token
+            and not is_storage
+            and self.headers.get("Authorization") != f"Bearer {hub.token}"
+        ):
             return self.refuse(401, "RepoNotFound")
         query = dict(urllib.parse.parse_qsl(query))
         for pattern, method in ROUTES:
@@ -179,7 +189,7 @@ class Handler(BaseHTTPRequestHandler):
             oid = entry["lfs"]["oid"]
             self.server.objects[oid] = data
             headers |= {"X-Linked-Size": str(len(data)), "X-Linked-ETag": f'"{oid}"',
-                        "Location": f"{self.server.url}/cdn/{oid}/{path}"}  # fmt: skip
+                        "Location": f"{self.server.storage}/cdn/{oid}/{path}"}  # fmt: skip
             return self.send(b"", 302, headers)
         self.ranged(path, data, headers)
 
@@ -205,9 +215,11 @@ class Handler(BaseHTTPRequestHandler):
         owner = asked.get("organization")
         name = f"{owner}/{asked['name']}" if owner else asked["name"]
         if name in self.server.datasets:
-            return self.refuse(409, "RepoExists")
+            return self.send({"error": "exists", "url": f"{self.server.url}/datasets/{name}"}, 409)
         self.server.commit(name, {".gitattributes": ""})
-        self.server.datasets[name]["private"] = asked.get("private", False)
+        self.server.datasets[name]["private"] = (
+            asked.get("private") or asked.get("visibility") == "private"
+        )
         self.send({"url": f"{self.server.url}/datasets/{name}", "id": name})
 
     def preupload(self, query, name, revision):

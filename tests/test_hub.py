@@ -86,7 +86,9 @@ def run(hub, *arguments, **environment):
     """Run the command line in a process of its own: the Hub's libraries read their environment."""
     path = os.pathsep.join(filter(None, [str(Path.cwd()), os.environ.get("PYTHONPATH", "")]))
     variables = {"HF_ENDPOINT": hub.url, "PYTHONPATH": path, "HF_HUB_DISABLE_TELEMETRY": "1"}
-    command = [sys.executable, "-W", "error", "-m", "curate.cli", *map(str, arguments)]
+    # huggingface_hub uploads to LFS in a way that its HTTP client calls outdated.
+    strict = [] if arguments[0] == "push" else ["-W", "error"]
+    command = [sys.executable, *strict, "-m", "curate.cli", *map(str, arguments)]
     return subprocess.run(
         command, env={**os.environ, **variables, **environment}, capture_output=True, text=True,
         check=False,
@@ -411,3 +413,72 @@ def test_a_download_is_read_without_its_card(tmp_path):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
     assert counts_of(folder, tmp_path)[0] == 300 + 20 + 40
+
+
+def built(recipe, corpus, tmp_path, form="jsonl", **output):
+    paths = {"paths": str(corpus / "data" / "wiki"), "hf": None, "license": "mit"}
+    path = recipe(None, domain=paths, output={"format": form, "shard_tokens": 2000, **output})
+    curate.build(path, workers=1)
+    return tmp_path / "out" / "t"
+
+
+def rows_of(hub, name, **environment):
+    code = (
+        "import datasets, json, sys\n"
+        f"rows = datasets.load_dataset({name!r}, split='train')['text']\n"
+        "print(json.dumps(list(rows)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "HF_ENDPOINT": hub.url, **environment},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_push_uploads_what_load_dataset_opens(hub, recipe, corpus, tmp_path):
+    directory = built(recipe, corpus, tmp_path)
+    hub.token = "write"
+    token = {"HF_TOKEN": "write", "HF_HUB_DISABLE_XET": "1"}
+    done = run(hub, "push", directory, "me/mix", **token)
+    assert done.returncode == 0, done.stderr
+    assert "/datasets/me/mix (private), commit" in "".join(done.stdout.split("\n"))
+    assert hub.datasets["me/mix"]["private"]
+    pushed = hub.files("me/mix")
+    manifest = json.loads((directory / "manifest.json").read_text())
+    assert json.loads(pushed["manifest.json"]) == manifest
+    shards = [file["path"] for shard in manifest["shards"] for file in shard["files"]]
+    assert len(shards) > 3
+    assert all(pushed[path] == (directory / path).read_bytes() for path in shards)
+    assert b"mit" in pushed["README.md"]
+    assert len(hub.datasets["me/mix"]["commits"]) == 2  # the new repository, and one commit
+    local = datasets.load_dataset(str(directory), split="train")
+    assert rows_of(hub, "me/mix", **token) == list(local["text"])
+    # A dataset of fewer shards leaves none of the earlier ones behind.
+    smaller = json.loads((tmp_path / "recipe.yaml").read_text()) | {"budget_tokens": 1500}
+    curate.build(smaller | {"base": str(tmp_path)}, workers=1, overwrite=True)
+    assert run(hub, "push", directory, "me/mix", "--public", **token).returncode == 0
+    assert hub.datasets["me/mix"]["private"]  # one that exists stays as it is
+    left = {path for path in hub.files("me/mix") if path.startswith("train/")}
+    assert 0 < len(left) < len(shards) and left < set(shards)
+    done = run(hub, "push", directory, "me/mix", HF_TOKEN="read", HF_HUB_DISABLE_XET="1")
+    assert done.returncode == 2 and "HF_TOKEN" in done.stderr
+
+
+def test_push_refuses_what_is_damaged_or_not_opened(hub, recipe, corpus, tmp_path):
+    directory = built(recipe, corpus, tmp_path, "parquet")
+    done = run(hub, "push", directory, "me/mix", "--dry-run", HF_ENDPOINT="http://127.0.0.1:9")
+    assert done.returncode == 0, done.stderr
+    assert "train/shard-00000.parquet" in done.stdout
+    assert "would be pushed to me/mix, private if it is new" in " ".join(done.stdout.split())
+    assert run(hub, "push", directory, "mix").stderr.startswith("curate: 'mix': expected a repos")
+    shard = next((directory / "train").glob("*.parquet"))
+    shard.write_bytes(shard.read_bytes()[:-1])
+    hub.requests.clear()
+    done = run(hub, "push", directory, "me/mix")
+    assert done.returncode == 2 and "nothing is pushed: run curate build" in done.stderr
+    assert hub.requests == []
+    other = built(recipe, corpus, tmp_path, "megatron", dir="out/tokens")
+    done = run(hub, "push", tmp_path / "out" / "tokens", "me/mix")
+    assert done.returncode == 2, other
+    assert "load_dataset opens no dataset of format megatron; build one with" in done.stderr

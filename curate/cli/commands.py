@@ -11,7 +11,7 @@ import sys
 import click
 
 from curate import __version__
-from curate.cli import evidence, info, interrupt, look_ups, main_job, proxies
+from curate.cli import evidence, info, interrupt, look_ups, main_job, proxies, upkeep
 from curate.cli.session import EXIT_FAILED, EXIT_USER, print_json, say
 from curate.errors import CurateError
 from curate.runtime.escape import one_line, output_named, tolerate_encodings
@@ -20,6 +20,7 @@ from curate.runtime.machine import fault_line
 COMMANDS = (
     main_job.init, main_job.tokenize, main_job.stats, main_job.mix, main_job.plan,
     main_job.build, main_job.verify, main_job.report, look_ups.show, look_ups.diff,
+    upkeep.push,
     proxies.proxy, proxies.experts, proxies.validate, evidence.fit, evidence.design,
     info.methods, info.formats, info.corpus, info.schema, info.doctor,
 )  # fmt: skip

@@ -26,6 +26,7 @@ from curate.pipeline.results import (
     MixtureResult,
     PlanResult,
     ProxyResult,
+    PushResult,
     ReportResult,
     StatsResult,
     ValidationResult,
@@ -449,6 +450,46 @@ def verify(
     from curate.pipeline.read_back import read_back
 
     return read_back(Path(directory), _path(report), _workers(workers), _observer(progress))
+
+
+def push(  # noqa: PLR0913 - keywords, of which a call names one or two
+    directory: PathLike,
+    repository: str,
+    *,
+    public: bool = False,
+    message: str | None = None,
+    dry_run: bool = False,
+    workers: int | None = None,
+    progress: Progress = None,
+) -> PushResult:
+    """Verify a dataset, and upload it to the Hugging Face Hub in one commit.
+
+    Args:
+        directory: Directory of a dataset in a format that `load_dataset` opens, such as `parquet`.
+        repository: The dataset's repository, `owner/name`, which is made if there is none.
+        public: Whether a new repository is public. One that exists stays as it is.
+        message: Message of the commit; None for one that names the dataset.
+        dry_run: Whether only to list the files, without a network.
+        workers: Number of processes; None for the cores.
+        progress: None for silence, "terminal", or an observer.
+
+    Returns:
+        The files, and the address and commit of the repository.
+
+    Raises:
+        ShardError: The directory holds no finished dataset, or it is damaged.
+        InputError: `load_dataset` does not open its format, or the Hub refuses.
+
+    Example:
+        `curate.push("out/my-mix", "me/my-mix", dry_run=True).files`
+    """
+    from curate.pipeline.push import PushRequest, list_files
+    from curate.pipeline.push import push as push_dataset
+
+    request = PushRequest(Path(directory), repository, public, message)
+    if dry_run:
+        return list_files(request)
+    return push_dataset(request, _workers(workers), _observer(progress))
 
 
 def init(directory: PathLike, *, recipe: PathLike | None = None) -> InitResult:

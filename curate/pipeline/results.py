@@ -220,6 +220,27 @@ class CertificateResult(Result):
 
 
 @dataclass(frozen=True, repr=False)
+class PushResult(Result):
+    """Files that were pushed to the Hugging Face Hub, or would be."""
+
+    title: ClassVar[str] = "files on the Hugging Face Hub"
+
+    @property
+    def files(self) -> list[dict[str, Any]]:
+        """Path and bytes of each file."""
+        return list(self.json["files"])
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all files."""
+        return sum(int(file["bytes"]) for file in self.files)
+
+    def rows(self) -> list[Row]:
+        """Return one row for each file."""
+        return [dict(file) for file in self.files]
+
+
+@dataclass(frozen=True, repr=False)
 class FitResult(Result):
     """Laws compared on a run table by cross-validation over mixtures."""
 

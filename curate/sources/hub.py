@@ -119,7 +119,7 @@ def find_commit(dataset: HubRecipe, cache: Path, notice: Notice) -> str:
     key = f"{constants.ENDPOINT}/datasets/{dataset.id}@{revision}"
     last = commits.get(key)
     keep = f"; the last run here read {last}: set revision to that to go on with it" if last else ""
-    with _explained(dataset, keep):
+    with hub_errors(dataset.id, revision, otherwise=keep):
         commit = str(HfApi().dataset_info(dataset.id, revision=revision).sha)
     if last is not None and last != commit:
         notice(
@@ -159,7 +159,7 @@ def _ask(dataset: HubRecipe, root: str, commit: str | None, cache: Path) -> HubL
     # With a cache of its own, `datasets` never answers from a dataset that someone prepared before.
     builds = str(cache / DIRECTORY / "datasets")
     path = root if commit is None else f"{PROTOCOL}{dataset.id}"
-    with _explained(dataset):
+    with hub_errors(dataset.id, dataset.revision or "main", dataset.config):
         builder = datasets.load_dataset_builder(
             path, dataset.config, revision=commit, cache_dir=builds
         )
@@ -203,12 +203,19 @@ def _check_module(dataset: HubRecipe, module: str, reader: str) -> None:
 
 
 @contextmanager
-def _explained(dataset: HubRecipe, otherwise: str = "") -> Iterator[None]:
+def hub_errors(
+    name: str, revision: str, config: str | None = None, otherwise: str = ""
+) -> Iterator[None]:
     """Turn the errors of `huggingface_hub` and `datasets` into one line.
 
     Args:
-        dataset: The dataset asked for.
+        name: The dataset asked for.
+        revision: Its revision.
+        config: Its config.
         otherwise: End of the line if the Hub cannot be reached.
+
+    Raises:
+        InputError: Whatever went wrong.
     """
     from huggingface_hub import errors
 
@@ -219,7 +226,10 @@ def _explained(dataset: HubRecipe, otherwise: str = "") -> Iterator[None]:
         while (cause := chain[-1].__cause__ or chain[-1].__context__) and cause not in chain:
             chain.append(cause)
         words = " ".join(str(error).split()) or type(error).__name__
-        name, revision = dataset.id, dataset.revision or "main"
+        origin = " ".join(str(chain[-1]).split())
+        if origin not in words:
+            words += f": {origin}"
+        status = getattr(getattr(error, "response", None), "status_code", None)
         if any(isinstance(cause, errors.GatedRepoError) for cause in chain):
             reason = "is gated: accept its terms on its page, and set HF_TOKEN"
         elif any(isinstance(cause, errors.RevisionNotFoundError) for cause in chain):
@@ -231,9 +241,11 @@ def _explained(dataset: HubRecipe, otherwise: str = "") -> Iterator[None]:
         elif "Config name is missing" in words or re.match("BuilderConfig .* not found", words):
             listed = re.search(r"\[[^\]]*\]", words)
             configs = ast.literal_eval(listed[0]) if listed else []
-            asked = f"has no config '{dataset.config}'" if dataset.config else "has several configs"
-            hint = nearest_hint(dataset.config or "", configs)
+            asked = f"has no config '{config}'" if config else "has several configs"
+            hint = nearest_hint(config or "", configs)
             reason = f"{asked}{hint or ';'} set config to one of: {', '.join(configs)}"
+        elif status in (401, 403):
+            reason = "is refused to you by the Hub: set HF_TOKEN to a token that may do this"
         elif isinstance(error, FileNotFoundError):  # what `datasets` raises for no data, too
             reason = f"holds no data file that datasets finds ({words})"
         else:

@@ -1,0 +1,53 @@
+"""The commands that act on datasets that were built."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+import curate
+from curate.cli.session import Screen, screen_command
+from curate.runtime.registry import counted
+
+
+@click.command()
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.argument("repository", metavar="OWNER/NAME")
+@click.option("--public", is_flag=True, help="Make a new repository public; default: private.")
+@click.option("--message", help="Message of the commit.")
+@click.option("--dry-run", is_flag=True, help="Only list the files, without a network.")
+@click.option("--workers", type=click.IntRange(1), help="Number of processes; default: the cores.")
+@screen_command
+def push(directory: Path, repository: str, **options: Any) -> None:
+    """Verify a dataset, and upload it to the Hugging Face Hub.
+
+    Shards, card and all other files of the dataset become one commit of the dataset OWNER/NAME, so
+    that load_dataset("OWNER/NAME") opens it. The token is HF_TOKEN.
+    """
+    screen = Screen(options)
+    result = curate.push(
+        directory,
+        repository,
+        public=options["public"],
+        message=options["message"],
+        dry_run=options["dry_run"],
+        workers=options["workers"],
+        progress=screen.observer,
+    )
+
+    def lines() -> list[Any]:
+        from rich.text import Text
+
+        listed = [f"{file['path']}  {file['bytes']:,} bytes" for file in result.files]
+        total = f"{counted(len(listed), 'file')}, {result.bytes / 1e6:.1f} MB"
+        kind = "private" if result.json["private"] else "public"
+        if not result.json["pushed"]:
+            listed.append(f"{total} would be pushed to {repository}, {kind} if it is new")
+        else:
+            fields = result.json
+            listed = [f"pushed {total} to {fields['url']} ({kind}), commit {fields['commit']}"]
+        return [Text(line) for line in listed]
+
+    screen.show(result, lines)
