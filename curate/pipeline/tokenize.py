@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from curate.curation.apply import Curation, curate_domains
 from curate.curation.step import CurationRequest
-from curate.curation.steps import check_steps
+from curate.curation.steps import check_columns, check_steps
 from curate.dataset.manifest import OWN_DIRECTORIES, OWN_FILES, QUARANTINE
 from curate.errors import InputError, RecipeError
 from curate.pipeline.losses import (
@@ -131,6 +131,7 @@ def _tokenize_domains(loaded: LoadedRecipe, workers: int, observer: Observer) ->
     store.scan()
     # A wrong path ends the run here, before an empty cache is made.
     plans = plans or find_files(loaded, observer, store)
+    check_columns(loaded, plans)
     with _spill(cache) as spill:
         _discard_damage(store, plans, workers, observer)
         filling = FillRequest(

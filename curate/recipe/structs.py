@@ -126,6 +126,21 @@ class DomainRecipe(Frozen, frozen=True):
     """Names of the files to read where a path is a directory: patterns separated by commas, as in
     `*.py,*.c`.
     """
+    keep: list[str] = []
+    """Columns or keys beside the text to keep beside the documents; dots reach into nested objects.
+    `where` and `split` keep those that they name by themselves.
+    """
+    attributes: list[str] | str = []
+    """Tables of attributes computed elsewhere, joined by identifier: Parquet, CSV or JSON Lines
+    files, those of dolma's attributes included, or patterns. Each has a column named as `id` says,
+    or `id`; a content hash serves as an identifier, too. Relative paths start from the recipe's
+    directory.
+    """
+    where: str | None = None
+    """The documents to keep: an SQL expression of polars over columns of the files, `attributes`,
+    and `bytes`, `tokens`, `bytes_per_token`, `copies`, `line`, `file` and `id`, as in `lang = 'en'
+    AND quality > 0.4 AND tokens >= 50`. A document for which it is null is removed, too.
+    """
     license: str | None = None
     """The license of the text, for the dataset card."""
     metadata: dict[str, Any] = {}

@@ -1,0 +1,188 @@
+"""Join tables of attributes, such as scores computed elsewhere, to documents by identifier.
+
+A table has a column of identifiers and one for each attribute. Where it has a column `attributes`
+of spans, as dolma writes them, each of those has the value of its first span.
+"""
+
+from __future__ import annotations
+
+import glob
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import xxhash
+
+from curate.errors import InputError, RecipeError
+from curate.recipe import DomainRecipe, LoadedRecipe
+from curate.runtime.registry import counted
+from curate.sources.decompress.open import open_stream
+from curate.tokens.domain import DomainTokens
+
+CONTENT_HASH = re.compile(r"[0-9a-f]{32}")
+
+SPANS = "attributes"
+"""Column of dolma's attribute files."""
+
+
+@dataclass(frozen=True)
+class AttributeTable:
+    """The files of one entry of `domains[].attributes`."""
+
+    where: str
+    """The recipe's key and the files, for messages."""
+    files: tuple[Path, ...]
+    id: str
+    """Column of identifiers."""
+
+
+def attribute_tables(loaded: LoadedRecipe, domain: DomainRecipe) -> list[AttributeTable]:
+    """Find the files of a domain's tables of attributes.
+
+    Raises:
+        RecipeError: There is no such file.
+    """
+    patterns = [domain.attributes] if isinstance(domain.attributes, str) else domain.attributes
+    tables = []
+    for pattern in patterns:
+        whole = str(loaded.base / Path(pattern).expanduser())
+        paths = [whole] if Path(whole).is_file() else sorted(glob.glob(whole, recursive=True))
+        files = tuple(Path(path) for path in paths if Path(path).is_file())
+        if not files:
+            raise RecipeError(
+                f"domains[{domain.name}].attributes: {whole} is no file; name a Parquet, CSV or "
+                "JSON Lines file with a column of identifiers, or a pattern"
+            )
+        tables.append(AttributeTable(f"domains[{domain.name}].attributes", files, domain.id))
+    return tables
+
+
+def read_table(table: AttributeTable, names: Sequence[str] | None = None) -> pl.DataFrame:
+    """Read a table of attributes.
+
+    Args:
+        table: Its files, joined in order.
+        names: The attributes to keep; None for all.
+
+    Returns:
+        A frame with the identifier as text in `id`, and the attributes.
+
+    Raises:
+        InputError: A file cannot be read, or has no identifiers.
+    """
+    frames = [_read_file(path, table) for path in table.files]
+    if names is not None:
+        kept = ["id", *names]
+        frames = [frame.select(name for name in frame.columns if name in kept) for frame in frames]
+    try:
+        return pl.concat(frames, how="diagonal_relaxed")
+    except pl.exceptions.PolarsError as error:
+        raise InputError(
+            f"{table.where}: the types of {table.files[0]} and the files after it differ "
+            f"({str(error).splitlines()[0]})"
+        ) from error
+
+
+def _read_file(path: Path, table: AttributeTable) -> pl.DataFrame:
+    try:
+        if path.suffix == ".parquet":
+            frame = pl.read_parquet(path)
+        else:
+            with open_stream(str(path), path.stat().st_size) as stream:
+                content = stream.read(-1)
+            if path.name.removesuffix(path.suffix if stream.kind != "plain" else "").endswith(
+                (".csv", ".tsv")
+            ):
+                separator = "\t" if ".tsv" in path.name else ","
+                frame = pl.read_csv(
+                    io.BytesIO(content), separator=separator, infer_schema_length=None
+                )
+            else:
+                frame = pl.read_ndjson(io.BytesIO(content), infer_schema_length=None)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise InputError(
+            f"{table.where}: {path} cannot be read ({str(error).splitlines()[0]})"
+        ) from error
+    identifier = table.id if table.id in frame.columns else "id"
+    if identifier not in frame.columns:
+        raise InputError(
+            f"{table.where}: {path} has no column '{table.id}' of identifiers (columns: "
+            f"{', '.join(frame.columns)})"
+        )
+    others = [name for name in frame.columns if name not in (identifier, SPANS)]
+    spans = []
+    kind = frame.schema.get(SPANS)
+    if isinstance(kind, pl.Struct):
+        spans = [
+            pl.col(SPANS).struct.field(field.name).list.first().list.get(2, null_on_oob=True)
+            .alias(field.name)
+            for field in kind.fields
+        ]  # fmt: skip
+        others = [name for name in others if name != "source"]  # dolma's own
+    elif kind is not None:
+        others.append(SPANS)
+    return frame.select(pl.col(identifier).cast(pl.String).alias("id"), *others, *spans)
+
+
+def join_table(
+    domain: DomainTokens, table: AttributeTable, names: Sequence[str]
+) -> tuple[pl.DataFrame, str]:
+    """Join attributes to a domain's documents by identifier, or by content hash.
+
+    Of rows with one identifier, the first counts.
+
+    Args:
+        domain: The domain.
+        table: Its table.
+        names: The attributes.
+
+    Returns:
+        The attributes, shape (documents,) each, null where no row matches; and what did not match,
+        as a line for the user that is empty if everything did.
+    """
+    rows = read_table(table, names).filter(pl.col("id").fill_null("") != "")
+    total = len(rows)
+    rows = rows.unique("id", keep="first", maintain_order=True).with_row_index("row")
+    texts = rows["id"].to_list()
+    identities = np.array([xxhash.xxh3_64_intdigest(text.encode()) for text in texts], np.uint64)
+    documents = pl.DataFrame(
+        {
+            "identity": np.asarray(domain.identity),
+            "high": np.asarray(domain.content_high),
+            "low": np.asarray(domain.content_low),
+        }
+    )
+    by_identity = rows.select("row").with_columns(pl.Series("identity", identities))
+    matched = documents.join(by_identity, on="identity", how="left", maintain_order="left")["row"]
+    hashes = [number for number, text in enumerate(texts) if CONTENT_HASH.fullmatch(text)]
+    if hashes:
+        by_content = pl.DataFrame(
+            {
+                "high": np.array([int(texts[number][:16], 16) for number in hashes], np.uint64),
+                "low": np.array([int(texts[number][16:], 16) for number in hashes], np.uint64),
+                "row": pl.Series(hashes, dtype=rows["row"].dtype),
+            }
+        )
+        other = documents.join(by_content, on=["high", "low"], how="left", maintain_order="left")
+        matched = pl.select(pl.coalesce(matched, other["row"])).to_series()
+    present = [name for name in names if name in rows.columns]
+    joined = rows.select(present)[matched] if len(rows) else pl.DataFrame()
+    if not len(rows):
+        joined = pl.DataFrame({name: pl.Series([None] * len(domain)) for name in present})
+    unmatched = total and len(rows) - matched.drop_nulls().n_unique()
+    faults = [
+        text
+        for count, text in (
+            (matched.null_count(), f"{counted(matched.null_count(), 'document')} without a row"),
+            (unmatched, f"{counted(unmatched, 'row')} without a document"),
+            (total - len(rows), f"{counted(total - len(rows), 'row')} with an identifier again, "
+             "of which the first counts"),
+        )
+        if count
+    ]  # fmt: skip
+    line = f"{table.where}: {table.files[0]}: {'; '.join(faults)}" if faults else ""
+    return joined, line

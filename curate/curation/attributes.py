@@ -1,0 +1,219 @@
+"""Gather the attributes of documents that expressions name, and check expressions beforehand.
+
+Attributes are built in, or columns of the files, or columns of tables that are joined.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from curate.curation.attribute_tables import (
+    AttributeTable,
+    attribute_tables,
+    join_table,
+    read_table,
+)
+from curate.curation.source_columns import read_head, source_columns
+from curate.curation.step import CurationRequest
+from curate.errors import RecipeError
+from curate.recipe import DomainRecipe, LoadedRecipe
+from curate.runtime.files import hash_file, hash_json
+from curate.runtime.memory import blocks
+from curate.runtime.registry import nearest_hint
+from curate.sources.plans import FilePlan
+from curate.tokens.domain import DomainTokens
+
+BUILT_IN: dict[str, Any] = {
+    "bytes": pl.Int64,  # UTF-8 bytes of text
+    "tokens": pl.Int64,  # the end token included, as everywhere
+    "bytes_per_token": pl.Float64,
+    "copies": pl.Int64,  # documents of the domain with the same text, this one included
+    "line": pl.Int64,
+    "file": pl.String,
+    "id": pl.String,
+}
+"""Attributes that every document has, and their types."""
+
+
+def parse(expression: str, where: str) -> pl.Expr:
+    """Parse an SQL expression; nothing is evaluated but polars' own functions of columns.
+
+    Args:
+        expression: The expression.
+        where: The recipe's key, for messages.
+
+    Raises:
+        RecipeError: It is no expression.
+    """
+    try:
+        return pl.sql_expr(expression)
+    except pl.exceptions.PolarsError as error:
+        raise RecipeError(
+            f"{where}: {str(error).splitlines()[0]}; write it as in lang = 'en' AND quality > 0.4"
+        ) from error
+
+
+def names_in(expressions: Sequence[pl.Expr]) -> list[str]:
+    """List the columns that expressions name, each once."""
+    return list(dict.fromkeys(name for one in expressions for name in one.meta.root_names()))
+
+
+def attribute_settings(
+    request: CurationRequest, number: int, expressions: Sequence[pl.Expr]
+) -> list[Any]:
+    """Return, as JSON, all that the attributes of expressions follow from beside the documents.
+
+    Args:
+        request: The domains.
+        number: Number of the domain.
+        expressions: What is evaluated.
+    """
+    domain, recipe = request.domains[number], request.loaded.recipe.domains[number]
+    names = names_in(expressions)
+    if set(names) <= set(BUILT_IN) - {"line", "file"}:
+        return [pl.__version__]
+    files = hash_json(
+        [[file.path, [stored.entry.name for stored in file.entries]] for file in domain.files]
+    )
+    tables = attribute_tables(request.loaded, recipe)
+    return [pl.__version__, files, [[hash_file(path) for path in table.files] for table in tables]]
+
+
+def attribute_frame(
+    request: CurationRequest, number: int, names: Sequence[str], notices: list[str]
+) -> pl.DataFrame:
+    """Gather attributes of a domain's documents, in its order.
+
+    Args:
+        request: The domains.
+        number: Number of the domain.
+        names: Names of the attributes.
+        notices: Lines for the user are appended.
+
+    Raises:
+        InputError: A file or a table cannot be read, or has the wrong types.
+    """
+    domain, recipe = request.domains[number], request.loaded.recipe.domains[number]
+    columns: dict[str, pl.Series] = {
+        name: _built_in(domain, name) for name in names if name in BUILT_IN
+    }
+    for table in attribute_tables(request.loaded, recipe):
+        of_table = [
+            name for name in read_table(table).columns if name in names and name not in columns
+        ]
+        if of_table:
+            joined, notice = join_table(domain, table, of_table)
+            columns |= {name: joined[name] for name in of_table}
+            notices += [notice] if notice else []
+    columns |= source_columns(request, number, [name for name in names if name not in columns])
+    return pl.DataFrame(
+        [columns[name].alias(name) for name in names] or {"bytes": domain.text_bytes}
+    )
+
+
+def _built_in(domain: DomainTokens, name: str) -> pl.Series:
+    """Return a built-in attribute of every document."""
+    if name == "bytes":
+        return pl.Series(name, domain.text_bytes)
+    if name == "tokens":
+        return pl.Series(name, domain.tokens)
+    if name == "bytes_per_token":
+        return pl.Series(name, domain.text_bytes / domain.tokens)
+    if name == "copies":
+        return pl.Series(name, _copies(domain))
+    parts = []
+    for rows in blocks(len(domain)):
+        numbers = np.arange(rows.start, rows.stop)
+        if name == "id":
+            parts.append(pl.Series(name, domain.identifiers(numbers), pl.String))
+            continue
+        files, lines = domain.locate(numbers)
+        if name == "line":
+            parts.append(pl.Series(name, lines, pl.Int64))
+        else:
+            paths = pl.Series(name, [file.path for file in domain.files], pl.String)
+            parts.append(paths.gather(files))
+    return pl.concat(parts)
+
+
+def _copies(domain: DomainTokens) -> NDArray[np.int64]:
+    """Count the documents of a domain that have the text of each; they follow one another."""
+    is_new = np.ones(len(domain), bool)
+    is_new[1:] = (np.diff(domain.content_high) != 0) | (np.diff(domain.content_low) != 0)
+    group = np.cumsum(is_new) - 1
+    copies: NDArray[np.int64] = np.bincount(group)[group]
+    return copies
+
+
+def check_expressions(
+    loaded: LoadedRecipe,
+    domain: DomainRecipe,
+    plans: Sequence[FilePlan],
+    expressions: dict[str, pl.Expr],
+) -> dict[str, Any]:
+    """Check expressions against names and types of attributes, before any document is read.
+
+    Args:
+        loaded: The recipe.
+        domain: The domain.
+        plans: How its files are read.
+        expressions: Expressions by the recipe's key.
+
+    Returns:
+        The type of each expression, by key.
+
+    Raises:
+        RecipeError: A column does not exist or an expression does not fit its type; names the file,
+            its columns and the nearest name.
+    """
+    where = f"domains[{domain.name}]"
+    tables = attribute_tables(loaded, domain)
+    heads = [read_table(table) for table in tables]
+    for name in domain.keep:
+        if name in BUILT_IN:
+            raise RecipeError(f"{where}.keep: '{name}' is built in; leave it out")
+    needed = [*domain.keep, *names_in(list(expressions.values()))]
+    joined = {name: frame[name] for frame in heads for name in frame.columns if name != "id"}
+    clash = next((name for name in joined if name in BUILT_IN or name in domain.keep), None)
+    if clash is not None:
+        kind = "built in" if clash in BUILT_IN else "named by keep"
+        raise RecipeError(
+            f"{where}.attributes: column '{clash}' of {_file_of(clash, tables, heads)} is {kind}, "
+            "too; rename it"
+        )
+    read = list(dict.fromkeys(n for n in needed if n not in BUILT_IN and n not in joined))
+    head = read_head(plans, read)
+    by_key = {key: names_in([expression]) for key, expression in expressions.items()}
+    for key, names in {f"{where}.keep": domain.keep, **by_key}.items():
+        for name in names:
+            if name in read and name not in head.values:
+                others = [*BUILT_IN, *joined]
+                raise RecipeError(
+                    f"{key}: {head.path} has no column '{name}'"
+                    f"{nearest_hint(name, [*head.present, *others])} (columns: "
+                    f"{', '.join(head.present) or 'none'}; of all documents: {', '.join(others)})"
+                )
+    columns = [*head.values.values(), *joined.values()]
+    sample = pl.DataFrame([column.head(0) for column in columns]).with_columns(
+        pl.Series(name, [], kind) for name, kind in BUILT_IN.items()
+    )
+    kinds = {}
+    for key, expression in expressions.items():
+        try:
+            kinds[key] = sample.select(expression).dtypes[0]
+        except pl.exceptions.PolarsError as error:
+            types = ", ".join(f"{name} {sample.schema[name]}" for name in names_in([expression]))
+            raise RecipeError(
+                f"{key}: {str(error).splitlines()[0]} ({types}; {head.path})"
+            ) from error
+    return kinds
+
+
+def _file_of(name: str, tables: Sequence[AttributeTable], heads: Sequence[pl.DataFrame]) -> Path:
+    return next(t.files[0] for t, head in zip(tables, heads, strict=True) if name in head.columns)

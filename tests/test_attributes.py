@@ -1,0 +1,234 @@
+"""Filters by attributes equal polars on the same table, and are checked before data are read."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from conftest import Listener, make_documents
+
+from curate.errors import InputError, RecipeError
+from curate.pipeline.tokenize import TokenizedDomains, tokenize_domains
+from curate.recipe import load
+from curate.tokens.domain import DomainTokens
+
+SMALL = "tokenizer.train.vocab_size=280"
+
+
+def rows_of(count: int) -> list[dict[str, Any]]:
+    """Records whose attributes have gaps, ties and nested values."""
+    rng = np.random.default_rng(5)
+    rows: list[dict[str, Any]] = []
+    for number, row in enumerate(make_documents("wiki", count)):
+        quality = None if number % 17 == 0 else round(float(rng.random()), 2)
+        rows.append(
+            {
+                "id": f"d{number}",
+                "text": row["text"],
+                "lang": ["en", "de", "fr"][number % 3],
+                "quality": quality,
+                "meta": {"year": 2000 + number % 7},
+                "seen": number % 5,
+            }
+        )
+        if number % 11 == 0:
+            del rows[-1]["lang"]
+    return rows
+
+
+def write(directory: Path, kind: str, rows: list[dict[str, Any]], files: int = 2) -> None:
+    directory.mkdir(exist_ok=True)
+    step = -(-len(rows) // files)
+    for start in range(0, len(rows), step):
+        part = rows[start : start + step]
+        path = directory / f"part-{start:05}.{kind}"
+        if kind == "parquet":
+            pl.DataFrame(part).write_parquet(path)
+        elif kind == "csv":
+            flat = [{k: v for k, v in row.items() if k != "meta"} for row in part]
+            pl.DataFrame(flat, infer_schema_length=None).write_csv(path)
+        elif kind == "jsonl.gz":
+            path.write_bytes(gzip.compress("".join(json.dumps(r) + "\n" for r in part).encode()))
+        else:
+            path.write_text("".join(json.dumps(row) + "\n" for row in part))
+
+
+def over(recipe: Path, where: str, *overrides: str, **fields: Any) -> TokenizedDomains:
+    domain = {"name": "web", "paths": "in", **({"where": where} if where else {}), **fields}
+    texts = (f"domains={json.dumps([domain])}", SMALL, *overrides)
+    return tokenize_domains(load(recipe, texts), 1, Listener())
+
+
+def identifiers(domain: DomainTokens) -> list[str]:
+    return sorted(domain.identifiers(np.arange(len(domain))))
+
+
+EXPRESSIONS = [
+    "lang = 'en' AND quality > 0.4 AND tokens >= 50",
+    "quality > 0.4 OR lang IS NULL",
+    "quality BETWEEN 0.2 AND 0.7 AND NOT lang IN ('de', 'fr')",
+    "quality >= avg(quality)",
+    "lang LIKE 'e%' AND seen % 2 = 1",
+    "copies = 1 AND bytes_per_token > 1.2",
+    "line <= 20 AND id != 'd3'",
+    "file LIKE '%part-00000%'",
+    '"meta.year" >= 2003',
+]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "jsonl.gz", "parquet", "csv"])
+def test_filters_equal_polars_on_the_same_table(recipe: Path, kind: str) -> None:
+    rows = rows_of(120)
+    write(recipe.parent / "in", kind, rows)
+    whole = over(recipe, "").domains[0]
+    numbers = np.arange(len(whole))
+    files, lines = whole.locate(numbers)
+    facts = pl.DataFrame(
+        {
+            "id": whole.identifiers(numbers),
+            "tokens": whole.tokens,
+            "bytes": whole.text_bytes,
+            "bytes_per_token": whole.text_bytes / whole.tokens,
+            "line": lines,
+            "file": [whole.files[number].path for number in files],
+        }
+    )
+    table = pl.DataFrame(rows, infer_schema_length=None).join(facts, on="id")
+    table = table.with_columns(
+        pl.len().over("text").alias("copies"),
+        pl.col("meta").struct.field("year").alias("meta.year"),
+    )
+    for where in EXPRESSIONS:
+        if kind == "csv" and "meta" in where:
+            continue
+        kept = over(recipe, where)
+        assert kept.tokenised_bytes == 0
+        expected = table.filter(pl.sql_expr(where))["id"].to_list()
+        assert 0 < len(expected) < 120
+        assert identifiers(kept.domains[0]) == sorted(expected), where
+        (row,) = kept.stats
+        assert row.removed["filtered"].documents == 120 - len(expected)
+        assert row.amounts["read"].documents == 120
+
+
+def test_null_results_are_removed_and_said(recipe: Path) -> None:
+    write(recipe.parent / "in", "jsonl", rows_of(120))
+    heard = Listener()
+    domain = {"name": "web", "paths": "in", "where": "quality > 0.0"}
+    loaded = load(recipe, (f"domains={json.dumps([domain])}", SMALL))
+    for _ in range(2):
+        kept = tokenize_domains(loaded, 1, heard)
+    notice = "domains[web].where is null for 8 documents of 120, which are removed, too"
+    assert sum(notice in line for line in heard.notices) == 2
+    assert kept.stats[0].removed["filtered"].documents >= 8
+
+
+def message(recipe: Path, where: str, **fields: Any) -> str:
+    with pytest.raises(RecipeError) as caught:
+        over(recipe, where, **fields)
+    assert not list(recipe.parent.glob(".curate/tokens/*/part-*")), "nothing was tokenised"
+    return str(caught.value)
+
+
+def test_expressions_are_checked_before_data_are_read(recipe: Path) -> None:
+    write(recipe.parent / "in", "jsonl", rows_of(60))
+    path = recipe.parent / "in/part-00000.jsonl"
+    assert message(recipe, "langg = 'en'") == (
+        f"domains[web].where: {path} has no column 'langg'; did you mean 'lang'? (columns: "
+        "quality, meta, seen, lang; of all documents: bytes, tokens, bytes_per_token, copies, "
+        "line, file, id)"
+    )
+    assert "did you mean 'tokens'?" in message(recipe, "token > 5")
+    assert message(recipe, "quality >").startswith(
+        "domains[web].where: unable to parse 'quality >'"
+    )
+    assert "cannot compare string with numeric type" in message(recipe, "lang > 5")
+    assert "(lang String;" in message(recipe, "lang > 5")
+    assert message(recipe, "quality").startswith(
+        "domains[web].where: gives Float64, not true or false; compare it"
+    )
+    assert "domains[web].keep: " in message(recipe, "", keep=["urll"])
+    assert "'tokens' is built in" in message(recipe, "", keep=["tokens"])
+
+
+def test_several_types_in_a_column_name_the_file(recipe: Path) -> None:
+    rows = rows_of(60)
+    rows[59]["quality"] = "good"
+    write(recipe.parent / "in", "jsonl", rows)
+    last = recipe.parent / "in/part-00030.jsonl"
+    with pytest.raises(InputError, match=re.escape(f"{last}: column 'quality' holds values of")):
+        over(recipe, "quality > 0.5")
+
+
+def test_attributes_are_joined_by_identifier_and_content_hash(recipe: Path) -> None:
+    rows = rows_of(60)
+    write(recipe.parent / "in", "jsonl", rows)
+    whole = over(recipe, "").domains[0]
+    scores = [{"id": f"d{n}", "score": n / 60} for n in range(50)]
+    by_hash = whole.content_hash(int(whole.with_identifier("d55")[0]))
+    scores += [{"id": by_hash, "score": 0.9}, {"id": "nobody", "score": 1.0}]
+    scores += [{"id": "d1", "score": 1.0}]
+    expected = sorted([f"d{n}" for n in range(31, 50)] + ["d55"])
+    root = recipe.parent
+    pl.DataFrame(scores).write_parquet(root / "a.parquet")
+    pl.DataFrame(scores).write_csv(root / "a.csv")
+    (root / "a.jsonl.gz").write_bytes(
+        gzip.compress("".join(json.dumps(row) + "\n" for row in scores).encode())
+    )
+    spans = [{"id": r["id"], "attributes": {"score": [[0, 9, r["score"]]]}} for r in scores]
+    (root / "d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in spans))
+    for name in ("a.parquet", "a.csv", "a.jsonl.gz", "d.jsonl"):
+        heard = Listener()
+        domain = {"name": "web", "paths": "in", "where": "score > 0.5", "attributes": name}
+        kept = tokenize_domains(load(recipe, (f"domains={json.dumps([domain])}", SMALL)), 1, heard)
+        assert identifiers(kept.domains[0]) == expected, name
+        assert (
+            f"domains[web].attributes: {root / name}: 9 documents without a row; 1 row without a "
+            "document; 1 row with an identifier again, of which the first counts"
+        ) in heard.notices
+
+
+def test_faulty_tables_are_named(recipe: Path) -> None:
+    write(recipe.parent / "in", "jsonl", rows_of(30))
+    table = recipe.parent / "a.csv"
+    assert "a.csv is no file" in message(recipe, "", attributes="a.csv")
+    table.write_text("key,score\na,1\n")
+    with pytest.raises(InputError, match=r"a.csv has no column 'id' of identifiers .*key, score"):
+        over(recipe, "", attributes="a.csv")
+    table.write_text("id,tokens\na,1\n")
+    assert "column 'tokens' of" in message(recipe, "", attributes="a.csv")
+    table.write_text("id,score\nd1,1\n")
+    assert "did you mean 'score'?" in message(recipe, "scoer > 1", attributes="a.csv")
+
+
+def test_a_changed_threshold_reads_no_file_again(recipe: Path) -> None:
+    write(recipe.parent / "in", "jsonl", rows_of(60))
+    over(recipe, "quality > 0.5")
+    kept = list((recipe.parent / ".curate/attributes").iterdir())
+    times = [path.stat().st_mtime_ns for path in kept]
+    over(recipe, "quality > 0.6")
+    assert list((recipe.parent / ".curate/attributes").iterdir()) == kept
+    assert [path.stat().st_mtime_ns for path in kept] == times
+    kept[0].write_bytes(b"damaged")
+    heard = Listener()
+    domain = {"name": "web", "paths": "in", "where": "quality > 0.7"}
+    tokenize_domains(load(recipe, (f"domains={json.dumps([domain])}", SMALL)), 1, heard)
+    assert any("is damaged: read again" in notice for notice in heard.notices)
+
+
+def test_workers_and_cuts_change_nothing(recipe: Path) -> None:
+    rows = rows_of(120)
+    write(recipe.parent / "in", "jsonl", rows, files=1)
+    first = over(recipe, "quality > 0.4").domains[0].fingerprint
+    for path in (recipe.parent / "in").iterdir():
+        path.unlink()
+    write(recipe.parent / "in", "parquet", rows[::-1], files=5)
+    domain = {"name": "web", "paths": "in", "where": "quality > 0.4"}
+    loaded = load(recipe, (f"domains={json.dumps([domain])}", SMALL, "cache=other"))
+    assert tokenize_domains(loaded, 2, Listener()).domains[0].fingerprint == first
