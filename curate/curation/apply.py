@@ -7,10 +7,11 @@ decides nothing anew, and after a change only the steps from there on are run.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -23,9 +24,16 @@ from curate.errors import InputError
 from curate.runtime.files import atomic_directory, hash_json, remove_tree, sweep
 from curate.runtime.memory import blocks, columns
 from curate.runtime.registry import list_first
-from curate.runtime.sealed import SealError, read_sealed, write_sealed
+from curate.runtime.sealed import SealError, read_cached, read_sealed, write_sealed
 from curate.stats.domain_stats import Amounts, amounts_where
-from curate.tokens.domain import DomainTokens, Selection, document_mask, read_numbers
+from curate.tokens.domain import (
+    BUCKET,
+    DomainTokens,
+    Selection,
+    document_mask,
+    read_numbers,
+    stem_of,
+)
 
 SCHEMA = 1
 """Version of the kept states."""
@@ -35,6 +43,7 @@ KEY_DIGITS = 24
 
 DETAILS = "details.parquet"
 NOTICES = "notices.json"
+NAMES = "names.json"
 
 
 @dataclass(frozen=True)
@@ -58,6 +67,8 @@ class Curation:
     """Directories of the states after each step, in order."""
     reasons: tuple[Reason, ...]
     """The reasons that the recipe asks for, aligned with `states`."""
+    wholes: tuple[DomainTokens, ...]
+    """The recipe's domains with all of their documents."""
 
 
 def curate_domains(request: CurationRequest) -> Curation | None:
@@ -71,7 +82,8 @@ def curate_domains(request: CurationRequest) -> Curation | None:
     """
     asked = [(step, step.settings(request)) for step in STEPS]
     asked = [(step, settings) for step, settings in asked if settings is not None]
-    if not asked:
+    is_split = any(domain.split for domain in request.loaded.recipe.domains)
+    if not asked and not is_split:
         return None
     observer = request.observer
     observer.begin("curate", [domain.name for domain in request.domains])
@@ -91,20 +103,29 @@ def curate_domains(request: CurationRequest) -> Curation | None:
         removals, said = loaded
         notices += said
         states.append(path)
+    buckets = _split_state(request, key, removals, notices) if is_split else None
     reasons = tuple(step.reason for step, _ in asked)
     domains = tuple(
-        _restricted(domain, number, mask, reasons, states[-1])
+        curated
         for number, (domain, mask) in enumerate(zip(request.domains, removals, strict=True))
+        for curated in _restricted(
+            _Decided(domain, number, mask, reasons, states[-1] if states else None), buckets
+        )
     )
     observer.end(_summary(domains))
     for notice in notices:
         observer.notice(notice)
-    return Curation(domains, tuple(states), reasons)
+    return Curation(domains, tuple(states), reasons, tuple(request.domains))
 
 
 def removals_path(state: Path, source: int) -> Path:
     """Return the file of a state with the reasons of a domain's documents."""
     return state / f"{source}.removals"
+
+
+def buckets_path(state: Path, source: int) -> Path:
+    """Return the file of a state with the sub-domains of a domain's documents."""
+    return state / f"{source}.buckets"
 
 
 def _zeros(documents: int) -> NDArray[np.uint8]:
@@ -156,18 +177,39 @@ def _equal_zero(removals: NDArray[np.uint8]) -> NDArray[np.bool_]:
     return mask
 
 
-def _restricted(
-    domain: DomainTokens,
-    number: int,
-    removals: NDArray[np.uint8],
-    reasons: Sequence[Reason],
-    state: Path,
-) -> CuratedDomain:
-    """Restrict a domain to what stays; one of which nothing is removed is left as it is."""
-    removed = {reason.field: amounts_removed(domain, removals, reason) for reason in reasons}
+@dataclass(frozen=True)
+class _Decided:
+    """A whole domain, and what was decided about its documents."""
+
+    domain: DomainTokens
+    source: int
+    removals: NDArray[np.uint8]
+    reasons: Sequence[Reason]
+    state: Path | None
+    """The last state; None if no step was asked for."""
+
+    @property
+    def path(self) -> Path | None:
+        """The file of `removals`; None if nothing is removed."""
+        if self.state is None or not any(
+            self.removals[rows].any() for rows in blocks(len(self.domain))
+        ):
+            return None
+        return removals_path(self.state, self.source)
+
+    def removed(self, members: Callable[[slice], NDArray[np.bool_]]) -> dict[str, Amounts]:
+        """Count by reason what was removed of some of the documents."""
+        return {
+            reason.field: amounts_removed(self.domain, self.removals, reason, members)
+            for reason in self.reasons
+        }
+
+
+def _restricted(decided: _Decided, split: _SplitState | None) -> list[CuratedDomain]:
+    """Restrict a domain, or its sub-domains, to what stays; one that keeps all is left as it is."""
+    domain, path = decided.domain, decided.path
+    removed = decided.removed(lambda rows: np.ones(rows.stop - rows.start, np.bool_))
     documents = sum(amounts.documents for amounts in removed.values())
-    if not documents:
-        return CuratedDomain(domain, number, removed)
     if documents == len(domain):
         listed = ", ".join(
             f"{name} {amounts.documents:,}"
@@ -178,19 +220,90 @@ def _restricted(
             f"domain '{domain.name}': no document is left, of {documents:,} ({listed}); loosen "
             "what removes them, or leave the domain out"
         )
-    selection = Selection(removals_path(state, number))
-    return CuratedDomain(domain.select(domain.name, selection), number, removed)
+    names = None if split is None else split.names[decided.source]
+    if split is None or names is None:
+        if path is not None:
+            domain = domain.select(domain.name, Selection(path))
+        return [CuratedDomain(domain, decided.source, removed)]
+    file = buckets_path(split.path, decided.source)
+    buckets = read_numbers(file, BUCKET, len(domain))
+    return [
+        CuratedDomain(
+            domain.select(name, Selection(path, file, bucket, has_bad_records=not bucket)),
+            decided.source,
+            decided.removed(lambda rows, bucket=bucket: buckets[rows] == bucket),  # type: ignore[misc]
+        )
+        for bucket, name in enumerate(names)
+    ]
 
 
-def amounts_removed(domain: DomainTokens, removals: NDArray[np.uint8], reason: Reason) -> Amounts:
+class _SplitState(NamedTuple):
+    """The sub-domains of split domains, in the cache."""
+
+    path: Path
+    names: list[list[str] | None]
+    """For each domain of the recipe, its sub-domains; None if it is not split."""
+
+
+def _split_state(
+    request: CurationRequest, key: str, removals: Sequence[NDArray[np.uint8]], notices: list[str]
+) -> _SplitState:
+    """Split domains by what stays of them, or take that from the cache."""
+    from curate.curation.split import VERSION, split_domain, split_notice, split_settings
+
+    recipes = request.loaded.recipe.domains
+    settings = [
+        split_settings(request, number) if domain.split else None
+        for number, domain in enumerate(recipes)
+    ]
+    path = request.cache / hash_json([key, "split", VERSION, settings])[:KEY_DIGITS]
+    content = read_cached(path / NAMES, "split again", request.observer.notice)
+    if content is None:
+        remove_tree(path)
+        said: list[str] = []
+        names: list[list[str] | None] = []
+        with atomic_directory(path) as temporary:
+            for number, domain in enumerate(recipes):
+                if not domain.split:
+                    names.append(None)
+                    continue
+                made = split_domain(request, number, _equal_zero(removals[number]), said)
+                write_sealed(buckets_path(temporary, number), made.buckets.tobytes())
+                names.append(made.names)
+            write_sealed(temporary / NAMES, msgspec.json.encode([names, said]))
+        content = read_sealed(path / NAMES)
+    names, said = msgspec.json.decode(content, type=tuple[list[list[str] | None], list[str]])
+    notices += said
+    for of_domain in names:
+        notices += [split_notice(of_domain)] if of_domain is not None else []
+    stems: dict[str, str] = {}
+    every = [
+        [domain.name] if own is None else own for own, domain in zip(names, recipes, strict=True)
+    ]
+    for name in itertools.chain(*every):
+        other = stems.setdefault(stem_of(name).lower(), name)
+        if other != name:
+            raise InputError(
+                f"domains '{other}' and '{name}' would be one file; rename one of them"
+            )
+    return _SplitState(path, names)
+
+
+def amounts_removed(
+    domain: DomainTokens,
+    removals: NDArray[np.uint8],
+    reason: Reason,
+    members: Callable[[slice], NDArray[np.bool_]],
+) -> Amounts:
     """Count the documents of a whole domain that were removed for a reason.
 
     Args:
         domain: The domain with all of its documents.
         removals: shape (documents,), a `Reason` for each.
         reason: The reason to count.
+        members: Returns, for a range of documents, which of them count.
     """
-    return amounts_where(domain, lambda rows: removals[rows] == reason)
+    return amounts_where(domain, lambda rows: (removals[rows] == reason) & members(rows))
 
 
 def _summary(domains: Sequence[CuratedDomain]) -> str:

@@ -36,14 +36,21 @@ def check_columns(loaded: LoadedRecipe, plans: Sequence[Sequence[FilePlan]]) -> 
         RecipeError: A column is absent, or an expression does not fit its type.
     """
     for domain, of_domain in zip(loaded.recipe.domains, plans, strict=True):
-        if domain.where is None and not domain.keep and not domain.attributes:
+        if domain.where is None and not (domain.keep or domain.attributes or domain.split):
             continue
         from curate.curation.attributes import check_expressions, parse
+        from curate.curation.split import check_types, splits_of
 
-        where = f"domains[{domain.name}].where"
-        expressions = {} if domain.where is None else {where: parse(domain.where, where)}
+        key = f"domains[{domain.name}]"
+        texts = {f"{key}.where": domain.where or "TRUE"}
+        splits = {f"{key}.split.by '{split.by}'": split for split in splits_of(domain)}
+        texts |= {name: split.by for name, split in splits.items()}
+        expressions = {name: parse(text, name) for name, text in texts.items()}
         kinds = check_expressions(loaded, domain, of_domain, expressions)
-        if where in kinds and str(kinds[where]) not in ("Boolean", "Null"):
+        kind = str(kinds[f"{key}.where"])
+        if kind not in ("Boolean", "Null"):
             raise RecipeError(
-                f"{where}: gives {kinds[where]}, not true or false; compare it, as in quality > 0.4"
+                f"{key}.where: gives {kind}, not true or false; compare it, as in quality > 0.4"
             )
+        for name, split in splits.items():
+            check_types(name, split, kinds[name])

@@ -35,7 +35,6 @@ from curate.errors import ShardError
 from curate.formats import Settings, TextFormat, TokenFormat, configure
 from curate.formats.trainer_files import DIRECTORY as TRAINER
 from curate.plan import PAD, PIECE
-from curate.recipe.structs import Name
 from curate.runtime.artifact_names import MARK
 from curate.runtime.escape import one_line
 from curate.runtime.files import hash_file
@@ -54,6 +53,10 @@ Positive = Annotated[int, Meta(ge=1, le=MOST)]
 Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}$(?!\n)")]
 Line = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f-\x9f]*$(?!\n)")]
 """Text without control characters, which would act on the terminal that shows it."""
+
+StateName = Annotated[str, Meta(pattern=r"^[0-9a-f]{24}$(?!\n)")]
+DomainName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+:-]{0,299}$(?!\n)")]
+"""A `Name`, or one of a sub-domain, such as `web:sports:q4`."""
 
 SPLITS = ("train", "validation")
 
@@ -127,8 +130,12 @@ class SelectionRecord(msgspec.Struct, frozen=True, omit_defaults=True):
 
     source: Count
     """Number of the recipe's domain."""
-    removals: Annotated[str, Meta(pattern=r"^[0-9a-f]{24}$(?!\n)")]
+    removals: StateName | UnsetType = UNSET
     """Name of the state, in the cache, that says which are removed."""
+    buckets: StateName | UnsetType = UNSET
+    """Name of the state that says in which sub-domain each is, where the domain is split."""
+    bucket: Annotated[int, Meta(ge=0, le=2**16 - 1)] = 0
+    """Number of the sub-domain."""
 
 
 class HubRecord(msgspec.Struct, frozen=True):
@@ -157,7 +164,7 @@ class Manifest(msgspec.Struct, frozen=True):
     seed: int
     budget_tokens: Positive
     tokenizer: TokenizerRecord
-    domains: Annotated[list[Name], Meta(min_length=1, max_length=PAD)]
+    domains: Annotated[list[DomainName], Meta(min_length=1, max_length=PAD)]
     shards: list[ShardRecord]
     inputs: list[InputRecord]
     cache: Line

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import msgspec
 
+from curate.curation.levels import DomainSettings
 from curate.errors import RecipeError
 from curate.formats import FORMATS, check_options
 from curate.formats import find as find_format
@@ -72,29 +73,45 @@ def check_mixture(loaded: LoadedRecipe, also: Collection[str] = ()) -> None:
     recipe = loaded.recipe
     method = METHODS.find(recipe.mixture.method, "mixture.method")
     check_keys(recipe.mixture, method, also)
-    if method.by_hand:  # such a method reads nothing but the weights, so it can be asked now
+    is_split = any(domain.split for domain in recipe.domains)
+    if (
+        method.by_hand and not is_split
+    ):  # such a method reads nothing but the weights, so it can be asked now
         supply = (
             DomainSupply(name, 1, math.inf, weight=weight) for name, weight in by_hand(loaded)
         )
         method.prefer(MixtureRequest(tuple(supply), 1, method.name))
 
 
-def by_hand(loaded: LoadedRecipe) -> list[tuple[str, float | None]]:
-    """Return the recipe's own weight of each domain, None where it gives none."""
-    recipe, weights = loaded.recipe, weights_of(loaded)
+def by_hand(
+    loaded: LoadedRecipe, settings: DomainSettings | None = None
+) -> list[tuple[str, float | None]]:
+    """Return the recipe's own weight of each domain, None where it gives none.
+
+    Args:
+        loaded: The recipe.
+        settings: Of the domains after splitting; None before.
+    """
+    domains, weights = loaded.recipe.domains, weights_of(loaded, settings)
     return [
         (domain.name, domain.weight if weights is None else weights.get(domain.name))
-        for domain in recipe.domains
+        for domain in (domains if settings is None else settings.domains)
     ]
 
 
-def weights_of(loaded: LoadedRecipe) -> dict[str, float] | None:
+def weights_of(
+    loaded: LoadedRecipe, settings: DomainSettings | None = None
+) -> dict[str, float] | None:
     """Return `mixture.weights`, read from the `mixture.json` that it names if it is a path.
+
+    Args:
+        loaded: The recipe.
+        settings: Of the domains after splitting; None before.
 
     Raises:
         RecipeError: The file cannot be read, holds no weights, or has other domains.
     """
-    weights = loaded.recipe.mixture.weights
+    weights = (loaded.recipe if settings is None else settings).mixture.weights
     if not isinstance(weights, str):
         return weights
     path = loaded.base / weights
@@ -106,7 +123,9 @@ def weights_of(loaded: LoadedRecipe) -> dict[str, float] | None:
             f"mixture.weights: {path} is no mixture.json ({reason}); name one that `curate mix` "
             "wrote, or give shares by domain"
         ) from error
-    names = [domain.name for domain in loaded.recipe.domains]
+    if settings is None and any(domain.split for domain in loaded.recipe.domains):
+        return fields.weights  # names of sub-domains, which are not known yet
+    names = [domain.name for domain in (loaded.recipe if settings is None else settings).domains]
     for name in fields.weights:
         if name not in names:
             raise RecipeError(

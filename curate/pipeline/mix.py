@@ -209,31 +209,32 @@ def mixture_request(
         tokenized: Supply, and the plug-in entropies of all tokens.
         measured: shape (domains,), further measurements; empty for plug-in entropies only.
     """
-    recipe = loaded.recipe
+    recipe, settings = loaded.recipe, tokenized.settings
+    mixture = settings.mixture
     domains = tuple(
         DomainSupply(
-            name=domain.name,
+            name=name,
             supply_tokens=stats.tokens_train,
-            max_epochs=domain.max_epochs or recipe.max_epochs,
+            max_epochs=max_epochs,
             weight=weight,
-            **_entropies(stats, evidence, recipe.mixture.estimator == "corrected"),
+            **_entropies(stats, evidence, mixture.estimator == "corrected"),
             embedding=evidence.embedding,
         )
-        for domain, (_, weight), stats, evidence in zip(
-            recipe.domains,
-            by_hand(loaded),
+        for (name, weight), max_epochs, stats, evidence in zip(
+            by_hand(loaded, settings),
+            settings.epochs(recipe.max_epochs),
             tokenized.stats,
             measured or [TextEvidence()] * len(tokenized.stats),
             strict=True,
         )
     )
     options = MixtureOptions(
-        temperature=recipe.mixture.temperature,
-        measure=recipe.mixture.measure,
+        temperature=mixture.temperature,
+        measure=mixture.measure,
         on_shortfall=recipe.on_shortfall,
-        search=search_options(recipe.mixture, recipe.seed),
-        floors=recipe.mixture.floors,
-        caps=recipe.mixture.caps,
+        search=search_options(mixture, recipe.seed),
+        floors=mixture.floors,
+        caps=mixture.caps,
     )
     return MixtureRequest(
         domains, recipe.budget_tokens, recipe.mixture.method, options, read_evidence(loaded)

@@ -231,9 +231,9 @@ def proxy_result(loaded: LoadedRecipe, swarm: SwarmResult) -> ProxyResult:
     """Return weights and final losses of a swarm's runs, by run and domain."""
     runs = {
         row.run: {
-            "weights": _by_domain(loaded, row.weights),
-            "loss": _by_domain(loaded, row.losses),
-            "bits_per_byte": _by_domain(loaded, row.bits_per_byte),
+            "weights": _by_domain(swarm.names, row.weights),
+            "loss": _by_domain(swarm.names, row.losses),
+            "bits_per_byte": _by_domain(swarm.names, row.bits_per_byte),
         }
         for row in final_rows(swarm)
     }
@@ -242,14 +242,13 @@ def proxy_result(loaded: LoadedRecipe, swarm: SwarmResult) -> ProxyResult:
 
 
 def experts_result(loaded: LoadedRecipe, losses: Mapping[str, Sequence[float]]) -> ProxyResult:
-    """Return final losses of experts, by expert and domain."""
-    experts = {run: {"loss": _by_domain(loaded, row)} for run, row in losses.items()}
+    """Return final losses of experts, by expert and domain; each domain has an expert."""
+    experts = {run: {"loss": _by_domain(list(losses), row)} for run, row in losses.items()}
     path = loaded.output_dir / "experts.parquet"
     return ProxyResult({"experts": experts, "path": str(path)}, path)
 
 
-def _by_domain(loaded: LoadedRecipe, values: Sequence[float]) -> dict[str, float]:
-    names = [domain.name for domain in loaded.recipe.domains]
+def _by_domain(names: Sequence[str], values: Sequence[float]) -> dict[str, float]:
     return dict(zip(names, values, strict=True))
 
 

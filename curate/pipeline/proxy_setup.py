@@ -106,7 +106,7 @@ def prepare(
     proxy_supply = tuple(stats.tokens_train for stats in encoded.stats)
     share = _supply_share(loaded, steps * batch * length * sum(supply) / sum(proxy_supply))
     slack = 1.0 if recipe.tokenizer is None else TOKENIZER_SLACK
-    epochs = [domain.max_epochs or loaded.recipe.max_epochs for domain in loaded.recipe.domains]
+    epochs = tokenized.settings.epochs(loaded.recipe.max_epochs)
     domains = tuple(
         ProxyDomain(domain, held_out, cap * slack, share)
         for domain, held_out, cap in zip(encoded.domains, encoded.validation, epochs, strict=True)

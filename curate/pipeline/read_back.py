@@ -14,12 +14,13 @@ from pathlib import Path
 import numpy as np
 from msgspec import UNSET
 
-from curate.curation.apply import removals_path
+from curate.curation.apply import buckets_path, removals_path
 from curate.curation.step import CACHE_NAME
 from curate.dataset.certificate import certificate_damage, write_certificate
 from curate.dataset.manifest import (
     OLD_SCHEMA,
     Manifest,
+    SelectionRecord,
     find_manifest,
     load_manifest,
 )
@@ -149,22 +150,38 @@ def open_store(manifest: Manifest) -> TokenStore:
 
 def domains_in(store: TokenStore, manifest: Manifest) -> list[DomainTokens] | None:
     """Return the domains of a dataset from its token store; None unless all are whole there."""
-    files: dict[str, list[DomainFile]] = {name: [] for name in manifest.domains}
+    files: dict[str, list[DomainFile]] = {_source(name): [] for name in manifest.domains}
     for record in manifest.inputs:
         if record.domain in files:
             entries = store.file_entries(record.content, record.segments)
             if entries is None:
                 return None
             files[record.domain].append(DomainFile(record.path, entries))
-    domains = [DomainTokens(name, files[name], store.dtype) for name in manifest.domains]
+    wholes = {name: DomainTokens(name, files[name], store.dtype) for name in files}
     selections = {} if manifest.selections is UNSET else manifest.selections
     cache = Path(manifest.cache) / CACHE_NAME
-    for number, domain in enumerate(domains):
-        selection = selections.get(domain.name)
-        if selection is not None:
-            removals = removals_path(cache / selection.removals, selection.source)
+    domains = []
+    for name in manifest.domains:
+        domain, record_of = wholes[_source(name)], selections.get(name)
+        if record_of is not None:
             try:
-                domains[number] = domain.select(domain.name, Selection(removals))
+                domain = domain.select(name, _selection(record_of, cache))
             except InputError:  # what curation kept is no longer in the cache
                 return None
+        domains.append(domain)
     return domains
+
+
+def _source(name: str) -> str:
+    """Return the recipe's domain that a domain, perhaps a sub-domain, is of."""
+    return name.partition(":")[0]
+
+
+def _selection(record: SelectionRecord, cache: Path) -> Selection:
+    removals, buckets = record.removals, record.buckets
+    return Selection(
+        None if removals is UNSET else removals_path(cache / removals, record.source),
+        None if buckets is UNSET else buckets_path(cache / buckets, record.source),
+        record.bucket,
+        has_bad_records=not record.bucket,
+    )

@@ -34,7 +34,8 @@ def _open(directory: Path) -> OpenDataset:
     manifest = load_manifest(directory)
     tokenizer = tokenizers.load(directory / "tokenizer.json", manifest.tokenizer.eos)
     notices: list[str] = []
-    licenses = _licenses(directory, notices)
+    by_domain = _licenses(directory, notices)
+    licenses = {name: by_domain.get(name.partition(":")[0]) for name in manifest.domains}
     domains = domains_in(open_store(manifest), manifest)
     if domains is None:
         notices.append(_without_store(directory, manifest))

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate.curation.apply import Curation, curate_domains
+from curate.curation.levels import DomainSettings, domain_settings
 from curate.curation.step import CurationRequest
 from curate.curation.steps import check_columns, check_steps
 from curate.dataset.manifest import OWN_DIRECTORIES, OWN_FILES, QUARANTINE
@@ -50,7 +51,7 @@ from curate.sources.search import CACHE_SIGNATURE, CACHE_TAG, Places
 from curate.stats.copies import held_out_documents, shared_documents
 from curate.stats.domain_stats import DomainStats, domain_stats
 from curate.stats.entropy import Entropies, table_entropies
-from curate.stats.losses import domain_losses
+from curate.stats.losses import domain_losses, part_losses
 from curate.tokens import tokenizer as tokenizers
 from curate.tokens import train_tokenizer
 from curate.tokens.backends import first_choice
@@ -85,8 +86,12 @@ class TokenizedDomains:
     """Hash of all documents, however they are divided into files."""
     tokenised_bytes: int
     """Bytes of text that this run tokenised; the rest was in the store."""
+    sources: tuple[int, ...]
+    """shape (domains,), number of the recipe's domain that each is, or is a part of."""
+    settings: DomainSettings
+    """The recipe's settings of the domains; where it splits one, of its sub-domains."""
     curation: Curation | None
-    """What was removed, and why; None where the recipe removes nothing."""
+    """What was removed, and why; None where the recipe removes nothing and splits no domain."""
 
 
 def tokenize_domains(loaded: LoadedRecipe, workers: int, observer: Observer) -> TokenizedDomains:
@@ -151,10 +156,22 @@ def _tokenize_domains(loaded: LoadedRecipe, workers: int, observer: Observer) ->
         curation = curate_domains(
             CurationRequest(loaded, domains, plans, tokenizer, workers, observer)
         )
+        sources = list(range(len(domains)))
         if curation is not None:
             domains = tuple(curated.domain for curated in curation.domains)
+            sources = [curated.source for curated in curation.domains]
+            losses = [
+                losses[source] if not domain.is_part else part_losses(domain, losses[source])
+                for domain, source in zip(domains, sources, strict=True)
+            ]
+        settings = domain_settings(
+            loaded,
+            names=[domain.name for domain in domains],
+            sources=sources,
+            tokens=[domain.total_tokens for domain in domains],
+        )
         observer.begin("count", [domain.name for domain in domains])
-        requests = _count_requests(filling, cache, domains, filled)
+        requests = _count_requests(filling, domains, sources, filled)
         counted = map_tasks(_entropies, requests, workers, observer.tick)
     for notice in itertools.chain(*(notices for _, notices in counted)):
         observer.notice(notice)
@@ -173,12 +190,14 @@ def _tokenize_domains(loaded: LoadedRecipe, workers: int, observer: Observer) ->
     tokenized = TokenizedDomains(
         tokenizer=tokenizer,
         backend=_backends(domains) or "none",
-        plans=tuple(map(tuple, plans)),
+        plans=tuple(tuple(plans[source]) for source in sources),
         domains=domains,
         validation=validation,
         stats=stats,
         content_hash=hash_json([[domain.name, domain.fingerprint] for domain in domains]),
         tokenised_bytes=filled.text_bytes,
+        sources=tuple(sources),
+        settings=settings,
         curation=curation,
     )
     for notice in _notices(loaded, tokenized):
@@ -192,7 +211,8 @@ def _notices(loaded: LoadedRecipe, tokenized: TokenizedDomains) -> Iterator[str]
     yield from shrinkage_notices(loaded.output_dir, domains, stats, tokenized.content_hash)
     yield from loss_notices(domains, [row.losses for row in stats])
     for domain, row in zip(domains, stats, strict=True):
-        yield from same_file_notices(domain, row)
+        if not domain.is_part:
+            yield from same_file_notices(domain, row)
     yield from shared_notices(stats)
     yield from held_out_notices(stats, loaded.recipe.validation.documents)
 
@@ -421,20 +441,30 @@ def _open_domain(
 
 
 def _count_requests(
-    filling: FillRequest, cache: Path, domains: Sequence[DomainTokens], filled: FillResult
+    filling: FillRequest,
+    domains: Sequence[DomainTokens],
+    sources: Sequence[int],
+    filled: FillResult,
 ) -> list[CountRequest]:
-    """Ask for the counts of every domain, from the runs that tokenising left."""
-    tokenizer = filling.tokenizer
+    """Ask for the counts of every domain, from the runs that tokenising left.
+
+    Args:
+        filling: What was tokenised.
+        domains: The domains.
+        sources: Number of the recipe's domain of each.
+        filled: The runs, by number of the recipe's domain.
+    """
+    tokenizer, cache = filling.tokenizer, filling.store.directory.parents[1]
     return [
         CountRequest(
             domain=domain,
             tokenizer=tokenizer,
             directory=cache / "counts" / tokenizer.fingerprint[:16],
             spill=filling.spill / f"domain-{number}",
-            runs=tuple((run, tuple(keys)) for run, keys in filled.runs.get(number, [])),
+            runs=tuple((run, tuple(keys)) for run, keys in filled.runs.get(source, [])),
             memory_bytes=filling.recipe.counting.memory_mb << 20,
         )
-        for number, domain in enumerate(domains)
+        for number, (domain, source) in enumerate(zip(domains, sources, strict=True))
     ]
 
 

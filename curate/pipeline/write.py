@@ -103,7 +103,7 @@ def _tasks(planned: Planned) -> list[ShardTask]:
     tokenized = planned.tokenized
     tasks = [ShardTask("train", name, number) for number, name in enumerate(_names(planned))]
     tasks += [
-        ShardTask("validation", domain.name, number)
+        ShardTask("validation", domain.stem, number)
         for number, domain in enumerate(tokenized.domains)
         if tokenized.validation[number].any()
     ]
@@ -227,12 +227,15 @@ def _manifest(
 ) -> Manifest:
     recipe, tokenized = loaded.recipe, planned.tokenized
     tokenizer = tokenized.tokenizer
+    sources = tokenized.domains
+    if tokenized.curation is not None:
+        sources = tokenized.curation.wholes
     inputs = [
         InputRecord(
             domain.name, file.path, file.entries[0].entry.key if file.entries else "",
             len(file.entries),
         )
-        for domain in tokenized.domains
+        for domain in sources
         for file in domain.files
     ]  # fmt: skip
     return Manifest(
@@ -272,24 +275,30 @@ def selection_records(tokenized: TokenizedDomains) -> dict[str, SelectionRecord]
     """Record which documents of each domain curation kept."""
     if tokenized.curation is None:
         return UNSET
-    return {
-        curated.domain.name: SelectionRecord(
-            source=curated.source, removals=tokenized.curation.states[-1].name
-        )
-        for curated in tokenized.curation.domains
-        if curated.domain.selection is not None
-    }
+    records = {}
+    for curated in tokenized.curation.domains:
+        selection = curated.domain.selection
+        if selection is not None:
+            removals, buckets = selection.removals, selection.buckets
+            records[curated.domain.name] = SelectionRecord(
+                source=curated.source,
+                removals=UNSET if removals is None else removals.parent.name,
+                buckets=UNSET if buckets is None else buckets.parent.name,
+                bucket=selection.bucket,
+            )
+    return records
 
 
 def _pinned(loaded: LoadedRecipe, tokenized: TokenizedDomains) -> LoadedRecipe:
     """Return the recipe with the commits that its datasets on the Hub were read at."""
+    plans_of = dict(zip(tokenized.sources, tokenized.plans, strict=True))
     domains = [
         domain
         if domain.hf is None
         else structs.replace(
-            domain, hf=pin(domain.hf, [file.path for plan in plans for file in plan.files])
+            domain, hf=pin(domain.hf, [f.path for plan in plans_of[number] for f in plan.files])
         )
-        for domain, plans in zip(loaded.recipe.domains, tokenized.plans, strict=True)
+        for number, domain in enumerate(loaded.recipe.domains)
     ]
     recipe = structs.replace(loaded.recipe, domains=domains)
     return structs.replace(loaded, recipe=recipe)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from curate.curation.levels import DomainSettings, domain_settings
 from curate.dataset.manifest import QUARANTINE, RECIPE, find_manifest
 from curate.dataset.samples import sample_documents
 from curate.errors import CurateError, EngineError, InputError, MissingEvidence, RecipeError
@@ -317,21 +318,32 @@ def _request(
             raise
         except CurateError as error:
             missing = f"No predicted losses: {error}"
-    is_known = bool(supply) and all(supply.get(domain.name) for domain in recipe.domains)
+    source_names = [domain.name for domain in recipe.domains]
+    is_split = any(domain.split for domain in recipe.domains)
+    names = list(supply) if is_split and supply else source_names
+    is_known = bool(supply) and all(supply.get(name) for name in names)
+    settings = DomainSettings(tuple(recipe.domains), recipe.mixture)
+    if is_split and is_known:
+        sources = [source_names.index(name.partition(":")[0]) for name in names]
+        tokens = [int(supply[name]) for name in names]
+        settings = domain_settings(loaded, names, sources, tokens)
     domains = tuple(
         DomainSupply(
-            name=domain.name,
-            supply_tokens=int(supply[domain.name]) if is_known else 10**9,
-            max_epochs=domain.max_epochs or recipe.max_epochs,
+            name=name,
+            supply_tokens=int(supply[name]) if is_known else 10**9,
+            max_epochs=max_epochs,
             weight=weight,
         )
-        for domain, (_, weight) in zip(recipe.domains, _by_hand(loaded), strict=True)
+        for max_epochs, (name, weight) in zip(
+            settings.epochs(recipe.max_epochs), _by_hand(loaded, settings), strict=True
+        )
     )
+    mixture = settings.mixture
     options = MixtureOptions(
         on_shortfall=recipe.on_shortfall,
-        search=search_options(recipe.mixture, recipe.seed),
-        floors=recipe.mixture.floors,
-        caps=recipe.mixture.caps,
+        search=search_options(mixture, recipe.seed),
+        floors=mixture.floors,
+        caps=mixture.caps,
     )
     budget = recipe.budget_tokens if is_known else 10**9
     method = recipe.mixture.method
@@ -340,12 +352,12 @@ def _request(
     return request, "" if has_runs else missing, is_known
 
 
-def _by_hand(loaded: LoadedRecipe) -> list[tuple[str, float | None]]:
+def _by_hand(loaded: LoadedRecipe, settings: DomainSettings) -> list[tuple[str, float | None]]:
     """Return the recipe's own weights; none where the file that it names is no longer there."""
     try:
-        return by_hand(loaded)
+        return by_hand(loaded, settings)
     except RecipeError:
-        return [(domain.name, domain.weight) for domain in loaded.recipe.domains]
+        return [(domain.name, domain.weight) for domain in settings.domains]
 
 
 def _request_without_recipe(

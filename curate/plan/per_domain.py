@@ -18,6 +18,7 @@ from curate.formats.trainers.draws import WrittenDomain, WrittenShard
 from curate.formats.trainers.mixtures import MixturePrediction, predict
 from curate.plan import PAD, DocumentSampler, Samples, SequenceSampler
 from curate.plan.packing import PackedSampler
+from curate.tokens.domain import stem_of
 
 MIXED, PER_DOMAIN = "mixed", "per-domain"
 """Values of `output.shape`."""
@@ -100,7 +101,7 @@ def shard_stem(name: str, number: int) -> str:
         >>> shard_stem("wiki", 3)
         'wiki/shard-00003'
     """
-    return f"{name}/shard-{number:05d}"
+    return f"{stem_of(name)}/shard-{number:05d}"
 
 
 def written_domains(

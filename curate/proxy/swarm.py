@@ -119,6 +119,8 @@ def checkpoint_steps(steps: int, count: int, spacing: str = "log") -> tuple[int,
 class SwarmResult:
     """Losses of the runs that ended, and the runs that failed."""
 
+    names: tuple[str, ...]
+    """The domains, in the order of shares and losses."""
     rows: list[RunRow]
     failed: dict[str, int]
     """Step in which the gradient stopped being finite, by run."""
@@ -138,4 +140,6 @@ def swarm_result(swarm: Swarm, directory: Path) -> SwarmResult:
             f"(it was {swarm.stack.optimiser.learning_rate:g})"
         )
     failed = read_json(directory / "proxy.json")["failed"]
-    return SwarmResult(rows, {run: step for run, step in failed.items() if run in names})
+    return SwarmResult(
+        tuple(swarm.names), rows, {run: step for run, step in failed.items() if run in names}
+    )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from functools import cache
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -18,11 +19,13 @@ from msgspec import Struct
 from curate.errors import RecipeError
 from curate.recipe.limits import INTEGERS
 from curate.recipe.structs import (
+    Epochs,
     HubRecipe,
     MixtureRecipe,
     ProxyRecipe,
     Recipe,
     Share,
+    SplitRecipe,
     TokenizerRecipe,
     UnitShare,
 )
@@ -179,7 +182,7 @@ def _type_in_words(quoted: re.Match[str]) -> str:
 
 def _refused_key(weights: dict[str, Any]) -> str:
     """Return the first domain whose weight is not a share, or whose bound is above 1."""
-    for kind in (Share, UnitShare):
+    for kind in (Share, UnitShare, Epochs):
         for name, weight in weights.items():
             try:
                 msgspec.convert(weight, kind)
@@ -202,8 +205,10 @@ def check_recipe(recipe: Recipe, source: str) -> None:
     _check_domains(recipe, source)
     _check_rows(recipe, source)
     _check_weights(recipe, source)
-    names = [domain.name for domain in recipe.domains]
-    check_bounds(recipe.mixture.floors, recipe.mixture.caps, names, f"{source}: ")
+    _check_splits(recipe, source)
+    if not any(domain.split for domain in recipe.domains):  # else once the sub-domains are known
+        names = [domain.name for domain in recipe.domains]
+        check_bounds(recipe.mixture.floors, recipe.mixture.caps, names, f"{source}: ")
     check_objective(recipe.mixture, source)
     _check_proxies(recipe, source)
 
@@ -264,6 +269,21 @@ def _check_hub(dataset: HubRecipe, has_paths: bool, place: str) -> None:
             f"{place}.hf.split: expected the name of one split, such as train; found "
             f"{dataset.split!r}"
         )
+
+
+def _check_splits(recipe: Recipe, source: str) -> None:
+    for domain in recipe.domains:
+        where = f"{source}: domains[{domain.name}]"
+        splits = [domain.split] if isinstance(domain.split, SplitRecipe) else domain.split
+        for split in splits:
+            if split.quantiles is not None and split.edges is not None:
+                raise RecipeError(f"{where}.split: takes quantiles or edges, not both")
+            if split.edges is not None and split.edges != sorted(set(split.edges)):
+                raise RecipeError(f"{where}.split.edges: must ascend; found {split.edges}")
+        if isinstance(domain.max_epochs, dict) and not splits:
+            raise RecipeError(
+                f"{where}.max_epochs: levels are of domains with a split; give one number"
+            )
 
 
 def check_objective(mixture: MixtureRecipe, source: str) -> None:
@@ -385,11 +405,14 @@ def _check_domain(key: str, name: str, names: Sequence[str], where: str) -> None
 
 def _check_weights(recipe: Recipe, source: str) -> None:
     names = [domain.name for domain in recipe.domains]
+    split = [domain.name for domain in recipe.domains if domain.split]
     weights = recipe.mixture.weights
     weighted = [domain.name for domain in recipe.domains if domain.weight is not None]
     prior = recipe.mixture.prior
     for key, shares in (("weights", weights), ("prior", prior)):
         for name in shares if isinstance(shares, dict) else ():
+            if any(fnmatchcase(domain, name.partition(":")[0]) for domain in split):
+                continue  # a level; whether it has sub-domains is known once they are
             _check_domain(f"mixture.{key}", name, names, f"{source}: ")
     if isinstance(prior, str) and prior not in PRIORS:
         hint = nearest_hint(prior, PRIORS, NEAR)

@@ -20,6 +20,7 @@ from curate.runtime.files import hash_json
 Positive = Annotated[int, Meta(ge=1, le=10**18)]
 Share = Annotated[float, Meta(ge=0, le=1e9)]
 UnitShare = Annotated[float, Meta(ge=0, le=1)]
+Epochs = Annotated[float, Meta(gt=0, le=1e6)]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,99}$(?!\n)")]
 """Fit for a directory's name; the end keeps Python's `$` from passing a last line break."""
 
@@ -89,6 +90,21 @@ class HubRecipe(Frozen, frozen=True):
     """
 
 
+class SplitRecipe(Frozen, frozen=True):
+    """A division of a domain into sub-domains: by value, or by number with another key."""
+
+    by: str
+    """The attribute to split by, or an SQL expression of attributes as in `where`. Each value makes
+    a sub-domain `NAME:VALUE`; documents without a value are `NAME:none`.
+    """
+    quantiles: Annotated[int, Meta(ge=2, le=1000)] | None = None
+    """Number of sub-domains with equally many documents, from 2 to 1,000: `NAME:q1` has the lowest
+    numbers. Equal numbers stay together.
+    """
+    edges: Annotated[list[float], Meta(min_length=1, max_length=999)] | None = None
+    """Ascending numbers to cut at: `NAME:q1` has those up to and including the first."""
+
+
 class DomainRecipe(Frozen, frozen=True):
     """One source of text, with a share of its own in the mixture."""
 
@@ -108,9 +124,10 @@ class DomainRecipe(Frozen, frozen=True):
     """Relative share of the training tokens, at least 0. Only method `manual` uses it, which needs
     one for every domain, here or in `mixture.weights`.
     """
-    max_epochs: Annotated[float, Meta(gt=0, le=1e6)] | None = None
+    max_epochs: Epochs | dict[str, Epochs] | None = None
     """Most passes over the domain's training documents, greater than 0 and at most 1,000,000; if
-    omitted, the recipe's `max_epochs`. Every method obeys it unless `on_shortfall` is `repeat`.
+    omitted, the recipe's `max_epochs`. Every method obeys it unless `on_shortfall` is `repeat`. A
+    domain that is split may have one for each level, as in `{"web:*:q4": 4}`.
     """
     text: str = "text"
     """Column or key of a record's text. Dots reach into nested objects, as in `content.body`."""
@@ -140,6 +157,11 @@ class DomainRecipe(Frozen, frozen=True):
     """The documents to keep: an SQL expression of polars over columns of the files, `attributes`,
     and `bytes`, `tokens`, `bytes_per_token`, `copies`, `line`, `file` and `id`, as in `lang = 'en'
     AND quality > 0.4 AND tokens >= 50`. A document for which it is null is removed, too.
+    """
+    split: SplitRecipe | list[SplitRecipe] = []
+    """Divides the domain into sub-domains with shares of their own, as in `{by: topic}` or `{by:
+    quality, quantiles: 5}`; a list nests, as in `web:sports:q4`. Keys that take shares by domain
+    take levels, too, such as `web:*:q4`, and divide them in proportion to tokens.
     """
     license: str | None = None
     """The license of the text, for the dataset card."""

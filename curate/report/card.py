@@ -98,10 +98,10 @@ def _folders(loaded: LoadedRecipe, split: str) -> str:
     return "*/" if split == "train" and loaded.recipe.output.shape == PER_DOMAIN else ""
 
 
-def _first_shard(loaded: LoadedRecipe) -> str:
+def _first_shard(loaded: LoadedRecipe, stats: Sequence[DomainStats]) -> str:
     """Return the stem of the shard that the loading snippet shows."""
     if loaded.recipe.output.shape == PER_DOMAIN:
-        return f"train/{shard_stem(loaded.recipe.domains[0].name, 0)}"
+        return f"train/{shard_stem(stats[0].name, 0)}"
     return "train/shard-00000"
 
 
@@ -128,10 +128,11 @@ def _body(
         row = certificate["domains"].get(domain.name)
         if row is None:  # nothing could be compared; the verdict says why
             continue
+        of_source = licence[domain.name.partition(":")[0]]
         rows.append(
             f"| {markdown(domain.name)} | {row['asked_share']:.4%} | {row['realised_share']:.4%} "
             f"| {row['realised_tokens']:,} | {row['epochs']:.3f} | {domain.documents:,} "
-            f"| {domain.bytes:,} | {domain.bad_records:,} | {licence[domain.name]} |"
+            f"| {domain.bytes:,} | {domain.bad_records:,} | {of_source} |"
         )
     table = "\n".join(rows)
     return f"""# {markdown(recipe.name)}
@@ -155,7 +156,7 @@ Shares are of tokens. Documents, bytes and bad records are those of the whole so
 For {form.trainers}.{_loss_sentence(certificate)}
 
 ```
-{_snippet(loaded, form, certificate)}
+{_snippet(_first_shard(loaded, stats), form, certificate)}
 ```
 
 ## Provenance
@@ -166,11 +167,9 @@ Recipe hash `{loaded.hash}`, seed {recipe.seed}. Tokenizer: `tokenizer.json`.
 """
 
 
-def _snippet(
-    loaded: LoadedRecipe, form: TokenFormat | TextFormat, certificate: dict[str, Any]
-) -> str:
+def _snippet(shard: str, form: TokenFormat | TextFormat, certificate: dict[str, Any]) -> str:
     """Show how to load the dataset; without validation documents there is no file of them."""
-    snippet = form.snippet.format(path=_first_shard(loaded)).strip()
+    snippet = form.snippet.format(path=shard).strip()
     if not _held_out(certificate):
         for mention in (" and trainer/val.bin", " -j trainer/val.bin"):
             snippet = snippet.replace(mention, "")

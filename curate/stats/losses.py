@@ -7,7 +7,7 @@ has its part of the file's size.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from curate.sources.documents import is_cut, is_damage
@@ -131,6 +131,18 @@ def domain_losses(domain: DomainTokens) -> DomainLosses:
     return DomainLosses(
         domain.name, len(domain), size_bytes, len(domain.files), files=tuple(losses)
     )
+
+
+def part_losses(part: DomainTokens, whole: DomainLosses) -> DomainLosses:
+    """Return the losses of a sub-domain: all of its domain's for the first, none for the others.
+
+    Args:
+        part: The sub-domain.
+        whole: The losses of the domain that was split.
+    """
+    if part.selection is None or part.selection.has_bad_records:
+        return replace(whole, name=part.name)
+    return DomainLosses(part.name, len(part), 0, 0, files=())
 
 
 def _damage(domain: DomainTokens) -> dict[str, tuple[str, bool]]:

@@ -50,8 +50,8 @@ class Selection(NamedTuple):
     domain that keeps them all.
     """
 
-    removals: Path
-    """One byte a document: 0 if it stays, else the reason why it is removed."""
+    removals: Path | None
+    """One byte a document: 0 if it stays, else the reason why it is removed; None: all stay."""
     buckets: Path | None = None
     """Two bytes a document, little-endian: its sub-domain; None where the domain is not split."""
     bucket: int = 0
@@ -68,13 +68,14 @@ class Selection(NamedTuple):
         Raises:
             InputError: A file is absent, damaged, or of other documents.
         """
-        removals = read_numbers(self.removals, np.uint8, documents)
-        buckets = None
+        removals = buckets = None
+        if self.removals is not None:
+            removals = read_numbers(self.removals, np.uint8, documents)
         if self.buckets is not None:
             buckets = read_numbers(self.buckets, BUCKET, documents)
         kept = document_mask(documents)
         for rows in blocks(documents):
-            np.equal(removals[rows], 0, out=kept[rows])
+            kept[rows] = True if removals is None else removals[rows] == 0
             if buckets is not None:
                 kept[rows] &= buckets[rows] == self.bucket
         return kept
@@ -174,6 +175,16 @@ class DomainTokens:
     def __len__(self) -> int:
         """Count documents."""
         return len(self.tokens)
+
+    @property
+    def stem(self) -> str:
+        """Return the name in those of files: on some systems they cannot hold a colon."""
+        return stem_of(self.name)
+
+    @property
+    def is_part(self) -> bool:
+        """Whether this is a sub-domain of a split domain."""
+        return self.selection is not None and self.selection.buckets is not None
 
     @property
     def part_paths(self) -> list[Path]:
@@ -366,6 +377,16 @@ def _bad_records(part: Path) -> dict[tuple[str, int], list[StoredBadRecord]]:
         record = decoder.decode(text)
         records.setdefault((record.key, record.segment), []).append(record)
     return records
+
+
+def stem_of(name: str) -> str:
+    """Return a domain's name as it stands in names of files.
+
+    Example:
+        >>> stem_of("web:sports:q4")
+        'web.sports.q4'
+    """
+    return name.replace(":", ".")
 
 
 def read_numbers(path: Path, dtype: Any, documents: int) -> NDArray[Any]:

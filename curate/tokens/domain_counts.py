@@ -109,7 +109,7 @@ def _selected_counts(request: CountRequest, notice: Notice) -> Path:
     domain = request.domain
     listed = [f"documents {domain.fingerprint}:1"]
     name = hash_bytes("\n".join([f"schema {SCHEMA}", *listed]).encode())[:24]
-    path = request.directory / f"{domain.name}-{name}"
+    path = request.directory / f"{domain.stem}-{name}"
     sweep(request.directory)
     if path.is_dir() and _is_whole(path, notice):
         return path

@@ -1,0 +1,205 @@
+"""Split domains into sub-domains by values, quantiles or edges of their attributes.
+
+The sub-domains of `web` are called `web:VALUE`, or `web:q1` (lowest) and so on for numbers that are
+cut; those without a value are `web:none`. A list of splits nests: `web:sports:q4`. As in `cut` of
+polars, a bucket holds the values above its lower edge up to and including its upper edge, so equal
+values are never apart. Quantiles are taken over the documents that stay, within each sub-domain of
+the splits before.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from curate.curation.attributes import attribute_frame, attribute_settings, names_in, parse
+from curate.curation.step import CurationRequest
+from curate.errors import InputError, RecipeError
+from curate.recipe.structs import DomainRecipe, SplitRecipe
+from curate.runtime.registry import counted, list_first
+from curate.tokens.domain import BUCKET
+
+VERSION = 1
+"""Raise it when the same settings make other sub-domains."""
+
+MOST = 1000
+"""Most sub-domains of a domain; a column with more values hardly names topics."""
+
+NONE = "none"
+"""Last part of the name of documents without a value."""
+
+UNFIT = re.compile(r"[^A-Za-z0-9._+-]+")
+"""What names of sub-domains do not hold; it becomes `_`."""
+
+
+@dataclass(frozen=True)
+class SplitDomain:
+    """The sub-domains of a domain."""
+
+    names: list[str]
+    """Their names, such as `web:q1`; each has documents that stay."""
+    buckets: NDArray[np.uint16]
+    """shape (documents,), number of the sub-domain of each. Removed documents of a sub-domain with
+    no other are in the first.
+    """
+
+
+def splits_of(domain: DomainRecipe) -> list[SplitRecipe]:
+    """Return the splits of a domain, outermost first."""
+    return [domain.split] if isinstance(domain.split, SplitRecipe) else domain.split
+
+
+def check_types(where: str, split: SplitRecipe, kind: Any) -> None:
+    """Refuse to cut what are no numbers, and a sub-domain for each fraction.
+
+    Args:
+        where: The recipe's key, for messages.
+        split: The split.
+        kind: Type of its attribute, by the first records.
+
+    Raises:
+        RecipeError: It does not fit.
+    """
+    is_cut = split.quantiles is not None or split.edges is not None
+    if is_cut and not kind.is_numeric() and kind != pl.Null:
+        raise RecipeError(f"{where}: is {kind}, and only numbers have quantiles and edges")
+    if not is_cut and kind.is_float():
+        raise RecipeError(
+            f"{where}: holds fractions, each of which would be a sub-domain; add quantiles: 5, or "
+            "edges"
+        )
+
+
+def split_settings(request: CurationRequest, number: int) -> Any:
+    """Return, as JSON, all that a domain's split follows from beside the documents."""
+    domain = request.loaded.recipe.domains[number]
+    splits = splits_of(domain)
+    where = f"domains[{domain.name}].split"
+    expressions = [parse(split.by, where) for split in splits]
+    attributes = attribute_settings(request, number, expressions)
+    return [domain.name, [msgspec.to_builtins(split) for split in splits], attributes]
+
+
+def split_domain(
+    request: CurationRequest, number: int, staying: NDArray[np.bool_], notices: list[str]
+) -> SplitDomain:
+    """Split a domain.
+
+    Args:
+        request: The domains.
+        number: Number of the domain.
+        staying: shape (documents,), the documents that stay.
+        notices: Lines for the user are appended.
+
+    Raises:
+        InputError: There are too many sub-domains, or two of one name.
+    """
+    domain = request.loaded.recipe.domains[number]
+    where = f"domains[{domain.name}].split"
+    splits = splits_of(domain)
+    expressions = [parse(split.by, where) for split in splits]
+    frame = attribute_frame(request, number, names_in(expressions), notices)
+    codes = np.zeros(len(staying), np.int64)
+    names = [domain.name]
+    for split, expression in zip(splits, expressions, strict=True):
+        try:
+            values = frame.with_columns(expression.alias("by"))["by"]
+        except pl.exceptions.PolarsError as error:
+            raise InputError(f"{where}: {str(error).splitlines()[0]}") from error
+        is_cut = split.quantiles is not None or split.edges is not None
+        parents, parent_names = codes, names
+        if is_cut:
+            labels = _cut(values, split, parents, staying)
+            label_names = [f"q{n + 1}" for n in range(_buckets(split))] + [NONE]
+        else:
+            labels, label_names = _by_value(values, where, split.by)
+        pairs, codes = np.unique(parents * len(label_names) + labels, return_inverse=True)
+        if len(pairs) > MOST:
+            raise InputError(
+                f"{where}: {len(pairs):,} sub-domains, and at most {MOST:,} are possible; split by "
+                f"a column with fewer values than '{split.by}', or by quantiles"
+            )
+        names = [
+            f"{parent_names[pair // len(label_names)]}:{label_names[pair % len(label_names)]}"
+            for pair in pairs.tolist()
+        ]
+        if is_cut:
+            lacking = _buckets(split) * len(parent_names) - sum(
+                not name.endswith(f":{NONE}") for name in names
+            )
+            if lacking:
+                notices.append(
+                    f"{where}: {counted(lacking, 'bucket')} of '{split.by}' without a document, "
+                    "since equal values are never apart"
+                )
+    used = np.unique(codes[staying])
+    place = np.zeros(len(names), BUCKET)
+    place[used] = np.arange(len(used))
+    return SplitDomain([names[code] for code in used.tolist()], place[codes])
+
+
+def _buckets(split: SplitRecipe) -> int:
+    return split.quantiles or len(split.edges or ()) + 1
+
+
+def _cut(
+    values: pl.Series, split: SplitRecipe, parents: NDArray[np.int64], staying: NDArray[np.bool_]
+) -> NDArray[np.int64]:
+    """Return the bucket of each value, lowest first; the last number is for none."""
+    numbers = values.cast(pl.Float64).fill_nan(None)
+    has_value = numbers.is_not_null().to_numpy()
+    filled = numbers.fill_null(0.0).to_numpy()
+    buckets = np.full(len(filled), _buckets(split), np.int64)
+    if split.edges is not None:
+        buckets[has_value] = np.searchsorted(np.array(split.edges), filled[has_value])
+        return buckets
+    assert split.quantiles is not None
+    for parent in np.unique(parents):
+        members = has_value & (parents == parent)
+        sample = pl.Series(filled[members & staying])
+        if not len(sample):
+            continue
+        shares = [step / split.quantiles for step in range(1, split.quantiles)]
+        edges = [sample.quantile(share, "linear") for share in shares]
+        buckets[members] = np.searchsorted(np.array(edges, np.float64), filled[members])
+    return buckets
+
+
+def _by_value(values: pl.Series, where: str, by: str) -> tuple[NDArray[np.int64], list[str]]:
+    """Return the number of each value's name, and the names in order.
+
+    Raises:
+        InputError: There are too many values, or two that give one name.
+    """
+    texts = values.cast(pl.String)
+    distinct = texts.drop_nulls().unique().sort().to_list()
+    if len(distinct) > MOST:
+        raise InputError(
+            f"{where}: {len(distinct):,} values of '{by}', and at most {MOST:,} are possible; "
+            "split by a column with fewer values, or by quantiles"
+        )
+    names = [UNFIT.sub("_", text)[:60] or "_" for text in distinct]
+    first: dict[str, str] = {NONE: "no value"}
+    for name, text in zip(names, distinct, strict=True):
+        other = first.setdefault(name.lower(), text)
+        if other != text:
+            raise InputError(
+                f"{where}: '{other}' and '{text}' of '{by}' would both be called '{name}'; change "
+                "one of the values, or split by an expression such as lower(" + by + ")"
+            )
+    number_of = {text: number for number, text in enumerate(distinct)}
+    labels = texts.replace_strict(number_of, default=len(names), return_dtype=pl.Int64)
+    return labels.fill_null(len(names)).to_numpy(), [*names, NONE]
+
+
+def split_notice(names: Sequence[str]) -> str:
+    """Say which sub-domains a domain was split into."""
+    listed = list_first([f"'{name}'" for name in names])
+    return f"'{names[0].partition(':')[0]}' is split into {listed}"
