@@ -280,7 +280,16 @@ def dataset_changes(
         changes = () if a is None or b is None else _source_changes(before[1], after[1], name)
         if kind == "changed" and a == b and shared == len(a_texts) and not changes:
             continue
-        domains.append(DomainDifference(name, kind, a, b, shared, changes))
+        domains.append(
+            DomainDifference(
+                domain=name,
+                kind=kind,
+                before=a,
+                after=b,
+                documents_in_both=shared,
+                changes=changes,
+            )
+        )
     return _changes(*facts), domains
 
 

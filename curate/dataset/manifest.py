@@ -186,7 +186,7 @@ class Manifest(msgspec.Struct, frozen=True):
     files: list[FileRecord] = []
     """Every other file that curate wrote, but for the certificate and the manifest itself."""
     selections: dict[str, SelectionRecord] | UnsetType = UNSET
-    """What is kept of each domain, by name; those that keep all of their files are left out."""
+    """The part of each domain that is kept, by name; domains that keep all files are left out."""
 
     @property
     def beside_shards(self) -> list[FileRecord]:

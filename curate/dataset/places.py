@@ -77,6 +77,11 @@ class ShardPieces:
     def __init__(self, directory: Path, manifest: Manifest, record: ShardRecord) -> None:
         """Map the file.
 
+        Args:
+            directory: Directory of the dataset.
+            manifest: The dataset's manifest.
+            record: The shard, as the manifest lists it.
+
         Raises:
             ShardError: It is absent, damaged, or not the one that the manifest lists.
         """

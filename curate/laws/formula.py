@@ -99,6 +99,11 @@ def formula_of(law: FittedLaw, tokens: float, params: float) -> Formula | None:
     """Return the formula of a law at these tokens and parameters; None if it has none.
 
     Trees have none, nor have laws of packages that do not provide it.
+
+    Args:
+        law: Any fitted law.
+        tokens: Tokens that a run is trained on.
+        params: Parameters of its model.
     """
     return law.formula(tokens, params) if isinstance(law, LawWithFormula) else None
 

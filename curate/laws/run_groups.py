@@ -113,7 +113,7 @@ class GroupTrial:
 
 @dataclass(frozen=True, slots=True)
 class GroupComparison:
-    """What each group of runs adds, or why that was not measured."""
+    """The gain from each group of runs, or the reason why it was not measured."""
 
     groups: tuple[RunGroup, ...]
     """Smallest first; the last one is predicted."""

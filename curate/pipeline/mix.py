@@ -143,6 +143,11 @@ def write_mixture(loaded: LoadedRecipe, mixed: MixedDomains, observer: Observer)
     """Write `mixture.json` and, with a law, `law.json`.
 
     A build does so only after its plan has proved feasible.
+
+    Args:
+        loaded: The recipe.
+        mixed: The mixture, and what it was made from.
+        observer: Told of the files.
     """
     path = loaded.output_dir / "mixture.json"
     write_artifact(path, {**mixed.origin, **mixed.mixture.to_json()}, observer)

@@ -40,7 +40,7 @@ def _open(directory: Path) -> OpenDataset:
     if domains is None:
         notices.append(_without_store(directory, manifest))
     encoder = ReferenceEncoder(tokenizer)
-    return OpenDataset(directory, manifest, domains, licenses, encoder, notices)
+    return OpenDataset(directory, manifest, domains, licenses, encoder=encoder, notices=notices)
 
 
 def _without_store(directory: Path, manifest: Manifest) -> str:

@@ -392,7 +392,14 @@ def _patterns(domain: DomainRecipe) -> list[str]:
 
 def _options(domain: DomainRecipe, record_bytes: int = RECORD_BYTES) -> ReadOptions:
     columns = () if domain.hf is None else tuple(domain.hf.columns)
-    return ReadOptions(domain.text, domain.id, domain.reader, domain.glob, record_bytes, columns)
+    return ReadOptions(
+        text=domain.text,
+        id=domain.id,
+        reader=domain.reader,
+        glob=domain.glob,
+        record_bytes=record_bytes,
+        columns=columns,
+    )
 
 
 def _open_domains(

@@ -197,12 +197,12 @@ def collect(inputs: ReportInputs, observer: Observer) -> Material:
     explorer = None
     if request is not None:
         data = ExplorerInputs(
-            request.domains,
-            request.budget_tokens if supply_known else None,
-            _numbers(recommended),
-            {d.name: d.weight for d in request.domains if d.weight is not None},
-            "" if loaded is None else effective_text(loaded, ("mixture", "budget_tokens")),
-            missing,
+            domains=request.domains,
+            budget_tokens=request.budget_tokens if supply_known else None,
+            recommended=_numbers(recommended),
+            yours={d.name: d.weight for d in request.domains if d.weight is not None},
+            recipe="" if loaded is None else effective_text(loaded, ("mixture", "budget_tokens")),
+            law_missing=missing,
         )
         explorer = explorer_data(data, law)
     samples, samples_missing = _samples(directory)

@@ -296,8 +296,8 @@ class ObjectiveRecipe(Frozen, frozen=True):
     pattern such as `code_*`, or a list of them; `weights` weigh the targets within a group.
     """
     against: Literal["best_run", "natural"] | None = None
-    """What group means are divided by before they are compared: those of the `best_run` for each
-    group, or the predicted ones of `natural` shares. Omitted, the best run; for experts, nothing.
+    """Divisor of group means before they are compared: those of the `best_run` for each group, or
+    the predicted ones of `natural` shares. Omitted, the best run; for experts, nothing.
     """
 
 

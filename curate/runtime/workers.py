@@ -49,7 +49,15 @@ class Cluster(Protocol):
         on_tick: Callable[[], None],
         on_result: Callable[[Any], None],
     ) -> list[Any]:
-        """Apply `function` to every item, as `map_tasks` does."""
+        """Apply `function` to every item, as `map_tasks` does.
+
+        Args:
+            function: Picklable by cloudpickle.
+            items: Started in this order.
+            workers: Most tasks at once.
+            on_tick: Called now and then.
+            on_result: Called with each result as it arrives.
+        """
 
 
 _cluster: Cluster | None = None

@@ -73,7 +73,14 @@ class SurveyedFile:
     @property
     def options_file(self) -> InputFile:
         """The file as readers take it."""
-        return InputFile(self.path, self.size_bytes, "", self.name, self.reader, self.compression)
+        return InputFile(
+            path=self.path,
+            size_bytes=self.size_bytes,
+            content_hash="",
+            name=self.name,
+            reader=self.reader,
+            compression=self.compression,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,21 +133,21 @@ def _like(opened: list[SurveyedFile], path: str, name: str, size_bytes: int) -> 
     kinds = Counter((file.reader, file.compression) for file in opened)
     (reader, compression), _ = kinds.most_common(1)[0]
     is_text = all(file.is_text for file in opened)
-    return SurveyedFile(path, name, size_bytes, reader, compression, is_text)
+    return SurveyedFile(path, name, size_bytes, reader, compression, is_text=is_text)
 
 
 def _opened(path: str, name: str, size_bytes: int) -> SurveyedFile:
     head, kind = _head(path, size_bytes)
     reader = reader_of(head, name)
     if kind == "refused" or reader != "text":
-        return SurveyedFile(path, name, size_bytes, reader, kind, kind != "refused")
+        return SurveyedFile(path, name, size_bytes, reader, kind, is_text=kind != "refused")
     is_text = b"\0" not in head
     try:
         head.decode("utf-8")
     except UnicodeDecodeError as error:  # a character may be cut at the end of what was read
         is_text &= error.start > len(head) - 4 and len(head) >= HEAD_BYTES
     is_blank = len(head) < HEAD_BYTES and not has_content(head.decode("utf-8", "replace"))
-    return SurveyedFile(path, name, size_bytes, reader, kind, is_text, is_blank)
+    return SurveyedFile(path, name, size_bytes, reader, kind, is_text=is_text, is_blank=is_blank)
 
 
 def _head(path: str, size_bytes: int, limit_bytes: int = HEAD_BYTES) -> tuple[bytes, str]:

@@ -132,7 +132,13 @@ def pair_sample(
 
 
 def keyed_documents(domain: DomainTokens, seed: int, most: int) -> NDArray[np.int64]:
-    """List the first `most` documents of a domain in the order of a keyed hash of their text."""
+    """List the first `most` documents of a domain in the order of a keyed hash of their text.
+
+    Args:
+        domain: The domain.
+        seed: Key of the hash.
+        most: Most documents.
+    """
 
     def keyed(rows: slice) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
         return _keys(domain, rows, seed), np.arange(rows.start, rows.stop)

@@ -104,7 +104,13 @@ class LevelForm:
         return np.stack(np.meshgrid(*grids, indexing="ij"), axis=-1).reshape(-1, 2)
 
     def columns(self, nodes: Array, size: Array, time: Array) -> Array:
-        """Return the terms that multiply the coefficients, shape (nodes, points, terms)."""
+        """Return the terms that multiply the coefficients, shape (nodes, points, terms).
+
+        Args:
+            nodes: shape (nodes, 2), exponents of size and tokens.
+            size: shape (points,), ln parameters.
+            time: shape (points,), ln tokens.
+        """
         x, y = np.broadcast_to(size, (len(nodes), len(size))), time[None]
         a, b = nodes[:, :1], nodes[:, 1:]
         ones = np.ones(x.shape)
@@ -161,7 +167,13 @@ class TargetLevel:
     """shape (nodes, terms, terms)."""
 
     def shift(self, form: LevelForm, start: Moves, end: Moves) -> tuple[Array, Array]:
-        """Predict the change of log levels from start to end: mean and variance, (moves,) each."""
+        """Predict the change of log levels from start to end: mean and variance, (moves,) each.
+
+        Args:
+            form: The form that these coefficients belong to.
+            start: ln parameters and ln tokens, shape (moves,) each.
+            end: The same.
+        """
         first = form.columns(self.nodes, *start)
         last = form.columns(self.nodes, *end)
         if form.logs:
@@ -384,7 +396,7 @@ def _left_out(points: Points, held: NDArray[np.bool_]) -> tuple[Array, Array, Ar
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """Where the runs end: the last tokens at every size, and the largest size."""
+    """The end of the runs: the last tokens at every size, and the largest size."""
 
     sizes: Array
     """shape (sizes,), ln parameters, rising; a single zero where sizes do not vary."""
@@ -433,7 +445,13 @@ class LawWithErrors(FittedLaw, Protocol):
     """A fitted law that tells its errors."""
 
     def predict_std(self, weights: Array, tokens: Array, params: Array) -> Array:
-        """Estimate the standard deviation of log losses of new runs, shape (rows, targets)."""
+        """Estimate the standard deviation of log losses of new runs, shape (rows, targets).
+
+        Args:
+            weights: shape (rows, domains), shares.
+            tokens: shape (rows,).
+            params: shape (rows,).
+        """
         ...
 
 

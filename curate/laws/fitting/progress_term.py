@@ -69,7 +69,13 @@ class Horizon:
         return total, derivatives
 
     def value(self, theta: Array, tokens: float, params: float) -> Array:
-        """Sum the terms at one place, shape (targets,)."""
+        """Sum the terms at one place, shape (targets,).
+
+        Args:
+            theta: shape (targets, coefficients).
+            tokens: Tokens that a run is trained on.
+            params: Parameters of its model.
+        """
         return self.evaluate(theta, np.array([tokens]), np.array([params]))[0][:, 0]
 
 

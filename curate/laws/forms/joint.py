@@ -102,7 +102,7 @@ class CorrectedTrend:
 
 @dataclass(frozen=True, slots=True)
 class Experts:
-    """What the joint law is a mean of."""
+    """The experts whose mean is the joint law."""
 
     trends: tuple[Trend, ...]
     """The diminishing and the proportional one."""
@@ -111,7 +111,13 @@ class Experts:
     progress: Progress
 
     def log_losses(self, weights: Array, tokens: Array, params: Array) -> Array:
-        """Predict log losses, shape (experts, rows, targets), trends before corrected ones."""
+        """Predict log losses, shape (experts, rows, targets), trends before corrected ones.
+
+        Args:
+            weights: shape (rows, domains), shares.
+            tokens: shape (rows,).
+            params: shape (rows,).
+        """
         at = (weights, tokens, params)
         rows = _rows_of(weights, self.progress.columns(tokens, params), new_runs(len(weights)))
         trends = [trend.log_losses(*at) for trend in self.trends]
@@ -121,7 +127,13 @@ class Experts:
         return np.stack([*trends, *corrected])
 
     def gradient(self, weights: Array, tokens: Array, params: Array) -> list[Array]:
-        """Differentiate log losses, for every expert shape (rows, targets, domains)."""
+        """Differentiate log losses, for every expert shape (rows, targets, domains).
+
+        Args:
+            weights: shape (rows, domains), shares.
+            tokens: shape (rows,).
+            params: shape (rows,).
+        """
         at = (weights, tokens, params)
         rows = _rows_of(weights, self.progress.columns(tokens, params), new_runs(len(weights)))
         slopes = [trend.gradient(*at) for trend in self.trends]

@@ -292,7 +292,14 @@ def fit_trend(table: RunTable, progress: Progress, belief: TrendPrior) -> Trend:
     theta = fit_log_losses(model, prior, table.losses)
     logs = np.log(table.losses)
     ranges = np.maximum(np.ptp(logs, axis=0), 1e-6)
-    return Trend(layout, progress, theta, logs.max(axis=0), ranges, 1 / prior.spread**2)
+    return Trend(
+        layout=layout,
+        progress=progress,
+        theta=theta,
+        highest=logs.max(axis=0),
+        ranges=ranges,
+        precision=1 / prior.spread**2,
+    )
 
 
 def left_out(trend: Trend, table: RunTable, group: Groups) -> Array:

@@ -31,10 +31,10 @@ SAME_UNIT = 1.05
 
 @dataclass(frozen=True, slots=True)
 class Joining:
-    """What tables do not say themselves."""
+    """Facts that tables do not state themselves."""
 
     fill: Mapping[str, TableFill] = field(default_factory=dict)
-    """By file, or the end of its path: `params` and `tokens` of a table that has no such column."""
+    """`params` and `tokens` of tables without such columns, by file or by the end of its path."""
     absent_domains: AbsentDomains = "refuse"
     """Whether a domain that a table has no column for is refused, or has share 0 there."""
 

@@ -58,7 +58,18 @@ class LawCase:
 def make_case(
     method: tuple[str | None, float, bool], request: MixtureRequest, runs: RunTable
 ) -> LawCase:
-    """Match the request with the runs and fit the law."""
+    """Match the request with the runs and fit the law.
+
+    Args:
+        method: Name of the law, or None for the recipe's; pull towards the prior, bits a byte; and
+            whether the optimum is that of simulated mixtures.
+        request: Domains, supply, objective and options.
+        runs: The evidence.
+
+    Raises:
+        FitError: The runs have one mixture only, or the law cannot be fitted to them.
+        RecipeError: The request names domains or targets that the runs do not have.
+    """
     name, kl_bpb, simulated = method
     law = _law(name or request.options.search.law, request, runs)
     constraints = match_constraints(request, runs.domains, runs.targets, "runs")

@@ -59,6 +59,11 @@ def compare_with_runs(case: LawCase, weights: Array, refits: Refitted | None) ->
 
     Without refits the law is fitted again without each third of the mixtures. Warns where the gain
     promised over the best run exceeds the law's errors.
+
+    Args:
+        case: The fitted law and its problem.
+        weights: shape (domains,), the recommended shares.
+        refits: Fits of the law without parts of the mixtures; None to make them here.
     """
     problem, runs = case.problem, case.runs
     plain = replace(problem, kl=0.0)

@@ -30,7 +30,13 @@ TAGS = 8
 
 
 def svg(height: float, title: str, parts: Sequence[Markup]) -> Markup:
-    """Wrap the parts of a figure."""
+    """Wrap the parts of a figure.
+
+    Args:
+        height: Height of the drawing, in the units of `WIDTH`.
+        title: Label for readers who do not see it.
+        parts: Elements of SVG, in the order in which they are drawn.
+    """
     head = Markup(
         '<svg viewBox="0 0 {} {:.0f}" width="{}" height="{:.0f}" role="img" aria-label="{}">'
     ).format(WIDTH, height, WIDTH, height, title)
@@ -39,6 +45,11 @@ def svg(height: float, title: str, parts: Sequence[Markup]) -> Markup:
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
     """Choose round numbers between two ends.
+
+    Args:
+        low: The lower end.
+        high: The upper end.
+        count: Rough number of steps.
 
     Example:
         >>> ticks(0.0, 1.0)
@@ -84,7 +95,14 @@ def _line(x: float, y: float, to_x: float, to_y: float, style: str) -> Markup:
 
 
 def shape(series: int, x: float, y: float, tooltip: str = "") -> Markup:
-    """Draw a mark of a series: each has a shape of its own, for readers who see no colours."""
+    """Draw a mark of a series: each has a shape of its own, for readers who see no colours.
+
+    Args:
+        series: Number of the series, from 0.
+        x: Place in the drawing, from the left.
+        y: Place in the drawing, from the top.
+        tooltip: Text that is shown when the mark is pointed at.
+    """
     size = 4.5
     outlines = (
         Markup('<circle cx="{x:.1f}" cy="{y:.1f}" r="4.2" class="mark series-0">'),
@@ -324,7 +342,13 @@ def draw(chart: Chart) -> Markup:
 
 
 def figure(drawing: Markup, caption: str, names: Mapping[int, str] | None = None) -> Markup:
-    """Put a caption and the list of series below a figure."""
+    """Put a caption and the list of series below a figure.
+
+    Args:
+        drawing: The figure.
+        caption: Sentence that says how to read it.
+        names: Names of its series by number; None where it has no list.
+    """
     return Markup(
         '<figure><div class="scroll" tabindex="0" role="region" aria-label="{}">{}</div>'
         "{}<figcaption>{}</figcaption></figure>"

@@ -137,7 +137,13 @@ def bits(nats: Any) -> str:
 
 
 def interval(low: Any, high: Any, text: Callable[[Any], str]) -> str:
-    """Format an interval; nothing if an end is missing."""
+    """Format an interval; nothing if an end is missing.
+
+    Args:
+        low: The lower end.
+        high: The upper end.
+        text: Formats an end; returns nothing for one that is missing.
+    """
     ends = text(low), text(high)
     return "" if "" in ends else f"{ends[0].removesuffix(' %')} to {ends[1]}"
 
