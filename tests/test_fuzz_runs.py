@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,8 @@ def edited(rows: list[list[str]], cells: list[Any], headers: list[Any]) -> list[
 def written(rows: list[list[str]], writing: dict[str, Any]) -> bytes:
     stream = io.StringIO(newline="")
     out = csv.writer(stream, delimiter=writing["delimiter"], lineterminator=writing["end"])
+    if sys.version_info < (3, 11):  # whose writer takes a NUL for a character to escape
+        rows = [[cell.replace("\0", "") for cell in row] for row in rows]
     out.writerows(rows)
     text = stream.getvalue()
     if writing["ragged"]:
