@@ -10,7 +10,8 @@
                            with separate domains, the trainers' mixture files
 <dir>/tokenizer.json       the definition that made the tokens
 <dir>/recipe.yaml          the recipe, with all overrides
-<dir>/stats.json mixture.json plan.json certificate.json quarantine.jsonl README.md
+<dir>/stats.json mixture.json plan.json certificate.json quarantine.jsonl
+<dir>/README.md croissant.json   what the dataset is, for people and for catalogues
 <dir>/.curate              lists what is curate's below the folders above
 ```
 
@@ -69,7 +70,10 @@ PROVENANCE = np.dtype([*[(name, PIECE[name]) for name in PIECE.names or ()], ("c
 OWN_DIRECTORIES = ("train", "validation", "provenance", TRAINER)
 CARD = "README.md"
 RECIPE = "recipe.yaml"
-OWN_FILES = (CARD, "tokenizer.json", RECIPE)
+CROISSANT = "croissant.json"
+CARDS = (CARD, CROISSANT)
+"""Files that describe the shards as they were read back, so that they are written last."""
+OWN_FILES = (*CARDS, "tokenizer.json", RECIPE)
 """Files beside the shards; in a directory without a dataset of curate they are the user's."""
 
 QUARANTINE = "quarantine.jsonl"
@@ -420,22 +424,21 @@ def write_manifest(manifest: Manifest, directory: Path) -> None:
 
 
 def records_beside(directory: Path) -> list[FileRecord]:
-    """Record the files beside the shards, but for the card, which is written last."""
+    """Record the files beside the shards, but for the cards, which are written last."""
     names = [name for name in BESIDE_SHARDS if _is_file(directory, name)]
     return [record_file(directory / name, directory) for name in names]
 
 
-def list_card(directory: Path) -> list[FileRecord]:
-    """Record the card, which describes the shards as they were read back, in the manifest.
+def list_cards(directory: Path) -> list[FileRecord]:
+    """Record the cards, which describe the shards as they were read back, in the manifest.
 
     Returns:
         The records of all files beside the shards.
     """
     manifest = load_manifest(directory)
-    files = [file for file in manifest.files if file.path != CARD]
-    listed = msgspec.structs.replace(
-        manifest, files=[*files, record_file(directory / CARD, directory)]
-    )
+    files = [file for file in manifest.files if file.path not in CARDS]
+    files += [record_file(directory / name, directory) for name in CARDS]
+    listed = msgspec.structs.replace(manifest, files=files)
     if listed != manifest:
         write_manifest(listed, directory)
     return listed.beside_shards

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from curate.dataset.manifest import (
     BESIDE_SHARDS,
-    CARD,
+    CARDS,
     OWN_DIRECTORIES,
     OWN_FILES,
     QUARANTINE,
@@ -56,7 +56,7 @@ def refuse_foreign(directory: Path) -> None:
         ShardError: The directory holds such files; the message names some.
     """
     if _is_dataset_of_curate(directory):
-        for name in {*ARTIFACTS, *BESIDE_SHARDS, CARD}:
+        for name in {*ARTIFACTS, *BESIDE_SHARDS, *CARDS}:
             _make_way(directory / name)
         return
     foreign = [

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from curate.dataset.certificate import WINDOWS, ShardCheck, certify, without_manifest
 from curate.dataset.manifest import (
     CARD,
+    CARDS,
     SCHEMA,
     SPLITS,
     Manifest,
@@ -57,7 +58,7 @@ def verify(
     workers: int,
     on_tick: Callable[[], None] = lambda: None,
     *,
-    with_card: bool = True,
+    with_cards: bool = True,
 ) -> dict[str, Any]:
     """Check a dataset.
 
@@ -67,7 +68,7 @@ def verify(
             order; None: the store is not available, and files are only compared with their hashes.
         workers: Number of processes.
         on_tick: Called now and then.
-        with_card: Whether the card is checked, too; a build writes it only after this.
+        with_cards: Whether the cards are checked, too; a build writes them only after this.
 
     Returns:
         The fields of `certificate.json`; `ok` says whether everything held.
@@ -77,12 +78,12 @@ def verify(
         output_format = manifest.configured()
     except CurateError as error:  # an unknown format, too
         return without_manifest(str(error))
-    files = [file for file in manifest.beside_shards if with_card or file.path != CARD]
+    files = [file for file in manifest.beside_shards if with_cards or file.path not in CARDS]
     damage = map_tasks(partial(file_damage, directory), files, workers, on_tick)
     damaged = {file.path for file, problem in zip(files, damage, strict=True) if problem}
     plan, problem = (None, None) if "plan.json" in damaged else _read_plan(directory)
     problems = [*filter(None, [*damage, problem]), *_unlisted(directory, manifest)]
-    if with_card and manifest.schema == SCHEMA and all(file.path != CARD for file in files):
+    if with_cards and manifest.schema == SCHEMA and all(file.path != CARD for file in files):
         problems.append(f"{CARD}: not in the manifest, so its build was cut off; run curate build")
     # Text cannot be tokenised again without its tokenizer, whose damage is reported once.
     is_readable = isinstance(output_format, TokenFormat) or "tokenizer.json" not in damaged

@@ -25,6 +25,7 @@ from curate.pipeline.write import write_dataset
 from curate.plan.budget import Plan
 from curate.recipe import LoadedRecipe
 from curate.report.card import write_card
+from curate.report.croissant import write_croissant
 from curate.runtime.locks import directory_lock
 from curate.runtime.progress import Observer
 from curate.runtime.registry import counted
@@ -85,7 +86,7 @@ def _build(loaded: LoadedRecipe, workers: int, observer: Observer) -> BuiltDatas
             observer.notice(f"{path} is damaged: writing the dataset again")
         write_dataset(loaded, planned, workers, observer, artifacts_written=not is_kept)
     observer.begin("verify", [loaded.recipe.name])
-    check = partial(verify, loaded.output_dir, tokenized.domains, workers, with_card=False)
+    check = partial(verify, loaded.output_dir, tokenized.domains, workers, with_cards=False)
     certificate = check(observer.tick)
     observer.end("ok" if certificate["ok"] else counted(len(certificate["problems"]), "problem"))
     if reused and not certificate["ok"]:  # files of the right sizes, but not with the right bytes
@@ -93,7 +94,8 @@ def _build(loaded: LoadedRecipe, workers: int, observer: Observer) -> BuiltDatas
         write_dataset(loaded, planned, workers, observer)
         certificate, reused = check(), False
     write_card(loaded, tokenized.stats, certificate)
-    certificate["files"] = msgspec.to_builtins(dataset.list_card(loaded.output_dir))
+    write_croissant(loaded, tokenized.stats, certificate, workers, observer.tick)
+    certificate["files"] = msgspec.to_builtins(dataset.list_cards(loaded.output_dir))
     write_certificate(loaded.output_dir / "certificate.json", certificate)
     return BuiltDataset(
         directory=loaded.output_dir,

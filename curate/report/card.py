@@ -163,7 +163,11 @@ For {form.trainers}.{_loss_sentence(certificate)}
 
 `manifest.json` lists every file with its hash and every input; `provenance/` says for each run of
 tokens which document it came from; `certificate.json` compares what was asked, planned and written.
+`croissant.json` describes files, licences and columns in the Croissant format.
 Recipe hash `{loaded.hash}`, seed {recipe.seed}. Tokenizer: `tokenizer.json`.
+
+`curate report DIR` makes one page of this directory, with figures of its mixture, domains and laws;
+`--plots DIR` writes them as PNG and SVG.
 """
 
 
