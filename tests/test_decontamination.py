@@ -25,12 +25,12 @@ from curate.curation.contamination import (
     write_details,
     write_spans,
 )
-from curate.curation.evaluation_sets import read_index
+from curate.curation.evaluation_sets import EvaluationIndex, read_index, set_files
 from curate.curation.texts import TextDecoder
 from curate.errors import CurateError
 from curate.pipeline.tokenize import tokenize_domains
 from curate.recipe import load
-from curate.recipe.structs import DecontaminateRecipe, EvaluationSet
+from curate.recipe.structs import DecontaminateRecipe, EvaluationSet, HubRecipe
 
 
 def write_sets(directory: Path, sets: dict[str, list[dict[str, Any]]]) -> dict[str, str]:
@@ -56,12 +56,20 @@ def asked(place: Path, corpus: TokenizedDomains, settings: DecontaminateRecipe, 
         domains=corpus.domains,
         staying=[np.ones(len(domain), bool) for domain in corpus.domains],
         settings=settings,
-        index=read_index(settings, place),
+        index=index_of(settings, place),
         tokenizer=corpus.tokenizer,
         cache=place / "cache" / "curation",
         workers=workers,
         observer=Listener(),
     )
+
+
+def index_of(settings: DecontaminateRecipe, base: Path) -> EvaluationIndex:
+    files = {
+        name: set_files(name, evaluation, (base, base / "cache"), lambda _: None)
+        for name, evaluation in settings.sets.items()
+    }
+    return read_index(settings, files)
 
 
 def texts_with(corpus: TokenizedDomains, masks: Any) -> Counter[str]:
@@ -170,8 +178,8 @@ def test_columns_nested_objects_and_lists(place: Path):  # noqa: F811
     for text, columns in ((None, ["a", "c"]), (["a.b"], ["a.b"]), ("c", ["c"])):
         evaluation = EvaluationSet(path="*.jsonl", text=text)
         settings = DecontaminateRecipe(sets={"s": evaluation}, ngram=2)
-        assert [text.column for text in read_index(settings, place).texts] == columns
-    assert read_index(settings, place).texts[0].folded == "five six\nseven"
+        assert [text.column for text in index_of(settings, place).texts] == columns
+    assert index_of(settings, place).texts[0].folded == "five six\nseven"
 
 
 @pytest.mark.parametrize(
@@ -182,6 +190,7 @@ def test_columns_nested_objects_and_lists(place: Path):  # noqa: F811
         (b"[1]\n", {"path": "set.jsonl"}, r"set\.jsonl:1: is no record"),
         (b"nonsense\n", {"path": "set.jsonl"}, r"cannot be read as an evaluation set \(.*JSON"),
         (b"PAR1nonsense", {"path": "set.jsonl"}, r"cannot be read as an evaluation set"),
+        (b"", {}, r"decontaminate\.sets\.s: needs exactly one of path and hf"),
         (b"", {"path": "other.jsonl"}, r"decontaminate\.sets\.s: .*other\.jsonl is no file"),
     ],
 )  # fmt: skip
@@ -189,7 +198,7 @@ def test_sets_that_cannot_be_read(tmp_path: Path, content: bytes, entry: Any, me
     (tmp_path / "set.jsonl").write_bytes(content)
     settings = DecontaminateRecipe(sets={"s": EvaluationSet(**entry)})
     with pytest.raises(CurateError, match=message):
-        read_index(settings, tmp_path)
+        index_of(settings, tmp_path)
 
 
 def test_a_build_reports_or_removes_and_refuses_to_truncate(recipe: Path):
@@ -214,3 +223,14 @@ def corpus_file(recipe: Path) -> Path:
     match = re.search(r"paths: \"(.*)/\*\"", recipe.read_text("utf-8"))
     assert match is not None
     return sorted(Path(match[1]).iterdir())[0]
+
+
+def test_a_dataset_folder_is_a_set(tmp_path: Path):
+    pytest.importorskip("datasets")
+    folder = tmp_path / "quiz" / "data"
+    folder.mkdir(parents=True)
+    pl.DataFrame({"q": ["one two three"]}).write_parquet(folder / "test-0.parquet")
+    pl.DataFrame({"q": ["four five six"]}).write_parquet(folder / "train-0.parquet")
+    evaluation = EvaluationSet(hf=HubRecipe(id="./quiz", split="test"))
+    index = index_of(DecontaminateRecipe(sets={"quiz": evaluation}, ngram=2), tmp_path)
+    assert [text.folded for text in index.texts] == ["one two three"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ from curate.curation.reasons import Reason
 from curate.curation.step import CurationRequest, Step, StepRequest
 from curate.errors import RecipeError
 from curate.recipe import LoadedRecipe
-from curate.runtime.files import hash_file
+from curate.runtime.files import hash_file, is_url
+from curate.runtime.sealed import Notice
 
 SPANS = "spans.parquet"
 """File of a state with what matches, to look at."""
@@ -27,28 +29,43 @@ def _check(loaded: LoadedRecipe) -> None:
             "decontaminate.action: truncate is not possible, since the token store holds whole "
             "documents and a cut changes the tokens around it; use remove or report"
         )
-    from curate.curation.evaluation_sets import set_paths
+    from curate.curation.evaluation_sets import as_set, set_files
 
     for name, evaluation in recipe.sets.items():
-        set_paths(name, evaluation, loaded.base)
+        if as_set(evaluation).hf is None:
+            set_files(name, evaluation, (loaded.base, loaded.cache_dir), lambda _: None)
 
 
 def _settings(request: CurationRequest) -> Any:
     recipe = request.loaded.recipe.decontaminate
     if recipe is None:
         return None
-    from curate.curation.evaluation_sets import as_set, set_paths
+    from curate.curation.evaluation_sets import as_set
     from curate.curation.words import VERSION
 
-    base = request.loaded.base
-    sets = [
-        [name, as_set(item).text, [hash_file(path) for path in set_paths(name, item, base)]]
-        for name, item in recipe.sets.items()
-    ]
+    files = _files(request, request.observer.notice)
+    # A URL of the Hub names a commit, so it says what is in the file.
+    contents = {
+        name: [path if is_url(path) else hash_file(Path(path)) for path in paths]
+        for name, paths in files.items()
+    }
+    sets = [[name, as_set(recipe.sets[name]).text, contents[name]] for name in files]
     keys = ("action", "ngram", "coverage", "least_words", "common")
     names = [domain.name for domain in request.domains]
     version = [VERSION, request.tokenizer.fingerprint]
     return [version, sets, [getattr(recipe, key) for key in keys], names]
+
+
+def _files(request: CurationRequest, notice: Notice) -> dict[str, list[str]]:
+    """Return the files of each set."""
+    from curate.curation.evaluation_sets import set_files
+
+    loaded = request.loaded
+    assert loaded.recipe.decontaminate is not None
+    return {
+        name: set_files(name, evaluation, (loaded.base, loaded.cache_dir), notice)
+        for name, evaluation in loaded.recipe.decontaminate.sets.items()
+    }
 
 
 def _find(request: StepRequest) -> Sequence[NDArray[np.bool_]]:
@@ -63,7 +80,7 @@ def _find(request: StepRequest) -> Sequence[NDArray[np.bool_]]:
         domains=curation.domains,
         staying=request.staying,
         settings=recipe,
-        index=read_index(recipe, curation.loaded.base),
+        index=read_index(recipe, _files(curation, lambda _: None)),
         tokenizer=curation.tokenizer,
         cache=curation.cache,
         workers=curation.workers,

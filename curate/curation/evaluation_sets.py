@@ -22,8 +22,9 @@ from curate.curation.words import fold, hash_shingles, split_words
 from curate.errors import InputError, RecipeError
 from curate.recipe.structs import DecontaminateRecipe, EvaluationSet
 from curate.runtime.compiled import kernel
-from curate.runtime.files import hash_bytes
+from curate.runtime.files import hash_bytes, open_input
 from curate.runtime.registry import list_first
+from curate.runtime.sealed import Notice
 from curate.sources.decompress.open import StreamFile, open_stream
 from curate.sources.decompress.stream import StreamDamage
 
@@ -67,21 +68,23 @@ class EvaluationIndex:
         return hash_bytes(self.runs.tobytes(), str(self.ngram).encode())
 
 
-def read_index(settings: DecontaminateRecipe, base: Path) -> EvaluationIndex:
+def read_index(
+    settings: DecontaminateRecipe, files: Mapping[str, Sequence[str]]
+) -> EvaluationIndex:
     """Read all sets of a recipe.
 
     Args:
         settings: The section of the recipe.
-        base: Directory that relative paths start from.
+        files: The files of each set, as `set_files` finds them.
 
     Raises:
-        CurateError: A file is absent, cannot be read, or lacks a column that the recipe names.
+        CurateError: A file cannot be read, or lacks a column that the recipe names.
     """
     texts: list[EvaluationText] = []
     items: dict[str, int] = {}
     for name, evaluation in settings.sets.items():
         items[name] = 0
-        for path in set_paths(name, evaluation, base):
+        for path in files[name]:
             for number, record in _records(path):
                 items[name] += 1
                 for column, text in _texts(record, as_set(evaluation), (name, path, number)):
@@ -116,43 +119,62 @@ def as_set(evaluation: str | EvaluationSet) -> EvaluationSet:
     return EvaluationSet(path=evaluation) if isinstance(evaluation, str) else evaluation
 
 
-def set_paths(name: str, evaluation: str | EvaluationSet, base: Path) -> list[Path]:
-    """Return the files of a set.
+def set_files(
+    name: str, evaluation: str | EvaluationSet, places: tuple[Path, Path], notice: Notice
+) -> list[str]:
+    """Return the files of a set: local paths, or URLs that name a commit.
 
     Args:
         name: Its name.
         evaluation: Its entry in the recipe.
-        base: Directory that relative paths start from.
+        places: The recipe's directory and the cache.
+        notice: Called with a line if a revision on the Hub has moved since the last run.
 
     Raises:
         RecipeError: There is none.
+        InputError: The Hub has no such dataset, or cannot be reached.
     """
-    pattern = str(base / Path(as_set(evaluation).path).expanduser())
-    paths = [Path(pattern)] if Path(pattern).is_file() else []
-    paths = paths or [Path(path) for path in sorted(glob.glob(pattern, recursive=True))]
-    files = [path for path in paths if path.is_file()]
-    if not files:
+    where = f"decontaminate.sets.{name}"
+    listed = as_set(evaluation)
+    if (listed.path is None) == (listed.hf is None):
+        raise RecipeError(f"{where}: needs exactly one of path and hf")
+    if listed.hf is not None:
+        from curate.sources.hub import find_hub_files
+
+        try:
+            files = find_hub_files(
+                listed.hf, "auto", places, lambda line: notice(f"{where}.hf: {line}")
+            )
+        except InputError as error:
+            raise InputError(f"{where}.hf: {error}") from error
+        return [file.path for file in files]
+    assert listed.path is not None
+    pattern = str(places[0] / Path(listed.path).expanduser())
+    paths = [pattern] if Path(pattern).is_file() else []
+    paths = paths or [path for path in sorted(glob.glob(pattern, recursive=True))]
+    paths = [path for path in paths if Path(path).is_file()]
+    if not paths:
         raise RecipeError(
-            f"decontaminate.sets.{name}: {pattern} is no file; name a file of JSON Lines or "
-            "Parquet, or a pattern of them"
+            f"{where}: {pattern} is no file; name a file of JSON Lines or Parquet, or a pattern "
+            "of them"
         )
-    return files
+    return paths
 
 
-def _records(path: Path) -> Iterator[tuple[int, Any]]:
+def _records(path: str) -> Iterator[tuple[int, Any]]:
     """Yield the records of a file, each with its line or row, 1 is the first."""
-    with path.open("rb") as file:
-        is_parquet = file.read(4) == b"PAR1"
     try:
-        if is_parquet:
-            with pq.ParquetFile(path) as table:
-                rows = (row for batch in table.iter_batches() for row in batch.to_pylist())
-                yield from enumerate(rows, 1)
-            return
-        stream = open_stream(str(path), path.stat().st_size)
-        for number, line in enumerate(io.BufferedReader(StreamFile(stream)), 1):
-            if line.strip():
-                yield number, orjson.loads(line)
+        with open_input(path) as file:
+            if file.read(4) == b"PAR1":
+                file.seek(0)
+                batches = pq.ParquetFile(file).iter_batches()
+                yield from enumerate((row for batch in batches for row in batch.to_pylist()), 1)
+                return
+            size_bytes = file.seek(0, io.SEEK_END)
+        with io.BufferedReader(StreamFile(open_stream(path, size_bytes))) as lines:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    yield number, orjson.loads(line)
     except (orjson.JSONDecodeError, StreamDamage, pa.ArrowInvalid, OSError) as error:
         reason = " ".join(str(getattr(error, "strerror", None) or error).split())
         raise InputError(
@@ -162,7 +184,7 @@ def _records(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def _texts(
-    record: Any, evaluation: EvaluationSet, where: tuple[str, Path, int]
+    record: Any, evaluation: EvaluationSet, where: tuple[str, str, int]
 ) -> Iterator[tuple[str, str]]:
     """Yield the texts of a record, each with its column."""
     name, path, number = where

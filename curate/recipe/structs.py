@@ -451,11 +451,15 @@ class DuplicatesRecipe(Frozen, frozen=True):
 
 
 class EvaluationSet(Frozen, frozen=True):
-    """An evaluation set, one item in each record of its files."""
+    """An evaluation set, one item in each record of its files; exactly one of `path` and `hf`."""
 
-    path: str
+    path: str | None = None
     """A file or a pattern: JSON Lines, plain or compressed, or Parquet. A relative path starts from
     the recipe's directory.
+    """
+    hf: HubRecipe | None = None
+    """A split of a dataset on the Hugging Face Hub, or in a local dataset folder, whose files are
+    JSON Lines or Parquet.
     """
     text: list[str] | str | None = None
     """Columns or keys with text to look for, each on its own; dots reach into nested objects, and
