@@ -168,6 +168,7 @@ def test_a_strangers_description_is_not_trusted_with_its_shape(cached_recipe: Pa
         assert (directory / "croissant.json").read_bytes() == whole
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of rdflib
 def test_mlcroissant_finds_no_error_and_reads_the_rows(cached_recipe: Path) -> None:
     mlcroissant = pytest.importorskip("mlcroissant")
     directory, description = build(cached_recipe, "output.format=parquet")

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pictures
 import pytest
 import reference
 from docs_pages import (
@@ -100,6 +101,16 @@ def test_every_recipe_key_has_a_meaning() -> None:
 
 def test_readme_is_short() -> None:
     assert len(README.encode()) <= README_BYTES
+
+
+def test_pictures_are_made_by_the_tool_and_small() -> None:
+    files = {path.stem: path.read_bytes() for path in pictures.PICTURES.iterdir()}
+    assert set(files) == set(pictures.SHOWN)
+    assert sum(map(len, files.values())) < 1_000_000
+    for name, page in pictures.SHOWN.items():
+        assert f"(_static/pictures/{name}.svg)" in DOCS[page]
+        assert b"curate report" in files[name][:4096]
+    assert len({*pictures.SHOWN.values()}) >= 6
 
 
 # What is generated

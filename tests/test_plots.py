@@ -358,6 +358,10 @@ def test_the_command_writes_each_figure_twice(tmp_path: Path) -> None:
     files = {path.name for path in plots.iterdir()}
     assert files == {f"{name}.{suffix}" for name in expected for suffix in ("png", "svg")}
     assert {Path(path).name for path in json.loads(done.output)["plots"]} == files
+    page = (out / "report.html").read_text("utf-8")
+    assert (
+        "Pareto front between groups of targets" in page and "loss of prose by loss of code" in page
+    )
     again = CliRunner().invoke(cli, ["report", str(out), "--plots", str(plots)])
     assert again.exit_code == 0 and "entropies.png" in again.output
 

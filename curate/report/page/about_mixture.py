@@ -224,7 +224,8 @@ def methods(material: Material) -> Section:
     mixtures = mapping(comparison, "mixtures")
     if not mixtures:
         command = f"curate mix {material.command} --compare"
-        return Section(*section, [Missing("Methods were not compared.", command)])
+        missing = Missing("Methods were not compared.", command)
+        return Section(*section, [missing, *_front(material)])
     names = list(
         dict.fromkeys(name for row in mixtures.values() for name in mapping(row, "weights"))
     )
@@ -239,11 +240,26 @@ def methods(material: Material) -> Section:
     chart = artifact_charts.methods(comparison)
     if chart is not None and len(names) <= ROWS_DRAWN:
         parts.insert(0, Drawing([figures.draw(chart)]))
+    parts += _front(material)
     left_out = mapping(comparison, "left_out")
     if left_out:
         lines = [f"{name}: {reason}" for name, reason in left_out.items()]
         parts.append(Texts("Methods left out, and why", [("reasons", lines)]))
     return Section(*section, parts)
+
+
+def _front(material: Material) -> list[Part]:
+    """Show the Pareto front between groups of targets, where it was traced."""
+    front = mapping(material.artifacts, "front")
+    charts = artifact_charts.front(front)
+    if not charts:
+        return []
+    method = front.get("method")
+    lines = [
+        f"Pareto front between groups of targets, by {method}.",
+        *lines_of(front.get("warnings")),
+    ]
+    return [Note(lines), Drawing([figures.draw(chart) for chart in charts])]
 
 
 def _promises(mixtures: Mapping[str, Any]) -> Table:
