@@ -20,7 +20,7 @@ from curate.runtime.machine import fault_line
 COMMANDS = (
     main_job.init, main_job.tokenize, main_job.stats, main_job.mix, main_job.plan,
     main_job.build, main_job.verify, main_job.report, look_ups.show, look_ups.diff,
-    upkeep.push,
+    upkeep.push, upkeep.remove,
     proxies.proxy, proxies.experts, proxies.validate, evidence.fit, evidence.design,
     info.methods, info.formats, info.corpus, info.schema, info.doctor,
 )  # fmt: skip
@@ -52,6 +52,7 @@ KEPT = {
     "plan": "tokenised files, counts and entropies of finished domains, and trained models",
     "build": "tokenised files, counts and entropies of finished domains, and trained models, but "
     "no shards",
+    "remove": "the list of what is excluded, and tokenised files",
     "proxy": "finished runs and the checkpoints of others",
     "experts": "finished models and the checkpoints of others",
     "validate": "finished runs and the checkpoints of others",

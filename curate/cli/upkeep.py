@@ -9,7 +9,7 @@ import click
 
 import curate
 from curate.cli.session import Screen, screen_command
-from curate.runtime.registry import counted
+from curate.runtime.registry import counted, list_first
 
 
 @click.command()
@@ -49,5 +49,62 @@ def push(directory: Path, repository: str, **options: Any) -> None:
             fields = result.json
             listed = [f"pushed {total} to {fields['url']} ({kind}), commit {fields['commit']}"]
         return [Text(line) for line in listed]
+
+    screen.show(result, lines)
+
+
+@click.command()
+@click.argument(
+    "directories", nargs=-1, required=True, metavar="DIR...", type=click.Path(path_type=Path)
+)
+@click.argument("names", metavar="IDS", type=click.Path(path_type=Path))
+@click.option(
+    "--rebuild",
+    is_flag=True,
+    help="Rebuild the datasets that hold any of them, with the same shares and budget.",
+)
+@click.option("--workers", type=click.IntRange(1), help="Number of processes; default: the cores.")
+@screen_command
+def remove(directories: tuple[Path, ...], names: Path, **options: Any) -> None:
+    """Find listed documents in built datasets, and take them out.
+
+    IDS is a file with an identifier, URL or content hash on each line. Without --rebuild nothing
+    is changed.
+    """
+    screen = Screen(options)
+    result = curate.remove(
+        directories,
+        names,
+        rebuild=options["rebuild"],
+        workers=options["workers"],
+        progress=screen.observer,
+    )
+
+    def lines() -> list[Any]:
+        from rich.text import Text
+
+        shown = []
+        for dataset in result.json["datasets"]:
+            held, directory = len(dataset["documents"]), dataset["directory"]
+            shown.append(
+                f"{directory}: {held:,} of {counted(result.json['names'], 'listed document')}, "
+                f"{dataset['in_shards']:,} in shards ({dataset['tokens']:,} tokens in "
+                f"{counted(len(dataset['shards']), 'shard')})"
+            )
+            rebuilt = dataset["rebuilt"]
+            if rebuilt is not None:
+                shown.append(
+                    f"rebuilt: none is left; {rebuilt['changed_share']:.1%} of shard bytes "
+                    f"changed, in {rebuilt['changed_shards']:,} of "
+                    f"{counted(rebuilt['shards'], 'shard file')}; "
+                    f"{rebuilt['new_tokens']:,} of {rebuilt['tokens']:,} tokens are of documents "
+                    f"that were not there; listed in {rebuilt['list']}, which exclude must name"
+                )
+            elif held:
+                shown.append(f"to remove them: curate remove {directory} {names} --rebuild")
+        unmatched = result.json["unmatched"]
+        if unmatched:
+            shown.append(f"in no dataset: {list_first(unmatched)}")
+        return [Text(line) for line in shown]
 
     screen.show(result, lines)

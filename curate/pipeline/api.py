@@ -27,6 +27,7 @@ from curate.pipeline.results import (
     PlanResult,
     ProxyResult,
     PushResult,
+    RemovalResult,
     ReportResult,
     StatsResult,
     ValidationResult,
@@ -490,6 +491,43 @@ def push(  # noqa: PLR0913 - keywords, of which a call names one or two
     if dry_run:
         return list_files(request)
     return push_dataset(request, _workers(workers), _observer(progress))
+
+
+def remove(
+    directories: PathLike | Sequence[PathLike],
+    names: PathLike,
+    *,
+    rebuild: bool = False,
+    workers: int | None = None,
+    progress: Progress = None,
+) -> RemovalResult:
+    """Find listed documents in datasets, and rebuild these without them if that is asked.
+
+    Args:
+        directories: Directory of a dataset, or several.
+        names: File with an identifier, URL or content hash on each line, as for `exclude`.
+        rebuild: Whether to rebuild the datasets that hold any of them, with the same shares and
+            budget. Their names are added to the recipe's `exclude`; without one, `names` is it.
+        workers: Number of processes; None for the cores.
+        progress: None for silence, "terminal", or an observer.
+
+    Returns:
+        The documents of each dataset with every place in its shards and, after a rebuild, what
+        changed.
+
+    Raises:
+        InputError: The list cannot be read, or a dataset to rebuild lacks its token store.
+        ShardError: A directory holds no finished dataset.
+
+    Example:
+        `curate.remove("out/my-mix", "ids.txt").to_polars()`
+    """
+    from curate.pipeline.remove import RemovalRequest
+    from curate.pipeline.remove import remove as remove_documents
+
+    listed = [directories] if isinstance(directories, str | os.PathLike) else directories
+    request = RemovalRequest([Path(path) for path in listed], Path(names), rebuild)
+    return remove_documents(request, _workers(workers), _observer(progress))
 
 
 def init(directory: PathLike, *, recipe: PathLike | None = None) -> InitResult:

@@ -13,12 +13,14 @@ from typing import Any
 
 import msgspec
 
+from curate.curation.excluded import list_path
 from curate.dataset import manifest as dataset
 from curate.dataset.certificate import write_certificate
 from curate.dataset.ownership import holds_dataset, refuse_foreign
 from curate.dataset.verify import verify
 from curate.pipeline.check import check_mixture, check_names
 from curate.pipeline.plan import plan_dataset
+from curate.pipeline.read_back import check_excluded
 from curate.pipeline.resume import is_fresh, refuse_other_dataset
 from curate.pipeline.tokenize import TokenizedDomains, memory_of
 from curate.pipeline.write import write_dataset
@@ -93,6 +95,9 @@ def _build(loaded: LoadedRecipe, workers: int, observer: Observer) -> BuiltDatas
         observer.notice("the dataset is damaged: writing it again")
         write_dataset(loaded, planned, workers, observer)
         certificate, reused = check(), False
+    names = list_path(loaded)
+    if names is not None:
+        check_excluded(loaded.output_dir, tokenized.domains, names, certificate)
     write_card(loaded, tokenized.stats, certificate)
     write_croissant(loaded, tokenized.stats, certificate, workers, observer.tick)
     certificate["files"] = msgspec.to_builtins(dataset.list_cards(loaded.output_dir))

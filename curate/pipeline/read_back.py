@@ -10,27 +10,32 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from msgspec import UNSET
 
 from curate.curation.apply import buckets_path, removals_path
+from curate.curation.excluded import list_path, read_names
 from curate.curation.step import CACHE_NAME
 from curate.dataset.certificate import certificate_damage, write_certificate
 from curate.dataset.manifest import (
     OLD_SCHEMA,
+    RECIPE,
     Manifest,
     SelectionRecord,
     find_manifest,
     load_manifest,
 )
 from curate.dataset.ownership import has_traces
+from curate.dataset.removal import find_listed
 from curate.dataset.verify import verify
 from curate.errors import CurateError, InputError, ShardError
 from curate.pipeline.results import CertificateResult
 from curate.recipe import load_recipe
 from curate.runtime.memory import DEFAULT_BYTES, bounded
 from curate.runtime.progress import Observer
+from curate.runtime.registry import counted
 from curate.tokens.domain import DomainFile, DomainTokens, Selection
 from curate.tokens.store import TokenStore
 from curate.tokens.tokenizer import UINT16_LIMIT
@@ -57,6 +62,7 @@ def read_back(
     with bounded(DEFAULT_BYTES, _scratch(directory), observer.tick):
         domains = _checked_domains(directory, workers, observer)
         certificate = verify(directory, domains, workers, observer.tick)
+        _check_list(directory, domains, certificate, observer)
     damage = certificate_damage(directory / CERTIFICATE)
     if damage is not None:
         certificate["problems"].append(f"{damage}; this verdict takes its place")
@@ -74,6 +80,63 @@ def read_back(
         )
         return CertificateResult(certificate, directory, bad_records)
     return CertificateResult(certificate, directory, bad_records, path)
+
+
+def check_excluded(
+    directory: Path,
+    domains: Sequence[DomainTokens] | None,
+    names: Path,
+    certificate: dict[str, Any],
+) -> None:
+    """Add to a certificate whether shards hold documents that a list excludes.
+
+    Args:
+        directory: Directory of the dataset.
+        domains: Its domains in the token store; without them only content hashes are compared.
+        names: The list.
+        certificate: The fields of `certificate.json`, changed in place.
+
+    Raises:
+        InputError: The list cannot be read.
+    """
+    manifest = find_manifest(directory)
+    if manifest is None:  # the verdict says what is wrong with it
+        return
+    listed = read_names(names)
+    try:
+        held = find_listed(directory, manifest, domains, listed)
+    except ShardError as error:
+        if str(error) not in certificate["problems"]:
+            certificate["problems"].append(str(error))
+        certificate["ok"] = False
+        return
+    standing = [document for document in held.documents if document.places]
+    certificate["excluded"] = {"names": len(listed.names), "in_shards": len(standing)}
+    if standing:
+        certificate["problems"].append(
+            f"{directory}: holds {counted(len(standing), 'document')} that exclude lists, as "
+            f"'{standing[0].name}'; run curate remove {directory} {names} --rebuild"
+        )
+        certificate["ok"] = False
+
+
+def _check_list(
+    directory: Path,
+    domains: Sequence[DomainTokens] | None,
+    certificate: dict[str, Any],
+    observer: Observer,
+) -> None:
+    """Check the list that a dataset's own recipe names, if that is still there."""
+    try:
+        names = list_path(load_recipe(directory / RECIPE))
+    except CurateError:  # a damaged recipe is among the problems already
+        return
+    if names is None:
+        return
+    if not names.is_file():
+        observer.notice(f"exclude: {names} is gone, so what it lists is not looked for")
+        return
+    check_excluded(directory, domains, names, certificate)
 
 
 def _scratch(directory: Path) -> Path | None:

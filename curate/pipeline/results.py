@@ -241,6 +241,25 @@ class PushResult(Result):
 
 
 @dataclass(frozen=True, repr=False)
+class RemovalResult(Result):
+    """Listed documents that datasets hold, and what removing them changed."""
+
+    title: ClassVar[str] = "listed documents in datasets"
+
+    def rows(self) -> list[Row]:
+        """Return one row for each listed document of each dataset."""
+        return [
+            {
+                "directory": dataset["directory"],
+                **_scalars(document),
+                "places": len(document["places"]),
+            }
+            for dataset in self.json["datasets"]
+            for document in dataset["documents"]
+        ]
+
+
+@dataclass(frozen=True, repr=False)
 class FitResult(Result):
     """Laws compared on a run table by cross-validation over mixtures."""
 
