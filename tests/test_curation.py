@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 from conftest import Listener, make_documents, write_jsonl
 
@@ -177,8 +178,22 @@ def test_a_dataset_is_read_back_and_looked_up(recipe: Path, listed: Path) -> Non
     assert again.ok and again.json["tokens_compared_with_store"]
     found = show_document(dataset.directory, "wiki-5")
     assert found.documents[0].line == 6
-    with pytest.raises(InputError):
-        show_document(dataset.directory, "wiki-3")
+    (gone,) = show_document(dataset.directory, "wiki-3").removed
+    assert (gone.reason, gone.detail, gone.line) == ("excluded", "wiki-3", 4)
+    text = make_documents("wiki", 300)[0]["text"]
+    by_text = show_document(dataset.directory, text)
+    assert by_text.by == "hash" or by_text.by == "text"
+    assert sorted(row.id for row in by_text.removed) == ["wiki-0", "wiki-9"]
+    assert not by_text.documents
+    by_hash = show_document(dataset.directory, gone.content)
+    assert [row.id for row in by_hash.removed] == ["wiki-3"]
+    table = pl.read_parquet(dataset.directory / "removed.parquet")
+    assert sorted(table["id"]) == ["code-7", "wiki-0", "wiki-3", "wiki-9"]
+    assert table["tokens"].sum() == sum(
+        row["amounts"]["excluded"]["tokens"] for row in dataset.stats["domains"].values()
+    )
+    with pytest.raises(InputError, match="no position, hash, identifier or part of a text"):
+        show_document(dataset.directory, "nobody-at-all")
     shutil.rmtree(recipe.parent / ".curate" / "curation")
     heard = Listener()
     assert read_back(dataset.directory, None, 1, heard).ok
@@ -205,3 +220,44 @@ def test_recipes_that_remove_nothing_name_no_reasons(recipe: Path) -> None:
         assert not set(REMOVED_FIELDS) & set(row["amounts"])
         check_sums(row)
     assert not (recipe.parent / ".curate" / "curation").exists()
+
+
+def test_everything_at_once_adds_up_and_says_why(recipe: Path, listed: Path, corpus: Path) -> None:
+    """Each reason has planted documents, so that a dummy that removes nothing fails."""
+    data = recipe.parent / "data"
+    for name, count in (("wiki", 300), ("code", 200)):
+        rows = make_documents(name, count)
+        write_jsonl(data / f"{name}.jsonl", rows)
+    with (data / "code.jsonl").open("a") as file:
+        file.write("{}\n")
+    evaluation = make_documents("wiki", 300)[20]["text"]
+    write_jsonl(recipe.parent / "eval.jsonl", [{"text": evaluation}])
+    domains = [
+        {"name": "wiki", "paths": "data/wiki.jsonl", "where": "tokens > 20"},
+        {"name": "code", "paths": "data/code.jsonl", "split": {"by": "tokens", "quantiles": 3}},
+    ]
+    overrides = (
+        f"domains={json.dumps(domains)}",
+        "exclude=ids.txt",
+        "duplicates={exact: text}",
+        "decontaminate={sets: {test: eval.jsonl}, action: remove}",
+        "max_epochs=9",
+    )
+    dataset, _ = built(recipe, *overrides)
+    assert dataset.certificate["ok"]
+    sums = dict.fromkeys(["read", "bad", *REMOVED_FIELDS], 0)
+    for row in dataset.certificate["domains"].values():
+        check_sums(row)
+        for key in sums:
+            sums[key] += row["amounts"][key]["documents"]
+    assert sums["read"] == 501 and sums["bad"] == 1
+    table = pl.read_parquet(dataset.directory / "removed.parquet")
+    counted = {key: len(part) for (key,), part in table.group_by("reason")}
+    assert counted == {key: sums[key] for key in REMOVED_FIELDS}
+    assert all(sums[key] for key in sums)
+    again, _ = built(recipe, *overrides)
+    assert again.reused and again.tokenized.tokenised_bytes == 0
+    filtered = table.filter(pl.col("reason") == "filtered")
+    assert set(filtered["detail"]) == {"tokens > 20"}
+    shown = show_document(dataset.directory, filtered["id"][0]).removed
+    assert (shown[0].reason, shown[0].detail) == ("filtered", "tokens > 20")

@@ -19,7 +19,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from curate.dataset.manifest import Manifest, file_damage
+from curate.dataset.manifest import REMOVED, Manifest, file_damage
 from curate.dataset.places import (
     TEXT_TOKENS,
     DocumentKey,
@@ -81,6 +81,22 @@ class ShownDocument(msgspec.Struct, frozen=True):
     """Every place in the shards, in their order; none for a document that no shard holds."""
 
 
+class ShownRemoval(msgspec.Struct, frozen=True):
+    """A document that curation removed."""
+
+    domain: str
+    id: str
+    """Identifier of the record; empty where it has none."""
+    content: str
+    """xxh3-128 of the text."""
+    file: str
+    line: int
+    reason: str
+    """`excluded`, `filtered`, `contaminated` or `copies`."""
+    detail: str | None
+    """What decided: the line of the list, the expression, the evaluation item, the copy kept."""
+
+
 class ShownSequence(msgspec.Struct, frozen=True):
     """One sequence of a step."""
 
@@ -108,6 +124,8 @@ class LookUp(msgspec.Struct, frozen=True):
     """For a step: its batch."""
     documents: tuple[ShownDocument, ...]
     notices: tuple[str, ...]
+    removed: tuple[ShownRemoval, ...] = ()
+    """Documents of this identifier, hash or whole text that curation removed."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields that the command prints with `--json`."""
@@ -172,6 +190,8 @@ class OpenDataset:
 def look_up(dataset: OpenDataset, query: str) -> LookUp:
     """Find what a query names: a position in a shard, a content hash, an identifier, or a text.
 
+    Documents that curation removed are among the answers, with the reason.
+
     Args:
         dataset: The dataset.
         query: `SHARD:TOKEN`, `SHARD#ROW`, a hash, an identifier, or a part of a text; tried in this
@@ -190,9 +210,12 @@ def look_up(dataset: OpenDataset, query: str) -> LookUp:
         "id": _by_identifier,
         "text": _by_text,
     }
+    removals = {by: _removed(dataset, by, query) for by in searches}
     for by, search in searches.items():
-        keys = search(dataset, query)
-        if keys:
+        # A search by text reads everything, so what is known to be removed comes before it.
+        is_removed = by == "text" and any(removals.values())
+        keys = [] if is_removed else search(dataset, query)
+        if keys or removals[by]:
             return LookUp(
                 query=query,
                 by=by,
@@ -201,8 +224,32 @@ def look_up(dataset: OpenDataset, query: str) -> LookUp:
                 sequences=(),
                 documents=_documents(dataset, keys),
                 notices=tuple(dataset.notices),
+                removed=removals[by],
             )
     raise InputError(_no_match(dataset, query))
+
+
+def _removed(dataset: OpenDataset, by: QueryKind, query: str) -> tuple[ShownRemoval, ...]:
+    """Find removed documents by content hash, identifier or whole text."""
+    path = dataset.directory / REMOVED
+    if not path.is_file():
+        return ()
+    import polars as pl  # here, since it takes as long to import as all else
+
+    tests = {
+        "hash": pl.col("content").str.starts_with(
+            query.lower() if CONTENT.fullmatch(query.lower()) else "-"
+        ),
+        "id": pl.col("id") == query,
+        "text": pl.col("content") == xxhash.xxh3_128_hexdigest(query.encode()),
+    }
+    try:
+        rows = pl.scan_parquet(path).filter(tests[by]).collect()
+        return tuple(msgspec.convert(row, ShownRemoval) for row in rows.to_dicts())
+    except (pl.exceptions.PolarsError, msgspec.ValidationError) as error:
+        raise ShardError(
+            f"{path}: damaged ({str(error).splitlines()[0]}); run curate build to write it again"
+        ) from error
 
 
 def _no_match(dataset: OpenDataset, query: str) -> str:

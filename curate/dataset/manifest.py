@@ -11,6 +11,7 @@
 <dir>/tokenizer.json       the definition that made the tokens
 <dir>/recipe.yaml          the recipe, with all overrides
 <dir>/stats.json mixture.json plan.json certificate.json quarantine.jsonl
+<dir>/removed.parquet      documents that curation removed
 <dir>/README.md croissant.json   what the dataset is, for people and for catalogues
 <dir>/.curate              lists what is curate's below the folders above
 ```
@@ -77,10 +78,12 @@ OWN_FILES = (*CARDS, "tokenizer.json", RECIPE)
 """Files beside the shards; in a directory without a dataset of curate they are the user's."""
 
 QUARANTINE = "quarantine.jsonl"
+REMOVED = "removed.parquet"
+"""Every document that curation removed, and why."""
 
 BESIDE_SHARDS = (
     RECIPE, "tokenizer.json", "stats.json", "mixture.json", "law.json", "plan.json", QUARANTINE,
-    MARK,
+    REMOVED, MARK,
 )  # fmt: skip
 """Files that a build writes before its manifest, some only where there is something to say."""
 

@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 
 from curate import __version__
-from curate.dataset.manifest import QUARANTINE
+from curate.curation.removed import write_removed
+from curate.dataset.manifest import QUARANTINE, REMOVED
 from curate.dataset.ownership import refuse_foreign
 from curate.pipeline.check import weights_of
 from curate.pipeline.measure import TextEvidence
@@ -23,7 +24,7 @@ from curate.runtime.registry import counted
 def write_stats(
     loaded: LoadedRecipe, tokenized: TokenizedDomains, fields: dict[str, Any], observer: Observer
 ) -> None:
-    """Write `stats.json`, and `quarantine.jsonl` with every bad record.
+    """Write `stats.json`, and the lists of bad records and of removed documents.
 
     Args:
         loaded: The recipe.
@@ -36,6 +37,7 @@ def write_stats(
     """
     refuse_foreign(loaded.output_dir)
     write_artifact(loaded.output_dir / "stats.json", fields, observer)
+    _write_removed(loaded, tokenized, observer)
     path = loaded.output_dir / QUARANTINE
     path.unlink(missing_ok=True)
     if not any(stats.bad_records for stats in tokenized.stats):
@@ -47,6 +49,17 @@ def write_stats(
                        "excerpt": excerpt}  # fmt: skip
                 file.write(msgspec.json.encode(row) + b"\n")
     notice_bad_records(tokenized, observer, f": see {path}")
+
+
+def _write_removed(loaded: LoadedRecipe, tokenized: TokenizedDomains, observer: Observer) -> None:
+    """Write `removed.parquet` where curation removed documents."""
+    path = loaded.output_dir / REMOVED
+    if tokenized.curation is None:
+        path.unlink(missing_ok=True)
+        return
+    removed = write_removed(tokenized.curation, loaded.recipe.domains, path)
+    if removed:
+        observer.notice(f"{counted(removed, 'document')} removed: see {path}")
 
 
 def notice_bad_records(tokenized: TokenizedDomains, observer: Observer, where: str = "") -> None:

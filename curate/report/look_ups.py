@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from curate.dataset.look_up import LookUp, ShownDocument, ShownSequence
+from curate.dataset.look_up import LookUp, ShownDocument, ShownRemoval, ShownSequence
 from curate.dataset.places import Place
 from curate.report.terminal import plain
 from curate.runtime.escape import one_line
@@ -37,6 +37,8 @@ def look_up_lines(result: LookUp) -> RenderableType:
     else:
         for document in result.documents:
             parts += [*_document(document), ""]
+    for removal in result.removed:
+        parts += [*_removal(removal), ""]
     parts += [f"[yellow]note[/] {plain(notice)}" for notice in result.notices]
     return Group(*parts)
 
@@ -70,6 +72,24 @@ def _document(document: ShownDocument) -> Iterable[RenderableType]:
     left = len(document.text) - TEXT_CHARACTERS
     if left > 0:
         yield f"[dim]{left:,} characters more; --json has all[/]"
+
+
+def _removal(removal: ShownRemoval) -> Iterable[RenderableType]:
+    facts = {
+        "removed": removal.reason if removal.detail is None else (
+            f"{removal.reason}: {removal.detail}"
+        ),
+        "domain": removal.domain,
+        "document": removal.id or "without an identifier",
+        "file": f"{removal.file}, line {removal.line:,}",
+        "content": removal.content,
+    }  # fmt: skip
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True, style="bold")
+    table.add_column(overflow="fold")
+    for name, fact in facts.items():
+        table.add_row(name, plain(fact))
+    yield table
 
 
 def _places_table(places: Sequence[Place]) -> RenderableType:

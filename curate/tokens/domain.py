@@ -329,13 +329,19 @@ class DomainTokens:
 
     def identifiers(self, numbers: NDArray[np.int64]) -> list[str]:
         """Return the identifier of each document's record; empty where it has none."""
-        names: list[str] = []
-        for slice_number, row in zip(self.entries[numbers], self._row[numbers], strict=True):
-            part = self._slices[slice_number].part
-            stops = _map(part / "documents.bin", DOCUMENT)["id_stop"]
-            start = int(stops[row - 1]) if row else 0
-            name = _map(part / "ids.bin", np.dtype(np.uint8))[start : int(stops[row])]
-            names.append(name.tobytes().decode())
+        names = [""] * len(numbers)
+        parts, rows = self.part_of(numbers), take(self._row, numbers)
+        paths = self.part_paths
+        for part in np.unique(parts).tolist():
+            members = np.flatnonzero(parts == part)
+            stops = _map(paths[part] / "documents.bin", DOCUMENT)["id_stop"]
+            content = _map(paths[part] / "ids.bin", np.dtype(np.uint8))
+            ends = stops[rows[members]].astype(np.int64)
+            starts = np.where(rows[members] > 0, stops[rows[members] - 1], 0).astype(np.int64)
+            for member, start, end in zip(
+                members.tolist(), starts.tolist(), ends.tolist(), strict=True
+            ):
+                names[member] = content[start:end].tobytes().decode()
         return names
 
     def with_identifier(self, identifier: str) -> NDArray[np.int64]:
