@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -61,8 +62,8 @@ def test_recipes_of_your_own_data_say_what_is_missing(path: Path, tmp_path: Path
     places = (f"cache={tmp_path / 'cache'}", f"output.dir={tmp_path / 'out'}")
     with pytest.raises(CurateError, match=r"^tokenizer .*tokenizer\.json: cannot be read"):
         plan_dataset(load(path, places), 1, Observer())
-    name = path.stem.removesuffix("-like")
-    message = rf"^domains\[arxiv\]\.paths: 'data/{name}/arxiv/\*\.jsonl\.zst' matches no file; "
+    first = load(path).recipe.domains[0]
+    message = rf"^domains\[{first.name}\]\.paths: '{re.escape(str(first.paths))}' matches no file; "
     loaded = load(path, (*places, "tokenizer={train: {vocab_size: 400}}"))
     with pytest.raises(CurateError, match=message):
         plan_dataset(loaded, 1, Observer())

@@ -25,6 +25,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+from curate.curation.levels import DomainSettings  # noqa: E402
 from curate.pipeline import tokenize  # noqa: E402
 from curate.pipeline.plan import plan_json, plan_tokenized  # noqa: E402
 from curate.recipe import LoadedRecipe, parse  # noqa: E402
@@ -32,7 +33,7 @@ from curate.runtime.files import hash_json  # noqa: E402
 from curate.runtime.memory import bounded  # noqa: E402
 from curate.runtime.progress import Observer  # noqa: E402
 from curate.runtime.sealed import seal_of  # noqa: E402
-from curate.stats.copies import shared_documents  # noqa: E402
+from curate.stats.copies import held_out_documents, shared_documents  # noqa: E402
 from curate.stats.domain_stats import domain_stats  # noqa: E402
 from curate.stats.entropy import Entropies  # noqa: E402
 from curate.stats.losses import domain_losses  # noqa: E402
@@ -162,7 +163,7 @@ def _tokenized(
     recipe: LoadedRecipe, tokenizer: Tokenizer, domains: tuple[DomainTokens, ...]
 ) -> tokenize.TokenizedDomains:
     """Domains as `tokenize_domains` returns them, with made-up entropies."""
-    validation = tokenize._held_out(domains, 0.005, 0)
+    validation = held_out_documents(domains, 0.005, 0)
     shared = shared_documents(domains)
     counted = Entropies(1000, 100, 1000, 1.0, 2.0, 1.0)
     losses = [domain_losses(domain) for domain in domains]
@@ -178,6 +179,9 @@ def _tokenized(
         ),
         content_hash=hash_json([[domain.name, domain.fingerprint] for domain in domains]),
         tokenised_bytes=0,
+        sources=tuple(range(len(domains))),
+        settings=DomainSettings(tuple(recipe.recipe.domains), recipe.recipe.mixture),
+        curation=None,
     )
     list(tokenize._notices(recipe, tokenized))
     return tokenized
