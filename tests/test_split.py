@@ -234,3 +234,33 @@ def test_levels_divide_what_they_have(recipe: Path) -> None:
     ratio = supply["web:b:q3"] / supply["web:c:q3"]
     assert values["web:b:q3"] / values["web:c:q3"] == pytest.approx(ratio)
     assert members_of({"web": 1}, names, "w") == {"web": names[:9]}
+
+
+def test_a_curve_upsamples_buckets_within_a_weight(recipe: Path, table: pl.DataFrame) -> None:
+    write(recipe.parent / "plain", "jsonl", rows_of(40))
+    curve = [0, 1, 4]
+    dataset = built(
+        recipe,
+        "mixture={method: manual, weights: {web: 0.75, plain: 0.25}}",
+        "budget_tokens=8000",
+        split={"by": "quality", "quantiles": 3, "curve": curve},
+        where="quality IS NOT NULL",
+    )
+    rows = {name: row for name, row in dataset.certificate["domains"].items() if name != "plain"}
+    assert sum(row["planned_tokens"] for row in rows.values()) == 6000
+    tokens = [row.tokens for row in dataset.tokenized.stats][:3]
+    rates = [
+        row["planned_tokens"] / count for row, count in zip(rows.values(), tokens, strict=True)
+    ]
+    assert rates[0] == 0 and rates[2] / rates[1] == pytest.approx(4, rel=1e-2)
+
+
+def test_curves_that_fit_nothing_are_refused(recipe: Path, table: pl.DataFrame) -> None:
+    manual = "mixture={method: manual}"
+    cut = {"by": "quality", "quantiles": 3}
+    assert "has 2 numbers for 3 buckets" in message(recipe, {**cut, "curve": [1, 2]}, manual)
+    assert "leaves nothing" in message(recipe, {**cut, "curve": [0, 0, 0]}, manual)
+    assert "only buckets have a curve" in message(recipe, {"by": "lang", "curve": [1]}, manual)
+    assert "mixture.method is natural" in message(
+        recipe, {**cut, "curve": [1, 2, 3]}, "mixture={method: natural}"
+    )

@@ -2,11 +2,13 @@
 
 A level is a domain or a pattern such as `web:*:q4`, whose parts match those of names one by one;
 one with fewer parts, such as `web:sports`, stands for all below it. What is given to a level is
-divided among its sub-domains in proportion to their tokens, except for epochs, which each has.
+divided among its sub-domains in proportion to their tokens (weights, times the curve of a split),
+except for epochs, which each has.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -16,8 +18,11 @@ from msgspec.structs import replace
 from curate.errors import RecipeError
 from curate.recipe import DomainRecipe, MixtureRecipe
 from curate.recipe.checks import check_bounds
-from curate.recipe.structs import LoadedRecipe
+from curate.recipe.structs import LoadedRecipe, SplitRecipe
 from curate.runtime.registry import list_first, nearest_hint
+
+NONE = "none"
+"""Last part of the name of documents without a value."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +63,14 @@ def domain_settings(
     recipe = loaded.recipe
     if not any(domain.split for domain in recipe.domains):
         return DomainSettings(tuple(recipe.domains), recipe.mixture)
-    supply = dict(zip(names, tokens, strict=True))
+    supply: dict[str, float] = dict(zip(names, tokens, strict=True))
+    upsampled = {
+        name: supply[name] * upsampling(name, recipe.domains[source])
+        for name, source in zip(names, sources, strict=True)
+    }
     mixture = recipe.mixture
     weights = {domain.name: domain.weight for domain in recipe.domains if domain.weight is not None}
-    own_weights = divided(weights, supply, "domains[].weight")
+    own_weights = divided(weights, upsampled, "domains[].weight")
     own_epochs: dict[str, float] = {}
     for domain in recipe.domains:
         if domain.max_epochs is not None:
@@ -82,7 +91,7 @@ def domain_settings(
         for name, source in zip(names, sources, strict=True)
     )
     shares = {
-        key: divided(value, supply, f"mixture.{key}")
+        key: divided(value, upsampled if key == "weights" else supply, f"mixture.{key}")
         for key in ("weights", "floors", "caps", "prior")
         for value in [getattr(mixture, key)]
         if isinstance(value, dict)
@@ -92,12 +101,30 @@ def domain_settings(
     return DomainSettings(domains, resolved)
 
 
-def divided(shares: Mapping[str, float], supply: Mapping[str, int], where: str) -> dict[str, float]:
+def upsampling(name: str, domain: DomainRecipe) -> float:
+    """Return the product of the curves of a sub-domain's buckets.
+
+    Args:
+        name: The sub-domain, such as `web:sports:q4`.
+        domain: The recipe's domain that it is of.
+    """
+    splits = [domain.split] if isinstance(domain.split, SplitRecipe) else domain.split
+    factors = [
+        split.curve[int(part[1:]) - 1]
+        for part, split in zip(name.split(":")[1:], splits, strict=True)
+        if split.curve and part != NONE
+    ]
+    return math.prod(factors)
+
+
+def divided(
+    shares: Mapping[str, float], supply: Mapping[str, float], where: str
+) -> dict[str, float]:
     """Divide what is given to levels among their domains, in proportion to tokens.
 
     Args:
         shares: Values by domain or level.
-        supply: Tokens by domain.
+        supply: Tokens by domain, perhaps upsampled.
         where: The recipe's key, for messages.
 
     Raises:

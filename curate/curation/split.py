@@ -14,12 +14,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from curate.curation.attributes import attribute_frame, attribute_settings, names_in, parse
+from curate.curation.levels import NONE
 from curate.curation.step import CurationRequest
 from curate.errors import InputError, RecipeError
 from curate.recipe.structs import DomainRecipe, SplitRecipe
@@ -31,9 +31,6 @@ VERSION = 1
 
 MOST = 1000
 """Most sub-domains of a domain; a column with more values hardly names topics."""
-
-NONE = "none"
-"""Last part of the name of documents without a value."""
 
 UNFIT = re.compile(r"[^A-Za-z0-9._+-]+")
 """What names of sub-domains do not hold; it becomes `_`."""
@@ -84,7 +81,8 @@ def split_settings(request: CurationRequest, number: int) -> Any:
     where = f"domains[{domain.name}].split"
     expressions = [parse(split.by, where) for split in splits]
     attributes = attribute_settings(request, number, expressions)
-    return [domain.name, [msgspec.to_builtins(split) for split in splits], attributes]
+    keys = [[split.by, split.quantiles, split.edges] for split in splits]
+    return [domain.name, keys, attributes]
 
 
 def split_domain(

@@ -280,10 +280,30 @@ def _check_splits(recipe: Recipe, source: str) -> None:
                 raise RecipeError(f"{where}.split: takes quantiles or edges, not both")
             if split.edges is not None and split.edges != sorted(set(split.edges)):
                 raise RecipeError(f"{where}.split.edges: must ascend; found {split.edges}")
+            _check_curve(split, f"{where}.split.curve", recipe.mixture.method)
         if isinstance(domain.max_epochs, dict) and not splits:
             raise RecipeError(
                 f"{where}.max_epochs: levels are of domains with a split; give one number"
             )
+
+
+def _check_curve(split: SplitRecipe, where: str, method: str) -> None:
+    buckets = split.quantiles or len(split.edges or ()) + 1
+    if not split.curve:
+        return
+    if split.quantiles is None and split.edges is None:
+        raise RecipeError(f"{where}: only buckets have a curve; add quantiles or edges")
+    if len(split.curve) != buckets:
+        raise RecipeError(
+            f"{where}: has {len(split.curve)} numbers for {buckets} buckets; give one for each"
+        )
+    if not any(split.curve):
+        raise RecipeError(f"{where}: leaves nothing; one number must be above 0")
+    if method != "manual":
+        raise RecipeError(
+            f"{where}: divides the weights of method manual, and mixture.method is {method}, which "
+            "weighs each sub-domain by itself; leave out the curve, or use manual"
+        )
 
 
 def check_objective(mixture: MixtureRecipe, source: str) -> None:

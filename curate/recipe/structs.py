@@ -103,6 +103,11 @@ class SplitRecipe(Frozen, frozen=True):
     """
     edges: Annotated[list[float], Meta(min_length=1, max_length=999)] | None = None
     """Ascending numbers to cut at: `NAME:q1` has those up to and including the first."""
+    curve: list[Share] = []
+    """Upsampling by bucket, lowest first, as in `[0, 0.5, 1, 2, 4]`: a weight that is given to a
+    level is divided in proportion to tokens times these. Documents without a value count once.
+    Only with `quantiles` or `edges`, and method `manual`.
+    """
 
 
 class DomainRecipe(Frozen, frozen=True):
