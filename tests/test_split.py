@@ -163,6 +163,7 @@ def test_levels_have_weights_epochs_and_a_dataset(
     assert again.ok and again.json["tokens_compared_with_store"]
     shown = show_document(dataset.directory, "d5").documents[0]
     assert shown.domain.startswith("web:") and shown.license == "MIT"
+    assert '"domains/license": "MIT"' in (dataset.directory / "croissant.json").read_text()
     manifest = read_json(dataset.directory / "manifest.json")
     assert {record["domain"] for record in manifest["inputs"]} == {"web", "plain"}
 

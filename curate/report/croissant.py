@@ -260,7 +260,7 @@ def _domains(
         realised = certificate["domains"].get(domain.name)
         values = [
             domain.name,
-            licences.get(domain.name) or "not stated",
+            licences.get(domain.name.partition(":")[0]) or "not stated",
             domain.documents,
             0 if realised is None else realised["realised_tokens"],
             0.0 if realised is None else realised["realised_share"],
