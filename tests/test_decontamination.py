@@ -168,7 +168,7 @@ def test_changing_a_threshold_reads_no_document_again(place: Path):  # noqa: F81
     kept = {path: path.stat().st_mtime_ns for path in place.glob("cache/curation/runs/*")}
     find_contaminated(asked(place, corpus, DecontaminateRecipe(sets=sets, coverage=0.9)))
     assert kept == {path: path.stat().st_mtime_ns for path in place.glob("cache/curation/runs/*")}
-    assert common_documents(DecontaminateRecipe(sets=sets), 10**6) == 1000
+    assert common_documents(DecontaminateRecipe(sets=sets), 10**6) == 250
     assert common_documents(DecontaminateRecipe(sets=sets), 5) == 10
 
 

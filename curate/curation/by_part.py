@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.runtime.files import hash_bytes
+from curate.runtime.files import hash_bytes, sweep
 from curate.runtime.memory import Columns, blocks, columns, next_block
 from curate.runtime.sealed import Notice, read_cached, read_sealed, write_sealed
 from curate.runtime.workers import map_tasks
@@ -75,6 +75,7 @@ def gather(
         Number of parts that were read for it.
     """
     facts.directory.mkdir(parents=True, exist_ok=True)
+    sweep(facts.directory)
     missing = [
         part for part in parts if read_cached(facts.path(part), "made again", notice) is None
     ]

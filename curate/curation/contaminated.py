@@ -99,4 +99,4 @@ def _find(request: StepRequest) -> Sequence[NDArray[np.bool_]]:
     return contamination.masks_of(matches, curation.domains)
 
 
-CONTAMINATED = Step(Reason.CONTAMINATED, 1, _check, _settings, _find)
+CONTAMINATED = Step(Reason.CONTAMINATED, 2, _check, _settings, _find)

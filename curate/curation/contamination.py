@@ -143,7 +143,16 @@ def masks_of(matches: Sequence[Match], domains: Sequence[DomainTokens]) -> list[
 
 def common_documents(settings: DecontaminateRecipe, documents: int) -> int:
     """Return the number of documents from which on a run of words is no evidence."""
-    return settings.common or max(LEAST_COMMON, math.isqrt(documents))
+    return settings.common or _common(documents)
+
+
+def _common(count: int) -> int:
+    """Return how many of `count` must hold a run that is no evidence.
+
+    A leaked item is in a few documents, or in hundreds of a large corpus; a licence that is in 1 of
+    200 documents must be no evidence in a small one, too.
+    """
+    return max(LEAST_COMMON, math.isqrt(count) // 4)
 
 
 def _part_hits(tokenizer: Tokenizer, table: RunTable, ngram: int, part: Path) -> NDArray[np.int64]:
@@ -209,7 +218,7 @@ def _weights(request: ContaminationRequest, facts: PartFacts) -> NDArray[np.floa
         in_texts[np.unique(runs)] += 1
     return np.minimum(
         _rarity(held_by, common_documents(request.settings, documents)),
-        _rarity(in_texts, max(LEAST_COMMON, math.isqrt(len(different)))),
+        _rarity(in_texts, _common(len(different))),
     )
 
 

@@ -495,7 +495,7 @@ class DecontaminateRecipe(Frozen, frozen=True):
     """Least words of a text that a document must hold in such runs; of a shorter text, all."""
     common: Annotated[int, Meta(ge=2, le=10**12)] | None = None
     """Number of documents from which on a run of words is no evidence, at least 2, as with licences
-    and boilerplate. Omitted: the square root of all documents, but at least 10.
+    and boilerplate. Omitted: a quarter of the square root of all documents, but at least 10.
     """
 
 
