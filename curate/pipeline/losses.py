@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
-from curate.curation.reasons import REMOVED_FIELDS
-from curate.dataset.manifest import find_manifest
 from curate.errors import InputError
-from curate.runtime.files import read_json
 from curate.runtime.registry import counted, list_first
 from curate.sources.first_records import head_faults
 from curate.sources.plans import FilePlan
@@ -71,8 +66,13 @@ def check_losses(
 
 
 def _allowing(share: float) -> str:
-    """Return the recipe's key that allows this loss, rounded up to whole percents."""
-    return f"limits: {{lost_share: {min(1, math.ceil(100 * share) / 100):.4g}}}"
+    """Return the recipe's key that allows this loss."""
+    return f"limits: {{lost_share: {limit_allowing(share):.4g}}}"
+
+
+def limit_allowing(share: float) -> float:
+    """Round a lost share up to whole percents, for `limits.lost_share`."""
+    return min(1, math.ceil(100 * share) / 100)
 
 
 def check_first_records(
@@ -149,59 +149,6 @@ def describe_files(domain: DomainTokens, files: Sequence[FileLoss]) -> str:
         return listed
     path, line, reason, _ = first
     return f"{listed}; first: {path}{f':{line}' if line else ''}: {reason}"
-
-
-def shrinkage_notices(
-    directory: Path,
-    domains: Sequence[DomainTokens],
-    stats: Sequence[DomainStats],
-    content_hash: str,
-) -> Iterator[str]:
-    """Say which domains hold less than when `stats.json` was written, and which files are gone.
-
-    Args:
-        directory: The output directory.
-        domains: The domains now.
-        stats: Their counts.
-        content_hash: Hash of all their documents.
-    """
-    try:
-        earlier = read_json(directory / "stats.json")
-        if earlier["inputs"]["documents"] == content_hash:
-            return
-        rows = {name: _documents_read(row) for name, row in earlier["domains"].items()}
-    except (InputError, LookupError, TypeError, AttributeError):
-        return  # none, or damaged: it is about to be written
-    paths: dict[str, set[str]] = {}
-    manifest = find_manifest(directory)
-    for record in manifest.inputs if manifest is not None else ():
-        paths.setdefault(record.domain, set()).add(record.path)
-    now = {domain.name: (domain, row) for domain, row in zip(domains, stats, strict=True)}
-    for name, (documents, size_bytes) in rows.items():
-        if name not in now:
-            yield f"domain '{name}' is gone: it had {documents:,} documents at the last run here"
-            continue
-        domain, row = now[name]
-        documents_now, bytes_now, _ = row.amounts["read"].minus(row.amounts["bad"])
-        if documents_now >= documents and bytes_now >= size_bytes:
-            continue
-        gone = sorted(paths.get(name, set()) - {file.path for file in domain.files})
-        files = f"; {counted(len(gone), 'file')} gone: {list_first(gone)}" if gone else ""
-        yield (
-            f"domain '{name}' has shrunk since the last run here: {documents_now:,} documents, "
-            f"{bytes_now:,} bytes of text; before, {documents:,} and {size_bytes:,}{files}"
-        )
-
-
-def _documents_read(row: Mapping[str, Any]) -> tuple[int, int]:
-    """Return documents and bytes of a domain of `stats.json`, before curation."""
-    removed = [
-        amounts for reason, amounts in row.get("amounts", {}).items() if reason in REMOVED_FIELDS
-    ]
-    documents, size_bytes = (
-        row[key] + sum(amounts[key] for amounts in removed) for key in ("documents", "bytes")
-    )
-    return documents, size_bytes
 
 
 def held_out_notices(stats: Sequence[DomainStats], share: float) -> Iterator[str]:

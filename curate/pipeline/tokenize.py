@@ -31,8 +31,8 @@ from curate.pipeline.losses import (
     loss_notices,
     same_file_notices,
     shared_notices,
-    shrinkage_notices,
 )
+from curate.pipeline.shrinkage import check_shrinkage, last_build, shrinkage_notices
 from curate.recipe import DomainRecipe, LoadedRecipe
 from curate.recipe.structs import RECORD_BYTES
 from curate.runtime.artifact_names import ARTIFACTS
@@ -153,6 +153,10 @@ def _tokenize_domains(loaded: LoadedRecipe, workers: int, observer: Observer) ->
         domains = _open_domains(loaded, plans, store, tokenizer)
         losses = [domain_losses(domain) for domain in domains]
         check_losses(domains, losses, recipe.limits.lost_share)
+        last = last_build(loaded.output_dir)
+        shrunk = [last.shrinkage(domain) for domain in domains]
+        check_shrinkage(loaded, domains, shrunk, last)
+        said = list(shrinkage_notices(domains, shrunk, last))
         curation = curate_domains(
             CurationRequest(loaded, domains, plans, tokenizer, workers, observer)
         )
@@ -173,11 +177,14 @@ def _tokenize_domains(loaded: LoadedRecipe, workers: int, observer: Observer) ->
         observer.begin("count", [domain.name for domain in domains])
         requests = _count_requests(filling, domains, sources, filled)
         counted = map_tasks(_entropies, requests, workers, observer.tick)
-    for notice in itertools.chain(*(notices for _, notices in counted)):
+    for notice in itertools.chain(*(notices for _, notices in counted), said):
         observer.notice(notice)
     entropies = [entropy for entropy, _ in counted]
     validation = held_out_documents(domains, recipe.validation.documents, recipe.validation.key)
     shared = shared_documents(domains)
+    content_hash = hash_json([[domain.name, domain.fingerprint] for domain in domains])
+    shrunk = last.repeated(content_hash, domains) or shrunk
+    losses = [replace(loss, shrunk=less) for loss, less in zip(losses, shrunk, strict=True)]
     by_domain = zip(domains, validation, entropies, losses, strict=True)
     counts = [domain_stats(*of_domain, shared) for of_domain in by_domain]
     if curation is not None:
@@ -194,7 +201,7 @@ def _tokenize_domains(loaded: LoadedRecipe, workers: int, observer: Observer) ->
         domains=domains,
         validation=validation,
         stats=stats,
-        content_hash=hash_json([[domain.name, domain.fingerprint] for domain in domains]),
+        content_hash=content_hash,
         tokenised_bytes=filled.text_bytes,
         sources=tuple(sources),
         settings=settings,
@@ -206,9 +213,8 @@ def _tokenize_domains(loaded: LoadedRecipe, workers: int, observer: Observer) ->
 
 
 def _notices(loaded: LoadedRecipe, tokenized: TokenizedDomains) -> Iterator[str]:
-    """Say what is lost, since the last run here and on the way to documents, and what is shared."""
+    """Say what is lost on the way to documents, and what is shared."""
     domains, stats = tokenized.domains, tokenized.stats
-    yield from shrinkage_notices(loaded.output_dir, domains, stats, tokenized.content_hash)
     yield from loss_notices(domains, [row.losses for row in stats])
     for domain, row in zip(domains, stats, strict=True):
         if not domain.is_part:

@@ -517,7 +517,8 @@ class LimitsRecipe(Frozen, frozen=True):
     lost_share: Annotated[float, Meta(ge=0, le=1)] = 0.01
     """Largest share of a domain's bytes or records that may give no document, from 0 to 1: a domain
     that loses more stops the run. A file that is cut short counts as a whole, since nothing says
-    what it lacks. 1 allows any loss.
+    what it lacks. It also limits by how much a domain may have shrunk since the last build of the
+    same recipe in the output directory. 1 allows any loss.
     """
 
     memory_mb: Annotated[int, Meta(ge=64, le=10**9)] = 1024

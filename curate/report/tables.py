@@ -14,6 +14,9 @@ from curate.report.terminal import numbers_table, plain
 from curate.runtime.registry import LISTED_NAMES, list_first
 from curate.stats import STATISTICS
 
+SHRUNK = "shrunk"
+"""Column for what the last build read and this one did not, shown where there is any."""
+
 COPIES = {"copies": "copies_in_domain", "in others": "copies_in_other_domains"}
 """Columns for documents whose text occurs again, shown where there are any, and their fields."""
 
@@ -35,14 +38,14 @@ def result_table(
     bad = bad_records or {}
     low = None if mixture is None else mixture["low"]
     measures = [] if stats is None else _shared_entropies(stats)
-    copies = _copy_headings(certificate)
+    extra = _extra_headings(certificate)
     title = "asked, planned and realised, in shares of tokens"
     interval = () if low is None else ("95 % interval",)
     table = numbers_table(
         f"{title}; entropies in bits" if measures else title,
         (
             "domain", "asked", *interval, "realised", "planned tokens", "realised tokens",
-            "epochs", "bad", "lost", *copies, *measures,
+            "epochs", "bad", "lost", *extra, *measures,
         ),
     )  # fmt: skip
     for name, row in certificate["domains"].items():
@@ -54,7 +57,7 @@ def result_table(
             f"{row['realised_share']:.4%}", f"{row['planned_tokens']:,}",
             realised if row["realised_tokens"] == expected else f"[red]{realised}[/]",
             f"{row['epochs']:.3f}", f"{bad[name]:,}" if name in bad else "-", _lost(row),
-            *(_copies(row, heading) for heading in copies),
+            *(_extra(row, heading) for heading in extra),
         ]  # fmt: skip
         if stats is not None:
             cells += [_entropy(stats["domains"][name]["entropy"][measure]) for measure in measures]
@@ -143,7 +146,7 @@ def stats_table(stats: dict[str, Any]) -> Table:
     Entropies are corrected for bias where they were measured so, as mixtures use them.
     """
     counted = [name for name, row in STATISTICS.items() if row.count is not None]
-    copies = _copy_headings(stats)
+    extra = _extra_headings(stats)
     headings = (
         "documents",
         "MB",
@@ -154,7 +157,7 @@ def stats_table(stats: dict[str, Any]) -> Table:
         *counted,
         "bad",
         "lost",
-        *copies,
+        *extra,
     )
     shown = [row["entropy"][measure] for row in stats["domains"].values() for measure in counted]
     corrected = any(entropy["estimator"] != "plugin" for entropy in shown)
@@ -169,7 +172,7 @@ def stats_table(stats: dict[str, Any]) -> Table:
             f"{row['tokens_validation']:,}", f"{row['bytes_per_token']:.2f}",
             f"{row['vocabulary_used']:,}", *bits,
             f"{row['bad_records']:,}", _lost(row),
-            *(_copies(row, heading) for heading in copies),
+            *(_extra(row, heading) for heading in extra),
         ]  # fmt: skip
         table.add_row(plain(name), *cells)
     return table
@@ -212,19 +215,24 @@ def _lost(row: dict[str, Any]) -> str:
     return f"{least}{share:.2%}" if share >= 0.0001 or least else "<0.01%"
 
 
-def _copies(row: dict[str, Any], heading: str) -> str:
-    """Format the number of documents whose text occurs again."""
+def _extra(row: dict[str, Any], heading: str) -> str:
+    """Format the documents whose text occurs again, or the share that is no longer there."""
+    if heading == SHRUNK:
+        share = row.get("lost", {}).get("shrunk_share", 0.0)
+        return f"{share:.2%}" if share >= 0.0001 else "<0.01%" if share else "0"
     return f"{row.get(COPIES[heading], {}).get('documents', 0):,}"
 
 
-def _copy_headings(fields: dict[str, Any]) -> list[str]:
-    """List the columns of `COPIES` that hold anything but 0.
+def _extra_headings(fields: dict[str, Any]) -> list[str]:
+    """List the columns `SHRUNK` and of `COPIES` that hold anything but 0.
 
     Args:
         fields: The fields of `stats.json` or `certificate.json`.
     """
     rows = fields["domains"].values()
-    return [heading for heading in COPIES if any(_copies(row, heading) != "0" for row in rows)]
+    return [
+        heading for heading in (SHRUNK, *COPIES) if any(_extra(row, heading) != "0" for row in rows)
+    ]
 
 
 def mixture_table(mixture: dict[str, Any], supply_tokens: Mapping[str, int | None]) -> Table:

@@ -32,6 +32,17 @@ class FileLoss(NamedTuple):
     """Whether the file ends too early, so that an unknown amount is missing."""
 
 
+class Shrinkage(NamedTuple):
+    """What a domain lacks of what the last build in the output directory read; 0 where it grew."""
+
+    files: int = 0
+    documents: int = 0
+    bytes: int = 0
+    """UTF-8 bytes of text."""
+    share: float = 0.0
+    """The larger share of the documents and the bytes of that build, from 0 to 1."""
+
+
 @dataclass(frozen=True, slots=True)
 class DomainLosses:
     """Records and bytes of a domain's files that gave no document."""
@@ -43,6 +54,7 @@ class DomainLosses:
     file_count: int
     files: tuple[FileLoss, ...]
     """Files with a loss, the largest loss first."""
+    shrunk: Shrinkage = Shrinkage()
 
     @property
     def lost_records(self) -> int:
@@ -115,6 +127,7 @@ class DomainLosses:
             "damaged_files": len(self.damaged),
             "unknown_share": self.unknown_share,
             "damaged": [loss.damage for loss in self.damaged[:NAMED_FILES]],
+            **{f"shrunk_{unit}": value for unit, value in self.shrunk._asdict().items()},
         }
 
 

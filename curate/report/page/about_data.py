@@ -241,6 +241,8 @@ def _lost(rows: Mapping[str, Any]) -> Table:
         Column("damaged files", "Files that are damaged or cut short."),
         Column("may lack", "Share of the bytes that cut files may lack beyond their end."),
         Column("first of them", "Place and reason.", False),
+        Column("shrunk", "Documents fewer than at the last build in the output directory."),
+        Column("of all", "Their share of its documents, or that of the bytes if larger."),
     ]
     table = [
         [
@@ -252,6 +254,8 @@ def _lost(rows: Mapping[str, Any]) -> Table:
             whole(dig(row, "lost", "damaged_files")),
             percent(dig(row, "lost", "unknown_share"), 3),
             "; ".join(lines_of(dig(row, "lost", "damaged"))[:3]),
+            whole(dig(row, "lost", "shrunk_documents")),
+            percent(dig(row, "lost", "shrunk_share"), 3),
         ]
         for name, row in rows.items()
     ]
