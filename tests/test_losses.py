@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import io
 import json
 import lzma
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -20,6 +22,8 @@ import polars as pl
 import pytest
 import zstandard
 from conftest import END, Listener, make_documents, write_jsonl
+from rich.console import Console
+from rich.table import Table
 
 from curate.errors import InputError, RecipeError
 from curate.pipeline.build import BuiltDataset, build
@@ -31,6 +35,12 @@ from curate.tokens.tokenizer import from_json
 
 ANY_LOSS = "limits={lost_share: 1}"
 SMALL = "tokenizer.train.vocab_size=280"
+
+
+def render(table: Table) -> str:
+    console = Console(width=250, record=True, file=io.StringIO())
+    console.print(table)
+    return console.export_text()
 
 
 def texts(count: int, seed: int = 1) -> list[str]:
@@ -160,6 +170,10 @@ def test_a_file_that_gives_nothing_is_named(recipe: Path, source: Path) -> None:
         "damaged_files": 0,
         "unknown_share": 0.0,
         "damaged": [],
+        "shrunk_files": 0,
+        "shrunk_documents": 0,
+        "shrunk_bytes": 0,
+        "shrunk_share": 0.0,
     }
 
 
@@ -409,23 +423,87 @@ def test_text_wins_over_records_that_hold_none(recipe: Path, source: Path) -> No
     assert over(recipe).stats[0].documents == 300
 
 
-def test_sources_that_shrink_are_told(recipe: Path, source: Path) -> None:
+def shrinking(source: Path) -> tuple[str, ...]:
+    """Write two domains of 200 and 100 documents, and return the settings that read them."""
     for name in ("a", "b"):
         write_jsonl(source / f"{name}.jsonl", make_documents("wiki", 100, ord(name)))
     write_jsonl(source / "talk/c.jsonl", make_documents("talk", 100))
-    domains = '{name: web, paths: "in/*.jsonl"}', "{name: talk, paths: in/talk}"
-    settings = ("mixture.method=natural", "budget_tokens=2000", SMALL)
-    _, notices = built(recipe, f"domains=[{', '.join(domains)}]", *settings)
-    _, again = built(recipe, f"domains=[{', '.join(domains)}]", *settings)
+    domains = '{name: web, paths: "in/*.jsonl"}, {name: talk, paths: in/talk}'
+    return f"domains=[{domains}]", "mixture.method=natural", "budget_tokens=2000", SMALL
+
+
+def test_sources_that_shrink_stop_the_run_and_are_counted_where_that_is_allowed(
+    recipe: Path, source: Path
+) -> None:
+    settings = shrinking(source)
+    first, notices = built(recipe, *settings)
+    _, again = built(recipe, *settings)
     assert not any("shrunk" in notice or "is gone" in notice for notice in notices + again)
+    lost = first.stats["domains"]["web"]["lost"]
+    assert lost["shrunk_files"] == lost["shrunk_documents"] == lost["shrunk_share"] == 0
+    assert "shrunk" not in render(stats_table(first.stats))
+    before = {path.name: path.read_bytes() for path in first.directory.glob("*.json")}
     (source / "b.jsonl").unlink()
-    fewer = load(recipe, (f"domains=[{domains[0]}]", *settings))
+    text = (
+        r"^domain 'web' has shrunk by (\d+\.\d)% since the last run in .*, more than "
+        r"limits.lost_share \(0.01\): 100 documents and [\d,]+ bytes of text fewer; now 100 and "
+        rf"[\d,]+; 1 file gone: {source}/b.jsonl; restore them, accept this with --set "
+        r"limits.lost_share=0.\d+, or leave that dataset as it is with --out DIR$"
+    )
+    with pytest.raises(InputError, match=text) as caught:
+        built(recipe, *settings)
+    assert {path.name: path.read_bytes() for path in first.directory.glob("*.json")} == before
+    remedy = re.search(r"limits.lost_share=0.\d+", str(caught.value))
+    assert remedy
+    dataset, notices = built(recipe, *settings, remedy[0])
+    assert any(
+        notice.startswith("domain 'web' has shrunk since the last run") for notice in notices
+    )
+    fields = dataset.certificate["domains"]["web"]["lost"]
+    size_bytes = first.stats["domains"]["web"]["bytes"] - dataset.stats["domains"]["web"]["bytes"]
+    counts = {key: fields[f"shrunk_{key}"] for key in ("files", "documents", "bytes")}
+    assert counts == {"files": 1, "documents": 100, "bytes": size_bytes}
+    assert fields["shrunk_share"] == max(0.5, size_bytes / first.stats["domains"]["web"]["bytes"])
+    assert dataset.stats["domains"]["web"]["lost"] == fields
+    assert dataset.certificate["domains"]["talk"]["lost"]["shrunk_documents"] == 0
+    share = f"{fields['shrunk_share']:.2%}"
+    assert share in render(stats_table(dataset.stats))
+    assert share in render(result_table(dataset.certificate, None))
+    # The same again is allowed without a word, and gives the same files.
+    after = {path.name: path.read_bytes() for path in dataset.directory.glob("*.json")}
+    _, notices = built(recipe, *settings)
+    assert not any("shrunk" in notice for notice in notices)
+    assert {path.name: path.read_bytes() for path in dataset.directory.glob("*.json")} == after
+    # What is restored is no loss, and neither is a smaller recipe.
+    write_jsonl(source / "b.jsonl", make_documents("wiki", 100, ord("b")))
+    whole, _ = built(recipe, *settings)
+    assert whole.certificate["domains"]["web"]["lost"]["shrunk_documents"] == 0
     heard = Listener()
-    build(fewer, 1, heard, overwrite=True)
+    fewer = load(recipe, ('domains=[{name: web, paths: "in/a.jsonl"}]', *settings[1:]))
+    smaller = build(fewer, 1, heard, overwrite=True)
     said = [notice for notice in heard.notices if "shrunk" in notice or "is gone" in notice]
-    assert said[0].startswith("domain 'web' has shrunk since the last run here: 100 documents, ")
-    assert said[0].endswith(f"1 file gone: {source}/b.jsonl")
-    assert said[1] == "domain 'talk' is gone: it had 100 documents at the last run here"
+    assert said[0] == "domain 'talk' is gone: it had 100 documents at the last run here"
+    assert said[1].endswith(f"1 file gone: {source}/b.jsonl")
+    assert smaller.certificate["domains"]["web"]["lost"]["shrunk_documents"] == 100
+
+
+def test_damaged_counts_of_the_last_build_are_no_loss(recipe: Path, source: Path) -> None:
+    settings = shrinking(source)
+    dataset, _ = built(recipe, *settings)
+    path = dataset.directory / "stats.json"
+    path.write_text(path.read_text().replace('"documents": 200', '"documents": 900'))
+    write_jsonl(source / "d.jsonl", make_documents("wiki", 10, 7))
+    _, notices = built(recipe, *settings)
+    assert not any("shrunk" in notice for notice in notices)
+    assert json.loads(path.read_bytes())["domains"]["web"]["lost"]["shrunk_documents"] == 0
+
+
+def test_a_header_inside_joined_csv_is_counted_but_is_no_loss(recipe: Path, source: Path) -> None:
+    rows = "".join(f"{text.strip()},{number}\n" for number, text in enumerate(texts(40)))
+    (source / "a.csv").write_text(2 * f"text,id\n{rows}")
+    stats = over(recipe).stats[0]
+    assert (stats.documents, stats.bad_records, stats.losses.lost_records) == (80, 1, 0)
+    assert stats.losses.lost_share == 0
 
 
 def test_a_single_document_is_not_held_out_and_the_card_says_so(recipe: Path, source: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import orjson
@@ -120,8 +121,38 @@ def test_a_line_cut_short_is_no_object() -> None:
 def test_metadata_keeps_what_json_cannot_say() -> None:
     record = b'{"a": [NaN, 1], "b": 99999999999999999999, "c": "\\ud800", "d": "caf\xe9", "e": 01}'
     assert all_fields(record) == {
-        "a": [None, 1], "b": 99999999999999999999.0, "c": '"\\ud800"', "d": "caf\ufffd", "e": "01"
+        "a": [None, 1], "b": 99999999999999999999, "c": '"\\ud800"', "d": "caf\ufffd", "e": "01"
     }  # fmt: skip
+
+
+WHOLE = 2**64, -(2**63) - 1, 10**307 + 1
+"""Whole numbers that 64 bits cannot hold."""
+
+
+@pytest.mark.parametrize("odd", ["", ', "ppl": NaN'])
+@pytest.mark.parametrize("around", [[], [PLAIN]])
+@pytest.mark.parametrize("number", WHOLE)
+def test_whole_numbers_beyond_64_bits_stay_whole(
+    tmp_path: Path, number: int, around: list[bytes], odd: str
+) -> None:
+    record = f'{{"text": "a", "id": {number}, "n": [{{"m": {number}}}], "f": 1e30{odd}}}'.encode()
+    path = write(tmp_path / "a.jsonl", b"\n".join([*around, record]) + b"\n")
+    for key in ("id", 'i"d'):  # the second is read without a decoder of two fields
+        path.write_bytes(path.read_bytes().replace(b'"id"', json.dumps(key).encode()))
+        found = read(path, ReadOptions(id=key), keep_metadata=True)
+        assert found.ids[-1] == str(number)
+        assert found.metadata is not None
+        assert found.metadata[-1]["n"] == [{"m": number}]
+        assert found.metadata[-1]["f"] == 1e30
+        assert read(path, ReadOptions(id=key)).ids[-1] == str(number)
+
+
+def test_a_number_that_no_double_holds_is_kept_as_text() -> None:
+    digits = "7" * 400
+    assert all_fields(f'{{"a": {digits}, "b": [{digits}, 1]}}'.encode()) == {
+        "a": digits,
+        "b": [digits, 1],
+    }
 
 
 @pytest.mark.parametrize("key", ['a"b', "a\\b", "a\nb", "a\x00", "a\x1f", "é", "文"])

@@ -287,6 +287,23 @@ def test_tables_that_were_joined_are_refused(
         )
 
 
+@pytest.mark.parametrize("rows", [0, 1, 3])
+@pytest.mark.parametrize("before", [1, 2])
+def test_a_table_shorter_than_the_footer_behind_it_is_found(
+    tmp_path: Path, rows: int, before: int
+) -> None:
+    first = write_table(tmp_path / "a.parquet", pa.table({"text": TEXTS[:rows]})).read_bytes()
+    table = pa.table({"text": ["PAR1PAR1"] * 99, "id": range(99)})
+    last = write_table(tmp_path / "b.parquet", table, rows_a_run=1)
+    assert pq.read_metadata(last).serialized_size > before * len(first)
+    assert read(last).texts == ["PAR1PAR1"] * 99
+    joined = read(write(tmp_path / "c.parquet", before * first + last.read_bytes()))
+    assert not joined.texts
+    ((line, reason),) = joined.bad
+    assert line == 0
+    assert "as where tables were joined; give each table a file of its own" in reason
+
+
 def test_metadata_behind_each_chunk_is_no_loss(tmp_path: Path) -> None:
     """Arrow wrote a copy of each column chunk's metadata behind it until version 14 or so."""
     path = tmp_path / "a.parquet"

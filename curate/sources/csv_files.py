@@ -31,6 +31,12 @@ LEAST_LIMIT_CHARACTERS = 131_072
 """The standard library's default length of a field, which other code in the process relies on."""
 
 
+HEADER_AGAIN = "the header again, as where files were joined"
+
+MARK = "\ufeff"
+"""The byte order mark, which also stands inside files made by joining files."""
+
+
 def choose_delimiter(header: str) -> str:
     r"""Choose the delimiter that gives the header most fields, or a comma if none splits it.
 
@@ -51,6 +57,14 @@ def choose_delimiter(header: str) -> str:
 def repair(field: str) -> str:
     """Replace bytes that are not UTF-8, which `surrogateescape` kept, by U+FFFD."""
     return field.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def header_names(row: list[str]) -> list[str]:
+    """Return the names of columns that a row holds."""
+    first = row[0].removeprefix(MARK)
+    if first != row[0]:  # the mark keeps a quote behind it from opening a field
+        first = first.strip('"')
+    return [name.strip() for name in [first, *row[1:]]]
 
 
 class CsvReader:
@@ -93,6 +107,7 @@ class CsvTable:
         self._options = options
         self._keep_metadata = keep_metadata
         self._columns: list[str] = []
+        self._names: frozenset[str] = frozenset()
         self._lines_counted = 0
         self._first_line = 1
         self._bytes_counted = 0
@@ -128,12 +143,13 @@ class CsvTable:
                 if self._is_cut and not self._columns:
                     return  # there is no header
                 if row and not self._columns:
-                    self._columns = [name.strip() for name in row]
+                    self._columns = header_names(row)
+                    self._names = frozenset(self._columns)
                     if (count := self._columns.count(self._options.text)) != 1:
                         columns = list_fields(self._columns)
                         reason = missing_column(self._options.text, columns, count > 1)
                         rows = sum(1 for line in self._text.lines() if not line.isspace())
-                        self._add_bad(1, reason, rows=rows)
+                        self._add_bad(1, reason, rows=max(1, rows))
                         return
                 elif row:
                     self._add(row, delimiter)
@@ -197,8 +213,18 @@ class CsvTable:
         self.block.bad[-1] = replace(self.block.bad[-1], bytes=size_bytes)
         self._parser = self._new_parser()
 
+    def _is_header(self, row: list[str]) -> bool:
+        """Whether a row names the columns again, in any order."""
+        if row[0].strip(MARK + ' "') not in self._names or len(row) != len(self._columns):
+            return False
+        return frozenset(header_names(row)) == self._names
+
     def _add(self, row: list[str], delimiter: str) -> None:
         reason = None
+        if self._is_header(row):
+            self._add_bad(self._first_line, HEADER_AGAIN, delimiter.join(row), rows=0)
+            self._columns = header_names(row)
+            return
         if len(row) != len(self._columns):
             reason = f"{len(row)} fields, the header has {len(self._columns)}"
         else:
@@ -239,8 +265,8 @@ class CsvTable:
                 line=line,
                 reason=reason,
                 excerpt=repair(excerpt(record)),
-                bytes=len(record),
+                bytes=len(record) if rows else 0,
                 unread_bytes=unread_bytes,
-                rows=max(1, rows),
+                rows=rows,
             )
         )

@@ -29,7 +29,7 @@ from curate.sources.documents import (
     too_large,
     utf8_fault,
 )
-from curate.sources.odd_json import Fault, all_fields, read_paths
+from curate.sources.odd_json import Fault, all_fields, may_be_inexact, parse, read_paths
 from curate.sources.records import BadRecord, DocumentBlock, ReadOptions
 
 RETURN, OPENING, CLOSING = b"\r{}"
@@ -170,10 +170,10 @@ class JsonRecords:
             is_good = all(map(has_content, texts))
         except (orjson.JSONDecodeError, TypeError):
             return False
-        identities = [look_up(value, self._options.id) for value in values]
         # orjson returns integers beyond 64 bits as floats, unlike the decoder of two fields.
-        if not is_good or float in map(type, identities):
+        if not is_good or any(map(may_be_inexact, values)):
             return False
+        identities = [look_up(value, self._options.id) for value in values]
         assert block.metadata is not None
         block.texts += texts
         block.ids += map(identifier, identities)
@@ -242,7 +242,7 @@ class JsonRecords:
     def _value(self, record: bytes) -> tuple[Any, str | None]:
         """Parse a record, and explain why it is no document; None if it is one."""
         try:
-            value = orjson.loads(record)
+            value = parse(record)
         except orjson.JSONDecodeError as error:
             try:
                 value = self._odd_value(record)
@@ -263,7 +263,7 @@ class JsonRecords:
     def _metadata(self, record: bytes) -> dict[str, Any]:
         """Return the record's other fields, repaired where they are not JSON."""
         try:
-            fields: dict[str, Any] = orjson.loads(record)
+            fields: dict[str, Any] = parse(record)
         except orjson.JSONDecodeError:
             fields = all_fields(record)
         return self._without_document(fields)

@@ -12,6 +12,7 @@ import math
 import re
 from typing import Any
 
+import msgspec
 import orjson
 
 from curate.sources.documents import utf8_fault
@@ -24,6 +25,12 @@ take_token = re.compile(
 
 DEEPEST = 200
 """Brackets in a field beyond which it is kept as text, since orjson writes no deeper values."""
+
+LEAST_INEXACT = 2.0**63
+"""From here on, orjson may have made a float of a whole number that 64 bits cannot hold."""
+
+MOST_DIGITS = 308
+"""Digits of a whole number beyond which it is kept as text, since strict parsers refuse it."""
 
 
 class Fault(Exception):  # noqa: N818 - a fact about a record, which becomes its reason
@@ -42,6 +49,35 @@ class Fault(Exception):  # noqa: N818 - a fact about a record, which becomes its
             return fault
         characters = len(before.decode("utf-8", "replace")) + self._error.pos
         return f"not valid JSON: {self._error.msg} (character {characters})"
+
+
+def parse(data: bytes) -> Any:
+    """Parse JSON as orjson does, but keep whole numbers beyond 64 bits, which it makes floats.
+
+    Raises:
+        orjson.JSONDecodeError: `data` is not valid JSON.
+
+    Example:
+        >>> parse(b'[18446744073709551616, 1e20]'), orjson.loads(b'18446744073709551616')
+        ([18446744073709551616, 1e+20], 1.8446744073709552e+19)
+    """
+    value = orjson.loads(data)
+    # For a record of 3.5 KB this takes 1.6 us; searching its bytes for long numbers takes 29 us.
+    if not may_be_inexact(value):
+        return value
+    try:
+        return msgspec.json.decode(data)
+    except (msgspec.MsgspecError, RecursionError):  # deeper than it goes
+        return value
+
+
+def may_be_inexact(value: Any) -> bool:
+    """Whether orjson may have made a float of a whole number in a value that it parsed."""
+    if isinstance(value, float):
+        return abs(value) >= LEAST_INEXACT
+    if isinstance(value, dict):
+        return any(map(may_be_inexact, value.values()))
+    return isinstance(value, list) and any(map(may_be_inexact, value))
 
 
 def split_object(data: bytes) -> dict[str, bytes] | None:
@@ -139,7 +175,7 @@ def read_paths(data: bytes, paths: tuple[str, ...]) -> dict[str, Any] | None:
 
 def _value(raw: bytes) -> Any:
     try:
-        return orjson.loads(raw)
+        return parse(raw)
     except orjson.JSONDecodeError as error:
         if raw.strip(b"+-") in (b"NaN", b"Infinity"):
             return float("nan")
@@ -156,9 +192,9 @@ def all_fields(data: bytes) -> dict[str, Any]:
 
 def _repaired(raw: bytes) -> Any:
     text = raw.decode("utf-8", "replace")
-    for readable in (raw, text):
+    for readable in (raw, text.encode()):
         try:
-            return orjson.loads(readable)
+            return parse(readable)
         except orjson.JSONDecodeError:
             continue
     if raw.count(b"[") + raw.count(b"{") > DEEPEST or b"\\u" in raw:  # perhaps lone surrogates
@@ -168,7 +204,7 @@ def _repaired(raw: bytes) -> Any:
             text,
             parse_constant=lambda _: None,
             parse_float=_finite,
-            parse_int=lambda digits: int(digits) if len(digits) < 19 else _finite(digits),
+            parse_int=lambda digits: int(digits) if len(digits) <= MOST_DIGITS else digits,
             strict=False,
         )
     except ValueError:
@@ -176,6 +212,6 @@ def _repaired(raw: bytes) -> Any:
 
 
 def _finite(digits: str) -> float | None:
-    """Return a number that JSON can say; whole numbers beyond 64 bits are not written."""
+    """Return a number that JSON can say; others are not written."""
     value = float(digits)
     return value if math.isfinite(value) else None

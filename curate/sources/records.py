@@ -93,7 +93,7 @@ class BadRecord:
     unread_bytes: int = 0
     """Further bytes that are lost with it and were not read, by estimate."""
     rows: int = 1
-    """Records that are lost with it, itself included, as far as known."""
+    """Records that are lost with it, itself included, as far as known; 0 if it is no loss."""
 
 
 @dataclass(slots=True)

@@ -11,14 +11,23 @@ References:
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from curate.sources.decompress.open import CHUNK_BYTES, StreamDamage
 
-MAGIC_BYTES = 4
-"""Length of `PAR1`, at both ends of a Parquet file; the footer's length comes before the last."""
+MAGIC = b"PAR1"
+"""Stands at both ends of a Parquet file; the footer's length comes before the last."""
+
+MAGIC_BYTES = len(MAGIC)
+
+LEAST_BYTES = 3 * MAGIC_BYTES
+"""No Parquet file is shorter."""
+
+FILE_FIELDS = {1, 2, 3, 4}
+"""Fields of each footer: version, schema, number of rows, row groups."""
 
 BLOOM_HEADER_BYTES = 64
 """At least as long as the header of any Bloom filter."""
@@ -38,8 +47,8 @@ def check_parquet(file: BinaryIO, size_bytes: int, footer_bytes: int, chunks: li
     """Check that a Parquet file holds little but what its footer names, and padding of zeros.
 
     Many writers leave a copy of its metadata behind each column chunk, as the format once asked
-    for. Together they are shorter than the footer. A table of the same form that was joined before
-    this one is longer; where the forms differ, the places do, and reading fails.
+    for. Together they are shorter than the footer. A table that was joined before this one and is
+    shorter still is known by its end.
 
     Args:
         file: The file.
@@ -51,7 +60,10 @@ def check_parquet(file: BinaryIO, size_bytes: int, footer_bytes: int, chunks: li
         StreamDamage: It holds something else.
     """
     end = size_bytes - footer_bytes - 2 * MAGIC_BYTES
-    if end - MAGIC_BYTES - sum(stop - start for start, stop in chunks) <= footer_bytes:
+    rest_bytes = end - MAGIC_BYTES - sum(stop - start for start, stop in chunks)
+    if rest_bytes <= footer_bytes:
+        if joined_bytes := _table_before(file, rest_bytes):
+            _refuse(joined_bytes)
         return
     file.seek(end)
     footer = CompactReader(file.read(footer_bytes)).struct()
@@ -81,6 +93,31 @@ def check_arrow(file: BinaryIO, size_bytes: int) -> None:
     rest_bytes = end - first - sum(length for _, length in blocks)
     if rest_bytes > ARROW_SLACK_BYTES:
         _refuse(rest_bytes)
+
+
+def _table_before(file: BinaryIO, most_bytes: int) -> int:
+    """Return the length of a whole table at the start of a Parquet file; 0 if there is none.
+
+    Args:
+        file: The file.
+        most_bytes: Its greatest length.
+    """
+    if most_bytes < LEAST_BYTES:
+        return 0
+    file.seek(0)
+    head = file.read(most_bytes + MAGIC_BYTES)
+    length = head.find(2 * MAGIC) + MAGIC_BYTES
+    while length >= LEAST_BYTES:
+        tail = length - 2 * MAGIC_BYTES
+        start = tail - int.from_bytes(head[tail : tail + 4], "little")
+        with contextlib.suppress(StreamDamage):
+            if (
+                start >= MAGIC_BYTES
+                and set(CompactReader(head[start:tail]).struct()) >= FILE_FIELDS
+            ):
+                return length
+        length = head.find(2 * MAGIC, length) + MAGIC_BYTES
+    return 0
 
 
 def _refuse(rest_bytes: int) -> None:
