@@ -14,16 +14,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import END, make_documents, write_jsonl
+from conftest import END, forge_manifest, make_documents, write_jsonl
 from tokenizers import pre_tokenizers
 
+import curate
+from curate.dataset import verify
 from curate.errors import CurateError, TokenizerError
+from curate.pipeline import write_report
 from curate.pipeline.tokenize import tokenize_domains
 from curate.recipe import load_recipe
+from curate.runtime.files import hash_file
+from curate.runtime.limits import Limits, OverLimit
 from curate.runtime.progress import Observer
 from curate.runtime.shared import workers_share_memory
-from curate.runtime.workers import Limits, OverLimit, ahead
-from curate.tokens import fill, preload
+from curate.runtime.workers import ahead
+from curate.tokens import fill, preload, selftest
 from curate.tokens.tokenizer import MOST_IDS, from_json
 
 forked = pytest.mark.skipif(not workers_share_memory(), reason="limits need workers that fork")
@@ -192,6 +197,78 @@ def test_a_later_text_that_cannot_be_encoded_is_named(tokenise: Any, monkeypatch
     assert isinstance(error, TokenizerError)
     assert "b.jsonl: tokenizers cannot encode (PanicException" in str(error)
     assert "the text that starts 'x aaaa" in str(error)
+
+
+@pytest.fixture
+def foreign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Return a dataset whose tokenizer a stranger chose, with hashes that are right."""
+    monkeypatch.setattr(preload, "_started", [])
+    for module in (selftest, verify, write_report):
+        monkeypatch.setattr(module, "LIMITS", Limits(2, 60, 1 << 30))
+    rows = [{"text": "x " + "a" * 300 + "!"}, {"text": "a" * 300_000}]
+    write_jsonl(tmp_path / "a.jsonl", rows)
+    budget_tokens = sum(len(row["text"]) + 1 for row in rows)
+
+    def make(value: Value, backend: str) -> Path:
+        (tmp_path / "t.json").write_text(json.dumps(with_pattern(" ")))
+        recipe = {
+            "name": "x", "tokenizer": {"path": "t.json", "eos": END, "backend": "tokenizers"},
+            "domains": [{"name": "a", "paths": ["a.jsonl"]}], "budget_tokens": budget_tokens,
+            "mixture": {"method": "natural"}, "output": {"format": "jsonl"},
+            "validation": {"documents": 0},
+        }  # fmt: skip
+        assert curate.build(recipe | {"base": str(tmp_path)}, workers=1).ok
+        directory = tmp_path / "out/x"
+        content = json.dumps(value).encode()
+        (directory / "tokenizer.json").write_bytes(from_json(content, END, "").definition.encode())
+
+        def change(manifest: Value) -> None:
+            manifest["tokenizer"]["fingerprint"] = from_json(content, END, "").fingerprint
+            manifest["tokenizer"]["backend"] = f"{backend} 1"
+            record = next(r for r in manifest["files"] if r["path"] == "tokenizer.json")
+            path = directory / "tokenizer.json"
+            record |= {"bytes": path.stat().st_size, "xxh3": hash_file(path)}
+            manifest["cache"] = str(tmp_path / "elsewhere")
+
+        forge_manifest(directory, change)
+        return directory
+
+    return make
+
+
+@forked
+@pytest.mark.parametrize(
+    ("pattern", "backend", "expected"),
+    [
+        ("(?<=a+)b", "fastokens", "tokenizer.json: took more than 2 s of processor time on the"),
+        ("(a+)+$", "tokenizers", "cannot encode a document (PanicException: Onig: Regex search er"),
+        ("(" * 500 + ")" * 50, "tokenizers", "tokenizer.json: cannot be loaded ("),
+    ],
+)
+def test_a_dataset_with_a_strangers_tokenizer_gets_a_verdict(
+    foreign: Any, pattern: str, backend: str, expected: str
+) -> None:
+    directory = foreign(with_pattern(pattern), backend)
+    for workers in (1, 2):
+        result = curate.verify(directory, workers=workers)
+        (problem,) = result.problems
+        assert expected in problem
+        assert "\n" not in problem
+
+
+@forked
+def test_a_strangers_tokenizer_neither_stops_a_report_nor_a_look_up(foreign: Any) -> None:
+    value = bytes_tokenizer()
+    value["added_tokens"] += [
+        {**value["added_tokens"][0], "id": 257 + n, "content": f"<{n}>" + "x" * 9999}
+        for n in range(3000)
+    ]
+    directory = foreign(value, "tokenizers")
+    curate.report(directory)
+    started = time.monotonic()
+    with pytest.raises(TokenizerError, match=r"building it took more than 2 s|SIGABRT"):
+        curate.show(directory, "0")
+    assert time.monotonic() - started < 30
 
 
 def test_merges_of_nothing(tokenise: Any) -> None:

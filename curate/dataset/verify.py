@@ -13,7 +13,7 @@ every file with the manifest, and only files that passed are parsed. Nothing is 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -46,10 +46,17 @@ from curate.plan import PAD, TokenCopier
 from curate.plan.packing import Tally, tally
 from curate.plan.per_domain import MIXED
 from curate.runtime.artifact_names import MARK
+from curate.runtime.limits import Limited, OverLimit
 from curate.runtime.memory import block_rows, blocks, next_block, take
 from curate.runtime.workers import map_tasks
 from curate.stats.copies import is_among
 from curate.tokens.domain import DomainTokens
+from curate.tokens.selftest import LIMITS
+
+PlacedShard = tuple[ShardRecord, int]
+"""A shard, and the position of its first token in the training set."""
+
+Check = Callable[[PlacedShard], ShardCheck]
 
 
 def verify(
@@ -87,11 +94,58 @@ def verify(
         problems.append(f"{CARD}: not in the manifest, so its build was cut off; run curate build")
     # Text cannot be tokenised again without its tokenizer, whose damage is reported once.
     is_readable = isinstance(output_format, TokenFormat) or "tokenizer.json" not in damaged
-    dataset = (manifest, output_format if is_readable else None)
-    check = partial(_check_shard, directory, dataset, domains)
+    reading = _Reading(directory, manifest, output_format if is_readable else None, domains)
+    try:
+        checks, windows = _check_shards(reading, workers, on_tick)
+    except OverLimit as error:
+        problems.append(
+            f"tokenizer.json: {error} on the text of a shard, so no text was tokenised again; do "
+            "not use a tokenizer that others wrote in this way"
+        )
+        checks, windows = _check_shards(replace(reading, format=None), workers, on_tick)
+    return certify(manifest, plan, checks, problems, windows)
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """A dataset whose shards are read back."""
+
+    directory: Path
+    manifest: Manifest
+    format: TokenFormat | TextFormat | None
+    """None where its files are only compared with their hashes."""
+    domains: Sequence[DomainTokens] | None
+    """Its domains in the store."""
+
+
+def _check_shards(
+    reading: _Reading, workers: int, on_tick: Callable[[], None]
+) -> tuple[list[ShardCheck], NDArray[np.int64]]:
+    """Read every shard back.
+
+    Args:
+        reading: The dataset.
+        workers: Number of processes.
+        on_tick: Called now and then.
+
+    Returns:
+        The shards' checks in the manifest's order, and shape (windows, domains), tokens of the
+        training shards.
+
+    Raises:
+        OverLimit: The tokenizer of a dataset of text takes more time or memory than any should.
+    """
+    manifest = reading.manifest
+
+    def limited(function: Check) -> Check:
+        return Limited(function, LIMITS) if isinstance(reading.format, TextFormat) else function
+
+    check = partial(_check_shard, reading)
     tasks = list(zip(manifest.shards, _shard_starts(manifest), strict=True))
     # Held-out shards come first: of training documents, only those that are held out too are kept.
-    held_out = map_tasks(check, [task for task in tasks if not _is_train(task)], workers, on_tick)
+    held_out = map_tasks(
+        limited(check), [task for task in tasks if not _is_train(task)], workers, on_tick
+    )
     contents = [np.empty(0, np.uint64), *(result.content for result in held_out)]
     check = partial(check, held_out=np.unique(np.concatenate(contents)))
     windows = np.zeros((WINDOWS, len(manifest.domains)), np.int64)
@@ -101,13 +155,12 @@ def verify(
             windows[...] += result.windows
             result.windows = np.empty((0, 0), np.int64)
 
-    train = map_tasks(check, [*filter(_is_train, tasks)], workers, on_tick, add_windows)
+    train = map_tasks(limited(check), [*filter(_is_train, tasks)], workers, on_tick, add_windows)
     rest_train, rest_held_out = iter(train), iter(held_out)
-    checks = [next(rest_train if _is_train(task) else rest_held_out) for task in tasks]
-    return certify(manifest, plan, checks, problems, windows)
+    return [next(rest_train if _is_train(task) else rest_held_out) for task in tasks], windows
 
 
-def _is_train(task: tuple[ShardRecord, int]) -> bool:
+def _is_train(task: PlacedShard) -> bool:
     return task[0].split == "train"
 
 
@@ -144,23 +197,18 @@ def _shard_starts(manifest: Manifest) -> list[int]:
 
 
 def _check_shard(
-    directory: Path,
-    dataset: tuple[Manifest, TokenFormat | TextFormat | None],
-    domains: Sequence[DomainTokens] | None,
-    task: tuple[ShardRecord, int],
-    held_out: NDArray[np.uint64] | None = None,
+    reading: _Reading, task: PlacedShard, held_out: NDArray[np.uint64] | None = None
 ) -> ShardCheck:
     """Read a shard back.
 
     Args:
-        directory: Directory of the dataset.
-        dataset: Its manifest, and its format if its files can be read.
-        domains: Its domains in the store.
+        reading: The dataset.
         task: The shard, and the position of its first token in the training set.
         held_out: Content of documents that are held out, ascending; None to return all content.
     """
     shard, start = task
-    manifest, output_format = dataset
+    directory, manifest, output_format = reading.directory, reading.manifest, reading.format
+    domains = reading.domains
     result = ShardCheck()
     damage = (file_damage(directory, file) for file in [*shard.files, shard.provenance])
     result.problems += filter(None, damage)

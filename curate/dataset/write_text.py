@@ -24,12 +24,13 @@ from curate.dataset.write_tokens import ShardTask, ShardWriter, write_provenance
 from curate.errors import InputError, ShardError
 from curate.formats.base import TextBatch, TextFormat
 from curate.runtime.files import append
+from curate.runtime.limits import stranger_at_work
 from curate.runtime.workers import map_tasks
 from curate.sources import SegmentReader
 from curate.sources.plans import FilePlan
 from curate.sources.records import DocumentBlock
 from curate.tokens import tokenizer as tokenizers
-from curate.tokens.backends import Encoder, load_encoder
+from curate.tokens.backends import BackendRefused, Encoder, guarded, load_encoder
 from curate.tokens.domain import DomainTokens
 from curate.tokens.tokenizer import Tokenizer
 
@@ -317,14 +318,25 @@ def check_text(shard: ShardOnDisk, text_format: TextFormat, problems: list[str])
         problems.append("tokenizer.json: not the one that made the dataset")
         return
     backend = manifest.tokenizer.backend.split()[0]
-    encoder = load_encoder(backend, tokenizer)
+    try:
+        with stranger_at_work():
+            encoder = guarded(partial(load_encoder, backend, tokenizer), "cannot be loaded")
+    except BackendRefused as error:
+        problems.append(f"tokenizer.json: {error}")
+        return
     position = cut_documents = 0
     for batch in text_format.read(shard.directory / stem):
         rows = pieces[position : position + len(batch.texts)]
         position += len(batch.texts)
         if len(rows) < len(batch.texts):
             break
-        _, offsets = encoder.encode(batch.texts)
+        try:
+            with stranger_at_work(sum(map(len, batch.texts))):
+                encode = partial(encoder.encode, batch.texts)
+                _, offsets = guarded(encode, "cannot encode a document")
+        except BackendRefused as error:
+            problems.append(f"{stem}: {error}, as tokenizer.json says")
+            return
         tokens = np.diff(offsets) + _end_tokens(tokenizer)
         names = [manifest.domains[number] for number in rows["domain"]]
         if not np.array_equal(tokens, rows["tokens"]) or names != batch.domains:

@@ -12,6 +12,7 @@ from curate.pipeline.read_back import domains_in, open_store
 from curate.recipe import load
 from curate.tokens import tokenizer as tokenizers
 from curate.tokens.backends import ReferenceEncoder
+from curate.tokens.selftest import check_builds
 
 
 def show_document(directory: Path, query: str) -> LookUp:
@@ -39,6 +40,7 @@ def _open(directory: Path) -> OpenDataset:
     domains = domains_in(open_store(manifest), manifest)
     if domains is None:
         notices.append(_without_store(directory, manifest))
+        check_builds(tokenizer)  # which may be a stranger's
     encoder = ReferenceEncoder(tokenizer)
     return OpenDataset(directory, manifest, domains, licenses, encoder=encoder, notices=notices)
 

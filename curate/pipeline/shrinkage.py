@@ -27,6 +27,12 @@ class _Lost(msgspec.Struct, frozen=True):
     shrunk_bytes: int = 0
     shrunk_share: float = 0.0
 
+    @property
+    def shrinkage(self) -> Shrinkage:
+        return Shrinkage(
+            self.shrunk_files, self.shrunk_documents, self.shrunk_bytes, self.shrunk_share
+        )
+
 
 class _Amounts(msgspec.Struct, frozen=True):
     documents: int
@@ -98,13 +104,8 @@ class LastBuild:
         """
         if self.stats is None or self.stats.inputs.documents != content_hash:
             return []
-        lost = [self.stats.domains[domain.name].lost for domain in domains]
-        return [
-            Shrinkage(
-                less.shrunk_files, less.shrunk_documents, less.shrunk_bytes, less.shrunk_share
-            )
-            for less in lost
-        ]
+        rows = self.stats.domains
+        return [rows[domain.name].lost.shrinkage for domain in domains]
 
     def files_gone(self, domain: DomainTokens) -> list[str]:
         """List the files that it read of a domain and that the domain no longer has."""

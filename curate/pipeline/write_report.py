@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,10 @@ from curate.report.page.material import Material, TrainingCurve, dig, mapping, n
 from curate.report.page.page import GENERATOR, render
 from curate.report.plots import all_plots
 from curate.runtime.files import atomic_path, hash_file, read_json
+from curate.runtime.limits import OverLimit
 from curate.runtime.progress import Observer
+from curate.runtime.workers import ahead
+from curate.tokens.selftest import LIMITS
 
 ARTIFACTS = (
     "stats", "mixture", "law", "mixtures", "plan", "certificate", "manifest", "entropy_report",
@@ -436,10 +440,12 @@ def _samples(directory: Path | None) -> tuple[dict[str, list[str]], str]:
     if directory is None or manifest is None:
         return {}, "No dataset was built, so no document is at hand."
     try:
-        return sample_documents(directory, manifest, SAMPLES), ""
+        # In a process with limits, since the dataset's tokenizer may be a stranger's.
+        with ahead(partial(sample_documents, directory, manifest, SAMPLES), LIMITS) as receive:
+            return receive(), ""
     except EngineError:
         raise
-    except CurateError as error:
+    except (CurateError, OverLimit) as error:
         return {}, f"No document can be shown: {error}."
 
 

@@ -20,12 +20,12 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from curate import errors
 from curate.errors import CurateError, EngineError
-from curate.runtime.machine import OUT_OF_MEMORY, fault_line
+from curate.runtime.limits import Limited, Limits, OverLimit, death_of, ending_of
+from curate.runtime.machine import fault_line
 from curate.runtime.shared import context, shared_lock, shared_numbers, workers_share_memory
 
 Item = TypeVar("Item")
@@ -96,57 +96,6 @@ class Failure:
     message: str
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Limits of a process that runs what a stranger wrote, and may hang or fill the memory."""
-
-    cpu_seconds: int
-    wall_seconds: float
-    memory_bytes: int
-    """Memory beyond that of the parent."""
-
-    def apply(self) -> None:
-        """Limit this process, and send what libraries print as they die to the null device."""
-        if sys.platform == "win32":  # where no process is limited, as none is forked
-            return
-        import resource
-
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
-        most = {resource.RLIMIT_CORE: 0, resource.RLIMIT_CPU: self.cpu_seconds}
-        if _has_no_memory_limit():
-            most[resource.RLIMIT_AS] = pages * resource.getpagesize() + self.memory_bytes
-        for kind, value in most.items():
-            _, hard = resource.getrlimit(kind)  # only the soft limit may be set up to it
-            soft = value if hard == resource.RLIM_INFINITY else min(value, hard)
-            resource.setrlimit(kind, (soft, hard))
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, 2)
-        os.close(null)
-
-    def death_of(self, exit_code: int | None) -> Exception:
-        """Explain how a limited process died."""
-        ending = _ending(exit_code)
-        if ending.endswith("SIGXCPU"):
-            return OverLimit(f"took more than {self.cpu_seconds} s of processor time")
-        if ending.endswith(("SIGABRT", "SIGSEGV", "SIGBUS")) and _has_no_memory_limit():
-            gib = self.memory_bytes / 2**30
-            return OverLimit(f"{ending}, most likely for more than {gib:.0f} GiB of memory")
-        return EngineError(death_of(exit_code))
-
-
-class OverLimit(Exception):  # noqa: N818 - an event, not a fault
-    """A process broke its limits; the message says which."""
-
-
-def _has_no_memory_limit() -> bool:
-    """Whether the user set no limit of memory, so that only ours can be broken."""
-    if sys.platform == "win32":
-        return True
-    import resource
-
-    return resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY
-
-
 def run_workers(
     body: Callable[[int, Send], None],
     workers: int,
@@ -198,7 +147,7 @@ def run_apart(
     """
 
     def lose(number: int, exit_code: int | None) -> None:
-        on_death(number, _ending(exit_code))
+        on_death(number, ending_of(exit_code))
 
     with _started(multiprocessing.get_context("spawn"), body, workers, daemon=False) as processes:
         _collect(processes, on_message, lambda: None, lose)
@@ -399,39 +348,6 @@ def revive(failure: Failure) -> Exception:
     return error
 
 
-def death_of(exit_code: int | None) -> str:
-    """Explain how a worker died, and what to do.
-
-    Example:
-        >>> death_of(3)
-        'a worker ended with exit code 3; finished work is kept: run again to continue'
-    """
-    ending = _ending(exit_code)
-    if ending.endswith(("SIGKILL", "SIGABRT", "SIGSEGV")):
-        # The kernel kills; libraries in Rust and C++ abort, or use what was not allocated.
-        return f"a worker {ending}, most likely {OUT_OF_MEMORY}"
-    if ending.endswith("SIGBUS"):
-        return (
-            f"a worker {ending}: a mapped file could not be used, as on a full or failed "
-            "disk; finished work is kept: run again to continue"
-        )
-    return f"a worker {ending}; finished work is kept: run again to continue"
-
-
-def _ending(exit_code: int | None) -> str:
-    """Describe how a process ended.
-
-    Example:
-        >>> _ending(-9), _ending(3)
-        ('was ended by SIGKILL', 'ended with exit code 3')
-    """
-    if exit_code is None or exit_code >= 0:
-        return f"ended with exit code {exit_code}"
-    number = -exit_code
-    has_name = number in {item.value for item in signal.Signals}  # real-time signals have none
-    return f"was ended by {signal.Signals(number).name if has_name else f'signal {number}'}"
-
-
 def map_tasks(
     function: Callable[[Item], Result],
     items: Sequence[Item],
@@ -442,12 +358,16 @@ def map_tasks(
     """Apply `function` to every item, in parallel, and return the results in order.
 
     Args:
-        function: Must be picklable where workers are spawned.
+        function: Must be picklable where workers are spawned. `Limited`, it runs in a limited
+            process, where processes fork.
         items: Started in this order.
         workers: Number of processes, or of tasks at once on a cluster; with 1, this process does
-            all the work.
+            all other work.
         on_tick: Called in the parent about ten times a second, or after each item.
         on_result: Called in the parent with each result as it arrives.
+
+    Raises:
+        OverLimit: A limited process broke its limits.
 
     Example:
         >>> map_tasks(abs, [-3, 1, -2], workers=2)
@@ -462,6 +382,16 @@ def map_tasks(
         on_result(message[1])
 
     workers = min(workers, len(items))
+    if workers and isinstance(function, Limited) and workers_share_memory():
+        body = partial(_map_limited, function, items, (shared_numbers([0]), shared_lock()))
+        limits = function.limits
+
+        def fail(_: int, exit_code: int | None) -> None:
+            raise limits.death_of(exit_code)
+
+        with _started(context(), body, workers, daemon=True) as processes:
+            _collect(processes, keep, on_tick, fail)
+        return [results[number] for number in range(len(items))]
     if workers <= 1:
         for number, item in enumerate(items):
             keep((number, function(item)))
@@ -487,3 +417,14 @@ def _map_body(
         if position >= len(items):
             return
         send((position, function(items[position])))
+
+
+def _map_limited(
+    function: Limited[Any, Any],
+    items: Sequence[Any],
+    claims: tuple[Any, Any],
+    number: int,
+    send: Send,
+) -> None:
+    function.limits.apply(in_all=False)
+    _map_body(function, items, claims, number, send)

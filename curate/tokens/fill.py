@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from curate.errors import TokenizerError
 from curate.recipe import Recipe
 from curate.runtime.files import user_cache
+from curate.runtime.limits import OverLimit
 from curate.runtime.progress import Observer
 from curate.runtime.shared import workers_share_memory
-from curate.runtime.workers import OverLimit, ahead
+from curate.runtime.workers import ahead
 from curate.sources import SegmentReader
 from curate.sources.plans import FilePlan
 from curate.tokens.backends import (

@@ -16,8 +16,9 @@ import numpy as np
 
 from curate.errors import TokenizerError
 from curate.runtime.files import hash_json
+from curate.runtime.limits import Limits, OverLimit
 from curate.runtime.sealed import Notice, read_cached, write_sealed
-from curate.runtime.workers import Limits
+from curate.runtime.workers import ahead
 from curate.tokens.backends import (
     REFERENCE,
     BackendRefused,
@@ -100,6 +101,23 @@ def reference_answers(
         problem=verdict.problem if verdict else None,
         notices=(*notices, *damage),
     )
+
+
+def check_builds(tokenizer: Tokenizer) -> None:
+    """Check that the tokenizer of a stranger's dataset can be built within limits.
+
+    Raises:
+        TokenizerError: It cannot.
+    """
+
+    def build() -> None:
+        ReferenceEncoder(tokenizer)
+
+    try:
+        with ahead(build, LIMITS) as wait:
+            wait()
+    except OverLimit as error:
+        raise TokenizerError(f"tokenizer {tokenizer.name}: building it {error}") from error
 
 
 def unfit(tokenizer: Tokenizer, problem: str, with_odd_inputs: bool) -> TokenizerError:
