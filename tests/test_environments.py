@@ -39,6 +39,12 @@ def test_too_few_descriptors(recipe: Path) -> None:
     one_line(build(recipe, "ulimit -n 16;"), "Too many open files; raise the limit (ulimit -n")
 
 
+def test_address_space_of_the_stated_memory(recipe: Path) -> None:
+    """1 GiB by `limits.memory_mb`, and 150 MB of programs."""
+    done = build(recipe, f"ulimit -v {(1 << 20) + 150_000};")
+    assert done.returncode == 0, done.stderr
+
+
 def test_little_processor_time_is_no_error_of_ours(recipe: Path) -> None:
     """The limits of the self-test stay below those of the user."""
     done = build(recipe, "ulimit -t 600;")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 from numpy.typing import NDArray
 from test_sample import make_documents, write_domain
 
+import curate
 from curate.dataset.manifest import PROVENANCE
 from curate.dataset.write_tokens import _in_sequences, write_provenance
 from curate.formats.base import BEST_FIT, WHOLE
@@ -28,8 +31,9 @@ from curate.plan import (
 from curate.plan.packing import pack
 from curate.plan.streams import joined, order_of_keys
 from curate.runtime.external_sort import sort_rows
-from curate.runtime.mapping import map_scratch, mapped_bytes
+from curate.runtime.mapping import map_file, map_scratch, mapped_bytes
 from curate.runtime.memory import Columns, block_rows, blocks, bounded, columns, take
+from curate.runtime.progress import Observer
 from curate.runtime.workers import Send, run_apart
 from curate.stats.bigram_sample import excerpts, keyed_documents, text_numbers
 from curate.stats.copies import repeated_documents, shared_documents
@@ -257,3 +261,74 @@ def test_domains_of_one_part_share_its_map(tmp_path: Path) -> None:
         not np.array_equal(renewed.document(number), domain.document(number))
         for number in range(len(domain))
     )
+
+
+class Watcher(Observer):
+    """Notes the rows of a block at every event, which follow from the memory of the process."""
+
+    def __init__(self) -> None:
+        self.rows: set[int] = set()
+
+    def begin(self, stage: str, names: Sequence[str] = (), totals: Sequence[int] = ()) -> None:
+        self.rows.add(block_rows())
+
+    def end(self, summary: str = "") -> None:
+        self.rows.add(block_rows())
+
+    def wrote(self, path: Path) -> None:
+        self.rows.add(block_rows())
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        curate.tokenize,
+        partial(curate.stats, intervals=True),
+        partial(curate.mix, overrides=["limits.memory_mb=64"]),
+        partial(curate.compare, methods=["natural", "entropy"]),
+        curate.plan,
+        curate.build,
+    ],
+)
+def test_each_function_runs_in_the_memory_of_its_recipe(
+    cached_recipe: Path, function: Callable[..., object]
+) -> None:
+    with cached_recipe.open("a") as file:
+        file.write("limits: {memory_mb: 64}\n")
+    watcher = Watcher()
+    function(cached_recipe, workers=1, progress=watcher)
+    assert watcher.rows == {(64 << 20) // 1024}
+    assert block_rows() == (1 << 30) // 1024
+
+
+@pytest.mark.parametrize("name", ["proxy", "experts", "validate"])
+def test_small_models_are_trained_in_the_memory_of_their_recipe(
+    cached_recipe: Path, name: str
+) -> None:
+    pytest.importorskip("torch")
+    proxy = "{preset: nano, runs: 2, tokens: 1024, sequence_length: 32, batch: 4}"
+    changes = ["limits.memory_mb=64", f"proxy={proxy}", "mixture.method=natural"]
+    watcher = Watcher()
+    loaded = curate.load_recipe(cached_recipe, changes)
+    options = {"seeds": 2} if name == "validate" else {}
+    getattr(curate, name)(loaded, workers=1, progress=watcher, **options)
+    assert watcher.rows == {(64 << 20) // 1024}
+
+
+def test_maps_are_counted_by_several_threads(tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    path.write_bytes(bytes(1 << 16))
+    before = mapped_bytes()
+
+    def make_maps(_: int) -> None:
+        for _ in range(2000):
+            map_file(path, np.uint8)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(make_maps, range(8)))
+    finally:
+        sys.setswitchinterval(interval)
+    assert mapped_bytes() == before

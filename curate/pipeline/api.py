@@ -186,10 +186,8 @@ def stats(
     """
     from curate.pipeline.report_stats import report_stats
 
-    loaded, workers, observer = _start(recipe, workers, progress)
-    return StatsResult(
-        report_stats(loaded, workers, observer, intervals=intervals, compare=compare)
-    )
+    with _started(recipe, workers, progress) as started:
+        return StatsResult(report_stats(*started, intervals=intervals, compare=compare))
 
 
 def mix(  # noqa: PLR0913 - keywords, of which a call names two or three
@@ -246,7 +244,8 @@ def mix(  # noqa: PLR0913 - keywords, of which a call names two or three
     from curate.pipeline.mix import mix_recipe
 
     table.refuse(directory)
-    return mix_recipe(*_start(recipe, workers, progress, settings, method))
+    with _started(recipe, workers, progress, settings, method) as started:
+        return mix_recipe(*started)
 
 
 def compare(  # noqa: PLR0913 - keywords, of which a call names two or three
@@ -298,7 +297,8 @@ def compare(  # noqa: PLR0913 - keywords, of which a call names two or three
     from curate.pipeline.mix import compare_recipe
 
     table.refuse(directory)
-    return compare_recipe(*_open(recipe, workers, progress, settings), _names(methods))
+    with _opened(recipe, workers, progress, settings) as opened:
+        return compare_recipe(*opened, _names(methods))
 
 
 def front(  # noqa: PLR0913 - keywords, of which a call names two or three
@@ -354,8 +354,8 @@ def front(  # noqa: PLR0913 - keywords, of which a call names two or three
     from curate.pipeline.mix import front_recipe
 
     table.refuse(directory)
-    loaded, workers, observer = _start(recipe, workers, progress, settings, method)
-    return front_recipe(loaded, groups, points, workers, observer)
+    with _started(recipe, workers, progress, settings, method) as (loaded, workers, observer):
+        return front_recipe(loaded, groups, points, workers, observer)
 
 
 def plan(
@@ -379,7 +379,8 @@ def plan(
     """
     from curate.pipeline.plan import plan_recipe
 
-    return PlanResult(plan_recipe(*_start(recipe, workers, progress)))
+    with _started(recipe, workers, progress) as started:
+        return PlanResult(plan_recipe(*started))
 
 
 def build(
@@ -410,7 +411,8 @@ def build(
     """
     from curate.pipeline.build import build as build_dataset
 
-    built = build_dataset(*_start(recipe, workers, progress), overwrite=overwrite)
+    with _started(recipe, workers, progress) as started:
+        built = build_dataset(*started, overwrite=overwrite)
     bad_records = {stats.name: stats.bad_records for stats in built.tokenized.stats}
     path = built.directory / "certificate.json"
     return CertificateResult(
@@ -744,9 +746,9 @@ def design(  # noqa: PLR0913 - keywords, of which a call names two or three
         from curate.pipeline.tokenize import tokenize_domains
 
         table.refuse(directory)
-        loaded, workers, observer = _start(recipe, workers, progress, settings)
-        target = loaded.output_dir
-        request = mixture_request(loaded, tokenize_domains(loaded, workers, observer))
+        with _started(recipe, workers, progress, settings) as (loaded, workers, observer):
+            target = loaded.output_dir
+            request = mixture_request(loaded, tokenize_domains(loaded, workers, observer))
     if flops is not None:
         pair = None if sizes is None else read_sizes(sizes)
         return design_purchase(request, float(flops), pair, target, observer)
@@ -796,11 +798,11 @@ def proxy(  # noqa: PLR0913 - keywords, of which a call names two or three
     """
     from curate.pipeline.proxies import proxy_result, train_proxies
 
-    loaded, workers, observer = _open(recipe, workers, progress)
-    loaded = _with_devices(loaded, devices, engine, tensorboard)
-    result = proxy_result(loaded, train_proxies(loaded, workers, observer))
-    observer.wrote(result.path)
-    return result
+    with _opened(recipe, workers, progress) as (loaded, workers, observer):
+        loaded = _with_devices(loaded, devices, engine, tensorboard)
+        result = proxy_result(loaded, train_proxies(loaded, workers, observer))
+        observer.wrote(result.path)
+        return result
 
 
 def experts(  # noqa: PLR0913 - keywords, of which a call names two or three
@@ -833,11 +835,11 @@ def experts(  # noqa: PLR0913 - keywords, of which a call names two or three
     """
     from curate.pipeline.proxies import experts_result, train_domain_experts
 
-    loaded, workers, observer = _open(recipe, workers, progress)
-    loaded = _with_devices(loaded, devices, engine, tensorboard)
-    result = experts_result(loaded, train_domain_experts(loaded, workers, observer))
-    observer.wrote(result.path)
-    return result
+    with _opened(recipe, workers, progress) as (loaded, workers, observer):
+        loaded = _with_devices(loaded, devices, engine, tensorboard)
+        result = experts_result(loaded, train_domain_experts(loaded, workers, observer))
+        observer.wrote(result.path)
+        return result
 
 
 def validate(  # noqa: PLR0913 - keywords, of which a call names two or three
@@ -877,11 +879,11 @@ def validate(  # noqa: PLR0913 - keywords, of which a call names two or three
     from curate.pipeline.check import READ_BY_VALIDATE
     from curate.pipeline.validate import ValidationSettings, validate_mixture
 
-    loaded, workers, observer = _open(recipe, workers, progress)
-    loaded = _settled(loaded, observer, READ_BY_VALIDATE)
-    loaded = _with_devices(loaded, devices, engine, tensorboard)
-    settings = ValidationSettings(seeds, _names(presets), up)
-    return ValidationResult(validate_mixture(loaded, settings, workers, observer))
+    with _opened(recipe, workers, progress) as (loaded, workers, observer):
+        loaded = _settled(loaded, observer, READ_BY_VALIDATE)
+        loaded = _with_devices(loaded, devices, engine, tensorboard)
+        settings = ValidationSettings(seeds, _names(presets), up)
+        return ValidationResult(validate_mixture(loaded, settings, workers, observer))
 
 
 def report(  # noqa: PLR0913 - keywords, of which a call names two or three
@@ -934,19 +936,36 @@ def report(  # noqa: PLR0913 - keywords, of which a call names two or three
     return ReportResult(write_report(inputs, path, _path(plots), observer))
 
 
-def _start(
+Opened = tuple[LoadedRecipe, int, Observer]
+"""A recipe, the number of processes, and what receives progress."""
+
+
+@contextmanager
+def _started(
     recipe: RecipeLike,
     workers: int | None,
     progress: Progress,
     overrides: Sequence[str] = (),
     method: str | None = None,
-) -> tuple[LoadedRecipe, int, Observer]:
+) -> Iterator[Opened]:
     """Open the recipe, and leave out what a method that replaces its own does not read."""
-    loaded, workers, observer = _open(recipe, workers, progress, overrides)
-    if method is not None:
-        loaded = loaded.with_mixture(with_fields(loaded.recipe.mixture, method=method))
-        loaded = with_fields(loaded, overridden=(*loaded.overridden, "mixture.method"))
-    return _settled(loaded, observer), workers, observer
+    with _opened(recipe, workers, progress, overrides) as (loaded, processes, observer):
+        if method is not None:
+            loaded = loaded.with_mixture(with_fields(loaded.recipe.mixture, method=method))
+            loaded = with_fields(loaded, overridden=(*loaded.overridden, "mixture.method"))
+        yield _settled(loaded, observer), processes, observer
+
+
+@contextmanager
+def _opened(
+    recipe: RecipeLike, workers: int | None, progress: Progress, overrides: Sequence[str] = ()
+) -> Iterator[Opened]:
+    """Open the recipe, and bound the memory of all that runs inside by `limits.memory_mb`."""
+    from curate.runtime.memory import bounded
+
+    loaded, processes, observer = _open(recipe, workers, progress, overrides)
+    with bounded(loaded.recipe.limits.memory_mb << 20, loaded.cache_dir, observer.tick):
+        yield loaded, processes, observer
 
 
 def _settled(loaded: LoadedRecipe, observer: Observer, also: Sequence[str] = ()) -> LoadedRecipe:
@@ -960,7 +979,7 @@ def _settled(loaded: LoadedRecipe, observer: Observer, also: Sequence[str] = ())
 
 def _open(
     recipe: RecipeLike, workers: int | None, progress: Progress, overrides: Sequence[str] = ()
-) -> tuple[LoadedRecipe, int, Observer]:
+) -> Opened:
     """Load the recipe unless it is, fill in defaults, and pass its notices on."""
     from curate.pipeline.check import unused_weights
 

@@ -22,7 +22,7 @@ from curate.pipeline.check import check_mixture, check_names
 from curate.pipeline.plan import plan_dataset
 from curate.pipeline.read_back import check_excluded
 from curate.pipeline.resume import is_fresh, refuse_other_dataset
-from curate.pipeline.tokenize import TokenizedDomains, memory_of
+from curate.pipeline.tokenize import TokenizedDomains
 from curate.pipeline.write import write_dataset
 from curate.plan.budget import Plan
 from curate.recipe import LoadedRecipe
@@ -68,8 +68,7 @@ def build(
     refuse_other_dataset(loaded, overwrite)  # before it is locked, which fails on a read-only disk
     with directory_lock(loaded.output_dir):
         refuse_other_dataset(loaded, overwrite)
-        with memory_of(loaded, observer):
-            return _build(loaded, workers, observer)
+        return _build(loaded, workers, observer)
 
 
 def _build(loaded: LoadedRecipe, workers: int, observer: Observer) -> BuiltDataset:

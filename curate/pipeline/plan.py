@@ -15,7 +15,7 @@ from curate.pipeline.artifacts import write_stats
 from curate.pipeline.check import check_mixture, check_names
 from curate.pipeline.mix import MixedDomains, mix_domains, write_mixture
 from curate.pipeline.resume import writable_artifacts
-from curate.pipeline.tokenize import TokenizedDomains, memory_of, tokenize_domains
+from curate.pipeline.tokenize import TokenizedDomains, tokenize_domains
 from curate.plan import DocumentStream, stream
 from curate.plan.budget import Plan, make_plan
 from curate.plan.shards import ShardInputs, ShardPlan, format_settings, plan_shards
@@ -68,7 +68,7 @@ def plan_recipe(loaded: LoadedRecipe, workers: int, observer: Observer) -> dict[
     """
     check_names(loaded)
     check_mixture(loaded)
-    with writable_artifacts(loaded, observer) as writable, memory_of(loaded, observer):
+    with writable_artifacts(loaded, observer) as writable:
         return plan_json(plan_dataset(loaded, workers, observer, write=writable))
 
 

@@ -10,7 +10,7 @@ import itertools
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -37,7 +37,6 @@ from curate.recipe import DomainRecipe, LoadedRecipe
 from curate.recipe.structs import RECORD_BYTES
 from curate.runtime.artifact_names import ARTIFACTS
 from curate.runtime.files import atomic_path, begin_directory, hash_json, sweep
-from curate.runtime.memory import bounded
 from curate.runtime.progress import Observer
 from curate.runtime.workers import map_tasks
 from curate.sources import InputPath, check_reader, expand, identify, segments
@@ -108,22 +107,7 @@ def tokenize_domains(loaded: LoadedRecipe, workers: int, observer: Observer) -> 
     cache = loaded.cache_dir
     if cache.exists() and not cache.is_dir():
         raise RecipeError(f"cache: {cache} is no directory; name another one, or remove it")
-    with memory_of(loaded, observer):
-        return _tokenize_domains(loaded, workers, observer)
-
-
-def memory_of(loaded: LoadedRecipe, observer: Observer) -> AbstractContextManager[None]:
-    """Bound the memory of this process and its workers by the recipe.
-
-    Args:
-        loaded: The recipe; files of large arrays are in its cache.
-        observer: Told after each block of documents.
-    """
-    return bounded(loaded.recipe.limits.memory_mb << 20, loaded.cache_dir, observer.tick)
-
-
-def _tokenize_domains(loaded: LoadedRecipe, workers: int, observer: Observer) -> TokenizedDomains:
-    recipe, cache = loaded.recipe, loaded.cache_dir
+    recipe = loaded.recipe
     for domain in recipe.domains:
         check_reader(domain.reader, f"domains[{domain.name}].reader")
     check_steps(loaded)

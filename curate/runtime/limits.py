@@ -50,6 +50,8 @@ class Limits:
         os.close(null)
 
     def _most(self, cpu_seconds: int) -> dict[int, int]:
+        if sys.platform == "win32":
+            return {}
         import resource
 
         pages = int(Path("/proc/self/statm").read_text().split()[0])

@@ -38,9 +38,10 @@ _mapped_bytes = [0]
 """Their sum."""
 
 _unmapping = threading.RLock()
-"""Held while a mapping ends or pages are given back: once a mapping has ended, its addresses may be
-memory of another thread, whose pages would be lost. Collecting garbage can end a mapping at any
-moment, so a thread may take the lock twice."""
+"""Held while a mapping begins or ends, or pages are given back: once a mapping has ended, its
+addresses may be memory of another thread, whose pages would be lost, and the sum of lengths must
+miss none. Collecting garbage can end a mapping at any moment, so a thread may take the lock
+twice."""
 
 
 def _renew_lock() -> None:
@@ -138,13 +139,14 @@ def _map(path: Path, descriptor: int, start: int, length: int, writable: bool = 
         return mmap.mmap(descriptor, length, access=mmap.ACCESS_READ, offset=start)
     system = _system()
     access = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
-    address = system.mmap(None, length, access, mmap.MAP_SHARED, descriptor, start)
-    if address == FAILED:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), str(path))
+    with _unmapping:
+        address = system.mmap(None, length, access, mmap.MAP_SHARED, descriptor, start)
+        if address == FAILED:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), str(path))
+        _live[address] = length
+        _mapped_bytes[0] += length
     buffer = (ctypes.c_char * length).from_address(address)
-    _live[address] = length
-    _mapped_bytes[0] += length
     weakref.finalize(buffer, _unmap, address, length).atexit = False
     return buffer
 
