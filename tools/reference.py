@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -29,6 +30,7 @@ from curate.mixture import METHODS  # noqa: E402
 from curate.mixture.keys import mixture_keys, readers  # noqa: E402
 from curate.recipe import schema  # noqa: E402
 from curate.recipe.text import ALIASES  # noqa: E402
+from curate.report.schemas import ARTIFACT_SCHEMAS  # noqa: E402
 from curate.stats import STATISTICS  # noqa: E402
 
 BLOCK = re.compile(r"(<!-- generated: ([a-z-]+) -->\n).*?(<!-- end: \2 -->)", re.DOTALL)
@@ -66,6 +68,16 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     text = ["| " + " | ".join(line) + " |" for line in cells]
     text[1] = "|" + "---|" * len(headings)
     return "\n".join(text)
+
+
+def _artifacts_table() -> str:
+    """List the files that have a schema, with their fields."""
+    rows = []
+    for name, struct in ARTIFACT_SCHEMAS.items():
+        fields = [f"`{field.name}`" for field in msgspec.structs.fields(struct)]
+        summary = (inspect.getdoc(struct) or "").partition(": ")[2].partition(". ")[0]
+        rows.append([f"`{name}`", summary.removesuffix("."), ", ".join(fields)])
+    return table(["`curate schema`", "file", "fields"], rows)
 
 
 def recipe_keys() -> dict[str, Mapping[str, Any]]:
@@ -269,6 +281,7 @@ def _mixture_keys() -> str:
 
 GENERATED: dict[str, Callable[[], str]] = {
     "recipe-keys": _recipe_table,
+    "artifacts": _artifacts_table,
     "recipe-aliases": _aliases_table,
     "mixture-keys": _mixture_keys,
     "commands": _commands,

@@ -90,11 +90,17 @@ def corpus(cache: Path, as_json: bool) -> None:
 
 
 @click.command()
-def schema() -> None:
-    """Print the recipe's JSON Schema, for editors."""
-    from curate.recipe import schema as recipe_schema
+@click.argument("artifact", default="recipe")
+def schema(artifact: str) -> None:
+    """Print a JSON Schema: of the recipe, for editors, or of a file that curate writes.
 
-    click.echo(json.dumps(recipe_schema(), indent=2))
+    ARTIFACT is the file's name without suffix, such as stats or certificate.
+    """
+    from curate.recipe import schema as recipe_schema
+    from curate.report.schemas import artifact_schema
+
+    fields = recipe_schema() if artifact == "recipe" else artifact_schema(artifact)
+    click.echo(json.dumps(fields, indent=2))
 
 
 @click.command()

@@ -156,7 +156,7 @@ class HubRecord(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct, frozen=True):
-    """`manifest.json`."""
+    """`manifest.json`: what a dataset consists of."""
 
     schema: int
     curate_version: Line
