@@ -317,6 +317,25 @@ def test_the_current_directory_is_named(tmp_path: Path, monkeypatch: pytest.Monk
     assert result.text.startswith("# A first recipe for texts, written by curate init.")
 
 
+def test_a_recipe_inside_the_data_is_no_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "notes"
+    data.mkdir()
+    for number in range(4):
+        (data / f"{number}.yaml").write_text(f"number: {number}\n" + "words: of a text\n" * 90)
+    monkeypatch.chdir(data)
+    result = curate.init(".")
+    assert result.path == str(tmp_path / "notes.yaml")
+    (domain,) = curate.stats(result.path, workers=1).json["domains"].values()
+    assert domain["files"] == 4
+    with pytest.raises(InputError, match=r"domain '.*' would read the recipe as text; write it"):
+        curate.init(".", recipe="x.yaml")
+    json_lines(tmp_path / "texts")  # whose files have other names
+    monkeypatch.chdir(tmp_path / "texts")
+    assert curate.init(".").path == "texts.yaml"
+
+
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     json_lines(tmp_path / "my data")

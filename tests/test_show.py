@@ -420,6 +420,7 @@ def test_without_the_token_store(root: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["0:0"], r"'0:0' names a shard by its number, and is no .*as in train/shard-00000:0"),
         (["train/shard-00000:999999999"], r"shard-00000:999999999: the shard has the tokens 0 to"),
         (["shard-00000#99999"], r"shard-00000#99999: the shard has the rows 0 to \d+"),
         (["shard-00009:0"], r"no shard 'shard-00009'; there are train/shard-00000"),

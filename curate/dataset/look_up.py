@@ -214,6 +214,8 @@ def look_up(dataset: OpenDataset, query: str) -> LookUp:
     for by, search in searches.items():
         # A search by text reads everything, so what is known to be removed comes before it.
         is_removed = by == "text" and any(removals.values())
+        if by == "text" and not is_removed and match and match["shard"].isdecimal():
+            _refuse_number(dataset, query, match["shard"])
         keys = [] if is_removed else search(dataset, query)
         if keys or removals[by]:
             return LookUp(
@@ -250,6 +252,17 @@ def _removed(dataset: OpenDataset, by: QueryKind, query: str) -> tuple[ShownRemo
         raise ShardError(
             f"{path}: damaged ({str(error).splitlines()[0]}); run curate build to write it again"
         ) from error
+
+
+def _refuse_number(dataset: OpenDataset, query: str, number: str) -> None:
+    """Raise InputError for a number in place of a shard's name, which would be taken for text."""
+    stems = [shard.stem for shard in dataset.manifest.shards]
+    named = [stem for stem in stems if stem.endswith(f"shard-{int(number):05}")] or stems
+    place = query[len(number) :]
+    raise InputError(
+        f"{dataset.directory}: '{query}' names a shard by its number, and is no identifier; write "
+        f"the shard's name, as in {list_first([f'{stem}{place}' for stem in named])}"
+    )
 
 
 def _no_match(dataset: OpenDataset, query: str) -> str:

@@ -6,6 +6,7 @@ The recipe says by its comments what was guessed. It is read back before it is w
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import math
 import os
@@ -103,17 +104,23 @@ def init(directory: Path, recipe: Path | None) -> InitResult:
         raise InputError(f"{directory}: init looks at directories of this machine only")
     name = valid_name(_directory_name(directory))
     path = recipe or Path(f"{name}.yaml")
-    if path.exists():
-        raise InputError(
-            f"{path}: exists, and init overwrites nothing; name another file, as in "
-            f"--recipe {path.stem}-2.yaml"
-        )
+    _refuse_existing(path)
     files, skipped = survey(directory)
     proposal = propose(files, name)
     proposal.left_out += _grouped(skipped, directory)
     if not proposal.domains:
         reasons = "; ".join(proposal.left_out) or "it holds no file"
         raise InputError(f"{directory}: no text to make domains of: {reasons}")
+    reader = _domain_reading(path, directory, proposal.domains)
+    if reader is not None:  # the recipe must not become text
+        outside = directory.resolve().parent / f"{name}.yaml"
+        if recipe is not None:
+            raise InputError(
+                f"{path}: domain '{reader}' would read the recipe as text; write it elsewhere, as "
+                f"in --recipe {outside}"
+            )
+        path = outside
+        _refuse_existing(path)
     base = path.resolve().parent
     text_bytes = sum(map(_text_bytes, proposal.domains))
     tokenizer = _tokenizer(directory, base, text_bytes)
@@ -135,6 +142,31 @@ def init(directory: Path, recipe: Path | None) -> InitResult:
         left_out=tuple(proposal.left_out),
         text=text,
     )
+
+
+def _refuse_existing(path: Path) -> None:
+    if path.exists():
+        raise InputError(
+            f"{path}: exists, and init overwrites nothing; name another file, as in "
+            f"--recipe {path.stem}-2.yaml"
+        )
+
+
+def _domain_reading(path: Path, directory: Path, domains: Sequence[ProposedDomain]) -> str | None:
+    """Return the name of the domain whose patterns match a file; None if there is none."""
+    file, root = path.resolve(), directory.resolve()
+    for domain in domains:
+        for pattern in domain.patterns:
+            place = (root / pattern).resolve()
+            if place.is_dir():
+                names = [one.strip() for one in domain.glob.split(",")]
+                is_read = file.is_relative_to(place)
+                is_read &= any(fnmatch.fnmatchcase(file.name, one) for one in names)
+            else:
+                is_read = fnmatch.fnmatchcase(str(file), str(root / pattern))
+            if is_read:
+                return domain.name
+    return None
 
 
 def _directory_name(directory: Path) -> str:
