@@ -232,3 +232,14 @@ def test_workers_and_cuts_change_nothing(recipe: Path) -> None:
     domain = {"name": "web", "paths": "in", "where": "quality > 0.4"}
     loaded = load(recipe, (f"domains={json.dumps([domain])}", SMALL, "cache=other"))
     assert tokenize_domains(loaded, 2, Listener()).domains[0].fingerprint == first
+
+
+def test_kept_columns_are_read_before_they_are_asked_for(recipe: Path) -> None:
+    write(recipe.parent / "in", "jsonl", rows_of(60))
+    over(recipe, "", keep=["quality", "meta.year"])
+    kept = sorted((recipe.parent / ".curate/attributes").iterdir())
+    assert len(kept) == 2
+    times = [path.stat().st_mtime_ns for path in kept]
+    over(recipe, 'quality > 0.5 AND "meta.year" > 2002', keep=["quality", "meta.year"])
+    assert sorted((recipe.parent / ".curate/attributes").iterdir()) == kept
+    assert [path.stat().st_mtime_ns for path in kept] == times

@@ -80,6 +80,10 @@ def curate_domains(request: CurationRequest) -> Curation | None:
     Raises:
         CurateError: A step cannot do what the recipe asks, or nothing is left of a domain.
     """
+    if any(domain.keep for domain in request.loaded.recipe.domains):
+        from curate.curation.source_columns import keep_columns
+
+        keep_columns(request)
     asked = [(step, step.settings(request)) for step in STEPS]
     asked = [(step, settings) for step, settings in asked if settings is not None]
     is_split = any(domain.split for domain in request.loaded.recipe.domains)

@@ -64,11 +64,8 @@ def source_columns(
         InputError: A file has changed, or a column holds both text and numbers.
     """
     domain, plans = request.domains[number], request.plans[number]
-    directory = request.loaded.cache_dir / CACHE_NAME
-    sweep(directory)
-    entries = [stored.entry.name for file in domain.files for stored in file.entries]
-    of_entries = hash_json([SCHEMA, domain.fingerprint, entries])
-    paths = {name: directory / f"{hash_json([of_entries, name])[:24]}.column" for name in names}
+    sweep(request.loaded.cache_dir / CACHE_NAME)
+    paths = _paths(request, number, names)
     columns = {name: _read_kept(path, len(domain), request) for name, path in paths.items()}
     missing = [name for name, column in columns.items() if column is None]
     for name, series in _read_columns(domain, plans, missing, request) if missing else ():
@@ -77,6 +74,31 @@ def source_columns(
         write_sealed(paths[name], content.getvalue())
         columns[name] = series
     return {name: column for name, column in columns.items() if column is not None}
+
+
+def keep_columns(request: CurationRequest) -> None:
+    """Read the columns that recipes keep, where the cache lacks them.
+
+    Args:
+        request: The domains.
+
+    Raises:
+        InputError: A file has changed, or a column holds both text and numbers.
+    """
+    for number, domain in enumerate(request.loaded.recipe.domains):
+        paths = _paths(request, number, domain.keep)
+        missing = [name for name, path in paths.items() if not path.is_file()]
+        if missing:
+            source_columns(request, number, missing)
+
+
+def _paths(request: CurationRequest, number: int, names: Sequence[str]) -> dict[str, Path]:
+    """Return the file of each column of a domain, named after its documents and their order."""
+    domain = request.domains[number]
+    directory = request.loaded.cache_dir / CACHE_NAME
+    entries = [stored.entry.name for file in domain.files for stored in file.entries]
+    of_entries = hash_json([SCHEMA, domain.fingerprint, entries])
+    return {name: directory / f"{hash_json([of_entries, name])[:24]}.column" for name in names}
 
 
 def _read_kept(path: Path, documents: int, request: CurationRequest) -> pl.Series | None:

@@ -149,8 +149,9 @@ class DomainRecipe(Frozen, frozen=True):
     `*.py,*.c`.
     """
     keep: list[str] = []
-    """Columns or keys beside the text to keep beside the documents; dots reach into nested objects.
-    `where` and `split` keep those that they name by themselves.
+    """Columns or keys beside the text to read into the cache in one pass, so that later expressions
+    over them read no file; dots reach into nested objects. `where` and `split` keep those that they
+    name by themselves.
     """
     attributes: list[str] | str = []
     """Tables of attributes computed elsewhere, joined by identifier: Parquet, CSV or JSON Lines
