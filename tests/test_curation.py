@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -261,3 +263,16 @@ def test_everything_at_once_adds_up_and_says_why(recipe: Path, listed: Path, cor
     assert set(filtered["detail"]) == {"tokens > 20"}
     shown = show_document(dataset.directory, filtered["id"][0]).removed
     assert (shown[0].reason, shown[0].detail) == ("filtered", "tokens > 20")
+
+
+def test_recipes_without_curation_import_no_table_library(recipe: Path) -> None:
+    """Importing them takes as long as a warm run."""
+    code = (
+        "import sys, curate; curate.stats(sys.argv[1], workers=1);"
+        "print(sorted({'polars', 'pyarrow', 'datasets'} & set(sys.modules)))"
+    )
+    tokenized(recipe)
+    run = subprocess.run(
+        [sys.executable, "-c", code, str(recipe)], capture_output=True, text=True, check=True
+    )
+    assert run.stdout.strip() == "[]"

@@ -8,7 +8,6 @@ from typing import Any
 import msgspec
 
 from curate import __version__
-from curate.curation.removed import write_removed
 from curate.dataset.manifest import QUARANTINE, REMOVED
 from curate.dataset.ownership import refuse_foreign
 from curate.pipeline.check import weights_of
@@ -57,6 +56,8 @@ def _write_removed(loaded: LoadedRecipe, tokenized: TokenizedDomains, observer: 
     if tokenized.curation is None:
         path.unlink(missing_ok=True)
         return
+    from curate.curation.removed import write_removed  # here, since it imports Arrow
+
     removed = write_removed(tokenized.curation, loaded.recipe.domains, path)
     if removed:
         observer.notice(f"{counted(removed, 'document')} removed: see {path}")
