@@ -265,3 +265,21 @@ def test_curves_that_fit_nothing_are_refused(recipe: Path, table: pl.DataFrame) 
     assert "mixture.method is natural" in message(
         recipe, {**cut, "curve": [1, 2, 3]}, "mixture={method: natural}"
     )
+
+
+def test_shrunk_sources_of_a_split_domain_count_once(recipe: Path, table: pl.DataFrame) -> None:
+    write(recipe.parent / "plain", "jsonl", rows_of(40))
+    fields: dict[str, Any] = {"split": {"by": "quality", "quantiles": 3}}
+    overrides = ("mixture={method: natural}", "budget_tokens=3000", "limits.lost_share=0.9")
+    built(recipe, *overrides, **fields)
+    (recipe.parent / "in/part-00060.jsonl").unlink()
+    domain = {"name": "web", "paths": "in", "license": "MIT", **fields}
+    texts = (f"domains={json.dumps([domain])}", SMALL, *overrides)
+    heard = Listener()
+    stats = tokenize_domains(load(recipe, texts), 1, heard).stats
+    assert [row.losses.shrunk.documents for row in stats] == [60, 0, 0, 0]
+    (said,) = [notice for notice in heard.notices if "has shrunk" in notice]
+    assert said.startswith("domain 'web' has shrunk since the last run here: 60 documents")
+    assert [n for n in heard.notices if " is gone: " in n] == [
+        "domain 'plain' is gone: it had 40 documents at the last run here"
+    ]

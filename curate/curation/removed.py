@@ -18,6 +18,9 @@ from curate.runtime.files import atomic_path
 from curate.runtime.memory import blocks
 from curate.tokens.domain import DomainTokens, read_numbers
 
+WRITTEN_ROWS = 1 << 16
+"""Documents that are described at once: their texts take far more memory than rows of numbers."""
+
 FIELDS = pa.schema(
     [
         ("domain", pa.string()),
@@ -60,9 +63,9 @@ def write_removed(curation: Curation, recipes: Sequence[DomainRecipe], path: Pat
             details = _details(curation, number)
             for rows in blocks(len(domain)):
                 numbers = rows.start + np.flatnonzero(removals[rows])
-                if len(numbers):
-                    table = _table(domain, recipe, numbers, removals[numbers], details)
-                    writer.write_table(table)
+                for start in range(0, len(numbers), WRITTEN_ROWS):
+                    part = numbers[start : start + WRITTEN_ROWS]
+                    writer.write_table(_table(domain, recipe, part, removals[part], details))
     return removed
 
 

@@ -67,6 +67,16 @@ class _Stats(msgspec.Struct, frozen=True):
     inputs: _Inputs
     domains: dict[str, _Row]
 
+    def read(self) -> dict[str, tuple[int, int, int]]:
+        """Return files, documents and bytes read by the recipe's domains, which may be split."""
+        totals: dict[str, tuple[int, int, int]] = {}
+        for name, row in self.domains.items():
+            source = name.partition(":")[0]
+            _, documents, size_bytes = totals.get(source, (0, 0, 0))
+            more_documents, more_bytes = row.read
+            totals[source] = row.files, documents + more_documents, size_bytes + more_bytes
+        return totals
+
 
 @dataclass(frozen=True)
 class LastBuild:
@@ -80,14 +90,14 @@ class LastBuild:
 
     def shrinkage(self, domain: DomainTokens) -> Shrinkage:
         """Return what a domain, before curation, lacks of what this build read."""
-        row = None if self.stats is None else self.stats.domains.get(domain.name)
-        if row is None:
+        read = None if self.stats is None else self.stats.read().get(domain.name)
+        if read is None:
             return Shrinkage()
-        documents, size_bytes = row.read
+        files_before, documents, size_bytes = read
         less_documents = max(0, documents - len(domain))
         less_bytes = max(0, size_bytes - domain.total_bytes)
         share = max(less_documents / max(1, documents), less_bytes / max(1, size_bytes))
-        files = max(0, row.files - len(domain.files))
+        files = max(0, files_before - len(domain.files))
         return Shrinkage(files, less_documents, less_bytes, share)
 
     def repeated(self, content_hash: str, domains: Sequence[DomainTokens]) -> list[Shrinkage]:
@@ -182,9 +192,9 @@ def shrinkage_notices(
     if last.stats is None:
         return
     remaining = {domain.name for domain in domains}
-    for name, row in last.stats.domains.items():
+    for name, (_, documents_before, _) in last.stats.read().items():
         if name not in remaining:
-            documents = counted(row.read[0], "document")
+            documents = counted(documents_before, "document")
             yield f"domain '{name}' is gone: it had {documents} at the last run here"
     for domain, loss in zip(domains, shrunk, strict=True):
         if loss.documents or loss.bytes:

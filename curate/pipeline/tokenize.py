@@ -50,7 +50,7 @@ from curate.sources.search import CACHE_SIGNATURE, CACHE_TAG, Places
 from curate.stats.copies import held_out_documents, shared_documents
 from curate.stats.domain_stats import DomainStats, domain_stats
 from curate.stats.entropy import Entropies, table_entropies
-from curate.stats.losses import domain_losses, part_losses
+from curate.stats.losses import Shrinkage, domain_losses, part_losses
 from curate.tokens import tokenizer as tokenizers
 from curate.tokens import train_tokenizer
 from curate.tokens.backends import first_choice
@@ -167,7 +167,10 @@ def tokenize_domains(loaded: LoadedRecipe, workers: int, observer: Observer) -> 
     validation = held_out_documents(domains, recipe.validation.documents, recipe.validation.key)
     shared = shared_documents(domains)
     content_hash = hash_json([[domain.name, domain.fingerprint] for domain in domains])
-    shrunk = last.repeated(content_hash, domains) or shrunk
+    shrunk = last.repeated(content_hash, domains) or [
+        shrunk[source] if domain.has_bad_records else Shrinkage()
+        for domain, source in zip(domains, sources, strict=True)
+    ]
     losses = [replace(loss, shrunk=less) for loss, less in zip(losses, shrunk, strict=True)]
     by_domain = zip(domains, validation, entropies, losses, strict=True)
     counts = [domain_stats(*of_domain, shared) for of_domain in by_domain]

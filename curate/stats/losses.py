@@ -153,7 +153,7 @@ def part_losses(part: DomainTokens, whole: DomainLosses) -> DomainLosses:
         part: The sub-domain.
         whole: The losses of the domain that was split.
     """
-    if part.selection is None or part.selection.has_bad_records:
+    if part.has_bad_records:
         return replace(whole, name=part.name)
     return DomainLosses(part.name, len(part), 0, 0, files=())
 

@@ -213,12 +213,13 @@ class DomainTokens:
     @property
     def bad_records(self) -> int:
         """Number of records that gave no document."""
-        if not self._has_bad_records:
+        if not self.has_bad_records:
             return 0
         return sum(stored.entry.bad_records for file in self.files for stored in file.entries)
 
     @property
-    def _has_bad_records(self) -> bool:
+    def has_bad_records(self) -> bool:
+        """Whether what its files lost counts here: not in sub-domains after the first."""
         return self.selection is None or self.selection.has_bad_records
 
     def kept_by_entry(self) -> Iterator[tuple[StoredEntry, NDArray[np.bool_]]]:
@@ -361,7 +362,7 @@ class DomainTokens:
             files: Files to look at, of this domain's; None for all.
         """
         part, records = None, {}
-        if not self._has_bad_records:
+        if not self.has_bad_records:
             return
         for file in self.files if files is None else files:
             lines = 0
