@@ -16,16 +16,19 @@ import numpy as np
 import pytest
 import yaml
 from click.testing import CliRunner
+from conftest import make_documents, write_jsonl
 from law_tables import mixtures, table_of
 
 import curate
 from curate.cli import cli
+from curate.curation.reasons import REMOVED_FIELDS
 from curate.errors import InputError, RecipeError
 from curate.laws import LAWS
 from curate.laws.formula import formula_of
 from curate.laws.law import RunTable
 from curate.report.charts import Matrix
 from curate.report.numbers import megabytes, short
+from curate.report.page.about_data import REASONS
 from curate.report.page.figures import heat_map
 from curate.report.page.material import Material
 from curate.report.page.page import render
@@ -170,6 +173,66 @@ def test_every_column_says_how_to_read_it(browser: Any, report: Path) -> None:
         )
     assert len(counts) > 6
     assert all(columns == readings and not empty for columns, readings, empty in counts)
+
+
+LONG = "a_topic_with_a_name_that_is_longer_than_a_phone_is_wide"
+
+
+@pytest.fixture(scope="module")
+def split(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The recipe of a built dataset with ten sub-domains, of which each has removed documents."""
+    root = tmp_path_factory.mktemp("split")
+    rows = [
+        {**row, "topic": ("arts", LONG)[at % 2], "score": (at * 7) % 101}
+        for at, row in enumerate(make_documents("wiki", 300))
+    ]
+    write_jsonl(root / "web.jsonl", rows)
+    recipe = root / "recipe.yaml"
+    recipe.write_text(
+        """
+name: split
+tokenizer: {train: {vocab_size: 400, sample_bytes: 60000}}
+domains:
+  - name: web
+    paths: web.jsonl
+    license: ODC-By-1.0
+    where: "score < 90"
+    split: [{by: topic}, {by: score, quantiles: 5}]
+mixture: {method: natural, caps: {"web:*:q1": 0.05, "web:*:q2": 0.05, "web:*:q3": 0.05}}
+max_epochs: 4
+budget_tokens: 3000
+output: {dir: out}
+""",
+        "utf-8",
+    )
+    assert curate.build(recipe, workers=1).ok
+    return recipe
+
+
+def test_sub_domains_have_licence_and_sums_and_fit_a_phone(browser: Any, split: Path) -> None:
+    page = curate.report(split).path
+    with Visit(browser, page, viewport={"width": 390, "height": 800}) as visit:
+        assert visit.page.evaluate("document.documentElement.scrollWidth") <= 390
+        assert visit.text("#domains .table").count("ODC-By-1.0") == 10
+
+
+def test_reasons_of_removal_stand_in_the_order_of_the_steps() -> None:
+    assert [reason for reason in REASONS if reason in REMOVED_FIELDS] == list(REMOVED_FIELDS)
+
+
+@pytest.mark.parametrize("width", ["80", "140"])
+def test_long_names_are_told_apart_and_notes_stay_short(split: Path, width: str) -> None:
+    result = CliRunner().invoke(cli, ["build", str(split)], env={"COLUMNS": width})
+    assert result.exit_code == 0
+    tables = result.output[result.output.index("asked, planned") :]
+    assert "…" not in tables
+    assert all(tables.count(f"q{level}") >= 2 for level in range(1, 6))
+    assert len([line for line in result.output.splitlines() if "binds" in line]) <= 2
+    few = next(line for line in result.output.splitlines() if "few held-out tokens" in line)
+    assert few.count("'web:") == 3 and "more" in few
+    removed = tables[tables.index("by what became of them") :]
+    read = next(line for line in removed.splitlines() if line.startswith("│ all"))
+    assert "300" in read
 
 
 def test_policy_stops_foreign_scripts_and_styles(

@@ -169,18 +169,18 @@ def held_out_notices(stats: Sequence[DomainStats], share: float) -> Iterator[str
     ]
     if lacking:
         yield (
-            f"no validation set for {', '.join(lacking)}: no document could be held out; split "
+            f"no validation set for {list_first(lacking)}: no document could be held out; split "
             "the text into more documents to have one"
         )
     if whole:
         yield (
-            f"every document of {', '.join(whole)} is held out, for validation.documents is "
+            f"every document of {list_first(whole)} is held out, for validation.documents is "
             f"{share:g} and copies of documents held out of other domains are held out, too; "
             "nothing is left to train on"
         )
     if few:
         yield (
-            f"few held-out tokens, so that losses on them are noise: {', '.join(few)}; raise "
+            f"few held-out tokens, so that losses on them are noise: {list_first(few)}; raise "
             "validation.documents"
         )
 

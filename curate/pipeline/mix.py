@@ -27,6 +27,7 @@ from curate.pipeline.resume import writable_artifacts
 from curate.pipeline.tokenize import TokenizedDomains, tokenize_domains
 from curate.recipe import LoadedRecipe
 from curate.runtime.progress import Observer, write_artifact
+from curate.runtime.registry import list_first
 from curate.stats.domain_stats import DomainStats, plugin_entropies
 
 
@@ -102,8 +103,8 @@ def mix_domains(
     mixture = mix(request)
     for warning in mixture.warnings:
         observer.notice(warning)
-    for constraint in mixture.constraints_active:
-        observer.notice(f"mixture: {constraint}")
+    if mixture.constraints_active:
+        observer.notice(f"mixture: {list_first(mixture.constraints_active)}")
     return MixedDomains(tokenized, measured, request, mixture, inputs)
 
 

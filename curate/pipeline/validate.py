@@ -37,6 +37,7 @@ from curate.pipeline.proxy_setup import check_proxy, prepare
 from curate.pipeline.resume import writable_artifacts
 from curate.recipe import LoadedRecipe
 from curate.runtime.progress import Observer, write_artifact
+from curate.runtime.registry import list_first
 from curate.stats.seed_intervals import joint_verdict, seed_mean, verdict_of
 
 Array = NDArray[np.float64]
@@ -146,8 +147,8 @@ def rivals_of(planned: Planned, observer: Observer) -> dict[str, tuple[float, ..
         options = replace(request.options, on_shortfall="redistribute")
         mixture = mix_with(METHODS["manual"], replace(request, options=options))
         candidates[YOURS] = tuple(mixture.weights.values())
-        for active in mixture.constraints_active:
-            observer.notice(f"your weights: {active}")
+        if mixture.constraints_active:
+            observer.notice(f"your weights: {list_first(mixture.constraints_active)}")
     return candidates
 
 

@@ -143,7 +143,8 @@ Read back after writing: {verdict}.
 
 ## Composition
 
-Shares are of tokens. Documents, bytes and bad records are those of the whole source.
+Shares are of tokens. Documents and bytes are those that curation left, used or not; bad records are
+those of the source.
 
 | domain | asked | realised | tokens | epochs | documents | bytes | bad records | licence |
 |---|---:|---:|---:|---:|---:|---:|---:|---|

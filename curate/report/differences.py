@@ -79,7 +79,7 @@ def _domains_table(domains: Sequence[DomainDifference]) -> RenderableType:
     headings = [f"{NUMBERS[name][0]} {side}" for name in shown for side in "AB"]
     if with_texts:
         headings.append("texts in both")
-    table = numbers_table("", ["domain", *headings], overflow="fold")
+    table = numbers_table("", ["domain", *headings])
     for domain in domains:
         kind = "" if domain.kind == "changed" else f" ({domain.kind})"
         cells = [_number(side, name) for name in shown for side in (domain.before, domain.after)]

@@ -37,7 +37,6 @@ def _entropies(report: Mapping[str, Any]) -> Table:
         f"{report['sample']['tokens']:,} tokens a domain;\n≈ where CE differs from the next by "
         "less than its error",
         ["domain", "", *(column.heading for _, column in columns)],
-        overflow="fold",
     )
     for name, tied in _ranked(report):
         cells = (_cell(report["domains"][name], *column) for column in columns)
@@ -86,7 +85,6 @@ def _signals(report: Mapping[str, Any]) -> Table:
         f"{sample['excerpts']:,} excerpts; zstd: bytes by compressed bytes;\nb/B: bits "
         "per byte, whatever the tokenizer",
         ["domain", *(column.heading for _, column in columns)],
-        overflow="fold",
     )
     for name, row in report["domains"].items():
         table.add_row(plain(name), *(_cell(row, *column) for column in columns))
@@ -101,7 +99,6 @@ def _growth(report: Mapping[str, Any]) -> Table:
     table = numbers_table(
         "as the sample grows: CE bits per token (plug-in), and types",
         ["domain", *(f"{size:,} tokens" for size in sizes)],
-        overflow="fold",
     )
     for name, row in domains.items():
         rows = {point["sample_tokens"]: point for point in row["convergence"]}
@@ -126,7 +123,6 @@ def _between(report: Mapping[str, Any]) -> Table:
         "between domains: above the diagonal, Jensen-Shannon divergence\nof tokens in bits (0 to "
         "1); below, % of tokens whose pair both\nsamples have, mean of both directions",
         ["domain", *(plain(name) for name in names)],
-        overflow="fold",
     )
     for row, name in enumerate(names):
         cells = []

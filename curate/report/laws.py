@@ -66,7 +66,6 @@ def law_table(fit: Mapping[str, Any]) -> Table:
         f"{runs['runs']:,} runs, {runs['rows']:,} rows, {len(runs['domains'])} domains, "
         f"{len(runs['targets'])} losses; {fit['folds']}-fold cross-validation by mixture",
         ("law", *HEADINGS),
-        overflow="fold",
     )
     table.add_column("", overflow="fold")
     for name, law in fit["laws"].items():
@@ -105,7 +104,6 @@ def group_table(fit: Mapping[str, Any]) -> Table | None:
         f"what each group of runs adds to predictions of {group_name(target)}, by "
         f"{comparison['law']}; {fit['folds']}-fold cross-validation by mixture",
         ("fitted to", "runs", "FLOPs", *GROUP_HEADINGS),
-        overflow="fold",
     )
     table.add_column("", overflow="fold")
     for trial in trials:

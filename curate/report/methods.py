@@ -31,7 +31,6 @@ def comparison_tables(comparison: Mapping[str, Any]) -> list[RenderableType]:
     shares = numbers_table(
         f"mixtures{of_budget}; shares in %, 95 % intervals",
         ("domain", *map(plain, rows)),
-        overflow="fold",
     )
     for name in next(iter(rows.values()), {"weights": ()})["weights"]:
         shares.add_row(plain(name), *(_share(row, name) for row in rows.values()))
@@ -40,7 +39,7 @@ def comparison_tables(comparison: Mapping[str, Any]) -> list[RenderableType]:
         for heading, cell in COLUMNS.items()
         if any(cells := [cell(row) for row in rows.values()])
     }
-    worth = numbers_table("what each costs", ("method", *columns), overflow="fold")
+    worth = numbers_table("what each costs", ("method", *columns))
     worth.caption = (
         "distance: % of tokens that differ from natural. loss: predicted by the method's own "
         "law. support: distance to the nearest run, and how far runs are from each other; ! outside"

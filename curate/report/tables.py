@@ -192,8 +192,18 @@ def removal_tables(fields: dict[str, Any]) -> list[Table]:
         "documents, MB and tokens by what became of them; read is the sum of the others",
         ("domain", "of", *(reason.replace("_", " ") for reason in reasons)),
     )
-    for name, amounts in rows.items():
-        for unit, label in (("documents", "documents"), ("bytes", "MB"), ("tokens", "tokens")):
+    units = (("documents", "documents"), ("bytes", "MB"), ("tokens", "tokens"))
+    total = {
+        reason: {
+            unit: sum(amounts.get(reason, {}).get(unit, 0) for amounts in rows.values())
+            for unit, _ in units
+        }
+        for reason in reasons
+    }
+    for place, (name, amounts) in enumerate([*rows.items(), ("all", total)]):
+        if place == len(rows):
+            table.add_section()
+        for unit, label in units:
             values = [amounts.get(reason, {}).get(unit, 0) for reason in reasons]
             cells = [megabytes(value) if unit == "bytes" else f"{value:,}" for value in values]
             table.add_row(plain(name) if unit == "documents" else "", label, *cells)
@@ -246,7 +256,6 @@ def mixture_table(mixture: dict[str, Any], supply_tokens: Mapping[str, int | Non
     table = numbers_table(
         f"{mixture['method']}; weights are shares of tokens",
         ("domain", "weight", *interval, "unconstrained", "epochs", "supply tokens"),
-        overflow="fold",
     )
     table.caption = _prediction(mixture)
     for name, weight in mixture["weights"].items():

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -265,7 +265,6 @@ class NumbersTable(Table):
 def numbers_table(
     title: str,
     headings: Sequence[str],
-    overflow: Literal["ellipsis", "fold"] = "ellipsis",
     dispensable: Sequence[str] = (),
 ) -> NumbersTable:
     """Make a table of one column of names and columns of numbers.
@@ -273,12 +272,11 @@ def numbers_table(
     Args:
         title: Title above the table.
         headings: Headings of all columns, that of the names first.
-        overflow: Treatment of names that do not fit.
         dispensable: Headings that are left out where room is short, the first one first.
     """
     table = NumbersTable(title=title, title_justify="left")
     table.dispensable = dispensable
-    table.add_column(headings[0], overflow=overflow)
+    table.add_column(headings[0], overflow="fold")  # the end of a name tells sub-domains apart
     for heading in headings[1:]:
         table.add_column(heading, justify="right", no_wrap=True)
     return table

@@ -72,7 +72,7 @@ def domains(material: Material) -> Section:
             whole(dig(row, "vocabulary_used")),
             whole(dig(row, "copies_in_domain", "documents")),
             whole(dig(row, "copies_in_other_domains", "documents")),
-            material.licences.get(name, "not stated"),
+            material.licences.get(name.partition(":")[0], "not stated"),
         ]
         for name, row in rows.items()
     ]
@@ -172,10 +172,10 @@ def _between(material: Material) -> list[Part]:
 REASONS = {
     "read": ("read", "Everything in the files: the sum of the columns to its right."),
     "bad": ("bad", "Records that could not be read; listed below and in quarantine.jsonl."),
+    "excluded": ("excluded", "Removed since the recipe's list names them."),
     "filtered": ("filtered", "Removed by the recipe's filters."),
-    "copies": ("copies", "Removed as copies of other documents."),
-    "contaminated": ("contaminated", "Removed since they overlap with test sets."),
-    "excluded": ("excluded", "Removed by name."),
+    "contaminated": ("contaminated", "Removed since they hold items of evaluation sets."),
+    "copies": ("copies", "Removed since another document with the text, or nearly, stays."),
     "held_out": ("held out", "Kept for validation."),
     "train": ("to train on", "Left for training."),
     "used": ("used", "In the training set, each document once."),

@@ -312,7 +312,7 @@ const Explorer = (() => {
     }
 
     element("yaml-hint").textContent = data.recipe
-      ? "A whole recipe: save it as a file, and plan it with `curate plan FILE`."
+      ? "A whole recipe: save it as a file, and plan it with curate plan FILE."
       : "Put this in your recipe, in place of its mixture and budget_tokens.";
     element("copy").addEventListener("click", async () => {
       element("yaml").select();

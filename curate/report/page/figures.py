@@ -78,8 +78,18 @@ def powers(low: float, high: float) -> list[float]:
 
 
 def clipped(text: str, letters: int = LABEL_LETTERS) -> str:
-    """Shorten a label; the whole one is in the figure's tooltip."""
-    return text if len(text) <= letters else text[: letters - 1] + "…"
+    """Shorten a label to its beginning and its end; the whole one is in the figure's tooltip.
+
+    The end stays since it tells sub-domains apart.
+
+    Example:
+        >>> clipped("web:a_long_topic_name:q4")
+        'web:a_lo…_name:q4'
+    """
+    if len(text) <= letters:
+        return text
+    last = (letters - 1) // 2
+    return f"{text[: letters - 1 - last]}…{text[-last:]}"
 
 
 def _text(x: float, y: float, text: str, style: str = "", anchor: str = "middle") -> Markup:
