@@ -15,6 +15,7 @@ from curate.pipeline.losses import limit_allowing
 from curate.recipe import LoadedRecipe
 from curate.runtime.files import read_json
 from curate.runtime.registry import counted, list_first
+from curate.sources.hub import is_commit
 from curate.stats.losses import Shrinkage
 from curate.tokens.domain import DomainTokens
 
@@ -150,7 +151,8 @@ def check_shrinkage(
 ) -> None:
     """Stop if the sources of the same recipe lack more than `limits.lost_share` allows.
 
-    Another recipe may read less on purpose; replacing its dataset takes `--overwrite` anyway.
+    Another recipe may read less on purpose; replacing its dataset takes `--overwrite` anyway. So
+    may one that names another commit of the Hub, as a commit itself never shrinks.
 
     Args:
         loaded: The recipe.
@@ -164,7 +166,16 @@ def check_shrinkage(
     most_share = loaded.recipe.limits.lost_share
     if last.stats is None or last.stats.recipe_hash != loaded.hash:
         return
-    over = [pair for pair in zip(domains, shrunk, strict=True) if pair[1].share > most_share]
+    pinned = {
+        domain.name
+        for domain in loaded.recipe.domains
+        if domain.hf is not None and domain.hf.revision and is_commit(domain.hf.revision)
+    }
+    over = [
+        (domain, loss)
+        for domain, loss in zip(domains, shrunk, strict=True)
+        if loss.share > most_share and domain.name not in pinned
+    ]
     if not over:
         return
     domain, worst = max(over, key=lambda pair: pair[1].share)
