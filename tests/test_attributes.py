@@ -243,3 +243,43 @@ def test_kept_columns_are_read_before_they_are_asked_for(recipe: Path) -> None:
     over(recipe, 'quality > 0.5 AND "meta.year" > 2002', keep=["quality", "meta.year"])
     assert sorted((recipe.parent / ".curate/attributes").iterdir()) == kept
     assert [path.stat().st_mtime_ns for path in kept] == times
+
+
+def test_text_is_compared_with_text_only(recipe: Path) -> None:
+    rows = [row | {"mark": str(n), "late": None} for n, row in enumerate(rows_of(400))]
+    rows[-1]["late"] = "x"
+    write(recipe.parent / "in", "jsonl", rows, files=1)
+    number = "compares text with a number; TRY_CAST(name AS DOUBLE) reads text as numbers"
+    for where in ("mark > 9.5", "9.5 < mark", "seen = 1 OR NOT mark BETWEEN 9.5 AND 20.5"):
+        assert number in message(recipe, where), where
+    assert "compares text with true or false" in message(recipe, "mark = TRUE")
+    assert 'in double quotes: "meta.year"' in message(recipe, "meta.year > 2003")
+    kept = over(recipe, "TRY_CAST(mark AS DOUBLE) > 9.5 AND quality IN (0.5, 0.25) OR mark = '1'")
+    assert identifiers(kept.domains[0]) == sorted(
+        f"d{n}" for n, row in enumerate(rows) if n == 1 or n > 9 and row["quality"] in (0.5, 0.25)
+    )
+    # A column may be null in the first records.
+    for fields in ({"where": "late > 0.5"}, {"where": "late"}, {"where": "1 = 1", "keep": ["mark"],
+                   "split": {"by": "late", "quantiles": 2}}):  # fmt: skip
+        with pytest.raises(RecipeError, match=r"late .*text|String"):
+            over(recipe, **fields)  # type: ignore[arg-type]
+
+
+def test_tables_without_spans_or_with_numbers_for_identifiers(recipe: Path) -> None:
+    rows = [row | {"id": f"{n:03}"} for n, row in enumerate(rows_of(30))]
+    write(recipe.parent / "in", "jsonl", rows)
+    table = recipe.parent / "a.csv"
+    table.write_text("id,score\n" + "".join(f"{n:03},{n}\n" for n in range(30)))
+    expected = [f"{n:03}" for n in range(20, 30)]
+    assert identifiers(over(recipe, "score >= 20", attributes="a.csv").domains[0]) == expected
+    (recipe.parent / "d.jsonl").write_text(
+        "".join(
+            json.dumps({"id": f"{n:03}", "attributes": {"level": n, "spans": []}}) + "\n"
+            for n in range(30)
+        )
+    )
+    kept = over(recipe, "level >= 20 AND spans IS NULL", attributes="d.jsonl")
+    assert identifiers(kept.domains[0]) == expected
+    table.write_text("id,quality\n000,1\n")
+    with pytest.raises(RecipeError, match=r"'quality' is a column of .*a.csv and of .*part-00000"):
+        over(recipe, "quality > 0.1", attributes="a.csv")

@@ -99,7 +99,11 @@ def _read_file(path: Path, table: AttributeTable) -> pl.DataFrame:
             ):
                 separator = "\t" if ".tsv" in path.name else ","
                 frame = pl.read_csv(
-                    io.BytesIO(content), separator=separator, infer_schema_length=None
+                    io.BytesIO(content),
+                    separator=separator,
+                    infer_schema_length=None,
+                    # As numbers, identifiers would lose leading zeros.
+                    schema_overrides={name: pl.String for name in (table.id, "id")},
                 )
             else:
                 frame = pl.read_ndjson(io.BytesIO(content), infer_schema_length=None)
@@ -117,15 +121,21 @@ def _read_file(path: Path, table: AttributeTable) -> pl.DataFrame:
     spans = []
     kind = frame.schema.get(SPANS)
     if isinstance(kind, pl.Struct):
-        spans = [
-            pl.col(SPANS).struct.field(field.name).list.first().list.get(2, null_on_oob=True)
-            .alias(field.name)
-            for field in kind.fields
-        ]  # fmt: skip
+        spans = [_first_value(field) for field in kind.fields]
         others = [name for name in others if name != "source"]  # dolma's own
     elif kind is not None:
         others.append(SPANS)
     return frame.select(pl.col(identifier).cast(pl.String).alias("id"), *others, *spans)
+
+
+def _first_value(field: pl.Field) -> pl.Expr:
+    """Select the value of an attribute's first span, or the attribute itself if it has no spans."""
+    values = pl.col(SPANS).struct.field(field.name)
+    if not isinstance(field.dtype, pl.List):
+        return values.alias(field.name)
+    if not isinstance(field.dtype.inner, pl.List):  # no document has a span
+        return pl.lit(None).alias(field.name)
+    return values.list.first().list.get(2, null_on_oob=True).alias(field.name)
 
 
 def join_table(

@@ -64,6 +64,52 @@ def names_in(expressions: Sequence[pl.Expr]) -> list[str]:
     return list(dict.fromkeys(name for one in expressions for name in one.meta.root_names()))
 
 
+def evaluate(frame: pl.DataFrame, expression: pl.Expr, where: str, path: str = "") -> pl.Series:
+    """Evaluate an expression for every row of a frame.
+
+    Differs from polars: a comparison of text with a number or a truth value is refused. Polars 2.1
+    compares the texts of both where the number has a decimal point, so that "10" > 9.5 is false.
+
+    Args:
+        frame: The attributes that it names.
+        expression: The expression.
+        where: The recipe's key, for messages.
+        path: A file that holds the attributes, for messages.
+
+    Raises:
+        RecipeError: It does not fit the types of the attributes.
+    """
+    try:
+        reason = _unlike_types(frame.clear(), expression)
+        if not reason:
+            values = frame.select(expression).to_series()
+            if len(values) == len(frame):
+                return values
+            if len(values) == 1:  # a literal, or an aggregate of all documents
+                return values.new_from_index(0, len(frame))
+            reason = f"gives {len(values):,} values for {len(frame):,} documents"
+    except pl.exceptions.StructFieldNotFoundError as error:
+        reason = f"'{error}' is no column; a name with dots stands in double quotes: \"meta.year\""
+    except pl.exceptions.PolarsError as error:
+        reason = str(error).splitlines()[0]
+    types = [f"{name} {frame.schema[name]}" for name in names_in([expression])]
+    context = "; ".join(part for part in (", ".join(types), path) if part)
+    raise RecipeError(f"{where}: {reason}" + (f" ({context})" if context else ""))
+
+
+def _unlike_types(frame: pl.DataFrame, expression: pl.Expr) -> str:
+    """Say which comparison in an expression is of text with something else; "" if none is."""
+    operands = expression.meta.pop()
+    if len(operands) == 2:
+        kinds = [frame.select(one).dtypes[0] for one in operands]
+        if pl.String in kinds and frame.select(expression).dtypes[0] == pl.Boolean:
+            if any(kind.is_numeric() for kind in kinds):
+                return "compares text with a number; TRY_CAST(name AS DOUBLE) reads text as numbers"
+            if pl.Boolean in kinds:
+                return "compares text with true or false; compare it with a text, as in 'true'"
+    return next((reason for one in operands if (reason := _unlike_types(frame, one))), "")
+
+
 def attribute_settings(
     request: CurationRequest, number: int, expressions: Sequence[pl.Expr]
 ) -> list[Any]:
@@ -192,6 +238,14 @@ def check_expressions(
     by_key = {key: names_in([expression]) for key, expression in expressions.items()}
     for key, names in {f"{where}.keep": domain.keep, **by_key}.items():
         for name in names:
+            holders = [str(table.files[0]) for table, frame in zip(tables, heads, strict=True)
+                       if name in frame.columns and name not in BUILT_IN]  # fmt: skip
+            holders += [head.path] if name in head.present else []
+            if len(holders) > 1:
+                raise RecipeError(
+                    f"{key}: '{name}' is a column of {holders[0]} and of {holders[1]}; rename one "
+                    "of them"
+                )
             if name in read and name not in head.values:
                 others = [*BUILT_IN, *joined]
                 raise RecipeError(
@@ -205,13 +259,7 @@ def check_expressions(
     )
     kinds = {}
     for key, expression in expressions.items():
-        try:
-            kinds[key] = sample.select(expression).dtypes[0]
-        except pl.exceptions.PolarsError as error:
-            types = ", ".join(f"{name} {sample.schema[name]}" for name in names_in([expression]))
-            raise RecipeError(
-                f"{key}: {str(error).splitlines()[0]} ({types}; {head.path})"
-            ) from error
+        kinds[key] = evaluate(sample, expression, key, head.path).dtype
     return kinds
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from curate.curation.reasons import Reason
 from curate.curation.step import CurationRequest, Step, StepRequest
-from curate.errors import InputError
+from curate.errors import RecipeError
 from curate.recipe import LoadedRecipe
 from curate.runtime.registry import counted
 
@@ -38,7 +38,7 @@ def _settings(request: CurationRequest) -> Any:
 def _find(request: StepRequest) -> Sequence[NDArray[np.bool_]]:
     import polars as pl
 
-    from curate.curation.attributes import attribute_frame, names_in, parse
+    from curate.curation.attributes import attribute_frame, evaluate, names_in, parse
 
     curation = request.curation
     masks, details = [], []
@@ -50,10 +50,10 @@ def _find(request: StepRequest) -> Sequence[NDArray[np.bool_]]:
         where = f"domains[{domain.name}].where"
         expression = parse(domain.where, where)
         frame = attribute_frame(curation, number, names_in([expression]), request.notices)
-        try:
-            kept = frame.with_columns(expression.cast(pl.Boolean).alias("kept"))["kept"]
-        except pl.exceptions.PolarsError as error:
-            raise InputError(f"{where}: {str(error).splitlines()[0]}") from error
+        kept = evaluate(frame, expression, where)
+        if kept.dtype not in (pl.Boolean, pl.Null):
+            raise RecipeError(f"{where}: gives {kept.dtype}, not true or false")
+        kept = kept.cast(pl.Boolean)
         nulls = kept.is_null() & pl.Series(request.staying[number])
         if nulls.any():
             request.notices.append(

@@ -18,7 +18,13 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from curate.curation.attributes import attribute_frame, attribute_settings, names_in, parse
+from curate.curation.attributes import (
+    attribute_frame,
+    attribute_settings,
+    evaluate,
+    names_in,
+    parse,
+)
 from curate.curation.levels import NONE
 from curate.curation.step import CurationRequest
 from curate.errors import InputError, RecipeError
@@ -98,6 +104,7 @@ def split_domain(
 
     Raises:
         InputError: There are too many sub-domains, or two of one name.
+        RecipeError: The split does not fit the type of its attribute.
     """
     domain = request.loaded.recipe.domains[number]
     where = f"domains[{domain.name}].split"
@@ -107,10 +114,10 @@ def split_domain(
     codes = np.zeros(len(staying), np.int64)
     names = [domain.name]
     for split, expression in zip(splits, expressions, strict=True):
-        try:
-            values = frame.with_columns(expression.alias("by"))["by"]
-        except pl.exceptions.PolarsError as error:
-            raise InputError(f"{where}: {str(error).splitlines()[0]}") from error
+        key = f"{where}.by '{split.by}'"
+        values = evaluate(frame, expression, key)
+        # A column may be null in the first records, or whole numbers.
+        check_types(key, split, values.dtype)
         is_cut = split.quantiles is not None or split.edges is not None
         parents, parent_names = codes, names
         if is_cut:
@@ -133,9 +140,10 @@ def split_domain(
                 not name.endswith(f":{NONE}") for name in names
             )
             if lacking:
+                reason = ", since equal values are never apart" if split.quantiles else ""
                 notices.append(
-                    f"{where}: {counted(lacking, 'bucket')} of '{split.by}' without a document, "
-                    "since equal values are never apart"
+                    f"{where}: {counted(lacking, 'bucket')} of '{split.by}' without a document"
+                    + reason
                 )
     used = np.unique(codes[staying])
     place = np.zeros(len(names), BUCKET)
