@@ -233,6 +233,7 @@ def test_long_names_are_told_apart_and_notes_stay_short(split: Path, width: str)
     removed = tables[tables.index("by what became of them") :]
     read = next(line for line in removed.splitlines() if line.startswith("│ all"))
     assert "300" in read
+    assert removed.count(" domain ") == removed.count(" of ┃")  # each part says its units
 
 
 def test_policy_stops_foreign_scripts_and_styles(

@@ -192,6 +192,7 @@ def removal_tables(fields: dict[str, Any]) -> list[Table]:
         "documents, MB and tokens by what became of them; read is the sum of the others",
         ("domain", "of", *(reason.replace("_", " ") for reason in reasons)),
     )
+    table.named_by = 2
     units = (("documents", "documents"), ("bytes", "MB"), ("tokens", "tokens"))
     total = {
         reason: {

@@ -196,9 +196,12 @@ def plain(text: str) -> str:
 class NumbersTable(Table):
     """A table that goes on below where it is too wide for the terminal, so that no number is cut.
 
-    Columns of numbers must not wrap (`no_wrap`); each part repeats the first column, and leaves out
-    rows that have nothing in its other columns.
+    Columns of numbers must not wrap (`no_wrap`); each part repeats the leading columns, and leaves
+    out rows that have nothing in its other columns.
     """
+
+    named_by: int = 1
+    """First columns that say what a row is about."""
 
     dispensable: Sequence[str] = ()
     """Headings of columns that it does without rather than to go on below, the first one first."""
@@ -218,9 +221,10 @@ class NumbersTable(Table):
             *(self._widths(column, console) for column in self.columns), strict=True
         )
         parts: list[list[int]] = [[]]
-        room = options.max_width - 1 - widths[0]
+        leading = range(self.named_by)
+        room = options.max_width - 1 - sum(widths[: self.named_by])
         left = room
-        for place in self._shown(options.max_width - 1, widths)[1:]:
+        for place in self._shown(options.max_width - 1, widths)[self.named_by :]:
             width = widths[place]
             if width > left and parts[-1]:
                 parts.append([])
@@ -233,8 +237,8 @@ class NumbersTable(Table):
             table.caption = self.caption if number == len(parts) - 1 else None
             # Rich narrows the widest columns first, so it would cut numbers where headings could
             # wrap instead: each column gets a width, and headings the room that is left.
-            spare = options.max_width - 1 - sum(widths[place] for place in (0, *part))
-            for place in (0, *part):
+            spare = options.max_width - 1 - sum(widths[place] for place in (*leading, *part))
+            for place in (*leading, *part):
                 column = self.columns[place]
                 extra = min(max(0, spare), full_widths[place] - widths[place])
                 spare -= extra
@@ -247,7 +251,7 @@ class NumbersTable(Table):
             ):
                 shown = [cells[place] for place in part]
                 if number == 0 or any(shown):
-                    table.add_row(cells[0], *shown, end_section=row.end_section)
+                    table.add_row(*cells[: self.named_by], *shown, end_section=row.end_section)
             yield from table.__rich_console__(console, options)
 
     @staticmethod
