@@ -8,6 +8,7 @@ import re
 import numpy as np
 import pytest
 from rich.console import Console
+from rich.table import Table
 
 from curate.report.methods import comparison_tables
 from curate.report.tables import mixture_table
@@ -99,3 +100,11 @@ def test_runs_show_their_mixtures_beside_their_losses() -> None:
     mixtures, losses = (printed(table, 80) for table in run_tables(rows, "runs"))
     assert "12.5" in mixtures and "87.5" in mixtures and "4.0000" in losses
     assert len(run_tables({"a": {"loss": {"a": 3.0}}}, "experts")) == 1
+
+
+def test_names_of_sub_domains_are_shown_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    table = Table("web:art:q1")
+    table.add_row("web:x:q1")
+    terminal_console().print(table)
+    shown = capsys.readouterr().out
+    assert "web:art:q1" in shown and "web:x:q1" in shown

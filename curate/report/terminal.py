@@ -159,7 +159,9 @@ def terminal_console() -> Console:
     """Make a console as wide as the terminal or as `COLUMNS` says, else 120 columns wide."""
     is_terminal = sys.stdout is not None and sys.stdout.isatty()
     tolerate_encodings()
-    return VisibleConsole(width=None if is_terminal or os.environ.get("COLUMNS") else 120)
+    width = None if is_terminal or os.environ.get("COLUMNS") else 120
+    # With emoji, the sub-domain web:art:q1 would be shown with a picture for its topic.
+    return VisibleConsole(width=width, emoji=False)
 
 
 def training_table(progress: TrainingProgress, seconds: float) -> Table:
