@@ -229,6 +229,8 @@ def test_shares_of_less_than_a_token_are_named():
         "no token at this budget, though the weight is positive: 'b' (weight 0.01), "
         "'c' (weight 0.01)",
     )
+    rounded = plan_request(10, [99] * 2, [1.0, 1e-15])
+    assert make_plan(mix(rounded), rounded).warnings == ()
 
 
 def test_a_mixture_for_another_budget_is_refused():

@@ -305,6 +305,23 @@ def test_sources_are_mappings_results_and_paths(tmp_path: Path) -> None:
     assert sizes == {6}
 
 
+def test_small_divergences_are_told_apart() -> None:
+    report = {
+        "between": {
+            "order": ["a", "b", "c"],
+            "js": [[0, 0.001, 0.2], [0.001, 0, 0.004], [0.2, 0.004, 0]],
+        }
+    }
+    cells = {text.get_text() for text in curate.plots.divergence(report).axes[0].texts}
+    assert {"0.001", "0.006", "0.29"} <= cells  # nats in the file, bits in the picture
+
+
+def test_shares_without_intervals_promise_none() -> None:
+    mixture = {"weights": {"a": 0.5, "b": 0.5}, "low": None, "high": None}
+    legend = curate.plots.shares(mixture).axes[0].get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == ["asked"]
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

@@ -285,6 +285,9 @@ def test_passes_follow_the_budget(browser: Any, report: Path, dataset: Path) -> 
         visit.page.press("#explorer-budget", "Tab")
         row = visit.page.query_selector("#explorer-shares .domain")
         assert "5.00 passes ! over 4" in row.inner_text()
+        row.query_selector("input[type=text]").fill("1e-12")
+        visit.page.keyboard.press("Tab")
+        assert "0.00 passes" in row.inner_text()
 
 
 def test_predicted_losses_are_those_of_python(browser: Any, report: Path, dataset: Path) -> None:

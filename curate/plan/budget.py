@@ -18,6 +18,9 @@ from curate.mixture.shortfall import explain_empty, explain_infeasible
 
 __all__ = ["Plan", "PlanDomain", "apportion", "make_plan"]
 
+ROUNDED_SHARE = 1e-12
+"""Shares up to this are what rounding in an optimiser leaves of zero."""
+
 
 @dataclass(frozen=True, slots=True)
 class PlanDomain:
@@ -107,7 +110,7 @@ def _nothing_given(domains: Sequence[PlanDomain]) -> tuple[str, ...]:
     empty = [
         f"'{domain.name}' (weight {domain.weight:.3g})"
         for domain in domains
-        if domain.weight > 0 and domain.tokens == 0
+        if domain.weight > ROUNDED_SHARE and domain.tokens == 0
     ]
     if not empty:
         return ()

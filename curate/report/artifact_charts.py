@@ -115,8 +115,12 @@ def divergence(report: Mapping[str, Any]) -> Chart | None:
         return None
     for at, row in enumerate(matrix):
         row[at] = None
+    cells = Matrix(
+        "divergence between domains, bits", names, names, matrix,
+        lambda v: f"{v:.2f}" if v >= 0.1 else f"{v:.3f}",
+    )  # fmt: skip
     return Chart(
-        Matrix("divergence between domains, bits", names, names, matrix, lambda v: f"{v:.2f}"),
+        cells,
         "Jensen-Shannon divergence of the domains' tokens, bits: faint pairs are alike, and one "
         "can stand in for the other.",
     )
@@ -154,7 +158,9 @@ def shares(artifacts: Mapping[str, Any]) -> Chart | None:
         return None
     rows.sort(key=lambda row: -max((m.value for m in row[1] if m.series == 0), default=0.0))
     used = {mark.series for _, marks in rows for mark in marks}
-    series = {0: "asked, with its 95 % interval", 2: "natural", 5: "realised on disk"}
+    has_intervals = any(mark.low is not None for _, marks in rows for mark in marks)
+    asked_label = "asked, with its 95 % interval" if has_intervals else "asked"
+    series = {0: asked_label, 2: "natural", 5: "realised on disk"}
     return Chart(
         Dots(
             Axes("share of training tokens", from_zero=True),

@@ -167,7 +167,7 @@ const Explorer = (() => {
         const most = isGroup ? null : domains[members[0]].maxEpochs;
         const over = most !== null && seen > most * (1 + 1e-9);
         passes.textContent = budget && supply > 0
-          ? `${seen < 0.01 ? seen.toPrecision(2) : seen.toFixed(2)} passes${over ? ` ! over ${most}` : ""}` : "";
+          ? `${seen < 0.01 && seen > 1e-6 ? seen.toPrecision(2) : seen.toFixed(2)} passes${over ? ` ! over ${most}` : ""}` : "";
         passes.classList.toggle("over", over);
       } };
     }
