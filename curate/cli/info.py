@@ -92,9 +92,10 @@ def corpus(cache: Path, as_json: bool) -> None:
 @click.command()
 @click.argument("artifact", default="recipe")
 def schema(artifact: str) -> None:
-    """Print a JSON Schema: of the recipe, for editors, or of a file that curate writes.
+    """Print the JSON Schema of the recipe, or of a written file.
 
-    ARTIFACT is the file's name without suffix, such as stats or certificate.
+    Editors check recipes by it. ARTIFACT is the name of a file that curate writes, without its
+    suffix, such as stats or certificate.
     """
     from curate.recipe import schema as recipe_schema
     from curate.report.schemas import artifact_schema

@@ -252,10 +252,10 @@ def verify(directory: Path, **options: Any) -> None:
 )
 @screen_command
 def report(source: tuple[Path, ...], **options: Any) -> None:
-    """Write report.html: one page with the mixture explorer, from what is at hand.
+    """Write report.html: one page, with the mixture explorer.
 
-    SOURCE is a recipe, the directory of a dataset, or run tables as for fit. Nothing is tokenised
-    or trained.
+    It shows what is at hand. SOURCE is a recipe, the directory of a dataset, or run tables as for
+    fit. Nothing is tokenised or trained.
     """  # fmt: skip
     screen = Screen(options)
     result = curate.report(

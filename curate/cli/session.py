@@ -255,8 +255,8 @@ def print_rows(rows: list[dict[str, str]], as_json: bool) -> None:
     from curate.report.terminal import plain, terminal_console
 
     table = Table(show_lines=len(rows) > 1 and max(len(v) for r in rows for v in r.values()) > 40)
-    for heading in rows[0]:
-        table.add_column(heading, overflow="fold")
+    for number, heading in enumerate(rows[0]):
+        table.add_column(heading, overflow="fold", no_wrap=number == 0)
     for row in rows:
         table.add_row(*(plain(value) for value in row.values()))
     terminal_console().print(table)

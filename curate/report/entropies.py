@@ -116,12 +116,17 @@ def _growth(report: Mapping[str, Any]) -> Table:
     return table
 
 
-def _between(report: Mapping[str, Any]) -> Table:
+def _between(report: Mapping[str, Any]) -> RenderableType:
     names = report["between"]["order"]
     js, overlap = report["between"]["js"], report["between"]["pair_overlap"]
+    if sum(row[place] is not None for place, row in enumerate(js)) < 2:
+        return (
+            "divergence between domains: not shown, as fewer than two have a whole sample of "
+            f"{report['sample']['tokens']:,} tokens"
+        )
     table = numbers_table(
-        "between domains: above the diagonal, Jensen-Shannon divergence\nof tokens in bits (0 to "
-        "1); below, % of tokens whose pair both\nsamples have, mean of both directions",
+        "between domains: above the diagonal, Jensen-Shannon divergence of tokens in bits (0 to "
+        "1); below, % of tokens whose pair both samples have, mean of both directions",
         ["domain", *(plain(name) for name in names)],
     )
     for row, name in enumerate(names):

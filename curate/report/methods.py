@@ -40,10 +40,7 @@ def comparison_tables(comparison: Mapping[str, Any]) -> list[RenderableType]:
         if any(cells := [cell(row) for row in rows.values()])
     }
     worth = numbers_table("what each costs", ("method", *columns))
-    worth.caption = (
-        "distance: % of tokens that differ from natural. loss: predicted by the method's own "
-        "law. support: distance to the nearest run, and how far runs are from each other; ! outside"
-    )
+    worth.caption = " ".join(text for heading, text in MEANINGS.items() if heading in columns)
     for place, name in enumerate(rows):
         worth.add_row(plain(name), *(cells[place] for cells in columns.values()))
     tables: list[RenderableType] = [shares, worth] if rows else []
@@ -153,3 +150,11 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
     "support": _support,
 }
 """Columns about the cost of each mixture: functions that format a cell, by heading."""
+
+MEANINGS = {
+    "distance": "distance: % of tokens that differ from natural.",
+    "loss": "loss: predicted by the method's own law.",
+    "support": "support: distance to the nearest run, and how far runs are from each other; "
+    "! outside",
+}
+"""What columns mean, by heading, for the line below the table."""

@@ -93,7 +93,8 @@ class TerminalObserver(LoggingObserver):
         super().end(summary)
         self.close()
         self._console.print(
-            f"[green]✓[/] {self._stage:<16} {plain(summary)} [dim]{self._seconds():.1f} s[/]",
+            f"[green]✓[/] {self._stage:<16} {plain(f'{summary} ' if summary else '')}"
+            f"[dim]{self._seconds():.1f} s[/]",
             highlight=False,
             soft_wrap=True,
         )
@@ -233,10 +234,11 @@ class NumbersTable(Table):
                 left = room
             parts[-1].append(place)
             left -= width
+        # Rich would wrap title and caption to the width of the table, which may be that of a word.
+        if self.title:
+            yield console.render_str(str(self.title), style="table.title")
         for number, part in enumerate(parts):
-            table = Table(title_justify="left", caption_justify="left", box=self.box)
-            table.title = self.title if number == 0 else None
-            table.caption = self.caption if number == len(parts) - 1 else None
+            table = Table(box=self.box)
             # Rich narrows the widest columns first, so it would cut numbers where headings could
             # wrap instead: each column gets a width, and headings the room that is left.
             spare = options.max_width - 1 - sum(widths[place] for place in (*leading, *part))
@@ -255,6 +257,8 @@ class NumbersTable(Table):
                 if number == 0 or any(shown):
                     table.add_row(*cells[: self.named_by], *shown, end_section=row.end_section)
             yield from table.__rich_console__(console, options)
+        if self.caption:
+            yield console.render_str(str(self.caption), style="table.caption")
 
     @staticmethod
     def _widths(column: Column, console: Console) -> tuple[int, int]:
