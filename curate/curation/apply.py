@@ -55,7 +55,7 @@ class CuratedDomain:
     source: int
     """Number of the recipe's domain that its documents come from."""
     removed: dict[str, Amounts]
-    """What was removed, by `Reason.field`, for each reason that the recipe asks for."""
+    """Amounts removed, by `Reason.field`, for each reason that the recipe asks for."""
 
 
 @dataclass(frozen=True)

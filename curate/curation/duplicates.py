@@ -40,7 +40,7 @@ DEFAULT_BANDS, DEFAULT_ROWS, DEFAULT_PERMUTATIONS = 14, 8, 128
 
 
 class Kind(IntEnum):
-    """What makes a document a copy."""
+    """The rules by which a document is a copy."""
 
     KEPT = 0
     TEXT = 1

@@ -39,7 +39,7 @@ MOST = 1000
 """Most sub-domains of a domain; a column with more values hardly names topics."""
 
 UNFIT = re.compile(r"[^A-Za-z0-9._+-]+")
-"""What names of sub-domains do not hold; it becomes `_`."""
+"""Characters that names of sub-domains do not hold; each becomes `_`."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What a step of curation is given, and what a step is."""
+"""The interface of a step of curation, and the inputs of each."""
 
 from __future__ import annotations
 
@@ -43,15 +43,14 @@ class CurationRequest:
 
 @dataclass(frozen=True)
 class StepRequest:
-    """What a step decides about."""
+    """The documents that a step decides about."""
 
     curation: CurationRequest
     staying: Sequence[NDArray[np.bool_]]
     """For each domain, shape (documents,), the documents that earlier steps left; read only."""
     details: Path
-    """Where to write a Parquet file with a row for each removed document that there is something to
-    say of: `domain` and `row`, its numbers, and `detail`, a text. The file is optional, and so are
-    others beside it.
+    """Path of a Parquet file with a row for each removed document that has a detail: `domain` and
+    `row`, its numbers, and `detail`, a text. The step may write it, and others beside it.
     """
     kept_in: Path
     """Directory in which the files beside `details` will be, to name them in notices."""

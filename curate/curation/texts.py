@@ -114,7 +114,13 @@ def part_texts(
 def document_texts(
     domain: DomainTokens, numbers: NDArray[np.int64], decoder: TextDecoder
 ) -> list[str]:
-    """Return the texts of some documents of a domain; for few, as each is read on its own."""
+    """Return the texts of some documents of a domain; for few, as each is read on its own.
+
+    Args:
+        domain: The domain.
+        numbers: shape (documents,), numbers of documents in it.
+        decoder: Turns tokens into text.
+    """
     texts = []
     for number in numbers.tolist():
         tokens = np.array(domain.document(number))

@@ -94,7 +94,7 @@ class ShownRemoval(msgspec.Struct, frozen=True):
     reason: str
     """`excluded`, `filtered`, `contaminated` or `copies`."""
     detail: str | None
-    """What decided: the line of the list, the expression, the evaluation item, the copy kept."""
+    """The cause: the line of the list, the expression, the evaluation item, the copy kept."""
 
 
 class ShownSequence(msgspec.Struct, frozen=True):

@@ -29,7 +29,7 @@ class HeldDocument(msgspec.Struct, frozen=True):
     """A listed document that a dataset was made from."""
 
     name: str
-    """As the list has it."""
+    """The name that the list gives it."""
     domain: str
     document: int
     """Number of the document in the domain."""
@@ -43,7 +43,7 @@ class HeldDocument(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Held:
-    """What a dataset holds of a list."""
+    """The listed documents that a dataset holds."""
 
     documents: list[HeldDocument]
     unmatched: list[str]
@@ -94,7 +94,14 @@ def find_listed(
             identifier = domains[key.domain].identifiers(np.array([key.number]))[0]
             content = domains[key.domain].content_hash(key.number)
         held.append(
-            HeldDocument(name, domain_name, key.number, identifier, content, standings[key].places)
+            HeldDocument(
+                name=name,
+                domain=domain_name,
+                document=key.number,
+                id=identifier,
+                content=content,
+                places=standings[key].places,
+            )
         )
     matched = set(named.values())
     return Held(held, [name for name in listed.names if name not in matched], copies)
@@ -120,7 +127,7 @@ def _copies(
 
 @dataclass(frozen=True)
 class ShardState:
-    """What a dataset's training shards hold, in little memory."""
+    """The content of a dataset's training shards, in little memory."""
 
     page_bytes: int
     pages: dict[str, list[int]]

@@ -32,7 +32,12 @@ from curate.pipeline.losses import (
     same_file_notices,
     shared_notices,
 )
-from curate.pipeline.shrinkage import check_shrinkage, last_build, shrinkage_notices
+from curate.pipeline.shrinkage import (
+    LastBuild,
+    check_shrinkage,
+    last_build,
+    shrinkage_notices,
+)
 from curate.recipe import DomainRecipe, LoadedRecipe
 from curate.recipe.structs import RECORD_BYTES
 from curate.runtime.artifact_names import ARTIFACTS
@@ -50,7 +55,7 @@ from curate.sources.search import CACHE_SIGNATURE, CACHE_TAG, Places
 from curate.stats.copies import held_out_documents, shared_documents
 from curate.stats.domain_stats import DomainStats, domain_stats
 from curate.stats.entropy import Entropies, table_entropies
-from curate.stats.losses import Shrinkage, domain_losses, part_losses
+from curate.stats.losses import DomainLosses, Shrinkage, domain_losses, part_losses
 from curate.tokens import tokenizer as tokenizers
 from curate.tokens import train_tokenizer
 from curate.tokens.backends import first_choice
@@ -90,7 +95,7 @@ class TokenizedDomains:
     settings: DomainSettings
     """The recipe's settings of the domains; where it splits one, of its sub-domains."""
     curation: Curation | None
-    """What was removed, and why; None where the recipe removes nothing and splits no domain."""
+    """Everything removed, and why; None where the recipe removes nothing and splits no domain."""
 
 
 def tokenize_domains(loaded: LoadedRecipe, workers: int, observer: Observer) -> TokenizedDomains:
@@ -104,24 +109,10 @@ def tokenize_domains(loaded: LoadedRecipe, workers: int, observer: Observer) -> 
     Raises:
         CurateError: Any user-fixable error in the recipe, a file or the tokenizer.
     """
-    cache = loaded.cache_dir
-    if cache.exists() and not cache.is_dir():
-        raise RecipeError(f"cache: {cache} is no directory; name another one, or remove it")
     recipe = loaded.recipe
-    for domain in recipe.domains:
-        check_reader(domain.reader, f"domains[{domain.name}].reader")
-    check_steps(loaded)
     choice = first_choice(recipe.tokenizer.backend)
-    # A tokenizer to train needs the files first. Any other is loaded before files are hashed, so
-    # that a wrong path is reported at once.
-    plans = find_files(loaded, observer) if recipe.tokenizer.train else None
-    tokenizer = load_tokenizer(loaded, plans or [], workers, observer)
-    store = TokenStore(cache, tokenizer.fingerprint, tokenizer.dtype)
-    store.scan()
-    # A wrong path ends the run here, before an empty cache is made.
-    plans = plans or find_files(loaded, observer, store)
-    check_columns(loaded, plans)
-    with _spill(cache) as spill:
+    plans, tokenizer, store = _prepare(loaded, workers, observer)
+    with _spill(loaded.cache_dir) as spill:
         _discard_damage(store, plans, workers, observer)
         filling = FillRequest(
             recipe=recipe,
@@ -134,69 +125,132 @@ def tokenize_domains(loaded: LoadedRecipe, workers: int, observer: Observer) -> 
         )
         filled = fill(filling, plans)
         store.scan()  # again, for the entries that were just written
-        domains = _open_domains(loaded, plans, store, tokenizer)
-        losses = [domain_losses(domain) for domain in domains]
-        check_losses(domains, losses, recipe.limits.lost_share)
-        last = last_build(loaded.output_dir)
-        shrunk = [last.shrinkage(domain) for domain in domains]
-        check_shrinkage(loaded, domains, shrunk, last)
-        said = list(shrinkage_notices(domains, shrunk, last))
-        curation = curate_domains(
-            CurationRequest(loaded, domains, plans, tokenizer, workers, observer)
-        )
-        sources = list(range(len(domains)))
-        if curation is not None:
-            domains = tuple(curated.domain for curated in curation.domains)
-            sources = [curated.source for curated in curation.domains]
-            losses = [
-                losses[source] if not domain.is_part else part_losses(domain, losses[source])
-                for domain, source in zip(domains, sources, strict=True)
-            ]
+        kept = _keep(filling, loaded, plans)
         settings = domain_settings(
             loaded,
-            names=[domain.name for domain in domains],
-            sources=sources,
-            tokens=[domain.total_tokens for domain in domains],
+            names=[domain.name for domain in kept.domains],
+            sources=kept.sources,
+            tokens=[domain.total_tokens for domain in kept.domains],
         )
-        observer.begin("count", [domain.name for domain in domains])
-        requests = _count_requests(filling, domains, sources, filled)
+        observer.begin("count", [domain.name for domain in kept.domains])
+        requests = _count_requests(filling, kept.domains, kept.sources, filled)
         counted = map_tasks(_entropies, requests, workers, observer.tick)
-    for notice in itertools.chain(*(notices for _, notices in counted), said):
+    for notice in itertools.chain(*(notices for _, notices in counted), kept.notices):
         observer.notice(notice)
-    entropies = [entropy for entropy, _ in counted]
-    validation = held_out_documents(domains, recipe.validation.documents, recipe.validation.key)
-    shared = shared_documents(domains)
-    content_hash = hash_json([[domain.name, domain.fingerprint] for domain in domains])
-    shrunk = last.repeated(content_hash, domains) or [
-        shrunk[source] if domain.has_bad_records else Shrinkage()
-        for domain, source in zip(domains, sources, strict=True)
-    ]
-    losses = [replace(loss, shrunk=less) for loss, less in zip(losses, shrunk, strict=True)]
-    by_domain = zip(domains, validation, entropies, losses, strict=True)
-    counts = [domain_stats(*of_domain, shared) for of_domain in by_domain]
-    if curation is not None:
-        counts = [
-            replace(row, removed=curated.removed)
-            for row, curated in zip(counts, curation.domains, strict=True)
-        ]
-    stats = tuple(counts)
+    validation = held_out_documents(
+        kept.domains, recipe.validation.documents, recipe.validation.key
+    )
+    content_hash = hash_json([[domain.name, domain.fingerprint] for domain in kept.domains])
+    stats = _stats(kept, validation, [entropies for entropies, _ in counted], content_hash)
     observer.end()
     tokenized = TokenizedDomains(
         tokenizer=tokenizer,
-        backend=_backends(domains) or "none",
-        plans=tuple(tuple(plans[source]) for source in sources),
-        domains=domains,
+        backend=_backends(kept.domains) or "none",
+        plans=tuple(tuple(plans[source]) for source in kept.sources),
+        domains=kept.domains,
         validation=validation,
         stats=stats,
         content_hash=content_hash,
         tokenised_bytes=filled.text_bytes,
-        sources=tuple(sources),
+        sources=tuple(kept.sources),
         settings=settings,
-        curation=curation,
+        curation=kept.curation,
     )
     for notice in _notices(loaded, tokenized):
         observer.notice(notice)
     return tokenized
+
+
+def _prepare(
+    loaded: LoadedRecipe, workers: int, observer: Observer
+) -> tuple[list[list[FilePlan]], Tokenizer, TokenStore]:
+    """Check the recipe, plan how files are read, and open the tokenizer and its store."""
+    cache, recipe = loaded.cache_dir, loaded.recipe
+    if cache.exists() and not cache.is_dir():
+        raise RecipeError(f"cache: {cache} is no directory; name another one, or remove it")
+    for domain in recipe.domains:
+        check_reader(domain.reader, f"domains[{domain.name}].reader")
+    check_steps(loaded)
+    # A tokenizer to train needs the files first. Any other is loaded before files are hashed, so
+    # that a wrong path is reported at once.
+    plans = find_files(loaded, observer) if recipe.tokenizer.train else None
+    tokenizer = load_tokenizer(loaded, plans or [], workers, observer)
+    store = TokenStore(cache, tokenizer.fingerprint, tokenizer.dtype)
+    store.scan()
+    # A wrong path ends the run here, before an empty cache is made.
+    plans = plans or find_files(loaded, observer, store)
+    check_columns(loaded, plans)
+    return plans, tokenizer, store
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """The documents that are left of the recipe's domains, and what was lost on the way."""
+
+    domains: tuple[DomainTokens, ...]
+    sources: list[int]
+    """For each domain, the number of the recipe's domain that it is, or is a part of."""
+    losses: list[DomainLosses]
+    """For each domain."""
+    shrunk: list[Shrinkage]
+    """For each of the recipe's domains."""
+    last: LastBuild
+    curation: Curation | None
+    notices: list[str]
+
+
+def _keep(filling: FillRequest, loaded: LoadedRecipe, plans: Sequence[Sequence[FilePlan]]) -> _Kept:
+    """Open the domains, stop at losses beyond the limits, and curate."""
+    tokenizer, observer = filling.tokenizer, filling.observer
+    domains = _open_domains(loaded, plans, filling.store, tokenizer)
+    losses = [domain_losses(domain) for domain in domains]
+    check_losses(domains, losses, loaded.recipe.limits.lost_share)
+    last = last_build(loaded.output_dir)
+    shrunk = [last.shrinkage(domain) for domain in domains]
+    check_shrinkage(loaded, domains, shrunk, last)
+    notices = list(shrinkage_notices(domains, shrunk, last))
+    request = CurationRequest(
+        loaded=loaded,
+        domains=domains,
+        plans=plans,
+        tokenizer=tokenizer,
+        workers=filling.workers,
+        observer=observer,
+    )
+    curation = curate_domains(request)
+    sources = list(range(len(domains)))
+    if curation is not None:
+        domains = tuple(curated.domain for curated in curation.domains)
+        sources = [curated.source for curated in curation.domains]
+        losses = [
+            losses[source] if not domain.is_part else part_losses(domain, losses[source])
+            for domain, source in zip(domains, sources, strict=True)
+        ]
+    return _Kept(domains, sources, losses, shrunk, last, curation=curation, notices=notices)
+
+
+def _stats(
+    kept: _Kept,
+    validation: Sequence[NDArray[np.bool_]],
+    entropies: Sequence[Entropies],
+    content_hash: str,
+) -> tuple[DomainStats, ...]:
+    """Gather the numbers of every domain."""
+    domains = kept.domains
+    shared = shared_documents(domains)
+    shrunk = kept.last.repeated(content_hash, domains) or [
+        kept.shrunk[source] if domain.has_bad_records else Shrinkage()
+        for domain, source in zip(domains, kept.sources, strict=True)
+    ]
+    losses = [replace(loss, shrunk=less) for loss, less in zip(kept.losses, shrunk, strict=True)]
+    by_domain = zip(domains, validation, entropies, losses, strict=True)
+    counts = [domain_stats(*of_domain, shared) for of_domain in by_domain]
+    if kept.curation is None:
+        return tuple(counts)
+    return tuple(
+        replace(row, removed=curated.removed)
+        for row, curated in zip(counts, kept.curation.domains, strict=True)
+    )
 
 
 def _notices(loaded: LoadedRecipe, tokenized: TokenizedDomains) -> Iterator[str]:

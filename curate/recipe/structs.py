@@ -483,7 +483,7 @@ class DecontaminateRecipe(Frozen, frozen=True):
     sets: Annotated[dict[Name, str | EvaluationSet], Meta(min_length=1)]
     """Evaluation sets by name: a path, or `{path, text}`."""
     action: Literal["report", "remove", "truncate"] = "report"
-    """What is done to a document that holds a text: `report` only lists it, `remove` removes it
+    """Treatment of a document that holds a text: `report` only lists it, `remove` removes it
     whole. `truncate` is refused, since the token store holds whole documents.
     """
     ngram: Annotated[int, Meta(ge=2, le=100)] = 8

@@ -62,7 +62,7 @@ class DocumentAmounts(_Fields):
 
 
 class LostAmounts(_Fields):
-    """What gave no document, and what the last build had more."""
+    """Records that gave no document, and amounts that the last build had more."""
 
     records: Count
     bytes: Count
@@ -79,7 +79,7 @@ class LostAmounts(_Fields):
 
 
 class _Read(_Fields):
-    """What became of everything that was read of a domain."""
+    """Amounts of everything read of a domain, by what became of it."""
 
     amounts: dict[str, DocumentAmounts]
     lost: LostAmounts
@@ -124,7 +124,7 @@ class StatsFile(_Origin):
 
 
 class _MixtureFields(_Fields):
-    """What a method says of a mixture; only laws and experts have the optional fields."""
+    """A method's answer about a mixture; only laws and experts have the optional fields."""
 
     method: str
     weights: Shares

@@ -88,7 +88,13 @@ class LoggingObserver(Observer):
         LOG.info("note: %s", message)
 
     def begin(self, stage: str, names: Sequence[str] = (), totals: Sequence[int] = ()) -> None:
-        """Log that a stage starts, and with how much work."""
+        """Log that a stage starts, and with how much work.
+
+        Args:
+            stage: Name of the stage.
+            names: Parts of it that are counted apart, such as domains.
+            totals: Work of each part, in the unit of the first counter; empty if unknown.
+        """
         self._stage, self._started = stage, time.monotonic()
         LOG.info("begin %s: %d names, %s expected", stage, len(names), f"{sum(totals):,}")
 

@@ -80,7 +80,7 @@ class DomainStats:
     entropies: Entropies
     """Over all documents, training and validation."""
     removed: Mapping[str, Amounts] = field(default_factory=dict)
-    """What curation removed, by reason; empty where the recipe removes nothing."""
+    """Amounts that curation removed, by reason; empty where the recipe removes nothing."""
 
     @property
     def amounts(self) -> dict[str, Amounts]:

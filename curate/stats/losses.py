@@ -33,7 +33,7 @@ class FileLoss(NamedTuple):
 
 
 class Shrinkage(NamedTuple):
-    """What a domain lacks of what the last build in the output directory read; 0 where it grew."""
+    """Amounts that the last build here read more of a domain; 0 where it grew."""
 
     files: int = 0
     documents: int = 0
