@@ -283,3 +283,16 @@ def test_shrunk_sources_of_a_split_domain_count_once(recipe: Path, table: pl.Dat
     assert [n for n in heard.notices if " is gone: " in n] == [
         "domain 'plain' is gone: it had 40 documents at the last run here"
     ]
+
+
+def test_damaged_sub_domains_are_split_again(recipe: Path, table: pl.DataFrame) -> None:
+    before = by_name(split(recipe, {"by": "lang"}))
+    (file,) = (recipe.parent / ".curate").rglob("*.buckets")
+    content = file.read_bytes()
+    for damaged in (content[: len(content) // 2], content[:-1] + bytes([content[-1] ^ 255])):
+        file.write_bytes(damaged)
+        heard = Listener()
+        domain = {"name": "web", "paths": "in", "split": {"by": "lang"}}
+        loaded = load(recipe, (f"domains={json.dumps([domain])}", SMALL))
+        assert by_name(tokenize_domains(loaded, 1, heard)) == before
+        assert f"{file.parent} is damaged: split again" in heard.notices

@@ -262,6 +262,15 @@ def _split_state(
     ]
     path = request.cache / hash_json([key, "split", VERSION, settings])[:KEY_DIGITS]
     content = read_cached(path / NAMES, "split again", request.observer.notice)
+    if content is not None:
+        try:
+            for number, domain in enumerate(recipes):
+                if domain.split:
+                    file = buckets_path(path, number)
+                    read_numbers(file, BUCKET, len(request.domains[number]))
+        except InputError:
+            request.observer.notice(f"{path} is damaged: split again")
+            content = None
     if content is None:
         remove_tree(path)
         said: list[str] = []
