@@ -214,6 +214,19 @@ def test_sub_domains_have_licence_and_sums_and_fit_a_phone(browser: Any, split: 
     with Visit(browser, page, viewport={"width": 390, "height": 800}) as visit:
         assert visit.page.evaluate("document.documentElement.scrollWidth") <= 390
         assert visit.text("#domains .table").count("ODC-By-1.0") == 10
+    with Visit(browser, page, viewport={"width": 1280, "height": 800}) as visit:
+        cut = "all => all.filter(name => name.scrollWidth > name.clientWidth).length"
+        visit.page.fill("#explorer-search", "web:")
+        assert visit.page.eval_on_selector_all("#explorer-shares .name", cut) == 0
+        visit.page.fill("#explorer-search", LONG)
+        assert (
+            sum(
+                1
+                for row in visit.page.query_selector_all("#explorer-shares .domain:not(.group)")
+                if row.is_visible()
+            )
+            == 5
+        )
 
 
 def test_reasons_of_removal_stand_in_the_order_of_the_steps() -> None:
