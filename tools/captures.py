@@ -24,8 +24,13 @@ PAGE = Path(__file__).parents[1] / "docs" / "captures.md"
 
 WIDTHS = (80, 140)
 
-WIDE = ("stats", "build", "diff", "validate", "fit")
+WIDE = ("diff", "validate", "verify", "plan", "mix")
 """Commands whose wide tables are worth showing, too."""
+
+UNSHOWN = ("methods", "formats", "tokenize mix.yaml", "stats mix.yaml --compare",
+           "build mix.yaml --dry-run", "build mix.yaml --set name=other --set seed=7",
+           "build mix.yaml --set name=hub --set output.format=parquet")  # fmt: skip
+"""Commands that print what others do, or tables that other pages have."""
 
 INTRODUCTION = """\
 # What each command prints
@@ -145,8 +150,10 @@ def page(work: Path) -> str:
         for width in WIDTHS:
             Path("first.yaml").unlink(missing_ok=True)
             texts.append(run(command, width).replace(f"{work}{os.sep}", "").rstrip())
-            if command.startswith("build") and not Path("ids.txt").exists():
+            if command == "build mix.yaml" and not Path("ids.txt").exists():
                 Path("ids.txt").write_text(identifiers(), "utf-8")
+        if command in UNSHOWN:
+            continue
         name = command.split()[0].strip("-")
         heading = "" if f"\n## {name}\n" in "".join(parts) else f"\n## {name}\n"
         shown = command.replace("RUNS", "runs.csv")
