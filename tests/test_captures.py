@@ -59,4 +59,4 @@ def test_no_number_is_cut(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_page_has_no_cut_number_either() -> None:
     text = captures.PAGE.read_text("utf-8")
     assert captures.faults(text, captures.WIDTHS[1]) == []
-    assert len(text.encode()) < 60_000
+    assert len(text.encode()) < 80_000
