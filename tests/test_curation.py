@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import polars as pl
 import pytest
 from conftest import Listener, make_documents, write_jsonl
 
+import curate
 from curate.curation.reasons import REMOVED_FIELDS
 from curate.errors import InputError, RecipeError
 from curate.pipeline.build import BuiltDataset, build
@@ -57,6 +59,26 @@ def listed(recipe: Path) -> Path:
     lines = ["wiki-3", "code-7", "", twice.upper(), "nobody", "wiki-3", " wiki-4"]
     path.write_bytes("\r\n".join(lines).encode())
     return path
+
+
+def test_stats_of_other_documents_than_the_dataset_says_that_nothing_is_written(
+    recipe: Path, listed: Path
+) -> None:
+    dataset, _ = built(recipe, "exclude=ids.txt")
+    before = (dataset.directory / "stats.json").read_bytes()
+    said = f"{dataset.directory} holds a dataset made from other documents: its artifacts are kept"
+
+    def notices_of(function: Callable[..., Any]) -> str:
+        heard = Listener()
+        overrides = (NATURAL, "budget_tokens=6000", "exclude=ids.txt")
+        function(load(recipe, overrides), workers=1, progress=heard)
+        return "\n".join(heard.notices)
+
+    assert said not in notices_of(curate.stats)
+    listed.write_text("wiki-3\nwiki-9\n", "utf-8")
+    for function in (curate.stats, curate.mix, curate.plan):
+        assert said in notices_of(function)
+    assert (dataset.directory / "stats.json").read_bytes() == before
 
 
 def test_listed_documents_are_removed_counted_and_unmatched_lines_said(

@@ -23,7 +23,7 @@ from curate.pipeline.measure import TextEvidence, entropy_fields, gather, needed
 from curate.pipeline.proxies import make_evidence
 from curate.pipeline.read_evidence import read_evidence, search_options
 from curate.pipeline.results import FrontResult, MethodsResult, MixtureResult
-from curate.pipeline.resume import writable_artifacts
+from curate.pipeline.resume import notice_other_documents, writable_artifacts
 from curate.pipeline.tokenize import TokenizedDomains, tokenize_domains
 from curate.recipe import LoadedRecipe
 from curate.runtime.progress import Observer, write_artifact
@@ -68,6 +68,8 @@ def mix_recipe(loaded: LoadedRecipe, workers: int, observer: Observer) -> Mixtur
         mixed = mix_domains(loaded, tokenized, workers, observer, write=writable)
         if writable:
             write_mixture(loaded, mixed, observer)
+        else:
+            notice_other_documents(loaded, tokenized.content_hash, observer)
     supply: dict[str, int | None] = {d.name: d.supply_tokens for d in mixed.request.domains}
     return MixtureResult(mixed.mixture.to_json(), supply)
 

@@ -14,7 +14,7 @@ from curate.formats.base import Settings, TextFormat, TokenFormat
 from curate.pipeline.artifacts import write_stats
 from curate.pipeline.check import check_mixture, check_names
 from curate.pipeline.mix import MixedDomains, mix_domains, write_mixture
-from curate.pipeline.resume import writable_artifacts
+from curate.pipeline.resume import notice_other_documents, writable_artifacts
 from curate.pipeline.tokenize import TokenizedDomains, tokenize_domains
 from curate.plan import DocumentStream, stream
 from curate.plan.budget import Plan, make_plan
@@ -69,7 +69,10 @@ def plan_recipe(loaded: LoadedRecipe, workers: int, observer: Observer) -> dict[
     check_names(loaded)
     check_mixture(loaded)
     with writable_artifacts(loaded, observer) as writable:
-        return plan_json(plan_dataset(loaded, workers, observer, write=writable))
+        planned = plan_dataset(loaded, workers, observer, write=writable)
+        if not writable:
+            notice_other_documents(loaded, planned.tokenized.content_hash, observer)
+    return plan_json(planned)
 
 
 def plan_dataset(

@@ -8,7 +8,7 @@ from typing import Any
 from curate.pipeline.artifacts import notice_bad_records, origin, stats_fields, write_stats
 from curate.pipeline.check import check_names
 from curate.pipeline.measure import TextEvidence, recall
-from curate.pipeline.resume import writable_artifacts
+from curate.pipeline.resume import notice_other_documents, writable_artifacts
 from curate.pipeline.tokenize import TokenizedDomains, tokenize_domains
 from curate.recipe import LoadedRecipe
 from curate.runtime.progress import Observer, write_artifact
@@ -73,5 +73,6 @@ def _write(
         if writable:
             write_stats(loaded, tokenized, fields, observer)
         else:
+            notice_other_documents(loaded, tokenized.content_hash, observer)
             notice_bad_records(tokenized, observer)
     return fields

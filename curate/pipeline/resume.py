@@ -20,6 +20,7 @@ from pathlib import Path
 
 from curate.dataset.manifest import Manifest, file_damage, find_manifest
 from curate.errors import ShardError
+from curate.pipeline.shrinkage import last_build
 from curate.recipe import LoadedRecipe
 from curate.runtime.locks import directory_lock
 from curate.runtime.progress import Observer
@@ -82,6 +83,27 @@ def writable_artifacts(loaded: LoadedRecipe, observer: Observer) -> Iterator[boo
         return
     with directory_lock(directory):
         yield not _keeps_dataset(loaded, observer)  # it may have been finished meanwhile
+
+
+def notice_other_documents(loaded: LoadedRecipe, content_hash: str, observer: Observer) -> None:
+    """Say that the dataset in the output directory is of other documents, if so.
+
+    Its artifacts are kept, so they differ from what a command shows.
+
+    Args:
+        loaded: The recipe.
+        content_hash: Hash of the documents that the command was about.
+        observer: Receives the notice.
+    """
+    manifest = find_manifest(loaded.output_dir)
+    if manifest is None or manifest.recipe_hash != loaded.hash:
+        return  # of another recipe: `writable_artifacts` says so
+    stats = last_build(loaded.output_dir).stats
+    if stats is not None and stats.inputs.documents != content_hash:
+        observer.notice(
+            f"{loaded.output_dir} holds a dataset made from other documents: its artifacts are "
+            "kept, and nothing is written; curate build replaces it"
+        )
 
 
 def _keeps_dataset(loaded: LoadedRecipe, observer: Observer) -> bool:
