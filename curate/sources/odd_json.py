@@ -73,11 +73,17 @@ def parse(data: bytes) -> Any:
 
 def may_be_inexact(value: Any) -> bool:
     """Whether orjson may have made a float of a whole number in a value that it parsed."""
-    if isinstance(value, float):
-        return abs(value) >= LEAST_INEXACT
-    if isinstance(value, dict):
-        return any(map(may_be_inexact, value.values()))
-    return isinstance(value, list) and any(map(may_be_inexact, value))
+    pending = [value]  # no recursion, as a value may be thousands of brackets deep
+    while pending:
+        item = pending.pop()
+        if isinstance(item, float):
+            if abs(item) >= LEAST_INEXACT:
+                return True
+        elif isinstance(item, dict):
+            pending.extend(item.values())
+        elif isinstance(item, list):
+            pending.extend(item)
+    return False
 
 
 def split_object(data: bytes) -> dict[str, bytes] | None:
