@@ -157,4 +157,4 @@ MEANINGS = {
     "support": "support: distance to the nearest run, and how far runs are from each other; "
     "! outside",
 }
-"""What columns mean, by heading, for the line below the table."""
+"""Meanings of columns, by heading, for the line below the table."""
