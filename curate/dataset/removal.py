@@ -17,6 +17,7 @@ from curate.dataset.manifest import Manifest
 from curate.dataset.places import DocumentKey, Place, Provenance
 from curate.plan import PAD
 from curate.runtime.memory import blocks
+from curate.stats.copies import is_among
 from curate.tokens.domain import DomainTokens
 
 PAGES = 1 << 20
@@ -116,7 +117,7 @@ def _copies(
     copies = []
     for number, domain in enumerate(domains):
         for rows in blocks(len(domain)):
-            same = rows.start + np.flatnonzero(np.isin(domain.content_high[rows], high))
+            same = rows.start + np.flatnonzero(is_among(domain.content_high[rows], high))
             for key in (DocumentKey(number, document) for document in same.tolist()):
                 content = domain.content_hash(key.number)
                 if key not in named and content in contents:
@@ -224,7 +225,7 @@ def contents_left(directory: Path, manifest: Manifest, contents: set[int]) -> in
     count = 0
     for number in range(len(manifest.shards)):
         rows = provenance.shard(number).rows
-        count += int((np.isin(rows["content"], sought) & (rows["domain"] != PAD)).sum())
+        count += int((is_among(rows["content"], sought) & (rows["domain"] != PAD)).sum())
     return count
 
 
