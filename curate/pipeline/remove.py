@@ -26,6 +26,7 @@ from curate.recipe import LoadedRecipe, MixtureRecipe, load
 from curate.runtime.files import atomic_path
 from curate.runtime.progress import Observer
 from curate.runtime.registry import counted, list_first
+from curate.tokens.domain import DomainTokens
 
 
 @dataclass(frozen=True)
@@ -154,10 +155,11 @@ def _extend(loaded: LoadedRecipe, held: Held, names: Path) -> Path:
 
 
 def _prove(
-    directory: Path, manifest: Manifest, held: Held, domains: Sequence[Any], path: Path
+    directory: Path, manifest: Manifest, held: Held, domains: Sequence[DomainTokens], path: Path
 ) -> None:
     """Check that no shard holds a removed document, by its name and by its content."""
-    named = sum(len(match_names(domain, read_names(path))[0]) for domain in domains)
+    listed = read_names(path)
+    named = sum(len(match_names(domain, listed)[0]) for domain in domains)
     contents = {document.content for document in held.documents}
     contents -= {content for _, content in held.copies}
     left = contents_left(directory, manifest, {int(content[:16], 16) for content in contents})
