@@ -27,6 +27,7 @@ from curate.runtime.files import hash_file, hash_json
 from curate.runtime.memory import blocks
 from curate.runtime.registry import nearest_hint
 from curate.sources.plans import FilePlan
+from curate.stats.copies import repeated_documents
 from curate.tokens.domain import DomainTokens
 
 BUILT_IN: dict[str, Any] = {
@@ -190,9 +191,7 @@ def _built_in(domain: DomainTokens, name: str) -> pl.Series:
 
 def _copies(domain: DomainTokens) -> NDArray[np.int64]:
     """Count the documents of a domain that have the text of each; they follow one another."""
-    is_new = np.ones(len(domain), bool)
-    is_new[1:] = (np.diff(domain.content_high) != 0) | (np.diff(domain.content_low) != 0)
-    group = np.cumsum(is_new) - 1
+    group = np.cumsum(~repeated_documents(domain, slice(0, len(domain)))) - 1
     copies: NDArray[np.int64] = np.bincount(group)[group]
     return copies
 
