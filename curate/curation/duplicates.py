@@ -8,7 +8,7 @@ which one that is does not depend on files, their order or workers.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
@@ -318,17 +318,7 @@ def _near_held_out(request: CopiesRequest, copies: Sequence[NDArray[np.bool_]]) 
         staying.append(left)
     validation = request.validation
     held_out = held_out_documents(request.domains, validation.documents, validation.key, staying)
-    everything = CopiesRequest(
-        domains=request.domains,
-        staying=staying,
-        settings=request.settings,
-        validation=validation,
-        tokenizer=request.tokenizer,
-        cache=request.cache,
-        workers=request.workers,
-        observer=request.observer,
-    )
-    group = _group_clusters(everything, range(len(request.domains)))
+    group = _group_clusters(replace(request, staying=staying), range(len(request.domains)))
     nobody = len(group.keepers)
     keepers: NDArray[np.int64] = columns(nobody, {"keeper": np.int64})["keeper"]
     for rows in blocks(nobody):
