@@ -27,6 +27,7 @@ from curate.runtime.registry import list_first
 from curate.runtime.sealed import Notice
 from curate.sources.decompress.open import StreamFile, open_stream
 from curate.sources.decompress.stream import StreamDamage
+from curate.sources.plans import PARQUET_MAGIC
 
 FILTER_BITS, FILL = 16, 4
 """Bits of the filter, and places of the table, for each run of words."""
@@ -136,9 +137,7 @@ def set_files(
     """
     where = f"decontaminate.sets.{name}"
     listed = as_set(evaluation)
-    if (listed.path is None) == (listed.hf is None):
-        raise RecipeError(f"{where}: needs exactly one of path and hf")
-    if listed.hf is not None:
+    if listed.hf is not None and listed.path is None:
         from curate.sources.hub import find_hub_files
 
         try:
@@ -148,10 +147,11 @@ def set_files(
         except InputError as error:
             raise InputError(f"{where}.hf: {error}") from error
         return [file.path for file in files]
-    assert listed.path is not None
+    if listed.path is None or listed.hf is not None:
+        raise RecipeError(f"{where}: needs exactly one of path and hf")
     pattern = str(places[0] / Path(listed.path).expanduser())
     paths = [pattern] if Path(pattern).is_file() else []
-    paths = paths or [path for path in sorted(glob.glob(pattern, recursive=True))]
+    paths = paths or sorted(glob.glob(pattern, recursive=True))
     paths = [path for path in paths if Path(path).is_file()]
     if not paths:
         raise RecipeError(
@@ -165,7 +165,7 @@ def _records(path: str) -> Iterator[tuple[int, Any]]:
     """Yield the records of a file, each with its line or row, 1 is the first."""
     try:
         with open_input(path) as file:
-            if file.read(4) == b"PAR1":
+            if file.read(len(PARQUET_MAGIC)) == PARQUET_MAGIC:
                 file.seek(0)
                 batches = pq.ParquetFile(file).iter_batches()
                 yield from enumerate((row for batch in batches for row in batch.to_pylist()), 1)

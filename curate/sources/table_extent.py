@@ -17,11 +17,10 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from curate.sources.decompress.open import CHUNK_BYTES, StreamDamage
+from curate.sources.plans import PARQUET_MAGIC
 
-MAGIC = b"PAR1"
-"""Stands at both ends of a Parquet file; the footer's length comes before the last."""
-
-MAGIC_BYTES = len(MAGIC)
+MAGIC_BYTES = len(PARQUET_MAGIC)
+"""The magic stands at both ends of a Parquet file; the footer's length comes before the last."""
 
 LEAST_BYTES = 3 * MAGIC_BYTES
 """No Parquet file is shorter."""
@@ -106,7 +105,7 @@ def _table_before(file: BinaryIO, most_bytes: int) -> int:
         return 0
     file.seek(0)
     head = file.read(most_bytes + MAGIC_BYTES)
-    length = head.find(2 * MAGIC) + MAGIC_BYTES
+    length = head.find(2 * PARQUET_MAGIC) + MAGIC_BYTES
     while length >= LEAST_BYTES:
         tail = length - 2 * MAGIC_BYTES
         start = tail - int.from_bytes(head[tail : tail + 4], "little")
@@ -116,7 +115,7 @@ def _table_before(file: BinaryIO, most_bytes: int) -> int:
                 and set(CompactReader(head[start:tail]).struct()) >= FILE_FIELDS
             ):
                 return length
-        length = head.find(2 * MAGIC, length) + MAGIC_BYTES
+        length = head.find(2 * PARQUET_MAGIC, length) + MAGIC_BYTES
     return 0
 
 
