@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -99,12 +100,11 @@ def curate_domains(request: CurationRequest) -> Curation | None:
     for step, settings in asked:
         key = hash_json([key, step.reason.name, step.version, settings])
         path = request.cache / key[:KEY_DIGITS]
-        loaded = _read_state(path, request)
-        if loaded is None:
+        state = _kept_state(path, request)
+        if state is None:
             _run_step(step, request, removals, path)
-            loaded = _read_state(path, request)
-            assert loaded is not None
-        removals, said = loaded
+            state = _read_state(path, request)
+        removals, said = state
         notices += said
         states.append(path)
     buckets = _split_state(request, key, removals, notices) if is_split else None
@@ -139,18 +139,23 @@ def _zeros(documents: int) -> NDArray[np.uint8]:
     return made
 
 
-def _read_state(
+def _read_state(path: Path, request: CurationRequest) -> tuple[list[NDArray[Any]], list[str]]:
+    """Read the removals of each domain, and the notices."""
+    removals = [
+        read_numbers(removals_path(path, number), np.uint8, len(domain))
+        for number, domain in enumerate(request.domains)
+    ]
+    return removals, msgspec.json.decode(read_sealed(path / NOTICES), type=list[str])
+
+
+def _kept_state(
     path: Path, request: CurationRequest
 ) -> tuple[list[NDArray[Any]], list[str]] | None:
-    """Read the removals of each domain, and the notices; None if they must be made."""
+    """Read a state of an earlier run; None if there is none, or a damaged one, which is deleted."""
     if not path.is_dir():
         return None
     try:
-        removals = [
-            read_numbers(removals_path(path, number), np.uint8, len(domain))
-            for number, domain in enumerate(request.domains)
-        ]
-        return removals, msgspec.json.decode(read_sealed(path / NOTICES), type=list[str])
+        return _read_state(path, request)
     except (InputError, SealError, OSError):
         request.observer.notice(f"{path} is damaged: decided again")
         remove_tree(path)
@@ -235,10 +240,16 @@ def _restricted(decided: _Decided, split: _SplitState | None) -> list[CuratedDom
         CuratedDomain(
             domain.select(name, Selection(path, file, bucket, has_bad_records=not bucket)),
             decided.source,
-            decided.removed(lambda rows, bucket=bucket: buckets[rows] == bucket),  # type: ignore[misc]
+            decided.removed(partial(_members, buckets, bucket)),
         )
         for bucket, name in enumerate(names)
     ]
+
+
+def _members(buckets: NDArray[Any], bucket: int, rows: slice) -> NDArray[np.bool_]:
+    """Return which documents of a range are in a bucket."""
+    mask: NDArray[np.bool_] = buckets[rows] == bucket
+    return mask
 
 
 class _SplitState(NamedTuple):
@@ -291,7 +302,8 @@ def _split_state(
         notices += [split_notice(of_domain)] if of_domain is not None else []
     stems: dict[str, str] = {}
     every = [
-        [domain.name] if own is None else own for own, domain in zip(names, recipes, strict=True)
+        [domain.name] if of_domain is None else of_domain
+        for of_domain, domain in zip(names, recipes, strict=True)
     ]
     for name in itertools.chain(*every):
         other = stems.setdefault(stem_of(name).lower(), name)

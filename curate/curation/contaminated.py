@@ -13,6 +13,7 @@ from curate.curation.reasons import Reason
 from curate.curation.step import CurationRequest, Step, StepRequest
 from curate.errors import RecipeError
 from curate.recipe import LoadedRecipe
+from curate.recipe.structs import DecontaminateRecipe
 from curate.runtime.files import hash_file, is_url
 from curate.runtime.sealed import Notice
 
@@ -43,7 +44,7 @@ def _settings(request: CurationRequest) -> Any:
     from curate.curation.evaluation_sets import as_set
     from curate.curation.words import VERSION
 
-    files = _files(request, request.observer.notice)
+    files = _files(request.loaded, recipe, request.observer.notice)
     # A URL of the Hub names a commit, so it says what is in the file.
     contents = {
         name: [path if is_url(path) else hash_file(Path(path)) for path in paths]
@@ -56,15 +57,15 @@ def _settings(request: CurationRequest) -> Any:
     return [version, sets, [getattr(recipe, key) for key in keys], names]
 
 
-def _files(request: CurationRequest, notice: Notice) -> dict[str, list[str]]:
+def _files(
+    loaded: LoadedRecipe, recipe: DecontaminateRecipe, notice: Notice
+) -> dict[str, list[str]]:
     """Return the files of each set."""
     from curate.curation.evaluation_sets import set_files
 
-    loaded = request.loaded
-    assert loaded.recipe.decontaminate is not None
     return {
         name: set_files(name, evaluation, (loaded.base, loaded.cache_dir), notice)
-        for name, evaluation in loaded.recipe.decontaminate.sets.items()
+        for name, evaluation in recipe.sets.items()
     }
 
 
@@ -75,12 +76,12 @@ def _find(request: StepRequest) -> Sequence[NDArray[np.bool_]]:
 
     curation = request.curation
     recipe = curation.loaded.recipe.decontaminate
-    assert recipe is not None
+    assert recipe is not None  # or there would be no settings, and no step
     asked = contamination.ContaminationRequest(
         domains=curation.domains,
         staying=request.staying,
         settings=recipe,
-        index=read_index(recipe, _files(curation, lambda _: None)),
+        index=read_index(recipe, _files(curation.loaded, recipe, lambda _: None)),
         tokenizer=curation.tokenizer,
         cache=curation.cache,
         workers=curation.workers,

@@ -72,7 +72,7 @@ def _find(request: StepRequest) -> Sequence[NDArray[np.bool_]]:
 
     curation = request.curation
     recipe = curation.loaded.recipe
-    assert recipe.duplicates is not None
+    assert recipe.duplicates is not None  # or there would be no settings, and no step
     copies = duplicates.find_copies(
         duplicates.CopiesRequest(
             domains=curation.domains,

@@ -138,7 +138,7 @@ def _find(request: StepRequest) -> Sequence[NDArray[np.bool_]]:
     import polars as pl  # here, since it takes as long to import as all else
 
     path = list_path(request.curation.loaded)
-    assert path is not None
+    assert path is not None  # or there would be no settings, and no step
     listed = read_names(path)
     is_matched = np.zeros(len(listed.names), bool)
     masks, details = [], []

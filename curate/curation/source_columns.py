@@ -168,7 +168,7 @@ def _read_task(names: Sequence[str], task: _Task) -> dict[tuple[str, int], bytes
     for segment in task.segments:
         values: list[list[list[Any]]] = [[[] for _ in names] for _ in task.plan.files]
         for block in reader.read(task.plan.segment(segment), keep_metadata=True):
-            assert block.metadata is not None
+            assert block.metadata is not None  # since it is asked for
             for number, metadata in zip(block.files, block.metadata, strict=True):
                 for name, column in zip(names, values[number], strict=True):
                     column.append(value_at(metadata, name))

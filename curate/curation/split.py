@@ -163,10 +163,9 @@ def _cut(
     has_value = numbers.is_not_null().to_numpy()
     filled = numbers.fill_null(0.0).to_numpy()
     buckets = np.full(len(filled), _buckets(split), np.int64)
-    if split.edges is not None:
+    if split.quantiles is None:
         buckets[has_value] = np.searchsorted(np.array(split.edges), filled[has_value])
         return buckets
-    assert split.quantiles is not None
     for parent in np.unique(parents):
         members = has_value & (parents == parent)
         sample = pl.Series(filled[members & staying])
