@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from curate.errors import RecipeError
 from curate.recipe import DomainRecipe, MixtureRecipe
 from curate.recipe.checks import check_bounds
-from curate.recipe.structs import LoadedRecipe, SplitRecipe
+from curate.recipe.structs import LoadedRecipe
 from curate.runtime.registry import list_first, nearest_hint
 
 NONE = "none"
@@ -108,10 +108,9 @@ def upsampling(name: str, domain: DomainRecipe) -> float:
         name: The sub-domain, such as `web:sports:q4`.
         domain: The recipe's domain that it is of.
     """
-    splits = [domain.split] if isinstance(domain.split, SplitRecipe) else domain.split
     factors = [
         split.curve[int(part[1:]) - 1]
-        for part, split in zip(name.split(":")[1:], splits, strict=True)
+        for part, split in zip(name.split(":")[1:], domain.splits, strict=True)
         if split.curve and part != NONE
     ]
     return math.prod(factors)

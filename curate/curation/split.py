@@ -28,7 +28,7 @@ from curate.curation.attributes import (
 from curate.curation.levels import NONE
 from curate.curation.step import CurationRequest
 from curate.errors import InputError, RecipeError
-from curate.recipe.structs import DomainRecipe, SplitRecipe
+from curate.recipe.structs import SplitRecipe
 from curate.runtime.registry import counted, list_first
 from curate.tokens.domain import BUCKET
 
@@ -54,11 +54,6 @@ class SplitDomain:
     """
 
 
-def splits_of(domain: DomainRecipe) -> list[SplitRecipe]:
-    """Return the splits of a domain, outermost first."""
-    return [domain.split] if isinstance(domain.split, SplitRecipe) else domain.split
-
-
 def check_types(where: str, split: SplitRecipe, kind: Any) -> None:
     """Refuse to cut what are no numbers, and a sub-domain for each fraction.
 
@@ -70,10 +65,9 @@ def check_types(where: str, split: SplitRecipe, kind: Any) -> None:
     Raises:
         RecipeError: It does not fit.
     """
-    is_cut = split.quantiles is not None or split.edges is not None
-    if is_cut and not kind.is_numeric() and kind != pl.Null:
+    if split.is_cut and not kind.is_numeric() and kind != pl.Null:
         raise RecipeError(f"{where}: is {kind}, and only numbers have quantiles and edges")
-    if not is_cut and kind.is_float():
+    if not split.is_cut and kind.is_float():
         raise RecipeError(
             f"{where}: holds fractions, each of which would be a sub-domain; add quantiles: 5, or "
             "edges"
@@ -83,11 +77,10 @@ def check_types(where: str, split: SplitRecipe, kind: Any) -> None:
 def split_settings(request: CurationRequest, number: int) -> Any:
     """Return, as JSON, all that a domain's split follows from beside the documents."""
     domain = request.loaded.recipe.domains[number]
-    splits = splits_of(domain)
     where = f"domains[{domain.name}].split"
-    expressions = [parse(split.by, where) for split in splits]
+    expressions = [parse(split.by, where) for split in domain.splits]
     attributes = attribute_settings(request, number, expressions)
-    keys = [[split.by, split.quantiles, split.edges] for split in splits]
+    keys = [[split.by, split.quantiles, split.edges] for split in domain.splits]
     return [domain.name, keys, attributes]
 
 
@@ -108,21 +101,19 @@ def split_domain(
     """
     domain = request.loaded.recipe.domains[number]
     where = f"domains[{domain.name}].split"
-    splits = splits_of(domain)
-    expressions = [parse(split.by, where) for split in splits]
+    expressions = [parse(split.by, where) for split in domain.splits]
     frame = attribute_frame(request, number, names_in(expressions), notices)
     codes = np.zeros(len(staying), np.int64)
     names = [domain.name]
-    for split, expression in zip(splits, expressions, strict=True):
+    for split, expression in zip(domain.splits, expressions, strict=True):
         key = f"{where}.by '{split.by}'"
         values = evaluate(frame, expression, key)
         # A column may be null in the first records, or whole numbers.
         check_types(key, split, values.dtype)
-        is_cut = split.quantiles is not None or split.edges is not None
         parents, parent_names = codes, names
-        if is_cut:
+        if split.is_cut:
             labels = _cut(values, split, parents, staying)
-            label_names = [f"q{n + 1}" for n in range(_buckets(split))] + [NONE]
+            label_names = [f"q{n + 1}" for n in range(split.buckets)] + [NONE]
         else:
             labels, label_names = _by_value(values, where, split.by)
         pairs, codes = np.unique(parents * len(label_names) + labels, return_inverse=True)
@@ -135,8 +126,8 @@ def split_domain(
             f"{parent_names[pair // len(label_names)]}:{label_names[pair % len(label_names)]}"
             for pair in pairs.tolist()
         ]
-        if is_cut:
-            lacking = _buckets(split) * len(parent_names) - sum(
+        if split.is_cut:
+            lacking = split.buckets * len(parent_names) - sum(
                 not name.endswith(f":{NONE}") for name in names
             )
             if lacking:
@@ -151,10 +142,6 @@ def split_domain(
     return SplitDomain([names[code] for code in used.tolist()], place[codes])
 
 
-def _buckets(split: SplitRecipe) -> int:
-    return split.quantiles or len(split.edges or ()) + 1
-
-
 def _cut(
     values: pl.Series, split: SplitRecipe, parents: NDArray[np.int64], staying: NDArray[np.bool_]
 ) -> NDArray[np.int64]:
@@ -162,7 +149,7 @@ def _cut(
     numbers = values.cast(pl.Float64).fill_nan(None)
     has_value = numbers.is_not_null().to_numpy()
     filled = numbers.fill_null(0.0).to_numpy()
-    buckets = np.full(len(filled), _buckets(split), np.int64)
+    buckets = np.full(len(filled), split.buckets, np.int64)
     if split.quantiles is None:
         buckets[has_value] = np.searchsorted(np.array(split.edges), filled[has_value])
         return buckets

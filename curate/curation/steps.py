@@ -39,11 +39,11 @@ def check_columns(loaded: LoadedRecipe, plans: Sequence[Sequence[FilePlan]]) -> 
         if domain.where is None and not (domain.keep or domain.attributes or domain.split):
             continue
         from curate.curation.attributes import check_expressions, parse
-        from curate.curation.split import check_types, splits_of
+        from curate.curation.split import check_types
 
         key = f"domains[{domain.name}]"
         texts = {f"{key}.where": domain.where or "TRUE"}
-        splits = {f"{key}.split.by '{split.by}'": split for split in splits_of(domain)}
+        splits = {f"{key}.split.by '{split.by}'": split for split in domain.splits}
         texts |= {name: split.by for name, split in splits.items()}
         expressions = {name: parse(text, name) for name, text in texts.items()}
         kinds = check_expressions(loaded, domain, of_domain, expressions)

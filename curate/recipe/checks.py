@@ -274,28 +274,27 @@ def _check_hub(dataset: HubRecipe, has_paths: bool, place: str) -> None:
 def _check_splits(recipe: Recipe, source: str) -> None:
     for domain in recipe.domains:
         where = f"{source}: domains[{domain.name}]"
-        splits = [domain.split] if isinstance(domain.split, SplitRecipe) else domain.split
-        for split in splits:
+        for split in domain.splits:
             if split.quantiles is not None and split.edges is not None:
                 raise RecipeError(f"{where}.split: takes quantiles or edges, not both")
             if split.edges is not None and split.edges != sorted(set(split.edges)):
                 raise RecipeError(f"{where}.split.edges: must ascend; found {split.edges}")
             _check_curve(split, f"{where}.split.curve", recipe.mixture.method)
-        if isinstance(domain.max_epochs, dict) and not splits:
+        if isinstance(domain.max_epochs, dict) and not domain.split:
             raise RecipeError(
                 f"{where}.max_epochs: levels are of domains with a split; give one number"
             )
 
 
 def _check_curve(split: SplitRecipe, where: str, method: str) -> None:
-    buckets = split.quantiles or len(split.edges or ()) + 1
     if not split.curve:
         return
-    if split.quantiles is None and split.edges is None:
+    if not split.is_cut:
         raise RecipeError(f"{where}: only buckets have a curve; add quantiles or edges")
-    if len(split.curve) != buckets:
+    if len(split.curve) != split.buckets:
         raise RecipeError(
-            f"{where}: has {len(split.curve)} numbers for {buckets} buckets; give one for each"
+            f"{where}: has {len(split.curve)} numbers for {split.buckets} buckets; give one for "
+            "each"
         )
     if not any(split.curve):
         raise RecipeError(f"{where}: leaves nothing; one number must be above 0")

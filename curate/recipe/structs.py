@@ -109,6 +109,16 @@ class SplitRecipe(Frozen, frozen=True):
     Only with `quantiles` or `edges`, and method `manual`.
     """
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether it cuts numbers into buckets; otherwise it is by value."""
+        return self.quantiles is not None or self.edges is not None
+
+    @property
+    def buckets(self) -> int:
+        """Number of buckets that it cuts numbers into; 1 for a split by value."""
+        return self.quantiles or len(self.edges or ()) + 1
+
 
 class DomainRecipe(Frozen, frozen=True):
     """One source of text, with a share of its own in the mixture."""
@@ -173,6 +183,11 @@ class DomainRecipe(Frozen, frozen=True):
     """The license of the text, for the dataset card."""
     metadata: dict[str, Any] = {}
     """Further facts about the domain, which change the recipe's hash and have no other effect."""
+
+    @property
+    def splits(self) -> list[SplitRecipe]:
+        """The splits of the domain, outermost first."""
+        return [self.split] if isinstance(self.split, SplitRecipe) else self.split
 
 
 class ProxyTokenizer(Frozen, frozen=True):
