@@ -68,7 +68,7 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def log_message(self, *_):
-        pass
+        """Say nothing: the server's messages would stand between those of the tests."""
 
     def do_GET(self):
         self.answer()
@@ -156,7 +156,7 @@ class Handler(BaseHTTPRequestHandler):
             parts = path[rest:].split("/")
             for depth in range(1, len(parts)):
                 folder = path[:rest] + "/".join(parts[:depth])
-                entries[folder] = {"type": "directory", "oid": "0" * 40, "size": 0, "path": folder}
+                entries[folder] = directory(folder)
             entries[path] = described(path, data)
         if query.get("recursive", "").lower() != "true":
             entries = {p: e for p, e in entries.items() if "/" not in p[rest:]}
@@ -168,13 +168,13 @@ class Handler(BaseHTTPRequestHandler):
                 paths = json.loads(self.body)["paths"]
             else:
                 paths = urllib.parse.parse_qs(self.body.decode())["paths"]
-            found = []
+            entries = []
             for path in [paths] if isinstance(paths, str) else paths:
                 if path in at[1]:
-                    found.append(described(path, at[1][path]))
+                    entries.append(described(path, at[1][path]))
                 elif any(other.startswith(f"{path}/") for other in at[1]):
-                    found.append({"type": "directory", "oid": "0" * 40, "size": 0, "path": path})
-            self.send(found)
+                    entries.append(directory(path))
+            self.send(entries)
 
     def resolve(self, query, name, revision, path):
         if not (at := self.at(name, revision)):
@@ -198,9 +198,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def ranged(self, path, data, headers):
         code = 200
-        wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
-        if wanted:
-            start, stop = int(wanted[1]), int(wanted[2] or len(data) - 1) + 1
+        span = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if span:
+            start, stop = int(span[1]), int(span[2] or len(data) - 1) + 1
             headers["Content-Range"] = f"bytes {start}-{min(stop, len(data)) - 1}/{len(data)}"
             data, code = data[start:stop], 206
         if self.command == "GET" and self.server.shorts[path] > 0:
@@ -286,8 +286,13 @@ ROUTES = [
 ]
 
 
+def directory(path):
+    """Describe a directory as the Hub does."""
+    return {"type": "directory", "oid": "0" * 40, "size": 0, "path": path}
+
+
 def described(path, data):
-    """What the Hub says of a file."""
+    """Describe a file as the Hub does."""
     oid = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
     entry = {"type": "file", "oid": oid, "size": len(data), "path": path}
     if len(data) >= LFS_BYTES:
