@@ -9,7 +9,6 @@ from __future__ import annotations
 import glob
 import io
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,23 +60,13 @@ def attribute_tables(loaded: LoadedRecipe, domain: DomainRecipe) -> list[Attribu
     return tables
 
 
-def read_table(table: AttributeTable, names: Sequence[str] | None = None) -> pl.DataFrame:
-    """Read a table of attributes.
-
-    Args:
-        table: Its files, joined in order.
-        names: The attributes to keep; None for all.
-
-    Returns:
-        A frame with the identifier as text in `id`, and the attributes.
+def read_table(table: AttributeTable) -> pl.DataFrame:
+    """Read a table of attributes: the identifier as text in `id`, and the attributes.
 
     Raises:
         InputError: A file cannot be read, or has no identifiers.
     """
     frames = [_read_file(path, table) for path in table.files]
-    if names is not None:
-        kept = ["id", *names]
-        frames = [frame.select(name for name in frame.columns if name in kept) for frame in frames]
     try:
         return pl.concat(frames, how="diagonal_relaxed")
     except pl.exceptions.PolarsError as error:
@@ -139,7 +128,7 @@ def _first_value(field: pl.Field) -> pl.Expr:
 
 
 def join_table(
-    domain: DomainTokens, table: AttributeTable, names: Sequence[str]
+    domain: DomainTokens, table: AttributeTable, rows: pl.DataFrame
 ) -> tuple[pl.DataFrame, str]:
     """Join attributes to a domain's documents by identifier, or by content hash.
 
@@ -148,13 +137,14 @@ def join_table(
     Args:
         domain: The domain.
         table: Its table.
-        names: The attributes.
+        rows: Identifiers and attributes of the table, from `read_table`.
 
     Returns:
         The attributes, shape (documents,) each, null where no row matches; and what did not match,
         as a line for the user that is empty if everything did.
     """
-    rows = read_table(table, names).filter(pl.col("id").fill_null("") != "")
+    names = [name for name in rows.columns if name != "id"]
+    rows = rows.filter(pl.col("id").fill_null("") != "")
     total = len(rows)
     rows = rows.unique("id", keep="first", maintain_order=True).with_row_index("row")
     texts = rows["id"].to_list()
@@ -179,10 +169,10 @@ def join_table(
         )
         other = documents.join(by_content, on=["high", "low"], how="left", maintain_order="left")
         matched = pl.select(pl.coalesce(matched, other["row"])).to_series()
-    present = [name for name in names if name in rows.columns]
-    joined = rows.select(present)[matched] if len(rows) else pl.DataFrame()
-    if not len(rows):
-        joined = pl.DataFrame({name: pl.Series([None] * len(domain)) for name in present})
+    if len(rows):
+        joined = rows.select(names)[matched]
+    else:
+        joined = pl.DataFrame({name: pl.Series([None] * len(domain)) for name in names})
     unmatched = total and len(rows) - matched.drop_nulls().n_unique()
     faults = [
         text

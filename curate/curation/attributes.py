@@ -151,11 +151,10 @@ def attribute_frame(
         name: _built_in(domain, name) for name in names if name in BUILT_IN
     }
     for table in attribute_tables(request.loaded, recipe):
-        of_table = [
-            name for name in read_table(table).columns if name in names and name not in columns
-        ]
+        rows = read_table(table)
+        of_table = [name for name in rows.columns if name in names and name not in columns]
         if of_table:
-            joined, notice = join_table(domain, table, of_table)
+            joined, notice = join_table(domain, table, rows.select("id", *of_table))
             columns |= {name: joined[name] for name in of_table}
             notices += [notice] if notice else []
     columns |= source_columns(request, number, [name for name in names if name not in columns])
