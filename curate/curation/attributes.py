@@ -219,18 +219,8 @@ def check_expressions(
     where = f"domains[{domain.name}]"
     tables = attribute_tables(loaded, domain)
     heads = [read_table(table) for table in tables]
-    for name in domain.keep:
-        if name in BUILT_IN:
-            raise RecipeError(f"{where}.keep: '{name}' is built in; leave it out")
+    joined = _joined_columns(domain, tables, heads)
     needed = [*domain.keep, *names_in(list(expressions.values()))]
-    joined = {name: frame[name] for frame in heads for name in frame.columns if name != "id"}
-    clash = next((name for name in joined if name in BUILT_IN or name in domain.keep), None)
-    if clash is not None:
-        kind = "built in" if clash in BUILT_IN else "named by keep"
-        raise RecipeError(
-            f"{where}.attributes: column '{clash}' of {_file_of(clash, tables, heads)} is {kind}, "
-            "too; rename it"
-        )
     read = list(dict.fromkeys(n for n in needed if n not in BUILT_IN and n not in joined))
     head = read_head(plans, read)
     by_key = {key: names_in([expression]) for key, expression in expressions.items()}
@@ -255,10 +245,38 @@ def check_expressions(
     sample = pl.DataFrame([column.head(0) for column in columns]).with_columns(
         pl.Series(name, [], kind) for name, kind in BUILT_IN.items()
     )
-    kinds = {}
-    for key, expression in expressions.items():
-        kinds[key] = evaluate(sample, expression, key, head.path).dtype
-    return kinds
+    return {
+        key: evaluate(sample, expression, key, head.path).dtype
+        for key, expression in expressions.items()
+    }
+
+
+def _joined_columns(
+    domain: DomainRecipe, tables: Sequence[AttributeTable], heads: Sequence[pl.DataFrame]
+) -> dict[str, pl.Series]:
+    """Return the columns of a domain's tables by name; those that clash with others are refused.
+
+    Args:
+        domain: The domain.
+        tables: Its tables.
+        heads: Identifiers and attributes of each.
+
+    Raises:
+        RecipeError: A column is built in or is named by `keep`, or `keep` names a built-in one.
+    """
+    where = f"domains[{domain.name}]"
+    for name in domain.keep:
+        if name in BUILT_IN:
+            raise RecipeError(f"{where}.keep: '{name}' is built in; leave it out")
+    joined = {name: frame[name] for frame in heads for name in frame.columns if name != "id"}
+    clash = next((name for name in joined if name in BUILT_IN or name in domain.keep), None)
+    if clash is not None:
+        kind = "built in" if clash in BUILT_IN else "named by keep"
+        raise RecipeError(
+            f"{where}.attributes: column '{clash}' of {_file_of(clash, tables, heads)} is {kind}, "
+            "too; rename it"
+        )
+    return joined
 
 
 def _file_of(name: str, tables: Sequence[AttributeTable], heads: Sequence[pl.DataFrame]) -> Path:
