@@ -87,7 +87,7 @@ def curate_domains(request: CurationRequest) -> Curation | None:
         keep_columns(request)
     asked = [(step, step.settings(request)) for step in STEPS]
     asked = [(step, settings) for step, settings in asked if settings is not None]
-    is_split = any(domain.split for domain in request.loaded.recipe.domains)
+    is_split = request.loaded.recipe.is_split
     if not asked and not is_split:
         return None
     observer = request.observer

@@ -61,7 +61,7 @@ def domain_settings(
         RecipeError: A level matches no domain, or two match the same one.
     """
     recipe = loaded.recipe
-    if not any(domain.split for domain in recipe.domains):
+    if not recipe.is_split:
         return DomainSettings(tuple(recipe.domains), recipe.mixture)
     supply: dict[str, float] = dict(zip(names, tokens, strict=True))
     upsampled = {

@@ -73,10 +73,8 @@ def check_mixture(loaded: LoadedRecipe, also: Collection[str] = ()) -> None:
     recipe = loaded.recipe
     method = METHODS.find(recipe.mixture.method, "mixture.method")
     check_keys(recipe.mixture, method, also)
-    is_split = any(domain.split for domain in recipe.domains)
-    if (
-        method.by_hand and not is_split
-    ):  # such a method reads nothing but the weights, so it can be asked now
+    # A method by hand reads nothing but the weights, so it can be asked now.
+    if method.by_hand and not recipe.is_split:
         supply = (
             DomainSupply(name, 1, math.inf, weight=weight) for name, weight in by_hand(loaded)
         )
@@ -123,7 +121,7 @@ def weights_of(
             f"mixture.weights: {path} is no mixture.json ({reason}); name one that `curate mix` "
             "wrote, or give shares by domain"
         ) from error
-    if settings is None and any(domain.split for domain in loaded.recipe.domains):
+    if settings is None and loaded.recipe.is_split:
         return fields.weights  # names of sub-domains, which are not known yet
     names = [domain.name for domain in (loaded.recipe if settings is None else settings).domains]
     for name in fields.weights:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import msgspec
@@ -89,9 +90,14 @@ class LastBuild:
     paths: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """Its files by domain; empty without a dataset."""
 
+    @cached_property
+    def read(self) -> Mapping[str, tuple[int, int, int]]:
+        """Files, documents and bytes read by the recipe's domains; empty without `stats`."""
+        return {} if self.stats is None else self.stats.read()
+
     def shrinkage(self, domain: DomainTokens) -> Shrinkage:
         """Return what a domain, before curation, lacks of what this build read."""
-        read = None if self.stats is None else self.stats.read().get(domain.name)
+        read = self.read.get(domain.name)
         if read is None:
             return Shrinkage()
         files_before, documents, size_bytes = read
@@ -200,10 +206,8 @@ def shrinkage_notices(
         shrunk: What each of them lacks.
         last: The build that they are compared with.
     """
-    if last.stats is None:
-        return
     remaining = {domain.name for domain in domains}
-    for name, (_, documents_before, _) in last.stats.read().items():
+    for name, (_, documents_before, _) in last.read.items():
         if name not in remaining:
             documents = counted(documents_before, "document")
             yield f"domain '{name}' is gone: it had {documents} at the last run here"

@@ -39,6 +39,7 @@ from curate.recipe import LoadedRecipe
 from curate.recipe.effective import effective_text
 from curate.runtime.files import atomic_path, begin_directory
 from curate.runtime.progress import Observer
+from curate.runtime.workers import uses_cluster
 from curate.sources.hub import pin
 from curate.tokens import tokenizer as tokenizers
 
@@ -124,7 +125,7 @@ def _writer(
         domains=tokenized.domains,
         validation=tokenized.validation,
         sequence_length=loaded.recipe.row_tokens,
-        threads=max(1, workers // shards),
+        threads=1 if uses_cluster() else max(1, workers // shards),  # a task there has one core
         packing=loaded.recipe.packing,
         pad_id=tokenized.tokenizer.eos_id or 0,
     )

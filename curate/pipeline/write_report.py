@@ -323,11 +323,10 @@ def _request(
         except CurateError as error:
             missing = f"No predicted losses: {error}"
     source_names = [domain.name for domain in recipe.domains]
-    is_split = any(domain.split for domain in recipe.domains)
-    names = list(supply) if is_split and supply else source_names
+    names = list(supply) if recipe.is_split and supply else source_names
     is_known = bool(supply) and all(supply.get(name) for name in names)
     settings = DomainSettings(tuple(recipe.domains), recipe.mixture)
-    if is_split and is_known:
+    if recipe.is_split and is_known:
         sources = [source_names.index(name.partition(":")[0]) for name in names]
         tokens = [int(supply[name]) for name in names]
         settings = domain_settings(loaded, names, sources, tokens)

@@ -206,7 +206,7 @@ def check_recipe(recipe: Recipe, source: str) -> None:
     _check_rows(recipe, source)
     _check_weights(recipe, source)
     _check_splits(recipe, source)
-    if not any(domain.split for domain in recipe.domains):  # else once the sub-domains are known
+    if not recipe.is_split:  # else once the sub-domains are known
         names = [domain.name for domain in recipe.domains]
         check_bounds(recipe.mixture.floors, recipe.mixture.caps, names, f"{source}: ")
     check_objective(recipe.mixture, source)

@@ -626,6 +626,11 @@ class Recipe(Frozen, frozen=True):
             return None
         return self.sequence_length + (self.window == "L+1")
 
+    @property
+    def is_split(self) -> bool:
+        """Whether any domain is split, so that sub-domains are known only from the data."""
+        return any(domain.split for domain in self.domains)
+
 
 class MixtureSettings(Frozen, frozen=True):
     """The part of a recipe that mixing a run table needs."""

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from curate.errors import EngineError
 from curate.runtime.ray import alive_nodes, connected
@@ -109,7 +110,8 @@ def _marked(directories: Sequence[Path]) -> Iterator[list[tuple[str, str]]]:
                 Path(path).write_text(content, encoding="utf-8")
             except OSError as error:
                 raise EngineError(
-                    f"{path}: {error.strerror}; name a directory to write to"
+                    f"{os.path.dirname(path)}: {error.strerror}; name a directory that can be "
+                    "written (--path)"
                 ) from None
         yield marks
     finally:
@@ -158,10 +160,9 @@ def _problems(marks: list[tuple[str, str]], answer: _Answer, late: float) -> Ite
 
 
 def _machine(
-    node: dict[str, object], answer: _Answer | None, problems: tuple[str, ...], late: float = 0.0
+    node: dict[str, Any], answer: _Answer | None, problems: tuple[str, ...], late: float = 0.0
 ) -> Machine:
     resources = node["Resources"]
-    assert isinstance(resources, dict)
     return Machine(
         name=str(node["NodeManagerAddress"]),
         cores=int(resources.get("CPU", 0)),

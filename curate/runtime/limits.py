@@ -73,7 +73,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Limited(Generic[Item, Result]):
-    """A function for `map_tasks` that no process without limits may run."""
+    """A function for `map_tasks` that runs in limited processes, where these fork here."""
 
     function: Callable[[Item], Result]
     limits: Limits

@@ -359,7 +359,7 @@ def map_tasks(
 
     Args:
         function: Must be picklable where workers are spawned. `Limited`, it runs in a limited
-            process, where processes fork.
+            process, where processes fork and no cluster does the work.
         items: Started in this order.
         workers: Number of processes, or of tasks at once on a cluster; with 1, this process does
             all other work.

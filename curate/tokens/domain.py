@@ -240,11 +240,16 @@ class DomainTokens:
 
     def stored_positions(self, rows: slice) -> NDArray[np.int64]:
         """Return the place of each document of a range among those of all `stored_entries`."""
+        positions: NDArray[np.int64] = self._shifts[self.entries[rows]] + self._row[rows]
+        return positions
+
+    @cached_property
+    def _shifts(self) -> NDArray[np.int64]:
+        """What to add to a row of a part for its place among all `stored_entries`, by entry."""
         before = np.cumsum([0, *(stored.entry.documents for stored in self._slices)])[:-1]
         first = [stored.entry.document_start for stored in self._slices]
-        shift = before - np.array(first, np.int64)
-        positions: NDArray[np.int64] = shift[self.entries[rows]] + self._row[rows]
-        return positions
+        shifts: NDArray[np.int64] = before - np.array(first, np.int64)
+        return shifts
 
     def validation(
         self, share: float, key: int, among: NDArray[np.bool_] | None = None

@@ -65,56 +65,52 @@ def domain_counts(request: CountRequest, notice: Notice) -> Path:
         request: The domain.
         notice: Called with a line that names a damaged table.
     """
-    if request.domain.selection is not None:
-        return _selected_counts(request, notice)
-    # Entries without documents have no counts. Some are segments beyond the end of their file.
-    needed = Counter(
-        [
-            stored.entry.name
-            for file in request.domain.files
-            for stored in file.entries
-            if stored.entry.documents
-        ]
-    )
+    domain = request.domain
+    needed = _entries_with_documents(domain)
     listed = sorted(f"{entry}:{times}" for entry, times in needed.items())
+    if domain.selection is not None:  # after the documents: it serves whatever removed the others
+        listed = [f"documents {domain.fingerprint}:1"]
     name = hash_bytes("\n".join([f"schema {SCHEMA}", *listed]).encode())[:24]
-    path = request.directory / f"{request.domain.name}-{name}"
+    path = request.directory / f"{domain.stem}-{name}"
     sweep(request.directory)
     if path.is_dir() and _is_whole(path, notice):
         return path
-    base, runs, needed = _reusable_tables(request, needed, notice)
     request.spill.mkdir(parents=True, exist_ok=True)
     request = replace(request, spill=Path(tempfile.mkdtemp(dir=request.spill)))
-    if needed:
-        rest = request.spill / "rest"
-        _count_entries(request, needed, rest)
-        runs.append(rest)
-    if base is None and len(runs) == 1:
-        total = runs[0]
+    if domain.selection is None:
+        total = _sum_of_tables(request, needed, notice)
     else:
-        total = request.spill / "total"
-        tables = [StoredTable.open(table) for table in ([base] if base else []) + runs]
-        merge_tables(tables, total, request.tokenizer.symbols)
+        total = _count_selected(request)
     seal_table(total, listed)
     path.parent.mkdir(parents=True, exist_ok=True)
     place_directory(total, path)
     return path
 
 
-def _selected_counts(request: CountRequest, notice: Notice) -> Path:
-    """Return the path of the bigram table of a domain that keeps only some of its documents.
+def _entries_with_documents(domain: DomainTokens) -> Counter[EntryKey]:
+    """Count the entries by name; those without documents, such as ends of files, have no counts."""
+    return Counter([stored.entry.name for stored in domain.stored_entries])
 
-    The table is named after these documents, so it serves whatever removed the others.
-    """
-    domain = request.domain
-    listed = [f"documents {domain.fingerprint}:1"]
-    name = hash_bytes("\n".join([f"schema {SCHEMA}", *listed]).encode())[:24]
-    path = request.directory / f"{domain.stem}-{name}"
-    sweep(request.directory)
-    if path.is_dir() and _is_whole(path, notice):
-        return path
+
+def _sum_of_tables(request: CountRequest, needed: Counter[EntryKey], notice: Notice) -> Path:
+    """Return the path of a table of all entries, of earlier ones as far as there are any."""
+    base, runs, needed = _reusable_tables(request, needed, notice)
+    if needed:
+        rest = request.spill / "rest"
+        _count_entries(request, needed, rest)
+        runs.append(rest)
+    if base is None and len(runs) == 1:
+        return runs[0]
+    total = request.spill / "total"
+    tables = [StoredTable.open(table) for table in ([base] if base else []) + runs]
+    merge_tables(tables, total, request.tokenizer.symbols)
+    return total
+
+
+def _count_selected(request: CountRequest) -> Path:
+    """Return the path of a table of the documents that the domain keeps."""
     counter = _counter(request)
-    for stored, kept in domain.kept_by_entry():
+    for stored, kept in request.domain.kept_by_entry():
         if kept.any():
             selected = None if kept.all() else kept
             for stream in entry_streams(stored, request.tokenizer, selected):
@@ -122,10 +118,7 @@ def _selected_counts(request: CountRequest, notice: Notice) -> Path:
                 next_block()
     total = request.spill / "total"
     counter.finish(total)
-    seal_table(total, listed)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    place_directory(total, path)
-    return path
+    return total
 
 
 def _reusable_tables(
