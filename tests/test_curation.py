@@ -200,8 +200,8 @@ def test_a_dataset_is_read_back_and_looked_up(recipe: Path, listed: Path) -> Non
     dataset, _ = built(recipe, "exclude=ids.txt")
     again = read_back(dataset.directory, None, 1, Listener())
     assert again.ok and again.json["tokens_compared_with_store"]
-    found = show_document(dataset.directory, "wiki-5")
-    assert found.documents[0].line == 6
+    shown = show_document(dataset.directory, "wiki-5")
+    assert shown.documents[0].line == 6
     (gone,) = show_document(dataset.directory, "wiki-3").removed
     assert (gone.reason, gone.detail, gone.line) == ("excluded", "wiki-3", 4)
     text = make_documents("wiki", 300)[0]["text"]

@@ -356,7 +356,7 @@ class ShortFile(io.BytesIO):
 
 
 def test_a_short_read_of_any_store_is_an_error():
-    """What is missing would look like the end of the file."""
+    """Otherwise the missing bytes would look like the end of the file."""
     fsspec.register_implementation("short", Short, clobber=True)
     with open_input("short://file") as file:
         assert file.read(4) == b"0123"

@@ -139,11 +139,11 @@ def test_whole_numbers_beyond_64_bits_stay_whole(
     path = write(tmp_path / "a.jsonl", b"\n".join([*around, record]) + b"\n")
     for key in ("id", 'i"d'):  # the second is read without a decoder of two fields
         path.write_bytes(path.read_bytes().replace(b'"id"', json.dumps(key).encode()))
-        found = read(path, ReadOptions(id=key), keep_metadata=True)
-        assert found.ids[-1] == str(number)
-        assert found.metadata is not None
-        assert found.metadata[-1]["n"] == [{"m": number}]
-        assert found.metadata[-1]["f"] == 1e30
+        block = read(path, ReadOptions(id=key), keep_metadata=True)
+        assert block.ids[-1] == str(number)
+        assert block.metadata is not None
+        assert block.metadata[-1]["n"] == [{"m": number}]
+        assert block.metadata[-1]["f"] == 1e30
         assert read(path, ReadOptions(id=key)).ids[-1] == str(number)
 
 

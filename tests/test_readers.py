@@ -131,19 +131,19 @@ def test_a_header_inside_joined_csv_is_no_document(
     tmp_path: Path, header: bytes, mark: bytes
 ) -> None:
     first, second = mark + header + b"\n1,one,5\n2,two,6\n", mark + header + b"\n3,three,7\n"
-    found = read(write(tmp_path / "a.csv", first + second + second), keep_metadata=True)
-    assert found.texts == ["one", "two", "three", "three"]
+    block = read(write(tmp_path / "a.csv", first + second + second), keep_metadata=True)
+    assert block.texts == ["one", "two", "three", "three"]
     reason = "the header again, as where files were joined"
-    assert found.bad == [(4, reason), (6, reason)]
+    assert block.bad == [(4, reason), (6, reason)]
     # Its columns may stand in another order.
     turned = first + mark + b"text,n,id\nfour,8,4\n" + second
-    found = read(write(tmp_path / "a.csv", turned), keep_metadata=True)
-    assert (found.texts, found.ids) == (["one", "two", "four", "three"], ["1", "2", "4", "3"])
-    assert found.metadata == [{"n": "5"}, {"n": "6"}, {"n": "8"}, {"n": "7"}]
-    assert found.bad == [(4, reason), (6, reason)]
+    block = read(write(tmp_path / "a.csv", turned), keep_metadata=True)
+    assert (block.texts, block.ids) == (["one", "two", "four", "three"], ["1", "2", "4", "3"])
+    assert block.metadata == [{"n": "5"}, {"n": "6"}, {"n": "8"}, {"n": "7"}]
+    assert block.bad == [(4, reason), (6, reason)]
     # Without a line end between them, the row across the joint is bad.
-    found = read(write(tmp_path / "a.csv", b"text,n\na,1\nb,2" + b"text,n\nc,3\n"))
-    assert (found.texts, found.bad) == (["a", "c"], [(3, "3 fields, the header has 2")])
+    block = read(write(tmp_path / "a.csv", b"text,n\na,1\nb,2" + b"text,n\nc,3\n"))
+    assert (block.texts, block.bad) == (["a", "c"], [(3, "3 fields, the header has 2")])
 
 
 def test_text_files_are_documents_in_groups(tmp_path: Path) -> None:

@@ -17,9 +17,9 @@ from curate.curation.step import CurationRequest, Step, StepRequest
 from curate.errors import InputError, RecipeError
 from curate.recipe import LoadedRecipe
 from curate.runtime.files import hash_file
-from curate.runtime.memory import blocks, columns
+from curate.runtime.memory import blocks
 from curate.runtime.registry import counted, list_first
-from curate.tokens.domain import DomainTokens
+from curate.tokens.domain import DomainTokens, document_mask
 
 CONTENT_HASH = re.compile(r"[0-9a-fA-F]{32}")
 
@@ -145,7 +145,7 @@ def _find(request: StepRequest) -> Sequence[NDArray[np.bool_]]:
     for number, domain in enumerate(request.curation.domains):
         documents, names = match_names(domain, listed)
         is_matched[names] = True
-        mask = columns(len(domain), {"mask": np.bool_})["mask"]
+        mask = document_mask(len(domain))
         mask[...] = False
         mask[documents] = True
         masks.append(mask)

@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xxhash
@@ -161,7 +162,7 @@ def shared_decoder(tokenizer: Tokenizer) -> TextDecoder:
 
 
 @cache
-def _rensa():  # type: ignore[no-untyped-def]  # noqa: ANN202
+def _rensa() -> Any:
     try:
         import rensa
     except ImportError as error:

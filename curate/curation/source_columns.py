@@ -240,7 +240,7 @@ def _joined(name: str, parts: Sequence[tuple[str, bool, pl.Series]]) -> pl.Serie
     first: dict[Any, str] = {}
     series = []
     for path, is_csv, part in parts:
-        read = part if not is_csv or numbers is None else _as_number(part, numbers)
+        read = part.cast(numbers, strict=False) if is_csv and numbers is not None else part
         if read.dtype != pl.Null:
             first.setdefault(read.dtype, path)
         series.append(read)
@@ -270,10 +270,6 @@ def _csv_numbers(parts: Sequence[pl.Series]) -> Any:
         ):
             return kind
     return None
-
-
-def _as_number(part: pl.Series, kind: Any) -> pl.Series:
-    return part.cast(kind, strict=False)
 
 
 @dataclass(frozen=True)
