@@ -43,9 +43,12 @@ SCREEN_OPTIONS: Sequence[Callable[[Any], Any]] = [
 """Options of every command that shows a result, which `Screen` reads."""
 
 
+WORKERS = click.option(
+    "--workers", type=click.IntRange(1), help="Number of processes; default: the cores."
+)
+
 WORK_OPTIONS: Sequence[Callable[[Any], Any]] = [
-    click.option("--workers", type=click.IntRange(1),
-                 help="Number of processes; default: the cores."),
+    WORKERS,
     click.option("--engine", type=click.Choice(["local", "ray"]),
                  help="Work here (default), or on a Ray cluster."),
 ]  # fmt: skip

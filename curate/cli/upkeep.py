@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 import curate
-from curate.cli.session import Screen, screen_command
+from curate.cli.session import WORKERS, Screen, screen_command
 from curate.runtime.registry import counted, list_first
 
 
@@ -18,7 +18,7 @@ from curate.runtime.registry import counted, list_first
 @click.option("--public", is_flag=True, help="Make a new repository public; default: private.")
 @click.option("--message", help="Message of the commit.")
 @click.option("--dry-run", is_flag=True, help="Only list the files, without a network.")
-@click.option("--workers", type=click.IntRange(1), help="Number of processes; default: the cores.")
+@WORKERS
 @screen_command
 def push(directory: Path, repository: str, **options: Any) -> None:
     """Verify a dataset, and upload it to the Hugging Face Hub.
@@ -63,7 +63,7 @@ def push(directory: Path, repository: str, **options: Any) -> None:
     is_flag=True,
     help="Rebuild the datasets that hold any of them, with the same shares and budget.",
 )
-@click.option("--workers", type=click.IntRange(1), help="Number of processes; default: the cores.")
+@WORKERS
 @screen_command
 def remove(directories: tuple[Path, ...], names: Path, **options: Any) -> None:
     """Find listed documents in built datasets, and take them out.
