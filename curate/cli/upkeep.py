@@ -97,8 +97,9 @@ def remove(directories: tuple[Path, ...], names: Path, **options: Any) -> None:
                     f"rebuilt: none is left; {rebuilt['changed_share']:.1%} of shard bytes "
                     f"changed, in {rebuilt['changed_shards']:,} of "
                     f"{counted(rebuilt['shards'], 'shard file')}; "
-                    f"{rebuilt['new_tokens']:,} of {rebuilt['tokens']:,} tokens are of documents "
-                    f"that were not there; listed in {rebuilt['list']}, which exclude must name"
+                    f"{rebuilt['new_tokens']:,} of {rebuilt['tokens']:,} tokens come from "
+                    f"documents that were not there before; name {rebuilt['list']} in exclude of "
+                    "your own recipe, or its next build brings the removed documents back"
                 )
             elif held:
                 shown.append(f"to remove them: curate remove {directory} {names} --rebuild")
