@@ -83,7 +83,7 @@ def _again(number: int, frame: FrameType | None) -> None:
 
 
 def _unraisable(lost: UnraisableHookArgs) -> None:
-    """Print what Python cannot raise, but for the interrupt: that is raised again."""
+    """Print what Python cannot raise, except the interrupt, which is raised again."""
     if _received is None or not issubclass(lost.exc_type, KeyboardInterrupt):
         sys.__unraisablehook__(lost)
 

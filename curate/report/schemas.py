@@ -62,7 +62,7 @@ class DocumentAmounts(_Fields):
 
 
 class LostAmounts(_Fields):
-    """Records that gave no document, and amounts that the last build had more."""
+    """Records that gave no document, and how much more the last build had."""
 
     records: Count
     bytes: Count
