@@ -210,14 +210,14 @@ def look_up(dataset: OpenDataset, query: str) -> LookUp:
         "id": _by_identifier,
         "text": _by_text,
     }
-    removals = {by: _removed(dataset, by, query) for by in searches}
     for by, search in searches.items():
-        # A search by text reads everything, so what is known to be removed comes before it.
-        is_removed = by == "text" and any(removals.values())
-        if by == "text" and not is_removed and match and match["shard"].isdecimal():
+        removed = _removed(dataset, by, query)
+        # A search by text reads everything, so a removed document with that text is enough.
+        is_answered = by == "text" and bool(removed)
+        if by == "text" and not is_answered and match and match["shard"].isdecimal():
             _refuse_number(dataset, query, match["shard"])
-        keys = [] if is_removed else search(dataset, query)
-        if keys or removals[by]:
+        keys = [] if is_answered else search(dataset, query)
+        if keys or removed:
             return LookUp(
                 query=query,
                 by=by,
@@ -226,7 +226,7 @@ def look_up(dataset: OpenDataset, query: str) -> LookUp:
                 sequences=(),
                 documents=_documents(dataset, keys),
                 notices=tuple(dataset.notices),
-                removed=removals[by],
+                removed=removed,
             )
     raise InputError(_no_match(dataset, query))
 
