@@ -6,7 +6,7 @@ without anything to show is None.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
@@ -157,7 +157,6 @@ def shares(artifacts: Mapping[str, Any]) -> Chart | None:
     if len(rows) < 2:
         return None
     rows.sort(key=lambda row: -max((m.value for m in row[1] if m.series == 0), default=0.0))
-    used = {mark.series for _, marks in rows for mark in marks}
     has_intervals = any(mark.low is not None for _, marks in rows for mark in marks)
     asked_label = "asked, with its 95 % interval" if has_intervals else "asked"
     series = {0: asked_label, 2: "natural", 5: "realised on disk"}
@@ -165,11 +164,17 @@ def shares(artifacts: Mapping[str, Any]) -> Chart | None:
         Dots(
             Axes("share of training tokens", from_zero=True),
             rows,
-            {at: name for at, name in series.items() if at in used},
+            _drawn(series, (mark for _, marks in rows for mark in marks)),
             lambda v: percent(v, 0),
         ),
         "Shares of the training tokens; natural is in proportion to supply.",
     )
+
+
+def _drawn(series: Mapping[int, str], marks: Iterable[Mark | Point]) -> dict[int, str]:
+    """Return the names of the series that have a mark."""
+    used = {mark.series for mark in marks}
+    return {at: name for at, name in series.items() if at in used}
 
 
 def first(*values: Any) -> Any:
@@ -234,12 +239,11 @@ def front(fields: Mapping[str, Any]) -> list[Chart]:
         ]
         if not drawn:
             continue
-        used = {point.series for point in drawn}
         series = {0: "on the front", 3: "natural"}
         charts.append(
             Chart(
                 Points(Axes(f"loss of {across}", f"loss of {up}"), drawn,
-                       {at: name for at, name in series.items() if at in used}),
+                       _drawn(series, drawn)),
                 "Predicted losses of mixtures between the best for one group of targets and for "
                 "another: no mixture within the recipe's limits is better for one group without "
                 "being worse for another.",
@@ -353,10 +357,9 @@ def rivals(validation: Mapping[str, Any]) -> list[Chart]:
             rows.append((name, marks))
         if not any(marks for _, marks in rows):
             continue
-        used = {mark.series for _, marks in rows for mark in marks}
         series = {0: "trained, with its 95 % interval over seeds", 1: "predicted by the law"}
         axes = Axes(f"objective, {dig(size, 'preset')} models, nats a token")
-        shown = {at: name for at, name in series.items() if at in used}
+        shown = _drawn(series, (mark for _, marks in rows for mark in marks))
         charts.append(
             Chart(
                 Dots(axes, rows, shown, lambda v: f"{v:.3f}"),

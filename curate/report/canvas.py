@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter
 
-from curate.report.charts import SERIES, Chart, Dots, Line, Lines, Matrix, Points, spread
+from curate.report.charts import SERIES, Chart, Dots, Line, Lines, Matrix, Points, powers, spread
 from curate.report.numbers import short
 from curate.report.palette import LIGHT
 from curate.runtime.escape import visible
@@ -236,9 +236,7 @@ def _tick_logarithm(plane: Plane) -> None:
     """Label 1, 2 and 5 times powers of ten where the axis is short, else powers of ten."""
     low, high = plane.get_xlim()
     plane.set_xlim(low, high)
-    steps = (1, 2, 5) if high / low < 300 else (1,)
-    ticks = [step * 10.0**power for power in range(-3, 18) for step in steps]
-    plane.xaxis.set_major_locator(FixedLocator([tick for tick in ticks if low <= tick <= high]))
+    plane.xaxis.set_major_locator(FixedLocator(powers(low, high)))
     plane.xaxis.set_minor_formatter(NullFormatter())
     plane.xaxis.set_major_formatter(_formatter(short))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -106,6 +107,19 @@ class Chart:
 
     drawing: Dots | Lines | Points | Matrix
     caption: str
+
+
+def powers(low: float, high: float) -> list[float]:
+    """Choose powers of ten between two positive ends, and twice and five times them where few.
+
+    Example:
+        >>> powers(9.0, 1e4), powers(8e3, 6e4)
+        ([10.0, 100.0, 1000.0, 10000.0], [10000.0, 20000.0, 50000.0])
+    """
+    steps = (1, 2, 5) if high / low < 300 else (1,)
+    first, last = math.floor(math.log10(low)), math.floor(math.log10(high))
+    marked = [step * 10.0**exponent for exponent in range(first, last + 1) for step in steps]
+    return [value for value in marked if low * 0.999 <= value <= high * 1.001]
 
 
 def spread(places: Sequence[float], step: float, highest: float) -> list[float]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from markupsafe import Markup, escape
 
-from curate.report.charts import SERIES, Axes, Chart, Dots, Lines, Matrix, Points, spread
+from curate.report.charts import SERIES, Axes, Chart, Dots, Lines, Matrix, Points, powers, spread
 from curate.report.numbers import short
 from curate.report.page.parts import ROWS_DRAWN, first_only
 
@@ -62,19 +62,6 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     step = next(unit * factor for factor in (1, 2, 5, 10) if unit * factor >= raw * 0.999)
     first = math.ceil(low / step - 1e-9)
     return [round(place * step, 12) for place in range(first, math.floor(high / step + 1e-9) + 1)]
-
-
-def powers(low: float, high: float) -> list[float]:
-    """Choose powers of ten between two positive ends, and twice and five times them where few.
-
-    Example:
-        >>> powers(9.0, 1e4), powers(8e3, 6e4)
-        ([10.0, 100.0, 1000.0, 10000.0], [10000.0, 20000.0, 50000.0])
-    """
-    steps = (1, 2, 5) if high / low < 300 else (1,)
-    first, last = math.floor(math.log10(low)), math.floor(math.log10(high))
-    marked = [step * 10.0**exponent for exponent in range(first, last + 1) for step in steps]
-    return [value for value in marked if low * 0.999 <= value <= high * 1.001]
 
 
 def clipped(text: str, letters: int = LABEL_LETTERS) -> str:
