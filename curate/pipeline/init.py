@@ -27,6 +27,7 @@ from curate.runtime.escape import one_line
 from curate.runtime.files import atomic_path, read_small
 from curate.runtime.registry import counted, list_first
 from curate.sources.proposals import Proposal, ProposedDomain, propose, valid_name
+from curate.sources.remote import name_filter
 from curate.sources.survey import survey
 from curate.tokens import tokenizer as tokenizers
 
@@ -159,9 +160,8 @@ def _domain_reading(path: Path, directory: Path, domains: Sequence[ProposedDomai
         for pattern in domain.patterns:
             place = (root / pattern).resolve()
             if place.is_dir():
-                names = [one.strip() for one in domain.glob.split(",")]
-                is_read = file.is_relative_to(place)
-                is_read &= any(fnmatch.fnmatchcase(file.name, one) for one in names)
+                fits = name_filter(domain.glob)
+                is_read = file.is_relative_to(place) and bool(fits(file.name))
             else:
                 is_read = fnmatch.fnmatchcase(str(file), str(root / pattern))
             if is_read:
