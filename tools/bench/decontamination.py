@@ -55,15 +55,22 @@ def recipe_of(work: Path, tokenizer: Path, paths: str) -> dict[str, Any]:
     }
 
 
+def write_sets(work: Path, sets: dict[str, list[Any]]) -> dict[str, str]:
+    """Write evaluation sets as JSON Lines; return the path of each."""
+    paths = {}
+    for name, rows in sets.items():
+        path = work / f"{name}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        paths[name] = str(path)
+    return paths
+
+
 def flagged(work: Path, tokenizer: Path, texts: list[str], sets: dict[str, list[Any]]) -> set[str]:
     """Return the texts that hold an item."""
     work.mkdir(parents=True)
     lines = "".join(json.dumps({"text": text}) + "\n" for text in texts)
     (work / "texts.jsonl").write_text(lines)
-    paths = {}
-    for name, rows in sets.items():
-        paths[name] = str(work / f"{name}.jsonl")
-        Path(paths[name]).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    paths = write_sets(work, sets)
     recipe = work / "recipe.json"
     recipe.write_text(json.dumps(recipe_of(work, tokenizer, str(work / "texts.jsonl"))))
     corpus = tokenize_domains(load_recipe(recipe), 1, Observer())
@@ -133,11 +140,7 @@ def show_parts(work: Path, tokenizer: Path) -> None:
 
 def show_speed(work: Path, documents: int) -> None:
     path = make_corpus(work, documents)
-    planted = planted_corpus(0)
-    sets = {}
-    for name, rows in planted.sets.items():
-        sets[name] = str(work / f"{name}.jsonl")
-        Path(sets[name]).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    sets = write_sets(work, planted_corpus(0).sets)
     recipe = recipe_of(work, path.parent / "tokenizer.json", str(path))
     (work / "plain.json").write_text(json.dumps(recipe))
     (work / "held.json").write_text(json.dumps(recipe | {"decontaminate": {"sets": sets}}))

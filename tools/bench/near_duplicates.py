@@ -95,7 +95,7 @@ def show_caught(pairs: int) -> None:
 
 
 def _share_a_band(texts: list[str]) -> np.ndarray:
-    """Whether each text at an even place shares a band with the next one."""
+    """Return whether each text at an even place shares a band with the next one."""
     blocks = [band_hashes(texts[n : n + 2000], BANDING) for n in range(0, len(texts), 2000)]
     hashes = np.concatenate(blocks)
     return (hashes[0::2] == hashes[1::2]).any(1)
