@@ -95,7 +95,7 @@ def test_domains_have_licences_and_shares(cached_recipe: Path) -> None:
 def test_references_lead_somewhere(cached_recipe: Path) -> None:
     _, description = build(cached_recipe, "output.format=parquet")
     names: list[str] = []
-    wanted: list[str] = []
+    references: list[str] = []
 
     def walk(value: Any) -> None:
         if isinstance(value, list):
@@ -103,13 +103,13 @@ def test_references_lead_somewhere(cached_recipe: Path) -> None:
                 walk(one)
         elif isinstance(value, dict):
             if "@id" in value:
-                (names if "@type" in value else wanted).append(value["@id"])
+                (names if "@type" in value else references).append(value["@id"])
             for key, one in value.items():
                 if key not in ("@context", "data"):
                     walk(one)
 
     walk(description)
-    assert len(names) == len(set(names)) and set(wanted) <= set(names) and wanted
+    assert len(names) == len(set(names)) and set(references) <= set(names) and references
     assert description["conformsTo"] == "http://mlcommons.org/croissant/1.0"
     assert description["@context"]["conformsTo"] == "dct:conformsTo"
 
