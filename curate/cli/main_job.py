@@ -234,7 +234,7 @@ def verify(directory: Path, **options: Any) -> None:
     "--plots",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Writes each figure there, too, as PNG and SVG; needs matplotlib.",
+    help="Also write each figure there, as PNG and SVG; needs matplotlib.",
 )
 @click.option(
     "--supply",

@@ -17,7 +17,7 @@ from curate.runtime.registry import counted, list_first
 @click.argument("repository", metavar="OWNER/NAME")
 @click.option("--public", is_flag=True, help="Make a new repository public; default: private.")
 @click.option("--message", help="Message of the commit.")
-@click.option("--dry-run", is_flag=True, help="Only list the files, without a network.")
+@click.option("--dry-run", is_flag=True, help="Only list the files; needs no network.")
 @WORKERS
 @screen_command
 def push(directory: Path, repository: str, **options: Any) -> None:
