@@ -478,7 +478,7 @@ def read_provenance(path: Path, shard: ShardRecord, manifest: Manifest) -> NDArr
 
 
 def _are_of_shard(pieces: NDArray[Any], shard: ShardRecord, manifest: Manifest) -> bool:
-    """Whether pieces are of the dataset's domains, and add up to the shard's tokens."""
+    """Return whether pieces are of the dataset's domains, and add up to the shard's tokens."""
     total_tokens = 0
     for rows in blocks(len(pieces)):
         part = pieces[rows]

@@ -31,7 +31,7 @@ from trials import (
 )
 
 STAGES = ("find files", "tokenise", "count", "entropies", "write", "verify")
-"""As the log names them."""
+"""Stages of a build, by their names in the log."""
 
 RECIPE: dict[str, Any] = {
     "tokenizer": {"train": {"vocab_size": 4096, "sample_bytes": 4_000_000}},
