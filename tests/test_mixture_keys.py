@@ -44,6 +44,7 @@ VALUES = {
     "evidence.far_runs": "keep",
     "evidence.fill": {"runs.csv": TableFill(params=1e6)},
     "evidence.absent_domains": "zero",
+    "evidence.became": {"a": "b"},
     "law": "ridge",
     "objective": "worst",
     "at_tokens": 150.0,

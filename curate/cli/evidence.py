@@ -41,6 +41,12 @@ from curate.errors import RecipeError
     "--absent-domains", type=click.Choice(["refuse", "zero"]), default="refuse", show_default=True,
     help="Domains that only some of several tables have.",
 )  # fmt: skip
+@click.option(
+    "--became",
+    multiple=True,
+    metavar="OLD=NEW[:SHARE,NEW:SHARE]",
+    help="New name of a domain, or its parts with their shares of it; may be repeated.",
+)
 @click.option("--targets", help="Losses to fit, separated by commas; default: all.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path(), help="Where fit.json goes.")
 @work_command
@@ -64,6 +70,7 @@ def fit(runs: tuple[Path, ...], **options: Any) -> None:
         far_runs=options["far_runs"],
         fill=_fills(options["fill"]),
         absent_domains=options["absent_domains"],
+        became=_became(options["became"]),
         directory=options["out"],
         workers=options["workers"],
         progress=screen.observer,
@@ -98,6 +105,26 @@ def _fills(texts: Sequence[str]) -> dict[str, dict[str, float]]:
                 "small.csv:params=6e7,tokens=1e9"
             ) from None
     return fills
+
+
+def _became(texts: Sequence[str]) -> dict[str, str | dict[str, float]]:
+    """Read texts such as `OLD=NEW` and `OLD=NEW:0.3,OTHER:0.7`."""
+    became: dict[str, str | dict[str, float]] = {}
+    for text in texts:
+        old, _, new = text.partition("=")
+        parts = [part.rpartition(":") for part in new.split(",")]
+        try:
+            became[old] = {name: float(share) for name, _, share in parts}
+            wrong = not all(name for name, _, _ in parts)
+        except ValueError:
+            # Names of parts have colons themselves, as in `web:hi`.
+            became[old], wrong = new, len(parts) > 1
+        if wrong or not (old and new):
+            raise RecipeError(
+                f"--became {text}: expected OLD=NEW, or OLD=NEW:SHARE,NEW:SHARE, as in "
+                "web=web-hi:0.3,web-lo:0.7"
+            )
+    return became
 
 
 @click.command()

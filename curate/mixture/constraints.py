@@ -71,9 +71,9 @@ def match_constraints(
         listed = ", ".join(f"'{name}'" for name in absent)
         raise MissingEvidence(
             f"mixture: the {source} do not include {listed} (they have {', '.join(domains)}). "
-            f"Rename the domains so that they match, train {source} with "
-            f"{'it' if len(absent) == 1 else 'them'}, or take a method that needs none, such as "
-            "entropy"
+            f"Rename the domains so that they match, {_reuse_hint(source, absent)}train {source} "
+            f"with {'it' if len(absent) == 1 else 'them'}, or take a method that needs none, such "
+            "as entropy"
         )
     place = np.array([domains.index(name) for name in names])
     bounds = share_bounds(request)
@@ -93,6 +93,16 @@ def match_constraints(
         unique_share=unique,
         goals=make_goals(request.options.search, targets, runs),
         left_out=left_out,
+    )
+
+
+def _reuse_hint(source: str, absent: Sequence[str]) -> str:
+    """Say how runs on earlier domains can be reused, for a list of ways out."""
+    if source != "runs":
+        return ""
+    return (
+        f"say what they were in the runs (mixture.evidence.became: {{OLD: {absent[0]}}}) or that "
+        "no run had any (mixture.evidence.absent_domains: zero), "
     )
 
 

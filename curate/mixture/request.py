@@ -153,8 +153,8 @@ KEYS_BY_EVIDENCE: Mapping[str | None, tuple[str, ...]] = {
     None: (),
     "runs": (
         "evidence.runs", "evidence.far_runs", "evidence.fill", "evidence.absent_domains",
-        "evidence.proxy", "objective", "at_tokens", "at_params", "kl", "prior", "trust_region",
-        "replicates", "discount_repeats",
+        "evidence.became", "evidence.proxy", "objective", "at_tokens", "at_params", "kl", "prior",
+        "trust_region", "replicates", "discount_repeats",
     ),
     "experts": (
         "evidence.experts", "evidence.proxy", "objective", "kl", "prior", "replicates", "level",

@@ -639,6 +639,7 @@ def fit(  # noqa: PLR0913 - keywords, of which a call names two or three
     far_runs: FarRuns = "leave_out",
     fill: Mapping[str, Mapping[str, float]] | None = None,
     absent_domains: AbsentDomains = "refuse",
+    became: Mapping[str, str | Mapping[str, float]] | None = None,
     directory: PathLike | None = None,
     workers: int | None = None,
     progress: Progress = None,
@@ -657,6 +658,7 @@ def fit(  # noqa: PLR0913 - keywords, of which a call names two or three
         fill: By file, `params` and `tokens` of a table that has no such column.
         absent_domains: Whether a domain that only some tables have is refused, or has share 0 in
             the others.
+        became: By a domain of the tables, its new name, or its parts with their shares of it.
         directory: Where to write `fit.json`; None writes nothing.
         workers: Number of processes; None for the cores.
         progress: None for silence, "terminal", or an observer.
@@ -680,7 +682,7 @@ def fit(  # noqa: PLR0913 - keywords, of which a call names two or three
         experts=_path(experts),
         targets=None if targets is None else _names(targets),
         far_runs=far_runs,
-        joining=joining(fill or {}, absent_domains),
+        joining=joining(fill or {}, absent_domains, became),
     )
     fields = fit_laws(inputs, _path(directory), _workers(workers), _observer(progress))
     return FitResult(fields)

@@ -30,6 +30,7 @@ from curate.dataset.manifest import RECIPE, load_manifest
 from curate.errors import CurateError, InputError, RecipeError
 from curate.laws.law import RunTable
 from curate.laws.run_tables.join import Joining
+from curate.laws.run_tables.lineage import shares_of_parts
 from curate.laws.run_tables.read import read_runs
 from curate.recipe import LoadedRecipe, load
 from curate.runtime.files import hash_file, read_small
@@ -187,7 +188,11 @@ def _tables_of(loaded: LoadedRecipe) -> list[_Table]:
     if evidence is not None and evidence.runs:
         named = [evidence.runs] if isinstance(evidence.runs, str) else evidence.runs
         files = tuple((loaded.base / name).resolve() for name in named)
-        tables.append(_Table(files, Joining(evidence.fill, evidence.absent_domains)))
+        shares = {
+            old: parts for old, parts in evidence.became.items() if not isinstance(parts, list)
+        }
+        became = shares_of_parts(shares)  # parts by supply need counts, which are not at hand
+        tables.append(_Table(files, Joining(evidence.fill, evidence.absent_domains, became)))
     return tables + _written_tables([loaded.output_dir])
 
 

@@ -84,9 +84,11 @@ def request_without_text(inputs: RunTableInputs, observer: Observer) -> RequestW
     if with_fields(named, runs=None, experts=None, proxy=None) != named:
         raise RecipeError(
             "--set mixture.evidence: without a recipe, name runs and experts with --runs and "
-            "--experts; the keys to set are far_runs, fill and absent_domains"
+            "--experts; the keys to set are far_runs, fill, absent_domains and became"
         )
-    evidence = read_evidence_files([*inputs.runs], experts, named)
+    given = _supply_pairs(inputs.supply)
+    today = {name: float(number) for name, number in given.items() if number}
+    evidence = read_evidence_files([*inputs.runs], experts, named, today or None)
     assert evidence is not None, "there are runs or experts"
     names = _domains(evidence)
     options = MixtureOptions(
@@ -103,7 +105,8 @@ def request_without_text(inputs: RunTableInputs, observer: Observer) -> RequestW
             f"mixture.weights={{{names[0]}: 1}}"
         )
     if inputs.supply:
-        tokens = _supply(inputs.supply, names)
+        tokens = _supply(given, names)
+        names = tuple(name for name in names if tokens[name])  # one without text is gone
         caps = inputs.max_epochs
         budget = inputs.budget_tokens or 0
     else:
@@ -165,13 +168,17 @@ def _assumed_supply(evidence: Evidence, names: Sequence[str]) -> dict[str, int]:
     }
 
 
-def _supply(texts: Sequence[str], names: Sequence[str]) -> dict[str, int]:
-    """Read tokens by domain."""
+def _supply_pairs(texts: Sequence[str]) -> dict[str, int]:
+    """Read tokens by domain; empty where nothing is given."""
     if len(texts) == 1 and "=" not in texts[0]:
         pairs = _supply_file(Path(texts[0]))
     else:
         pairs = [_pair(text) for text in texts]
-    tokens = {name: _tokens(name, number) for name, number in pairs}
+    return {name: _tokens(name, number) for name, number in pairs}
+
+
+def _supply(tokens: dict[str, int], names: Sequence[str]) -> dict[str, int]:
+    """Check that there are tokens of exactly these domains."""
     unknown = [name for name in tokens if name not in names]
     absent = [name for name in names if name not in tokens]
     if unknown:

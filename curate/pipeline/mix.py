@@ -244,9 +244,9 @@ def mixture_request(
         floors=mixture.floors,
         caps=mixture.caps,
     )
-    return MixtureRequest(
-        domains, recipe.budget_tokens, recipe.mixture.method, options, read_evidence(loaded)
-    )
+    supply = {domain.name: float(domain.supply_tokens) for domain in domains}
+    evidence = read_evidence(loaded, supply)
+    return MixtureRequest(domains, recipe.budget_tokens, recipe.mixture.method, options, evidence)
 
 
 def _entropies(

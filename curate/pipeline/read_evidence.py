@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -73,8 +74,14 @@ def evidence_hash(loaded: LoadedRecipe) -> str | None:
     return hash_json([hash_file(path) for path in paths])
 
 
-def read_evidence(loaded: LoadedRecipe) -> Evidence | None:
+def read_evidence(
+    loaded: LoadedRecipe, supply: Mapping[str, float] | None = None
+) -> Evidence | None:
     """Read the recipe's evidence; None where it names none.
+
+    Args:
+        loaded: The recipe.
+        supply: Tokens of each of its domains, to which runs are carried over; None: unknown.
 
     Raises:
         MissingEvidence: A file does not exist.
@@ -82,21 +89,26 @@ def read_evidence(loaded: LoadedRecipe) -> Evidence | None:
         InputError: The experts' file is wrong.
     """
     named = loaded.recipe.mixture.evidence or EvidenceRecipe()
-    return read_evidence_files(*_paths(loaded), named)
+    return read_evidence_files(*_paths(loaded), named, supply)
 
 
 def read_evidence_files(
-    run_paths: list[Path], expert_paths: list[Path], named: EvidenceRecipe
+    run_paths: list[Path],
+    expert_paths: list[Path],
+    named: EvidenceRecipe,
+    supply: Mapping[str, float] | None = None,
 ) -> Evidence | None:
     """Read run tables and experts' log-probabilities; None where there is neither.
 
     Args:
         run_paths: Files of run tables; may be empty.
         expert_paths: At most one file.
-        named: How runs are read: `far_runs`, `fill` and `absent_domains`.
+        named: How runs are read: `far_runs`, `fill`, `absent_domains` and `became`.
+        supply: Tokens of each domain of today, to which runs are carried over; None: unknown.
 
     Raises:
         FitError: The run table is wrong.
+        RecipeError: Parts of a domain have neither shares nor a supply.
         InputError: The experts' file is wrong.
     """
     if not run_paths and not expert_paths:
@@ -105,10 +117,15 @@ def read_evidence_files(
     notices: tuple[str, ...] = ()
     if run_paths:
         from curate.laws.run_tables.join import Joining
+        from curate.laws.run_tables.lineage import shares_of_parts, today
         from curate.laws.run_tables.read import read_runs
 
-        joining = Joining(named.fill, named.absent_domains)
+        became = shares_of_parts(named.became, supply)
+        joining = Joining(named.fill, named.absent_domains, became)
         runs, notices = read_runs(run_paths, far_runs=named.far_runs, joining=joining)
+        if supply is not None:
+            runs, more = today(runs, tuple(supply), became, named.absent_domains)
+            notices = (*notices, *more)
     if expert_paths:
         from curate.laws.likelihoods import read_likelihoods
 

@@ -317,7 +317,7 @@ def _request(
     evidence = None
     if _law_of(artifacts) is None:
         try:
-            evidence = _evidence(loaded)
+            evidence = _evidence(loaded, supply or None)
         except EngineError:
             raise
         except CurateError as error:
@@ -374,15 +374,16 @@ def _request_without_recipe(
     return MixtureRequest(domains, int(budget), "natural")
 
 
-def _evidence(loaded: LoadedRecipe) -> Evidence | None:
+def _evidence(loaded: LoadedRecipe, supply: Mapping[str, float] | None) -> Evidence | None:
     """Read the runs that the recipe names, or else those that `curate proxy` wrote for it."""
     try:
-        evidence = read_evidence(loaded)
+        evidence = read_evidence(loaded, supply)
     except MissingEvidence:
         evidence = None
     made = loaded.output_dir / "runs.csv"
     if (evidence is None or evidence.runs is None) and made.is_file():
-        return read_evidence_files([made], [], loaded.recipe.mixture.evidence or EvidenceRecipe())
+        named = loaded.recipe.mixture.evidence or EvidenceRecipe()
+        return read_evidence_files([made], [], named, supply)
     return evidence
 
 

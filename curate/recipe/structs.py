@@ -293,8 +293,14 @@ class EvidenceRecipe(Frozen, frozen=True):
     pair. Tables that are joined need both.
     """
     absent_domains: AbsentDomains = "refuse"
-    """Treatment of domains that some of several tables in `runs` have no share of: `refuse` stops,
-    `zero` takes the share as 0.
+    """Treatment of domains that a table in `runs` has no share of, be it one of several tables or
+    the only one: `refuse` stops, `zero` takes the share as 0.
+    """
+    became: dict[str, str | list[str] | dict[str, Share]] = {}
+    """Present whereabouts of domains of `runs`, by their name there: another name, as in
+    `{web: web-2024}`; a list of the parts that it was divided into, in proportion to their tokens;
+    or the share of it that each part holds, as in `{web: {web-hi: 0.3, web-lo: 0.7}}`. Domains with
+    the same new name were merged.
     """
     proxy: ProxyRecipe | None = None
     """Proxy models that supply the evidence which the method needs and no file gives. It has the

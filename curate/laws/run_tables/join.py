@@ -21,6 +21,7 @@ from curate.errors import FitError, RecipeError
 from curate.laws.fitting.features import SHARE_DECIMALS
 from curate.laws.law import Array, RunTable
 from curate.laws.run_tables.columns import TableFile, holds_both
+from curate.laws.run_tables.lineage import Became, shares_of_parts
 from curate.recipe import AbsentDomains, TableFill
 from curate.recipe.checks import readable
 from curate.runtime.registry import list_first, unknown_name
@@ -37,6 +38,8 @@ class Joining:
     """`params` and `tokens` of tables without such columns, by file or by the end of its path."""
     absent_domains: AbsentDomains = "refuse"
     """Whether a domain that a table has no column for is refused, or has share 0 there."""
+    became: Became = field(default_factory=dict)
+    """What became of domains of the tables that are called or divided otherwise today."""
 
     def by_table(self, tables: Sequence[Sequence[Path]]) -> list[TableFill]:
         """Return the numbers to fill into each table.
@@ -63,12 +66,17 @@ class Joining:
         return fills
 
 
-def joining(fill: Mapping[str, Any], absent_domains: str) -> Joining:
+def joining(
+    fill: Mapping[str, Any],
+    absent_domains: str,
+    became: Mapping[str, str | Sequence[str] | Mapping[str, float]] | None = None,
+) -> Joining:
     """Check what a caller says about tables.
 
     Args:
         fill: File → mapping with `params` and `tokens`.
         absent_domains: `refuse` or `zero`.
+        became: Old domain → its new name, or its parts with their shares of it.
 
     Raises:
         RecipeError: A key or value is none that `mixture.evidence` takes.
@@ -83,7 +91,8 @@ def joining(fill: Mapping[str, Any], absent_domains: str) -> Joining:
         raise RecipeError(
             unknown_name("treatment", absent_domains, get_args(AbsentDomains), "absent_domains")
         )
-    return Joining(fills, cast(AbsentDomains, absent_domains))
+    shares = shares_of_parts(became or {})
+    return Joining(fills, cast(AbsentDomains, absent_domains), shares)
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ from curate.laws.run_tables.columns import (
 )
 from curate.laws.run_tables.far_runs import FarLoss, far_losses
 from curate.laws.run_tables.join import Joining, PartTable, join_tables, table_files
+from curate.laws.run_tables.lineage import carry_over, check_old_names
 from curate.recipe import FarRuns, TableFill
 from curate.runtime.registry import list_first
 
@@ -87,6 +88,8 @@ def read_runs(
         part, of_rows = _read_part(layout, fill, targets, far_runs)
         parts.append(part)
         notices.extend([*of_files, *of_rows])
+    check_old_names(joining.became, [part.table for part in parts])
+    parts = [replace(part, table=carry_over(part.table, joining.became)) for part in parts]
     if len(parts) == 1:
         return parts[0].table, tuple(notices)
     table, of_join = join_tables(parts, joining.absent_domains)
