@@ -19,7 +19,7 @@ from curate.dataset.manifest import load_manifest, read_provenance
 from curate.errors import CurateError, RecipeError, ShardError
 from curate.formats import find
 from curate.loader import FIELDS, LoaderOptions, Sequences
-from curate.loader.batch_loader import Share
+from curate.loader.batch_loader import PLANNED_SEQUENCES, Share
 from curate.pipeline.build import build
 from curate.recipe import load as load_recipe
 from curate.runtime.progress import Observer
@@ -76,6 +76,19 @@ def stream_of(directory: Path) -> np.ndarray:
 
 def collect(loader: Any, name: str = "samples") -> np.ndarray:
     return np.concatenate([np.asarray(batch[name]) for batch in loader])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("prefetch", [0, 2])
+@pytest.mark.usefixtures("small_blocks")
+def test_an_epoch_longer_than_what_is_planned_at_once_has_every_sequence(
+    places: dict[str, Path], kind: str, prefetch: int
+) -> None:
+    data = open_all(places, kind, "samples", length=4)
+    assert len(data) > PLANNED_SEQUENCES
+    loader = data.loader(8, options=LoaderOptions(prefetch_batches=prefetch))
+    for _ in range(2):
+        assert sorted(collect(loader)) == list(range(len(data)))
 
 
 # What a sequence holds.

@@ -171,7 +171,7 @@ class BatchLoader:
         Raises:
             RecipeError: The last step has too few sequences for every rank to get one.
         """
-        self._check_last_step()
+        self.check_last_step()
         ahead = -(-self.options.prefetch_batches // self._batches_together())
         waiting: deque[tuple[BatchBlock, Future[Batch]]] = deque()
         with ThreadPoolExecutor(1) as pool:
@@ -193,6 +193,8 @@ class BatchLoader:
     def _planned(self, worker: int, workers: int) -> Iterator[BatchBlock]:
         """Yield the blocks of a worker, computing the numbers of many at once."""
         order = self._order()
+        # The state moves on with every batch that is yielded, before the last are planned.
+        begin = self.epoch, self.position
         together, steps = self._batches_together(), len(self)
         turns = range(worker, -(-steps // together), workers)
         at_once = max(1, PLANNED_SEQUENCES // (together * self.share.batch_sequences))
@@ -201,12 +203,20 @@ class BatchLoader:
                 range(block * together, min((block + 1) * together, steps))
                 for block in turns[start : start + at_once]
             ]
-            yield from self._number(blocks, order)
+            yield from self._number(blocks, order, begin)
 
-    def _number(self, blocks: Sequence[range], order: Order) -> Iterator[BatchBlock]:
-        """Compute the numbers of the sequences of blocks, ranges of steps from the position."""
-        base, stop, taken = self.position, len(self.reader), self.share.step_sequences
-        epoch = self.epoch
+    def _number(
+        self, blocks: Sequence[range], order: Order, begin: tuple[int, int]
+    ) -> Iterator[BatchBlock]:
+        """Compute the numbers of the sequences of blocks.
+
+        Args:
+            blocks: Ranges of steps, counted from `begin`.
+            order: Order of the epoch.
+            begin: Epoch and position at which the iteration began.
+        """
+        epoch, base = begin
+        stop, taken = len(self.reader), self.share.step_sequences
         firsts = [[base + step * taken for step in block] for block in blocks]
         positions = [[self.share.positions(first, stop) for first in block] for block in firsts]
         numbers = order(np.concatenate([step for block in positions for step in block]))
@@ -233,7 +243,12 @@ class BatchLoader:
             return source.stored_order()
         return source.order(self.seed, self.epoch)
 
-    def _check_last_step(self) -> None:
+    def check_last_step(self) -> None:
+        """Check that every rank gets a sequence in the last step.
+
+        Raises:
+            RecipeError: It has too few.
+        """
         rest = (len(self.reader) - self.position) % self.share.step_sequences
         if self.options.last == "short" and 0 < rest < self.share.ranks:
             raise RecipeError(
