@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import bz2
 import csv
 import errno
@@ -13,7 +14,8 @@ import subprocess
 import sys
 import textwrap
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import fsspec
@@ -24,8 +26,16 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
+from curate.curation import attribute_tables, evaluation_sets
+from curate.curation.attribute_tables import AttributeTable
+from curate.curation.excluded import read_names
+from curate.dataset import ownership
 from curate.errors import EngineError, InputError, RecipeError
-from curate.runtime.files import open_input
+from curate.formats.base import open_shard
+from curate.laws import likelihoods
+from curate.laws.run_tables import columns
+from curate.recipe import load
+from curate.runtime.files import open_input, read_json
 from curate.runtime.machine import (
     DISK_FAILED,
     DISK_FULL,
@@ -37,8 +47,15 @@ from curate.runtime.machine import (
     faults_named,
     machine_fault,
 )
+from curate.sources import saved_datasets
+from curate.sources.discover import matching_files
+from curate.sources.hub import hub_errors
 from curate.sources.records import InputFile
+from curate.sources.remote import remote_errors
+from curate.sources.search import beginning
 from curate.sources.tables import states_impossible_length
+from curate.tokens import tokenizer
+from curate.tokens.domain import read_numbers
 
 ROOT = Path(__file__).parents[1]
 
@@ -92,6 +109,7 @@ def loader_error() -> Exception:
         (ConnectionResetError(), NO_ANSWER),
         (OSError("Couldn't deserialize thrift: TProtocolException"), None),
         (PermissionError(errno.EACCES, "Permission denied"), None),
+        (FileNotFoundError(errno.ENOENT, "No such file", "/out of memory/timed out"), None),
         (FileNotFoundError(errno.ENOENT, "No such file"), None),
         (zlib.error("Error -3 while decompressing data: invalid block type"), None),
         (zstandard.ZstdError("zstd decompressor error: Data corruption detected"), None),
@@ -119,6 +137,137 @@ def test_a_fault_names_the_file_it_is_about() -> None:
         with pytest.raises(type(other)) as caught, faults_named("/data/a.jsonl"):
             raise other
         assert caught.value is other
+
+
+def handlers() -> Iterator[tuple[str, ast.ExceptHandler]]:
+    """Yield the handlers of errors of the system in curate, each with its function's name."""
+    for path in sorted((ROOT / "curate").rglob("*.py")):
+        for function in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if not isinstance(function, ast.FunctionDef):
+                continue
+            for node in ast.walk(function):
+                if isinstance(node, ast.ExceptHandler) and node.type is not None:
+                    names = {part.id for part in ast.walk(node.type) if isinstance(part, ast.Name)}
+                    if names & {"OSError", "Exception", "BaseException"}:
+                        yield f"{path.stem}.{function.name}", node
+
+
+ASKS = {"fault_or", "remote_fault_or", "raise_fault", "machine_fault", "fault_line", "failure_of"}
+"""Functions that tell faults of the machine from others."""
+
+READS_OF_DATASETS = "`read_regular` and `process_faults_named` pass on what this process lacks"
+WITHOUT_ASKING = {
+    "certificate.certificate_damage": READS_OF_DATASETS,
+    "manifest.load_manifest": READS_OF_DATASETS,
+    "manifest.read_plan": READS_OF_DATASETS,
+    "manifest.file_damage": READS_OF_DATASETS,
+    "manifest.read_provenance": READS_OF_DATASETS,
+    "identities.hash_small": "`_unreadable` asks",
+    "identities.read_whole": "`_unreadable` asks",
+    "identities.hash_path": "`_unreadable` asks",
+    "files._named": "a store that fails is the machine's fault in any case",
+    "files.place_directory": "raised again unless another process has made the directory",
+    "files.flush_directory": "raised again unless the file system cannot flush directories",
+    "trainer_files.link": "the copy meets the same fault",
+    "escape.output_named": "raised again with a name",
+    "commands.run": "`_report` asks",
+    "commands._open_streams": "there is nothing that could be told",
+    "session.say": "there is nothing that could be told",
+    "workers._collect": "the worker has ended",
+    "backends._quiet_errors": "it is closed",
+    "cluster_check._look": "it says what a node cannot do",
+    "cluster_check._marked": "it says what a node cannot do",
+    "owners.is_running": "another user's process runs",
+    "owners._space": "systems without /proc have a coarser name",
+    "owners._started": "systems without /proc do not say",
+    "owners._last_change": "the later time keeps a file that may be in use",
+}
+"""Handlers that need not ask, and why."""
+
+
+def test_every_handler_of_system_errors_asks_whether_the_machine_is_at_fault() -> None:
+    silent = set()
+    for name, handler in handlers():
+        calls = {part.id for part in ast.walk(handler) if isinstance(part, ast.Name)}
+        raises_again = any(isinstance(s, ast.Raise) and s.exc is None for s in handler.body)
+        if not calls & ASKS and not raises_again:
+            silent.add(name)
+    assert silent <= WITHOUT_ASKING.keys(), sorted(silent - WITHOUT_ASKING.keys())
+    assert silent >= WITHOUT_ASKING.keys(), sorted(WITHOUT_ASKING.keys() - silent)
+
+
+@contextmanager
+def no_descriptor() -> Iterator[None]:
+    """Let this process open nothing."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+FILES: dict[str, tuple[str, Callable[[Path], object]]] = {
+    "an excluded list": ("d1", read_names),
+    "an evaluation set": ('{"q": "a"}', lambda path: list(evaluation_sets._records(str(path)))),
+    "a pattern of files": ("", lambda path: matching_files(str(path.parent / "*"))),
+    "a saved dataset": ("{}", lambda path: saved_datasets.unlisted_files([f"{path}/a.arrow"])),
+    "a table of attributes": (
+        "id,a",
+        lambda path: attribute_tables._read_file(path, AttributeTable("a", (path,), "id")),
+    ),
+    "numbers of documents": ("", lambda path: read_numbers(path, np.uint8, 0)),
+    "a mark of a dataset": ("", ownership._lines),
+    "an artifact": ('{"curate_version": "1"}', ownership._is_artifact),
+    "a beginning": ("", lambda path: beginning(str(path), 9)),
+    "a shard": ("", open_shard),
+    "JSON": ("{}", read_json),
+    "a recipe": ("name: a", load),
+    "a tokenizer": ("{}", lambda path: tokenizer.load(path, None)),
+    "a run table": ("a,b", lambda path: list(columns._cells(path))),
+    "experts": ("", likelihoods._table),
+}
+"""A text, and what reads a file with it."""
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_lack_of_descriptors_is_no_fact_about_a_file(kind: str, tmp_path: Path) -> None:
+    text, read = FILES[kind]
+    path = tmp_path / ("state.json" if kind == "a saved dataset" else "a.csv")
+    path.write_text(text)
+    with no_descriptor(), pytest.raises(EngineError) as caught:
+        read(path.parent if kind == "a saved dataset" else path)
+    assert str(caught.value).endswith(TOO_MANY_FILES)
+    assert str(caught.value).startswith(str(tmp_path))
+
+
+def test_a_state_that_may_not_be_read_is_not_absent(tmp_path: Path) -> None:
+    (tmp_path / "state.json").symlink_to("state.json")  # as unreadable for root, too
+    with pytest.raises(InputError, match=r"state\.json: cannot be read \(Too many levels"):
+        saved_datasets.unlisted_files([f"{tmp_path}/a.arrow"])
+
+
+def test_faults_behind_errors_of_remote_stores_are_the_machine_s() -> None:
+    full = OSError(errno.ENOSPC, "No space left on device", "/hub/blobs/1")
+    with pytest.raises(EngineError, match=r"^/hub/blobs/1: No space left on device; free"):
+        with hub_errors("me/web", "main"):
+            try:
+                raise full
+            except OSError as error:
+                raise RuntimeError("An error happened while generating the dataset") from error
+    with pytest.raises(EngineError, match=r"^s3://a: out of memory"), remote_errors("s3://a"):
+        raise MemoryError
+    with pytest.raises(EngineError, match=r"^s3://a: cannot be reached \(slow\)$"):
+        with remote_errors("s3://a"):
+            raise TimeoutError("slow")
+    with pytest.raises(InputError, match=r"^s3://a: cannot be reached \(AccessDenied\)$"):
+        with remote_errors("s3://a"):
+            raise RuntimeError("AccessDenied")
+    closed = PermissionError(errno.EACCES, "Permission denied", "/home/.cache/hub")
+    with pytest.raises(InputError, match=r"/home/\.cache/hub cannot be written; set HF_HOME"):
+        with hub_errors("me/web", "main"):
+            raise closed
 
 
 def test_only_a_length_beyond_any_memory_is_damage() -> None:
@@ -257,4 +406,5 @@ def test_little_memory_reads_all_or_stops(tmp_path: Path, name: str) -> None:
         env={**os.environ, "MALLOC_ARENA_MAX": "1"},  # no memory set aside for threads
     )  # fmt: skip
     outcomes = set(ended.stdout.splitlines())
+    outcomes.discard(f"stopped {path}: {NO_PROCESS}")  # a thread's stack did not fit
     assert outcomes == {f"read {DOCUMENTS} 0", f"stopped {path}: {OUT_OF_MEMORY}"}

@@ -248,11 +248,11 @@ def test_what_is_saved_is_a_tokenizer_json(bpe, tmp_path):
 
 HUB_SCRIPT = """
 import sys
-from curate.errors import TokenizerError
+from curate.errors import CurateError
 from curate.tokens.tokenizer import load_hub
 try:
     found = load_hub(sys.argv[1], "<|endoftext|>")
-except TokenizerError as error:
+except CurateError as error:
     print(error)
 else:
     print(found.vocabulary, found.name)

@@ -23,6 +23,7 @@ from curate.curation.step import CurationRequest, Step, StepRequest
 from curate.curation.steps import STEPS
 from curate.errors import InputError
 from curate.runtime.files import atomic_directory, hash_json, remove_tree, sweep
+from curate.runtime.machine import raise_fault
 from curate.runtime.memory import blocks, columns
 from curate.runtime.registry import list_first
 from curate.runtime.sealed import SealError, read_cached, read_sealed, write_sealed
@@ -156,7 +157,8 @@ def _kept_state(
         return None
     try:
         return _read_state(path, request)
-    except (InputError, SealError, OSError):
+    except (InputError, SealError, OSError) as error:
+        raise_fault(error, str(path))
         request.observer.notice(f"{path} is damaged: decided again")
         remove_tree(path)
         return None

@@ -6,7 +6,6 @@ of spans, as dolma writes them, each of those has the value of its first span.
 
 from __future__ import annotations
 
-import glob
 import io
 import re
 from dataclasses import dataclass
@@ -18,8 +17,10 @@ import xxhash
 
 from curate.errors import InputError, RecipeError
 from curate.recipe import DomainRecipe, LoadedRecipe
+from curate.runtime.machine import fault_or
 from curate.runtime.registry import counted
 from curate.sources.decompress.open import open_stream
+from curate.sources.discover import matching_files
 from curate.tokens.domain import DomainTokens
 
 CONTENT_HASH = re.compile(r"[0-9a-f]{32}")
@@ -49,8 +50,7 @@ def attribute_tables(loaded: LoadedRecipe, domain: DomainRecipe) -> list[Attribu
     tables = []
     for pattern in patterns:
         whole = str(loaded.base / Path(pattern).expanduser())
-        paths = [whole] if Path(whole).is_file() else sorted(glob.glob(whole, recursive=True))
-        files = tuple(Path(path) for path in paths if Path(path).is_file())
+        files = tuple(map(Path, matching_files(whole)))
         if not files:
             raise RecipeError(
                 f"domains[{domain.name}].attributes: {whole} is no file; name a Parquet, CSV or "
@@ -97,9 +97,11 @@ def _read_file(path: Path, table: AttributeTable) -> pl.DataFrame:
             else:
                 frame = pl.read_ndjson(io.BytesIO(content), infer_schema_length=None)
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise InputError(
-            f"{table.where}: {path} cannot be read ({str(error).splitlines()[0]})"
-        ) from error
+        reason = str(error).splitlines()[0]
+        unreadable = InputError(f"{table.where}: {path} cannot be read ({reason})")
+        if isinstance(error, OSError):  # messages of others quote the data
+            raise fault_or(unreadable, error, str(path)) from error
+        raise unreadable from error
     identifier = table.id if table.id in frame.columns else "id"
     if identifier not in frame.columns:
         raise InputError(

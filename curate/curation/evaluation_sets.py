@@ -5,7 +5,6 @@ Each text of an item is looked for on its own, so that a question is found witho
 
 from __future__ import annotations
 
-import glob
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,10 +22,12 @@ from curate.errors import InputError, RecipeError
 from curate.recipe.structs import DecontaminateRecipe, EvaluationSet
 from curate.runtime.compiled import kernel
 from curate.runtime.files import hash_bytes, open_input
+from curate.runtime.machine import fault_or
 from curate.runtime.registry import list_first
 from curate.runtime.sealed import Notice
 from curate.sources.decompress.open import StreamFile, open_stream
 from curate.sources.decompress.stream import StreamDamage
+from curate.sources.discover import matching_files
 from curate.sources.plans import PARQUET_MAGIC
 
 FILTER_BITS, FILL = 16, 4
@@ -150,9 +151,7 @@ def set_files(
     if listed.path is None or listed.hf is not None:
         raise RecipeError(f"{where}: needs exactly one of path and hf")
     pattern = str(places[0] / Path(listed.path).expanduser())
-    paths = [pattern] if Path(pattern).is_file() else []
-    paths = paths or sorted(glob.glob(pattern, recursive=True))
-    paths = [path for path in paths if Path(path).is_file()]
+    paths = matching_files(pattern)
     if not paths:
         raise RecipeError(
             f"{where}: {pattern} is no file; name a file of JSON Lines or Parquet, or a pattern "
@@ -177,10 +176,11 @@ def _records(path: str) -> Iterator[tuple[int, Any]]:
                     yield number, orjson.loads(line)
     except (orjson.JSONDecodeError, StreamDamage, pa.ArrowInvalid, OSError) as error:
         reason = " ".join(str(getattr(error, "strerror", None) or error).split())
-        raise InputError(
+        unreadable = InputError(
             f"{path}: cannot be read as an evaluation set ({reason}); it must be JSON Lines or "
             "Parquet"
-        ) from error
+        )
+        raise fault_or(unreadable, error, path) from error
 
 
 def _texts(

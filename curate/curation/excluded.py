@@ -17,6 +17,7 @@ from curate.curation.step import CurationRequest, Step, StepRequest
 from curate.errors import InputError, RecipeError
 from curate.recipe import LoadedRecipe
 from curate.runtime.files import hash_file
+from curate.runtime.machine import fault_or
 from curate.runtime.memory import blocks
 from curate.runtime.registry import counted, list_first
 from curate.tokens.domain import DomainTokens, document_mask
@@ -51,7 +52,8 @@ def read_names(path: Path) -> ListedNames:
         text = path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{path}: cannot be read ({reason})") from error
+        unreadable = InputError(f"{path}: cannot be read ({reason})")
+        raise fault_or(unreadable, error, str(path)) from error
     lines = [line.removesuffix("\r") for line in text.split("\n")]
     names = list(dict.fromkeys(line for line in lines if line.strip()))
     identities = np.array([xxhash.xxh3_64_intdigest(name.encode()) for name in names], np.uint64)

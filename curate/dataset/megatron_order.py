@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from curate.dataset.places import Provenance, Stretch
 from curate.errors import InputError
+from curate.runtime.machine import fault_or
 
 CLASSES = ("GPTDataset", "BlendedDataset")
 
@@ -140,7 +141,8 @@ def _descriptions(cache: Path) -> dict[Path, dict[str, Any]]:
             described = msgspec.json.decode(content, type=_Description)
             fields = json.loads(content)
         except (OSError, ValueError, RecursionError) as error:
-            raise InputError(f"{path}: not a description of Megatron's ({error})") from error
+            other = InputError(f"{path}: not a description of Megatron's ({error})")
+            raise fault_or(other, error, str(path)) from error
         split = described.index_split or described.split
         if described.kind in CLASSES and split == "train":
             descriptions[path] = fields
@@ -201,7 +203,8 @@ def _array(description: Path, name: str) -> NDArray[Any]:
         array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{path}: cannot be read ({reason})") from error
+        unreadable = InputError(f"{path}: cannot be read ({reason})")
+        raise fault_or(unreadable, error, str(path)) from error
     if array.dtype.kind not in "iu" or not array.size:
         raise InputError(f"{path}: no array of whole numbers, as Megatron writes it")
     return array

@@ -28,6 +28,7 @@ from curate.errors import ShardError
 from curate.formats.trainer_files import DIRECTORY as TRAINER
 from curate.runtime.artifact_names import ARTIFACTS, MARK
 from curate.runtime.files import atomic_path
+from curate.runtime.machine import fault_or, raise_fault
 from curate.runtime.registry import counted
 
 READER_CACHE = "cache"
@@ -79,10 +80,11 @@ def _make_way(path: Path) -> None:
         try:
             path.rmdir()
         except OSError as error:
-            raise ShardError(
+            blocked = ShardError(
                 f"{path}: a directory is where curate writes a file, and cannot be removed "
                 f"({error.strerror}); move it away"
-            ) from error
+            )
+            raise fault_or(blocked, error, str(path)) from error
 
 
 def holds_dataset(directory: Path) -> bool:
@@ -100,7 +102,8 @@ def _is_artifact(path: Path) -> bool:
     """Return whether a file states the version of curate that wrote it, or holds nothing."""
     try:
         content = read_regular(path)
-    except OSError:
+    except OSError as error:
+        raise_fault(error, str(path))
         return False
     # The words are enough: damage elsewhere in the file does not make it the user's.
     return not content or b'"curate_version"' in content
@@ -231,7 +234,8 @@ def own_files(
 def _lines(mark: Path) -> list[str]:
     try:
         return read_regular(mark).decode("utf-8", "replace").splitlines()
-    except OSError:  # absent, or something else is in its place
+    except OSError as error:  # absent, or something else is in its place
+        raise_fault(error, str(mark))
         return []
 
 

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from curate.errors import RecipeError, ShardError
 from curate.formats.dropped_tokens import DEFAULT_WINDOW_TOKENS
 from curate.formats.trainers.mixtures import TrainerMixture
+from curate.runtime.machine import fault_or
 from curate.runtime.mapping import map_file
 
 FILL: Final = "r+b"
@@ -234,7 +235,8 @@ def open_shard(path: Path) -> BufferedReader:
     try:
         return path.open("rb")
     except OSError as error:
-        raise ShardError(f"{path}: cannot be opened ({error.strerror or error})") from error
+        unopened = ShardError(f"{path}: cannot be opened ({error.strerror or error})")
+        raise fault_or(unopened, error, str(path)) from error
 
 
 class UnbufferedFile(Protocol):
@@ -408,7 +410,9 @@ def map_runs(
     try:
         content = map_file(path, np.uint8)
     except (OSError, ValueError) as error:
-        raise ShardError(f"{path}: cannot be mapped ({error})") from error
+        raise fault_or(
+            ShardError(f"{path}: cannot be mapped ({error})"), error, str(path)
+        ) from error
     return Mapped(content, starts[kept], tokens[kept], dtype)
 
 

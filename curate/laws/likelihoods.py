@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from curate.errors import InputError
 from curate.laws.run_tables.columns import NO_NAME, is_name, quoted
+from curate.runtime.machine import fault_or
 
 Array = NDArray[np.float64]
 
@@ -100,11 +101,10 @@ def _table(path: Path) -> pa.Table:
         with pq.ParquetFile(path) as file:
             table = file.read()
             names = table.column_names
-    except MemoryError:  # ArrowMemoryError is one, and an ArrowException too
-        raise
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path}: cannot be read as Parquet: {quoted(reason, 160)}") from error
+        unreadable = InputError(f"{path}: cannot be read as Parquet: {quoted(reason, 160)}")
+        raise fault_or(unreadable, error, str(path)) from error
     for name in names:
         if not is_name(name):
             raise InputError(f"{path}: column {quoted(name)} {NO_NAME}")

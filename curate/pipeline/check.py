@@ -20,6 +20,7 @@ from curate.pipeline.read_evidence import evidence_paths, made_by_proxies
 from curate.plan.per_domain import PER_DOMAIN, check_shape
 from curate.recipe import LoadedRecipe
 from curate.runtime.files import read_small
+from curate.runtime.machine import fault_or
 from curate.runtime.registry import nearest_hint
 from curate.stats import find_entropy
 
@@ -117,10 +118,11 @@ def weights_of(
         fields = msgspec.json.decode(read_small(path, MOST_BYTES), type=_WrittenMixture)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise RecipeError(
+        unread = RecipeError(
             f"mixture.weights: {path} is no mixture.json ({reason}); name one that `curate mix` "
             "wrote, or give shares by domain"
-        ) from error
+        )
+        raise fault_or(unread, error, str(path)) from error
     if settings is None and loaded.recipe.is_split:
         return fields.weights  # names of sub-domains, which are not known yet
     names = [domain.name for domain in (loaded.recipe if settings is None else settings).domains]

@@ -34,6 +34,7 @@ from curate.laws.run_tables.lineage import shares_of_parts
 from curate.laws.run_tables.read import read_runs
 from curate.recipe import LoadedRecipe, load
 from curate.runtime.files import hash_file, read_small
+from curate.runtime.machine import fault_or
 from curate.runtime.registry import list_first
 
 MIXTURE = "mixture.json"
@@ -86,7 +87,8 @@ class _Side:
             fields: dict[str, Any] = msgspec.json.decode(content)
         except (OSError, ValueError, RecursionError) as error:
             reason = getattr(error, "strerror", None) or error
-            raise InputError(f"{path}: no mixture that curate mix wrote ({reason})") from error
+            other = InputError(f"{path}: no mixture that curate mix wrote ({reason})")
+            raise fault_or(other, error, str(path)) from error
         return fields
 
 

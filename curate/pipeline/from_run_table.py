@@ -32,6 +32,7 @@ from curate.pipeline.read_evidence import check_files, read_evidence_files, sear
 from curate.pipeline.results import FrontResult, MethodsResult, MixtureResult
 from curate.recipe import EvidenceRecipe, MixtureRecipe, parse_mixture_settings
 from curate.runtime.files import hash_file
+from curate.runtime.machine import fault_or
 from curate.runtime.progress import Observer, write_artifact
 
 UNKNOWN_BUDGET = 10**9
@@ -204,10 +205,11 @@ def _supply_file(path: Path) -> list[tuple[str, str]]:
         with path.open(newline="", encoding="utf-8-sig") as stream:
             rows = list(csv.DictReader(stream))
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
+        unreadable = InputError(
             f"--supply {path}: cannot be read ({error}); expected NAME=TOKENS, or a CSV file with "
             "columns domain and tokens"
-        ) from None
+        )
+        raise fault_or(unreadable, error, str(path)) from None
     if not rows or not {"domain", "tokens"} <= set(rows[0]):
         raise InputError(f"--supply {path}: expected columns domain and tokens, and a row a domain")
     return [(row["domain"], row["tokens"] or "") for row in rows]

@@ -25,6 +25,7 @@ from curate.recipe.structs import LimitsRecipe
 from curate.recipe.text import read_yaml
 from curate.runtime.escape import one_line
 from curate.runtime.files import atomic_path, read_small
+from curate.runtime.machine import raise_fault
 from curate.runtime.registry import counted, list_first
 from curate.sources.proposals import Proposal, ProposedDomain, propose, valid_name
 from curate.sources.remote import name_filter
@@ -262,7 +263,8 @@ def _end_token(path: Path) -> tuple[str | None, str]:
 def _stated_end_token(path: Path) -> str | None:
     try:
         fields = msgspec.json.decode(read_small(path, CARD_BYTES))
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        raise_fault(error, str(path))
         return None
     token = fields.get("eos_token") if isinstance(fields, dict) else None
     token = token.get("content") if isinstance(token, dict) else token
@@ -273,7 +275,8 @@ def _license(directory: Path) -> str | None:
     """Return the licence that a dataset card in the directory states, if it states one."""
     try:
         text = read_small(directory / CARD, CARD_BYTES).decode("utf-8")
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        raise_fault(error, str(directory / CARD))
         return None
     front = re.match(r"---\n(.*?)\n---", text, re.DOTALL)
     try:

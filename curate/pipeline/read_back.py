@@ -33,6 +33,7 @@ from curate.dataset.verify import verify
 from curate.errors import CurateError, InputError, ShardError
 from curate.pipeline.results import CertificateResult
 from curate.recipe import load_recipe
+from curate.runtime.machine import fault_or
 from curate.runtime.memory import DEFAULT_BYTES, bounded
 from curate.runtime.progress import Observer
 from curate.runtime.registry import counted
@@ -73,7 +74,8 @@ def read_back(
         write_certificate(path, certificate)
     except OSError as error:
         if report is not None:
-            raise InputError(f"{report}: cannot be written ({error.strerror or error})") from error
+            unwritable = InputError(f"{report}: cannot be written ({error.strerror or error})")
+            raise fault_or(unwritable, error, str(report)) from error
         observer.notice(
             f"{path}: not written ({error.strerror or error}); the verdict holds all the same, "
             "and --report PATH writes it elsewhere"

@@ -36,6 +36,7 @@ from curate.report.page.page import GENERATOR, render
 from curate.report.plots import all_plots
 from curate.runtime.files import atomic_path, hash_file, read_json
 from curate.runtime.limits import OverLimit
+from curate.runtime.machine import fault_or
 from curate.runtime.progress import Observer
 from curate.runtime.workers import ahead
 from curate.tokens.selftest import LIMITS
@@ -426,9 +427,8 @@ def _curves(inputs: ReportInputs) -> list[TrainingCurve]:
         try:
             curves += training_curves(pl.read_parquet(file))
         except (OSError, PolarsError) as error:
-            raise InputError(
-                f"{file}: no training curves ({error}); run curate proxy again"
-            ) from error
+            damage = InputError(f"{file}: no training curves ({error}); run curate proxy again")
+            raise fault_or(damage, error, str(file)) from error
         if len(curves) >= CURVES:
             return curves[:CURVES]
     return curves

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from curate.runtime.files import atomic_path
+from curate.runtime.machine import raise_fault
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,8 @@ def load_checkpoint(path: Path, settings: str) -> Checkpoint | None:
             if metadata.get("settings") != settings:
                 return None
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError):
+    except (OSError, SafetensorError) as error:
+        raise_fault(error, str(path))
         return None  # not an error: training again from the start gives the same losses
     return Checkpoint(json.loads(metadata["runs"]), metadata["rows"].encode(), tensors)
 
@@ -63,7 +65,8 @@ def checkpoint_runs(path: Path, settings: str) -> list[str]:
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
-    except (OSError, SafetensorError):
+    except (OSError, SafetensorError) as error:
+        raise_fault(error, str(path))
         return []
     if metadata.get("settings") != settings:
         return []

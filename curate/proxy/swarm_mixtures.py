@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate.errors import InfeasiblePlan, InputError
+from curate.runtime.machine import fault_or
 from curate.runtime.registry import nearest_hint
 
 STRENGTHS = (0.1, 5.0)
@@ -51,7 +52,8 @@ def read_mixtures(path: Path, domains: Sequence[str]) -> dict[str, tuple[float, 
     try:
         text = path.read_text("utf-8-sig")  # spreadsheets write a byte order mark
     except OSError as error:
-        raise InputError(f"proxy.mixtures: {path}: {error.strerror or error}") from error
+        unreadable = InputError(f"proxy.mixtures: {path}: {error.strerror or error}")
+        raise fault_or(unreadable, error, str(path)) from error
     except UnicodeDecodeError as error:
         raise InputError(f"proxy.mixtures: {path}: not UTF-8 ({error.reason})") from error
     lines = csv.DictReader(text.splitlines())

@@ -41,6 +41,7 @@ from curate.recipe.structs import (
 )
 from curate.recipe.text import apply_override, overridden_key, read_yaml, translate
 from curate.runtime.files import read_small
+from curate.runtime.machine import fault_or
 
 __all__ = [
     "AbsentDomains",
@@ -154,7 +155,8 @@ def load(path: Path, overrides: tuple[str, ...] = ()) -> LoadedRecipe:
             hint = f"; a dataset's own is {kept}" if kept.is_file() else ""
             raise RecipeError(f"{path}: a directory, not a recipe{hint}") from error
         if not isinstance(error, UnicodeDecodeError):
-            raise RecipeError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+            unreadable = RecipeError(f"{path}: {getattr(error, 'strerror', None) or error}")
+            raise fault_or(unreadable, error, str(path)) from error
         raise RecipeError(f"{path}: not UTF-8 text ({error})") from error
     return parse(text, path.resolve().parent, overrides, str(path))
 

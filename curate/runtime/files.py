@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 import xxhash
 
 from curate.errors import EngineError, InputError
-from curate.runtime.machine import fault_or
+from curate.runtime.machine import fault_or, remote_fault_or
 from curate.runtime.owners import is_abandoned, owner_mark
 
 if TYPE_CHECKING:
@@ -254,7 +254,8 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text("utf-8"))
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}") from error
+        unreadable = InputError(f"{path}: {error.strerror or error}")
+        raise fault_or(unreadable, error, str(path)) from error
     except ValueError as error:
         raise InputError(f"{path}: not valid JSON ({error})") from error
 
@@ -357,14 +358,14 @@ def read_small(path: Path, most_bytes: int) -> bytes:
         if stat.S_ISDIR(kind):
             raise OSError(errno.EISDIR, "Is a directory", str(path))
         if stat.S_ISCHR(kind) or stat.S_ISBLK(kind):
-            raise OSError(errno.ENODEV, "a device, not a file", str(path))
+            raise OSError(errno.EINVAL, "a device, not a file", str(path))
         if not stat.S_ISREG(kind) and sys.platform != "win32":
             os.set_blocking(descriptor, True)  # it ends at once if no process writes there
         with os.fdopen(descriptor, "rb", closefd=False) as file:
             content = b"" if size_bytes > most_bytes else file.read(most_bytes + 1)
         if max(size_bytes, len(content)) > most_bytes:
             reason = f"larger than {most_bytes / 2**20:,.0f} MiB, the most that is read"
-            raise OSError(errno.EFBIG, reason, str(path))
+            raise OSError(errno.EINVAL, reason, str(path))
         return content
     finally:
         os.close(descriptor)
@@ -404,7 +405,8 @@ def _open_url(path: str, is_sparse: bool) -> BinaryIO:
         else:
             remote = fsspec.open(path, "rb").open()
     except Exception as error:  # noqa: BLE001 - each protocol raises errors of its own library
-        raise InputError(f"{path}: cannot be opened ({_reason(error)})") from error
+        unopened = InputError(f"{path}: cannot be opened ({_reason(error)})")
+        raise remote_fault_or(unopened, error, path) from error
     return cast(BinaryIO, _RemoteFile(remote, path))
 
 

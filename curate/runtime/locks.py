@@ -23,6 +23,7 @@ from typing import Any, BinaryIO
 
 from curate.errors import EngineError, ShardError
 from curate.runtime.files import name_errors, sweep
+from curate.runtime.machine import fault_or, raise_fault
 from curate.runtime.owners import is_running
 
 POLL_SECONDS = 0.05
@@ -181,10 +182,11 @@ def directory_lock(directory: Path) -> Iterator[None]:
                 raise ShardError(f"{directory}: {held_by(lock)}, or give another --out")
             time.sleep(POLL_SECONDS)
     except OSError as error:
-        raise ShardError(
+        unwritable = ShardError(
             f"{directory}: nothing can be written there ({error.strerror}); choose another "
             "directory with output.dir or --out"
-        ) from error
+        )
+        raise fault_or(unwritable, error, str(directory)) from error
     try:
         sweep(directory)
         yield
@@ -207,6 +209,7 @@ def _lock(file: BinaryIO) -> bool:
     except (BlockingIOError, PermissionError):
         return False
     except OSError as error:  # ENOLCK, ENOSYS, ENOTSUP: network file systems without locks
+        raise_fault(error, str(file.name))
         raise EngineError(
             f"{file.name}: its file system has no locks ({error.strerror}), which keep two "
             "processes from writing the same files; put --out on a local disk, or mount it with "

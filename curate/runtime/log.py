@@ -9,6 +9,7 @@ from pathlib import Path
 from curate import __version__
 from curate.errors import RecipeError
 from curate.runtime.escape import visible
+from curate.runtime.machine import fault_or
 
 LOG = logging.getLogger("curate")
 LOG.addHandler(logging.NullHandler())  # else errors would be printed where no log was asked for
@@ -29,10 +30,11 @@ def open_logs(verbose: bool, path: Path | None) -> None:
         try:
             handlers.append(logging.FileHandler(path, encoding="utf-8", errors="backslashreplace"))
         except OSError as error:
-            raise RecipeError(
+            unwritable = RecipeError(
                 f"--log-file {path}: cannot be written ({error.strerror or error}); name another "
                 "file"
-            ) from error
+            )
+            raise fault_or(unwritable, error, str(path)) from error
     for handler in handlers:
         handler.setFormatter(_VisibleFormatter("%(asctime)s %(message)s"))
         LOG.addHandler(handler)

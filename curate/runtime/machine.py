@@ -94,7 +94,9 @@ def machine_fault(error: BaseException) -> str | None:
         return NO_ANSWER
     if isinstance(error, WITH_WORDS_OF_DATA):
         return None
-    words = str(error).partition("Traceback (most recent")[0]  # a worker's bug quotes source lines
+    # An error with a number quotes the file's name, which may say anything.
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    words = text.partition("Traceback (most recent")[0]  # a worker's bug quotes source lines
     for fault, sign in WORDS_OF_FAULTS.items():
         if sign.search(words):
             return fault
@@ -134,6 +136,44 @@ def fault_or(otherwise: CurateError, error: BaseException, path: str) -> CurateE
     """
     line = fault_line(error, path)
     return otherwise if line is None else EngineError(line)
+
+
+def remote_fault_or(otherwise: CurateError, error: BaseException, url: str) -> CurateError:
+    """Return the error to raise from one of a remote store's library.
+
+    It is `EngineError` if this machine is at fault, such as a full cache of downloads; or, with the
+    words of `otherwise`, if the store or the network does not answer.
+
+    Args:
+        otherwise: The error to raise if neither is.
+        error: Any error; those that it was raised from count, too.
+        url: What was asked for.
+
+    Example:
+        >>> from curate.errors import InputError
+        >>> remote_fault_or(InputError("s3://a: cannot be reached"), TimeoutError(), "s3://a")
+        EngineError('s3://a: cannot be reached')
+    """
+    causes = [error]
+    while (cause := causes[-1].__cause__ or causes[-1].__context__) and cause not in causes:
+        causes.append(cause)
+    faults = {fault: cause for cause in causes if (fault := machine_fault(cause)) is not None}
+    for fault, cause in faults.items():
+        if fault != NO_ANSWER:
+            return fault_or(otherwise, cause, url)
+    return EngineError(str(otherwise)) if faults else otherwise
+
+
+def raise_fault(error: BaseException, path: str) -> None:
+    """Raise `EngineError` if the machine is at fault; return if the caller may go on.
+
+    Args:
+        error: Any error.
+        path: The file being read or written; see `fault_line`.
+    """
+    line = fault_line(error, path)
+    if line is not None:
+        raise EngineError(line) from error
 
 
 @contextmanager

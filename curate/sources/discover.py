@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from curate.errors import InputError
 from curate.runtime.files import is_encodable, is_url
+from curate.runtime.machine import raise_fault
 from curate.runtime.registry import nearest_hint
 from curate.sources.records import ReadOptions
 from curate.sources.remote import GLOB_CHARACTERS, NameFilter, expand_url, name_filter
@@ -173,6 +174,29 @@ def split_glob(pattern: str) -> tuple[str, str]:
     return str(Path(*parts[:fixed])), os.path.join(*parts[fixed:])
 
 
+def matching_files(pattern: str) -> list[str]:
+    """Find the files that a local path or glob names, each once, in the order of their paths.
+
+    `glob` would pass over a directory that cannot be listed, and so lose what lies there.
+
+    Args:
+        pattern: A path, or a glob in which `**` spans directories.
+
+    Raises:
+        InputError: A directory cannot be listed.
+    """
+    root, rest = split_glob(pattern)
+    if not rest:
+        return [pattern] if os.path.isfile(pattern) else []
+    if not os.path.isdir(root):
+        return []
+    paths: dict[str, str] = {}
+    for path, real in Search(Path(rest).parts, lambda _: True, Places()).below(root):
+        if os.path.isfile(path):
+            paths.setdefault(real, path)
+    return sorted(paths.values())
+
+
 def explain_no_match(pattern: str, base: Path, options: ReadOptions, places: Places) -> str:
     """Explain why a pattern matched nothing, with the content of the nearest directory above it.
 
@@ -197,6 +221,7 @@ def explain_no_match(pattern: str, base: Path, options: ReadOptions, places: Pla
     try:
         names = sorted(os.listdir(parent))
     except OSError as error:
+        raise_fault(error, str(parent))
         return f"'{pattern}' matches no file; {parent} cannot be listed ({error.strerror})"
     if parent == target:
         limit = f" that fits glob '{options.glob}'" if options.glob != "*" else ""

@@ -21,6 +21,7 @@ import msgspec
 from curate.errors import InputError
 from curate.recipe.structs import HubRecipe
 from curate.runtime.files import hash_json
+from curate.runtime.machine import remote_fault_or
 from curate.runtime.registry import nearest_hint
 from curate.runtime.sealed import Notice, read_cached, write_sealed
 from curate.sources.discover import InputPath
@@ -215,7 +216,8 @@ def hub_errors(
         otherwise: End of the line if the Hub cannot be reached.
 
     Raises:
-        InputError: Whatever went wrong.
+        EngineError: The machine is at fault, or the Hub does not answer.
+        InputError: Anything else went wrong.
     """
     from huggingface_hub import errors
 
@@ -246,10 +248,16 @@ def hub_errors(
             reason = f"{asked}{hint or ';'} set config to one of: {', '.join(configs)}"
         elif status in (401, 403):
             reason = "is refused to you by the Hub: set HF_TOKEN to a token that may do this"
+        elif refused := [cause.filename for cause in chain if isinstance(cause, PermissionError)]:
+            path = refused[-1] or "the cache of huggingface_hub"
+            raise InputError(
+                f"{name}: {path} cannot be written; set HF_HOME to a directory that can"
+            ) from error
         elif isinstance(error, FileNotFoundError):  # what `datasets` raises for no data, too
             reason = f"holds no data file that datasets finds ({words})"
         else:
-            raise InputError(f"{name}: the Hub cannot be reached ({words}){otherwise}") from error
+            unreached = InputError(f"{name}: the Hub cannot be reached ({words}){otherwise}")
+            raise remote_fault_or(unreached, error, name) from error
         raise InputError(f"{name} {reason}") from error
 
 

@@ -130,7 +130,7 @@ def status_of(path: str) -> Status:
     except OSError as error:
         if os.path.islink(path) and not os.path.exists(path):
             raise InputError(f"{path}: a link to {os.readlink(path)}, which is gone") from error
-        raise InputError(f"{path}: {error.strerror}") from error
+        raise fault_or(InputError(f"{path}: {error.strerror}"), error, path) from error
     if not stat.S_ISREG(status.st_mode):
         raise InputError(f"{path}: not a regular file; name files that can be read again")
     return _local_status(status)

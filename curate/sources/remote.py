@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import xxhash
 
 from curate.errors import InputError
+from curate.runtime.machine import remote_fault_or
 from curate.sources.plans import reader_of_name
 
 NameFilter: TypeAlias = Callable[[str], Any]
@@ -41,12 +42,18 @@ def name_filter(patterns: str) -> NameFilter:
 
 @contextmanager
 def remote_errors(url: str) -> Iterator[None]:
-    """Turn the exceptions of a remote store into `InputError`."""
+    """Turn the exceptions of a remote store into one line that names the URL.
+
+    Raises:
+        EngineError: The machine is at fault, or the store does not answer.
+        InputError: Anything else went wrong.
+    """
     try:
         yield
     except Exception as error:  # noqa: BLE001 - each store's library has its own exceptions
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"{url}: cannot be reached ({reason})") from error
+        unreached = InputError(f"{url}: cannot be reached ({reason})")
+        raise remote_fault_or(unreached, error, url) from error
 
 
 def expand_url(url: str, fits: NameFilter, left_out: dict[str, str]) -> list[tuple[str, str]]:

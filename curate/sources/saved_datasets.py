@@ -15,6 +15,7 @@ import orjson
 
 from curate.errors import InputError
 from curate.runtime.files import read_small
+from curate.runtime.machine import fault_or
 
 STATE = "state.json"
 SPLITS = "dataset_dict.json"
@@ -77,11 +78,20 @@ def _listed(directory: str) -> frozenset[str] | None:
 
 
 def _read(path: str) -> dict[str, Any]:
-    """Read a JSON object; empty if there is no such file, or it is something else."""
-    if not os.path.isfile(path):
-        return {}
+    """Read a JSON object; empty if there is no such file, or it is something else.
+
+    Raises:
+        InputError: There is one, and this user may not read it.
+        EngineError: The machine is at fault.
+    """
     try:
         value = orjson.loads(read_small(Path(path), MOST_BYTES))
-    except (OSError, orjson.JSONDecodeError):
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, orjson.JSONDecodeError):
         return {}
+    except OSError as error:
+        unreadable = InputError(
+            f"{path}: cannot be read ({error.strerror or error}), and says which files beside it "
+            "are the dataset's"
+        )
+        raise fault_or(unreadable, error, path) from error
     return value if isinstance(value, dict) else {}

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from curate.errors import InputError
 from curate.runtime.artifact_names import ARTIFACTS, MARK
+from curate.runtime.machine import fault_or, raise_fault
 from curate.sources.plans import reader_of_name
 from curate.sources.remote import NameFilter
 
@@ -247,7 +248,8 @@ def beginning(path: str, limit_bytes: int) -> bytes:
     try:
         with open(path, "rb") as file:
             return file.read(limit_bytes)
-    except OSError:
+    except OSError as error:
+        raise_fault(error, path)
         return b""
 
 
@@ -261,12 +263,14 @@ def _entries(directory: Directory) -> list[os.DirEntry[str]]:
         with os.scandir(directory.path) as entries:
             return list(entries)
     except OSError as error:
-        raise InputError(f"{directory.path}: cannot be listed ({error.strerror})") from error
+        unlisted = InputError(f"{directory.path}: cannot be listed ({error.strerror})")
+        raise fault_or(unlisted, error, directory.path) from error
 
 
 def _is_directory(entry: os.DirEntry[str]) -> bool:
     """Whether an entry is a directory; a link that leads nowhere is a file, and named later."""
     try:
         return entry.is_dir()
-    except OSError:  # a link to itself
+    except OSError as error:  # a link to itself
+        raise_fault(error, entry.path)
         return False

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from curate.errors import InputError
 from curate.runtime.external_sort import sort_rows
+from curate.runtime.machine import fault_or
 from curate.runtime.mapping import map_file
 from curate.runtime.memory import Columns, block_rows, blocks, columns, hash_arrays, take
 from curate.runtime.sealed import SealError, read_sealed
@@ -415,7 +416,8 @@ def read_numbers(path: Path, dtype: Any, documents: int) -> NDArray[Any]:
     try:
         numbers = np.frombuffer(read_sealed(path), dtype)
     except (SealError, OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); run curate build again") from error
+        damage = InputError(f"{path}: cannot be read ({error}); run curate build again")
+        raise fault_or(damage, error, str(path)) from error
     if len(numbers) != documents:
         raise InputError(
             f"{path}: is of {len(numbers):,} documents, and there are {documents:,}; run curate "
@@ -556,4 +558,6 @@ def _map(path: Path, dtype: np.dtype[Any]) -> NDArray[Any]:
             mapped = _maps[key] = map_file(path, dtype)
         return mapped
     except OSError as error:
-        raise InputError(f"{path}: cannot be mapped ({error})") from error
+        raise fault_or(
+            InputError(f"{path}: cannot be mapped ({error})"), error, str(path)
+        ) from error

@@ -17,6 +17,7 @@ import orjson
 
 from curate.errors import TokenizerError
 from curate.runtime.files import atomic_path, hash_bytes, read_small
+from curate.runtime.machine import fault_or, remote_fault_or
 
 UINT16_LIMIT = 1 << 16
 
@@ -79,7 +80,8 @@ def load(path: Path, eos: str | None) -> Tokenizer:
         text = read_small(path, MOST_BYTES)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         reason = getattr(error, "strerror", None) or error
-        raise TokenizerError(f"tokenizer {path}: cannot be read ({reason})") from error
+        unreadable = TokenizerError(f"tokenizer {path}: cannot be read ({reason})")
+        raise fault_or(unreadable, error, str(path)) from error
     return from_json(text, eos, str(path))
 
 
@@ -88,6 +90,7 @@ def load_hub(identifier: str, eos: str | None) -> Tokenizer:
 
     Raises:
         TokenizerError: It cannot be fetched, or is invalid as for `load`.
+        EngineError: The machine is at fault, or the hub does not answer.
     """
     try:
         from huggingface_hub import hf_hub_download
@@ -102,10 +105,11 @@ def load_hub(identifier: str, eos: str | None) -> Tokenizer:
         path = hf_hub_download(repository, "tokenizer.json", revision=revision or None)
     except (OSError, ValueError, HfHubHTTPError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise TokenizerError(
+        unfetched = TokenizerError(
             f"tokenizer {identifier}: cannot be fetched from the hub ({reason}); "
             "download its tokenizer.json and give tokenizer.path"
-        ) from error
+        )
+        raise remote_fault_or(unfetched, error, identifier) from error
     return from_json(Path(path).read_bytes(), eos, identifier)
 
 

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from curate.errors import FitError
 from curate.laws.law import Array
+from curate.runtime.machine import fault_or
 
 if TYPE_CHECKING:
     import polars as pl
@@ -165,7 +166,8 @@ def _cells(path: Path) -> Iterator[tuple[list[str], int]]:
     try:
         text = path.read_text("utf-8-sig")
     except OSError as error:
-        raise FitError(f"{path}: cannot be read: {error.strerror or error}") from None
+        unreadable = FitError(f"{path}: cannot be read: {error.strerror or error}")
+        raise fault_or(unreadable, error, str(path)) from None
     except UnicodeDecodeError:
         raise FitError(f"{path}: is not UTF-8 text; a run table is a CSV file") from None
     csv.field_size_limit(CELL_CHARACTERS)  # of this process, where readers of text may raise it

@@ -11,7 +11,6 @@ References:
 from __future__ import annotations
 
 import bz2
-import contextlib
 import io
 import lzma
 from typing import Any, ClassVar
@@ -144,9 +143,12 @@ class Lz4Stream(DecodedStream):
         while left_bytes:
             left_bytes -= len(library.read(min(PIECE_BYTES, left_bytes)))
         pieces = []
-        with contextlib.suppress(OSError):
+        try:
             while byte := library.read(1):
                 pieces.append(byte)
+        except OSError as error:
+            if machine_fault(error):
+                raise
         return b"".join(pieces)
 
     def close(self) -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 import orjson
 
 from curate.runtime.files import hash_bytes, hash_file, name_errors
+from curate.runtime.machine import raise_fault
 from curate.sources.embedded.distributions import Installed
 from curate.sources.embedded.docstrings import strip_docstrings
 from curate.sources.embedded.installed_files import (
@@ -212,7 +213,8 @@ def _read(candidate: Candidate, skipped: Counter[str]) -> str | None:
     r"""Return a file's text with `\n` line ends; count it and return None if it is not usable."""
     try:
         content = candidate.path.read_bytes()
-    except OSError:
+    except OSError as error:
+        raise_fault(error, str(candidate.path))
         skipped["cannot be read"] += 1
         return None
     if len(content) > LONGEST_FILE_BYTES:

@@ -13,9 +13,11 @@ import re
 import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from curate.runtime.files import hash_bytes
+from curate.runtime.machine import raise_fault
 from curate.sources.embedded.distributions import Installed
 
 HEADER_SUFFIXES = frozenset({".h", ".hh", ".hpp", ".cuh", ".pyx", ".pxd", ".pxi"})
@@ -73,7 +75,7 @@ def _python_files() -> Iterator[tuple[Path, PurePosixPath]]:
     """List absolute and relative paths of the files of Python itself."""
     paths = sysconfig.get_paths()
     for root, prefix in ((paths["stdlib"], ""), (paths["include"], "include/")):
-        for folder, folders, names in os.walk(root):
+        for folder, folders, names in os.walk(root, onerror=partial(raise_fault, path=root)):
             folders[:] = [name for name in folders if name not in SKIPPED_DIRECTORIES]
             relative = Path(folder).relative_to(root).as_posix()
             for name in names:
@@ -118,7 +120,8 @@ def find_candidates(installed: Installed, names: set[str]) -> dict[str, list[Can
                 continue
             try:
                 content = path.read_bytes()
-            except OSError:
+            except OSError as error:
+                raise_fault(error, str(path))
                 content = b""  # `harvesting` meets the same fault, and counts it
             identifier = f"{origin['distribution']}/{relative}"
             metadata = {**origin, "path": str(relative)}
