@@ -22,26 +22,38 @@ from numpy.typing import DTypeLike
 from curate import recipe as recipes
 from curate.errors import RecipeError
 from curate.loader.batch_loader import BatchLoader, LoaderOptions
+from curate.loader.domain_windows import DomainShards, DomainStore, shard_limits, store_limits
+from curate.loader.draws import DrawLimits
 from curate.loader.fields import FIELDS, check_fields, extra_tokens, needs_segments
 from curate.loader.sequence_dataset import Sequences
 from curate.loader.shard_windows import ShardSource
 from curate.loader.store_windows import PlannedStore, StoreSource
+from curate.loader.weighted_loader import PLANNED, DomainDraws, WeightedLoader, Weights
 from curate.loader.window_source import WindowSource
 from curate.pipeline.check import check_mixture, check_names
 from curate.pipeline.plan import plan_dataset
 from curate.runtime.progress import Observer
 from curate.runtime.workers import default_workers
 
-__all__ = ["FIELDS", "BatchLoader", "LoaderOptions", "Sequences", "load", "open_recipe"]
+__all__ = [
+    "FIELDS",
+    "BatchLoader",
+    "LoaderOptions",
+    "Sequences",
+    "WeightedLoader",
+    "load",
+    "open_recipe",
+]
 
 
-def load(
+def load(  # noqa: PLR0913 - one entry for all; all but two are keywords
     source: str | Path,
     sequence_length: int | None = None,
     *,
     split: str = "train",
     fields: Sequence[str] = ("tokens",),
     dtype: DTypeLike = np.int64,
+    weights: Weights | None = None,
 ) -> Sequences:
     """Open a built directory, or a recipe, as sequences of equal length.
 
@@ -53,6 +65,9 @@ def load(
         split: `train`; for a directory also `validation` or `validation/<domain>`.
         fields: Contents of a sequence, names from `FIELDS`.
         dtype: Integer type of `tokens` and `labels`.
+        weights: Opens the data by domain, so that loaders can change its shares: weights to begin
+            with, or a function that is called with the loader before every step and returns
+            weights or None, or `planned` for the shares of the build or plan.
 
     Returns:
         Sequences by number, with `loader` and `torch_loader` for batches.
@@ -63,34 +78,66 @@ def load(
     """
     names = check_fields(fields)
     path = Path(source)
+    if isinstance(weights, str) and weights != PLANNED:
+        raise RecipeError(
+            f"curate.load: weights: {weights!r} is no mixture; give weights by domain, a function "
+            f"that returns them, or {PLANNED!r}"
+        )
     opened: WindowSource
+    limits: DrawLimits | None = None
     if path.is_file():
         if split != "train":
             raise RecipeError(
                 f"{path}: a recipe has only the split 'train', not {split!r}; build the recipe and "
                 "load its directory"
             )
-        opened = open_recipe(recipes.load(path), sequence_length, names)
-    elif path.is_dir():
-        opened = ShardSource(
-            path, split, sequence_length, extra_tokens(names), needs_segments(names)
+        opened, limits = open_recipe(
+            recipes.load(path), sequence_length, names, by_domain=weights is not None
         )
+    elif path.is_dir():
+        segments = needs_segments(names) or weights is not None
+        opened = ShardSource(path, split, sequence_length, extra_tokens(names), segments)
+        if weights is not None:
+            opened, limits = open_domains(opened, path)
+        else:
+            opened.check_mixed()
     else:
         raise RecipeError(
             f"{path}: expected the directory of a build or a recipe file, but there is neither"
         )
-    return Sequences(opened, names, dtype)
+    draws = None if weights is None or limits is None else DomainDraws(limits, weights)
+    return Sequences(opened, names, dtype, draws)
+
+
+def open_domains(shards: ShardSource, directory: Path) -> tuple[DomainShards, DrawLimits]:
+    """Open the training shards of a dataset by domain.
+
+    Raises:
+        RecipeError: The shards are of another split, or no sequence can be drawn.
+    """
+    if shards.split != "train":
+        raise RecipeError(
+            f"{directory}: weights are for the split 'train', not {shards.split!r}; load it without"
+        )
+    limits = shard_limits(shards, directory)
+    limits.check_supply(shards.where)
+    return DomainShards(shards, limits), limits
 
 
 def open_recipe(
-    loaded: recipes.LoadedRecipe, sequence_length: int | None, fields: Sequence[str]
-) -> StoreSource:
+    loaded: recipes.LoadedRecipe,
+    sequence_length: int | None,
+    fields: Sequence[str],
+    *,
+    by_domain: bool = False,
+) -> tuple[StoreSource, DrawLimits | None]:
     """Plan a recipe and open the token store with its plan.
 
     Args:
         loaded: The recipe.
         sequence_length: Tokens of a sequence; None takes the recipe's, less one for labels.
         fields: Names from `FIELDS`.
+        by_domain: Whether to open all training documents, by domain, and count them.
 
     Raises:
         RecipeError: No sequence length is given, or the recipe cannot be planned.
@@ -112,4 +159,10 @@ def open_recipe(
     highest_id = tokenized.tokenizer.vocabulary - 1
     seed = loaded.recipe.seed
     store = PlannedStore(where, planned.streams, tokenized.domains, highest_id, seed)
-    return StoreSource(store, length + extra)
+    if not by_domain:
+        return StoreSource(store, length + extra), None
+    request = planned.mixed.request
+    capped = request.options.on_shortfall != "repeat"
+    limits = store_limits(store, request.domains, capped, length + extra)
+    limits.check_supply(where)
+    return DomainStore(store, limits), limits

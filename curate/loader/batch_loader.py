@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate.errors import RecipeError, ShardError
+from curate.loader.draws import DrawnDomain
 from curate.loader.fields import Batch, cut_rows
 from curate.loader.reader import SequenceReader
 from curate.loader.state import STATE_VERSION, check_state
@@ -113,10 +114,10 @@ class BatchLoader:
         Raises:
             RecipeError: An argument is out of range; the message gives the range.
         """
-        _check(share, options, len(reader))
         self.reader = reader
         self.share = share
         self.options = options
+        _check(share, options, self.sequences)
         self.epoch = 0
         self.position = 0
         """Sequences of the epoch that all ranks together have used."""
@@ -126,9 +127,31 @@ class BatchLoader:
         """Seed of the order."""
         return self.reader.source.seed if self.options.seed is None else self.options.seed
 
+    @property
+    def sequences(self) -> int:
+        """Sequences of an epoch, over all ranks."""
+        return len(self.reader)
+
+    def set_weights(self, weights: Mapping[str, float]) -> None:
+        """Refuse to change the shares of domains, which are those of the build or plan.
+
+        Raises:
+            RecipeError: Always; it says how to open data that can be drawn by domain.
+        """
+        raise RecipeError(self._without_weights)
+
+    @property
+    def drawn(self) -> dict[str, DrawnDomain]:
+        """What was drawn by domain, for loaders with weights.
+
+        Raises:
+            RecipeError: This loader has none.
+        """
+        raise RecipeError(self._without_weights)
+
     def __len__(self) -> int:
         """Count the batches that are left in this epoch."""
-        left = len(self.reader) - self.position
+        left = self.sequences - self.position
         if self.options.last == "drop":
             return left // self.share.step_sequences
         return -(-left // self.share.step_sequences)
@@ -138,7 +161,7 @@ class BatchLoader:
         """Sequences at the end of this epoch that no batch will hold."""
         if self.options.last != "drop":
             return 0
-        return (len(self.reader) - self.position) % self.share.step_sequences
+        return (self.sequences - self.position) % self.share.step_sequences
 
     def __repr__(self) -> str:
         """Describe the position in the epoch, and the sequences left out."""
@@ -186,6 +209,13 @@ class BatchLoader:
             for done, read in waiting:
                 yield done, read.result()
 
+    @property
+    def _without_weights(self) -> str:
+        return (
+            f"{self.reader.source.where}: this loader keeps the mixture that was planned; open the "
+            'data with curate.load(…, weights="planned") to change shares during a run'
+        )
+
     def _batches_together(self) -> int:
         tokens = self.share.batch_sequences * self.reader.sequence_length
         return max(1, BLOCK_TOKENS // tokens)
@@ -216,7 +246,7 @@ class BatchLoader:
             begin: Epoch and position at which the iteration began.
         """
         epoch, base = begin
-        stop, taken = len(self.reader), self.share.step_sequences
+        stop, taken = self.sequences, self.share.step_sequences
         firsts = [[base + step * taken for step in block] for block in blocks]
         positions = [[self.share.positions(first, stop) for first in block] for block in firsts]
         numbers = order(np.concatenate([step for block in positions for step in block]))
@@ -249,7 +279,7 @@ class BatchLoader:
         Raises:
             RecipeError: It has too few.
         """
-        rest = (len(self.reader) - self.position) % self.share.step_sequences
+        rest = (self.sequences - self.position) % self.share.step_sequences
         if self.options.last == "short" and 0 < rest < self.share.ranks:
             raise RecipeError(
                 f"curate.load: the last step of epoch {self.epoch} has {rest} sequences for "
@@ -264,7 +294,7 @@ class BatchLoader:
             "version": STATE_VERSION,
             "epoch": self.epoch,
             "position": self.position,
-            "sequences": len(self.reader),
+            "sequences": self.sequences,
             "window_tokens": source.window_tokens,
             "order": self.options.order,
             "seed": self.seed,
@@ -281,11 +311,9 @@ class BatchLoader:
         """
         check_state(state, self.state_dict(), self.reader.source.where)
         epoch, position = state["epoch"], state["position"]
-        if position > len(self.reader):
-            raise ShardError(
-                f"state: position {position} is beyond the {len(self.reader)} sequences"
-            )
-        over = position + self._least() > len(self.reader)
+        if position > self.sequences:
+            raise ShardError(f"state: position {position} is beyond the {self.sequences} sequences")
+        over = position + self._least() > self.sequences
         self.epoch, self.position = (epoch + 1, 0) if over else (epoch, position)
 
 

@@ -16,6 +16,7 @@ from curate.errors import RecipeError
 from curate.loader.batch_loader import BatchLoader, LoaderOptions, Share
 from curate.loader.fields import Batch
 from curate.loader.reader import SequenceReader
+from curate.loader.weighted_loader import DomainDraws, WeightedLoader
 from curate.loader.window_source import WindowSource
 
 if TYPE_CHECKING:
@@ -26,7 +27,11 @@ class Sequences:
     """Sequences of equal length over a source."""
 
     def __init__(
-        self, source: WindowSource, fields: Sequence[str] = ("tokens",), dtype: DTypeLike = np.int64
+        self,
+        source: WindowSource,
+        fields: Sequence[str] = ("tokens",),
+        dtype: DTypeLike = np.int64,
+        draws: DomainDraws | None = None,
     ) -> None:
         """Wrap a source that was opened for these fields.
 
@@ -34,11 +39,13 @@ class Sequences:
             source: Windows, one token longer than a sequence if there are labels.
             fields: Names from `FIELDS`.
             dtype: Integer type of `tokens` and `labels`.
+            draws: For windows by domain, the weights that loaders draw them with.
 
         Raises:
             RecipeError: A field is unknown, or the dtype is not of integers.
         """
         self.reader = SequenceReader(source, fields, dtype)
+        self._draws = draws
         self._stored_order = source.stored_order()
 
     @property
@@ -108,8 +115,10 @@ class Sequences:
         Raises:
             RecipeError: An argument is out of range.
         """
-        share = Share(batch_sequences, rank, ranks)
-        return BatchLoader(self.reader, share, options or LoaderOptions())
+        share, options = Share(batch_sequences, rank, ranks), options or LoaderOptions()
+        if self._draws is None:
+            return BatchLoader(self.reader, share, options)
+        return WeightedLoader(self.reader, share, options, self._draws)
 
     def torch_loader(
         self,

@@ -108,6 +108,19 @@ class ShardSource:
         self.windows = self._windows.count
         self.left_over_tokens = self._windows.left_over_tokens
 
+    def check_mixed(self) -> None:
+        """Refuse shards of domains apart.
+
+        Raises:
+            RecipeError: The domains are apart; the message says how to mix them.
+        """
+        if self.manifest.shape != MIXED:
+            raise RecipeError(
+                f"{self.where}: curate.load does not read shards with domains apart, which are for "
+                'trainers that mix for themselves; mix them with weights="planned", or load the '
+                "recipe instead"
+            )
+
     def fingerprint(self) -> str:
         """Hash the hashes of the shards, and how they are cut."""
         cut = [self._cut.length, self._cut.window_tokens, self._cut.sequence_tokens]
@@ -116,35 +129,50 @@ class ShardSource:
     def read(self, numbers: NDArray[np.int64], out: NDArray[Any]) -> Segments | None:
         """Fill `out`, shape (numbers, window_tokens)."""
         starts = self._windows.starts(numbers)
-        sources, tokens = self._runs(starts)
-        pointers = Pointers(sources, self._mapped[0].dtype)
-        copy_runs(pointers, tokens, np.cumsum(tokens) - tokens, len(tokens), out.reshape(-1))
+        self.copy(starts, np.full(len(starts), self.window_tokens, np.int64), out.reshape(-1))
         return None if self._segments is None else self._segments_under(starts)
 
-    def _runs(self, starts: NDArray[np.int64]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-        """Return addresses and tokens of the runs that make up the windows, one or more each."""
-        window = self.window_tokens
+    def copy(self, starts: NDArray[np.int64], tokens: NDArray[np.int64], out: NDArray[Any]) -> None:
+        """Copy stretches of the shards back to back.
+
+        Args:
+            starts: shape (stretches,), first token of each, counted through all shards.
+            tokens: shape (stretches,), tokens of each; positive.
+            out: shape (sum of tokens,).
+        """
+        sources, lengths = self._runs(starts, tokens)
+        pointers = Pointers(sources, self._mapped[0].dtype)
+        copy_runs(pointers, lengths, np.cumsum(lengths) - lengths, len(lengths), out)
+
+    def _runs(
+        self, starts: NDArray[np.int64], tokens: NDArray[np.int64]
+    ) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+        """Return addresses and tokens of the runs that make up stretches, one or more each."""
         first = np.searchsorted(self._stops, starts, side="right")
-        last = np.searchsorted(self._stops, starts + window - 1, side="right")
+        last = np.searchsorted(self._stops, starts + tokens - 1, side="right")
         crossed = last - first
         if crossed.any():
-            owner, run = _ranges(first, crossed + 1)
+            owner, run = ranges(first, crossed + 1)
             begins = np.maximum(starts[owner], self._starts[run])
-            tokens = np.minimum(starts[owner] + window, self._stops[run]) - begins
+            tokens = np.minimum((starts + tokens)[owner], self._stops[run]) - begins
         else:
             run, begins = first, starts
-            tokens = np.full(len(starts), window, np.int64)
         width = np.uint64(self._mapped[0].dtype.itemsize)
         offsets = (begins - self._starts[run]).astype(np.uint64) * width
         return self._bases[run] + offsets, tokens
 
+    @property
+    def segments(self) -> tuple[NDArray[np.uint16], NDArray[np.int64]]:
+        """Domain of each segment in the shards, and its end in the stream, in tokens."""
+        assert self._segments is not None, "opened without segments"
+        return self._segments
+
     def _segments_under(self, starts: NDArray[np.int64]) -> Segments:
-        assert self._segments is not None
-        domains, stops = self._segments
+        domains, stops = self.segments
         window = self.window_tokens
         first = np.searchsorted(stops, starts, side="right")
         last = np.searchsorted(stops, starts + window - 1, side="right")
-        owner, piece = _ranges(first, last - first + 1)
+        owner, piece = ranges(first, last - first + 1)
         begins = np.where(piece > 0, stops[piece - 1], 0)
         low, high = starts[owner], starts[owner] + window
         tokens = np.minimum(high, stops[piece]) - np.maximum(low, begins)
@@ -159,13 +187,13 @@ class ShardSource:
         return np.ndarray.copy
 
 
-def _ranges(
+def ranges(
     first: NDArray[np.int64], counts: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Concatenate the ranges [first, first + count); return range number and value of each member.
 
     Example:
-        >>> [array.tolist() for array in _ranges(np.array([5, 9]), np.array([2, 1]))]
+        >>> [array.tolist() for array in ranges(np.array([5, 9]), np.array([2, 1]))]
         [[0, 0, 1], [5, 6, 9]]
     """
     owner = np.repeat(np.arange(len(counts)), counts)
@@ -191,11 +219,10 @@ def _map_shards(
     directory: Path, manifest: Manifest, records: Sequence[ShardRecord]
 ) -> list[Mapped]:
     form = manifest.configured()
-    if manifest.shape != MIXED or manifest.packing != CONCAT:
-        kind = f"packing: {manifest.packing}" if manifest.shape == MIXED else "domains apart"
+    if manifest.packing != CONCAT:
         raise RecipeError(
-            f"{directory}: curate.load does not read shards with {kind}, which are for trainers "
-            "that mix or pad for themselves; load the recipe instead of the directory"
+            f"{directory}: curate.load does not read shards with packing: {manifest.packing}, "
+            "which are for trainers that pad for themselves; load the recipe instead"
         )
     if not isinstance(form, TokenFormat) or form.view is None or manifest.dtype is None:
         readable = [name for name, other in FORMATS.items()

@@ -29,6 +29,12 @@ def check_state(state: Mapping[str, Any], current: Mapping[str, Any], where: str
     Raises:
         ShardError: The state is not a loader's, or differs; the message names the difference.
     """
+    if ("draws" in state) != ("draws" in current):
+        saved, remedy = ("with", "with") if "draws" in state else ("without", "without")
+        raise ShardError(
+            f"state: saved by a loader {saved} weights; open the data {remedy} weights=, or start "
+            "without the state"
+        )
     missing = [name for name in current if name not in state]
     numbers = [state.get(name) for name in ("epoch", "position")]
     if missing or not all(isinstance(value, int) and value >= 0 for value in numbers):

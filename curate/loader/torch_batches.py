@@ -17,7 +17,9 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from curate.errors import RecipeError
 from curate.loader.batch_loader import BatchBlock, BatchLoader
+from curate.loader.draws import DrawnDomain
 from curate.loader.fields import Batch
+from curate.loader.weighted_loader import WeightedLoader
 
 Tensors = dict[str, torch.Tensor]
 Read = tuple[BatchBlock, Tensors]
@@ -49,8 +51,13 @@ class TorchLoader(DataLoader[Read]):
         """Read in `workers` processes, or in a thread of this one if 0.
 
         Raises:
-            RecipeError: The number of workers is negative.
+            RecipeError: The number of workers is negative, or weights would not reach them.
         """
+        if workers > 0 and isinstance(loader, WeightedLoader):
+            raise RecipeError(
+                f"curate.load: workers: {workers} processes would not learn of new weights; with "
+                "weights=, set workers=0, which reads ahead in a thread"
+            )
         if workers < 0:
             raise RecipeError(
                 f"curate.load: workers: {workers} is below 0; 0 reads in this process"
@@ -70,11 +77,23 @@ class TorchLoader(DataLoader[Read]):
 
     def __iter__(self) -> Iterator[Tensors]:  # type: ignore[override]
         """Yield batches from the current position to the end of the epoch."""
+        if isinstance(self.loader, WeightedLoader):
+            yield from map(to_tensors, self.loader)
+            return
         for block, read in super().__iter__():
             arrays = {name: values.numpy() for name, values in read.items()}
             for epoch, position, batch in block.batches(arrays):
                 self.loader.epoch, self.loader.position = epoch, position
                 yield to_tensors(batch)
+
+    def set_weights(self, weights: Mapping[str, float]) -> None:
+        """Change the shares from the next step on; see `WeightedLoader.set_weights`."""
+        self.loader.set_weights(weights)
+
+    @property
+    def drawn(self) -> dict[str, DrawnDomain]:
+        """What was asked for and drawn so far, by domain; see `WeightedLoader.drawn`."""
+        return self.loader.drawn
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state after the last batch yielded; see `BatchLoader.state_dict`."""

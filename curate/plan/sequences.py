@@ -124,19 +124,8 @@ class SequenceSampler:
         places = (slots + uniform(slots, key)) / max(1, chunks)
         inside = (places >= low) & ((places < high) | (high >= 1.0))
         slots, places = slots[inside], places[inside]
-        numbers = np.empty_like(slots)
-        supply = stream.supply_tokens
-        done = 0
-        while done < len(slots):  # one turn for each pass over the domain that the stretch meets
-            turn = int(slots[done]) * self._length // supply
-            start = -(-turn * supply // self._length)
-            stop = min(chunks, -(-(turn + 1) * supply // self._length))
-            inside_pass = slots[done : np.searchsorted(slots, stop)]
-            key = mix_key(self._order_seed, PASS_KEY, f"{stream.name}/{turn}")
-            numbers[done : done + len(inside_pass)] = start + permute(
-                inside_pass - start, stop - start, key
-            )
-            done += len(inside_pass)
+        tokens = stream.supply_tokens, self._length
+        numbers = order_in_passes(slots, chunks, tokens, (self._order_seed, stream.name))
         return places, numbers
 
     def _join_tails(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
@@ -208,6 +197,40 @@ class SequenceSampler:
             if begin < end:
                 offset = begin - int(stops[tail] - tokens[tail])
                 yield int(domains[tail]), int(firsts[tail]) + offset, end - begin
+
+
+def order_in_passes(
+    slots: NDArray[np.int64], chunks: int, tokens: tuple[int, int], key: tuple[int, str]
+) -> NDArray[np.int64]:
+    """Permute the chunks of a repeating stream within each pass over it.
+
+    Args:
+        slots: shape (slots,), ascending places in [0, chunks).
+        chunks: Chunks that are used.
+        tokens: Tokens of one pass, and of a chunk.
+        key: Seed of the order, and the domain's name.
+
+    Returns:
+        shape (slots,), the number of the chunk at each place.
+
+    Example:
+        >>> order_in_passes(np.arange(6), 6, (12, 4), (42, "wiki")).tolist()
+        [2, 1, 0, 3, 5, 4]
+    """
+    supply_tokens, chunk_tokens = tokens
+    numbers = np.empty_like(slots)
+    done = 0
+    while done < len(slots):  # one turn for each pass over the domain that the slots meet
+        turn = int(slots[done]) * chunk_tokens // supply_tokens
+        start = -(-turn * supply_tokens // chunk_tokens)
+        stop = min(chunks, -(-(turn + 1) * supply_tokens // chunk_tokens))
+        inside_pass = slots[done : np.searchsorted(slots, stop)]
+        pass_key = mix_key(key[0], PASS_KEY, f"{key[1]}/{turn}")
+        numbers[done : done + len(inside_pass)] = start + permute(
+            inside_pass - start, stop - start, pass_key
+        )
+        done += len(inside_pass)
+    return numbers
 
 
 class _StreamIndex:
