@@ -9,6 +9,7 @@ import csv
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 from conftest import make_documents, write_jsonl
+from expert_files import write_likelihoods
 from law_tables import mixtures, table_of
 
 import curate
@@ -24,8 +26,14 @@ from curate.cli import cli
 from curate.curation.reasons import REMOVED_FIELDS
 from curate.errors import InputError, RecipeError
 from curate.laws import LAWS
-from curate.laws.formula import formula_of
-from curate.laws.law import RunTable
+from curate.laws.fitting.levels import FittedBeyond
+from curate.laws.forms.bimix import FittedBimix
+from curate.laws.formula import curve, formula_of, log
+from curate.laws.formula import tokens as counted_tokens
+from curate.laws.law import Array, RunTable
+from curate.laws.likelihoods import Likelihoods
+from curate.mixture.search.objective import Problem, losses_at
+from curate.mixture.search.simplex_box import Box
 from curate.report.charts import Matrix
 from curate.report.numbers import megabytes, short
 from curate.report.page.about_data import REASONS
@@ -343,24 +351,167 @@ def test_browser_evaluates_each_law_as_python_does(
     law = LAWS[name].fit(table)
     shares = np.random.default_rng(3).dirichlet(np.full(4, 0.5), 1000)
     shares[:4] = np.eye(4)  # the corners, where powers of a share are of zero
-    beyond = 3.0 if varied and name != "bimix" else 1.0
-    tokens, params = 1e9 * beyond, max(sizes) * beyond
-    formula = formula_of(law, tokens, params)
-    assert formula is not None
-    expected = law.predict(shares, np.full(1000, tokens), np.full(1000, params))
+    tokens = np.full(1000, 1e9)
+    if varied:  # before, among and far beyond the runs
+        counts = np.exp(np.random.default_rng(5).uniform(np.log(1e7), np.log(1e13), 20))
+        tokens[1::2] = np.repeat(counts, 25)
+    for params in (max(sizes), 3 * max(sizes)) if varied and name != "bimix" else (max(sizes),):
+        formula = formula_of(law, params)
+        assert formula is not None
+        expected = law.predict(shares, tokens, np.full(1000, params))
+        losses = evaluate_law(browser, report, formula.to_json(), shares, tokens)
+        np.testing.assert_allclose(losses, expected, rtol=1e-9, atol=0)
+
+
+def evaluate_law(
+    browser: Any, report: Path, formula: dict[str, Any], shares: Array, tokens: Array
+) -> list[list[float]]:
+    """Evaluate a formula in the page, mixture by mixture."""
     with Visit(browser, report) as visit:
-        losses = visit.page.evaluate(
-            "([law, shares]) => { const at = Law.compile(law); "
-            "return shares.map(row => Array.from(at(row))); }",
-            [formula.to_json(), shares.tolist()],
+        losses: list[list[float]] = visit.page.evaluate(
+            "([law, shares, tokens]) => { const at = Law.compile(law); "
+            "return shares.map((row, i) => Array.from(at(row, tokens[i]))); }",
+            [formula, shares.tolist(), tokens.tolist()],
         )
+    return losses
+
+
+def test_browser_takes_early_losses_of_bimix_from_the_runs(browser: Any, report: Path) -> None:
+    table = table_of(mixtures(16, 4, 2), (2e8, 5e8, 1e9), (1e8,), noise=0.002)
+    law = LAWS["bimix"].fit(table)
+    assert isinstance(law, FittedBimix)
+    early = {
+        "early_tokens": np.array([2e8, 4e8, 5e8]),
+        "early_losses": np.outer([2.0, 1.5, 1.2], [2.5, 2.0, 3.0, 3.5]),
+    }
+    law = replace(law, sizes=tuple(replace(size, **early) for size in law.sizes))
+    shares = mixtures(200, 4, 7)
+    tokens = np.geomspace(1e8, 2e9, 200)
+    tokens[:3] = early["early_tokens"]
+    losses = evaluate_law(browser, report, law.formula(1e8).to_json(), shares, tokens)
+    expected = law.predict(shares, tokens, np.full(200, 1e8))
     np.testing.assert_allclose(losses, expected, rtol=1e-9, atol=0)
+
+
+def test_a_curve_follows_a_kinked_function(browser: Any, report: Path) -> None:
+    written = curve(log(counted_tokens()), lambda x: np.abs(np.sin(x[:, None] - [0, 3])), (-3, 3))
+    places = np.concatenate([np.linspace(-3, 3, 301), [-9, 9]])
+    losses = evaluate_law(
+        browser, report, written.to_json(), np.ones((len(places), 1)), np.exp(places)
+    )
+    expected = np.abs(np.sin(np.clip(places, -3, 3)[:, None] - [0, 3]))
+    np.testing.assert_allclose(losses, expected, rtol=0, atol=1e-6)
+
+
+def test_browser_discounts_repeats_as_python_does(
+    browser: Any, report: Path, dataset: Path, tmp_path: Path
+) -> None:
+    table = table_of(mixtures(16, 3, 2), (2e8, 5e8, 1e9), (1e8,), noise=0.002)
+    write_runs(tmp_path / "runs.csv", table)
+    supply = {"wiki": 1e8, "code": 4e8, "talk": 1e6}
+    made = curate.report(
+        tmp_path / "runs.csv",
+        supply=supply,
+        budget_tokens=1e9,
+        max_epochs=1e9,
+        overrides={"mixture.method": "autoscale", "mixture.discount_repeats": True},
+        directory=tmp_path,
+    )
+    law = LAWS["autoscale"].fit(table)
+    rng = np.random.default_rng(3)
+    shares = rng.dirichlet(np.full(3, 0.5), 1000)
+    budgets, tokens = np.exp(rng.uniform(np.log(1e7), np.log(1e12), (2, 1000)))
+    box = Box(np.zeros(3), np.ones(3))
+    expected = [
+        losses_at(
+            Problem(law, box, np.full((1, 3), 1 / 3), float(count), 1e8,
+                    unique_share=np.array(list(supply.values())) / budget),
+            row[None],
+        )[0]
+        for row, budget, count in zip(shares, budgets, tokens, strict=True)
+    ]  # fmt: skip
+    with Visit(browser, made.path) as visit:
+        assert visit.said == []
+        losses = visit.page.evaluate(
+            "([shares, budgets, tokens]) => {"
+            "const data = JSON.parse(document.getElementById('data').textContent);"
+            "const law = Explorer.judge(data.law, data.domains.map((domain) => domain.supply));"
+            "return shares.map((row, i) => Array.from(law.losses(row, "
+            "{ budget: budgets[i], tokens: tokens[i] }))); }",
+            [shares.tolist(), budgets.tolist(), tokens.tolist()],
+        )
+        np.testing.assert_allclose(losses, expected, rtol=1e-9, atol=0)
+        visit.page.click("#explorer-preset-uniform")
+        before = visit.text("#explorer-losses")
+        visit.page.fill("#explorer-budget", "100000000000")
+        visit.page.press("#explorer-budget", "Tab")
+        assert visit.text("#explorer-losses") != before  # a repeated domain is worth less
+
+
+def test_intervals_grow_beyond_the_runs_as_in_python(browser: Any, report: Path) -> None:
+    table = table_of(mixtures(12, 3, 2), (2e8, 5e8, 1e9), (1e8, 2e8), noise=0.002)
+    law = LAWS["joint"].fit(table)
+    assert isinstance(law, FittedBeyond)
+    tokens = np.geomspace(1e7, 1e13, 50)
+    for params in (2e8, 6e8):
+        expected = law.predict_std(
+            np.repeat(table.weights[:1], 50, axis=0), tokens, np.full(50, params)
+        )
+        assert (expected[-1] > 2 * expected[0]).all() or params > 2e8
+        written = law.std_formula(params).to_json()
+        errors = evaluate_law(browser, report, written, np.ones((50, 3)), tokens)
+        np.testing.assert_allclose(errors, expected, rtol=1e-9, atol=0)
+
+
+def test_tokens_of_the_run_move_the_losses(browser: Any, tmp_path: Path) -> None:
+    table = table_of(mixtures(16, 3, 2), (2e8, 5e8, 1e9), (1e8,), noise=0.002)
+    law = LAWS["autoscale"].fit(table)
+    path = curate.report(
+        write_runs(tmp_path / "runs.csv", table),
+        supply={"wiki": 1e12, "code": 1e12, "talk": 1e12},
+        budget_tokens=1e11,
+        overrides={"mixture.method": "autoscale"},
+        directory=tmp_path,
+    ).path
+    with Visit(browser, path) as visit:
+        visit.page.click("#explorer-preset-uniform")
+        for change, tokens in ((None, 1e9), ("follow", 1e11), ("4e8", 4e8)):
+            if change == "follow":
+                visit.page.check("#explorer-tokens-follow")
+            elif change is not None:
+                visit.page.fill("#explorer-tokens", change)
+                visit.page.press("#explorer-tokens", "Tab")
+            answers = visit.text("#explorer-answers")
+            assert f"{tokens:,.0f} tokens" in answers
+            assert ("the runs have 200,000,000 to" in answers) == (tokens > 1e9)
+            expected = law.predict(np.full((1, 3), 1 / 3), np.full(1, tokens), np.full(1, 1e8))
+            for target, loss in zip(table.targets, expected[0], strict=True):
+                row = visit.page.locator("#explorer-losses tbody tr", has_text=target)
+                assert f"{loss:.4f}" in row.inner_text()
 
 
 def test_trees_have_no_formula() -> None:
     pytest.importorskip("lightgbm")
     table = table_of(mixtures(60, 4, 2), (1e9,), (1e8,))
-    assert formula_of(LAWS["boosted"].fit(table), 1e9, 1e8) is None
+    assert formula_of(LAWS["boosted"].fit(table), 1e8) is None
+
+
+def test_experts_without_runs_say_why_there_are_no_losses(dataset: Path, tmp_path: Path) -> None:
+    logp = np.log(np.random.default_rng(0).dirichlet(np.ones(4), 40))[:, :3]
+    names, places = ("wiki", "code", "talk"), np.arange(0, 41, 10)
+    experts = Likelihoods(names, ("x",), np.zeros(4, np.int64), places, logp)
+    write_likelihoods(experts, tmp_path / "experts.parquet")
+    copy = tmp_path / "copy"
+    shutil.copytree(dataset, copy)
+    (copy / "law.json").unlink()
+    recipe = yaml.safe_load((copy / "recipe.yaml").read_text())
+    recipe["mixture"] = {
+        "method": "mde",
+        "evidence": {"experts": str(tmp_path / "experts.parquet")},
+    }
+    (copy / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    page = curate.report(copy).path.read_text("utf-8")
+    assert "method mde mixes the experts' probabilities of every held-out token" in page
 
 
 def test_two_hundred_domains_are_found_and_moved_by_group(browser: Any, tmp_path: Path) -> None:

@@ -1,23 +1,23 @@
-"""Fitted laws as formulas of the shares, which other programs can evaluate.
+"""Fitted laws as formulas of shares and tokens, which other programs can evaluate.
 
-At a fixed number of tokens and parameters, a law is a function of the shares alone, and every law
-but the trees is a composition of the few operations below. The mixture explorer of the report
+At a fixed number of parameters, a law is a function of the shares and of a run's tokens, and every
+law but the trees is a composition of the few operations below. The mixture explorer of the report
 evaluates them in the browser (`curate/report/page/law.js`), so a new law needs no JavaScript: its
 fitted class has a method `formula` that composes these functions.
 
-A formula has one value for each domain or each target. Numbers are written as float64 in base64,
-each array once.
+A formula has one value for each domain or each target, or a single one. Numbers are written as
+float64 in base64, each array once.
 """
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from curate.laws.law import Array, FittedLaw
 
@@ -82,11 +82,10 @@ def decoded(value: Mapping[str, Any], shape: tuple[int | None, ...]) -> Array:
 class LawWithFormula(Protocol):
     """A fitted law that can be written as a formula."""
 
-    def formula(self, tokens: float, params: float) -> Formula | None:
-        """Write the predicted losses as a formula of the shares.
+    def formula(self, params: float) -> Formula | None:
+        """Write the predicted losses as a formula of shares and tokens.
 
         Args:
-            tokens: Training tokens; NaN where the fitted table had NaN.
             params: Parameters of the model; NaN where the fitted table had NaN.
 
         Returns:
@@ -95,22 +94,26 @@ class LawWithFormula(Protocol):
         ...
 
 
-def formula_of(law: FittedLaw, tokens: float, params: float) -> Formula | None:
-    """Return the formula of a law at these tokens and parameters; None if it has none.
+def formula_of(law: FittedLaw, params: float) -> Formula | None:
+    """Return the formula of a law for models of this size; None if it has none.
 
     Trees have none, nor have laws of packages that do not provide it.
 
     Args:
         law: Any fitted law.
-        tokens: Tokens that a run is trained on.
-        params: Parameters of its model.
+        params: Parameters of the model; NaN where the fitted table had NaN.
     """
-    return law.formula(tokens, params) if isinstance(law, LawWithFormula) else None
+    return law.formula(params) if isinstance(law, LawWithFormula) else None
 
 
 def shares() -> Formula:
     """Return the shares themselves, one value for each domain."""
     return Formula("shares")
+
+
+def tokens() -> Formula:
+    """Return the training tokens of a run, a single value."""
+    return Formula("tokens")
 
 
 def constant(values: ArrayLike) -> Formula:
@@ -163,6 +166,90 @@ def pick(of: Formula, places: ArrayLike) -> Formula:
     return Formula("pick", (of,), {"places": np.asarray(places, np.float64)})
 
 
+def join(*of: Formula) -> Formula:
+    """Put the values of formulas after each other."""
+    return Formula("join", of)
+
+
+def below(of: Formula, limit: float, smaller: Formula, otherwise: Formula) -> Formula:
+    """Take one formula where a single value is below a limit, and another where it is not."""
+    return Formula("below", (of, smaller, otherwise), {"limit": np.array([limit])})
+
+
+def at_tokens(of: Formula, count: Formula) -> Formula:
+    """Evaluate a formula at other tokens, a single value."""
+    return Formula("at_tokens", (of, count))
+
+
+def mean_over(of: Formula, mixtures: Array) -> Formula:
+    """Average a formula over mixtures, shape (mixtures, domains), whatever the shares are."""
+    return Formula("mean_over", (of,), {"mixtures": mixtures})
+
+
+def interpolate(of: Formula, places: Array, values: Array) -> Formula:
+    """Interpolate linearly in a single value; beyond the ends the values stay.
+
+    Args:
+        of: A single value.
+        places: shape (places,), rising.
+        values: shape (targets, places).
+    """
+    return Formula("interpolate", (of,), {"places": places, "heights": values})
+
+
+def nearest(of: Formula, places: Array, away: Array, values: Array) -> Formula:
+    """Take the values of the place that a single value is nearest to; of equals, the first.
+
+    Args:
+        of: A single value.
+        places: shape (places,).
+        away: shape (places,), added to each distance.
+        values: shape (places, targets).
+    """
+    arrays = {"places": places, "away": away, "heights": values}
+    return Formula("nearest", (of,), arrays)
+
+
+CURVE_TERMS = 20
+"""Chebyshev polynomials of a piece of a curve."""
+CURVE_PIECES = 256
+"""Most pieces."""
+CURVE_ERROR = 1e-12
+"""Error of a curve, relative to its largest value, up to which pieces are halved."""
+
+
+def curve(of: Formula, function: Callable[[Array], Array], span: tuple[float, float]) -> Formula:
+    """Write any smooth function of a single value as Chebyshev polynomials in pieces.
+
+    Args:
+        of: A single value; outside the span, the function's value at its end is taken.
+        function: Takes places, shape (places,), and returns values, shape (places, targets).
+        span: Least and largest place.
+    """
+    from numpy.polynomial import chebyshev
+
+    nodes = chebyshev.chebpts1(CURVE_TERMS)
+    tests = np.linspace(-1, 1, 2 * CURVE_TERMS + 3)[1:-1]
+    solve = np.linalg.inv(chebyshev.chebvander(nodes, CURVE_TERMS - 1))
+    waiting: list[tuple[float, float]] = [span]
+    pieces: list[tuple[float, float, Array]] = []
+    while waiting:
+        low, high = waiting.pop()
+        middle, half = (low + high) / 2, (high - low) / 2
+        values = function(middle + half * np.concatenate([nodes, tests]))
+        coefficients = solve @ values[:CURVE_TERMS]
+        missed = np.abs(chebyshev.chebvander(tests, CURVE_TERMS - 1) @ coefficients
+                        - values[CURVE_TERMS:]).max()  # fmt: skip
+        is_full = len(pieces) + len(waiting) + 2 > CURVE_PIECES
+        if missed <= CURVE_ERROR * np.abs(values).max() or is_full:
+            pieces.append((low, high, coefficients))
+        else:
+            waiting += [(low, middle), (middle, high)]
+    lows, highs, parts = zip(*sorted(pieces, key=lambda piece: piece[0]), strict=True)
+    ends = np.array([*lows, highs[-1]])
+    return Formula("curve", (of,), {"ends": ends, "coefficients": np.stack(parts)})
+
+
 def linear(of: Formula, matrix: Array) -> Formula:
     """Multiply a matrix of shape (targets, values) with the values."""
     return Formula("linear", (of,), {"matrix": matrix})
@@ -185,13 +272,43 @@ def power_sum(of: Formula, terms: PowerSum) -> Formula:
     return Formula("power_sum", (of,), dict(zip(names, every, strict=True)))
 
 
-def matern_sum(of: Formula, points: Array, rates: Array, weights: Array) -> Formula:
+def matern_sum(of: Formula, points: Array, rates: Array, weights: Formula) -> Formula:
     """Sum Matern 5/2 correlations between the values and points, with weights.
 
     Args:
         of: n values.
         points: shape (points, n).
         rates: shape (targets, n), inverse length scales.
-        weights: shape (targets, points).
+        weights: The weights of all points for the first target, then for the next.
     """
-    return Formula("matern_sum", (of,), {"points": points, "rates": rates, "weights": weights})
+    return Formula("matern_sum", (of, weights), {"points": points, "rates": rates})
+
+
+@dataclass(frozen=True, slots=True)
+class PointWeights:
+    """Rows that belong to points, and how the rows' weights depend on other values."""
+
+    scale: Array
+    """shape (targets, rows)."""
+    places: Array
+    """shape (rows, n), of each row."""
+    rates: Array
+    """shape (targets, n), inverse length scales."""
+    level: Array
+    """shape (targets,)."""
+    height: Array
+    """shape (targets,)."""
+    point: NDArray[np.int64]
+    """shape (rows,), number of the point that a row belongs to."""
+
+
+def point_weights(of: Formula, rows: PointWeights) -> Formula:
+    """Sum scale_tr (level_t + height_t Matern_tr) over the rows r of each point, as weights.
+
+    Args:
+        of: n values, between which and a row's place the Matern 5/2 correlation is.
+        rows: The rows.
+    """
+    names = ("scale", "places", "rates", "level", "height", "point")
+    arrays = {name: np.asarray(getattr(rows, name), np.float64) for name in names}
+    return Formula("point_weights", (of,), arrays)

@@ -353,6 +353,12 @@ def _request(
     method = recipe.mixture.method
     request = MixtureRequest(domains, budget, method, options, evidence)
     has_runs = evidence is not None and evidence.runs is not None
+    if evidence is not None and evidence.experts is not None and not has_runs:
+        missing = (
+            f"No predicted losses: method {method} mixes the experts' probabilities of every "
+            "held-out token, too many for a page; curate mix says the loss of its mixture. Runs "
+            f"of small models give the explorer a law: {command}"
+        )
     return request, "" if has_runs else missing, is_known
 
 

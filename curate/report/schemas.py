@@ -182,10 +182,13 @@ class LawFile(_Fields):
     tokens: float | None
     params: float | None
     goals: list[list[float]]
+    relative: bool
     kl: float
     prior: list[float]
     discount_repeats: bool
     half_widths: list[float | None] | None
+    widths: dict[str, Any] | None
+    runs_tokens: list[float] | None
     misfit: float | None
     radius: float | None
     mixtures: NumberArray

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from curate.laws.formula import Formula, add, constant, log, multiply, tokens
 from curate.laws.law import Array, RunTable
 
 ROOT_OFFSET = 1e-4
@@ -61,6 +62,15 @@ class Progress:
             if np.isfinite(centre)
         ]
         return np.stack(columns, axis=1) if columns else np.zeros((len(tokens), 0))
+
+    def formulas(self, params: float) -> list[Formula]:
+        """Write the columns as formulas of the tokens, each a single value."""
+        logs = (log(tokens()), constant(np.log(params)))
+        return [
+            multiply(add(value, constant(-centre)), constant(1 / scale))
+            for value, centre, scale in zip(logs, self.centres, self.scales, strict=True)
+            if np.isfinite(centre)
+        ]
 
 
 def progress_of(table: RunTable) -> Progress:

@@ -20,13 +20,23 @@ References:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from curate.laws.fitting.features import number_distinct
-from curate.laws.formula import Formula, add, constant, linear, matern_sum
+from curate.laws.formula import (
+    Formula,
+    PointWeights,
+    add,
+    constant,
+    join,
+    linear,
+    matern_sum,
+    point_weights,
+)
 from curate.laws.law import Array, RunTable
 
 ROWS_LEARN = 240
@@ -313,27 +323,6 @@ class Process:
         slopes: Array = a * pull.sum(axis=1)[:, None] - pull @ x + plane * (self.solved @ x)
         return slopes / covariance.lengths[: covariance.domains]
 
-    def at(self, progress: Array) -> tuple[Array, Array, float]:
-        """Reduce the mean to a function of the mixture, at one place of progress.
-
-        Args:
-            progress: shape (columns,).
-
-        Returns:
-            Weights of the correlations with each observed row, shape (rows,); slopes by
-            `Rows.mixture`, shape (domains,); and the constant.
-        """
-        covariance = self.covariance
-        step, plane, _, product, alone, _ = covariance.variances
-        place = Rows(self.rows.mixture[:1], progress[None], self.rows.run[:1])
-        (_, b, c), (x, y, z) = covariance.split(place), covariance.split(self.rows)
-        near, level = np.full(len(x), step), np.full(len(x), LEVEL_VARIANCE)
-        if covariance.columns:
-            near += product * matern(squared_distances(b, y))[0][0]
-            level += alone * matern(squared_distances(c, z))[0][0]
-        slopes = plane * (self.solved @ x) / covariance.lengths[: covariance.domains]
-        return near * self.solved, slopes, float(level @ self.solved)
-
 
 def observe(covariance: Covariance, rows: Rows, values: Array) -> Process:
     """Condition a process on observed values.
@@ -399,26 +388,40 @@ class TargetProcesses:
         """
         return np.stack([process.gradient(new) for process in self.processes], axis=1)
 
-    def formula(self, roots: Formula, progress: Array) -> Formula:
-        """Write `mean` as a formula, at one place of progress.
+    def formula(self, roots: Formula, progress: Sequence[Formula]) -> Formula:
+        """Write `mean` as a formula.
 
         Args:
             roots: Formula of a row of `Rows.mixture`.
-            progress: shape (columns,).
+            progress: Formulas of a row of `Rows.progress`, each a single value.
         """
-        rows = self.processes[0].rows.mixture
-        points, number = np.unique(rows, axis=0, return_inverse=True)
-        parts = [process.at(progress) for process in self.processes]
-        # Checkpoints of a run have the same mixture, so their weights add up.
-        weights = np.stack([np.bincount(number.reshape(-1), near) for near, _, _ in parts])
-        slopes = np.stack([slope for _, slope, _ in parts])
-        level = np.array([level for _, _, level in parts])
-        rates = np.stack([1 / p.covariance.lengths[: rows.shape[1]] for p in self.processes])
-        return add(
-            constant(self.centres + self.scales * level),
-            linear(roots, self.scales[:, None] * slopes),
-            matern_sum(roots, points, rates, self.scales[:, None] * weights),
-        )
+        rows = self.processes[0].rows
+        domains, columns = rows.mixture.shape[1], rows.progress.shape[1]
+        points, number = np.unique(rows.mixture, axis=0, return_inverse=True)
+        number = number.reshape(-1)
+        covariances = [process.covariance for process in self.processes]
+        step, plane, _, product, alone, _ = np.stack([c.variances for c in covariances], axis=1)
+        rates = 1 / np.stack([c.lengths for c in covariances])
+        solved = self.scales[:, None] * np.stack([process.solved for process in self.processes])
+        slopes = plane[:, None] * (solved @ rows.mixture) * rates[:, :domains] ** 2
+        terms = [
+            constant(self.centres + LEVEL_VARIANCE * solved.sum(axis=1)),
+            linear(roots, slopes),
+        ]
+        if columns:
+            place, last = join(*progress), domains + columns
+            effects = PointWeights(
+                scale=solved, places=rows.progress, rates=rates[:, domains:last], level=step,
+                height=product, point=number,
+            )  # fmt: skip
+            weights = point_weights(place, effects)
+            curves = constant((alone[:, None] * solved).reshape(-1))
+            terms.append(matern_sum(place, rows.progress, rates[:, last:], curves))
+        else:
+            # Runs of the same mixture are one point, so their weights add up.
+            near = np.stack([np.bincount(number, row) for row in step[:, None] * solved])
+            weights = constant(near.reshape(-1))
+        return add(*terms, matern_sum(roots, points, rates[:, :domains], weights))
 
 
 def fit_processes(rows: Rows, values: Array) -> TargetProcesses:

@@ -28,7 +28,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate.laws.fitting.features import number_distinct
-from curate.laws.formula import Formula, constant, formula_of, multiply
+from curate.laws.formula import (
+    Formula,
+    add,
+    at_tokens,
+    below,
+    constant,
+    curve,
+    exp,
+    formula_of,
+    log,
+    mean_over,
+    minimum,
+    multiply,
+    pick,
+    tokens,
+)
 from curate.laws.law import Array, FittedLaw, RunTable
 
 REFERENCES = 48
@@ -64,6 +79,8 @@ FREEDOM, PRIOR_FREEDOM = 4.0, 2.0
 errors of targets and of checkpoints are alike."""
 LAW_ERROR = 6e-3
 """Standard deviation of the law's own level per e-fold beyond the runs, which decides its vote."""
+FORMULA_TOKENS = 1e6
+"""How many times the runs' most tokens a formula reaches; to as few times fewer."""
 DRIFT_MISSED = 0.5
 """Part of the change of deviations beyond the runs that counts as error."""
 
@@ -520,13 +537,59 @@ class FittedBeyond:
             return None
         return np.asarray(slopes * self._correction(tokens, params)[:, :, None])
 
-    def formula(self, tokens: float, params: float) -> Formula | None:
-        """Write the predicted losses as a formula of the shares; see `LawWithFormula`."""
-        within = formula_of(self.law, tokens, params)
+    def formula(self, params: float) -> Formula | None:
+        """Write the predicted losses as a formula of shares and tokens; see `LawWithFormula`.
+
+        The change of level by the forms, and their vote, are written as curves over the tokens,
+        from `FORMULA_TOKENS` times fewer than the runs have to as many times more.
+        """
+        within = formula_of(self.law, params)
         if within is None:
             return None
-        factors = self._correction(np.array([tokens]), np.array([params]))[0]
-        return multiply(within, constant(factors))
+        if not self.edge.tokens_vary:
+            factors = self._correction(np.ones(1), np.array([params]))[0]
+            return multiply(within, constant(factors))
+        edge, size = self._last(params)
+        is_larger = size < params * (1 - 1e-9)
+        level = mean_over(within, self.references)
+        smaller = (formula_of(self.law, size) if is_larger else None) or within
+        within_runs = minimum(tokens(), constant(np.exp(edge)))
+        start = at_tokens(mean_over(smaller, self.references), within_runs)
+        by_law = add(log(level), multiply(constant(-1.0), log(start)))
+
+        def forms(logs: Array) -> Array:
+            return np.hstack(self._by_forms(np.exp(logs), np.full(len(logs), params)))
+
+        # For larger models the forms count before the last tokens, too, where the curve has a kink:
+        # the middle of its span, at which its pieces meet.
+        reach = float(np.log(FORMULA_TOKENS))
+        both = curve(log(tokens()), forms, (edge - reach * is_larger, edge + reach))
+        targets = np.arange(len(self.levels.fits[0]))
+        by_forms, vote = pick(both, targets), pick(both, targets + len(targets))
+        moved = add(by_forms, multiply(constant(-1.0), by_law))
+        beyond = multiply(within, exp(multiply(vote, moved)))
+        return beyond if is_larger else below(tokens(), np.exp(edge) * (1 + 1e-9), within, beyond)
+
+    def std_formula(self, params: float) -> Formula:
+        """Write `predict_std`, of all mixtures alike, as a formula of the tokens.
+
+        Args:
+            params: Parameters of the model; NaN where the fitted table had NaN.
+        """
+
+        def errors(logs: Array) -> Array:
+            weights = np.repeat(self.references[:1], len(logs), axis=0)
+            return self.predict_std(weights, np.exp(logs), np.full(len(logs), params))
+
+        if not self.edge.tokens_vary:
+            return constant(errors(np.zeros(1))[0])
+        edge, reach = self._last(params)[0], float(np.log(FORMULA_TOKENS))
+        return curve(log(tokens()), errors, (edge - reach, edge + reach))
+
+    def _last(self, params: float) -> tuple[float, float]:
+        """Return ln of the last tokens at the nearest size of the runs, and that size."""
+        last, size = self.edge.nearest(np.full(1, np.inf), np.array([params]))
+        return float(np.log(last[0])), float(size[0])
 
     def _correction(self, tokens: Array, params: Array) -> Array:
         """Factors of the law's predictions, shape (rows, targets), or (rows, 1) inside the runs."""
@@ -537,16 +600,29 @@ class FittedBeyond:
             return np.ones((len(tokens), 1))
         places = np.stack([*near, tokens, params], axis=1)[beyond]
         distinct, number = np.unique(places, axis=0, return_inverse=True)
-        start, end = self.edge.places(*distinct[:, :2].T), self.edge.places(*distinct[:, 2:].T)
-        shift, variance = self.levels.shift(start, end)
-        distance = np.abs(np.subtract(end, start)).sum(axis=0)[:, None]
-        forms_vote = 1 / (1 + variance / (LAW_ERROR * distance) ** 2)
+        shift, forms_vote = self._by_forms(*distinct[:, 2:].T)
         by_law = np.log(
             [self._level(*at[2:]) / self._level(*at[:2]) for at in distinct]
         )  # shape (distinct, targets)
         factors = np.ones((len(tokens), shift.shape[1]))
         factors[beyond] = np.exp(forms_vote * (shift - by_law))[number.reshape(-1)]
         return factors
+
+    def _by_forms(self, tokens: Array, params: Array) -> tuple[Array, Array]:
+        """Return the change of log levels from the runs by the forms, and the weight of that.
+
+        Args:
+            tokens: shape (rows,), of rows beyond the runs.
+            params: shape (rows,).
+
+        Returns:
+            Shape (rows, targets) each; the law has the rest of the weight.
+        """
+        start = self.edge.places(*self.edge.nearest(tokens, params))
+        end = self.edge.places(tokens, params)
+        shift, variance = self.levels.shift(start, end)
+        distance = np.abs(np.subtract(end, start)).sum(axis=0)[:, None]
+        return shift, 1 / (1 + variance / (LAW_ERROR * distance) ** 2)
 
     def _level(self, tokens: float, params: float) -> Array:
         return _level(self.law, self.references, tokens, params)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from curate.laws.formula import Formula, add, constant, exp, log, multiply, tokens
 from curate.laws.law import Array, RunTable
 
 DISTINCT = 2
@@ -68,15 +69,21 @@ class Horizon:
             at += 2
         return total, derivatives
 
-    def value(self, theta: Array, tokens: float, params: float) -> Array:
-        """Sum the terms at one place, shape (targets,).
+    def formula(self, theta: Array, params: float) -> Formula:
+        """Write the sum of the terms as a formula of the tokens.
 
         Args:
             theta: shape (targets, coefficients).
-            tokens: Tokens that a run is trained on.
-            params: Parameters of its model.
+            params: Parameters of the model.
         """
-        return self.evaluate(theta, np.array([tokens]), np.array([params]))[0][:, 0]
+        terms, at = [constant(np.zeros(len(theta)))], 0
+        for unit, count in ((self.tokens_unit, tokens()), (self.params_unit, constant(params))):
+            if np.isfinite(unit):
+                logs = log(multiply(count, constant(1 / unit)))
+                falls = multiply(constant(-np.exp(theta[:, at + 1])), logs)
+                terms.append(exp(add(constant(theta[:, at]), falls)))
+                at += 2
+        return add(*terms)
 
 
 def horizon_of(table: RunTable) -> Horizon:

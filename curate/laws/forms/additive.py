@@ -63,12 +63,12 @@ class FittedAdditive:
         slopes: Array = -by_share / parts.sum(axis=2, keepdims=True) ** 2
         return slopes
 
-    def formula(self, tokens: float, params: float) -> Formula:
-        """Write the predicted losses as a formula of the shares; see `LawWithFormula`."""
+    def formula(self, params: float) -> Formula:
+        """Write the predicted losses as a formula of shares and tokens; see `LawWithFormula`."""
         ones = np.ones_like(self.use)
         useful = power_sum(shares(), PowerSum(self.use, ones, SHARE_OFFSET * ones, self.powers))
-        later = self.horizon.value(self.terms, tokens, params)
-        return add(constant(self.floor + later), power(useful, constant(-1.0)))
+        later = self.horizon.formula(self.terms, params)
+        return add(constant(self.floor), later, power(useful, constant(-1.0)))
 
     def _parts(self, weights: Array) -> Array:
         """Return C_ij (w_j + offset)^gamma_ij, shape (rows, targets, domains)."""

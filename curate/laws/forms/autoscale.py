@@ -11,7 +11,16 @@ import numpy as np
 
 from curate.laws.fitting.least_squares import Prior, fit_log_losses
 from curate.laws.fitting.progress_term import Horizon, horizon_of
-from curate.laws.formula import Formula, PowerSum, add, constant, power_sum, shares
+from curate.laws.formula import (
+    Formula,
+    PowerSum,
+    add,
+    constant,
+    multiply,
+    power_sum,
+    shares,
+    tokens,
+)
 from curate.laws.law import Array, Law, RunTable
 
 
@@ -67,12 +76,14 @@ class FittedAutoscale:
         by_exposure = -self.powers * parts / (exposures[:, None, :] + self.head_start)
         return by_exposure * relative[:, :, None]
 
-    def formula(self, tokens: float, params: float) -> Formula:
-        """Write the predicted losses as a formula of the shares; see `LawWithFormula`."""
-        rate = _relative(np.array([tokens]), self.tokens_unit) / self.head_start
+    def formula(self, params: float) -> Formula:
+        """Write the predicted losses as a formula of shares and tokens; see `LawWithFormula`."""
+        seen, rate = shares(), 1 / self.head_start
+        if np.isfinite(self.tokens_unit):
+            seen = multiply(seen, tokens(), constant(1 / self.tokens_unit))
         terms = PowerSum(self.amplitude, rate, np.ones_like(rate), -self.powers)
-        later = self.horizon.value(self.terms, tokens, params)
-        return add(constant(self.floor + later), power_sum(shares(), terms))
+        later = self.horizon.formula(self.terms, params)
+        return add(constant(self.floor), later, power_sum(seen, terms))
 
     def _parts(self, exposures: Array) -> Array:
         parts: Array = (

@@ -15,13 +15,18 @@ from curate.errors import FitError
 from curate.laws.formula import (
     Formula,
     add,
+    below,
     constant,
+    exp,
+    interpolate,
+    log,
     maximum,
     minimum,
     multiply,
     pick,
     power,
     shares,
+    tokens,
 )
 from curate.laws.law import Array, Law, RunTable
 
@@ -131,15 +136,27 @@ class FittedBimix:
                 slopes[rows, target, domain] = by_share[:, target]
         return slopes
 
-    def formula(self, tokens: float, params: float) -> Formula:
-        """Write the predicted losses as a formula of the shares; see `LawWithFormula`."""
+    def formula(self, params: float) -> Formula:
+        """Write the predicted losses as a formula of shares and tokens; see `LawWithFormula`."""
         size, share = self.size(params), pick(shares(), self.domain_of)
         relative = minimum(multiply(share, constant(1 / size.share_floor)), constant(1.0))
         steep = power(maximum(relative, constant(0.0)), constant(NEAR_ZERO))
         rate = size.alpha / NEAR_ZERO
-        below = add(constant(1 + rate), multiply(constant(-rate), steep))
+        under = add(constant(1 + rate), multiply(constant(-rate), steep))
         above = power(maximum(share, constant(size.share_floor)), constant(-size.alpha))
-        return multiply(below, above, constant(self.scale(tokens, params)))
+        return multiply(under, above, self._progress_formula(size))
+
+    def _progress_formula(self, size: BimixCoefficients) -> Formula:
+        """Write `_progress` as a formula of the tokens."""
+        if not np.any(size.amplitude):
+            return constant(size.level)
+        fall = power(multiply(tokens(), constant(1 / self.tokens_unit)), constant(-size.beta))
+        later = add(multiply(constant(size.amplitude), fall), constant(size.level))
+        if not len(size.early_tokens):
+            return later
+        logs = np.log(size.early_tokens), np.log(size.early_losses.T)
+        early = exp(interpolate(log(tokens()), *logs))
+        return below(tokens(), float(size.early_tokens[-1]), early, later)
 
     def scale(self, tokens: float, params: float) -> Array:
         """Return K_i of L_i = K_i r_i^-alpha_i at these tokens and parameters, shape (targets,)."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from curate.laws.fitting.least_squares import Prior, fit_log_losses
 from curate.laws.fitting.progress_term import Horizon, horizon_of
-from curate.laws.formula import Formula, PowerSum, constant, multiply, power_sum, shares
+from curate.laws.formula import Formula, PowerSum, add, constant, multiply, power_sum, shares
 from curate.laws.law import Array, Law, RunTable
 
 SHARE_OFFSET = 5e-4
@@ -59,12 +59,12 @@ class FittedBimixMixed:
         by_share = -self._parts(weights) * self.powers / (weights + SHARE_OFFSET)[:, None, :]
         return by_share * self._progress(tokens, params)[:, :, None]
 
-    def formula(self, tokens: float, params: float) -> Formula:
-        """Write the predicted losses as a formula of the shares; see `LawWithFormula`."""
+    def formula(self, params: float) -> Formula:
+        """Write the predicted losses as a formula of shares and tokens; see `LawWithFormula`."""
         ones = np.ones_like(self.scales)
         terms = PowerSum(self.scales, ones, SHARE_OFFSET * ones, -self.powers)
-        later = self.horizon.value(self.terms, tokens, params)
-        return multiply(power_sum(shares(), terms), constant(1 + later))
+        later = self.horizon.formula(self.terms, params)
+        return multiply(power_sum(shares(), terms), add(constant(1.0), later))
 
     def _parts(self, weights: Array) -> Array:
         parts: Array = self.scales * (weights + SHARE_OFFSET)[:, None, :] ** -self.powers

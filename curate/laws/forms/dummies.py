@@ -8,11 +8,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate.laws.fitting.features import number_distinct
-from curate.laws.formula import Formula, add, constant, exp, log, multiply, pick, shares
+from curate.laws.formula import (
+    Formula,
+    add,
+    constant,
+    exp,
+    log,
+    multiply,
+    nearest,
+    pick,
+    shares,
+    tokens,
+)
 from curate.laws.law import Array, Law, RunTable
 
 SHARE_OFFSET = 1e-3
 """Added to a share before its logarithm, so that an absent domain has one."""
+PARAMS_COUNT = 10.0
+"""How many times as far a factor in parameters counts as one in tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,15 +80,19 @@ class FittedDummy:
                 slopes[:, target, domain] = losses[:, target] * by_share
         return slopes
 
-    def formula(self, tokens: float, params: float) -> Formula:
-        """Write the predicted losses as a formula of the shares; see `LawWithFormula`."""
-        place = _places(np.array([tokens]), np.array([params]))
-        level = self.means[_nearest(self.points, place)[0]]
+    def formula(self, params: float) -> Formula:
+        """Write the predicted losses as a formula of shares and tokens; see `LawWithFormula`."""
         used = np.array([domain is not None for domain in self.domain_of])
         slopes = np.where(used, self.slopes, 0.0)
         picked = pick(shares(), [0 if domain is None else domain for domain in self.domain_of])
         tilt = multiply(constant(slopes), log(add(picked, constant(SHARE_OFFSET))))
-        return exp(add(constant(level - slopes * self.centres), tilt))
+        level = constant(self.means[0])
+        if len(self.points) > 1:
+            moment = log(tokens()) if np.ptp(self.points[:, 0]) else constant(self.points[0, 0])
+            size = _places(np.ones(1), np.array([params]))[0, 1]
+            away = PARAMS_COUNT * np.abs(self.points[:, 1] - size)
+            level = nearest(moment, self.points[:, 0], away, self.means)
+        return exp(add(level, constant(-slopes * self.centres), tilt))
 
 
 def fit_mean(table: RunTable) -> FittedDummy:
@@ -117,8 +134,8 @@ def _places(tokens: Array, params: Array) -> Array:
 
 
 def _nearest(points: Array, places: Array) -> Array:
-    """Find the nearest point; a factor in parameters counts ten times as far as one in tokens."""
-    off = np.abs(places[:, None, :] - points[None]) * np.array([1.0, 10.0])
+    """Find the nearest point; see `PARAMS_COUNT`."""
+    off = np.abs(places[:, None, :] - points[None]) * np.array([1.0, PARAMS_COUNT])
     return np.asarray(off.sum(axis=2).argmin(axis=1))
 
 

@@ -61,11 +61,11 @@ class FittedExponential:
         """
         return self._excess(weights)[:, :, None] * self.slopes[None]
 
-    def formula(self, tokens: float, params: float) -> Formula:
-        """Write the predicted losses as a formula of the shares; see `LawWithFormula`."""
+    def formula(self, params: float) -> Formula:
+        """Write the predicted losses as a formula of shares and tokens; see `LawWithFormula`."""
         excess = exp(add(constant(self.level), linear(shares(), self.slopes)))
-        later = self.horizon.value(self.terms, tokens, params)
-        return add(constant(self.floor + later), excess)
+        later = self.horizon.formula(self.terms, params)
+        return add(constant(self.floor), later, excess)
 
     def _excess(self, weights: Array) -> Array:
         excess: Array = np.exp(self.level + weights @ self.slopes.T)

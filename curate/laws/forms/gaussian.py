@@ -64,13 +64,11 @@ class FittedGaussian:
         slopes = self.mean.gradient(weights, tokens, params) + mean * by_share
         return np.asarray(slopes * np.exp(self.residuals.mean(rows))[:, :, None])
 
-    def formula(self, tokens: float, params: float) -> Formula:
-        """Write the predicted losses as a formula of the shares; see `LawWithFormula`."""
+    def formula(self, params: float) -> Formula:
+        """Write the predicted losses as a formula of shares and tokens; see `LawWithFormula`."""
         roots = power(add(shares(), constant(ROOT_OFFSET)), constant(0.5))
-        place = self.progress.columns(np.array([tokens]), np.array([params]))[0]
-        return multiply(
-            self.mean.formula(tokens, params), exp(self.residuals.formula(roots, place))
-        )
+        residuals = self.residuals.formula(roots, self.progress.formulas(params))
+        return multiply(self.mean.formula(params), exp(residuals))
 
     def _new_rows(self, weights: Array, tokens: Array, params: Array) -> Rows:
         columns = self.progress.columns(tokens, params)

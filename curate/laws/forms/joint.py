@@ -141,13 +141,13 @@ class Experts:
             expert.gradient(expert.trend.gradient(*at), rows) for expert in self.corrected
         ]
 
-    def formulas(self, tokens: float, params: float) -> list[Formula]:
-        """Write every expert's log losses as a formula of the shares."""
+    def formulas(self, params: float) -> list[Formula]:
+        """Write every expert's log losses as a formula of shares and tokens."""
         roots = power(add(shares(), constant(SHARE_OFFSET)), constant(0.5))
-        place = self.progress.columns(np.array([tokens]), np.array([params]))[0]
-        trends = [trend.formula(tokens, params) for trend in self.trends]
+        columns = self.progress.formulas(params)
+        trends = [trend.formula(params) for trend in self.trends]
         return trends + [
-            add(expert.trend.formula(tokens, params), expert.residuals.formula(roots, place))
+            add(expert.trend.formula(params), expert.residuals.formula(roots, columns))
             for expert in self.corrected
         ]
 
@@ -207,9 +207,9 @@ class FittedJoint:
         )
         return np.asarray(self.predict(weights, tokens, params)[:, :, None] * by_weight)
 
-    def formula(self, tokens: float, params: float) -> Formula:
-        """Write the predicted losses as a formula of the shares; see `LawWithFormula`."""
-        experts = self.experts.formulas(tokens, params)
+    def formula(self, params: float) -> Formula:
+        """Write the predicted losses as a formula of shares and tokens; see `LawWithFormula`."""
+        experts = self.experts.formulas(params)
         return exp(
             add(*(multiply(constant(v), e) for v, e in zip(self.votes, experts, strict=True)))
         )

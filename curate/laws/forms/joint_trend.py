@@ -167,9 +167,9 @@ class Trend:
         slopes: Array = (by_log_sum[:, :, None] * by_share).transpose(1, 0, 2)
         return slopes
 
-    def formula(self, tokens: float, params: float) -> Formula:
-        """Write the log losses as a formula of the shares; see `LawWithFormula`."""
-        columns = self.progress.columns(np.array([tokens]), np.array([params]))[0]
+    def formula(self, params: float) -> Formula:
+        """Write the log losses as a formula of shares and tokens; see `LawWithFormula`."""
+        columns = self.progress.formulas(params)
         theta, layout = self.theta, self.layout
         domains = layout.domains
         powers = np.exp(theta[:, layout.power])[:, None]
@@ -178,15 +178,20 @@ class Trend:
             shares(), PowerSum(scale, np.ones((1, 1)), np.full((1, 1), SHARE_OFFSET), powers)
         )
         if layout.parts > domains:
-            amount = np.exp(-layout.tokens_scale * columns[0]) + SHARE_OFFSET
-            start = np.exp(theta[:, domains] + powers[:, 0] * np.log(amount))
-            useful = add(useful, constant(start))
+            amount = exp(multiply(constant(-layout.tokens_scale), columns[0]))
+            growth = multiply(constant(powers[:, 0]), log(add(amount, constant(SHARE_OFFSET))))
+            useful = add(useful, exp(add(constant(theta[:, domains]), growth)))
         log_sum = log(useful)
-        levels, by_sum = theta[:, layout.offsets].copy(), np.exp(theta[:, layout.share_exponents])
-        levels[:, 2:] -= np.exp(theta[:, layout.progress_exponents]) * columns
+        levels, by_sum = theta[:, layout.offsets], np.exp(theta[:, layout.share_exponents])
+        by_column = np.exp(theta[:, layout.progress_exponents])
+        falls = [constant(0.0)]  # the term of S alone has no progress
+        falls += [
+            multiply(constant(-rate), column)
+            for rate, column in zip(by_column.T, columns, strict=True)
+        ]
         terms = [
-            exp(add(constant(level), multiply(constant(-slope), log_sum)))
-            for level, slope in zip(levels.T[1:], by_sum.T, strict=True)
+            exp(add(constant(level), fall, multiply(constant(-slope), log_sum)))
+            for level, fall, slope in zip(levels.T[1:], falls, by_sum.T, strict=True)
         ]
         # As `_level` keeps them below the ceiling: ceiling - bend softplus((ceiling - x) / bend).
         bend, ceiling = BEND * self.ranges, self.highest + HEADROOM * self.ranges

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from curate.laws.fitting.features import Progress, progress_of, run_folds
-from curate.laws.formula import Formula, add, constant, linear, shares
+from curate.laws.formula import Formula, add, constant, join, linear, shares
 from curate.laws.law import Array, Law, RunTable
 
 PENALTIES = tuple(10.0**power for power in range(-3, 4))
@@ -58,12 +58,10 @@ class FittedRidge:
         slopes = self.slopes[:, : weights.shape[1]]
         return np.broadcast_to(slopes, (len(weights), *slopes.shape)).copy()
 
-    def formula(self, tokens: float, params: float) -> Formula:
-        """Write the predicted losses as a formula of the shares; see `LawWithFormula`."""
-        columns = self.progress.columns(np.array([tokens]), np.array([params]))[0]
-        domains = self.slopes.shape[1] - len(columns)
-        level = self.intercept + self.slopes[:, domains:] @ columns
-        return add(constant(level), linear(shares(), self.slopes[:, :domains]))
+    def formula(self, params: float) -> Formula:
+        """Write the predicted losses as a formula of shares and tokens; see `LawWithFormula`."""
+        columns = join(shares(), *self.progress.formulas(params))
+        return add(constant(self.intercept), linear(columns, self.slopes))
 
 
 def fit_ridge(table: RunTable) -> FittedRidge:

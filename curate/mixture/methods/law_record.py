@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from curate.laws.calibration import NORMAL_95, half_width, log_errors
 from curate.laws.fitting.levels import FittedBeyond
-from curate.laws.formula import encoded, formula_of
+from curate.laws.formula import Formula, constant, encoded, formula_of, maximum, multiply
 from curate.laws.scores import finite_or_none
 from curate.mixture.methods.law_case import LawCase
 from curate.mixture.methods.law_trust import comparable_rows
@@ -30,7 +30,8 @@ def law_record(case: LawCase, refits: Refitted) -> dict[str, Any]:
         refits: The law without each group of mixtures.
     """
     problem, runs, support = case.problem, case.runs, case.support
-    formula = formula_of(problem.law, problem.tokens, problem.params)
+    formula = formula_of(problem.law, problem.params)
+    counts = runs.tokens[np.isfinite(runs.tokens)]
     rows = _compared_rows(case)
     measured, unseen = runs.losses[rows], refits.predicted[rows]
     missed = objective_of(unseen, problem) - objective_of(measured, problem)
@@ -42,10 +43,13 @@ def law_record(case: LawCase, refits: Refitted) -> dict[str, Any]:
         "tokens": finite_or_none(problem.tokens),
         "params": finite_or_none(problem.params),
         "goals": problem.goals.tolist(),
+        "relative": case.reference is not None,
         "kl": problem.kl,
         "prior": None if problem.prior is None else problem.prior.tolist(),
         "discount_repeats": problem.unique_share is not None,
         "half_widths": loss_widths(case, refits).tolist(),
+        "widths": None if formula is None else _widths_formula(case, refits).to_json(),
+        "runs_tokens": [float(counts.min()), float(counts.max())] if len(counts) else None,
         "misfit": float(np.sqrt((missed**2).mean())),
         "radius": support.radius,
         "mixtures": encoded(support.mixtures),
@@ -63,6 +67,15 @@ def loss_widths(case: LawCase, refits: Refitted) -> Array:
         at = np.full(1, problem.tokens), np.full(1, problem.params)
         width = np.maximum(width, NORMAL_95 * problem.law.predict_std(runs.weights[:1], *at)[0])
     return width
+
+
+def _widths_formula(case: LawCase, refits: Refitted) -> Formula:
+    """Write `loss_widths` as a formula of the tokens."""
+    law, runs = case.problem.law, case.runs
+    width = constant(half_width(log_errors(refits.predicted, runs), runs))
+    if not isinstance(law, FittedBeyond):
+        return width
+    return maximum(width, multiply(constant(NORMAL_95), law.std_formula(case.problem.params)))
 
 
 def _compared_rows(case: LawCase) -> NDArray[np.int64]:

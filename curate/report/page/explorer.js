@@ -6,6 +6,8 @@ const Explorer = (() => {
   const LEAST_SHARE = 1e-5; // left end of a logarithmic slider, but for 0
   const MANY = 12; // domains from which sliders start logarithmic
   const BUDGET_FACTOR = 100; // how far the budget slider goes in both directions
+  const TOKENS_FACTOR = 10; // how far the slider of tokens goes beyond the runs and the budget
+  const NATS_TO_BITS = 1 / Math.LN2;
   const PRESETS = ["recommended", "natural", "uniform", "yours"];
 
   const element = (id) => document.getElementById(`explorer-${id}`);
@@ -32,7 +34,7 @@ const Explorer = (() => {
       (unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, "0")}`);
   }
 
-  /** Tokens worth of repeated ones count in full here; see `mixture.discount_repeats`. */
+  /** The pull to the prior, as curate/mixture/search/objective.py has it. */
   function kullback(shares, prior) {
     const tiny = 1e-12;
     return sum(shares.map((share, at) =>
@@ -49,9 +51,12 @@ const Explorer = (() => {
     return [...groups].map(([name, members]) => ({ name, members }));
   }
 
-  /** Everything that the law says of a mixture, as functions of shares in the recipe's order. */
-  function judge(law) {
-    const losses = Law.compile(law.formula);
+  /**
+   * Everything that the law says of a mixture, as functions of shares in the recipe's order.
+   * `supply` and budget are for recipes that discount repeated tokens.
+   */
+  function judge(law, supply) {
+    const losses = Law.compile(law.formula), widths = law.widths ? Law.compile(law.widths) : null;
     const mixtures = Law.decode(law.mixtures), width = law.domains;
     const roots = mixtures.map(Math.sqrt);
     const whole = (shares) => {
@@ -73,15 +78,31 @@ const Explorer = (() => {
       const value = Math.max(...law.goals.map((goal) => sum(goal.map((weight, at) => weight * predicted[at]))));
       return law.kl ? value + law.kl * kullback(Array.from(whole(shares)), law.prior) : value;
     };
-    return { losses: (shares) => losses(whole(shares)), distance, objective };
+    const unique = new Float64Array(width).fill(Infinity);
+    const seen = (shares, run) => {
+      if (!law.discount_repeats || !run.budget) return { shares: whole(shares), part: 1 };
+      law.places.forEach((place, at) => { unique[place] = supply[at] / run.budget; });
+      return Law.exposure(whole(shares), unique);
+    };
+    return {
+      losses: (shares, run) => {
+        const exposed = seen(shares, run);
+        return losses(exposed.shares, run.tokens * exposed.part);
+      },
+      halfWidths: (run) => widths ? widths(run.even, run.tokens) : law.half_widths,
+      hasTokens: losses.hasTokens && law.tokens > 0,
+      distance, objective,
+    };
   }
 
   /** Return null for a law that is not as curate writes it: a dataset may come from a stranger. */
-  function judged(law) {
+  function judged(law, supply, budget) {
     try {
-      const made = judge(law), even = law.places.map(() => 1 / law.places.length);
-      const losses = made.losses(even);
-      const isWhole = losses.length === law.targets.length && Number.isFinite(made.objective(even, losses));
+      const made = judge(law, supply), even = law.places.map(() => 1 / law.places.length);
+      const run = { tokens: law.tokens ?? NaN, budget, even };
+      const losses = made.losses(even, run), count = law.targets.length;
+      const isWhole = losses.length === count && made.halfWidths(run).length === count
+        && Number.isFinite(made.objective(even, losses));
       return isWhole ? made : null;
     } catch {
       return null;
@@ -91,15 +112,18 @@ const Explorer = (() => {
   function start(data) {
     const domains = data.domains, count = domains.length;
     const groups = grouped(domains).some((group) => group.members.length > 1) ? grouped(domains) : [];
-    const law = data.law?.formula ? judged(data.law) : null;
+    const supply = domains.map((domain) => domain.supply);
+    const law = data.law?.formula ? judged(data.law, supply, data.budget) : null;
     const presets = data.presets;
     let shares = [...(presets.recommended ?? presets.yours ?? presets.natural)];
-    let budget = data.budget;
+    let budget = data.budget, tokens = data.law?.tokens ?? NaN;
+    const runs = data.law?.runs_tokens ?? null;
+    const inBits = data.law?.unit === "nats per token";
+    const unitName = inBits ? "bits a token" : "in the unit of the runs";
     const locked = new Array(count).fill(false);
     let logarithmic = count > MANY || shares.some((share) => share < 0.005);
     const best = presets.recommended ?? null;
-    const bestLosses = law && best ? law.losses(best) : null;
-    const bestValue = bestLosses ? law.objective(best, bestLosses) : null;
+    const run = () => ({ tokens, budget, even: shares.map(() => 1 / count) });
 
     const toSlider = (share) => {
       if (!logarithmic) return STEPS * share;
@@ -229,6 +253,32 @@ const Explorer = (() => {
       refresh();
     });
 
+    // ---- tokens of the run whose losses are predicted
+
+    const tokensSlider = element("tokens-slider"), tokensBox = element("tokens"), follows = element("tokens-follow");
+    const hasTokens = Boolean(law?.hasTokens);
+    element("tokens-row").hidden = !hasTokens;
+    element("tokens-follow-label").hidden = !budget;
+    follows.checked = hasTokens && budget === tokens;
+    const ends = hasTokens ? [Math.min(runs[0], tokens) / TOKENS_FACTOR,
+      Math.max(runs[1], tokens, budget ?? 0) * TOKENS_FACTOR].map(Math.log) : [0, 1];
+    function setTokens(value) {
+      tokens = value;
+      follows.checked = false;
+      refresh();
+    }
+    tokensSlider.addEventListener("input", () =>
+      setTokens(Number(Math.exp(ends[0] + (Number(tokensSlider.value) / STEPS) * (ends[1] - ends[0])).toPrecision(3))));
+    tokensBox.addEventListener("change", () => {
+      const value = Number(tokensBox.value.replaceAll(/[,_\s]/g, ""));
+      if (value >= 1 && value < Number.MAX_SAFE_INTEGER) setTokens(Math.round(value));
+      else refresh();
+    });
+    follows.addEventListener("change", () => {
+      if (!follows.checked) tokens = data.law.tokens;
+      refresh();
+    });
+
     // ---- presets
 
     for (const name of PRESETS) {
@@ -255,7 +305,7 @@ const Explorer = (() => {
 
     const cells = [];
     if (law) {
-      const head = make("tr", {}, ...["target", "predicted", "95 % interval", "change"].map((text, at) =>
+      const head = make("tr", {}, ...["target", inBits ? "predicted, bits" : "predicted", "95 % interval", "change"].map((text, at) =>
         make("th", { scope: "col", className: at ? "number" : "text", textContent: text })));
       const body = make("tbody");
       for (const target of data.law.targets) {
@@ -269,8 +319,8 @@ const Explorer = (() => {
     const note = element("law-note");
     const lines = data.law?.formula ? [] : [data.lawMissing];
     if (data.law?.formula && !law) lines.push("The law of this page cannot be evaluated: run curate mix again.");
-    if (data.law?.discount_repeats) {
-      lines.push("The recipe discounts repeated tokens (mixture.discount_repeats); the losses here do not.");
+    if (law && data.law.discount_repeats && !budget) {
+      lines.push("The recipe discounts repeated tokens (mixture.discount_repeats); without a budget, the losses here do not.");
     }
     if (lines.length) {
       note.hidden = false;
@@ -279,25 +329,35 @@ const Explorer = (() => {
     }
 
     function showLaw() {
-      const predicted = law.losses(shares), value = law.objective(shares, predicted);
-      const at = [data.law.tokens && `${data.law.tokens.toLocaleString("en")} tokens`,
+      const at = run(), predicted = law.losses(shares, at), value = law.objective(shares, predicted);
+      const bestLosses = best && law.losses(best, at), bestValue = best && law.objective(best, bestLosses);
+      const halves = law.halfWidths(at);
+      const shown = (loss) => (inBits ? loss * NATS_TO_BITS : loss).toFixed(4);
+      const change = (gap, format = shown) => `${gap >= 0 ? "+" : "−"}${format(Math.abs(gap))}`;
+      // The objective of a worst case is a ratio to the reference, without unit.
+      const worth = (number) => data.law.relative ? number.toFixed(4) : shown(number);
+      answer("objective", `${worth(value)} ${data.law.relative ? "of the reference" : unitName}`);
+      const size = [tokens > 0 && `${tokens.toLocaleString("en")} tokens`,
         data.law.params && `${data.law.params.toLocaleString("en")} parameters`].filter(Boolean);
-      answer("objective", `${value.toFixed(4)}${at.length ? ` at ${at.join(", ")}` : ""}`);
-      if (bestValue !== null) {
+      if (size.length) {
+        const [least, most] = runs ?? [0, Infinity];
+        const isFar = tokens > most * (1 + 1e-9) || tokens < least * (1 - 1e-9);
+        const far = isFar ? `: the runs have ${least.toLocaleString("en")}${least < most ? ` to ${most.toLocaleString("en")}` : ""}` : "";
+        answer("for a run of", `${size.join(", ")}${far}`, isFar ? "over" : "");
+      }
+      if (best) {
         const cost = value - bestValue, within = Math.abs(cost) <= (data.law.misfit ?? 0);
-        const words = `${cost >= 0 ? "+" : "−"}${Math.abs(cost).toFixed(4)} (${((100 * cost) / bestValue).toFixed(2)} %)`;
-        answer("cost against recommended", within ? `${words}, within the law's error of ${data.law.misfit.toFixed(4)}` : words,
+        const words = `${change(cost, worth)} (${((100 * cost) / bestValue).toFixed(2)} %)`;
+        answer("cost against recommended", within ? `${words}, within the law's error of ${worth(data.law.misfit)}` : words,
           !within && cost > 0 ? "over" : "");
       }
       const away = law.distance(shares), inside = away <= data.law.radius + 1e-6;
       answer("distance from the runs", `${away.toFixed(3)} of ${data.law.radius.toFixed(3)}${inside ? "" : ": outside, predictions are guesses"}`,
         inside ? "" : "over");
       cells.forEach((values, t) => {
-        const half = data.law.half_widths[t];
-        values[0].textContent = predicted[t].toFixed(4);
-        values[1].textContent = `${(predicted[t] * Math.exp(-half)).toFixed(4)} to ${(predicted[t] * Math.exp(half)).toFixed(4)}`;
-        const gap = bestLosses ? predicted[t] - bestLosses[t] : NaN;
-        values[2].textContent = Number.isNaN(gap) ? "" : `${gap >= 0 ? "+" : "−"}${Math.abs(gap).toFixed(4)}`;
+        values[0].textContent = shown(predicted[t]);
+        values[1].textContent = `${shown(predicted[t] * Math.exp(-halves[t]))} to ${shown(predicted[t] * Math.exp(halves[t]))}`;
+        values[2].textContent = best ? change(predicted[t] - bestLosses[t]) : "";
       });
     }
 
@@ -335,6 +395,12 @@ const Explorer = (() => {
         const over = domains.filter((domain, at) => domain.maxEpochs !== null && passes[at] > domain.maxEpochs * (1 + 1e-9));
         answer("beyond max_epochs", over.length ? `${over.length} domains` : "none", over.length ? "over" : "");
       }
+      if (hasTokens) {
+        if (follows.checked) tokens = budget;
+        tokensSlider.value = (STEPS * (Math.log(tokens) - ends[0])) / (ends[1] - ends[0]);
+        tokensSlider.setAttribute("aria-valuetext", `${tokens.toLocaleString("en")} tokens`);
+        if (document.activeElement !== tokensBox) tokensBox.value = tokens.toLocaleString("en");
+      }
       if (law) showLaw();
       for (const name of PRESETS) {
         const button = element(`preset-${name}`), preset = presets[name];
@@ -350,5 +416,5 @@ const Explorer = (() => {
     refresh();
   }
 
-  return { start };
+  return { start, judge };
 })();

@@ -48,9 +48,16 @@ def explorer_data(inputs: ExplorerInputs, law: Mapping[str, Any] | None) -> dict
     missing = inputs.law_missing
     if law is not None:
         if law["formula"] is None:
+            from curate.laws.forms.expert_regression import INFORMED  # imports scipy
+
+            reason = (
+                "needs the experts' probabilities of every held-out token, too many for a page"
+                if law["law"] in INFORMED
+                else "cannot be written as a formula"
+            )
             missing = (
-                f"Law {law['law']} cannot be written as a formula, so the explorer has no "
-                "predicted losses; mixture.method: joint has one."
+                f"Law {law['law']} {reason}, so the explorer has no predicted losses: curate mix "
+                "says those of its mixture. mixture.method: joint has a formula."
             )
     is_known = inputs.budget_tokens is not None
     return {
@@ -80,8 +87,9 @@ def _shares(weights: Mapping[str, float], names: Sequence[str]) -> list[float]:
 def _law(law: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     """Return the parts of `law.json` that the explorer reads, and where each domain stands."""
     read = (
-        "law", "targets", "tokens", "params", "goals", "kl", "prior", "discount_repeats",
-        "half_widths", "misfit", "radius", "mixtures", "formula",
+        "law", "targets", "unit", "tokens", "params", "goals", "relative", "kl", "prior",
+        "discount_repeats", "half_widths", "widths", "runs_tokens", "misfit", "radius", "mixtures",
+        "formula",
     )  # fmt: skip
     places = [law["domains"].index(name) for name in names]
     return {**{key: law[key] for key in read}, "places": places, "domains": len(law["domains"])}

@@ -35,10 +35,13 @@ class _Law(msgspec.Struct, frozen=True):
     tokens: float | None
     params: float | None
     goals: Annotated[list[list[float]], Meta(min_length=1)]
+    relative: bool
     kl: float
     prior: list[float] | None
     discount_repeats: bool
     half_widths: list[float]
+    widths: dict[str, Any] | None
+    runs_tokens: Annotated[list[float], Meta(min_length=2, max_length=2)] | None
     misfit: float
     radius: float
     mixtures: dict[str, Any]
