@@ -47,6 +47,7 @@ from curate.errors import RecipeError
     metavar="OLD=NEW[:SHARE,NEW:SHARE]",
     help="New name of a domain, or its parts with their shares of it; may be repeated.",
 )
+@click.option("--stage", help="Stage whose rows are read, where a column stage names several.")
 @click.option("--targets", help="Losses to fit, separated by commas; default: all.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path(), help="Where fit.json goes.")
 @work_command
@@ -71,6 +72,7 @@ def fit(runs: tuple[Path, ...], **options: Any) -> None:
         fill=_fills(options["fill"]),
         absent_domains=options["absent_domains"],
         became=_became(options["became"]),
+        stage=options["stage"],
         directory=options["out"],
         workers=options["workers"],
         progress=screen.observer,

@@ -16,6 +16,7 @@ from curate.laws.forms.exponential import EXPONENTIAL
 from curate.laws.forms.gaussian import GAUSSIAN
 from curate.laws.forms.joint import JOINT
 from curate.laws.forms.ridge import RIDGE
+from curate.laws.forms.staged import STAGED
 from curate.laws.law import FittedLaw, Law, RunTable
 from curate.runtime.registry import Registry
 
@@ -25,7 +26,7 @@ LAWS = Registry(
     "law",
     (
         BIMIX, BIMIX_MIXED, EXPONENTIAL, ADDITIVE, AUTOSCALE, RIDGE, BOOSTED, BOOSTED_REGMIX,
-        GAUSSIAN, JOINT, MEAN, OWN_SHARE,
+        GAUSSIAN, JOINT, STAGED, MEAN, OWN_SHARE,
     ),
     "curate.laws",
 )  # fmt: skip

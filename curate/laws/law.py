@@ -39,6 +39,9 @@ class RunTable:
     loss_per_bpb: float = float("nan")
     """How many of the losses' unit one bit per byte is: 1 if that is the unit, ln 2 times the bytes
     of a token for nats per token; NaN if the table does not say."""
+    stages: tuple[str, ...] = ()
+    """Stages of the runs, in order. Then each domain is `STAGE/DOMAIN`, and `weights` are shares of
+    the tokens of all stages. Empty: every run has one mixture throughout."""
 
     def __post_init__(self) -> None:
         """Raise `ValueError` if the shapes do not match."""
@@ -65,6 +68,38 @@ class RunTable:
             params=self.params[places],
             losses=self.losses[places],
         )
+
+
+def domains_of_stages(table: RunTable) -> tuple[str, ...]:
+    """List the domains of all stages, each once; those of the table where it has no stages.
+
+    Example:
+        >>> nothing = np.empty((0, 2))
+        >>> table = RunTable(("pre/web", "end/web"), (), (), nothing, nothing[:, 0],
+        ...                  nothing[:, 0], nothing[:, :0], stages=("pre", "end"))
+        >>> domains_of_stages(table), stage_columns(table).tolist()
+        (('web',), [[0], [1]])
+    """
+    if not table.stages:
+        return table.domains
+    return tuple(dict.fromkeys(name.partition("/")[2] for name in table.domains))
+
+
+def stage_columns(table: RunTable) -> NDArray[np.int64]:
+    """Find the column of each stage's share of each domain.
+
+    Returns:
+        shape (stages, domains), with domains as in `domains_of_stages`; -1 where there is none.
+    """
+    if not table.stages:
+        return np.arange(len(table.domains))[None]
+    place = {name: column for column, name in enumerate(table.domains)}
+    return np.array(
+        [
+            [place.get(f"{stage}/{domain}", -1) for domain in domains_of_stages(table)]
+            for stage in table.stages
+        ]
+    )
 
 
 class FittedLaw(Protocol):

@@ -133,7 +133,7 @@ mixture.method'}
                 f"law {mixture.law} does not read it; {_listed(INFORMED)} do. Remove it, or set "
                 "mixture.law"
             )
-    for key in ("evidence.fill", "evidence.absent_domains", "evidence.became"):
+    for key in ("evidence.fill", "evidence.absent_domains", "evidence.became", "evidence.stage"):
         if key in given and key not in idle and "evidence.runs" not in given:
             idle[key] = "no run table is named; name it in mixture.evidence.runs, or remove the key"
     if "evidence.proxy" in given and "evidence.proxy" not in idle:

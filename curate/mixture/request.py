@@ -55,6 +55,8 @@ class Evidence:
     """Log-probabilities of validation text under one model a domain, for `mde` and `mixmin`."""
     notices: tuple[str, ...] = ()
     """Notes on what was left out or changed while reading."""
+    stage: str | None = None
+    """Stage that the mixture is for; None: all of training."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,8 +155,8 @@ KEYS_BY_EVIDENCE: Mapping[str | None, tuple[str, ...]] = {
     None: (),
     "runs": (
         "evidence.runs", "evidence.far_runs", "evidence.fill", "evidence.absent_domains",
-        "evidence.became", "evidence.proxy", "objective", "at_tokens", "at_params", "kl", "prior",
-        "trust_region", "replicates", "discount_repeats",
+        "evidence.became", "evidence.stage", "evidence.proxy", "objective", "at_tokens",
+        "at_params", "kl", "prior", "trust_region", "replicates", "discount_repeats",
     ),
     "experts": (
         "evidence.experts", "evidence.proxy", "objective", "kl", "prior", "replicates", "level",

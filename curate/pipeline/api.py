@@ -640,6 +640,7 @@ def fit(  # noqa: PLR0913 - keywords, of which a call names two or three
     fill: Mapping[str, Mapping[str, float]] | None = None,
     absent_domains: AbsentDomains = "refuse",
     became: Mapping[str, str | Mapping[str, float]] | None = None,
+    stage: str | None = None,
     directory: PathLike | None = None,
     workers: int | None = None,
     progress: Progress = None,
@@ -659,6 +660,7 @@ def fit(  # noqa: PLR0913 - keywords, of which a call names two or three
         absent_domains: Whether a domain that only some tables have is refused, or has share 0 in
             the others.
         became: By a domain of the tables, its new name, or its parts with their shares of it.
+        stage: Stage whose rows are read, where a column `stage` says to which each belongs.
         directory: Where to write `fit.json`; None writes nothing.
         workers: Number of processes; None for the cores.
         progress: None for silence, "terminal", or an observer.
@@ -682,7 +684,7 @@ def fit(  # noqa: PLR0913 - keywords, of which a call names two or three
         experts=_path(experts),
         targets=None if targets is None else _names(targets),
         far_runs=far_runs,
-        joining=joining(fill or {}, absent_domains, became),
+        joining=joining(fill or {}, absent_domains, became, stage),
     )
     fields = fit_laws(inputs, _path(directory), _workers(workers), _observer(progress))
     return FitResult(fields)

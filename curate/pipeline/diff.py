@@ -194,7 +194,9 @@ def _tables_of(loaded: LoadedRecipe) -> list[_Table]:
             old: parts for old, parts in evidence.became.items() if not isinstance(parts, list)
         }
         became = shares_of_parts(shares)  # parts by supply need counts, which are not at hand
-        tables.append(_Table(files, Joining(evidence.fill, evidence.absent_domains, became)))
+        tables.append(
+            _Table(files, Joining(evidence.fill, evidence.absent_domains, became, evidence.stage))
+        )
     return tables + _written_tables([loaded.output_dir])
 
 

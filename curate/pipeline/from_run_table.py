@@ -13,11 +13,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from msgspec.structs import replace as with_fields
 
 from curate import __version__
 from curate.dataset.ownership import holds_dataset
 from curate.errors import InputError, MissingEvidence, RecipeError
+from curate.laws.law import domains_of_stages, stage_columns
 from curate.mixture import METHODS, mix
 from curate.mixture.compare_methods import (
     KeptContenders,
@@ -85,7 +87,8 @@ def request_without_text(inputs: RunTableInputs, observer: Observer) -> RequestW
     if with_fields(named, runs=None, experts=None, proxy=None) != named:
         raise RecipeError(
             "--set mixture.evidence: without a recipe, name runs and experts with --runs and "
-            "--experts; the keys to set are far_runs, fill, absent_domains and became"
+            "--experts; the keys to set are far_runs, fill, absent_domains, "
+            "became and stage"
         )
     given = _supply_pairs(inputs.supply)
     today = {name: float(number) for name, number in given.items() if number}
@@ -153,7 +156,7 @@ def _check_inputs(inputs: RunTableInputs) -> None:
 
 def _domains(evidence: Evidence) -> tuple[str, ...]:
     if evidence.runs is not None:
-        return evidence.runs.domains
+        return domains_of_stages(evidence.runs)
     assert evidence.experts is not None
     return evidence.experts.experts
 
@@ -162,7 +165,9 @@ def _assumed_supply(evidence: Evidence, names: Sequence[str]) -> dict[str, int]:
     """Set tokens in proportion to the mean mixture of the runs; equal for experts alone."""
     if evidence.runs is None:
         return dict.fromkeys(names, UNKNOWN_BUDGET // len(names))
-    mean = evidence.runs.weights.mean(axis=0)
+    columns = stage_columns(evidence.runs)
+    padded = np.append(evidence.runs.weights.mean(axis=0), 0.0)  # of what -1 stands for
+    mean = padded[columns].sum(axis=0)
     return {
         name: max(1, round(share * UNKNOWN_BUDGET))
         for name, share in zip(names, mean.tolist(), strict=True)
@@ -262,17 +267,25 @@ def _with_method(prepared: RequestWithoutText, observer: Observer) -> RequestWit
     """Take the method for the evidence where none is named, and check the keys for it."""
     request = prepared.request
     evidence = request.evidence or Evidence()
+    mixture = prepared.mixture
     if request.method == MixtureRecipe().method:
-        request = replace(request, method="joint" if evidence.runs else "mde")
-        observer.notice(f"method: {request.method}; --method takes another")
+        if evidence.runs and evidence.runs.stages:
+            mixture = with_fields(mixture, law="staged")
+            search = replace(request.options.search, law="staged")
+            options = replace(request.options, search=search)
+            request = replace(request, method="law", options=options)
+            observer.notice("method: law, with law staged; --method takes another")
+        else:
+            request = replace(request, method="joint" if evidence.runs else "mde")
+            observer.notice(f"method: {request.method}; --method takes another")
     named = with_fields(
         prepared.mixture.evidence or EvidenceRecipe(),
         runs=None if evidence.runs is None else "--runs",
         experts=None if evidence.experts is None else "--experts",
     )
     method = METHODS.find(request.method, "mixture.method")
-    check_keys(with_fields(prepared.mixture, method=method.name, evidence=named), method)
-    return replace(prepared, request=request)
+    check_keys(with_fields(mixture, method=method.name, evidence=named), method)
+    return replace(prepared, request=request, mixture=mixture)
 
 
 def front_without_text(

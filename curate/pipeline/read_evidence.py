@@ -103,7 +103,7 @@ def read_evidence_files(
     Args:
         run_paths: Files of run tables; may be empty.
         expert_paths: At most one file.
-        named: How runs are read: `far_runs`, `fill`, `absent_domains` and `became`.
+        named: How runs are read: `far_runs`, `fill`, `absent_domains`, `became` and `stage`.
         supply: Tokens of each domain of today, to which runs are carried over; None: unknown.
 
     Raises:
@@ -121,7 +121,7 @@ def read_evidence_files(
         from curate.laws.run_tables.read import read_runs
 
         became = shares_of_parts(named.became, supply)
-        joining = Joining(named.fill, named.absent_domains, became)
+        joining = Joining(named.fill, named.absent_domains, became, named.stage)
         runs, notices = read_runs(run_paths, far_runs=named.far_runs, joining=joining)
         if supply is not None:
             runs, more = today(runs, tuple(supply), became, named.absent_domains)
@@ -130,7 +130,7 @@ def read_evidence_files(
         from curate.laws.likelihoods import read_likelihoods
 
         experts = read_likelihoods(expert_paths[0])
-    return Evidence(runs, experts, notices)
+    return Evidence(runs, experts, notices, named.stage)
 
 
 def search_options(mixture: MixtureRecipe, seed: int) -> SearchOptions:

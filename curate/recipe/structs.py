@@ -302,6 +302,10 @@ class EvidenceRecipe(Frozen, frozen=True):
     or the share of it that each part holds, as in `{web: {web-hi: 0.3, web-lo: 0.7}}`. Domains with
     the same new name were merged.
     """
+    stage: str | None = None
+    """Stage of training whose rows of `runs` are read, where a column `stage` says which stage each
+    row belongs to; with columns `w_<stage>_<domain>`, the stage that the mixture is for.
+    """
     proxy: ProxyRecipe | None = None
     """Proxy models that supply the evidence which the method needs and no file gives. It has the
     same keys as the recipe's `proxy` and replaces it.

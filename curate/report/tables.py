@@ -253,6 +253,8 @@ def mixture_table(mixture: dict[str, Any], supply_tokens: Mapping[str, int | Non
         mixture: The fields of `mixture.json`.
         supply_tokens: Tokens of each domain; None if unknown.
     """
+    if "stages" in mixture:
+        return _stages_table(mixture)
     interval = () if mixture["low"] is None else ("95 % interval",)
     table = numbers_table(
         f"{mixture['method']}; weights are shares of tokens",
@@ -267,6 +269,26 @@ def mixture_table(mixture: dict[str, Any], supply_tokens: Mapping[str, int | Non
             "" if epochs is None else f"{epochs:.3f}", "" if supply is None else f"{supply:,}",
         ]  # fmt: skip
         table.add_row(plain(name), *cells)
+    return table
+
+
+def _stages_table(mixture: Mapping[str, Any]) -> Table:
+    """Show each domain's share of every stage, beside the best single mixture."""
+    stages, single = mixture["stages"], mixture["single_stage"]
+    table = numbers_table(
+        f"law {mixture['law']}; weights are shares of the tokens of each stage",
+        ("domain", *map(plain, stages), "single mixture"),
+    )
+    for name in single["weights"]:
+        shares = [f"{stage['weights'][name]:.4%}" for stage in stages.values()]
+        table.add_row(plain(name), *shares, f"{single['weights'][name]:.4%}")
+    table.add_section()
+    fractions = [f"{stage['fraction']:.2%}" for stage in stages.values()]
+    table.add_row("part of all tokens", *fractions, "100.00%")
+    table.caption = (
+        f"predicted loss {mixture['predicted_loss_of_stages']:.4f}, of the single mixture "
+        f"{single['predicted_loss']:.4f}"
+    )
     return table
 
 
@@ -313,7 +335,13 @@ def mixture_lines(mixture: Mapping[str, Any]) -> list[str]:
 
     Empty where that is unknown.
     """
-    return [*_worth(mixture), *_goal_lines(mixture.get("objective")), *_kl_lines(mixture)]
+    pay = mixture.get("stages_pay")
+    return [
+        *([] if pay is None else [pay["verdict"]]),
+        *_worth(mixture),
+        *_goal_lines(mixture.get("objective")),
+        *_kl_lines(mixture),
+    ]
 
 
 def _kl_lines(mixture: Mapping[str, Any]) -> list[str]:

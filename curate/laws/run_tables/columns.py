@@ -15,7 +15,7 @@ import io
 import math
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,7 +34,7 @@ RECIPE_SUFFIXES = (".yaml", ".yml")
 KEYS = ("run", "run_id", "index", "name")
 """Columns that may name a run; the first that all files have is used."""
 
-PROGRESS = ("params", "tokens", "step", "seed")
+PROGRESS = ("params", "tokens", "step", "seed", "stage")
 """Columns that are neither a share nor a loss."""
 
 NAME_LENGTH = 200
@@ -115,6 +115,8 @@ class TableLayout:
     """shape (rows,), rows of `losses` that belong to them."""
     key: str
     """Column that names the run."""
+    stage_tokens: dict[str, str] = field(default_factory=dict)
+    """Stage → column of its tokens, in order; then domains are `STAGE/DOMAIN`. Empty: no stages."""
 
 
 def quoted(text: str, length: int = QUOTED_LENGTH) -> str:
@@ -223,6 +225,11 @@ def single_layout(file: TableFile) -> tuple[TableLayout, list[str]]:
         FitError: It has no column of shares or of losses.
     """
     domains = _named(file, "w_")
+    stage_tokens = _named(file, "tokens_")
+    if len(stage_tokens) > 1:
+        domains = _domains_of_stages(file, domains, tuple(stage_tokens))
+    else:
+        stage_tokens = {}
     targets = _named(file, "loss_")
     notices = []
     if not targets:
@@ -254,8 +261,30 @@ def single_layout(file: TableFile) -> tuple[TableLayout, list[str]]:
         weight_rows=rows,
         loss_rows=rows,
         key=key,
+        stage_tokens=stage_tokens,
     )
     return layout, notices
+
+
+def _domains_of_stages(
+    file: TableFile, columns: dict[str, str], stages: tuple[str, ...]
+) -> dict[str, str]:
+    """Name the columns `w_<stage>_<domain>` by `STAGE/DOMAIN`.
+
+    Raises:
+        FitError: A column of shares is of no stage.
+    """
+    domains = {}
+    for name, column in columns.items():
+        # The longest, so that stages `end` and `end_long` are told apart.
+        stage = max((s for s in stages if name.startswith(f"{s}_")), key=len, default=None)
+        if stage is None:
+            raise FitError(
+                f"{file.path}:1: column '{column}' is of no stage; the columns tokens_… name "
+                f"{', '.join(stages)}, so shares are w_<stage>_<domain>, as in w_{stages[0]}_{name}"
+            )
+        domains[f"{stage}/{name[len(stage) + 1 :]}"] = column
+    return domains
 
 
 def pair_layout(first: TableFile, second: TableFile) -> tuple[TableLayout, list[str]]:

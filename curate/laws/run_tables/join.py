@@ -40,6 +40,8 @@ class Joining:
     """Whether a domain that a table has no column for is refused, or has share 0 there."""
     became: Became = field(default_factory=dict)
     """What became of domains of the tables that are called or divided otherwise today."""
+    stage: str | None = None
+    """Stage whose rows are read, where a column `stage` says to which each belongs."""
 
     def by_table(self, tables: Sequence[Sequence[Path]]) -> list[TableFill]:
         """Return the numbers to fill into each table.
@@ -70,6 +72,7 @@ def joining(
     fill: Mapping[str, Any],
     absent_domains: str,
     became: Mapping[str, str | Sequence[str] | Mapping[str, float]] | None = None,
+    stage: str | None = None,
 ) -> Joining:
     """Check what a caller says about tables.
 
@@ -77,6 +80,7 @@ def joining(
         fill: File → mapping with `params` and `tokens`.
         absent_domains: `refuse` or `zero`.
         became: Old domain → its new name, or its parts with their shares of it.
+        stage: Stage whose rows are read; None: all.
 
     Raises:
         RecipeError: A key or value is none that `mixture.evidence` takes.
@@ -92,7 +96,7 @@ def joining(
             unknown_name("treatment", absent_domains, get_args(AbsentDomains), "absent_domains")
         )
     shares = shares_of_parts(became or {})
-    return Joining(fills, cast(AbsentDomains, absent_domains), shares)
+    return Joining(fills, cast(AbsentDomains, absent_domains), shares, stage)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +147,14 @@ def join_tables(
             loss in common with the others.
     """
     _check_progress(parts)
+    stages = parts[0].table.stages
+    for part in parts[1:]:
+        if part.table.stages != stages:
+            ours, theirs = (", ".join(names) or "none" for names in (part.table.stages, stages))
+            raise FitError(
+                f"{part.name}: stages ({ours}) are not those of {parts[0].name} ({theirs}); read "
+                "tables of different stages apart"
+            )
     domains, notices = _domains(parts, absent_domains)
     targets, more = _targets(parts)
     unit = _unit(parts)
@@ -159,6 +171,7 @@ def join_tables(
         params=np.concatenate([t.params[keep] for t, keep in zip(aligned, kept, strict=True)]),
         losses=np.concatenate([t.losses[keep] for t, keep in zip(aligned, kept, strict=True)]),
         loss_per_bpb=unit,
+        stages=stages,
     )  # fmt: skip
     return table, [*notices, *more, *repeats]
 

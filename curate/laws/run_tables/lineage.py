@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from curate.errors import FitError, RecipeError
-from curate.laws.law import Array, RunTable
+from curate.laws.law import Array, RunTable, domains_of_stages
 from curate.recipe import AbsentDomains
 from curate.runtime.registry import list_first, nearest_hint
 
@@ -90,6 +90,7 @@ def carry_over(table: RunTable, became: Became) -> RunTable:
         >>> carried.domains, carried.weights.round(9).tolist()
         (('a', 'hi', 'lo'), [[0.2, 0.2, 0.6]])
     """
+    became = _in_stages(became, table.stages)
     if not any(name in became for name in table.domains):
         return table
     columns: dict[str, Array] = {}
@@ -103,13 +104,24 @@ def carry_over(table: RunTable, became: Became) -> RunTable:
     )
 
 
+def _in_stages(became: Became, stages: Sequence[str]) -> Became:
+    """Say the same of the domains of every stage, where there are stages."""
+    if not stages:
+        return became
+    return {
+        f"{stage}/{old}": {f"{stage}/{name}": share for name, share in parts.items()}
+        for stage in stages
+        for old, parts in became.items()
+    }
+
+
 def check_old_names(became: Became, tables: Sequence[RunTable]) -> None:
     """Check that some table has each domain that is said to have become another.
 
     Raises:
         FitError: None has it.
     """
-    names = list(dict.fromkeys(name for table in tables for name in table.domains))
+    names = list(dict.fromkeys(name for table in tables for name in domains_of_stages(table)))
     for old in became:
         if old not in names:
             raise FitError(
@@ -143,6 +155,8 @@ def today(
     Returns:
         The table, and a sentence for each thing that the runs do not say.
     """
+    became = _in_stages(became, table.stages)
+    names = [f"{stage}/{name}" for stage in table.stages for name in names] or names
     lacking = any(name not in table.domains for name in names)
     if absent_domains == "zero":
         table = add_domains(table, names)

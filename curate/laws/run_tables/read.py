@@ -85,7 +85,9 @@ def read_runs(
     parts, notices = [], []
     for files, fill in zip(tables, fills, strict=True):
         layout, of_files = single_layout(*files) if len(files) == 1 else pair_layout(*files)
+        layout, of_stage = _rows_of_stage(layout, joining.stage)
         part, of_rows = _read_part(layout, fill, targets, far_runs)
+        of_files.extend(of_stage)
         parts.append(part)
         notices.extend([*of_files, *of_rows])
     check_old_names(joining.became, [part.table for part in parts])
@@ -94,6 +96,51 @@ def read_runs(
         return parts[0].table, tuple(notices)
     table, of_join = join_tables(parts, joining.absent_domains)
     return table, (*notices, *of_join)
+
+
+def _rows_of_stage(layout: TableLayout, stage: str | None) -> tuple[TableLayout, list[str]]:
+    """Keep the rows of one stage, where a column says which stage each belongs to.
+
+    Args:
+        layout: The columns.
+        stage: Name of the stage; None: all rows, which must be of one stage.
+
+    Returns:
+        The layout, and what was left out, a sentence each.
+
+    Raises:
+        FitError: The table has rows of several stages and none is named, or none of that stage.
+    """
+    places = ((layout.weights, layout.weight_rows), (layout.losses, layout.loss_rows))
+    at = next(((file, rows) for file, rows in places if "stage" in file.header), None)
+    if at is None:
+        if stage is None or layout.stage_tokens:
+            return layout, []
+        return layout, [
+            f"{layout.losses.path}: no column says a stage; all its runs count for stage '{stage}'"
+        ]
+    file, rows = at
+    cells = file.cells["stage"].to_numpy()[rows]
+    names = list(dict.fromkeys(cells.tolist()))
+    if stage is None and len(names) == 1:
+        return layout, []
+    if stage is None or stage not in names:
+        listed = list_first([quoted(name) for name in names])
+        raise FitError(
+            f"{file.path}: "
+            + (f"no row is of stage '{stage}'" if stage else "rows are of several stages")
+            + f"; column 'stage' has {listed}. Name one: mixture.evidence.stage: {names[0]}, or "
+            f"curate fit --stage {names[0]}"
+        )
+    kept = cells == stage
+    notices = []
+    if not kept.all():
+        others = f"{file.path}: {int((~kept).sum())} rows of other stages than '{stage}' left out"
+        notices.append(others)
+    return (
+        replace(layout, weight_rows=layout.weight_rows[kept], loss_rows=layout.loss_rows[kept]),
+        notices,
+    )
 
 
 def _read_part(
@@ -126,7 +173,7 @@ def _read_part(
         if far_runs == "leave_out":
             names = {table.runs[loss.row] for loss in far}
             table = table.take(np.array([run not in names for run in table.runs]))
-    if fill.tokens is not None:
+    if fill.tokens is not None or layout.stage_tokens:
         column = "tokens"
     else:
         column = _progress_column(layout, ("tokens", "step"))
@@ -173,7 +220,7 @@ def _read_numbers(layout: TableLayout) -> _Numbers:
     losses = np.stack(
         [layout.losses.numbers(name, layout.loss_rows) for name in layout.targets.values()], axis=1
     )
-    tokens, params = _progress(layout, ("tokens", "step")), _progress(layout, ("params",))
+    params = _progress(layout, ("params",))
     shares = np.stack(
         [layout.weights.numbers(name, layout.weight_rows) for name in layout.domains.values()],
         axis=1,
@@ -181,6 +228,11 @@ def _read_numbers(layout: TableLayout) -> _Numbers:
     empty = np.isnan(shares)
     some_absent = np.asarray(empty.any(axis=1))
     shares[empty] = 0.0
+    if layout.stage_tokens:
+        shares, tokens = _of_all_tokens(layout, shares)
+        some_absent[:] = False
+    else:
+        tokens = _progress(layout, ("tokens", "step"))
     # Exactly rounded, so that shares do not depend on the order of the columns.
     totals = np.array([math.fsum(row) for row in shares.tolist()])
     _check_shares(layout, shares, some_absent, totals)
@@ -193,6 +245,51 @@ def _read_numbers(layout: TableLayout) -> _Numbers:
         some_absent=some_absent,
         totals=totals,
     )
+
+
+def _of_all_tokens(layout: TableLayout, shares: Array) -> tuple[Array, Array]:
+    """Turn shares within stages into shares of the tokens of all stages.
+
+    Args:
+        layout: Columns of stages.
+        shares: shape (rows, domains), as they stand.
+
+    Returns:
+        Shares of all tokens, shape (rows, domains), and all tokens, shape (rows,).
+
+    Raises:
+        FitError: The tokens of a stage are not a number, or its shares do not sum to 1.
+    """
+    rows = layout.weight_rows
+    by_stage = [layout.weights.numbers(column, rows) for column in layout.stage_tokens.values()]
+    tokens = np.stack(by_stage, axis=1)
+    bad = ~((tokens >= 0) & (tokens < math.inf))
+    bad[tokens.sum(axis=1) == 0, 0] = True
+    if bad.any():
+        row = int(bad.any(axis=1).argmax())
+        place = int(bad[row].argmax())
+        raise FitError(
+            f"{layout.weights.where(int(rows[row]))}: column "
+            f"'{list(layout.stage_tokens.values())[place]}': expected the tokens of the stage, at "
+            f"least 0 and not 0 in all stages, found {tokens[row, place]:g}"
+        )
+    stages = [name.partition("/")[0] for name in layout.domains]
+    whole = np.empty_like(shares)
+    for place, stage in enumerate(layout.stage_tokens):
+        columns = [at for at, name in enumerate(stages) if name == stage]
+        sums = shares[:, columns].sum(axis=1)
+        trained = tokens[:, place] > 0
+        low, high = SUM_RANGE
+        off = trained & ~((sums >= low) & (sums <= high))
+        if off.any():
+            row = int(off.argmax())
+            raise FitError(
+                f"{layout.weights.where(int(rows[row]))}: the shares of stage '{stage}' sum to "
+                f"{sums[row]:g}; expected shares of the stage's tokens, which sum to 1"
+            )
+        part = np.where(trained, tokens[:, place] / tokens.sum(axis=1), 0.0)
+        whole[:, columns] = shares[:, columns] * (part / np.where(trained, sums, 1.0))[:, None]
+    return whole, tokens.sum(axis=1)
 
 
 def _one_mixture_a_name(layout: TableLayout, numbers: _Numbers) -> tuple[_Numbers, list[str]]:
@@ -404,6 +501,7 @@ def _table(layout: TableLayout, numbers: _Numbers, rows: NDArray[np.int64]) -> R
         params=params,
         losses=numbers.losses[rows],
         loss_per_bpb=_loss_per_bpb(layout, numbers.losses, rows),
+        stages=tuple(layout.stage_tokens),
     )
 
 

@@ -28,6 +28,10 @@ NEEDS_BOTH = (
     "the recipe, mixture: {evidence: {runs: runs.csv, experts: experts.parquet}}; `curate experts "
     "RECIPE` makes the latter"
 )
+NEEDS_ONE_STAGE = (
+    "mixture: the runs have a mixture for each of the stages STAGES, and method 'METHOD' has one "
+    "for all of training; set mixture: {method: law, law: staged}"
+)
 NEEDS_LAW = (
     "mixture.law is missing: method METHOD needs one, such as bimix or exponential; `curate fit` "
     "compares them on a run table"
@@ -63,9 +67,20 @@ class LawMethod:
         """
         from curate.mixture.methods.law_methods import least_loss
 
+        runs = self._runs(request)
+        if runs.stages:
+            if (self.law or request.options.search.law) != "staged":
+                raise MissingEvidence(
+                    NEEDS_ONE_STAGE.replace("METHOD", request.method).replace(
+                        "STAGES", ", ".join(runs.stages)
+                    )
+                )
+            from curate.mixture.methods.staged_method import stages_of_least_loss
+
+            return stages_of_least_loss(request, runs)
         return least_loss(
             request,
-            self._runs(request),
+            runs,
             law=self.law,
             kl_bpb=self.kl_bpb,
             simulated=self.simulated,
