@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from curate.cli import cli
+
 
 def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "curate.cli", *map(str, arguments)]
@@ -73,6 +75,14 @@ def test_json_is_json_and_quiet_is_quiet(recipe: Path) -> None:
     assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, "", "")
     verified = run("verify", recipe.parent / "out" / "tiny", "--json")
     assert json.loads(verified.stdout)["ok"] is True
+
+
+def test_every_command_with_a_result_takes_the_same_options() -> None:
+    lists = {"methods", "formats", "corpus", "schema", "doctor"}
+    shared = {"--json", "--csv", "--markdown", "-q", "-v", "--log-file"}
+    for name, command in cli.commands.items():
+        options = {text for option in command.params for text in option.opts}
+        assert name in lists or shared <= options, name
 
 
 def test_dry_run_writes_a_plan_and_no_shard(recipe: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from pathlib import Path
@@ -15,6 +16,7 @@ from curate.cli import cli
 from curate.dataset.differences import Change
 from curate.dataset.manifest import load_manifest, read_provenance
 from curate.errors import InputError, RecipeError
+from curate.report.differences import _shortened
 
 TABLE = """run,w_wiki,w_code,w_talk,loss_wiki,loss_code
 a,0.5,0.5,0,3.0,3.0
@@ -198,3 +200,38 @@ def test_what_cannot_be_compared(cached_recipe: Path, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="nam"):
         curate.diff(cached_recipe, broken)
     assert CliRunner().invoke(cli, ["diff", "x"]).exit_code == 2
+
+
+def test_many_changes_are_summed_up_and_equal_domains_counted(tmp_path: Path) -> None:
+    def mixture(name: str, weights: dict[str, float]) -> Path:
+        path = tmp_path / f"{name}.json"
+        path.write_text(json.dumps({"weights": weights}), "utf-8")
+        return path
+
+    names = [f"d{number:02}" for number in range(72)]
+    even = dict.fromkeys(names, 1 / 72)
+    moved = {name: share * (1 + number / 1e4) for number, (name, share) in enumerate(even.items())}
+    a, b = mixture("a", even), mixture("b", moved)
+    few = mixture("few", {**even, "d05": 0.5, "d40": 0.1})
+    assert curate.diff(a, few).equal_domains == 70
+    output = run(a, few)
+    assert "70 domains are the same in both" in output and "d06" not in output
+    output = run(a, b)
+    assert "20 of 71, those whose share changes most; --csv lists all" in " ".join(output.split())
+    assert "d71" in output and "d01" not in output and "1 domain is the same" in output
+    with (tmp_path / "rows.csv").open("w+", encoding="utf-8") as file:
+        file.write(run(a, b, "--csv"))
+        file.seek(0)
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 71 and rows[0] == {
+        "domain": "d01", "key": "weight", "a": repr(even["d01"]), "b": repr(moved["d01"]),
+    }  # fmt: skip
+    assert run(a, b, "--markdown").startswith("| domain | key | a | b |\n| --- ")
+    assert run(a, b, "-q") == ""
+
+
+def test_many_keys_of_a_section_are_summed_up() -> None:
+    changes = [Change(f"mixture.weights.d{number:02}", None, 0.1) for number in range(72)]
+    shown = _shortened([Change("seed", 1, 2), *changes])
+    assert len(shown) == 22 and shown[0].key == "seed"
+    assert shown[-1] == Change("mixture.weights.…", "52 keys more", "--csv lists all")

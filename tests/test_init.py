@@ -344,6 +344,10 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert printed[-1] == "next: curate plan my-data.yaml"
     again = CliRunner().invoke(cli, ["init", "my data", "--recipe", "b.yaml", "--json"])
     assert json.loads(again.output)["domains"] == ["code", "talk", "wiki"]
+    quiet = CliRunner().invoke(cli, ["init", "my data", "--recipe", "c.yaml", "-q"])
+    assert quiet.output == "" and Path("c.yaml").is_file()
+    rows = CliRunner().invoke(cli, ["init", "my data", "--recipe", "d.yaml", "--csv"]).output
+    assert rows.splitlines()[:2] == ["kind,what", "domain,code"]
     shutil.rmtree(tmp_path / "my data")
 
 

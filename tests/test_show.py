@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import csv
 import gzip
 import json
 import shutil
@@ -478,3 +479,18 @@ def test_the_command_at_80_columns(megatron: Path, monkeypatch: pytest.MonkeyPat
     assert fields["by"] == "position"
     assert fields["place"]["position"] == 77
     assert fields["documents"][0]["places"][0]["pass"] == 1
+
+
+def test_rows_and_logs_of_look_ups(megatron: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log.txt"
+    step = ["show", str(megatron), "--step", "1", "--batch", "2", "--length", "128"]
+    output = CliRunner().invoke(cli, [*step, "--csv", "--log-file", str(log)]).output
+    rows = list(csv.DictReader(output.splitlines()))
+    assert log.is_file()
+    assert sum(int(row["tokens_here"]) for row in rows) == 2 * 128
+    assert {row["sequence"] for row in rows} == {"0", "1"}
+    assert all(row["domain"] and row["shard"] and row["pass"] for row in rows)
+    one = curate.show(megatron, "shard-00001:77")
+    places = one.documents[0].places
+    assert [row["position"] for row in one.rows()] == [place.position for place in places]
+    assert one.to_markdown().count("\n") == len(places) + 1

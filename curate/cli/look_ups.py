@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 import curate
-from curate.cli.session import Screen
+from curate.cli.session import Screen, screen_command
 
 
 @click.command()
@@ -31,8 +31,8 @@ from curate.cli.session import Screen
     metavar="DIR",
     help="Follow the order that Megatron cached in DIR.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def show(directory: Path, query: str | None, as_json: bool, **options: Any) -> None:
+@screen_command
+def show(directory: Path, query: str | None, **options: Any) -> None:
     """Look up a place in a dataset, or the places of a document.
 
     A position is SHARD:TOKEN or SHARD#ROW. A document is named by its identifier, its content hash,
@@ -40,7 +40,7 @@ def show(directory: Path, query: str | None, as_json: bool, **options: Any) -> N
     """
     from curate.report.look_ups import look_up_lines
 
-    screen = Screen({"as_json": as_json})
+    screen = Screen.taking(options)
     result = curate.show(directory, query, **options)
     screen.show(result, lambda: [look_up_lines(result)])
 
@@ -48,8 +48,8 @@ def show(directory: Path, query: str | None, as_json: bool, **options: Any) -> N
 @click.command()
 @click.argument("a", type=click.Path(path_type=Path))
 @click.argument("b", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def diff(a: Path, b: Path, as_json: bool) -> None:
+@screen_command
+def diff(a: Path, b: Path, **options: Any) -> None:
     """Compare two recipes, mixtures or datasets.
 
     A and B are recipes, mixture.json files or directories of datasets. Runs that B strands are
@@ -57,6 +57,6 @@ def diff(a: Path, b: Path, as_json: bool) -> None:
     """
     from curate.report.differences import difference_lines
 
-    screen = Screen({"as_json": as_json})
+    screen = Screen(options)
     result = curate.diff(a, b)
     screen.show(result, lambda: [difference_lines(result)])

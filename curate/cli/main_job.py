@@ -14,7 +14,6 @@ from curate.cli.session import (
     RecipeSession,
     Screen,
     open_inputs,
-    print_json,
     recipe_command,
     recipe_or_runs_command,
     say,
@@ -35,16 +34,17 @@ POINTS = 11
 @click.command()
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.option("--recipe", type=click.Path(path_type=Path), help="File to write; default: DIR.yaml.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def init(directory: Path, recipe: Path | None, as_json: bool) -> None:
+@screen_command
+def init(directory: Path, recipe: Path | None, **options: Any) -> None:
     """Write a first recipe for a directory of text.
 
     Proposes domains, readers, the field of the text, a tokenizer and a budget. The recipe's
     comments say what was guessed. Nothing is overwritten.
     """
+    screen = Screen(options)
     result = curate.init(directory, recipe=recipe)
-    if as_json:
-        print_json(result.to_json())
+    screen.show(result, list)
+    if screen.console is None:
         return
     say(f"wrote {result.path} with {counted(len(result.domains), 'domain')}: "
         f"{', '.join(result.domains)}")  # fmt: skip

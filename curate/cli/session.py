@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict, TypeVar
 
 import click
 
@@ -19,9 +19,6 @@ from curate.runtime.escape import one_line, output_named
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from curate.dataset.differences import Differences
-    from curate.dataset.look_up import LookUp
-    from curate.pipeline.results import Result
     from curate.recipe import LoadedRecipe
     from curate.runtime.progress import Observer
 
@@ -34,7 +31,7 @@ SCREEN_OPTIONS: Sequence[Callable[[Any], Any]] = [
     click.option("--json", "as_json", is_flag=True, help="Print the result as JSON; errors too."),
     click.option("--csv", is_flag=True, help="Print the result's table as CSV, unrounded."),
     click.option("--markdown", is_flag=True, help="Print the result's table as Markdown."),
-    click.option("--quiet", is_flag=True, help="Print errors only."),
+    click.option("-q", "--quiet", is_flag=True, help="Print errors only."),
     click.option("-v", "--verbose", is_flag=True,
                  help="Log each step to standard error, and where an error arose."),
     click.option("--log-file", type=click.Path(path_type=Path), metavar="FILE",
@@ -127,6 +124,22 @@ def _print(text: str) -> None:
         click.echo(text)
 
 
+class Printable(Protocol):
+    """A result of a command."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return its fields."""
+        ...
+
+    def to_csv(self) -> str:
+        """Return its rows as CSV."""
+        ...
+
+    def to_markdown(self) -> str:
+        """Return its rows as a Markdown table."""
+        ...
+
+
 class Screen:
     """Show progress and results: as tables, as JSON, CSV or Markdown alone, or not at all."""
 
@@ -161,9 +174,13 @@ class Screen:
         self.console = terminal_console()
         self.observer = TerminalObserver(self.console)
 
-    def show(
-        self, result: Result | LookUp | Differences, tables: Callable[[], Iterable[Any]]
-    ) -> None:
+    @classmethod
+    def taking(cls, options: dict[str, Any]) -> Screen:
+        """Open the console, and take its own options out of a command's."""
+        names = ("as_json", "csv", "markdown", "quiet", "verbose", "log_file")
+        return cls({name: options.pop(name) for name in names})
+
+    def show(self, result: Printable, tables: Callable[[], Iterable[Any]]) -> None:
         """Print a result as data alone, as tables, or not at all.
 
         Args:
@@ -173,7 +190,7 @@ class Screen:
         if self._print_as == "as_json":
             print_json(result.to_json())
         elif self._print_as in ("csv", "markdown"):
-            _print(getattr(result, f"to_{self._print_as}")())
+            _print(result.to_csv() if self._print_as == "csv" else result.to_markdown())
         elif self.console is not None:
             for table in tables():
                 self.console.print(table)

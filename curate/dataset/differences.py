@@ -6,6 +6,7 @@ a change strands, which `curate.pipeline.diff` adds.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +22,7 @@ from curate.plan import PAD
 from curate.recipe import LoadedRecipe
 from curate.recipe.structs import without_defaults
 from curate.runtime.files import hash_json, is_url
+from curate.runtime.tabular import Row, Tabular
 
 PLACES = ("base", "cache", "output.dir")
 """Keys of a recipe that say where files lie, and change no dataset."""
@@ -87,7 +89,7 @@ class StrandedRuns(msgspec.Struct, frozen=True):
     reason: str
 
 
-class Differences(msgspec.Struct, frozen=True):
+class Differences(Tabular, msgspec.Struct, frozen=True):
     """Result of a comparison; A is before, B after."""
 
     a: str
@@ -96,6 +98,8 @@ class Differences(msgspec.Struct, frozen=True):
     changes: tuple[Change, ...]
     """Values that differ and belong to no domain."""
     domains: tuple[DomainDifference, ...]
+    equal_domains: int
+    """Domains of both that do not differ."""
     stranded: tuple[StrandedRuns, ...] = ()
     notices: tuple[str, ...] = ()
     """Sentences about what could not be compared."""
@@ -105,10 +109,33 @@ class Differences(msgspec.Struct, frozen=True):
         """Whether nothing differs."""
         return not self.changes and not self.domains
 
+    def rows(self) -> list[Row]:
+        """Return one row for each value that differs, as text; `domain` is None for others."""
+        rows = [_row(None, change) for change in self.changes]
+        for domain in self.domains:
+            for name in DomainSide.__struct_fields__:
+                before, after = (
+                    None if side is None else getattr(side, name)
+                    for side in (domain.before, domain.after)
+                )
+                if before != after:
+                    rows.append(_row(domain.domain, Change(name, before, after)))
+            rows += [_row(domain.domain, change) for change in domain.changes]
+        return rows
+
     def to_json(self) -> dict[str, Any]:
         """Return the fields that the command prints with `--json`."""
         fields: dict[str, Any] = msgspec.to_builtins(self)
         return {"same": self.same, **fields}
+
+
+def _row(domain: str | None, change: Change) -> Row:
+    """Return a change as a row; values of different kinds share a column, so they become text."""
+    texts = [
+        value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        for value in (change.before, change.after)
+    ]
+    return {"domain": domain, "key": change.key, "a": texts[0], "b": texts[1]}
 
 
 def recipe_changes(

@@ -35,6 +35,7 @@ from curate.dataset.steps import StepQuery, trace_step
 from curate.errors import InputError, ShardError
 from curate.formats.base import TextFormat
 from curate.runtime.registry import list_first
+from curate.runtime.tabular import Row, Tabular
 from curate.tokens.backends import ReferenceEncoder
 from curate.tokens.domain import DomainTokens
 
@@ -108,7 +109,7 @@ class ShownSequence(msgspec.Struct, frozen=True):
     """The runs of tokens that make it up, in order."""
 
 
-class LookUp(msgspec.Struct, frozen=True):
+class LookUp(Tabular, msgspec.Struct, frozen=True):
     """Answer to a look-up."""
 
     query: str
@@ -131,6 +132,43 @@ class LookUp(msgspec.Struct, frozen=True):
         """Return the fields that the command prints with `--json`."""
         fields: dict[str, Any] = msgspec.to_builtins(self)
         return fields
+
+    def rows(self) -> list[Row]:
+        """Return one row for each place of each document, and for each removed document.
+
+        A document without places has one row. Texts are left out; `to_json` has them.
+        """
+        named = {(document.domain, document.document): document for document in self.documents}
+        rows = [
+            _row(named.get((place.domain or "", -1 if place.document is None else place.document)),
+                 place, sequence)
+            for sequence in self.sequences
+            for place in sequence.places
+        ]  # fmt: skip
+        if not self.sequences:
+            rows += [
+                _row(document, place)
+                for document in self.documents
+                for place in (document.places or (None,))
+            ]
+        return rows + [_row(removal) for removal in self.removed]
+
+
+def _row(
+    document: ShownDocument | ShownRemoval | None,
+    place: Place | None = None,
+    sequence: ShownSequence | None = None,
+) -> Row:
+    """Return a document at a place as a row; fields of what is absent are None."""
+    names = ("domain", "id", "content", "file", "line", "license", "tokens", "reason", "detail")
+    places = ("shard", "position", "row", "start", "pass_number")
+    return {
+        "sequence": getattr(sequence, "number", None),
+        "sample": getattr(sequence, "sample", None),
+        **{name: getattr(document, name, None) for name in names},
+        **{name.removesuffix("_number"): getattr(place, name, None) for name in places},
+        "tokens_here": getattr(place, "tokens", None),
+    }
 
 
 @dataclass

@@ -113,6 +113,7 @@ def diff(a: Path, b: Path) -> Differences:
     notices: list[str] = []
     parts: list[Compared] = []
     tables: list[_Table] = []
+    names: set[str] = set()
     if kind != "mixture":
         recipes = [_recipe_of(side, kind, notices) for side in sides]
         if recipes[0] is not None and recipes[1] is not None:
@@ -120,11 +121,16 @@ def diff(a: Path, b: Path) -> Differences:
             notices += renamed_domains(recipes[0], recipes[1])
         for recipe in filter(None, recipes):
             tables += _tables_of(recipe)
+            names.update(domain.name for domain in recipe.recipe.domains)
     if kind != "recipe":
-        parts.append(_compare_mixtures(sides, kind, notices))
+        mixtures = _mixtures_of(sides, kind, notices)
+        if mixtures is not None:
+            parts.append(mixture_changes(*mixtures))
+            names = set().union(*(fields["weights"] for fields in mixtures))
     if kind == "dataset":
         a_dataset, b_dataset = [(side.path, load_manifest(side.path)) for side in sides]
         parts.append(dataset_changes(a_dataset, b_dataset))
+        names = {*a_dataset[1].domains, *b_dataset[1].domains}
     tables += _tables_beside(sides)
     changes, domains = merged(parts)
     runs = _read_tables(tables, notices)
@@ -134,6 +140,7 @@ def diff(a: Path, b: Path) -> Differences:
         kind=kind,
         changes=changes,
         domains=domains,
+        equal_domains=len(names - {domain.domain for domain in domains}),
         stranded=tuple(_stranded(runs, _decisive(changes, kind), domains)),
         notices=tuple(notices),
     )
@@ -165,15 +172,17 @@ def _recipe_of(side: _Side, kind: Kind, notices: list[str]) -> LoadedRecipe | No
         return None
 
 
-def _compare_mixtures(sides: Sequence[_Side], kind: Kind, notices: list[str]) -> Compared:
+def _mixtures_of(
+    sides: Sequence[_Side], kind: Kind, notices: list[str]
+) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """Read both mixtures; for two datasets they are not needed."""
     try:
-        a, b = (side.mixture() for side in sides)
+        return sides[0].mixture(), sides[1].mixture()
     except InputError as error:
         if kind == "mixture":
             raise
         notices.append(f"mixtures are not compared: {error}")
-        return [], []
-    return mixture_changes(a, b)
+        return None
 
 
 class _Table(NamedTuple):

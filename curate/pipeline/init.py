@@ -27,6 +27,7 @@ from curate.runtime.escape import one_line
 from curate.runtime.files import atomic_path, read_small
 from curate.runtime.machine import raise_fault
 from curate.runtime.registry import counted, list_first
+from curate.runtime.tabular import Row, Tabular
 from curate.sources.proposals import Proposal, ProposedDomain, propose, valid_name
 from curate.sources.remote import name_filter
 from curate.sources.survey import survey
@@ -64,7 +65,7 @@ MAX_EPOCHS = 4
 EXAMPLE_CHARACTERS = 60
 
 
-class InitResult(msgspec.Struct, frozen=True):
+class InitResult(Tabular, msgspec.Struct, frozen=True):
     """A recipe that was written."""
 
     path: str
@@ -82,6 +83,11 @@ class InitResult(msgspec.Struct, frozen=True):
         """Return the fields that the command prints with `--json`."""
         fields: dict[str, Any] = msgspec.to_builtins(self)
         return fields
+
+    def rows(self) -> list[Row]:
+        """Return one row for each domain, guess and file left out, with its `kind`."""
+        kinds = {"domain": self.domains, "unsure": self.unsure, "not read": self.left_out}
+        return [{"kind": kind, "what": line} for kind, lines in kinds.items() for line in lines]
 
 
 @dataclass(frozen=True)

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import html
-from abc import ABC, abstractmethod
+from abc import ABC
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
-from curate.runtime.escape import markdown
-
-if TYPE_CHECKING:
-    import polars
-
-Row = dict[str, Any]
-"""One row of a result's table, by column."""
+from curate.runtime.tabular import Row, Tabular
 
 
 @dataclass(frozen=True, repr=False)
-class Result(ABC):
+class Result(Tabular, ABC):
     """Base of all results; notebooks and terminals show them as a table."""
 
     json: dict[str, Any]
@@ -27,35 +20,9 @@ class Result(ABC):
     title: ClassVar[str] = ""
     """Heading of the table."""
 
-    @abstractmethod
-    def rows(self) -> list[Row]:
-        """Return the result as rows with the same columns."""
-
     def to_json(self) -> dict[str, Any]:
         """Return the fields that the command prints with `--json`."""
         return self.json
-
-    def to_polars(self) -> polars.DataFrame:
-        """Return the rows as a polars data frame."""
-        import polars as pl
-
-        return pl.DataFrame(self.rows(), infer_schema_length=None)
-
-    def to_csv(self) -> str:
-        """Return the rows as CSV, with unrounded numbers; the first line names the columns."""
-        return self.to_polars().write_csv().rstrip("\n")
-
-    def to_markdown(self) -> str:
-        """Return the rows as a Markdown table, with numbers of five digits."""
-        headings, body = self._cells()
-        lines = [headings, ["---"] * len(headings), *body]
-        return "\n".join("| " + " | ".join(map(markdown, line)) + " |" for line in lines)
-
-    def _cells(self) -> tuple[list[str], list[list[str]]]:
-        """Return headings and formatted cells."""
-        rows = self.rows()
-        headings = list(dict.fromkeys(key for row in rows for key in row))
-        return headings, [[_cell(row.get(key)) for key in headings] for row in rows]
 
     def __repr__(self) -> str:
         """Return the table as text, with the middle left out where it is large."""
@@ -65,26 +32,7 @@ class Result(ABC):
             return f"{type(self).__name__}: {self.title}\n{self.to_polars()}"
 
     def _repr_html_(self) -> str:
-        headings, rows = self._cells()
-        head = "".join(f"<th>{html.escape(heading)}</th>" for heading in headings)
-        body = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>"
-            for cells in rows
-        )
-        return (
-            f"<table><caption>{html.escape(self.title)}</caption>"
-            f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-        )
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, int):
-        return f"{value:,}"
-    return f"{value:.5g}" if isinstance(value, float) else str(value)
+        return self.to_html(self.title)
 
 
 @dataclass(frozen=True, repr=False)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,7 +13,7 @@ from rich.table import Table
 
 from curate.dataset.differences import Change, Differences, DomainDifference, DomainSide
 from curate.report.terminal import numbers_table, plain
-from curate.runtime.registry import list_first
+from curate.runtime.registry import counted, list_first
 
 NUMBERS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "weight": ("weight", "{:.4%}".format),
@@ -20,6 +22,10 @@ NUMBERS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "documents": ("texts", "{:,}".format),
 }
 """Heading and format of each number of a domain."""
+
+
+MOST_SHOWN = 20
+"""Most domains, and keys of one section of a recipe, that are shown."""
 
 
 def difference_lines(result: Differences) -> RenderableType:
@@ -40,9 +46,13 @@ def difference_lines(result: Differences) -> RenderableType:
             for change in domain.changes
         ]
     if changes:
-        parts.append(_changes_table(changes))
+        parts.append(_changes_table(_shortened(changes)))
     if result.domains:
-        parts += ["domains that differ", _domains_table(result.domains)]
+        ordered = sorted(result.domains, key=_moved, reverse=True)
+        parts += [_domains_heading(len(ordered)), _domains_table(ordered[:MOST_SHOWN])]
+    if result.equal_domains:
+        are = "is" if result.equal_domains == 1 else "are"
+        parts.append(f"{counted(result.equal_domains, 'domain')} {are} the same in both")
     for one in result.stranded:
         which = "all" if len(one.stranded) == one.runs else f"{len(one.stranded):,} of {one.runs:,}"
         parts.append(
@@ -50,6 +60,39 @@ def difference_lines(result: Differences) -> RenderableType:
             f"({plain(list_first(one.stranded))})"
         )
     return Group(*parts, *notes)
+
+
+def _domains_heading(domains: int) -> str:
+    if domains <= MOST_SHOWN:
+        return "domains that differ"
+    return (
+        f"domains that differ: {MOST_SHOWN} of {domains:,}, those whose share changes most; --csv "
+        "lists all"
+    )
+
+
+def _moved(domain: DomainDifference) -> float:
+    """Return how much a domain's share changes; infinite for a domain that only one side has."""
+    if domain.before is None or domain.after is None:
+        return math.inf
+    before, after = domain.before.weight, domain.after.weight
+    return 0.0 if before is None or after is None else abs(after - before)
+
+
+def _shortened(changes: Sequence[Change]) -> list[Change]:
+    """Sum up keys of one section where many changed, such as the weights of all domains."""
+    sections = Counter(change.key.rpartition(".")[0] for change in changes)
+    shown: Counter[str] = Counter()
+    rows = []
+    for change in changes:
+        section = change.key.rpartition(".")[0]
+        shown[section] += 1
+        left = sections[section] - MOST_SHOWN
+        if not section or shown[section] <= MOST_SHOWN:
+            rows.append(change)
+        elif shown[section] == MOST_SHOWN + 1:
+            rows.append(Change(f"{section}.…", f"{left:,} keys more", "--csv lists all"))
+    return rows
 
 
 def _changes_table(changes: Sequence[Change]) -> RenderableType:
