@@ -322,7 +322,7 @@ recipe = load(Path(sys.argv[1]), sys.argv[2:])
 source, opened = str(Path(sys.argv[1]).parent / "in"), []
 sys.addaudithook(
     lambda event, arguments: event == "open" and source in str(arguments[0])
-    and opened.append(Path(arguments[0]).name)
+    and Path(arguments[0]).is_file() and opened.append(Path(arguments[0]).name)
 )
 tokenize_domains(recipe, 1, Listener())
 print(*sorted(set(opened)))
