@@ -376,7 +376,7 @@ def test_faults_of_weights(places: dict[str, Path]) -> None:
         with pytest.raises(RecipeError, match=message.replace("?", r"\?").split(";")[0]):
             loader.set_weights(weights)
     with pytest.raises(RecipeError, match="weights: 'plannd' is no mixture; give weights by"):
-        open_all(places, "documents", "plannd")
+        open_all(places, "documents", "plannd").loader(4)
     with pytest.raises(RecipeError, match="weights are for the split 'train', not 'validation'"):
         open_all(places, "documents", split="validation")
     with pytest.raises(RecipeError, match="no domain has a sequence of 60000 tokens within"):

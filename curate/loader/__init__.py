@@ -23,12 +23,12 @@ from curate import recipe as recipes
 from curate.errors import RecipeError
 from curate.loader.batch_loader import BatchLoader, LoaderOptions
 from curate.loader.domain_windows import DomainShards, DomainStore, shard_limits, store_limits
-from curate.loader.draws import DrawLimits
+from curate.loader.draws import DrawLimits, Weights
 from curate.loader.fields import FIELDS, check_fields, extra_tokens, needs_segments
 from curate.loader.sequence_dataset import Sequences
 from curate.loader.shard_windows import ShardSource
 from curate.loader.store_windows import PlannedStore, StoreSource
-from curate.loader.weighted_loader import PLANNED, DomainDraws, WeightedLoader, Weights
+from curate.loader.weighted_loader import DomainDraws, WeightedLoader
 from curate.loader.window_source import WindowSource
 from curate.pipeline.check import check_mixture, check_names
 from curate.pipeline.plan import plan_dataset
@@ -78,11 +78,6 @@ def load(  # noqa: PLR0913 - one entry for all; all but two are keywords
     """
     names = check_fields(fields)
     path = Path(source)
-    if isinstance(weights, str) and weights != PLANNED:
-        raise RecipeError(
-            f"curate.load: weights: {weights!r} is no mixture; give weights by domain, a function "
-            f"that returns them, or {PLANNED!r}"
-        )
     opened: WindowSource
     limits: DrawLimits | None = None
     if path.is_file():

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate.errors import RecipeError, ShardError
-from curate.loader.draws import DrawnDomain
+from curate.loader.draws import DrawnDomain, Weights
 from curate.loader.fields import Batch, cut_rows
 from curate.loader.reader import SequenceReader
 from curate.loader.state import STATE_VERSION, check_state
@@ -132,11 +132,20 @@ class BatchLoader:
         """Sequences of an epoch, over all ranks."""
         return len(self.reader)
 
-    def set_weights(self, weights: Mapping[str, float]) -> None:
+    def set_weights(self, weights: Weights) -> None:
         """Refuse to change the shares of domains, which are those of the build or plan.
 
         Raises:
             RecipeError: Always; it says how to open data that can be drawn by domain.
+        """
+        raise RecipeError(self._without_weights)
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Shares that are asked for by domain, for loaders with weights.
+
+        Raises:
+            RecipeError: This loader has none.
         """
         raise RecipeError(self._without_weights)
 

@@ -20,9 +20,10 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,16 @@ from curate.mixture.apportion import apportion
 from curate.plan.streams import PLACE_KEY, mix_key
 from curate.runtime.compiled import kernel
 from curate.runtime.registry import nearest_hint
+
+PLANNED: Final = "planned"
+"""Weights that stand for the shares of the build or plan."""
+
+Controller = Callable[[Any], Mapping[str, float] | None]
+"""Function that is called with the loader before each step, and returns weights by domain, or None
+to keep those in force."""
+
+Weights = Literal["planned"] | Mapping[str, float] | Controller
+"""Weights by domain, a function that gives them, or the shares of the build or plan."""
 
 UNIT = 1 << 40
 """One sequence, in units of `owed` and `asked`; a share of 1."""
@@ -67,12 +78,19 @@ class DrawLimits:
                 "max_epochs; set a smaller sequence_length or a larger max_epochs"
             )
 
-    def check(self, weights: Mapping[str, float]) -> tuple[float, ...]:
+    def check(self, weights: Mapping[str, float] | str) -> tuple[float, ...]:
         """Return weights by domain, in order; domains that are left out get 0.
 
         Raises:
             RecipeError: A name is unknown, or a weight is negative or not finite, or all are 0.
         """
+        if weights == PLANNED:
+            return self.planned
+        if not isinstance(weights, Mapping):
+            raise RecipeError(
+                f"weights: {weights!r} is no mixture; give weights by domain, a function that "
+                f"returns them, or {PLANNED!r}"
+            )
         for name, weight in weights.items():
             if name not in self.names:
                 raise RecipeError(

@@ -63,6 +63,11 @@ class Sequences:
         return self.reader.source.domains
 
     @property
+    def vocabulary(self) -> int:
+        """Number of ids of the tokenizer."""
+        return self.reader.source.highest_id + 1
+
+    @property
     def left_over_tokens(self) -> int:
         """Tokens at the end, or the ends of stored sequences, that fill no sequence."""
         return self.reader.source.left_over_tokens

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from curate.errors import RecipeError
 from curate.loader.batch_loader import BatchBlock, BatchLoader
-from curate.loader.draws import DrawnDomain
+from curate.loader.draws import DrawnDomain, Weights
 from curate.loader.fields import Batch
 from curate.loader.weighted_loader import WeightedLoader
 
@@ -86,9 +86,14 @@ class TorchLoader(DataLoader[Read]):
                 self.loader.epoch, self.loader.position = epoch, position
                 yield to_tensors(batch)
 
-    def set_weights(self, weights: Mapping[str, float]) -> None:
+    def set_weights(self, weights: Weights) -> None:
         """Change the shares from the next step on; see `WeightedLoader.set_weights`."""
         self.loader.set_weights(weights)
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Shares that are asked for, by domain."""
+        return self.loader.weights
 
     @property
     def drawn(self) -> dict[str, DrawnDomain]:

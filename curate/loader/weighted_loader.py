@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,19 +19,19 @@ from numpy.typing import NDArray
 from curate.errors import InfeasiblePlan, ShardError
 from curate.loader.batch_loader import BatchBlock, BatchLoader, LoaderOptions, Share
 from curate.loader.domain_windows import number_draws
-from curate.loader.draws import UNIT, DrawLimits, DrawnDomain, DrawState, account, begin, draw
+from curate.loader.draws import (
+    UNIT,
+    Controller,
+    DrawLimits,
+    DrawnDomain,
+    DrawState,
+    Weights,
+    account,
+    begin,
+    draw,
+)
 from curate.loader.fields import Batch
 from curate.loader.reader import SequenceReader
-
-PLANNED: Final = "planned"
-
-Weights = (
-    Literal["planned"]
-    | Mapping[str, float]
-    | Callable[["WeightedLoader"], Mapping[str, float] | None]
-)
-"""Weights by domain; or a function that is called with the loader before each step and returns
-weights, or None to keep those in force; or the shares of the build or plan."""
 
 
 @dataclass(frozen=True)
@@ -78,9 +78,8 @@ class WeightedLoader(BatchLoader):
         self._state = begin(draws.limits)
         """State before the block in use; the next has drawn `_used` sequences more."""
         self._used = 0
-        self._ask = draws.weights if callable(draws.weights) else None
-        if isinstance(draws.weights, Mapping):
-            self.set_weights(draws.weights)
+        self._ask: Controller | None = None
+        self.set_weights(draws.weights)
 
     @property
     def sequences(self) -> int:
@@ -98,15 +97,21 @@ class WeightedLoader(BatchLoader):
         """What was asked for and drawn so far, by domain, over all ranks."""
         return account(self._now(), self._limits)
 
-    def set_weights(self, weights: Mapping[str, float]) -> None:
+    def set_weights(self, weights: Weights) -> None:
         """Change the shares from the next step on; every rank must do so at the same step.
 
         Args:
-            weights: Weight of each domain, in any unit; domains that are left out get 0.
+            weights: Weight of each domain, in any unit, where domains that are left out get 0;
+                `planned`; or a function, which is called with the loader before every step.
 
         Raises:
             RecipeError: A name is unknown, or a weight is negative or not finite, or all are 0.
         """
+        self._ask = weights if callable(weights) else None
+        if not callable(weights):
+            self._change(weights)
+
+    def _change(self, weights: Mapping[str, float] | Literal["planned"]) -> None:
         changed = self._now().with_weights(self._limits.check(weights))
         if changed.shares != self._state.shares:
             self._state, self._used = changed, 0
@@ -150,7 +155,7 @@ class WeightedLoader(BatchLoader):
         """Ask the trainer's function, if there is one, for weights."""
         weights = None if self._ask is None else self._ask(self)
         if weights is not None:
-            self.set_weights(weights)
+            self._change(weights)
 
     def _plan(self, state: DrawState, first: int, steps: int) -> DrawnBlock:
         """Plan steps at the shares in force; one step if supply allows no more.
