@@ -169,14 +169,22 @@ def test_nothing_is_decided_or_tokenised_twice(recipe: Path, listed: Path) -> No
 def test_damaged_decisions_are_made_again(recipe: Path, listed: Path) -> None:
     first = tokenized(recipe, "exclude=ids.txt")
     assert first.curation is not None
-    path = first.curation.states[-1] / "0.removals"
-    content = bytearray(path.read_bytes())
-    content[-5] ^= 1
-    path.write_bytes(content)
-    heard = Listener()
-    again = tokenize_domains(load(recipe, ("exclude=ids.txt",)), 1, heard)
-    assert any("is damaged: decided again" in notice for notice in heard.notices)
-    assert again.content_hash == first.content_hash
+    state = first.curation.states[-1]
+    kept = {path.name: path.read_bytes() for path in state.iterdir()}
+    assert {"0.removals", "details.parquet", "state.json"} <= kept.keys()
+    for name, whole in kept.items():
+        path = state / name
+        content = bytearray(whole)
+        content[len(content) // 2] ^= 1
+        for damage in (bytes(content), None):
+            path.unlink()
+            if damage is not None:
+                path.write_bytes(damage)
+            heard = Listener()
+            again = tokenize_domains(load(recipe, ("exclude=ids.txt",)), 1, heard)
+            assert any("is damaged: decided again" in notice for notice in heard.notices), name
+            assert again.content_hash == first.content_hash
+            assert {path.name: path.read_bytes() for path in state.iterdir()} == kept
 
 
 def test_files_cut_otherwise_give_the_same(recipe: Path, listed: Path, corpus: Path) -> None:

@@ -22,11 +22,10 @@ from curate.curation.reasons import Reason
 from curate.curation.step import CurationRequest, Step, StepRequest
 from curate.curation.steps import STEPS
 from curate.errors import InputError
-from curate.runtime.files import atomic_directory, hash_json, remove_tree, sweep
-from curate.runtime.machine import raise_fault
+from curate.runtime.files import atomic_directory, hash_file, hash_json, remove_tree, sweep
 from curate.runtime.memory import blocks, columns
 from curate.runtime.registry import list_first
-from curate.runtime.sealed import SealError, read_cached, read_sealed, write_sealed
+from curate.runtime.sealed import SealError, first_damaged, read_cached, read_sealed, write_sealed
 from curate.stats.domain_stats import Amounts, amounts_where
 from curate.tokens.domain import (
     BUCKET,
@@ -37,15 +36,24 @@ from curate.tokens.domain import (
     stem_of,
 )
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the kept states."""
 
 KEY_DIGITS = 24
 """Hexadecimal digits in the name of a state."""
 
 DETAILS = "details.parquet"
-NOTICES = "notices.json"
+INDEX = "state.json"
+"""Sealed file of a state with its notices, and the hashes of the files that are not sealed."""
 NAMES = "names.json"
+
+
+class StateIndex(msgspec.Struct, frozen=True):
+    """What `INDEX` holds."""
+
+    notices: list[str]
+    hashes: dict[str, str]
+    """Hash of each Parquet file of the state, as `hash_file` returns it, by name."""
 
 
 @dataclass(frozen=True)
@@ -141,12 +149,24 @@ def _zeros(documents: int) -> NDArray[np.uint8]:
 
 
 def _read_state(path: Path, request: CurationRequest) -> tuple[list[NDArray[Any]], list[str]]:
-    """Read the removals of each domain, and the notices."""
+    """Read the removals of each domain, and the notices, once all files have been checked.
+
+    Raises:
+        SealError: A file is damaged or absent.
+        InputError: The removals are of other documents.
+    """
+    try:
+        index = msgspec.json.decode(read_sealed(path / INDEX), type=StateIndex)
+    except FileNotFoundError as error:
+        raise SealError(f"{path / INDEX}: absent") from error
+    damaged = first_damaged(path, [*index.hashes], [*index.hashes.values()])
+    if damaged is not None:
+        raise SealError(f"{damaged}: absent, or does not match its hash")
     removals = [
         read_numbers(removals_path(path, number), np.uint8, len(domain))
         for number, domain in enumerate(request.domains)
     ]
-    return removals, msgspec.json.decode(read_sealed(path / NOTICES), type=list[str])
+    return removals, index.notices
 
 
 def _kept_state(
@@ -157,8 +177,7 @@ def _kept_state(
         return None
     try:
         return _read_state(path, request)
-    except (InputError, SealError, OSError) as error:
-        raise_fault(error, str(path))
+    except (InputError, SealError):
         request.observer.notice(f"{path} is damaged: decided again")
         remove_tree(path)
         return None
@@ -178,7 +197,10 @@ def _run_step(
                 after[rows] = before[rows]
                 after[rows][staying[number][rows] & mask[rows]] = step.reason
             write_sealed(removals_path(temporary, number), after.tobytes())
-        write_sealed(temporary / NOTICES, msgspec.json.encode(asked.notices))
+        unsealed = [file for file in temporary.iterdir() if file.suffix == ".parquet"]
+        hashes = {file.name: hash_file(file) for file in sorted(unsealed)}
+        index = StateIndex(asked.notices, hashes)
+        write_sealed(temporary / INDEX, msgspec.json.encode(index))
 
 
 def _equal_zero(removals: NDArray[np.uint8]) -> NDArray[np.bool_]:
@@ -274,18 +296,8 @@ def _split_state(
         for number, domain in enumerate(recipes)
     ]
     path = request.cache / hash_json([key, "split", VERSION, settings])[:KEY_DIGITS]
-    content = read_cached(path / NAMES, "split again", request.observer.notice)
-    if content is not None:
-        try:
-            for number, domain in enumerate(recipes):
-                if domain.split:
-                    file = buckets_path(path, number)
-                    read_numbers(file, BUCKET, len(request.domains[number]))
-        except InputError:
-            request.observer.notice(f"{path} is damaged: split again")
-            content = None
+    content = _kept_names(path, request)
     if content is None:
-        remove_tree(path)
         said: list[str] = []
         names: list[list[str] | None] = []
         with atomic_directory(path) as temporary:
@@ -314,6 +326,27 @@ def _split_state(
                 f"domains '{other}' and '{name}' would be one file; rename one of them"
             )
     return _SplitState(path, names)
+
+
+def _kept_names(path: Path, request: CurationRequest) -> bytes | None:
+    """Read the names of a split of an earlier run; None if it is absent or damaged, then deleted.
+
+    Another run may place it at any moment, whole, so only what was there before is looked at.
+    """
+    if not path.is_dir():
+        return None
+    content = read_cached(path / NAMES, "split again", request.observer.notice)
+    if content is not None:
+        try:
+            for number, domain in enumerate(request.loaded.recipe.domains):
+                if domain.split:
+                    file = buckets_path(path, number)
+                    read_numbers(file, BUCKET, len(request.domains[number]))
+            return content
+        except InputError:
+            request.observer.notice(f"{path} is damaged: split again")
+    remove_tree(path)
+    return None
 
 
 def amounts_removed(

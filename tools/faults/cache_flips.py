@@ -1,9 +1,10 @@
 """Flip one byte of one file of the cache, build, and compare with a build from a whole cache.
 
-Every file is hit: counts, tokens, evidence, lists of files, the trained tokenizer, the embedded
-corpus and what is kept for the user. The artifacts must be those of the whole cache, or the run
-must end with one line. A run forks from this process, which has imported everything; flips of the
-user's cache (compiled code, answers of self-tests) start a new one.
+Every file is hit: counts, tokens, evidence, lists of files, attributes and decisions of curation,
+the trained tokenizer, the embedded corpus and what is kept for the user. The artifacts must be
+those of the whole cache, or the run must end with one line. A run forks from this process, which
+has imported everything; flips of the user's cache (compiled code, answers of self-tests) start a
+new one.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import traceback
 from pathlib import Path
 
 import numpy as np
-from trials import Row, curate, difference, main, tree, workplace, write_recipe
+from trials import CURATED, Row, curate, difference, main, tree, workplace, write_recipe
 
 from curate.cli import main as command_line
 
@@ -54,13 +55,13 @@ def run(trials: int, seed: int) -> list[Row]:
 def _prepare(root: Path, work: Path) -> None:
     work.mkdir()
     shutil.copytree(root / "data", work / "data")
-    domains = [{"name": name, "paths": f"data/{name}/*"} for name in ("wiki", "code")]
-    domains.append({"name": "licences", "paths": "corpus://licences"})
+    for name in ("ids.txt", "scores.csv", "quiz.jsonl"):
+        shutil.copy(root / name, work)
+    domains = [*CURATED["domains"], {"name": "licences", "paths": "corpus://licences"}]
     write_recipe(
         work / "recipe.yaml",
+        **CURATED | {"domains": domains, "mixture": {"method": "entropy"}},
         tokenizer={"train": {"vocab_size": 400, "sample_bytes": 40_000}},
-        domains=domains,
-        mixture={"method": "entropy"},
         output={"dir": "out", "format": "npy"},
     )
 
@@ -71,7 +72,9 @@ def _kinds(whole: Path) -> dict[str, list[str]]:
     for path in sorted([*(whole / "cache").rglob("*"), *(whole / "user").rglob("*")]):
         if path.is_file() and path.stat().st_size:
             parts = path.relative_to(whole).parts
-            last = path.suffix if parts[1] in ("evidence", "corpus") else path.name
+            is_named = parts[1] not in ("evidence", "corpus", "attributes")
+            is_named &= parts[1] != "curation" or path.suffix != ".bin"
+            last = path.name if is_named else path.suffix
             kind = "/".join(parts[:2] if len(parts) > 2 else parts[:1]) + f" {last}"
             kind = "user's cache" if parts[0] == "user" else kind
             kinds.setdefault(kind, []).append(str(path.relative_to(whole)))

@@ -13,9 +13,10 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from trials import Row, difference, main, tree, workplace, write_recipe
+from trials import CURATED, Row, difference, main, tree, workplace, write_recipe
 
 import curate
 from curate.errors import CurateError
@@ -28,6 +29,9 @@ SEQUENCES = {"mds": 64, "input_ids": 64, "litdata": 64}
 
 APART = {"megatron", "parquet"}
 """Formats that are tried with domains apart, so that there are trainers' mixture files."""
+
+
+CURATION = "jsonl, all of curation"
 
 
 def flip(path: Path, generator: np.random.Generator) -> str:
@@ -72,8 +76,9 @@ def run(trials: int, seed: int) -> list[Row]:
     generator = np.random.default_rng(seed)
     rows = []
     with workplace() as root:
-        for number, name in enumerate(FORMATS):
-            share = (trials + len(FORMATS) - 1 - number) // len(FORMATS)
+        kinds = [*FORMATS, CURATION]
+        for number, name in enumerate(kinds):
+            share = (trials + len(kinds) - 1 - number) // len(kinds)
             if not share:
                 continue
             row = Row(f"dataset: {name}")
@@ -104,10 +109,14 @@ def run(trials: int, seed: int) -> list[Row]:
 
 def _recipe(root: Path, name: str) -> Path:
     """Write the recipe of a tiny dataset of several shards."""
+    changes: dict[str, Any] = {}
+    if name == CURATION:
+        changes, name = CURATED, "jsonl"
     output = {"dir": "work", "format": name, "shard_tokens": 4000}
     if name in APART:
         output["shape"] = "per-domain"
-    changes = {"sequence_length": SEQUENCES[name]} if name in SEQUENCES else {}
+    if name in SEQUENCES:
+        changes = {"sequence_length": SEQUENCES[name]}
     return write_recipe(
         root / f"{name}.yaml", budget_tokens=8000, max_epochs=4, output=output, **changes
     )

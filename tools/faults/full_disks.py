@@ -12,11 +12,12 @@ import shutil
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from trials import Finished, Row, curate, difference, main, tree, workplace, write_recipe
+from trials import CURATED, Finished, Row, curate, difference, main, tree, workplace, write_recipe
 
 FORMATS = (
     "megatron", "npy", "olmo", "datatrove", "mds", "litdata", "llmc", "input_ids", "parquet",
@@ -37,17 +38,22 @@ class Case:
     output_format: str
     disk: str
     """`out`, `cache` or `tmp`, below the working directory."""
+    changes: dict[str, Any] = field(default_factory=dict)
+    """Keys of the recipe that are added or replaced."""
 
     @property
     def kind(self) -> str:
         """Name of the row."""
-        return f"full {self.disk}: {self.command[0]}, {self.output_format}"
+        curated = ", all of curation" if self.changes else ""
+        return f"full {self.disk}: {self.command[0]}, {self.output_format}{curated}"
 
 
 CASES = (
     *(Case(("build",), name, "out") for name in FORMATS),
     Case(("build",), "npy", "cache"),
     Case(("build",), "jsonl", "cache"),
+    Case(("build",), "jsonl", "cache", CURATED),
+    Case(("build",), "jsonl", "out", CURATED),
     Case(("stats", "--intervals"), "npy", "cache"),
     Case(("mix", "--compare"), "npy", "out"),
     Case(("build",), "npy", "tmp"),
@@ -105,11 +111,12 @@ def _prepare(case: Case, root: Path, size_bytes: int) -> None:
     for name in ("out", "cache", "tmp"):
         (work / name).mkdir(parents=True)
     shutil.copytree(root / "data", work / "data")
-    shutil.copy(root / "tokenizer.json", work)
+    for name in ("tokenizer.json", "ids.txt", "scores.csv", "quiz.jsonl"):
+        shutil.copy(root / name, work)
     output = {"format": case.output_format, "dir": str(work / "out"), "shard_tokens": 40_000}
     write_recipe(
         work / "recipe.yaml", output=output, cache=str(work / "cache"), budget_tokens=150_000,
-        max_epochs=40,
+        max_epochs=40, **case.changes,
     )  # fmt: skip
     _mount(work / case.disk, size_bytes, "")
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 from trials import (
+    CURATED,
     Finished,
     Row,
     curate,
@@ -84,6 +85,7 @@ JOBS = (
         {"output": {"dir": "out", "shard_tokens": 4_000}},
         (("build", "recipe.yaml"),),
     ),
+    Job("build, all of curation", ("build", "recipe.yaml", "--workers", "2"), CURATED),
     Job("stats", ("stats", "recipe.yaml", "--intervals"), {}),
     Job("mix --compare", ("mix", "recipe.yaml", "--compare"), {}),
     Job(
@@ -200,7 +202,8 @@ def _reset(work: Path, root: Path) -> None:
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
     shutil.copytree(root / "data", work / "data")
-    shutil.copy(root / "tokenizer.json", work)
+    for name in ("tokenizer.json", "ids.txt", "scores.csv", "quiz.jsonl"):
+        shutil.copy(root / name, work)
 
 
 def _must(finished: Finished, arguments: tuple[str, ...]) -> None:

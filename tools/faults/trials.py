@@ -36,6 +36,27 @@ END = "<|endoftext|>"
 DOMAINS = {"wiki": 240, "code": 160, "talk": 80}
 """Documents of each domain of the tiny corpus."""
 
+CURATED: dict[str, Any] = {
+    "domains": [
+        {
+            "name": "wiki",
+            "paths": "data/wiki/*",
+            "id": "url",
+            "attributes": "scores.csv",
+            "where": "score > 0.1 AND quality IS NOT NULL",
+            "split": [{"by": "topic"}, {"by": "quality", "quantiles": 2}],
+            "keep": ["quality"],
+        },
+        {"name": "code", "paths": "data/code/*", "id": "url"},
+        {"name": "talk", "paths": "data/talk/*", "id": "url", "where": "copies < 3"},
+    ],
+    "exclude": "ids.txt",
+    "duplicates": {"near": {}, "order": ["code"]},
+    "decontaminate": {"sets": {"quiz": "quiz.jsonl"}, "ngram": 5, "action": "remove"},
+    "mixture": {"method": "natural"},
+}
+"""Keys of a recipe that uses all of curation, over the tiny corpus."""
+
 RUN_SECONDS = 180.0
 """A run that takes longer counts as hanging."""
 
@@ -170,8 +191,12 @@ def workplace() -> Iterator[Path]:
 
 
 def make_corpus(root: Path) -> None:
-    """Write `data/<domain>/<number>.jsonl` and `tokenizer.json`, the same on every call."""
-    texts = []
+    """Write the corpus and its tokenizer, the same on every call.
+
+    They are `data/<domain>/<number>.jsonl`, `tokenizer.json`, and what `CURATED` names: identifiers
+    to leave out, scores by identifier, and questions of an evaluation set.
+    """
+    texts, urls, questions = [], [], []
     for name, documents in DOMAINS.items():
         generator = np.random.default_rng([*name.encode()])
         words = [f"{name[:2]}{number}" for number in range(300)]
@@ -186,8 +211,26 @@ def make_corpus(root: Path) -> None:
                 )
                 for _ in range(documents // 2)
             ]
-            path.write_text("".join(json.dumps({"text": text}) + "\n" for text in rows), "utf-8")
+            if part:  # a copy, and a near copy
+                rows[3:5] = [rows[2], f"{rows[5]} {words[0]}"]
+            records = [
+                {
+                    "text": text,
+                    "url": f"{name}/{part}/{number}",
+                    "topic": ("sea", "land")[number % 2],
+                    "quality": None if number % 29 == 0 else number % 10,
+                }
+                for number, text in enumerate(rows)
+            ]
+            path.write_text("".join(json.dumps(record) + "\n" for record in records), "utf-8")
             texts += rows[:40]
+            urls += [record["url"] for record in records]
+            questions.append(" ".join(max(rows, key=len).split()[:30]))
+    (root / "ids.txt").write_text("".join(f"{url}\n" for url in urls[::40]), "utf-8")
+    scores = [f"{url},{number % 7 / 7}\n" for number, url in enumerate(urls)]
+    (root / "scores.csv").write_text("url,score\n" + "".join(scores), "utf-8")
+    items = [json.dumps({"question": question}) + "\n" for question in questions]
+    (root / "quiz.jsonl").write_text("".join(items), "utf-8")
     trained = tokenizers.Tokenizer(models.BPE())
     trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trained.decoder = decoders.ByteLevel()
