@@ -13,6 +13,7 @@ import polars as pl
 import pytest
 from conftest import Listener, make_documents
 
+from curate.curation.attributes import evaluate, parse
 from curate.errors import InputError, RecipeError
 from curate.pipeline.tokenize import TokenizedDomains, tokenize_domains
 from curate.recipe import load
@@ -148,7 +149,7 @@ def test_expressions_are_checked_before_data_are_read(recipe: Path) -> None:
     assert message(recipe, "quality >").startswith(
         "domains[web].where: unable to parse 'quality >'"
     )
-    assert "cannot compare string with numeric type" in message(recipe, "lang > 5")
+    assert "compares text with a number; TRY_CAST(name AS DOUBLE)" in message(recipe, "lang > 5")
     assert "(lang String;" in message(recipe, "lang > 5")
     assert message(recipe, "quality").startswith(
         "domains[web].where: gives Float64, not true or false; compare it"
@@ -283,3 +284,42 @@ def test_tables_without_spans_or_with_numbers_for_identifiers(recipe: Path) -> N
     table.write_text("id,quality\n000,1\n")
     with pytest.raises(RecipeError, match=r"'quality' is a column of .*a.csv and of .*part-00000"):
         over(recipe, "quality > 0.1", attributes="a.csv")
+
+
+@pytest.mark.parametrize(
+    ("expression", "message"),
+    [
+        ("bytes IN (SELECT a FROM read_csv('{path}'))", "has a sub-query"),
+        ("bytes IN (FROM \"read_csv\"('{path}'))", "has a sub-query"),
+        ("bytes IN (-- '\nFROM READ_CSV('{path}'))", "has a sub-query"),
+        ("$q$ ' $q$ = '' OR bytes IN (SELECT a FROM read_csv('{path}'))", "has a sub-query"),
+        ("+".join(["1"] * 5000), "9,999 characters, texts in quotes apart"),
+        ("(" * 3000 + "bytes" + ")" * 3000, "characters, texts in quotes apart"),
+        (" OR ".join(f"bytes = {number}" for number in range(250)), "more than 200 operations"),
+        ("bytes" + " BETWEEN 1 AND 2" * 200, "more than 200 operations"),
+        ("(" * 1500 + "bytes", r"unable to parse .*…; write it as"),
+    ],
+)
+def test_expressions_read_no_files_and_are_bounded(
+    expression: str, message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "secret.csv"
+    path.write_text("root:x:0\n1\n")
+    with pytest.raises(RecipeError, match=message) as caught:
+        parse(expression.replace("{path}", str(path)), "domains[web].where")
+    assert "root" not in str(caught.value)
+    assert len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "topic = 'select a from read_csv'",
+        "read_time > 5",
+        "topic IN ({})".format(", ".join(f"'{number}'" for number in range(900))),
+        " OR ".join(f"bytes = {number}" for number in range(150)),
+    ],
+)
+def test_usual_expressions_are_within_bounds(expression: str) -> None:
+    frame = pl.DataFrame({"topic": ["7"], "read_time": [6], "bytes": [1]})
+    assert evaluate(frame, parse(expression, "where"), "where").dtype == pl.Boolean

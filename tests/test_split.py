@@ -225,6 +225,13 @@ def test_what_cannot_be_split_is_said(recipe: Path, table: pl.DataFrame) -> None
     ))  # fmt: skip
 
 
+def test_a_split_domain_of_which_nothing_is_left_is_named(
+    recipe: Path, table: pl.DataFrame
+) -> None:
+    with pytest.raises(InputError, match=r"'web': no document is left, of 120 \(filtered 120\)"):
+        split(recipe, {"by": "lang"}, where="bytes < 0")
+
+
 def test_levels_divide_what_they_have(recipe: Path) -> None:
     rng = np.random.default_rng(2)
     names = [f"web:{topic}:q{n}" for topic in "abc" for n in range(1, 4)] + ["wiki"]

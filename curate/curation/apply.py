@@ -116,14 +116,20 @@ def curate_domains(request: CurationRequest) -> Curation | None:
         removals, said = state
         notices += said
         states.append(path)
-    buckets = _split_state(request, key, removals, notices) if is_split else None
     reasons = tuple(step.reason for step, _ in asked)
+    last = states[-1] if states else None
+    decided = [
+        _Decided(domain, number, mask, reasons, last)
+        for number, (domain, mask) in enumerate(zip(request.domains, removals, strict=True))
+    ]
+    removed = [of_domain.removed() for of_domain in decided]
+    for domain, amounts in zip(request.domains, removed, strict=True):
+        _check_rest(domain, amounts)
+    buckets = _split_state(request, key, removals, notices) if is_split else None
     domains = tuple(
         curated
-        for number, (domain, mask) in enumerate(zip(request.domains, removals, strict=True))
-        for curated in _restricted(
-            _Decided(domain, number, mask, reasons, states[-1] if states else None), buckets
-        )
+        for of_domain, amounts in zip(decided, removed, strict=True)
+        for curated in _restricted(of_domain, amounts, buckets)
     )
     observer.end(_summary(domains))
     for notice in notices:
@@ -230,18 +236,25 @@ class _Decided:
             return None
         return removals_path(self.state, self.source)
 
-    def removed(self, members: Callable[[slice], NDArray[np.bool_]]) -> dict[str, Amounts]:
-        """Count by reason what was removed of some of the documents."""
+    def removed(
+        self,
+        members: Callable[[slice], NDArray[np.bool_]] = lambda rows: np.ones(
+            rows.stop - rows.start, np.bool_
+        ),
+    ) -> dict[str, Amounts]:
+        """Count by reason what was removed of some of the documents, or of all."""
         return {
             reason.field: amounts_removed(self.domain, self.removals, reason, members)
             for reason in self.reasons
         }
 
 
-def _restricted(decided: _Decided, split: _SplitState | None) -> list[CuratedDomain]:
-    """Restrict a domain, or its sub-domains, to what stays; one that keeps all is left as it is."""
-    domain, path = decided.domain, decided.path
-    removed = decided.removed(lambda rows: np.ones(rows.stop - rows.start, np.bool_))
+def _check_rest(domain: DomainTokens, removed: dict[str, Amounts]) -> None:
+    """Refuse to go on with a domain of which nothing is left.
+
+    Raises:
+        InputError: All of its documents were removed.
+    """
     documents = sum(amounts.documents for amounts in removed.values())
     if documents == len(domain):
         listed = ", ".join(
@@ -253,6 +266,13 @@ def _restricted(decided: _Decided, split: _SplitState | None) -> list[CuratedDom
             f"domain '{domain.name}': no document is left, of {documents:,} ({listed}); loosen "
             "what removes them, or leave the domain out"
         )
+
+
+def _restricted(
+    decided: _Decided, removed: dict[str, Amounts], split: _SplitState | None
+) -> list[CuratedDomain]:
+    """Restrict a domain, or its sub-domains, to what stays; one that keeps all is left as it is."""
+    domain, path = decided.domain, decided.path
     names = None if split is None else split.names[decided.source]
     if split is None or names is None:
         if path is not None:

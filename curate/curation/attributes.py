@@ -5,6 +5,7 @@ Attributes are built in, or columns of the files, or columns of tables that are 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,17 @@ BUILT_IN: dict[str, Any] = {
 }
 """Attributes that every document has, and their types."""
 
+MOST_CHARACTERS = 4000
+"""Most characters of an expression beside texts in quotes. The parser of polars calls itself for
+each operation, and ends the process at about 4,000 of them."""
+
+MOST_NESTED, MOST_OPERATIONS = 200, 2000
+"""Most operations of an expression, inside one another and in all; polars takes time with the cube
+of the first, and `a BETWEEN 1 AND 2 BETWEEN 1 AND 2 …` doubles the second with every word."""
+
+SHOWN_CHARACTERS = 300
+"""Most characters that are shown of a message of polars."""
+
 
 def parse(expression: str, where: str) -> pl.Expr:
     """Parse an SQL expression; nothing is evaluated but polars' own functions of columns.
@@ -50,14 +62,55 @@ def parse(expression: str, where: str) -> pl.Expr:
         where: The recipe's key, for messages.
 
     Raises:
-        RecipeError: It is no expression.
+        RecipeError: It is no expression, has a sub-query, or is too long or too deep.
     """
+    # Texts in quotes are left out, but only where nothing else could hold a quote.
+    is_simple = not re.search(r"--|/\*|[\"`$]", expression)
+    bare = re.sub("'[^']*'", "''", expression) if is_simple else expression
+    if len(bare) > MOST_CHARACTERS:
+        raise RecipeError(
+            f"{where}: {len(bare):,} characters, texts in quotes apart, and at most "
+            f"{MOST_CHARACTERS:,} are possible; keep long lists in a table, as attributes"
+        )
+    # Polars would open the files, or connections, that a table function names while it parses.
+    if re.search(r"\bselect\b|\bfrom\b.*read_|read_.*\bfrom\b", bare, re.IGNORECASE | re.DOTALL):
+        raise RecipeError(
+            f"{where}: has a sub-query (SELECT, or FROM with read_…), and only expressions of a "
+            "document's attributes are possible; join tables as attributes"
+        )
     try:
-        return pl.sql_expr(expression)
+        parsed = pl.sql_expr(expression)
     except pl.exceptions.PolarsError as error:
         raise RecipeError(
-            f"{where}: {str(error).splitlines()[0]}; write it as in lang = 'en' AND quality > 0.4"
+            f"{where}: {_reason(error)}; write it as in lang = 'en' AND quality > 0.4"
         ) from error
+    _check_extent(parsed, where)
+    return parsed
+
+
+def _check_extent(expression: pl.Expr, where: str) -> None:
+    """Refuse an expression of too many operations.
+
+    Raises:
+        RecipeError: There are too many, inside one another or in all.
+    """
+    left, operations = [(expression, 1)], 0
+    while left:
+        one, depth = left.pop()
+        operations += 1
+        if depth > MOST_NESTED or operations > MOST_OPERATIONS:
+            raise RecipeError(
+                f"{where}: more than {MOST_NESTED} operations inside one another, or more than "
+                f"{MOST_OPERATIONS:,} in all; write name IN (1, 2) for name = 1 OR name = 2, or "
+                "keep long lists in a table, as attributes"
+            )
+        left += [(operand, depth + 1) for operand in one.meta.pop()]
+
+
+def _reason(error: Exception) -> str:
+    """Return the words of an error of polars, in one line that is not too long."""
+    words = " ".join(str(error).split())
+    return words if len(words) <= SHOWN_CHARACTERS else f"{words[:SHOWN_CHARACTERS]}…"
 
 
 def names_in(expressions: Sequence[pl.Expr]) -> list[str]:
@@ -81,7 +134,7 @@ def evaluate(frame: pl.DataFrame, expression: pl.Expr, where: str, path: str = "
         RecipeError: It does not fit the types of the attributes.
     """
     try:
-        reason = _unlike_types(frame.clear(), expression)
+        reason = _unlike_types(frame.clear().lazy(), expression)
         if not reason:
             values = frame.select(expression).to_series()
             if len(values) == len(frame):
@@ -92,23 +145,28 @@ def evaluate(frame: pl.DataFrame, expression: pl.Expr, where: str, path: str = "
     except pl.exceptions.StructFieldNotFoundError as error:
         reason = f"'{error}' is no column; a name with dots stands in double quotes: \"meta.year\""
     except pl.exceptions.PolarsError as error:
-        reason = str(error).splitlines()[0]
+        reason = _reason(error)
     types = [f"{name} {frame.schema[name]}" for name in names_in([expression])]
     context = "; ".join(part for part in (", ".join(types), path) if part)
     raise RecipeError(f"{where}: {reason}" + (f" ({context})" if context else ""))
 
 
-def _unlike_types(frame: pl.DataFrame, expression: pl.Expr) -> str:
+def _unlike_types(frame: pl.LazyFrame, expression: pl.Expr) -> str:
     """Say which comparison in an expression is of text with something else; "" if none is."""
     operands = expression.meta.pop()
     if len(operands) == 2:
-        kinds = [frame.select(one).dtypes[0] for one in operands]
-        if pl.String in kinds and frame.select(expression).dtypes[0] == pl.Boolean:
+        kinds = [_kind(frame, one) for one in operands]
+        if pl.String in kinds and _kind(frame, expression) == pl.Boolean:
             if any(kind.is_numeric() for kind in kinds):
                 return "compares text with a number; TRY_CAST(name AS DOUBLE) reads text as numbers"
             if pl.Boolean in kinds:
                 return "compares text with true or false; compare it with a text, as in 'true'"
     return next((reason for one in operands if (reason := _unlike_types(frame, one))), "")
+
+
+def _kind(frame: pl.LazyFrame, expression: pl.Expr) -> Any:
+    """Return the type of an expression, which is a tenth of the work of evaluating it."""
+    return frame.select(expression).collect_schema().dtypes()[0]
 
 
 def attribute_settings(
