@@ -32,7 +32,7 @@ from curate.dataset.removal import find_listed
 from curate.dataset.verify import verify
 from curate.errors import CurateError, InputError, ShardError
 from curate.pipeline.results import CertificateResult
-from curate.recipe import load_recipe
+from curate.recipe import load_recipe, source_of
 from curate.runtime.machine import fault_or
 from curate.runtime.memory import DEFAULT_BYTES, bounded
 from curate.runtime.progress import Observer
@@ -215,7 +215,7 @@ def open_store(manifest: Manifest) -> TokenStore:
 
 def domains_in(store: TokenStore, manifest: Manifest) -> list[DomainTokens] | None:
     """Return the domains of a dataset from its token store; None unless all are whole there."""
-    files: dict[str, list[DomainFile]] = {_source(name): [] for name in manifest.domains}
+    files: dict[str, list[DomainFile]] = {source_of(name): [] for name in manifest.domains}
     for record in manifest.inputs:
         if record.domain in files:
             entries = store.file_entries(record.content, record.segments)
@@ -227,7 +227,7 @@ def domains_in(store: TokenStore, manifest: Manifest) -> list[DomainTokens] | No
     cache = Path(manifest.cache) / CACHE_NAME
     domains = []
     for name in manifest.domains:
-        domain, record_of = wholes[_source(name)], selections.get(name)
+        domain, record_of = wholes[source_of(name)], selections.get(name)
         if record_of is not None:
             try:
                 domain = domain.select(name, _selection(record_of, cache))
@@ -235,11 +235,6 @@ def domains_in(store: TokenStore, manifest: Manifest) -> list[DomainTokens] | No
                 return None
         domains.append(domain)
     return domains
-
-
-def _source(name: str) -> str:
-    """Return the recipe's domain that a domain, perhaps a sub-domain, is of."""
-    return name.partition(":")[0]
 
 
 def _selection(record: SelectionRecord, cache: Path) -> Selection:

@@ -9,7 +9,7 @@ from curate.dataset.manifest import RECIPE, Manifest, load_manifest
 from curate.dataset.steps import StepQuery
 from curate.errors import RecipeError
 from curate.pipeline.read_back import domains_in, open_store
-from curate.recipe import load
+from curate.recipe import load, source_of
 from curate.tokens import tokenizer as tokenizers
 from curate.tokens.backends import ReferenceEncoder
 from curate.tokens.selftest import check_builds
@@ -36,7 +36,7 @@ def _open(directory: Path) -> OpenDataset:
     tokenizer = tokenizers.load(directory / "tokenizer.json", manifest.tokenizer.eos)
     notices: list[str] = []
     by_domain = _licenses(directory, notices)
-    licenses = {name: by_domain.get(name.partition(":")[0]) for name in manifest.domains}
+    licenses = {name: by_domain.get(source_of(name)) for name in manifest.domains}
     domains = domains_in(open_store(manifest), manifest)
     if domains is None:
         notices.append(_without_store(directory, manifest))

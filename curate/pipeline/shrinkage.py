@@ -13,7 +13,7 @@ from curate.curation.reasons import REMOVED_FIELDS
 from curate.dataset.manifest import file_damage, find_manifest
 from curate.errors import InputError
 from curate.pipeline.losses import limit_allowing
-from curate.recipe import LoadedRecipe
+from curate.recipe import LoadedRecipe, source_of
 from curate.runtime.files import read_json
 from curate.runtime.registry import counted, list_first
 from curate.sources.hub import is_commit
@@ -73,7 +73,7 @@ class _Stats(msgspec.Struct, frozen=True):
         """Return files, documents and bytes read by the recipe's domains, which may be split."""
         totals: dict[str, tuple[int, int, int]] = {}
         for name, row in self.domains.items():
-            source = name.partition(":")[0]
+            source = source_of(name)
             _, documents, size_bytes = totals.get(source, (0, 0, 0))
             more_documents, more_bytes = row.read
             totals[source] = row.files, documents + more_documents, size_bytes + more_bytes

@@ -26,7 +26,7 @@ from curate.mixture.request import Evidence
 from curate.pipeline.check import by_hand
 from curate.pipeline.from_run_table import RunTableInputs, request_without_text
 from curate.pipeline.read_evidence import read_evidence, read_evidence_files, search_options
-from curate.recipe import EvidenceRecipe, LoadedRecipe, load_recipe
+from curate.recipe import EvidenceRecipe, LoadedRecipe, load_recipe, source_of
 from curate.recipe.effective import effective_text
 from curate.report.artifact_charts import training_curves
 from curate.report.page.explorer import ExplorerInputs, explorer_data
@@ -328,7 +328,7 @@ def _request(
     is_known = bool(supply) and all(supply.get(name) for name in names)
     settings = DomainSettings(tuple(recipe.domains), recipe.mixture)
     if recipe.is_split and is_known:
-        sources = [source_names.index(name.partition(":")[0]) for name in names]
+        sources = [source_names.index(source_of(name)) for name in names]
         tokens = [int(supply[name]) for name in names]
         settings = domain_settings(loaded, names, sources, tokens)
     domains = tuple(

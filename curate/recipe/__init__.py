@@ -38,6 +38,7 @@ from curate.recipe.structs import (
     TokenizerRecipe,
     TrainTokenizer,
     ValidationRecipe,
+    source_of,
 )
 from curate.recipe.text import apply_override, overridden_key, read_yaml, translate
 from curate.runtime.files import read_small
@@ -67,6 +68,7 @@ __all__ = [
     "parse",
     "parse_mixture_settings",
     "schema",
+    "source_of",
 ]
 
 StructType = TypeVar("StructType", bound=msgspec.Struct)

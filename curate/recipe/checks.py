@@ -28,6 +28,7 @@ from curate.recipe.structs import (
     SplitRecipe,
     TokenizerRecipe,
     UnitShare,
+    source_of,
 )
 from curate.runtime.registry import nearest_hint
 
@@ -430,7 +431,7 @@ def _check_weights(recipe: Recipe, source: str) -> None:
     prior = recipe.mixture.prior
     for key, shares in (("weights", weights), ("prior", prior)):
         for name in shares if isinstance(shares, dict) else ():
-            if any(fnmatchcase(domain, name.partition(":")[0]) for domain in split):
+            if any(fnmatchcase(domain, source_of(name)) for domain in split):
                 continue  # a level; whether it has sub-domains is known once they are
             _check_domain(f"mixture.{key}", name, names, f"{source}: ")
     if isinstance(prior, str) and prior not in PRIORS:

@@ -642,6 +642,16 @@ class Recipe(Frozen, frozen=True):
         return any(domain.split for domain in self.domains)
 
 
+def source_of(name: str) -> str:
+    """Return the recipe's domain that a domain, perhaps one of its sub-domains, is part of.
+
+    Example:
+        >>> source_of("web:sports:q4"), source_of("web")
+        ('web', 'web')
+    """
+    return name.partition(":")[0]
+
+
 class MixtureSettings(Frozen, frozen=True):
     """The part of a recipe that mixing a run table needs."""
 

@@ -13,7 +13,7 @@ from curate import __version__
 from curate.dataset.manifest import load_manifest
 from curate.formats.base import TextFormat, TokenFormat
 from curate.plan.per_domain import PER_DOMAIN, shard_stem
-from curate.recipe import LoadedRecipe
+from curate.recipe import LoadedRecipe, source_of
 from curate.runtime.escape import markdown
 from curate.runtime.files import atomic_path
 from curate.stats.domain_stats import DomainStats
@@ -128,7 +128,7 @@ def _body(
         row = certificate["domains"].get(domain.name)
         if row is None:  # nothing could be compared; the verdict says why
             continue
-        of_source = licence[domain.name.partition(":")[0]]
+        of_source = licence[source_of(domain.name)]
         rows.append(
             f"| {markdown(domain.name)} | {row['asked_share']:.4%} | {row['realised_share']:.4%} "
             f"| {row['realised_tokens']:,} | {row['epochs']:.3f} | {domain.documents:,} "

@@ -25,7 +25,7 @@ from curate.dataset.manifest import (
 )
 from curate.formats.base import TextFormat
 from curate.plan.per_domain import PER_DOMAIN
-from curate.recipe import LoadedRecipe
+from curate.recipe import LoadedRecipe, source_of
 from curate.report.page.material import dig
 from curate.runtime.files import read_json, write_json
 from curate.runtime.workers import map_tasks
@@ -260,7 +260,7 @@ def _domains(
         realised = certificate["domains"].get(domain.name)
         values = [
             domain.name,
-            licences.get(domain.name.partition(":")[0]) or "not stated",
+            licences.get(source_of(domain.name)) or "not stated",
             domain.documents,
             0 if realised is None else realised["realised_tokens"],
             0.0 if realised is None else realised["realised_share"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from curate.recipe import source_of
 from curate.report import artifact_charts
 from curate.report.charts import Matrix
 from curate.report.numbers import megabytes
@@ -72,7 +73,7 @@ def domains(material: Material) -> Section:
             whole(dig(row, "vocabulary_used")),
             whole(dig(row, "copies_in_domain", "documents")),
             whole(dig(row, "copies_in_other_domains", "documents")),
-            material.licences.get(name.partition(":")[0], "not stated"),
+            material.licences.get(source_of(name), "not stated"),
         ]
         for name, row in rows.items()
     ]
