@@ -536,9 +536,10 @@ def test_schema_is_a_json_schema_of_every_field():
     assert {struct.__name__ for struct in structs()} == set(definitions)
     for struct in structs():
         definition = definitions[struct.__name__]
-        assert list(definition["properties"]) == [f.name for f in msgspec.structs.fields(struct)]
+        fields = msgspec.structs.fields(struct)
+        assert list(definition["properties"]) == [field.encode_name for field in fields]
         assert definition["additionalProperties"] is False
-        keys = [f.name for f in msgspec.structs.fields(struct)]
+        keys = [field.encode_name for field in fields]
         assert list(descriptions()[struct.__name__]) == keys  # each described, in order
         for key, field in definition["properties"].items():
             assert field["description"].endswith((".", ")."))

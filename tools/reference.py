@@ -44,6 +44,8 @@ SECTIONS = {
     "EvidenceRecipe": "mixture.evidence",
     "TableFill": "mixture.evidence.fill.<file>",
     "ObjectiveRecipe": "mixture.objective",
+    "ScheduleRecipe": "schedule",
+    "StageRecipe": "stages[]",
     "ValidationRecipe": "validation",
     "OutputRecipe": "output",
     "LimitsRecipe": "limits",
@@ -74,7 +76,7 @@ def _artifacts_table() -> str:
     """List the files that have a schema, with their fields."""
     rows = []
     for name, struct in ARTIFACT_SCHEMAS.items():
-        fields = [f"`{field.name}`" for field in msgspec.structs.fields(struct)]
+        fields = [f"`{field.encode_name}`" for field in msgspec.structs.fields(struct)]
         summary = (inspect.getdoc(struct) or "").partition(": ")[2].partition(". ")[0]
         rows.append([f"`{name}`", summary.removesuffix("."), ", ".join(fields)])
     return table(["`curate schema`", "file", "fields"], rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ from curate.errors import RecipeError
 from curate.runtime.registry import counted
 
 if TYPE_CHECKING:
-    from curate.pipeline.results import CertificateResult, StatsResult
+    from curate.pipeline.results import CertificateResult, MixtureResult, StatsResult
 
 
 POINTS = 11
@@ -143,17 +144,21 @@ def mix(
         front = curate.front(**arguments, groups=_names(groups), points=points)
         screen.show(front, lambda: [front_table(front.json)])
     else:
-        from curate.report.tables import mixture_lines, mixture_table
-
-        result = curate.mix(**arguments)
-        screen.show(
-            result,
-            lambda: [
-                *mixture_lines(result.json),
-                mixture_table(result.json, result.supply_tokens),
-            ],
-        )
+        _show_mixture(screen, curate.mix(**arguments))
     screen.list_written()
+
+
+def _show_mixture(screen: Screen, result: MixtureResult) -> None:
+    from curate.report.tables import mixture_lines, mixture_table
+
+    def tables() -> list[Any]:
+        shown: list[Any] = []
+        for name, mixture in result.json.get("stages", {"": result.json}).items():
+            shown += [f"stage {name}"] if name else []
+            shown += [*mixture_lines(mixture), mixture_table(mixture, result.supply_tokens)]
+        return shown
+
+    screen.show(result, tables)
 
 
 def _names(text: str) -> list[str]:
@@ -168,12 +173,25 @@ def plan(**options: Any) -> None:
 
     session = RecipeSession(options)
     result = curate.plan(session.loaded, **session.effort)
-    fields = result.json
-    mixtures = fields.get("trainer_mixture", [])
-    session.show(
-        result, lambda: [plan_table(fields), *map(trainer_table, mixtures), *reader_lines(fields)]
-    )
+
+    def tables(fields: dict[str, Any]) -> list[Any]:
+        mixtures = fields.get("trainer_mixture", [])
+        return [plan_table(fields), *map(trainer_table, mixtures), *reader_lines(fields)]
+
+    session.show(result, lambda: _by_stage(result.json, tables))
     session.list_written()
+
+
+def _by_stage(fields: dict[str, Any], tables: Callable[[dict[str, Any]], list[Any]]) -> list[Any]:
+    """Return the tables of a plan or certificate, of each stage where there are stages."""
+    if "stages" not in fields:
+        return tables(fields)
+    from curate.report.stage_tables import passes_table, stage_heading
+
+    shown: list[Any] = []
+    for name, of_stage in fields["stages"].items():
+        shown += [stage_heading(name, of_stage), *tables(of_stage)]
+    return [*shown, passes_table(fields)] if fields["domains"] else shown
 
 
 @click.command()
@@ -277,11 +295,14 @@ def _finish(screen: Screen, result: CertificateResult, with_readers: bool) -> No
     from curate.report.tables import reader_lines, reason_lines, removal_tables, result_table
     from curate.report.terminal import plain
 
-    certificate = result.json
-    lines: list[Any] = reader_lines(certificate) if with_readers else []
-    if certificate["domains"]:  # else nothing could be compared
-        table = result_table(certificate, result.bad_records, result.mixture, result.stats)
-        lines = [table, *removal_tables(certificate), *lines]
+    def tables(certificate: dict[str, Any]) -> list[Any]:
+        lines: list[Any] = reader_lines(certificate) if with_readers else []
+        if certificate["domains"]:  # else nothing could be compared
+            table = result_table(certificate, result.bad_records, result.mixture, result.stats)
+            lines = [table, *removal_tables(certificate), *lines]
+        return lines
+
+    lines = _by_stage(result.json, tables)
     if result.mixture is not None:
         lines += reason_lines(result.mixture)
     screen.show(result, lambda: lines)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from dataclasses import replace as replace_settings
 from fnmatch import fnmatchcase
 
 from msgspec.structs import replace
@@ -32,7 +33,11 @@ class DomainSettings:
     domains: tuple[DomainRecipe, ...]
     """One for each domain, with `weight` and `max_epochs` of its own."""
     mixture: MixtureRecipe
-    """The recipe's, with `weights`, `floors`, `caps` and `prior` by domain."""
+    """The recipe's, with `weights`, `floors`, `caps` and `prior` by domain; with a schedule, its
+    mean as weights by hand.
+    """
+    ends: tuple[tuple[float, float], ...] = ()
+    """shape (domains, 2), shares at the start and at the end of a schedule; empty without one."""
 
     def epochs(self, default: float) -> list[float]:
         """Return the most passes over each domain, shape (domains,).
@@ -62,7 +67,7 @@ def domain_settings(
     """
     recipe = loaded.recipe
     if not recipe.is_split:
-        return DomainSettings(tuple(recipe.domains), recipe.mixture)
+        return _with_schedule(DomainSettings(tuple(recipe.domains), recipe.mixture), loaded, {})
     supply: dict[str, float] = dict(zip(names, tokens, strict=True))
     upsampled = {
         name: supply[name] * upsampling(name, recipe.domains[source])
@@ -98,7 +103,36 @@ def domain_settings(
     }
     resolved = replace(mixture, **shares)
     check_bounds(resolved.floors, resolved.caps, names, "")
-    return DomainSettings(domains, resolved)
+    return _with_schedule(DomainSettings(domains, resolved), loaded, upsampled)
+
+
+def _with_schedule(
+    settings: DomainSettings, loaded: LoadedRecipe, supply: Mapping[str, float]
+) -> DomainSettings:
+    """Add the shares at the ends of a recipe's schedule, and their mean as the mixture.
+
+    Args:
+        settings: The settings of the domains.
+        loaded: The recipe; the ends of its schedule are no names of stages.
+        supply: Tokens by domain, to divide levels; empty without splits.
+    """
+    schedule = loaded.recipe.schedule
+    if schedule is None:
+        return settings
+    names = [domain.name for domain in settings.domains]
+    ends = []
+    for key, weights in (("from", schedule.start), ("to", schedule.end)):
+        assert not isinstance(weights, str)
+        of_domains = divided(weights, supply, f"schedule.{key}") if supply else weights
+        total = math.fsum(of_domains.values())
+        ends.append([of_domains.get(name, 0.0) / total for name in names])
+    means = {name: (start + end) / 2 for name, start, end in zip(names, *ends, strict=True)}
+    return replace_settings(
+        settings,
+        domains=tuple(replace(domain, weight=None) for domain in settings.domains),
+        mixture=MixtureRecipe(method="manual", weights=means),
+        ends=tuple(zip(*ends, strict=True)),
+    )
 
 
 def upsampling(name: str, domain: DomainRecipe) -> float:

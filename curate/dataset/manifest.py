@@ -42,6 +42,7 @@ from curate.runtime.escape import one_line
 from curate.runtime.files import hash_file
 from curate.runtime.mapping import map_file
 from curate.runtime.memory import blocks
+from curate.runtime.registry import list_first
 
 SCHEMA = 2
 OLD_SCHEMA = 1
@@ -303,6 +304,12 @@ def load_manifest(directory: Path) -> Manifest:
     except OSError as error:
         raise ShardError(f"{path}: {_reason(error)}") from error
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        stages = _stage_names(content)
+        if stages:
+            raise ShardError(
+                f"{directory}: holds a dataset in stages ({list_first(stages)}), and this is about "
+                f"one of them: name it, as in {directory / stages[0]}"
+            ) from error
         raise ShardError(
             f"{path}: not a manifest of curate ({one_line(str(error))}); run curate build to write "
             "it again"
@@ -319,6 +326,22 @@ def load_manifest(directory: Path) -> Manifest:
     if contradiction is not None:
         raise ShardError(f"{path}: {contradiction}")
     return manifest
+
+
+class _Stage(msgspec.Struct):
+    name: Line
+
+
+class _Stages(msgspec.Struct):
+    stages: list[_Stage]
+
+
+def _stage_names(content: bytes) -> list[str]:
+    """List the stages of a manifest of a dataset in stages, see `staged`; else nothing."""
+    try:
+        return [stage.name for stage in msgspec.json.decode(content, type=_Stages).stages]
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        return []
 
 
 def find_manifest(directory: Path) -> Manifest | None:

@@ -178,6 +178,22 @@ def clear(
         (directory / name).mkdir(parents=True, exist_ok=True)
 
 
+def remove_dataset(directory: Path) -> None:
+    """Remove everything that curate wrote to a directory, and it, too, if nothing is left.
+
+    Raises:
+        ShardError: Its folders hold files that curate did not make; the message names some.
+    """
+    if not _is_dataset_of_curate(directory):
+        return
+    clear(directory, ())
+    for name in {*ARTIFACTS, *BESIDE_SHARDS, *CARDS}:
+        (directory / name).unlink(missing_ok=True)
+    for path in (*(directory / name for name in OWN_DIRECTORIES), directory):
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
+
+
 @dataclass(frozen=True, slots=True)
 class OwnFiles:
     """The files in folders of a dataset that are curate's, of finished and of killed builds."""

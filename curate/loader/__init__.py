@@ -13,13 +13,14 @@ read.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from curate import recipe as recipes
+from curate.dataset.staged import find_stages, load_stage
 from curate.errors import RecipeError
 from curate.loader.batch_loader import BatchLoader, LoaderOptions
 from curate.loader.domain_windows import DomainShards, DomainStore, shard_limits, store_limits
@@ -27,11 +28,13 @@ from curate.loader.draws import DrawLimits, Weights
 from curate.loader.fields import FIELDS, check_fields, extra_tokens, needs_segments
 from curate.loader.sequence_dataset import Sequences
 from curate.loader.shard_windows import ShardSource
+from curate.loader.stages import StagedLoader, StagedSequences
 from curate.loader.store_windows import PlannedStore, StoreSource
 from curate.loader.weighted_loader import DomainDraws, WeightedLoader
 from curate.loader.window_source import WindowSource
 from curate.pipeline.check import check_mixture, check_names
-from curate.pipeline.plan import plan_dataset
+from curate.pipeline.plan import Planned, plan_dataset
+from curate.pipeline.stages import check_stage_names, plan_stages
 from curate.runtime.progress import Observer
 from curate.runtime.workers import default_workers
 
@@ -40,6 +43,8 @@ __all__ = [
     "BatchLoader",
     "LoaderOptions",
     "Sequences",
+    "StagedLoader",
+    "StagedSequences",
     "WeightedLoader",
     "load",
     "open_recipe",
@@ -54,8 +59,8 @@ def load(  # noqa: PLR0913 - one entry for all; all but two are keywords
     fields: Sequence[str] = ("tokens",),
     dtype: DTypeLike = np.int64,
     weights: Weights | None = None,
-) -> Sequences:
-    """Open a built directory, or a recipe, as sequences of equal length.
+) -> Sequences | StagedSequences:
+    """Open a built directory, or a recipe, as sequences of equal length, in stages if it has them.
 
     A recipe is planned, after tokenising whatever the store lacks; no shard is written.
 
@@ -70,7 +75,8 @@ def load(  # noqa: PLR0913 - one entry for all; all but two are keywords
             weights or None, or `planned` for the shares of the build or plan.
 
     Returns:
-        Sequences by number, with `loader` and `torch_loader` for batches.
+        Sequences by number, with `loader` and `torch_loader` for batches; in stages, those of each
+        stage, with loaders that go through all of them.
 
     Raises:
         RecipeError: An argument does not fit the source; the message lists what does.
@@ -86,11 +92,27 @@ def load(  # noqa: PLR0913 - one entry for all; all but two are keywords
                 f"{path}: a recipe has only the split 'train', not {split!r}; build the recipe and "
                 "load its directory"
             )
-        opened, limits = open_recipe(
-            recipes.load(path), sequence_length, names, by_domain=weights is not None
-        )
+        loaded = recipes.load(path)
+        if loaded.recipe.stages:
+            _refuse_weights(weights, path)
+            sources = open_stages(loaded, sequence_length, names)
+            return StagedSequences(
+                {name: Sequences(stage, names, dtype) for name, stage in sources}, str(path)
+            )
+        opened, limits = open_recipe(loaded, sequence_length, names, by_domain=weights is not None)
     elif path.is_dir():
         segments = needs_segments(names) or weights is not None
+        stages = find_stages(path)
+        if stages is not None:
+            _refuse_weights(weights, path)
+            of_stages = {}
+            for stage in stages.stages:
+                load_stage(path, stage)
+                place = path / stage.name
+                shards = ShardSource(place, split, sequence_length, extra_tokens(names), segments)
+                shards.check_mixed()
+                of_stages[stage.name] = Sequences(shards, names, dtype)
+            return StagedSequences(of_stages, str(path))
         opened = ShardSource(path, split, sequence_length, extra_tokens(names), segments)
         if weights is not None:
             opened, limits = open_domains(opened, path)
@@ -102,6 +124,15 @@ def load(  # noqa: PLR0913 - one entry for all; all but two are keywords
         )
     draws = None if weights is None or limits is None else DomainDraws(limits, weights)
     return Sequences(opened, names, dtype, draws)
+
+
+def _refuse_weights(weights: Weights | None, path: Path) -> None:
+    """Raise RecipeError if weights were given for a source in stages."""
+    if weights is not None:
+        raise RecipeError(
+            f"{path}: weights change the shares of one mixture, and this has stages; load the "
+            "directory of one of them"
+        )
 
 
 def open_domains(shards: ShardSource, directory: Path) -> tuple[DomainShards, DrawLimits]:
@@ -137,27 +168,70 @@ def open_recipe(
     Raises:
         RecipeError: No sequence length is given, or the recipe cannot be planned.
     """
+    length = _length(loaded, sequence_length, fields)
+    check_names(loaded)
+    check_mixture(loaded)
+    planned = plan_dataset(loaded, default_workers(), Observer(), write=False)
+    store = _planned_store(loaded, planned)
+    if not by_domain:
+        return StoreSource(store, length), None
+    request = planned.mixed.request
+    capped = request.options.on_shortfall != "repeat"
+    limits = store_limits(store, request.domains, capped, length)
+    limits.check_supply(store.where)
+    return DomainStore(store, limits), limits
+
+
+def open_stages(
+    loaded: recipes.LoadedRecipe, sequence_length: int | None, fields: Sequence[str]
+) -> Iterator[tuple[str, StoreSource]]:
+    """Plan a recipe with stages, and open the token store with the plan of each.
+
+    Args:
+        loaded: The recipe.
+        sequence_length: Tokens of a sequence; None takes that of each stage, less one for labels.
+        fields: Names from `FIELDS`.
+
+    Yields:
+        Name and windows of each stage.
+
+    Raises:
+        RecipeError: No sequence length is given, or the recipe cannot be planned.
+    """
+    lengths = [_length(stage, sequence_length, fields) for stage in recipes.stage_recipes(loaded)]
+    check_stage_names(loaded)
+    planned = plan_stages(loaded, default_workers(), Observer(), write=False)
+    for stage, length in zip(planned, lengths, strict=True):
+        yield stage.name, StoreSource(_planned_store(stage.loaded, stage.planned), length)
+
+
+def _length(
+    loaded: recipes.LoadedRecipe, sequence_length: int | None, fields: Sequence[str]
+) -> int:
+    """Return the tokens of a window, with one more for labels."""
     extra = extra_tokens(fields)
     length = sequence_length
     if length is None and loaded.recipe.sequence_length is not None:
         length = loaded.recipe.sequence_length - extra
-    where = str(loaded.base / loaded.recipe.name)
     if length is None or length < 1:
         raise RecipeError(
-            f"{where}: sequence_length {'is needed' if length is None else f'is {length}'}; say "
-            'how many tokens a sequence has, as in curate.load("…", 2048)'
+            f"{_where(loaded)}: sequence_length "
+            f"{'is needed' if length is None else f'is {length}'}; say how many tokens a sequence "
+            'has, as in curate.load("…", 2048)'
         )
-    check_names(loaded)
-    check_mixture(loaded)
-    planned = plan_dataset(loaded, default_workers(), Observer(), write=False)
+    return length + extra
+
+
+def _where(loaded: recipes.LoadedRecipe) -> str:
+    return str(loaded.base / loaded.recipe.name)
+
+
+def _planned_store(loaded: recipes.LoadedRecipe, planned: Planned) -> PlannedStore:
     tokenized = planned.tokenized
-    highest_id = tokenized.tokenizer.vocabulary - 1
-    seed = loaded.recipe.seed
-    store = PlannedStore(where, planned.streams, tokenized.domains, highest_id, seed)
-    if not by_domain:
-        return StoreSource(store, length + extra), None
-    request = planned.mixed.request
-    capped = request.options.on_shortfall != "repeat"
-    limits = store_limits(store, request.domains, capped, length + extra)
-    limits.check_supply(where)
-    return DomainStore(store, limits), limits
+    return PlannedStore(
+        _where(loaded),
+        planned.streams,
+        tokenized.domains,
+        highest_id=tokenized.tokenizer.vocabulary - 1,
+        seed=loaded.recipe.seed,
+    )

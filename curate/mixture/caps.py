@@ -147,7 +147,7 @@ def _repetitions(request: MixtureRequest, weights: list[float]) -> tuple[str, ..
         tokens = weight * request.budget_tokens
         if cap is not None and tokens > cap * (1 + SUM_TOLERANCE):
             warnings.append(
-                f"on_shortfall repeat: '{domain.name}' is read {tokens / domain.supply_tokens:.4g} "
+                f"on_shortfall repeat: '{domain.name}' is read {domain.epochs_of(tokens):.4g} "
                 f"times (max_epochs {domain.max_epochs:g})"
             )
     return tuple(warnings)

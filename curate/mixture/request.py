@@ -27,6 +27,18 @@ SHORTFALL_POLICIES = ("error", "repeat", "redistribute")
 
 
 @dataclass(frozen=True, slots=True)
+class EarlierStage:
+    """Tokens that an earlier stage takes of a domain."""
+
+    name: str
+    tokens: int
+    share: float
+    """The domain's share of the stage."""
+    budget_tokens: int
+    """Tokens of the stage."""
+
+
+@dataclass(frozen=True, slots=True)
 class DomainSupply:
     """Supply of one domain, and measurements of its text."""
 
@@ -43,6 +55,14 @@ class DomainSupply:
     """Standard error of each, nats; a measure that is not here has no known error."""
     embedding: tuple[float, ...] = ()
     """Mean embedding of its text, shape (dimension,); empty where none was made."""
+    used_tokens: int = 0
+    """Tokens that earlier stages take of this supply, repeats included."""
+    earlier: tuple[EarlierStage, ...] = ()
+    """The stages that take them, in order."""
+
+    def epochs_of(self, tokens: float) -> float:
+        """Return the passes over the supply in all stages, after as many tokens in this one."""
+        return (self.used_tokens + tokens) / self.supply_tokens if self.supply_tokens else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,7 +282,8 @@ class Mixture:
 def cap_tokens(domain: DomainSupply) -> int | None:
     """Return the most tokens a domain's cap allows, floor(max_epochs * supply); None: no cap.
 
-    `max_epochs` is taken as the decimal the user wrote, not as the binary float next to it.
+    What earlier stages take is not allowed again. `max_epochs` is taken as the decimal the user
+    wrote, not as the binary float next to it.
 
     Example:
         >>> cap_tokens(DomainSupply("wiki", 10, 0.3))
@@ -270,7 +291,8 @@ def cap_tokens(domain: DomainSupply) -> int | None:
     """
     if math.isinf(domain.max_epochs):
         return None
-    return int(Fraction(str(float(domain.max_epochs))) * domain.supply_tokens)
+    allowed = int(Fraction(str(float(domain.max_epochs))) * domain.supply_tokens)
+    return max(0, allowed - domain.used_tokens)
 
 
 def supply_limits(request: MixtureRequest) -> list[int]:

@@ -69,12 +69,40 @@ def explain_infeasible(request: MixtureRequest, weights: Sequence[float]) -> str
         nearest = project_capped(weights, bounds.high, bounds.low)
         limits = limit_tokens(request)
         ways.append(f"{paste_mixture(names, nearest, limits, budget)} (the nearest that fits)")
+    ways += _earlier_ways(
+        [(request.domains[i], quotas[i] - supply_limits(request)[i]) for i in short]
+    )
     ways.append(" and ".join(f"max_epochs: {text} for '{name}'" for name, text in epochs.items()))
     ways.append(f"on_shortfall: {policies}")
+    stages = f", {_earlier_epochs(binding)}" if binding.used_tokens else ""
     return (
         f"plan: {format_tokens(budget)} tokens at these weights need {epochs[binding.name]} epochs "
-        f"of '{binding.name}' (max_epochs {binding.max_epochs:g}). Either set {', or '.join(ways)}"
+        f"of '{binding.name}'{stages} (max_epochs {binding.max_epochs:g}). Either set "
+        f"{', or '.join(ways)}"
     )
+
+
+def _earlier_epochs(domain: DomainSupply) -> str:
+    """Say how many of a domain's epochs earlier stages take."""
+    listed = list_first([f"'{stage.name}'" for stage in domain.earlier], DOMAINS_NAMED)
+    return f"{domain.epochs_of(0):.4g} of them in {listed}"
+
+
+def _earlier_ways(missing: Sequence[tuple[DomainSupply, int]]) -> list[str]:
+    """List the budgets of single earlier stages that would leave enough of every domain.
+
+    Args:
+        missing: Each domain that is short, and the tokens that it lacks.
+    """
+    ways = []
+    for position, stage in enumerate(missing[0][0].earlier if missing else ()):
+        of_domains = [(domain.earlier[position], tokens) for domain, tokens in missing]
+        if all(use.share > 0 for use, _ in of_domains):
+            # One token more, since a smaller budget is rounded by largest remainder, too.
+            less = max(math.ceil((tokens + 1) / Fraction(use.share)) for use, tokens in of_domains)
+            if less < stage.budget_tokens:
+                ways.append(f"stages[{stage.name}].budget_tokens: {stage.budget_tokens - less:_}")
+    return ways
 
 
 def explain_supply(request: MixtureRequest, support: Sequence[int]) -> str:
@@ -89,6 +117,7 @@ def explain_supply(request: MixtureRequest, support: Sequence[int]) -> str:
     held = sum(limits[i] for i in support)
     terms = [
         f"'{domain.name}' {format_tokens(domain.supply_tokens)} x {domain.max_epochs:g}"
+        + (f" less {format_tokens(domain.used_tokens)}" if domain.used_tokens else "")
         for domain in domains
     ]
     ways = [f"budget_tokens: {held:_} (the most they hold)"] if held else []
@@ -96,9 +125,10 @@ def explain_supply(request: MixtureRequest, support: Sequence[int]) -> str:
     if hundredths <= 100 * MOST_EPOCHS:
         ways.append(f"max_epochs: {_decimal(hundredths)} for those with less")
     ways.append("on_shortfall: repeat")
+    stages = " and beside earlier stages" if any(domain.used_tokens for domain in domains) else ""
     return (
         f"plan: {format_tokens(request.budget_tokens)} tokens are requested, but within "
-        f"max_epochs there are {held:_} ({list_first(terms, DOMAINS_NAMED)}). "
+        f"max_epochs{stages} there are {held:_} ({list_first(terms, DOMAINS_NAMED)}). "
         f"Either set {', or '.join(ways)}"
     )
 
@@ -248,8 +278,11 @@ def _rounded_down(limit: int, budget: int) -> str:
 
 
 def _hundredths(tokens: int, domain: DomainSupply) -> int:
-    """Return the least epochs that give this many tokens, in hundredths, rounded up."""
-    return -(-100 * tokens // domain.supply_tokens)
+    """Return the least epochs that give this many tokens, in hundredths, rounded up.
+
+    Passes of earlier stages count, too.
+    """
+    return -(-100 * (domain.used_tokens + tokens) // domain.supply_tokens)
 
 
 def _sufficient_hundredths(request: MixtureRequest, support: Sequence[int]) -> int:
@@ -260,9 +293,13 @@ def _sufficient_hundredths(request: MixtureRequest, support: Sequence[int]) -> i
     domains = [request.domains[i] for i in support]
     caps = [cap_tokens(domain) or 0 for domain in domains]
     supply = [domain.supply_tokens for domain in domains]
-    low, high = 0, 100 * math.ceil(Fraction(request.budget_tokens + len(domains), sum(supply)))
+    used = [domain.used_tokens for domain in domains]
+    most = request.budget_tokens + len(domains) + sum(used)
+    low, high = 0, 100 * math.ceil(Fraction(most, sum(supply)))
     while high - low > 1:
         middle = (low + high) // 2
-        held = sum(max(cap, middle * s // 100) for cap, s in zip(caps, supply, strict=True))
+        held = sum(
+            max(cap, middle * s // 100 - u) for cap, s, u in zip(caps, supply, used, strict=True)
+        )
         low, high = (low, middle) if held >= request.budget_tokens else (middle, high)
     return high

@@ -245,6 +245,10 @@ def mix(  # noqa: PLR0913 - keywords, of which a call names two or three
 
     table.refuse(directory)
     with _started(recipe, workers, progress, settings, method) as started:
+        if started[0].recipe.stages:
+            from curate.pipeline.stages import mix_staged_recipe
+
+            return mix_staged_recipe(*started)
         return mix_recipe(*started)
 
 
@@ -380,6 +384,10 @@ def plan(
     from curate.pipeline.plan import plan_recipe
 
     with _started(recipe, workers, progress) as started:
+        if started[0].recipe.stages:
+            from curate.pipeline.stages import plan_staged_recipe
+
+            return plan_staged_recipe(*started)
         return PlanResult(plan_recipe(*started))
 
 
@@ -412,6 +420,10 @@ def build(
     from curate.pipeline.build import build as build_dataset
 
     with _started(recipe, workers, progress) as started:
+        if started[0].recipe.stages:
+            from curate.pipeline.build_stages import build_staged_recipe
+
+            return build_staged_recipe(*started, overwrite=overwrite)
         built = build_dataset(*started, overwrite=overwrite)
     bad_records = {stats.name: stats.bad_records for stats in built.tokenized.stats}
     path = built.directory / "certificate.json"
@@ -450,9 +462,9 @@ def verify(
     Example:
         `curate.verify("out/my-mix").problems`
     """
-    from curate.pipeline.read_back import read_back
+    from curate.pipeline.read_back_stages import read_back_any
 
-    return read_back(Path(directory), _path(report), _workers(workers), _observer(progress))
+    return read_back_any(Path(directory), _path(report), _workers(workers), _observer(progress))
 
 
 def push(  # noqa: PLR0913 - keywords, of which a call names one or two

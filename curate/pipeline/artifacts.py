@@ -109,5 +109,10 @@ def origin(loaded: LoadedRecipe, tokenized: TokenizedDomains) -> dict[str, Any]:
             "tokenizer": tokenized.tokenizer.fingerprint,
             **({} if evidence is None else {"evidence": evidence}),
             **({} if weights is None else {"weights": weights}),
+            **(
+                {}
+                if tokenized.stage is None
+                else {"earlier_stages": hash_json(tokenized.stage.to_json())}
+            ),
         },
     }

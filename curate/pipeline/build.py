@@ -6,6 +6,7 @@ of the recipe it was made from. An infeasible plan ends the build before any sha
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,10 +17,11 @@ import msgspec
 from curate.curation.excluded import list_path
 from curate.dataset import manifest as dataset
 from curate.dataset.certificate import write_certificate
-from curate.dataset.ownership import holds_dataset, refuse_foreign
+from curate.dataset.ownership import holds_dataset, refuse_foreign, remove_dataset
+from curate.dataset.staged import BESIDE_STAGES, find_stages
 from curate.dataset.verify import verify
 from curate.pipeline.check import check_mixture, check_names
-from curate.pipeline.plan import plan_dataset
+from curate.pipeline.plan import Planned, plan_dataset
 from curate.pipeline.read_back import check_excluded
 from curate.pipeline.resume import is_fresh, refuse_other_dataset
 from curate.pipeline.tokenize import TokenizedDomains
@@ -73,9 +75,52 @@ def build(
 
 def _build(loaded: LoadedRecipe, workers: int, observer: Observer) -> BuiltDataset:
     refuse_foreign(loaded.output_dir)
+    remove_stages(loaded.output_dir)
     # Artifacts beside a manifest are those of its build until the manifest is removed.
     is_kept = holds_dataset(loaded.output_dir)
     planned = plan_dataset(loaded, workers, observer, write=not is_kept)
+    return build_planned(loaded, planned, workers, observer, artifacts_written=not is_kept)
+
+
+def remove_stages(directory: Path, keep: Sequence[str] = ()) -> None:
+    """Remove stages of the dataset in a directory, and the files that are about all of them.
+
+    Args:
+        directory: Directory of the dataset; one without stages stays as it is.
+        keep: Names of stages that stay.
+    """
+    stages = find_stages(directory)
+    if stages is None:
+        return
+    for name in ("manifest.json", "certificate.json", *BESIDE_STAGES):
+        (directory / name).unlink(missing_ok=True)
+    for stage in stages.stages:
+        if stage.name not in keep:
+            remove_dataset(directory / stage.name)
+
+
+def build_planned(
+    loaded: LoadedRecipe,
+    planned: Planned,
+    workers: int,
+    observer: Observer,
+    *,
+    artifacts_written: bool,
+) -> BuiltDataset:
+    """Write a planned dataset unless it is there already, read it back and certify it.
+
+    Args:
+        loaded: The recipe; its output directory is locked.
+        planned: Its plan.
+        workers: Number of processes.
+        observer: Receives progress and warnings.
+        artifacts_written: Whether `stats.json`, `mixture.json` and `plan.json` are those of the
+            plan; otherwise they belong to the dataset that is there.
+
+    Raises:
+        CurateError: Any user-fixable error.
+    """
+    is_kept = not artifacts_written
     tokenized = planned.tokenized
     earlier = dataset.find_manifest(loaded.output_dir)
     reused = earlier is not None and is_fresh(loaded.output_dir, earlier, planned.build_hash)
@@ -85,7 +130,7 @@ def _build(loaded: LoadedRecipe, workers: int, observer: Observer) -> BuiltDatas
         if is_kept and earlier is None:
             path = dataset.DatasetLayout(loaded.output_dir).manifest
             observer.notice(f"{path} is damaged: writing the dataset again")
-        write_dataset(loaded, planned, workers, observer, artifacts_written=not is_kept)
+        write_dataset(loaded, planned, workers, observer, artifacts_written=artifacts_written)
     observer.begin("verify", [loaded.recipe.name])
     check = partial(verify, loaded.output_dir, tokenized.domains, workers, with_cards=False)
     certificate = check(observer.tick)

@@ -24,6 +24,7 @@ from curate.pipeline.proxies import make_evidence
 from curate.pipeline.read_evidence import read_evidence, search_options
 from curate.pipeline.results import FrontResult, MethodsResult, MixtureResult
 from curate.pipeline.resume import notice_other_documents, writable_artifacts
+from curate.pipeline.stage_supply import StageDomain
 from curate.pipeline.tokenize import TokenizedDomains, tokenize_domains
 from curate.recipe import LoadedRecipe
 from curate.runtime.progress import Observer, write_artifact
@@ -219,17 +220,22 @@ def mixture_request(
     """
     recipe, settings = loaded.recipe, tokenized.settings
     mixture = settings.mixture
+    stage = tokenized.stage
+    limits = [StageDomain(stats.tokens_train, 0) for stats in tokenized.stats]
     domains = tuple(
         DomainSupply(
             name=name,
-            supply_tokens=stats.tokens_train,
+            supply_tokens=limit.supply_tokens,
             max_epochs=max_epochs,
             weight=weight,
+            used_tokens=limit.used_tokens,
+            earlier=limit.earlier,
             **_entropies(stats, evidence, mixture.estimator == "corrected"),
             embedding=evidence.embedding,
         )
-        for (name, weight), max_epochs, stats, evidence in zip(
+        for (name, weight), limit, max_epochs, stats, evidence in zip(
             by_hand(loaded, settings),
+            limits if stage is None else stage.domains,
             settings.epochs(recipe.max_epochs),
             tokenized.stats,
             measured or [TextEvidence()] * len(tokenized.stats),
@@ -246,7 +252,7 @@ def mixture_request(
     )
     supply = {domain.name: float(domain.supply_tokens) for domain in domains}
     evidence = read_evidence(loaded, supply)
-    return MixtureRequest(domains, recipe.budget_tokens, recipe.mixture.method, options, evidence)
+    return MixtureRequest(domains, recipe.budget_tokens, mixture.method, options, evidence)
 
 
 def _entropies(

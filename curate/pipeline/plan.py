@@ -16,16 +16,17 @@ from curate.pipeline.check import check_mixture, check_names
 from curate.pipeline.mix import MixedDomains, mix_domains, write_mixture
 from curate.pipeline.resume import notice_other_documents, writable_artifacts
 from curate.pipeline.tokenize import TokenizedDomains, tokenize_domains
-from curate.plan import DocumentStream, stream
+from curate.plan import DocumentStream
 from curate.plan.budget import Plan, make_plan
+from curate.plan.schedules import Curve, Shape
 from curate.plan.shards import ShardInputs, ShardPlan, format_settings, plan_shards
 from curate.plan.streams import documents_used
+from curate.plan.uses import least_used
 from curate.recipe import LoadedRecipe
 from curate.runtime.files import hash_json
 from curate.runtime.memory import blocks, take
 from curate.runtime.progress import Observer, write_artifact
 from curate.stats.domain_stats import Amounts
-from curate.tokens.domain import complement
 
 
 @dataclass(frozen=True)
@@ -122,12 +123,13 @@ def plan_tokenized(
     plan = make_plan(mixed.mixture, mixed.request)
     observer.begin("plan", [loaded.recipe.name])
     streams: list[DocumentStream] = []
-    for domain, held_out, of_domain in zip(
-        tokenized.domains, tokenized.validation, plan.domains, strict=True
-    ):
+    curves = curves_of(loaded, tokenized)
+    for number, (domain, of_domain) in enumerate(zip(tokenized.domains, plan.domains, strict=True)):
         observer.tick()
-        used = complement(held_out)
-        streams.append(stream(domain, used, of_domain.tokens, loaded.recipe.seed))
+        draws = () if tokenized.stage is None else tokenized.stage.domains[number].draws
+        drawable = tokenized.drawable(number)
+        ordered = least_used(domain, drawable, of_domain.tokens, loaded.recipe.seed, draws)
+        streams.append(replace(ordered, curve=curves[number]) if curves else ordered)
     observer.tick()
     inputs = ShardInputs(output_format, settings, tuple(streams), tokenized.domains, plan)
     shaped = plan_shards(loaded, inputs)
@@ -149,6 +151,15 @@ def plan_tokenized(
     for warning in warnings:
         observer.notice(warning)
     return planned
+
+
+def curves_of(loaded: LoadedRecipe, tokenized: TokenizedDomains) -> list[Curve]:
+    """Return the share of each domain over the dataset; empty where it is the same everywhere."""
+    schedule = loaded.recipe.schedule
+    if schedule is None:
+        return []
+    shape = Shape(schedule.shape, schedule.steps)
+    return [Curve(shape, start, end) for start, end in tokenized.settings.ends]
 
 
 def write_artifacts(loaded: LoadedRecipe, planned: Planned, observer: Observer) -> None:

@@ -69,6 +69,28 @@ def read_back(
         certificate["problems"].append(f"{damage}; this verdict takes its place")
         certificate["ok"] = False
     bad_records = None if domains is None else {d.name: d.bad_records for d in domains}
+    return written(directory, report, certificate, bad_records, observer)
+
+
+def written(
+    directory: Path,
+    report: Path | None,
+    certificate: dict[str, Any],
+    bad_records: dict[str, int] | None,
+    observer: Observer,
+) -> CertificateResult:
+    """Write a certificate, and return it as a result.
+
+    Args:
+        directory: Directory of the dataset.
+        report: Where to write the certificate; None: to the dataset, if that is possible.
+        certificate: Its fields.
+        bad_records: Bad records by domain; None where unknown.
+        observer: Receives a notice if nothing can be written.
+
+    Raises:
+        InputError: `report` cannot be written.
+    """
     path = report or directory / CERTIFICATE
     try:
         write_certificate(path, certificate)

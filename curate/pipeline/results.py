@@ -87,6 +87,21 @@ class MixtureResult(Result):
 
 
 @dataclass(frozen=True, repr=False)
+class StagedMixtureResult(MixtureResult):
+    """Shares of tokens that methods recommend for each stage; `weights` are those of all stages."""
+
+    title: ClassVar[str] = "mixtures by stage; weights are shares of tokens"
+
+    def rows(self) -> list[Row]:
+        """Return one row for each stage and domain."""
+        return [
+            {"stage": name, **row}
+            for name, fields in self.json["stages"].items()
+            for row in MixtureResult(fields, self.supply_tokens).rows()
+        ]
+
+
+@dataclass(frozen=True, repr=False)
 class MethodsResult(Result):
     """Mixtures of several methods for the same domains, budget and evidence."""
 
@@ -291,6 +306,13 @@ class ValidationResult(Result):
 
 
 def _domain_rows(fields: dict[str, Any]) -> list[Row]:
+    """Return one row for each domain, of each stage where there are stages."""
+    if "stages" in fields:
+        return [
+            {"stage": stage, **row}
+            for stage, of_stage in fields["stages"].items()
+            for row in _domain_rows(of_stage)
+        ]
     return [{"domain": name, **_scalars(row)} for name, row in fields["domains"].items()]
 
 

@@ -19,11 +19,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from curate.dataset.manifest import Manifest, file_damage, find_manifest
+from curate.dataset.staged import find_stages
 from curate.errors import ShardError
 from curate.pipeline.shrinkage import last_build
 from curate.recipe import LoadedRecipe
 from curate.runtime.locks import directory_lock
 from curate.runtime.progress import Observer
+from curate.runtime.registry import list_first
 
 
 def is_fresh(directory: Path, manifest: Manifest, build_hash: str) -> bool:
@@ -55,6 +57,13 @@ def refuse_other_dataset(loaded: LoadedRecipe, overwrite: bool) -> None:
         ShardError: There is such a dataset, and the user has not agreed.
     """
     manifest = find_manifest(loaded.output_dir)
+    stages = None if manifest is not None else find_stages(loaded.output_dir)
+    if stages is not None and not overwrite:
+        names = list_first([stage.name for stage in stages.stages])
+        raise ShardError(
+            f"{loaded.output_dir}: holds a dataset in stages ({names}); give another directory "
+            "with --out DIR, or replace the dataset with --overwrite"
+        )
     if manifest is None or overwrite or manifest.recipe_hash == loaded.hash:
         return
     raise ShardError(

@@ -38,10 +38,12 @@ from curate.pipeline.shrinkage import (
     last_build,
     shrinkage_notices,
 )
+from curate.pipeline.stage_supply import StageSupply
 from curate.recipe import DomainRecipe, LoadedRecipe
 from curate.recipe.structs import RECORD_BYTES
 from curate.runtime.artifact_names import ARTIFACTS
 from curate.runtime.files import atomic_path, begin_directory, hash_json, sweep
+from curate.runtime.memory import blocks
 from curate.runtime.progress import Observer
 from curate.runtime.workers import map_tasks
 from curate.sources import InputPath, check_reader, expand, identify, segments
@@ -59,7 +61,7 @@ from curate.stats.losses import DomainLosses, Shrinkage, domain_losses, part_los
 from curate.tokens import tokenizer as tokenizers
 from curate.tokens import train_tokenizer
 from curate.tokens.backends import first_choice
-from curate.tokens.domain import DomainFile, DomainTokens
+from curate.tokens.domain import DomainFile, DomainTokens, complement
 from curate.tokens.domain_counts import CountRequest, domain_counts
 from curate.tokens.fill import FillRequest, FillResult, fill
 from curate.tokens.store import TokenStore
@@ -96,6 +98,17 @@ class TokenizedDomains:
     """The recipe's settings of the domains; where it splits one, of its sub-domains."""
     curation: Curation | None
     """Everything removed, and why; None where the recipe removes nothing and splits no domain."""
+    stage: StageSupply | None = None
+    """What a stage may draw; None outside of stages, where that is all but what is held out."""
+
+    def drawable(self, number: int) -> NDArray[np.bool_]:
+        """Return which documents of a domain may be drawn for training, shape (documents,)."""
+        drawable = complement(self.validation[number])
+        pool = None if self.stage is None else self.stage.domains[number].pool
+        if pool is not None:
+            for rows in blocks(len(drawable)):
+                drawable[rows] &= pool.mask[rows]
+        return drawable
 
 
 def tokenize_domains(loaded: LoadedRecipe, workers: int, observer: Observer) -> TokenizedDomains:

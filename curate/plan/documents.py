@@ -198,8 +198,8 @@ class _Order:
     def turns_between(self, low: float, high: float) -> Iterator[_Turn]:
         """Yield the passes with places in [low, high), and perhaps one more at either end."""
         per_turn = self._stream.supply_tokens / max(1, self._stream.tokens)
-        first = int(low / per_turn) - 1 if per_turn else 0
-        last = int(high / per_turn) + 1 if per_turn else 0
+        first = int(self._stream.part_of(low) / per_turn) - 1 if per_turn else 0
+        last = int(self._stream.part_of(high) / per_turn) + 1 if per_turn else 0
         for number in range(max(0, first), min(self.turns, last + 1)):
             yield self.turn(number)
 
@@ -229,7 +229,7 @@ class _Order:
             # A document sits at a keyed place within its stretch of the domain's tokens, so domains
             # merged by place stay mixed in every window.
             jitter = uniform(np.arange(first + rows.start, first + rows.stop), jitter_key)
-            places[rows] = (stops - lengths + jitter * lengths) / stream.tokens
+            places[rows] = stream.spread((stops - lengths + jitter * lengths) / stream.tokens)
         return _Turn(ranked["document"], ranked["tokens"], places)
 
     def _pass_lengths(self, first: int, rows: slice) -> NDArray[np.int64]:

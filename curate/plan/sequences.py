@@ -72,15 +72,20 @@ class SequenceSampler:
         """Count the sequences in all stretches before one of `shards`, without making them."""
         low = number / shards
         counts = self.sequences()
-        names = [stream.name for stream in self._streams]
+        joined_tails = DocumentStream("", np.zeros(0, np.int64), np.zeros(0, np.int64), 0)
         before = 0
-        for count, purpose, name in zip(
-            counts, [PLACE_KEY] * len(names) + [TAIL_KEY], [*names, ""], strict=True
+        for count, purpose, stream in zip(
+            counts,
+            [PLACE_KEY] * len(self._streams) + [TAIL_KEY],
+            [*self._streams, joined_tails],
+            strict=True,
         ):
-            first = min(count, max(0, int(low * count) - 1))
-            slots = np.arange(first, min(count, int(low * count) + 2))
-            key = mix_key(self._order_seed, purpose, name)
-            before += first + int(((slots + uniform(slots, key)) / max(1, count) < low).sum())
+            part = stream.part_of(low)
+            first = min(count, max(0, int(part * count) - 1))
+            slots = np.arange(first, min(count, int(part * count) + 2))
+            key = mix_key(self._order_seed, purpose, stream.name)
+            places = stream.spread((slots + uniform(slots, key)) / max(1, count))
+            before += first + int((places < low).sum())
         return before
 
     def shard(self, number: int, shards: int) -> Samples:
@@ -118,10 +123,10 @@ class SequenceSampler:
         """Return places and numbers of a domain's whole sequences with places in [low, high)."""
         chunks = stream.tokens // self._length
         # One slot more at either end, since products round; those outside are dropped below.
-        first = max(0, int(low * chunks) - 1)
-        slots = np.arange(first, min(chunks, int(high * chunks) + 2))
+        first = max(0, int(stream.part_of(low) * chunks) - 1)
+        slots = np.arange(first, min(chunks, int(stream.part_of(high) * chunks) + 2))
         key = mix_key(self._order_seed, PLACE_KEY, stream.name)
-        places = (slots + uniform(slots, key)) / max(1, chunks)
+        places = stream.spread((slots + uniform(slots, key)) / max(1, chunks))
         inside = (places >= low) & ((places < high) | (high >= 1.0))
         slots, places = slots[inside], places[inside]
         tokens = stream.supply_tokens, self._length

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from curate.plan.schedules import Curve
 from curate.runtime.compiled import kernel
 from curate.runtime.external_sort import sort_rows
 from curate.runtime.memory import Columns, block_rows, blocks, take
@@ -41,11 +42,21 @@ class DocumentStream:
     """shape (documents,), tokens up to and including each."""
     tokens: int
     """Tokens to take: the domain's part of the budget."""
+    curve: Curve | None = None
+    """The domain's share over the dataset; None where it is the same everywhere."""
 
     @property
     def supply_tokens(self) -> int:
         """Count the tokens of one pass."""
         return int(self.stops[-1]) if len(self.stops) else 0
+
+    def part_of(self, place: float) -> float:
+        """Return the part of the domain's samples that lies before a place of the dataset."""
+        return place if self.curve is None else float(self.curve.part_of(np.array([place]))[0])
+
+    def spread(self, parts: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the places in the dataset of samples that lie at parts of the domain."""
+        return parts if self.curve is None else self.curve.places(parts)
 
 
 @dataclass(frozen=True)

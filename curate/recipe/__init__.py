@@ -20,6 +20,7 @@ from curate.errors import RecipeError
 from curate.recipe.checks import check_fields, check_objective, check_recipe, readable
 from curate.recipe.limits import MOST_BYTES, TOO_DEEP, bounded
 from curate.recipe.reference import descriptions, schema
+from curate.recipe.stages import check_stages, complete_budget, stage_recipes
 from curate.recipe.structs import (
     AbsentDomains,
     CountingRecipe,
@@ -69,6 +70,7 @@ __all__ = [
     "parse_mixture_settings",
     "schema",
     "source_of",
+    "stage_recipes",
 ]
 
 StructType = TypeVar("StructType", bound=msgspec.Struct)
@@ -192,8 +194,10 @@ def parse(
         apply_override(value, override, notices)
         translate(value, notices, source)
     bounded(value, source)  # again, for overrides can nest as deep as they have dots
+    complete_budget(value)
     recipe = _convert(value, Recipe, source)
     check_recipe(recipe, source)
+    check_stages(recipe, source)
     if recipe.base is not None:
         base = Path(os.path.abspath(base / Path(recipe.base).expanduser()))
     return LoadedRecipe(recipe, base, notices, tuple(map(overridden_key, overrides)))

@@ -126,8 +126,9 @@ def _check_word(item: Any, types: Sequence[Any], place: str) -> None:
 
 @cache
 def _types(struct: type[Struct]) -> dict[str, Any]:
-    """Return the type of each field; evaluating annotations takes longer than all checks."""
-    return get_type_hints(struct)
+    """Return the type of each key; evaluating annotations takes longer than all checks."""
+    hints = get_type_hints(struct)
+    return {field.encode_name: hints[field.name] for field in msgspec.structs.fields(struct)}
 
 
 def _structs_of(annotation: Any) -> list[type[Struct]]:
@@ -392,7 +393,7 @@ def check_bounds(
     """
     for key, shares in (("floors", floors), ("caps", caps)):
         for name, share in shares.items():
-            _check_domain(f"mixture.{key}", name, names, where)
+            check_domain(f"mixture.{key}", name, names, where)
             if not 0 <= share <= 1:
                 raise RecipeError(f"{where}mixture.{key}[{name}]: {share:g} is not from 0 to 1")
     for name, floor in floors.items():
@@ -415,7 +416,18 @@ def check_bounds(
         )
 
 
-def _check_domain(key: str, name: str, names: Sequence[str], where: str) -> None:
+def check_domain(key: str, name: str, names: Sequence[str], where: str) -> None:
+    """Refuse a name that is no domain's.
+
+    Args:
+        key: The key that names it.
+        name: The name.
+        names: The domains.
+        where: Start of a message.
+
+    Raises:
+        RecipeError: There is no such domain; names the nearest.
+    """
     if name not in names:
         hint = nearest_hint(name, names, NEAR)
         raise RecipeError(
@@ -433,7 +445,7 @@ def _check_weights(recipe: Recipe, source: str) -> None:
         for name in shares if isinstance(shares, dict) else ():
             if any(fnmatchcase(domain, source_of(name)) for domain in split):
                 continue  # a level; whether it has sub-domains is known once they are
-            _check_domain(f"mixture.{key}", name, names, f"{source}: ")
+            check_domain(f"mixture.{key}", name, names, f"{source}: ")
     if isinstance(prior, str) and prior not in PRIORS:
         hint = nearest_hint(prior, PRIORS, NEAR)
         raise RecipeError(

@@ -45,6 +45,7 @@ def effective_text(loaded: LoadedRecipe, leave_out: Sequence[str] = ()) -> str:
         loaded: The recipe, with overrides applied.
         leave_out: Keys of the top level that someone else will write.
     """
+    loaded = loaded.stage_of or loaded
     value = without_defaults(replace(loaded.recipe, base=str(loaded.base.resolve())))
     value = {key: item for key, item in value.items() if key not in leave_out}
     body = yaml.dump(

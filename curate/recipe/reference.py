@@ -25,14 +25,22 @@ def descriptions() -> dict[str, dict[str, str]]:
     for struct in ast.parse(inspect.getsource(structs)).body:
         if isinstance(struct, ast.ClassDef):
             fields = described[struct.name] = {}
+            renamed = _renamed(getattr(structs, struct.name))
             for field, text in zip(struct.body, struct.body[1:], strict=False):
                 match field, text:
                     case (
                         ast.AnnAssign(target=ast.Name(id=name)),
                         ast.Expr(value=ast.Constant(value=str(description))),
                     ):
-                        fields[name] = " ".join(description.split())
+                        fields[renamed.get(name, name)] = " ".join(description.split())
     return described
+
+
+def _renamed(struct: type) -> dict[str, str]:
+    """Return the key of each field, whose name differs where the key is a word of Python."""
+    if not issubclass(struct, msgspec.Struct):
+        return {}
+    return {field.name: field.encode_name for field in msgspec.structs.fields(struct)}
 
 
 def schema() -> dict[str, Any]:

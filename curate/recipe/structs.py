@@ -554,6 +554,52 @@ class LimitsRecipe(Frozen, frozen=True):
     """
 
 
+class ScheduleRecipe(Frozen, frozen=True, rename={"start": "from", "end": "to"}):
+    """A mixture that changes from one to another while training goes on."""
+
+    start: dict[str, Share] | str
+    """The mixture at the start: relative weights by domain, at least 0, or the name of an earlier
+    stage, whose planned shares it then is.
+    """
+    end: dict[str, Share] | str
+    """The mixture at the end, as in `from`."""
+    shape: Literal["linear", "cosine", "step"] = "linear"
+    """The curve between them over the tokens: `linear`; `cosine`, which is flat at both ends; or
+    `step`, which holds each of `steps` mixtures for an equal part of the tokens.
+    """
+    steps: Annotated[int, Meta(ge=2, le=1000)] | None = None
+    """Number of equal parts of the tokens, from 2 to 1,000, in each of which the mixture is
+    constant. Omitted: 2 for `step`; `linear` and `cosine` then change with every sample.
+    """
+
+
+class StageRecipe(Frozen, frozen=True):
+    """A part of training with a mixture of its own. What it leaves out is the recipe's."""
+
+    name: Name
+    """The stage's name, and that of its folder in the output directory."""
+    budget_tokens: Positive
+    """Exact number of tokens in the stage, end-of-text tokens included."""
+    mixture: MixtureRecipe | None = None
+    """How each domain's share of the stage's tokens is chosen. It replaces the recipe's as a
+    whole; not beside `schedule`.
+    """
+    schedule: ScheduleRecipe | None = None
+    """A mixture that changes within the stage, in place of `mixture`."""
+    sequence_length: Positive | None = None
+    """Tokens in each row of the stage. Omitted: the recipe's."""
+    window: Literal["L", "L+1"] | None = None
+    """Tokens stored for each row of the stage. Omitted: the recipe's."""
+    packing: Literal["concat", "best-fit", "whole"] | None = None
+    """How documents fill the rows of the stage. Omitted: the recipe's."""
+    where: str | None = None
+    """The documents that the stage may draw, of every domain: an SQL expression as in
+    `domains[].where`, such as `tokens >= 8192`. Held-out documents stay the same.
+    """
+    options: dict[str, Any] = {}
+    """Settings of the format for the stage, over those of `output.options`."""
+
+
 class Recipe(Frozen, frozen=True):
     """A dataset to build. Relative paths start from the recipe's directory."""
 
@@ -569,6 +615,13 @@ class Recipe(Frozen, frozen=True):
     """Exact number of tokens in the training set, end-of-text tokens included."""
     mixture: MixtureRecipe = MixtureRecipe()
     """How each domain's share of the tokens is chosen."""
+    schedule: ScheduleRecipe | None = None
+    """A mixture that changes from the first token to the last, in place of `mixture`."""
+    stages: list[StageRecipe] = []
+    """Parts of training that follow each other, such as pretraining and annealing, each in a folder
+    of the output directory. `max_epochs` then holds over all of them together, and `budget_tokens`
+    is their sum, which may be left out.
+    """
     sequence_length: Positive | None = None
     """Tokens in each row. Formats that cut the stream into rows need it; omit it for those that
     keep documents.
@@ -677,7 +730,7 @@ def without_defaults(value: Any) -> Any:
         item = getattr(value, field.name)
         is_made = field.default_factory is not msgspec.NODEFAULT
         if item != (field.default_factory() if is_made else field.default):
-            items[field.name] = without_defaults(item)
+            items[field.encode_name] = without_defaults(item)
     return items
 
 
@@ -696,6 +749,15 @@ class LoadedRecipe(Struct, frozen=True):
     notices: list[str]
     overridden: tuple[str, ...] = ()
     """Dotted keys that overrides set, such as `mixture.method`."""
+    stage_of: LoadedRecipe | None = None
+    """The recipe with stages whose last stage this is; None for a recipe of its own."""
+    where: str | None = None
+    """The stage's `where`: the documents that it may draw."""
+
+    @property
+    def stage(self) -> str | None:
+        """Name of the stage that this recipe is of; None for a recipe of its own."""
+        return None if self.stage_of is None else self.stage_of.recipe.stages[-1].name
 
     def overrides(self, key: str) -> bool:
         """Whether an override set this dotted key, a section that holds it, or a part of it."""
@@ -730,6 +792,8 @@ class LoadedRecipe(Struct, frozen=True):
         if mixture.evidence is not None:  # the proxies' losses are hashed, as evidence
             mixture = replace(mixture, evidence=replace(mixture.evidence, proxy=None))
         value = without_defaults(replace(recipe, mixture=mixture))
+        if self.where is not None:
+            value["where"] = self.where
         return hash_json(msgspec.to_builtins(value, str_keys=True))
 
     @property

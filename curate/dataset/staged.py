@@ -1,0 +1,117 @@
+"""The manifest of a dataset in stages: a directory with a dataset in a folder for each stage.
+
+```
+<dir>/manifest.json     written last; lists the stages, each with the hash of its manifest
+<dir>/<stage>/          a dataset of its own, see `manifest`
+<dir>/certificate.json  all stages together: tokens and passes by stage and domain
+<dir>/plan.json         the same as planned
+<dir>/recipe.yaml       the recipe with all stages
+```
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from curate.dataset.hashed_json import is_whole, write_hashed
+from curate.dataset.manifest import (
+    RECIPE,
+    SCHEMA,
+    Count,
+    DatasetLayout,
+    Digest,
+    FileRecord,
+    Line,
+    Manifest,
+    Positive,
+    load_manifest,
+    record_file,
+)
+from curate.dataset.regular_files import read_regular
+from curate.errors import ShardError
+from curate.runtime.escape import one_line
+
+StageName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,99}$(?!\n)")]
+
+BESIDE_STAGES = ("plan.json", RECIPE)
+"""Files beside the folders of stages that the manifest lists."""
+
+
+class StageRecord(msgspec.Struct, frozen=True):
+    """A stage of a dataset."""
+
+    name: StageName
+    """Its name, and that of its folder."""
+    build_hash: Line
+    """That of its manifest."""
+    budget_tokens: Positive
+    sequence_length: Positive | None
+    first_token: Count
+    """Training tokens of the stages before it."""
+    manifest: Digest
+    """xxh3-128 of the stage's `manifest.json`."""
+
+
+class StagedManifest(msgspec.Struct, frozen=True):
+    """`manifest.json` of a dataset in stages."""
+
+    schema: int
+    curate_version: Line
+    name: Line
+    recipe_hash: Line
+    format: Line
+    budget_tokens: Positive
+    domains: list[Line]
+    stages: Annotated[list[StageRecord], Meta(min_length=1, max_length=1000)]
+    """In the order of training."""
+    files: list[FileRecord] = []
+    """Files beside the folders of the stages, but for the certificate and the manifest itself."""
+
+    def directories(self, directory: Path) -> list[Path]:
+        """Return the directories of the stages in a dataset's directory, in order."""
+        return [directory / stage.name for stage in self.stages]
+
+
+def find_stages(directory: Path) -> StagedManifest | None:
+    """Read the manifest of a dataset in stages; None where there is none.
+
+    Raises:
+        ShardError: It is damaged.
+    """
+    path = DatasetLayout(directory).manifest
+    try:
+        content = read_regular(path)
+        manifest = msgspec.json.decode(content, type=StagedManifest)
+    except (OSError, msgspec.DecodeError, ValueError, RecursionError):
+        return None  # `load_manifest` says what is wrong with another one
+    if manifest.schema != SCHEMA or not is_whole(content):
+        raise ShardError(
+            f"{path}: damaged, for it differs from its own hash; run curate build to write it again"
+        )
+    return manifest
+
+
+def load_stage(directory: Path, record: StageRecord) -> Manifest:
+    """Read the manifest of a stage, and compare it with what the stages' manifest says.
+
+    Raises:
+        ShardError: It is absent or damaged, or of another build.
+    """
+    stage = directory / record.name
+    manifest = load_manifest(stage)
+    if record_file(DatasetLayout(stage).manifest, stage).xxh3 != record.manifest:
+        raise ShardError(
+            f"{one_line(str(stage))}: its manifest is not the one that {directory}/manifest.json "
+            "lists; run curate build to write both again"
+        )
+    return manifest
+
+
+def write_stages(manifest: StagedManifest, directory: Path) -> None:
+    """Write the manifest of a dataset in stages with a hash of itself, the last act of a build."""
+    text = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
+    write_hashed(DatasetLayout(directory).manifest, text)

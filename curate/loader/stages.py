@@ -1,0 +1,218 @@
+"""Load training data in stages: one loader after another, with a state for all of them.
+
+A batch holds sequences of one stage, so their length may change at a border. A stage that has not
+begun is not part of the state, so later stages may be changed or added while earlier ones run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from curate.errors import RecipeError, ShardError
+from curate.loader.batch_loader import BatchLoader, LoaderOptions
+from curate.loader.fields import Batch
+from curate.loader.sequence_dataset import Sequences
+from curate.runtime.registry import list_first, unknown_name
+
+if TYPE_CHECKING:
+    from curate.loader.torch_batches import Tensors
+
+Read = TypeVar("Read")
+"""A batch, of arrays or of tensors."""
+
+STATE_VERSION = 1
+
+BatchSequences = int | Mapping[str, int]
+"""Sequences of a batch on each rank, in all stages or by stage."""
+
+
+class StagedSequences:
+    """Sequences of equal length in each stage, in the order of training."""
+
+    def __init__(self, stages: Mapping[str, Sequences], where: str) -> None:
+        """Wrap the stages.
+
+        Args:
+            stages: The sequences of each stage by name, in the order of training.
+            where: Directory or recipe, for messages.
+        """
+        self.stages = dict(stages)
+        """The sequences of each stage, by name."""
+        self._where = where
+
+    def __len__(self) -> int:
+        """Count the sequences of all stages."""
+        return sum(map(len, self.stages.values()))
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """Names of the domains, the same in all stages."""
+        return next(iter(self.stages.values())).domains
+
+    def __repr__(self) -> str:
+        """Describe each stage."""
+        return f"<{'; '.join(f'{name}: {stage!r}' for name, stage in self.stages.items())}>"
+
+    def loader(
+        self,
+        batch_sequences: BatchSequences,
+        rank: int = 0,
+        ranks: int = 1,
+        options: LoaderOptions | None = None,
+    ) -> StagedLoader[Batch]:
+        """Make a loader of batches of NumPy arrays that goes through the stages.
+
+        Args:
+            batch_sequences: Sequences of a batch, on each rank; or by stage, since those of longer
+                sequences may have to be smaller.
+            rank: Number of this process, from 0.
+            ranks: Processes that share an epoch.
+            options: Order, seed, last step, batches read ahead.
+
+        Raises:
+            RecipeError: An argument is out of range, or a stage is unknown or missing.
+        """
+        loaders = {
+            name: self.stages[name].loader(count, rank, ranks, options)
+            for name, count in self._by_stage(batch_sequences).items()
+        }
+        return StagedLoader(loaders, loaders, self._where)
+
+    def torch_loader(
+        self,
+        batch_sequences: BatchSequences,
+        share: tuple[int, int] | None = None,
+        workers: int = 0,
+        options: LoaderOptions | None = None,
+    ) -> StagedLoader[Tensors]:
+        """Make a loader of the same batches as tensors.
+
+        Args:
+            batch_sequences: See `loader`.
+            share: (rank, ranks); None takes them from `torch.distributed`, or (0, 1) without it.
+            workers: Number of processes that read; 0 for a thread of this process.
+            options: Order, seed, last step, batches that each worker reads ahead.
+
+        Raises:
+            RecipeError: torch is not installed, or see `loader`.
+        """
+        made = {
+            name: self.stages[name].torch_loader(count, share, workers, options)
+            for name, count in self._by_stage(batch_sequences).items()
+        }
+        return StagedLoader(
+            made, {name: loader.loader for name, loader in made.items()}, self._where
+        )
+
+    def _by_stage(self, batch_sequences: BatchSequences) -> dict[str, int]:
+        """Return the sequences of a batch in each stage."""
+        if isinstance(batch_sequences, int):
+            return dict.fromkeys(self.stages, batch_sequences)
+        for name in batch_sequences:
+            if name not in self.stages:
+                raise RecipeError(unknown_name("stage", name, self.stages, "batch_sequences"))
+        missing = [name for name in self.stages if name not in batch_sequences]
+        if missing:
+            raise RecipeError(
+                f"curate.load: batch_sequences lacks the stages {list_first(missing)}; name every "
+                "stage, or give one number for all"
+            )
+        return {name: batch_sequences[name] for name in self.stages}
+
+
+class StagedLoader(Generic[Read]):
+    """Iterates over the rest of an epoch, stage by stage; the next iteration takes the next."""
+
+    def __init__(
+        self,
+        batches: Mapping[str, Iterable[Read]],
+        loaders: Mapping[str, BatchLoader],
+        where: str,
+    ) -> None:
+        """Wrap a loader of each stage.
+
+        Args:
+            batches: What yields the batches of each stage, in order.
+            loaders: The loader below each, which holds its position.
+            where: Directory or recipe, for messages.
+        """
+        self.loaders = dict(loaders)
+        """The loader of each stage, by name."""
+        self._batches = dict(batches)
+        self._where = where
+
+    @property
+    def epoch(self) -> int:
+        """Number of the epoch, one pass over all stages."""
+        return min(loader.epoch for loader in self.loaders.values())
+
+    @property
+    def stage(self) -> str:
+        """Name of the stage that the next batch is of."""
+        epoch = self.epoch
+        return next(name for name, loader in self.loaders.items() if loader.epoch == epoch)
+
+    def __len__(self) -> int:
+        """Count the batches that are left in this epoch."""
+        epoch = self.epoch
+        return sum(len(loader) for loader in self.loaders.values() if loader.epoch == epoch)
+
+    def __iter__(self) -> Iterator[Read]:
+        """Yield batches from the current position to the end of the last stage.
+
+        Raises:
+            RecipeError: The last step of a stage has too few sequences for every rank to get one;
+                of a later stage, too, before the first batch.
+        """
+        epoch = self.epoch
+        for name, loader in self.loaders.items():
+            try:
+                loader.check_last_step()
+            except RecipeError as error:
+                raise RecipeError(f"stages[{name}]: {error}") from error
+        for name, batches in self._batches.items():
+            if self.loaders[name].epoch == epoch:
+                yield from batches
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the states of the stages that have begun, equal on all ranks."""
+        return {
+            "version": STATE_VERSION,
+            "stages": {
+                name: loader.state_dict()
+                for name, loader in self.loaders.items()
+                if (loader.epoch, loader.position) != (0, 0)
+            },
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Resume after the last batch that was yielded when the state was saved.
+
+        Ranks, workers and batch sizes may have changed since, and stages that had not begun.
+
+        Raises:
+            ShardError: The state is not of such a loader, or of other stages, shards or order.
+        """
+        stages = state.get("stages")
+        if not isinstance(stages, Mapping) or state.get("version") != STATE_VERSION:
+            raise ShardError(
+                f"{self._where}: the state was not made by state_dict() of a loader of stages; "
+                "start without it"
+            )
+        begun = [name for name in self.loaders if name in stages]
+        gone = [name for name in stages if name not in self.loaders]
+        if gone or begun != list(self.loaders)[: len(begun)]:
+            raise ShardError(
+                f"{self._where}: the state is in the stages {list_first(list(stages))}, and there "
+                f"are {list_first(list(self.loaders))}; stages that have begun must stay, in their "
+                "order"
+            )
+        for name, loader in self.loaders.items():
+            if name in stages:
+                try:
+                    loader.load_state_dict(stages[name])
+                except ShardError as error:
+                    raise ShardError(f"stages[{name}]: {error}") from error
+            else:
+                loader.epoch = loader.position = 0

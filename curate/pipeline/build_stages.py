@@ -1,0 +1,166 @@
+"""Build a dataset in stages: each stage as a dataset of its own, then what lists them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from curate import __version__
+from curate.dataset.certificate import write_certificate
+from curate.dataset.manifest import (
+    RECIPE,
+    SCHEMA,
+    DatasetLayout,
+    find_manifest,
+    record_file,
+)
+from curate.dataset.ownership import holds_dataset, refuse_foreign, remove_dataset
+from curate.dataset.staged import (
+    BESIDE_STAGES,
+    StagedManifest,
+    StageRecord,
+    find_stages,
+    write_stages,
+)
+from curate.dataset.verify_stages import certify_stages
+from curate.errors import ShardError
+from curate.pipeline.build import BuiltDataset, build_planned, remove_stages
+from curate.pipeline.results import CertificateResult
+from curate.pipeline.resume import refuse_other_dataset
+from curate.pipeline.stages import (
+    PlannedStage,
+    check_stage_names,
+    in_stage,
+    plan_stages,
+    write_plan,
+)
+from curate.recipe import LoadedRecipe
+from curate.recipe.effective import effective_text
+from curate.runtime.files import atomic_path
+from curate.runtime.locks import directory_lock
+from curate.runtime.progress import Observer
+from curate.runtime.registry import list_first
+
+
+def build_staged_recipe(
+    loaded: LoadedRecipe, workers: int, observer: Observer, *, overwrite: bool = False
+) -> CertificateResult:
+    """Build every stage that is not there already, and certify them together.
+
+    Args:
+        loaded: A recipe with stages.
+        workers: Number of processes.
+        observer: Receives progress and warnings.
+        overwrite: Whether a finished dataset of another recipe may be replaced.
+
+    Raises:
+        CurateError: Any user-fixable error, including an infeasible plan; names the stage.
+    """
+    check_stage_names(loaded)
+    directory = loaded.output_dir
+    names = [stage.name for stage in loaded.recipe.stages]
+    _refuse_other(directory, names, overwrite)
+    with directory_lock(directory):
+        _refuse_other(directory, names, overwrite)
+        refuse_foreign(directory)
+        stages = plan_stages(loaded, workers, observer)
+        for stage in stages:
+            refuse_other_dataset(stage.loaded, overwrite)
+        if find_stages(directory) is None:  # shards of a dataset without stages
+            remove_dataset(directory)
+        remove_stages(directory, keep=names)
+        built = []
+        for stage in stages:
+            observer.notice(f"stage {stage.name}")
+            with in_stage(stage.loaded):
+                built.append(
+                    build_planned(
+                        stage.loaded,
+                        stage.planned,
+                        workers,
+                        observer,
+                        artifacts_written=stage.artifacts_written,
+                    )
+                )
+        write_plan(loaded, stages, observer)
+        with atomic_path(directory / RECIPE) as temporary:
+            temporary.write_text(effective_text(loaded), "utf-8")
+        manifest = _manifest(loaded, stages)
+        write_stages(manifest, directory)
+        by_stage = {
+            stage.name: dataset.certificate for stage, dataset in zip(stages, built, strict=True)
+        }
+        certificate = certify_stages(directory, manifest, by_stage)
+        write_certificate(directory / "certificate.json", certificate)
+    return _result(directory, built, certificate)
+
+
+def _result(
+    directory: Path, built: Sequence[BuiltDataset], certificate: dict[str, Any]
+) -> CertificateResult:
+    bad_records = {stats.name: stats.bad_records for stats in built[0].tokenized.stats}
+    return CertificateResult(
+        certificate, directory, bad_records, path=directory / "certificate.json"
+    )
+
+
+def _refuse_other(directory: Path, names: Sequence[str], overwrite: bool) -> None:
+    """Refuse to replace a finished dataset without stages, or to drop a finished stage.
+
+    Args:
+        directory: Directory of the dataset.
+        names: Stages of the recipe.
+        overwrite: Whether the user has agreed.
+
+    Raises:
+        ShardError: There is such a dataset, and the user has not agreed.
+    """
+    if overwrite:
+        return
+    earlier, stages = find_manifest(directory), find_stages(directory)
+    dropped = [
+        stage.name
+        for stage in (() if stages is None else stages.stages)
+        if stage.name not in names and holds_dataset(directory / stage.name)
+    ]
+    if earlier is None and not dropped:
+        return
+    held = (
+        f"a dataset of another recipe, with {earlier.budget_tokens:,} tokens"
+        if earlier is not None
+        else f"stages that the recipe does not have ({list_first(dropped)})"
+    )
+    raise ShardError(
+        f"{directory}: holds {held}; give another directory with --out DIR, or replace it with "
+        "--overwrite"
+    )
+
+
+def _manifest(loaded: LoadedRecipe, stages: Sequence[PlannedStage]) -> StagedManifest:
+    records, first_token = [], 0
+    for stage in stages:
+        recipe, place = stage.loaded.recipe, stage.loaded.output_dir
+        records.append(
+            StageRecord(
+                name=stage.name,
+                build_hash=stage.planned.build_hash,
+                budget_tokens=recipe.budget_tokens,
+                sequence_length=recipe.row_tokens,
+                first_token=first_token,
+                manifest=record_file(DatasetLayout(place).manifest, place).xxh3,
+            )
+        )
+        first_token += recipe.budget_tokens
+    directory = loaded.output_dir
+    return StagedManifest(
+        schema=SCHEMA,
+        curate_version=__version__,
+        name=loaded.recipe.name,
+        recipe_hash=loaded.hash,
+        format=loaded.recipe.output.format,
+        budget_tokens=loaded.recipe.budget_tokens,
+        domains=[domain.name for domain in stages[0].planned.tokenized.domains],
+        stages=records,
+        files=[record_file(directory / name, directory) for name in BESIDE_STAGES],
+    )

@@ -1,0 +1,63 @@
+"""The `verify` command for a dataset in stages: read each back, then compare them together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from curate.dataset.certificate import certificate_damage, without_manifest
+from curate.dataset.staged import StagedManifest, find_stages
+from curate.dataset.verify_stages import certify_stages
+from curate.errors import ShardError
+from curate.pipeline.read_back import CERTIFICATE, read_back, written
+from curate.pipeline.results import CertificateResult
+from curate.runtime.progress import Observer
+
+
+def read_back_any(
+    directory: Path, report: Path | None, workers: int, observer: Observer
+) -> CertificateResult:
+    """Check a dataset, in stages or not, and write its certificate.
+
+    Args:
+        directory: Directory of the dataset.
+        report: Where to write the certificate; None: to the dataset, if that is possible.
+        workers: Number of processes.
+        observer: Receives notices.
+
+    Raises:
+        ShardError: The directory holds nothing of curate.
+        InputError: `report` cannot be written.
+    """
+    try:
+        stages = find_stages(directory)
+    except ShardError as error:
+        return written(directory, report, without_manifest(str(error)), None, observer)
+    if stages is None:
+        return read_back(directory, report, workers, observer)
+    return _read_back_stages(directory, stages, report, workers, observer)
+
+
+def _read_back_stages(
+    directory: Path,
+    stages: StagedManifest,
+    report: Path | None,
+    workers: int,
+    observer: Observer,
+) -> CertificateResult:
+    certificates, bad_records = {}, None
+    for stage in stages.stages:
+        observer.notice(f"stage {stage.name}")
+        place = directory / stage.name
+        try:
+            result = read_back(place, None, workers, observer)
+        except ShardError as error:  # the folder of the stage is gone
+            certificates[stage.name] = without_manifest(str(error))
+            continue
+        certificates[stage.name] = result.json
+        bad_records = bad_records or result.bad_records
+    certificate = certify_stages(directory, stages, certificates)
+    damage = certificate_damage(directory / CERTIFICATE)
+    if damage is not None:
+        certificate["problems"].append(f"{damage}; this verdict takes its place")
+        certificate["ok"] = False
+    return written(directory, report, certificate, bad_records, observer)

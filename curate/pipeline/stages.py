@@ -1,0 +1,257 @@
+"""Plan the stages of a recipe one after another, each as a recipe of its own.
+
+The domains are tokenised once. A stage is given the documents that it may draw and what earlier
+stages take of them, and then goes through the planning of any recipe. So it depends on the stages
+before it and on none after.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from curate import __version__
+from curate.curation.levels import domain_settings
+from curate.dataset.ownership import holds_dataset, refuse_foreign
+from curate.dataset.staged import find_stages
+from curate.errors import CurateError
+from curate.mixture.request import EarlierStage
+from curate.pipeline.check import check_mixture, check_names
+from curate.pipeline.plan import Planned, plan_json, plan_tokenized
+from curate.pipeline.results import PlanResult, StagedMixtureResult
+from curate.pipeline.stage_supply import StageDomain, StageSupply
+from curate.pipeline.tokenize import TokenizedDomains, tokenize_domains
+from curate.plan.uses import Draw, draw_of
+from curate.recipe import LoadedRecipe, stage_recipes
+from curate.recipe.stages import with_ends
+from curate.runtime.locks import directory_lock
+from curate.runtime.progress import Observer, write_artifact
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """A stage and its plan."""
+
+    loaded: LoadedRecipe
+    """The stage as a recipe of its own."""
+    planned: Planned
+    artifacts_written: bool
+    """Whether `stats.json`, `mixture.json` and `plan.json` of the plan are in its directory."""
+
+    @property
+    def name(self) -> str:
+        """Return the stage's name."""
+        name = self.loaded.stage
+        assert name is not None
+        return name
+
+
+@contextmanager
+def in_stage(loaded: LoadedRecipe) -> Iterator[None]:
+    """Name the stage in errors of the user."""
+    try:
+        yield
+    except CurateError as error:
+        raise type(error)(f"stages[{loaded.stage}]: {error}") from error
+
+
+def check_stage_names(loaded: LoadedRecipe) -> None:
+    """Check the names and mixtures of all stages before any data is read.
+
+    Raises:
+        CurateError: A name is unknown, or a method lacks what it needs; names the stage.
+    """
+    for stage in stage_recipes(loaded):
+        with in_stage(stage):
+            check_names(stage)
+            check_mixture(stage)
+
+
+def plan_staged_recipe(loaded: LoadedRecipe, workers: int, observer: Observer) -> PlanResult:
+    """Plan all stages, and write their plans unless there is a dataset.
+
+    Args:
+        loaded: A recipe with stages.
+        workers: Number of processes.
+        observer: Receives progress and warnings.
+
+    Raises:
+        CurateError: Any user-fixable error, including an infeasible plan; names the stage.
+    """
+    return PlanResult(stages_json(loaded, _plan_alone(loaded, workers, observer)))
+
+
+def mix_staged_recipe(
+    loaded: LoadedRecipe, workers: int, observer: Observer
+) -> StagedMixtureResult:
+    """Derive the mixture of every stage; see `plan_staged_recipe`.
+
+    Args:
+        loaded: A recipe with stages.
+        workers: Number of processes.
+        observer: Receives progress, warnings, and the constraints that bind.
+
+    Raises:
+        CurateError: Any user-fixable error; names the stage.
+    """
+    stages = _plan_alone(loaded, workers, observer)
+    tokens: dict[str, int] = {}
+    for stage in stages:
+        for domain in stage.planned.plan.domains:
+            tokens[domain.name] = tokens.get(domain.name, 0) + domain.tokens
+    total = sum(tokens.values())
+    fields = {
+        "weights": {name: count / total for name, count in tokens.items()},
+        "stages": {stage.name: stage.planned.mixed.mixture.to_json() for stage in stages},
+    }
+    supply: dict[str, int | None] = {
+        row.name: row.tokens_train for row in stages[0].planned.tokenized.stats
+    }
+    return StagedMixtureResult(fields, supply)
+
+
+def _plan_alone(loaded: LoadedRecipe, workers: int, observer: Observer) -> list[PlannedStage]:
+    """Plan all stages outside of a build, which alone changes the files of a finished dataset."""
+    check_stage_names(loaded)
+    if find_stages(loaded.output_dir) is not None or holds_dataset(loaded.output_dir):
+        observer.notice(
+            f"{loaded.output_dir} holds a dataset: its artifacts are kept, and nothing is written"
+        )
+        return plan_stages(loaded, workers, observer, write=False)
+    with directory_lock(loaded.output_dir):
+        stages = plan_stages(loaded, workers, observer)
+        write_plan(loaded, stages, observer)
+        return stages
+
+
+def plan_stages(
+    loaded: LoadedRecipe, workers: int, observer: Observer, *, write: bool = True
+) -> list[PlannedStage]:
+    """Tokenise, then measure, mix and plan each stage after the ones before it.
+
+    Args:
+        loaded: A recipe with stages, their names checked.
+        workers: Number of processes.
+        observer: Receives progress and warnings.
+        write: Whether to write the artifacts of stages that have no dataset yet.
+
+    Raises:
+        CurateError: Any user-fixable error, including an infeasible plan; names the stage.
+    """
+    tokenized = tokenize_domains(loaded, workers, observer)
+    past = _Past(tokenized, loaded.recipe.seed)
+    stages = []
+    for of_stage in stage_recipes(loaded):
+        with in_stage(of_stage):
+            stage = with_ends(of_stage, past.shares)
+            writes = write and not holds_dataset(stage.output_dir)
+            if writes:
+                refuse_foreign(stage.output_dir)
+            observer.notice(f"stage {stage.stage}")
+            planned = plan_tokenized(stage, past.supplied(stage), workers, observer, write=writes)
+            past.add(stage, planned)
+            stages.append(PlannedStage(stage, planned, writes))
+    return stages
+
+
+class _Past:
+    """What the stages planned so far take of each domain."""
+
+    def __init__(self, tokenized: TokenizedDomains, seed: int) -> None:
+        self._tokenized = tokenized
+        self._seed = seed
+        self._draws: list[tuple[Draw, ...]] = [() for _ in tokenized.domains]
+        self._earlier: list[tuple[EarlierStage, ...]] = [() for _ in tokenized.domains]
+        self.shares: dict[str, dict[str, float]] = {}
+        """Shares by domain at the end of each stage."""
+
+    def supplied(self, stage: LoadedRecipe) -> TokenizedDomains:
+        """Return the domains with what a stage may draw of them, and its settings of them."""
+        tokenized = self._tokenized
+        settings = domain_settings(
+            stage,
+            names=[domain.name for domain in tokenized.domains],
+            sources=tokenized.sources,
+            tokens=[domain.total_tokens for domain in tokenized.domains],
+        )
+        domains = tuple(self._stage_domain(number) for number in range(len(tokenized.domains)))
+        name = stage.stage
+        assert name is not None
+        return replace(tokenized, settings=settings, stage=StageSupply(name, domains))
+
+    def _stage_domain(self, number: int) -> StageDomain:
+        used = sum(draw.tokens for draw in self._draws[number])
+        supply = self._tokenized.stats[number].tokens_train
+        return StageDomain(supply, used, self._draws[number], self._earlier[number])
+
+    def add(self, stage: LoadedRecipe, planned: Planned) -> None:
+        """Remember what a stage takes."""
+        tokenized, name = planned.tokenized, stage.stage
+        assert tokenized.stage is not None and name is not None
+        budget = planned.plan.budget_tokens
+        shares = {domain.name: domain.tokens / budget for domain in planned.plan.domains}
+        ends = tokenized.settings.ends
+        if ends:
+            shares = {name: end for name, (_, end) in zip(shares, ends, strict=True)}
+        self.shares[name] = shares
+        for number, (stream, domain) in enumerate(
+            zip(planned.streams, tokenized.domains, strict=True)
+        ):
+            of_stage = tokenized.stage.domains[number]
+            draw = draw_of(stream, domain, self._seed, of_stage.draws, of_stage.pool)
+            self._draws[number] += (draw,)
+            self._earlier[number] += (
+                EarlierStage(name, stream.tokens, stream.tokens / budget, budget),
+            )
+
+
+def stages_json(loaded: LoadedRecipe, stages: Sequence[PlannedStage]) -> dict[str, Any]:
+    """Return the fields of `plan.json` of all stages, but for those of its origin.
+
+    Args:
+        loaded: The recipe with the stages.
+        stages: Their plans.
+    """
+    tokenized = stages[0].planned.tokenized
+    most = tokenized.settings.epochs(loaded.recipe.max_epochs)
+    domains = {}
+    for number, row in enumerate(tokenized.stats):
+        of_stages = {stage.name: stage.planned.plan.domains[number] for stage in stages}
+        tokens = {name: domain.tokens for name, domain in of_stages.items()}
+        supply = row.tokens_train
+        domains[row.name] = {
+            "supply_tokens": supply,
+            "max_epochs": most[number],
+            "tokens": sum(tokens.values()),
+            "epochs": sum(tokens.values()) / supply if supply else 0.0,
+            "epochs_by_stage": {
+                name: count / supply if supply else 0.0 for name, count in tokens.items()
+            },
+        }
+    return {
+        "budget_tokens": loaded.recipe.budget_tokens,
+        "on_shortfall": loaded.recipe.on_shortfall,
+        "domains": domains,
+        "stages": {
+            stage.name: {
+                "sequence_length": stage.loaded.recipe.sequence_length,
+                **plan_json(stage.planned),
+            }
+            for stage in stages
+        },
+    }
+
+
+def write_plan(loaded: LoadedRecipe, stages: Sequence[PlannedStage], observer: Observer) -> None:
+    """Write `plan.json` of all stages.
+
+    Args:
+        loaded: The recipe with the stages.
+        stages: Their plans.
+        observer: Told of the file.
+    """
+    origin = {"schema": 1, "curate_version": __version__, "recipe_hash": loaded.hash}
+    path = loaded.output_dir / "plan.json"
+    write_artifact(path, {**origin, **stages_json(loaded, stages)}, observer)

@@ -1,0 +1,391 @@
+"""Recipes in stages: budgets, passes over all stages, documents, borders, and later changes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from conftest import RECIPE
+
+import curate
+from curate.dataset.manifest import load_manifest, read_provenance
+from curate.errors import CurateError, InfeasiblePlan, RecipeError, ShardError
+from curate.loader import StagedSequences
+from curate.recipe import load_recipe, stage_recipes
+
+Recipe = dict[str, Any]
+Make = Callable[..., Recipe]
+
+STAGES: list[dict[str, Any]] = [
+    {
+        "name": "pretrain",
+        "budget_tokens": 24_000,
+        "sequence_length": 32,
+        "mixture": {"method": "manual", "weights": {"wiki": 5, "code": 3, "talk": 2}},
+    },
+    {
+        "name": "mid",
+        "budget_tokens": 9_000,
+        "sequence_length": 32,
+        "mixture": {"method": "uniform"},
+    },
+    {"name": "anneal", "budget_tokens": 3_000, "sequence_length": 64},
+]
+
+
+@pytest.fixture
+def make(corpus: Path, tmp_path: Path, cache: Path) -> Make:
+    """Makes a recipe in stages over the corpus, in npy shards, as a mapping."""
+
+    def made(stages: list[dict[str, Any]] | None = None, **changes: Any) -> Recipe:
+        value: Recipe = yaml.safe_load(RECIPE.format(data=corpus / "data"))
+        del value["budget_tokens"]
+        value |= {"mixture": {"method": "natural"}, "cache": str(cache)}
+        value |= {"output": {"format": "npy", "dir": str(tmp_path / "out")}}
+        value["stages"] = json.loads(json.dumps(STAGES if stages is None else stages))
+        return value | changes
+
+    return made
+
+
+def changed(stage_name: str, **fields: Any) -> list[dict[str, Any]]:
+    """Return the stages with other fields in one of them."""
+    return [stage | fields if stage["name"] == stage_name else stage for stage in STAGES]
+
+
+def scheduled(start: Any, end: Any, **fields: Any) -> dict[str, Any]:
+    """Return a stage with a schedule."""
+    return {
+        "name": "last",
+        "budget_tokens": 9_000,
+        "schedule": {"from": start, "to": end, **fields},
+    }
+
+
+def begun(directory: Path) -> np.ndarray:
+    """Return, by domain and document, how often the training shards begin it, whole or in part."""
+    manifest = load_manifest(directory)
+    counts = np.zeros((len(manifest.domains), 400), np.int64)
+    for shard in manifest.shards:
+        if shard.split == "train":
+            pieces = read_provenance(directory / shard.provenance.path, shard, manifest)
+            pieces = pieces[(pieces["start"] == 0) & (pieces["tokens"] > 0)]
+            np.add.at(counts, (pieces["domain"], pieces["document"]), 1)
+    return counts
+
+
+def snapshot(directory: Path) -> dict[str, tuple[bytes, int]]:
+    """Return content and time of change of every file."""
+    return {
+        str(path.relative_to(directory)): (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_a_build_has_each_stage_and_adds_them_up(make: Make, tmp_path: Path) -> None:
+    result = curate.build(make())
+    assert result.ok, result.problems
+    certificate = result.json
+    assert certificate["budget_tokens"] == certificate["realised_tokens"] == 36_000
+    plan = json.loads((tmp_path / "out" / "plan.json").read_bytes())
+    for stage in STAGES:
+        of_stage = certificate["stages"][stage["name"]]
+        assert of_stage["realised_tokens"] == stage["budget_tokens"]
+        manifest = load_manifest(tmp_path / "out" / stage["name"])
+        assert manifest.sequence_length == stage["sequence_length"]
+        for name, row in of_stage["domains"].items():
+            planned = plan["stages"][stage["name"]]["domains"][name]
+            assert row["realised_tokens"] == row["planned_tokens"] == planned["tokens"]
+    for row in certificate["domains"].values():
+        assert sum(row["epochs_by_stage"].values()) == pytest.approx(row["epochs"])
+        assert row["epochs"] <= row["max_epochs"] == 4
+    assert curate.verify(tmp_path / "out").ok
+    assert [row["stage"] for row in result.rows()] == [s["name"] for s in STAGES for _ in range(3)]
+
+
+def documents_of(make: Make, tmp_path: Path, stages: list[dict[str, Any]], **changes: Any) -> Any:
+    """Build whole documents, and return how often each stage begins them."""
+    output = {"format": "megatron", "dir": str(tmp_path / "out")}
+    result = curate.build(make(stages, output=output, **changes))
+    assert result.ok, result.problems
+    return [begun(tmp_path / "out" / stage["name"]) for stage in stages]
+
+
+def test_no_document_is_repeated_while_others_are_left(make: Make, tmp_path: Path) -> None:
+    stages = [{"name": name, "budget_tokens": 9_000} for name in ("a", "b", "c")]
+    uses = documents_of(make, tmp_path, stages, max_epochs=1)
+    assert sum(uses).max() == 1
+
+
+def test_passes_go_on_where_the_last_stage_ended(make: Make, tmp_path: Path) -> None:
+    only = {"method": "manual", "weights": {"wiki": 0, "code": 0, "talk": 1}}
+    supply = curate.stats(make()).json["domains"]["talk"]
+    tokens = supply["tokens"] - supply["tokens_validation"]
+    stages = [
+        {"name": name, "budget_tokens": int(passes * tokens), "mixture": only}
+        for name, passes in (("a", 0.7), ("b", 0.7), ("c", 1.7))
+    ]
+    uses = [of_stage[2] for of_stage in documents_of(make, tmp_path, stages)]
+    is_used = sum(uses) > 0
+    for stop, passes in ((1, {0, 1}), (2, {1, 2}), (3, {3, 4})):  # 0.7, 1.4 and 3.1 passes
+        assert set(sum(uses[:stop])[is_used].tolist()) == passes
+
+
+def test_a_later_stage_changes_no_earlier_one(make: Make, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    curate.build(make())
+    before = {stage["name"]: snapshot(out / stage["name"]) for stage in STAGES}
+    later = changed("anneal", mixture={"method": "uniform"}, budget_tokens=5_000)
+    with pytest.raises(ShardError, match="anneal: holds a dataset of another recipe"):
+        curate.build(make(later))
+    assert snapshot(out / "anneal") == before["anneal"]
+    result = curate.build(make(later), overwrite=True)
+    assert result.ok, result.problems
+    for name in ("pretrain", "mid"):
+        after = snapshot(out / name)
+        assert {file: row[0] for file, row in after.items()} == {
+            file: row[0] for file, row in before[name].items()
+        }
+        for file, (_, changed_at) in after.items():
+            if file.startswith(("train/", "validation/", "provenance/")):
+                assert changed_at == before[name][file][1]
+    assert snapshot(out / "anneal") != before["anneal"]
+
+
+def test_the_stages_do_not_depend_on_how_they_were_built(make: Make, tmp_path: Path) -> None:
+    """Building all at once gives the bytes of building the first, then the others."""
+    curate.build(make(STAGES[:1]))
+    first = snapshot(tmp_path / "out" / "pretrain")
+    assert curate.build(make()).ok
+    second = snapshot(tmp_path / "out" / "pretrain")
+    assert {name: row[0] for name, row in first.items()} == {
+        name: row[0] for name, row in second.items()
+    }
+    recipe = make(output={"format": "npy", "dir": str(tmp_path / "again")})
+    assert curate.build(recipe).ok
+    for stage in STAGES:
+        once = snapshot(tmp_path / "out" / stage["name"] / "train")
+        again = snapshot(tmp_path / "again" / stage["name"] / "train")
+        assert {k: v[0] for k, v in once.items()} == {k: v[0] for k, v in again.items()}
+
+
+def test_held_out_documents_are_the_same_in_all_stages(make: Make, tmp_path: Path) -> None:
+    curate.build(make())
+    held_out = [
+        {k: v[0] for k, v in snapshot(tmp_path / "out" / stage["name"] / "validation").items()}
+        for stage in STAGES
+    ]
+    assert held_out[0] == held_out[1] == held_out[2]
+    assert held_out[0]
+
+
+def test_passes_beyond_a_cap_name_the_stage_and_the_ways_out(make: Make) -> None:
+    weights = {"wiki": 0, "code": 0, "talk": 1}
+    mixture = {"method": "manual", "weights": weights}
+    with pytest.raises(InfeasiblePlan) as caught:
+        curate.plan(make(changed("anneal", budget_tokens=9_000, mixture=mixture), max_epochs=1))
+    message = str(caught.value)
+    assert message.startswith("stages[anneal]: plan: 9_000 tokens at these weights need")
+    assert "epochs of 'talk', 1 of them in 'pretrain', 'mid' (max_epochs 1)" in message
+    assert "Either set max_epochs: " in message
+
+
+WAYS = {
+    "budget_tokens": " budget_tokens: ",
+    "max_epochs": " max_epochs: ",
+    "earlier": "stages[a].budget_tokens: ",
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("method", ["manual", "natural"])
+def test_every_way_out_works(make: Make, way: str, method: str) -> None:
+    mixture: dict[str, Any] = {"method": method}
+    if method == "manual":
+        mixture["weights"] = {"wiki": 1, "code": 1, "talk": 2}
+    scale = 1 if method == "manual" else 4
+    stages = [
+        {"name": "a", "budget_tokens": 9_000 * scale, "mixture": mixture},
+        {"name": "b", "budget_tokens": 6_000 * scale, "mixture": mixture},
+    ]
+    recipe = make(stages, max_epochs=1)
+    with pytest.raises(InfeasiblePlan, match=r"stages\[b\]: plan: ") as caught:
+        curate.plan(recipe)
+    _, key, rest = str(caught.value).partition(WAYS[way])
+    if method == "natural" and way == "earlier":
+        assert not key
+        return
+    number = float(rest.split()[0].rstrip(",").replace("_", ""))
+    if way == "max_epochs":
+        recipe["max_epochs"] = number
+    else:
+        recipe["stages"][way == "budget_tokens"]["budget_tokens"] = int(number)
+    curate.plan(recipe)
+
+
+@pytest.mark.parametrize("ranks_before", [1, 2, 3])
+@pytest.mark.parametrize("ranks_after", [1, 2, 3])
+def test_loading_resumes_across_a_border(
+    make: Make, tmp_path: Path, ranks_before: int, ranks_after: int
+) -> None:
+    curate.build(make())
+    data = curate.load(tmp_path / "out", fields=("tokens", "samples"))
+    assert isinstance(data, StagedSequences)
+    batches = {"pretrain": 6, "mid": 6, "anneal": 4}
+
+    def read(ranks: int, states: dict[str, Any] | None = None, steps: int | None = None) -> Any:
+        """Return what all ranks read, by step, and the state after."""
+        loaders = [data.loader(batches, rank, ranks) for rank in range(ranks)]
+        for loader in loaders if states else ():
+            loader.load_state_dict(states)
+        rows: list[tuple[int, list[int]]] = []
+        for step, parts in enumerate(zip(*loaders, strict=True), 1):
+            length = {part["tokens"].shape[1] for part in parts}
+            assert len(length) == 1  # a step is of one stage on all ranks
+            rows.append((length.pop(), [n for part in parts for n in part["samples"].tolist()]))
+            if step == steps:
+                break
+        state = [loader.state_dict() for loader in loaders]
+        assert all(other == state[0] for other in state)
+        return rows, json.loads(json.dumps(state[0]))
+
+    def flat(rows: list[tuple[int, list[int]]]) -> list[tuple[int, int]]:
+        return [(length, number) for length, numbers in rows for number in numbers]
+
+    whole, _ = read(1)
+    in_pretrain = -(-len(data.stages["pretrain"]) // (6 * ranks_before))
+    for steps in (in_pretrain - 1, in_pretrain, in_pretrain + 1):
+        first, state = read(ranks_before, steps=steps)
+        rest, _ = read(ranks_after, state)
+        assert flat(first) + flat(rest) == flat(whole)
+
+
+def test_a_loader_resumes_after_a_later_stage_has_changed(make: Make, tmp_path: Path) -> None:
+    curate.build(make())
+    loader = curate.load(tmp_path / "out").loader(4)
+    for _ in zip(range(5), loader, strict=False):
+        pass
+    state = loader.state_dict()
+    curate.build(make(changed("anneal", budget_tokens=4_000)), overwrite=True)
+    resumed = curate.load(tmp_path / "out").loader(4)
+    resumed.load_state_dict(state)
+    assert len(resumed) == len(curate.load(tmp_path / "out").loader(4)) - 5
+    curate.build(make(changed("pretrain", budget_tokens=20_000)), overwrite=True)
+    other = curate.load(tmp_path / "out").loader(4)
+    with pytest.raises(ShardError, match=r"stages\[pretrain\]: .*the number of sequences was"):
+        other.load_state_dict(state)
+    with pytest.raises(ShardError, match="not made by state_dict"):
+        other.load_state_dict({})
+
+
+def test_a_recipe_is_loaded_in_stages_without_a_build(make: Make, tmp_path: Path) -> None:
+    recipe = make()
+    path = tmp_path / "staged.yaml"
+    path.write_text(yaml.safe_dump(recipe), "utf-8")
+    data = curate.load(path)
+    assert isinstance(data, StagedSequences)
+    assert [stage.sequence_length for stage in data.stages.values()] == [32, 32, 64]
+    assert sum(1 for _ in data.loader(8)) == len(data.loader(8))
+
+
+def test_short_last_steps_are_refused_before_training(make: Make, tmp_path: Path) -> None:
+    curate.build(make())
+    data = curate.load(tmp_path / "out")
+    assert len(data.stages["anneal"]) % 9 == 1
+    with pytest.raises(RecipeError, match=r"stages\[anneal\]: curate.load: the last step"):
+        next(iter(data.loader({"pretrain": 4, "mid": 4, "anneal": 3}, 0, 3)))
+    with pytest.raises(RecipeError, match="lacks the stages mid, anneal"):
+        data.loader({"pretrain": 1})
+    with pytest.raises(RecipeError, match="batch_sequences.*aneal"):
+        data.loader({"pretrain": 1, "mid": 1, "aneal": 1})
+
+
+@pytest.mark.parametrize(
+    ("stages", "message"),
+    [
+        (changed("mid", name="train"), r"stages\[train\]: the name is a folder of every dataset"),
+        (changed("mid", name="Pretrain"), r"stages\[Pretrain\]: the name is taken"),
+        (changed("mid", mixture={"method": "manual", "wieghts": {}}), "stages.mid..mixture.wieght"),
+        (changed("mid", window="L+1", sequence_length=None), r"stages\[mid\]: window: L\+1"),
+        (changed("mid", budget_tokens=None), r"stages\[mid\].budget_tokens"),
+        (
+            changed("mid", schedule={"from": "pretrain", "to": {"wiki": 1}}),
+            r"stages\[mid\]: mixture and schedule exclude each other",
+        ),
+        (
+            [*STAGES[:2], scheduled("pretain", "mid")],
+            r"stages\[last\].schedule.from: 'pretain' is no earlier stage.*pretrain.*pretrain, mid",
+        ),
+        (
+            [scheduled({"wkii": 1}, {"wiki": 1})],
+            r"stages\[last\].schedule.from names no domain 'wkii'",
+        ),
+    ],
+)  # fmt: skip
+def test_wrong_stages_are_refused(make: Make, stages: Any, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(make(stages))
+
+
+def test_a_budget_beside_stages_is_their_sum(make: Make) -> None:
+    assert load_recipe(make()).recipe.budget_tokens == 36_000
+    with pytest.raises(RecipeError, match="36001 is not the sum of the stages, 36000; leave it"):
+        load_recipe(make(budget_tokens=36_001))
+
+
+def test_a_stage_is_a_recipe_of_its_own(make: Make) -> None:
+    pretrain, mid, anneal = stage_recipes(load_recipe(make()))
+    assert pretrain.recipe.mixture.method == "manual"
+    assert mid.recipe.mixture.method == "uniform"
+    assert anneal.recipe.mixture.method == "natural"  # the recipe's
+    assert [one.stage for one in (pretrain, mid, anneal)] == ["pretrain", "mid", "anneal"]
+    assert anneal.recipe.sequence_length == 64
+    assert len({one.hash for one in (pretrain, mid, anneal)}) == 3
+
+
+def test_a_wrong_method_names_its_stage(make: Make) -> None:
+    with pytest.raises(
+        CurateError, match=r"stages\[mid\]: mixture.method: no method is called 'unifrom'"
+    ):
+        curate.plan(make(changed("mid", mixture={"method": "unifrom"})))
+
+
+def test_damage_of_any_stage_is_found(make: Make, tmp_path: Path) -> None:
+    curate.build(make())
+    shard = tmp_path / "out" / "mid" / "train" / "shard-00000.npy"
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1
+    shard.write_bytes(content)
+    result = curate.verify(tmp_path / "out")
+    assert not result.ok
+    assert result.problems[0].startswith("mid: train/shard-00000.npy: content differs")
+    assert curate.build(make()).ok  # mended
+    (tmp_path / "out" / "manifest.json").write_bytes(b"{}")
+    assert not curate.verify(tmp_path / "out").ok
+
+
+def test_datasets_with_and_without_stages_replace_each_other_only_if_told(
+    make: Make, tmp_path: Path
+) -> None:
+    plain = make(budget_tokens=9_000)
+    del plain["stages"]
+    curate.build(plain)
+    with pytest.raises(ShardError, match="holds a dataset of another recipe"):
+        curate.build(make())
+    assert curate.build(make(), overwrite=True).ok
+    assert not (tmp_path / "out" / "train").exists()
+    with pytest.raises(ShardError, match="holds stages that the recipe does not have"):
+        curate.build(make(STAGES[:2]))
+    assert curate.build(make(STAGES[:2]), overwrite=True).ok
+    assert not (tmp_path / "out" / "anneal").exists()
+    with pytest.raises(ShardError, match="holds a dataset in stages"):
+        curate.build(plain)
+    assert curate.build(plain, overwrite=True).ok
+    assert not (tmp_path / "out" / "mid").exists()
+    assert curate.verify(tmp_path / "out").ok
