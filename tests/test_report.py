@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -324,6 +325,31 @@ def test_predicted_losses_are_those_of_python(browser: Any, report: Path, datase
     assert f"{mixture['predicted_loss']:.4f}" in answers
     assert f"{mixture['support']['distance']:.3f} of {mixture['support']['radius']:.3f}" in answers
     assert "+0.0000" in answers
+
+
+def test_losses_of_a_known_unit_are_shown_in_bits(browser: Any, tmp_path: Path) -> None:
+    table = table_of(mixtures(12, 3, 1), (1e9,), (1e8,), noise=0.002)
+    runs = write_runs(tmp_path / "runs.csv", table)
+    rows = [line.split(",") for line in runs.read_text().splitlines()]
+    rows[0] += [f"bpb_{name}" for name in table.targets]
+    for row, losses in zip(rows[1:], table.losses, strict=True):
+        row += [f"{loss / math.log(2) / 4:.17g}" for loss in losses]  # 4 bytes a token
+    runs.write_text("".join(",".join(row) + "\n" for row in rows))
+    overrides = {"mixture.method": "dml"}
+    mixed = curate.mix(runs=runs, overrides=overrides, directory=tmp_path).json
+    assert mixed["unit"] == "nats per token"
+    bits = mixed["predicted_losses"]["wiki"] / math.log(2)
+    report = curate.report(runs, overrides=overrides, directory=tmp_path)
+    with Visit(browser, report.path) as visit:
+        row = visit.page.locator("#explorer-losses tbody tr", has_text="wiki").inner_text()
+        assert f"{bits:.4f}" in row
+        assert "bits a token" in visit.text("#explorer-answers")
+    printed = CliRunner().invoke(
+        cli, ["mix", "--runs", str(runs), "--method", "dml", "--out", str(tmp_path)]
+    ).output  # fmt: skip
+    mean = mixed["predicted_loss"] / math.log(2)
+    assert f"predicted loss {mean:.4f} bits a token" in " ".join(printed.split())
+    assert f"curate fit {runs}" in report.path.read_text("utf-8")
 
 
 def test_recipe_of_the_explorer_is_planned(browser: Any, report: Path, tmp_path: Path) -> None:

@@ -49,6 +49,8 @@ def written(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
             evidence = [f"mixture={{method: {method}, evidence: {{runs: {runs}}}}}"]
             curate.mix(curate.load_recipe(recipe, [*evidence, f"output.dir={method}"]), workers=1)
         curate.mix(runs=runs, directory=root / "table")
+        curate.front(runs=runs, groups=["wiki", "code"], points=3, directory=root / "table",
+                     overrides={"mixture.method": "bimix"})  # fmt: skip
         validated = curate.load_recipe(recipe, [*proxies, "mixture.method=natural"])
         curate.validate(validated, seeds=2, workers=1)
     files: dict[str, list[Any]] = {}

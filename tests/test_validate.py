@@ -268,11 +268,11 @@ def test_proxies_stand_in_one_place() -> None:
 @pytest.mark.parametrize(
     ("verdict", "reason", "advice"),
     [
-        ("confirmed", "minus uniform: -0.0200 nats per token, 95 % interval over seeds -0.0300 to "
-         "-0.0100; all of it is below 0", "next: build with it"),
-        ("tied", "minus natural: +0.0100 nats per token, 95 % interval over seeds -0.0100 to "
-         "+0.0300; it holds 0", "more seeds"),
-        ("refuted", "minus natural: +0.0100", "build with uniform instead"),
+        ("confirmed", "minus uniform: -0.0289 bits a token, 95 % interval over seeds -0.0433 to "
+         "-0.0144; all of it is below 0", "next: build with it"),
+        ("tied", "minus natural: +0.0144 bits a token, 95 % interval over seeds -0.0144 to "
+         "+0.0433; it holds 0", "more seeds"),
+        ("refuted", "minus natural: +0.0144", "build with uniform instead"),
     ],
 )  # fmt: skip
 def test_a_verdict_says_why_and_what_to_do(verdict: str, reason: str, advice: str) -> None:
@@ -285,3 +285,6 @@ def test_a_verdict_says_why_and_what_to_do(verdict: str, reason: str, advice: st
     }  # fmt: skip
     lines = summary_lines({"method": "bimix", "sizes": [size], "transfer": []})
     assert len(lines) == 4 and reason in lines[1] and advice in lines[2]
+    worst = {"method": "bimix", "objective_unit": "ratio", "sizes": [size], "transfer": []}
+    mean = size["against"]["natural" if verdict != "confirmed" else "uniform"]["mean"]
+    assert f"{mean:+.4f}, 95 %" in summary_lines(worst)[1]  # a ratio has no unit

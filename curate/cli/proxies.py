@@ -71,5 +71,12 @@ def validate(**options: Any) -> None:
     settings = {name: options[name] for name in ("seeds", "presets", "up", *PLACES)}
     result = curate.validate(session.loaded, **settings, **session.effort)
     fields = result.json
-    session.show(result, lambda: [*map(loss_table, fields["sizes"]), *summary_lines(fields)])
+    unit = fields["objective_unit"]
+    session.show(
+        result,
+        lambda: [
+            *(loss_table(size, unit) for size in fields["sizes"]),
+            *summary_lines(fields),
+        ],
+    )
     session.list_written()

@@ -7,6 +7,7 @@ supply, caps or recipes; `curate.mixture` decides what to do with its prediction
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -15,6 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+
+NATS = "nats per token"
+"""Unit of losses of curate's own runs, and of tables whose bits per byte tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,12 @@ class RunTable:
             actual = getattr(self, name).shape
             if actual != shape:
                 raise ValueError(f"{name}: expected shape {shape}, got {actual}")
+
+    @property
+    def unit(self) -> str:
+        """Unit of the losses in words, as far as bits per byte beside them tell it."""
+        is_nats = math.isfinite(self.loss_per_bpb) and self.loss_per_bpb != 1
+        return NATS if is_nats else "in the unit of the runs"
 
     def take(self, rows: NDArray[np.integer] | NDArray[np.bool_]) -> RunTable:
         """Keep only these rows, in this order."""

@@ -75,6 +75,7 @@ def fit_laws(
             "runs": len(set(table.runs)),
             "domains": list(table.domains),
             "targets": list(table.targets),
+            "unit": table.unit,
         },
         **comparison.to_json(),
         "groups": groups.to_json(table),

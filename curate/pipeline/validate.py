@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from curate import __version__
 from curate.errors import InputError
+from curate.laws.law import NATS
 from curate.laws.scores import finite_or_none, spearman
 from curate.mixture import METHODS, MixtureRequest, mix_with
 from curate.mixture.constraints import match_itself
@@ -207,7 +208,12 @@ def judge(
                 "same_best": bool(first.argmin() == second.argmin()),
             }
         )
-    return {"verdict": sizes[0]["verdict"], "sizes": sizes, "transfer": transfer}
+    return {
+        "verdict": sizes[0]["verdict"],
+        "objective_unit": "ratio" if goals_measured(request).relative else NATS,
+        "sizes": sizes,
+        "transfer": transfer,
+    }
 
 
 def _objectives(size: Mapping[str, Any]) -> Array:

@@ -230,6 +230,7 @@ def collect(inputs: ReportInputs, observer: Observer) -> Material:
         samples_missing=samples_missing,
         bad_records=bad_records,
         bad_records_total=bad_records_total,
+        run_tables=_run_tables(inputs),
         law=check,
         law_missing=missing or f"No runs are at hand. Make some: curate proxy {inputs.command}",
         curves=_curves(inputs),
@@ -392,6 +393,18 @@ def _evidence(loaded: LoadedRecipe, supply: Mapping[str, float] | None) -> Evide
         named = loaded.recipe.mixture.evidence or EvidenceRecipe()
         return read_evidence_files([made], [], named, supply)
     return evidence
+
+
+def _run_tables(inputs: ReportInputs) -> list[str]:
+    """Return the paths of the run tables of `_evidence`, as they are named on the command line."""
+    loaded = inputs.loaded
+    if inputs.runs.runs or loaded is None:
+        return [str(path) for path in inputs.runs.runs]
+    evidence = loaded.recipe.mixture.evidence
+    named = () if evidence is None or evidence.runs is None else evidence.runs
+    paths = [loaded.base / name for name in ([named] if isinstance(named, str) else named)]
+    made = loaded.output_dir / "runs.csv"
+    return [str(path) for path in paths or [made] if path.is_file()]
 
 
 def _numbers(weights: Mapping[str, Any]) -> dict[str, float]:

@@ -24,6 +24,7 @@ from curate.report.charts import (
     Point,
     Points,
 )
+from curate.report.numbers import BITS, NATS_TO_BITS, RATIO, LossUnit, loss_unit
 from curate.report.page.material import LawCheck, TrainingCurve, dig, mapping, number
 from curate.report.page.parts import POINTS, in_bits, percent
 
@@ -224,7 +225,7 @@ def front(fields: Mapping[str, Any]) -> list[Chart]:
     """
     points = fields.get("points")
     losses = [mapping(point, "losses") for point in (points if isinstance(points, list) else [])]
-    groups = list(losses[0]) if losses else []
+    groups, unit = list(losses[0]) if losses else [], loss_unit(fields.get("unit"))
     pairs = list(combinations(groups, 2))
     if len(groups) > GROUPS_PAIRED:
         pairs = [(groups[0], other) for other in groups[1:]]
@@ -233,7 +234,12 @@ def front(fields: Mapping[str, Any]) -> list[Chart]:
         rows = [(0, "on the front", row) for row in losses]
         rows.append((3, "natural", mapping(fields, "natural")))
         drawn = [
-            Point(x, y, f"{about}: {x:.4f} {across}, {y:.4f} {up}", series)
+            Point(
+                x * unit.factor,
+                y * unit.factor,
+                f"{about}: {unit.show(x)} {across}, {unit.show(y)} {up}",
+                series,
+            )
             for series, about, row in rows
             if (x := number(row.get(across))) is not None and (y := number(row.get(up))) is not None
         ]
@@ -242,7 +248,7 @@ def front(fields: Mapping[str, Any]) -> list[Chart]:
         series = {0: "on the front", 3: "natural"}
         charts.append(
             Chart(
-                Points(Axes(f"loss of {across}", f"loss of {up}"), drawn,
+                Points(Axes(f"loss of {across}, {unit.name}", f"loss of {up}"), drawn,
                        _drawn(series, drawn)),
                 "Predicted losses of mixtures between the best for one group of targets and for "
                 "another: no mixture within the recipe's limits is better for one group without "
@@ -254,14 +260,17 @@ def front(fields: Mapping[str, Any]) -> list[Chart]:
 
 def predictions(law: LawCheck) -> list[Chart]:
     """Chart predicted against measured objectives, and their errors."""
-    measured, unseen = law.measured_objective, law.unseen_objective
+    unit = RATIO if law.relative else loss_unit(law.unit)
+    measured, unseen = (
+        values * unit.factor for values in (law.measured_objective, law.unseen_objective)
+    )
     step = max(1, len(measured) // (2 * POINTS))
     pairs = [(float(m), float(p)) for m, p in zip(measured[::step], unseen[::step], strict=True)]
     errors = [(m, p, 100 * (p / m - 1)) for m, p in pairs]
     return [
         Chart(
             Points(
-                Axes("measured", "predicted, unseen", diagonal=True),
+                Axes(f"measured{_after_comma(unit)}", "predicted, unseen", diagonal=True),
                 [Point(m, p, f"{m:.4f} measured, {p:.4f} predicted") for m, p in pairs],
             ),
             f"Objective of every run by law {law.name}, fitted without the run's mixture. On the "
@@ -319,7 +328,10 @@ def training_curves(losses: polars.DataFrame) -> list[TrainingCurve]:
 def curves(runs: Sequence[TrainingCurve]) -> Chart | None:
     """Chart the training losses of small models."""
     lines = [
-        Line(curve.run, list(zip(curve.tokens.tolist(), curve.losses.tolist(), strict=True)))
+        Line(
+            curve.run,
+            list(zip(curve.tokens.tolist(), (curve.losses * NATS_TO_BITS).tolist(), strict=True)),
+        )
         for curve in runs
         if len(curve.tokens) > 1
     ]
@@ -327,7 +339,7 @@ def curves(runs: Sequence[TrainingCurve]) -> Chart | None:
         return None
     return Chart(
         Lines(
-            Axes("training tokens", "training loss, nats a token", log_x=True), lines, RUNS_NAMED
+            Axes("training tokens", "training loss, bits a token", log_x=True), lines, RUNS_NAMED
         ),
         f"Training loss of {len(lines)} runs, each on a mixture of its own, so losses differ "
         "by what is in the mixture, too. A line that rises or breaks off is a failed run.",
@@ -340,7 +352,7 @@ def rivals(validation: Mapping[str, Any]) -> list[Chart]:
     Args:
         validation: The fields of `validation.json`.
     """
-    sizes = validation.get("sizes")
+    sizes, unit = validation.get("sizes"), objective_unit(validation)
     charts = []
     for size in sizes if isinstance(sizes, list) else []:
         rows = []
@@ -349,16 +361,14 @@ def rivals(validation: Mapping[str, Any]) -> list[Chart]:
             marks = []
             predicted = mean_predicted(row)
             if predicted is not None:
-                marks.append(Mark(1, predicted))
-            mean = number(objective.get("mean"))
-            if mean is not None:
-                ends = (number(objective.get(end)) for end in ("low", "high"))
-                marks.append(Mark(0, mean, *ends))
+                marks.append(Mark(1, predicted * BITS.factor))
+            if number(objective.get("mean")) is not None:
+                marks.append(_mark(objective, unit))
             rows.append((name, marks))
         if not any(marks for _, marks in rows):
             continue
         series = {0: "trained, with its 95 % interval over seeds", 1: "predicted by the law"}
-        axes = Axes(f"objective, {dig(size, 'preset')} models, nats a token")
+        axes = Axes(f"objective, {dig(size, 'preset')} models{_after_comma(unit)}")
         shown = _drawn(series, (mark for _, marks in rows for mark in marks))
         charts.append(
             Chart(
@@ -366,22 +376,38 @@ def rivals(validation: Mapping[str, Any]) -> list[Chart]:
                 "Objective of the recommended mixture and of its rivals; further left is better.",
             )
         )
-        charts += _differences(size)
+        charts += _differences(size, unit)
     return charts
 
 
-def _differences(size: Mapping[str, Any]) -> list[Chart]:
+def objective_unit(verdict: Mapping[str, Any]) -> LossUnit:
+    """Return the unit of the objectives of `validation.json`: bits, or a ratio in a worst case."""
+    return RATIO if verdict.get("objective_unit") == "ratio" else BITS
+
+
+def _after_comma(unit: LossUnit) -> str:
+    return f", {unit.name}" if unit.name else ""
+
+
+def _mark(interval: Mapping[str, Any], unit: LossUnit) -> Mark:
+    """Mark a mean with its interval."""
+    mean, *ends = (number(interval.get(end)) for end in ("mean", "low", "high"))
+    shown = [None if end is None else end * unit.factor for end in ends]
+    return Mark(0, (mean or 0.0) * unit.factor, *shown)
+
+
+def _differences(size: Mapping[str, Any], unit: LossUnit) -> list[Chart]:
     """Chart the recommendation's objective minus each rival's, seed by seed."""
     rows = [
-        (name, [Mark(0, mean, number(dig(row, "low")), number(dig(row, "high")))])
+        (name, [_mark(row, unit)])
         for name, row in mapping(size, "against").items()
-        if (mean := number(dig(row, "mean"))) is not None
+        if number(dig(row, "mean")) is not None
     ]
     if not rows:
         return []
     return [
         Chart(
-            Dots(Axes("recommended minus rival, nats a token", from_zero=True), rows,
+            Dots(Axes(f"recommended minus rival{_after_comma(unit)}", from_zero=True), rows,
                  text=lambda v: f"{v:.3f}"),
             "Difference of the two, seed by seed, with its 95 % interval. Left of zero, the "
             "recommendation is better.",

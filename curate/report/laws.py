@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from curate.report.numbers import short
+from curate.report.numbers import loss_unit, short
 from curate.report.tables import gain_line, noise_lines
 from curate.report.terminal import numbers_table, plain
 
@@ -34,15 +34,15 @@ def lead(fit: Mapping[str, Any]) -> str | None:
     if not scored:
         return None
     name, law = scored[0]
-    selection = law["selection"]
+    selection, unit = law["selection"], loss_unit(fit["table"].get("unit"))
     gain = selection["gain_over_average_run"]
     moved = len(fit["target_noise"]["relative"]) - len(fit["unmoved_targets"])
     return "\n".join([
         *_idle(name, moved=moved > 0, beats=law["beats_dummies"]),
-        f"{name}: regret@1 {selection['regret_at_1']:.4f} (95 %: up to "
-        f"{selection['regret_at_1_high']:.4f}), the mean loss that its best unseen run gives up "
-        "to the really best one",
-        gain_line(gain, "its best unseen run", "the average run"),
+        f"{name}: regret@1 {unit.show(selection['regret_at_1'])}{unit.after} (95 %: up to "
+        f"{unit.show(selection['regret_at_1_high'])}), the mean loss that its best unseen run "
+        "gives up to the really best one",
+        gain_line(gain, "its best unseen run", "the average run", unit),
         *noise_lines(fit["target_noise"], fit["unmoved_targets"]),
     ])  # fmt: skip
 
@@ -61,10 +61,11 @@ def _idle(best: str, *, moved: bool, beats: bool) -> list[str]:
 
 def law_table(fit: Mapping[str, Any]) -> Table:
     """Compare the laws that could be fitted, best first; `=` marks ties with the best."""
-    runs = fit["table"]
+    runs, unit = fit["table"], loss_unit(fit["table"].get("unit"))
     table = numbers_table(
         f"{runs['runs']:,} runs, {runs['rows']:,} rows, {len(runs['domains'])} domains, "
-        f"{len(runs['targets'])} losses; {fit['folds']}-fold cross-validation by mixture",
+        f"{len(runs['targets'])} losses; {fit['folds']}-fold cross-validation by mixture; regret "
+        f"{unit.name}",
         ("law", *HEADINGS),
     )
     table.add_column("", overflow="fold")
@@ -74,7 +75,7 @@ def law_table(fit: Mapping[str, Any]) -> Table:
             continue
         note = "=" if law["ties_with_best"] else ""
         cells = [
-            _number(law["selection"]["regret_at_1"], 4),
+            unit.show(law["selection"]["regret_at_1"]),
             _number(unseen["mean_relative_error"], 2, 100),
             _number(unseen["r2_mean"], 3),
             _number(unseen["r2_worst"], 3),

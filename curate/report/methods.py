@@ -9,6 +9,7 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from curate.laws.calibration import NORMAL_95
+from curate.report.numbers import RATIO, loss_unit
 from curate.report.terminal import NumbersTable, numbers_table, plain
 
 SHARES_SHOWN = 5
@@ -57,6 +58,7 @@ def front_table(front: Mapping[str, Any]) -> Table:
     """
     groups, points = list(front["natural"]), front["points"]
     errors, reference = front["relative_error"], front["reference"]
+    unit = loss_unit(front.get("unit"))
     lines = [f"front of {plain(', '.join(groups))} by {front['law'] or front['method']}"]
     if errors is not None:
         inside: list[bool] = []
@@ -75,7 +77,7 @@ def front_table(front: Mapping[str, Any]) -> Table:
     table = NumbersTable(
         title="\n".join(lines),
         title_justify="left",
-        caption="losses are group means"
+        caption=f"losses are group means, {unit.name}"
         + ("" if reference is None else "; in brackets, over the reference (best run or natural)")
         + ". Each row is the optimum of a weighted sum of the groups.",
         caption_justify="left",
@@ -90,7 +92,7 @@ def front_table(front: Mapping[str, Any]) -> Table:
             loss = point["losses"][name]
             base = None if reference is None else reference[name]
             over = "" if base is None else f" ({loss / base - 1:+.2%})"
-            cells.append(f"{loss:.4f}{over}")
+            cells.append(f"{unit.show(loss)}{over}")
         shares = _largest(point["weights"]) if "weights" in point else "natural"
         table.add_row(*cells, plain(shares))
     return table
@@ -121,12 +123,16 @@ def _distance(row: Row) -> str:
 
 
 def _loss(row: Row) -> str:
-    return "" if row["predicted_loss"] is None else f"{row['predicted_loss']:.4f}"
+    unit = loss_unit(row.get("unit"))
+    return unit.show(row["predicted_loss"])
 
 
 def _regret(row: Row) -> str:
     regret = row.get("regret", {}).get("recommendation")
-    return "" if regret is None else f"{regret['mean']:.4f}"
+    if regret is None:
+        return ""
+    is_ratio = (row.get("objective") or {}).get("against") is not None
+    return (RATIO if is_ratio else loss_unit(row.get("unit"))).show(regret["mean"])
 
 
 def _most_epochs(row: Row) -> str:
@@ -153,7 +159,7 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
 
 MEANINGS = {
     "distance": "distance: % of tokens that differ from natural.",
-    "loss": "loss: predicted by the method's own law.",
+    "loss": "loss: predicted by the method's own law; bits a token where the runs tell their unit.",
     "support": "support: distance to the nearest run, and how far runs are from each other; "
     "! outside",
 }

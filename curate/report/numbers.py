@@ -3,8 +3,45 @@
 from __future__ import annotations
 
 import math
+from typing import Any, NamedTuple
+
+from curate.laws.law import NATS
 
 NATS_TO_BITS = 1 / math.log(2)
+
+
+class LossUnit(NamedTuple):
+    """A unit that losses are shown in."""
+
+    factor: float
+    """Factor from the unit of the file."""
+    name: str
+    """In words, for headings; empty for a ratio."""
+
+    @property
+    def after(self) -> str:
+        """What is written after a number: nothing where the unit is unknown."""
+        return f" {self.name}" if self.name == BITS.name else ""
+
+    def show(self, loss: Any, style: str = ".4f") -> str:
+        """Format a loss; empty for what is no number."""
+        is_number = isinstance(loss, int | float) and not isinstance(loss, bool)
+        return f"{loss * self.factor:{style}}" if is_number and math.isfinite(loss) else ""
+
+
+BITS = LossUnit(NATS_TO_BITS, "bits a token")
+RATIO = LossUnit(1.0, "")
+RUNS = LossUnit(1.0, "in the unit of the runs")
+
+
+def loss_unit(stated: Any) -> LossUnit:
+    """Return bits for a file that states nats, and otherwise the unit of the file.
+
+    Example:
+        >>> loss_unit("nats per token").show(math.log(2)), loss_unit(None).name
+        ('1.0000', 'in the unit of the runs')
+    """
+    return BITS if stated == NATS else RUNS
 
 
 def megabytes(size_bytes: float) -> str:

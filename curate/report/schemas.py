@@ -136,6 +136,7 @@ class _MixtureFields(_Fields):
     constraints_active: list[str]
     warnings: list[str]
     paper: str
+    unit: str | UnsetType = UNSET
     law: str | None | UnsetType = UNSET
     level: str | int | UnsetType = UNSET
     optimality_gap: float | None | UnsetType = UNSET
@@ -218,6 +219,33 @@ class MixturesFile(_Fields):
     budget_tokens: Count | None
     mixtures: dict[str, ComparedMixture]
     left_out: dict[str, str]
+
+
+class FrontPoint(_Fields):
+    """A mixture of `front.json`."""
+
+    importance: dict[str, float]
+    losses: dict[str, float]
+    weights: Shares
+    optimality_gap: float | None
+
+
+class FrontFile(_Fields, kw_only=True):
+    """`front.json`: mixtures between the best for one group of targets and for another."""
+
+    method: str
+    unit: str
+    law: str | None
+    reference: dict[str, float] | None
+    natural: dict[str, float]
+    relative_error: dict[str, float] | None
+    kl_choice: dict[str, Any] | UnsetType = UNSET
+    warnings: list[str]
+    points: list[FrontPoint]
+    schema: Count | UnsetType = UNSET
+    curate_version: str | UnsetType = UNSET
+    recipe_hash: Digest | UnsetType = UNSET
+    inputs: dict[str, Digest] | UnsetType = UNSET
 
 
 class FileLine(_Fields):
@@ -353,6 +381,7 @@ class ValidationFile(_Origin):
     seeds: list[Count]
     weights: dict[str, Shares]
     verdict: str
+    objective_unit: str
     sizes: list[ValidatedSize]
     transfer: list[dict[str, Any]]
 
@@ -402,6 +431,7 @@ ARTIFACT_SCHEMAS: dict[str, type[Struct]] = {
     "certificate": CertificateFile,
     "entropy_report": EntropyReportFile,
     "fit": FitFile,
+    "front": FrontFile,
     "law": LawFile,
     "manifest": Manifest,
     "mixture": MixtureFile,

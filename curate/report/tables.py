@@ -9,7 +9,7 @@ from rich.table import Table
 
 from curate.curation.reasons import REMOVED_FIELDS
 from curate.mixture import METHODS
-from curate.report.numbers import NATS_TO_BITS, megabytes
+from curate.report.numbers import NATS_TO_BITS, RATIO, LossUnit, loss_unit, megabytes
 from curate.report.terminal import numbers_table, plain
 from curate.runtime.registry import LISTED_NAMES, list_first
 from curate.stats import STATISTICS
@@ -275,6 +275,7 @@ def mixture_table(mixture: dict[str, Any], supply_tokens: Mapping[str, int | Non
 def _stages_table(mixture: Mapping[str, Any]) -> Table:
     """Show each domain's share of every stage, beside the best single mixture."""
     stages, single = mixture["stages"], mixture["single_stage"]
+    unit = loss_unit(mixture.get("unit"))
     table = numbers_table(
         f"law {mixture['law']}; weights are shares of the tokens of each stage",
         ("domain", *map(plain, stages), "single mixture"),
@@ -286,22 +287,26 @@ def _stages_table(mixture: Mapping[str, Any]) -> Table:
     fractions = [f"{stage['fraction']:.2%}" for stage in stages.values()]
     table.add_row("part of all tokens", *fractions, "100.00%")
     table.caption = (
-        f"predicted loss {mixture['predicted_loss_of_stages']:.4f}, of the single mixture "
-        f"{single['predicted_loss']:.4f}"
+        f"predicted loss {unit.show(mixture['predicted_loss_of_stages'])}, of the single mixture "
+        f"{unit.show(single['predicted_loss'])}{unit.after}"
     )
     return table
 
 
-def gain_line(gain: Mapping[str, Any], this: str, other: str, style: str = ".4f") -> str:
+def gain_line(
+    gain: Mapping[str, Any], this: str, other: str, unit: LossUnit, style: str = ".4f"
+) -> str:
     """Word an expected gain with its interval, or that there is none beyond noise.
 
     Args:
         gain: `mean`, `low`, `high` and `within_noise`.
         this: Name of what gains.
         other: Name of what it is compared with.
+        unit: Unit of the gain, as shown.
         style: Format of the numbers: percent where the objective is a ratio.
     """
-    interval = f"{gain['mean']:{style}} (95 %: {gain['low']:{style}} to {gain['high']:{style}})"
+    mean, low, high = (unit.show(gain[end], style) for end in ("mean", "low", "high"))
+    interval = f"{mean}{unit.after} (95 %: {low} to {high})"
     if gain["within_noise"]:
         return f"{this} is no better than {other} within noise: {interval}"
     return f"{this} is better than {other} by {interval}"
@@ -349,19 +354,23 @@ def _kl_lines(mixture: Mapping[str, Any]) -> list[str]:
     choice = mixture.get("kl_choice")
     if choice is None:
         return []
-    rows = ", ".join(f"{row['kl']:.3g}: {row['regret']:.4f}" for row in choice["tried"])
-    return [f"kl {choice['kl']:.3g} by cross-validated regret ({rows})"]
+    unit = loss_unit(mixture.get("unit"))
+    rows = ", ".join(f"{row['kl']:.3g}: {unit.show(row['regret'])}" for row in choice["tried"])
+    return [f"kl {choice['kl']:.3g} by cross-validated regret, {unit.name} ({rows})"]
 
 
 def _worth(mixture: Mapping[str, Any]) -> list[str]:
     gain, regret = mixture.get("gain_over_natural"), mixture.get("regret_at_1")
     if gain is None or regret is None:
         return []
-    style = ".4f" if mixture["objective"]["against"] is None else ".2%"
+    unit, style = loss_unit(mixture.get("unit")), ".4f"
+    if mixture["objective"]["against"] is not None:
+        unit, style = RATIO, ".2%"
     return [
-        gain_line(gain, "this mixture", "natural", style),
-        f"regret@1 {regret['mean']:{style}} (95 %: up to {regret['high']:{style}}), the objective "
-        "that the law's best unseen run gives up to the really best one",
+        gain_line(gain, "this mixture", "natural", unit, style),
+        f"regret@1 {unit.show(regret['mean'], style)}{unit.after} (95 %: up to "
+        f"{unit.show(regret['high'], style)}), the objective that the law's best unseen run gives "
+        "up to the really best one",
         *noise_lines(mixture["target_noise"], mixture["unmoved_targets"]),
     ]
 
@@ -398,11 +407,15 @@ def _goal_lines(objective: Mapping[str, Any] | None) -> list[str]:
 def _prediction(mixture: dict[str, Any]) -> str | None:
     """Describe predicted loss, regret and distance from the runs, if the method has them."""
     parts: list[str] = []
+    unit = loss_unit(mixture.get("unit"))
     if mixture["predicted_loss"] is not None:
-        parts.append(f"predicted loss {mixture['predicted_loss']:.4f}")
+        parts.append(f"predicted loss {unit.show(mixture['predicted_loss'])}{unit.after}")
     regret = mixture.get("regret", {}).get("recommendation")
     if regret is not None:
-        parts.append(f"expected regret {regret['mean']:.4f}")
+        # In a worst case the regret is a ratio, whose unit is 1.
+        against = (mixture.get("objective") or {}).get("against")
+        worth = unit if against is None else RATIO
+        parts.append(f"expected regret {worth.show(regret['mean'])}{worth.after}")
     support = mixture.get("support")
     if support is not None:
         parts.append(f"{support['distance']:.3f} from the nearest run, runs within "

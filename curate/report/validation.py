@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
+from curate.report.numbers import BITS, RATIO, LossUnit
 from curate.report.terminal import numbers_table, plain
 
 ADVICE = {
@@ -29,36 +30,49 @@ def run_tables(rows: Mapping[str, Mapping[str, Any]], kind: str) -> list[Table]:
         kind: Word for the runs, such as "experts".
     """
     names = [plain(name) for name in next(iter(rows.values()))["loss"]]
-    losses = numbers_table(f"{kind}: losses in nats per token", ("run", *names, "mean"))
+    losses = numbers_table(f"{kind}: losses in bits a token", ("run", *names, "mean"))
     mixtures = numbers_table(f"{kind}: mixtures, shares of tokens in %", ("run", *names))
     for run, row in rows.items():
         values = list(row["loss"].values())
         mean = sum(values) / len(values)
-        losses.add_row(plain(run), *(f"{value:.4f}" for value in [*values, mean]))
+        losses.add_row(plain(run), *map(BITS.show, [*values, mean]))
         if "weights" in row:
             shares = row["weights"].values()
             mixtures.add_row(plain(run), *(f"{100 * share:.1f}" for share in shares))
     return [mixtures, losses] if mixtures.rows else [losses]
 
 
-def loss_table(size: dict[str, Any]) -> Table:
-    """Show losses ± half of the 95 % interval, best candidate first, with predictions below."""
-    title = f"{size['preset']}, {size['tokens']:,} tokens; nats per token ± 95 % over seeds"
+def loss_table(size: Mapping[str, Any], objective_unit: str | None) -> Table:
+    """Show losses ± half of the 95 % interval, best candidate first, with predictions below.
+
+    Args:
+        size: One of `sizes` of `validation.json`.
+        objective_unit: That of `validation.json`: losses are in nats, the objective may be a ratio.
+    """
+    unit = _objective_unit(objective_unit)
+    title = f"{size['preset']}, {size['tokens']:,} tokens; bits a token ± 95 % over seeds"
+    if unit is RATIO:
+        title += "; the objective is a ratio"
     if size["prediction"] is not None:
         title += f"; in brackets as {size['prediction']['by']} predicted"
     headings = (*size["candidates"]["recommended"]["loss"], "objective", "recommended is")
     table = numbers_table(title, ("mixture", *map(plain, headings)))
     for name in size["ranking"]:
         row = size["candidates"][name]
-        cells = [_loss(cell) for cell in row["loss"].values()]
+        cells = [_loss(cell, BITS) for cell in row["loss"].values()]
         against = size["against"].get(name)
-        table.add_row(plain(name), *cells, _loss(row["objective"]), against and _against(against))
+        table.add_row(plain(name), *cells, _loss(row["objective"], unit),
+                      against and _against(against, unit))  # fmt: skip
     return table
+
+
+def _objective_unit(stated: str | None) -> LossUnit:
+    return RATIO if stated == "ratio" else BITS
 
 
 def summary_lines(result: dict[str, Any]) -> list[str]:
     """Describe verdict, errors of prediction and transfer between sizes, in rich markup."""
-    lines = []
+    lines, unit = [], _objective_unit(result.get("objective_unit"))
     for size in result["sizes"]:
         verdict = size["verdict"]
         lines.append(
@@ -68,7 +82,7 @@ def summary_lines(result: dict[str, Any]) -> list[str]:
         rivals = [name for name in size["ranking"] if name != "recommended"]
         best, against = rivals[0], size["against"]
         decisive = next(name for name in rivals if against[name]["verdict"] == verdict)
-        lines.append(_arithmetic(decisive, against[decisive]))
+        lines.append(_arithmetic(decisive, against[decisive], unit))
         lines.append(f"next: {ADVICE[verdict].replace('BEST', plain(best))}")
         prediction = size["prediction"]
         if prediction is None:
@@ -92,27 +106,27 @@ def summary_lines(result: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _arithmetic(rival: str, difference: Mapping[str, Any]) -> str:
+def _arithmetic(rival: str, difference: Mapping[str, Any], unit: LossUnit) -> str:
     """Say how the verdict against a rival follows from losses and noise."""
-    low, high = difference["low"], difference["high"]
+    mean, low, high = (unit.show(difference[end], "+.4f") for end in ("mean", "low", "high"))
     reason = {
         "confirmed": "all of it is below 0, so the recommendation is better",
         "tied": "it holds 0, so seeds alone could make the difference",
         "refuted": "all of it is above 0, so the rival is better",
     }[difference["verdict"]]
     return (
-        f"recommended minus {plain(rival)}: {difference['mean']:+.4f} nats per "
-        f"token, 95 % interval over seeds {low:+.4f} to {high:+.4f}; {reason}"
+        f"recommended minus {plain(rival)}: {mean}{unit.after}, 95 % interval over seeds {low} to "
+        f"{high}; {reason}"
     )
 
 
-def _loss(cell: dict[str, Any]) -> str:
-    text = f"{cell['mean']:.4f} ± {cell['high'] - cell['mean']:.4f}"
+def _loss(cell: Mapping[str, Any], unit: LossUnit) -> str:
+    text = f"{unit.show(cell['mean'])} ± {unit.show(cell['high'] - cell['mean'])}"
     predicted = cell.get("predicted")
-    return text if predicted is None else f"{text}\n({predicted:.4f})"
+    return text if predicted is None else f"{text}\n({unit.show(predicted)})"
 
 
-def _against(difference: dict[str, Any]) -> str:
-    half = difference["high"] - difference["mean"]
+def _against(difference: Mapping[str, Any], unit: LossUnit) -> str:
+    half = unit.show(difference["high"] - difference["mean"])
     colour = COLOURS[difference["verdict"]]
-    return f"{difference['mean']:+.4f} ± {half:.4f}\n[{colour}]{difference['verdict']}[/]"
+    return f"{unit.show(difference['mean'], '+.4f')} ± {half}\n[{colour}]{difference['verdict']}[/]"

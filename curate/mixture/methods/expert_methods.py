@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate.errors import RecipeError
+from curate.laws.law import NATS
 from curate.laws.likelihoods import Likelihoods
 from curate.mixture.constraints import Constraints, match_constraints, prior_of
 from curate.mixture.goals import Tradeoff, unused_targets
@@ -66,6 +67,7 @@ def best_predictors(
         details={
             "level": level,
             "optimality_gap": gap,
+            "unit": NATS,
             "predicted_losses": dict(zip(experts.targets, map(float, losses), strict=True)),
             "objective": constraints.goals.to_json(
                 experts.targets, losses, _reference(law, constraints)
@@ -120,6 +122,7 @@ def trade_groups(request: MixtureRequest, experts: Likelihoods, default_level: s
         in_recipe_order=constraints.in_recipe_order,
         natural=nearest_in_proportion(constraints.natural, problem.box),
         details={
+            "unit": NATS,
             "law": None,
             "relative_error": None,
             "warnings": list(_warnings(experts, constraints, have_intervals=False)),

@@ -120,6 +120,7 @@ def least_loss(
         predicted_loss=float((constraints.goals.weights @ losses).max()),
         warnings=(*warnings, *(request.evidence.notices if request.evidence else ())),
         details={
+            "unit": runs.unit,
             "law": case.law.name,
             "support": support.to_json(),
             "optimality_gap": answer.gap,
@@ -190,6 +191,7 @@ def trade_groups(
         in_recipe_order=case.constraints.in_recipe_order,
         natural=nearest_in_proportion(case.constraints.natural, problem.box),
         details={
+            "unit": runs.unit,
             "law": case.law.name,
             **_kl_json(case),
             "relative_error": None if error is None else dict(zip(goals.names, error, strict=True)),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -39,7 +38,7 @@ def law_record(case: LawCase, refits: Refitted) -> dict[str, Any]:
         "law": case.law.name,
         "domains": list(runs.domains),
         "targets": list(runs.targets),
-        "unit": "nats per token" if _is_nats(runs.loss_per_bpb) else "in the unit of the runs",
+        "unit": runs.unit,
         "tokens": finite_or_none(problem.tokens),
         "params": finite_or_none(problem.params),
         "goals": problem.goals.tolist(),
@@ -82,8 +81,3 @@ def _compared_rows(case: LawCase) -> NDArray[np.int64]:
     """Return the rows at the tokens and size of the objective; all where there are few."""
     here = comparable_rows(case.problem, case.runs)
     return here if len(here) >= LEAST_ROWS else np.arange(len(case.runs.runs))
-
-
-def _is_nats(loss_per_bpb: float) -> bool:
-    """Whether a table's losses are nats per token, as far as its bits per byte tell."""
-    return math.isfinite(loss_per_bpb) and loss_per_bpb != 1

@@ -79,6 +79,7 @@ def stages_of_least_loss(request: MixtureRequest, runs: RunTable) -> Preference:
         predicted_loss=float((of_stages if pays else of_single).max()),
         warnings=tuple(warnings),
         details={
+            "unit": runs.unit,
             "law": "staged",
             "stages": {
                 name: {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +10,8 @@ import numpy as np
 
 from curate.laws.scores import spearman
 from curate.report import artifact_charts
+from curate.report.artifact_charts import objective_unit
+from curate.report.numbers import BITS, LossUnit, loss_unit
 from curate.report.page import figures
 from curate.report.page.material import LawCheck, Material, dig, mapping, number
 from curate.report.page.parts import (
@@ -21,6 +24,7 @@ from curate.report.page.parts import (
     Part,
     Section,
     Table,
+    bits,
     decimal,
     interval,
     percent,
@@ -40,7 +44,8 @@ def laws(material: Material) -> Section:
     if table is not None:
         parts.append(table)
     elif material.law is not None:
-        parts.append(Missing("Laws were not compared with each other.", "curate fit RUNS"))
+        command = f"curate fit {shlex.join(material.run_tables) or 'RUNS'}"
+        parts.append(Missing("Laws were not compared with each other.", command))
     return Section(*section, parts)
 
 
@@ -55,10 +60,11 @@ def _law_parts(law: LawCheck) -> list[Part]:
 
 def _targets_table(law: LawCheck) -> Table:
     """Show how well the loss of each target is predicted."""
+    unit = loss_unit(law.unit)
     columns = [
         Column("target", "Validation text whose loss is predicted.", False),
-        Column("least", f"Smallest measured loss, {law.unit}."),
-        Column("most", f"Largest measured loss, {law.unit}."),
+        Column("least", f"Smallest measured loss, {unit.name}."),
+        Column("most", f"Largest measured loss, {unit.name}."),
         Column(
             "mean error",
             "Mean distance between prediction and measurement, of mixtures the fit had not seen.",
@@ -80,8 +86,8 @@ def _targets_table(law: LawCheck) -> Table:
         rows.append(
             [
                 target,
-                decimal(float(measured.min()), 4),
-                decimal(float(measured.max()), 4),
+                unit.show(float(measured.min())),
+                unit.show(float(measured.max())),
                 f"{float(np.abs(errors[:, at]).mean()):.2f} %",
                 f"{float(errors[:, at].mean()):+.2f} %",
                 decimal(spearman(measured, predicted), 3),
@@ -93,7 +99,7 @@ def _targets_table(law: LawCheck) -> Table:
 
 
 def _law_table(fit: Mapping[str, Any]) -> Table | None:
-    compared = mapping(fit, "laws")
+    compared, unit = mapping(fit, "laws"), loss_unit(dig(fit, "table", "unit"))
     if not compared:
         return None
     columns = [
@@ -101,7 +107,7 @@ def _law_table(fit: Mapping[str, Any]) -> Table | None:
         Column(
             "regret@1",
             "Loss that the law's best unseen run gives up to the really best one: what "
-            "trusting it costs.",
+            f"trusting it costs, {unit.name}.",
         ),
         Column("mean error", "Mean relative error on mixtures it was not fitted to."),
         Column("R2 mean", "Explained share of the variance between mixtures, mean of all targets."),
@@ -125,7 +131,7 @@ def _law_table(fit: Mapping[str, Any]) -> Table | None:
         rows.append(
             [
                 name,
-                decimal(dig(law, "selection", "regret_at_1"), 4),
+                unit.show(dig(law, "selection", "regret_at_1")),
                 percent(unseen.get("mean_relative_error")),
                 decimal(unseen.get("r2_mean")),
                 decimal(unseen.get("r2_worst")),
@@ -153,7 +159,7 @@ def runs(material: Material) -> Section:
     columns = [
         Column("run", "Name in the run table.", False),
         Column("tokens", "Training tokens seen."),
-        Column("first loss", "Mean training loss of the first tenth, nats per token."),
+        Column("first loss", "Mean training loss of the first tenth, bits a token."),
         Column(
             "last loss",
             "Mean training loss of the last tenth; far above the others', the run diverged.",
@@ -166,8 +172,8 @@ def runs(material: Material) -> Section:
             [
                 curve.run,
                 whole(float(curve.tokens[-1])),
-                decimal(float(curve.losses[:tenth].mean())),
-                decimal(float(curve.losses[-tenth:].mean())),
+                bits(float(curve.losses[:tenth].mean())),
+                bits(float(curve.losses[-tenth:].mean())),
             ]
         )
     parts.append(Table("Runs", columns, rows, folded=len(rows) > ROWS_SHOWN))
@@ -198,11 +204,16 @@ def validation(material: Material) -> Section:
     drawings = [figures.draw(chart) for chart in artifact_charts.rivals(verdict)]
     if drawings:
         parts.append(Drawing(drawings))
+    unit = objective_unit(verdict)
+    unit_name = f", {unit.name}" if unit.name else ": the worst ratio to the best candidate"
     columns = [
         Column("mixture", "Recommended, or a rival.", False),
-        Column("objective", "Mean over seeds of what is minimised, nats per token."),
+        Column("objective", f"Mean over seeds of what is minimised{unit_name}."),
         Column("95 % interval", "Of that mean, over seeds."),
-        Column("predicted", "Mean of the losses that the law predicted; empty where it cannot."),
+        Column(
+            "predicted",
+            "Mean of the losses that the law predicted, bits a token; empty where it cannot.",
+        ),
         Column(
             "recommended is",
             "Objective of the recommendation minus the rival's; below 0 the "
@@ -217,10 +228,10 @@ def validation(material: Material) -> Section:
             rows.append(
                 [
                     name,
-                    decimal(objective.get("mean"), 4),
-                    interval(objective.get("low"), objective.get("high"), lambda v: decimal(v, 4)),
-                    decimal(artifact_charts.mean_predicted(row), 4),
-                    _difference(against),
+                    unit.show(objective.get("mean")),
+                    interval(objective.get("low"), objective.get("high"), unit.show),
+                    BITS.show(artifact_charts.mean_predicted(row)),
+                    _difference(against, unit),
                     str(against.get("verdict") or ""),
                 ]
             )
@@ -230,8 +241,8 @@ def validation(material: Material) -> Section:
     return Section(*section, parts)
 
 
-def _difference(against: Mapping[str, Any]) -> str:
+def _difference(against: Mapping[str, Any], unit: LossUnit) -> str:
     """Format a difference with its interval."""
     mean = number(against.get("mean"))
-    ends = interval(against.get("low"), against.get("high"), lambda v: decimal(v, 4))
-    return "" if mean is None else f"{mean:+.4f} ({ends})"
+    ends = interval(against.get("low"), against.get("high"), unit.show)
+    return "" if mean is None else f"{unit.show(mean, '+.4f')} ({ends})"

@@ -7,6 +7,7 @@ from typing import Any
 
 from curate.report import artifact_charts
 from curate.report.artifact_charts import first
+from curate.report.numbers import loss_unit
 from curate.report.page import figures
 from curate.report.page.material import Material, dig, mapping
 from curate.report.page.parts import (
@@ -46,7 +47,7 @@ def summary(material: Material) -> Section:
         ("domains", whole(len(names)) if names else ""),
         ("training tokens", whole(certificate.get("realised_tokens") or plan.get("budget_tokens"))),
         ("method", _method(mixed)),
-        ("predicted loss", decimal(mixed.get("predicted_loss"), 4)),
+        ("predicted loss", _loss(mixed)),
         ("format", str(manifest.get("format") or "")),
         ("sequences", whole(certificate.get("train_sequences"))),
         ("tokenizer", str(tokenizer or "")),
@@ -68,6 +69,13 @@ def summary(material: Material) -> Section:
     if material.notices:
         parts.append(Note(material.notices, "warning"))
     return Section("summary", "Summary", "What is this, and can it be trusted?", parts)
+
+
+def _loss(mixed: Mapping[str, Any]) -> str:
+    """Format a predicted loss with its unit; empty without."""
+    unit = loss_unit(mixed.get("unit"))
+    shown = unit.show(mixed.get("predicted_loss"))
+    return shown and f"{shown} {unit.name}"
 
 
 def _method(mixed: Mapping[str, Any]) -> str:
@@ -268,8 +276,8 @@ def _promises(mixtures: Mapping[str, Any]) -> Table:
         Column("method", "See `curate methods` for what each is.", False),
         Column(
             "predicted loss",
-            "By the method's own law; laws of different methods do not compare beyond their "
-            "errors.",
+            "By the method's own law, in bits a token where the runs tell their unit; laws of "
+            "different methods do not compare beyond their errors.",
         ),
         Column("most passes", "Passes over the most repeated domain."),
         Column("from natural", "Share of tokens that differ from mixing in proportion to supply."),
@@ -282,7 +290,7 @@ def _promises(mixtures: Mapping[str, Any]) -> Table:
     rows = [
         [
             name,
-            decimal(dig(row, "predicted_loss"), 4),
+            loss_unit(dig(row, "unit")).show(dig(row, "predicted_loss")),
             decimal(dig(row, "max_epochs"), 2),
             percent(dig(row, "tv_natural"), 1),
             _support(row),

@@ -89,6 +89,7 @@ def check_law(fields: Mapping[str, Any], names: Sequence[str]) -> LawCheck:
         unseen=unseen,
         measured_objective=goals_of(measured, goals).max(axis=1),
         unseen_objective=goals_of(unseen, goals).max(axis=1),
+        relative=law.relative,
         half_width=widths,
         distances=nearest[np.isfinite(nearest)],
         radius=law.radius,

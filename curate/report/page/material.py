@@ -37,6 +37,8 @@ class LawCheck:
     """shape (rows,), the objective of the measured losses."""
     unseen_objective: Array
     """shape (rows,), the objective of the predicted losses."""
+    relative: bool
+    """Whether objectives are ratios."""
     half_width: Array
     """shape (targets,), relative half width of the 95 % interval of a new run's loss."""
     distances: Array
@@ -68,6 +70,8 @@ class Material:
     bad_records: Sequence[Mapping[str, Any]] = ()
     """The first rows of `quarantine.jsonl`."""
     bad_records_total: int = 0
+    run_tables: Sequence[str] = ()
+    """Paths of the run tables that the law was fitted to, or may be."""
     law: LawCheck | None = None
     law_missing: str = ""
     """Why there is no law, and the command that makes its evidence."""
