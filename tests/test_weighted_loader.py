@@ -15,7 +15,7 @@ import curate
 from curate.dataset.manifest import load_manifest, read_provenance
 from curate.errors import InfeasiblePlan, RecipeError, ShardError
 from curate.loader import LoaderOptions, Sequences
-from curate.loader.domain_windows import number_draws
+from curate.loader.domain_windows import DrawNumbers
 from curate.loader.draws import UNIT, DrawLimits, account, begin, draw
 from curate.pipeline.build import build
 from curate.recipe import load as load_recipe
@@ -146,12 +146,15 @@ def test_a_domain_that_is_used_up_leaves_its_share_to_the_others() -> None:
 
 def test_every_window_is_drawn_once_a_pass() -> None:
     limits = DrawLimits(("a", "b"), (105, 60), (105, 60), (31, 12), 10, 9, (1.0, 1.0))
-    numbers = number_draws(limits, np.zeros(31, np.int64), [0, 0], seed=5)
+    draws = DrawNumbers(limits, seed=5)
+    numbers = draws(np.zeros(31, np.int64), [0, 0])
     first, second, third = numbers[:11], numbers[11:21], numbers[21:]  # 10.5 windows a pass
     assert sorted(first) == list(range(11)) and sorted(second) == list(range(11, 21))
     assert sorted(third) == list(range(21, 31)) and first.tolist() != sorted(first)
-    mixed = number_draws(limits, np.array([1, 0, 1, 0]), [2, 9], seed=5)
+    mixed = draws(np.array([1, 0, 1, 0]), [2, 9])
     assert mixed[[1, 3]].tolist() == numbers[2:4].tolist()
+    again = [int(DrawNumbers(limits, 5)(np.zeros(1, np.int64), [at, 0])[0]) for at in range(31)]
+    assert again == numbers.tolist()
 
 
 # Over real data.
@@ -348,6 +351,30 @@ def test_epochs_go_on_with_the_next_draws(places: dict[str, Path]) -> None:
     assert loader.epoch == 2 and loader.position == 0
     assert len(numbers) == 2 * 23 * 20 == len(set(numbers))
     assert sum(row.sequences for row in loader.drawn.values()) == len(numbers)
+
+
+def test_a_plan_of_the_whole_supply_ends_with_its_last_whole_sequence(
+    places: dict[str, Path], tmp_path: Path
+) -> None:
+    """The domains' last tokens fill no sequence of their own, so an epoch is a little shorter."""
+    text = places["recipe"].read_text("utf-8").replace("max_epochs: 4", "max_epochs: 1")
+    text = text.replace("method: entropy, estimator: plugin", "method: natural")
+    path = tmp_path / "whole.yaml"
+    supply = json.loads((places["documents"] / "plan.json").read_text("utf-8"))["domains"]
+    tokens = [row["supply_tokens"] for row in supply.values()]
+    path.write_text(text.replace("30000", str(sum(tokens))), "utf-8")
+    data = curate.load(path, LENGTH, fields=("samples",), weights="planned")
+    whole = sum(count // LENGTH for count in tokens)
+    assert whole < sum(tokens) // LENGTH and len(data) == whole
+    loader = data.loader(5)
+    for _ in range(2):
+        if loader.epoch:
+            with pytest.raises(InfeasiblePlan, match="every domain with a weight is used up"):
+                next(iter(loader))
+            continue
+        numbers = [int(number) for batch in loader for number in batch["samples"]]
+        assert sorted(numbers) == list(range(whole))
+        assert all(row.left_sequences == 0 for row in loader.drawn.values())
 
 
 def test_stored_order_and_another_seed(places: dict[str, Path]) -> None:

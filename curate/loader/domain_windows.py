@@ -32,6 +32,10 @@ MOST_SEQUENCES = 1 << 32
 """Most sequences of a domain where `max_epochs` sets no limit."""
 
 
+NUMBERED_SEQUENCES = 512
+"""Sequences of a domain that are numbered together."""
+
+
 class DomainStore(StoreSource):
     """Windows of the store by domain, over all training documents, whatever the plan takes."""
 
@@ -143,13 +147,14 @@ def store_limits(
         window_tokens: Tokens of a sequence.
     """
     tokens = [stream.tokens for stream in planned.streams]
+    sequences = tuple(_most_sequences(domain, capped, window_tokens) for domain in supply)
     return DrawLimits(
         names=tuple(stream.name for stream in planned.streams),
         stream_tokens=tuple(stream.supply_tokens for stream in planned.streams),
         pass_tokens=tuple(stream.supply_tokens for stream in planned.streams),
-        sequences=tuple(_most_sequences(domain, capped, window_tokens) for domain in supply),
+        sequences=sequences,
         window_tokens=window_tokens,
-        budget_sequences=sum(tokens) // window_tokens,
+        budget_sequences=min(sum(tokens) // window_tokens, sum(sequences)),
         planned=tuple(map(float, tokens)),
     )
 
@@ -184,13 +189,14 @@ def shard_limits(shards: ShardSource, directory: Path) -> DrawLimits:
         for name, of_pass, most in zip(names, passes, epochs, strict=True)
     ]
     capped, window_tokens = recipe.on_shortfall != "repeat", shards.window_tokens
+    sequences = tuple(_most_sequences(domain, capped, window_tokens) for domain in supply)
     return DrawLimits(
         names=names,
         stream_tokens=tuple(tokens),
         pass_tokens=tuple(passes),
-        sequences=tuple(_most_sequences(domain, capped, window_tokens) for domain in supply),
+        sequences=sequences,
         window_tokens=window_tokens,
-        budget_sequences=sum(planned) // window_tokens,
+        budget_sequences=min(sum(planned) // window_tokens, sum(sequences)),
         planned=tuple(map(float, planned)),
     )
 
@@ -202,28 +208,41 @@ def _most_sequences(domain: DomainSupply, capped: bool, window_tokens: int) -> i
     return min(cap // window_tokens, MOST_SEQUENCES)
 
 
-def number_draws(
-    limits: DrawLimits, domains: NDArray[np.int64], drawn: Sequence[int], seed: int | None
-) -> NDArray[np.int64]:
-    """Number the windows of draws: the windows of a pass in a keyed order, then those of the next.
+class DrawNumbers:
+    """Numbers the windows of draws: those of a pass in a keyed order, then those of the next."""
 
-    Args:
-        limits: Domains and their streams.
-        domains: shape (draws,), domain of each.
-        drawn: shape (domains,), sequences of each domain that were drawn before.
-        seed: Seed of the order; None: the order of the streams.
+    def __init__(self, limits: DrawLimits, seed: int | None) -> None:
+        """Keep the seed of the order; None takes the windows in the order of the streams."""
+        self._limits = limits
+        self._seed = seed
+        self._bases = np.cumsum([0, *limits.sequences]).tolist()
+        self._ahead: dict[int, tuple[int, NDArray[np.int64]]] = {}
+        """Of each domain, some slots from a first one on, numbered together: a call for each step
+        took most of the time of one whose shares had changed."""
 
-    Returns:
-        shape (draws,), numbers of windows.
-    """
-    numbers = np.empty_like(domains)
-    bases = np.cumsum([0, *limits.sequences])
-    for domain in np.unique(domains).tolist():
-        places = np.flatnonzero(domains == domain)
-        slots = np.arange(drawn[domain], drawn[domain] + len(places))
-        if seed is not None:
-            tokens = limits.stream_tokens[domain], limits.window_tokens
-            key = seed, limits.names[domain]
-            slots = order_in_passes(slots, limits.sequences[domain], tokens, key)
-        numbers[places] = bases[domain] + slots
-    return numbers
+    def __call__(self, domains: NDArray[np.int64], drawn: Sequence[int]) -> NDArray[np.int64]:
+        """Return the numbers of windows, shape (draws,).
+
+        Args:
+            domains: shape (draws,), domain of each.
+            drawn: shape (domains,), sequences of each domain that were drawn before.
+        """
+        numbers = np.empty_like(domains)
+        for domain in np.unique(domains).tolist():
+            places = np.flatnonzero(domains == domain)
+            numbers[places] = self._of_domain(domain, drawn[domain], len(places))
+        return numbers
+
+    def _of_domain(self, domain: int, first: int, count: int) -> NDArray[np.int64]:
+        start, numbers = self._ahead.get(domain, (0, np.empty(0, np.int64)))
+        if not start <= first <= first + count <= start + len(numbers):
+            most = self._limits.sequences[domain]
+            start = first
+            numbers = np.arange(first, min(most, first + max(count, NUMBERED_SEQUENCES)))
+            if self._seed is not None:
+                tokens = self._limits.stream_tokens[domain], self._limits.window_tokens
+                key = self._seed, self._limits.names[domain]
+                numbers = order_in_passes(numbers, most, tokens, key)
+            numbers += self._bases[domain]
+            self._ahead[domain] = start, numbers
+        return numbers[first - start : first - start + count]

@@ -62,7 +62,8 @@ class DrawLimits:
     window_tokens: int
     """Tokens of a sequence."""
     budget_sequences: int
-    """Sequences of an epoch of the loader, over all domains and ranks."""
+    """Sequences of an epoch of the loader, over all domains and ranks: as many as planned, unless
+    the domains give fewer whole ones."""
     planned: tuple[float, ...]
     """Shares of the build or plan, which hold until others are set."""
 

@@ -16,9 +16,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.errors import InfeasiblePlan, ShardError
+from curate.errors import ShardError
 from curate.loader.batch_loader import BatchBlock, BatchLoader, LoaderOptions, Share
-from curate.loader.domain_windows import number_draws
+from curate.loader.domain_windows import DrawNumbers
 from curate.loader.draws import (
     UNIT,
     Controller,
@@ -75,6 +75,8 @@ class WeightedLoader(BatchLoader):
         """
         self._limits = draws.limits
         super().__init__(reader, share, options)
+        seed = None if options.order == "stored" else self.seed
+        self._numbers = DrawNumbers(draws.limits, seed)
         self._state = begin(draws.limits)
         """State before the block in use; the next has drawn `_used` sequences more."""
         self._used = 0
@@ -169,14 +171,10 @@ class WeightedLoader(BatchLoader):
         base = self.position + first * taken
         block_steps = range(first, min(first + steps, len(self)))
         stops = [min(base + (step + 1) * taken, self.sequences) for step in range(len(block_steps))]
-        try:
-            last, domains = draw(state, self._limits, stops[-1] - base, self.seed)
-        except InfeasiblePlan:
-            if steps == 1:
-                raise
+        if steps > 1 and not self._may_draw(state, stops[-1] - base):
             return self._plan(state, first, 1)
-        seed = None if self.options.order == "stored" else self.seed
-        numbers = number_draws(self._limits, domains, state.drawn, seed)
+        last, domains = draw(state, self._limits, stops[-1] - base, self.seed)
+        numbers = self._numbers(domains, state.drawn)
 
         def order(positions: NDArray[np.int64]) -> NDArray[np.int64]:
             return numbers[positions - base]
@@ -185,17 +183,22 @@ class WeightedLoader(BatchLoader):
         used = [stop - base for stop in stops]
         return DrawnBlock(state, last, used, block, lambda: self.reader.read(block.numbers))
 
+    def _may_draw(self, state: DrawState, sequences: int) -> bool:
+        """Return whether the domains with a share have so many sequences left."""
+        left = zip(self._limits.sequences, state.drawn, state.shares, strict=True)
+        return sum(most - drawn for most, drawn, share in left if share) >= sequences
+
     def _read_ahead(
         self, current: DrawnBlock, steps: int, pool: ThreadPoolExecutor
     ) -> DrawnBlock | None:
         """Start to read the block after the current one, if it can be planned."""
         first = len(current.sequences)
+        step = self.share.step_sequences
         if not self.options.prefetch_batches or first >= len(self):
             return None
-        try:
-            block = self._plan(current.last, first, steps)
-        except InfeasiblePlan:  # other weights may come in time
+        if not self._may_draw(current.last, step):  # other weights may come in time
             return None
+        block = self._plan(current.last, first, steps)
         return replace(block, read=pool.submit(block.read).result)
 
     def _now(self) -> DrawState:

@@ -5,7 +5,8 @@
 Makes a store of random ids in 7 domains (documents of about 700 tokens, spread as in web text),
 writes it as megatron and npy shards, and reads an epoch of each in every round, from the page
 cache, in one thread. Tokens a second of CPU time are what one core gives; the wall clock beside it
-tells how much of the machine others had. `memmap` is the loop of many small trainers: for each
+tells how much of the machine others had. `weights` draws by domain, at shares that stay or that
+change before every step. `memmap` is the loop of many small trainers: for each
 sequence of a shuffled order a slice of one map, widened to int64, stacked to a batch. `widen` only
 widens the tokens in file order, a batch at a time: what memory gives.
 """
@@ -35,7 +36,11 @@ from curate.dataset.write_tokens import ShardTask, ShardWriter, write_shards  # 
 from curate.formats import find  # noqa: E402
 from curate.formats.base import TokenFormat  # noqa: E402
 from curate.loader import LoaderOptions, Sequences, load  # noqa: E402
+from curate.loader.domain_windows import DomainStore, store_limits  # noqa: E402
+from curate.loader.draws import Weights  # noqa: E402
 from curate.loader.store_windows import PlannedStore, StoreSource  # noqa: E402
+from curate.loader.weighted_loader import DomainDraws  # noqa: E402
+from curate.mixture.request import DomainSupply  # noqa: E402
 from curate.plan import DocumentSampler, SequenceSampler, stream  # noqa: E402
 from curate.tokens.domain import DomainFile, DomainTokens  # noqa: E402
 from curate.tokens.store import DOCUMENT, Entry, PartWriter, StoredEntry  # noqa: E402
@@ -173,8 +178,28 @@ def _cases(
     for name, data in opened.items():
         cases[name] = lambda data=data: _batches(data, shape, "shuffled")  # type: ignore[misc]
     stored = opened["shards, megatron"]
+    supply = [DomainSupply(domain.name, domain.total_tokens, 1.0) for domain in domains]
+    limits = store_limits(planned, supply, True, shape.length)
+    by_domain = DomainStore(planned, limits)
+    given: dict[str, Weights] = {"stay": "planned", "change": _Tilted(limits.names)}
+    for name, weights in given.items():
+        drawn = Sequences(by_domain, draws=DomainDraws(limits, weights))
+        cases[f"store, weights {name}"] = (
+            lambda drawn=drawn: _batches(drawn, shape, "shuffled")  # type: ignore[misc]
+        )
     cases["shards, megatron, stored order"] = lambda: _batches(stored, shape, "stored")
     return cases
+
+
+class _Tilted:
+    """Other weights in every step, a thousandth apart."""
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        self._names, self._steps = names, 0
+
+    def __call__(self, loader: Any) -> dict[str, float]:
+        self._steps += 1
+        return {name: 1 + (self._steps + at) % 7 / 1000 for at, name in enumerate(self._names)}
 
 
 def _batches(data: Sequences, shape: Shape, order: str) -> Iterator[int]:
@@ -216,12 +241,14 @@ def _table(
         f"{tokens / 1e6:.1f}M tokens, batches of {shape.batch} x {shape.length} as int64, "
         f"{rounds} rounds, median (least-most), M tokens a second",
         "",
-        "| read | of CPU | of wall clock |",
-        "|---|---|---|",
+        "| read | of CPU | of wall clock | CPU a sequence over the plain store's |",
+        "|---|---|---|---|",
     ]
+    plain = [cpu for cpu, _ in rates["store"]]
     for name, pairs in rates.items():
         cpu, wall = zip(*pairs, strict=True)
-        lines.append(f"| {name} | {_shown(cpu)} | {_shown(wall)} |")
+        over = [base / rate for base, rate in zip(plain, cpu, strict=True)]
+        lines.append(f"| {name} | {_shown(cpu)} | {_shown(wall)} | {statistics.median(over):.2f} |")
     return "\n".join(lines)
 
 
