@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from msgspec import UNSET
 from numpy.typing import NDArray
 
 from curate import __version__
@@ -19,6 +20,7 @@ from curate.formats.base import TokenFormat
 from curate.formats.trainers.draws import WrittenShard
 from curate.plan.packing import Tally
 from curate.plan.per_domain import MIXED, PER_DOMAIN, predict_mixtures, written_domains
+from curate.plan.schedules import window_shares
 from curate.runtime.files import json_text
 
 WINDOWS = 100
@@ -236,17 +238,26 @@ def _overlap(train: Sequence[ShardCheck], held_out: Sequence[ShardCheck]) -> int
 def _deviation(
     tokens: NDArray[np.int64], rows: dict[str, Any], manifest: Manifest
 ) -> dict[str, Any] | None:
-    """Find the window and domain whose share differs most from the realised one."""
+    """Find the window and domain whose share differs most from that of all tokens.
+
+    With a schedule, it is compared with what the curve asks of the window.
+    """
     if not tokens.any() or len(rows) != len(manifest.domains):
         return None
     totals = tokens.sum(axis=1, keepdims=True)
     shares = np.divide(tokens, totals, out=np.zeros(tokens.shape), where=totals > 0)
-    asked = np.array([rows[name]["realised_share"] for name in manifest.domains])
+    realised = np.array([rows[name]["realised_share"] for name in manifest.domains])
+    asked = np.broadcast_to(realised, shares.shape)
+    if manifest.schedule is not UNSET:
+        asked = window_shares(manifest.schedule.curves(manifest.domains), WINDOWS)
     off = np.abs(shares - asked) * (totals > 0)
     window, domain = np.unravel_index(int(np.argmax(off)), off.shape)
-    return {
+    furthest = {
         "window_tokens": -(-manifest.budget_tokens // WINDOWS),
         "domain": manifest.domains[domain],
         "share": float(shares[window, domain]),
-        "realised_share": float(asked[domain]),
+        "realised_share": float(realised[domain]),
     }
+    if manifest.schedule is not UNSET:
+        furthest |= {"window": int(window), "asked_share": float(asked[window, domain])}
+    return furthest

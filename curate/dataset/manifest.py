@@ -22,6 +22,7 @@ bounded before anything else looks at them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import Annotated, Any, Literal
@@ -37,6 +38,7 @@ from curate.errors import ShardError
 from curate.formats import Settings, TextFormat, TokenFormat, configure
 from curate.formats.trainer_files import DIRECTORY as TRAINER
 from curate.plan import PAD, PIECE
+from curate.plan.schedules import Curve, Shape
 from curate.runtime.artifact_names import MARK
 from curate.runtime.escape import one_line
 from curate.runtime.files import hash_file
@@ -53,6 +55,7 @@ MOST = 2**53
 
 Count = Annotated[int, Meta(ge=0, le=MOST)]
 Positive = Annotated[int, Meta(ge=1, le=MOST)]
+Share = Annotated[float, Meta(ge=0, le=1)]
 Digest = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}$(?!\n)")]
 Line = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f-\x9f]*$(?!\n)")]
 """Text without control characters, which would act on the terminal that shows it."""
@@ -156,6 +159,20 @@ class HubRecord(msgspec.Struct, frozen=True):
     commit: str
 
 
+class ScheduleRecord(msgspec.Struct, frozen=True):
+    """A mixture that changes over the training tokens."""
+
+    shape: Literal["linear", "cosine", "step"]
+    steps: Annotated[int, Meta(ge=2, le=1000)] | None
+    shares: dict[str, tuple[Share, Share]]
+    """Shares at the start and at the end, by domain."""
+
+    def curves(self, domains: Sequence[str]) -> list[Curve]:
+        """Return the share of each domain over the training tokens."""
+        shape = Shape(self.shape, self.steps)
+        return [Curve(shape, *self.shares.get(name, (0.0, 0.0))) for name in domains]
+
+
 class Manifest(msgspec.Struct, frozen=True):
     """`manifest.json`: what a dataset consists of."""
 
@@ -195,6 +212,8 @@ class Manifest(msgspec.Struct, frozen=True):
     """Every other file that curate wrote, but for the certificate and the manifest itself."""
     selections: dict[str, SelectionRecord] | UnsetType = UNSET
     """The part of each domain that is kept, by name; domains that keep all files are left out."""
+    schedule: ScheduleRecord | UnsetType = UNSET
+    """The mixture's change over the training tokens, where it has one."""
 
     @property
     def beside_shards(self) -> list[FileRecord]:

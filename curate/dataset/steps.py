@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from curate.dataset.manifest import Manifest
 from curate.dataset.megatron_order import read_order
 from curate.dataset.places import Provenance, Stretch
-from curate.dataset.windows import Cut, NumberedWindows
+from curate.dataset.windows import Cut, NumberedWindows, shuffled, stretches_of
 from curate.errors import InputError
 from curate.formats.base import WHOLE, TextFormat
-from curate.plan import epoch_seed, permute
+from curate.plan import epoch_seed
 from curate.plan.per_domain import MIXED
 
 ORDERS = {
@@ -126,7 +126,9 @@ def _batch_of_windows(provenance: Provenance, query: StepQuery, notices: list[st
     samples, epoch = _samples_of(query, windows.count, notices)
     numbers = samples
     if query.order == "shuffled":
-        numbers = permute(samples, windows.count, epoch_seed(manifest.seed, epoch))
+        key = epoch_seed(manifest.seed, epoch)
+        stretches = stretches_of(manifest, windows.count)
+        numbers = shuffled(samples, windows.count, key, stretches)
     stops = np.cumsum(tokens)
     return TracedBatch(
         numbers.tolist(),

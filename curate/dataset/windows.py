@@ -8,7 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from msgspec import UNSET
 from numpy.typing import NDArray
+
+from curate.dataset.manifest import Manifest
+from curate.plan import permute
+
+SCHEDULE_STRETCHES = 100
+"""Stretches of a dataset with a schedule whose windows are shuffled among each other."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,39 @@ class Cut:
         sequence, within = np.divmod(numbers, self.per_sequence)
         starts: NDArray[np.int64] = sequence * self.sequence_tokens + within * self.length
         return starts
+
+
+def shuffled(
+    positions: NDArray[np.int64], count: int, key: int, stretches: int = 1
+) -> NDArray[np.int64]:
+    """Return the windows at positions of a shuffled epoch.
+
+    Args:
+        positions: shape (positions,), positions in the epoch.
+        count: Number of windows, at least 1.
+        key: Key of the order, such as `epoch_seed`.
+        stretches: Equal parts of the dataset that keep their order, so that a schedule is kept;
+            windows are shuffled within each.
+
+    Example:
+        >>> shuffled(np.arange(6), 6, 7, stretches=3).tolist()
+        [1, 0, 2, 3, 4, 5]
+    """
+    if stretches == 1:
+        return permute(positions, count, key)
+    edges = np.arange(stretches + 1) * count // stretches
+    numbers = np.empty_like(positions)
+    owners = np.searchsorted(edges, positions, side="right") - 1
+    for owner in np.unique(owners).tolist():
+        members, first = owners == owner, int(edges[owner])
+        within = permute(positions[members] - first, int(edges[owner + 1]) - first, key + owner)
+        numbers[members] = first + within
+    return numbers
+
+
+def stretches_of(manifest: Manifest, windows: int) -> int:
+    """Return the stretches within which training windows are shuffled: 1 without a schedule."""
+    return 1 if manifest.schedule is UNSET else min(SCHEDULE_STRETCHES, windows)
 
 
 class NumberedWindows:

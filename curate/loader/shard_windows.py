@@ -25,13 +25,13 @@ from curate.dataset.manifest import (
     load_manifest,
     read_provenance,
 )
-from curate.dataset.windows import Cut, NumberedWindows
+from curate.dataset.windows import Cut, NumberedWindows, shuffled, stretches_of
 from curate.errors import RecipeError, ShardError
 from curate.formats import FORMATS
 from curate.formats.base import CONCAT, Mapped, TokenFormat
 from curate.loader.fields import Segments
 from curate.loader.window_source import Order
-from curate.plan import copy_runs, epoch_seed, permute
+from curate.plan import copy_runs, epoch_seed
 from curate.plan.per_domain import MIXED
 from curate.runtime.compiled import Pointers
 from curate.runtime.files import hash_json
@@ -179,8 +179,13 @@ class ShardSource:
         return Segments(domains[piece].astype(np.int64), tokens)
 
     def order(self, seed: int, epoch: int) -> Order:
-        """Return a keyed permutation of all windows, which is evaluated only where needed."""
-        return partial(permute, size=self.windows, key=epoch_seed(seed, epoch))
+        """Return a keyed permutation of windows, which is evaluated only where needed.
+
+        With a schedule, they are permuted within short stretches, so that it is kept.
+        """
+        stretches = 1 if self.split != "train" else stretches_of(self.manifest, self.windows)
+        key = epoch_seed(seed, epoch)
+        return partial(shuffled, count=self.windows, key=key, stretches=stretches)
 
     def stored_order(self) -> Order:
         """Return the order of the shards: window `n` at position `n`."""

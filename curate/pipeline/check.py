@@ -158,6 +158,11 @@ def check_names(loaded: LoadedRecipe) -> None:
     options = check_options(recipe.output.format, recipe.output.options)
     if recipe.output.shape == PER_DOMAIN:
         check_shape(recipe.output.format, options)
+        if recipe.schedule is not None:
+            raise RecipeError(
+                "schedule: with output.shape per-domain the trainer mixes, by one mixture for the "
+                "whole run; set output.shape: mixed, for one stream that follows the schedule"
+            )
     if recipe.packing not in output_format.packings:
         fit = [row.name for row in FORMATS.values() if recipe.packing in row.packings]
         raise RecipeError(

@@ -21,6 +21,7 @@ from curate.dataset.manifest import (
     HubRecord,
     InputRecord,
     Manifest,
+    ScheduleRecord,
     SelectionRecord,
     ShardRecord,
     TokenizerRecord,
@@ -269,7 +270,20 @@ def _manifest(
         shape=recipe.output.shape,
         selections=selection_records(tokenized),
         hub=_hub_records(_pinned(loaded, tokenized)) or UNSET,
+        schedule=_schedule_record(loaded, tokenized),
     )  # fmt: skip
+
+
+def _schedule_record(
+    loaded: LoadedRecipe, tokenized: TokenizedDomains
+) -> ScheduleRecord | UnsetType:
+    """Record how the mixture changes; UNSET where it does not."""
+    schedule = loaded.recipe.schedule
+    if schedule is None:
+        return UNSET
+    names = [domain.name for domain in tokenized.domains]
+    shares = dict(zip(names, tokenized.settings.ends, strict=True))
+    return ScheduleRecord(schedule.shape, schedule.steps, shares)
 
 
 def selection_records(tokenized: TokenizedDomains) -> dict[str, SelectionRecord] | UnsetType:

@@ -308,6 +308,8 @@ class FurthestWindow(_Fields):
     domain: str
     share: Share
     realised_share: Share
+    window: Count | UnsetType = UNSET
+    asked_share: Share | UnsetType = UNSET
 
 
 class CertificateFile(_Fields):
