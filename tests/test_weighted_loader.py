@@ -398,12 +398,18 @@ def test_faults_of_weights(places: dict[str, Path]) -> None:
         ({"wkii": 1}, "weights: there is no domain 'wkii'; did you mean 'wiki'?; there are wiki"),
         ({"wiki": -1}, "weights: 'wiki' has -1; a weight is a number of at least 0"),
         ({"wiki": float("nan")}, "weights: 'wiki' has nan"),
+        ({"wiki": "a"}, "weights: 'wiki' has 'a'; a weight is a number of at least 0"),
+        ({"wiki": [1]}, "weights: 'wiki' has \\[1\\]; a weight is a number of at least 0"),
         ({"wiki": 0}, "weights: all are 0; give at least one domain a positive weight"),
     ):
         with pytest.raises(RecipeError, match=message.replace("?", r"\?").split(";")[0]):
             loader.set_weights(weights)
     with pytest.raises(RecipeError, match="weights: 'plannd' is no mixture; give weights by"):
-        open_all(places, "documents", "plannd").loader(4)
+        open_all(places, "documents", "plannd")
+    with pytest.raises(RecipeError, match=r"weights: \[1, 2\] is no mixture"):
+        open_all(places, "documents", lambda _: [1, 2]).loader(4).__iter__().__next__()
+    loader.set_weights({"wiki": np.float32(1), "code": np.int64(3)})
+    assert loader.weights == {"wiki": 0.25, "code": 0.75, "talk": 0.0}
     with pytest.raises(RecipeError, match="weights are for the split 'train', not 'validation'"):
         open_all(places, "documents", split="validation")
     with pytest.raises(RecipeError, match="no domain has a sequence of 60000 tokens within"):

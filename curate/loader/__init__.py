@@ -123,6 +123,8 @@ def load(  # noqa: PLR0913 - one entry for all; all but two are keywords
             f"{path}: expected the directory of a build or a recipe file, but there is neither"
         )
     draws = None if weights is None or limits is None else DomainDraws(limits, weights)
+    if draws is not None and not callable(draws.weights):
+        draws.limits.check(draws.weights)  # fail here rather than when a loader is made
     return Sequences(opened, names, dtype, draws)
 
 

@@ -92,19 +92,27 @@ class DrawLimits:
                 f"weights: {weights!r} is no mixture; give weights by domain, a function that "
                 f"returns them, or {PLANNED!r}"
             )
-        for name, weight in weights.items():
+        for name in weights:
             if name not in self.names:
                 raise RecipeError(
                     f"weights: there is no domain {name!r}{nearest_hint(str(name), self.names)}; "
                     f"there are {', '.join(self.names)}"
                 )
-            if not (math.isfinite(weight) and weight >= 0):
-                raise RecipeError(
-                    f"weights: {name!r} has {weight}; a weight is a number of at least 0"
-                )
-        if not any(weights.values()):
+        numbers = tuple(_number(name, weights.get(name, 0.0)) for name in self.names)
+        if not any(numbers):
             raise RecipeError("weights: all are 0; give at least one domain a positive weight")
-        return tuple(float(weights.get(name, 0.0)) for name in self.names)
+        return numbers
+
+
+def _number(name: str, weight: Any) -> float:
+    """Return a weight as a float; numbers of NumPy and torch are weights, too."""
+    try:
+        number = math.nan if isinstance(weight, str) else float(weight)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not (math.isfinite(number) and number >= 0):
+        raise RecipeError(f"weights: {name!r} has {weight!r}; a weight is a number of at least 0")
+    return number
 
 
 @dataclass(frozen=True)
