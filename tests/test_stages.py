@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from conftest import RECIPE
+from conftest import RECIPE, Listener
 
 import curate
 from curate.dataset.manifest import load_manifest, read_provenance
 from curate.errors import CurateError, InfeasiblePlan, RecipeError, ShardError
 from curate.loader import StagedSequences
+from curate.pipeline.read_back import domains_in, open_store
 from curate.recipe import load_recipe, stage_recipes
 
 Recipe = dict[str, Any]
@@ -389,3 +390,54 @@ def test_datasets_with_and_without_stages_replace_each_other_only_if_told(
     assert curate.build(plain, overwrite=True).ok
     assert not (tmp_path / "out" / "mid").exists()
     assert curate.verify(tmp_path / "out").ok
+
+
+LONG = {
+    "name": "long",
+    "budget_tokens": 2_500,
+    "where": "tokens >= 90",
+    "mixture": {"method": "manual", "weights": {"wiki": 2, "code": 1, "talk": 0}},
+}
+
+
+def test_a_stage_draws_by_length_with_its_supply_told_first(make: Make, tmp_path: Path) -> None:
+    listener = Listener()
+    output = {"format": "megatron", "dir": str(tmp_path / "out")}
+    stages = [{"name": "all", "budget_tokens": 20_000}, LONG]
+    result = curate.build(make(stages, output=output), progress=listener)
+    assert result.ok, result.problems
+    told = next(text for text in listener.notices if text.startswith("training tokens where"))
+    assert listener.notices.index("stage long") < listener.notices.index(told)
+    plan = json.loads((tmp_path / "out" / "long" / "plan.json").read_bytes())
+    supply = plan["domains"]["wiki"]["supply_tokens"]
+    assert f"'wiki' {supply:,} of " in told
+    assert 0 < supply < plan["domains"]["wiki"]["amounts"]["unused"]["tokens"] + 10_000
+    drawn = [document for document in begun(tmp_path / "out" / "long")[:2]]
+    first = begun(tmp_path / "out" / "all")[:2]
+    lengths = lengths_of(tmp_path / "out" / "all")
+    for number in range(2):
+        assert (lengths[number][drawn[number] > 0] >= 90).all()
+        assert not (drawn[number] & first[number]).any()  # enough were left
+
+
+def lengths_of(directory: Path) -> list[np.ndarray]:
+    """Return the tokens of every document of every domain, 0 beyond the last."""
+    manifest = load_manifest(directory)
+    domains = domains_in(open_store(manifest), manifest)
+    assert domains is not None
+    return [np.pad(domain.tokens, (0, 400 - len(domain))) for domain in domains]
+
+
+def test_caps_hold_over_the_documents_of_a_stage(make: Make) -> None:
+    stages = [{"name": "all", "budget_tokens": 30_000}, LONG | {"budget_tokens": 90_000}]
+    with pytest.raises(InfeasiblePlan, match=r"stages\[long\]: plan: .* epochs of 'wiki', .* of"):
+        curate.plan(make(stages))
+
+
+def test_a_where_that_is_wrong_names_its_stage(make: Make) -> None:
+    with pytest.raises(RecipeError, match=r"stages\[long\]: where: "):
+        curate.plan(make([LONG | {"where": "tokens >= "}]))
+    with pytest.raises(RecipeError, match=r"stages\[long\]: .*nothing"):
+        curate.plan(make([LONG | {"where": "nothing = 3"}]))
+    with pytest.raises(CurateError, match=r"stages\[long\]: .*have no training tokens"):
+        curate.plan(make([LONG | {"where": "tokens >= 100000"}]))

@@ -14,6 +14,7 @@ from typing import Any
 
 from curate import __version__
 from curate.curation.levels import domain_settings
+from curate.curation.step import CurationRequest
 from curate.dataset.ownership import holds_dataset, refuse_foreign
 from curate.dataset.staged import find_stages
 from curate.errors import CurateError
@@ -22,8 +23,8 @@ from curate.pipeline.check import check_mixture, check_names
 from curate.pipeline.plan import Planned, plan_json, plan_tokenized
 from curate.pipeline.results import PlanResult, StagedMixtureResult
 from curate.pipeline.stage_supply import StageDomain, StageSupply
-from curate.pipeline.tokenize import TokenizedDomains, tokenize_domains
-from curate.plan.uses import Draw, draw_of
+from curate.pipeline.tokenize import TokenizedDomains, drawable_documents, tokenize_domains
+from curate.plan.uses import Draw, Pool, draw_of, usage
 from curate.recipe import LoadedRecipe, stage_recipes
 from curate.recipe.stages import with_ends
 from curate.runtime.locks import directory_lock
@@ -67,6 +68,10 @@ def check_stage_names(loaded: LoadedRecipe) -> None:
         with in_stage(stage):
             check_names(stage)
             check_mixture(stage)
+            if stage.where is not None:
+                from curate.curation.attributes import parse  # here, since it imports polars
+
+                parse(stage.where, "where")
 
 
 def plan_staged_recipe(loaded: LoadedRecipe, workers: int, observer: Observer) -> PlanResult:
@@ -150,10 +155,46 @@ def plan_stages(
             if writes:
                 refuse_foreign(stage.output_dir)
             observer.notice(f"stage {stage.stage}")
-            planned = plan_tokenized(stage, past.supplied(stage), workers, observer, write=writes)
+            pools = _pools(stage, tokenized, workers, observer)
+            supplied = past.supplied(stage, pools)
+            if pools:
+                observer.notice(_supply_notice(stage, supplied))
+            planned = plan_tokenized(stage, supplied, workers, observer, write=writes)
             past.add(stage, planned)
             stages.append(PlannedStage(stage, planned, writes))
     return stages
+
+
+def _pools(
+    stage: LoadedRecipe, tokenized: TokenizedDomains, workers: int, observer: Observer
+) -> list[Pool]:
+    """Return the documents of each domain that a stage may draw; empty where it may draw all."""
+    if stage.where is None:
+        return []
+    from curate.curation.pools import filtered_by, find_pools  # here, since they import polars
+
+    curation, sources = tokenized.curation, tokenized.sources
+    plans = dict(zip(sources, tokenized.plans, strict=True))
+    request = CurationRequest(
+        loaded=filtered_by(stage, stage.where),
+        domains=tokenized.domains if curation is None else curation.wholes,
+        plans=[plans[source] for source in sorted(plans)],
+        tokenizer=tokenized.tokenizer,
+        workers=workers,
+        observer=observer,
+    )
+    masks, key = find_pools(request, tokenized.domains, sources)
+    return [Pool(mask, key) for mask in masks]
+
+
+def _supply_notice(stage: LoadedRecipe, supplied: TokenizedDomains) -> str:
+    """Say how many training tokens a stage's `where` leaves of each domain."""
+    assert supplied.stage is not None
+    parts = [
+        f"'{row.name}' {of_stage.supply_tokens:,} of {row.tokens_train:,}"
+        for row, of_stage in zip(supplied.stats, supplied.stage.domains, strict=True)
+    ]
+    return f"training tokens where {stage.where}: {', '.join(parts)}"
 
 
 class _Past:
@@ -167,8 +208,13 @@ class _Past:
         self.shares: dict[str, dict[str, float]] = {}
         """Shares by domain at the end of each stage."""
 
-    def supplied(self, stage: LoadedRecipe) -> TokenizedDomains:
-        """Return the domains with what a stage may draw of them, and its settings of them."""
+    def supplied(self, stage: LoadedRecipe, pools: Sequence[Pool]) -> TokenizedDomains:
+        """Return the domains with what a stage may draw of them, and its settings of them.
+
+        Args:
+            stage: The stage's recipe.
+            pools: The documents of each domain that it may draw; empty for all.
+        """
         tokenized = self._tokenized
         settings = domain_settings(
             stage,
@@ -176,15 +222,25 @@ class _Past:
             sources=tokenized.sources,
             tokens=[domain.total_tokens for domain in tokenized.domains],
         )
-        domains = tuple(self._stage_domain(number) for number in range(len(tokenized.domains)))
+        domains = tuple(
+            self._stage_domain(number, pools[number] if pools else None)
+            for number in range(len(tokenized.domains))
+        )
         name = stage.stage
         assert name is not None
         return replace(tokenized, settings=settings, stage=StageSupply(name, domains))
 
-    def _stage_domain(self, number: int) -> StageDomain:
-        used = sum(draw.tokens for draw in self._draws[number])
+    def _stage_domain(self, number: int, pool: Pool | None) -> StageDomain:
+        draws, earlier = self._draws[number], self._earlier[number]
+        used = sum(draw.tokens for draw in draws)
         supply = self._tokenized.stats[number].tokens_train
-        return StageDomain(supply, used, self._draws[number], self._earlier[number])
+        if pool is not None:
+            domain = self._tokenized.domains[number]
+            drawable = drawable_documents(self._tokenized.validation[number], pool)
+            by_uses = usage(domain, drawable, self._seed, draws)
+            supply = sum(by_uses.values())
+            used = min(used, sum(uses * tokens for uses, tokens in by_uses.items()))
+        return StageDomain(supply, used, draws, earlier, pool)
 
     def add(self, stage: LoadedRecipe, planned: Planned) -> None:
         """Remember what a stage takes."""

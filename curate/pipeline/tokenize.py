@@ -39,6 +39,7 @@ from curate.pipeline.shrinkage import (
     shrinkage_notices,
 )
 from curate.pipeline.stage_supply import StageSupply
+from curate.plan.uses import Pool
 from curate.recipe import DomainRecipe, LoadedRecipe
 from curate.recipe.structs import RECORD_BYTES
 from curate.runtime.artifact_names import ARTIFACTS
@@ -103,12 +104,22 @@ class TokenizedDomains:
 
     def drawable(self, number: int) -> NDArray[np.bool_]:
         """Return which documents of a domain may be drawn for training, shape (documents,)."""
-        drawable = complement(self.validation[number])
         pool = None if self.stage is None else self.stage.domains[number].pool
-        if pool is not None:
-            for rows in blocks(len(drawable)):
-                drawable[rows] &= pool.mask[rows]
-        return drawable
+        return drawable_documents(self.validation[number], pool)
+
+
+def drawable_documents(held_out: NDArray[np.bool_], pool: Pool | None) -> NDArray[np.bool_]:
+    """Return which documents of a domain may be drawn, shape (documents,).
+
+    Args:
+        held_out: shape (documents,), those for validation.
+        pool: Those that a stage may draw; None for all.
+    """
+    drawable = complement(held_out)
+    if pool is not None:
+        for rows in blocks(len(drawable)):
+            drawable[rows] &= pool.mask[rows]
+    return drawable
 
 
 def tokenize_domains(loaded: LoadedRecipe, workers: int, observer: Observer) -> TokenizedDomains:
