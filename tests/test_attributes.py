@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
+import lzma
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
+import zstandard
 from conftest import Listener, make_documents
 
+from curate.curation.attribute_tables import AttributeTable, read_table
 from curate.curation.attributes import evaluate, parse
 from curate.errors import InputError, RecipeError
 from curate.pipeline.tokenize import TokenizedDomains, tokenize_domains
@@ -290,6 +295,8 @@ def test_tables_without_spans_or_with_numbers_for_identifiers(recipe: Path) -> N
     ("expression", "message"),
     [
         ("bytes IN (SELECT a FROM read_csv('{path}'))", "has a sub-query"),
+        ("day < Now ( )", r"NOW differs from run to run of one recipe; write the date"),
+        ("day < CURRENT_DATE", "CURRENT_DATE differs"),
         ("bytes IN (FROM \"read_csv\"('{path}'))", "has a sub-query"),
         ("bytes IN (-- '\nFROM READ_CSV('{path}'))", "has a sub-query"),
         ("$q$ ' $q$ = '' OR bytes IN (SELECT a FROM read_csv('{path}'))", "has a sub-query"),
@@ -323,3 +330,59 @@ def test_expressions_read_no_files_and_are_bounded(
 def test_usual_expressions_are_within_bounds(expression: str) -> None:
     frame = pl.DataFrame({"topic": ["7"], "read_time": [6], "bytes": [1]})
     assert evaluate(frame, parse(expression, "where"), "where").dtype == pl.Boolean
+
+
+def table_of(path: Path) -> pl.DataFrame:
+    return read_table(AttributeTable("domains[web].attributes", (path,), "url"))
+
+
+@pytest.mark.parametrize("kind", ["gz", "zst", "bz2", "xz"])
+def test_compressed_tables_are_read_to_their_end(kind: str, tmp_path: Path) -> None:
+    numbers = np.random.default_rng(1).integers(0, 1 << 62, 150_000)
+    lines = [f'{{"url": "{n}", "score": {number}}}\n' for n, number in enumerate(numbers)]
+    packed = {
+        "gz": partial(gzip.compress, compresslevel=1),
+        "zst": partial(zstandard.compress, level=1),
+        "bz2": partial(bz2.compress, compresslevel=1),
+        "xz": partial(lzma.compress, preset=0),
+    }[kind]("".join(lines).encode())
+    path = tmp_path / f"scores.jsonl.{kind}"
+    path.write_bytes(packed)
+    assert table_of(path)["score"].to_list() == numbers.tolist()
+    path.write_bytes(packed[: len(packed) * 2 // 3])
+    with pytest.raises(
+        InputError, match=r"scores\.jsonl\.\w+ cannot be read \(the \w+ data is cut"
+    ):
+        table_of(path)
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"url": [["a"]]}, "column 'url' of .* holds Lists, and identifiers are text or whole num"),
+        ({"url": [{"a": 1}]}, "column 'url' of .* holds Structs, and identifiers are text"),
+        ({"url": [b"\xff"]}, "identifiers or spans of .* cannot be read"),
+        (
+            {"url": ["a"], "id": ["b"]},
+            "has identifiers in 'url', and a column 'id', too; leave one",
+        ),
+    ],
+)
+def test_identifiers_that_are_none_are_named(
+    columns: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "scores.parquet"
+    pl.DataFrame(columns).write_parquet(path)
+    with pytest.raises(InputError, match=message):
+        table_of(path)
+
+
+def test_a_table_may_have_any_column(recipe: Path) -> None:
+    rows = rows_of(30)
+    write(recipe.parent / "in", "jsonl", rows)
+    names = ["row", "identity", "high", "low"]
+    scores = {"id": [row["id"] for row in rows], **{name: range(30) for name in names}}
+    pl.DataFrame(scores).write_parquet(recipe.parent / "scores.parquet")
+    expression = " AND ".join(f"{name} >= 10" for name in names)
+    tokenized = over(recipe, expression, attributes="scores.parquet")
+    assert identifiers(tokenized.domains[0]) == sorted(scores["id"][10:])

@@ -205,6 +205,7 @@ def test_what_cannot_be_split_is_said(recipe: Path, table: pl.DataFrame) -> None
     assert "is String, and only numbers have quantiles" in message(
         recipe, {"by": "lang", "quantiles": 3}
     )
+    assert "is List, which names no sub-domain" in message(recipe, {"by": "ARRAY_AGG(lang)"})
     assert "takes quantiles or edges, not both" in message(
         recipe, {"by": "quality", "quantiles": 3, "edges": [0.5]}
     )

@@ -19,7 +19,8 @@ from curate.errors import InputError, RecipeError
 from curate.recipe import DomainRecipe, LoadedRecipe
 from curate.runtime.machine import fault_or
 from curate.runtime.registry import counted
-from curate.sources.decompress.open import open_stream
+from curate.sources.decompress.open import StreamFile, open_stream
+from curate.sources.decompress.stream import StreamDamage
 from curate.sources.discover import matching_files
 from curate.tokens.domain import DomainTokens
 
@@ -81,8 +82,9 @@ def _read_file(path: Path, table: AttributeTable) -> pl.DataFrame:
         if path.suffix == ".parquet":
             frame = pl.read_parquet(path)
         else:
-            with open_stream(str(path), path.stat().st_size) as stream:
-                content = stream.read(-1)
+            stream = open_stream(str(path), path.stat().st_size)
+            with io.BufferedReader(StreamFile(stream)) as file:
+                content = file.read()
             if path.name.removesuffix(path.suffix if stream.kind != "plain" else "").endswith(
                 (".csv", ".tsv")
             ):
@@ -96,7 +98,7 @@ def _read_file(path: Path, table: AttributeTable) -> pl.DataFrame:
                 )
             else:
                 frame = pl.read_ndjson(io.BytesIO(content), infer_schema_length=None)
-    except (pl.exceptions.PolarsError, OSError) as error:
+    except (pl.exceptions.PolarsError, StreamDamage, OSError) as error:
         reason = str(error).splitlines()[0]
         unreadable = InputError(f"{table.where}: {path} cannot be read ({reason})")
         if isinstance(error, OSError):  # messages of others quote the data
@@ -108,15 +110,32 @@ def _read_file(path: Path, table: AttributeTable) -> pl.DataFrame:
             f"{table.where}: {path} has no column '{table.id}' of identifiers (columns: "
             f"{', '.join(frame.columns)})"
         )
+    kind = frame.schema[identifier]
+    if kind.is_nested():
+        raise InputError(
+            f"{table.where}: column '{identifier}' of {path} holds {kind.base_type()}s, and "
+            "identifiers are text or whole numbers"
+        )
     others = [name for name in frame.columns if name not in (identifier, SPANS)]
+    if "id" in others:
+        raise InputError(
+            f"{table.where}: {path} has identifiers in '{identifier}', and a column 'id', too; "
+            "leave one of them"
+        )
     spans = []
-    kind = frame.schema.get(SPANS)
-    if isinstance(kind, pl.Struct):
-        spans = [_first_value(field) for field in kind.fields]
+    of_spans = frame.schema.get(SPANS)
+    if isinstance(of_spans, pl.Struct):
+        spans = [_first_value(field) for field in of_spans.fields]
         others = [name for name in others if name != "source"]  # dolma's own
-    elif kind is not None:
+    elif of_spans is not None:
         others.append(SPANS)
-    return frame.select(pl.col(identifier).cast(pl.String).alias("id"), *others, *spans)
+    try:
+        return frame.select(pl.col(identifier).cast(pl.String).alias("id"), *others, *spans)
+    except pl.exceptions.PolarsError as error:
+        raise InputError(
+            f"{table.where}: identifiers or spans of {path} cannot be read "
+            f"({str(error).splitlines()[0]})"
+        ) from error
 
 
 def _first_value(field: pl.Field) -> pl.Expr:
@@ -148,7 +167,7 @@ def join_table(
     names = [name for name in rows.columns if name != "id"]
     rows = rows.filter(pl.col("id").fill_null("") != "")
     total = len(rows)
-    rows = rows.unique("id", keep="first", maintain_order=True).with_row_index("row")
+    rows = rows.unique("id", keep="first", maintain_order=True)
     texts = rows["id"].to_list()
     identities = np.array([xxhash.xxh3_64_intdigest(text.encode()) for text in texts], np.uint64)
     documents = pl.DataFrame(
@@ -158,7 +177,8 @@ def join_table(
             "low": np.asarray(domain.content_low),
         }
     )
-    by_identity = rows.select("row").with_columns(pl.Series("identity", identities))
+    number = pl.int_range(len(rows), dtype=pl.UInt32, eager=True)
+    by_identity = pl.DataFrame({"row": number, "identity": identities})
     matched = documents.join(by_identity, on="identity", how="left", maintain_order="left")["row"]
     hashes = [number for number, text in enumerate(texts) if CONTENT_HASH.fullmatch(text)]
     if hashes:
@@ -166,7 +186,7 @@ def join_table(
             {
                 "high": np.array([int(texts[number][:16], 16) for number in hashes], np.uint64),
                 "low": np.array([int(texts[number][16:], 16) for number in hashes], np.uint64),
-                "row": pl.Series(hashes, dtype=rows["row"].dtype),
+                "row": pl.Series(hashes, dtype=number.dtype),
             }
         )
         other = documents.join(by_content, on=["high", "low"], how="left", maintain_order="left")

@@ -62,7 +62,7 @@ def parse(expression: str, where: str) -> pl.Expr:
         where: The recipe's key, for messages.
 
     Raises:
-        RecipeError: It is no expression, has a sub-query, or is too long or too deep.
+        RecipeError: It is no expression, has a sub-query, asks the clock, or is too long or deep.
     """
     # Texts in quotes are left out, but only where nothing else could hold a quote.
     is_simple = not re.search(r"--|/\*|[\"`$]", expression)
@@ -77,6 +77,11 @@ def parse(expression: str, where: str) -> pl.Expr:
         raise RecipeError(
             f"{where}: has a sub-query (SELECT, or FROM with read_…), and only expressions of a "
             "document's attributes are possible; join tables as attributes"
+        )
+    if clock := re.search(r"\b(now\s*\(|current_(date|time)|localtime)", bare, re.IGNORECASE):
+        raise RecipeError(
+            f"{where}: {clock[0].strip('( ').upper()} differs from run to run of one recipe; write "
+            "the date, as in date < '2024-01-31'"
         )
     try:
         parsed = pl.sql_expr(expression)
@@ -146,7 +151,9 @@ def evaluate(frame: pl.DataFrame, expression: pl.Expr, where: str, path: str = "
         reason = f"'{error}' is no column; a name with dots stands in double quotes: \"meta.year\""
     except pl.exceptions.PolarsError as error:
         reason = _reason(error)
-    types = [f"{name} {frame.schema[name]}" for name in names_in([expression])]
+    # What nested types hold may be very long, or too deep to be shown.
+    kinds = {name: frame.schema[name] for name in names_in([expression])}
+    types = [f"{n} {kind.base_type() if kind.is_nested() else kind}" for n, kind in kinds.items()]
     context = "; ".join(part for part in (", ".join(types), path) if part)
     raise RecipeError(f"{where}: {reason}" + (f" ({context})" if context else ""))
 

@@ -55,7 +55,7 @@ class SplitDomain:
 
 
 def check_types(where: str, split: SplitRecipe, kind: Any) -> None:
-    """Refuse to cut what are no numbers, and a sub-domain for each fraction.
+    """Refuse to cut what are no numbers, a sub-domain for each fraction, and what has no name.
 
     Args:
         where: The recipe's key, for messages.
@@ -66,7 +66,12 @@ def check_types(where: str, split: SplitRecipe, kind: Any) -> None:
         RecipeError: It does not fit.
     """
     if split.is_cut and not kind.is_numeric() and kind != pl.Null:
-        raise RecipeError(f"{where}: is {kind}, and only numbers have quantiles and edges")
+        shown = kind.base_type() if kind.is_nested() else kind
+        raise RecipeError(f"{where}: is {shown}, and only numbers have quantiles and edges")
+    if kind.is_nested() or kind in (pl.Binary, pl.Object):
+        raise RecipeError(
+            f"{where}: is {kind.base_type()}, which names no sub-domain; split by text or numbers"
+        )
     if not split.is_cut and kind.is_float():
         raise RecipeError(
             f"{where}: holds fractions, each of which would be a sub-domain; add quantiles: 5, or "
