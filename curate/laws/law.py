@@ -46,6 +46,9 @@ class RunTable:
     stages: tuple[str, ...] = ()
     """Stages of the runs, in order. Then each domain is `STAGE/DOMAIN`, and `weights` are shares of
     the tokens of all stages. Empty: every run has one mixture throughout."""
+    earlier: NDArray[np.bool_] | None = None
+    """shape (rows,), whether a row is of a run on earlier domains, which lacked some of these by
+    necessity; None: no row is."""
 
     def __post_init__(self) -> None:
         """Raise `ValueError` if the shapes do not match."""
@@ -77,6 +80,7 @@ class RunTable:
             tokens=self.tokens[places],
             params=self.params[places],
             losses=self.losses[places],
+            earlier=None if self.earlier is None else self.earlier[places],
         )
 
 

@@ -251,7 +251,7 @@ def mixture_request(
         caps=mixture.caps,
     )
     supply = {domain.name: float(domain.supply_tokens) for domain in domains}
-    evidence = read_evidence(loaded, supply)
+    evidence = read_evidence(loaded, supply, tokenized.domains)
     return MixtureRequest(domains, recipe.budget_tokens, mixture.method, options, evidence)
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 from curate.errors import MissingEvidence
 from curate.mixture import METHODS
 from curate.mixture.request import Evidence, SearchOptions
+from curate.pipeline.domain_lineage import whereabouts
 from curate.recipe import EvidenceRecipe, LoadedRecipe, MixtureRecipe, ObjectiveRecipe
 from curate.runtime.files import hash_file, hash_json
+from curate.tokens.domain import DomainTokens
 
 MADE = {"runs": "runs.csv", "experts": "experts.parquet"}
 """Evidence that `mixture.evidence.proxy` can make, and its file in the output directory."""
@@ -75,13 +77,17 @@ def evidence_hash(loaded: LoadedRecipe) -> str | None:
 
 
 def read_evidence(
-    loaded: LoadedRecipe, supply: Mapping[str, float] | None = None
+    loaded: LoadedRecipe,
+    supply: Mapping[str, float] | None = None,
+    domains: Sequence[DomainTokens] = (),
 ) -> Evidence | None:
     """Read the recipe's evidence; None where it names none.
 
     Args:
         loaded: The recipe.
         supply: Tokens of each of its domains, to which runs are carried over; None: unknown.
+        domains: Its tokenised domains, in which the documents of earlier domains are looked up;
+            empty: domains are known by name only.
 
     Raises:
         MissingEvidence: A file does not exist.
@@ -89,7 +95,7 @@ def read_evidence(
         InputError: The experts' file is wrong.
     """
     named = loaded.recipe.mixture.evidence or EvidenceRecipe()
-    return read_evidence_files(*_paths(loaded), named, supply)
+    return read_evidence_files(*_paths(loaded), named, supply, domains)
 
 
 def read_evidence_files(
@@ -97,6 +103,7 @@ def read_evidence_files(
     expert_paths: list[Path],
     named: EvidenceRecipe,
     supply: Mapping[str, float] | None = None,
+    domains: Sequence[DomainTokens] = (),
 ) -> Evidence | None:
     """Read run tables and experts' log-probabilities; None where there is neither.
 
@@ -105,6 +112,7 @@ def read_evidence_files(
         expert_paths: At most one file.
         named: How runs are read: `far_runs`, `fill`, `absent_domains`, `became` and `stage`.
         supply: Tokens of each domain of today, to which runs are carried over; None: unknown.
+        domains: The tokenised domains of today; empty where there are none at hand.
 
     Raises:
         FitError: The run table is wrong.
@@ -121,11 +129,19 @@ def read_evidence_files(
         from curate.laws.run_tables.read import read_runs
 
         became = shares_of_parts(named.became, supply)
-        joining = Joining(named.fill, named.absent_domains, became, named.stage)
+        places = {path: whereabouts(path, domains, became) for path in run_paths if domains}
+        known_content = {path: place for path, place in places.items() if place is not None}
+        absent = named.absent_domains
+        if known_content and len(known_content) == len(run_paths):
+            absent = "zero"  # what no run drew from is known by its documents
+        learnt = {path: place.became for path, place in known_content.items()}
+        joining = Joining(named.fill, absent, became, named.stage, learnt)
         runs, notices = read_runs(run_paths, far_runs=named.far_runs, joining=joining)
         if supply is not None:
-            runs, more = today(runs, tuple(supply), became, named.absent_domains)
-            notices = (*notices, *more)
+            every = [became, *learnt.values()]
+            runs, more = today(runs, tuple(supply), every, absent)
+            of_content = [said for place in known_content.values() for said in place.notices]
+            notices = (*of_content, *notices, *more)
     if expert_paths:
         from curate.laws.likelihoods import read_likelihoods
 

@@ -13,6 +13,7 @@ from curate.proxy.claims import RunClaim, RunClaims
 from curate.proxy.runs import RunRow, append_runs, read_runs, write_runs
 from curate.proxy.swarm import Swarm, SwarmRun
 from curate.runtime.files import read_json, write_json
+from curate.tokens.content_sample import content_of
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class SharedSwarm:
         fingerprints = {run.name: run.fingerprint for run in self.swarm.runs}
         with self.claims.lock():
             record = read_json(self.record) if self.record.exists() else None
+            kept: dict[str, Any] = {} if record is None else record.get("domains", {})
             if record is not None and record["settings"] == ours:
                 self._resume(record, fingerprints, notice)
                 return
@@ -50,10 +52,11 @@ class SharedSwarm:
                 mark = record["settings"][:8] if record is not None else "unknown"
                 aside = self.directory / f"runs-{mark}.csv"
                 runs.replace(aside)
+                if runs.name in kept:
+                    kept[aside.name] = kept[runs.name]
                 notice(f"{runs} has runs of other settings; it is kept as {aside.name}")
-            write_json(
-                self.record, {"schema": 1, "settings": ours, "runs": fingerprints, "failed": {}}
-            )
+            fields = {"schema": 1, "settings": ours, "runs": fingerprints, "failed": {}}
+            write_json(self.record, {**fields, "domains": {**kept, runs.name: self._contents()}})
 
     def _resume(
         self, record: dict[str, Any], fingerprints: dict[str, str], notice: Callable[[str], None]
@@ -80,7 +83,21 @@ class SharedSwarm:
             fingerprints = {name: mark for name, mark in fingerprints.items() if name not in stay}
             self._set_aside(changed, rows, notice)
         failed = {run: step for run, step in record["failed"].items() if run not in changed}
-        write_json(self.record, {**record, "runs": {**recorded, **fingerprints}, "failed": failed})
+        kept = record.get("domains", {})
+        contents = kept.get(table.name) or self._contents()
+        # Runs that were set aside drew from the same documents.
+        names = (
+            {table.name, f"runs-{self.swarm.settings_hash[:8]}.csv"} if changed else {table.name}
+        )
+        domains = {**kept, **dict.fromkeys(names, contents)}
+        write_json(
+            self.record,
+            {**record, "runs": {**recorded, **fingerprints}, "failed": failed, "domains": domains},
+        )
+
+    def _contents(self) -> dict[str, Any]:
+        """Return what each domain holds, for runs to be known by when domains change."""
+        return {d.tokens.name: content_of(d.tokens).to_json() for d in self.swarm.domains}
 
     def _set_aside(
         self, changed: set[str], rows: Sequence[RunRow], notice: Callable[[str], None]

@@ -354,6 +354,7 @@ class ProxyFile(_Fields):
     settings: Digest
     runs: dict[str, str]
     failed: dict[str, str]
+    domains: dict[str, dict[str, Any]] | UnsetType = UNSET
 
 
 class TriedCandidate(_Fields):

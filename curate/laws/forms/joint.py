@@ -82,6 +82,8 @@ MANY_MIXTURES, MANY_ROWS = 4, 400
 """Mixtures for each domain, and rows, from which both on names are not looked at, to save a second
 fit: 0.7 s of 600 rows. From 96 runs of 14 domains (`saturated` of `tools/bench/planted.py`) names
 lower the error from 0.16 to 0.12 %."""
+LEAST_JUDGES = 10
+"""Fewest mixtures of today on which experts are judged, where other runs are of earlier domains."""
 LEAST_MIXTURES = 4
 """Fewest different mixtures that say anything about the mixture's effect."""
 
@@ -238,13 +240,35 @@ def fit_joint(table: RunTable) -> FittedJoint:
         )
     progress = progress_of(table)
     experts, missed = _fit_experts(table, progress)
-    alike = ALIKE
-    if len(table.runs) <= ROWS_REFIT:
-        missed, alike = _refitted_errors(table, progress), ALIKE_REFITTED
-    scales = np.maximum(np.log(table.losses).std(axis=0), 1e-9)
+    alike, judges = ALIKE, table
+    later = _rows_that_judge(table)
+    if later is not None:
+        judges = table.take(later)
+        mixtures = len(distinct_mixtures(judges.weights))
+    if len(table.runs) <= ROWS_REFIT or later is not None:
+        missed, alike = _refitted_errors(table, progress, later), ALIKE_REFITTED
+    scales = np.maximum(np.log(judges.losses).std(axis=0), 1e-9)
     votes = _votes(missed / scales, mixtures, alike)
     together = np.einsum("et,ent->nt", votes, missed)
-    return FittedJoint(experts, votes, half_width(together, table) / NORMAL_95)
+    return FittedJoint(experts, votes, half_width(together, judges) / NORMAL_95)
+
+
+def _rows_that_judge(table: RunTable) -> NDArray[np.bool_] | None:
+    """Select the rows that experts are judged on, where some runs are of earlier domains.
+
+    Those inform the fit, but what predicts them well need not predict mixtures of today.
+
+    Returns:
+        Shape (rows,); None: all rows judge.
+    """
+    if table.earlier is None or table.earlier.all():
+        return None
+    later = np.flatnonzero(~table.earlier)
+    if len(distinct_mixtures(table.weights[later])) < LEAST_JUDGES:
+        return None
+    if len(later) > ROWS_REFIT:
+        later = np.sort(later[_spread_over_runs(run_numbers(table.take(later)))[:ROWS_REFIT]])
+    return np.isin(np.arange(len(table.runs)), later)
 
 
 @one_blas_thread()
@@ -311,14 +335,23 @@ def _fit_trends(
     return trends, missed
 
 
-def _refitted_errors(table: RunTable, progress: Progress) -> Array:
+def _refitted_errors(
+    table: RunTable, progress: Progress, judges: NDArray[np.bool_] | None = None
+) -> Array:
     """Fit the experts without each fifth of the mixtures in turn.
 
+    Args:
+        table: All rows.
+        progress: Their columns of progress.
+        judges: shape (rows,), rows to leave out in turn; None: all.
+
     Returns:
-        Errors of log losses, shape (experts, rows, targets).
+        Errors of log losses, shape (experts, rows that judge, targets).
     """
     missed = []
-    for held in run_folds(table, FOLDS):
+    rows = np.arange(len(table.runs)) if judges is None else np.flatnonzero(judges)
+    for part in run_folds(table.take(rows), FOLDS):
+        held = np.isin(np.arange(len(table.runs)), rows[part])
         experts, _ = _fit_experts(table.take(~held), progress)
         test = table.take(held)
         predicted = experts.log_losses(test.weights, test.tokens, test.params)

@@ -42,6 +42,8 @@ class Joining:
     """What became of domains of the tables that are called or divided otherwise today."""
     stage: str | None = None
     """Stage whose rows are read, where a column `stage` says to which each belongs."""
+    learnt: Mapping[Path, Became] = field(default_factory=dict)
+    """The same as `became` for single files, as documents say it."""
 
     def by_table(self, tables: Sequence[Sequence[Path]]) -> list[TableFill]:
         """Return the numbers to fill into each table.
@@ -108,6 +110,8 @@ class PartTable:
     table: RunTable
     progress: str
     """Column that `tokens` was read from: `tokens`, `step`, or empty for none."""
+    carried_over: bool = False
+    """Whether its domains had other names, so that its runs are of earlier domains."""
 
 
 def table_files(files: Sequence[TableFile]) -> list[tuple[TableFile, ...]]:
@@ -172,8 +176,29 @@ def join_tables(
         losses=np.concatenate([t.losses[keep] for t, keep in zip(aligned, kept, strict=True)]),
         loss_per_bpb=unit,
         stages=stages,
+        earlier=_earlier(parts, kept, domains),
     )  # fmt: skip
     return table, [*notices, *more, *repeats]
+
+
+def _earlier(
+    parts: Sequence[PartTable], kept: Sequence[np.ndarray], domains: Sequence[str]
+) -> np.ndarray | None:
+    """Tell which rows are of tables that lack domains of today; None where all or none do.
+
+    Where each lacks some, since some domains are gone, those under earlier names are the earlier.
+
+    Args:
+        parts: The tables.
+        kept: For each, shape (rows,), the rows that are joined.
+        domains: Domains of the join.
+    """
+    lacks = [any(name not in part.table.domains for name in domains) for part in parts]
+    if all(lacks):
+        lacks = [part.carried_over for part in parts]
+    rows = [np.full(int(keep.sum()), lack) for keep, lack in zip(kept, lacks, strict=True)]
+    every = np.concatenate(rows)
+    return None if every.all() or not every.any() else every
 
 
 def _check_progress(parts: Sequence[PartTable]) -> None:

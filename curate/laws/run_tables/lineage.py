@@ -142,20 +142,20 @@ def add_domains(table: RunTable, names: Sequence[str]) -> RunTable:
 
 
 def today(
-    table: RunTable, names: Sequence[str], became: Became, absent_domains: AbsentDomains
+    table: RunTable, names: Sequence[str], became: Sequence[Became], absent_domains: AbsentDomains
 ) -> tuple[RunTable, tuple[str, ...]]:
     """Add the domains of today that no run had, if the caller says so, and say what still speaks.
 
     Args:
         table: Runs that were carried over.
         names: Domains of today.
-        became: What became of old domains.
+        became: What became of old domains, of all tables or of each.
         absent_domains: `zero` adds the domains that the table lacks; `refuse` leaves them out.
 
     Returns:
         The table, and a sentence for each thing that the runs do not say.
     """
-    became = _in_stages(became, table.stages)
+    became = [_in_stages(one, table.stages) for one in became]
     names = [f"{stage}/{name}" for stage in table.stages for name in names] or names
     lacking = any(name not in table.domains for name in names)
     if absent_domains == "zero":
@@ -207,7 +207,7 @@ class Reuse:
         return said
 
 
-def reuse_of(table: RunTable, names: Sequence[str], became: Became) -> Reuse:
+def reuse_of(table: RunTable, names: Sequence[str], became: Sequence[Became]) -> Reuse:
     """Find how far runs speak for the domains of today.
 
     Args:
@@ -220,7 +220,9 @@ def reuse_of(table: RunTable, names: Sequence[str], became: Became) -> Reuse:
     gone = [name for name in table.domains if name not in names]
     share_gone = table.weights[:, [table.domains.index(name) for name in gone]].sum(axis=1)
     with_gone = set(runs[share_gone > NAMED_SHARE].tolist())
-    groups = {tuple(name for name in parts if name in names) for parts in became.values()}
+    groups = {
+        tuple(name for name in parts if name in names) for one in became for parts in one.values()
+    }
     return Reuse(
         runs=len(set(table.runs)),
         without=tuple(name for name in names if not most.get(name, 0.0) > 0),

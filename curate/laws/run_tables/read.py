@@ -91,11 +91,18 @@ def read_runs(
         parts.append(part)
         notices.extend([*of_files, *of_rows])
     check_old_names(joining.became, [part.table for part in parts])
-    parts = [replace(part, table=carry_over(part.table, joining.became)) for part in parts]
+    parts = [_carried_over(part, joining) for part in parts]
     if len(parts) == 1:
         return parts[0].table, tuple(notices)
     table, of_join = join_tables(parts, joining.absent_domains)
     return table, (*notices, *of_join)
+
+
+def _carried_over(part: PartTable, joining: Joining) -> PartTable:
+    """Give a table the domains of today."""
+    became = {**joining.learnt.get(Path(part.name), {}), **joining.became}
+    table = carry_over(part.table, became)
+    return replace(part, table=table, carried_over=table is not part.table)
 
 
 def _rows_of_stage(layout: TableLayout, stage: str | None) -> tuple[TableLayout, list[str]]:
