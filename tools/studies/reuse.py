@@ -14,15 +14,25 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from curate.laws.forms.joint import fit_joint
-from curate.laws.law import FittedLaw, RunTable
+from curate.laws.law import Array, FittedLaw, RunTable
 from curate.laws.run_tables.lineage import add_domains, carry_over
 from curate.laws.run_tables.read import read_runs
+from curate.mixture import (
+    DomainSupply,
+    Evidence,
+    MixtureOptions,
+    MixtureRequest,
+    SearchOptions,
+    mix,
+)
+from curate.mixture.design import draw
+from curate.mixture.search.simplex_box import Box
 from curate.runtime.threads import one_blas_thread
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
@@ -109,6 +119,176 @@ def held_out_runs(old: RunTable, new: RunTable, draws: int) -> None:
     print("0 | old runs | " + " | ".join(f"{value:.4f}" for value in result))
 
 
+UPDATES = {
+    "add stack-edu": (("stack-edu",), 64),
+    "add papers, maths and PDFs": (("arxiv", "finemath-3plus", "pes2o", "wikipedia", "s2pdf"), 16),
+    "divide PDFs by topic": ((), 64),
+}
+"""Sources that each published update adds, and its new runs. A later revision of the PDFs, and a
+source that was dropped again, are in no table."""
+
+
+@dataclass
+class Stage:
+    """Domains of an update, and how mixtures of them are mixtures of the 64."""
+
+    domains: tuple[str, ...]
+    spread: Array
+    """shape (domains, 64), shares of the 64 in each domain."""
+
+    def whole(self, mixtures: Array) -> Array:
+        """Return mixtures of the 64."""
+        return mixtures @ self.spread
+
+
+def stage_of(new: RunTable, sources: set[str], divided: bool) -> Stage:
+    """List the domains of some sources; PDFs are one domain until they are divided."""
+    names, rows = [], []
+    natural = new.weights.mean(axis=0)
+    for place, name in enumerate(new.domains):
+        source = name.partition(":")[0]
+        if source in sources and (source != "s2pdf" or divided):
+            names.append(name)
+            rows.append(np.eye(len(new.domains))[place])
+    if "s2pdf" in sources and not divided:
+        pdfs = np.array([name.startswith("s2pdf:") for name in new.domains])
+        names.append("s2pdf")
+        rows.append(np.where(pdfs, natural, 0) / natural[pdfs].sum())
+    return Stage(tuple(names), np.array(rows))
+
+
+def request_of(stage: Stage, new: RunTable, runs: RunTable | None, prior: Array) -> MixtureRequest:
+    """Ask for the best mixture of some domains, by `joint`."""
+    domains = tuple(
+        DomainSupply(name, max(1, round(1e9 * share)), float("inf"))
+        for name, share in zip(stage.domains, prior.tolist(), strict=True)
+    )
+    search = SearchOptions(replicates=0)
+    evidence = None if runs is None else Evidence(runs)
+    return MixtureRequest(domains, 10**9, "joint", MixtureOptions(search=search), evidence)
+
+
+def labelled(
+    stage: Stage, mixtures: Array, truth: FittedLaw, noise: Array, rng: np.random.Generator
+) -> RunTable:
+    """Make runs of mixtures, with the losses of the law that stands for the truth."""
+    ones = np.ones(len(mixtures))
+    losses = truth.predict(stage.whole(mixtures), 2.9e9 * ones, 2.9e7 * ones)
+    losses = losses * np.exp(noise * rng.standard_normal(losses.shape))
+    targets = tuple(f"task{place}" for place in range(losses.shape[1]))
+    runs = tuple(f"{rng.integers(2**60):x}" for _ in mixtures)
+    return RunTable(stage.domains, targets, runs, mixtures, 2.9e9 * ones, 2.9e7 * ones, losses)
+
+
+def updates(old: RunTable, new: RunTable, seed: int) -> None:
+    """Add sources in the published order; print the regret of every way to choose a mixture."""
+    truth = fit_joint(joined(old, new))
+    rng = np.random.default_rng(seed)
+    one = np.ones(1)
+
+    def objective(stage: Stage, mixture: Array) -> float:
+        whole = stage.whole(mixture[None])
+        return float(truth.predict(whole, 2.9e9 * one, 2.9e7 * one).mean())
+
+    def best(stage: Stage, runs: RunTable, prior: Array) -> Array:
+        weights = mix(request_of(stage, new, runs, prior)).weights
+        return np.array([weights[name] for name in stage.domains])
+
+    topics = stage_of(new, {"dclm"}, False)
+    place = [old.domains.index(name) for name in topics.domains]
+    evidence = replace(old, domains=topics.domains, weights=old.weights[:, place])
+    frozen = topics.whole(best(topics, evidence, new.weights.mean(axis=0)[place])[None])[0]
+    sources = {"dclm"}
+    print("update | way | new runs | mean task, bits a byte | above the best")
+    for name, (added, count) in UPDATES.items():
+        sources |= set(added)
+        stage = stage_of(new, sources, divided=not added)
+        natural = (stage.spread > 0) @ new.weights.mean(axis=0)
+        prior = natural / natural.sum()
+        every = Box(np.zeros(len(prior)), np.ones(len(prior)))
+        drawn = draw(request_of(stage, new, None, prior), every, count, rng)
+        runs = labelled(stage, drawn, truth, truth.errors, rng)
+        # As published: all domains that stay are one, at the proportions of the last optimum.
+        fresh = [
+            at
+            for at, one_name in enumerate(stage.domains)
+            if (one_name.partition(":")[0] in added) or (not added and "s2pdf" in one_name)
+        ]
+        kept = frozen.copy()
+        if not added:
+            kept[[domain.startswith("s2pdf:") for domain in new.domains]] = 0
+        virtual = Stage(
+            ("existing", *(stage.domains[at] for at in fresh)),
+            np.vstack([kept / kept.sum(), stage.spread[fresh]]),
+        )
+        share = 1 - prior[fresh].sum()
+        reduced = np.array([share, *prior[fresh]])
+        few = Box(np.zeros(len(reduced)), np.ones(len(reduced)))
+        drawn = draw(request_of(virtual, new, None, reduced), few, count, rng)
+        of_virtual = labelled(virtual, drawn, truth, truth.errors, rng)
+        became = (
+            {}
+            if added
+            else {
+                "s2pdf": {
+                    domain: part
+                    for domain, part in zip(
+                        new.domains,
+                        new.weights.mean(axis=0) * [d.startswith("s2pdf:") for d in new.domains],
+                        strict=True,
+                    )
+                    if part
+                }
+            }
+        )
+        became = {
+            old_name: {part: share / sum(parts.values()) for part, share in parts.items()}
+            for old_name, parts in became.items()
+        }
+        earlier = add_domains(carry_over(evidence, became), stage.domains)
+        half = runs.take(np.arange(count // 2))
+        ways = {
+            "anew, all": (stage, runs, prior, count),
+            "anew, half": (stage, half, prior, count // 2),
+            "as published, all": (virtual, of_virtual, reduced, count),
+            "as published, half": (
+                virtual,
+                of_virtual.take(np.arange(count // 2)),
+                reduced,
+                count // 2,
+            ),
+            "old runs and half": (stage, joined(earlier, half), prior, count // 2),
+        }
+        results = {}
+        for way, (of, table, of_prior, number) in ways.items():
+            chosen = best(of, table, of_prior)
+            results[way] = (objective(of, chosen), number)
+            if way == "as published, all":
+                frozen = of.whole(chosen[None])[0]
+        results["anew, 400 exact runs"] = (
+            objective(
+                stage,
+                best(
+                    stage,
+                    labelled(
+                        stage,
+                        np.vstack([draw(request_of(stage, new, None, prior), every, 400, rng)]),
+                        truth,
+                        0 * truth.errors,
+                        rng,
+                    ),
+                    prior,
+                ),
+            ),
+            400,
+        )
+        least = min(value for value, _ in results.values())
+        for way, (value, number) in results.items():
+            print(f"{name} | {way} | {number} | {value:.4f} | {value - least:.4f}", flush=True)
+        evidence = joined(earlier, half)
+        evidence = replace(evidence, earlier=None)
+
+
 @one_blas_thread()
 def main() -> None:
     """Run the study."""
@@ -120,7 +300,11 @@ def main() -> None:
     options = parser.parse_args()
     old, new = read_tables(options.data, options.stride)
     print(f"{len(old.runs)} old runs, {len(new.runs)} new ones, {len(new.targets)} tasks")
-    held_out_runs(old, new, options.draws)
+    if options.updates:
+        for seed in range(options.draws):
+            updates(old, new, seed)
+    else:
+        held_out_runs(old, new, options.draws)
 
 
 if __name__ == "__main__":
