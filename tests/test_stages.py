@@ -441,3 +441,54 @@ def test_a_where_that_is_wrong_names_its_stage(make: Make) -> None:
         curate.plan(make([LONG | {"where": "nothing = 3"}]))
     with pytest.raises(CurateError, match=r"stages\[long\]: .*have no training tokens"):
         curate.plan(make([LONG | {"where": "tokens >= 100000"}]))
+
+
+@pytest.mark.parametrize("command", ["compare", "front", "validate"])
+def test_commands_about_one_mixture_say_how_to_leave_stages_out(make: Make, command: str) -> None:
+    further = {"groups": ["a", "b"]} if command == "front" else {}
+    with pytest.raises(RecipeError) as caught:
+        getattr(curate, command)(make(), **further)
+    message = str(caught.value)
+    assert message.startswith(f"{command}: is about one mixture, and the recipe has stages")
+    overrides = message.partition("--set ")[2].split(" --set ")
+    assert not load_recipe(make(), overrides).recipe.stages
+
+
+def test_commands_about_one_dataset_name_the_stages(make: Make, tmp_path: Path) -> None:
+    output = {"format": "jsonl", "dir": str(tmp_path / "out")}
+    stages = [{"name": name, "budget_tokens": 3_000} for name in ("a", "b")]
+    curate.build(make(stages, output=output))
+    out, names = tmp_path / "out", tmp_path / "ids.txt"
+    rows = (out / "b" / "train").glob("*")
+    shown = curate.show(out / "b", "train/shard-00000#0").to_json()
+    names.write_text(shown["documents"][0]["id"] + "\n", "utf-8")
+    for refused in (
+        lambda: curate.show(out, "train/shard-00000#0"),
+        lambda: curate.push(out, "me/mix", dry_run=True),
+        lambda: curate.remove(out, names),
+        lambda: curate.diff(out, out),
+    ):
+        with pytest.raises(ShardError, match="in stages .a, b., and this is about one of them"):
+            refused()
+    assert curate.push(out / "a", "me/mix", dry_run=True).files
+    assert curate.remove([out / "a", out / "b"], names).json["datasets"][1]["documents"]
+    before = snapshot(out / "b")
+    with pytest.raises(CurateError, match="is a stage, .*add the documents to exclude"):
+        curate.remove(out / "b", names, rebuild=True)
+    assert snapshot(out / "b") == before
+    assert list(rows)
+    assert curate.report(out).path.is_file()
+    mixture = curate.mix(make(stages, output=output))
+    assert {row["stage"] for row in mixture.rows()} == {"a", "b"}
+    assert sum(mixture.weights.values()) == pytest.approx(1)
+
+
+def test_excluded_documents_leave_every_stage(make: Make, tmp_path: Path) -> None:
+    output = {"format": "megatron", "dir": str(tmp_path / "out")}
+    stages = [{"name": name, "budget_tokens": 9_000} for name in ("a", "b")]
+    curate.build(make(stages, output=output))
+    names = tmp_path / "ids.txt"
+    names.write_text("wiki-1\nwiki-2\ncode-5\n", "utf-8")
+    assert curate.build(make(stages, output=output, exclude=str(names)), overwrite=True).ok
+    held = curate.remove([tmp_path / "out" / "a", tmp_path / "out" / "b"], names).json
+    assert not any(dataset["in_shards"] for dataset in held["datasets"])

@@ -298,10 +298,12 @@ def compare(  # noqa: PLR0913 - keywords, of which a call names two or three
         inputs, workers = table.inputs(settings), _workers(workers)
         observer, names = _observer(progress), _names(methods)
         return compare_without_text(inputs, _path(directory), workers, observer, names)
+    from curate.pipeline.check import refuse_stages
     from curate.pipeline.mix import compare_recipe
 
     table.refuse(directory)
     with _opened(recipe, workers, progress, settings) as opened:
+        refuse_stages(opened[0], "compare")
         return compare_recipe(*opened, _names(methods))
 
 
@@ -355,10 +357,12 @@ def front(  # noqa: PLR0913 - keywords, of which a call names two or three
 
         inputs, place = table.inputs(settings, method), _path(directory)
         return front_without_text(inputs, place, groups, points, _observer(progress))
+    from curate.pipeline.check import refuse_stages
     from curate.pipeline.mix import front_recipe
 
     table.refuse(directory)
     with _started(recipe, workers, progress, settings, method) as (loaded, workers, observer):
+        refuse_stages(loaded, "front")
         return front_recipe(loaded, groups, points, workers, observer)
 
 
@@ -892,10 +896,11 @@ def validate(  # noqa: PLR0913 - keywords, of which a call names two or three
     Example:
         `curate.validate("recipe.yaml", seeds=5).verdict`
     """
-    from curate.pipeline.check import READ_BY_VALIDATE
+    from curate.pipeline.check import READ_BY_VALIDATE, refuse_stages
     from curate.pipeline.validate import ValidationSettings, validate_mixture
 
     with _opened(recipe, workers, progress) as (loaded, workers, observer):
+        refuse_stages(loaded, "validate")
         loaded = _settled(loaded, observer, READ_BY_VALIDATE)
         loaded = _with_devices(loaded, devices, engine, tensorboard)
         settings = ValidationSettings(seeds, _names(presets), up)

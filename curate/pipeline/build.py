@@ -65,6 +65,7 @@ def build(
     Raises:
         CurateError: Any user-fixable error, including an infeasible plan.
     """
+    assert not loaded.recipe.stages  # see `build_stages`
     check_names(loaded)  # before a directory is made
     check_mixture(loaded)
     refuse_other_dataset(loaded, overwrite)  # before it is locked, which fails on a read-only disk

@@ -21,7 +21,7 @@ from curate.plan.per_domain import PER_DOMAIN, check_shape
 from curate.recipe import LoadedRecipe
 from curate.runtime.files import read_small
 from curate.runtime.machine import fault_or
-from curate.runtime.registry import nearest_hint
+from curate.runtime.registry import list_first, nearest_hint
 from curate.stats import find_entropy
 
 MOST_BYTES = 64_000_000
@@ -139,6 +139,21 @@ class _WrittenMixture(msgspec.Struct):
     """The field of `mixture.json` that is read back."""
 
     weights: dict[str, Annotated[float, msgspec.Meta(ge=0, le=1)]]
+
+
+def refuse_stages(loaded: LoadedRecipe, command: str) -> None:
+    """Refuse a recipe with stages where a command is about one mixture.
+
+    Raises:
+        RecipeError: It has stages; the message says how to leave them out.
+    """
+    stages = loaded.recipe.stages
+    if stages:
+        names = list_first([stage.name for stage in stages])
+        raise RecipeError(
+            f"{command}: is about one mixture, and the recipe has stages ({names}); leave them out "
+            f"with --set stages=[] --set budget_tokens={stages[0].budget_tokens}"
+        )
 
 
 def check_names(loaded: LoadedRecipe) -> None:

@@ -112,6 +112,12 @@ def _rebuild(
     """Build a dataset again without what it holds of a list, and prove that none is left."""
     directory, manifest = dataset
     loaded = load(directory / RECIPE)
+    if loaded.recipe.stages:
+        raise InputError(
+            f"{directory}: is a stage, which is built after the stages before it: add the "
+            f"documents to exclude of the recipe ({names} if it has none), and run curate build "
+            "RECIPE --overwrite"
+        )
     path = _extend(loaded, held, names)
     before = read_state(directory, manifest)
     weights = {
