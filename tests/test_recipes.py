@@ -11,12 +11,16 @@ import pytest
 
 from curate.errors import CurateError
 from curate.pipeline.plan import plan_dataset
+from curate.pipeline.stages import plan_stages
 from curate.recipe import LoadedRecipe, load
 from curate.runtime.progress import Observer
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
-EMBEDDED = [path for path in RECIPES if "corpus://" in path.read_text("utf-8")]
+STAGED = [path for path in RECIPES if load(path).recipe.stages]
+EMBEDDED = [
+    path for path in RECIPES if "corpus://" in path.read_text("utf-8") and path not in STAGED
+]
 STAND_INS = ("wiki", "code", "talk", "wiki")
 """Domains of the tests' corpus for those of the embedded one, which takes long to harvest."""
 
@@ -26,13 +30,17 @@ def on_small_data(path: Path, corpus: Path, work: Path) -> LoadedRecipe:
     names = [domain.name for domain in load(path).recipe.domains]
     domains = [
         {"name": name, "paths": str(corpus / "data" / own / "*")}
-        for name, own in zip(names, STAND_INS, strict=True)
+        for name, own in zip(names, STAND_INS[: len(names)], strict=True)
     ]
     overrides = [
         f"domains={json.dumps(domains)}", "tokenizer={train: {vocab_size: 400}}",
-        "budget_tokens=30000", "validation.documents=0.05", f"cache={work / 'cache'}",
-        f"output.dir={work / 'out'}",
+        "validation.documents=0.05", f"cache={work / 'cache'}", f"output.dir={work / 'out'}",
     ]  # fmt: skip
+    stages = load(path).recipe.stages
+    overrides += [f"stages.{s.name}.budget_tokens={s.budget_tokens // 100}" for s in stages]
+    if any(stage.where for stage in stages):
+        overrides.append(f"stages.{stages[-1].name}.where=tokens >= 60")
+    overrides += [] if stages else ["budget_tokens=30000"]
     if load(path).recipe.mixture.evidence is not None:
         proxy = "mixture.evidence.proxy"
         overrides += [f"{proxy}.tokens=3072", f"{proxy}.runs=12", f"{proxy}.validation_tokens=400",
@@ -49,6 +57,13 @@ def test_recipes_of_the_embedded_corpus_plan(path: Path, corpus: Path, tmp_path:
     assert sum(domain.tokens for domain in planned.plan.domains) == 30_000
 
 
+@pytest.mark.parametrize("path", STAGED, ids=lambda path: path.stem)
+def test_recipes_in_stages_plan(path: Path, corpus: Path, tmp_path: Path) -> None:
+    loaded = on_small_data(path, corpus, tmp_path)
+    planned = plan_stages(loaded, 1, Observer())
+    assert [stage.planned.plan.budget_tokens for stage in planned] == [30_000, 10_000, 2_500]
+
+
 def test_there_is_one_for_each_way() -> None:
     methods = {load(path).recipe.mixture.method for path in RECIPES}
     assert methods >= {"entropy", "bimix", "regmix", "mde", "mixmin", "manual"}
@@ -56,7 +71,9 @@ def test_there_is_one_for_each_way() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", [path for path in RECIPES if path not in EMBEDDED], ids=lambda path: path.stem
+    "path",
+    [path for path in RECIPES if path not in (*EMBEDDED, *STAGED)],
+    ids=lambda path: path.stem,
 )
 def test_recipes_of_your_own_data_say_what_is_missing(path: Path, tmp_path: Path) -> None:
     places = (f"cache={tmp_path / 'cache'}", f"output.dir={tmp_path / 'out'}")
