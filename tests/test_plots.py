@@ -20,6 +20,7 @@ import curate
 from curate.cli import cli
 from curate.errors import InputError
 from curate.report import palette
+from curate.report.charts import Axes, Chart, Dots, Mark
 from curate.report.page.material import Material
 from curate.report.page.page import render
 
@@ -28,7 +29,7 @@ import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from curate.report.canvas import DASHES, MARKERS, save
+from curate.report.canvas import DASHES, MARKERS, draw, save
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -386,3 +387,15 @@ def test_the_command_writes_each_figure_twice(tmp_path: Path) -> None:
     refused = CliRunner().invoke(cli, ["report", str(out), "--plots", str(plots)])
     assert "front.svg: curate did not write this file" in str(refused.exception)
     assert json.loads((plots / "front.svg").read_text("utf-8"))["weights"]
+
+
+def test_very_many_rows_still_make_a_figure_of_a_page() -> None:
+    def chart(rows: int) -> Chart:
+        marks = [(f"domain {at}", [Mark(0, float(rows - at))]) for at in range(rows)]
+        return Chart(Dots(Axes("bits"), marks), "")
+
+    width, height = draw([chart(72)] * 4).get_size_inches()
+    assert height < 12 and width < 24  # 37 inches high before
+    plane = draw([chart(200)]).axes[0]
+    assert len(plane.get_yticklabels()) == 100
+    assert plane.get_xlabel() == "bits; the 100 largest of 200 rows"

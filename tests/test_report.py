@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from law_tables import mixtures, table_of
 import curate
 from curate.cli import cli
 from curate.curation.reasons import REMOVED_FIELDS
+from curate.dataset.manifest import PICTURES
 from curate.errors import InputError, RecipeError
 from curate.laws import LAWS
 from curate.laws.fitting.levels import FittedBeyond
@@ -35,12 +37,13 @@ from curate.laws.law import Array, RunTable
 from curate.laws.likelihoods import Likelihoods
 from curate.mixture.search.objective import Problem, losses_at
 from curate.mixture.search.simplex_box import Box
-from curate.report.charts import Matrix
+from curate.report.charts import Axes, Chart, Dots, Mark, Matrix
 from curate.report.numbers import megabytes, short
 from curate.report.page.about_data import REASONS
 from curate.report.page.figures import heat_map
 from curate.report.page.material import Material
 from curate.report.page.page import render
+from curate.report.pictures import picture
 
 TREES = {"boosted", "boosted_regmix"}
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{7*7}}\u202e\x1b[31m"
@@ -707,6 +710,40 @@ def test_report_of_a_directory_and_of_runs(dataset: Path, tmp_path: Path) -> Non
     page = Path(curate.report(one, directory=tmp_path).path).read_text("utf-8")
     assert "No law: mixture: only one mixture was trained (1 run)" in page
     assert "curate proxy" not in page.partition('id="laws"')[2].partition("</section>")[0]
+
+
+def test_the_card_has_pictures_that_are_verified(
+    dataset: Path, corpus: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(dataset, copy)
+    card = (copy / "README.md").read_text("utf-8")
+    listed = {file["path"] for file in json.loads((copy / "manifest.json").read_text())["files"]}
+    for name in PICTURES:
+        assert f"]({name})" in card and name in listed
+        drawn = ElementTree.parse(copy / name).getroot()
+        texts = [part.text for part in drawn.iter("{http://www.w3.org/2000/svg}text")]
+        assert {"wiki", "code", "talk"} <= set(texts)
+        assert (copy / name).stat().st_size < 20_000
+    (copy / PICTURES[0]).write_text("<svg/>")
+    assert not curate.verify(copy).ok
+    rows = [Mark(0, 1.0)]
+    dots = Dots(Axes("x"), [("</text><script>", rows), ("b", rows)], {0: "<b>"})
+    drawn = picture(Chart(dots, "<caption>"), dots)
+    assert "<script" not in drawn and "<b>" not in drawn and "<caption>" not in drawn
+    recipe = {
+        "name": "one",
+        "tokenizer": {"train": {"vocab_size": 400, "sample_bytes": 60000}},
+        "domains": [{"name": "wiki", "paths": f"{corpus}/data/wiki/*"}],
+        "budget_tokens": 3000,
+        "output": {"dir": str(tmp_path / "one")},
+    }
+    (tmp_path / "one").mkdir()
+    path = tmp_path / "one.yaml"
+    path.write_text(yaml.safe_dump(recipe), "utf-8")
+    assert curate.build(path, workers=1).ok
+    assert curate.verify(tmp_path / "one").ok
+    assert "![" not in (tmp_path / "one" / "README.md").read_text("utf-8")
 
 
 def test_foreign_files_and_empty_directories_are_refused(dataset: Path, tmp_path: Path) -> None:

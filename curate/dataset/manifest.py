@@ -13,6 +13,7 @@
 <dir>/stats.json mixture.json plan.json certificate.json quarantine.jsonl
 <dir>/removed.parquet      documents that curation removed
 <dir>/README.md croissant.json   what the dataset is, for people and for catalogues
+<dir>/card-shares.svg card-entropies.svg   pictures of the card
 <dir>/.curate              lists what is curate's below the folders above
 ```
 
@@ -76,7 +77,9 @@ OWN_DIRECTORIES = ("train", "validation", "provenance", TRAINER)
 CARD = "README.md"
 RECIPE = "recipe.yaml"
 CROISSANT = "croissant.json"
-CARDS = (CARD, CROISSANT)
+PICTURES = ("card-shares.svg", "card-entropies.svg")
+"""Pictures of the card; a dataset of one domain has none."""
+CARDS = (CARD, CROISSANT, *PICTURES)
 """Files that describe the shards as they were read back, so that they are written last."""
 OWN_FILES = (*CARDS, "tokenizer.json", RECIPE)
 """Files beside the shards; in a directory without a dataset of curate they are the user's."""
@@ -482,7 +485,9 @@ def list_cards(directory: Path) -> list[FileRecord]:
     """
     manifest = load_manifest(directory)
     files = [file for file in manifest.files if file.path not in CARDS]
-    files += [record_file(directory / name, directory) for name in CARDS]
+    files += [
+        record_file(directory / name, directory) for name in CARDS if (directory / name).exists()
+    ]
     listed = msgspec.structs.replace(manifest, files=files)
     if listed != manifest:
         write_manifest(listed, directory)

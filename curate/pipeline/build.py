@@ -30,6 +30,7 @@ from curate.plan.budget import Plan
 from curate.recipe import LoadedRecipe
 from curate.report.card import write_card
 from curate.report.croissant import write_croissant
+from curate.report.pictures import write_pictures
 from curate.runtime.locks import directory_lock
 from curate.runtime.progress import Observer
 from curate.runtime.registry import counted
@@ -143,6 +144,12 @@ def build_planned(
     names = list_path(loaded)
     if names is not None:
         check_excluded(loaded.output_dir, tokenized.domains, names, certificate)
+    artifacts = {
+        "mixture": planned.mixed.mixture.to_json(),
+        "stats": planned.mixed.stats,
+        "certificate": certificate,
+    }
+    write_pictures(loaded.output_dir, artifacts)
     write_card(loaded, tokenized.stats, certificate)
     write_croissant(loaded, tokenized.stats, certificate, workers, observer.tick)
     certificate["files"] = msgspec.to_builtins(dataset.list_cards(loaded.output_dir))

@@ -10,6 +10,7 @@ import io
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,10 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullForm
 
 from curate.report.charts import SERIES, Chart, Dots, Line, Lines, Matrix, Points, powers, spread
 from curate.report.numbers import short
-from curate.report.palette import LIGHT
+from curate.report.palette import INK, LIGHT, QUIET, RULE
 from curate.runtime.escape import visible
 from curate.runtime.files import atomic_path
 
-INK, QUIET, RULE = "#1d2327", "#57606a", "#d7dbdf"
 MARKERS = ("o", "D", "s", "^", "x", "|")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
 """Line styles; with the colours, 24 lines that differ."""
@@ -54,6 +54,11 @@ STYLE: dict[Any, Any] = {
 }
 PANEL_INCHES = 4.6
 ROW_INCHES = 0.24
+DENSE_ROWS = 40
+"""Rows from which rows and labels are small, and panels stand side by side."""
+DENSE_INCHES = 0.13
+MOST_ROWS = 100
+"""Rows of a dot plot that are drawn; a page has no room for more."""
 PANELS_ABREAST = 2
 LABEL_LETTERS = 33
 """Most letters of a label."""
@@ -90,14 +95,16 @@ def styled() -> AbstractContextManager[None]:
 def draw(charts: Sequence[Chart]) -> PlotFigure:
     """Draw charts side by side."""
     with styled():
-        abreast = min(len(charts), PANELS_ABREAST)
+        drawings = [_shortened(chart.drawing) for chart in charts]
+        is_dense = any(isinstance(one, Dots) and len(one.rows) > DENSE_ROWS for one in drawings)
+        abreast = len(charts) if is_dense else min(len(charts), PANELS_ABREAST)
         down = -(-len(charts) // abreast)
-        inches = [_inches(chart.drawing) for chart in charts]
+        inches = [_inches(drawing) for drawing in drawings]
         width, height = max(w for w, _ in inches), max(h for _, h in inches)
         figure = PlotFigure(figsize=(width * abreast, height * down), layout="constrained")
         planes = figure.subplots(down, abreast, squeeze=False).ravel()
-        for plane, chart in zip(planes, charts, strict=False):
-            _draw(plane, chart.drawing, height)
+        for plane, drawing in zip(planes, drawings, strict=False):
+            _draw(plane, drawing, height)
         for plane in planes[len(charts) :]:
             plane.remove()
         return figure
@@ -122,14 +129,30 @@ def save(figure: Figure, path: Path) -> list[str]:
     return list(dict.fromkeys(f"{path.name}: {warning.message}" for warning in caught))
 
 
+def _shortened(drawing: Dots | Lines | Points | Matrix) -> Dots | Lines | Points | Matrix:
+    """Keep the first rows of a dot plot, which are the largest, and say so below it."""
+    if not isinstance(drawing, Dots) or len(drawing.rows) <= MOST_ROWS:
+        return drawing
+    note = f"{drawing.axes.x}; the {MOST_ROWS} largest of {len(drawing.rows)} rows"
+    axes = replace(drawing.axes, x=note)
+    return replace(drawing, rows=drawing.rows[:MOST_ROWS], axes=axes)
+
+
+def _row_inches(rows: int) -> float:
+    return DENSE_INCHES if rows > DENSE_ROWS else ROW_INCHES
+
+
 def _inches(drawing: Dots | Lines | Points | Matrix) -> tuple[float, float]:
     """Return width and height of a panel that its rows and labels fit into."""
     if isinstance(drawing, Dots):
-        return PANEL_INCHES + 0.9, 1.1 + ROW_INCHES * (len(drawing.rows) + len(drawing.series))
+        rows, names = len(drawing.rows), len(drawing.series)
+        return PANEL_INCHES + 0.9, 1.1 + _row_inches(rows) * rows + ROW_INCHES * names
     if isinstance(drawing, Matrix):
         cell = 0.42 if len(drawing.columns) <= ROOMY_COLUMNS else 0.3
+        if len(drawing.columns) > NUMBERED_COLUMNS:
+            cell = DENSE_INCHES
         width = max(PANEL_INCHES + 0.7, 2.4 + cell * len(drawing.columns))  # as wide as the title
-        return width, 1.9 + 0.3 * len(drawing.rows)
+        return width, 1.9 + min(cell, 0.3) * len(drawing.rows)
     if isinstance(drawing, Lines) and len(drawing.lines) <= drawing.most_named:
         return PANEL_INCHES + 1.2, max(3.4, 0.9 + TAG_INCHES * len(drawing.lines))
     return PANEL_INCHES, 3.6
@@ -162,18 +185,19 @@ def label(name: str) -> str:
 
 def _draw_dots(plane: Plane, dots: Dots) -> None:
     rows = len(dots.rows)
+    size = 4 if rows > DENSE_ROWS else 6
     for at, (_, marks) in enumerate(dots.rows):
         for mark in marks:
             colour, marker = LIGHT[mark.series], MARKERS[mark.series]
             if mark.low is not None and mark.high is not None:
                 plane.plot([mark.low, mark.high], [at, at], color=colour, alpha=0.55, linewidth=2)
-            plane.plot([mark.value], [at], color=colour, marker=marker, markersize=6,
+            plane.plot([mark.value], [at], color=colour, marker=marker, markersize=size,
                        markeredgewidth=1.8 if marker in "x|" else 0.6,
                        markeredgecolor=colour if marker in "x|" else "white")  # fmt: skip
     plane.set_yticks(range(rows), [label(name) for name, _ in dots.rows])
     plane.set_ylim(rows - 0.5, -0.5)
     plane.grid(visible=True, axis="y", linewidth=0.4)
-    plane.tick_params(axis="y", length=0)
+    plane.tick_params(axis="y", length=0, labelsize=6 if rows > DENSE_ROWS else 9)
     plane.set_xlabel(dots.axes.x)
     plane.xaxis.set_major_locator(MaxNLocator(5))
     plane.xaxis.set_major_formatter(_formatter(dots.text))
@@ -305,7 +329,7 @@ def _draw_matrix(plane: Plane, matrix: Matrix) -> None:
     plane.set_xticks([at + 0.5 for at in range(columns)], [label(n) for n in matrix.columns],
                      rotation=45, ha="right", rotation_mode="anchor")  # fmt: skip
     plane.grid(visible=False)
-    plane.tick_params(length=0)
+    plane.tick_params(length=0, labelsize=9 if numbered else 6)
     for spine in plane.spines.values():
         spine.set_visible(False)
     darkest = "" if numbered else f"; the darkest is {matrix.text(most)}"

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from curate import __version__
-from curate.dataset.manifest import load_manifest
+from curate.dataset.manifest import PICTURES, load_manifest
 from curate.formats.base import TextFormat, TokenFormat
 from curate.plan.per_domain import PER_DOMAIN, shard_stem
 from curate.recipe import LoadedRecipe, source_of
@@ -149,7 +149,7 @@ those of the source.
 | domain | asked | realised | tokens | epochs | documents | bytes | bad records | licence |
 |---|---:|---:|---:|---:|---:|---:|---:|---|
 {table}
-{_mixture_sentence(certificate)}
+{_pictures(loaded.output_dir)}{_mixture_sentence(certificate)}
 {_validation_sentence(recipe.validation.documents, certificate)}
 
 ## Loading
@@ -170,6 +170,20 @@ Recipe hash `{loaded.hash}`, seed {recipe.seed}. Tokenizer: `tokenizer.json`.
 `curate report DIR` makes one page of this directory, with figures of its mixture, domains and laws;
 `--plots DIR` writes them as PNG and SVG.
 """
+
+
+def _pictures(directory: Path) -> str:
+    """Show the pictures that lie beside the card."""
+    meanings = (
+        "Shares of the training tokens by domain: natural, asked and realised",
+        "Conditional entropy by domain, bits a token",
+    )
+    shown = [
+        f"![{meaning}]({name})\n"
+        for name, meaning in zip(PICTURES, meanings, strict=True)
+        if (directory / name).is_file()
+    ]
+    return "\n".join(["", *shown]) if shown else ""
 
 
 def _snippet(shard: str, form: TokenFormat | TextFormat, certificate: dict[str, Any]) -> str:

@@ -19,6 +19,9 @@ LIGHT = ("#1072ae", "#d55e06", "#009e74", "#a32c71", "#605400", "#10171b")
 DARK = ("#0aafe6", "#e37205", "#66906c", "#ad7294", "#d8d703", "#b4b9be")
 """Colours of series on dark paper."""
 
+INK, QUIET, RULE = "#1d2327", "#57606a", "#d7dbdf"
+"""Colours of text, of axes and of lines on light paper."""
+
 LIGHT_PAPER = "#fdfdfc"
 DARK_PAPER = "#14181b"
 

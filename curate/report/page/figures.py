@@ -79,6 +79,11 @@ def clipped(text: str, letters: int = LABEL_LETTERS) -> str:
     return f"{text[: letters - 1 - last]}…{text[-last:]}"
 
 
+def text_at(x: float, y: float, text: str) -> Markup:
+    """Write text that begins at a place of the drawing."""
+    return _text(x, y, text, "label", "start")
+
+
 def _text(x: float, y: float, text: str, style: str = "", anchor: str = "middle") -> Markup:
     return Markup('<text x="{:.1f}" y="{:.1f}" class="{}" text-anchor="{}">{}</text>').format(
         x, y, style, anchor, text
