@@ -105,6 +105,18 @@ def test_listed_documents_are_removed_counted_and_unmatched_lines_said(
     ), "said again when nothing is decided anew"
 
 
+def test_a_list_without_names_and_a_very_long_name_are_said(recipe: Path) -> None:
+    path = recipe.parent / "ids.txt"
+    path.write_text("\n \n")
+    heard = Listener()
+    tokenize_domains(load(recipe, ("exclude=ids.txt",)), 1, heard)
+    assert f"exclude: {path} names no document" in heard.notices
+    path.write_text("x" * 10_000)
+    tokenize_domains(load(recipe, ("exclude=ids.txt",)), 1, heard)
+    line = f"exclude: 1 of 1 line in {path} match no document: '{'x' * 80}'"
+    assert line in heard.notices
+
+
 def test_what_is_removed_equals_a_corpus_without_it(recipe: Path, listed: Path) -> None:
     """Documents, counts, shards: all but provenance of lines is as if it had never been there."""
     curated, _ = built(recipe, "exclude=ids.txt", "output={dir: a}", f"tokenizer={TOKENIZER}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import re
 from collections import Counter
@@ -11,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from bench.planted_texts import CONTAMINATED, TRAPS, VERBATIM, planted_corpus
 from conftest import Listener
@@ -182,6 +185,13 @@ def test_columns_nested_objects_and_lists(place: Path):  # noqa: F811
     assert index_of(settings, place).texts[0].folded == "five six\nseven"
 
 
+def packed(column: pa.Array) -> bytes:
+    """Return a Parquet file with one column."""
+    content = io.BytesIO()
+    pq.write_table(pa.table({"q": column}), content)
+    return content.getvalue()
+
+
 @pytest.mark.parametrize(
     ("content", "entry", "message"),
     [
@@ -190,6 +200,11 @@ def test_columns_nested_objects_and_lists(place: Path):  # noqa: F811
         (b"[1]\n", {"path": "set.jsonl"}, r"set\.jsonl:1: is no record"),
         (b"nonsense\n", {"path": "set.jsonl"}, r"cannot be read as an evaluation set \(.*JSON"),
         (b"PAR1nonsense", {"path": "set.jsonl"}, r"cannot be read as an evaluation set"),
+        (b"\n", {"path": "set.jsonl"}, r"decontaminate\.sets\.s: no record in .*set\.jsonl; name"),
+        (packed(pa.array([1 << 62], pa.timestamp("us"))), {"path": "set.jsonl"},
+         r"set\.jsonl: cannot be read as an evaluation set \(.*out of range"),
+        (packed(pa.array([b"\xff"]).view(pa.string())), {"path": "set.jsonl"},
+         r"set\.jsonl: cannot be read as an evaluation set \('utf-8' codec"),
         (b"", {}, r"decontaminate\.sets\.s: needs exactly one of path and hf"),
         (b"", {"path": "other.jsonl"}, r"decontaminate\.sets\.s: .*other\.jsonl is no file"),
     ],

@@ -91,6 +91,11 @@ def read_index(
                 items[name] += 1
                 for column, text in _texts(record, as_set(evaluation), (name, path, number)):
                     texts.append(EvaluationText(name, items[name], column, fold(text)))
+        if not items[name]:
+            raise InputError(
+                f"decontaminate.sets.{name}: no record in {list_first([*files[name]])}; name the "
+                "files of the set, or leave it out"
+            )
     words = split_words([text.folded for text in texts])
     counts = np.diff(words.stops)
     hashes, stops = hash_shingles(words, settings.ngram)
@@ -174,7 +179,8 @@ def _records(path: str) -> Iterator[tuple[int, Any]]:
             for number, line in enumerate(lines, 1):
                 if line.strip():
                     yield number, orjson.loads(line)
-    except (orjson.JSONDecodeError, StreamDamage, pa.ArrowInvalid, OSError) as error:
+    except (StreamDamage, pa.ArrowException, ValueError, OverflowError, OSError) as error:
+        # A ValueError also of text that is not UTF-8; an OverflowError of a date beyond Python's.
         reason = " ".join(str(getattr(error, "strerror", None) or error).split())
         unreadable = InputError(
             f"{path}: cannot be read as an evaluation set ({reason}); it must be JSON Lines or "

@@ -22,6 +22,9 @@ from curate.runtime.memory import blocks
 from curate.runtime.registry import counted, list_first
 from curate.tokens.domain import DomainTokens, document_mask
 
+SHOWN_CHARACTERS = 80
+"""Most characters of a line that are shown."""
+
 CONTENT_HASH = re.compile(r"[0-9a-fA-F]{32}")
 
 
@@ -162,7 +165,11 @@ def _find(request: StepRequest) -> Sequence[NDArray[np.bool_]]:
             ).unique(["domain", "row"], keep="first", maintain_order=True)
         )
     pl.concat(details).write_parquet(request.details)
-    unmatched = [f"'{listed.names[number]}'" for number in np.flatnonzero(~is_matched)]
+    unmatched = [
+        f"'{listed.names[number][:SHOWN_CHARACTERS]}'" for number in np.flatnonzero(~is_matched)
+    ]
+    if not listed.names:
+        request.notices.append(f"exclude: {path} names no document")
     if unmatched:
         request.notices.append(
             f"exclude: {len(unmatched):,} of {counted(len(listed.names), 'line')} in {path} match "

@@ -42,6 +42,7 @@ FLUSH = re.compile(r"^f(?:data)?sync\(\d+<([^>]*)>\) += 0$")
 RENAME = re.compile(
     r'^rename[a-z0-9]*\((?:AT_FDCWD[^,]*, )?"([^"]*)", (?:AT_FDCWD[^,]*, )?"([^"]*)".*= 0'
 )
+TIMED = re.compile(r"^(\d+\.\d+) (.*) <(\d+\.\d+)>$")
 NETWORK = re.compile(r"^(?:socket\(|(?:connect|bind|sendto|sendmsg)\().*(AF_INET6?|AF_PACKET)")
 
 
@@ -54,9 +55,13 @@ class Call:
     """The file, the old name, or the whole call."""
     new: str = ""
     """The new name."""
+    began: float = 0.0
+    """When it was called, in seconds."""
+    ended: float = 0.0
+    """When it returned."""
 
 
-def trace(command: Sequence[str], directory: Path) -> list[list[Call]]:
+def trace(command: Sequence[str], directory: Path) -> list[Call]:
     """Run a command under strace.
 
     Args:
@@ -64,10 +69,11 @@ def trace(command: Sequence[str], directory: Path) -> list[list[Call]]:
         directory: Working directory.
 
     Returns:
-        The calls of each of its processes, in order.
+        The calls of all of its processes and threads, in the order in which they were made.
     """
     with tempfile.TemporaryDirectory() as logs:
-        strace = ["strace", "-ff", "-y", "-s", "4096", "-e", f"trace={TRACED}", "-o", f"{logs}/log"]
+        strace = ["strace", "-ff", "-y", "-ttt", "-T", "-s", "4096", "-e", f"trace={TRACED}"]
+        strace += ["-o", f"{logs}/log"]
         done = subprocess.run(
             [*strace, *command], cwd=directory, capture_output=True, text=True, check=False
         )
@@ -75,49 +81,58 @@ def trace(command: Sequence[str], directory: Path) -> list[list[Call]]:
             raise SystemExit(done.stderr)
         files = sorted(Path(logs).iterdir())
         texts = [path.read_text("utf-8", "replace") for path in files]
-        return [parse(text.splitlines(), directory.resolve()) for text in texts]
+        calls = [call for t in texts for call in parse(t.splitlines(), directory.resolve())]
+        return sorted(calls, key=lambda call: call.began)
 
 
 def parse(lines: Iterable[str], directory: Path = Path("/")) -> list[Call]:
-    """Keep the calls that matter from the log of one process, which works in a directory."""
+    """Keep the calls that matter from the log of one thread, which works in a directory.
+
+    Without times, a call takes the number of its line.
+    """
     calls = []
-    for line in lines:
+    for number, timed_line in enumerate(lines):
+        began, line, seconds = float(number), timed_line, 0.0
+        if match := TIMED.match(timed_line):
+            began, line, seconds = float(match[1]), match[2], float(match[3])
+        times = (began, began + seconds)
         if match := WRITE.match(line):
-            calls.append(Call("write", match[1]))
+            calls.append(Call("write", match[1], "", *times))
         elif match := FLUSH.match(line):
-            calls.append(Call("flush", match[1]))
+            calls.append(Call("flush", match[1], "", *times))
         elif match := RENAME.match(line):
-            calls.append(Call("rename", str(directory / match[1]), str(directory / match[2])))
+            old, new = str(directory / match[1]), str(directory / match[2])
+            calls.append(Call("rename", old, new, *times))
         elif NETWORK.match(line):
-            calls.append(Call("network", line))
+            calls.append(Call("network", line, "", *times))
     return calls
 
 
 def disorder(calls: Sequence[Call]) -> tuple[list[str], int]:
-    """Check the order of one process's calls.
+    """Check the order of calls: a flush must have returned before what follows it is called.
 
     Returns:
         A line for each durable path that got its name too early, and the number of durable paths.
     """
     problems = []
     durable = 0
-    for position, call in enumerate(calls):
+    for call in calls:
         if call.kind != "rename" or not DURABLE.search(call.new):
             continue
         durable += 1
-        before = calls[:position]
+        before = [c for c in calls if c.ended <= call.began and c is not call]
         written = {c.path for c in before if c.kind == "write" and is_within(c.path, call.path)}
         if not written:
             problems.append(f"{call.new}: nothing was written to it")
         if written != {call.path}:  # a directory, whose own names must be flushed, too
             written.add(call.path)
         for path in sorted(written):
-            writes = [i for i, c in enumerate(before) if c.kind == "write" and c.path == path]
-            last = writes[-1] if writes else 0
-            if not any(c.kind == "flush" and c.path == path for c in before[last:]):
+            last = max((c.ended for c in before if c.kind == "write" and c.path == path), default=0)
+            if not any(c.kind == "flush" and c.path == path and c.began >= last for c in before):
                 problems.append(f"{path}: renamed to {call.new} before it was flushed")
         parent = call.new.rpartition("/")[0]
-        if not any(c.kind == "flush" and c.path == parent for c in calls[position:]):
+        after = [c for c in calls if c.began >= call.ended]
+        if not any(c.kind == "flush" and c.path == parent for c in after):
             problems.append(f"{parent}: not flushed after {call.new} got its name")
     return problems, durable
 
@@ -140,18 +155,17 @@ def trace_all(show: bool) -> list[Row]:
         write_recipe(root / "recipe.yaml")
         for command in COMMANDS:
             began = time.monotonic()
-            processes = trace([sys.executable, "-m", "curate.cli", *command, "--quiet"], root)
+            calls = trace([sys.executable, "-m", "curate.cli", *command, "--quiet"], root)
             order.seconds += time.monotonic() - began
-            for calls in processes:
-                problems, durable = disorder(calls)
-                for problem in problems:
-                    order.failed(problem)
-                for _ in range(durable - len(problems)):
-                    order.held("durable")
-                for call in calls:
-                    if show and (call.kind != "write" or "/.manifest" in call.path):
-                        print(call.kind, call.path.replace(str(root), ""), call.new)
-            opened = [c.path for calls in processes for c in calls if c.kind == "network"]
+            problems, durable = disorder(calls)
+            for problem in problems:
+                order.failed(problem)
+            for _ in range(durable - len(problems)):
+                order.held("durable")
+            for call in calls:
+                if show and (call.kind != "write" or "/.manifest" in call.path):
+                    print(call.kind, call.path.replace(str(root), ""), call.new)
+            opened = [call.path for call in calls if call.kind == "network"]
             for line in opened:
                 network.failed(f"{command[0]}: {line}")
             if not opened:
