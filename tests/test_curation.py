@@ -16,6 +16,8 @@ from conftest import Listener, make_documents, write_jsonl
 
 import curate
 from curate.curation.reasons import REMOVED_FIELDS
+from curate.dataset.manifest import load_manifest
+from curate.dataset.verify import verify
 from curate.errors import InputError, RecipeError
 from curate.pipeline.build import BuiltDataset, build
 from curate.pipeline.read_back import read_back
@@ -301,10 +303,20 @@ def test_everything_at_once_adds_up_and_says_why(recipe: Path, listed: Path, cor
     assert all(sums[key] for key in sums)
     again, _ = built(recipe, *overrides)
     assert again.reused and again.tokenized.tokenised_bytes == 0
+    clusters = pl.read_parquet(dataset.directory / "clusters.parquet")
+    assert len(clusters.filter(pl.col("kind") != "kept")) == sums["copies"]
+    spans = pl.read_parquet(dataset.directory / "spans.parquet")
+    assert len(spans) == sums["contaminated"]
+    listed_files = {file.path for file in load_manifest(dataset.directory).files}
+    assert listed_files >= {"clusters.parquet", "spans.parquet", "removed.parquet"}
     filtered = table.filter(pl.col("reason") == "filtered")
     assert set(filtered["detail"]) == {"tokens > 20"}
     shown = show_document(dataset.directory, filtered["id"][0]).removed
     assert (shown[0].reason, shown[0].detail) == ("filtered", "tokens > 20")
+    path = dataset.directory / "clusters.parquet"
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    problems = verify(dataset.directory, None, 1)["problems"]
+    assert any("clusters.parquet" in problem for problem in problems)
 
 
 def test_recipes_without_curation_import_no_table_library(recipe: Path) -> None:

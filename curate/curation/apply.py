@@ -195,7 +195,7 @@ def _run_step(
     """Write the state after a step."""
     staying = [_equal_zero(of_domain) for of_domain in removals]
     with atomic_directory(path) as temporary:
-        asked = StepRequest(request, staying, temporary / DETAILS, path)
+        asked = StepRequest(request, staying, temporary / DETAILS)
         masks = step.find(asked)
         for number, (before, mask) in enumerate(zip(removals, masks, strict=True)):
             after = _zeros(len(before))

@@ -14,11 +14,9 @@ from curate.curation.step import CurationRequest, Step, StepRequest
 from curate.errors import RecipeError
 from curate.recipe import LoadedRecipe
 from curate.recipe.structs import DecontaminateRecipe
+from curate.runtime.artifact_names import SPANS
 from curate.runtime.files import hash_file, is_url
 from curate.runtime.sealed import Notice
-
-SPANS = "spans.parquet"
-"""File of a state with what matches, to look at."""
 
 
 def _check(loaded: LoadedRecipe) -> None:
@@ -92,12 +90,10 @@ def _find(request: StepRequest) -> Sequence[NDArray[np.bool_]]:
     notice = shared_decoder(curation.tokenizer).lossy_notice()
     request.notices.extend([notice] if notice else [])
     request.notices.extend(contamination.describe(asked, matches))
-    if matches:
-        request.notices.append(f"decontaminate: all spans are in {request.kept_in / SPANS}")
     if recipe.action == "report":
         return contamination.masks_of([], curation.domains)
     contamination.write_details(asked, matches, request.details)
     return contamination.masks_of(matches, curation.domains)
 
 
-CONTAMINATED = Step(Reason.CONTAMINATED, 2, _check, _settings, _find)
+CONTAMINATED = Step(Reason.CONTAMINATED, 3, _check, _settings, _find)

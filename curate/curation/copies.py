@@ -14,10 +14,8 @@ from curate.curation.step import CurationRequest, Step, StepRequest
 from curate.errors import RecipeError
 from curate.recipe import LoadedRecipe
 from curate.recipe.structs import NearRecipe
+from curate.runtime.artifact_names import CLUSTERS
 from curate.runtime.registry import counted, unknown_name
-
-CLUSTERS = "clusters.parquet"
-"""File of a state with the members of all clusters."""
 
 
 def _check(loaded: LoadedRecipe) -> None:
@@ -106,10 +104,9 @@ def _find(request: StepRequest) -> Sequence[NDArray[np.bool_]]:
         removed = int(copies.counts.sum() - copies.counts[kinds.KEPT])
         clusters = counted(int(copies.counts[kinds.KEPT]), "cluster")
         request.notices.append(
-            f"duplicates: {removed:,} documents removed: {', '.join(parts)}; {clusters} in "
-            f"{request.kept_in / CLUSTERS}"
+            f"duplicates: {removed:,} documents removed: {', '.join(parts)}; {clusters}"
         )
     return copies.masks
 
 
-COPIES = Step(Reason.COPY, 1, _check, _settings, _find)
+COPIES = Step(Reason.COPY, 2, _check, _settings, _find)

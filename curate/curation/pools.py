@@ -47,7 +47,7 @@ def find_pools(
     spill = begin_directory(request.cache / "pools")
     try:
         staying = [np.ones(len(whole), np.bool_) for whole in request.domains]
-        asked = StepRequest(request, staying, spill / "details.parquet", spill)
+        asked = StepRequest(request, staying, spill / "details.parquet")
         left_out = FILTERED.find(asked)
     finally:
         shutil.rmtree(spill, ignore_errors=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,26 @@ def write_removed(curation: Curation, recipes: Sequence[DomainRecipe], path: Pat
                     part = numbers[start : start + WRITTEN_ROWS]
                     writer.write_table(_table(domain, recipe, part, removals[part], details))
     return removed
+
+
+def copy_rows(curation: Curation, name: str, path: Path) -> int:
+    """Copy a Parquet file that a step left in its state, unless it has no rows.
+
+    Args:
+        curation: The result of all steps.
+        name: Name of the file.
+        path: Where to copy it.
+
+    Returns:
+        The number of rows.
+    """
+    kept = [state / name for state in curation.states if (state / name).is_file()]
+    rows = sum(int(pq.read_metadata(file).num_rows) for file in kept)
+    if rows:
+        (file,) = kept
+        with atomic_path(path) as temporary:
+            shutil.copyfile(file, temporary)
+    return rows
 
 
 def _table(

@@ -52,8 +52,6 @@ class StepRequest:
     """Path of a Parquet file with a row for each removed document that has a detail: `domain` and
     `row`, its numbers, and `detail`, a text. The step may write it, and others beside it.
     """
-    kept_in: Path
-    """Directory in which the files beside `details` will be, to name them in notices."""
     notices: list[str] = field(default_factory=list)
     """Lines for the user, which the step appends; they are said again when its result is reused."""
 

@@ -12,6 +12,7 @@
 <dir>/recipe.yaml          the recipe, with all overrides
 <dir>/stats.json mixture.json plan.json certificate.json quarantine.jsonl
 <dir>/removed.parquet      documents that curation removed
+<dir>/clusters.parquet spans.parquet   clusters of copies, and matches of evaluation sets
 <dir>/README.md croissant.json   what the dataset is, for people and for catalogues
 <dir>/card-shares.svg card-entropies.svg   pictures of the card
 <dir>/.curate              lists what is curate's below the folders above
@@ -40,7 +41,7 @@ from curate.formats import Settings, TextFormat, TokenFormat, configure
 from curate.formats.trainer_files import DIRECTORY as TRAINER
 from curate.plan import PAD, PIECE
 from curate.plan.schedules import Curve, Shape
-from curate.runtime.artifact_names import MARK
+from curate.runtime.artifact_names import CLUSTERS, MARK, SPANS
 from curate.runtime.escape import one_line
 from curate.runtime.files import hash_file
 from curate.runtime.mapping import map_file
@@ -88,9 +89,11 @@ QUARANTINE = "quarantine.jsonl"
 REMOVED = "removed.parquet"
 """Every document that curation removed, and why."""
 
+LISTS = (QUARANTINE, REMOVED, CLUSTERS, SPANS)
+"""Lists of records and documents, written with `stats.json` where there are any."""
+
 BESIDE_SHARDS = (
-    RECIPE, "tokenizer.json", "stats.json", "mixture.json", "law.json", "plan.json", QUARANTINE,
-    REMOVED, MARK,
+    RECIPE, "tokenizer.json", "stats.json", "mixture.json", "law.json", "plan.json", *LISTS, MARK,
 )  # fmt: skip
 """Files that a build writes before its manifest, some only where there is something to say."""
 

@@ -15,9 +15,9 @@ from pathlib import Path
 from curate.dataset.manifest import (
     BESIDE_SHARDS,
     CARDS,
+    LISTS,
     OWN_DIRECTORIES,
     OWN_FILES,
-    QUARANTINE,
     SPLITS,
     DatasetLayout,
     Manifest,
@@ -65,8 +65,8 @@ def refuse_foreign(directory: Path) -> None:
         for name in ARTIFACTS
         if (directory / name).exists() and not _is_artifact(directory / name)
     ]
-    if (directory / QUARANTINE).exists() and not _is_artifact(directory / "stats.json"):
-        foreign.append(QUARANTINE)
+    if not _is_artifact(directory / "stats.json"):
+        foreign += [name for name in LISTS if (directory / name).exists()]
     _refuse(directory, foreign)
 
 

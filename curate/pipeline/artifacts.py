@@ -15,6 +15,7 @@ from curate.pipeline.measure import TextEvidence
 from curate.pipeline.read_evidence import evidence_hash
 from curate.pipeline.tokenize import TokenizedDomains
 from curate.recipe import LoadedRecipe
+from curate.runtime.artifact_names import CLUSTERS, SPANS
 from curate.runtime.files import atomic_path, hash_json
 from curate.runtime.progress import Observer, write_artifact
 from curate.runtime.registry import counted
@@ -51,13 +52,17 @@ def write_stats(
 
 
 def _write_removed(loaded: LoadedRecipe, tokenized: TokenizedDomains, observer: Observer) -> None:
-    """Write `removed.parquet` where curation removed documents."""
+    """Write what curation removed, and the clusters and spans that it went by."""
     path = loaded.output_dir / REMOVED
+    for name in (REMOVED, CLUSTERS, SPANS):
+        (loaded.output_dir / name).unlink(missing_ok=True)
     if tokenized.curation is None:
-        path.unlink(missing_ok=True)
         return
-    from curate.curation.removed import write_removed  # here, since it imports Arrow
+    from curate.curation.removed import copy_rows, write_removed  # here, since it imports Arrow
 
+    for name, content in ((CLUSTERS, "clusters of copies"), (SPANS, "matches of evaluation sets")):
+        if copy_rows(tokenized.curation, name, loaded.output_dir / name):
+            observer.notice(f"{content}: see {loaded.output_dir / name}")
     removed = write_removed(tokenized.curation, loaded.recipe.domains, path)
     if removed:
         observer.notice(f"{counted(removed, 'document')} removed: see {path}")

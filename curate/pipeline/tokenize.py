@@ -22,7 +22,7 @@ from curate.curation.apply import Curation, curate_domains
 from curate.curation.levels import DomainSettings, domain_settings
 from curate.curation.step import CurationRequest
 from curate.curation.steps import check_columns, check_steps
-from curate.dataset.manifest import OWN_DIRECTORIES, OWN_FILES, QUARANTINE, REMOVED
+from curate.dataset.manifest import BESIDE_SHARDS, OWN_DIRECTORIES, OWN_FILES
 from curate.errors import InputError, RecipeError
 from curate.pipeline.losses import (
     check_first_records,
@@ -359,7 +359,7 @@ def _loose_text(
 def _places(loaded: LoadedRecipe) -> Places:
     """List where this recipe writes; the output directory may hold sources beside that."""
     output = os.path.realpath(loaded.output_dir)
-    names = (*OWN_DIRECTORIES, *OWN_FILES, *ARTIFACTS, QUARANTINE, REMOVED, *OTHER_OUTPUTS)
+    names = (*OWN_DIRECTORIES, *OWN_FILES, *ARTIFACTS, *BESIDE_SHARDS, *OTHER_OUTPUTS)
     written = [os.path.realpath(loaded.cache_dir), *(os.path.join(output, name) for name in names)]
     return Places(output, frozenset(written))
 

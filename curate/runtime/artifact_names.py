@@ -7,6 +7,12 @@ ARTIFACTS = (
 )  # fmt: skip
 """JSON files beside the shards; ours say which version of curate wrote them."""
 
+CLUSTERS = "clusters.parquet"
+"""Members of all clusters of copies."""
+
+SPANS = "spans.parquet"
+"""Passages of documents that match evaluation sets."""
+
 MARK = ".curate"
 """Name of the file in a dataset's directory that lists, without suffix, its files in folders. It
 outlives them, so that whatever a killed build leaves is recognised as curate's."""
