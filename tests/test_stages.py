@@ -492,3 +492,66 @@ def test_excluded_documents_leave_every_stage(make: Make, tmp_path: Path) -> Non
     assert curate.build(make(stages, output=output, exclude=str(names)), overwrite=True).ok
     held = curate.remove([tmp_path / "out" / "a", tmp_path / "out" / "b"], names).json
     assert not any(dataset["in_shards"] for dataset in held["datasets"])
+
+
+def apart(make: Make, tmp_path: Path, name: str, batch: int, **changes: Any) -> Recipe:
+    """Return a recipe with domains apart and a step of so many sequences."""
+    stages = [
+        {"name": "a", "budget_tokens": 12_800, "mixture": {"method": "natural"}},
+        {"name": "b", "budget_tokens": 6_400, "mixture": {"method": "uniform"}},
+    ]
+    for stage in stages:
+        stage["batch_sequences"] = batch
+    options = {"window_tokens": 8} if name == "datatrove" else {}
+    output = {"format": name, "shape": "per-domain", "dir": str(tmp_path / "out")}
+    rows = {} if name == "datatrove" else {"sequence_length": 8}
+    return make(stages, output=output | {"options": options}, **rows | changes)
+
+
+def test_nanotron_has_a_file_of_all_stages(make: Make, tmp_path: Path) -> None:
+    assert curate.build(apart(make, tmp_path, "datatrove", 4)).ok
+    out = tmp_path / "out"
+    stages = yaml.safe_load((out / "trainer" / "nanotron_stages.yaml").read_text())["data_stages"]
+    assert [(s["name"], s["start_training_step"]) for s in stages] == [("a", 1), ("b", 401)]
+    for stage in stages:
+        dataset = stage["data"]["dataset"]
+        assert all(list((out / folder).glob("*.ds")) for folder in dataset["dataset_folder"])
+        planned = json.loads((out / stage["name"] / "plan.json").read_bytes())["domains"]
+        total = sum(row["tokens"] for row in planned.values())
+        shares = [row["tokens"] / total for row in planned.values()]
+        assert dataset["dataset_weights"] == pytest.approx(shares)
+        assert stage["sequence_length"] == 8
+
+
+def test_levanter_has_a_file_of_all_stages(make: Make, tmp_path: Path) -> None:
+    recipe = apart(make, tmp_path, "input_ids", 4)
+    for stage in recipe["stages"]:
+        stage["budget_tokens"] *= 2
+    assert curate.build(recipe).ok
+    out = tmp_path / "out"
+    data = yaml.safe_load((out / "trainer" / "levanter_stages.yaml").read_text())["data"]
+    # 3,200 sequences, to the nearest multiple of a block of 2,048 sequences, in steps of 4.
+    (first, before), (second, after) = data["train_weights"]
+    assert (first, second, data["mixture_block_size"]) == (0, 1024, 2048)
+    assert set(before) == {"a/wiki", "a/code", "a/talk"}
+    assert list(after.values()) == pytest.approx([1 / 3] * 3, abs=1e-4)
+    for component in data["components"].values():
+        source = component["source"]
+        files = [*source["train_urls"], *source.get("validation_urls", [])]
+        assert all((out / file).is_file() for file in files)
+    held_out = [name for name, c in data["components"].items() if "validation_urls" in c["source"]]
+    assert held_out == ["a/wiki", "a/code", "a/talk"]
+    (out / "trainer" / "levanter_stages.yaml").write_text("other", "utf-8")
+    assert not curate.verify(out).ok
+    assert curate.build(apart(make, tmp_path, "datatrove", 4), overwrite=True).ok
+    assert [path.name for path in (out / "trainer").iterdir()] == ["nanotron_stages.yaml"]
+
+
+def test_what_a_trainer_cannot_do_in_one_file_is_refused(make: Make, tmp_path: Path) -> None:
+    recipe = apart(make, tmp_path, "input_ids", 4)
+    recipe["stages"][1]["sequence_length"] = 16
+    with pytest.raises(RecipeError, match="levanter has one sequence_length .* have 8, 16"):
+        curate.build(recipe)
+    del recipe["stages"][1]["batch_sequences"]
+    with pytest.raises(RecipeError, match="batch_sequences is for the trainer's file of all"):
+        load_recipe(recipe)

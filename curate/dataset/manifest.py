@@ -394,7 +394,7 @@ def read_plan(path: Path) -> PlanRecord:
 def _contradiction(manifest: Manifest) -> str | None:
     """Describe what no manifest that curate writes says; None if there is nothing."""
     for path in [*(file.path for file in manifest.listed), *(s.stem for s in manifest.shards)]:
-        if not _is_inside(path):
+        if not is_inside(path):
             return f"lists {path!r}, which is not a path inside its directory; nothing is read"
     paths = [file.path for file in manifest.listed]
     if len(set(paths)) != len(paths):
@@ -413,11 +413,11 @@ def _contradiction(manifest: Manifest) -> str | None:
     return None
 
 
-def _is_inside(path: str) -> bool:
+def is_inside(path: str) -> bool:
     """Return whether a path, as curate writes it, leads to a place below its directory.
 
     Example:
-        >>> [_is_inside(path) for path in ("train/a.bin", "/etc/a", "../a", "a/../../b", "C:/a")]
+        >>> [is_inside(path) for path in ("train/a.bin", "/etc/a", "../a", "a/../../b", "C:/a")]
         [True, False, False, False, False]
     """
     windows = PureWindowsPath(path)

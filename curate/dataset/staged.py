@@ -28,6 +28,7 @@ from curate.dataset.manifest import (
     Line,
     Manifest,
     Positive,
+    is_inside,
     load_manifest,
     record_file,
 )
@@ -92,6 +93,12 @@ def find_stages(directory: Path) -> StagedManifest | None:
         raise ShardError(
             f"{path}: damaged, for it differs from its own hash; run curate build to write it again"
         )
+    for file in manifest.files:
+        if not is_inside(file.path):
+            raise ShardError(
+                f"{path}: lists {file.path!r}, which is not a path inside its directory; nothing "
+                "is read"
+            )
     return manifest
 
 

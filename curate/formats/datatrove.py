@@ -42,7 +42,7 @@ from curate.formats.base import (
     write_bytes,
 )
 from curate.formats.dropped_tokens import labelled_tails
-from curate.formats.trainers import config_files, draws
+from curate.formats.trainers import config_files, draws, staged_files
 from curate.formats.trainers.mixtures import TrainerMixture
 from curate.runtime.files import atomic_path
 
@@ -256,6 +256,7 @@ FORMAT = TokenFormat(
             draw=draws.nanotron,
             config_files=config_files.nanotron,
             config_stems=("nanoset",),
+            staged_files=staged_files.nanotron,
             repeats_order=True,
         ),
     ),

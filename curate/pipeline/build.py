@@ -20,6 +20,7 @@ from curate.dataset.certificate import write_certificate
 from curate.dataset.ownership import holds_dataset, refuse_foreign, remove_dataset
 from curate.dataset.staged import BESIDE_STAGES, find_stages
 from curate.dataset.verify import verify
+from curate.formats.trainer_files import DIRECTORY
 from curate.pipeline.check import check_mixture, check_names
 from curate.pipeline.plan import Planned, plan_dataset
 from curate.pipeline.read_back import check_excluded
@@ -96,6 +97,11 @@ def remove_stages(directory: Path, keep: Sequence[str] = ()) -> None:
         return
     for name in ("manifest.json", "certificate.json", *BESIDE_STAGES):
         (directory / name).unlink(missing_ok=True)
+    for file in stages.files:
+        if file.path.startswith(f"{DIRECTORY}/"):
+            (directory / file.path).unlink(missing_ok=True)
+    if (directory / DIRECTORY).is_dir() and not any((directory / DIRECTORY).iterdir()):
+        (directory / DIRECTORY).rmdir()
     for stage in stages.stages:
         if stage.name not in keep:
             remove_dataset(directory / stage.name)

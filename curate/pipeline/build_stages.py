@@ -13,6 +13,7 @@ from curate.dataset.manifest import (
     SCHEMA,
     DatasetLayout,
     find_manifest,
+    load_manifest,
     record_file,
 )
 from curate.dataset.ownership import holds_dataset, refuse_foreign, remove_dataset
@@ -25,6 +26,9 @@ from curate.dataset.staged import (
 )
 from curate.dataset.verify_stages import certify_stages
 from curate.errors import ShardError
+from curate.formats.trainer_files import DIRECTORY
+from curate.formats.trainers import config_files
+from curate.formats.trainers.staged_files import StageFiles
 from curate.pipeline.build import BuiltDataset, build_planned, remove_stages
 from curate.pipeline.results import CertificateResult
 from curate.pipeline.resume import refuse_other_dataset
@@ -35,6 +39,7 @@ from curate.pipeline.stages import (
     plan_stages,
     write_plan,
 )
+from curate.pipeline.write import config_inputs
 from curate.recipe import LoadedRecipe
 from curate.recipe.effective import effective_text
 from curate.runtime.files import atomic_path
@@ -65,6 +70,7 @@ def build_staged_recipe(
         _refuse_other(directory, names, overwrite)
         refuse_foreign(directory)
         stages = plan_stages(loaded, workers, observer)
+        _trainer_texts(loaded, stages, written=False)
         for stage in stages:
             refuse_other_dataset(stage.loaded, overwrite)
         if find_stages(directory) is None:  # shards of a dataset without stages
@@ -86,7 +92,11 @@ def build_staged_recipe(
         write_plan(loaded, stages, observer)
         with atomic_path(directory / RECIPE) as temporary:
             temporary.write_text(effective_text(loaded), "utf-8")
-        manifest = _manifest(loaded, stages)
+        texts = _trainer_texts(loaded, stages, written=True)
+        if texts:
+            (directory / DIRECTORY).mkdir(exist_ok=True)
+        trainer_files = config_files.write(texts, directory)
+        manifest = _manifest(loaded, stages, trainer_files)
         write_stages(manifest, directory)
         by_stage = {
             stage.name: dataset.certificate for stage, dataset in zip(stages, built, strict=True)
@@ -137,7 +147,42 @@ def _refuse_other(directory: Path, names: Sequence[str], overwrite: bool) -> Non
     )
 
 
-def _manifest(loaded: LoadedRecipe, stages: Sequence[PlannedStage]) -> StagedManifest:
+def _trainer_texts(
+    loaded: LoadedRecipe, stages: Sequence[PlannedStage], *, written: bool
+) -> dict[str, str]:
+    """Make the files with which trainers go through all stages, where they can.
+
+    Args:
+        loaded: The recipe with the stages.
+        stages: Their plans.
+        written: Whether the shards are there, held-out ones included; before, this only checks.
+
+    Raises:
+        RecipeError: The trainer cannot go through these stages in one run.
+    """
+    batches = [stage.batch_sequences for stage in loaded.recipe.stages]
+    files = [
+        StageFiles(
+            stage.name,
+            config_inputs(
+                stage.planned, load_manifest(stage.loaded.output_dir).shards if written else ()
+            ),
+            batch,
+        )
+        for stage, batch in zip(stages, batches, strict=True)
+        if batch is not None
+    ]
+    texts: dict[str, str] = {}
+    first = stages[0].planned
+    for mixture in first.format.mixtures_for(first.settings) if files else ():
+        if mixture.staged_files is not None:
+            texts |= mixture.staged_files(files)
+    return texts
+
+
+def _manifest(
+    loaded: LoadedRecipe, stages: Sequence[PlannedStage], trainer_files: Sequence[Path]
+) -> StagedManifest:
     records, first_token = [], 0
     for stage in stages:
         recipe, place = stage.loaded.recipe, stage.loaded.output_dir
@@ -162,5 +207,8 @@ def _manifest(loaded: LoadedRecipe, stages: Sequence[PlannedStage]) -> StagedMan
         budget_tokens=loaded.recipe.budget_tokens,
         domains=[domain.name for domain in stages[0].planned.tokenized.domains],
         stages=records,
-        files=[record_file(directory / name, directory) for name in BESIDE_STAGES],
+        files=[
+            record_file(path, directory)
+            for path in (*(directory / name for name in BESIDE_STAGES), *trainer_files)
+        ],
     )

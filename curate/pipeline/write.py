@@ -169,7 +169,22 @@ def _write_mixtures(
     directory: Path, planned: Planned, records: Sequence[ShardRecord]
 ) -> list[FileRecord]:
     """Write the mixture files that trainers read, from the tokens that were written."""
-    inputs = config_files.ConfigInputs(
+    inputs = config_inputs(planned, records)
+    texts: dict[str, str] = {}
+    for mixture in planned.format.mixtures_for(planned.settings):
+        texts |= mixture.config_files(inputs)
+    paths = config_files.write(texts, directory)
+    return [dataset.record_file(path, directory) for path in paths]
+
+
+def config_inputs(planned: Planned, records: Sequence[ShardRecord]) -> config_files.ConfigInputs:
+    """Collect what trainers' mixture files are made from.
+
+    Args:
+        planned: The plan of domains that are written apart.
+        records: The shards that were written.
+    """
+    return config_files.ConfigInputs(
         train=[domain for domain in planned.shaped.written_domains if domain.tokens],
         validation={
             record.stem.rpartition("/")[2]: record.stem
@@ -179,11 +194,6 @@ def _write_mixtures(
         window_tokens=planned.settings.window_tokens,
         suffix=planned.format.data_suffix,
     )
-    texts: dict[str, str] = {}
-    for mixture in planned.format.mixtures_for(planned.settings):
-        texts |= mixture.config_files(inputs)
-    paths = config_files.write(texts, directory)
-    return [dataset.record_file(path, directory) for path in paths]
 
 
 @contextmanager

@@ -60,6 +60,12 @@ def check_stages(recipe: Recipe, source: str) -> None:
             f"{source}: budget_tokens: {recipe.budget_tokens} is not the sum of the stages, "
             f"{total}; leave it out"
         )
+    batches = [stage.batch_sequences for stage in recipe.stages]
+    if any(batches) and (recipe.output.shape != "per-domain" or None in batches):
+        raise RecipeError(
+            f"{source}: stages[].batch_sequences is for the trainer's file of all stages, with "
+            "output.shape: per-domain; give it in every stage, or leave it out"
+        )
     names: list[str] = []
     for stage in recipe.stages:
         where = f"{source}: stages[{stage.name}]"

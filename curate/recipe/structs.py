@@ -598,6 +598,10 @@ class StageRecipe(Frozen, frozen=True):
     """
     options: dict[str, Any] = {}
     """Settings of the format for the stage, over those of `output.options`."""
+    batch_sequences: Positive | None = None
+    """Sequences of a training step. With `output.shape: per-domain` and one for every stage,
+    `trainer/` has a file with which the trainer goes through all stages, where it can.
+    """
 
 
 class Recipe(Frozen, frozen=True):

@@ -23,6 +23,10 @@ from curate.runtime.files import atomic_path
 MOST_PREFIXES = 32_767
 """Most entries of a Megatron blend, which numbers them in int16."""
 
+LEVANTER_TEXT = {"type": "text"}
+LEVANTER_ROWS = {"type": "prebuilt", "input_ids_key": "input_ids"}
+"""Formats of rows, as levanter names them."""
+
 REPETITION_UNIT = 1_000_000
 """`max_repetition_ratio` is written in whole multiples of one over this."""
 
@@ -45,12 +49,14 @@ def _json(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 
-def _yaml(value: Any, *comments: str) -> str:
+def as_yaml(value: Any, *comments: str) -> str:
+    """Return a value as YAML below comments."""
     lines = "".join(f"# {comment}\n" for comment in comments)
     return lines + str(yaml.safe_dump(value, sort_keys=False, allow_unicode=True))
 
 
-def _folder(domain: WrittenDomain) -> str:
+def folder(domain: WrittenDomain) -> str:
+    """Return the folder of a domain's shards."""
     return Path(domain.shards[0].stem).parent.as_posix()
 
 
@@ -94,7 +100,7 @@ def megatron(inputs: ConfigInputs) -> dict[str, str]:
     return {
         "blend.txt": "".join(f"{weight} {stem}\n" for weight, stem in weighted),
         "blend.json": _json({"train": train, "valid": valid or None, "test": None}),
-        "neox.yml": _yaml(neox, "keys for a configuration of GPT-NeoX"),
+        "neox.yml": as_yaml(neox, "keys for a configuration of GPT-NeoX"),
     }
 
 
@@ -112,7 +118,7 @@ def olmo(inputs: ConfigInputs) -> dict[str, str]:
         for domain, share in zip(inputs.train, shares, strict=True)
     ]
     return {
-        "mixture.yaml": _yaml(
+        "mixture.yaml": as_yaml(
             {"sources": sources},
             f"for SourceMixtureList; requested_tokens: {requested}, sequence_length: "
             f"{inputs.window_tokens}",
@@ -137,33 +143,33 @@ def nanotron(inputs: ConfigInputs) -> dict[str, str]:
     weights = draws.nanotron(inputs.train, inputs.window_tokens).weights
     kept = [(s, weight) for s, weight in zip(inputs.train, weights, strict=True) if weight]
     dataset = {
-        "dataset_folder": [_folder(domain) for domain, _ in kept],
+        "dataset_folder": [folder(domain) for domain, _ in kept],
         "dataset_weights": [weight for _, weight in kept],
     }
-    return {"nanoset.yaml": _yaml({"dataset": dataset}, "data_stages[].data of nanotron")}
+    return {"nanoset.yaml": as_yaml({"dataset": dataset}, "data_stages[].data of nanotron")}
 
 
 def mosaic(inputs: ConfigInputs) -> dict[str, str]:
     """Make streams of llm-foundry, in whole rows."""
     samples = draws.mosaic(inputs.train, inputs.window_tokens).samples
     streams = {
-        domain.name: {"local": _folder(domain), "choose": rows}
+        domain.name: {"local": folder(domain), "choose": rows}
         for domain, rows in zip(inputs.train, samples, strict=True)
     }
     dataset = {"dataset": {"streams": streams}}
-    return {"streams.yaml": _yaml(dataset, "train_loader of llm-foundry")}
+    return {"streams.yaml": as_yaml(dataset, "train_loader of llm-foundry")}
 
 
 def mosaic_proportion(inputs: ConfigInputs) -> dict[str, str]:
     """Make streams of llm-foundry, in shares of rows."""
     weights = draws.mosaic_proportion(inputs.train, inputs.window_tokens).weights
     streams = {
-        domain.name: {"local": _folder(domain), "proportion": weight}
+        domain.name: {"local": folder(domain), "proportion": weight}
         for domain, weight in zip(inputs.train, weights, strict=True)
     }
     dataset = {"dataset": {"streams": streams, "epoch_size": draws.epoch_rows(inputs.train)}}
     return {
-        "streams_proportion.yaml": _yaml(
+        "streams_proportion.yaml": as_yaml(
             dataset, "the same in shares of rows, which streaming rounds by lot"
         )
     }
@@ -174,7 +180,7 @@ def litdata(inputs: ConfigInputs) -> dict[str, str]:
     weights = draws.litdata(inputs.train, inputs.window_tokens).weights
     kept = [(s, weight) for s, weight in zip(inputs.train, weights, strict=True) if weight]
     combined = {
-        "folders": [_folder(domain) for domain, _ in kept],
+        "folders": [folder(domain) for domain, _ in kept],
         "weights": [weight for _, weight in kept],
         "iterate_over_all": False,
     }
@@ -183,30 +189,40 @@ def litdata(inputs: ConfigInputs) -> dict[str, str]:
 
 def levanter(inputs: ConfigInputs) -> dict[str, str]:
     """Make components and `train_weights` of levanter for text."""
-    return _levanter(inputs, {"type": "text"})
+    return _levanter(inputs, LEVANTER_TEXT)
 
 
 def levanter_prebuilt(inputs: ConfigInputs) -> dict[str, str]:
     """Make components and `train_weights` of levanter for rows of tokens, one sequence a row."""
-    return _levanter(inputs, {"type": "prebuilt", "input_ids_key": "input_ids"})
+    return _levanter(inputs, LEVANTER_ROWS)
 
 
 def _levanter(inputs: ConfigInputs, row_format: dict[str, str]) -> dict[str, str]:
     weights = draws.by_planned(inputs.train)
+    data = {
+        "components": levanter_components(inputs, row_format),
+        "train_weights": {s.name: w for s, w in zip(inputs.train, weights, strict=True)},
+        # The smallest block that holds every domain, if there is one.
+        "mixture_block_size": rounding.levanter_block(weights),
+        "stop_strategy": "restart",
+    }
+    return {"levanter.yaml": as_yaml({"data": data})}
+
+
+def levanter_components(inputs: ConfigInputs, row_format: dict[str, str]) -> dict[str, Any]:
+    """Make the components of levanter, by domain.
+
+    Args:
+        inputs: The domains.
+        row_format: The format of rows, as levanter names it.
+    """
     components = {}
     for domain in inputs.train:
         urls: dict[str, Any] = {"type": "url", "train_urls": _paths(domain, inputs.suffix)}
         if domain.name in inputs.validation:
             urls["validation_urls"] = [inputs.validation[domain.name] + inputs.suffix]
         components[domain.name] = {"source": urls, "format": dict(row_format)}
-    data = {
-        "components": components,
-        "train_weights": {s.name: w for s, w in zip(inputs.train, weights, strict=True)},
-        # The smallest block that holds every domain, if there is one.
-        "mixture_block_size": rounding.levanter_block(weights),
-        "stop_strategy": "restart",
-    }
-    return {"levanter.yaml": _yaml({"data": data})}
+    return components
 
 
 def hugging_face(inputs: ConfigInputs) -> dict[str, str]:
@@ -233,7 +249,7 @@ def torchtitan(inputs: ConfigInputs) -> dict[str, str]:
     """Make folders and weights of torchtitan's interleaved sources, which pack, then draw."""
     shares = draws.by_planned(inputs.train)
     sources = [
-        {"dataset": "c4_test", "dataset_path": _folder(domain), "weight": share}
+        {"dataset": "c4_test", "dataset_path": folder(domain), "weight": share}
         for domain, share in zip(inputs.train, shares, strict=True)
     ]
     return {"torchtitan.json": _json({"sources": sources})}
@@ -247,7 +263,7 @@ def webdataset(inputs: ConfigInputs) -> dict[str, str]:
         "probs": drawn.weights,
     }
     blend = [
-        {"path": _folder(domain), "weight": weight}
+        {"path": folder(domain), "weight": weight}
         for domain, weight in zip(inputs.train, drawn.weights, strict=True)
     ]
     energon = {
@@ -257,7 +273,7 @@ def webdataset(inputs: ConfigInputs) -> dict[str, str]:
     }
     return {
         "random_mix.json": _json(mix),
-        "energon.yaml": _yaml(energon, "run `energon prepare` in every folder first"),
+        "energon.yaml": as_yaml(energon, "run `energon prepare` in every folder first"),
     }
 
 

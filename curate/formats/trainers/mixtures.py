@@ -15,9 +15,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from curate.formats.trainers import config_files, draws
+from curate.formats.trainers import config_files, draws, staged_files
 from curate.formats.trainers.config_files import ConfigInputs
 from curate.formats.trainers.draws import Drawn, WrittenDomain, by_planned
+from curate.formats.trainers.staged_files import StageFiles
 
 LIKELY_MISSED = 0.01
 """Probability of never being drawn from which a warning names a domain."""
@@ -50,6 +51,10 @@ class TrainerMixture:
     """Whether an epoch is over as soon as one domain is used up."""
     one_length: bool = False
     """Whether rows must be as long as the trainer's sequences."""
+    staged_files: Callable[[Sequence[StageFiles]], dict[str, str]] | None = None
+    """Stages → name and text of each file with which the trainer changes the mixture between them;
+    None where its configuration has no stages.
+    """
 
 
 HUGGING_FACE = TrainerMixture(
@@ -59,8 +64,14 @@ HUGGING_FACE = TrainerMixture(
 LEVANTER = TrainerMixture(
     "levanter", "windows", exact=True, draw=draws.levanter,
     config_files=config_files.levanter, config_stems=("levanter",),
+    staged_files=staged_files.levanter_text,
 )  # fmt: skip
-LEVANTER_PREBUILT = replace(LEVANTER, config_files=config_files.levanter_prebuilt, one_length=True)
+LEVANTER_PREBUILT = replace(
+    LEVANTER,
+    config_files=config_files.levanter_prebuilt,
+    one_length=True,
+    staged_files=staged_files.levanter_prebuilt,
+)
 TORCHTITAN = TrainerMixture(
     "torchtitan", "windows", exact=False, draw=draws.random_windows,
     config_files=config_files.torchtitan, config_stems=("torchtitan",),
