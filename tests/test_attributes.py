@@ -271,6 +271,34 @@ def test_text_is_compared_with_text_only(recipe: Path) -> None:
             over(recipe, **fields)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("where", "words"),
+    [
+        ("CAST(day AS DATE) > DATE '2024-01-01'", "text is not cast to dates; DATE(name) reads"),
+        ("TRY_CAST(day AS TIMESTAMP) IS NULL", "text is not cast to dates; DATE(name) reads"),
+        ("DATE(day) > '2024-01-01'", "compares a date with text; write dates as DATE '2024-01-31'"),
+        ("DATE(lang) > DATE '2024-01-01'", "a text is no date such as 2024-01-31; DATE(name, '%d"),
+        ("CAST(lang AS BOOLEAN)", "text is not cast to true or false; compare it with a text"),
+        ("CAST(lang AS DOUBLE) > 1", "; TRY_CAST gives null where a text is no number (lang "),
+    ],
+)
+def test_casts_that_polars_lacks_say_what_to_write(recipe: Path, where: str, words: str) -> None:
+    """Before a text is tokenised, and without the names of methods in Python."""
+    rows = [row | {"day": f"2024-01-{n % 28 + 1:02}"} for n, row in enumerate(rows_of(60))]
+    write(recipe.parent / "in", "jsonl", rows)
+    text = message(recipe, where)
+    assert words in text and len(text) < 300
+    assert "strict" not in text and "str." not in text
+
+
+def test_dates_compare_as_dates_and_as_texts(recipe: Path) -> None:
+    rows = [row | {"day": f"2024-01-{n % 28 + 1:02}"} for n, row in enumerate(rows_of(60))]
+    write(recipe.parent / "in", "jsonl", rows)
+    late = sorted(f"d{n}" for n in range(60) if n % 28 + 1 > 20)
+    for where in ("DATE(day) > DATE '2024-01-20'", "day > '2024-01-20'"):
+        assert identifiers(over(recipe, where).domains[0]) == late
+
+
 def test_tables_without_spans_or_with_numbers_for_identifiers(recipe: Path) -> None:
     rows = [row | {"id": f"{n:03}"} for n, row in enumerate(rows_of(30))]
     write(recipe.parent / "in", "jsonl", rows)

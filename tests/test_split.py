@@ -267,6 +267,9 @@ def test_a_curve_upsamples_buckets_within_a_weight(recipe: Path, table: pl.DataF
 def test_curves_that_fit_nothing_are_refused(recipe: Path, table: pl.DataFrame) -> None:
     manual = "mixture={method: manual}"
     cut = {"by": "quality", "quantiles": 3}
+    assert "has 1 number for 3 buckets; give one for each" in message(
+        recipe, {**cut, "curve": [1]}, manual
+    )
     assert "has 2 numbers for 3 buckets" in message(recipe, {**cut, "curve": [1, 2]}, manual)
     assert "leaves nothing" in message(recipe, {**cut, "curve": [0, 0, 0]}, manual)
     assert "only buckets have a curve" in message(recipe, {"by": "lang", "curve": [1]}, manual)

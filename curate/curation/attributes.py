@@ -53,6 +53,23 @@ of the first, and `a BETWEEN 1 AND 2 BETWEEN 1 AND 2 …` doubles the second wit
 SHOWN_CHARACTERS = 300
 """Most characters that are shown of a message of polars."""
 
+CONTEXT = re.compile(
+    " ?(?:This error occurred in|Resolved plan until failure|Did not show all|You might want to)"
+)
+"""Where a message of polars goes on with the plan of the query, or with its methods in Python."""
+
+MEANINGS = {
+    "casting from .*to (date|datetime|time)": "text is not cast to dates; DATE(name) reads texts "
+    "such as 2024-01-31, which also compare as they are, as in name >= '2024-01-31'",
+    "find an appropriate format": "a text is no date such as 2024-01-31; DATE(name, '%d/%m/%Y') "
+    "reads other forms, and ISO dates compare as texts, as in name >= '2024-01-31'",
+    "cannot compare 'date/datetime/time' to a string": "compares a date with text; write dates as "
+    "DATE '2024-01-31'",
+    "casting from .*to boolean": "text is not cast to true or false; compare it with a text, as in "
+    "name = 'true'",
+}
+"""Patterns of messages of polars that name its methods in Python, and what to write in SQL."""
+
 
 def parse(expression: str, where: str) -> pl.Expr:
     """Parse an SQL expression; nothing is evaluated but polars' own functions of columns.
@@ -113,8 +130,15 @@ def _check_extent(expression: pl.Expr, where: str) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """Return the words of an error of polars, in one line that is not too long."""
-    words = " ".join(str(error).split())
+    """Say what an error of polars means, or return its words in one line that is not too long."""
+    words = CONTEXT.split(" ".join(str(error).split()))[0].rstrip(". ")
+    for pattern, meaning in MEANINGS.items():
+        if re.search(pattern, words, re.IGNORECASE):
+            return meaning
+    if words.startswith("conversion from `str` to `date"):
+        words += "; texts such as 2024-01-31 compare as they are, as in name >= '2024-01-31'"
+    elif words.startswith("conversion from `str`"):
+        words += "; TRY_CAST gives null where a text is no number"
     return words if len(words) <= SHOWN_CHARACTERS else f"{words[:SHOWN_CHARACTERS]}…"
 
 
@@ -307,9 +331,13 @@ def check_expressions(
                     f"{', '.join(head.present) or 'none'}; of all documents: {', '.join(others)})"
                 )
     columns = [*head.values.values(), *joined.values()]
-    sample = pl.DataFrame([column.head(0) for column in columns]).with_columns(
-        pl.Series(name, [], kind) for name, kind in BUILT_IN.items()
-    )
+    # One row, since polars refuses some casts only where there is a value.
+    values = [column.drop_nulls().head(1) for column in columns]
+    sample = pl.DataFrame([
+        *(value if len(value) else column.clear(1)
+          for value, column in zip(values, columns, strict=True)),
+        *(pl.Series(name, [None], kind) for name, kind in BUILT_IN.items()),
+    ])  # fmt: skip
     return {
         key: evaluate(sample, expression, key, head.path).dtype
         for key, expression in expressions.items()

@@ -30,7 +30,7 @@ from curate.recipe.structs import (
     UnitShare,
     source_of,
 )
-from curate.runtime.registry import nearest_hint
+from curate.runtime.registry import counted, nearest_hint
 
 WORDS = {
     "object": "a mapping",
@@ -295,8 +295,8 @@ def _check_curve(split: SplitRecipe, where: str, method: str) -> None:
         raise RecipeError(f"{where}: only buckets have a curve; add quantiles or edges")
     if len(split.curve) != split.buckets:
         raise RecipeError(
-            f"{where}: has {len(split.curve)} numbers for {split.buckets} buckets; give one for "
-            "each"
+            f"{where}: has {counted(len(split.curve), 'number')} for "
+            f"{counted(split.buckets, 'bucket')}; give one for each"
         )
     if not any(split.curve):
         raise RecipeError(f"{where}: leaves nothing; one number must be above 0")
