@@ -80,7 +80,7 @@ def _loss(mixed: Mapping[str, Any]) -> str:
 
 def _method(mixed: Mapping[str, Any]) -> str:
     words = [str(mixed[key]) for key in ("method", "paper") if mixed.get(key)]
-    return ", ".join(word for word in words if not word.startswith("no paper"))
+    return ", ".join(word for word in words if "no paper" not in word)
 
 
 def _verdict(certificate: Mapping[str, Any]) -> Note:
