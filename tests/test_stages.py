@@ -477,7 +477,14 @@ def test_commands_about_one_dataset_name_the_stages(make: Make, tmp_path: Path) 
         curate.remove(out / "b", names, rebuild=True)
     assert snapshot(out / "b") == before
     assert list(rows)
-    assert curate.report(out).path.is_file()
+    page = curate.report(out).path.read_text("utf-8")
+    assert "Mixture by stage, in the order of training" in page and "Passes by stage" in page
+    assert "every shard of all 2 stages was read back" in page
+    data = json.loads(page.partition('id="data">')[2].partition("</script>")[0])
+    recipe = yaml.safe_load(data["recipe"])
+    assert "stages" not in recipe  # the explorer's mixture is one for the whole run
+    recipe |= {"mixture": {"method": "uniform"}, "budget_tokens": data["budget"]}
+    assert curate.plan(recipe).json["budget_tokens"] == data["budget"]
     mixture = curate.mix(make(stages, output=output))
     assert {row["stage"] for row in mixture.rows()} == {"a", "b"}
     assert sum(mixture.weights.values()) == pytest.approx(1)

@@ -17,6 +17,7 @@ from typing import Any
 from curate.curation.levels import DomainSettings, domain_settings
 from curate.dataset.manifest import QUARANTINE, RECIPE, find_manifest
 from curate.dataset.samples import sample_documents
+from curate.dataset.staged import find_stages
 from curate.errors import CurateError, EngineError, InputError, MissingEvidence, RecipeError
 from curate.laws.law import RunTable
 from curate.laws.run_tables.columns import RECIPE_SUFFIXES
@@ -48,6 +49,8 @@ ARTIFACTS = (
 """JSON artifacts that the page shows, by name without suffix."""
 
 REPORT = "report.html"
+REPLACED = ("mixture", "budget_tokens", "stages")
+"""Keys of the recipe that the explorer's mixture stands for."""
 SAMPLES = 2
 """Documents shown of each domain."""
 BAD_RECORDS = 100
@@ -184,7 +187,11 @@ def collect(inputs: ReportInputs, observer: Observer) -> Material:
     """
     directory, loaded = inputs.directory, inputs.loaded
     artifacts = _fit_of(inputs.runs.runs) if directory is None else _artifacts(directory)
+    stage = _first_stage(directory)
     notices = [] if loaded is None else _stale(artifacts, loaded.hash)
+    if stage is not None and stage != directory:
+        counted = _artifacts(stage)
+        artifacts |= {name: counted[name] for name in ("stats",) if name in counted}
     request, missing, supply_known = _request(inputs, artifacts, observer)
     recommended: Mapping[str, Any] = mapping(artifacts, "mixture", "weights")
     law, check = None, None
@@ -206,12 +213,12 @@ def collect(inputs: ReportInputs, observer: Observer) -> Material:
             budget_tokens=request.budget_tokens if supply_known else None,
             recommended=_numbers(recommended),
             yours={d.name: d.weight for d in request.domains if d.weight is not None},
-            recipe="" if loaded is None else effective_text(loaded, ("mixture", "budget_tokens")),
+            recipe="" if loaded is None else effective_text(loaded, REPLACED),
             law_missing=missing,
         )
         explorer = explorer_data(data, law)
-    samples, samples_missing = _samples(directory)
-    bad_records, bad_records_total = _bad_records(directory)
+    samples, samples_missing = _samples(stage)
+    bad_records, bad_records_total = _bad_records(stage)
     if bad_records_total == 0:
         rows = mapping(artifacts, "stats", "domains").values()
         bad_records_total = int(sum(number(dig(row, "bad_records")) or 0 for row in rows))
@@ -246,6 +253,14 @@ def _law_of(artifacts: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any] | N
     if law is None or mixture is None or any(law.get(key) != mixture.get(key) for key in origin):
         return None
     return law
+
+
+def _first_stage(directory: Path | None) -> Path | None:
+    """Return the directory of the first stage, which counts the domains of all; or itself."""
+    stages = None if directory is None else find_stages(directory)
+    if directory is None or stages is None:
+        return directory
+    return directory / stages.stages[0].name
 
 
 def _title(inputs: ReportInputs, artifacts: Mapping[str, Any]) -> str:

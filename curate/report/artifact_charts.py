@@ -24,7 +24,7 @@ from curate.report.charts import (
     Point,
     Points,
 )
-from curate.report.numbers import BITS, NATS_TO_BITS, RATIO, LossUnit, loss_unit
+from curate.report.numbers import BITS, NATS_TO_BITS, RATIO, LossUnit, loss_unit, short
 from curate.report.page.material import LawCheck, TrainingCurve, dig, mapping, number
 from curate.report.page.parts import POINTS, in_bits, percent
 
@@ -170,6 +170,44 @@ def shares(artifacts: Mapping[str, Any]) -> Chart | None:
         ),
         "Shares of the training tokens; natural is in proportion to supply.",
     )
+
+
+def tokens_in_all(domains: Mapping[str, Any], name: str) -> float | None:
+    """Return a domain's tokens of all stages, on disk or else planned."""
+    return number(first(dig(domains, name, "realised_tokens"), dig(domains, name, "tokens")))
+
+
+def stages(artifacts: Mapping[str, Any]) -> Chart | None:
+    """Chart the share of each domain in every stage; None for more stages than series.
+
+    Args:
+        artifacts: Fields of artifacts by name: `plan`, `certificate`.
+    """
+    fields = mapping(artifacts, "certificate")
+    if not mapping(fields, "stages"):
+        fields = mapping(artifacts, "plan")
+    named = mapping(fields, "stages")
+    rows: list[tuple[str, list[Mark]]] = []
+    for name in mapping(fields, "domains"):
+        marks = []
+        for at, stage in enumerate(named.values()):
+            row = mapping(stage, "domains", name)
+            share = number(first(row.get("realised_share"), row.get("weight")))
+            if share is not None:
+                marks.append(Mark(at, share))
+        rows.append((name, marks))
+    if len(rows) < 2 or len(named) > SERIES or not any(marks for _, marks in rows):
+        return None
+    return Chart(
+        Dots(
+            Axes("share of the stage's tokens", from_zero=True),
+            rows,
+            {at: f"{name}, {short(number(dig(stage, 'budget_tokens')) or 0)} tokens"
+             for at, (name, stage) in enumerate(named.items())},
+            lambda v: percent(v, 0),
+        ),
+        "Shares of the tokens of each stage, in the order of training.",
+    )  # fmt: skip
 
 
 def _drawn(series: Mapping[int, str], marks: Iterable[Mark | Point]) -> dict[int, str]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from curate.report import artifact_charts
-from curate.report.artifact_charts import first
+from curate.report.artifact_charts import first, tokens_in_all
 from curate.report.numbers import loss_unit
 from curate.report.page import figures
 from curate.report.page.material import Material, dig, mapping
@@ -45,6 +45,7 @@ def summary(material: Material) -> Section:
     rows = [
         ("source", material.source),
         ("domains", whole(len(names)) if names else ""),
+        ("stages", ", ".join(mapping(certificate, "stages") or mapping(plan, "stages"))),
         ("training tokens", whole(certificate.get("realised_tokens") or plan.get("budget_tokens"))),
         ("method", _method(mixed)),
         ("predicted loss", _loss(mixed)),
@@ -87,13 +88,12 @@ def _verdict(certificate: Mapping[str, Any]) -> Note:
     problems = certificate.get("problems")
     if certificate.get("ok") is True:
         overlap = whole(certificate.get("train_validation_overlap_documents"))
-        return Note(
-            [
-                "Certified: every shard was read back and holds the tokens that were planned. "
-                f"{overlap or 'No'} documents are in both training and validation."
-            ],
-            "good",
-        )
+        stages = mapping(certificate, "stages")
+        what = f"every shard of all {len(stages)} stages" if stages else "every shard"
+        line = f"Certified: {what} was read back and holds the tokens that were planned."
+        if overlap:
+            line += f" {overlap} documents are in both training and validation."
+        return Note([line], "good")
     listed = [str(line) for line in problems] if isinstance(problems, list) else []
     return Note(["Not certified: what is on disk differs from the plan.", *listed], "bad")
 
@@ -108,8 +108,14 @@ def mixture(material: Material) -> Section:
     if not names:
         command = f"curate mix {material.command}"
         return Section(*section, [Missing("No mixture was derived.", command)])
+    staged = mapping(artifacts, "certificate", "stages") or mapping(artifacts, "plan", "stages")
     parts: list[Part] = [_shares_table(artifacts, names)]
     chart = artifact_charts.shares(artifacts)
+    if staged:
+        parts = _stage_tables(artifacts, names)
+        chart = artifact_charts.stages(artifacts)
+    elif mapping(mixed, "stages"):
+        parts.append(_law_stages_table(mixed))
     if chart is not None:
         parts.insert(0, Drawing([figures.draw(chart)]))
     if not realised:
@@ -189,6 +195,91 @@ def _shares_table(artifacts: Mapping[str, Any], names: Sequence[str]) -> Table:
         "",
     ]
     return Table("Asked, planned and realised", columns, rows, total)
+
+
+def _stage_tables(artifacts: Mapping[str, Any], names: Sequence[str]) -> list[Part]:
+    """Show shares and passes of a recipe in stages, by stage and over all of them."""
+    planned, realised = (mapping(artifacts, name) for name in ("plan", "certificate"))
+    stages = mapping(realised, "stages") or mapping(planned, "stages")
+    whole_run = mapping(realised, "domains") or mapping(planned, "domains")
+    sizes = {name: whole(dig(stage, "budget_tokens")) for name, stage in stages.items()}
+    in_all = {name: tokens_in_all(whole_run, name) or 0.0 for name in names}
+    total = sum(in_all.values())
+
+    def share(stage: Any, name: str) -> str:
+        row = mapping(stage, "domains", name)
+        asked = percent(first(row.get("asked_share"), row.get("weight")), 2)
+        on_disk = percent(row.get("realised_share"), 2)
+        return asked if on_disk in ("", asked) else f"{asked} ({on_disk})"
+
+    columns = [
+        DOMAIN,
+        *(
+            Column(
+                name, f"Share of the {sizes[name]} tokens of stage {name} that is asked for; in "
+                "brackets what is on disk, where that differs.",
+            )
+            for name in stages
+        ),
+        Column("in all", "Share of the tokens of all stages."),
+        Column("tokens", "Tokens of all stages."),
+    ]  # fmt: skip
+    shares = [
+        [
+            name,
+            *(share(stage, name) for stage in stages.values()),
+            percent(in_all[name] / total, 2) if total else "",
+            whole(in_all[name]),
+        ]
+        for name in names
+    ]
+    sums = ["all", *sizes.values(), "", whole(total)]
+    passes_columns = [
+        DOMAIN,
+        *(Column(name, f"Passes over the domain's training text in stage {name}.")
+          for name in stages),
+        Column("in all", "Passes of all stages together, which max_epochs bounds."),
+        Column("at most", "The most passes that the recipe allows."),
+        Column("supply", "Training tokens of the domain, each document counted once."),
+    ]  # fmt: skip
+    passes = [
+        [
+            name,
+            *(decimal(dig(whole_run, name, "epochs_by_stage", stage)) for stage in stages),
+            decimal(dig(whole_run, name, "epochs")),
+            decimal(dig(whole_run, name, "max_epochs"), 2),
+            whole(dig(whole_run, name, "supply_tokens")),
+        ]
+        for name in names
+    ]
+    return [
+        Table("Mixture by stage, in the order of training", columns, shares, sums),
+        Table("Passes by stage", passes_columns, passes),
+    ]
+
+
+def _law_stages_table(mixed: Mapping[str, Any]) -> Table:
+    """Show the mixture that a law of stages finds for each, beside the best single one."""
+    stages = mapping(mixed, "stages")
+    single = mapping(mixed, "single_stage", "weights")
+    columns = [
+        DOMAIN,
+        *(
+            Column(name, f"Share in stage {name}, {percent(dig(stage, 'fraction'), 1)} of the run.")
+            for name, stage in stages.items()
+        ),
+        Column("single mixture", "Share in the best mixture that all stages have in common."),
+    ]
+    rows = [
+        [
+            name,
+            *(percent(dig(stage, "weights", name), 2) for stage in stages.values()),
+            percent(single.get(name), 2),
+        ]
+        for name in single
+    ]
+    verdict = dig(mixed, "stages_pay", "verdict")
+    return Table("Stages by the law", columns, rows, note=str(verdict or ""))
 
 
 def _trainer_tables(artifacts: Mapping[str, Any]) -> list[Part]:
