@@ -1,6 +1,7 @@
 """Proposed mixtures: within supply, spread out, better than a dummy's, and the command."""
 
 import csv
+import dataclasses
 import json
 
 import numpy as np
@@ -9,8 +10,10 @@ from click.testing import CliRunner
 
 from curate.cli import cli
 from curate.errors import MissingEvidence, RecipeError
-from curate.mixture import DomainSupply, MixtureRequest
-from curate.mixture.design import STRATEGIES, _features, design, draw, runs_needed
+from curate.laws.law import RunTable
+from curate.mixture import DomainSupply, Evidence, MixtureRequest
+from curate.mixture.design import STRATEGIES, _features, design, draw, next_runs, runs_needed
+from curate.mixture.design_reuse import NOISE, Unknown, features
 from curate.mixture.search.simplex_box import Box, whole
 from curate.mixture.search.trust_region import hellinger
 
@@ -27,7 +30,7 @@ NOTHING = np.empty((0, 4))
 BOX = Box(np.array([0, 0, 0.02, 0]), np.array([0.4, 1, 0.2, 1]))
 
 
-@pytest.mark.parametrize("strategy", ["dirichlet", "filling", "determinant"])
+@pytest.mark.parametrize("strategy", ["dirichlet", "filling", "determinant", "variance"])
 def test_designs_stay_within_supply_and_repeat(strategy):
     found = design(asked(), BOX, NOTHING, strategy, 20)
     assert found.mixtures.shape == (20, 4) and found.needed == 15 and found.existing == 0
@@ -103,3 +106,58 @@ def test_command(tmp_path):
     printed = CliRunner().invoke(cli, ["design", str(recipe), "--json", "--strategy", "entropy",
                                        "-n", "3"])  # fmt: skip
     assert len(json.loads(printed.output)["runs"]) == 3
+
+
+def of_six(earlier, repeated=False):
+    """Runs on the first four of six domains, as if two had been added."""
+    rng = np.random.default_rng(3)
+    weights = np.hstack([rng.dirichlet(np.ones(4), 60), np.zeros((60, 2))])
+    if repeated:
+        weights[:] = weights[0]
+    ones = np.ones(60)
+    names = tuple("abcdef")
+    runs = RunTable(names, ("x",), tuple(f"r{run}" for run in range(60)), weights, ones, ones,
+                    ones[:, None], earlier=np.full(60, True) if earlier else None)  # fmt: skip
+    domains = tuple(DomainSupply(name, 10**6, 1e6) for name in names)
+    return MixtureRequest(domains, 10**6, "natural", evidence=Evidence(runs))
+
+
+def test_runs_on_earlier_domains_save_new_ones():
+    asked = of_six(earlier=True)
+    proposed = next_runs(asked, None)
+    assert proposed.strategy == "variance"
+    plan = proposed.reuse
+    assert plan.anew == runs_needed(6) == 21 and plan.earlier == 60
+    assert 2 <= plan.proposed == len(proposed.mixtures) < 21
+    assert plan.unknown <= plan.unknown_anew < plan.unknown_alone
+    fewer = next_runs(asked, None, plan.proposed - 1)
+    assert fewer.reuse.unknown > plan.unknown_anew
+    # One mixture sixty times says next to nothing: a dummy that counts runs would save as many.
+    dummy = next_runs(of_six(earlier=True, repeated=True), None).reuse
+    assert dummy.proposed == 21
+    plain = next_runs(of_six(earlier=False), None)
+    assert plain.reuse is None and plain.strategy == "filling"
+    assert next_runs(asked, "filling", 4).reuse.unknown > next_runs(asked, None, 4).reuse.unknown
+    with_entropy = dataclasses.replace(asked, domains=tuple(
+        dataclasses.replace(d, entropy={"shannon": 1.0 + i}) for i, d in enumerate(asked.domains)
+    ))  # fmt: skip
+    assert next_runs(with_entropy, "entropy").reuse is None
+
+
+def test_what_runs_leave_unknown_is_the_error_that_they_leave():
+    """Against simulated truths: linear in shares and roots, read by the posterior mean."""
+    rng = np.random.default_rng(0)
+    today, trained = rng.dirichlet(np.ones(4), 200), rng.dirichlet(np.ones(4), 20)
+    expected = Unknown(today).of([(trained, 1.0)])
+    rows, seen = features(today), features(trained)
+    spread = ((rows - rows.mean(axis=0)) ** 2).sum(axis=1).mean()
+    noise = NOISE * spread
+    gain = np.linalg.solve(seen.T @ seen + noise * np.eye(9), seen.T)
+    errors = []
+    for _ in range(400):
+        truth = rng.standard_normal(9)
+        losses = seen @ truth + np.sqrt(noise) * rng.standard_normal(20)
+        errors.append(((rows @ (gain @ losses - truth)) ** 2).mean() / spread)
+    assert np.mean(errors) == pytest.approx(expected, rel=0.15)
+    assert expected < Unknown(today).of([(trained[:10], 1.0)])
+    assert expected < Unknown(today).of([(trained, 10.0)])

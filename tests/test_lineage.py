@@ -164,6 +164,10 @@ def test_commands_carry_runs_over(tmp_path: Path) -> None:
     mixed = curate.mix(**asked, overrides=settings, progress=listener)
     assert set(mixed.weights) == set(supplies) - {"old"}
     assert any("none of 4 runs has 'math'" in text for text in listener.notices)
+    fewest = curate.design(**asked, overrides=settings, progress=listener)
+    plan = fewest.json["reuse"]
+    assert plan["earlier"] == 4 and plan["proposed"] == len(fewest.json["runs"]) <= plan["anew"]
+    assert any("mixtures on earlier domains, " in text for text in listener.notices)
     designed = curate.design(**asked, overrides=settings, count=3)
     assert set(next(iter(designed.json["runs"].values()))) == set(supplies) - {"old"}
 

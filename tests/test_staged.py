@@ -238,7 +238,7 @@ def test_the_command_shows_both_optima_and_the_verdict(tmp_path: Path) -> None:
     for heading in ("pre", "end", "single mixture", "part of all tokens", "80.00%"):
         assert heading in shown.stdout
     fields = json.loads((tmp_path / "mixture.json").read_text("utf-8"))
-    both = fields["stages"]
+    both = fields["stage_mixtures"]
     assert fields["stages_pay"]["pays"] and fields["stages_pay"]["low"] > 0
     assert fields["predicted_loss"] < fields["single_stage"]["predicted_loss"]
     whole = {d: 0.8 * both["pre"]["weights"][d] + 0.2 * both["end"]["weights"][d] for d in "abcd"}

@@ -137,8 +137,9 @@ def _became(texts: Sequence[str]) -> dict[str, str | dict[str, float]]:
     help="Number of mixtures; default: as many as are still needed.",
 )
 @click.option(
-    "--strategy", default="filling", show_default=True,
-    help="dirichlet, entropy, filling or determinant.",
+    "--strategy",
+    help="dirichlet, entropy, filling, determinant or variance; default: filling, but variance "
+    "beside runs on earlier domains.",
 )  # fmt: skip
 @click.option(
     "--flops",
@@ -151,7 +152,11 @@ def _became(texts: Sequence[str]) -> dict[str, str | dict[str, float]]:
 )  # fmt: skip
 @recipe_or_runs_command
 def design(
-    count: int | None, strategy: str, flops: float | None, sizes: str | None, **options: Any
+    count: int | None,
+    strategy: str | None,
+    flops: float | None,
+    sizes: str | None,
+    **options: Any,
 ) -> None:
     """Propose the next mixtures to train, within supply.
 

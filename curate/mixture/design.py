@@ -7,7 +7,7 @@ Every strategy stays within the epoch caps of the target and takes account of ex
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from curate.errors import MissingEvidence, RecipeError
 from curate.mixture.caps import check_supply
 from curate.mixture.constraints import match_constraints, match_itself, shares_of_recipe
+from curate.mixture.design_reuse import EARLIER_NOISE, ReusePlan, Unknown
 from curate.mixture.request import MixtureRequest
 from curate.mixture.search.simplex_box import Box, nearest_rows
 from curate.mixture.search.trust_region import hellinger
@@ -33,6 +34,10 @@ SMALLEST = 2e-4
 """Shares below this are set to zero, as in RegMix's code."""
 TRIES = 60
 """Rounds of drawing before draws that break a cap are moved into the box."""
+REUSE_POOL = 1_500
+"""Number of random mixtures from which runs beside those on earlier domains are selected."""
+JUDGED = 400
+"""Mixtures of today over which the worth of runs on earlier domains is judged."""
 RIDGE = 1e-3
 """Information assumed on every feature before the first run; keeps the matrix invertible."""
 
@@ -49,6 +54,8 @@ class Design:
     """Runs that this many domains need in total."""
     existing: int
     """Number of distinct mixtures already trained."""
+    reuse: ReusePlan | None = None
+    """Worth of runs on earlier domains; None where there are none."""
 
     def runs(self) -> dict[str, list[float]]:
         """Return the shares of each mixture by the name of its run."""
@@ -71,12 +78,13 @@ def runs_needed(domains: int) -> int:
     return 3 * (domains + 1)
 
 
-def next_runs(request: MixtureRequest, strategy: str, count: int | None = None) -> Design:
+def next_runs(request: MixtureRequest, strategy: str | None, count: int | None = None) -> Design:
     """Propose the mixtures to train after those in the request's evidence.
 
     Args:
         request: Supply, seed, caps, and existing runs.
-        strategy: A key of `STRATEGIES`.
+        strategy: A key of `STRATEGIES`; None: `variance` beside runs on earlier domains, else
+            `filling`.
         count: Number of mixtures; None: as many as the domains still need, at least one.
 
     Raises:
@@ -90,9 +98,59 @@ def next_runs(request: MixtureRequest, strategy: str, count: int | None = None) 
     if runs is not None:
         constraints = match_constraints(request, runs.domains, runs.targets, "runs")
         trained = shares_of_recipe(runs.weights, constraints)
+    earlier = None if runs is None else runs.earlier
+    if earlier is not None and earlier.any() and strategy != "entropy":
+        split = (trained[earlier], trained[~earlier])
+        return _beside_earlier(request, box, split, strategy or "variance", count)
+    strategy = strategy or "filling"
     if count is None:
         count = max(1, runs_needed(len(request.domains)) - _distinct(trained))
     return design(request, box, trained, strategy, count)
+
+
+def _beside_earlier(
+    request: MixtureRequest,
+    box: Box,
+    trained: tuple[Array, Array],
+    strategy: str,
+    count: int | None,
+) -> Design:
+    """Propose mixtures beside runs on earlier domains: as few as make up for fitting anew.
+
+    Args:
+        request: Supply and seed.
+        box: Floors and caps.
+        trained: Mixtures of the runs on earlier domains, and of those on today's.
+        strategy: A key of `STRATEGIES`.
+        count: Number of mixtures; None: the fewest.
+    """
+    earlier, later = (np.unique(np.round(rows, 9), axis=0) for rows in trained)
+    needed = runs_needed(len(request.domains))
+    rng = np.random.default_rng(request.options.search.seed)
+    unknown, pool = Unknown(draw(request, box, JUDGED, rng)), draw(request, box, REUSE_POOL, rng)
+    existing = [(earlier, EARLIER_NOISE), (later, 1.0)]
+    anew = pool[unknown.pick([], pool, needed)]
+    both = np.vstack([earlier, later])
+    if strategy == "variance":
+        mixtures = pool[unknown.pick(existing, pool, count or needed)]
+        names = tuple(domain.name for domain in request.domains)
+        proposal = Design(strategy, names, mixtures, needed, _distinct(both))
+    else:
+        proposal = design(request, box, both, strategy, count or needed)
+    bar = unknown.of([(anew, 1.0)])
+    if count is None:
+        fewest = unknown.fewest(existing, proposal.mixtures, bar)
+        proposal = replace(proposal, mixtures=proposal.mixtures[:fewest])
+    new = (proposal.mixtures, 1.0)
+    plan = ReusePlan(
+        earlier=len(earlier),
+        anew=needed,
+        proposed=len(proposal.mixtures),
+        unknown_anew=bar,
+        unknown=unknown.of([*existing, new]),
+        unknown_alone=unknown.of([(later, 1.0), new]),
+    )
+    return replace(proposal, reuse=plan)
 
 
 def _distinct(trained: Array) -> int:
@@ -246,6 +304,14 @@ def _determinant(
     return pool[picked]
 
 
+def _variance(
+    request: MixtureRequest, box: Box, trained: Array, count: int, rng: np.random.Generator
+) -> Array:
+    """Select mixtures one by one, each leaving least unknown of all mixtures (I-optimal)."""
+    unknown, pool = Unknown(draw(request, box, JUDGED, rng)), draw(request, box, REUSE_POOL, rng)
+    return np.asarray(pool[unknown.pick([(trained, 1.0)], pool, count)])
+
+
 def _features(mixtures: Array) -> Array:
     return np.hstack([mixtures, np.sqrt(mixtures)])
 
@@ -257,6 +323,7 @@ STRATEGIES: dict[str, Strategy] = {
     "entropy": _entropy,
     "filling": _filling,
     "determinant": _determinant,
+    "variance": _variance,
 }
 """Strategies by name: RegMix's draws, BiMix's four entropy mixtures (arXiv:2405.14908v4),
-space-filling, and D-optimal."""
+space-filling, D-optimal, and I-optimal."""

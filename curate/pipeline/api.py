@@ -710,7 +710,7 @@ def design(  # noqa: PLR0913 - keywords, of which a call names two or three
     recipe: RecipeLike | None = None,
     *,
     count: int | None = None,
-    strategy: str = "filling",
+    strategy: str | None = None,
     flops: float | None = None,
     sizes: str | None = None,
     runs: PathLike | Sequence[PathLike] | None = None,
@@ -728,7 +728,8 @@ def design(  # noqa: PLR0913 - keywords, of which a call names two or three
     Args:
         recipe: The recipe, its path, or a mapping; None with `runs` or `experts`.
         count: Number of mixtures; None for as many as the domains still need.
-        strategy: `dirichlet`, `entropy`, `filling` or `determinant`.
+        strategy: `dirichlet`, `entropy`, `filling`, `determinant` or `variance`; None for
+            `variance` beside runs on earlier domains, else `filling`.
         flops: Budget to buy runs at two sizes for, in place of `count` and `strategy`.
         sizes: The two sizes, such as "7e7:1.4e9,4.1e8:8.2e9", parameters and tokens of each; None
             for the smallest and the largest of the runs.
@@ -776,12 +777,12 @@ def design(  # noqa: PLR0913 - keywords, of which a call names two or three
 
 
 def _check_purchase(
-    count: int | None, strategy: str, flops: float | None, sizes: str | None
+    count: int | None, strategy: str | None, flops: float | None, sizes: str | None
 ) -> None:
     """Raise RecipeError if the arguments of a purchase do not go together."""
     if flops is None and sizes is not None:
         raise RecipeError("design: --sizes are those of a purchase; add its budget: --flops 1e20")
-    if flops is not None and (count is not None or strategy != "filling"):
+    if flops is not None and (count is not None or strategy is not None):
         raise RecipeError(
             "design: --flops decides how many runs of each size to train, far from each other; "
             "leave out -n and --strategy"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from curate.runtime.progress import Observer
 
 def design_runs(
     request: MixtureRequest,
-    strategy: str,
+    strategy: str | None,
     count: int | None,
     directory: Path | None,
     observer: Observer,
@@ -28,7 +29,7 @@ def design_runs(
 
     Args:
         request: Supply, budget, and the runs that exist.
-        strategy: Name of a strategy of `curate.mixture.design`.
+        strategy: Name of a strategy of `curate.mixture.design`; None: its default.
         count: Number of mixtures; None for as many as the domains still need.
         directory: Where to write `design.csv`; None writes nothing.
         observer: Receives a notice of how many runs are needed.
@@ -40,11 +41,24 @@ def design_runs(
     path = None if directory is None else directory / "design.csv"
     if path is not None:
         _write_csv(design, path, observer)
-    observer.notice(
-        f"{len(design.domains)} domains need {design.needed} runs, 3 (domains + 1); there are "
-        f"{design.existing}, and {len(design.mixtures)} more are proposed"
-    )
+    observer.notice(_needed_line(design))
     return DesignResult(_json(design), path)
+
+
+def _needed_line(design: Design) -> str:
+    """Say how many runs the domains need and how many are proposed."""
+    need = f"{len(design.domains)} domains need {design.needed} runs, 3 (domains + 1)"
+    plan = design.reuse
+    if plan is None:
+        return f"{need}; there are {design.existing}, and {len(design.mixtures)} more are proposed"
+    saved = plan.anew - plan.proposed
+    return (
+        f"{need}; beside {plan.earlier} mixtures on earlier domains, {plan.proposed} new runs are "
+        f"expected to leave {plan.unknown:.1%} of what mixtures do unknown, {plan.anew} anew "
+        f"{plan.unknown_anew:.1%}, the {plan.proposed} without the earlier ones "
+        f"{plan.unknown_alone:.1%}"
+        + (f": reuse saves {saved} runs" if saved > 0 and plan.unknown <= plan.unknown_anew else "")
+    )
 
 
 def design_purchase(
@@ -164,6 +178,7 @@ def _json(design: Design) -> dict[str, Any]:
         "strategy": design.strategy,
         "needed": design.needed,
         "existing": design.existing,
+        **({} if design.reuse is None else {"reuse": asdict(design.reuse)}),
         "runs": {
             label: dict(zip(design.domains, shares, strict=True))
             for label, shares in design.runs().items()

@@ -155,6 +155,9 @@ def _alone(recipe: Recipe, stage: StageRecipe) -> Recipe:
         if (value := getattr(stage, key)) is not None
     }
     mixture = stage.mixture or recipe.mixture
+    evidence = mixture.evidence
+    if evidence is not None and evidence.runs is not None and evidence.stage is None:
+        mixture = replace(mixture, evidence=replace(evidence, stage=stage.name))
     return replace(
         recipe,
         name=f"{recipe.name}-{stage.name}",

@@ -253,7 +253,7 @@ def mixture_table(mixture: dict[str, Any], supply_tokens: Mapping[str, int | Non
         mixture: The fields of `mixture.json`.
         supply_tokens: Tokens of each domain; None if unknown.
     """
-    if "stages" in mixture:
+    if "stage_mixtures" in mixture:
         return _stages_table(mixture)
     interval = () if mixture["low"] is None else ("95 % interval",)
     table = numbers_table(
@@ -274,7 +274,7 @@ def mixture_table(mixture: dict[str, Any], supply_tokens: Mapping[str, int | Non
 
 def _stages_table(mixture: Mapping[str, Any]) -> Table:
     """Show each domain's share of every stage, beside the best single mixture."""
-    stages, single = mixture["stages"], mixture["single_stage"]
+    stages, single = mixture["stage_mixtures"], mixture["single_stage"]
     unit = loss_unit(mixture.get("unit"))
     table = numbers_table(
         f"law {mixture['law']}; weights are shares of the tokens of each stage",

@@ -138,10 +138,10 @@ def main() -> None:
     """Print a row for each kind."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tables", type=int, default=100)
-    parser.add_argument("--kinds", help="names separated by commas; default: all")
+    parser.add_argument("--kinds", help="names separated by semicolons; default: all")
     parser.add_argument("--smoke", action="store_true", help="two tables of two kinds")
     options = parser.parse_args()
-    names = list(KINDS) if options.kinds is None else options.kinds.split(",")
+    names = list(KINDS) if options.kinds is None else options.kinds.split(";")
     if options.smoke:
         names, options.tables = ["no order", "one domain late 4 times"], 2
     print(

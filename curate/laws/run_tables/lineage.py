@@ -163,6 +163,8 @@ def today(
     elif lacking:
         return table, ()  # the method refuses, and says what to do
     reuse = reuse_of(table, names, became)
+    if table.earlier is None and (reuse.without or reuse.tied):
+        table = replace(table, earlier=np.ones(len(table.runs), bool))
     return table, tuple(reuse.sentences())
 
 

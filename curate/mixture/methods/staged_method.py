@@ -81,7 +81,7 @@ def stages_of_least_loss(request: MixtureRequest, runs: RunTable) -> Preference:
         details={
             "unit": runs.unit,
             "law": "staged",
-            "stages": {
+            "stage_mixtures": {
                 name: {
                     "fraction": float(fraction),
                     "weights": _by_name(named, constraints, mixture),
@@ -203,7 +203,7 @@ def verdict_line(verdict: StagesVerdict | None, stages: Sequence[str]) -> str:
             "taken; train more runs"
         )
     which = ", ".join(stages)
-    gain = f"{verdict.gain:.2%} of the loss (95 %: {verdict.low:.2%} to {verdict.high:.2%})"
+    gain = f"{verdict.gain:.2%} of the loss (99 %: {verdict.low:.2%} to {verdict.high:.2%})"
     if verdict.pays:
         return f"a mixture for each of {which} pays: {gain} below the best single mixture"
     if verdict.high < 0:
