@@ -35,7 +35,7 @@ def test_the_right_order_passes_and_every_lacking_flush_is_told() -> None:
     for number in flushes:
         problems, _ = syscalls.disorder(syscalls.parse(GOOD[:number] + GOOD[number + 1 :]))
         assert len(problems) == 1
-    # In threads: the flush of the tokens returns only after the rename.
+    # The flush of the tokens returns only after the rename, as one in another thread may.
     timed = [f"{number}.0 {line} <0.5>" for number, line in enumerate(GOOD)]
     assert syscalls.disorder(syscalls.parse(timed)) == ([], 2)
     timed[7] = timed[7].replace("<0.5>", "<2.5>")
