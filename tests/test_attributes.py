@@ -299,6 +299,28 @@ def test_dates_compare_as_dates_and_as_texts(recipe: Path) -> None:
         assert identifiers(over(recipe, where).domains[0]) == late
 
 
+@pytest.mark.parametrize("kind", ["jsonl", "jsonl.gz"])
+def test_a_key_of_late_records_is_a_column(
+    recipe: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """JSON Lines have no schema: a key may come first after many records."""
+    rows = [row | ({"late": n} if n >= 1180 else {}) for n, row in enumerate(rows_of(1200))]
+    write(recipe.parent / "in", kind, rows, files=1)
+    kept = identifiers(over(recipe, "late > 1189").domains[0])
+    assert kept == sorted(f"d{n}" for n in range(1190, 1200))
+    name = f"part-00000.{kind}"
+    assert f"{name} has no column 'latte'; did you mean 'late'?" in missing(recipe, "latte = 1")
+    monkeypatch.setattr("curate.curation.source_columns.SEARCHED_BYTES", 1 << 18)
+    monkeypatch.setattr("curate.sources.jsonl.BLOCK_BYTES", 1 << 16)
+    assert f"{name} has no column 'late' in its first 0.25 MiB" in missing(recipe, "late > 1")
+
+
+def missing(recipe: Path, where: str) -> str:
+    with pytest.raises(RecipeError) as caught:
+        over(recipe, where)
+    return str(caught.value)
+
+
 def test_tables_without_spans_or_with_numbers_for_identifiers(recipe: Path) -> None:
     rows = [row | {"id": f"{n:03}"} for n, row in enumerate(rows_of(30))]
     write(recipe.parent / "in", "jsonl", rows)

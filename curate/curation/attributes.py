@@ -325,8 +325,10 @@ def check_expressions(
                 )
             if name in read and name not in head.values:
                 others = [*BUILT_IN, *joined]
+                within = head.searched_bytes
+                where_searched = f" in its first {within / 2**20:g} MiB" if within else ""
                 raise RecipeError(
-                    f"{key}: {head.path} has no column '{name}'"
+                    f"{key}: {head.path} has no column '{name}'{where_searched}"
                     f"{nearest_hint(name, [*head.present, *others])} (columns: "
                     f"{', '.join(head.present) or 'none'}; of all documents: {', '.join(others)})"
                 )

@@ -28,7 +28,7 @@ from curate.runtime.sealed import read_cached, write_sealed
 from curate.runtime.workers import map_tasks
 from curate.sources import SegmentReader
 from curate.sources.plans import HEAD_BYTES, FilePlan
-from curate.sources.records import DocumentBlock
+from curate.sources.records import DocumentBlock, Segment
 from curate.tokens.domain import DomainTokens
 
 SCHEMA = 1
@@ -39,6 +39,13 @@ CACHE_NAME = "attributes"
 
 SAMPLED_FILES = 8
 """Files of a domain whose first records show its columns before anything is read."""
+
+SEARCHED_BYTES = 64 << 20
+"""Bytes of those files that are searched for a column that their first records lack. Takes a second
+or two, and only for names that are rare, or misspelt."""
+
+WITHOUT_SCHEMA = ("jsonl", "json_array")
+"""Readers of files whose records may each have other columns."""
 
 NUMBER_TYPES = (pl.Boolean, pl.Int64, pl.Float64)
 
@@ -282,6 +289,8 @@ class Head:
     """Names of columns in any of the records, text and identifier left out."""
     values: dict[str, pl.Series]
     """Values of the columns that were asked for and that some record has."""
+    searched_bytes: int | None
+    """Bytes of a file that were searched for the others; None if no more could be in it."""
 
 
 def read_head(plans: Sequence[FilePlan], names: Sequence[str]) -> Head:
@@ -303,21 +312,58 @@ def read_head(plans: Sequence[FilePlan], names: Sequence[str]) -> Head:
     for plan in sampled:
         block = next(iter(reader.read(plan.beginning(HEAD_BYTES), keep_metadata=True)), None)
         records.append((block or DocumentBlock()).metadata or [])
+    lacking = [name for name in names if not any(_has(rows, name) for rows in records)]
+    searched_bytes = None
+    for plan, rows in zip(sampled, records, strict=True):
+        if lacking and plan.reader in WITHOUT_SCHEMA:
+            most = SEARCHED_BYTES // count
+            later, to_the_end = _later_records(reader, plan.beginning(most), lacking, most)
+            rows += later
+            searched_bytes = searched_bytes if to_the_end else most
     reader.close()
     values = {}
     for name in names:
-        if any(
-            name in record or value_at(record, name) is not None
-            for of_plan in records
-            for record in of_plan
-        ):
+        if any(_has(rows, name) for rows in records):
             parts = [
                 _head_part(name, plan, of_plan)
                 for plan, of_plan in zip(sampled, records, strict=True)
             ]
             values[name] = _joined(name, parts).alias(name)
     present = dict.fromkeys(key for of_plan in records for record in of_plan for key in record)
-    return Head(sampled[0].files[0].path, tuple(present), values)
+    return Head(sampled[0].files[0].path, tuple(present), values, searched_bytes)
+
+
+def _has(records: Sequence[Mapping[str, Any]], name: str) -> bool:
+    """Return whether a column is in any of the records."""
+    return any(name in record or value_at(record, name) is not None for record in records)
+
+
+def _later_records(
+    reader: SegmentReader, segment: Segment, names: Sequence[str], most_bytes: int
+) -> tuple[list[dict[str, Any]], bool]:
+    """Return records that have columns which those before them lack, and whether all were read.
+
+    Args:
+        reader: Reads the segment.
+        segment: Where to search.
+        names: The columns.
+        most_bytes: Bytes after which the search ends.
+    """
+    later: list[dict[str, Any]] = []
+    seen: set[str] = set()
+    left, read_bytes = list(names), 0
+    for block in reader.read(segment, keep_metadata=True):
+        rows = block.metadata or []
+        new = [name for name in left if _has(rows, name)]
+        left = [name for name in left if name not in new]
+        for row in rows:  # all of a block that has what is asked for, since they show its type
+            if new or not seen.issuperset(row):
+                later.append(row)
+                seen.update(row)
+        read_bytes += block.raw_bytes
+        if not left or read_bytes >= most_bytes:
+            return later, False
+    return later, segment.stop is None or segment.stop >= segment.files[0].size_bytes
 
 
 def _head_part(
