@@ -17,6 +17,7 @@ from curate.dataset.manifest import load_manifest, read_provenance
 from curate.errors import CurateError, InfeasiblePlan, RecipeError, ShardError
 from curate.loader import StagedSequences
 from curate.pipeline.read_back import domains_in, open_store
+from curate.pipeline.write import write_dataset
 from curate.recipe import load_recipe, stage_recipes
 
 Recipe = dict[str, Any]
@@ -562,3 +563,39 @@ def test_what_a_trainer_cannot_do_in_one_file_is_refused(make: Make, tmp_path: P
     del recipe["stages"][1]["batch_sequences"]
     with pytest.raises(RecipeError, match="batch_sequences is for the trainer's file of all"):
         load_recipe(recipe)
+
+
+def test_a_killed_build_keeps_the_stages_that_were_finished(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(loaded: Any, *arguments: Any, **options: Any) -> Any:
+        if loaded.stage == "mid":
+            raise KeyboardInterrupt
+        return write_dataset(loaded, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("curate.pipeline.build.write_dataset", killed)
+        with pytest.raises(KeyboardInterrupt):
+            curate.build(make())
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    shards = snapshot(tmp_path / "out" / "pretrain" / "train")
+    listener = Listener()
+    assert curate.build(make(), progress=listener).ok
+    assert listener.notices.count("built already: reading it back") == 1
+    assert snapshot(tmp_path / "out" / "pretrain" / "train") == shards
+
+
+def test_torch_batches_go_through_the_stages(make: Make, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    curate.build(make())
+    data = curate.load(tmp_path / "out")
+    plain = list(data.loader(5))
+    for workers in (0, 2):
+        loader = data.torch_loader(5, workers=workers)
+        first = [batch for _, batch in zip(range(160), loader, strict=False)]
+        other = data.torch_loader(5)
+        other.load_state_dict(loader.state_dict())
+        batches = [*first, *other]
+        assert len(batches) == len(plain)
+        for one, two in zip(batches, plain, strict=True):
+            assert np.array_equal(one["tokens"].numpy(), two["tokens"])
