@@ -224,13 +224,8 @@ def verify(directory: Path, **options: Any) -> None:
     The exit code is 1 if anything differs or is damaged. A dataset on a read-only disk is verified
     all the same.
     """  # fmt: skip
-    screen = Screen(options)
-    result = curate.verify(
-        directory,
-        report=options["report"],
-        workers=options["workers"],
-        progress=screen.observer,
-    )
+    screen = Screen.taking(options)
+    result = curate.verify(directory, **options, **screen.effort)
     _finish(screen, result, with_readers=False)
 
 

@@ -147,7 +147,7 @@ class Screen:
         """Open the console, unless only data or nothing is to be printed, and the logs.
 
         Args:
-            options: Values of those of `SCREEN_OPTIONS` that the command has.
+            options: Values of those of `SCREEN_OPTIONS` and `WORK_OPTIONS` that the command has.
 
         Raises:
             RecipeError: Options exclude each other, or the log's file cannot be written.
@@ -164,6 +164,7 @@ class Screen:
             from curate.pipeline.api import engine
 
             click.get_current_context().with_resource(engine(options["engine"]))
+        self._workers: int | None = options.get("workers")
         self._print_as = exclusive[0] if exclusive else ""
         self.observer: LoggingObserver = LoggingObserver()
         self.console: Console | None = None
@@ -174,11 +175,16 @@ class Screen:
         self.console = terminal_console()
         self.observer = TerminalObserver(self.console)
 
+    @property
+    def effort(self) -> Effort:
+        """Arguments that every function of the API takes that works in parallel."""
+        return {"workers": self._workers, "progress": self.observer}
+
     @classmethod
     def taking(cls, options: dict[str, Any]) -> Screen:
         """Open the console, and take its own options out of a command's."""
-        names = ("as_json", "csv", "markdown", "quiet", "verbose", "log_file")
-        return cls({name: options.pop(name) for name in names})
+        names = ("as_json", "csv", "markdown", "quiet", "verbose", "log_file", "workers", "engine")
+        return cls({name: options.pop(name) for name in names if name in options})
 
     def show(self, result: Printable, tables: Callable[[], Iterable[Any]]) -> None:
         """Print a result as data alone, as tables, or not at all.
@@ -232,7 +238,6 @@ class RecipeSession(Screen):
         self.loaded: LoadedRecipe = load(options["recipe"], tuple(overrides))
         preload.start(self.loaded)  # before the imports that take long
         super().__init__(options)
-        self.effort: Effort = {"workers": options["workers"], "progress": self.observer}
 
 
 def open_inputs(options: dict[str, Any]) -> tuple[Screen, dict[str, Any]]:

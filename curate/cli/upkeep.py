@@ -9,7 +9,6 @@ import click
 
 import curate
 from curate.cli.session import WORKERS, Screen, screen_command
-from curate.runtime.registry import counted, list_first
 
 
 @click.command()
@@ -26,31 +25,11 @@ def push(directory: Path, repository: str, **options: Any) -> None:
     Shards, card and all other files of the dataset become one commit of the dataset OWNER/NAME, so
     that load_dataset("OWNER/NAME") opens it. The token is HF_TOKEN.
     """
-    screen = Screen(options)
-    result = curate.push(
-        directory,
-        repository,
-        public=options["public"],
-        message=options["message"],
-        dry_run=options["dry_run"],
-        workers=options["workers"],
-        progress=screen.observer,
-    )
+    from curate.report.upkeep import push_lines
 
-    def lines() -> list[Any]:
-        from rich.text import Text
-
-        listed = [f"{file['path']}  {file['bytes']:,} bytes" for file in result.files]
-        total = f"{counted(len(listed), 'file')}, {result.bytes / 1e6:.1f} MB"
-        kind = "private" if result.json["private"] else "public"
-        if not result.json["pushed"]:
-            listed.append(f"{total} would be pushed to {repository}, {kind} if it is new")
-        else:
-            fields = result.json
-            listed = [f"pushed {total} to {fields['url']} ({kind}), commit {fields['commit']}"]
-        return [Text(line) for line in listed]
-
-    screen.show(result, lines)
+    screen = Screen.taking(options)
+    result = curate.push(directory, repository, **options, **screen.effort)
+    screen.show(result, lambda: push_lines(result.json, repository))
 
 
 @click.command()
@@ -71,41 +50,8 @@ def remove(directories: tuple[Path, ...], names: Path, **options: Any) -> None:
     IDS is a file with an identifier, URL or content hash on each line. Without --rebuild nothing
     is changed.
     """
-    screen = Screen(options)
-    result = curate.remove(
-        directories,
-        names,
-        rebuild=options["rebuild"],
-        workers=options["workers"],
-        progress=screen.observer,
-    )
+    from curate.report.upkeep import removal_lines
 
-    def lines() -> list[Any]:
-        from rich.text import Text
-
-        shown = []
-        for dataset in result.json["datasets"]:
-            held, directory = len(dataset["documents"]), dataset["directory"]
-            shown.append(
-                f"{directory}: {held:,} of {counted(result.json['names'], 'listed document')}, "
-                f"{dataset['in_shards']:,} in shards ({dataset['tokens']:,} tokens in "
-                f"{counted(len(dataset['shards']), 'shard')})"
-            )
-            rebuilt = dataset["rebuilt"]
-            if rebuilt is not None:
-                shown.append(
-                    f"rebuilt: none is left; {rebuilt['changed_share']:.1%} of shard bytes "
-                    f"changed, in {rebuilt['changed_shards']:,} of "
-                    f"{counted(rebuilt['shards'], 'shard file')}; "
-                    f"{rebuilt['new_tokens']:,} of {rebuilt['tokens']:,} tokens come from "
-                    f"documents that were not there before; name {rebuilt['list']} in exclude of "
-                    "your own recipe, or its next build brings the removed documents back"
-                )
-            elif held:
-                shown.append(f"to remove them: curate remove {directory} {names} --rebuild")
-        unmatched = result.json["unmatched"]
-        if unmatched:
-            shown.append(f"in no dataset: {list_first(unmatched)}")
-        return [Text(line) for line in shown]
-
-    screen.show(result, lines)
+    screen = Screen.taking(options)
+    result = curate.remove(directories, names, **options, **screen.effort)
+    screen.show(result, lambda: removal_lines(result.json, names))
