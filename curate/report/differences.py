@@ -48,7 +48,9 @@ def difference_lines(result: Differences) -> RenderableType:
     if changes:
         parts.append(_changes_table(_shortened(changes)))
     if result.domains:
-        ordered = sorted(result.domains, key=_moved, reverse=True)
+        ordered = list(result.domains)
+        if len(ordered) > MOST_SHOWN:
+            ordered.sort(key=_moved, reverse=True)
         parts += [_domains_heading(len(ordered)), _domains_table(ordered[:MOST_SHOWN])]
     if result.equal_domains:
         are = "is" if result.equal_domains == 1 else "are"
