@@ -109,6 +109,25 @@ def test_amounts_of_sub_domains_sum_to_what_was_read(recipe: Path, table: pl.Dat
     assert max(sizes) - min(sizes) <= 4, "quantiles are of what stays, but for ties"
 
 
+def test_removed_documents_of_an_emptied_sub_domain_count_with_the_nearest(
+    recipe: Path, table: pl.DataFrame
+) -> None:
+    parts = [{"by": "lang"}, {"by": "quality", "edges": [0.3, 0.7]}]
+    gone = "lang = 'fr' AND quality > 0.7"
+    where = f"NOT coalesce({gone}, FALSE)"
+    heard = Listener()
+    domain = {"name": "web", "paths": "in", "split": parts, "where": where}
+    made = tokenize_domains(load(recipe, (f"domains={json.dumps([domain])}", SMALL)), 1, heard)
+    removed = len(table.filter(pl.sql_expr(gone)))
+    filtered = {stats.name: stats.amounts["filtered"].documents for stats in made.stats}
+    assert "web:fr:q3" not in filtered and removed > 3
+    assert filtered == dict.fromkeys(filtered, 0) | {"web:fr:q2": removed}
+    assert (
+        f"domains[web].split: nothing is left of 'web:fr:q3'; its {removed} removed documents "
+        "count with 'web:fr:q2'"
+    ) in heard.notices
+
+
 def test_splits_do_not_depend_on_files_and_workers(recipe: Path, table: pl.DataFrame) -> None:
     splits = [{"by": "lang"}, {"by": "quality", "quantiles": 3}]
     first = split(recipe, splits)

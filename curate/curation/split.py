@@ -9,6 +9,7 @@ the splits before.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,11 +33,14 @@ from curate.recipe.structs import SplitRecipe
 from curate.runtime.registry import counted, list_first
 from curate.tokens.domain import BUCKET
 
-VERSION = 1
+VERSION = 2
 """Raise it when the same settings make other sub-domains."""
 
 MOST = 1000
 """Most sub-domains of a domain; a column with more values hardly names topics."""
+
+BUCKET_NAME = re.compile("q([0-9]+)")
+"""Name of a bucket of numbers."""
 
 UNFIT = re.compile(r"[^A-Za-z0-9._+-]+")
 """Characters that names of sub-domains do not hold; each becomes `_`."""
@@ -50,7 +54,7 @@ class SplitDomain:
     """Their names, such as `web:q1`; each has documents that stay."""
     buckets: NDArray[np.uint16]
     """shape (documents,), number of the sub-domain of each. Removed documents of a sub-domain with
-    no other are in the first.
+    no other are in the one that `nearest_name` gives.
     """
 
 
@@ -142,9 +146,48 @@ def split_domain(
                     + reason
                 )
     used = np.unique(codes[staying])
+    left = [names[code] for code in used.tolist()]
     place = np.zeros(len(names), BUCKET)
     place[used] = np.arange(len(used))
-    return SplitDomain([names[code] for code in used.tolist()], place[codes])
+    for code in np.setdiff1d(np.unique(codes), used).tolist():
+        nearest = nearest_name(names[code], left)
+        place[code] = left.index(nearest)
+        notices.append(
+            f"{where}: nothing is left of '{names[code]}'; its "
+            f"{counted(int((codes == code).sum()), 'removed document')} count with '{nearest}'"
+        )
+    return SplitDomain(left, place[codes])
+
+
+def nearest_name(name: str, left: Sequence[str]) -> str:
+    """Find the sub-domain that the removed documents of an emptied one count with.
+
+    It shares the most levels from the left; among these it is the nearest bucket, then the first.
+
+    Args:
+        name: The emptied sub-domain.
+        left: Those with documents that stay.
+
+    Example:
+        >>> nearest_name("web:arts:q4", ["web:arts:q1", "web:arts:q3", "web:news:q4"])
+        'web:arts:q3'
+        >>> nearest_name("web:arts:q4", ["web:arts:none", "web:arts:q1"])
+        'web:arts:q1'
+        >>> nearest_name("web:law:q1", ["web:arts:q2", "web:news:q1"])
+        'web:arts:q2'
+    """
+    levels = name.split(":")
+
+    def distance(other: str) -> tuple[int, int]:
+        others = other.split(":")
+        same = len(os.path.commonprefix([levels, others]))
+        buckets = [BUCKET_NAME.fullmatch(parts[same]) for parts in (levels, others)]
+        if None in buckets:
+            return -same, MOST
+        first, second = (int(match[1]) for match in buckets if match)
+        return -same, abs(first - second)
+
+    return min(left, key=distance)
 
 
 def _cut(
