@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import io
 import json
 import lzma
 import re
@@ -22,6 +23,7 @@ from curate.curation.attributes import evaluate, parse
 from curate.errors import InputError, RecipeError
 from curate.pipeline.tokenize import TokenizedDomains, tokenize_domains
 from curate.recipe import load
+from curate.runtime.sealed import read_sealed
 from curate.tokens.domain import DomainTokens
 
 SMALL = "tokenizer.train.vocab_size=280"
@@ -436,3 +438,27 @@ def test_a_table_may_have_any_column(recipe: Path) -> None:
     expression = " AND ".join(f"{name} >= 10" for name in names)
     tokenized = over(recipe, expression, attributes="scores.parquet")
     assert identifiers(tokenized.domains[0]) == sorted(scores["id"][10:])
+
+
+@pytest.mark.parametrize(
+    ("value", "stored"),
+    [
+        ("1" + "0" * 30, 1e30),
+        ("-1" + "0" * 30, -1e30),
+        ("[1" + "0" * 30 + "]", f"[{10**30}]"),
+        ('{"a": ' + "[" * 500 + "]" * 500 + "}", '{"a":' + "[" * 500 + "]" * 500 + "}"),
+    ],
+)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_large_numbers_and_depth_are_values_like_others(
+    value: str, stored: Any, workers: int, recipe: Path
+) -> None:
+    (recipe.parent / "in").mkdir()
+    texts = [json.dumps(row["text"]) for row in make_documents("wiki", 60)]
+    lines = [f'{{"text": {text}, "c": {value}}}\n' for text in texts]
+    (recipe.parent / "in" / "a.jsonl").write_text("".join(lines))
+    domain = json.dumps([{"name": "web", "paths": "in", "where": "c IS NOT NULL", "keep": ["c"]}])
+    tokenize_domains(load(recipe, (f"domains={domain}", SMALL)), workers, Listener())
+    (kept,) = (recipe.parent / ".curate" / "attributes").glob("*.column")
+    column = pl.read_parquet(io.BytesIO(read_sealed(kept)))["value"]
+    assert column.to_list() == [stored] * 60

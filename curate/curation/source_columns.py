@@ -9,6 +9,7 @@ all of them are.
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -46,6 +47,11 @@ or two, and only for names that are rare, or misspelt."""
 
 WITHOUT_SCHEMA = ("jsonl", "json_array")
 """Readers of files whose records may each have other columns."""
+
+NESTED = 1
+"""Code of a list or an object, as its JSON, among values that workers send."""
+
+_NESTED_TYPES = {list, dict, msgspec.msgpack.Ext}
 
 NUMBER_TYPES = (pl.Boolean, pl.Int64, pl.Float64)
 
@@ -178,11 +184,30 @@ def _read_task(names: Sequence[str], task: _Task) -> dict[tuple[str, int], bytes
             assert block.metadata is not None  # since it is asked for
             for number, metadata in zip(block.files, block.metadata, strict=True):
                 for name, column in zip(names, values[number], strict=True):
-                    column.append(value_at(metadata, name))
+                    column.append(_packable(value_at(metadata, name)))
         for key, columns in zip(task.plan.keys, values, strict=True):
             read[key, segment] = msgspec.msgpack.encode(columns)
     reader.close()
     return read
+
+
+def _packable(value: Any) -> Any:
+    """Return a value of JSON that MessagePack can hold: lists and objects as their JSON."""
+    if isinstance(value, list | dict):
+        return msgspec.msgpack.Ext(NESTED, _json_of(value).encode("utf-8", "surrogatepass"))
+    if isinstance(value, int) and not -(2**63) <= value < 2**64:
+        return float(value)
+    return value
+
+
+def _json_of(value: Any) -> str:
+    """Return a list or an object as JSON, of any depth and numbers that readers let by."""
+    if isinstance(value, msgspec.msgpack.Ext):
+        return bytes(value.data).decode("utf-8", "surrogatepass")
+    try:
+        return orjson.dumps(value).decode()
+    except TypeError:  # numbers beyond 64 bits, or more than 254 levels
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def value_at(metadata: Mapping[str, Any], name: str) -> Any:
@@ -221,9 +246,9 @@ def typed(name: str, values: Sequence[Any], path: str, is_csv: bool = False) -> 
     if is_csv:
         values = [None if value == "" else value for value in values]
     kinds = {type(value) for value in values} - {type(None)}
-    if kinds & {list, dict}:
-        if kinds <= {list, dict}:
-            texts = [None if value is None else orjson.dumps(value).decode() for value in values]
+    if kinds & _NESTED_TYPES:
+        if kinds <= _NESTED_TYPES:
+            texts = [None if value is None else _json_of(value) for value in values]
             return pl.Series(name, texts, pl.String)
     elif kinds <= {bool}:
         return pl.Series(name, values, pl.Boolean if kinds else pl.Null)
@@ -234,7 +259,7 @@ def typed(name: str, values: Sequence[Any], path: str, is_csv: bool = False) -> 
         return pl.Series(name, numbers, pl.Float64)
     elif kinds <= {str}:
         return pl.Series(name, values, pl.String)
-    names = sorted(kind.__name__ for kind in kinds)
+    names = sorted({"list" if kind in _NESTED_TYPES else kind.__name__ for kind in kinds})
     raise InputError(
         f"{path}: column '{name}' holds values of several types ({', '.join(names)}); make them "
         "one type, or do without the column"
