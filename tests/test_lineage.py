@@ -20,6 +20,7 @@ from curate.laws.law import RunTable
 from curate.laws.run_tables.join import Joining, joining
 from curate.laws.run_tables.lineage import carry_over, reuse_of, shares_of_parts
 from curate.laws.run_tables.read import read_runs
+from curate.mixture.methods.law_case import _of_today
 
 OLD = """run,params,tokens,w_code,w_old,w_web,loss_x
 a,1e6,1e8,0.5,0.1,0.4,4
@@ -80,6 +81,9 @@ def test_experts_are_judged_on_mixtures_of_today() -> None:
     assert many is not None and many.sum() == ROWS_REFIT and not many[120:].any()
     assert _rows_that_judge(replace(runs, earlier=None)) is None
     assert _rows_that_judge(replace(runs, earlier=np.arange(150) > 5)) is None  # too few to judge
+    assert np.array_equal(_of_today(runs), weights[120:])  # where a mixture may lie
+    assert len(_of_today(replace(runs, earlier=None))) == 150
+    assert len(_of_today(replace(runs, earlier=np.full(150, True)))) == 150
     assert runs.take(np.array([0, 149])).earlier.tolist() == [True, False]  # type: ignore[union-attr]
 
 
@@ -149,7 +153,9 @@ def test_commands_carry_runs_over(tmp_path: Path) -> None:
     fit = run(cli, ["fit", str(path), "--laws", "mean", "--folds", "2", "--became", "code=src",
                     "--became", "web=hi:0.25,lo:0.75", *out])  # fmt: skip
     assert fit.exit_code == 0, fit.output
-    assert json.loads(fit.stdout)["table"]["domains"] == ["src", "old", "hi", "lo"]
+    fields = json.loads(fit.stdout)
+    assert fields["table"]["domains"] == ["src", "old", "hi", "lo"]
+    assert any("proportions of 'hi', 'lo' are the same in all 4" in n for n in fields["notices"])
     wrong = run(cli, ["fit", str(path), "--became", "web=hi,lo:0.75"])
     assert isinstance(wrong.exception, RecipeError)
     assert str(wrong.exception).startswith("--became web=hi,lo:0.75: expected OLD=NEW, or OLD=")

@@ -10,8 +10,10 @@ from typing import Any
 from curate import __version__
 from curate.laws import LAWS, Law, RunTable
 from curate.laws.crossval import CrossValidation, cross_validate
+from curate.laws.law import domains_of_stages
 from curate.laws.run_groups import GroupComparison, compare_groups
 from curate.laws.run_tables.join import Joining
+from curate.laws.run_tables.lineage import today
 from curate.laws.run_tables.read import read_runs
 from curate.recipe import FarRuns
 from curate.report.laws import problems
@@ -58,6 +60,10 @@ def fit_laws(
         InputError: The experts' file is wrong.
     """
     table, notices = read_runs(inputs.runs, inputs.targets, inputs.far_runs, inputs.joining)
+    became = inputs.joining.became
+    if became:
+        _, said = today(table, domains_of_stages(table), [became], "refuse")
+        notices = (*notices, *said)
     for notice in notices:
         observer.notice(notice)
     names = LAWS if inputs.laws is None else inputs.laws

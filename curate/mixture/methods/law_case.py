@@ -13,6 +13,7 @@ from curate.errors import FitError, MissingEvidence, RecipeError
 from curate.laws import LAWS, Law, RunTable
 from curate.laws.fitting.features import distinct_mixtures
 from curate.laws.forms.expert_regression import INFORMED, informed
+from curate.laws.forms.joint import LEAST_JUDGES
 from curate.mixture.constraints import Constraints, match_constraints, prior_of
 from curate.mixture.methods.expert_features import expert_features
 from curate.mixture.request import MixtureRequest
@@ -55,6 +56,19 @@ class LawCase:
         return 1.0 if self.reference is None else float(self.reference.mean())
 
 
+def _of_today(runs: RunTable) -> Array:
+    """Return the mixtures of the runs, but for those on earlier domains where there are others.
+
+    Near a run without the domains that were added, a law knows little of what these would change.
+    A few runs of today are too few to keep near to.
+    """
+    if runs.earlier is None:
+        return runs.weights
+    later = runs.weights[~runs.earlier]
+    enough = len(distinct_mixtures(later)) >= LEAST_JUDGES if len(later) else False
+    return np.asarray(later) if enough else runs.weights
+
+
 def make_case(
     method: tuple[str | None, float, bool], request: MixtureRequest, runs: RunTable
 ) -> LawCase:
@@ -80,7 +94,7 @@ def make_case(
             "method that needs none, such as entropy"
         )
     search = request.options.search
-    discount, support = search.discount_repeats, support_of(runs.weights)
+    discount, support = search.discount_repeats, support_of(_of_today(runs))
     problem = Problem(
         law=law.fit(runs),
         box=constraints.box,
