@@ -429,6 +429,15 @@ def test_identifiers_that_are_none_are_named(
         table_of(path)
 
 
+def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "scores.csv"
+    path.write_text("url,score,score\na,1,2\n")
+    with pytest.raises(
+        InputError, match=r"scores\.csv has two columns 'score'; rename one of them"
+    ):
+        table_of(path)
+
+
 def test_a_table_may_have_any_column(recipe: Path) -> None:
     rows = rows_of(30)
     write(recipe.parent / "in", "jsonl", rows)

@@ -104,6 +104,10 @@ def _read_file(path: Path, table: AttributeTable) -> pl.DataFrame:
         if isinstance(error, OSError):  # messages of others quote the data
             raise fault_or(unreadable, error, str(path)) from error
         raise unreadable from error
+    for name in frame.columns:
+        first, _, again = name.rpartition("_duplicated_")  # as polars calls the second of a name
+        if again.isdigit() and first in frame.columns:
+            raise InputError(f"{table.where}: {path} has two columns '{first}'; rename one of them")
     identifier = table.id if table.id in frame.columns else "id"
     if identifier not in frame.columns:
         raise InputError(
