@@ -368,8 +368,15 @@ def test_damage_of_any_stage_is_found(make: Make, tmp_path: Path) -> None:
     assert not result.ok
     assert result.problems[0].startswith("mid: train/shard-00000.npy: content differs")
     assert curate.build(make()).ok  # mended
-    (tmp_path / "out" / "manifest.json").write_bytes(b"{}")
-    assert not curate.verify(tmp_path / "out").ok
+    path = tmp_path / "out" / "manifest.json"
+    whole = path.read_bytes()
+    for damaged in (whole[:200], whole.replace(b"36000", b"36001", 1)):
+        path.write_bytes(damaged)
+        assert not curate.verify(tmp_path / "out").ok
+        with pytest.raises(ShardError, match="damaged|not a manifest"):
+            curate.load(tmp_path / "out")
+        assert curate.build(make()).ok
+        assert path.read_bytes() == whole
 
 
 def test_datasets_with_and_without_stages_replace_each_other_only_if_told(

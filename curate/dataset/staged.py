@@ -78,7 +78,15 @@ class StagedManifest(msgspec.Struct, frozen=True):
 
 
 def find_stages(directory: Path) -> StagedManifest | None:
-    """Read the manifest of a dataset in stages; None where there is none.
+    """Read the manifest of a dataset in stages; None if there is none that can be used."""
+    try:
+        return load_stages(directory)
+    except ShardError:
+        return None
+
+
+def load_stages(directory: Path) -> StagedManifest | None:
+    """Read the manifest of a dataset in stages; None where there is another one, or none.
 
     Raises:
         ShardError: It is damaged.

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from curate import recipe as recipes
-from curate.dataset.staged import find_stages, load_stage
+from curate.dataset.staged import load_stage, load_stages
 from curate.errors import RecipeError
 from curate.loader.batch_loader import BatchLoader, LoaderOptions
 from curate.loader.domain_windows import DomainShards, DomainStore, shard_limits, store_limits
@@ -102,7 +102,7 @@ def load(  # noqa: PLR0913 - one entry for all; all but two are keywords
         opened, limits = open_recipe(loaded, sequence_length, names, by_domain=weights is not None)
     elif path.is_dir():
         segments = needs_segments(names) or weights is not None
-        stages = find_stages(path)
+        stages = load_stages(path)
         if stages is not None:
             _refuse_weights(weights, path)
             of_stages = {}

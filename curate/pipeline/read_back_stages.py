@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from curate.dataset.certificate import certificate_damage, without_manifest
-from curate.dataset.staged import StagedManifest, find_stages
+from curate.dataset.staged import StagedManifest, load_stages
 from curate.dataset.verify_stages import certify_stages
 from curate.errors import ShardError
 from curate.pipeline.read_back import CERTIFICATE, read_back, written
@@ -29,7 +29,7 @@ def read_back_any(
         InputError: `report` cannot be written.
     """
     try:
-        stages = find_stages(directory)
+        stages = load_stages(directory)
     except ShardError as error:
         return written(directory, report, without_manifest(str(error)), None, observer)
     if stages is None:
