@@ -18,6 +18,8 @@ from curate.laws.law import Array, RunTable, domains_of_stages, stage_columns
 from curate.laws.run_tables.join import Joining
 from curate.laws.run_tables.read import read_runs
 from curate.mixture.search.staged_optimum import StagedProblem, best_single, best_stages, judge
+from curate.recipe import load
+from curate.recipe.stages import stage_recipes
 
 HEADER = "run,tokens_pre,tokens_end,w_pre_a,w_pre_b,w_end_a,w_end_b,loss_x\n"
 ROWS = """r0,8e8,2e8,0.5,0.5,0.9,0.1,3.1
@@ -270,3 +272,25 @@ def test_stages_of_a_row_reach_commands(tmp_path: Path) -> None:
     shown = CliRunner().invoke(cli, [*run, "--stage", "pre"])
     assert shown.exit_code == 0, shown.output
     assert json.loads(shown.stdout)["table"]["runs"] == 2
+
+
+def test_a_stage_of_a_recipe_reads_its_own_runs(tmp_path: Path) -> None:
+    evidence = {"runs": str(write(tmp_path, BY_ROW))}
+    recipe = {
+        "name": "two",
+        "tokenizer": {"train": {"vocab_size": 300}},
+        "domains": [{"name": name, "paths": f"{name}.jsonl"} for name in "ab"],
+        "mixture": {"method": "ridge", "evidence": evidence},
+        "stages": [
+            {"name": "pre", "budget_tokens": 1000},
+            {"name": "end", "budget_tokens": 100,
+             "mixture": {"method": "ridge", "evidence": {**evidence, "stage": "pre"}}},
+        ],
+    }  # fmt: skip
+    path = write(tmp_path, json.dumps(recipe), "two.yaml")
+    stages = [one.recipe.mixture.evidence for one in stage_recipes(load(path))]
+    assert [one and one.stage for one in stages] == ["pre", "pre"]  # the second says so itself
+    del recipe["stages"][1]["mixture"]  # type: ignore[attr-defined]
+    path = write(tmp_path, json.dumps(recipe), "two.yaml")
+    stages = [one.recipe.mixture.evidence for one in stage_recipes(load(path))]
+    assert [one and one.stage for one in stages] == ["pre", "end"]
