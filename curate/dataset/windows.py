@@ -76,8 +76,8 @@ def shuffled(
             windows are shuffled within each.
 
     Example:
-        >>> shuffled(np.arange(6), 6, 7, stretches=3).tolist()
-        [1, 0, 2, 3, 4, 5]
+        >>> shuffled(np.arange(8), 8, 7, stretches=2).tolist()
+        [2, 3, 0, 1, 4, 6, 7, 5]
     """
     if stretches == 1:
         return permute(positions, count, key)
