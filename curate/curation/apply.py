@@ -49,7 +49,7 @@ NAMES = "names.json"
 
 
 class StateIndex(msgspec.Struct, frozen=True):
-    """What `INDEX` holds."""
+    """Content of `INDEX`."""
 
     notices: list[str]
     hashes: dict[str, str]

@@ -56,7 +56,7 @@ SHOWN_CHARACTERS = 300
 CONTEXT = re.compile(
     " ?(?:This error occurred in|Resolved plan until failure|Did not show all|You might want to)"
 )
-"""Where a message of polars goes on with the plan of the query, or with its methods in Python."""
+"""Beginnings of the part of a polars message that is about its plan or its methods in Python."""
 
 MEANINGS = {
     "casting from .*to (date|datetime|time)": "text is not cast to dates; DATE(name) reads texts "

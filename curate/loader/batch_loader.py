@@ -151,7 +151,7 @@ class BatchLoader:
 
     @property
     def drawn(self) -> dict[str, DrawnDomain]:
-        """What was drawn by domain, for loaders with weights.
+        """Refuse to count draws by domain, which only loaders with weights do.
 
         Raises:
             RecipeError: This loader has none.

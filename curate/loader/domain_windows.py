@@ -217,8 +217,8 @@ class DrawNumbers:
         self._seed = seed
         self._bases = np.cumsum([0, *limits.sequences]).tolist()
         self._ahead: dict[int, tuple[int, NDArray[np.int64]]] = {}
-        """Of each domain, some slots from a first one on, numbered together: a call for each step
-        took most of the time of one whose shares had changed."""
+        """A first slot of each domain, and the numbers from it on; computed together, since a call
+        for each step took most of the time of one whose shares had changed."""
 
     def __call__(self, domains: NDArray[np.int64], drawn: Sequence[int]) -> NDArray[np.int64]:
         """Return the numbers of windows, shape (draws,).

@@ -97,7 +97,7 @@ class TorchLoader(DataLoader[Read]):
 
     @property
     def drawn(self) -> dict[str, DrawnDomain]:
-        """What was asked for and drawn so far, by domain; see `WeightedLoader.drawn`."""
+        """Compare what was asked for and drawn so far, by domain; see `WeightedLoader.drawn`."""
         return self.loader.drawn
 
     def state_dict(self) -> dict[str, Any]:

@@ -36,7 +36,7 @@ from curate.loader.reader import SequenceReader
 
 @dataclass(frozen=True)
 class DomainDraws:
-    """What a loader draws from, and the weights that it begins with."""
+    """Limits of a loader's draws, and the weights that it begins with."""
 
     limits: DrawLimits
     weights: Weights
@@ -96,7 +96,7 @@ class WeightedLoader(BatchLoader):
 
     @property
     def drawn(self) -> dict[str, DrawnDomain]:
-        """What was asked for and drawn so far, by domain, over all ranks."""
+        """Compare what was asked for and drawn so far, by domain, over all ranks."""
         return account(self._now(), self._limits)
 
     def set_weights(self, weights: Weights) -> None:

@@ -26,7 +26,7 @@ LEVEL = 3.0
 
 @dataclass(frozen=True, slots=True)
 class ReusePlan:
-    """What runs on earlier domains are expected to be worth for new ones."""
+    """Expected worth of runs on earlier domains for new ones."""
 
     earlier: int
     """Runs on earlier domains."""
@@ -35,11 +35,11 @@ class ReusePlan:
     proposed: int
     """New runs that are proposed."""
     unknown_anew: float
-    """What the runs anew would leave unknown, a part of the variance between mixtures."""
+    """Part of the variance between mixtures that the runs anew would leave unknown."""
     unknown: float
-    """What the proposed runs leave unknown beside those that exist."""
+    """The same of the proposed runs beside those that exist."""
     unknown_alone: float
-    """What the proposed runs would leave unknown alone."""
+    """The same of the proposed runs alone."""
 
 
 def features(mixtures: Array) -> Array:

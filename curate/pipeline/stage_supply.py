@@ -1,4 +1,4 @@
-"""What a stage may draw of each domain, after the stages before it."""
+"""Find the supply of a stage: what it may draw of each domain, after the stages before it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from curate.plan.uses import Draw, Pool
 
 @dataclass(frozen=True)
 class StageDomain:
-    """What a stage may draw of one domain."""
+    """Supply of a stage in one domain."""
 
     supply_tokens: int
     """Tokens of its drawable documents, each counted once."""
@@ -27,7 +27,7 @@ class StageDomain:
 
 @dataclass(frozen=True)
 class StageSupply:
-    """What a stage may draw."""
+    """Supply of a stage, by domain."""
 
     name: str
     domains: tuple[StageDomain, ...]

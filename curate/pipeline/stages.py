@@ -198,7 +198,7 @@ def _supply_notice(stage: LoadedRecipe, supplied: TokenizedDomains) -> str:
 
 
 class _Past:
-    """What the stages planned so far take of each domain."""
+    """Amounts that the stages planned so far take of each domain."""
 
     def __init__(self, tokenized: TokenizedDomains, seed: int) -> None:
         self._tokenized = tokenized

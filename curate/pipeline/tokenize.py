@@ -100,7 +100,7 @@ class TokenizedDomains:
     curation: Curation | None
     """Everything removed, and why; None where the recipe removes nothing and splits no domain."""
     stage: StageSupply | None = None
-    """What a stage may draw; None outside of stages, where that is all but what is held out."""
+    """Supply of a stage; None outside of stages, where it is all but what is held out."""
 
     def drawable(self, number: int) -> NDArray[np.bool_]:
         """Return which documents of a domain may be drawn for training, shape (documents,)."""

@@ -20,7 +20,7 @@ class LossUnit(NamedTuple):
 
     @property
     def after(self) -> str:
-        """What is written after a number: nothing where the unit is unknown."""
+        """Words after a number; empty where the unit is unknown."""
         return f" {self.name}" if self.name == BITS.name else ""
 
     def show(self, loss: Any, style: str = ".4f") -> str:

@@ -21,7 +21,7 @@ SAMPLED = 256
 
 @dataclass(frozen=True, slots=True)
 class DomainContent:
-    """What a domain held when it was trained on."""
+    """Content of a domain when it was trained on."""
 
     fingerprint: str
     """Hash of all its documents."""

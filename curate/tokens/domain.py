@@ -246,7 +246,7 @@ class DomainTokens:
 
     @cached_property
     def _shifts(self) -> NDArray[np.int64]:
-        """What to add to a row of a part for its place among all `stored_entries`, by entry."""
+        """Return what to add to a row of a part for its place among `stored_entries`, by entry."""
         before = np.cumsum([0, *(stored.entry.documents for stored in self._slices)])[:-1]
         first = [stored.entry.document_start for stored in self._slices]
         shifts: NDArray[np.int64] = before - np.array(first, np.int64)

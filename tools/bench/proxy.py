@@ -47,7 +47,7 @@ IDS = 50_432
 
 @dataclass(frozen=True)
 class Case:
-    """What one section trains."""
+    """One section's models."""
 
     load: Workload
     steps: int

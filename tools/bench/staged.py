@@ -58,7 +58,7 @@ KINDS = {
     "the same, other form": Kind(rates=(1, 1, 1, 4), form="products"),
     "late counts 3 times, one scarce": Kind(rates=(3, 3, 3, 3), high=(0.1, 1, 1, 1)),
 }
-"""By name; the first seven have nothing to gain."""
+"""Kinds by name; the first seven have nothing to gain."""
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ class Row:
     """The trials of one kind."""
 
     kind: str
-    """What was broken, such as `kill: build`."""
+    """The fault, such as `kill: build`."""
     trials: int = 0
     seconds: float = 0.0
     failures: list[str] = field(default_factory=list)

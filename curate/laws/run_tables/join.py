@@ -39,7 +39,7 @@ class Joining:
     absent_domains: AbsentDomains = "refuse"
     """Whether a domain that a table has no column for is refused, or has share 0 there."""
     became: Became = field(default_factory=dict)
-    """What became of domains of the tables that are called or divided otherwise today."""
+    """Present names or parts of domains that the tables call otherwise."""
     stage: str | None = None
     """Stage whose rows are read, where a column `stage` says to which each belongs."""
     learnt: Mapping[Path, Became] = field(default_factory=dict)

@@ -21,8 +21,8 @@ SPLITS = 12
 LEAST_MIXTURES = 8
 """Fewest different mixtures of which half can be fitted."""
 CONFIDENCE = 0.99
-"""Of the interval of the gain. With 0.95, stages were said to pay in 3 of 40 planted tables where
-late tokens of all domains are worth the same, and there is nothing to gain."""
+"""Coverage of the interval of the gain. With 0.95, stages were said to pay in 3 of 40 planted
+tables where late tokens of all domains are worth the same, and there is nothing to gain."""
 LEAST_SHARE = 1e-9
 """Shares below this are rounding."""
 STEPS = 200
