@@ -230,7 +230,7 @@ def test_targets_that_no_mixture_moves_are_named() -> None:
     compared = cross_validate(replace(table, losses=losses), ["exponential"])
     assert compared.unmoved == (table.targets[1],)
     assert compared.to_json()["unmoved_targets"] == [table.targets[1]]
-    words = lead({"laws": {}, **compared.to_json()})
+    words = lead({"table": {}, "laws": {}, **compared.to_json()})
     assert (
         words is not None
         and f"no mixture moves 1 of 3 losses beyond noise: {table.targets[1]}" in words
@@ -253,7 +253,7 @@ def test_where_the_best_law_is_a_dummy_fit_names_it() -> None:
     """Own shares decide these losses, and ridge sees no power: the mean is beaten, no dummy is."""
     weights = mixtures(24, 3, 15)
     table = replace(table_of(weights), losses=2 * weights**-0.2)
-    words = lead(cross_validate(table, ["ridge"]).to_json())
+    words = lead({"table": {}, **cross_validate(table, ["ridge"]).to_json()})
     assert words is not None
     assert words.startswith("no law beats own_share, a dummy: more runs, or longer ones")
     assert "is better than the average run by" in words
@@ -262,7 +262,8 @@ def test_where_the_best_law_is_a_dummy_fit_names_it() -> None:
 def test_where_no_law_beats_a_dummy_fit_says_so() -> None:
     table = table_of(mixtures(24, 3, 14))
     losses = 2 * np.exp(0.01 * np.random.default_rng(2).standard_normal(table.losses.shape))
-    words = lead(cross_validate(replace(table, losses=losses), ["ridge"]).to_json())
+    compared = cross_validate(replace(table, losses=losses), ["ridge"])
+    words = lead({"table": {}, **compared.to_json()})
     assert words is not None
     assert words.startswith("no law beats the mean of the runs beyond noise: they do not tell")
     assert "is no better than the average run within noise" in words
