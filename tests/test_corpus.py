@@ -384,7 +384,9 @@ def test_files_that_do_not_parse_are_counted(tmp_path):
     candidates = []
     for name, source in sources.items():
         (tmp_path / name).write_text(source, "utf-8")
-        candidates.append(installed_files.Candidate((False, name, name), name, tmp_path / name, {}))
+        candidates.append(
+            installed_files.CandidateFile((False, name, name), name, tmp_path / name, {})
+        )
     code, docstrings = harvesting.HarvestedDomain(MEGABYTE), harvesting.HarvestedDomain(MEGABYTE)
     harvesting.collect_python(candidates, code, docstrings)
     assert code.skipped == {"does not parse": 2}

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from curate.laws.fitting.levels import FORMS, FittedBeyond, Points, fit_form, fit_levels
+from curate.laws.fitting.levels import FORMS, FittedBeyond, LevelPoints, fit_form, fit_levels
 from curate.laws.forms.joint import fit_joint, fit_joint_beyond
 from curate.laws.law import RunTable
 
@@ -112,7 +112,7 @@ def test_each_form_continues_its_own_curve(form):
         level = form.columns(np.array([node]), size, time)[0] @ np.array(coefficients)
         return np.exp(level) if form.logs else level
 
-    points = Points(size, time, curve(size, time)[:, None])
+    points = LevelPoints(size, time, curve(size, time)[:, None])
     (fit,) = fit_form(form, points)
     start, end = (np.zeros(1), np.zeros(1)), (np.log([8.0]), np.zeros(1))
     mean, _ = fit.shift(form, start, end)

@@ -17,7 +17,7 @@ from curate.errors import RecipeError
 from curate.formats import FORMATS
 from curate.formats.base import TextFormat
 from curate.loader import LoaderOptions
-from curate.plan.schedules import Curve, Shape, window_shares
+from curate.plan.schedules import Curve, CurveShape, window_shares
 from curate.recipe import load_recipe
 
 SCHEDULE = {"from": {"wiki": 3, "code": 1}, "to": {"code": 1, "talk": 1}}
@@ -70,7 +70,7 @@ def test_every_window_follows_the_curve_in_every_format(
     assert abs(furthest["share"] - furthest["asked_share"]) < (0.3 if rows else 1)
     shares = shares_by_window(tmp_path / "out", 5)
     asked = window_shares(
-        [Curve(Shape(), *ends) for ends in ((0.75, 0.0), (0.25, 0.5), (0.0, 0.5))], 5
+        [Curve(CurveShape(), *ends) for ends in ((0.75, 0.0), (0.25, 0.5), (0.0, 0.5))], 5
     )
     np.testing.assert_allclose(asked[:, 0], [0.675, 0.525, 0.375, 0.225, 0.075], atol=1e-6)
     assert np.abs(shares - asked).max() < (0.02 if rows else 0.12)
@@ -93,8 +93,8 @@ def test_shapes_are_those_of_their_names(
     shape: str, steps: int | None, levels: list[float]
 ) -> None:
     # By hand: the cosine's mean from 0 to 1/4 is 1/2 - 2 sin(pi/4) / pi.
-    curve = Curve(Shape(shape, steps), 0.0, 1.0)
-    shares = window_shares([curve, Curve(Shape(shape, steps), 1.0, 0.0)], 4)
+    curve = Curve(CurveShape(shape, steps), 0.0, 1.0)
+    shares = window_shares([curve, Curve(CurveShape(shape, steps), 1.0, 0.0)], 4)
     np.testing.assert_allclose(shares[:, 0], levels, atol=1e-4)
     np.testing.assert_allclose(shares.sum(axis=1), 1)
     parts = np.linspace(0, 1, 50)

@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from curate.curation.by_part import PartFacts, gather
-from curate.curation.evaluation_sets import EvaluationIndex, RunTable
+from curate.curation.evaluation_sets import EvaluationIndex, ShingleTable
 from curate.curation.signatures import shared_decoder
 from curate.curation.texts import document_texts, part_texts
 from curate.curation.words import VERSION, fold, hash_shingles, split_words
@@ -110,7 +110,7 @@ def find_contaminated(request: ContaminationRequest) -> list[Match]:
     if not len(index.runs):
         return []
     settings = f"runs {SCHEMA} {VERSION} {index.key} {request.tokenizer.fingerprint}"
-    table = RunTable.of(index.runs)
+    table = ShingleTable.of(index.runs)
     facts = PartFacts(
         request.cache / "runs", settings, partial(_part_hits, request.tokenizer, table, index.ngram)
     )
@@ -155,7 +155,9 @@ def _common(count: int) -> int:
     return max(LEAST_COMMON, math.isqrt(count) // 4)
 
 
-def _part_hits(tokenizer: Tokenizer, table: RunTable, ngram: int, part: Path) -> NDArray[np.int64]:
+def _part_hits(
+    tokenizer: Tokenizer, table: ShingleTable, ngram: int, part: Path
+) -> NDArray[np.int64]:
     """Return document, run and first place of each run of the index in a part's documents."""
     pieces = [np.empty((0, 3), np.int64)]
     for first, texts in part_texts(part, shared_decoder(tokenizer), tokenizer.dtype):

@@ -225,7 +225,7 @@ def _strings(value: Any) -> Iterator[str]:
 
 
 @dataclass(frozen=True)
-class RunTable:
+class ShingleTable:
     """Hash table that says which runs of words are in the index."""
 
     keys: NDArray[np.uint64]
@@ -235,7 +235,7 @@ class RunTable:
     """A filter small enough for the processor's caches: a bit is set for each run."""
 
     @classmethod
-    def of(cls, runs: NDArray[np.uint64]) -> RunTable:
+    def of(cls, runs: NDArray[np.uint64]) -> ShingleTable:
         """Make the table of distinct runs."""
         places = 1 << (len(runs) * FILL).bit_length()
         filter_bytes = max(1, (1 << (len(runs) * FILTER_BITS).bit_length()) // 8)

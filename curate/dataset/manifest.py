@@ -40,7 +40,7 @@ from curate.errors import ShardError
 from curate.formats import Settings, TextFormat, TokenFormat, configure
 from curate.formats.trainer_files import DIRECTORY as TRAINER
 from curate.plan import PAD, PIECE
-from curate.plan.schedules import Curve, Shape
+from curate.plan.schedules import Curve, CurveShape
 from curate.runtime.artifact_names import CLUSTERS, MARK, SPANS
 from curate.runtime.escape import one_line
 from curate.runtime.files import hash_file
@@ -175,7 +175,7 @@ class ScheduleRecord(msgspec.Struct, frozen=True):
 
     def curves(self, domains: Sequence[str]) -> list[Curve]:
         """Return the share of each domain over the training tokens."""
-        shape = Shape(self.shape, self.steps)
+        shape = CurveShape(self.shape, self.steps)
         return [Curve(shape, *self.shares.get(name, (0.0, 0.0))) for name in domains]
 
 

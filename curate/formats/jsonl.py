@@ -56,7 +56,7 @@ FRAME_BYTES = 16 << 20
 READ_CHUNK_BYTES = 1 << 20
 
 
-class Line(msgspec.Struct, forbid_unknown_fields=True):
+class JsonLine(msgspec.Struct, forbid_unknown_fields=True):
     """Fields of a line; metadata is kept as it was written."""
 
     text: str
@@ -166,7 +166,7 @@ def read(stem: Path, variant: str = "zstd") -> Iterator[TextBatch]:
         ShardError: The file is absent, cut or damaged, or a line is not as `write` makes it.
     """
     path = sibling(stem, SUFFIXES[variant])
-    decoder = msgspec.json.Decoder(Line)
+    decoder = msgspec.json.Decoder(JsonLine)
     line_number = 0
     batch, batch_bytes = TextBatch([], [], [], []), 0
     for frame in read_lines(path) if variant == "plain" else read_frames(path, variant):
@@ -190,7 +190,7 @@ def read(stem: Path, variant: str = "zstd") -> Iterator[TextBatch]:
         yield batch
 
 
-def _parse_line(decoder: msgspec.json.Decoder[Line], line: bytes, where: str) -> Line:
+def _parse_line(decoder: msgspec.json.Decoder[JsonLine], line: bytes, where: str) -> JsonLine:
     """Decode and check one line.
 
     Raises:

@@ -22,7 +22,7 @@ from curate.laws.fitting.features import run_folds
 from curate.laws.law import Array, RunTable
 from curate.laws.scores import Scores, SeedNoise, finite_or_none, score, seed_noise
 from curate.laws.selection import (
-    Selection,
+    SelectionValue,
     TargetNoise,
     by_mixture,
     moved_targets,
@@ -59,7 +59,7 @@ class Comparison:
     """Whether its error is indistinguishable from the best law's."""
     beats_dummies: bool = False
     """Whether its mean relative error is below that of every dummy."""
-    selection: Selection | None = None
+    selection: SelectionValue | None = None
     """Value of its best unseen run, in the mean loss at the most tokens of the largest size."""
 
 
@@ -116,7 +116,7 @@ class FitTask:
 
 
 @dataclass(frozen=True, slots=True)
-class FitResult:
+class TaskFit:
     """Predictions of one task."""
 
     losses: Array
@@ -197,7 +197,7 @@ def cross_validate(
     )
 
 
-def _selection(table: RunTable, predicted: Array) -> Selection:
+def _selection(table: RunTable, predicted: Array) -> SelectionValue:
     """Score the best unseen run by the mean of the losses, all predicted by laws without it."""
     rows = reference_rows(table)
     compared = table.take(rows)
@@ -236,7 +236,7 @@ def later_rows(table: RunTable) -> Rows | None:
 
 
 @one_blas_thread()
-def fit_and_predict(task: FitTask) -> FitResult:
+def fit_and_predict(task: FitTask) -> TaskFit:
     """Fit a law to the rows that are not held out, and predict those that are."""
     started = time.process_time()
     held = task.table.take(task.held)
@@ -244,8 +244,8 @@ def fit_and_predict(task: FitTask) -> FitResult:
         fitted = task.law.fit(task.table.take(~task.held))
         predicted = fitted.predict(held.weights, held.tokens, held.params)
     except FitError as error:
-        return FitResult(np.zeros((0, 0)), time.process_time() - started, str(error))
-    return FitResult(predicted, time.process_time() - started, "")
+        return TaskFit(np.zeros((0, 0)), time.process_time() - started, str(error))
+    return TaskFit(predicted, time.process_time() - started, "")
 
 
 def _ranked(

@@ -34,7 +34,7 @@ MOST_RUNS = 128
 
 
 @dataclass(frozen=True, slots=True)
-class Selection:
+class SelectionValue:
     """Value of taking the run that a law likes best among runs it has not seen."""
 
     regret: float
@@ -79,7 +79,7 @@ def by_mixture(table: RunTable, values: Array) -> Array:
     return mean
 
 
-def select_unseen(observed: Array, predicted: Array) -> Selection:
+def select_unseen(observed: Array, predicted: Array) -> SelectionValue:
     """Score the selection of the mixture with the least predicted objective.
 
     The interval of the gain adds two variances: that of the selection, over resamples of the
@@ -108,7 +108,7 @@ def select_unseen(observed: Array, predicted: Array) -> Selection:
         gains.append(float(values.mean()) - taken)
     error = float((observed - predicted).var())
     half = NORMAL_95 * math.sqrt(error + float(np.var(gains[1:])))
-    return Selection(
+    return SelectionValue(
         regret=regrets[0],
         regret_high=max(regrets[0], float(np.quantile(regrets[1:], 0.95))),
         gain=gains[0],

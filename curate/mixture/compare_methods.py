@@ -59,7 +59,7 @@ class Contender:
 
 
 @dataclass(frozen=True, slots=True)
-class LeftOut:
+class OmittedEntrant:
     """An entrant that has no mixture."""
 
     label: str
@@ -179,15 +179,17 @@ def compare_mixtures(
         passes over a domain) and `tv_natural` (total-variation distance to shares proportional to
         supply, None without supply); `left_out`, by label why there is no mixture.
     """
-    ended: dict[str, Contender | LeftOut] = {}
+    ended: dict[str, Contender | OmittedEntrant] = {}
     for entrant in entrants:
         contender = None if kept is None else kept.read(entrant.label, notice)
         if contender is not None:
             ended[entrant.label] = contender
             on_contender(contender)
 
-    def end(row: Contender | LeftOut) -> None:
-        if isinstance(row, LeftOut):  # it ends fast, and the next comparison computes it again
+    def end(row: Contender | OmittedEntrant) -> None:
+        if isinstance(
+            row, OmittedEntrant
+        ):  # it ends fast, and the next comparison computes it again
             return
         if kept is not None:
             kept.write(row)
@@ -200,7 +202,7 @@ def compare_mixtures(
     mixtures: dict[str, Any] = {}
     left_out: dict[str, str] = {}
     for row in (ended[entrant.label] for entrant in entrants):
-        if isinstance(row, LeftOut):
+        if isinstance(row, OmittedEntrant):
             left_out[row.label] = row.problem
             continue
         mixtures[row.label] = {
@@ -229,12 +231,12 @@ def _natural(request: MixtureRequest) -> dict[str, float] | None:
     return {domain.name: share for domain, share in zip(request.domains, shares, strict=True)}
 
 
-def _contender(entrant: Entrant) -> Contender | LeftOut:
+def _contender(entrant: Entrant) -> Contender | OmittedEntrant:
     started = time.process_time()
     try:
         mixture = mix(entrant.request) if entrant.capped else _preferred(entrant.request)
     except CurateError as error:
-        return LeftOut(entrant.label, str(error))
+        return OmittedEntrant(entrant.label, str(error))
     fields = {**mixture.to_json(), "max_epochs": max(mixture.epochs.values())}
     return Contender(entrant.label, fields, time.process_time() - started)
 

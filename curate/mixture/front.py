@@ -35,7 +35,7 @@ STRAIGHT = 1e-4
 
 
 @dataclass(frozen=True, slots=True)
-class FrontPoint:
+class FrontMixture:
     """One mixture of a front."""
 
     importance: Array
@@ -88,9 +88,9 @@ def front(request: MixtureRequest, groups: Sequence[str], points: int = POINTS) 
     tradeoff = prefer.tradeoff(replace(request, options=replace(request.options, search=search)))
     scale = np.ones(len(groups)) if tradeoff.reference is None else tradeoff.reference
 
-    def at(importance: Array) -> FrontPoint:
+    def at(importance: Array) -> FrontMixture:
         shares, gap = tradeoff.solve(importance)
-        return FrontPoint(importance, shares, tradeoff.goals_at(shares), gap)
+        return FrontMixture(importance, shares, tradeoff.goals_at(shares), gap)
 
     if len(groups) == 2:
         traced = _between(at, scale, points)
@@ -99,7 +99,7 @@ def front(request: MixtureRequest, groups: Sequence[str], points: int = POINTS) 
     return _to_json(request, tradeoff, traced)
 
 
-def _between(at: Callable[[Array], FrontPoint], scale: Array, points: int) -> list[FrontPoint]:
+def _between(at: Callable[[Array], FrontMixture], scale: Array, points: int) -> list[FrontMixture]:
     """Trace the front of two groups: the next weights are normal to the longest chord.
 
     So the points spread evenly over the front, whatever its slope.
@@ -146,7 +146,7 @@ def _lattice(groups: int, points: int) -> Array:
 
 
 def _to_json(
-    request: MixtureRequest, tradeoff: Tradeoff, traced: Sequence[FrontPoint]
+    request: MixtureRequest, tradeoff: Tradeoff, traced: Sequence[FrontMixture]
 ) -> dict[str, Any]:
     names = [domain.name for domain in request.domains]
 

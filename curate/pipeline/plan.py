@@ -18,7 +18,7 @@ from curate.pipeline.resume import notice_other_documents, writable_artifacts
 from curate.pipeline.tokenize import TokenizedDomains, tokenize_domains
 from curate.plan import DocumentStream
 from curate.plan.budget import Plan, make_plan
-from curate.plan.schedules import Curve, Shape
+from curate.plan.schedules import Curve, CurveShape
 from curate.plan.shards import ShardInputs, ShardPlan, format_settings, plan_shards
 from curate.plan.streams import documents_used
 from curate.plan.uses import least_used
@@ -158,7 +158,7 @@ def curves_of(loaded: LoadedRecipe, tokenized: TokenizedDomains) -> list[Curve]:
     schedule = loaded.recipe.schedule
     if schedule is None:
         return []
-    shape = Shape(schedule.shape, schedule.steps)
+    shape = CurveShape(schedule.shape, schedule.steps)
     return [Curve(shape, start, end) for start, end in tokenized.settings.ends]
 
 

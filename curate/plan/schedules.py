@@ -20,7 +20,7 @@ NODES = 4096
 
 
 @dataclass(frozen=True)
-class Shape:
+class CurveShape:
     """How a mixture goes from its start, 0, to its end, 1, over the tokens of a dataset."""
 
     name: str = "linear"
@@ -47,7 +47,7 @@ class Shape:
 class Curve:
     """The share of one domain over the places of a dataset."""
 
-    shape: Shape
+    shape: CurveShape
     start: float
     """Share at the start."""
     end: float

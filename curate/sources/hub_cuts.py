@@ -14,7 +14,7 @@ from curate.sources.plans import FilePlan, PlanRequest, plan_whole
 from curate.sources.remote import pinned_parts
 
 
-class Cut(msgspec.Struct, frozen=True, array_like=True):
+class HubCut(msgspec.Struct, frozen=True, array_like=True):
     """The parts of a `FilePlan` that reading a file shows."""
 
     count: int | None
@@ -30,7 +30,7 @@ class PinnedCuts:
         """Read what is in the cache."""
         self._path = cache / "hub" / "cuts.json"
         payload = read_cached(self._path, "tables are looked at again", lambda _: None)
-        self._cuts = {} if payload is None else msgspec.json.decode(payload, type=dict[str, Cut])
+        self._cuts = {} if payload is None else msgspec.json.decode(payload, type=dict[str, HubCut])
         self._is_new = False
 
     def plan(self, request: PlanRequest, plan: Callable[[PlanRequest], FilePlan]) -> FilePlan:
@@ -47,7 +47,7 @@ class PinnedCuts:
         cut = self._cuts.get(name)
         if cut is None:
             made = plan(request)
-            self._cuts[name] = Cut(made.count, made.step_bytes, made.cuts, made.fault)
+            self._cuts[name] = HubCut(made.count, made.step_bytes, made.cuts, made.fault)
             self._is_new = True
             return made
         return replace(

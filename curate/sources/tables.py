@@ -57,7 +57,7 @@ class RowRun:
     """Bytes of its texts, by estimate."""
 
 
-class Table(Protocol):
+class SourceTable(Protocol):
     """An open file of rows."""
 
     columns: TableColumns
@@ -305,7 +305,7 @@ class ArrowTable:
         self._opened.close()
 
 
-def open_table(file: InputFile) -> Table:
+def open_table(file: InputFile) -> SourceTable:
     """Open a Parquet file, an Arrow file or an Arrow stream, by its first bytes.
 
     Raises:
@@ -368,7 +368,7 @@ class TableReader:
     def __init__(self) -> None:
         """Start with no file open."""
         self._file: InputFile | None = None
-        self._table: Table | None = None
+        self._table: SourceTable | None = None
 
     def read(self, segment: Segment, keep_metadata: bool) -> Iterator[DocumentBlock]:
         """Read the documents of one segment, in blocks of about `BLOCK_BYTES`."""
@@ -392,7 +392,7 @@ class TableReader:
             self.close()
         yield block
 
-    def _open(self, file: InputFile) -> Table:
+    def _open(self, file: InputFile) -> SourceTable:
         if self._table is None or self._file != file:
             self.close()
             self._file, self._table = file, open_table(file)

@@ -86,7 +86,7 @@ DRIFT_MISSED = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Points:
+class LevelPoints:
     """Levels at combinations of size and tokens."""
 
     size: Array
@@ -96,9 +96,9 @@ class Points:
     levels: Array
     """shape (points, targets), relative to the level nearest to the largest size's last tokens."""
 
-    def take(self, rows: NDArray[np.bool_]) -> Points:
+    def take(self, rows: NDArray[np.bool_]) -> LevelPoints:
         """Keep some points."""
-        return Points(self.size[rows], self.time[rows], self.levels[rows])
+        return LevelPoints(self.size[rows], self.time[rows], self.levels[rows])
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +210,7 @@ Moves = tuple[Array, Array]
 """Size and time of several places, shape (moves,) each."""
 
 
-def fit_form(form: LevelForm, points: Points) -> list[TargetLevel]:
+def fit_form(form: LevelForm, points: LevelPoints) -> list[TargetLevel]:
     """Compute the posterior of a form for every target, with a common prior of exponents."""
     varies = bool(np.ptp(points.size)), bool(np.ptp(points.time))
     nodes = form.nodes(varies)
@@ -316,7 +316,7 @@ class LevelEnsemble:
         return total, variance
 
 
-def fit_levels(points: Points) -> LevelEnsemble:
+def fit_levels(points: LevelPoints) -> LevelEnsemble:
     """Fit all forms, and weigh them by their misfit and by their errors on points left out.
 
     A vote is 1 / (squared error left out)^2 / (squared misfit), the last of which is all there is
@@ -339,7 +339,7 @@ def fit_levels(points: Points) -> LevelEnsemble:
     return LevelEnsemble(fits, votes, excess)
 
 
-def _all_forms(points: Points) -> tuple[tuple[TargetLevel, ...], ...]:
+def _all_forms(points: LevelPoints) -> tuple[tuple[TargetLevel, ...], ...]:
     return tuple(tuple(fit_form(form, points)) for form in FORMS)
 
 
@@ -362,7 +362,7 @@ def _mixed(changes: tuple[Array, Array], votes: Array) -> tuple[Array, Array]:
     return mean, variance
 
 
-def _misfit(form: LevelForm, targets: tuple[TargetLevel, ...], points: Points) -> float:
+def _misfit(form: LevelForm, targets: tuple[TargetLevel, ...], points: LevelPoints) -> float:
     """Return the mean squared error of log levels, near ones weighted most."""
     logs = np.log(points.levels)
     squares = []
@@ -375,7 +375,7 @@ def _misfit(form: LevelForm, targets: tuple[TargetLevel, ...], points: Points) -
     return float(np.mean(squares)) + LEAST_ERROR**2
 
 
-def _looseness(points: Points) -> Array:
+def _looseness(points: LevelPoints) -> Array:
     """Return the noise of points relative to that of the largest size's last tokens."""
     return np.asarray(1 + np.abs(points.size) + np.abs(points.time))
 
@@ -396,7 +396,7 @@ def _held_out(values: Array, way: int) -> list[NDArray[np.bool_]]:
     return [values >= cut for cut in sorted(set(cuts)) if (distinct < cut).sum() >= 2]
 
 
-def _left_out(points: Points, held: NDArray[np.bool_]) -> tuple[Array, Array, Array]:
+def _left_out(points: LevelPoints, held: NDArray[np.bool_]) -> tuple[Array, Array, Array]:
     """Predict changes to points left out from the nearest ones that remain.
 
     Returns:
@@ -674,7 +674,7 @@ def _drift(law: LawWithErrors, table: RunTable, edge: Edge, references: Array) -
     return drift
 
 
-def _points(law: LawWithErrors, table: RunTable, edge: Edge, references: Array) -> Points:
+def _points(law: LawWithErrors, table: RunTable, edge: Edge, references: Array) -> LevelPoints:
     """Average losses over mixtures, at every combination of size and tokens.
 
     Sizes may have seen other mixtures. So a level is the law's mean over the references, times the
@@ -691,5 +691,5 @@ def _points(law: LawWithErrors, table: RunTable, edge: Edge, references: Array) 
     levels = levels * np.exp(means)
     end = np.argmin(size[first] ** 2 + time[first] ** 2)
     kept = np.linspace(0, count - 1, min(count, MOST_POINTS)).astype(np.int64)
-    points = Points(size[first], time[first], levels / levels[end])
+    points = LevelPoints(size[first], time[first], levels / levels[end])
     return points.take(np.isin(np.arange(count), kept))

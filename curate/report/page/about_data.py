@@ -15,11 +15,11 @@ from curate.report.page.parts import (
     DOMAIN,
     NAMES_CROSSED,
     POINTS,
-    Column,
     Drawing,
     Facts,
     Missing,
     Note,
+    PageColumn,
     Part,
     Section,
     Table,
@@ -52,15 +52,15 @@ def domains(material: Material) -> Section:
         return Section(*section, [Missing("Nothing was counted.", command)])
     columns = [
         DOMAIN,
-        Column("files", "Files read."),
-        Column("documents", "Documents, held-out ones included."),
-        Column("MB", "Text in UTF-8, millions of bytes."),
-        Column("tokens", "Tokens, end tokens included."),
-        Column("bytes/token", "Bytes for each token; high where the tokenizer suits the text."),
-        Column("types", "Distinct tokens."),
-        Column("copies", "Documents whose text another document of the domain has."),
-        Column("in others", "Documents whose text is in another domain, too."),
-        Column("licence", "As the recipe states it.", False),
+        PageColumn("files", "Files read."),
+        PageColumn("documents", "Documents, held-out ones included."),
+        PageColumn("MB", "Text in UTF-8, millions of bytes."),
+        PageColumn("tokens", "Tokens, end tokens included."),
+        PageColumn("bytes/token", "Bytes for each token; high where the tokenizer suits the text."),
+        PageColumn("types", "Distinct tokens."),
+        PageColumn("copies", "Documents whose text another document of the domain has."),
+        PageColumn("in others", "Documents whose text is in another domain, too."),
+        PageColumn("licence", "As the recipe states it.", False),
     ]
     counts = [
         [
@@ -116,9 +116,9 @@ def _entropy_table(rows: Mapping[str, Any]) -> Table:
     measures = [m for m in MEASURES if any(dig(row, "entropy", m) for row in rows.values())]
     columns = [DOMAIN]
     for measure in measures:
-        columns.append(Column(measure.replace("_", " "), MEASURES[measure]))
+        columns.append(PageColumn(measure.replace("_", " "), MEASURES[measure]))
         columns.append(
-            Column(
+            PageColumn(
                 "95 % interval",
                 f"Of the {measure.replace('_', ' ')} entropy, bits; "
                 "empty for plug-in estimates, which are too low on small domains.",
@@ -149,9 +149,9 @@ def _between(material: Material) -> list[Part]:
         if (value := matrix[row][column]) is not None
     )
     columns = [
-        Column("domain", "One domain.", False),
-        Column("nearest", "The domain whose tokens are most alike.", False),
-        Column(
+        PageColumn("domain", "One domain.", False),
+        PageColumn("nearest", "The domain whose tokens are most alike.", False),
+        PageColumn(
             "divergence",
             "Jensen-Shannon divergence of their tokens, bits: 0 is the same "
             "distribution, 1 no token in common.",
@@ -203,7 +203,7 @@ def losses(material: Material) -> Section:
 def _amounts(rows: Mapping[str, Any]) -> list[Table]:
     """Show what became of documents, tokens and bytes, in a table each."""
     reasons = [r for r in REASONS if any(dig(row, "amounts", r) for row in rows.values())]
-    columns = [DOMAIN, *(Column(*REASONS[reason]) for reason in reasons)]
+    columns = [DOMAIN, *(PageColumn(*REASONS[reason]) for reason in reasons)]
     tables = []
     for unit, title in (
         ("documents", "Documents"),
@@ -235,15 +235,15 @@ def _lost(rows: Mapping[str, Any]) -> Table:
     """Show what gave no document."""
     columns = [
         DOMAIN,
-        Column("records", "Records that gave no document."),
-        Column("of all", "Their share of the domain's records."),
-        Column("bytes", "Bytes on disk that gave no document."),
-        Column("of all", "Their share of the domain's bytes."),
-        Column("damaged files", "Files that are damaged or cut short."),
-        Column("may lack", "Share of the bytes that cut files may lack beyond their end."),
-        Column("first of them", "Place and reason.", False),
-        Column("shrunk", "Documents fewer than at the last build in the output directory."),
-        Column("of all", "Their share of its documents, or that of the bytes if larger."),
+        PageColumn("records", "Records that gave no document."),
+        PageColumn("of all", "Their share of the domain's records."),
+        PageColumn("bytes", "Bytes on disk that gave no document."),
+        PageColumn("of all", "Their share of the domain's bytes."),
+        PageColumn("damaged files", "Files that are damaged or cut short."),
+        PageColumn("may lack", "Share of the bytes that cut files may lack beyond their end."),
+        PageColumn("first of them", "Place and reason.", False),
+        PageColumn("shrunk", "Documents fewer than at the last build in the output directory."),
+        PageColumn("of all", "Their share of its documents, or that of the bytes if larger."),
     ]
     table = [
         [
@@ -268,10 +268,10 @@ def _bad_records(material: Material) -> Part:
         return Note(["No bad records were met."], "good")
     columns = [
         DOMAIN,
-        Column("file", "File it stands in.", False),
-        Column("line", "Its line, from 1; 0 is the file as a whole."),
-        Column("reason", "Why it could not be read.", False),
-        Column("excerpt", "Its beginning.", False),
+        PageColumn("file", "File it stands in.", False),
+        PageColumn("line", "Its line, from 1; 0 is the file as a whole."),
+        PageColumn("reason", "Why it could not be read.", False),
+        PageColumn("excerpt", "Its beginning.", False),
     ]
     rows = [
         [str(row.get(key, "")) for key in ("domain", "file", "line", "reason", "excerpt")]
@@ -307,7 +307,7 @@ def provenance(material: Material) -> Section:
     if material.licences:
         columns = [
             DOMAIN,
-            Column("licence", "As the recipe states it; curate does not check it.", False),
+            PageColumn("licence", "As the recipe states it; curate does not check it.", False),
         ]
         table = [[name, text] for name, text in material.licences.items()]
         parts.append(Table("Licences", columns, table))

@@ -17,10 +17,10 @@ from curate.report.page.material import LawCheck, Material, dig, mapping, number
 from curate.report.page.parts import (
     POINTS,
     ROWS_SHOWN,
-    Column,
     Drawing,
     Missing,
     Note,
+    PageColumn,
     Part,
     Section,
     Table,
@@ -62,21 +62,21 @@ def _targets_table(law: LawCheck) -> Table:
     """Show how well the loss of each target is predicted."""
     unit = loss_unit(law.unit)
     columns = [
-        Column("target", "Validation text whose loss is predicted.", False),
-        Column("least", f"Smallest measured loss, {unit.name}."),
-        Column("most", f"Largest measured loss, {unit.name}."),
-        Column(
+        PageColumn("target", "Validation text whose loss is predicted.", False),
+        PageColumn("least", f"Smallest measured loss, {unit.name}."),
+        PageColumn("most", f"Largest measured loss, {unit.name}."),
+        PageColumn(
             "mean error",
             "Mean distance between prediction and measurement, of mixtures the fit had not seen.",
         ),
-        Column("bias", "Mean error with its sign: above 0, the law expects too high a loss."),
-        Column(
+        PageColumn("bias", "Mean error with its sign: above 0, the law expects too high a loss."),
+        PageColumn(
             "rank", "Spearman correlation of predicted and measured losses; 1 ranks all runs right."
         ),
-        Column(
+        PageColumn(
             "95 % interval", "Around a prediction for a new run, from errors on unseen mixtures."
         ),
-        Column("within", "Share of the runs whose loss lies within that interval."),
+        PageColumn("within", "Share of the runs whose loss lies within that interval."),
     ]
     errors = 100 * (law.unseen / law.measured - 1)
     rows = []
@@ -103,23 +103,27 @@ def _law_table(fit: Mapping[str, Any]) -> Table | None:
     if not compared:
         return None
     columns = [
-        Column("law", "See `docs/laws.md` for the form of each.", False),
-        Column(
+        PageColumn("law", "See `docs/laws.md` for the form of each.", False),
+        PageColumn(
             "regret@1",
             "Loss that the law's best unseen run gives up to the really best one: what "
             f"trusting it costs, {unit.name}.",
         ),
-        Column("mean error", "Mean relative error on mixtures it was not fitted to."),
-        Column("R2 mean", "Explained share of the variance between mixtures, mean of all targets."),
-        Column(
+        PageColumn("mean error", "Mean relative error on mixtures it was not fitted to."),
+        PageColumn(
+            "R2 mean", "Explained share of the variance between mixtures, mean of all targets."
+        ),
+        PageColumn(
             "R2 worst", "The same for the worst target; below 0, its mean would predict better."
         ),
-        Column(
+        PageColumn(
             "rank", "Spearman correlation of predicted and measured losses, mean of all targets."
         ),
-        Column("later tokens", "Mean relative error on the last fifth of every run."),
-        Column("CPU s", "Processor time of all its fits."),
-        Column("verdict", "Whether errors differ from the best law's and from a dummy's.", False),
+        PageColumn("later tokens", "Mean relative error on the last fifth of every run."),
+        PageColumn("CPU s", "Processor time of all its fits."),
+        PageColumn(
+            "verdict", "Whether errors differ from the best law's and from a dummy's.", False
+        ),
     ]
     rows = []
     for name, law in compared.items():
@@ -157,10 +161,10 @@ def runs(material: Material) -> Section:
     chart = artifact_charts.curves(material.curves)
     parts: list[Part] = [] if chart is None else [Drawing([figures.draw(chart)])]
     columns = [
-        Column("run", "Name in the run table.", False),
-        Column("tokens", "Training tokens seen."),
-        Column("first loss", "Mean training loss of the first tenth, bits a token."),
-        Column(
+        PageColumn("run", "Name in the run table.", False),
+        PageColumn("tokens", "Training tokens seen."),
+        PageColumn("first loss", "Mean training loss of the first tenth, bits a token."),
+        PageColumn(
             "last loss",
             "Mean training loss of the last tenth; far above the others', the run diverged.",
         ),
@@ -207,19 +211,19 @@ def validation(material: Material) -> Section:
     unit = objective_unit(verdict)
     unit_name = f", {unit.name}" if unit.name else ": the worst ratio to the best candidate"
     columns = [
-        Column("mixture", "Recommended, or a rival.", False),
-        Column("objective", f"Mean over seeds of what is minimised{unit_name}."),
-        Column("95 % interval", "Of that mean, over seeds."),
-        Column(
+        PageColumn("mixture", "Recommended, or a rival.", False),
+        PageColumn("objective", f"Mean over seeds of what is minimised{unit_name}."),
+        PageColumn("95 % interval", "Of that mean, over seeds."),
+        PageColumn(
             "predicted",
             "Mean of the losses that the law predicted, bits a token; empty where it cannot.",
         ),
-        Column(
+        PageColumn(
             "recommended is",
             "Objective of the recommendation minus the rival's; below 0 the "
             "recommendation is better.",
         ),
-        Column("verdict", "Whether that difference is beyond seed noise.", False),
+        PageColumn("verdict", "Whether that difference is beyond seed noise.", False),
     ]
     for size in verdict["sizes"] if isinstance(verdict.get("sizes"), list) else []:
         rows = []

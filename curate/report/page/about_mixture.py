@@ -13,11 +13,11 @@ from curate.report.page.material import Material, dig, mapping
 from curate.report.page.parts import (
     DOMAIN,
     ROWS_DRAWN,
-    Column,
     Drawing,
     Facts,
     Missing,
     Note,
+    PageColumn,
     Part,
     Section,
     Table,
@@ -141,21 +141,21 @@ def _shares_table(artifacts: Mapping[str, Any], names: Sequence[str]) -> Table:
     realised = mapping(artifacts, "certificate", "domains")
     columns = [
         DOMAIN,
-        Column(
+        PageColumn(
             "asked", "Share of the training tokens that the method chose, after caps and floors."
         ),
-        Column(
+        PageColumn(
             "95 % interval",
             "Where the share would lie with other runs or documents of the same "
             "kind, and with other laws; empty where the method states none.",
         ),
-        Column("planned tokens", "The share as whole tokens; they sum to the budget exactly."),
-        Column("realised tokens", "Counted in the shards on disk."),
-        Column("realised", "Share of the tokens counted on disk."),
-        Column(
+        PageColumn("planned tokens", "The share as whole tokens; they sum to the budget exactly."),
+        PageColumn("realised tokens", "Counted in the shards on disk."),
+        PageColumn("realised", "Share of the tokens counted on disk."),
+        PageColumn(
             "passes", "How often the domain's training text is seen: 2 is every document twice."
         ),
-        Column("supply", "Training tokens of the domain, each document counted once."),
+        PageColumn("supply", "Training tokens of the domain, each document counted once."),
     ]
     rows = [
         [
@@ -215,14 +215,14 @@ def _stage_tables(artifacts: Mapping[str, Any], names: Sequence[str]) -> list[Pa
     columns = [
         DOMAIN,
         *(
-            Column(
+            PageColumn(
                 name, f"Share of the {sizes[name]} tokens of stage {name} that is asked for; in "
                 "brackets what is on disk, where that differs.",
             )
             for name in stages
         ),
-        Column("in all", "Share of the tokens of all stages."),
-        Column("tokens", "Tokens of all stages."),
+        PageColumn("in all", "Share of the tokens of all stages."),
+        PageColumn("tokens", "Tokens of all stages."),
     ]  # fmt: skip
     shares = [
         [
@@ -236,11 +236,11 @@ def _stage_tables(artifacts: Mapping[str, Any], names: Sequence[str]) -> list[Pa
     sums = ["all", *sizes.values(), "", whole(total)]
     passes_columns = [
         DOMAIN,
-        *(Column(name, f"Passes over the domain's training text in stage {name}.")
+        *(PageColumn(name, f"Passes over the domain's training text in stage {name}.")
           for name in stages),
-        Column("in all", "Passes of all stages together, which max_epochs bounds."),
-        Column("at most", "The most passes that the recipe allows."),
-        Column("supply", "Training tokens of the domain, each document counted once."),
+        PageColumn("in all", "Passes of all stages together, which max_epochs bounds."),
+        PageColumn("at most", "The most passes that the recipe allows."),
+        PageColumn("supply", "Training tokens of the domain, each document counted once."),
     ]  # fmt: skip
     passes = [
         [
@@ -265,10 +265,12 @@ def _law_stages_table(mixed: Mapping[str, Any]) -> Table:
     columns = [
         DOMAIN,
         *(
-            Column(name, f"Share in stage {name}, {percent(dig(stage, 'fraction'), 1)} of the run.")
+            PageColumn(
+                name, f"Share in stage {name}, {percent(dig(stage, 'fraction'), 1)} of the run."
+            )
             for name, stage in stages.items()
         ),
-        Column("single mixture", "Share in the best mixture that all stages have in common."),
+        PageColumn("single mixture", "Share in the best mixture that all stages have in common."),
     ]
     rows = [
         [
@@ -291,12 +293,12 @@ def _trainer_tables(artifacts: Mapping[str, Any]) -> list[Part]:
     for row in mixtures if isinstance(mixtures, list) else []:
         columns = [
             DOMAIN,
-            Column("weight", "Number in the trainer's own mixture file."),
-            Column("samples", "Windows or rows that the trainer will draw."),
-            Column("tokens", "Tokens in them."),
-            Column("share", "Their share of all tokens."),
-            Column("off by", "Difference from the share asked for."),
-            Column("passes", "How often the trainer sees the domain."),
+            PageColumn("weight", "Number in the trainer's own mixture file."),
+            PageColumn("samples", "Windows or rows that the trainer will draw."),
+            PageColumn("tokens", "Tokens in them."),
+            PageColumn("share", "Their share of all tokens."),
+            PageColumn("off by", "Difference from the share asked for."),
+            PageColumn("passes", "How often the trainer sees the domain."),
         ]
         rows = [
             [
@@ -329,7 +331,8 @@ def methods(material: Material) -> Section:
         dict.fromkeys(name for row in mixtures.values() for name in mapping(row, "weights"))
     )
     columns = [DOMAIN] + [
-        Column(method, f"Share of the training tokens by method {method}.") for method in mixtures
+        PageColumn(method, f"Share of the training tokens by method {method}.")
+        for method in mixtures
     ]
     rows = [
         [name, *(percent(dig(row, "weights", name), 1) for row in mixtures.values())]
@@ -364,15 +367,17 @@ def _front(material: Material) -> list[Part]:
 def _promises(mixtures: Mapping[str, Any]) -> Table:
     """Compare predicted losses, passes, and distances from natural and from the runs."""
     columns = [
-        Column("method", "See `curate methods` for what each is.", False),
-        Column(
+        PageColumn("method", "See `curate methods` for what each is.", False),
+        PageColumn(
             "predicted loss",
             "By the method's own law, in bits a token where the runs tell their unit; laws of "
             "different methods do not compare beyond their errors.",
         ),
-        Column("most passes", "Passes over the most repeated domain."),
-        Column("from natural", "Share of tokens that differ from mixing in proportion to supply."),
-        Column(
+        PageColumn("most passes", "Passes over the most repeated domain."),
+        PageColumn(
+            "from natural", "Share of tokens that differ from mixing in proportion to supply."
+        ),
+        PageColumn(
             "nearest run",
             "Distance to the nearest training run, from 0 (the same mixture) to 1 (no domain in "
             "common), and how far runs are from each other.",

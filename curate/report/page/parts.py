@@ -22,7 +22,7 @@ POINTS = 400
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
+class PageColumn:
     """A column of a table."""
 
     heading: str
@@ -31,7 +31,7 @@ class Column:
     is_number: bool = True
 
 
-DOMAIN = Column("domain", "Name in the recipe.", False)
+DOMAIN = PageColumn("domain", "Name in the recipe.", False)
 """First column of tables with a row for each domain."""
 
 
@@ -40,7 +40,7 @@ class Table:
     """A table with a line that explains each of its columns."""
 
     title: str
-    columns: Sequence[Column]
+    columns: Sequence[PageColumn]
     rows: Sequence[Sequence[str]]
     total: Sequence[str] = ()
     note: str = ""

@@ -26,7 +26,7 @@ from curate.sources.embedded.docstrings import strip_docstrings
 from curate.sources.embedded.installed_files import (
     DESCRIPTION_NAMES,
     TOPICS_PATH,
-    Candidate,
+    CandidateFile,
     find_candidates,
 )
 
@@ -165,7 +165,7 @@ def _paused_garbage_collection() -> Iterator[None]:
 
 
 def collect_python(
-    candidates: Iterable[Candidate], code: HarvestedDomain, docstrings: HarvestedDomain
+    candidates: Iterable[CandidateFile], code: HarvestedDomain, docstrings: HarvestedDomain
 ) -> None:
     """Parse files until `code` is full, and add the code and the docstrings of each.
 
@@ -192,7 +192,7 @@ def collect_python(
         docstrings.add(f"{candidate.id}#docstrings", "\n\n".join(removed), candidate.metadata)
 
 
-def _collect(candidates: Iterable[Candidate], domain: HarvestedDomain) -> None:
+def _collect(candidates: Iterable[CandidateFile], domain: HarvestedDomain) -> None:
     """Take files whole, but for descriptions (without their header) and topics (one by one)."""
     for candidate in candidates:
         text = _read(candidate, domain.skipped)
@@ -209,7 +209,7 @@ def _collect(candidates: Iterable[Candidate], domain: HarvestedDomain) -> None:
             return
 
 
-def _read(candidate: Candidate, skipped: Counter[str]) -> str | None:
+def _read(candidate: CandidateFile, skipped: Counter[str]) -> str | None:
     r"""Return a file's text with `\n` line ends; count it and return None if it is not usable."""
     try:
         content = candidate.path.read_bytes()

@@ -33,7 +33,7 @@ SKIPPED_DIRECTORIES = frozenset({"__pycache__", "site-packages", "dist-packages"
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class CandidateFile:
     """A file that may become a document; candidates are taken in the order of `rank`."""
 
     rank: tuple[bool, str, str]
@@ -103,7 +103,7 @@ def _licence(distribution: importlib.metadata.Distribution) -> str:
     return ", ".join(entry.rpartition(" :: ")[2] for entry in classifiers)
 
 
-def find_candidates(installed: Installed, names: set[str]) -> dict[str, list[Candidate]]:
+def find_candidates(installed: Installed, names: set[str]) -> dict[str, list[CandidateFile]]:
     """List the files of each requested domain, in the order in which they are taken."""
     origins = [({"distribution": "python", "version": platform.python_version()}, _python_files())]
     origins[0][0]["licence"] = "PSF-2.0"
@@ -112,7 +112,7 @@ def find_candidates(installed: Installed, names: set[str]) -> dict[str, list[Can
         origins.append(
             ({**origin, "licence": _licence(distribution)}, _distribution_files(distribution))
         )
-    candidates_of: dict[str, list[Candidate]] = {domain: [] for domain in names}
+    candidates_of: dict[str, list[CandidateFile]] = {domain: [] for domain in names}
     for origin, files in origins:
         for path, relative in files:
             domain = _domain_of(relative)
@@ -126,7 +126,7 @@ def find_candidates(installed: Installed, names: set[str]) -> dict[str, list[Can
             identifier = f"{origin['distribution']}/{relative}"
             metadata = {**origin, "path": str(relative)}
             rank = (_is_test(relative), hash_bytes(content), identifier)
-            candidates_of[domain].append(Candidate(rank, identifier, path, metadata))
+            candidates_of[domain].append(CandidateFile(rank, identifier, path, metadata))
     for candidates in candidates_of.values():
         candidates.sort(key=lambda candidate: candidate.rank)
     return candidates_of
