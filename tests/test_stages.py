@@ -313,6 +313,8 @@ def test_short_last_steps_are_refused_before_training(make: Make, tmp_path: Path
     [
         (changed("mid", name="train"), r"stages\[train\]: the name is a folder of every dataset"),
         (changed("mid", name="Pretrain"), r"stages\[Pretrain\]: the name is taken"),
+        (changed("mid", name="plan.json"), r"stages\[plan.json\]: the name ends as that of a file"),
+        (changed("mid", name="experts"), r"stages\[experts\]: the name is a folder of"),
         (changed("mid", mixture={"method": "manual", "wieghts": {}}), "stages.mid..mixture.wieght"),
         (changed("mid", window="L+1", sequence_length=None), r"stages\[mid\]: window: L\+1"),
         (changed("mid", budget_tokens=None), r"stages\[mid\].budget_tokens"),
@@ -322,7 +324,7 @@ def test_short_last_steps_are_refused_before_training(make: Make, tmp_path: Path
         ),
         (
             [*STAGES[:2], scheduled("pretain", "mid")],
-            r"stages\[last\].schedule.from: 'pretain' is no earlier stage.*pretrain.*pretrain, mid",
+            r"stages\[last\].schedule.from: 'pretain' is no earlier stage .*pretrain, mid.*mean .pretrain",
         ),
         (
             [scheduled({"wkii": 1}, {"wiki": 1})],
@@ -400,6 +402,38 @@ def test_datasets_with_and_without_stages_replace_each_other_only_if_told(
     assert curate.verify(tmp_path / "out").ok
 
 
+def test_stages_in_another_order_replace_a_dataset_only_if_told(make: Make, tmp_path: Path) -> None:
+    curate.build(make())
+    before = snapshot(tmp_path / "out")
+    turned = [STAGES[1], STAGES[0], STAGES[2]]
+    with pytest.raises(ShardError, match=r"its stages in another order \(pretrain, mid, anneal\)"):
+        curate.build(make(turned))
+    assert snapshot(tmp_path / "out") == before
+    assert curate.build(make(turned), overwrite=True).ok
+
+
+def test_a_refused_build_keeps_all_stages(make: Make, tmp_path: Path) -> None:
+    curate.build(make())
+    (tmp_path / "out" / "mid" / "train" / "notes.txt").write_text("mine")
+    before = snapshot(tmp_path / "out")
+    with pytest.raises(ShardError, match=r"mid: holds 1 file .*train/notes.txt"):
+        curate.build(make(STAGES[2:]), overwrite=True)
+    assert snapshot(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize("command", ["plan", "mix", "stats"])
+def test_commands_without_stages_keep_files_of_a_dataset_in_stages(
+    make: Make, tmp_path: Path, command: str
+) -> None:
+    curate.build(make())
+    before, listener = snapshot(tmp_path / "out"), Listener()
+    plain = make([], budget_tokens=9_000)
+    getattr(curate, command)(plain, progress=listener)
+    assert any("holds a dataset of another recipe" in line for line in listener.notices)
+    assert snapshot(tmp_path / "out") == before
+    assert curate.verify(tmp_path / "out").ok
+
+
 LONG = {
     "name": "long",
     "budget_tokens": 2_500,
@@ -447,7 +481,9 @@ def test_a_where_that_is_wrong_names_its_stage(make: Make) -> None:
         curate.plan(make([LONG | {"where": "tokens >= "}]))
     with pytest.raises(RecipeError, match=r"stages\[long\]: .*nothing"):
         curate.plan(make([LONG | {"where": "nothing = 3"}]))
-    with pytest.raises(CurateError, match=r"stages\[long\]: .*have no training tokens"):
+    with pytest.raises(RecipeError, match=r"stages\[long\]: where for 'wiki': gives Int32"):
+        curate.plan(make([LONG | {"where": "1"}]))
+    with pytest.raises(InfeasiblePlan, match="'wiki', 'code' are left by tokens >= 100000; change"):
         curate.plan(make([LONG | {"where": "tokens >= 100000"}]))
 
 

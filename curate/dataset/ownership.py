@@ -153,15 +153,7 @@ def clear(
     ours = _is_dataset_of_curate(directory)
     owned = own_files(directory, find_manifest(directory), stems if ours else ())
     foreign = [name for name in OWN_FILES if not ours and (directory / name).exists()]
-    foreign += [
-        layout.relative(path)
-        for name in OWN_DIRECTORIES
-        for path in [directory / name, *files_below(directory / name)]
-        if (path.is_symlink() or (path.exists() and not path.is_dir()))
-        and not (ours and path.is_symlink() and path.parent == directory)
-        and path not in owned
-    ]
-    _refuse(directory, foreign)
+    _refuse(directory, foreign + _foreign_in_folders(directory, owned, ours))
     # Whenever this is killed, the mark lists what is left: it is replaced while there is nothing.
     if ours:
         _write_mark(directory, owned.lines())
@@ -176,6 +168,31 @@ def clear(
     trainer = [TRAINER] if folder_stems or trainer_stems else []
     for name in ("provenance", *trainer, *sorted(folders)):
         (directory / name).mkdir(parents=True, exist_ok=True)
+
+
+def _foreign_in_folders(directory: Path, owned: OwnFiles, ours: bool) -> list[str]:
+    """List files in a dataset's folders that curate did not make, relative to its directory."""
+    layout = DatasetLayout(directory)
+    return [
+        layout.relative(path)
+        for name in OWN_DIRECTORIES
+        for path in [directory / name, *files_below(directory / name)]
+        if (path.is_symlink() or (path.exists() and not path.is_dir()))
+        and not (ours and path.is_symlink() and path.parent == directory)
+        and path not in owned
+    ]
+
+
+def check_removable(directory: Path) -> None:
+    """Refuse what `remove_dataset` would refuse, before anything is removed.
+
+    Raises:
+        ShardError: Its folders hold files that curate did not make; the message names some.
+    """
+    if _is_dataset_of_curate(directory):
+        refuse_foreign(directory)
+        owned = own_files(directory, find_manifest(directory))
+        _refuse(directory, _foreign_in_folders(directory, owned, ours=True))
 
 
 def remove_dataset(directory: Path) -> None:

@@ -17,7 +17,12 @@ import msgspec
 from curate.curation.excluded import list_path
 from curate.dataset import manifest as dataset
 from curate.dataset.certificate import write_certificate
-from curate.dataset.ownership import holds_dataset, refuse_foreign, remove_dataset
+from curate.dataset.ownership import (
+    check_removable,
+    holds_dataset,
+    refuse_foreign,
+    remove_dataset,
+)
 from curate.dataset.staged import BESIDE_STAGES, find_stages
 from curate.dataset.verify import verify
 from curate.formats.trainer_files import DIRECTORY
@@ -91,10 +96,16 @@ def remove_stages(directory: Path, keep: Sequence[str] = ()) -> None:
     Args:
         directory: Directory of the dataset; one without stages stays as it is.
         keep: Names of stages that stay.
+
+    Raises:
+        ShardError: A stage holds files that curate did not make; then nothing is removed.
     """
     stages = find_stages(directory)
     if stages is None:
         return
+    dropped = [directory / stage.name for stage in stages.stages if stage.name not in keep]
+    for stage_directory in dropped:
+        check_removable(stage_directory)
     for name in ("manifest.json", "certificate.json", *BESIDE_STAGES):
         (directory / name).unlink(missing_ok=True)
     for file in stages.files:
@@ -102,9 +113,8 @@ def remove_stages(directory: Path, keep: Sequence[str] = ()) -> None:
             (directory / file.path).unlink(missing_ok=True)
     if (directory / DIRECTORY).is_dir() and not any((directory / DIRECTORY).iterdir()):
         (directory / DIRECTORY).rmdir()
-    for stage in stages.stages:
-        if stage.name not in keep:
-            remove_dataset(directory / stage.name)
+    for stage_directory in dropped:
+        remove_dataset(stage_directory)
 
 
 def build_planned(

@@ -134,13 +134,15 @@ def _refuse_other(directory: Path, names: Sequence[str], overwrite: bool) -> Non
         for stage in (() if stages is None else stages.stages)
         if stage.name not in names and holds_dataset(directory / stage.name)
     ]
-    if earlier is None and not dropped:
+    staying = [] if stages is None else [one.name for one in stages.stages if one.name in names]
+    if earlier is not None:
+        held = f"a dataset of another recipe, with {earlier.budget_tokens:,} tokens"
+    elif dropped:
+        held = f"stages that the recipe does not have ({list_first(dropped)})"
+    elif staying != [name for name in names if name in staying]:
+        held = f"its stages in another order ({list_first(staying)})"
+    else:
         return
-    held = (
-        f"a dataset of another recipe, with {earlier.budget_tokens:,} tokens"
-        if earlier is not None
-        else f"stages that the recipe does not have ({list_first(dropped)})"
-    )
     raise ShardError(
         f"{directory}: holds {held}; give another directory with --out DIR, or replace it with "
         "--overwrite"

@@ -116,7 +116,7 @@ def notice_other_documents(loaded: LoadedRecipe, content_hash: str, observer: Ob
 
 
 def _keeps_dataset(loaded: LoadedRecipe, observer: Observer) -> bool:
-    manifest = find_manifest(loaded.output_dir)
+    manifest = find_manifest(loaded.output_dir) or find_stages(loaded.output_dir)
     if manifest is not None and manifest.recipe_hash != loaded.hash:
         observer.notice(
             f"{loaded.output_dir} holds a dataset of another recipe: its artifacts are kept, and "

@@ -17,8 +17,11 @@ from curate.recipe.checks import NEAR, check_domain, check_recipe
 from curate.recipe.structs import LoadedRecipe, MixtureRecipe, Recipe, ScheduleRecipe, StageRecipe
 from curate.runtime.registry import nearest_hint
 
-FOLDERS = ("train", "validation", "provenance", "trainer")
-"""Folders of a dataset, which no stage may be called."""
+FOLDERS = ("train", "validation", "provenance", "trainer", "experts", "validation_runs")
+"""Folders of a dataset, and of what commands make beside it, which no stage may be called."""
+
+SUFFIXES = (".json", ".jsonl", ".yaml", ".csv", ".parquet", ".md", ".html", ".svg")
+"""Ends of the names of files beside them, which no stage's name may have."""
 
 
 def complete_budget(value: dict[str, Any]) -> None:
@@ -72,6 +75,11 @@ def check_stages(recipe: Recipe, source: str) -> None:
         if stage.name.lower() in (*FOLDERS, *(name.lower() for name in names)):
             taken = "a folder of every dataset" if stage.name.lower() in FOLDERS else "taken"
             raise RecipeError(f"{where}: the name is {taken}; give the stage another one")
+        if stage.name.lower().endswith(SUFFIXES):
+            raise RecipeError(
+                f"{where}: the name ends as that of a file of curate, and each stage is a folder "
+                "beside them; give the stage another one"
+            )
         if stage.schedule is not None:
             if stage.mixture is not None:
                 raise RecipeError(f"{where}: mixture and schedule exclude each other: keep one")
@@ -89,12 +97,10 @@ def _check_schedule(
         if isinstance(end, str):
             if end not in earlier:
                 hint = nearest_hint(end, earlier, NEAR)
-                names = f"the stages before it are {', '.join(earlier)}" if earlier else (
-                    "no stage comes before it"
-                )  # fmt: skip
+                names = f"those are {', '.join(earlier)}" if earlier else "there is none"
                 raise RecipeError(
-                    f"{where}schedule.{key}: '{end}' is no earlier stage{hint}; {names}. Name one, "
-                    "or give weights by domain"
+                    f"{where}schedule.{key}: '{end}' is no earlier stage ({names}){hint or '.'} "
+                    f"{'Name one, or give' if earlier else 'Give'} weights by domain"
                 )
             continue
         if not math.fsum(end.values()) > 0:
