@@ -132,7 +132,7 @@ def test_null_results_are_removed_and_said(recipe: Path) -> None:
     loaded = load(recipe, (f"domains={json.dumps([domain])}", SMALL))
     for _ in range(2):
         kept = tokenize_domains(loaded, 1, heard)
-    notice = "domains[web].where is null for 8 documents of 120, which are removed, too"
+    notice = "domains[web].where is null for 8 documents of 120, which are left out, too"
     assert sum(notice in line for line in heard.notices) == 2
     assert kept.stats[0].removed["filtered"].documents >= 8
 

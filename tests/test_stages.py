@@ -324,7 +324,7 @@ def test_short_last_steps_are_refused_before_training(make: Make, tmp_path: Path
         ),
         (
             [*STAGES[:2], scheduled("pretain", "mid")],
-            r"stages\[last\].schedule.from: 'pretain' is no earlier stage .*pretrain, mid.*mean .pretrain",
+            r"stages\[last\].schedule.from: 'pretain' is no earlier stage.*pretrain, mid.*mean .pre",
         ),
         (
             [scheduled({"wkii": 1}, {"wiki": 1})],

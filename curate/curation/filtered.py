@@ -11,8 +11,13 @@ from numpy.typing import NDArray
 from curate.curation.reasons import Reason
 from curate.curation.step import CurationRequest, Step, StepRequest
 from curate.errors import RecipeError
-from curate.recipe import LoadedRecipe
+from curate.recipe import DomainRecipe, LoadedRecipe
 from curate.runtime.registry import counted
+
+
+def where_key(loaded: LoadedRecipe, domain: DomainRecipe) -> str:
+    """Name the expression that filters a domain in messages: its own, or the stage's."""
+    return f"domains[{domain.name}].where" if loaded.where is None else f"where for '{domain.name}'"
 
 
 def _check(loaded: LoadedRecipe) -> None:
@@ -47,7 +52,7 @@ def _find(request: StepRequest) -> Sequence[NDArray[np.bool_]]:
         if domain.where is None:
             masks.append(np.zeros(documents, np.bool_))
             continue
-        where = f"domains[{domain.name}].where"
+        where = where_key(curation.loaded, domain)
         expression = parse(domain.where, where)
         frame = attribute_frame(curation, number, names_in([expression]), request.notices)
         kept = evaluate(frame, expression, where)
@@ -58,7 +63,7 @@ def _find(request: StepRequest) -> Sequence[NDArray[np.bool_]]:
         if nulls.any():
             request.notices.append(
                 f"{where} is null for {counted(int(nulls.sum()), 'document')} of {documents:,}, "
-                "which are removed, too; IS NULL keeps them"
+                "which are left out, too; IS NULL keeps them"
             )
         masks.append((~kept.fill_null(False)).to_numpy())
         rows = nulls.arg_true().cast(pl.Int64)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from curate.curation.contaminated import CONTAMINATED
 from curate.curation.copies import COPIES
 from curate.curation.excluded import EXCLUDED
-from curate.curation.filtered import FILTERED
+from curate.curation.filtered import FILTERED, where_key
 from curate.errors import RecipeError
 from curate.recipe import LoadedRecipe
 from curate.sources.plans import FilePlan
@@ -42,15 +42,16 @@ def check_columns(loaded: LoadedRecipe, plans: Sequence[Sequence[FilePlan]]) -> 
         from curate.curation.split import check_types
 
         key = f"domains[{domain.name}]"
-        texts = {f"{key}.where": domain.where or "TRUE"}
+        where = where_key(loaded, domain)
+        texts = {where: domain.where or "TRUE"}
         splits = {f"{key}.split.by '{split.by}'": split for split in domain.splits}
         texts |= {name: split.by for name, split in splits.items()}
         expressions = {name: parse(text, name) for name, text in texts.items()}
         kinds = check_expressions(loaded, domain, of_domain, expressions)
-        kind = str(kinds[f"{key}.where"])
+        kind = str(kinds[where])
         if kind not in ("Boolean", "Null"):
             raise RecipeError(
-                f"{key}.where: gives {kind}, not true or false; compare it, as in quality > 0.4"
+                f"{where}: gives {kind}, not true or false; compare it, as in quality > 0.4"
             )
         for name, split in splits.items():
             check_types(name, split, kinds[name])

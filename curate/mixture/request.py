@@ -139,6 +139,8 @@ class MixtureRequest:
     method: str
     options: MixtureOptions = field(default_factory=MixtureOptions)
     evidence: Evidence | None = None
+    where: str | None = None
+    """The expression that left only this supply to a stage; None without one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -189,6 +189,11 @@ def explain_empty(request: MixtureRequest, weights: Sequence[float] | None) -> s
     if not empty:
         return None
     several = len(empty) > 1
+    if request.where is not None:
+        return (
+            f"where: no training tokens of {', '.join(empty)} are left by {request.where}; change "
+            f"it, or use method manual with weight 0 for {'them' if several else 'it'}"
+        )
     return (
         f"plan: {'domains' if several else 'domain'} {', '.join(empty)} "
         f"{'have' if several else 'has'} no training tokens. Check paths, what was quarantined and "

@@ -252,7 +252,14 @@ def mixture_request(
     )
     supply = {domain.name: float(domain.supply_tokens) for domain in domains}
     evidence = read_evidence(loaded, supply, tokenized.domains)
-    return MixtureRequest(domains, recipe.budget_tokens, mixture.method, options, evidence)
+    return MixtureRequest(
+        domains=domains,
+        budget_tokens=recipe.budget_tokens,
+        method=mixture.method,
+        options=options,
+        evidence=evidence,
+        where=loaded.where,
+    )
 
 
 def _entropies(
