@@ -324,7 +324,7 @@ def test_short_last_steps_are_refused_before_training(make: Make, tmp_path: Path
         ),
         (
             [*STAGES[:2], scheduled("pretain", "mid")],
-            r"stages\[last\].schedule.from: 'pretain' is no earlier stage.*pretrain, mid.*mean .pre",
+            r"stages\[last\].schedule.from: 'pretain' is no earlier stage.*pretrain, mid.*mean",
         ),
         (
             [scheduled({"wkii": 1}, {"wiki": 1})],
@@ -379,6 +379,8 @@ def test_damage_of_any_stage_is_found(make: Make, tmp_path: Path) -> None:
             curate.load(tmp_path / "out")
         assert curate.build(make()).ok
         assert path.read_bytes() == whole
+    (tmp_path / "out" / "mid" / "manifest.json").unlink()
+    assert len(curate.verify(tmp_path / "out").problems) == 1
 
 
 def test_datasets_with_and_without_stages_replace_each_other_only_if_told(

@@ -50,8 +50,8 @@ KEPT = {
     "mix": "tokenised files, counts and entropies of finished domains, trained models and, with "
     "--compare, finished methods",
     "plan": "tokenised files, counts and entropies of finished domains, and trained models",
-    "build": "tokenised files, counts and entropies of finished domains, and trained models, but "
-    "no shards",
+    "build": "tokenised files, counts and entropies of finished domains, trained models, and "
+    "stages of the recipe that are finished, but no other shards",
     "remove": "the list of what is excluded, and tokenised files",
     "proxy": "finished runs and the checkpoints of others",
     "experts": "finished models and the checkpoints of others",

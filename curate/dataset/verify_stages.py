@@ -47,11 +47,13 @@ def certify_stages(
         damage for file in manifest.files if (damage := file_damage(directory, file)) is not None
     ]
     for stage in manifest.stages:
-        problems += [f"{stage.name}: {text}" for text in certificates[stage.name]["problems"]]
+        of_stage = certificates[stage.name]["problems"]
+        problems += [f"{stage.name}: {text}" for text in of_stage]
         try:
             load_stage(directory, stage)
         except ShardError as error:
-            problems.append(str(error))
+            if str(error) not in of_stage:
+                problems.append(str(error))
     plan = None
     if not any(problem.startswith("plan.json") for problem in problems):
         plan = _read_plan(directory, problems)

@@ -192,7 +192,7 @@ def explain_empty(request: MixtureRequest, weights: Sequence[float] | None) -> s
     if request.where is not None:
         return (
             f"where: no training tokens of {', '.join(empty)} are left by {request.where}; change "
-            f"it, or use method manual with weight 0 for {'them' if several else 'it'}"
+            f"it, or give {'them' if several else 'it'} weight 0, with method manual or a schedule"
         )
     return (
         f"plan: {'domains' if several else 'domain'} {', '.join(empty)} "
