@@ -67,6 +67,7 @@ def test_the_kept_recipe_is_the_one_that_was_read(recipe: Path) -> None:
         "tokenizer": {"hub": "a/b", "eos": None},
         "output": {"format": "npy", "dir": "3"},
         "proxy": {"preset": "micro"},
+        "decontaminate": {"sets": {"a": "a.jsonl", "b": {"path": "b.jsonl", "text": "no"}}},
     }
     loaded = curate.load_recipe(recipe, odd)
     copy = recipe.parent / "deep" / "copy.yaml"

@@ -727,6 +727,8 @@ def without_defaults(value: Any) -> Any:
     """
     if isinstance(value, list):
         return [without_defaults(item) for item in value]
+    if isinstance(value, dict):
+        return {key: without_defaults(item) for key, item in value.items()}
     if not isinstance(value, Struct):
         return value
     items = {}
