@@ -19,6 +19,7 @@ from curate.loader import StagedSequences
 from curate.pipeline.read_back import domains_in, open_store
 from curate.pipeline.write import write_dataset
 from curate.recipe import load_recipe, stage_recipes
+from curate.report.upkeep import removal_lines
 
 Recipe = dict[str, Any]
 Make = Callable[..., Recipe]
@@ -502,7 +503,9 @@ def test_commands_about_one_mixture_say_how_to_leave_stages_out(make: Make, comm
 
 def test_commands_about_one_dataset_name_the_stages(make: Make, tmp_path: Path) -> None:
     output = {"format": "jsonl", "dir": str(tmp_path / "out")}
+    stages: list[dict[str, Any]]
     stages = [{"name": name, "budget_tokens": 3_000} for name in ("a", "b")]
+    stages[1]["schedule"] = {"from": "a", "to": {"wiki": 1}}
     curate.build(make(stages, output=output))
     out, names = tmp_path / "out", tmp_path / "ids.txt"
     rows = (out / "b" / "train").glob("*")
@@ -517,7 +520,12 @@ def test_commands_about_one_dataset_name_the_stages(make: Make, tmp_path: Path) 
         with pytest.raises(ShardError, match="in stages .a, b., and this is about one of them"):
             refused()
     assert curate.push(out / "a", "me/mix", dry_run=True).files
-    assert curate.remove([out / "a", out / "b"], names).json["datasets"][1]["documents"]
+    held = curate.remove([out / "a", out / "b"], names).json
+    assert held["datasets"][1]["documents"]
+    assert "type curate build RECIPE --overwrite" in str(removal_lines(held, names))
+    listener = Listener()
+    curate.report(out / "b", progress=listener)
+    assert not any("another version" in text for text in listener.notices)
     before = snapshot(out / "b")
     with pytest.raises(CurateError, match="is a stage, .*add the documents to exclude"):
         curate.remove(out / "b", names, rebuild=True)

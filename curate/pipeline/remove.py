@@ -102,8 +102,15 @@ def _fields(directory: Path, held: Held) -> dict[str, Any]:
         "shards": sorted({place.shard for place in places}),
         "tokens": sum(place.tokens for place in places),
         "copies": [name for name, _ in held.copies],
+        "is_stage": _is_stage(directory),
         "rebuilt": None,
     }
+
+
+def _is_stage(directory: Path) -> bool:
+    """Return whether a dataset was built as a stage of a recipe."""
+    kept = directory / RECIPE
+    return kept.is_file() and bool(load(kept).recipe.stages)
 
 
 def _rebuild(

@@ -14,6 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from msgspec import structs
+
 from curate.curation.levels import DomainSettings, domain_settings
 from curate.dataset.manifest import QUARANTINE, RECIPE, find_manifest
 from curate.dataset.samples import sample_documents
@@ -27,7 +29,7 @@ from curate.mixture.request import Evidence
 from curate.pipeline.check import by_hand
 from curate.pipeline.from_run_table import RunTableInputs, request_without_text
 from curate.pipeline.read_evidence import read_evidence, read_evidence_files, search_options
-from curate.recipe import EvidenceRecipe, LoadedRecipe, load_recipe, source_of
+from curate.recipe import EvidenceRecipe, LoadedRecipe, load_recipe, source_of, stage_recipes
 from curate.recipe.effective import effective_text
 from curate.report.artifact_charts import training_curves
 from curate.report.page.explorer import ExplorerInputs, explorer_data
@@ -93,6 +95,14 @@ def directory_inputs(directory: Path) -> ReportInputs:
         )
     kept = directory / RECIPE
     loaded = load_recipe(kept) if kept.is_file() else None
+    if loaded is not None and loaded.recipe.stages and find_manifest(directory) is not None:
+        stage = stage_recipes(loaded)[-1]  # a stage's folder has the recipe up to itself
+        schedule = stage.recipe.schedule
+        ends = () if schedule is None else (schedule.start, schedule.end)
+        if any(isinstance(end, str) for end in ends):  # shares of other stages: they are built
+            plain = structs.replace(stage.recipe, schedule=None)
+            stage = structs.replace(stage, recipe=plain)
+        loaded = stage
     command = "RECIPE" if loaded is None else str(kept)
     return ReportInputs(f"directory {directory}", command, directory, loaded)
 
@@ -188,7 +198,9 @@ def collect(inputs: ReportInputs, observer: Observer) -> Material:
     directory, loaded = inputs.directory, inputs.loaded
     artifacts = _fit_of(inputs.runs.runs) if directory is None else _artifacts(directory)
     stage = _first_stage(directory)
-    notices = [] if loaded is None else _stale(artifacts, loaded.hash)
+    # The hash of a stage has shares of other stages where its schedule names them.
+    is_stage = loaded is not None and loaded.stage_of is not None
+    notices = [] if loaded is None or is_stage else _stale(artifacts, loaded.hash)
     if stage is not None and stage != directory:
         counted = _artifacts(stage)
         artifacts |= {name: counted[name] for name in ("stats",) if name in counted}

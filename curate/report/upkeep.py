@@ -52,6 +52,11 @@ def removal_lines(removal: Mapping[str, Any], names: Path) -> list[Text]:
                 f"documents that were not there before; name {rebuilt['list']} in exclude of "
                 "your own recipe, or its next build brings the removed documents back"
             )
+        elif held and dataset["is_stage"]:
+            lines.append(
+                f"to remove them: add {names} to exclude of the recipe, and type curate build "
+                "RECIPE --overwrite"
+            )
         elif held:
             lines.append(f"to remove them: curate remove {directory} {names} --rebuild")
     if removal["unmatched"]:
