@@ -137,6 +137,8 @@ def test_parts_without_shares_divide_by_supply() -> None:
         shares_of_parts({"web": ["hi", "lo"]})
     with pytest.raises(RecipeError, match=r"became.web: the shares of hi, lo sum to 0.9; give"):
         joining({}, "refuse", {"web": {"hi": 0.3, "lo": 0.6}})
+    with pytest.raises(RecipeError, match=r"became.web: the share of 'hi' is -1; give at least 0"):
+        joining({}, "refuse", {"web": {"hi": -1.0, "lo": 2.0}})
 
 
 def test_an_unknown_old_name_is_refused(tmp_path: Path) -> None:
@@ -159,6 +161,8 @@ def test_commands_carry_runs_over(tmp_path: Path) -> None:
     wrong = run(cli, ["fit", str(path), "--became", "web=hi,lo:0.75"])
     assert isinstance(wrong.exception, RecipeError)
     assert str(wrong.exception).startswith("--became web=hi,lo:0.75: expected OLD=NEW, or OLD=")
+    twice = run(cli, ["fit", str(path), "--became", "web=hi", "--became", "web=lo"])
+    assert str(twice.exception).startswith("--became web=lo: 'web' is named before; name all its")
     supplies = {"src": 1e9, "hi": 1e9, "lo": 3e9, "math": 1e8, "old": 0}
     settings = {"mixture.evidence.became": {"code": "src", "web": ["hi", "lo"]},
                 "mixture.method": "ridge"}  # fmt: skip

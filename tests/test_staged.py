@@ -124,6 +124,11 @@ def test_rows_of_one_stage_are_read(tmp_path: Path) -> None:
         FitError, match=r"no row is of stage 'mid'; column 'stage' has 'pre', 'end'"
     ):
         read_runs([path], joining=Joining(stage="mid"))
+    with pytest.raises(MissingEvidence, match=r"c.csv has no stage 'mid'; it has pre, end$"):
+        read_runs([write(tmp_path, HEADER + ROWS, "c.csv")], joining=Joining(stage="mid"))
+    with pytest.raises(FitError, match=r"no row is of stage 'pre'; column 'stage' has ''. Fill"):
+        empty = BY_ROW.replace("pre,", ",").replace("end,", ",")
+        read_runs([write(tmp_path, empty, "e.csv")], joining=Joining(stage="pre"))
     plain = write(
         tmp_path, BY_ROW.replace("stage,", "").replace("pre,", "").replace("end,", ""), "p.csv"
     )

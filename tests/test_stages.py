@@ -305,6 +305,11 @@ def test_short_last_steps_are_refused_before_training(make: Make, tmp_path: Path
         next(iter(data.loader({"pretrain": 4, "mid": 4, "anneal": 3}, 0, 3)))
     with pytest.raises(RecipeError, match="lacks the stages mid, anneal"):
         data.loader({"pretrain": 1})
+    with pytest.raises(RecipeError, match="batch_sequences is None; give a whole number"):
+        data.loader(None)  # type: ignore[arg-type]
+    for loader in (data.loader(4), data.stages["mid"].loader(4)):
+        with pytest.raises(ShardError, match="not made by state_dict"):
+            loader.load_state_dict(None)  # type: ignore[arg-type]
     with pytest.raises(RecipeError, match="batch_sequences.*aneal"):
         data.loader({"pretrain": 1, "mid": 1, "aneal": 1})
 

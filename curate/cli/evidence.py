@@ -114,6 +114,11 @@ def _became(texts: Sequence[str]) -> dict[str, str | dict[str, float]]:
     became: dict[str, str | dict[str, float]] = {}
     for text in texts:
         old, _, new = text.partition("=")
+        if old in became:
+            raise RecipeError(
+                f"--became {text}: '{old}' is named before; name all its parts at once, as in "
+                f"{old}=web-hi:0.3,web-lo:0.7"
+            )
         parts = [part.rpartition(":") for part in new.split(",")]
         try:
             became[old] = {name: float(share) for name, _, share in parts}

@@ -109,6 +109,11 @@ class StagedSequences:
         """Return the sequences of a batch in each stage."""
         if isinstance(batch_sequences, int):
             return dict.fromkeys(self.stages, batch_sequences)
+        if not isinstance(batch_sequences, Mapping):
+            raise RecipeError(
+                f"curate.load: batch_sequences is {batch_sequences!r}; give a whole number, or one "
+                "by stage"
+            )
         for name in batch_sequences:
             if name not in self.stages:
                 raise RecipeError(unknown_name("stage", name, self.stages, "batch_sequences"))
@@ -194,7 +199,7 @@ class StagedLoader(Generic[Read]):
         Raises:
             ShardError: The state is not of such a loader, or of other stages, shards or order.
         """
-        stages = state.get("stages")
+        stages = state.get("stages") if isinstance(state, Mapping) else None
         if not isinstance(stages, Mapping) or state.get("version") != STATE_VERSION:
             raise ShardError(
                 f"{self._where}: the state was not made by state_dict() of a loader of stages; "

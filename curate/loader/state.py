@@ -29,6 +29,11 @@ def check_state(state: Mapping[str, Any], current: Mapping[str, Any], where: str
     Raises:
         ShardError: The state is not a loader's, or differs; the message names the difference.
     """
+    if not isinstance(state, Mapping):
+        raise ShardError(
+            f"state: not made by state_dict() of a curate loader (it is {state!r:.40}); start "
+            "without it"
+        )
     if ("draws" in state) != ("draws" in current):
         saved, remedy = ("with", "with") if "draws" in state else ("without", "without")
         raise ShardError(

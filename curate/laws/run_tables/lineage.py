@@ -54,6 +54,11 @@ def shares_of_parts(
             continue
         if isinstance(parts, Mapping):
             given = {name: float(share) for name, share in parts.items()}
+            below = next((name for name, share in given.items() if share < 0), None)
+            if below is not None:
+                raise RecipeError(
+                    f"{where}: the share of '{below}' is {given[below]:g}; give at least 0"
+                )
             if not abs(sum(given.values()) - 1) <= SUM_SLACK:
                 raise RecipeError(
                     f"{where}: the shares of {', '.join(given)} sum to {sum(given.values()):g}; "

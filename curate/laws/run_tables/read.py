@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.errors import FitError
+from curate.errors import FitError, MissingEvidence
 from curate.laws.law import Array, RunTable
 from curate.laws.run_tables.columns import (
     SUM_RANGE,
@@ -30,7 +30,7 @@ from curate.laws.run_tables.far_runs import FarLoss, far_losses
 from curate.laws.run_tables.join import Joining, PartTable, join_tables, table_files
 from curate.laws.run_tables.lineage import carry_over, check_old_names
 from curate.recipe import FarRuns, TableFill
-from curate.runtime.registry import list_first
+from curate.runtime.registry import list_first, nearest_hint
 
 SUM_NOTICE = 1e-6
 """Distance of a row's sum of shares from 1 above which it is reported."""
@@ -117,10 +117,17 @@ def _rows_of_stage(layout: TableLayout, stage: str | None) -> tuple[TableLayout,
 
     Raises:
         FitError: The table has rows of several stages and none is named, or none of that stage.
+        MissingEvidence: It has columns of stages, and none of that stage.
     """
     places = ((layout.weights, layout.weight_rows), (layout.losses, layout.loss_rows))
     at = next(((file, rows) for file, rows in places if "stage" in file.header), None)
     if at is None:
+        if stage is not None and layout.stage_tokens and stage not in layout.stage_tokens:
+            raise MissingEvidence(
+                f"mixture.evidence.stage: {layout.weights.path} has no stage '{stage}'"
+                f"{nearest_hint(stage, layout.stage_tokens)}; it has "
+                f"{', '.join(layout.stage_tokens)}"
+            )
         if stage is None or layout.stage_tokens:
             return layout, []
         return layout, [
@@ -133,11 +140,14 @@ def _rows_of_stage(layout: TableLayout, stage: str | None) -> tuple[TableLayout,
         return layout, []
     if stage is None or stage not in names:
         listed = list_first([quoted(name) for name in names])
+        first = next((name for name in names if name), None)
+        remedy = "Fill it in" if first is None else (
+            f"Name one: mixture.evidence.stage: {first}, or curate fit --stage {first}"
+        )  # fmt: skip
         raise FitError(
             f"{file.path}: "
             + (f"no row is of stage '{stage}'" if stage else "rows are of several stages")
-            + f"; column 'stage' has {listed}. Name one: mixture.evidence.stage: {names[0]}, or "
-            f"curate fit --stage {names[0]}"
+            + f"; column 'stage' has {listed}. {remedy}"
         )
     kept = cells == stage
     notices = []

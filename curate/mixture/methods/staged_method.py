@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.errors import MissingEvidence, RecipeError
+from curate.errors import RecipeError
 from curate.laws.forms.staged import fit_staged
 from curate.laws.law import Array, RunTable, domains_of_stages, stage_columns
 from curate.laws.scores import finite_or_none
@@ -23,7 +23,6 @@ from curate.mixture.search.staged_optimum import (
     best_stages,
     judge,
 )
-from curate.runtime.registry import nearest_hint
 from curate.runtime.threads import one_blas_thread
 
 BEST_RUNS = 2
@@ -46,17 +45,12 @@ def stages_of_least_loss(request: MixtureRequest, runs: RunTable) -> Preference:
         the best single mixture where mixtures of their own do not pay beyond noise.
 
     Raises:
-        MissingEvidence: The runs lack a domain, or the stage.
+        MissingEvidence: The runs lack a domain.
         RecipeError: The objective or floors name an unknown target or domain, or a key is set that
             has no effect on runs with stages.
     """
     _check_keys(request.options.search)
     stage = request.evidence.stage if request.evidence else None
-    if stage is not None and stage not in runs.stages:
-        raise MissingEvidence(
-            f"mixture.evidence.stage: the runs have no stage '{stage}'"
-            f"{nearest_hint(stage, runs.stages)}; theirs are {', '.join(runs.stages)}"
-        )
     domains = domains_of_stages(runs)
     constraints = match_constraints(request, domains, runs.targets, "runs")
     problem = _problem(request, runs, constraints, stage)
