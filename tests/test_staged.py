@@ -100,6 +100,17 @@ def test_a_table_of_stages_holds_shares_of_all_tokens(tmp_path: Path) -> None:
     assert table.tokens.tolist() == [1e9] * 4
 
 
+def test_shares_of_a_stage_that_are_not_whole_are_told(tmp_path: Path) -> None:
+    rounded = HEADER + ROWS + "r8,8e8,2e8,0.5,0.4,0.5,0.5,3\n"
+    table, notices = read_runs([write(tmp_path, rounded)])
+    assert (
+        "r8" in table.runs and "shares of 1 rows did not sum to 1 (off by at most 0.1" in notices[0]
+    )
+    empty = HEADER + ROWS + "r8,8e8,2e8,,0.6,0.5,0.5,3\n"
+    table, notices = read_runs([write(tmp_path, empty, "empty.csv")])
+    assert "r8" not in table.runs and len(notices) == 1
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

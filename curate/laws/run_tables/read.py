@@ -231,6 +231,8 @@ class _Numbers:
     """shape (rows,), whether a share is empty."""
     totals: Array
     """shape (rows,), sums of the shares."""
+    typed_sums: Array
+    """shape (rows,), sums of the shares as typed; of stages, the sum that is furthest from 1."""
 
 
 def _read_numbers(layout: TableLayout) -> _Numbers:
@@ -246,12 +248,13 @@ def _read_numbers(layout: TableLayout) -> _Numbers:
     some_absent = np.asarray(empty.any(axis=1))
     shares[empty] = 0.0
     if layout.stage_tokens:
-        shares, tokens = _of_all_tokens(layout, shares)
-        some_absent[:] = False
+        shares, tokens, typed_sums = _of_all_tokens(layout, shares)
     else:
         tokens = _progress(layout, ("tokens", "step"))
     # Exactly rounded, so that shares do not depend on the order of the columns.
     totals = np.array([math.fsum(row) for row in shares.tolist()])
+    if not layout.stage_tokens:
+        typed_sums = totals
     _check_shares(layout, shares, some_absent, totals)
     return _Numbers(
         runs=_run_names(layout),
@@ -261,10 +264,11 @@ def _read_numbers(layout: TableLayout) -> _Numbers:
         shares=shares,
         some_absent=some_absent,
         totals=totals,
+        typed_sums=typed_sums,
     )
 
 
-def _of_all_tokens(layout: TableLayout, shares: Array) -> tuple[Array, Array]:
+def _of_all_tokens(layout: TableLayout, shares: Array) -> tuple[Array, Array, Array]:
     """Turn shares within stages into shares of the tokens of all stages.
 
     Args:
@@ -272,7 +276,8 @@ def _of_all_tokens(layout: TableLayout, shares: Array) -> tuple[Array, Array]:
         shares: shape (rows, domains), as they stand.
 
     Returns:
-        Shares of all tokens, shape (rows, domains), and all tokens, shape (rows,).
+        Shares of all tokens, shape (rows, domains); all tokens, shape (rows,); and the sum of a
+        trained stage's shares that is furthest from 1, shape (rows,).
 
     Raises:
         FitError: The tokens of a stage are not a number, or its shares do not sum to 1.
@@ -291,7 +296,7 @@ def _of_all_tokens(layout: TableLayout, shares: Array) -> tuple[Array, Array]:
             f"least 0 and not 0 in all stages, found {tokens[row, place]:g}"
         )
     stages = [name.partition("/")[0] for name in layout.domains]
-    whole = np.empty_like(shares)
+    whole, furthest = np.empty_like(shares), np.ones(len(shares))
     for place, stage in enumerate(layout.stage_tokens):
         columns = [at for at, name in enumerate(stages) if name == stage]
         sums = shares[:, columns].sum(axis=1)
@@ -304,9 +309,11 @@ def _of_all_tokens(layout: TableLayout, shares: Array) -> tuple[Array, Array]:
                 f"{layout.weights.where(int(rows[row]))}: the shares of stage '{stage}' sum to "
                 f"{sums[row]:g}; expected shares of the stage's tokens, which sum to 1"
             )
+        further = trained & (np.abs(sums - 1) > np.abs(furthest - 1))
+        furthest = np.where(further, sums, furthest)
         part = np.where(trained, tokens[:, place] / tokens.sum(axis=1), 0.0)
         whole[:, columns] = shares[:, columns] * (part / np.where(trained, sums, 1.0))[:, None]
-    return whole, tokens.sum(axis=1)
+    return whole, tokens.sum(axis=1), furthest
 
 
 def _one_mixture_a_name(layout: TableLayout, numbers: _Numbers) -> tuple[_Numbers, list[str]]:
@@ -396,7 +403,7 @@ def _assemble(
         "outlying": ((distance > math.log(OUTLYING)) | (np.abs(logs) > math.log(LARGEST))).any(
             axis=1
         ),
-        "unknown": numbers.some_absent & (np.abs(numbers.totals - 1) > ABSENT_SUM),
+        "unknown": numbers.some_absent & (np.abs(numbers.typed_sums - 1) > ABSENT_SUM),
     }
     left = np.ones(len(numbers.runs), bool)
     left_out: dict[str, list[int]] = {}
@@ -404,7 +411,7 @@ def _assemble(
         left_out[reason] = np.flatnonzero(left & of_reason).tolist()
         left &= ~of_reason
     rows, left_out["repeated"], left_out["contradicting"] = _first_of_each(numbers, left)
-    off = np.abs(numbers.totals[rows] - 1)
+    off = np.abs(numbers.typed_sums[rows] - 1)
     notices = _notices(layout, left_out)
     if (off > SUM_NOTICE).any():
         worst = layout.weights.where(int(layout.weight_rows[rows[int(off.argmax())]]))
