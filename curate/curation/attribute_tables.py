@@ -67,7 +67,7 @@ def read_table(table: AttributeTable) -> pl.DataFrame:
     Raises:
         InputError: A file cannot be read, or has no identifiers.
     """
-    frames = [_read_file(path, table) for path in table.files]
+    frames = [_with_identifiers(path, table) for path in table.files]
     try:
         return pl.concat(frames, how="diagonal_relaxed")
     except pl.exceptions.PolarsError as error:
@@ -78,6 +78,7 @@ def read_table(table: AttributeTable) -> pl.DataFrame:
 
 
 def _read_file(path: Path, table: AttributeTable) -> pl.DataFrame:
+    """Read a file as it is; no two of its columns have the same name."""
     try:
         if path.suffix == ".parquet":
             frame = pl.read_parquet(path)
@@ -108,6 +109,12 @@ def _read_file(path: Path, table: AttributeTable) -> pl.DataFrame:
         first, _, again = name.rpartition("_duplicated_")  # as polars calls the second of a name
         if again.isdigit() and first in frame.columns:
             raise InputError(f"{table.where}: {path} has two columns '{first}'; rename one of them")
+    return frame
+
+
+def _with_identifiers(path: Path, table: AttributeTable) -> pl.DataFrame:
+    """Read a file as text identifiers in `id`, its attributes, and those of dolma's spans."""
+    frame = _read_file(path, table)
     identifier = table.id if table.id in frame.columns else "id"
     if identifier not in frame.columns:
         raise InputError(
