@@ -15,10 +15,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from curate.runtime.artifact_names import NATS
 
-NATS = "nats per token"
-"""Unit of losses of curate's own runs, and of tables whose bits per byte tell."""
+Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from curate import __version__
 from curate.errors import InputError
-from curate.laws.law import NATS
 from curate.laws.scores import finite_or_none, spearman
 from curate.mixture import METHODS, MixtureRequest, mix_with
 from curate.mixture.constraints import match_itself
@@ -37,6 +36,7 @@ from curate.pipeline.proxy_devices import train_job
 from curate.pipeline.proxy_setup import check_proxy, prepare
 from curate.pipeline.resume import writable_artifacts
 from curate.recipe import LoadedRecipe
+from curate.runtime.artifact_names import NATS
 from curate.runtime.progress import Observer, write_artifact
 from curate.runtime.registry import list_first
 from curate.stats.seed_intervals import joint_verdict, seed_mean, verdict_of

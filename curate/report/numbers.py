@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-from curate.laws.law import NATS
+from curate.runtime.artifact_names import NATS
 
 NATS_TO_BITS = 1 / math.log(2)
 

@@ -13,6 +13,9 @@ CLUSTERS = "clusters.parquet"
 SPANS = "spans.parquet"
 """Passages of documents that match evaluation sets."""
 
+NATS = "nats per token"
+"""Unit, in files, of losses of curate's own runs, and of tables whose bits per byte tell."""
+
 MARK = ".curate"
 """Name of the file in a dataset's directory that lists, without suffix, its files in folders. It
 outlives them, so that whatever a killed build leaves is recognised as curate's."""

@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate.errors import RecipeError
-from curate.laws.law import NATS
 from curate.laws.likelihoods import Likelihoods
 from curate.mixture.constraints import Constraints, match_constraints, prior_of
 from curate.mixture.goals import Tradeoff, unused_targets
@@ -18,6 +17,7 @@ from curate.mixture.search.objective import Problem, goals_of, losses_at
 from curate.mixture.search.optimise import optimise
 from curate.mixture.search.simplex_box import nearest_in_proportion
 from curate.mixture.search.uncertainty import interval
+from curate.runtime.artifact_names import NATS
 from curate.runtime.threads import one_blas_thread
 
 Array = NDArray[np.float64]
