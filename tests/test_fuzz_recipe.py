@@ -48,6 +48,12 @@ BASE = {
                    "within": [["wiki", "code"]], "order": ["code"]},
     "decontaminate": {"sets": {"quiz": {"path": "q.jsonl", "text": ["q"]}, "test": "t.parquet"},
                       "action": "remove", "ngram": 9, "coverage": 0.6, "common": 100},
+    "stages": [
+        {"name": "early", "budget_tokens": 600, "where": None,
+         "schedule": {"from": {"wiki": 1}, "to": {"code": 1}, "shape": "step", "steps": 4}},
+        {"name": "late", "budget_tokens": 400, "sequence_length": 64, "window": "L+1"},
+    ],
+    "schedule": None,
     "cache": "cache", "seed": 7, "on_shortfall": "error", "on_bad_record": "error",
 }  # fmt: skip
 
