@@ -29,7 +29,6 @@ class StageDomain:
 class StageSupply:
     """Supply of a stage, by domain."""
 
-    name: str
     domains: tuple[StageDomain, ...]
 
     def to_json(self) -> list[Any]:

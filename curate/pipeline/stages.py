@@ -156,12 +156,13 @@ def plan_stages(
                 refuse_foreign(stage.output_dir)
             observer.notice(f"stage {stage.stage}")
             pools = _pools(stage, tokenized, workers, observer)
-            supplied = past.supplied(stage, pools)
+            supply = past.supply(pools)
             if pools:
-                observer.notice(_supply_notice(stage, supplied))
+                observer.notice(_supply_notice(stage, supply, tokenized))
+            supplied = _supplied(stage, supply, tokenized)
             planned = plan_tokenized(stage, supplied, workers, observer, write=writes)
-            past.add(stage, planned)
             stages.append(PlannedStage(stage, planned, writes))
+            past.add(stages[-1], supply)
     return stages
 
 
@@ -187,14 +188,26 @@ def _pools(
     return [Pool(mask, key) for mask in masks]
 
 
-def _supply_notice(stage: LoadedRecipe, supplied: TokenizedDomains) -> str:
+def _supply_notice(stage: LoadedRecipe, supply: StageSupply, tokenized: TokenizedDomains) -> str:
     """Say how many training tokens a stage's `where` leaves of each domain."""
-    assert supplied.stage is not None
     parts = [
         f"'{row.name}' {of_stage.supply_tokens:,} of {row.tokens_train:,}"
-        for row, of_stage in zip(supplied.stats, supplied.stage.domains, strict=True)
+        for row, of_stage in zip(tokenized.stats, supply.domains, strict=True)
     ]
     return f"training tokens where {stage.where}: {', '.join(parts)}"
+
+
+def _supplied(
+    stage: LoadedRecipe, supply: StageSupply, tokenized: TokenizedDomains
+) -> TokenizedDomains:
+    """Return the domains with what a stage may draw of them, and its settings of them."""
+    settings = domain_settings(
+        stage,
+        names=[domain.name for domain in tokenized.domains],
+        sources=tokenized.sources,
+        tokens=[domain.total_tokens for domain in tokenized.domains],
+    )
+    return replace(tokenized, settings=settings, stage=supply)
 
 
 class _Past:
@@ -208,27 +221,17 @@ class _Past:
         self.shares: dict[str, dict[str, float]] = {}
         """Shares by domain at the end of each stage."""
 
-    def supplied(self, stage: LoadedRecipe, pools: Sequence[Pool]) -> TokenizedDomains:
-        """Return the domains with what a stage may draw of them, and its settings of them.
+    def supply(self, pools: Sequence[Pool]) -> StageSupply:
+        """Return what the next stage may draw.
 
         Args:
-            stage: The stage's recipe.
             pools: The documents of each domain that it may draw; empty for all.
         """
-        tokenized = self._tokenized
-        settings = domain_settings(
-            stage,
-            names=[domain.name for domain in tokenized.domains],
-            sources=tokenized.sources,
-            tokens=[domain.total_tokens for domain in tokenized.domains],
-        )
         domains = tuple(
             self._stage_domain(number, pools[number] if pools else None)
-            for number in range(len(tokenized.domains))
+            for number in range(len(self._tokenized.domains))
         )
-        name = stage.stage
-        assert name is not None
-        return replace(tokenized, settings=settings, stage=StageSupply(name, domains))
+        return StageSupply(domains)
 
     def _stage_domain(self, number: int, pool: Pool | None) -> StageDomain:
         draws, earlier = self._draws[number], self._earlier[number]
@@ -242,20 +245,19 @@ class _Past:
             used = min(used, sum(uses * tokens for uses, tokens in by_uses.items()))
         return StageDomain(supply, used, draws, earlier, pool)
 
-    def add(self, stage: LoadedRecipe, planned: Planned) -> None:
-        """Remember what a stage takes."""
-        tokenized, name = planned.tokenized, stage.stage
-        assert tokenized.stage is not None and name is not None
-        budget = planned.plan.budget_tokens
+    def add(self, stage: PlannedStage, supply: StageSupply) -> None:
+        """Remember what a stage takes of its supply."""
+        planned, name = stage.planned, stage.name
+        tokenized, budget = planned.tokenized, planned.plan.budget_tokens
         shares = {domain.name: domain.tokens / budget for domain in planned.plan.domains}
         ends = tokenized.settings.ends
         if ends:
-            shares = {name: end for name, (_, end) in zip(shares, ends, strict=True)}
+            shares = {domain: end for domain, (_, end) in zip(shares, ends, strict=True)}
         self.shares[name] = shares
         for number, (stream, domain) in enumerate(
             zip(planned.streams, tokenized.domains, strict=True)
         ):
-            of_stage = tokenized.stage.domains[number]
+            of_stage = supply.domains[number]
             draw = draw_of(stream, domain, self._seed, of_stage.draws, of_stage.pool)
             self._draws[number] += (draw,)
             self._earlier[number] += (
