@@ -64,12 +64,22 @@ def read_back(
         domains = _checked_domains(directory, workers, observer)
         certificate = verify(directory, domains, workers, observer.tick)
         _check_list(directory, domains, certificate, observer)
+    add_damage(directory, certificate)
+    bad_records = None if domains is None else {d.name: d.bad_records for d in domains}
+    return written(directory, report, certificate, bad_records, observer)
+
+
+def add_damage(directory: Path, certificate: dict[str, Any]) -> None:
+    """Add to a verdict what is wrong with the certificate that it replaces, if anything is.
+
+    Args:
+        directory: Directory of the dataset.
+        certificate: The fields of `certificate.json`, changed in place.
+    """
     damage = certificate_damage(directory / CERTIFICATE)
     if damage is not None:
         certificate["problems"].append(f"{damage}; this verdict takes its place")
         certificate["ok"] = False
-    bad_records = None if domains is None else {d.name: d.bad_records for d in domains}
-    return written(directory, report, certificate, bad_records, observer)
 
 
 def written(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from curate.dataset.certificate import certificate_damage, without_manifest
+from curate.dataset.certificate import without_manifest
 from curate.dataset.staged import StagedManifest, load_stages
 from curate.dataset.verify_stages import certify_stages
 from curate.errors import ShardError
-from curate.pipeline.read_back import CERTIFICATE, read_back, written
+from curate.pipeline.read_back import add_damage, read_back, written
 from curate.pipeline.results import CertificateResult
 from curate.runtime.progress import Observer
 
@@ -56,8 +56,5 @@ def _read_back_stages(
         certificates[stage.name] = result.json
         bad_records = bad_records or result.bad_records
     certificate = certify_stages(directory, stages, certificates)
-    damage = certificate_damage(directory / CERTIFICATE)
-    if damage is not None:
-        certificate["problems"].append(f"{damage}; this verdict takes its place")
-        certificate["ok"] = False
+    add_damage(directory, certificate)
     return written(directory, report, certificate, bad_records, observer)
