@@ -219,7 +219,7 @@ def test_without_a_gain_it_does_not_pay_though_the_law_promises() -> None:
 
 
 def test_optima_keep_bounds_of_all_stages() -> None:
-    """What is scarce goes where it counts most: late."""
+    """A scarce domain goes where it counts most: late."""
     table, _ = planted(2, (3, 3, 3, 3))
     problem = problem_of(table, high=(0.05, 1, 0.1, 1))
     problem = replace(problem, low=np.array([0, 0.1, 0, 0]))

@@ -456,11 +456,11 @@ def test_a_stage_draws_by_length_with_its_supply_told_first(make: Make, tmp_path
     stages = [{"name": "all", "budget_tokens": 20_000}, LONG]
     result = curate.build(make(stages, output=output), progress=listener)
     assert result.ok, result.problems
-    told = next(text for text in listener.notices if text.startswith("training tokens where"))
-    assert listener.notices.index("stage long") < listener.notices.index(told)
+    notice = next(text for text in listener.notices if text.startswith("training tokens where"))
+    assert listener.notices.index("stage long") < listener.notices.index(notice)
     plan = json.loads((tmp_path / "out" / "long" / "plan.json").read_bytes())
     supply = plan["domains"]["wiki"]["supply_tokens"]
-    assert f"'wiki' {supply:,} of " in told
+    assert f"'wiki' {supply:,} of " in notice
     assert 0 < supply < plan["domains"]["wiki"]["amounts"]["unused"]["tokens"] + 10_000
     drawn = [document for document in begun(tmp_path / "out" / "long")[:2]]
     first = begun(tmp_path / "out" / "all")[:2]
