@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from conftest import RECIPE
 
 import curate
 from curate.dataset.manifest import load_manifest, read_provenance
-from curate.errors import RecipeError
+from curate.errors import InfeasiblePlan, RecipeError
 from curate.formats import FORMATS
 from curate.formats.base import TextFormat
 from curate.loader import LoaderOptions
@@ -185,3 +186,47 @@ def test_a_stage_begins_where_an_earlier_one_ended(make: Any, tmp_path: Path) ->
 def test_wrong_schedules_are_refused(make: Any, changes: Any, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         curate.plan(load_recipe(json.loads(json.dumps(make(**changes)))))
+
+
+TIGHT = {"from": {"wiki": 3, "code": 1}, "to": {"code": 1, "talk": 3}, "shape": "cosine"}
+WAYS = {
+    "budget_tokens": r" budget_tokens: ([\d_]+)",
+    "schedule": r"schedule\.from: (\{.*?\}) and schedule\.to: (\{.*?\})",
+    "max_epochs": r"max_epochs: ([\d.]+) for 'talk'",
+    "on_shortfall": r"on_shortfall: (repeat)$",
+}
+
+
+@pytest.mark.parametrize("policy", ["error", "redistribute"])
+@pytest.mark.parametrize("staged", [False, True])
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_out_of_a_schedule_that_does_not_fit_can_be_typed(
+    make: Any, way: str, staged: bool, policy: str
+) -> None:
+    recipe = make(schedule=TIGHT, max_epochs=1, on_shortfall=policy)
+    holder = recipe
+    if staged:
+        holder = {"name": "s", "schedule": TIGHT, "budget_tokens": recipe.pop("budget_tokens")}
+        del recipe["schedule"]
+        recipe["stages"] = [holder]
+    with pytest.raises(InfeasiblePlan) as caught:
+        curate.plan(recipe)
+    message = str(caught.value)
+    assert "mixture:" not in message  # which a schedule excludes
+    match = re.search(WAYS[way], message)
+    assert match is not None, message
+    if way == "schedule":
+        start, end = (yaml.safe_load(text) for text in match.groups())
+        assert sum(start.values()) == pytest.approx(1) == sum(end.values())
+        holder["schedule"] = {**TIGHT, "from": start, "to": end}
+    else:
+        target = holder if way == "budget_tokens" else recipe
+        target[way] = yaml.safe_load(match[1])
+    curate.plan(recipe)
+
+
+def test_no_schedule_is_offered_where_none_fits(make: Any) -> None:
+    schedule = {"from": {"talk": 1}, "to": {"talk": 1, "wiki": 1}}
+    with pytest.raises(InfeasiblePlan) as caught:
+        curate.plan(make(schedule=schedule, max_epochs=1))
+    assert "schedule." not in str(caught.value)

@@ -116,7 +116,8 @@ def hold_to_bounds(
         return within, (*warnings, *_repetitions(request, within))
     if method.by_hand and fits(within, request.budget_tokens, supply_limits(request)):
         return within, warnings
-    if method.by_hand and options.on_shortfall == "error":
+    # Moving the mean of a schedule would leave its curve behind.
+    if method.by_hand and (options.on_shortfall == "error" or request.ends):
         raise InfeasiblePlan(explain_infeasible(request, within))
     check_supply(request, weights)
     held = project_capped(weights, bounds.high, bounds.low)

@@ -141,6 +141,9 @@ class MixtureRequest:
     evidence: Evidence | None = None
     where: str | None = None
     """The expression that left only this supply to a stage; None without one."""
+    ends: tuple[tuple[float, float], ...] = ()
+    """shape (domains, 2), shares at the start and at the end of a schedule, whose mean the method
+    gives; empty without one."""
 
 
 @dataclass(frozen=True, slots=True)

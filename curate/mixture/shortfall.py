@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from decimal import Decimal
 from fractions import Fraction
 
+import numpy as np
 import yaml
 
 from curate.mixture.apportion import apportion, fits, largest_total, quota_bounds
@@ -25,7 +26,7 @@ from curate.mixture.request import (
     share_bounds,
     supply_limits,
 )
-from curate.mixture.simplex import SUM_TOLERANCE, project_capped
+from curate.mixture.simplex import SUM_TOLERANCE, nearest_ends, project_capped
 from curate.runtime.registry import list_first
 
 DOMAINS_NAMED = 5
@@ -63,7 +64,9 @@ def explain_infeasible(request: MixtureRequest, weights: Sequence[float]) -> str
     policies = "repeat"
     bounds = share_bounds(request)
     room = (high if weight > 0 else 0.0 for weight, high in zip(weights, bounds.high, strict=True))
-    if math.fsum(room) >= 1 - SUM_TOLERANCE and all(map(operator.le, bounds.low, bounds.high)):
+    if request.ends:
+        ways += _schedule_ways(request)
+    elif math.fsum(room) >= 1 - SUM_TOLERANCE and all(map(operator.le, bounds.low, bounds.high)):
         policies = "redistribute (to that) or repeat"
         names = [domain.name for domain in request.domains]
         nearest = project_capped(weights, bounds.high, bounds.low)
@@ -103,6 +106,34 @@ def _earlier_ways(missing: Sequence[tuple[DomainSupply, int]]) -> list[str]:
             if less < stage.budget_tokens:
                 ways.append(f"stages[{stage.name}].budget_tokens: {stage.budget_tokens - less:_}")
     return ways
+
+
+def _schedule_ways(request: MixtureRequest) -> list[str]:
+    """List the ends of a schedule, nearest to those of the request, that fit; none if none do."""
+    limits, budget = limit_tokens(request), request.budget_tokens
+    nearest = nearest_ends(np.array(request.ends), np.array(limits) / budget)
+    if nearest is None:
+        return []
+    for digits in (4, 6, 9, 12):
+        unit = 10**digits
+        start = apportion(nearest[:, 0].tolist(), unit)
+        rooms = [
+            max(0, 2 * limit * unit // budget - part)
+            for limit, part in zip(limits, start, strict=True)
+        ]
+        try:
+            end = apportion(nearest[:, 1].tolist(), unit, rooms)
+        except ValueError:
+            continue
+        means = [sum(parts) / (2 * unit) for parts in zip(start, end, strict=True)]
+        if fits(means, budget, limits):
+            names = [domain.name for domain in request.domains]
+            first, last = (
+                _paste_shares(names, [_decimal(part, digits) for part in parts])
+                for parts in (start, end)
+            )
+            return [f"schedule.from: {first} and schedule.to: {last} (the nearest that fit)"]
+    return []
 
 
 def explain_supply(request: MixtureRequest, support: Sequence[int]) -> str:
@@ -234,8 +265,13 @@ def paste_mixture(
         ):
             texts = [_decimal(part, digits) for part in parts]
             break
-    items = ", ".join(f"{_key(name)}: {text}" for name, text in zip(names, texts, strict=True))
-    return f"mixture: {{method: manual, weights: {{{items}}}}}"
+    return f"mixture: {{method: manual, weights: {_paste_shares(names, texts)}}}"
+
+
+def _paste_shares(names: Sequence[str], shares: Sequence[str]) -> str:
+    """Write shares by domain as a mapping of YAML."""
+    items = (f"{_key(name)}: {text}" for name, text in zip(names, shares, strict=True))
+    return f"{{{', '.join(items)}}}"
 
 
 def format_tokens(tokens: int) -> str:

@@ -20,6 +20,12 @@ from numpy.typing import NDArray
 SUM_TOLERANCE = 1e-12
 """Distance from 1 that rounding alone may leave in a sum of shares."""
 
+SCALINGS = 10_000
+"""Most rounds of `nearest_ends`, which take a tenth of a second."""
+
+END_TOLERANCE = 1e-9
+"""Part of a cap by which `nearest_ends` may pass it."""
+
 
 def project_capped(
     weights: Sequence[float], caps: Sequence[float], floors: Sequence[float] | None = None
@@ -80,6 +86,40 @@ def project_capped(
             return [parts.get(i, floor) for i, floor in enumerate(least)]
         left -= sum(Fraction(least[i]) for i in raised)
         support = [i for i in support if i not in raised]
+
+
+def nearest_ends(
+    ends: NDArray[np.float64], caps: NDArray[np.float64]
+) -> NDArray[np.float64] | None:
+    """Find the ends of a schedule, nearest in KL divergence, whose mean obeys caps.
+
+    With multipliers u_i <= 1, the ends are a u_i s_i and b u_i e_i, and u_i < 1 only where the mean
+    is at its cap. Scaling domains down to their caps, and then both ends up to 1, in turn, never
+    takes a scaled domain below its cap, so it converges to just that.
+
+    Args:
+        ends: shape (domains, 2), shares at the start and at the end.
+        caps: shape (domains,), largest mean share of each domain.
+
+    Returns:
+        Ends of the same shape, within 1e-9 of the caps; None where there are none, or hardly any.
+
+    Example:
+        >>> nearest_ends(np.array([[0.8, 0.0], [0.2, 1.0]]), np.array([0.3, 1.0])).round(6).tolist()
+        [[0.6, 0.0], [0.4, 1.0]]
+    """
+    scaled = ends.copy()
+    for _ in range(SCALINGS):
+        means = scaled.mean(axis=1)
+        over = means > caps * (1 + END_TOLERANCE)
+        if not over.any():
+            return scaled
+        scaled[over] *= (caps[over] / means[over])[:, None]
+        sums = scaled.sum(axis=0)
+        if not (sums > 0).all():
+            return None
+        scaled /= sums
+    return None
 
 
 def _check_floors(floors: Sequence[float], limits: Sequence[float]) -> None:

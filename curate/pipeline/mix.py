@@ -259,6 +259,7 @@ def mixture_request(
         options=options,
         evidence=evidence,
         where=loaded.where,
+        ends=settings.ends,
     )
 
 

@@ -649,7 +649,7 @@ class Recipe(Frozen, frozen=True):
     """Policy where a domain has too few tokens for its share: `error` refuses weights of method
     `manual` that break a cap, `redistribute` moves them to the nearest that fit, and `repeat`
     ignores the caps of every method. Other methods always stay within the caps unless it is
-    `repeat`.
+    `repeat`. A schedule keeps its curve, so `redistribute` refuses one that does not fit.
     """
     on_bad_record: Literal["error", "quarantine"] = "quarantine"
     """Policy for a record that cannot be read: stop (`error`), or set it aside and count it
