@@ -657,3 +657,69 @@ def test_torch_batches_go_through_the_stages(make: Make, tmp_path: Path) -> None
         assert len(batches) == len(plain)
         for one, two in zip(batches, plain, strict=True):
             assert np.array_equal(one["tokens"].numpy(), two["tokens"])
+
+
+@pytest.mark.parametrize("command", ["plan", "mix", "build"])
+def test_a_refused_plan_leaves_no_files_of_earlier_stages(
+    make: Make, tmp_path: Path, command: str
+) -> None:
+    only = {"method": "manual", "weights": {"wiki": 0, "code": 0, "talk": 1}}
+    short = make(changed("anneal", budget_tokens=90_000, mixture=only), max_epochs=1)
+    with pytest.raises(InfeasiblePlan, match=r"stages\[anneal\]"):
+        getattr(curate, command)(short)
+    out = tmp_path / "out"
+    assert not [path for path in out.rglob("*") if path.is_file() and path.suffix == ".json"]
+    getattr(curate, command)(make())
+    before = snapshot(out)
+    with pytest.raises(InfeasiblePlan, match=r"stages\[anneal\]"):
+        getattr(curate, command)(short)
+    assert snapshot(out) == before
+
+
+def test_a_staged_file_that_is_refused_leaves_no_plans(make: Make, tmp_path: Path) -> None:
+    recipe = apart(make, tmp_path, "input_ids", 4)
+    recipe["stages"][1]["sequence_length"] = 16
+    with pytest.raises(RecipeError, match="levanter has one sequence_length"):
+        curate.build(recipe)
+    assert not list((tmp_path / "out").rglob("*.json"))
+
+
+def test_a_where_that_empties_a_part_divides_weights_among_the_others(
+    cache: Path, tmp_path: Path
+) -> None:
+    rows = [
+        {"text": f"{number} " + "word " * (10 if kind == "short" else 60), "kind": kind}
+        for kind, documents in (("short", 300), ("long", 200), ("longer", 100))
+        for number in range(documents)
+    ]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / "web.jsonl").write_text(lines, "utf-8")
+    (tmp_path / "wiki.jsonl").write_text(lines, "utf-8")
+    recipe = {
+        "name": "parts",
+        "tokenizer": {"train": {"vocab_size": 300}},
+        "domains": [
+            {"name": "web", "paths": str(tmp_path / "web.jsonl"), "split": [{"by": "kind"}]},
+            {"name": "wiki", "paths": str(tmp_path / "wiki.jsonl")},
+        ],
+        "cache": str(cache),
+        "output": {"format": "npy", "dir": str(tmp_path / "out")},
+        "max_epochs": 4,
+        "stages": [
+            {
+                "name": "long",
+                "budget_tokens": 4_000,
+                "where": "tokens >= 30",
+                "mixture": {"method": "manual", "weights": {"web": 3, "wiki": 1}},
+            }
+        ],
+    }
+    plan = curate.plan(recipe).json["stages"]["long"]["domains"]
+    tokens = {name: row["tokens"] for name, row in plan.items()}
+    assert tokens["web:short"] == 0 and tokens["wiki"] == 1_000
+    supply = {name: row["supply_tokens"] for name, row in plan.items()}
+    left = supply["web:long"] + supply["web:longer"]
+    assert tokens["web:long"] == pytest.approx(3_000 * supply["web:long"] / left, abs=1)
+    recipe["stages"][0]["where"] = "tokens >= 3000"
+    with pytest.raises(InfeasiblePlan, match="'web:long'.* are left by tokens >= 3000"):
+        curate.plan(recipe)

@@ -202,7 +202,7 @@ def open_stages(
     """
     lengths = [_length(stage, sequence_length, fields) for stage in recipes.stage_recipes(loaded)]
     check_stage_names(loaded)
-    planned = plan_stages(loaded, default_workers(), Observer(), write=False)
+    planned = plan_stages(loaded, default_workers(), Observer())
     for stage, length in zip(planned, lengths, strict=True):
         yield stage.name, StoreSource(_planned_store(stage.loaded, stage.planned), length)
 

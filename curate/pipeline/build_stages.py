@@ -30,6 +30,7 @@ from curate.formats.trainer_files import DIRECTORY
 from curate.formats.trainers import config_files
 from curate.formats.trainers.staged_files import StageFiles
 from curate.pipeline.build import BuiltDataset, build_planned, remove_stages
+from curate.pipeline.plan import write_artifacts
 from curate.pipeline.results import CertificateResult
 from curate.pipeline.resume import refuse_other_dataset
 from curate.pipeline.stages import (
@@ -37,6 +38,7 @@ from curate.pipeline.stages import (
     check_stage_names,
     in_stage,
     plan_stages,
+    without_dataset,
     write_plan,
 )
 from curate.pipeline.write import config_inputs
@@ -73,9 +75,12 @@ def build_staged_recipe(
         _trainer_texts(loaded, stages, written=False)
         for stage in stages:
             refuse_other_dataset(stage.loaded, overwrite)
+        unbuilt = without_dataset(stages)
         if find_stages(directory) is None:  # shards of a dataset without stages
             remove_dataset(directory)
         remove_stages(directory, keep=names)
+        for stage in unbuilt:
+            write_artifacts(stage.loaded, stage.planned, observer)
         built = []
         for stage in stages:
             observer.notice(f"stage {stage.name}")
@@ -86,7 +91,7 @@ def build_staged_recipe(
                         stage.planned,
                         workers,
                         observer,
-                        artifacts_written=stage.artifacts_written,
+                        artifacts_written=any(stage is one for one in unbuilt),
                     )
                 )
         write_plan(loaded, stages, observer)

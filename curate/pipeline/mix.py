@@ -70,6 +70,7 @@ def mix_recipe(loaded: LoadedRecipe, workers: int, observer: Observer) -> Mixtur
         if writable:
             write_mixture(loaded, mixed, observer)
         else:
+            notice_bad_records(tokenized, observer)
             notice_other_documents(loaded, tokenized.content_hash, observer)
     supply: dict[str, int | None] = {d.name: d.supply_tokens for d in mixed.request.domains}
     return MixtureResult(mixed.mixture.to_json(), supply)
@@ -90,7 +91,7 @@ def mix_domains(
         tokenized: Its domains.
         workers: Number of processes.
         observer: Receives progress, warnings, and the constraints that bind.
-        write: Whether to write `stats.json`; `write_mixture` writes the rest.
+        write: Whether to write `stats.json` and the bad records; `write_mixture` writes the rest.
 
     Raises:
         CurateError: Any user-fixable error.
@@ -100,8 +101,6 @@ def mix_domains(
     inputs = origin(loaded, tokenized)  # after the proxies, whose runs are among them
     if write:
         write_stats(loaded, tokenized, stats_fields(tokenized, measured, inputs), observer)
-    else:
-        notice_bad_records(tokenized, observer)
     request = mixture_request(loaded, tokenized, measured)
     mixture = mix(request)
     for warning in mixture.warnings:

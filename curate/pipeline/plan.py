@@ -11,7 +11,7 @@ from typing import Any
 
 from curate.formats import configure
 from curate.formats.base import Settings, TextFormat, TokenFormat
-from curate.pipeline.artifacts import write_stats
+from curate.pipeline.artifacts import notice_bad_records, write_stats
 from curate.pipeline.check import check_mixture, check_names
 from curate.pipeline.mix import MixedDomains, mix_domains, write_mixture
 from curate.pipeline.resume import notice_other_documents, writable_artifacts
@@ -90,9 +90,11 @@ def plan_dataset(
     Raises:
         CurateError: Any user-fixable error, including an infeasible plan.
     """
-    return plan_tokenized(
-        loaded, tokenize_domains(loaded, workers, observer), workers, observer, write=write
-    )
+    tokenized = tokenize_domains(loaded, workers, observer)
+    planned = plan_tokenized(loaded, tokenized, workers, observer, write=write)
+    if not write:  # otherwise they are counted where they are listed
+        notice_bad_records(tokenized, observer)
+    return planned
 
 
 def plan_tokenized(

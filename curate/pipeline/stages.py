@@ -19,8 +19,9 @@ from curate.dataset.ownership import holds_dataset, refuse_foreign
 from curate.dataset.staged import find_stages
 from curate.errors import CurateError
 from curate.mixture.request import EarlierStage
+from curate.pipeline.artifacts import notice_bad_records
 from curate.pipeline.check import check_mixture, check_names
-from curate.pipeline.plan import Planned, plan_json, plan_tokenized
+from curate.pipeline.plan import Planned, plan_json, plan_tokenized, write_artifacts
 from curate.pipeline.results import PlanResult, StagedMixtureResult
 from curate.pipeline.stage_supply import StageDomain, StageSupply
 from curate.pipeline.tokenize import TokenizedDomains, drawable_documents, tokenize_domains
@@ -38,8 +39,6 @@ class PlannedStage:
     loaded: LoadedRecipe
     """The stage as a recipe of its own."""
     planned: Planned
-    artifacts_written: bool
-    """Whether `stats.json`, `mixture.json` and `plan.json` of the plan are in its directory."""
 
     @property
     def name(self) -> str:
@@ -124,23 +123,40 @@ def _plan_alone(loaded: LoadedRecipe, workers: int, observer: Observer) -> list[
         observer.notice(
             f"{loaded.output_dir} holds a dataset: its artifacts are kept, and nothing is written"
         )
-        return plan_stages(loaded, workers, observer, write=False)
+        stages = plan_stages(loaded, workers, observer)
+        notice_bad_records(stages[0].planned.tokenized, observer)
+        return stages
     with directory_lock(loaded.output_dir):
         stages = plan_stages(loaded, workers, observer)
+        for stage in without_dataset(stages):
+            write_artifacts(stage.loaded, stage.planned, observer)
         write_plan(loaded, stages, observer)
         return stages
 
 
-def plan_stages(
-    loaded: LoadedRecipe, workers: int, observer: Observer, *, write: bool = True
-) -> list[PlannedStage]:
-    """Tokenise, then measure, mix and plan each stage after the ones before it.
+def without_dataset(stages: Sequence[PlannedStage]) -> list[PlannedStage]:
+    """Return the stages that have no dataset yet, whose artifacts may be written.
+
+    Args:
+        stages: The plans of all stages, so that a plan that is refused leaves no files.
+
+    Raises:
+        ShardError: The directory of one of them holds files that curate did not write.
+    """
+    without = [stage for stage in stages if not holds_dataset(stage.loaded.output_dir)]
+    for stage in without:
+        with in_stage(stage.loaded):
+            refuse_foreign(stage.loaded.output_dir)
+    return without
+
+
+def plan_stages(loaded: LoadedRecipe, workers: int, observer: Observer) -> list[PlannedStage]:
+    """Tokenise, then measure, mix and plan each stage after the ones before it; write nothing.
 
     Args:
         loaded: A recipe with stages, their names checked.
         workers: Number of processes.
         observer: Receives progress and warnings.
-        write: Whether to write the artifacts of stages that have no dataset yet.
 
     Raises:
         CurateError: Any user-fixable error, including an infeasible plan; names the stage.
@@ -151,17 +167,14 @@ def plan_stages(
     for of_stage in stage_recipes(loaded):
         with in_stage(of_stage):
             stage = with_ends(of_stage, past.shares)
-            writes = write and not holds_dataset(stage.output_dir)
-            if writes:
-                refuse_foreign(stage.output_dir)
             observer.notice(f"stage {stage.stage}")
             pools = _pools(stage, tokenized, workers, observer)
             supply = past.supply(pools)
             if pools:
                 observer.notice(_supply_notice(stage, supply, tokenized))
             supplied = _supplied(stage, supply, tokenized)
-            planned = plan_tokenized(stage, supplied, workers, observer, write=writes)
-            stages.append(PlannedStage(stage, planned, writes))
+            planned = plan_tokenized(stage, supplied, workers, observer, write=False)
+            stages.append(PlannedStage(stage, planned))
             past.add(stages[-1], supply)
     return stages
 
@@ -205,7 +218,10 @@ def _supplied(
         stage,
         names=[domain.name for domain in tokenized.domains],
         sources=tokenized.sources,
-        tokens=[domain.total_tokens for domain in tokenized.domains],
+        tokens=[
+            domain.total_tokens if of_stage.pool is None else of_stage.supply_tokens
+            for domain, of_stage in zip(tokenized.domains, supply.domains, strict=True)
+        ],
     )
     return replace(tokenized, settings=settings, stage=supply)
 
