@@ -18,6 +18,7 @@ from typing import Any
 
 from curate.errors import CurateError, EngineError, MissingEvidence
 from curate.runtime.memory import bounded_here, memory_bound
+from curate.runtime.objects import stay_direct
 from curate.runtime.workers import Failure, Send, failure_of, revive
 
 POLL_SECONDS = 0.5
@@ -126,6 +127,7 @@ def _apply(held: list[Any], item: Any) -> Any:
             directory, function = ray.get(held[0])
             os.environ["TOKENIZERS_PARALLELISM"] = "false"
             os.chdir(directory)
+            stay_direct()
             _opened[name] = function
         return _opened[name](item)
     except (SystemExit, KeyboardInterrupt):
@@ -195,6 +197,7 @@ def run_on_ray(
 
 
 def _work(body: Callable[[int, Send], None], number: int, queue: Any) -> None:
+    stay_direct()
     body(number, queue.put)
 
 

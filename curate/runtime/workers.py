@@ -318,7 +318,10 @@ def _work(body: Callable[[int, Send], None], number: int, sender: Any) -> None:
 def failure_of(error: BaseException) -> Failure:
     """Describe a worker's error for its parent."""
     if isinstance(error, CurateError):
-        return Failure(type(error).__name__, str(error))
+        kinds = (
+            kind.__name__ for kind in type(error).__mro__ if kind.__module__ == errors.__name__
+        )
+        return Failure(next(kinds), str(error))
     line = fault_line(error, "")
     if line is not None:
         traceback.clear_frames(error.__traceback__)  # which may fill the memory

@@ -1,0 +1,601 @@
+"""Read and write objects of S3, Google Cloud Storage and web servers, through obstore.
+
+Credentials, endpoint and region come from the environment alone, so nothing secret is ever part of
+a recipe or an artifact. Requests that fail for a while are sent again, with growing pauses; a store
+that stays away is a fault of the machine. obstore's threads do not survive a fork, so a process
+that may fork workers leaves its requests to a helper process: see `apart`. Left out: other
+protocols, which fsspec opens.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import multiprocessing
+import os
+import random
+import re
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from curate.errors import CurateError, EngineError, InputError
+from curate.runtime.machine import NO_ANSWER, fault_line, machine_fault
+from curate.runtime.shared import context, workers_share_memory
+from curate.runtime.workers import failure_of, revive, uses_cluster
+
+if TYPE_CHECKING:
+    from obstore import GetOptions
+    from obstore.store import ClientConfig, ObjectStore, RetryConfig
+
+Result = TypeVar("Result")
+
+EXTRAS = {"s3": "s3", "gs": "gcs", "http": "http", "https": "http"}
+"""Extra of this package that brings what each protocol needs."""
+
+CREDENTIALS = {
+    "s3": 'AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, as by eval "$(aws configure '
+    'export-credentials --format env)", or AWS_SKIP_SIGNATURE=true for a public bucket',
+    "gs": "GOOGLE_APPLICATION_CREDENTIALS to the file of a service account, or "
+    "GOOGLE_SKIP_SIGNATURE=true for a public bucket",
+}
+"""Variables to set, by protocol."""
+
+PATIENCE_SECONDS = 180
+"""How long a request is tried, unless `CURATE_STORE_SECONDS` says otherwise."""
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 10.0
+QUICK_RETRIES = 3
+"""Times that obstore itself repeats a request, or goes on where a body broke off."""
+CONNECT_SECONDS, STALL_SECONDS, ANSWER_SECONDS = 10, 30, 600
+"""Most time to connect, without a byte of an answer, and for all of an answer."""
+
+FIRST_READ_BYTES, LARGEST_READ_BYTES = 16 << 10, 4 << 20
+"""A file that is read on from where the last read ended is fetched in growing pieces."""
+
+has_access = re.compile(
+    r"\w+://[^/?#]*@|.*[?&](?:[\w.-]*(?:signature|credential|token|accesskeyid|accessid)|sig)=",
+    re.IGNORECASE,
+).match
+
+
+class ObjectInfo(NamedTuple):
+    """An object as its store describes it."""
+
+    url: str
+    size_bytes: int
+    version: str
+    """Entity tag, or the time of modification where the store gives none; changes with content."""
+
+
+class MissingObject(InputError):  # noqa: N818 - says what is, not what went wrong
+    """There is no object of this name."""
+
+
+class ObjectExists(InputError):  # noqa: N818 - the same
+    """There is an object of this name already."""
+
+
+class ObjectChanged(InputError):  # noqa: N818 - the same
+    """The object has another version than expected."""
+
+
+class IncompleteAnswer(Exception):  # noqa: N818 - never leaves this module
+    """A store sent less than it was asked for."""
+
+
+def is_object_url(path: str) -> bool:
+    """Whether this module reads a URL.
+
+    Example:
+        >>> [is_object_url(path) for path in ("s3://b/a.jsonl", "hf://datasets/a", "a.jsonl")]
+        [True, False, False]
+    """
+    return path.partition("://")[0] in EXTRAS and "://" in path
+
+
+def store_of(url: str) -> tuple[ObjectStore, str]:
+    """Return the store that holds a URL, and the URL's key there.
+
+    Call it only in functions that run through `apart`. Stores are kept, so that connections are
+    used again.
+
+    Raises:
+        InputError: The URL holds credentials or names no bucket, or obstore is not installed.
+    """
+    protocol, _, rest = url.partition("://")
+    credentials = CREDENTIALS.get(protocol)
+    if has_access(url):
+        bare = re.sub(r"://[^/?#]*@", "://", url.partition("?")[0])
+        raise InputError(
+            f"{bare}: its URL holds credentials, which recipes, logs and artifacts would show; "
+            + (f"leave them out, and set {credentials}" if credentials else "download the file")
+        )
+    if protocol in ("http", "https"):
+        return _store(protocol, url, _environment()), ""
+    bucket, _, key = rest.partition("/")
+    if not bucket:
+        raise InputError(f"{url}: names no bucket; write {protocol}://BUCKET/KEY")
+    return _store(protocol, bucket, _environment()), key
+
+
+def _environment() -> tuple[tuple[str, str], ...]:
+    """Return the variables that decide how stores are reached."""
+    names = ("AWS_", "GOOGLE_", "CURATE_STORE_")
+    return tuple(sorted(item for item in os.environ.items() if item[0].startswith(names)))
+
+
+@functools.lru_cache(maxsize=256)
+def _store(protocol: str, place: str, environment: tuple[tuple[str, str], ...]) -> ObjectStore:
+    try:
+        from obstore.store import GCSStore, HTTPStore, S3Store
+    except ImportError as error:
+        raise InputError(
+            f"{protocol}://{place.partition('://')[2] or place}: needs the package obstore: pip "
+            f"install 'curate-mix[{EXTRAS[protocol]}]'"
+        ) from error
+    variables = dict(environment)
+    patience = _patience_seconds()
+    endpoint = variables.get("AWS_ENDPOINT_URL_S3") or variables.get("AWS_ENDPOINT_URL", "")
+    is_plain = protocol == "http" or (
+        protocol == "s3"
+        and (endpoint.startswith("http://") or variables.get("AWS_ALLOW_HTTP", "") == "true")
+    )
+    client: ClientConfig = {
+        # Only a service account's file can name another endpoint for Google, by its protocol.
+        "allow_http": is_plain or protocol == "gs",
+        "connect_timeout": timedelta(seconds=min(CONNECT_SECONDS, patience)),
+        "read_timeout": timedelta(seconds=min(STALL_SECONDS, patience)),
+        "timeout": timedelta(seconds=ANSWER_SECONDS),
+    }
+    retry: RetryConfig = {
+        "max_retries": QUICK_RETRIES,
+        "retry_timeout": timedelta(seconds=patience),
+        "backoff": {
+            "init_backoff": timedelta(seconds=FIRST_PAUSE_SECONDS),
+            "max_backoff": timedelta(seconds=LONGEST_PAUSE_SECONDS),
+            "base": 2,
+        },
+    }
+    try:
+        if protocol == "s3":
+            return S3Store(place, client_options=client, retry_config=retry)
+        if protocol == "gs":
+            return GCSStore(place, client_options=client, retry_config=retry)
+        return HTTPStore(place, client_options=client, retry_config=retry)
+    except Exception as error:
+        url = place if "://" in place else f"{protocol}://{place}"
+        raise refusal(error, url) or InputError(
+            f"{url}: cannot be opened ({_first_line(error)})"
+        ) from error
+
+
+def _patience_seconds() -> float:
+    text = os.environ.get("CURATE_STORE_SECONDS", "")
+    try:
+        return max(0.1, float(text)) if text else PATIENCE_SECONDS
+    except ValueError as error:
+        raise InputError(f"CURATE_STORE_SECONDS={text}: must be a number of seconds") from error
+
+
+def patiently(action: Callable[[], Result], url: str) -> Result:
+    """Do something at a store, again and again while its errors may pass.
+
+    Args:
+        action: What to do; must not harm if it is done twice.
+        url: What it is done to, for messages.
+
+    Raises:
+        InputError: The store refuses; the message says what to type.
+        EngineError: The machine is at fault, or the store does not answer.
+    """
+    deadline = time.monotonic() + _patience_seconds()
+    pause_seconds = FIRST_PAUSE_SECONDS
+    while True:
+        try:
+            return action()
+        except CurateError:
+            raise
+        except Exception as error:
+            refused = refusal(error, url)
+            if refused is not None:
+                raise refused from error
+            # Others wait at the same time, and should not all come back at once.
+            wait_seconds = pause_seconds * random.uniform(0.5, 1.5)
+            if time.monotonic() + wait_seconds > deadline:
+                raise EngineError(
+                    f"{url}: cannot be reached ({_first_line(error)}); run again when it can be"
+                ) from error
+        time.sleep(wait_seconds)
+        pause_seconds = min(2 * pause_seconds, LONGEST_PAUSE_SECONDS)
+
+
+def refusal(error: Exception, url: str) -> CurateError | None:
+    """Return the error to raise if asking again is of no use; else None.
+
+    Args:
+        error: From obstore.
+        url: What was asked for.
+    """
+    kind, words = type(error).__name__, str(error)
+    protocol = url.partition("://")[0]
+    credentials = CREDENTIALS.get(protocol)
+    if machine_fault(error) not in (None, NO_ANSWER):
+        return EngineError(fault_line(error, url) or url)
+    if isinstance(error, FileNotFoundError):
+        return MissingObject(f"{url}: there is no such object; check its name")
+    if kind == "PreconditionError":
+        return changed(url)
+    if kind == "AlreadyExistsError":
+        return ObjectExists(f"{url}: exists already")
+    is_denied = re.search("status code: 40[13]", words) is not None
+    if is_denied or kind in ("PermissionDeniedError", "UnauthenticatedError"):
+        remedy = f"; set {credentials}" if credentials else ""
+        return InputError(f"{url}: access is denied ({_first_line(error)}){remedy}")
+    if "NoSuchBucket" in words:
+        return InputError(
+            f"{url}: there is no such bucket; check the name, and AWS_ENDPOINT_URL if the store is "
+            "not Amazon's"
+        )
+    if re.search(r"Missing\w*(AccessKey|Key)|169\.254\.|metadata\.google|credential", words):
+        return InputError(f"{url}: there are no credentials; set {credentials}")
+    if "redirect" in words.lower() or " 301 " in words:
+        return InputError(f"{url}: the bucket lies in another region; set AWS_REGION to it")
+    if kind == "InvalidPathError" or isinstance(error, ValueError):
+        return InputError(
+            f"{url}: holds a key that cannot be read ({_first_line(error)}): parts of keys must "
+            "not be empty, '.' or '..', as in 'a//b'; rename it, or name the files beside it"
+        )
+    if "Range request not supported" in words:
+        return InputError(
+            f"{url}: its server sends no parts of files, as reading in parallel needs; download it"
+        )
+    if " 416 " in words:
+        return changed(url)
+    if re.search(r"status code: 4(?!08|25|29)\d\d", words) or kind == "NotSupportedError":
+        return InputError(f"{url}: the store refuses ({_first_line(error)})")
+    return None
+
+
+def changed(url: str) -> ObjectChanged:
+    """Return the error for an object that was replaced."""
+    return ObjectChanged(
+        f"{url}: changed while it was being read; let whatever writes it finish, then run again"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    """Describe an error of obstore, without its debugging text and the bodies of answers."""
+    words = str(error).partition("Debug source")[0]
+    code = re.search(r"<Code>([\w.-]+)</Code>", words)
+    status = re.search(r"status code: (\d+[ \w-]*)", words)
+    if status:
+        return f"{status[1].strip()}: {code[1]}" if code else status[1].strip()
+    # What stands before the last dash tells of each retry.
+    return " ".join(words.rpartition(" - ")[2].split()) or type(error).__name__
+
+
+# What a process that may fork asks its helper to do. ----------------------------------------------
+
+
+class _Helper:
+    """A process that calls functions for this one, one after the other."""
+
+    def __init__(self) -> None:
+        self.environment = _environment()
+        self.owner = os.getpid()
+        self._lock = threading.Lock()
+        self._end, far_end = multiprocessing.Pipe()
+        self._process = context().Process(  # type: ignore[attr-defined]
+            target=_serve, args=(far_end, self._end), daemon=True
+        )
+        self._process.start()
+        far_end.close()
+
+    def call(self, function: Callable[..., Result], arguments: tuple[Any, ...]) -> Result:
+        with self._lock:
+            try:
+                self._end.send((function, arguments))
+                is_done, answer = self._end.recv()
+            except (EOFError, OSError) as error:
+                raise EngineError("the process that talks to object storage died") from error
+        if is_done:
+            result: Result = answer
+            return result
+        raise answer if isinstance(answer, CurateError) else revive(answer)
+
+    def is_current(self) -> bool:
+        """Whether it is this process's, and has its variables."""
+        return self.owner == os.getpid() and self.environment == _environment()
+
+    def end(self) -> None:
+        self._end.close()
+        self._process.join()
+
+
+def _serve(connection: Any, other_end: Any) -> None:
+    """Answer calls until the process that asks is gone."""
+    other_end.close()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent receives it too, and goes on or ends
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            function, arguments = connection.recv()
+            try:
+                answer = True, function(*arguments)
+            except CurateError as error:
+                answer = False, error
+            except Exception as error:  # noqa: BLE001 - passed on to the process that asked
+                answer = False, failure_of(error)
+            connection.send(answer)
+
+
+_helper: _Helper | None = None
+_helper_lock = threading.Lock()
+_forks_no_more = False
+
+
+def stay_direct() -> None:
+    """Let this process, which will never fork workers, talk to stores itself."""
+    global _forks_no_more
+    _forks_no_more = True
+
+
+def is_direct() -> bool:
+    """Whether this process talks to stores itself: it is a worker, or workers do not fork."""
+    return (
+        _forks_no_more
+        or not workers_share_memory()
+        or uses_cluster()
+        or multiprocessing.current_process().daemon
+    )
+
+
+def apart(function: Callable[..., Result], *arguments: Any) -> Result:
+    """Call a function that uses `store_of` where its threads cannot be lost in a fork.
+
+    Args:
+        function: A module's function; what it raises comes back.
+        arguments: Picklable, as is the result.
+
+    Raises:
+        CurateError: Raised by the function.
+    """
+    if is_direct():
+        return function(*arguments)
+    global _helper
+    with _helper_lock:
+        if _helper is None or _helper.owner != os.getpid() or not _helper.is_current():
+            if _helper is not None and _helper.owner == os.getpid():
+                _helper.end()
+            _helper = _Helper()
+        helper = _helper
+    return helper.call(function, arguments)
+
+
+# Operations. --------------------------------------------------------------------------------------
+
+
+def list_objects(url: str) -> list[ObjectInfo]:
+    """List the objects below a URL taken as a directory, in the order of their keys.
+
+    Raises:
+        InputError: The store refuses, or holds a key there that cannot be read.
+        EngineError: The store does not answer.
+    """
+    return apart(_list, url)
+
+
+def _list(url: str) -> list[ObjectInfo]:
+    import obstore
+
+    store, key = store_of(url)
+    root = url.removesuffix(key) if key else f"{url.rstrip('/')}/"
+
+    def listing() -> list[ObjectInfo]:
+        pages = obstore.list(store, key.strip("/") or None, chunk_size=1000)
+        return [
+            ObjectInfo(root + row["path"], row["size"], _version(row))
+            for page in pages
+            for row in page
+        ]
+
+    return sorted(patiently(listing, url))
+
+
+def object_info(url: str) -> ObjectInfo:
+    """Ask a store about an object.
+
+    Raises:
+        MissingObject: There is none.
+        InputError: The store refuses.
+        EngineError: The store does not answer.
+    """
+    return apart(_info, url)
+
+
+def _info(url: str) -> ObjectInfo:
+    import obstore
+
+    store, key = store_of(url)
+    row = patiently(lambda: obstore.head(store, key), url)
+    return ObjectInfo(url, row["size"], _version(row))
+
+
+def _version(row: Any) -> str:
+    return str(row["e_tag"] or row["last_modified"])
+
+
+def read_object(url: str, start: int, stop: int, version: str = "") -> bytes:
+    """Read bytes `start` to `stop` of an object.
+
+    Args:
+        url: The object.
+        start: First byte.
+        stop: One past the last; must not pass the object's end.
+        version: `ObjectInfo.version` that it must have; empty for any.
+
+    Raises:
+        ObjectChanged: It has another version.
+        InputError: The store refuses.
+        EngineError: The store does not answer.
+    """
+    return apart(_read, url, start, stop, version)
+
+
+def _read(url: str, start: int, stop: int, version: str) -> bytes:
+    import obstore
+
+    if start >= stop:
+        return b""
+    store, key = store_of(url)
+    # A weak tag never matches by the protocol; what was read is compared in any case.
+    options: GetOptions = {"range": (start, stop)}
+    if version.startswith('"'):
+        options["if_match"] = version
+
+    def reading() -> bytes:
+        answer = obstore.get(store, key, options=options)
+        if version and _version(answer.meta) != version:
+            raise changed(url)
+        data = bytes(answer.bytes())
+        if len(data) != stop - start:
+            if answer.meta["size"] < stop:
+                raise changed(url)
+            raise IncompleteAnswer(f"{len(data):,} of {stop - start:,} bytes came")
+        return data
+
+    return patiently(reading, url)
+
+
+class ObjectFile(io.RawIOBase):
+    """An object as a file that is read in pieces, all of one version."""
+
+    def __init__(self, info: ObjectInfo, is_sparse: bool) -> None:
+        """Start at the first byte.
+
+        Args:
+            info: The object; if it changes, reading raises `ObjectChanged`.
+            is_sparse: Whether nothing is fetched beyond what is asked for.
+        """
+        self.size_bytes = info.size_bytes
+        self.stop = info.size_bytes
+        """Nothing beyond is fetched ahead; set it to the end of what will be read."""
+        self._info = info
+        self._is_sparse = is_sparse
+        self._position = 0
+        self._piece = memoryview(b"")
+        self._piece_start = 0
+        self._next_bytes = FIRST_READ_BYTES
+        self._ahead: tuple[int, Future[bytes]] | None = None
+        self._thread: ThreadPoolExecutor | None = None
+
+    def read(self, limit_bytes: int | None = -1, /) -> bytes:
+        """Read up to a limit; less only at the end of the object."""
+        left_bytes = max(0, self.size_bytes - self._position)
+        if limit_bytes is None or limit_bytes < 0 or limit_bytes > left_bytes:
+            limit_bytes = left_bytes
+        pieces = []
+        while limit_bytes:
+            offset = self._position - self._piece_start
+            if not 0 <= offset < len(self._piece):
+                self._fetch(limit_bytes)
+                offset = self._position - self._piece_start
+            pieces.append(self._piece[offset : offset + limit_bytes])
+            self._position += len(pieces[-1])
+            limit_bytes -= len(pieces[-1])
+        return pieces[0].tobytes() if len(pieces) == 1 else b"".join(pieces)
+
+    def _fetch(self, limit_bytes: int) -> None:
+        """Fetch the piece that begins at the position, and begin to fetch the next one."""
+        start = self._position
+        is_sequel = start == self._piece_start + len(self._piece)
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None and ahead[0] == start:
+            data = ahead[1].result()
+        else:
+            self._next_bytes = 2 * self._next_bytes if is_sequel else FIRST_READ_BYTES
+            if self.stop < self.size_bytes:
+                self._next_bytes = LARGEST_READ_BYTES  # all of what follows will be read
+            data = self._read(start, self._stop_of(start, limit_bytes))
+        self._piece, self._piece_start = memoryview(data), start
+        next_start = start + len(data)
+        self._next_bytes = min(2 * self._next_bytes, LARGEST_READ_BYTES)
+        if is_sequel and not self._is_sparse and next_start < self.stop and is_direct():
+            if self._thread is None:
+                self._thread = ThreadPoolExecutor(1)
+            stop = self._stop_of(next_start, 0)
+            self._ahead = next_start, self._thread.submit(self._read, next_start, stop)
+
+    def _stop_of(self, start: int, limit_bytes: int) -> int:
+        """Return the end of the piece to fetch at `start`."""
+        if self._is_sparse:
+            return start + limit_bytes
+        ahead = min(start + min(self._next_bytes, LARGEST_READ_BYTES), self.stop)
+        return min(self.size_bytes, max(start + limit_bytes, ahead))
+
+    def _read(self, start: int, stop: int) -> bytes:
+        return read_object(self._info.url, start, stop, self._info.version)
+
+    def readinto(self, buffer: Any, /) -> int:
+        """Fill a buffer."""
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        """Move to a byte."""
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size_bytes}[whence]
+        self._position = base + offset
+        return self._position
+
+    def tell(self) -> int:
+        """Return the position."""
+        return self._position
+
+    def readable(self) -> bool:
+        """Always."""
+        return True
+
+    def seekable(self) -> bool:
+        """Always."""
+        return True
+
+    def close(self) -> None:
+        """Stop fetching."""
+        self._ahead = None
+        if self._thread is not None:
+            self._thread.shutdown(wait=False, cancel_futures=True)
+            self._thread = None
+        super().close()
+
+
+def open_object(url: str, size_bytes: int = 0, version: str = "", is_sparse: bool = False) -> Any:
+    """Open an object.
+
+    Args:
+        url: The object.
+        size_bytes: Its size, where `version` is given.
+        version: `ObjectInfo.version` that it must have; empty for the one that it has now.
+        is_sparse: Whether parts are read that lie apart.
+
+    Raises:
+        InputError: The store refuses, or has no such object.
+        EngineError: The store does not answer.
+    """
+    info = ObjectInfo(url, size_bytes, version) if version else object_info(url)
+    return ObjectFile(info, is_sparse)
+
+
+if sys.platform != "win32":  # a lock that another thread held stays locked in a forked process
+
+    def _renew_lock() -> None:
+        global _helper_lock
+        _helper_lock = threading.Lock()
+
+    os.register_at_fork(after_in_child=_renew_lock)

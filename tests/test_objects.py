@@ -1,0 +1,120 @@
+"""Requests to object storage: what is sent again, what is refused, and what a fork leaves whole."""
+
+import os
+
+import pytest
+from s3_server import FAULTS, Faults, running
+
+from curate.errors import EngineError, InputError
+from curate.runtime.objects import (
+    MissingObject,
+    ObjectChanged,
+    has_access,
+    list_objects,
+    object_info,
+    open_object,
+    read_object,
+)
+from curate.runtime.workers import map_tasks
+
+
+@pytest.fixture
+def store(monkeypatch):
+    with running("b") as store:
+        for name, value in store.environment.items():
+            monkeypatch.setenv(name, value)
+        yield store
+
+
+def test_listings_of_many_pages_are_whole(store):
+    for number in range(2345):
+        store.put("b", f"many/{number:04}.txt", b"x")
+    store.put("b", "many-more/x", b"y")
+    urls = [info.url for info in list_objects("s3://b/many")]
+    assert urls == [f"s3://b/many/{number:04}.txt" for number in range(2345)]
+    assert len(list_objects("s3://b")) == 2346
+    assert len(store.asked("GET", "/b")) == 6
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+def test_faults_that_pass_are_waited_out(store, kind):
+    data = os.urandom(300_000)
+    store.put("b", "a", data)
+    store.faults = Faults(seed=1, share=1.0, most=1, kinds=(kind,), slow_seconds=0.05)
+    assert [info.size_bytes for info in list_objects("s3://b")] == [len(data)]
+    assert read_object("s3://b/a", 7, 200_000) == data[7:200_000]
+    assert store.faults.drawn[kind] >= 2
+
+
+def test_a_store_that_stays_away_is_a_fault_of_the_machine(store, monkeypatch):
+    monkeypatch.setenv("CURATE_STORE_SECONDS", "0.5")
+    store.is_down = True
+    with pytest.raises(EngineError, match=r"^s3://b/a: cannot be reached \(.*run again when it"):
+        object_info("s3://b/a")
+
+
+def test_refusals_are_one_line_that_says_what_to_type(store, monkeypatch):
+    store.put("b", "a", b"abc")
+    store.put("b", "x//y", b"abc")
+    for call, kind, line in [
+        (lambda: object_info("s3://b/none"), MissingObject, "s3://b/none: there is no such object"),
+        (lambda: list_objects("s3://none/"), InputError, "there is no such bucket; check the name"),
+        (lambda: list_objects("s3://b/"), InputError, r"holds a key that .*x//y.*rename it"),
+        (lambda: object_info("s3:///a"), InputError, "names no bucket; write s3://BUCKET/KEY"),
+        (lambda: read_object("s3://b/a", 0, 1, '"old"'), ObjectChanged, "changed while it was"),
+    ]:
+        with pytest.raises(kind, match=line):
+            call()
+    store.denied = ("GET /b/a", "GET /b/$")
+    for call in (lambda: read_object("s3://b/a", 0, 1), lambda: list_objects("s3://b")):
+        with pytest.raises(InputError, match=r"access is denied \(403 .*set AWS_ACCESS_KEY_ID and"):
+            call()
+    monkeypatch.setenv("CURATE_STORE_SECONDS", "soon")
+    with pytest.raises(InputError, match="^CURATE_STORE_SECONDS=soon: must be a number of seconds"):
+        object_info("s3://b/a")
+    monkeypatch.delenv("CURATE_STORE_SECONDS")
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    with pytest.raises(InputError, match="there are no credentials; set AWS_ACCESS_KEY_ID and"):
+        object_info("s3://b/a")
+
+
+SECRETS = [
+    "s3://key:hidden@b/a.jsonl",
+    "https://host/a.jsonl?page=2&X-Amz-Signature=hidden",
+    "https://host/a.jsonl?X-Goog-Credential=hidden",
+    "https://host/a.jsonl?access_token=hidden",
+    "gs://me:hidden@b/a",
+]
+
+
+@pytest.mark.parametrize("url", SECRETS)
+def test_urls_with_credentials_are_refused_and_not_repeated(url):
+    with pytest.raises(InputError, match="its URL holds credentials") as refused:
+        object_info(url)
+    assert "hidden" not in str(refused.value)
+
+
+@pytest.mark.parametrize("url", ["s3://b/a@c:d", "https://host/a?page=2&token_count=3", "gs://b/a"])
+def test_other_urls_are_not(url):
+    assert not has_access(url)
+
+
+def read_all(url):
+    with open_object(url) as file:
+        return sum(map(len, iter(lambda: file.read(50_000), b"")))
+
+
+def test_workers_that_are_forked_after_requests_read_too(store):
+    """obstore's threads are lost in a fork; its requests would never end."""
+    store.put("b", "a", os.urandom(3_000_000))
+    assert read_all("s3://b/a") == 3_000_000
+    assert map_tasks(read_all, ["s3://b/a"] * 4, workers=2) == [3_000_000] * 4
+
+
+def test_a_file_is_read_as_one_version(store):
+    store.put("b", "a", b"x" * 3_000_000)
+    with open_object("s3://b/a") as file:
+        assert file.read(1000) == b"x" * 1000
+        store.put("b", "a", b"y" * 3_000_000)
+        with pytest.raises(ObjectChanged, match=r"^s3://b/a: changed while it was being read"):
+            file.read()
