@@ -34,6 +34,7 @@ BASE = {
     "budget_tokens": 1000,
     "mixture": {"method": "temperature", "temperature": 2, "kl": 0.1, "at_tokens": 1e9,
                 "weights": {"wiki": 1, "code": 2}, "floors": {"wiki": 0.1}, "level": 3,
+                "keep": {"wiki": 1, "code": 2},
                 "objective": {"target": "wiki"}, "replicates": 3, "trust_region": True,
                 "evidence": {"runs": ["a.csv"]}},
     "sequence_length": 128, "window": "L", "packing": "concat", "max_epochs": 1.5,

@@ -52,6 +52,7 @@ VALUES = {
     "at_params": 10.0,
     "kl": 0.3,
     "prior": {"a": 0.8, "b": 0.1, "c": 0.1},
+    "keep": {"a": 3.0, "b": 1.0},
     "floors": {"a": 0.4},
     "caps": {"b": 0.25},
     "trust_region": False,

@@ -33,8 +33,8 @@ class DomainSettings:
     domains: tuple[DomainRecipe, ...]
     """One for each domain, with `weight` and `max_epochs` of its own."""
     mixture: MixtureRecipe
-    """The recipe's, with `weights`, `floors`, `caps` and `prior` by domain; with a schedule, its
-    mean as weights by hand.
+    """The recipe's, with `weights`, `keep`, `floors`, `caps` and `prior` by domain; with a
+    schedule, its mean as weights by hand.
     """
     ends: tuple[tuple[float, float], ...] = ()
     """shape (domains, 2), shares at the start and at the end of a schedule; empty without one."""
@@ -97,7 +97,7 @@ def domain_settings(
     )
     shares = {
         key: divided(value, upsampled if key == "weights" else supply, f"mixture.{key}")
-        for key in ("weights", "floors", "caps", "prior")
+        for key in ("weights", "keep", "floors", "caps", "prior")
         for value in [getattr(mixture, key)]
         if isinstance(value, dict)
     }

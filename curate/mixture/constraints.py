@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from curate.errors import MissingEvidence, RecipeError
 from curate.mixture.goals import Goals, make_goals
 from curate.mixture.request import MixtureRequest, share_bounds
+from curate.mixture.search.kept_proportions import box_of
 from curate.mixture.search.simplex_box import Box
 from curate.runtime.registry import nearest_hint
 
@@ -151,6 +152,46 @@ def prior_of(request: MixtureRequest, constraints: Constraints) -> Array:
     if not shares.sum() > 0:
         raise RecipeError("mixture.prior: no share is positive; name at least one domain's")
     return np.asarray(shares / shares.sum())
+
+
+def proportions_of(request: MixtureRequest, constraints: Constraints) -> Array | None:
+    """Return the proportions that some domains keep, in the order of the evidence.
+
+    Returns:
+        Shape (domains,), shares of the kept domains, which sum to 1; NaN for those that are free.
+        None: all are.
+
+    Raises:
+        RecipeError: The request names an unknown domain, fewer than two with a share, or all of
+            them; or floors and caps leave no mixture with these proportions.
+    """
+    keep = request.options.search.keep
+    if not keep:
+        return None
+    names = [domain.name for domain in request.domains]
+    proportions = np.full(len(constraints.domains), np.nan)
+    for name, share in keep.items():
+        proportions[constraints.place[_index(name, names, "mixture.keep")]] = share
+    kept = [name for name, share in keep.items() if share > 0]
+    if len(kept) < 2:
+        raise RecipeError(
+            f"mixture.keep: {kept[0] if kept else 'no domain'} alone has a share, and proportions "
+            "are those of two domains or more; name others, or remove it"
+        )
+    if len(keep) == len(names):
+        raise RecipeError(
+            "mixture.keep: names every domain, which leaves nothing to choose; leave out those "
+            "whose shares may change, or take method manual with these weights"
+        )
+    proportions /= np.nansum(proportions)
+    try:
+        box_of(constraints.box, proportions)
+    except ValueError as error:
+        raise RecipeError(
+            "mixture.keep: no mixture with these proportions obeys mixture.floors, mixture.caps "
+            f"and max_epochs ({', '.join(kept)}); loosen them, or keep fewer domains"
+        ) from error
+    return proportions
 
 
 def _index(name: str, names: Sequence[str], where: str) -> int:

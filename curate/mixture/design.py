@@ -6,6 +6,7 @@ Every strategy stays within the epoch caps of the target and takes account of ex
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -14,9 +15,15 @@ from numpy.typing import NDArray
 
 from curate.errors import MissingEvidence, RecipeError
 from curate.mixture.caps import check_supply
-from curate.mixture.constraints import match_constraints, match_itself, shares_of_recipe
+from curate.mixture.constraints import (
+    match_constraints,
+    match_itself,
+    proportions_of,
+    shares_of_recipe,
+)
 from curate.mixture.design_reuse import EARLIER_NOISE, ReusePlan, Unknown
-from curate.mixture.request import MixtureRequest
+from curate.mixture.request import DomainSupply, MixtureRequest
+from curate.mixture.search.kept_proportions import box_of, coordinates, spread_of
 from curate.mixture.search.simplex_box import Box, nearest_rows
 from curate.mixture.search.trust_region import hellinger
 from curate.mixture.simplex import softmax
@@ -56,6 +63,8 @@ class Design:
     """Number of distinct mixtures already trained."""
     reuse: ReusePlan | None = None
     """Worth of runs on earlier domains; None where there are none."""
+    kept: int = 0
+    """Number of domains that keep their proportions in all mixtures, and count as one."""
 
     def runs(self) -> dict[str, list[float]]:
         """Return the shares of each mixture by the name of its run."""
@@ -92,12 +101,53 @@ def next_runs(request: MixtureRequest, strategy: str | None, count: int | None =
         MissingEvidence: See `design`; or the runs are not of the request's domains.
     """
     check_supply(request, None)
-    box = match_itself(request).box
+    itself = match_itself(request)
+    box, proportions = itself.box, proportions_of(request, itself)
     trained = np.empty((0, len(request.domains)))
     runs = request.evidence.runs if request.evidence else None
     if runs is not None:
         constraints = match_constraints(request, runs.domains, runs.targets, "runs")
         trained = shares_of_recipe(runs.weights, constraints)
+    if proportions is None:
+        return _design_beside(request, box, trained, strategy, count)
+    if strategy == "entropy":
+        raise RecipeError(
+            "design: strategy entropy proposes mixtures of its own and cannot keep proportions "
+            "(mixture.keep); take filling or variance"
+        )
+    spread, small = spread_of(proportions), box_of(box, proportions)
+    supply = (spread > 0) @ np.array([domain.supply_tokens for domain in request.domains])
+    free = [d for d, kept in zip(request.domains, ~np.isnan(proportions), strict=True) if not kept]
+    groups = tuple(
+        DomainSupply(name, int(tokens), math.inf)
+        for name, tokens in zip(["kept", *(d.name for d in free)], supply, strict=True)
+    )
+    of_groups = replace(request, domains=groups)
+    mixtures = coordinates(trained, proportions)
+    proposal = _design_beside(of_groups, small, mixtures, strategy, count)
+    names = tuple(domain.name for domain in request.domains)
+    return replace(
+        proposal,
+        domains=names,
+        mixtures=proposal.mixtures @ spread,
+        existing=_distinct(trained),
+        kept=len(names) - len(free),
+    )
+
+
+def _design_beside(
+    request: MixtureRequest, box: Box, trained: Array, strategy: str | None, count: int | None
+) -> Design:
+    """Propose mixtures beside those of the request's runs, trained on any domains or on today's.
+
+    Args:
+        request: Supply, seed and runs.
+        box: Floors and caps.
+        trained: shape (runs, domains), mixtures of the runs.
+        strategy: As for `next_runs`.
+        count: As for `next_runs`.
+    """
+    runs = request.evidence.runs if request.evidence else None
     earlier = None if runs is None else runs.earlier
     if earlier is not None and earlier.any() and strategy != "entropy":
         split = (trained[earlier], trained[~earlier])

@@ -133,6 +133,10 @@ def purchase(
             f"design: a budget of {flops:.3g} FLOPs buys no run; one of {small.params:.3g} "
             f"parameters and {small.tokens:.3g} tokens costs {small.flops:.3g} (6 N D)"
         )
+    if request.options.search.keep:
+        raise RecipeError(
+            "design: --flops does not read mixture.keep; remove it, or give the number of runs (-n)"
+        )
     check_supply(request, None)
     if runs is None:
         constraints = match_itself(request)

@@ -102,6 +102,8 @@ class SearchOptions:
     None: the method's default."""
     prior: str | Mapping[str, float] = "natural"
     """`natural`, `uniform`, or shares by domain."""
+    keep: Mapping[str, float] = field(default_factory=dict)
+    """Relative shares of the domains that keep these proportions to each other; empty: none do."""
     trust_region: bool = True
     """Keep to mixtures that are near to some run."""
     replicates: int | None = None
@@ -181,7 +183,7 @@ KEYS_BY_EVIDENCE: Mapping[str | None, tuple[str, ...]] = {
     "runs": (
         "evidence.runs", "evidence.far_runs", "evidence.fill", "evidence.absent_domains",
         "evidence.became", "evidence.stage", "evidence.proxy", "objective", "at_tokens",
-        "at_params", "kl", "prior", "trust_region", "replicates", "discount_repeats",
+        "at_params", "kl", "prior", "keep", "trust_region", "replicates", "discount_repeats",
     ),
     "experts": (
         "evidence.experts", "evidence.proxy", "objective", "kl", "prior", "replicates", "level",

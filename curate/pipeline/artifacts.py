@@ -16,7 +16,7 @@ from curate.pipeline.read_evidence import evidence_hash
 from curate.pipeline.tokenize import TokenizedDomains
 from curate.recipe import LoadedRecipe
 from curate.runtime.artifact_names import CLUSTERS, SPANS
-from curate.runtime.files import atomic_path, hash_json
+from curate.runtime.files import atomic_path, hash_file, hash_json
 from curate.runtime.progress import Observer, write_artifact
 from curate.runtime.registry import counted
 
@@ -103,8 +103,9 @@ def stats_fields(
 def origin(loaded: LoadedRecipe, tokenized: TokenizedDomains) -> dict[str, Any]:
     """Return the fields that every artifact starts with: versions and hashes of the inputs."""
     evidence = evidence_hash(loaded)
-    named = isinstance(loaded.recipe.mixture.weights, str)
-    weights = hash_json(weights_of(loaded)) if named else None
+    mixture = loaded.recipe.mixture
+    weights = hash_json(weights_of(loaded)) if isinstance(mixture.weights, str) else None
+    keep = hash_file(loaded.base / mixture.keep) if isinstance(mixture.keep, str) else None
     return {
         "schema": 1,
         "curate_version": __version__,
@@ -114,6 +115,7 @@ def origin(loaded: LoadedRecipe, tokenized: TokenizedDomains) -> dict[str, Any]:
             "tokenizer": tokenized.tokenizer.fingerprint,
             **({} if evidence is None else {"evidence": evidence}),
             **({} if weights is None else {"weights": weights}),
+            **({} if keep is None else {"keep": keep}),
             **(
                 {}
                 if tokenized.stage is None

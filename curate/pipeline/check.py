@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import Annotated
 
 import msgspec
@@ -18,7 +19,7 @@ from curate.mixture.keys import check_keys, idle_keys, without_idle
 from curate.pipeline.proxy_setup import check_proxy
 from curate.pipeline.read_evidence import evidence_paths, made_by_proxies
 from curate.plan.per_domain import PER_DOMAIN, check_shape
-from curate.recipe import LoadedRecipe
+from curate.recipe import LoadedRecipe, MixtureRecipe
 from curate.runtime.files import read_small
 from curate.runtime.machine import fault_or
 from curate.runtime.registry import list_first, nearest_hint
@@ -114,25 +115,69 @@ def weights_of(
     if not isinstance(weights, str):
         return weights
     path = loaded.base / weights
-    try:
-        fields = msgspec.json.decode(read_small(path, MOST_BYTES), type=_WrittenMixture)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        unread = RecipeError(
-            f"mixture.weights: {path} is no mixture.json ({reason}); name one that `curate mix` "
-            "wrote, or give shares by domain"
-        )
-        raise fault_or(unread, error, str(path)) from error
+    written = _weights_written(path, "mixture.weights")
     if settings is None and loaded.recipe.is_split:
-        return fields.weights  # names of sub-domains, which are not known yet
+        return written  # names of sub-domains, which are not known yet
     names = [domain.name for domain in (loaded.recipe if settings is None else settings).domains]
-    for name in fields.weights:
+    for name in written:
         if name not in names:
             raise RecipeError(
                 f"mixture.weights: {path} has a domain '{name}', which the recipe lacks"
                 f"{nearest_hint(name, names)} (known: {', '.join(names)})"
             )
-    return fields.weights
+    return written
+
+
+def kept_shares(mixture: MixtureRecipe, base: Path, names: Sequence[str]) -> dict[str, float]:
+    """Return `mixture.keep`, read from the `mixture.json` that it names if it is a path.
+
+    Domains of an earlier mixture that `mixture.evidence.became` renames keep their proportions
+    under the new name; divided ones, and those that are gone, do not.
+
+    Args:
+        mixture: The settings.
+        base: Directory that a relative path starts from.
+        names: The domains of today.
+
+    Raises:
+        RecipeError: The file cannot be read or holds no weights.
+    """
+    if not isinstance(mixture.keep, str):
+        return mixture.keep or {}
+    became = {} if mixture.evidence is None else mixture.evidence.became
+    kept: dict[str, float] = {}
+    for old, share in _weights_written(base / mixture.keep, "mixture.keep").items():
+        parts = became.get(old, old)
+        now = [parts] if isinstance(parts, str) else list(parts)
+        if len(now) == 1 and now[0] in names:
+            kept[now[0]] = kept.get(now[0], 0.0) + share
+    if not kept:
+        raise RecipeError(
+            f"mixture.keep: {base / mixture.keep} has no domain of today ({list_first(names)}); "
+            "say what became of its domains in mixture.evidence.became"
+        )
+    return kept
+
+
+def _weights_written(path: Path, key: str) -> dict[str, float]:
+    """Read the weights of a `mixture.json`.
+
+    Args:
+        path: The file.
+        key: The recipe's key that names it, for messages.
+
+    Raises:
+        RecipeError: The file cannot be read or holds no weights.
+    """
+    try:
+        return msgspec.json.decode(read_small(path, MOST_BYTES), type=_WrittenMixture).weights
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        unread = RecipeError(
+            f"{key}: {path} is no mixture.json ({reason}); name one that `curate mix` wrote, or "
+            "give shares by domain"
+        )
+        raise fault_or(unread, error, str(path)) from error
 
 
 class _WrittenMixture(msgspec.Struct):

@@ -47,7 +47,10 @@ def design_runs(
 
 def _needed_line(design: Design) -> str:
     """Say how many runs the domains need and how many are proposed."""
-    need = f"{len(design.domains)} domains need {design.needed} runs, 3 (domains + 1)"
+    domains = f"{len(design.domains)} domains"
+    if design.kept:
+        domains += f", {design.kept} of which keep their proportions and count as one,"
+    need = f"{domains} need {design.needed} runs, 3 (domains + 1)"
     plan = design.reuse
     if plan is None:
         return f"{need}; there are {design.existing}, and {len(design.mixtures)} more are proposed"

@@ -30,6 +30,7 @@ from curate.mixture.compare_methods import (
 from curate.mixture.front import front
 from curate.mixture.keys import check_keys
 from curate.mixture.request import DomainSupply, Evidence, MixtureOptions, MixtureRequest
+from curate.pipeline.check import kept_shares
 from curate.pipeline.read_evidence import check_files, read_evidence_files, search_options
 from curate.pipeline.results import FrontResult, MethodsResult, MixtureResult
 from curate.recipe import EvidenceRecipe, MixtureRecipe, parse_mixture_settings
@@ -98,7 +99,7 @@ def request_without_text(inputs: RunTableInputs, observer: Observer) -> RequestW
     options = MixtureOptions(
         temperature=mixture.temperature,
         measure=mixture.measure,
-        search=search_options(mixture, settings.seed),
+        search=search_options(mixture, settings.seed, kept_shares(mixture, Path(), names)),
         floors=mixture.floors,
         caps=mixture.caps,
     )

@@ -18,7 +18,7 @@ from curate.mixture.compare_methods import (
 )
 from curate.mixture.front import front
 from curate.pipeline.artifacts import notice_bad_records, origin, stats_fields, write_stats
-from curate.pipeline.check import by_hand, check_mixture, check_names
+from curate.pipeline.check import by_hand, check_mixture, check_names, kept_shares
 from curate.pipeline.measure import TextEvidence, entropy_fields, gather, needed_samples
 from curate.pipeline.proxies import make_evidence
 from curate.pipeline.read_evidence import read_evidence, search_options
@@ -245,7 +245,9 @@ def mixture_request(
         temperature=mixture.temperature,
         measure=mixture.measure,
         on_shortfall=recipe.on_shortfall,
-        search=search_options(mixture, recipe.seed),
+        search=search_options(
+            mixture, recipe.seed, kept_shares(mixture, loaded.base, [d.name for d in domains])
+        ),
         floors=mixture.floors,
         caps=mixture.caps,
     )

@@ -149,8 +149,17 @@ def read_evidence_files(
     return Evidence(runs, experts, notices, named.stage)
 
 
-def search_options(mixture: MixtureRecipe, seed: int) -> SearchOptions:
-    """Collect the recipe's settings of the methods that optimise."""
+def search_options(
+    mixture: MixtureRecipe, seed: int, keep: Mapping[str, float] | None = None
+) -> SearchOptions:
+    """Collect the recipe's settings of the methods that optimise.
+
+    Args:
+        mixture: The settings.
+        seed: Seed of the search.
+        keep: Relative shares of the domains that keep their proportions, as `kept_shares` returns
+            them.
+    """
     goal = mixture.objective
     parts = ObjectiveRecipe() if isinstance(goal, str) else goal
     objective: str | dict[str, float] = goal if isinstance(goal, str) else parts.weights or "mean"
@@ -166,6 +175,7 @@ def search_options(mixture: MixtureRecipe, seed: int) -> SearchOptions:
         at_params=mixture.at_params,
         kl=mixture.kl,
         prior=mixture.prior,
+        keep=keep or {},
         trust_region=mixture.trust_region,
         replicates=mixture.replicates,
         discount_repeats=mixture.discount_repeats,

@@ -441,7 +441,7 @@ def _check_weights(recipe: Recipe, source: str) -> None:
     weights = recipe.mixture.weights
     weighted = [domain.name for domain in recipe.domains if domain.weight is not None]
     prior = recipe.mixture.prior
-    for key, shares in (("weights", weights), ("prior", prior)):
+    for key, shares in (("weights", weights), ("keep", recipe.mixture.keep), ("prior", prior)):
         for name in shares if isinstance(shares, dict) else ():
             if any(fnmatchcase(domain, source_of(name)) for domain in split):
                 continue  # a level; whether it has sub-domains is known once they are

@@ -382,6 +382,12 @@ class MixtureRecipe(Frozen, frozen=True):
     """The mixture that `kl` pulls towards and around which `regmix` draws: `natural` (in proportion
     to supply), `uniform`, or relative shares by domain.
     """
+    keep: dict[str, Share] | str | None = None
+    """Domains whose proportions to each other stay as they are: relative shares by domain, at least
+    0; or the path of an earlier `mixture.json`, which starts from the recipe's directory. Methods
+    that learn from runs then choose the sum of these shares and the shares of all other domains,
+    and `curate design` proposes such mixtures.
+    """
     floors: dict[str, UnitShare] = {}
     """Least share of the training tokens by domain, from 0 to 1; their sum is at most 1. Every
     method obeys them.

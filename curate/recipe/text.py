@@ -50,7 +50,7 @@ ALIASES: dict[str, dict[str, str]] = {
 
 BAD_RECORD_ALIASES = {"warn": "quarantine", "skip": "quarantine"}
 
-BY_DOMAIN = ("weights", "floors", "caps", "prior")
+BY_DOMAIN = ("weights", "keep", "floors", "caps", "prior")
 """Keys of `mixture` below which domains are named."""
 
 YAML = "tag:yaml.org,2002:"

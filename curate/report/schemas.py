@@ -151,6 +151,7 @@ class _MixtureFields(_Fields):
     predicted_intervals: dict[str, Range] | UnsetType = UNSET
     objective: dict[str, Any] | UnsetType = UNSET
     kl_choice: dict[str, Any] | UnsetType = UNSET
+    kept: dict[str, Any] | UnsetType = UNSET
     laws: dict[str, Any] | UnsetType = UNSET
     within_noise_of_best: dict[str, Range] | UnsetType = UNSET
     regret: dict[str, Interval] | UnsetType = UNSET

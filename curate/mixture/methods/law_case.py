@@ -14,7 +14,12 @@ from curate.laws import LAWS, Law, RunTable
 from curate.laws.fitting.features import distinct_mixtures
 from curate.laws.forms.expert_regression import INFORMED, informed
 from curate.laws.forms.joint import LEAST_JUDGES
-from curate.mixture.constraints import Constraints, match_constraints, prior_of
+from curate.mixture.constraints import (
+    Constraints,
+    match_constraints,
+    prior_of,
+    proportions_of,
+)
 from curate.mixture.methods.expert_features import expert_features
 from curate.mixture.request import MixtureRequest
 from curate.mixture.search.kl_choice import KlChoice, choose_kl
@@ -106,6 +111,7 @@ def make_case(
         unique_share=constraints.unique_share if discount else None,
         support=support if search.trust_region else None,
         convex=law.convex and not discount,
+        proportions=proportions_of(request, constraints),
     )
     problem, reference = _against_reference(problem, constraints, runs)
     refits = choice = None

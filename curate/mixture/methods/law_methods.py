@@ -30,6 +30,7 @@ from curate.mixture.methods.law_record import law_record, loss_widths
 from curate.mixture.methods.law_trust import comparable_rows, compare_with_runs
 from curate.mixture.request import MixtureRequest, Preference
 from curate.mixture.search.bimix_optimum import power_optimum
+from curate.mixture.search.kept_proportions import narrowed, prior_in_coordinates
 from curate.mixture.search.law_choice import (
     Refitted,
     combined,
@@ -127,6 +128,7 @@ def least_loss(
             "observed": {"best": trust.best, "misfit": trust.misfit},
             **trust.details,
             **_kl_json(case),
+            **_kept_json(case, answer.weights),
             "at": {
                 "tokens": finite_or_none(problem.tokens),
                 "params": finite_or_none(problem.params),
@@ -150,6 +152,16 @@ def _kl_json(case: LawCase) -> dict[str, Any]:
     tried = zip((choice.tried * unit).tolist(), (choice.regret * unit).tolist(), strict=True)
     rows = [{"kl": strength, "regret": regret} for strength, regret in tried]
     return {"kl_choice": {"kl": choice.strength * unit, "tried": rows}}
+
+
+def _kept_json(case: LawCase, weights: Array) -> dict[str, Any]:
+    """Return `kept` of `mixture.json`: proportions that domains keep, and their sum of shares."""
+    proportions = case.problem.proportions
+    if proportions is None:
+        return {}
+    kept = np.flatnonzero(~np.isnan(proportions)).tolist()
+    shares = {case.runs.domains[place]: float(proportions[place]) for place in kept}
+    return {"kept": {"share": float(weights[kept].sum()), "proportions": shares}}
 
 
 def trade_groups(
@@ -273,10 +285,7 @@ def _optimum(case: LawCase, problem: Problem) -> _Answer:
     """Solve a problem of the case (that of all runs, or of a resample) in the method's way."""
     seed = case.request.options.search.seed
     if case.simulated:
-        assert problem.prior is not None, "a case has a prior"
-        drawn = simulate(lambda mixtures: value_at(problem, mixtures),
-                         np.maximum(problem.prior, 1e-6), seed=seed)  # fmt: skip
-        return _Answer(nearest_in_proportion(drawn, problem.box), None, None, free=drawn)
+        return _simulated(problem, seed)
     exact = _closed_form(problem)
     if exact is not None:
         support = problem.support
@@ -286,6 +295,18 @@ def _optimum(case: LawCase, problem: Problem) -> _Answer:
     optimum = optimise(problem, seed)
     beyond = optimum.unconstrained if exact is None else exact
     return _Answer(optimum.weights, beyond if optimum.trust_region_binds else None, optimum.gap)
+
+
+def _simulated(problem: Problem, seed: int) -> _Answer:
+    """Average the best of many draws around the prior."""
+    searched = problem if problem.proportions is None else narrowed(problem)
+    prior = prior_in_coordinates(searched)
+    drawn = simulate(lambda mixtures: value_at(searched, mixtures),
+                     np.maximum(prior, 1e-6), seed=seed)  # fmt: skip
+    held = nearest_in_proportion(drawn, searched.box)
+    if searched.spread is None:
+        return _Answer(held, None, None, free=drawn)
+    return _Answer(held @ searched.spread, None, None, free=drawn @ searched.spread)
 
 
 def _unconstrained(case: LawCase, answer: _Answer) -> Array:
@@ -303,7 +324,7 @@ def _closed_form(problem: Problem) -> Array | None:
     law = problem.law
     if not isinstance(law, FittedBimix) or len(problem.goals) > 1 or problem.kl:
         return None
-    if problem.unique_share is not None:
+    if problem.unique_share is not None or problem.proportions is not None:
         return None
     domains, predicted = len(problem.box.low), list(law.domain_of)
     scales, exponents, least = np.zeros(domains), np.zeros(domains), np.ones(domains)

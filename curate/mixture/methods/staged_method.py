@@ -110,7 +110,7 @@ def _check_keys(search: SearchOptions) -> None:
         RecipeError: One is set.
     """
     default = SearchOptions()
-    for key in ("kl", "prior", "trust_region", "replicates", "discount_repeats"):
+    for key in ("kl", "prior", "keep", "trust_region", "replicates", "discount_repeats"):
         value = getattr(search, key)
         if value not in (getattr(default, key), 0):
             raise RecipeError(

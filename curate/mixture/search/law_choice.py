@@ -35,6 +35,7 @@ from curate.laws import LAWS
 from curate.laws.fitting.features import mixture_numbers, run_folds
 from curate.laws.law import FittedLaw, Law, RunTable
 from curate.mixture.search.descent import descend
+from curate.mixture.search.kept_proportions import coordinates, narrowed
 from curate.mixture.search.objective import Problem, goals_of, slopes_at, value_at
 from curate.mixture.search.optimise import optimise
 
@@ -221,6 +222,10 @@ def again(problem: Problem, start: Array) -> Array:
     """Optimise from the optimum of all runs, or search where there is no gradient."""
     if slopes_at(problem, start) is None:
         return optimise(problem).weights
+    if problem.proportions is not None:
+        small = narrowed(problem)
+        assert small.spread is not None
+        return again(small, coordinates(start[None], problem.proportions)[0]) @ small.spread
     ends = np.array([descend(problem, start, None), start])
     return np.asarray(ends[int(np.argmin(value_at(problem, ends)))])
 

@@ -47,11 +47,18 @@ class Problem:
     """The mixture must stay within its radius of some run; None: anywhere in the box."""
     convex: bool = False
     """Whether the objective is convex, so that one start is enough and the gap a certificate."""
+    proportions: Array | None = None
+    """shape (domains,), shares that sum to 1 of the domains that keep these proportions to each
+    other, NaN for those that are free; None: all are free."""
+    spread: Array | None = None
+    """shape (coordinates, domains), the mixture that each coordinate of the search stands for: then
+    box, support and all mixtures are in coordinates (`kept_proportions.narrowed`). None: a
+    coordinate is a domain."""
 
 
 def losses_at(problem: Problem, weights: Array) -> Array:
     """Predict losses, shape (rows, targets), for shares of shape (rows, domains)."""
-    seen, tokens = _exposure(problem, weights)
+    seen, tokens = _exposure(problem, _whole(problem, weights))
     params = np.full(len(weights), problem.params)
     return problem.law.predict(seen, tokens, params)
 
@@ -76,6 +83,12 @@ def goals_of(losses: Array, goals: Array) -> Array:
 
 def slopes_at(problem: Problem, weights: Array) -> Array | None:
     """Differentiate the losses by the shares; shape (targets, domains), None without a gradient."""
+    slopes = _domain_slopes(problem, _whole(problem, weights[None])[0])
+    return slopes if slopes is None or problem.spread is None else slopes @ problem.spread.T
+
+
+def _domain_slopes(problem: Problem, weights: Array) -> Array | None:
+    """Differentiate the losses by the shares of domains, shape (targets, domains)."""
     seen, tokens = _exposure(problem, weights[None])
     params = np.full(1, problem.params)
     slopes = problem.law.gradient(seen, tokens, params)
@@ -101,16 +114,24 @@ def pull_slopes(problem: Problem, weights: Array) -> Array:
     """Differentiate the KL term by the shares; shape (domains,)."""
     if not problem.kl or problem.prior is None:
         return np.zeros(len(weights))
-    ratio = np.maximum(weights, TINY) / np.maximum(problem.prior, TINY)
-    return np.asarray(problem.kl * (np.log(ratio) + 1))
+    whole = _whole(problem, weights[None])[0]
+    ratio = np.maximum(whole, TINY) / np.maximum(problem.prior, TINY)
+    slopes = np.asarray(problem.kl * (np.log(ratio) + 1))
+    return slopes if problem.spread is None else np.asarray(problem.spread @ slopes)
 
 
 def pull_at(problem: Problem, weights: Array) -> Array:
     """Evaluate the KL term, shape (rows,), for shares of shape (rows, domains)."""
     if not problem.kl or problem.prior is None:
         return np.zeros(len(weights))
+    weights = _whole(problem, weights)
     ratio = np.maximum(weights, TINY) / np.maximum(problem.prior, TINY)
     return np.asarray(problem.kl * (np.maximum(weights, 0) * np.log(ratio)).sum(axis=1))
+
+
+def _whole(problem: Problem, mixtures: Array) -> Array:
+    """Return shares of domains, shape (rows, domains)."""
+    return mixtures if problem.spread is None else np.asarray(mixtures @ problem.spread)
 
 
 def _exposure(problem: Problem, weights: Array) -> tuple[Array, Array]:

@@ -18,6 +18,7 @@ from scipy import optimize
 
 from curate.errors import FitError
 from curate.mixture.search.descent import Ball, descend
+from curate.mixture.search.kept_proportions import narrowed, prior_in_coordinates
 from curate.mixture.search.objective import (
     TINY,
     Problem,
@@ -84,6 +85,15 @@ def optimise(problem: Problem, seed: int = 0) -> Optimum:
     Raises:
         FitError: The law predicts no finite number anywhere in the box.
     """
+    if problem.proportions is not None:
+        small = narrowed(problem)
+        optimum = optimise(small, seed)
+        assert small.spread is not None
+        return replace(
+            optimum,
+            weights=optimum.weights @ small.spread,
+            unconstrained=optimum.unconstrained @ small.spread,
+        )
     rng = np.random.default_rng(seed)
     free = _solve(replace(problem, support=None), _starts(problem, rng), rng)
     support = problem.support
@@ -140,7 +150,7 @@ def _starts(problem: Problem, rng: np.random.Generator) -> list[Array]:
     count = len(box.low)
     starts = [nearest_in_proportion(np.full(count, 1 / count), box)]
     if problem.prior is not None:
-        starts.append(nearest_in_proportion(problem.prior + TINY, box))
+        starts.append(nearest_in_proportion(prior_in_coordinates(problem) + TINY, box))
     if problem.convex:
         return starts[-1:]
     if problem.support is not None:
