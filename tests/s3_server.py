@@ -41,6 +41,8 @@ class Stored:
     generation: int
     modified: float
     content_type: str = "binary/octet-stream"
+    kept: dict = field(default_factory=dict)
+    """Headers that the client gave it, such as `x-amz-meta-xxh3`."""
 
 
 @dataclass
@@ -112,10 +114,10 @@ class ObjectStore(ThreadingHTTPServer):
         if not isinstance(sys.exc_info()[1], ConnectionError):
             super().handle_error(*_)
 
-    def put(self, bucket, key, data, etag=None, content_type="binary/octet-stream"):
+    def put(self, bucket, key, data, etag=None, **about):
         etag = f'"{etag or hashlib.md5(data).hexdigest()}"'
         with self.lock:
-            stored = Stored(data, etag, next(self.generations), time.time(), content_type)
+            stored = Stored(data, etag, next(self.generations), time.time(), **about)
             self.buckets[bucket][key] = stored
         return stored
 
@@ -290,7 +292,7 @@ class Handler(BaseHTTPRequestHandler):
         headers = {"ETag": stored.etag, "Accept-Ranges": "bytes",
                    "x-goog-generation": str(stored.generation),
                    "Last-Modified": formatdate(stored.modified, usegmt=True),
-                   "Content-Type": stored.content_type}  # fmt: skip
+                   "Content-Type": stored.content_type, **stored.kept}  # fmt: skip
         if self.headers.get("If-None-Match") == stored.etag:
             return self.send(code=304, headers=headers)
         data, code, length = stored.data, 200, len(stored.data)
@@ -320,6 +322,11 @@ class Handler(BaseHTTPRequestHandler):
             self.refuse(412, "PreconditionFailed")
         return holds
 
+    def kept(self):
+        """Headers that are kept with an object."""
+        prefixes = ("x-amz-meta-", "x-goog-meta-")
+        return {k: v for k, v in self.headers.items() if k.lower().startswith(prefixes)}
+
     def is_whole(self):
         """Whether the body has the checksums that its headers state; else it is refused."""
         digests = {"x-amz-checksum-sha256": hashlib.sha256, "Content-MD5": hashlib.md5}
@@ -341,7 +348,9 @@ class Handler(BaseHTTPRequestHandler):
                 return self.refuse(404, "NoSuchKey")
             self.body = origin.data
         kind = self.headers.get("Content-Type") or "binary/octet-stream"
-        stored = self.server.put(self.bucket, self.key, self.body, content_type=kind)
+        stored = self.server.put(
+            self.bucket, self.key, self.body, content_type=kind, kept=self.kept()
+        )
         if source:
             return self.send_xml("CopyObjectResult", f"<ETag>{escape(stored.etag)}</ETag>")
         self.send(headers={"ETag": stored.etag, "x-goog-generation": str(stored.generation)})
@@ -350,7 +359,7 @@ class Handler(BaseHTTPRequestHandler):
         uploads, place = self.server.uploads, (self.bucket, self.key)
         if self.command == "POST" and "uploads" in self.query:
             name = f"upload-{next(self.server.generations)}"
-            uploads[name] = (*place, {})
+            uploads[name] = (*place, {}, self.kept())
             content = f"<Bucket>{self.bucket}</Bucket><Key>{escape(self.key)}</Key>"
             return self.send_xml(
                 "InitiateMultipartUploadResult", f"{content}<UploadId>{name}</UploadId>"
@@ -379,7 +388,8 @@ class Handler(BaseHTTPRequestHandler):
             return None
         bodies = [parts[number][1] for number in sorted(named)]
         digest = hashlib.md5(b"".join(hashlib.md5(body).digest() for body in bodies)).hexdigest()
-        stored = self.server.put(*place, b"".join(bodies), f"{digest}-{len(bodies)}")
+        kept, tag = uploads[name][3], f"{digest}-{len(bodies)}"
+        stored = self.server.put(*place, b"".join(bodies), tag, kept=kept)
         del uploads[name]
         self.send_xml(
             "CompleteMultipartUploadResult",

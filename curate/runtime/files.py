@@ -12,6 +12,7 @@ import errno
 import io
 import json
 import os
+import re
 import shutil
 import stat
 import sys
@@ -304,6 +305,21 @@ def hash_file(path: Path) -> str:
 def is_url(path: str) -> bool:
     """Whether `path` names a protocol, as in `s3://bucket/key`."""
     return "://" in path
+
+
+BUCKET = re.compile(r"(s3|gs):/+([^/].*?)/*", re.DOTALL)
+"""A URL of a bucket or of a prefix in one, also where `Path` has made one slash of two."""
+
+
+def bucket_url(path: str | os.PathLike[str]) -> str | None:
+    """Return a URL of object storage as it is written; None for anything else.
+
+    Example:
+        >>> bucket_url("s3://bucket/mix/"), bucket_url(Path("gs://bucket")), bucket_url("out/mix")
+        ('s3://bucket/mix', 'gs://bucket', None)
+    """
+    match = BUCKET.fullmatch(os.fspath(path))
+    return None if match is None else f"{match[1]}://{match[2]}"
 
 
 def open_input(path: str, is_sparse: bool = False) -> BinaryIO:

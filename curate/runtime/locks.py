@@ -220,17 +220,26 @@ def _lock(file: BinaryIO) -> bool:
 
 def _write(file: BinaryIO, note: Mapping[str, Any]) -> None:
     """Name this process in its locked file."""
-    name = {"machine": platform.node(), "process": os.getpid(), "since": time.time()}
     with name_errors(Path(file.name)):
         file.truncate(0)
-        file.write(json.dumps({**name, **note}).encode() + b"\n")
+        file.write(holder_line(note))
+
+
+def holder_line(note: Mapping[str, Any]) -> bytes:
+    """Name this process in a line, with further fields, as `parse_holder` reads it."""
+    name = {"machine": platform.node(), "process": os.getpid(), "since": time.time()}
+    return json.dumps({**name, **note}).encode() + b"\n"
 
 
 def _read(file: BinaryIO) -> LockHolder | None:
-    """Read who is named in a lock's file; None if it is empty, or was written by something else."""
     file.seek(0)
+    return parse_holder(file.read())
+
+
+def parse_holder(content: bytes) -> LockHolder | None:
+    """Return who is named in a lock; None if it is empty, or was written by something else."""
     try:
-        fields = json.loads(file.read())
+        fields = json.loads(content)
         names = {name: fields.pop(name) for name in ("machine", "process", "since")}
         return LockHolder(
             machine=str(names["machine"]),

@@ -164,7 +164,10 @@ def _store(protocol: str, place: str, environment: tuple[tuple[str, str], ...]) 
     }
     try:
         if protocol == "s3":
-            return S3Store(place, client_options=client, retry_config=retry)
+            checksum = "SHA256"  # of what is sent, which the store compares
+            return S3Store(
+                place, checksum_algorithm=checksum, client_options=client, retry_config=retry
+            )
         if protocol == "gs":
             return GCSStore(place, client_options=client, retry_config=retry)
         return HTTPStore(place, client_options=client, retry_config=retry)
@@ -227,6 +230,11 @@ def refusal(error: Exception, url: str) -> CurateError | None:
     credentials = CREDENTIALS.get(protocol)
     if machine_fault(error) not in (None, NO_ANSWER):
         return EngineError(fault_line(error, url) or url)
+    if "NoSuchBucket" in words:  # before absent objects, as which obstore reports it, too
+        return InputError(
+            f"{url}: there is no such bucket; check the name, and AWS_ENDPOINT_URL if the store is "
+            "not Amazon's"
+        )
     if isinstance(error, FileNotFoundError):
         return MissingObject(f"{url}: there is no such object; check its name")
     if kind == "PreconditionError":
@@ -237,11 +245,6 @@ def refusal(error: Exception, url: str) -> CurateError | None:
     if is_denied or kind in ("PermissionDeniedError", "UnauthenticatedError"):
         remedy = f"; set {credentials}" if credentials else ""
         return InputError(f"{url}: access is denied ({_first_line(error)}){remedy}")
-    if "NoSuchBucket" in words:
-        return InputError(
-            f"{url}: there is no such bucket; check the name, and AWS_ENDPOINT_URL if the store is "
-            "not Amazon's"
-        )
     if re.search(r"Missing\w*(AccessKey|Key)|169\.254\.|metadata\.google|credential", words):
         return InputError(f"{url}: there are no credentials; set {credentials}")
     if "redirect" in words.lower() or " 301 " in words:

@@ -1,0 +1,186 @@
+"""Send files to object storage and fetch them, whole or not at all.
+
+Objects that are sent carry the hashes of their content as metadata, by which a later run tells what
+is there already. S3 compares what it receives with a checksum of each part.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from curate.runtime.files import HASH_CHUNK_BYTES, atomic_path
+from curate.runtime.objects import (
+    MissingObject,
+    ObjectChanged,
+    ObjectExists,
+    apart,
+    object_info,
+    patiently,
+    read_object,
+    store_of,
+)
+
+PIECE_BYTES = 8 << 20
+"""Least bytes of a part of an upload, and most of a range that is fetched."""
+
+MOST_PARTS = 9_000
+"""Most parts of an upload; S3 takes 10,000."""
+
+AT_ONCE = 4
+"""Parts of one file that are sent at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class SentObject:
+    """An object with the metadata that it was sent with."""
+
+    bytes: int
+    metadata: Mapping[str, str]
+
+
+def describe(url: str) -> SentObject | None:
+    """Ask a store about an object; None if it is absent."""
+    return apart(_describe, url)
+
+
+def _describe(url: str) -> SentObject | None:
+    import obstore
+
+    store, key = store_of(url)
+
+    def asking() -> Any:
+        return obstore.get(store, key, options={"head": True})
+
+    try:
+        answer = patiently(asking, url)
+    except MissingObject:
+        return None
+    return SentObject(int(answer.meta["size"]), dict(answer.attributes))
+
+
+def read_whole(url: str) -> tuple[bytes, str] | None:
+    """Read a small object, and return it with its version; None if it is absent."""
+    try:
+        info = object_info(url)
+        return read_object(url, 0, info.size_bytes, info.version), info.version
+    except MissingObject:
+        return None
+
+
+def write_object(url: str, content: bytes) -> None:
+    """Write a small object in the place of any other."""
+    apart(_write, url, content, None)
+
+
+def write_new(url: str, content: bytes, version: str | None = None) -> bool:
+    """Write a small object if it is absent or still of a version, and say whether it was.
+
+    Args:
+        url: The object.
+        content: What to write; no other process writes the same.
+        version: Entity tag that the object must have; None: it must be absent.
+    """
+    try:
+        apart(_write, url, content, "create" if version is None else {"e_tag": version})
+    except (ObjectExists, ObjectChanged):
+        current = read_whole(url)  # the answer to an earlier try may have been lost
+        return current is not None and current[0] == content
+    return True
+
+
+def _write(url: str, content: bytes, mode: Any) -> None:
+    import obstore
+
+    store, key = store_of(url)
+    patiently(lambda: obstore.put(store, key, content, mode=mode), url)
+
+
+def delete_objects(urls: Sequence[str]) -> None:
+    """Delete objects; those that are absent stay absent."""
+    apart(_delete, urls)
+
+
+def _delete(urls: Sequence[str]) -> None:
+    import obstore
+
+    for url in urls:
+        store, key = store_of(url)
+        try:
+            patiently(lambda store=store, key=key: obstore.delete(store, key), url)  # type: ignore[misc]
+        except MissingObject:
+            continue
+
+
+def upload(path: Path, url: str) -> None:
+    """Send a file, unless the object is there with its size and hashes.
+
+    Args:
+        path: The file.
+        url: The object.
+    """
+    apart(_upload, path, url)
+
+
+def _upload(path: Path, url: str) -> None:
+    import obstore
+
+    size_bytes, hashes = path.stat().st_size, _hashes(path)
+    there = _describe(url)
+    if there is not None and there.bytes == size_bytes and hashes.items() <= there.metadata.items():
+        return
+    store, key = store_of(url)
+
+    def sending() -> None:
+        obstore.put(
+            store,
+            key,
+            path,
+            attributes=hashes,
+            chunk_size=max(PIECE_BYTES, -(-size_bytes // MOST_PARTS)),
+            max_concurrency=AT_ONCE,
+        )
+
+    patiently(sending, url)
+
+
+def _hashes(path: Path) -> dict[str, str]:
+    """Return the metadata of an object with a file's content."""
+    fast, strong, chunk = xxhash.xxh3_128(), hashlib.sha256(), bytearray(HASH_CHUNK_BYTES)
+    with path.open("rb", buffering=0) as file:
+        while read_bytes := file.readinto(chunk):
+            fast.update(memoryview(chunk)[:read_bytes])
+            strong.update(memoryview(chunk)[:read_bytes])
+    return {"xxh3": fast.hexdigest(), "sha256": strong.hexdigest()}
+
+
+def download(url: str, path: Path) -> bool:
+    """Fetch one version of an object, and say whether it is there.
+
+    Args:
+        url: The object.
+        path: The file to write, whole or not at all.
+
+    Raises:
+        ObjectChanged: The object was replaced meanwhile.
+    """
+    return apart(_download, url, path)
+
+
+def _download(url: str, path: Path) -> bool:
+    try:
+        info = object_info(url)
+    except MissingObject:
+        return False
+    with atomic_path(path) as temporary, temporary.open("r+b", buffering=0) as file:
+        for start in range(0, info.size_bytes, PIECE_BYTES):
+            stop = min(info.size_bytes, start + PIECE_BYTES)
+            unwritten = memoryview(read_object(url, start, stop, info.version))
+            while unwritten:
+                unwritten = unwritten[file.write(unwritten) :]
+    return True
