@@ -16,7 +16,7 @@ from conftest import Listener, make_documents, write_jsonl
 
 import curate
 from curate.curation.reasons import REMOVED_FIELDS
-from curate.dataset.manifest import load_manifest
+from curate.dataset.manifest import DatasetLayout, load_manifest
 from curate.dataset.verify import verify
 from curate.errors import InputError, RecipeError
 from curate.pipeline.build import BuiltDataset, build
@@ -220,7 +220,7 @@ def test_files_cut_otherwise_give_the_same(recipe: Path, listed: Path, corpus: P
 
 def test_a_dataset_is_read_back_and_looked_up(recipe: Path, listed: Path) -> None:
     dataset, _ = built(recipe, "exclude=ids.txt")
-    again = read_back(dataset.directory, None, 1, Listener())
+    again = read_back(DatasetLayout(dataset.directory), None, 1, Listener())
     assert again.ok and again.json["tokens_compared_with_store"]
     shown = show_document(dataset.directory, "wiki-5")
     assert shown.documents[0].line == 6
@@ -242,7 +242,7 @@ def test_a_dataset_is_read_back_and_looked_up(recipe: Path, listed: Path) -> Non
         show_document(dataset.directory, "nobody-at-all")
     shutil.rmtree(recipe.parent / ".curate" / "curation")
     heard = Listener()
-    assert read_back(dataset.directory, None, 1, heard).ok
+    assert read_back(DatasetLayout(dataset.directory), None, 1, heard).ok
     assert any("compared by hash only" in notice for notice in heard.notices)
 
 
@@ -315,7 +315,7 @@ def test_everything_at_once_adds_up_and_says_why(recipe: Path, listed: Path, cor
     assert (shown[0].reason, shown[0].detail) == ("filtered", "tokens > 20")
     path = dataset.directory / "clusters.parquet"
     path.write_bytes(path.read_bytes()[:-1] + b"?")
-    problems = verify(dataset.directory, None, 1)["problems"]
+    problems = verify(DatasetLayout(dataset.directory), None, 1)["problems"]
     assert any("clusters.parquet" in problem for problem in problems)
 
 

@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from conftest import Listener
 
 from curate.cli import cli
-from curate.dataset.manifest import load_manifest
+from curate.dataset.manifest import DatasetLayout, load_manifest
 from curate.dataset.verify import verify
 from curate.errors import InfeasiblePlan, RecipeError, ShardError
 from curate.formats import (
@@ -417,7 +417,7 @@ def test_files_of_the_folder_are_listed_and_verified(recipe: Path, name: str) ->
     }  # fmt: skip
     changed = built.directory / manifest.folder_files[0].path
     changed.write_text(changed.read_text().replace("shard-00000", "shard-00009"))
-    certificate = verify(built.directory, None, 1)
+    certificate = verify(DatasetLayout(built.directory), None, 1)
     assert not certificate["ok"]
     assert any(manifest.folder_files[0].path in found for found in certificate["problems"])
     rebuilt, _ = make(recipe, f"output.format={name}", "seed=3")
@@ -500,7 +500,7 @@ def test_megatrons_cache_beside_a_shard_is_no_damage_and_goes_with_it(recipe: Pa
     cache = built.directory / "train" / "shard-00000" / "cache" / "GPTDataset_indices"
     cache.mkdir(parents=True)
     (cache / "0-description.txt").write_text("of the shard as it was")
-    assert verify(built.directory, None, 1)["ok"]
+    assert verify(DatasetLayout(built.directory), None, 1)["ok"]
     make(recipe, "seed=7")
     assert not cache.exists()
 
@@ -510,7 +510,7 @@ def test_other_files_in_a_folder_of_a_shards_name_are_named(recipe: Path) -> Non
     stray = built.directory / "train" / "shard-00000" / "notes.txt"
     stray.parent.mkdir()
     stray.write_text("mine")
-    found = verify(built.directory, None, 1)["problems"]
+    found = verify(DatasetLayout(built.directory), None, 1)["problems"]
     assert found == ["train/shard-00000/notes.txt: not in the manifest"]
     with pytest.raises(ShardError, match=r"1 file that curate did not write \(train/shard-00000/"):
         make(recipe, "seed=7")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import forge_manifest
 
-from curate.dataset.manifest import load_manifest, read_provenance
+from curate.dataset.manifest import DatasetLayout, load_manifest, read_provenance
 from curate.errors import RecipeError
 from curate.formats import find
 from curate.pipeline.build import build
@@ -218,7 +218,7 @@ def test_verify_finds_a_changed_filling(recipe: Path) -> None:
         manifest["shards"][0]["files"][0]["xxh3"] = hash_file(path)
 
     forge_manifest(built.directory, change)
-    problems = verify(built.directory, domains, 1)["problems"]
+    problems = verify(DatasetLayout(built.directory), domains, 1)["problems"]
     assert any(f"token {at} differs from its document" in problem for problem in problems)
 
 

@@ -14,7 +14,7 @@ from conftest import Listener
 
 import curate
 from curate.cli import cli
-from curate.dataset.manifest import QUARANTINE, load_manifest
+from curate.dataset.manifest import QUARANTINE, DatasetLayout, load_manifest
 from curate.dataset.verify import verify
 from curate.errors import InfeasiblePlan, RecipeError, ShardError
 from curate.formats import FORMATS, find
@@ -186,7 +186,10 @@ def test_foreign_files_in_folders_are_not_touched(recipe: Path, where: str) -> N
     foreign = built.directory / where
     foreign.parent.mkdir(parents=True, exist_ok=True)
     foreign.write_text("mine")
-    assert f"{where}: not in the manifest" in verify(built.directory, None, 1)["problems"]
+    assert (
+        f"{where}: not in the manifest"
+        in verify(DatasetLayout(built.directory), None, 1)["problems"]
+    )
     with pytest.raises(ShardError, match="holds 1 file that curate did not write"):
         make(recipe, "seed=7")
     assert foreign.read_text() == "mine"
@@ -200,7 +203,7 @@ def test_verify_finds_damage(recipe: Path, damage: str) -> None:
     path = built.directory / damage
     path.write_bytes(path.read_bytes()[:-2])
     domains = reopen(load_manifest(built.directory), 1, Observer())
-    certificate = verify(built.directory, domains, 1)
+    certificate = verify(DatasetLayout(built.directory), domains, 1)
     assert not certificate["ok"]
     assert any(problem.startswith(f"{damage}: ") for problem in certificate["problems"])
 

@@ -14,6 +14,7 @@ from conftest import Listener
 from test_attributes import SMALL, identifiers, rows_of, write
 
 from curate.curation.levels import divided, members_of
+from curate.dataset.manifest import DatasetLayout
 from curate.errors import InputError, RecipeError
 from curate.pipeline.build import BuiltDataset, build
 from curate.pipeline.read_back import read_back
@@ -178,7 +179,7 @@ def test_levels_have_weights_epochs_and_a_dataset(
     tops = [names.index(name) for name in names if name.endswith(":q2")]
     assert {dataset.tokenized.settings.epochs(9)[number] for number in tops} == {20}
     assert not any(":" in path.name for path in dataset.directory.rglob("*"))
-    again = read_back(dataset.directory, None, 1, Listener())
+    again = read_back(DatasetLayout(dataset.directory), None, 1, Listener())
     assert again.ok and again.json["tokens_compared_with_store"]
     shown = show_document(dataset.directory, "d5").documents[0]
     assert shown.domain.startswith("web:") and shown.license == "MIT"

@@ -24,9 +24,10 @@ bounded before anything else looks at them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -34,14 +35,21 @@ import numpy as np
 from msgspec import UNSET, Meta, UnsetType
 from numpy.typing import NDArray
 
+from curate.dataset.bucket import Bucket
 from curate.dataset.hashed_json import has_hash, is_whole, write_hashed
-from curate.dataset.regular_files import describe_kind, process_faults_named, read_regular
+from curate.dataset.regular_files import (
+    describe_kind,
+    is_inside,
+    process_faults_named,
+    read_regular,
+)
 from curate.errors import ShardError
 from curate.formats import Settings, TextFormat, TokenFormat, configure
 from curate.formats.trainer_files import DIRECTORY as TRAINER
 from curate.plan import PAD, PIECE
 from curate.plan.schedules import Curve, CurveShape
-from curate.runtime.artifact_names import CLUSTERS, MARK, SPANS
+from curate.recipe import LoadedRecipe
+from curate.runtime.artifact_names import ARTIFACTS, CLUSTERS, MARK, SPANS
 from curate.runtime.escape import one_line
 from curate.runtime.files import hash_file
 from curate.runtime.mapping import map_file
@@ -290,6 +298,17 @@ class DatasetLayout:
     """Paths of a dataset."""
 
     directory: Path
+    bucket: Bucket | None = None
+    """The bucket that it is in, with `directory` for staging; None where it is on disk."""
+
+    def at_hand(self, paths: Iterable[Path]) -> AbstractContextManager[None]:
+        """Have the content of files on disk during a block."""
+        return nullcontext() if self.bucket is None else self.bucket.at_hand(paths)
+
+    def settle(self, paths: Iterable[Path]) -> None:
+        """Send files that were just written and recorded, if the dataset is in a bucket."""
+        if self.bucket is not None:
+            self.bucket.send(paths)
 
     @property
     def manifest(self) -> Path:
@@ -307,6 +326,23 @@ class DatasetLayout:
     def relative(self, path: Path) -> str:
         """Return a path as the manifest writes it."""
         return path.relative_to(self.directory).as_posix()
+
+
+def layout_of(loaded: LoadedRecipe) -> DatasetLayout:
+    """Return the paths of a recipe's dataset, which may be in a bucket."""
+    url, directory = loaded.output_url, loaded.output_dir
+    return DatasetLayout(directory) if url is None else layout_in_bucket(url, directory)
+
+
+def layout_in_bucket(url: str, staging: Path) -> DatasetLayout:
+    """Return the paths of a dataset in a bucket.
+
+    Args:
+        url: URL of the dataset.
+        staging: Directory for what is written or read.
+    """
+    beside = frozenset({*ARTIFACTS, *BESIDE_SHARDS, *CARDS})
+    return DatasetLayout(staging, Bucket(url, staging, OWN_DIRECTORIES, beside))
 
 
 def load_manifest(directory: Path) -> Manifest:
@@ -411,18 +447,6 @@ def _contradiction(manifest: Manifest) -> str | None:
     if manifest.sequence_length is None and (manifest.packing, manifest.window) != ("concat", "L"):
         return f"packing {manifest.packing} with window {manifest.window} needs a sequence_length"
     return None
-
-
-def is_inside(path: str) -> bool:
-    """Return whether a path, as curate writes it, leads to a place below its directory.
-
-    Example:
-        >>> [is_inside(path) for path in ("train/a.bin", "/etc/a", "../a", "a/../../b", "C:/a")]
-        [True, False, False, False, False]
-    """
-    windows = PureWindowsPath(path)
-    parts = path.split("/")
-    return not windows.anchor and "\\" not in path and not {"", ".", ".."} & set(parts)
 
 
 def file_damage(directory: Path, file: FileRecord, hashed: bool = True) -> str | None:

@@ -11,7 +11,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 from curate.errors import EngineError
 from curate.runtime.files import name_errors
@@ -69,3 +69,15 @@ def describe_kind(mode: int) -> str | None:
         return None
     kinds = {stat.S_IFDIR: "directory", stat.S_IFLNK: "link", stat.S_IFIFO: "pipe"}
     return f"is a {kinds.get(stat.S_IFMT(mode), 'device or socket')}, not a file"
+
+
+def is_inside(path: str) -> bool:
+    """Return whether a path, as curate writes it, leads to a place below its directory.
+
+    Example:
+        >>> [is_inside(path) for path in ("train/a.bin", "/etc/a", "../a", "a/../../b", "C:/a")]
+        [True, False, False, False, False]
+    """
+    windows = PureWindowsPath(path)
+    parts = path.split("/")
+    return not windows.anchor and "\\" not in path and not {"", ".", ".."} & set(parts)

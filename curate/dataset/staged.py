@@ -28,11 +28,10 @@ from curate.dataset.manifest import (
     Line,
     Manifest,
     Positive,
-    is_inside,
     load_manifest,
     record_file,
 )
-from curate.dataset.regular_files import read_regular
+from curate.dataset.regular_files import is_inside, read_regular
 from curate.errors import ShardError
 from curate.runtime.escape import one_line
 

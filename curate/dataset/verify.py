@@ -27,6 +27,8 @@ from curate.dataset.manifest import (
     CARDS,
     SCHEMA,
     SPLITS,
+    DatasetLayout,
+    FileRecord,
     Manifest,
     PlanRecord,
     ShardOnDisk,
@@ -60,7 +62,7 @@ Check = Callable[[PlacedShard], ShardCheck]
 
 
 def verify(
-    directory: Path,
+    layout: DatasetLayout,
     domains: Sequence[DomainTokens] | None,
     workers: int,
     on_tick: Callable[[], None] = lambda: None,
@@ -70,7 +72,7 @@ def verify(
     """Check a dataset.
 
     Args:
-        directory: Directory of the dataset.
+        layout: Paths of the dataset.
         domains: Its domains in the token store, whose parts have been checked, in the manifest's
             order; None: the store is not available, and files are only compared with their hashes.
         workers: Number of processes.
@@ -80,13 +82,14 @@ def verify(
     Returns:
         The fields of `certificate.json`; `ok` says whether everything held.
     """
+    directory = layout.directory
     try:
         manifest = load_manifest(directory)
         output_format = manifest.configured()
     except CurateError as error:  # an unknown format, too
         return without_manifest(str(error))
     files = [file for file in manifest.beside_shards if with_cards or file.path not in CARDS]
-    damage = map_tasks(partial(file_damage, directory), files, workers, on_tick)
+    damage = map_tasks(partial(_damage, layout), files, workers, on_tick)
     damaged = {file.path for file, problem in zip(files, damage, strict=True) if problem}
     plan, problem = (None, None) if "plan.json" in damaged else _read_plan(directory)
     problems = [*filter(None, [*damage, problem]), *_unlisted(directory, manifest)]
@@ -94,7 +97,7 @@ def verify(
         problems.append(f"{CARD}: not in the manifest, so its build was cut off; run curate build")
     # Text cannot be tokenised again without its tokenizer, whose damage is reported once.
     is_readable = isinstance(output_format, TokenFormat) or "tokenizer.json" not in damaged
-    reading = _Reading(directory, manifest, output_format if is_readable else None, domains)
+    reading = _Reading(layout, manifest, output_format if is_readable else None, domains)
     try:
         checks, windows = _check_shards(reading, workers, on_tick)
     except OverLimit as error:
@@ -110,12 +113,18 @@ def verify(
 class _Reading:
     """A dataset whose shards are read back."""
 
-    directory: Path
+    layout: DatasetLayout
     manifest: Manifest
     format: TokenFormat | TextFormat | None
     """None where its files are only compared with their hashes."""
     domains: Sequence[DomainTokens] | None
     """Its domains in the store."""
+
+
+def _damage(layout: DatasetLayout, file: FileRecord) -> str | None:
+    """Compare a file beside the shards with its record."""
+    with layout.at_hand([layout.directory / file.path]):
+        return file_damage(layout.directory, file)
 
 
 def _check_shards(
@@ -206,9 +215,19 @@ def _check_shard(
         task: The shard, and the position of its first token in the training set.
         held_out: Content of documents that are held out, ascending; None to return all content.
     """
+    shard, _ = task
+    layout = reading.layout
+    files = [layout.directory / file.path for file in [*shard.files, shard.provenance]]
+    with layout.at_hand(files):
+        return _check_at_hand(reading, task, held_out)
+
+
+def _check_at_hand(
+    reading: _Reading, task: PlacedShard, held_out: NDArray[np.uint64] | None
+) -> ShardCheck:
     shard, start = task
-    directory, manifest, output_format = reading.directory, reading.manifest, reading.format
-    domains = reading.domains
+    directory, manifest = reading.layout.directory, reading.manifest
+    output_format, domains = reading.format, reading.domains
     result = ShardCheck()
     damage = (file_damage(directory, file) for file in [*shard.files, shard.provenance])
     result.problems += filter(None, damage)

@@ -210,7 +210,7 @@ def _write_shard(job: TextJob, task: tuple[int, ShardTask, NDArray[Any]]) -> Sha
     files = job.text_format.write(stem, _batches(directory, pieces, job.writer.domains))
     provenance = layout.provenance(named.split, named.name)
     write_provenance(provenance, pieces, job.writer.domains)
-    return ShardRecord(
+    record = ShardRecord(
         split=named.split,
         stem=layout.relative(stem),
         sequences=len(pieces),
@@ -218,6 +218,8 @@ def _write_shard(job: TextJob, task: tuple[int, ShardTask, NDArray[Any]]) -> Sha
         files=[record_file(path, layout.directory) for path in files],
         provenance=record_file(provenance, layout.directory),
     )
+    layout.settle([*files, provenance])
+    return record
 
 
 def _batches(

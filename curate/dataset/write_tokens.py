@@ -80,7 +80,7 @@ class ShardWriter:
             batches = token_batches(written, copier, self.dtype, self.threads)
             files = self.format.write(stem, batches, self.dtype)
         directory = self.layout.directory
-        return ShardRecord(
+        record = ShardRecord(
             split=task.split,
             stem=self.layout.relative(stem),
             sequences=self._sequences(written),
@@ -88,6 +88,8 @@ class ShardWriter:
             files=[record_file(path, directory) for path in files],
             provenance=record_file(provenance, directory),
         )
+        self.layout.settle([*files, provenance])
+        return record
 
     def samples(self, task: ShardTask) -> Samples:
         """Return the samples of a shard, in order."""

@@ -127,7 +127,11 @@ def finish(folder: DatasetFolder) -> list[Path]:
     """Write `index.json` of each split, which leaves out chunks without items."""
     written = []
     for stems in folder.stems.values():
-        chunks = [_chunk(sibling(stem, ".bin"), folder.dtype) for stem in stems]
+        chunks = []
+        for stem in stems:
+            path = sibling(stem, ".bin")
+            with folder.at_hand([path]):
+                chunks.append(_chunk(path, folder.dtype))
         config = {
             "chunk_bytes": max((chunk["chunk_bytes"] for chunk in chunks), default=0),
             "chunk_size": None,

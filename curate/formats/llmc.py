@@ -38,6 +38,7 @@ from curate.formats.base import (
     Settings,
     TokenBatch,
     TokenFormat,
+    chained,
     check_dtype,
     check_ends,
     expect_bytes,
@@ -51,7 +52,7 @@ from curate.formats.base import (
     write_bytes,
 )
 from curate.formats.dropped_tokens import labelled_tails, overlapping_tails
-from curate.formats.trainer_files import DIRECTORY, chained, link
+from curate.formats.trainer_files import DIRECTORY, link
 from curate.runtime.files import atomic_path
 
 HEADER_BYTES: Final = 1024
@@ -242,7 +243,7 @@ def _open(
     return stored_tokens, stored_tokens > 0 and not added
 
 
-def finish(folder: DatasetFolder, variant: str = "llmc", eos_id: int = 0) -> list[Path]:
+def finish(folder: DatasetFolder, variant: str = "llmc", eos_id: int = 0) -> Iterator[Path]:
     """Make one validation file of all domains and, for nanoGPT, one training file.
 
     Args:
@@ -252,17 +253,17 @@ def finish(folder: DatasetFolder, variant: str = "llmc", eos_id: int = 0) -> lis
     """
     reader = partial(read, dtype=folder.dtype, variant=variant, eos_id=eos_id)
     names = {"train": "train", "validation": "val"}
-    written = []
     for split, stems in folder.stems.items():
         if not stems or (split == "train" and variant != "nanogpt"):
             continue
         target = folder.directory / DIRECTORY / names[split]
         if len(stems) == 1:
-            written.append(link(sibling(stems[0], ".bin"), sibling(target, ".bin")))
+            source = sibling(stems[0], ".bin")
+            with folder.at_hand([source]):
+                yield link(source, sibling(target, ".bin"))
         else:
-            batches = chained(stems, reader)
-            written += write(target, batches, folder.dtype, variant, eos_id)
-    return written
+            batches = chained(folder, stems, ".bin", reader)
+            yield from write(target, batches, folder.dtype, variant, eos_id)
 
 
 def configure(settings: Settings) -> TokenFormat:

@@ -273,7 +273,8 @@ def finish(folder: DatasetFolder) -> list[Path]:
         shards = []
         for stem in stems:
             path = sibling(stem, ".mds")
-            samples = len(read_offsets(path)) - 1
+            with folder.at_hand([path]):
+                samples = len(read_offsets(path)) - 1
             if samples:
                 raw = {"basename": path.name, "bytes": path.stat().st_size, "hashes": {}}
                 shards.append(

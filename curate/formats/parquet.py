@@ -30,11 +30,12 @@ from curate.formats.base import (
     Settings,
     TextBatch,
     TextFormat,
+    chained,
     open_shard,
     runs,
     sibling,
 )
-from curate.formats.trainer_files import DIRECTORY, chained, link
+from curate.formats.trainer_files import DIRECTORY, link
 from curate.formats.trainers.mixtures import HUGGING_FACE, LEVANTER, TORCHTITAN
 from curate.runtime.files import atomic_path
 from curate.runtime.machine import fault_or
@@ -198,7 +199,7 @@ def describe(columns: Any) -> str:
     return ", ".join(f"{field.name} {field.type}" for field in columns)
 
 
-def finish_nanochat(folder: DatasetFolder) -> list[Path]:
+def finish_nanochat(folder: DatasetFolder) -> Iterator[Path]:
     """Fill `trainer/` with the flat directory that nanochat reads.
 
     Raises:
@@ -211,12 +212,12 @@ def finish_nanochat(folder: DatasetFolder) -> list[Path]:
             "output.options.variant: nanochat takes its last file for validation, and no document "
             "is held out; raise validation.documents"
         )
-    files = [
-        link(sibling(stem, ".parquet"), directory / f"shard_{number:05d}.parquet")
-        for number, stem in enumerate(train)
-    ]
+    for number, stem in enumerate(train):
+        source = sibling(stem, ".parquet")
+        with folder.at_hand([source]):
+            yield link(source, directory / f"shard_{number:05d}.parquet")
     last = directory / f"shard_{len(train):05d}"
-    return [*files, *write(last, chained(held_out, read))]
+    yield from write(last, chained(folder, held_out, ".parquet", read))
 
 
 def configure(settings: Settings) -> TextFormat:

@@ -4,22 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TypeVar
 
 from curate.runtime.files import atomic_path
 
 DIRECTORY = "trainer"
 """Folder in a dataset's directory that curate owns, like `train`."""
-
-Batch = TypeVar("Batch")
-
-
-def chained(stems: Iterable[Path], read: Callable[[Path], Iterator[Batch]]) -> Iterator[Batch]:
-    """Yield the batches of shards, one after the other."""
-    for stem in stems:
-        yield from read(stem)
 
 
 def link(source: Path, target: Path) -> Path:

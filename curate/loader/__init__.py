@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from curate import recipe as recipes
+from curate.dataset.copies import copy_from_bucket
 from curate.dataset.staged import load_stage, load_stages
 from curate.errors import RecipeError
 from curate.loader.batch_loader import BatchLoader, LoaderOptions
@@ -35,6 +36,7 @@ from curate.loader.window_source import WindowSource
 from curate.pipeline.check import check_mixture, check_names
 from curate.pipeline.plan import Planned, plan_dataset
 from curate.pipeline.stages import check_stage_names, plan_stages
+from curate.runtime.files import bucket_url
 from curate.runtime.progress import Observer
 from curate.runtime.workers import default_workers
 
@@ -65,7 +67,8 @@ def load(  # noqa: PLR0913 - one entry for all; all but two are keywords
     A recipe is planned, after tokenising whatever the store lacks; no shard is written.
 
     Args:
-        source: Directory of a build in a token format, or a recipe file.
+        source: Directory of a build in a token format, its URL in a bucket, from which the shards
+            of the split are copied to the user's cache once, or a recipe file.
         sequence_length: Tokens of a sequence; None takes the recipe's, less one for labels.
         split: `train`; for a directory also `validation` or `validation/<domain>`.
         fields: Contents of a sequence, names from `FIELDS`.
@@ -83,6 +86,9 @@ def load(  # noqa: PLR0913 - one entry for all; all but two are keywords
         ShardError: The build in the directory is unfinished or damaged.
     """
     names = check_fields(fields)
+    url = bucket_url(source)
+    if url is not None:
+        source = copy_from_bucket(url, [split.partition("/")[0]])
     path = Path(source)
     opened: WindowSource
     limits: DrawLimits | None = None

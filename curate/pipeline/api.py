@@ -8,6 +8,7 @@ shows, and an `Observer` of your own receives everything.
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ from curate.pipeline.results import (
     ValidationResult,
 )
 from curate.recipe import AbsentDomains, FarRuns, LoadedRecipe, load_recipe, override_texts
+from curate.runtime.files import bucket_url
 from curate.runtime.progress import Observer
 from curate.runtime.registry import unknown_name
 from curate.runtime.workers import default_workers, on_cluster
@@ -430,10 +432,11 @@ def build(
             return build_staged_recipe(*started, overwrite=overwrite)
         built = build_dataset(*started, overwrite=overwrite)
     bad_records = {stats.name: stats.bad_records for stats in built.tokenized.stats}
-    path = built.directory / "certificate.json"
+    url, name = built.url, "certificate.json"
+    path = built.directory / name if url is None else f"{url}/{name}"
     return CertificateResult(
         built.certificate,
-        built.directory,
+        url or built.directory,
         bad_records,
         path=path,
         mixture=built.mixture,
@@ -451,7 +454,7 @@ def verify(
     """Read a built dataset back, compare it with its plan, and write `certificate.json`.
 
     Args:
-        directory: Directory of the dataset.
+        directory: Directory of the dataset, or its URL in a bucket.
         report: Where to write the certificate; None: to the dataset, if its disk can be written.
         workers: Number of processes; None for the cores.
         progress: None for silence, "terminal", or an observer.
@@ -466,8 +469,11 @@ def verify(
     Example:
         `curate.verify("out/my-mix").problems`
     """
-    from curate.pipeline.read_back_stages import read_back_any
+    from curate.pipeline.read_back_stages import read_back_any, read_back_bucket
 
+    url = bucket_url(directory)
+    if url is not None:
+        return read_back_bucket(url, _path(report), _workers(workers), _observer(progress))
     return read_back_any(Path(directory), _path(report), _workers(workers), _observer(progress))
 
 
@@ -505,7 +511,7 @@ def push(  # noqa: PLR0913 - keywords, of which a call names one or two
     from curate.pipeline.push import PushRequest, list_files
     from curate.pipeline.push import push as push_dataset
 
-    request = PushRequest(Path(directory), repository, public, message)
+    request = PushRequest(_on_disk(directory, "push"), repository, public, message)
     if dry_run:
         return list_files(request)
     return push_dataset(request, _workers(workers), _observer(progress))
@@ -544,7 +550,8 @@ def remove(
     from curate.pipeline.remove import remove as remove_documents
 
     listed = [directories] if isinstance(directories, str | os.PathLike) else directories
-    request = RemovalRequest([Path(path) for path in listed], Path(names), rebuild)
+    places = [_on_disk(path, "remove") for path in listed]
+    request = RemovalRequest(places, Path(names), rebuild)
     return remove_documents(request, _workers(workers), _observer(progress))
 
 
@@ -615,13 +622,13 @@ def show(  # noqa: PLR0913 - keywords, of which a call names two or three
             )
         if (length, order, labels, index) != (None, "stored", False, None):
             raise InputError("--length, --order, --labels and --index need --step and --batch")
-        return show_document(Path(directory), query)
+        return show_document(_on_disk(directory, "show"), query)
     if query is not None:
         raise InputError(f"'{query}' and --step exclude each other; leave one out")
     if order not in ORDERS:
         raise InputError(unknown_name("order", order, ORDERS, "--order"))
     step_query = StepQuery(step, batch, length, order, labels=labels, index=_path(index))
-    return show_step(Path(directory), step_query)
+    return show_step(_on_disk(directory, "show"), step_query)
 
 
 def diff(a: PathLike, b: PathLike) -> Differences:
@@ -642,7 +649,7 @@ def diff(a: PathLike, b: PathLike) -> Differences:
     """
     from curate.pipeline.diff import diff as compare_artifacts
 
-    return compare_artifacts(Path(a), Path(b))
+    return compare_artifacts(_on_disk(a, "diff"), _on_disk(b, "diff"))
 
 
 def fit(  # noqa: PLR0913 - keywords, of which a call names two or three
@@ -945,6 +952,7 @@ def report(  # noqa: PLR0913 - keywords, of which a call names two or three
     Example:
         `curate.report("recipe.yaml").path`
     """
+    from curate.dataset.copies import copy_from_bucket
     from curate.pipeline.write_report import REPORT, recipe_inputs, report_inputs, write_report
 
     texts, observer = override_texts(overrides), _observer(progress)
@@ -954,7 +962,11 @@ def report(  # noqa: PLR0913 - keywords, of which a call names two or three
         path = (_path(directory) or loaded.output_dir) / REPORT
     else:
         table = _RunTableArguments(None, None, supply, budget_tokens, max_epochs)
-        inputs, path = report_inputs(_paths(source), table.inputs(()), texts, _path(directory))
+        paths, place = _paths(source), _path(directory)
+        url = bucket_url(paths[0]) if len(paths) == 1 else None
+        if url is not None:
+            paths, place = (copy_from_bucket(url),), place or Path()
+        inputs, path = report_inputs(paths, table.inputs(()), texts, place)
     return ReportResult(write_report(inputs, path, _path(plots), observer))
 
 
@@ -1072,6 +1084,22 @@ def _checked_engine(name: str) -> str:
     if name not in get_args(Engine):
         raise RecipeError(unknown_name("engine", name, get_args(Engine), "engine"))
     return name
+
+
+def _on_disk(path: PathLike, command: str) -> Path:
+    """Return a path on disk; refuse a URL, which a command does not read.
+
+    Raises:
+        InputError: It is a URL; says how to copy what is there.
+    """
+    url = bucket_url(path)
+    if url is None:
+        return Path(path)
+    copier = "gcloud storage cp -r" if url.startswith("gs:") else "aws s3 cp --recursive"
+    raise InputError(
+        f"{url}: {command} reads directories; copy the dataset first: {copier} {shlex.quote(url)} "
+        "DIR"
+    )
 
 
 def _path(path: PathLike | None) -> Path | None:

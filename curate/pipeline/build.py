@@ -6,7 +6,8 @@ of the recipe it was made from. An infeasible plan ends the build before any sha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ import msgspec
 
 from curate.curation.excluded import list_path
 from curate.dataset import manifest as dataset
+from curate.dataset.bucket import LAST
 from curate.dataset.certificate import write_certificate
 from curate.dataset.ownership import (
     check_removable,
@@ -56,6 +58,8 @@ class BuiltDataset:
     """The fields of `stats.json`."""
     reused: bool
     """Whether the same dataset existed already and was only read back."""
+    url: str | None = None
+    """Its URL, if it is in a bucket; `directory` was for staging then."""
 
 
 def build(
@@ -75,8 +79,14 @@ def build(
     assert not loaded.recipe.stages  # see `build_stages`
     check_names(loaded)  # before a directory is made
     check_mixture(loaded)
-    refuse_other_dataset(loaded, overwrite)  # before it is locked, which fails on a read-only disk
-    with directory_lock(loaded.output_dir):
+    if loaded.output_url is None:
+        refuse_other_dataset(loaded, overwrite)  # before a lock, which fails on a read-only disk
+    with ExitStack() as stack:
+        stack.enter_context(directory_lock(loaded.output_dir))
+        bucket = dataset.layout_of(loaded).bucket
+        if bucket is not None:
+            stack.enter_context(bucket.locked())
+            stack.enter_context(bucket.opened())
         refuse_other_dataset(loaded, overwrite)
         return _build(loaded, workers, observer)
 
@@ -139,27 +149,27 @@ def build_planned(
         CurateError: Any user-fixable error.
     """
     is_kept = not artifacts_written
-    tokenized = planned.tokenized
+    tokenized, layout = planned.tokenized, dataset.layout_of(loaded)
     earlier = dataset.find_manifest(loaded.output_dir)
     reused = earlier is not None and is_fresh(loaded.output_dir, earlier, planned.build_hash)
     if reused:
         observer.notice("built already: reading it back")
     else:
         if is_kept and earlier is None:
-            path = dataset.DatasetLayout(loaded.output_dir).manifest
+            path = layout.manifest
             observer.notice(f"{path} is damaged: writing the dataset again")
         write_dataset(loaded, planned, workers, observer, artifacts_written=artifacts_written)
     observer.begin("verify", [loaded.recipe.name])
-    check = partial(verify, loaded.output_dir, tokenized.domains, workers, with_cards=False)
+    check = partial(_read_back, layout, tokenized, workers)
     certificate = check(observer.tick)
     observer.end("ok" if certificate["ok"] else counted(len(certificate["problems"]), "problem"))
     if reused and not certificate["ok"]:  # files of the right sizes, but not with the right bytes
         observer.notice("the dataset is damaged: writing it again")
         write_dataset(loaded, planned, workers, observer)
-        certificate, reused = check(), False
+        certificate, reused = check(observer.tick), False
     names = list_path(loaded)
     if names is not None:
-        check_excluded(loaded.output_dir, tokenized.domains, names, certificate)
+        check_excluded(layout, tokenized.domains, names, certificate)
     artifacts = {
         "mixture": planned.mixed.mixture.to_json(),
         "stats": planned.mixed.stats,
@@ -170,6 +180,8 @@ def build_planned(
     write_croissant(loaded, tokenized.stats, certificate, workers, observer.tick)
     certificate["files"] = msgspec.to_builtins(dataset.list_cards(loaded.output_dir))
     write_certificate(loaded.output_dir / "certificate.json", certificate)
+    if layout.bucket is not None:
+        layout.bucket.send(loaded.output_dir / name for name in (*dataset.CARDS, *LAST))
     return BuiltDataset(
         directory=loaded.output_dir,
         tokenized=tokenized,
@@ -178,4 +190,17 @@ def build_planned(
         mixture=planned.mixed.mixture.to_json(),
         stats=planned.mixed.stats,
         reused=reused,
+        url=loaded.output_url,
     )
+
+
+def _read_back(
+    layout: dataset.DatasetLayout,
+    tokenized: TokenizedDomains,
+    workers: int,
+    on_tick: Callable[[], None],
+) -> dict[str, Any]:
+    """Verify a dataset that was just written, as it is on disk or in its bucket."""
+    if layout.bucket is not None:
+        layout.bucket.mirror(keep=["manifest.json"])
+    return verify(layout, tokenized.domains, workers, on_tick, with_cards=False)

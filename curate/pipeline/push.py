@@ -7,7 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from curate.dataset.manifest import OWN_DIRECTORIES, Manifest, load_manifest
+from curate.dataset.manifest import (
+    OWN_DIRECTORIES,
+    DatasetLayout,
+    Manifest,
+    load_manifest,
+)
 from curate.errors import InputError, ShardError
 from curate.formats import FORMATS
 from curate.pipeline.read_back import CERTIFICATE, read_back
@@ -60,7 +65,7 @@ def push(request: PushRequest, workers: int, observer: Observer) -> PushResult:
     manifest = load_manifest(directory)
     _check(request, manifest)
     observer.begin("verify", [manifest.name])
-    certificate = read_back(directory, None, workers, observer)
+    certificate = read_back(DatasetLayout(directory), None, workers, observer)
     observer.end("ok" if certificate.ok else counted(len(certificate.problems), "problem"))
     if not certificate.ok:
         raise ShardError(

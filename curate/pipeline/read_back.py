@@ -22,6 +22,7 @@ from curate.dataset.certificate import certificate_damage, write_certificate
 from curate.dataset.manifest import (
     OLD_SCHEMA,
     RECIPE,
+    DatasetLayout,
     Manifest,
     SelectionRecord,
     find_manifest,
@@ -45,12 +46,12 @@ CERTIFICATE = "certificate.json"
 
 
 def read_back(
-    directory: Path, report: Path | None, workers: int, observer: Observer
+    layout: DatasetLayout, report: Path | None, workers: int, observer: Observer
 ) -> CertificateResult:
     """Check a dataset and write its certificate.
 
     Args:
-        directory: Directory of the dataset.
+        layout: Paths of the dataset.
         report: Where to write the certificate; None: to the dataset, if that is possible.
         workers: Number of processes.
         observer: Receives notices.
@@ -59,11 +60,12 @@ def read_back(
         ShardError: The directory holds nothing of curate.
         InputError: `report` cannot be written.
     """
+    directory = layout.directory
     _check_directory(directory)
     with bounded(DEFAULT_BYTES, _scratch(directory), observer.tick):
         domains = _checked_domains(directory, workers, observer)
-        certificate = verify(directory, domains, workers, observer.tick)
-        _check_list(directory, domains, certificate, observer)
+        certificate = verify(layout, domains, workers, observer.tick)
+        _check_list(layout, domains, certificate, observer)
     add_damage(directory, certificate)
     bad_records = None if domains is None else {d.name: d.bad_records for d in domains}
     return written(directory, report, certificate, bad_records, observer)
@@ -117,7 +119,7 @@ def written(
 
 
 def check_excluded(
-    directory: Path,
+    layout: DatasetLayout,
     domains: Sequence[DomainTokens] | None,
     names: Path,
     certificate: dict[str, Any],
@@ -125,7 +127,7 @@ def check_excluded(
     """Add to a certificate whether shards hold documents that a list excludes.
 
     Args:
-        directory: Directory of the dataset.
+        layout: Paths of the dataset.
         domains: Its domains in the token store; without them only content hashes are compared.
         names: The list.
         certificate: The fields of `certificate.json`, changed in place.
@@ -133,12 +135,14 @@ def check_excluded(
     Raises:
         InputError: The list cannot be read.
     """
+    directory = layout.directory
     manifest = find_manifest(directory)
     if manifest is None:  # the verdict says what is wrong with it
         return
     listed = read_names(names)
     try:
-        held = find_listed(directory, manifest, domains, listed)
+        with layout.at_hand(directory / shard.provenance.path for shard in manifest.shards):
+            held = find_listed(directory, manifest, domains, listed)
     except ShardError as error:
         if str(error) not in certificate["problems"]:
             certificate["problems"].append(str(error))
@@ -155,14 +159,14 @@ def check_excluded(
 
 
 def _check_list(
-    directory: Path,
+    layout: DatasetLayout,
     domains: Sequence[DomainTokens] | None,
     certificate: dict[str, Any],
     observer: Observer,
 ) -> None:
     """Check the list that a dataset's own recipe names, if that is still there."""
     try:
-        names = list_path(load_recipe(directory / RECIPE))
+        names = list_path(load_recipe(layout.directory / RECIPE))
     except CurateError:  # a damaged recipe is among the problems already
         return
     if names is None:
@@ -170,7 +174,7 @@ def _check_list(
     if not names.is_file():
         observer.notice(f"exclude: {names} is gone, so what it lists is not looked for")
         return
-    check_excluded(directory, domains, names, certificate)
+    check_excluded(layout, domains, names, certificate)
 
 
 def _scratch(directory: Path) -> Path | None:

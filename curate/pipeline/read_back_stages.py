@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from curate.dataset.certificate import without_manifest
+from curate.dataset.manifest import DatasetLayout, layout_in_bucket
 from curate.dataset.staged import StagedManifest, load_stages
 from curate.dataset.verify_stages import certify_stages
 from curate.errors import ShardError
-from curate.pipeline.read_back import add_damage, read_back, written
+from curate.pipeline.read_back import CERTIFICATE, add_damage, read_back, written
 from curate.pipeline.results import CertificateResult
+from curate.runtime.files import begin_directory, remove_tree, user_cache
 from curate.runtime.progress import Observer
 
 
@@ -33,8 +36,38 @@ def read_back_any(
     except ShardError as error:
         return written(directory, report, without_manifest(str(error)), None, observer)
     if stages is None:
-        return read_back(directory, report, workers, observer)
+        return read_back(DatasetLayout(directory), report, workers, observer)
     return _read_back_stages(directory, stages, report, workers, observer)
+
+
+def read_back_bucket(
+    url: str, report: Path | None, workers: int, observer: Observer
+) -> CertificateResult:
+    """Check a dataset in a bucket, one shard for each process on disk at once.
+
+    Args:
+        url: URL of the dataset.
+        report: Where to write the certificate; None: to the bucket.
+        workers: Number of processes.
+        observer: Receives notices.
+
+    Raises:
+        ShardError: The bucket holds nothing of curate there.
+        InputError: `report` cannot be written, or the store refuses.
+        EngineError: The store does not answer.
+    """
+    staging = begin_directory(user_cache() / "buckets" / url.rpartition("/")[2])
+    layout = layout_in_bucket(url, staging)
+    bucket = layout.bucket
+    assert bucket is not None
+    try:
+        with bucket.opened():
+            result = read_back(layout, report, workers, observer)
+            if report is None:
+                bucket.send([staging / CERTIFICATE])
+    finally:
+        remove_tree(staging)
+    return replace(result, directory=url, path=report or f"{url}/{CERTIFICATE}")
 
 
 def _read_back_stages(
@@ -49,7 +82,7 @@ def _read_back_stages(
         observer.notice(f"stage {stage.name}")
         place = directory / stage.name
         try:
-            result = read_back(place, None, workers, observer)
+            result = read_back(DatasetLayout(place), None, workers, observer)
         except ShardError as error:  # the folder of the stage is gone
             certificates[stage.name] = without_manifest(str(error))
             continue

@@ -154,12 +154,12 @@ class PlanResult(Result):
 class CertificateResult(Result):
     """A dataset on disk, read back and compared with its plan."""
 
-    directory: Path
-    """Directory of the dataset."""
+    directory: Path | str
+    """Directory of the dataset, or its URL."""
     bad_records: dict[str, int] | None
     """Bad records by domain; None where the token store is missing."""
-    path: Path | None = None
-    """File that the certificate was written to; None where the disk takes no more."""
+    path: Path | str | None = None
+    """File or URL that the certificate was written to; None where the disk takes no more."""
     mixture: dict[str, Any] | None = None
     """The fields of `mixture.json`, after a build."""
     stats: dict[str, Any] | None = None

@@ -25,6 +25,7 @@ from curate.dataset.manifest import (
     SelectionRecord,
     ShardRecord,
     TokenizerRecord,
+    layout_of,
 )
 from curate.dataset.ownership import clear
 from curate.dataset.write_text import TextJob, write_text_shards
@@ -66,38 +67,50 @@ def write_dataset(
         ShardError: The directory holds files that curate did not write, or the disk is too small.
     """
     recipe, directory = loaded.recipe, loaded.output_dir
+    layout = layout_of(loaded)
     tokenized = planned.tokenized
     output_format = planned.format
     tasks = _tasks(planned)
-    _check_room(planned, directory)
+    _check_room(planned, layout, len(tasks), workers)
+    earlier = set() if layout.bucket is None else layout.bucket.present()
     clear(
         directory,
         [(task.split, task.name) for task in tasks],
         output_format.folder_stems,
         trainer_file_stems() if recipe.output.shape == PER_DOMAIN else (),
     )
+    if layout.bucket is not None:
+        layout.bucket.begin(earlier)
     if not artifacts_written:
         write_artifacts(loaded, planned, observer)
     tokenizers.save(tokenized.tokenizer, directory / "tokenizer.json")
     with atomic_path(directory / dataset.RECIPE) as temporary:
         temporary.write_text(effective_text(_pinned(loaded, tokenized)), "utf-8")
-    dtype = np.dtype(np.uint32)
-    if isinstance(output_format, TokenFormat):
-        dtype = output_format.dtype_for(tokenized.tokenizer.vocabulary - 1)
-    writer = _writer(loaded, planned, dtype, workers)
+    dtype = _dtype(planned)
+    writer = _writer(loaded, planned, layout, workers)
     observer.begin("write", [recipe.name], [recipe.budget_tokens])
     if isinstance(output_format, TokenFormat):
         records = write_shards(writer, tasks, workers, observer.tick)
     else:
         with _text_job(loaded, writer, output_format, tokenized) as job:
             records = write_text_shards(job, tasks, workers, observer.tick)
-    folder_files = _finish(directory, output_format, tasks, dtype)
+    folder_files = _finish(layout, output_format, tasks, dtype)
     if isinstance(planned.shaped.sampler, DomainSampler):
         folder_files += _write_mixtures(directory, planned, records)
     manifest = _manifest(loaded, planned, records, dtype)
-    dataset.write_manifest(msgspec.structs.replace(manifest, folder_files=folder_files), directory)
+    manifest = msgspec.structs.replace(manifest, folder_files=folder_files)
+    dataset.write_manifest(manifest, directory)
+    if layout.bucket is not None:
+        layout.bucket.send_beside([file.path for file in manifest.listed], earlier)
     written = sum(file.bytes for record in records for file in record.files)
     observer.end(f"{len(records)} shards, {written / 1e6:.1f} MB")
+
+
+def _dtype(planned: Planned) -> np.dtype[Any]:
+    """Return the type of a token on disk; meaningless for text."""
+    if isinstance(planned.format, TokenFormat):
+        return planned.format.dtype_for(planned.tokenized.tokenizer.vocabulary - 1)
+    return np.dtype(np.uint32)
 
 
 def _tasks(planned: Planned) -> list[ShardTask]:
@@ -113,14 +126,14 @@ def _tasks(planned: Planned) -> list[ShardTask]:
 
 
 def _writer(
-    loaded: LoadedRecipe, planned: Planned, dtype: np.dtype[Any], workers: int
+    loaded: LoadedRecipe, planned: Planned, layout: DatasetLayout, workers: int
 ) -> ShardWriter:
     """Collect what every shard is written from."""
     tokenized, shards = planned.tokenized, planned.shaped.shards
     return ShardWriter(
-        layout=DatasetLayout(loaded.output_dir),
+        layout=layout,
         format=planned.format,
-        dtype=dtype,
+        dtype=_dtype(planned),
         sampler=planned.shaped.sampler,
         shards=shards,
         domains=tokenized.domains,
@@ -133,7 +146,7 @@ def _writer(
 
 
 def _finish(
-    directory: Path,
+    layout: DatasetLayout,
     output_format: TokenFormat | TextFormat,
     tasks: Sequence[ShardTask],
     dtype: np.dtype[Any],
@@ -141,8 +154,7 @@ def _finish(
     """Write the files that the format's readers expect beside the shards."""
     if output_format.finish is None:
         return []
-    layout = DatasetLayout(directory)
-    files = []
+    records = []
     for folder in sorted({task.name.rpartition("/")[0] for task in tasks}):
         stems = {
             split: [
@@ -152,8 +164,11 @@ def _finish(
             ]
             for split in dataset.SPLITS
         }
-        files += output_format.finish(DatasetFolder(directory, stems, dtype))
-    return [dataset.record_file(path, directory) for path in files]
+        files = DatasetFolder(layout.directory, stems, dtype, layout.at_hand)
+        for path in output_format.finish(files):
+            records.append(dataset.record_file(path, layout.directory))
+            layout.settle([path])
+    return records
 
 
 def _names(planned: Planned) -> list[str]:
@@ -222,10 +237,13 @@ def _text_job(
         shutil.rmtree(spill, ignore_errors=True)
 
 
-def _check_room(planned: Planned, directory: Path) -> None:
-    """Refuse to start if the disk cannot hold the dataset."""
+def _check_room(planned: Planned, layout: DatasetLayout, shards: int, workers: int) -> None:
+    """Refuse to start if the disk cannot hold the dataset, or the shards on their way to it."""
+    directory = layout.directory
     directory.mkdir(parents=True, exist_ok=True)
     needed = planned.plan.budget_tokens * planned.tokenized.tokenizer.dtype.itemsize
+    if layout.bucket is not None:
+        needed = needed * min(workers, shards) // shards
     free = shutil.disk_usage(directory).free
     if needed > free:
         raise ShardError(

@@ -77,7 +77,14 @@ class ReportInputs:
 
 
 def recipe_inputs(loaded: LoadedRecipe, name: str) -> ReportInputs:
-    """Collect the places of a recipe's artifacts."""
+    """Collect the places of a recipe's artifacts.
+
+    Raises:
+        InputError: They are in a bucket.
+    """
+    url = loaded.output_url
+    if url is not None:
+        raise InputError(f"{name}: its dataset is in a bucket; type curate report {url}")
     return ReportInputs(f"recipe {name}", name, loaded.output_dir, loaded)
 
 

@@ -30,6 +30,7 @@ from curate.recipe.structs import (
     UnitShare,
     source_of,
 )
+from curate.runtime.files import bucket_url, is_url
 from curate.runtime.registry import counted, nearest_hint
 
 WORDS = {
@@ -193,6 +194,12 @@ def _refused_key(weights: dict[str, Any]) -> str:
     raise AssertionError("no weight is refused")
 
 
+URL_OF_OUTPUT = re.compile(
+    r"(s3|gs)://[a-z0-9][a-z0-9._-]{0,254}(/(?!\.{1,2}(/|$))[^/?#\\\x00-\x1f]+)*"
+)
+"""Bucket and prefix that a dataset can be written to."""
+
+
 def check_recipe(recipe: Recipe, source: str) -> None:
     """Refuse fields that contradict each other, and fields whose companions are missing.
 
@@ -213,6 +220,30 @@ def check_recipe(recipe: Recipe, source: str) -> None:
         check_bounds(recipe.mixture.floors, recipe.mixture.caps, names, f"{source}: ")
     check_objective(recipe.mixture, source)
     _check_proxies(recipe, source)
+    _check_places(recipe, source)
+
+
+def _check_places(recipe: Recipe, source: str) -> None:
+    """Refuse URLs where no dataset and no token store can be."""
+    if is_url(recipe.cache):
+        raise RecipeError(
+            f"{source}: cache: {recipe.cache} is a URL, and the token store must be in a "
+            "directory; name one, such as .curate (output.dir may be in a bucket)"
+        )
+    place = recipe.output.dir
+    if place is None or not is_url(place):
+        return
+    url = bucket_url(place)
+    if url is None or not URL_OF_OUTPUT.fullmatch(url):
+        raise RecipeError(
+            f"{source}: output.dir: {place.partition('@')[2] or place} cannot be written to; name "
+            "a directory, or a bucket without user name or parameters, as in s3://bucket/my-mix"
+        )
+    if recipe.stages:
+        raise RecipeError(
+            f"{source}: output.dir: {url} is in a bucket, which cannot hold a dataset in stages; "
+            "name a directory, and copy it there"
+        )
 
 
 def _check_tokenizer(tokenizer: TokenizerRecipe, source: str) -> None:

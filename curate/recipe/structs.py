@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Meta, Struct
 from msgspec.structs import FieldInfo, fields, replace
 
-from curate.runtime.files import hash_json
+from curate.runtime.files import bucket_url, hash_bytes, hash_json
 
 Positive = Annotated[int, Meta(ge=1, le=10**18)]
 Share = Annotated[float, Meta(ge=0, le=1e9)]
@@ -434,8 +434,8 @@ class OutputRecipe(Frozen, frozen=True):
     with a mixture file for the trainer.
     """
     dir: str | None = None
-    """The directory of the dataset. A relative path starts from the recipe's directory; omitted, it
-    is `out/<name>` there.
+    """The directory of the dataset, or a URL such as `s3://bucket/my-mix`. A relative path starts
+    from the recipe's directory; omitted, it is `out/<name>` there.
     """
     shard_tokens: Positive = 500_000_000
     """Approximate tokens in each shard. Some formats write smaller ones, such as text formats: at
@@ -835,5 +835,14 @@ class LoadedRecipe(Struct, frozen=True):
 
     @property
     def output_dir(self) -> Path:
-        """Directory of the artifacts and shards."""
+        """Directory of the artifacts and shards; the staging directory of those in a bucket."""
+        url = self.output_url
+        if url is not None:
+            name = f"{url.rpartition('/')[2]}-{hash_bytes(url.encode())[:8]}"
+            return self.cache_dir / "buckets" / name
         return self.base / (self.recipe.output.dir or f"out/{self.recipe.name}")
+
+    @property
+    def output_url(self) -> str | None:
+        """URL of the dataset, where `output.dir` is one."""
+        return None if self.recipe.output.dir is None else bucket_url(self.recipe.output.dir)

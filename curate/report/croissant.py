@@ -15,12 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from curate import __version__
+from curate.dataset.bucket import is_stand_in
 from curate.dataset.manifest import (
     CARDS,
     CROISSANT,
+    DatasetLayout,
     FileRecord,
     Manifest,
     file_damage,
+    layout_of,
     load_manifest,
 )
 from curate.formats.base import TextFormat
@@ -122,7 +125,7 @@ def write_croissant(
     files = [file for file in manifest.listed if file.path not in CARDS]
     digests = _digests_at_hand(directory, manifest)
     new = [file for file in files if file.path not in digests]
-    values = map_tasks(partial(_sha256, directory), new, workers, on_tick)
+    values = map_tasks(partial(_sha256, layout_of(loaded)), new, workers, on_tick)
     digests |= {file.path: value for file, value in zip(new, values, strict=True)}
     path = directory / CROISSANT
     write_json(
@@ -158,9 +161,13 @@ def _digests_at_hand(directory: Path, manifest: Manifest) -> dict[str, str]:
     return {path: value for path, value in pairs if isinstance(value, str)}
 
 
-def _sha256(directory: Path, file: FileRecord) -> str:
-    digest = hashlib.sha256()
-    with (directory / file.path).open("rb", buffering=0) as stream:
+def _sha256(layout: DatasetLayout, file: FileRecord) -> str:
+    path, digest = layout.directory / file.path, hashlib.sha256()
+    if layout.bucket is not None and is_stand_in(path):
+        sent = layout.bucket.sha256(path)  # of the bytes whose other hash has just been verified
+        if sent is not None:
+            return sent
+    with layout.at_hand([path]), path.open("rb", buffering=0) as stream:
         while block := stream.read(READ_BYTES):
             digest.update(block)
     return digest.hexdigest()

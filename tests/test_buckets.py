@@ -1,0 +1,340 @@
+"""Datasets in a bucket: written as on disk, resumed, verified, loaded, and refused in one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Listener
+from s3_server import Faults, running
+
+import curate
+from curate.errors import EngineError, InputError, RecipeError, ShardError
+from curate.formats import FORMATS
+from curate.recipe import load
+from curate.runtime.files import bucket_url
+from curate.runtime.locks import holder_line
+from curate.runtime.transfers import describe, write_new
+
+URL = "s3://b/my mixes/mix"
+DIR = "my mixes/mix/"
+DERIVED = ("manifest.json", "certificate.json", "croissant.json")
+"""Files that hold the hash of `recipe.yaml`, which states the place of the dataset."""
+
+
+@pytest.fixture
+def store(monkeypatch, tmp_path):
+    with running("b") as store:
+        for name, value in store.environment.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("CURATE_STORE_SECONDS", "20")
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+        yield store
+
+
+def build(recipe, url=URL, *overrides, workers=1, **options):
+    texts = [f"output.dir={json.dumps(str(url))}", "output.shard_tokens=10000", *overrides]
+    return curate.build(load(recipe, tuple(texts)), workers=workers, **options)
+
+
+def objects(store, prefix=DIR):
+    return {
+        key.removeprefix(prefix): stored.data
+        for key, stored in store.buckets["b"].items()
+        if key.startswith(prefix)
+    }
+
+
+def on_disk(directory):
+    paths = (path for path in directory.rglob("*") if path.is_file())
+    return {path.relative_to(directory).as_posix(): path.read_bytes() for path in paths}
+
+
+def without_recipe(content):
+    """A derived file without its hash and what it says of `recipe.yaml`."""
+    fields = json.loads(content)
+    fields.pop("xxh3", None)
+    for key in ("files", "distribution"):
+        rows = fields.get(key, [])
+        fields[key] = [row for row in rows if "recipe.yaml" not in (row.get("path"), row.get("@id"))
+                       and row.get("path") != "croissant.json"]  # fmt: skip
+    return fields
+
+
+def assert_same(sent, written):
+    assert sorted(sent) == sorted(written)
+    for name in set(sent) - {*DERIVED, "recipe.yaml"}:
+        assert sent[name] == written[name], name
+    for name in DERIVED:
+        assert without_recipe(sent[name]) == without_recipe(written[name]), name
+
+
+@pytest.mark.parametrize(
+    "options",
+    [*FORMATS, "llmc nanogpt", "parquet nanochat"],
+)
+def test_a_bucket_holds_what_a_directory_would_despite_faults(cached_recipe, store, options):
+    name, _, variant = options.partition(" ")
+    overrides = [f"output.format={name}", *([f"output.options.variant={variant}"] * bool(variant))]
+    local = cached_recipe.parent / "local"
+    build(cached_recipe, local, *overrides)
+    store.faults = Faults(seed=7, share=0.2, most=1, slow_seconds=0.01)
+    built = build(cached_recipe, URL, *overrides)
+    assert built.ok and built.path == f"{URL}/certificate.json" and built.directory == URL
+    assert sum(store.faults.drawn.values()) > 5
+    assert_same(objects(store), on_disk(local))
+
+
+def test_several_processes_send_the_same(cached_recipe, store):
+    build(cached_recipe, "s3://b/one")
+    build(cached_recipe, "s3://b/two", workers=3)
+    assert_same(objects(store, "two/"), objects(store, "one/"))
+
+
+def test_manifest_and_certificate_come_last_after_the_rest_was_read_back(cached_recipe, store):
+    build(cached_recipe)
+    asked = [(row[0], row[1].removeprefix(f"/b/{DIR}")) for row in store.requests]
+    last = asked.index(("PUT", "manifest.json"))
+    assert last < asked.index(("PUT", "certificate.json"))
+    assert {name for verb, name in asked[last:] if verb == "PUT"} == {
+        "manifest.json", "certificate.json",
+    }  # fmt: skip
+    shards = [name for name in objects(store) if name.startswith(("train/", "validation/"))]
+    for name in shards:
+        assert asked.index(("PUT", name)) < asked.index(("GET", name)) < last
+
+
+def test_large_files_are_sent_in_parts_with_checksums(store, tmp_path):
+    from curate.runtime.transfers import download, upload
+
+    path = tmp_path / "large"
+    path.write_bytes(np.random.default_rng(0).bytes(20 << 20))
+    store.faults = Faults(seed=3, share=0.4, most=1, slow_seconds=0.01)
+    upload(path, f"{URL}/large")
+    assert objects(store)["large"] == path.read_bytes()
+    assert len({row[2] for row in store.requests if "partNumber" in row[2]}) == 3
+    sent = len(store.asked("PUT"))
+    upload(path, f"{URL}/large")
+    assert len(store.asked("PUT")) == sent  # it was there
+    assert download(f"{URL}/large", tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == path.read_bytes()
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    upload(path, f"{URL}/large")
+    assert objects(store)["large"] == path.read_bytes()
+
+
+def test_staging_holds_no_more_than_the_shards_in_hand(cached_recipe, store):
+    staging = load(cached_recipe, (f"output.dir={json.dumps(URL)}",)).output_dir
+    largest = [0]
+
+    def measure(_):
+        files = (path for path in staging.glob("*/*") if path.is_file())
+        largest[0] = max(largest[0], sum(path.stat().st_blocks * 512 for path in files))
+
+    store.before = measure
+    build(cached_recipe, URL, "budget_tokens=60000", "max_epochs=9", "output.shard_tokens=2000")
+    sizes = [len(data) for name, data in objects(store).items() if "/" in name]
+    assert len(sizes) > 60
+    assert largest[0] <= 2 * (max(sizes) + 4096) + 8192  # a shard and its provenance
+    assert not [path for path in staging.rglob("*") if path.is_file()]
+
+
+def test_the_same_again_sends_nothing_but_reads_all(cached_recipe, store):
+    build(cached_recipe)
+    first = objects(store)
+    store.requests.clear()
+    heard = Listener()
+    assert build(cached_recipe, progress=heard).ok
+    assert "built already: reading it back" in heard.notices
+    assert [row[1] for row in store.asked("PUT")] == [f"/b/{DIR}.curate.lock"]
+    read = {row[1] for row in store.asked("GET")}
+    assert all(f"/b/{DIR}{name}" in read for name in first if name.startswith("train/"))
+    assert objects(store) == first
+
+
+@pytest.mark.parametrize("killed_after", [3, 14, 45])
+def test_a_killed_build_goes_on_with_what_is_there(cached_recipe, store, tmp_path, killed_after):
+    build(cached_recipe, "s3://b/whole")
+    whole = objects(store, "whole/")
+    writes = []
+
+    def count(handler):
+        if handler.command in ("PUT", "DELETE"):
+            writes.append(handler.key)
+            if len(writes) == killed_after:
+                os.kill(child.pid, signal.SIGKILL)
+                child.wait()
+
+    command = [sys.executable, "-m", "curate.cli", "build", str(cached_recipe), "--out", URL,
+               "--set", "output.shard_tokens=10000", "--workers", "1", "-q"]  # fmt: skip
+    store.before = count
+    child = subprocess.Popen(command)
+    child.wait()
+    store.before = None
+    was_killed = child.returncode == -signal.SIGKILL
+    assert was_killed or killed_after > 40
+    if was_killed and "manifest.json" not in objects(store):
+        with pytest.raises(ShardError, match=r"no manifest\.json, so no finished dataset"):
+            curate.load(URL, 128)
+    there = {name for name in objects(store) if name.startswith("train/")}
+    time.sleep(0.3)  # its helper ends with it
+    store.requests.clear()
+    assert build(cached_recipe).ok
+    sent = {row[1].removeprefix(f"/b/{DIR}") for row in store.asked("PUT")}
+    assert not sent & there
+    assert_same(objects(store), whole)
+
+
+def test_another_recipe_replaces_a_dataset_only_when_told(cached_recipe, store):
+    build(cached_recipe)
+    store.put("b", f"{DIR}notes.txt", b"mine")
+    with pytest.raises(
+        ShardError, match=rf"^{URL}: holds a dataset of another recipe.*--overwrite"
+    ):
+        build(cached_recipe, URL, "seed=3", "output.format=npy")
+    assert build(cached_recipe, URL, "seed=3", "output.format=npy", overwrite=True).ok
+    build(cached_recipe, "s3://b/fresh", "seed=3", "output.format=npy")
+    replaced = objects(store)
+    assert replaced.pop("notes.txt") == b"mine"
+    assert_same(replaced, objects(store, "fresh/"))
+
+
+def test_foreign_objects_are_not_touched(cached_recipe, store):
+    store.put("b", f"{DIR}train/mine.txt", b"mine")
+    store.put("b", f"{DIR}stats.json", b"[1]")
+    before = objects(store)
+    with pytest.raises(ShardError, match=rf"^{URL}: holds 1 file that curate did not write"):
+        build(cached_recipe)
+    assert objects(store) == before
+
+
+def test_two_builds_do_not_write_to_one_prefix(cached_recipe, store):
+    line = holder_line({}).replace(b'"process": ', b'"process": 1')
+    other = line.replace(os.uname().nodename.encode(), b"node-3")
+    store.put("b", f"{DIR}.curate.lock", other)
+    with pytest.raises(
+        ShardError, match=r"of node-3 .* type: aws s3 rm 's3://b/my mixes/mix/\.cur"
+    ):
+        build(cached_recipe)
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    line = json.dumps({"machine": os.uname().nodename, "process": dead.pid, "since": 0.0})
+    store.put("b", f"{DIR}.curate.lock", line.encode())
+    assert build(cached_recipe).ok  # that process has ended
+    assert ".curate.lock" not in objects(store)
+    assert write_new(f"{URL}/a", b"1") and not write_new(f"{URL}/a", b"2")
+    assert write_new(f"{URL}/a", b"1")  # the first answer was lost
+
+
+def test_verify_reads_the_bucket_and_writes_its_verdict_there(cached_recipe, store, tmp_path):
+    built = build(cached_recipe)
+    store.faults = Faults(seed=5, share=0.3, most=2, slow_seconds=0.01)
+    again = curate.verify(URL, workers=1)
+    assert again.ok and again.json["shards"] == built.json["shards"]
+    assert again.path == f"{URL}/certificate.json"
+    name = next(name for name in objects(store) if name.startswith("train/"))
+    data = objects(store)[name]
+    store.put("b", DIR + name, data[:-1] + bytes([data[-1] ^ 1]))
+    assert curate.verify(URL, workers=1).problems == [
+        f"{name}: content differs from the manifest's hash"
+    ]
+    assert not json.loads(objects(store)["certificate.json"])["ok"]
+    del store.buckets["b"][DIR + name]
+    assert f"{name}: missing" in curate.verify(URL, report=tmp_path / "v.json").problems
+    assert build(cached_recipe).ok  # which mends it
+    assert objects(store)[name] == data
+    assert not list((tmp_path / "xdg" / "curate" / "buckets").iterdir())
+
+
+def test_a_store_that_fails_is_never_a_fact_about_the_dataset(cached_recipe, store, monkeypatch):
+    monkeypatch.setenv("CURATE_STORE_SECONDS", "1")
+    build(cached_recipe)
+    before = objects(store)
+
+    def fall(handler):
+        store.is_down = handler.command == "GET" and "/train/" in handler.path
+
+    store.before = fall
+    with pytest.raises(EngineError, match=rf"^{URL}/train/.*: cannot be reached"):
+        curate.verify(URL, workers=1)
+    store.is_down, store.before = False, None
+    assert objects(store) == before
+    store.before = lambda handler: setattr(
+        store, "is_down", handler.key.endswith("shard-00001.bin")
+    )
+    with pytest.raises(EngineError, match="cannot be reached"):
+        build(cached_recipe, "s3://b/other")
+    store.is_down, store.before = False, None
+    assert "manifest.json" not in objects(store, "other/")
+    assert build(cached_recipe, "s3://b/other").ok
+    assert_same({k: v for k, v in objects(store, "other/").items() if k != ".curate.lock"}, before)
+
+
+def test_load_copies_the_split_once_and_gives_what_a_directory_gives(
+    cached_recipe, store, tmp_path
+):
+    local = tmp_path / "local"
+    build(cached_recipe, local)
+    build(cached_recipe)
+    expected, data = curate.load(local, 64), curate.load(URL, 64)
+    assert len(data) == len(expected)
+    assert np.array_equal(data[5]["tokens"], expected[5]["tokens"])
+    store.requests.clear()
+    assert len(curate.load(URL, 64)) == len(expected)
+    assert {row[1] for row in store.requests} == {f"/b/{DIR}manifest.json"}
+    assert len(curate.load(URL, 64, split="validation")) > 0
+    name = next(name for name in objects(store) if name.startswith("train/"))
+    build(cached_recipe, URL, "seed=5", overwrite=True)
+    store.put("b", DIR + name, bytes(len(objects(store)[name])))
+    with pytest.raises(ShardError, match=rf"^{URL}/{name}: content differs .* curate verify {URL}"):
+        curate.load(URL, 64)
+
+
+def test_what_a_bucket_cannot_do_is_said_in_one_line(cached_recipe, store, monkeypatch):
+    def refused(kind, text, *overrides, url=URL):
+        with pytest.raises(kind, match=text):
+            build(cached_recipe, url, *overrides)
+
+    refused(InputError, r"s3://none/mix.*: there is no such bucket; check", url="s3://none/mix")
+    refused(RecipeError, "cache: s3://b/c is a URL, and the token store", "cache=s3://b/c")
+    for url in (
+        "s3://me:secret@b/x",
+        "s3://b/x?sig=1",
+        "https://b/x",
+        "s3://b/a/../c",
+        "s3://b//c",
+    ):
+        with pytest.raises(RecipeError, match="output.dir: .* cannot be written to") as caught:
+            build(cached_recipe, url)
+        assert "secret" not in str(caught.value)
+    for call in (
+        lambda: curate.push(URL, "me/mix"),
+        lambda: curate.remove(URL, "ids.txt"),
+        lambda: curate.diff(URL, URL),
+        lambda: curate.show(URL, "train/shard-00000:0"),
+    ):
+        with pytest.raises(InputError, match=rf"^{URL}: \w+ reads directories; .* aws s3 cp "):
+            call()
+    store.denied = ("PUT ",)
+    refused(InputError, "access is denied .*; set AWS_ACCESS_KEY_ID")
+    assert not objects(store)
+
+
+def test_secrets_stay_in_the_environment(cached_recipe, store, tmp_path):
+    build(cached_recipe)
+    secrets = [value.encode() for name, value in store.environment.items() if "KEY" in name]
+    files = [*objects(store).values(), *on_disk(tmp_path).values()]
+    assert secrets and not [data for data in files for secret in secrets if secret in data]
+
+
+def test_urls_are_known_however_they_are_written():
+    assert bucket_url(Path("s3://b/a//")) == "s3://b/a"
+    assert bucket_url("out/s3") is None and bucket_url("https://b/a") is None
+    assert describe.__doc__
