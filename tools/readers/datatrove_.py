@@ -1,10 +1,15 @@
-"""datatrove's windows over .ds files, which nanotron's Nanoset wraps and weights."""
+"""datatrove's windows over .ds files, which nanotron's Nanoset wraps and weights.
+
+The stages of nanotron are read folder by folder, at the sequence length of each.
+"""
 
 from __future__ import annotations
 
+import mixtures
 import numpy as np
+import yaml
 from datatrove.utils.dataset import DatatroveFileDataset, DatatroveFolderDataset
-from expected import Report, Tally, windows_of, work_from_arguments
+from expected import Report, Tally, Work, windows_of, work_from_arguments
 
 
 def main() -> None:
@@ -48,6 +53,55 @@ def main() -> None:
         differ == cut_windows,
         f"{differ} windows differ, {cut_windows} hold a cut document's end",
     )
+    stages(work, report)
+
+
+def stages(work: Work, report: Report) -> None:
+    """`nanotron_stages.yaml`: each folder at its stage's length, and the step a stage begins at."""
+    sets = {name: work.dataset(f"datatrove-stages/{name}") for name in work.stages}
+    root = next(iter(sets.values())).directory.parent
+    text = (root / "trainer" / "nanotron_stages.yaml").read_text("utf-8")
+    listed = yaml.safe_load(text)["data_stages"]
+    names = [stage["name"] for stage in listed]
+    report.add("own file of stages: in order", names == list(work.stages), ", ".join(names))
+    start = 1
+    for stage, (name, data) in zip(listed, sets.items(), strict=True):
+        promised = mixtures.promised(data, "nanotron Nanoset").window_tokens
+        length, dataset = stage["sequence_length"], stage["data"]["dataset"]
+        wrong = windows = 0
+        held = {}
+        for path in dataset["dataset_folder"]:
+            folder = DatatroveFolderDataset(
+                str(root / path), length, token_size=data.dtype.itemsize
+            )
+            shards = [one for one in data.shards if one.stem.parent == root / path]
+            starts = [
+                one.start + first
+                for one in shards
+                for first in range(0, one.tokens - length, length + 1)
+            ]
+            domain = mixtures.folder_of(path)
+            wrong += len(folder) != len(starts)
+            for number, first in enumerate(starts):
+                window = folder[number]["input_ids"].numpy().astype(np.int64)
+                wrong += not np.array_equal(window, data.stream[first : first + length + 1])
+                wrong += data.domains[data.domain_of[first]] != domain
+            held[domain] = len(starts)
+            windows += len(starts)
+        report.add(
+            f"own file of stages, {name}: windows of each folder are the domain's",
+            windows > 0 and not wrong and length == promised,
+            f"{windows:,} windows of {length} and one token, {wrong} wrong",
+        )
+        weights = dict(zip(held, dataset["dataset_weights"], strict=True))
+        off = max(abs(weights.get(key, 0) - w) for key, w in work.stage_weights[name].items())
+        report.add(f"own file of stages, {name}: shares of the plan", off < 1e-6, f"{off:.1e} off")
+        report.add(
+            f"own file of stages, {name}: begins where the one before ends",
+            stage["start_training_step"] == start,
+            f"step {stage['start_training_step']}, of {work.batch_sequences} sequences",
+        )
+        start += work.stages[name] // length // work.batch_sequences
 
 
 if __name__ == "__main__":

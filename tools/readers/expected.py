@@ -90,6 +90,11 @@ class Work:
         self.sequence_tokens: int = self.description["sequence_tokens"]
         self.weights: dict[str, float] = self.description["weights"]
         self.domains = list(self.weights)
+        self.stages: dict[str, int] = self.description["stages"]
+        """Budget of each stage, in order."""
+        self.stage_weights: dict[str, dict[str, float]] = self.description["stage_weights"]
+        """Shares by domain of each stage."""
+        self.batch_sequences: int = self.description["batch_sequences"]
 
     def refused(self, name: str) -> str | None:
         """Why curate did not write a dataset; None where it did."""

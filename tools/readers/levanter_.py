@@ -20,6 +20,7 @@ import haliax
 import jax
 import mixtures
 import numpy as np
+import yaml
 from expected import Dataset, Report, Tally, Work, work_from_arguments
 from levanter.data.text import (
     DatasetComponent,
@@ -58,6 +59,7 @@ def main() -> None:
     own_data(work, report, "input_ids_sequences", "passthrough")
     for name in ("parquet", "jsonl"):
         own_data(work, report, name, tokenizer(work))
+    stages(work, report)
 
 
 async def rows_of(cache: object) -> list[dict]:
@@ -150,6 +152,58 @@ def own_data(work: Work, report: Report, name: str, tokenizer: str) -> None:
     drawn = mixtures.Owners(data).sort(np.asarray(one.tokens.array) for one in examples)
     mixtures.keeps(report, promise, drawn, name)
     report.add(f"own mixture file: validation ({name})", set(rows) == set(data.domains), str(rows))
+
+
+def stages(work: Work, report: Report) -> None:
+    """`levanter_stages.yaml`, decoded as a training run's, all sequences of all steps."""
+    sets = {name: work.dataset(f"input_ids_sequences-stages/{name}") for name in work.stages}
+    first = next(iter(sets.values()))
+    length = mixtures.promised(first, "levanter").window_tokens
+    root, step = first.directory.parent, work.batch_sequences
+    settings = yaml.safe_load((root / "trainer" / "levanter_stages.yaml").read_text())["data"]
+    cache = Path("levanter-own").resolve() / "stages"
+    shutil.rmtree(cache, ignore_errors=True)
+    given = {"tokenizer": "passthrough", "cache_dir": str(cache), "vocab_size": first.vocabulary}
+    sequences = sum(budget // length for budget in work.stages.values())
+    with contextlib.chdir(root):
+        config = draccus.decode(LmDataConfig, settings | given)
+        position = haliax.Axis("position", length)
+        train = config.train_set(position, BatchSchedule(step), key=jax.random.PRNGKey(0))
+        block = config.mixture_block_size
+        stop = -(-sequences // block) * block  # whole blocks, in each of which shares are exact
+        drawn = [
+            np.asarray(example.tokens.array)
+            for start in range(0, stop, BATCH_SEQUENCES)
+            for example in asyncio.run(train.get_batch(range(start, start + BATCH_SEQUENCES)))
+        ]
+        held_out = config.validation_sets(position)
+        rows = {key: len(one.as_sync_dataset()) for key, one in held_out.items()}
+    starts = [change[0] * step for change in settings["train_weights"]]
+    planned = 0
+    for (name, data), start, end in zip(sets.items(), starts, [*starts[1:], stop], strict=True):
+        owners = mixtures.Owners(data)
+        off, unknown = 0.0, 0
+        for low in range(start, end, block):
+            counts = Counter(map(owners.of, drawn[low : low + block]))
+            unknown += counts.pop(None, 0)
+            shares = {key: counts[key] / block for key in data.domains}
+            off = max(off, *(abs(shares[k] - w) for k, w in work.stage_weights[name].items()))
+        kind = f"own file of stages, {name}"
+        report.add(
+            f"{kind}: sequences are the stage's", not unknown,
+            f"{end - start:,} sequences, {unknown} of no domain of the stage",
+        )  # fmt: skip
+        report.add(
+            f"{kind}: shares of the plan in every block", off < len(data.domains) / block,
+            f"furthest off by {off:.3%}, {(end - start) // block} blocks of {block}",
+        )  # fmt: skip
+        report.add(
+            f"{kind}: begins at the nearest block", abs(start - planned) <= block / 2,
+            f"sequence {start:,} for {planned:,}",
+        )  # fmt: skip
+        planned += work.stages[name] // length
+    expected = {f"{first.directory.name}/{domain}" for domain in first.domains}
+    report.add("own file of stages: validation", set(rows) == expected, str(rows))
 
 
 def filled(data: Dataset, length: int) -> np.ndarray:

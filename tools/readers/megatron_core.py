@@ -65,14 +65,17 @@ def main() -> None:
     )
     blend(work, report)
     every_sample_once(work, report, data)
-    own_blend(work, report)
+    own_blend(report, work.dataset("megatron-apart"), work.sequence_tokens)
+    for stage in work.stages:
+        data = work.dataset(f"megatron-stages/{stage}")
+        own_blend(report, data, mixtures.promised(data, "Megatron-LM").window_tokens, stage)
 
 
-def configuration(work: Work, data: Dataset, **blend: object) -> GPTDatasetConfig:
-    """Settings as a training run has them."""
+def configuration(length: int, data: Dataset, **blend: object) -> GPTDatasetConfig:
+    """Settings as a training run with sequences of `length` tokens has them."""
     return GPTDatasetConfig(
         random_seed=SEED,
-        sequence_length=work.sequence_tokens,
+        sequence_length=length,
         tokenizer=EndToken(data.vocabulary, data.eos_id),
         reset_position_ids=False,
         reset_attention_mask=False,
@@ -84,7 +87,8 @@ def configuration(work: Work, data: Dataset, **blend: object) -> GPTDatasetConfi
 
 def gpt_dataset(work: Work, data: Dataset, shard: Shard) -> GPTDataset:
     """One epoch of a shard."""
-    config = configuration(work, data, blend=([str(shard.stem)], None), split="1,0,0")
+    blend = ([str(shard.stem)], None)
+    config = configuration(work.sequence_tokens, data, blend=blend, split="1,0,0")
     indexed = GPTDataset.build_low_level_dataset(str(shard.stem), config)
     documents = np.arange(len(indexed), dtype=np.int32)
     return GPTDataset(indexed, str(shard.stem), documents, None, Split.train, config)
@@ -123,7 +127,8 @@ def blend(work: Work, report: Report) -> None:
         for data, shard in shards
     ]
     prefixes = [str(shard.stem) for _, shard in shards]
-    config = configuration(work, sets[0], blend_per_split=[(prefixes, weights), None, None])
+    blend = [(prefixes, weights), None, None]
+    config = configuration(work.sequence_tokens, sets[0], blend_per_split=blend)
     blended = build(config, BLEND_SAMPLES)
     drawn_tokens = dict.fromkeys(work.domains, 0)
     wrong = 0
@@ -141,7 +146,8 @@ def blend(work: Work, report: Report) -> None:
 def every_sample_once(work: Work, report: Report, data: Dataset) -> None:
     """`--data-path prefix prefix …` without weights, as for a mixed output."""
     prefixes = [str(shard.stem) for shard in data.shards]
-    config = configuration(work, data, blend_per_split=[(prefixes, None), None, None])
+    by_split = [(prefixes, None), None, None]
+    config = configuration(work.sequence_tokens, data, blend_per_split=by_split)
     blend = build(config, None)
     samples = sum((shard.tokens - 1) // work.sequence_tokens for shard in data.shards)
     report.add("Blend without weights: every sample once", len(blend) == samples, f"{len(blend):,}")
@@ -157,18 +163,18 @@ def build_splits(config: GPTDatasetConfig, sizes: Sequence[int | None]) -> list[
     return BlendedMegatronDatasetBuilder(GPTDataset, sizes, lambda: True, config).build()
 
 
-def own_blend(work: Work, report: Report) -> None:
+def own_blend(report: Report, data: Dataset, length: int, stage: str = "") -> None:
     """`trainer/blend.txt` as `--data-args-path`, `trainer/blend.json` by split, as written."""
-    data = work.dataset("megatron-apart")
+    what = f"own mixture file{f' of stage {stage}' * bool(stage)}"
     promise = mixtures.promised(data, "Megatron-LM")
     splits = mixtures.configuration(data, "blend.json")
     listed = get_blend_from_list((data.directory / "trainer/blend.txt").read_text().split())
     by_split = [get_blend_from_list(splits.pop(name)) for name in ("train", "valid", "test")]
     fine = not splits and listed == by_split[0] and by_split[2] is None
-    report.add("own mixture file: both say the same", fine, f"{len(listed[0])} prefixes")
+    report.add(f"{what}: both say the same", fine, f"{len(listed[0])} prefixes")
     shards = {str(shard.stem.relative_to(data.directory)): shard for shard in data.shards}
     with contextlib.chdir(data.directory):
-        config = configuration(work, data, blend_per_split=by_split)
+        config = configuration(length, data, blend_per_split=by_split)
         sizes = [promise.samples, VALIDATION_SAMPLES, None]
         train, validation, _ = build_splits(config, sizes)
         wrong, drawn = 0, defaultdict(list)
@@ -176,12 +182,12 @@ def own_blend(work: Work, report: Report) -> None:
             which, sample = int(train.dataset_index[index]), int(train.dataset_sample_index[index])
             shard = shards[by_split[0][0][which]]
             wrong += not fits(train.datasets[which], sample, data, shard)
-            drawn[mixtures.folder_of(shard.stem)].append(work.sequence_tokens)
+            drawn[mixtures.folder_of(shard.stem)].append(length)
         held_out = {len(validation[index]["tokens"]) for index in range(len(validation))}
-    report.add("own mixture file: samples are the domain's", not wrong, f"{wrong} wrong")
-    mixtures.keeps(report, promise, drawn)
-    fine = len(validation) >= VALIDATION_SAMPLES and held_out == {work.sequence_tokens}
-    report.add("own mixture file: validation", fine, f"{len(validation)} samples")
+    report.add(f"{what}: samples are the domain's", not wrong, f"{wrong} wrong")
+    mixtures.keeps(report, promise, drawn, stage)
+    fine = len(validation) >= VALIDATION_SAMPLES and held_out == {length}
+    report.add(f"{what}: validation", fine, f"{len(validation)} samples")
 
 
 if __name__ == "__main__":

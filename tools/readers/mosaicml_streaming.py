@@ -64,12 +64,12 @@ def main() -> None:
     )  # fmt: skip
     proportions(work, report)
     resume(report, data)
-    for name in ("mds-apart", "mds_documents-apart"):
+    for name in ("mds-apart", "mds_documents-apart", *(f"mds-stages/{s}" for s in work.stages)):
         for file, trainer in (
             ("streams.yaml", "streaming, choose"),
             ("streams_proportion.yaml", "streaming, proportion"),
         ):
-            own_streams(work, report, name, file, trainer)
+            own_streams(work, report, name, (file, trainer))
 
 
 def folder(data: Dataset) -> str:
@@ -132,13 +132,20 @@ def key(batch: dict) -> bytes:
     return np.concatenate(batch["tokens"]).tobytes()
 
 
-def own_streams(work: Work, report: Report, name: str, file: str, trainer: str) -> None:
-    """A file of `trainer/`: every key goes to Stream or StreamingDataset, as llm-foundry does."""
-    data = work.dataset(name)
+def own_streams(work: Work, report: Report, name: str, written: tuple[str, str]) -> None:
+    """A file of `trainer/`: every key goes to Stream or StreamingDataset, as llm-foundry does.
+
+    Args:
+        work: What was built.
+        report: Where the rows go.
+        name: The dataset.
+        written: The file, and the trainer in the certificate.
+    """
+    data, (file, trainer) = work.dataset(name), written
     promise = mixtures.promised(data, trainer)
     settings = mixtures.configuration(data, file).pop("dataset")
     streams = settings.pop("streams").values()
-    owner = rows_of(data, work.sequence_tokens if name == "mds-apart" else None)
+    owner = rows_of(data, None if name == "mds_documents-apart" else promise.window_tokens)
     drawn: mixtures.Drawn = {}
     with contextlib.chdir(data.directory):
         rows = StreamingDataset(

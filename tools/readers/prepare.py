@@ -5,8 +5,9 @@
 `DIR` holds `<domain>.jsonl` files with a `text`; by default four domains of the embedded corpus are
 taken. Documents are made distinct, so that a text says its domain. The same mixture is built as
 each of `BUILDS`, each domain by itself, and another mixture with `output.shape: per-domain`, for
-trainers that mix. `--wide` gives the tokenizer 60,000 ids that no text uses, so that tokens need
-more than 16 bits; formats that cannot hold them are then left out, with the reason.
+trainers that mix; some of these also in three stages. `--wide` gives the tokenizer 60,000 ids that
+no text uses, so that tokens need more than 16 bits; formats that cannot hold them are then left
+out, with the reason.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ sys.path.insert(0, str(ROOT))
 from curate.dataset.manifest import load_manifest, read_provenance  # noqa: E402
 from curate.errors import RecipeError  # noqa: E402
 from curate.pipeline.build import build  # noqa: E402
+from curate.pipeline.build_stages import build_staged_recipe  # noqa: E402
 from curate.pipeline.read_back import reopen  # noqa: E402
 from curate.recipe import parse  # noqa: E402
 from curate.runtime.files import read_json, write_json  # noqa: E402
@@ -62,13 +64,25 @@ class Build:
     """Whether each domain is built by itself too."""
     apart: bool = False
     """Whether it is also built with the trainer's own mixture file, as `NAME-apart`."""
+    stages: tuple[int, ...] = ()
+    """Tokens of a sequence in each of `STAGES`, where it is also built in them with domains apart,
+    as `NAME-stages/STAGE`; empty: it is not."""
 
+
+STAGES = {"pretrain": 0.6, "mid": 0.3, "anneal": 0.1}
+"""Shares of the budget."""
+BATCH_SEQUENCES = 32
+"""Sequences of a training step in every stage."""
+LENGTHS = (512, 512, 1024)
+SHORT = (64, 64, 64)
+"""levanter has one length for the run, and a border between stages at blocks of 2,048 sequences, of
+which even the last stage has one."""
 
 BUILDS: dict[str, Build] = {
-    "megatron": Build("megatron", WINDOWS, by_domain=True, apart=True),
+    "megatron": Build("megatron", WINDOWS, by_domain=True, apart=True, stages=LENGTHS),
     "olmo": Build("olmo", WINDOWS, by_domain=True, apart=True),
-    "datatrove": Build("datatrove", WINDOWS, by_domain=True, apart=True),
-    "mds": Build("mds", sequences=True, by_domain=True, apart=True),
+    "datatrove": Build("datatrove", WINDOWS, by_domain=True, apart=True, stages=LENGTHS),
+    "mds": Build("mds", sequences=True, by_domain=True, apart=True, stages=LENGTHS),
     "mds_documents": Build("mds", apart=True),
     "litdata": Build("litdata", WINDOWS, by_domain=True, apart=True),
     "llmc": Build("llmc", {**WINDOWS, "step_tokens": SEQUENCE_TOKENS}),
@@ -76,7 +90,9 @@ BUILDS: dict[str, Build] = {
     "nemo": Build("llmc", {"variant": "nemo", **WINDOWS}),
     "npy": Build("npy"),
     "input_ids": Build("input_ids", apart=True),
-    "input_ids_sequences": Build("input_ids", sequences=True, by_domain=True, apart=True),
+    "input_ids_sequences": Build(
+        "input_ids", sequences=True, by_domain=True, apart=True, stages=SHORT
+    ),
     "parquet": Build("parquet", by_domain=True, apart=True),
     "jsonl": Build("jsonl", by_domain=True, apart=True),
     "arrow": Build("arrow", apart=True),
@@ -133,12 +149,20 @@ def prepare(work: Path, source: Path | None, budget_tokens: int, *, wide: bool) 
         if one.apart:
             directory = _build(work, recipes.apart(f"{name}-apart", one))
             datasets[f"{name}-apart"] = _expect(work, f"{name}-apart", directory, encoded)
+        if one.stages:
+            directory = _build(work, recipes.staged(f"{name}-stages", one))
+            for stage in STAGES:
+                key = f"{name}-stages/{stage}"
+                datasets[key] = _expect(work, key, directory / stage, encoded)
         print(name, flush=True)
     write_json(
         work / "work.json",
         {
             "weights": weights,
             "sequence_tokens": SEQUENCE_TOKENS,
+            "stages": {name: int(share * budget_tokens) for name, share in STAGES.items()},
+            "stage_weights": dict(zip(STAGES, stage_weights(weights), strict=True)),
+            "batch_sequences": BATCH_SEQUENCES,
             "datasets": datasets,
             "refused": refused,
         },  # fmt: skip
@@ -217,6 +241,29 @@ class _Recipes:
         recipe["output"]["shape"] = "per-domain"
         return json.dumps(recipe)
 
+    def staged(self, name: str, one: Build) -> str:
+        """Each domain in a folder of its own, in stages on three mixtures."""
+        recipe = self._recipe(name, one, self.budget_tokens, list(self.weights))
+        del recipe["budget_tokens"]
+        recipe["output"] |= {"shape": "per-domain", "options": {}}
+        recipe["stages"] = [
+            {
+                "name": stage,
+                "budget_tokens": int(share * self.budget_tokens),
+                "batch_sequences": BATCH_SEQUENCES,
+                "mixture": {"method": "manual", "weights": weights},
+                **(
+                    {"sequence_length": length}
+                    if one.sequences
+                    else {"options": {**one.options, "window_tokens": length}}
+                ),
+            }
+            for (stage, share), length, weights in zip(
+                STAGES.items(), one.stages, stage_weights(self.weights), strict=True
+            )
+        ]
+        return json.dumps(recipe)
+
     def _recipe(self, name: str, one: Build, tokens: int, domains: list[str]) -> dict[str, Any]:
         ready = self.work / "tokenizer.json"
         recipe: dict[str, Any] = {
@@ -243,11 +290,23 @@ class _Recipes:
         return recipe
 
 
+def stage_weights(weights: dict[str, float]) -> list[dict[str, float]]:
+    """Shares by domain in each of `STAGES`: the mixture, all the same, and the mixture reversed."""
+    shares = list(weights.values())
+    even = [1 / len(shares)] * len(shares)
+    return [dict(zip(weights, row, strict=True)) for row in (shares, even, shares[::-1])]
+
+
 def _build(work: Path, recipe: str) -> Path:
-    built = build(parse(recipe, work), 1, Observer())
-    if not built.certificate["ok"]:
-        raise SystemExit(f"{built.directory}: {built.certificate['problems']}")
-    return built.directory
+    loaded = parse(recipe, work)
+    # The first dataset trains the tokenizer, and is replaced by one that reads it.
+    if loaded.recipe.stages:
+        certificate = build_staged_recipe(loaded, 1, Observer(), overwrite=True).json
+    else:
+        certificate = build(loaded, 1, Observer(), overwrite=True).certificate
+    if not certificate["ok"]:
+        raise SystemExit(f"{loaded.output_dir}: {certificate['problems']}")
+    return loaded.output_dir
 
 
 def _encode(work: Path, texts: dict[str, list[str]]) -> dict[str, list[np.ndarray]]:
