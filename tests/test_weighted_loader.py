@@ -458,3 +458,15 @@ def test_torch_loaders_change_weights_too(places: dict[str, Path]) -> None:
     assert next(iter(again))["samples"].tolist() == following[:2].tolist()
     with pytest.raises(RecipeError, match="workers: 2 processes would not learn of new weights"):
         data.torch_loader(6, workers=2)
+
+
+def test_a_loop_that_is_left_goes_on_with_the_next_draw(places: dict[str, Path]) -> None:
+    """Blocks double while the shares stay, so a loop that ends early leaves a block in part."""
+    data = curate.load(places["recipe"], LENGTH, fields=("samples",), weights="planned")
+    whole = [batch["samples"].tolist() for batch in data.loader(2)]
+    loader = data.loader(2)
+    parts = []
+    for steps in (1, 5, 2, 9, len(whole)):
+        parts += [batch["samples"].tolist() for batch in itertools.islice(loader, steps)]
+        assert sum(row.sequences for row in loader.drawn.values()) == sum(map(len, parts))
+    assert parts[: len(whole)] == whole

@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -37,8 +37,27 @@ from curate.runtime.escape import one_line
 
 StageName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,99}$(?!\n)")]
 
-BESIDE_STAGES = ("plan.json", RECIPE)
+PLAN = "plan.json"
+"""Plan of all stages, in the dataset's directory."""
+
+BESIDE_STAGES = (PLAN, RECIPE)
 """Files beside the folders of stages that the manifest lists."""
+
+
+class PlannedDomain(msgspec.Struct, frozen=True):
+    """A domain in the plan of all stages."""
+
+    supply_tokens: Count
+    max_epochs: Annotated[float, Meta(gt=0)]
+    tokens: Count
+    """Tokens that all stages take."""
+
+
+class StagedPlan(msgspec.Struct, frozen=True):
+    """`plan.json` of all stages, as far as it is compared with what is written or drawn."""
+
+    domains: dict[str, PlannedDomain]
+    on_shortfall: Literal["error", "repeat", "redistribute"] = "error"
 
 
 class StageRecord(msgspec.Struct, frozen=True):
@@ -107,6 +126,19 @@ def load_stages(directory: Path) -> StagedManifest | None:
                 "is read"
             )
     return manifest
+
+
+def load_staged_plan(directory: Path) -> StagedPlan:
+    """Read the plan of a dataset in stages.
+
+    Raises:
+        ShardError: It is absent, or no plan of stages.
+    """
+    path = directory / PLAN
+    try:
+        return msgspec.json.decode(read_regular(path), type=StagedPlan)
+    except (OSError, msgspec.DecodeError, ValueError) as error:
+        raise ShardError(f"{PLAN}: not a plan of stages ({one_line(str(error))})") from error
 
 
 def load_stage(directory: Path, record: StageRecord) -> Manifest:

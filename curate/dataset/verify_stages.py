@@ -4,33 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-import msgspec
-from msgspec import Meta
+from typing import Any
 
 from curate import __version__
-from curate.dataset.manifest import Count, file_damage
-from curate.dataset.regular_files import read_regular
-from curate.dataset.staged import StagedManifest, load_stage
+from curate.dataset.manifest import file_damage
+from curate.dataset.staged import (
+    PLAN,
+    StagedManifest,
+    StagedPlan,
+    load_stage,
+    load_staged_plan,
+)
 from curate.errors import ShardError
-from curate.runtime.escape import one_line
 
 ROUNDING = 1e-9
 """Passes above the cap that are rounding: the cap in tokens is whole."""
-
-
-class _Domain(msgspec.Struct, frozen=True):
-    supply_tokens: Count
-    max_epochs: Annotated[float, Meta(gt=0)]
-    tokens: Count
-
-
-class _Plan(msgspec.Struct, frozen=True):
-    """`plan.json` of all stages, as far as it is compared with what was written."""
-
-    domains: dict[str, _Domain]
-    on_shortfall: Literal["error", "repeat", "redistribute"] = "error"
 
 
 def certify_stages(
@@ -55,8 +43,11 @@ def certify_stages(
             if str(error) not in of_stage:
                 problems.append(str(error))
     plan = None
-    if not any(problem.startswith("plan.json") for problem in problems):
-        plan = _read_plan(directory, problems)
+    if not any(problem.startswith(PLAN) for problem in problems):
+        try:
+            plan = load_staged_plan(directory)
+        except ShardError as error:
+            problems.append(str(error))
     domains = {} if plan is None else _domains(manifest, plan, certificates, problems)
     stages = {
         stage.name: {
@@ -84,17 +75,9 @@ def certify_stages(
     }
 
 
-def _read_plan(directory: Path, problems: list[str]) -> _Plan | None:
-    try:
-        return msgspec.json.decode(read_regular(directory / "plan.json"), type=_Plan)
-    except (OSError, msgspec.DecodeError, ValueError) as error:
-        problems.append(f"plan.json: not a plan of stages ({one_line(str(error))})")
-        return None
-
-
 def _domains(
     manifest: StagedManifest,
-    plan: _Plan,
+    plan: StagedPlan,
     certificates: Mapping[str, dict[str, Any]],
     problems: list[str],
 ) -> dict[str, Any]:

@@ -13,29 +13,38 @@ read.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from numpy.typing import DTypeLike
 
 from curate import recipe as recipes
 from curate.dataset.copies import copy_from_bucket
-from curate.dataset.staged import load_stage, load_stages
+from curate.dataset.staged import StagedPlan, load_stage, load_staged_plan, load_stages
 from curate.errors import RecipeError
 from curate.loader.batch_loader import BatchLoader, LoaderOptions
-from curate.loader.domain_windows import DomainShards, DomainStore, shard_limits, store_limits
-from curate.loader.draws import DrawLimits, Weights
+from curate.loader.domain_windows import (
+    DomainShards,
+    DomainStore,
+    most_tokens,
+    planned_part,
+    shard_limits,
+    store_limits,
+)
+from curate.loader.draws import PLANNED, DrawLimits, Weights
 from curate.loader.fields import FIELDS, check_fields, extra_tokens, needs_segments
 from curate.loader.sequence_dataset import Sequences
 from curate.loader.shard_windows import ShardSource
-from curate.loader.stages import StagedLoader, StagedSequences
+from curate.loader.stages import StagedDraws, StagedLoader, StagedSequences
 from curate.loader.store_windows import PlannedStore, StoreSource
 from curate.loader.weighted_loader import DomainDraws, WeightedLoader
 from curate.loader.window_source import WindowSource
+from curate.mixture.request import DomainSupply
 from curate.pipeline.check import check_mixture, check_names
 from curate.pipeline.plan import Planned, plan_dataset
-from curate.pipeline.stages import check_stage_names, plan_stages
+from curate.pipeline.stages import check_stage_names, plan_stages, stages_json
 from curate.runtime.files import bucket_url
 from curate.runtime.progress import Observer
 from curate.runtime.workers import default_workers
@@ -75,7 +84,8 @@ def load(  # noqa: PLR0913 - one entry for all; all but two are keywords
         dtype: Integer type of `tokens` and `labels`.
         weights: Opens the data by domain, so that loaders can change its shares: weights to begin
             with, or a function that is called with the loader before every step and returns
-            weights or None, or `planned` for the shares of the build or plan.
+            weights or None, or `planned` for the shares of the build or plan. In stages, weights
+            hold for the first of them, and a function is asked in all.
 
     Returns:
         Sequences by number, with `loader` and `torch_loader` for batches; in stages, those of each
@@ -100,30 +110,30 @@ def load(  # noqa: PLR0913 - one entry for all; all but two are keywords
             )
         loaded = recipes.load(path)
         if loaded.recipe.stages:
-            _refuse_weights(weights, path)
-            sources = open_stages(loaded, sequence_length, names)
-            return StagedSequences(
-                {name: Sequences(stage, names, dtype) for name, stage in sources}, str(path)
+            opened_stages, plan = open_stages(
+                loaded, sequence_length, names, by_domain=weights is not None
             )
+            return _staged(opened_stages, plan, weights, str(path), (names, dtype))
         opened, limits = open_recipe(loaded, sequence_length, names, by_domain=weights is not None)
     elif path.is_dir():
         segments = needs_segments(names) or weights is not None
+
+        def open_shards(directory: Path) -> tuple[WindowSource, DrawLimits | None]:
+            shards = ShardSource(directory, split, sequence_length, extra_tokens(names), segments)
+            if weights is not None:
+                return open_domains(shards, directory)
+            shards.check_mixed()
+            return shards, None
+
         stages = load_stages(path)
         if stages is not None:
-            _refuse_weights(weights, path)
             of_stages = {}
             for stage in stages.stages:
                 load_stage(path, stage)
-                place = path / stage.name
-                shards = ShardSource(place, split, sequence_length, extra_tokens(names), segments)
-                shards.check_mixed()
-                of_stages[stage.name] = Sequences(shards, names, dtype)
-            return StagedSequences(of_stages, str(path))
-        opened = ShardSource(path, split, sequence_length, extra_tokens(names), segments)
-        if weights is not None:
-            opened, limits = open_domains(opened, path)
-        else:
-            opened.check_mixed()
+                of_stages[stage.name] = open_shards(path / stage.name)
+            staged_plan = load_staged_plan(path) if weights is not None else None
+            return _staged(of_stages, staged_plan, weights, str(path), (names, dtype))
+        opened, limits = open_shards(path)
     else:
         raise RecipeError(
             f"{path}: expected the directory of a build or a recipe file, but there is neither"
@@ -134,13 +144,36 @@ def load(  # noqa: PLR0913 - one entry for all; all but two are keywords
     return Sequences(opened, names, dtype, draws)
 
 
-def _refuse_weights(weights: Weights | None, path: Path) -> None:
-    """Raise RecipeError if weights were given for a source in stages."""
-    if weights is not None:
-        raise RecipeError(
-            f"{path}: weights change the shares of one mixture, and this has stages; load the "
-            "directory of one of them"
-        )
+def _staged(
+    stages: Mapping[str, tuple[WindowSource, DrawLimits | None]],
+    plan: StagedPlan | None,
+    weights: Weights | None,
+    where: str,
+    content: tuple[Sequence[str], DTypeLike],
+) -> StagedSequences:
+    """Wrap stages that were opened.
+
+    Args:
+        stages: Windows of each stage, and, with weights, the limits of its domains.
+        plan: Supply and caps of all stages; None without weights.
+        weights: Weights to begin with; None where the stages are not by domain.
+        where: Directory or recipe, for messages.
+        content: Fields of a sequence, and the type of its tokens.
+
+    Raises:
+        RecipeError: A weight is out of range, or of no domain.
+    """
+    names, dtype = content
+    of_stages, draws = {}, None
+    for name, (source, limits) in stages.items():
+        drawn = None if limits is None else DomainDraws(limits, PLANNED)
+        of_stages[name] = Sequences(source, names, dtype, drawn)
+        if limits is not None and weights is not None and not callable(weights):
+            limits.check(weights)  # fail here rather than when a loader is made
+    if weights is not None and plan is not None:
+        supply = {name: domain.supply_tokens for name, domain in plan.domains.items()}
+        draws = StagedDraws(weights, most_tokens(plan), supply)
+    return StagedSequences(of_stages, where, draws)
 
 
 def open_domains(shards: ShardSource, directory: Path) -> tuple[DomainShards, DrawLimits]:
@@ -191,17 +224,22 @@ def open_recipe(
 
 
 def open_stages(
-    loaded: recipes.LoadedRecipe, sequence_length: int | None, fields: Sequence[str]
-) -> Iterator[tuple[str, StoreSource]]:
+    loaded: recipes.LoadedRecipe,
+    sequence_length: int | None,
+    fields: Sequence[str],
+    *,
+    by_domain: bool = False,
+) -> tuple[dict[str, tuple[WindowSource, DrawLimits | None]], StagedPlan]:
     """Plan a recipe with stages, and open the token store with the plan of each.
 
     Args:
         loaded: The recipe.
         sequence_length: Tokens of a sequence; None takes that of each stage, less one for labels.
         fields: Names from `FIELDS`.
+        by_domain: Whether to open what each stage takes by domain, and count it.
 
-    Yields:
-        Name and windows of each stage.
+    Returns:
+        Windows of each stage, with the limits of its domains if it is by domain; and the plan.
 
     Raises:
         RecipeError: No sequence length is given, or the recipe cannot be planned.
@@ -209,8 +247,22 @@ def open_stages(
     lengths = [_length(stage, sequence_length, fields) for stage in recipes.stage_recipes(loaded)]
     check_stage_names(loaded)
     planned = plan_stages(loaded, default_workers(), Observer())
+    opened: dict[str, tuple[WindowSource, DrawLimits | None]] = {}
     for stage, length in zip(planned, lengths, strict=True):
-        yield stage.name, StoreSource(_planned_store(stage.loaded, stage.planned), length)
+        store = _planned_store(stage.loaded, stage.planned)
+        if not by_domain:
+            opened[stage.name] = StoreSource(store, length), None
+            continue
+        store, request = planned_part(store), stage.planned.mixed.request
+        supply = [
+            DomainSupply(stream.name, stream.supply_tokens, domain.max_epochs)
+            for stream, domain in zip(store.streams, request.domains, strict=True)
+        ]
+        limits = store_limits(store, supply, request.options.on_shortfall != "repeat", length)
+        limits.check_supply(f"{store.where}: stages[{stage.name}]")
+        opened[stage.name] = DomainStore(store, limits), limits
+    plan = msgspec.convert(stages_json(loaded, planned), StagedPlan)
+    return opened, plan
 
 
 def _length(

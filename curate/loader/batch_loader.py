@@ -132,6 +132,10 @@ class BatchLoader:
         """Sequences of an epoch, over all ranks."""
         return len(self.reader)
 
+    def restart(self) -> None:
+        """Go back to the first position of epoch 0."""
+        self.epoch = self.position = 0
+
     def set_weights(self, weights: Weights) -> None:
         """Refuse to change the shares of domains, which are those of the build or plan.
 

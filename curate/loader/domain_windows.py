@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from curate.curation.levels import domain_settings
 from curate.dataset.manifest import RECIPE, read_plan
+from curate.dataset.staged import StagedPlan
 from curate.loader.draws import DrawLimits
 from curate.loader.fields import Segments
 from curate.loader.shard_windows import ShardSource, ranges
@@ -25,6 +26,7 @@ from curate.loader.store_windows import PlannedStore, StoreSource
 from curate.loader.window_source import Order
 from curate.mixture.request import DomainSupply, cap_tokens
 from curate.plan.sequences import order_in_passes
+from curate.plan.streams import DocumentStream, whole_passes
 from curate.recipe import load as load_recipe
 from curate.runtime.files import hash_json
 
@@ -133,6 +135,29 @@ class DomainShards:
     def stored_order(self) -> Order:
         """Return the order of the numbers."""
         return np.ndarray.copy
+
+
+def planned_part(planned: PlannedStore) -> PlannedStore:
+    """Return only what the plan takes of each domain, once, as shards would hold it."""
+    return replace(planned, streams=[_planned_part(stream) for stream in planned.streams])
+
+
+def _planned_part(stream: DocumentStream) -> DocumentStream:
+    passes, partial = whole_passes(stream)
+    if passes:
+        return stream
+    stops = np.minimum(stream.stops[:partial], stream.tokens)
+    return replace(stream, documents=stream.documents[:partial], stops=stops)
+
+
+def most_tokens(plan: StagedPlan) -> dict[str, int | None]:
+    """Return the most tokens that all stages together may draw of each domain; None for no cap."""
+    return {
+        name: cap_tokens(DomainSupply(name, domain.supply_tokens, domain.max_epochs))
+        if plan.on_shortfall != "repeat"
+        else None
+        for name, domain in plan.domains.items()
+    }
 
 
 def store_limits(

@@ -2,17 +2,23 @@
 
 A batch holds sequences of one stage, so their length may change at a border. A stage that has not
 begun is not part of the state, so later stages may be changed or added while earlier ones run.
+
+With weights, shares that are set hold until the end of the stage that the next batch is of. Tokens
+drawn in all stages count against one cap for each domain.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from curate.errors import RecipeError, ShardError
 from curate.loader.batch_loader import BatchLoader, LoaderOptions
+from curate.loader.draws import PLANNED, Controller, DrawnDomain, Weights
 from curate.loader.fields import Batch
 from curate.loader.sequence_dataset import Sequences
+from curate.loader.weighted_loader import WeightedLoader
 from curate.runtime.registry import list_first, unknown_name
 
 if TYPE_CHECKING:
@@ -27,19 +33,35 @@ BatchSequences = int | Mapping[str, int]
 """Sequences of a batch on each rank, in all stages or by stage."""
 
 
+@dataclass(frozen=True)
+class StagedDraws:
+    """Weights that a loader of stages begins with, and caps over all stages."""
+
+    weights: Weights
+    """For the first stage, which they hold for; or a function, which is asked in every stage."""
+    most_tokens: Mapping[str, int | None]
+    """Most tokens that all stages together may draw of each domain; None for no cap."""
+    supply_tokens: Mapping[str, int]
+    """Training tokens of each domain, of which a pass is."""
+
+
 class StagedSequences:
     """Sequences of equal length in each stage, in the order of training."""
 
-    def __init__(self, stages: Mapping[str, Sequences], where: str) -> None:
+    def __init__(
+        self, stages: Mapping[str, Sequences], where: str, draws: StagedDraws | None = None
+    ) -> None:
         """Wrap the stages.
 
         Args:
             stages: The sequences of each stage by name, in the order of training.
             where: Directory or recipe, for messages.
+            draws: For stages that were opened by domain, the weights to begin with, and caps.
         """
         self.stages = dict(stages)
         """The sequences of each stage, by name."""
         self._where = where
+        self._draws = draws
 
     def __len__(self) -> int:
         """Count the sequences of all stages."""
@@ -77,7 +99,7 @@ class StagedSequences:
             name: self.stages[name].loader(count, rank, ranks, options)
             for name, count in self._by_stage(batch_sequences).items()
         }
-        return StagedLoader(loaders, loaders, self._where)
+        return StagedLoader(loaders, loaders, self._where, self._draws)
 
     def torch_loader(
         self,
@@ -101,9 +123,8 @@ class StagedSequences:
             name: self.stages[name].torch_loader(count, share, workers, options)
             for name, count in self._by_stage(batch_sequences).items()
         }
-        return StagedLoader(
-            made, {name: loader.loader for name, loader in made.items()}, self._where
-        )
+        loaders = {name: loader.loader for name, loader in made.items()}
+        return StagedLoader(made, loaders, self._where, self._draws)
 
     def _by_stage(self, batch_sequences: BatchSequences) -> dict[str, int]:
         """Return the sequences of a batch in each stage."""
@@ -134,6 +155,7 @@ class StagedLoader(Generic[Read]):
         batches: Mapping[str, Iterable[Read]],
         loaders: Mapping[str, BatchLoader],
         where: str,
+        draws: StagedDraws | None,
     ) -> None:
         """Wrap a loader of each stage.
 
@@ -141,11 +163,24 @@ class StagedLoader(Generic[Read]):
             batches: What yields the batches of each stage, in order.
             loaders: The loader below each, which holds its position.
             where: Directory or recipe, for messages.
+            draws: With weights, those to begin with, and caps.
+
+        Raises:
+            RecipeError: A weight is out of range, or of no domain.
         """
         self.loaders = dict(loaders)
         """The loader of each stage, by name."""
         self._batches = dict(batches)
         self._where = where
+        self._draws = draws
+        self._weighted = {
+            name: one for name, one in loaders.items() if isinstance(one, WeightedLoader)
+        }
+        self._ask: Controller | None = None
+        self._set_in: dict[str, int] = {}
+        """Epoch in which weights were last set for a stage, which then do not begin as planned."""
+        if draws is not None and draws.weights != PLANNED:
+            self.set_weights(draws.weights)
 
     @property
     def epoch(self) -> int:
@@ -157,6 +192,77 @@ class StagedLoader(Generic[Read]):
         """Name of the stage that the next batch is of."""
         epoch = self.epoch
         return next(name for name, loader in self.loaders.items() if loader.epoch == epoch)
+
+    def set_weights(self, weights: Weights) -> None:
+        """Change the shares from the next step on; every rank must do so at the same step.
+
+        They hold until the end of the stage that the next batch is of. The stage after it begins
+        with its planned shares.
+
+        Args:
+            weights: Weight of each domain, in any unit, where domains that are left out get 0;
+                `planned`; or a function, which is called with this loader before every step of
+                every stage, and returns weights, or None to keep those in force.
+
+        Raises:
+            RecipeError: A name is unknown, a weight is negative or not finite, or all are 0; or the
+                data was opened without weights.
+        """
+        name = self.stage
+        self._begin(name)
+        self._set(name, weights)
+        self._ask = weights if callable(weights) else None
+        if not callable(weights):
+            self._set_in[name] = self.loaders[name].epoch
+
+    def _set(self, name: str, weights: Weights) -> None:
+        """Set the weights of one stage."""
+        ask = (lambda _: weights(self)) if callable(weights) else weights
+        self.loaders[name].set_weights(ask)
+
+    def _begin(self, name: str) -> None:
+        """Give a stage what the others leave of the caps, and its planned shares at its start."""
+        loader = self._weighted.get(name)
+        if loader is None or self._draws is None:
+            return
+        window = loader.reader.source.window_tokens
+        elsewhere = [one.drawn for stage, one in self._weighted.items() if stage != name]
+        loader.limit_to({
+            domain: max(0, most - sum(rows[domain].tokens for rows in elsewhere)) // window
+            for domain, most in self._draws.most_tokens.items()
+            if most is not None
+        })  # fmt: skip
+        if loader.position == 0 and self._set_in.get(name) != loader.epoch:
+            loader.set_weights(PLANNED)
+        if self._ask is not None:
+            self._set(name, self._ask)
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Shares that are asked for by domain, in the stage that the next batch is of."""
+        self._begin(self.stage)
+        return self.loaders[self.stage].weights
+
+    @property
+    def drawn(self) -> dict[str, dict[str, DrawnDomain]]:
+        """Compare what was asked for and drawn so far, by stage and domain, over all ranks."""
+        for name in self.loaders:
+            self._begin(name)
+        return {name: loader.drawn for name, loader in self.loaders.items()}
+
+    @property
+    def passes(self) -> dict[str, float]:
+        """Passes over the training tokens of each domain in all stages so far, over all ranks.
+
+        Raises:
+            RecipeError: The data was opened without weights.
+        """
+        stages = self.drawn.values()
+        assert self._draws is not None  # otherwise `drawn` has raised
+        return {
+            domain: sum(rows[domain].tokens for rows in stages) / max(1, supply)
+            for domain, supply in self._draws.supply_tokens.items()
+        }
 
     def __len__(self) -> int:
         """Count the batches that are left in this epoch."""
@@ -178,29 +284,44 @@ class StagedLoader(Generic[Read]):
                 raise RecipeError(f"stages[{name}]: {error}") from error
         for name, batches in self._batches.items():
             if self.loaders[name].epoch == epoch:
+                self._begin(name)
                 yield from batches
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the states of the stages that have begun, equal on all ranks."""
-        return {
+        """Return the states of the stages that have begun, equal on all ranks.
+
+        A stage begins with its first batch, or when weights are set for it.
+        """
+        weights_set = {
+            name: epoch for name, epoch in self._set_in.items() if epoch == self.loaders[name].epoch
+        }
+        state: dict[str, Any] = {
             "version": STATE_VERSION,
             "stages": {
                 name: loader.state_dict()
                 for name, loader in self.loaders.items()
-                if (loader.epoch, loader.position) != (0, 0)
+                if (loader.epoch, loader.position) != (0, 0) or name in weights_set
             },
         }
+        return state | {"weights_set": weights_set} if self._weighted else state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Resume after the last batch that was yielded when the state was saved.
 
-        Ranks, workers and batch sizes may have changed since, and stages that had not begun.
+        Ranks, workers and batch sizes may have changed since, and stages that had not begun. The
+        weights in force are part of the state; a function that gives weights restores its own.
 
         Raises:
             ShardError: The state is not of such a loader, or of other stages, shards or order.
         """
         stages = state.get("stages") if isinstance(state, Mapping) else None
-        if not isinstance(stages, Mapping) or state.get("version") != STATE_VERSION:
+        weights_set = state.get("weights_set", {}) if isinstance(state, Mapping) else None
+        if (
+            not isinstance(stages, Mapping)
+            or not isinstance(weights_set, Mapping)
+            or not all(name in stages for name in weights_set)
+            or state.get("version") != STATE_VERSION
+        ):
             raise ShardError(
                 f"{self._where}: the state was not made by state_dict() of a loader of stages; "
                 "start without it"
@@ -220,4 +341,5 @@ class StagedLoader(Generic[Read]):
                 except ShardError as error:
                     raise ShardError(f"stages[{name}]: {error}") from error
             else:
-                loader.epoch = loader.position = 0
+                loader.restart()
+        self._set_in = dict(weights_set)

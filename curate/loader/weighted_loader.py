@@ -73,7 +73,7 @@ class WeightedLoader(BatchLoader):
         Raises:
             RecipeError: An argument is out of range, or a weight is.
         """
-        self._limits = draws.limits
+        self._limits = self._data_limits = draws.limits
         super().__init__(reader, share, options)
         seed = None if options.order == "stored" else self.seed
         self._numbers = DrawNumbers(draws.limits, seed)
@@ -113,6 +113,27 @@ class WeightedLoader(BatchLoader):
         if not callable(weights):
             self._change(weights)
 
+    def limit_to(self, sequences: Mapping[str, int]) -> None:
+        """Let domains give no more than this, besides what the data allows.
+
+        Windows keep their numbers, so the limits may change before any step.
+
+        Args:
+            sequences: Most sequences of a domain over the whole run, by name.
+        """
+        limits = self._data_limits
+        most = tuple(
+            min(held, sequences.get(name, held))
+            for name, held in zip(limits.names, limits.sequences, strict=True)
+        )
+        if most != self._limits.sequences:
+            self._limits = replace(limits, sequences=most)
+
+    def restart(self) -> None:
+        """Go back to the first position of epoch 0, at the planned shares, with nothing drawn."""
+        super().restart()
+        self._state, self._used = begin(self._data_limits), 0
+
     def _change(self, weights: Mapping[str, float] | Literal["planned"]) -> None:
         changed = self._now().with_weights(self._limits.check(weights))
         if changed.shares != self._state.shares:
@@ -127,6 +148,7 @@ class WeightedLoader(BatchLoader):
         """
         self.check_last_step()
         epoch, steps, ahead = self.epoch, 1, None
+        self._state, self._used = self._now(), 0  # the last iteration may have left a block
         expected = self._state
         with ThreadPoolExecutor(1) as pool:
             while self.epoch == epoch and len(self):
