@@ -297,13 +297,62 @@ def test_load_copies_the_split_once_and_gives_what_a_directory_gives(
         curate.load(URL, 64)
 
 
+def test_a_second_machine_tokenises_nothing(recipe, store, tmp_path, monkeypatch):
+    local = tmp_path / "local"
+    build(recipe, local)
+    with recipe.open("a") as file:
+        file.write("cache: s3://b/the store\n")
+    store.faults = Faults(seed=11, share=0.3, most=1, slow_seconds=0.01)
+    first = tmp_path / "first"
+    build(recipe, first, workers=2)
+    parts = {name for name in objects(store, "the store/") if name.endswith("part.json")}
+    asked = [row[1] for row in store.asked("PUT", "/b/the store/")]
+    assert parts and all(asked.index(f"/b/the store/{name}") > asked.index(
+        f"/b/the store/{name.removesuffix('part.json')}bad.jsonl") for name in parts)  # fmt: skip
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "machine-2"))
+    heard = Listener()
+    build(recipe, tmp_path / "second", progress=heard)
+    assert "tokenise" not in heard.begun
+    fetched = [
+        notice for notice in heard.notices if "token store fetched from s3://b/the" in notice
+    ]
+    assert len(fetched) == 1
+    assert sorted(on_disk(tmp_path / "second")) == sorted(on_disk(local))
+    for directory in ("first", "second"):
+        shards = {k: v for k, v in on_disk(tmp_path / directory).items() if k.startswith("train/")}
+        assert shards == {k: v for k, v in on_disk(local).items() if k.startswith("train/")}
+    # Only what is needed is fetched, and what is damaged there is made again.
+    damaged = next(name for name in objects(store, "the store/") if name.endswith("tokens.bin"))
+    store.put("b", f"the store/{damaged}", b"\0" * len(objects(store, "the store/")[damaged]))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "machine-3"))
+    heard = Listener()
+    assert build(recipe, tmp_path / "third", progress=heard).ok
+    assert any("tokens.bin is damaged: what it holds is tokenised" in n for n in heard.notices)
+    assert (
+        on_disk(tmp_path / "third")["train/shard-00000.bin"]
+        == (on_disk(local)["train/shard-00000.bin"])
+    )
+
+
+def test_a_part_that_could_not_be_sent_is_sent_by_the_next_run(recipe, store, tmp_path):
+    with recipe.open("a") as file:
+        file.write("cache: s3://b/store\n")
+    store.denied = ("PUT /b/store/.*part.json",)
+    with pytest.raises(InputError, match="access is denied"):
+        build(recipe, tmp_path / "out")
+    assert not [name for name in objects(store, "store/") if name.endswith("part.json")]
+    store.denied = ()
+    assert build(recipe, tmp_path / "out").ok
+    assert [name for name in objects(store, "store/") if name.endswith("part.json")]
+
+
 def test_what_a_bucket_cannot_do_is_said_in_one_line(cached_recipe, store, monkeypatch):
     def refused(kind, text, *overrides, url=URL):
         with pytest.raises(kind, match=text):
             build(cached_recipe, url, *overrides)
 
     refused(InputError, r"s3://none/mix.*: there is no such bucket; check", url="s3://none/mix")
-    refused(RecipeError, "cache: s3://b/c is a URL, and the token store", "cache=s3://b/c")
+    refused(RecipeError, "cache: https://b/c cannot be written to", "cache=https://b/c")
     for url in (
         "s3://me:secret@b/x",
         "s3://b/x?sig=1",

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from curate.dataset.manifest import DatasetLayout, FileRecord, Manifest, load_manifest
 from curate.errors import ShardError
-from curate.runtime.files import atomic_path, hash_bytes, hash_file, remove_tree, user_cache
+from curate.runtime.files import atomic_path, hash_file, name_in_cache, remove_tree, user_cache
 from curate.runtime.locks import FileLock
 from curate.runtime.transfers import download, read_whole
 
@@ -30,7 +30,7 @@ def copy_from_bucket(url: str, splits: Collection[str] = (), provenance: bool = 
         ShardError: There is no finished dataset, or a file differs from the manifest.
         EngineError: The store does not answer, or the disk is too small.
     """
-    name = f"{url.rpartition('/')[2]}-{hash_bytes(url.encode())[:8]}"
+    name = name_in_cache(url)
     directory = user_cache() / "datasets" / name
     with FileLock(directory.with_name(f"{name}.lock")).held():  # ranks open it at the same time
         answer = read_whole(f"{url}/manifest.json")

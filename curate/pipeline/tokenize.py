@@ -46,7 +46,7 @@ from curate.runtime.artifact_names import ARTIFACTS
 from curate.runtime.files import atomic_path, begin_directory, hash_json, sweep
 from curate.runtime.memory import blocks
 from curate.runtime.progress import Observer
-from curate.runtime.workers import map_tasks
+from curate.runtime.workers import map_tasks, uses_cluster
 from curate.sources import InputPath, check_reader, expand, identify, segments
 from curate.sources.first_records import loose_files, loose_notice, may_be_mixed
 from curate.sources.hub import find_hub_files
@@ -62,6 +62,7 @@ from curate.stats.losses import DomainLosses, Shrinkage, domain_losses, part_los
 from curate.tokens import tokenizer as tokenizers
 from curate.tokens import train_tokenizer
 from curate.tokens.backends import first_choice
+from curate.tokens.bucket_store import StoreBucket
 from curate.tokens.domain import DomainFile, DomainTokens, complement
 from curate.tokens.domain_counts import CountRequest, domain_counts
 from curate.tokens.fill import FillRequest, FillResult, fill
@@ -136,7 +137,10 @@ def tokenize_domains(loaded: LoadedRecipe, workers: int, observer: Observer) -> 
     recipe = loaded.recipe
     choice = first_choice(recipe.tokenizer.backend)
     plans, tokenizer, store = _prepare(loaded, workers, observer)
+    bucket = _store_bucket(loaded, store)
     with _spill(loaded.cache_dir) as spill:
+        if bucket is not None:
+            bucket.share(store, _keys(plans), workers, observer)
         _discard_damage(store, plans, workers, observer)
         filling = FillRequest(
             recipe=recipe,
@@ -146,6 +150,7 @@ def tokenize_domains(loaded: LoadedRecipe, workers: int, observer: Observer) -> 
             workers=workers,
             observer=observer,
             choice=choice,
+            bucket=bucket,
         )
         filled = fill(filling, plans)
         store.scan()  # again, for the entries that were just written
@@ -364,12 +369,32 @@ def _places(loaded: LoadedRecipe) -> Places:
     return Places(output, frozenset(written))
 
 
+def _store_bucket(loaded: LoadedRecipe, store: TokenStore) -> StoreBucket | None:
+    """Return the copy of the token store in a bucket; None where the cache is a directory.
+
+    Raises:
+        RecipeError: A cluster does the work, whose machines share no local cache then.
+    """
+    url = loaded.cache_url
+    if url is None:
+        return None
+    if uses_cluster():
+        raise RecipeError(
+            f"cache: {url}: the machines of a cluster must see the same cache; name a directory "
+            "that they share, or leave out --engine ray"
+        )
+    return StoreBucket.of(url, store)
+
+
+def _keys(plans: Sequence[Sequence[FilePlan]]) -> list[str]:
+    return [key for domain_plans in plans for plan in domain_plans for key in plan.keys]
+
+
 def _discard_damage(
     store: TokenStore, plans: Sequence[Sequence[FilePlan]], workers: int, observer: Observer
 ) -> None:
     """Check the parts that hold the files of a recipe, and remove damaged ones."""
-    keys = [key for domain_plans in plans for plan in domain_plans for key in plan.keys]
-    for part, file in store.damage(keys, workers, observer.tick).items():
+    for part, file in store.damage(_keys(plans), workers, observer.tick).items():
         observer.notice(f"{file} is damaged: what it holds is tokenised again")
         store.discard(part)
 

@@ -194,10 +194,10 @@ def _refused_key(weights: dict[str, Any]) -> str:
     raise AssertionError("no weight is refused")
 
 
-URL_OF_OUTPUT = re.compile(
+URL_TO_WRITE = re.compile(
     r"(s3|gs)://[a-z0-9][a-z0-9._-]{0,254}(/(?!\.{1,2}(/|$))[^/?#\\\x00-\x1f]+)*"
 )
-"""Bucket and prefix that a dataset can be written to."""
+"""Bucket and prefix that a dataset or a token store can be written to."""
 
 
 def check_recipe(recipe: Recipe, source: str) -> None:
@@ -225,24 +225,19 @@ def check_recipe(recipe: Recipe, source: str) -> None:
 
 def _check_places(recipe: Recipe, source: str) -> None:
     """Refuse URLs where no dataset and no token store can be."""
-    if is_url(recipe.cache):
+    for key, place in (("cache", recipe.cache), ("output.dir", recipe.output.dir)):
+        if place is None or not is_url(place):
+            continue
+        url = bucket_url(place)
+        if url is None or not URL_TO_WRITE.fullmatch(url):
+            raise RecipeError(
+                f"{source}: {key}: {place.partition('@')[2] or place} cannot be written to; name a "
+                "directory, or a bucket without user name or parameters, as in s3://bucket/my-mix"
+            )
+    if recipe.stages and recipe.output.dir is not None and is_url(recipe.output.dir):
         raise RecipeError(
-            f"{source}: cache: {recipe.cache} is a URL, and the token store must be in a "
-            "directory; name one, such as .curate (output.dir may be in a bucket)"
-        )
-    place = recipe.output.dir
-    if place is None or not is_url(place):
-        return
-    url = bucket_url(place)
-    if url is None or not URL_OF_OUTPUT.fullmatch(url):
-        raise RecipeError(
-            f"{source}: output.dir: {place.partition('@')[2] or place} cannot be written to; name "
-            "a directory, or a bucket without user name or parameters, as in s3://bucket/my-mix"
-        )
-    if recipe.stages:
-        raise RecipeError(
-            f"{source}: output.dir: {url} is in a bucket, which cannot hold a dataset in stages; "
-            "name a directory, and copy it there"
+            f"{source}: output.dir: {recipe.output.dir} is in a bucket, which cannot hold a "
+            "dataset in stages; name a directory, and copy it there"
         )
 
 

@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Meta, Struct
 from msgspec.structs import FieldInfo, fields, replace
 
-from curate.runtime.files import bucket_url, hash_bytes, hash_json
+from curate.runtime.files import bucket_url, hash_json, name_in_cache, user_cache
 
 Positive = Annotated[int, Meta(ge=1, le=10**18)]
 Share = Annotated[float, Meta(ge=0, le=1e9)]
@@ -686,7 +686,8 @@ class Recipe(Frozen, frozen=True):
     relative `base` starts, too.
     """
     cache: str = ".curate"
-    """The directory of the token store, which recipes may share. A relative path starts from the
+    """The directory of the token store, which recipes may share, or a URL such as
+    `s3://bucket/store`, from which parts are fetched as needed. A relative path starts from the
     recipe's directory.
     """
     seed: int = 42
@@ -830,16 +831,23 @@ class LoadedRecipe(Struct, frozen=True):
 
     @property
     def cache_dir(self) -> Path:
-        """Directory of the token store."""
+        """Directory of the token store; where that is in a bucket, of what is fetched from it."""
+        url = self.cache_url
+        if url is not None:
+            return user_cache() / "stores" / name_in_cache(url)
         return self.base / self.recipe.cache
+
+    @property
+    def cache_url(self) -> str | None:
+        """URL of the token store, where `cache` is one."""
+        return bucket_url(self.recipe.cache)
 
     @property
     def output_dir(self) -> Path:
         """Directory of the artifacts and shards; the staging directory of those in a bucket."""
         url = self.output_url
         if url is not None:
-            name = f"{url.rpartition('/')[2]}-{hash_bytes(url.encode())[:8]}"
-            return self.cache_dir / "buckets" / name
+            return self.cache_dir / "buckets" / name_in_cache(url)
         return self.base / (self.recipe.output.dir or f"out/{self.recipe.name}")
 
     @property

@@ -322,6 +322,11 @@ def bucket_url(path: str | os.PathLike[str]) -> str | None:
     return None if match is None else f"{match[1]}://{match[2]}"
 
 
+def name_in_cache(url: str) -> str:
+    """Return the name of a directory for what is kept of a URL."""
+    return f"{url.rpartition('/')[2]}-{hash_bytes(url.encode())[:8]}"
+
+
 def open_input(path: str, is_sparse: bool = False) -> BinaryIO:
     """Open a local path or a URL as a seekable stream of bytes.
 

@@ -30,6 +30,7 @@ from curate.tokens.backends import (
     BackendRefused,
     reference_choice,
 )
+from curate.tokens.bucket_store import StoreBucket
 from curate.tokens.run import CountRuns, load_kernels, tokenise
 from curate.tokens.selftest import (
     LIMITS,
@@ -61,6 +62,8 @@ class FillRequest:
     observer: Observer
     choice: BackendChoice
     """The backend to try first."""
+    bucket: StoreBucket | None = None
+    """Copy of the store in a bucket, to which new parts are sent."""
 
 
 @dataclass(frozen=True)
@@ -151,6 +154,7 @@ def _attempt(
             present=present,
             count_memory_bytes=recipe.counting.memory_mb << 20,
             stop_on_bad_record=recipe.on_bad_record == "error",
+            bucket=request.bucket,
         )
         observer.begin("tokenise", names, totals)
         runs = tokenise(job, request.workers, progress, test)

@@ -10,6 +10,7 @@ from pathlib import Path
 from curate.sources.plans import FilePlan
 from curate.sources.records import SEGMENT_BYTES
 from curate.tokens.backends import BackendChoice, Encoder
+from curate.tokens.bucket_store import StoreBucket
 from curate.tokens.store import TokenStore
 from curate.tokens.tokenizer import Tokenizer
 
@@ -61,6 +62,8 @@ class TokeniseJob:
     """(file key, segment) pairs of unfinished files that are stored already."""
     count_memory_bytes: int
     stop_on_bad_record: bool
+    bucket: StoreBucket | None = None
+    """Copy of the store in a bucket, to which new parts are sent."""
 
 
 def name_of(task: Task) -> str:

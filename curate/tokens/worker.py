@@ -292,7 +292,9 @@ class _Worker:
         for file in self._unwritten:  # new content must not be stored under the old hash
             check_unchanged(file)
         self._unwritten.clear()
-        self.part.flush()
+        path = self.part.flush()
+        if path is not None and self._job.bucket is not None:
+            self._job.bucket.send(path)
 
     def _wait_for_verdict(self) -> None:
         # A plain read without a lock: the parent writes this byte once, from 0 to 1.
