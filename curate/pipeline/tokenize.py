@@ -50,10 +50,10 @@ from curate.runtime.workers import map_tasks, uses_cluster
 from curate.sources import InputPath, check_reader, expand, identify, segments
 from curate.sources.first_records import loose_files, loose_notice, may_be_mixed
 from curate.sources.hub import find_hub_files
-from curate.sources.hub_cuts import PinnedCuts
 from curate.sources.overlaps import copy_notices, left_out_notices, without_links
 from curate.sources.plans import FilePlan
 from curate.sources.records import SCHEME, InputFile, ReadOptions
+from curate.sources.remote_cuts import RemoteCuts
 from curate.sources.search import CACHE_SIGNATURE, CACHE_TAG, Places
 from curate.stats.copies import held_out_documents, shared_documents
 from curate.stats.domain_stats import DomainStats, domain_stats
@@ -327,7 +327,7 @@ def find_files(
             paths_left = {file.path for file in left}
             kept = [file for file in by_domain[domain.name] if file.path not in paths_left]
             by_domain[domain.name] = kept
-    cuts = PinnedCuts(loaded.cache_dir)
+    cuts = RemoteCuts(loaded.cache_dir)
     plans = [
         segments(by_domain[domain.name], _options(domain, recipe.limits.record_bytes), cuts=cuts)
         for domain in recipe.domains

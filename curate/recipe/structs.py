@@ -128,10 +128,10 @@ class DomainRecipe(Frozen, frozen=True):
     a letter or digit. Names must differ in more than case.
     """
     paths: list[str] | str = []
-    """Files, directories, globs (`**` spans directories), URLs that fsspec can open, or
-    `corpus://NAME` for a built-in corpus (see `curate corpus`). Relative paths start from the
-    recipe's directory, `~` is the home directory, and hidden files must be named by a pattern.
-    A domain has either `paths` or `hf`.
+    """Files, directories, globs (`**` spans directories), URLs of object storage and others that
+    fsspec can open, or `corpus://NAME` for a built-in corpus (see `curate corpus`). Relative paths
+    start from the recipe's directory, `~` is the home directory, and hidden files must be named by
+    a pattern. A domain has either `paths` or `hf`.
     """
     hf: HubRecipe | None = None
     """A dataset on the Hugging Face Hub in place of `paths`. Needs the extra `hf`."""

@@ -1,8 +1,9 @@
 """Write files whole or not at all, and hash them.
 
 Everything is written under a temporary name in the same directory and renamed when complete, so a
-killed run leaves no partial file under a final name. URLs are read through fsspec. Remote *output*
-is left out: outputs are directories, which machines may share.
+killed run leaves no partial file under a final name. URLs of object storage are read through
+`curate.runtime.objects`, others through fsspec. Remote *output* is left out: outputs are
+directories, which machines may share.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import xxhash
 
 from curate.errors import EngineError, InputError
 from curate.runtime.machine import fault_or, remote_fault_or
+from curate.runtime.objects import is_object_url, open_object
 from curate.runtime.owners import is_abandoned, owner_mark
 
 if TYPE_CHECKING:
@@ -327,18 +329,23 @@ def name_in_cache(url: str) -> str:
     return f"{url.rpartition('/')[2]}-{hash_bytes(url.encode())[:8]}"
 
 
-def open_input(path: str, is_sparse: bool = False) -> BinaryIO:
+def open_input(path: str, is_sparse: bool = False, status: tuple[int | str, ...] = ()) -> BinaryIO:
     """Open a local path or a URL as a seekable stream of bytes.
 
     Args:
         path: A local path or a URL.
         is_sparse: Whether parts of the file are read that lie apart; of a file on the Hugging Face
             Hub, what follows a part is then not fetched with it.
+        status: `InputFile.status`; an object of another version is not read. Others are not
+            compared.
 
     Raises:
         InputError: It cannot be opened; the message says why.
         EngineError: The machine is at fault, such as too many open files.
     """
+    if is_object_url(path):
+        size_bytes, version = status or (0, "")
+        return cast(BinaryIO, open_object(path, int(size_bytes), str(version), is_sparse))
     if is_url(path):
         return _open_url(path, is_sparse)
     try:

@@ -22,7 +22,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from curate.errors import CurateError, EngineError, InputError
@@ -54,6 +54,9 @@ QUICK_RETRIES = 3
 """Times that obstore itself repeats a request, or goes on where a body broke off."""
 CONNECT_SECONDS, STALL_SECONDS, ANSWER_SECONDS = 10, 30, 600
 """Most time to connect, without a byte of an answer, and for all of an answer."""
+
+SETTLED_SECONDS = 5
+"""Age of a modification after which no other can have the same time, to the second."""
 
 FIRST_READ_BYTES, LARGEST_READ_BYTES = 16 << 10, 4 << 20
 """A file that is read on from where the last read ended is fetched in growing pieces."""
@@ -434,6 +437,23 @@ def _version(row: Any) -> str:
     return str(row["e_tag"] or row["last_modified"])
 
 
+def is_lasting_version(version: str) -> bool:
+    """Whether the same version will always mean the same content.
+
+    It does not where the store says nothing, which reads as 1970, nor by the time of a modification
+    that is seconds ago.
+
+    Example:
+        >>> is_lasting_version('"5d41"'), is_lasting_version("1970-01-01 00:00:00+00:00")
+        (True, False)
+    """
+    try:
+        modified = datetime.fromisoformat(version)
+    except ValueError:
+        return True
+    return 0 < modified.timestamp() < time.time() - SETTLED_SECONDS
+
+
 def read_object(url: str, start: int, stop: int, version: str = "") -> bytes:
     """Read bytes `start` to `stop` of an object.
 
@@ -487,8 +507,9 @@ class ObjectFile(io.RawIOBase):
             is_sparse: Whether nothing is fetched beyond what is asked for.
         """
         self.size_bytes = info.size_bytes
-        self.stop = info.size_bytes
-        """Nothing beyond is fetched ahead; set it to the end of what will be read."""
+        self.reads_to: int | None = None
+        """End of what will be read in a row, all of which is fetched and nothing more; None if
+        that is unknown."""
         self._info = info
         self._is_sparse = is_sparse
         self._position = 0
@@ -522,25 +543,28 @@ class ObjectFile(io.RawIOBase):
         if ahead is not None and ahead[0] == start:
             data = ahead[1].result()
         else:
-            self._next_bytes = 2 * self._next_bytes if is_sequel else FIRST_READ_BYTES
-            if self.stop < self.size_bytes:
-                self._next_bytes = LARGEST_READ_BYTES  # all of what follows will be read
+            self._next_bytes = 4 * self._next_bytes if is_sequel else FIRST_READ_BYTES
             data = self._read(start, self._stop_of(start, limit_bytes))
         self._piece, self._piece_start = memoryview(data), start
         next_start = start + len(data)
-        self._next_bytes = min(2 * self._next_bytes, LARGEST_READ_BYTES)
-        if is_sequel and not self._is_sparse and next_start < self.stop and is_direct():
+        self._next_bytes = min(4 * self._next_bytes, LARGEST_READ_BYTES)
+        stop = self._stop_of(next_start, 0)
+        if (is_sequel or self.reads_to) and stop > next_start and is_direct():
             if self._thread is None:
                 self._thread = ThreadPoolExecutor(1)
-            stop = self._stop_of(next_start, 0)
             self._ahead = next_start, self._thread.submit(self._read, next_start, stop)
 
     def _stop_of(self, start: int, limit_bytes: int) -> int:
         """Return the end of the piece to fetch at `start`."""
-        if self._is_sparse:
-            return start + limit_bytes
-        ahead = min(start + min(self._next_bytes, LARGEST_READ_BYTES), self.stop)
-        return min(self.size_bytes, max(start + limit_bytes, ahead))
+        stop = start + limit_bytes
+        if not self._is_sparse and self.reads_to is None:
+            stop = max(stop, start + min(self._next_bytes, LARGEST_READ_BYTES))
+        elif self.reads_to is not None and start < self.reads_to:
+            piece_bytes = LARGEST_READ_BYTES
+            if self.reads_to - start < LARGEST_READ_BYTES + LARGEST_READ_BYTES // 4:
+                piece_bytes = self.reads_to - start  # no request for a small rest
+            stop = max(stop, start + piece_bytes)
+        return min(self.size_bytes, stop)
 
     def _read(self, start: int, stop: int) -> bytes:
         return read_object(self._info.url, start, stop, self._info.version)

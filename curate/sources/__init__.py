@@ -20,12 +20,12 @@ from curate.runtime.registry import unknown_name
 from curate.sources.csv_files import CsvReader
 from curate.sources.decompress.open import open_stream
 from curate.sources.discover import InputPath, expand
-from curate.sources.hub_cuts import PinnedCuts
 from curate.sources.identities import check_unchanged, identify
 from curate.sources.json_array import JsonArrayReader
 from curate.sources.jsonl import SMALL_BYTES, JsonlReader
 from curate.sources.plans import FilePlan, PlanRequest, plan_lines, plan_whole, recognise
 from curate.sources.records import SEGMENT_BYTES, DocumentBlock, InputFile, ReadOptions, Segment
+from curate.sources.remote_cuts import RemoteCuts
 from curate.sources.text_files import TextReader
 
 __all__ = [
@@ -148,7 +148,7 @@ def segments(
     files: list[InputFile],
     options: ReadOptions,
     segment_bytes: int = SEGMENT_BYTES,
-    cuts: PinnedCuts | None = None,
+    cuts: RemoteCuts | None = None,
 ) -> list[FilePlan]:
     """Choose the reader of each file, and cut the file into segments.
 
@@ -157,7 +157,7 @@ def segments(
         options: The domain's; a `reader` other than `auto` is used whatever the file holds.
         segment_bytes: Decompressed bytes of a segment. Stored segments are identified by number, so
             those of another size cannot be reused.
-        cuts: Where files at commits of the Hub were cut before; receives the others.
+        cuts: Where tables behind URLs were cut before; receives the others.
 
     Returns:
         Plans in the order of their first files. Text files and small uncompressed files of JSON
@@ -214,6 +214,6 @@ def kind_of(file: InputFile, options: ReadOptions) -> tuple[str, str]:
         return "text", ""
     reader, compression = file.reader, file.compression
     if not reader:
-        with open_stream(file.path, file.size_bytes) as stream:
+        with open_stream(file.path, file.size_bytes, file.status) as stream:
             reader, compression = recognise(stream, file.path)
     return reader if options.reader == "auto" else options.reader, compression

@@ -73,7 +73,7 @@ class CsvReader:
     def read(self, segment: Segment, keep_metadata: bool) -> Iterator[DocumentBlock]:
         """Read the documents of the file, in blocks of about `BLOCK_BYTES`."""
         file = segment.files[0]
-        with open_stream(file.path, file.size_bytes) as stream:
+        with open_stream(file.path, file.size_bytes, file.status) as stream:
             table = CsvTable(stream, segment.options, keep_metadata)
             for _ in table.rows():
                 if table.gathered_bytes >= BLOCK_BYTES:

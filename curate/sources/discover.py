@@ -7,6 +7,7 @@ a component that starts with a dot. Links to directories are followed, each dire
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -213,7 +214,11 @@ def explain_no_match(pattern: str, base: Path, options: ReadOptions, places: Pla
             "all the same, name its files, as in 'DIRECTORY/train/*.jsonl'"
         )
     if is_url(pattern):
-        return f"'{pattern}' matches no file; list the files there with the tool of that store"
+        fixed = re.split(r"[*?[]", pattern, maxsplit=1)[0]
+        tools = {"s3": "aws s3 ls --recursive", "gs": "gcloud storage ls --recursive"}
+        tool = tools.get(pattern.partition("://")[0])
+        there = f"see what is there with: {tool} {fixed}" if tool else "list the files there"
+        return f"'{pattern}' matches no file; {there}"
     target = base / os.path.expanduser(pattern)
     parent = target
     while not parent.is_dir() and parent != parent.parent:

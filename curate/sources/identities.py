@@ -4,7 +4,8 @@ A file counts as unchanged if its size, modification time, inode and status chan
 last also changes with permissions and links, which cost another look at the content. A file hashed
 right after its modification is not cached, because another change in the same clock tick would go
 unnoticed.
-For URLs, the store's own information decides, such as an entity tag.
+For URLs, the store's own information decides, such as an entity tag; objects are read under the
+condition that they still have it.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from curate.runtime.files import (
     read_new,
 )
 from curate.runtime.machine import fault_or
+from curate.runtime.objects import is_lasting_version, is_object_url
 from curate.runtime.sealed import Notice, read_cached, write_sealed
 from curate.runtime.workers import default_workers, map_tasks
 from curate.sources.decompress.open import MAGIC_BYTES, compression_of, recognise_stream
@@ -44,6 +46,8 @@ from curate.sources.remote import hub_content_hash, pinned_parts, remote_details
 CACHE_NAME = "files.json"
 CACHE_VERSION = 4
 HASH_THREADS = 4
+OBJECTS = 64
+"""Objects that one process hashes at a time."""
 LARGE_FILE_BYTES = 1 << 20
 MANY_FILES = 40_000
 """More small files than this are hashed by several processes. Fewer are not worth it while another
@@ -156,20 +160,36 @@ def hash_all(paths: Sequence[str]) -> list[Identity]:
     else:
         small = [hash_small(path) for path in paths]
     # Look at every file before hashing large ones, so that errors appear at once.
-    statuses = [
-        None if identity else status_of(path) for path, identity in zip(paths, small, strict=True)
+    left = [
+        (path, status_of(path))
+        for path, identity in zip(paths, small, strict=True)
+        if identity is None
     ]
+    objects = [row for row in left if is_object_url(row[0])]
+    parts = [objects[start : start + OBJECTS] for start in range(0, len(objects), OBJECTS)]
+    # Processes: threads would share a helper process, and a core. Plain tuples pass as above.
+    of_objects = itertools.chain(*map_tasks(_hash_objects, parts, default_workers()))
     with ThreadPoolExecutor(HASH_THREADS) as threads:
-        large = [
-            threads.submit(hash_path, path, status)
-            for path, status in zip(paths, statuses, strict=True)
-            if status is not None
-        ]
+        large = [threads.submit(hash_path, *row) for row in left if not is_object_url(row[0])]
         try:
             results = iter(large)
-            return [identity or next(results).result() for identity in small]
+            return [
+                identity
+                or (
+                    Identity._make(next(of_objects))
+                    if is_object_url(path)
+                    else next(results).result()
+                )
+                for path, identity in zip(paths, small, strict=True)
+            ]
         finally:
             threads.shutdown(cancel_futures=True)
+
+
+def _hash_objects(run: Sequence[tuple[str, Status]]) -> list[tuple[Any, ...]]:
+    """Hash objects in a few threads, which wait for the store in turn."""
+    with ThreadPoolExecutor(HASH_THREADS) as threads:
+        return [tuple(identity) for identity in threads.map(lambda row: hash_path(*row), run)]
 
 
 def _hash_run(run: Sequence[str]) -> list[tuple[Any, ...] | None]:
@@ -219,7 +239,8 @@ def hash_small(path: str) -> Identity | None:
 def read_whole(file: InputFile) -> bytes:
     """Read all bytes of a file that fits in memory, and check that it has not changed.
 
-    For URLs only the length is compared; see `check_unchanged`.
+    Objects are read if they have the version that was identified; of other URLs only the length is
+    compared; see `check_unchanged`.
 
     Raises:
         InputError: The file cannot be read, or has changed since it was identified.
@@ -227,7 +248,7 @@ def read_whole(file: InputFile) -> bytes:
     now: Status = ()
     try:
         if is_url(file.path):
-            with open_input(file.path) as remote:
+            with open_input(file.path, status=file.status) as remote:
                 content = remote.read(file.size_bytes + 1)
         else:
             content, status = read_known(file.path, file.size_bytes)
@@ -256,22 +277,26 @@ def hash_path(path: str, status: Status) -> Identity:
     if pinned_parts(path):
         return _pinned_identity(path, status)
     try:
-        with open_input(path) as file:
+        with open_input(path, status=status) as file:
             content_hash = hash_stream(file)
             size_bytes = file.tell()
             stream = recognise_stream(RawInput(file, path, size_bytes))
             reader, compression = recognise(stream, path)
     except OSError as error:
         raise _unreadable(path, error) from error
-    if status_of(path) != status:
+    if is_object_url(path):  # every read was of this version
+        is_lasting = is_lasting_version(str(status[1]))
+    elif status_of(path) != status:
         raise _changing(path)
+    else:
+        is_lasting = is_url(path) or _is_lasting(started, status)
     return Identity(
         size_bytes=size_bytes,
         content_hash=content_hash,
         reader=reader,
         compression=compression,
         status=status,
-        is_lasting=is_url(path) or _is_lasting(started, status),
+        is_lasting=is_lasting,
     )
 
 
@@ -300,7 +325,8 @@ def _is_lasting(started: int, status: Status) -> bool:
 def check_unchanged(file: InputFile) -> None:
     """Check, after a local file was read again, that it has not changed since it was identified.
 
-    URLs are not checked, since asking their store for every part would take too long.
+    URLs are not checked: objects were read as one version, and asking other stores for every part
+    would take too long.
 
     Raises:
         InputError: The file has changed, or is gone.

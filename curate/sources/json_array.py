@@ -182,7 +182,7 @@ class JsonArrayReader:
         file = segment.files[0]
         parser = JsonRecords(segment.options, keep_metadata)
         block, counted_bytes = parser.new_block(), 0
-        with open_stream(file.path, file.size_bytes) as stream:
+        with open_stream(file.path, file.size_bytes, file.status) as stream:
             scanner = RecordScanner(stream, segment.options.record_bytes)
             number = 0
             for number, record in enumerate(scanner.records(), 1):

@@ -48,7 +48,7 @@ class LineCursor:
         self.position = 0
         self.unfinished: list[bytes] = []
         """Pieces of the line that starts at `position`, whose end has not been read."""
-        self._stream = open_stream(file.path, file.size_bytes)
+        self._stream = open_stream(file.path, file.size_bytes, file.status)
         self._pending = b""
         self._floor = 0
 
@@ -60,6 +60,10 @@ class LineCursor:
             and self.limit_bytes == segment.options.record_bytes
             and (segment.start >= self._floor)
         )
+
+    def expect(self, stop: int | None) -> None:
+        """Say where the lines that will be read end; see `ByteStream.expect`."""
+        self._stream.expect((self.file.size_bytes if stop is None else stop) + OVERRUN_BYTES)
 
     def settle(self, start: int) -> bool:
         """Go to the first line that starts at or after `start`; False if the file ends before.
@@ -177,6 +181,7 @@ class JsonlReader:
             return
         cursor = self._cursor_for(segment)
         block, line, is_end, is_kept, run = records.new_block(), 1, True, False, b""
+        cursor.expect(segment.stop)
         try:
             if cursor.settle(segment.start):
                 position = cursor.position

@@ -1,9 +1,15 @@
-"""Find and identify files behind URLs through fsspec, and filter file names."""
+"""Find and identify files behind URLs, and filter file names.
+
+Objects of S3, Google Cloud Storage and web servers are asked for through `curate.runtime.objects`;
+fsspec opens other URLs.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import re
+import urllib.parse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeAlias
@@ -12,6 +18,13 @@ import xxhash
 
 from curate.errors import InputError
 from curate.runtime.machine import remote_fault_or
+from curate.runtime.objects import (
+    MissingObject,
+    ObjectInfo,
+    is_object_url,
+    list_objects,
+    object_info,
+)
 from curate.sources.plans import reader_of_name
 
 NameFilter: TypeAlias = Callable[[str], Any]
@@ -70,6 +83,8 @@ def expand_url(url: str, fits: NameFilter, left_out: dict[str, str]) -> list[tup
     Raises:
         InputError: The store cannot be reached, or the protocol's package is not installed.
     """
+    if is_object_url(url):
+        return expand_objects(url, fits, left_out)
     with remote_errors(url):
         filesystem, path = _open(url)
         if filesystem.isfile(path):
@@ -95,6 +110,91 @@ def expand_url(url: str, fits: NameFilter, left_out: dict[str, str]) -> list[tup
                     continue
                 files.append((address, name))
         return files
+
+
+_listed: dict[str, ObjectInfo] = {}
+"""What listings have said of objects, each until it is asked for."""
+
+
+def expand_objects(url: str, fits: NameFilter, left_out: dict[str, str]) -> list[tuple[str, str]]:
+    """Find the objects of a URL; see `expand_url`.
+
+    An object is in the directories that its key spells. Objects of no bytes whose key is such a
+    directory, as some tools make, are no files.
+
+    Raises:
+        InputError: The store refuses, or the URL is a glob of a web server.
+        EngineError: The store does not answer.
+    """
+    protocol, _, rest = url.partition("://")
+    if protocol in ("http", "https"):
+        if GLOB_CHARACTERS & set(rest.partition("?")[0]):
+            raise InputError(f"{url}: web servers list no files; name each file")
+        return [(url, _keep(object_info(url)))]
+    from fsspec.utils import glob_translate
+
+    pattern = url.rstrip("/")
+    is_glob = bool(GLOB_CHARACTERS & set(pattern))
+    if "/" in rest and not url.endswith("/") and not is_glob:
+        with contextlib.suppress(MissingObject):
+            return [(url, _keep(object_info(url)))]
+    fixed = re.split(r"[*?[]", pattern, maxsplit=1)[0]
+    root = fixed.rpartition("/")[0] if is_glob else pattern
+    if root.endswith(":/"):
+        raise InputError(f"{url}: names no bucket; write {protocol}://BUCKET/KEY")
+    matches = re.compile(glob_translate(pattern) if is_glob else re.escape(pattern)).fullmatch
+    infos = list_objects(root)
+    literal = [info for info in infos if info.url == url]
+    if is_glob and literal:
+        return [(url, _keep(literal[0]))]
+    directories = {root, *(parent for info in infos for parent in parents(info.url, root))}
+    matching = {directory for directory in directories if matches(directory)}
+    files = []
+    for info in infos:
+        name = info.url[len(root) + 1 :]
+        is_below = not matching.isdisjoint(parents(info.url, root))
+        if not (is_below and fits(name.rpartition("/")[2])) and not matches(info.url):
+            continue
+        if not info.size_bytes and (info.url in directories or not _exists(info.url)):
+            continue
+        if "/." in f"/{name}" and "/." not in url:
+            if reader_of_name(name) != "text":
+                left_out[info.url] = "hidden"
+            continue
+        _keep(info)
+        files.append((info.url, name))
+    return files
+
+
+def parents(url: str, root: str) -> Iterator[str]:
+    """Yield the directories of a URL, from `root` on.
+
+    Example:
+        >>> list(parents("s3://b/a/x/y.txt", "s3://b/a"))
+        ['s3://b/a', 's3://b/a/x']
+    """
+    stop = len(root)
+    while stop >= 0:
+        yield url[:stop]
+        stop = url.find("/", stop + 1)
+
+
+def _keep(info: ObjectInfo) -> str:
+    """Keep what a store said of an object, and return the object's name."""
+    _listed[info.url] = info
+    path = info.url
+    if path.startswith("http"):
+        path = urllib.parse.unquote(urllib.parse.urlsplit(path).path)
+    return path.rpartition("/")[2]
+
+
+def _exists(url: str) -> bool:
+    """Whether an object exists under this key; a listing names `a/` as `a`."""
+    try:
+        object_info(url)
+    except MissingObject:
+        return False
+    return True
 
 
 def pinned_parts(url: str) -> tuple[str, str] | None:
@@ -141,6 +241,9 @@ def remote_status(url: str) -> tuple[int, str]:
     """
     if pinned_parts(url):
         return 0, *PINNED
+    if is_object_url(url):
+        info = _listed.pop(url, None) or object_info(url)
+        return info.size_bytes, info.version
     with remote_errors(url):
         filesystem, path = _open(url)
         return filesystem.info(path).get("size") or 0, str(filesystem.ukey(path))

@@ -160,7 +160,7 @@ class ParquetTable:
         with contextlib.ExitStack() as opened, arrow_errors(file.path):
             self._remote: BinaryIO | None = None
             if is_url(file.path):
-                self._remote = opened.enter_context(open_input(file.path, is_sparse=True))
+                self._remote = opened.enter_context(open_input(file.path, True, file.status))
             source: Any = self._remote or file.path
             buffer_bytes = REMOTE_BUFFER_BYTES if self._remote else PARQUET_BUFFER_BYTES
             self._parquet = pq.ParquetFile(
@@ -241,13 +241,14 @@ class ArrowTable:
         options = pa.ipc.IpcReadOptions(included_fields=positions, use_threads=False)
         with contextlib.ExitStack() as opened, arrow_errors(self._file.path):
             if self._is_stream:
-                stream = StreamFile(open_stream(self._file.path, self._file.size_bytes))
+                file = self._file
+                stream = StreamFile(open_stream(file.path, file.size_bytes, file.status))
                 self._source = opened.enter_context(TableStream(stream, CHUNK_BYTES))
                 reader = pa.ipc.open_stream(self._source, options=options)
             else:
-                path = self._file.path
-                file = open_input(path) if is_url(path) else pa.OSFile(path)
-                self._source = opened.enter_context(file)
+                path, status = self._file.path, self._file.status
+                source = open_input(path, status=status) if is_url(path) else pa.OSFile(path)
+                self._source = opened.enter_context(source)
                 reader = pa.ipc.open_file(self._source, options=options)
             self._opened = opened.pop_all()
             return reader
@@ -314,7 +315,7 @@ def open_table(file: InputFile) -> SourceTable:
     """
     if file.reader == "parquet" and is_url(file.path):
         return ParquetTable(file)  # which was recognised when it was identified
-    with open_stream(file.path, file.size_bytes) as stream:
+    with open_stream(file.path, file.size_bytes, file.status) as stream:
         magic = stream.read(len(ARROW_FILE_MAGIC))
         needs_seeking = magic.startswith((PARQUET_MAGIC, ARROW_FILE_MAGIC))
         if stream.kind != "plain" and needs_seeking:

@@ -94,7 +94,7 @@ def _content(file: InputFile, limit_bytes: int) -> bytes:
     """Read the decompressed content of a file, or a little more than the limit."""
     if file.compression == "plain" and file.size_bytes <= limit_bytes:
         return read_whole(file)
-    with open_stream(file.path, file.size_bytes) as stream:
+    with open_stream(file.path, file.size_bytes, file.status) as stream:
         pieces: list[bytes] = []
         try:
             while stream.position <= limit_bytes and (piece := stream.read(CHUNK_BYTES)):

@@ -117,17 +117,18 @@ class StreamFile(io.RawIOBase):
         super().close()
 
 
-def open_stream(path: str, size_bytes: int) -> ByteStream:
+def open_stream(path: str, size_bytes: int, status: tuple[int | str, ...] = ()) -> ByteStream:
     """Open a local path or a URL as the bytes it holds once decompressed.
 
     Args:
         path: As in `InputFile.path`.
         size_bytes: Raw size when the file was identified.
+        status: As in `InputFile.status`; empty if unknown.
 
     Raises:
         InputError: It cannot be opened, or has another size now.
     """
-    file = open_input(path)
+    file = open_input(path, status=status)
     try:
         if not is_url(path):
             now_bytes = os.fstat(file.fileno()).st_size

@@ -7,6 +7,7 @@ from typing import BinaryIO
 
 from curate.errors import InputError
 from curate.runtime.machine import machine_fault
+from curate.runtime.objects import ObjectFile
 
 CHUNK_BYTES = 256 << 10
 """Raw bytes read at once; small enough that a chunk is still in cache when it is parsed."""
@@ -113,6 +114,11 @@ class ByteStream:
         """
         self.position = min(offset, self._raw.size_bytes)
 
+    def expect(self, stop: int) -> None:
+        """Say that what follows will be read up to `stop`, so that no more of it is fetched."""
+        if isinstance(self._raw.file, ObjectFile):
+            self._raw.file.reads_to = stop
+
     @property
     def undecoded_bytes(self) -> int:
         """Bytes that are left, once decoded; an estimate where the file is compressed."""
@@ -168,6 +174,9 @@ class DecodedStream(ByteStream):
             step_bytes = min(len(self._ready) - self._taken_bytes, offset - self.position)
             self._taken_bytes += step_bytes
             self.position += step_bytes
+
+    def expect(self, stop: int) -> None:
+        """Nothing: which raw bytes hold what follows is unknown."""
 
     @property
     def undecoded_bytes(self) -> int:

@@ -1,4 +1,4 @@
-"""Remember how files at commits of the Hub are cut, so that a warm cache needs no network."""
+"""Remember how tables behind URLs are cut, so that a second run does not read their footers."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from pathlib import Path
 
 import msgspec
 
-from curate.runtime.files import hash_json
+from curate.runtime.files import hash_json, is_url
 from curate.runtime.sealed import read_cached, write_sealed
 from curate.sources.plans import FilePlan, PlanRequest, plan_whole
-from curate.sources.remote import pinned_parts
+
+TABLES = ("parquet", "arrow")
+"""Readers that look into a file to cut it."""
 
 
-class HubCut(msgspec.Struct, frozen=True, array_like=True):
+class TableCut(msgspec.Struct, frozen=True, array_like=True):
     """The parts of a `FilePlan` that reading a file shows."""
 
     count: int | None
@@ -23,14 +25,16 @@ class HubCut(msgspec.Struct, frozen=True, array_like=True):
     fault: str
 
 
-class PinnedCuts:
-    """Cuts of files whose URLs name a commit, in a file of the cache."""
+class RemoteCuts:
+    """Cuts of tables behind URLs by content, in a file of the cache."""
 
     def __init__(self, cache: Path) -> None:
         """Read what is in the cache."""
         self._path = cache / "hub" / "cuts.json"
         payload = read_cached(self._path, "tables are looked at again", lambda _: None)
-        self._cuts = {} if payload is None else msgspec.json.decode(payload, type=dict[str, HubCut])
+        self._cuts = (
+            {} if payload is None else msgspec.json.decode(payload, type=dict[str, TableCut])
+        )
         self._is_new = False
 
     def plan(self, request: PlanRequest, plan: Callable[[PlanRequest], FilePlan]) -> FilePlan:
@@ -40,14 +44,14 @@ class PinnedCuts:
             request: The file.
             plan: Cuts it into segments, which may read from it.
         """
-        if not pinned_parts(request.file.path):
+        if not is_url(request.file.path) or request.reader not in TABLES:
             return plan(request)
         whole = plan_whole(request)
         name = hash_json([whole.keys[0], request.options.columns, request.segment_bytes])
         cut = self._cuts.get(name)
         if cut is None:
             made = plan(request)
-            self._cuts[name] = HubCut(made.count, made.step_bytes, made.cuts, made.fault)
+            self._cuts[name] = TableCut(made.count, made.step_bytes, made.cuts, made.fault)
             self._is_new = True
             return made
         return replace(
