@@ -6,6 +6,7 @@ Each text of an item is looked for on its own, so that a question is found witho
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,9 @@ from curate.sources.plans import PARQUET_MAGIC
 
 FILTER_BITS, FILL = 16, 4
 """Bits of the filter, and places of the table, for each run of words."""
+
+NO_NUMBER = re.compile("NaN|Infinity")
+"""Values that some writers of JSON give, and that JSON does not have."""
 
 
 @dataclass(frozen=True)
@@ -178,7 +182,7 @@ def _records(path: str) -> Iterator[tuple[int, Any]]:
         with io.BufferedReader(StreamFile(open_stream(path, size_bytes))) as lines:
             for number, line in enumerate(lines, 1):
                 if line.strip():
-                    yield number, orjson.loads(line)
+                    yield number, _parse(line, f"{path}:{number}")
     except (StreamDamage, pa.ArrowException, ValueError, OverflowError, OSError) as error:
         # A ValueError also of text that is not UTF-8; an OverflowError of a date beyond Python's.
         reason = " ".join(str(getattr(error, "strerror", None) or error).split())
@@ -187,6 +191,23 @@ def _records(path: str) -> Iterator[tuple[int, Any]]:
             "Parquet"
         )
         raise fault_or(unreadable, error, path) from error
+
+
+def _parse(line: bytes, where: str) -> Any:
+    """Parse a line of JSON.
+
+    Raises:
+        InputError: It is no JSON; names the line and the column.
+    """
+    try:
+        return orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        number = NO_NUMBER.match(line.decode("utf-8", "replace"), error.pos)
+        reason = error.msg if number is None else f"{number[0]} is not JSON, write null"
+        raise InputError(
+            f"{where}: cannot be read as an evaluation set ({reason}, column {error.colno}); it "
+            "must be JSON Lines or Parquet"
+        ) from error
 
 
 def _texts(
