@@ -15,11 +15,13 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from curate.curation.excluded import list_path, match_names, read_names
+from curate.curation.excluded import ListedNames, list_path, match_names, read_names
 from curate.dataset.manifest import RECIPE, Manifest, load_manifest, read_plan
 from curate.dataset.removal import Held, compare, contents_left, find_listed, read_state
+from curate.dataset.staged import load_stages
 from curate.errors import InputError, ShardError
 from curate.pipeline.build import build
+from curate.pipeline.build_stages import build_staged_recipe
 from curate.pipeline.read_back import reopen
 from curate.pipeline.results import RemovalResult
 from curate.recipe import LoadedRecipe, MixtureRecipe, load
@@ -60,29 +62,16 @@ def remove(request: RemovalRequest, workers: int, observer: Observer) -> Removal
     datasets = []
     unmatched = set(listed.names)
     for directory in request.directories:
-        manifest = load_manifest(directory)
-        domains = reopen(manifest, workers, observer)
-        if domains is None:
-            observer.notice(
-                f"{directory}: without its token store only content hashes are found; type "
-                f"curate tokenize {directory / RECIPE} --set cache={manifest.cache}"
-            )
-        held = find_listed(directory, manifest, domains, listed)
-        unmatched &= set(held.unmatched)
-        fields = _fields(directory, held)
-        if held.copies:
-            copies = list_first([name for name, _ in held.copies])
-            observer.notice(
-                f"{directory}: {counted(len(held.copies), 'other document')} with the text of a "
-                f"listed one stay ({copies}); list content hashes to remove every copy"
-            )
-        if held.documents and request.rebuild:
-            if domains is None:
-                raise InputError(f"{directory}: cannot be rebuilt without its token store")
-            fields["rebuilt"] = _rebuild(
-                (directory, manifest), held, request.names, workers, observer
-            )
-        datasets.append(fields)
+        stages = load_stages(directory)
+        places = [directory] if stages is None else stages.directories(directory)
+        searched = [_find(place, listed, workers, observer) for place in places]
+        unmatched.intersection_update(*(dataset.held.unmatched for dataset in searched))
+        rebuilt: Sequence[dict[str, Any] | None] = [None] * len(searched)
+        if request.rebuild and any(dataset.held.documents for dataset in searched):
+            rebuilt = _rebuild(directory, searched, request.names, workers, observer)
+        datasets += [
+            dataset.to_json(fields) for dataset, fields in zip(searched, rebuilt, strict=True)
+        ]
     return RemovalResult(
         {
             "list": str(request.names),
@@ -91,6 +80,39 @@ def remove(request: RemovalRequest, workers: int, observer: Observer) -> Removal
             "datasets": datasets,
         }
     )
+
+
+@dataclass(frozen=True)
+class _Searched:
+    """A dataset, or a stage of one, and what it holds of a list."""
+
+    directory: Path
+    manifest: Manifest
+    has_store: bool
+    held: Held
+
+    def to_json(self, rebuilt: dict[str, Any] | None) -> dict[str, Any]:
+        """Return its fields of the result, with those of its rebuild."""
+        return {**_fields(self.directory, self.held), "rebuilt": rebuilt}
+
+
+def _find(directory: Path, listed: ListedNames, workers: int, observer: Observer) -> _Searched:
+    """Look for listed documents in a dataset."""
+    manifest = load_manifest(directory)
+    domains = reopen(manifest, workers, observer)
+    if domains is None:
+        observer.notice(
+            f"{directory}: without its token store only content hashes are searched; type "
+            f"curate tokenize {directory / RECIPE} --set cache={manifest.cache}"
+        )
+    held = find_listed(directory, manifest, domains, listed)
+    if held.copies:
+        copies = list_first([name for name, _ in held.copies])
+        observer.notice(
+            f"{directory}: {counted(len(held.copies), 'other document')} with the text of a "
+            f"listed one stay ({copies}); list content hashes to remove every copy"
+        )
+    return _Searched(directory, manifest, domains is not None, held)
 
 
 def _fields(directory: Path, held: Held) -> dict[str, Any]:
@@ -103,7 +125,6 @@ def _fields(directory: Path, held: Held) -> dict[str, Any]:
         "tokens": sum(place.tokens for place in places),
         "copies": [name for name, _ in held.copies],
         "is_stage": _is_stage(directory),
-        "rebuilt": None,
     }
 
 
@@ -114,51 +135,84 @@ def _is_stage(directory: Path) -> bool:
 
 
 def _rebuild(
-    dataset: tuple[Path, Manifest], held: Held, names: Path, workers: int, observer: Observer
-) -> dict[str, Any]:
-    """Build a dataset again without what it holds of a list, and prove that none is left."""
-    directory, manifest = dataset
+    directory: Path, searched: Sequence[_Searched], names: Path, workers: int, observer: Observer
+) -> list[dict[str, Any]]:
+    """Build a dataset again without what it holds of a list, and prove that none is left.
+
+    Args:
+        directory: The dataset; one in stages is built with all of them.
+        searched: The dataset, or each of its stages, and what it holds.
+        names: The list.
+        workers: Number of processes.
+        observer: Receives progress and notices.
+
+    Returns:
+        What the rebuild changed, in the order of `searched`.
+    """
+    for dataset in searched:
+        if not dataset.has_store:
+            raise InputError(f"{dataset.directory}: cannot be rebuilt without its token store")
     loaded = load(directory / RECIPE)
-    if loaded.recipe.stages:
+    if loaded.recipe.stages and searched[0].directory == directory:
         raise InputError(
-            f"{directory}: is a stage, which is built after the stages before it: add the "
-            f"documents to exclude of the recipe ({names} if it has none), and run curate build "
-            "RECIPE --overwrite"
+            f"{directory}: is a stage, which is built after the stages before it; rebuild all "
+            f"stages: curate remove {directory.parent} {names} --rebuild"
         )
-    path = _extend(loaded, held, names)
-    before = read_state(directory, manifest)
-    weights = {
-        name: domain.weight for name, domain in read_plan(directory / "plan.json").domains.items()
-    }
+    path = _extend(loaded, [dataset.held for dataset in searched], names)
+    before = [read_state(dataset.directory, dataset.manifest) for dataset in searched]
+    # The shares of the dataset, which a method might now choose differently.
+    mixtures = [_as_planned(dataset.directory) for dataset in searched]
     recipe = replace(
         loaded.recipe,
         exclude=os.path.abspath(path),
-        # The shares of the dataset, which a method might now choose differently.
-        mixture=MixtureRecipe(method="manual", weights=weights),
         output=replace(loaded.recipe.output, dir=os.path.abspath(directory)),
     )
-    built = build(replace(loaded, recipe=recipe), workers, observer, overwrite=True)
-    if not built.certificate["ok"]:
-        raise ShardError(f"{directory}: {built.certificate['problems'][0]}; run curate build")
-    rebuilt = load_manifest(directory)
-    _prove(directory, rebuilt, held, built.tokenized.domains, path)
-    changed = compare(before, read_state(directory, rebuilt, before.page_bytes))
-    return {
-        "list": str(path),
-        **msgspec.to_builtins(changed),
-        "changed_share": changed.changed_share,
-        "page_bytes": before.page_bytes,
-    }
+    if recipe.stages:
+        stages = [
+            stage if stage.schedule is not None else replace(stage, mixture=mixture)
+            for stage, mixture in zip(recipe.stages, mixtures, strict=True)
+        ]
+        fixed = replace(loaded, recipe=replace(recipe, stages=stages))
+        certificate = build_staged_recipe(fixed, workers, observer, overwrite=True).json
+    else:
+        (mixture,) = mixtures
+        fixed = replace(loaded, recipe=replace(recipe, mixture=mixture))
+        certificate = build(fixed, workers, observer, overwrite=True).certificate
+    if not certificate["ok"]:
+        raise ShardError(f"{directory}: {certificate['problems'][0]}; run curate build")
+    rebuilt = []
+    for dataset, earlier in zip(searched, before, strict=True):
+        manifest = load_manifest(dataset.directory)
+        domains = reopen(manifest, workers, observer)
+        assert domains is not None  # the build has just read them
+        _prove(dataset.directory, manifest, dataset.held, domains, path)
+        changed = compare(earlier, read_state(dataset.directory, manifest, earlier.page_bytes))
+        rebuilt.append(
+            {
+                "list": str(path),
+                **msgspec.to_builtins(changed),
+                "changed_share": changed.changed_share,
+                "page_bytes": earlier.page_bytes,
+            }
+        )
+    return rebuilt
 
 
-def _extend(loaded: LoadedRecipe, held: Held, names: Path) -> Path:
+def _as_planned(directory: Path) -> MixtureRecipe:
+    """Return the shares that a dataset was planned with, as weights by hand."""
+    plan = read_plan(directory / "plan.json")
+    weights = {name: domain.weight for name, domain in plan.domains.items()}
+    return MixtureRecipe(method="manual", weights=weights)
+
+
+def _extend(loaded: LoadedRecipe, held: Sequence[Held], names: Path) -> Path:
     """Add what is removed to the recipe's list; without one, the new list is the recipe's."""
     path = list_path(loaded)
     if path is None or os.path.realpath(path) == os.path.realpath(names):
         return names
     earlier = path.read_text("utf-8-sig") if path.is_file() else ""
     lines = set(earlier.split("\n"))
-    added = dict.fromkeys(document.name for document in held.documents)
+    added = dict.fromkeys(document.name for one in held for document in one.documents)
     new = "".join(f"{name}\n" for name in added if name not in lines)
     if new:
         with atomic_path(path) as temporary:

@@ -53,10 +53,9 @@ def removal_lines(removal: Mapping[str, Any], names: Path) -> list[Text]:
                 "your own recipe, or its next build brings the removed documents back"
             )
         elif held and dataset["is_stage"]:
-            lines.append(
-                f"to remove them: add {names} to exclude of the recipe, and type curate build "
-                "RECIPE --overwrite"
-            )
+            stages = Path(directory).parent
+            remedy = f"to remove them from all stages: curate remove {stages} {names} --rebuild"
+            lines = [line for line in lines if line != remedy] + [remedy]
         elif held:
             lines.append(f"to remove them: curate remove {directory} {names} --rebuild")
     if removal["unmatched"]:
