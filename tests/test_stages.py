@@ -496,14 +496,52 @@ def test_a_where_that_is_wrong_names_its_stage(make: Make) -> None:
 
 
 @pytest.mark.parametrize("command", ["compare", "front", "validate"])
-def test_commands_about_one_mixture_say_how_to_leave_stages_out(make: Make, command: str) -> None:
+def test_commands_about_one_mixture_ask_for_a_stage(make: Make, command: str) -> None:
     further = {"groups": ["a", "b"]} if command == "front" else {}
-    with pytest.raises(RecipeError) as caught:
-        getattr(curate, command)(make(), **further)
-    message = str(caught.value)
-    assert message.startswith(f"{command}: is about one mixture, and the recipe has stages")
-    overrides = message.partition("--set ")[2].split(" --set ")
-    assert not load_recipe(make(), overrides).recipe.stages
+    ask = getattr(curate, command)
+    with pytest.raises(RecipeError, match=f"{command}: is about one mixture.* --stage anneal"):
+        ask(make(), **further)
+    with pytest.raises(RecipeError, match="--stage: no stage is called 'aneal'; did you mean"):
+        ask(make(), stage="aneal", **further)
+    plain = make([], budget_tokens=9_000)
+    with pytest.raises(RecipeError, match="--stage mid: the recipe has no stages; leave it out"):
+        ask(plain, stage="mid", **further)
+
+
+def test_methods_are_compared_on_what_earlier_stages_leave(make: Make, tmp_path: Path) -> None:
+    only = {"method": "manual", "weights": {"wiki": 0, "code": 0, "talk": 1}}
+    stages = [
+        {"name": "a", "budget_tokens": 5_000, "mixture": only},
+        {"name": "b", "budget_tokens": 9_000, "mixture": {"method": "unimax"}},
+        {"name": "never", "budget_tokens": 9_000_000},
+    ]
+    recipe = make(stages, max_epochs=1)
+    comparison = curate.compare(recipe, methods=["natural", "unimax"], stage="b").json["mixtures"]
+    plan = curate.plan(make(stages[:2], max_epochs=1)).json["stages"]["b"]["domains"]
+    weights = {name: row["weight"] for name, row in plan.items()}
+    by_method = {name: row["weights"] for name, row in comparison.items()}
+    assert by_method["unimax"] == pytest.approx(weights)
+    assert weights["talk"] < 0.25  # most of it is used by the first stage
+    assert (tmp_path / "out" / "b" / "mixtures.json").is_file()
+    with pytest.raises(RecipeError, match=r"--stage b: goes with a recipe .*evidence.stage=b"):
+        curate.compare(runs="runs.csv", stage="b")
+
+
+def test_the_front_of_a_stage_is_by_its_method(make: Make, tmp_path: Path) -> None:
+    shares = np.random.default_rng(0).dirichlet(np.ones(3), 24)
+    lines = ["run,w_wiki,w_code,w_talk,loss_wiki,loss_code"]
+    for number, row in enumerate(shares):
+        losses = 2 + np.exp(-3 * row[:2])
+        lines.append(",".join(map(str, [number, *row, *losses])))
+    (tmp_path / "runs.csv").write_text("\n".join(lines) + "\n", "utf-8")
+    evidence = {"runs": str(tmp_path / "runs.csv")}
+    mixture = {"method": "dml", "replicates": 0, "evidence": evidence}
+    recipe = make(changed("mid", mixture=mixture))
+    groups = ["wiki", "code"]
+    front = curate.front(recipe, groups=groups, points=3, stage="mid").json
+    assert front["method"] == "dml"
+    other = curate.front(recipe, groups=groups, points=3, stage="mid", method="ridge").json
+    assert other["method"] == "ridge"
 
 
 def test_commands_about_one_dataset_name_the_stages(make: Make, tmp_path: Path) -> None:
@@ -519,7 +557,6 @@ def test_commands_about_one_dataset_name_the_stages(make: Make, tmp_path: Path) 
     for refused in (
         lambda: curate.show(out, "train/shard-00000#0"),
         lambda: curate.push(out, "me/mix", dry_run=True),
-        lambda: curate.remove(out, names),
         lambda: curate.diff(out, out),
     ):
         with pytest.raises(ShardError, match="in stages .a, b., and this is about one of them"):
@@ -527,12 +564,15 @@ def test_commands_about_one_dataset_name_the_stages(make: Make, tmp_path: Path) 
     assert curate.push(out / "a", "me/mix", dry_run=True).files
     held = curate.remove([out / "a", out / "b"], names).json
     assert held["datasets"][1]["documents"]
-    assert "type curate build RECIPE --overwrite" in str(removal_lines(held, names))
+    lines = [str(line) for line in removal_lines(held, names)]
+    remedy = f"to remove them from all stages: curate remove {out} {names} --rebuild"
+    assert lines[-1] == remedy and lines.count(remedy) == 1
+    assert curate.remove(out, names).json["datasets"] == held["datasets"]
     listener = Listener()
     curate.report(out / "b", progress=listener)
     assert not any("another version" in text for text in listener.notices)
     before = snapshot(out / "b")
-    with pytest.raises(CurateError, match="is a stage, .*add the documents to exclude"):
+    with pytest.raises(CurateError, match=f"is a stage, .*curate remove {out} {names} --rebuild"):
         curate.remove(out / "b", names, rebuild=True)
     assert snapshot(out / "b") == before
     assert list(rows)
@@ -558,6 +598,43 @@ def test_excluded_documents_leave_every_stage(make: Make, tmp_path: Path) -> Non
     assert curate.build(make(stages, output=output, exclude=str(names)), overwrite=True).ok
     held = curate.remove([tmp_path / "out" / "a", tmp_path / "out" / "b"], names).json
     assert not any(dataset["in_shards"] for dataset in held["datasets"])
+
+
+@pytest.mark.parametrize("excluded", [False, True])
+def test_documents_are_removed_from_all_stages_at_once(
+    make: Make, tmp_path: Path, excluded: bool
+) -> None:
+    out, names = tmp_path / "out", tmp_path / "ids.txt"
+    stages = [
+        {"name": "a", "budget_tokens": 12_000, "mixture": {"method": "natural"}},
+        {"name": "b", "budget_tokens": 9_000, "mixture": {"method": "unimax"}},
+        scheduled("b", {"wiki": 1, "talk": 1}, shape="step"),
+    ]
+    earlier = tmp_path / "earlier.txt"
+    earlier.write_text("wiki-3\n", "utf-8")
+    changes = {"exclude": str(earlier)} if excluded else {}
+    output = {"format": "megatron", "dir": str(out)}
+    assert curate.build(make(stages, output=output, **changes)).ok
+    plans = [stage_plan(out / name) for name in ("a", "b", "last")]
+    listed = [f"{name}-{number}" for name in ("wiki", "code") for number in range(20)]
+    names.write_text("\n".join(listed) + "\n", "utf-8")
+    held = curate.remove(out, names, rebuild=True).json["datasets"]
+    assert [row["directory"] for row in held] == [str(out / name) for name in ("a", "b", "last")]
+    assert all(row["in_shards"] for row in held)
+    for row in held:
+        assert row["rebuilt"]["list"] == str(earlier if excluded else names)
+        assert 0 < row["rebuilt"]["changed_share"] <= 1
+    assert curate.verify(out).ok
+    left = curate.remove(out, names).json["datasets"]
+    assert not any(row["documents"] for row in left)
+    assert [stage_plan(out / name) for name in ("a", "b", "last")] == plans  # shares are kept
+    assert load_manifest(out / "last").schedule is not None
+
+
+def stage_plan(directory: Path) -> dict[str, int]:
+    """Return the tokens that a stage takes of each domain."""
+    plan = json.loads((directory / "plan.json").read_bytes())
+    return {name: row["tokens"] for name, row in plan["domains"].items()}
 
 
 def apart(make: Make, tmp_path: Path, name: str, batch: int, **changes: Any) -> Recipe:

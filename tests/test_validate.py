@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+import curate
 from curate.cli import cli
 from curate.errors import CurateError, FitError, InputError, MissingEvidence, RecipeError
 from curate.laws.law import RunTable
@@ -177,6 +178,21 @@ def test_one_command_trains_mixes_and_judges(recipe: Path) -> None:
     again = CliRunner().invoke(cli, asked, catch_exceptions=False)
     assert "the recommendation of bimix is" in again.output
     assert {path: path.read_bytes() for path in out.rglob("runs.csv")} == before
+
+
+def test_a_stage_is_validated_on_what_the_stages_before_it_leave(recipe: Path) -> None:
+    stages = (
+        "stages=[{name: a, budget_tokens: 9000, mixture: {method: natural}},"
+        " {name: b, budget_tokens: 9000, mixture: {method: unimax}}]"
+    )
+    changes = (stages, "budget_tokens=18000", "mixture={method: natural}", f"proxy={PROXY}")
+    loaded = load(recipe, changes)
+    weights = curate.plan(loaded).json["stages"]["b"]["domains"]
+    result = curate.validate(loaded, seeds=2, stage="b", workers=1)
+    assert result.json["method"] == "unimax"
+    recommended = result.json["weights"]["recommended"]
+    assert recommended == {name: row["weight"] for name, row in weights.items()}
+    assert (loaded.output_dir / "b" / "validation.json").is_file()
 
 
 def test_experts_are_trained_where_the_method_needs_them(recipe: Path) -> None:

@@ -115,6 +115,7 @@ def _show_stats(screen: Screen, result: StatsResult) -> None:
 @click.option(
     "--points", type=int, default=POINTS, show_default=True, help="Most points between two groups."
 )
+@click.option("--stage", metavar="NAME", help="Stage that --compare or --front is for.")
 @recipe_or_runs_command
 def mix(
     method: str | None, methods: str | None, groups: str | None, points: int, **options: Any
@@ -123,25 +124,33 @@ def mix(
 
     Without RECIPE, from --runs or --experts alone.
     """
-    compare = options.pop("compare") or methods is not None
+    compare, stage = options.pop("compare") or methods is not None, options.pop("stage")
     if compare and method is not None:
         raise RecipeError("--method and --compare exclude each other: name methods by --methods")
     if compare and groups is not None:
         raise RecipeError("--front and --compare exclude each other: a front is of one method")
     if groups is None and points != POINTS:
         raise RecipeError("--points: there is no front to trace; add --front GROUP,GROUP")
-    if method is not None:
+    if stage is not None and not compare and groups is None:
+        raise RecipeError(
+            "--stage: goes with --compare or --front; without them the mixtures of all stages are "
+            "shown"
+        )
+    of_stage: dict[str, Any] = {} if stage is None else {"stage": stage}
+    if method is not None and stage is not None:
+        of_stage["method"] = method
+    elif method is not None:
         options["overrides"] = (*options["overrides"], f"mixture.method={method}")
     screen, arguments = open_inputs(options)
     if compare:
         from curate.report.methods import comparison_tables
 
-        comparison = curate.compare(**arguments, methods=_names(methods or ""))
+        comparison = curate.compare(**arguments, **of_stage, methods=_names(methods or ""))
         screen.show(comparison, lambda: comparison_tables(comparison.json))
     elif groups is not None:
         from curate.report.methods import front_table
 
-        front = curate.front(**arguments, groups=_names(groups), points=points)
+        front = curate.front(**arguments, **of_stage, groups=_names(groups), points=points)
         screen.show(front, lambda: [front_table(front.json)])
     else:
         _show_mixture(screen, curate.mix(**arguments))

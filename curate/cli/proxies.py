@@ -62,13 +62,14 @@ def experts(**options: Any) -> None:
     help="Size of the models; may be repeated. Default: the recipe's.",
 )
 @click.option("--up", is_flag=True, help="Also train one size larger: does the ranking hold?")
+@click.option("--stage", metavar="NAME", help="Stage to validate, of a recipe with stages.")
 @proxy_command
 def validate(**options: Any) -> None:
     """Train the recommended mixture and its rivals, and compare."""
     from curate.report.validation import loss_table, summary_lines
 
     session = RecipeSession(options)
-    settings = {name: options[name] for name in ("seeds", "presets", "up", *PLACES)}
+    settings = {name: options[name] for name in ("seeds", "presets", "up", "stage", *PLACES)}
     result = curate.validate(session.loaded, **settings, **session.effort)
     fields = result.json
     unit = fields["objective_unit"]

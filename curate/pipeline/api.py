@@ -258,6 +258,7 @@ def compare(  # noqa: PLR0913 - keywords, of which a call names two or three
     recipe: RecipeLike | None = None,
     *,
     methods: Sequence[str] = (),
+    stage: str | None = None,
     runs: PathLike | Sequence[PathLike] | None = None,
     experts: PathLike | None = None,
     supply: Supply = None,
@@ -273,6 +274,7 @@ def compare(  # noqa: PLR0913 - keywords, of which a call names two or three
     Args:
         recipe: The recipe, its path, or a mapping; None with `runs` or `experts`.
         methods: Names of methods; empty for all.
+        stage: The stage that the mixtures are for, of a recipe with stages.
         runs: See `mix`.
         experts: See `mix`.
         supply: See `mix`.
@@ -297,16 +299,19 @@ def compare(  # noqa: PLR0913 - keywords, of which a call names two or three
     if recipe is None:
         from curate.pipeline.from_run_table import compare_without_text
 
+        _refuse_stage(stage)
         inputs, workers = table.inputs(settings), _workers(workers)
         observer, names = _observer(progress), _names(methods)
         return compare_without_text(inputs, _path(directory), workers, observer, names)
-    from curate.pipeline.check import refuse_stages
-    from curate.pipeline.mix import compare_recipe
+    from curate.pipeline.check import check_stage
+    from curate.pipeline.compare_mixtures import compare_recipe
+    from curate.pipeline.stages import StageChoice
 
     table.refuse(directory)
     with _opened(recipe, workers, progress, settings) as opened:
-        refuse_stages(opened[0], "compare")
-        return compare_recipe(*opened, _names(methods))
+        check_stage(opened[0], stage, "compare")
+        choice = None if stage is None else StageChoice(stage)
+        return compare_recipe(*opened, _names(methods), choice)
 
 
 def front(  # noqa: PLR0913 - keywords, of which a call names two or three
@@ -315,6 +320,7 @@ def front(  # noqa: PLR0913 - keywords, of which a call names two or three
     groups: Sequence[str],
     points: int = 11,
     method: str | None = None,
+    stage: str | None = None,
     runs: PathLike | Sequence[PathLike] | None = None,
     experts: PathLike | None = None,
     supply: Supply = None,
@@ -333,6 +339,7 @@ def front(  # noqa: PLR0913 - keywords, of which a call names two or three
             targets.
         points: Most points between two groups, at least 2.
         method: See `mix`.
+        stage: The stage that the mixtures are for, of a recipe with stages.
         runs: See `mix`.
         experts: See `mix`.
         supply: See `mix`.
@@ -357,15 +364,19 @@ def front(  # noqa: PLR0913 - keywords, of which a call names two or three
     if recipe is None:
         from curate.pipeline.from_run_table import front_without_text
 
+        _refuse_stage(stage)
         inputs, place = table.inputs(settings, method), _path(directory)
         return front_without_text(inputs, place, groups, points, _observer(progress))
-    from curate.pipeline.check import refuse_stages
-    from curate.pipeline.mix import front_recipe
+    from curate.pipeline.check import check_stage
+    from curate.pipeline.compare_mixtures import front_recipe
+    from curate.pipeline.stages import StageChoice
 
     table.refuse(directory)
-    with _started(recipe, workers, progress, settings, method) as (loaded, workers, observer):
-        refuse_stages(loaded, "front")
-        return front_recipe(loaded, groups, points, workers, observer)
+    choice = None if stage is None else StageChoice(stage, method)
+    common = method if choice is None else None
+    with _started(recipe, workers, progress, settings, common) as (loaded, workers, observer):
+        check_stage(loaded, stage, "front")
+        return front_recipe(loaded, (groups, points), workers, observer, choice)
 
 
 def plan(
@@ -876,6 +887,7 @@ def validate(  # noqa: PLR0913 - keywords, of which a call names two or three
     seeds: int = 3,
     presets: Sequence[str] = (),
     up: bool = False,
+    stage: str | None = None,
     devices: str | None = None,
     engine: Engine | None = None,
     tensorboard: PathLike | None = None,
@@ -889,6 +901,8 @@ def validate(  # noqa: PLR0913 - keywords, of which a call names two or three
         seeds: Runs of each mixture; at least 2.
         presets: Sizes of models; empty for the recipe's.
         up: Also train one size larger, to see whether the ranking holds.
+        stage: The stage whose mixture is trained, of a recipe with stages: from scratch, not after
+            the stages before it.
         devices: Such as "cuda:0,cuda:1"; None for the recipe's.
         engine: Where the devices are: "local" or "ray"; None for the recipe's.
         tensorboard: Directory for scalars of every run; None for the recipe's.
@@ -904,14 +918,14 @@ def validate(  # noqa: PLR0913 - keywords, of which a call names two or three
     Example:
         `curate.validate("recipe.yaml", seeds=5).verdict`
     """
-    from curate.pipeline.check import READ_BY_VALIDATE, refuse_stages
+    from curate.pipeline.check import READ_BY_VALIDATE, check_stage
     from curate.pipeline.validate import ValidationSettings, validate_mixture
 
     with _opened(recipe, workers, progress) as (loaded, workers, observer):
-        refuse_stages(loaded, "validate")
+        check_stage(loaded, stage, "validate")
         loaded = _settled(loaded, observer, READ_BY_VALIDATE)
         loaded = _with_devices(loaded, devices, engine, tensorboard)
-        settings = ValidationSettings(seeds, _names(presets), up)
+        settings = ValidationSettings(seeds, _names(presets), up, stage)
         return ValidationResult(validate_mixture(loaded, settings, workers, observer))
 
 
@@ -972,6 +986,15 @@ def report(  # noqa: PLR0913 - keywords, of which a call names two or three
 
 Opened = tuple[LoadedRecipe, int, Observer]
 """A recipe, the number of processes, and what receives progress."""
+
+
+def _refuse_stage(stage: str | None) -> None:
+    """Raise RecipeError if a stage was named without a recipe."""
+    if stage is not None:
+        raise RecipeError(
+            f"--stage {stage}: goes with a recipe that has stages; the rows of a stage of a run "
+            f"table are read by --set mixture.evidence.stage={stage}"
+        )
 
 
 @contextmanager

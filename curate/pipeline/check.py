@@ -22,7 +22,7 @@ from curate.plan.per_domain import PER_DOMAIN, check_shape
 from curate.recipe import LoadedRecipe, MixtureRecipe
 from curate.runtime.files import read_small
 from curate.runtime.machine import fault_or
-from curate.runtime.registry import list_first, nearest_hint
+from curate.runtime.registry import list_first, nearest_hint, unknown_name
 from curate.stats import find_entropy
 
 MOST_BYTES = 64_000_000
@@ -186,19 +186,27 @@ class _WrittenMixture(msgspec.Struct):
     weights: dict[str, Annotated[float, msgspec.Meta(ge=0, le=1)]]
 
 
-def refuse_stages(loaded: LoadedRecipe, command: str) -> None:
-    """Refuse a recipe with stages where a command is about one mixture.
+def check_stage(loaded: LoadedRecipe, stage: str | None, command: str) -> None:
+    """Check that a command about one mixture names a stage of a recipe with stages.
+
+    Args:
+        loaded: The recipe.
+        stage: Name of the stage; None where none is given.
+        command: Name of the command, for messages.
 
     Raises:
-        RecipeError: It has stages; the message says how to leave them out.
+        RecipeError: None is given, or there is none of this name.
     """
-    stages = loaded.recipe.stages
-    if stages:
-        names = list_first([stage.name for stage in stages])
+    stages = [one.name for one in loaded.recipe.stages]
+    if stage is None and stages:
         raise RecipeError(
-            f"{command}: is about one mixture, and the recipe has stages ({names}); leave them out "
-            f"with --set stages=[] --set budget_tokens={stages[0].budget_tokens}"
+            f"{command}: is about one mixture, and the recipe has stages ({list_first(stages)}); "
+            f"name one: --stage {stages[-1]}"
         )
+    if stage is not None and not stages:
+        raise RecipeError(f"{command}: --stage {stage}: the recipe has no stages; leave it out")
+    if stage is not None and stage not in stages:
+        raise RecipeError(unknown_name("stage", stage, stages, f"{command}: --stage"))
 
 
 def check_names(loaded: LoadedRecipe) -> None:

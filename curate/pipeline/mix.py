@@ -9,20 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from curate.mixture import METHODS, DomainSupply, Mixture, MixtureOptions, MixtureRequest, mix
-from curate.mixture.compare_methods import (
-    KeptContenders,
-    compare_mixtures,
-    every_method,
-    select_methods,
-)
-from curate.mixture.front import front
+from curate.mixture import DomainSupply, Mixture, MixtureOptions, MixtureRequest, mix
 from curate.pipeline.artifacts import notice_bad_records, origin, stats_fields, write_stats
 from curate.pipeline.check import by_hand, check_mixture, check_names, kept_shares
 from curate.pipeline.measure import TextEvidence, entropy_fields, gather, needed_samples
 from curate.pipeline.proxies import make_evidence
 from curate.pipeline.read_evidence import read_evidence, search_options
-from curate.pipeline.results import FrontResult, MethodsResult, MixtureResult
+from curate.pipeline.results import MixtureResult
 from curate.pipeline.resume import notice_other_documents, writable_artifacts
 from curate.pipeline.stage_supply import StageDomain
 from curate.pipeline.tokenize import TokenizedDomains, tokenize_domains
@@ -110,38 +103,6 @@ def mix_domains(
     return MixedDomains(tokenized, measured, request, mixture, inputs)
 
 
-def front_recipe(
-    loaded: LoadedRecipe,
-    groups: Sequence[str],
-    points: int,
-    workers: int,
-    observer: Observer,
-) -> FrontResult:
-    """Trace the front of some groups of targets by a recipe's method, and write `front.json`.
-
-    Args:
-        loaded: The recipe.
-        groups: Names of the recipe's groups, or names and patterns of targets.
-        points: Most points between two groups.
-        workers: Number of processes.
-        observer: Receives progress and warnings.
-
-    Raises:
-        CurateError: Any user-fixable error.
-    """
-    check_names(loaded)
-    check_mixture(loaded)
-    tokenized = tokenize_domains(loaded, workers, observer)
-    method = (loaded.recipe.mixture.method,)
-    request = _measured_request(loaded, tokenized, method, workers, observer)
-    fields = front(request, groups, points)
-    for warning in fields["warnings"]:
-        observer.notice(warning)
-    path = loaded.output_dir / "front.json"
-    write_artifact(path, {**origin(loaded, tokenized), **fields}, observer)
-    return FrontResult(fields)
-
-
 def write_mixture(loaded: LoadedRecipe, mixed: MixedDomains, observer: Observer) -> None:
     """Write `mixture.json` and, with a law, `law.json`.
 
@@ -159,52 +120,6 @@ def write_mixture(loaded: LoadedRecipe, mixed: MixedDomains, observer: Observer)
         law.unlink(missing_ok=True)  # that of an earlier mixture
     else:
         write_artifact(law, {**mixed.origin, **mixed.mixture.law}, observer)
-
-
-def compare_recipe(
-    loaded: LoadedRecipe, workers: int, observer: Observer, methods: Sequence[str] = ()
-) -> MethodsResult:
-    """Compute the mixtures of methods on a recipe's evidence, and write `mixtures.json`.
-
-    Args:
-        loaded: The recipe; its method is ignored.
-        workers: Number of processes.
-        observer: Receives progress, and a notice as each method gives a mixture.
-        methods: Names of methods; empty for all.
-
-    Raises:
-        CurateError: Any user-fixable error.
-    """
-    check_names(loaded)
-    names = select_methods(methods)
-    tokenized = tokenize_domains(loaded, workers, observer)
-    request = _measured_request(loaded, tokenized, names, workers, observer)
-    kept = KeptContenders(loaded.output_dir, origin(loaded, tokenized))
-    comparison = compare_mixtures(
-        every_method(request, names),
-        workers,
-        lambda ended: observer.notice(ended.line),
-        kept,
-        observer.notice,
-    )
-    write_artifact(loaded.output_dir / "mixtures.json", comparison, observer)
-    kept.clear()
-    return MethodsResult(comparison)
-
-
-def _measured_request(
-    loaded: LoadedRecipe,
-    tokenized: TokenizedDomains,
-    methods: Sequence[str],
-    workers: int,
-    observer: Observer,
-) -> MixtureRequest:
-    """Measure and train what the methods could need, so that all have the same evidence."""
-    mixture = loaded.recipe.mixture
-    kinds = {kind: None for name in methods for kind in METHODS[name].measures(mixture)}
-    measured = gather(loaded, tokenized, tuple(kinds), workers, observer)
-    make_evidence(loaded, tokenized, workers, observer)
-    return mixture_request(loaded, tokenized, measured)
 
 
 def mixture_request(

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+from msgspec.structs import replace as with_fields
+
 from curate import __version__
 from curate.curation.levels import domain_settings
 from curate.curation.step import CurationRequest
@@ -20,7 +22,7 @@ from curate.dataset.staged import find_stages
 from curate.errors import CurateError
 from curate.mixture.request import EarlierStage
 from curate.pipeline.artifacts import notice_bad_records
-from curate.pipeline.check import check_mixture, check_names
+from curate.pipeline.check import check_mixture, check_names, settled
 from curate.pipeline.plan import Planned, plan_json, plan_tokenized, write_artifacts
 from curate.pipeline.results import PlanResult, StagedMixtureResult
 from curate.pipeline.stage_supply import StageDomain, StageSupply
@@ -63,7 +65,11 @@ def check_stage_names(loaded: LoadedRecipe) -> None:
     Raises:
         CurateError: A name is unknown, or a method lacks what it needs; names the stage.
     """
-    for stage in stage_recipes(loaded):
+    _check_stages(stage_recipes(loaded))
+
+
+def _check_stages(stages: Sequence[LoadedRecipe]) -> None:
+    for stage in stages:
         with in_stage(stage):
             check_names(stage)
             check_mixture(stage)
@@ -150,6 +156,61 @@ def without_dataset(stages: Sequence[PlannedStage]) -> list[PlannedStage]:
     return without
 
 
+@dataclass(frozen=True)
+class StageChoice:
+    """The stage that a command about one mixture is for."""
+
+    name: str
+    method: str | None = None
+    """Method in place of the stage's own."""
+
+    def of(self, stage: LoadedRecipe) -> LoadedRecipe:
+        """Return a stage's recipe, with the method if it is the chosen one."""
+        if stage.stage != self.name or self.method is None:
+            return stage
+        stage = stage.with_mixture(with_fields(stage.recipe.mixture, method=self.method))
+        return with_fields(stage, overridden=(*stage.overridden, "mixture.method"))
+
+
+@contextmanager
+def one_mixture(
+    loaded: LoadedRecipe, choice: StageChoice | None, workers: int, observer: Observer
+) -> Iterator[tuple[LoadedRecipe, TokenizedDomains]]:
+    """Tokenise the domains of a recipe; of a stage, with what earlier stages leave of them.
+
+    The stages before it are planned for that, and nothing is written.
+
+    Args:
+        loaded: The recipe, its names checked.
+        choice: The stage, for a recipe with stages, and its method.
+        workers: Number of processes.
+        observer: Receives progress and warnings.
+
+    Yields:
+        The recipe, or the stage as a recipe of its own, and its domains.
+
+    Raises:
+        CurateError: Any user-fixable error; names the stage.
+    """
+    if choice is None:
+        yield loaded, tokenize_domains(loaded, workers, observer)
+        return
+    stages = [choice.of(stage) for stage in stage_recipes(loaded)]
+    names = [stage.stage for stage in stages]
+    _check_stages(stages[: names.index(choice.name) + 1])
+    past = _Past(tokenize_domains(loaded, workers, observer), loaded.recipe.seed)
+    for of_stage in stages:
+        stage, supplied = past.open(of_stage, workers, observer)
+        with in_stage(stage):
+            if stage.stage == choice.name:
+                stage, notices = settled(stage)
+                for notice in notices:
+                    observer.notice(notice)
+                yield stage, supplied
+                return
+            past.add(stage, plan_tokenized(stage, supplied, workers, observer, write=False))
+
+
 def plan_stages(loaded: LoadedRecipe, workers: int, observer: Observer) -> list[PlannedStage]:
     """Tokenise, then measure, mix and plan each stage after the ones before it; write nothing.
 
@@ -161,21 +222,14 @@ def plan_stages(loaded: LoadedRecipe, workers: int, observer: Observer) -> list[
     Raises:
         CurateError: Any user-fixable error, including an infeasible plan; names the stage.
     """
-    tokenized = tokenize_domains(loaded, workers, observer)
-    past = _Past(tokenized, loaded.recipe.seed)
+    past = _Past(tokenize_domains(loaded, workers, observer), loaded.recipe.seed)
     stages = []
     for of_stage in stage_recipes(loaded):
-        with in_stage(of_stage):
-            stage = with_ends(of_stage, past.shares)
-            observer.notice(f"stage {stage.stage}")
-            pools = _pools(stage, tokenized, workers, observer)
-            supply = past.supply(pools)
-            if pools:
-                observer.notice(_supply_notice(stage, supply, tokenized))
-            supplied = _supplied(stage, supply, tokenized)
-            planned = plan_tokenized(stage, supplied, workers, observer, write=False)
-            stages.append(PlannedStage(stage, planned))
-            past.add(stages[-1], supply)
+        stage, supplied = past.open(of_stage, workers, observer)
+        with in_stage(stage):
+            stages.append(
+                past.add(stage, plan_tokenized(stage, supplied, workers, observer, write=False))
+            )
     return stages
 
 
@@ -237,7 +291,30 @@ class _Past:
         self.shares: dict[str, dict[str, float]] = {}
         """Shares by domain at the end of each stage."""
 
-    def supply(self, pools: Sequence[Pool]) -> StageSupply:
+    def open(
+        self, stage: LoadedRecipe, workers: int, observer: Observer
+    ) -> tuple[LoadedRecipe, TokenizedDomains]:
+        """Find what the next stage may draw.
+
+        Args:
+            stage: Its recipe.
+            workers: Number of processes.
+            observer: Told of the stage, and of the supply that its `where` leaves.
+
+        Returns:
+            The recipe, with shares for names of stages in its schedule; and the domains with what
+            the stage may draw of them.
+        """
+        with in_stage(stage):
+            stage = with_ends(stage, self.shares)
+            observer.notice(f"stage {stage.stage}")
+            pools = _pools(stage, self._tokenized, workers, observer)
+            supply = self._supply(pools)
+            if pools:
+                observer.notice(_supply_notice(stage, supply, self._tokenized))
+            return stage, _supplied(stage, supply, self._tokenized)
+
+    def _supply(self, pools: Sequence[Pool]) -> StageSupply:
         """Return what the next stage may draw.
 
         Args:
@@ -261,24 +338,26 @@ class _Past:
             used = min(used, sum(uses * tokens for uses, tokens in by_uses.items()))
         return StageDomain(supply, used, draws, earlier, pool)
 
-    def add(self, stage: PlannedStage, supply: StageSupply) -> None:
+    def add(self, loaded: LoadedRecipe, planned: Planned) -> PlannedStage:
         """Remember what a stage takes of its supply."""
-        planned, name = stage.planned, stage.name
+        stage = PlannedStage(loaded, planned)
         tokenized, budget = planned.tokenized, planned.plan.budget_tokens
+        assert tokenized.stage is not None
         shares = {domain.name: domain.tokens / budget for domain in planned.plan.domains}
         ends = tokenized.settings.ends
         if ends:
             shares = {domain: end for domain, (_, end) in zip(shares, ends, strict=True)}
-        self.shares[name] = shares
+        self.shares[stage.name] = shares
         for number, (stream, domain) in enumerate(
             zip(planned.streams, tokenized.domains, strict=True)
         ):
-            of_stage = supply.domains[number]
+            of_stage = tokenized.stage.domains[number]
             draw = draw_of(stream, domain, self._seed, of_stage.draws, of_stage.pool)
             self._draws[number] += (draw,)
             self._earlier[number] += (
-                EarlierStage(name, stream.tokens, stream.tokens / budget, budget),
+                EarlierStage(stage.name, stream.tokens, stream.tokens / budget, budget),
             )
+        return stage
 
 
 def stages_json(loaded: LoadedRecipe, stages: Sequence[PlannedStage]) -> dict[str, Any]:

@@ -8,7 +8,8 @@ over seeds: all runs see the same held-out documents, so they say nothing about 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,7 +24,7 @@ from curate.mixture import METHODS, MixtureRequest, mix_with
 from curate.mixture.constraints import match_itself
 from curate.mixture.goals import Goals, make_goals
 from curate.pipeline.check import READ_BY_VALIDATE, check_mixture, check_names
-from curate.pipeline.plan import Planned, plan_dataset
+from curate.pipeline.plan import Planned, plan_dataset, plan_tokenized
 from curate.pipeline.proxies import (
     final_rows,
     fresh_seeds,
@@ -35,6 +36,7 @@ from curate.pipeline.proxies import (
 from curate.pipeline.proxy_devices import train_job
 from curate.pipeline.proxy_setup import check_proxy, prepare
 from curate.pipeline.resume import writable_artifacts
+from curate.pipeline.stages import StageChoice, one_mixture
 from curate.recipe import LoadedRecipe
 from curate.runtime.artifact_names import NATS
 from curate.runtime.progress import Observer, write_artifact
@@ -59,6 +61,8 @@ class ValidationSettings:
     """Sizes of models; empty for the recipe's."""
     up: bool = False
     """Whether to train the size above the last one, too."""
+    stage: str | None = None
+    """Stage whose mixture is trained; None for a recipe without stages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +93,13 @@ def validate_mixture(
     Raises:
         CurateError: Any user-fixable error.
     """
-    sizes = _sizes(loaded, settings)
     check_names(loaded)
-    check_mixture(loaded, READ_BY_VALIDATE)
-    for size in sizes:
+    if settings.stage is None:
+        check_mixture(loaded, READ_BY_VALIDATE)
+    for size in _sizes(loaded, settings):
         check_proxy(size)
-    with writable_artifacts(loaded, observer) as writable:
-        planned = plan_dataset(loaded, workers, observer, write=writable)
+    with _planned(loaded, settings.stage, workers, observer) as (loaded, planned):
+        sizes = _sizes(loaded, settings)
         candidates = rivals_of(planned, observer)
         trained = [_train(size, planned, candidates, workers, observer) for size in sizes]
         result = {
@@ -113,6 +117,23 @@ def validate_mixture(
         }
         write_artifact(loaded.output_dir / "validation.json", result, observer)
     return result
+
+
+@contextmanager
+def _planned(
+    loaded: LoadedRecipe, stage: str | None, workers: int, observer: Observer
+) -> Iterator[tuple[LoadedRecipe, Planned]]:
+    """Plan a recipe, or one stage of it, as a recipe of its own."""
+    if stage is None:
+        with writable_artifacts(loaded, observer) as writable:
+            yield loaded, plan_dataset(loaded, workers, observer, write=writable)
+        return
+    with one_mixture(loaded, StageChoice(stage), workers, observer) as (alone, tokenized):
+        observer.notice(
+            "models train on the mixture of this stage from scratch, not after the stages before "
+            "it, and on all of each domain's documents"
+        )
+        yield alone, plan_tokenized(alone, tokenized, workers, observer, write=False)
 
 
 def _sizes(loaded: LoadedRecipe, settings: ValidationSettings) -> list[LoadedRecipe]:

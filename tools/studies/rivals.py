@@ -30,8 +30,9 @@ from curate.laws.scores import spearman
 from curate.mixture import METHODS
 from curate.mixture.constraints import match_itself
 from curate.mixture.design import design
+from curate.pipeline.compare_mixtures import compare_recipe
 from curate.pipeline.measure import gather
-from curate.pipeline.mix import compare_recipe, mixture_request
+from curate.pipeline.mix import mixture_request
 from curate.pipeline.proxies import (
     final_rows,
     fresh_seeds,
