@@ -19,7 +19,7 @@ from curate.cli import cli
 from curate.errors import RecipeError
 from curate.laws import LAWS
 from curate.laws.law import Array, FittedLaw, RunTable
-from curate.mixture import METHODS, Evidence, MixtureRequest
+from curate.mixture import METHODS, Evidence, MixtureRequest, mix
 from curate.mixture.front import front
 from curate.mixture.search.law_choice import GROUPS
 from curate.report.methods import front_table
@@ -196,3 +196,24 @@ def test_the_law_is_refitted_once(kl: str | None) -> None:
     finally:
         LAWS.remove("counting")
     assert fields["relative_error"] and len(fits) == 1 + GROUPS
+
+
+def test_the_same_runs_are_fitted_once() -> None:
+    """Another objective or pull needs no new fit, and other runs do."""
+    fits, law = [], LAWS["exponential"]
+
+    def fit(table: RunTable) -> FittedLaw:
+        fits.append(len(table.runs))
+        return law.fit(table)
+
+    LAWS.add(dataclasses.replace(law, name="counting", fit=fit))
+    try:
+        first = mix(asked("law", law="counting"))
+        once = len(fits)
+        assert mix(asked("law", law="counting", kl=0.3)).weights != first.weights
+        assert len(fits) == once
+        fewer = runs().take(np.arange(10))
+        mix(asked("law", law="counting", evidence=Evidence(fewer)))
+        assert len(fits) > once
+    finally:
+        LAWS.remove("counting")

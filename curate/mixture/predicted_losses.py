@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from curate.errors import FitError
 from curate.laws import LAWS
+from curate.laws.fit_once import fit_once
 from curate.mixture.constraints import match_constraints
 from curate.mixture.methods import METHODS
 from curate.mixture.methods.needs_evidence import ExpertMethod, LawMethod
@@ -68,7 +69,7 @@ def forecast(
     shares = _placed(mixtures, place, len(runs.domains))
     at_tokens = np.full(len(shares), np.nan if np.isnan(runs.tokens).all() else tokens)
     at_params = np.full(len(shares), params if has_params else np.nan)
-    fitted = LAWS.find(name, "mixture.law", FitError).fit(runs)
+    fitted = fit_once(LAWS.find(name, "mixture.law", FitError), runs)
     losses = fitted.predict(shares, at_tokens, at_params)
     return Forecast(name, runs.targets, losses)
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from curate.errors import FitError, MissingEvidence, RecipeError
 from curate.laws import LAWS, Law, RunTable
+from curate.laws.fit_once import fit_once
 from curate.laws.fitting.features import distinct_mixtures
 from curate.laws.forms.expert_regression import INFORMED, informed
 from curate.laws.forms.joint import LEAST_JUDGES
@@ -101,7 +102,7 @@ def make_case(
     search = request.options.search
     discount, support = search.discount_repeats, support_of(_of_today(runs))
     problem = Problem(
-        law=law.fit(runs),
+        law=fit_once(law, runs),
         box=constraints.box,
         goals=constraints.goals.weights,
         tokens=_at(runs.tokens, search.at_tokens, "at_tokens", "tokens"),

@@ -21,10 +21,8 @@ References:
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +30,7 @@ from scipy import stats
 
 from curate.errors import FitError
 from curate.laws import LAWS
+from curate.laws.fit_once import fit_once
 from curate.laws.fitting.features import mixture_numbers, run_folds
 from curate.laws.law import FittedLaw, Law, RunTable
 from curate.mixture.search.descent import descend
@@ -94,47 +93,24 @@ def refit(law: Law, whole: FittedLaw, table: RunTable, groups: int = GROUPS) -> 
     """
     predicted, parts = np.empty_like(table.losses), []
     for held in run_folds(table, groups):
-        part = law.fit(table.take(~held))
+        part = fit_once(law, table.take(~held))
         rows = table.take(held)
         predicted[held] = part.predict(rows.weights, rows.tokens, rows.params)
         parts.append(part)
     return Refitted(law, whole, tuple(parts), predicted)
 
 
-class _SameRuns:
-    """A table that is equal to another of the same content, as a key of a cache."""
-
-    def __init__(self, table: RunTable) -> None:
-        self.table = table
-        arrays = (table.weights, table.tokens, table.params, table.losses)
-        parts = [repr((table.domains, table.targets, table.runs)).encode()]
-        parts += [np.ascontiguousarray(array).tobytes() for array in arrays]
-        self.digest = hashlib.sha256(b"".join(parts)).digest()
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _SameRuns) and self.digest == other.digest
-
-    def __hash__(self) -> int:
-        return hash(self.digest)
-
-
-@lru_cache(maxsize=4 * len(PANEL))
-def _of_panel(name: str, runs: _SameRuns) -> Refitted | None:
+def _of_panel(name: str, table: RunTable) -> Refitted | None:
     """Fit a law of the panel; None where the runs are too few for it, and the others stand."""
     try:
-        return refit(LAWS[name], LAWS[name].fit(runs.table), runs.table)
+        return refit(LAWS[name], fit_once(LAWS[name], table), table)
     except FitError:
         return None
 
 
 def panel_with(refits: Refitted, table: RunTable) -> list[Refitted]:
-    """Join a method's own law with the laws of the panel.
-
-    The panel's fits are kept for the next method that learns from the same runs, as when methods
-    are compared.
-    """
-    runs = _SameRuns(table)
-    others = [_of_panel(name, runs) for name in PANEL if name != refits.law.name]
+    """Join a method's own law with the laws of the panel."""
+    others = [_of_panel(name, table) for name in PANEL if name != refits.law.name]
     return [refits, *(other for other in others if other is not None)]
 
 
