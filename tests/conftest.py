@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,38 @@ def forge_manifest(directory: Path, change: Callable[[dict[str, Any]], None]) ->
     manifest.pop("xxh3")
     change(manifest)
     path.write_bytes(with_hash(json.dumps(manifest, indent=2).encode()))
+
+
+ABOUT_PROCESSES = {
+    "test_build",
+    "test_claims",
+    "test_cli",
+    "test_docs",
+    "test_engine",
+    "test_environments",
+    "test_escape",
+    "test_faults",
+    "test_interrupts",
+    "test_machine",
+    "test_memory",
+    "test_output_dirs",
+    "test_proxy_shared",
+    "test_syscalls",
+}
+"""Test files whose commands start as many workers as there are cores."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cores(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Let commands do their work in one process, unless a test sets the number of workers.
+
+    A build forks 18 times. From a process of 1 GB, as one that runs all tests is, this takes 1 s of
+    CPU, where the whole work of a small build takes 0.1 s.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        if request.path.stem not in ABOUT_PROCESSES:
+            patch.setenv("PYTHON_CPU_COUNT", "1")
+        yield
 
 
 @pytest.fixture(scope="session")

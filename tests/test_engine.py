@@ -288,6 +288,12 @@ def test_default_workers_are_the_cores_this_process_may_use():
     assert default_workers() == len(allowed)
 
 
+@pytest.mark.parametrize(("count", "workers"), [("3", 3), ("default", None), ("0", None)])
+def test_pythons_own_variable_for_containers_is_obeyed(monkeypatch, count, workers):
+    monkeypatch.setenv("PYTHON_CPU_COUNT", count)
+    assert default_workers() == (workers or len(os.sched_getaffinity(0)))
+
+
 def test_work_begun_ahead_gives_its_result_or_its_error() -> None:
     with ahead(lambda: list(range(3))) as result:
         assert result() == result() == [0, 1, 2]

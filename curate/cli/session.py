@@ -41,7 +41,9 @@ SCREEN_OPTIONS: Sequence[Callable[[Any], Any]] = [
 
 
 WORKERS = click.option(
-    "--workers", type=click.IntRange(1), help="Number of processes; default: the cores."
+    "--workers",
+    type=click.IntRange(1),
+    help="Number of processes; default: PYTHON_CPU_COUNT, or the cores.",
 )
 
 WORK_OPTIONS: Sequence[Callable[[Any], Any]] = [

@@ -80,9 +80,16 @@ def uses_cluster() -> bool:
 
 
 def default_workers() -> int:
-    """Count the cores that this process may use, or those of the cluster."""
+    """Count the cores that this process may use, or those of the cluster.
+
+    On one machine, `PYTHON_CPU_COUNT` of the environment goes before: Python's own variable for
+    containers that see all cores of their machine and may use some.
+    """
     if _cluster is not None:
         return _cluster.cores
+    given = os.environ.get("PYTHON_CPU_COUNT", "")
+    if given.isdecimal() and int(given) > 0:
+        return int(given)
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
