@@ -8,6 +8,8 @@ import os
 import re
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -19,9 +21,12 @@ from conftest import make_documents
 from s3_server import Faults, running
 
 from curate.runtime.files import hash_file
+from curate.runtime.workers import map_tasks
+from curate.sources import SegmentReader, identify, segments
 from curate.sources.discover import expand
 from curate.sources.records import ReadOptions
 from curate.sources.remote import GLOB_CHARACTERS
+from curate.sources.remote_cuts import RemoteCuts
 from curate.sources.search import Places
 
 
@@ -309,3 +314,40 @@ def test_web_servers_and_google_serve_sources_too(store, bpe, tmp_path):
     assert done.returncode == 0, done.stderr
     stats = json.loads((tmp_path / "work/out/t/stats.json").read_text())["domains"]
     assert {name: row["documents"] for name, row in stats.items()} == {"cloud": 300, "web": 3000}
+
+
+def test_many_small_objects_are_asked_for_at_once(store, tmp_path):
+    """A store answers after tens of milliseconds; one request after the other would take hours."""
+    rows = make_documents("wiki", 600)
+    for number in range(60):
+        store.put("b", f"lines/{number:02}.jsonl", lines(rows[number * 10 : number * 10 + 10]))
+        store.put("b", f"text/{number:02}.txt", rows[number]["text"].encode())
+        store.put("b", f"tables/{number:02}.parquet", table(rows[:5], pq.write_table))
+    now, most, lock = [0], [0], threading.Lock()
+
+    def wait(request):
+        with lock:
+            now[0] += 1
+            most[0] = max(most[0], now[0])
+        time.sleep(0.01)
+        with lock:
+            now[0] -= 1
+
+    store.before = wait
+    for folder, documents in (("lines", 600), ("text", 60), ("tables", 300)):
+        paths = expand([f"s3://b/{folder}"], ReadOptions(), tmp_path)
+        most[0] = 0
+        files = identify(paths, tmp_path)
+        assert most[0] >= 4
+        most[0] = 0
+        plans = segments(files, ReadOptions(), cuts=RemoteCuts(tmp_path))
+        assert most[0] >= 4 or folder != "tables"
+        most[0] = 0
+        texts = map_tasks(texts_of, [*plans, *plans], workers=2)
+        assert most[0] >= 4 or folder == "tables"
+        assert sum(map(len, texts)) == 2 * documents and texts[: len(plans)] == texts[len(plans) :]
+
+
+def texts_of(plan):
+    reader = SegmentReader()
+    return [text for block in reader.read(plan.segment(0)) for text in block.texts]

@@ -1,6 +1,11 @@
 """Requests to object storage: what is sent again, what is refused, and what a fork leaves whole."""
 
 import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 from s3_server import FAULTS, Faults, running
@@ -9,6 +14,7 @@ from curate.errors import EngineError, InputError
 from curate.runtime.objects import (
     MissingObject,
     ObjectChanged,
+    apart,
     has_access,
     list_objects,
     object_info,
@@ -118,3 +124,43 @@ def test_a_file_is_read_as_one_version(store):
         store.put("b", "a", b"y" * 3_000_000)
         with pytest.raises(ObjectChanged, match=r"^s3://b/a: changed while it was being read"):
             file.read()
+
+
+def test_an_interrupted_request_leaves_no_answer_for_the_next(store):
+    store.put("b", "a", b"abc")
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        with pytest.raises(KeyboardInterrupt):
+            apart(time.sleep, 2)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert object_info("s3://b/a").size_bytes == 3
+
+
+ENDLESS = """
+import os, sys, time
+from curate.runtime.objects import apart
+print(apart(os.getpid), flush=True)
+time.sleep(60)
+"""
+
+
+def test_the_helper_ends_with_the_process_that_it_helps():
+    path = os.pathsep.join(filter(None, [str(Path.cwd()), os.environ.get("PYTHONPATH", "")]))
+    process = subprocess.Popen([sys.executable, "-c", ENDLESS], stdout=subprocess.PIPE, text=True,
+                               env={**os.environ, "PYTHONPATH": path})  # fmt: skip
+    helper = int(process.stdout.readline())
+    assert helper != process.pid
+    process.kill()
+    process.communicate()
+    for _ in range(100):
+        state = Path(f"/proc/{helper}/stat")
+        if not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z":
+            return
+        time.sleep(0.05)
+    raise AssertionError("it still runs")

@@ -20,7 +20,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -28,12 +28,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from curate.errors import CurateError, EngineError, InputError
 from curate.runtime.machine import NO_ANSWER, fault_line, machine_fault
 from curate.runtime.shared import context, workers_share_memory
-from curate.runtime.workers import failure_of, revive, uses_cluster
+from curate.runtime.workers import (
+    default_workers,
+    failure_of,
+    map_tasks,
+    revive,
+    uses_cluster,
+)
 
 if TYPE_CHECKING:
     from obstore import GetOptions
     from obstore.store import ClientConfig, ObjectStore, RetryConfig
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 EXTRAS = {"s3": "s3", "gs": "gcs", "http": "http", "https": "http"}
@@ -296,6 +303,7 @@ class _Helper:
         self.environment = _environment()
         self.owner = os.getpid()
         self._lock = threading.Lock()
+        self._is_broken = False
         self._end, far_end = multiprocessing.Pipe()
         self._process = context().Process(  # type: ignore[attr-defined]
             target=_serve, args=(far_end, self._end), daemon=True
@@ -309,7 +317,12 @@ class _Helper:
                 self._end.send((function, arguments))
                 is_done, answer = self._end.recv()
             except (EOFError, OSError) as error:
+                self._is_broken = True
                 raise EngineError("the process that talks to object storage died") from error
+            except BaseException:  # such as an interrupt, after which an answer would come late
+                self._is_broken = True
+                self._process.kill()
+                raise
         if is_done:
             result: Result = answer
             return result
@@ -317,7 +330,8 @@ class _Helper:
 
     def is_current(self) -> bool:
         """Whether it is this process's, and has its variables."""
-        return self.owner == os.getpid() and self.environment == _environment()
+        is_same = self.owner == os.getpid() and self.environment == _environment()
+        return is_same and not self._is_broken
 
     def end(self) -> None:
         self._end.close()
@@ -382,6 +396,19 @@ def apart(function: Callable[..., Result], *arguments: Any) -> Result:
             _helper = _Helper()
         helper = _helper
     return helper.call(function, arguments)
+
+
+def map_apart(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+    """Apply a function that uses `store_of` to every item, in several processes if there are more.
+
+    Args:
+        function: A module's function.
+        items: Picklable, as are the results.
+    """
+    workers = min(default_workers(), len(items))
+    if workers > 1:
+        return map_tasks(function, items, workers)
+    return [apart(function, item) for item in items]
 
 
 # Operations. --------------------------------------------------------------------------------------

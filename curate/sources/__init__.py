@@ -16,6 +16,7 @@ from typing import Protocol
 
 from curate.errors import RecipeError
 from curate.runtime.machine import faults_named
+from curate.runtime.objects import is_object_url
 from curate.runtime.registry import unknown_name
 from curate.sources.csv_files import CsvReader
 from curate.sources.decompress.open import open_stream
@@ -25,7 +26,7 @@ from curate.sources.json_array import JsonArrayReader
 from curate.sources.jsonl import SMALL_BYTES, JsonlReader
 from curate.sources.plans import FilePlan, PlanRequest, plan_lines, plan_whole, recognise
 from curate.sources.records import SEGMENT_BYTES, DocumentBlock, InputFile, ReadOptions, Segment
-from curate.sources.remote_cuts import RemoteCuts
+from curate.sources.remote_cuts import TABLES, RemoteCuts
 from curate.sources.text_files import TextReader
 
 __all__ = [
@@ -171,6 +172,15 @@ def segments(
     check_reader(options.reader, "reader")
     entries: list[FilePlan | _Group] = []
     groups: dict[str, _Group] = {}
+    if cuts is not None:
+        tables = [
+            PlanRequest(reader, file, options, compression, segment_bytes)
+            for file in files
+            if is_object_url(file.path)
+            for reader, compression in (kind_of(file, options),)
+            if reader in TABLES
+        ]
+        cuts.look(tables, plan_rows)
     for file in files:
         with faults_named(file.path):
             reader, compression = kind_of(file, options)

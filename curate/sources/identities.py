@@ -15,8 +15,10 @@ import itertools
 import os
 import stat
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,7 +35,7 @@ from curate.runtime.files import (
     read_new,
 )
 from curate.runtime.machine import fault_or
-from curate.runtime.objects import is_lasting_version, is_object_url
+from curate.runtime.objects import is_lasting_version, is_object_url, map_apart
 from curate.runtime.sealed import Notice, read_cached, write_sealed
 from curate.runtime.workers import default_workers, map_tasks
 from curate.sources.decompress.open import MAGIC_BYTES, compression_of, recognise_stream
@@ -46,8 +48,10 @@ from curate.sources.remote import hub_content_hash, pinned_parts, remote_details
 CACHE_NAME = "files.json"
 CACHE_VERSION = 4
 HASH_THREADS = 4
-OBJECTS = 64
+OBJECTS = 16
 """Objects that one process hashes at a time."""
+READ_THREADS, AHEAD_BYTES = 8, 4 << 20
+"""Small objects are fetched by so many threads, up to so many bytes ahead of their reader."""
 LARGE_FILE_BYTES = 1 << 20
 MANY_FILES = 40_000
 """More small files than this are hashed by several processes. Fewer are not worth it while another
@@ -167,8 +171,7 @@ def hash_all(paths: Sequence[str]) -> list[Identity]:
     ]
     objects = [row for row in left if is_object_url(row[0])]
     parts = [objects[start : start + OBJECTS] for start in range(0, len(objects), OBJECTS)]
-    # Processes: threads would share a helper process, and a core. Plain tuples pass as above.
-    of_objects = itertools.chain(*map_tasks(_hash_objects, parts, default_workers()))
+    of_objects = itertools.chain(*map_apart(_hash_objects, parts))
     with ThreadPoolExecutor(HASH_THREADS) as threads:
         large = [threads.submit(hash_path, *row) for row in left if not is_object_url(row[0])]
         try:
@@ -261,6 +264,29 @@ def read_whole(file: InputFile) -> bytes:
         if now[:3] != file.status[:3] or xxhash.xxh3_128_hexdigest(content) != file.content_hash:
             raise _changing(file.path)
     return content
+
+
+def read_each(files: Sequence[InputFile]) -> Iterator[Callable[[], bytes]]:
+    """Yield for each file a function like `read_whole`; objects are fetched a few ahead."""
+    if not files or not is_object_url(files[0].path):
+        for file in files:
+            yield partial(read_whole, file)
+        return
+    with ThreadPoolExecutor(READ_THREADS) as threads:
+        coming: deque[tuple[int, Future[bytes]]] = deque()
+        ahead_bytes = 0
+        try:
+            for file in files:
+                while coming and ahead_bytes + file.size_bytes > AHEAD_BYTES:
+                    size_bytes, future = coming.popleft()
+                    ahead_bytes -= size_bytes
+                    yield future.result
+                coming.append((file.size_bytes, threads.submit(read_whole, file)))
+                ahead_bytes += file.size_bytes
+            for _, future in coming:
+                yield future.result
+        finally:
+            threads.shutdown(cancel_futures=True)
 
 
 def hash_path(path: str, status: Status) -> Identity:

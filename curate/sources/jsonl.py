@@ -15,7 +15,7 @@ from dataclasses import replace
 from curate.runtime.registry import counted
 from curate.sources.decompress.open import CHUNK_BYTES, StreamDamage, open_stream
 from curate.sources.documents import EXCERPT_BYTES, excerpt, too_large
-from curate.sources.identities import read_whole
+from curate.sources.identities import read_each
 from curate.sources.json_records import JsonRecords
 from curate.sources.plans import whole_json
 from curate.sources.records import BLOCK_BYTES, BadRecord, DocumentBlock, InputFile, Segment
@@ -237,8 +237,8 @@ def _read_small_files(segment: Segment, records: JsonRecords) -> Iterator[Docume
     """Read the documents of a group of small files."""
     block, pending, pending_bytes = records.new_block(), [], 0
     unended: list[tuple[int, bytes]] = []
-    for index, file in enumerate(segment.files):
-        data = read_whole(file).removeprefix(BOM_UTF8)
+    for index, read in enumerate(read_each(segment.files)):
+        data = read().removeprefix(BOM_UTF8)
         if data and not data.endswith(b"\n"):
             unended.append((index, data))
             data += b"\n"

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from curate.sources.decompress.open import CHUNK_BYTES, StreamDamage, open_stream
 from curate.sources.documents import EMPTY_DOCUMENT, excerpt, has_content, too_large
-from curate.sources.identities import check_unchanged, read_whole
+from curate.sources.identities import check_unchanged, read_each
 from curate.sources.records import BLOCK_BYTES, BadRecord, DocumentBlock, InputFile, Segment
 
 EXCERPT_LEAD_BYTES = 40
@@ -31,6 +31,9 @@ class TextReader:
     def read(self, segment: Segment, keep_metadata: bool) -> Iterator[DocumentBlock]:
         """Read a document from each file, in blocks of about `BLOCK_BYTES`."""
         block = DocumentBlock(metadata=[] if keep_metadata else None)
+        limit_bytes = segment.options.record_bytes
+        whole = [file for file in segment.files if is_plain(file, limit_bytes)]
+        reads = read_each(whole)
         for index, file in enumerate(segment.files):
             if block.raw_bytes >= BLOCK_BYTES:
                 yield block
@@ -38,9 +41,12 @@ class TextReader:
             block.lines_read += 1
             data = b""
             try:
-                data = _content(file, segment.options.record_bytes)
-                if len(data) > segment.options.record_bytes:
-                    reason = too_large(segment.options.record_bytes)
+                if is_plain(file, limit_bytes):
+                    data = next(reads)()
+                else:
+                    data = _unpacked(file, limit_bytes)
+                if len(data) > limit_bytes:
+                    reason = too_large(limit_bytes)
                     unread_bytes = max(0, file.size_bytes - len(data))
                     block.bad.append(
                         BadRecord(index, 1, reason, excerpt(data), unread_bytes=unread_bytes)
@@ -90,10 +96,13 @@ def _not_text(data: bytes) -> str:
     return next(kinds, "")
 
 
-def _content(file: InputFile, limit_bytes: int) -> bytes:
+def is_plain(file: InputFile, limit_bytes: int) -> bool:
+    """Whether a file's bytes are its text, and not too many."""
+    return file.compression == "plain" and file.size_bytes <= limit_bytes
+
+
+def _unpacked(file: InputFile, limit_bytes: int) -> bytes:
     """Read the decompressed content of a file, or a little more than the limit."""
-    if file.compression == "plain" and file.size_bytes <= limit_bytes:
-        return read_whole(file)
     with open_stream(file.path, file.size_bytes, file.status) as stream:
         pieces: list[bytes] = []
         try:
