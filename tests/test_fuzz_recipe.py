@@ -36,7 +36,7 @@ BASE = {
                 "weights": {"wiki": 1, "code": 2}, "floors": {"wiki": 0.1}, "level": 3,
                 "keep": {"wiki": 1, "code": 2},
                 "objective": {"target": "wiki"}, "replicates": 3, "trust_region": True,
-                "evidence": {"runs": ["a.csv"]}},
+                "evidence": {"runs": ["a.csv"], "alike": {"text": ["wiki", "c*"]}}},
     "sequence_length": 128, "window": "L", "packing": "concat", "max_epochs": 1.5,
     "validation": {"documents": 0.1, "key": 3},
     "output": {"format": "megatron", "dir": "out", "shard_tokens": 100, "options": {"a": 1}},

@@ -258,3 +258,30 @@ def test_a_recipe_names_the_earlier_mixture(tmp_path: Path) -> None:
     again = curate.mix(recipe)
     assert again.weights["a"] == pytest.approx(again.weights["b"], rel=1e-6)
     assert json.loads((tmp_path / "out/mixture.json").read_text())["inputs"]["keep"] != before
+
+
+def test_a_mixture_says_when_proportions_are_better_kept_or_free() -> None:
+    kept = mix(request_of("dml", {"b": 3, "d": 1}))
+    assert any(
+        " runs have other proportions than mixture.keep, enough for a law of 4 domains (15, 3 "
+        in text
+        for text in kept.warnings
+    )
+    free = request_of("dml", {})
+    assert not any("mixture.keep" in text for text in mix(free).warnings)
+    spread = spread_of(np.array([np.nan, 0.75, np.nan, 0.25]))
+    tied = np.random.default_rng(0).dirichlet(np.ones(3), 48) @ spread
+    of_tied = dataclasses.replace(RUNS, weights=tied)
+    again = mix(
+        dataclasses.replace(request_of("dml", {"b": 3, "d": 1}), evidence=Evidence(of_tied))
+    )
+    assert not any("mixture.keep" in text for text in again.warnings)
+    few = dataclasses.replace(RUNS, earlier=np.arange(48) >= 14)
+    many = dataclasses.replace(RUNS, earlier=np.arange(48) >= 15)
+    said = [
+        [text for text in mix(dataclasses.replace(free, evidence=Evidence(runs))).warnings
+         if "mixture.keep" in text]
+        for runs in (few, many)
+    ]  # fmt: skip
+    assert said[0][0].startswith("14 mixtures of today's 4 domains beside runs on earlier ones, ")
+    assert said[1] == []

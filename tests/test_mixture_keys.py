@@ -45,6 +45,7 @@ VALUES = {
     "evidence.fill": {"runs.csv": TableFill(params=1e6)},
     "evidence.absent_domains": "zero",
     "evidence.became": {"a": "b"},
+    "evidence.alike": {"ab": ["a", "b"]},
     "evidence.stage": "end",
     "law": "ridge",
     "objective": "worst",

@@ -47,6 +47,12 @@ from curate.errors import RecipeError
     metavar="OLD=NEW[:SHARE,NEW:SHARE]",
     help="New name of a domain, or its parts with their shares of it; may be repeated.",
 )
+@click.option(
+    "--alike",
+    multiple=True,
+    metavar="GROUP=PATTERN[,PATTERN]",
+    help="Domains of similar text, for the law joint; may be repeated.",
+)
 @click.option("--stage", help="Stage whose rows are read, where a column stage names several.")
 @click.option("--targets", help="Losses to fit, separated by commas; default: all.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path(), help="Where fit.json goes.")
@@ -72,6 +78,7 @@ def fit(runs: tuple[Path, ...], **options: Any) -> None:
         fill=_fills(options["fill"]),
         absent_domains=options["absent_domains"],
         became=_became(options["became"]),
+        alike=_alike(options["alike"]),
         stage=options["stage"],
         directory=options["out"],
         workers=options["workers"],
@@ -107,6 +114,19 @@ def _fills(texts: Sequence[str]) -> dict[str, dict[str, float]]:
                 "small.csv:params=6e7,tokens=1e9"
             ) from None
     return fills
+
+
+def _alike(texts: Sequence[str]) -> dict[str, list[str]]:
+    """Read texts such as `GROUP=PATTERN,PATTERN`."""
+    groups: dict[str, list[str]] = {}
+    for text in texts:
+        group, _, patterns = text.partition("=")
+        if not (group and patterns and all(patterns.split(","))):
+            raise RecipeError(
+                f"--alike {text}: expected GROUP=PATTERN,PATTERN, as in code=python,stack-*"
+            )
+        groups.setdefault(group, []).extend(patterns.split(","))
+    return groups
 
 
 def _became(texts: Sequence[str]) -> dict[str, str | dict[str, float]]:

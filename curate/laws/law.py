@@ -48,6 +48,9 @@ class RunTable:
     earlier: NDArray[np.bool_] | None = None
     """shape (rows,), whether a row is of a run on earlier domains, which lacked some of these by
     necessity; None: no row is."""
+    alike: Array | None = None
+    """shape (domains, domains), likeness of the domains' texts: positive semi-definite, with 1 on
+    the diagonal. None: unknown."""
 
     def __post_init__(self) -> None:
         """Raise `ValueError` if the shapes do not match."""

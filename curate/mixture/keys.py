@@ -133,6 +133,13 @@ mixture.method'}
                 f"law {mixture.law} does not read it; {_listed(INFORMED)} do. Remove it, or set "
                 "mixture.law"
             )
+    if "evidence.alike" in method.keys and "evidence.alike" in given:
+        law = mixture.law if "law" in method.keys else getattr(method.prefer, "law", None)
+        if law != "joint":
+            idle["evidence.alike"] = (
+                f"only law joint reads it, and method {method.name} fits "
+                f"{law or 'another'}. Remove it, or set mixture.method: joint"
+            )
     for key in ("evidence.fill", "evidence.absent_domains", "evidence.became", "evidence.stage"):
         if key in given and key not in idle and "evidence.runs" not in given:
             idle[key] = "no run table is named; name it in mixture.evidence.runs, or remove the key"

@@ -182,8 +182,9 @@ KEYS_BY_EVIDENCE: Mapping[str | None, tuple[str, ...]] = {
     None: (),
     "runs": (
         "evidence.runs", "evidence.far_runs", "evidence.fill", "evidence.absent_domains",
-        "evidence.became", "evidence.stage", "evidence.proxy", "objective", "at_tokens",
-        "at_params", "kl", "prior", "keep", "trust_region", "replicates", "discount_repeats",
+        "evidence.became", "evidence.alike", "evidence.stage", "evidence.proxy", "objective",
+        "at_tokens", "at_params", "kl", "prior", "keep", "trust_region", "replicates",
+        "discount_repeats",
     ),
     "experts": (
         "evidence.experts", "evidence.proxy", "objective", "kl", "prior", "replicates", "level",

@@ -674,6 +674,7 @@ def fit(  # noqa: PLR0913 - keywords, of which a call names two or three
     fill: Mapping[str, Mapping[str, float]] | None = None,
     absent_domains: AbsentDomains = "refuse",
     became: Mapping[str, str | Mapping[str, float]] | None = None,
+    alike: Mapping[str, str | Sequence[str]] | None = None,
     stage: str | None = None,
     directory: PathLike | None = None,
     workers: int | None = None,
@@ -694,6 +695,7 @@ def fit(  # noqa: PLR0913 - keywords, of which a call names two or three
         absent_domains: Whether a domain that only some tables have is refused, or has share 0 in
             the others.
         became: By a domain of the tables, its new name, or its parts with their shares of it.
+        alike: Groups of domains of similar text, by names and patterns, for law `joint`.
         stage: Stage whose rows are read, where a column `stage` says to which each belongs.
         directory: Where to write `fit.json`; None writes nothing.
         workers: Number of processes; None for the cores.
@@ -719,6 +721,7 @@ def fit(  # noqa: PLR0913 - keywords, of which a call names two or three
         targets=None if targets is None else _names(targets),
         far_runs=far_runs,
         joining=joining(fill or {}, absent_domains, became, stage),
+        alike=alike,
     )
     fields = fit_laws(inputs, _path(directory), _workers(workers), _observer(progress))
     return FitResult(fields)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from curate.laws import LAWS, Law, RunTable
 from curate.laws.crossval import CrossValidation, cross_validate
 from curate.laws.law import domains_of_stages
 from curate.laws.run_groups import GroupComparison, compare_groups
+from curate.laws.run_tables.alike import Groups, likeness_of_groups
 from curate.laws.run_tables.join import Joining
 from curate.laws.run_tables.lineage import today
 from curate.laws.run_tables.read import read_runs
@@ -39,6 +40,8 @@ class FitInputs:
     """Whether runs that all the others contradict take part."""
     joining: Joining = field(default_factory=Joining)
     """Numbers and rules for several tables, which these do not hold."""
+    alike: Groups | None = None
+    """Groups of domains of similar text, for law `joint`."""
 
 
 def fit_laws(
@@ -64,6 +67,8 @@ def fit_laws(
     if became:
         _, said = today(table, domains_of_stages(table), [became], "refuse")
         notices = (*notices, *said)
+    if inputs.alike:
+        table = replace(table, alike=likeness_of_groups(inputs.alike, table.domains, "--alike"))
     for notice in notices:
         observer.notice(notice)
     names = LAWS if inputs.laws is None else inputs.laws

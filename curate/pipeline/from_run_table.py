@@ -89,7 +89,7 @@ def request_without_text(inputs: RunTableInputs, observer: Observer) -> RequestW
         raise RecipeError(
             "--set mixture.evidence: without a recipe, name runs and experts with --runs and "
             "--experts; the keys to set are far_runs, fill, absent_domains, "
-            "became and stage"
+            "became, alike and stage"
         )
     given = _supply_pairs(inputs.supply)
     today = {name: float(number) for name, number in given.items() if number}

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from curate.errors import MissingEvidence
+from curate.errors import MissingEvidence, RecipeError
 from curate.mixture import METHODS
 from curate.mixture.request import Evidence, SearchOptions
 from curate.pipeline.domain_lineage import whereabouts
 from curate.recipe import EvidenceRecipe, LoadedRecipe, MixtureRecipe, ObjectiveRecipe
 from curate.runtime.files import hash_file, hash_json
 from curate.tokens.domain import DomainTokens
+
+if TYPE_CHECKING:  # laws take half a second to import
+    from curate.laws.law import RunTable
+    from curate.laws.run_tables.alike import Groups
 
 MADE = {"runs": "runs.csv", "experts": "experts.parquet"}
 """Evidence that `mixture.evidence.proxy` can make, and its file in the output directory."""
@@ -110,7 +115,8 @@ def read_evidence_files(
     Args:
         run_paths: Files of run tables; may be empty.
         expert_paths: At most one file.
-        named: How runs are read: `far_runs`, `fill`, `absent_domains`, `became` and `stage`.
+        named: How runs are read: `far_runs`, `fill`, `absent_domains`, `became`, `alike` and
+            `stage`.
         supply: Tokens of each domain of today, to which runs are carried over; None: unknown.
         domains: The tokenised domains of today; empty where there are none at hand.
 
@@ -142,11 +148,42 @@ def read_evidence_files(
             runs, more = today(runs, tuple(supply), every, absent)
             of_content = [said for place in known_content.values() for said in place.notices]
             notices = (*of_content, *notices, *more)
+        runs = _with_likeness(runs, named.alike, domains)
     if expert_paths:
         from curate.laws.likelihoods import read_likelihoods
 
         experts = read_likelihoods(expert_paths[0])
     return Evidence(runs, experts, notices, named.stage)
+
+
+def _with_likeness(
+    runs: RunTable, alike: str | Groups | None, domains: Sequence[DomainTokens]
+) -> RunTable:
+    """Add the likeness of the domains of runs, where the recipe asks for it.
+
+    Args:
+        runs: The runs, on the domains of today.
+        alike: The recipe's key.
+        domains: The tokenised domains of today; empty where there are none at hand.
+
+    Raises:
+        RecipeError: There is no text to compare, or a pattern matches no domain.
+    """
+    if alike is None or runs.stages:
+        return runs
+    from curate.laws.run_tables.alike import likeness_of_distances, likeness_of_groups
+
+    if not isinstance(alike, str):
+        groups = likeness_of_groups(alike, runs.domains, "mixture.evidence.alike")
+        return replace(runs, alike=groups)
+    if not domains:
+        raise RecipeError(
+            "mixture.evidence.alike: tokens compares texts, and without a recipe there are none; "
+            "name groups, as in alike: {code: [python, java]}"
+        )
+    from curate.pipeline.text_likeness import divergences
+
+    return replace(runs, alike=likeness_of_distances(divergences(runs.domains, domains)))
 
 
 def search_options(

@@ -302,6 +302,11 @@ class EvidenceRecipe(Frozen, frozen=True):
     or the share of it that each part holds, as in `{web: {web-hi: 0.3, web-lo: 0.7}}`. Domains with
     the same new name were merged.
     """
+    alike: Literal["tokens"] | dict[str, str | list[str]] | None = None
+    """Domains of similar text, whose effects law `joint` then expects to be similar before any run,
+    if the runs bear it out: groups of names and patterns, as in `{code: [python, "stack-*"]}`; or
+    `tokens`, which compares the domains' tokens. It tells most of domains that few runs have.
+    """
     stage: str | None = None
     """Stage of training whose rows of `runs` are read, where a column `stage` says which stage each
     row belongs to; with columns `w_<stage>_<domain>`, the stage that the mixture is for.

@@ -152,6 +152,7 @@ class _MixtureFields(_Fields):
     objective: dict[str, Any] | UnsetType = UNSET
     kl_choice: dict[str, Any] | UnsetType = UNSET
     kept: dict[str, Any] | UnsetType = UNSET
+    alike: Numbers | UnsetType = UNSET
     laws: dict[str, Any] | UnsetType = UNSET
     within_noise_of_best: dict[str, Range] | UnsetType = UNSET
     regret: dict[str, Interval] | UnsetType = UNSET

@@ -6,14 +6,18 @@ which there are 512 runs of 64 domains. Three eighths of those are held out. Law
 new runs, with the old ones and without, and rank the held-out runs by their mean task.
 
 With `--updates` the sources are added in the published order, and each way to choose a mixture is
-judged by a law of all 639 runs, which also labels new runs (with the noise of its own errors).
+judged by a law of all 639 runs, which also labels new runs (with the noise of its own errors). As
+published: runs and mixture keep the proportions of the domains that stay, which are one domain for
+the law. Keep: the same runs and proportions in one law of all runs, old ones among them.
 """
 
 from __future__ import annotations
 
 import argparse
+import fnmatch
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,6 +25,7 @@ import numpy as np
 
 from curate.laws.forms.joint import fit_joint
 from curate.laws.law import Array, FittedLaw, RunTable
+from curate.laws.run_tables.alike import likeness_of_groups
 from curate.laws.run_tables.lineage import add_domains, carry_over
 from curate.laws.run_tables.read import read_runs
 from curate.mixture import (
@@ -29,9 +34,12 @@ from curate.mixture import (
     MixtureOptions,
     MixtureRequest,
     SearchOptions,
-    mix,
 )
 from curate.mixture.design import draw
+from curate.mixture.methods.law_case import make_case
+from curate.mixture.methods.law_methods import best_mixture
+from curate.mixture.search.objective import Problem
+from curate.mixture.search.optimise import optimise
 from curate.mixture.search.simplex_box import Box
 from curate.runtime.threads import one_blas_thread
 
@@ -73,6 +81,41 @@ def joined(first: RunTable, second: RunTable) -> RunTable:
     )
 
 
+TOPICS = {
+    "adult": ["*:adult*"],
+    "art": ["*:art_*"],
+    "code": ["stack-edu:*", "*:software_dev*"],
+    "crime": ["*:crime*"],
+    "education": ["*:education*"],
+    "entertainment": ["*:entertainment"],
+    "fashion": ["*:fashion*"],
+    "finance": ["*:finance*"],
+    "food": ["*:food*"],
+    "games": ["*:games"],
+    "health": ["*:health"],
+    "home": ["*:home*"],
+    "industry": ["*:industrial"],
+    "literature": ["*:literature"],
+    "politics": ["*:politics"],
+    "religion": ["*:religion"],
+    "science": ["*:science*", "arxiv", "pes2o", "finemath-3plus"],
+    "software": ["*:software"],
+    "sports": ["*:sports*"],
+    "transport": ["*:transportation"],
+    "travel": ["*:travel*"],
+}
+"""Domains of the same topic, whatever their source."""
+
+
+def likeness(domains: tuple[str, ...]) -> Array:
+    """Take domains of the same topic for alike."""
+    here = {
+        topic: [pattern for pattern in patterns if fnmatch.filter(domains, pattern)]
+        for topic, patterns in TOPICS.items()
+    }
+    return likeness_of_groups({topic: some for topic, some in here.items() if some}, domains, "")
+
+
 def as_one_domain(table: RunTable, old_domains: tuple[str, ...]) -> RunTable:
     """Take the old domains for one, as Olmix does once their proportions are fixed."""
     return carry_over(table, {name: {"existing": 1.0} for name in old_domains})
@@ -93,17 +136,26 @@ def held_out_runs(old: RunTable, new: RunTable, draws: int) -> None:
     """Print how well few new runs rank held-out ones, with the old runs and without."""
     most = dict(zip(old.domains, old.weights.max(axis=0), strict=True))
     topics = tuple(name for name in new.domains if most[name] > 0)
+    alike = likeness(new.domains)
     print("new runs | law of | Spearman | R2 | regret, bits a byte | s")
     rows: dict[tuple[int, str], list[tuple[float, float, float]]] = {}
     for seed in range(draws):
-        order = np.random.default_rng(seed).permutation(len(new.runs))
+        rng = np.random.default_rng(seed)
+        order = rng.permutation(len(new.runs))
+        shuffled = rng.permutation(len(new.domains))
         test = new.take(order[: int(HELD_OUT * len(order))])
         pool = order[len(test.runs) :]
         for count in NEW_RUNS:
             few = new.take(pool[:count])
+            both = joined(old, few)
             ways = {
                 "new runs": (few, test),
-                "old and new runs": (joined(old, few), test),
+                "new runs, likeness by topic": (replace(few, alike=alike), test),
+                "old and new runs": (both, test),
+                "old and new runs, likeness by topic": (replace(both, alike=alike), test),
+                "old and new runs, likeness of shuffled names": (
+                    replace(both, alike=alike[np.ix_(shuffled, shuffled)]), test
+                ),
                 "new runs, old domains as one": (
                     as_one_domain(few, topics), as_one_domain(test, topics)
                 ),
@@ -128,17 +180,24 @@ UPDATES = {
 source that was dropped again, are in no table."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Stage:
     """Domains of an update, and how mixtures of them are mixtures of the 64."""
 
     domains: tuple[str, ...]
     spread: Array
     """shape (domains, 64), shares of the 64 in each domain."""
+    prior: Array
+    """shape (domains,), natural shares."""
 
     def whole(self, mixtures: Array) -> Array:
         """Return mixtures of the 64."""
         return mixtures @ self.spread
+
+    def part(self, table: RunTable) -> RunTable:
+        """Give runs on the 64 this stage's domains."""
+        weights = table.weights @ (self.spread > 0).T
+        return replace(table, domains=self.domains, weights=weights)
 
 
 def stage_of(new: RunTable, sources: set[str], divided: bool) -> Stage:
@@ -154,139 +213,148 @@ def stage_of(new: RunTable, sources: set[str], divided: bool) -> Stage:
         pdfs = np.array([name.startswith("s2pdf:") for name in new.domains])
         names.append("s2pdf")
         rows.append(np.where(pdfs, natural, 0) / natural[pdfs].sum())
-    return Stage(tuple(names), np.array(rows))
+    spread = np.array(rows)
+    prior = (spread > 0) @ natural
+    return Stage(tuple(names), spread, prior / prior.sum())
 
 
-def request_of(stage: Stage, new: RunTable, runs: RunTable | None, prior: Array) -> MixtureRequest:
+def with_existing(stage: Stage, fresh: list[int], kept: Array) -> Stage:
+    """Take all domains but the fresh ones for one, at kept proportions, as Olmix does."""
+    names = ("existing", *(stage.domains[at] for at in fresh))
+    prior = np.array([1 - stage.prior[fresh].sum(), *stage.prior[fresh]])
+    return Stage(names, np.vstack([kept, stage.spread[fresh]]), prior)
+
+
+def request_of(
+    stage: Stage, runs: RunTable | None, keep: Mapping[str, float] | None = None
+) -> MixtureRequest:
     """Ask for the best mixture of some domains, by `joint`."""
     domains = tuple(
         DomainSupply(name, max(1, round(1e9 * share)), float("inf"))
-        for name, share in zip(stage.domains, prior.tolist(), strict=True)
+        for name, share in zip(stage.domains, stage.prior.tolist(), strict=True)
     )
-    search = SearchOptions(replicates=0)
+    search = SearchOptions(replicates=0, keep=keep or {})
     evidence = None if runs is None else Evidence(runs)
     return MixtureRequest(domains, 10**9, "joint", MixtureOptions(search=search), evidence)
 
 
-def labelled(
-    stage: Stage, mixtures: Array, truth: FittedLaw, noise: Array, rng: np.random.Generator
-) -> RunTable:
-    """Make runs of mixtures, with the losses of the law that stands for the truth."""
-    ones = np.ones(len(mixtures))
-    losses = truth.predict(stage.whole(mixtures), 2.9e9 * ones, 2.9e7 * ones)
-    losses = losses * np.exp(noise * rng.standard_normal(losses.shape))
-    targets = tuple(f"task{place}" for place in range(losses.shape[1]))
-    runs = tuple(f"{rng.integers(2**60):x}" for _ in mixtures)
-    return RunTable(stage.domains, targets, runs, mixtures, 2.9e9 * ones, 2.9e7 * ones, losses)
+@dataclass(frozen=True)
+class Truth:
+    """The law that stands for the truth."""
+
+    law: FittedLaw
+    names: tuple[str, ...]
+    """The 64 domains."""
+    errors: Array
+    """shape (tasks,), its errors, the noise of new runs."""
+
+    def losses(self, mixtures: Array) -> Array:
+        """Return the tasks of mixtures of the 64."""
+        ones = np.ones(len(mixtures))
+        return self.law.predict(mixtures, 2.9e9 * ones, 2.9e7 * ones)
+
+    def runs(self, stage: Stage, count: int, rng: np.random.Generator) -> RunTable:
+        """Draw runs of a stage, on the 64."""
+        every = Box(np.zeros(len(stage.domains)), np.ones(len(stage.domains)))
+        weights = stage.whole(draw(request_of(stage, None), every, count, rng))
+        losses = self.losses(weights)
+        losses = losses * np.exp(self.errors * rng.standard_normal(losses.shape))
+        ones = np.ones(count)
+        names = tuple(f"{rng.integers(2**60):x}" for _ in range(count))
+        tasks = tuple(f"task{place}" for place in range(losses.shape[1]))
+        return RunTable(self.names, tasks, names, weights, 2.9e9 * ones, 2.9e7 * ones, losses)
+
+    def chosen(self, stage: Stage, runs: RunTable, keep: Mapping[str, float]) -> list[Array]:
+        """Choose the best mixtures of the 64 by the runs: that keeps proportions, and any."""
+        case = make_case(("joint", 0.0, False), request_of(stage, runs, keep), runs)
+        free = replace(case, problem=replace(case.problem, proportions=None))
+        return [stage.whole(best_mixture(one)[None])[0] for one in (case, free)]
+
+    def best(self, stage: Stage, runs: RunTable) -> Array:
+        """Choose the best mixture by the runs, of the 64."""
+        return self.chosen(stage, stage.part(runs), {})[1]
+
+    def of(self, mixture: Array) -> float:
+        """Return the mean task of a mixture of the 64."""
+        return float(self.losses(mixture[None]).mean())
 
 
-def updates(old: RunTable, new: RunTable, seed: int) -> None:
+def updates(old: RunTable, new: RunTable, draws: int) -> None:
     """Add sources in the published order; print the regret of every way to choose a mixture."""
-    truth = fit_joint(joined(old, new))
-    rng = np.random.default_rng(seed)
-    one = np.ones(1)
-
-    def objective(stage: Stage, mixture: Array) -> float:
-        whole = stage.whole(mixture[None])
-        return float(truth.predict(whole, 2.9e9 * one, 2.9e7 * one).mean())
-
-    def best(stage: Stage, runs: RunTable, prior: Array) -> Array:
-        weights = mix(request_of(stage, new, runs, prior)).weights
-        return np.array([weights[name] for name in stage.domains])
-
-    topics = stage_of(new, {"dclm"}, False)
-    place = [old.domains.index(name) for name in topics.domains]
-    evidence = replace(old, domains=topics.domains, weights=old.weights[:, place])
-    frozen = topics.whole(best(topics, evidence, new.weights.mean(axis=0)[place])[None])[0]
-    sources = {"dclm"}
-    print("update | way | new runs | mean task, bits a byte | above the best")
-    for name, (added, count) in UPDATES.items():
-        sources |= set(added)
-        stage = stage_of(new, sources, divided=not added)
-        natural = (stage.spread > 0) @ new.weights.mean(axis=0)
-        prior = natural / natural.sum()
-        every = Box(np.zeros(len(prior)), np.ones(len(prior)))
-        drawn = draw(request_of(stage, new, None, prior), every, count, rng)
-        runs = labelled(stage, drawn, truth, truth.errors, rng)
-        # As published: all domains that stay are one, at the proportions of the last optimum.
-        fresh = [
-            at
-            for at, one_name in enumerate(stage.domains)
-            if (one_name.partition(":")[0] in added) or (not added and "s2pdf" in one_name)
-        ]
-        kept = frozen.copy()
-        if not added:
-            kept[[domain.startswith("s2pdf:") for domain in new.domains]] = 0
-        virtual = Stage(
-            ("existing", *(stage.domains[at] for at in fresh)),
-            np.vstack([kept / kept.sum(), stage.spread[fresh]]),
-        )
-        share = 1 - prior[fresh].sum()
-        reduced = np.array([share, *prior[fresh]])
-        few = Box(np.zeros(len(reduced)), np.ones(len(reduced)))
-        drawn = draw(request_of(virtual, new, None, reduced), few, count, rng)
-        of_virtual = labelled(virtual, drawn, truth, truth.errors, rng)
-        became = (
-            {}
-            if added
-            else {
-                "s2pdf": {
-                    domain: part
-                    for domain, part in zip(
-                        new.domains,
-                        new.weights.mean(axis=0) * [d.startswith("s2pdf:") for d in new.domains],
-                        strict=True,
-                    )
-                    if part
-                }
+    law = fit_joint(joined(old, new))
+    truth = Truth(law, new.domains, law.errors)
+    of_64 = [old.domains.index(name) for name in new.domains]
+    old = replace(old, domains=new.domains, weights=old.weights[:, of_64])
+    topics = stage_of(new, {"dclm"}, divided=False)
+    first = truth.best(topics, old)
+    regrets: dict[tuple[str, str], list[float]] = {}
+    print("update | way | mean task above the least of all mixtures, bits a byte | each draw")
+    for seed in range(draws):
+        rng, sources, frozen = np.random.default_rng(seed), {"dclm"}, first
+        kept_runs, any_runs = {"all": old, "half": old}, old
+        for name, (added, count) in UPDATES.items():
+            sources |= set(added)
+            stage = stage_of(new, sources, divided=not added)
+            fresh = [
+                at
+                for at, domain in enumerate(stage.domains)
+                if domain.partition(":")[0] in (added or ("s2pdf",))
+            ]
+            gone = [not added and domain.startswith("s2pdf:") for domain in new.domains]
+            kept = np.where(gone, 0, frozen)
+            kept /= kept.sum()
+            virtual = with_existing(stage, fresh, kept)
+            keep = {
+                domain: float((stage.spread[at] > 0) @ kept)
+                for at, domain in enumerate(stage.domains)
+                if at not in fresh
             }
-        )
-        became = {
-            old_name: {part: share / sum(parts.values()) for part, share in parts.items()}
-            for old_name, parts in became.items()
-        }
-        earlier = add_domains(carry_over(evidence, became), stage.domains)
-        half = runs.take(np.arange(count // 2))
-        ways = {
-            "anew, all": (stage, runs, prior, count),
-            "anew, half": (stage, half, prior, count // 2),
-            "as published, all": (virtual, of_virtual, reduced, count),
-            "as published, half": (
-                virtual,
-                of_virtual.take(np.arange(count // 2)),
-                reduced,
-                count // 2,
-            ),
-            "old runs and half": (stage, joined(earlier, half), prior, count // 2),
-        }
-        results = {}
-        for way, (of, table, of_prior, number) in ways.items():
-            chosen = best(of, table, of_prior)
-            results[way] = (objective(of, chosen), number)
-            if way == "as published, all":
-                frozen = of.whole(chosen[None])[0]
-        results["anew, 400 exact runs"] = (
-            objective(
-                stage,
-                best(
-                    stage,
-                    labelled(
-                        stage,
-                        np.vstack([draw(request_of(stage, new, None, prior), every, 400, rng)]),
-                        truth,
-                        0 * truth.errors,
-                        rng,
-                    ),
-                    prior,
-                ),
-            ),
-            400,
-        )
-        least = min(value for value, _ in results.values())
-        for way, (value, number) in results.items():
-            print(f"{name} | {way} | {number} | {value:.4f} | {value - least:.4f}", flush=True)
-        evidence = joined(earlier, half)
-        evidence = replace(evidence, earlier=None)
+            anew, reduced = truth.runs(stage, count, rng), truth.runs(virtual, count, rng)
+            half = np.arange(count // 2)
+            alike = likeness(stage.domains)
+            published = truth.best(virtual, reduced)
+            results = {
+                "anew, all": truth.best(stage, anew),
+                "anew, half": truth.best(stage, anew.take(half)),
+                "as published, all": published,
+                "as published, half": truth.best(virtual, reduced.take(half)),
+            }
+            for part, runs in (("all", reduced), ("half", reduced.take(half))):
+                table = joined(stage.part(kept_runs[part]), stage.part(runs))
+                kept_best, free_best = truth.chosen(stage, table, keep)
+                results[f"keep, {part}"] = kept_best
+                results[f"runs that keep, free, {part}"] = free_best
+                kept_runs[part] = joined(kept_runs[part], runs)
+            table = joined(stage.part(any_runs), stage.part(anew.take(half)))
+            results["old runs and half anew"] = truth.chosen(stage, table, {})[1]
+            likely = replace(table, alike=alike)
+            results["old runs and half anew, likeness"] = truth.chosen(stage, likely, {})[1]
+            any_runs = joined(any_runs, anew.take(half))
+            least = truth.of(truth_optimum(truth, stage))
+            for way, mixture in results.items():
+                regrets.setdefault((name, way), []).append(truth.of(mixture) - least)
+                each = regrets[name, way]
+                shown = ", ".join(f"{value:.4f}" for value in each)
+                print(f"{name} | {way} | {np.mean(each):.4f} | {shown}", flush=True)
+            frozen = published
+
+
+def truth_optimum(truth: Truth, stage: Stage) -> Array:
+    """Return the best mixture of a stage's domains by the truth itself, of the 64."""
+
+    class OfStage:
+        def predict(self, weights: Array, tokens: Array, params: Array) -> Array:
+            return truth.law.predict(stage.whole(weights), tokens, params)
+
+        def gradient(self, weights: Array, tokens: Array, params: Array) -> Array | None:
+            slopes = truth.law.gradient(stage.whole(weights), tokens, params)
+            return None if slopes is None else slopes @ stage.spread.T
+
+    count, tasks = len(stage.domains), len(truth.errors)
+    every = Box(np.zeros(count), np.ones(count))
+    goals = np.full((1, tasks), 1 / tasks)
+    problem = Problem(OfStage(), every, goals, 2.9e9, 2.9e7, prior=stage.prior)
+    return stage.whole(optimise(problem).weights[None])[0]
 
 
 @one_blas_thread()
@@ -301,8 +369,7 @@ def main() -> None:
     old, new = read_tables(options.data, options.stride)
     print(f"{len(old.runs)} old runs, {len(new.runs)} new ones, {len(new.targets)} tasks")
     if options.updates:
-        for seed in range(options.draws):
-            updates(old, new, seed)
+        updates(old, new, options.draws)
     else:
         held_out_runs(old, new, options.draws)
 

@@ -13,6 +13,13 @@ again without those mixtures, and the weights are those of the least squared err
 targets together, since the errors of one say little. Elsewhere, errors are estimated from the whole
 fit, and the weights are almost in inverse proportion to their squares.
 
+Where some runs are of earlier domains, the experts are fitted twice, to all runs and to those of
+today, and all of them are weighed by errors on the latter: what was learnt before counts as far as
+it still holds.
+
+Where it is known which domains have similar text, trends expect similar effects of them before any
+run, if the runs bear that out (`curate.laws.fitting.likeness`).
+
 Where targets have the names of domains, the trends may expect before any run that a target learns
 most from its own domain; errors left out decide whether they do.
 """
@@ -44,6 +51,7 @@ from curate.laws.fitting.gaussian_process import (
 )
 from curate.laws.fitting.gaussian_process import left_out as process_left_out
 from curate.laws.fitting.levels import LawWithErrors, with_levels
+from curate.laws.fitting.likeness import transfer_factor
 from curate.laws.forms.joint_trend import (
     DIMINISHING,
     OWN_TRANSFER,
@@ -111,6 +119,11 @@ class Experts:
     corrected: tuple[CorrectedTrend, ...]
     """The mean curve and, where progress varies, the diminishing trend, each with a process."""
     progress: Progress
+
+    def beside(self, others: Experts) -> Experts:
+        """Join with experts that were fitted to other rows."""
+        trends = (*self.trends, *others.trends)
+        return Experts(trends, (*self.corrected, *others.corrected), self.progress)
 
     def log_losses(self, weights: Array, tokens: Array, params: Array) -> Array:
         """Predict log losses, shape (experts, rows, targets), trends before corrected ones.
@@ -238,19 +251,26 @@ def fit_joint(table: RunTable) -> FittedJoint:
             f"it needs {LEAST_MIXTURES}, better {2 * len(table.domains)}. Train runs at other "
             "weights, or use a law that needs fewer: curate fit --laws additive"
         )
-    progress = progress_of(table)
-    experts, missed = _fit_experts(table, progress)
-    alike, judges = ALIKE, table
+    progress, factor = progress_of(table), transfer_factor(table)
     later = _rows_that_judge(table)
+    experts, missed = _fit_experts(table, progress, factor)
+    if later is not None:
+        experts = experts.beside(_fit_experts(table.take(~_earlier(table)), progress, factor)[0])
+    alike, judges = ALIKE, table
     if later is not None:
         judges = table.take(later)
         mixtures = len(distinct_mixtures(judges.weights))
     if len(table.runs) <= ROWS_REFIT or later is not None:
-        missed, alike = _refitted_errors(table, progress, later), ALIKE_REFITTED
+        missed, alike = _refitted_errors(table, (progress, factor), later), ALIKE_REFITTED
     scales = np.maximum(np.log(judges.losses).std(axis=0), 1e-9)
     votes = _votes(missed / scales, mixtures, alike)
     together = np.einsum("et,ent->nt", votes, missed)
     return FittedJoint(experts, votes, half_width(together, judges) / NORMAL_95)
+
+
+def _earlier(table: RunTable) -> NDArray[np.bool_]:
+    """Tell the rows of runs on earlier domains, shape (rows,)."""
+    return np.zeros(len(table.runs), bool) if table.earlier is None else table.earlier
 
 
 def _rows_that_judge(table: RunTable) -> NDArray[np.bool_] | None:
@@ -287,8 +307,15 @@ def fit_joint_beyond(table: RunTable) -> LawWithErrors:
     return with_levels(fit_joint(table), table)
 
 
-def _fit_experts(table: RunTable, progress: Progress) -> tuple[Experts, Array]:
+def _fit_experts(
+    table: RunTable, progress: Progress, factor: Array | None = None
+) -> tuple[Experts, Array]:
     """Fit all experts, and estimate their errors on mixtures left out.
+
+    Args:
+        table: The rows.
+        progress: Their columns of progress.
+        factor: As for `fit_trend`.
 
     Returns:
         The experts, and errors of log losses, shape (experts, at most `ROWS_JUDGE` rows, targets).
@@ -300,7 +327,7 @@ def _fit_experts(table: RunTable, progress: Progress) -> tuple[Experts, Array]:
     columns = progress.columns(table.tokens, table.params)
     rows = _rows_of(table.weights, columns, run)
     some = table.take(judged)
-    trends, missed = _fit_trends(some, progress, sample.group)
+    trends, missed = _fit_trends(some, progress, (sample.group, factor))
     bases = [fit_trend(some, progress, PROGRESS_ONLY), *trends[: columns.shape[1] > 0]]
     corrected = [_fit_corrected(base, table, rows, sample) for base in bases]
     missed += [errors for _, errors in corrected]
@@ -309,14 +336,20 @@ def _fit_experts(table: RunTable, progress: Progress) -> tuple[Experts, Array]:
 
 
 def _fit_trends(
-    table: RunTable, progress: Progress, group: NDArray[np.int64]
+    table: RunTable, progress: Progress, given: tuple[NDArray[np.int64], Array | None]
 ) -> tuple[list[Trend], list[Array]]:
     """Fit both trends, and estimate their errors on mixtures left out.
 
     Where targets have the names of domains, both are fitted twice: as if before any run a target
     learnt no more from its own domain than from others, and as if it learnt most from it. What the
     errors of all these targets prefer is taken. Many mixtures say it themselves.
+
+    Args:
+        table: The rows.
+        progress: Their columns of progress.
+        given: Numbers of the rows' mixtures, shape (rows,), and the factor for `fit_trend`.
     """
+    group, factor = given
     many = len(np.unique(group)) >= MANY_MIXTURES * len(table.domains)
     few = not many or len(table.runs) < MANY_ROWS
     named = [place for place, name in enumerate(table.targets) if few and name in table.domains]
@@ -326,7 +359,7 @@ def _fit_trends(
         priors = [
             replace(belief, own_transfer=own_transfer) for belief in (DIMINISHING, PROPORTIONAL)
         ]
-        trends = [fit_trend(table, progress, prior) for prior in priors]
+        trends = [fit_trend(table, progress, prior, factor) for prior in priors]
         missed = [trend_left_out(trend, table, group) for trend in trends]
         # One row on which a linearised error explodes must not decide.
         relative = np.minimum(np.abs(np.array(missed)[:, :, named]) / spreads, MOST_MISSED)
@@ -336,13 +369,15 @@ def _fit_trends(
 
 
 def _refitted_errors(
-    table: RunTable, progress: Progress, judges: NDArray[np.bool_] | None = None
+    table: RunTable,
+    given: tuple[Progress, Array | None],
+    judges: NDArray[np.bool_] | None = None,
 ) -> Array:
     """Fit the experts without each fifth of the mixtures in turn.
 
     Args:
         table: All rows.
-        progress: Their columns of progress.
+        given: Their columns of progress, and the factor for `fit_trend`.
         judges: shape (rows,), rows to leave out in turn; None: all.
 
     Returns:
@@ -352,7 +387,10 @@ def _refitted_errors(
     rows = np.arange(len(table.runs)) if judges is None else np.flatnonzero(judges)
     for part in run_folds(table.take(rows), FOLDS):
         held = np.isin(np.arange(len(table.runs)), rows[part])
-        experts, _ = _fit_experts(table.take(~held), progress)
+        train = table.take(~held)
+        experts, _ = _fit_experts(train, *given)
+        if judges is not None:
+            experts = experts.beside(_fit_experts(train.take(~_earlier(train)), *given)[0])
         test = table.take(held)
         predicted = experts.log_losses(test.weights, test.tokens, test.params)
         missed.append(np.log(test.losses) - predicted)

@@ -137,6 +137,9 @@ class Trend:
     """shape (targets,), highest minus lowest log loss of the table."""
     precision: Array
     """shape (parameters,), inverse variances of the prior."""
+    factor: Array | None = None
+    """shape (domains, domains), transfers by the independent numbers that the prior is of; None:
+    transfers are independent."""
 
     def log_losses(self, weights: Array, tokens: Array, params: Array) -> Array:
         """Predict log losses, shape (rows, targets).
@@ -271,7 +274,9 @@ def _derivatives(
     )  # fmt: skip
 
 
-def fit_trend(table: RunTable, progress: Progress, belief: TrendPrior) -> Trend:
+def fit_trend(
+    table: RunTable, progress: Progress, belief: TrendPrior, factor: Array | None = None
+) -> Trend:
     """Fit L = E + A_0 S^-a_0 + sum over progress columns x_k of A_k S^-a_k e^(-b_k x_k).
 
     Least squares of log losses under normal priors, for all targets at once. x is standardised ln
@@ -281,20 +286,27 @@ def fit_trend(table: RunTable, progress: Progress, belief: TrendPrior) -> Trend:
         table: Any runs.
         progress: The columns of progress.
         belief: Prior of the transfers.
+        factor: shape (domains, domains), Cholesky factor of the correlations of a target's
+            transfers before any run; None: they are independent.
     """
     columns = progress.columns(table.tokens, table.params)
     tokens_vary = bool(np.isfinite(progress.centres[0]))
     scale = progress.scales[0] if tokens_vary else 0.0
     layout = TrendLayout(len(table.domains), columns.shape[1], scale)
 
-    def model(theta: Array) -> tuple[Array, Array]:
+    def model(free: Array) -> tuple[Array, Array]:
+        theta = _correlated(free, factor)
         state = _evaluate(layout, theta, table.weights, columns)
         losses = np.exp(state.log_losses)
         by_log = _derivatives(layout, theta, state, (table.weights, columns))
-        return losses, losses[:, :, None] * by_log
+        return losses, losses[:, :, None] * _by_free(by_log, factor)
 
     prior = _prior(table, layout, belief)
-    theta = fit_log_losses(model, prior, table.losses)
+    if factor is not None:
+        centre = prior.centre.copy()
+        centre[:, : layout.domains] = np.linalg.solve(factor, centre[:, : layout.domains].T).T
+        prior = Prior(centre, prior.spread)
+    theta = _correlated(fit_log_losses(model, prior, table.losses), factor)
     logs = np.log(table.losses)
     ranges = np.maximum(np.ptp(logs, axis=0), 1e-6)
     return Trend(
@@ -304,7 +316,23 @@ def fit_trend(table: RunTable, progress: Progress, belief: TrendPrior) -> Trend:
         highest=logs.max(axis=0),
         ranges=ranges,
         precision=1 / prior.spread**2,
+        factor=factor,
     )
+
+
+def _correlated(free: Array, factor: Array | None) -> Array:
+    """Turn independent numbers into a trend's parameters, shape (targets, parameters) each."""
+    if factor is None:
+        return free
+    return np.hstack([free[:, : len(factor)] @ factor.T, free[:, len(factor) :]])
+
+
+def _by_free(derivatives: Array, factor: Array | None) -> Array:
+    """Turn derivatives by a trend's parameters, on the last axis, into those by free numbers."""
+    if factor is None:
+        return derivatives
+    transfers, others = np.split(derivatives, [len(factor)], axis=-1)
+    return np.concatenate([transfers @ factor, others], axis=-1)
 
 
 def left_out(trend: Trend, table: RunTable, group: Groups) -> Array:
@@ -323,7 +351,8 @@ def left_out(trend: Trend, table: RunTable, group: Groups) -> Array:
     """
     columns = trend.progress.columns(table.tokens, table.params)
     state = _evaluate(trend.layout, trend.theta, table.weights, columns)
-    jacobian = _derivatives(trend.layout, trend.theta, state, (table.weights, columns))
+    by_theta = _derivatives(trend.layout, trend.theta, state, (table.weights, columns))
+    jacobian = _by_free(by_theta, trend.factor)
     residual = np.log(table.losses).T - state.log_losses
     precision = trend.precision
     blocks = [np.flatnonzero(group == name) for name in np.unique(group)]

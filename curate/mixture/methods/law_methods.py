@@ -27,6 +27,7 @@ from curate.mixture.methods.law_case import (
     refits_of,
 )
 from curate.mixture.methods.law_record import law_record, loss_widths
+from curate.mixture.methods.law_reuse import reuse_json, reuse_warnings
 from curate.mixture.methods.law_trust import comparable_rows, compare_with_runs
 from curate.mixture.request import MixtureRequest, Preference
 from curate.mixture.search.bimix_optimum import power_optimum
@@ -93,6 +94,7 @@ def least_loss(
     constraints, problem = case.constraints, case.problem
     answer = _optimum(case, problem)
     warnings = [*_unit_warnings(case, kl_bpb), *_position_warnings(case, answer)]
+    warnings += reuse_warnings(case)
     requested = request.options.search.replicates
     replicates = case.law.replicates if requested is None else requested
     refits = case.refits
@@ -128,7 +130,7 @@ def least_loss(
             "observed": {"best": trust.best, "misfit": trust.misfit},
             **trust.details,
             **_kl_json(case),
-            **_kept_json(case, answer.weights),
+            **reuse_json(case, answer.weights),
             "at": {
                 "tokens": finite_or_none(problem.tokens),
                 "params": finite_or_none(problem.params),
@@ -152,16 +154,6 @@ def _kl_json(case: LawCase) -> dict[str, Any]:
     tried = zip((choice.tried * unit).tolist(), (choice.regret * unit).tolist(), strict=True)
     rows = [{"kl": strength, "regret": regret} for strength, regret in tried]
     return {"kl_choice": {"kl": choice.strength * unit, "tried": rows}}
-
-
-def _kept_json(case: LawCase, weights: Array) -> dict[str, Any]:
-    """Return `kept` of `mixture.json`: proportions that domains keep, and their sum of shares."""
-    proportions = case.problem.proportions
-    if proportions is None:
-        return {}
-    kept = np.flatnonzero(~np.isnan(proportions)).tolist()
-    shares = {case.runs.domains[place]: float(proportions[place]) for place in kept}
-    return {"kept": {"share": float(weights[kept].sum()), "proportions": shares}}
 
 
 def trade_groups(
