@@ -800,3 +800,71 @@ def test_a_where_that_empties_a_part_divides_weights_among_the_others(
     recipe["stages"][0]["where"] = "tokens >= 3000"
     with pytest.raises(InfeasiblePlan, match="'web:long'.* are left by tokens >= 3000"):
         curate.plan(recipe)
+
+
+def card_of(out: Path) -> tuple[dict[str, Any], str]:
+    """Return the metadata and the text of a card."""
+    _, front, text = (out / "README.md").read_text("utf-8").split("---\n", 2)
+    return yaml.safe_load(front), text
+
+
+def test_a_dataset_in_stages_has_a_card_of_all_of_them(make: Make, tmp_path: Path) -> None:
+    stages = [*STAGES, scheduled("mid", {"wiki": 3, "talk": 1}, shape="cosine", steps=3)]
+    stages[3] |= {"where": "tokens >= 20", "sequence_length": 32}
+    result = curate.build(make(stages))
+    out = tmp_path / "out"
+    metadata, text = card_of(out)
+    assert "stages" in metadata["tags"] and metadata["license"] == "other"
+    assert "45,000 training tokens from 3 domains in 4\nstages" in text
+    assert "Read back after writing: passed" in text
+    for stage in stages:
+        (line,) = [row for row in text.splitlines() if row.startswith(f"| [{stage['name']}](")]
+        assert f"| {stage['budget_tokens']:,} | {stage['sequence_length']} |" in line
+        assert (out / stage["name"] / "README.md").is_file()
+    assert "cosine from that of mid to wiki 3, talk 1, where tokens \\>= 20 |" in text
+    certificate = json.loads((out / "certificate.json").read_bytes())
+    for name, row in certificate["domains"].items():
+        (line,) = [line for line in text.splitlines() if line.startswith(f"| {name} |")]
+        cells = [cell.strip() for cell in line.split("|")[2:-1]]
+        shares = [s["domains"][name]["realised_share"] for s in certificate["stages"].values()]
+        assert cells[:4] == [f"{share:.4%}" for share in shares]
+        assert cells[4:6] == [f"{row['realised_tokens']:,}", f"{row['epochs']:.3f}"]
+    for picture in ("card-shares.svg", "card-entropies.svg"):
+        assert f"]({picture})" in text
+    assert "anneal" in (out / "card-shares.svg").read_text("utf-8")
+    listed = {file["path"] for file in json.loads((out / "manifest.json").read_bytes())["files"]}
+    assert {"README.md", "card-shares.svg", "card-entropies.svg"} <= listed
+    snippet = text.partition("```python\n")[2].partition("```")[0].replace("DIR", str(out))
+    exec(compile(snippet, "card", "exec"), {})
+    before = snapshot(out)
+    assert curate.build(make(stages)).ok
+    after = snapshot(out)
+    assert {name: row[0] for name, row in before.items()} == {
+        name: row[0] for name, row in after.items()
+    }
+    (out / "README.md").write_text("mine", "utf-8")
+    assert result.ok and not curate.verify(out).ok
+    assert curate.build(make(STAGES), overwrite=True).ok
+    assert curate.verify(out).ok and "45,000" not in card_of(out)[1]
+
+
+@pytest.mark.parametrize("kind", ["per-domain", "jsonl"])
+def test_the_card_of_stages_says_how_they_are_loaded(make: Make, tmp_path: Path, kind: str) -> None:
+    if kind == "jsonl":
+        stages = [{"name": name, "budget_tokens": 3_000} for name in ("a", "b")]
+        recipe = make(stages, output={"format": "jsonl", "dir": str(tmp_path / "out")})
+    else:
+        recipe = apart(make, tmp_path, "datatrove", 4)
+    assert curate.build(recipe).ok
+    out = tmp_path / "out"
+    metadata, text = card_of(out)
+    if kind == "jsonl":
+        assert [config["config_name"] for config in metadata["configs"]] == ["a", "b"]
+        for config in metadata["configs"]:
+            for files in config["data_files"]:
+                assert list(out.glob(files["path"]))
+        assert "for stage in ['a', 'b']:\n    rows = load_dataset(\"DIR\", stage" in text
+        return
+    assert "With `trainer/nanotron_stages.yaml` the trainer goes through all stages" in text
+    snippet = text.partition("```python\n")[2].partition("```")[0].replace("DIR", str(out))
+    exec(compile(snippet.replace("2048", "16"), "card", "exec"), {})

@@ -6,6 +6,7 @@
 <dir>/certificate.json  all stages together: tokens and passes by stage and domain
 <dir>/plan.json         the same as planned
 <dir>/recipe.yaml       the recipe with all stages
+<dir>/README.md         a card of all stages, with its pictures; listed in the manifest
 ```
 """
 

@@ -25,7 +25,7 @@ from curate.dataset.ownership import (
     refuse_foreign,
     remove_dataset,
 )
-from curate.dataset.staged import BESIDE_STAGES, find_stages
+from curate.dataset.staged import find_stages
 from curate.dataset.verify import verify
 from curate.formats.trainer_files import DIRECTORY
 from curate.pipeline.check import check_mixture, check_names
@@ -116,11 +116,8 @@ def remove_stages(directory: Path, keep: Sequence[str] = ()) -> None:
     dropped = [directory / stage.name for stage in stages.stages if stage.name not in keep]
     for stage_directory in dropped:
         check_removable(stage_directory)
-    for name in ("manifest.json", "certificate.json", *BESIDE_STAGES):
+    for name in ("manifest.json", "certificate.json", *(file.path for file in stages.files)):
         (directory / name).unlink(missing_ok=True)
-    for file in stages.files:
-        if file.path.startswith(f"{DIRECTORY}/"):
-            (directory / file.path).unlink(missing_ok=True)
     if (directory / DIRECTORY).is_dir() and not any((directory / DIRECTORY).iterdir()):
         (directory / DIRECTORY).rmdir()
     for stage_directory in dropped:

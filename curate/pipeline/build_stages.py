@@ -9,6 +9,7 @@ from typing import Any
 from curate import __version__
 from curate.dataset.certificate import write_certificate
 from curate.dataset.manifest import (
+    PICTURES,
     RECIPE,
     SCHEMA,
     DatasetLayout,
@@ -44,6 +45,8 @@ from curate.pipeline.stages import (
 from curate.pipeline.write import config_inputs
 from curate.recipe import LoadedRecipe
 from curate.recipe.effective import effective_text
+from curate.report.pictures import write_pictures
+from curate.report.stages_card import write_stages_card
 from curate.runtime.files import atomic_path
 from curate.runtime.locks import directory_lock
 from curate.runtime.progress import Observer
@@ -101,12 +104,15 @@ def build_staged_recipe(
         if texts:
             (directory / DIRECTORY).mkdir(exist_ok=True)
         trainer_files = config_files.write(texts, directory)
-        manifest = _manifest(loaded, stages, trainer_files)
-        write_stages(manifest, directory)
+        files = [*(directory / name for name in BESIDE_STAGES), *trainer_files]
         by_stage = {
             stage.name: dataset.certificate for stage, dataset in zip(stages, built, strict=True)
         }
-        certificate = certify_stages(directory, manifest, by_stage)
+        certificate = certify_stages(directory, _manifest(loaded, stages, files), by_stage)
+        write_pictures(directory, {"stats": built[0].stats, "certificate": certificate})
+        pictures = [directory / name for name in PICTURES if (directory / name).is_file()]
+        files += [write_stages_card(loaded, certificate), *pictures]
+        write_stages(_manifest(loaded, stages, files), directory)
         write_certificate(directory / "certificate.json", certificate)
     return _result(directory, built, certificate)
 
@@ -188,7 +194,7 @@ def _trainer_texts(
 
 
 def _manifest(
-    loaded: LoadedRecipe, stages: Sequence[PlannedStage], trainer_files: Sequence[Path]
+    loaded: LoadedRecipe, stages: Sequence[PlannedStage], files: Sequence[Path]
 ) -> StagedManifest:
     records, first_token = [], 0
     for stage in stages:
@@ -214,8 +220,5 @@ def _manifest(
         budget_tokens=loaded.recipe.budget_tokens,
         domains=[domain.name for domain in stages[0].planned.tokenized.domains],
         stages=records,
-        files=[
-            record_file(path, directory)
-            for path in (*(directory / name for name in BESIDE_STAGES), *trainer_files)
-        ],
+        files=[record_file(path, directory) for path in files],
     )

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from curate import __version__
-from curate.dataset.manifest import PICTURES, load_manifest
+from curate.dataset.manifest import CARD, PICTURES, load_manifest
 from curate.formats.base import TextFormat, TokenFormat
 from curate.plan.per_domain import PER_DOMAIN, shard_stem
 from curate.recipe import LoadedRecipe, source_of
@@ -32,6 +32,9 @@ SIZE_CATEGORIES = (
 )
 """Numbers of rows, each with the hub's category for fewer rows."""
 
+SHARES = "Shares of the training tokens by domain: natural, asked and realised"
+"""Meaning of the first picture."""
+
 LICENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]{0,49}")
 """Form of the hub's names of licences."""
 
@@ -49,28 +52,39 @@ def write_card(
     Returns:
         Path of the card.
     """
-    path = loaded.output_dir / "README.md"
+    path = loaded.output_dir / CARD
     form = load_manifest(loaded.output_dir).configured()
-    metadata = _metadata(loaded, form, certificate)
-    front = yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True)
+    metadata = metadata_of(loaded, certificate["train_sequences"])
+    if form.hub_suffix is not None:
+        metadata["configs"] = [loading_config(loaded, form.hub_suffix, certificate["domains"])]
     with atomic_path(path) as temporary:
         temporary.write_text(
-            f"---\n{front}---\n\n{_body(loaded, form, stats, certificate)}", "utf-8"
+            front_matter(metadata) + _body(loaded, form, stats, certificate), "utf-8"
         )
     return path
 
 
-def _metadata(
-    loaded: LoadedRecipe, form: TokenFormat | TextFormat, certificate: dict[str, Any]
-) -> dict[str, Any]:
+def front_matter(metadata: dict[str, Any]) -> str:
+    """Write metadata as the beginning of a card."""
+    return f"---\n{yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True)}---\n\n"
+
+
+def metadata_of(loaded: LoadedRecipe, rows: int, *tags: str) -> dict[str, Any]:
+    """Return the metadata that the Hub accepts, but for what it loads.
+
+    Args:
+        loaded: The recipe.
+        rows: Rows of the training set.
+        tags: Further tags.
+    """
     recipe = loaded.recipe
     licences = sorted({domain.license for domain in recipe.domains if domain.license})
     metadata: dict[str, Any] = {
         "pretty_name": recipe.name,
         "task_categories": ["text-generation"],
         "task_ids": ["language-modeling"],
-        "tags": ["pretraining", "curate", f"format:{recipe.output.format}"],
-        "size_categories": [_size_category(certificate["train_sequences"])],
+        "tags": ["pretraining", "curate", f"format:{recipe.output.format}", *tags],
+        "size_categories": [_size_category(rows)],
     }
     is_one = len(licences) == 1 and all(domain.license for domain in recipe.domains)
     if is_one and LICENCE.fullmatch(licences[0]):
@@ -78,19 +92,29 @@ def _metadata(
     else:
         metadata["license"] = "other"
         metadata["license_name"] = "by-source"
-    suffix = form.hub_suffix
-    if suffix is not None:
-        metadata["configs"] = [
-            {
-                "config_name": "default",
-                "data_files": [
-                    {"split": split, "path": f"{split}/{_folders(loaded, split)}*{suffix}"}
-                    for split in ("train", "validation")
-                    if split == "train" or _held_out(certificate)
-                ],
-            }
-        ]
     return metadata
+
+
+def loading_config(
+    loaded: LoadedRecipe, suffix: str, domains: dict[str, Any], stage: str | None = None
+) -> dict[str, Any]:
+    """Return what the Hub loads: the files of each split.
+
+    Args:
+        loaded: The recipe.
+        suffix: End of the names of the files.
+        domains: `domains` of the certificate.
+        stage: The stage whose files are loaded, by its name; None: all, by default.
+    """
+    folder = "" if stage is None else f"{stage}/"
+    return {
+        "config_name": stage or "default",
+        "data_files": [
+            {"split": split, "path": f"{folder}{split}/{_folders(loaded, split)}*{suffix}"}
+            for split in ("train", "validation")
+            if split == "train" or _held_out(domains)
+        ],
+    }
 
 
 def _folders(loaded: LoadedRecipe, split: str) -> str:
@@ -119,10 +143,7 @@ def _body(
     certificate: dict[str, Any],
 ) -> str:
     recipe = loaded.recipe
-    verdict = (
-        "passed" if certificate["ok"] else "FAILED: " + markdown("; ".join(certificate["problems"]))
-    )
-    licence = {domain.name: markdown(domain.license or "not stated") for domain in recipe.domains}
+    licence = licences_of(loaded)
     rows = []
     for domain in stats:
         row = certificate["domains"].get(domain.name)
@@ -139,7 +160,7 @@ def _body(
 
 {certificate["realised_tokens"]:,} training tokens from {len(stats)} domains, mixed by
 `{recipe.mixture.method}` and written as `{recipe.output.format}` by curate {__version__}.
-Read back after writing: {verdict}.
+Read back after writing: {verdict_of(certificate)}.
 
 ## Composition
 
@@ -149,7 +170,7 @@ those of the source.
 | domain | asked | realised | tokens | epochs | documents | bytes | bad records | licence |
 |---|---:|---:|---:|---:|---:|---:|---:|---|
 {table}
-{_pictures(loaded.output_dir)}{_mixture_sentence(certificate)}
+{pictures(loaded.output_dir, SHARES)}{_mixture_sentence(certificate)}
 {_validation_sentence(recipe.validation.documents, certificate)}
 
 ## Loading
@@ -172,12 +193,27 @@ Recipe hash `{loaded.hash}`, seed {recipe.seed}. Tokenizer: `tokenizer.json`.
 """
 
 
-def _pictures(directory: Path) -> str:
-    """Show the pictures that lie beside the card."""
-    meanings = (
-        "Shares of the training tokens by domain: natural, asked and realised",
-        "Conditional entropy by domain, bits a token",
-    )
+def verdict_of(certificate: dict[str, Any]) -> str:
+    """Say in words what came of reading the dataset back."""
+    if certificate["ok"]:
+        return "passed"
+    return "FAILED: " + markdown("; ".join(certificate["problems"]))
+
+
+def licences_of(loaded: LoadedRecipe) -> dict[str, str]:
+    """Return the licence of each of the recipe's domains, for a table."""
+    domains = loaded.recipe.domains
+    return {domain.name: markdown(domain.license or "not stated") for domain in domains}
+
+
+def pictures(directory: Path, shares: str) -> str:
+    """Show the pictures that lie beside the card.
+
+    Args:
+        directory: Directory of the dataset.
+        shares: Meaning of the picture of its shares.
+    """
+    meanings = (shares, "Conditional entropy by domain, bits a token")
     shown = [
         f"![{meaning}]({name})\n"
         for name, meaning in zip(PICTURES, meanings, strict=True)
@@ -189,21 +225,20 @@ def _pictures(directory: Path) -> str:
 def _snippet(shard: str, form: TokenFormat | TextFormat, certificate: dict[str, Any]) -> str:
     """Show how to load the dataset; without validation documents there is no file of them."""
     snippet = form.snippet.format(path=shard).strip()
-    if not _held_out(certificate):
+    if not _held_out(certificate["domains"]):
         for mention in (" and trainer/val.bin", " -j trainer/val.bin"):
             snippet = snippet.replace(mention, "")
     return snippet
 
 
-def _held_out(certificate: dict[str, Any]) -> list[str]:
+def _held_out(domains: dict[str, Any]) -> list[str]:
     """List the domains that have validation documents."""
-    rows = certificate["domains"].items()
-    return [name for name, row in rows if row["validation_tokens"]]
+    return [name for name, row in domains.items() if row["validation_tokens"]]
 
 
 def _validation_sentence(share: float, certificate: dict[str, Any]) -> str:
     """Describe the validation set, as far as there is one."""
-    names = _held_out(certificate)
+    names = _held_out(certificate["domains"])
     if not names:
         return "There is no validation set: no document is held out."
     lacking = len(certificate["domains"]) - len(names)

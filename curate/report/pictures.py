@@ -14,7 +14,7 @@ from typing import Any
 from markupsafe import Markup
 
 from curate.dataset.manifest import PICTURES
-from curate.report.artifact_charts import entropies, shares
+from curate.report.artifact_charts import entropies, shares, stages
 from curate.report.charts import Chart, Dots
 from curate.report.page.figures import ROW, WIDTH, dot_plot, shape, text_at
 from curate.report.page.page import svg_style
@@ -31,10 +31,13 @@ def write_pictures(directory: Path, artifacts: Mapping[str, Mapping[str, Any]]) 
 
     Args:
         directory: Directory of the dataset.
-        artifacts: Fields of `mixture`, `stats` and `certificate`, by these names.
+        artifacts: Fields of `mixture`, `stats` and `certificate`, by these names; in stages
+            without a mixture.
     """
     domains = artifacts["stats"]["domains"]
-    charts = (shares(artifacts), entropies(domains, "conditional") if len(domains) > 1 else None)
+    is_staged = "stages" in artifacts["certificate"]
+    drawn = stages(artifacts) if is_staged else shares(artifacts)
+    charts = (drawn, entropies(domains, "conditional") if len(domains) > 1 else None)
     for name, chart in zip(PICTURES, charts, strict=True):
         path = directory / name
         if chart is None or not isinstance(chart.drawing, Dots):
