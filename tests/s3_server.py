@@ -218,7 +218,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(code)
         for name, value in dict(headers).items():
             self.send_header(name, value)
-        if "Content-Length" not in dict(headers):
+        if "Content-Length" not in dict(headers) and code != 204:
             self.send_header("Content-Length", str(declared))
         self.end_headers()
         if self.command != "HEAD":
