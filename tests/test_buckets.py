@@ -383,6 +383,34 @@ def test_secrets_stay_in_the_environment(cached_recipe, store, tmp_path):
     assert secrets and not [data for data in files for secret in secrets if secret in data]
 
 
+def test_google_cloud_storage_holds_the_same(cached_recipe, store, tmp_path, monkeypatch):
+    build(cached_recipe, "s3://b/s3")
+    account = {"gcs_base_url": store.url, "disable_oauth": True, "client_email": "",
+               "private_key": "", "private_key_id": ""}  # fmt: skip
+    (tmp_path / "account.json").write_text(json.dumps(account))
+    monkeypatch.setenv("GOOGLE_SERVICE_ACCOUNT", str(tmp_path / "account.json"))
+    store.is_public = True
+    dead = {"machine": os.uname().nodename, "process": 2**22 + 1, "since": 0.0}
+    store.put("b", "gs/.curate.lock", json.dumps(dead).encode())
+    assert build(cached_recipe, "gs://b/gs").ok
+    assert_same(objects(store, "gs/"), objects(store, "s3/"))
+    store.requests.clear()
+    assert build(cached_recipe, "gs://b/gs").ok
+    assert {row[1] for row in store.asked("PUT")} == {"/b/gs/.curate.lock"}
+    assert curate.verify("gs://b/gs", workers=1).ok
+    assert len(curate.load("gs://b/gs", 64)) > 0
+
+
+def test_a_ray_cluster_sends_the_same(cached_recipe, store):
+    pytest.importorskip("ray")
+    build(cached_recipe, "s3://b/local")
+    command = [sys.executable, "-m", "curate.cli", "build", str(cached_recipe), "-q",
+               "--set", "output.shard_tokens=10000", "--out", "s3://b/ray", "--engine", "ray",
+               "--workers", "2"]  # fmt: skip
+    subprocess.run(command, check=True)
+    assert_same(objects(store, "ray/"), objects(store, "local/"))
+
+
 def test_urls_are_known_however_they_are_written():
     assert bucket_url(Path("s3://b/a//")) == "s3://b/a"
     assert bucket_url("out/s3") is None and bucket_url("https://b/a") is None

@@ -36,6 +36,10 @@ AT_ONCE = 4
 """Parts of one file that are sent at once."""
 
 
+Version = dict[str, str]
+"""Entity tag of an object, or what else its store tells versions by."""
+
+
 @dataclass(frozen=True, slots=True)
 class SentObject:
     """An object with the metadata that it was sent with."""
@@ -64,13 +68,23 @@ def _describe(url: str) -> SentObject | None:
     return SentObject(int(answer.meta["size"]), dict(answer.attributes))
 
 
-def read_whole(url: str) -> tuple[bytes, str] | None:
+def read_whole(url: str) -> tuple[bytes, Version] | None:
     """Read a small object, and return it with its version; None if it is absent."""
+    return apart(_read_whole, url)
+
+
+def _read_whole(url: str) -> tuple[bytes, Version] | None:
+    import obstore
+
+    store, key = store_of(url)
     try:
-        info = object_info(url)
-        return read_object(url, 0, info.size_bytes, info.version), info.version
+        row = patiently(lambda: obstore.head(store, key), url)
+        seen = str(row["e_tag"] or row["last_modified"])
+        content = read_object(url, 0, row["size"], seen)  # a short answer is asked for again
     except MissingObject:
         return None
+    tags = {"e_tag": row["e_tag"], "version": row["version"]}
+    return content, {name: tag for name, tag in tags.items() if tag is not None}
 
 
 def write_object(url: str, content: bytes) -> None:
@@ -78,16 +92,16 @@ def write_object(url: str, content: bytes) -> None:
     apart(_write, url, content, None)
 
 
-def write_new(url: str, content: bytes, version: str | None = None) -> bool:
+def write_new(url: str, content: bytes, version: Version | None = None) -> bool:
     """Write a small object if it is absent or still of a version, and say whether it was.
 
     Args:
         url: The object.
         content: What to write; no other process writes the same.
-        version: Entity tag that the object must have; None: it must be absent.
+        version: Version that the object must have; None: it must be absent.
     """
     try:
-        apart(_write, url, content, "create" if version is None else {"e_tag": version})
+        apart(_write, url, content, "create" if version is None else version)
     except (ObjectExists, ObjectChanged):
         current = read_whole(url)  # the answer to an earlier try may have been lost
         return current is not None and current[0] == content

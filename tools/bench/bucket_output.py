@@ -44,9 +44,7 @@ def main() -> None:
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{PORT}",
         "XDG_CACHE_HOME": str(options.work.resolve() / "user"),
     }
-    server = subprocess.Popen(
-        [sys.executable, ROOT / "tests" / "s3_server.py", str(PORT), BUCKET]
-    )
+    server = subprocess.Popen([sys.executable, ROOT / "tests" / "s3_server.py", str(PORT), BUCKET])
     try:
         _measure(options, environment)
     finally:
@@ -92,9 +90,7 @@ def _measure(options: argparse.Namespace, environment: dict[str, str]) -> None:
     print(f"objects that differ from files: {_different(local, environment) or 'none'}")
 
 
-def _run(
-    arguments: list[str], environment: dict[str, str], work: Path
-) -> tuple[float, float, int]:
+def _run(arguments: list[str], environment: dict[str, str], work: Path) -> tuple[float, float, int]:
     """Run a command; return its CPU seconds, its seconds, and the most bytes in staging."""
     places = [work / ".curate" / "buckets", work / "user" / "curate" / "buckets"]
     before, started, most = os.times(), time.monotonic(), 0
