@@ -93,7 +93,10 @@ class ObjectStore(ThreadingHTTPServer):
         self.denied = ()
         """Regular expressions of `METHOD /bucket/key` that are refused."""
         self.before = None
-        """Called with each handler before it answers, so that a test can change what it reads."""
+        """Called with each handler before it answers, so that a test can change what it reads; True
+        where it has answered itself."""
+        self.without = ()
+        """Headers that are left out of answers."""
         self.page_keys = 1000
         self.generations = itertools.count(1)
         self.lock = threading.Lock()
@@ -158,8 +161,8 @@ class Handler(BaseHTTPRequestHandler):
         line = f"{self.command} /{self.bucket}/{self.key}"
         if any(re.match(pattern, line) for pattern in store.denied):
             return self.refuse(403, "AccessDenied")
-        if store.before is not None:
-            store.before(self)
+        if store.before is not None and store.before(self):
+            return None
         if self.bucket not in store.buckets:
             if self.command == "PUT" and not self.key:
                 store.buckets[self.bucket] = {}
@@ -217,7 +220,8 @@ class Handler(BaseHTTPRequestHandler):
                 declared = len(sent)
         self.send_response(code)
         for name, value in dict(headers).items():
-            self.send_header(name, value)
+            if name not in self.server.without:
+                self.send_header(name, value)
         if "Content-Length" not in dict(headers) and code != 204:
             self.send_header("Content-Length", str(declared))
         self.end_headers()

@@ -1,10 +1,14 @@
 """Requests to object storage: what is sent again, what is refused, and what a fork leaves whole."""
 
+import functools
+import http.server
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +20,7 @@ from curate.runtime.objects import (
     ObjectChanged,
     apart,
     has_access,
+    is_lasting_version,
     list_objects,
     object_info,
     open_object,
@@ -82,6 +87,59 @@ def test_refusals_are_one_line_that_says_what_to_type(store, monkeypatch):
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     with pytest.raises(InputError, match="there are no credentials; set AWS_ACCESS_KEY_ID and"):
         object_info("s3://b/a")
+
+
+def test_web_servers_without_entity_tags_are_told_by_times(store):
+    store.is_public, store.without = True, ("ETag",)
+    url = f"{store.url}/b/a"
+    store.put("b", "a", b"x" * 3_000_000)
+    with open_object(url) as file:
+        assert file.read(1000) == b"x" * 1000
+        stored = store.put("b", "a", b"y" * 3_000_000)
+        store.buckets["b"]["a"] = replace(stored, modified=stored.modified + 10)
+        with pytest.raises(ObjectChanged, match="changed while it was being read"):
+            file.read()
+    store.buckets["b"]["a"] = replace(stored, modified=stored.modified - 60)
+    assert is_lasting_version(object_info(url).version)
+    store.buckets["b"]["a"] = replace(stored, modified=time.time())
+    assert not is_lasting_version(object_info(url).version)
+    store.without = ("ETag", "Last-Modified")
+    assert not is_lasting_version(object_info(url).version)
+
+
+def test_addresses_that_lead_elsewhere_are_followed(store):
+    store.is_public = True
+    store.put("b", "real", b"abc")
+
+    def redirect(request):
+        if request.key == "a":
+            request.send(b"", 302, {"Location": f"{store.url}/b/real"})
+        return request.key == "a"
+
+    store.before = redirect
+    assert read_all(f"{store.url}/b/a?download=1") == 3
+
+
+class WholeFiles(http.server.SimpleHTTPRequestHandler):
+    """Python's own server, which knows neither parts of files nor entity tags."""
+
+    def log_message(self, *_):
+        pass
+
+
+def test_a_server_that_sends_no_parts_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "a.jsonl").write_bytes(b"{}" * 100_000)
+    handler = functools.partial(WholeFiles, directory=tmp_path)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/a.jsonl"
+        try:
+            with pytest.raises(InputError, match=r"its server sends no parts of files, .*download"):
+                read_all(url)
+            with pytest.raises(MissingObject):
+                read_all(f"{url}.gz")
+        finally:
+            server.shutdown()
 
 
 SECRETS = [
