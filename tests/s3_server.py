@@ -92,6 +92,8 @@ class ObjectStore(ThreadingHTTPServer):
         self.is_public = False
         self.denied = ()
         """Regular expressions of `METHOD /bucket/key` that are refused."""
+        self.lacks_conditions = False
+        """Whether it refuses conditional writes, as some stores do."""
         self.before = None
         """Called with each handler before it answers, so that a test can change what it reads; True
         where it has answered itself."""
@@ -322,6 +324,9 @@ class Handler(BaseHTTPRequestHandler):
             and self.headers.get("If-Match") in (None, stored and stored.etag)
             and generation in (None, str(stored.generation if stored else 0))
         )
+        if self.server.lacks_conditions and self.headers.get("If-None-Match"):
+            self.refuse(501, "NotImplemented")
+            return False
         if not holds:
             self.refuse(412, "PreconditionFailed")
         return holds

@@ -248,6 +248,9 @@ def test_verify_reads_the_bucket_and_writes_its_verdict_there(cached_recipe, sto
     assert not json.loads(objects(store)["certificate.json"])["ok"]
     del store.buckets["b"][DIR + name]
     assert f"{name}: missing" in curate.verify(URL, report=tmp_path / "v.json").problems
+    store.put("b", f"{DIR}manifest.json", objects(store)["manifest.json"][:-9])
+    (problem,) = curate.verify(URL, report=tmp_path / "v.json", workers=1).problems
+    assert problem.startswith(f"{URL}/manifest.json: ")
     assert build(cached_recipe).ok  # which mends it
     assert objects(store)[name] == data
     assert not list((tmp_path / "xdg" / "curate" / "buckets").iterdir())
@@ -371,6 +374,8 @@ def test_what_a_bucket_cannot_do_is_said_in_one_line(cached_recipe, store, monke
     ):
         with pytest.raises(InputError, match=rf"^{URL}: \w+ reads directories; .* aws s3 cp "):
             call()
+    store.lacks_conditions = True
+    refused(InputError, r"\.curate\.lock: the store refuses \(501 Not Implemented")
     store.denied = ("PUT ",)
     refused(InputError, "access is denied .*; set AWS_ACCESS_KEY_ID")
     assert not objects(store)

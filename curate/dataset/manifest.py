@@ -301,6 +301,11 @@ class DatasetLayout:
     bucket: Bucket | None = None
     """The bucket that it is in, with `directory` for staging; None where it is on disk."""
 
+    @property
+    def where(self) -> str:
+        """Name the dataset in messages, by its directory or its URL."""
+        return str(self.directory) if self.bucket is None else self.bucket.url
+
     def at_hand(self, paths: Iterable[Path]) -> AbstractContextManager[None]:
         """Have the content of files on disk during a block."""
         return nullcontext() if self.bucket is None else self.bucket.at_hand(paths)

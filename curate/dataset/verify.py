@@ -87,7 +87,7 @@ def verify(
         manifest = load_manifest(directory)
         output_format = manifest.configured()
     except CurateError as error:  # an unknown format, too
-        return without_manifest(str(error))
+        return without_manifest(str(error).replace(str(directory), layout.where))
     files = [file for file in manifest.beside_shards if with_cards or file.path not in CARDS]
     damage = map_tasks(partial(_damage, layout), files, workers, on_tick)
     damaged = {file.path for file, problem in zip(files, damage, strict=True) if problem}

@@ -153,7 +153,7 @@ def build_planned(
         observer.notice("built already: reading it back")
     else:
         if is_kept and earlier is None:
-            path = layout.manifest
+            path = f"{layout.where}/{layout.manifest.name}"
             observer.notice(f"{path} is damaged: writing the dataset again")
         write_dataset(loaded, planned, workers, observer, artifacts_written=artifacts_written)
     observer.begin("verify", [loaded.recipe.name])

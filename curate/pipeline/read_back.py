@@ -152,8 +152,8 @@ def check_excluded(
     certificate["excluded"] = {"names": len(listed.names), "in_shards": len(standing)}
     if standing:
         certificate["problems"].append(
-            f"{directory}: holds {counted(len(standing), 'document')} that exclude lists, as "
-            f"'{standing[0].name}'; run curate remove {directory} {names} --rebuild"
+            f"{layout.where}: holds {counted(len(standing), 'document')} that exclude lists, as "
+            f"'{standing[0].name}'; run curate remove {layout.where} {names} --rebuild"
         )
         certificate["ok"] = False
 

@@ -270,7 +270,7 @@ def refusal(error: Exception, url: str) -> CurateError | None:
         )
     if " 416 " in words:
         return changed(url)
-    if re.search(r"status code: 4(?!08|25|29)\d\d", words) or kind == "NotSupportedError":
+    if re.search(r"status code: (4(?!08|25|29)\d\d|501)", words) or kind == "NotSupportedError":
         return InputError(f"{url}: the store refuses ({_first_line(error)})")
     return None
 

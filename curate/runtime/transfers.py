@@ -7,7 +7,9 @@ is there already. S3 compares what it receives with a checksum of each part.
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +35,7 @@ MOST_PARTS = 9_000
 """Most parts of an upload; S3 takes 10,000."""
 
 AT_ONCE = 4
-"""Parts of one file that are sent at once."""
+"""Parts of one file that are sent or fetched at once."""
 
 
 Version = dict[str, str]
@@ -191,10 +193,17 @@ def _download(url: str, path: Path) -> bool:
         info = object_info(url)
     except MissingObject:
         return False
-    with atomic_path(path) as temporary, temporary.open("r+b", buffering=0) as file:
-        for start in range(0, info.size_bytes, PIECE_BYTES):
+    with atomic_path(path) as temporary, temporary.open("r+b") as file:
+        turn = threading.Lock()
+
+        def fetch(start: int) -> None:
             stop = min(info.size_bytes, start + PIECE_BYTES)
-            unwritten = memoryview(read_object(url, start, stop, info.version))
-            while unwritten:
-                unwritten = unwritten[file.write(unwritten) :]
+            content = read_object(url, start, stop, info.version)
+            with turn:
+                file.seek(start)
+                file.write(content)
+
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            for _ in pool.map(fetch, range(0, info.size_bytes, PIECE_BYTES)):
+                pass
     return True
