@@ -324,6 +324,8 @@ def test_short_last_steps_are_refused_before_training(make: Make, tmp_path: Path
         (changed("mid", mixture={"method": "manual", "wieghts": {}}), "stages.mid..mixture.wieght"),
         (changed("mid", window="L+1", sequence_length=None), r"stages\[mid\]: window: L\+1"),
         (changed("mid", budget_tokens=None), r"stages\[mid\].budget_tokens"),
+        (changed("mid", max_epochs=2), r"'stages\[mid\].max_epochs'; it is common to all stages"),
+        (changed("mid", weights={"wiki": 1}), r"'stages\[mid\].weights'; it belongs below mixture"),
         (
             changed("mid", schedule={"from": "pretrain", "to": {"wiki": 1}}),
             r"stages\[mid\]: mixture and schedule exclude each other",
@@ -868,3 +870,43 @@ def test_the_card_of_stages_says_how_they_are_loaded(make: Make, tmp_path: Path,
     assert "With `trainer/nanotron_stages.yaml` the trainer goes through all stages" in text
     snippet = text.partition("```python\n")[2].partition("```")[0].replace("DIR", str(out))
     exec(compile(snippet.replace("2048", "16"), "card", "exec"), {})
+
+
+def test_the_mixture_of_a_scheduled_stage_shows_its_ends_and_its_supply(make: Make) -> None:
+    stages = [*STAGES[:2], scheduled("mid", {"wiki": 3, "talk": 1}, shape="cosine")]
+    stages[2]["where"] = "tokens >= 30"
+    result = curate.mix(make(stages))
+    fields = result.json["stages"]["last"]
+    third = pytest.approx(1 / 3, abs=1e-3)
+    assert fields["schedule"] == {
+        "from": {"wiki": third, "code": third, "talk": third},
+        "to": {"wiki": 0.75, "code": 0.0, "talk": 0.25},
+        "shape": "cosine",
+        "steps": None,
+    }
+    supply = {
+        row["domain"]: row["supply_tokens"] for row in result.rows() if row["stage"] == "last"
+    }
+    assert supply == fields["supply_tokens"]
+    assert all(supply[name] < tokens for name, tokens in result.supply_tokens.items())
+    for name, weight in fields["weights"].items():
+        assert fields["epochs"][name] == pytest.approx(9_000 * weight / supply[name])
+    assert "schedule" not in result.json["stages"]["mid"]
+
+
+def test_recipes_with_stages_are_compared_stage_by_stage(make: Make, tmp_path: Path) -> None:
+    def written(name: str, stages: list[dict[str, Any]]) -> Path:
+        path = tmp_path / name
+        path.write_text(yaml.safe_dump(make(stages)), "utf-8")
+        return path
+
+    first = written("a.yaml", STAGES)
+    changes = curate.diff(first, written("b.yaml", changed("mid", budget_tokens=9_500))).changes
+    assert {change.key: (change.before, change.after) for change in changes} == {
+        "budget_tokens": (36_000, 36_500),
+        "stages.mid.budget_tokens": (9_000, 9_500),
+    }
+    turned = curate.diff(first, written("c.yaml", [STAGES[1], STAGES[0], STAGES[2]])).changes
+    assert [(change.key, change.after) for change in turned] == [
+        ("stages", ["mid", "pretrain", "anneal"])
+    ]

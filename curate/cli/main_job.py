@@ -164,7 +164,8 @@ def _show_mixture(screen: Screen, result: MixtureResult) -> None:
         shown: list[Any] = []
         for name, mixture in result.json.get("stages", {"": result.json}).items():
             shown += [f"stage {name}"] if name else []
-            shown += [*mixture_lines(mixture), mixture_table(mixture, result.supply_tokens)]
+            supply = mixture.get("supply_tokens", result.supply_tokens)
+            shown += [*mixture_lines(mixture), mixture_table(mixture, supply)]
         return shown
 
     screen.show(result, tables)

@@ -212,10 +212,18 @@ def _absolute(pattern: str, base: Path) -> str:
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
     for key, item in value.items():
+        if isinstance(item, list) and item and all("name" in _mapping(row) for row in item):
+            # Stages, as overrides name them; their order is a value of its own.
+            yield f"{prefix}{key}", [row["name"] for row in item]
+            item = {row["name"]: {k: v for k, v in row.items() if k != "name"} for row in item}
         if isinstance(item, dict) and item:
             yield from _flat(item, f"{prefix}{key}.")
         elif item != {}:
             yield f"{prefix}{key}", item
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def _changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]:

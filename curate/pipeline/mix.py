@@ -6,7 +6,7 @@ No budget is turned into whole tokens here; that is `curate.pipeline.plan`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from curate.mixture import DomainSupply, Mixture, MixtureOptions, MixtureRequest, mix
@@ -95,12 +95,27 @@ def mix_domains(
     if write:
         write_stats(loaded, tokenized, stats_fields(tokenized, measured, inputs), observer)
     request = mixture_request(loaded, tokenized, measured)
-    mixture = mix(request)
+    mixture = _with_schedule(mix(request), loaded, request)
     for warning in mixture.warnings:
         observer.notice(warning)
     if mixture.constraints_active:
         observer.notice(f"mixture: {list_first(mixture.constraints_active)}")
     return MixedDomains(tokenized, measured, request, mixture, inputs)
+
+
+def _with_schedule(mixture: Mixture, loaded: LoadedRecipe, request: MixtureRequest) -> Mixture:
+    """Add a recipe's schedule, of which the mixture is the mean, with shares at its ends."""
+    schedule = loaded.recipe.schedule
+    if schedule is None:
+        return mixture
+    starts, ends = zip(*request.ends, strict=True)
+    fields = {
+        "from": dict(zip(mixture.weights, starts, strict=True)),
+        "to": dict(zip(mixture.weights, ends, strict=True)),
+        "shape": schedule.shape,
+        "steps": schedule.steps,
+    }
+    return replace(mixture, details={**mixture.details, "schedule": fields})
 
 
 def write_mixture(loaded: LoadedRecipe, mixed: MixedDomains, observer: Observer) -> None:

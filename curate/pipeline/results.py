@@ -97,7 +97,7 @@ class StagedMixtureResult(MixtureResult):
         return [
             {"stage": name, **row}
             for name, fields in self.json["stages"].items()
-            for row in MixtureResult(fields, self.supply_tokens).rows()
+            for row in MixtureResult(fields, fields["supply_tokens"]).rows()
         ]
 
 

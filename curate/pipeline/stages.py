@@ -114,7 +114,16 @@ def mix_staged_recipe(
     total = sum(tokens.values())
     fields = {
         "weights": {name: count / total for name, count in tokens.items()},
-        "stages": {stage.name: stage.planned.mixed.mixture.to_json() for stage in stages},
+        "stages": {
+            stage.name: {
+                **stage.planned.mixed.mixture.to_json(),
+                "supply_tokens": {
+                    domain.name: domain.supply_tokens
+                    for domain in stage.planned.mixed.request.domains
+                },
+            }
+            for stage in stages
+        },
     }
     supply: dict[str, int | None] = {
         row.name: row.tokens_train for row in stages[0].planned.tokenized.stats

@@ -26,6 +26,7 @@ from curate.recipe.structs import (
     Recipe,
     Share,
     SplitRecipe,
+    StageRecipe,
     TokenizerRecipe,
     UnitShare,
     source_of,
@@ -82,7 +83,7 @@ def check_fields(value: Any, struct: type[Struct], where: str, source: str) -> N
     fields = _types(struct)
     for key, item in value.items():
         if key not in fields:
-            hint = nearest_hint(str(key), fields, NEAR)
+            hint = _elsewhere(struct, key) or nearest_hint(str(key), fields, NEAR)
             raise RecipeError(
                 f"{source}: unknown key '{where}{key}'{hint} (known here: {', '.join(fields)})"
             )
@@ -103,6 +104,15 @@ def check_fields(value: Any, struct: type[Struct], where: str, source: str) -> N
                     check_fields(entry, nested, f"{where}{key}[{name}].", source)
             else:
                 check_fields(item, nested, f"{where}{key}.", source)
+
+
+def _elsewhere(struct: type[Struct], key: Any) -> str:
+    """Say where a key belongs that stands in a stage; empty for other keys."""
+    if struct is StageRecipe and key in _types(Recipe):
+        return "; it is common to all stages, so write it beside them"
+    if struct is StageRecipe and key in _types(MixtureRecipe):
+        return "; it belongs below mixture"
+    return ""
 
 
 def _check_word(item: Any, types: Sequence[Any], place: str) -> None:

@@ -157,6 +157,7 @@ class _MixtureFields(_Fields):
     within_noise_of_best: dict[str, Range] | UnsetType = UNSET
     regret: dict[str, Interval] | UnsetType = UNSET
     replicates: Count | UnsetType = UNSET
+    schedule: dict[str, Any] | UnsetType = UNSET
     stage_mixtures: dict[str, Any] | UnsetType = UNSET
     predicted_loss_of_stages: float | UnsetType = UNSET
     single_stage: dict[str, Any] | UnsetType = UNSET

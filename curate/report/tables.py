@@ -20,6 +20,9 @@ SHRUNK = "shrunk"
 COPIES = {"copies": "copies_in_domain", "in others": "copies_in_other_domains"}
 """Columns for documents whose text occurs again, shown where there are any, and their fields."""
 
+ENDS = ("from", "to")
+"""Keys of the ends of a schedule."""
+
 
 def result_table(
     certificate: dict[str, Any],
@@ -255,6 +258,8 @@ def mixture_table(mixture: dict[str, Any], supply_tokens: Mapping[str, int | Non
     """
     if "stage_mixtures" in mixture:
         return _stages_table(mixture)
+    if "schedule" in mixture:
+        return _schedule_table(mixture, supply_tokens)
     interval = () if mixture["low"] is None else ("95 % interval",)
     table = numbers_table(
         f"{mixture['method']}; weights are shares of tokens",
@@ -269,6 +274,23 @@ def mixture_table(mixture: dict[str, Any], supply_tokens: Mapping[str, int | Non
             "" if epochs is None else f"{epochs:.3f}", "" if supply is None else f"{supply:,}",
         ]  # fmt: skip
         table.add_row(plain(name), *cells)
+    return table
+
+
+def _schedule_table(mixture: Mapping[str, Any], supply: Mapping[str, int | None]) -> Table:
+    """Show each domain's share at the ends of a schedule, and their mean."""
+    schedule = mixture["schedule"]
+    steps = "" if schedule["steps"] is None else f" in {schedule['steps']} steps"
+    table = numbers_table(
+        f"schedule, {schedule['shape']}{steps}; weights are the mean of both ends, in shares of "
+        "tokens",
+        ("domain", "from", "to", "weight", "epochs", "supply tokens"),
+    )
+    for name, weight in mixture["weights"].items():
+        shares = [f"{share:.4%}" for share in (*(schedule[e][name] for e in ENDS), weight)]
+        tokens = supply[name]
+        held = "" if tokens is None else f"{tokens:,}"
+        table.add_row(plain(name), *shares, f"{mixture['epochs'][name]:.3f}", held)
     return table
 
 
