@@ -232,6 +232,24 @@ def test_every_way_out_works(make: Make, way: str, method: str) -> None:
     curate.plan(recipe)
 
 
+def test_budgets_that_a_capped_stage_would_take_up_are_not_offered(make: Make) -> None:
+    """In `b`, unimax takes all that is left of talk, however little `a` takes."""
+    talk = {"method": "manual", "weights": {"wiki": 1, "code": 0, "talk": 1}}
+    stages = [
+        {"name": "a", "budget_tokens": 4_000, "mixture": talk},
+        {"name": "b", "budget_tokens": 25_000, "mixture": {"method": "unimax"}},
+        {"name": "c", "budget_tokens": 2_000, "mixture": talk},
+    ]
+    with pytest.raises(InfeasiblePlan, match=r"stages\[c\]: .* of them in 'a', 'b'") as caught:
+        curate.plan(make(stages, max_epochs=1))
+    assert "stages[a]" not in str(caught.value) and "stages[b]." not in str(caught.value)
+    turned = [stages[1], {**stages[0], "budget_tokens": 100}, stages[2]]
+    turned[1]["mixture"] = {"method": "manual", "weights": {"wiki": 1, "code": 0, "talk": 0}}
+    with pytest.raises(InfeasiblePlan) as caught:
+        curate.plan(make(turned, max_epochs=1))
+    assert "stages[b]." not in str(caught.value)
+
+
 @pytest.mark.parametrize("ranks_before", [1, 2, 3])
 @pytest.mark.parametrize("ranks_after", [1, 2, 3])
 def test_loading_resumes_across_a_border(
@@ -626,6 +644,11 @@ def test_documents_are_removed_from_all_stages_at_once(
     for row in held:
         assert row["rebuilt"]["list"] == str(earlier if excluded else names)
         assert 0 < row["rebuilt"]["changed_share"] <= 1
+    lines = "\n".join(
+        map(str, removal_lines({"datasets": held, "names": 40, "unmatched": []}, names))
+    )
+    assert lines.count("rebuilt: none is left") == 3
+    assert lines.count("in exclude of your own recipe") == 1 and lines.endswith("back")
     assert curate.verify(out).ok
     left = curate.remove(out, names).json["datasets"]
     assert not any(row["documents"] for row in left)

@@ -16,6 +16,7 @@ import numpy as np
 from curate.errors import InfeasiblePlan
 from curate.mixture.apportion import fits
 from curate.mixture.request import (
+    DomainSupply,
     Method,
     MixtureRequest,
     Preference,
@@ -154,15 +155,31 @@ def _repetitions(request: MixtureRequest, weights: list[float]) -> tuple[str, ..
     return tuple(warnings)
 
 
+def is_capped(method: Method, request: MixtureRequest, weights: Sequence[float]) -> bool:
+    """Return whether `max_epochs` bounds the shares that a method chose; never those by hand.
+
+    Args:
+        method: The method.
+        request: Budget, floors and caps.
+        weights: shape (domains,), the bounded shares.
+    """
+    pairs = zip(request.domains, weights, strict=True)
+    return not method.by_hand and any(_is_at_cap(request, *pair) for pair in pairs)
+
+
+def _is_at_cap(request: MixtureRequest, domain: DomainSupply, weight: float) -> bool:
+    cap = None if request.options.on_shortfall == "repeat" else cap_tokens(domain)
+    tokens = weight * request.budget_tokens
+    return cap is not None and tokens > 0 and tokens >= cap * (1 - SUM_TOLERANCE)
+
+
 def active_bounds(request: MixtureRequest, weights: Sequence[float]) -> tuple[str, ...]:
     """List the floors and caps that the shares reach."""
     floors, caps = request.options.floors, request.options.caps
     active = []
     for domain, weight in zip(request.domains, weights, strict=True):
         name = domain.name
-        cap = None if request.options.on_shortfall == "repeat" else cap_tokens(domain)
-        tokens = weight * request.budget_tokens
-        if cap is not None and tokens > 0 and tokens >= cap * (1 - SUM_TOLERANCE):
+        if _is_at_cap(request, domain, weight):
             active.append(f"{name}: max_epochs {domain.max_epochs:g} binds")
         if name in caps and weight >= caps[name] - SUM_TOLERANCE:
             active.append(f"{name}: mixture.caps {caps[name]:g} binds")

@@ -36,6 +36,9 @@ class EarlierStage:
     """The domain's share of the stage."""
     budget_tokens: int
     """Tokens of the stage."""
+    is_capped: bool = False
+    """Whether its method chose other shares because of `max_epochs`, so that they change with the
+    budget."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,12 +94,17 @@ def _earlier_epochs(domain: DomainSupply) -> str:
 def _earlier_ways(missing: Sequence[tuple[DomainSupply, int]]) -> list[str]:
     """List the budgets of single earlier stages that would leave enough of every domain.
 
+    A stage whose shares the caps changed takes what an earlier one leaves, or takes as much at a
+    smaller budget, so neither it nor the stages before it are listed.
+
     Args:
         missing: Each domain that is short, and the tokens that it lacks.
     """
     ways = []
     for position, stage in enumerate(missing[0][0].earlier if missing else ()):
         of_domains = [(domain.earlier[position], tokens) for domain, tokens in missing]
+        if any(later.is_capped for later in missing[0][0].earlier[position:]):
+            continue
         if all(use.share > 0 for use, _ in of_domains):
             # One token more, since a smaller budget is rounded by largest remainder, too.
             less = max(math.ceil((tokens + 1) / Fraction(use.share)) for use, tokens in of_domains)

@@ -20,6 +20,8 @@ from curate.curation.step import CurationRequest
 from curate.dataset.ownership import holds_dataset, refuse_foreign
 from curate.dataset.staged import find_stages
 from curate.errors import CurateError
+from curate.mixture import METHODS
+from curate.mixture.caps import is_capped
 from curate.mixture.request import EarlierStage
 from curate.pipeline.artifacts import notice_bad_records
 from curate.pipeline.check import check_mixture, check_names, settled
@@ -357,6 +359,9 @@ class _Past:
         if ends:
             shares = {domain: end for domain, (_, end) in zip(shares, ends, strict=True)}
         self.shares[stage.name] = shares
+        request = planned.mixed.request
+        shares_given = tuple(planned.mixed.mixture.weights.values())
+        capped = is_capped(METHODS[request.method], request, shares_given)
         for number, (stream, domain) in enumerate(
             zip(planned.streams, tokenized.domains, strict=True)
         ):
@@ -364,7 +369,7 @@ class _Past:
             draw = draw_of(stream, domain, self._seed, of_stage.draws, of_stage.pool)
             self._draws[number] += (draw,)
             self._earlier[number] += (
-                EarlierStage(stage.name, stream.tokens, stream.tokens / budget, budget),
+                EarlierStage(stage.name, stream.tokens, stream.tokens / budget, budget, capped),
             )
         return stage
 

@@ -27,6 +27,12 @@ def push_lines(push: Mapping[str, Any], repository: str) -> list[Text]:
     return [*listed, Text(f"{total} would be pushed to {repository}, {kind} if it is new")]
 
 
+def _dataset_of(dataset: Mapping[str, Any]) -> Path:
+    """Return the directory of a dataset, of all its stages for a stage."""
+    directory = Path(dataset["directory"])
+    return directory.parent if dataset["is_stage"] else directory
+
+
 def removal_lines(removal: Mapping[str, Any], names: Path) -> list[Text]:
     """Say which datasets hold listed documents, and what a rebuild changed.
 
@@ -35,6 +41,7 @@ def removal_lines(removal: Mapping[str, Any], names: Path) -> list[Text]:
         names: The list.
     """
     lines = []
+    places = {dataset["directory"]: _dataset_of(dataset) for dataset in removal["datasets"]}
     for dataset in removal["datasets"]:
         held, directory = len(dataset["documents"]), dataset["directory"]
         lines.append(
@@ -44,16 +51,20 @@ def removal_lines(removal: Mapping[str, Any], names: Path) -> list[Text]:
         )
         rebuilt = dataset["rebuilt"]
         if rebuilt is not None:
+            place = places.pop(directory)
+            remedy = (
+                f"; name {rebuilt['list']} in exclude of your own recipe, or its next build brings "
+                "the removed documents back"
+            )
             lines.append(
                 f"rebuilt: none is left; {rebuilt['changed_share']:.1%} of shard bytes "
                 f"changed, in {rebuilt['changed_shards']:,} of "
                 f"{counted(rebuilt['shards'], 'shard file')}; "
                 f"{rebuilt['new_tokens']:,} of {rebuilt['tokens']:,} tokens come from "
-                f"documents that were not there before; name {rebuilt['list']} in exclude of "
-                "your own recipe, or its next build brings the removed documents back"
+                f"documents that were not there before{'' if place in places.values() else remedy}"
             )
         elif held and dataset["is_stage"]:
-            stages = Path(directory).parent
+            stages = _dataset_of(dataset)
             remedy = f"to remove them from all stages: curate remove {stages} {names} --rebuild"
             lines = [line for line in lines if line != remedy] + [remedy]
         elif held:
