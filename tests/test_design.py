@@ -16,6 +16,7 @@ from curate.mixture.design import STRATEGIES, _features, design, draw, next_runs
 from curate.mixture.design_reuse import NOISE, Unknown, features
 from curate.mixture.search.simplex_box import Box, whole
 from curate.mixture.search.trust_region import hellinger
+from curate.pipeline.design_runs import _needed_line
 
 
 def asked(supplies=(100, 400, 50, 900), entropies=None):
@@ -130,6 +131,11 @@ def test_runs_on_earlier_domains_save_new_ones():
     assert plan.anew == runs_needed(6) == 21 and plan.earlier == 60
     assert 2 <= plan.proposed == len(proposed.mixtures) < 21
     assert plan.unknown <= plan.unknown_anew < plan.unknown_alone
+    assert plan.keeping == runs_needed(3) == 12  # two added domains, and the others as one
+    many = dataclasses.replace(proposed, reuse=dataclasses.replace(plan, proposed=20))
+    assert "; 12 are enough where the domains that stayed keep their" in _needed_line(many)
+    few = dataclasses.replace(proposed, reuse=dataclasses.replace(plan, proposed=12))
+    assert "are enough" not in _needed_line(few)
     fewer = next_runs(asked, None, plan.proposed - 1)
     assert fewer.reuse.unknown > plan.unknown_anew
     # One mixture sixty times says next to nothing: a dummy that counts runs would save as many.

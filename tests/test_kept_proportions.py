@@ -285,3 +285,38 @@ def test_a_mixture_says_when_proportions_are_better_kept_or_free() -> None:
     ]  # fmt: skip
     assert said[0][0].startswith("14 mixtures of today's 4 domains beside runs on earlier ones, ")
     assert said[1] == []
+
+
+def test_proportions_that_runs_of_today_keep_are_kept_beside_earlier_ones() -> None:
+    spread = spread_of(np.array([np.nan, 0.75, np.nan, 0.25]))
+    tied = np.random.default_rng(0).dirichlet(np.ones(3), 24) @ spread
+    runs = dataclasses.replace(
+        RUNS,
+        weights=np.vstack([RUNS.weights[:24] * [0, 1, 0, 1], tied]),
+        earlier=np.arange(48) < 24,
+    )
+    weights = runs.weights / runs.weights.sum(axis=1, keepdims=True)
+    runs = dataclasses.replace(runs, weights=weights)
+    free = request_of("dml", {})
+    unsaid = dataclasses.replace(free.options.search, keep=None)
+    asked = dataclasses.replace(
+        free,
+        options=dataclasses.replace(free.options, search=unsaid),
+        evidence=Evidence(runs),
+    )
+    kept = mix(asked)
+    assert kept.weights["b"] == pytest.approx(3 * kept.weights["d"], rel=1e-6)
+    assert kept.details["kept"]["proportions"] == pytest.approx({"b": 0.75, "d": 0.25})
+    assert any("all keep the proportions of 2 domains" in text for text in kept.warnings)
+    freed = mix(dataclasses.replace(free, evidence=Evidence(runs)))
+    assert "kept" not in freed.details
+    without_earlier = dataclasses.replace(runs, earlier=None)
+    assert "kept" not in mix(dataclasses.replace(asked, evidence=Evidence(without_earlier))).details
+    varied = weights.copy()
+    varied[-1] = [0.25, 0.25, 0.25, 0.25]
+    others = dataclasses.replace(runs, weights=varied)
+    assert "kept" not in mix(dataclasses.replace(asked, evidence=Evidence(others))).details
+    capped = tuple(dataclasses.replace(d, max_epochs=0.3) for d in asked.domains)
+    bound = dataclasses.replace(asked.options, floors={"d": 0.2})
+    loose = mix(dataclasses.replace(asked, domains=capped, options=bound))
+    assert "kept" not in loose.details  # no mixture within the bounds has these proportions

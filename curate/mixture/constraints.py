@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,15 @@ from curate.mixture.search.kept_proportions import box_of
 from curate.mixture.search.simplex_box import Box
 from curate.runtime.registry import nearest_hint
 
+if TYPE_CHECKING:
+    from curate.laws.law import RunTable
+
 Array = NDArray[np.float64]
+
+LEAST_TIED = 4
+"""Fewest mixtures that show proportions to be kept on purpose."""
+TIED_DECIMALS = 6
+"""Decimals to which proportions are the same; tables round shares."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +200,47 @@ def proportions_of(request: MixtureRequest, constraints: Constraints) -> Array |
             "mixture.keep: no mixture with these proportions obeys mixture.floors, mixture.caps "
             f"and max_epochs ({', '.join(kept)}); loosen them, or keep fewer domains"
         ) from error
+    return proportions
+
+
+def tied_proportions(runs: RunTable, constraints: Constraints) -> Array | None:
+    """Find proportions that runs of today keep, where others are of earlier domains.
+
+    Such runs were made to keep them, and say nothing of other ones.
+
+    Args:
+        runs: The runs.
+        constraints: Matched with their domains.
+
+    Returns:
+        As `proportions_of`; None where proportions vary, or floors and caps exclude them.
+    """
+    if runs.earlier is None or runs.earlier.all():
+        return None
+    today = runs.weights[~runs.earlier]
+    if len(np.unique(np.round(today, 9), axis=0)) < LEAST_TIED:
+        return None
+    inside = np.isin(np.arange(today.shape[1]), constraints.place)
+    most = today.max(axis=0)
+    # Columns of the same proportions are the same but for their scale.
+    scaled = np.round(today / np.where(most > 0, most, 1.0), TIED_DECIMALS)
+    groups: dict[bytes, list[int]] = {}
+    for place in np.flatnonzero((most > 0) & inside).tolist():
+        groups.setdefault(scaled[:, place].tobytes(), []).append(place)
+    tied = max(groups.values(), key=len, default=[])
+    if len(tied) < 2:
+        return None
+    proportions = np.full(today.shape[1], np.nan)
+    proportions[tied] = most[tied] / most[tied].sum()
+    # What the earlier mixture left out, these runs leave out too.
+    had = runs.weights[runs.earlier].max(axis=0) > 0
+    proportions[(most == 0) & had & inside] = 0.0
+    if not np.isnan(proportions[inside]).any():
+        return None
+    try:
+        box_of(constraints.box, proportions)
+    except ValueError:
+        return None
     return proportions
 
 

@@ -199,8 +199,18 @@ def _beside_earlier(
         unknown_anew=bar,
         unknown=unknown.of([*existing, new]),
         unknown_alone=unknown.of([(later, 1.0), new]),
+        keeping=_runs_keeping(request, earlier),
     )
     return replace(proposal, reuse=plan)
+
+
+def _runs_keeping(request: MixtureRequest, earlier: Array) -> int | None:
+    """Return the runs needed by the domains that no earlier run had, beside all others as one."""
+    added = int((earlier.max(axis=0) <= 0).sum())
+    stayed = earlier.shape[1] - added
+    if request.options.search.keep or not added or stayed < 2:
+        return None
+    return runs_needed(added + 1)
 
 
 def _distinct(trained: Array) -> int:

@@ -40,6 +40,9 @@ class ReusePlan:
     """The same of the proposed runs beside those that exist."""
     unknown_alone: float
     """The same of the proposed runs alone."""
+    keeping: int | None = None
+    """Runs that are needed where the domains of earlier runs keep their proportions and count as
+    one; None where they do, or none was added."""
 
 
 def features(mixtures: Array) -> Array:

@@ -105,8 +105,10 @@ class SearchOptions:
     None: the method's default."""
     prior: str | Mapping[str, float] = "natural"
     """`natural`, `uniform`, or shares by domain."""
-    keep: Mapping[str, float] = field(default_factory=dict)
-    """Relative shares of the domains that keep these proportions to each other; empty: none do."""
+    keep: Mapping[str, float] | None = None
+    """Relative shares of the domains that keep these proportions to each other; empty: none do.
+    None: those whose proportions no run of today's domains varies, where others are of earlier
+    ones."""
     trust_region: bool = True
     """Keep to mixtures that are near to some run."""
     replicates: int | None = None

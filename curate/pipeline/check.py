@@ -128,7 +128,9 @@ def weights_of(
     return written
 
 
-def kept_shares(mixture: MixtureRecipe, base: Path, names: Sequence[str]) -> dict[str, float]:
+def kept_shares(
+    mixture: MixtureRecipe, base: Path, names: Sequence[str]
+) -> dict[str, float] | None:
     """Return `mixture.keep`, read from the `mixture.json` that it names if it is a path.
 
     Domains of an earlier mixture that `mixture.evidence.became` renames keep their proportions
@@ -143,7 +145,7 @@ def kept_shares(mixture: MixtureRecipe, base: Path, names: Sequence[str]) -> dic
         RecipeError: The file cannot be read or holds no weights.
     """
     if not isinstance(mixture.keep, str):
-        return mixture.keep or {}
+        return mixture.keep
     became = {} if mixture.evidence is None else mixture.evidence.became
     kept: dict[str, float] = {}
     for old, share in _weights_written(base / mixture.keep, "mixture.keep").items():

@@ -12,6 +12,7 @@ from typing import Any
 from curate.errors import RecipeError
 from curate.mixture import MixtureRequest
 from curate.mixture.design import Design, next_runs
+from curate.mixture.design_reuse import ReusePlan
 from curate.mixture.purchase import Candidate, Purchase, RunSize, purchase
 from curate.pipeline.results import DesignResult
 from curate.runtime.files import atomic_path
@@ -61,6 +62,17 @@ def _needed_line(design: Design) -> str:
         f"{plan.unknown_anew:.1%}, the {plan.proposed} without the earlier ones "
         f"{plan.unknown_alone:.1%}"
         + (f": reuse saves {saved} runs" if saved > 0 and plan.unknown <= plan.unknown_anew else "")
+        + _keeping_clause(plan)
+    )
+
+
+def _keeping_clause(plan: ReusePlan) -> str:
+    """Say how few runs are needed where the domains that stayed keep their proportions."""
+    if plan.keeping is None or plan.keeping >= plan.proposed:
+        return ""
+    return (
+        f"; {plan.keeping} are enough where the domains that stayed keep their proportions "
+        "(mixture.keep: the earlier mixture.json)"
     )
 
 

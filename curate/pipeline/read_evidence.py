@@ -212,7 +212,7 @@ def search_options(
         at_params=mixture.at_params,
         kl=mixture.kl,
         prior=mixture.prior,
-        keep=keep or {},
+        keep=keep,
         trust_region=mixture.trust_region,
         replicates=mixture.replicates,
         discount_repeats=mixture.discount_repeats,

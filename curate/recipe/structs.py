@@ -391,7 +391,8 @@ class MixtureRecipe(Frozen, frozen=True):
     """Domains whose proportions to each other stay as they are: relative shares by domain, at least
     0; or the path of an earlier `mixture.json`, which starts from the recipe's directory. Methods
     that learn from runs then choose the sum of these shares and the shares of all other domains,
-    and `curate design` proposes such mixtures.
+    and `curate design` proposes such mixtures. Omitted, those that all runs of today keep beside
+    runs on earlier domains; with `{}` all are free.
     """
     floors: dict[str, UnitShare] = {}
     """Least share of the training tokens by domain, from 0 to 1; their sum is at most 1. Every

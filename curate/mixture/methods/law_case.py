@@ -20,6 +20,7 @@ from curate.mixture.constraints import (
     match_constraints,
     prior_of,
     proportions_of,
+    tied_proportions,
 )
 from curate.mixture.methods.expert_features import expert_features
 from curate.mixture.request import MixtureRequest
@@ -112,7 +113,9 @@ def make_case(
         unique_share=constraints.unique_share if discount else None,
         support=support if search.trust_region else None,
         convex=law.convex and not discount,
-        proportions=proportions_of(request, constraints),
+        proportions=proportions_of(request, constraints)
+        if search.keep is not None
+        else tied_proportions(runs, constraints),
     )
     problem, reference = _against_reference(problem, constraints, runs)
     refits = choice = None

@@ -49,7 +49,13 @@ def reuse_warnings(case: LawCase) -> list[str]:
     needed = runs_needed(domains)
     proportions = case.problem.proportions
     today = _of_today(runs)
-    if proportions is not None:
+    if proportions is not None and case.request.options.search.keep is None:
+        kept = int((proportions > 0).sum())
+        warnings.append(
+            f"runs of today all keep the proportions of {kept} domains and say nothing of others, "
+            "so the mixture keeps them; mixture.keep: {} would free them"
+        )
+    elif proportions is not None:
         short = 1 - coordinates(today, proportions).sum(axis=1)
         others = len(distinct_mixtures(today[short > OTHER_PROPORTIONS]))
         if others >= needed:
