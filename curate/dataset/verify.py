@@ -40,7 +40,7 @@ from curate.dataset.manifest import (
 )
 from curate.dataset.ownership import files_below, own_files
 from curate.dataset.write_text import check_text
-from curate.dataset.write_tokens import by_domain
+from curate.dataset.write_tokens import COPYING, HASHING, by_domain
 from curate.errors import CurateError, EngineError, ShardError
 from curate.formats.base import BEST_FIT, CONCAT, WHOLE, TextFormat, TokenFormat
 from curate.formats.trainer_files import DIRECTORY as TRAINER
@@ -50,6 +50,7 @@ from curate.plan.per_domain import MIXED
 from curate.runtime.artifact_names import MARK
 from curate.runtime.limits import Limited, OverLimit
 from curate.runtime.memory import block_rows, blocks, next_block, take
+from curate.runtime.progress import Observer, metered, worked
 from curate.runtime.workers import map_tasks
 from curate.stats.copies import is_among
 from curate.tokens.domain import DomainTokens
@@ -65,7 +66,7 @@ def verify(
     layout: DatasetLayout,
     domains: Sequence[DomainTokens] | None,
     workers: int,
-    on_tick: Callable[[], None] = lambda: None,
+    observer: Observer | None = None,
     *,
     with_cards: bool = True,
 ) -> dict[str, Any]:
@@ -76,7 +77,7 @@ def verify(
         domains: Its domains in the token store, whose parts have been checked, in the manifest's
             order; None: the store is not available, and files are only compared with their hashes.
         workers: Number of processes.
-        on_tick: Called now and then.
+        observer: Receives progress.
         with_cards: Whether the cards are checked, too; a build writes them only after this.
 
     Returns:
@@ -89,7 +90,8 @@ def verify(
     except CurateError as error:  # an unknown format, too
         return without_manifest(str(error).replace(str(directory), layout.where))
     files = [file for file in manifest.beside_shards if with_cards or file.path not in CARDS]
-    damage = map_tasks(partial(_damage, layout), files, workers, on_tick)
+    observer = observer or Observer()
+    damage = map_tasks(partial(_damage, layout), files, workers, observer.tick)
     damaged = {file.path for file, problem in zip(files, damage, strict=True) if problem}
     plan, problem = (None, None) if "plan.json" in damaged else _read_plan(directory)
     problems = [*filter(None, [*damage, problem]), *_unlisted(directory, manifest)]
@@ -99,13 +101,13 @@ def verify(
     is_readable = isinstance(output_format, TokenFormat) or "tokenizer.json" not in damaged
     reading = _Reading(layout, manifest, output_format if is_readable else None, domains)
     try:
-        checks, windows = _check_shards(reading, workers, on_tick)
+        checks, windows = _check_shards(reading, workers, observer)
     except OverLimit as error:
         problems.append(
             f"tokenizer.json: {error} on the text of a shard, so no text was tokenised again; do "
             "not use a tokenizer that others wrote in this way"
         )
-        checks, windows = _check_shards(replace(reading, format=None), workers, on_tick)
+        checks, windows = _check_shards(replace(reading, format=None), workers, observer)
     return certify(manifest, plan, checks, problems, windows)
 
 
@@ -120,6 +122,11 @@ class _Reading:
     domains: Sequence[DomainTokens] | None
     """Its domains in the store."""
 
+    @property
+    def hashing(self) -> int:
+        """Work to hash the files of a token; next to nothing beside tokenising text again."""
+        return 0 if isinstance(self.format, TextFormat) else HASHING
+
 
 def _damage(layout: DatasetLayout, file: FileRecord) -> str | None:
     """Compare a file beside the shards with its record."""
@@ -128,14 +135,14 @@ def _damage(layout: DatasetLayout, file: FileRecord) -> str | None:
 
 
 def _check_shards(
-    reading: _Reading, workers: int, on_tick: Callable[[], None]
+    reading: _Reading, workers: int, observer: Observer
 ) -> tuple[list[ShardCheck], NDArray[np.int64]]:
     """Read every shard back.
 
     Args:
         reading: The dataset.
         workers: Number of processes.
-        on_tick: Called now and then.
+        observer: Receives progress.
 
     Returns:
         The shards' checks in the manifest's order, and shape (windows, domains), tokens of the
@@ -151,12 +158,7 @@ def _check_shards(
 
     check = partial(_check_shard, reading)
     tasks = list(zip(manifest.shards, _shard_starts(manifest), strict=True))
-    # Held-out shards come first: of training documents, only those that are held out too are kept.
-    held_out = map_tasks(
-        limited(check), [task for task in tasks if not _is_train(task)], workers, on_tick
-    )
-    contents = [np.empty(0, np.uint64), *(result.content for result in held_out)]
-    check = partial(check, held_out=np.unique(np.concatenate(contents)))
+    contents = [np.empty(0, np.uint64)]
     windows = np.zeros((WINDOWS, len(manifest.domains)), np.int64)
 
     def add_windows(result: ShardCheck) -> None:
@@ -164,7 +166,16 @@ def _check_shards(
             windows[...] += result.windows
             result.windows = np.empty((0, 0), np.int64)
 
-    train = map_tasks(limited(check), [*filter(_is_train, tasks)], workers, on_tick, add_windows)
+    work = reading.hashing + (COPYING if reading.format is not None else 0)
+    with metered(observer, work * sum(shard.tokens for shard in manifest.shards)) as on_tick:
+        # Held-out shards come first: of training documents, only those held out too are kept.
+        held_out = map_tasks(
+            limited(check), [task for task in tasks if not _is_train(task)], workers, on_tick
+        )
+        contents += [result.content for result in held_out]
+        check = partial(check, held_out=np.unique(np.concatenate(contents)))
+        train_tasks = [*filter(_is_train, tasks)]
+        train = map_tasks(limited(check), train_tasks, workers, on_tick, add_windows)
     rest_train, rest_held_out = iter(train), iter(held_out)
     return [next(rest_train if _is_train(task) else rest_held_out) for task in tasks], windows
 
@@ -231,6 +242,7 @@ def _check_at_hand(
     result = ShardCheck()
     damage = (file_damage(directory, file) for file in [*shard.files, shard.provenance])
     result.problems += filter(None, damage)
+    worked(reading.hashing * shard.tokens)
     if result.problems or output_format is None:
         return result
     try:
@@ -368,6 +380,7 @@ def _check_tokens(
                 result.problems.append(f"{stem}: token {at} differs from its document")
                 return
         position = end
+        worked(COPYING * len(batch.tokens))
         next_block()
     if position != total:
         result.problems.append(

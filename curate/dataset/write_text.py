@@ -8,6 +8,7 @@ shard's documents, not their text.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,11 +21,12 @@ import xxhash
 from numpy.typing import NDArray
 
 from curate.dataset.manifest import ShardOnDisk, ShardRecord, record_file
-from curate.dataset.write_tokens import ShardTask, ShardWriter, write_provenance
+from curate.dataset.write_tokens import COPYING, ShardTask, ShardWriter, write_provenance
 from curate.errors import InputError, ShardError
 from curate.formats.base import TextBatch, TextFormat
 from curate.runtime.files import append
 from curate.runtime.limits import stranger_at_work
+from curate.runtime.progress import worked
 from curate.runtime.workers import map_tasks
 from curate.sources import SegmentReader
 from curate.sources.plans import FilePlan
@@ -42,6 +44,10 @@ CUT_STARTS = 64
 
 CUT_SEARCH_CHARACTERS = 16
 """Distance, in characters, from the estimated end within which to look for an exact cut."""
+
+
+kept_encoder = functools.lru_cache(maxsize=1)(load_encoder)
+"""`load_encoder`, once for all shards of a process: it takes half a second."""
 
 
 class Spilled(msgspec.Struct, array_like=True):
@@ -153,6 +159,7 @@ def _collect(job: TextJob, numbered: tuple[int, _SegmentPick]) -> None:
     outputs: dict[int, list[bytes]] = {}
     cursor = 0
     for block in SegmentReader().read(plan.segment(pick.segment), keep_metadata=True):
+        before = cursor
         for index, line in enumerate(block.lines):
             absolute = line + pick.first_line
             while cursor < len(pick.lines) and pick.lines[cursor] == absolute:
@@ -161,7 +168,7 @@ def _collect(job: TextJob, numbered: tuple[int, _SegmentPick]) -> None:
                 _check_unchanged(domain, document, text, plan.files[0].path, absolute)
                 tokens = int(pick.tokens[cursor])
                 if tokens < int(domain.tokens[document]):
-                    encoder = encoder or load_encoder(job.backend, job.tokenizer)
+                    encoder = encoder or kept_encoder(job.backend, job.tokenizer)
                     text = cut_text(text, tokens - _end_tokens(job.tokenizer), encoder)
                 record = Spilled(
                     int(pick.positions[cursor]), text,
@@ -169,6 +176,7 @@ def _collect(job: TextJob, numbered: tuple[int, _SegmentPick]) -> None:
                 )  # fmt: skip
                 outputs.setdefault(int(pick.shards[cursor]), []).append(encode(record))
                 cursor += 1
+        worked(int(pick.tokens[before:cursor].sum()))
         _spill(job.spill, number, outputs)
     if cursor < len(pick.lines):
         where = f"{plan.files[0].path}:{pick.lines[cursor]}"
@@ -238,7 +246,7 @@ def _batches(
             where[record.position] = number, offset + 4, length
             offset += 4 + length
     batch = TextBatch([], [], [], [])
-    size_bytes = 0
+    size_bytes = first = 0
     files = [path.open("rb") for path in paths]
     try:
         for position, (number, offset, length) in enumerate(where):
@@ -251,9 +259,11 @@ def _batches(
             size_bytes += length
             if len(batch.texts) >= BATCH_DOCUMENTS or size_bytes >= BATCH_BYTES:
                 yield batch
-                batch, size_bytes = TextBatch([], [], [], []), 0
+                worked(int(pieces["tokens"][first : position + 1].sum()))
+                batch, size_bytes, first = TextBatch([], [], [], []), 0, position + 1
         if batch.texts:
             yield batch
+            worked(int(pieces["tokens"][first:].sum()))
     finally:
         for file in files:
             file.close()
@@ -322,7 +332,7 @@ def check_text(shard: ShardOnDisk, text_format: TextFormat, problems: list[str])
     backend = manifest.tokenizer.backend.split()[0]
     try:
         with stranger_at_work():
-            encoder = guarded(partial(load_encoder, backend, tokenizer), "cannot be loaded")
+            encoder = guarded(partial(kept_encoder, backend, tokenizer), "cannot be loaded")
     except BackendRefused as error:
         problems.append(f"tokenizer.json: {error}")
         return
@@ -340,6 +350,7 @@ def check_text(shard: ShardOnDisk, text_format: TextFormat, problems: list[str])
             problems.append(f"{stem}: {error}, as tokenizer.json says")
             return
         tokens = np.diff(offsets) + _end_tokens(tokenizer)
+        worked(COPYING * int(tokens.sum()))
         names = [manifest.domains[number] for number in rows["domain"]]
         if not np.array_equal(tokens, rows["tokens"]) or names != batch.domains:
             problems.append(f"{stem}: documents differ from the provenance")

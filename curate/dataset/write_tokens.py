@@ -24,11 +24,16 @@ from curate.plan.packing import pack_parts
 from curate.plan.streams import joined
 from curate.runtime.files import atomic_path
 from curate.runtime.memory import blocks, next_block, take
+from curate.runtime.progress import worked
 from curate.runtime.workers import map_tasks
 from curate.tokens.domain import DomainTokens
 
 BATCH_TOKENS = 4 << 20
 """Tokens copied and handed to a writer at once."""
+
+
+HASHING, COPYING = 1, 15
+"""Work to hash the files of a token, and to write it or read it back: the ratio of their times."""
 
 
 class Sampler(Protocol):
@@ -77,7 +82,7 @@ class ShardWriter:
         provenance = self.layout.provenance(task.split, task.name)
         with provenance_file(provenance, self.domains) as rows:
             written = _Written(self.parts(task), rows)
-            batches = token_batches(written, copier, self.dtype, self.threads)
+            batches = _counted(token_batches(written, copier, self.dtype, self.threads))
             files = self.format.write(stem, batches, self.dtype)
         directory = self.layout.directory
         record = ShardRecord(
@@ -88,6 +93,7 @@ class ShardWriter:
             files=[record_file(path, directory) for path in files],
             provenance=record_file(provenance, directory),
         )
+        worked(HASHING * written.tokens)
         self.layout.settle([*files, provenance])
         return record
 
@@ -127,6 +133,13 @@ class ShardWriter:
             pieces["document"] = numbers
             pieces["tokens"] = tokens[numbers]
             yield pieces
+
+
+def _counted(batches: Iterable[TokenBatch]) -> Iterator[TokenBatch]:
+    """Yield batches, and count each as work once it is written."""
+    for batch in batches:
+        yield batch
+        worked(COPYING * len(batch.tokens))
 
 
 class _Written:

@@ -6,7 +6,7 @@ of the recipe it was made from. An infeasible plan ends the build before any sha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -158,12 +158,12 @@ def build_planned(
         write_dataset(loaded, planned, workers, observer, artifacts_written=artifacts_written)
     observer.begin("verify", [loaded.recipe.name])
     check = partial(_read_back, layout, tokenized, workers)
-    certificate = check(observer.tick)
+    certificate = check(observer)
     observer.end("ok" if certificate["ok"] else counted(len(certificate["problems"]), "problem"))
     if reused and not certificate["ok"]:  # files of the right sizes, but not with the right bytes
         observer.notice("the dataset is damaged: writing it again")
         write_dataset(loaded, planned, workers, observer)
-        certificate, reused = check(observer.tick), False
+        certificate, reused = check(observer), False
     names = list_path(loaded)
     if names is not None:
         check_excluded(layout, tokenized.domains, names, certificate)
@@ -195,9 +195,9 @@ def _read_back(
     layout: dataset.DatasetLayout,
     tokenized: TokenizedDomains,
     workers: int,
-    on_tick: Callable[[], None],
+    observer: Observer,
 ) -> dict[str, Any]:
     """Verify a dataset that was just written, as it is on disk or in its bucket."""
     if layout.bucket is not None:
         layout.bucket.mirror(keep=["manifest.json"])
-    return verify(layout, tokenized.domains, workers, on_tick, with_cards=False)
+    return verify(layout, tokenized.domains, workers, observer, with_cards=False)

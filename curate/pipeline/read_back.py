@@ -64,7 +64,7 @@ def read_back(
     _check_directory(directory)
     with bounded(DEFAULT_BYTES, _scratch(directory), observer.tick):
         domains = _checked_domains(directory, workers, observer)
-        certificate = verify(layout, domains, workers, observer.tick)
+        certificate = verify(layout, domains, workers, observer)
         _check_list(layout, domains, certificate, observer)
     add_damage(directory, certificate)
     bad_records = None if domains is None else {d.name: d.bad_records for d in domains}

@@ -29,7 +29,7 @@ from curate.dataset.manifest import (
 )
 from curate.dataset.ownership import clear
 from curate.dataset.write_text import TextJob, write_text_shards
-from curate.dataset.write_tokens import ShardTask, ShardWriter, write_shards
+from curate.dataset.write_tokens import COPYING, HASHING, ShardTask, ShardWriter, write_shards
 from curate.errors import ShardError
 from curate.formats import trainer_file_stems
 from curate.formats.base import DatasetFolder, TextFormat, TokenFormat
@@ -40,7 +40,7 @@ from curate.plan.per_domain import PER_DOMAIN, DomainSampler, shard_stem
 from curate.recipe import LoadedRecipe
 from curate.recipe.effective import effective_text
 from curate.runtime.files import atomic_path, begin_directory
-from curate.runtime.progress import Observer
+from curate.runtime.progress import Observer, metered
 from curate.runtime.workers import uses_cluster
 from curate.sources.hub import pin
 from curate.tokens import tokenizer as tokenizers
@@ -89,11 +89,14 @@ def write_dataset(
     dtype = _dtype(planned)
     writer = _writer(loaded, planned, layout, workers)
     observer.begin("write", [recipe.name], [recipe.budget_tokens])
+    tokens = recipe.budget_tokens + sum(row.tokens_validation for row in tokenized.stats)
     if isinstance(output_format, TokenFormat):
-        records = write_shards(writer, tasks, workers, observer.tick)
+        with metered(observer, (HASHING + COPYING) * tokens) as on_tick:
+            records = write_shards(writer, tasks, workers, on_tick)
     else:
         with _text_job(loaded, writer, output_format, tokenized) as job:
-            records = write_text_shards(job, tasks, workers, observer.tick)
+            with metered(observer, 2 * tokens) as on_tick:  # each is collected, then written
+                records = write_text_shards(job, tasks, workers, on_tick)
     folder_files = _finish(layout, output_format, tasks, dtype)
     if isinstance(planned.shaped.sampler, DomainSampler):
         folder_files += _write_mixtures(directory, planned, records)

@@ -15,9 +15,10 @@ from rich.live import Live
 from rich.markup import escape
 from rich.segment import Segment
 from rich.table import Column, Table
+from rich.text import Text
 
 from curate.runtime.escape import output_named, tolerate_encodings, visible
-from curate.runtime.progress import LoggingObserver, TrainingProgress
+from curate.runtime.progress import LoggingObserver, Pace, TrainingProgress
 
 REFRESH_SECONDS = 0.25
 
@@ -44,6 +45,9 @@ class TerminalObserver(LoggingObserver):
         self._console = console
         self._names: Sequence[str] = ()
         self._totals: Sequence[int] = ()
+        self._pace = Pace()
+        self._done = ""
+        """Share of the work that is done, and time left, as shown."""
         self._shown = 0.0
         self._live: Live | None = None
 
@@ -63,7 +67,12 @@ class TerminalObserver(LoggingObserver):
         super().begin(stage, names, totals)
         self.close()
         self._names, self._totals = names, totals
+        self._pace, self._done = Pace(), ""
         self._shown = 0.0
+
+    def expect(self, totals: Sequence[int]) -> None:
+        """Estimate the time left from other totals."""
+        self._totals = totals
 
     def advance(self, counters: NDArray[np.int64]) -> None:
         """Update the live table, at most every `REFRESH_SECONDS`."""
@@ -74,7 +83,14 @@ class TerminalObserver(LoggingObserver):
         self._shown = now
         self._show(self._table(counters, self._seconds()))
 
-    def _show(self, table: Table) -> None:
+    def work(self, done: int, total: int) -> None:
+        """Show the share that is done, and the time left."""
+        self._done = f" · {100 * done / total:.0f} %" if done and total else ""
+        left = self._left(done, total, self._seconds())
+        self._done += f", {left} left" if left else ""
+        super().work(done, total)
+
+    def _show(self, table: RenderableType) -> None:
         if self._live is None:
             # No refreshing thread: workers are forked, and a fork with other threads can deadlock.
             self._live = Live(table, console=self._console, auto_refresh=False, transient=True)
@@ -105,31 +121,31 @@ class TerminalObserver(LoggingObserver):
             self._live.stop()
             self._live = None
 
-    def _table(self, counters: NDArray[np.int64], seconds: float) -> Table:
-        title = f"{self._stage} · {seconds:.0f} s"
+    def _table(self, counters: NDArray[np.int64], seconds: float) -> RenderableType:
+        title = f"{self._stage} · {seconds:.0f} s{self._done}"
         if not len(counters):
-            return Table(title=title, title_justify="left", box=None)
+            return Text(title)  # rich shows no title of a table without columns
         table = numbers_table(title, ("domain", *PROGRESS_HEADINGS), dispensable=DISPENSABLE)
         table.box = None
+        total = counters.sum(axis=0)
+        left = self._left(int(total[0]), sum(self._totals), seconds)
         for name, row in zip(self._names, counters, strict=False):
-            table.add_row(plain(name), *_progress_cells(row, seconds), "" if row[0] else "waiting")
+            state = "" if row[0] else "waiting"
+            state = left if len(counters) == 1 else state
+            table.add_row(plain(name), *_progress_cells(row, seconds), state)
         if len(counters) > 1:
-            total = counters.sum(axis=0)
-            table.add_row("all", *_progress_cells(total, seconds), self._left(total[0], seconds))
+            table.add_row("all", *_progress_cells(total, seconds), left)
         return table
 
-    def _left(self, done: int, seconds: float) -> str:
-        """Estimate the time left from the share of the expected bytes that is done."""
-        expected = sum(self._totals)
-        if not done or not expected:
-            return ""
-        share = min(0.99, done / max(expected, done))
-        return f"≈ {seconds * (1 - share) / share:.0f} s" if expected > done else "…"
+    def _left(self, done: int, total: int, seconds: float) -> str:
+        """Say how much time is left, by the share of the expected work that is done."""
+        left = self._pace.seconds_left(done, total, seconds)
+        return "" if left is None else f"≈ {left:.0f} s" if left else "…"
 
 
 def _progress_cells(counters: NDArray[np.int64], seconds: float) -> list[str]:
     """Format counters in the order of `tokens.tasks.PROGRESS`, with throughput."""
-    _, text, tokens, documents, bad = counters.tolist()
+    _, text, tokens, documents, bad = counters[:5].tolist()
     elapsed = max(seconds, 1e-9)
     return [
         f"{documents:,}", f"{tokens:,}", f"{text / 1e6:.1f}", f"{text / 1e6 / elapsed:.1f}",

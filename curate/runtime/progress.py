@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,10 @@ from numpy.typing import NDArray
 
 from curate.runtime.files import write_json
 from curate.runtime.log import LOG
+from curate.runtime.shared import shared_lock, shared_numbers
+
+BEGINNING_SHARE = 0.02
+"""Share of the work of a stage from which its pace is not told."""
 
 LOG_SECONDS = 60.0
 """Least time between two lines of the log about the progress of a stage."""
@@ -36,6 +42,38 @@ class TrainingProgress:
     """Floating-point operations per trained token."""
 
 
+class Pace:
+    """Estimates the time left of a stage, if it goes on as fast as after its beginning.
+
+    The beginning is left out: workers start, and wait until a backend has passed its test.
+    """
+
+    def __init__(self) -> None:
+        """Start with no report."""
+        self._first: tuple[float, int] | None = None
+        """Time and work done at the first report after the beginning."""
+
+    def seconds_left(self, done: int, total: int, seconds: float) -> float | None:
+        """Return the time left, 0 once all of the work is done; None where nothing is known yet.
+
+        Args:
+            done: Work done.
+            total: Expected work, in the same unit; 0 if unknown.
+            seconds: Time since the stage began.
+
+        Example:
+            >>> pace = Pace()
+            >>> [pace.seconds_left(done, 100, 3.0 + done / 10) for done in (0, 10, 30, 60)]
+            [None, None, 7.0, 4.0]
+        """
+        if self._first is None and done > BEGINNING_SHARE * total:
+            self._first = seconds, done
+        if self._first is None or done <= self._first[1] or not total:
+            return None
+        speed = (done - self._first[1]) / (seconds - self._first[0])
+        return max(0, total - done) / speed
+
+
 class Observer:
     """Receives events; this base class ignores them."""
 
@@ -51,6 +89,13 @@ class Observer:
             totals: Expected work for each name, in bytes or tokens; 0 where unknown.
         """
 
+    def expect(self, totals: Sequence[int]) -> None:
+        """Report a better estimate of the expected work than `begin` had.
+
+        Args:
+            totals: Expected work for each name, in the same unit.
+        """
+
     def advance(self, counters: NDArray[np.int64]) -> None:
         """Report totals so far.
 
@@ -62,6 +107,15 @@ class Observer:
         """Report that a stage without counters is still running."""
         self.advance(np.zeros((0, 0), np.int64))
 
+    def work(self, done: int, total: int) -> None:
+        """Report how much of a stage without counters is done.
+
+        Args:
+            done: Work done, in the unit of `total`; 0 where that is not known.
+            total: All of the work.
+        """
+        self.tick()
+
     def train(self, progress: TrainingProgress) -> None:
         """Report the progress of training, about once a second."""
 
@@ -70,6 +124,41 @@ class Observer:
 
     def wrote(self, path: Path) -> None:
         """Report a file of results that was written."""
+
+
+_count: list[Callable[[int], None]] = []
+"""What counts work in this process: that of the stage that runs, and those around it."""
+
+
+@contextmanager
+def metered(observer: Observer, total: int) -> Iterator[Callable[[], None]]:
+    """Count the work that `worked` reports inside, in forked workers too, and yield an `on_tick`.
+
+    Workers of a cluster, and spawned ones, share no memory: what they do is not counted.
+
+    Args:
+        observer: Receives `work` whenever the yielded function is called.
+        total: All of the work, in the unit of `worked`.
+    """
+    done, lock, process = shared_numbers([0]), shared_lock(), os.getpid()
+
+    def count(amount: int) -> None:
+        with lock:
+            done[0] += amount
+        if os.getpid() == process:  # no worker does it, so nothing else calls `on_tick` meanwhile
+            observer.work(done[0], total)
+
+    _count.append(count)
+    try:
+        yield lambda: observer.work(done[0], total)
+    finally:
+        _count.pop()
+
+
+def worked(amount: int) -> None:
+    """Count work of the stage that runs, if it is `metered`."""
+    if _count:
+        _count[-1](amount)
 
 
 class LoggingObserver(Observer):
@@ -102,6 +191,12 @@ class LoggingObserver(Observer):
         """Log the sums of the counters, at most every `LOG_SECONDS`."""
         if len(counters) and self._is_due():
             LOG.info("%s: %s so far", self._stage, counters.sum(axis=0).tolist())
+
+    def work(self, done: int, total: int) -> None:
+        """Log the share that is done, at most every `LOG_SECONDS`."""
+        if done and self._is_due():
+            LOG.info("%s: %.0f %% so far", self._stage, 100 * done / total)
+        self.tick()
 
     def train(self, progress: TrainingProgress) -> None:
         """Log progress of training, at most every `LOG_SECONDS`."""

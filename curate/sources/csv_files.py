@@ -127,6 +127,7 @@ class CsvTable:
         block, self.block = self.block, self._new_block()
         block.lines_read = self._line - self._lines_counted
         block.raw_bytes = self.gathered_bytes
+        block.file_bytes = self._stream.estimated_bytes
         self._lines_counted += block.lines_read
         self._bytes_counted += block.raw_bytes
         return block

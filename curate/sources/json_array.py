@@ -187,6 +187,7 @@ class JsonArrayReader:
             number = 0
             for number, record in enumerate(scanner.records(), 1):
                 if block.raw_bytes >= BLOCK_BYTES:
+                    block.file_bytes = stream.estimated_bytes
                     yield block
                     block = parser.new_block()
                 if scanner.is_cut:
@@ -200,6 +201,7 @@ class JsonArrayReader:
                 counted_bytes = scanner.consumed_bytes
             block.raw_bytes += stream.position - counted_bytes
             unread_bytes = stream.undecoded_bytes
+            block.file_bytes = stream.estimated_bytes
         if scanner.fault:
             is_whole_file = not number and not scanner.rest
             line = 0 if is_whole_file else number + 1

@@ -161,6 +161,11 @@ class LineCursor:
         """See `ByteStream.undecoded_bytes`."""
         return self._stream.undecoded_bytes
 
+    @property
+    def estimated_bytes(self) -> int:
+        """See `ByteStream.estimated_bytes`."""
+        return self._stream.estimated_bytes
+
     def close(self) -> None:
         """Close the file."""
         self._stream.close()
@@ -187,6 +192,7 @@ class JsonlReader:
                 position = cursor.position
                 for run in cursor.take(segment.stop):
                     if block.raw_bytes >= BLOCK_BYTES:
+                        block.file_bytes = cursor.estimated_bytes
                         yield block
                         block = records.new_block()
                     if cursor.is_cut:
@@ -207,6 +213,7 @@ class JsonlReader:
         except StreamDamage as damage:
             add_damage(records, block, cursor, line, str(damage))
         finally:
+            block.file_bytes = cursor.estimated_bytes
             if is_kept:
                 self._cursor = cursor
             else:

@@ -42,11 +42,14 @@ from curate.tokens.selftest import (
 )
 from curate.tokens.store import TokenStore
 from curate.tokens.task_queue import COMPRESSION
-from curate.tokens.tasks import PROGRESS, Task, TokeniseJob, plan_tasks
+from curate.tokens.tasks import PROGRESS, Task, TokeniseJob, is_packed, plan_tasks
 from curate.tokens.tokenizer import Tokenizer
 
 SAMPLE_BYTES = 96 << 10
 """Text of the user's own documents that a fast tokenizer must encode correctly, in all domains."""
+
+BEGINNING_BYTES = 64 << 10
+"""Bytes on disk after which a domain's compression is told from its own files more than others'."""
 
 
 @dataclass(frozen=True)
@@ -118,13 +121,11 @@ def _attempt(
     recipe, tokenizer, observer = request.recipe, request.tokenizer, request.observer
     names = [domain.name for domain in recipe.domains]
     done = np.zeros((len(names), len(PROGRESS)), np.int64)
-    totals = [
-        sum(_decoded_bytes(task) for task in tasks if task.domain == number)
-        for number in range(len(names))
-    ]
+    sizes = _Sizes(tasks, len(names))
 
     def progress(counters: NDArray[np.int64]) -> None:
         done[:] = counters
+        observer.expect(sizes.decoded_bytes(counters))
         observer.advance(counters)
 
     def ask_reference() -> ReferenceAnswers:
@@ -156,7 +157,7 @@ def _attempt(
             stop_on_bad_record=recipe.on_bad_record == "error",
             bucket=request.bucket,
         )
-        observer.begin("tokenise", names, totals)
+        observer.begin("tokenise", names, sizes.decoded_bytes(done))
         runs = tokenise(job, request.workers, progress, test)
     text_bytes, tokens = int(done[:, 1].sum()), int(done[:, 2].sum())
     observer.end(f"{text_bytes / 1e6:.1f} MB of text, {tokens:,} tokens")
@@ -204,10 +205,29 @@ def _check_candidate(name: str, opinion: Callable[[], Verdict], observer: Observ
         raise BackendRefused(verdict.problem)
 
 
-def _decoded_bytes(task: Task) -> int:
-    """Estimate the bytes that a task reads, once they are decompressed."""
-    file = task.items[0].plan.files[0]
-    return task.size_bytes * (1 if file.compression in ("plain", "") else COMPRESSION)
+class _Sizes:
+    """What there is to read, by domain; for compressed files estimated from those read so far."""
+
+    def __init__(self, tasks: Sequence[Task], domains: int) -> None:
+        self._packed, self._plain = np.zeros((2, domains), np.int64)
+        for task in tasks:
+            for item in task.items:
+                part = self._packed if is_packed(item.plan) else self._plain
+                part[task.domain] += item.size_bytes
+
+    def decoded_bytes(self, counters: NDArray[np.int64]) -> list[int]:
+        """Estimate the bytes of each domain once decoded.
+
+        Args:
+            counters: shape (domains, len(PROGRESS)), what was read so far.
+        """
+        packed, unpacked = counters[:, -2:].T.astype(np.float64)
+        overall = unpacked.sum() / packed.sum() if packed.any() else COMPRESSION
+        # A domain's own factor counts as soon as more than a beginning of it was read.
+        factor = (unpacked + overall * BEGINNING_BYTES) / (packed + BEGINNING_BYTES)
+        left = np.maximum(self._packed - packed, 0)
+        whole: list[int] = (self._plain + unpacked + left * factor).astype(np.int64).tolist()
+        return whole
 
 
 def memory_dir() -> Path:

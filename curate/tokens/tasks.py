@@ -22,8 +22,12 @@ FILES_A_TASK = 4096
 TASK_SEGMENTS = 4
 """Most neighbouring segments in a task; fewer when little work is left."""
 
-PROGRESS = ("raw_bytes", "text_bytes", "tokens", "documents", "bad_records")
-"""Columns of the live counters, by worker and domain."""
+PROGRESS = (
+    *("raw_bytes", "text_bytes", "tokens", "documents", "bad_records"),
+    *("packed_bytes", "unpacked_bytes"),
+)
+"""Columns of the live counters, by worker and domain. The last two are bytes read of compressed
+files, as they are on disk and once decoded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,14 @@ class TaskItem:
 
     plan: FilePlan
     segments: tuple[int, ...] | None
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes to read on disk."""
+        whole_bytes = size_bytes(self.plan)
+        if self.segments is None or not self.plan.count:
+            return whole_bytes
+        return whole_bytes * len(self.segments) // self.plan.count
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +78,16 @@ class TokeniseJob:
     """Copy of the store in a bucket, to which new parts are sent."""
 
 
+def size_bytes(plan: FilePlan) -> int:
+    """Return the bytes of a plan's files, as they are on disk."""
+    return sum(file.size_bytes for file in plan.files)
+
+
+def is_packed(plan: FilePlan) -> bool:
+    """Whether a plan's files, or the first of a group, are longer once read than on disk."""
+    return bool(plan.cuts) or plan.files[0].compression not in ("plain", "")
+
+
 def name_of(task: Task) -> str:
     """Name the files of a task by the first."""
     files = sum(len(item.plan.files) for item in task.items)
@@ -96,21 +118,21 @@ def plan_tasks(
             plan = _missing_files(whole_plan, store, seen)
             if plan is None:
                 continue
-            size_bytes = sum(file.size_bytes for file in plan.files)
+            plan_bytes = size_bytes(plan)
             first = plan.keys[0]
             stored = store.segments_of(first)
             present.update((first, segment) for segment in stored)
-            if size_bytes <= SMALL_FILE_BYTES:
+            if plan_bytes <= SMALL_FILE_BYTES:
                 pending.append(TaskItem(plan, None))
-                pending_bytes += size_bytes
+                pending_bytes += plan_bytes
                 if len(pending) >= FILES_A_TASK or pending_bytes >= 2 * SEGMENT_BYTES:
                     tasks.append(Task(number, tuple(pending), pending_bytes, False))
                     pending, pending_bytes = [], 0
             elif plan.count is None:
-                tasks.append(Task(number, (TaskItem(plan, None),), size_bytes, True))
+                tasks.append(Task(number, (TaskItem(plan, None),), plan_bytes, True))
             else:
                 tasks += [
-                    Task(number, (TaskItem(plan, (segment,)),), size_bytes // plan.count, False)
+                    Task(number, (TaskItem(plan, (segment,)),), plan_bytes // plan.count, False)
                     for segment in range(plan.count)
                     if segment not in stored
                 ]

@@ -24,7 +24,7 @@ from curate.tokens.rows import FileTotals, add_totals, append_ends, document_row
 from curate.tokens.selftest import end_in_text
 from curate.tokens.store import Entry, PartWriter, StoredBadRecord
 from curate.tokens.task_queue import TaskQueue
-from curate.tokens.tasks import PROGRESS, TokeniseJob
+from curate.tokens.tasks import PROGRESS, TokeniseJob, is_packed, size_bytes
 
 PART_BYTES = 7 * SEGMENT_BYTES // 2
 """Bytes of text after which a part is written: more than three segments usually hold, and less than
@@ -99,6 +99,8 @@ class _Worker:
         self._counted: list[str] = []
         self._unwritten: set[InputFile] = set()
         self._runs = 0
+        self._packed_bytes = self._unpacked_bytes = 0
+        """What this worker read of a compressed file, as it is on disk, and once decoded."""
         self.domain: int | None = None
         """Domain of the last task."""
 
@@ -117,6 +119,7 @@ class _Worker:
                 if item.segments is not None
                 else iter(range(1 << 40))
             )
+            self._packed_bytes = self._unpacked_bytes = 0
             with faults_named(item.plan.files[0].path):
                 self._read_file(item.plan, segments, position)
 
@@ -137,7 +140,7 @@ class _Worker:
         """Read one segment, as one entry per file, and return whether its file ends there."""
         keys, segment = plan.keys, plan.segment(number)
         totals = [FileTotals() for _ in keys]
-        last = False
+        last, before_bytes = False, int(self._progress[0])
         for block in self._reader.read(segment):
             for record in block.bad:
                 self._add_bad(keys[record.file], plan, number, record)
@@ -153,15 +156,28 @@ class _Worker:
                 totals[0].raw_bytes += block.raw_bytes
             last = block.end_of_file
             self._progress[0] += block.raw_bytes
+            if block.file_bytes and is_packed(plan):
+                self._count_packed(plan, block)
             self._progress[4] += len(block.bad)
             self._pending.append((block, totals, segment.files))
             self._pending_bytes += block.raw_bytes
             if self._pending_bytes >= ENCODE_BYTES:
                 self._encode_pending()
+        if is_packed(plan) and not block.file_bytes:  # tables, and groups of files
+            assert plan.count
+            read_bytes = int(self._progress[0]) - before_bytes
+            self._progress[5:7] += size_bytes(plan) // plan.count, read_bytes
         self._finished.append((keys, segment, totals, last))
         if len(segment.files) == 1:  # readers of groups check each file as they read it
             self._unwritten.update(segment.files)
         return last
+
+    def _count_packed(self, plan: FilePlan, block: DocumentBlock) -> None:
+        """Count what was read of a compressed file, by the estimate of its length so far."""
+        self._unpacked_bytes += block.raw_bytes
+        packed_bytes = size_bytes(plan) * self._unpacked_bytes // block.file_bytes
+        self._progress[5:7] += packed_bytes - self._packed_bytes, block.raw_bytes
+        self._packed_bytes = packed_bytes
 
     def _encode_pending(self) -> None:
         """Encode the pending blocks in one call, and add the entries of finished segments."""
@@ -195,12 +211,11 @@ class _Worker:
         """
         tokenizer = self._job.tokenizer
         ids, offsets = guarded(lambda: self._encoder.encode(block.texts), "cannot encode a text")
-        if tokenizer.eos_id is not None and (ids == tokenizer.eos_id).any():
-            first = int(np.flatnonzero(ids == tokenizer.eos_id)[0])
+        ended = np.empty(len(ids) + len(block.texts), tokenizer.stream_dtype)
+        if append_ends(ids, offsets, tokenizer.end_symbol, ended):
+            first = int(np.flatnonzero(ids == tokenizer.end_symbol)[0])
             document = int(np.searchsorted(offsets, first, side="right")) - 1
             raise end_in_text(tokenizer, block.texts[document])
-        ended = np.empty(len(ids) + len(block.texts), tokenizer.stream_dtype)
-        append_ends(ids, offsets, tokenizer.end_symbol, ended)
         tokens, stops = ended, offsets[1:] + np.arange(1, len(offsets))
         if tokenizer.eos_id is None:
             tokens, stops = ids.astype(tokenizer.dtype), offsets[1:]

@@ -124,6 +124,11 @@ class ByteStream:
         """Bytes that are left, once decoded; an estimate where the file is compressed."""
         return max(0, self._raw.size_bytes - self.position)
 
+    @property
+    def estimated_bytes(self) -> int:
+        """Bytes of the whole file once decoded, by estimate where it is compressed."""
+        return self.position + self.undecoded_bytes
+
     def close(self) -> None:
         """Close the file."""
         self._raw.file.close()

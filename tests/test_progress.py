@@ -1,0 +1,170 @@
+"""The time left follows from what is done: files compressed or not, writing and verifying."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import json
+import lzma
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+from conftest import make_documents
+from numpy.typing import NDArray
+from rich.console import Console
+from source_files import plan
+
+import curate
+from curate.report.terminal import TerminalObserver
+from curate.runtime.progress import Observer, Pace, metered, worked
+from curate.runtime.workers import map_tasks
+from curate.sources import SegmentReader
+from curate.sources.records import ReadOptions
+
+THIRD = 1 / 3
+READ_AHEAD_BYTES = 2_000_000
+"""Decoders take in more than they have given out, by a megabyte of text and less."""
+
+ROWS = [row for part in range(40) for row in make_documents("wiki", 300, seed=part)]
+LINES = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
+TABLE = "id,text,lang\n" + "".join(f'{row["id"]},"{row["text"]}",xx\n' for row in ROWS)
+
+PACKERS: dict[str, Callable[[bytes], bytes]] = {
+    "": bytes,
+    ".zst": zstandard.ZstdCompressor(19).compress,
+    ".gz": gzip.compress,
+    ".bz2": bz2.compress,
+    ".xz": lzma.compress,
+}
+
+FILES = {
+    **{f"a.jsonl{suffix}": pack(LINES) for suffix, pack in PACKERS.items()},
+    "b.csv": TABLE.encode(),
+    "b.csv.gz": gzip.compress(TABLE.encode()),
+    "c.json.zst": PACKERS[".zst"](json.dumps(ROWS).encode()),
+}
+
+
+class Recorder(Observer):
+    """Keeps the work done and expected of each report, by stage."""
+
+    def __init__(self) -> None:
+        self.reports: dict[str, list[tuple[int, int]]] = {}
+        self._stage, self._expected = "", 0
+
+    def begin(self, stage: str, names: Sequence[str] = (), totals: Sequence[int] = ()) -> None:
+        self._stage, self._expected = stage, sum(totals)
+        self.reports.setdefault(stage, [])
+
+    def expect(self, totals: Sequence[int]) -> None:
+        self._expected = sum(totals)
+
+    def advance(self, counters: NDArray[np.int64]) -> None:
+        if len(counters):
+            self.reports[self._stage].append((int(counters[:, 0].sum()), self._expected))
+
+    def work(self, done: int, total: int) -> None:
+        self.reports[self._stage].append((done, total))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_readers_foretell_the_decoded_bytes_of_a_file(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_bytes(FILES[name])
+    file_plan, reader = plan(path, ReadOptions()), SegmentReader()
+    blocks, segment = [], 0
+    while not blocks or not blocks[-1].end_of_file:
+        blocks += reader.read(file_plan.segment(segment))
+        segment += 1
+    whole = sum(block.raw_bytes for block in blocks)
+    assert len(blocks) > 5 and blocks[-1].file_bytes == whole
+    done = 0
+    for block in blocks:
+        done += block.raw_bytes
+        if done >= READ_AHEAD_BYTES:
+            assert abs(block.file_bytes / whole - 1) < THIRD
+
+
+def test_all_that_is_expected_is_read_in_the_end(bpe: dict[str, object], tmp_path: Path) -> None:
+    """One domain of every kind of file: plain, compressed, tables, and small ones in groups."""
+    data = tmp_path / "data"
+    data.mkdir()
+    for name, content in FILES.items():
+        (data / name).write_bytes(content)
+    pq.write_table(pa.Table.from_pylist(ROWS[:9000]), data / "d.parquet", row_group_size=1000)
+    for number in range(20):
+        rows = make_documents("code", 20, seed=number)
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (data / f"e{number}.jsonl").write_text(text)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(bpe))
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        "name: kinds\ntokenizer: {path: tokenizer.json, eos: '<|endoftext|>'}\n"
+        "domains: [{name: all, paths: ['data/*']}]\nbudget_tokens: 1000\n"
+    )
+    recorder = Recorder()
+    curate.tokenize(recipe, workers=2, progress=recorder)
+    done, expected = recorder.reports["tokenise"][-1]
+    assert expected > 8 * len(LINES) and abs(done / expected - 1) < 0.01
+
+
+@pytest.mark.parametrize("output", ["npy", "jsonl"])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_writing_and_verifying_say_how_much_is_done(
+    output: str, workers: int, cached_recipe: Path
+) -> None:
+    with cached_recipe.open("a", encoding="utf-8") as file:
+        file.write(f"output: {{format: {output}}}\n")
+    recorder = Recorder()
+    curate.build(cached_recipe, workers=workers, progress=recorder)
+    for stage in ("write", "verify"):
+        reports = recorder.reports[stage]
+        done = [of_report[0] for of_report in reports]
+        assert done == sorted(done) and done[-1] == reports[-1][1] > 0, stage
+
+
+def test_workers_report_to_the_stage_that_runs() -> None:
+    recorder = Recorder()
+    recorder.begin("outer")
+    with metered(recorder, 7) as on_outer:
+        worked(1)
+        with metered(recorder, 100) as on_tick:
+            map_tasks(worked, [30, 40, 20, 10], 2, on_tick)
+        on_outer()
+    worked(5)  # of no stage
+    assert recorder.reports["outer"][-1] == (1, 7)
+    assert recorder.reports["outer"][-2] == (100, 100)
+
+
+def test_the_pace_leaves_out_the_beginning() -> None:
+    pace = Pace()
+    assert [pace.seconds_left(done, 1000, 30 + done / 10) for done in (0, 20, 100)] == [None] * 3
+    assert pace.seconds_left(200, 1000, 50.0) == pytest.approx(80)
+    assert pace.seconds_left(1100, 1000, 140.0) == 0
+    assert Pace().seconds_left(10, 0, 1.0) is None
+
+
+def test_the_terminal_shows_the_share_and_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    console = Console(width=80, file=io.StringIO(), force_terminal=True)
+    observer = TerminalObserver(console)
+    observer.begin("write", ["mix"])
+    for done, seconds in ((0, 1.0), (100, 10.0), (400, 40.0)):
+        monkeypatch.setattr(observer, "_seconds", lambda seconds=seconds: seconds)
+        observer._shown = 0.0
+        observer.work(done, 1000)
+    observer.begin("tokenise", ["only"], [1000])  # a single domain has a time left, too
+    for done, seconds in ((100, 10.0), (400, 40.0)):
+        monkeypatch.setattr(observer, "_seconds", lambda seconds=seconds: seconds)
+        observer._shown = 0.0
+        observer.advance(np.array([[done, done, 1, 1, 0, 0, 0]]))
+    observer.close()
+    assert isinstance(console.file, io.StringIO)
+    shown = console.file.getvalue()
+    assert "write · 40 s · 40 %, ≈ 60 s left" in shown
+    assert any("only" in line and "≈ 60 s" in line for line in shown.splitlines())
