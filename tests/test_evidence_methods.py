@@ -389,8 +389,9 @@ def test_mix_command(recipe):
 
 @pytest.mark.slow
 def test_compare_command(recipe):
-    done = run("mix", recipe, "--compare", "--set", "mixture.objective=mean", "--set",
-               "mixture.evidence.experts=experts.parquet")  # fmt: skip
+    settings = ("objective=mean", "evidence.experts=experts.parquet", "replicates=0")
+    options = [part for setting in settings for part in ("--set", f"mixture.{setting}")]
+    done = run("mix", recipe, "--compare", *options)
     assert done.exit_code == 0, done.output
     written = json.loads((recipe.parent / "out/tiny/mixtures.json").read_text())
     assert {"natural", "bimix", "mde", "mixmin"} <= set(written["mixtures"])
