@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Listener
+import yaml
+from conftest import RECIPE, Listener
 from s3_server import Faults, running
 
 import curate
@@ -298,6 +299,54 @@ def test_load_copies_the_split_once_and_gives_what_a_directory_gives(
     store.put("b", DIR + name, bytes(len(objects(store)[name])))
     with pytest.raises(ShardError, match=rf"^{URL}/{name}: content differs .* curate verify {URL}"):
         curate.load(URL, 64)
+
+
+def in_stages(corpus, cache, place, anneal="natural", **changes):
+    value = yaml.safe_load(RECIPE.format(data=corpus / "data"))
+    del value["budget_tokens"]
+    value |= {"mixture": {"method": "natural"}, "cache": str(cache)}
+    value["output"] = {"format": "npy", "dir": str(place), "shard_tokens": 4000}
+    value["stages"] = [
+        {"name": "main", "budget_tokens": 12_000},
+        {"name": "anneal", "budget_tokens": 6_000, "mixture": {"method": anneal}},
+    ]
+    return value | changes
+
+
+def test_stages_are_kept_in_a_bucket_too(corpus, cache, store, tmp_path):
+    local = tmp_path / "local"
+    expected = curate.build(in_stages(corpus, cache, local), workers=1)
+    store.faults = Faults(seed=13, share=0.2, most=1, slow_seconds=0.01)
+    built = curate.build(in_stages(corpus, cache, URL), workers=1)
+    assert built.ok and built.path == f"{URL}/certificate.json"
+    assert built.json["domains"] == expected.json["domains"]
+    sent, written = objects(store), on_disk(local)
+    assert sorted(sent) == sorted(written)
+    for name in sent:
+        if name.rpartition("/")[2] not in {*DERIVED, "recipe.yaml", "README.md"}:
+            assert sent[name] == written[name], name
+    verified = curate.verify(URL, workers=1)
+    assert verified.ok and verified.json["stages"] == built.json["stages"]
+    data = curate.load(URL, 32)
+    assert [len(data.stages[name]) for name in data.stages] == [
+        len(curate.load(local / name, 32)) for name in ("main", "anneal")
+    ]
+    # A later stage that changes leaves the earlier one, and its objects, alone.
+    store.requests.clear()
+    curate.build(in_stages(corpus, cache, URL, "uniform"), workers=1, overwrite=True)
+    shards = {row[1].removeprefix(f"/b/{DIR}") for row in store.asked("PUT") if "/train/" in row[1]}
+    assert shards and all(name.startswith("anneal/train/") for name in shards)
+    assert curate.verify(URL, workers=1).ok
+    # A dataset without stages takes their place only when told, and leaves nothing of them.
+    plain = in_stages(corpus, cache, URL) | {"budget_tokens": 9_000}
+    del plain["stages"]
+    with pytest.raises(ShardError, match=rf"^{URL}: holds a dataset in stages"):
+        curate.build(plain, workers=1)
+    assert curate.build(plain, workers=1, overwrite=True).ok
+    assert not [name for name in objects(store) if name.startswith(("main/", "anneal/"))]
+    assert curate.verify(URL, workers=1).ok
+    assert curate.build(in_stages(corpus, cache, URL), workers=1, overwrite=True).ok
+    assert sorted(objects(store)) == sorted(written)
 
 
 def test_a_second_machine_tokenises_nothing(recipe, store, tmp_path, monkeypatch):

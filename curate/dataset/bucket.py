@@ -15,8 +15,8 @@ import contextlib
 import os
 import shlex
 import shutil
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from curate.dataset.regular_files import is_inside
@@ -62,17 +62,43 @@ class Bucket:
         """Return the URL of a file in staging."""
         return f"{self.url}/{path.relative_to(self.directory).as_posix()}"
 
+    def child(self, name: str) -> Bucket:
+        """Return the place of a stage of the dataset."""
+        return replace(self, url=f"{self.url}/{name}", directory=self.directory / name)
+
     @contextlib.contextmanager
-    def opened(self) -> Iterator[None]:
-        """Let staging show what the bucket holds during a block; errors name the bucket's files."""
+    def opened(self, stages_of: Callable[[Path], Iterable[str]]) -> Iterator[None]:
+        """Let staging show what the bucket holds during a block; errors name the bucket's files.
+
+        Args:
+            stages_of: Called with staging once it shows all but stages; names those to show, too.
+        """
         self.directory.mkdir(parents=True, exist_ok=True)
+        shown = [self]
         try:
             self.mirror()
+            for name in stages_of(self.directory):
+                shown.append(self.child(name))
+                shown[-1].directory.mkdir(exist_ok=True)
+                shown[-1].mirror()
             yield
         except CurateError as error:
             raise type(error)(self.named(str(error))) from error
         finally:
-            self._clear()  # a stand-in must not be taken for a shard
+            for place in shown:  # a stand-in must not be taken for a shard
+                place._clear()
+
+    @contextlib.contextmanager
+    def deleting(self) -> Iterator[None]:
+        """Delete the objects whose files a block removes from staging."""
+        before = self._files()
+        yield
+        removed = before - self._files()
+        self._delete(sorted(removed, key=lambda name: (name not in LAST, name)))
+
+    def _files(self) -> set[str]:
+        files = (path for path in self.directory.rglob("*") if path.is_file())
+        return {path.relative_to(self.directory).as_posix() for path in files}
 
     def named(self, text: str) -> str:
         """Name files of the bucket in the place of those in staging."""

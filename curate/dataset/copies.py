@@ -12,6 +12,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from curate.dataset.manifest import DatasetLayout, FileRecord, Manifest, load_manifest
+from curate.dataset.staged import find_stages
 from curate.errors import ShardError
 from curate.runtime.files import atomic_path, hash_file, name_in_cache, remove_tree, user_cache
 from curate.runtime.locks import FileLock
@@ -33,20 +34,26 @@ def copy_from_bucket(url: str, splits: Collection[str] = (), provenance: bool = 
     name = name_in_cache(url)
     directory = user_cache() / "datasets" / name
     with FileLock(directory.with_name(f"{name}.lock")).held():  # ranks open it at the same time
-        answer = read_whole(f"{url}/manifest.json")
-        if answer is None:
-            raise ShardError(f"{url}: no manifest.json, so no finished dataset; run curate build")
-        _renew(directory, answer[0])
-        manifest = load_manifest(directory)
-        missing = [
-            file
-            for file in _needed(manifest, splits, provenance)
-            if not _is_there(directory / file.path, file)
-        ]
-        _check_room(url, directory, missing)
-        for file in missing:
-            _fetch(url, directory, file)
+        _copy(url, directory, splits, provenance)
     return directory
+
+
+def _copy(url: str, directory: Path, splits: Collection[str], provenance: bool) -> None:
+    answer = read_whole(f"{url}/manifest.json")
+    if answer is None:
+        raise ShardError(f"{url}: no manifest.json, so no finished dataset; run curate build")
+    _renew(directory, answer[0])
+    stages = find_stages(directory)
+    if stages is None:
+        needed = _needed(load_manifest(directory), splits, provenance)
+    else:
+        needed = [file for file in stages.files if "/" not in file.path]
+    missing = [file for file in needed if not _is_there(directory / file.path, file)]
+    _check_room(url, directory, missing)
+    for file in missing:
+        _fetch(url, directory, file)
+    for stage in () if stages is None else stages.stages:
+        _copy(f"{url}/{stage.name}", directory / stage.name, splits, provenance)
 
 
 def _renew(directory: Path, content: bytes) -> None:

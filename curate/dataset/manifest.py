@@ -301,6 +301,11 @@ class DatasetLayout:
     bucket: Bucket | None = None
     """The bucket that it is in, with `directory` for staging; None where it is on disk."""
 
+    def stage(self, name: str) -> DatasetLayout:
+        """Return the paths of a stage."""
+        bucket = None if self.bucket is None else self.bucket.child(name)
+        return DatasetLayout(self.directory / name, bucket)
+
     @property
     def where(self) -> str:
         """Name the dataset in messages, by its directory or its URL."""

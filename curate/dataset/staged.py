@@ -104,6 +104,12 @@ def find_stages(directory: Path) -> StagedManifest | None:
         return None
 
 
+def names_of_stages(directory: Path) -> list[str]:
+    """List the stages of the dataset in a directory; nothing if it has none."""
+    stages = find_stages(directory)
+    return [] if stages is None else [stage.name for stage in stages.stages]
+
+
 def load_stages(directory: Path) -> StagedManifest | None:
     """Read the manifest of a dataset in stages; None where there is another one, or none.
 

@@ -7,7 +7,7 @@ of the recipe it was made from. An infeasible plan ends the build before any sha
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ from curate.dataset.ownership import (
     refuse_foreign,
     remove_dataset,
 )
-from curate.dataset.staged import find_stages
+from curate.dataset.staged import find_stages, names_of_stages
 from curate.dataset.verify import verify
 from curate.formats.trainer_files import DIRECTORY
 from curate.pipeline.check import check_mixture, check_names
@@ -86,14 +86,16 @@ def build(
         bucket = dataset.layout_of(loaded).bucket
         if bucket is not None:
             stack.enter_context(bucket.locked())
-            stack.enter_context(bucket.opened())
+            stack.enter_context(bucket.opened(names_of_stages))
         refuse_other_dataset(loaded, overwrite)
         return _build(loaded, workers, observer)
 
 
 def _build(loaded: LoadedRecipe, workers: int, observer: Observer) -> BuiltDataset:
     refuse_foreign(loaded.output_dir)
-    remove_stages(loaded.output_dir)
+    bucket = dataset.layout_of(loaded).bucket
+    with nullcontext() if bucket is None else bucket.deleting():
+        remove_stages(loaded.output_dir)
     # Artifacts beside a manifest are those of its build until the manifest is removed.
     is_kept = holds_dataset(loaded.output_dir)
     planned = plan_dataset(loaded, workers, observer, write=not is_kept)

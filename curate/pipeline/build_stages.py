@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
 from curate import __version__
+from curate.dataset.bucket import LAST
 from curate.dataset.certificate import write_certificate
 from curate.dataset.manifest import (
     PICTURES,
@@ -14,6 +16,7 @@ from curate.dataset.manifest import (
     SCHEMA,
     DatasetLayout,
     find_manifest,
+    layout_of,
     load_manifest,
     record_file,
 )
@@ -23,6 +26,7 @@ from curate.dataset.staged import (
     StagedManifest,
     StageRecord,
     find_stages,
+    names_of_stages,
     write_stages,
 )
 from curate.dataset.verify_stages import certify_stages
@@ -70,8 +74,14 @@ def build_staged_recipe(
     check_stage_names(loaded)
     directory = loaded.output_dir
     names = [stage.name for stage in loaded.recipe.stages]
-    _refuse_other(directory, names, overwrite)
-    with directory_lock(directory):
+    bucket = layout_of(loaded).bucket
+    if bucket is None:
+        _refuse_other(directory, names, overwrite)
+    with ExitStack() as stack:
+        stack.enter_context(directory_lock(directory))
+        if bucket is not None:
+            stack.enter_context(bucket.locked())
+            stack.enter_context(bucket.opened(lambda at: {*names, *names_of_stages(at)}))
         _refuse_other(directory, names, overwrite)
         refuse_foreign(directory)
         stages = plan_stages(loaded, workers, observer)
@@ -79,9 +89,10 @@ def build_staged_recipe(
         for stage in stages:
             refuse_other_dataset(stage.loaded, overwrite)
         unbuilt = without_dataset(stages)
-        if find_stages(directory) is None:  # shards of a dataset without stages
-            remove_dataset(directory)
-        remove_stages(directory, keep=names)
+        with nullcontext() if bucket is None else bucket.deleting():
+            if find_stages(directory) is None:  # shards of a dataset without stages
+                remove_dataset(directory)
+            remove_stages(directory, keep=names)
         for stage in unbuilt:
             write_artifacts(stage.loaded, stage.planned, observer)
         built = []
@@ -114,16 +125,21 @@ def build_staged_recipe(
         files += [write_stages_card(loaded, certificate), *pictures]
         write_stages(_manifest(loaded, stages, files), directory)
         write_certificate(directory / "certificate.json", certificate)
-    return _result(directory, built, certificate)
+        if bucket is not None:
+            bucket.send([*files, *(directory / name for name in LAST)])
+    return _result(loaded, built, certificate)
 
 
 def _result(
-    directory: Path, built: Sequence[BuiltDataset], certificate: dict[str, Any]
+    loaded: LoadedRecipe, built: Sequence[BuiltDataset], certificate: dict[str, Any]
 ) -> CertificateResult:
     bad_records = {stats.name: stats.bad_records for stats in built[0].tokenized.stats}
-    return CertificateResult(
-        certificate, directory, bad_records, path=directory / "certificate.json"
-    )
+    name = "certificate.json"
+    if loaded.output_url is not None:
+        path = f"{loaded.output_url}/{name}"
+        return CertificateResult(certificate, loaded.output_url, bad_records, path)
+    directory = loaded.output_dir
+    return CertificateResult(certificate, directory, bad_records, directory / name)
 
 
 def _refuse_other(directory: Path, names: Sequence[str], overwrite: bool) -> None:

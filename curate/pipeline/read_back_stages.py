@@ -7,7 +7,7 @@ from pathlib import Path
 
 from curate.dataset.certificate import without_manifest
 from curate.dataset.manifest import DatasetLayout, layout_in_bucket
-from curate.dataset.staged import StagedManifest, load_stages
+from curate.dataset.staged import StagedManifest, load_stages, names_of_stages
 from curate.dataset.verify_stages import certify_stages
 from curate.errors import ShardError
 from curate.pipeline.read_back import CERTIFICATE, add_damage, read_back, written
@@ -31,13 +31,20 @@ def read_back_any(
         ShardError: The directory holds nothing of curate.
         InputError: `report` cannot be written.
     """
+    return _read_back_layout(DatasetLayout(directory), report, workers, observer)
+
+
+def _read_back_layout(
+    layout: DatasetLayout, report: Path | None, workers: int, observer: Observer
+) -> CertificateResult:
+    directory = layout.directory
     try:
         stages = load_stages(directory)
     except ShardError as error:
         return written(directory, report, without_manifest(str(error)), None, observer)
     if stages is None:
-        return read_back(DatasetLayout(directory), report, workers, observer)
-    return _read_back_stages(directory, stages, report, workers, observer)
+        return read_back(layout, report, workers, observer)
+    return _read_back_stages(layout, stages, report, workers, observer)
 
 
 def read_back_bucket(
@@ -61,17 +68,18 @@ def read_back_bucket(
     bucket = layout.bucket
     assert bucket is not None
     try:
-        with bucket.opened():
-            result = read_back(layout, report, workers, observer)
+        with bucket.opened(names_of_stages):
+            result = _read_back_layout(layout, report, workers, observer)
             if report is None:
-                bucket.send([staging / CERTIFICATE])
+                places = [staging, *(staging / name for name in names_of_stages(staging))]
+                bucket.send(place / CERTIFICATE for place in places)
     finally:
         remove_tree(staging)
     return replace(result, directory=url, path=report or f"{url}/{CERTIFICATE}")
 
 
 def _read_back_stages(
-    directory: Path,
+    layout: DatasetLayout,
     stages: StagedManifest,
     report: Path | None,
     workers: int,
@@ -80,14 +88,15 @@ def _read_back_stages(
     certificates, bad_records = {}, None
     for stage in stages.stages:
         observer.notice(f"stage {stage.name}")
-        place = directory / stage.name
         try:
-            result = read_back(DatasetLayout(place), None, workers, observer)
+            result = read_back(layout.stage(stage.name), None, workers, observer)
         except ShardError as error:  # the folder of the stage is gone
             certificates[stage.name] = without_manifest(str(error))
             continue
         certificates[stage.name] = result.json
         bad_records = bad_records or result.bad_records
-    certificate = certify_stages(directory, stages, certificates)
+    directory = layout.directory
+    with layout.at_hand(directory / file.path for file in stages.files):
+        certificate = certify_stages(directory, stages, certificates)
     add_damage(directory, certificate)
     return written(directory, report, certificate, bad_records, observer)

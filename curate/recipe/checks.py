@@ -244,11 +244,6 @@ def _check_places(recipe: Recipe, source: str) -> None:
                 f"{source}: {key}: {place.partition('@')[2] or place} cannot be written to; name a "
                 "directory, or a bucket without user name or parameters, as in s3://bucket/my-mix"
             )
-    if recipe.stages and recipe.output.dir is not None and is_url(recipe.output.dir):
-        raise RecipeError(
-            f"{source}: output.dir: {recipe.output.dir} is in a bucket, which cannot hold a "
-            "dataset in stages; name a directory, and copy it there"
-        )
 
 
 def _check_tokenizer(tokenizer: TokenizerRecipe, source: str) -> None:

@@ -852,6 +852,8 @@ class LoadedRecipe(Struct, frozen=True):
     def output_dir(self) -> Path:
         """Directory of the artifacts and shards; the staging directory of those in a bucket."""
         url = self.output_url
+        if url is not None and self.stage_of is not None:
+            return self.stage_of.output_dir / self.stage_of.recipe.stages[-1].name
         if url is not None:
             return self.cache_dir / "buckets" / name_in_cache(url)
         return self.base / (self.recipe.output.dir or f"out/{self.recipe.name}")
@@ -859,4 +861,7 @@ class LoadedRecipe(Struct, frozen=True):
     @property
     def output_url(self) -> str | None:
         """URL of the dataset, where `output.dir` is one."""
+        if self.stage_of is not None:
+            url = self.stage_of.output_url
+            return url and f"{url}/{self.stage}"
         return None if self.recipe.output.dir is None else bucket_url(self.recipe.output.dir)
