@@ -230,3 +230,15 @@ def test_no_schedule_is_offered_where_none_fits(make: Any) -> None:
     with pytest.raises(InfeasiblePlan) as caught:
         curate.plan(make(schedule=schedule, max_epochs=1))
     assert "schedule." not in str(caught.value)
+
+
+def test_documents_are_removed_from_a_schedule(make: Any, tmp_path: Path) -> None:
+    output = {"format": "megatron", "dir": str(tmp_path / "out")}
+    assert curate.build(make(output=output)).ok
+    names = tmp_path / "ids.txt"
+    names.write_text("".join(f"wiki-{number}\n" for number in range(20)), "utf-8")
+    (row,) = curate.remove(tmp_path / "out", names, rebuild=True).json["datasets"]
+    assert row["in_shards"] and row["rebuilt"]["changed_share"] > 0
+    recipe = load_recipe(tmp_path / "out" / "recipe.yaml").recipe
+    assert recipe.schedule is not None and recipe.schedule.end == {"code": 1, "talk": 1}
+    assert curate.verify(tmp_path / "out").ok

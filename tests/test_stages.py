@@ -295,6 +295,7 @@ def test_a_loader_resumes_after_a_later_stage_has_changed(make: Make, tmp_path: 
     state = loader.state_dict()
     curate.build(make(changed("anneal", budget_tokens=4_000)), overwrite=True)
     resumed = curate.load(tmp_path / "out").loader(4)
+    assert "in 3 of 3 stages from 'pretrain' on" in repr(resumed)
     resumed.load_state_dict(state)
     assert len(resumed) == len(curate.load(tmp_path / "out").loader(4)) - 5
     curate.build(make(changed("pretrain", budget_tokens=20_000)), overwrite=True)

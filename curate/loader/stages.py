@@ -193,6 +193,15 @@ class StagedLoader(Generic[Read]):
         epoch = self.epoch
         return next(name for name, loader in self.loaders.items() if loader.epoch == epoch)
 
+    def __repr__(self) -> str:
+        """Describe the position in the stages."""
+        epoch = self.epoch
+        left = [name for name, loader in self.loaders.items() if loader.epoch == epoch]
+        return (
+            f"<{len(self):,} batches left in epoch {epoch}, in {len(left)} of {len(self.loaders)} "
+            f"stages from '{left[0]}' on; {self._where}>"
+        )
+
     def set_weights(self, weights: Weights) -> None:
         """Change the shares from the next step on; every rank must do so at the same step.
 

@@ -109,25 +109,38 @@ def build_staged_recipe(
                     )
                 )
         write_plan(loaded, stages, observer)
-        with atomic_path(directory / RECIPE) as temporary:
-            temporary.write_text(effective_text(loaded), "utf-8")
-        texts = _trainer_texts(loaded, stages, written=True)
-        if texts:
-            (directory / DIRECTORY).mkdir(exist_ok=True)
-        trainer_files = config_files.write(texts, directory)
-        files = [*(directory / name for name in BESIDE_STAGES), *trainer_files]
-        by_stage = {
-            stage.name: dataset.certificate for stage, dataset in zip(stages, built, strict=True)
-        }
-        certificate = certify_stages(directory, _manifest(loaded, stages, files), by_stage)
-        write_pictures(directory, {"stats": built[0].stats, "certificate": certificate})
-        pictures = [directory / name for name in PICTURES if (directory / name).is_file()]
-        files += [write_stages_card(loaded, certificate), *pictures]
-        write_stages(_manifest(loaded, stages, files), directory)
-        write_certificate(directory / "certificate.json", certificate)
+        files, certificate = _finish(loaded, stages, built)
         if bucket is not None:
             bucket.send([*files, *(directory / name for name in LAST)])
     return _result(loaded, built, certificate)
+
+
+def _finish(
+    loaded: LoadedRecipe, stages: Sequence[PlannedStage], built: Sequence[BuiltDataset]
+) -> tuple[list[Path], dict[str, Any]]:
+    """Write what lies beside the folders of the stages: the manifest last, then the certificate.
+
+    Returns:
+        The files that the manifest lists, and the fields of the certificate.
+    """
+    directory = loaded.output_dir
+    with atomic_path(directory / RECIPE) as temporary:
+        temporary.write_text(effective_text(loaded), "utf-8")
+    texts = _trainer_texts(loaded, stages, written=True)
+    if texts:
+        (directory / DIRECTORY).mkdir(exist_ok=True)
+    files = [*(directory / name for name in BESIDE_STAGES), *config_files.write(texts, directory)]
+    by_stage = {
+        stage.name: dataset.certificate for stage, dataset in zip(stages, built, strict=True)
+    }
+    certificate = certify_stages(directory, _manifest(loaded, stages, files), by_stage)
+    # The card says what came of reading the stages back, so it is listed only now.
+    write_pictures(directory, {"stats": built[0].stats, "certificate": certificate})
+    files.append(write_stages_card(loaded, certificate))
+    files += [directory / name for name in PICTURES if (directory / name).is_file()]
+    write_stages(_manifest(loaded, stages, files), directory)
+    write_certificate(directory / "certificate.json", certificate)
+    return files, certificate
 
 
 def _result(

@@ -24,7 +24,7 @@ from curate.pipeline.build import build
 from curate.pipeline.build_stages import build_staged_recipe
 from curate.pipeline.read_back import reopen
 from curate.pipeline.results import RemovalResult
-from curate.recipe import LoadedRecipe, MixtureRecipe, load
+from curate.recipe import LoadedRecipe, MixtureRecipe, Recipe, load
 from curate.runtime.files import atomic_path
 from curate.runtime.progress import Observer
 from curate.runtime.registry import counted, list_first
@@ -160,23 +160,15 @@ def _rebuild(
         )
     path = _extend(loaded, [dataset.held for dataset in searched], names)
     before = [read_state(dataset.directory, dataset.manifest) for dataset in searched]
-    # The shares of the dataset, which a method might now choose differently.
-    mixtures = [_as_planned(dataset.directory) for dataset in searched]
     recipe = replace(
-        loaded.recipe,
+        _with_planned_shares(loaded.recipe, [dataset.directory for dataset in searched]),
         exclude=os.path.abspath(path),
         output=replace(loaded.recipe.output, dir=os.path.abspath(directory)),
     )
+    fixed = replace(loaded, recipe=recipe)
     if recipe.stages:
-        stages = [
-            stage if stage.schedule is not None else replace(stage, mixture=mixture)
-            for stage, mixture in zip(recipe.stages, mixtures, strict=True)
-        ]
-        fixed = replace(loaded, recipe=replace(recipe, stages=stages))
         certificate = build_staged_recipe(fixed, workers, observer, overwrite=True).json
     else:
-        (mixture,) = mixtures
-        fixed = replace(loaded, recipe=replace(recipe, mixture=mixture))
         certificate = build(fixed, workers, observer, overwrite=True).certificate
     if not certificate["ok"]:
         raise ShardError(f"{directory}: {certificate['problems'][0]}; run curate build")
@@ -198,11 +190,25 @@ def _rebuild(
     return rebuilt
 
 
-def _as_planned(directory: Path) -> MixtureRecipe:
-    """Return the shares that a dataset was planned with, as weights by hand."""
-    plan = read_plan(directory / "plan.json")
-    weights = {name: domain.weight for name, domain in plan.domains.items()}
-    return MixtureRecipe(method="manual", weights=weights)
+def _with_planned_shares(recipe: Recipe, directories: Sequence[Path]) -> Recipe:
+    """Replace methods, which might now choose differently, by the shares of the dataset.
+
+    Args:
+        recipe: The dataset's recipe; schedules stay, since they are shares already.
+        directories: The dataset, or each of its stages.
+    """
+    mixtures = []
+    for directory in directories:
+        plan = read_plan(directory / "plan.json")
+        weights = {name: domain.weight for name, domain in plan.domains.items()}
+        mixtures.append(MixtureRecipe(method="manual", weights=weights))
+    if recipe.stages:
+        stages = [
+            stage if stage.schedule is not None else replace(stage, mixture=mixture)
+            for stage, mixture in zip(recipe.stages, mixtures, strict=True)
+        ]
+        return replace(recipe, stages=stages)
+    return recipe if recipe.schedule is not None else replace(recipe, mixture=mixtures[0])
 
 
 def _extend(loaded: LoadedRecipe, held: Sequence[Held], names: Path) -> Path:

@@ -139,14 +139,18 @@ def repetition(domain: WrittenDomain) -> float:
 
 
 def nanotron(inputs: ConfigInputs) -> dict[str, str]:
-    """Make folders and weights of a Nanoset; skip folders without a window, which stop it."""
+    """Make folders and weights of a Nanoset."""
+    return {"nanoset.yaml": as_yaml({"dataset": nanoset(inputs)}, "data_stages[].data of nanotron")}
+
+
+def nanoset(inputs: ConfigInputs) -> dict[str, Any]:
+    """Make the settings of a Nanoset; skip folders without a window, which stop it."""
     weights = draws.nanotron(inputs.train, inputs.window_tokens).weights
     kept = [(s, weight) for s, weight in zip(inputs.train, weights, strict=True) if weight]
-    dataset = {
+    return {
         "dataset_folder": [folder(domain) for domain, _ in kept],
         "dataset_weights": [weight for _, weight in kept],
     }
-    return {"nanoset.yaml": as_yaml({"dataset": dataset}, "data_stages[].data of nanotron")}
 
 
 def mosaic(inputs: ConfigInputs) -> dict[str, str]:

@@ -63,12 +63,7 @@ def nanotron(stages: Sequence[StageFiles]) -> dict[str, str]:
     start, listed = 1, []
     for stage in stages:
         placed = stage.placed()
-        weights = draws.nanotron(placed.train, placed.window_tokens).weights
-        kept = [(s, weight) for s, weight in zip(placed.train, weights, strict=True) if weight]
-        dataset = {
-            "dataset_folder": [config_files.folder(domain) for domain, _ in kept],
-            "dataset_weights": [weight for _, weight in kept],
-        }
+        dataset = config_files.nanoset(placed)
         listed.append(
             {
                 "name": stage.name,
