@@ -17,6 +17,7 @@ TRIALS = {
     "hostile_files": 12,
     "locks": 300,
     "together": 4,
+    "object_storage": 3,
 }
 """Trials of each program: about a minute together on two cores."""
 

@@ -89,6 +89,20 @@ def test_refusals_are_one_line_that_says_what_to_type(store, monkeypatch):
         object_info("s3://b/a")
 
 
+def test_an_object_replaced_where_an_answer_broke_off_has_changed(store):
+    store.put("b", "a", b"x" * 3_000_000)
+    store.faults = Faults(share=1.0, most=1, kinds=("truncate",))
+    version = object_info("s3://b/a").version
+
+    def replace_before_the_rest(request):
+        if request.command == "GET" and len(store.asked("GET")) == 2:
+            store.put("b", "a", b"y" * 3_000_000)
+
+    store.before = replace_before_the_rest
+    with pytest.raises(ObjectChanged):
+        read_object("s3://b/a", 0, 3_000_000, version)
+
+
 def test_web_servers_without_entity_tags_are_told_by_times(store):
     store.is_public, store.without = True, ("ETag",)
     url = f"{store.url}/b/a"

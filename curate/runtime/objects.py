@@ -247,7 +247,8 @@ def refusal(error: Exception, url: str) -> CurateError | None:
         )
     if isinstance(error, FileNotFoundError):
         return MissingObject(f"{url}: there is no such object; check its name")
-    if kind == "PreconditionError":
+    # As a status where obstore asked for the rest of a body that broke off.
+    if kind == "PreconditionError" or "status code: 412" in words:
         return changed(url)
     if kind == "AlreadyExistsError":
         return ObjectExists(f"{url}: exists already")
@@ -259,7 +260,7 @@ def refusal(error: Exception, url: str) -> CurateError | None:
         return InputError(f"{url}: there are no credentials; set {credentials}")
     if "redirect" in words.lower() or " 301 " in words:
         return InputError(f"{url}: the bucket lies in another region; set AWS_REGION to it")
-    if kind == "InvalidPathError" or isinstance(error, ValueError):
+    if kind == "InvalidPathError" or "parse path" in words:
         return InputError(
             f"{url}: holds a key that cannot be read ({_first_line(error)}): parts of keys must "
             "not be empty, '.' or '..', as in 'a//b'; rename it, or name the files beside it"

@@ -23,6 +23,7 @@ PROGRAMS = {
     "environments": 14,
     "locks": 10_000,
     "together": 50,
+    "object_storage": 60,
 }
 """Trials of each program in a whole campaign."""
 
