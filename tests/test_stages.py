@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from click.testing import CliRunner
 from conftest import RECIPE, Listener
 
 import curate
+from curate.cli import cli
 from curate.dataset.manifest import load_manifest, read_provenance
 from curate.errors import CurateError, InfeasiblePlan, RecipeError, ShardError
 from curate.loader import StagedSequences
@@ -934,3 +936,19 @@ def test_recipes_with_stages_are_compared_stage_by_stage(make: Make, tmp_path: P
     assert [(change.key, change.after) for change in turned] == [
         ("stages", ["mid", "pretrain", "anneal"])
     ]
+
+
+def test_the_command_takes_a_stage_with_compare_or_front(make: Make, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(make()), "utf-8")
+    with pytest.raises(RecipeError, match="--stage: goes with --compare or --front"):
+        CliRunner().invoke(cli, ["mix", str(path), "--stage", "mid"], catch_exceptions=False)
+    asked = ["mix", str(path), "--stage", "mid", "--methods", "uniform,natural", "--json"]
+    done = CliRunner().invoke(cli, asked, catch_exceptions=False)
+    assert done.exit_code == 0
+    assert set(json.loads(done.stdout)["mixtures"]) == {"uniform", "natural"}
+    front = ["mix", str(path), "--stage", "mid", "--front", "wiki,code", "--method", "dml"]
+    with pytest.raises(
+        CurateError, match=r"stages\[mid\]: mixture: method 'dml' needs training runs"
+    ):
+        CliRunner().invoke(cli, front, catch_exceptions=False)
