@@ -23,6 +23,7 @@ from curate.recipe import load
 from curate.runtime.files import bucket_url
 from curate.runtime.locks import holder_line
 from curate.runtime.transfers import describe, write_new
+from curate.runtime.workers import on_cluster
 
 URL = "s3://b/my mixes/mix"
 DIR = "my mixes/mix/"
@@ -384,6 +385,15 @@ def test_a_second_machine_tokenises_nothing(recipe, store, tmp_path, monkeypatch
         on_disk(tmp_path / "third")["train/shard-00000.bin"]
         == (on_disk(local)["train/shard-00000.bin"])
     )
+
+
+def test_machines_of_a_cluster_cannot_share_a_cache_in_a_bucket(recipe, store):
+    class Machines:
+        cores = 2
+
+    with on_cluster(Machines()):
+        with pytest.raises(RecipeError, match="cache: s3://b/c: the machines of a cluster must"):
+            build(recipe, "s3://b/x", "cache=s3://b/c")
 
 
 def test_a_part_that_could_not_be_sent_is_sent_by_the_next_run(recipe, store, tmp_path):
