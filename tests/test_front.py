@@ -212,8 +212,16 @@ def test_the_same_runs_are_fitted_once() -> None:
         once = len(fits)
         assert mix(asked("law", law="counting", kl=0.3)).weights != first.weights
         assert len(fits) == once
-        fewer = runs().take(np.arange(10))
-        mix(asked("law", law="counting", evidence=Evidence(fewer)))
-        assert len(fits) > once
+        table = runs()
+        others = (
+            table.take(np.arange(10)),
+            dataclasses.replace(table, earlier=np.arange(60) < 30),
+            dataclasses.replace(table, alike=np.eye(3)),
+            dataclasses.replace(table, loss_per_bpb=1.0),
+        )
+        for other in others:
+            before = len(fits)
+            mix(asked("law", law="counting", evidence=Evidence(other)))
+            assert len(fits) > before
     finally:
         LAWS.remove("counting")

@@ -8,11 +8,10 @@ that share laws, waits for the fits once.
 from __future__ import annotations
 
 import hashlib
+from dataclasses import fields
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from curate.laws import LAWS
 from curate.laws.law import FittedLaw, Law, RunTable
@@ -26,12 +25,16 @@ class _Content:
 
     def __init__(self, table: RunTable) -> None:
         self.table = table
-        names = table.domains, table.targets, table.runs, table.stages, table.loss_per_bpb
-        parts = [repr((names, table.earlier is None)).encode()]
-        arrays: list[NDArray[Any]] = [table.weights, table.tokens, table.params, table.losses]
-        arrays += [] if table.earlier is None else [table.earlier]
-        parts += [np.ascontiguousarray(array).tobytes() for array in arrays]
-        self.digest = hashlib.sha256(b"".join(parts)).digest()
+        digest = hashlib.sha256()
+        for field in fields(table):  # all of them, or a fit of another table might be taken
+            value = getattr(table, field.name)
+            digest.update(f"\0{field.name}=".encode())
+            if isinstance(value, np.ndarray):
+                digest.update(repr((value.dtype.str, value.shape)).encode())
+                digest.update(value.tobytes())
+            else:
+                digest.update(repr(value).encode())
+        self.digest = digest.digest()
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Content) and self.digest == other.digest
