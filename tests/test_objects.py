@@ -214,6 +214,35 @@ def test_an_interrupted_request_leaves_no_answer_for_the_next(store):
     assert object_info("s3://b/a").size_bytes == 3
 
 
+DIRECT = """
+import sys
+from curate.runtime.objects import object_info, stay_direct
+from curate.runtime.workers import map_tasks
+stay_direct()
+print(object_info(sys.argv[1]).size_bytes)
+map_tasks(object_info, [sys.argv[1]] * 2, workers=2)
+"""
+
+
+def test_a_process_that_talked_itself_does_not_fork_workers_that_wait_for_ever(store):
+    store.put("b", "a", b"abc")
+    path = os.pathsep.join(filter(None, [str(Path.cwd()), os.environ.get("PYTHONPATH", "")]))
+    command, environment = [sys.executable, "-c", DIRECT, "s3://b/a"], {"PYTHONPATH": path}
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=60, env={**os.environ, **environment}
+    )
+    assert done.stdout == "3\n"
+    assert "EngineError: s3://b/a: cannot be reached, since this process was forked" in done.stderr
+
+
+def test_a_helper_that_was_killed_is_said_and_replaced(store):
+    store.put("b", "a", b"abc")
+    helper = apart(os.getpid)
+    with pytest.raises(EngineError, match="while it talked to object storage, a worker was ended"):
+        apart(os.kill, helper, signal.SIGKILL)
+    assert object_info("s3://b/a").size_bytes == 3
+
+
 ENDLESS = """
 import os, sys, time
 from curate.runtime.objects import apart

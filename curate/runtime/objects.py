@@ -26,6 +26,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from curate.errors import CurateError, EngineError, InputError
+from curate.runtime.limits import death_of
 from curate.runtime.machine import NO_ANSWER, fault_line, machine_fault
 from curate.runtime.shared import context, workers_share_memory
 from curate.runtime.workers import (
@@ -118,6 +119,12 @@ def store_of(url: str) -> tuple[ObjectStore, str]:
     Raises:
         InputError: The URL holds credentials or names no bucket, or obstore is not installed.
     """
+    global _threads_of
+    if _threads_of not in (None, os.getpid()):
+        raise EngineError(
+            f"{url}: cannot be reached, since this process was forked from one that talked to "
+            "object storage itself, as on a cluster; start a new process for local work"
+        )
     protocol, _, rest = url.partition("://")
     credentials = CREDENTIALS.get(protocol)
     if has_access(url):
@@ -126,12 +133,17 @@ def store_of(url: str) -> tuple[ObjectStore, str]:
             f"{bare}: its URL holds credentials, which recipes, logs and artifacts would show; "
             + (f"leave them out, and set {credentials}" if credentials else "download the file")
         )
+    _threads_of = os.getpid()
     if protocol in ("http", "https"):
         return _store(protocol, url, _environment()), ""
     bucket, _, key = rest.partition("/")
     if not bucket:
         raise InputError(f"{url}: names no bucket; write {protocol}://BUCKET/KEY")
     return _store(protocol, bucket, _environment()), key
+
+
+_threads_of: int | None = None
+"""Process, of this one and those that it was forked from, in which obstore has its threads."""
 
 
 def _environment() -> tuple[tuple[str, str], ...]:
@@ -319,7 +331,9 @@ class _Helper:
                 is_done, answer = self._end.recv()
             except (EOFError, OSError) as error:
                 self._is_broken = True
-                raise EngineError("the process that talks to object storage died") from error
+                self._process.join()
+                reason = death_of(self._process.exitcode)
+                raise EngineError(f"while it talked to object storage, {reason}") from error
             except BaseException:  # such as an interrupt, after which an answer would come late
                 self._is_broken = True
                 self._process.kill()
@@ -391,7 +405,7 @@ def apart(function: Callable[..., Result], *arguments: Any) -> Result:
         return function(*arguments)
     global _helper
     with _helper_lock:
-        if _helper is None or _helper.owner != os.getpid() or not _helper.is_current():
+        if _helper is None or not _helper.is_current():
             if _helper is not None and _helper.owner == os.getpid():
                 _helper.end()
             _helper = _Helper()
