@@ -440,6 +440,18 @@ def test_what_a_bucket_cannot_do_is_said_in_one_line(cached_recipe, store, monke
     assert not objects(store)
 
 
+def test_without_obstore_the_line_says_what_to_install(cached_recipe, store, tmp_path):
+    (tmp_path / "without").mkdir()
+    (tmp_path / "without" / "obstore.py").write_text("raise ImportError('absent')")
+    path = os.pathsep.join([str(tmp_path / "without"), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, "-m", "curate.cli", "build", str(cached_recipe), "--out", URL]
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.endswith("needs the package obstore: pip install 'curate-mix[s3]'\n")
+
+
 def test_secrets_stay_in_the_environment(cached_recipe, store, tmp_path):
     build(cached_recipe)
     secrets = [value.encode() for name, value in store.environment.items() if "KEY" in name]

@@ -440,9 +440,9 @@ def list_objects(url: str) -> list[ObjectInfo]:
 
 
 def _list(url: str) -> list[ObjectInfo]:
+    store, key = store_of(url)
     import obstore
 
-    store, key = store_of(url)
     root = url.removesuffix(key) if key else f"{url.rstrip('/')}/"
 
     def listing() -> list[ObjectInfo]:
@@ -468,9 +468,9 @@ def object_info(url: str) -> ObjectInfo:
 
 
 def _info(url: str) -> ObjectInfo:
+    store, key = store_of(url)
     import obstore
 
-    store, key = store_of(url)
     row = patiently(lambda: obstore.head(store, key), url)
     return ObjectInfo(url, row["size"], _version(row))
 

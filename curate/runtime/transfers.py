@@ -10,6 +10,7 @@ import hashlib
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,9 +57,8 @@ def describe(url: str) -> SentObject | None:
 
 
 def _describe(url: str) -> SentObject | None:
-    import obstore
-
     store, key = store_of(url)
+    import obstore
 
     def asking() -> Any:
         return obstore.get(store, key, options={"head": True})
@@ -76,9 +76,9 @@ def read_whole(url: str) -> tuple[bytes, Version] | None:
 
 
 def _read_whole(url: str) -> tuple[bytes, Version] | None:
+    store, key = store_of(url)
     import obstore
 
-    store, key = store_of(url)
     try:
         row = patiently(lambda: obstore.head(store, key), url)
         seen = str(row["e_tag"] or row["last_modified"])
@@ -111,9 +111,9 @@ def write_new(url: str, content: bytes, version: Version | None = None) -> bool:
 
 
 def _write(url: str, content: bytes, mode: Any) -> None:
+    store, key = store_of(url)
     import obstore
 
-    store, key = store_of(url)
     patiently(lambda: obstore.put(store, key, content, mode=mode), url)
 
 
@@ -123,14 +123,16 @@ def delete_objects(urls: Sequence[str]) -> None:
 
 
 def _delete(urls: Sequence[str]) -> None:
+    for url in urls:
+        with suppress(MissingObject):
+            _delete_one(url)
+
+
+def _delete_one(url: str) -> None:
+    store, key = store_of(url)
     import obstore
 
-    for url in urls:
-        store, key = store_of(url)
-        try:
-            patiently(lambda store=store, key=key: obstore.delete(store, key), url)  # type: ignore[misc]
-        except MissingObject:
-            continue
+    patiently(lambda: obstore.delete(store, key), url)
 
 
 def upload(path: Path, url: str) -> None:
@@ -144,13 +146,12 @@ def upload(path: Path, url: str) -> None:
 
 
 def _upload(path: Path, url: str) -> None:
-    import obstore
-
     size_bytes, hashes = path.stat().st_size, _hashes(path)
     there = _describe(url)
     if there is not None and there.bytes == size_bytes and hashes.items() <= there.metadata.items():
         return
     store, key = store_of(url)
+    import obstore
 
     def sending() -> None:
         obstore.put(
