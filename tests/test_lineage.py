@@ -158,6 +158,13 @@ def test_commands_carry_runs_over(tmp_path: Path) -> None:
     fields = json.loads(fit.stdout)
     assert fields["table"]["domains"] == ["src", "old", "hi", "lo"]
     assert any("proportions of 'hi', 'lo' are the same in all 4" in n for n in fields["notices"])
+    new = table(tmp_path, NEW, "new.csv")
+    joined = run(cli, ["fit", str(path), str(new), "--laws", "mean", "--folds", "2", "--became",
+                       "code=src", "--became", "web=hi:0.25,lo:0.75", "--absent-domains", "zero",
+                       *out])  # fmt: skip
+    said = " ".join(json.loads(joined.stdout)["notices"])
+    assert "2 mixtures of today's 5 domains beside runs on earlier ones, fewer than 18, 3" in said
+    assert "mixture.keep" not in " ".join(fields["notices"])
     wrong = run(cli, ["fit", str(path), "--became", "web=hi,lo:0.75"])
     assert isinstance(wrong.exception, RecipeError)
     assert str(wrong.exception).startswith("--became web=hi,lo:0.75: expected OLD=NEW, or OLD=")

@@ -16,6 +16,7 @@ from curate.laws.run_tables.alike import Groups, likeness_of_groups
 from curate.laws.run_tables.join import Joining
 from curate.laws.run_tables.lineage import today
 from curate.laws.run_tables.read import read_runs
+from curate.mixture.methods.law_reuse import few_of_today
 from curate.recipe import FarRuns
 from curate.report.laws import problems
 from curate.runtime.files import hash_file
@@ -67,6 +68,7 @@ def fit_laws(
     if became:
         _, said = today(table, domains_of_stages(table), [became], "refuse")
         notices = (*notices, *said)
+    notices = (*notices, *few_of_today(table, len(domains_of_stages(table))))
     if inputs.alike:
         table = replace(table, alike=likeness_of_groups(inputs.alike, table.domains, "--alike"))
     for notice in notices:

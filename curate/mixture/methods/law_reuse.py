@@ -63,19 +63,34 @@ def reuse_warnings(case: LawCase) -> list[str]:
                 f"{others} runs have other proportions than mixture.keep, enough for a law of "
                 f"{domains} domains ({needed}, 3 (domains + 1)) to choose them; remove the key"
             )
-    elif runs.earlier is not None and len(distinct_mixtures(today)) < needed:
-        warnings.append(
-            f"{len(distinct_mixtures(today))} mixtures of today's {domains} domains beside runs on "
-            f"earlier ones, fewer than {needed}, 3 (domains + 1): a mixture that keeps the "
-            "proportions of the domains that stayed is likely to lose less. Name the earlier one "
-            "in mixture.keep; `curate design` then proposes runs that keep them"
-        )
+    else:
+        warnings += few_of_today(runs, domains)
     if runs.alike is not None and not effect_correlation(runs):
         warnings.append(
             "mixture.evidence.alike: in these runs domains that are alike have no more similar "
             "effects than chance would have it; it changes nothing"
         )
     return warnings
+
+
+def few_of_today(runs: RunTable, domains: int) -> list[str]:
+    """Advise to keep proportions, in a list of one, where runs of today are few beside others.
+
+    Args:
+        runs: The runs.
+        domains: Number of domains of today.
+    """
+    if runs.earlier is None:
+        return []
+    needed, today = runs_needed(domains), len(distinct_mixtures(_of_today(runs)))
+    if today >= needed:
+        return []
+    return [
+        f"{today} mixtures of today's {domains} domains beside runs on earlier ones, fewer than "
+        f"{needed}, 3 (domains + 1): a mixture that keeps the proportions of the domains that "
+        "stayed is likely to lose less. Name the earlier one in mixture.keep; `curate design` then "
+        "proposes runs that keep them"
+    ]
 
 
 def _of_today(runs: RunTable) -> Array:
