@@ -217,3 +217,20 @@ def test_tokens_of_a_recipe_make_likeness(tmp_path: Path) -> None:
     assert request.evidence is not None and request.evidence.runs is not None
     alike = request.evidence.runs.alike
     assert alike is not None and alike[0, 1] > 1.5 * alike[0, 2]
+
+
+def test_a_target_learns_from_domains_like_its_own() -> None:
+    """Targets with names of domains: their own prior must not set a domain's twin apart."""
+    rng = np.random.default_rng(0)
+    targets = ("g0-0", "g1-2", "g3-1")
+    effects = np.array([[3.0 * (d[:2] == name[:2]) for name in targets] for d in DOMAINS])
+    weights = rng.dirichlet(np.full(len(DOMAINS), 0.3), 216)
+    losses = 2 + 1.5 * (np.sqrt(weights) @ np.exp(effects)) ** -0.5
+    losses *= np.exp(0.003 * rng.standard_normal(losses.shape))
+    ones = np.ones(216)
+    table = RunTable(DOMAINS, targets, tuple(f"r{run}" for run in range(216)), weights,
+                     1e8 * ones, 1e6 * ones, losses)  # fmt: skip
+    train, test = table.take(np.arange(16)), table.take(np.arange(16, 216))
+    known = replace(train, alike=ALIKE)
+    assert effect_correlation(known) > 0
+    assert missed(known, test) < 0.1 * missed(train, test)

@@ -303,8 +303,10 @@ def fit_trend(
 
     prior = _prior(table, layout, belief)
     if factor is not None:
+        # A target learns from domains like its own nearly as from its own: transfers are centred
+        # at C c, with C = F F' their correlations, and so free numbers at F^-1 C c = F' c.
         centre = prior.centre.copy()
-        centre[:, : layout.domains] = np.linalg.solve(factor, centre[:, : layout.domains].T).T
+        centre[:, : layout.domains] = centre[:, : layout.domains] @ factor
         prior = Prior(centre, prior.spread)
     theta = _correlated(fit_log_losses(model, prior, table.losses), factor)
     logs = np.log(table.losses)
