@@ -5,6 +5,7 @@ All are measured on samples of stated size, documents in keyed order, so domains
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -115,8 +116,13 @@ def excerpt_texts(
 
 
 def _texts(tokenizer: Tokenizer, tokens: list[list[int]]) -> list[bytes]:
-    reference = ReferenceTokenizer.from_str(tokenizer.definition)
-    return [text.encode() for text in reference.decode_batch(tokens, skip_special_tokens=False)]
+    texts = _reference(tokenizer.definition).decode_batch(tokens, skip_special_tokens=False)
+    return [text.encode() for text in texts]
+
+
+@functools.lru_cache(maxsize=1)  # loading takes 0.16 s, and each domain has two such samples
+def _reference(definition: str) -> ReferenceTokenizer:
+    return ReferenceTokenizer.from_str(definition)
 
 
 def compression(texts: Sequence[bytes]) -> Compression:
