@@ -393,7 +393,23 @@ def test_machines_of_a_cluster_cannot_share_a_cache_in_a_bucket(recipe, store):
 
     with on_cluster(Machines()):
         with pytest.raises(RecipeError, match="cache: s3://b/c: the machines of a cluster must"):
-            build(recipe, "s3://b/x", "cache=s3://b/c")
+            build(recipe, recipe.parent / "out", "cache=s3://b/c")
+
+
+def test_after_a_cluster_a_process_says_that_it_cannot_fork(store):
+    program = """
+from curate.runtime.objects import list_objects
+from curate.runtime.workers import on_cluster
+class Machines: cores = 2
+with on_cluster(Machines()):
+    print(list_objects("s3://b/x"))
+list_objects("s3://b/x")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.stdout == "[]\n"
+    assert "this process has used object storage with a cluster" in done.stderr
 
 
 def test_a_part_that_could_not_be_sent_is_sent_by_the_next_run(recipe, store, tmp_path):

@@ -373,6 +373,8 @@ def _serve(connection: Any, other_end: Any) -> None:
 _helper: _Helper | None = None
 _helper_lock = threading.Lock()
 _forks_no_more = False
+_direct_process = 0
+"""The process that has talked to stores itself, and so must not fork others that do."""
 
 
 def stay_direct() -> None:
@@ -400,10 +402,18 @@ def apart(function: Callable[..., Result], *arguments: Any) -> Result:
 
     Raises:
         CurateError: Raised by the function.
+        EngineError: This process has talked to stores while a cluster did the work, so that one
+            that it forks would wait forever.
     """
+    global _helper, _direct_process
     if is_direct():
+        _direct_process = os.getpid()
         return function(*arguments)
-    global _helper
+    if _direct_process == os.getpid():
+        raise EngineError(
+            "this process has used object storage with a cluster, and its workers here could not; "
+            "start a new process, or go on with the cluster"
+        )
     with _helper_lock:
         if _helper is None or not _helper.is_current():
             if _helper is not None and _helper.owner == os.getpid():
