@@ -163,6 +163,7 @@ WITHOUT_ASKING = {
     "manifest.file_damage": READS_OF_DATASETS,
     "manifest.read_provenance": READS_OF_DATASETS,
     "staged.load_stages": READS_OF_DATASETS,
+    "staged.load_staged_plan": READS_OF_DATASETS,
     "verify_stages._read_plan": READS_OF_DATASETS,
     "identities.hash_small": "`_unreadable` asks",
     "identities.read_whole": "`_unreadable` asks",
