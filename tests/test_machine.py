@@ -164,7 +164,6 @@ WITHOUT_ASKING = {
     "manifest.read_provenance": READS_OF_DATASETS,
     "staged.load_stages": READS_OF_DATASETS,
     "staged.load_staged_plan": READS_OF_DATASETS,
-    "verify_stages._read_plan": READS_OF_DATASETS,
     "identities.hash_small": "`_unreadable` asks",
     "identities.read_whole": "`_unreadable` asks",
     "identities.hash_path": "`_unreadable` asks",
