@@ -91,6 +91,17 @@ def test_readers_foretell_the_decoded_bytes_of_a_file(name: str, tmp_path: Path)
             assert abs(block.file_bytes / whole - 1) < THIRD
 
 
+def test_a_frame_that_states_its_length_is_believed_from_the_start(tmp_path: Path) -> None:
+    """Text of which the second half compresses 20 times as well as the first."""
+    noise = np.random.default_rng(0).integers(97, 123, (8000, 250), np.uint8)
+    rows = [bytes(row).decode() for row in noise] + ["the same words again " * 12] * 8000
+    lines = "".join(json.dumps({"text": row}) + "\n" for row in rows).encode()
+    path = tmp_path / "a.jsonl.zst"
+    path.write_bytes(PACKERS[".zst"](lines))
+    first = next(iter(SegmentReader().read(plan(path, ReadOptions()).segment(0))))
+    assert first.raw_bytes < len(lines) / 4 and first.file_bytes == len(lines)
+
+
 def test_all_that_is_expected_is_read_in_the_end(bpe: dict[str, object], tmp_path: Path) -> None:
     """One domain of every kind of file: plain, compressed, tables, and small ones in groups."""
     data = tmp_path / "data"

@@ -115,7 +115,7 @@ class DocumentBlock:
     """Lines or rows read for this block, blank and bad ones included."""
     raw_bytes: int = 0
     """Decompressed bytes of input read for this block."""
-    file_bytes: int = 0
+    file_bytes: int = field(default=0, compare=False)
     """Decompressed bytes of the whole file, by estimate from what was read of it; 0 if unknown."""
     end_of_file: bool = False
     """Whether this is the last block of a segment that reaches the end of its file."""

@@ -106,6 +106,12 @@ class ZstdStream(DecodedStream):
         """See `ByteStream.undecoded_bytes`; exact where the first frame states its length."""
         return super().undecoded_bytes if self._missing_bytes is None else self._missing_bytes
 
+    @property
+    def estimated_bytes(self) -> int:
+        """See `ByteStream.estimated_bytes`; what the first frame states, if that is about all."""
+        estimate, stated = super().estimated_bytes, self._content_bytes or 0
+        return stated if stated >= max(self.position, estimate // 2) else estimate
+
     def _cut_short(self) -> StreamDamage:
         """Say that the file ends inside a frame, and how much is missing where that is known."""
         if self._content_bytes is None:
