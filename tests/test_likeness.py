@@ -14,7 +14,7 @@ from conftest import Listener
 import curate
 from curate.cli import cli
 from curate.errors import RecipeError
-from curate.laws.fitting.likeness import effect_correlation, transfer_factor
+from curate.laws.fitting.likeness import effect_correlation, transfer_factor, why_untold
 from curate.laws.forms.joint import fit_joint
 from curate.laws.law import RunTable
 from curate.laws.run_tables.alike import likeness_of_distances, likeness_of_groups
@@ -80,6 +80,22 @@ def test_likeness_that_says_nothing_changes_nothing() -> None:
     few = replace(train.take(np.arange(9)), alike=ALIKE)
     assert effect_correlation(few) == 0 and transfer_factor(few) is None
     assert transfer_factor(train) is None
+
+
+@pytest.mark.parametrize(("count", "taken"), [(8, True), (6, False)])
+def test_a_shuffle_that_leaves_groups_as_they_are_is_no_rival(count: int, taken: bool) -> None:
+    """One pair among 8 domains has 27 other places, of which 19 are tried; among 6 only 14."""
+    rng = np.random.default_rng(0)
+    names = tuple(f"d{number}" for number in range(count))
+    effects = rng.standard_normal((count, 3))
+    effects[1] = effects[0]
+    weights, ones = rng.dirichlet(np.full(count, 0.5), 30), np.ones(30)
+    losses = 2 + 1.5 * (np.sqrt(weights) @ np.exp(effects)) ** -0.5
+    table = RunTable(names, ("x", "y", "z"), tuple(f"r{run}" for run in range(30)), weights,
+                     1e8 * ones, 1e6 * ones, losses,
+                     alike=likeness_of_groups({"pair": names[:2]}, names, "alike"))  # fmt: skip
+    assert (effect_correlation(table) > 0) == taken
+    assert (why_untold(table) is None) == taken
 
 
 def test_derivatives_hold_with_likeness() -> None:

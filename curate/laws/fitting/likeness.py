@@ -26,7 +26,9 @@ from curate.laws.selection import reference_rows
 CORRELATIONS = (0.3, 0.6, 0.9)
 """Correlations of the effects of equal texts that are tried."""
 SHUFFLES = 19
-"""Shuffled likenesses that the real one must beat, all of them: a chance of 1 in 20."""
+"""Different shuffled likenesses that the real one must beat, all: a chance of 1 in 20."""
+MOST_ORDERS = 500
+"""Orders of the domains that are tried to find so many."""
 LEAST_MIXTURES = 10
 """Fewest mixtures that tell; with 12 of Olmix's, likeness by topic beat all shuffles."""
 MOST_ROWS = 240
@@ -63,11 +65,9 @@ def effect_correlation(table: RunTable) -> float:
     Returns:
         One of `CORRELATIONS`; 0 without likeness, or where it explains no more than chance.
     """
-    if table.alike is None:
+    if table.alike is None or why_untold(table) is not None:
         return 0.0
     rows = _telling_rows(table)
-    if len(np.unique(mixture_numbers(table.weights[rows]))) < LEAST_MIXTURES:
-        return 0.0
     features, logs = np.sqrt(table.weights[rows]), np.log(table.losses[rows])
     values = (logs - logs.mean(axis=0)) / np.maximum(logs.std(axis=0), 1e-9)
     evidence = partial(_evidence, features, values)
@@ -87,10 +87,48 @@ def effect_correlation(table: RunTable) -> float:
         )
 
     best, correlation = gain(table.alike)
-    rng = np.random.default_rng(0)
-    orders = (rng.permutation(len(identity)) for _ in range(SHUFFLES))
-    rivals = (gain(table.alike[np.ix_(order, order)])[0] for order in orders)
+    rivals = (gain(rival)[0] for rival in _shuffled(table.alike))
     return correlation if best > 0 and all(best > rival for rival in rivals) else 0.0
+
+
+def why_untold(table: RunTable) -> str | None:
+    """Say why no runs like these can tell whether likeness matters; None where they can.
+
+    Args:
+        table: Runs, with the likeness of their domains.
+    """
+    mixtures = len(np.unique(mixture_numbers(table.weights[_telling_rows(table)])))
+    if mixtures < LEAST_MIXTURES:
+        return f"{mixtures} mixtures are too few to tell, which takes {LEAST_MIXTURES}"
+    if table.alike is not None and len(_shuffled(table.alike)) < SHUFFLES:
+        return (
+            f"with {len(table.domains)} domains so few other groupings are like this one that "
+            "chance cannot be excluded"
+        )
+    return None
+
+
+def _shuffled(alike: Array) -> list[Array]:
+    """Return likenesses of shuffled domains, each different from the real one and the others.
+
+    A shuffle that only exchanges domains within groups is the real likeness, which cannot beat
+    itself. Few domains have few others.
+    """
+    rng = np.random.default_rng(0)
+    seen, shuffled = {_content(alike)}, []
+    for _ in range(MOST_ORDERS):
+        order = rng.permutation(len(alike))
+        rival = alike[np.ix_(order, order)]
+        if _content(rival) not in seen:
+            seen.add(_content(rival))
+            shuffled.append(rival)
+        if len(shuffled) == SHUFFLES:
+            break
+    return shuffled
+
+
+def _content(alike: Array) -> bytes:
+    return (np.round(alike, 9) + 0.0).tobytes()  # adding 0 makes -0 the same as 0
 
 
 def _telling_rows(table: RunTable) -> NDArray[np.int64]:

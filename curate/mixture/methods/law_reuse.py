@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from curate.laws import RunTable
 from curate.laws.fitting.features import distinct_mixtures
-from curate.laws.fitting.likeness import effect_correlation
+from curate.laws.fitting.likeness import effect_correlation, why_untold
 from curate.mixture.design import runs_needed
 from curate.mixture.methods.law_case import LawCase
 from curate.mixture.search.kept_proportions import coordinates
@@ -66,10 +66,11 @@ def reuse_warnings(case: LawCase) -> list[str]:
     else:
         warnings += few_of_today(runs, domains)
     if runs.alike is not None and not effect_correlation(runs):
-        warnings.append(
-            "mixture.evidence.alike: in these runs domains that are alike have no more similar "
-            "effects than chance would have it; it changes nothing"
+        reason = why_untold(runs) or (
+            "in these runs domains that are alike have no more similar effects than chance would "
+            "have it"
         )
+        warnings.append(f"mixture.evidence.alike: {reason}; it changes nothing")
     return warnings
 
 
