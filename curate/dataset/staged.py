@@ -45,7 +45,7 @@ BESIDE_STAGES = (PLAN, RECIPE)
 """Files beside the folders of stages that the manifest lists."""
 
 
-class PlannedDomain(msgspec.Struct, frozen=True):
+class DomainOfStages(msgspec.Struct, frozen=True):
     """A domain in the plan of all stages."""
 
     supply_tokens: Count
@@ -57,7 +57,7 @@ class PlannedDomain(msgspec.Struct, frozen=True):
 class StagedPlan(msgspec.Struct, frozen=True):
     """`plan.json` of all stages, as far as it is compared with what is written or drawn."""
 
-    domains: dict[str, PlannedDomain]
+    domains: dict[str, DomainOfStages]
     on_shortfall: Literal["error", "repeat", "redistribute"] = "error"
 
 

@@ -30,12 +30,12 @@ def divergences(names: Sequence[str], domains: Sequence[DomainTokens]) -> Array:
 
     by_name = {d.name: d for d in domains if d.total_tokens >= LEAST_TOKENS}
     at = [place for place, name in enumerate(names) if name in by_name]
-    known = [by_name[names[place]] for place in at]
+    measured = [by_name[names[place]] for place in at]
     matrix = np.full((len(names), len(names)), np.inf)
     np.fill_diagonal(matrix, 0.0)
-    if known:
-        count = min(SAMPLE_TOKENS, *(domain.total_tokens for domain in known))
-        matrix[np.ix_(at, at)] = js_matrix([_counts(domain, count) for domain in known])
+    if measured:
+        count = min(SAMPLE_TOKENS, *(domain.total_tokens for domain in measured))
+        matrix[np.ix_(at, at)] = js_matrix([_counts(domain, count) for domain in measured])
     return matrix
 
 

@@ -29,7 +29,14 @@ from curate.mixture.request import Evidence
 from curate.pipeline.check import by_hand
 from curate.pipeline.from_run_table import RunTableInputs, request_without_text
 from curate.pipeline.read_evidence import read_evidence, read_evidence_files, search_options
-from curate.recipe import EvidenceRecipe, LoadedRecipe, load_recipe, source_of, stage_recipes
+from curate.recipe import (
+    EvidenceRecipe,
+    LoadedRecipe,
+    Recipe,
+    load_recipe,
+    source_of,
+    stage_recipes,
+)
 from curate.recipe.effective import effective_text
 from curate.report.artifact_charts import training_curves
 from curate.report.page.explorer import ExplorerInputs, explorer_data
@@ -213,7 +220,7 @@ def collect(inputs: ReportInputs, observer: Observer) -> Material:
         artifacts |= {name: counted[name] for name in ("stats",) if name in counted}
     request, missing, supply_known = _request(inputs, artifacts, observer)
     recommended: Mapping[str, Any] = mapping(artifacts, "mixture", "weights")
-    law, check = None, None
+    law = check = explorer = None
     if request is not None:
         names = [domain.name for domain in request.domains]
         law = _law_of(artifacts)
@@ -225,8 +232,6 @@ def collect(inputs: ReportInputs, observer: Observer) -> Material:
             except CurateError as error:
                 missing = f"No law: {error}."
         check = None if law is None else check_law(law, names)
-    explorer = None
-    if request is not None:
         data = ExplorerInputs(
             domains=request.domains,
             budget_tokens=request.budget_tokens if supply_known else None,
@@ -377,16 +382,9 @@ def _request(
             settings.epochs(recipe.max_epochs), _by_hand(loaded, settings), strict=True
         )
     )
-    mixture = settings.mixture
-    options = MixtureOptions(
-        on_shortfall=recipe.on_shortfall,
-        search=search_options(mixture, recipe.seed),
-        floors=mixture.floors,
-        caps=mixture.caps,
-    )
     budget = recipe.budget_tokens if is_known else 10**9
     method = recipe.mixture.method
-    request = MixtureRequest(domains, budget, method, options, evidence)
+    request = MixtureRequest(domains, budget, method, _options(recipe, settings), evidence)
     has_runs = evidence is not None and evidence.runs is not None
     if evidence is not None and evidence.experts is not None and not has_runs:
         missing = (
@@ -395,6 +393,16 @@ def _request(
             f"of small models give the explorer a law: {command}"
         )
     return request, "" if has_runs else missing, is_known
+
+
+def _options(recipe: Recipe, settings: DomainSettings) -> MixtureOptions:
+    """Return what a recipe says of the mixture, with the bounds of its divided domains."""
+    return MixtureOptions(
+        on_shortfall=recipe.on_shortfall,
+        search=search_options(settings.mixture, recipe.seed),
+        floors=settings.mixture.floors,
+        caps=settings.mixture.caps,
+    )
 
 
 def _by_hand(loaded: LoadedRecipe, settings: DomainSettings) -> list[tuple[str, float | None]]:

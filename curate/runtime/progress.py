@@ -127,7 +127,7 @@ class Observer:
 
 
 _count: list[Callable[[int], None]] = []
-"""What counts work in this process: that of the stage that runs, and those around it."""
+"""Counters of the work of this process: the running stage's, and those around it."""
 
 
 @contextmanager

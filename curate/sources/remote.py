@@ -113,7 +113,7 @@ def expand_url(url: str, fits: NameFilter, left_out: dict[str, str]) -> list[tup
 
 
 _listed: dict[str, ObjectInfo] = {}
-"""What listings have said of objects, each until it is asked for."""
+"""Objects as listings described them, each until it is asked for."""
 
 
 def expand_objects(url: str, fits: NameFilter, left_out: dict[str, str]) -> list[tuple[str, str]]:
@@ -121,6 +121,14 @@ def expand_objects(url: str, fits: NameFilter, left_out: dict[str, str]) -> list
 
     An object is in the directories that its key spells. Objects of no bytes whose key is such a
     directory, as some tools make, are no files.
+
+    Args:
+        url: Pattern in the recipe.
+        fits: Filter of file names in directories.
+        left_out: Receives hidden files of records, and the reason.
+
+    Returns:
+        As `expand_url`.
 
     Raises:
         InputError: The store refuses, or the URL is a glob of a web server.

@@ -206,7 +206,7 @@ def _check_candidate(name: str, opinion: Callable[[], Verdict], observer: Observ
 
 
 class _Sizes:
-    """What there is to read, by domain; for compressed files estimated from those read so far."""
+    """Sizes of what is read, by domain; estimated for compressed files from those read so far."""
 
     def __init__(self, tasks: Sequence[Task], domains: int) -> None:
         self._packed, self._plain = np.zeros((2, domains), np.int64)

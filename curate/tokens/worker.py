@@ -100,7 +100,7 @@ class _Worker:
         self._unwritten: set[InputFile] = set()
         self._runs = 0
         self._packed_bytes = self._unpacked_bytes = 0
-        """What this worker read of a compressed file, as it is on disk, and once decoded."""
+        """Bytes that this worker read of compressed files, on disk and once decoded."""
         self.domain: int | None = None
         """Domain of the last task."""
 
