@@ -12,7 +12,7 @@ import pytest
 from conftest import Listener
 
 import curate
-from curate.errors import RecipeError
+from curate.errors import CurateError, RecipeError
 from curate.laws.law import RunTable
 from curate.mixture import (
     METHODS,
@@ -147,6 +147,10 @@ def test_caps_and_floors_hold_for_kept_domains() -> None:
     floors = dataclasses.replace(capped.options, floors={"d": 0.2})
     with pytest.raises(RecipeError, match=r"mixture.keep: no mixture with these .*\(b, d\)"):
         mix(dataclasses.replace(capped, options=floors))
+    none = request_of("dml", {"b": 3, "d": 1, "a": 0})
+    floor = dataclasses.replace(none.options, floors={"a": 0.1})
+    with pytest.raises(RecipeError, match=r"mixture.keep: no mixture with these .*\(b, d, a\)"):
+        mix(dataclasses.replace(none, options=floor))
 
 
 @pytest.mark.parametrize(
@@ -258,6 +262,33 @@ def test_a_recipe_names_the_earlier_mixture(tmp_path: Path) -> None:
     again = curate.mix(recipe)
     assert again.weights["a"] == pytest.approx(again.weights["b"], rel=1e-6)
     assert json.loads((tmp_path / "out/mixture.json").read_text())["inputs"]["keep"] != before
+
+
+@pytest.mark.parametrize(
+    ("keep", "message"),
+    [
+        ("gone.json", "gone.json"),
+        ({"a": 1, "b": 0}, "mixture.keep: a alone has a share"),
+        ({"a": 1, "b": 1, "c": 0}, "mixture.keep: names every domain"),
+    ],
+)
+def test_proportions_are_refused_before_anything_is_tokenised(
+    keep: object, message: str, tmp_path: Path
+) -> None:
+    (tmp_path / "runs.csv").write_text(RUN_TABLE)
+    recipe = {
+        "name": "kept",
+        "base": str(tmp_path),
+        "tokenizer": {"train": {"vocab_size": 300}},
+        "domains": [{"name": name, "paths": f"{name}.jsonl"} for name in "abc"],  # no such files
+        "mixture": {"method": "ridge", "keep": keep, "evidence": {"runs": "runs.csv"}},
+        "budget_tokens": 1500,
+        "output": {"dir": "out"},
+        "cache": "cache",
+    }
+    with pytest.raises(CurateError, match=re.escape(message)):
+        curate.mix(recipe)
+    assert not (tmp_path / "cache").exists()
 
 
 def test_a_mixture_says_when_proportions_are_better_kept_or_free() -> None:

@@ -6,7 +6,7 @@ those get no share.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -178,9 +178,31 @@ def proportions_of(request: MixtureRequest, constraints: Constraints) -> Array |
     if not keep:
         return None
     names = [domain.name for domain in request.domains]
+    check_kept(keep, names)
     proportions = np.full(len(constraints.domains), np.nan)
     for name, share in keep.items():
         proportions[constraints.place[_index(name, names, "mixture.keep")]] = share
+    proportions /= np.nansum(proportions)
+    try:
+        box_of(constraints.box, proportions)
+    except ValueError as error:
+        raise RecipeError(
+            "mixture.keep: no mixture with these proportions obeys mixture.floors, mixture.caps "
+            f"and max_epochs ({', '.join(keep)}); loosen them, or keep fewer domains"
+        ) from error
+    return proportions
+
+
+def check_kept(keep: Mapping[str, float], names: Sequence[str]) -> None:
+    """Check that proportions are of two domains or more, and leave something to choose.
+
+    Args:
+        keep: Relative shares by domain; not empty.
+        names: All domains.
+
+    Raises:
+        RecipeError: They are not, or do not.
+    """
     kept = [name for name, share in keep.items() if share > 0]
     if len(kept) < 2:
         raise RecipeError(
@@ -192,15 +214,6 @@ def proportions_of(request: MixtureRequest, constraints: Constraints) -> Array |
             "mixture.keep: names every domain, which leaves nothing to choose; leave out those "
             "whose shares may change, or take method manual with these weights"
         )
-    proportions /= np.nansum(proportions)
-    try:
-        box_of(constraints.box, proportions)
-    except ValueError as error:
-        raise RecipeError(
-            "mixture.keep: no mixture with these proportions obeys mixture.floors, mixture.caps "
-            f"and max_epochs ({', '.join(kept)}); loosen them, or keep fewer domains"
-        ) from error
-    return proportions
 
 
 def tied_proportions(runs: RunTable, constraints: Constraints) -> Array | None:

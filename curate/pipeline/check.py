@@ -81,6 +81,11 @@ def check_mixture(loaded: LoadedRecipe, also: Collection[str] = ()) -> None:
             DomainSupply(name, 1, math.inf, weight=weight) for name, weight in by_hand(loaded)
         )
         method.prefer(MixtureRequest(tuple(supply), 1, method.name))
+    if recipe.mixture.keep and not recipe.is_split:
+        from curate.mixture.constraints import check_kept  # the search takes long to import
+
+        names = [domain.name for domain in recipe.domains]
+        check_kept(kept_shares(recipe.mixture, loaded.base, names) or {}, names)
 
 
 def by_hand(
