@@ -172,7 +172,14 @@ def join(*of: Formula) -> Formula:
 
 
 def below(of: Formula, limit: float, smaller: Formula, otherwise: Formula) -> Formula:
-    """Take one formula where a single value is below a limit, and another where it is not."""
+    """Take one formula where a single value is below a limit, and another where it is not.
+
+    Args:
+        of: The single value.
+        limit: In the unit of `of`.
+        smaller: Taken below the limit.
+        otherwise: Taken at and above it.
+    """
     return Formula("below", (of, smaller, otherwise), {"limit": np.array([limit])})
 
 

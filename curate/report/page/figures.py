@@ -80,7 +80,13 @@ def clipped(text: str, letters: int = LABEL_LETTERS) -> str:
 
 
 def text_at(x: float, y: float, text: str) -> Markup:
-    """Write text that begins at a place of the drawing."""
+    """Write text that begins at a place of the drawing.
+
+    Args:
+        x: Left end of the text, in units of the drawing.
+        y: Its baseline, from the top.
+        text: One line; escaped here.
+    """
     return _text(x, y, text, "label", "start")
 
 
