@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from curate.errors import RecipeError, ShardError
+from curate.errors import InfeasiblePlan, RecipeError, ShardError
 from curate.loader.batch_loader import BatchLoader, LoaderOptions
 from curate.loader.draws import PLANNED, Controller, DrawnDomain, Weights
 from curate.loader.fields import Batch
@@ -284,6 +284,7 @@ class StagedLoader(Generic[Read]):
         Raises:
             RecipeError: The last step of a stage has too few sequences for every rank to get one;
                 of a later stage, too, before the first batch.
+            InfeasiblePlan: Every domain with a weight is used up in a stage.
         """
         epoch = self.epoch
         for name, loader in self.loaders.items():
@@ -294,7 +295,10 @@ class StagedLoader(Generic[Read]):
         for name, batches in self._batches.items():
             if self.loaders[name].epoch == epoch:
                 self._begin(name)
-                yield from batches
+                try:
+                    yield from batches
+                except InfeasiblePlan as error:
+                    raise InfeasiblePlan(f"stages[{name}]: {error}") from error
 
     def state_dict(self) -> dict[str, Any]:
         """Return the states of the stages that have begun, equal on all ranks.
@@ -328,7 +332,9 @@ class StagedLoader(Generic[Read]):
         if (
             not isinstance(stages, Mapping)
             or not isinstance(weights_set, Mapping)
-            or not all(name in stages for name in weights_set)
+            or not all(
+                name in stages and isinstance(weights_set[name], int) for name in weights_set
+            )
             or state.get("version") != STATE_VERSION
         ):
             raise ShardError(
