@@ -23,8 +23,8 @@ from curate.sources.identities import (
     read_whole,
     write_cache,
 )
+from curate.sources.places import Places
 from curate.sources.records import ReadOptions
-from curate.sources.search import Places
 
 TREE = [
     "a.jsonl",

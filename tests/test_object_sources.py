@@ -20,14 +20,15 @@ import zstandard
 from conftest import make_documents
 from s3_server import Faults, running
 
+from curate.errors import InputError
 from curate.runtime.files import hash_file
 from curate.runtime.workers import map_tasks
 from curate.sources import SegmentReader, identify, segments
 from curate.sources.discover import expand
+from curate.sources.places import Places
 from curate.sources.records import ReadOptions
 from curate.sources.remote import GLOB_CHARACTERS
 from curate.sources.remote_cuts import RemoteCuts
-from curate.sources.search import Places
 
 
 @pytest.fixture
@@ -249,6 +250,52 @@ def test_patterns_find_what_they_find_on_a_disk(store, tmp_path, pattern):
     ]
     if not GLOB_CHARACTERS & set(pattern):
         assert set(places[1].left_out.values()) == set(places[0].left_out.values())
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "",
+        "**",
+        "**/*.jsonl",
+        "*",
+        "m*",
+        "*/train/*",
+        "mine",
+        "other",
+        "other/train",
+        "left/",
+        "s*/**",
+    ],
+)
+@pytest.mark.parametrize("output", ["", "/mine"])
+def test_what_curate_wrote_is_left_out_as_on_a_disk(store, tmp_path, pattern, output):
+    manifest = b'{"schema": 1, "curate_version": "1"}'
+    names = {
+        "a.jsonl": b"{}", "mine/.curate": b"", "mine/train/s.jsonl": b"{}",
+        "mine/manifest.json": manifest, "mine/source.jsonl": b"{}", "train/s.jsonl": b"{}",
+        "other/.curate": b"", "other/manifest.json": manifest, "other/train/s.jsonl": b"{}",
+        "left/.curate": b"", "left/train/s.jsonl": b"{}", "store/tokens/part/bad.jsonl": b"{}",
+    }  # fmt: skip
+    for name, data in names.items():
+        store.put("b", name, data)
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    results, left_out = [], []
+    for base in (str(tmp_path), "s3://b"):
+        place = base + output
+        written = {f"{place}/train", f"{place}/manifest.json", f"{base}/store"}
+        places = Places(place, frozenset(written))
+        try:
+            files = expand([f"{base}/{pattern}"], ReadOptions(), tmp_path, places)
+            results.append([file.path.replace(base, "BASE") for file in files])
+        except InputError as error:
+            results.append(str(error).replace(base, "BASE"))
+        left_out.append({path.rstrip("/").replace(base, "BASE") for path in places.left_out})
+    assert results[0] == results[1]
+    if pattern != "*/train/*":  # what a search of a disk does not come to
+        assert left_out[0] == left_out[1]
 
 
 REFUSED = [

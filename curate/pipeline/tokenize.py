@@ -51,10 +51,11 @@ from curate.sources import InputPath, check_reader, expand, identify, segments
 from curate.sources.first_records import loose_files, loose_notice, may_be_mixed
 from curate.sources.hub import find_hub_files
 from curate.sources.overlaps import copy_notices, left_out_notices, without_links
+from curate.sources.places import Places
 from curate.sources.plans import FilePlan
 from curate.sources.records import SCHEME, InputFile, ReadOptions
 from curate.sources.remote_cuts import RemoteCuts
-from curate.sources.search import CACHE_SIGNATURE, CACHE_TAG, Places
+from curate.sources.search import CACHE_SIGNATURE, CACHE_TAG
 from curate.stats.copies import held_out_documents, shared_documents
 from curate.stats.domain_stats import DomainStats, domain_stats
 from curate.stats.entropy import Entropies, table_entropies
@@ -363,9 +364,11 @@ def _loose_text(
 
 def _places(loaded: LoadedRecipe) -> Places:
     """List where this recipe writes; the output directory may hold sources beside that."""
-    output = os.path.realpath(loaded.output_dir)
+    output = loaded.output_url or os.path.realpath(loaded.output_dir)
     names = (*OWN_DIRECTORIES, *OWN_FILES, *ARTIFACTS, *BESIDE_SHARDS, *OTHER_OUTPUTS)
     written = [os.path.realpath(loaded.cache_dir), *(os.path.join(output, name) for name in names)]
+    if loaded.cache_url is not None:
+        written.append(loaded.cache_url)
     return Places(output, frozenset(written))
 
 

@@ -16,10 +16,17 @@ from curate.errors import InputError
 from curate.runtime.files import is_encodable, is_url
 from curate.runtime.machine import raise_fault
 from curate.runtime.registry import nearest_hint
+from curate.sources.places import Places
 from curate.sources.records import ReadOptions
-from curate.sources.remote import GLOB_CHARACTERS, NameFilter, expand_url, name_filter
+from curate.sources.remote import (
+    GLOB_CHARACTERS,
+    NameFilter,
+    expand_url,
+    name_filter,
+    written_by_recipe,
+)
 from curate.sources.saved_datasets import check_splits, unlisted_files
-from curate.sources.search import Places, Search, is_marker, is_unfinished
+from curate.sources.search import Search, is_marker, is_unfinished
 
 LISTED_NAMES = 8
 
@@ -65,7 +72,7 @@ def expand(
         if is_url(pattern):
             matches = {
                 path: InputPath(path, name, "" if path == pattern else pattern)
-                for path, name in expand_url(pattern, fits, places.left_out)
+                for path, name in expand_url(pattern, fits, places)
             }
         else:
             matches = expand_local(pattern, base, fits, places)
@@ -137,10 +144,7 @@ def expand_local(
     root, rest = split_glob(str(base / os.path.expanduser(pattern)))
     real = os.path.realpath(root)
     if places.is_written(real):
-        raise InputError(
-            f"'{pattern}' lies where this recipe writes its output or its cache, which are never "
-            "input; name the source, or give output.dir or cache another directory"
-        )
+        raise written_by_recipe(pattern)
     if not os.path.isdir(root):
         is_file = not rest and os.path.exists(root)
         return {real: InputPath(root, os.path.basename(root))} if is_file else {}

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from curate.runtime.files import is_url
 from curate.runtime.registry import counted, list_first
+from curate.sources.places import Places
 from curate.sources.records import InputFile
-from curate.sources.search import Places
 
 
 def without_links(files: Sequence[InputFile]) -> list[InputFile]:

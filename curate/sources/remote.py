@@ -10,13 +10,14 @@ import contextlib
 import fnmatch
 import re
 import urllib.parse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import xxhash
 
 from curate.errors import InputError
+from curate.runtime.artifact_names import MARK
 from curate.runtime.machine import remote_fault_or
 from curate.runtime.objects import (
     MissingObject,
@@ -25,6 +26,7 @@ from curate.runtime.objects import (
     list_objects,
     object_info,
 )
+from curate.sources.places import Places
 from curate.sources.plans import reader_of_name
 
 NameFilter: TypeAlias = Callable[[str], Any]
@@ -69,13 +71,13 @@ def remote_errors(url: str) -> Iterator[None]:
         raise remote_fault_or(unreached, error, url) from error
 
 
-def expand_url(url: str, fits: NameFilter, left_out: dict[str, str]) -> list[tuple[str, str]]:
+def expand_url(url: str, fits: NameFilter, places: Places) -> list[tuple[str, str]]:
     """Find the files of a URL that is a file, a glob, or a directory whose files fit.
 
     Args:
         url: Pattern in the recipe.
         fits: Filter of file names in directories.
-        left_out: Receives hidden files of records, and the reason.
+        places: What this recipe writes; receives what was left out.
 
     Returns:
         URLs, and the path of each file below the fixed part of the pattern.
@@ -84,7 +86,7 @@ def expand_url(url: str, fits: NameFilter, left_out: dict[str, str]) -> list[tup
         InputError: The store cannot be reached, or the protocol's package is not installed.
     """
     if is_object_url(url):
-        return expand_objects(url, fits, left_out)
+        return expand_objects(url, fits, places)
     with remote_errors(url):
         filesystem, path = _open(url)
         if filesystem.isfile(path):
@@ -106,7 +108,7 @@ def expand_url(url: str, fits: NameFilter, left_out: dict[str, str]) -> list[tup
                 address = filesystem.unstrip_protocol(file)
                 if "/." in f"/{name}" and "/." not in url:
                     if reader_of_name(name) != "text":
-                        left_out[address] = "hidden"
+                        places.left_out[address] = "hidden"
                     continue
                 files.append((address, name))
         return files
@@ -116,7 +118,7 @@ _listed: dict[str, ObjectInfo] = {}
 """Objects as listings described them, each until it is asked for."""
 
 
-def expand_objects(url: str, fits: NameFilter, left_out: dict[str, str]) -> list[tuple[str, str]]:
+def expand_objects(url: str, fits: NameFilter, places: Places) -> list[tuple[str, str]]:
     """Find the objects of a URL; see `expand_url`.
 
     An object is in the directories that its key spells. Objects of no bytes whose key is such a
@@ -125,13 +127,14 @@ def expand_objects(url: str, fits: NameFilter, left_out: dict[str, str]) -> list
     Args:
         url: Pattern in the recipe.
         fits: Filter of file names in directories.
-        left_out: Receives hidden files of records, and the reason.
+        places: What this recipe writes; receives what was left out.
 
     Returns:
         As `expand_url`.
 
     Raises:
-        InputError: The store refuses, or the URL is a glob of a web server.
+        InputError: The store refuses, or the URL is a glob of a web server, or lies where this
+            recipe writes.
         EngineError: The store does not answer.
     """
     protocol, _, rest = url.partition("://")
@@ -142,6 +145,8 @@ def expand_objects(url: str, fits: NameFilter, left_out: dict[str, str]) -> list
     from fsspec.utils import glob_translate
 
     pattern = url.rstrip("/")
+    if places.is_written(pattern):
+        raise written_by_recipe(url)
     is_glob = bool(GLOB_CHARACTERS & set(pattern))
     if "/" in rest and not url.endswith("/") and not is_glob:
         with contextlib.suppress(MissingObject):
@@ -157,6 +162,11 @@ def expand_objects(url: str, fits: NameFilter, left_out: dict[str, str]) -> list
         return [(url, _keep(literal[0]))]
     directories = {root, *(parent for info in infos for parent in parents(info.url, root))}
     matching = {directory for directory in directories if matches(directory)}
+    datasets = {
+        directory
+        for directory in _datasets(infos, root)
+        if "**" in pattern or not matching.isdisjoint((*parents(directory, root), directory))
+    }
     files = []
     for info in infos:
         name = info.url[len(root) + 1 :]
@@ -167,11 +177,51 @@ def expand_objects(url: str, fits: NameFilter, left_out: dict[str, str]) -> list
             continue
         if "/." in f"/{name}" and "/." not in url:
             if reader_of_name(name) != "text":
-                left_out[info.url] = "hidden"
+                places.left_out[info.url] = "hidden"
+            continue
+        if written := _written(info.url, root, datasets, places):
+            places.left_out.update([written])
             continue
         _keep(info)
         files.append((info.url, name))
     return files
+
+
+def written_by_recipe(pattern: str) -> InputError:
+    """Return the error for a pattern that names, or starts in, a place where the recipe writes."""
+    return InputError(
+        f"'{pattern}' lies where this recipe writes its output or its cache, which are never "
+        "input; name the source, or give output.dir or cache another directory"
+    )
+
+
+def _datasets(infos: Sequence[ObjectInfo], root: str) -> set[str]:
+    """Return the directories that hold datasets of curate; `root`, if a finished one."""
+    urls = {info.url for info in infos}
+    marked = {url.removesuffix(f"/{MARK}") for url in urls if url.endswith(f"/{MARK}")}
+    return marked if f"{root}/manifest.json" in urls else marked - {root}
+
+
+def _written(
+    url: str, root: str, datasets: Collection[str], places: Places
+) -> tuple[str, str] | None:
+    """Return what curate wrote and holds an object, with the reason to leave it out, as on a disk.
+
+    Args:
+        url: The object.
+        root: Fixed part of the pattern.
+        datasets: Directories that hold datasets.
+        places: What this recipe writes.
+    """
+    for place in (*parents(url, root), url):
+        if place == places.output:
+            if place != root:
+                return place, "the output directory"
+        elif place in places.written:
+            return place, "written by this recipe"
+        elif place in datasets:
+            return place, "a dataset of curate"
+    return None
 
 
 def parents(url: str, root: str) -> Iterator[str]:

@@ -11,12 +11,12 @@ import heapq
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from curate.errors import InputError
 from curate.runtime.artifact_names import ARTIFACTS, MARK
 from curate.runtime.machine import fault_or, raise_fault
+from curate.sources.places import Places
 from curate.sources.plans import reader_of_name
 from curate.sources.remote import NameFilter
 
@@ -57,27 +57,6 @@ is_unfinished = re.compile(
 HIDDEN_ENTRIES = 1000
 """Entries of a hidden directory among which files of records are sought, to say what is not read.
 """
-
-
-@dataclass
-class Places:
-    """Places that a recipe writes to, as real paths, and paths that a search has left out."""
-
-    output: str = ""
-    """The dataset's directory; empty for none."""
-    written: frozenset[str] = frozenset()
-    """Other places: the cache, and files and directories in `output`, which may hold sources."""
-    left_out: dict[str, str] = field(default_factory=dict)
-    """Reason for each path that was met and left out."""
-
-    def is_written(self, real: str) -> bool:
-        """Whether curate writes this path or a directory above it."""
-        while real not in self.written:
-            above = os.path.dirname(real)
-            if above == real:
-                return False
-            real = above
-        return True
 
 
 class Directory(NamedTuple):
@@ -139,14 +118,14 @@ class Search:
     def _files_in(self, directory: Directory) -> Iterator[tuple[str, str]]:
         part = self._parts[directory.part] if directory.part < len(self._parts) else ""
         is_last = directory.part == len(self._parts) - 1
+        is_deep = part in ("", "**")
+        if is_deep and (reason := self._no_source(directory)):
+            self._places.left_out[directory.path] = reason
+            return
         if part == "**" and not is_last:
             self._direct.append(directory._replace(part=directory.part + 1))
         elif part and not glob.has_magic(part):
             yield from self._named(directory, part)
-            return
-        is_deep = part in ("", "**")
-        if is_deep and (reason := self._no_source(directory)):
-            self._places.left_out[directory.path] = reason
             return
         fits = self._fits if not part else re.compile(fnmatch.translate(part)).match
         below = directory.part if is_deep else directory.part + 1

@@ -21,9 +21,9 @@ from curate.sources.csv_files import choose_delimiter
 from curate.sources.decompress.open import StreamDamage, open_stream
 from curate.sources.discover import expand
 from curate.sources.documents import has_content, identifier, look_up
+from curate.sources.places import Places
 from curate.sources.plans import HEAD_BYTES, reader_of, whole_json
 from curate.sources.records import DocumentBlock, InputFile, ReadOptions
-from curate.sources.search import Places
 
 OPENED_FILES = 200
 """Files of each suffix that are opened to see their kind; others are taken to be like them."""
