@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from curate.errors import EngineError, InputError, RecipeError, ShardError
 from curate.formats import FORMATS
 from curate.recipe import load
 from curate.runtime.files import bucket_url
-from curate.runtime.locks import holder_line
+from curate.runtime.locks import directory_lock, holder_line
 from curate.runtime.transfers import describe, write_new
 from curate.runtime.workers import on_cluster
 
@@ -225,6 +226,12 @@ def test_two_builds_do_not_write_to_one_prefix(cached_recipe, store):
         ShardError, match=r"of node-3 .* type: aws s3 rm 's3://b/my mixes/mix/\.cur"
     ):
         build(cached_recipe)
+    staging = load(cached_recipe, (f"output.dir={json.dumps(URL)}",)).output_dir
+    with (
+        directory_lock(staging),
+        pytest.raises(ShardError, match=rf"^{URL}: process {os.getpid()} .* has locked it; wait"),
+    ):
+        build(cached_recipe)
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     line = json.dumps({"machine": os.uname().nodename, "process": dead.pid, "since": 0.0})
@@ -424,7 +431,7 @@ def test_a_part_that_could_not_be_sent_is_sent_by_the_next_run(recipe, store, tm
     assert [name for name in objects(store, "store/") if name.endswith("part.json")]
 
 
-def test_what_a_bucket_cannot_do_is_said_in_one_line(cached_recipe, store, monkeypatch):
+def test_what_a_bucket_cannot_do_is_said_in_one_line(cached_recipe, store, tmp_path):
     def refused(kind, text, *overrides, url=URL):
         with pytest.raises(kind, match=text):
             build(cached_recipe, url, *overrides)
@@ -433,7 +440,8 @@ def test_what_a_bucket_cannot_do_is_said_in_one_line(cached_recipe, store, monke
     refused(RecipeError, "cache: https://b/c cannot be written to", "cache=https://b/c")
     for url in (
         "s3://me:secret@b/x",
-        "s3://b/x?sig=1",
+        "s3://me:se/secret@b/x",
+        "s3://b/x?sig=secret",
         "https://b/x",
         "s3://b/a/../c",
         "s3://b//c",
@@ -449,11 +457,31 @@ def test_what_a_bucket_cannot_do_is_said_in_one_line(cached_recipe, store, monke
     ):
         with pytest.raises(InputError, match=rf"^{URL}: \w+ reads directories; .* aws s3 cp "):
             call()
+    for url in ("s3://me:secret@b", "s3://b/x?X-Amz-Signature=secret", "gs://me:se/secret@b/x"):
+        for call in (curate.verify, curate.report, partial(curate.load, sequence_length=8),
+                     partial(curate.diff, b=url), partial(curate.show, query="train/a:0"),
+                     lambda url: curate.report(cached_recipe, directory=url)):  # fmt: skip
+            with pytest.raises(InputError) as caught:
+                call(url)
+            assert "secret" not in str(caught.value)
+    assert not list(tmp_path.rglob("*secret*"))
     store.lacks_conditions = True
     refused(InputError, r"\.curate\.lock: the store refuses \(501 Not Implemented")
     store.denied = ("PUT ",)
     refused(InputError, "access is denied .*; set AWS_ACCESS_KEY_ID")
     assert not objects(store)
+
+
+def test_a_url_after_out_is_never_a_directory(cached_recipe, tmp_path):
+    command = [sys.executable, "-m", "curate.cli", "build", str(cached_recipe), "--out"]
+    for url in ("https://me:secret@b/x", "az://b/x"):
+        done = subprocess.run(
+            [*command, url], capture_output=True, text=True, check=False, cwd=tmp_path
+        )
+        assert done.returncode == 2
+        shown = url.replace("me:secret@", "")
+        assert f"output.dir: {shown} cannot be written to; name a directory, or a" in done.stderr
+        assert not list(tmp_path.glob("*:"))
 
 
 def test_without_obstore_the_line_says_what_to_install(cached_recipe, store, tmp_path):

@@ -26,6 +26,7 @@ from curate.runtime.objects import (
     open_object,
     read_object,
 )
+from curate.runtime.transfers import write_object
 from curate.runtime.workers import map_tasks
 
 
@@ -87,6 +88,37 @@ def test_refusals_are_one_line_that_says_what_to_type(store, monkeypatch):
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     with pytest.raises(InputError, match="there are no credentials; set AWS_ACCESS_KEY_ID and"):
         object_info("s3://b/a")
+
+
+ANSWERS = [
+    (400, "ExpiredToken", InputError, "s3://b/a: the credentials have expired; set AWS_ACCESS_KEY"),
+    (403, "QuotaExceeded", EngineError, r"the store has no room \(403 Forbidden: QuotaExceeded\)"),
+    (507, "XMinioStorageFull", EngineError, r"the store has no room \(507 .*; make some there"),
+    (403, "RequestTimeTooSkewed", EngineError, "the clock of this machine is wrong"),
+    (400, "RequestTimeout", None, ""),
+    (409, "OperationAborted", None, ""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("status", "code", "kind", "line"), ANSWERS)
+def test_errors_are_told_by_their_codes(store, status, code, kind, line):
+    writes = []
+
+    def answer(request):
+        if request.command == "PUT":
+            writes.append(request.key)
+            if kind is not None or len(writes) == 1:
+                request.send(f"<Error><Code>{code}</Code></Error>".encode(), status)
+                return True
+        return False
+
+    store.before = answer
+    if kind is None:
+        write_object("s3://b/a", b"abc")
+        assert len(writes) == 2 and store.buckets["b"]["a"].data == b"abc"
+    else:
+        with pytest.raises(kind, match=line):
+            write_object("s3://b/a", b"abc")
 
 
 def test_an_object_replaced_where_an_answer_broke_off_has_changed(store):

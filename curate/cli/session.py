@@ -230,12 +230,12 @@ class RecipeSession(Screen):
     def __init__(self, options: dict[str, Any]) -> None:
         """Read the recipe and open the screen."""
         from curate.recipe import load
-        from curate.runtime.files import bucket_url
+        from curate.runtime.files import url_as_written
         from curate.tokens import preload
 
         overrides = list(options["overrides"])
         if options["out"] is not None:
-            place = bucket_url(options["out"]) or str(options["out"].resolve())
+            place = url_as_written(options["out"]) or str(options["out"].resolve())
             overrides.append(f"output.dir={json.dumps(place)}")
         if options["seed"] is not None:
             overrides.append(f"seed={options['seed']}")

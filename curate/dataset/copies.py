@@ -16,6 +16,7 @@ from curate.dataset.staged import find_stages
 from curate.errors import ShardError
 from curate.runtime.files import atomic_path, hash_file, name_in_cache, remove_tree, user_cache
 from curate.runtime.locks import FileLock
+from curate.runtime.objects import refuse_access
 from curate.runtime.transfers import download, read_whole
 
 
@@ -28,9 +29,11 @@ def copy_from_bucket(url: str, splits: Collection[str] = (), provenance: bool = 
         provenance: Whether the provenance of every shard is needed.
 
     Raises:
+        InputError: The URL holds credentials.
         ShardError: There is no finished dataset, or a file differs from the manifest.
         EngineError: The store does not answer, or the disk is too small.
     """
+    refuse_access(url)  # before a lock is named like it
     name = name_in_cache(url)
     directory = user_cache() / "datasets" / name
     with FileLock(directory.with_name(f"{name}.lock")).held():  # ranks open it at the same time

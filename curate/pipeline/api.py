@@ -35,6 +35,7 @@ from curate.pipeline.results import (
 )
 from curate.recipe import AbsentDomains, FarRuns, LoadedRecipe, load_recipe, override_texts
 from curate.runtime.files import bucket_url
+from curate.runtime.objects import refuse_access, without_access
 from curate.runtime.progress import Observer
 from curate.runtime.registry import unknown_name
 from curate.runtime.workers import default_workers, on_cluster
@@ -1121,6 +1122,7 @@ def _on_disk(path: PathLike, command: str) -> Path:
     url = bucket_url(path)
     if url is None:
         return Path(path)
+    refuse_access(url)
     copier = "gcloud storage cp -r" if url.startswith("gs:") else "aws s3 cp --recursive"
     raise InputError(
         f"{url}: {command} reads directories; copy the dataset first: {copier} {shlex.quote(url)} "
@@ -1129,7 +1131,17 @@ def _on_disk(path: PathLike, command: str) -> Path:
 
 
 def _path(path: PathLike | None) -> Path | None:
-    return None if path is None else Path(path)
+    """Return a path on a disk, or None.
+
+    Raises:
+        InputError: It is a URL.
+    """
+    if path is None:
+        return None
+    url = bucket_url(path)
+    if url is not None:
+        raise InputError(f"{without_access(url)}: is in a bucket; name a path on a disk")
+    return Path(path)
 
 
 def _paths(paths: PathLike | Sequence[PathLike]) -> tuple[Path, ...]:

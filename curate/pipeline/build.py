@@ -82,7 +82,7 @@ def build(
     if loaded.output_url is None:
         refuse_other_dataset(loaded, overwrite)  # before a lock, which fails on a read-only disk
     with ExitStack() as stack:
-        stack.enter_context(directory_lock(loaded.output_dir))
+        stack.enter_context(directory_lock(loaded.output_dir, loaded.output_url))
         bucket = dataset.layout_of(loaded).bucket
         if bucket is not None:
             stack.enter_context(bucket.locked())

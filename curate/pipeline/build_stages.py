@@ -78,7 +78,7 @@ def build_staged_recipe(
     if bucket is None:
         _refuse_other(directory, names, overwrite)
     with ExitStack() as stack:
-        stack.enter_context(directory_lock(directory))
+        stack.enter_context(directory_lock(directory, loaded.output_url))
         if bucket is not None:
             stack.enter_context(bucket.locked())
             stack.enter_context(bucket.opened(lambda at: {*names, *names_of_stages(at)}))

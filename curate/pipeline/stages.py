@@ -143,7 +143,7 @@ def _plan_alone(loaded: LoadedRecipe, workers: int, observer: Observer) -> list[
         stages = plan_stages(loaded, workers, observer)
         notice_bad_records(stages[0].planned.tokenized, observer)
         return stages
-    with directory_lock(loaded.output_dir):
+    with directory_lock(loaded.output_dir, loaded.output_url):
         stages = plan_stages(loaded, workers, observer)
         for stage in without_dataset(stages):
             write_artifacts(stage.loaded, stage.planned, observer)

@@ -32,6 +32,7 @@ from curate.recipe.structs import (
     source_of,
 )
 from curate.runtime.files import bucket_url, is_url
+from curate.runtime.objects import without_access
 from curate.runtime.registry import counted, nearest_hint
 
 WORDS = {
@@ -241,7 +242,7 @@ def _check_places(recipe: Recipe, source: str) -> None:
         url = bucket_url(place)
         if url is None or not URL_TO_WRITE.fullmatch(url):
             raise RecipeError(
-                f"{source}: {key}: {place.partition('@')[2] or place} cannot be written to; name a "
+                f"{source}: {key}: {without_access(place)} cannot be written to; name a "
                 "directory, or a bucket without user name or parameters, as in s3://bucket/my-mix"
             )
 

@@ -324,6 +324,20 @@ def bucket_url(path: str | os.PathLike[str]) -> str | None:
     return None if match is None else f"{match[1]}://{match[2]}"
 
 
+def url_as_written(path: Path) -> str | None:
+    """Return a URL of which `Path` has made one slash of two; None for a path on a disk.
+
+    Example:
+        >>> url_as_written(Path("https://b/x")), url_as_written(Path("out/x"))
+        ('https://b/x', None)
+    """
+    protocol, *rest = path.parts or ("",)
+    is_url_like = len(protocol) > 2 and protocol.endswith(":")
+    if not is_url_like or Path(protocol).exists():
+        return None
+    return "//".join([protocol, "/".join(rest)])
+
+
 def name_in_cache(url: str) -> str:
     """Return the name of a directory for what is kept of a URL."""
     return f"{url.rpartition('/')[2]}-{hash_bytes(url.encode())[:8]}"

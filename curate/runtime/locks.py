@@ -164,10 +164,14 @@ def held_by(lock: FileLock) -> str:
 
 
 @contextlib.contextmanager
-def directory_lock(directory: Path) -> Iterator[None]:
+def directory_lock(directory: Path, name: str | None = None) -> Iterator[None]:
     """Lock an output directory, and remove temporary files that killed processes left in it.
 
     A function that others call with the directory locked must not lock it again.
+
+    Args:
+        directory: The output directory.
+        name: What messages call it, if it is the staging directory of a bucket.
 
     Raises:
         ShardError: Another process or thread has locked it, or nothing can be written there.
@@ -179,7 +183,7 @@ def directory_lock(directory: Path) -> Iterator[None]:
             holder = lock.holder()
             is_going = holder is None or holder.has_ended
             if not is_going or time.monotonic() > deadline:
-                raise ShardError(f"{directory}: {held_by(lock)}, or give another --out")
+                raise ShardError(f"{name or directory}: {held_by(lock)}, or give another --out")
             time.sleep(POLL_SECONDS)
     except OSError as error:
         unwritable = ShardError(

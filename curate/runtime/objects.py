@@ -70,9 +70,16 @@ FIRST_READ_BYTES, LARGEST_READ_BYTES = 16 << 10, 4 << 20
 """A file that is read on from where the last read ended is fetched in growing pieces."""
 
 has_access = re.compile(
-    r"\w+://[^/?#]*@|.*[?&](?:[\w.-]*(?:signature|credential|token|accesskeyid|accessid)|sig)=",
+    r"\w+://[^/?#]*@|(?:s3|gs)://[^/?#]*:|.*[?&](?:[\w.-]*(?:signature|credential|token|accesskeyid|accessid)|sig)=",
     re.IGNORECASE,
 ).match
+
+
+PASSING_CODES = frozenset({"RequestTimeout", "OperationAborted", "ConditionalRequestConflict"})
+"""Errors of S3 that pass although their status, 400 or 409, says that the request is wrong."""
+
+is_full = re.compile(r"\w*(?:Quota|StorageFull)").match
+"""Test for errors of stores that have no room."""
 
 
 class ObjectInfo(NamedTuple):
@@ -125,14 +132,8 @@ def store_of(url: str) -> tuple[ObjectStore, str]:
             f"{url}: cannot be reached, since this process was forked from one that talked to "
             "object storage itself, as on a cluster; start a new process for local work"
         )
+    refuse_access(url)
     protocol, _, rest = url.partition("://")
-    credentials = CREDENTIALS.get(protocol)
-    if has_access(url):
-        bare = re.sub(r"://[^/?#]*@", "://", url.partition("?")[0])
-        raise InputError(
-            f"{bare}: its URL holds credentials, which recipes, logs and artifacts would show; "
-            + (f"leave them out, and set {credentials}" if credentials else "download the file")
-        )
     _threads_of = os.getpid()
     if protocol in ("http", "https"):
         return _store(protocol, url, _environment()), ""
@@ -140,6 +141,34 @@ def store_of(url: str) -> tuple[ObjectStore, str]:
     if not bucket:
         raise InputError(f"{url}: names no bucket; write {protocol}://BUCKET/KEY")
     return _store(protocol, bucket, _environment()), key
+
+
+def refuse_access(url: str) -> None:
+    """Refuse a URL that holds credentials, in a line that does not show them.
+
+    Raises:
+        InputError: It holds some.
+    """
+    if has_access(url):
+        credentials = CREDENTIALS.get(url.partition("://")[0])
+        raise InputError(
+            f"{without_access(url)}: its URL holds credentials, which recipes, logs and artifacts "
+            "would show; "
+            + (f"leave them out, and set {credentials}" if credentials else "download the file")
+        )
+
+
+def without_access(url: str) -> str:
+    """Return a URL without what may be secret, for messages.
+
+    Example:
+        >>> without_access("s3://me:secret@bucket/a?sig=1"), without_access("s3://me:se/cret@b")
+        ('s3://bucket/a', 's3://b')
+    """
+    protocol, _, rest = re.sub(r"://[^/?#]*@", "://", url.partition("?")[0]).partition("://")
+    if protocol in CREDENTIALS and ":" in rest.partition("/")[0]:
+        rest = rest.rpartition("@")[2] if "@" in rest else "…"
+    return f"{protocol}://{rest}"
 
 
 _threads_of: int | None = None
@@ -252,6 +281,15 @@ def refusal(error: Exception, url: str) -> CurateError | None:
     credentials = CREDENTIALS.get(protocol)
     if machine_fault(error) not in (None, NO_ANSWER):
         return EngineError(fault_line(error, url) or url)
+    code = _code(words)
+    if code in PASSING_CODES:
+        return None
+    if "status code: 507" in words or is_full(code):
+        return EngineError(f"{url}: the store has no room ({_first_line(error)}); make some there")
+    if code == "RequestTimeTooSkewed":
+        return EngineError(f"{url}: the clock of this machine is wrong, says the store; set it")
+    if code == "ExpiredToken":
+        return InputError(f"{url}: the credentials have expired; set {credentials}")
     if "NoSuchBucket" in words:  # before absent objects, as which obstore reports it, too
         return InputError(
             f"{url}: there is no such bucket; check the name, and AWS_ENDPOINT_URL if the store is "
@@ -298,12 +336,18 @@ def changed(url: str) -> ObjectChanged:
 def _first_line(error: Exception) -> str:
     """Describe an error of obstore, without its debugging text and the bodies of answers."""
     words = str(error).partition("Debug source")[0]
-    code = re.search(r"<Code>([\w.-]+)</Code>", words)
+    code = _code(words)
     status = re.search(r"status code: (\d+[ \w-]*)", words)
     if status:
-        return f"{status[1].strip()}: {code[1]}" if code else status[1].strip()
+        return f"{status[1].strip()}: {code}" if code else status[1].strip()
     # What stands before the last dash tells of each retry.
     return " ".join(words.rpartition(" - ")[2].split()) or type(error).__name__
+
+
+def _code(words: str) -> str:
+    """Return the error that an answer of S3 names; empty if it names none."""
+    match = re.search(r"<Code>([\w.-]+)</Code>", words)
+    return match[1] if match else ""
 
 
 # What a process that may fork asks its helper to do. ----------------------------------------------
