@@ -343,6 +343,12 @@ def test_proportions_that_runs_of_today_keep_are_kept_beside_earlier_ones() -> N
     assert "kept" not in freed.details
     without_earlier = dataclasses.replace(runs, earlier=None)
     assert "kept" not in mix(dataclasses.replace(asked, evidence=Evidence(without_earlier))).details
+    for decimals in (4, 6):
+        rounded = np.round(weights, decimals)
+        rounded /= rounded.sum(axis=1, keepdims=True)
+        table = dataclasses.replace(runs, weights=rounded)
+        of_rounded = mix(dataclasses.replace(asked, evidence=Evidence(table)))
+        assert of_rounded.details["kept"]["proportions"]["b"] == pytest.approx(0.75, abs=1e-4)
     varied = weights.copy()
     varied[-1] = [0.25, 0.25, 0.25, 0.25]
     others = dataclasses.replace(runs, weights=varied)

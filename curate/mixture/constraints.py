@@ -27,8 +27,8 @@ Array = NDArray[np.float64]
 
 LEAST_TIED = 4
 """Fewest mixtures that show proportions to be kept on purpose."""
-TIED_DECIMALS = 6
-"""Decimals to which proportions are the same; tables round shares."""
+TIED_WITHIN = 1e-3
+"""Part of its largest share by which a domain may miss the proportions; tables round shares."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,15 +236,20 @@ def tied_proportions(runs: RunTable, constraints: Constraints) -> Array | None:
     inside = np.isin(np.arange(today.shape[1]), constraints.place)
     most = today.max(axis=0)
     # Columns of the same proportions are the same but for their scale.
-    scaled = np.round(today / np.where(most > 0, most, 1.0), TIED_DECIMALS)
-    groups: dict[bytes, list[int]] = {}
+    scaled = today / np.where(most > 0, most, 1.0)
+    groups: list[list[int]] = []
     for place in np.flatnonzero((most > 0) & inside).tolist():
-        groups.setdefault(scaled[:, place].tobytes(), []).append(place)
-    tied = max(groups.values(), key=len, default=[])
+        for group in groups:
+            if np.abs(scaled[:, group[0]] - scaled[:, place]).max() <= TIED_WITHIN:
+                group.append(place)
+                break
+        else:
+            groups.append([place])
+    tied = max(groups, key=len, default=[])
     if len(tied) < 2:
         return None
     proportions = np.full(today.shape[1], np.nan)
-    proportions[tied] = most[tied] / most[tied].sum()
+    proportions[tied] = today[:, tied].sum(axis=0) / today[:, tied].sum()
     # What the earlier mixture left out, these runs leave out too.
     had = runs.weights[runs.earlier].max(axis=0) > 0
     proportions[(most == 0) & had & inside] = 0.0
