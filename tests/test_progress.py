@@ -8,6 +8,7 @@ import io
 import json
 import lzma
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -31,9 +32,21 @@ THIRD = 1 / 3
 READ_AHEAD_BYTES = 2_000_000
 """Decoders take in more than they have given out, by a megabyte of text and less."""
 
-ROWS = [row for part in range(40) for row in make_documents("wiki", 300, seed=part)]
-LINES = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
-TABLE = "id,text,lang\n" + "".join(f'{row["id"]},"{row["text"]}",xx\n' for row in ROWS)
+
+@cache
+def wiki_rows() -> list[dict[str, str]]:
+    return [row for part in range(40) for row in make_documents("wiki", 300, seed=part)]
+
+
+@cache
+def wiki_lines() -> bytes:
+    return "".join(json.dumps(row) + "\n" for row in wiki_rows()).encode()
+
+
+def wiki_table() -> bytes:
+    lines = (f'{row["id"]},"{row["text"]}",xx\n' for row in wiki_rows())
+    return ("id,text,lang\n" + "".join(lines)).encode()
+
 
 PACKERS: dict[str, Callable[[bytes], bytes]] = {
     "": bytes,
@@ -43,11 +56,14 @@ PACKERS: dict[str, Callable[[bytes], bytes]] = {
     ".xz": lzma.compress,
 }
 
-FILES = {
-    **{f"a.jsonl{suffix}": pack(LINES) for suffix, pack in PACKERS.items()},
-    "b.csv": TABLE.encode(),
-    "b.csv.gz": gzip.compress(TABLE.encode()),
-    "c.json.zst": PACKERS[".zst"](json.dumps(ROWS).encode()),
+FILES: dict[str, Callable[[], bytes]] = {
+    **{
+        f"a.jsonl{suffix}": lambda pack=pack: pack(wiki_lines())  # type: ignore[misc]
+        for suffix, pack in PACKERS.items()
+    },
+    "b.csv": wiki_table,
+    "b.csv.gz": lambda: gzip.compress(wiki_table()),
+    "c.json.zst": lambda: PACKERS[".zst"](json.dumps(wiki_rows()).encode()),
 }
 
 
@@ -76,7 +92,7 @@ class Recorder(Observer):
 @pytest.mark.parametrize("name", FILES)
 def test_readers_foretell_the_decoded_bytes_of_a_file(name: str, tmp_path: Path) -> None:
     path = tmp_path / name
-    path.write_bytes(FILES[name])
+    path.write_bytes(FILES[name]())
     file_plan, reader = plan(path, ReadOptions()), SegmentReader()
     blocks, segment = [], 0
     while not blocks or not blocks[-1].end_of_file:
@@ -107,8 +123,10 @@ def test_all_that_is_expected_is_read_in_the_end(bpe: dict[str, object], tmp_pat
     data = tmp_path / "data"
     data.mkdir()
     for name, content in FILES.items():
-        (data / name).write_bytes(content)
-    pq.write_table(pa.Table.from_pylist(ROWS[:9000]), data / "d.parquet", row_group_size=1000)
+        (data / name).write_bytes(content())
+    pq.write_table(
+        pa.Table.from_pylist(wiki_rows()[:9000]), data / "d.parquet", row_group_size=1000
+    )
     for number in range(20):
         rows = make_documents("code", 20, seed=number)
         text = "".join(json.dumps(row) + "\n" for row in rows)
@@ -122,7 +140,7 @@ def test_all_that_is_expected_is_read_in_the_end(bpe: dict[str, object], tmp_pat
     recorder = Recorder()
     curate.tokenize(recipe, workers=2, progress=recorder)
     done, expected = recorder.reports["tokenise"][-1]
-    assert expected > 8 * len(LINES) and abs(done / expected - 1) < 0.01
+    assert expected > 8 * len(wiki_lines()) and abs(done / expected - 1) < 0.01
 
 
 @pytest.mark.parametrize("output", ["npy", "jsonl"])
