@@ -57,7 +57,10 @@ def fit_once(law: Law, table: RunTable) -> FittedLaw:
     """
     if LAWS.get(law.name) is not law:
         return law.fit(table)
-    return _fit(law, _Content(table))
+    content = _Content(table)
+    fitted = _fit(law, content)
+    del content.table  # the digest is key enough, and a table may take much memory
+    return fitted
 
 
 @lru_cache(maxsize=KEPT_FITS)
