@@ -303,6 +303,8 @@ REFUSED = [
      "'s3://b/none/*.jsonl' matches no file; see what is there with: aws s3 ls --recursive s3://b/"),
     ({"paths": "s3://none/a.jsonl"}, {}, "there is no such bucket; check the name"),
     ({"paths": "s3://me:hidden@b/a.jsonl"}, {}, "s3://b/a.jsonl: its URL holds credentials"),
+    ({"paths": "s3://b/a.jsonl?token=hidden"}, {}, "s3://b/a.jsonl: its URL holds credentials"),
+    ({"paths": "ftp://me:hidden@h/a.jsonl"}, {}, "ftp://h/a.jsonl: its URL holds credentials"),
     ({"paths": "s3://b/a.jsonl"}, {"AWS_ACCESS_KEY_ID": "other"}, "access is denied (403"),
     ({"paths": "s3://b/**"}, {"AWS_ACCESS_KEY_ID": "other"},
      "access is denied (403 Forbidden: InvalidAccessKeyId); set AWS_ACCESS_KEY_ID and"),

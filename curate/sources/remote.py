@@ -25,6 +25,7 @@ from curate.runtime.objects import (
     is_object_url,
     list_objects,
     object_info,
+    refuse_access,
 )
 from curate.sources.places import Places
 from curate.sources.plans import reader_of_name
@@ -33,6 +34,9 @@ NameFilter: TypeAlias = Callable[[str], Any]
 """A test of file names, true for those to read."""
 
 GLOB_CHARACTERS = frozenset("*?[")
+
+has_password = re.compile(r"(?<!github)://[^/?#@]*:[^/?#]*@").search
+"""Test for a password in a URL that fsspec opens; GitHub's name a repository there."""
 
 PROTOCOL = "hf://datasets/"
 """Prefix of URLs of datasets on the Hugging Face Hub."""
@@ -87,6 +91,8 @@ def expand_url(url: str, fits: NameFilter, places: Places) -> list[tuple[str, st
     """
     if is_object_url(url):
         return expand_objects(url, fits, places)
+    if has_password(url):
+        refuse_access(url)
     with remote_errors(url):
         filesystem, path = _open(url)
         if filesystem.isfile(path):
@@ -137,6 +143,7 @@ def expand_objects(url: str, fits: NameFilter, places: Places) -> list[tuple[str
             recipe writes.
         EngineError: The store does not answer.
     """
+    refuse_access(url)  # before a line names a glob, which `?` makes of parameters
     protocol, _, rest = url.partition("://")
     if protocol in ("http", "https"):
         if GLOB_CHARACTERS & set(rest.partition("?")[0]):
