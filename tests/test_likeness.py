@@ -82,6 +82,17 @@ def test_likeness_that_says_nothing_changes_nothing() -> None:
     assert transfer_factor(train) is None
 
 
+def test_targets_that_no_mixture_moves_say_nothing_of_likeness() -> None:
+    names = tuple(f"d{number}" for number in range(8))
+    pairs = {name: [name, names[place + 1]] for place, name in enumerate(names) if not place % 2}
+    weights, ones = np.random.default_rng(0).dirichlet(np.ones(8), 12), np.ones(12)
+    table = RunTable(names, ("x",), tuple(f"r{run}" for run in range(12)), weights,
+                     1e8 * ones, 1e6 * ones, np.full((12, 1), 2.0),
+                     alike=likeness_of_groups(pairs, names, "alike"))  # fmt: skip
+    assert why_untold(table) is None
+    assert effect_correlation(table) == 0
+
+
 @pytest.mark.parametrize(("count", "taken"), [(8, True), (6, False)])
 def test_a_shuffle_that_leaves_groups_as_they_are_is_no_rival(count: int, taken: bool) -> None:
     """One pair among 8 domains has 27 other places, of which 19 are tried; among 6 only 14."""

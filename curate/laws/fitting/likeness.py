@@ -39,6 +39,8 @@ NOISES = (0.01, 0.03, 0.1, 0.3, 1.0)
 """Variances of the noise that are tried, likewise."""
 LEVEL = 100.0
 """Variance of the level: vague."""
+LEAST_SPREAD = 1e-9
+"""Standard deviation of the log losses of a target that no mixture moves, which tells nothing."""
 
 
 def transfer_factor(table: RunTable) -> Array | None:
@@ -69,7 +71,11 @@ def effect_correlation(table: RunTable) -> float:
         return 0.0
     rows = _telling_rows(table)
     features, logs = np.sqrt(table.weights[rows]), np.log(table.losses[rows])
-    values = (logs - logs.mean(axis=0)) / np.maximum(logs.std(axis=0), 1e-9)
+    spreads = logs.std(axis=0)
+    moved = spreads > LEAST_SPREAD
+    if not moved.any():
+        return 0.0
+    values = (logs - logs.mean(axis=0))[:, moved] / spreads[moved]
     evidence = partial(_evidence, features, values)
     identity = np.eye(len(table.domains))
     plain, variance, noise = max(
