@@ -465,6 +465,13 @@ def test_what_a_bucket_cannot_do_is_said_in_one_line(cached_recipe, store, tmp_p
                 call(url)
             assert "secret" not in str(caught.value)
     assert not list(tmp_path.rglob("*secret*"))
+    with pytest.raises(InputError, match=rf"^{URL}/plan.json: is in a bucket; copy the file"):
+        curate.plots.shares(f"{URL}/plan.json")
+    refused(
+        RecipeError,
+        "s3://b/a#b cannot be written .* without user name, '.' and '#'",
+        url="s3://b/a#b",
+    )
     store.lacks_conditions = True
     refused(InputError, r"\.curate\.lock: the store refuses \(501 Not Implemented")
     store.denied = ("PUT ",)

@@ -243,7 +243,8 @@ def _check_places(recipe: Recipe, source: str) -> None:
         if url is None or not URL_TO_WRITE.fullmatch(url):
             raise RecipeError(
                 f"{source}: {key}: {without_access(place)} cannot be written to; name a "
-                "directory, or a bucket without user name or parameters, as in s3://bucket/my-mix"
+                "directory, or a bucket and prefix without user name, '?' and '#', as in "
+                "s3://bucket/my-mix"
             )
 
 

@@ -20,7 +20,8 @@ from curate.report.artifact_charts import MEASURES
 from curate.report.charts import Chart
 from curate.report.page.law_file import check_law
 from curate.report.page.material import LawCheck, Material, mapping
-from curate.runtime.files import read_json
+from curate.runtime.files import bucket_url, read_json
+from curate.runtime.objects import without_access
 
 if TYPE_CHECKING:
     import polars
@@ -239,6 +240,11 @@ def _fields(source: Source) -> Mapping[str, Any]:
     if isinstance(source, Mapping):
         return source
     if isinstance(source, str | PathLike):
+        url = bucket_url(source)
+        if url is not None:
+            raise InputError(
+                f"{without_access(url)}: is in a bucket; copy the file to a disk first"
+            )
         fields = read_json(Path(source))
         if not isinstance(fields, dict):
             raise InputError(f"{source}: not an artifact of curate")
