@@ -131,7 +131,7 @@ def test_fronts_that_cannot_be() -> None:
     ):
         with pytest.raises(RecipeError, match=message):
             front(request, groups, points)
-    with pytest.raises(RecipeError, match="method natural predicts no losses; take one"):
+    with pytest.raises(RecipeError, match="method natural predicts no losses; take a method"):
         front(dataclasses.replace(request, method="natural"), ["a_*", "c_*"])
 
 

@@ -565,6 +565,10 @@ def test_the_front_of_a_stage_is_by_its_method(make: Make, tmp_path: Path) -> No
     assert front["method"] == "dml"
     other = curate.front(recipe, groups=groups, points=3, stage="mid", method="ridge").json
     assert other["method"] == "ridge"
+    stages: list[dict[str, Any]] = [{"name": name, "budget_tokens": 3_000} for name in ("a", "b")]
+    stages[1]["schedule"] = {"from": "a", "to": {"wiki": 1}}
+    with pytest.raises(RecipeError, match="--front: a schedule predicts no losses; take a method"):
+        curate.front(make(stages), groups=groups, points=3, stage="b")
 
 
 def test_commands_about_one_dataset_name_the_stages(make: Make, tmp_path: Path) -> None:

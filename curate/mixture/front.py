@@ -75,8 +75,9 @@ def front(request: MixtureRequest, groups: Sequence[str], points: int = POINTS) 
     method = METHODS.find(request.method, "mixture.method")
     prefer = method.prefer
     if not isinstance(prefer, LawMethod | ExpertMethod):
+        what = "a schedule" if request.ends else f"method {method.name}"
         raise RecipeError(
-            f"--front: method {method.name} predicts no losses; take one that learns from runs or "
+            f"--front: {what} predicts no losses; take a method that learns from runs or "
             "experts, such as --method joint"
         )
     check_request(request)
