@@ -291,7 +291,7 @@ def _optimum(case: LawCase, problem: Problem) -> _Answer:
 
 def _simulated(problem: Problem, seed: int) -> _Answer:
     """Average the best of many draws around the prior."""
-    searched = problem if problem.proportions is None else narrowed(problem)
+    searched = problem if problem.proportions is None else narrowed(problem, problem.proportions)
     prior = prior_in_coordinates(searched)
     drawn = simulate(lambda mixtures: value_at(searched, mixtures),
                      np.maximum(prior, 1e-6), seed=seed)  # fmt: skip

@@ -66,14 +66,8 @@ def coordinates(mixtures: Array, proportions: Array) -> Array:
     return np.column_stack([overlap**2, mixtures[:, free]])
 
 
-def narrowed(problem: Problem) -> Problem:
-    """Write a problem with kept proportions in coordinates.
-
-    Args:
-        problem: A problem with `proportions`.
-    """
-    proportions = problem.proportions
-    assert proportions is not None
+def narrowed(problem: Problem, proportions: Array) -> Problem:
+    """Write a problem in coordinates; `proportions` are as for `spread_of`."""
     support = problem.support
     return replace(
         problem,

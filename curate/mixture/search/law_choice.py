@@ -35,7 +35,7 @@ from curate.laws.fitting.features import mixture_numbers, run_folds
 from curate.laws.law import FittedLaw, Law, RunTable
 from curate.mixture.search.descent import descend
 from curate.mixture.search.kept_proportions import coordinates, narrowed
-from curate.mixture.search.objective import Problem, goals_of, slopes_at, value_at
+from curate.mixture.search.objective import Problem, goals_of, in_domains, slopes_at, value_at
 from curate.mixture.search.optimise import optimise
 
 Array = NDArray[np.float64]
@@ -199,9 +199,9 @@ def again(problem: Problem, start: Array) -> Array:
     if slopes_at(problem, start) is None:
         return optimise(problem).weights
     if problem.proportions is not None:
-        small = narrowed(problem)
-        assert small.spread is not None
-        return again(small, coordinates(start[None], problem.proportions)[0]) @ small.spread
+        small = narrowed(problem, problem.proportions)
+        moved = again(small, coordinates(start[None], problem.proportions)[0])
+        return in_domains(small, moved)
     ends = np.array([descend(problem, start, None), start])
     return np.asarray(ends[int(np.argmin(value_at(problem, ends)))])
 

@@ -58,7 +58,7 @@ class Problem:
 
 def losses_at(problem: Problem, weights: Array) -> Array:
     """Predict losses, shape (rows, targets), for shares of shape (rows, domains)."""
-    seen, tokens = _exposure(problem, _whole(problem, weights))
+    seen, tokens = _exposure(problem, in_domains(problem, weights))
     params = np.full(len(weights), problem.params)
     return problem.law.predict(seen, tokens, params)
 
@@ -83,7 +83,7 @@ def goals_of(losses: Array, goals: Array) -> Array:
 
 def slopes_at(problem: Problem, weights: Array) -> Array | None:
     """Differentiate the losses by the shares; shape (targets, domains), None without a gradient."""
-    slopes = _domain_slopes(problem, _whole(problem, weights[None])[0])
+    slopes = _domain_slopes(problem, in_domains(problem, weights[None])[0])
     return slopes if slopes is None or problem.spread is None else slopes @ problem.spread.T
 
 
@@ -114,7 +114,7 @@ def pull_slopes(problem: Problem, weights: Array) -> Array:
     """Differentiate the KL term by the shares; shape (domains,)."""
     if not problem.kl or problem.prior is None:
         return np.zeros(len(weights))
-    whole = _whole(problem, weights[None])[0]
+    whole = in_domains(problem, weights[None])[0]
     ratio = np.maximum(whole, TINY) / np.maximum(problem.prior, TINY)
     slopes = np.asarray(problem.kl * (np.log(ratio) + 1))
     return slopes if problem.spread is None else np.asarray(problem.spread @ slopes)
@@ -124,13 +124,13 @@ def pull_at(problem: Problem, weights: Array) -> Array:
     """Evaluate the KL term, shape (rows,), for shares of shape (rows, domains)."""
     if not problem.kl or problem.prior is None:
         return np.zeros(len(weights))
-    weights = _whole(problem, weights)
+    weights = in_domains(problem, weights)
     ratio = np.maximum(weights, TINY) / np.maximum(problem.prior, TINY)
     return np.asarray(problem.kl * (np.maximum(weights, 0) * np.log(ratio)).sum(axis=1))
 
 
-def _whole(problem: Problem, mixtures: Array) -> Array:
-    """Return shares of domains, shape (rows, domains)."""
+def in_domains(problem: Problem, mixtures: Array) -> Array:
+    """Map mixtures of a problem to shares of domains, shape (rows, domains)."""
     return mixtures if problem.spread is None else np.asarray(mixtures @ problem.spread)
 
 

@@ -23,6 +23,7 @@ from curate.mixture.search.objective import (
     TINY,
     Problem,
     goals_of,
+    in_domains,
     losses_at,
     pull_slopes,
     slopes_at,
@@ -86,13 +87,12 @@ def optimise(problem: Problem, seed: int = 0) -> Optimum:
         FitError: The law predicts no finite number anywhere in the box.
     """
     if problem.proportions is not None:
-        small = narrowed(problem)
+        small = narrowed(problem, problem.proportions)
         optimum = optimise(small, seed)
-        assert small.spread is not None
         return replace(
             optimum,
-            weights=optimum.weights @ small.spread,
-            unconstrained=optimum.unconstrained @ small.spread,
+            weights=in_domains(small, optimum.weights),
+            unconstrained=in_domains(small, optimum.unconstrained),
         )
     rng = np.random.default_rng(seed)
     free = _solve(replace(problem, support=None), _starts(problem, rng), rng)
