@@ -55,7 +55,7 @@ class Faults:
 
     seed: int = 0
     share: float = 0.3
-    """Of requests that have a fault, each time they are sent."""
+    """Part of the requests that have a fault, drawn anew each time they are sent."""
     most: int = 2
     """Faults of one request, after which it is answered."""
     kinds: tuple[str, ...] = FAULTS

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -181,36 +182,30 @@ def test_noise_is_no_trade() -> None:
     assert "no trade" not in str(front_table(clear).title)
 
 
-@pytest.mark.parametrize("kl", ["auto", None])
-def test_the_law_is_refitted_once(kl: str | None) -> None:
-    """The strength of the pull and the law's errors are judged by the same refits."""
-    fits, law = [], LAWS["exponential"]
+@pytest.fixture
+def fits() -> Iterator[list[int]]:
+    """Register law `counting`; yield the rows of each table that it is fitted to."""
+    rows, law = [], LAWS["exponential"]
 
     def fit(table: RunTable) -> FittedLaw:
-        fits.append(len(table.runs))
+        rows.append(len(table.runs))
         return law.fit(table)
 
     LAWS.add(dataclasses.replace(law, name="counting", fit=fit))
-    try:
-        fields = front(asked("law", law="counting", kl=kl, replicates=None), ["a", "c"], 2)
-    finally:
-        LAWS.remove("counting")
+    yield rows
+    LAWS.remove("counting")
+
+
+@pytest.mark.parametrize("kl", ["auto", None])
+def test_the_law_is_refitted_once(fits: list[int], kl: str | None) -> None:
+    """The strength of the pull and the law's errors are judged by the same refits."""
+    fields = front(asked("law", law="counting", kl=kl, replicates=None), ["a", "c"], 2)
     assert fields["relative_error"] and len(fits) == 1 + GROUPS
 
 
-def test_the_same_runs_are_fitted_once() -> None:
+def test_the_same_runs_are_fitted_once(fits: list[int]) -> None:
     """Another pull needs no new fit."""
-    fits, law = [], LAWS["exponential"]
-
-    def fit(table: RunTable) -> FittedLaw:
-        fits.append(len(table.runs))
-        return law.fit(table)
-
-    LAWS.add(dataclasses.replace(law, name="counting", fit=fit))
-    try:
-        first = mix(asked("law", law="counting"))
-        once = len(fits)
-        assert mix(asked("law", law="counting", kl=0.3)).weights != first.weights
-        assert len(fits) == once
-    finally:
-        LAWS.remove("counting")
+    first = mix(asked("law", law="counting"))
+    once = len(fits)
+    assert mix(asked("law", law="counting", kl=0.3)).weights != first.weights
+    assert len(fits) == once
