@@ -205,6 +205,5 @@ def _download(url: str, path: Path) -> bool:
                 file.write(content)
 
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            for _ in pool.map(fetch, range(0, info.size_bytes, PIECE_BYTES)):
-                pass
+            list(pool.map(fetch, range(0, info.size_bytes, PIECE_BYTES)))  # raises what one raised
     return True
