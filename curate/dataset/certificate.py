@@ -34,8 +34,10 @@ class ShardCheck:
     problems: list[str] = field(default_factory=list)
     tokens: dict[int, int] = field(default_factory=dict)
     """Tokens by domain number."""
+    first_window: int = 0
+    """Window of the output in which a training shard begins."""
     windows: NDArray[np.int64] = field(default_factory=lambda: np.empty((0, 0), np.int64))
-    """Training shards: tokens by window and domain."""
+    """Training shards: tokens by window, from `first_window` on, and domain."""
     content: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
     """Distinct first halves of the content hashes of its documents; of a training shard, of those
     that are held out.
@@ -47,6 +49,40 @@ class ShardCheck:
     """Counts of its rows and of their contents."""
     lost_tokens: int = 0
     """Training shards: tokens that a trainer's reader drops."""
+
+
+class Totals:
+    """Sums over shards, in place of each shard's own counts.
+
+    These are as many numbers as shards times domains, which may not fit in memory.
+    """
+
+    def __init__(self, domains: int) -> None:
+        """Start with no shard.
+
+        Args:
+            domains: Number of domains.
+        """
+        self.train, self.held_out = np.zeros((2, domains), np.int64)
+        """shape (domains,), tokens of each."""
+        self.windows = np.zeros((WINDOWS, domains), np.int64)
+        """Tokens of the training shards by window of the output and domain."""
+
+    def add(self, tokens: NDArray[np.int64], check: ShardCheck) -> None:
+        """Add a shard, and drop what is added but for the tokens of a shard of one domain.
+
+        Args:
+            tokens: `train` or `held_out`, changed in place.
+            check: Results of the shard, changed in place.
+        """
+        for number, count in check.tokens.items():
+            tokens[number] += count
+        if check.windows.size:
+            last = check.first_window + len(check.windows)
+            self.windows[check.first_window : last] += check.windows
+            check.windows = np.empty((0, 0), np.int64)
+        if len(check.tokens) > 1:
+            check.tokens = {}
 
 
 def without_manifest(problem: str) -> dict[str, Any]:
@@ -69,7 +105,7 @@ def certify(
     plan: PlanRecord | None,
     checks: Sequence[ShardCheck],
     damage: Sequence[str],
-    windows: NDArray[np.int64],
+    totals: Totals,
 ) -> dict[str, Any]:
     """Return the fields of `certificate.json`.
 
@@ -81,16 +117,16 @@ def certify(
         plan: Content of `plan.json`; None if it cannot be read.
         checks: shape (shards,), in the manifest's order.
         damage: Problems with files that are not shards.
-        windows: shape (windows, domains), tokens of the training shards that were read.
+        totals: Sums over the shards that were read.
     """
     problems = [*damage, *(problem for check in checks for problem in check.problems)]
     train = [c for c, s in zip(checks, manifest.shards, strict=True) if s.split == "train"]
     held_out = [c for c, s in zip(checks, manifest.shards, strict=True) if s.split != "train"]
-    realised_total = sum(sum(check.tokens.values()) for check in train)
+    realised_total = int(totals.train.sum())
     rows: dict[str, Any] = {}
     mixtures: list[dict[str, Any]] = []
     if plan is not None and all(check.is_read for check in checks):
-        rows = _domain_rows(manifest, plan, train, held_out, problems)
+        rows = _domain_rows(manifest, plan, totals, problems)
         if manifest.shape == MIXED and realised_total != manifest.budget_tokens:
             problems.append(
                 f"budget_tokens {manifest.budget_tokens}, realised {realised_total} in all"
@@ -119,7 +155,7 @@ def certify(
         "tokens_compared_with_store": bool(checks) and all(c.content_checked for c in checks),
         "reader_loss": _reader_loss(manifest, train),
         "packing": _packing(manifest, train),
-        "largest_share_deviation_in_windows": _deviation(windows, rows, manifest),
+        "largest_share_deviation_in_windows": _deviation(totals.windows, rows, manifest),
         "shards": [
             {"path": file.path, "bytes": file.bytes, "xxh3": file.xxh3}
             for shard in manifest.shards
@@ -148,21 +184,17 @@ def certificate_damage(path: Path) -> str | None:
 
 
 def _domain_rows(
-    manifest: Manifest,
-    plan: PlanRecord,
-    train: Sequence[ShardCheck],
-    held_out: Sequence[ShardCheck],
-    problems: list[str],
+    manifest: Manifest, plan: PlanRecord, totals: Totals, problems: list[str]
 ) -> dict[str, Any]:
     """Compare planned and realised tokens by domain; add differences to `problems`."""
     rows: dict[str, Any] = {}
-    realised_total = sum(sum(check.tokens.values()) for check in train)
+    realised_total = int(totals.train.sum())
     for number, name in enumerate(manifest.domains):
         planned = plan.domains.get(name)
         if planned is None:
             problems.append(f"plan.json has no domain '{name}'")
             continue
-        realised = sum(check.tokens.get(number, 0) for check in train)
+        realised = int(totals.train[number])
         expected = planned.tokens if planned.written_tokens is None else planned.written_tokens
         if realised != expected:
             problems.append(f"'{name}': planned {expected} tokens, realised {realised}")
@@ -175,7 +207,7 @@ def _domain_rows(
             "realised_tokens": realised,
             "realised_share": realised / realised_total if realised_total else 0.0,
             "epochs": realised / supply if supply else 0.0,
-            "validation_tokens": sum(check.tokens.get(number, 0) for check in held_out),
+            "validation_tokens": int(totals.held_out[number]),
             "amounts": planned.amounts,
             "lost": planned.lost,
             "copies_in_domain": planned.copies_in_domain,

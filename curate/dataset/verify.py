@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.dataset.certificate import WINDOWS, ShardCheck, certify, without_manifest
+from curate.dataset.certificate import WINDOWS, ShardCheck, Totals, certify, without_manifest
 from curate.dataset.manifest import (
     CARD,
     CARDS,
@@ -101,14 +101,14 @@ def verify(
     is_readable = isinstance(output_format, TokenFormat) or "tokenizer.json" not in damaged
     reading = _Reading(layout, manifest, output_format if is_readable else None, domains)
     try:
-        checks, windows = _check_shards(reading, workers, observer)
+        checks, totals = _check_shards(reading, workers, observer)
     except OverLimit as error:
         problems.append(
             f"tokenizer.json: {error} on the text of a shard, so no text was tokenised again; do "
             "not use a tokenizer that others wrote in this way"
         )
-        checks, windows = _check_shards(replace(reading, format=None), workers, observer)
-    return certify(manifest, plan, checks, problems, windows)
+        checks, totals = _check_shards(replace(reading, format=None), workers, observer)
+    return certify(manifest, plan, checks, problems, totals)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +136,7 @@ def _damage(layout: DatasetLayout, file: FileRecord) -> str | None:
 
 def _check_shards(
     reading: _Reading, workers: int, observer: Observer
-) -> tuple[list[ShardCheck], NDArray[np.int64]]:
+) -> tuple[list[ShardCheck], Totals]:
     """Read every shard back.
 
     Args:
@@ -145,8 +145,7 @@ def _check_shards(
         observer: Receives progress.
 
     Returns:
-        The shards' checks in the manifest's order, and shape (windows, domains), tokens of the
-        training shards.
+        The shards' checks in the manifest's order, and their sums.
 
     Raises:
         OverLimit: The tokenizer of a dataset of text takes more time or memory than any should.
@@ -159,25 +158,25 @@ def _check_shards(
     check = partial(_check_shard, reading)
     tasks = list(zip(manifest.shards, _shard_starts(manifest), strict=True))
     contents = [np.empty(0, np.uint64)]
-    windows = np.zeros((WINDOWS, len(manifest.domains)), np.int64)
-
-    def add_windows(result: ShardCheck) -> None:
-        if result.windows.size:
-            windows[...] += result.windows
-            result.windows = np.empty((0, 0), np.int64)
-
+    totals = Totals(len(manifest.domains))
     work = reading.hashing + (COPYING if reading.format is not None else 0)
     with metered(observer, work * sum(shard.tokens for shard in manifest.shards)) as on_tick:
         # Held-out shards come first: of training documents, only those held out too are kept.
         held_out = map_tasks(
-            limited(check), [task for task in tasks if not _is_train(task)], workers, on_tick
+            limited(check),
+            [task for task in tasks if not _is_train(task)],
+            workers,
+            on_tick,
+            partial(totals.add, totals.held_out),
         )
         contents += [result.content for result in held_out]
         check = partial(check, held_out=np.unique(np.concatenate(contents)))
         train_tasks = [*filter(_is_train, tasks)]
-        train = map_tasks(limited(check), train_tasks, workers, on_tick, add_windows)
+        train = map_tasks(
+            limited(check), train_tasks, workers, on_tick, partial(totals.add, totals.train)
+        )
     rest_train, rest_held_out = iter(train), iter(held_out)
-    return [next(rest_train if _is_train(task) else rest_held_out) for task in tasks], windows
+    return [next(rest_train if _is_train(task) else rest_held_out) for task in tasks], totals
 
 
 def _is_train(task: PlacedShard) -> bool:
@@ -268,7 +267,7 @@ def _check_at_hand(
     result.tokens = {number: int(count) for number, count in enumerate(counts.tokens) if count}
     result.content = counts.distinct_content()
     if shard.split == "train":
-        result.windows = counts.windows
+        result.first_window, result.windows = counts.first_window, counts.windows
         if isinstance(output_format, TokenFormat) and output_format.dropped_tokens is not None:
             lengths = rows.tokens(0, len(rows))
             result.lost_tokens = output_format.dropped_tokens(
@@ -289,9 +288,9 @@ class _Counts:
         self.tally = Tally()
         self.tokens = np.zeros(len(manifest.domains))
         """shape (domains,), tokens of each; whole numbers."""
-        shape = (WINDOWS, len(manifest.domains)) if manifest.shape == MIXED else (0, 0)
-        self.windows = np.zeros(shape, np.int64)
-        """Tokens by window and domain; a piece counts where it begins."""
+        self.first_window = min(start * WINDOWS // manifest.budget_tokens, WINDOWS - 1)
+        self.windows = np.zeros((0, len(manifest.domains)), np.int64)
+        """Tokens by window, from the first on, and domain; a piece counts where it begins."""
 
     def add(self, pieces: NDArray[Any]) -> None:
         """Count consecutive pieces."""
@@ -305,13 +304,18 @@ class _Counts:
             content = content[is_among(content, self._held_out)]
         self._content.append(np.unique(content))
         stops = self._position + np.cumsum(pieces["tokens"])
-        if self.windows.size and len(pieces):
+        if manifest.shape == MIXED and len(pieces):
             begins = stops - pieces["tokens"]
             window = np.minimum(begins * WINDOWS // manifest.budget_tokens, WINDOWS - 1)
             first, last = int(window[0]), int(window[-1])
             place = (window - first) * domains + pieces["domain"]
             flat = np.bincount(place, pieces["tokens"], (last + 1 - first) * domains)
-            self.windows[first : last + 1] += flat.astype(np.int64).reshape(-1, domains)
+            begun = last + 1 - self.first_window
+            if len(self.windows) < begun:
+                self.windows = np.pad(self.windows, ((0, begun - len(self.windows)), (0, 0)))
+            self.windows[first - self.first_window : begun] += flat.astype(np.int64).reshape(
+                -1, domains
+            )
         self._position = int(stops[-1]) if len(stops) else self._position
 
     def distinct_content(self) -> NDArray[np.uint64]:

@@ -114,10 +114,11 @@ def written_domains(
         planned_tokens: shape (domains,), repeats included.
         shards: (domain, shard) of all shards, in order.
     """
-    return [
-        WrittenDomain(name, planned, tuple(shard for owner, shard in shards if owner == number))
-        for number, (name, planned) in enumerate(zip(names, planned_tokens, strict=True))
-    ]
+    of_domain: list[list[WrittenShard]] = [[] for _ in names]
+    for owner, shard in shards:
+        of_domain[owner].append(shard)
+    rows = zip(names, planned_tokens, of_domain, strict=True)
+    return [WrittenDomain(name, planned, tuple(written)) for name, planned, written in rows]
 
 
 def predict_mixtures(
