@@ -385,7 +385,7 @@ def map_tasks(
     """
     if _cluster is not None and workers > 1:
         return _cluster.map(function, items, workers, on_tick, on_result)
-    results: dict[int, Result] = {}
+    results: list[Any] = [None] * len(items)
 
     def keep(message: tuple[int, Result]) -> None:
         results[message[0]] = message[1]
@@ -401,15 +401,15 @@ def map_tasks(
 
         with _started(context(), body, workers, daemon=True) as processes:
             _collect(processes, keep, on_tick, fail)
-        return [results[number] for number in range(len(items))]
+        return results
     if workers <= 1:
         for number, item in enumerate(items):
             keep((number, function(item)))
             on_tick()
-        return [results[number] for number in range(len(items))]
+        return results
     claims = shared_numbers([0]), shared_lock()
     run_workers(partial(_map_body, function, items, claims), workers, keep, on_tick)
-    return [results[number] for number in range(len(items))]
+    return results
 
 
 def _map_body(

@@ -115,10 +115,9 @@ def _tokenise_apart(
     totals = np.zeros((len(job.domains), len(PROGRESS)), np.int64)
 
     def keep(result: _GroupResult) -> None:
-        counted, progress = result
-        totals[...] += progress
-        for domain, run, names in counted:
-            runs.setdefault(domain, []).append((run, names))
+        domain, counted, progress = result
+        totals[domain] += progress
+        runs.setdefault(domain, []).extend(counted)
 
     local.map_tasks(
         partial(_tokenise_group, replace(job, tasks=(), encoder=None)),
@@ -131,18 +130,19 @@ def _tokenise_apart(
     return runs
 
 
-_GroupResult: TypeAlias = tuple[list[tuple[int, Path, list[str]]], NDArray[np.int64]]
+_GroupResult: TypeAlias = tuple[int, list[tuple[Path, list[str]]], NDArray[np.int64]]
 
 
 def _tokenise_group(job: TokeniseJob, tasks: tuple[Task, ...]) -> _GroupResult:
-    """Do some tasks in this process; return count tables and shape (domains, len(PROGRESS))."""
+    """Do tasks of one domain here; return its number, count tables and shape (len(PROGRESS),)."""
     # A second attempt, perhaps beside a first that is not dead but cut off, needs its own place.
     job = replace(job, tasks=tasks, spill=job.spill / f"group-{uuid.uuid4().hex}")
     shared, totals = _shared_state(job, 1)
     shared.verdict[0] = 1
     counted: list[tuple[int, Path, list[str]]] = []
     work(job, shared, 0, counted.append)
-    return counted, totals[0].copy()
+    domain = tasks[0].domain
+    return domain, [(run, names) for _, run, names in counted], totals[0, domain].copy()
 
 
 def _groups(tasks: Sequence[Task], workers: int) -> Iterator[tuple[Task, ...]]:
@@ -150,12 +150,13 @@ def _groups(tasks: Sequence[Task], workers: int) -> Iterator[tuple[Task, ...]]:
     total_bytes = sum(task.size_bytes for task in tasks)
     most_bytes = min(GROUP_BYTES, total_bytes // (GROUPS_A_WORKER * workers))
     group: list[Task] = []
+    group_bytes = 0
     for task in tasks:
-        group_bytes = sum(member.size_bytes for member in group)
         if group and (task.domain != group[0].domain or group_bytes + task.size_bytes > most_bytes):
             yield tuple(group)
-            group = []
+            group, group_bytes = [], 0
         group.append(task)
+        group_bytes += task.size_bytes
     if group:
         yield tuple(group)
 
