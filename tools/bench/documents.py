@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+from curate.dataset.manifest import DatasetLayout  # noqa: E402
 from curate.pipeline.build import build  # noqa: E402
 from curate.pipeline.plan import plan_recipe  # noqa: E402
 from curate.pipeline.read_back import read_back  # noqa: E402
@@ -164,7 +165,7 @@ def _command(options: argparse.Namespace) -> dict[str, list[float]]:
         certificate = build(loaded, options.workers, clock, overwrite=True).certificate
         assert certificate["ok"], certificate["problems"]
     else:
-        result = read_back(loaded.output_dir, None, options.workers, clock)
+        result = read_back(DatasetLayout(loaded.output_dir), None, options.workers, clock)
         assert result.ok, result.problems
     clock.finish()
     return clock.rows
