@@ -67,6 +67,7 @@ from curate.tokens.bucket_store import StoreBucket
 from curate.tokens.domain import DomainFile, DomainTokens, complement
 from curate.tokens.domain_counts import CountRequest, domain_counts
 from curate.tokens.fill import FillRequest, FillResult, fill
+from curate.tokens.join_parts import join_small_parts
 from curate.tokens.store import TokenStore
 from curate.tokens.tokenizer import Tokenizer
 
@@ -205,12 +206,24 @@ def _prepare(
     # that a wrong path is reported at once.
     plans = find_files(loaded, observer) if recipe.tokenizer.train else None
     tokenizer = load_tokenizer(loaded, plans or [], workers, observer)
-    store = TokenStore(cache, tokenizer.fingerprint, tokenizer.dtype)
-    store.scan()
+    store = _open_store(loaded, tokenizer, observer)
     # A wrong path ends the run here, before an empty cache is made.
     plans = plans or find_files(loaded, observer, store)
     check_columns(loaded, plans)
     return plans, tokenizer, store
+
+
+def _open_store(loaded: LoadedRecipe, tokenizer: Tokenizer, observer: Observer) -> TokenStore:
+    """Open the token store of a tokenizer, whose small parts are joined first."""
+    store = TokenStore(loaded.cache_dir, tokenizer.fingerprint, tokenizer.dtype)
+    store.scan()
+    joined = join_small_parts(store) if loaded.cache_url is None else 0
+    if not joined:
+        return store
+    observer.notice(f"{joined:,} small parts of the token store joined")
+    store = TokenStore(loaded.cache_dir, tokenizer.fingerprint, tokenizer.dtype)
+    store.scan()
+    return store
 
 
 @dataclass(frozen=True)
@@ -397,9 +410,11 @@ def _discard_damage(
     store: TokenStore, plans: Sequence[Sequence[FilePlan]], workers: int, observer: Observer
 ) -> None:
     """Check the parts that hold the files of a recipe, and remove damaged ones."""
-    for part, file in store.damage(_keys(plans), workers, observer.tick).items():
-        observer.notice(f"{file} is damaged: what it holds is tokenised again")
-        store.discard(part)
+    while damage := store.damage(_keys(plans), workers, observer.tick):
+        for part, file in damage.items():
+            observer.notice(f"{file} is damaged: what it holds is tokenised again")
+            store.discard(part)
+        store.scan()  # parts that a damaged one was joined from may still be there
 
 
 def _harvest(loaded: LoadedRecipe, observer: Observer) -> None:

@@ -153,6 +153,18 @@ def remove_tree(path: Path) -> None:
         shutil.rmtree(path)
 
 
+def remove_at_once(path: Path) -> None:
+    """Remove a directory so that other processes see all of it or nothing.
+
+    Raises:
+        OSError: It cannot be removed.
+    """
+    temporary = begin_directory(path)
+    with contextlib.suppress(FileNotFoundError):  # another process removed it
+        os.rename(path, temporary / path.name)
+    remove_tree(temporary)
+
+
 def flush(path: Path) -> None:
     """Wait until a file's content is on the disk.
 

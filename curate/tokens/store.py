@@ -6,6 +6,9 @@ and one *entry* for each segment of a file that the part holds. Entries are iden
 the file's content and of how it was read, so a renamed file is recognised, and only new or changed
 files are tokenised.
 
+Every small addition makes a small part, so many of them are joined in one by a later run. This part
+names those it *replaces*, which are not read any more, and removed after a week.
+
 A *domain* consists of the entries of its files. Its documents are sorted by content hash, so that
 nothing built from it depends on how files were cut, named or ordered.
 """
@@ -13,6 +16,7 @@ nothing built from it depends on how files were cut, named or ordered.
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,9 +31,11 @@ from curate.runtime.files import (
     begin_directory,
     hash_bytes,
     place_directory,
+    remove_at_once,
     remove_tree,
     sweep,
 )
+from curate.runtime.owners import ABANDONED_SECONDS
 from curate.runtime.sealed import SealError, first_damaged, read_sealed, seal_of
 from curate.runtime.workers import map_tasks
 
@@ -38,6 +44,9 @@ SCHEMA = 6
 order, and when files are cut into other segments, as segment numbers then mean other bytes."""
 
 INFO = "part.json"
+
+JOINED = "part-joined"
+"""Start of the names of joined parts, after those of all others in the order of the alphabet."""
 
 HASHED = ("tokens.bin", "documents.bin", "ids.bin", "bad.jsonl")
 """Files of a part whose hashes `part.json` holds."""
@@ -103,7 +112,7 @@ class Entry(msgspec.Struct, frozen=True, gc=False, array_like=True):
         return self.document_stop - self.document_start
 
 
-class PartInfo(msgspec.Struct, frozen=True):
+class PartInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     """Content of `part.json`."""
 
     backend: str
@@ -112,6 +121,8 @@ class PartInfo(msgspec.Struct, frozen=True):
     hashes: tuple[str, ...]
     """Hashes of the files in `HASHED`, which are checked once by every command that uses them."""
     entries: list[Entry]
+    replaces: tuple[str, ...] = ()
+    """Names of the parts whose entries these are; see `join_parts`."""
 
 
 class StoredBadRecord(msgspec.Struct, frozen=True):
@@ -148,7 +159,10 @@ class TokenStore:
         self.directory = root / "tokens" / f"{fingerprint[:16]}-v{SCHEMA}"
         self.dtype = dtype
         self._entries: dict[str, dict[int, StoredEntry]] = {}
-        self._parts: dict[Path, PartInfo] = {}
+        self.parts: dict[Path, PartInfo] = {}
+        """The parts that are used."""
+        self._replaced: dict[str, Path] = {}
+        """Names of parts that others replace, and the one that does."""
         self._damaged: dict[Path, Path] = {}
         """Parts whose `part.json` is damaged, and its path."""
 
@@ -160,17 +174,39 @@ class TokenStore:
         """
         if clean:
             sweep(self.directory)
-        for path in sorted(self.directory.glob("part-*")):
-            if path in self._parts:
+        read: dict[Path, PartInfo] = {}
+        # Backwards, joined parts come first, so that those they replace are not read.
+        paths = sorted(self.directory.glob("part-*"), reverse=True)
+        for path in paths:
+            if path in self.parts or path.name in self._replaced:
                 continue
             info = _read_info(path)
-            if info is None:
+            if info is not None:
+                read[path] = info
+                self._replaced.update(dict.fromkeys(info.replaces, path))
+            elif path.is_dir():  # not removed meanwhile
                 self._damaged[path] = path / INFO
+        for path, info in read.items():
+            if path.name in self._replaced:  # by a part that was joined with it later
                 continue
-            self._parts[path] = info
+            self.parts[path] = info
             for entry in info.entries:
                 stored = StoredEntry(path, entry, info.backend)
-                self._entries.setdefault(entry.key, {})[entry.segment] = stored
+                self._entries.setdefault(entry.key, {}).setdefault(entry.segment, stored)
+        if clean:
+            self._remove_replaced(paths)
+
+    def _remove_replaced(self, paths: Sequence[Path]) -> None:
+        """Remove parts that another has replaced for so long that no run uses them."""
+        by_joined: dict[Path, list[Path]] = {}
+        for path in paths:
+            if path.name in self._replaced and path not in self.parts:
+                by_joined.setdefault(self._replaced[path.name], []).append(path)
+        for joined, replaced in by_joined.items():
+            is_old = joined.is_dir() and time.time() - joined.stat().st_mtime > ABANDONED_SECONDS
+            if is_old and part_damage(joined) is None:
+                for path in replaced:
+                    remove_at_once(path)
 
     def damage(
         self, keys: Iterable[str], workers: int, on_tick: Callable[[], None] = lambda: None
@@ -188,7 +224,7 @@ class TokenStore:
         """
         used = {stored.part for key in keys for stored in self.segments_of(key).values()}
         parts = sorted(used)
-        token_bytes = sum(self._parts[part].tokens for part in parts) * self.dtype.itemsize
+        token_bytes = sum(self.parts[part].tokens for part in parts) * self.dtype.itemsize
         workers = min(workers, 1 + token_bytes // CHECK_BYTES)
         checked = zip(parts, map_tasks(part_damage, parts, workers, on_tick), strict=True)
         return {**self._damaged, **{part: file for part, file in checked if file is not None}}
@@ -197,7 +233,8 @@ class TokenStore:
         """Remove a part, so that its files are tokenised again."""
         remove_tree(part)
         self._damaged.pop(part, None)
-        info = self._parts.pop(part, None)
+        self._replaced = {name: by for name, by in self._replaced.items() if by != part}
+        info = self.parts.pop(part, None)
         for entry in info.entries if info else ():
             segments = self._entries[entry.key]
             if entry.segment in segments and segments[entry.segment].part == part:
@@ -309,12 +346,17 @@ class PartWriter:
             shutil.rmtree(self._directory, ignore_errors=True)
         self._reset()
 
-    def flush(self) -> Path | None:
-        """Write the collected entries as one part, named by a hash of their names."""
+    def flush(self, replaces: Sequence[str] = ()) -> Path | None:
+        """Write the collected entries as one part, named by a hash of their names.
+
+        Args:
+            replaces: Names of the parts that were joined in this one.
+        """
         if not self.entries:
             return None
         keys = [entry.name.encode() for entry in self.entries]
-        path = self._store / f"part-{hash_bytes(*keys)[:24]}"
+        kind = JOINED if replaces else "part"
+        path = self._store / f"{kind}-{hash_bytes(*keys)[:24]}"
         directory = self.spill()
         info = PartInfo(
             backend=self._backend,
@@ -322,6 +364,7 @@ class PartWriter:
             tokens=self.token_count,
             hashes=tuple(self._hashes[name].hexdigest() for name in HASHED),
             entries=self.entries,
+            replaces=tuple(replaces),
         )
         payload = msgspec.json.encode(info)
         append(directory / INFO, seal_of(payload), payload)

@@ -270,7 +270,7 @@ def find_in_store(work: Path) -> None:
     with bounded(MEMORY_BYTES, work / "cache"):
         files = []
         for path in sorted(store.directory.glob("part-*")):
-            for entry in store._parts[path].entries:
+            for entry in store.parts[path].entries:
                 stored = store.segments_of(entry.key)[0]
                 files.append(DomainFile(entry.path, (stored,)))
         domain = DomainTokens("all", files, tokenizer.dtype)
