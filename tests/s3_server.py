@@ -409,10 +409,16 @@ class Handler(BaseHTTPRequestHandler):
     def delete_many(self):
         keys = [entry.text for entry in ElementTree.fromstring(self.body).iter()
                 if entry.tag.rpartition("}")[2] == "Key"]  # fmt: skip
+        rows = []
         for key in keys:
-            self.objects.pop(key, None)
-        gone = (f"<Deleted><Key>{escape(key)}</Key></Deleted>" for key in keys)
-        self.send_xml("DeleteResult", "".join(gone))
+            line = f"DELETE /{self.bucket}/{key}"
+            if any(re.match(pattern, line) for pattern in self.server.denied):
+                rows.append(f"<Error><Key>{escape(key)}</Key><Code>AccessDenied</Code>"
+                            "<Message>Access Denied</Message></Error>")  # fmt: skip
+            else:
+                self.objects.pop(key, None)
+                rows.append(f"<Deleted><Key>{escape(key)}</Key></Deleted>")
+        self.send_xml("DeleteResult", "".join(rows))
 
 
 @contextmanager

@@ -202,7 +202,9 @@ class Bucket:
 
         Raises:
             ShardError: Another process has locked it.
+            InputError: Nothing may be written or deleted there.
         """
+        self._delete([f"{DIRECTORY_LOCK}.absent"])  # refused now where no lock could be removed
         line = holder_line({"token": os.urandom(8).hex()})
         self._lock(line)
         _locks.add(line)

@@ -237,12 +237,13 @@ def _patience_seconds() -> float:
         raise InputError(f"CURATE_STORE_SECONDS={text}: must be a number of seconds") from error
 
 
-def patiently(action: Callable[[], Result], url: str) -> Result:
+def patiently(action: Callable[[], Result], url: str, done: str = "read") -> Result:
     """Do something at a store, again and again while its errors may pass.
 
     Args:
         action: What to do; must not harm if it is done twice.
         url: What it is done to, for messages.
+        done: The same as a participle, such as "read".
 
     Raises:
         InputError: The store refuses; the message says what to type.
@@ -256,7 +257,7 @@ def patiently(action: Callable[[], Result], url: str) -> Result:
         except CurateError:
             raise
         except Exception as error:
-            refused = refusal(error, url)
+            refused = refusal(error, url, done)
             if refused is not None:
                 raise refused from error
             # Others wait at the same time, and should not all come back at once.
@@ -269,12 +270,13 @@ def patiently(action: Callable[[], Result], url: str) -> Result:
         pause_seconds = min(2 * pause_seconds, LONGEST_PAUSE_SECONDS)
 
 
-def refusal(error: Exception, url: str) -> CurateError | None:
+def refusal(error: Exception, url: str, done: str = "read") -> CurateError | None:
     """Return the error to raise if asking again is of no use; else None.
 
     Args:
         error: From obstore.
         url: What was asked for.
+        done: What was to be done to it, such as "read".
     """
     kind, words = type(error).__name__, str(error)
     protocol = url.partition("://")[0]
@@ -302,10 +304,13 @@ def refusal(error: Exception, url: str) -> CurateError | None:
         return changed(url)
     if kind == "AlreadyExistsError":
         return ObjectExists(f"{url}: exists already")
-    is_denied = re.search("status code: 40[13]", words) is not None
+    # Deletions of several objects are answered by 200, and a code for each.
+    is_denied = re.search(r"status code: 40[13]|\(code: AccessDenied\)", words) is not None
     if is_denied or kind in ("PermissionDeniedError", "UnauthenticatedError"):
         remedy = f"; set {credentials}" if credentials else ""
-        return InputError(f"{url}: access is denied ({_first_line(error)}){remedy}")
+        return InputError(
+            f"{url}: cannot be {done}, as access is denied ({_first_line(error)}){remedy}"
+        )
     if re.search(r"Missing\w*(AccessKey|Key)|169\.254\.|metadata\.google|credential", words):
         return InputError(f"{url}: there are no credentials; set {credentials}")
     if "redirect" in words.lower() or " 301 " in words:
@@ -507,7 +512,7 @@ def _list(url: str) -> list[ObjectInfo]:
             for row in page
         ]
 
-    return sorted(patiently(listing, url))
+    return sorted(patiently(listing, url, "listed"))
 
 
 def object_info(url: str) -> ObjectInfo:

@@ -114,7 +114,7 @@ def _write(url: str, content: bytes, mode: Any) -> None:
     store, key = store_of(url)
     import obstore
 
-    patiently(lambda: obstore.put(store, key, content, mode=mode), url)
+    patiently(lambda: obstore.put(store, key, content, mode=mode), url, "written")
 
 
 def delete_objects(urls: Sequence[str]) -> None:
@@ -132,7 +132,7 @@ def _delete_one(url: str) -> None:
     store, key = store_of(url)
     import obstore
 
-    patiently(lambda: obstore.delete(store, key), url)
+    patiently(lambda: obstore.delete(store, key), url, "deleted")
 
 
 def upload(path: Path, url: str) -> None:
@@ -163,7 +163,7 @@ def _upload(path: Path, url: str) -> None:
             max_concurrency=AT_ONCE,
         )
 
-    patiently(sending, url)
+    patiently(sending, url, "written")
 
 
 def _hashes(path: Path) -> dict[str, str]:
