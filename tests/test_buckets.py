@@ -452,8 +452,6 @@ def test_what_a_bucket_cannot_do_is_said_in_one_line(cached_recipe, store, tmp_p
     for call in (
         lambda: curate.push(URL, "me/mix"),
         lambda: curate.remove(URL, "ids.txt"),
-        lambda: curate.diff(URL, URL),
-        lambda: curate.show(URL, "train/shard-00000:0"),
     ):
         with pytest.raises(InputError, match=rf"^{URL}: \w+ reads directories; .* aws s3 cp "):
             call()
@@ -474,9 +472,58 @@ def test_what_a_bucket_cannot_do_is_said_in_one_line(cached_recipe, store, tmp_p
     )
     store.lacks_conditions = True
     refused(InputError, r"\.curate\.lock: the store refuses \(501 Not Implemented")
-    store.denied = ("PUT ",)
-    refused(InputError, "access is denied .*; set AWS_ACCESS_KEY_ID")
+    store.lacks_conditions = False
+    for right, done in (("PUT", "written"), ("DELETE", "deleted"), ("GET /b/$", "listed")):
+        store.denied = (right,)
+        refused(InputError, f"^{URL}.*: cannot be {done}, as access is denied .*; set AWS_ACCESS")
     assert not objects(store)
+
+
+def test_urls_of_other_stores_are_named_as_they_are_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for url in ("https://example.org/mix", "hf://datasets/me/mix", "https://me:secret@b/x?sig=1"):
+        shown = url.replace("me:secret@", "").partition("?")[0]
+        for call in (curate.verify, curate.report, curate.load, partial(curate.diff, b=url),
+                     partial(curate.show, query="train/a:0"),
+                     lambda url: curate.verify(Path(url))):  # fmt: skip
+            with pytest.raises(InputError) as caught:
+                call(url)
+            assert str(caught.value).startswith(f"{shown}: datasets are read from directories and")
+
+
+def test_a_dataset_in_a_bucket_is_looked_up_and_compared(cached_recipe, cache, store, tmp_path):
+    build(cached_recipe, tmp_path / "mix")
+    build(cached_recipe)
+    here, there = str(tmp_path / "mix"), URL
+    for query in ("train/shard-00000:0", "wiki-3"):
+        assert curate.show(there, query).documents == curate.show(here, query).documents
+    (copy,) = (tmp_path / "xdg" / "curate" / "datasets").glob("mix-*[0-9a-f]")
+    assert {path.stem for path in (copy / "train").iterdir()} == {"shard-00000"}
+    tokens = cache / "tokens"
+    tokens.rename(tmp_path / "moved")  # without it, texts are read from shards
+    assert curate.show(there, "train/shard-00000:0").excerpt
+    with pytest.raises(InputError, match=rf"^{URL}: no shard 'train/shard-9'; there are "):
+        curate.show(there, "train/shard-9:0")
+    (tmp_path / "moved").rename(tokens)
+    compared = curate.diff(here, there)
+    assert (compared.a, compared.b, compared.domains) == (here, URL, ())
+    changed = build(cached_recipe, "s3://b/other", "budget_tokens=20000")
+    assert changed.ok
+    compared = curate.diff(there, "s3://b/other")
+    assert {"budget_tokens"} <= {change.key for change in compared.changes}
+    with pytest.raises(ShardError, match=r"^s3://b/none: no manifest.json, so no finished dataset"):
+        curate.diff(here, "s3://b/none")
+
+
+def test_what_is_planned_for_a_bucket_is_reported_from_staging(cached_recipe, store, tmp_path):
+    loaded = load(cached_recipe, (f"output.dir={json.dumps(URL)}",))
+    with pytest.raises(InputError, match=rf"type curate report {URL}$"):
+        curate.report(loaded)
+    curate.plan(loaded, workers=1)
+    with pytest.raises(InputError, match=rf"{URL}, or, of what is planned, curate report ") as line:
+        curate.report(loaded)
+    place = str(line.value).rpartition("curate report ")[2]
+    assert curate.report(place, directory=tmp_path).path == tmp_path / "report.html"
 
 
 def test_a_url_after_out_is_never_a_directory(cached_recipe, tmp_path):

@@ -21,7 +21,7 @@ from curate.dataset.verify import verify
 from curate.errors import InputError, RecipeError
 from curate.pipeline.build import BuiltDataset, build
 from curate.pipeline.read_back import read_back
-from curate.pipeline.show import show_document
+from curate.pipeline.show import show
 from curate.pipeline.tokenize import TokenizedDomains, tokenize_domains
 from curate.recipe import load
 from curate.runtime.files import read_json
@@ -222,16 +222,16 @@ def test_a_dataset_is_read_back_and_looked_up(recipe: Path, listed: Path) -> Non
     dataset, _ = built(recipe, "exclude=ids.txt")
     again = read_back(DatasetLayout(dataset.directory), None, 1, Listener())
     assert again.ok and again.json["tokens_compared_with_store"]
-    shown = show_document(dataset.directory, "wiki-5")
+    shown = show(dataset.directory, "wiki-5")
     assert shown.documents[0].line == 6
-    (gone,) = show_document(dataset.directory, "wiki-3").removed
+    (gone,) = show(dataset.directory, "wiki-3").removed
     assert (gone.reason, gone.detail, gone.line) == ("excluded", "wiki-3", 4)
     text = make_documents("wiki", 300)[0]["text"]
-    by_text = show_document(dataset.directory, text)
+    by_text = show(dataset.directory, text)
     assert by_text.by == "text"
     assert sorted(row.id for row in by_text.removed) == ["wiki-0", "wiki-9"]
     assert not by_text.documents
-    by_hash = show_document(dataset.directory, gone.content)
+    by_hash = show(dataset.directory, gone.content)
     assert [row.id for row in by_hash.removed] == ["wiki-3"]
     table = pl.read_parquet(dataset.directory / "removed.parquet")
     assert sorted(table["id"]) == ["code-7", "wiki-0", "wiki-3", "wiki-9"]
@@ -239,7 +239,7 @@ def test_a_dataset_is_read_back_and_looked_up(recipe: Path, listed: Path) -> Non
         row["amounts"]["excluded"]["tokens"] for row in dataset.stats["domains"].values()
     )
     with pytest.raises(InputError, match="no position, hash, identifier or part of a text"):
-        show_document(dataset.directory, "nobody-at-all")
+        show(dataset.directory, "nobody-at-all")
     shutil.rmtree(recipe.parent / ".curate" / "curation")
     heard = Listener()
     assert read_back(DatasetLayout(dataset.directory), None, 1, heard).ok
@@ -311,7 +311,7 @@ def test_everything_at_once_adds_up_and_says_why(recipe: Path, listed: Path, cor
     assert listed_files >= {"clusters.parquet", "spans.parquet", "removed.parquet"}
     filtered = table.filter(pl.col("reason") == "filtered")
     assert set(filtered["detail"]) == {"tokens > 20"}
-    shown = show_document(dataset.directory, filtered["id"][0]).removed
+    shown = show(dataset.directory, filtered["id"][0]).removed
     assert (shown[0].reason, shown[0].detail) == ("filtered", "tokens > 20")
     path = dataset.directory / "clusters.parquet"
     path.write_bytes(path.read_bytes()[:-1] + b"?")

@@ -18,7 +18,7 @@ from curate.dataset.manifest import DatasetLayout
 from curate.errors import InputError, RecipeError
 from curate.pipeline.build import BuiltDataset, build
 from curate.pipeline.read_back import read_back
-from curate.pipeline.show import show_document
+from curate.pipeline.show import show
 from curate.pipeline.tokenize import TokenizedDomains, tokenize_domains
 from curate.recipe import load
 from curate.runtime.files import read_json
@@ -181,7 +181,7 @@ def test_levels_have_weights_epochs_and_a_dataset(
     assert not any(":" in path.name for path in dataset.directory.rglob("*"))
     again = read_back(DatasetLayout(dataset.directory), None, 1, Listener())
     assert again.ok and again.json["tokens_compared_with_store"]
-    shown = show_document(dataset.directory, "d5").documents[0]
+    shown = show(dataset.directory, "d5").documents[0]
     assert shown.domain.startswith("web:") and shown.license == "MIT"
     assert '"domains/license": "MIT"' in (dataset.directory / "croissant.json").read_text()
     manifest = read_json(dataset.directory / "manifest.json")

@@ -7,13 +7,14 @@ the bucket is another one, its copy is made anew.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from curate.dataset.manifest import DatasetLayout, FileRecord, Manifest, load_manifest
+from curate.dataset.manifest import DatasetLayout, FileRecord, Manifest, ShardRecord, load_manifest
 from curate.dataset.staged import find_stages
-from curate.errors import ShardError
+from curate.errors import CurateError, ShardError
 from curate.runtime.files import atomic_path, hash_file, name_in_cache, remove_tree, user_cache
 from curate.runtime.locks import FileLock
 from curate.runtime.objects import refuse_access
@@ -39,6 +40,42 @@ def copy_from_bucket(url: str, splits: Collection[str] = (), provenance: bool = 
     with FileLock(directory.with_name(f"{name}.lock")).held():  # ranks open it at the same time
         _copy(url, directory, splits, provenance)
     return directory
+
+
+@contextlib.contextmanager
+def at_hand(place: Path, url: str | None) -> Iterator[Path]:
+    """Yield the directory of a dataset, or its copy without shards, during a block.
+
+    Args:
+        place: The directory.
+        url: URL of the dataset, if it is in a bucket; errors in the block name this.
+    """
+    if url is None:
+        yield place
+        return
+    directory = copy_from_bucket(url, provenance=True)
+    try:
+        yield directory
+    except CurateError as error:
+        raise type(error)(str(error).replace(str(directory), url)) from error
+
+
+def fetch_shard(url: str, directory: Path, shard: ShardRecord) -> None:
+    """Fetch a shard to a copy, unless it is there.
+
+    Args:
+        url: URL of the dataset.
+        directory: Directory of the copy.
+        shard: The shard.
+
+    Raises:
+        ShardError: A file is absent, or differs from the manifest.
+        EngineError: The store does not answer.
+    """
+    with FileLock(directory.with_name(f"{directory.name}.lock")).held():
+        for file in shard.files:
+            if not _is_there(directory / file.path, file):
+                _fetch(url, directory, file)
 
 
 def _copy(url: str, directory: Path, splits: Collection[str], provenance: bool) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from curate.dataset.manifest import REMOVED, Manifest, file_damage
+from curate.dataset.manifest import REMOVED, Manifest, ShardRecord, file_damage
 from curate.dataset.places import (
     TEXT_TOKENS,
     DocumentKey,
@@ -183,6 +183,8 @@ class OpenDataset:
     """Licence of each domain."""
     encoder: ReferenceEncoder
     """Decodes tokens."""
+    fetch: Callable[[ShardRecord], None]
+    """Called with a shard before its files are read, which may be in a bucket."""
     notices: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -209,6 +211,7 @@ class OpenDataset:
             ShardError: The shard is absent, damaged or too short.
         """
         record = self.manifest.shards[shard]
+        self.fetch(record)
         for file in record.files:
             damage = file_damage(self.directory, file, hashed=False)
             if damage is not None:

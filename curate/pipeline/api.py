@@ -34,7 +34,7 @@ from curate.pipeline.results import (
     ValidationResult,
 )
 from curate.recipe import AbsentDomains, FarRuns, LoadedRecipe, load_recipe, override_texts
-from curate.runtime.files import bucket_url
+from curate.runtime.files import bucket_url, refuse_other_url
 from curate.runtime.objects import refuse_access, without_access
 from curate.runtime.progress import Observer
 from curate.runtime.registry import unknown_name
@@ -483,6 +483,7 @@ def verify(
     """
     from curate.pipeline.read_back_stages import read_back_any, read_back_bucket
 
+    refuse_other_url(directory)
     url = bucket_url(directory)
     if url is not None:
         return read_back_bucket(url, _path(report), _workers(workers), _observer(progress))
@@ -603,7 +604,7 @@ def show(  # noqa: PLR0913 - keywords, of which a call names two or three
     """Look up a place of a dataset, or the places of a document, in either direction.
 
     Args:
-        directory: Directory of the dataset.
+        directory: Directory of the dataset, or its URL in a bucket.
         query: `SHARD:TOKEN` or `SHARD#ROW`, both from 0; or a content hash, an identifier, a whole
             text or a part of one. None with `step`.
         step: Training step to look up in place of `query`, from 0.
@@ -624,8 +625,9 @@ def show(  # noqa: PLR0913 - keywords, of which a call names two or three
         `curate.show("out/my-mix", "shard-00000:123456").documents[0].file`
     """
     from curate.dataset.steps import ORDERS, StepQuery
-    from curate.pipeline.show import show_document, show_step
+    from curate.pipeline.show import show as look_up
 
+    refuse_other_url(directory)
     if step is None or batch is None:
         if query is None or step is not None or batch is not None:
             raise InputError(
@@ -634,20 +636,20 @@ def show(  # noqa: PLR0913 - keywords, of which a call names two or three
             )
         if (length, order, labels, index) != (None, "stored", False, None):
             raise InputError("--length, --order, --labels and --index need --step and --batch")
-        return show_document(_on_disk(directory, "show"), query)
+        return look_up(Path(directory), query)
     if query is not None:
         raise InputError(f"'{query}' and --step exclude each other; leave one out")
     if order not in ORDERS:
         raise InputError(unknown_name("order", order, ORDERS, "--order"))
     step_query = StepQuery(step, batch, length, order, labels=labels, index=_path(index))
-    return show_step(_on_disk(directory, "show"), step_query)
+    return look_up(Path(directory), step_query)
 
 
 def diff(a: PathLike, b: PathLike) -> Differences:
     """Compare two recipes, two mixtures or two datasets, and name the runs that B strands.
 
     Args:
-        a: A recipe, a `mixture.json`, or the directory of a dataset.
+        a: A recipe, a `mixture.json`, or the directory of a dataset, which may be in a bucket.
         b: Another. A dataset beside a recipe or a mixture stands for its own.
 
     Returns:
@@ -661,7 +663,10 @@ def diff(a: PathLike, b: PathLike) -> Differences:
     """
     from curate.pipeline.diff import diff as compare_artifacts
 
-    return compare_artifacts(_on_disk(a, "diff"), _on_disk(b, "diff"))
+    places = Path(a), Path(b)
+    for place in places:
+        refuse_other_url(place)
+    return compare_artifacts(*places)
 
 
 def fit(  # noqa: PLR0913 - keywords, of which a call names two or three
@@ -981,6 +986,8 @@ def report(  # noqa: PLR0913 - keywords, of which a call names two or three
     else:
         table = _RunTableArguments(None, None, supply, budget_tokens, max_epochs)
         paths, place = _paths(source), _path(directory)
+        for path in paths:
+            refuse_other_url(path)
         url = bucket_url(paths[0]) if len(paths) == 1 else None
         if url is not None:
             paths, place = (copy_from_bucket(url),), place or Path()
@@ -1119,6 +1126,7 @@ def _on_disk(path: PathLike, command: str) -> Path:
     Raises:
         InputError: It is a URL; says how to copy what is there.
     """
+    refuse_other_url(path)
     url = bucket_url(path)
     if url is None:
         return Path(path)

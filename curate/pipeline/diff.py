@@ -13,7 +13,9 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
+from msgspec import structs
 
+from curate.dataset.copies import at_hand
 from curate.dataset.differences import (
     SOURCES,
     Change,
@@ -33,7 +35,7 @@ from curate.laws.run_tables.join import Joining
 from curate.laws.run_tables.lineage import shares_of_parts
 from curate.laws.run_tables.read import read_runs
 from curate.recipe import LoadedRecipe, load
-from curate.runtime.files import hash_file, read_small
+from curate.runtime.files import bucket_url, hash_file, read_small
 from curate.runtime.machine import fault_or
 from curate.runtime.registry import list_first
 
@@ -96,12 +98,20 @@ def diff(a: Path, b: Path) -> Differences:
     """Compare two recipes, mixtures or datasets.
 
     Args:
-        a: A recipe, a `mixture.json`, or the directory of a dataset.
+        a: A recipe, a `mixture.json`, or the directory of a dataset or its URL in a bucket.
         b: Another.
 
     Raises:
         CurateError: One of them cannot be read, or they are of kinds that have nothing in common.
     """
+    urls = bucket_url(a), bucket_url(b)
+    with at_hand(a, urls[0]) as a_place, at_hand(b, urls[1]) as b_place:
+        differences = _diff(a_place, b_place)
+    return structs.replace(differences, a=urls[0] or str(a), b=urls[1] or str(b))
+
+
+def _diff(a: Path, b: Path) -> Differences:
+    """Compare two recipes, mixtures or datasets on a disk."""
     sides = _Side(a, _kind(a)), _Side(b, _kind(b))
     kinds = {side.kind for side in sides}
     if kinds == {"recipe", "mixture"}:

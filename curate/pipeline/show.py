@@ -2,31 +2,46 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
+from curate.dataset.copies import at_hand, fetch_shard
 from curate.dataset.look_up import LookUp, OpenDataset, look_up, look_up_step
 from curate.dataset.manifest import RECIPE, Manifest, load_manifest
 from curate.dataset.steps import StepQuery
 from curate.errors import RecipeError
 from curate.pipeline.read_back import domains_in, open_store
 from curate.recipe import load, source_of
+from curate.runtime.files import bucket_url
 from curate.tokens import tokenizer as tokenizers
 from curate.tokens.backends import ReferenceEncoder
 from curate.tokens.selftest import check_builds
 
 
-def show_document(directory: Path, query: str) -> LookUp:
-    """Look up a position, a content hash, an identifier, or a text; see `look_up`."""
-    return look_up(_open(directory), query)
+def show(directory: Path, query: str | StepQuery) -> LookUp:
+    """Look up a position, a content hash, an identifier, a text, or a step of a training run.
+
+    Args:
+        directory: Directory of the dataset, or its URL in a bucket.
+        query: See `look_up` and `look_up_step`.
+
+    Raises:
+        CurateError: Nothing fits the query, or the dataset cannot be read.
+    """
+    url = bucket_url(directory)
+    with at_hand(directory, url) as place:
+        dataset = _open(place, url)
+        if isinstance(query, StepQuery):
+            return look_up_step(dataset, query)
+        return look_up(dataset, query)
 
 
-def show_step(directory: Path, query: StepQuery) -> LookUp:
-    """Look up a step of a training run; see `look_up_step`."""
-    return look_up_step(_open(directory), query)
-
-
-def _open(directory: Path) -> OpenDataset:
+def _open(directory: Path, url: str | None) -> OpenDataset:
     """Open a dataset, and whatever is still there of the files that it was made from.
+
+    Args:
+        directory: Its directory, or that of a copy.
+        url: URL of the dataset whose copy it is.
 
     Raises:
         ShardError: The directory holds no finished dataset.
@@ -42,7 +57,15 @@ def _open(directory: Path) -> OpenDataset:
         notices.append(_without_store(directory, manifest))
         check_builds(tokenizer)  # which may be a stranger's
     encoder = ReferenceEncoder(tokenizer)
-    return OpenDataset(directory, manifest, domains, licenses, encoder=encoder, notices=notices)
+    return OpenDataset(
+        directory,
+        manifest,
+        domains,
+        licenses,
+        encoder=encoder,
+        fetch=(lambda _: None) if url is None else partial(fetch_shard, url, directory),
+        notices=notices,
+    )
 
 
 def _without_store(directory: Path, manifest: Manifest) -> str:

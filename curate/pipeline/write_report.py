@@ -91,7 +91,9 @@ def recipe_inputs(loaded: LoadedRecipe, name: str) -> ReportInputs:
     """
     url = loaded.output_url
     if url is not None:
-        raise InputError(f"{name}: its dataset is in a bucket; type curate report {url}")
+        here = loaded.output_dir
+        planned = f", or, of what is planned, curate report {here}" if _has_artifacts(here) else ""
+        raise InputError(f"{name}: its dataset is in a bucket; type curate report {url}{planned}")
     return ReportInputs(f"recipe {name}", name, loaded.output_dir, loaded)
 
 
@@ -101,8 +103,7 @@ def directory_inputs(directory: Path) -> ReportInputs:
     Raises:
         InputError: Nothing in it is an artifact of curate.
     """
-    present = any(_is_artifact(directory / f"{name}.json") for name in ARTIFACTS)
-    if not present and not (directory / "runs.csv").is_file():
+    if not _has_artifacts(directory) and not (directory / "runs.csv").is_file():
         raise InputError(
             f"{directory}: no dataset or artifact of curate is there; name a recipe, the directory "
             "of a dataset, or run tables"
@@ -119,6 +120,11 @@ def directory_inputs(directory: Path) -> ReportInputs:
         loaded = stage
     command = "RECIPE" if loaded is None else str(kept)
     return ReportInputs(f"directory {directory}", command, directory, loaded)
+
+
+def _has_artifacts(directory: Path) -> bool:
+    """Return whether curate wrote any of its JSON files to a directory."""
+    return any(_is_artifact(directory / f"{name}.json") for name in ARTIFACTS)
 
 
 def _is_artifact(path: Path) -> bool:

@@ -26,7 +26,7 @@ import xxhash
 
 from curate.errors import EngineError, InputError
 from curate.runtime.machine import fault_or, remote_fault_or
-from curate.runtime.objects import is_object_url, open_object
+from curate.runtime.objects import is_object_url, open_object, without_access
 from curate.runtime.owners import is_abandoned, owner_mark
 
 if TYPE_CHECKING:
@@ -348,6 +348,20 @@ def url_as_written(path: Path) -> str | None:
     if not is_url_like or Path(protocol).exists():
         return None
     return "//".join([protocol, "/".join(rest)])
+
+
+def refuse_other_url(path: str | os.PathLike[str]) -> None:
+    """Refuse a URL where datasets are not read from, before it is taken for a path on a disk.
+
+    Raises:
+        InputError: It is one of neither a bucket nor a disk.
+    """
+    url = url_as_written(Path(path))
+    if url is not None and bucket_url(path) is None:
+        raise InputError(
+            f"{without_access(url)}: datasets are read from directories and from s3:// and gs://; "
+            "download it first"
+        )
 
 
 def name_in_cache(url: str) -> str:
