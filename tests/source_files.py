@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +12,9 @@ import orjson
 
 from curate.runtime.files import hash_file
 from curate.sources import FilePlan, SegmentReader, segments
-from curate.sources.records import SEGMENT_BYTES, DocumentBlock, InputFile, ReadOptions
+from curate.sources.jsonl import JsonlReader, read_gathered
+from curate.sources.records import SEGMENT_BYTES, DocumentBlock, InputFile, ReadOptions, Segment
+from curate.tokens.gathered import open_gathered, write_gathered
 
 
 @dataclass
@@ -57,9 +59,37 @@ def read(
     segment_bytes: int = SEGMENT_BYTES,
     keep_metadata: bool = False,
 ) -> Found:
-    """Read a file segment by segment with one reader."""
+    """Read a file segment by segment with one reader; compressed lines in two ways."""
+    cut = plan(path, options or ReadOptions(), segment_bytes)
     with closing(SegmentReader()) as reader:
-        return read_plan(plan(path, options or ReadOptions(), segment_bytes), reader, keep_metadata)
+        found = read_plan(cut, reader, keep_metadata)
+    if cut.count is None and not keep_metadata:
+        with closing(_Gathering(path)) as gathering:
+            assert read_plan(cut, gathering) == found
+    return found
+
+
+class _Gathering(SegmentReader):
+    """Reads lines as a worker that helps does, from what another has gathered in a file."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path.with_name("gathered")
+        self._reader = JsonlReader()
+
+    def read(self, segment: Segment, keep_metadata: bool = False) -> Iterator[DocumentBlock]:
+        gathered = self._reader.gather(segment)
+        if gathered is None:
+            yield from self._reader.read(segment, keep_metadata)
+            return
+        write_gathered(self._path, segment.index, *gathered)
+        with open_gathered(self._path) as (number, lines, file_bytes):
+            assert number == segment.index
+            yield from read_gathered(segment, lines, file_bytes)
+
+    def close(self) -> None:
+        super().close()
+        self._reader.close()
 
 
 def read_plan(plan: FilePlan, reader: SegmentReader, keep_metadata: bool = False) -> Found:

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import json
+import time
+from codecs import BOM_UTF8
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
+import zstandard
 from conftest import make_documents, write_jsonl
 
 from curate.pipeline.tokenize import tokenize_domains
 from curate.recipe import load
 from curate.runtime.progress import Observer
 from curate.runtime.workers import Send, run_workers
+from curate.sources import segments
 from curate.sources.records import SEGMENT_BYTES
-from curate.tokens.task_queue import COMPRESSION, TaskQueue
-from curate.tokens.tasks import TASK_SEGMENTS, Task
+from curate.tokens.store import Entry
+from curate.tokens.task_queue import WAITING_SEGMENTS, TaskQueue
+from curate.tokens.tasks import Task
 
 
 def tasks_of(*domains: list[int], shared: bool = False) -> list[Task]:
@@ -30,7 +39,7 @@ def test_every_task_is_taken_once(seed: int) -> None:
     sizes = [draw.integers(0, 9, draw.integers(1, 6)).tolist() for _ in range(draw.integers(1, 9))]
     tasks = tasks_of(*sizes)
     workers = int(draw.integers(1, 6))
-    claims = TaskQueue(tasks, workers)
+    claims = TaskQueue(tasks)
     last: dict[int, int | None] = dict.fromkeys(range(workers))
     taken = []
     while last:
@@ -47,53 +56,103 @@ def test_every_task_is_taken_once(seed: int) -> None:
 
 
 def test_a_worker_begins_what_nobody_has_begun() -> None:
-    claims = TaskQueue(tasks_of([9, 9], [5, 5], [1, 1]), 2)
+    claims = TaskQueue(tasks_of([9, 9], [5, 5], [1, 1]))
     assert [claims.take(None), claims.take(None)] == [0, 2]
     assert [claims.take(1), claims.take(1)] == [3, 4]
     assert [claims.take(0), claims.take(0), claims.take(2), claims.take(2)] == [1, 5, None, None]
 
 
 def test_helpers_go_where_there_is_most_to_do_for_each() -> None:
-    claims = TaskQueue(tasks_of([6] * 5, [8] * 3), 4)
+    claims = TaskQueue(tasks_of([6] * 5, [8] * 3))
     assert [claims.take(None), claims.take(None)] == [0, 5]
     assert claims.take(None) == 1  # 24 bytes left for two, not 16
     assert claims.take(None) == 6  # 16 left for two, not 18 for three
 
 
 def test_no_task_is_no_work() -> None:
-    claims = TaskQueue([], 3)
+    claims = TaskQueue([])
     assert claims.take(None) is None
-    assert claims.shared_task() is None
+    assert claims.help_with() is None
 
 
-def test_segments_of_a_shared_task_are_taken_in_ever_smaller_runs() -> None:
-    decoded = 40 * SEGMENT_BYTES
-    claims = TaskQueue(tasks_of([decoded // COMPRESSION], shared=True), 2)
+def test_a_reader_gathers_two_segments_for_each_helper_and_all_are_received() -> None:
+    claims = TaskQueue(tasks_of([SEGMENT_BYTES], shared=True))
     assert claims.take(None) == 0
-    assert claims.take(None) is None
-    streams = [claims.segments(0), claims.segments(0)]
-    taken = [next(stream) for _ in range(25) for stream in streams]
-    assert sorted(taken) == list(range(50))  # on past where it was thought to end
-    assert taken[: 2 * TASK_SEGMENTS : 2] == list(range(TASK_SEGMENTS))
-    assert claims.shared_task() == 0
+    assert not claims.is_wanted(0)
+    assert [claims.help_with(), claims.help_with()] == [0, 0]
+    for number in range(2 * WAITING_SEGMENTS):
+        assert claims.is_wanted(0)
+        assert claims.next_gathered(0) == number
+        claims.add_gathered(0)
+    assert not claims.is_wanted(0)
+    assert [claims.receive(0), claims.receive(0)] == [0, 1]
+    assert claims.is_wanted(0)
     claims.end(0)
-    assert claims.shared_task() is None
+    assert [claims.receive(0), claims.receive(0), claims.receive(0)] == [2, 3, None]
 
 
-def test_runs_are_single_segments_at_the_end() -> None:
-    claims = TaskQueue(tasks_of([40 * SEGMENT_BYTES // COMPRESSION], shared=True), 2)
-    starts = [next(claims.segments(0))]
-    while starts[-1] < 45:
-        starts.append(next(claims.segments(0)))  # of another worker, of a run of its own
-    lengths = np.diff(starts).tolist()
-    assert lengths[0] == TASK_SEGMENTS
-    assert lengths == sorted(lengths, reverse=True)
-    assert lengths[-9:] == [1] * 9
+def test_helpers_join_the_file_with_most_left_for_each_and_none_at_its_end() -> None:
+    claims = TaskQueue(tasks_of([9 * SEGMENT_BYTES], [5 * SEGMENT_BYTES], shared=True))
+    assert [claims.take(None), claims.take(None)] == [0, 1]
+    assert [claims.help_with(), claims.help_with()] == [0, 1]
+    claims.set_left(0, SEGMENT_BYTES - 1)
+    assert claims.help_with() == 1
+    claims.end(1)
+    assert claims.help_with() is None
+
+
+def about(entry: Entry) -> dict[str, Any]:
+    """What an entry says, but for its place in the part."""
+    fields = msgspec.structs.asdict(entry)
+    for unit in ("document", "token"):
+        fields[unit] = fields.pop(f"{unit}_stop") - fields.pop(f"{unit}_start")
+    return fields
+
+
+def test_a_compressed_file_is_read_the_same_by_any_number_of_workers(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file has records that are bad, cut and longer than segments, a mark, and is damaged."""
+    rows = [json.dumps(row).encode() for row in make_documents("wiki", 3000)]
+    rows[40:41] = [b"{", json.dumps({"text": "long " * 9000}).encode()]
+    rows[900] = json.dumps({"text": "longer " * 40_000}).encode()
+    data = zstandard.compress(BOM_UTF8 + b"\n".join(rows))
+    path = tmp_path / "one.jsonl.zst"
+    path.write_bytes(data[:-100])
+    overrides = [f"domains=[{{name: one, paths: {path}}}]", "limits.record_bytes=100000",
+                 "limits.lost_share=1"]  # fmt: skip
+    cut = partial(segments, segment_bytes=20_000)
+    monkeypatch.setattr("curate.pipeline.tokenize.segments", cut)
+    monkeypatch.setattr("curate.tokens.tasks.SMALL_FILE_BYTES", 0)
+    monkeypatch.setattr("curate.tokens.task_queue.SEGMENT_BYTES", 1)
+
+    def is_wanted_of_helpers(queue: TaskQueue, position: int) -> bool:
+        while not queue._helpers[position]:
+            time.sleep(0.001)  # or the file may end before a helper has started
+        return is_wanted(queue, position)
+
+    is_wanted = TaskQueue.is_wanted
+    results = []
+    for workers in (1, 2, 4):
+        loaded = load(recipe, [*overrides, f"cache=by-{workers}"])
+        results.append(tokenize_domains(loaded, workers, Observer()))
+        monkeypatch.setattr(TaskQueue, "is_wanted", is_wanted_of_helpers)
+    alone = results[0].domains[0]
+    for number, result in enumerate(results):
+        (domain,) = result.domains
+        assert result.content_hash == results[0].content_hash
+        assert domain.total_tokens == alone.total_tokens
+        assert (len({stored.part for stored in domain.files[0].entries}) > 1) == (number > 0)
+        assert list(domain.bad_record_rows()) == list(alone.bad_record_rows())
+        assert [about(stored.entry) for stored in domain.files[0].entries] == [
+            about(stored.entry) for stored in alone.files[0].entries
+        ]
+    assert not list(recipe.parent.glob("by-*/spill/*"))
 
 
 def test_processes_take_each_task_once() -> None:
     tasks = tasks_of([1] * 300, [1] * 200, [1] * 7)
-    claims = TaskQueue(tasks, 3)
+    claims = TaskQueue(tasks)
     found: list[int] = []
 
     def body(number: int, send: Send) -> None:

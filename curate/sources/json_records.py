@@ -92,6 +92,8 @@ class JsonRecords:
     def __init__(self, options: ReadOptions, keep_metadata: bool) -> None:
         """Set the keys of documents to those of `options`."""
         self._options = options
+        self.record_bytes = options.record_bytes
+        """Most bytes of a record."""
         self._keep_metadata = keep_metadata
         self._decoder = record_decoder(options.text, options.id)
         self._text_rest = options.text.partition(".")[2]
@@ -114,7 +116,7 @@ class JsonRecords:
         if len(data) > LONGEST_RUN_BYTES:
             self.add_record(block, data, first_line, file)
             return 1
-        fits = len(data) <= self._options.record_bytes
+        fits = len(data) <= self.record_bytes
         count = 0 if self._keep_metadata or not fits else count_records(data)
         if count:
             lines = range(first_line, first_line + count)
@@ -129,7 +131,7 @@ class JsonRecords:
 
     def add_files(self, block: DocumentBlock, files: Sequence[tuple[int, bytes]]) -> int:
         """Add the records of files, given as (index, whole lines), and return the lines read."""
-        fits = sum(len(data) for _, data in files) <= self._options.record_bytes
+        fits = sum(len(data) for _, data in files) <= self.record_bytes
         by_one = self._keep_metadata or not fits
         counts = [0] if by_one else [count_records(data) for _, data in files]
         if all(counts):
@@ -206,8 +208,8 @@ class JsonRecords:
         """
         record = record.removeprefix(BOM_UTF8)  # also inside files made by joining files
         end = record[-2:]
-        if len(record) - len(end) + len(end.rstrip(b"\r\n")) > self._options.record_bytes:
-            reason = too_large(self._options.record_bytes)
+        if len(record) - len(end) + len(end.rstrip(b"\r\n")) > self.record_bytes:
+            reason = too_large(self.record_bytes)
             block.bad.append(BadRecord(file, number, reason, excerpt(record), len(record)))
             return
         if not record or record.isspace():

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import sys
 from codecs import BOM_UTF8
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from typing import NamedTuple
 
 from curate.runtime.registry import counted
 from curate.sources.decompress.open import CHUNK_BYTES, StreamDamage, open_stream
@@ -33,6 +34,16 @@ OVERRUN_BYTES = 64 << 10
 """Bytes read at a time beyond a segment's end, to complete its last line."""
 
 
+class Lines(NamedTuple):
+    """A run of whole lines, without the mark that may begin a file; or the beginning of a line."""
+
+    run: bytes
+    size_bytes: int
+    """Bytes of the file that it stands for."""
+    is_cut: bool
+    """Whether it is the beginning of a single line, which is above the limit."""
+
+
 class LineCursor:
     """Reads the lines of one file, forward only.
 
@@ -44,7 +55,7 @@ class LineCursor:
         self.file = file
         self.limit_bytes = limit_bytes
         self.is_cut = False
-        """Whether the unfinished line, or the line just yielded, is above the limit."""
+        """Whether the unfinished line is above the limit."""
         self.position = 0
         self.unfinished: list[bytes] = []
         """Pieces of the line that starts at `position`, whose end has not been read."""
@@ -90,10 +101,8 @@ class LineCursor:
                 return True
         return False
 
-    def take(self, stop: int | None) -> Iterator[bytes]:
-        """Yield the lines that start before `stop`, in runs of whole lines.
-
-        A line above the limit is yielded alone, as its beginning, while `is_cut` is true.
+    def take(self, stop: int | None) -> Iterator[Lines]:
+        """Yield the lines that start before `stop`, in runs; a line above the limit comes alone.
 
         Raises:
             StreamDamage: After the lines before the damage; `unfinished` holds the damaged line's
@@ -139,14 +148,14 @@ class LineCursor:
         self.unfinished[:] = [beginning]
         self.is_cut = True
 
-    def _hand_out(self, stop: int) -> Iterator[bytes]:
+    def _hand_out(self, stop: int) -> Iterator[Lines]:
         """Yield the run that ends at `stop`."""
         run = b"".join(self.unfinished)
         self.unfinished.clear()
         has_mark = self.position == 0 and run.startswith(BOM_UTF8)
-        self.position = stop
-        yield run[len(BOM_UTF8) :] if has_mark else run
-        self.is_cut = False
+        size_bytes, self.position = stop - self.position, stop
+        is_cut, self.is_cut = self.is_cut, False
+        yield Lines(run[len(BOM_UTF8) :] if has_mark else run, size_bytes, is_cut)
 
     def at_end(self) -> bool:
         """Whether the file ends here; damage that follows is reported by a later segment."""
@@ -171,12 +180,42 @@ class LineCursor:
         self._stream.close()
 
 
+class _SegmentLines:
+    """Lines of a segment, and how it ended once they are read."""
+
+    def __init__(self, cursor: LineCursor, segment: Segment) -> None:
+        self.cursor = cursor
+        self.is_end = True
+        """Whether the file ends in the segment, or is damaged there."""
+        self.damage = ""
+        self.lines = self._take(segment)
+
+    def _take(self, segment: Segment) -> Iterator[Lines]:
+        self.cursor.expect(segment.stop)
+        try:
+            if self.cursor.settle(segment.start):
+                yield from self.cursor.take(segment.stop)
+                self.is_end = self.cursor.at_end()
+        except StreamDamage as damage:
+            self.damage = str(damage)
+
+    def gather(self) -> list[Lines] | None:
+        """Take all lines; None at the file's end or damage, where they are still to be taken."""
+        gathered = list(self.lines)
+        if not self.is_end:
+            return gathered
+        self.lines = iter(gathered)
+        return None
+
+
 class JsonlReader:
     """Reads segments of JSON lines, and keeps the last file open for the next segment."""
 
     def __init__(self) -> None:
         """Start with no file open."""
         self._cursor: LineCursor | None = None
+        self._last: _SegmentLines | None = None
+        """The last segment of a file, once `gather` has met it."""
 
     def read(self, segment: Segment, keep_metadata: bool) -> Iterator[DocumentBlock]:
         """Read the documents of one segment, in blocks of about `BLOCK_BYTES`."""
@@ -184,42 +223,47 @@ class JsonlReader:
         if len(segment.files) > 1:
             yield from _read_small_files(segment, records)
             return
-        cursor = self._cursor_for(segment)
-        block, line, is_end, is_kept, run = records.new_block(), 1, True, False, b""
-        cursor.expect(segment.stop)
+        source = self._last or _SegmentLines(self._cursor_for(segment), segment)
+        self._last, cursor = None, source.cursor
+        block, line, is_kept, lines = records.new_block(), 1, False, Lines(b"", 0, False)
         try:
-            if cursor.settle(segment.start):
-                position = cursor.position
-                for run in cursor.take(segment.stop):
-                    if block.raw_bytes >= BLOCK_BYTES:
-                        block.file_bytes = cursor.estimated_bytes
-                        yield block
-                        block = records.new_block()
-                    if cursor.is_cut:
-                        reason = too_large(cursor.limit_bytes)
-                        size_bytes = cursor.position - position
-                        block.bad.append(BadRecord(0, line, reason, excerpt(run), size_bytes))
-                        lines = 1
-                    else:
-                        lines = records.add_lines(block, run, line)
-                    line += lines
-                    block.lines_read += lines
-                    block.raw_bytes += cursor.position - position
-                    position = cursor.position
-                is_end = cursor.at_end()
-                is_kept = not is_end
-                if is_end:
-                    say_cut(block, 0, {(0, line - 1): run})
-        except StreamDamage as damage:
-            add_damage(records, block, cursor, line, str(damage))
+            for lines in source.lines:
+                if block.raw_bytes >= BLOCK_BYTES:
+                    block.file_bytes = cursor.estimated_bytes
+                    yield block
+                    block = records.new_block()
+                line += _add_lines(records, block, lines, line)
+            if source.damage:
+                add_damage(records, block, cursor, line, source.damage)
+            elif source.is_end:
+                say_cut(block, 0, {(0, line - 1): lines.run})
+            is_kept = not source.is_end
         finally:
             block.file_bytes = cursor.estimated_bytes
             if is_kept:
                 self._cursor = cursor
             else:
                 cursor.close()
-        block.end_of_file = is_end
+        block.end_of_file = source.is_end
         yield block
+
+    def gather(self, segment: Segment) -> tuple[list[Lines], int] | None:
+        """Take the lines of a segment, for `read_gathered` in another process.
+
+        Args:
+            segment: Part of one compressed file.
+
+        Returns:
+            Lines, and the bytes of the whole file by estimate. None where the file ends or is
+            damaged in the segment, which `read` must read next.
+        """
+        source = _SegmentLines(self._cursor_for(segment), segment)
+        gathered = source.gather()
+        if gathered is None:
+            self._last = source
+            return None
+        self._cursor = source.cursor
+        return gathered, source.cursor.estimated_bytes
 
     def _cursor_for(self, segment: Segment) -> LineCursor:
         """Return the open cursor if it has not passed the segment, else a new one.
@@ -233,11 +277,59 @@ class JsonlReader:
             cursor.close()
         return LineCursor(segment.files[0], segment.options.record_bytes)
 
+    @property
+    def undecoded_bytes(self) -> int:
+        """Bytes that are left of the file that is open, once decoded, by estimate."""
+        return 0 if self._cursor is None else self._cursor.undecoded_bytes
+
     def close(self) -> None:
         """Close the file that is open, if any."""
-        if self._cursor is not None:
-            self._cursor.close()
-            self._cursor = None
+        cursor = self._cursor if self._last is None else self._last.cursor
+        if cursor is not None:
+            cursor.close()
+        self._cursor = self._last = None
+
+
+def read_gathered(
+    segment: Segment, lines: Iterable[Lines], file_bytes: int
+) -> Iterator[DocumentBlock]:
+    """Read the documents of a segment whose lines another process gathered.
+
+    Args:
+        segment: The segment.
+        lines: Its lines.
+        file_bytes: Bytes of the whole file, by estimate.
+    """
+    records = JsonRecords(segment.options, keep_metadata=False)
+    block, line = records.new_block(), 1
+    for run in lines:
+        if block.raw_bytes >= BLOCK_BYTES:
+            block.file_bytes = file_bytes
+            yield block
+            block = records.new_block()
+        line += _add_lines(records, block, run, line)
+    block.file_bytes = file_bytes
+    yield block
+
+
+def _add_lines(records: JsonRecords, block: DocumentBlock, lines: Lines, line: int) -> int:
+    """Add lines to a block, and return how many they are.
+
+    Args:
+        records: The parser.
+        block: Receives documents and bad records.
+        lines: The lines.
+        line: Number of the first, from 1.
+    """
+    if lines.is_cut:
+        reason = too_large(records.record_bytes)
+        block.bad.append(BadRecord(0, line, reason, excerpt(lines.run), lines.size_bytes))
+        added = 1
+    else:
+        added = records.add_lines(block, lines.run, line)
+    block.lines_read += added
+    block.raw_bytes += lines.size_bytes
+    return added
 
 
 def _read_small_files(segment: Segment, records: JsonRecords) -> Iterator[DocumentBlock]:

@@ -1,9 +1,10 @@
 """Run the workers that fill the token store, in one pass from bytes to tokens and counts.
 
 Each worker takes segments, decompresses, parses, encodes, appends end-of-text tokens, counts, and
-writes parts, without passing data to another process. A file that cannot be cut beforehand (a
-compressed one) is shared: each worker decompresses all of it and keeps the segments it claims, so
-one huge file occupies all cores too. Segments that are already stored are not read again.
+writes parts, without passing data to another process. Only a file that cannot be cut beforehand (a
+compressed one) is shared: the worker that decompresses it gathers segments for those that have
+nothing else to do, so that one huge file occupies all cores too. Segments that are already stored
+are not read again.
 """
 
 from __future__ import annotations
@@ -101,7 +102,7 @@ def _shared_state(job: TokeniseJob, workers: int) -> tuple[SharedState, NDArray[
     shared = SharedState(
         counters=shared_numbers([0] * int(np.prod(shape))),
         verdict=shared_numbers([0]),
-        queue=TaskQueue(job.tasks, workers),
+        queue=TaskQueue(job.tasks),
         current=shared_numbers([-1] * workers),
     )
     return shared, np.frombuffer(shared.counters, np.int64).reshape(shape)

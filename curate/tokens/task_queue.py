@@ -3,33 +3,36 @@
 A worker stays with a domain while it has tasks, and then begins a new domain rather than join one
 with workers. So most domains have one worker, whose counts need not be added to another's and whose
 encoder meets the same words again.
+
+A compressed file is decompressed by the worker that took it, its reader. Workers without a task
+help: the reader gathers segments for them, and reads others itself while enough are waiting.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Sequence
 
 from curate.runtime.shared import shared_lock, shared_numbers
 from curate.sources.records import SEGMENT_BYTES
-from curate.tokens.tasks import Task, most_at_once
+from curate.tokens.tasks import Task
 
 COMPRESSION = 4
 """Rough number of bytes that a byte of a compressed file holds: 3 to 7 in seven domains of JSON
 lines, with zstd at level 3 or higher."""
 
+WAITING_SEGMENTS = 2
+"""Segments that may wait for each helper, enough for a reader that reads one itself meanwhile."""
+
+POLL_SECONDS = 0.002
+
 
 class TaskQueue:
     """Shared record of the tasks taken. It must be made before the workers that use it start."""
 
-    def __init__(self, tasks: Sequence[Task], workers: int) -> None:
-        """Start with nothing taken.
-
-        Args:
-            tasks: In the order of `plan_tasks`: domains with the most bytes first.
-            workers: Number of processes.
-        """
+    def __init__(self, tasks: Sequence[Task]) -> None:
+        """Start with nothing taken of tasks in the order of `plan_tasks`."""
         self._tasks = tasks
-        self._workers = workers
         starts: dict[int, int] = {}
         self._stops: dict[int, int] = {}
         """One past the last task, by domain."""
@@ -48,10 +51,16 @@ class TaskQueue:
         """Bytes of the tasks not taken, by domain."""
         self._members = shared_numbers([0] * domains)
         """Number of workers, by domain."""
-        self._segments = shared_numbers([0] * len(tasks))
-        """The next segment of each shared task, by task."""
+        self._left_bytes = shared_numbers([task.size_bytes * COMPRESSION for task in tasks])
+        """Bytes of each shared task that are not decompressed yet, by estimate."""
+        self._helpers = shared_numbers([0] * len(tasks))
+        """Number of helpers, by task."""
+        self._gathered = shared_numbers([0] * len(tasks))
+        """Segments gathered for helpers, by task."""
+        self._received = shared_numbers([0] * len(tasks))
+        """How many of these were received."""
         self._ended = shared_numbers([0] * len(tasks))
-        """1 for each shared task whose end a worker has reached."""
+        """1 for each shared task whose reader has reached its end."""
 
     def take(self, domain: int | None) -> int | None:
         """Take a task and return its position, or None if all are taken.
@@ -88,41 +97,54 @@ class TaskQueue:
         """Whether a domain has tasks that are not taken."""
         return int(self._next[domain]) < self._stops[domain]
 
-    def shared_task(self) -> int | None:
-        """Return the shared task with the most bytes left, or None if all have ended.
+    def help_with(self) -> int | None:
+        """Join the shared task with the most bytes left for each; None if little is left of all.
 
-        For workers that got None from `take`. The bytes left may be none or fewer, by estimate.
+        For workers that got None from `take`: each of these tasks has a reader then.
         """
-        left = {
-            position: self._segment_bytes_left(position)
-            for position, task in enumerate(self._tasks)
-            if task.shared and not self._ended[position]
-        }
-        return max(left, key=lambda position: left[position]) if left else None
+        with self._lock:
+            most = max(
+                (number for number, task in enumerate(self._tasks) if task.shared),
+                key=lambda number: self._left_bytes[number] / (self._helpers[number] + 1),
+                default=None,
+            )
+            if most is None or self._left_bytes[most] < SEGMENT_BYTES:
+                return None
+            self._helpers[most] += 1
+            return most
 
-    def segments(self, position: int) -> Iterator[int]:
-        """Claim segments of a shared task for this worker, until a worker reaches the task's end.
+    def is_wanted(self, position: int) -> bool:
+        """Whether the reader of a shared task should gather its next segment for helpers."""
+        waiting = self._gathered[position] - self._received[position]
+        return bool(waiting < WAITING_SEGMENTS * self._helpers[position])
 
-        Segments are claimed in runs as long as ordinary tasks, since the worker must decompress
-        everything before them.
-        """
-        while not self._ended[position]:
+    def next_gathered(self, position: int) -> int:
+        """Return the number that the next segment gathered of a shared task will have."""
+        return int(self._gathered[position])
+
+    def add_gathered(self, position: int) -> None:
+        """Let helpers receive one more segment; its file is complete."""
+        with self._lock:
+            self._gathered[position] += 1
+
+    def receive(self, position: int) -> int | None:
+        """Wait for a gathered segment of a shared task, and return its number; None at the end."""
+        while True:
             with self._lock:
-                first = int(self._segments[position])
-                left_bytes = COMPRESSION * self._segment_bytes_left(position)
-                stop = first + max(1, most_at_once(left_bytes, self._workers) // SEGMENT_BYTES)
-                self._segments[position] = stop
-            yield from range(first, stop)
+                ended, received = self._ended[position], int(self._received[position])
+                if received < self._gathered[position]:
+                    self._received[position] += 1
+                    return received
+            if ended:
+                return None
+            time.sleep(POLL_SECONDS)
 
-    def _segment_bytes_left(self, position: int) -> int:
-        """Estimate the bytes on disk of a shared task that are not claimed; may be below 0."""
-        taken = self._segments[position] * (SEGMENT_BYTES // COMPRESSION)
-        return int(self._tasks[position].size_bytes - taken)
+    def set_left(self, position: int, left_bytes: int) -> None:
+        """Record how many bytes of a shared task are not decompressed yet, by estimate."""
+        self._left_bytes[position] = left_bytes
 
     def end(self, position: int) -> None:
-        """Record that a shared task has no more segments.
-
-        This needs no lock: the flag only turns from 0 to 1, and a worker that misses it claims
-        segments beyond the end, which are empty.
-        """
-        self._ended[position] = 1
+        """Record that the reader of a shared task has reached its end."""
+        with self._lock:
+            self._left_bytes[position] = 0
+            self._ended[position] = 1

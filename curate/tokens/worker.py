@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,15 +19,17 @@ from curate.errors import InputError, TokenizerError
 from curate.runtime import workers as local
 from curate.runtime.machine import faults_named
 from curate.sources import SegmentReader, check_unchanged
+from curate.sources.jsonl import JsonlReader, read_gathered
 from curate.sources.plans import FilePlan
 from curate.sources.records import SEGMENT_BYTES, BadRecord, DocumentBlock, InputFile, Segment
 from curate.tokens.backends import BACKENDS, REFERENCE, BackendRefused, guarded
 from curate.tokens.counting import BigramCounter
+from curate.tokens.gathered import open_gathered, write_gathered
 from curate.tokens.rows import FileTotals, add_totals, append_ends, document_rows, merge_blocks
 from curate.tokens.selftest import end_in_text
 from curate.tokens.store import Entry, PartWriter, StoredBadRecord
 from curate.tokens.task_queue import TaskQueue
-from curate.tokens.tasks import PROGRESS, TokeniseJob, is_packed, size_bytes
+from curate.tokens.tasks import PROGRESS, TaskItem, TokeniseJob, is_packed, size_bytes
 
 PART_BYTES = 7 * SEGMENT_BYTES // 2
 """Bytes of text after which a part is written: more than three segments usually hold, and less than
@@ -50,7 +55,7 @@ class SharedState:
 
 
 def work(job: TokeniseJob, shared: SharedState, number: int, send: local.Send) -> None:
-    """Take tasks until none is left, then join shared ones.
+    """Take tasks until none is left, then help with those of others.
 
     Args:
         job: All tasks.
@@ -66,8 +71,8 @@ def work(job: TokeniseJob, shared: SharedState, number: int, send: local.Send) -
     try:
         while (position := shared.queue.take(worker.domain)) is not None:
             worker.run(position)
-        while (position := shared.queue.shared_task()) is not None:
-            worker.run(position)
+        while (position := shared.queue.help_with()) is not None:
+            worker.help_with(position)
         worker.finish_domain()
     finally:
         worker.part.discard()  # if an exception left it unwritten
@@ -107,43 +112,81 @@ class _Worker:
     def run(self, position: int) -> None:
         """Read a task's segments into parts."""
         task = self._job.tasks[position]
-        self._shared.current[self._number] = position
-        if task.domain != self.domain:
-            self.finish_domain()
-            self._start_domain(task.domain)
+        self._begin(position)
         for item in task.items:
-            segments = (
-                self._shared.queue.segments(position)
-                if task.shared
-                else iter(item.segments)
-                if item.segments is not None
-                else iter(range(1 << 40))
-            )
             self._packed_bytes = self._unpacked_bytes = 0
             with faults_named(item.plan.files[0].path):
-                self._read_file(item.plan, segments, position)
+                if task.shared:
+                    self._read_shared(item.plan, position)
+                else:
+                    self._read_file(item)
 
-    def _read_file(self, plan: FilePlan, segments: Iterator[int], position: int) -> None:
-        for segment in segments:
-            if plan.count is not None and segment >= plan.count:
-                return
-            if len(plan.files) == 1 and (plan.keys[0], segment) in self._job.present:
+    def _begin(self, position: int) -> None:
+        """Note the task, and start its domain if the last task had another."""
+        domain = self._job.tasks[position].domain
+        self._shared.current[self._number] = position
+        if domain != self.domain:
+            self.finish_domain()
+            self._start_domain(domain)
+
+    def _read_file(self, item: TaskItem) -> None:
+        plan = item.plan
+        for number in item.segments or itertools.islice(itertools.count(), plan.count):
+            if len(plan.files) == 1 and (plan.keys[0], number) in self._job.present:
                 continue
-            last = self._read_segment(plan, segment)
-            if self.part.text_bytes >= PART_BYTES:
-                self._flush()
+            segment = plan.segment(number)
+            last = self._read_segment(plan, segment, self._reader.read(segment))
             if last and plan.count is None:
-                self._shared.queue.end(position)
                 return
 
-    def _read_segment(self, plan: FilePlan, number: int) -> bool:
+    def _read_shared(self, plan: FilePlan, position: int) -> None:
+        """Decompress a file, and gather segments of it for the workers that help."""
+        queue, key = self._shared.queue, plan.keys[0]
+        with closing(JsonlReader()) as reader:
+            for number in itertools.count():
+                if (key, number) in self._job.present:
+                    continue
+                segment = plan.segment(number)
+                gathered = reader.gather(segment) if queue.is_wanted(position) else None
+                if gathered is not None:
+                    path = self._gathered_path(position, queue.next_gathered(position))
+                    write_gathered(path, number, *gathered)
+                    queue.add_gathered(position)
+                elif self._read_segment(plan, segment, reader.read(segment, keep_metadata=False)):
+                    break
+                queue.set_left(position, reader.undecoded_bytes)
+        queue.end(position)
+        self._receive(plan, position)
+
+    def help_with(self, position: int) -> None:
+        """Read segments of a compressed file that another worker gathers."""
+        plan = self._job.tasks[position].items[0].plan
+        self._begin(position)
+        self._packed_bytes = self._unpacked_bytes = 0
+        with faults_named(plan.files[0].path):
+            self._receive(plan, position)
+
+    def _receive(self, plan: FilePlan, position: int) -> None:
+        """Read the segments gathered of a shared task, until its end."""
+        while (number := self._shared.queue.receive(position)) is not None:
+            with open_gathered(self._gathered_path(position, number)) as gathered:
+                segment = plan.segment(gathered.segment)
+                blocks = read_gathered(segment, gathered.lines, gathered.file_bytes)
+                self._read_segment(plan, segment, blocks)
+
+    def _gathered_path(self, position: int, number: int) -> Path:
+        return self._job.spill / f"gathered-{position}-{number}"
+
+    def _read_segment(
+        self, plan: FilePlan, segment: Segment, blocks: Iterable[DocumentBlock]
+    ) -> bool:
         """Read one segment, as one entry per file, and return whether its file ends there."""
-        keys, segment = plan.keys, plan.segment(number)
+        keys = plan.keys
         totals = [FileTotals() for _ in keys]
         last, before_bytes = False, int(self._progress[0])
-        for block in self._reader.read(segment):
+        for block in blocks:
             for record in block.bad:
-                self._add_bad(keys[record.file], plan, number, record)
+                self._add_bad(keys[record.file], plan, segment.index, record)
                 total = totals[record.file]
                 total.bad_records += 1
                 total.lost_records += record.rows
@@ -170,6 +213,8 @@ class _Worker:
         self._finished.append((keys, segment, totals, last))
         if len(segment.files) == 1:  # readers of groups check each file as they read it
             self._unwritten.update(segment.files)
+        if self.part.text_bytes >= PART_BYTES:
+            self._flush()
         return last
 
     def _count_packed(self, plan: FilePlan, block: DocumentBlock) -> None:
