@@ -27,7 +27,7 @@ WINDOWS = 100
 """Windows that the output is cut into to see how evenly it is mixed."""
 
 
-@dataclass
+@dataclass(slots=True)
 class ShardCheck:
     """Results of reading one shard back."""
 

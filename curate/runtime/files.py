@@ -196,7 +196,7 @@ def flush_directory(path: Path) -> None:
         os.close(descriptor)
 
 
-def append(path: Path, *pieces: bytes | NDArray[Any]) -> None:
+def append(path: Path, *pieces: bytes | memoryview | NDArray[Any]) -> None:
     """Append bytes and arrays to a file, which is created if absent.
 
     `ndarray.tofile` is not used: on a full disk it silently loses the end of an array.
@@ -206,7 +206,7 @@ def append(path: Path, *pieces: bytes | NDArray[Any]) -> None:
     """
     with name_errors(path), path.open("ab") as file:
         for piece in pieces:
-            file.write(piece if isinstance(piece, bytes) else piece.data)
+            file.write(piece if isinstance(piece, bytes | memoryview) else piece.data)
 
 
 def _prefix(path: Path) -> str:
