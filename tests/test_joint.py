@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from curate.errors import FitError
-from curate.laws.fitting.features import progress_of
+from curate.laws.fitting.features import mixture_numbers, progress_of
 from curate.laws.fitting.gaussian_process import (
     Rows,
     _prior,
@@ -25,10 +25,18 @@ from curate.laws.forms.joint import (
     FittedJoint,
     _fit_experts,
     _spread_over_runs,
+    _tilted,
     _votes,
     fit_joint,
 )
-from curate.laws.forms.joint_trend import HEADROOM, NO_HEAD_START, PROPORTIONAL, fit_trend
+from curate.laws.forms.joint_trend import (
+    DIMINISHING,
+    HEADROOM,
+    NO_HEAD_START,
+    PROPORTIONAL,
+    Trend,
+    fit_trend,
+)
 from curate.laws.forms.joint_trend import left_out as trend_left_out
 from curate.laws.law import RunTable
 
@@ -397,6 +405,38 @@ def products(seed: int) -> RunTable:
     losses *= np.exp(rng.normal(0, 1e-3, losses.shape))
     runs = tuple(f"{a}-{b}" for a, b in zip(place[0], place[1], strict=True))
     return RunTable(tuple("abc"), tuple("abc"), runs, weights, tokens, params, losses)
+
+
+def test_tilts_find_effects_of_size_that_go_their_own_way() -> None:
+    """Only where they lower errors left out; the gradient is the derivative with them too."""
+
+    def tilted(seed: int, strength: float) -> RunTable:
+        table = planted(seed, 24, [2e9, 4e9, 8e9], [1e8, 2e8, 4e8])
+        effects = strength * np.random.default_rng(7).normal(0, 1, (4, 4))
+        larger = (table.params[:, None] / 1e8) ** -0.35 * np.exp(table.weights @ effects)
+        return dataclasses.replace(table, losses=table.losses + 0.6 * larger)
+
+    def with_and_without(table: RunTable) -> tuple[Trend, Trend, float]:
+        progress, group = progress_of(table), mixture_numbers(table.weights)
+        plain = fit_trend(table, progress, DIMINISHING)
+        missed = trend_left_out(plain, table, group)
+        return plain, *_tilted(plain, missed, table, group)[::2]
+
+    plain, trend, gain = with_and_without(tilted(0, 1.0))
+    assert gain > 1
+    unseen = tilted(1, 1.0)
+    at = unseen.weights, unseen.tokens, unseen.params
+    off, without = (
+        np.abs(one.log_losses(*at) - np.log(unseen.losses)).mean() for one in (trend, plain)
+    )
+    assert off < 0.5 * without
+    ahead, behind = (
+        np.stack([trend.log_losses(at[0] + way * one, *at[1:]) for one in np.eye(4)], axis=2)
+        for way in (1e-5, -1e-5)
+    )
+    slopes = (ahead - behind) / 2e-5
+    np.testing.assert_allclose(trend.gradient(*at), slopes, rtol=1e-4, atol=1e-5)
+    assert with_and_without(tilted(0, 0.0))[2] < 0.5
 
 
 def test_where_progress_varies_a_process_corrects_the_trend() -> None:

@@ -48,7 +48,7 @@ class Prior:
 
 
 @one_blas_thread()
-def fit_log_losses(model: Model, prior: Prior, losses: Array) -> Array:
+def fit_log_losses(model: Model, prior: Prior, losses: Array, start: Array | None = None) -> Array:
     """Minimise the negative log posterior of every target's parameters.
 
     It is the sum over rows of (ln predicted - ln observed)^2 / s^2 + sum over parameters of
@@ -59,6 +59,7 @@ def fit_log_losses(model: Model, prior: Prior, losses: Array) -> Array:
         model: The law; losses that it returns must be positive near the centre.
         prior: Centres, where the search starts, and spreads.
         losses: shape (rows, targets), positive.
+        start: shape (targets, parameters), near the answer, to save time; None: the centre.
 
     Returns:
         shape (targets, parameters).
@@ -76,9 +77,12 @@ def fit_log_losses(model: Model, prior: Prior, losses: Array) -> Array:
         0.693147
     """
     observed = np.log(losses).T
-    theta = prior.centre.copy()
+    theta = prior.centre.copy() if start is None else start
     noise = np.full(len(theta), NOISE_START)
-    for tolerance in TOLERANCES:
+    if start is not None:
+        # From the usual start the prior would first pull the parameters back.
+        noise = _noise(model, theta, prior, observed, noise)
+    for tolerance in TOLERANCES if start is None else TOLERANCES[2:]:
         theta = _minimise(model, theta, prior, (observed, noise), tolerance)
         noise = _noise(model, theta, prior, observed, noise)
     return theta

@@ -9,19 +9,20 @@ exponent; the exponential law is the limit of a large exponent at p = 1.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from curate.laws.fitting.features import Progress
-from curate.laws.fitting.least_squares import Prior, fit_log_losses
+from curate.laws.fitting.least_squares import Model, Prior, fit_log_losses
 from curate.laws.formula import (
     Formula,
     PowerSum,
     add,
     constant,
     exp,
+    linear,
     log,
     multiply,
     power_sum,
@@ -48,6 +49,8 @@ on `additive` of `tools/bench/joint.py`, which has none, by 0.125 and 0.124 %.""
 OWN_TRANSFER = 3.0
 """Centre of t for a target's own domain, if `joint` takes it: before any run, one of its tokens is
 worth 20 of others."""
+TILT_SPREAD = 0.2
+"""Prior standard deviation of a tilt. 0.1 does as well."""
 FIXED = 1e-4
 """Prior spread that keeps a parameter at its centre."""
 
@@ -80,7 +83,9 @@ PROGRESS_ONLY = TrendPrior(FIXED, 1.0, FIXED, NO_HEAD_START)
 class TrendLayout:
     """Places of a target's parameters in its row of the parameter matrix.
 
-    Terms of the loss, in order: the floor, the term of S alone, one of each column of progress.
+    Terms of the loss, in order: the floor, the term of S alone, one of each column of progress. The
+    latter may be tilted: multiplied by e^(u.w), since what the shares do to the effect of size or
+    tokens need not go with S.
     """
 
     domains: int
@@ -88,6 +93,8 @@ class TrendLayout:
     """Columns of progress, 0 to 2: tokens and parameters where they vary."""
     tokens_scale: float
     """Standard deviation of ln tokens, the unit of the first column; 0 if tokens do not vary."""
+    tilted: bool = False
+    """Whether shares tilt the terms of progress."""
 
     @property
     def parts(self) -> int:
@@ -122,6 +129,20 @@ class TrendLayout:
         end = self.share_exponents.stop
         return slice(end, end + self.columns)
 
+    @property
+    def tilts(self) -> slice:
+        """Places of the slopes of the logarithm of every term of progress by the shares."""
+        end = self.progress_exponents.stop
+        return slice(end, end + self.columns * self.domains * self.tilted)
+
+    def tilts_of(self, theta: Array) -> Array:
+        """Return the tilts, shape (targets, columns, domains)."""
+        return theta[:, self.tilts].reshape(len(theta), -1, self.domains)
+
+    def deviations(self, weights: Array) -> Array:
+        """Compare shares with equal ones, in the unit of the tilts, shape (rows, domains)."""
+        return np.asarray(np.sqrt(self.domains) * (weights - 1 / self.domains))
+
 
 @dataclass(frozen=True, slots=True)
 class Trend:
@@ -135,8 +156,8 @@ class Trend:
     """shape (targets,), highest log loss of the table."""
     ranges: Array
     """shape (targets,), highest minus lowest log loss of the table."""
-    precision: Array
-    """shape (parameters,), inverse variances of the prior."""
+    prior: Prior
+    """Prior of the numbers that were fitted."""
     factor: Array | None = None
     """shape (domains, domains), transfers by the independent numbers that the prior is of; None:
     transfers are independent."""
@@ -167,8 +188,12 @@ class Trend:
         parts = state.parts[:, :, : self.layout.domains]
         by_share = parts * power / (weights + SHARE_OFFSET)
         by_log_sum = state.by_log_sum * self._level(state.log_losses)[1]
-        slopes: Array = (by_log_sum[:, :, None] * by_share).transpose(1, 0, 2)
-        return slopes
+        slopes: Array = by_log_sum[:, :, None] * by_share
+        if self.layout.tilted:
+            by_tilted = state.term_shares[:, :, 2:] @ self.layout.tilts_of(self.theta)
+            level = self._level(state.log_losses)[1][:, :, None]
+            slopes = slopes + np.sqrt(self.layout.domains) * level * by_tilted
+        return slopes.transpose(1, 0, 2)
 
     def formula(self, params: float) -> Formula:
         """Write the log losses as a formula of shares and tokens; see `LawWithFormula`."""
@@ -192,6 +217,11 @@ class Trend:
             multiply(constant(-rate), column)
             for rate, column in zip(by_column.T, columns, strict=True)
         ]
+        if layout.tilted:
+            slopes = np.sqrt(domains) * layout.tilts_of(theta)
+            for place, slope in enumerate(slopes.transpose(1, 0, 2), start=1):
+                centre = constant(-slope.mean(axis=1))
+                falls[place] = add(falls[place], linear(shares(), slope), centre)
         terms = [
             exp(add(constant(level), fall, multiply(constant(-slope), log_sum)))
             for level, fall, slope in zip(levels.T[1:], falls, by_sum.T, strict=True)
@@ -242,6 +272,8 @@ def _evaluate(layout: TrendLayout, theta: Array, weights: Array, columns: Array)
     by_sum = np.exp(theta[:, layout.share_exponents])
     terms[:, :, 1:] -= by_sum[:, None, :] * log_sum[:, :, None]
     terms[:, :, 2:] -= np.exp(theta[:, None, layout.progress_exponents]) * columns
+    if layout.tilted:
+        terms[:, :, 2:] += layout.deviations(weights) @ layout.tilts_of(theta).transpose(0, 2, 1)
     highest = terms.max(axis=2, keepdims=True)
     sizes = np.exp(terms - highest)
     loss = sizes.sum(axis=2, keepdims=True)
@@ -268,10 +300,13 @@ def _derivatives(
     by_progress_exponent = (
         -state.term_shares[:, :, 2:] * columns * np.exp(theta[:, None, layout.progress_exponents])
     )
-    return np.concatenate(
-        [by_transfer, by_power[:, :, None], state.term_shares, by_share_exponent,
-         by_progress_exponent], axis=2,
-    )  # fmt: skip
+    parts = [by_transfer, by_power[:, :, None], state.term_shares, by_share_exponent,
+             by_progress_exponent]  # fmt: skip
+    if layout.tilted:
+        deviations = layout.deviations(weights)
+        terms = range(2, 2 + layout.columns)
+        parts += [state.term_shares[:, :, [term]] * deviations for term in terms]
+    return np.concatenate(parts, axis=2)
 
 
 def fit_trend(
@@ -289,10 +324,56 @@ def fit_trend(
         factor: shape (domains, domains), Cholesky factor of the correlations of a target's
             transfers before any run; None: they are independent.
     """
-    columns = progress.columns(table.tokens, table.params)
     tokens_vary = bool(np.isfinite(progress.centres[0]))
     scale = progress.scales[0] if tokens_vary else 0.0
-    layout = TrendLayout(len(table.domains), columns.shape[1], scale)
+    columns = int(np.isfinite(progress.centres).sum())
+    layout = TrendLayout(len(table.domains), columns, scale)
+    prior = _prior(table, layout, belief)
+    if factor is not None:
+        # A target learns from domains like its own nearly as from its own: transfers are centred
+        # at C c, with C = F F' their correlations, and so free numbers at F^-1 C c = F' c.
+        centre = prior.centre.copy()
+        centre[:, : layout.domains] = centre[:, : layout.domains] @ factor
+        prior = Prior(centre, prior.spread)
+    free = fit_log_losses(_model(table, progress, layout, factor), prior, table.losses)
+    logs = np.log(table.losses)
+    return Trend(
+        layout=layout,
+        progress=progress,
+        theta=_correlated(free, factor),
+        highest=logs.max(axis=0),
+        ranges=np.maximum(np.ptp(logs, axis=0), 1e-6),
+        prior=prior,
+        factor=factor,
+    )
+
+
+def tilt(trend: Trend, table: RunTable) -> Trend:
+    """Fit a trend again with tilts: the shares change each term of progress by a factor e^(u.w).
+
+    Args:
+        trend: Fitted to the table, without tilts; the search starts from it.
+        table: Its runs.
+    """
+    layout = replace(trend.layout, tilted=True)
+    free = trend.theta
+    if trend.factor is not None:
+        transfers = np.linalg.solve(trend.factor, free[:, : layout.domains].T).T
+        free = np.hstack([transfers, free[:, layout.domains :]])
+    none = np.zeros((len(free), layout.columns * layout.domains))
+    prior = Prior(
+        np.hstack([trend.prior.centre, none]),
+        np.append(trend.prior.spread, np.full(none.shape[1], TILT_SPREAD)),
+    )
+    model = _model(table, trend.progress, layout, trend.factor)
+    tilted = fit_log_losses(model, prior, table.losses, np.hstack([free, none]))
+    theta = _correlated(tilted, trend.factor)
+    return replace(trend, layout=layout, theta=theta, prior=prior)
+
+
+def _model(table: RunTable, progress: Progress, layout: TrendLayout, factor: Array | None) -> Model:
+    """Return losses and their derivatives as a function of the free numbers."""
+    columns = progress.columns(table.tokens, table.params)
 
     def model(free: Array) -> tuple[Array, Array]:
         theta = _correlated(free, factor)
@@ -301,25 +382,7 @@ def fit_trend(
         by_log = _derivatives(layout, theta, state, (table.weights, columns))
         return losses, losses[:, :, None] * _by_free(by_log, factor)
 
-    prior = _prior(table, layout, belief)
-    if factor is not None:
-        # A target learns from domains like its own nearly as from its own: transfers are centred
-        # at C c, with C = F F' their correlations, and so free numbers at F^-1 C c = F' c.
-        centre = prior.centre.copy()
-        centre[:, : layout.domains] = centre[:, : layout.domains] @ factor
-        prior = Prior(centre, prior.spread)
-    theta = _correlated(fit_log_losses(model, prior, table.losses), factor)
-    logs = np.log(table.losses)
-    ranges = np.maximum(np.ptp(logs, axis=0), 1e-6)
-    return Trend(
-        layout=layout,
-        progress=progress,
-        theta=theta,
-        highest=logs.max(axis=0),
-        ranges=ranges,
-        precision=1 / prior.spread**2,
-        factor=factor,
-    )
+    return model
 
 
 def _correlated(free: Array, factor: Array | None) -> Array:
@@ -356,7 +419,7 @@ def left_out(trend: Trend, table: RunTable, group: Groups) -> Array:
     by_theta = _derivatives(trend.layout, trend.theta, state, (table.weights, columns))
     jacobian = _by_free(by_theta, trend.factor)
     residual = np.log(table.losses).T - state.log_losses
-    precision = trend.precision
+    precision = 1 / trend.prior.spread**2
     blocks = [np.flatnonzero(group == name) for name in np.unique(group)]
     errors = np.empty_like(residual)
     for target, slopes in enumerate(jacobian):
