@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -186,6 +187,21 @@ def test_one_process_joins_at_a_time(root: Path) -> None:
     assert join_small_parts(store) == 0
     lock.release()
     assert join_small_parts(store) == PARTS
+
+
+def test_parts_and_locks_of_other_users_stay(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    store = opened(root)
+    with monkeypatch.context() as patch:
+        patch.setattr(FileLock, "take", refuse)
+        assert join_small_parts(store) == 0
+    assert join_small_parts(store) == PARTS
+    make_old(store)
+    monkeypatch.setattr(os, "rename", refuse)
+    assert len(opened(root).parts) == 1
+    assert len(list(store.directory.iterdir())) == PARTS + 1
 
 
 @pytest.mark.parametrize("file", [INFO, "documents.bin"])

@@ -160,9 +160,11 @@ def remove_at_once(path: Path) -> None:
         OSError: It cannot be removed.
     """
     temporary = begin_directory(path)
-    with contextlib.suppress(FileNotFoundError):  # another process removed it
-        os.rename(path, temporary / path.name)
-    remove_tree(temporary)
+    try:
+        with contextlib.suppress(FileNotFoundError):  # another process removed it
+            os.rename(path, temporary / path.name)
+    finally:
+        remove_tree(temporary)
 
 
 def flush(path: Path) -> None:

@@ -9,7 +9,6 @@ and the joined one. Copies of a store in buckets are left out: there, parts are 
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -59,13 +58,15 @@ def join_small_parts(store: TokenStore) -> int:
     if sum(map(len, groups)) < MANY_PARTS:
         return 0
     lock = FileLock(store.directory / LOCK)
-    with contextlib.suppress(EngineError):  # a file system without locks
-        if lock.take():
-            try:
-                return sum(_join(store, group) for group in groups)
-            finally:
-                lock.release()
-    return 0
+    try:
+        if not lock.take():
+            return 0
+    except (EngineError, PermissionError):  # no locks there, or a killed run's of another user
+        return 0
+    try:
+        return sum(_join(store, group) for group in groups)
+    finally:
+        lock.release()
 
 
 def _groups(store: TokenStore) -> Iterator[list[Path]]:

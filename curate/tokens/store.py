@@ -15,6 +15,7 @@ nothing built from it depends on how files were cut, named or ordered.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -212,7 +213,8 @@ class TokenStore:
             is_old = joined.is_dir() and time.time() - joined.stat().st_mtime > ABANDONED_SECONDS
             if is_old and part_damage(joined) is None:
                 for path in replaced:
-                    remove_at_once(path)
+                    with contextlib.suppress(PermissionError):  # another user's; open on Windows
+                        remove_at_once(path)
 
     def damage(
         self, keys: Iterable[str], workers: int, on_tick: Callable[[], None] = lambda: None

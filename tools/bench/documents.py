@@ -33,6 +33,7 @@ from curate.pipeline.build import build  # noqa: E402
 from curate.pipeline.plan import plan_recipe  # noqa: E402
 from curate.pipeline.read_back import read_back  # noqa: E402
 from curate.recipe import LoadedRecipe, parse  # noqa: E402
+from curate.runtime.memory import bounded  # noqa: E402
 from curate.runtime.progress import Observer  # noqa: E402
 from curate.sources import expand, identify, segments  # noqa: E402
 from curate.sources.records import ReadOptions  # noqa: E402
@@ -159,11 +160,13 @@ def _command(options: argparse.Namespace) -> dict[str, list[float]]:
     command, share = options.command.split()
     clock = StageClock()
     loaded = _recipe(options, float(share))
-    if command == "plan":
-        plan_recipe(loaded, options.workers, clock)
-    elif command == "build":
-        certificate = build(loaded, options.workers, clock, overwrite=True).certificate
-        assert certificate["ok"], certificate["problems"]
+    if command in ("plan", "build"):
+        with bounded(loaded.recipe.limits.memory_mb << 20, loaded.cache_dir, clock.tick):
+            if command == "plan":
+                plan_recipe(loaded, options.workers, clock)
+            else:
+                certificate = build(loaded, options.workers, clock, overwrite=True).certificate
+                assert certificate["ok"], certificate["problems"]
     else:
         result = read_back(DatasetLayout(loaded.output_dir), None, options.workers, clock)
         assert result.ok, result.problems
