@@ -19,14 +19,16 @@ import zstandard
 from conftest import make_documents
 from numpy.typing import NDArray
 from rich.console import Console
-from source_files import plan
+from source_files import plan, source
 
 import curate
 from curate.report.terminal import TerminalObserver
 from curate.runtime.progress import Observer, Pace, metered, worked
 from curate.runtime.workers import map_tasks
-from curate.sources import SegmentReader
+from curate.sources import SegmentReader, segments
 from curate.sources.records import ReadOptions
+from curate.tokens.fill import _Sizes
+from curate.tokens.tasks import PROGRESS, Task, TaskItem, size_bytes
 
 THIRD = 1 / 3
 READ_AHEAD_BYTES = 2_000_000
@@ -141,6 +143,32 @@ def test_all_that_is_expected_is_read_in_the_end(bpe: dict[str, object], tmp_pat
     curate.tokenize(recipe, workers=2, progress=recorder)
     done, expected = recorder.reports["tokenise"][-1]
     assert expected > 8 * len(wiki_lines()) and abs(done / expected - 1) < 0.01
+
+
+def test_a_domain_is_estimated_by_its_own_beginning_before_it_is_read(tmp_path: Path) -> None:
+    """Three domains that compress differently, and one that is damaged from its start."""
+    rng = np.random.default_rng(0)
+    plans, decoded = [], []
+    for number, words in enumerate((1 << 16, 1 << 10, 1 << 4, 1 << 4)):
+        rows = [{"text": " ".join(map(str, rng.integers(0, words, 50)))} for _ in range(9000)]
+        lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
+        path = tmp_path / f"{number}.jsonl.gz"
+        packed = PACKERS[".gz"](lines)
+        path.write_bytes(packed if number < 3 else packed[:10] + b"\xff" * 1000)
+        file = source(path)._replace(reader="jsonl", compression="gzip")
+        plans += segments([file], ReadOptions())
+        decoded.append(len(lines))
+    tasks = [
+        Task(number, (TaskItem(file, None),), size_bytes(file), False)
+        for number, file in enumerate(plans)
+    ]
+    sizes, nothing = _Sizes(tasks, len(plans)), np.zeros((len(plans), len(PROGRESS)), np.int64)
+    guessed = sizes.decoded_bytes(nothing)
+    sizes.sample()
+    sampled = sizes.decoded_bytes(nothing)
+    assert max(abs(np.divide(guessed, decoded) - 1)[:3]) > 0.2
+    assert max(abs(np.divide(sampled, decoded) - 1)[:3]) < 0.05
+    assert sampled[3] == guessed[3]
 
 
 @pytest.mark.parametrize("output", ["npy", "jsonl"])

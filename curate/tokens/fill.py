@@ -6,6 +6,7 @@ The backend is built while another process encodes a sample with the reference, 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,14 +15,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.errors import TokenizerError
+from curate.errors import InputError, TokenizerError
 from curate.recipe import Recipe
-from curate.runtime.files import user_cache
+from curate.runtime.files import is_url, user_cache
 from curate.runtime.limits import OverLimit
 from curate.runtime.progress import Observer
 from curate.runtime.shared import workers_share_memory
 from curate.runtime.workers import ahead
 from curate.sources import SegmentReader
+from curate.sources.decompress.open import StreamDamage, open_stream
 from curate.sources.plans import FilePlan
 from curate.tokens.backends import (
     BACKENDS,
@@ -50,6 +52,11 @@ SAMPLE_BYTES = 96 << 10
 
 BEGINNING_BYTES = 64 << 10
 """Bytes on disk after which a domain's compression is told from its own files more than others'."""
+
+SAMPLED_BYTES = 1 << 20
+"""Decoded bytes of a file from which the compression of a domain is told before it is read."""
+
+SAMPLED_DOMAINS = 16
 
 
 @dataclass(frozen=True)
@@ -143,6 +150,7 @@ def _attempt(
         def test() -> None:
             opinion = partial(judge, tokenizer, choice.name, encoder, answers(), memory_dir())
             _check_candidate(choice.name, opinion, observer)
+            sizes.sample()  # here, while workers are busy
 
         job = TokeniseJob(
             tokenizer=tokenizer,
@@ -209,6 +217,9 @@ class _Sizes:
     """Sizes of what is read, by domain; estimated for compressed files from those read so far."""
 
     def __init__(self, tasks: Sequence[Task], domains: int) -> None:
+        self._tasks = tasks
+        self._sampled = np.zeros(domains)
+        """How many times longer files are once decoded, by their beginning; 0 where unknown."""
         self._packed, self._plain = np.zeros((2, domains), np.int64)
         for task in tasks:
             for item in task.items:
@@ -223,11 +234,32 @@ class _Sizes:
         """
         packed, unpacked = counters[:, -2:].T.astype(np.float64)
         overall = unpacked.sum() / packed.sum() if packed.any() else COMPRESSION
+        before = np.where(self._sampled > 0, self._sampled, overall)
         # A domain's own factor counts as soon as more than a beginning of it was read.
-        factor = (unpacked + overall * BEGINNING_BYTES) / (packed + BEGINNING_BYTES)
+        factor = (unpacked + before * BEGINNING_BYTES) / (packed + BEGINNING_BYTES)
         left = np.maximum(self._packed - packed, 0)
         whole: list[int] = (self._plain + unpacked + left * factor).astype(np.int64).tolist()
         return whole
+
+    def sample(self) -> None:
+        """Decompress the beginning of a file of each of the largest domains."""
+        sampled: set[int] = set()
+        for task in self._tasks:
+            plan = task.items[0].plan
+            file = plan.files[0]
+            if task.domain in sampled or plan.cuts or not is_packed(plan) or is_url(file.path):
+                continue
+            # Whatever is wrong with a file is reported by the worker that reads it.
+            with (
+                contextlib.suppress(StreamDamage, InputError),
+                open_stream(file.path, file.size_bytes, file.status) as stream,
+            ):
+                while stream.position < SAMPLED_BYTES and stream.read(SAMPLED_BYTES):
+                    pass
+                self._sampled[task.domain] = stream.estimated_bytes / file.size_bytes
+            sampled.add(task.domain)
+            if len(sampled) == SAMPLED_DOMAINS:
+                break
 
 
 def memory_dir() -> Path:
