@@ -77,11 +77,11 @@ UNKNOWN = 1e-3
 FREEDOM, PRIOR_FREEDOM = 4.0, 2.0
 """Independent errors that one test counts for, and those without excess that are assumed before:
 errors of targets and of checkpoints are alike."""
-LAW_ERROR = 6e-3
+LAW_ERROR = 4e-3
 """Standard deviation of the law's own level per e-fold beyond the runs, which decides its vote."""
 FORMULA_TOKENS = 1e6
 """How many times the runs' most tokens a formula reaches; to as few times fewer."""
-DRIFT_MISSED = 0.5
+DRIFT_MISSED = 0.3
 """Part of the change of deviations beyond the runs that counts as error."""
 
 
@@ -503,9 +503,9 @@ class FittedBeyond:
         start = self.edge.places(*self.edge.nearest(tokens, params))
         end = self.edge.places(tokens, params)
         distances = np.abs(np.subtract(end, start))  # shape (2, rows)
-        _, variance = self.levels.shift(start, end)
+        _, variance, vote = self._by_forms(tokens, params)
         moved = DRIFT_MISSED * np.einsum("wr,wt->rt", distances, self.drift)
-        return np.asarray(np.sqrt(near**2 + variance + moved**2))
+        return np.asarray(np.sqrt(near**2 + vote * variance + moved**2))
 
     def predict(self, weights: Array, tokens: Array, params: Array) -> Array:
         """Predict losses: the law's own inside the runs, with another level beyond.
@@ -558,7 +558,8 @@ class FittedBeyond:
         by_law = add(log(level), multiply(constant(-1.0), log(start)))
 
         def forms(logs: Array) -> Array:
-            return np.hstack(self._by_forms(np.exp(logs), np.full(len(logs), params)))
+            shift, _, vote = self._by_forms(np.exp(logs), np.full(len(logs), params))
+            return np.hstack([shift, vote])
 
         # For larger models the forms count before the last tokens, too, where the curve has a kink:
         # the middle of its span, at which its pieces meet.
@@ -600,7 +601,7 @@ class FittedBeyond:
             return np.ones((len(tokens), 1))
         places = np.stack([*near, tokens, params], axis=1)[beyond]
         distinct, number = np.unique(places, axis=0, return_inverse=True)
-        shift, forms_vote = self._by_forms(*distinct[:, 2:].T)
+        shift, _, forms_vote = self._by_forms(*distinct[:, 2:].T)
         by_law = np.log(
             [self._level(*at[2:]) / self._level(*at[:2]) for at in distinct]
         )  # shape (distinct, targets)
@@ -608,11 +609,14 @@ class FittedBeyond:
         factors[beyond] = np.exp(forms_vote * (shift - by_law))[number.reshape(-1)]
         return factors
 
-    def _by_forms(self, tokens: Array, params: Array) -> tuple[Array, Array]:
-        """Return the change of log levels from the runs by the forms, and the weight of that.
+    def _by_forms(self, tokens: Array, params: Array) -> tuple[Array, Array, Array]:
+        """Return the change of log levels from the runs by the forms, its variance, and its weight.
+
+        The forms and the law are weighed by their precision, so the variance of the two together is
+        that of the forms times their weight.
 
         Args:
-            tokens: shape (rows,), of rows beyond the runs.
+            tokens: shape (rows,).
             params: shape (rows,).
 
         Returns:
@@ -622,7 +626,8 @@ class FittedBeyond:
         end = self.edge.places(tokens, params)
         shift, variance = self.levels.shift(start, end)
         distance = np.abs(np.subtract(end, start)).sum(axis=0)[:, None]
-        return shift, 1 / (1 + variance / (LAW_ERROR * distance) ** 2)
+        law_variance = np.maximum((LAW_ERROR * distance) ** 2, 1e-18)  # none among the runs
+        return shift, variance, law_variance / (law_variance + variance)
 
     def _level(self, tokens: float, params: float) -> Array:
         return _level(self.law, self.references, tokens, params)

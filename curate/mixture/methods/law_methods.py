@@ -110,7 +110,8 @@ def least_loss(
         spread = _uncertainty(case, answer.weights, replicates)
         if spread.failed:
             warnings.append(f"{spread.failed} of {replicates} resamples cannot determine the law")
-        ranges = _wider(ranges, spread)
+        if ranges is None:
+            ranges = _Ranges(spread.low, spread.high, {})
     losses = losses_at(problem, answer.weights[None])[0]
     trust = compare_with_runs(case, answer.weights, refits)
     warnings += [] if trust.warning is None else [trust.warning]
@@ -372,14 +373,6 @@ def _ranges(case: LawCase, weights: Array, refits: Refitted) -> _Ranges:
         for name, one in opinion.items()
     }  # fmt: skip
     return _Ranges(np.maximum(low, box.low), np.minimum(high, box.high), laws)
-
-
-def _wider(ranges: _Ranges | None, spread: Uncertainty) -> _Ranges:
-    """Widen intervals over laws to hold those of resampled runs."""
-    if ranges is None:
-        return _Ranges(spread.low, spread.high, {})
-    low, high = np.minimum(ranges.low, spread.low), np.maximum(ranges.high, spread.high)
-    return replace(ranges, low=low, high=high)
 
 
 def _loss_ranges(case: LawCase, losses: Array, refits: Refitted | None) -> dict[str, Any]:
