@@ -288,6 +288,7 @@ def _collect(
         on_death: Called with a dead worker's number and its exit code.
     """
     open_ends, numbers = dict(processes), {end: place for place, end in enumerate(processes)}
+    on_tick()  # which may do what the workers wait for
     while open_ends:
         for ready in multiprocessing.connection.wait(list(open_ends), TICK_SECONDS):
             receiver: Any = ready

@@ -29,12 +29,18 @@ def shared_documents(domains: Sequence[DomainTokens]) -> NDArray[np.uint64]:
             ]
             for domain, start in zip(domains, starts, strict=True)
         ]
-        distinct = [hashes[np.diff(hashes, prepend=~hashes[:1]) != 0] for hashes in texts]
+        distinct = [_distinct(hashes) for hashes in texts]
         # Timsort merges these runs in a third of the time that a sort of all takes.
         joined = np.sort(np.concatenate([np.empty(0, np.uint64), *distinct]), kind="stable")
-        shared.append(np.unique(joined[1:][joined[1:] == joined[:-1]]))
+        shared.append(_distinct(joined[1:][joined[1:] == joined[:-1]]))
         next_block()
     return np.concatenate(shared)
+
+
+def _distinct(ascending: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Drop repeated values; `numpy.unique` takes 0.01 s to import what it needs."""
+    distinct: NDArray[np.uint64] = ascending[np.diff(ascending, prepend=~ascending[:1]) != 0]
+    return distinct
 
 
 def is_among(values: NDArray[np.uint64], ranked: NDArray[np.uint64]) -> NDArray[np.bool_]:
