@@ -26,6 +26,8 @@ from curate.mixture.keys import (
     readers,
     without_idle,
 )
+from curate.mixture.methods import law_methods
+from curate.mixture.search import uncertainty
 from curate.recipe import MixtureRecipe, parse
 from curate.recipe.structs import EvidenceRecipe, ObjectiveRecipe, ProxyRecipe, TableFill
 from curate.recipe.structs import MixtureRecipe as Section
@@ -64,8 +66,8 @@ VALUES = {
 """A value for every key that is not its default."""
 
 SLOW = {"boosted", "regmix", "boosted_mde", "gaussian", "gaussian_mde", "joint"}
-QUICK = {"dml", "ridge", "mde", "mixmin"}
-"""Those whose 20 resamples take a second or two."""
+FEW = 3
+"""Resamples that show that a method makes them; an interval takes `LEAST_REPLICATES`."""
 
 
 def section(method, **fields):
@@ -124,18 +126,18 @@ def grown_runs():
 
 
 RUNS = grown_runs()
-FIRST = np.arange(10)
-"""Rows of the runs at the first size and token count."""
+SHORT = RUNS.take(np.arange(10))
+"""The runs at the first size and token count: a fourth of the work where neither matters."""
 
 
-def request_of(method, **changes):
+def request_of(method, runs=RUNS, **changes):
     """A request whose supplies make natural, uniform and the epochs differ.
 
     Without a trust region, which takes two fits more, as long as a test does not set it.
     """
     law = VALUES["law"] if method == "law" else None
     search = SearchOptions(**{"replicates": 0, "law": law, "trust_region": False, **changes})
-    made = asked(method, caps=(3.0, 3.0, 3.0), evidence=Evidence(RUNS, experts()))
+    made = asked(method, caps=(3.0, 3.0, 3.0), evidence=Evidence(runs, experts()))
     supplies = (300, 500, 400)
     domains = tuple(
         dataclasses.replace(domain, supply_tokens=supply)
@@ -182,7 +184,7 @@ def test_keys_that_a_method_with_evidence_reads_have_an_effect(method):
 def test_kl_auto_is_obeyed_or_refused(method):
     """A refusal holds for a request that skips the recipe, too."""
     row = METHODS[method]
-    request = request_of(method, kl="auto")
+    request = request_of(method, SHORT, kl="auto")
     if row.evidence == "experts" or method == "regmix":
         with pytest.raises(RecipeError, match=r"mixture\.kl: auto needs .*, which method"):
             check_keys(section(method, kl="auto"), row)
@@ -195,7 +197,7 @@ def test_kl_auto_is_obeyed_or_refused(method):
     choice = mixture.details["kl_choice"]
     assert choice["kl"] in [tried["kl"] for tried in choice["tried"]]
     assert len(choice["tried"]) == 7 and choice["tried"][0]["kl"] == 0
-    given = mix(request_of(method, kl=choice["kl"]))
+    given = mix(request_of(method, SHORT, kl=choice["kl"]))
     assert given.weights == pytest.approx(mixture.weights, abs=1e-6)
     shown = " ".join(mixture_lines(mixture.to_json()))
     start = rf"kl {re.escape(format(choice['kl'], '.3g'))} by cross-validated regret, [^(]*\(0: "
@@ -211,7 +213,7 @@ def test_every_part_of_an_objective_moves_the_mixture(method):
 
     def answered(**changes):
         """The loss beside the weights, since those of trees move in steps."""
-        mixture = mix(request_of(method, **changes))
+        mixture = mix(request_of(method, SHORT, **changes))
         return mixture.weights, mixture.predicted_loss
 
     plain, grouped = answered(), answered(groups=groups)
@@ -230,19 +232,13 @@ def test_every_part_of_an_objective_moves_the_mixture(method):
             check_keys(section(method, objective=objective), METHODS[method])
 
 
-@pytest.mark.parametrize(
-    "method",
-    [
-        name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
-        for name, row in METHODS.items()
-        if row.evidence is not None
-    ],
-)
-def test_replicates_have_an_effect(method):
-    for replicates in (0, 20):
-        request = request_of(method, replicates=replicates)
-        if method == "joint":  # one row a mixture is a fourth of the work
-            request = dataclasses.replace(request, evidence=Evidence(RUNS.take(FIRST), experts()))
+@pytest.mark.parametrize("method", LEARNED)
+def test_replicates_have_an_effect(method, monkeypatch):
+    for module in (law_methods, uncertainty):
+        monkeypatch.setattr(module, "LEAST_REPLICATES", FEW)
+    for replicates in (0, FEW):
+        runs = RUNS if method == "regmix" else SHORT  # its leaves take 40 rows to split
+        request = request_of(method, runs, replicates=replicates)
         assert (mix(request).low is None) == (replicates == 0)
 
 

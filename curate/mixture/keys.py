@@ -16,15 +16,13 @@ from msgspec.structs import replace as with_fields
 from curate.errors import MissingEvidence, RecipeError
 from curate.mixture.methods import METHODS
 from curate.mixture.request import NEEDS_EVIDENCE, Method
+from curate.mixture.search.uncertainty import LEAST_REPLICATES
 from curate.recipe import EvidenceRecipe, MixtureRecipe, ProxyRecipe
 
 EVIDENCE = tuple(field.name for field in msgspec.structs.fields(EvidenceRecipe))
 
 UNREAD_BY_EXPERTS = ("runs", "mixtures", "seeds", "repetition")
 """Keys of proxies that say which mixtures to train and how often; experts are one a domain."""
-
-LEAST_REPLICATES = 20
-"""Fewest resamples that make an interval of an optimum over runs."""
 
 
 def mixture_keys() -> list[str]:

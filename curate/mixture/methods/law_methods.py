@@ -44,7 +44,12 @@ from curate.mixture.search.optimise import certificate, optimise
 from curate.mixture.search.regmix_simulation import simulate
 from curate.mixture.search.simplex_box import nearest_in_proportion
 from curate.mixture.search.trust_region import check_support, hellinger, support_warning
-from curate.mixture.search.uncertainty import Resampling, Uncertainty, bootstrap
+from curate.mixture.search.uncertainty import (
+    LEAST_REPLICATES,
+    Resampling,
+    Uncertainty,
+    bootstrap,
+)
 from curate.runtime.threads import one_blas_thread
 
 Array = NDArray[np.float64]
@@ -342,9 +347,10 @@ def _uncertainty(case: LawCase, weights: Array, replicates: int) -> Uncertainty:
         "uniform": nearest_in_proportion(uniform, problem.box),
         "best observed run": runs.weights[best],
     }
-    if replicates < 20:
+    if replicates < LEAST_REPLICATES:
         raise RecipeError(
-            f"mixture.replicates: {replicates} is too few for an interval; set 20 or more, or 0"
+            f"mixture.replicates: {replicates} is too few for an interval; set "
+            f"{LEAST_REPLICATES} or more, or 0"
         )
     resampling = Resampling(
         runs, case.law.fit, replicates, case.request.options.search.seed,

@@ -27,6 +27,8 @@ Array = NDArray[np.float64]
 COVERAGE = 0.95
 MOST_FAILED = 0.2
 """Largest share of resamples that may fail to determine the law; with more, no interval."""
+LEAST_REPLICATES = 20
+"""Fewest resamples that make an interval of an optimum over runs."""
 INDISTINCT = 0.05
 """A mixture is within noise of the best if it is no worse in this share of the resamples."""
 
@@ -104,8 +106,10 @@ def bootstrap(
         Efron and Tibshirani 1993, "An Introduction to the Bootstrap", for the percentile interval;
         Hesterberg 2015, arXiv:1411.5279, section 4.2, for its expansion in small samples.
     """
-    if resampling.replicates < 20:
-        raise ValueError(f"expected at least 20 replicates, got {resampling.replicates}")
+    if resampling.replicates < LEAST_REPLICATES:
+        raise ValueError(
+            f"expected at least {LEAST_REPLICATES} replicates, got {resampling.replicates}"
+        )
     runs = len(set(resampling.table.runs))
     if runs < 4:
         raise FitError(
