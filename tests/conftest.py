@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +18,17 @@ from curate.dataset.hashed_json import with_hash
 from curate.runtime.progress import Observer
 
 os.environ.pop("COLUMNS", None)  # xdist sets it to 80, and tables obey it
+
+
+def pytest_configure() -> None:
+    """Collect no garbage among a million objects of modules and tests, which all stay."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.enable()
+    gc.freeze()
+
 
 END = "<|endoftext|>"
 PAD = "<|pad|>"

@@ -15,8 +15,7 @@ from msgspec.structs import replace as with_fields
 
 from curate.errors import MissingEvidence, RecipeError
 from curate.mixture.methods import METHODS
-from curate.mixture.request import NEEDS_EVIDENCE, Method
-from curate.mixture.search.uncertainty import LEAST_REPLICATES
+from curate.mixture.request import LEAST_REPLICATES, NEEDS_EVIDENCE, Method
 from curate.recipe import EvidenceRecipe, MixtureRecipe, ProxyRecipe
 
 EVIDENCE = tuple(field.name for field in msgspec.structs.fields(EvidenceRecipe))

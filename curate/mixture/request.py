@@ -197,6 +197,9 @@ KEYS_BY_EVIDENCE: Mapping[str | None, tuple[str, ...]] = {
 }  # fmt: skip
 """Keys of `mixture` that methods read, by the evidence that they need."""
 
+LEAST_REPLICATES = 20
+"""Fewest resamples that make an interval of an optimum over runs."""
+
 NEEDS_EVIDENCE: Mapping[str, str] = {
     "runs": (
         "mixture: method 'METHOD' needs training runs. Name the table in the recipe, mixture: "

@@ -29,7 +29,7 @@ from curate.mixture.methods.law_case import (
 from curate.mixture.methods.law_record import law_record, loss_widths
 from curate.mixture.methods.law_reuse import reuse_json, reuse_warnings
 from curate.mixture.methods.law_trust import comparable_rows, compare_with_runs
-from curate.mixture.request import MixtureRequest, Preference
+from curate.mixture.request import LEAST_REPLICATES, MixtureRequest, Preference
 from curate.mixture.search.bimix_optimum import power_optimum
 from curate.mixture.search.kept_proportions import narrowed, prior_in_coordinates
 from curate.mixture.search.law_choice import (
@@ -44,12 +44,7 @@ from curate.mixture.search.optimise import certificate, optimise
 from curate.mixture.search.regmix_simulation import simulate
 from curate.mixture.search.simplex_box import nearest_in_proportion
 from curate.mixture.search.trust_region import check_support, hellinger, support_warning
-from curate.mixture.search.uncertainty import (
-    LEAST_REPLICATES,
-    Resampling,
-    Uncertainty,
-    bootstrap,
-)
+from curate.mixture.search.uncertainty import Resampling, Uncertainty, bootstrap
 from curate.runtime.threads import one_blas_thread
 
 Array = NDArray[np.float64]

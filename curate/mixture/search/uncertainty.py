@@ -19,6 +19,7 @@ from scipy import stats
 
 from curate.errors import FitError
 from curate.laws.law import FittedLaw, RunTable
+from curate.mixture.request import LEAST_REPLICATES
 from curate.mixture.search.objective import Problem, value_at
 from curate.mixture.search.optimise import optimise
 
@@ -27,8 +28,6 @@ Array = NDArray[np.float64]
 COVERAGE = 0.95
 MOST_FAILED = 0.2
 """Largest share of resamples that may fail to determine the law; with more, no interval."""
-LEAST_REPLICATES = 20
-"""Fewest resamples that make an interval of an optimum over runs."""
 INDISTINCT = 0.05
 """A mixture is within noise of the best if it is no worse in this share of the resamples."""
 
