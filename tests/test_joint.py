@@ -35,7 +35,7 @@ from curate.laws.forms.joint_trend import (
     NO_HEAD_START,
     PROPORTIONAL,
     Trend,
-    fit_trend,
+    fit_trends,
 )
 from curate.laws.forms.joint_trend import left_out as trend_left_out
 from curate.laws.law import RunTable
@@ -164,7 +164,7 @@ def test_trend_levels_off_where_it_started_ahead() -> None:
     table, unseen = with_head_start(0, 24), with_head_start(1, 12)
     errors = []
     for belief in (PROPORTIONAL, dataclasses.replace(PROPORTIONAL, head_start=NO_HEAD_START)):
-        trend = fit_trend(table, progress_of(table), belief)
+        trend = fit_trends(table, progress_of(table), [belief])[0]
         found = trend.log_losses(unseen.weights, unseen.tokens, unseen.params)
         errors.append(float(np.mean(np.abs(np.exp(found) / unseen.losses - 1))))
     assert errors[0] < 0.0006 and errors[1] > 3 * errors[0], errors
@@ -226,12 +226,12 @@ def test_trend_left_out_is_near_leaving_out() -> None:
     table = planted(10, 32, [1e10], [1e8])
     progress = progress_of(table)
     group = np.arange(32)
-    trend = fit_trend(table, progress, PROPORTIONAL)
+    trend = fit_trends(table, progress, [PROPORTIONAL])[0]
     found = trend_left_out(trend, table, group)
     exact = np.empty_like(found)
     for row in group:
         one = table.take(group == row)
-        law = fit_trend(table.take(group != row), progress, PROPORTIONAL)
+        law = fit_trends(table.take(group != row), progress, [PROPORTIONAL])[0]
         exact[row] = (np.log(one.losses) - law.log_losses(one.weights, one.tokens, one.params))[0]
     fitted = trend.log_losses(table.weights, table.tokens, table.params)
     residual = np.log(table.losses) - fitted
@@ -250,7 +250,7 @@ def test_trend_cannot_explode() -> None:
     made = RunTable(
         table.domains, table.targets, table.runs, weights, table.tokens, table.params, losses
     )
-    trend = fit_trend(made, progress_of(made), PROPORTIONAL)
+    trend = fit_trends(made, progress_of(made), [PROPORTIONAL])[0]
     alone = np.full(1, np.nan)
     corner = np.array([[0.0, 0.0, 0.0, 1.0]])
     logs = np.log(losses)
@@ -418,7 +418,7 @@ def test_tilts_find_effects_of_size_that_go_their_own_way() -> None:
 
     def with_and_without(table: RunTable) -> tuple[Trend, Trend, float]:
         progress, group = progress_of(table), mixture_numbers(table.weights)
-        plain = fit_trend(table, progress, DIMINISHING)
+        plain = fit_trends(table, progress, [DIMINISHING])[0]
         missed = trend_left_out(plain, table, group)
         return plain, *_tilted(plain, missed, table, group)[::2]
 

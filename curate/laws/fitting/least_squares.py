@@ -32,9 +32,10 @@ NOISE_FLOOR = 1e-6
 """Relative error below which runs count as exact."""
 ITERATIONS = 60
 """Most iterations for each estimate of the noise; the next estimate continues from there."""
-TOLERANCES = (1e-3, 1e-3, 1e-3, 1e-10)
-"""Relative gains of the cost at which a fit ends, one for each estimate of the noise, which changes
-by less than a few percent after three; only the last has to be exact."""
+TOLERANCES = (1e-5, 1e-5, 1e-5, 1e-10)
+"""Relative gains of the cost at which a target's fit ends, one for each estimate of the noise.
+With 1e-3 the exponential law's losses end 0.15 % away from those of tight tolerances throughout
+(60 runs, 7 domains, 22 targets), with 1e-5 0.002 %, in the same time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,8 @@ class Prior:
     centre: Array
     """shape (targets, parameters)."""
     spread: Array
-    """shape (parameters,), standard deviations; positive, infinity for none."""
+    """shape (parameters,) or (targets, parameters), standard deviations; positive, infinity for
+    none."""
 
 
 @one_blas_thread()
@@ -91,7 +93,9 @@ def fit_log_losses(model: Model, prior: Prior, losses: Array, start: Array | Non
 def _minimise(
     model: Model, theta: Array, prior: Prior, seen: tuple[Array, Array], tolerance: float
 ) -> Array:
-    """Run Levenberg-Marquardt with a separate damping for every target.
+    """Run Levenberg-Marquardt with a separate damping and end for every target.
+
+    So a target's answer does not depend on which others are fitted beside it.
 
     Args:
         model: The law.
@@ -101,17 +105,18 @@ def _minimise(
         tolerance: Relative gain of the cost at which a target's search ends.
     """
     observed, noise = seen
-    precision = 1 / prior.spread**2
+    answer, going = theta.copy(), np.arange(len(theta))
+    centre, spread = prior.centre, np.broadcast_to(prior.spread, prior.centre.shape)
     damping = np.full(len(theta), 1e-3)
     residual, jacobian = _linearise(model, theta, observed)
-    cost = _cost(residual, theta, prior, noise)
+    cost = _cost(residual, (theta - centre) / spread, noise)
     for _ in range(ITERATIONS):
         scale = noise[:, None] ** 2
         gradient = np.einsum("trp,tr->tp", jacobian, residual) / scale
-        gradient += precision * (theta - prior.centre)
+        gradient += (theta - centre) / spread**2
         hessian = np.matmul(jacobian.transpose(0, 2, 1), jacobian) / scale[:, :, None]
         diagonal = np.einsum("tpp->tp", hessian)
-        diagonal += precision
+        diagonal += 1 / spread**2
         diagonal *= 1 + damping[:, None]
         diagonal += 1e-12  # a parameter without prior or effect stays where it is
         step = np.linalg.solve(hessian, gradient[:, :, None])[:, :, 0]
@@ -119,7 +124,7 @@ def _minimise(
         step *= np.minimum(1, 2 / np.maximum(np.abs(step).max(axis=1, keepdims=True), 1e-300))
         candidate = theta - step
         new_residual, new_jacobian = _linearise(model, candidate, observed)
-        new_cost = _cost(new_residual, candidate, prior, noise)
+        new_cost = _cost(new_residual, (candidate - centre) / spread, noise)
         better = new_cost < cost
         gain = np.where(better, (cost - new_cost) / cost, 0)
         settled = np.abs(step).max(axis=1) < 1e-9
@@ -128,9 +133,28 @@ def _minimise(
         jacobian = np.where(better[:, None, None], new_jacobian, jacobian)
         cost = np.where(better, new_cost, cost)
         damping = np.where(better, damping / 5, damping * 4).clip(1e-12, 1e12)
-        if np.all(settled | (better & (gain < tolerance)) | (damping >= 1e8)):
-            break
-    return theta
+        ended = settled | (better & (gain < tolerance)) | (damping >= 1e8)
+        if ended.any():
+            answer[going[ended]] = theta[ended]
+            if ended.all():
+                return answer
+            kept = (
+                going,
+                theta,
+                residual,
+                jacobian,
+                cost,
+                damping,
+                observed,
+                noise,
+                centre,
+                spread,
+            )
+            going, theta, residual, jacobian, cost, damping, observed, noise, centre, spread = (
+                rows[~ended] for rows in kept
+            )
+    answer[going] = theta
+    return answer
 
 
 def _linearise(model: Model, theta: Array, observed: Array) -> tuple[Array, Array]:
@@ -142,9 +166,10 @@ def _linearise(model: Model, theta: Array, observed: Array) -> tuple[Array, Arra
     return residual, derivatives / safe[:, :, None]
 
 
-def _cost(residual: Array, theta: Array, prior: Prior, noise: Array) -> Array:
+def _cost(residual: Array, deviates: Array, noise: Array) -> Array:
+    """Return the negative log posterior of parameters so many spreads from the prior's centre."""
     fit = (residual**2).sum(axis=1) / noise**2
-    cost: Array = fit + (((theta - prior.centre) / prior.spread) ** 2).sum(axis=1) + 1e-300
+    cost: Array = fit + (deviates**2).sum(axis=1) + 1e-300
     return cost
 
 
@@ -153,7 +178,8 @@ def _noise(model: Model, theta: Array, prior: Prior, observed: Array, noise: Arr
     residual, jacobian = _linearise(model, theta, observed)
     rows = residual.shape[1]
     information = np.matmul(jacobian.transpose(0, 2, 1), jacobian) / (noise**2)[:, None, None]
-    posterior = information + np.diag(1 / prior.spread**2 + 1e-12)
+    precision = np.broadcast_to(1 / prior.spread**2 + 1e-12, theta.shape)
+    posterior = information + precision[:, None, :] * np.eye(theta.shape[1])
     used = np.trace(np.linalg.solve(posterior, information), axis1=1, axis2=2)
     # Parameters as many as rows leave no freedom, and residuals near zero: count half a row.
     free = np.maximum(rows - used, 0.5)

@@ -59,7 +59,7 @@ from curate.laws.forms.joint_trend import (
     PROPORTIONAL,
     SHARE_OFFSET,
     Trend,
-    fit_trend,
+    fit_trends,
     tilt,
 )
 from curate.laws.forms.joint_trend import left_out as trend_left_out
@@ -320,7 +320,7 @@ def _fit_experts(
     Args:
         table: The rows.
         progress: Their columns of progress.
-        factor: As for `fit_trend`.
+        factor: As for `fit_trends`.
 
     Returns:
         The experts, and errors of log losses, shape (experts, at most `ROWS_JUDGE` rows, targets).
@@ -332,8 +332,8 @@ def _fit_experts(
     columns = progress.columns(table.tokens, table.params)
     rows = _rows_of(table.weights, columns, run)
     some = table.take(judged)
-    trends, missed = _fit_trends(some, progress, (sample.group, factor))
-    bases = [fit_trend(some, progress, PROGRESS_ONLY)]
+    curve, trends, missed = _fit_trends(some, progress, (sample.group, factor))
+    bases = [curve]
     if columns.shape[1]:
         plain = trends[0]
         trends[0], missed[0], gain = _tilted(plain, missed[0], some, sample.group)
@@ -346,8 +346,8 @@ def _fit_experts(
 
 def _fit_trends(
     table: RunTable, progress: Progress, given: tuple[NDArray[np.int64], Array | None]
-) -> tuple[list[Trend], list[Array]]:
-    """Fit both trends, and estimate their errors on mixtures left out.
+) -> tuple[Trend, list[Trend], list[Array]]:
+    """Fit the curve of progress and both trends, and estimate the trends' errors left out.
 
     Where targets have the names of domains, both are fitted twice: as if before any run a target
     learnt no more from its own domain than from others, and as if it learnt most from it. What the
@@ -356,7 +356,10 @@ def _fit_trends(
     Args:
         table: The rows.
         progress: Their columns of progress.
-        given: Numbers of the rows' mixtures, shape (rows,), and the factor for `fit_trend`.
+        given: Numbers of the rows' mixtures, shape (rows,), and the factor for `fit_trends`.
+
+    Returns:
+        The curve, the trends, and their errors on mixtures left out, shape (rows, targets) each.
     """
     group, factor = given
     many = len(np.unique(group)) >= MANY_MIXTURES * len(table.domains)
@@ -364,17 +367,19 @@ def _fit_trends(
     named = [place for place, name in enumerate(table.targets) if few and name in table.domains]
     spreads = np.maximum(np.log(table.losses).std(axis=0), 1e-9)[named]
     tried: list[tuple[float, list[Trend], list[Array]]] = []
-    for own_transfer in (0.0, OWN_TRANSFER) if named else (0.0,):
-        priors = [
-            replace(belief, own_transfer=own_transfer) for belief in (DIMINISHING, PROPORTIONAL)
-        ]
-        trends = [fit_trend(table, progress, prior, factor) for prior in priors]
+    beliefs = [
+        replace(belief, own_transfer=own_transfer)
+        for own_transfer in ((0.0, OWN_TRANSFER) if named else (0.0,))
+        for belief in (DIMINISHING, PROPORTIONAL)
+    ]
+    curve, *fitted = fit_trends(table, progress, [PROGRESS_ONLY, *beliefs], factor)
+    for trends in (fitted[:2], fitted[2:]) if named else (fitted,):
         missed = [trend_left_out(trend, table, group) for trend in trends]
         # One row on which a linearised error explodes must not decide.
         relative = np.minimum(np.abs(np.array(missed)[:, :, named]) / spreads, MOST_MISSED)
         tried.append((float((relative**2).sum()), trends, missed))
     _, trends, missed = min(tried, key=lambda row: row[0])
-    return trends, missed
+    return curve, trends, missed
 
 
 def _tilted(
@@ -411,7 +416,7 @@ def _refitted_errors(
 
     Args:
         table: All rows.
-        given: Their columns of progress, and the factor for `fit_trend`.
+        given: Their columns of progress, and the factor for `fit_trends`.
         judges: shape (rows,), rows to leave out in turn; None: all.
 
     Returns:
