@@ -204,6 +204,21 @@ def test_parts_and_locks_of_other_users_stay(root: Path, monkeypatch: pytest.Mon
     assert len(list(store.directory.iterdir())) == PARTS + 1
 
 
+def test_a_full_disk_stops_no_run(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    store = opened(root)
+    held = content(store)
+    places: list[tuple[type, str]] = [(FileLock, "take"), (PartWriter, "spill")]
+    for owner, name in places:
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, refuse)
+            assert join_small_parts(store) == 0
+        assert content(opened(root)) == held
+    assert join_small_parts(store) == PARTS  # whose lock was released
+
+
 @pytest.mark.parametrize("file", [INFO, "documents.bin"])
 def test_a_damaged_joined_part_gives_way_to_what_it_was_joined_from(root: Path, file: str) -> None:
     before = opened(root)

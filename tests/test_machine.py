@@ -173,6 +173,7 @@ WITHOUT_ASKING = {
     "files._named": "a store that fails is the machine's fault in any case",
     "files.place_directory": "raised again unless another process has made the directory",
     "files.flush_directory": "raised again unless the file system cannot flush directories",
+    "join_parts.join_small_parts": "a run needs no joined parts",
     "trainer_files.link": "the copy meets the same fault",
     "escape.output_named": "raised again with a name",
     "commands.run": "`_report` asks",

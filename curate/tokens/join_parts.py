@@ -61,12 +61,12 @@ def join_small_parts(store: TokenStore) -> int:
     try:
         if not lock.take():
             return 0
-    except (EngineError, PermissionError):  # no locks there, or a killed run's of another user
-        return 0
-    try:
-        return sum(_join(store, group) for group in groups)
-    finally:
-        lock.release()
+        try:
+            return sum(_join(store, group) for group in groups)
+        finally:
+            lock.release()
+    except (EngineError, OSError):  # no locks there, no room, or a killed run's of another user
+        return 0  # a run needs no joined parts, and goes on with those that it has
 
 
 def _groups(store: TokenStore) -> Iterator[list[Path]]:

@@ -213,7 +213,7 @@ class TokenStore:
             is_old = joined.is_dir() and time.time() - joined.stat().st_mtime > ABANDONED_SECONDS
             if is_old and part_damage(joined) is None:
                 for path in replaced:
-                    with contextlib.suppress(PermissionError):  # another user's; open on Windows
+                    with contextlib.suppress(OSError):  # another user's; open on Windows; no room
                         remove_at_once(path)
 
     def damage(
