@@ -412,7 +412,7 @@ def _discard_damage(
     """Check the parts that hold the files of a recipe, and remove damaged ones."""
     while damage := store.damage(_keys(plans), workers, observer.tick):
         for part, file in damage.items():
-            observer.notice(f"{file} is damaged: what it holds is tokenised again")
+            observer.notice(f"{file} is damaged: what no other part holds is tokenised again")
             store.discard(part)
         store.scan()  # parts that a damaged one was joined from may still be there
 

@@ -63,7 +63,7 @@ def tokenise(
         test_backend()
         return _tokenise_apart(job, workers, on_progress)
     runs: CountRuns = {}
-    if not any(task.shared for task in job.tasks):  # any number of workers can join a shared one
+    if not any(task.shared for task in job.tasks):  # any number can help with a shared one
         workers = min(workers, len(job.tasks))
     shared, totals = _shared_state(job, workers)
 

@@ -54,7 +54,7 @@ class Task:
     items: tuple[TaskItem, ...]
     size_bytes: int
     shared: bool
-    """Whether several workers may join, each claiming segments of the one file."""
+    """Whether others help the worker that takes it, with segments of the one file."""
 
 
 @dataclass(frozen=True)
