@@ -11,7 +11,7 @@ from curate.laws.scores import floored
 
 COVERAGE = 0.95
 ENOUGH_FOR_A_QUANTILE = 39
-"""Mixtures from which errors above the quantile are at least two."""
+"""Fewest mixtures for the quantile: 5 % of them are nearly two."""
 NORMAL_95 = 1.96
 """Standard deviations of a normal error that 95 % are within."""
 
@@ -25,9 +25,9 @@ def half_width(missed: Array, table: RunTable) -> Array:
     """Find the width around a prediction that holds 95 % of new runs, on either side.
 
     The 95 % quantile of absolute errors. Split conformal prediction takes a higher one for small
-    samples; fits that miss a part of the runs err more than the whole one already, and with both,
-    intervals held over 98 % of RegMix's and olmix's new runs. From few mixtures the quantile is
-    nearly the largest error: there, the root mean square times Student's t.
+    samples; but fits without a part of the runs err more than the whole one already, and with both,
+    intervals held up to 98.2 % of RegMix's and olmix's new runs. From few mixtures the quantile is
+    nearly the largest error: there, the root mean square times Student's t is taken.
 
     Args:
         missed: shape (rows, targets), errors on mixtures that a fit did not see.

@@ -407,9 +407,10 @@ class MixtureRecipe(Frozen, frozen=True):
     it, except `regmix`.
     """
     replicates: Annotated[int, Meta(ge=0, le=100_000)] | None = None
-    """Number of resamples for the shares' intervals, from 0 (no intervals) to 100,000. Methods that
-    learn from runs or experts obey it; omitted, 100 for `mde`, `mixmin` and law `bimix`, 40 for
-    `exponential`, 20 for `ridge`; other laws then have intervals by refits alone.
+    """Number of resamples of the runs or experts, from 0 (no intervals) to 100,000. They give the
+    expected regret and the mixtures within noise of the best; the intervals of shares too where
+    there are none by refits. Methods that learn from runs or experts obey it; omitted, 100 for
+    `mde`, `mixmin` and law `bimix`, 40 for `exponential`, 20 for `ridge`, none for other laws.
     """
     discount_repeats: bool = False
     """Whether repeated tokens count for less (Muennighoff et al. 2023, arXiv:2305.16264). Methods
