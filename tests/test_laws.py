@@ -55,6 +55,16 @@ def test_contract(name: str, check: Callable[[Law], None]) -> None:
             check(LAWS[name])
 
 
+@pytest.mark.parametrize("name", ["additive", "exponential"])
+def test_a_target_is_fitted_as_if_alone(name: str) -> None:
+    """Each target ends its own search; one that went on with the others would end elsewhere."""
+    table = table_of(mixtures(8, 4, 0), TOKENS, noise=0.01)
+    one = replace(table, targets=table.targets[:1], losses=table.losses[:, :1])
+    rows = (table.weights, table.tokens, table.params)
+    alone, beside = (LAWS[name].fit(fitted).predict(*rows)[:, 0] for fitted in (one, table))
+    np.testing.assert_allclose(alone, beside, rtol=1e-10)
+
+
 @pytest.mark.parametrize("name", LAWS)
 def test_only_trees_have_no_gradient(name: str) -> None:
     weights = mixtures(6, 4, 4, least=0.05)

@@ -138,18 +138,7 @@ def _minimise(
             answer[going[ended]] = theta[ended]
             if ended.all():
                 return answer
-            kept = (
-                going,
-                theta,
-                residual,
-                jacobian,
-                cost,
-                damping,
-                observed,
-                noise,
-                centre,
-                spread,
-            )
+            kept = going, theta, residual, jacobian, cost, damping, observed, noise, centre, spread
             going, theta, residual, jacobian, cost, damping, observed, noise, centre, spread = (
                 rows[~ended] for rows in kept
             )
