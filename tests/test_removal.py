@@ -14,7 +14,7 @@ import curate
 from curate.dataset.manifest import load_manifest
 from curate.dataset.removal import compare, contents_left, read_state
 from curate.errors import InputError
-from curate.pipeline.show import _open as open_dataset
+from curate.pipeline.show import open_dataset
 
 
 @pytest.fixture

@@ -30,18 +30,18 @@ def show(directory: Path, query: str | StepQuery) -> LookUp:
     """
     url = bucket_url(directory)
     with at_hand(directory, url) as place:
-        dataset = _open(place, url)
+        dataset = open_dataset(place, url)
         if isinstance(query, StepQuery):
             return look_up_step(dataset, query)
         return look_up(dataset, query)
 
 
-def _open(directory: Path, url: str | None) -> OpenDataset:
+def open_dataset(directory: Path, url: str | None = None) -> OpenDataset:
     """Open a dataset, and whatever is still there of the files that it was made from.
 
     Args:
         directory: Its directory, or that of a copy.
-        url: URL of the dataset whose copy it is.
+        url: URL of the dataset whose copy it is, if it is one.
 
     Raises:
         ShardError: The directory holds no finished dataset.
