@@ -32,10 +32,10 @@ NOISE_FLOOR = 1e-6
 """Relative error below which runs count as exact."""
 ITERATIONS = 60
 """Most iterations for each estimate of the noise; the next estimate continues from there."""
-TOLERANCES = (1e-5, 1e-5, 1e-5, 1e-10)
+TOLERANCES = (1e-7, 1e-7, 1e-7, 1e-12)
 """Relative gains of the cost at which a target's fit ends, one for each estimate of the noise.
-With 1e-3 the exponential law's losses end 0.15 % away from those of tight tolerances throughout
-(60 runs, 7 domains, 22 targets), with 1e-5 0.002 %, in the same time."""
+With 1e-5 and 1e-10 the additive law under `gaussian` ends too early on RegMix's 512 runs: its R2 on
+unseen mixtures is 0.986 instead of over 0.988."""
 
 
 @dataclass(frozen=True, slots=True)
