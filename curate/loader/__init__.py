@@ -45,7 +45,7 @@ from curate.mixture.request import DomainSupply
 from curate.pipeline.check import check_mixture, check_names
 from curate.pipeline.plan import Planned, plan_dataset
 from curate.pipeline.stages import check_stage_names, plan_stages, stages_json
-from curate.runtime.files import bucket_url, refuse_other_url
+from curate.runtime.files import dataset_url
 from curate.runtime.progress import Observer
 from curate.runtime.workers import default_workers
 
@@ -96,8 +96,7 @@ def load(  # noqa: PLR0913 - one entry for all; all but two are keywords
         ShardError: The build in the directory is unfinished or damaged.
     """
     names = check_fields(fields)
-    refuse_other_url(source)
-    url = bucket_url(source)
+    url = dataset_url(source)
     if url is not None:
         source = copy_from_bucket(url, [split.partition("/")[0]])
     path = Path(source)

@@ -34,7 +34,7 @@ from curate.pipeline.results import (
     ValidationResult,
 )
 from curate.recipe import AbsentDomains, FarRuns, LoadedRecipe, load_recipe, override_texts
-from curate.runtime.files import bucket_url, refuse_other_url
+from curate.runtime.files import bucket_url, dataset_url
 from curate.runtime.objects import refuse_access, without_access
 from curate.runtime.progress import Observer
 from curate.runtime.registry import unknown_name
@@ -483,8 +483,7 @@ def verify(
     """
     from curate.pipeline.read_back_stages import read_back_any, read_back_bucket
 
-    refuse_other_url(directory)
-    url = bucket_url(directory)
+    url = dataset_url(directory)
     if url is not None:
         return read_back_bucket(url, _path(report), _workers(workers), _observer(progress))
     return read_back_any(Path(directory), _path(report), _workers(workers), _observer(progress))
@@ -627,7 +626,6 @@ def show(  # noqa: PLR0913 - keywords, of which a call names two or three
     from curate.dataset.steps import ORDERS, StepQuery
     from curate.pipeline.show import show as look_up
 
-    refuse_other_url(directory)
     if step is None or batch is None:
         if query is None or step is not None or batch is not None:
             raise InputError(
@@ -663,10 +661,7 @@ def diff(a: PathLike, b: PathLike) -> Differences:
     """
     from curate.pipeline.diff import diff as compare_artifacts
 
-    places = Path(a), Path(b)
-    for place in places:
-        refuse_other_url(place)
-    return compare_artifacts(*places)
+    return compare_artifacts(Path(a), Path(b))
 
 
 def fit(  # noqa: PLR0913 - keywords, of which a call names two or three
@@ -986,9 +981,8 @@ def report(  # noqa: PLR0913 - keywords, of which a call names two or three
     else:
         table = _RunTableArguments(None, None, supply, budget_tokens, max_epochs)
         paths, place = _paths(source), _path(directory)
-        for path in paths:
-            refuse_other_url(path)
-        url = bucket_url(paths[0]) if len(paths) == 1 else None
+        urls = [dataset_url(path) for path in paths]
+        url = urls[0] if len(urls) == 1 else None
         if url is not None:
             paths, place = (copy_from_bucket(url),), place or Path()
         inputs, path = report_inputs(paths, table.inputs(()), texts, place)
@@ -1126,8 +1120,7 @@ def _on_disk(path: PathLike, command: str) -> Path:
     Raises:
         InputError: It is a URL; says how to copy what is there.
     """
-    refuse_other_url(path)
-    url = bucket_url(path)
+    url = dataset_url(path)
     if url is None:
         return Path(path)
     refuse_access(url)

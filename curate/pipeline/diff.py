@@ -35,7 +35,7 @@ from curate.laws.run_tables.join import Joining
 from curate.laws.run_tables.lineage import shares_of_parts
 from curate.laws.run_tables.read import read_runs
 from curate.recipe import LoadedRecipe, load
-from curate.runtime.files import bucket_url, hash_file, read_small
+from curate.runtime.files import dataset_url, hash_file, read_small
 from curate.runtime.machine import fault_or
 from curate.runtime.registry import list_first
 
@@ -104,7 +104,7 @@ def diff(a: Path, b: Path) -> Differences:
     Raises:
         CurateError: One of them cannot be read, or they are of kinds that have nothing in common.
     """
-    urls = bucket_url(a), bucket_url(b)
+    urls = dataset_url(a), dataset_url(b)
     with at_hand(a, urls[0]) as a_place, at_hand(b, urls[1]) as b_place:
         differences = _diff(a_place, b_place)
     return structs.replace(differences, a=urls[0] or str(a), b=urls[1] or str(b))

@@ -12,7 +12,7 @@ from curate.dataset.steps import StepQuery
 from curate.errors import RecipeError
 from curate.pipeline.read_back import domains_in, open_store
 from curate.recipe import load, source_of
-from curate.runtime.files import bucket_url
+from curate.runtime.files import dataset_url
 from curate.tokens import tokenizer as tokenizers
 from curate.tokens.backends import ReferenceEncoder
 from curate.tokens.selftest import check_builds
@@ -28,7 +28,7 @@ def show(directory: Path, query: str | StepQuery) -> LookUp:
     Raises:
         CurateError: Nothing fits the query, or the dataset cannot be read.
     """
-    url = bucket_url(directory)
+    url = dataset_url(directory)
     with at_hand(directory, url) as place:
         dataset = open_dataset(place, url)
         if isinstance(query, StepQuery):

@@ -352,18 +352,20 @@ def url_as_written(path: Path) -> str | None:
     return "//".join([protocol, "/".join(rest)])
 
 
-def refuse_other_url(path: str | os.PathLike[str]) -> None:
-    """Refuse a URL where datasets are not read from, before it is taken for a path on a disk.
+def dataset_url(path: str | os.PathLike[str]) -> str | None:
+    """Return the URL of a dataset in object storage; None for a path on a disk.
 
     Raises:
-        InputError: It is one of neither a bucket nor a disk.
+        InputError: It is a URL of another kind, from which no dataset is read.
     """
     url = url_as_written(Path(path))
-    if url is not None and bucket_url(path) is None:
+    in_bucket = bucket_url(path)
+    if url is not None and in_bucket is None:
         raise InputError(
             f"{without_access(url)}: datasets are read from directories and from s3:// and gs://; "
             "download it first"
         )
+    return in_bucket
 
 
 def name_in_cache(url: str) -> str:
