@@ -26,8 +26,6 @@ from curate.mixture.keys import (
     readers,
     without_idle,
 )
-from curate.mixture.methods import law_methods
-from curate.mixture.search import uncertainty
 from curate.recipe import MixtureRecipe, parse
 from curate.recipe.structs import EvidenceRecipe, ObjectiveRecipe, ProxyRecipe, TableFill
 from curate.recipe.structs import MixtureRecipe as Section
@@ -240,8 +238,8 @@ def test_every_part_of_an_objective_moves_the_mixture(method):
 
 @pytest.mark.parametrize("method", LEARNED)
 def test_replicates_have_an_effect(method, monkeypatch):
-    for module in (law_methods, uncertainty):
-        monkeypatch.setattr(module, "LEAST_REPLICATES", FEW)
+    for module in ("request", "search.uncertainty"):
+        monkeypatch.setattr(f"curate.mixture.{module}.LEAST_REPLICATES", FEW)
     for replicates in (0, FEW):
         request = request_of(method, short(method), replicates=replicates)
         assert (mix(request).low is None) == (replicates == 0)

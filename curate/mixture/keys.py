@@ -15,7 +15,7 @@ from msgspec.structs import replace as with_fields
 
 from curate.errors import MissingEvidence, RecipeError
 from curate.mixture.methods import METHODS
-from curate.mixture.request import LEAST_REPLICATES, NEEDS_EVIDENCE, Method
+from curate.mixture.request import NEEDS_EVIDENCE, Method, check_replicates
 from curate.recipe import EvidenceRecipe, MixtureRecipe, ProxyRecipe
 
 EVIDENCE = tuple(field.name for field in msgspec.structs.fields(EvidenceRecipe))
@@ -75,12 +75,8 @@ def check_keys(mixture: MixtureRecipe, method: Method, also: Collection[str] = (
         if key not in given and not made:
             kind = MissingEvidence if key.startswith("evidence.") else RecipeError
             raise kind(message.replace("METHOD", method.name))
-    replicates = mixture.replicates
-    if method.evidence == "runs" and replicates and replicates < LEAST_REPLICATES:
-        raise RecipeError(
-            f"mixture.replicates: {replicates} is too few for an interval; set "
-            f"{LEAST_REPLICATES} or more, or 0"
-        )
+    if method.evidence == "runs" and mixture.replicates:
+        check_replicates(mixture.replicates)
 
 
 def idle_keys(mixture: MixtureRecipe, method: Method) -> dict[str, str]:

@@ -200,6 +200,20 @@ KEYS_BY_EVIDENCE: Mapping[str | None, tuple[str, ...]] = {
 LEAST_REPLICATES = 20
 """Fewest resamples that make an interval of an optimum over runs."""
 
+
+def check_replicates(replicates: int) -> None:
+    """Refuse too few resamples for an interval.
+
+    Raises:
+        RecipeError: There are fewer than `LEAST_REPLICATES`.
+    """
+    if replicates < LEAST_REPLICATES:
+        raise RecipeError(
+            f"mixture.replicates: {replicates} is too few for an interval; set "
+            f"{LEAST_REPLICATES} or more, or 0"
+        )
+
+
 NEEDS_EVIDENCE: Mapping[str, str] = {
     "runs": (
         "mixture: method 'METHOD' needs training runs. Name the table in the recipe, mixture: "

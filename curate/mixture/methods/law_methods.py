@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.errors import FitError, RecipeError
+from curate.errors import FitError
 from curate.laws import RunTable
 from curate.laws.forms.bimix import NEAR_ZERO, FittedBimix
 from curate.laws.scores import finite_or_none
@@ -29,7 +29,7 @@ from curate.mixture.methods.law_case import (
 from curate.mixture.methods.law_record import law_record, loss_widths
 from curate.mixture.methods.law_reuse import reuse_json, reuse_warnings
 from curate.mixture.methods.law_trust import comparable_rows, compare_with_runs
-from curate.mixture.request import LEAST_REPLICATES, MixtureRequest, Preference
+from curate.mixture.request import MixtureRequest, Preference, check_replicates
 from curate.mixture.search.bimix_optimum import power_optimum
 from curate.mixture.search.kept_proportions import narrowed, prior_in_coordinates
 from curate.mixture.search.law_choice import (
@@ -342,11 +342,7 @@ def _uncertainty(case: LawCase, weights: Array, replicates: int) -> Uncertainty:
         "uniform": nearest_in_proportion(uniform, problem.box),
         "best observed run": runs.weights[best],
     }
-    if replicates < LEAST_REPLICATES:
-        raise RecipeError(
-            f"mixture.replicates: {replicates} is too few for an interval; set "
-            f"{LEAST_REPLICATES} or more, or 0"
-        )
+    check_replicates(replicates)
     resampling = Resampling(
         runs, case.law.fit, replicates, case.request.options.search.seed,
         lambda resampled: _optimum(case, resampled).weights,
