@@ -446,6 +446,10 @@ class Edge:
         time = np.log(tokens) - self.last[-1] if self.tokens_vary else nothing
         return size, time
 
+    def span(self, tokens: Array, params: Array) -> tuple[Moves, Moves]:
+        """Return the places that predictions start from, at the edge, and those that they reach."""
+        return self.places(*self.nearest(tokens, params)), self.places(tokens, params)
+
 
 def edge_of(table: RunTable) -> Edge:
     """Find where the runs of a table end."""
@@ -500,8 +504,7 @@ class FittedBeyond:
             Shape (rows, targets).
         """
         near = self.law.predict_std(weights, tokens, params)
-        start = self.edge.places(*self.edge.nearest(tokens, params))
-        end = self.edge.places(tokens, params)
+        start, end = self.edge.span(tokens, params)
         distances = np.abs(np.subtract(end, start))  # shape (2, rows)
         _, variance, vote = self._by_forms(tokens, params)
         moved = DRIFT_MISSED * np.einsum("wr,wt->rt", distances, self.drift)
@@ -622,8 +625,7 @@ class FittedBeyond:
         Returns:
             Shape (rows, targets) each; the law has the rest of the weight.
         """
-        start = self.edge.places(*self.edge.nearest(tokens, params))
-        end = self.edge.places(tokens, params)
+        start, end = self.edge.span(tokens, params)
         shift, variance = self.levels.shift(start, end)
         distance = np.abs(np.subtract(end, start)).sum(axis=0)[:, None]
         law_variance = np.maximum((LAW_ERROR * distance) ** 2, 1e-18)  # none among the runs

@@ -188,12 +188,11 @@ class Trend:
         power = np.exp(self.theta[:, self.layout.power])[:, None, None]
         parts = state.parts[:, :, : self.layout.domains]
         by_share = parts * power / (weights + SHARE_OFFSET)
-        by_log_sum = state.by_log_sum * self._level(state.log_losses)[1]
-        slopes: Array = by_log_sum[:, :, None] * by_share
+        level = self._level(state.log_losses)[1]
+        slopes: Array = (state.by_log_sum * level)[:, :, None] * by_share
         if self.layout.tilted:
             by_tilted = state.term_shares[:, :, 2:] @ self.layout.tilts_of(self.theta)
-            level = self._level(state.log_losses)[1][:, :, None]
-            slopes = slopes + np.sqrt(self.layout.domains) * level * by_tilted
+            slopes = slopes + np.sqrt(self.layout.domains) * level[:, :, None] * by_tilted
         return slopes.transpose(1, 0, 2)
 
     def formula(self, params: float) -> Formula:
