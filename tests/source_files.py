@@ -62,11 +62,11 @@ def read(
     """Read a file segment by segment with one reader; compressed lines in two ways."""
     cut = plan(path, options or ReadOptions(), segment_bytes)
     with closing(SegmentReader()) as reader:
-        found = read_plan(cut, reader, keep_metadata)
+        blocks = read_plan(cut, reader, keep_metadata)
     if cut.count is None and not keep_metadata:
         with closing(_Gathering(path)) as gathering:
-            assert read_plan(cut, gathering) == found
-    return found
+            assert read_plan(cut, gathering) == blocks
+    return blocks
 
 
 class _Gathering(SegmentReader):

@@ -102,7 +102,7 @@ def test_helpers_join_the_file_with_most_left_for_each_and_none_at_its_end() -> 
 
 
 def about(entry: Entry) -> dict[str, Any]:
-    """What an entry says, but for its place in the part."""
+    """Return the fields of an entry, but for its place in the part."""
     fields = msgspec.structs.asdict(entry)
     for unit in ("document", "token"):
         fields[unit] = fields.pop(f"{unit}_stop") - fields.pop(f"{unit}_start")

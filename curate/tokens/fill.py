@@ -254,8 +254,10 @@ class _Sizes:
                 contextlib.suppress(StreamDamage, InputError),
                 open_stream(file.path, file.size_bytes, file.status) as stream,
             ):
-                while stream.position < SAMPLED_BYTES and stream.read(SAMPLED_BYTES):
-                    pass
+                # Not `skip_to`, which stops within a piece: its bytes on disk count whole.
+                while stream.position < SAMPLED_BYTES:
+                    if not stream.read(SAMPLED_BYTES):
+                        break
                 self._sampled[task.domain] = stream.estimated_bytes / file.size_bytes
             sampled.add(task.domain)
             if len(sampled) == SAMPLED_DOMAINS:
