@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 
 from curate.laws.fitting.features import distinct_mixtures
 from curate.laws.law import Array, RunTable
@@ -42,6 +42,6 @@ def half_width(missed: Array, table: RunTable) -> Array:
     """
     mixtures = len(distinct_mixtures(table.weights))
     if mixtures < ENOUGH_FOR_A_QUANTILE:
-        factor = float(stats.t.ppf((1 + COVERAGE) / 2, max(mixtures - 1, 1)))
+        factor = float(stdtrit(max(mixtures - 1, 1), (1 + COVERAGE) / 2))
         return np.asarray(factor * np.sqrt((missed**2).mean(axis=0)))
     return np.asarray(np.quantile(np.abs(missed), COVERAGE, axis=0))

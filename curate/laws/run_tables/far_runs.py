@@ -30,7 +30,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import ndtri, stdtr
 
 from curate.laws.fitting.features import distinct_mixtures
 from curate.laws.fitting.left_out import predict_left_out, run_kernels
@@ -260,8 +260,8 @@ def far_scores(errors: Array, runs: int) -> Array:
     """
     targets = errors.shape[-1]
     size = np.abs(errors)
-    tail = np.maximum(stats.t.sf(size, runs - 1), 1e-300)
-    normal = np.asarray(stats.norm.isf(tail))  # as unlikely a normal deviate
+    tail = np.maximum(stdtr(runs - 1, -size), 1e-300)
+    normal = np.asarray(-ndtri(tail))  # as unlikely a normal deviate
     together = np.minimum(_root_mean(size) / (4 + 6 / targets), _root_mean(normal) / 3)
     alone = np.minimum(size / (10 * math.sqrt(1 + targets / 50)), normal / 6).max(axis=-1)
     return np.asarray(np.maximum(together, alone))

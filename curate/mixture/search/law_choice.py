@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import stdtrit
 
 from curate.errors import FitError
 from curate.laws import LAWS
@@ -170,7 +170,7 @@ def gain_between(
     parts = []
     for one, weight in _weighed(panel, problem, table):
         refitted = np.array([gain(part) for part in one.parts])
-        spread = stats.t.ppf(_STEPS, len(refitted) - 1) * _jackknife(refitted)
+        spread = stdtrit(len(refitted) - 1, _STEPS) * _jackknife(refitted)
         parts.append((weight, gain(one.whole) + spread))
     low, high = _central(parts)
     return Gain(mean, min(low, mean), max(high, mean))
@@ -255,7 +255,7 @@ def combined(
     Returns:
         Lower and upper ends, shape (domains,) each.
     """
-    spread = stats.t.ppf(_STEPS, groups - 1)
+    spread = stdtrit(groups - 1, _STEPS)
     ends = [
         _central(
             [

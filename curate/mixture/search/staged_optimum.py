@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import stdtrit
 
 from curate.laws.fitting.features import mixture_numbers
 from curate.laws.law import Array, FittedLaw, RunTable
@@ -215,8 +216,6 @@ def judge(
     References:
         Nadeau and Bengio 2003, "Inference for the generalization error", Eq. 9, for the variance.
     """
-    from scipy.stats import t
-
     group = mixture_numbers(table.weights)
     mixtures = int(group.max()) + 1
     if mixtures < LEAST_MIXTURES:
@@ -235,5 +234,5 @@ def judge(
         gains.append(np.mean(both))
     mean, spread = float(np.mean(gains)), float(np.std(gains, ddof=1))
     # The halves that compare are as large as those that choose.
-    half = t.ppf((1 + CONFIDENCE) / 2, SPLITS - 1) * spread * np.sqrt(1 / SPLITS + 1)
+    half = stdtrit(SPLITS - 1, (1 + CONFIDENCE) / 2) * spread * np.sqrt(1 / SPLITS + 1)
     return StagesVerdict(*(float(-np.expm1(-x)) for x in (mean, mean - half, mean + half)))

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import ndtr, stdtrit
 
 from curate.errors import FitError
 from curate.laws.law import FittedLaw, RunTable
@@ -192,7 +192,7 @@ def interval(draws: Array, centre: Array, runs: int) -> tuple[Array, Array]:
         (0.02, 0.98)
     """
     factor = math.sqrt(runs / (runs - 1))
-    tail = float(stats.norm.cdf(factor * stats.t.ppf((1 - COVERAGE) / 2, runs - 1)))
+    tail = float(ndtr(factor * stdtrit(runs - 1, (1 - COVERAGE) / 2)))
     low, high = np.quantile(draws, [tail, 1 - tail], axis=0)
     return np.minimum(low, centre), np.maximum(high, centre)
 
