@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from curate.dataset.manifest import PICTURES
 from curate.report.artifact_charts import entropies, shares, stages
 from curate.report.charts import Chart, Dots
 from curate.report.page.figures import ROW, WIDTH, dot_plot, shape, text_at
-from curate.report.page.page import svg_style
+from curate.report.palette import INK, QUIET, RULE, page_style
 from curate.runtime.escape import visible
 from curate.runtime.files import atomic_path
 
@@ -70,7 +71,17 @@ def picture(chart: Chart, dots: Dots) -> str:
         'height="{2:.0f}"><title>{3}</title><style>{4}</style><rect x="{0}" y="{0}" width="{1}" '
         'height="{2:.0f}" class="paper"/>{5}{6}</svg>\n'
     ).format(
-        -MARGIN, width, height, chart.caption, Markup(svg_style()),
+        -MARGIN, width, height, chart.caption, Markup(_svg_style()),
         dot_plot(replace(dots, rows=rows)), Markup("").join(legend),
     )  # fmt: skip
     return visible(str(document), keep="\n")
+
+
+def _svg_style() -> str:
+    """Return the styles of figures alone, for light paper."""
+    page_css = (files("curate.report.page") / "page.css").read_text("utf-8")
+    rules = [line for line in page_css.splitlines() if line.startswith("svg ")]
+    light = page_style().splitlines()[0]
+    ink = f":root {{ --ink: {INK}; --quiet: {QUIET}; --rule: {RULE}; }}"
+    own = ".paper { fill: var(--paper); } text { font-family: system-ui, sans-serif; }"
+    return "\n".join([light, ink, own, *rules])

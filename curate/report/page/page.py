@@ -15,7 +15,7 @@ from markupsafe import Markup
 from curate import __version__
 from curate.report.page.material import Material
 from curate.report.page.sections import all_sections
-from curate.report.palette import INK, QUIET, RULE, page_style
+from curate.report.palette import page_style
 from curate.runtime.escape import visible
 
 GENERATOR = "curate report"
@@ -57,15 +57,6 @@ def render(material: Material) -> str:
 
 def _read(name: str) -> str:
     return (files("curate.report.page") / name).read_text("utf-8")
-
-
-def svg_style() -> str:
-    """Return the styles of figures alone, for light paper."""
-    rules = [line for line in _read("page.css").splitlines() if line.startswith("svg ")]
-    light = page_style().splitlines()[0]
-    ink = f":root {{ --ink: {INK}; --quiet: {QUIET}; --rule: {RULE}; }}"
-    own = ".paper { fill: var(--paper); } text { font-family: system-ui, sans-serif; }"
-    return "\n".join([light, ink, own, *rules])
 
 
 def _hash(content: str) -> str:
