@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,11 @@ from curate.pipeline.build import build
 from curate.pipeline.tokenize import tokenize_domains
 from curate.recipe import LoadedRecipe, load
 from curate.runtime import files
-from curate.runtime.locks import FileLock
+from curate.runtime.locks import GRACE_SECONDS, FileLock
 from curate.runtime.owners import ABANDONED_SECONDS
+from curate.runtime.progress import Observer
 from curate.tokens import join_parts
-from curate.tokens.join_parts import LOCK, join_small_parts
+from curate.tokens.join_parts import LOCK
 from curate.tokens.store import DOCUMENT, INFO, JOINED, Entry, PartWriter, StoredBadRecord
 from curate.tokens.store import TokenStore as Store
 
@@ -33,6 +35,10 @@ PARTS = 6
 @pytest.fixture(autouse=True)
 def few_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(join_parts, "MANY_PARTS", PARTS)
+
+
+def join_small_parts(store: Store, observer: Observer | None = None) -> int:
+    return join_parts.join_small_parts(store, observer or Observer())
 
 
 def opened(root: Path) -> Store:
@@ -187,6 +193,23 @@ def test_one_process_joins_at_a_time(root: Path) -> None:
     assert join_small_parts(store) == 0
     lock.release()
     assert join_small_parts(store) == PARTS
+
+
+@pytest.mark.parametrize(("age_seconds", "is_told"), [(1, False), (2 * GRACE_SECONDS, True)])
+def test_a_lock_that_another_machine_left_is_named(
+    root: Path, age_seconds: float, is_told: bool
+) -> None:
+    store, listener = opened(root), Listener()
+    lock = FileLock(store.directory / LOCK)
+    name = {"machine": "node3", "process": 71, "since": time.time() - age_seconds}
+    lock.path.write_text(json.dumps(name))
+    assert join_small_parts(store, listener) == 0
+    assert len(listener.notices) == is_told
+    for notice in listener.notices:
+        assert notice.startswith("small parts of the token store are not joined: process 71 of no")
+        assert notice.endswith(f"wait for it, or, if it is gone, type: rm '{lock.path}'")
+    lock.path.unlink()  # as the notice says
+    assert join_small_parts(store, listener) == PARTS
 
 
 def test_parts_and_locks_of_other_users_stay(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

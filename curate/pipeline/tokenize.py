@@ -46,6 +46,7 @@ from curate.runtime.artifact_names import ARTIFACTS
 from curate.runtime.files import atomic_path, begin_directory, hash_json, sweep
 from curate.runtime.memory import blocks
 from curate.runtime.progress import Observer
+from curate.runtime.registry import counted
 from curate.runtime.workers import map_tasks, uses_cluster
 from curate.sources import InputPath, check_reader, expand, identify, segments
 from curate.sources.first_records import loose_files, loose_notice, may_be_mixed
@@ -217,10 +218,10 @@ def _open_store(loaded: LoadedRecipe, tokenizer: Tokenizer, observer: Observer) 
     """Open the token store of a tokenizer, whose small parts are joined first."""
     store = TokenStore(loaded.cache_dir, tokenizer.fingerprint, tokenizer.dtype)
     store.scan()
-    joined = join_small_parts(store) if loaded.cache_url is None else 0
+    joined = join_small_parts(store, observer) if loaded.cache_url is None else 0
     if not joined:
         return store
-    observer.notice(f"{joined:,} small parts of the token store joined")
+    observer.notice(f"{counted(joined, 'small part')} of the token store joined")
     store = TokenStore(loaded.cache_dir, tokenizer.fingerprint, tokenizer.dtype)
     store.scan()
     return store
@@ -352,7 +353,7 @@ def find_files(
         check_first_records(domain.name, domain_plans, begins_well, recipe.limits.lost_share)
     files = [file for domain_files in by_domain.values() for file in domain_files]
     size_bytes = sum(file.size_bytes for file in files)
-    observer.end(f"{len(files)} files, {size_bytes / 1e6:.1f} MB")
+    observer.end(f"{counted(len(files), 'file')}, {size_bytes / 1e6:.1f} MB")
     for notice in (*left_out_notices(places), *notices, *copy_notices(by_domain)):
         observer.notice(notice)
     return plans
@@ -549,14 +550,14 @@ def _open_domain(
         path, line, reason, _ = next(iter(opened.bad_record_rows()))
         raise InputError(
             f"{path}:{line}: {reason}; fix it, or set on_bad_record: quarantine "
-            f"({opened.bad_records} bad records in '{domain.name}')"
+            f"({counted(opened.bad_records, 'bad record')} in '{domain.name}')"
         )
     if not len(opened):
         first = next(iter(opened.bad_record_rows()), None)
         reason = f"; {first[0]}:{first[1]}: {first[2]}" if first else f" ({files[0].path})"
         raise InputError(
-            f"domain '{domain.name}' has no document: {len(files)} files, "
-            f"{opened.bad_records} bad records{reason}"
+            f"domain '{domain.name}' has no document: {counted(len(files), 'file')}, "
+            f"{counted(opened.bad_records, 'bad record')}{reason}"
         )
     return opened
 

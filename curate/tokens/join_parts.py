@@ -9,6 +9,7 @@ and the joined one. Copies of a store in buckets are left out: there, parts are 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +18,8 @@ import numpy as np
 import xxhash
 
 from curate.errors import EngineError
-from curate.runtime.locks import FileLock
+from curate.runtime.locks import GRACE_SECONDS, FileLock, held_by
+from curate.runtime.progress import Observer
 from curate.tokens.store import (
     DOCUMENT,
     HASHED,
@@ -43,11 +45,13 @@ RUN_BYTES = 256 << 20
 LOCK = ".join.lock"
 
 
-def join_small_parts(store: TokenStore) -> int:
+def join_small_parts(store: TokenStore, observer: Observer) -> int:
     """Join small parts of a store, if there are many and no other process is at it.
 
     Args:
         store: A store that has been scanned. It goes on using the parts that it has.
+        observer: Receives a notice if another machine's lock has prevented it for a while, as that
+            of a run that was killed there.
 
     Returns:
         Number of parts that were joined.
@@ -60,6 +64,10 @@ def join_small_parts(store: TokenStore) -> int:
     lock = FileLock(store.directory / LOCK)
     try:
         if not lock.take():
+            holder = lock.holder()
+            is_old = holder is not None and time.time() - holder.since > GRACE_SECONDS
+            if holder is not None and holder.is_elsewhere and is_old:
+                observer.notice(f"small parts of the token store are not joined: {held_by(lock)}")
             return 0
         try:
             return sum(_join(store, group) for group in groups)
