@@ -162,7 +162,7 @@ def test_groups_of_experts() -> None:
 
 def test_targets_in_no_group_are_named() -> None:
     mixture = mix(asked("bimix", groups={"one": ["a"], "two": ["c"]}))
-    assert any("1 targets are in no group" in w and "'b'" in w for w in mixture.warnings)
+    assert any("1 target is in no group" in w and "'b'" in w for w in mixture.warnings)
 
 
 # --- weights by noise

@@ -149,7 +149,7 @@ def test_killed_processes_and_who_goes_on(recipe: Path, tmp_path: Path, victims:
         said, complaint = process.communicate(timeout=120)
     if victims == 2:
         assert process.returncode == 2
-        assert "proxy: 4 runs are not trained, because every process that trained them" in complaint
+        assert "proxy: 4 runs not trained, because every process that trained them" in complaint
         train_proxies(load(recipe, (*more, f"output.dir={shared}")), 1, Observer())
     else:
         assert process.returncode == 0

@@ -168,7 +168,7 @@ def test_a_swarm_writes_its_runs_once(recipe: Path, tmp_path: Path) -> None:
     notes = Listener()
     train_proxies(loaded, 1, notes)
     assert (loaded.output_dir / "runs.csv").read_bytes() == before
-    assert "4 runs are finished already" in notes.notices
+    assert "finished already: 4 runs" in notes.notices
     one_by_one = load(recipe, (*SWARM, "proxy.models=1", f"output.dir={tmp_path / 'single'}"))
     train_proxies(one_by_one, 1, Observer())
     stacked, single = final_losses(loaded.output_dir), final_losses(one_by_one.output_dir)
@@ -252,9 +252,9 @@ def test_a_name_that_means_another_mixture_is_trained_again(recipe: Path) -> Non
     after = {row.run: row for row in train_proxies(loaded, 1, heard).rows}
     assert after["a"] == before["a"]
     assert after["b"].weights == (0.5, 0.25, 0.25) and after["b"].losses != before["b"].losses
-    assert "1 runs are finished already" in heard.notices
+    assert "finished already: 1 run" in heard.notices
     (aside,) = loaded.output_dir.glob("runs-*.csv")
-    assert f"1 runs had other mixtures; their rows are kept in {aside.name}" in heard.notices
+    assert f"rows with other mixtures are kept in {aside.name}: 1 run" in heard.notices
     assert read_runs(aside, NAMES)[-1] == before["b"]
 
 
@@ -263,9 +263,7 @@ def test_runs_drawn_within_other_caps_stay(recipe: Path) -> None:
     heard = Listener()
     after = train_proxies(load(recipe, (*SWARM, "max_epochs=30")), 1, heard).rows
     assert after == before
-    assert any(
-        "runs were drawn within other epoch caps; their rows stay" in n for n in heard.notices
-    )
+    assert any("rows drawn within other epoch caps stay:" in n for n in heard.notices)
 
 
 @pytest.mark.slow

@@ -74,7 +74,7 @@ def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
         "1 row (line 8) with a loss a million times its median, a millionth of it, or out of"
         in text
     )
-    assert "shares of 1 rows did not sum to 1 (off by at most 0.01, at " in text
+    assert "shares of 1 row did not sum to 1 (off by at most 0.01, at " in text
 
 
 def test_seeds_of_a_run_are_runs(tmp_path: Path) -> None:
@@ -113,8 +113,8 @@ def test_a_pair_is_joined_by_run_in_either_order(tmp_path: Path) -> None:
         assert table.weights.tolist() == [[0.2, 0.8], [0.7, 0.3]]
         assert table.losses.tolist() == [[1.1, 0.8], [1.2, 0.9]]
         text = "\n".join(notices)
-        assert "1 runs have no losses" in text and "1 runs have no mixture" in text
-        assert "1 rows repeat a run; the first of each is kept" in text
+        assert "1 run has no losses" in text and "1 run has no mixture" in text
+        assert "1 row repeats a run; the first of each is kept" in text
 
 
 def test_prefixes_of_regmix_are_taken_off(tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_prefixes_of_regmix_are_taken_off(tmp_path: Path) -> None:
         ),
         (
             "run,tokens,w_x,loss_x\na,1,1,1\nb,,1,1\n",
-            r"r.csv:3: 'tokens' is absent here, given in 1 rows",
+            r"r.csv:3: 'tokens' is absent here, given in 1 row",
         ),
     ],
 )

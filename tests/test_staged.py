@@ -104,7 +104,7 @@ def test_shares_of_a_stage_that_are_not_whole_are_told(tmp_path: Path) -> None:
     rounded = HEADER + ROWS + "r8,8e8,2e8,0.5,0.4,0.5,0.5,3\n"
     table, notices = read_runs([write(tmp_path, rounded)])
     assert (
-        "r8" in table.runs and "shares of 1 rows did not sum to 1 (off by at most 0.1" in notices[0]
+        "r8" in table.runs and "shares of 1 row did not sum to 1 (off by at most 0.1" in notices[0]
     )
     empty = HEADER + ROWS + "r8,8e8,2e8,,0.6,0.5,0.5,3\n"
     table, notices = read_runs([write(tmp_path, empty, "empty.csv")])
@@ -130,7 +130,7 @@ def test_rows_of_one_stage_are_read(tmp_path: Path) -> None:
     path = write(tmp_path, BY_ROW)
     table, notices = read_runs([path], joining=Joining(stage="pre"))
     assert table.runs == ("r0", "r1") and table.stages == ()
-    assert notices == (f"{path}: 1 rows of other stages than 'pre' left out",)
+    assert notices == (f"{path}: 1 row of other stages than 'pre' left out",)
     with pytest.raises(
         FitError, match=r"no row is of stage 'mid'; column 'stage' has 'pre', 'end'"
     ):

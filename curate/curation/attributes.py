@@ -26,7 +26,7 @@ from curate.errors import RecipeError
 from curate.recipe import DomainRecipe, LoadedRecipe
 from curate.runtime.files import hash_file, hash_json
 from curate.runtime.memory import blocks
-from curate.runtime.registry import nearest_hint
+from curate.runtime.registry import counted, nearest_hint
 from curate.sources.plans import FilePlan
 from curate.stats.copies import repeated_documents
 from curate.tokens.domain import DomainTokens
@@ -170,7 +170,7 @@ def evaluate(frame: pl.DataFrame, expression: pl.Expr, where: str, path: str = "
                 return values
             if len(values) == 1:  # a literal, or an aggregate of all documents
                 return values.new_from_index(0, len(frame))
-            reason = f"gives {len(values):,} values for {len(frame):,} documents"
+            reason = f"gives {counted(len(values), 'value')} for {counted(len(frame), 'document')}"
     except pl.exceptions.StructFieldNotFoundError as error:
         reason = f"'{error}' is no column; a name with dots stands in double quotes: \"meta.year\""
     except pl.exceptions.PolarsError as error:

@@ -104,7 +104,7 @@ def _find(request: StepRequest) -> Sequence[NDArray[np.bool_]]:
         removed = int(copies.counts.sum() - copies.counts[kinds.KEPT])
         clusters = counted(int(copies.counts[kinds.KEPT]), "cluster")
         request.notices.append(
-            f"duplicates: {removed:,} documents removed: {', '.join(parts)}; {clusters}"
+            f"duplicates: {counted(removed, 'document')} removed: {', '.join(parts)}; {clusters}"
         )
     return copies.masks
 

@@ -22,6 +22,7 @@ from curate.plan.packing import Tally
 from curate.plan.per_domain import MIXED, PER_DOMAIN, predict_mixtures, written_domains
 from curate.plan.schedules import window_shares
 from curate.runtime.files import json_text
+from curate.runtime.registry import counted
 
 WINDOWS = 100
 """Windows that the output is cut into to see how evenly it is mixed."""
@@ -136,7 +137,7 @@ def certify(
             _as_trained(rows, mixtures[0])
     overlap = _overlap(train, held_out)
     if overlap:
-        problems.append(f"{overlap} documents are in training and in validation")
+        problems.append(f"in training and in validation: {counted(overlap, 'document')}")
     sequences = sum(shard.sequences for shard in manifest.shards if shard.split == "train")
     return {
         "schema": 1,

@@ -22,6 +22,7 @@ from curate.plan import PAD
 from curate.recipe import LoadedRecipe
 from curate.recipe.structs import without_defaults
 from curate.runtime.files import hash_json, is_url
+from curate.runtime.registry import counted
 from curate.runtime.tabular import Row, Tabular
 
 PLACES = ("base", "cache", "output.dir")
@@ -336,7 +337,7 @@ def _source_changes(before: Manifest, after: Manifest, name: str) -> tuple[Chang
     )
     if a == b:
         return ()
-    shown = [f"{len(keys)} files, {hash_json(keys)[:16]}" for keys in (a, b)]
+    shown = [f"{counted(len(keys), 'file')}, {hash_json(keys)[:16]}" for keys in (a, b)]
     return (Change(SOURCES, *shown),)
 
 

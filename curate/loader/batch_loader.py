@@ -24,7 +24,7 @@ from curate.loader.fields import Batch, cut_rows
 from curate.loader.reader import SequenceReader
 from curate.loader.state import STATE_VERSION, check_state
 from curate.loader.window_source import Order
-from curate.runtime.registry import nearest_hint
+from curate.runtime.registry import counted, nearest_hint
 
 ORDERS = {
     "shuffled": "another order in every epoch",
@@ -295,9 +295,10 @@ class BatchLoader:
         rest = (self.sequences - self.position) % self.share.step_sequences
         if self.options.last == "short" and 0 < rest < self.share.ranks:
             raise RecipeError(
-                f"curate.load: the last step of epoch {self.epoch} has {rest} sequences for "
-                f"{self.share.ranks} ranks, so some ranks would wait forever; set last='drop' in "
-                f"LoaderOptions to leave these {rest} out, or change batch_sequences"
+                f"curate.load: the last step of epoch {self.epoch} has "
+                f"{counted(rest, 'sequence')} for {self.share.ranks} ranks, so some ranks would "
+                f"wait forever; set last='drop' in LoaderOptions to leave these {rest} out, or "
+                "change batch_sequences"
             )
 
     def state_dict(self) -> dict[str, Any]:
@@ -351,6 +352,7 @@ def _check(share: Share, options: LoaderOptions, sequences: int) -> None:
         )
     if options.last == "drop" and share.step_sequences > sequences:
         raise RecipeError(
-            f"curate.load: a step of {share.ranks} ranks takes {share.step_sequences} sequences, "
-            f"there are {sequences}; lower batch_sequences, or set last='short'"
+            f"curate.load: a step of {counted(share.ranks, 'rank')} takes "
+            f"{counted(share.step_sequences, 'sequence')}, there are {sequences}; "
+            "lower batch_sequences, or set last='short'"
         )

@@ -74,8 +74,9 @@ def unused_targets(goals: Goals) -> tuple[str, ...]:
     if not goals.left_out:
         return ()
     names = list_first([f"'{name}'" for name in goals.left_out])
-    return (f"{len(goals.left_out)} targets are in no group and play no part: "
-            f"{names}",)  # fmt: skip
+    if len(goals.left_out) == 1:
+        return (f"1 target is in no group and plays no part: {names}",)
+    return (f"{len(goals.left_out)} targets are in no group and play no part: {names}",)
 
 
 @dataclass(frozen=True, slots=True)

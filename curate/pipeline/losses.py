@@ -119,15 +119,15 @@ def loss_notices(domains: Sequence[DomainTokens], losses: Sequence[DomainLosses]
         barren = loss.barren
         if barren:
             yield (
-                f"domain '{domain.name}': {len(barren):,} of {len(domain.files):,} files gave no "
-                f"document: {describe_files(domain, barren)}"
+                f"domain '{domain.name}': {len(barren):,} of {counted(len(domain.files), 'file')} "
+                f"gave no document: {describe_files(domain, barren)}"
             )
         damaged = [file.damage for file in loss.damaged if file.documents]
         if damaged:
             missing = ", so that more may be missing than is counted" if loss.cut else ""
             yield (
-                f"domain '{domain.name}': {len(damaged):,} of {len(domain.files):,} files damaged "
-                f"or cut short{missing}: {list_first(damaged)}"
+                f"domain '{domain.name}': {len(damaged):,} of {counted(len(domain.files), 'file')} "
+                f"damaged or cut short{missing}: {list_first(damaged)}"
             )
 
 

@@ -26,6 +26,7 @@ from curate.recipe import LoadedRecipe
 from curate.runtime.files import hash_json
 from curate.runtime.memory import blocks, take
 from curate.runtime.progress import Observer, write_artifact
+from curate.runtime.registry import counted
 from curate.stats.domain_stats import Amounts
 
 
@@ -135,7 +136,7 @@ def plan_tokenized(
     observer.tick()
     inputs = ShardInputs(output_format, settings, tuple(streams), tokenized.domains, plan)
     shaped = plan_shards(loaded, inputs)
-    observer.end(f"{sum(len(order.documents) for order in streams):,} documents in order")
+    observer.end(f"{counted(sum(len(order.documents) for order in streams), 'document')} in order")
     planned = Planned(
         mixed=mixed,
         plan=_with_documents(plan, shaped.sampler.documents()),

@@ -18,6 +18,7 @@ from curate.pipeline.proxy_setup import Prepared, prepare, with_runs
 from curate.recipe import LoadedRecipe
 from curate.runtime.progress import Observer, TrainingProgress
 from curate.runtime.ray import cluster_gpus, run_on_ray
+from curate.runtime.registry import counted
 from curate.runtime.workers import Send, run_apart
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def _train_apart(
     shared.open(observer.notice)
     pending = shared.pending()
     if len(pending) < len(swarm.runs):
-        observer.notice(f"{len(swarm.runs) - len(pending)} runs are trained already")
+        observer.notice(f"trained already: {counted(len(swarm.runs) - len(pending), 'run')}")
     check_supply(swarm, pending)
     if pending:
         # Few runs make small groups, so that every device has one.
@@ -103,19 +104,21 @@ def _train_apart(
         proxies = with_fields(job.loaded.proxies, models=models)
         shared_job = replace(job, loaded=job.loaded.with_proxies(proxies))
         total = len(pending) * swarm.steps * swarm.step_tokens
-        observer.begin(f"train proxies on {len(devices)} devices", ["proxies"], [total])
+        observer.begin(f"train proxies on {counted(len(devices), 'device')}", ["proxies"], [total])
         body = partial(_serve, shared_job, devices, threads)
         if proxies.engine == "ray":
             needs = {"num_cpus": threads, "num_gpus": int(devices[0] != "cpu")}
             run_on_ray(body, len(devices), watch.receive, needs)
         else:
             run_apart(body, len(devices), watch.receive, watch.lose)
-        observer.end(f"{len(pending)} runs of {swarm.steps * swarm.step_tokens:,} tokens")
+        observer.end(
+            f"{counted(len(pending), 'run')} of {swarm.steps * swarm.step_tokens:,} tokens"
+        )
     left = shared.pending()
     if left:
         raise EngineError(
-            f"proxy: {len(left)} runs are not trained, because every process that trained them "
-            "died; run again to continue from their checkpoints"
+            f"proxy: {counted(len(left), 'run')} not trained, because every process that trained "
+            "them died; run again to continue from their checkpoints"
         )
     return swarm_result(swarm, job.directory)
 

@@ -223,6 +223,6 @@ def _amounts(domain: DomainTokens, loss: Shrinkage, last: LastBuild) -> str:
     gone = last.files_gone(domain)
     files = f"; {counted(len(gone), 'file')} gone: {list_first(gone)}" if gone else ""
     return (
-        f"{loss.documents:,} documents and {loss.bytes:,} bytes of text fewer; now "
+        f"{counted(loss.documents, 'document')} and {loss.bytes:,} bytes of text fewer; now "
         f"{len(domain):,} and {domain.total_bytes:,}{files}"
     )

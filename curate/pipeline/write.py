@@ -41,6 +41,7 @@ from curate.recipe import LoadedRecipe
 from curate.recipe.effective import effective_text
 from curate.runtime.files import atomic_path, begin_directory
 from curate.runtime.progress import Observer, metered
+from curate.runtime.registry import counted
 from curate.runtime.workers import uses_cluster
 from curate.sources.hub import pin
 from curate.tokens import tokenizer as tokenizers
@@ -106,7 +107,7 @@ def write_dataset(
     if layout.bucket is not None:
         layout.bucket.send_beside([file.path for file in manifest.listed], earlier)
     written = sum(file.bytes for record in records for file in record.files)
-    observer.end(f"{len(records)} shards, {written / 1e6:.1f} MB")
+    observer.end(f"{counted(len(records), 'shard')}, {written / 1e6:.1f} MB")
 
 
 def _dtype(planned: Planned) -> np.dtype[Any]:

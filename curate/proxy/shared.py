@@ -13,6 +13,7 @@ from curate.proxy.claims import RunClaim, RunClaims
 from curate.proxy.runs import RunRow, append_runs, read_runs, write_runs
 from curate.proxy.swarm import Swarm, SwarmRun
 from curate.runtime.files import read_json, write_json
+from curate.runtime.registry import counted
 from curate.tokens.content_sample import content_of
 
 
@@ -79,7 +80,7 @@ class SharedSwarm:
             stay = changed & drawn & {row.run for row in rows}
             changed -= stay
             if stay:
-                notice(f"{len(stay)} runs were drawn within other epoch caps; their rows stay")
+                notice(f"rows drawn within other epoch caps stay: {counted(len(stay), 'run')}")
             fingerprints = {name: mark for name, mark in fingerprints.items() if name not in stay}
             self._set_aside(changed, rows, notice)
         failed = {run: step for run, step in record["failed"].items() if run not in changed}
@@ -111,7 +112,7 @@ class SharedSwarm:
             left = [row for row in rows if row.run not in changed]
             write_runs(self.directory / "runs.csv", domains, left)
             count = len({row.run for row in moved})
-            notice(f"{count} runs had other mixtures; their rows are kept in {aside.name}")
+            notice(f"rows with other mixtures are kept in {aside.name}: {counted(count, 'run')}")
         for path in self.directory.glob("group-*.safetensors"):
             if changed.intersection(checkpoint_runs(path, settings)):
                 path.unlink()

@@ -34,6 +34,7 @@ from curate.proxy.swarm_progress import SwarmProgress
 from curate.proxy.training_batches import BatchSource, run_streams, supply_streams
 from curate.runtime.files import hash_json
 from curate.runtime.progress import Observer
+from curate.runtime.registry import counted
 
 if TYPE_CHECKING:
     from curate.proxy.board import Boards
@@ -79,7 +80,7 @@ def train_swarm(
     shared.open(observer.notice)
     pending = shared.pending()
     if len(pending) < len(swarm.runs):
-        observer.notice(f"{len(swarm.runs) - len(pending)} runs are finished already")
+        observer.notice(f"finished already: {counted(len(swarm.runs) - len(pending), 'run')}")
     check_supply(swarm, pending)
     flops = swarm.stack.shape.training_flops(swarm.sequence_length)
     progress = SwarmProgress(len(pending), swarm.steps, swarm.step_tokens, flops, observer)
@@ -109,9 +110,8 @@ def train_swarm(
             shared.claims.release(claim)
         trained_here += len(claim.runs)
     shared.tidy()
-    observer.end(
-        f"{len(pending)} runs of {swarm.steps * swarm.step_tokens:,} tokens{progress.speed()}"
-    )
+    runs, tokens = counted(len(pending), "run"), swarm.steps * swarm.step_tokens
+    observer.end(f"{runs} of {tokens:,} tokens{progress.speed()}")
     return swarm_result(swarm, directory)
 
 

@@ -16,6 +16,7 @@ from curate.plan.per_domain import PER_DOMAIN, shard_stem
 from curate.recipe import LoadedRecipe, source_of
 from curate.runtime.escape import markdown
 from curate.runtime.files import atomic_path
+from curate.runtime.registry import counted
 from curate.stats.domain_stats import DomainStats
 
 SIZE_CATEGORIES = (
@@ -158,7 +159,7 @@ def _body(
     table = "\n".join(rows)
     return f"""# {markdown(recipe.name)}
 
-{certificate["realised_tokens"]:,} training tokens from {len(stats)} domains, mixed by
+{certificate["realised_tokens"]:,} training tokens from {counted(len(stats), "domain")}, mixed by
 `{recipe.mixture.method}` and written as `{recipe.output.format}` by curate {__version__}.
 Read back after writing: {verdict_of(certificate)}.
 
@@ -242,7 +243,8 @@ def _validation_sentence(share: float, certificate: dict[str, Any]) -> str:
     if not names:
         return "There is no validation set: no document is held out."
     lacking = len(certificate["domains"]) - len(names)
-    apart = f" ({lacking} domains have none)" if lacking else ""
+    none = "1 domain has" if lacking == 1 else f"{lacking} domains have"
+    apart = f" ({none} none)" if lacking else ""
     return (
         f"Validation documents ({share:.3%} of each domain, chosen by content hash) are\n"
         f"under `validation/`, one file a domain{apart}; "

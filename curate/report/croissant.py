@@ -31,6 +31,7 @@ from curate.plan.per_domain import PER_DOMAIN
 from curate.recipe import LoadedRecipe, source_of
 from curate.report.page.material import dig
 from curate.runtime.files import read_json, write_json
+from curate.runtime.registry import counted
 from curate.runtime.workers import map_tasks
 from curate.stats.domain_stats import DomainStats
 
@@ -176,9 +177,10 @@ def _sha256(layout: DatasetLayout, file: FileRecord) -> str:
 def _description(loaded: LoadedRecipe, certificate: Mapping[str, Any]) -> str:
     recipe = loaded.recipe
     return (
-        f"{certificate['realised_tokens']:,} training tokens from {len(recipe.domains)} domains, "
-        f"mixed by {recipe.mixture.method} and written as {recipe.output.format} by curate "
-        f"{__version__}. Licences are those of the domains, in the record set `domains`."
+        f"{certificate['realised_tokens']:,} training tokens from "
+        f"{counted(len(recipe.domains), 'domain')}, mixed by {recipe.mixture.method} and "
+        f"written as {recipe.output.format} by curate {__version__}. "
+        "Licences are those of the domains, in the record set `domains`."
     )
 
 

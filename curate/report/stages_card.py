@@ -22,6 +22,7 @@ from curate.report.card import (
 )
 from curate.runtime.escape import markdown
 from curate.runtime.files import atomic_path
+from curate.runtime.registry import counted
 
 SHARES = "Shares of the training tokens of each stage by domain"
 """Meaning of the first picture."""
@@ -55,9 +56,10 @@ def write_stages_card(loaded: LoadedRecipe, certificate: dict[str, Any]) -> Path
 def _body(loaded: LoadedRecipe, form: TokenFormat | TextFormat, certificate: dict[str, Any]) -> str:
     recipe, names = loaded.recipe, list(certificate["stages"])
     domains = certificate["domains"]
+    of_domains = counted(len(domains), "domain")
     return f"""# {markdown(recipe.name)}
 
-{certificate["realised_tokens"]:,} training tokens from {len(domains)} domains in {len(names)}
+{certificate["realised_tokens"]:,} training tokens from {of_domains} in {len(names)}
 stages, which follow each other in training, written as `{recipe.output.format}` by curate
 {__version__}. Read back after writing: {verdict_of(certificate)}.
 

@@ -172,8 +172,8 @@ def loose_files(files: Iterable[InputFile], options: ReadOptions, pattern: str) 
     text_bytes, table_bytes = (sum(file.size_bytes for file in kind) for kind in (likely, records))
     if len(likely) > len(records) and text_bytes > table_bytes:
         raise InputError(
-            f"'{pattern}' holds {len(records):,} files of records ({table_bytes:,} bytes, as "
-            f"{records[0].path}) and {len(likely):,} of plain text ({text_bytes:,} bytes, as "
+            f"'{pattern}' holds {counted(len(records), 'file')} of records ({table_bytes:,} bytes, "
+            f"as {records[0].path}) and {len(likely):,} of plain text ({text_bytes:,} bytes, as "
             f"{likely[0].path}); say which to read, as in glob: '*.jsonl' or glob: '*.txt'"
         )
     return text + described

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate.errors import InputError
+from curate.runtime.registry import counted
 from curate.stats.estimate import Estimate
 
 if TYPE_CHECKING:  # these load compiled code, which commands that only need names avoid
@@ -96,10 +97,10 @@ class DomainSample:
         used = np.linalg.norm(embedding, axis=1) > 0
         if not used.any():
             raise InputError(
-                f"domain '{self.domain.name}': none of its {len(self.domain):,} documents is long "
-                f"enough for the encoder '{plan.encoder}'; leave the domain out, or use a mixture "
-                "and a report without embeddings (mixture.measure: conditional, `curate stats` "
-                "without --intervals)"
+                f"domain '{self.domain.name}': none of its {counted(len(self.domain), 'document')} "
+                f"is long enough for the encoder '{plan.encoder}'; leave the domain out, or use a "
+                "mixture and a report without embeddings (mixture.measure: conditional, "
+                "`curate stats` without --intervals)"
             )
         _, block = np.unique(block[used], return_inverse=True)
         return embedding[used], block

@@ -17,6 +17,7 @@ import numpy as np
 from curate.errors import TokenizerError
 from curate.runtime.files import hash_json
 from curate.runtime.limits import Limits, OverLimit
+from curate.runtime.registry import counted
 from curate.runtime.sealed import Notice, read_cached, write_sealed
 from curate.runtime.workers import ahead
 from curate.tokens.backends import (
@@ -222,9 +223,9 @@ def _round_trip(
     )
     if dropped == len(sample):
         raise TokenizerError(
-            f"tokenizer {tokenizer.name}: gives no token for any of {dropped} sampled documents, "
-            "so nothing of their text would be kept; its vocabulary lacks their characters: use "
-            "another tokenizer"
+            f"tokenizer {tokenizer.name}: gives no token for any of "
+            f"{counted(dropped, 'sampled document')}, so nothing of their text would be kept; "
+            "its vocabulary lacks their characters: use another tokenizer"
         )
     none = f", {dropped} of them to no token at all" if dropped else ""
     return (

@@ -319,15 +319,18 @@ def pair_layout(first: TableFile, second: TableFile) -> tuple[TableLayout, list[
     notices = []
     alone = left.join(right, on="run", how="anti")["run"].n_unique()
     if alone:
-        notices.append(f"{weights.path}: {alone} runs have no losses in {losses.path}; left out")
+        runs = "1 run has" if alone == 1 else f"{alone} runs have"
+        notices.append(f"{weights.path}: {runs} no losses in {losses.path}; left out")
     alone = len(right.join(left, on="run", how="anti"))
     if alone:
-        notices.append(f"{losses.path}: {alone} runs have no mixture in {weights.path}; left out")
+        runs = "1 run has" if alone == 1 else f"{alone} runs have"
+        notices.append(f"{losses.path}: {runs} no mixture in {weights.path}; left out")
     if both.is_empty():
         raise FitError(f"{weights.path} and {losses.path} share no value of '{key}'")
     repeated = len(every_loss) - len(right)
     if repeated:
-        notices.append(f"{losses.path}: {repeated} rows repeat a run; the first of each is kept")
+        rows = "1 row repeats" if repeated == 1 else f"{repeated} rows repeat"
+        notices.append(f"{losses.path}: {rows} a run; the first of each is kept")
     layout = TableLayout(
         weights=weights,
         losses=losses,

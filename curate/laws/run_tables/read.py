@@ -30,7 +30,7 @@ from curate.laws.run_tables.far_runs import FarLoss, far_losses
 from curate.laws.run_tables.join import Joining, PartTable, join_tables, table_files
 from curate.laws.run_tables.lineage import carry_over, check_old_names
 from curate.recipe import FarRuns, TableFill
-from curate.runtime.registry import list_first, nearest_hint
+from curate.runtime.registry import counted, list_first, nearest_hint
 
 SUM_NOTICE = 1e-6
 """Distance of a row's sum of shares from 1 above which it is reported."""
@@ -152,8 +152,8 @@ def _rows_of_stage(layout: TableLayout, stage: str | None) -> tuple[TableLayout,
     kept = cells == stage
     notices = []
     if not kept.all():
-        others = f"{file.path}: {int((~kept).sum())} rows of other stages than '{stage}' left out"
-        notices.append(others)
+        others = counted(int((~kept).sum()), "row")
+        notices.append(f"{file.path}: {others} of other stages than '{stage}' left out")
     return (
         replace(layout, weight_rows=layout.weight_rows[kept], loss_rows=layout.loss_rows[kept]),
         notices,
@@ -416,8 +416,8 @@ def _assemble(
     if (off > SUM_NOTICE).any():
         worst = layout.weights.where(int(layout.weight_rows[rows[int(off.argmax())]]))
         notices.append(
-            f"{layout.weights.path}: shares of {int((off > SUM_NOTICE).sum())} rows did not sum to "
-            f"1 (off by at most {off.max():.3g}, at {worst}); divided by their sum"
+            f"{layout.weights.path}: shares of {counted(int((off > SUM_NOTICE).sum()), 'row')} "
+            f"did not sum to 1 (off by at most {off.max():.3g}, at {worst}); divided by their sum"
         )
     if not len(rows):
         empty = [name for name, m in zip(layout.targets, medians, strict=True) if math.isnan(m)]
@@ -513,8 +513,9 @@ def _table(layout: TableLayout, numbers: _Numbers, rows: NDArray[np.int64]) -> R
         if given.any() and not given.all():
             first = layout.losses.where(int(layout.loss_rows[rows[int(given.argmin())]]))
             raise FitError(
-                f"{first}: '{name}' is absent here, given in {int(given.sum())} rows and absent in "
-                f"{int((~given).sum())}; give it in all or in none"
+                f"{first}: '{name}' is absent here, given in "
+                f"{counted(int(given.sum()), 'row')} and absent in {int((~given).sum())}; "
+                "give it in all or in none"
             )
     return RunTable(
         domains=tuple(layout.domains),
