@@ -475,9 +475,17 @@ def test_what_a_bucket_cannot_do_is_said_in_one_line(cached_recipe, store, tmp_p
     store.lacks_conditions = True
     refused(InputError, r"\.curate\.lock: the store refuses \(501 Not Implemented")
     store.lacks_conditions = False
-    for right, done in (("PUT", "written"), ("DELETE", "deleted"), ("GET /b/$", "listed")):
-        store.denied = (right,)
-        refused(InputError, f"^{URL}.*: cannot be {done}, as access is denied .*; set AWS_ACCESS")
+    for denied, refusal, right in (
+        ("PUT", f"{URL}: objects there cannot be written", "s3:PutObject"),
+        ("DELETE", f"{URL}: objects there cannot be deleted", "s3:DeleteObject"),
+        ("GET /b/$", f"{URL}: cannot be listed", "s3:ListBucket"),
+    ):
+        store.denied = (denied,)
+        refused(
+            InputError,
+            rf"^{refusal}, as access is denied \((403 Forbidden: )?AccessDenied\); grant {right} "
+            "there, or set AWS_ACCESS_KEY_ID",
+        )
     assert not objects(store)
 
 

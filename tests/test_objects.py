@@ -78,8 +78,12 @@ def test_refusals_are_one_line_that_says_what_to_type(store, monkeypatch):
         with pytest.raises(kind, match=line):
             call()
     store.denied = ("GET /b/a", "GET /b/$")
-    for call in (lambda: read_object("s3://b/a", 0, 1), lambda: list_objects("s3://b")):
-        with pytest.raises(InputError, match=r"access is denied \(403 .*set AWS_ACCESS_KEY_ID and"):
+    for call, right in (
+        (lambda: read_object("s3://b/a", 0, 1), "s3:GetObject"),
+        (lambda: list_objects("s3://b"), "s3:ListBucket"),
+    ):
+        denied = rf"access is denied \(403 .*grant {right} there, or set AWS_ACCESS_KEY_ID and"
+        with pytest.raises(InputError, match=denied):
             call()
     monkeypatch.setenv("CURATE_STORE_SECONDS", "soon")
     with pytest.raises(InputError, match="^CURATE_STORE_SECONDS=soon: must be a number of seconds"):

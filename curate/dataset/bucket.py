@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from curate.dataset.regular_files import is_inside
-from curate.errors import CurateError, EngineError, ShardError
+from curate.errors import CurateError, EngineError, InputError, ShardError
 from curate.runtime.artifact_names import MARK
 from curate.runtime.files import atomic_path
 from curate.runtime.locks import DIRECTORY_LOCK, holder_line, parse_holder
@@ -204,9 +204,15 @@ class Bucket:
             ShardError: Another process has locked it.
             InputError: Nothing may be written or deleted there.
         """
-        self._delete([f"{DIRECTORY_LOCK}.absent"])  # refused now where no lock could be removed
         line = holder_line({"token": os.urandom(8).hex()})
-        self._lock(line)
+        try:
+            self._delete([f"{DIRECTORY_LOCK}.absent"])  # refused now where no lock could be removed
+            self._lock(line)
+        except InputError as error:  # which files that the user knows would meet, too
+            reason = str(error)
+            for name in (DIRECTORY_LOCK, f"{DIRECTORY_LOCK}.absent"):
+                reason = reason.replace(f"/{name}: cannot be", ": objects there cannot be")
+            raise InputError(reason) from error
         _locks.add(line)
         try:
             yield

@@ -55,6 +55,14 @@ CREDENTIALS = {
 }
 """Variables to set, by protocol."""
 
+RIGHTS = {
+    "s3": {"read": "s3:GetObject", "listed": "s3:ListBucket", "written": "s3:PutObject",
+           "deleted": "s3:DeleteObject"},
+    "gs": {"read": "storage.objects.get", "listed": "storage.objects.list",
+           "written": "storage.objects.create", "deleted": "storage.objects.delete"},
+}  # fmt: skip
+"""Permission that a store asks for, by protocol and by what is done to an object."""
+
 PATIENCE_SECONDS = 180
 """How long a request is tried, unless `CURATE_STORE_SECONDS` says otherwise."""
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 10.0
@@ -304,10 +312,11 @@ def refusal(error: Exception, url: str, done: str = "read") -> CurateError | Non
         return changed(url)
     if kind == "AlreadyExistsError":
         return ObjectExists(f"{url}: exists already")
-    # Deletions of several objects are answered by 200, and a code for each.
-    is_denied = re.search(r"status code: 40[13]|\(code: AccessDenied\)", words) is not None
+    is_denied = code == "AccessDenied" or re.search("status code: 40[13]", words) is not None
     if is_denied or kind in ("PermissionDeniedError", "UnauthenticatedError"):
         remedy = f"; set {credentials}" if credentials else ""
+        if credentials and code in ("", "AccessDenied"):  # others say that credentials are wrong
+            remedy = f"; grant {RIGHTS[protocol][done]} there, or set {credentials}"
         return InputError(
             f"{url}: cannot be {done}, as access is denied ({_first_line(error)}){remedy}"
         )
@@ -343,15 +352,16 @@ def _first_line(error: Exception) -> str:
     words = str(error).partition("Debug source")[0]
     code = _code(words)
     status = re.search(r"status code: (\d+[ \w-]*)", words)
-    if status:
-        return f"{status[1].strip()}: {code}" if code else status[1].strip()
+    if status or code:
+        return ": ".join(filter(None, [status[1].strip() if status else "", code]))
     # What stands before the last dash tells of each retry.
     return " ".join(words.rpartition(" - ")[2].split()) or type(error).__name__
 
 
 def _code(words: str) -> str:
     """Return the error that an answer of S3 names; empty if it names none."""
-    match = re.search(r"<Code>([\w.-]+)</Code>", words)
+    # Deletions of several objects are answered by 200, and a code for each.
+    match = re.search(r"(?:<Code>|\(code: )([\w.-]+)(?:</Code>|\))", words)
     return match[1] if match else ""
 
 
