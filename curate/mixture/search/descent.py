@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize
 
 from curate.mixture.search.objective import (
     TINY,
@@ -141,13 +140,14 @@ def _minimise(
     start: Array,
     within: tuple[_Scaled, list[dict[str, Any]], dict[str, float]],
 ) -> Array:
+    from scipy.optimize import minimize  # takes 0.3 s
+
     scaled, constraints, limits = within
     box = scaled.problem.box
     bounds: list[tuple[float | None, float | None]] = [
         (float(low), float(high)) for low, high in zip(box.low, box.high, strict=True)
     ]
     bounds += [(None, None)] * (len(start) - len(bounds))
-    minimize: Callable[..., Any] = optimize.minimize  # typed here: stubs may be absent
     with warnings.catch_warnings():
         # SciPy before 1.16 (the last for Python 3.10 is 1.15) warns when a step passes a bound by
         # rounding, and clips it there, as later versions do without a word.

@@ -8,13 +8,11 @@ repeated in balls around the best runs, unless the problem has no support.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize
 
 from curate.errors import FitError
 from curate.mixture.search.descent import Ball, descend
@@ -117,9 +115,10 @@ def certificate(problem: Problem, weights: Array) -> float | None:
     scaled = problem.goals @ slopes + pull
     if len(scaled) == 1:
         return float(scaled[0] @ (weights - best_corner(scaled[0], problem.box)))
+    from scipy.optimize import linprog  # takes 0.3 s
+
     values = goals_of(losses_at(problem, weights[None]), problem.goals)[0]
     count = len(weights)
-    linprog: Callable[..., Any] = optimize.linprog  # typed here: stubs may be absent
     result = linprog(
         np.append(np.zeros(count), 1.0),
         A_ub=np.hstack([scaled, -np.ones((len(scaled), 1))]),
