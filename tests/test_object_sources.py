@@ -25,6 +25,7 @@ from curate.runtime.files import hash_file
 from curate.runtime.workers import map_tasks
 from curate.sources import SegmentReader, identify, segments
 from curate.sources.discover import expand
+from curate.sources.overlaps import left_out_notices
 from curate.sources.places import Places
 from curate.sources.records import ReadOptions
 from curate.sources.remote import GLOB_CHARACTERS
@@ -296,6 +297,30 @@ def test_what_curate_wrote_is_left_out_as_on_a_disk(store, tmp_path, pattern, ou
     assert results[0] == results[1]
     if pattern != "*/train/*":  # what a search of a disk does not come to
         assert left_out[0] == left_out[1]
+
+
+def test_odd_keys_are_left_out_and_named(store, tmp_path):
+    for key in ("a/1.jsonl", "a//2.jsonl", "a/../3.jsonl", "a//4.csv", "a/5.jsonl", "b/6.jsonl"):
+        store.put("b", key, b"{}")
+    for pattern, names in (
+        ("a", ["1", "5"]),
+        ("**/*.jsonl", ["1", "5", "6"]),
+        ("b/*.jsonl", ["6"]),
+    ):
+        places = Places()
+        found = expand([f"s3://b/{pattern}"], ReadOptions(glob="*.jsonl"), tmp_path, places)
+        assert [file.path[-7:-6] for file in found] == names
+        left_out = [] if pattern[0] == "b" else ["s3://b/a/../3.jsonl", "s3://b/a//2.jsonl"]
+        assert sorted(places.left_out) == left_out
+        for notice in left_out_notices(places):
+            assert notice == (
+                "not read, as parts of its key are empty, '.', '..' or control characters; rename "
+                "it to have it read: s3://b/a/../3.jsonl, s3://b/a//2.jsonl"
+            )
+    with pytest.raises(
+        InputError, match=r"s3://b/a//2.jsonl: .*rename it, or name the files besid"
+    ):
+        expand(["s3://b/a//2.jsonl"], ReadOptions(), tmp_path)
 
 
 REFUSED = [

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from curate.errors import CurateError, EngineError, InputError
 from curate.runtime.limits import death_of
 from curate.runtime.machine import NO_ANSWER, fault_line, machine_fault
+from curate.runtime.s3_listing import ListedObject, is_odd_key, list_pages
 from curate.runtime.shared import context, workers_share_memory
 from curate.runtime.workers import (
     default_workers,
@@ -109,6 +110,10 @@ class ObjectExists(InputError):  # noqa: N818 - the same
 
 class ObjectChanged(InputError):  # noqa: N818 - the same
     """The object has another version than expected."""
+
+
+class OddKey(InputError):  # noqa: N818 - the same
+    """A key holds what obstore cannot name."""
 
 
 class IncompleteAnswer(Exception):  # noqa: N818 - never leaves this module
@@ -325,7 +330,7 @@ def refusal(error: Exception, url: str, done: str = "read") -> CurateError | Non
     if "redirect" in words.lower() or " 301 " in words:
         return InputError(f"{url}: the bucket lies in another region; set AWS_REGION to it")
     if kind == "InvalidPathError" or "parse path" in words:
-        return InputError(
+        return OddKey(
             f"{url}: holds a key that cannot be read ({_first_line(error)}): parts of keys must "
             "not be empty, '.' or '..', as in 'a//b'; rename it, or name the files beside it"
         )
@@ -501,14 +506,27 @@ def map_apart(function: Callable[[Item], Result], items: Sequence[Item]) -> list
 def list_objects(url: str) -> list[ObjectInfo]:
     """List the objects below a URL taken as a directory, in the order of their keys.
 
+    Those that cannot be read are left out; see `list_with_odd`.
+
     Raises:
-        InputError: The store refuses, or holds a key there that cannot be read.
+        InputError: The store refuses.
+        EngineError: The store does not answer.
+    """
+    return list_with_odd(url)[0]
+
+
+def list_with_odd(url: str) -> tuple[list[ObjectInfo], list[ObjectInfo]]:
+    """List the objects below a URL, and apart from them those whose keys cannot be read.
+
+    Raises:
+        InputError: The store refuses, or holds a key that cannot be read and is not S3, or its
+            credentials are not in the environment.
         EngineError: The store does not answer.
     """
     return apart(_list, url)
 
 
-def _list(url: str) -> list[ObjectInfo]:
+def _list(url: str) -> tuple[list[ObjectInfo], list[ObjectInfo]]:
     store, key = store_of(url)
     import obstore
 
@@ -522,7 +540,30 @@ def _list(url: str) -> list[ObjectInfo]:
             for row in page
         ]
 
-    return sorted(patiently(listing, url, "listed"))
+    try:
+        return sorted(patiently(listing, url, "listed")), []
+    except OddKey:
+        rows = _list_by_hand(url, key) if url.startswith("s3://") else None
+        if rows is None:
+            raise
+    normal: list[ObjectInfo] = []
+    odd: list[ObjectInfo] = []
+    for row in rows:
+        kind = odd if is_odd_key(row.key) else normal
+        kind.append(ObjectInfo(root + row.key.removesuffix("/"), *row[1:]))
+    return sorted(normal), sorted(odd)
+
+
+def _list_by_hand(url: str, key: str) -> list[ListedObject] | None:
+    """List a bucket of S3, whatever its keys; None without credentials in the environment."""
+    import obstore
+
+    def fetch(address: str) -> bytes:
+        page = _store(address.partition("://")[0], address, _environment())
+        return patiently(lambda: bytes(obstore.get(page, "").bytes()), url, "listed")
+
+    bucket = url.removeprefix("s3://").partition("/")[0]
+    return list_pages(bucket, f"{key.strip('/')}/" if key.strip("/") else "", fetch)
 
 
 def object_info(url: str) -> ObjectInfo:

@@ -23,7 +23,7 @@ from curate.runtime.objects import (
     MissingObject,
     ObjectInfo,
     is_object_url,
-    list_objects,
+    list_with_odd,
     object_info,
     refuse_access,
 )
@@ -40,6 +40,11 @@ has_password = re.compile(r"(?<!github)://[^/?#@]*:[^/?#]*@").search
 
 PROTOCOL = "hf://datasets/"
 """Prefix of URLs of datasets on the Hugging Face Hub."""
+
+ODD_KEY = (
+    "as parts of its key are empty, '.', '..' or control characters; rename it to have it read"
+)
+"""Reason to leave an object out."""
 
 PINNED = ("pinned",)
 """Status of a file whose URL names a commit: its content never changes."""
@@ -163,7 +168,9 @@ def expand_objects(url: str, fits: NameFilter, places: Places) -> list[tuple[str
     if root.endswith(":/"):
         raise InputError(f"{url}: names no bucket; write {protocol}://BUCKET/KEY")
     matches = re.compile(glob_translate(pattern) if is_glob else re.escape(pattern)).fullmatch
-    infos = list_objects(root)
+    infos, unreadable = list_with_odd(root)
+    odd = {info.url for info in unreadable}
+    infos += unreadable
     literal = [info for info in infos if info.url == url]
     if is_glob and literal:
         return [(url, _keep(literal[0]))]
@@ -179,6 +186,9 @@ def expand_objects(url: str, fits: NameFilter, places: Places) -> list[tuple[str
         name = info.url[len(root) + 1 :]
         is_below = not matching.isdisjoint(parents(info.url, root))
         if not (is_below and fits(name.rpartition("/")[2])) and not matches(info.url):
+            continue
+        if info.url in odd:
+            places.left_out[info.url] = ODD_KEY
             continue
         if not info.size_bytes and (info.url in directories or not _exists(info.url)):
             continue
