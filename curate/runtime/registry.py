@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from curate.errors import CurateError, RecipeError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 LISTED_NAMES = 3
 """Most names of a list in a message, where more are counted only."""
@@ -97,6 +99,8 @@ class Registry(Mapping[str, Row]):
 
     def _load(self) -> None:
         if not self._complete:
+            from importlib.metadata import entry_points  # imports email, sockets and zip files
+
             self._complete = True
             for point in sorted(entry_points(group=self._group), key=lambda point: point.name):
                 self.add(_row_of(point, self.kind))

@@ -7,7 +7,6 @@ times faster, and are used only if they pass `selftest`.
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -211,9 +210,11 @@ def load_encoder(name: str, tokenizer: Tokenizer) -> Encoder:
 
 def installed(distribution: str) -> str | None:
     """Return the version of an installed distribution, or None."""
+    from importlib.metadata import PackageNotFoundError, version  # takes 15 ms
+
     try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
+        return version(distribution)
+    except PackageNotFoundError:
         return None
 
 
