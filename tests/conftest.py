@@ -109,10 +109,11 @@ ABOUT_PROCESSES = {
 def cores(request: pytest.FixtureRequest) -> Iterator[None]:
     """Let commands do their work in one process, unless a test sets the number of workers.
 
-    A build forks 18 times. From a process of 1 GB, as one that runs all tests is, this takes 1 s of
-    CPU, where the whole work of a small build takes 0.1 s.
+    Such a test wants that many, however small its work. A build then forks 18 times: from a process
+    of 1 GB, as one that runs all tests is, 1 s of CPU, where the work of a small build takes 0.1 s.
     """
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("curate.runtime.workers.BYTES_PER_WORKER", 1)
         if request.path.stem not in ABOUT_PROCESSES:
             patch.setenv("PYTHON_CPU_COUNT", "1")
         yield

@@ -3,6 +3,7 @@
 import faulthandler
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,8 +13,10 @@ from typing import Any
 
 import pytest
 
+import curate
 from curate import errors
 from curate.errors import CurateError, EngineError, InputError
+from curate.runtime import workers
 from curate.runtime.shared import context
 from curate.runtime.workers import ahead, default_workers, map_tasks, run_workers
 
@@ -292,6 +295,24 @@ def test_default_workers_are_the_cores_this_process_may_use():
 def test_pythons_own_variable_for_containers_is_obeyed(monkeypatch, count, workers):
     monkeypatch.setenv("PYTHON_CPU_COUNT", count)
     assert default_workers() == (workers or len(os.sched_getaffinity(0)))
+
+
+def test_too_little_work_for_a_process_is_done_here(cached_recipe: Path, monkeypatch) -> None:
+    """A build whose files are tokenised already; it starts processes where their work is enough."""
+    directory = curate.load_recipe(cached_recipe).output_dir
+    files, started = [], []
+    start = workers._started
+    monkeypatch.setattr(workers, "_started", lambda *a, **k: started.append(a) or start(*a, **k))
+    curate.tokenize(cached_recipe)
+    for enough in (4_000_000, 1_000):
+        monkeypatch.setattr(workers, "BYTES_PER_WORKER", enough)
+        started.clear()
+        assert curate.build(cached_recipe, workers=2).ok
+        assert bool(started) == (enough == 1_000)
+        shards = [path for path in sorted(directory.rglob("*.bin")) if path.is_file()]
+        files.append({path.name: path.read_bytes() for path in shards})
+        shutil.rmtree(directory)
+    assert files[0] == files[1] and files[0]
 
 
 def test_work_begun_ahead_gives_its_result_or_its_error() -> None:

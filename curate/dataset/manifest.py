@@ -55,6 +55,7 @@ from curate.runtime.files import hash_file
 from curate.runtime.mapping import map_file
 from curate.runtime.memory import blocks
 from curate.runtime.registry import list_first
+from curate.runtime.workers import workers_for
 
 SCHEMA = 2
 OLD_SCHEMA = 1
@@ -314,6 +315,15 @@ class DatasetLayout:
     def at_hand(self, paths: Iterable[Path]) -> AbstractContextManager[None]:
         """Have the content of files on disk during a block."""
         return nullcontext() if self.bucket is None else self.bucket.at_hand(paths)
+
+    def workers_for(self, work_bytes: int, workers: int) -> int:
+        """Return how many of `workers` pay for themselves; a bucket lets any number of them wait.
+
+        Args:
+            work_bytes: Bytes of the files that are read or written.
+            workers: Most processes.
+        """
+        return workers if self.bucket is not None else workers_for(work_bytes, workers)
 
     def settle(self, paths: Iterable[Path]) -> None:
         """Send files that were just written and recorded, if the dataset is in a bucket."""

@@ -91,7 +91,8 @@ def verify(
         return without_manifest(str(error).replace(str(directory), layout.where))
     files = [file for file in manifest.beside_shards if with_cards or file.path not in CARDS]
     observer = observer or Observer()
-    damage = map_tasks(partial(_damage, layout), files, workers, observer.tick)
+    enough = layout.workers_for(sum(file.bytes for file in files), workers)
+    damage = map_tasks(partial(_damage, layout), files, enough, observer.tick)
     damaged = {file.path for file, problem in zip(files, damage, strict=True) if problem}
     plan, problem = (None, None) if "plan.json" in damaged else _read_plan(directory)
     problems = [*filter(None, [*damage, problem]), *_unlisted(directory, manifest)]
@@ -155,6 +156,9 @@ def _check_shards(
     def limited(function: Check) -> Check:
         return Limited(function, LIMITS) if isinstance(reading.format, TextFormat) else function
 
+    if not isinstance(reading.format, TextFormat):  # text is tokenised again
+        shard_bytes = sum(file.bytes for shard in manifest.shards for file in shard.files)
+        workers = reading.layout.workers_for(shard_bytes, workers)
     check = partial(_check_shard, reading)
     tasks = list(zip(manifest.shards, _shard_starts(manifest), strict=True))
     contents = [np.empty(0, np.uint64)]

@@ -47,7 +47,7 @@ from curate.runtime.files import atomic_path, begin_directory, hash_json, sweep
 from curate.runtime.memory import blocks
 from curate.runtime.progress import Observer
 from curate.runtime.registry import counted
-from curate.runtime.workers import map_tasks, uses_cluster
+from curate.runtime.workers import map_tasks, uses_cluster, workers_for
 from curate.sources import InputPath, check_reader, expand, identify, segments
 from curate.sources.first_records import loose_files, loose_notice, may_be_mixed
 from curate.sources.hub import find_hub_files
@@ -166,7 +166,9 @@ def tokenize_domains(loaded: LoadedRecipe, workers: int, observer: Observer) -> 
         )
         observer.begin("count", [domain.name for domain in kept.domains])
         requests = _count_requests(filling, kept.domains, kept.sources, filled)
-        counted = map_tasks(_entropies, requests, workers, observer.tick)
+        tokens = sum(domain.total_tokens for domain in kept.domains)
+        enough = workers_for(tokens * tokenizer.dtype.itemsize, workers)
+        counted = map_tasks(_entropies, requests, enough, observer.tick)
     for notice in itertools.chain(*(notices for _, notices in counted), kept.notices):
         observer.notice(notice)
     validation = held_out_documents(

@@ -93,7 +93,8 @@ def write_dataset(
     tokens = recipe.budget_tokens + sum(row.tokens_validation for row in tokenized.stats)
     if isinstance(output_format, TokenFormat):
         with metered(observer, (HASHING + COPYING) * tokens) as on_tick:
-            records = write_shards(writer, tasks, workers, on_tick)
+            enough = layout.workers_for(tokens * dtype.itemsize, workers)
+            records = write_shards(writer, tasks, enough, on_tick)
     else:
         with _text_job(loaded, writer, output_format, tokenized) as job:
             with metered(observer, 2 * tokens) as on_tick:  # each is collected, then written

@@ -126,7 +126,9 @@ def write_croissant(
     files = [file for file in manifest.listed if file.path not in CARDS]
     digests = _digests_at_hand(directory, manifest)
     new = [file for file in files if file.path not in digests]
-    values = map_tasks(partial(_sha256, layout_of(loaded)), new, workers, on_tick)
+    layout = layout_of(loaded)
+    enough = layout.workers_for(sum(file.bytes for file in new), workers)
+    values = map_tasks(partial(_sha256, layout), new, enough, on_tick)
     digests |= {file.path: value for file, value in zip(new, values, strict=True)}
     path = directory / CROISSANT
     write_json(
