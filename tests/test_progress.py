@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import lzma
+import time
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
@@ -23,7 +24,7 @@ from source_files import plan, source
 
 import curate
 from curate.report.terminal import TerminalObserver
-from curate.runtime.progress import Observer, Pace, metered, worked
+from curate.runtime.progress import Observer, Pace, in_proportion, metered, worked
 from curate.runtime.workers import map_tasks
 from curate.sources import SegmentReader, segments
 from curate.sources.records import ReadOptions
@@ -194,14 +195,43 @@ def test_writing_and_verifying_say_how_much_is_done(
 def test_workers_report_to_the_stage_that_runs() -> None:
     recorder = Recorder()
     recorder.begin("outer")
-    with metered(recorder, 7) as on_outer:
+    with metered(recorder, [4]) as on_outer:
         worked(1)
-        with metered(recorder, 100) as on_tick:
+        with metered(recorder, [100]) as on_tick:
             map_tasks(worked, [30, 40, 20, 10], 2, on_tick)
         on_outer()
     worked(5)  # of no stage
-    assert recorder.reports["outer"][-1] == (1, 7)
-    assert recorder.reports["outer"][-2] == (100, 100)
+    (spent, expected), outer = recorder.reports["outer"][-2:]
+    assert spent == expected > 0
+    assert outer == (0, 0)  # no pace is told from one report
+
+
+def test_kinds_of_work_have_paces_of_their_own() -> None:
+    recorder = Recorder()
+    recorder.begin("stage")
+    with metered(recorder, [250, 10], [1, 50]):
+        count = in_proportion(10, 4, 1)  # 2, 3, 2 and 3
+        for kind, seconds in (
+            (0, 0.05),
+            (0, 0.01),
+            (0, 0.02),
+            (1, 0.09),
+            (1, 0.03),
+            (1, 0),
+            (1, 0),
+        ):
+            time.sleep(seconds)
+            count(1) if kind else worked(50)
+        worked(100)
+    spent, expected = map(np.array, zip(*recorder.reports["stage"], strict=True))
+    took, left = np.diff(spent), expected - spent
+    assert spent[0] == expected[0] == 0  # the beginning, from which no pace is told
+    second = left[1] / (150 + 500) * 50  # the other kind is guessed as 500 of this one
+    both = second + took[1]
+    assert left[2] == pytest.approx(both / 100 * (100 + 500))
+    assert left[3] == pytest.approx(both / 100 * (100 + 400))
+    assert left[4] == pytest.approx(both / 100 * 100 + took[3] / 3 * 5)
+    assert left[-1] == 0
 
 
 def test_the_pace_leaves_out_the_beginning() -> None:

@@ -24,7 +24,7 @@ bounded before anything else looks at them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -469,7 +469,12 @@ def _contradiction(manifest: Manifest) -> str | None:
     return None
 
 
-def file_damage(directory: Path, file: FileRecord, hashed: bool = True) -> str | None:
+def file_damage(
+    directory: Path,
+    file: FileRecord,
+    hashed: bool = True,
+    on_read: Callable[[int], None] = lambda _: None,
+) -> str | None:
     """Describe in one line how a file differs from its record; None if it does not.
 
     A link differs, too: curate writes none, and it may lead out of the directory.
@@ -478,6 +483,7 @@ def file_damage(directory: Path, file: FileRecord, hashed: bool = True) -> str |
         directory: Directory of the dataset.
         file: The record.
         hashed: Whether to compare the content, too.
+        on_read: Called with the number of bytes of each piece once it is hashed.
 
     Raises:
         EngineError: This process lacks memory or descriptors.
@@ -493,7 +499,7 @@ def file_damage(directory: Path, file: FileRecord, hashed: bool = True) -> str |
         if status.st_size != file.bytes:
             return f"{file.path}: {status.st_size} bytes, the manifest says {file.bytes}"
         with process_faults_named(path):
-            differs = hashed and hash_file(path) != file.xxh3
+            differs = hashed and hash_file(path, on_read) != file.xxh3
         if differs:
             return f"{file.path}: content differs from the manifest's hash"
     except (FileNotFoundError, NotADirectoryError):
@@ -507,9 +513,18 @@ def _reason(error: OSError) -> str:
     return error.strerror or type(error).__name__
 
 
-def record_file(path: Path, directory: Path) -> FileRecord:
-    """Return the record of a file just written: path, size and hash."""
-    return FileRecord(path.relative_to(directory).as_posix(), path.stat().st_size, hash_file(path))
+def record_file(
+    path: Path, directory: Path, on_read: Callable[[int], None] = lambda _: None
+) -> FileRecord:
+    """Return the record of a file just written: path, size and hash.
+
+    Args:
+        path: The file.
+        directory: Directory of the dataset.
+        on_read: Called with the number of bytes of each piece once it is hashed.
+    """
+    hashed = hash_file(path, on_read)
+    return FileRecord(path.relative_to(directory).as_posix(), path.stat().st_size, hashed)
 
 
 def write_manifest(manifest: Manifest, directory: Path) -> None:

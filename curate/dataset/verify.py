@@ -40,7 +40,7 @@ from curate.dataset.manifest import (
 )
 from curate.dataset.ownership import files_below, own_files
 from curate.dataset.write_text import check_text
-from curate.dataset.write_tokens import COPYING, HASHING, by_domain
+from curate.dataset.write_tokens import COPYING, HASHING, PREPARING, READING, by_domain
 from curate.errors import CurateError, EngineError, ShardError
 from curate.formats.base import BEST_FIT, CONCAT, WHOLE, TextFormat, TokenFormat
 from curate.formats.trainer_files import DIRECTORY as TRAINER
@@ -50,7 +50,7 @@ from curate.plan.per_domain import MIXED
 from curate.runtime.artifact_names import MARK
 from curate.runtime.limits import Limited, OverLimit
 from curate.runtime.memory import block_rows, blocks, next_block, take
-from curate.runtime.progress import Observer, metered, worked
+from curate.runtime.progress import Observer, in_proportion, metered, worked
 from curate.runtime.workers import map_tasks
 from curate.stats.copies import is_among
 from curate.tokens.domain import DomainTokens
@@ -123,11 +123,6 @@ class _Reading:
     domains: Sequence[DomainTokens] | None
     """Its domains in the store."""
 
-    @property
-    def hashing(self) -> int:
-        """Work to hash the files of a token; next to nothing beside tokenising text again."""
-        return 0 if isinstance(self.format, TextFormat) else HASHING
-
 
 def _damage(layout: DatasetLayout, file: FileRecord) -> str | None:
     """Compare a file beside the shards with its record."""
@@ -163,8 +158,10 @@ def _check_shards(
     tasks = list(zip(manifest.shards, _shard_starts(manifest), strict=True))
     contents = [np.empty(0, np.uint64)]
     totals = Totals(len(manifest.domains))
-    work = reading.hashing + (COPYING if reading.format is not None else 0)
-    with metered(observer, work * sum(shard.tokens for shard in manifest.shards)) as on_tick:
+    tokens = sum(shard.tokens for shard in manifest.shards)
+    reads = tokens if reading.format is not None else 0
+    work = [reads, tokens, reads if isinstance(reading.format, TokenFormat) else 0]
+    with metered(observer, work, READING) as on_tick:
         # Held-out shards come first: of training documents, only those held out too are kept.
         held_out = map_tasks(
             limited(check),
@@ -243,9 +240,10 @@ def _check_at_hand(
     directory, manifest = reading.layout.directory, reading.manifest
     output_format, domains = reading.format, reading.domains
     result = ShardCheck()
-    damage = (file_damage(directory, file) for file in [*shard.files, shard.provenance])
+    files = [*shard.files, shard.provenance]
+    on_read = in_proportion(shard.tokens, sum(file.bytes for file in files), HASHING)
+    damage = (file_damage(directory, file, on_read=on_read) for file in files)
     result.problems += filter(None, damage)
-    worked(reading.hashing * shard.tokens)
     if result.problems or output_format is None:
         return result
     try:
@@ -370,6 +368,7 @@ def _check_tokens(
     rows = _Rows(pieces, shard.record, manifest)
     total = shard.record.tokens
     position = sequences = 0
+    worked(total, PREPARING)
     for batch in output_format.read(shard.directory / stem, dtype):
         if output_format.keeps_documents and not np.array_equal(
             batch.lengths, rows.tokens(sequences, sequences + len(batch.lengths))
@@ -388,7 +387,7 @@ def _check_tokens(
                 result.problems.append(f"{stem}: token {at} differs from its document")
                 return
         position = end
-        worked(COPYING * len(batch.tokens))
+        worked(len(batch.tokens), COPYING)
         next_block()
     if position != total:
         result.problems.append(

@@ -36,6 +36,9 @@ from curate.tokens.backends import BackendRefused, Encoder, guarded, load_encode
 from curate.tokens.domain import DomainTokens
 from curate.tokens.tokenizer import Tokenizer
 
+COLLECTING = 1
+"""Kind of work beside `COPYING`: each document is collected, then written."""
+
 BATCH_DOCUMENTS = 1024
 BATCH_BYTES = 8 << 20
 
@@ -176,7 +179,7 @@ def _collect(job: TextJob, numbered: tuple[int, _SegmentPick]) -> None:
                 )  # fmt: skip
                 outputs.setdefault(int(pick.shards[cursor]), []).append(encode(record))
                 cursor += 1
-        worked(int(pick.tokens[before:cursor].sum()))
+        worked(int(pick.tokens[before:cursor].sum()), COLLECTING)
         _spill(job.spill, number, outputs)
     if cursor < len(pick.lines):
         where = f"{plan.files[0].path}:{pick.lines[cursor]}"
@@ -259,11 +262,11 @@ def _batches(
             size_bytes += length
             if len(batch.texts) >= BATCH_DOCUMENTS or size_bytes >= BATCH_BYTES:
                 yield batch
-                worked(int(pieces["tokens"][first : position + 1].sum()))
+                worked(int(pieces["tokens"][first : position + 1].sum()), COPYING)
                 batch, size_bytes, first = TextBatch([], [], [], []), 0, position + 1
         if batch.texts:
             yield batch
-            worked(int(pieces["tokens"][first:].sum()))
+            worked(int(pieces["tokens"][first:].sum()), COPYING)
     finally:
         for file in files:
             file.close()
@@ -350,7 +353,7 @@ def check_text(shard: ShardOnDisk, text_format: TextFormat, problems: list[str])
             problems.append(f"{stem}: {error}, as tokenizer.json says")
             return
         tokens = np.diff(offsets) + _end_tokens(tokenizer)
-        worked(COPYING * int(tokens.sum()))
+        worked(int(tokens.sum()), COPYING)
         names = [manifest.domains[number] for number in rows["domain"]]
         if not np.array_equal(tokens, rows["tokens"]) or names != batch.domains:
             problems.append(f"{stem}: documents differ from the provenance")

@@ -24,7 +24,7 @@ from curate.plan.packing import pack_parts
 from curate.plan.streams import joined
 from curate.runtime.files import atomic_path
 from curate.runtime.memory import blocks, next_block, take
-from curate.runtime.progress import worked
+from curate.runtime.progress import in_proportion, worked
 from curate.runtime.workers import map_tasks
 from curate.tokens.domain import DomainTokens
 
@@ -32,8 +32,11 @@ BATCH_TOKENS = 4 << 20
 """Tokens copied and handed to a writer at once."""
 
 
-HASHING, COPYING = 1, 15
-"""Work to hash the files of a token, and to write it or read it back: the ratio of their times."""
+COPYING, HASHING, PREPARING = 0, 1, 2
+"""Kinds of work on a token: to write it or read it back, to hash it, and to find its document."""
+
+WRITING, READING = (15.0, 1.0, 0.0), (5.0, 1.0, 0.0)
+"""Ratios of the times that they take, until they have been measured."""
 
 
 class Sampler(Protocol):
@@ -85,15 +88,16 @@ class ShardWriter:
             batches = _counted(token_batches(written, copier, self.dtype, self.threads))
             files = self.format.write(stem, batches, self.dtype)
         directory = self.layout.directory
+        hashed = hashing([*files, provenance], written.tokens)
         record = ShardRecord(
             split=task.split,
             stem=self.layout.relative(stem),
             sequences=self._sequences(written),
             tokens=written.tokens,
-            files=[record_file(path, directory) for path in files],
-            provenance=record_file(provenance, directory),
+            files=[record_file(path, directory, hashed) for path in files],
+            provenance=record_file(provenance, directory, hashed),
         )
-        worked(HASHING * written.tokens)
+        worked(written.tokens, PREPARING)
         self.layout.settle([*files, provenance])
         return record
 
@@ -135,11 +139,19 @@ class ShardWriter:
             yield pieces
 
 
+def hashing(files: Sequence[Path], tokens: int) -> Callable[[int], None]:
+    """Return a function that counts the hashing of a shard's files, called with bytes."""
+    worked(0, COPYING)  # to which waiting for the disk belongs
+    return in_proportion(tokens, sum(path.stat().st_size for path in files), HASHING)
+
+
 def _counted(batches: Iterable[TokenBatch]) -> Iterator[TokenBatch]:
     """Yield batches, and count each as work once it is written."""
-    for batch in batches:
+    for number, batch in enumerate(batches):
+        if not number:
+            worked(0, PREPARING)
         yield batch
-        worked(COPYING * len(batch.tokens))
+        worked(len(batch.tokens), COPYING)
 
 
 class _Written:

@@ -29,7 +29,7 @@ from curate.dataset.manifest import (
 )
 from curate.dataset.ownership import clear
 from curate.dataset.write_text import TextJob, write_text_shards
-from curate.dataset.write_tokens import COPYING, HASHING, ShardTask, ShardWriter, write_shards
+from curate.dataset.write_tokens import WRITING, ShardTask, ShardWriter, write_shards
 from curate.errors import ShardError
 from curate.formats import trainer_file_stems
 from curate.formats.base import DatasetFolder, TextFormat, TokenFormat
@@ -92,12 +92,12 @@ def write_dataset(
     observer.begin("write", [recipe.name], [recipe.budget_tokens])
     tokens = recipe.budget_tokens + sum(row.tokens_validation for row in tokenized.stats)
     if isinstance(output_format, TokenFormat):
-        with metered(observer, (HASHING + COPYING) * tokens) as on_tick:
+        with metered(observer, [tokens] * len(WRITING), WRITING) as on_tick:
             enough = layout.workers_for(tokens * dtype.itemsize, workers)
             records = write_shards(writer, tasks, enough, on_tick)
     else:
         with _text_job(loaded, writer, output_format, tokenized) as job:
-            with metered(observer, 2 * tokens) as on_tick:  # each is collected, then written
+            with metered(observer, [tokens, tokens], (1, 1)) as on_tick:
                 records = write_text_shards(job, tasks, workers, on_tick)
     folder_files = _finish(layout, output_format, tasks, dtype)
     if isinstance(planned.shaped.sampler, DomainSampler):

@@ -112,7 +112,7 @@ class Observer:
 
         Args:
             done: Work done, in the unit of `total`; 0 where that is not known.
-            total: All of the work.
+            total: All of the work; 0 where that is not known.
         """
         self.tick()
 
@@ -126,39 +126,117 @@ class Observer:
         """Report a file of results that was written."""
 
 
-_count: list[Callable[[int], None]] = []
+_count: list[Callable[[int, int], None]] = []
 """Counters of the work of this process: the running stage's, and those around it."""
 
 
 @contextmanager
-def metered(observer: Observer, total: int) -> Iterator[Callable[[], None]]:
+def metered(
+    observer: Observer, totals: Sequence[int], guesses: Sequence[float] = (1.0,)
+) -> Iterator[Callable[[], None]]:
     """Count the work that `worked` reports inside, in forked workers too, and yield an `on_tick`.
+
+    Work is of some kinds, such as hashing and copying, whose times differ from one machine and
+    corpus to the next. So the observer receives the time that was spent, in nanoseconds of all
+    workers, of what all of the work is expected to take by the pace of each kind so far.
 
     Workers of a cluster, and spawned ones, share no memory: what they do is not counted.
 
     Args:
         observer: Receives `work` whenever the yielded function is called.
-        total: All of the work, in the unit of `worked`.
+        totals: All of the work of each kind, in the unit of `worked`.
+        guesses: Time that a unit of each kind takes, in any unit, until it has been measured.
     """
-    done, lock, process = shared_numbers([0]), shared_lock(), os.getpid()
+    kinds = len(totals)
+    numbers, lock, process = shared_numbers([0] * 2 * kinds), shared_lock(), os.getpid()
+    since = [time.monotonic_ns()]
+    """When this process last reported work; a forked one goes on from what it is then."""
+    first: list[tuple[int, int]] = [(0, 0)] * kinds
+    """Work and time of each kind once its beginning was done, which takes longer than the rest."""
 
-    def count(amount: int) -> None:
+    def report() -> None:
+        done, spent = numbers[:kinds], numbers[kinds:]
+        for kind, (amount, total) in enumerate(zip(done, totals, strict=True)):
+            if not first[kind][0] and amount > BEGINNING_SHARE * total:
+                first[kind] = amount, spent[kind]
+        paces = [
+            (seconds - before_seconds) / (amount - before) if amount > before > 0 else None
+            for amount, seconds, (before, before_seconds) in zip(done, spent, first, strict=True)
+        ]
+        rest = [max(0, total - amount) for amount, total in zip(done, totals, strict=True)]
+        if any(rest) and not any(paces):
+            observer.work(0, 0)
+        else:
+            observer.work(sum(spent), sum(spent) + time_of(rest, paces, guesses))
+
+    def count(amount: int, kind: int) -> None:
+        now = time.monotonic_ns()
         with lock:
-            done[0] += amount
+            numbers[kind] += amount
+            numbers[kinds + kind] += now - since[0]
+        since[0] = now
         if os.getpid() == process:  # no worker does it, so nothing else calls `on_tick` meanwhile
-            observer.work(done[0], total)
+            report()
+
+    def on_tick() -> None:
+        since[0] = time.monotonic_ns()
+        report()
 
     _count.append(count)
     try:
-        yield lambda: observer.work(done[0], total)
+        yield on_tick
     finally:
         _count.pop()
 
 
-def worked(amount: int) -> None:
-    """Count work of the stage that runs, if it is `metered`."""
+def time_of(work: Sequence[int], paces: Sequence[float | None], guesses: Sequence[float]) -> int:
+    """Estimate how much time work of some kinds takes.
+
+    Args:
+        work: The work of each kind.
+        paces: Time that a unit of each kind takes; None where that is not known yet.
+        guesses: The same in any unit, which stands in by its ratio to those that are known.
+
+    Example:
+        >>> time_of([10, 30], [5.0, None], [1, 2])  # 10 at 5, and 30 at twice that
+        350
+    """
+    known = [(pace, guess) for pace, guess in zip(paces, guesses, strict=True) if pace is not None]
+    guessed = sum(guess for _, guess in known)
+    scale = sum(pace for pace, _ in known) / guessed if guessed else 1.0
+    each = (
+        scale * guess if pace is None else pace for pace, guess in zip(paces, guesses, strict=True)
+    )
+    return round(sum(amount * seconds for amount, seconds in zip(work, each, strict=True)))
+
+
+def worked(amount: int, kind: int = 0) -> None:
+    """Count work of the stage that runs, if it is `metered`, since this was called before.
+
+    Args:
+        amount: The work, in the unit of the stage's totals.
+        kind: Place of its kind among the totals.
+    """
     if _count:
-        _count[-1](amount)
+        _count[-1](amount, kind)
+
+
+def in_proportion(amount: int, total: int, kind: int) -> Callable[[int], None]:
+    """Return a function that counts work in proportion to the numbers it is called with.
+
+    Args:
+        amount: Work to count once the numbers sum to `total`.
+        total: The sum.
+        kind: As for `worked`.
+    """
+    so_far = [0]
+
+    def count(number: int) -> None:
+        before = amount * so_far[0] // max(1, total)
+        so_far[0] += number
+        worked(amount * so_far[0] // max(1, total) - before, kind)
+
+    return count
 
 
 class LoggingObserver(Observer):
