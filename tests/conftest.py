@@ -6,6 +6,7 @@ import gc
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,33 @@ def cores(request: pytest.FixtureRequest) -> Iterator[None]:
         patch.setattr("curate.runtime.workers.BYTES_PER_WORKER", 1)
         if request.path.stem not in ABOUT_PROCESSES:
             patch.setenv("PYTHON_CPU_COUNT", "1")
+        yield
+
+
+SMALL_SEARCH = {
+    "curate.laws.forms.joint.ROWS_REFIT": 0,
+    "curate.laws.forms.boosted.TREES": 300,
+    "curate.mixture.search.optimise.STARTS": 2,
+    "curate.mixture.search.optimise.ANCHORS": 1,
+    "curate.mixture.search.optimise.CANDIDATES": 400,
+}
+
+
+@contextmanager
+def small_searches() -> Iterator[None]:
+    """Fewer trees, starts and candidates, for tests that ask what is read, refused or written.
+
+    They hold for any optimum, and the whole search takes most of their time.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in SMALL_SEARCH.items():
+            patch.setattr(name, value)
+        yield
+
+
+@pytest.fixture
+def small_search() -> Iterator[None]:
+    with small_searches():
         yield
 
 

@@ -88,9 +88,6 @@ def test_a_damaged_verdict_on_a_backend_is_made_again(recipe: Path, tmp_path: Pa
     assert answers.notices == (f"{kept} is damaged: the tokenizer's backend is tested again",)
 
 
-FLIPS_A_FILE = 2
-
-
 def built(root: Path, notices: list[str]) -> dict[str, Any]:
     """Build into a new directory, and return what must not depend on the cache."""
     overrides = ["mixture={method: entropy}", "budget_tokens=3000", "validation.documents=0.1"]
@@ -125,15 +122,16 @@ def test_any_flipped_bit_in_the_cache_is_noticed_and_mended(
     assert kinds == {"CACHEDIR.TAG", "files.json", "trained", "tokens", "counts", "evidence"}
     rng = np.random.default_rng(7)
     for path, content in before.items():
-        for _ in range(FLIPS_A_FILE if content else 0):
-            damaged = bytearray(content)
-            damaged[rng.integers(len(damaged))] ^= 1 << rng.integers(8)
-            path.write_bytes(damaged)
-            notices: list[str] = []
-            assert built(root, notices) == clean
-            is_named = any(f"{path} is damaged: " in notice for notice in notices)
-            assert is_named or path.name == "CACHEDIR.TAG", path
-            assert {path: path.read_bytes() for path in before} == before
+        if not content:
+            continue
+        damaged = bytearray(content)
+        damaged[rng.integers(len(damaged))] ^= 1 << rng.integers(8)
+        path.write_bytes(damaged)
+        notices: list[str] = []
+        assert built(root, notices) == clean
+        is_named = any(f"{path} is damaged: " in notice for notice in notices)
+        assert is_named or path.name == "CACHEDIR.TAG", path
+        assert {path: path.read_bytes() for path in before} == before
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")

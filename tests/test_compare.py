@@ -13,6 +13,8 @@ from curate.cli import cli
 from curate.pipeline.report_stats import report_stats
 from curate.recipe import load
 
+pytestmark = pytest.mark.usefixtures("small_search")
+
 FIELDS = ("nats", "low", "high", "estimator", "sample_tokens")
 MEASURES = ("shannon", "joint", "conditional", "von_neumann")
 

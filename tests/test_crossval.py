@@ -21,6 +21,8 @@ from curate.laws.scores import score, seed_noise, spearman
 from curate.laws.selection import select_unseen, target_noise
 from curate.report.laws import lead
 
+pytestmark = pytest.mark.usefixtures("small_search")
+
 TOKENS = (1e9, 2e9, 3e9, 4e9, 5e9)
 
 

@@ -176,5 +176,5 @@ def test_a_build_with_closed_streams_writes_into_no_file(recipe: Path) -> None:
         assert subprocess.run(command, shell=True, capture_output=True).returncode == 0
         files = sorted((recipe.parent / "o" / "train").iterdir())
         digests.append([path.read_bytes() for path in files])
-        assert run("verify", recipe.parent / "o").returncode == 0
+    assert run("verify", recipe.parent / "o").returncode == 0
     assert all(digest == digests[0] for digest in digests)

@@ -36,6 +36,8 @@ from curate.mixture.search.bimix_optimum import power_optimum
 from curate.mixture.search.simplex_box import Box, whole
 from curate.report.tables import mixture_lines
 
+pytestmark = pytest.mark.usefixtures("small_search")
+
 BY_RUNS = [name for name, method in METHODS.items() if method.evidence == "runs"]
 BY_EXPERTS = [name for name, method in METHODS.items() if method.evidence == "experts"]
 

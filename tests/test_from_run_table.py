@@ -15,6 +15,8 @@ from curate.laws.likelihoods import Likelihoods
 from curate.pipeline.from_run_table import RunTableInputs, request_without_text
 from curate.runtime.progress import Observer
 
+pytestmark = pytest.mark.usefixtures("small_search")
+
 NAMES = ("a", "b:x", "c")
 
 

@@ -25,6 +25,8 @@ from curate.mixture.front import front
 from curate.mixture.search.law_choice import GROUPS
 from curate.report.methods import front_table
 
+pytestmark = pytest.mark.usefixtures("small_search")
+
 STEPS = np.linspace(0, 1, 201)
 GRID = np.array([(a, b, 1 - a - b) for a in STEPS for b in STEPS if a + b <= 1])
 

@@ -30,6 +30,8 @@ from curate.mixture.search.optimise import optimise
 from curate.mixture.search.simplex_box import whole
 from curate.mixture.search.trust_region import hellinger
 
+pytestmark = pytest.mark.usefixtures("small_search")
+
 NAMES = ("a", "b", "c", "d")
 
 

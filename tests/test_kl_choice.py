@@ -19,6 +19,8 @@ from curate.mixture.search.objective import Problem
 from curate.mixture.search.optimise import optimise
 from curate.mixture.search.simplex_box import whole
 
+pytestmark = pytest.mark.usefixtures("small_search")
+
 DOMAINS = 5
 EVEN = np.full((1, DOMAINS), 1 / DOMAINS)
 

@@ -63,7 +63,7 @@ def best(law: PowerLaw | LogLinear) -> np.ndarray:
 def test_dml_as_shipped_covers_the_best_mixture(law: PowerLaw | LogLinear) -> None:
     """On planted powers resampling alone held a fifth of the shares at 32 runs."""
     covered, narrow = [], []
-    for seed in range(3):
+    for seed in range(2):
         shares = np.random.default_rng(seed).dirichlet(np.full(3, 1.5), 32)
         table = table_of(law, shares, noise=0.003, seed=seed)
         mixture = mix(asked("dml", evidence=Evidence(table), replicates=None, kl=0.0))

@@ -177,6 +177,7 @@ def written(train: RunTable, path: Path) -> Path:
     return path
 
 
+@pytest.mark.usefixtures("small_search")
 def test_commands_take_groups(tmp_path: Path) -> None:
     path = written(planted(1, 30)[0], tmp_path / "runs.csv")
     fit = ["fit", str(path), "--laws", "joint", "--folds", "2", "--json", "--out", str(tmp_path)]

@@ -375,7 +375,7 @@ LIMITED = """
         import curate.sources.tables  # with its libraries, which die without memory
     file = InputFile(str(path), path.stat().st_size, hash_file(path), path.name)
     now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    for extra in [*range(0, 32, 2), 40, 60, 100, 140, 200]:
+    for extra in [*range(0, 32, 4), 40, 60, 100, 200]:
         child = os.fork()
         if child:
             os.waitpid(child, 0)

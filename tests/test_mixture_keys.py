@@ -32,6 +32,8 @@ from curate.recipe.structs import MixtureRecipe as Section
 from curate.report.tables import mixture_lines, result_table
 from curate.report.terminal import numbers_table
 
+pytestmark = pytest.mark.usefixtures("small_search")
+
 PROXY = ProxyRecipe(preset="micro")
 VALUES = {
     "measure": "shannon",
@@ -64,6 +66,7 @@ VALUES = {
 """A value for every key that is not its default."""
 
 SLOW = {"boosted", "regmix", "boosted_mde", "gaussian", "gaussian_mde", "joint"}
+TREES = {"boosted", "regmix"}
 FEW = 3
 """Resamples that show that a method makes them; an interval takes `LEAST_REPLICATES`."""
 
@@ -131,7 +134,7 @@ def short(method):
 
     Trees find too little in ten rows.
     """
-    return RUNS if method in ("boosted", "regmix") else RUNS.take(np.arange(10))
+    return RUNS if method in TREES else RUNS.take(np.arange(10))
 
 
 def request_of(method, runs=RUNS, **changes):
@@ -222,7 +225,7 @@ def test_every_part_of_an_objective_moves_the_mixture(method):
 
     plain, grouped = answered(), answered(groups=groups)
     assert grouped != plain
-    if method != "regmix":  # trees of ten mixtures: the same draws are best by either reference
+    if method not in TREES:  # the same draws are best by either reference
         assert answered(groups=groups, against="natural") != grouped
     if not of_experts:
         assert answered(groups=groups, against="best_run") == grouped

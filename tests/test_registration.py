@@ -37,6 +37,8 @@ from curate.stats import STATISTICS, Statistic, find_entropy
 from curate.stats.estimate import GROUPS, estimate
 from curate.stats.statistic import Column, DomainSample, Measurement, entropy_measurement
 
+pytestmark = pytest.mark.usefixtures("small_search")
+
 # A law.
 
 

@@ -16,6 +16,8 @@ from curate.dataset.removal import compare, contents_left, read_state
 from curate.errors import InputError
 from curate.pipeline.show import open_dataset
 
+pytestmark = pytest.mark.usefixtures("small_search")
+
 
 @pytest.fixture
 def dataset(tmp_path, bpe):

@@ -45,6 +45,8 @@ from curate.report.page.material import Material
 from curate.report.page.page import render
 from curate.report.pictures import picture
 
+pytestmark = pytest.mark.usefixtures("small_search")
+
 TREES = {"boosted", "boosted_regmix"}
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{7*7}}\u202e\x1b[31m"
 """A name, a licence and a text that try to act on the page."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import jsonschema
 import pytest
-from conftest import RECIPE, write_jsonl
+from conftest import RECIPE, small_searches, write_jsonl
 
 import curate
 from curate.errors import RecipeError
@@ -24,6 +24,19 @@ PROXY = "{preset: nano, runs: 6, tokens: 4096, sequence_length: 32, batch: 4, ch
 def written(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
     """Run commands of every kind, and return what they wrote by the name of the file."""
     root = tmp_path_factory.mktemp("schemas")
+    with small_searches():
+        run_commands(root, corpus)
+    files: dict[str, list[Any]] = {}
+    for path in sorted(root.rglob("*.json")):
+        if path.stem in ARTIFACT_SCHEMAS and ".curate" not in path.parts:
+            files.setdefault(path.stem, []).append(json.loads(path.read_bytes()))
+    lines = (root / "bad" / "quarantine.jsonl").read_bytes().splitlines()
+    files["quarantine"] = list(map(json.loads, lines))
+    return files
+
+
+def run_commands(root: Path, corpus: Path) -> None:
+    """Run commands that write every kind of file."""
     recipe = root / "recipe.yaml"
     recipe.write_text(RECIPE.format(data=corpus / "data"), "utf-8")
     changes = [
@@ -53,13 +66,6 @@ def written(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
                      overrides={"mixture.method": "bimix"})  # fmt: skip
         validated = curate.load_recipe(recipe, [*proxies, "mixture.method=natural"])
         curate.validate(validated, seeds=2, workers=1)
-    files: dict[str, list[Any]] = {}
-    for path in sorted(root.rglob("*.json")):
-        if path.stem in ARTIFACT_SCHEMAS and ".curate" not in path.parts:
-            files.setdefault(path.stem, []).append(json.loads(path.read_bytes()))
-    lines = (root / "bad" / "quarantine.jsonl").read_bytes().splitlines()
-    files["quarantine"] = list(map(json.loads, lines))
-    return files
 
 
 def torch_is_here() -> bool:

@@ -21,6 +21,8 @@ from curate.mixture.search.staged_optimum import StagedProblem, best_single, bes
 from curate.recipe import load
 from curate.recipe.stages import stage_recipes
 
+pytestmark = pytest.mark.usefixtures("small_search")
+
 HEADER = "run,tokens_pre,tokens_end,w_pre_a,w_pre_b,w_end_a,w_end_b,loss_x\n"
 ROWS = """r0,8e8,2e8,0.5,0.5,0.9,0.1,3.1
 r1,8e8,2e8,0.2,0.8,0.1,0.9,3.3

@@ -63,9 +63,10 @@ CASES = (
 def run(trials: int, seed: int) -> list[Row]:
     """Spread trials over all cases; each has its own row."""
     rows = []
+    order = np.random.default_rng(seed).permutation(len(CASES))  # few trials see other cases
     with workplace() as root:
-        for number, case in enumerate(CASES):
-            share = trials // len(CASES) + (number < trials % len(CASES))
+        for place, number in enumerate(order):
+            case, share = CASES[number], trials // len(CASES) + (place < trials % len(CASES))
             if share:
                 rows.append(_fill(case, root, share, np.random.default_rng([seed, number])))
     return rows
