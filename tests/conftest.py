@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -211,3 +212,9 @@ def cached_recipe(recipe: Path, cache: Path) -> Path:
     with recipe.open("a", encoding="utf-8") as file:
         file.write(f"cache: {cache}\n")
     return recipe
+
+
+@pytest.fixture
+def own_store(recipe: Path) -> None:
+    """Let the recipe keep its tokens beside itself, in a test of what a store holds."""
+    recipe.write_text(re.sub(r"^cache: .*\n", "", recipe.read_text("utf-8"), flags=re.M), "utf-8")

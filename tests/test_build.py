@@ -28,6 +28,12 @@ from curate.runtime.progress import Observer
 from curate.tokens import store
 
 
+@pytest.fixture
+def recipe(cached_recipe: Path) -> Path:
+    """The corpus is tokenised once for the module."""
+    return cached_recipe
+
+
 def run(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """The installed command, as a user runs it."""
     return subprocess.run(
@@ -173,6 +179,7 @@ def test_text_formats_hold_the_source_text(recipe: Path, corpus: Path) -> None:
     assert whole > 100 and cut <= 6
 
 
+@pytest.mark.usefixtures("own_store")
 def test_remixing_tokenises_nothing(recipe: Path) -> None:
     assert make(recipe).tokenized.tokenised_bytes > 0
     again = make(recipe, "mixture.method=uniform", "budget_tokens=20000", "name=other")
@@ -259,6 +266,7 @@ def test_only_a_changed_file_is_tokenised_again(recipe: Path, corpus: Path, tmp_
     assert json.loads((fresh.directory / "stats.json").read_text()) == stats
 
 
+@pytest.mark.usefixtures("own_store")
 def test_killed_run_goes_on_and_ends_the_same(recipe: Path, tmp_path: Path) -> None:
     big = tmp_path / "big"
     for number in range(12):
@@ -331,6 +339,7 @@ def test_verify_compares_tokens_not_only_hashes(recipe: Path) -> None:
     assert done.returncode == 1 and "differs from its document" in done.stderr
 
 
+@pytest.mark.usefixtures("own_store")
 def test_verify_without_the_store(recipe: Path) -> None:
     directory = make(recipe).directory
     shutil.rmtree(recipe.parent / ".curate")
@@ -450,6 +459,7 @@ def test_shared_dev_small_builds(tmp_path: Path) -> None:
     assert built.certificate["ok"], built.certificate["problems"]
 
 
+@pytest.mark.usefixtures("own_store")
 @pytest.mark.parametrize("name", ["tokens.bin", "documents.bin", "part.json"])
 @pytest.mark.parametrize("kept", [0.5, None])
 def test_a_damaged_part_is_made_again(recipe: Path, name: str, kept: float | None) -> None:
@@ -464,6 +474,7 @@ def test_a_damaged_part_is_made_again(recipe: Path, name: str, kept: float | Non
     assert shard_bytes(again.directory) == first
 
 
+@pytest.mark.usefixtures("own_store")
 def test_a_damaged_count_table_is_made_again(recipe: Path) -> None:
     make(recipe)
     stats = (recipe.parent / "out" / "tiny" / "stats.json").read_text()
@@ -494,6 +505,7 @@ def test_the_same_text_in_two_domains_never_leaks_into_training(recipe: Path, co
     assert built.certificate["ok"], built.certificate["problems"]
 
 
+@pytest.mark.usefixtures("own_store")
 @pytest.mark.parametrize("name", ["tokens.bin", "documents.bin", "ids.bin"])
 def test_a_store_damaged_in_place_is_mended_by_the_next_build(recipe: Path, name: str) -> None:
     make(recipe)
@@ -549,6 +561,7 @@ def test_two_builds_into_one_directory_are_kept_apart(recipe: Path) -> None:
     assert make(recipe).certificate["ok"]
 
 
+@pytest.mark.usefixtures("own_store")
 def test_a_store_of_another_version_is_left_alone(
     recipe: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

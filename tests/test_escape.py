@@ -27,6 +27,12 @@ UNSAFE = re.compile(
 LICENCE = "MIT |\n\n# INJECTED <script>alert(1)</script>\n\n| x\n---\nlicense: evil\n---\x1b[31m"
 
 
+@pytest.fixture
+def recipe(cached_recipe: Path) -> Path:
+    """The corpus is tokenised once for the module."""
+    return cached_recipe
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

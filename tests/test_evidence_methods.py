@@ -332,7 +332,7 @@ def write_runs(path, table):
 
 
 @pytest.fixture
-def recipe(tmp_path):
+def recipe(tmp_path, cache):
     rng = np.random.default_rng(5)
     words = ["alpha", "beta", "gamma", "delta", "run", "the", "of", "law"]
     for name in NAMES:
@@ -345,7 +345,7 @@ def recipe(tmp_path):
     path.write_text(
         f"{{name: tiny, tokenizer: {{train: {{vocab_size: 280}}}}, domains: [{domains}], "
         "budget_tokens: 3000, mixture: {method: bimix, evidence: {runs: runs.csv}, "
-        "objective: {target: c}, replicates: 20}}"
+        f"objective: {{target: c}}, replicates: 20}}, cache: {cache}}}"
     )
     return path
 

@@ -42,6 +42,12 @@ from curate.recipe import load
 UINT16 = np.dtype(np.uint16)
 
 
+@pytest.fixture
+def recipe(cached_recipe: Path) -> Path:
+    """The corpus is tokenised once for the module."""
+    return cached_recipe
+
+
 def make(recipe: Path, *overrides: str) -> tuple[Any, list[str]]:
     observer = Listener()
     return build(load(recipe, overrides), 1, observer, overwrite=True), observer.notices

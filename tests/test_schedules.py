@@ -26,6 +26,12 @@ BUDGET = 30_000
 
 
 @pytest.fixture
+def recipe(cached_recipe: Path) -> Path:
+    """The corpus is tokenised once for the module."""
+    return cached_recipe
+
+
+@pytest.fixture
 def make(corpus: Path, tmp_path: Path, cache: Path) -> Any:
     def made(**changes: Any) -> dict[str, Any]:
         value = yaml.safe_load(RECIPE.format(data=corpus / "data"))

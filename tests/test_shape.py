@@ -28,6 +28,12 @@ from curate.runtime.progress import Observer
 APART = "output.shape=per-domain"
 
 
+@pytest.fixture
+def recipe(cached_recipe: Path) -> Path:
+    """The corpus is tokenised once for the module."""
+    return cached_recipe
+
+
 def make(recipe: Path, *overrides: str, workers: int = 1) -> Any:
     return build(load(recipe, (APART, *overrides)), workers, Observer(), overwrite=True)
 

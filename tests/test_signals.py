@@ -26,6 +26,12 @@ from curate.stats.signals import (
 
 
 @pytest.fixture
+def recipe(cached_recipe: Path) -> Path:
+    """The corpus is tokenised once for the module."""
+    return cached_recipe
+
+
+@pytest.fixture
 def tokenized(recipe: Path) -> TokenizedDomains:
     return tokenize_domains(recipes.load(recipe), 1, Observer())
 

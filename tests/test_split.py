@@ -24,6 +24,12 @@ from curate.recipe import load
 from curate.runtime.files import read_json
 
 
+@pytest.fixture
+def recipe(cached_recipe: Path) -> Path:
+    """The corpus is tokenised once for the module."""
+    return cached_recipe
+
+
 def split(recipe: Path, split: Any, *overrides: str, **fields: Any) -> TokenizedDomains:
     domain = {"name": "web", "paths": "in", "split": split, **fields}
     texts = (f"domains={json.dumps([domain])}", SMALL, *overrides)
@@ -188,6 +194,7 @@ def test_levels_have_weights_epochs_and_a_dataset(
     assert {record["domain"] for record in manifest["inputs"]} == {"web", "plain"}
 
 
+@pytest.mark.usefixtures("own_store")
 def test_a_warm_store_tokenises_and_splits_nothing_again(recipe: Path, table: pl.DataFrame) -> None:
     split(recipe, {"by": "quality", "quantiles": 3})
     state = {p: p.stat().st_mtime_ns for p in (recipe.parent / ".curate/curation").rglob("*.*")}
@@ -316,6 +323,7 @@ def test_shrunk_sources_of_a_split_domain_count_once(recipe: Path, table: pl.Dat
     ]
 
 
+@pytest.mark.usefixtures("own_store")
 def test_damaged_sub_domains_are_split_again(recipe: Path, table: pl.DataFrame) -> None:
     before = by_name(split(recipe, {"by": "lang"}))
     (file,) = (recipe.parent / ".curate").rglob("*.buckets")
