@@ -49,10 +49,10 @@ def test_an_interval_reaches_over_laws_that_disagree_and_holds_the_answer() -> N
     small = np.full(2, 0.01)
     first = PanelOpinion(0.6, np.array([0.3, 0.7]), small)
     second = PanelOpinion(0.4, np.array([0.5, 0.5]), small)
-    low, high = combined({"a": first, "b": second}, np.array([0.32, 0.68]), 5)
+    low, high = combined({"a": first, "b": second}, np.array([0.32, 0.68]), small, 5)
     assert low[0] < 0.3 and high[0] > 0.5 and high[0] - low[0] < 0.3
-    low, high = combined({"a": first}, np.array([0.2, 0.8]), 5)
-    assert low[0] == 0.2 and 0.3 < high[0] < 0.35
+    low, high = combined({"a": first}, np.array([0.2, 0.8]), small, 5)
+    assert low[0] == pytest.approx(0.19) and 0.3 < high[0] < 0.35
 
 
 def best(law: PowerLaw | LogLinear) -> np.ndarray:

@@ -34,6 +34,7 @@ from curate.mixture.search.bimix_optimum import power_optimum
 from curate.mixture.search.kept_proportions import narrowed, prior_in_coordinates
 from curate.mixture.search.law_choice import (
     Refitted,
+    answer_errors,
     combined,
     objective_of,
     opinions,
@@ -102,7 +103,8 @@ def least_loss(
         try:
             refits = refits_of(case)
         except FitError as error:
-            warnings.append(f"no intervals over laws: {error} (without a fifth of the mixtures)")
+            which = "intervals are those of resamples" if replicates else "no intervals"
+            warnings.append(f"{which}: {error} (without a fifth of the mixtures)")
     ranges, spread = None, None
     if refits is not None and requested != 0:
         ranges = _ranges(case, answer.weights, refits)
@@ -363,7 +365,8 @@ class _Ranges:
 def _ranges(case: LawCase, weights: Array, refits: Refitted) -> _Ranges:
     """Compute intervals over the laws of the panel and the method's own."""
     opinion = opinions(panel_with(refits, case.runs), case.problem, case.runs)
-    low, high = combined(opinion, weights, len(refits.parts))
+    errors = answer_errors(refits, case.problem, case.runs, weights)
+    low, high = combined(opinion, weights, errors, len(refits.parts))
     box, order = case.problem.box, case.constraints.in_recipe_order
     laws = {
         name: {"weight": one.weight, "optimum": order(one.optimum)}

@@ -3,9 +3,10 @@
 The runs' mixtures are divided into a few groups. Every law of a panel, the method's own among them,
 is fitted without each group in turn and optimised again. How the optimum moves gives a jackknife's
 standard error; how well the group's losses are predicted gives the law a weight. An interval holds
-95 % of the weighted mixture of the laws' optima, each with Student's t of its standard error, and
-the method's answer. The trust region is left out: where it binds, the interval reaches to what the
-laws predict beyond it.
+95 % of the weighted mixture of the laws' optima, each with Student's t of its standard error. The
+trust region is left out: where it binds, the interval reaches to what the laws predict beyond it.
+It also holds the method's answer and its own standard error on either side: where other laws have
+the weight, the answer would be at an end of its interval, and a run less would move it out.
 
 The gain over another mixture has its interval in the same way, from what each law and its refits
 predict for the two: where the laws agree and keep to it, it is narrow however much single runs
@@ -33,10 +34,12 @@ from curate.laws import LAWS
 from curate.laws.fit_once import fit_once
 from curate.laws.fitting.features import mixture_numbers, run_folds
 from curate.laws.law import FittedLaw, Law, RunTable
-from curate.mixture.search.descent import descend
+from curate.mixture.search.descent import Ball, descend
 from curate.mixture.search.kept_proportions import coordinates, narrowed
 from curate.mixture.search.objective import Problem, goals_of, in_domains, slopes_at, value_at
 from curate.mixture.search.optimise import optimise
+from curate.mixture.search.simplex_box import nearest
+from curate.mixture.search.trust_region import Support, hellinger, without
 
 Array = NDArray[np.float64]
 
@@ -194,6 +197,37 @@ def _jackknife(values: Array) -> Array:
     return np.asarray(np.sqrt((count - 1) / count * squares))
 
 
+def answer_errors(refits: Refitted, problem: Problem, table: RunTable, answer: Array) -> Array:
+    """Compute the jackknife's standard errors of a method's answer, in its trust region.
+
+    Without some of the runs the trust region is another one, too; it is searched around one run.
+
+    Args:
+        refits: The method's law.
+        problem: The problem of the method; its law is not used.
+        table: The runs that the law was fitted to.
+        answer: shape (domains,), the method's.
+    """
+    moved = []
+    for part, held in zip(refits.parts, run_folds(table, len(refits.parts)), strict=True):
+        fitted = replace(problem, law=part, support=None)
+        end = again(fitted, answer)
+        if problem.support is not None:
+            end = _held(fitted, end, answer, without(problem.support, table.weights[held]))
+        moved.append(end)
+    return _jackknife(np.array(moved))
+
+
+def _held(problem: Problem, free: Array, answer: Array, support: Support) -> Array:
+    """Return the optimum in the ball of the run nearest to an answer; `free` if in the support."""
+    if hellinger(free[None], support.mixtures).min() <= support.radius:
+        return free
+    if slopes_at(problem, answer) is None or problem.proportions is not None:
+        return optimise(replace(problem, support=support)).weights
+    run = support.mixtures[hellinger(answer[None], support.mixtures)[0].argmin()]
+    return descend(problem, nearest(run, problem.box), Ball(run, support.radius))
+
+
 def again(problem: Problem, start: Array) -> Array:
     """Optimise from the optimum of all runs, or search where there is no gradient."""
     if slopes_at(problem, start) is None:
@@ -243,13 +277,14 @@ def law_weights(errors: Array, mixture: NDArray[np.int64]) -> Array:
 
 
 def combined(
-    opinion: Mapping[str, PanelOpinion], answer: Array, groups: int
+    opinion: Mapping[str, PanelOpinion], answer: Array, errors: Array, groups: int
 ) -> tuple[Array, Array]:
     """Compute 95 % intervals of the shares from the laws' optima; they hold the answer.
 
     Args:
         opinion: Optima by law.
         answer: shape (domains,), the method's.
+        errors: shape (domains,), its standard errors.
         groups: Number of groups behind the standard errors.
 
     Returns:
@@ -266,7 +301,8 @@ def combined(
         for place in range(len(answer))
     ]
     low, high = np.array(ends).T
-    return np.clip(np.minimum(low, answer), 0, 1), np.clip(np.maximum(high, answer), 0, 1)
+    low, high = np.minimum(low, answer - errors), np.maximum(high, answer + errors)
+    return np.clip(low, 0, 1), np.clip(high, 0, 1)
 
 
 def _central(parts: Sequence[tuple[float, Array]]) -> tuple[float, float]:

@@ -96,6 +96,19 @@ def support_of(weights: Array) -> Support:
     return Support(mixtures, float(np.quantile(distances.min(axis=1), USUAL_QUANTILE)))
 
 
+def without(support: Support, weights: Array) -> Support:
+    """Measure the support again without some mixtures, shape (rows, domains).
+
+    Example:
+        >>> trained = support_of(np.array([[0.5, 0.5], [0.6, 0.4], [0.7, 0.3]]))
+        >>> without(trained, np.array([[0.7, 0.3]])).mixtures.tolist()
+        [[0.5, 0.5], [0.6, 0.4]]
+    """
+    left_out = {row.tobytes() for row in np.round(weights, 12)}
+    rest = [row for row in support.mixtures if row.tobytes() not in left_out]
+    return support_of(np.array(rest)) if rest else support
+
+
 def check_support(shares: Array, support: Support, domains: Sequence[str]) -> SupportCheck:
     """Compare shares with the mixtures that were trained.
 
