@@ -99,6 +99,8 @@ class ObjectStore(ThreadingHTTPServer):
         where it has answered itself."""
         self.without = ()
         """Headers that are left out of answers."""
+        self.sends_chunks = False
+        """Whether listings come in chunks, without their length, as Amazon's do."""
         self.page_keys = 1000
         self.generations = itertools.count(1)
         self.lock = threading.Lock()
@@ -224,7 +226,9 @@ class Handler(BaseHTTPRequestHandler):
         for name, value in dict(headers).items():
             if name not in self.server.without:
                 self.send_header(name, value)
-        if "Content-Length" not in dict(headers) and code != 204:
+        if "Transfer-Encoding" in dict(headers):
+            sent = b"%x\r\n%b\r\n0\r\n\r\n" % (declared, sent)
+        elif "Content-Length" not in dict(headers) and code != 204:
             self.send_header("Content-Length", str(declared))
         self.end_headers()
         if self.command != "HEAD":
@@ -242,7 +246,10 @@ class Handler(BaseHTTPRequestHandler):
         head = '<?xml version="1.0" encoding="UTF-8"?>'
         space = "" if name == "Error" else ' xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'
         text = f"{head}<{name}{space}>{content}</{name}>"
-        self.send(text.encode(), code, {"Content-Type": "application/xml"})
+        headers = {"Content-Type": "application/xml"}
+        if name == "ListBucketResult" and self.server.sends_chunks:
+            headers["Transfer-Encoding"] = "chunked"
+        self.send(text.encode(), code, headers)
 
     def refuse(self, code, error):
         self.send_xml("Error", f"<Code>{error}</Code><Message>{error}</Message>", code)

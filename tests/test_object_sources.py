@@ -314,8 +314,8 @@ def test_odd_keys_are_left_out_and_named(store, tmp_path):
         assert sorted(places.left_out) == left_out
         for notice in left_out_notices(places):
             assert notice == (
-                "not read, as parts of its key are empty, '.', '..' or control characters; rename "
-                "it to have it read: s3://b/a/../3.jsonl, s3://b/a//2.jsonl"
+                "not read, as a part of the key is empty, '.' or '..', or holds a control "
+                "character; rename such objects to have them read: s3://b/a/../3.jsonl, s3://b/a//2.jsonl"
             )
     with pytest.raises(
         InputError, match=r"s3://b/a//2.jsonl: .*rename it, or name the files besid"

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import pytest
 from s3_server import FAULTS, SECRET, Faults, running
 
-from curate.errors import EngineError, InputError
+from curate.errors import CurateError, EngineError, InputError
 from curate.runtime.objects import (
     MissingObject,
     ObjectChanged,
@@ -29,7 +29,7 @@ from curate.runtime.objects import (
     open_object,
     read_object,
 )
-from curate.runtime.s3_listing import signed_anew
+from curate.runtime.s3_listing import parse_page, signed_anew
 from curate.runtime.transfers import write_object
 from curate.runtime.workers import map_tasks
 
@@ -103,7 +103,7 @@ ODD = ["a//2", "a/./3", "a/../4", "a/x\ty", "//b", "a/z//"]
 
 @pytest.mark.parametrize("is_public", [False, True])
 def test_odd_keys_are_listed_apart(store, monkeypatch, is_public):
-    store.page_keys = 2
+    store.page_keys, store.sends_chunks = 2, True
     names = [*"034", "5 é+%", "z"]
     for key in [*ODD, *(f"a/{name}" for name in names), "b"]:
         store.put("b", key, b"abc")
@@ -119,10 +119,38 @@ def test_odd_keys_are_listed_apart(store, monkeypatch, is_public):
     )
     assert list_objects("s3://b")[:-1] == read
     assert read[0] == object_info("s3://b/a/0")  # also the version by which a change is noticed
-    store.denied = ("GET /b/$",)
-    with pytest.raises(InputError, match="s3://b/a: cannot be listed, as access is denied") as said:
+
+
+ANSWERS_BY_HAND = [
+    (lambda handler: handler.refuse(403, "AccessDenied"), r"listed, as access is denied \(403"),
+    (lambda handler: handler.send(b"<html/>"), r"reached \(the answer is no listing"),
+    (lambda handler: handler.send(b"<a"), r"reached \(the listing is cut"),
+    (lambda handler: setattr(handler, "close_connection", True), r"reached \(Remote end"),
+]
+
+
+@pytest.mark.parametrize(("answer", "line"), ANSWERS_BY_HAND)
+def test_no_error_quotes_a_signed_url(store, monkeypatch, answer, line):
+    def signed(handler):
+        if "X-Amz-Signature" not in handler.query:
+            return False
+        answer(handler)
+        return True
+
+    store.put("b", "a//2", b"")
+    store.before = signed
+    monkeypatch.setenv("CURATE_STORE_SECONDS", "0.2")
+    with pytest.raises(CurateError, match=f"^s3://b/a: cannot be {line}") as said:
         list_objects("s3://b/a")
-    assert "Signature" not in str(said.value)
+    assert "X-Amz" not in str(said.value)
+
+
+@pytest.mark.parametrize(("encoding", "key"), [("", "a+b%20"), ("url", "a b ")])
+def test_keys_are_unquoted_where_the_store_says_that_it_quotes(encoding, key):
+    row = "<Key>a+b%20</Key><ETag>e</ETag><Size>3</Size>"
+    page = f"<EncodingType>{encoding}</EncodingType><Contents>{row}</Contents>"
+    answer = f"<ListBucketResult>{page}</ListBucketResult>".encode()
+    assert parse_page(answer) == ([(key, 3, "e")], "")
 
 
 def sign(**session):

@@ -28,7 +28,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from curate.errors import CurateError, EngineError, InputError
 from curate.runtime.limits import death_of
 from curate.runtime.machine import NO_ANSWER, fault_line, machine_fault
-from curate.runtime.s3_listing import ListedObject, is_odd_key, list_pages
 from curate.runtime.shared import context, workers_share_memory
 from curate.runtime.workers import (
     default_workers,
@@ -41,6 +40,8 @@ from curate.runtime.workers import (
 if TYPE_CHECKING:
     from obstore import GetOptions
     from obstore.store import ClientConfig, ObjectStore, RetryConfig
+
+    from curate.runtime.s3_listing import ListedObject, Page
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -546,6 +547,8 @@ def _list(url: str) -> tuple[list[ObjectInfo], list[ObjectInfo]]:
         rows = _list_by_hand(url, key) if url.startswith("s3://") else None
         if rows is None:
             raise
+    from curate.runtime.s3_listing import is_odd_key
+
     normal: list[ObjectInfo] = []
     odd: list[ObjectInfo] = []
     for row in rows:
@@ -556,14 +559,13 @@ def _list(url: str) -> tuple[list[ObjectInfo], list[ObjectInfo]]:
 
 def _list_by_hand(url: str, key: str) -> list[ListedObject] | None:
     """List a bucket of S3, whatever its keys; None without credentials in the environment."""
-    import obstore
+    from curate.runtime.s3_listing import list_pages, read_page  # imports a parser of XML
 
-    def fetch(address: str) -> bytes:
-        page = _store(address.partition("://")[0], address, _environment())
-        return patiently(lambda: bytes(obstore.get(page, "").bytes()), url, "listed")
+    def read(address: str) -> Page:
+        return patiently(functools.partial(read_page, address), url, "listed")
 
     bucket = url.removeprefix("s3://").partition("/")[0]
-    return list_pages(bucket, f"{key.strip('/')}/" if key.strip("/") else "", fetch)
+    return list_pages(bucket, f"{key.strip('/')}/" if key.strip("/") else "", read)
 
 
 def object_info(url: str) -> ObjectInfo:

@@ -42,7 +42,8 @@ PROTOCOL = "hf://datasets/"
 """Prefix of URLs of datasets on the Hugging Face Hub."""
 
 ODD_KEY = (
-    "as parts of its key are empty, '.', '..' or control characters; rename it to have it read"
+    "as a part of the key is empty, '.' or '..', or holds a control character; rename such objects "
+    "to have them read"
 )
 """Reason to leave an object out."""
 
