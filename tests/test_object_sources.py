@@ -317,10 +317,12 @@ def test_odd_keys_are_left_out_and_named(store, tmp_path):
                 "not read, as a part of the key is empty, '.' or '..', or holds a control "
                 "character; rename such objects to have them read: s3://b/a/../3.jsonl, s3://b/a//2.jsonl"
             )
-    with pytest.raises(
-        InputError, match=r"s3://b/a//2.jsonl: .*rename it, or name the files besid"
+    for pattern, line in (
+        ("a//2.jsonl", r"s3://b/a//2.jsonl: .*rename it, or name the files besid"),
+        ("a//*.jsonl", r"holds no file that can be read: s3://b/a//2.jsonl is left out, as a part"),
     ):
-        expand(["s3://b/a//2.jsonl"], ReadOptions(), tmp_path)
+        with pytest.raises(InputError, match=line):
+            expand([f"s3://b/{pattern}"], ReadOptions(), tmp_path)
 
 
 REFUSED = [
