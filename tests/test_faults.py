@@ -19,7 +19,7 @@ TRIALS = {
     "together": 2,
     "object_storage": 2,
 }
-"""Trials of each program: what takes most of a minute is what each prepares."""
+"""Trials of each program; most of their minute together goes into preparing them."""
 
 
 def has_namespaces() -> bool:

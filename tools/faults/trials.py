@@ -114,6 +114,18 @@ class Finished:
         return None
 
 
+WITH_WORKERS = """
+from curate.cli import interrupt, main
+interrupt.install()
+try:
+    from curate.runtime import workers
+    workers.BYTES_PER_WORKER = 1
+finally:
+    main()  # where a signal that came meanwhile is raised again
+"""
+"""Run the command line with all workers, which the work of so small a corpus does not pay for."""
+
+
 def start(arguments: Sequence[str], directory: Path, **environment: str) -> subprocess.Popen[str]:
     """Start `curate` in a process group of its own.
 
@@ -123,7 +135,7 @@ def start(arguments: Sequence[str], directory: Path, **environment: str) -> subp
         environment: Variables that are added.
     """
     return subprocess.Popen(
-        [sys.executable, "-m", "curate.cli", *arguments],
+        [sys.executable, "-c", WITH_WORKERS, *arguments],
         cwd=directory,
         env=os.environ | environment,
         stdin=subprocess.DEVNULL,
