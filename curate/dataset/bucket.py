@@ -208,7 +208,7 @@ class Bucket:
         try:
             self._delete([f"{DIRECTORY_LOCK}.absent"])  # refused now where no lock could be removed
             self._lock(line)
-        except InputError as error:  # which files that the user knows would meet, too
+        except InputError as error:  # any object below the prefix would meet it
             reason = str(error)
             for name in (DIRECTORY_LOCK, f"{DIRECTORY_LOCK}.absent"):
                 reason = reason.replace(f"/{name}: cannot be", ": objects there cannot be")

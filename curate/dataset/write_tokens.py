@@ -148,8 +148,8 @@ def hashing(files: Sequence[Path], tokens: int) -> Callable[[int], None]:
 def _counted(batches: Iterable[TokenBatch]) -> Iterator[TokenBatch]:
     """Yield batches, and count each as work once it is written."""
     for number, batch in enumerate(batches):
-        if not number:
-            worked(0, PREPARING)
+        if number == 0:
+            worked(0, PREPARING)  # what the first batch waited for
         yield batch
         worked(len(batch.tokens), COPYING)
 

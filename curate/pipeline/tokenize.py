@@ -168,14 +168,14 @@ def tokenize_domains(loaded: LoadedRecipe, workers: int, observer: Observer) -> 
         requests = _count_requests(filling, kept.domains, kept.sources, filled)
         tokens = sum(domain.total_tokens for domain in kept.domains)
         enough = workers_for(tokens * tokenizer.dtype.itemsize, workers)
-        counted = map_tasks(_entropies, requests, enough, observer.tick)
-    for notice in itertools.chain(*(notices for _, notices in counted), kept.notices):
+        results = map_tasks(_entropies, requests, enough, observer.tick)
+    for notice in itertools.chain(*(notices for _, notices in results), kept.notices):
         observer.notice(notice)
     validation = held_out_documents(
         kept.domains, recipe.validation.documents, recipe.validation.key
     )
     content_hash = hash_json([[domain.name, domain.fingerprint] for domain in kept.domains])
-    stats = _stats(kept, validation, [entropies for entropies, _ in counted], content_hash)
+    stats = _stats(kept, validation, [entropies for entropies, _ in results], content_hash)
     observer.end()
     tokenized = TokenizedDomains(
         tokenizer=tokenizer,

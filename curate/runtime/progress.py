@@ -136,9 +136,9 @@ def metered(
 ) -> Iterator[Callable[[], None]]:
     """Count the work that `worked` reports inside, in forked workers too, and yield an `on_tick`.
 
-    Work is of some kinds, such as hashing and copying, whose times differ from one machine and
-    corpus to the next. So the observer receives the time that was spent, in nanoseconds of all
-    workers, of what all of the work is expected to take by the pace of each kind so far.
+    Work is of several kinds, such as copying and hashing, whose paces differ from one machine and
+    corpus to the next. So the observer receives nanoseconds: those that all workers have spent, and
+    those that all of the work is expected to take at the pace of each kind so far.
 
     Workers of a cluster, and spawned ones, share no memory: what they do is not counted.
 
@@ -150,9 +150,9 @@ def metered(
     kinds = len(totals)
     numbers, lock, process = shared_numbers([0] * 2 * kinds), shared_lock(), os.getpid()
     since = [time.monotonic_ns()]
-    """When this process last reported work; a forked one goes on from what it is then."""
+    """When this process, or the one that it was forked from, last reported work."""
     first: list[tuple[int, int]] = [(0, 0)] * kinds
-    """Work and time of each kind once its beginning was done, which takes longer than the rest."""
+    """Work and time of each kind when its beginning, which is slower than the rest, was done."""
 
     def report() -> None:
         done, spent = numbers[:kinds], numbers[kinds:]
@@ -160,8 +160,8 @@ def metered(
             if not first[kind][0] and amount > BEGINNING_SHARE * total:
                 first[kind] = amount, spent[kind]
         paces = [
-            (seconds - before_seconds) / (amount - before) if amount > before > 0 else None
-            for amount, seconds, (before, before_seconds) in zip(done, spent, first, strict=True)
+            (took - early_time) / (amount - early) if amount > early > 0 else None
+            for amount, took, (early, early_time) in zip(done, spent, first, strict=True)
         ]
         rest = [max(0, total - amount) for amount, total in zip(done, totals, strict=True)]
         if any(rest) and not any(paces):
@@ -201,13 +201,12 @@ def time_of(work: Sequence[int], paces: Sequence[float | None], guesses: Sequenc
         >>> time_of([10, 30], [5.0, None], [1, 2])  # 10 at 5, and 30 at twice that
         350
     """
-    known = [(pace, guess) for pace, guess in zip(paces, guesses, strict=True) if pace is not None]
-    guessed = sum(guess for _, guess in known)
-    scale = sum(pace for pace, _ in known) / guessed if guessed else 1.0
-    each = (
-        scale * guess if pace is None else pace for pace, guess in zip(paces, guesses, strict=True)
-    )
-    return round(sum(amount * seconds for amount, seconds in zip(work, each, strict=True)))
+    pairs = list(zip(paces, guesses, strict=True))
+    measured = sum(pace for pace, _ in pairs if pace is not None)
+    guessed = sum(guess for pace, guess in pairs if pace is not None)
+    scale = measured / guessed if guessed else 1.0
+    each = [scale * guess if pace is None else pace for pace, guess in pairs]
+    return round(sum(amount * pace for amount, pace in zip(work, each, strict=True)))
 
 
 def worked(amount: int, kind: int = 0) -> None:

@@ -35,9 +35,9 @@ Send = Callable[[Any], None]
 TICK_SECONDS = 0.1
 
 BYTES_PER_WORKER = 4_000_000
-"""Bytes of tokens or files that pay for a process. Two of them cost 15 to 45 ms of CPU and 25 ms of
-waiting, and each loads compiled functions anew. These bytes of the quick start are written in
-50 ms, counted in 20, read back in 20 and hashed in 7."""
+"""Bytes of tokens or files from which two processes share the work, and then for one process more.
+Two cost 15 to 45 ms of CPU and 25 ms of waiting, and each loads compiled functions anew. Of the
+quick start, these bytes are written in 50 ms, counted in 20, read back in 20 and hashed in 7."""
 
 
 class Cluster(Protocol):
