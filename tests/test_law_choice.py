@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from method_contract import asked
 from mixing_laws import LogLinear, PowerLaw, table_of
 
+from curate.laws import LAWS
 from curate.laws.calibration import half_width
+from curate.laws.fit_once import fit_once
 from curate.laws.law import RunTable
 from curate.mixture import Evidence, mix
-from curate.mixture.search.law_choice import PanelOpinion, combined, law_weights
+from curate.mixture.search.law_choice import (
+    PanelOpinion,
+    answer_errors,
+    combined,
+    law_weights,
+    refit,
+)
 from curate.mixture.search.objective import Problem
 from curate.mixture.search.optimise import optimise
 from curate.mixture.search.simplex_box import whole
+from curate.mixture.search.trust_region import support_of
 
 POWERS = PowerLaw(np.array([2.0, 2.2, 2.5]), np.array([0.12, 0.1, 0.05]))
 OWN_FORM = LogLinear(
@@ -53,6 +64,24 @@ def test_an_interval_reaches_over_laws_that_disagree_and_holds_the_answer() -> N
     assert low[0] < 0.3 and high[0] > 0.5 and high[0] - low[0] < 0.3
     low, high = combined({"a": first}, np.array([0.2, 0.8]), small, 5)
     assert low[0] == pytest.approx(0.19) and 0.3 < high[0] < 0.35
+
+
+@pytest.mark.parametrize("concentration", [1.5, 40], ids=["inside", "at the edge of the runs"])
+def test_errors_of_an_answer_are_those_of_optima_without_some_runs(concentration: float) -> None:
+    shares = np.random.default_rng(0).dirichlet(np.full(3, concentration), 30)
+    table = table_of(OWN_FORM, shares, noise=0.01)
+    refits = refit(LAWS["exponential"], fit_once(LAWS["exponential"], table), table)
+    free = Problem(refits.whole, whole(3), np.full((1, 3), 1 / 3))
+    problem = replace(free, support=support_of(table.weights))
+    answer = optimise(problem).weights
+    errors = answer_errors(refits, problem, table, answer)
+    optima = [optimise(replace(free, law=part)).weights for part in refits.parts]
+    expected = np.std(optima, axis=0) * np.sqrt(len(optima) - 1)
+    if concentration == 1.5:
+        assert errors.max() > 0.005
+        assert errors == pytest.approx(expected, abs=0.004)
+    else:  # the trust region holds the optima together
+        assert 0.005 < errors.max() < expected.max() / 2
 
 
 def best(law: PowerLaw | LogLinear) -> np.ndarray:
