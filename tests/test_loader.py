@@ -557,7 +557,7 @@ def test_wrong_shares_and_options(places: dict[str, Path], arguments: Any, messa
 
 def test_a_last_step_that_some_ranks_would_wait_for(places: dict[str, Path]) -> None:
     loader = curate.load(places["documents"], LENGTH).loader(1, 0, 467)
-    with pytest.raises(RecipeError, match="has 1 sequences for 467 ranks"):
+    with pytest.raises(RecipeError, match="has 1 sequence for 467 ranks"):
         next(iter(loader))
 
 

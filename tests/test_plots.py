@@ -232,7 +232,7 @@ def figures(count: int) -> Iterator[tuple[str, Figure]]:
     yield "many curves", plots.curves(training_curves(12))
 
 
-@pytest.mark.parametrize("count", [3, 30])
+@pytest.mark.parametrize("count", [3, 16])
 def test_no_text_is_cut_or_covered(count: int) -> None:
     for name, figure in figures(count):
         canvas = FigureCanvasAgg(figure)

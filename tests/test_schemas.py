@@ -57,7 +57,8 @@ def run_commands(root: Path, corpus: Path) -> None:
     if torch_is_here():
         proxies = [f"proxy={PROXY}", "output.dir=trained"]
         runs = curate.proxy(curate.load_recipe(recipe, proxies), workers=1).path
-        curate.fit(runs, directory=root / "trained", workers=1)
+        laws = ["bimix", "joint", "mean"]
+        curate.fit(runs, laws=laws, folds=2, directory=root / "trained", workers=1)
         for method in ("bimix", "joint"):
             evidence = [f"mixture={{method: {method}, evidence: {{runs: {runs}}}}}"]
             curate.mix(curate.load_recipe(recipe, [*evidence, f"output.dir={method}"]), workers=1)

@@ -42,7 +42,7 @@ def trial(seed, runs, noise, replicates, rivals=None):
 @pytest.mark.slow
 def test_intervals_cover_the_planted_optimum():
     covered, covered_by_dummy = [], []
-    for seed in range(200):
+    for seed in range(100):
         found, weights = trial(seed, runs=16, noise=0.01, replicates=60)
         covered.append((found.low <= TRUTH) & (found.high >= TRUTH))
         # The dummy takes the spread of the optima for that of a mean of so many draws.
