@@ -34,7 +34,7 @@ from curate.dataset.samples import stored_tokens
 from curate.dataset.steps import StepQuery, trace_step
 from curate.errors import InputError, ShardError
 from curate.formats.base import TextFormat
-from curate.runtime.registry import list_first
+from curate.runtime.registry import counted, list_first
 from curate.runtime.tabular import Row, Tabular
 from curate.tokens.backends import ReferenceEncoder
 from curate.tokens.domain import DomainTokens
@@ -489,4 +489,4 @@ def _text_row(form: TextFormat, stem: Path, row: int) -> str:
         if row < len(batch.texts):
             return batch.texts[row]
         row -= len(batch.texts)
-    raise ShardError(f"{stem}: ends {row + 1} rows early; run curate verify")
+    raise ShardError(f"{stem}: ends {counted(row + 1, 'row')} early; run curate verify")

@@ -27,6 +27,7 @@ from curate.formats.base import TextBatch, TextFormat
 from curate.runtime.files import append
 from curate.runtime.limits import stranger_at_work
 from curate.runtime.progress import worked
+from curate.runtime.registry import counted
 from curate.runtime.workers import map_tasks
 from curate.sources import SegmentReader
 from curate.sources.plans import FilePlan
@@ -361,6 +362,6 @@ def check_text(shard: ShardOnDisk, text_format: TextFormat, problems: list[str])
         hashes = [xxhash.xxh3_128_intdigest(text.encode()) >> 64 for text in batch.texts]
         cut_documents += int(np.sum(np.array(hashes, np.uint64) != rows["content"]))
     if position != len(pieces):
-        problems.append(f"{stem}: {position} documents, provenance has {len(pieces)}")
+        problems.append(f"{stem}: {counted(position, 'document')}, provenance has {len(pieces)}")
     if cut_documents > 2 * len(manifest.domains):
         problems.append(f"{stem}: {cut_documents} documents are not the ones named")

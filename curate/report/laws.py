@@ -10,6 +10,7 @@ from rich.table import Table
 from curate.report.numbers import loss_unit, short
 from curate.report.tables import gain_line, noise_lines
 from curate.report.terminal import numbers_table, plain
+from curate.runtime.registry import counted
 
 HEADINGS = (
     "regret@1",
@@ -164,8 +165,8 @@ def noise_line(noise: Mapping[str, Any]) -> str:
         return "no mixture was run twice, so seed noise is unknown; = : ties by paired errors alone"
     spread = noise["relative_of_mean"]
     return (
-        f"seed noise, {noise['groups']} mixtures run more than once: {spread * 100:.3f} % of the "
-        "mean loss; = : indistinguishable from the best"
+        f"seed noise, {counted(noise['groups'], 'mixture')} run more than once: "
+        f"{spread * 100:.3f} % of the mean loss; = : indistinguishable from the best"
     )
 
 

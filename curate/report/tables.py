@@ -11,7 +11,7 @@ from curate.curation.reasons import REMOVED_FIELDS
 from curate.mixture import METHODS
 from curate.report.numbers import NATS_TO_BITS, RATIO, LossUnit, loss_unit, megabytes
 from curate.report.terminal import numbers_table, plain
-from curate.runtime.registry import LISTED_NAMES, list_first
+from curate.runtime.registry import LISTED_NAMES, counted, list_first
 from curate.stats import STATISTICS
 
 SHRUNK = "shrunk"
@@ -341,7 +341,7 @@ def noise_lines(noise: Mapping[str, Any], unmoved: Sequence[str]) -> list[str]:
     if stated:
         low, high = (pick(stated, key=lambda name: stated[name]) for pick in (min, max))
         source = (
-            f"pooled over repeats of {noise['mixtures_repeated']} mixtures"
+            f"pooled over repeats of {counted(noise['mixtures_repeated'], 'mixture')}"
             if noise["mixtures_repeated"]
             else "what no smooth function of the mixture explains"
         )

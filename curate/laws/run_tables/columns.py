@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from curate.errors import FitError
 from curate.laws.law import Array
 from curate.runtime.machine import fault_or
+from curate.runtime.registry import counted
 
 if TYPE_CHECKING:
     import polars as pl
@@ -148,7 +149,8 @@ def load_file(path: Path) -> TableFile:
             _check_header(path, line, header)
             continue
         if len(cells) != len(header):
-            raise FitError(f"{path}:{line}: {len(cells)} cells, but {len(header)} columns")
+            expected = counted(len(header), "column")
+            raise FitError(f"{path}:{line}: {counted(len(cells), 'cell')}, but {expected}")
         rows.append(stripped)
         lines.append(line)
     if not rows:
