@@ -31,7 +31,7 @@ STALL_SECONDS = 30
 """Most time to wait for a part of an answer."""
 
 TRUE = {"1", "true", "on", "yes", "y"}
-"""What obstore takes for true, in lower case."""
+"""Values that obstore takes for true, in lower case."""
 
 
 class RefusedListing(Exception):  # noqa: N818 - an answer, worded as obstore words them
@@ -44,7 +44,7 @@ class ListedObject(NamedTuple):
     key: str
     size_bytes: int
     version: str
-    """As `ObjectInfo.version`."""
+    """The same as `ObjectInfo.version`."""
 
 
 Page: TypeAlias = tuple[list[ListedObject], str]
