@@ -39,7 +39,7 @@ from curate.mixture.search.kept_proportions import coordinates, narrowed
 from curate.mixture.search.objective import Problem, goals_of, in_domains, slopes_at, value_at
 from curate.mixture.search.optimise import optimise
 from curate.mixture.search.simplex_box import nearest
-from curate.mixture.search.trust_region import Support, hellinger, without
+from curate.mixture.search.trust_region import Support, hellinger, is_within, without
 
 Array = NDArray[np.float64]
 
@@ -220,7 +220,7 @@ def answer_errors(refits: Refitted, problem: Problem, table: RunTable, answer: A
 
 def _held(problem: Problem, free: Array, answer: Array, support: Support) -> Array:
     """Return the optimum in the ball of the run nearest to an answer; `free` if in the support."""
-    if hellinger(free[None], support.mixtures).min() <= support.radius:
+    if is_within(free, support.mixtures, support.radius):
         return free
     if slopes_at(problem, answer) is None or problem.proportions is not None:
         return optimise(replace(problem, support=support)).weights

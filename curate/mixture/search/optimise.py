@@ -34,7 +34,7 @@ from curate.mixture.search.simplex_box import (
     nearest_in_proportion,
     nearest_rows,
 )
-from curate.mixture.search.trust_region import hellinger
+from curate.mixture.search.trust_region import hellinger, is_within
 
 Array = NDArray[np.float64]
 
@@ -95,7 +95,7 @@ def optimise(problem: Problem, seed: int = 0) -> Optimum:
     rng = np.random.default_rng(seed)
     free = _solve(replace(problem, support=None), _starts(problem, rng), rng)
     support = problem.support
-    if support is None or _inside(free, support.mixtures, support.radius):
+    if support is None or is_within(free, support.mixtures, support.radius):
         return _optimum(problem, free, free, None if support is None else support.radius)
     held, radius = _solve_in_balls(problem, free, rng)
     return _optimum(problem, held, free, radius)
@@ -234,7 +234,7 @@ def _search(
         values = value_at(problem, candidates)
         kept = candidates[np.argsort(values, kind="stable")[:KEPT]]
     mean = nearest(kept.mean(axis=0), box)
-    if ball is not None and not _inside(mean, ball[0], ball[1]):
+    if ball is not None and not is_within(mean, ball[0], ball[1]):
         return np.asarray(kept[0])
     return mean
 
@@ -254,18 +254,14 @@ def _pulled_in(point: Array, entry: Array, ball: Ball) -> Array:
     from the entry to the last inside point is feasible.
     """
     low, high = 0.0, 1.0
-    if _inside(point, ball.centre[None], ball.radius):
+    if is_within(point, ball.centre[None], ball.radius):
         return point
     for _ in range(50):
         middle = (low + high) / 2
         moved = entry + middle * (point - entry)
-        inside = _inside(moved, ball.centre[None], ball.radius)
+        inside = is_within(moved, ball.centre[None], ball.radius)
         low, high = (middle, high) if inside else (low, middle)
     return np.asarray(entry + low * (point - entry))
-
-
-def _inside(point: Array, mixtures: Array, radius: float) -> bool:
-    return bool(hellinger(point[None], mixtures).min() <= radius + 1e-7)
 
 
 def _best(problem: Problem, points: Sequence[Array]) -> Array:

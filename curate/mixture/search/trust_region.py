@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
+DECIMALS = 12
+"""Mixtures that agree to so many decimals are the same."""
 USUAL_QUANTILE = 0.95
 """Share of the runs whose nearest other run is within the radius."""
 RANGE_SLACK = 1.1
@@ -77,6 +79,21 @@ def hellinger(first: Array, second: Array) -> Array:
     return np.asarray(np.sqrt(np.maximum(0.0, 1 - overlap)))
 
 
+def is_within(point: Array, mixtures: Array, radius: float) -> bool:
+    """Whether shares are within a radius of some mixture, up to the tolerance of solvers.
+
+    Args:
+        point: shape (domains,).
+        mixtures: shape (mixtures, domains).
+        radius: Hellinger distance.
+
+    Example:
+        >>> is_within(np.array([0.5, 0.5]), np.array([[0.5, 0.5], [1.0, 0.0]]), 0.0)
+        True
+    """
+    return bool(hellinger(point[None], mixtures).min() <= radius + 1e-7)
+
+
 def support_of(weights: Array) -> Support:
     """Measure the support of a set of runs; repeated mixtures (seeds, checkpoints) count once.
 
@@ -88,7 +105,7 @@ def support_of(weights: Array) -> Support:
     """
     if not len(weights):
         raise ValueError("expected at least one mixture")
-    mixtures = np.unique(np.round(weights, 12), axis=0)
+    mixtures = np.unique(np.round(weights, DECIMALS), axis=0)
     if len(mixtures) == 1:
         return Support(mixtures, 0.0)
     distances = hellinger(mixtures, mixtures)
@@ -104,7 +121,7 @@ def without(support: Support, weights: Array) -> Support:
         >>> without(trained, np.array([[0.7, 0.3]])).mixtures.tolist()
         [[0.5, 0.5], [0.6, 0.4]]
     """
-    left_out = {row.tobytes() for row in np.round(weights, 12)}
+    left_out = {row.tobytes() for row in np.round(weights, DECIMALS)}
     rest = [row for row in support.mixtures if row.tobytes() not in left_out]
     return support_of(np.array(rest)) if rest else support
 
