@@ -308,8 +308,8 @@ def test_odd_keys_are_left_out_and_named(store, tmp_path):
         ("b/*.jsonl", ["6"]),
     ):
         places = Places()
-        found = expand([f"s3://b/{pattern}"], ReadOptions(glob="*.jsonl"), tmp_path, places)
-        assert [file.path[-7:-6] for file in found] == names
+        files = expand([f"s3://b/{pattern}"], ReadOptions(glob="*.jsonl"), tmp_path, places)
+        assert [file.path[-7:-6] for file in files] == names
         left_out = [] if pattern[0] == "b" else ["s3://b/a/../3.jsonl", "s3://b/a//2.jsonl"]
         assert sorted(places.left_out) == left_out
         for notice in left_out_notices(places):

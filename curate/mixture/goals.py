@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate.errors import RecipeError
-from curate.runtime.registry import list_first, nearest_hint
+from curate.runtime.registry import counted, list_first, nearest_hint
 
 if TYPE_CHECKING:
     from curate.laws.law import RunTable
@@ -74,9 +74,12 @@ def unused_targets(goals: Goals) -> tuple[str, ...]:
     if not goals.left_out:
         return ()
     names = list_first([f"'{name}'" for name in goals.left_out])
-    if len(goals.left_out) == 1:
-        return (f"1 target is in no group and plays no part: {names}",)
-    return (f"{len(goals.left_out)} targets are in no group and play no part: {names}",)
+    count = counted(
+        len(goals.left_out),
+        "target is in no group and plays no part",
+        "targets are in no group and play no part",
+    )
+    return (f"{count}: {names}",)
 
 
 @dataclass(frozen=True, slots=True)

@@ -564,8 +564,8 @@ def _list_by_hand(url: str, key: str) -> list[ListedObject] | None:
     def read(address: str) -> Page:
         return patiently(functools.partial(read_page, address), url, "listed")
 
-    bucket = url.removeprefix("s3://").partition("/")[0]
-    return list_pages(bucket, f"{key.strip('/')}/" if key.strip("/") else "", read)
+    bucket, prefix = url.removeprefix("s3://").partition("/")[0], key.strip("/")
+    return list_pages(bucket, prefix and f"{prefix}/", read)
 
 
 def object_info(url: str) -> ObjectInfo:

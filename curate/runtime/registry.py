@@ -141,14 +141,19 @@ uniform)"
     return f"{where}: no {kind} is called '{name}'{hint} (known: {', '.join(names)})"
 
 
-def counted(number: int, noun: str) -> str:
+def counted(number: int, noun: str, plural: str = "") -> str:
     """Write a number with its noun, in the plural where there is not exactly one.
+
+    Args:
+        number: The number.
+        noun: What is counted, one of it.
+        plural: Several of it, where that is not the noun with an s: `runs have` for `run has`.
 
     Example:
         >>> counted(1, "file"), counted(1200, "file")
         ('1 file', '1,200 files')
     """
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
 
 
 def list_first(names: Sequence[str], most: int = LISTED_NAMES) -> str:

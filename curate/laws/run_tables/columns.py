@@ -321,17 +321,17 @@ def pair_layout(first: TableFile, second: TableFile) -> tuple[TableLayout, list[
     notices = []
     alone = left.join(right, on="run", how="anti")["run"].n_unique()
     if alone:
-        runs = "1 run has" if alone == 1 else f"{alone} runs have"
+        runs = counted(alone, "run has", "runs have")
         notices.append(f"{weights.path}: {runs} no losses in {losses.path}; left out")
     alone = len(right.join(left, on="run", how="anti"))
     if alone:
-        runs = "1 run has" if alone == 1 else f"{alone} runs have"
+        runs = counted(alone, "run has", "runs have")
         notices.append(f"{losses.path}: {runs} no mixture in {weights.path}; left out")
     if both.is_empty():
         raise FitError(f"{weights.path} and {losses.path} share no value of '{key}'")
     repeated = len(every_loss) - len(right)
     if repeated:
-        rows = "1 row repeats" if repeated == 1 else f"{repeated} rows repeat"
+        rows = counted(repeated, "row repeats", "rows repeat")
         notices.append(f"{losses.path}: {rows} a run; the first of each is kept")
     layout = TableLayout(
         weights=weights,
