@@ -21,7 +21,7 @@ from curate.runtime.progress import Observer
 from curate.runtime.workers import Send, run_workers
 from curate.sources import segments
 from curate.sources.records import SEGMENT_BYTES
-from curate.tokens.store import Entry
+from curate.tokens.entries import Entry
 from curate.tokens.task_queue import WAITING_SEGMENTS, TaskQueue
 from curate.tokens.tasks import Task
 

@@ -16,7 +16,8 @@ from curate.recipe import load
 from curate.runtime.progress import Observer
 from curate.sources.plans import FilePlan, PlanRequest, plan_lines
 from curate.sources.records import SEGMENT_BYTES, InputFile, ReadOptions
-from curate.tokens.store import Entry, PartWriter, TokenStore
+from curate.tokens.entries import Entry
+from curate.tokens.store import PartWriter, TokenStore
 from curate.tokens.tasks import TASK_SEGMENTS, TaskItem, plan_tasks
 
 OPTIONS = ReadOptions()

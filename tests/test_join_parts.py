@@ -24,8 +24,9 @@ from curate.runtime.locks import GRACE_SECONDS, FileLock
 from curate.runtime.owners import ABANDONED_SECONDS
 from curate.runtime.progress import Observer
 from curate.tokens import join_parts
+from curate.tokens.entries import Entry
 from curate.tokens.join_parts import LOCK
-from curate.tokens.store import DOCUMENT, INFO, JOINED, Entry, PartWriter, StoredBadRecord
+from curate.tokens.store import DOCUMENT, INFO, JOINED, PartWriter, StoredBadRecord
 from curate.tokens.store import TokenStore as Store
 
 DTYPE = np.dtype("<u2")
@@ -72,7 +73,8 @@ def content(store: Store) -> dict[str, object]:
     """Everything that the store says of each entry, wherever it is."""
     held: dict[str, object] = {}
     for number in range(2 * PARTS):
-        for part, entry, backend in store.segments_of(f"key-{number}").values():
+        stored = np.array(list(store.segments_of(f"key-{number}").values()))
+        for part, entry, backend in store.entries.stored(stored):
             table = np.fromfile(part / "documents.bin", DOCUMENT)
             stops = table["token_stop"].astype(int)
             tokens = np.fromfile(part / "tokens.bin", DTYPE)

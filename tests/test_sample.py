@@ -19,8 +19,9 @@ from curate.plan import (
 from curate.plan import documents as documents_module
 from curate.plan.documents import lengthen_last
 from curate.plan.streams import mix_key
-from curate.tokens.domain import DomainFile, DomainTokens
-from curate.tokens.store import DOCUMENT, Entry, PartWriter, StoredEntry
+from curate.tokens.domain import DomainTokens
+from curate.tokens.entries import DomainFile, Entry, StoredEntry
+from curate.tokens.store import DOCUMENT, PartWriter
 
 SEED = 42
 LENGTH = 64

@@ -21,7 +21,8 @@ from curate.sources import check_unchanged, identify
 from curate.sources.discover import InputPath
 from curate.sources.records import SEGMENT_BYTES
 from curate.tokens import domain_counts, store, tasks, worker
-from curate.tokens.store import DOCUMENT, Entry, PartWriter, StoredBadRecord, part_damage
+from curate.tokens.entries import Entry
+from curate.tokens.store import DOCUMENT, PartWriter, StoredBadRecord, part_damage
 
 LONG_AGO = 1_000_000_000
 

@@ -272,7 +272,7 @@ def _built_in(domain: DomainTokens, name: str) -> pl.Series:
         if name == "line":
             parts.append(pl.Series(name, lines, pl.Int64))
         else:
-            paths = pl.Series(name, [file.path for file in domain.files], pl.String)
+            paths = pl.Series(name, list(domain.files.paths), pl.String)
             parts.append(paths.gather(files))
     return pl.concat(parts)
 

@@ -109,7 +109,7 @@ def _table(
             "domain": [domain.name] * len(numbers),
             "id": domain.identifiers(numbers),
             "content": [domain.content_hash(int(number)) for number in numbers],
-            "file": [domain.files[file].path for file in files],
+            "file": [domain.files.paths[file] for file in files],
             "line": lines,
             "bytes": domain.text_bytes[numbers],
             "tokens": domain.tokens[numbers],

@@ -476,7 +476,7 @@ def _document(dataset: OpenDataset, key: DocumentKey, standing: Standing) -> Sho
     return show(
         id=domain.identifiers(numbers)[0],
         content=content,
-        file=domain.files[int(files[0])].path,
+        file=domain.files.paths[int(files[0])],
         line=int(lines[0]),
         tokens=int(domain.tokens[key.number]),
         text=text,

@@ -38,7 +38,8 @@ from curate.runtime.machine import fault_or
 from curate.runtime.memory import DEFAULT_BYTES, bounded
 from curate.runtime.progress import Observer
 from curate.runtime.registry import counted
-from curate.tokens.domain import DomainFile, DomainTokens, Selection
+from curate.tokens.domain import DomainTokens, Selection
+from curate.tokens.entries import DomainFiles
 from curate.tokens.store import TokenStore
 from curate.tokens.tokenizer import UINT16_LIMIT
 
@@ -251,14 +252,21 @@ def open_store(manifest: Manifest) -> TokenStore:
 
 def domains_in(store: TokenStore, manifest: Manifest) -> list[DomainTokens] | None:
     """Return the domains of a dataset from its token store; None unless all are whole there."""
-    files: dict[str, list[DomainFile]] = {source_of(name): [] for name in manifest.domains}
+    paths: dict[str, list[str]] = {source_of(name): [] for name in manifest.domains}
+    rows_of: dict[str, list[tuple[int, ...]]] = {name: [] for name in paths}
     for record in manifest.inputs:
-        if record.domain in files:
-            entries = store.file_entries(record.content, record.segments)
-            if entries is None:
+        if record.domain in paths:
+            rows = store.file_rows(record.content, record.segments)
+            if rows is None:
                 return None
-            files[record.domain].append(DomainFile(record.path, entries))
-    wholes = {name: DomainTokens(name, files[name], store.dtype) for name in files}
+            paths[record.domain].append(record.path)
+            rows_of[record.domain].append(rows)
+    wholes = {
+        name: DomainTokens(
+            name, DomainFiles(store.entries, rows_of[name], paths[name]), store.dtype
+        )
+        for name in paths
+    }
     selections = {} if manifest.selections is UNSET else manifest.selections
     cache = Path(manifest.cache) / CACHE_NAME
     domains = []

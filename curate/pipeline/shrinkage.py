@@ -126,7 +126,7 @@ class LastBuild:
 
     def files_gone(self, domain: DomainTokens) -> list[str]:
         """List the files that it read of a domain and that the domain no longer has."""
-        return sorted(self.paths.get(domain.name, frozenset()) - {f.path for f in domain.files})
+        return sorted(self.paths.get(domain.name, frozenset()).difference(domain.files.paths))
 
 
 def last_build(directory: Path) -> LastBuild:

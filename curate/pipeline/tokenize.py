@@ -65,8 +65,9 @@ from curate.tokens import tokenizer as tokenizers
 from curate.tokens import train_tokenizer
 from curate.tokens.backends import first_choice
 from curate.tokens.bucket_store import StoreBucket
-from curate.tokens.domain import DomainFile, DomainTokens, complement
+from curate.tokens.domain import DomainTokens, complement
 from curate.tokens.domain_counts import CountRequest, domain_counts
+from curate.tokens.entries import DomainFiles
 from curate.tokens.fill import FillRequest, FillResult, fill
 from curate.tokens.join_parts import join_small_parts
 from curate.tokens.store import TokenStore
@@ -540,13 +541,16 @@ def _open_domain(
     tokenizer: Tokenizer,
     on_bad_record: str,
 ) -> DomainTokens:
-    files = []
+    inputs = [file for plan in plans for file in plan.files]
+    entries = []
     for plan in plans:
         for file, key in zip(plan.files, plan.keys, strict=True):
-            entries = store.file_entries(key, plan.count)
-            if entries is None:
+            rows = store.file_rows(key, plan.count)
+            if rows is None:
                 raise InputError(f"{file.path}: changed while it was read; run again")
-            files.append(DomainFile(file.path, entries, file.size_bytes))
+            entries.append(rows)
+    paths, sizes = [file.path for file in inputs], [file.size_bytes for file in inputs]
+    files = DomainFiles(store.entries, entries, paths, sizes)
     opened = DomainTokens(domain.name, files, tokenizer.dtype)
     if on_bad_record == "error" and opened.bad_records:
         path, line, reason, _ = next(iter(opened.bad_record_rows()))
@@ -556,7 +560,7 @@ def _open_domain(
         )
     if not len(opened):
         first = next(iter(opened.bad_record_rows()), None)
-        reason = f"; {first[0]}:{first[1]}: {first[2]}" if first else f" ({files[0].path})"
+        reason = f"; {first[0]}:{first[1]}: {first[2]}" if first else f" ({paths[0]})"
         raise InputError(
             f"domain '{domain.name}' has no document: {counted(len(files), 'file')}, "
             f"{counted(opened.bad_records, 'bad record')}{reason}"
@@ -599,8 +603,7 @@ def _entropies(request: CountRequest) -> tuple[Entropies, list[str]]:
 
 
 def _backends(domains: Sequence[DomainTokens]) -> str:
-    files = [file for domain in domains for file in domain.files]
-    return ", ".join(sorted({stored.backend for file in files for stored in file.entries}))
+    return ", ".join(sorted(set().union(*(domain.files.backends for domain in domains))))
 
 
 @contextmanager

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate.runtime.memory import block_rows, blocks, next_block
-from curate.tokens.domain import DomainFile, DomainTokens, mix64
+from curate.tokens.domain import DomainTokens, mix64
+from curate.tokens.entries import DomainFile
 
 
 def shared_documents(domains: Sequence[DomainTokens]) -> NDArray[np.uint64]:
@@ -108,8 +109,11 @@ def same_files(domain: DomainTokens) -> Iterator[tuple[DomainFile, DomainFile]]:
         files = domain.file_numbers(rows)
         documents += np.bincount(files, minlength=len(documents))
         np.add.at(sums, files, mix64(domain.content_high[rows], domain.content_low[rows]))
-    first: dict[tuple[int, int], DomainFile] = {}
-    for file, count, total in zip(domain.files, documents.tolist(), sums.tolist(), strict=True):
-        original = first.setdefault((count, total), file)
-        if count and original.entries[0].entry.key != file.entries[0].entry.key:
-            yield file, original
+    first: dict[tuple[int, int], int] = {}
+    same = enumerate(zip(documents.tolist(), sums.tolist(), strict=True))
+    pairs = [(number, first.setdefault(held, number)) for number, held in same if held[0]]
+    for number, original in pairs:
+        if number != original:
+            file, before = domain.files[number], domain.files[original]
+            if before.entries[0].entry.key != file.entries[0].entry.key:
+                yield file, before

@@ -6,12 +6,15 @@ has its part of the file's size.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from curate.sources.documents import is_cut, is_damage
-from curate.tokens.domain import DomainFile, DomainTokens
+from curate.tokens.domain import DomainTokens
+from curate.tokens.entries import DomainFile, DomainFiles
 
 NAMED_FILES = 8
 """Most damaged files of a domain that `stats.json` names."""
@@ -140,7 +143,7 @@ def domain_losses(domain: DomainTokens) -> DomainLosses:
         for reason, is_cut in (damage.get(loss.file.path, ("", False)),)
     ]
     losses.sort(key=lambda loss: (-loss.lost_bytes, loss.file.path))
-    size_bytes = sum([file.size_bytes for file in domain.files])
+    size_bytes = int(domain.files.sizes.sum())
     return DomainLosses(
         domain.name, len(domain), size_bytes, len(domain.files), files=tuple(losses)
     )
@@ -169,12 +172,12 @@ def _damage(domain: DomainTokens) -> dict[str, tuple[str, bool]]:
     return damage
 
 
-def _losses(files: Sequence[DomainFile]) -> Iterator[FileLoss]:
-    for file in files:
+def _losses(files: DomainFiles) -> Iterator[FileLoss]:
+    has_bad_records = files.summed(files.column("bad_records")) > 0
+    documents_of = files.summed(files.documents)
+    for number in np.flatnonzero((documents_of == 0) | has_bad_records).tolist():
+        file, documents = files[number], int(documents_of[number])
         entries = [stored.entry for stored in file.entries]
-        documents = sum([entry.documents for entry in entries])
-        if documents and not any([entry.bad_records for entry in entries]):
-            continue
         lost_records = sum(entry.lost_records for entry in entries)
         lost_bytes = sum(entry.lost_bytes for entry in entries)
         share = 1.0 if lost_records else 0.0

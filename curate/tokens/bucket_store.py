@@ -56,8 +56,7 @@ class StoreBucket:
         suffix = f"/{INFO}"
         objects = (info.url.removeprefix(f"{self.url}/") for info in list_objects(self.url))
         there = {name.removesuffix(suffix) for name in objects if name.endswith(suffix)}
-        used = {stored.part for key in keys for stored in store.segments_of(key).values()}
-        here = sorted(part for part in used if part.name not in there)
+        here = sorted(part for part in store.parts_of(keys) if part.name not in there)
         map_tasks(self.send, here, workers, observer.tick)
         missing = sorted(name for name in there if not (store.directory / name).exists())
         stored = {(key, segment) for key in keys for segment in store.segments_of(key)}

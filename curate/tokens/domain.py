@@ -20,7 +20,8 @@ from curate.runtime.machine import fault_or
 from curate.runtime.mapping import map_file
 from curate.runtime.memory import Columns, block_rows, blocks, columns, hash_arrays, take
 from curate.runtime.sealed import SealError, read_sealed
-from curate.tokens.store import DOCUMENT, StoredBadRecord, StoredEntry
+from curate.tokens.entries import DomainFile, DomainFiles, StoredEntry, narrowed
+from curate.tokens.store import DOCUMENT, StoredBadRecord
 
 VALIDATION_KEY = 0x76616C69
 """Makes the choice of validation documents independent of all other uses of the content hash."""
@@ -33,15 +34,6 @@ DOCUMENT_COLUMNS = (
     "_row",
 )  # fmt: skip
 """Attributes of `DomainTokens` with a value for each document."""
-
-
-class DomainFile(NamedTuple):
-    """A file of a domain and its stored entries in order."""
-
-    path: str
-    entries: tuple[StoredEntry, ...]
-    size_bytes: int = 0
-    """Its bytes on disk; 0 if unknown."""
 
 
 class Selection(NamedTuple):
@@ -92,7 +84,7 @@ class DomainTokens:
     def __init__(
         self,
         name: str,
-        files: Sequence[DomainFile],
+        files: DomainFiles | Iterable[DomainFile],
         dtype: np.dtype[Any],
         selection: Selection | None = None,
     ) -> None:
@@ -109,24 +101,14 @@ class DomainTokens:
         """
         self.name = name
         self.selection: Selection | None = None
-        self.files = tuple(files)
+        self.files = files if isinstance(files, DomainFiles) else DomainFiles.of(files)
         self.dtype = dtype
-        self._slices: list[StoredEntry] = []
-        self._slice_file: list[int] = []
-        self._slice_lines: list[int] = []
-        for number, file in enumerate(files):
-            lines = 0
-            for stored in file.entries:
-                if stored.entry.documents:
-                    self._slices.append(stored)
-                    self._slice_file.append(number)
-                    self._slice_lines.append(lines)
-                lines += stored.entry.lines
+        self._slices = narrowed(np.flatnonzero(self.files.documents))
+        """Places of the entries with documents among those of the files."""
         paths = self.part_paths
         self.parts = [_map(path / "tokens.bin", dtype) for path in paths]
-        part_number = {path: number for number, path in enumerate(paths)}
-        self._slice_part = np.array([part_number[part] for part, _, _ in self._slices], np.int64)
-        table = sort_rows(partial(_batches, self._slices), "content_high", _canonical_order)
+        self._slice_part = self._numbers_of_parts(paths)
+        table = sort_rows(partial(_batches, self, paths), "content_high", _canonical_order)
         self.token_start: NDArray[np.int64] = table["token_start"]
         self.tokens: NDArray[np.int64] = table["tokens"]
         """Tokens of each document, its end token included."""
@@ -190,7 +172,21 @@ class DomainTokens:
     @property
     def part_paths(self) -> list[Path]:
         """Directories of the parts that hold the domain's documents."""
-        return sorted({stored.part for stored in self._slices})
+        parts = self.files.table.parts
+        return sorted({parts[number][0] for number in set(self.column("part").tolist())})
+
+    def column(self, name: str) -> NDArray[np.int64]:
+        """Return a number of each entry with documents; see `EntryTable.columns`."""
+        numbers: NDArray[np.int64] = self.files.column(name)[self._slices]
+        return numbers
+
+    def _numbers_of_parts(self, paths: Sequence[Path]) -> NDArray[Any]:
+        """Return, for each entry with documents, the place of its part among sorted ones."""
+        part = self.column("part")
+        used = sorted(set(part.tolist()))
+        number_of = {path: number for number, path in enumerate(paths)}
+        numbers = [number_of[self.files.table.parts[number][0]] for number in used]
+        return narrowed(np.array(numbers, np.int64)[np.searchsorted(used, part)])
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Send names of files to other processes, not tokens."""
@@ -216,7 +212,7 @@ class DomainTokens:
         """Number of records that gave no document."""
         if not self.has_bad_records:
             return 0
-        return sum(stored.entry.bad_records for file in self.files for stored in file.entries)
+        return int(self.files.column("bad_records").sum())
 
     @property
     def has_bad_records(self) -> bool:
@@ -225,19 +221,23 @@ class DomainTokens:
 
     def kept_by_entry(self) -> Iterator[tuple[StoredEntry, NDArray[np.bool_]]]:
         """Yield each entry with documents, and which of them the domain keeps, in their order."""
-        starts = np.cumsum([0, *(stored.entry.documents for stored in self._slices)])
+        starts = np.cumsum(np.append(0, self._slice_documents))
         kept = document_mask(int(starts[-1]))
         for rows in blocks(len(kept)):
             kept[rows] = False
         for rows in blocks(len(self)):
             kept[self.stored_positions(rows)] = True
-        for stored, start, stop in zip(self._slices, starts[:-1], starts[1:], strict=True):
+        for stored, start, stop in zip(self.stored_entries, starts[:-1], starts[1:], strict=True):
             yield stored, kept[start:stop]
 
     @property
-    def stored_entries(self) -> Sequence[StoredEntry]:
+    def stored_entries(self) -> Iterator[StoredEntry]:
         """Entries with documents, in the order of the domain's files."""
-        return self._slices
+        return self.files.table.stored(self.files.rows[self._slices])
+
+    @property
+    def _slice_documents(self) -> NDArray[np.int64]:
+        return self.column("document_stop") - self.column("document_start")
 
     def stored_positions(self, rows: slice) -> NDArray[np.int64]:
         """Return the place of each document of a range among those of all `stored_entries`."""
@@ -247,9 +247,8 @@ class DomainTokens:
     @cached_property
     def _shifts(self) -> NDArray[np.int64]:
         """Return what to add to a row of a part for its place among `stored_entries`, by entry."""
-        before = np.cumsum([0, *(stored.entry.documents for stored in self._slices)])[:-1]
-        first = [stored.entry.document_start for stored in self._slices]
-        shifts: NDArray[np.int64] = before - np.array(first, np.int64)
+        documents = self._slice_documents
+        shifts: NDArray[np.int64] = np.cumsum(documents) - self.column("document_stop")
         return shifts
 
     def validation(
@@ -299,7 +298,8 @@ class DomainTokens:
     def entry_bases(self) -> NDArray[np.uint64]:
         """Memory address of the part that holds each of `entries`."""
         bases = np.array([part.ctypes.data for part in self.parts], np.uint64)
-        return bases[self._slice_part]
+        of_entries: NDArray[np.uint64] = bases[self._slice_part]
+        return of_entries
 
     def part_of(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return each document's index into `parts`."""
@@ -319,7 +319,20 @@ class DomainTokens:
 
     def file_numbers(self, rows: slice) -> NDArray[np.int64]:
         """Return the index into `files` of each document in a range."""
-        return np.array(self._slice_file, np.int64)[self.entries[rows]]
+        return self._files_of(self.entries[rows])
+
+    def _files_of(self, entries: NDArray[Any]) -> NDArray[np.int64]:
+        """Return the index into `files` of entries with documents."""
+        numbers: NDArray[np.int64] = np.searchsorted(
+            self.files.stops, self._slices[entries], side="right"
+        )
+        return numbers
+
+    @cached_property
+    def _slice_lines(self) -> NDArray[np.int64]:
+        """Return the lines of its file before each entry with documents."""
+        lines: NDArray[np.int64] = self.files.lines_before()[self._slices]
+        return lines
 
     def locate(self, numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return each document's index into `files`, and its 1-based line or row there."""
@@ -327,12 +340,13 @@ class DomainTokens:
         entries, rows = take(self.entries, numbers), take(self._row, numbers)
         order = np.argsort(entries, kind="stable")
         cuts = np.flatnonzero(np.diff(entries[order])) + 1
+        paths = self.part_paths
         for members in np.split(order, cuts) if len(order) else []:
             entry = int(entries[members[0]])
-            table = _map(self._slices[entry].part / "documents.bin", DOCUMENT)
+            table = _map(paths[self._slice_part[entry]] / "documents.bin", DOCUMENT)
             here = table["line"][rows[members]].astype(np.int64)
             lines[members] = here + self._slice_lines[entry]
-        return np.array(self._slice_file, np.int64)[entries], lines
+        return self._files_of(entries), lines
 
     def identifiers(self, numbers: NDArray[np.int64]) -> list[str]:
         """Return the identifier of each document's record; empty where it has none."""
@@ -439,18 +453,18 @@ def complement(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return others
 
 
-def _batches(slices: Sequence[StoredEntry]) -> Iterator[Columns]:
+def _batches(domain: DomainTokens, paths: Sequence[Path]) -> Iterator[Columns]:
     """Yield the rows of all documents, in the order of the entries that hold them."""
-    tables: dict[Path, NDArray[Any]] = {}
-    stops = np.cumsum([stored.entry.documents for stored in slices], dtype=np.int64)
+    tables: dict[int, NDArray[Any]] = {}
+    stops = np.cumsum(domain._slice_documents)
     held: list[Columns] = [_run_columns(np.empty(0, DOCUMENT), 0, 0)]
     begin = rows = 0
-    for path, start, stop in _runs(slices):
-        if path not in tables:
-            tables[path] = _map(path / "documents.bin", DOCUMENT)
+    for part, start, stop in _runs(domain):
+        if part not in tables:
+            tables[part] = _map(paths[part] / "documents.bin", DOCUMENT)
         while start < stop:
             taken = min(stop - start, block_rows() - rows)
-            held.append(_run_columns(tables[path], start, start + taken))
+            held.append(_run_columns(tables[part], start, start + taken))
             start += taken
             rows += taken
             if rows == block_rows():
@@ -477,19 +491,16 @@ def _join(runs: Sequence[Columns], stops: NDArray[np.int64], begin: int) -> Colu
     return joined
 
 
-def _runs(slices: Sequence[StoredEntry]) -> Iterator[tuple[Path, int, int]]:
-    """Join entries that follow each other in a part; yield the part and its range of documents."""
-    run: tuple[Path, int, int] | None = None
-    for part, entry, _ in slices:
-        start, stop = entry.document_start, entry.document_stop
-        if run is not None and run[0] is part and run[2] == start:  # faster than `==`
-            run = run[0], run[1], stop
-            continue
-        if run is not None:
-            yield run
-        run = part, start, stop
-    if run is not None:
-        yield run
+def _runs(domain: DomainTokens) -> Iterator[tuple[int, int, int]]:
+    """Join entries that follow each other in a part; yield its number and range of documents."""
+    part = domain._slice_part
+    starts, stops = domain.column("document_start"), domain.column("document_stop")
+    is_first = np.ones(len(part), np.bool_)
+    is_first[1:] = (part[1:] != part[:-1]) | (starts[1:] != stops[:-1])
+    firsts = np.flatnonzero(is_first)
+    lasts = np.append(firsts, len(part))[1:] - 1
+    runs = part[firsts].tolist(), starts[firsts].tolist(), stops[lasts].tolist()
+    yield from zip(*runs, strict=True)
 
 
 def _run_columns(table: NDArray[Any], start: int, stop: int) -> Columns:

@@ -30,8 +30,9 @@ from curate.tokens.count_tables import (
 )
 from curate.tokens.counting import COUNT_BYTES, BigramCounter
 from curate.tokens.domain import DomainTokens
+from curate.tokens.entries import StoredEntry
 from curate.tokens.rows import append_ends
-from curate.tokens.store import DOCUMENT, StoredEntry
+from curate.tokens.store import DOCUMENT
 from curate.tokens.tokenizer import Tokenizer
 
 EntryKey = str

@@ -24,10 +24,10 @@ from curate.tokens.store import (
     DOCUMENT,
     HASHED,
     INFO,
-    PartInfo,
     PartWriter,
     StoredBadRecord,
     TokenStore,
+    read_info,
 )
 
 MANY_PARTS = 64
@@ -118,7 +118,7 @@ def _join(store: TokenStore, group: list[Path]) -> int:
     joined = 0
     try:
         for path in group:
-            if _copy(path, store.parts[path], store, writer):
+            if _copy(path, store, writer):
                 joined += 1
                 replaced |= {path.name, *store.parts[path].replaces}
         if joined < 2:
@@ -130,8 +130,11 @@ def _join(store: TokenStore, group: list[Path]) -> int:
     return joined
 
 
-def _copy(part: Path, info: PartInfo, store: TokenStore, writer: PartWriter) -> bool:
+def _copy(part: Path, store: TokenStore, writer: PartWriter) -> bool:
     """Append a part to another, unless it is damaged or gone, and return whether it was."""
+    info = read_info(part)
+    if info is None:
+        return False
     try:
         contents = [(part / name).read_bytes() for name in HASHED]
     except FileNotFoundError:

@@ -20,7 +20,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -39,6 +39,7 @@ from curate.runtime.files import (
 from curate.runtime.owners import ABANDONED_SECONDS
 from curate.runtime.sealed import SealError, first_damaged, read_sealed, seal_of
 from curate.runtime.workers import map_tasks
+from curate.tokens.entries import OBJECTS, Entry, EntryTable, narrowed
 
 SCHEMA = 6
 """Version of parts. Raise it when their content changes, when the fields of `Entry` change their
@@ -75,44 +76,6 @@ DOCUMENT = np.dtype(
 """One row of `documents.bin`."""
 
 
-class Entry(msgspec.Struct, frozen=True, gc=False, array_like=True):
-    """The documents of a part that come from one segment of one file."""
-
-    key: str
-    """Key of the file; see `FilePlan.keys`."""
-    segment: int
-    last: bool
-    """Whether the segment reaches the end of its file."""
-    path: str
-    """Path of the file when it was read."""
-    document_start: int
-    document_stop: int
-    token_start: int
-    token_stop: int
-    lines: int
-    """Lines or rows read, blank and bad ones included."""
-    raw_bytes: int
-    """Decompressed bytes, those that could not be read included by estimate; 0 for small files,
-    which are read in groups.
-    """
-    text_bytes: int
-    bad_records: int
-    lost_bytes: int = 0
-    """Bytes of the bad records, which are among `raw_bytes`."""
-    lost_records: int = 0
-    """Records that were lost with the bad ones, these included."""
-
-    @property
-    def name(self) -> str:
-        """File and segment in one word."""
-        return f"{self.key}:{self.segment}"
-
-    @property
-    def documents(self) -> int:
-        """Number of documents."""
-        return self.document_stop - self.document_start
-
-
 class PartInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     """Content of `part.json`."""
 
@@ -137,15 +100,6 @@ class StoredBadRecord(msgspec.Struct, frozen=True):
     excerpt: str
 
 
-class StoredEntry(NamedTuple):
-    """An entry and its part."""
-
-    part: Path
-    entry: Entry
-    backend: str
-    """Name and version of the backend that tokenised it."""
-
-
 class TokenStore:
     """All parts made with one tokenizer."""
 
@@ -159,12 +113,9 @@ class TokenStore:
         """
         self.directory = root / "tokens" / f"{fingerprint[:16]}-v{SCHEMA}"
         self.dtype = dtype
-        self._first: dict[str, StoredEntry] = {}
-        """First segment of each file. A dictionary for each of a million small files takes 230 MB
-        more."""
-        self._later: dict[str, dict[int, StoredEntry]] = {}
         self.parts: dict[Path, PartInfo] = {}
-        """The parts that are used."""
+        """The parts that are used, each with its first entry only."""
+        self._use(EntryTable.of(()))
         self._replaced: dict[str, Path] = {}
         """Names of parts that others replace, and the one that does."""
         self._damaged: dict[Path, Path] = {}
@@ -179,29 +130,48 @@ class TokenStore:
         if clean:
             sweep(self.directory)
         read: dict[Path, PartInfo] = {}
+        tables = [self.entries]
+        held: list[tuple[Path, str, list[Entry]]] = []
+        objects = 0
         # Backwards, joined parts come first, so that those they replace are not read.
         paths = sorted(self.directory.glob("part-*"), reverse=True)
         for path in paths:
             if path in self.parts or path.name in self._replaced:
                 continue
-            info = _read_info(path)
+            info = read_info(path)
             if info is not None:
-                read[path] = info
+                held.append((path, info.backend, info.entries))
+                objects += len(info.entries)
+                if objects >= OBJECTS:
+                    tables.append(EntryTable.of(held))
+                    held, objects = [], 0
+                read[path] = msgspec.structs.replace(info, entries=info.entries[:1])
                 self._replaced.update(dict.fromkeys(info.replaces, path))
             elif path.is_dir():  # not removed meanwhile
                 self._damaged[path] = path / INFO
         for path, info in read.items():
-            if path.name in self._replaced:  # by a part that was joined with it later
-                continue
-            self.parts[path] = info
-            for entry in info.entries:
-                stored = StoredEntry(path, entry, info.backend)
-                if entry.segment:
-                    self._later.setdefault(entry.key, {}).setdefault(entry.segment, stored)
-                else:
-                    self._first.setdefault(entry.key, stored)
+            if path.name not in self._replaced:  # by a part that was joined with it later
+                self.parts[path] = info
+        if read:
+            joined = EntryTable.joined([*tables, EntryTable.of(held)])
+            self._use(joined.of_parts(self.parts))
         if clean:
             self._remove_replaced(paths)
+
+    def _use(self, entries: EntryTable) -> None:
+        """Take entries, and arrange them by the first bits of a hash of their files' keys."""
+        self.entries = entries
+        """Entries of these parts; of those with the same key and segment, the first is used."""
+        hashes = np.fromiter(
+            map(xxhash.xxh3_64_intdigest, entries.keys.pieces()), np.uint64, len(entries)
+        )
+        bits = max(1, len(entries).bit_length())  # a bucket or two for each entry
+        buckets = (hashes >> np.uint64(64 - bits)).astype(np.int64)
+        counts = np.bincount(buckets, minlength=1 << bits)
+        self._shift = 64 - bits
+        self._starts = narrowed(np.append(0, np.cumsum(counts))).data
+        self._order = narrowed(np.argsort(buckets, kind="stable")).data
+        self._segments = entries.columns["segment"].data
 
     def _remove_replaced(self, paths: Sequence[Path]) -> None:
         """Remove parts that another has replaced for so long that no run uses them."""
@@ -230,8 +200,7 @@ class TokenStore:
             Damaged parts, each with the path of its first damaged file. A part whose `part.json` is
             damaged may hold any file, so it is always among them.
         """
-        used = {stored.part for key in keys for stored in self.segments_of(key).values()}
-        parts = sorted(used)
+        parts = sorted(self.parts_of(keys))
         token_bytes = sum(self.parts[part].tokens for part in parts) * self.dtype.itemsize
         workers = min(workers, 1 + token_bytes // CHECK_BYTES)
         checked = zip(parts, map_tasks(part_damage, parts, workers, on_tick), strict=True)
@@ -242,42 +211,47 @@ class TokenStore:
         remove_tree(part)
         self._damaged.pop(part, None)
         self._replaced = {name: by for name, by in self._replaced.items() if by != part}
-        info = self.parts.pop(part, None)
-        for entry in info.entries if info else ():
-            stored = self.segments_of(entry.key).get(entry.segment)
-            if stored is not None and stored.part == part:
-                if entry.segment:
-                    del self._later[entry.key][entry.segment]
-                else:
-                    del self._first[entry.key]
+        if self.parts.pop(part, None) is not None:
+            self._use(self.entries.of_parts(self.parts))
 
-    def segments_of(self, key: str) -> dict[int, StoredEntry]:
-        """Return the stored entries of a file, by segment."""
-        first = self._first.get(key)
-        later = self._later.get(key, {})
-        return later if first is None else {0: first, **later}
+    def segments_of(self, key: str) -> dict[int, int]:
+        """Return the rows in `entries` of a file's stored segments, by segment."""
+        bucket = xxhash.xxh3_64_intdigest(key.encode()) >> self._shift
+        keys = self.entries.keys
+        rows: dict[int, int] = {}
+        for row in self._order[self._starts[bucket] : self._starts[bucket + 1]]:
+            if keys[row] == key:
+                rows.setdefault(self._segments[row], row)
+        return rows
+
+    def parts_of(self, keys: Iterable[str]) -> set[Path]:
+        """Return the parts that hold segments of files."""
+        part = self.entries.columns["part"]
+        numbers = {int(part[row]) for key in keys for row in self.segments_of(key).values()}
+        return {self.entries.parts[number][0] for number in numbers}
 
     def begins_well(self, key: str) -> bool:
         """Whether the first segment of a file is stored, without a bad record."""
-        first = self._first.get(key)
-        return first is not None and not first.entry.bad_records
+        first = self.segments_of(key).get(0)
+        return first is not None and not self.entries.columns["bad_records"][first]
 
-    def file_entries(self, key: str, count: int | None) -> tuple[StoredEntry, ...] | None:
-        """Return all segments of a file in order, or None while any is missing.
+    def file_rows(self, key: str, count: int | None) -> tuple[int, ...] | None:
+        """Return the rows in `entries` of a file's segments in order; None while any is missing.
 
         Args:
             key: See `FilePlan.keys`.
             count: Segments of the file; None if only reading it to the end shows how many.
         """
-        if count == 1:  # a shortcut, as there may be very many small files
-            return (self._first[key],) if key in self._first else None
         stored = self.segments_of(key)
         if count is None:
-            ends = [segment for segment, part in stored.items() if part.entry.last]
+            last = self.entries.columns["last"]
+            ends = [segment for segment, row in stored.items() if last[row]]
             if not ends:
                 return None
             count = min(ends) + 1
-        whole = tuple(stored[segment] for segment in range(count) if segment in stored)
+        if count == 1:  # a shortcut, as there may be very many small files
+            return (stored[0],) if 0 in stored else None
+        whole = tuple([stored[segment] for segment in range(count) if segment in stored])
         return whole if len(whole) == count else None
 
 
@@ -388,7 +362,7 @@ class PartWriter:
         return path
 
 
-def _read_info(part: Path) -> PartInfo | None:
+def read_info(part: Path) -> PartInfo | None:
     """Read `part.json`; None if it is absent or damaged."""
     try:
         return msgspec.json.decode(read_sealed(part / INFO), type=PartInfo)
@@ -398,7 +372,7 @@ def _read_info(part: Path) -> PartInfo | None:
 
 def part_damage(part: Path) -> Path | None:
     """Return the first file of a part that is absent or does not match its hash; None if all do."""
-    info = _read_info(part)
+    info = read_info(part)
     if info is None:
         return part / INFO
     return first_damaged(part, HASHED, info.hashes)

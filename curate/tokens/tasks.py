@@ -188,7 +188,7 @@ def _missing_files(plan: FilePlan, store: TokenStore, seen: set[str]) -> FilePla
     """Restrict a plan to files that are neither stored whole nor in `seen`; add them to `seen`."""
     lacking = []
     for file, key in zip(plan.files, plan.keys, strict=True):
-        if key not in seen and store.file_entries(key, plan.count) is None:
+        if key not in seen and store.file_rows(key, plan.count) is None:
             seen.add(key)  # identical content is tokenised once, in this plan too
             lacking.append(file)
     missing = tuple(lacking)

@@ -24,10 +24,11 @@ from curate.sources.plans import FilePlan
 from curate.sources.records import SEGMENT_BYTES, BadRecord, DocumentBlock, InputFile, Segment
 from curate.tokens.backends import BACKENDS, REFERENCE, BackendRefused, guarded
 from curate.tokens.counting import BigramCounter
+from curate.tokens.entries import Entry
 from curate.tokens.gathered import open_gathered, write_gathered
 from curate.tokens.rows import FileTotals, add_totals, append_ends, document_rows, merge_blocks
 from curate.tokens.selftest import end_in_text
-from curate.tokens.store import Entry, PartWriter, StoredBadRecord
+from curate.tokens.store import PartWriter, StoredBadRecord
 from curate.tokens.task_queue import TaskQueue
 from curate.tokens.tasks import PROGRESS, TaskItem, TokeniseJob, is_packed, size_bytes
 

@@ -38,7 +38,8 @@ from curate.runtime.progress import Observer  # noqa: E402
 from curate.sources import expand, identify, segments  # noqa: E402
 from curate.sources.records import ReadOptions  # noqa: E402
 from curate.tokens import tokenizer as tokenizers  # noqa: E402
-from curate.tokens.store import DOCUMENT, Entry, PartWriter, TokenStore  # noqa: E402
+from curate.tokens.entries import Entry  # noqa: E402
+from curate.tokens.store import DOCUMENT, PartWriter, TokenStore  # noqa: E402
 
 DOMAINS = ("web", "code", "books", "talk")
 WORDS = 4096

@@ -42,8 +42,9 @@ from curate.loader.store_windows import PlannedStore, StoreSource  # noqa: E402
 from curate.loader.weighted_loader import DomainDraws  # noqa: E402
 from curate.mixture.request import DomainSupply  # noqa: E402
 from curate.plan import DocumentSampler, SequenceSampler, stream  # noqa: E402
-from curate.tokens.domain import DomainFile, DomainTokens  # noqa: E402
-from curate.tokens.store import DOCUMENT, Entry, PartWriter, StoredEntry  # noqa: E402
+from curate.tokens.domain import DomainTokens  # noqa: E402
+from curate.tokens.entries import DomainFile, Entry, StoredEntry  # noqa: E402
+from curate.tokens.store import DOCUMENT, PartWriter  # noqa: E402
 
 DOMAINS = 7
 VOCABULARY = 50_257

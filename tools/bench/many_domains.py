@@ -37,8 +37,9 @@ from curate.stats.copies import held_out_documents, shared_documents  # noqa: E4
 from curate.stats.domain_stats import domain_stats  # noqa: E402
 from curate.stats.entropy import Entropies  # noqa: E402
 from curate.stats.losses import domain_losses  # noqa: E402
-from curate.tokens.domain import DomainFile, DomainTokens  # noqa: E402
-from curate.tokens.store import DOCUMENT, HASHED, Entry, PartInfo, TokenStore  # noqa: E402
+from curate.tokens.domain import DomainTokens  # noqa: E402
+from curate.tokens.entries import DomainFiles, Entry  # noqa: E402
+from curate.tokens.store import DOCUMENT, HASHED, PartInfo, TokenStore  # noqa: E402
 from curate.tokens.tokenizer import Tokenizer  # noqa: E402
 
 PARTS = 1000
@@ -150,12 +151,10 @@ def _write_store(store: TokenStore, domains: int, files: int, tokens: int) -> No
 
 
 def _open(store: TokenStore, number: int, options: argparse.Namespace) -> DomainTokens:
-    files = []
-    for file in range(options.files):
-        key = f"{number}-{file}"
-        entries = store.file_entries(key, 1)
-        assert entries is not None
-        files.append(DomainFile(key, entries, 1000))
+    keys = [f"{number}-{file}" for file in range(options.files)]
+    rows = [store.file_rows(key, 1) for key in keys]
+    sizes = [1000] * len(keys)
+    files = DomainFiles(store.entries, [row for row in rows if row], keys, sizes)
     return DomainTokens(f"d{number}", files, store.dtype)
 
 

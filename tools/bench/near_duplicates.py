@@ -48,8 +48,9 @@ from curate.runtime.memory import bounded  # noqa: E402
 from curate.runtime.progress import Observer  # noqa: E402
 from curate.runtime.sealed import write_sealed  # noqa: E402
 from curate.tokens import tokenizer as tokenizers  # noqa: E402
-from curate.tokens.domain import DomainFile, DomainTokens  # noqa: E402
-from curate.tokens.store import DOCUMENT, Entry, PartWriter, TokenStore  # noqa: E402
+from curate.tokens.domain import DomainTokens  # noqa: E402
+from curate.tokens.entries import DomainFiles, Entry  # noqa: E402
+from curate.tokens.store import DOCUMENT, PartWriter, TokenStore  # noqa: E402
 
 BANDING = Banding(14, 8, 5)
 EDGES = (0.45, 0.55, 0.65, 0.75, 0.85, 0.95, 1.01)
@@ -268,11 +269,8 @@ def find_in_store(work: Path) -> None:
     store = TokenStore(work / "cache", tokenizer.fingerprint, tokenizer.dtype)
     store.scan()
     with bounded(MEMORY_BYTES, work / "cache"):
-        files = []
-        for path in sorted(store.directory.glob("part-*")):
-            for entry in store.parts[path].entries:
-                stored = store.segments_of(entry.key)[0]
-                files.append(DomainFile(entry.path, (stored,)))
+        paths = list(store.entries.paths)
+        files = DomainFiles(store.entries, [[row] for row in range(len(paths))], paths)
         domain = DomainTokens("all", files, tokenizer.dtype)
         staying = np.ones(len(domain), bool)
         opened = time.process_time()
