@@ -140,8 +140,8 @@ def covered(method: str, form: str, runs: int, seed: int) -> Covered:
     )
 
 
-def weights_table(methods: list[str], seeds: int, counts: list[int]) -> None:
-    """Print coverage of weights and of gains by method and form."""
+def weights_table(methods: list[str], seeds: range, counts: list[int]) -> None:
+    """Print coverage by method and form, of weights with standard errors over tables."""
     print("| method | form | runs | best share covered % | in the trust region % | width "
           "| gain covered % | half width | true gain | within noise % | CPU s |")  # fmt: skip
     print("|---|---|---|---|---|---|---|---|---|---|---|")
@@ -150,9 +150,9 @@ def weights_table(methods: list[str], seeds: int, counts: list[int]) -> None:
         for form in FORMS:
             for runs in counts:
                 started = time.process_time()
-                trials = [covered(method, form, runs, seed) for seed in range(seeds)]
+                trials = [covered(method, form, runs, seed) for seed in seeds]
                 every += trials
-                spent = (time.process_time() - started) / seeds
+                spent = (time.process_time() - started) / len(seeds)
                 print(f"| {method} | {form} | {runs} | {_cells(trials)} | {spent:.1f} |",
                       flush=True)  # fmt: skip
         print(f"| {method} | all | | {_cells(every)} | |", flush=True)
@@ -162,8 +162,13 @@ def _cells(trials: list[Covered]) -> str:
     free, held, width, gain, half, true_gain, undecided = np.mean(
         [astuple(trial) for trial in trials], axis=0
     )
+    free_error, held_error = (
+        np.std([getattr(trial, name) for trial in trials]) / np.sqrt(len(trials))
+        for name in ("free", "held")
+    )
     return (
-        f"{100 * free:.0f} | {100 * held:.0f} | {width:.2f} | {100 * gain:.0f} | {half:.3f} | "
+        f"{100 * free:.1f} ± {100 * free_error:.1f} | {100 * held:.1f} ± {100 * held_error:.1f} | "
+        f"{width:.2f} | {100 * gain:.0f} | {half:.3f} | "
         f"{true_gain:.3f} | {100 * undecided:.0f}"
     )
 
@@ -224,12 +229,14 @@ def main() -> None:
     parser.add_argument("--methods", default="bimix,dml,additive,ridge,boosted,gaussian,joint")
     parser.add_argument("--laws", default="bimix_mixed,exponential,additive,ridge,gaussian,joint")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first", type=int, default=0, help="seed of the first planted table")
     parser.add_argument("--counts", default="16,48")
     parser.add_argument("--runs", type=int, default=128)
     options = parser.parse_args()
     if options.seeds:
         counts = [int(count) for count in options.counts.split(",")]
-        weights_table(options.methods.split(","), options.seeds, counts)
+        seeds = range(options.first, options.first + options.seeds)
+        weights_table(options.methods.split(","), seeds, counts)
     if options.data:
         predictions_table(options.data, options.laws.split(","), options.runs)
 
