@@ -19,6 +19,7 @@ from curate.mixture.search.law_choice import (
     answer_errors,
     combined,
     law_weights,
+    leverage_factor,
     refit,
 )
 from curate.mixture.search.objective import Problem
@@ -66,6 +67,15 @@ def test_an_interval_reaches_over_laws_that_disagree_and_holds_the_answer() -> N
     assert low[0] == pytest.approx(0.19) and 0.3 < high[0] < 0.35
 
 
+def test_what_the_answer_takes_of_one_tail_is_left_to_the_other() -> None:
+    spread, few = PanelOpinion(1.0, np.array([0.5]), np.array([0.1])), 5
+    middle = combined({"a": spread}, np.array([0.5]), np.array([0.01]), few)
+    low, high = combined({"a": spread}, np.array([0.9]), np.array([0.05]), few)
+    assert np.ravel(middle) == pytest.approx([0.5 - 0.2776, 0.5 + 0.2776], abs=0.002)
+    # 0.54 % of Student's t with 4 degrees are above 0.95, so 4.46 % are below
+    assert [low[0], high[0]] == pytest.approx([0.5 - 0.1 * 2.234, 0.95], abs=0.003)
+
+
 @pytest.mark.parametrize("concentration", [1.5, 40], ids=["inside", "at the edge of the runs"])
 def test_errors_of_an_answer_are_those_of_optima_without_some_runs(concentration: float) -> None:
     shares = np.random.default_rng(0).dirichlet(np.full(3, concentration), 30)
@@ -82,6 +92,34 @@ def test_errors_of_an_answer_are_those_of_optima_without_some_runs(concentration
         assert errors == pytest.approx(expected, abs=0.004)
     else:  # the trust region holds the optima together
         assert 0.005 < errors.max() < expected.max() / 2
+
+
+class Straight:
+    """Losses linear in the shares, fitted by least squares."""
+
+    def __init__(self, table: RunTable) -> None:
+        self.slopes = np.linalg.lstsq(table.weights, table.losses, rcond=None)[0]
+
+    def predict(self, weights: np.ndarray, tokens: np.ndarray, params: np.ndarray) -> np.ndarray:
+        return weights @ self.slopes
+
+
+@pytest.mark.parametrize("domains", [3, 8])
+def test_a_jackknife_less_leverage_has_the_variance_of_least_squares(domains: int) -> None:
+    law = replace(LAWS["ridge"], name="straight", fit=Straight)
+    shares = np.random.default_rng(0).dirichlet(np.ones(domains), 20)
+    at, nothing = np.eye(domains)[:1], np.full(1, np.nan)
+    truth = LogLinear(np.array([2.0]), np.zeros((1, domains)))
+    estimates, variances, corrected = [], [], []
+    for seed in range(150):
+        table = table_of(truth, shares, noise=0.01, seed=seed)
+        refits = refit(law, law.fit(table), table)
+        moved = [part.predict(at, nothing, nothing)[0, 0] for part in refits.parts]
+        variances.append(np.var(moved) * (len(moved) - 1))
+        corrected.append(variances[-1] * leverage_factor(refits, table) ** 2)
+        estimates.append(refits.whole.predict(at, nothing, nothing)[0, 0])
+    assert np.mean(corrected) == pytest.approx(np.var(estimates), rel=0.25)
+    assert np.mean(variances) > (1.1 if domains == 3 else 1.6) * np.mean(corrected)
 
 
 def best(law: PowerLaw | LogLinear) -> np.ndarray:
@@ -101,8 +139,8 @@ def test_dml_as_shipped_covers_the_best_mixture(law: PowerLaw | LogLinear) -> No
         covered += list((low - 1e-3 <= best(law)) & (best(law) <= high + 1e-3))
         narrow += list(np.abs(weights - best(law)) < 0.005)
         assert (high - low).max() < 0.5
-    assert np.mean(covered) > 0.85
-    assert np.mean(narrow) < 0.85  # the dummy: half a point around the answer
+    assert np.mean(covered) > 0.8
+    assert np.mean(narrow) < 0.8  # the dummy: half a point around the answer
 
 
 @pytest.mark.parametrize("method", ["additive", "gaussian", "joint"])
