@@ -4,6 +4,7 @@ Run as `python tools/bench/joint.py --data DIR`, where DIR holds RegMix's and ol
 synthetic tables have mixtures of 5 to 20 domains, several token counts and model sizes, a first
 checkpoint in warm-up, 0.1 % noise, and losses by laws that are not the joint law's.
 `--stride 4` takes every fourth task of olmix's, `--folds 2` the first two of its five folds.
+`--only sizes` predicts RegMix's 1B runs from runs of 1M, of 60M and from a few of their own.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from curate.laws.forms.dummies import fit_mean
 from curate.laws.forms.joint import fit_joint
 from curate.laws.law import Array, RunTable
 from curate.laws.run_tables.read import read_runs
-from curate.laws.scores import spearman
+from curate.laws.scores import score, spearman
 
 NOT_USED = ("qasper_yesno", "sciriff_yesno", "lab_bench_dbqa", "lab_bench_protocolqa", "medqa_en")
 """Tasks that olmix's own configuration drops; MMLU's 57 subjects are averaged to one task."""
@@ -159,6 +160,66 @@ def regmix(data: Path) -> None:
         print(f"RegMix 1m, Pile-CC from {runs} runs, mean of 5 draws: {np.mean(ranks):.2f}")
 
 
+SIZES = {"1m": (1e6, 1e9), "60m": (6e7, 1e9), "1B": (1e9, 2.5e10)}
+"""RegMix's nominal parameters and tokens."""
+DRAWS = 3
+
+
+def regmix_sizes(data: Path) -> list[RunTable]:
+    """RegMix's runs of each size, the domains and targets in one order."""
+    tables = []
+    for scale, (params, tokens) in SIZES.items():
+        split = "train" if scale == "1m" else "test"
+        files = [data / f"regmix/{split}_{kind}_{scale}.csv" for kind in ("mixture", "pile_loss")]
+        table = read_runs(files, far_runs="keep")[0]
+        domains, targets = tuple(sorted(table.domains)), tuple(sorted(table.targets))
+        tables.append(replace(
+            table, domains=domains, targets=targets,
+            weights=table.weights[:, [table.domains.index(name) for name in domains]],
+            losses=table.losses[:, [table.targets.index(name) for name in targets]],
+            tokens=np.full(len(table.runs), tokens), params=np.full(len(table.runs), params),
+        ))  # fmt: skip
+    return tables
+
+
+def sizes(data: Path) -> None:
+    """Predict 1B runs, means of three draws; the rank of Pile-CC is the paper's mark."""
+    tables = regmix_sizes(data)
+    print("| runs of 1M | 60M | 1B | error % | R2 of deviations | worst | Spearman | Pile-CC "
+          "| fit s |\n|---|---|---|---|---|---|---|---|---|")  # fmt: skip
+    for large in (8, 24):
+        for small, medium in ((0, 0), (0, 64), (512, 0), (512, 64)):
+            figures, seconds = [], 0.0
+            for seed in range(DRAWS):
+                drawn = [np.random.default_rng(seed).permutation(len(part.runs)) for part in tables]
+                known = [part.take(order[:count]) for part, order, count in
+                         zip(tables, drawn, (small, medium, large), strict=True)]  # fmt: skip
+                test = tables[2].take(drawn[2][large:])
+                train = joined([part for part in known if part.runs])
+                started = time.process_time()
+                law = fit_joint(train)
+                seconds += (time.process_time() - started) / DRAWS
+                marks = score(test, law.predict(test.weights, test.tokens, test.params))
+                figures.append([
+                    100 * marks.relative_error.mean(), marks.r2.mean(), marks.r2.min(),
+                    100 * marks.spearman.mean(),
+                    100 * marks.spearman[test.targets.index("pile_cc")],
+                ])  # fmt: skip
+            error, r2, worst, rank, crawl = np.mean(figures, axis=0)
+            print(f"| {small} | {medium} | {large} | {error:.2f} | {r2:.3f} | {worst:.3f} | "
+                  f"{rank:.1f} | {crawl:.1f} | {seconds:.1f} |", flush=True)  # fmt: skip
+
+
+def joined(parts: list[RunTable]) -> RunTable:
+    """Stack tables of the same domains and targets."""
+    stacked = {
+        name: np.concatenate([getattr(part, name) for part in parts])
+        for name in ("weights", "tokens", "params", "losses")
+    }
+    runs = tuple(f"{place}-{run}" for place, part in enumerate(parts) for run in part.runs)
+    return replace(parts[0], runs=runs, **stacked)
+
+
 def olmix_tasks(table: RunTable) -> Array:
     """Losses of the tasks in use, MMLU's subjects averaged, shape (rows, 49)."""
     mmlu = np.array([name.startswith("mmlu_") for name in table.targets])
@@ -192,7 +253,7 @@ def main() -> None:
     """Print all figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--only", choices=("synthetic", "regmix", "olmix"))
+    parser.add_argument("--only", choices=("synthetic", "regmix", "olmix", "sizes"))
     parser.add_argument("--stride", type=int, default=1)
     parser.add_argument("--folds", type=int, default=5)
     options = parser.parse_args()
@@ -202,6 +263,8 @@ def main() -> None:
         regmix(options.data)
     if options.only in (None, "olmix"):
         olmix(options.data, options.stride, options.folds)
+    if options.only in (None, "sizes"):
+        sizes(options.data)
 
 
 if __name__ == "__main__":
