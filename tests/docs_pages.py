@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
+from warm import curate_command
 
 ROOT = Path(__file__).parents[1]
 
@@ -157,7 +159,7 @@ def reader_environment(commands: Path) -> dict[str, str]:
     """The environment of a reader who has installed curate, as this interpreter has it."""
     commands.mkdir(exist_ok=True)
     script = commands / "curate"
-    script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m curate.cli "$@"\n', "utf-8")
+    script.write_text(f'#!/bin/sh\nexec {shlex.join(curate_command())} "$@"\n', "utf-8")
     script.chmod(0o755)
     path = os.pathsep.join([str(commands), str(Path(sys.executable).parent), os.environ["PATH"]])
     python_path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import yaml
 from conftest import Listener, forge_manifest, make_documents, write_jsonl
+from warm import run_curate
 
 from curate.dataset.manifest import load_manifest
 from curate.errors import InfeasiblePlan, InputError, RecipeError, ShardError
@@ -32,17 +33,6 @@ from curate.tokens import store
 def recipe(cached_recipe: Path) -> Path:
     """The corpus is tokenised once for the module."""
     return cached_recipe
-
-
-def run(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """The installed command, as a user runs it."""
-    return subprocess.run(
-        [sys.executable, "-m", "curate.cli", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        check=False,
-    )
 
 
 def make(recipe: Path, *overrides: str, workers: int = 1) -> Any:
@@ -70,7 +60,7 @@ def documents_of(directory: Path) -> list[tuple[int, ...]]:
 
 
 def test_command_builds_and_certifies(recipe: Path) -> None:
-    done = run("build", recipe, "--workers", "2")
+    done = run_curate("build", recipe, "--workers", "2")
     assert done.returncode == 0, done.stderr
     assert "ok: true" in done.stdout
     directory = recipe.parent / "out" / "tiny"
@@ -313,7 +303,7 @@ def test_verify_finds_damage(recipe: Path, damage: str) -> None:
         plan = json.loads((directory / "plan.json").read_text())
         plan["domains"]["wiki"]["tokens" if damage == "plan" else "weight"] += 1
         (directory / "plan.json").write_text(json.dumps(plan))
-    done = run("verify", directory)
+    done = run_curate("verify", directory)
     assert done.returncode == 1
     assert json.loads((directory / "certificate.json").read_text())["ok"] is False
     assert done.stderr.startswith("curate: ")
@@ -335,7 +325,7 @@ def test_verify_compares_tokens_not_only_hashes(recipe: Path) -> None:
         record["xxh3"] = record_file(shard, directory).xxh3
 
     forge_manifest(directory, change)
-    done = run("verify", directory)
+    done = run_curate("verify", directory)
     assert done.returncode == 1 and "differs from its document" in done.stderr
 
 
@@ -343,7 +333,7 @@ def test_verify_compares_tokens_not_only_hashes(recipe: Path) -> None:
 def test_verify_without_the_store(recipe: Path) -> None:
     directory = make(recipe).directory
     shutil.rmtree(recipe.parent / ".curate")
-    done = run("verify", directory)
+    done = run_curate("verify", directory)
     assert done.returncode == 0, done.stderr
     certificate = json.loads((directory / "certificate.json").read_text())
     assert certificate["ok"] and not certificate["tokens_compared_with_store"]
@@ -514,7 +504,7 @@ def test_a_store_damaged_in_place_is_mended_by_the_next_build(recipe: Path, name
     content = bytearray((part / name).read_bytes())
     content[50:60] = bytes(10)
     (part / name).write_bytes(content)
-    verified = run("verify", clean.directory)
+    verified = run_curate("verify", clean.directory)
     assert verified.returncode == 0
     assert "is damaged: tokens are compared by hash only" in " ".join(verified.stdout.split())
     listener = Listener()
@@ -527,9 +517,9 @@ def test_a_store_damaged_in_place_is_mended_by_the_next_build(recipe: Path, name
 
 def test_planning_leaves_a_built_dataset_as_it_is(recipe: Path) -> None:
     directory = make(recipe).directory
-    done = run("plan", recipe, "--set", "budget_tokens=10000")
+    done = run_curate("plan", recipe, "--set", "budget_tokens=10000")
     assert done.returncode == 0 and "kept" in done.stdout
-    assert run("verify", directory).returncode == 0
+    assert run_curate("verify", directory).returncode == 0
 
 
 def test_another_tokenizer_json_is_noticed(recipe: Path) -> None:
@@ -537,7 +527,7 @@ def test_another_tokenizer_json_is_noticed(recipe: Path) -> None:
     tokenizer = json.loads((directory / "tokenizer.json").read_text())
     tokenizer["model"]["merges"] = tokenizer["model"]["merges"][:-1]
     (directory / "tokenizer.json").write_text(json.dumps(tokenizer))
-    done = run("verify", directory)
+    done = run_curate("verify", directory)
     assert done.returncode == 1 and "tokenizer.json: " in done.stderr
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from law_tables import mixtures, table_of
+from warm import run_curate
 
 from curate.errors import FitError
 from curate.laws import LAWS
@@ -157,11 +156,6 @@ def test_faults_are_named() -> None:
         cross_validate(table_of(mixtures(4, 3, 9)), ["rigde"])
 
 
-def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "curate.cli", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
 def test_fit_prints_a_table_and_writes_json(tmp_path: Path) -> None:
     table = table_of(mixtures(20, 3, 10), noise=0.002)
     rows = ["run,w_wiki,w_code,w_talk,loss_wiki,loss_code,loss_talk"]
@@ -169,7 +163,7 @@ def test_fit_prints_a_table_and_writes_json(tmp_path: Path) -> None:
         rows.append(",".join([name, *map(str, weights), *map(str, losses)]))
     path = tmp_path / "runs.csv"
     path.write_text("\n".join(rows) + "\n")
-    done = run("fit", path, "--laws", "exponential,boosted_regmix", "--out", tmp_path / "o")
+    done = run_curate("fit", path, "--laws", "exponential,boosted_regmix", "--out", tmp_path / "o")
     assert done.returncode == 0, done.stderr
     assert "20 runs, 20 rows, 3 domains, 3 losses; 5-fold" in done.stdout
     assert "note left out: boosted_regmix: 16 rows, but leaves of 20" in done.stdout
@@ -179,9 +173,11 @@ def test_fit_prints_a_table_and_writes_json(tmp_path: Path) -> None:
     assert written["schema"] == 1 and list(written["laws"])[0] == "exponential"
     assert list(written["inputs"]) == [str(path)]
     assert written["laws"]["exponential"]["unseen_mixtures"]["targets"]["code"]["r2"] > 0.9
-    same = run("fit", path, "--laws", "exponential,boosted_regmix", "--json", "--out", tmp_path)
+    same = run_curate(
+        "fit", path, "--laws", "exponential,boosted_regmix", "--json", "--out", tmp_path
+    )
     assert json.loads(same.stdout)["laws"].keys() == written["laws"].keys()
-    failed = run("fit", path, "--laws", "exponentail")
+    failed = run_curate("fit", path, "--laws", "exponentail")
     assert failed.returncode == 2 and failed.stdout == ""
     assert "did you mean 'exponential'?" in failed.stderr and failed.stderr.count("\n") == 1
 

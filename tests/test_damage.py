@@ -6,8 +6,6 @@ import errno
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import RECIPE, Listener, forge_manifest
+from warm import run_curate
 
 import curate
 from curate.dataset.certificate import certificate_damage
@@ -72,16 +71,6 @@ def problems(directory: Path) -> list[str]:
     result = curate.verify(directory, workers=1)
     assert result.ok is (not result.problems)
     return result.problems
-
-
-def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """The command, as a user runs it."""
-    return subprocess.run(
-        [sys.executable, "-m", "curate.cli", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -314,7 +303,7 @@ def test_a_read_only_dataset_gets_a_verdict(copied: Path) -> None:
     before = contents(copied)
     copied.chmod(0o555)
     try:
-        done = run("verify", copied)
+        done = run_curate("verify", copied)
     finally:
         copied.chmod(0o755)
     assert done.returncode == 0, done.stderr
@@ -339,7 +328,7 @@ def test_the_certificate_can_be_written_elsewhere(copied: Path, tmp_path: Path) 
     result = curate.verify(copied, report=report, workers=1)
     assert result.path == report and contents(copied) == before
     assert json.loads(report.read_text())["ok"] and is_whole(report.read_bytes())
-    done = run("verify", copied, "--report", tmp_path / "absent" / "report.json", "--quiet")
+    done = run_curate("verify", copied, "--report", tmp_path / "absent" / "report.json", "--quiet")
     assert done.returncode == 0 and (tmp_path / "absent" / "report.json").exists()
     with pytest.raises(InputError, match=r"report\.json/x: cannot be written"):
         curate.verify(copied, report=report / "x", workers=1)
@@ -378,7 +367,7 @@ def test_a_manifest_of_an_earlier_version_is_verified_as_far_as_it_goes(copied: 
     plan = next(file for file in manifest["files"] if file["path"] == "plan.json")
     del manifest["files"], manifest["xxh3"]
     (copied / "manifest.json").write_text(json.dumps({**manifest, "schema": 1, "plan": plan}))
-    done = run("verify", copied)
+    done = run_curate("verify", copied)
     assert done.returncode == 0 and "an earlier version of curate" in done.stdout
     (copied / "plan.json").write_text("{}")
     assert problems(copied) == [f"plan.json: 2 bytes, the manifest says {plan['bytes']}"]

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import Listener, make_documents, write_jsonl
 from hub_stand_in import running
+from warm import run_curate
 
 import curate
 from curate.errors import EngineError, InputError, RecipeError
@@ -84,15 +85,10 @@ def recipe(tmp_path, bpe):
 
 def run(hub, *arguments, **environment):
     """Run the command line in a process of its own: the Hub's libraries read their environment."""
-    path = os.pathsep.join(filter(None, [str(Path.cwd()), os.environ.get("PYTHONPATH", "")]))
-    variables = {"HF_ENDPOINT": hub.url, "PYTHONPATH": path, "HF_HUB_DISABLE_TELEMETRY": "1"}
     # huggingface_hub uploads to LFS in a way that its HTTP client calls outdated.
-    strict = [] if arguments[0] == "push" else ["-W", "error"]
-    command = [sys.executable, *strict, "-m", "curate.cli", *map(str, arguments)]
-    return subprocess.run(
-        command, env={**os.environ, **variables, **environment}, capture_output=True, text=True,
-        check=False,
-    )  # fmt: skip
+    strict = {} if arguments[0] == "push" else {"PYTHONWARNINGS": "error"}
+    variables = {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_TELEMETRY": "1", **strict}
+    return run_curate(*arguments, **{**variables, **environment})
 
 
 @pytest.fixture(autouse=True)

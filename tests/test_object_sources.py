@@ -4,13 +4,9 @@ import gzip
 import hashlib
 import io
 import json
-import os
 import re
-import subprocess
-import sys
 import threading
 import time
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,6 +15,7 @@ import xxhash
 import zstandard
 from conftest import make_documents
 from s3_server import Faults, running
+from warm import run_curate
 
 from curate.errors import InputError
 from curate.runtime.files import hash_file
@@ -104,10 +101,7 @@ def write_recipe(directory, root, bpe, folders=FOLDERS):
 
 
 def run(*arguments, **environment):
-    path = os.pathsep.join(filter(None, [str(Path.cwd()), os.environ.get("PYTHONPATH", "")]))
-    command = [sys.executable, "-W", "error", "-m", "curate.cli", *map(str, arguments)]
-    return subprocess.run(command, env={**os.environ, "PYTHONPATH": path, **environment},
-                          capture_output=True, text=True, check=False)  # fmt: skip
+    return run_curate(*arguments, PYTHONWARNINGS="error", **environment)
 
 
 def artifacts(work, root):

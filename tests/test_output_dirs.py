@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import Listener
+from warm import run_curate
 
 import curate
 from curate.errors import ShardError
@@ -51,10 +52,7 @@ def test_the_kept_recipe_gives_the_same_shards_from_elsewhere(
     assert curate.build(kept, workers=1, progress=(heard := Listener())).ok
     assert "built already: reading it back" in heard.notices
     elsewhere = tmp_path / "elsewhere"
-    done = subprocess.run(
-        [sys.executable, "-m", "curate.cli", "build", kept, "--out", elsewhere, "--quiet"],
-        cwd=directory, capture_output=True, text=True,
-    )  # fmt: skip
+    done = run_curate("build", kept, "--out", elsewhere, "--quiet", cwd=directory)
     assert (done.returncode, done.stderr) == (0, "")
     assert shards(elsewhere) == shards(directory) != {}
 
@@ -91,14 +89,14 @@ def test_the_kept_recipe_has_no_secrets(recipe: Path) -> None:
 def test_a_dataset_of_another_recipe_is_replaced_only_when_told(recipe: Path) -> None:
     directory = curate.build(recipe, workers=1).directory
     before = tree(directory)
-    command = [sys.executable, "-m", "curate.cli", "build", recipe, "--set", *UNIFORM, "--quiet"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    command = ["build", recipe, "--set", *UNIFORM, "--quiet"]
+    done = run_curate(*command)
     assert done.returncode == 2 and tree(directory) == before
     assert done.stderr == (
         f"curate: {directory}: holds a dataset of another recipe, with 30,000 tokens; give another "
         "directory with --out DIR, or replace the dataset with --overwrite\n"
     )
-    done = subprocess.run([*command, "--overwrite"], capture_output=True, text=True)
+    done = run_curate(*command, "--overwrite")
     assert (done.returncode, done.stderr) == (0, "")
     replaced = tree(directory)
     with pytest.raises(ShardError, match=r"another recipe.*--out DIR.*--overwrite"):

@@ -1,14 +1,12 @@
 """Documents taken out of datasets again: found, removed, and proved to be gone."""
 
 import json
-import subprocess
-import sys
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import make_documents, write_jsonl
+from warm import run_curate
 
 import curate
 from curate.dataset.manifest import load_manifest
@@ -157,23 +155,15 @@ def test_the_command(dataset, tmp_path):
     directory = dataset()
     name = held_rows(directory, 1)[0]
     path = listed(tmp_path, [name])
-    command = [sys.executable, "-m", "curate.cli", "remove", directory, path]
-    done = subprocess.run(
-        list(map(str, command)), capture_output=True, text=True, check=True, cwd=Path.cwd()
-    )
+    done = run_curate("remove", directory, path)
     said = " ".join(done.stdout.split())
     assert "1 of 1 listed document, 1 in shards" in said
     assert f"curate remove {directory} {path} --rebuild" in said
-    done = subprocess.run(
-        [*map(str, command), "--rebuild"], capture_output=True, text=True, check=True,
-        cwd=Path.cwd(),
-    )  # fmt: skip
+    done = run_curate("remove", directory, path, "--rebuild")
     said = " ".join(done.stdout.split())
     assert "of shard bytes changed" in said and "none is left" in said
     path.write_text("\n")
-    refused = subprocess.run(
-        list(map(str, command)), capture_output=True, text=True, check=False, cwd=Path.cwd()
-    )
+    refused = run_curate("remove", directory, path)
     assert refused.returncode == 2 and "lists no document" in refused.stderr
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from typing import Any
 import jsonschema
 import pytest
 from conftest import RECIPE, small_searches, write_jsonl
+from warm import run_curate
 
 import curate
 from curate.errors import RecipeError
@@ -110,15 +109,9 @@ def objects_in(value: Any) -> Iterator[dict[str, Any]]:
 
 
 def test_the_command_prints_each_schema() -> None:
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "curate.cli", "schema", *arguments],
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
-
-    assert json.loads(run("stats").stdout) == artifact_schema("stats")
-    assert "Recipe" in json.loads(run().stdout)["$defs"]
-    wrong = run("stat")
+    assert json.loads(run_curate("schema", "stats").stdout) == artifact_schema("stats")
+    assert "Recipe" in json.loads(run_curate("schema").stdout)["$defs"]
+    wrong = run_curate("schema", "stat")
     assert wrong.returncode == 2
     assert "did you mean 'stats'" in wrong.stderr
     with pytest.raises(RecipeError, match="no artifact is called 'x'"):
