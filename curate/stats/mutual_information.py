@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, cached_property
 
 import numba
 import numpy as np
@@ -60,7 +61,7 @@ class _Margin:
     """shape (classes,) each: mean count, symbols, and floor of log2 of the count."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class LiftFit:
     """Fitted distribution of lifts for one octave of margins by another."""
 
@@ -70,6 +71,12 @@ class LiftFit:
     """shape (atoms,), share of the cells that have this lift."""
     undecided_nats: float = 0.0
     """Information that the sample cannot tell from none, nats per token; see `_undecided`."""
+
+    @cached_property
+    def masses(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the logarithms of the lifts, and the share of the tokens that is at each."""
+        mass = self.weight * np.maximum(self.lift, 1e-3)
+        return np.log(self.lift + 1e-3), mass / mass.sum()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +89,10 @@ class _Block:
     """shape (classes,), expected count under independence."""
     cells: NDArray[np.float64]
     """shape (classes,), number of cells, seen or not."""
+    tokens: float
+    """Tokens that all these cells would have under independence."""
+    typical: float
+    """Geometric mean of `expected` over these tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,23 +147,49 @@ def fit_lifts(
     chance = first[pairs.first[often]] * (second[pairs.second[often]] / tokens)
     nats = float((count * np.log(count / chance) - 0.5).sum()) / tokens
     row_slices, column_slices = _slices(rows.octave), _slices(columns.octave)
-    octaves = [(a, b) for a in row_slices for b in column_slices]
+    tokens_of = cells * expected
+    logs = np.log(expected) * tokens_of
+    is_seen = np.logical_or.reduce(observed[:, :, 1 : width - 1] > 0, axis=2)
+    octaves = [
+        (a, b) for a in row_slices for b in column_slices
+        if is_seen[row_slices[a], column_slices[b]].any()
+    ]  # fmt: skip
     fits: dict[Octaves, LiftFit] = {}
     # Largest margins first: they are fitted best, and sparser octaves start from them.
     for a, b in sorted(octaves, key=lambda pair: (-pair[0] - pair[1], pair)):
         block = row_slices[a], column_slices[b]
         seen = observed[block].reshape(-1, width)[:, : width - 1]
-        if not seen[:, 1:].any():
-            continue
         near = [fits[key] for key in ((a + 1, b), (a, b + 1)) if key in fits]
         start = _Start(near, INHERITED, MIXTURE_ROUNDS)
         if (a, b) in starts:
             start = _Start([starts[a, b]], 1.0, REFIT_ROUNDS)
         fits[a, b], value = _fit_block(
-            _Block(seen, expected[block].ravel(), cells[block].ravel()), start, tokens
+            _block(seen, *(table[block].ravel() for table in (expected, cells, tokens_of, logs))),
+            start,
+            tokens,
         )
         nats += value
     return max(0.0, nats), fits
+
+
+def _block(
+    seen: NDArray[np.float64],
+    expected: NDArray[np.float64],
+    cells: NDArray[np.float64],
+    tokens_of: NDArray[np.float64],
+    logs: NDArray[np.float64],
+) -> _Block:
+    """Make a block of cells.
+
+    Args:
+        seen: See `_Block`.
+        expected: See there.
+        cells: See there.
+        tokens_of: shape (classes,), tokens of each class under independence.
+        logs: shape (classes,), these times the logarithm of `expected`.
+    """
+    total = np.add.reduce(tokens_of)
+    return _Block(seen, expected, cells, float(total), float(np.exp(np.add.reduce(logs) / total)))
 
 
 def _slices(octaves: NDArray[np.int64]) -> dict[int, slice]:
@@ -177,28 +214,25 @@ def _margin(count: NDArray[np.int64]) -> _Margin:
 
 def _fit_block(block: _Block, start: _Start, tokens: int) -> tuple[LiftFit, float]:
     """Fit the lifts of one block of cells; return them with the information in its rare cells."""
-    tokens_of = block.cells * block.expected
-    typical = float(np.exp((np.log(block.expected) * tokens_of).sum() / tokens_of.sum()))
-    sparse = typical < SPARSE_EXPECTED
-    lift = _lift_grid(typical, sparse)
-    likelihood, frequency, chance, value = _tabulate(
-        seen=block.seen, expected=block.expected, cells=block.cells, lift=lift, sparse=sparse,
-        tokens=tokens, rare=RARE_COUNT,
-    )  # fmt: skip
-    inverse = np.where(chance > 1e-12, 1.0 / np.maximum(chance, 1e-12), 0.0)
+    sparse = block.typical < SPARSE_EXPECTED
+    lift = _lift_grid(block.typical, sparse)
+    likelihood, frequency, seen, chance, value = _tabulate(
+        block.seen, block.expected, block.cells, lift, sparse, tokens, RARE_COUNT
+    )
     # Shares of the cells in the fit: observed cells if sparse, all cells otherwise.
-    share = np.full(len(lift), 1.0 / len(lift))
     if start.fits and (sparse or start.share == 1.0):
-        share = start.share * _inherited(start.fits, lift, chance) + (1 - start.share) * share
-    weight = share * inverse
-    weight /= weight.sum()
-    fit_mixture(likelihood, frequency / frequency.sum(), weight, inverse, start.rounds)
+        share, inherited = _inherited(start.fits, lift, chance), start.share
+    else:
+        share, inherited = lift, 0.0
+    weight, inverse = _start_weights(share, inherited, chance)
+    weight /= np.add.reduce(weight)  # `weight.sum()` in half the time
+    fit_mixture(likelihood, frequency, weight, inverse, start.rounds)
     # Turn weights into shares of all cells. A sparse fit knows only the cells that were seen; if
     # its weights sum to less than 1, the rest are cells that never occur.
     if sparse:
-        weight *= frequency.sum() / float(weight @ chance) / block.cells.sum()
+        weight *= seen / float(weight @ chance) / np.add.reduce(block.cells)
     else:
-        weight /= weight.sum()
+        weight /= np.add.reduce(weight)
     undecided = _undecided(block, weight, tokens) if sparse else 0.0
     return LiftFit(lift, weight, undecided), float(weight @ value)
 
@@ -211,26 +245,24 @@ def _undecided(block: _Block, weight: NDArray[np.float64], tokens: int) -> float
     never does. That every one of them occurs with lift w / (w + v) explains the counts as well, and
     has the least information: w ln((w + v) / w) less, for each token expected in the block.
     """
-    chance, never = float(weight[0]), max(0.0, 1.0 - float(weight.sum()))  # the first lift is 1
+    chance, never = (
+        float(weight[0]),
+        max(0.0, 1.0 - float(np.add.reduce(weight))),
+    )  # the first lift is 1
     if chance <= 0:
         return 0.0
-    expected = float((block.cells * block.expected).sum()) / tokens
-    return expected * chance * (math.log(chance + never) - math.log(chance))
+    return block.tokens / tokens * chance * (math.log(chance + never) - math.log(chance))
 
 
 def _inherited(
     fits: Sequence[LiftFit], lift: NDArray[np.float64], chance: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Move other fits to this grid, weighted by their tokens, as shares of the cells in a fit."""
-    log_lift, places, masses = np.log(lift + 1e-3), [], []
+    log_lift, moved = np.log(lift + 1e-3), np.zeros(len(lift))
     for fit in fits:
-        mass = fit.weight * np.maximum(fit.lift, 1e-3)
-        place = np.abs(log_lift[:, None] - np.log(fit.lift + 1e-3)[None, :]).argmin(0)
-        places.append(place)
-        masses.append(mass / mass.sum() / len(fits))
-    moved = np.bincount(np.concatenate(places), np.concatenate(masses), len(lift))
+        _move(log_lift, *fit.masses, len(fits), moved)
     share = np.asarray(moved * (chance / np.maximum(lift, 1e-3)))
-    total = float(share.sum())
+    total = float(np.add.reduce(share))
     return share / total if total > 0 else np.full(len(lift), 1.0 / len(lift))
 
 
@@ -239,18 +271,63 @@ def _lift_grid(typical: float, sparse: bool) -> NDArray[np.float64]:
 
     Sparse cells get no lift below 1, since their counts could not distinguish it from 1.
     """
-    lowest = 1.0 if sparse else 0.05
-    parts = [
-        np.array([1.0] if sparse else [0.0, 1.0]),
-        SQUARES / typical,
-    ]
-    highest = 0.25 / typical
+    lowest, highest = 1.0 if sparse else 0.05, 0.25 / typical
+    geometric = np.empty(0)
     if highest > lowest:
         points = max(4, int(math.log(highest / lowest) * 2.5))
-        parts.append(lowest * (highest / lowest) ** (np.arange(points - 1) / (points - 1)))
-    lift = np.sort(np.concatenate(parts))
-    lift = np.asarray(lift[np.append(True, lift[1:] != lift[:-1])])  # `np.unique`, in half the time
-    return lift[lift >= 1.0] if sparse else lift
+        geometric = lowest * (highest / lowest) ** _even(points - 1)
+    return np.asarray(_ascending(SQUARES, typical, geometric, sparse))
+
+
+@cache
+def _even(points: int) -> NDArray[np.float64]:
+    """Return 0, 1 / points, 2 / points, ... below 1."""
+    return np.arange(points) / points
+
+
+# A fit is of a few dozen numbers, for which a call of NumPy takes longer than its work.
+
+
+@numba.njit(cache=True, nogil=True)
+def _ascending(squares, typical, geometric, sparse):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Sort the lifts and leave out repeated ones, and those below 1 of sparse cells."""
+    lift = np.empty(len(squares) + len(geometric) + 2)
+    lift[0], lift[1] = 1.0, 1.0 if sparse else 0.0
+    lift[2 : 2 + len(squares)] = squares / typical
+    lift[2 + len(squares) :] = geometric
+    lift.sort()
+    kept = 0
+    for place in range(len(lift)):
+        if not (sparse and lift[place] < 1.0) and (place == 0 or lift[place] != lift[place - 1]):
+            lift[kept] = lift[place]
+            kept += 1
+    return lift[:kept].copy()
+
+
+@numba.njit(cache=True, nogil=True)
+def _move(log_lift, log_from, mass, fits, moved):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Add the masses of one of several fits to the nearest lifts of another grid."""
+    for atom in range(len(mass)):
+        nearest = 0
+        for place in range(1, len(log_lift)):
+            if abs(log_lift[place] - log_from[atom]) < abs(log_lift[nearest] - log_from[atom]):
+                nearest = place
+        moved[nearest] += mass[atom] / fits
+
+
+@numba.njit(cache=True, nogil=True)
+def _start_weights(share, inherited, chance):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Return weights to start from, and one over the chances, 0 where there is hardly one."""
+    weight, inverse = np.empty(len(chance)), np.zeros(len(chance))
+    even = 1.0 / len(chance)
+    for atom in range(len(chance)):
+        if chance[atom] > 1e-12:
+            inverse[atom] = 1.0 / chance[atom]
+        start = even
+        if inherited > 0:
+            start = inherited * share[atom] + (1 - inherited) * even
+        weight[atom] = start * inverse[atom]
+    return weight, inverse
 
 
 @numba.njit(cache=True, nogil=True)
@@ -258,9 +335,10 @@ def _tabulate(seen, expected, cells, lift, sparse, tokens, rare):  # type: ignor
     """Tabulate the likelihood of the counts, the chance of being in the fit, and information.
 
     Returns:
-        likelihood, shape (outcomes, atoms); frequency, shape (outcomes,); chance, shape (atoms,),
-        mean over cells; value, shape (atoms,), information of the block if all its cells had that
-        lift, less what the cells seen often are expected to contribute by themselves.
+        likelihood, shape (outcomes, atoms); frequency, shape (outcomes,), shares of the cells that
+        are seen, and their number; chance, shape (atoms,), mean over cells; value, shape (atoms,),
+        information of the block if all its cells had that lift, less what the cells seen often are
+        expected to contribute by themselves.
     """
     classes, counts = seen.shape
     atoms = len(lift)
@@ -279,8 +357,7 @@ def _tabulate(seen, expected, cells, lift, sparse, tokens, rare):  # type: ignor
     column = np.empty(counts)
     base = 0
     for group in range(classes):
-        for count in range(rare + 1, highest):
-            often[count] = (count * math.log(count / expected[group]) - 0.5) / tokens
+        tabulated = rare + 1
         for atom in range(atoms):
             rate = expected[group] * lift[atom]
             probability = math.exp(-rate)
@@ -295,6 +372,9 @@ def _tabulate(seen, expected, cells, lift, sparse, tokens, rare):  # type: ignor
                     if count >= lowest:
                         reached += probability
                 if count > rare:
+                    if count == tabulated:  # most rates do not reach the highest counts
+                        often[count] = (count * math.log(count / expected[group]) - 0.5) / tokens
+                        tabulated += 1
                     information -= probability * often[count]
                     if count > rate and probability < 1e-17:
                         break
@@ -309,4 +389,5 @@ def _tabulate(seen, expected, cells, lift, sparse, tokens, rare):  # type: ignor
             if seen[group, count] > 0:
                 frequency[base] = seen[group, count]
                 base += 1
-    return likelihood, frequency, chance, value
+    seen_cells = frequency.sum()
+    return likelihood, frequency / seen_cells, seen_cells, chance, value

@@ -8,7 +8,9 @@ text breaks that, and the estimate then drifts with the size of the sample.
 
 from __future__ import annotations
 
+import functools
 import math
+from typing import Any
 
 import numba
 import numpy as np
@@ -67,25 +69,25 @@ def unseen(count: NDArray[np.int64]) -> float:
     histogram = np.bincount(seen[seen <= 2 * RARE_COUNT], minlength=2 * RARE_COUNT + 1)
     if rest * tokens < 0.5:
         return max(0.0, nats)
-    rate = np.concatenate(
-        [
-            np.geomspace(LOWEST_RATE, 1.0, 12)[:-1],
-            np.arange(1.0, math.sqrt(3 * RARE_COUNT), 0.2) ** 2,
-        ]
-    )
-    value, mass = _rare_part(rate, histogram[1:].astype(np.float64), tokens)
+    value, mass = _rare_part(histogram[1:].astype(np.float64), tokens)
     if mass > 0:
         scale = rest / mass
         nats += scale * (value - mass * math.log(scale))
     return max(0.0, nats)
 
 
-def _rare_part(
-    rate: NDArray[np.float64], frequency: NDArray[np.float64], tokens: int
-) -> tuple[float, float]:
+@functools.cache
+def _atoms(lowest_rate: float, rare_count: int) -> tuple[NDArray[Any], ...]:
+    """Return the rates of the mixture, counts, and the probability of each count by rate."""
+    squares = np.arange(1.0, math.sqrt(3 * rare_count), 0.2) ** 2
+    rate = np.concatenate([np.geomspace(lowest_rate, 1.0, 12)[:-1], squares])
+    counts = np.arange(1, 8 * rare_count)
+    return rate, counts, poisson(counts, rate)
+
+
+def _rare_part(frequency: NDArray[np.float64], tokens: int) -> tuple[float, float]:
     """Return the entropy and mass that `unseen` does not take from the frequent symbols."""
-    counts = np.arange(1, 8 * RARE_COUNT)
-    probability = poisson(counts, rate)
+    rate, counts, probability = _atoms(LOWEST_RATE, RARE_COUNT)
     window = probability[: len(frequency)]
     weight = np.full(len(rate), frequency.sum() / len(rate))
     seen = frequency > 0
