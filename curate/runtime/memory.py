@@ -66,7 +66,7 @@ class _Bound:
 _bound = _Bound(DEFAULT_BYTES, None, lambda: None)
 
 _held_bytes = [0]
-"""Bytes of the arrays in memory that `columns` made and that still exist, under whatever bound."""
+"""Bytes of the arrays in memory that `columns` made, until all of one call are gone."""
 
 
 @contextmanager
@@ -118,13 +118,14 @@ def columns(rows: int, dtypes: Mapping[str, Any]) -> Columns:
     """
     kinds = {name: np.dtype(kind) for name, kind in dtypes.items()}
     sizes = {name: rows * kind.itemsize for name, kind in kinds.items()}
-    if not CAN_FORGET or not any(sizes.values()) or _has_room(sum(sizes.values())):
-        made = {name: np.empty(rows, kind) for name, kind in kinds.items()}
-        _hold(made)
-        return made
     steps = {name: -(-size // ALIGNMENT) * ALIGNMENT for name, size in sizes.items()}
-    directory = _bound.directory or Path(tempfile.gettempdir())
-    content = map_scratch(directory, sum(steps.values()))
+    total = sum(steps.values())
+    if not CAN_FORGET or not total or _has_room(total):
+        content = np.empty(total, np.uint8)
+        _held_bytes[0] += total
+        weakref.finalize(content, _let_go, total).atexit = False
+    else:
+        content = map_scratch(_bound.directory or Path(tempfile.gettempdir()), total)
     made, start = {}, 0
     for name, kind in kinds.items():
         made[name] = content[start : start + sizes[name]].view(kind)
@@ -134,13 +135,6 @@ def columns(rows: int, dtypes: Mapping[str, Any]) -> Columns:
 
 def _has_room(size_bytes: int) -> bool:
     return _held_bytes[0] + size_bytes <= _bound.limit_bytes // HELD_SHARE
-
-
-def _hold(made: Columns) -> None:
-    """Count arrays until they are gone."""
-    for array in made.values():
-        _held_bytes[0] += array.nbytes
-        weakref.finalize(array, _let_go, array.nbytes).atexit = False
 
 
 def _let_go(size_bytes: int) -> None:
