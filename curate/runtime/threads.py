@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
+
+_IS_LIMITED = ContextVar("limited", default=False)
 
 
 @contextmanager
@@ -14,8 +17,7 @@ def one_blas_thread() -> Iterator[None]:
     work. BLAS's own threads wait for each other by spinning: on 2 busy cores the Gaussian law took
     117 s of RegMix's 512 runs with them and 16 s without.
 
-    Entering takes 1 ms, since the loaded libraries are listed each time, so decorate whole fits
-    rather than the functions they call.
+    Entering takes 1 ms, since the loaded libraries are listed, and nothing inside another block.
 
     Example:
         >>> @one_blas_thread()
@@ -24,9 +26,16 @@ def one_blas_thread() -> Iterator[None]:
         >>> total(4)
         6
     """
+    if _IS_LIMITED.get():
+        yield
+        return
     # SciPy has its own BLAS, which would not be limited if it were loaded inside the block.
     import scipy.linalg  # noqa: F401
     from threadpoolctl import threadpool_limits
 
-    with threadpool_limits(limits=1, user_api="blas"):
-        yield
+    before = _IS_LIMITED.set(True)
+    try:
+        with threadpool_limits(limits=1, user_api="blas"):
+            yield
+    finally:
+        _IS_LIMITED.reset(before)
