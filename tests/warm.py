@@ -22,6 +22,8 @@ HERE = Path(__file__).parent
 @functools.cache
 def curate_command() -> list[str]:
     """The command `curate`, to which arguments can be added; the first call starts the server."""
+    if not hasattr(os, "fork"):
+        return [sys.executable, "-m", "curate.cli"]
     directory = tempfile.TemporaryDirectory()
     path = Path(directory.name, "socket")
     server = subprocess.Popen(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import gc
 import importlib
 import os
@@ -64,8 +65,8 @@ def serve(path: str) -> list[str]:
                 if not pid:
                     break
                 connection = waiting.pop(pid)
-                connection.send(str(os.waitstatus_to_exitcode(status)).encode())
-                connection.close()
+                with connection, contextlib.suppress(OSError):  # nobody may wait any longer
+                    connection.send(str(os.waitstatus_to_exitcode(status)).encode())
         if listener in sources:
             connection = listener.accept()[0]
             text, streams, _, _ = socket.recv_fds(connection, 1 << 20, 3)
