@@ -245,10 +245,8 @@ def _undecided(block: _Block, weight: NDArray[np.float64], tokens: int) -> float
     never does. That every one of them occurs with lift w / (w + v) explains the counts as well, and
     has the least information: w ln((w + v) / w) less, for each token expected in the block.
     """
-    chance, never = (
-        float(weight[0]),
-        max(0.0, 1.0 - float(np.add.reduce(weight))),
-    )  # the first lift is 1
+    chance = float(weight[0])  # the first lift is 1
+    never = max(0.0, 1.0 - float(np.add.reduce(weight)))
     if chance <= 0:
         return 0.0
     return block.tokens / tokens * chance * (math.log(chance + never) - math.log(chance))
