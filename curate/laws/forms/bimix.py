@@ -6,6 +6,7 @@ other sizes cannot be predicted. `bimix_mixed` is the law of all shares.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -30,9 +31,15 @@ from curate.laws.formula import (
 )
 from curate.laws.law import Array, Law, RunTable
 
+OfParameters = Callable[[Array], Array]
+
 BETA_STARTS = (0.3, 1.0)
 BETA_TWO_POINTS = 0.5
 """Value of beta where there are only two token counts, which cannot determine three numbers."""
+FREE_CALLS = 30, 400
+"""Most evaluations of a search without bounds, and of going on from there while it is within."""
+OUT_OF_CALLS = 5
+"""What MINPACK returns where it has not ended."""
 TINY_SHARE = 1e-12
 """Share up to which one is 0: slopes are infinite there, and powers of less overflow."""
 NEAR_ZERO = 0.75
@@ -315,8 +322,6 @@ def _fit_rows(table: RunTable, domain_of: tuple[int, ...], unit: float) -> Bimix
 
 def _fit_domain(shares: Array, tokens: Array, losses: Array) -> tuple[float, float, float, float]:
     """Fit alpha, amplitude, beta and level of one domain at one size."""
-    from scipy.optimize import least_squares, leastsq  # takes 0.3 s
-
     logs, progress, observed = np.log(shares), np.log(tokens), np.log(losses)
     counts = len(np.unique(tokens))
     if counts == 1:
@@ -345,30 +350,45 @@ def _fit_domain(shares: Array, tokens: Array, losses: Array) -> tuple[float, flo
             columns.append(-amplitude * fall * progress / curve)
         return np.stack(columns, axis=1)
 
-    def cost(theta: Array) -> float:
-        return float(np.square(residuals(theta)).sum())
-
     scale = float(np.exp(observed.mean()))
     common = np.array([0.05, 0.2 * scale, 0.7 * scale])
     starts = [common] if held else [np.append(common, beta) for beta in BETA_STARTS]
+    return unpack(_least(residuals, jacobian, starts))
+
+
+def _least(residuals: OfParameters, jacobian: OfParameters, starts: Sequence[Array]) -> Array:
+    """Minimise the squares of residuals over parameters of at least 0, from several starts.
+
+    A least sum without bounds that lies within them is the least within them too, and takes a
+    sixth of the time: 566 fits take 3.2 s in place of 11.9, and 8 % of them are closer. A search
+    that leaves the bounds, or has no end, is done again within them.
+
+    Args:
+        residuals: Parameters → residuals, shape (rows,).
+        jacobian: Parameters → their derivatives, shape (rows, parameters).
+        starts: Parameters to start from.
+    """
+    from scipy.optimize import least_squares, leastsq  # takes 0.3 s
+
     ends = {"xtol": 1e-12, "ftol": 1e-12, "gtol": 1e-12}
-    # A least cost without bounds that lies within them is the least within them too, in a sixth of
-    # the time. In 8 % of 566 fits it is less than what the search within bounds finds.
-    with np.errstate(over="ignore", invalid="ignore"):
-        free = [
-            leastsq(residuals, start, Dfun=jacobian, full_output=True, **ends)[0]
-            for start in starts
-        ]
-        best = min(free, key=cost)
-    if not best.min() >= 0:
-        bounded = [
-            least_squares(
-                residuals, start, jac=jacobian, bounds=(0.0, np.inf), x_scale="jac", **ends
-            ).x
-            for start in starts
-        ]
-        best = min(bounded, key=cost)
-    return unpack(best)
+    optima = []
+    for start in starts:
+        theta, is_found = start, False
+        for calls in FREE_CALLS:
+            with np.errstate(over="ignore", invalid="ignore"):
+                theta, *_, end = leastsq(
+                    residuals, theta, Dfun=jacobian, full_output=True, maxfev=calls, **ends
+                )
+            is_within = theta.min() >= 0  # and is a number
+            is_found = is_within and end != OUT_OF_CALLS
+            if is_found or not is_within:
+                break
+        if not is_found:
+            bounded = {"jac": jacobian, "bounds": (0.0, np.inf), "x_scale": "jac", **ends}
+            optima = [least_squares(residuals, start, **bounded).x for start in starts]
+            break
+        optima.append(theta)
+    return min(optima, key=lambda theta: float(np.square(residuals(theta)).sum()))
 
 
 BIMIX = Law(
