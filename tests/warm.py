@@ -1,7 +1,7 @@
 """Start the command line without starting Python and importing curate anew.
 
-Tests run hundreds of commands whose work takes less than the .5 s of CPU of their start, so each is
-forked from a process that has imported curate. It is a process of its own, with the streams,
+Tests run hundreds of commands whose work takes less than the 0.5 s of CPU of their start, so each
+is forked from a process that has imported curate. It is a process of its own, with the streams,
 directory, environment and exit code of the command. Tests of starting, of signals and of limits on
 a process start `sys.executable -m curate.cli`.
 """
@@ -24,8 +24,7 @@ def curate_command() -> list[str]:
     """The command `curate`, to which arguments can be added; the first call starts the server."""
     if not hasattr(os, "fork"):
         return [sys.executable, "-m", "curate.cli"]
-    directory = tempfile.TemporaryDirectory()
-    path = Path(directory.name, "socket")
+    path = Path(tempfile.mkdtemp(), "socket")  # removed by the server, also if this is killed
     server = subprocess.Popen(
         [sys.executable, HERE / "warm_server.py", path], text=True,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -38,7 +37,6 @@ def curate_command() -> list[str]:
     def end() -> None:
         server.stdin.close()
         server.wait()
-        directory.cleanup()
 
     atexit.register(end)
     return [sys.executable, "-IS", str(HERE / "warm_client.py"), str(path)]

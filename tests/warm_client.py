@@ -19,10 +19,13 @@ def main() -> int:
     server.connect(sys.argv[1])
     streams = array.array("i", [0, 1, 2])
     text = os.fsencode("\0".join(request))
-    server.sendmsg([text], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, streams)])
+    sent = server.sendmsg([text], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, streams)])
+    server.sendall(text[sent:])
+    server.shutdown(_socket.SHUT_WR)
     code = int(server.recv(16) or b"70")
     if code < 0:
-        signal.signal(-code, signal.SIG_DFL)
+        if -code != signal.SIGKILL:  # which has no handler to reset
+            signal.signal(-code, signal.SIG_DFL)
         os.kill(os.getpid(), -code)
     return code
 

@@ -10,6 +10,7 @@ import os
 import pkgutil
 import runpy
 import selectors
+import shutil
 import signal
 import socket
 import sys
@@ -40,7 +41,7 @@ def import_curate() -> None:
 
 
 def serve(path: str) -> list[str]:
-    """Fork a process for each request until standard input ends; return the request in each."""
+    """Fork a process for each request, which returns it; remove the socket when input ends."""
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(path)
     listener.listen()
@@ -48,6 +49,7 @@ def serve(path: str) -> list[str]:
     wakes.setblocking(False)
     signal.set_wakeup_fd(wakes.fileno())
     signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for pytest and the commands
     waiting: dict[int, socket.socket] = {}
     select = selectors.DefaultSelector()
     for source in (0, listener, ended):
@@ -57,6 +59,7 @@ def serve(path: str) -> list[str]:
     while True:
         sources = [key.fileobj for key, _ in select.select()]
         if 0 in sources:
+            shutil.rmtree(os.path.dirname(path))
             sys.exit()
         if ended in sources:
             ended.recv(4096)
@@ -69,7 +72,9 @@ def serve(path: str) -> list[str]:
                     connection.send(str(os.waitstatus_to_exitcode(status)).encode())
         if listener in sources:
             connection = listener.accept()[0]
-            text, streams, _, _ = socket.recv_fds(connection, 1 << 20, 3)
+            text, streams, _, _ = socket.recv_fds(connection, 1 << 16, 3)
+            while more := connection.recv(1 << 16):  # long requests come in pieces
+                text += more
             pid = os.fork()
             if not pid:
                 for number, stream in enumerate(streams):
@@ -77,6 +82,7 @@ def serve(path: str) -> list[str]:
                     os.close(stream)
                 signal.set_wakeup_fd(-1)
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                signal.signal(signal.SIGINT, signal.default_int_handler)
                 select.close()
                 for own in (listener, ended, wakes, connection, *waiting.values()):
                     own.close()
