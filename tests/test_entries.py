@@ -112,6 +112,6 @@ def test_what_a_discarded_part_held_is_taken_from_another(tmp_path: Any) -> None
     assert [one.entry.segment for one in store.entries.stored(np.array(rows))] == [0, 1]
     assert store.parts_of(["cut"]) == both
     (used,) = store.parts_of(["twice"])
-    store.discard(used)
+    store.discard([used])
     assert store.parts_of(["twice"]) == both - {used}
     assert store.file_rows("cut", 2) is None

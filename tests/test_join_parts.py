@@ -255,7 +255,7 @@ def test_a_damaged_joined_part_gives_way_to_what_it_was_joined_from(root: Path, 
     store = opened(root)  # keeps the others, however old
     damage = store.damage(["key-0"], 1)
     assert list(damage) == [joined]
-    store.discard(joined)
+    store.discard([joined])
     store.scan()
     assert content(store) == held
 

@@ -415,9 +415,9 @@ def _discard_damage(
 ) -> None:
     """Check the parts that hold the files of a recipe, and remove damaged ones."""
     while damage := store.damage(_keys(plans), workers, observer.tick):
-        for part, file in damage.items():
+        for file in damage.values():
             observer.notice(f"{file} is damaged: what no other part holds is tokenised again")
-            store.discard(part)
+        store.discard(damage)
         store.scan()  # parts that a damaged one was joined from may still be there
 
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +159,7 @@ class TokenStore:
             self._remove_replaced(paths)
 
     def _use(self, entries: EntryTable) -> None:
-        """Take entries, and arrange them by the first bits of a hash of their files' keys."""
+        """Take entries, and index them by the first bits of a hash of their keys."""
         self.entries = entries
         """Entries of these parts; of those with the same key and segment, the first is used."""
         hashes = np.fromiter(
@@ -206,13 +206,14 @@ class TokenStore:
         checked = zip(parts, map_tasks(part_damage, parts, workers, on_tick), strict=True)
         return {**self._damaged, **{part: file for part, file in checked if file is not None}}
 
-    def discard(self, part: Path) -> None:
-        """Remove a part, so that its files are tokenised again."""
-        remove_tree(part)
-        self._damaged.pop(part, None)
-        self._replaced = {name: by for name, by in self._replaced.items() if by != part}
-        if self.parts.pop(part, None) is not None:
-            self._use(self.entries.of_parts(self.parts))
+    def discard(self, parts: Collection[Path]) -> None:
+        """Remove parts, so that what no other part holds is tokenised again."""
+        for part in parts:
+            remove_tree(part)
+            self._damaged.pop(part, None)
+            self.parts.pop(part, None)
+        self._replaced = {name: by for name, by in self._replaced.items() if by not in parts}
+        self._use(self.entries.of_parts(self.parts))
 
     def segments_of(self, key: str) -> dict[int, int]:
         """Return the rows in `entries` of a file's stored segments, by segment."""
