@@ -66,7 +66,7 @@ class _Bound:
 _bound = _Bound(DEFAULT_BYTES, None, lambda: None)
 
 _held_bytes = [0]
-"""Bytes of the arrays in memory that `columns` made, until all of one call are gone."""
+"""Bytes in memory that `columns` made; those of one call count until its last array is gone."""
 
 
 @contextmanager

@@ -17,7 +17,7 @@ def one_blas_thread() -> Iterator[None]:
     work. BLAS's own threads wait for each other by spinning: on 2 busy cores the Gaussian law took
     117 s of RegMix's 512 runs with them and 16 s without.
 
-    Entering takes 1 ms, since the loaded libraries are listed, and nothing inside another block.
+    Entering takes 1 ms, since the loaded libraries are listed; inside another block, no time.
 
     Example:
         >>> @one_blas_thread()

@@ -176,7 +176,7 @@ class DomainTokens:
         return sorted({parts[number][0] for number in set(self.column("part").tolist())})
 
     def column(self, name: str) -> NDArray[np.int64]:
-        """Return a number of each entry with documents; see `EntryTable.columns`."""
+        """Return a column of `EntryTable.columns` for the entries with documents."""
         numbers: NDArray[np.int64] = self.files.column(name)[self._slices]
         return numbers
 

@@ -185,7 +185,7 @@ class EntryTable:
         return len(self.keys)
 
     def take(self, rows: NDArray[Any]) -> EntryTable:
-        """Return some of the entries, in the order of their rows, and their parts only."""
+        """Return the entries of rows, in their order, and only the parts that hold them."""
         columns = {name: column[rows] for name, column in self.columns.items()}
         used = sorted(set(columns["part"].tolist()))
         columns["part"] = narrowed(np.searchsorted(used, columns["part"]))
@@ -283,7 +283,7 @@ class DomainFiles:
         }  # fmt: skip
 
     def column(self, name: str) -> NDArray[np.int64]:
-        """Return a number of each entry, by the name of the column."""
+        """Return a column of the table, shape (entries,) of these files."""
         numbers: NDArray[np.int64] = self.table.columns[name][self.rows].astype(np.int64)
         return numbers
 
@@ -298,7 +298,7 @@ class DomainFiles:
         return self.column("document_stop") - self.column("document_start")
 
     def summed(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Add up a number of each entry for each file."""
+        """Sum numbers of shape (entries,) for each file."""
         sums = np.cumsum(np.append(0, numbers))
         ends: NDArray[np.int64] = np.append(0, self.stops)
         return np.diff(sums[ends])
@@ -329,7 +329,7 @@ def _joined_names(names: Sequence[Names]) -> Names:
 
 
 def _joined_numbers(arrays: Sequence[NDArray[Any]], lengths: Sequence[int]) -> NDArray[Any]:
-    """Join arrays of places, each of which begin where those of the arrays before it end."""
+    """Join arrays of places, each counted from the end of the one before it, of these lengths."""
     starts = np.cumsum([0, *lengths])[:-1]
     return narrowed(
         np.concatenate(

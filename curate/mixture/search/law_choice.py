@@ -7,8 +7,8 @@ law a weight. An interval holds 95 % of the weighted mixture of the laws' optima
 Student's t of its standard error. The trust region is left out: where it binds, the interval
 reaches to what the laws predict beyond it.
 It also holds the method's answer and its own standard error on either side: where other laws have
-the weight, the answer would be at an end of its interval, and a run less would move it out. What
-that takes of one tail is left to the other.
+the weight, the answer would be at an end of its interval, and a run less would move it out. Where
+that makes one tail smaller, the other is as much larger.
 
 The gain over another mixture has its interval in the same way, from what each law and its refits
 predict for the two: where the laws agree and keep to it, it is narrow however much single runs
@@ -63,7 +63,7 @@ DRAWS = 400
 LEAST_WEIGHT = 0.01
 """A law of less weight is left out."""
 FACTORS = (0.4, 2.25)
-"""Bounds of the factor of a jackknife's variance: few runs tell it roughly."""
+"""Bounds of the factor of a jackknife's variance, which few runs determine only roughly."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,7 +341,7 @@ def combined(
 def _around(parts: Sequence[tuple[float, Array]], low: float, high: float) -> tuple[float, float]:
     """Find 95 % of a mixture of laws' points around a span that is held in any case.
 
-    What the span takes of one tail is left to the other, so it is 95 % in all.
+    Where the span makes one tail smaller, the other is as much larger, so it is 95 % in all.
     """
     points, weights = _sorted(parts)
     tail = (1 - COVERAGE) / 2
