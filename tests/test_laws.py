@@ -244,6 +244,14 @@ def test_bimix_knows_no_other_model_size_and_no_other_target() -> None:
         fit_bimix(replace(table, targets=("wiki", "other", "talk")))
 
 
+@pytest.mark.parametrize("rows", [2, 3])
+def test_bimix_takes_fewer_runs_than_it_has_parameters(rows: int) -> None:
+    table = table_of(mixtures(rows, 3, 14), TOKENS[:rows])
+    table = table.take(np.arange(0, rows * rows, rows + 1))  # each run at another token count
+    fitted = fit_bimix(table).predict(table.weights, table.tokens, table.params)
+    assert len(fitted) == rows and np.isfinite(fitted).all()
+
+
 def test_bimix_with_two_token_counts_holds_beta() -> None:
     found = fit_bimix(table_of(mixtures(10, 3, 14), TOKENS[:2]))
     assert found.size(NAN).beta == pytest.approx([0.5, 0.5, 0.5])

@@ -371,10 +371,11 @@ def _least(residuals: OfParameters, jacobian: OfParameters, starts: Sequence[Arr
     from scipy.optimize import least_squares, leastsq  # takes 0.3 s
 
     ends = {"xtol": 1e-12, "ftol": 1e-12, "gtol": 1e-12}
+    has_enough_rows = len(residuals(starts[0])) >= len(starts[0])  # as MINPACK demands
     optima = []
     for start in starts:
         theta, is_found = start, False
-        for calls in FREE_CALLS:
+        for calls in FREE_CALLS if has_enough_rows else ():
             with np.errstate(over="ignore", invalid="ignore"):
                 theta, *_, end = leastsq(
                     residuals, theta, Dfun=jacobian, full_output=True, maxfev=calls, **ends
