@@ -153,6 +153,7 @@ def _write_store(store: TokenStore, domains: int, files: int, tokens: int) -> No
 def _open(store: TokenStore, number: int, options: argparse.Namespace) -> DomainTokens:
     keys = [f"{number}-{file}" for file in range(options.files)]
     rows = [store.file_rows(key, 1) for key in keys]
+    assert all(rows)
     sizes = [1000] * len(keys)
     files = DomainFiles(store.entries, [row for row in rows if row], keys, sizes)
     return DomainTokens(f"d{number}", files, store.dtype)
