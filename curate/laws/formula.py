@@ -221,9 +221,9 @@ def nearest(of: Formula, places: Array, away: Array, values: Array) -> Formula:
 CURVE_TERMS = 20
 """Chebyshev polynomials of a piece of a curve."""
 CURVE_PIECES = 64
-"""Most pieces: where linear forms of level end at their least one, curves have kinks, and with more
-pieces a formula took 4 s where it now takes one. A million times beyond the runs it is right to
-1e-6."""
+"""Most pieces. Curves have kinks where linear forms of level end at their least one. A formula of
+such curves takes 1 s, four times less than with 256 pieces, and is right to 1e-6 a million times
+beyond the runs."""
 CURVE_ERROR = 1e-12
 """Error of a piece, relative to its largest value, up to which pieces are halved."""
 

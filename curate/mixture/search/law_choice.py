@@ -155,9 +155,9 @@ def leverage_factor(one: Refitted, table: RunTable) -> float:
     In least squares, the errors of runs of leverage h have a variance of 1 - h times the noise's
     where they are fitted and of 1 / (1 - h) times where they are left out, as the jackknife has
     them: 1.5 times too large for 16 runs and 5 parameters. So 1 - h is the ratio of both errors, by
-    their geometric means, which single runs do not decide. Where root mean squares differ by more,
-    some runs are missed by more than leverage explains, since the law has another form than they:
-    by as much it errs itself.
+    their geometric means, which single runs do not decide. Where that of root mean squares is less,
+    some runs are missed by more than leverage explains: the law has another form than they, and its
+    own error is as much larger.
 
     Args:
         one: The law and its refits.
