@@ -142,7 +142,7 @@ def test_what_any_command_writes_beside_sources_is_never_input(recipe: Path) -> 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_format_is_exact(recipe: Path, name: str) -> None:
-    built = make(recipe, f"output.format={name}", "output.shard_tokens=9000", workers=2)
+    built = make(recipe, f"output.format={name}", "output.shard_tokens=9000")
     assert built.certificate["ok"], built.certificate["problems"]
     assert built.certificate["realised_tokens"] == 30000
     assert sum(shard.split == "train" for shard in load_manifest(built.directory).shards) == 4

@@ -22,7 +22,7 @@ LICENCE = 'CC-BY-4.0 <b>"&\u202e'
 def build(recipe: Path, *overrides: str) -> tuple[Path, dict[str, Any]]:
     """Build the recipe; the directory, and what it says of itself."""
     loaded = curate.load_recipe(recipe, ["mixture.method=natural", *overrides])
-    assert curate.build(loaded, workers=2).ok
+    assert curate.build(loaded, workers=1).ok
     content = (loaded.output_dir / "croissant.json").read_text("utf-8")
     return loaded.output_dir, json.loads(content)
 
