@@ -39,7 +39,7 @@ BETA_TWO_POINTS = 0.5
 FREE_CALLS = 30, 400
 """Most evaluations of a search without bounds, and of going on from there while it is within."""
 OUT_OF_CALLS = 5
-"""What MINPACK returns where it has not ended."""
+"""MINPACK returns this where it has not ended."""
 TINY_SHARE = 1e-12
 """Share up to which one is 0: slopes are infinite there, and powers of less overflow."""
 NEAR_ZERO = 0.75
