@@ -105,10 +105,14 @@ class DomainTokens:
         self.dtype = dtype
         self._slices = narrowed(np.flatnonzero(self.files.documents))
         """Places of the entries with documents among those of the files."""
-        paths = self.part_paths
-        self.parts = [_map(path / "tokens.bin", dtype) for path in paths]
-        self._slice_part = self._numbers_of_parts(paths)
-        table = sort_rows(partial(_batches, self, paths), "content_high", _canonical_order)
+        numbers, places = np.unique(self.column("part"), return_inverse=True)
+        held = [self.files.table.parts[number][0] for number in numbers.tolist()]
+        self.part_paths = sorted(set(held))
+        """Directories of the parts that hold the domain's documents."""
+        number_of = {path: number for number, path in enumerate(self.part_paths)}
+        self._slice_part = narrowed(np.array([number_of[path] for path in held], np.int64)[places])
+        self.parts = [_map(path / "tokens.bin", dtype) for path in self.part_paths]
+        table = sort_rows(partial(_batches, self), "content_high", _canonical_order)
         self.token_start: NDArray[np.int64] = table["token_start"]
         self.tokens: NDArray[np.int64] = table["tokens"]
         """Tokens of each document, its end token included."""
@@ -169,24 +173,10 @@ class DomainTokens:
         """Whether this is a sub-domain of a split domain."""
         return self.selection is not None and self.selection.buckets is not None
 
-    @property
-    def part_paths(self) -> list[Path]:
-        """Directories of the parts that hold the domain's documents."""
-        parts = self.files.table.parts
-        return sorted({parts[number][0] for number in set(self.column("part").tolist())})
-
     def column(self, name: str) -> NDArray[np.int64]:
         """Return a column of `EntryTable.columns` for the entries with documents."""
         numbers: NDArray[np.int64] = self.files.column(name)[self._slices]
         return numbers
-
-    def _numbers_of_parts(self, paths: Sequence[Path]) -> NDArray[Any]:
-        """Return, for each entry with documents, the place of its part among sorted ones."""
-        part = self.column("part")
-        used = sorted(set(part.tolist()))
-        number_of = {path: number for number, path in enumerate(paths)}
-        numbers = [number_of[self.files.table.parts[number][0]] for number in used]
-        return narrowed(np.array(numbers, np.int64)[np.searchsorted(used, part)])
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Send names of files to other processes, not tokens."""
@@ -340,10 +330,9 @@ class DomainTokens:
         entries, rows = take(self.entries, numbers), take(self._row, numbers)
         order = np.argsort(entries, kind="stable")
         cuts = np.flatnonzero(np.diff(entries[order])) + 1
-        paths = self.part_paths
         for members in np.split(order, cuts) if len(order) else []:
             entry = int(entries[members[0]])
-            table = _map(paths[self._slice_part[entry]] / "documents.bin", DOCUMENT)
+            table = _map(self.part_paths[self._slice_part[entry]] / "documents.bin", DOCUMENT)
             here = table["line"][rows[members]].astype(np.int64)
             lines[members] = here + self._slice_lines[entry]
         return self._files_of(entries), lines
@@ -352,11 +341,10 @@ class DomainTokens:
         """Return the identifier of each document's record; empty where it has none."""
         names = [""] * len(numbers)
         parts, rows = self.part_of(numbers), take(self._row, numbers)
-        paths = self.part_paths
         for part in np.unique(parts).tolist():
             members = np.flatnonzero(parts == part)
-            stops = _map(paths[part] / "documents.bin", DOCUMENT)["id_stop"]
-            content = _map(paths[part] / "ids.bin", np.dtype(np.uint8))
+            stops = _map(self.part_paths[part] / "documents.bin", DOCUMENT)["id_stop"]
+            content = _map(self.part_paths[part] / "ids.bin", np.dtype(np.uint8))
             ends = stops[rows[members]].astype(np.int64)
             starts = np.where(rows[members] > 0, stops[rows[members] - 1], 0).astype(np.int64)
             for member, start, end in zip(
@@ -453,7 +441,7 @@ def complement(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return others
 
 
-def _batches(domain: DomainTokens, paths: Sequence[Path]) -> Iterator[Columns]:
+def _batches(domain: DomainTokens) -> Iterator[Columns]:
     """Yield the rows of all documents, in the order of the entries that hold them."""
     tables: dict[int, NDArray[Any]] = {}
     stops = np.cumsum(domain._slice_documents)
@@ -461,7 +449,7 @@ def _batches(domain: DomainTokens, paths: Sequence[Path]) -> Iterator[Columns]:
     begin = rows = 0
     for part, start, stop in _runs(domain):
         if part not in tables:
-            tables[part] = _map(paths[part] / "documents.bin", DOCUMENT)
+            tables[part] = _map(domain.part_paths[part] / "documents.bin", DOCUMENT)
         while start < stop:
             taken = min(stop - start, block_rows() - rows)
             held.append(_run_columns(tables[part], start, start + taken))
