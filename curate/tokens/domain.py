@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property, partial
@@ -137,7 +136,8 @@ class DomainTokens:
             InputError: The selection is not of these documents.
         """
         assert self.selection is None
-        selected = copy.copy(self)
+        selected = object.__new__(DomainTokens)
+        selected.__dict__.update(self.__dict__)  # `copy.copy` would sort the documents again
         for computed in ("fingerprint", "total_tokens", "total_bytes"):
             selected.__dict__.pop(computed, None)
         selected.name = name
