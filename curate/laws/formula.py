@@ -241,13 +241,14 @@ def curve(of: Formula, function: Callable[[Array], Array], span: tuple[float, fl
     nodes = chebyshev.chebpts1(CURVE_TERMS)
     tests = np.linspace(-1, 1, 2 * CURVE_TERMS + 3)[1:-1]
     solve = np.linalg.inv(chebyshev.chebvander(nodes, CURVE_TERMS - 1))
+    at_tests = chebyshev.chebvander(tests, CURVE_TERMS - 1)
 
     def piece(low: float, high: float) -> tuple[float, float, float, Array]:
         middle, half = (low + high) / 2, (high - low) / 2
         values = function(middle + half * np.concatenate([nodes, tests]))
         coefficients = solve @ values[:CURVE_TERMS]
-        fitted = chebyshev.chebvander(tests, CURVE_TERMS - 1) @ coefficients
-        missed = np.abs(fitted - values[CURVE_TERMS:]).max() / np.abs(values).max(initial=1e-300)
+        missed = np.abs(at_tests @ coefficients - values[CURVE_TERMS:]).max()
+        missed /= np.abs(values).max(initial=1e-300)
         return -float(missed), low, high, coefficients
 
     pieces = [piece(*span)]

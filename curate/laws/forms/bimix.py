@@ -40,6 +40,8 @@ FREE_CALLS = 30, 400
 """Most evaluations of a search without bounds, and of going on from there while it is within."""
 OUT_OF_CALLS = 5
 """MINPACK returns this where it has not ended."""
+PRECISION = {"xtol": 1e-12, "ftol": 1e-12, "gtol": 1e-12}
+"""Relative changes at which a search ends."""
 TINY_SHARE = 1e-12
 """Share up to which one is 0: slopes are infinite there, and powers of less overflow."""
 NEAR_ZERO = 0.75
@@ -359,37 +361,52 @@ def _fit_domain(shares: Array, tokens: Array, losses: Array) -> tuple[float, flo
 def _least(residuals: OfParameters, jacobian: OfParameters, starts: Sequence[Array]) -> Array:
     """Minimise the squares of residuals over parameters of at least 0, from several starts.
 
-    A least sum without bounds that lies within them is the least within them too, and takes a
-    sixth of the time: 566 fits take 3.2 s in place of 11.9, and 8 % of them are closer. A search
-    that leaves the bounds, or has no end, is done again within them.
+    A least sum without bounds that lies within them is the least within them too, and is found
+    faster: 566 fits take 3.2 s in place of 11.9, and 8 % of them are closer. Where one search
+    leaves the bounds or does not end, all are done within them.
 
     Args:
         residuals: Parameters → residuals, shape (rows,).
         jacobian: Parameters → their derivatives, shape (rows, parameters).
         starts: Parameters to start from.
     """
-    from scipy.optimize import least_squares, leastsq  # takes 0.3 s
+    from scipy.optimize import least_squares  # takes 0.3 s
 
-    ends = {"xtol": 1e-12, "ftol": 1e-12, "gtol": 1e-12}
-    has_enough_rows = len(residuals(starts[0])) >= len(starts[0])  # as MINPACK demands
-    optima = []
+    optima: list[Array] = []
     for start in starts:
-        theta, is_found = start, False
-        for calls in FREE_CALLS if has_enough_rows else ():
-            with np.errstate(over="ignore", invalid="ignore"):
-                theta, *_, end = leastsq(
-                    residuals, theta, Dfun=jacobian, full_output=True, maxfev=calls, **ends
-                )
-            is_within = theta.min() >= 0  # and is a number
-            is_found = is_within and end != OUT_OF_CALLS
-            if is_found or not is_within:
-                break
-        if not is_found:
-            bounded = {"jac": jacobian, "bounds": (0.0, np.inf), "x_scale": "jac", **ends}
-            optima = [least_squares(residuals, start, **bounded).x for start in starts]
+        theta = _least_without_bounds(residuals, jacobian, start)
+        if theta is None:
+            optima = [
+                least_squares(
+                    residuals, start, jac=jacobian, bounds=(0.0, np.inf), method="trf",
+                    x_scale="jac", max_nfev=500, **PRECISION,
+                ).x
+                for start in starts
+            ]  # fmt: skip
             break
         optima.append(theta)
     return min(optima, key=lambda theta: float(np.square(residuals(theta)).sum()))
+
+
+def _least_without_bounds(
+    residuals: OfParameters, jacobian: OfParameters, start: Array
+) -> Array | None:
+    """Minimise the squares of residuals without bounds; None unless it ends at 0 or above."""
+    from scipy.optimize import leastsq
+
+    if len(residuals(start)) < len(start):  # MINPACK takes no fewer rows than parameters
+        return None
+    theta = start
+    for calls in FREE_CALLS:
+        with np.errstate(over="ignore", invalid="ignore"):
+            theta, *_, end = leastsq(
+                residuals, theta, Dfun=jacobian, full_output=True, maxfev=calls, **PRECISION
+            )
+        if not theta.min() >= 0:  # or not a number
+            return None
+        if end != OUT_OF_CALLS:
+            return np.asarray(theta)
+    return None
 
 
 BIMIX = Law(
