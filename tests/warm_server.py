@@ -30,10 +30,9 @@ NOT_IMPORTED = (
 
 def import_curate() -> None:
     """Import what most commands import."""
-    import scipy.optimize  # noqa: F401
-
     import curate
 
+    importlib.import_module("scipy.optimize")
     for module in pkgutil.walk_packages(curate.__path__, "curate."):
         if not module.name.startswith(NOT_IMPORTED):
             importlib.import_module(module.name)

@@ -192,10 +192,10 @@ def sizes(data: Path) -> None:
             figures, seconds = [], 0.0
             for seed in range(DRAWS):
                 drawn = [np.random.default_rng(seed).permutation(len(part.runs)) for part in tables]
-                known = [part.take(order[:count]) for part, order, count in
+                taken = [part.take(order[:count]) for part, order, count in
                          zip(tables, drawn, (small, medium, large), strict=True)]  # fmt: skip
                 test = tables[2].take(drawn[2][large:])
-                train = joined([part for part in known if part.runs])
+                train = joined([part for part in taken if part.runs])
                 started = time.process_time()
                 law = fit_joint(train)
                 seconds += (time.process_time() - started) / DRAWS
