@@ -265,6 +265,18 @@ def test_verify_reads_the_bucket_and_writes_its_verdict_there(cached_recipe, sto
     assert not list((tmp_path / "xdg" / "curate" / "buckets").iterdir())
 
 
+@pytest.mark.parametrize("key", ["train//more.npy", "train/../more.npy", "train/more\x01.npy"])
+def test_an_object_among_the_shards_that_no_file_can_stand_for_is_named(cached_recipe, store, key):
+    build(cached_recipe)
+    store.put("b", f"{DIR}notes//mine.txt", b"mine")
+    assert curate.verify(URL, workers=1).ok
+    store.put("b", DIR + key, b"more")
+    with pytest.raises(ShardError, match=r"more.*\.npy: no file can have this name"):
+        curate.verify(URL, workers=1)
+    with pytest.raises(ShardError, match="no file can have this name"):
+        build(cached_recipe, overwrite=True)
+
+
 def test_a_store_that_fails_is_never_a_fact_about_the_dataset(cached_recipe, store, monkeypatch):
     monkeypatch.setenv("CURATE_STORE_SECONDS", "1")
     build(cached_recipe)

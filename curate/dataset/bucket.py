@@ -24,7 +24,7 @@ from curate.errors import CurateError, EngineError, InputError, ShardError
 from curate.runtime.artifact_names import MARK
 from curate.runtime.files import atomic_path
 from curate.runtime.locks import DIRECTORY_LOCK, holder_line, parse_holder
-from curate.runtime.objects import list_objects
+from curate.runtime.objects import list_with_odd
 from curate.runtime.transfers import (
     delete_objects,
     describe,
@@ -109,9 +109,19 @@ class Bucket:
 
         Args:
             keep: Names of files beside the shards that stay as they are in staging.
+
+        Raises:
+            ShardError: A trainer may read an object among the shards that no file can stand for.
         """
         self._clear(keep)
-        for url, size_bytes, _ in list_objects(self.url):
+        objects, odd = list_with_odd(self.url)
+        for url, _, _ in odd:
+            if url.removeprefix(f"{self.url}/").partition("/")[0] in self.folders:
+                raise ShardError(
+                    f"{url}: no file can have this name, as a part of it is empty, '.' or '..', or "
+                    "holds a control character; delete it"
+                )
+        for url, size_bytes, _ in objects:
             name = url.removeprefix(f"{self.url}/")
             path = self.directory / name
             if name in self.beside and name not in keep:
