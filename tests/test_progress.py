@@ -24,6 +24,7 @@ from source_files import plan, source
 
 import curate
 from curate.report.terminal import TerminalObserver
+from curate.runtime import progress
 from curate.runtime.progress import Observer, Pace, in_proportion, metered, worked
 from curate.runtime.workers import map_tasks
 from curate.sources import SegmentReader, segments
@@ -206,32 +207,36 @@ def test_workers_report_to_the_stage_that_runs() -> None:
     assert outer == (0, 0)  # no pace is told from one report
 
 
-def test_kinds_of_work_have_paces_of_their_own() -> None:
+def test_kinds_of_work_have_paces_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hashing is guessed as 2 % of copying, and takes as long."""
+    clock = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic_ns", lambda: round(1e9 * clock[0]))
+    recorder = Recorder()
+    with metered(recorder, [100, 100], [50, 1]):
+        recorder.begin("stage")
+        hashed = in_proportion(100, 4 * 50, 1)
+        for kind in (0, 1):
+            for _ in range(50):
+                clock[0] += 1
+                hashed(4) if kind else worked(2)
+    left = [(expected - done) / 1e9 for done, expected in recorder.reports["stage"]]
+    assert left[:2] == [0, 0]  # the beginning, from which no pace is told
+    assert left[2:40] == pytest.approx(range(48, 10, -1))
+    assert left[52:] == pytest.approx(range(47, -1, -1))
+
+
+def test_what_is_mostly_guessed_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic_ns", lambda: round(1e9 * clock[0]))
     recorder = Recorder()
     recorder.begin("stage")
-    with metered(recorder, [250, 10], [1, 50]):
-        count = in_proportion(10, 4, 1)  # 2, 3, 2 and 3
-        for kind, seconds in (
-            (0, 0.05),
-            (0, 0.01),
-            (0, 0.02),
-            (1, 0.09),
-            (1, 0.03),
-            (1, 0),
-            (1, 0),
-        ):
-            time.sleep(seconds)
-            count(1) if kind else worked(50)
-        worked(100)
-    spent, expected = map(np.array, zip(*recorder.reports["stage"], strict=True))
-    took, left = np.diff(spent), expected - spent
-    assert spent[0] == expected[0] == 0  # the beginning, from which no pace is told
-    second = left[1] / (150 + 500) * 50  # the other kind is guessed as 500 of this one
-    both = second + took[1]
-    assert left[2] == pytest.approx(both / 100 * (100 + 500))
-    assert left[3] == pytest.approx(both / 100 * (100 + 400))
-    assert left[4] == pytest.approx(both / 100 * 100 + took[3] / 3 * 5)
-    assert left[-1] == 0
+    with metered(recorder, [100, 100], [1, 5]):
+        for kind, amount in ((0, 10), (0, 40), (1, 10), (1, 10)):
+            clock[0] += 1
+            worked(amount, kind)
+    assert [expected for _, expected in recorder.reports["stage"][:3]] == [0, 0, 0]
+    done, expected = recorder.reports["stage"][3]
+    assert (expected - done) / 1e9 == pytest.approx(50 / 40 + 80 / 10)
 
 
 def test_the_pace_leaves_out_the_beginning() -> None:
@@ -240,6 +245,22 @@ def test_the_pace_leaves_out_the_beginning() -> None:
     assert pace.seconds_left(200, 1000, 50.0) == pytest.approx(80)
     assert pace.seconds_left(1100, 1000, 140.0) == 0
     assert Pace().seconds_left(10, 0, 1.0) is None
+
+
+@pytest.mark.parametrize("slowed_at", [0.05, 0.2, 0.5])
+def test_a_pace_that_changes_for_good_is_soon_told(slowed_at: float) -> None:
+    """The work gets four times as slow, as when the disk's cache is full."""
+
+    def took(done: float) -> float:
+        return done + 3 * max(0.0, done - slowed_at)
+
+    pace = Pace()
+    for done in np.arange(0, 1, 0.01):
+        left = pace.seconds_left(done, 1, took(done))
+        if done > slowed_at + 0.12:
+            assert left == pytest.approx(took(1) - took(done), rel=THIRD)
+    stalled = pace.seconds_left(done, 1, took(1) + 1)
+    assert left is not None and stalled is not None and stalled > 2 * left
 
 
 def test_the_terminal_shows_the_share_and_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +20,12 @@ from curate.runtime.shared import shared_lock, shared_numbers
 
 BEGINNING_SHARE = 0.02
 """Share of the work of a stage from which its pace is not told."""
+
+RECENT_SHARE = 0.1
+"""Share of the work of a stage after which what was measured before counts 1/e of what is new."""
+
+GUESSED_SHARE = 1 / 3
+"""Most of the time left that may be of kinds of work that have not been measured, to be shown."""
 
 LOG_SECONDS = 60.0
 """Least time between two lines of the log about the progress of a stage."""
@@ -43,15 +50,42 @@ class TrainingProgress:
 
 
 class Pace:
-    """Estimates the time left of a stage, if it goes on as fast as after its beginning.
+    """Time that a unit of a stage's work takes, measured where it matters: lately.
 
-    The beginning is left out: workers start, and wait until a backend has passed its test.
+    The beginning is left out: workers start, and wait until a backend has passed its test. What was
+    done long ago counts less: a disk that has taken all that its cache holds, or documents of
+    another kind, change the pace for good.
     """
 
     def __init__(self) -> None:
         """Start with no report."""
-        self._first: tuple[float, int] | None = None
-        """Time and work done at the first report after the beginning."""
+        self._last: tuple[float, float] | None = None
+        """Work done and time at the last report of more work, after the beginning."""
+        self._work = self._time = 0.0
+        """Weighted sums between reports."""
+
+    def of(self, done: float, total: float, time: float) -> float | None:
+        """Return the time that a unit takes; None where nothing is known yet.
+
+        Args:
+            done: Work done.
+            total: Expected work, in the same unit; 0 if unknown.
+            time: Time that it took, in any unit.
+        """
+        if not total:
+            return None
+        if self._last is None:
+            if done > BEGINNING_SHARE * total:
+                self._last = done, time
+            return None
+        work, more_time = done - self._last[0], time - self._last[1]
+        if work > 0:
+            kept = math.exp(-work / (RECENT_SHARE * total))
+            self._work = kept * self._work + work
+            self._time = kept * self._time + more_time
+            self._last = done, time
+            more_time = 0.0
+        return (self._time + more_time) / self._work if self._work else None
 
     def seconds_left(self, done: int, total: int, seconds: float) -> float | None:
         """Return the time left, 0 once all of the work is done; None where nothing is known yet.
@@ -63,15 +97,11 @@ class Pace:
 
         Example:
             >>> pace = Pace()
-            >>> [pace.seconds_left(done, 100, 3.0 + done / 10) for done in (0, 10, 30, 60)]
-            [None, None, 7.0, 4.0]
+            >>> [pace.seconds_left(done, 128, done / 8) for done in (0, 16, 32, 64, 128)]
+            [None, None, 12.0, 8.0, 0.0]
         """
-        if self._first is None and done > BEGINNING_SHARE * total:
-            self._first = seconds, done
-        if self._first is None or done <= self._first[1] or not total:
-            return None
-        speed = (done - self._first[1]) / (seconds - self._first[0])
-        return max(0, total - done) / speed
+        pace = self.of(done, total, seconds)
+        return None if pace is None else max(0, total - done) * pace
 
 
 class Observer:
@@ -151,23 +181,18 @@ def metered(
     numbers, lock, process = shared_numbers([0] * 2 * kinds), shared_lock(), os.getpid()
     since = [time.monotonic_ns()]
     """When this process, or the one that it was forked from, last reported work."""
-    first: list[tuple[int, int]] = [(0, 0)] * kinds
-    """Work and time of each kind when its beginning, which is slower than the rest, was done."""
+    paces = [Pace() for _ in totals]
 
     def report() -> None:
         done, spent = numbers[:kinds], numbers[kinds:]
-        for kind, (amount, total) in enumerate(zip(done, totals, strict=True)):
-            if not first[kind][0] and amount > BEGINNING_SHARE * total:
-                first[kind] = amount, spent[kind]
-        paces = [
-            (took - early_time) / (amount - early) if amount > early > 0 else None
-            for amount, took, (early, early_time) in zip(done, spent, first, strict=True)
-        ]
+        each = [pace.of(*row) for pace, *row in zip(paces, done, totals, spent, strict=True)]
         rest = [max(0, total - amount) for amount, total in zip(done, totals, strict=True)]
-        if any(rest) and not any(paces):
+        left = time_of(rest, each, guesses)
+        measured = sum(amount * (pace or 0.0) for amount, pace in zip(rest, each, strict=True))
+        if any(rest) and measured <= (1 - GUESSED_SHARE) * left:
             observer.work(0, 0)
         else:
-            observer.work(sum(spent), sum(spent) + time_of(rest, paces, guesses))
+            observer.work(sum(spent), sum(spent) + left)
 
     def count(amount: int, kind: int) -> None:
         now = time.monotonic_ns()
