@@ -7,7 +7,6 @@ import gzip
 import io
 import json
 import lzma
-import time
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
