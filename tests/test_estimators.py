@@ -36,7 +36,7 @@ TOKENS = 100_000
 
 
 def information(counts: PairCounts) -> float:
-    return fit_lifts(counts, {})[0]
+    return fit_lifts(counts)[0]
 
 
 def tiny_sample(documents: list[list[int]], symbols: int) -> PairSample:

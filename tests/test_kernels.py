@@ -16,8 +16,11 @@ PROGRAM = """
 import sys
 import numpy as np
 from curate.tokens.counting import count_stream
+from test_kernels import scale_all
 table = count_stream(np.array([1, 2, 1, 2, 0], np.uint16), end=0, symbols=3)
-print(table.count.tolist(), "numba" in sys.modules)
+values = np.arange(10.0)
+scale_all(values, 5)
+print(table.count.tolist(), values.sum(), "numba" in sys.modules)
 """
 
 
@@ -47,6 +50,24 @@ def scatter(values, places, count, out):  # type: ignore[no-untyped-def]
     for position in range(count):
         out[places[position]] = values[position]
     prefetch(out, 1 << 60)  # nobody's memory
+    return count
+
+
+SCALE = 0.5
+
+
+@kernel
+def scaled(value):  # type: ignore[no-untyped-def]
+    return SCALE * value
+
+
+@kernel
+def scale_all(values, count):  # type: ignore[no-untyped-def]
+    """Scale the first values, and clear as many after them."""
+    for position in range(count):
+        values[position] = scaled(values[position])
+    for position in range(count):
+        values[count + position] = 0.0
     return count
 
 
@@ -90,17 +111,29 @@ def test_strided_arrays_are_refused() -> None:
         weighted_sum(np.arange(10)[::2], np.arange(5), 5)
 
 
+def test_a_kernel_calls_another_and_is_compiled_again_when_that_changes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    values, module = np.arange(4.0), sys.modules[__name__]
+    scale_all(values, 2)
+    assert values.tolist() == [0.0, 0.5, 0.0, 0.0]
+    monkeypatch.setattr(module, "SCALE", 4.0)
+    kernel(scale_all._function)(values, 2)
+    assert values.tolist() == [0.0, 2.0, 0.0, 0.0]
+
+
 def run(cache: Path) -> str:
-    environment = {**os.environ, "XDG_CACHE_HOME": str(cache)}
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    environment = {**os.environ, "XDG_CACHE_HOME": str(cache), "PYTHONPATH": path}
     command = [sys.executable, "-c", PROGRAM]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
     return done.stdout.strip()
 
 
 def test_a_second_process_does_not_import_numba(tmp_path: Path) -> None:
-    assert run(tmp_path) == "[2, 1, 1] True"  # bigrams (1, 2), (2, 0) and (2, 1)
-    assert run(tmp_path) == "[2, 1, 1] False"
+    assert run(tmp_path) == "[2, 1, 1] 5.0 True"  # bigrams (1, 2), (2, 0) and (2, 1)
+    assert run(tmp_path) == "[2, 1, 1] 5.0 False"
     for path in (tmp_path / "curate" / "kernels").iterdir():
         path.write_bytes(path.read_bytes()[:-7])
-    assert run(tmp_path) == "[2, 1, 1] True"
-    assert run(tmp_path) == "[2, 1, 1] False"
+    assert run(tmp_path) == "[2, 1, 1] 5.0 True"
+    assert run(tmp_path) == "[2, 1, 1] 5.0 False"

@@ -33,7 +33,7 @@ from curate.tokens.tokenizer import Tokenizer
 if TYPE_CHECKING:  # loads compiled code, which most commands do not need
     from curate.stats.measure import DomainReport
 
-SCHEMA = 4
+SCHEMA = 5
 """Version of the kept files. Bump it when an estimator changes."""
 
 

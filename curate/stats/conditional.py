@@ -13,7 +13,6 @@ predicts held-out documents than held-out tokens.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,7 +21,7 @@ from numpy.typing import NDArray
 from curate.stats.bigram_sample import PairCounts, PairSample
 from curate.stats.cross_entropy import DEAL_SEED, HeldOut, held_out
 from curate.stats.estimators import plugin
-from curate.stats.mutual_information import LiftFit, Octaves, fit_lifts
+from curate.stats.mutual_information import NO_FITS, LiftFits, fit_lifts
 from curate.stats.unseen_species import unseen
 
 PARTS = 4
@@ -42,7 +41,7 @@ class Ends:
 
     pairs: float
     lift: float
-    fits: Mapping[Octaves, LiftFit] = field(default_factory=dict, repr=False, compare=False)
+    fits: LiftFits = field(default=NO_FITS, repr=False, compare=False)
     """Fitted lifts, from which the fit of nearly the same sample can start."""
 
     @property
@@ -52,7 +51,7 @@ class Ends:
         Where tokens have favourite successors and else follow a common distribution, the lift
         estimate is too low by about half of it.
         """
-        return sum(fit.undecided_nats for fit in self.fits.values())
+        return self.fits.undecided_nats
 
     def at(self, lift_share: float) -> float:
         """Combine the two estimates, with this share of the lift estimate."""
@@ -81,17 +80,17 @@ class Conditional:
         return self.ends.at(self.lift_share) - self.part_ends.at(self.lift_share)
 
 
-def ends(counts: PairCounts, fits: Mapping[Octaves, LiftFit] | None = None) -> Ends:
+def ends(counts: PairCounts, fits: LiftFits = NO_FITS) -> Ends:
     """Make both estimates from counts of pairs.
 
     Args:
         counts: Counts of pairs.
-        fits: Fits of nearly the same sample to start from; None for a fresh fit.
+        fits: Fits of nearly the same sample to start from.
     """
     if not counts.tokens:
         return Ends(0.0, 0.0)
     by_pairs = unseen(counts.count) - unseen(counts.first_margin())
-    information, fits = fit_lifts(counts, fits or {})
+    information, fits = fit_lifts(counts, fits)
     by_lift = unseen(counts.second_margin()) - information
     return Ends(max(0.0, by_pairs), max(0.0, by_lift), fits)
 

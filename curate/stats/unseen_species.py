@@ -12,9 +12,10 @@ import functools
 import math
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from curate.runtime.compiled import kernel
 
 RARE_COUNT = 40
 """The mixture explains counts up to this; larger ones give their frequency."""
@@ -89,9 +90,19 @@ def _rare_part(frequency: NDArray[np.float64], tokens: int) -> tuple[float, floa
     """Return the entropy and mass that `unseen` does not take from the frequent symbols."""
     rate, counts, probability = _atoms(LOWEST_RATE, RARE_COUNT)
     window = probability[: len(frequency)]
-    weight = np.full(len(rate), frequency.sum() / len(rate))
     seen = frequency > 0
-    fit_mixture(window[seen], frequency[seen], weight, 1.0 / window.sum(0), MIXTURE_ROUNDS)
+    outcomes, atoms = -(-int(seen.sum()) // 4) * 4, -(-len(rate) // 4) * 4  # padded with zeros
+    rows, often = np.zeros((outcomes, atoms)), np.zeros(outcomes)
+    weight, inverse = np.zeros(atoms), np.zeros(atoms)
+    rows[: seen.sum(), : len(rate)] = window[seen]
+    often[: seen.sum()] = frequency[seen]
+    weight[: len(rate)] = frequency.sum() / len(rate)
+    inverse[: len(rate)] = 1.0 / window.sum(0)
+    fit_mixture(
+        rows, np.ascontiguousarray(rows.T), often, weight, inverse, np.empty(outcomes),
+        np.empty(atoms), outcomes, atoms, MIXTURE_ROUNDS,
+    )  # fmt: skip
+    weight = weight[: len(rate)]
     share = rate / tokens
     high = counts[RARE_COUNT:] / tokens
     counted = -high * np.log(high) + 1 / (2 * tokens)
@@ -112,35 +123,62 @@ def poisson(counts: NDArray[np.int64], rate: NDArray[np.float64]) -> NDArray[np.
     return np.asarray(np.exp(np.maximum(exponent - log_factorial[counts][:, None], -700.0)))
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True)
-def fit_mixture(likelihood, frequency, weight, inverse_seen, rounds):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+@kernel
+def fit_mixture(  # type: ignore[no-untyped-def]  # noqa: ANN201, PLR0913
+    rows, columns, frequency, weight, inverse_seen, totals, expected, outcomes, atoms, rounds,  # noqa: ANN001
+):  # fmt: skip
     """Improve the weights of a mixture in place by EM; stops early once they settle.
 
+    Sums are of four terms at a time and loops are over numbers that do not depend on each other,
+    so that they run in parallel, and to the same bits on every machine.
+
     Args:
-        likelihood: shape (outcomes, atoms), probability of each outcome by atom.
-        frequency: shape (outcomes,), times each outcome was seen; positive.
+        rows: shape (outcomes, atoms), probability of each outcome by atom; 0 for padding.
+        columns: shape (atoms, outcomes), the same.
+        frequency: shape (outcomes,), times each outcome was seen; 0 for padding.
         weight: shape (atoms,), start and result: units of each atom, unseen ones included.
         inverse_seen: shape (atoms,), one over the probability that a unit of the atom has any of
             the possible outcomes; 0 removes the atom.
+        totals: shape (outcomes,), scratch.
+        expected: shape (atoms,), scratch.
+        outcomes: Number of outcomes, a multiple of 4.
+        atoms: Number of atoms, a multiple of 4.
         rounds: Most rounds of EM.
     """
-    outcomes, atoms = likelihood.shape
-    expected = np.empty(atoms)
     for _ in range(rounds):
-        expected[:] = 0.0
         for outcome in range(outcomes):
-            total = 0.0
-            for atom in range(atoms):
-                total += likelihood[outcome, atom] * weight[atom]
-            ratio = frequency[outcome] / max(total, 1e-300)
-            for atom in range(atoms):
-                expected[atom] += ratio * likelihood[outcome, atom]
+            totals[outcome] = 0.0
+        for atom in range(0, atoms, 4):
+            a, b, c, d = weight[atom], weight[atom + 1], weight[atom + 2], weight[atom + 3]
+            first = atom * outcomes
+            second, third, fourth = first + outcomes, first + 2 * outcomes, first + 3 * outcomes
+            for at in range(outcomes):
+                totals[at] += (columns[first + at] * a + columns[second + at] * b) + (
+                    columns[third + at] * c + columns[fourth + at] * d
+                )
+        for outcome in range(outcomes):
+            likely = totals[outcome]
+            totals[outcome] = frequency[outcome] / (likely if likely > 1e-300 else 1e-300)
+        for atom in range(atoms):
+            expected[atom] = 0.0
+        for outcome in range(0, outcomes, 4):
+            a, b, c, d = (
+                totals[outcome], totals[outcome + 1], totals[outcome + 2], totals[outcome + 3],
+            )  # fmt: skip
+            first = outcome * atoms
+            second, third, fourth = first + atoms, first + 2 * atoms, first + 3 * atoms
+            for at in range(atoms):
+                expected[at] += (rows[first + at] * a + rows[second + at] * b) + (
+                    rows[third + at] * c + rows[fourth + at] * d
+                )
         change = 0.0
         total = 0.0
         for atom in range(atoms):
             improved = weight[atom] * expected[atom] * inverse_seen[atom]
-            change += abs(improved - weight[atom])
+            step = improved - weight[atom]
+            change += step if step > 0 else -step
             total += improved
             weight[atom] = improved
         if change < 1e-6 * total:
             break
+    return 0
