@@ -105,7 +105,7 @@ def test_counts_agree_with_the_table_of_the_store() -> None:
     as_dict = dict(zip(zip(counts.first, counts.second, strict=True), counts.count, strict=True))
     from_table = dict(zip(zip(first, table.second, strict=True), table.count, strict=True))
     assert as_dict == from_table
-    assert counts.second_margin().tolist() == [3, 1, 2, 1]
+    assert counts.second_margin.tolist() == [3, 1, 2, 1]
 
 
 def test_independent_tokens_have_no_information_and_copies_have_all() -> None:
@@ -114,7 +114,7 @@ def test_independent_tokens_have_no_information_and_copies_have_all() -> None:
     block = np.arange(20_000) // 50
     independent = pair_sample(first, second, block, 300)
     counts = independent.counts(independent.totals())
-    found = plugin(counts.first_margin()) + plugin(counts.second_margin()) - plugin(counts.count)
+    found = plugin(counts.first_margin) + plugin(counts.second_margin) - plugin(counts.count)
     assert found > 1.0  # the plug-in sees 1.4 nats where there are none
     assert information(counts) < 0.05
     copies = pair_sample(first, first, block, 300)
@@ -157,7 +157,7 @@ def test_default_shannon_error_is_at_most_a_third_of_the_plugin(
     errors = []
     for seed in range(10):
         sample = bench.draw(source, TOKENS, np.random.default_rng(seed))
-        margin = sample.counts(sample.totals()).first_margin()
+        margin = sample.counts(sample.totals()).first_margin
         errors.append((unseen(margin) - source.shannon, plugin(margin) - source.shannon))
     default, naive = np.abs(np.mean(errors, axis=0))
     assert default <= naive / 3
@@ -291,7 +291,7 @@ def test_truncation_moves_the_weight_less_than_a_quarter_of_the_plugin() -> None
 
 def test_convergence_doubles_and_ends_with_the_whole() -> None:
     sample = bench.draw(bench.zipf_source(300, 1.0, 50), 8_000, np.random.default_rng(0))
-    rows = convergence(sample, halvings=3)
+    rows = convergence(sample, conditional(sample), halvings=3)
     assert [row["sample_tokens"] for row in rows] == [1000, 2000, 4000, 8000]
     assert rows[-1]["conditional"] == conditional(sample).nats
     assert rows[-1]["conditional_plugin"] > rows[0]["conditional_plugin"]

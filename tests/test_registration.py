@@ -161,7 +161,7 @@ def collision(sample: DomainSample) -> Measurement:
     pairs = sample.pairs
     groups = pairs.group(min(GROUPS, pairs.blocks))
     parts = [pairs.counts(pairs.totals(groups != group)) for group in set(groups.tolist())]
-    shares = [counts.first_margin() / counts.tokens for counts in (sample.counts, *parts)]
+    shares = [counts.first_margin / counts.tokens for counts in (sample.counts, *parts)]
     whole, *left_out = (float(-np.log((share**2).sum())) for share in shares)
     value = estimate(whole, left_out, 0.0, "plugin", pairs.tokens)
     return entropy_measurement(value, {"order": 2}, plugin=whole)

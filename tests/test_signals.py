@@ -44,7 +44,7 @@ def test_a_drawn_sample_of_everything_has_the_counts_of_the_store(
         counts = sample.counts(sample.totals())
         assert sample.tokens == stats.entropies.tokens
         assert len(counts.count) == stats.entropies.bigrams_used
-        assert plugin(counts.first_margin()) == pytest.approx(stats.entropies.shannon)
+        assert plugin(counts.first_margin) == pytest.approx(stats.entropies.shannon)
         assert plugin(counts.count) == pytest.approx(stats.entropies.joint)
 
 

@@ -65,7 +65,7 @@ class CompiledKernel:
         self._function = function
         self._compiled: dict[tuple[str, ...], Any] = {}
 
-    def __call__(self, *arguments: NDArray[Any] | Pointers | int) -> int:
+    def __call__(self, *arguments: NDArray[Any] | Pointers | int | np.integer[Any]) -> int:
         """Run on arrays (passed as pointers to their first items), `Pointers` and integers.
 
         Raises:
@@ -124,7 +124,7 @@ def prefetch(pointer: NDArray[Any], position: int) -> None:
     """
 
 
-def _lower(argument: NDArray[Any] | Pointers | int) -> tuple[str, int]:
+def _lower(argument: NDArray[Any] | Pointers | int | np.integer[Any]) -> tuple[str, int]:
     """Return an argument's type, in a notation of our own, and its machine word."""
     if isinstance(argument, np.ndarray):
         return f"*{argument.dtype.str[1:]}", _address(argument)

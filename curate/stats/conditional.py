@@ -41,6 +41,8 @@ class Ends:
 
     pairs: float
     lift: float
+    shannon: float = 0.0
+    """Entropy of the first tokens of the pairs, by `unseen`."""
     fits: LiftFits = field(default=NO_FITS, repr=False, compare=False)
     """Fitted lifts, from which the fit of nearly the same sample can start."""
 
@@ -89,15 +91,16 @@ def ends(counts: PairCounts, fits: LiftFits = NO_FITS) -> Ends:
     """
     if not counts.tokens:
         return Ends(0.0, 0.0)
-    by_pairs = unseen(counts.count) - unseen(counts.first_margin())
+    shannon = unseen(counts.first_margin)
+    by_pairs = unseen(counts.count) - shannon
     information, fits = fit_lifts(counts, fits)
-    by_lift = unseen(counts.second_margin()) - information
-    return Ends(max(0.0, by_pairs), max(0.0, by_lift), fits)
+    by_lift = unseen(counts.second_margin) - information
+    return Ends(max(0.0, by_pairs), max(0.0, by_lift), shannon, fits)
 
 
 def conditional_plugin(counts: PairCounts) -> float:
     """Return joint minus Shannon entropy of the frequencies, nats per token."""
-    return max(0.0, plugin(counts.count) - plugin(counts.first_margin()))
+    return max(0.0, plugin(counts.count) - plugin(counts.first_margin))
 
 
 def conditional(sample: PairSample) -> Conditional:

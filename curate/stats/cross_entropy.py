@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from curate.runtime.compiled import kernel
 from curate.stats.bigram_sample import PairSample
 
 FOLDS = 5
@@ -87,28 +88,61 @@ def model_cost(sample: PairSample, train: NDArray[np.int64], test: NDArray[np.in
     Returns:
         Nats, the sum over all test tokens.
     """
-    symbols = sample.symbols
-    margin = np.bincount(sample.first, train, symbols)
-    distinct = np.bincount(sample.first[train > 0], minlength=symbols)
-    following = np.bincount(sample.second, train, symbols)
-    low = _discount(following)
+    symbols, pairs = sample.symbols, len(sample.first)
+    margin, distinct, following = np.zeros((3, symbols), np.int64)
+    rare = np.zeros(3, np.int64)
+    _count_model(sample.first, sample.second, train, pairs, margin, distinct, following, rare)
+    low = _discount(*np.bincount(np.minimum(following, 3), minlength=4)[1:3].tolist())
     backoff = np.maximum(following - low, 0) + low * (following > 0).sum() / symbols
-    backoff /= max(1.0, following.sum())
+    backoff /= max(1, following.sum())
     if not following.any():
         backoff[:] = 1 / symbols
-    tested = test > 0
-    first, second = sample.first[tested], sample.second[tested]
-    discount = _discount(train)
-    seen = margin[first] > 0  # a token that training lacks gets the back-off alone
-    total = np.where(seen, margin[first], 1.0)
-    share = np.where(seen, discount * distinct[first] / total, 1.0)
-    chance = np.maximum(train[tested] - discount, 0) / total * seen + share * backoff[second]
-    return float(-(test[tested] * np.log(chance)).sum())
+    tested, chance = np.empty(pairs, np.int64), np.empty(pairs)
+    number = _tabulate_chances(
+        sample.first, sample.second, train, test, pairs, margin, distinct, backoff,
+        np.array([_discount(*rare[1:].tolist())]), tested, chance,
+    )  # fmt: skip
+    return float(-(tested[:number] * np.log(chance[:number])).sum())
 
 
-def _discount(count: NDArray[np.int64] | NDArray[np.float64]) -> float:
-    """Estimate D; a half if no count is 1, and at most 0.95 so that seen pairs keep some mass."""
-    once, twice = int((count == 1).sum()), int((count == 2).sum())
-    if not once:
-        return 0.5
-    return min(0.95, once / (once + 2 * twice))
+@kernel
+def _count_model(first, second, train, pairs, margin, distinct, following, rare):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202, PLR0913
+    """Add up the training counts of each id, and count the pairs that were seen once and twice."""
+    for pair in range(pairs):
+        count = train[pair]
+        margin[first[pair]] += count
+        distinct[first[pair]] += count > 0
+        following[second[pair]] += count
+        if count == 1 or count == 2:
+            rare[count] += 1
+    return 0
+
+
+@kernel
+def _tabulate_chances(  # type: ignore[no-untyped-def]  # noqa: ANN202, PLR0913
+    first, second, train, test, pairs, margin, distinct, backoff, discounts, tested, chance,  # noqa: ANN001
+):  # fmt: skip
+    """List the counts of the pairs in the test, and their chances; return the number of pairs."""
+    discount = discounts[0]
+    number = 0
+    for pair in range(pairs):
+        if test[pair] == 0:
+            continue
+        total = margin[first[pair]]
+        probability = backoff[second[pair]]
+        if total > 0:  # a token that training lacks gets the back-off alone
+            rest = train[pair] - discount
+            probability *= discount * distinct[first[pair]] / total
+            probability += (rest if rest > 0 else 0.0) / total
+        tested[number] = test[pair]
+        chance[number] = probability
+        number += 1
+    return number
+
+
+def _discount(once: int, twice: int) -> float:
+    """Estimate D from the items seen once and twice.
+
+    It is a half if none was seen once, and at most 0.95 so that seen pairs keep some mass.
+    """
+    return min(0.95, once / (once + 2 * twice)) if once else 0.5

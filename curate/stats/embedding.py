@@ -10,14 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from curate.runtime.compiled import kernel
 
 DIMENSION = 256
 FEATURES_LOG2 = 18
 LONGEST_BYTES = 4096
 """Bytes of a document that are embedded; longer texts would all look alike."""
+
+FREQUENT = 5
+"""Features that occur this often are added one by one, others by counts of their signs."""
 
 
 def hashed_ngrams(texts: Sequence[bytes]) -> NDArray[np.float64]:
@@ -43,46 +47,84 @@ def hashed_ngrams(texts: Sequence[bytes]) -> NDArray[np.float64]:
     stops = np.cumsum([len(text) for text in cut], dtype=np.int64)
     stream = np.frombuffer(b"".join(cut), np.uint8)
     rows = np.zeros((len(cut), DIMENSION))
-    _embed(stream, stops, rows, np.zeros(1 << FEATURES_LOG2, np.int32))
+    tally = np.zeros(1 << FEATURES_LOG2, np.int32)
+    used = np.empty(3 * LONGEST_BYTES, np.int64)
+    heights = np.log1p(np.arange(3 * LONGEST_BYTES + 1))
+    lanes = np.zeros(DIMENSION // 8, np.uint64)
+    _embed(stream, stops, len(stops), tally, used, heights, lanes, rows)
     length = np.linalg.norm(rows, axis=1, keepdims=True)
     return np.asarray(rows / np.where(length > 0, length, 1.0))
 
 
-@numba.njit(cache=True, nogil=True)
-def _embed(stream, stops, rows, tally):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    used = np.empty(3 * LONGEST_BYTES, np.int64)
-    shift = np.uint64(64 - FEATURES_LOG2)
-    one = np.uint64(1)
+@kernel
+def _embed(stream, stops, documents, tally, used, heights, lanes, rows):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202, PLR0913
+    """Add up the signs of every document's features, times the `heights` of their tallies."""
     start = 0
-    for document in range(len(stops)):
+    for document in range(documents):
         stop = stops[document]
-        distinct = 0
-        for position in range(start, stop):
-            word = np.uint64(0)
-            for order in range(1, min(5, stop - position) + 1):
-                word = (word << np.uint64(8)) | np.uint64(stream[position + order - 1])
-                if order >= 3:
-                    mixed = _mix(word + np.uint64(order) * np.uint64(0x9E3779B97F4A7C15))
-                    feature = np.int64(mixed >> shift)
-                    if tally[feature] == 0:
-                        used[distinct] = feature
-                        distinct += 1
-                    tally[feature] += 1
+        distinct = _tally(stream, start, stop, tally, used)
+        at = document * DIMENSION
+        for level in range(1, FREQUENT):
+            waiting = 0
+            for index in range(distinct):
+                if tally[used[index]] == level:
+                    _add_signs(used[index], lanes)
+                    waiting += 1
+                    if waiting == 255:
+                        _empty(lanes, waiting, heights[level], at, rows)
+                        waiting = 0
+            _empty(lanes, waiting, heights[level], at, rows)
         for index in range(distinct):
-            feature = used[index]
-            height = np.log1p(tally[feature])
-            tally[feature] = 0
-            for block in range(DIMENSION // 64):
-                signs = _mix(np.uint64(feature * (DIMENSION // 64) + block + 1))
-                for bit in range(64):
-                    if (signs >> np.uint64(bit)) & one:
-                        rows[document, 64 * block + bit] += height
-                    else:
-                        rows[document, 64 * block + bit] -= height
+            if tally[used[index]] >= FREQUENT:
+                _add_signs(used[index], lanes)
+                _empty(lanes, 1, heights[tally[used[index]]], at, rows)
+            tally[used[index]] = 0
         start = stop
+    return 0
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
+def _tally(stream, start, stop, tally, used):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Tally the features of one document, list those it has, and return their number."""
+    shift = np.uint64(64 - FEATURES_LOG2)
+    distinct = 0
+    for position in range(start, stop):
+        word = np.uint64(0)
+        for order in range(1, 6):
+            if position + order > stop:
+                break
+            word = (word << np.uint64(8)) | np.uint64(stream[position + order - 1])
+            if order >= 3:
+                mixed = _mix(word + np.uint64(order) * np.uint64(0x9E3779B97F4A7C15))
+                feature = np.int64(mixed >> shift)
+                used[distinct] = feature  # always written, kept if new
+                distinct += tally[feature] == 0
+                tally[feature] += 1
+    return distinct
+
+
+@kernel
+def _add_signs(feature, lanes):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Count a feature's positive signs, in 8 lanes of 8 bits a word: fewer than 256 features."""
+    for block in range(DIMENSION // 64):
+        signs = _mix(np.uint64(feature * (DIMENSION // 64) + block + 1))
+        for bit in range(8):
+            lanes[8 * block + bit] += (signs >> np.uint64(bit)) & np.uint64(0x0101010101010101)
+
+
+@kernel
+def _empty(lanes, features, height, at, rows):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Add the counted signs of some features of one height to a row, and clear the counts."""
+    for block in range(DIMENSION // 64):
+        for bit in range(8):
+            lane = lanes[8 * block + bit]
+            lanes[8 * block + bit] = 0
+            for byte in range(8):
+                positive = np.int64((lane >> np.uint64(8 * byte)) & np.uint64(255))
+                rows[at + 64 * block + 8 * byte + bit] += height * (2 * positive - features)
+
+
+@kernel
 def _mix(word):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     word ^= word >> np.uint64(30)
     word *= np.uint64(0xBF58476D1CE4E5B9)

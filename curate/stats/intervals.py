@@ -77,16 +77,17 @@ def entropy_report(sample: PairSample) -> EntropyReport:
     detail = conditional(sample)
     nats = detail.nats
     whole = sample.totals()
-    margin = sample.counts(whole).first_margin()
-    shannon = unseen(margin)
+    margin = sample.counts(whole).first_margin
+    shannon = detail.ends.shannon
     groups = min(GROUPS, sample.blocks)
     group_of = sample.group(groups)
     shannon_replicates: list[float] = []
     conditional_replicates: list[float] = []
     for group in range(groups):
         counts = sample.counts(whole - sample.totals(group_of == group))
-        shannon_replicates.append(unseen(counts.first_margin()))
-        conditional_replicates.append(ends(counts, detail.ends.fits).at(detail.lift_share))
+        left = ends(counts, detail.ends.fits)
+        shannon_replicates.append(left.shannon)
+        conditional_replicates.append(left.at(detail.lift_share))
     shannon_bias = math.hypot(
         SHANNON_DOUBT * (shannon - plugin(margin)), (shannon - _part_shannon(sample)) / 2
     )
@@ -133,16 +134,19 @@ def _part_shannon(sample: PairSample) -> float:
     for part in range(PARTS):
         counts = sample.counts(sample.totals(part_of == part))
         if counts.tokens:
-            values.append(unseen(counts.first_margin()))
+            values.append(unseen(counts.first_margin))
             tokens.append(counts.tokens)
     return float(np.average(values, weights=tokens)) if values else 0.0
 
 
-def convergence(sample: PairSample, halvings: int = 5) -> list[dict[str, float]]:
+def convergence(
+    sample: PairSample, whole: Conditional, halvings: int = 5
+) -> list[dict[str, float]]:
     """Repeat the default and the plug-in estimates on ever larger parts of a sample.
 
     Args:
         sample: The documents' tokens.
+        whole: The estimates of the whole sample.
         halvings: Number of times that the sample is halved for the smallest part.
 
     Returns:
@@ -151,16 +155,15 @@ def convergence(sample: PairSample, halvings: int = 5) -> list[dict[str, float]]
     """
     rows = []
     for halving in range(halvings, -1, -1):
-        part = sample.prefix(sample.tokens >> halving)
+        part = sample.prefix(sample.tokens >> halving) if halving else sample
         if not part.tokens:
             continue
-        margin = part.counts(part.totals()).first_margin()
-        detail = conditional(part)
+        detail = conditional(part) if halving else whole
         rows.append(
             {
                 "sample_tokens": part.tokens,
-                "shannon": unseen(margin),
-                "shannon_plugin": plugin(margin),
+                "shannon": detail.ends.shannon,
+                "shannon_plugin": plugin(part.counts(part.totals()).first_margin),
                 "conditional": detail.nats,
                 "conditional_plugin": detail.plugin,
                 "conditional_pairs": detail.ends.pairs,

@@ -87,7 +87,7 @@ def compare(reports: Sequence[DomainReport]) -> dict[str, NDArray[np.float64]]:
     counts = [reports[number].counts for number in full]
     matrices = {}
     for name, matrix in (
-        ("js", js_matrix([count.first_margin() for count in counts])),
+        ("js", js_matrix([count.first_margin for count in counts])),
         ("pair_overlap", pair_overlap(counts)),
     ):
         whole = np.full((len(reports), len(reports)), np.nan)

@@ -130,7 +130,7 @@ def fit_lifts(pairs: PairCounts, starts: LiftFits = NO_FITS) -> tuple[float, Lif
     tokens = pairs.tokens
     if not tokens:
         return 0.0, NO_FITS
-    first, second = pairs.first_margin(), pairs.second_margin()
+    first, second = pairs.first_margin, pairs.second_margin
     often = pairs.count > RARE_COUNT
     count = pairs.count[often].astype(np.float64)
     chance = first[pairs.first[often]] * (second[pairs.second[often]] / tokens)

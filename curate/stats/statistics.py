@@ -64,7 +64,7 @@ def _type_token(sample: DomainSample) -> Measurement:
 def _convergence(sample: DomainSample) -> Measurement:
     from curate.stats.intervals import convergence
 
-    return Measurement(convergence(sample.pairs))
+    return Measurement(convergence(sample.pairs, sample.token_entropies.detail))
 
 
 SHANNON = Statistic(

@@ -248,7 +248,7 @@ def random_source(rng: np.random.Generator) -> Source:
 
 def naive_interval(counts: PairCounts) -> tuple[float, float]:
     """The dummy: plug-in, and the half-width that independent tokens without bias would give."""
-    margin = counts.first_margin()
+    margin = counts.first_margin
     surprise = np.log(margin[counts.first] / counts.count)
     share = counts.count / counts.tokens
     spread = float((share * surprise**2).sum() - (share * surprise).sum() ** 2)
@@ -260,7 +260,7 @@ def trial(number: int, tokens: int) -> dict[str, float | str]:
     source = random_source(rng)
     sample = draw(source, tokens, rng)
     counts = sample.counts(sample.totals())
-    margin = counts.first_margin()
+    margin = counts.first_margin
     start = time.process_time()
     report = entropy_report(sample)
     seconds = time.process_time() - start
