@@ -37,7 +37,7 @@ from curate.runtime.memory import Columns, block_rows, blocks, bounded, columns,
 from curate.runtime.progress import Observer
 from curate.runtime.workers import Send, run_apart
 from curate.stats.bigram_sample import excerpts, keyed_documents, text_numbers
-from curate.stats.copies import repeated_documents, shared_documents
+from curate.stats.copies import is_among, repeated_documents, shared_documents
 from curate.tokens.domain import DOCUMENT_COLUMNS, DomainTokens
 
 LITTLE = 1 << 17
@@ -69,6 +69,18 @@ def test_rows_are_sorted_as_in_memory(little: None, distinct: int) -> None:
     assert np.array_equal(ranked["number"], np.argsort(keys, kind="stable"))
     assert np.array_equal(ranked["key"], np.sort(keys))
     assert len(keys) > block_rows()
+
+
+@pytest.mark.parametrize("ranked", [0, 1, 5, 900])
+@pytest.mark.parametrize("values", [0, 1, 50, 3000])
+def test_values_are_looked_up_as_numpy_does(ranked: int, values: int) -> None:
+    rng = np.random.default_rng(ranked + values)
+    held = np.sort(rng.integers(0, 2**64, ranked, np.uint64))
+    held[:1], held[1:][-1:] = 0, 2**64 - 1
+    sought = rng.integers(0, 2**64, values, np.uint64)
+    sought[: values // 2] = rng.choice(np.append(held, np.uint64(7)), values // 2)
+    for some in (sought, sought | np.uint64(0xFFFF)):  # and neighbours of what is held
+        assert np.array_equal(is_among(some, held), np.isin(some, held))
 
 
 def test_files_of_arrays_go_with_the_arrays(little: None) -> None:
