@@ -295,11 +295,13 @@ def test_an_entry_point_that_cannot_be_imported_names_its_package(tmp_path: Path
     assert "method 'equal': toy-package offers toy_package:UNEQUAL, which" in listed.stderr
 
 
-def test_listing_methods_loads_no_numerical_library() -> None:
-    code = (
-        "import sys\n"
-        "from curate.mixture import METHODS\n"
-        "assert len(METHODS) > 20\n"
-        "print({'scipy', 'lightgbm', 'numba', 'torch'} & set(sys.modules))"
-    )
+@pytest.mark.parametrize(
+    "use",
+    [
+        "from curate.mixture import METHODS\nassert len(METHODS) > 20",
+        "import curate.report.entropies, curate.stats.embedding, curate.stats.measure",
+    ],
+)
+def test_listing_methods_and_measuring_text_load_no_numerical_library(use: str) -> None:
+    code = f"import sys\n{use}\nprint({{'scipy', 'lightgbm', 'numba', 'torch'}} & set(sys.modules))"
     assert run_python({**os.environ}, "-c", code).stdout == "set()\n"
