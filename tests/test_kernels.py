@@ -111,6 +111,11 @@ def test_strided_arrays_are_refused() -> None:
         weighted_sum(np.arange(10)[::2], np.arange(5), 5)
 
 
+def test_floats_come_only_from_kernels() -> None:
+    with pytest.raises(TypeError, match="float"):
+        weighted_sum(np.arange(5), np.arange(5), 4.5)
+
+
 def test_a_kernel_calls_another_and_is_compiled_again_when_that_changes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

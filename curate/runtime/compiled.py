@@ -18,6 +18,7 @@ import contextlib
 import ctypes
 import importlib
 import inspect
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import FunctionType
@@ -65,11 +66,12 @@ class CompiledKernel:
         self._function = function
         self._compiled: dict[tuple[str, ...], Any] = {}
 
-    def __call__(self, *arguments: NDArray[Any] | Pointers | int | np.integer[Any]) -> int:
+    def __call__(self, *arguments: NDArray[Any] | Pointers | float | np.integer[Any]) -> int:
         """Run on arrays (passed as pointers to their first items), `Pointers` and integers.
 
         Raises:
             ValueError: An array is not contiguous, so its items do not follow the first one.
+            TypeError: An argument is a float, which only another kernel may pass.
         """
         types, values = zip(*map(_lower, arguments), strict=True)
         compiled = self._compiled.get(types)
@@ -124,13 +126,13 @@ def prefetch(pointer: NDArray[Any], position: int) -> None:
     """
 
 
-def _lower(argument: NDArray[Any] | Pointers | int | np.integer[Any]) -> tuple[str, int]:
+def _lower(argument: NDArray[Any] | Pointers | float | np.integer[Any]) -> tuple[str, int]:
     """Return an argument's type, in a notation of our own, and its machine word."""
     if isinstance(argument, np.ndarray):
         return f"*{argument.dtype.str[1:]}", _address(argument)
     if isinstance(argument, Pointers):
         return f"**{argument.dtype.str[1:]}", argument.addresses.__array_interface__["data"][0]
-    return "i8", int(argument)
+    return "i8", operator.index(argument)  # type: ignore[arg-type]
 
 
 def _address(array: NDArray[Any]) -> int:
@@ -169,8 +171,8 @@ def _for_numba(numba: Any, function: FunctionType) -> FunctionType:
         called = names.get(name)
         if isinstance(called, CompiledKernel):
             plain = _for_numba(numba, called._function)
-            # A call that stays in the code needs numba's helpers for exceptions in every process.
-            names[name] = numba.njit(error_model="numpy", forceinline=True)(plain)
+            # A call that stays in the code needs numba in every process, to pass on exceptions.
+            names[name] = numba.njit(error_model="numpy", inline="always")(plain)
     return FunctionType(function.__code__, names, function.__name__)
 
 

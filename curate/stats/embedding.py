@@ -23,6 +23,9 @@ LONGEST_BYTES = 4096
 FREQUENT = 5
 """Features that occur this often are added one by one, others by counts of their signs."""
 
+LANES_HOLD = 255
+"""Features whose signs a lane of 8 bits can count."""
+
 
 def hashed_ngrams(texts: Sequence[bytes]) -> NDArray[np.float64]:
     """Embed texts by their byte n-grams.
@@ -60,24 +63,25 @@ def hashed_ngrams(texts: Sequence[bytes]) -> NDArray[np.float64]:
 def _embed(stream, stops, documents, tally, used, heights, lanes, rows):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202, PLR0913
     """Add up the signs of every document's features, times the `heights` of their tallies."""
     start = 0
+    height = 0.0
     for document in range(documents):
         stop = stops[document]
         distinct = _tally(stream, start, stop, tally, used)
         at = document * DIMENSION
-        for level in range(1, FREQUENT):
+        for level in range(1, FREQUENT + 1):
             waiting = 0
-            for index in range(distinct):
-                if tally[used[index]] == level:
-                    _add_signs(used[index], lanes)
-                    waiting += 1
-                    if waiting == 255:
-                        _empty(lanes, waiting, heights[level], at, rows)
-                        waiting = 0
-            _empty(lanes, waiting, heights[level], at, rows)
+            for index in range(distinct + 1):  # once more, to empty the lanes
+                if index < distinct:
+                    times = tally[used[index]]
+                    if times == level or (times > level and level == FREQUENT):
+                        _add_signs(used[index], lanes)
+                        waiting += 1
+                        height = heights[times]
+                due = waiting > 0 and (index == distinct or level == FREQUENT)
+                if due or waiting == LANES_HOLD:
+                    _empty(lanes, waiting, height, at, rows)
+                    waiting = 0
         for index in range(distinct):
-            if tally[used[index]] >= FREQUENT:
-                _add_signs(used[index], lanes)
-                _empty(lanes, 1, heights[tally[used[index]]], at, rows)
             tally[used[index]] = 0
         start = stop
     return 0
@@ -105,7 +109,7 @@ def _tally(stream, start, stop, tally, used):  # type: ignore[no-untyped-def]  #
 
 @kernel
 def _add_signs(feature, lanes):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Count a feature's positive signs, in 8 lanes of 8 bits a word: fewer than 256 features."""
+    """Count a feature's positive signs, in 8 lanes of 8 bits a word."""
     for block in range(DIMENSION // 64):
         signs = _mix(np.uint64(feature * (DIMENSION // 64) + block + 1))
         for bit in range(8):

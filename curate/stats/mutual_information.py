@@ -313,11 +313,13 @@ def _fit(  # type: ignore[no-untyped-def]  # noqa: ANN202, PLR0913
     start = 0
     for block in range(blocks):
         stop, at, used = stops[block], block * stride, atoms[block]
+        total = 0.0
+        for cell in range(start, stop):
+            total += cells[cell]
         outcomes = _tabulate(
-            start, stop, sparse[block], stride, used, tokens, at, seen, expected, log_expected,
-            cells, none, lift, gain, log_counts, rows, frequency, scratch,
+            start, stop, total, sparse[block], stride, used, tokens, at, seen, expected,
+            log_expected, cells, none, lift, gain, log_counts, rows, frequency, scratch,
         )  # fmt: skip
-        seen_cells = _normalise(frequency, 0, outcomes)
         outcomes = _turn(rows, columns, frequency, outcomes, stride)
         refit = near[2 * block] >= blocks
         inherited = 0.0
@@ -325,45 +327,30 @@ def _fit(  # type: ignore[no-untyped-def]  # noqa: ANN202, PLR0913
             inherited = 1.0 if refit else INHERITED
         for atom in range(stride):
             inverse[atom] = 1.0 / chance[atom] if atom < used and chance[atom] > 1e-12 else 0.0
-            begin = inherited * share[atom] + (1.0 - inherited) / used
-            fitted[atom] = begin * inverse[atom]
-        _normalise(fitted, 0, stride)
+            fitted[atom] = (inherited * share[atom] + (1.0 - inherited) / used) * inverse[atom]
         rounds = REFIT_ROUNDS if refit else MIXTURE_ROUNDS
         fit_mixture(
             rows, columns, frequency, fitted, inverse, totals, moved, outcomes, stride, rounds
         )
         # Turn weights into shares of all cells. A sparse fit knows only the cells that were seen;
         # if its weights sum to less than 1, the rest are cells that never occur.
-        if sparse[block]:
-            reached, total = 0.0, 0.0
-            for atom in range(used):
-                reached += fitted[atom] * chance[atom]
-            for cell in range(start, stop):
-                total += cells[cell]
-            for atom in range(used):
-                fitted[atom] *= seen_cells / reached / total
-        else:
-            _normalise(fitted, 0, used)
+        in_fit, fit_cells, fit_mass = 0.0, 0.0, 0.0
         for atom in range(used):
-            weight[at + atom] = fitted[atom]
-            value[block] += fitted[atom] * information[atom]
+            in_fit += fitted[atom] * (chance[atom] if sparse[block] else 1.0)
+        for outcome in range(outcomes):
+            fit_cells += frequency[outcome]
+        for atom in range(used):
+            weight[at + atom] = (
+                fitted[atom] / in_fit * (fit_cells / total if sparse[block] else 1.0)
+            )
+            value[block] += weight[at + atom] * information[atom]
             some = lift[at + atom] if lift[at + atom] > 1e-3 else 1e-3
-            mass[at + atom] = fitted[atom] * some
-        _normalise(mass, at, used)
+            mass[at + atom] = weight[at + atom] * some
+            fit_mass += mass[at + atom]
+        for atom in range(used):
+            mass[at + atom] /= fit_mass
         start = stop
     return 0
-
-
-@kernel
-def _normalise(values, start, count):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Divide values by their sum, unless it is 0, and return it."""
-    total = 0.0
-    for place in range(start, start + count):
-        total += values[place]
-    if total > 0:
-        for place in range(start, start + count):
-            values[place] /= total
-    return total
 
 
 @kernel
@@ -413,7 +400,7 @@ def _inherit(block, near, stride, atoms, logs, mass, lift, chance, share):  # ty
 
 @kernel
 def _tabulate(  # type: ignore[no-untyped-def]  # noqa: ANN202, PLR0913
-    start, stop, lowest, stride, atoms, tokens, at, seen, expected, log_expected,  # noqa: ANN001
+    start, stop, total, lowest, stride, atoms, tokens, at, seen, expected, log_expected,  # noqa: ANN001
     cells, none, lift, gain, log_counts, rows, frequency, scratch,  # noqa: ANN001
 ):  # fmt: skip
     """Tabulate the likelihood of a block's counts, and return the number of outcomes seen.
@@ -424,9 +411,6 @@ def _tabulate(  # type: ignore[no-untyped-def]  # noqa: ANN202, PLR0913
     """
     chance, information = scratch[0], scratch[1]
     rate, probability, reached, gained = scratch[5], scratch[6], scratch[7], scratch[8]
-    total = 0.0
-    for cell in range(start, stop):
-        total += cells[cell]
     for atom in range(stride):
         chance[atom] = information[atom] = probability[atom] = 0.0
     outcomes = 0
