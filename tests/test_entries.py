@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from curate.runtime.mapping import CAN_FORGET, mapped_bytes
+from curate.runtime.memory import bounded
 from curate.tokens.entries import DomainFile, DomainFiles, Entry, EntryTable, StoredEntry
 from curate.tokens.store import DOCUMENT, PartWriter, TokenStore
 
@@ -83,6 +85,21 @@ def test_a_small_file_takes_little_memory() -> None:
     columns = [*table.columns.values(), table.keys.stops, table.paths.stops]
     held = len(table.keys.content) + len(table.paths.content) + sum(c.nbytes for c in columns)
     assert held - names <= 50 * len(entries)
+
+
+def test_many_entries_are_bounded_as_documents_are(tmp_path: Path) -> None:
+    made = stored(6, 600)
+    parts = [(one.part, one.backend, [one.entry]) for one in made]
+    whole = EntryTable.of(parts)
+    tables = [EntryTable.of(parts[start : start + 100]) for start in range(0, 600, 100)]
+    before = mapped_bytes()
+    with bounded(1 << 14, tmp_path):
+        joined = EntryTable.joined(tables)
+    size_bytes = sum(column.nbytes for column in whole.columns.values())
+    assert not CAN_FORGET or mapped_bytes() - before > size_bytes
+    rows = np.arange(600)
+    assert list(joined.stored(rows)) == list(whole.stored(rows)) == made
+    assert list(copy.deepcopy(joined).stored(rows)) == made
 
 
 def write_part(store: TokenStore, keys: list[tuple[str, int, bool]]) -> Path:

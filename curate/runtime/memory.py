@@ -44,6 +44,10 @@ FAULT_BYTES, SCATTERED_SHARE = 1 << 16, 16
 """Bytes that Linux maps around one that is read; and what of the memory scattered reads of one map
 may take until pages are given back."""
 
+SMALL_SHARE = 1 << 16
+"""Arrays of up to the memory over this number never go to a file: Linux allows a process fewer maps
+than that, and giving back pages takes a call for each."""
+
 FEWEST_ROWS = 64
 """Fewest rows of a block, which bounds the time that a very small memory costs."""
 
@@ -120,7 +124,8 @@ def columns(rows: int, dtypes: Mapping[str, Any]) -> Columns:
     sizes = {name: rows * kind.itemsize for name, kind in kinds.items()}
     steps = {name: -(-size // ALIGNMENT) * ALIGNMENT for name, size in sizes.items()}
     total = sum(steps.values())
-    if not CAN_FORGET or not total or _has_room(total):
+    is_small = total <= _bound.limit_bytes // SMALL_SHARE
+    if not CAN_FORGET or is_small or _has_room(total):
         content = np.empty(total, np.uint8)
         _held_bytes[0] += total
         weakref.finalize(content, _let_go, total).atexit = False
@@ -130,6 +135,13 @@ def columns(rows: int, dtypes: Mapping[str, Any]) -> Columns:
     for name, kind in kinds.items():
         made[name] = content[start : start + sizes[name]].view(kind)
         start += steps[name]
+    return made
+
+
+def placed(array: NDArray[Any]) -> NDArray[Any]:
+    """Copy an array to where `columns` has room for it."""
+    made = columns(len(array), {"": array.dtype})[""]
+    made[...] = array
     return made
 
 

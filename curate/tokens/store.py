@@ -36,10 +36,14 @@ from curate.runtime.files import (
     remove_tree,
     sweep,
 )
+from curate.runtime.memory import placed
 from curate.runtime.owners import ABANDONED_SECONDS
 from curate.runtime.sealed import SealError, first_damaged, read_sealed, seal_of
 from curate.runtime.workers import map_tasks
 from curate.tokens.entries import OBJECTS, Entry, EntryTable, narrowed
+
+TABLES = 64
+"""Tables of a few thousand entries that are joined at once, where there may be very many."""
 
 SCHEMA = 6
 """Version of parts. Raise it when their content changes, when the fields of `Entry` change their
@@ -130,7 +134,7 @@ class TokenStore:
         if clean:
             sweep(self.directory)
         read: dict[Path, PartInfo] = {}
-        tables = [self.entries]
+        tables, small = [self.entries], list[EntryTable]()
         held: list[tuple[Path, str, list[Entry]]] = []
         objects = 0
         # Backwards, joined parts come first, so that those they replace are not read.
@@ -143,8 +147,11 @@ class TokenStore:
                 held.append((path, info.backend, info.entries))
                 objects += len(info.entries)
                 if objects >= OBJECTS:
-                    tables.append(EntryTable.of(held))
+                    small.append(EntryTable.of(held))
                     held, objects = [], 0
+                if len(small) == TABLES:
+                    tables.append(EntryTable.joined(small))
+                    small = []
                 read[path] = msgspec.structs.replace(info, entries=info.entries[:1])
                 self._replaced.update(dict.fromkeys(info.replaces, path))
             elif path.is_dir():  # not removed meanwhile
@@ -153,7 +160,8 @@ class TokenStore:
             if path.name not in self._replaced:  # by a part that was joined with it later
                 self.parts[path] = info
         if read:
-            joined = EntryTable.joined([*tables, EntryTable.of(held)])
+            joined = EntryTable.joined([*tables, *small, EntryTable.of(held)])
+            del tables, small
             self._use(joined.of_parts(self.parts))
         if clean:
             self._remove_replaced(paths)
@@ -162,15 +170,15 @@ class TokenStore:
         """Take entries, and index them by the first bits of a hash of their keys."""
         self.entries = entries
         """Entries of these parts; of those with the same key and segment, the first is used."""
-        hashes = np.fromiter(
-            map(xxhash.xxh3_64_intdigest, entries.keys.pieces()), np.uint64, len(entries)
-        )
         bits = max(1, len(entries).bit_length())  # a bucket or two for each entry
-        buckets = (hashes >> np.uint64(64 - bits)).astype(np.int64)
+        self._shift = shift = 64 - bits
+        hashes = map(xxhash.xxh3_64_intdigest, entries.keys.pieces())
+        kind = np.uint32 if bits <= 32 else np.uint64
+        buckets = np.fromiter((number >> shift for number in hashes), kind, len(entries))
+        self._order = placed(narrowed(np.argsort(buckets, kind="stable"))).data
         counts = np.bincount(buckets, minlength=1 << bits)
-        self._shift = 64 - bits
-        self._starts = narrowed(np.append(0, np.cumsum(counts))).data
-        self._order = narrowed(np.argsort(buckets, kind="stable")).data
+        del buckets
+        self._starts = placed(narrowed(np.append(0, np.cumsum(counts)))).data
         self._segments = entries.columns["segment"].data
 
     def _remove_replaced(self, paths: Sequence[Path]) -> None:

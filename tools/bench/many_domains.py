@@ -55,13 +55,14 @@ def main() -> None:
     work = (options.work / "many-domains").resolve()
     shutil.rmtree(work, ignore_errors=True)
     tokens = int(options.tokens)
-    recipe = _recipe(work, options.domains, tokens, options.form)
+    recipe = _recipe(work, options, tokens)
     tokenizer = Tokenizer("synthetic", "", "5" * 32, "<|end|>", 0, 50_000, ())
     store = TokenStore(work / ".curate", tokenizer.fingerprint, tokenizer.dtype)
     _write_store(store, options.domains, options.files, tokens)
     print(
         f"{options.domains:,} domains, {options.domains * options.files:,} files, "
-        f"{tokens:.3g} tokens, {options.form}\n\n| step | CPU s | peak MB |\n|---|---:|---:|"
+        f"{tokens:.3g} tokens, {options.form}, limits.memory_mb {options.memory_mb}\n\n"
+        "| step | CPU s | peak MB |\n|---|---:|---:|"
     )
     with bounded(recipe.recipe.limits.memory_mb << 20, work / ".curate"):
         with _step("read the parts"):
@@ -87,6 +88,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--files", type=int, default=100, help="files of each domain")
     parser.add_argument("--tokens", type=float, default=1e13)
     parser.add_argument("--form", default="npy", help="output format")
+    parser.add_argument("--memory-mb", type=int, default=1024, help="limits.memory_mb")
     parser.add_argument("--smoke", action="store_true", help="seconds, to see that it runs")
     parser.add_argument("--work", type=Path, default=Path("bench-work"), help="scratch directory")
     return parser.parse_args()
@@ -103,16 +105,19 @@ def _step(name: str) -> Iterator[None]:
     print(f"| {name} | {seconds:.1f} | {peak_kb * 1024 / 1e6:.0f} |", flush=True)
 
 
-def _recipe(work: Path, domains: int, tokens: int, form: str) -> LoadedRecipe:
+def _recipe(work: Path, options: argparse.Namespace, tokens: int) -> LoadedRecipe:
     work.mkdir(parents=True)
     fields = {
         "name": "many",
         "tokenizer": {"path": "tokenizer.json", "eos": "<|end|>"},
-        "domains": [{"name": f"d{number}", "paths": f"d{number}"} for number in range(domains)],
+        "domains": [
+            {"name": f"d{number}", "paths": f"d{number}"} for number in range(options.domains)
+        ],
         "mixture": {"method": "natural"},
         "budget_tokens": int(tokens * BUDGET_SHARE),
-        "output": {"format": form},
-        **({"sequence_length": 2048} if form == "npy" else {}),
+        "output": {"format": options.form},
+        "limits": {"memory_mb": options.memory_mb},
+        **({"sequence_length": 2048} if options.form == "npy" else {}),
     }
     return parse(json.dumps(fields), work)
 
