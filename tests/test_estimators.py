@@ -329,3 +329,5 @@ def test_ends_of_nothing() -> None:
     assert conditional(sample).nats == 0
     with pytest.raises(ValueError, match="shapes differ"):
         pair_sample(empty, empty, np.zeros(1, np.int64), 4)
+    with pytest.raises(ValueError, match="too many pairs to number: 1 tokens of 4,000,000,000"):
+        pair_sample(*np.zeros((3, 1), np.int64), 4_000_000_000)

@@ -93,9 +93,11 @@ class PairSample:
 
     def prefix(self, tokens: int) -> PairSample:
         """Return the first `tokens` tokens, themselves a sample of the same kind."""
-        used, pair = np.unique(self.pair[:tokens], return_inverse=True)
+        pair = self.pair[:tokens]
+        is_used = np.bincount(pair, minlength=len(self.first)) > 0
+        place = (np.cumsum(is_used) - 1).astype(np.int32)
         return PairSample(
-            self.first[used], self.second[used], pair.astype(np.int32), self.block[:tokens],
+            self.first[is_used], self.second[is_used], place[pair], self.block[:tokens],
             self.symbols,
         )  # fmt: skip
 
@@ -131,16 +133,23 @@ def pair_sample(
         symbols: One more than the highest id.
 
     Raises:
-        ValueError: The shapes differ.
+        ValueError: The shapes differ, or tokens times the square of symbols do not fit 63 bits.
     """
     if not first.shape == second.shape == block.shape:
         raise ValueError(f"shapes differ: {first.shape}, {second.shape}, {block.shape}")
-    key = first.astype(np.int64) * symbols + second
-    distinct, pair = np.unique(key, return_inverse=True)
+    tokens = len(first)
+    if tokens * symbols**2 >= 2**63:
+        raise ValueError(f"too many pairs to number: {tokens:,} tokens of {symbols:,} symbols")
+    # Sorting pairs with their places in one number takes half the time of `numpy.unique`.
+    ranked = np.sort((first.astype(np.int64) * symbols + second) * tokens + np.arange(tokens))
+    key, place = np.divmod(ranked, max(1, tokens))
+    is_new = np.diff(key, prepend=-1) != 0
+    pair = np.empty(tokens, np.int32)
+    pair[place] = np.cumsum(is_new) - 1
+    distinct = key[is_new]
     return PairSample(
-        distinct // symbols, distinct % symbols, pair.astype(np.int32), block.astype(np.int32),
-        symbols,
-    )  # fmt: skip
+        distinct // symbols, distinct % symbols, pair, block.astype(np.int32), symbols
+    )
 
 
 def keyed_documents(domain: DomainTokens, seed: int, most: int) -> NDArray[np.int64]:
