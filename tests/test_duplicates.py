@@ -135,10 +135,9 @@ def test_words_and_normalised_form():
 
 
 def test_decoding_equals_the_librarys(place: Path, bpe: dict[str, Any]):
-    bpe["added_tokens"] += [
-        {**bpe["added_tokens"][0], "id": 400, "content": "<odd token ü>", "special": False},
-    ]
-    tokenizer = from_json(json.dumps(bpe).encode(), "<|endoftext|>", "test")
+    odd = {**bpe["added_tokens"][0], "id": 400, "content": "<odd token ü>", "special": False}
+    definition = json.dumps({**bpe, "added_tokens": [*bpe["added_tokens"], odd]})
+    tokenizer = from_json(definition.encode(), "<|endoftext|>", "test")
     library = tokenizers.Tokenizer.from_str(tokenizer.definition)
     rng = np.random.default_rng(3)
     documents = [rng.integers(2, 401, rng.integers(0, 30)) for _ in range(300)]
