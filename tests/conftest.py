@@ -6,7 +6,7 @@ import gc
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,28 @@ from curate.dataset.hashed_json import with_hash
 from curate.runtime.progress import Observer
 
 os.environ.pop("COLUMNS", None)  # xdist sets it to 80, and tables obey it
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--runslow", action="store_true", help="run tests marked slow, too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--runslow"):
+        for item in items:
+            if "slow" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="repeats a check: --runslow runs it"))
+
+
+def slow_if(is_slow: Callable[[Any], bool], cases: Iterable[Any]) -> list[Any]:
+    """Values of a parameter, some of which are marked slow."""
+    return [pytest.param(case, marks=pytest.mark.slow) if is_slow(case) else case for case in cases]
+
+
+@pytest.fixture(scope="session")
+def runslow(request: pytest.FixtureRequest) -> bool:
+    """Whether a check goes through all of its inputs, or through some of them."""
+    return bool(request.config.getoption("--runslow"))
 
 
 def pytest_configure() -> None:

@@ -57,7 +57,7 @@ class Flat:
         return self.inner.gradient(np.maximum(weights, self.least), tokens, params)
 
 
-@pytest.mark.parametrize("least", [0.02, 0.122, 0.3])
+@pytest.mark.parametrize("least", [0.02, pytest.param(0.122, marks=pytest.mark.slow), 0.3])
 @pytest.mark.parametrize(
     "search",
     [

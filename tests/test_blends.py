@@ -175,7 +175,7 @@ RULES: dict[str, Callable[[list[WrittenDomain]], list[float]]] = {
 """Trainer → samples by source, for domains that are wanted once."""
 
 
-@pytest.mark.parametrize("budget", [2_000_000, 200_000_000])
+@pytest.mark.parametrize("budget", [2_000_000, pytest.param(200_000_000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", MIXTURES)
 def test_no_domain_of_300_is_lost_without_a_warning_that_names_it(name: str, budget: int) -> None:
     domains = zipf(300, budget)

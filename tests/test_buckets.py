@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from conftest import RECIPE, Listener
+from conftest import RECIPE, Listener, slow_if
 from s3_server import Faults, running
 
 import curate
@@ -79,9 +79,12 @@ def assert_same(sent, written):
         assert without_recipe(sent[name]) == without_recipe(written[name]), name
 
 
+QUICK = ("megatron", "mds", "parquet", "webdataset", "llmc nanogpt")
+
+
 @pytest.mark.parametrize(
     "options",
-    [*FORMATS, "llmc nanogpt", "parquet nanochat"],
+    slow_if(lambda name: name not in QUICK, [*FORMATS, "llmc nanogpt", "parquet nanochat"]),
 )
 def test_a_bucket_holds_what_a_directory_would_despite_faults(cached_recipe, store, options):
     name, _, variant = options.partition(" ")
@@ -162,7 +165,7 @@ def test_the_same_again_sends_nothing_but_reads_all(cached_recipe, store):
     assert objects(store) == first
 
 
-@pytest.mark.parametrize("killed_after", [3, 14, 45])
+@pytest.mark.parametrize("killed_after", slow_if(lambda writes: writes != 14, [3, 14, 45]))
 def test_a_killed_build_goes_on_with_what_is_there(cached_recipe, store, tmp_path, killed_after):
     build(cached_recipe, "s3://b/whole")
     whole = objects(store, "whole/")

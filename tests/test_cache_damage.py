@@ -113,17 +113,18 @@ def campaign(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
 
 
 def test_any_flipped_bit_in_the_cache_is_noticed_and_mended(
-    campaign: tuple[Path, dict[str, Any]],
+    campaign: tuple[Path, dict[str, Any]], runslow: bool
 ) -> None:
+    """One file of each name, or all of them."""
     root, clean = campaign
     cache = root / ".curate"
     before = {path: path.read_bytes() for path in sorted(cache.rglob("*")) if path.is_file()}
     kinds = {path.relative_to(cache).parts[0] for path in before}
     assert kinds == {"CACHEDIR.TAG", "files.json", "trained", "tokens", "counts", "evidence"}
     rng = np.random.default_rng(7)
-    for path, content in before.items():
-        if not content:
-            continue
+    named = {path if runslow else path.name: path for path, content in before.items() if content}
+    for path in named.values():
+        content = before[path]
         damaged = bytearray(content)
         damaged[rng.integers(len(damaged))] ^= 1 << rng.integers(8)
         path.write_bytes(damaged)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import captures
 import pytest
+from conftest import slow_if
 
 from curate.cli import cli
 
@@ -44,16 +45,16 @@ def test_whole_numbers_and_long_sentences_are_no_fault() -> None:
     assert captures.faults(text, 80) == []
 
 
-def test_no_number_is_cut(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("width", slow_if(lambda width: width != 80, captures.WIDTHS))
+def test_no_number_is_cut(work: Path, monkeypatch: pytest.MonkeyPatch, width: int) -> None:
     monkeypatch.chdir(work)
     for command in captures.COMMANDS:
         if command.split()[0] in APART:
             continue
-        for width in captures.WIDTHS:
-            Path("first.yaml").unlink(missing_ok=True)
-            text = captures.run(command, width)
-            assert text.strip()
-            assert captures.faults(text, width) == [], command
+        Path("first.yaml").unlink(missing_ok=True)
+        text = captures.run(command, width)
+        assert text.strip()
+        assert captures.faults(text, width) == [], command
 
 
 def test_the_page_has_no_cut_number_either() -> None:

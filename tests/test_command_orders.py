@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import RECIPE
+from conftest import RECIPE, slow_if
 
 import curate
 
@@ -62,13 +62,7 @@ def load(root: Path, out: Path) -> Any:
     return curate.load_recipe(root / "recipe.yaml", {"output.dir": str(out)})
 
 
-@pytest.mark.parametrize(
-    "first",
-    [
-        pytest.param(name, marks=() if name in ("build", "validate") else pytest.mark.slow)
-        for name in COMMANDS
-    ],
-)
+@pytest.mark.parametrize("first", slow_if(lambda name: name != "build", COMMANDS))
 def test_any_command_may_follow_any_other(after: Callable[[str], Path], first: str) -> None:
     pytest.importorskip("torch")
     before = after(first)

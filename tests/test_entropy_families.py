@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import slow_if
 
 from curate.stats.bigram_sample import pair_sample
 from curate.stats.conditional import ends
@@ -39,8 +40,7 @@ def test_the_truth_of_a_family_is_what_many_tokens_show(family: str) -> None:
     assert bench.conditional_plugin(counts) == pytest.approx(text.conditional, abs=0.015)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", slow_if(lambda family: family != "backoff", FAMILIES))
 def test_intervals_cover_and_the_dummy_does_not(family: str) -> None:
     """A short form of the bench, which has 100 trials; its coverage is in docs/entropy.md."""
     rows = [bench.trial((family, number), 100_000) for number in range(5000, 5006)]

@@ -137,10 +137,15 @@ def test_a_strangers_text_in_card_terminal_and_json(hostile_recipe: Path) -> Non
     [
         {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
         {"PYTHONIOENCODING": "cp1252"},
-        {"PYTHONIOENCODING": "ascii"},
         {"PYTHONIOENCODING": "utf-16"},
-        {"TERM": "dumb", "COLUMNS": "20"},
-        {"LC_ALL": "de_DE.UTF-8", "LANG": "tr_TR.UTF-8"},
+        *(
+            pytest.param(names, marks=pytest.mark.slow)
+            for names in (
+                {"PYTHONIOENCODING": "ascii"},
+                {"TERM": "dumb", "COLUMNS": "20"},
+                {"LC_ALL": "de_DE.UTF-8", "LANG": "tr_TR.UTF-8"},
+            )
+        ),
     ],
 )
 def test_any_encoding_takes_the_output(

@@ -177,7 +177,6 @@ def test_neither_end_alone_passes() -> None:
     assert abs(found.ends.lift - sparse.conditional) > plugin_error / 3
 
 
-@pytest.mark.slow
 def test_the_default_meets_both_bars_and_the_dummy_neither() -> None:
     """Error at most a third of the plug-in's, and 95 % intervals that cover.
 

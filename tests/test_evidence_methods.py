@@ -42,18 +42,11 @@ BY_RUNS = [name for name, method in METHODS.items() if method.evidence == "runs"
 BY_EXPERTS = [name for name, method in METHODS.items() if method.evidence == "experts"]
 
 
-SLOW = {"boosted", "regmix", "boosted_mde"}
-DRAWN = {*SLOW, "gaussian"}
+DRAWN = {"boosted", "regmix", "boosted_mde", "gaussian"}
 """Their random draws follow the order of the domains."""
 
 
-@pytest.mark.parametrize(
-    "method",
-    [
-        pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name
-        for name in [*BY_RUNS, *BY_EXPERTS]
-    ],
-)
+@pytest.mark.parametrize("method", [*BY_RUNS, *BY_EXPERTS])
 def test_contract(method):
     check_evidence_contract(method, by_name=method not in DRAWN)
 
@@ -310,7 +303,6 @@ def test_comparison_is_the_same_for_any_number_of_workers(monkeypatch):
     assert list(alone["mixtures"]) == list(few[:3])
 
 
-@pytest.mark.slow
 def test_comparison_says_why_a_method_is_left_out():
     found = compare_mixtures(every_method(asked("natural", evidence=Evidence(runs(30)))))
     assert {"natural", "uniform", "bimix", "dml", "regmix"} - set(found["mixtures"]) <= {"regmix"}

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from conftest import slow_if
 from law_tables import mixtures, table_of
 
 from curate.cli import cli
@@ -66,8 +67,8 @@ def write(table: RunTable, path: Path) -> Path:
 
 @pytest.mark.parametrize("runs", [6, 10, 24, 60])
 @pytest.mark.parametrize("factor", [20.0, 1 / 20])
-def test_a_diverged_run_is_found_wherever_it_is(runs: int, factor: float) -> None:
-    for seed in range(10):
+def test_a_diverged_run_is_found_wherever_it_is(runs: int, factor: float, runslow: bool) -> None:
+    for seed in range(10 if runslow else 4):
         table = honest(drawn(runs, seed), seed=seed)
         row, target = np.random.default_rng(seed).integers((runs, 4))
         (loss,) = far_losses(with_loss(table, row, target, factor))
@@ -76,14 +77,14 @@ def test_a_diverged_run_is_found_wherever_it_is(runs: int, factor: float) -> Non
         assert loss.expected == pytest.approx(truth, rel=0.45)  # six runs, no more is possible
 
 
-def test_a_lesser_fault_is_found_where_runs_are_many() -> None:
-    found = 0
-    for seed in range(30):
+def test_a_lesser_fault_is_found_where_runs_are_many(runslow: bool) -> None:
+    found, seeds = 0, 30 if runslow else 12
+    for seed in range(seeds):
         rng = np.random.default_rng(seed)
         table = honest(drawn(40, seed), noise=0.001, seed=seed)
         row = int(np.argsort(table.weights[:, 1])[rng.integers(5, 40)])  # not least in its domain
         found += named(with_loss(table, row, 1, 1.6)) == [f"r{row}"]
-    assert found >= 20
+    assert found >= seeds * 2 / 3
 
 
 def usual_rule(table: RunTable) -> bool:
@@ -215,7 +216,13 @@ def best_mixture(table: RunTable) -> tuple[Problem, Array]:
     return problem, optimise(problem).weights
 
 
-@pytest.mark.parametrize("fault", ["5", "1.3", "one target", "swapped", "column shifted"])
+@pytest.mark.parametrize(
+    "fault",
+    slow_if(
+        lambda fault: fault not in ("5", "swapped"),
+        ["5", "1.3", "one target", "swapped", "column shifted"],
+    ),
+)
 def test_bad_runs_move_the_optimum_by_less_than_its_interval(fault: str) -> None:
     """Of five tables at most one moves further, where honest runs left would be too few."""
     left_out, kept, tables = 0, 0, 0
@@ -256,6 +263,6 @@ def test_the_loss_of_another_checkpoint_is_far() -> None:
     assert named(table) == [] and named(replace(table, losses=losses)) == ["run1-nan"]
 
 
-def test_noisy_tables_lose_no_run() -> None:
-    tables = [honest(drawn(24, seed), noise=0.05, seed=seed) for seed in range(20)]
-    assert [named(table) for table in tables] == [[]] * 20
+def test_noisy_tables_lose_no_run(runslow: bool) -> None:
+    for seed in range(20 if runslow else 8):
+        assert named(honest(drawn(24, seed), noise=0.05, seed=seed)) == []

@@ -8,6 +8,7 @@ has an entry for every row of `METHODS`, as `docs/fidelity.md` has a row.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import slow_if
 from method_contract import asked, experts
 from mixing_laws import LogLinear, PowerLaw, table_of
 from numpy.typing import NDArray
@@ -518,7 +520,10 @@ def test_olmix_pulls_by_bits_per_byte_whatever_the_unit(bytes_per_token: float) 
     assert np.abs(ours - least(lambda w: pulled(w, 0.05))).max() > 0.01  # the dummy: not converted
 
 
-@pytest.mark.parametrize("method", ["bimix", "dml", "olmix", "additive", "autoscale", "joint"])
+@pytest.mark.parametrize(
+    "method",
+    slow_if("joint".__eq__, ["bimix", "dml", "olmix", "additive", "autoscale", "joint"]),
+)
 def test_before_caps_is_the_choice_without_them(method: str) -> None:
     """Beside a capped answer, `unconstrained` is what the reference finds without caps."""
     table = {
@@ -579,14 +584,19 @@ def true_optimum(table: RunTable, search: dict[str, Any], unique: Array) -> Arra
     return np.asarray(min(inside, key=lambda end: float(end.fun)).x)
 
 
-@pytest.mark.parametrize("least_c", [0.02, 0.122, 0.3])
-@pytest.mark.parametrize("trust_region", [True, False])
-@pytest.mark.parametrize("kl", [0.0, 1e-9, 0.05])
-@pytest.mark.parametrize("supply", [None, 10.0, 0.3])
+SETTINGS = list(
+    itertools.product([0.02, 0.122, 0.3], [True, False], [0.0, 1e-9, 0.05], [None, 10.0, 0.3])
+)
+
+
+@pytest.mark.parametrize(
+    "setting", slow_if(lambda setting: SETTINGS.index(setting) % 7 > 0, SETTINGS), ids=str
+)
 def test_bimix_reaches_the_true_optimum_in_every_setting(
-    least_c: float, trust_region: bool, kl: float, supply: float | None
+    setting: tuple[float, bool, float, float | None],
 ) -> None:
     """`supply` is that of each domain over the budget, where repeats are discounted."""
+    least_c, trust_region, kl, supply = setting
     table = planted_swarm(least_c)
     unique = np.full(3, 10.0 if supply is None else supply) * np.array([1.0, 1.5, 0.7])
     search = {"kl": kl, "trust_region": trust_region, "discount_repeats": supply is not None}

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
+from conftest import slow_if
 from format_contract import (
     CONTRACT,
     Case,
@@ -129,8 +130,12 @@ def test_any_changed_byte_of_the_header_is_found(case: Case, tmp_path: Path) -> 
             damaged(case, stem)
 
 
-@over(CASES)
-def test_memory_does_not_grow_with_the_shard(case: Case, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "name",
+    slow_if("webdataset".__eq__, CASES),
+)
+def test_memory_does_not_grow_with_the_shard(name: str, tmp_path: Path) -> None:
+    case = CASES[name]
     stem = tmp_path / "shard"
     steps = 60
     if isinstance(case.format, TokenFormat):

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from conftest import slow_if
 from method_contract import NAMES, asked, runs
 from mixing_laws import Linear, LogLinear, table_of
 
@@ -108,13 +109,10 @@ def test_three_groups_and_weights_within_them() -> None:
 
 @pytest.mark.parametrize(
     "method",
-    [
-        name
-        if name in ("dml", "bimix", "ridge", "mde")
-        else pytest.param(name, marks=pytest.mark.slow)
-        for name, row in METHODS.items()
-        if row.evidence
-    ],
+    slow_if(
+        lambda name: name not in ("dml", "bimix", "ridge", "mde"),
+        [name for name, row in METHODS.items() if row.evidence],
+    ),
 )
 def test_every_method_that_predicts_losses_has_a_front(method: str) -> None:
     of_experts = METHODS[method].evidence == "experts"

@@ -61,9 +61,16 @@ def test_a_signal_whose_exception_is_lost_is_raised_again(number: int) -> None:
     assert (done.stdout, done.stderr) == (f"cleaned up\nobeyed {int(number)}\n", "")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("workers", ["1", "2"])
-def test_signals_at_any_moment_are_obeyed(cached_recipe: Path, number: int, workers: str) -> None:
+@pytest.mark.parametrize(
+    ("workers", "number"),
+    [
+        ("1", signal.SIGTERM),
+        ("2", signal.SIGINT),
+        pytest.param("1", signal.SIGINT, marks=pytest.mark.slow),
+        pytest.param("2", signal.SIGTERM, marks=pytest.mark.slow),
+    ],
+)
+def test_signals_at_any_moment_are_obeyed(cached_recipe: Path, workers: str, number: int) -> None:
     """From the moment that Python runs curate's code; before, Python itself ends."""
     command = ["build", "recipe.yaml", "--workers", workers, "--set", f"cache=cache{workers}"]
     for moment in (0.2, 0.5, 0.9, 1.4):

@@ -284,10 +284,10 @@ def few_runs(seed: int, targets: int) -> tuple[RunTable, RunTable]:
     return table.take(np.arange(20)), table.take(np.arange(20, 120))
 
 
-def test_many_targets_share_what_few_runs_say() -> None:
+def test_many_targets_share_what_few_runs_say(runslow: bool) -> None:
     """One law of 12 targets is nearer to the truth than 12 laws, and than inverse squares."""
     together, apart, inverse = [], [], []
-    for seed in range(2):
+    for seed in range(2 if runslow else 1):
         train, test = few_runs(seed, 12)
         law = fit_joint(train)
         together.append(mean_error(law, test))
@@ -319,10 +319,10 @@ def named_by_domains(seed: int, rolled: int) -> tuple[RunTable, RunTable]:
 
 
 @pytest.mark.parametrize("rolled", [0, 1])
-def test_names_of_domains_help_few_runs_where_losses_agree(rolled: int) -> None:
+def test_names_of_domains_help_few_runs_where_losses_agree(rolled: int, runslow: bool) -> None:
     """A target learns most from the domain of its name, unless the errors left out object."""
     ratios = []
-    for seed in range(3):
+    for seed in range(3 if runslow else 1):
         train, test = named_by_domains(seed, rolled)
         other = dataclasses.replace(train, targets=tuple(f"task {name}" for name in train.targets))
         named, unnamed = (mean_error(fit_joint(table), test) for table in (train, other))
@@ -366,7 +366,6 @@ def spearman(first: Array, second: Array) -> float:
     return float(np.corrcoef(*ranks)[0, 1])
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not TABLES.exists(), reason="published tables are not here")
 def test_regmix_ranks() -> None:
     """Pile-CC: 0.97 from 54 of 512 runs in the mean of 5 draws, 0.991 from all, 0.98 at 1B."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Listener
+from conftest import Listener, slow_if
 
 import curate
 from curate.errors import CurateError, RecipeError
@@ -60,11 +60,14 @@ SLOW = ("joint", "gaussian", "boosted", "regmix")
 
 @pytest.mark.parametrize(
     "method",
-    [
-        pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name
-        for name, row in METHODS.items()
-        if "keep" in row.keys and not name.endswith("_mde") and name != "law"
-    ],
+    slow_if(
+        SLOW.__contains__,
+        [
+            name
+            for name, row in METHODS.items()
+            if "keep" in row.keys and not name.endswith("_mde") and name != "law"
+        ],
+    ),
 )
 def test_every_law_keeps_the_proportions_and_is_free_elsewhere(method: str) -> None:
     law = {"law": "exponential"} if method == "law" else {}

@@ -654,7 +654,6 @@ print(found)
 """
 
 
-@pytest.mark.slow
 def test_ranks_come_from_torch_distributed(places: dict[str, Path], tmp_path: Path) -> None:
     pytest.importorskip("torch.distributed")
     command = [sys.executable, "-c", RANK_PROGRAM]

@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
+from conftest import slow_if
 
 from curate.curation import attribute_tables, evaluation_sets
 from curate.curation.attribute_tables import AttributeTable
@@ -401,7 +402,7 @@ LIMITED = """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc, fork and a limit of memory")
-@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("name", slow_if(("a.jsonl.xz", "a.jsonl.bz2").__contains__, WRITERS))
 def test_little_memory_reads_all_or_stops(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     WRITERS[name](path)

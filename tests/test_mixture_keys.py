@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from conftest import slow_if
 from method_contract import NAMES, asked, experts
 from mixing_laws import PowerLaw
 from rich.console import Console
@@ -65,7 +66,7 @@ VALUES = {
 }
 """A value for every key that is not its default."""
 
-SLOW = {"boosted", "regmix", "boosted_mde", "gaussian", "gaussian_mde", "joint"}
+SLOW = {"boosted", "boosted_mde", "gaussian", "gaussian_mde", "joint"}
 TREES = {"boosted", "regmix"}
 FEW = 3
 """Resamples that show that a method makes them; an interval takes `LEAST_REPLICATES`."""
@@ -158,11 +159,9 @@ def answer(request):
     return json.dumps({key: fields[key] for key in fields if key != "warnings"}, sort_keys=True)
 
 
-LEARNED = [
-    pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name
-    for name, row in METHODS.items()
-    if row.evidence is not None
-]
+LEARNED = slow_if(
+    SLOW.__contains__, [name for name, row in METHODS.items() if row.evidence is not None]
+)
 
 
 @pytest.mark.parametrize("method", LEARNED)

@@ -147,7 +147,7 @@ def test_a_controller_moves_the_shares_of_a_run(
         assert max(share.values()) - min(share.values()) < 0.001
 
 
-@pytest.mark.parametrize("method", ["odm", "ado"])
+@pytest.mark.parametrize("method", ["odm", pytest.param("ado", marks=pytest.mark.slow)])
 def test_a_killed_run_goes_on_as_if_it_had_not_been(
     online: ModuleType, recipe: Path, method: str, tmp_path: Path
 ) -> None:

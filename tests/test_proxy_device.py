@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from bench.fake_device import fake_cuda, fake_meta
+from conftest import slow_if
 from torch._subclasses.fake_tensor import DataDependentOutputException
 
 from curate.proxy.loss import head_chunk
@@ -38,7 +39,10 @@ def validation(lengths: list[int]) -> ValidationRows:
     )
 
 
-@pytest.mark.parametrize("name", list(PRESETS))
+BY_SIZE = slow_if(lambda name: PRESETS[name].layers > 6, PRESETS)
+
+
+@pytest.mark.parametrize("name", BY_SIZE)
 def test_a_step_and_an_evaluation_on_a_fake_gpu(name: str) -> None:
     preset = PRESETS[name]
     length = preset.training.sequence_length
@@ -56,13 +60,7 @@ def test_a_step_and_an_evaluation_on_a_fake_gpu(name: str) -> None:
         assert mode.reads == 1  # the sums, once
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=pytest.mark.slow if preset.layers > 6 else ())
-        for name, preset in PRESETS.items()
-    ],
-)
+@pytest.mark.parametrize("name", BY_SIZE)
 def test_memory_of_a_step_is_what_the_estimate_says(name: str) -> None:
     preset = PRESETS[name]
     shape, length = preset.sized(VOCABULARY), preset.training.sequence_length

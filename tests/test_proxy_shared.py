@@ -90,7 +90,6 @@ def test_processes_go_on_where_one_dies() -> None:
     assert sorted(deaths) == [(1, "ended with exit code 3"), (2, "was ended by SIGKILL")]
 
 
-@pytest.mark.slow
 def test_two_devices_give_the_runs_of_one(recipe: Path, tmp_path: Path) -> None:
     one = load(recipe, (*SWARM, f"output.dir={tmp_path / 'one'}"))
     two = load(recipe, (*SWARM, "proxy.device=cpu,cpu", f"output.dir={tmp_path / 'two'}"))
@@ -126,8 +125,7 @@ def claimants(directory: Path) -> list[int]:
             for path in (directory / "claims").glob("*.json") if path.stat().st_size]  # fmt: skip
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("victims", [1, 2])
+@pytest.mark.parametrize("victims", [2, pytest.param(1, marks=pytest.mark.slow)])
 def test_killed_processes_and_who_goes_on(recipe: Path, tmp_path: Path, victims: int) -> None:
     more = (*SWARM, "proxy.tokens=16384", "max_epochs=8")
     whole = load(recipe, (*more, f"output.dir={tmp_path / 'whole'}"))
@@ -157,7 +155,6 @@ def test_killed_processes_and_who_goes_on(recipe: Path, tmp_path: Path, victims:
     same_runs(shared, whole.output_dir)
 
 
-@pytest.mark.slow
 def test_a_second_command_shares_the_work(recipe: Path, tmp_path: Path) -> None:
     more = (*SWARM, "proxy.models=1", f"output.dir={tmp_path / 'shared'}")
     command = [sys.executable, "-m", "curate.cli", "proxy", str(recipe), "--workers", "1"]
@@ -171,7 +168,6 @@ def test_a_second_command_shares_the_work(recipe: Path, tmp_path: Path) -> None:
     assert len(list((tmp_path / "shared" / "curves").glob("*.parquet"))) == 4
 
 
-@pytest.mark.slow
 def test_ray_gives_the_runs_of_one_device(recipe: Path, tmp_path: Path) -> None:
     pytest.importorskip("ray")
     one = load(recipe, (*SWARM, f"output.dir={tmp_path / 'one'}"))

@@ -266,7 +266,6 @@ def test_runs_drawn_within_other_caps_stay(recipe: Path) -> None:
     assert any("rows drawn within other epoch caps stay:" in n for n in heard.notices)
 
 
-@pytest.mark.slow
 def test_killed_and_started_again_gives_the_same_runs(recipe: Path, tmp_path: Path) -> None:
     more = (*SWARM, "proxy.tokens=8192", "proxy.checkpoints=8")
     whole = load(recipe, (*more, f"output.dir={tmp_path / 'whole'}"))

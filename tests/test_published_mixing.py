@@ -97,7 +97,6 @@ def isotropic(weights, losses, length, nugget):
     return lambda new: mean + kernel(new) @ solved, likelihood
 
 
-@pytest.mark.slow
 @needs_shared
 def test_support_fires_for_an_isotropic_process():
     """One length for all domains: about 15 % Pile-CC, at a loss that no run comes near."""
@@ -118,7 +117,6 @@ def test_support_fires_for_an_isotropic_process():
     assert not check_support(picked, support_of(train.weights), train.domains).inside
 
 
-@pytest.mark.slow
 @needs_shared
 def test_trust_region_holds_ridge_on_regmix():
     train = regmix("train")

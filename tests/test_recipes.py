@@ -48,7 +48,6 @@ def on_small_data(path: Path, corpus: Path, work: Path) -> LoadedRecipe:
     return load(path, tuple(overrides))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("path", EMBEDDED, ids=lambda path: path.stem)
 def test_recipes_of_the_embedded_corpus_plan(path: Path, corpus: Path, tmp_path: Path) -> None:
     loaded = on_small_data(path, corpus, tmp_path)

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 from click.testing import CliRunner
-from conftest import END, forge_manifest, make_documents
+from conftest import END, forge_manifest, make_documents, slow_if
 
 import curate
 from curate.cli import cli
@@ -117,7 +117,10 @@ def megatron(root: Path) -> Path:
 LICENSES = {"wiki": "CC-BY-SA-4.0", "code": "MIT", "talk": None}
 
 
-@pytest.mark.parametrize("name", FORMATS)
+QUICK = ("megatron", "npy", "parquet", "webdataset")
+
+
+@pytest.mark.parametrize("name", slow_if(lambda name: name not in QUICK, FORMATS))
 def test_look_ups_both_ways_equal_the_source(root: Path, tmp_path: Path, name: str) -> None:
     options = {"documents": False} if name == "olmo" else {}
     directory = build(root, tmp_path / name, name, options=options)

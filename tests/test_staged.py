@@ -206,10 +206,10 @@ def test_a_planted_gain_is_recovered_and_pays(seed: int) -> None:
     assert best_stages(problem)[1, 3] > 2 * best_stages(problem)[0, 3]
 
 
-def test_without_a_gain_it_does_not_pay_though_the_law_promises() -> None:
+def test_without_a_gain_it_does_not_pay_though_the_law_promises(runslow: bool) -> None:
     """A dummy that believes the law would say that it pays in every table."""
     said, promised = [], []
-    for seed in range(4):
+    for seed in range(4 if runslow else 2):
         table, _ = planted(seed, ((1, 1, 1, 1), (3, 3, 3, 3))[seed % 2])
         problem = problem_of(table)
         verdict = judge(problem, table, fit_staged, seed)

@@ -39,7 +39,6 @@ def trial(seed, runs, noise, replicates, rivals=None):
     ), weights
 
 
-@pytest.mark.slow
 def test_intervals_cover_the_planted_optimum():
     covered, covered_by_dummy = [], []
     for seed in range(100):
