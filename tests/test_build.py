@@ -430,6 +430,7 @@ def test_text_trees_are_documents(recipe: Path, tmp_path: Path) -> None:
     assert again.certificate["ok"], again.certificate["problems"]
 
 
+@pytest.mark.slow
 def test_shared_dev_small_builds(tmp_path: Path) -> None:
     shared = Path(__file__).parents[2] / "shared"
     if not shared.is_dir():
@@ -451,7 +452,7 @@ def test_shared_dev_small_builds(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("own_store")
 @pytest.mark.parametrize("name", ["tokens.bin", "documents.bin", "part.json"])
-@pytest.mark.parametrize("kept", [0.5, None])
+@pytest.mark.parametrize("kept", [0.5, pytest.param(None, marks=pytest.mark.slow)])
 def test_a_damaged_part_is_made_again(recipe: Path, name: str, kept: float | None) -> None:
     first = shard_bytes(make(recipe).directory)
     path = next((recipe.parent / ".curate" / "tokens").glob("*/part-*")) / name

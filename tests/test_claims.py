@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 import pytest
 import zstandard
-from conftest import make_documents, write_jsonl
+from conftest import make_documents, slow_if, write_jsonl
 
 from curate.pipeline.tokenize import tokenize_domains
 from curate.recipe import load
@@ -166,7 +166,7 @@ def test_processes_take_each_task_once() -> None:
     assert sorted(found) == list(range(len(tasks)))
 
 
-@pytest.mark.parametrize("workers", [1, 2, 3, 5])
+@pytest.mark.parametrize("workers", slow_if(lambda count: count > 2, [1, 2, 3, 5]))
 def test_counts_do_not_depend_on_who_counted(
     recipe: Path, tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

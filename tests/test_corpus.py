@@ -143,6 +143,7 @@ def test_two_harvests_are_equal_and_a_smaller_one_is_part_of_a_larger(records):
         assert again == [(record["id"], record["text"]) for record in records[name]]
 
 
+@pytest.mark.slow
 def test_python_alone_gives_ten_megabytes():
     limits = {**corpus.LIMIT_BYTES, "python_code": 10 * MEGABYTE}
     domains = harvesting.harvest_domains({}, {"python_code", "docstrings", "manuals"}, limits)
@@ -172,7 +173,9 @@ def test_resolve_gives_the_file_of_a_domain(info, tmp_path):
     assert hash_file(target / "licences.jsonl") == hash_file(info.directory / "licences.jsonl")
 
 
-@pytest.mark.parametrize("name", ["manuals.jsonl", "corpus.json"])
+@pytest.mark.parametrize(
+    "name", ["manuals.jsonl", pytest.param("corpus.json", marks=pytest.mark.slow)]
+)
 def test_a_damaged_corpus_is_harvested_again(monkeypatch, tmp_path, name):
     monkeypatch.setattr(
         corpus, "LIMIT_BYTES", {name: limit // 20 for name, limit in corpus.LIMIT_BYTES.items()}

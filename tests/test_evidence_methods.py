@@ -8,6 +8,7 @@ import re
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from conftest import slow_if
 from expert_files import write_likelihoods
 from method_contract import (
     EXPONENTS,
@@ -46,7 +47,9 @@ DRAWN = {"boosted", "regmix", "boosted_mde", "gaussian"}
 """Their random draws follow the order of the domains."""
 
 
-@pytest.mark.parametrize("method", [*BY_RUNS, *BY_EXPERTS])
+@pytest.mark.parametrize(
+    "method", slow_if(("boosted_mde", "gaussian_mde").__contains__, [*BY_RUNS, *BY_EXPERTS])
+)
 def test_contract(method):
     check_evidence_contract(method, by_name=method not in DRAWN)
 

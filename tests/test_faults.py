@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import slow_if
 
 FAULTS = Path(__file__).parents[1] / "tools" / "faults"
 
@@ -22,6 +23,9 @@ TRIALS = {
 }
 """Trials of each program, ten times as many with --runslow; most of their time is preparation."""
 
+REPEATED = {"cache_flips", "object_storage"}
+"""`test_cache_damage.py` and `test_object_sources.py` do the same without a command line."""
+
 
 def has_namespaces() -> bool:
     """Whether this user may mount a file system in a namespace."""
@@ -33,7 +37,7 @@ def has_namespaces() -> bool:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("program", TRIALS)
+@pytest.mark.parametrize("program", slow_if(REPEATED.__contains__, TRIALS))
 def test_faults_are_held(program: str, runslow: bool) -> None:
     if program == "full_disks" and not has_namespaces():
         pytest.skip("no mount namespaces")

@@ -66,7 +66,16 @@ VALUES = {
 }
 """A value for every key that is not its default."""
 
-SLOW = {"boosted", "boosted_mde", "gaussian", "gaussian_mde", "joint"}
+SLOW = {
+    "additive",
+    "autoscale",
+    "bimix_mixed",
+    "boosted",
+    "boosted_mde",
+    "gaussian",
+    "gaussian_mde",
+    "joint",
+}
 TREES = {"boosted", "regmix"}
 FEW = 3
 """Resamples that show that a method makes them; an interval takes `LEAST_REPLICATES`."""

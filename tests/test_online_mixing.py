@@ -121,7 +121,7 @@ def test_ado_prefers_what_still_falls(online: ModuleType) -> None:
 # On the nano model.
 
 
-@pytest.mark.parametrize("method", ["odm", "ado", "planned"])
+@pytest.mark.parametrize("method", ["odm", pytest.param("ado", marks=pytest.mark.slow), "planned"])
 def test_a_controller_moves_the_shares_of_a_run(
     online: ModuleType, recipe: Path, method: str
 ) -> None:

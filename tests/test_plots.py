@@ -232,7 +232,7 @@ def figures(count: int) -> Iterator[tuple[str, Figure]]:
     yield "many curves", plots.curves(training_curves(12))
 
 
-@pytest.mark.parametrize("count", [3, 16])
+@pytest.mark.parametrize("count", [3, pytest.param(16, marks=pytest.mark.slow)])
 def test_no_text_is_cut_or_covered(count: int) -> None:
     for name, figure in figures(count):
         canvas = FigureCanvasAgg(figure)
@@ -269,7 +269,7 @@ def test_lines_have_their_names() -> None:
     )
 
 
-@pytest.mark.parametrize("suffix", ["png", "svg"])
+@pytest.mark.parametrize("suffix", [pytest.param("png", marks=pytest.mark.slow), "svg"])
 def test_the_same_plot_is_the_same_file(tmp_path: Path, suffix: str) -> None:
     written = []
     for at, size in product(range(2), (9, 30)):

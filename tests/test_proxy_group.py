@@ -48,7 +48,7 @@ def rows() -> ValidationRows:
     [
         pytest.param(GroupSize(5, 2, 2), 200, marks=pytest.mark.slow),
         (GroupSize(5, 4, 1), 12),
-        (GroupSize(5, 1, 5), 12),
+        pytest.param(GroupSize(5, 1, 5), 12, marks=pytest.mark.slow),
     ],
 )
 def test_parts_and_threads_train_as_one_stack(size: GroupSize, steps: int) -> None:

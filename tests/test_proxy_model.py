@@ -170,7 +170,7 @@ def test_bfloat16_loss_and_gradients_are_near_the_exact_ones() -> None:
         assert (found.double() - true).norm() < 0.015 * true.norm()
 
 
-@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("tied", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_bfloat16_gradients_of_a_model_are_near_those_of_float64(tied: bool) -> None:
     """The whole gradient, against the plain formula in float64 at the same weights."""
     shape = Shape(2, 256, 8, 512, 2048, tied)

@@ -155,6 +155,7 @@ def test_killed_processes_and_who_goes_on(recipe: Path, tmp_path: Path, victims:
     same_runs(shared, whole.output_dir)
 
 
+@pytest.mark.slow
 def test_a_second_command_shares_the_work(recipe: Path, tmp_path: Path) -> None:
     more = (*SWARM, "proxy.models=1", f"output.dir={tmp_path / 'shared'}")
     command = [sys.executable, "-m", "curate.cli", "proxy", str(recipe), "--workers", "1"]

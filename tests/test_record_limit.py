@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from conftest import slow_if
 from source_files import read, write
 
 from curate.sources.records import ReadOptions
@@ -90,7 +91,7 @@ def make_rows(seed: int) -> tuple[Rows, list[str]]:
     return rows, small
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", slow_if(bool, range(2)))
 @pytest.mark.parametrize("name", FORMS)
 def test_a_large_record_costs_no_other(tmp_path: Path, name: str, seed: int) -> None:
     rows, small = make_rows(seed)

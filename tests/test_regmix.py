@@ -41,6 +41,7 @@ def published() -> dict[str, dict[str, float]]:
         }
 
 
+@pytest.mark.slow
 @needs_tables
 def test_notebook_ranks_and_optimum(bench: ModuleType) -> None:
     numbers = published()
@@ -76,7 +77,7 @@ def test_table_2(bench: ModuleType) -> None:
     ("law", "r2", "error"),
     [
         ("gaussian", 0.988, 0.0096),
-        ("additive", 0.98, 0.0126),
+        pytest.param("additive", 0.98, 0.0126, marks=pytest.mark.slow),
         pytest.param("exponential", 0.91, 0.034, marks=pytest.mark.slow),
     ],
 )

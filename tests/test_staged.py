@@ -189,7 +189,7 @@ def test_the_gradient_by_shares_of_stages() -> None:
     assert SHARE_OFFSET > 0
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_planted_gain_is_recovered_and_pays(seed: int) -> None:
     rates = (1, 1, 1, 4)
     table, transfer = planted(seed, rates)

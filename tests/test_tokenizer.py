@@ -565,7 +565,9 @@ def ingest_with(backend, recipe, monkeypatch, *overrides):
     return tokenize_domains(load_recipe(recipe, overrides), 2, listener), listener.notices
 
 
-@pytest.mark.parametrize("kind", [Wrong, WrongOnRivers, Panicking])
+@pytest.mark.parametrize(
+    "kind", [pytest.param(Wrong, marks=pytest.mark.slow), WrongOnRivers, Panicking]
+)
 def test_a_wrong_backend_is_replaced_in_auto_and_refused_when_pinned(
     kind, recipe, monkeypatch, tmp_path, short_probes
 ):

@@ -39,9 +39,9 @@ def trial(seed, runs, noise, replicates, rivals=None):
     ), weights
 
 
-def test_intervals_cover_the_planted_optimum():
+def test_intervals_cover_the_planted_optimum(runslow):
     covered, covered_by_dummy = [], []
-    for seed in range(100):
+    for seed in range(100 if runslow else 50):
         found, weights = trial(seed, runs=16, noise=0.01, replicates=60)
         covered.append((found.low <= TRUTH) & (found.high >= TRUTH))
         # The dummy takes the spread of the optima for that of a mean of so many draws.
