@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 SECONDS = float(os.environ.get("CURATE_FUZZ_SECONDS", "0"))
 
-EXAMPLES = 25
+EXAMPLES = 20
 """Inputs of each test on an ordinary run."""
 
 MOST_PER_SECOND = 1000

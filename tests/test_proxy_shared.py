@@ -125,7 +125,8 @@ def claimants(directory: Path) -> list[int]:
             for path in (directory / "claims").glob("*.json") if path.stat().st_size]  # fmt: skip
 
 
-@pytest.mark.parametrize("victims", [2, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("victims", [1, 2])
 def test_killed_processes_and_who_goes_on(recipe: Path, tmp_path: Path, victims: int) -> None:
     more = (*SWARM, "proxy.tokens=16384", "max_epochs=8")
     whole = load(recipe, (*more, f"output.dir={tmp_path / 'whole'}"))

@@ -58,6 +58,7 @@ def test_notebook_ranks_and_optimum(bench: ModuleType) -> None:
     assert distance("prior") > 0.5  # a dummy fails both
 
 
+@pytest.mark.slow
 @needs_tables
 def test_table_2(bench: ModuleType) -> None:
     cells = bench.table2(SHARED)
