@@ -32,7 +32,7 @@ def slow_square(number):
     return number * number
 
 
-@pytest.mark.parametrize("workers", [1, 2, 5, 100])
+@pytest.mark.parametrize("workers", [1, 2, 5, pytest.param(100, marks=pytest.mark.slow)])
 def test_results_come_in_the_order_of_the_items(workers):
     items = list(range(60))
     assert map_tasks(slow_square, items, workers) == [number**2 for number in items]

@@ -48,7 +48,11 @@ DRAWN = {"boosted", "regmix", "boosted_mde", "gaussian"}
 
 
 @pytest.mark.parametrize(
-    "method", slow_if(("boosted_mde", "gaussian_mde").__contains__, [*BY_RUNS, *BY_EXPERTS])
+    "method",
+    slow_if(
+        ("autoscale", "boosted_mde", "gaussian", "gaussian_mde").__contains__,
+        [*BY_RUNS, *BY_EXPERTS],
+    ),
 )
 def test_contract(method):
     check_evidence_contract(method, by_name=method not in DRAWN)
@@ -384,6 +388,7 @@ def test_mix_command(recipe):
     assert other["method"] == "mde" and other["level"] == "token"
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 def test_compare_command(recipe):
     settings = ("objective=mean", "evidence.experts=experts.parquet", "replicates=0")

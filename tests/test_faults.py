@@ -23,8 +23,8 @@ TRIALS = {
 }
 """Trials of each program, ten times as many with --runslow; most of their time is preparation."""
 
-REPEATED = {"cache_flips", "object_storage"}
-"""`test_cache_damage.py` and `test_object_sources.py` do the same without a command line."""
+REPEATED = {"cache_flips", "hostile_files", "object_storage", "together"}
+"""Damaged caches and files, objects and two builds at once have tests without a command line."""
 
 
 def has_namespaces() -> bool:

@@ -629,7 +629,7 @@ def test_a_frame_that_states_its_length_gives_the_exact_loss(
     assert loss.unknown_share == 0 and not any("may be missing" in note for note in heard.notices)
 
 
-@pytest.mark.parametrize("size", ["small", "large"])
+@pytest.mark.parametrize("size", ["small", pytest.param("large", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("end", "reason"),
     [

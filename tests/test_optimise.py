@@ -46,9 +46,9 @@ def plain(law, domains, targets, **settings):
 # --- floors and caps
 
 
-def test_projections_stay_in_the_box_and_are_nearest():
+def test_projections_stay_in_the_box_and_are_nearest(runslow):
     rng = np.random.default_rng(0)
-    for _ in range(100):
+    for _ in range(100 if runslow else 40):
         count = int(rng.integers(1, 15))
         box = random_box(rng, count)
         point = rng.normal(0, 1, count)
@@ -158,10 +158,10 @@ def log_linear(rng, targets, domains):
     return LogLinear(rng.uniform(1, 2, targets), rng.normal(0, 1.5, (targets, domains)))
 
 
-def test_convex_optimum_is_certified_and_better_than_any_other():
+def test_convex_optimum_is_certified_and_better_than_any_other(runslow):
     rng = np.random.default_rng(3)
     for worst in (False, True):
-        for _ in range(6):
+        for _ in range(6 if runslow else 3):
             domains, targets = int(rng.integers(2, 9)), int(rng.integers(1, 6))
             law = log_linear(rng, targets, domains)
             goals = np.eye(targets) if worst else np.ones((1, targets))

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import yaml
 from click.testing import CliRunner
-from conftest import make_documents, write_jsonl
+from conftest import make_documents, slow_if, write_jsonl
 from expert_files import write_likelihoods
 from law_tables import mixtures, table_of
 
@@ -373,7 +373,13 @@ def test_recipe_of_the_explorer_is_planned(browser: Any, report: Path, tmp_path:
 
 
 @pytest.mark.parametrize("varied", [True, False], ids=["several sizes", "one size"])
-@pytest.mark.parametrize("name", [name for name in LAWS if name not in TREES])
+@pytest.mark.parametrize(
+    "name",
+    slow_if(
+        lambda name: name not in ("bimix", "exponential", "gaussian", "joint"),
+        [name for name in LAWS if name not in TREES],
+    ),
+)
 def test_browser_evaluates_each_law_as_python_does(
     browser: Any, report: Path, name: str, varied: bool
 ) -> None:

@@ -11,9 +11,15 @@ from statistic_contract import CONTRACT
 from curate.stats import STATISTICS, Statistic
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for all checks, so that the texts are tokenised once."""
+    return tmp_path_factory.mktemp("statistics")
+
+
 @pytest.mark.parametrize("name", list(STATISTICS))
 @pytest.mark.parametrize("check", CONTRACT, ids=lambda check: check.__name__)
 def test_statistics_keep_the_contract(
-    check: Callable[[Statistic, Path], None], name: str, tmp_path: Path
+    check: Callable[[Statistic, Path], None], name: str, folder: Path
 ) -> None:
-    check(STATISTICS[name], tmp_path)
+    check(STATISTICS[name], folder)
