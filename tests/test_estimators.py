@@ -8,12 +8,11 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from scipy.special import stdtrit
 
 from curate.stats.bigram_sample import PairCounts, PairSample, pair_sample
 from curate.stats.conditional import conditional, ends
 from curate.stats.cross_entropy import held_out
-from curate.stats.estimate import estimate, order_warnings, student_t, weight_draws
+from curate.stats.estimate import estimate, order_warnings, weight_draws
 from curate.stats.estimators import plugin
 from curate.stats.intervals import convergence, entropy_report
 from curate.stats.mutual_information import fit_lifts
@@ -239,11 +238,6 @@ def test_intervals_narrow_with_the_sample() -> None:
         assert found.low is not None and found.high is not None
         widths.append(found.high - found.low)
     assert widths[1] < widths[0] / 2
-
-
-def test_quantiles_of_student_are_those_of_scipy() -> None:
-    for degrees in [*range(1, 60), 1001, 1002]:
-        assert student_t(degrees) == round(float(stdtrit(degrees, 0.975)), 3)
 
 
 def test_jackknife_of_a_mean_is_its_standard_error() -> None:

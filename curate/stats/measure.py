@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
+from curate.runtime.threads import one_blas_thread
 from curate.stats import STATISTICS
 from curate.stats.bigram_sample import PairCounts
 from curate.stats.divergence import js_matrix, pair_overlap
@@ -54,6 +54,7 @@ class DomainReport:
         return {"entropy": entropy, **{n: v for n, v in values.items() if n not in entropy}}
 
 
+@one_blas_thread()
 def measure_domain(domain: DomainTokens, tokenizer: Tokenizer, plan: SamplePlan) -> DomainReport:
     """Measure every statistic of one domain on the samples of the plan.
 
@@ -67,10 +68,8 @@ def measure_domain(domain: DomainTokens, tokenizer: Tokenizer, plan: SamplePlan)
         ValueError: The domain has no text.
     """
     sample = DomainSample(domain, tokenizer, plan)
-    # Only NumPy's threads: `one_blas_thread` would load SciPy, which takes 0.3 s.
-    with threadpool_limits(limits=1, user_api="blas"):
-        measurements = {name: statistic.measure(sample) for name, statistic in STATISTICS.items()}
-        return DomainReport(domain.name, plan, measurements, sample.mean_embedding, sample.counts)
+    measurements = {name: statistic.measure(sample) for name, statistic in STATISTICS.items()}
+    return DomainReport(domain.name, plan, measurements, sample.mean_embedding, sample.counts)
 
 
 def compare(reports: Sequence[DomainReport]) -> dict[str, NDArray[np.float64]]:
