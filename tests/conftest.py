@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import json
 import os
@@ -23,6 +22,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from curate.dataset.hashed_json import with_hash
+from curate.runtime.mapping import _system
 from curate.runtime.progress import Observer
 
 os.environ.pop("COLUMNS", None)  # xdist sets it to 80, and tables obey it
@@ -70,11 +70,11 @@ def use_large_pages() -> None:
     if sys.platform != "linux":
         return
     collapse = 25  # MADV_COLLAPSE, which mmap does not name
-    system = ctypes.CDLL(None)
+    system = _system()
     for area, rights, *rest in map(str.split, Path("/proc/self/maps").read_text().splitlines()):
         if rights == "rw-p" and rest[3:] in ([], ["[heap]"]):
             start, stop = (int(end, 16) for end in area.split("-"))
-            system.madvise(ctypes.c_void_p(start), ctypes.c_size_t(stop - start), collapse)
+            system.madvise(start, stop - start, collapse)
 
 
 END = "<|endoftext|>"

@@ -143,7 +143,6 @@ def test_two_harvests_are_equal_and_a_smaller_one_is_part_of_a_larger(records):
         assert again == [(record["id"], record["text"]) for record in records[name]]
 
 
-@pytest.mark.slow
 def test_python_alone_gives_ten_megabytes():
     limits = {**corpus.LIMIT_BYTES, "python_code": 10 * MEGABYTE}
     domains = harvesting.harvest_domains({}, {"python_code", "docstrings", "manuals"}, limits)

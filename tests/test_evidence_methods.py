@@ -388,8 +388,6 @@ def test_mix_command(recipe):
     assert other["method"] == "mde" and other["level"] == "token"
 
 
-@pytest.mark.slow
-@pytest.mark.slow
 def test_compare_command(recipe):
     settings = ("objective=mean", "evidence.experts=experts.parquet", "replicates=0")
     options = [part for setting in settings for part in ("--set", f"mixture.{setting}")]

@@ -23,8 +23,8 @@ TRIALS = {
 }
 """Trials of each program, ten times as many with --runslow; most of their time is preparation."""
 
-REPEATED = {"cache_flips", "hostile_files", "object_storage", "together"}
-"""Damaged caches and files, objects and two builds at once have tests without a command line."""
+REPEATED = {"cache_flips", "object_storage"}
+"""Damaged caches and objects that are replaced have tests without a command line."""
 
 
 def has_namespaces() -> bool:

@@ -162,7 +162,6 @@ def test_llmc_of_another_end_token_or_width_is_refused(tmp_path: Path) -> None:
         list(llmc.read(tmp_path / "s", UINT16, "llmc", 9))
 
 
-@pytest.mark.slow
 def test_llmc_is_refused_beyond_two_gigabytes(tmp_path: Path) -> None:
     endless = np.broadcast_to(np.zeros(1, np.uint16), (2**30,))  # takes no memory
     with pytest.raises((ShardError, MemoryError), match="2 GiB|allocate"):

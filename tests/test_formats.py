@@ -130,10 +130,7 @@ def test_any_changed_byte_of_the_header_is_found(case: Case, tmp_path: Path) -> 
             damaged(case, stem)
 
 
-@pytest.mark.parametrize(
-    "name",
-    slow_if("webdataset".__eq__, CASES),
-)
+@pytest.mark.parametrize("name", slow_if("webdataset".__eq__, CASES))
 def test_memory_does_not_grow_with_the_shard(name: str, tmp_path: Path) -> None:
     case = CASES[name]
     stem = tmp_path / "shard"

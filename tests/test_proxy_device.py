@@ -99,7 +99,6 @@ def traffic_of_a_step(shape: Shape, models: int, sequences: int) -> tuple[float,
     )
 
 
-@pytest.mark.slow
 def test_traffic_of_a_token_stays_what_it_is() -> None:
     """Bounds are a fifth above what was counted; a pass more over the logits is 200 KB."""
     shape = PRESETS["1M"].sized(VOCABULARY)

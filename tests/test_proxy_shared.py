@@ -104,7 +104,6 @@ def test_two_devices_give_the_runs_of_one(recipe: Path, tmp_path: Path) -> None:
     assert again.rows == result.rows
 
 
-@pytest.mark.slow
 def test_experts_on_two_devices(recipe: Path, tmp_path: Path) -> None:
     more = (*SWARM, "max_epochs=10", "proxy.tokens=4096")
     one = load(recipe, (*more, f"output.dir={tmp_path / 'one'}"))
@@ -125,7 +124,6 @@ def claimants(directory: Path) -> list[int]:
             for path in (directory / "claims").glob("*.json") if path.stat().st_size]  # fmt: skip
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("victims", [1, 2])
 def test_killed_processes_and_who_goes_on(recipe: Path, tmp_path: Path, victims: int) -> None:
     more = (*SWARM, "proxy.tokens=16384", "max_epochs=8")
@@ -156,7 +154,6 @@ def test_killed_processes_and_who_goes_on(recipe: Path, tmp_path: Path, victims:
     same_runs(shared, whole.output_dir)
 
 
-@pytest.mark.slow
 def test_a_second_command_shares_the_work(recipe: Path, tmp_path: Path) -> None:
     more = (*SWARM, "proxy.models=1", f"output.dir={tmp_path / 'shared'}")
     command = [sys.executable, "-m", "curate.cli", "proxy", str(recipe), "--workers", "1"]

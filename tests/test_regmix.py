@@ -41,7 +41,6 @@ def published() -> dict[str, dict[str, float]]:
         }
 
 
-@pytest.mark.slow
 @needs_tables
 def test_notebook_ranks_and_optimum(bench: ModuleType) -> None:
     numbers = published()
@@ -58,7 +57,6 @@ def test_notebook_ranks_and_optimum(bench: ModuleType) -> None:
     assert distance("prior") > 0.5  # a dummy fails both
 
 
-@pytest.mark.slow
 @needs_tables
 def test_table_2(bench: ModuleType) -> None:
     cells = bench.table2(SHARED)
@@ -76,11 +74,7 @@ def test_table_2(bench: ModuleType) -> None:
 @needs_tables
 @pytest.mark.parametrize(
     ("law", "r2", "error"),
-    [
-        ("gaussian", 0.988, 0.0096),
-        pytest.param("additive", 0.98, 0.0126, marks=pytest.mark.slow),
-        pytest.param("exponential", 0.91, 0.034, marks=pytest.mark.slow),
-    ],
+    [("gaussian", 0.988, 0.0096), ("additive", 0.98, 0.0126), ("exponential", 0.91, 0.034)],
 )
 def test_our_laws_on_unseen_mixtures(bench: ModuleType, law: str, r2: float, error: float) -> None:
     train, test = bench.regmix(SHARED, "train_1m"), bench.regmix(SHARED, "test_1m")
