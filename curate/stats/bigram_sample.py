@@ -320,7 +320,7 @@ def _windows(
 
 
 def _keys(domain: DomainTokens, rows: slice, seed: int) -> NDArray[np.uint64]:
-    word = mix64_scalar(seed ^ SAMPLE_KEY)
+    word = np.uint64(mix64_scalar(seed ^ SAMPLE_KEY))
     return mix64(domain.content_high[rows] ^ word, domain.content_low[rows])
 
 
