@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -30,7 +31,7 @@ from curate.plan import (
 )
 from curate.plan.packing import pack
 from curate.plan.streams import joined, order_of_keys
-from curate.runtime import mapping
+from curate.runtime import mapping, memory
 from curate.runtime.external_sort import sort_rows
 from curate.runtime.mapping import map_file, map_scratch, mapped_bytes
 from curate.runtime.memory import Columns, block_rows, blocks, bounded, columns, take
@@ -113,6 +114,24 @@ def test_arrays_that_outlive_an_inner_bound_still_count(tmp_path: Path) -> None:
         made = columns(1, {"first": np.int64})
         assert mapped_bytes() > before
     assert len(made["first"]) == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing is shared without forks")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_small_arrays_share_a_file_but_not_with_forked_processes(tmp_path: Path) -> None:
+    with bounded(LITTLE, tmp_path):
+        held = columns(LITTLE // 4, {"first": np.int8})
+        maps = len(mapping._live)
+        made = [columns(8, {"first": np.int64})["first"] for _ in range(300)]
+        assert len(mapping._live) - maps == 300 * 64 * memory.SHEET_SHARE // LITTLE + 1
+        process = os.fork()
+        if not process:
+            columns(8, {"first": np.int64})["first"][...] = 1
+            os._exit(0)
+        assert os.waitpid(process, 0)[1] == 0
+        assert not columns(8, {"first": np.int64})["first"].any()
+    del made, held
+    assert len(mapping._live) == maps
 
 
 RACE = """

@@ -34,6 +34,10 @@ class TokenCopier:
         self._tokens = Pointers.to([domain.tokens for domain in domains])
         self._entries = Pointers.to([domain.entries for domain in domains])
         self._bases = Pointers.to([domain.entry_bases for domain in domains])
+        self._table_bytes = sum(
+            domain.token_start.nbytes + domain.tokens.nbytes + domain.entries.nbytes
+            for domain in domains
+        )
         self._filling = np.full(pad_tokens, pad_id, domains[0].dtype)
 
     def copy(self, pieces: NDArray[Any], out: NDArray[Any]) -> None:
@@ -76,12 +80,12 @@ class TokenCopier:
         """
         columns = [pieces[name].astype(np.int64) for name in ("domain", "document", "start")]
         order = None
-        if maps_too_much():
+        if maps_too_much(self._table_bytes):
             order = np.lexsort((columns[1], columns[0]))
             columns = [column[order] for column in columns]
             tokens = tokens[order]
         addresses = np.empty(len(pieces), np.uint64)
-        for rows in scattered_blocks(len(pieces)):
+        for rows in scattered_blocks(len(pieces), self._table_bytes):
             count = rows.stop - rows.start
             domains, documents, starts = (column[rows] for column in columns)
             located = _locate_pieces(

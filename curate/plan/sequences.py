@@ -247,6 +247,7 @@ class _StreamIndex:
         self._stops = Pointers.to([stream.stops for stream in streams])
         self._sizes = np.array([len(stream.documents) for stream in streams], np.int64)
         self._supplies = np.array([stream.supply_tokens for stream in streams], np.int64)
+        self._bytes = sum(stream.documents.nbytes + stream.stops.nbytes for stream in streams)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Send streams to other processes, where they have other addresses."""
@@ -261,7 +262,7 @@ class _StreamIndex:
         """Turn ranges of streams into pieces, in order; all arguments have shape (ranges,)."""
         made = [
             self._expand(domains[rows], starts[rows], tokens[rows])
-            for rows in scattered_blocks(len(domains))
+            for rows in scattered_blocks(len(domains), self._bytes)
         ]
         return made[0] if len(made) == 1 else np.concatenate([np.empty(0, PIECE), *made])
 

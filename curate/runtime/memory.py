@@ -16,7 +16,7 @@ import tempfile
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -44,9 +44,9 @@ FAULT_BYTES, SCATTERED_SHARE = 1 << 16, 16
 """Bytes that Linux maps around one that is read; and what of the memory scattered reads of one map
 may take until pages are given back."""
 
-SMALL_SHARE = 1 << 16
-"""Arrays of up to the memory over this number never go to a file: Linux allows a process fewer maps
-than that, and giving back pages takes a call for each."""
+SHEET_SHARE, CUT_SHARE = 64, 8
+"""Small arrays share files of the memory over the first number, as Linux allows a process 65,530
+maps, and giving back pages takes a call for each; they take up to such a file over the second."""
 
 FEWEST_ROWS = 64
 """Fewest rows of a block, which bounds the time that a very small memory costs."""
@@ -65,6 +65,10 @@ class _Bound:
     """Process that shows progress; workers forked from it do not."""
     read_blocks: float = 0.0
     """Blocks of rows that were read since pages were given back."""
+    rest: NDArray[np.uint8] = field(default_factory=lambda: np.empty(0, np.uint8))
+    """What is left of the file that small arrays share."""
+    rest_process: int = 0
+    """Process that may use it; a forked one would share what it cuts with its siblings."""
 
 
 _bound = _Bound(DEFAULT_BYTES, None, lambda: None)
@@ -124,13 +128,12 @@ def columns(rows: int, dtypes: Mapping[str, Any]) -> Columns:
     sizes = {name: rows * kind.itemsize for name, kind in kinds.items()}
     steps = {name: -(-size // ALIGNMENT) * ALIGNMENT for name, size in sizes.items()}
     total = sum(steps.values())
-    is_small = total <= _bound.limit_bytes // SMALL_SHARE
-    if not CAN_FORGET or is_small or _has_room(total):
+    if not CAN_FORGET or _has_room(total):
         content = np.empty(total, np.uint8)
         _held_bytes[0] += total
         weakref.finalize(content, _let_go, total).atexit = False
     else:
-        content = map_scratch(_bound.directory or Path(tempfile.gettempdir()), total)
+        content = _in_file(total)
     made, start = {}, 0
     for name, kind in kinds.items():
         made[name] = content[start : start + sizes[name]].view(kind)
@@ -143,6 +146,18 @@ def placed(array: NDArray[Any]) -> NDArray[Any]:
     made = columns(len(array), {"": array.dtype})[""]
     made[...] = array
     return made
+
+
+def _in_file(size_bytes: int) -> NDArray[np.uint8]:
+    """Map a file of this size or, for a small array, cut it from one that others share."""
+    directory = _bound.directory or Path(tempfile.gettempdir())
+    sheet_bytes = _bound.limit_bytes // SHEET_SHARE
+    if size_bytes > sheet_bytes // CUT_SHARE:
+        return map_scratch(directory, size_bytes)
+    if len(_bound.rest) < size_bytes or _bound.rest_process != os.getpid():
+        _bound.rest, _bound.rest_process = map_scratch(directory, sheet_bytes), os.getpid()
+    cut, _bound.rest = _bound.rest[:size_bytes], _bound.rest[size_bytes:]
+    return cut
 
 
 def _has_room(size_bytes: int) -> bool:
@@ -167,10 +182,15 @@ def blocks(rows: int) -> Iterator[slice]:
         next_block((stop - start) / step)
 
 
-def scattered_blocks(rows: int) -> Iterator[slice]:
-    """Yield consecutive ranges of rows, each of which leads to a place of its own in a few maps."""
+def scattered_blocks(rows: int, size_bytes: int | None = None) -> Iterator[slice]:
+    """Yield consecutive ranges of rows, each of which leads to a place of its own in a few maps.
+
+    Args:
+        rows: Number of rows.
+        size_bytes: Bytes of the arrays that they lead to; None for all maps.
+    """
     whole = max(1, _bound.limit_bytes // (SCATTERED_SHARE * FAULT_BYTES))
-    step = whole if maps_too_much() else max(1, rows)
+    step = whole if maps_too_much(size_bytes) else max(1, rows)
     for start in range(0, rows, step):
         stop = min(rows, start + step)
         yield slice(start, stop)
@@ -203,9 +223,10 @@ def give_back(share: float = 1.0) -> None:
             forget_pages()
 
 
-def maps_too_much() -> bool:
-    """Whether the mapped files are larger than the memory for their pages."""
-    return mapped_bytes() > _bound.limit_bytes // MAPPED_SHARE
+def maps_too_much(size_bytes: int | None = None) -> bool:
+    """Whether this, or all mapped files, is more than the memory for their pages."""
+    mapped = mapped_bytes() if size_bytes is None else size_bytes
+    return mapped > _bound.limit_bytes // MAPPED_SHARE
 
 
 def take(array: NDArray[Any], numbers: NDArray[Any]) -> NDArray[Any]:
