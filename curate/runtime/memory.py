@@ -239,6 +239,7 @@ def take(array: NDArray[Any], numbers: NDArray[Any]) -> NDArray[Any]:
     step_bytes = _bound.limit_bytes // (2 * MAPPED_SHARE)
     if array.nbytes <= step_bytes or not maps_too_much():
         rows: NDArray[Any] = array[numbers]
+        give_back(min(array.nbytes, FAULT_BYTES * len(numbers)) / step_bytes)
         return rows
     order = np.argsort(numbers, kind="stable")
     ranked = numbers[order]
