@@ -62,6 +62,7 @@ def test_files_have_their_entries_also_in_other_processes() -> None:
     sent = copy.deepcopy(held)  # made of what other processes are sent
     for one in (held, sent):
         assert list(one) == [one[number] for number in range(len(one))] == files
+        assert bytes(one.paths.content) == b"0123"  # what they share is held once
         assert one.backends == {"backend 0", "backend 1"}
         assert one.summed(one.documents).tolist() == [0 + 1, 0, 2 + 3 + 4 + 5 + 6, 45]
     lines = [stored.entry.lines for stored in made]

@@ -121,7 +121,7 @@ class DomainTokens:
         self.identity: NDArray[np.uint64] = table["identity"]
         self.entries: NDArray[np.int32] = table["slice"]
         """Number of the entry that holds each document, among those with documents."""
-        self._row: NDArray[np.int64] = table["row"]
+        self._row: NDArray[np.int32] = table["row"]
         if selection is not None:
             self._keep(selection)
 
@@ -503,7 +503,7 @@ def _run_columns(table: NDArray[Any], start: int, stop: int) -> Columns:
         "token_start": starts,
         "tokens": stops - starts,
         "text_bytes": rows["text_bytes"].astype(np.int64),
-        "row": np.arange(start, stop),
+        "row": np.arange(start, stop, dtype=np.int32),  # a part is far shorter than 2^31 documents
     }
 
 
