@@ -69,6 +69,8 @@ def test_rows_are_sorted_as_in_memory(little: None, distinct: int) -> None:
     ranked = sort_rows(batches, "key", order_of_keys)
     assert np.array_equal(ranked["number"], np.argsort(keys, kind="stable"))
     assert np.array_equal(ranked["key"], np.sort(keys))
+    dropped = sort_rows(batches, "key", order_of_keys, drop_key=True)
+    assert list(dropped) == ["number"] and np.array_equal(dropped["number"], ranked["number"])
     assert len(keys) > block_rows()
 
 

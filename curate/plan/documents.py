@@ -219,7 +219,7 @@ class _Order:
                 key = mix64(key, filled(len(documents), number))
                 yield {"key": key, "document": documents, "tokens": self._pass_lengths(first, rows)}
 
-        ranked = sort_rows(batches, "key", order_of_keys)
+        ranked = sort_rows(batches, "key", order_of_keys, drop_key=True)
         places = columns(count, {"place": np.float64})["place"]
         jitter_key = mix_key(self._seed, PLACE_KEY, stream.name)
         for rows in blocks(count):

@@ -104,7 +104,7 @@ def stream(
             key = document_keys(domain, numbers, seed, ORDER_KEY)
             yield {"key": key, "document": numbers, "stop": domain.tokens[rows][is_used]}
 
-    ranked = sort_rows(batches, "key", order_of_keys)
+    ranked = sort_rows(batches, "key", order_of_keys, drop_key=True)
     accumulate(ranked["stop"])
     return DocumentStream(domain.name, ranked["document"], ranked["stop"], tokens)
 

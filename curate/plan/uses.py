@@ -145,7 +145,7 @@ def least_used(
                 "stop": of_documents[in_turn],
             }
 
-    ranked = sort_rows(batches, "spread", _order)
+    ranked = sort_rows(batches, "spread", _order, drop_key=True)
     accumulate(ranked["stop"])
     return DocumentStream(domain.name, ranked["document"], ranked["stop"], tokens)
 

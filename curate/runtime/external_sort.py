@@ -22,6 +22,8 @@ def sort_rows(
     batches: Callable[[], Iterable[Columns]],
     key: str,
     order: Callable[[Columns], NDArray[np.int64]],
+    *,
+    drop_key: bool = False,
 ) -> Columns:
     """Sort the rows of all batches together.
 
@@ -30,6 +32,7 @@ def sort_rows(
             are more than a block. Columns have the same names and types in all.
         key: The column to sort by first, uint64.
         order: Returns the sorted order of rows, by this column and perhaps others; stable.
+        drop_key: Whether to leave this column out of what is returned.
 
     Returns:
         The columns, as `memory.columns` makes them.
@@ -48,19 +51,21 @@ def sort_rows(
                 counts += np.bincount(_range_of(counted[key]), minlength=len(counts))
             held = []
         next_block(len(batch[key]) / most)
+    key_kind = {key: dtypes.pop(key)} if drop_key else {}
     made = columns(rows, dtypes)
     if rows <= most:
         joined = held[0]
         if len(held) > 1:
-            joined = {name: np.concatenate([batch[name] for batch in held]) for name in dtypes}
+            joined = {name: np.concatenate([batch[name] for batch in held]) for name in held[0]}
         place = order(joined)
         for name, column in made.items():
             np.take(joined[name], place, out=column)
         return made
     of_range, starts = _join_ranges(counts, most)
-    _deal(batches(), key, of_range, starts[:-1].copy(), made)
+    ranked = made | columns(rows, key_kind)  # apart, or the key would stay as long as the others
+    _deal(batches(), key, of_range, starts[:-1].copy(), ranked)
     for start, stop in zip(starts[:-1], starts[1:], strict=True):
-        part = {name: column[start:stop] for name, column in made.items()}
+        part = {name: column[start:stop] for name, column in ranked.items()}
         place = order(part)
         for column in part.values():
             column[...] = column[place]
