@@ -33,6 +33,8 @@ def curate_command() -> list[str]:
     if server.stdout.readline() != "ready\n":
         raise RuntimeError("the server of commands has not started")
     server.stdout.close()
+    # A helper that outlives the tests would hold the input open, and `end` would wait for ever.
+    os.register_at_fork(after_in_child=server.stdin.close)
 
     def end() -> None:
         server.stdin.close()
