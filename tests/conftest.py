@@ -233,29 +233,24 @@ validation: {{documents: 0.05}}
 """
 
 
-@pytest.fixture
-def recipe(corpus: Path, tmp_path: Path) -> Path:
-    """A recipe over the corpus, with a cache and an output of its own."""
-    path = tmp_path / "recipe.yaml"
-    path.write_text(RECIPE.format(data=corpus / "data"), "utf-8")
-    return path
-
-
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache for all tests of a module, so that the corpus is tokenised once."""
+    """A cache for all tests, so that the corpus is tokenised once; see `own_store`."""
     return tmp_path_factory.mktemp("cache")
 
 
 @pytest.fixture
-def cached_recipe(recipe: Path, cache: Path) -> Path:
-    """The same with the module's cache."""
-    with recipe.open("a", encoding="utf-8") as file:
-        file.write(f"cache: {cache}\n")
-    return recipe
+def recipe(corpus: Path, cache: Path, tmp_path: Path) -> Path:
+    """A recipe over the corpus, with an output of its own."""
+    path = tmp_path / "recipe.yaml"
+    path.write_text(f"{RECIPE.format(data=corpus / 'data')}cache: {cache}\n", "utf-8")
+    return path
 
 
 @pytest.fixture
-def own_store(recipe: Path) -> None:
+def own_store(request: pytest.FixtureRequest) -> None:
     """Let the recipe keep its tokens beside itself, in a test of what a store holds."""
-    recipe.write_text(re.sub(r"^cache: .*\n", "", recipe.read_text("utf-8"), flags=re.M), "utf-8")
+    if "recipe" in request.fixturenames:
+        recipe: Path = request.getfixturevalue("recipe")
+        own = re.sub(r"^cache: .*\n", "", recipe.read_text("utf-8"), flags=re.M)
+        recipe.write_text(own, "utf-8")

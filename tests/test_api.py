@@ -106,6 +106,7 @@ def test_a_recipe_is_a_path_a_mapping_or_loaded(recipe: Path, monkeypatch) -> No
         curate.load_recipe({**fields, "name": {1}})
 
 
+@pytest.mark.usefixtures("own_store")
 def test_each_function_writes_what_its_command_writes(
     recipe: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -142,6 +143,7 @@ def test_stats_and_comparison(recipe: Path) -> None:
     assert mixture.weights == pytest.approx(dict.fromkeys(mixture.weights, 1 / 3))
 
 
+@pytest.mark.usefixtures("own_store")
 def test_progress_goes_to_the_observer(recipe: Path, capsys) -> None:
     listener = Listener()
     curate.tokenize(recipe, workers=1, progress=listener)

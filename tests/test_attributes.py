@@ -26,6 +26,8 @@ from curate.recipe import load
 from curate.runtime.sealed import read_sealed
 from curate.tokens.domain import DomainTokens
 
+pytestmark = pytest.mark.usefixtures("own_store")
+
 SMALL = "tokenizer.train.vocab_size=280"
 
 

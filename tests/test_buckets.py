@@ -86,26 +86,26 @@ QUICK = ("megatron", "mds", "parquet", "webdataset", "llmc nanogpt")
     "options",
     slow_if(lambda name: name not in QUICK, [*FORMATS, "llmc nanogpt", "parquet nanochat"]),
 )
-def test_a_bucket_holds_what_a_directory_would_despite_faults(cached_recipe, store, options):
+def test_a_bucket_holds_what_a_directory_would_despite_faults(recipe, store, options):
     name, _, variant = options.partition(" ")
     overrides = [f"output.format={name}", *([f"output.options.variant={variant}"] * bool(variant))]
-    local = cached_recipe.parent / "local"
-    build(cached_recipe, local, *overrides)
+    local = recipe.parent / "local"
+    build(recipe, local, *overrides)
     store.faults = Faults(seed=7, share=0.2, most=1, slow_seconds=0.01)
-    built = build(cached_recipe, URL, *overrides)
+    built = build(recipe, URL, *overrides)
     assert built.ok and built.path == f"{URL}/certificate.json" and built.directory == URL
     assert sum(store.faults.drawn.values()) > 5
     assert_same(objects(store), on_disk(local))
 
 
-def test_several_processes_send_the_same(cached_recipe, store):
-    build(cached_recipe, "s3://b/one")
-    build(cached_recipe, "s3://b/two", workers=3)
+def test_several_processes_send_the_same(recipe, store):
+    build(recipe, "s3://b/one")
+    build(recipe, "s3://b/two", workers=3)
     assert_same(objects(store, "two/"), objects(store, "one/"))
 
 
-def test_manifest_and_certificate_come_last_after_the_rest_was_read_back(cached_recipe, store):
-    build(cached_recipe)
+def test_manifest_and_certificate_come_last_after_the_rest_was_read_back(recipe, store):
+    build(recipe)
     asked = [(row[0], row[1].removeprefix(f"/b/{DIR}")) for row in store.requests]
     last = asked.index(("PUT", "manifest.json"))
     assert last < asked.index(("PUT", "certificate.json"))
@@ -136,8 +136,8 @@ def test_large_files_are_sent_in_parts_with_checksums(store, tmp_path):
     assert objects(store)["large"] == path.read_bytes()
 
 
-def test_staging_holds_no_more_than_the_shards_in_hand(cached_recipe, store):
-    staging = load(cached_recipe, (f"output.dir={json.dumps(URL)}",)).output_dir
+def test_staging_holds_no_more_than_the_shards_in_hand(recipe, store):
+    staging = load(recipe, (f"output.dir={json.dumps(URL)}",)).output_dir
     largest = [0]
 
     def measure(_):
@@ -145,19 +145,19 @@ def test_staging_holds_no_more_than_the_shards_in_hand(cached_recipe, store):
         largest[0] = max(largest[0], sum(path.stat().st_blocks * 512 for path in files))
 
     store.before = measure
-    build(cached_recipe, URL, "budget_tokens=60000", "max_epochs=9", "output.shard_tokens=2000")
+    build(recipe, URL, "budget_tokens=60000", "max_epochs=9", "output.shard_tokens=2000")
     sizes = [len(data) for name, data in objects(store).items() if "/" in name]
     assert len(sizes) > 60
     assert largest[0] <= 2 * (max(sizes) + 4096) + 8192  # a shard and its provenance
     assert not [path for path in staging.rglob("*") if path.is_file()]
 
 
-def test_the_same_again_sends_nothing_but_reads_all(cached_recipe, store):
-    build(cached_recipe)
+def test_the_same_again_sends_nothing_but_reads_all(recipe, store):
+    build(recipe)
     first = objects(store)
     store.requests.clear()
     heard = Listener()
-    assert build(cached_recipe, progress=heard).ok
+    assert build(recipe, progress=heard).ok
     assert "built already: reading it back" in heard.notices
     assert [row[1] for row in store.asked("PUT")] == [f"/b/{DIR}.curate.lock"]
     read = {row[1] for row in store.asked("GET")}
@@ -166,8 +166,8 @@ def test_the_same_again_sends_nothing_but_reads_all(cached_recipe, store):
 
 
 @pytest.mark.parametrize("killed_after", slow_if(lambda writes: writes != 14, [3, 14, 45]))
-def test_a_killed_build_goes_on_with_what_is_there(cached_recipe, store, tmp_path, killed_after):
-    build(cached_recipe, "s3://b/whole")
+def test_a_killed_build_goes_on_with_what_is_there(recipe, store, tmp_path, killed_after):
+    build(recipe, "s3://b/whole")
     whole = objects(store, "whole/")
     writes = []
 
@@ -178,7 +178,7 @@ def test_a_killed_build_goes_on_with_what_is_there(cached_recipe, store, tmp_pat
                 os.kill(child.pid, signal.SIGKILL)
                 child.wait()
 
-    command = [sys.executable, "-m", "curate.cli", "build", str(cached_recipe), "--out", URL,
+    command = [sys.executable, "-m", "curate.cli", "build", str(recipe), "--out", URL,
                "--set", "output.shard_tokens=10000", "--workers", "1", "-q"]  # fmt: skip
     store.before = count
     child = subprocess.Popen(command)
@@ -192,61 +192,61 @@ def test_a_killed_build_goes_on_with_what_is_there(cached_recipe, store, tmp_pat
     there = {name for name in objects(store) if name.startswith("train/")}
     time.sleep(0.3)  # its helper ends with it
     store.requests.clear()
-    assert build(cached_recipe).ok
+    assert build(recipe).ok
     sent = {row[1].removeprefix(f"/b/{DIR}") for row in store.asked("PUT")}
     assert not sent & there
     assert_same(objects(store), whole)
 
 
-def test_another_recipe_replaces_a_dataset_only_when_told(cached_recipe, store):
-    build(cached_recipe)
+def test_another_recipe_replaces_a_dataset_only_when_told(recipe, store):
+    build(recipe)
     store.put("b", f"{DIR}notes.txt", b"mine")
     with pytest.raises(
         ShardError, match=rf"^{URL}: holds a dataset of another recipe.*--overwrite"
     ):
-        build(cached_recipe, URL, "seed=3", "output.format=npy")
-    assert build(cached_recipe, URL, "seed=3", "output.format=npy", overwrite=True).ok
-    build(cached_recipe, "s3://b/fresh", "seed=3", "output.format=npy")
+        build(recipe, URL, "seed=3", "output.format=npy")
+    assert build(recipe, URL, "seed=3", "output.format=npy", overwrite=True).ok
+    build(recipe, "s3://b/fresh", "seed=3", "output.format=npy")
     replaced = objects(store)
     assert replaced.pop("notes.txt") == b"mine"
     assert_same(replaced, objects(store, "fresh/"))
 
 
-def test_foreign_objects_are_not_touched(cached_recipe, store):
+def test_foreign_objects_are_not_touched(recipe, store):
     store.put("b", f"{DIR}train/mine.txt", b"mine")
     store.put("b", f"{DIR}stats.json", b"[1]")
     before = objects(store)
     with pytest.raises(ShardError, match=rf"^{URL}: holds 1 file that curate did not write"):
-        build(cached_recipe)
+        build(recipe)
     assert objects(store) == before
 
 
-def test_two_builds_do_not_write_to_one_prefix(cached_recipe, store):
+def test_two_builds_do_not_write_to_one_prefix(recipe, store):
     line = holder_line({}).replace(b'"process": ', b'"process": 1')
     other = line.replace(os.uname().nodename.encode(), b"node-3")
     store.put("b", f"{DIR}.curate.lock", other)
     with pytest.raises(
         ShardError, match=r"of node-3 .* type: aws s3 rm 's3://b/my mixes/mix/\.cur"
     ):
-        build(cached_recipe)
-    staging = load(cached_recipe, (f"output.dir={json.dumps(URL)}",)).output_dir
+        build(recipe)
+    staging = load(recipe, (f"output.dir={json.dumps(URL)}",)).output_dir
     with (
         directory_lock(staging),
         pytest.raises(ShardError, match=rf"^{URL}: process {os.getpid()} .* has locked it; wait"),
     ):
-        build(cached_recipe)
+        build(recipe)
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     line = json.dumps({"machine": os.uname().nodename, "process": dead.pid, "since": 0.0})
     store.put("b", f"{DIR}.curate.lock", line.encode())
-    assert build(cached_recipe).ok  # that process has ended
+    assert build(recipe).ok  # that process has ended
     assert ".curate.lock" not in objects(store)
     assert write_new(f"{URL}/a", b"1") and not write_new(f"{URL}/a", b"2")
     assert write_new(f"{URL}/a", b"1")  # the first answer was lost
 
 
-def test_verify_reads_the_bucket_and_writes_its_verdict_there(cached_recipe, store, tmp_path):
-    built = build(cached_recipe)
+def test_verify_reads_the_bucket_and_writes_its_verdict_there(recipe, store, tmp_path):
+    built = build(recipe)
     store.faults = Faults(seed=5, share=0.3, most=2, slow_seconds=0.01)
     again = curate.verify(URL, workers=1)
     assert again.ok and again.json["shards"] == built.json["shards"]
@@ -263,26 +263,26 @@ def test_verify_reads_the_bucket_and_writes_its_verdict_there(cached_recipe, sto
     store.put("b", f"{DIR}manifest.json", objects(store)["manifest.json"][:-9])
     (problem,) = curate.verify(URL, report=tmp_path / "v.json", workers=1).problems
     assert problem.startswith(f"{URL}/manifest.json: ")
-    assert build(cached_recipe).ok  # which mends it
+    assert build(recipe).ok  # which mends it
     assert objects(store)[name] == data
     assert not list((tmp_path / "xdg" / "curate" / "buckets").iterdir())
 
 
 @pytest.mark.parametrize("key", ["train//more.npy", "train/../more.npy", "train/more\x01.npy"])
-def test_an_object_among_the_shards_that_no_file_can_stand_for_is_named(cached_recipe, store, key):
-    build(cached_recipe)
+def test_an_object_among_the_shards_that_no_file_can_stand_for_is_named(recipe, store, key):
+    build(recipe)
     store.put("b", f"{DIR}notes//mine.txt", b"mine")
     assert curate.verify(URL, workers=1).ok
     store.put("b", DIR + key, b"more")
     with pytest.raises(ShardError, match=r"more.*\.npy: no file can have this name"):
         curate.verify(URL, workers=1)
     with pytest.raises(ShardError, match="no file can have this name"):
-        build(cached_recipe, overwrite=True)
+        build(recipe, overwrite=True)
 
 
-def test_a_store_that_fails_is_never_a_fact_about_the_dataset(cached_recipe, store, monkeypatch):
+def test_a_store_that_fails_is_never_a_fact_about_the_dataset(recipe, store, monkeypatch):
     monkeypatch.setenv("CURATE_STORE_SECONDS", "1")
-    build(cached_recipe)
+    build(recipe)
     before = objects(store)
 
     def fall(handler):
@@ -297,19 +297,17 @@ def test_a_store_that_fails_is_never_a_fact_about_the_dataset(cached_recipe, sto
         store, "is_down", handler.key.endswith("shard-00001.bin")
     )
     with pytest.raises(EngineError, match="cannot be reached"):
-        build(cached_recipe, "s3://b/other")
+        build(recipe, "s3://b/other")
     store.is_down, store.before = False, None
     assert "manifest.json" not in objects(store, "other/")
-    assert build(cached_recipe, "s3://b/other").ok
+    assert build(recipe, "s3://b/other").ok
     assert_same({k: v for k, v in objects(store, "other/").items() if k != ".curate.lock"}, before)
 
 
-def test_load_copies_the_split_once_and_gives_what_a_directory_gives(
-    cached_recipe, store, tmp_path
-):
+def test_load_copies_the_split_once_and_gives_what_a_directory_gives(recipe, store, tmp_path):
     local = tmp_path / "local"
-    build(cached_recipe, local)
-    build(cached_recipe)
+    build(recipe, local)
+    build(recipe)
     expected, data = curate.load(local, 64), curate.load(URL, 64)
     assert len(data) == len(expected)
     assert np.array_equal(data[5]["tokens"], expected[5]["tokens"])
@@ -318,7 +316,7 @@ def test_load_copies_the_split_once_and_gives_what_a_directory_gives(
     assert {row[1] for row in store.requests} == {f"/b/{DIR}manifest.json"}
     assert len(curate.load(URL, 64, split="validation")) > 0
     name = next(name for name in objects(store) if name.startswith("train/"))
-    build(cached_recipe, URL, "seed=5", overwrite=True)
+    build(recipe, URL, "seed=5", overwrite=True)
     store.put("b", DIR + name, bytes(len(objects(store)[name])))
     with pytest.raises(ShardError, match=rf"^{URL}/{name}: content differs .* curate verify {URL}"):
         curate.load(URL, 64)
@@ -372,6 +370,7 @@ def test_stages_are_kept_in_a_bucket_too(corpus, cache, store, tmp_path):
     assert sorted(objects(store)) == sorted(written)
 
 
+@pytest.mark.usefixtures("own_store")
 def test_a_second_machine_tokenises_nothing(recipe, store, tmp_path, monkeypatch):
     local = tmp_path / "local"
     build(recipe, local)
@@ -436,6 +435,7 @@ list_objects("s3://b/x")
     assert "this process has used object storage with a cluster" in done.stderr
 
 
+@pytest.mark.usefixtures("own_store")
 def test_a_part_that_could_not_be_sent_is_sent_by_the_next_run(recipe, store, tmp_path):
     with recipe.open("a") as file:
         file.write("cache: s3://b/store\n")
@@ -448,10 +448,10 @@ def test_a_part_that_could_not_be_sent_is_sent_by_the_next_run(recipe, store, tm
     assert [name for name in objects(store, "store/") if name.endswith("part.json")]
 
 
-def test_what_a_bucket_cannot_do_is_said_in_one_line(cached_recipe, store, tmp_path):
+def test_what_a_bucket_cannot_do_is_said_in_one_line(recipe, store, tmp_path):
     def refused(kind, text, *overrides, url=URL):
         with pytest.raises(kind, match=text):
-            build(cached_recipe, url, *overrides)
+            build(recipe, url, *overrides)
 
     refused(InputError, r"s3://none/mix.*: there is no such bucket; check", url="s3://none/mix")
     refused(RecipeError, "cache: https://b/c cannot be written to", "cache=https://b/c")
@@ -464,7 +464,7 @@ def test_what_a_bucket_cannot_do_is_said_in_one_line(cached_recipe, store, tmp_p
         "s3://b//c",
     ):
         with pytest.raises(RecipeError, match="output.dir: .* cannot be written to") as caught:
-            build(cached_recipe, url)
+            build(recipe, url)
         assert "secret" not in str(caught.value)
     for call in (
         lambda: curate.push(URL, "me/mix"),
@@ -475,7 +475,7 @@ def test_what_a_bucket_cannot_do_is_said_in_one_line(cached_recipe, store, tmp_p
     for url in ("s3://me:secret@b", "s3://b/x?X-Amz-Signature=secret", "gs://me:se/secret@b/x"):
         for call in (curate.verify, curate.report, partial(curate.load, sequence_length=8),
                      partial(curate.diff, b=url), partial(curate.show, query="train/a:0"),
-                     lambda url: curate.report(cached_recipe, directory=url)):  # fmt: skip
+                     lambda url: curate.report(recipe, directory=url)):  # fmt: skip
             with pytest.raises(InputError) as caught:
                 call(url)
             assert "secret" not in str(caught.value)
@@ -516,9 +516,9 @@ def test_urls_of_other_stores_are_named_as_they_are_written(tmp_path, monkeypatc
             assert str(caught.value).startswith(f"{shown}: datasets are read from directories and")
 
 
-def test_a_dataset_in_a_bucket_is_looked_up_and_compared(cached_recipe, cache, store, tmp_path):
-    build(cached_recipe, tmp_path / "mix")
-    build(cached_recipe)
+def test_a_dataset_in_a_bucket_is_looked_up_and_compared(recipe, cache, store, tmp_path):
+    build(recipe, tmp_path / "mix")
+    build(recipe)
     here, there = str(tmp_path / "mix"), URL
     for query in ("train/shard-00000:0", "wiki-3"):
         assert curate.show(there, query).documents == curate.show(here, query).documents
@@ -532,7 +532,7 @@ def test_a_dataset_in_a_bucket_is_looked_up_and_compared(cached_recipe, cache, s
     (tmp_path / "moved").rename(tokens)
     compared = curate.diff(here, there)
     assert (compared.a, compared.b, compared.domains) == (here, URL, ())
-    changed = build(cached_recipe, "s3://b/other", "budget_tokens=20000")
+    changed = build(recipe, "s3://b/other", "budget_tokens=20000")
     assert changed.ok
     compared = curate.diff(there, "s3://b/other")
     assert {"budget_tokens"} <= {change.key for change in compared.changes}
@@ -540,8 +540,8 @@ def test_a_dataset_in_a_bucket_is_looked_up_and_compared(cached_recipe, cache, s
         curate.diff(here, "s3://b/none")
 
 
-def test_what_is_planned_for_a_bucket_is_reported_from_staging(cached_recipe, store, tmp_path):
-    loaded = load(cached_recipe, (f"output.dir={json.dumps(URL)}",))
+def test_what_is_planned_for_a_bucket_is_reported_from_staging(recipe, store, tmp_path):
+    loaded = load(recipe, (f"output.dir={json.dumps(URL)}",))
     with pytest.raises(InputError, match=rf"type curate report {URL}$"):
         curate.report(loaded)
     curate.plan(loaded, workers=1)
@@ -551,8 +551,8 @@ def test_what_is_planned_for_a_bucket_is_reported_from_staging(cached_recipe, st
     assert curate.report(place, directory=tmp_path).path == tmp_path / "report.html"
 
 
-def test_a_url_after_out_is_never_a_directory(cached_recipe, tmp_path):
-    command = [sys.executable, "-m", "curate.cli", "build", str(cached_recipe), "--out"]
+def test_a_url_after_out_is_never_a_directory(recipe, tmp_path):
+    command = [sys.executable, "-m", "curate.cli", "build", str(recipe), "--out"]
     for url in ("https://me:secret@b/x", "az://b/x"):
         done = subprocess.run(
             [*command, url], capture_output=True, text=True, check=False, cwd=tmp_path
@@ -563,11 +563,11 @@ def test_a_url_after_out_is_never_a_directory(cached_recipe, tmp_path):
         assert not list(tmp_path.glob("*:"))
 
 
-def test_without_obstore_the_line_says_what_to_install(cached_recipe, store, tmp_path):
+def test_without_obstore_the_line_says_what_to_install(recipe, store, tmp_path):
     (tmp_path / "without").mkdir()
     (tmp_path / "without" / "obstore.py").write_text("raise ImportError('absent')")
     path = os.pathsep.join([str(tmp_path / "without"), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, "-m", "curate.cli", "build", str(cached_recipe), "--out", URL]
+    command = [sys.executable, "-m", "curate.cli", "build", str(recipe), "--out", URL]
     done = subprocess.run(
         command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False
     )
@@ -575,15 +575,15 @@ def test_without_obstore_the_line_says_what_to_install(cached_recipe, store, tmp
     assert done.stderr.endswith("needs the package obstore: pip install 'curate-mix[s3]'\n")
 
 
-def test_secrets_stay_in_the_environment(cached_recipe, store, tmp_path):
-    build(cached_recipe)
+def test_secrets_stay_in_the_environment(recipe, store, tmp_path):
+    build(recipe)
     secrets = [value.encode() for name, value in store.environment.items() if "KEY" in name]
     files = [*objects(store).values(), *on_disk(tmp_path).values()]
     assert secrets and not [data for data in files for secret in secrets if secret in data]
 
 
-def test_google_cloud_storage_holds_the_same(cached_recipe, store, tmp_path, monkeypatch):
-    build(cached_recipe, "s3://b/s3")
+def test_google_cloud_storage_holds_the_same(recipe, store, tmp_path, monkeypatch):
+    build(recipe, "s3://b/s3")
     account = {"gcs_base_url": store.url, "disable_oauth": True, "client_email": "",
                "private_key": "", "private_key_id": ""}  # fmt: skip
     (tmp_path / "account.json").write_text(json.dumps(account))
@@ -591,19 +591,19 @@ def test_google_cloud_storage_holds_the_same(cached_recipe, store, tmp_path, mon
     store.is_public = True
     dead = {"machine": os.uname().nodename, "process": 2**22 + 1, "since": 0.0}
     store.put("b", "gs/.curate.lock", json.dumps(dead).encode())
-    assert build(cached_recipe, "gs://b/gs").ok
+    assert build(recipe, "gs://b/gs").ok
     assert_same(objects(store, "gs/"), objects(store, "s3/"))
     store.requests.clear()
-    assert build(cached_recipe, "gs://b/gs").ok
+    assert build(recipe, "gs://b/gs").ok
     assert {row[1] for row in store.asked("PUT")} == {"/b/gs/.curate.lock"}
     assert curate.verify("gs://b/gs", workers=1).ok
     assert len(curate.load("gs://b/gs", 64)) > 0
 
 
-def test_a_ray_cluster_sends_the_same(cached_recipe, store):
+def test_a_ray_cluster_sends_the_same(recipe, store):
     pytest.importorskip("ray")
-    build(cached_recipe, "s3://b/local")
-    command = [sys.executable, "-m", "curate.cli", "build", str(cached_recipe), "-q",
+    build(recipe, "s3://b/local")
+    command = [sys.executable, "-m", "curate.cli", "build", str(recipe), "-q",
                "--set", "output.shard_tokens=10000", "--out", "s3://b/ray", "--engine", "ray",
                "--workers", "2"]  # fmt: skip
     subprocess.run(command, check=True)

@@ -30,9 +30,9 @@ from curate.tokens import store
 
 
 @pytest.fixture
-def recipe(cached_recipe: Path) -> Path:
+def recipe(recipe: Path) -> Path:
     """The corpus is tokenised once for the module."""
-    return cached_recipe
+    return recipe
 
 
 def make(recipe: Path, *overrides: str, workers: int = 1) -> Any:
@@ -232,6 +232,7 @@ def test_repeats_are_whole_passes_then_a_fraction(recipe: Path) -> None:
     assert min(times[document] for document in whole) >= 2
 
 
+@pytest.mark.usefixtures("own_store")
 def test_only_a_changed_file_is_tokenised_again(recipe: Path, corpus: Path, tmp_path: Path) -> None:
     copy = tmp_path / "data"
     shutil.copytree(corpus / "data", copy)

@@ -22,6 +22,8 @@ from curate.sources.discover import InputPath
 from curate.tokens import selftest
 from curate.tokens.backends import ReferenceEncoder
 
+pytestmark = pytest.mark.usefixtures("own_store")
+
 LONG_AGO = 1_000_000_000
 
 

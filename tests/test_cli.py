@@ -12,6 +12,8 @@ import pytest
 
 from curate.cli import cli
 
+pytestmark = pytest.mark.usefixtures("own_store")
+
 
 def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "curate.cli", *map(str, arguments)]

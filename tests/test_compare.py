@@ -76,6 +76,7 @@ def test_stats_compare_writes_intervals_and_mixtures(recipe: Path) -> None:
     assert between["js"][between["order"].index(small[0])] == [None] * len(supply)
 
 
+@pytest.mark.usefixtures("own_store")
 def test_intervals_are_measured_once(recipe: Path) -> None:
     half = recipe.read_text("utf-8").replace("/*", "/part-0*")
     recipe.write_text(half, "utf-8")

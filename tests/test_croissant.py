@@ -33,8 +33,8 @@ def parts(description: dict[str, Any], kind: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("form", ["npy", "megatron", "mds", "parquet"])
-def test_every_file_has_its_hash_and_size(cached_recipe: Path, form: str) -> None:
-    directory, description = build(cached_recipe, f"output.format={form}")
+def test_every_file_has_its_hash_and_size(recipe: Path, form: str) -> None:
+    directory, description = build(recipe, f"output.format={form}")
     files = {one["@id"]: one for one in parts(description, "cr:FileObject")}
     listed = {file.path for file in load_manifest(directory).listed}
     assert set(files) == listed - set(CARDS)
@@ -49,11 +49,11 @@ def test_every_file_has_its_hash_and_size(cached_recipe: Path, form: str) -> Non
 @pytest.mark.parametrize(("form", "variant"), [("parquet", None), ("jsonl", "plain"),
                                                ("jsonl", "dolma"), ("jsonl", "zstd")])  # fmt: skip
 def test_columns_of_text_are_in_the_files_that_are_named(
-    cached_recipe: Path, form: str, variant: str | None, shape: str
+    recipe: Path, form: str, variant: str | None, shape: str
 ) -> None:
     options = [] if variant is None else [f"output.options.variant={variant}"]
     directory, description = build(
-        cached_recipe, f"output.format={form}", f"output.shape={shape}", *options
+        recipe, f"output.format={form}", f"output.shape={shape}", *options
     )
     sets = {one["@id"]: one for one in parts(description, "cr:FileSet")}
     records = {one["@id"]: one for one in parts(description, "cr:RecordSet")}
@@ -74,9 +74,9 @@ def test_columns_of_text_are_in_the_files_that_are_named(
             assert list(json.loads(path.read_bytes().splitlines()[0])) == columns
 
 
-def test_domains_have_licences_and_shares(cached_recipe: Path) -> None:
+def test_domains_have_licences_and_shares(recipe: Path) -> None:
     licence = f"domains.wiki.license={json.dumps(LICENCE)}"
-    directory, description = build(cached_recipe, licence, "output.format=npy")
+    directory, description = build(recipe, licence, "output.format=npy")
     (domains,) = (one for one in description["recordSet"] if one["@id"] == "domains")
     rows = {row["domains/name"]: row for row in domains["data"]}
     certificate = json.loads((directory / "certificate.json").read_text("utf-8"))
@@ -92,8 +92,8 @@ def test_domains_have_licences_and_shares(cached_recipe: Path) -> None:
     }
 
 
-def test_references_lead_somewhere(cached_recipe: Path) -> None:
-    _, description = build(cached_recipe, "output.format=parquet")
+def test_references_lead_somewhere(recipe: Path) -> None:
+    _, description = build(recipe, "output.format=parquet")
     names: list[str] = []
     references: list[str] = []
 
@@ -115,27 +115,27 @@ def test_references_lead_somewhere(cached_recipe: Path) -> None:
 
 
 def test_it_is_verified_made_again_and_the_same(
-    cached_recipe: Path, monkeypatch: pytest.MonkeyPatch
+    recipe: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    directory, _ = build(cached_recipe)
+    directory, _ = build(recipe)
     path = directory / "croissant.json"
     whole = path.read_bytes()
     path.write_bytes(whole.replace(b"sha256", b"sha257"))
     problems = curate.verify(directory, workers=1).problems
     assert len(problems) == 1 and "croissant.json: content differs" in problems[0]
-    build(cached_recipe)
+    build(recipe)
     assert path.read_bytes() == whole and curate.verify(directory, workers=1).ok
 
     def refuse(*_: object) -> str:
         raise AssertionError("shards at rest are hashed again")
 
     monkeypatch.setattr(croissant, "_sha256", refuse)
-    build(cached_recipe)
+    build(recipe)
     assert path.read_bytes() == whole
 
 
-def test_datasets_of_earlier_versions_are_whole_and_get_one(cached_recipe: Path) -> None:
-    directory, _ = build(cached_recipe)
+def test_datasets_of_earlier_versions_are_whole_and_get_one(recipe: Path) -> None:
+    directory, _ = build(recipe)
     whole = (directory / "croissant.json").read_bytes()
 
     def leave_out(manifest: dict[str, Any]) -> None:
@@ -145,12 +145,12 @@ def test_datasets_of_earlier_versions_are_whole_and_get_one(cached_recipe: Path)
     (directory / "croissant.json").unlink()
     forge_manifest(directory, leave_out)
     assert curate.verify(directory, workers=1).ok
-    build(cached_recipe)
+    build(recipe)
     assert (directory / "croissant.json").read_bytes() == whole
 
 
-def test_a_strangers_description_is_not_trusted_with_its_shape(cached_recipe: Path) -> None:
-    directory, _ = build(cached_recipe)
+def test_a_strangers_description_is_not_trusted_with_its_shape(recipe: Path) -> None:
+    directory, _ = build(recipe)
     whole = (directory / "croissant.json").read_bytes()
     for content in (b"[]", b'{"distribution": [3, {"@id": [], "sha256": 4}]}'):
         (directory / "croissant.json").write_bytes(content)
@@ -164,14 +164,14 @@ def test_a_strangers_description_is_not_trusted_with_its_shape(cached_recipe: Pa
                     one["xxh3"] = hash_file(directory / "croissant.json")
 
         forge_manifest(directory, sign)
-        build(cached_recipe)
+        build(recipe)
         assert (directory / "croissant.json").read_bytes() == whole
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of rdflib
-def test_mlcroissant_finds_no_error_and_reads_the_rows(cached_recipe: Path) -> None:
+def test_mlcroissant_finds_no_error_and_reads_the_rows(recipe: Path) -> None:
     mlcroissant = pytest.importorskip("mlcroissant")
-    directory, description = build(cached_recipe, "output.format=parquet")
+    directory, description = build(recipe, "output.format=parquet")
     dataset = mlcroissant.Dataset(jsonld=str(directory / "croissant.json"))
     assert not dataset.metadata.ctx.issues.errors
     row = next(iter(dataset.records(record_set="train")))

@@ -83,6 +83,7 @@ def test_stats_of_other_documents_than_the_dataset_says_that_nothing_is_written(
     assert (dataset.directory / "stats.json").read_bytes() == before
 
 
+@pytest.mark.usefixtures("own_store")
 def test_listed_documents_are_removed_counted_and_unmatched_lines_said(
     recipe: Path, listed: Path
 ) -> None:
@@ -165,6 +166,7 @@ def test_counts_of_the_rest_equal_those_of_all_its_tokens(
     assert rest.stats[0].entropies.tokens == sum(pairs.values())
 
 
+@pytest.mark.usefixtures("own_store")
 def test_nothing_is_decided_or_tokenised_twice(recipe: Path, listed: Path) -> None:
     first = tokenized(recipe, "exclude=ids.txt")
     assert first.curation is not None
@@ -180,6 +182,7 @@ def test_nothing_is_decided_or_tokenised_twice(recipe: Path, listed: Path) -> No
     assert len(changed.domains[0]) == 299
 
 
+@pytest.mark.usefixtures("own_store")
 def test_damaged_decisions_are_made_again(recipe: Path, listed: Path) -> None:
     first = tokenized(recipe, "exclude=ids.txt")
     assert first.curation is not None
@@ -218,6 +221,7 @@ def test_files_cut_otherwise_give_the_same(recipe: Path, listed: Path, corpus: P
     assert [row.removed for row in other.stats] == [row.removed for row in first.stats]
 
 
+@pytest.mark.usefixtures("own_store")
 def test_a_dataset_is_read_back_and_looked_up(recipe: Path, listed: Path) -> None:
     dataset, _ = built(recipe, "exclude=ids.txt")
     again = read_back(DatasetLayout(dataset.directory), None, 1, Listener())
@@ -252,6 +256,7 @@ def test_a_domain_without_rest_names_the_reasons(recipe: Path) -> None:
         tokenized(recipe, "exclude=ids.txt")
 
 
+@pytest.mark.usefixtures("own_store")
 def test_a_missing_list_ends_the_run_before_data_is_read(recipe: Path) -> None:
     with pytest.raises(RecipeError, match=r"^exclude: .*ids.txt is no file; name a text file"):
         tokenized(recipe, "exclude=ids.txt")

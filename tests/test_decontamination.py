@@ -35,6 +35,8 @@ from curate.pipeline.tokenize import tokenize_domains
 from curate.recipe import load
 from curate.recipe.structs import DecontaminateRecipe, EvaluationSet, HubRecipe
 
+pytestmark = pytest.mark.usefixtures("own_store")
+
 
 def write_sets(directory: Path, sets: dict[str, list[dict[str, Any]]]) -> dict[str, str]:
     """Write sets as JSON Lines, compressed or not, and Parquet in turn."""

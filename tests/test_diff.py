@@ -41,14 +41,14 @@ def run(*arguments: str | Path) -> str:
     return result.output
 
 
-def test_one_line_when_nothing_differs(cached_recipe: Path, tmp_path: Path) -> None:
-    curate.build(cached_recipe, workers=1)
+def test_one_line_when_nothing_differs(recipe: Path, tmp_path: Path) -> None:
+    curate.build(recipe, workers=1)
     copy = tmp_path / "copy"
     shutil.copytree(tmp_path / "out" / "tiny", copy)
     # The same recipe in other words: defaults spelled out, an alias.
-    other = changed(cached_recipe, "other.yaml", ("domains:", "seed: 42\nsources:"))
+    other = changed(recipe, "other.yaml", ("domains:", "seed: 42\nsources:"))
     pairs = [
-        (cached_recipe, other, "recipes"),
+        (recipe, other, "recipes"),
         (tmp_path / "out" / "tiny", copy, "datasets"),
         (copy / "mixture.json", tmp_path / "out" / "tiny" / "mixture.json", "mixtures"),
         (copy, other, "recipes"),
@@ -63,15 +63,15 @@ def test_one_line_when_nothing_differs(cached_recipe: Path, tmp_path: Path) -> N
     assert "note mixtures are not compared: " in output
 
 
-def test_recipes_key_by_key(cached_recipe: Path) -> None:
+def test_recipes_key_by_key(recipe: Path) -> None:
     other = changed(
-        cached_recipe,
+        recipe,
         "other.yaml",
         ("max_epochs: 4", "max_epochs: 2\nseed: 3"),
         ("name: wiki,", "name: wiki, max_epochs: 5,"),
         ("name: talk", "name: chat"),
     )
-    result = curate.diff(cached_recipe, other)
+    result = curate.diff(recipe, other)
     assert set(result.changes) == {Change("max_epochs", 4.0, 2.0), Change("seed", 42, 3)}
     by_name = {domain.domain: domain for domain in result.domains}
     kinds = {name: domain.kind for name, domain in by_name.items()}
@@ -84,10 +84,10 @@ def test_recipes_key_by_key(cached_recipe: Path) -> None:
     )
 
 
-def test_a_recipe_elsewhere_reads_other_files(cached_recipe: Path, tmp_path: Path) -> None:
+def test_a_recipe_elsewhere_reads_other_files(recipe: Path, tmp_path: Path) -> None:
     """Relative paths are compared as they are read, not as they are written."""
     (tmp_path / "elsewhere").mkdir()
-    relative = changed(cached_recipe, "relative.yaml", (str(tmp_path.parent), "."))
+    relative = changed(recipe, "relative.yaml", (str(tmp_path.parent), "."))
     moved = tmp_path / "elsewhere" / "relative.yaml"
     shutil.copy(relative, moved)
     result = curate.diff(relative, moved)
@@ -106,16 +106,16 @@ def test_a_recipe_elsewhere_reads_other_files(cached_recipe: Path, tmp_path: Pat
     ],
 )  # fmt: skip
 def test_runs_that_a_change_strands(
-    cached_recipe: Path,
+    recipe: Path,
     tmp_path: Path,
     replacements: list[tuple[str, str]],
     stranded: dict[str, str],
 ) -> None:
     (tmp_path / "table.csv").write_text(TABLE)
-    with cached_recipe.open("a", encoding="utf-8") as file:
+    with recipe.open("a", encoding="utf-8") as file:
         file.write("seed: 1\n")
     before = changed(
-        cached_recipe,
+        recipe,
         "before.yaml",
         ("method: entropy, estimator: plugin", "method: bimix, evidence: {runs: table.csv}"),
     )
@@ -131,21 +131,21 @@ def test_runs_that_a_change_strands(
     assert "runs are not compared" in notices[-1]
 
 
-def test_datasets_by_tokens_and_texts(cached_recipe: Path, corpus: Path, tmp_path: Path) -> None:
+def test_datasets_by_tokens_and_texts(recipe: Path, corpus: Path, tmp_path: Path) -> None:
     """Tokens and texts of each domain are those that the provenance of both holds."""
     shutil.copytree(corpus / "data", tmp_path / "data")
     write_jsonl(tmp_path / "data" / "talk" / "part-2.jsonl", make_documents("talk", 20, seed=9))
     other = changed(
-        cached_recipe,
+        recipe,
         "other.yaml",
         (str(corpus / "data"), str(tmp_path / "data")),
         ("estimator: plugin", "estimator: plugin, caps: {wiki: 0.2}"),
         ("name: tiny", "name: other"),
     )
     directories = []
-    for path in (cached_recipe, other):
+    for path in (recipe, other):
         assert curate.build(path, workers=1).ok
-        directories.append(path.parent / "out" / ("tiny" if path == cached_recipe else "other"))
+        directories.append(path.parent / "out" / ("tiny" if path == recipe else "other"))
     (directories[0] / "runs.csv").write_text(TABLE)
     result = curate.diff(*directories)
     assert result.kind == "dataset"
@@ -186,19 +186,19 @@ def test_datasets_by_tokens_and_texts(cached_recipe: Path, corpus: Path, tmp_pat
     assert max(map(len, output.splitlines())) <= 120
 
 
-def test_what_cannot_be_compared(cached_recipe: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_compared(recipe: Path, tmp_path: Path) -> None:
     mixture = tmp_path / "mixture.json"
     mixture.write_text(json.dumps({"weights": {"wiki": 1.0}}))
     with pytest.raises(InputError, match="a recipe and a mixture have nothing to compare"):
-        curate.diff(cached_recipe, mixture)
+        curate.diff(recipe, mixture)
     with pytest.raises(InputError, match="not there; name a recipe, a mixture.json, or"):
-        curate.diff(cached_recipe, tmp_path / "gone")
+        curate.diff(recipe, tmp_path / "gone")
     mixture.write_text("[]")
     with pytest.raises(InputError, match="no mixture that curate mix wrote"):
         curate.diff(mixture, mixture)
-    broken = changed(cached_recipe, "broken.yaml", ("name: tiny", "nam: tiny"))
+    broken = changed(recipe, "broken.yaml", ("name: tiny", "nam: tiny"))
     with pytest.raises(RecipeError, match="nam"):
-        curate.diff(cached_recipe, broken)
+        curate.diff(recipe, broken)
     assert CliRunner().invoke(cli, ["diff", "x"]).exit_code == 2
 
 

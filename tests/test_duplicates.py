@@ -34,6 +34,8 @@ from curate.recipe.structs import DuplicatesRecipe, NearRecipe, ValidationRecipe
 from curate.runtime.memory import bounded
 from curate.tokens.tokenizer import from_json
 
+pytestmark = pytest.mark.usefixtures("own_store")
+
 VOCABULARY = np.array([f"word{number}" for number in range(20_000)])
 NEAR = DuplicatesRecipe(exact="none", near=NearRecipe())
 

@@ -297,17 +297,17 @@ def test_pythons_own_variable_for_containers_is_obeyed(monkeypatch, count, worke
     assert default_workers() == (workers or len(os.sched_getaffinity(0)))
 
 
-def test_too_little_work_for_a_process_is_done_here(cached_recipe: Path, monkeypatch) -> None:
+def test_too_little_work_for_a_process_is_done_here(recipe: Path, monkeypatch) -> None:
     """A build whose files are tokenised already; it starts processes where their work is enough."""
-    directory = curate.load_recipe(cached_recipe).output_dir
+    directory = curate.load_recipe(recipe).output_dir
     files, started = [], []
     start = workers._started
     monkeypatch.setattr(workers, "_started", lambda *a, **k: started.append(a) or start(*a, **k))
-    curate.tokenize(cached_recipe)
+    curate.tokenize(recipe)
     for enough in (4_000_000, 1_000):
         monkeypatch.setattr(workers, "BYTES_PER_WORKER", enough)
         started.clear()
-        assert curate.build(cached_recipe, workers=2).ok
+        assert curate.build(recipe, workers=2).ok
         assert bool(started) == (enough == 1_000)
         shards = [path for path in sorted(directory.rglob("*.bin")) if path.is_file()]
         files.append({path.name: path.read_bytes() for path in shards})

@@ -13,7 +13,10 @@ import pytest
 from curate.runtime.shared import shared_lock, shared_numbers
 from curate.runtime.workers import map_tasks, run_workers
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="limits and mounts of Linux")
+pytestmark = [
+    pytest.mark.skipif(os.name != "posix", reason="limits and mounts of Linux"),
+    pytest.mark.usefixtures("own_store"),
+]
 
 
 def build(recipe: Path, before: str = "", after: str = "") -> subprocess.CompletedProcess[str]:
@@ -31,10 +34,12 @@ def one_line(done: subprocess.CompletedProcess[str], *expected: str) -> None:
         assert text in done.stderr
 
 
+@pytest.mark.usefixtures("own_store")
 def test_files_that_may_not_grow(recipe: Path) -> None:
     one_line(build(recipe, "ulimit -f 20;"), "tokens", "File too large", "ulimit -f unlimited")
 
 
+@pytest.mark.usefixtures("own_store")
 def test_too_few_descriptors(recipe: Path) -> None:
     one_line(build(recipe, "ulimit -n 16;"), "Too many open files; raise the limit (ulimit -n")
 

@@ -28,9 +28,9 @@ LICENCE = "MIT |\n\n# INJECTED <script>alert(1)</script>\n\n| x\n---\nlicense: e
 
 
 @pytest.fixture
-def recipe(cached_recipe: Path) -> Path:
+def recipe(recipe: Path) -> Path:
     """The corpus is tokenised once for the module."""
-    return cached_recipe
+    return recipe
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,7 @@ def test_the_default_is_corrected_and_only_entropy_is_measured() -> None:
     assert MixtureRecipe().estimator == "corrected"
 
 
+@pytest.mark.usefixtures("own_store")
 def test_corrected_weights_have_intervals_and_are_measured_once(recipe: Path) -> None:
     plugin, stats, heard = planned(recipe)
     assert "entropies" not in heard.begun
@@ -83,6 +84,7 @@ def test_every_measure_drives_the_mixture(recipe: Path, measure: str) -> None:
     assert plain["weights"] != corrected["weights"]
 
 
+@pytest.mark.usefixtures("own_store")
 def test_a_damaged_measurement_is_made_again(recipe: Path) -> None:
     first, _, _ = planned(recipe, CORRECTED)
     kept = sorted((recipe.parent / ".curate" / "evidence").rglob("wiki-tokens-*.json"))
@@ -93,6 +95,7 @@ def test_a_damaged_measurement_is_made_again(recipe: Path) -> None:
     assert again["weights"] == first["weights"]
 
 
+@pytest.mark.usefixtures("own_store")
 def test_leverage_is_a_method(recipe: Path) -> None:
     mixture, _, heard = planned(recipe, "mixture={method: leverage}")
     assert "entropies" in heard.begun

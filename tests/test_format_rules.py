@@ -43,9 +43,9 @@ UINT16 = np.dtype(np.uint16)
 
 
 @pytest.fixture
-def recipe(cached_recipe: Path) -> Path:
+def recipe(recipe: Path) -> Path:
     """The corpus is tokenised once for the module."""
-    return cached_recipe
+    return recipe
 
 
 def make(recipe: Path, *overrides: str) -> tuple[Any, list[str]]:

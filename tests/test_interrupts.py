@@ -70,18 +70,18 @@ def test_a_signal_whose_exception_is_lost_is_raised_again(number: int) -> None:
         pytest.param("2", signal.SIGTERM, marks=pytest.mark.slow),
     ],
 )
-def test_signals_at_any_moment_are_obeyed(cached_recipe: Path, workers: str, number: int) -> None:
+def test_signals_at_any_moment_are_obeyed(recipe: Path, workers: str, number: int) -> None:
     """From the moment that Python runs curate's code; before, Python itself ends."""
     command = ["build", "recipe.yaml", "--workers", workers, "--set", f"cache=cache{workers}"]
     for moment in (0.2, 0.5, 0.9, 1.4):
-        process = start(command, cached_recipe.parent)
+        process = start(command, recipe.parent)
         time.sleep(moment)
         os.killpg(process.pid, number)
         _, complaint = process.communicate(timeout=20)
         if process.returncode not in (0, -number):
             assert process.returncode == 128 + number, complaint
             assert re.fullmatch(r"\n?curate: interrupted; .*\n", complaint), complaint
-    process = start(command, cached_recipe.parent)
+    process = start(command, recipe.parent)
     said, complaint = process.communicate(timeout=120)
     assert (process.returncode, complaint) == (0, "") and "ok: true" in said
 

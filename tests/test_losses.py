@@ -33,6 +33,8 @@ from curate.report.tables import result_table, stats_table
 from curate.runtime.files import read_json
 from curate.tokens.tokenizer import from_json
 
+pytestmark = pytest.mark.usefixtures("own_store")
+
 ANY_LOSS = "limits={lost_share: 1}"
 SMALL = "tokenizer.train.vocab_size=280"
 

@@ -332,25 +332,23 @@ class Watcher(Observer):
     ],
 )
 def test_each_function_runs_in_the_memory_of_its_recipe(
-    cached_recipe: Path, function: Callable[..., object]
+    recipe: Path, function: Callable[..., object]
 ) -> None:
-    with cached_recipe.open("a") as file:
+    with recipe.open("a") as file:
         file.write("limits: {memory_mb: 64}\n")
     watcher = Watcher()
-    function(cached_recipe, workers=1, progress=watcher)
+    function(recipe, workers=1, progress=watcher)
     assert watcher.rows == {(64 << 20) // 1024}
     assert block_rows() == (1 << 30) // 1024
 
 
 @pytest.mark.parametrize("name", ["proxy", "experts", "validate"])
-def test_small_models_are_trained_in_the_memory_of_their_recipe(
-    cached_recipe: Path, name: str
-) -> None:
+def test_small_models_are_trained_in_the_memory_of_their_recipe(recipe: Path, name: str) -> None:
     pytest.importorskip("torch")
     proxy = "{preset: nano, runs: 2, tokens: 1024, sequence_length: 32, batch: 4}"
     changes = ["limits.memory_mb=64", f"proxy={proxy}", "mixture.method=natural"]
     watcher = Watcher()
-    loaded = curate.load_recipe(cached_recipe, changes)
+    loaded = curate.load_recipe(recipe, changes)
     options = {"seeds": 2} if name == "validate" else {}
     getattr(curate, name)(loaded, workers=1, progress=watcher, **options)
     assert watcher.rows == {(64 << 20) // 1024}

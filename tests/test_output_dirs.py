@@ -21,11 +21,6 @@ from curate.runtime.artifact_names import MARK
 UNIFORM = ("mixture.method=uniform",)
 
 
-@pytest.fixture
-def recipe(cached_recipe: Path) -> Path:
-    return cached_recipe
-
-
 def tree(directory: Path) -> dict[str, bytes]:
     """Content of every file, by path."""
     return {

@@ -59,7 +59,7 @@ def other_value(key: str, option: Option, now: Any) -> Any:
 
 @pytest.mark.parametrize(("name", "variant"), VARIANTS)
 def test_every_option_has_an_effect_or_is_refused(
-    cached_recipe: Path, name: str, variant: str | None
+    recipe: Path, name: str, variant: str | None
 ) -> None:
     given = {} if variant is None else {"variant": variant}
     plain = None
@@ -68,25 +68,25 @@ def test_every_option_has_an_effect_or_is_refused(
         if option.variants and variant not in option.variants:
             message = f"output.options.{key}: variant {variant} does not read it; "
             with pytest.raises(RecipeError, match=re.escape(message)) as caught:
-                check_names(load(cached_recipe, settings(name, changed)))
+                check_names(load(recipe, settings(name, changed)))
             assert all(other in str(caught.value) for other in option.variants)
             continue
-        plain = plain or written(cached_recipe, name, given)
-        assert written(cached_recipe, name, changed) != plain, key
+        plain = plain or written(recipe, name, given)
+        assert written(recipe, name, changed) != plain, key
 
 
-def test_what_is_written_does_not_depend_on_spelling_out_a_default(cached_recipe: Path) -> None:
+def test_what_is_written_does_not_depend_on_spelling_out_a_default(recipe: Path) -> None:
     """The comparison above sees effects only, no hash of the recipe."""
     spelled = {"variant": "llmc", "step_tokens": None, "window_tokens": None}
-    assert written(cached_recipe, "llmc", {}) == written(cached_recipe, "llmc", spelled)
+    assert written(recipe, "llmc", {}) == written(recipe, "llmc", spelled)
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_options_of_other_formats_are_refused(cached_recipe: Path, name: str) -> None:
+def test_options_of_other_formats_are_refused(recipe: Path, name: str) -> None:
     others = {key: option for row in FORMATS.values() for key, option in row.options.items()}
     for key, option in others.items():
         if key in FORMATS[name].options:
             continue
-        loaded = load(cached_recipe, settings(name, {key: other_value(key, option, None)}))
+        loaded = load(recipe, settings(name, {key: other_value(key, option, None)}))
         with pytest.raises(RecipeError, match=f"format {name} has no option '{key}'"):
             check_names(loaded)

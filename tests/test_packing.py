@@ -24,9 +24,9 @@ ROW = 64
 
 
 @pytest.fixture
-def recipe(cached_recipe: Path) -> Path:
+def recipe(recipe: Path) -> Path:
     """The corpus is tokenised once for the module."""
-    return cached_recipe
+    return recipe
 
 
 def plain_best_fit(lengths: list[int], row_tokens: int) -> list[int]:

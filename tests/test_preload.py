@@ -18,6 +18,8 @@ from curate.tokens import preload
 from curate.tokens.backends import FastokensEncoder, ReferenceEncoder
 from curate.tokens.tokenizer import load
 
+pytestmark = pytest.mark.usefixtures("own_store")
+
 
 @pytest.fixture(autouse=True)
 def _nothing_started(monkeypatch):

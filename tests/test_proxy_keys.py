@@ -59,9 +59,9 @@ PLACES = {
 
 
 @pytest.fixture
-def recipe(cached_recipe: Path) -> Path:
-    (cached_recipe.parent / "mixtures.csv").write_text("wiki,code,talk\n.2,.3,.5\n.5,.3,.2\n")
-    return cached_recipe
+def recipe(recipe: Path) -> Path:
+    (recipe.parent / "mixtures.csv").write_text("wiki,code,talk\n.2,.3,.5\n.5,.3,.2\n")
+    return recipe
 
 
 def loaded(recipe: Path, place: str, keys: dict[str, Any]) -> LoadedRecipe:

@@ -27,11 +27,6 @@ SWARM = (
 )
 
 
-@pytest.fixture
-def recipe(cached_recipe: Path) -> Path:
-    return cached_recipe
-
-
 def same_runs(one: Path, other: Path) -> None:
     """The same rows, in whatever order, to numerical noise."""
     found, expected = (

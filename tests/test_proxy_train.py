@@ -51,11 +51,6 @@ SWARM_OF_A_FILE = (SWARM[0].replace("runs: 4, ", ""),)
 NAMES = ("wiki", "code", "talk")
 
 
-@pytest.fixture
-def recipe(cached_recipe: Path) -> Path:
-    return cached_recipe
-
-
 def tiny_stack(seeds: list[int], rates: list[float] | None = None, steps: int = 200) -> Stack:
     settings = OptimiserSettings(5e-4, steps=steps, warmup_steps=10)
     return Stack(StackSettings(TINY, settings, CPU, torch.float32), seeds, rates)

@@ -17,6 +17,8 @@ from curate.errors import EngineError, InputError
 from curate.runtime import memory
 from curate.runtime.workers import default_workers, map_tasks
 
+pytestmark = pytest.mark.usefixtures("own_store")
+
 ray = pytest.importorskip("ray")
 
 CORES = 3

@@ -37,7 +37,7 @@ from curate.stats import STATISTICS, Statistic, find_entropy
 from curate.stats.estimate import GROUPS, estimate
 from curate.stats.statistic import Column, DomainSample, Measurement, entropy_measurement
 
-pytestmark = pytest.mark.usefixtures("small_search")
+pytestmark = pytest.mark.usefixtures("small_search", "own_store")
 
 # A law.
 

@@ -847,12 +847,12 @@ def test_a_formula_of_a_stranger_only_stops_the_explorer(
 
 
 def test_a_mixture_without_a_law_removes_that_of_an_earlier_one(
-    cached_recipe: Path, tmp_path: Path
+    recipe: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    curate.mix(cached_recipe, overrides={"output.dir": str(out)}, workers=1)
+    curate.mix(recipe, overrides={"output.dir": str(out)}, workers=1)
     (out / "law.json").write_text('{"curate_version": "0.1.0"}')
-    curate.mix(cached_recipe, overrides={"output.dir": str(out)}, workers=1)
+    curate.mix(recipe, overrides={"output.dir": str(out)}, workers=1)
     assert not (out / "law.json").exists()
 
 

@@ -29,9 +29,9 @@ APART = "output.shape=per-domain"
 
 
 @pytest.fixture
-def recipe(cached_recipe: Path) -> Path:
+def recipe(recipe: Path) -> Path:
     """The corpus is tokenised once for the module."""
-    return cached_recipe
+    return recipe
 
 
 def make(recipe: Path, *overrides: str, workers: int = 1) -> Any:

@@ -25,9 +25,9 @@ from curate.runtime.files import read_json
 
 
 @pytest.fixture
-def recipe(cached_recipe: Path) -> Path:
+def recipe(recipe: Path) -> Path:
     """The corpus is tokenised once for the module."""
-    return cached_recipe
+    return recipe
 
 
 def split(recipe: Path, split: Any, *overrides: str, **fields: Any) -> TokenizedDomains:

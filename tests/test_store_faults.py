@@ -24,6 +24,8 @@ from curate.tokens import domain_counts, store, tasks, worker
 from curate.tokens.entries import Entry
 from curate.tokens.store import DOCUMENT, PartWriter, StoredBadRecord, part_damage
 
+pytestmark = pytest.mark.usefixtures("own_store")
+
 LONG_AGO = 1_000_000_000
 
 

@@ -32,6 +32,8 @@ from curate.tokens.fill import SAMPLE_BYTES, sample_documents
 from curate.tokens.selftest import Verdict, judge, probes, reference_answers
 from curate.tokens.tokenizer import Tokenizer, from_json, load, load_hub, save
 
+pytestmark = pytest.mark.usefixtures("own_store")
+
 
 def changed(definition, **fields):
     value = json.loads(json.dumps(definition))

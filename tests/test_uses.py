@@ -19,8 +19,8 @@ SEED = 42
 
 
 @pytest.fixture
-def domain(cached_recipe: Path) -> DomainTokens:
-    return tokenize_domains(load(cached_recipe), 1, Observer()).domains[1]
+def domain(recipe: Path) -> DomainTokens:
+    return tokenize_domains(load(recipe), 1, Observer()).domains[1]
 
 
 def appearances(documents: np.ndarray, passes: int, partial: int, count: int) -> np.ndarray:

@@ -42,11 +42,11 @@ PROXY = (
 
 
 @pytest.fixture
-def recipe(cached_recipe: Path) -> Path:
+def recipe(recipe: Path) -> Path:
     own = f"{{method: bimix, replicates: 0, evidence: {{proxy: {PROXY}}}}}"
-    text = cached_recipe.read_text("utf-8")
-    cached_recipe.write_text(text.replace("{method: entropy, estimator: plugin}", own), "utf-8")
-    return cached_recipe
+    text = recipe.read_text("utf-8")
+    recipe.write_text(text.replace("{method: entropy, estimator: plugin}", own), "utf-8")
+    return recipe
 
 
 def request_of(
