@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,11 @@ def module_name(path: Path, package: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+@functools.cache
+def parsed(text: str) -> ast.Module:
+    return ast.parse(text)
+
+
 def imports_of(path: Path, package: Path) -> list[tuple[int, str]]:
     """Line and full name of everything a module imports, wherever in it.
 
@@ -44,9 +50,10 @@ def imports_of(path: Path, package: Path) -> list[tuple[int, str]]:
     here = module_name(path, package).split(".")
     own_package = here if path.name == "__init__.py" else here[:-1]
     found: list[tuple[int, str]] = []
-    tree = ast.parse(path.read_text("utf-8"))
+    tree = parsed(path.read_text("utf-8"))
     if path.parent == package and path.name == "__init__.py":
-        tree.body = [node for node in tree.body if not is_for_type_checkers(node)]
+        own = [node for node in tree.body if not is_for_type_checkers(node)]
+        tree = ast.Module(own, [])
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found += [(node.lineno, alias.name) for alias in node.names]
@@ -67,7 +74,7 @@ def is_for_type_checkers(node: ast.stmt) -> bool:
 def calls_of(path: Path) -> list[tuple[int, str]]:
     """Line and name of every call such as `print` or `sys.exit`."""
     found = []
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    for node in ast.walk(parsed(path.read_text("utf-8"))):
         if isinstance(node, ast.Call):
             found.append((node.lineno, ast.unparse(node.func)))
         elif isinstance(node, ast.Raise) and node.exc is not None:

@@ -529,6 +529,7 @@ def check_schema(node, definitions):
 def test_schema_is_a_json_schema_of_every_field():
     found = msgspec.json.decode(msgspec.json.encode(schema()))
     definitions = found["$defs"]
+    described = descriptions()
     check_schema(found, definitions)
     for definition in definitions.values():
         check_schema(definition, definitions)
@@ -540,10 +541,10 @@ def test_schema_is_a_json_schema_of_every_field():
         assert list(definition["properties"]) == [field.encode_name for field in fields]
         assert definition["additionalProperties"] is False
         keys = [field.encode_name for field in fields]
-        assert list(descriptions()[struct.__name__]) == keys  # each described, in order
+        assert list(described[struct.__name__]) == keys  # each described, in order
         for key, field in definition["properties"].items():
             assert field["description"].endswith((".", ")."))
-            assert field["description"] == descriptions()[struct.__name__][key]
+            assert field["description"] == described[struct.__name__][key]
     assert definitions["Recipe"]["required"] == ["name", "tokenizer", "domains", "budget_tokens"]
     with pytest.raises(AssertionError):  # the check itself can fail
         check_schema({"anyOf": [{"$ref": "#/$defs/Nothing"}]}, definitions)
