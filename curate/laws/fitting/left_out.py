@@ -90,31 +90,31 @@ def _block(kernels: Sequence[Array], values: Array, kept: NDArray[np.bool_]) -> 
     count = len(inside)
     spread = np.maximum(values[inside].std(axis=0), 1e-9)
     scaled = (values - values[inside].mean(axis=0)) / spread
-    losses, residuals, variances, noises = [], [], [], []
+    noise = np.array(NOISES)[:, None]  # the first axis of what follows, all at once: three times
+    losses, residuals, variances, noises = [], [], [], []  # as fast where runs are few
     for kernel in kernels:
         roots, vectors = np.linalg.eigh(kernel[np.ix_(inside, inside)] + LEVEL_VARIANCE)
         turned = vectors.T @ scaled[inside]
         across = (kernel[np.ix_(outside, inside)] + LEVEL_VARIANCE) @ vectors
         prior = kernel[outside, outside] + LEVEL_VARIANCE
-        for noise in NOISES:
-            variance = np.maximum(roots, 0) + noise
-            solved = turned / variance[:, None]
-            squares = (turned * solved).sum(axis=0)
-            precision = (vectors**2 / variance).sum(axis=1)[:, None]
-            dual = vectors @ solved
-            residual, error = np.zeros_like(scaled), np.zeros_like(scaled)
-            residual[inside] = dual / precision
-            without = np.maximum(squares - dual**2 / precision, 1e-12) / (count - 1)
-            error[inside] = without / precision
-            residual[outside] = scaled[outside] - across @ solved
-            unseen = prior + noise - (across**2 / variance).sum(axis=1)
-            error[outside] = unseen[:, None] * np.maximum(squares, 1e-12) / count
-            losses.append(
-                0.5 * count * np.log(np.maximum(squares, 1e-12)) + 0.5 * np.log(variance).sum()
-            )
-            residuals.append(residual)
-            variances.append(error)
-            noises.append(noise * squares / count)
+        variance = np.maximum(roots, 0) + noise
+        solved = turned / variance[:, :, None]
+        squares = (turned * solved).sum(axis=1)
+        precision = (1 / variance @ vectors.T**2)[:, :, None]
+        dual = vectors @ solved
+        residual = np.zeros((len(noise), *scaled.shape))
+        error = np.zeros_like(residual)
+        residual[:, inside] = dual / precision
+        positive = np.maximum(squares, 1e-12)
+        without = np.maximum(squares[:, None] - dual**2 / precision, 1e-12) / (count - 1)
+        error[:, inside] = without / precision
+        residual[:, outside] = scaled[outside] - across @ solved
+        unseen = prior + noise - 1 / variance @ across.T**2
+        error[:, outside] = unseen[:, :, None] * positive[:, None] / count
+        losses += list(0.5 * (count * np.log(positive) + np.log(variance).sum(axis=1)[:, None]))
+        residuals += list(residual)
+        variances += list(error)
+        noises += list(noise * squares / count)
     weight = np.exp(np.min(losses, axis=0) - np.array(losses))
     weight /= weight.sum(axis=0)
     tried = np.array(residuals)
