@@ -388,16 +388,13 @@ def mixed_experts(logp: Likelihoods, weights: Array, level: str) -> Array:
     """Mean over blocks of -ln sum_i w_i p_i, for each target and token of text."""
     with np.errstate(divide="ignore"):
         logs = np.log(np.maximum(weights, 0))
-    losses = []
-    for target in range(len(logp.targets)):
-        documents = np.flatnonzero(logp.target == target)
-        rows = [logp.logp_nats[logp.starts[d] : logp.starts[d + 1]] for d in documents]
-        if level == "token":
-            losses.append(-float(logsumexp(np.concatenate(rows) + logs, axis=1).mean()))
-        else:  # MixMin's code: each document's over its length
-            each = [-logsumexp(row.sum(0) + logs) / len(row) for row in rows]
-            losses.append(float(np.mean(each)))
-    return np.array(losses)
+    lengths = np.diff(logp.starts)
+    if level == "token":
+        each, of = logsumexp(logp.logp_nats + logs, axis=1), np.repeat(logp.target, lengths)
+    else:  # MixMin's code: each document's over its length
+        sums = np.add.reduceat(logp.logp_nats, logp.starts[:-1])
+        each, of = logsumexp(sums + logs, axis=1) / lengths, logp.target
+    return np.array([-each[of == target].mean() for target in range(len(logp.targets))])
 
 
 def mde() -> Pair:

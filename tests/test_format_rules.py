@@ -162,11 +162,16 @@ def test_llmc_of_another_end_token_or_width_is_refused(tmp_path: Path) -> None:
         list(llmc.read(tmp_path / "s", UINT16, "llmc", 9))
 
 
-def test_llmc_is_refused_beyond_two_gigabytes(tmp_path: Path) -> None:
-    endless = np.broadcast_to(np.zeros(1, np.uint16), (2**30,))  # takes no memory
-    with pytest.raises((ShardError, MemoryError), match="2 GiB|allocate"):
-        llmc.write(tmp_path / "s", [TokenBatch(endless, np.array([2**30]))], UINT16)
-    assert list(tmp_path.iterdir()) == []
+def test_llmc_is_refused_beyond_two_gigabytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert llmc.MOST_BYTES == 2**31 - 1
+    monkeypatch.setattr(llmc, "MOST_BYTES", llmc.HEADER_BYTES + 2000)
+    full = TokenBatch(np.zeros(600, np.uint16), np.array([600]))
+    llmc.write(tmp_path / "s", [full], UINT16)
+    with pytest.raises(ShardError, match=r"t\.bin: 2 GiB or more, beyond what llm"):
+        llmc.write(tmp_path / "t", [full, full], UINT16)
+    assert [path.name for path in tmp_path.iterdir()] == ["s.bin"]
 
 
 @pytest.mark.parametrize("suffix", [".jsonl.gz", ".jsonl"])

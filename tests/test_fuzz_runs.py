@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from fuzzing import EDITS, damage, fuzz
 from hypothesis import strategies as st
 
@@ -24,6 +25,8 @@ from curate.laws.likelihoods import read_likelihoods
 from curate.laws.run_tables.read import read_runs
 from curate.pipeline.from_run_table import RunTableInputs, mix_without_text
 from curate.runtime.progress import Observer
+
+pytestmark = pytest.mark.usefixtures("small_search")
 
 ODD_CELLS = [
     "", " ", "nan", "NaN", "inf", "-inf", "-1", "0", "-0.0", "1e308", "1e-308", "5e-324", "1e999",
