@@ -31,7 +31,7 @@ from curate.plan import (
 )
 from curate.plan.packing import pack
 from curate.plan.streams import joined, order_of_keys
-from curate.runtime import mapping, memory
+from curate.runtime import external_sort, mapping, memory
 from curate.runtime.external_sort import sort_rows
 from curate.runtime.mapping import map_file, map_scratch, mapped_bytes
 from curate.runtime.memory import Columns, block_rows, blocks, bounded, columns, take
@@ -58,7 +58,11 @@ def little(tmp_path: Path) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("distinct", [1, 3, 10**6])
-def test_rows_are_sorted_as_in_memory(little: None, distinct: int) -> None:
+def test_rows_are_sorted_as_in_memory(
+    little: None, distinct: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work: list[int] = []
+    monkeypatch.setattr(external_sort, "worked", lambda amount, unit: work.append(amount))
     rng = np.random.default_rng(distinct)
     keys = rng.integers(0, 2**64, distinct, np.uint64)[rng.integers(0, distinct, 5000)]
 
@@ -69,6 +73,8 @@ def test_rows_are_sorted_as_in_memory(little: None, distinct: int) -> None:
     ranked = sort_rows(batches, "key", order_of_keys)
     assert np.array_equal(ranked["number"], np.argsort(keys, kind="stable"))
     assert np.array_equal(ranked["key"], np.sort(keys))
+    passes = (external_sort.READING, external_sort.DEALING, external_sort.SORTING)
+    assert sum(work) == sum(passes) * len(keys) and (distinct < 10 or max(work) < sum(work) / 10)
     dropped = sort_rows(batches, "key", order_of_keys, drop_key=True)
     assert list(dropped) == ["number"] and np.array_equal(dropped["number"], ranked["number"])
     assert len(keys) > block_rows()

@@ -179,14 +179,14 @@ def test_a_domain_is_estimated_by_its_own_beginning_before_it_is_read(tmp_path: 
 
 @pytest.mark.parametrize("output", ["npy", "jsonl"])
 @pytest.mark.parametrize("workers", [1, 2])
-def test_writing_and_verifying_say_how_much_is_done(
+def test_planning_writing_and_verifying_say_how_much_is_done(
     output: str, workers: int, recipe: Path
 ) -> None:
     with recipe.open("a", encoding="utf-8") as file:
         file.write(f"output: {{format: {output}}}\n")
     recorder = Recorder()
     curate.build(recipe, workers=workers, progress=recorder)
-    for stage in ("write", "verify"):
+    for stage in ("sort documents", "plan", "write", "verify"):
         reports = recorder.reports[stage]
         done = [of_report[0] for of_report in reports]
         assert done == sorted(done) and done[-1] == reports[-1][1] > 0, stage

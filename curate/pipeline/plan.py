@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from curate.formats import configure
 from curate.formats.base import Settings, TextFormat, TokenFormat
 from curate.pipeline.artifacts import notice_bad_records, write_stats
@@ -23,6 +25,7 @@ from curate.plan.shards import ShardInputs, ShardPlan, format_settings, plan_sha
 from curate.plan.streams import documents_used
 from curate.plan.uses import least_used
 from curate.recipe import LoadedRecipe
+from curate.runtime.external_sort import metered_sorts
 from curate.runtime.files import hash_json
 from curate.runtime.memory import blocks, take
 from curate.runtime.progress import Observer, write_artifact
@@ -125,22 +128,14 @@ def plan_tokenized(
     mixed = mix_domains(loaded, tokenized, workers, observer, write=write)
     plan = make_plan(mixed.mixture, mixed.request)
     observer.begin("plan", [loaded.recipe.name])
-    streams: list[DocumentStream] = []
-    curves = curves_of(loaded, tokenized)
-    for number, (domain, of_domain) in enumerate(zip(tokenized.domains, plan.domains, strict=True)):
-        observer.tick()
-        draws = () if tokenized.stage is None else tokenized.stage.domains[number].draws
-        drawable = tokenized.drawable(number)
-        ordered = least_used(domain, drawable, of_domain.tokens, loaded.recipe.seed, draws)
-        streams.append(replace(ordered, curve=curves[number]) if curves else ordered)
-    observer.tick()
-    inputs = ShardInputs(output_format, settings, tuple(streams), tokenized.domains, plan)
+    streams = _ordered(loaded, tokenized, plan, observer)
+    inputs = ShardInputs(output_format, settings, streams, tokenized.domains, plan)
     shaped = plan_shards(loaded, inputs)
     observer.end(f"{counted(sum(len(order.documents) for order in streams), 'document')} in order")
     planned = Planned(
         mixed=mixed,
         plan=_with_documents(plan, shaped.sampler.documents()),
-        streams=tuple(streams),
+        streams=streams,
         format=output_format,
         settings=settings,
         shaped=shaped,
@@ -154,6 +149,24 @@ def plan_tokenized(
     for warning in warnings:
         observer.notice(warning)
     return planned
+
+
+def _ordered(
+    loaded: LoadedRecipe, tokenized: TokenizedDomains, plan: Plan, observer: Observer
+) -> tuple[DocumentStream, ...]:
+    """Put the documents of each domain into the order in which they are taken."""
+    streams = []
+    curves = curves_of(loaded, tokenized)
+    masks = map(tokenized.drawable, range(len(tokenized.domains)))
+    drawn = (np.count_nonzero(mask[rows]) for mask in masks for rows in blocks(len(mask)))
+    with metered_sorts(observer, int(sum(drawn))):
+        domains = zip(tokenized.domains, plan.domains, strict=True)
+        for number, (domain, of_domain) in enumerate(domains):
+            draws = () if tokenized.stage is None else tokenized.stage.domains[number].draws
+            drawable = tokenized.drawable(number)
+            ordered = least_used(domain, drawable, of_domain.tokens, loaded.recipe.seed, draws)
+            streams.append(replace(ordered, curve=curves[number]) if curves else ordered)
+    return tuple(streams)
 
 
 def curves_of(loaded: LoadedRecipe, tokenized: TokenizedDomains) -> list[Curve]:

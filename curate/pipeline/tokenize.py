@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -43,6 +44,7 @@ from curate.plan.uses import Pool
 from curate.recipe import DomainRecipe, LoadedRecipe
 from curate.recipe.structs import RECORD_BYTES
 from curate.runtime.artifact_names import ARTIFACTS
+from curate.runtime.external_sort import metered_sorts
 from curate.runtime.files import atomic_path, begin_directory, hash_json, sweep
 from curate.runtime.memory import blocks
 from curate.runtime.progress import Observer
@@ -249,7 +251,7 @@ class _Kept:
 def _keep(filling: FillRequest, loaded: LoadedRecipe, plans: Sequence[Sequence[FilePlan]]) -> _Kept:
     """Open the domains, stop at losses beyond the limits, and curate."""
     tokenizer, observer = filling.tokenizer, filling.observer
-    domains = _open_domains(loaded, plans, filling.store, tokenizer)
+    domains = _open_domains(loaded, plans, filling)
     losses = [domain_losses(domain) for domain in domains]
     check_losses(domains, losses, loaded.recipe.limits.lost_share)
     last = last_build(loaded.output_dir)
@@ -523,24 +525,24 @@ def _options(domain: DomainRecipe, record_bytes: int = RECORD_BYTES) -> ReadOpti
 def _open_domains(
     loaded: LoadedRecipe,
     plans: Sequence[Sequence[FilePlan]],
-    store: TokenStore,
-    tokenizer: Tokenizer,
+    filling: FillRequest,
 ) -> tuple[DomainTokens, ...]:
     """Open every domain of the recipe in the token store."""
-    recipe = loaded.recipe
-    return tuple(
-        _open_domain(domain, domain_plans, store, tokenizer, recipe.on_bad_record)
-        for domain, domain_plans in zip(recipe.domains, plans, strict=True)
-    )
+    recipe, observer, dtype = loaded.recipe, filling.observer, filling.tokenizer.dtype
+    files = [_stored_files(domain_plans, filling.store) for domain_plans in plans]
+    documents = sum(int(of_domain.documents.sum()) for of_domain in files)
+    observer.begin("sort documents", [domain.name for domain in recipe.domains])
+    with metered_sorts(observer, documents):
+        opened = tuple(
+            _open_domain(domain, of_domain, dtype, recipe.on_bad_record)
+            for domain, of_domain in zip(recipe.domains, files, strict=True)
+        )
+    observer.end(counted(documents, "document"))
+    return opened
 
 
-def _open_domain(
-    domain: DomainRecipe,
-    plans: Sequence[FilePlan],
-    store: TokenStore,
-    tokenizer: Tokenizer,
-    on_bad_record: str,
-) -> DomainTokens:
+def _stored_files(plans: Sequence[FilePlan], store: TokenStore) -> DomainFiles:
+    """Find the files of a domain in the token store."""
     inputs = [file for plan in plans for file in plan.files]
     entries = []
     for plan in plans:
@@ -550,8 +552,13 @@ def _open_domain(
                 raise InputError(f"{file.path}: changed while it was read; run again")
             entries.append(rows)
     paths, sizes = [file.path for file in inputs], [file.size_bytes for file in inputs]
-    files = DomainFiles(store.entries, entries, paths, sizes)
-    opened = DomainTokens(domain.name, files, tokenizer.dtype)
+    return DomainFiles(store.entries, entries, paths, sizes)
+
+
+def _open_domain(
+    domain: DomainRecipe, files: DomainFiles, dtype: np.dtype[Any], on_bad_record: str
+) -> DomainTokens:
+    opened = DomainTokens(domain.name, files, dtype)
     if on_bad_record == "error" and opened.bad_records:
         path, line, reason, _ = next(iter(opened.bad_record_rows()))
         raise InputError(
@@ -560,7 +567,7 @@ def _open_domain(
         )
     if not len(opened):
         first = next(iter(opened.bad_record_rows()), None)
-        reason = f"; {first[0]}:{first[1]}: {first[2]}" if first else f" ({paths[0]})"
+        reason = f"; {first[0]}:{first[1]}: {first[2]}" if first else f" ({files.paths[0]})"
         raise InputError(
             f"domain '{domain.name}' has no document: {counted(len(files), 'file')}, "
             f"{counted(opened.bad_records, 'bad record')}{reason}"

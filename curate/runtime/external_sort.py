@@ -8,14 +8,33 @@ are hashes, so ranges are even; one that is mostly copies of a single row is sor
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from curate.runtime.memory import Columns, block_rows, columns, next_block
+from curate.runtime.progress import Observer, metered, worked
 
 COUNTED_BITS = 16
+
+READING, DEALING, SORTING = 1, 2, 3
+"""Time that each pass takes, relative to the others: 70, 130 and 205 ns a row where 2.5 million
+documents are opened, 35, 65 to 200 and 130 where they are ordered for a dataset."""
+
+ROWS = "rows"
+"""Unit of the work: a row in the first pass."""
+
+
+def metered_sorts(observer: Observer, rows: int) -> AbstractContextManager[Callable[[], None]]:
+    """Report the share of these rows that is sorted, by whatever runs inside.
+
+    Args:
+        observer: Receives `work` after each block of rows.
+        rows: Rows of all sorts together.
+    """
+    return metered(observer, [rows * (READING + DEALING + SORTING)], unit=ROWS)
 
 
 def sort_rows(
@@ -50,6 +69,7 @@ def sort_rows(
             for counted in held:
                 counts += np.bincount(_range_of(counted[key]), minlength=len(counts))
             held = []
+        worked(READING * len(batch[key]), unit=ROWS)
         next_block(len(batch[key]) / most)
     key_kind = {key: dtypes.pop(key)} if drop_key else {}
     made = columns(rows, dtypes)
@@ -60,6 +80,7 @@ def sort_rows(
         place = order(joined)
         for name, column in made.items():
             np.take(joined[name], place, out=column)
+        worked((DEALING + SORTING) * rows, unit=ROWS)
         return made
     of_range, starts = _join_ranges(counts, most)
     ranked = made | columns(rows, key_kind)  # apart, or the key would stay as long as the others
@@ -69,6 +90,7 @@ def sort_rows(
         place = order(part)
         for column in part.values():
             column[...] = column[place]
+        worked(SORTING * len(place), unit=ROWS)
         next_block()
     return made
 
@@ -116,4 +138,5 @@ def _deal(
                 first = free[number]
                 column[first : first + count] = dealt[stop - count : stop]
         free += counts
+        worked(DEALING * len(batch[key]), unit=ROWS)
         next_block()

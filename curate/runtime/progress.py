@@ -156,13 +156,19 @@ class Observer:
         """Report a file of results that was written."""
 
 
-_count: list[Callable[[int, int], None]] = []
-"""Counters of the work of this process: the running stage's, and those around it."""
+TOKENS = "tokens"
+"""Unit of work of stages that write and verify."""
+
+_count: list[tuple[str, Callable[[int, int], None]]] = []
+"""Units and counters of the work of this process: the running stage's, and those around it."""
 
 
 @contextmanager
 def metered(
-    observer: Observer, totals: Sequence[int], guesses: Sequence[float] = (1.0,)
+    observer: Observer,
+    totals: Sequence[int],
+    guesses: Sequence[float] = (1.0,),
+    unit: str = TOKENS,
 ) -> Iterator[Callable[[], None]]:
     """Count the work that `worked` reports inside, in forked workers too, and yield an `on_tick`.
 
@@ -176,6 +182,7 @@ def metered(
         observer: Receives `work` whenever the yielded function is called.
         totals: All of the work of each kind, in the unit of `worked`.
         guesses: Time that a unit of each kind takes, in any unit, until it has been measured.
+        unit: Unit of the totals; work in other units is not counted.
     """
     kinds = len(totals)
     numbers, lock, process = shared_numbers([0] * 2 * kinds), shared_lock(), os.getpid()
@@ -207,7 +214,7 @@ def metered(
         since[0] = time.monotonic_ns()
         report()
 
-    _count.append(count)
+    _count.append((unit, count))
     try:
         yield on_tick
     finally:
@@ -234,15 +241,16 @@ def time_of(work: Sequence[int], paces: Sequence[float | None], guesses: Sequenc
     return round(sum(amount * pace for amount, pace in zip(work, each, strict=True)))
 
 
-def worked(amount: int, kind: int = 0) -> None:
+def worked(amount: int, kind: int = 0, unit: str = TOKENS) -> None:
     """Count work of the stage that runs, if it is `metered`, since this was called before.
 
     Args:
         amount: The work, in the unit of the stage's totals.
         kind: Place of its kind among the totals.
+        unit: Unit of the amount; it is not counted if the stage has another one.
     """
-    if _count:
-        _count[-1](amount, kind)
+    if _count and _count[-1][0] == unit:
+        _count[-1][1](amount, kind)
 
 
 def in_proportion(amount: int, total: int, kind: int) -> Callable[[int], None]:
