@@ -300,6 +300,7 @@ def test_a_killed_process_leaves_a_whole_store(root: Path, tmp_path: Path) -> No
     assert len(list(store.directory.glob("part-*"))) == 1
 
 
+@pytest.mark.usefixtures("own_store")
 def test_a_dataset_is_the_same_byte_for_byte(
     recipe: Path, bpe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -543,7 +543,7 @@ def mix64_scalar(value: int) -> int:
 
     Example:
         >>> word = np.array([7], np.uint64)
-        >>> mix64_scalar(7) == mix64(word, word)[0]
+        >>> mix64_scalar(7) == int(mix64(word, word)[0])
         True
     """
     word = value & (2**64 - 1)
