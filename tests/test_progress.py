@@ -184,10 +184,12 @@ def test_planning_writing_and_verifying_say_how_much_is_done(
 ) -> None:
     with recipe.open("a", encoding="utf-8") as file:
         file.write(f"output: {{format: {output}}}\n")
-    recorder = Recorder()
-    curate.build(recipe, workers=workers, progress=recorder)
-    for stage in ("sort documents", "plan", "write", "verify"):
-        reports = recorder.reports[stage]
+    building, verifying = Recorder(), Recorder()
+    directory = curate.build(recipe, workers=workers, progress=building).directory
+    curate.verify(directory, workers=workers, progress=verifying)
+    assert list(verifying.reports) == ["sort documents", "verify"]
+    stages = [(name, building.reports[name]) for name in ("sort documents", "plan", "write")]
+    for stage, reports in [*stages, *verifying.reports.items()]:
         done = [of_report[0] for of_report in reports]
         assert done == sorted(done) and done[-1] == reports[-1][1] > 0, stage
 
@@ -275,8 +277,16 @@ def test_the_terminal_shows_the_share_and_the_time_left(monkeypatch: pytest.Monk
         monkeypatch.setattr(observer, "_seconds", lambda seconds=seconds: seconds)
         observer._shown = 0.0
         observer.advance(np.array([[done, done, 1, 1, 0, 0, 0]]))
+    observer.begin("verify", ["mix"])
+    observer.work(1000, 1000)
+    observer.end("ok")
+    observer._shown = 0.0
+    observer.tick()  # of no stage
     observer.close()
     assert isinstance(console.file, io.StringIO)
     shown = console.file.getvalue()
+    assert "verify · 40 s · 100 %" in shown and "100 %," not in shown
+    after = shown.rpartition("✓")[2]
+    assert "ok" in after and "verify ·" not in after and "\x1b[2K" not in after
     assert "write · 40 s · 40 %, ≈ 60 s left" in shown
     assert any("only" in line and "≈ 60 s" in line for line in shown.splitlines())

@@ -30,7 +30,7 @@ from curate.dataset.verify import verify
 from curate.formats.trainer_files import DIRECTORY
 from curate.pipeline.check import check_mixture, check_names
 from curate.pipeline.plan import Planned, plan_dataset
-from curate.pipeline.read_back import check_excluded
+from curate.pipeline.read_back import check_excluded, verdict
 from curate.pipeline.resume import is_fresh, refuse_other_dataset
 from curate.pipeline.tokenize import TokenizedDomains
 from curate.pipeline.write import write_dataset
@@ -41,7 +41,6 @@ from curate.report.croissant import write_croissant
 from curate.report.pictures import write_pictures
 from curate.runtime.locks import directory_lock
 from curate.runtime.progress import Observer
-from curate.runtime.registry import counted
 
 
 @dataclass(frozen=True)
@@ -158,10 +157,8 @@ def build_planned(
             path = f"{layout.where}/{layout.manifest.name}"
             observer.notice(f"{path} is damaged: writing the dataset again")
         write_dataset(loaded, planned, workers, observer, artifacts_written=artifacts_written)
-    observer.begin("verify", [loaded.recipe.name])
     check = partial(_read_back, layout, tokenized, workers)
     certificate = check(observer)
-    observer.end("ok" if certificate["ok"] else counted(len(certificate["problems"]), "problem"))
     if reused and not certificate["ok"]:  # files of the right sizes, but not with the right bytes
         observer.notice("the dataset is damaged: writing it again")
         write_dataset(loaded, planned, workers, observer)
@@ -200,6 +197,9 @@ def _read_back(
     observer: Observer,
 ) -> dict[str, Any]:
     """Verify a dataset that was just written, as it is on disk or in its bucket."""
+    observer.begin("verify", [layout.directory.name])
     if layout.bucket is not None:
         layout.bucket.mirror(keep=["manifest.json"])
-    return verify(layout, tokenized.domains, workers, observer, with_cards=False)
+    certificate = verify(layout, tokenized.domains, workers, observer, with_cards=False)
+    observer.end(verdict(certificate))
+    return certificate

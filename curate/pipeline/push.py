@@ -64,9 +64,7 @@ def push(request: PushRequest, workers: int, observer: Observer) -> PushResult:
     directory = request.directory
     manifest = load_manifest(directory)
     _check(request, manifest)
-    observer.begin("verify", [manifest.name])
     certificate = read_back(DatasetLayout(directory), None, workers, observer)
-    observer.end("ok" if certificate.ok else counted(len(certificate.problems), "problem"))
     if not certificate.ok:
         raise ShardError(
             f"{directory}: {certificate.problems[0]}; nothing is pushed: run curate build, which "

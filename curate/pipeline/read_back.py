@@ -34,6 +34,7 @@ from curate.dataset.verify import verify
 from curate.errors import CurateError, InputError, ShardError
 from curate.pipeline.results import CertificateResult
 from curate.recipe import load_recipe, source_of
+from curate.runtime.external_sort import metered_sorts
 from curate.runtime.machine import fault_or
 from curate.runtime.memory import DEFAULT_BYTES, bounded
 from curate.runtime.progress import Observer
@@ -65,11 +66,18 @@ def read_back(
     _check_directory(directory)
     with bounded(DEFAULT_BYTES, _scratch(directory), observer.tick):
         domains = _checked_domains(directory, workers, observer)
+        observer.begin("verify", [directory.name])
         certificate = verify(layout, domains, workers, observer)
         _check_list(layout, domains, certificate, observer)
     add_damage(directory, certificate)
+    observer.end(verdict(certificate))
     bad_records = None if domains is None else {d.name: d.bad_records for d in domains}
     return written(directory, report, certificate, bad_records, observer)
+
+
+def verdict(certificate: dict[str, Any]) -> str:
+    """Say in a few words whether a dataset is as it should be."""
+    return "ok" if certificate["ok"] else counted(len(certificate["problems"]), "problem")
 
 
 def add_damage(directory: Path, certificate: dict[str, Any]) -> None:
@@ -235,7 +243,7 @@ def reopen(manifest: Manifest, workers: int, observer: Observer) -> Sequence[Dom
         file = next(iter(damage.values()))
         observer.notice(f"{file} is damaged: tokens are compared by hash only; build mends it")
         return None
-    domains = domains_in(store, manifest)
+    domains = domains_in(store, manifest, observer)
     if domains is None:
         observer.notice("the token store is missing; tokens are compared by hash only")
     return domains
@@ -250,8 +258,16 @@ def open_store(manifest: Manifest) -> TokenStore:
     return store
 
 
-def domains_in(store: TokenStore, manifest: Manifest) -> list[DomainTokens] | None:
-    """Return the domains of a dataset from its token store; None unless all are whole there."""
+def domains_in(
+    store: TokenStore, manifest: Manifest, observer: Observer
+) -> list[DomainTokens] | None:
+    """Return the domains of a dataset from its token store; None unless all are whole there.
+
+    Args:
+        store: The token store.
+        manifest: Manifest of the dataset.
+        observer: Receives progress.
+    """
     paths: dict[str, list[str]] = {source_of(name): [] for name in manifest.domains}
     rows_of: dict[str, list[tuple[int, ...]]] = {name: [] for name in paths}
     for record in manifest.inputs:
@@ -261,12 +277,12 @@ def domains_in(store: TokenStore, manifest: Manifest) -> list[DomainTokens] | No
                 return None
             paths[record.domain].append(record.path)
             rows_of[record.domain].append(rows)
-    wholes = {
-        name: DomainTokens(
-            name, DomainFiles(store.entries, rows_of[name], paths[name]), store.dtype
-        )
-        for name in paths
-    }
+    files = {name: DomainFiles(store.entries, rows_of[name], paths[name]) for name in paths}
+    documents = sum(int(of_domain.documents.sum()) for of_domain in files.values())
+    observer.begin("sort documents", [*paths])
+    with metered_sorts(observer, documents):
+        wholes = {name: DomainTokens(name, files[name], store.dtype) for name in paths}
+    observer.end(counted(documents, "document"))
     selections = {} if manifest.selections is UNSET else manifest.selections
     cache = Path(manifest.cache) / CACHE_NAME
     domains = []

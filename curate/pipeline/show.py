@@ -13,6 +13,7 @@ from curate.errors import RecipeError
 from curate.pipeline.read_back import domains_in, open_store
 from curate.recipe import load, source_of
 from curate.runtime.files import dataset_url
+from curate.runtime.progress import Observer
 from curate.tokens import tokenizer as tokenizers
 from curate.tokens.backends import ReferenceEncoder
 from curate.tokens.selftest import check_builds
@@ -52,7 +53,7 @@ def open_dataset(directory: Path, url: str | None = None) -> OpenDataset:
     notices: list[str] = []
     by_domain = _licenses(directory, notices)
     licenses = {name: by_domain.get(source_of(name)) for name in manifest.domains}
-    domains = domains_in(open_store(manifest), manifest)
+    domains = domains_in(open_store(manifest), manifest, Observer())
     if domains is None:
         notices.append(_without_store(directory, manifest))
         check_builds(tokenizer)  # which may be a stranger's

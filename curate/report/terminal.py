@@ -78,7 +78,8 @@ class TerminalObserver(LoggingObserver):
         """Update the live table, at most every `REFRESH_SECONDS`."""
         super().advance(counters)
         now = time.monotonic()
-        if not self._console.is_terminal or now - self._shown < REFRESH_SECONDS:
+        is_due = self._stage and now - self._shown >= REFRESH_SECONDS
+        if not self._console.is_terminal or not is_due:
             return
         self._shown = now
         self._show(self._table(counters, self._seconds()))
@@ -87,7 +88,7 @@ class TerminalObserver(LoggingObserver):
         """Show the share that is done, and the time left."""
         self._done = f" · {100 * done / total:.0f} %" if done and total else ""
         left = self._left(done, total, self._seconds())
-        self._done += f", {left} left" if left else ""
+        self._done += f", {left} left" if left and done < total else ""
         super().work(done, total)
 
     def _show(self, table: RenderableType) -> None:
@@ -114,6 +115,7 @@ class TerminalObserver(LoggingObserver):
             highlight=False,
             soft_wrap=True,
         )
+        self._stage = ""
 
     def close(self) -> None:
         """Remove the live table from the terminal."""
