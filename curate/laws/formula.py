@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import base64
 import heapq
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -243,19 +243,20 @@ def curve(of: Formula, function: Callable[[Array], Array], span: tuple[float, fl
     solve = np.linalg.inv(chebyshev.chebvander(nodes, CURVE_TERMS - 1))
     at_tests = chebyshev.chebvander(tests, CURVE_TERMS - 1)
 
-    def piece(low: float, high: float) -> tuple[float, float, float, Array]:
-        middle, half = (low + high) / 2, (high - low) / 2
-        values = function(middle + half * np.concatenate([nodes, tests]))
-        coefficients = solve @ values[:CURVE_TERMS]
-        missed = np.abs(at_tests @ coefficients - values[CURVE_TERMS:]).max()
-        missed /= np.abs(values).max(initial=1e-300)
-        return -float(missed), low, high, coefficients
+    def pieces_of(*spans: tuple[float, float]) -> Iterator[tuple[float, float, float, Array]]:
+        lows, highs = np.array(spans).T[:, :, None]
+        places = (lows + highs) / 2 + (highs - lows) / 2 * np.concatenate([nodes, tests])
+        for span, values in zip(spans, np.split(function(places.ravel()), len(spans)), strict=True):
+            coefficients = solve @ values[:CURVE_TERMS]
+            missed = np.abs(at_tests @ coefficients - values[CURVE_TERMS:]).max()
+            missed /= np.abs(values).max(initial=1e-300)
+            yield -float(missed), *span, coefficients
 
-    pieces = [piece(*span)]
+    pieces = list(pieces_of(span))
     while -pieces[0][0] > CURVE_ERROR and len(pieces) < CURVE_PIECES:  # the worst is the first
         _, low, high, _ = heapq.heappop(pieces)
-        heapq.heappush(pieces, piece(low, (low + high) / 2))
-        heapq.heappush(pieces, piece((low + high) / 2, high))
+        for half in pieces_of((low, (low + high) / 2), ((low + high) / 2, high)):
+            heapq.heappush(pieces, half)
     _, lows, highs, parts = zip(*sorted(pieces, key=lambda piece: piece[1]), strict=True)
     ends = np.array([*lows, highs[-1]])
     return Formula("curve", (of,), {"ends": ends, "coefficients": np.stack(parts)})
