@@ -119,34 +119,44 @@ def claimants(directory: Path) -> list[int]:
             for path in (directory / "claims").glob("*.json") if path.stat().st_size]  # fmt: skip
 
 
-@pytest.mark.parametrize("victims", [1, 2])
-def test_killed_processes_and_who_goes_on(recipe: Path, tmp_path: Path, victims: int) -> None:
+def test_killed_processes_and_who_goes_on(recipe: Path, tmp_path: Path) -> None:
     more = (*SWARM, "proxy.tokens=16384", "max_epochs=8")
     whole = load(recipe, (*more, f"output.dir={tmp_path / 'whole'}"))
     train_proxies(whole, 1, Observer())
-    shared = tmp_path / "shared"
+
+    one = tmp_path / "one"
+    code, said, _ = kill_some(recipe, one, 1, more)
+    assert code == 0
+    assert "was ended by SIGKILL; the others train its runs" in " ".join(said.split())
+    same_runs(one, whole.output_dir)
+
+    both = tmp_path / "both"
+    code, _, complaint = kill_some(recipe, both, 2, more)
+    assert code == 2
+    assert "proxy: 4 runs not trained, because every process that trained them" in complaint
+    train_proxies(load(recipe, (*more, f"output.dir={both}")), 1, Observer())
+    same_runs(both, whole.output_dir)
+
+
+def kill_some(
+    recipe: Path, directory: Path, victims: int, more: tuple[str, ...]
+) -> tuple[int, str, str]:
+    """Kill processes of a command as soon as both have kept something; return how it ends."""
     command = [sys.executable, "-m", "curate.cli", "proxy", str(recipe), "--devices", "cpu,cpu"]
-    for override in (*more, f"output.dir={shared}"):
+    for override in (*more, f"output.dir={directory}"):
         command += ["--set", override]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         deadline = time.monotonic() + 120
-        while len(list(shared.glob("group-*.safetensors"))) < 2:
+        while len(list(directory.glob("group-*.safetensors"))) < 2:
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.01)
-        for victim in claimants(shared)[:victims]:
+        for victim in claimants(directory)[:victims]:
             os.kill(victim, signal.SIGKILL)
         said, complaint = process.communicate(timeout=120)
-    if victims == 2:
-        assert process.returncode == 2
-        assert "proxy: 4 runs not trained, because every process that trained them" in complaint
-        train_proxies(load(recipe, (*more, f"output.dir={shared}")), 1, Observer())
-    else:
-        assert process.returncode == 0
-        assert "was ended by SIGKILL; the others train its runs" in " ".join(said.split())
-    same_runs(shared, whole.output_dir)
+    return process.returncode, said, complaint
 
 
 def test_a_second_command_shares_the_work(recipe: Path, tmp_path: Path) -> None:

@@ -58,8 +58,8 @@ def run_commands(root: Path, corpus: Path) -> None:
         runs = curate.proxy(curate.load_recipe(recipe, proxies), workers=1).path
         laws = ["bimix", "joint", "mean"]
         curate.fit(runs, laws=laws, folds=2, directory=root / "trained", workers=1)
-        for method in ("bimix", "joint"):
-            evidence = [f"mixture={{method: {method}, evidence: {{runs: {runs}}}}}"]
+        for method, few in (("bimix", "replicates: 40, "), ("joint", "")):
+            evidence = [f"mixture={{method: {method}, {few}evidence: {{runs: {runs}}}}}"]
             curate.mix(curate.load_recipe(recipe, [*evidence, f"output.dir={method}"]), workers=1)
         curate.mix(runs=runs, directory=root / "table")
         curate.front(runs=runs, groups=["wiki", "code"], points=3, directory=root / "table",
