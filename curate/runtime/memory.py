@@ -66,7 +66,7 @@ class _Bound:
     read_blocks: float = 0.0
     """Blocks of rows that were read since pages were given back."""
     rest: NDArray[np.uint8] = field(default_factory=lambda: np.empty(0, np.uint8))
-    """What is left of the file that small arrays share."""
+    """The rest of the file that small arrays share."""
     rest_process: int = 0
     """Process that may use it; a forked one would share what it cuts with its siblings."""
 

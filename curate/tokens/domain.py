@@ -546,7 +546,7 @@ def mix64_scalar(value: int) -> int:
         >>> mix64_scalar(7) == int(mix64(word, word)[0])
         True
     """
-    word = value & (2**64 - 1)
+    word = int(value) & (2**64 - 1)
     mixed = (word ^ word >> 30) * 0xBF58476D1CE4E5B9 & (2**64 - 1)
     mixed = ((mixed ^ mixed >> 27) + word) * 0x94D049BB133111EB & (2**64 - 1)
     mixed = (mixed ^ mixed >> 31) * 0x9E3779B97F4A7C15 & (2**64 - 1)
