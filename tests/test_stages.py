@@ -22,6 +22,7 @@ from curate.pipeline.read_back import domains_in, open_store
 from curate.pipeline.write import write_dataset
 from curate.recipe import load_recipe, stage_recipes
 from curate.report.upkeep import removal_lines
+from curate.runtime.progress import Observer
 
 Recipe = dict[str, Any]
 Make = Callable[..., Recipe]
@@ -496,7 +497,7 @@ def test_a_stage_draws_by_length_with_its_supply_told_first(make: Make, tmp_path
 def lengths_of(directory: Path) -> list[np.ndarray]:
     """Return the tokens of every document of every domain, 0 beyond the last."""
     manifest = load_manifest(directory)
-    domains = domains_in(open_store(manifest), manifest)
+    domains = domains_in(open_store(manifest), manifest, Observer())
     assert domains is not None
     return [np.pad(domain.tokens, (0, 400 - len(domain))) for domain in domains]
 
