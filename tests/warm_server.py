@@ -23,7 +23,8 @@ NOT_IMPORTED = (
     "curate.cli.__main__", "curate.curation.", "curate.laws.likelihoods", "curate.loader.torch",
     "curate.mixture.methods.expert", "curate.mixture.methods.law_", "curate.mixture.predicted",
     "curate.mixture.search.expert", "curate.pipeline.fit_laws", "curate.proxy.",
-    "curate.report.canvas", "curate.runtime.ray", "curate.sources.columns", "curate.sources.table",
+    "curate.report.canvas", "curate.runtime.arrow", "curate.runtime.ray", "curate.sources.columns",
+    "curate.sources.table",
 )  # fmt: skip
 """Modules that import those, or run the command line."""
 

@@ -18,7 +18,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -31,6 +30,7 @@ from curate.curation.signatures import shared_decoder
 from curate.curation.texts import document_texts, part_texts
 from curate.curation.words import VERSION, fold, hash_shingles, split_words
 from curate.recipe.structs import DecontaminateRecipe
+from curate.runtime import arrow
 from curate.runtime.memory import blocks, columns
 from curate.runtime.progress import Observer
 from curate.runtime.registry import counted, list_first
@@ -310,25 +310,32 @@ def write_spans(request: ContaminationRequest, matches: Sequence[Match], path: P
     index, decoder = request.index, shared_decoder(request.tokenizer)
     with pq.ParquetWriter(path, SPANS) as writer:
         for start in range(0, len(matches), 1000):
-            rows: list[dict[str, Any]] = []
-            for match in matches[start : start + 1000]:
-                domain, text = request.domains[match.domain], index.texts[match.text]
+            part = matches[start : start + 1000]
+            texts = [index.texts[match.text] for match in part]
+            homes = [request.domains[match.domain] for match in part]
+            spans = []
+            for domain, match in zip(homes, part, strict=True):
                 (document,) = document_texts(domain, np.array([match.row]), decoder)
-                rows.append(
-                    {
-                        "set": text.set_name,
-                        "item": text.item,
-                        "column": text.column,
-                        "domain": domain.name,
-                        "content": domain.content_hash(match.row),
-                        "coverage": match.coverage,
-                        "words": match.words,
-                        "text_words": int(index.words[match.text]),
-                        "span": _cut(fold(document), match.document_span, index.ngram),
-                        "text": _cut(text.folded, match.text_span, index.ngram),
-                    }
-                )
-            writer.write_table(pa.Table.from_pylist(rows, SPANS))
+                spans.append(_cut(fold(document), match.document_span, index.ngram))
+            columns_of: dict[str, arrow.Values] = {
+                "set": [text.set_name for text in texts],
+                "item": np.array([text.item for text in texts]),
+                "column": [text.column for text in texts],
+                "domain": [domain.name for domain in homes],
+                "content": [
+                    domain.content_hash(match.row)
+                    for domain, match in zip(homes, part, strict=True)
+                ],
+                "coverage": np.array([match.coverage for match in part]),
+                "words": np.array([match.words for match in part]),
+                "text_words": index.words[[match.text for match in part]],
+                "span": spans,
+                "text": [
+                    _cut(text.folded, match.text_span, index.ngram)
+                    for text, match in zip(texts, part, strict=True)
+                ],
+            }
+            writer.write_table(arrow.table(columns_of, SPANS))
 
 
 def _cut(folded: str, span: tuple[int, int], ngram: int) -> str:
@@ -360,11 +367,11 @@ def write_details(request: ContaminationRequest, matches: Sequence[Match], path:
             f"{text.set_name} item {text.item} '{text.column}': {match.words} of "
             f"{request.index.words[match.text]} words"
         )
-    table = pa.table(
+    table = arrow.table(
         {
-            "domain": pa.array([domain for domain, _ in best], pa.int32()),
-            "row": pa.array([row for _, row in best], pa.int64()),
-            "detail": pa.array(details, pa.string()),
+            "domain": np.array([domain for domain, _ in best], np.int32),
+            "row": np.array([row for _, row in best], np.int64),
+            "detail": details,
         }
     )
     pq.write_table(table, path)

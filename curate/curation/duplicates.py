@@ -30,6 +30,7 @@ from curate.curation.signatures import (
 )
 from curate.curation.words import VERSION
 from curate.recipe.structs import DuplicatesRecipe, NearRecipe, ValidationRecipe
+from curate.runtime import arrow
 from curate.runtime.memory import Columns, blocks, columns
 from curate.runtime.progress import Observer
 from curate.stats.copies import held_out_documents
@@ -349,12 +350,15 @@ def write_details(copies: Copies, domains: Sequence[DomainTokens], path: Path) -
     with pq.ParquetWriter(path, schema) as writer:
         for member in _members(copies, domains):
             if member.kind != Kind.KEPT:
-                detail = [
-                    f"{member.kind.words} {content} in '{member.keeper_domain}'"
-                    for content in member.keepers
-                ]
-                rows = {"domain": [member.domain] * len(detail), "row": member.rows}
-                writer.write_table(pa.table({**rows, "detail": detail}, schema))
+                columns_of: dict[str, arrow.Values] = {
+                    "domain": np.full(len(member.rows), member.domain),
+                    "row": member.rows,
+                    "detail": [
+                        f"{member.kind.words} {content} in '{member.keeper_domain}'"
+                        for content in member.keepers
+                    ],
+                }
+                writer.write_table(arrow.table(columns_of, schema))
 
 
 def write_clusters(copies: Copies, domains: Sequence[DomainTokens], path: Path) -> None:
@@ -379,7 +383,7 @@ def write_clusters(copies: Copies, domains: Sequence[DomainTokens], path: Path) 
                 "content": content,
                 "kind": [member.kind.name.lower()] * len(content),
             }
-            writer.write_table(pa.table(columns_of, schema))
+            writer.write_table(arrow.table(columns_of, schema))
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from curate.curation.apply import DETAILS, Curation, removals_path
 from curate.curation.reasons import Reason
 from curate.recipe import DomainRecipe
+from curate.runtime import arrow
 from curate.runtime.files import atomic_path
 from curate.runtime.memory import blocks
 from curate.tokens.domain import DomainTokens, read_numbers
@@ -104,7 +105,7 @@ def _table(
         if code == Reason.FILTERED:
             word = f"{recipe.where}{' is null' if word else ''}"
         words.append(word)
-    return pa.table(
+    return arrow.table(
         {
             "domain": [domain.name] * len(numbers),
             "id": domain.identifiers(numbers),

@@ -58,9 +58,11 @@ def rows_hash(rows: Any) -> bytes:
     """Hash the strings of a batch of rows and their lengths: xxh3-128, 32 hexadecimal digits."""
     import pyarrow.compute as pc
 
+    from curate.runtime import arrow
+
     digest = xxhash.xxh3_128()
     for column in rows.columns:
-        lengths = pc.binary_length(column).to_numpy(zero_copy_only=False).astype(np.int64)
+        lengths = arrow.numbers(pc.binary_length(column)).astype(np.int64)
         digest.update(lengths.tobytes())
         _, offsets, data = column.buffers()
         first = np.frombuffer(offsets, np.int32)[column.offset] if data is not None else 0

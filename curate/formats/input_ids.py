@@ -189,14 +189,16 @@ def _without_fill(path: Path, file: Any) -> Iterator[TokenBatch]:
 
 def _groups(path: Path, file: Any) -> Iterator[TokenBatch]:
     """Yield row groups, joining small ones up to 4M tokens."""
+    from curate.runtime import arrow
+
     waiting: list[TokenBatch] = []
     for group in range(file.num_row_groups):
         with damage_named(path):
             rows = file.read_row_group(group).column(0).combine_chunks()
         if rows.null_count or rows.flatten().null_count:
             raise ShardError(f"{path}: row group {group}: {COLUMN} has a null")
-        lengths = np.diff(rows.offsets.to_numpy()).astype(np.int64)
-        batch = TokenBatch(rows.flatten().to_numpy(), lengths)
+        lengths = np.diff(arrow.numbers(rows.offsets)).astype(np.int64)
+        batch = TokenBatch(arrow.numbers(rows.flatten()), lengths)
         if waiting and sum(one.tokens.size for one in [*waiting, batch]) > READ_BATCH_TOKENS:
             yield _joined(waiting)
             waiting = []

@@ -87,7 +87,7 @@ def row_groups(batches: Iterable[TextBatch], limit_bytes: int, most_rows: int) -
     """
     import pyarrow as pa
 
-    pending = schema().empty_table()
+    pending = to_table(TextBatch([], [], [], []))
     for batch in batches:
         pending = pa.concat_tables([pending, to_table(batch)])
         groups = list(runs(text_bytes(pending), limit_bytes, most_rows))
@@ -113,11 +113,11 @@ def to_table(batch: TextBatch) -> Any:
         ValueError: The lists differ in length.
         ShardError: A text holds a lone surrogate, which UTF-8 has no bytes for.
     """
-    import pyarrow as pa
+    from curate.runtime import arrow
 
     columns = (batch.texts, batch.ids, batch.domains, batch.metadata)
     try:
-        return pa.Table.from_pydict(dict(zip(COLUMNS, columns, strict=True)), schema=schema())
+        return arrow.table(dict(zip(COLUMNS, columns, strict=True)), schema())
     except UnicodeEncodeError as error:
         raise ShardError(f"a document cannot be stored as UTF-8 ({error})") from error
 
@@ -126,8 +126,9 @@ def text_bytes(table: Any) -> NDArray[np.int64]:
     """Return the UTF-8 bytes of each text, shape (rows,)."""
     import pyarrow.compute as pc
 
-    lengths: NDArray[np.int64] = pc.binary_length(table["text"]).to_numpy().astype(np.int64)
-    return lengths
+    from curate.runtime import arrow
+
+    return arrow.numbers(pc.binary_length(table["text"]).combine_chunks()).astype(np.int64)
 
 
 def read(stem: Path) -> Iterator[TextBatch]:

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from curate.runtime import arrow
 from curate.runtime.files import atomic_path
 
 
@@ -35,15 +35,14 @@ def write_curves(
         raise ValueError(f"expected losses of {len(runs)} runs, got shape {losses.shape}")
     steps = losses.shape[1]
     step = np.tile(np.arange(1, steps + 1), len(runs))
-    table = pa.table(
-        {
-            "run": pa.array([name for name, _ in runs for _ in range(steps)]).dictionary_encode(),
-            "seed": np.repeat(np.array([seed for _, seed in runs], np.int64), steps),
-            "step": step,
-            "tokens": step * step_tokens,
-            "loss": losses.ravel(),
-        }
-    )
+    numbers = {
+        "seed": np.repeat(np.array([seed for _, seed in runs], np.int64), steps),
+        "step": step,
+        "tokens": step * step_tokens,
+        "loss": losses.ravel(),
+    }
+    names = arrow.array([name for name, _ in runs for _ in range(steps)]).dictionary_encode()
+    table = arrow.table(numbers).add_column(0, "run", names)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")

@@ -20,6 +20,7 @@ from curate.proxy.memory import MOST_ROWS
 from curate.proxy.swarm import Swarm, SwarmResult, SwarmRun
 from curate.proxy.train import evaluation_tokens
 from curate.proxy.training_batches import ValidationRows
+from curate.runtime import arrow
 from curate.runtime.files import atomic_path
 
 
@@ -107,8 +108,8 @@ def expert_table(
     position = np.repeat(rows.position, rows.tokens) + within
     order = np.lexsort((position, document, domain))
     named = pa.DictionaryArray.from_arrays(
-        pa.array(domain[order].astype(np.int32)), pa.array(list(domains))
+        arrow.array(domain[order].astype(np.int32)), arrow.array(domains)
     )
-    columns = {"target_domain": named, "document": document[order], "position": position[order]}
+    columns: dict[str, arrow.Values] = {"document": document[order], "position": position[order]}
     columns |= {f"logp_{name}": nats[order] for name, nats in values.items()}
-    return pa.table(columns)
+    return arrow.table(columns).add_column(0, "target_domain", named)
