@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from curate.proxy.loss import HeadLoss
+from curate.proxy.loss import HeadLoss, propagate
 from curate.proxy.memory import MOST_ROWS
 from curate.proxy.model import Weights, hidden_states, initial_weights, weight_shapes
 from curate.proxy.optimiser import OptimiserSettings, StackedAdamW
@@ -147,7 +147,7 @@ class Stack:
                 head.grad,
                 share,
             )
-            hidden_KND.backward(grad_KND)  # type: ignore[no-untyped-call]
+            propagate(hidden_KND, grad_KND)
             loss_K += part_K * share
         self.optimiser.step()
         self.cast()
