@@ -165,7 +165,10 @@ def test_a_backend_that_hangs_gives_way_to_the_reference(tokenise: Any) -> None:
 
 
 @forked
-def test_a_reference_that_cannot_encode_an_odd_input(tokenise: Any) -> None:
+def test_a_reference_that_cannot_encode_an_odd_input(
+    tokenise: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fill, "LIMITS", Limits(60, 60, 1 << 30))  # memory ends first
     value = bytes_tokenizer()
     value["normalizer"] = {
         "type": "Replace",
