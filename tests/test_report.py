@@ -160,6 +160,13 @@ def report(dataset: Path) -> Path:
     return curate.report(dataset.parent / "recipe.yaml").path
 
 
+@pytest.fixture(scope="module")
+def open_report(browser: Any, report: Path) -> Iterator[Visit]:
+    """The report, for tests that ask its code and leave the page as it is."""
+    with Visit(browser, report) as visit:
+        yield visit
+
+
 def test_page_opens_from_disk_without_a_word_or_a_request(browser: Any, report: Path) -> None:
     with Visit(browser, report) as visit:
         assert visit.said == [] and visit.requests == [visit.url]
@@ -381,7 +388,7 @@ def test_recipe_of_the_explorer_is_planned(browser: Any, report: Path, tmp_path:
     ),
 )
 def test_browser_evaluates_each_law_as_python_does(
-    browser: Any, report: Path, name: str, varied: bool
+    open_report: Visit, name: str, varied: bool
 ) -> None:
     sizes, counts = ((1e8, 4e8), (2e8, 5e8, 1e9)) if varied else ((1e8,), (1e9,))
     table = table_of(mixtures(16, 4, 2), counts, sizes, noise=0.002)
@@ -396,24 +403,23 @@ def test_browser_evaluates_each_law_as_python_does(
         formula = formula_of(law, params)
         assert formula is not None
         expected = law.predict(shares, tokens, np.full(1000, params))
-        losses = evaluate_law(browser, report, formula.to_json(), shares, tokens)
+        losses = evaluate_law(open_report, formula.to_json(), shares, tokens)
         np.testing.assert_allclose(losses, expected, rtol=1e-9, atol=0)
 
 
 def evaluate_law(
-    browser: Any, report: Path, formula: dict[str, Any], shares: Array, tokens: Array
+    visit: Visit, formula: dict[str, Any], shares: Array, tokens: Array
 ) -> list[list[float]]:
     """Evaluate a formula in the page, mixture by mixture."""
-    with Visit(browser, report) as visit:
-        losses: list[list[float]] = visit.page.evaluate(
-            "([law, shares, tokens]) => { const at = Law.compile(law); "
-            "return shares.map((row, i) => Array.from(at(row, tokens[i]))); }",
-            [formula, shares.tolist(), tokens.tolist()],
-        )
+    losses: list[list[float]] = visit.page.evaluate(
+        "([law, shares, tokens]) => { const at = Law.compile(law); "
+        "return shares.map((row, i) => Array.from(at(row, tokens[i]))); }",
+        [formula, shares.tolist(), tokens.tolist()],
+    )
     return losses
 
 
-def test_browser_takes_early_losses_of_bimix_from_the_runs(browser: Any, report: Path) -> None:
+def test_browser_takes_early_losses_of_bimix_from_the_runs(open_report: Visit) -> None:
     table = table_of(mixtures(16, 4, 2), (2e8, 5e8, 1e9), (1e8,), noise=0.002)
     law = LAWS["bimix"].fit(table)
     assert isinstance(law, FittedBimix)
@@ -425,17 +431,15 @@ def test_browser_takes_early_losses_of_bimix_from_the_runs(browser: Any, report:
     shares = mixtures(200, 4, 7)
     tokens = np.geomspace(1e8, 2e9, 200)
     tokens[:3] = early["early_tokens"]
-    losses = evaluate_law(browser, report, law.formula(1e8).to_json(), shares, tokens)
+    losses = evaluate_law(open_report, law.formula(1e8).to_json(), shares, tokens)
     expected = law.predict(shares, tokens, np.full(200, 1e8))
     np.testing.assert_allclose(losses, expected, rtol=1e-9, atol=0)
 
 
-def test_a_curve_follows_a_kinked_function(browser: Any, report: Path) -> None:
+def test_a_curve_follows_a_kinked_function(open_report: Visit) -> None:
     written = curve(log(counted_tokens()), lambda x: np.abs(np.sin(x[:, None] - [0, 3])), (-3, 3))
     places = np.concatenate([np.linspace(-3, 3, 301), [-9, 9]])
-    losses = evaluate_law(
-        browser, report, written.to_json(), np.ones((len(places), 1)), np.exp(places)
-    )
+    losses = evaluate_law(open_report, written.to_json(), np.ones((len(places), 1)), np.exp(places))
     expected = np.abs(np.sin(np.clip(places, -3, 3)[:, None] - [0, 3]))
     np.testing.assert_allclose(losses, expected, rtol=0, atol=1e-6)
 
@@ -485,7 +489,7 @@ def test_browser_discounts_repeats_as_python_does(
         assert visit.text("#explorer-losses") != before  # a repeated domain is worth less
 
 
-def test_intervals_grow_beyond_the_runs_as_in_python(browser: Any, report: Path) -> None:
+def test_intervals_grow_beyond_the_runs_as_in_python(open_report: Visit) -> None:
     table = table_of(mixtures(12, 3, 2), (2e8, 5e8, 1e9), (1e8, 2e8), noise=0.002)
     law = LAWS["joint"].fit(table)
     assert isinstance(law, FittedBeyond)
@@ -496,7 +500,7 @@ def test_intervals_grow_beyond_the_runs_as_in_python(browser: Any, report: Path)
         )
         assert (expected[-1] > 2 * expected[0]).all() or params > 2e8
         written = law.std_formula(params).to_json()
-        errors = evaluate_law(browser, report, written, np.ones((50, 3)), tokens)
+        errors = evaluate_law(open_report, written, np.ones((50, 3)), tokens)
         np.testing.assert_allclose(errors, expected, rtol=1e-9, atol=0)
 
 
