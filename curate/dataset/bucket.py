@@ -24,7 +24,7 @@ from curate.errors import CurateError, EngineError, InputError, ShardError
 from curate.runtime.artifact_names import MARK
 from curate.runtime.files import atomic_path
 from curate.runtime.locks import DIRECTORY_LOCK, holder_line, parse_holder
-from curate.runtime.objects import list_with_odd
+from curate.runtime.objects import ODD_KEY, list_with_odd
 from curate.runtime.transfers import (
     delete_objects,
     describe,
@@ -117,10 +117,7 @@ class Bucket:
         objects, odd = list_with_odd(self.url)
         for url, _, _ in odd:
             if url.removeprefix(f"{self.url}/").partition("/")[0] in self.folders:
-                raise ShardError(
-                    f"{url}: no file can have this name, as a part of it is empty, '.' or '..', or "
-                    "holds a control character; delete it"
-                )
+                raise ShardError(f"{url}: no file can have this name, as {ODD_KEY}; delete it")
         for url, size_bytes, _ in objects:
             name = url.removeprefix(f"{self.url}/")
             path = self.directory / name

@@ -92,6 +92,10 @@ is_full = re.compile(r"\w*(?:Quota|StorageFull)").match
 """Test for errors of stores that have no room."""
 
 
+ODD_KEY = "a part of the key is empty, '.' or '..', or holds a control character"
+"""Reason why curate cannot read an object; see `s3_listing.is_odd_key`."""
+
+
 class ObjectInfo(NamedTuple):
     """An object as its store describes it."""
 

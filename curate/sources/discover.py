@@ -20,7 +20,7 @@ from curate.sources.places import Places
 from curate.sources.records import ReadOptions
 from curate.sources.remote import (
     GLOB_CHARACTERS,
-    ODD_KEY,
+    UNREADABLE,
     NameFilter,
     expand_url,
     name_filter,
@@ -214,7 +214,7 @@ def explain_no_match(pattern: str, base: Path, options: ReadOptions, places: Pla
     """
     if places.left_out:
         path, reason = next(iter(places.left_out.items()))
-        if reason == ODD_KEY:
+        if reason == UNREADABLE:
             return f"'{pattern}' holds no file that can be read: {path} is left out, {reason}"
         return (
             f"'{pattern}' holds no file but what is never searched: {path} ({reason}); to read it "

@@ -20,6 +20,7 @@ from curate.errors import InputError
 from curate.runtime.artifact_names import MARK
 from curate.runtime.machine import remote_fault_or
 from curate.runtime.objects import (
+    ODD_KEY,
     MissingObject,
     ObjectInfo,
     is_object_url,
@@ -41,10 +42,7 @@ has_password = re.compile(r"(?<!github)://[^/?#@]*:[^/?#]*@").search
 PROTOCOL = "hf://datasets/"
 """Prefix of URLs of datasets on the Hugging Face Hub."""
 
-ODD_KEY = (
-    "as a part of the key is empty, '.' or '..', or holds a control character; rename such objects "
-    "to have them read"
-)
+UNREADABLE = f"as {ODD_KEY}; rename such objects to have them read"
 """Reason to leave an object out."""
 
 PINNED = ("pinned",)
@@ -189,7 +187,7 @@ def expand_objects(url: str, fits: NameFilter, places: Places) -> list[tuple[str
         if not (is_below and fits(name.rpartition("/")[2])) and not matches(info.url):
             continue
         if info.url in odd:
-            places.left_out[info.url] = ODD_KEY
+            places.left_out[info.url] = UNREADABLE
             continue
         if not info.size_bytes and (info.url in directories or not _exists(info.url)):
             continue
