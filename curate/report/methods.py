@@ -12,9 +12,6 @@ from curate.report.numbers import RATIO, loss_unit
 from curate.report.terminal import NumbersTable, numbers_table, plain
 
 SHARES_SHOWN = 5
-DISTINCT = 2**0.5 * 1.96
-"""Errors of one prediction by which two must differ to be distinct at 95 %. Importing the 1.96 of
-`curate.laws` would load SciPy, for 0.5 s, in commands that fit nothing."""
 
 Row = Mapping[str, Any]
 
@@ -56,6 +53,8 @@ def front_table(front: Mapping[str, Any]) -> Table:
     Args:
         front: The fields of `front.json`.
     """
+    from curate.laws.calibration import NORMAL_95  # loads SciPy, for 0.5 s
+
     groups, points = list(front["natural"]), front["points"]
     errors, reference = front["relative_error"], front["reference"]
     unit = loss_unit(front.get("unit"))
@@ -65,7 +64,8 @@ def front_table(front: Mapping[str, Any]) -> Table:
         for name in groups:
             losses = [point["losses"][name] for point in points]
             span = max(losses) / min(losses) - 1
-            inside.append(span <= DISTINCT * errors[name])
+            # Two predictions are distinct at 95 % where they differ by more errors than this.
+            inside.append(span <= 2**0.5 * NORMAL_95 * errors[name])
             lines.append(
                 f"{plain(name)}: the front spans {span:.2%}, the law errs by {errors[name]:.2%} on "
                 "unseen mixtures"
