@@ -143,7 +143,7 @@ def domain_losses(domain: DomainTokens) -> DomainLosses:
         for reason, is_cut in (damage.get(loss.file.path, ("", False)),)
     ]
     losses.sort(key=lambda loss: (-loss.lost_bytes, loss.file.path))
-    size_bytes = int(domain.files.sizes.sum())
+    size_bytes = int(domain.files.sizes.sum(dtype=np.int64))
     return DomainLosses(
         domain.name, len(domain), size_bytes, len(domain.files), files=tuple(losses)
     )

@@ -332,7 +332,7 @@ def _counted_on(arrays: Sequence[NDArray[Any]], lengths: Sequence[int]) -> list[
 
 
 def _joined(pieces: Mapping[str, Sequence[NDArray[Any]]]) -> Columns:
-    """Join the pieces of columns of one length, in types that hold all of them."""
+    """Join the pieces of columns of one length, `narrowed` ones, in types that hold all of them."""
     rows = sum(map(len, next(iter(pieces.values()))))
     made = columns(rows, {name: np.result_type(*arrays) for name, arrays in pieces.items()})
     for name, arrays in pieces.items():

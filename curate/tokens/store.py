@@ -173,8 +173,7 @@ class TokenStore:
         bits = max(1, len(entries).bit_length())  # a bucket or two for each entry
         self._shift = shift = 64 - bits
         hashes = map(xxhash.xxh3_64_intdigest, entries.keys.pieces())
-        kind = np.uint32 if bits <= 32 else np.uint64
-        buckets = np.fromiter((number >> shift for number in hashes), kind, len(entries))
+        buckets = np.fromiter((number >> shift for number in hashes), np.uint32, len(entries))
         self._order = placed(narrowed(np.argsort(buckets, kind="stable"))).data
         counts = np.bincount(buckets, minlength=1 << bits)
         del buckets
