@@ -98,7 +98,7 @@ def read(stem: Path) -> Iterator[TextBatch]:
             if metadata is None or metadata.get(HASH_KEY) != digest:
                 raise ShardError(f"{path}: batch {number}: its rows differ from their hash")
             number += 1
-            for start, stop in runs(text_bytes(pa.table(rows)), READ_BATCH_BYTES):
+            for start, stop in runs(text_bytes(pa.Table.from_batches([rows])), READ_BATCH_BYTES):
                 with damage_named(path, STREAM):
                     columns = rows.slice(start, stop - start).to_pydict()
                 yield TextBatch(*(columns[name] for name in COLUMNS))
