@@ -182,6 +182,17 @@ def test_noise_is_no_trade() -> None:
     assert "no trade" not in str(front_table(clear).title)
 
 
+def test_a_front_without_errors_of_its_law_says_so() -> None:
+    weights = np.c_[0.8 * np.random.default_rng(0).dirichlet(np.ones(2), 8), np.full(8, 0.2)]
+    weights[0] = 0.3, 0.3, 0.4  # the only mixture that shows what the share of c does
+    evidence = Evidence(dataclasses.replace(runs(8), weights=weights))
+    fields = front(asked("bimix", evidence=evidence, replicates=None), ["a", "c"], 2)
+    (warning,) = (line for line in fields["warnings"] if line.startswith("no errors of the law"))
+    assert "with some mixtures left out the law cannot be fitted: bimix: 'c'" in warning
+    assert fields["relative_error"] is None
+    assert "the law errs by" not in str(front_table(fields).title)
+
+
 @pytest.fixture
 def fits() -> Iterator[list[int]]:
     """Register law `counting`; yield the rows of each table that it is fitted to."""

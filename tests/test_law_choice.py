@@ -164,6 +164,21 @@ def test_laws_that_take_long_have_intervals_too(method: str) -> None:
     assert mix(asked(method, evidence=evidence, replicates=0)).low is None
 
 
+def test_a_law_that_needs_all_mixtures_says_what_intervals_it_has() -> None:
+    # Only one mixture shows what the share of c does; most resamples hold one of its three runs.
+    halves = np.random.default_rng(0).dirichlet(np.ones(2), 8)
+    shares = np.array([*([*0.8 * row, 0.2] for row in halves), *[[0.3, 0.3, 0.4]] * 3])
+    for method, weights, which in (
+        ("bimix", shares, "intervals are those of resamples: "),
+        ("joint", rows(4).weights, "no intervals: "),
+    ):
+        table = table_of(POWERS, weights, noise=0.003)
+        mixture = mix(asked(method, evidence=Evidence(table), replicates=None))
+        (warning,) = (line for line in mixture.warnings if line.startswith(which))
+        assert f"with some mixtures left out the law cannot be fitted: {method}: " in warning
+        assert (mixture.low is None) == (which == "no intervals: ")
+
+
 @pytest.mark.parametrize("method", ["ridge", "dml"])
 def test_the_interval_of_the_gain_holds_the_true_one(method: str) -> None:
     """A linear law promises gains that do not exist; its own errors do not tell by how much."""

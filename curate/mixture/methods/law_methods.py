@@ -50,6 +50,8 @@ from curate.runtime.threads import one_blas_thread
 
 Array = NDArray[np.float64]
 
+LEFT_OUT = "with some mixtures left out the law cannot be fitted"
+"""Reason why a law's own errors are unknown."""
 LEAST_NAMED = 1e-4
 """Least share that causes a warning for a domain that no run had."""
 FAR_SCALE = 10.0
@@ -104,7 +106,7 @@ def least_loss(
             refits = refits_of(case)
         except FitError as error:
             which = "intervals are those of resamples" if replicates else "no intervals"
-            warnings.append(f"{which}: {error} (without a fifth of the mixtures)")
+            warnings.append(f"{which}: {LEFT_OUT}: {error}")
     ranges, spread = None, None
     if refits is not None and requested != 0:
         ranges = _ranges(case, answer.weights, refits)
@@ -185,7 +187,7 @@ def trade_groups(
         try:
             predicted = refits_of(case).predicted
         except FitError as failure:
-            warnings.append(f"no errors of the law: {failure} (without a fifth of the mixtures)")
+            warnings.append(f"no errors of the law: {LEFT_OUT}: {failure}")
         else:
             rows = reference_rows(runs)
             ratio = goals_of(predicted, goals.weights) / goals_of(runs.losses, goals.weights)
