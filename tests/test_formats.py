@@ -608,6 +608,14 @@ def test_parquet_of_another_kind_is_refused(table: pa.Table, message: str, tmp_p
         list(parquet.read(tmp_path / "shard"))
 
 
+def test_arrow_with_a_null_is_refused(tmp_path: Path) -> None:
+    rows = pa.RecordBatch.from_pylist([{"text": "a"}], parquet.schema())
+    with pa.ipc.new_stream(tmp_path / "shard.arrow", parquet.schema()) as stream:
+        stream.write_batch(rows)
+    with pytest.raises(ShardError, match=r"shard\.arrow: batch 0: id has a null"):
+        list(FORMATS["arrow"].read(tmp_path / "shard"))
+
+
 # --- jsonl ----------------------------------------------------------------------------------
 
 

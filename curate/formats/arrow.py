@@ -26,7 +26,14 @@ from curate.formats.base import (
     runs,
     sibling,
 )
-from curate.formats.parquet import COLUMNS, damage_named, row_groups, schema, text_bytes
+from curate.formats.parquet import (
+    COLUMNS,
+    damage_named,
+    refuse_nulls,
+    row_groups,
+    schema,
+    text_bytes,
+)
 from curate.formats.trainers.mixtures import HUGGING_FACE
 from curate.runtime.files import atomic_path, hash_bytes, write_json
 
@@ -94,6 +101,7 @@ def read(stem: Path) -> Iterator[TextBatch]:
                 except StopIteration:
                     break
                 rows.validate(full=True)
+                refuse_nulls(rows, f"{path}: batch {number}")
                 digest = rows_hash(rows)
             if metadata is None or metadata.get(HASH_KEY) != digest:
                 raise ShardError(f"{path}: batch {number}: its rows differ from their hash")

@@ -154,13 +154,18 @@ def read(stem: Path) -> Iterator[TextBatch]:
         for group in range(file.num_row_groups):
             with damage_named(path):
                 table = file.read_row_group(group)
-            for column in table.column_names:
-                if table[column].null_count:
-                    raise ShardError(f"{path}: row group {group}: {column} has a null")
+            refuse_nulls(table, f"{path}: row group {group}")
             for start, stop in runs(text_bytes(table), READ_BATCH_BYTES):
                 with damage_named(path):
                     columns = table.slice(start, stop - start).to_pydict()
                 yield TextBatch(*(columns[name] for name in COLUMNS))
+
+
+def refuse_nulls(rows: Any, where: str) -> None:
+    """Raise `ShardError`, which names the place, if a column has a null."""
+    for name in COLUMNS:
+        if rows[name].null_count:
+            raise ShardError(f"{where}: {name} has a null")
 
 
 def check_magic(path: Path) -> None:

@@ -47,7 +47,7 @@ def array(values: Values) -> Any:
         buffers = [None, pa.py_buffer(np.ascontiguousarray(values))]
         return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), buffers)
     encoded = [b"" if value is None else value.encode() for value in values]
-    ends = np.cumsum([0, *map(len, encoded)])
+    ends = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
     if ends[-1] > np.iinfo(np.int32).max:
         raise ValueError(f"{ends[-1]} bytes of text, more than a column of strings can hold")
     present = np.array([value is not None for value in values], bool)
