@@ -29,12 +29,6 @@ from curate.runtime.progress import Observer
 from curate.tokens import store
 
 
-@pytest.fixture
-def recipe(recipe: Path) -> Path:
-    """The corpus is tokenised once for the module."""
-    return recipe
-
-
 def make(recipe: Path, *overrides: str, workers: int = 1) -> Any:
     return build(load(recipe, overrides), workers, Observer(), overwrite=True)
 

@@ -34,12 +34,10 @@ def one_line(done: subprocess.CompletedProcess[str], *expected: str) -> None:
         assert text in done.stderr
 
 
-@pytest.mark.usefixtures("own_store")
 def test_files_that_may_not_grow(recipe: Path) -> None:
     one_line(build(recipe, "ulimit -f 20;"), "tokens", "File too large", "ulimit -f unlimited")
 
 
-@pytest.mark.usefixtures("own_store")
 def test_too_few_descriptors(recipe: Path) -> None:
     one_line(build(recipe, "ulimit -n 16;"), "Too many open files; raise the limit (ulimit -n")
 

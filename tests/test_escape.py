@@ -27,12 +27,6 @@ UNSAFE = re.compile(
 LICENCE = "MIT |\n\n# INJECTED <script>alert(1)</script>\n\n| x\n---\nlicense: evil\n---\x1b[31m"
 
 
-@pytest.fixture
-def recipe(recipe: Path) -> Path:
-    """The corpus is tokenised once for the module."""
-    return recipe
-
-
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

@@ -42,12 +42,6 @@ from curate.recipe import load
 UINT16 = np.dtype(np.uint16)
 
 
-@pytest.fixture
-def recipe(recipe: Path) -> Path:
-    """The corpus is tokenised once for the module."""
-    return recipe
-
-
 def make(recipe: Path, *overrides: str) -> tuple[Any, list[str]]:
     observer = Listener()
     return build(load(recipe, overrides), 1, observer, overwrite=True), observer.notices

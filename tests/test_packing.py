@@ -23,12 +23,6 @@ from curate.runtime.progress import Observer
 ROW = 64
 
 
-@pytest.fixture
-def recipe(recipe: Path) -> Path:
-    """The corpus is tokenised once for the module."""
-    return recipe
-
-
 def plain_best_fit(lengths: list[int], row_tokens: int) -> list[int]:
     """Best-fit decreasing by looking at every row: the room left in each."""
     rooms: list[int] = []

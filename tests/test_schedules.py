@@ -26,12 +26,6 @@ BUDGET = 30_000
 
 
 @pytest.fixture
-def recipe(recipe: Path) -> Path:
-    """The corpus is tokenised once for the module."""
-    return recipe
-
-
-@pytest.fixture
 def make(corpus: Path, tmp_path: Path, cache: Path) -> Any:
     def made(**changes: Any) -> dict[str, Any]:
         value = yaml.safe_load(RECIPE.format(data=corpus / "data"))

@@ -28,12 +28,6 @@ from curate.runtime.progress import Observer
 APART = "output.shape=per-domain"
 
 
-@pytest.fixture
-def recipe(recipe: Path) -> Path:
-    """The corpus is tokenised once for the module."""
-    return recipe
-
-
 def make(recipe: Path, *overrides: str, workers: int = 1) -> Any:
     return build(load(recipe, (APART, *overrides)), workers, Observer(), overwrite=True)
 

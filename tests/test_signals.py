@@ -26,12 +26,6 @@ from curate.stats.signals import (
 
 
 @pytest.fixture
-def recipe(recipe: Path) -> Path:
-    """The corpus is tokenised once for the module."""
-    return recipe
-
-
-@pytest.fixture
 def tokenized(recipe: Path) -> TokenizedDomains:
     return tokenize_domains(recipes.load(recipe), 1, Observer())
 

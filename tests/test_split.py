@@ -24,12 +24,6 @@ from curate.recipe import load
 from curate.runtime.files import read_json
 
 
-@pytest.fixture
-def recipe(recipe: Path) -> Path:
-    """The corpus is tokenised once for the module."""
-    return recipe
-
-
 def split(recipe: Path, split: Any, *overrides: str, **fields: Any) -> TokenizedDomains:
     domain = {"name": "web", "paths": "in", "split": split, **fields}
     texts = (f"domains={json.dumps([domain])}", SMALL, *overrides)
