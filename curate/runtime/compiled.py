@@ -143,7 +143,7 @@ def _address(array: NDArray[Any]) -> int:
 
 
 def _sources(function: FunctionType) -> Iterator[str]:
-    """Yield the source of a kernel, the numbers that it names, and the same of those it calls."""
+    """Yield the source of a kernel and the numbers it names, then those of the kernels it calls."""
     yield inspect.getsource(function)
     for name in function.__code__.co_names:
         value = function.__globals__.get(name)

@@ -45,8 +45,9 @@ FAULT_BYTES, SCATTERED_SHARE = 1 << 16, 16
 may take until pages are given back."""
 
 SHEET_SHARE, CUT_SHARE = 64, 8
-"""Small arrays share files of the memory over the first number, as Linux allows a process 65,530
-maps, and giving back pages takes a call for each; they take up to such a file over the second."""
+"""Small arrays share files, each as large as the memory over the first number: Linux allows a
+process 65,530 maps, and giving back pages takes a call for each. An array is small up to the size
+of such a file over the second number."""
 
 FEWEST_ROWS = 64
 """Fewest rows of a block, which bounds the time that a very small memory costs."""
@@ -224,7 +225,7 @@ def give_back(share: float = 1.0) -> None:
 
 
 def maps_too_much(size_bytes: int | None = None) -> bool:
-    """Whether this, or all mapped files, is more than the memory for their pages."""
+    """Whether arrays of so many bytes, or all mapped files, exceed the memory for their pages."""
     mapped = mapped_bytes() if size_bytes is None else size_bytes
     return mapped > _bound.limit_bytes // MAPPED_SHARE
 

@@ -73,7 +73,7 @@ class LiftFits:
     block_of: NDArray[np.int64]
     """shape (OCTAVES * (OCTAVES + 1) + 1,), number of the fit for each pair of octaves, or -1."""
     log_lift: NDArray[np.float64]
-    """shape (fits, atoms), logarithm of the lift of each atom, ascending; infinite for none."""
+    """shape (fits, atoms), ln(lift + 0.001) of each atom, ascending; infinite for none."""
     mass: NDArray[np.float64]
     """shape (fits, atoms), share of the tokens that is at each lift."""
     undecided_nats: float
@@ -257,7 +257,7 @@ def _sources(
     Args:
         octaves: See `_Blocks`.
         sparse: shape (blocks,), whether a block's cells are sparse.
-        log_lift: shape (blocks, atoms), logarithms of the lifts.
+        log_lift: shape (blocks, atoms), see `LiftFits`.
         starts: Fits of nearly the same sample.
 
     Returns:

@@ -171,13 +171,13 @@ class EntryTable:
     def joined(cls, tables: Sequence[EntryTable]) -> EntryTable:
         """Join at least one table, in memory or, where there is no room, in a file."""
         pieces = {name: [table.columns[name] for table in tables] for name in tables[0].columns}
-        pieces["part"] = _counted_on(pieces["part"], [len(table.parts) for table in tables])
+        pieces["part"] = _shifted(pieces["part"], [len(table.parts) for table in tables])
         contents = []
         for kind in ("keys", "paths"):
             names: list[Names] = [getattr(table, kind) for table in tables]
             bodies = [np.frombuffer(one.content, np.uint8) for one in names]
             contents.append(_joined({kind: bodies})[kind].data)
-            pieces[kind] = _counted_on([one.stops for one in names], [*map(len, bodies)])
+            pieces[kind] = _shifted([one.stops for one in names], [*map(len, bodies)])
         joined = _joined(pieces)
         keys, paths = map(Names, contents, (joined.pop("keys"), joined.pop("paths")))
         return cls(tuple(pair for table in tables for pair in table.parts), keys, paths, joined)
@@ -325,8 +325,8 @@ def narrowed(numbers: NDArray[Any]) -> NDArray[Any]:
     return numbers.astype(np.min_scalar_type(int(numbers.max(initial=0))))
 
 
-def _counted_on(arrays: Sequence[NDArray[Any]], lengths: Sequence[int]) -> list[NDArray[Any]]:
-    """Count the places in each array from the end of the one before it, of these lengths."""
+def _shifted(arrays: Sequence[NDArray[Any]], lengths: Sequence[int]) -> list[NDArray[Any]]:
+    """Shift the places in each array by the lengths of what is before it."""
     starts = np.cumsum([0, *lengths])[:-1]
     return [narrowed(a.astype(np.int64) + start) for a, start in zip(arrays, starts, strict=True)]
 

@@ -37,7 +37,7 @@ BETA_STARTS = (0.3, 1.0)
 BETA_TWO_POINTS = 0.5
 """Value of beta where there are only two token counts, which cannot determine three numbers."""
 FREE_CALLS = 30, 400
-"""Most evaluations of a search without bounds, and of going on from there while it is within."""
+"""Most evaluations of a search without bounds at first, and then if it has kept within them."""
 OUT_OF_CALLS = 5
 """MINPACK returns this where it has not ended."""
 PRECISION = {"xtol": 1e-12, "ftol": 1e-12, "gtol": 1e-12}
