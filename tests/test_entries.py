@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from curate.runtime.mapping import CAN_FORGET, mapped_bytes
 from curate.runtime.memory import bounded
+from curate.tokens import store
 from curate.tokens.entries import DomainFile, DomainFiles, Entry, EntryTable, StoredEntry
 from curate.tokens.store import DOCUMENT, PartWriter, TokenStore
 
@@ -133,3 +135,19 @@ def test_what_a_discarded_part_held_is_taken_from_another(tmp_path: Any) -> None
     store.discard([used])
     assert store.parts_of(["twice"]) == both - {used}
     assert store.file_rows("cut", 2) is None
+
+
+def test_tables_that_are_joined_a_few_at_a_time_are_those_of_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = TokenStore(tmp_path, "f" * 32, DTYPE)
+    for number in range(15):
+        write_part(whole, [(f"one-{number}", 0, True), ("in all", 0, True)])
+    whole.scan()
+    monkeypatch.setattr(store, "OBJECTS", 2)
+    monkeypatch.setattr(store, "TABLES", 4)
+    stepwise = TokenStore(tmp_path, "f" * 32, DTYPE)
+    stepwise.scan()
+    rows = np.arange(30)
+    assert list(stepwise.entries.stored(rows)) == list(whole.entries.stored(rows))
+    assert stepwise.parts_of(["in all"]) == whole.parts_of(["in all"])
