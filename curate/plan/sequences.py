@@ -136,7 +136,7 @@ class SequenceSampler:
     def _join_tails(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """Return domain, first stream token and token count of each tail, in keyed order."""
         tails = [
-            (int(mix_key(self._seed, TAIL_KEY, stream.name)), number,
+            (mix_key(self._seed, TAIL_KEY, stream.name), number,
              stream.tokens // self._length * self._length, stream.tokens % self._length)
             for number, stream in enumerate(self._streams)
             if stream.tokens % self._length
