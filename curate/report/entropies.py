@@ -12,6 +12,7 @@ from rich.table import Table
 from curate.report.methods import comparison_tables
 from curate.report.numbers import NATS_TO_BITS
 from curate.report.terminal import numbers_table, plain
+from curate.runtime.registry import counted
 from curate.stats import STATISTICS, Statistic
 from curate.stats.statistic import TOKENS, Column
 
@@ -98,7 +99,7 @@ def _growth(report: Mapping[str, Any]) -> Table:
                     for point in row["convergence"]})[-COLUMNS:]  # fmt: skip
     table = numbers_table(
         "as the sample grows: CE bits per token (plug-in), and types",
-        ["domain", *(f"{size:,} tokens" for size in sizes)],
+        ["domain", *(counted(size, "token") for size in sizes)],
     )
     for name, row in domains.items():
         rows = {point["sample_tokens"]: point for point in row["convergence"]}
