@@ -175,6 +175,7 @@ class EntryTable:
         contents = []
         for kind in ("keys", "paths"):
             names: list[Names] = [getattr(table, kind) for table in tables]
+            assert not any(one.prefix for one in names)  # only a domain's paths have one
             bodies = [np.frombuffer(one.content, np.uint8) for one in names]
             contents.append(_joined({kind: bodies})[kind].data)
             pieces[kind] = _shifted([one.stops for one in names], [*map(len, bodies)])
