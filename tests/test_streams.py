@@ -61,9 +61,12 @@ ENCODINGS = {
     "zstd skippable": [SKIPPABLE_FRAME, *zstd_frames([200_000]), SKIPPABLE_FRAME * 2],
     "zstd tiny frames": zstd_frames(list(range(700, 700_000, 700))),
     "bzip2": [bz2.compress(DATA, 1)],
-    "bzip2 streams": [bz2.compress(DATA[:1000]), bz2.compress(b""), bz2.compress(DATA[1000:])],
+    "bzip2 streams": [bz2.compress(DATA[:1000]), bz2.compress(b""), bz2.compress(DATA[1000:], 1)],
     "xz": [lzma.compress(DATA, preset=1)],
-    "xz padded": [lzma.compress(DATA[:1000]) + bytes(8), lzma.compress(DATA[1000:]) + bytes(4)],
+    "xz padded": [
+        lzma.compress(DATA[:1000]) + bytes(8),
+        lzma.compress(DATA[1000:], preset=1) + bytes(4),
+    ],
     "lz4": [lz4_frame(DATA)],
     "lz4 frames": [lz4_frame(DATA[:1000]), SKIPPABLE_FRAME, lz4_frame(DATA[1000:])],
 }
