@@ -16,7 +16,6 @@ from curate.formats import find as find_format
 from curate.formats.base import TextFormat
 from curate.mixture import METHODS, DomainSupply, MixtureRequest
 from curate.mixture.keys import check_keys, idle_keys, without_idle
-from curate.pipeline.proxy_setup import check_proxy
 from curate.pipeline.read_evidence import evidence_paths, made_by_proxies
 from curate.plan.per_domain import PER_DOMAIN, check_shape
 from curate.recipe import LoadedRecipe, MixtureRecipe
@@ -227,6 +226,8 @@ def check_names(loaded: LoadedRecipe) -> None:
     METHODS.find(recipe.mixture.method, "mixture.method")
     evidence_paths(loaded)
     if made_by_proxies(loaded) is not None:
+        from curate.pipeline.proxy_setup import check_proxy
+
         check_proxy(loaded)
     find_entropy(recipe.mixture.measure)
     output_format = find_format(recipe.output.format)

@@ -13,8 +13,7 @@ from curate.mixture import DomainSupply, Mixture, MixtureOptions, MixtureRequest
 from curate.pipeline.artifacts import notice_bad_records, origin, stats_fields, write_stats
 from curate.pipeline.check import by_hand, check_mixture, check_names, kept_shares
 from curate.pipeline.measure import TextEvidence, entropy_fields, gather, needed_samples
-from curate.pipeline.proxies import make_evidence
-from curate.pipeline.read_evidence import read_evidence, search_options
+from curate.pipeline.read_evidence import made_by_proxies, read_evidence, search_options
 from curate.pipeline.results import MixtureResult
 from curate.pipeline.resume import notice_other_documents, writable_artifacts
 from curate.pipeline.stage_supply import StageDomain
@@ -90,7 +89,10 @@ def mix_domains(
         CurateError: Any user-fixable error.
     """
     measured = gather(loaded, tokenized, needed_samples(loaded.recipe.mixture), workers, observer)
-    make_evidence(loaded, tokenized, workers, observer)
+    if made_by_proxies(loaded) is not None:
+        from curate.pipeline.proxies import make_evidence
+
+        make_evidence(loaded, tokenized, workers, observer)
     inputs = origin(loaded, tokenized)  # after the proxies, whose runs are among them
     if write:
         write_stats(loaded, tokenized, stats_fields(tokenized, measured, inputs), observer)

@@ -40,8 +40,9 @@ from curate.recipe import (
 from curate.recipe.effective import effective_text
 from curate.report.artifact_charts import training_curves
 from curate.report.page.explorer import ExplorerInputs, explorer_data
+from curate.report.page.fields import dig, mapping, number
 from curate.report.page.law_file import check_law
-from curate.report.page.material import Material, TrainingCurve, dig, mapping, number
+from curate.report.page.material import Material, TrainingCurve
 from curate.report.page.page import GENERATOR, render
 from curate.report.plots import all_plots
 from curate.runtime.files import atomic_path, hash_file, read_json

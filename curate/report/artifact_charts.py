@@ -25,11 +25,12 @@ from curate.report.charts import (
     Points,
 )
 from curate.report.numbers import BITS, NATS_TO_BITS, RATIO, LossUnit, loss_unit, short
-from curate.report.page.material import LawCheck, TrainingCurve, dig, mapping, number
-from curate.report.page.parts import POINTS, in_bits, percent
+from curate.report.page.fields import dig, in_bits, mapping, number, percent
 
 if TYPE_CHECKING:
     import polars
+
+    from curate.report.page.material import LawCheck, TrainingCurve
 
 MEASURES = {
     "conditional": "conditional entropy, bits a token",
@@ -39,6 +40,8 @@ MEASURES = {
 }
 """Entropies, and the name of each on an axis."""
 
+POINTS = 400
+"""Most points of a line or runs in a table of the page."""
 CURVE_POINTS = 120
 """Most points of a training curve, each the mean of the steps before it."""
 RUNS_NAMED = 8
@@ -351,6 +354,8 @@ def training_curves(losses: polars.DataFrame) -> list[TrainingCurve]:
         polars.exceptions.PolarsError: A column is missing.
     """
     import polars as pl
+
+    from curate.report.page.material import TrainingCurve
 
     table = losses.with_columns(pl.col("run").cast(pl.String))
     curves = []

@@ -29,7 +29,7 @@ from curate.dataset.manifest import (
 from curate.formats.base import TextFormat
 from curate.plan.per_domain import PER_DOMAIN
 from curate.recipe import LoadedRecipe, source_of
-from curate.report.page.material import dig
+from curate.report.page.fields import dig
 from curate.runtime.files import read_json, write_json
 from curate.runtime.registry import counted
 from curate.runtime.workers import map_tasks

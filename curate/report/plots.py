@@ -18,8 +18,9 @@ from curate.errors import InputError, MissingEvidence
 from curate.report import artifact_charts
 from curate.report.artifact_charts import MEASURES
 from curate.report.charts import Chart
+from curate.report.page.fields import mapping
 from curate.report.page.law_file import check_law
-from curate.report.page.material import LawCheck, Material, mapping
+from curate.report.page.material import LawCheck, Material
 from curate.runtime.files import bucket_url, read_json
 from curate.runtime.objects import without_access
 

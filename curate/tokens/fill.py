@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +34,6 @@ from curate.tokens.backends import (
     reference_choice,
 )
 from curate.tokens.bucket_store import StoreBucket
-from curate.tokens.run import CountRuns, load_kernels, tokenise
 from curate.tokens.selftest import (
     LIMITS,
     ReferenceAnswers,
@@ -46,6 +46,9 @@ from curate.tokens.store import TokenStore
 from curate.tokens.task_queue import COMPRESSION
 from curate.tokens.tasks import PROGRESS, Task, TokeniseJob, is_packed, plan_tasks
 from curate.tokens.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from curate.tokens.run import CountRuns
 
 SAMPLE_BYTES = 96 << 10
 """Text of the user's own documents that a fast tokenizer must encode correctly, in all domains."""
@@ -125,6 +128,8 @@ def _attempt(
     Raises:
         BackendRefused: It cannot be built, or differs from the reference.
     """
+    from curate.tokens.run import load_kernels, tokenise
+
     recipe, tokenizer, observer = request.recipe, request.tokenizer, request.observer
     names = [domain.name for domain in recipe.domains]
     done = np.zeros((len(names), len(PROGRESS)), np.int64)

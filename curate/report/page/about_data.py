@@ -7,14 +7,25 @@ from typing import Any
 
 from curate.recipe import source_of
 from curate.report import artifact_charts
+from curate.report.artifact_charts import POINTS
 from curate.report.charts import Matrix
 from curate.report.numbers import megabytes
 from curate.report.page import figures
-from curate.report.page.material import Material, dig, mapping, number
+from curate.report.page.fields import (
+    bits,
+    decimal,
+    dig,
+    interval,
+    lines_of,
+    mapping,
+    number,
+    percent,
+    whole,
+)
+from curate.report.page.material import Material
 from curate.report.page.parts import (
     DOMAIN,
     NAMES_CROSSED,
-    POINTS,
     Drawing,
     Facts,
     Missing,
@@ -24,12 +35,6 @@ from curate.report.page.parts import (
     Section,
     Table,
     Texts,
-    bits,
-    decimal,
-    interval,
-    lines_of,
-    percent,
-    whole,
 )
 from curate.runtime.registry import counted
 

@@ -10,12 +10,12 @@ import numpy as np
 
 from curate.laws.scores import spearman
 from curate.report import artifact_charts
-from curate.report.artifact_charts import objective_unit
+from curate.report.artifact_charts import POINTS, objective_unit
 from curate.report.numbers import BITS, LossUnit, loss_unit
 from curate.report.page import figures
-from curate.report.page.material import LawCheck, Material, dig, mapping, number
+from curate.report.page.fields import bits, decimal, dig, interval, mapping, number, percent, whole
+from curate.report.page.material import LawCheck, Material
 from curate.report.page.parts import (
-    POINTS,
     ROWS_SHOWN,
     Drawing,
     Missing,
@@ -24,11 +24,6 @@ from curate.report.page.parts import (
     Part,
     Section,
     Table,
-    bits,
-    decimal,
-    interval,
-    percent,
-    whole,
 )
 
 

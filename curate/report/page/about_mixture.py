@@ -9,10 +9,10 @@ from curate.report import artifact_charts
 from curate.report.artifact_charts import first, tokens_in_all
 from curate.report.numbers import loss_unit
 from curate.report.page import figures
-from curate.report.page.material import Material, dig, mapping
+from curate.report.page.fields import decimal, dig, interval, lines_of, mapping, percent, whole
+from curate.report.page.material import Material
 from curate.report.page.parts import (
     DOMAIN,
-    ROWS_DRAWN,
     Drawing,
     Facts,
     Missing,
@@ -22,11 +22,6 @@ from curate.report.page.parts import (
     Section,
     Table,
     Texts,
-    decimal,
-    interval,
-    lines_of,
-    percent,
-    whole,
 )
 
 
@@ -340,7 +335,7 @@ def methods(material: Material) -> Section:
     ]
     parts: list[Part] = [Table("Shares by method", columns, rows), _promises(mixtures)]
     chart = artifact_charts.methods(comparison)
-    if chart is not None and len(names) <= ROWS_DRAWN:
+    if chart is not None and len(names) <= figures.ROWS_DRAWN:
         parts.insert(0, Drawing([figures.draw(chart)]))
     parts += _front(material)
     left_out = mapping(comparison, "left_out")

@@ -14,13 +14,15 @@ from markupsafe import Markup, escape
 
 from curate.report.charts import SERIES, Axes, Chart, Dots, Lines, Matrix, Points, powers, spread
 from curate.report.numbers import short
-from curate.report.page.parts import ROWS_DRAWN, first_only
+from curate.report.page.fields import first_only
 
 WIDTH = 460
 """Units of a figure; about a pixel each, so that text keeps its size on a phone."""
 LABELS = 130
 """Width of the labels left of a dot plot."""
 ROW = 22
+ROWS_DRAWN = 60
+"""Most domains in a figure; the table beside it has all."""
 HEIGHT = 300
 MOST_CELL = 60
 """Largest height of a matrix's rows."""

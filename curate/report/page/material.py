@@ -80,29 +80,3 @@ class Material:
     """Data of the mixture explorer, see `curate.report.page.explorer`."""
     notices: Sequence[str] = ()
     """Warnings about the evidence itself, such as artifacts of another recipe."""
-
-
-def dig(value: Any, *keys: str) -> Any:
-    """Return a part of nested mappings; None where it is absent, or what holds it is no mapping.
-
-    Artifacts may come from strangers, so nothing about their shape is taken for granted.
-
-    Example:
-        >>> dig({"a": {"b": 1}}, "a", "b"), dig({"a": 3}, "a", "b")
-        (1, None)
-    """
-    for key in keys:
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return value
-
-
-def mapping(value: Any, *keys: str) -> Mapping[str, Any]:
-    """Return a part of nested mappings that is a mapping itself, else an empty one."""
-    part = dig(value, *keys)
-    return part if isinstance(part, Mapping) else {}
-
-
-def number(value: Any) -> float | None:
-    """Return a finite number, or None."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if is_number and abs(value) < 1e300 else None

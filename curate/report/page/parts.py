@@ -1,24 +1,16 @@
-"""The parts that sections are made of, and how numbers are written in them."""
+"""The parts that sections are made of."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from markupsafe import Markup
 
-from curate.report.numbers import NATS_TO_BITS
-from curate.report.page.material import number
-
-ROWS_DRAWN = 60
-"""Most domains in a figure; the table beside it has all."""
 ROWS_SHOWN = 12
 """Rows from which a list of runs is folded."""
 NAMES_CROSSED = 40
 """Most domains in a matrix, which has the square of their number of cells."""
-POINTS = 400
-"""Most points of a line or runs in a table of the page."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,60 +97,3 @@ class Section:
     lead: str
     """The question that it answers, in a sentence."""
     parts: Sequence[Part] = field(default_factory=tuple)
-
-
-def whole(value: Any) -> str:
-    """Format a count; nothing for what is no number.
-
-    Example:
-        >>> whole(1234567), whole(None)
-        ('1,234,567', '')
-    """
-    plain = number(value)
-    return "" if plain is None else f"{plain:,.0f}"
-
-
-def percent(value: Any, decimals: int = 2) -> str:
-    """Format a share."""
-    plain = number(value)
-    return "" if plain is None else f"{100 * plain:.{decimals}f} %"
-
-
-def decimal(value: Any, decimals: int = 3) -> str:
-    """Format a number."""
-    plain = number(value)
-    return "" if plain is None else f"{plain:,.{decimals}f}"
-
-
-def bits(nats: Any) -> str:
-    """Format nats as bits."""
-    plain = number(nats)
-    return "" if plain is None else f"{plain * NATS_TO_BITS:.3f}"
-
-
-def interval(low: Any, high: Any, text: Callable[[Any], str]) -> str:
-    """Format an interval; nothing if an end is missing.
-
-    Args:
-        low: The lower end.
-        high: The upper end.
-        text: Formats an end; returns nothing for one that is missing.
-    """
-    ends = text(low), text(high)
-    return "" if "" in ends else f"{ends[0].removesuffix(' %')} to {ends[1]}"
-
-
-def first_only(rows: Sequence[Any], shown: Sequence[Any]) -> str:
-    """Say that a figure shows some rows only."""
-    return "" if len(rows) == len(shown) else f" The {len(shown)} largest of {len(rows)}."
-
-
-def in_bits(nats: Any) -> float | None:
-    """Convert nats to bits; None for what is no number."""
-    plain = number(nats)
-    return None if plain is None else plain * NATS_TO_BITS
-
-
-def lines_of(value: Any) -> list[str]:
-    """Return the lines of a list; none if it is no list."""
-    return [str(line) for line in value] if isinstance(value, list) else []
